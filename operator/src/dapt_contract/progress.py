@@ -1,0 +1,28 @@
+"""What rank 0 answers at `/progress`. Losing a reading loses nothing: nothing decides by it."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from dapt_contract.base import Contract
+
+
+class Progress(Contract):
+    """One live reading of a running stage."""
+
+    run_key: str
+    stage: str
+    activity: str = Field(default="", max_length=200)
+    """What is going on, in a few words: `tokenizing domain-0`, `training`, `evaluating general held-out text`."""
+    fraction: float = Field(default=0.0, ge=0.0, le=1.0)
+    step: int | None = None
+    total_steps: int | None = None
+    tokens: int | None = None
+    tokens_per_second: float | None = None
+    loss_nats: float | None = None
+    learning_rate: float | None = None
+    gradient_norm: float | None = None
+    domain_perplexity: float | None = None
+    general_perplexity: float | None = None
+    eta_seconds: float | None = None
+    """Time left in this stage, by its own estimate."""

@@ -1,0 +1,45 @@
+"""Configuration and report of each kind of stage, and the map from a kind to them.
+
+A new kind of stage: a module here, a module in dapt_trainer/stages, one line in `KINDS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dapt_contract.base import Contract
+from dapt_contract.stages.evaluate import (
+    BaselineConfig,
+    BaselineFacts,
+    BaselineReport,
+    EvaluateConfig,
+    EvaluateFacts,
+    EvaluateReport,
+    VerifyConfig,
+    VerifyFacts,
+    VerifyReport,
+)
+from dapt_contract.stages.finetune import FinetuneConfig, FinetuneFacts, FinetuneReport
+from dapt_contract.stages.prepare import PrepareConfig, PrepareFacts, PrepareReport
+from dapt_contract.stages.pretrain import PretrainConfig, PretrainFacts, PretrainReport
+from dapt_contract.stages.publish import PublishConfig, PublishFacts, PublishReport
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The three models of one kind of stage. Every report has its facts under `facts`."""
+
+    config: type[Contract]
+    facts: type[Contract]
+    report: type[Contract]
+
+
+KINDS: dict[str, Kind] = {
+    "prepare": Kind(PrepareConfig, PrepareFacts, PrepareReport),
+    "baseline": Kind(BaselineConfig, BaselineFacts, BaselineReport),
+    "pretrain": Kind(PretrainConfig, PretrainFacts, PretrainReport),
+    "evaluate": Kind(EvaluateConfig, EvaluateFacts, EvaluateReport),
+    "finetune": Kind(FinetuneConfig, FinetuneFacts, FinetuneReport),
+    "verify": Kind(VerifyConfig, VerifyFacts, VerifyReport),
+    "publish": Kind(PublishConfig, PublishFacts, PublishReport),
+}

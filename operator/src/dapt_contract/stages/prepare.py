@@ -1,0 +1,122 @@
+"""prepare: the only stage that reads hubs and object stores. Raw sources in, packed shards and held-out text out."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from dapt_contract.base import Contract, Row
+from dapt_contract.metric import Side
+from dapt_contract.stages.common import ProbeConfig, TaskConfig
+
+
+class TextSource(Contract):
+    """One source of plain documents."""
+
+    source: str
+    """URI: hf://, s3://, gs://, file:// or pvc://; JSONL (.gz, .zst), Parquet or text, by the file's name."""
+    text_field: str = "text"
+    weight: float = 1.0
+    """Multiplies the source's natural share within its side."""
+    max_tokens: int | None = None
+
+
+class InstructionSource(Contract):
+    """One source of SFT examples."""
+
+    source: str
+    format: Literal["messages", "promptResponse"]
+
+
+class PrepareConfig(Contract):
+    """All that prepare needs to know."""
+
+    model_source: str
+    domain: tuple[TextSource, ...]
+    general: tuple[TextSource, ...]
+    held_out_fraction: float = 0.005
+    held_out_max_tokens: int = 1_000_000
+    sequence_length_tokens: int | None = None
+    """None: the model's longest, at most 4,096."""
+    document_boundaries: bool = True
+    deduplicate: Literal["exact", "none"] = "exact"
+    decontaminate: bool = True
+    bad_records_max_fraction: float = 0.0
+    instructions: tuple[InstructionSource, ...] = ()
+    tasks: tuple[TaskConfig, ...] = ()
+    probes: tuple[ProbeConfig, ...] = ()
+    global_batch_size: int = 1
+    """Sequences a step: a corpus smaller than one batch is refused."""
+    checkpoints_kept: int = 2
+    """For the check of free space."""
+    trains_all_weights: bool = False
+    """Full method: a checkpoint holds weights and two optimizer moments of every parameter."""
+    seed: int = 0
+
+
+class ModelFacts(Contract):
+    """What the planner must know of the base model."""
+
+    architecture: str
+    parameters: int
+    hidden_size: int
+    layers: int
+    vocabulary_size: int
+    attention_heads: int
+    key_value_heads: int
+    intermediate_size: int
+    max_positions: int
+    tied_embeddings: bool
+    has_chat_template: bool
+    revision: str
+    """The immutable revision or the content digest that was read."""
+    digest: str
+    weights_bytes: int
+
+
+class SourceFacts(Row):
+    """Counts of one source after preparation."""
+
+    name: str
+    """`domain-0`, `general-1`: also its folder under data/."""
+    side: Side
+    documents: int
+    """Kept for training."""
+    train_tokens: int
+    sequences: int
+    duplicates: int = 0
+    contaminated: int = 0
+    empty: int = 0
+    bad_records: int = 0
+    held_out_documents: int = 0
+    held_out_tokens: int = 0
+    cut_documents: int = 0
+    fill_fraction: float = 1.0
+    """Share of packed positions that carry a token."""
+    weight: float = 1.0
+
+
+class PrepareFacts(Contract):
+    """What the planner reads of a finished prepare."""
+
+    model: ModelFacts
+    sources: tuple[SourceFacts, ...] = Field(max_length=24)
+    sequence_length_tokens: int
+    domain_tokens: int
+    general_tokens: int
+    instruction_examples: int = 0
+    task_items: tuple[tuple[str, int], ...] = ()
+    data_digest: str
+    warnings: tuple[str, ...] = ()
+    """Sentences for people; the longest are cut in the message, the report has them whole."""
+
+
+class PrepareReport(Contract):
+    """Everything worth keeping of a prepare run."""
+
+    facts: PrepareFacts
+    resolved_sources: tuple[tuple[str, str], ...] = ()
+    """URI as written, and as resolved (revision, files, digest)."""
+    contamination_by_task: tuple[tuple[str, int], ...] = ()
+    seconds_by_step: tuple[tuple[str, float], ...] = ()

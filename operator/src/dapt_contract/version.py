@@ -1,0 +1,3 @@
+"""The version that stands in every file and message as part of its producer."""
+
+PRODUCT_VERSION = "0.1.0"

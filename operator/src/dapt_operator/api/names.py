@@ -1,0 +1,49 @@
+"""Names, labels and annotations of the objects we make. All are functions of the run key."""
+
+from __future__ import annotations
+
+GROUP = "dapt.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+LABEL_NAME = f"{GROUP}/adaptation"
+LABEL_UID = f"{GROUP}/uid"
+LABEL_STAGE = f"{GROUP}/stage"
+LABEL_KIND = f"{GROUP}/kind"
+LABEL_ATTEMPT = f"{GROUP}/attempt"
+LABEL_CANDIDATE = f"{GROUP}/candidate"
+LABEL_TRY = f"{GROUP}/try"
+LABEL_FENCE = f"{GROUP}/fence"
+LABEL_RUN = f"{GROUP}/run"
+"""First 16 hexadecimal digits of the run key."""
+ANNOTATION_CONFIG_DIGEST = f"{GROUP}/config-digest"
+FIELD_MANAGER = "dapt-operator"
+MAX_NAME_PART = 30
+
+
+def object_name(adaptation: str, stage: str, run_key: str) -> str:
+    """At most 30 characters of the resource's name, the stage, 8 characters of the key's hash.
+
+    >>> object_name("clinical-llama", "pretrain", "0123456789abcdef")
+    'clinical-llama-pretrain-01234567'
+    """
+    return f"{_part(adaptation)}-{stage}-{run_key[:8]}"
+
+
+def service_name(adaptation: str, uid: str) -> str:
+    """The one headless Service of an adaptation."""
+    return f"{_part(adaptation)}-{uid[:8]}"
+
+
+def signing_secret_name(adaptation: str, uid: str) -> str:
+    """The Secret with the key of the checkpoints' signatures."""
+    return f"dapt-{_part(adaptation)}-{uid[:8]}-signing"
+
+
+def work_claim_name(adaptation: str, uid: str) -> str:
+    """The claim of the work volume, when the profile has a template for it."""
+    return f"{_part(adaptation)}-{uid[:8]}-work"
+
+
+def _part(adaptation: str) -> str:
+    return adaptation[:MAX_NAME_PART].rstrip("-.")

@@ -1,0 +1,123 @@
+"""One run of one stage, as the planner asks for it and as the launcher reports it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from dapt_contract.base import Contract
+from dapt_contract.failure import Cause
+from dapt_contract.progress import Progress
+from dapt_contract.run import RunIdentity
+from dapt_contract.stage_file import StageFile
+from dapt_operator.api.names import object_name
+
+Manifest = Mapping[str, Any]
+"""A Kubernetes object as plain JSON values."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The DomainAdaptation that owns every object of its runs."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class RunResources:
+    """What one run asks for."""
+
+    nodes: int
+    processes_per_node: int
+    accelerators_per_node: int
+    """0 on CPU, whatever the number of processes."""
+    cpu: str | None
+    """A Kubernetes quantity a pod."""
+    memory: str | None
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """A run to create: identity, work, resources. Rendered by a launcher."""
+
+    identity: RunIdentity
+    kind: str
+    config: Contract
+    resources: RunResources
+    deadline_seconds: int | None = None
+    """Active deadline of the Job, from what is left of the GPU-hour limit."""
+    secret_names: tuple[str, ...] = ()
+    """Secrets whose keys become environment variables; prepare and publish only."""
+    signs_checkpoints: bool = False
+    """Whether the run mounts the signing key."""
+
+    @property
+    def stage_file(self) -> StageFile:
+        """The content of stage.json."""
+        return StageFile(run=self.identity, kind=self.kind, config=self.config)
+
+    @property
+    def name(self) -> str:
+        """Name of the Job and of the ConfigMap of stage.json."""
+        return object_name(self.identity.name, self.identity.stage, self.identity.key)
+
+
+class RunPhase(StrEnum):
+    """Where a run stands, folded from its Job and pods."""
+
+    PENDING = "Pending"
+    """Created, no pod runs yet."""
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What the objects of one run say. Each object counts into exactly one run, each run has exactly one phase."""
+
+    identity: RunIdentity
+    kind: str
+    config_digest: str
+    object_name: str
+    phase: RunPhase
+    cause: Cause | None = None
+    """Set when failed."""
+    exit_code: int | None = None
+    message: str = ""
+    """The run's own sentence, or why it waits."""
+    facts: Contract | None = None
+    """Parsed from the termination message; after a failure only pretraining has any."""
+    created: datetime | None = None
+    started: datetime | None = None
+    completed: datetime | None = None
+    accelerators: int = 0
+    """Accelerators (on CPU: 0) the run held, for the GPU-hours."""
+    last_log_lines: tuple[str, ...] = ()
+    progress: Progress | None = None
+    waiting_reason: str = ""
+    """For a pending run: the scheduler's or kubelet's reason."""
+
+
+@dataclass(frozen=True)
+class Children:
+    """The raw objects that belong to one adaptation, as a cluster adapter found them."""
+
+    jobs: tuple[Manifest, ...] = ()
+    pods: tuple[Manifest, ...] = ()
+    progress: Mapping[str, Progress] = field(default_factory=dict)
+    """Live readings by Job name."""
+
+
+def plain(value: Any) -> Any:
+    """Deep copy of a manifest into plain dictionaries and lists."""
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value

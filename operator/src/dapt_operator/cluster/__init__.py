@@ -1,0 +1,1 @@
+"""The only input and output of the operator: a port of five verbs and its adapters."""
