@@ -1,0 +1,158 @@
+"""The shared ground of every block of the resources: one frozen base class, one kind of cross-field rule.
+
+Python speaks snake_case, YAML speaks camelCase; the alias generator below is the only place that knows both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Final, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    WithJsonSchema,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+API_GROUP = "dapt.dev"
+API_VERSION: Final = "dapt.dev/v1alpha1"
+VERSION = "v1alpha1"
+
+SKIP_RULES = "skip_rules"
+"""Validation-context key: when true, only types and ranges are checked (`validate.check` judges the rules
+itself)."""
+
+_SPECIAL_ALIASES = {"try_number": "try"}
+_SPECIAL_WORDS = {"gib": "GiB"}
+
+
+def camel_case(name: str) -> str:
+    """`memory_gib_per_gpu` -> `memoryGiBPerGpu`: the YAML name of a Python attribute."""
+    if name in _SPECIAL_ALIASES:
+        return _SPECIAL_ALIASES[name]
+    first, *rest = name.split("_")
+    return first + "".join(_SPECIAL_WORDS.get(word, word[:1].upper() + word[1:]) for word in rest)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one field of a block says about another: judged here in Python and by the API server in CEL.
+
+    field: where the problem is shown, camelCase and relative to the block ('' is the block itself).
+    holds: the judgement on the validated block.
+    cel: the same judgement, with `self` as the block.
+    message: one sentence, the same from both.
+    """
+
+    field: str
+    holds: Callable[[Any], bool]
+    cel: str
+    message: str
+
+
+class Base(BaseModel):
+    """A block of a resource: frozen, strict about types, closed to unknown fields."""
+
+    model_config = ConfigDict(
+        alias_generator=camel_case,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+    RULES: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _rules_hold(self, info: ValidationInfo) -> Self:
+        if info.context and info.context.get(SKIP_RULES):
+            return self
+        broken = [rule.message for rule in self.RULES if not rule.holds(self)]
+        if broken:
+            raise PydanticCustomError("rule", "{text}", {"text": "; ".join(broken)})
+        return self
+
+    def to_dict(self, *, only_set: bool = False) -> dict[str, Any]:
+        """The block as YAML has it: camelCase, JSON types, absent fields left out.
+
+        only_set: leave out defaults that nobody wrote, too.
+        """
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=only_set)
+
+
+class LeanBase(Base):
+    """A block that leaves out empty lists and maps when it is written, besides absent fields."""
+
+    @model_serializer(mode="wrap")
+    def _lean(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if value not in ({}, [], ())}
+
+
+def _integral(value: Any) -> Any:
+    """`2e9` is how people write two billion tokens: a float without a fraction counts as an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Integer = Annotated[int, BeforeValidator(_integral)]
+
+FreeForm = Annotated[
+    Mapping[str, Any],
+    WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True}),
+]
+"""An object that Kubernetes itself defines (part of a pod, part of a claim), passed on unread."""
+
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
+LABEL_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$"
+SOURCE_PATTERN = r"^(hf|s3|gs|pvc|file)://[^\s]+$"
+MODEL_PATTERN = r"^(hf|s3|gs|pvc|file|adaptation)://[^\s]+$"
+DESTINATION_PATTERN = r"^(hf|s3|gs|pvc|file)://[^\s]+$"
+QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
+TASK_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+CANDIDATE_PATTERN = r"^a[1-9][0-9]*-(s[0-9]+|avg[0-9]+)(-i(0\.[0-9]+|1\.0))?$"
+TIME_PATTERN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"
+
+PATTERNS = {
+    NAME_PATTERN: "a Kubernetes name (lower-case letters, digits, '-' and '.')",
+    LABEL_PATTERN: "a Kubernetes label value (letters, digits, '-', '_' and '.')",
+    SOURCE_PATTERN: (
+        "hf://datasets/ORG/NAME@REVISION/FILES, s3://BUCKET/FILES, gs://BUCKET/FILES, pvc://CLAIM/FILES or file://FILES"
+    ),
+    MODEL_PATTERN: (
+        "hf://ORG/NAME@REVISION, s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, pvc://CLAIM/FOLDER, file://PATH"
+        " or adaptation://NAME"
+    ),
+    QUANTITY_PATTERN: "a Kubernetes quantity in quotes, such as '8', '500m' or '64Gi'",
+    TASK_PATTERN: "a task's name (letters, digits, '-', '_' and '.')",
+    CANDIDATE_PATTERN: "a candidate's id, such as a1-s4560, a1-avg3 or a1-s4560-i0.8",
+    TIME_PATTERN: "a time in UTC, such as 2026-01-31T12:00:00Z",
+}
+"""What each pattern accepts, in words, for messages about a value that does not match."""
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN, min_length=1, max_length=63)]
+SecretName = Annotated[str, Field(pattern=NAME_PATTERN, min_length=1, max_length=253)]
+SourceUri = Annotated[str, Field(pattern=SOURCE_PATTERN, max_length=1024)]
+Quantity = Annotated[str, Field(pattern=QUANTITY_PATTERN, max_length=32)]
+Glob = Annotated[str, Field(min_length=1, max_length=1024)]
+Text = Annotated[str, Field(max_length=1024)]
+Time = Annotated[str, Field(pattern=TIME_PATTERN, max_length=20)]
+Digest = Annotated[str, Field(max_length=128)]
+
+
+def exactly_one(*fields: str) -> str:
+    """CEL for 'one of these fields is there, and only one'."""
+    return f"[{', '.join(f'has(self.{field})' for field in fields)}].filter(present, present).size() == 1"
+
+
+def count_set(block: BaseModel, *attributes: str) -> int:
+    """How many of these optional attributes have a value."""
+    return sum(getattr(block, attribute) is not None for attribute in attributes)
