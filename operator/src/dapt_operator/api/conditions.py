@@ -1,8 +1,8 @@
 """Condition types, reasons and phases: every word that the status may say, with what it means.
 
-The tables of the docs are generated from the three maps below. Conditions follow kstatus: `Reconciling` is True
-while there is work, `Ready` when the model is out, `Stalled` when a person must act, `Finished` when nothing will
-run again.
+The tables of the docs are generated from the three maps below. Conditions follow kstatus: `Reconciling` is
+True while there is work, `Ready` when the model is out, `Stalled` when a person must act, `Finished` when
+nothing will run again.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ NOT_FINISHED: Final = "NotFinished"
 REASONS: Final[dict[str, str]] = {
     PENDING: "Not looked at yet.",
     PLANNED: "A plan was made; its estimate is in status.plan.",
-    INVALID_SPEC: "The spec contradicts itself or asks for something impossible; the message lists all problems.",
+    INVALID_SPEC: "The spec contradicts itself or asks for something impossible; the message lists it all.",
     NOT_SUPPORTED: "The spec uses a field whose behaviour this version does not have.",
     PROFILE_NOT_FOUND: "There is no profile of that name, or none is marked as default.",
     PROFILE_AMBIGUOUS: "More than one profile is marked as default.",

@@ -1,9 +1,8 @@
 """`DomainAdaptation.status`: what is known about an adaptation.
 
 Written by the operator (and by the local run) alone, read by people, kubectl and the planner's next
-visit. Absent fields are left out. Unknown fields are ignored on reading, so that an older operator reads what a
-newer one wrote.
-Sizes are bounded: 100 candidates, 30 stages, 256 KiB in all.
+visit. Absent fields are left out. Unknown fields are ignored on reading, so that an older operator reads what
+a newer one wrote. Sizes are bounded: 100 candidates, 30 stages, 256 KiB in all.
 """
 
 from __future__ import annotations
