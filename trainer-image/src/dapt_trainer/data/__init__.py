@@ -1,0 +1,1 @@
+"""Corpora: sources, deduplication, held-out split, packing, shards, mixture."""

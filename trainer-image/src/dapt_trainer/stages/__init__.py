@@ -1,0 +1,16 @@
+"""One readable program a stage: `run(config, context) -> report`.
+
+The map holds module names, not modules, so that a stage imports only what it needs (prepare never imports torch).
+"""
+
+from __future__ import annotations
+
+STAGE_MODULES: dict[str, str] = {
+    "prepare": "dapt_trainer.stages.prepare",
+    "baseline": "dapt_trainer.stages.baseline",
+    "pretrain": "dapt_trainer.stages.pretrain",
+    "evaluate": "dapt_trainer.stages.evaluate",
+    "finetune": "dapt_trainer.stages.finetune",
+    "verify": "dapt_trainer.stages.verify",
+    "publish": "dapt_trainer.stages.publish",
+}
