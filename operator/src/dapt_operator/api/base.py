@@ -58,6 +58,20 @@ class Rule:
     message: str
 
 
+def _kubernetes_schema(schema: dict[str, Any], block: type[BaseModel]) -> None:
+    """Adds to a block's JSON schema what only the class knows: its rules, and defaults as written."""
+    for name, field in block.model_fields.items():
+        if isinstance(field.default, Base):
+            schema["properties"][camel_case(name)]["default"] = field.default.to_dict(only_set=True)
+    rules = getattr(block, "RULES", ())
+    if rules:
+        schema["x-kubernetes-validations"] = [
+            {"rule": rule.cel, "message": rule.message}
+            | ({"fieldPath": f".{rule.field}"} if rule.field else {})
+            for rule in rules
+        ]
+
+
 class Base(BaseModel):
     """A block of a resource: frozen, strict about types, closed to unknown fields."""
 
@@ -69,6 +83,7 @@ class Base(BaseModel):
         strict=True,
         allow_inf_nan=False,
         use_attribute_docstrings=True,
+        json_schema_extra=_kubernetes_schema,
     )
 
     RULES: ClassVar[tuple[Rule, ...]] = ()

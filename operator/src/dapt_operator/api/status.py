@@ -285,7 +285,14 @@ class DomainAdaptationStatus(StatusBase):
     """Generation of the spec that was last acted on."""
     phase: ShortText | None = None
     """Derived from the conditions, for people; nothing reads it back."""
-    conditions: Annotated[tuple[Condition, ...], Field(strict=False, max_length=16)] = ()
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(
+            strict=False,
+            max_length=16,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+    ] = ()
     """All types are present from the first visit."""
     forgetting: float | None = None
     """General perplexity over the base model's, minus 1, of the selected candidate, else the latest."""
