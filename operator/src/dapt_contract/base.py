@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, SerializationInfo, SerializerFunctionWrapHandler
-from pydantic import model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 
 class Contract(BaseModel):
@@ -14,7 +20,9 @@ class Contract(BaseModel):
     New fields come with a default, so that a new reader can read an old file.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True, ser_json_inf_nan="strings")
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", use_attribute_docstrings=True, ser_json_inf_nan="strings"
+    )
 
 
 class Row(Contract):
@@ -28,7 +36,9 @@ class Row(Contract):
     @classmethod
     def _from_list(cls, value: Any) -> Any:
         if isinstance(value, list | tuple):
-            return {name: item for name, item in zip(cls.model_fields, value, strict=False) if item is not None}
+            return {
+                name: item for name, item in zip(cls.model_fields, value, strict=False) if item is not None
+            }
         return value
 
     @model_serializer(mode="wrap")

@@ -84,7 +84,9 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_envelope(path: Path, schema_name: str, body: BaseModel, *, run_key: str = "", version: int = 1) -> None:
+def write_envelope(
+    path: Path, schema_name: str, body: BaseModel, *, run_key: str = "", version: int = 1
+) -> None:
     """Write `body` in its envelope, atomically.
 
     Raises:
@@ -100,7 +102,9 @@ def write_envelope(path: Path, schema_name: str, body: BaseModel, *, run_key: st
     write_bytes_atomically(path, (envelope.model_dump_json(indent=1) + "\n").encode())
 
 
-def read_envelope(path: Path, schema_name: str, model: type[Body], *, version: int = 1) -> tuple[Envelope, Body]:
+def read_envelope(
+    path: Path, schema_name: str, model: type[Body], *, version: int = 1
+) -> tuple[Envelope, Body]:
     """Read a file that `write_envelope` wrote.
 
     Raises:
@@ -121,6 +125,7 @@ def read_envelope(path: Path, schema_name: str, model: type[Body], *, version: i
         raise ContractError(f"{path}: holds {envelope.schema_name}, expected {schema_name}")
     if envelope.version > version:
         raise ContractError(
-            f"{path}: {schema_name} version {envelope.version} is newer than this program reads ({version}); upgrade dapt"
+            f"{path}: {schema_name} version {envelope.version} is newer than this program reads ({version}); "
+            "upgrade dapt"
         )
     return envelope, body

@@ -51,7 +51,13 @@ class StageMessage(Contract):
 
 
 def encode_message(
-    key: str, kind: str, *, exit_code: int = 0, cause: Cause | None = None, message: str = "", facts: Contract | None = None
+    key: str,
+    kind: str,
+    *,
+    exit_code: int = 0,
+    cause: Cause | None = None,
+    message: str = "",
+    facts: Contract | None = None,
 ) -> str:
     """Spell a message in at most `MAX_MESSAGE_BYTES` bytes.
 
@@ -78,7 +84,9 @@ def encode_message(
         text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
         if len(text.encode()) <= MAX_MESSAGE_BYTES:
             return text
-    raise ContractError(f"facts of {kind} take {len(text.encode())} bytes; a message holds {MAX_MESSAGE_BYTES}")
+    raise ContractError(
+        f"facts of {kind} take {len(text.encode())} bytes; a message holds {MAX_MESSAGE_BYTES}"
+    )
 
 
 def decode_message(text: str) -> StageMessage:
@@ -99,7 +107,9 @@ def _shorten(value: Any) -> Any:
     """Six significant digits for floats, cut sentences in `warnings`."""
     if isinstance(value, dict):
         return {
-            name: [sentence[:_WARNING_CHARACTERS] for sentence in item] if name == "warnings" else _shorten(item)
+            name: [sentence[:_WARNING_CHARACTERS] for sentence in item]
+            if name == "warnings"
+            else _shorten(item)
             for name, item in value.items()
         }
     if isinstance(value, list):

@@ -38,5 +38,7 @@ class RunIdentity(Contract):
     @property
     def key(self) -> str:
         """SHA-256 in hexadecimal of everything that makes this run this run."""
-        text = "\n".join([self.uid, self.stage, str(self.attempt), self.candidate or "", str(self.try_number)])
+        text = "\n".join(
+            [self.uid, self.stage, str(self.attempt), self.candidate or "", str(self.try_number)]
+        )
         return hashlib.sha256(text.encode()).hexdigest()

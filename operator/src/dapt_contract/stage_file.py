@@ -58,7 +58,9 @@ def write_report(work: Path, stage: StageFile, report: Contract) -> None:
     Raises:
         OSError: the volume is full or read-only.
     """
-    body = StoredReport(kind=stage.kind, config_digest=stage.config_digest, report=report.model_dump(mode="json"))
+    body = StoredReport(
+        kind=stage.kind, config_digest=stage.config_digest, report=report.model_dump(mode="json")
+    )
     write_envelope(work / report_path(stage.run), report_schema(stage.kind), body, run_key=stage.run.key)
 
 

@@ -61,7 +61,8 @@ def judge_readings(rule: StopRule, base_perplexity: float, perplexities: Sequenc
     latest = perplexities[-1]
     if not math.isfinite(latest):
         return StopDecision(
-            verdict=StopVerdict.DIVERGED, message=f"general perplexity is {latest} at reading {len(perplexities)}"
+            verdict=StopVerdict.DIVERGED,
+            message=f"general perplexity is {latest} at reading {len(perplexities)}",
         )
     increases = [value / base_perplexity - 1.0 for value in perplexities]
     if not rule.enforce_limit:

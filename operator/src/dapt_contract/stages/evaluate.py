@@ -66,7 +66,7 @@ class VerifyConfig(Contract):
     evaluation: EvaluationConfig
     base_items_path: str
     reuse_paths: tuple[tuple[str, str], ...] = ()
-    """(model name, lineage folder) of stages that measured the very model before: equal digests are not scored again."""
+    """(model name, lineage folder) of stages that measured the same model: equal digests are not scored again."""
     sample_prompts: int = 3
     sample_new_tokens: int = 48
 

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from dapt_contract.base import Contract
-from dapt_contract.stages.common import DistributionConfig, LoraConfig, ModelReference, OptimizerConfig, ScheduleConfig
+from dapt_contract.stages.common import (
+    DistributionConfig,
+    LoraConfig,
+    ModelReference,
+    OptimizerConfig,
+    ScheduleConfig,
+)
 from dapt_contract.stages.pretrain import CurvePoint
 
 

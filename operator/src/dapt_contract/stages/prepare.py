@@ -78,9 +78,9 @@ class ModelFacts(Contract):
 class SourceFacts(Row):
     """Counts of one source after preparation."""
 
-    name: str
-    """`domain-0`, `general-1`: also its folder under data/."""
     side: Side
+    index: int
+    """Place in its side's list, from 0."""
     documents: int
     """Kept for training."""
     train_tokens: int
@@ -96,12 +96,18 @@ class SourceFacts(Row):
     """Share of packed positions that carry a token."""
     weight: float = 1.0
 
+    @property
+    def name(self) -> str:
+        """`domain-0`, `general-1`: also its folder under data/."""
+        return f"{self.side}-{self.index}"
+
 
 class PrepareFacts(Contract):
     """What the planner reads of a finished prepare."""
 
     model: ModelFacts
-    sources: tuple[SourceFacts, ...] = Field(max_length=24)
+    sources: tuple[SourceFacts, ...] = Field(max_length=20)
+    """At most 10 a side."""
     sequence_length_tokens: int
     domain_tokens: int
     general_tokens: int

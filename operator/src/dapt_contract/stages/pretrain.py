@@ -59,15 +59,16 @@ class CheckpointFacts(Row):
     domain_b_nats: float
     general_a_nats: float
     general_b_nats: float
-    weights_digest: str = Field(max_length=16)
-    """First 16 hexadecimal digits."""
+    weights_digest: str = Field(max_length=12)
+    """First 12 hexadecimal digits."""
 
 
 class PretrainFacts(Contract):
     """What gates and selection read."""
 
     ended_by: EndedBy
-    message: str = ""
+    message: str = Field(default="", max_length=160)
+    """Why it ended, when not by its own plan."""
     steps: int
     tokens: int
     checkpoints: tuple[CheckpointFacts, ...] = Field(max_length=50)

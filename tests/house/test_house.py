@@ -1,0 +1,47 @@
+"""The house keeps its shape: what is installed, what imports what, how long a module is."""
+
+from __future__ import annotations
+
+import operator
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+LONGEST_MODULE_LINES = 400
+
+
+def test_the_folder_named_operator_does_not_shadow_the_standard_library() -> None:
+    assert Path(operator.__file__).parent == Path(sysconfig.get_path("stdlib"))
+    assert not (ROOT / "operator" / "__init__.py").exists()
+
+
+def test_the_operator_extra_brings_no_torch() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {entry.split(">")[0].split("[")[0] for entry in project["optional-dependencies"]["operator"]}
+    assert not names & {"torch", "transformers", "deepspeed", "peft", "trl", "datasets", "accelerate"}
+
+
+def test_the_operator_and_its_command_line_start_without_torch() -> None:
+    program = (
+        "import sys, pkgutil, importlib, dapt_operator\n"
+        "for module in pkgutil.walk_packages(dapt_operator.__path__, 'dapt_operator.'):\n"
+        "    importlib.import_module(module.name)\n"
+        "heavy = {'torch', 'transformers', 'deepspeed', 'datasets'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_module_stays_below_the_length_at_which_it_is_two() -> None:
+    modules = [*ROOT.glob("operator/src/**/*.py"), *ROOT.glob("trainer-image/src/**/*.py")]
+    too_long = {
+        str(path.relative_to(ROOT)): lines
+        for path in modules
+        if (lines := len(path.read_text().splitlines())) > LONGEST_MODULE_LINES
+    }
+    assert len(modules) > 40
+    assert too_long == {}
