@@ -1,0 +1,68 @@
+"""Run every bench and keep what it printed, with the command and the machine, in bench/results/."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+BENCHES = ("prepare", "pretrain", "local", "demo")
+FOLDER = Path(__file__).parent
+
+
+def run(name: str) -> list[str]:
+    """The figure lines of one bench; its other output goes to standard error as it comes."""
+    lines: list[str] = []
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"bench.{name}"], cwd=FOLDER.parent, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.rstrip().endswith((" ok", " short")):
+            lines.append(line.rstrip())
+            print(line, end="", flush=True)
+        else:
+            print(line, end="", file=sys.stderr, flush=True)
+    if process.wait() != 0:
+        lines.append(f"bench.{name}.failed 1 0 short")
+        print(lines[-1], flush=True)
+    return lines
+
+
+def machine() -> str:
+    """Processor, cores and memory in a line."""
+    model = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.processor(),
+    )
+    memory_gib = psutil.virtual_memory().total / 2**30
+    return f"{model}, {psutil.cpu_count()} cores, {memory_gib:.0f} GiB, Python {platform.python_version()}"
+
+
+def main() -> int:
+    """Run the benches named on the command line, or all; nonzero when a figure is short."""
+    names = sys.argv[1:] or list(BENCHES)
+    unknown = set(names) - set(BENCHES)
+    if unknown:
+        print(f"unknown bench {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}", file=sys.stderr)
+        return 2
+    short = False
+    for name in names:
+        lines = run(name)
+        short |= any(line.endswith(" short") for line in lines)
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        header = [f"# make bench ({name}), {today}", f"# {machine()}"]
+        (FOLDER / "results" / f"{name}.txt").write_text("\n".join(header + lines) + "\n")
+    return 1 if short else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
