@@ -35,6 +35,7 @@ def run(name: str) -> list[str]:
 
 def machine() -> str:
     """Processor, cores and memory in a line."""
+    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
     model = next(
         (
             line.split(":", 1)[1].strip()
