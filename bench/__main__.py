@@ -36,14 +36,8 @@ def run(name: str) -> list[str]:
 def machine() -> str:
     """Processor, cores and memory in a line."""
     cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.processor(),
-    )
+    names = [line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")]
+    model = names[0] if names else platform.processor()
     memory_gib = psutil.virtual_memory().total / 2**30
     return f"{model}, {psutil.cpu_count()} cores, {memory_gib:.0f} GiB, Python {platform.python_version()}"
 
