@@ -130,7 +130,7 @@ NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
 LABEL_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$"
 SOURCE_PATTERN = r"^(hf|s3|gs|pvc|file)://[^\s]+$"
 MODEL_PATTERN = r"^(hf|s3|gs|pvc|file|adaptation)://[^\s]+$"
-DESTINATION_PATTERN = r"^(hf|s3|gs|pvc|file)://[^\s]+$"
+DESTINATION_PATTERN = r"^(s3|gs|pvc|hf|file)://[^\s]+$"
 QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
 TASK_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 CANDIDATE_PATTERN = r"^a[1-9][0-9]*-(s[0-9]+|avg[0-9]+)(-i(0\.[0-9]+|1\.0))?$"
@@ -145,6 +145,9 @@ PATTERNS = {
     MODEL_PATTERN: (
         "hf://ORG/NAME@REVISION, s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, pvc://CLAIM/FOLDER, file://PATH"
         " or adaptation://NAME"
+    ),
+    DESTINATION_PATTERN: (
+        "s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, pvc://CLAIM/FOLDER, hf://ORG/NAME or file://PATH"
     ),
     QUANTITY_PATTERN: "a Kubernetes quantity in quotes, such as '8', '500m' or '64Gi'",
     TASK_PATTERN: "a task's name (letters, digits, '-', '_' and '.')",

@@ -1,7 +1,7 @@
 """Blocks of the spec that may not change once the stage that needs them has started.
 
-One table, judged by the API server (a CEL rule per block at the root of the schema, where `oldSelf.status` can
-be read) and by the local run (`changed_blocks`), with the same message.
+One table, judged by the API server (a CEL rule per block at the root of the schema, where `oldSelf.status`
+can be read) and by the local run (`changed_blocks`), with the same message.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from dapt_operator.api.base import Digest, Integer, LeanBase, Text, Time
+from dapt_operator.api.ledger import Ledger
 
 MAX_CANDIDATES = 100
 MAX_STAGES = 30
@@ -322,3 +323,5 @@ class DomainAdaptationStatus(StatusBase):
     """The cost so far."""
     output: OutputStatus | None = None
     """The published model."""
+    ledger: Ledger | None = None
+    """The planner's own memory; not for people."""

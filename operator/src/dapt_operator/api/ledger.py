@@ -1,0 +1,84 @@
+"""The planner's memory, kept in the status: enough to decide again when every Job is gone.
+
+One record a lineage (stage, attempt, candidate), of its newest try. Facts are the compact form of the termination
+message, at most 3.5 KiB a record. People read `status.stages`; nobody but the planner reads this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from dapt_operator.api.base import Digest, FreeForm, Integer, LeanBase, Time
+
+MAX_RECORDS = 40
+
+ShortText = Annotated[str, Field(max_length=253)]
+
+
+class RunRecord(LeanBase):
+    """What is known of one lineage."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    stage: ShortText
+    """Name of the stage."""
+    kind: ShortText
+    """Kind of the stage."""
+    attempt: Integer = 1
+    """Attempt of pretraining it belongs to."""
+    candidate: ShortText | None = None
+    """The candidate it is about."""
+    try_number: Integer = 1
+    """The newest try. In YAML: try."""
+    fence: Integer
+    """Fencing number of the newest try."""
+    state: Literal["Open", "Succeeded", "Failed"] = "Open"
+    """Open: created and not known to have ended."""
+    retry: bool = False
+    """Failed, and another try is due."""
+    cause: ShortText | None = None
+    """Why the newest try failed."""
+    exit_code: Integer | None = None
+    """Exit code that decided."""
+    message: Annotated[str, Field(max_length=4096)] = ""
+    """What the newest try said."""
+    config_digest: Digest = ""
+    """Digest of the configuration of the newest try."""
+    generation: Integer = 0
+    """Generation of the spec when the newest try was created."""
+    created: Time | None = None
+    """When the newest try was created."""
+    started: Time | None = None
+    """When its first process started."""
+    completed: Time | None = None
+    """When it ended."""
+    not_before: Time | None = None
+    """The next try waits until then."""
+    failures: Annotated[Mapping[str, Integer], Field(max_length=8)] = Field(default_factory=dict)
+    """Retries spent, by budget."""
+    stuck: Integer = 0
+    """Failures in a row without a step gained."""
+    step: Integer = 0
+    """Largest optimizer step that was seen."""
+    halvings: Integer = 0
+    """How often the micro-batch was halved."""
+    accelerator_seconds: float = 0.0
+    """Accelerator-seconds of the tries that have ended."""
+    facts: FreeForm | None = None
+    """Facts of the stage, as its termination message has them."""
+
+
+class Ledger(LeanBase):
+    """All records."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    fence: Integer = 0
+    """Newest fencing number that was given out."""
+    progress_time: Time | None = None
+    """When status.progress was last written."""
+    runs: Annotated[tuple[RunRecord, ...], Field(strict=False, max_length=MAX_RECORDS)] = ()
+    """One record a lineage, in the order of their first try."""

@@ -1,0 +1,199 @@
+"""Reading manifests: YAML 1.2 text -> plain data with the line of every field.
+
+YAML is read as kubectl reads it, with two differences that users want: `2e-5` is a number, and `yes` is a text (YAML
+1.2). Tags are refused, anchors are followed within bounds, nothing is ever constructed but plain data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from io import StringIO
+from typing import Any, Final
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+Path = tuple[str | int, ...]
+
+MAX_BYTES: Final = 1024 * 1024
+MAX_VALUES: Final = 50_000
+MAX_DEPTH: Final = 50
+
+_TAG: Final = "tag:yaml.org,2002:"
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be read at all. The message is one sentence with file, line and column."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document of a manifest, unread as yet.
+
+    data: plain dicts, lists, texts, numbers, booleans and None.
+    lines: path of a field -> line (from 1) where its name, or list item, stands.
+    """
+
+    data: Any
+    lines: Mapping[Path, int] = field(default_factory=dict)
+    filename: str = "<text>"
+    line: int = 1
+
+    def line_of(self, path: Path) -> int:
+        """Line of a field; of the nearest block around it when it is not in the text."""
+        for length in range(len(path), 0, -1):
+            line = self.lines.get(path[:length])
+            if line is not None:
+                return line
+        return self.line
+
+
+def load(text: str, filename: str = "<text>") -> list[Document]:
+    """The documents of a manifest; empty ones are left out.
+
+    Raises ManifestError with `file:line:column` for text that is not YAML, for tags, for a field given twice, and for
+    text without any document.
+    """
+    if len(text.encode()) > MAX_BYTES:
+        raise ManifestError(
+            f"{filename}: larger than {MAX_BYTES} bytes; a manifest is a page, data belongs elsewhere"
+        )
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.startswith("%"):
+            raise ManifestError(f"{filename}:{number}:1: YAML directives are not accepted; remove this line")
+    documents: list[Document] = []
+    try:
+        for node in _nodes(text):
+            reader = _Reader(filename)
+            data = reader.read(node, (), 0)
+            if data is not None:
+                documents.append(Document(data, reader.lines, filename, node.start_mark.line + 1))
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{filename}:{mark.line + 1}:{mark.column + 1}" if mark else filename
+        what = " ".join(str(error.problem or error.context).split())
+        raise ManifestError(
+            f"{place}: not valid YAML: {what}; check indentation, quotes and brackets here and in the line above"
+        ) from None
+    except YAMLError as error:
+        what = " ".join(str(error).split())
+        raise ManifestError(f"{filename}: not valid YAML: {what}; save the file as UTF-8 text") from None
+    except (RecursionError, LookupError, TypeError, AttributeError) as error:
+        # The parser's own faults on text that nobody writes by hand (thousands of brackets, for one).
+        raise ManifestError(
+            f"{filename}: not valid YAML ({type(error).__name__} in the parser); simplify the file"
+        ) from None
+    if not documents:
+        raise ManifestError(
+            f"{filename}: no document; write one with apiVersion: dapt.dev/v1alpha1 and kind: DomainAdaptation"
+        )
+    return documents
+
+
+def _nodes(text: str) -> Iterator[Node]:
+    yaml = YAML(typ="safe", pure=True)
+    constructor, parser = yaml.get_constructor_parser(StringIO(text))
+    composer = constructor.composer
+    try:
+        while composer.check_node():
+            yield composer.get_node()
+    finally:
+        parser.dispose()
+
+
+class _Reader:
+    """Turns one document's nodes into plain data and remembers lines."""
+
+    def __init__(self, filename: str) -> None:
+        self.filename = filename
+        self.lines: dict[Path, int] = {}
+        self.values = 0
+
+    def read(self, node: Node, path: Path, depth: int) -> Any:
+        self.values += 1
+        if depth > MAX_DEPTH or self.values > MAX_VALUES:
+            raise self._error(
+                node, "too deep or too large (anchors count each time); write it without anchors"
+            )
+        if isinstance(node, MappingNode):
+            self._refuse_tag(node, "map")
+            return self._mapping(node, path, depth)
+        if isinstance(node, SequenceNode):
+            self._refuse_tag(node, "seq")
+            items = []
+            for index, item in enumerate(node.value):
+                self.lines[(*path, index)] = item.start_mark.line + 1
+                items.append(self.read(item, (*path, index), depth + 1))
+            return items
+        assert isinstance(node, ScalarNode)
+        return self._scalar(node)
+
+    def _mapping(self, node: MappingNode, path: Path, depth: int) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if str(key_node.tag) == _TAG + "merge":
+                sources = value_node.value if isinstance(value_node, SequenceNode) else [value_node]
+                for source in sources:
+                    part = self.read(source, path, depth + 1)
+                    if not isinstance(part, dict):
+                        raise self._error(key_node, "'<<' takes a block; write the fields themselves")
+                    merged = part | merged
+                continue
+            if not isinstance(key_node, ScalarNode):
+                raise self._error(key_node, "a field's name must be a text; write it as 'name: value'")
+            key = str(key_node.value)
+            if key in result:
+                first = self.lines[(*path, key)]
+                raise self._error(
+                    key_node,
+                    f"the field {key!r} is given twice (first in line {first}); keep one of them",
+                )
+            self.lines[(*path, key)] = key_node.start_mark.line + 1
+            result[key] = self.read(value_node, (*path, key), depth + 1)
+        return merged | result
+
+    def _scalar(self, node: ScalarNode) -> Any:
+        tag = str(node.tag)
+        text = str(node.value)
+        if tag == _TAG + "null":
+            return None
+        if tag == _TAG + "bool":
+            return text.lower() == "true"
+        if tag == _TAG + "int":
+            return _integer(text)
+        if tag == _TAG + "float":
+            return _float(text)
+        if tag in (_TAG + "str", _TAG + "timestamp", _TAG + "merge", _TAG + "value"):
+            return text
+        raise self._error(node, f"the tag {tag.replace(_TAG, '!!')} is not accepted; remove it")
+
+    def _refuse_tag(self, node: Node, expected: str) -> None:
+        tag = str(node.tag)
+        if tag != _TAG + expected:
+            raise self._error(node, f"the tag {tag.replace(_TAG, '!!')} is not accepted; remove it")
+
+    def _error(self, node: Node, what: str) -> ManifestError:
+        mark = node.start_mark
+        return ManifestError(f"{self.filename}:{mark.line + 1}:{mark.column + 1}: {what}")
+
+
+def _integer(text: str) -> int | str:
+    plain = text.replace("_", "")
+    sign = -1 if plain.startswith("-") else 1
+    digits = plain.lstrip("+-")
+    for prefix, base in (("0b", 2), ("0o", 8), ("0x", 16)):
+        if digits.lower().startswith(prefix):
+            return sign * int(digits[2:], base)
+    return sign * int(digits) if digits and len(digits) < 400 else text
+
+
+def _float(text: str) -> float | str:
+    plain = text.replace("_", "").lower()
+    special = {".inf": "inf", "+.inf": "inf", "-.inf": "-inf", ".nan": "nan"}
+    try:
+        return float(special.get(plain, plain))
+    except ValueError:
+        return text

@@ -1,0 +1,141 @@
+"""What the API describes and this version does not do yet. Such a field is refused, never ignored.
+
+One entry a field, in the order of the manifest; an entry goes when its behaviour arrives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dapt_operator.api.profile import AdaptationProfile
+from dapt_operator.api.spec import DomainAdaptation
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """One refusal.
+
+    field: full path in the manifest. applies: whether a spec asks for it. instead: what happens today and what to do.
+    """
+
+    field: str
+    applies: Callable[[Any], bool]
+    instead: str
+
+
+ADAPTATION: Final = (
+    Unsupported("spec.queue", lambda s: s.queue is not None, "stages start at once; remove the field"),
+    Unsupported(
+        "spec.priorityClassName",
+        lambda s: s.priority_class_name is not None,
+        "pods get the cluster's default priority; remove the field",
+    ),
+    Unsupported(
+        "spec.model.source",
+        lambda s: s.model.source.startswith("adaptation://"),
+        "the result of another adaptation is not looked up; give the place where it was published",
+    ),
+    Unsupported(
+        "spec.model.tokenizer.extend",
+        lambda s: s.model.tokenizer is not None and s.model.tokenizer.extend is not None,
+        "the tokenizer is used as the base model has it; remove the field",
+    ),
+    Unsupported(
+        "spec.corpus.deduplicate",
+        lambda s: s.corpus.deduplicate == "near",
+        "documents are compared exactly; write exact or none",
+    ),
+    Unsupported(
+        "spec.pretraining.regularization",
+        lambda s: s.pretraining.regularization is not None,
+        "replay is the guard against forgetting; remove the field",
+    ),
+    Unsupported(
+        "spec.pretraining.distribution.zeroStage",
+        lambda s: s.pretraining.distribution.zero_stage == 3,
+        "every rank holds all weights; write 0, 1 or 2, or leave the field out",
+    ),
+    Unsupported(
+        "spec.pretraining.distribution.offload",
+        lambda s: s.pretraining.distribution.offload not in (None, "none"),
+        "everything stays on the accelerator; write none, or leave the field out",
+    ),
+    Unsupported(
+        "spec.evaluation.when",
+        lambda s: s.evaluation.when != "end",
+        "tasks run at the end, perplexities at every checkpoint; write end, or leave the field out",
+    ),
+    Unsupported(
+        "spec.gates.onBreach",
+        lambda s: s.gates.on_breach == "Rollback",
+        "a breach does not start a new attempt; write Block or Warn",
+    ),
+    Unsupported(
+        "spec.selection.interpolate",
+        lambda s: s.selection.interpolate != (1.0,),
+        "only the checkpoints themselves are tried; write [1.0], or leave the field out",
+    ),
+    Unsupported(
+        "spec.selection.averageLast",
+        lambda s: s.selection.average_last != 1,
+        "only the checkpoints themselves are tried; write 1, or leave the field out",
+    ),
+    Unsupported(
+        "spec.selection.pin",
+        lambda s: s.selection.pin is not None,
+        "the largest gain is taken; remove the field",
+    ),
+    Unsupported(
+        "spec.preference",
+        lambda s: s.preference is not None,
+        "training ends with finetuning; remove the field",
+    ),
+    Unsupported(
+        "spec.output.form",
+        lambda s: s.output.form == "adapter",
+        "adapters are merged into the model; write merged, or leave the field out",
+    ),
+    Unsupported(
+        "spec.cleanup.afterSeconds",
+        lambda s: s.cleanup is not None and s.cleanup.after_seconds is not None,
+        "everything is kept; remove the field",
+    ),
+    Unsupported(
+        "spec.cleanup.volume",
+        lambda s: s.cleanup is not None and s.cleanup.volume == "Delete",
+        "the work volume is kept; write Retain, or leave the field out",
+    ),
+)
+"""Refusals for a DomainAdaptation; `applies` gets its spec."""
+
+PROFILE: Final = (
+    Unsupported(
+        "spec.launcher",
+        lambda s: s.launcher == "JobSet",
+        "gangs are Indexed Jobs; write IndexedJob, or leave the field out",
+    ),
+    Unsupported(
+        "spec.modelCache",
+        lambda s: s.model_cache is not None,
+        "each adaptation reads its own copy of the base model; remove the field",
+    ),
+    Unsupported(
+        "spec.tracking",
+        lambda s: s.tracking is not None,
+        "curves are in the metrics and in the report; remove the field",
+    ),
+)
+"""Refusals for an AdaptationProfile; `applies` gets its spec."""
+
+
+def find_unsupported(document: DomainAdaptation | AdaptationProfile) -> tuple[Unsupported, ...]:
+    """The entries that apply to this document, in the order of the manifest."""
+    table = ADAPTATION if isinstance(document, DomainAdaptation) else PROFILE
+    return tuple(entry for entry in table if entry.applies(document.spec))
+
+
+def unsupported_messages(document: DomainAdaptation | AdaptationProfile) -> tuple[str, ...]:
+    """One sentence for each field that this version does not support; empty when it supports all of them."""
+    return tuple(f"not supported yet: {entry.field}; {entry.instead}" for entry in find_unsupported(document))
