@@ -1,0 +1,29 @@
+"""The command line `dapt`: thin commands over the same planner, launchers and reconcile as the cluster's.
+
+Nothing heavy is imported before a command needs it, so that `dapt --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from dapt_operator.cli.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit; a user's mistake is sentences on stderr, never a traceback."""
+    from dapt_operator.cli.app import app
+
+    try:
+        app(args=list(arguments) if arguments is not None else None, prog_name="dapt")
+    except UserError as error:
+        for problem in error.problems:
+            print(f"dapt: {problem}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # `dapt plan ... | head`
+        sys.stderr.close()
+        sys.exit(141)
+
+
+__all__ = ["main"]

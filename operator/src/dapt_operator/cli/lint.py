@@ -1,0 +1,29 @@
+"""`dapt lint`: every problem of every file at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dapt_operator.cli.errors import UserError
+from dapt_operator.cli.manifests import judge
+
+
+def lint(paths: Sequence[Path], *, cluster: bool = False) -> tuple[list[str], list[str]]:
+    """Problems (for stderr) and `ok` lines (for stdout), file by file.
+
+    cluster: judge as the cluster does, where file:// is refused.
+    """
+    problems: list[str] = []
+    good: list[str] = []
+    for path in paths:
+        try:
+            judged = judge(path, local=not cluster)
+        except UserError as error:
+            problems += error.problems
+            continue
+        for document in judged:
+            problems += document.problems
+            if document.model is not None:
+                good.append(f"{path}: ok ({document.model.kind} {document.model.metadata.name})")
+    return problems, good

@@ -1,0 +1,109 @@
+"""What both live views show: status and live readings of one moment, brought into rows. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from dapt_contract.progress import Progress
+from dapt_operator.api.conditions import FINISHED, STALLED, find_condition
+from dapt_operator.api.spec import DomainAdaptationSpec
+from dapt_operator.api.status import Condition, DomainAdaptationStatus, StageStatus
+
+CHAIN = ("prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish")
+"""Kinds of stages in the order in which they run."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One moment of one adaptation."""
+
+    name: str
+    status: DomainAdaptationStatus
+    kinds: tuple[str, ...] = CHAIN
+    """Kinds of stages that this adaptation will have."""
+    progress: Mapping[str, Progress] = field(default_factory=dict)
+    """Live readings by run key."""
+    now: datetime | None = None
+    """Aware; for the time that a running stage has taken."""
+    elapsed_seconds: float = 0.0
+    """Since this command was started."""
+
+    @property
+    def finished(self) -> Condition | None:
+        """The condition Finished when it is True."""
+        return _when_true(self.status, FINISHED)
+
+    @property
+    def stalled(self) -> Condition | None:
+        """The condition Stalled when it is True."""
+        return _when_true(self.status, STALLED)
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One line of the view."""
+
+    title: str
+    state: str
+    """Pending (not started), Waiting (its processes start), Running, Succeeded, Failed, Suspended."""
+    seconds: float | None = None
+    note: str = ""
+    progress: Progress | None = None
+
+
+def planned_kinds(spec: DomainAdaptationSpec) -> tuple[str, ...]:
+    """The kinds of stages that a spec leads to."""
+    return tuple(kind for kind in CHAIN if kind != "finetune" or spec.finetuning is not None)
+
+
+def stage_rows(snapshot: Snapshot) -> tuple[StageRow, ...]:
+    """Started stages in their order, newest try of each, then what is still to come."""
+    newest: dict[tuple[str, int, str | None], StageStatus] = {}
+    for stage in snapshot.status.stages:
+        key = (stage.kind, stage.attempt, stage.candidate)
+        if key not in newest or newest[key].try_number <= stage.try_number:
+            newest[key] = stage
+    started = {kind for kind, _, _ in newest}
+    rows: list[StageRow] = []
+    for kind in snapshot.kinds:
+        if kind in started:
+            rows += [_row(stage, snapshot) for stage in newest.values() if stage.kind == kind]
+        else:
+            rows.append(StageRow(title=kind, state="Pending"))
+    return tuple(rows)
+
+
+def stage_title(stage: StageStatus) -> str:
+    """`pretrain`, `evaluate a1-s24`, `pretrain (attempt 2)`, with the try from the second one on."""
+    title = stage.kind
+    if stage.candidate:
+        title += f" {stage.candidate}"
+    elif stage.attempt > 1:
+        title += f" (attempt {stage.attempt})"
+    return title + (f", try {stage.try_number}" if stage.try_number > 1 else "")
+
+
+def _row(stage: StageStatus, snapshot: Snapshot) -> StageRow:
+    progress = snapshot.progress.get(stage.run_key or "") if stage.state == "Running" else None
+    waiting = stage.state == "Pending" or (stage.state == "Running" and stage.start_time is None)
+    return StageRow(
+        title=stage_title(stage),
+        state="Waiting" if waiting else stage.state,
+        seconds=_seconds(stage, snapshot.now),
+        note=stage.message or "",
+        progress=progress,
+    )
+
+
+def _seconds(stage: StageStatus, now: datetime | None) -> float | None:
+    if stage.start_time is None:
+        return None
+    end = datetime.fromisoformat(stage.completion_time) if stage.completion_time else now
+    return None if end is None else (end - datetime.fromisoformat(stage.start_time)).total_seconds()
+
+
+def _when_true(status: DomainAdaptationStatus, type_: str) -> Condition | None:
+    condition = find_condition(status.conditions, type_)
+    return condition if condition is not None and condition.status == "True" else None

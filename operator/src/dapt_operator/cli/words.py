@@ -1,0 +1,60 @@
+"""Numbers as people read them; pure."""
+
+from __future__ import annotations
+
+import math
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min 05 s`, `2 h 04 min`, `3 d 4 h`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+
+
+def clock(seconds: float) -> str:
+    """Elapsed time as `hh:mm:ss`."""
+    whole = max(0, int(seconds))
+    return f"{whole // 3600:02d}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
+
+
+def count(value: float) -> str:
+    """`950`, `12.3 k`, `4.1 M`, `2.0 B`, `1.2 T`."""
+    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= limit:
+            return f"{value / (1e3 if unit == 'k' else limit):.1f} {unit}"
+    return f"{value:,.0f}"
+
+
+def perplexity(value: float | None) -> str:
+    """Three significant digits or more; an en dash when it was not measured."""
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:.2f}" if value < 1000 else f"{value:,.0f}"
+
+
+def percent(value: float | None) -> str:
+    """A share with its sign, `-31.2 %`."""
+    return "–" if value is None else f"{100 * value:+.1f} %"
+
+
+def points(value: float) -> str:
+    """A share as points with one decimal."""
+    return f"{100 * value:.1f}"
+
+
+def gibibytes(value: float) -> str:
+    """Bytes as GiB, or MiB below half a GiB."""
+    return f"{value / 2**30:.1f} GiB" if value >= 2**29 else f"{value / 2**20:.0f} MiB"
+
+
+def plural(number: int, one: str, many: str | None = None) -> str:
+    """`1 step`, `2 steps`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
