@@ -1,0 +1,250 @@
+"""Log-likelihoods of continuations under a causal language model: the one engine behind every measure.
+
+A request is a `Tree`: a context and one or more continuations of it. The tokens of a tree lie in one row, context first
+and continuations behind it; a continuation sees the context and itself, never its neighbours, and its positions count
+on from the context's end. So a context shared by four answers is computed once, and the result is that of four separate
+rows. Models for which that is not so (no mask of ours, positions not from `position_ids`) are found by a comparison on
+the first trees and get one row a continuation.
+
+Padding is on the right: under causal attention no token sees what is behind it, so padding changes nothing.
+
+Logits are bounded: the output head is given only the positions that are scored, a few hundred at a time. A hook takes
+the head's input out of the model's own forward pass; where the model does something to its logits after the head
+(soft-capping, scaling) the hook's probe shows it and the whole logits of the forward pass are used.
+
+Shape suffixes: B rows, L padded length, H hidden size, N scored positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+LOGITS_BYTES = 256 * 1024 * 1024
+"""Bound of the fp32 logits that exist at a time, with the copies that the loss makes of them."""
+_COPIES = 3
+_PROBED_TREES = 2
+_SHARING_TOLERANCE_NATS = 1e-2
+"""Sums over a continuation agree far better in fp32 (1e-5); bf16 rounds differently in another order."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A context of at least one token, and continuations of at least one token each."""
+
+    context: Sequence[int]
+    continuations: tuple[Sequence[int], ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens of its row; a continuation's last token is predicted, never read."""
+        return len(self.context) + sum(len(tokens) - 1 for tokens in self.continuations)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One continuation's result."""
+
+    log_likelihood_nats: float
+    """Sum over its tokens."""
+    greedy: bool
+    """Whether every token is the model's first choice."""
+
+
+def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Indices sorted by length, longest first, cut so that rows x longest row stays within `batch_tokens`.
+
+    A row longer than that is a batch of its own.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= batch_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Evaluation mode without gradients; the mode of every module is as before afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+class Scorer:
+    """Scores batches of trees with one model. Use it inside `evaluating(model)`."""
+
+    def __init__(self, model: Any, *, pad_id: int, logits_bytes: int = LOGITS_BYTES) -> None:
+        self._model = model
+        self._core = unwrapped(model)
+        self._pad_id = pad_id
+        self._logits_bytes = logits_bytes
+        self._shares_contexts: bool | None = None
+        self._plain_head = True
+
+    def score(self, trees: Sequence[Tree]) -> list[list[Scored]]:
+        """One list a tree with one result a continuation, in order."""
+        if all(len(tree.continuations) == 1 for tree in trees):
+            return self._score_rows(trees)
+        if self._shares_contexts is None:
+            self._shares_contexts = self._sharing_is_exact(trees)
+        if self._shares_contexts:
+            return self._score_rows(trees)
+        return self._score_separately(trees)
+
+    def _score_separately(self, trees: Sequence[Tree]) -> list[list[Scored]]:
+        single = [Tree(tree.context, (tokens,)) for tree in trees for tokens in tree.continuations]
+        results = iter(self._score_rows(single))
+        return [[next(results)[0] for _ in tree.continuations] for tree in trees]
+
+    def _sharing_is_exact(self, trees: Sequence[Tree]) -> bool:
+        implementation = getattr(getattr(self._core, "config", None), "_attn_implementation", None)
+        if implementation not in ("sdpa", "eager"):
+            return False  # other kernels take no mask of ours
+        probed = [tree for tree in trees if len(tree.continuations) > 1][:_PROBED_TREES]
+        try:
+            shared = self._score_rows(probed)
+        except (TypeError, ValueError, RuntimeError):
+            return False
+        separate = self._score_separately(probed)
+        return all(
+            abs(one.log_likelihood_nats - other.log_likelihood_nats) <= _SHARING_TOLERANCE_NATS
+            for row, row_separate in zip(shared, separate, strict=True)
+            for one, other in zip(row, row_separate, strict=True)
+        )
+
+    def _score_rows(self, trees: Sequence[Tree]) -> list[list[Scored]]:
+        layout = _Layout(trees, self._pad_id)
+        device = next(self._core.parameters()).device
+        losses_n, first_n = self._losses(layout, device)
+        results: list[list[Scored]] = []
+        start = 0
+        for tree in trees:
+            row = []
+            for tokens in tree.continuations:
+                stop = start + len(tokens)
+                row.append(Scored(-float(losses_n[start:stop].sum()), bool(first_n[start:stop].all())))
+                start = stop
+            results.append(row)
+        return results
+
+    def _losses(self, layout: _Layout, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Negative log-likelihood [N] in float64 and whether the target is the first choice [N]."""
+        rows_n, columns_n = layout.rows_n.to(device), layout.columns_n.to(device)
+        targets_n = layout.targets_n.to(device)
+        inputs = layout.inputs(device, next(self._core.parameters()).dtype)
+        head = self._core.get_output_embeddings() if self._plain_head else None
+        if head is not None:
+            hidden_blh, exact = _hidden_before(head, self._model, inputs)
+            if exact:
+                hidden_nh = hidden_blh[rows_n, columns_n]
+                del hidden_blh
+                return self._in_chunks(lambda part: head(hidden_nh[part]), targets_n, head.weight.shape[0])
+            self._plain_head = False
+        logits_blv = self._model(**inputs).logits
+        return self._in_chunks(
+            lambda part: logits_blv[rows_n[part], columns_n[part]], targets_n, logits_blv.shape[-1]
+        )
+
+    def _in_chunks(
+        self, logits_of: Any, targets_n: torch.Tensor, vocabulary: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        size = max(1, self._logits_bytes // (4 * vocabulary * _COPIES))
+        losses, firsts = [], []
+        for start in range(0, len(targets_n), size):
+            part = slice(start, start + size)
+            logits_nv = logits_of(part).float()
+            target_n = targets_n[part]
+            chosen_n = logits_nv.gather(1, target_n[:, None])[:, 0]
+            losses.append((torch.logsumexp(logits_nv, dim=1) - chosen_n).double().cpu())
+            firsts.append((logits_nv.argmax(dim=1) == target_n).cpu())
+        return torch.cat(losses), torch.cat(firsts)
+
+
+def unwrapped(model: Any) -> Any:
+    """The causal model inside data-parallel, DeepSpeed and PEFT wrappers."""
+    while not hasattr(model, "get_output_embeddings") and hasattr(model, "module"):
+        model = model.module
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _hidden_before(head: Any, model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, bool]:
+    """What the forward pass gives its output head [B, L, H], and whether the head's output is the logits."""
+    captured: list[torch.Tensor] = []
+
+    def take(_module: Any, arguments: tuple[Any, ...]) -> tuple[torch.Tensor]:
+        captured.append(arguments[0])
+        return (arguments[0][:1, -1:],)
+
+    hook = head.register_forward_pre_hook(take)
+    try:
+        probe_11v = model(**inputs).logits
+    finally:
+        hook.remove()
+    hidden_blh = captured[0]
+    plain_11v = head(hidden_blh[:1, -1:])
+    # All zero tells nothing: scaling and soft-capping leave it alone.
+    return hidden_blh, torch.equal(probe_11v, plain_11v) and bool(plain_11v.any() or not head.weight.any())
+
+
+class _Layout:
+    """Where the tokens of a batch of trees lie, and which position predicts which target."""
+
+    def __init__(self, trees: Sequence[Tree], pad_id: int) -> None:
+        longest = max(tree.length for tree in trees)
+        self._tokens_bl = torch.full((len(trees), longest), pad_id, dtype=torch.long)
+        self._positions_bl = torch.zeros((len(trees), longest), dtype=torch.long)
+        self._segments_bl = torch.full((len(trees), longest), -1, dtype=torch.long)
+        self._plain = all(len(tree.continuations) == 1 for tree in trees)
+        rows: list[int] = []
+        columns: list[int] = []
+        targets: list[int] = []
+        for row, tree in enumerate(trees):
+            context = len(tree.context)
+            self._place(row, 0, tree.context, 0, 0)
+            start = context
+            for number, tokens in enumerate(tree.continuations, start=1):
+                self._place(row, start, tokens[:-1], context, number)
+                rows += [row] * len(tokens)
+                columns += [context - 1, *range(start, start + len(tokens) - 1)]
+                targets += list(tokens)
+                start += len(tokens) - 1
+        self.rows_n = torch.tensor(rows)
+        self.columns_n = torch.tensor(columns)
+        self.targets_n = torch.tensor(targets)
+
+    def _place(self, row: int, start: int, tokens: Sequence[int], position: int, segment: int) -> None:
+        stop = start + len(tokens)
+        self._tokens_bl[row, start:stop] = torch.tensor(tokens, dtype=torch.long)
+        self._positions_bl[row, start:stop] = torch.arange(position, position + len(tokens))
+        self._segments_bl[row, start:stop] = segment
+
+    def inputs(self, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+        """Arguments of the forward pass: a mask and positions only where rows hold several continuations."""
+        inputs: dict[str, Any] = {"input_ids": self._tokens_bl.to(device), "use_cache": False}
+        if self._plain:
+            return inputs
+        segments_bl = self._segments_bl
+        length = segments_bl.shape[1]
+        causal_ll = torch.ones(length, length, dtype=torch.bool).tril()
+        same_bll = segments_bl[:, :, None] == segments_bl[:, None, :]
+        context_bll = (segments_bl == 0)[:, None, :]
+        allowed_bll = causal_ll & (same_bll | context_bll)
+        mask_b1ll = torch.zeros(allowed_bll.shape, dtype=dtype).masked_fill(
+            ~allowed_bll, torch.finfo(dtype).min
+        )
+        return inputs | {
+            "attention_mask": mask_b1ll[:, None].to(device),
+            "position_ids": self._positions_bl.to(device),
+        }
