@@ -59,10 +59,13 @@ class Rule:
 
 
 def _kubernetes_schema(schema: dict[str, Any], block: type[BaseModel]) -> None:
-    """Adds to a block's JSON schema what only the class knows: its rules, and defaults as written."""
+    """Adds to a block's JSON schema what only the class knows: its rules, and the defaults of blocks.
+
+    A block's default is written out in full: the API server judges it by the block's rules before it fills it in.
+    """
     for name, field in block.model_fields.items():
         if isinstance(field.default, Base):
-            schema["properties"][camel_case(name)]["default"] = field.default.to_dict(only_set=True)
+            schema["properties"][camel_case(name)]["default"] = field.default.to_dict()
     rules = getattr(block, "RULES", ())
     if rules:
         schema["x-kubernetes-validations"] = [

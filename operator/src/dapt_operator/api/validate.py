@@ -120,11 +120,9 @@ def _blocks(block: Base, path: Path = ()) -> Iterator[tuple[Path, Base]]:
 def _scalar_at(data: Any, path: Path) -> Any:
     """The text or number that stands at a path; None when there is none, or a block or a list."""
     for part in path:
-        if isinstance(data, dict) and part in data:
+        try:
             data = data[part]
-        elif isinstance(data, list) and isinstance(part, int):
-            data = data[part]
-        else:
+        except (KeyError, IndexError, TypeError):
             return None
     return data if isinstance(data, str | int | float) else None
 

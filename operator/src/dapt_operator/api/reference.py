@@ -1,0 +1,159 @@
+"""The reference pages, generated: every field of the resources, and every word of the status.
+
+`render()` returns text and writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from dapt_operator.api.conditions import CONDITION_TYPES, PHASES, REASONS
+from dapt_operator.api.crd import structural
+from dapt_operator.api.immutable import FROZEN_BY
+from dapt_operator.api.problems import accepted_text
+from dapt_operator.api.profile import AdaptationProfile
+from dapt_operator.api.spec import DomainAdaptation
+from dapt_operator.api.unsupported import ADAPTATION, PROFILE, Unsupported
+
+API_PAGE: Final = "api.md"
+CONDITIONS_PAGE: Final = "conditions.md"
+
+_NOTE: Final = "<!-- Generated from the models in dapt_operator.api. Do not edit. -->\n"
+
+
+def render() -> dict[str, str]:
+    """File name in docs/reference -> Markdown text. Deterministic; writes nothing."""
+    return {API_PAGE: _api_page(), CONDITIONS_PAGE: _conditions_page()}
+
+
+def _api_page() -> str:
+    adaptation, profile = structural(DomainAdaptation), structural(AdaptationProfile)
+    frozen = [f"| `spec.{block}` | {stage} |" for block, stage in FROZEN_BY.items()]
+    lines = [
+        _NOTE,
+        "# The API: every field",
+        "",
+        "Group `dapt.dev`, version `v1alpha1`. A field that is required says so; any other may be left out. Unknown"
+        " fields are refused.",
+        "",
+        "## DomainAdaptation",
+        *_tables(adaptation["properties"]["spec"], "spec"),
+        "",
+        "### Frozen blocks",
+        "",
+        "A block may change until the stage that reads it has started.",
+        "",
+        "| block | frozen when this stage starts |",
+        "| --- | --- |",
+        *frozen,
+        "",
+        "### Not supported yet",
+        "",
+        "These are described above and refused by this version, never ignored.",
+        "",
+        *_unsupported_lines(ADAPTATION),
+        "",
+        "## DomainAdaptation status",
+        "",
+        "Written by the operator alone.",
+        *_tables(adaptation["properties"]["status"], "status"),
+        "",
+        "## AdaptationProfile",
+        *_tables(profile["properties"]["spec"], "spec"),
+        "",
+        "### Not supported yet in a profile",
+        "",
+        *_unsupported_lines(PROFILE),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _unsupported_lines(table: tuple[Unsupported, ...]) -> Iterator[str]:
+    yield "| field | today |"
+    yield "| --- | --- |"
+    for entry in table:
+        yield f"| `{entry.field}` | {entry.instead} |"
+
+
+def _tables(node: dict[str, Any], path: str) -> Iterator[str]:
+    """One table a block, outer ones first."""
+    yield ""
+    yield f"### {path}"
+    yield ""
+    if node.get("description"):
+        yield node["description"]
+        yield ""
+    for rule in node.get("x-kubernetes-validations", ()):
+        yield f"- Rule: {rule['message']}."
+    if "x-kubernetes-validations" in node:
+        yield ""
+    properties = node.get("properties", {})
+    if not properties:
+        yield "No fields: write `{}`."
+        return
+    required = node.get("required", ())
+    yield "| field | accepts | default | meaning |"
+    yield "| --- | --- | --- | --- |"
+    for name, child in properties.items():
+        yield (
+            f"| `{name}` | {_accepts(child)} | {_default(child, name in required)}"
+            f" | {_cell(child.get('description', ''))} |"
+        )
+    for name, child in properties.items():
+        if child.get("properties") is not None:
+            yield from _tables(child, f"{path}.{name}")
+        elif child.get("items", {}).get("properties"):
+            yield from _tables(child["items"], f"{path}.{name}[]")
+        elif child.get("additionalProperties", {}).get("properties"):
+            yield from _tables(child["additionalProperties"], f"{path}.{name}.NAME")
+
+
+def _accepts(node: dict[str, Any]) -> str:
+    if node.get("x-kubernetes-preserve-unknown-fields"):
+        return "a block of Kubernetes' own"
+    if node["type"] == "object":
+        return "a block by name" if "additionalProperties" in node else "a block"
+    if node["type"] == "array":
+        items = node["items"]
+        inner = "blocks" if items["type"] == "object" else _accepts(items)
+        return _cell(accepted_text(node) + f"; each {inner}" if inner != "blocks" else accepted_text(node))
+    return _cell(accepted_text(node))
+
+
+def _default(node: dict[str, Any], required: bool) -> str:
+    if required:
+        return "required"
+    default = node.get("default")
+    if default is None or isinstance(default, dict):
+        return ""
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    return f"`{default}`".replace("'", "")
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _conditions_page() -> str:
+    lines = [
+        _NOTE,
+        "# Conditions, reasons and phases",
+        "",
+        "Conditions follow kstatus. `kubectl wait --for=condition=Finished` waits for the end, whatever it is.",
+    ]
+    for title, table in (
+        ("Condition types", CONDITION_TYPES),
+        ("Reasons", REASONS),
+        ("Phases", PHASES),
+    ):
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            "| word | meaning |",
+            "| --- | --- |",
+            *(f"| `{word}` | {meaning} |" for word, meaning in table.items()),
+        ]
+    return "\n".join(lines) + "\n"
