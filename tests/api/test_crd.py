@@ -1,0 +1,267 @@
+"""The generated files: current, structural, and complete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from dapt_operator.api import crd, immutable, reference
+from dapt_operator.api.base import Base, camel_case
+from dapt_operator.api.spec import DomainAdaptation
+from dapt_operator.api.status import Frozen
+
+ROOT = Path(__file__).parents[2]
+
+DEFINITIONS = [crd.adaptation_definition(), crd.profile_definition()]
+
+SCHEMA_KEYS = {
+    "additionalProperties",
+    "default",
+    "description",
+    "enum",
+    "exclusiveMaximum",
+    "exclusiveMinimum",
+    "items",
+    "maxItems",
+    "maxLength",
+    "maxProperties",
+    "maximum",
+    "minItems",
+    "minLength",
+    "minimum",
+    "pattern",
+    "properties",
+    "required",
+    "type",
+    "x-kubernetes-list-map-keys",
+    "x-kubernetes-list-type",
+    "x-kubernetes-preserve-unknown-fields",
+    "x-kubernetes-validations",
+}
+
+
+def schema_of(definition: dict[str, Any]) -> dict[str, Any]:
+    (version,) = definition["spec"]["versions"]
+    schema: dict[str, Any] = version["schema"]["openAPIV3Schema"]
+    return schema
+
+
+def walk(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    yield path, node
+    for name, child in node.get("properties", {}).items():
+        yield from walk(child, f"{path}.{name}")
+    if "items" in node:
+        yield from walk(node["items"], f"{path}[]")
+    if "additionalProperties" in node:
+        yield from walk(node["additionalProperties"], f"{path}.*")
+
+
+NODES = [
+    pytest.param(path, node, id=f"{definition['spec']['names']['kind']}{path}")
+    for definition in DEFINITIONS
+    for path, node in walk(schema_of(definition))
+]
+
+
+@pytest.mark.parametrize("name", sorted(crd.render()))
+def test_crds_are_current(name: str) -> None:
+    assert (ROOT / "crds" / name).read_text() == crd.render()[name], "stale: write what `dapt crd` prints"
+
+
+def test_there_is_no_other_crd() -> None:
+    assert {path.name for path in (ROOT / "crds").glob("*.yaml")} == set(crd.render())
+
+
+@pytest.mark.parametrize("name", sorted(reference.render()))
+def test_reference_pages_are_current(name: str) -> None:
+    assert (ROOT / "docs" / "reference" / name).read_text() == reference.render()[name], (
+        "stale: generate it anew"
+    )
+
+
+@pytest.mark.parametrize(("path", "node"), NODES)
+def test_every_schema_node_is_structural_and_bounded(path: str, node: dict[str, Any]) -> None:
+    assert set(node) <= SCHEMA_KEYS
+    assert node["type"] in ("object", "array", "string", "integer", "number", "boolean")
+    assert not ("properties" in node and "additionalProperties" in node)
+    assert set(node.get("required", ())) <= set(node.get("properties", {}))
+    in_kubernetes_hands = path in (".apiVersion", ".kind", ".metadata")
+    if node["type"] == "array":
+        assert "items" in node
+        assert "maxItems" in node
+    if node["type"] == "string" and not in_kubernetes_hands:
+        assert "enum" in node or "maxLength" in node
+    if node["type"] == "object" and "additionalProperties" in node:
+        assert "maxProperties" in node
+    if node["type"] in ("integer", "number") and path.startswith(".spec"):
+        assert "minimum" in node
+        assert "maximum" in node
+
+
+@pytest.mark.parametrize(("path", "node"), NODES)
+def test_every_field_is_described(path: str, node: dict[str, Any]) -> None:
+    if path.endswith(("[]", ".*")) or path in (".apiVersion", ".kind", ".metadata"):
+        return
+    assert node["description"].endswith((".", ")"))
+
+
+@pytest.mark.parametrize(("path", "node"), NODES)
+def test_defaults_are_complete_and_within_their_own_schema(path: str, node: dict[str, Any]) -> None:
+    if "default" in node:
+        accept(node, node["default"], path)
+
+
+def accept(node: dict[str, Any], value: Any, path: str) -> None:
+    """The API server judges a default as it stands, before it fills in the defaults inside it."""
+    kinds: dict[str, Any] = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "integer": int,
+        "number": (int, float),
+        "boolean": bool,
+    }
+    assert isinstance(value, kinds[node["type"]]), path
+    if isinstance(value, dict) and "properties" in node:
+        assert set(node.get("required", ())) <= set(value) <= set(node["properties"])
+        assert {name for name, child in node["properties"].items() if "default" in child} <= set(value)
+        for name, item in value.items():
+            accept(node["properties"][name], item, f"{path}.{name}")
+    if isinstance(value, list):
+        assert node.get("minItems", 0) <= len(value) <= node["maxItems"]
+        for item in value:
+            accept(node["items"], item, path)
+    if "enum" in node:
+        assert value in node["enum"]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        assert node.get("minimum", value) <= value <= node.get("maximum", value)
+
+
+def test_a_rule_names_only_fields_that_the_schema_has() -> None:
+    for definition in DEFINITIONS:
+        for path, node in walk(schema_of(definition)):
+            for rule in node.get("x-kubernetes-validations", ()):
+                target = node
+                for part in rule.get("fieldPath", "").split(".")[1:]:
+                    assert part in target["properties"], (path, rule)
+                    target = target["properties"][part]
+                assert len(rule["message"]) <= 2048
+                assert "\n" not in rule["message"]
+
+
+def test_every_block_that_can_freeze_has_its_rule_at_the_root() -> None:
+    assert set(immutable.FROZEN_BY) == {camel_case(name) for name in Frozen.model_fields}
+    rules = {rule["rule"]: rule for rule in schema_of(DEFINITIONS[0])["x-kubernetes-validations"]}
+    assert len(rules) == 1 + len(immutable.FROZEN_BY)
+    assert rules[immutable.cel("corpus")] == {
+        "rule": (
+            "!has(oldSelf.status) || !has(oldSelf.status.frozen) || !has(oldSelf.status.frozen.corpus)"
+            " || !oldSelf.status.frozen.corpus || (has(self.spec.corpus) == has(oldSelf.spec.corpus)"
+            " && (!has(self.spec.corpus) || self.spec.corpus == oldSelf.spec.corpus))"
+        ),
+        "message": (
+            "spec.corpus cannot change any more, since the stage prepare that reads it has started: restore it,"
+            " or create a new DomainAdaptation"
+        ),
+        "fieldPath": ".spec.corpus",
+    }
+
+
+def test_names_columns_and_scopes() -> None:
+    adaptation, profile = (definition["spec"] for definition in DEFINITIONS)
+    assert adaptation["scope"] == "Namespaced"
+    assert adaptation["names"]["shortNames"] == ["da"]
+    assert adaptation["names"]["categories"] == ["training"]
+    assert adaptation["versions"][0]["subresources"] == {"status": {}}
+    assert [
+        (column["name"], column["jsonPath"])
+        for column in adaptation["versions"][0]["additionalPrinterColumns"]
+    ] == [
+        ("Phase", ".status.phase"),
+        ("Progress", ".status.progress.fraction"),
+        ("Forgetting", ".status.forgetting"),
+        ("Gain", ".status.gain"),
+        ("Attempt", ".status.attempt"),
+        ("Age", ".metadata.creationTimestamp"),
+    ]
+    assert profile["scope"] == "Cluster"
+    assert schema_of(DEFINITIONS[0])["properties"]["spec"]["required"] == [
+        "model",
+        "corpus",
+        "output",
+        "resources",
+    ]
+
+
+def test_only_what_others_define_is_free_form() -> None:
+    free = [
+        path
+        for definition in DEFINITIONS
+        for path, node in walk(schema_of(definition))
+        if node.get("x-kubernetes-preserve-unknown-fields")
+    ]
+    assert free == [".status.ledger.runs[].facts", ".spec.storage.claimTemplate", ".spec.podTemplate"]
+
+
+def test_a_union_of_types_is_refused() -> None:
+    class Union(BaseModel):
+        value: int | str
+
+    with pytest.raises(ValueError, match="not structural: a union of types"):
+        crd.structural(Union)
+
+
+def test_an_unforeseen_schema_key_is_refused() -> None:
+    class Keyed(BaseModel):
+        model_config = {"json_schema_extra": {"if": {}}}
+
+    with pytest.raises(ValueError, match=r"not structural: \['if'\]"):
+        crd.structural(Keyed)
+
+
+def adaptation(**status: bool) -> tuple[DomainAdaptation, Frozen | None]:
+    document = {
+        "metadata": {"name": "a"},
+        "spec": {
+            "model": {"source": "hf://a/b"},
+            "corpus": {"domain": [{"source": "s3://a"}], "general": [{"source": "s3://b"}]},
+            "output": {"destination": "s3://c"},
+            "resources": {},
+        },
+    }
+    return DomainAdaptation.model_validate(document), Frozen(**status) if status else None
+
+
+def test_only_frozen_blocks_are_held() -> None:
+    old, frozen = adaptation(corpus=True, profile=True)
+    changed = old.spec.model_copy(
+        update={
+            "profile": "other",
+            "seed": 4,
+            "corpus": old.spec.corpus.model_copy(update={"deduplicate": "none"}),
+        }
+    )
+    assert immutable.changed_blocks(old.spec, changed, frozen) == {
+        "corpus": immutable.message("corpus"),
+        "profile": immutable.message("profile"),
+    }
+    assert immutable.changed_blocks(old.spec, changed, Frozen(model=True)) == {}
+    assert immutable.changed_blocks(old.spec, changed, None) == {}
+    assert immutable.changed_blocks(old.spec, old.spec, frozen) == {}
+
+
+def test_every_rule_reads_something_and_says_it_in_one_sentence() -> None:
+    def blocks(model: type[Base]) -> Iterator[type[Base]]:
+        yield model
+        for subclass in model.__subclasses__():
+            yield from blocks(subclass)
+
+    rules = [rule for block in blocks(Base) for rule in block.RULES]
+    assert len(rules) >= 15
+    for rule in rules:
+        assert "self." in rule.cel
+        assert not rule.message.endswith(".")
