@@ -74,8 +74,9 @@ def judge(path: Path, *, local: bool = True) -> list[Judged]:
 
 
 def _judge(path: Path, document: Document, *, local: bool) -> Judged:
-    resolved = Document(absolute(document.data, path), document.lines, document.filename, document.line)
-    model, problems = check(resolved, local=local)
+    model, problems = check(document, local=local)
+    if model is not None:  # only now, so that problems show what is written
+        model, problems = check(Document(absolute(document.data, path), document.lines), local=local)
     return Judged(path, model, tuple(f"{path}: {problem}" for problem in problems))
 
 

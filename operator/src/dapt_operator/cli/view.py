@@ -48,8 +48,9 @@ def _detail(row: StageRow) -> Text:
 
 def bar(fraction: float) -> str:
     """A bar of fixed width with its percentage."""
-    full = round(max(0.0, min(1.0, fraction)) * _BAR_WIDTH)
-    return "█" * full + "░" * (_BAR_WIDTH - full) + f" {100 * fraction:3.0f} %"
+    share = max(0.0, min(1.0, fraction))
+    full = round(share * _BAR_WIDTH)
+    return "█" * full + "░" * (_BAR_WIDTH - full) + f" {100 * share:3.0f} %"
 
 
 def reading(progress: Progress) -> str:

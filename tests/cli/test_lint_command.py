@@ -1,0 +1,109 @@
+"""`dapt lint` and the other commands that only read: exact messages, exit codes, no traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dapt_operator.cli import main
+
+GOOD = """\
+apiVersion: dapt.dev/v1alpha1
+kind: DomainAdaptation
+metadata: {name: tiny}
+spec:
+  model: {source: "file://base"}
+  corpus:
+    domain: [{source: "file://domain.jsonl"}]
+    general: [{source: "file:///data/general.jsonl"}]
+  output: {destination: "file://out"}
+  resources: {nodes: 1}
+"""
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of one call of the command line."""
+    with pytest.raises(SystemExit) as end:
+        main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    code = end.value.code
+    assert code is None or isinstance(code, int)
+    return code or 0, captured.out, captured.err
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    path = tmp_path / "good.yaml"
+    path.write_text(GOOD)
+    return path
+
+
+def test_a_good_manifest_is_named_ok(capsys: pytest.CaptureFixture[str], good: Path) -> None:
+    assert call(capsys, "lint", good) == (0, f"{good}: ok (DomainAdaptation tiny)\n", "")
+
+
+def test_all_problems_of_all_files_come_at_once(
+    capsys: pytest.CaptureFixture[str], good: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(GOOD.replace("resources: {nodes: 1}", "resources: {nodes: 0, gpuPerNode: 2}\n  sed: 3"))
+    code, out, err = call(capsys, "lint", bad, good, tmp_path / "none.yaml")
+    assert code == 1
+    assert out == f"{good}: ok (DomainAdaptation tiny)\n"
+    assert err.splitlines() == [
+        f"dapt: {bad}: spec.resources.gpuPerNode (line 10): unknown field; nearest known name is 'gpusPerNode';"
+        " rename or remove it",
+        f"dapt: {bad}: spec.resources.nodes (line 10): 0 is not accepted; write a whole number from 1 to 10000,"
+        " or leave the field out for 1",
+        f"dapt: {bad}: spec.sed (line 11): unknown field; nearest known name is 'seed'; rename or remove it",
+        f"dapt: {tmp_path}/none.yaml: no such file; give the path of a manifest",
+    ]
+
+
+def test_the_cluster_refuses_files_of_this_machine(capsys: pytest.CaptureFixture[str], good: Path) -> None:
+    code, out, err = call(capsys, "lint", "--cluster", good)
+    assert (code, out) == (1, "")
+    assert len(err.splitlines()) == 4
+    assert err.splitlines()[0] == (
+        f"dapt: {good}: spec.model.source (line 5): 'file://base' is not accepted; a file of your"
+        " machine is not there in the cluster's pods; use pvc://, s3://, gs:// or hf://, or run it on this machine"
+        " with `dapt run`"
+    )
+
+
+def test_what_is_not_a_manifest_gets_a_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    binary = tmp_path / "weights.bin"
+    binary.write_bytes(b"\xff\xfe\x00\x81")
+    assert call(capsys, "lint", binary) == (
+        1,
+        "",
+        f"dapt: {binary}: not UTF-8 text; a manifest is YAML, save it as UTF-8\n",
+    )
+    assert call(capsys, "lint", tmp_path)[2] == f"dapt: {tmp_path}: a folder; give the manifest itself\n"
+
+
+def test_the_version_is_the_products(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, "--version") == (0, "dapt 0.1.0\n", "")
+
+
+def test_an_unknown_command_is_a_mistake_of_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(capsys, "lnt")
+    assert code == 2
+    assert "No such command 'lnt'. Did you mean 'lint'?" in err
+
+
+def test_definitions_are_written_and_checked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = tmp_path / "crds"
+    names = ("dapt.dev_domainadaptations.yaml", "dapt.dev_adaptationprofiles.yaml")
+    code, out, err = call(capsys, "crd", "--out", folder, "--check")
+    assert (code, out) == (1, "")
+    assert err.splitlines() == [
+        f"dapt: {folder / name}: not what the models say; run `dapt crd --out {folder}`" for name in names
+    ]
+    assert call(capsys, "crd", "--out", folder) == (
+        0,
+        "".join(f"wrote {folder / name}\n" for name in names),
+        "",
+    )
+    assert call(capsys, "crd", "--out", folder, "--check") == (0, f"{folder}: up to date\n", "")

@@ -1,0 +1,162 @@
+"""What headers and file sizes tell without torch."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from dapt_operator.cli.errors import UserError
+from dapt_operator.cli.model_shape import local_model
+from dapt_operator.cli.source_sizes import missing_files, source_size
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 128,
+    "vocab_size": 100,
+    "tie_word_embeddings": True,
+}
+
+
+def safetensors(path: Path, **shapes: list[int]) -> None:
+    header = {"__metadata__": {"format": "pt"}} | {
+        name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()
+    }
+    body = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(body)) + body)
+
+
+def folder(tmp_path: Path, config: dict[str, object] = CONFIG) -> Path:
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+def test_a_folder_is_read_from_its_headers(tmp_path: Path) -> None:
+    path = folder(tmp_path)
+    safetensors(path / "model-1.safetensors", a=[100, 8], b=[8, 8])
+    safetensors(path / "model-2.safetensors", c=[3])
+    facts = local_model(path)
+    assert facts.parameters == 100 * 8 + 8 * 8 + 3
+    assert (facts.architecture, facts.layers, facts.key_value_heads) == ("LlamaForCausalLM", 2, 2)
+    assert (facts.tied_embeddings, facts.has_chat_template) == (True, False)
+
+
+def test_without_weights_the_shape_is_counted(tmp_path: Path) -> None:
+    # 2 layers x (attention 8x8x(2 + 2x2/4) + gated feed-forward 3x8x16) + tied embeddings 100x8
+    assert local_model(folder(tmp_path)).parameters == 2 * (192 + 384) + 800
+
+
+def test_older_names_of_settings_are_understood(tmp_path: Path) -> None:
+    old = {"model_type": "gpt2", "n_embd": 8, "n_layer": 3, "n_head": 2, "n_positions": 64, "vocab_size": 50}
+    facts = local_model(folder(tmp_path, old))
+    assert (facts.hidden_size, facts.layers, facts.attention_heads, facts.key_value_heads) == (8, 3, 2, 2)
+    assert (facts.intermediate_size, facts.max_positions, facts.architecture) == (32, 64, "gpt2")
+
+
+def gguf(path: Path) -> None:
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    def number(key: str, value: int) -> bytes:
+        return text(key) + struct.pack("<II", 4, value)
+
+    keys = [
+        text("general.architecture") + struct.pack("<I", 8) + text("llama"),
+        number("llama.embedding_length", 8),
+        number("llama.block_count", 2),
+        number("llama.context_length", 128),
+        number("llama.feed_forward_length", 16),
+        number("llama.attention.head_count", 4),
+        text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 3) + text("a") + text("b") + text("c"),
+        text("tokenizer.ggml.scores") + struct.pack("<IIQ", 9, 6, 3) + struct.pack("<3f", 0, 0, 0),
+    ]
+    tensor = text("token_embd.weight") + struct.pack("<IQQIQ", 2, 8, 3, 0, 0)
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 1, len(keys)) + b"".join(keys) + tensor)
+
+
+def test_a_gguf_file_is_read_from_its_header(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    gguf(path)
+    facts = local_model(path)
+    assert (facts.architecture, facts.parameters, facts.vocabulary_size) == ("llama", 24, 3)
+    assert (facts.layers, facts.key_value_heads, facts.tied_embeddings) == (2, 4, True)
+    assert facts.weights_bytes == path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (
+            lambda path: None,
+            "{path}: no such model; give a folder with config.json and safetensors, or one .gguf file",
+        ),
+        (
+            lambda path: path.write_text("x"),
+            "{path}: not a model; give a folder with config.json and safetensors, or one .gguf file",
+        ),
+        (
+            lambda path: path.mkdir(),
+            "{path}: no config.json; give the folder of a Hugging Face model, or a .gguf file",
+        ),
+    ],
+)
+def test_what_is_not_a_model_is_refused(tmp_path: Path, make, sentence: str) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "thing"
+    make(path)
+    with pytest.raises(UserError) as error:
+        local_model(path)
+    assert error.value.problems == (sentence.format(path=path),)
+
+
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGML")
+    with pytest.raises(
+        UserError, match=r"not a GGUF file \(it does not begin with GGUF\); download the model again"
+    ):
+        local_model(path)
+    path.write_bytes(b"GGUF\x03")
+    with pytest.raises(UserError, match="not a GGUF file"):
+        local_model(path)
+    model = folder(tmp_path)
+    (model / "model.safetensors").write_bytes(b"\xff" * 16)
+    with pytest.raises(UserError, match=r"not a safetensors file \(its header is too long\)"):
+        local_model(model)
+
+
+def test_sources_are_sized_by_their_files(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"x" * 400)
+    (tmp_path / "b.jsonl.gz").write_bytes(b"x" * 100)
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "c.txt").write_bytes(b"x" * 40)
+    size = source_size(f"file://{tmp_path}/*.jsonl*")
+    assert size is not None
+    assert (size.files, size.size_bytes, size.tokens) == (2, 500, (400 + 300) // 4)
+    whole = source_size(f"file://{tmp_path}")
+    assert whole is not None
+    assert whole.files == 3
+    assert source_size("s3://bucket/x.jsonl") is None
+
+
+def test_missing_and_empty_sources_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    sources = [
+        ("spec.model.source", "file:///nowhere"),
+        ("spec.corpus.domain[0].source", f"file://{tmp_path}/none.jsonl"),
+        ("spec.corpus.general[0].source", f"file://{tmp_path}/empty.jsonl"),
+        ("spec.corpus.general[1].source", "s3://bucket/x.jsonl"),
+    ]
+    assert missing_files(sources) == [
+        f"spec.corpus.domain[0].source: no file matches file://{tmp_path}/none.jsonl; check the path, it is taken"
+        " from the manifest's folder",
+        f"spec.corpus.general[0].source: file://{tmp_path}/empty.jsonl is empty; fill it, or remove the source",
+    ]

@@ -1,0 +1,172 @@
+"""The live view and the plain lines as pure functions of status and progress."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from io import StringIO
+
+from rich.console import Console
+
+from dapt_contract.progress import Progress
+from dapt_operator.api.status import DomainAdaptationStatus, StageStatus, Usage
+from dapt_operator.cli.plain import PlainLog
+from dapt_operator.cli.snapshot import Snapshot, planned_kinds, stage_rows
+from dapt_operator.cli.view import bar, reading, render
+
+NOW = datetime(2026, 1, 31, 12, 10, 0, tzinfo=UTC)
+KINDS = ("prepare", "baseline", "pretrain", "evaluate", "verify", "publish")
+
+
+def stage(kind: str, state: str, **fields: object) -> StageStatus:
+    return StageStatus.model_validate(
+        {"name": kind, "kind": kind, "state": state, "runKey": f"key-{kind}"} | fields
+    )
+
+
+PREPARED = stage(
+    "prepare",
+    "Succeeded",
+    startTime="2026-01-31T12:00:00Z",
+    completionTime="2026-01-31T12:01:05Z",
+    message="60,210 tokens of domain text in 118 sequences",
+)
+MEASURED = stage(
+    "baseline", "Succeeded", startTime="2026-01-31T12:01:05Z", completionTime="2026-01-31T12:01:50Z"
+)
+TRAINING = stage("pretrain", "Running", startTime="2026-01-31T12:02:00Z")
+READING = Progress(
+    run_key="key-pretrain",
+    stage="pretrain",
+    activity="training",
+    fraction=0.5,
+    step=12,
+    total_steps=24,
+    tokens=24_576,
+    tokens_per_second=141.2,
+    loss_nats=2.30712,
+    domain_perplexity=11.482,
+    general_perplexity=20.06,
+    eta_seconds=184.0,
+)
+
+
+def snapshot(*stages: StageStatus, reading: Progress | None = None, **status: object) -> Snapshot:
+    return Snapshot(
+        name="quickstart",
+        status=DomainAdaptationStatus.model_validate({"phase": "Pretraining", **status}).model_copy(
+            update={"stages": stages}
+        ),
+        kinds=KINDS,
+        progress={} if reading is None else {reading.run_key: reading},
+        now=NOW,
+        elapsed_seconds=600.0,
+    )
+
+
+def text(of: Snapshot, width: int = 150) -> list[str]:
+    out = StringIO()
+    Console(file=out, width=width, color_system=None, legacy_windows=False).print(render(of))
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+def test_the_view_shows_every_stage_and_the_reading_of_the_running_one() -> None:
+    assert text(snapshot(PREPARED, MEASURED, TRAINING, reading=READING)) == [
+        "quickstart  Pretraining  00:10:00",
+        "✓  prepare   1 min 05 s  60,210 tokens of domain text in 118 sequences",
+        "✓  baseline  45 s",
+        "▶  pretrain  8 min 00 s  ██████████░░░░░░░░░░  50 %  training · step 12/24 · 141 tokens/s · loss 2.307 ·"
+        " perplexity domain 11.48, general 20.06 · 3",
+        "                         min 04 s left",
+        "·  evaluate",
+        "·  verify",
+        "·  publish",
+    ]
+
+
+def test_before_anything_started_the_chain_is_shown() -> None:
+    assert text(Snapshot("new", DomainAdaptationStatus(), KINDS)) == [
+        "new  Pending  00:00:00",
+        *(f"·  {kind}" for kind in KINDS),
+    ]
+
+
+def test_a_failure_keeps_its_sentence_and_restarts_are_counted() -> None:
+    failed = stage(
+        "prepare",
+        "Failed",
+        startTime="2026-01-31T12:00:00Z",
+        completionTime="2026-01-31T12:00:03Z",
+        message="corpus.jsonl:7: not JSON",
+    )
+    lines = text(
+        snapshot(failed).__class__(
+            "q", snapshot(failed).status.model_copy(update={"usage": Usage(restarts=2)})
+        )
+    )
+    assert lines[1] == "✗  prepare   3 s  corpus.jsonl:7: not JSON"
+    assert lines[-1] == "2 restart(s) after faults"
+
+
+def test_a_new_try_takes_the_line_of_the_old_one() -> None:
+    first = stage("pretrain", "Failed", message="lost a peer")
+    second = stage("pretrain", "Running", **{"try": 2, "startTime": "2026-01-31T12:09:00Z"})
+    rows = [row for row in stage_rows(snapshot(first, second)) if row.title.startswith("pretrain")]
+    assert [(row.title, row.state, row.seconds) for row in rows] == [("pretrain, try 2", "Running", 60.0)]
+
+
+def test_each_candidate_has_its_line() -> None:
+    first = stage("evaluate", "Succeeded", candidate="a1-s24", startTime="2026-01-31T12:09:00Z")
+    second = stage("evaluate", "Running", candidate="a1-s18")
+    rows = [(row.title, row.state) for row in stage_rows(snapshot(first, second))]
+    assert rows[3:5] == [("evaluate a1-s24", "Succeeded"), ("evaluate a1-s18", "Waiting")]
+
+
+def test_the_bar_stays_in_its_bounds() -> None:
+    assert bar(-1.0) == "░" * 20 + "   0 %"
+    assert bar(1.0) == "█" * 20 + " 100 %"
+    assert len(bar(0.333)) == len(bar(1.0))
+
+
+def test_a_reading_says_only_what_is_known() -> None:
+    assert (
+        reading(Progress(run_key="k", stage="prepare", activity="tokenizing domain-0"))
+        == "tokenizing domain-0"
+    )
+    assert reading(Progress(run_key="k", stage="prepare")) == ""
+
+
+def test_plain_lines_say_each_change_once() -> None:
+    log = PlainLog()
+    assert log.lines(snapshot(PREPARED)) == [
+        "[00:10:00] prepare: done in 1 min 05 s: 60,210 tokens of domain text in 118 sequences"
+    ]
+    assert log.lines(snapshot(PREPARED)) == []
+    assert log.lines(snapshot(PREPARED, MEASURED, TRAINING, reading=READING)) == [
+        "[00:10:00] baseline: done in 45 s",
+        "[00:10:00] pretrain: running",
+        "[00:10:00] pretrain: 50 % · training · step 12/24 · 141 tokens/s · loss 2.307 · perplexity domain 11.48,"
+        " general 20.06 · 3 min 04 s left",
+    ]
+
+
+def test_plain_lines_of_training_come_every_twentieth_of_the_work_and_at_each_measurement() -> None:
+    log = PlainLog()
+    log.lines(snapshot(TRAINING, reading=READING))
+
+    def said(**changes: object) -> list[str]:
+        return log.lines(snapshot(TRAINING, reading=READING.model_copy(update=changes)))
+
+    assert said(fraction=0.54, step=13) == []
+    assert len(said(fraction=0.56, step=14)) == 1
+    assert said(fraction=0.56, step=14) == []
+    assert len(said(fraction=0.58, step=15, domain_perplexity=11.0)) == 1
+    assert len(said(fraction=0.58, step=15, activity="saving")) == 1
+
+
+def test_finetuning_is_in_the_chain_when_the_spec_has_it() -> None:
+    class Spec:
+        finetuning = None
+
+    assert planned_kinds(Spec()) == KINDS  # type: ignore[arg-type]
+    Spec.finetuning = object()  # type: ignore[assignment]
+    assert planned_kinds(Spec()) == (*KINDS[:4], "finetune", *KINDS[4:])  # type: ignore[arg-type]

@@ -1,0 +1,56 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from dapt_operator.cli import words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (3599, "59 min 59 s"),
+        (3600, "1 h 00 min"),
+        (86_400 + 7200, "1 d 2 h"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert words.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (950, "950"),
+        (9_999, "9,999"),
+        (12_345, "12.3 k"),
+        (4_100_000, "4.1 M"),
+        (2e9, "2.0 B"),
+        (1.23e12, "1.2 T"),
+    ],
+)
+def test_counts(value: float, text: str) -> None:
+    assert words.count(value) == text
+
+
+def test_perplexities() -> None:
+    assert [words.perplexity(value) for value in (None, 7.126, 12_345.6, math.inf)] == [
+        "–",
+        "7.13",
+        "12,346",
+        "inf",
+    ]
+
+
+def test_shares_points_and_bytes() -> None:
+    assert [words.percent(value) for value in (None, -0.3123, 0.02)] == ["–", "-31.2 %", "+2.0 %"]
+    assert words.points(0.4567) == "45.7"
+    assert [words.gibibytes(value) for value in (2**28, 3 * 2**30)] == ["256 MiB", "3.0 GiB"]
+    assert [words.plural(number, "step") for number in (1, 1200)] == ["1 step", "1,200 steps"]
+    assert words.clock(3725) == "01:02:05"
