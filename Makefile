@@ -64,6 +64,7 @@ faults: setup ## The long fault campaign: 20 kills at random moments, 5 of them 
 
 crds: $(VENV)/.installed ## Generate crds/ and docs/reference/ from the API models
 	$(BIN)/dapt crd --out crds
+	$(BIN)/python -c 'import pathlib; from dapt_operator.api import reference; [pathlib.Path("docs/reference", name).write_text(text) for name, text in reference.render().items()]'
 
 clean: ## Remove what the commands above made, except runs/
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis examples/quickstart/data

@@ -35,7 +35,7 @@ def largest_measure() -> Measure:
     side = SidePerplexity(a=part, b=part)
     scores = tuple(
         Score(
-            name=f"{index:032d}", side="general", kind="probe", items=99_999, score=-0.1234567,
+            name=f"{index:040d}", side="general", kind="probe", items=99_999, score=-0.1234567,
             standard_error=0.01234567,
             difference=-0.12345678, difference_standard_error=0.12345678, score_a=0.12345678, difference_b=-0.12345678,
             difference_b_standard_error=0.12345678,

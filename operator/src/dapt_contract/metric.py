@@ -64,7 +64,7 @@ class SidePerplexity(Contract):
 class Score(Row):
     """A task's or probe set's score as a fraction of 1, higher is better, with its comparison to the base model."""
 
-    name: str = Field(max_length=32)
+    name: str = Field(max_length=40)
     side: Side
     kind: Literal["task", "probe"] = "task"
     items: int

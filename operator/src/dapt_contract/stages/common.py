@@ -56,7 +56,7 @@ class DistributionConfig(Contract):
 class TaskConfig(Contract):
     """One multiple-choice task: the harness' own by name, or a custom one from `tasks/NAME.jsonl`."""
 
-    name: str = Field(max_length=32)
+    name: str = Field(max_length=40)
     side: Side
     source: str | None = None
     """Where prepare reads a custom task from; None for a task that the harness ships."""
@@ -66,7 +66,7 @@ class TaskConfig(Contract):
 class ProbeConfig(Contract):
     """One set of probes, from `probes/NAME.jsonl`."""
 
-    name: str = Field(max_length=32)
+    name: str = Field(max_length=40)
     side: Side
     source: str
 

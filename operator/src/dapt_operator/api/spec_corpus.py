@@ -101,9 +101,9 @@ class Corpus(Base):
         ),
     )
 
-    domain: Annotated[tuple[Source, ...], Field(strict=False, min_length=1, max_length=64)]
+    domain: Annotated[tuple[Source, ...], Field(strict=False, min_length=1, max_length=10)]
     """Text of the domain."""
-    general: Annotated[tuple[Source, ...], Field(strict=False, min_length=1, max_length=64)]
+    general: Annotated[tuple[Source, ...], Field(strict=False, min_length=1, max_length=10)]
     """General text, close to what the base model was trained on. Required: without it forgetting cannot be
     measured."""
     general_use: Literal["train", "measure"] = "train"

@@ -12,7 +12,7 @@ from dapt_operator.api.base import CANDIDATE_PATTERN, TASK_PATTERN, Base, Intege
 class Task(Base):
     """One task of the evaluation."""
 
-    name: Annotated[str, Field(pattern=TASK_PATTERN, min_length=1, max_length=128)]
+    name: Annotated[str, Field(pattern=TASK_PATTERN, min_length=1, max_length=40)]
     """A task of lm-evaluation-harness, or, with source, your own name for your own task."""
     source: SourceUri | None = None
     """JSONL with question, choices and answer. Absent: the task is one of lm-evaluation-harness."""
@@ -23,8 +23,8 @@ class Task(Base):
 class TaskSide(Base):
     """The tasks of one side."""
 
-    tasks: Annotated[tuple[Task, ...], Field(strict=False, max_length=64)] = ()
-    """Tasks of this side. Default none: perplexities are measured in any case."""
+    tasks: Annotated[tuple[Task, ...], Field(strict=False, max_length=8)] = ()
+    """Tasks of this side, at most 8: their scores travel in a message of 3.5 KiB. Default none: perplexities are measured in any case."""
 
 
 class ProbeSource(Base):
@@ -37,9 +37,9 @@ class ProbeSource(Base):
 class Probes(Base):
     """Small questions that show directly whether a fact is known."""
 
-    domain: Annotated[tuple[ProbeSource, ...], Field(strict=False, max_length=16)] = ()
+    domain: Annotated[tuple[ProbeSource, ...], Field(strict=False, max_length=2)] = ()
     """Probes of the domain. Default none."""
-    general: Annotated[tuple[ProbeSource, ...], Field(strict=False, max_length=16)] = ()
+    general: Annotated[tuple[ProbeSource, ...], Field(strict=False, max_length=2)] = ()
     """Probes of general knowledge. Default none."""
 
 
