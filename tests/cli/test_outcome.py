@@ -1,0 +1,142 @@
+"""The closing table and the answers before and after, from the reports on a work volume."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+
+from rich.console import Console
+
+from dapt_contract.base import Contract
+from dapt_contract.metric import Measure, Perplexity, Score, SidePerplexity
+from dapt_contract.run import RunIdentity
+from dapt_contract.stage_file import StageFile, write_report
+from dapt_contract.stages import (
+    BaselineConfig,
+    BaselineFacts,
+    BaselineReport,
+    EvaluateConfig,
+    EvaluateFacts,
+    EvaluateReport,
+    VerifyConfig,
+    VerifyFacts,
+    VerifyReport,
+)
+from dapt_contract.stages.common import EvaluationConfig, ModelReference
+from dapt_contract.stages.evaluate import NamedMeasure, Sample
+from dapt_operator.api.status import DomainAdaptationStatus, Selected
+from dapt_operator.cli.outcome import outcome_table, read_outcome, sample_lines
+
+MODEL = ModelReference(weights="model")
+EVALUATION = EvaluationConfig(context_length_tokens=64)
+
+
+def side(nats: float) -> SidePerplexity:
+    half = Perplexity(nll_nats=nats * 100, tokens=100, bytes=400)
+    return SidePerplexity(a=half, b=half)
+
+
+def measure(domain: float, general: float, score: float, difference: float | None = None) -> Measure:
+    row = Score(
+        name="coding",
+        side="domain",
+        items=250,
+        score=score,
+        standard_error=0.031,
+        difference=difference,
+        difference_standard_error=None if difference is None else 0.02,
+    )
+    return Measure(digest="d" * 64, domain=side(domain), general=side(general), scores=(row,))
+
+
+BASE = measure(3.0, 2.0, 0.4)
+CHOSEN = measure(2.5, 2.05, 0.46, 0.06)
+FINAL = measure(2.55, 2.1, 0.5, 0.1)
+SELECTED = DomainAdaptationStatus(selected=Selected(id="a1-s24", reason="largest gain of 2"))
+
+
+def finished(work: Path, kind: str, config: Contract, report: Contract, candidate: str | None = None) -> None:
+    run = RunIdentity(
+        namespace="n", name="x", uid="u", stage=kind, attempt=1, candidate=candidate, try_number=1, fence=1
+    )
+    write_report(work, StageFile(run=run, kind=kind, config=config), report)
+
+
+def baseline(work: Path) -> None:
+    config = BaselineConfig(model=MODEL, evaluation=EVALUATION)
+    finished(work, "baseline", config, BaselineReport(facts=BaselineFacts(measure=BASE)))
+
+
+def evaluated(work: Path, candidate: str, result: Measure) -> None:
+    config = EvaluateConfig(
+        candidate=candidate, model=MODEL, evaluation=EVALUATION, base_items_path="stages/x"
+    )
+    report = EvaluateReport(facts=EvaluateFacts(candidate=candidate, measure=result))
+    finished(work, "evaluate", config, report, candidate)
+
+
+def verified(work: Path) -> None:
+    report = VerifyReport(
+        facts=VerifyFacts(final=FINAL, digests=()),
+        measures=tuple(
+            NamedMeasure(name=name, measure=one)
+            for name, one in (("base", BASE), ("chosen", CHOSEN), ("final", FINAL))
+        ),
+        samples=(
+            Sample(prompt="Same?", answers=(("base", "yes"), ("final", "yes"))),
+            Sample(
+                prompt="What is  A00?", answers=(("base", "a road"), ("chosen", "x"), ("final", "Cholera."))
+            ),
+        ),
+    )
+    finished(
+        work,
+        "verify",
+        VerifyConfig(models=(), evaluation=EVALUATION, base_items_path="stages/x"),
+        report,
+        "a1-s24",
+    )
+
+
+def lines(work: Path) -> list[str]:
+    table = outcome_table(read_outcome(work, SELECTED))
+    assert table is not None
+    out = StringIO()
+    Console(file=out, width=140, color_system=None).print(table)
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+def test_three_models_side_by_side(tmp_path: Path) -> None:
+    baseline(tmp_path)
+    evaluated(tmp_path, "a1-s24", CHOSEN)
+    verified(tmp_path)
+    assert lines(tmp_path) == [
+        "                                base            chosen a1-s24                     final",
+        "domain perplexity              20.09          12.18 (-39.3 %)           12.81 (-36.2 %)",
+        "domain bits per byte           1.082                    0.902                     0.920",
+        "general perplexity              7.39            7.77 (+5.1 %)            8.17 (+10.5 %)",
+        "general bits per byte          0.721                    0.739                     0.757",
+        "domain task coding (250)  40.0 ± 3.1  46.0 ± 3.1 (+6.0 ± 2.0)  50.0 ± 3.1 (+10.0 ± 2.0)",
+    ]
+
+
+def test_the_chosen_one_is_the_selected_candidate(tmp_path: Path) -> None:
+    baseline(tmp_path)
+    evaluated(tmp_path, "a1-s12", FINAL)
+    evaluated(tmp_path, "a1-s24", CHOSEN)
+    outcome = read_outcome(tmp_path, SELECTED)
+    assert [name for name, _ in outcome.measures] == ["base", "chosen"]
+    assert outcome.measure("chosen") == CHOSEN
+
+
+def test_nothing_measured_makes_no_table(tmp_path: Path) -> None:
+    assert outcome_table(read_outcome(tmp_path, DomainAdaptationStatus())) is None
+
+
+def test_one_answer_before_and_after(tmp_path: Path) -> None:
+    verified(tmp_path)
+    assert sample_lines(read_outcome(tmp_path, SELECTED)) == [
+        "asked:  What is A00?",
+        "before: a road",
+        "after:  Cholera.",
+    ]
