@@ -79,7 +79,8 @@ class RunPhase(StrEnum):
 
 @dataclass(frozen=True)
 class RunState:
-    """What the objects of one run say. Each object counts into exactly one run, each run has exactly one phase."""
+    """What the objects of one run say. Each object counts into exactly one run, each run has exactly one
+    phase."""
 
     identity: RunIdentity
     kind: str

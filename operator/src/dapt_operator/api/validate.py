@@ -78,15 +78,15 @@ def _kind_problems(document: Document) -> list[Problem]:
         ]
     problems = []
     kind, version = data.get("kind"), data.get("apiVersion")
+    if version != API_VERSION:
+        message = f"missing, but required; write {API_VERSION}" if version is None else f"write {API_VERSION}"
+        problems.append(_problem(document, ("apiVersion",), version, message))
     if kind not in KINDS:
         known = " or ".join(KINDS)
         near = get_close_matches(str(kind), KINDS, n=1)
         hint = f" (nearest: {near[0]})" if near else ""
         message = f"missing, but required; write {known}" if kind is None else f"write {known}{hint}"
         problems.append(_problem(document, ("kind",), kind, message))
-    if version != API_VERSION:
-        message = f"missing, but required; write {API_VERSION}" if version is None else f"write {API_VERSION}"
-        problems.append(_problem(document, ("apiVersion",), version, message))
     return problems
 
 
