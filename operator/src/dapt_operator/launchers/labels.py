@@ -1,0 +1,75 @@
+"""A run's identity on its objects, and back.
+
+Everything of `RunIdentity` stands in labels, so that the state of a run can be told from its objects alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from dapt_contract.run import RunIdentity
+from dapt_operator.api import names
+from dapt_operator.api.run import Manifest, Owner, StageRun
+
+ANNOTATION_ACCELERATOR = f"{names.GROUP}/accelerator"
+"""On a Job: the extended resource whose amount counts as accelerators."""
+
+
+def adaptation_labels(owner: Owner) -> dict[str, str]:
+    """Labels of every object of an adaptation; also the selector of its Service."""
+    return {names.LABEL_NAME: owner.name, names.LABEL_UID: owner.uid}
+
+
+def run_labels(run: StageRun) -> dict[str, str]:
+    """Labels of the objects and pods of one run."""
+    identity = run.identity
+    labels = {
+        "app.kubernetes.io/managed-by": "dapt",
+        names.LABEL_NAME: identity.name,
+        names.LABEL_UID: identity.uid,
+        names.LABEL_STAGE: identity.stage,
+        names.LABEL_KIND: run.kind,
+        names.LABEL_ATTEMPT: str(identity.attempt),
+        names.LABEL_TRY: str(identity.try_number),
+        names.LABEL_FENCE: str(identity.fence),
+        names.LABEL_RUN: identity.key[:16],
+    }
+    if identity.candidate:
+        labels[names.LABEL_CANDIDATE] = identity.candidate
+    return labels
+
+
+def identity_of(manifest: Manifest) -> RunIdentity | None:
+    """Whose object it is; None for an object that is not one of ours."""
+    metadata: Mapping[str, Any] = manifest.get("metadata") or {}
+    labels: Mapping[str, str] = metadata.get("labels") or {}
+    try:
+        return RunIdentity(
+            namespace=metadata.get("namespace", ""),
+            name=labels[names.LABEL_NAME],
+            uid=labels[names.LABEL_UID],
+            stage=labels[names.LABEL_STAGE],
+            attempt=int(labels[names.LABEL_ATTEMPT]),
+            candidate=labels.get(names.LABEL_CANDIDATE),
+            try_number=int(labels[names.LABEL_TRY]),
+            fence=int(labels[names.LABEL_FENCE]),
+        )
+    except (KeyError, ValueError, ValidationError):
+        return None
+
+
+def owner_references(owner: Owner) -> list[dict[str, Any]]:
+    """The DomainAdaptation as controlling owner, so that its children go with it."""
+    return [
+        {
+            "apiVersion": names.API_VERSION,
+            "kind": "DomainAdaptation",
+            "name": owner.name,
+            "uid": owner.uid,
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
+    ]

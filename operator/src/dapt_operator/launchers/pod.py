@@ -1,0 +1,218 @@
+"""The pod of one node of a run: the profile's template, with what dapt owns laid over it.
+
+Ours: command, arguments, ports, probes (none: the agent judges liveness), the environment of the contract, our
+volumes. The template's: placement, further environment, volumes, containers and, where it says so, the security
+context, whose defaults keep the restricted Pod Security standard.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from dapt_contract import pod as contract
+from dapt_operator.api.names import service_name, signing_secret_name, work_claim_name
+from dapt_operator.api.profile import AdaptationProfileSpec
+from dapt_operator.api.run import Owner, StageRun, plain
+from dapt_operator.launchers.labels import run_labels
+from dapt_operator.launchers.quantity import parse_quantity
+
+CONTAINER = "trainer"
+DEFAULT_GRACE_SECONDS = 120
+"""Grace period of a profile that gives none: time to write a checkpoint of a small model."""
+DEFAULT_GPU_RESOURCE = "nvidia.com/gpu"
+UNREACHABLE_SECONDS = 30
+"""A pod on a node that does not answer is given up after this long."""
+COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
+SIGNING_KEY = "key"
+"""Entry of the signing Secret."""
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`: maps are merged, everything else is replaced."""
+    result = dict(base)
+    for name, value in over.items():
+        below = result.get(name)
+        result[name] = (
+            merged(below, value)
+            if isinstance(value, Mapping) and isinstance(below, Mapping)
+            else plain(value)
+        )
+    return result
+
+
+def grace_seconds(profile: AdaptationProfileSpec) -> int:
+    """Seconds between SIGTERM and SIGKILL of a pod."""
+    return profile.termination_grace_period_seconds or DEFAULT_GRACE_SECONDS
+
+
+def accelerator_resource(profile: AdaptationProfileSpec) -> str:
+    """The extended resource that a pod with accelerators asks for."""
+    return profile.accelerator.resource or DEFAULT_GPU_RESOURCE
+
+
+def pod_template(
+    run: StageRun, profile: AdaptationProfileSpec, owner: Owner, stage_sha256: str
+) -> dict[str, Any]:
+    """A PodTemplateSpec; equal for all nodes of the run."""
+    template: dict[str, Any] = plain(profile.pod_template or {})
+    given: dict[str, Any] = template.get("spec") or {}
+    containers: list[dict[str, Any]] = list(given.get("containers") or [])
+    trainer = next((item for item in containers if item.get("name") == CONTAINER), {})
+    others = [item for item in containers if item.get("name") != CONTAINER]
+    spec = merged(_pod_defaults(), {name: value for name, value in given.items() if name != "containers"})
+    spec |= {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": grace_seconds(profile),
+        "containers": [_container(run, profile, owner, stage_sha256, trainer), *others],
+        "volumes": _volumes(run, profile, owner) + list(given.get("volumes") or []),
+        "tolerations": [
+            {
+                "key": f"node.kubernetes.io/{state}",
+                "operator": "Exists",
+                "effect": "NoExecute",
+                "tolerationSeconds": UNREACHABLE_SECONDS,
+            }
+            for state in ("unreachable", "not-ready")
+        ]
+        + list(given.get("tolerations") or []),
+    }
+    if run.resources.nodes > 1:
+        spec["subdomain"] = service_name(owner.name, owner.uid)
+    metadata = merged(template.get("metadata") or {}, {"labels": run_labels(run)})
+    return {"metadata": metadata, "spec": spec}
+
+
+def _pod_defaults() -> dict[str, Any]:
+    return {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 1000,
+            "runAsGroup": 1000,
+            "fsGroup": 1000,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }
+
+
+def _container(
+    run: StageRun, profile: AdaptationProfileSpec, owner: Owner, stage_sha256: str, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    ours = {
+        "name": CONTAINER,
+        "image": profile.trainer_image,
+        "command": ["python", "-m", "dapt_trainer"],
+        "args": [run.kind, "--config", contract.STAGE_FILE, "--sha256", stage_sha256],
+        "env": _environment(run, profile, owner, given),
+        "envFrom": list(given.get("envFrom") or [])
+        + [{"secretRef": {"name": name}} for name in run.secret_names],
+        "ports": [
+            {"name": "coordinator", "containerPort": profile.ports.coordinator},
+            {"name": "progress", "containerPort": profile.ports.progress},
+        ],
+        "resources": _resources(run, profile, given),
+        "terminationMessagePath": contract.TERMINATION_PATH,
+        "terminationMessagePolicy": "File",
+        "volumeMounts": _mounts(run, profile, owner) + list(given.get("volumeMounts") or []),
+    }
+    defaults = {
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+    }
+    probes = {"livenessProbe", "readinessProbe", "startupProbe", "lifecycle"}
+    kept = {name: value for name, value in given.items() if name not in probes}
+    return merged(merged(defaults, kept), {name: value for name, value in ours.items() if value != []})
+
+
+def _environment(
+    run: StageRun, profile: AdaptationProfileSpec, owner: Owner, given: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    resources = run.resources
+    several = resources.nodes > 1
+    host = f"{run.name}-0.{service_name(owner.name, owner.uid)}" if several else "127.0.0.1"
+    values: dict[str, str] = {
+        contract.WORK_DIR: contract.WORK_MOUNT,
+        contract.SCRATCH_DIR: contract.SCRATCH_MOUNT,
+        contract.TERMINATION_LOG: contract.TERMINATION_PATH,
+        contract.PROGRESS_PORT: str(profile.ports.progress),
+        contract.GRACE_SECONDS: str(grace_seconds(profile)),
+        contract.STARTUP_TIMEOUT_SECONDS: str(profile.startup_timeout_seconds),
+        contract.ACCELERATOR: "gpu" if resources.accelerators_per_node else "cpu",
+        contract.NODES: str(resources.nodes),
+        contract.PROCESSES_PER_NODE: str(resources.processes_per_node),
+        contract.COORDINATOR_HOST: host,
+        contract.COORDINATOR_PORT: str(profile.ports.coordinator),
+        "PYTHONUNBUFFERED": "1",
+        "TMPDIR": contract.SCRATCH_MOUNT,
+        "XDG_CACHE_HOME": f"{contract.SCRATCH_MOUNT}/cache",
+    }
+    if run.signs_checkpoints:
+        values[contract.SIGNING_KEY_FILE] = f"{contract.SIGNING_KEY_MOUNT}/{SIGNING_KEY}"
+    cpu = _resources(run, profile, given).get("requests", {}).get("cpu")
+    if cpu is not None:
+        threads = math.floor(parse_quantity(str(cpu)) / resources.processes_per_node)
+        values["OMP_NUM_THREADS"] = str(max(1, threads))
+    ours: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in values.items()]
+    ours.append(
+        {
+            "name": contract.NODE_RANK,
+            "valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{COMPLETION_INDEX}']"}},
+        }
+    )
+    taken = {item["name"] for item in ours}
+    theirs = [item for item in given.get("env") or [] if item["name"] not in taken - {"OMP_NUM_THREADS"}]
+    replaced = {item["name"] for item in theirs}
+    return [item for item in ours if item["name"] not in replaced] + theirs
+
+
+def _resources(run: StageRun, profile: AdaptationProfileSpec, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Requests equal limits for memory and accelerators; CPU has a request and no limit, so that it may burst."""
+    wanted = run.resources
+    requests: dict[str, str] = {}
+    limits: dict[str, str] = {}
+    if wanted.cpu:
+        requests["cpu"] = wanted.cpu
+    if wanted.memory:
+        requests["memory"] = limits["memory"] = wanted.memory
+    if wanted.accelerators_per_node:
+        resource = accelerator_resource(profile)
+        requests[resource] = limits[resource] = str(wanted.accelerators_per_node)
+    return merged(given.get("resources") or {}, {"requests": requests, "limits": limits})
+
+
+def _mounts(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> list[dict[str, Any]]:
+    work: dict[str, Any] = {"name": "work", "mountPath": contract.WORK_MOUNT}
+    if profile.storage.existing_claim:
+        # A claim that several adaptations share: each keeps to its own folder.
+        work["subPath"] = work_claim_name(owner.name, owner.uid)
+    mounts: list[dict[str, Any]] = [
+        work,
+        {"name": "scratch", "mountPath": contract.SCRATCH_MOUNT},
+        {"name": "shared-memory", "mountPath": "/dev/shm"},
+        {"name": "stage", "mountPath": contract.STAGE_FILE.rpartition("/")[0], "readOnly": True},
+    ]
+    if run.signs_checkpoints:
+        mounts.append({"name": "signing", "mountPath": contract.SIGNING_KEY_MOUNT, "readOnly": True})
+    return mounts
+
+
+def _volumes(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> list[dict[str, Any]]:
+    claim = profile.storage.existing_claim or work_claim_name(owner.name, owner.uid)
+    volumes: list[dict[str, Any]] = [
+        {"name": "work", "persistentVolumeClaim": {"claimName": claim}},
+        {"name": "scratch", "emptyDir": {}},
+        # Kubernetes gives 64 MB, too little for data loaders and for NCCL.
+        {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
+        {"name": "stage", "configMap": {"name": run.name}},
+    ]
+    if run.signs_checkpoints:
+        secret = signing_secret_name(owner.name, owner.uid)
+        volumes.append({"name": "signing", "secret": {"secretName": secret, "defaultMode": 0o440}})
+    return volumes

@@ -1,0 +1,36 @@
+"""Kubernetes quantities, as far as a launcher counts with them."""
+
+from __future__ import annotations
+
+_SUFFIXES = {
+    "m": 1e-3,
+    "": 1.0,
+    "k": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+    "P": 1e15,
+    "E": 1e18,
+    "Ki": 2.0**10,
+    "Mi": 2.0**20,
+    "Gi": 2.0**30,
+    "Ti": 2.0**40,
+    "Pi": 2.0**50,
+    "Ei": 2.0**60,
+}
+
+
+def parse_quantity(text: str) -> float:
+    """The number behind a quantity, in its base unit (cores or bytes).
+
+    >>> parse_quantity("500m"), parse_quantity("2Gi")
+    (0.5, 2147483648.0)
+
+    Raises:
+        ValueError: not a quantity.
+    """
+    number = text.rstrip("mkKMGTPEi")
+    suffix = text[len(number) :]
+    if suffix not in _SUFFIXES:
+        raise ValueError(f"{text!r} is not a Kubernetes quantity such as '8', '500m' or '64Gi'")
+    return float(number) * _SUFFIXES[suffix]

@@ -1,0 +1,29 @@
+"""`python -m dapt_trainer STAGE --config FILE --sha256 DIGEST`: the pod's first process."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dapt_contract.stages import KINDS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one stage in this pod; returns the contract's exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dapt_trainer", description="Run one stage of an adaptation."
+    )
+    parser.add_argument("stage", choices=sorted(KINDS), help="kind of stage")
+    parser.add_argument("--config", type=Path, required=True, help="stage.json")
+    parser.add_argument("--sha256", help="SHA-256 that stage.json must have")
+    options = parser.parse_args(arguments)
+
+    from dapt_trainer.agent import run_agent
+
+    return run_agent(options.stage, options.config, options.sha256)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Heartbeats: each rank leaves a small file, the agent reads them all and tells a hang from slow work.
+
+A file holds when the rank beat last, whether it has made a step yet, and the median of its steps, in seconds of the
+machine's monotonic clock (which all processes of a pod share). A beat costs one small write to the scratch volume, at
+most five times a second.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+HANG_FLOOR_SECONDS = 60.0
+"""No rank hangs before it was silent for a minute, however short its steps."""
+HANG_STEPS = 10.0
+"""A rank hangs when it was silent for this many median steps."""
+_MINIMUM_INTERVAL_SECONDS = 0.2
+_REMEMBERED_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """What a rank said last."""
+
+    rank: int
+    pid: int
+    at: float
+    """Monotonic seconds."""
+    stepped: bool
+    median_step_seconds: float
+
+    def hang_limit_seconds(self, startup_timeout_seconds: float, floor_seconds: float) -> float:
+        """How long this rank may stay silent: max(floor, 10 median steps) once it has made a step."""
+        if not self.stepped:
+            return startup_timeout_seconds
+        return max(floor_seconds, HANG_STEPS * self.median_step_seconds)
+
+
+def heartbeat_path(folder: Path, rank: int) -> Path:
+    """The file of one rank."""
+    return folder / f"heartbeat-{rank}.json"
+
+
+def read_heartbeat(folder: Path, rank: int) -> Heartbeat | None:
+    """A rank's last heartbeat; None before the first."""
+    try:
+        raw = json.loads(heartbeat_path(folder, rank).read_text())
+        return Heartbeat(rank, int(raw["pid"]), float(raw["at"]), bool(raw["stepped"]), float(raw["median"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+class Heart:
+    """The writing end, one a rank."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = heartbeat_path(folder, rank)
+        self._written = 0.0
+        self._step: int | None = None
+        self._step_at = 0.0
+        self._step_seconds: deque[float] = deque(maxlen=_REMEMBERED_STEPS)
+        self.beat()
+
+    def beat(self, step: int | None = None) -> None:
+        """Say that this rank moves; `step` when an optimizer step is done."""
+        now = time.monotonic()
+        new_step = step is not None and step != self._step
+        if step is not None and new_step:
+            if self._step is not None and step > self._step:
+                self._step_seconds.append((now - self._step_at) / (step - self._step))
+            self._step, self._step_at = step, now
+        if not new_step and now - self._written < _MINIMUM_INTERVAL_SECONDS:
+            return
+        self._written = now
+        median = statistics.median(self._step_seconds) if self._step_seconds else 0.0
+        state = {"pid": os.getpid(), "at": now, "stepped": self._step is not None, "median": median}
+        temporary = self._path.with_suffix(".new")
+        temporary.write_text(json.dumps(state))
+        temporary.replace(self._path)
