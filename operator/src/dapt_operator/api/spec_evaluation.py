@@ -24,7 +24,8 @@ class TaskSide(Base):
     """The tasks of one side."""
 
     tasks: Annotated[tuple[Task, ...], Field(strict=False, max_length=8)] = ()
-    """Tasks of this side, at most 8: their scores travel in a message of 3.5 KiB. Default none: perplexities are measured in any case."""
+    """Tasks of this side, at most 8: their scores travel in a message of 3.5 KiB. Default none: perplexities
+    are measured in any case."""
 
 
 class ProbeSource(Base):
