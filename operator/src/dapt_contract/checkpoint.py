@@ -47,8 +47,10 @@ class CheckpointManifest(Contract):
     """SHA-256 over the weights' files; the name under which results are stored."""
     has_optimizer: bool = True
     """False once the optimizer state was dropped to save space: good for evaluation, not for resuming."""
-    domain: SidePerplexity
-    general: SidePerplexity
+    domain: SidePerplexity | None = None
+    """None until both perplexities were measured: the checkpoint is saved first, so that a stop loses nothing. A
+    checkpoint without them is good for resuming alone and is no candidate."""
+    general: SidePerplexity | None = None
     files: tuple[FileEntry, ...]
     signature: str = ""
     """HMAC-SHA256 over the manifest without this field; checked before a pickle of the checkpoint is opened."""

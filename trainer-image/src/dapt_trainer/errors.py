@@ -28,6 +28,8 @@ class StageError(Exception):
         self.problems: Sequence[str] = problems
         self.facts = facts
         """Facts that are told in spite of the failure: pretraining's checkpoints."""
+        self.report: Contract | None = None
+        """The whole report, written in spite of the failure."""
 
 
 class InputError(StageError):

@@ -1,0 +1,80 @@
+"""Who may write checkpoints of a lineage: the run with the newest fencing number.
+
+At its start a run writes `claim.json` into the lineage's folder: its fence, and the checkpoints of its predecessors
+that it found there. From then on a reader takes the claimant's own checkpoints and the adopted ones, and no others: a
+gang that outlived its end (a partitioned node, the last seconds of a killed pod) may still finish a save, but nobody
+will read it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from dapt_contract.base import Contract
+from dapt_contract.checkpoint import CheckpointManifest
+from dapt_contract.envelope import ContractError, read_envelope, write_envelope
+from dapt_contract.run import RunIdentity
+from dapt_trainer.errors import InfrastructureError
+
+CLAIM_SCHEMA = "dapt.claim"
+CLAIM_FILE = "claim.json"
+
+
+class Claim(Contract):
+    """The newest claim on a lineage."""
+
+    fence: int = Field(ge=1)
+    try_number: int = Field(ge=1)
+    adopted: tuple[str, ...] = ()
+    """Folders of the predecessors' checkpoints (relative to the work volume) that were there at the claim."""
+
+    def admits(self, manifest: CheckpointManifest) -> bool:
+        """Whether a reader may take the checkpoint."""
+        return manifest.fence == self.fence or (
+            manifest.fence < self.fence and manifest.folder in self.adopted
+        )
+
+
+def read_claim(lineage: Path) -> Claim | None:
+    """The newest claim; None before the first.
+
+    Raises:
+        ContractError: the file is there and cannot be read.
+    """
+    path = lineage / CLAIM_FILE
+    if not path.exists():
+        return None
+    _, claim = read_envelope(path, CLAIM_SCHEMA, Claim)
+    return claim
+
+
+def write_claim(lineage: Path, identity: RunIdentity, adopted: tuple[str, ...]) -> Claim:
+    """Claim the lineage for a run.
+
+    Raises:
+        InfrastructureError: a newer run has claimed it.
+        OSError: the volume is full or read-only.
+    """
+    require_not_superseded(lineage, identity)
+    claim = Claim(fence=identity.fence, try_number=identity.try_number, adopted=adopted)
+    write_envelope(lineage / CLAIM_FILE, CLAIM_SCHEMA, claim, run_key=identity.key)
+    return claim
+
+
+def require_not_superseded(lineage: Path, identity: RunIdentity) -> None:
+    """Stop a run that is not the newest any more, before it writes anything.
+
+    Raises:
+        InfrastructureError: a newer run has claimed the lineage, or the claim cannot be read.
+    """
+    try:
+        claim = read_claim(lineage)
+    except ContractError as error:
+        raise InfrastructureError(f"the claim on {identity.lineage} cannot be read: {error}") from error
+    if claim is not None and claim.fence > identity.fence:
+        raise InfrastructureError(
+            f"try {claim.try_number} (fence {claim.fence}) has taken over {identity.lineage}; "
+            f"this run (try {identity.try_number}, fence {identity.fence}) writes nothing more"
+        )

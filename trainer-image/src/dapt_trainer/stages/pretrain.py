@@ -1,0 +1,284 @@
+"""pretrain: continued pre-training with exact resume, both perplexities at each checkpoint, and the stop rule.
+
+Order of things: claim the lineage; find the newest complete checkpoint; load the model; train; at each checkpoint step
+save first, measure after, then let the stop rule judge. A save without readings is already good for resuming, so a stop
+in the middle of an evaluation costs that evaluation and no step.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from dapt_contract.checkpoint import candidate_id
+from dapt_contract.metric import SidePerplexity
+from dapt_contract.stages.pretrain import EndedBy, PretrainConfig, PretrainFacts, PretrainReport
+from dapt_contract.stop_rule import StopVerdict, judge_readings
+from dapt_trainer.checkpoints.lineage import Lineage
+from dapt_trainer.context import StageContext
+from dapt_trainer.errors import Diverged, ForgettingLimitReached, InputError, StageError, StopRequested
+from dapt_trainer.training.journal import CURVE_FILE, Journal, curve_of
+from dapt_trainer.training.ranks import Ranks, join_ranks
+
+
+def run(config: PretrainConfig, context: StageContext) -> PretrainReport:
+    """Train to the last step, or to the budget's end.
+
+    Raises:
+        InputError: model, shards or batch sizes do not fit.
+        ForgettingLimitReached: the stop rule ended the run; the error carries facts and report.
+        Diverged: loss, gradient or a perplexity is not a number; carries facts and report.
+        StopRequested: SIGTERM; a checkpoint was saved.
+        InfrastructureError: a save failed, or a newer try took over.
+    """
+    if not context.signing_key:
+        raise InputError("pretrain needs the key that signs checkpoints, and none was mounted")
+    ranks = join_ranks(context.rank, context.local_rank, context.world_size)
+    return Pretraining(config, context, ranks).run()
+
+
+class Pretraining:
+    """One try of one attempt."""
+
+    def __init__(self, config: PretrainConfig, context: StageContext, ranks: Ranks) -> None:
+        self.config = config
+        self.context = context
+        self.ranks = ranks
+        self.started = time.monotonic()
+        self.lineage = Lineage(config, context, ranks)
+        self.journal: Journal
+        self.trainer: Any
+        self.model: Any
+        self.tokenizer: Any
+        self.rows: Any
+        self.checkpoint_seconds = 0.0
+        self.ended_by: EndedBy = "Completed"
+        self.end_message = ""
+        self.saved_step = 0
+
+    def run(self) -> PretrainReport:
+        """From the claim to the report."""
+        from dapt_trainer.training.rows import open_rows
+
+        self.context.progress.update(activity="looking for checkpoints", total_steps=self.config.total_steps)
+        self.lineage.open()
+        resumed = self.lineage.resumed
+        earlier = curve_of(self.lineage.log_history())
+        curve_path = self.context.try_folder / CURVE_FILE if self.ranks.is_first else None
+        self.journal = Journal(curve_path, earlier)
+        self.context.progress.update(activity="loading model and data")
+        self.rows = open_rows(self.context.work, self.config)
+        self._load_model()
+        self.trainer = self._make_trainer()
+        self.saved_step = resumed.manifest.step if resumed else 0
+        if resumed and resumed.manifest.domain is None and self._is_checkpoint_step(self.saved_step):
+            self.trainer.on_ready = self._measure_resumed
+        self.trainer.resume_training(resumed.folder if resumed else None)
+        return self._report()
+
+    def _load_model(self) -> None:
+        from transformers import set_seed
+
+        from dapt_trainer.training.models import load_model, load_tokenizer, with_lora
+
+        config = self.config
+        self.tokenizer = load_tokenizer(self.context.work, config.model.weights)
+        model = load_model(self.context.work, config.model, precision=config.distribution.precision)
+        set_seed(config.seed)
+        self.model = with_lora(model, config.lora, seed=config.seed) if config.lora else model
+
+    def _make_trainer(self) -> Any:
+        from transformers import TrainingArguments
+        from transformers.trainer_callback import PrinterCallback
+
+        from dapt_trainer.training.arguments import accumulation_steps, training_arguments
+        from dapt_trainer.training.batches import BatchOrder
+        from dapt_trainer.training.loop import StepTrainer
+
+        config, ranks = self.config, self.ranks
+        resumed = self.lineage.resumed
+        order = BatchOrder(
+            total_steps=config.total_steps,
+            global_batch_size=config.global_batch_size,
+            micro_batch_size=config.micro_batch_size,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            first_step=resumed.manifest.step if resumed else 0,
+        )
+        arguments = training_arguments(
+            scratch=self.context.scratch,
+            total_steps=config.total_steps,
+            micro_batch_size=config.micro_batch_size,
+            accumulation=accumulation_steps(
+                config.global_batch_size, config.micro_batch_size, ranks.world_size
+            ),
+            optimizer=config.optimizer,
+            schedule=config.schedule,
+            distribution=config.distribution,
+            seed=config.seed,
+            on_cpu=ranks.device.type == "cpu",
+        )
+        trainer = StepTrainer(
+            model=self.model,
+            args=TrainingArguments(**arguments),
+            rows=self.rows.dataset,
+            order=order,
+            ranks=ranks,
+            tokens_of_step=self.rows.tokens_of_step,
+            stop_requested=self.context.progress.stop_requested,
+            out_of_time=self._out_of_time,
+            heartbeat=self.context.progress.heartbeat,
+            on_step=self._after_step,
+        )
+        trainer.remove_callback(PrinterCallback)
+        return trainer
+
+    # ---- at the end of each step ----
+
+    def _after_step(self, reading: Any) -> None:
+        config = self.config
+        point = self.journal.note(reading, self._seconds())
+        self.trainer.state.log_history.append(point.model_dump())
+        self._show(reading)
+        if not reading.is_finite:
+            raise self._ended(
+                Diverged,
+                "Diverged",
+                f"the loss is {reading.loss_nats:g} and the gradient norm {reading.gradient_norm:g} at step "
+                f"{reading.step} of {config.total_steps} (learning rate {reading.learning_rate:.3g})",
+            )
+        wanted = self._is_checkpoint_step(reading.step)
+        if not (wanted or reading.stop_requested or reading.out_of_time):
+            return
+        self._save(reading.step, reading.tokens)
+        if reading.stop_requested:
+            raise StopRequested(
+                f"asked to stop at step {reading.step} of {config.total_steps}; its checkpoint is complete"
+            )
+        self._measure(reading.step)
+        if reading.out_of_time and reading.step < config.total_steps:
+            self.ended_by = "BudgetReached"
+            self.end_message = (
+                f"pretraining's share of the GPU-hour limit ({config.max_train_seconds:g} s) was used up at step "
+                f"{reading.step} of {config.total_steps}"
+            )
+            self.trainer.control.should_training_stop = True
+
+    def _show(self, reading: Any) -> None:
+        config = self.config
+        steps_left = config.total_steps - reading.step
+        checkpoints_left = sum(1 for step in config.checkpoint_steps if step >= reading.step)
+        eta = steps_left * self.journal.step_seconds_median + checkpoints_left * self.checkpoint_seconds
+        self.context.progress.update(
+            activity="training",
+            fraction=reading.step / config.total_steps,
+            step=reading.step,
+            total_steps=config.total_steps,
+            tokens=reading.tokens,
+            tokens_per_second=self.journal.recent_tokens_per_second,
+            loss_nats=reading.loss_nats,
+            learning_rate=reading.learning_rate,
+            gradient_norm=reading.gradient_norm,
+            eta_seconds=eta,
+        )
+
+    # ---- checkpoints ----
+
+    def _is_checkpoint_step(self, step: int) -> bool:
+        return step in self.config.checkpoint_steps or step == self.config.total_steps
+
+    def _save(self, step: int, tokens: int) -> None:
+        self.context.progress.update(activity=f"saving checkpoint {step}")
+        started = time.monotonic()
+
+        def write(folder: Path) -> None:
+            from dapt_trainer.training.weights import save_weights
+
+            if self.ranks.is_first:
+                save_weights(self.model, self.tokenizer, folder)
+            self.trainer.write_resume_state(folder)
+
+        self.lineage.save(step, tokens, write, candidate=candidate_id(self._attempt, step))
+        self.saved_step = step
+        self.checkpoint_seconds = time.monotonic() - started
+
+    def _measure_resumed(self) -> None:
+        self._measure(self.saved_step)
+
+    def _measure(self, step: int) -> None:
+        """Both perplexities of the checkpoint just saved, into its manifest; then the stop rule."""
+        from dapt_trainer.evaluation.perplexity import side_perplexity
+
+        started = time.monotonic()
+
+        def measure(side: Any) -> SidePerplexity:
+            self.context.progress.update(activity=f"evaluating {side} held-out text at step {step}")
+            return side_perplexity(
+                self.trainer.model,
+                self.context.work,
+                side,
+                context_length_tokens=self.config.evaluation_context_length_tokens,
+                end_of_text_id=self.rows.end_of_text_id,
+                rank=self.ranks.rank,
+                world_size=self.ranks.world_size,
+                progress=self.context.progress,
+            )
+
+        domain, general = measure("domain"), measure("general")
+        self.lineage.add_readings(step, domain, general)
+        self.checkpoint_seconds += time.monotonic() - started
+        self.context.progress.update(
+            domain_perplexity=domain.both.perplexity, general_perplexity=general.both.perplexity
+        )
+        decision = judge_readings(
+            self.config.stop_rule, self.config.base_general_perplexity, self.lineage.general_perplexities()
+        )
+        where = f"at step {step} of {self.config.total_steps}: {decision.message}"
+        if decision.verdict is StopVerdict.DIVERGED:
+            raise self._ended(Diverged, "Diverged", where)
+        if decision.verdict is StopVerdict.FORGETTING_LIMIT:
+            raise self._ended(ForgettingLimitReached, "ForgettingLimit", where)
+
+    # ---- ends ----
+
+    @property
+    def _attempt(self) -> int:
+        return self.context.stage.run.attempt
+
+    def _seconds(self) -> float:
+        return self.journal.seconds_before + time.monotonic() - self.started
+
+    def _out_of_time(self) -> bool:
+        limit = self.config.max_train_seconds
+        return limit is not None and self.ranks.is_first and self._seconds() >= limit
+
+    def _ended(self, kind: type[StageError], ended_by: EndedBy, message: str) -> StageError:
+        self.ended_by, self.end_message = ended_by, message
+        report = self._report()
+        error = kind(f"pretraining stopped {message}", facts=report.facts)
+        error.report = report  # the worker writes it in spite of the failure
+        return error
+
+    def _report(self) -> PretrainReport:
+        points = self.journal.points
+        steps = points[-1].step if points else 0
+        facts = PretrainFacts(
+            ended_by=self.ended_by,
+            message=self.end_message,
+            steps=steps,
+            tokens=points[-1].tokens if points else 0,
+            checkpoints=self.lineage.checkpoint_facts(),
+            tokens_per_second=self.journal.tokens_per_second,
+            step_seconds_median=self.journal.step_seconds_median,
+            peak_memory_bytes=self.lineage.peak_memory_bytes(),
+        )
+        totals = self.rows.totals(steps)
+        return PretrainReport(
+            facts=facts,
+            curve=tuple(points),
+            tokens_by_source=tuple(totals.tokens_by_source.items()),
+            epochs_by_source=tuple(totals.epochs_by_source.items()),
+            realised_replay_fraction=totals.replay_fraction,
+            skipped_checkpoints=self.lineage.skipped,
+        )

@@ -1,0 +1,92 @@
+"""The loss curve: kept in the trainer's state, so that every checkpoint holds it up to its own step, and as a file.
+
+`try-N/curve.jsonl` has one `CurvePoint` a line. A resumed try first writes the points up to its checkpoint, so the
+newest file alone is the whole curve; points that a killed try trained past its last checkpoint are trained again and
+stand in the new file as they were trained again.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from pathlib import Path
+from typing import Any, TextIO
+
+from dapt_contract.stages.pretrain import CurvePoint
+from dapt_trainer.training.loop import StepReading
+
+CURVE_FILE = "curve.jsonl"
+_WINDOW_STEPS = 20
+
+
+class Journal:
+    """Collects one point a step and writes it down.
+
+    Args:
+        path: of the file; None on ranks that write nothing.
+        earlier: the curve up to the resumed step.
+    """
+
+    def __init__(self, path: Path | None, earlier: tuple[CurvePoint, ...] = ()) -> None:
+        self.points: list[CurvePoint] = list(earlier)
+        self._step_seconds: list[float] = []
+        self._recent: deque[tuple[int, float]] = deque(maxlen=_WINDOW_STEPS)
+        self._trained_tokens = 0
+        self._tokens_before = earlier[-1].tokens if earlier else 0
+        self._seconds_before = earlier[-1].seconds if earlier else 0.0
+        self._file: TextIO | None = None
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("w", encoding="utf-8")
+            for point in earlier:
+                self._file.write(point.model_dump_json() + "\n")
+            self._file.flush()
+
+    def note(self, reading: StepReading, seconds: float) -> CurvePoint:
+        """Add a step; `seconds` is the training time of all tries so far that led to it."""
+        previous = self.points[-1].tokens if self.points else 0
+        self._recent.append((reading.tokens - previous, reading.seconds))
+        self._step_seconds.append(reading.seconds)
+        self._trained_tokens += reading.tokens - previous
+        point = CurvePoint(
+            step=reading.step,
+            loss_nats=reading.loss_nats,
+            learning_rate=reading.learning_rate,
+            gradient_norm=reading.gradient_norm,
+            tokens=reading.tokens,
+            seconds=round(seconds, 3),
+        )
+        self.points.append(point)
+        if self._file is not None:
+            self._file.write(point.model_dump_json() + "\n")
+            self._file.flush()
+        return point
+
+    @property
+    def seconds_before(self) -> float:
+        """Training seconds of the earlier tries, up to the resumed step."""
+        return self._seconds_before
+
+    @property
+    def recent_tokens_per_second(self) -> float:
+        """Over the last steps."""
+        seconds = sum(seconds for _, seconds in self._recent)
+        return sum(tokens for tokens, _ in self._recent) / seconds if seconds else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of this try's training steps, without evaluations and saves; the first step, which warms up, is left out."""
+        steady = self._step_seconds[1:] or self._step_seconds
+        if not steady or not self._trained_tokens:
+            return 0.0
+        return self._trained_tokens / len(self._step_seconds) * len(steady) / sum(steady)
+
+    @property
+    def step_seconds_median(self) -> float:
+        """Of this try's steps; 0 before the first."""
+        return statistics.median(self._step_seconds) if self._step_seconds else 0.0
+
+
+def curve_of(log_history: list[dict[str, Any]]) -> tuple[CurvePoint, ...]:
+    """The curve as the trainer's state keeps it."""
+    return tuple(CurvePoint.model_validate(entry) for entry in log_history if "loss_nats" in entry)
