@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dapt_contract.stages import KINDS
+from dapt_trainer.agent import WORKER, run_agent
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one stage in this pod; returns the contract's exit code."""
+def main(arguments: Sequence[str] | None = None, worker: Sequence[str] = WORKER) -> int:
+    """Run one stage in this pod; returns the contract's exit code. `worker` is what ranks run (tests have others)."""
     parser = argparse.ArgumentParser(
         prog="python -m dapt_trainer", description="Run one stage of an adaptation."
     )
@@ -19,10 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, required=True, help="stage.json")
     parser.add_argument("--sha256", help="SHA-256 that stage.json must have")
     options = parser.parse_args(arguments)
-
-    from dapt_trainer.agent import run_agent
-
-    return run_agent(options.stage, options.config, options.sha256)
+    return run_agent(options.stage, options.config, options.sha256, worker)
 
 
 if __name__ == "__main__":

@@ -175,11 +175,11 @@ def _read_pod(pod: Manifest, identity: RunIdentity, kind: str) -> _Pod:
         running = state.get("running") or {}
         return _Pod(index, phase, waiting=_waiting(status, state), started=_time(running.get("startedAt")))
     if ended is None:
-        cause = Cause.DISRUPTION if disrupted else Cause.INFRASTRUCTURE
+        lost = Cause.DISRUPTION if disrupted else Cause.INFRASTRUCTURE
         sentence = (
             _sentence(disrupted or {}) or _sentence(status) or "the pod ended before its container started"
         )
-        return _Pod(index, phase, None, cause if phase == "Failed" else None, sentence)
+        return _Pod(index, phase, None, lost if phase == "Failed" else None, sentence)
     code = int(ended.get("exitCode", 1))
     message, why = _decode(str(ended.get("message") or ""), identity, kind)
     cause = cause_of_exit_code(code, oom_killed=ended.get("reason") == "OOMKilled")

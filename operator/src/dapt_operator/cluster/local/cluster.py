@@ -1,0 +1,229 @@
+"""The cluster port on one machine: Jobs are processes, volumes are folders, the rest is files.
+
+A run folder holds `objects/*.json` (what an API server would keep), `status.yaml` (the resource with its status),
+`work/` (the work volume), `logs/JOB-INDEX.log`, `events.jsonl` and `pods/` (scratch and mounted files).
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import secrets
+import threading
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from dapt_operator.api.names import LABEL_RUN, signing_secret_name
+from dapt_operator.api.run import Children, Manifest
+from dapt_operator.cluster.local import job_status
+from dapt_operator.cluster.local.errors import LocalRunError, timestamp
+from dapt_operator.cluster.local.gang import Gang
+from dapt_operator.cluster.local.process import kill_marked
+from dapt_operator.cluster.local.readings import Readings
+from dapt_operator.cluster.local.resource import StoredResource
+from dapt_operator.cluster.local.rewrite import RUN_MARKER
+from dapt_operator.cluster.local.store import ObjectStore
+from dapt_operator.cluster.port import Event, Key, ObjectReference, World
+
+INTERRUPTED = "the local run was ended while this stage ran; it goes on from what was complete"
+
+
+class LocalCluster:
+    """One adaptation in one folder. Use as a context manager, from one thread that lives as long as the run."""
+
+    def __init__(self, folder: Path, resource: Manifest, profile: Manifest | None) -> None:
+        """Open or create a run folder.
+
+        Args:
+            folder: for example `runs/quickstart`.
+            resource: the DomainAdaptation as the user wrote it, valid.
+            profile: the AdaptationProfile.
+
+        Raises:
+            LocalRunError: another process runs in this folder, the folder is another resource's, or a block of the
+                spec was changed that is frozen.
+        """
+        self.folder = folder.resolve()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock_file = _exclusive(self.folder)
+        try:
+            self._profile = profile
+            self._store = ObjectStore(self.folder / "objects")
+            self._resource = StoredResource(self.folder, self._store, resource)
+            (self.folder / "work").mkdir(exist_ok=True)
+            self._gangs: dict[str, Gang] = {}
+            self._changed = threading.Condition()
+            self._changes = 0
+            self._create_signing_key()
+            kill_marked(f"{RUN_MARKER}={self.folder}")
+            self._bury_the_interrupted()
+        except BaseException:
+            self._lock_file.close()
+            raise
+        self._readings = Readings(self._reading_targets)
+
+    @property
+    def key(self) -> Key:
+        """Of the resource in this folder."""
+        metadata = self._resource.value["metadata"]
+        return Key(metadata["namespace"], metadata["name"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def observe(self, key: Key) -> World:
+        """Gather everything that a plan may depend on."""
+        ours = key == self.key
+        children = Children(
+            jobs=self._store.all("Job"), pods=self._store.all("Pod"), progress=self._readings.latest()
+        )
+        return World(
+            now=datetime.now(UTC),
+            resource=self._resource.value if ours else None,
+            profile=self._profile,
+            children=children if ours else Children(),
+        )
+
+    def apply(self, key: Key, manifest: Manifest) -> None:
+        """Create an object if none of its kind and name exists; a Job's processes are started.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        self._check(key)
+        created = self._store.create(manifest)
+        if created is None or manifest["kind"] != "Job":
+            return
+        if manifest["spec"].get("suspend"):
+            self._store.put(created | {"status": job_status.suspended_status()})
+            return
+        gang = Gang(self._store, self.folder, created, self._notify)
+        self._gangs[str(manifest["metadata"]["name"])] = gang
+        gang.start()
+
+    def delete(self, key: Key, reference: ObjectReference) -> None:
+        """Remove an object. A Job's processes get SIGTERM and their grace period; it is gone when they are."""
+        self._check(key)
+        if reference.kind != "Job":
+            self._store.remove(reference.kind, reference.name)
+            return
+        job = self._store.get("Job", reference.name)
+        if job is None:
+            return
+        gang = self._gangs.get(reference.name)
+        if gang is None:
+            for index in range(int(job["spec"].get("completions", 1))):
+                self._store.remove("Pod", f"{reference.name}-{index}")
+            self._store.remove("Job", reference.name)
+            return
+        if not gang.is_over:
+            self._store.put(job | {"metadata": job["metadata"] | {"deletionTimestamp": timestamp()}})
+        gang.stop(delete=True)
+
+    def write_status(self, key: Key, status: Mapping[str, Any], resource_version: str) -> None:
+        """Replace the status; see `Cluster.write_status`."""
+        self._check(key)
+        self._resource.write_status(status, resource_version)
+
+    def record(self, key: Key, event: Event) -> None:
+        """Append an Event to `events.jsonl`."""
+        self._check(key)
+        line = {"time": timestamp(), "type": event.type, "reason": event.reason, "message": event.message}
+        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def wait_for_change(self, timeout_seconds: float) -> bool:
+        """Wait until a process has ended since the last call; returns whether one has."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._changes > 0, timeout_seconds)
+            changed, self._changes = self._changes > 0, 0
+        return changed
+
+    def log_path(self, job: str, index: int = 0) -> Path:
+        """Output of one process of a Job."""
+        return self.folder / "logs" / f"{job}-{index}.log"
+
+    def close(self) -> None:
+        """Stop what runs (SIGTERM, grace period, SIGKILL), then give the folder free."""
+        for gang in self._gangs.values():
+            gang.stop()
+        while not all(gang.is_over for gang in self._gangs.values()):
+            time.sleep(0.02)
+        self._readings.close()
+        self._lock_file.close()
+
+    def _check(self, key: Key) -> None:
+        if key != self.key:
+            raise LocalRunError(f"{self.folder} holds {self.key.name}, not {key.name}")
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changes += 1
+            self._changed.notify_all()
+
+    def _reading_targets(self) -> dict[str, tuple[int, str]]:
+        targets = {}
+        for name, gang in list(self._gangs.items()):
+            job, port = self._store.get("Job", name), gang.progress_port
+            if job is not None and port is not None and not gang.is_over:
+                targets[name] = (port, str((job["metadata"].get("labels") or {}).get(LABEL_RUN, "")))
+        return targets
+
+    def _create_signing_key(self) -> None:
+        """The key of the checkpoints' signatures, created once, as the operator creates it on a cluster."""
+        name = signing_secret_name(self.key.name, self._resource.uid)
+        value = base64.b64encode(secrets.token_bytes(32)).decode()
+        self._store.create(
+            {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": {"key": value}}
+        )
+
+    def _bury_the_interrupted(self) -> None:
+        """Jobs that were running when the last local run was killed have failed, through no fault of theirs."""
+        for job in self._store.all("Job"):
+            if job_status.is_finished(job) or job["spec"].get("suspend"):
+                continue
+            pods = []
+            for index in range(int(job["spec"].get("completions", 1))):
+                name = f"{job['metadata']['name']}-{index}"
+                pod = self._store.get("Pod", name) or job_status.pod_of(job, index)
+                if not job_status.is_over(pod):
+                    pod = job_status.ended(pod, 137, "", disrupted=INTERRUPTED)
+                    self._store.put(pod)
+                pods.append(pod)
+            failure = ("BackoffLimitExceeded", "Job has reached the specified backoff limit")
+            self._store.put(job | {"status": job_status.job_status(job, pods, failure)})
+
+
+def _exclusive(folder: Path) -> IO[str]:
+    """Hold the folder's lock until the file is closed.
+
+    Raises:
+        LocalRunError: someone else holds it.
+    """
+    file = (folder / ".lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        holder = file.read().strip()
+        file.close()
+        who = f" (process {holder})" if holder else ""
+        raise LocalRunError(
+            f"{folder} is in use by another dapt run{who}: wait for it, or stop it, or choose another metadata.name"
+        ) from None
+    file.seek(0)
+    file.truncate()
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
