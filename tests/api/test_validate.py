@@ -84,6 +84,12 @@ INVALID = {
         "  model: {sorce: hf://org/base}",
         "spec.model.sorce (line 5): unknown field; nearest known name is 'source'; rename or remove it",
     ),
+    "a name with a line break comes in quotes": (
+        '  "evil\\nname": 1',
+        "spec['evil\\nname'] (line 9): unknown field; known here: profile, suspend, queue, priorityClassName, seed,"
+        " model, corpus, pretraining, evaluation, gates, selection, finetuning, preference, output, credentials,"
+        " resources, stageResources, limits, cleanup; remove it",
+    ),
     "an unknown field of the metadata": (
         "metadata: {name: a, lables: {}}",
         "metadata.lables (line 3): unknown field; nearest known name is 'labels'; rename or remove it",
@@ -422,7 +428,7 @@ spec:
     assert [(problem.line, problem.field) for problem in found] == [
         (5, "spec.resources"),
         (6, "spec.seed"),
-        (7, "spec.queue team"),
+        (7, "spec.queue"),
         (8, "spec.model.source"),
         (10, "spec.corpus.domain[0].source"),
         (10, "spec.corpus.domain[1].sourc"),
@@ -433,7 +439,7 @@ spec:
         (15, "spec.pretraining.method.lora.rank"),
         (16, "spec.pretraining.budget.epochs"),
         (17, "spec.pretraining.checkpoints.count"),
-        (18, "spec.selection.averageLast 20"),
+        (18, "spec.selection.averageLast"),
         (19, "spec.gates.hardStopFactor"),
         (19, "spec.gates.patiance"),
         (20, "spec.output.destination"),
@@ -469,6 +475,8 @@ def test_the_full_profile_is_accepted_but_for_what_is_not_supported_yet() -> Non
     (document,) = load((HERE / "full_profile.yaml").read_text())
     _, found = check(document, local=False)
     assert [str(problem) for problem in found] == [
+        "not supported yet: spec.evaluation.concurrency 2 (line 12): evaluations run one after the other; write 1, or"
+        " leave the field out",
         "not supported yet: spec.modelCache (line 13): each adaptation reads its own copy of the base model; remove"
         " the field",
         "not supported yet: spec.tracking (line 14): curves are in the metrics and in the report; remove the field",
@@ -479,6 +487,8 @@ def test_the_planner_gets_the_same_refusals_without_lines() -> None:
     (document,) = load((HERE / "full_profile.yaml").read_text())
     profile = AdaptationProfile.model_validate(document.data)
     assert unsupported_messages(profile) == (
+        "not supported yet: spec.evaluation.concurrency; evaluations run one after the other; write 1, or leave the"
+        " field out",
         "not supported yet: spec.modelCache; each adaptation reads its own copy of the base model; remove the field",
         "not supported yet: spec.tracking; curves are in the metrics and in the report; remove the field",
     )

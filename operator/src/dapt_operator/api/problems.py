@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from dapt_operator.api.base import PATTERNS
 from dapt_operator.api.manifest import Path
 
 _SHOWN_CHARACTERS = 60
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_./-]{1,60}")
 
 
 @dataclass(frozen=True)
@@ -16,28 +18,41 @@ class Problem:
     """What is wrong with one field.
 
     field: path in the manifest, such as spec.corpus.domain[0].source. value: what stands there, None when nothing
-    does. message: what is accepted and the next step. line: from 1.
+    does. message: what is accepted and the next step. line: from 1. shows_value: whether the sentence names the value
+    as not accepted. supported: false for what this version does not do yet.
     """
 
     field: str
     value: Any
     message: str
     line: int
-    prefix: str = ""
     shows_value: bool = False
+    supported: bool = True
 
     def __str__(self) -> str:
-        """`spec.seed (line 4): 'abc' is not accepted; write ...`."""
+        """`spec.seed (line 4): 'abc' is not accepted; write ...` or `not supported yet: spec.queue x (line 5): ...`."""
+        if not self.supported:
+            value = "" if self.value is None else f" {_shortened(str(self.value))}"
+            return f"not supported yet: {self.field}{value} (line {self.line}): {self.message}"
         value = f"{value_text(self.value)} is not accepted; " if self.shows_value else ""
-        return f"{self.prefix}{self.field or 'document'} (line {self.line}): {value}{self.message}"
+        return f"{self.field or 'document'} (line {self.line}): {value}{self.message}"
 
 
 def path_text(path: Path) -> str:
-    """('spec', 'corpus', 'domain', 0) -> spec.corpus.domain[0]."""
+    """('spec', 'corpus', 'domain', 0) -> spec.corpus.domain[0]; a name that is no plain word comes in quotes."""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif _PLAIN_NAME.fullmatch(part):
+            text += f".{part}"
+        else:
+            text += f"[{_shortened(part)!r}]"
     return text.removeprefix(".")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
 
 
 def value_text(value: Any) -> str:
@@ -49,8 +64,7 @@ def value_text(value: Any) -> str:
     if isinstance(value, list):
         return f"a list of {len(value)} items" if value else "an empty list"
     if isinstance(value, str):
-        shown = value if len(value) <= _SHOWN_CHARACTERS else value[: _SHOWN_CHARACTERS - 3] + "..."
-        return repr(shown)
+        return repr(_shortened(value))
     return str(value)
 
 

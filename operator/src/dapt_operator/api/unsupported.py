@@ -98,6 +98,11 @@ ADAPTATION: Final = (
         "adapters are merged into the model; write merged, or leave the field out",
     ),
     Unsupported(
+        "spec.stageResources.align",
+        lambda s: s.stage_resources.align is not None,
+        "there is no such stage; remove the field",
+    ),
+    Unsupported(
         "spec.cleanup.afterSeconds",
         lambda s: s.cleanup is not None and s.cleanup.after_seconds is not None,
         "everything is kept; remove the field",
@@ -117,6 +122,11 @@ PROFILE: Final = (
         "gangs are Indexed Jobs; write IndexedJob, or leave the field out",
     ),
     Unsupported(
+        "spec.evaluation.concurrency",
+        lambda s: s.evaluation.concurrency != 1,
+        "evaluations run one after the other; write 1, or leave the field out",
+    ),
+    Unsupported(
         "spec.modelCache",
         lambda s: s.model_cache is not None,
         "each adaptation reads its own copy of the base model; remove the field",
@@ -125,6 +135,11 @@ PROFILE: Final = (
         "spec.tracking",
         lambda s: s.tracking is not None,
         "curves are in the metrics and in the report; remove the field",
+    ),
+    Unsupported(
+        "spec.pendingTimeoutSeconds",
+        lambda s: s.pending_timeout_seconds is not None,
+        "pods wait for nodes without a limit; remove the field",
     ),
 )
 """Refusals for an AdaptationProfile; `applies` gets its spec."""

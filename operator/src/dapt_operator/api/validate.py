@@ -145,8 +145,7 @@ def _unsupported_problems(
     for entry in find_unsupported(model):
         path = tuple(entry.field.split("."))
         value = _scalar_at(data, path)
-        shown = entry.field if value is None else f"{entry.field} {value}"
-        yield Problem(shown, value, entry.instead, document.line_of(path), prefix="not supported yet: ")
+        yield Problem(entry.field, value, entry.instead, document.line_of(path), supported=False)
 
 
 def _local_source_problems(model: Base, document: Document) -> Iterator[Problem]:
