@@ -1,0 +1,77 @@
+"""Whether a spec keeps within its profile's limits. All breaches at once."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from dapt_operator.api.conditions import OUTSIDE_PROFILE_LIMITS
+from dapt_operator.api.spec import DomainAdaptationSpec
+from dapt_operator.plan.observed import Wish
+
+
+def admit(wish: Wish, namespace: str) -> tuple[str, str]:
+    """Reason and message of what the profile does not allow; two empty strings when it allows all."""
+    if wish.spec is None or wish.profile is None:
+        return wish.reason, wish.message
+    breaches = problems(wish, namespace)
+    if not breaches:
+        return "", ""
+    return OUTSIDE_PROFILE_LIMITS, f"profile {wish.profile_name}: " + "; ".join(breaches)
+
+
+def problems(wish: Wish, namespace: str) -> tuple[str, ...]:
+    """One sentence for each breach."""
+    spec, profile = wish.spec, wish.profile
+    assert spec is not None
+    assert profile is not None
+    limits, found = profile.limits, []
+    if limits.namespaces and not _matches(namespace, limits.namespaces):
+        found.append(f"namespace {namespace} may not use it (allowed: {', '.join(limits.namespaces)})")
+    if limits.nodes is not None and spec.resources.nodes > limits.nodes:
+        found.append(f"spec.resources.nodes is {spec.resources.nodes}; at most {limits.nodes} are allowed")
+    per_node = profile.accelerator.per_node
+    if spec.resources.gpus_per_node is not None and spec.resources.gpus_per_node > per_node:
+        found.append(f"spec.resources.gpusPerNode is {spec.resources.gpus_per_node}; a node has {per_node}")
+    if (
+        limits.gpu_hours is not None
+        and spec.limits.gpu_hours is not None
+        and spec.limits.gpu_hours > limits.gpu_hours
+    ):
+        found.append(
+            f"spec.limits.gpuHours is {spec.limits.gpu_hours:g}; at most {limits.gpu_hours:g} are allowed"
+        )
+    if limits.sources:
+        found += [
+            f"source {source} is not allowed (allowed: {', '.join(limits.sources)})"
+            for source in sources(spec)
+            if not _matches(source, limits.sources)
+        ]
+    found += [
+        f"Secret {credential.secret_name} is not allowed (allowed: {', '.join(limits.secret_names)})"
+        for credential in spec.credentials
+        if not _matches(credential.secret_name, limits.secret_names)
+    ]
+    wanted = spec.priority_class_name
+    if wanted is not None and wanted not in limits.priority_classes:
+        allowed = ", ".join(limits.priority_classes) or "none"
+        found.append(f"spec.priorityClassName {wanted} is not allowed (allowed: {allowed})")
+    return tuple(found)
+
+
+def sources(spec: DomainAdaptationSpec) -> tuple[str, ...]:
+    """Every place that prepare reads."""
+    evaluation = spec.evaluation
+    tasks = (*evaluation.domain.tasks, *evaluation.general.tasks)
+    probes = (*evaluation.probes.domain, *evaluation.probes.general)
+    return (
+        spec.model.source,
+        *(source.source for source in (*spec.corpus.domain, *spec.corpus.general)),
+        *(task.source for task in tasks if task.source is not None),
+        *(probe.source for probe in probes),
+        *(source.source for source in (spec.finetuning.data if spec.finetuning else ())),
+        *(source.source for source in (spec.preference.data if spec.preference else ())),
+    )
+
+
+def _matches(value: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(value, pattern) for pattern in patterns)

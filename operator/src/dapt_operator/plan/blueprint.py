@@ -1,0 +1,444 @@
+"""Spec, profile and the facts of finished stages -> the configuration and resources of every stage.
+
+One function a stage. What a configuration needs of an earlier stage is an argument, so that nothing can be planned
+before it is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dapt_contract.base import Contract
+from dapt_contract.envelope import digest_of
+from dapt_contract.layout import MODEL as BASE_MODEL
+from dapt_contract.layout import STAGES
+from dapt_contract.metric import Measure, Side
+from dapt_contract.stages.common import (
+    DistributionConfig,
+    EvaluationConfig,
+    ModelReference,
+    OptimizerConfig,
+    ProbeConfig,
+    ScheduleConfig,
+    TaskConfig,
+)
+from dapt_contract.stages.evaluate import BaselineConfig, EvaluateConfig, NamedModel, VerifyConfig
+from dapt_contract.stages.finetune import FinetuneConfig
+from dapt_contract.stages.prepare import InstructionSource, PrepareConfig, PrepareFacts, TextSource
+from dapt_contract.stages.pretrain import CheckpointFacts, PretrainConfig
+from dapt_contract.stages.publish import CardFacts, PublishConfig
+from dapt_contract.stop_rule import StopRule
+from dapt_operator.api.profile import AdaptationProfileSpec
+from dapt_operator.api.run import RunResources
+from dapt_operator.api.spec import CpuResources, DomainAdaptationSpec, Optimizer, Schedule, Source
+from dapt_operator.plan.resolve import (
+    Batch,
+    Gang,
+    Steps,
+    budget_steps,
+    finetune_gang,
+    fit_batch,
+    halved,
+    learning_rate,
+    lora_config,
+    pretrain_gang,
+    replay_fraction,
+)
+
+BASE_REFERENCE = ModelReference(weights=BASE_MODEL)
+BASELINE_LINEAGE = f"{STAGES}/baseline-a1"
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A stage that could run now."""
+
+    stage: str
+    kind: str
+    attempt: int
+    candidate: str | None
+    config: Contract
+    resources: RunResources
+    secret_names: tuple[str, ...] = ()
+    signs_checkpoints: bool = False
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """The resolved numbers of pretraining."""
+
+    gang: Gang
+    batch: Batch
+    steps: Steps
+    learning_rate: float
+    replay_fraction: float
+    sequence_length_tokens: int
+
+
+def kinds(spec: DomainAdaptationSpec) -> tuple[str, ...]:
+    """The stages of an adaptation in their order."""
+    tuned = ("finetune",) if spec.finetuning is not None else ()
+    evaluated = ("evaluate",) if has_scores(spec) else ()
+    return ("prepare", "baseline", "pretrain", *evaluated, *tuned, "verify", "publish")
+
+
+def has_scores(spec: DomainAdaptationSpec) -> bool:
+    """Whether anything besides the perplexities is measured."""
+    wanted = spec.evaluation
+    return bool(wanted.domain.tasks or wanted.general.tasks or wanted.probes.domain or wanted.probes.general)
+
+
+def prepare_stage(spec: DomainAdaptationSpec) -> StagePlan:
+    """All reading of hubs and object stores."""
+    corpus = spec.corpus
+    tuning = spec.finetuning.data if spec.finetuning else ()
+    config = PrepareConfig(
+        model_source=spec.model.source,
+        domain=tuple(_text_source(source) for source in corpus.domain),
+        general=tuple(_text_source(source) for source in corpus.general),
+        held_out_fraction=corpus.held_out.fraction,
+        held_out_max_tokens=corpus.held_out.max_tokens,
+        sequence_length_tokens=corpus.sequence_length,
+        document_boundaries=corpus.packing.document_boundaries,
+        deduplicate="none" if corpus.deduplicate == "none" else "exact",
+        decontaminate=corpus.decontaminate,
+        bad_records_max_fraction=corpus.bad_records.max_fraction,
+        instructions=tuple(InstructionSource(source=s.source, format=s.format) for s in tuning),
+        tasks=_tasks(spec),
+        probes=_probes(spec),
+        global_batch_size=spec.pretraining.global_batch_size,
+        checkpoints_kept=min(spec.pretraining.checkpoints.count, 50),
+        trains_all_weights=spec.pretraining.method.lora is None,
+        seed=spec.seed,
+    )
+    secrets = tuple(credential.secret_name for credential in spec.credentials if credential.use == "read")
+    resources = _one_process(spec, spec.stage_resources.prepare, 0)
+    return StagePlan("prepare", "prepare", 1, None, config, resources, secret_names=secrets)
+
+
+def baseline_stage(
+    spec: DomainAdaptationSpec, profile: AdaptationProfileSpec, prepared: PrepareFacts
+) -> StagePlan:
+    """Measure the frozen base model."""
+    config = BaselineConfig(model=BASE_REFERENCE, evaluation=evaluation_config(spec, prepared))
+    return StagePlan("baseline", "baseline", 1, None, config, _measuring(spec, profile, "baseline"))
+
+
+def resolve_pretraining(
+    spec: DomainAdaptationSpec,
+    profile: AdaptationProfileSpec,
+    prepared: PrepareFacts,
+    base: Measure,
+    *,
+    halvings: int = 0,
+) -> Pretraining | None:
+    """The numbers of pretraining; None when the micro-batch cannot be halved as often as that.
+
+    Raises:
+        RefusedError: the batch cannot be divided, or nothing fits into memory.
+    """
+    gang = pretrain_gang(spec, profile)
+    replay = replay_fraction(spec, base)
+    length = prepared.sequence_length_tokens
+    steps = budget_steps(
+        spec, domain_tokens=prepared.domain_tokens, replay=replay, sequence_length_tokens=length
+    )
+    assert replay is not None
+    assert steps is not None
+    batch = fit_batch(
+        prepared.model,
+        spec,
+        profile,
+        gang,
+        stage="pretraining",
+        lora=lora_config(spec.pretraining.method),
+        global_batch_size=spec.pretraining.global_batch_size,
+        micro_batch_size=spec.pretraining.micro_batch_size,
+        sequence_length_tokens=length,
+    )
+    smaller = halved(batch, halvings)
+    if smaller is None:
+        return None
+    rate = learning_rate(spec.pretraining.method, spec.pretraining.optimizer.learning_rate)
+    return Pretraining(gang, smaller, steps, rate, replay, length)
+
+
+def pretrain_stage(
+    spec: DomainAdaptationSpec,
+    numbers: Pretraining,
+    base: Measure,
+    *,
+    attempt: int = 1,
+    max_train_seconds: float | None = None,
+) -> StagePlan:
+    """Continued pre-training."""
+    gates = spec.gates
+    config = PretrainConfig(
+        model=BASE_REFERENCE,
+        lora=lora_config(spec.pretraining.method),
+        total_steps=numbers.steps.total_steps,
+        checkpoint_steps=numbers.steps.checkpoint_steps,
+        sequence_length_tokens=numbers.sequence_length_tokens,
+        document_boundaries=spec.corpus.packing.document_boundaries,
+        global_batch_size=numbers.batch.global_batch_size,
+        micro_batch_size=numbers.batch.micro_batch_size,
+        replay_fraction=numbers.replay_fraction,
+        optimizer=_optimizer(spec.pretraining.optimizer, numbers.learning_rate),
+        schedule=_schedule(spec.pretraining.schedule),
+        distribution=_distribution(numbers.batch),
+        stop_rule=StopRule(
+            max_increase_fraction=gates.max_general_perplexity_increase,
+            patience=gates.patience,
+            hard_stop_factor=gates.hard_stop_factor,
+            enforce_limit=gates.on_breach != "Warn",
+        ),
+        base_general_perplexity=base.general.both.perplexity,
+        evaluation_context_length_tokens=numbers.sequence_length_tokens,
+        max_train_seconds=max_train_seconds,
+        seed=spec.seed,
+    )
+    return StagePlan(
+        "pretrain",
+        "pretrain",
+        attempt,
+        None,
+        config,
+        _gang_resources(numbers.gang, spec, None),
+        signs_checkpoints=True,
+    )
+
+
+def candidate_model(spec: DomainAdaptationSpec, row: CheckpointFacts, attempt: int = 1) -> ModelReference:
+    """Where a checkpoint's weights lie."""
+    folder = f"{STAGES}/pretrain-a{attempt}/try-{row.try_number}/checkpoint-{row.step}"
+    if spec.pretraining.method.lora is not None:
+        return ModelReference(weights=BASE_MODEL, adapters=(folder,))
+    return ModelReference(weights=folder)
+
+
+def evaluate_stage(
+    spec: DomainAdaptationSpec,
+    profile: AdaptationProfileSpec,
+    prepared: PrepareFacts,
+    candidate: str,
+    model: ModelReference,
+    *,
+    attempt: int = 1,
+) -> StagePlan:
+    """Measure one candidate."""
+    config = EvaluateConfig(
+        candidate=candidate,
+        model=model,
+        evaluation=evaluation_config(spec, prepared),
+        base_items_path=BASELINE_LINEAGE,
+    )
+    return StagePlan(
+        "evaluate", "evaluate", attempt, candidate, config, _measuring(spec, profile, "evaluate")
+    )
+
+
+def finetune_stage(
+    spec: DomainAdaptationSpec,
+    profile: AdaptationProfileSpec,
+    prepared: PrepareFacts,
+    candidate: str,
+    model: ModelReference,
+    *,
+    attempt: int = 1,
+    halvings: int = 0,
+) -> StagePlan | None:
+    """Supervised fine-tuning; None when the micro-batch cannot be halved as often as that.
+
+    Raises:
+        RefusedError: as `resolve_pretraining`.
+    """
+    tuning = spec.finetuning
+    assert tuning is not None
+    gang = finetune_gang(spec, profile)
+    length = min(tuning.sequence_length or prepared.sequence_length_tokens, prepared.model.max_positions)
+    wanted = tuning.global_batch_size
+    if wanted is None:  # pretraining's, brought to a number that these ranks can share
+        wanted = max(1, spec.pretraining.global_batch_size // gang.world_size) * gang.world_size
+        if tuning.micro_batch_size is not None:
+            share = gang.world_size * tuning.micro_batch_size
+            wanted = max(1, wanted // share) * share
+    lora = lora_config(tuning.method)
+    fitted = fit_batch(
+        prepared.model,
+        spec,
+        profile,
+        gang,
+        stage="finetuning",
+        lora=lora,
+        global_batch_size=wanted,
+        micro_batch_size=tuning.micro_batch_size,
+        sequence_length_tokens=length,
+    )
+    batch = halved(fitted, halvings)
+    if batch is None:
+        return None
+    config = FinetuneConfig(
+        model=model,
+        lora=lora,
+        epochs=tuning.budget.epochs,
+        total_steps=tuning.budget.steps,
+        sequence_length_tokens=length,
+        global_batch_size=batch.global_batch_size,
+        micro_batch_size=batch.micro_batch_size,
+        optimizer=_optimizer(tuning.optimizer, learning_rate(tuning.method, tuning.optimizer.learning_rate)),
+        schedule=_schedule(tuning.schedule),
+        distribution=_distribution(batch),
+        seed=spec.seed,
+    )
+    return StagePlan(
+        "finetune",
+        "finetune",
+        attempt,
+        candidate,
+        config,
+        _gang_resources(gang, spec, spec.stage_resources.finetune),
+        signs_checkpoints=True,
+    )
+
+
+def verify_stage(
+    spec: DomainAdaptationSpec,
+    profile: AdaptationProfileSpec,
+    prepared: PrepareFacts,
+    candidate: str,
+    chosen: ModelReference,
+    final: ModelReference,
+    *,
+    evaluated: bool,
+    attempt: int = 1,
+) -> StagePlan:
+    """Compare base, chosen and final model; what was measured before is read again, not measured again."""
+    reuse = [("base", BASELINE_LINEAGE)]
+    if evaluated:
+        reuse.append(("chosen", f"{STAGES}/evaluate-a{attempt}-{candidate}"))
+    config = VerifyConfig(
+        models=(
+            NamedModel(name="base", model=BASE_REFERENCE),
+            NamedModel(name="chosen", model=chosen),
+            NamedModel(name="final", model=final),
+        ),
+        evaluation=evaluation_config(spec, prepared),
+        base_items_path=BASELINE_LINEAGE,
+        reuse_paths=tuple(reuse),
+    )
+    return StagePlan("verify", "verify", attempt, candidate, config, _measuring(spec, profile, "verify"))
+
+
+def publish_stage(
+    spec: DomainAdaptationSpec, candidate: str, final: ModelReference, card: CardFacts, *, attempt: int = 1
+) -> StagePlan:
+    """Write the model to its destination."""
+    config = PublishConfig(
+        model=final,
+        destination=spec.output.destination,
+        run_digest=run_digest(spec),
+        model_card=spec.output.model_card,
+        card=card,
+    )
+    secrets = tuple(credential.secret_name for credential in spec.credentials if credential.use == "write")
+    resources = _one_process(spec, spec.stage_resources.publish, 0)
+    return StagePlan("publish", "publish", attempt, candidate, config, resources, secret_names=secrets)
+
+
+def run_digest(spec: DomainAdaptationSpec) -> str:
+    """Digest of every block that decides the model, so that the same wish made anew finds its result."""
+    blocks = spec.to_dict()
+    deciding = (
+        "model", "corpus", "pretraining", "evaluation", "gates", "selection", "finetuning", "preference", "seed",
+    )  # fmt: skip
+    return digest_of({name: blocks[name] for name in deciding if name in blocks})
+
+
+def evaluation_config(spec: DomainAdaptationSpec, prepared: PrepareFacts) -> EvaluationConfig:
+    """The same for every model of an adaptation; custom data lies on the work volume since prepare."""
+    return EvaluationConfig(
+        tasks=_tasks(spec),
+        probes=_probes(spec),
+        limit=spec.evaluation.limit,
+        context_length_tokens=prepared.sequence_length_tokens,
+        seed=spec.seed,
+    )
+
+
+def _tasks(spec: DomainAdaptationSpec) -> tuple[TaskConfig, ...]:
+    sides: tuple[Side, ...] = ("domain", "general")
+    return tuple(
+        TaskConfig(
+            name=task.name,
+            side=side,
+            source=task.source,
+            few_shot=task.few_shot if task.few_shot is not None else spec.evaluation.few_shot,
+        )
+        for side in sides
+        for task in (spec.evaluation.domain if side == "domain" else spec.evaluation.general).tasks
+    )
+
+
+def _probes(spec: DomainAdaptationSpec) -> tuple[ProbeConfig, ...]:
+    sets = spec.evaluation.probes
+    domain = [
+        ProbeConfig(name=f"probes-domain-{i}", side="domain", source=s.source)
+        for i, s in enumerate(sets.domain)
+    ]
+    general = [
+        ProbeConfig(name=f"probes-general-{i}", side="general", source=s.source)
+        for i, s in enumerate(sets.general)
+    ]
+    return (*domain, *general)
+
+
+def _text_source(source: Source) -> TextSource:
+    return TextSource(
+        source=source.source, text_field=source.text_field, weight=source.weight, max_tokens=source.max_tokens
+    )
+
+
+def _optimizer(asked: Optimizer, rate: float) -> OptimizerConfig:
+    return OptimizerConfig(
+        learning_rate=rate,
+        weight_decay=asked.weight_decay,
+        betas=(asked.betas[0], asked.betas[1]),
+        gradient_clip=asked.gradient_clip,
+    )
+
+
+def _schedule(asked: Schedule) -> ScheduleConfig:
+    return ScheduleConfig(
+        type=asked.type, warmup_fraction=asked.warmup_fraction, minimum_ratio=asked.minimum_ratio
+    )
+
+
+def _distribution(batch: Batch) -> DistributionConfig:
+    return DistributionConfig.model_validate(
+        {
+            "zero_stage": batch.zero_stage,
+            "gradient_checkpointing": batch.gradient_checkpointing,
+            "precision": batch.precision,
+        }
+    )
+
+
+def _gang_resources(gang: Gang, spec: DomainAdaptationSpec, own: CpuResources | None) -> RunResources:
+    return RunResources(
+        nodes=gang.nodes,
+        processes_per_node=gang.processes_per_node,
+        accelerators_per_node=gang.accelerators_per_node,
+        cpu=(own.cpu if own else None) or spec.resources.cpu,
+        memory=(own.memory if own else None) or spec.resources.memory,
+    )
+
+
+def _measuring(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec, stage: str) -> RunResources:
+    own = getattr(spec.stage_resources, stage)
+    processes = (own.gpus if own else None) or 1
+    gang = Gang(1, processes, processes if profile.accelerator.kind == "gpu" else 0)
+    return _gang_resources(gang, spec, own)
+
+
+def _one_process(spec: DomainAdaptationSpec, own: CpuResources | None, accelerators: int) -> RunResources:
+    return _gang_resources(Gang(1, 1, accelerators), spec, own)

@@ -1,0 +1,122 @@
+"""Observed facts in, plan out: the one decision that the cluster and the local run share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from dapt_operator.api.conditions import FINISHED, is_true
+from dapt_operator.api.ledger import Ledger
+from dapt_operator.api.run import Manifest, RunPhase, StageRun
+from dapt_operator.api.status import DomainAdaptationStatus
+from dapt_operator.launchers.base import Launcher
+from dapt_operator.plan import status as told
+from dapt_operator.plan.admission import admit
+from dapt_operator.plan.budget import limit_seconds, used_seconds
+from dapt_operator.plan.desired import Removal, next_run, unwanted
+from dapt_operator.plan.events import Notice, notices
+from dapt_operator.plan.history import absorb, lineage_of, put
+from dapt_operator.plan.observed import Observed
+from dapt_operator.plan.transitions import Do
+from dapt_operator.plan.walk import Situation, Walk
+
+LOOK_AGAIN_SECONDS = 10.0
+"""While a stage runs: its progress, its time, and what a watch may have lost."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done, in this order: apply, delete, one status write, events."""
+
+    apply: tuple[Manifest, ...] = ()
+    delete: tuple[Removal, ...] = ()
+    status: DomainAdaptationStatus | None = None
+    """None: it is as stored, and an unchanged status is never written."""
+    events: tuple[Notice, ...] = ()
+    requeue_after: float | None = None
+    """Seconds; None: only a change wakes us."""
+    needs_signing_secret: bool = False
+    """A run of `apply` mounts the key of the checkpoints' signatures, made once by the shell."""
+
+    def fields(self) -> dict[str, object]:
+        """For one log line."""
+        return {
+            "apply": [f"{manifest['kind']}/{manifest['metadata']['name']}" for manifest in self.apply],
+            "delete": [f"{removal.kind}/{removal.name}" for removal in self.delete],
+            "status": self.status is not None,
+            "phase": self.status.phase if self.status is not None else None,
+            "events": [notice.reason for notice in self.events],
+            "requeue_after": self.requeue_after,
+        }
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing is to be done now."""
+        return not (self.apply or self.delete or self.status or self.events)
+
+
+def decide(observed: Observed, launcher: Launcher) -> Plan:
+    """The plan for one adaptation at one moment. Equal arguments give an equal plan.
+
+    Args:
+        observed: what is known.
+        launcher: turns a stage run into manifests.
+    """
+    stored = observed.status
+    if observed.deleting or is_true(stored.conditions, FINISHED):
+        return Plan()  # owner references collect the children; what is finished never runs again
+    wish = observed.wish
+    reason, message = (wish.reason, wish.message) if wish.reason else admit(wish, observed.owner.namespace)
+    if reason or wish.spec is None or wish.profile is None:
+        return _with_status(observed, told.refused(observed, reason, message), Plan())
+    ledger = absorb(
+        stored.ledger or Ledger(), observed.runs, observed.now, wish.profile.retries, observed.generation
+    )
+    limit = limit_seconds(wish.spec, wish.profile)
+    used = used_seconds(ledger, observed.runs, observed.now)
+    left = None if limit is None else limit - used
+    situation = Situation(
+        wish.spec, wish.profile, ledger, observed.now, observed.generation, observed.owner.name, left
+    )
+    reached = Walk(situation).go()
+    run: StageRun | None = None
+    if reached.do is Do.START:
+        assert reached.look.stage is not None
+        run, record = next_run(observed, ledger, reached.look.stage, reached.look.record, left)
+        ledger = put(ledger, record)
+    keeps = reached.look.record is not None and reached.do is Do.WAIT
+    wanted = lineage_of(reached.look.record) if keeps and reached.look.record else None
+    removals = tuple(Removal("Job", state.object_name) for state in unwanted(observed, wanted))
+    status = told.working(observed, situation, ledger, reached, run, used)
+    plan = Plan(
+        apply=launcher.render(run, wish.profile, observed.owner) if run is not None else (),
+        delete=removals,
+        requeue_after=_requeue(observed, reached.do, reached.look.record and reached.look.record.not_before),
+        needs_signing_secret=run is not None and run.signs_checkpoints,
+    )
+    return _with_status(observed, status, plan)
+
+
+def _with_status(observed: Observed, status: DomainAdaptationStatus, plan: Plan) -> Plan:
+    if status == observed.status:
+        return plan
+    return Plan(
+        plan.apply,
+        plan.delete,
+        status,
+        notices(observed.status, status),
+        plan.requeue_after,
+        plan.needs_signing_secret,
+    )
+
+
+def _requeue(observed: Observed, do: Do, not_before: str | None) -> float | None:
+    if do in (Do.STALL, Do.FINISH, Do.END, Do.HOLD) and not observed.live:
+        return None
+    if do is Do.WAIT and not_before is not None:
+        wait = (datetime.fromisoformat(not_before) - observed.now).total_seconds()
+        if wait > 0:
+            return wait
+    if any(run.phase is RunPhase.FAILED for run in observed.live):
+        return 0.0
+    return LOOK_AGAIN_SECONDS

@@ -1,0 +1,91 @@
+"""The objects that are wanted and those that are not, as values; a shell makes them so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dapt_contract.run import RunIdentity
+from dapt_operator.api.conditions import timestamp
+from dapt_operator.api.ledger import Ledger, RunRecord
+from dapt_operator.api.run import RunState, StageRun
+from dapt_operator.plan.blueprint import StagePlan
+from dapt_operator.plan.budget import deadline_seconds
+from dapt_operator.plan.history import Lineage, lineage_of
+from dapt_operator.plan.observed import Observed
+
+
+@dataclass(frozen=True)
+class Removal:
+    """An object that has to go."""
+
+    kind: str
+    name: str
+
+
+def next_run(
+    observed: Observed, ledger: Ledger, stage: StagePlan, record: RunRecord | None, left_seconds: float | None
+) -> tuple[StageRun, RunRecord]:
+    """The next try of a stage, and the record that remembers it. Numbers of tries and fences only rise."""
+    identity = RunIdentity(
+        namespace=observed.owner.namespace,
+        name=observed.owner.name,
+        uid=observed.owner.uid,
+        stage=stage.stage,
+        attempt=stage.attempt,
+        candidate=stage.candidate,
+        try_number=record.try_number + 1 if record else 1,
+        fence=ledger.fence + 1,
+    )
+    run = StageRun(
+        identity=identity,
+        kind=stage.kind,
+        config=stage.config,
+        resources=stage.resources,
+        deadline_seconds=deadline_seconds(stage.resources, left_seconds),
+        secret_names=stage.secret_names,
+        signs_checkpoints=stage.signs_checkpoints,
+    )
+    fresh = {
+        "try_number": identity.try_number,
+        "fence": identity.fence,
+        "state": "Open",
+        "retry": False,
+        "cause": None,
+        "exit_code": None,
+        "message": "",
+        "config_digest": run.stage_file.config_digest,
+        "generation": observed.generation,
+        "created": timestamp(observed.now),
+        "started": None,
+        "completed": None,
+        "not_before": None,
+    }
+    if record is not None and not record.retry:  # a person changed the spec: its budgets begin anew
+        fresh |= {"failures": {}, "stuck": 0}
+    start = record or RunRecord(
+        stage=stage.stage,
+        kind=stage.kind,
+        attempt=stage.attempt,
+        candidate=stage.candidate,
+        fence=identity.fence,
+    )
+    return run, start.model_copy(update=fresh)
+
+
+def unwanted(observed: Observed, wanted: Lineage | None) -> tuple[RunState, ...]:
+    """Live runs other than the newest try of the wanted lineage.
+
+    Only those that the stored status knows: what it does not know is written there first, so that a run is never
+    forgotten and made twice.
+    """
+    stored = observed.status.ledger or Ledger()
+    newest = {lineage_of(record): record.try_number for record in stored.runs}
+    return tuple(run for run in observed.live if _is_unwanted(run, wanted, newest))
+
+
+def _is_unwanted(run: RunState, wanted: Lineage | None, newest: dict[Lineage, int]) -> bool:
+    lineage = lineage_of(run.identity)
+    stored_try = newest.get(lineage, 0)
+    if run.identity.try_number > stored_try:
+        return False
+    return lineage != wanted or run.identity.try_number < stored_try

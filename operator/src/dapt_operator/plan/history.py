@@ -1,0 +1,204 @@
+"""What the ledger learns from the runs that are there. Afterwards decisions read the ledger alone.
+
+A closed record never opens again by itself, and a lost message or a vanished Job costs one short try: every stage
+re-emits the finished report of its own work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from pydantic import ValidationError
+
+from dapt_contract.base import Contract
+from dapt_contract.failure import Cause
+from dapt_contract.run import RunIdentity
+from dapt_contract.stages import KINDS
+from dapt_operator.api.conditions import timestamp
+from dapt_operator.api.ledger import Ledger, RunRecord
+from dapt_operator.api.profile import Retries
+from dapt_operator.api.run import RunPhase, RunState
+from dapt_operator.plan.retries import after_failure, not_before
+
+LOST_AFTER_SECONDS = 10.0
+"""A run that was created longer ago and is not seen is gone."""
+
+Lineage = tuple[str, int, str | None]
+
+
+def lineage_of(value: RunRecord | RunIdentity) -> Lineage:
+    """Stage, attempt and candidate."""
+    return (value.stage, value.attempt, value.candidate)
+
+
+def find(ledger: Ledger, stage: str, attempt: int, candidate: str | None) -> RunRecord | None:
+    """The record of a lineage."""
+    return next((r for r in ledger.runs if lineage_of(r) == (stage, attempt, candidate)), None)
+
+
+def put(ledger: Ledger, record: RunRecord) -> Ledger:
+    """The ledger with this record replaced or added."""
+    known = any(lineage_of(old) == lineage_of(record) for old in ledger.runs)
+    runs = (
+        tuple(record if lineage_of(old) == lineage_of(record) else old for old in ledger.runs)
+        if known
+        else (*ledger.runs, record)
+    )
+    return ledger.model_copy(update={"runs": runs, "fence": max(ledger.fence, record.fence)})
+
+
+def facts_of(record: RunRecord | None) -> Contract | None:
+    """Facts of a record as their own model; None when there are none or they do not fit."""
+    if record is None or record.facts is None:
+        return None
+    try:
+        return KINDS[record.kind].facts.model_validate(record.facts)
+    except ValidationError:
+        return None
+
+
+def absorb(
+    ledger: Ledger,
+    runs: Iterable[RunState],
+    now: datetime,
+    limits: Retries,
+    generation: int,
+) -> Ledger:
+    """Fold the runs into the ledger.
+
+    Args:
+        ledger: as stored.
+        runs: what is there now; older tries of a lineage are ignored.
+        now: for lost runs and backoff.
+        limits: the profile's retries.
+        generation: of the spec.
+    """
+    newest: dict[Lineage, RunState] = {}
+    for run in runs:
+        lineage = lineage_of(run.identity)
+        if lineage not in newest or run.identity.try_number > newest[lineage].identity.try_number:
+            newest[lineage] = run
+        ledger = ledger.model_copy(update={"fence": max(ledger.fence, run.identity.fence)})
+    for run in sorted(newest.values(), key=lambda run: run.identity.fence):
+        record = find(ledger, *lineage_of(run.identity))
+        if record is None or run.identity.try_number > record.try_number:
+            record = adopted(record, run, generation)
+        if record.state == "Open" and run.identity.try_number == record.try_number:
+            ledger = put(ledger, _advanced(record, run, now, limits))
+    for record in ledger.runs:
+        if record.state == "Open" and lineage_of(record) not in newest and _is_lost(record, now):
+            ledger = put(ledger, _closed_as_lost(record, now))
+    return ledger
+
+
+def adopted(record: RunRecord | None, run: RunState, generation: int) -> RunRecord:
+    """The record of a try whose creation was not written down before the operator stopped."""
+    identity = run.identity
+    fresh = {
+        "try_number": identity.try_number,
+        "fence": identity.fence,
+        "state": "Open",
+        "retry": False,
+        "cause": None,
+        "exit_code": None,
+        "message": "",
+        "config_digest": run.config_digest,
+        "generation": generation,
+        "created": timestamp(run.created) if run.created else None,
+        "started": None,
+        "completed": None,
+        "not_before": None,
+    }
+    if record is not None:
+        return record.model_copy(update=fresh)
+    return RunRecord(
+        stage=identity.stage, kind=run.kind, attempt=identity.attempt, candidate=identity.candidate,
+        fence=identity.fence,
+    ).model_copy(update=fresh)  # fmt: skip
+
+
+def _advanced(record: RunRecord, run: RunState, now: datetime, limits: Retries) -> RunRecord:
+    started = timestamp(run.started) if run.started else record.started
+    if run.phase in (RunPhase.PENDING, RunPhase.RUNNING):
+        return record.model_copy(update={"started": started})
+    completed = run.completed or now
+    closed = record.model_copy(
+        update={
+            "started": started,
+            "completed": timestamp(completed),
+            "exit_code": run.exit_code,
+            "message": run.message[:4096],
+            "accelerator_seconds": record.accelerator_seconds + accelerator_seconds(run, now),
+            "facts": compact(run.facts) if run.facts is not None else record.facts,
+        }
+    )
+    if run.phase is RunPhase.SUCCEEDED:
+        if run.facts is None:
+            return closed.model_copy(
+                update={
+                    "state": "Failed",
+                    "retry": True,
+                    "cause": Cause.DISRUPTION.value,
+                    "message": "it succeeded and its message was lost: a short try reads the report again",
+                }
+            )
+        return closed.model_copy(update={"state": "Succeeded", "cause": None, "retry": False})
+    cause = run.cause or Cause.CRASH
+    reached = _step(run)
+    gained = reached > record.step
+    after = after_failure(record, cause, limits, gained=gained)
+    failures = dict(record.failures)
+    if after.budget:
+        failures[after.budget] = failures.get(after.budget, 0) + 1
+    return closed.model_copy(
+        update={
+            "state": "Failed",
+            "retry": after.retry,
+            "cause": cause.value,
+            "failures": failures,
+            "stuck": after.stuck,
+            "step": max(record.step, reached),
+            "halvings": record.halvings + (1 if after.halve and after.retry else 0),
+            "not_before": not_before(now, after),
+        }
+    )
+
+
+def _closed_as_lost(record: RunRecord, now: datetime) -> RunRecord:
+    return record.model_copy(
+        update={
+            "state": "Failed",
+            "retry": True,
+            "cause": Cause.DISRUPTION.value,
+            "message": "its Job is gone",
+            "completed": timestamp(now),
+        }
+    )
+
+
+def _is_lost(record: RunRecord, now: datetime) -> bool:
+    if record.created is None:
+        return True
+    return now - datetime.fromisoformat(record.created) > timedelta(seconds=LOST_AFTER_SECONDS)
+
+
+def _step(run: RunState) -> int:
+    reached = getattr(run.facts, "steps", 0) if run.kind == "pretrain" else 0
+    live = run.progress.step if run.progress is not None and run.progress.step is not None else 0
+    return max(int(reached), live)
+
+
+def accelerator_seconds(run: RunState, now: datetime) -> float:
+    """Accelerators held times seconds held so far."""
+    if run.started is None:
+        return 0.0
+    return run.accelerators * max(0.0, ((run.completed or now) - run.started).total_seconds())
+
+
+def compact(facts: Contract) -> dict[str, object]:
+    """As the termination message spells facts: what was read from one comes out unchanged."""
+    values: dict[str, object] = facts.model_dump(
+        mode="json", exclude_none=True, exclude_defaults=True, context={"compact": True}
+    )
+    return values

@@ -1,0 +1,132 @@
+"""Frozen facts: everything that a decision may depend on, counted once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from dapt_operator.api.manifest import Document
+from dapt_operator.api.profile import AdaptationProfile, AdaptationProfileSpec
+from dapt_operator.api.run import Manifest, Owner, RunPhase, RunState
+from dapt_operator.api.spec import DomainAdaptation, DomainAdaptationSpec
+from dapt_operator.api.status import DomainAdaptationStatus
+from dapt_operator.api.validate import check
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The resource and its profile, read and judged.
+
+    Either both `spec` and `profile` are there and `reason` is empty, or `reason` and `message` say what is wrong.
+    """
+
+    spec: DomainAdaptationSpec | None
+    profile: AdaptationProfileSpec | None
+    profile_name: str = ""
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One adaptation at one moment."""
+
+    now: datetime
+    owner: Owner
+    generation: int
+    resource_version: str
+    deleting: bool
+    wish: Wish
+    status: DomainAdaptationStatus
+    runs: tuple[RunState, ...]
+    """Runs of this very resource (its uid); others are waited out, never adopted."""
+
+    @property
+    def live(self) -> tuple[RunState, ...]:
+        """Runs whose processes may be there."""
+        return tuple(run for run in self.runs if run.phase in (RunPhase.PENDING, RunPhase.RUNNING))
+
+
+def observe(
+    resource: Manifest,
+    profile: Manifest | None,
+    runs: tuple[RunState, ...],
+    now: datetime,
+    *,
+    local: bool = True,
+) -> Observed:
+    """Bring raw objects into one frozen value.
+
+    Args:
+        resource: the DomainAdaptation as stored.
+        profile: its AdaptationProfile, None when there is none.
+        runs: what a launcher made of the children.
+        now: aware, UTC.
+        local: whether `file://` sources can be read where the stages run.
+    """
+    metadata = resource["metadata"]
+    owner = Owner(
+        namespace=metadata.get("namespace", "default"), name=metadata["name"], uid=metadata.get("uid", "")
+    )
+    return Observed(
+        now=now,
+        owner=owner,
+        generation=int(metadata.get("generation", 1)),
+        resource_version=str(metadata.get("resourceVersion", "")),
+        deleting=bool(metadata.get("deletionTimestamp")),
+        wish=read_wish(resource, profile, local=local),
+        status=DomainAdaptationStatus.model_validate(resource.get("status") or {}),
+        runs=tuple(run for run in runs if run.identity.uid == owner.uid),
+    )
+
+
+def read_wish(resource: Manifest, profile: Manifest | None, *, local: bool) -> Wish:
+    """Judge resource and profile each by itself; `admission` judges them together."""
+    adaptation, problems = check(Document(_plain(resource)), local=local)
+    if not isinstance(adaptation, DomainAdaptation):
+        unsupported = all(problem.prefix for problem in problems)
+        return Wish(
+            None,
+            None,
+            reason="NotSupported" if unsupported else "InvalidSpec",
+            message="; ".join(_sentence(problem) for problem in problems),
+        )
+    if profile is None:
+        name = adaptation.spec.profile
+        return Wish(
+            adaptation.spec,
+            None,
+            reason="ProfileNotFound",
+            message=f"there is no AdaptationProfile {name}: create it, or name another in spec.profile"
+            if name
+            else "no AdaptationProfile is marked as default: name one in spec.profile",
+        )
+    offered, problems = check(Document(_plain(profile)), local=local)
+    if not isinstance(offered, AdaptationProfile):
+        return Wish(
+            adaptation.spec,
+            None,
+            reason="InvalidSpec",
+            message="the profile is not valid: " + "; ".join(_sentence(problem) for problem in problems),
+        )
+    return Wish(adaptation.spec, offered.spec, offered.metadata.name)
+
+
+def _sentence(problem: Any) -> str:
+    """Without the line: the stored object has no lines."""
+    value = f"{problem.value!r} is not accepted; " if problem.shows_value else ""
+    return f"{problem.prefix}{problem.field or 'document'}: {value}{problem.message}"
+
+
+def _plain(manifest: Manifest) -> dict[str, Any]:
+    return {name: _copy(value) for name, value in manifest.items()}
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _copy(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copy(item) for item in value]
+    return value

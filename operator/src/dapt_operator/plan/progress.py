@@ -1,0 +1,42 @@
+"""`status.progress`: written at most every 10 s and 1 %, so that a thousand adaptations don't write for ever."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from dapt_operator.api.conditions import timestamp
+from dapt_operator.api.ledger import Ledger
+from dapt_operator.api.run import RunPhase
+from dapt_operator.api.status import Progress
+from dapt_operator.plan.history import find
+from dapt_operator.plan.observed import Observed
+
+LEAST_SECONDS = 10.0
+LEAST_FRACTION = 0.01
+
+
+def progress(observed: Observed, ledger: Ledger) -> tuple[Progress | None, str | None]:
+    """The progress of pretraining to write, and when it was read; the stored ones while they are fresh enough."""
+    old, old_time = observed.status.progress, ledger.progress_time
+    run = next((r for r in observed.live if r.kind == "pretrain" and r.progress is not None), None)
+    record = find(ledger, "pretrain", 1, None)
+    if record is not None and record.state == "Succeeded" and old is not None and old.fraction != 1.0:
+        return old.model_copy(
+            update={"fraction": 1.0, "step": old.total_steps or old.step, "eta_seconds": 0.0}
+        ), timestamp(observed.now)
+    if run is None or run.progress is None or run.phase is not RunPhase.RUNNING:
+        return old, old_time
+    read = run.progress
+    if old is not None and old_time is not None:
+        age = (observed.now - datetime.fromisoformat(old_time)).total_seconds()
+        if age < LEAST_SECONDS or abs(read.fraction - (old.fraction or 0.0)) < LEAST_FRACTION:
+            return old, old_time
+    new = Progress(
+        fraction=round(read.fraction, 4),
+        step=read.step,
+        total_steps=read.total_steps,
+        tokens=read.tokens,
+        tokens_per_second=read.tokens_per_second,
+        eta_seconds=max(0.0, read.eta_seconds) if read.eta_seconds is not None else None,
+    )
+    return new, timestamp(observed.now)

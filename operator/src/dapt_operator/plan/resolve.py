@@ -1,0 +1,243 @@
+"""'Automatic' and the defaults that depend on something else, brought to numbers.
+
+Raises `RefusedError` for what the numbers rule out; the message says which field, which value, and what would do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dapt_contract.metric import Measure
+from dapt_contract.stages.common import LoraConfig
+from dapt_contract.stages.prepare import ModelFacts, PrepareFacts
+from dapt_operator.api.conditions import INVALID_SPEC, NOT_ENOUGH_MEMORY
+from dapt_operator.api.profile import AdaptationProfileSpec
+from dapt_operator.api.spec import DomainAdaptationSpec, Lora, Method
+from dapt_operator.plan.memory import GIB, MemoryParts, training_memory
+
+FULL_LEARNING_RATE = 2.0e-5
+LORA_LEARNING_RATE = 1.0e-4
+WEAK_REPLAY_FRACTION = 0.05
+STRONG_REPLAY_FRACTION = 0.25
+STRONG_SHIFT_NATS = 1.0
+MAX_CHECKPOINTS = 50
+LARGEST_SEQUENCE_TOKENS = 4096
+MICRO_BATCH_TOKENS = {"gpu": 32_768, "cpu": 1024}
+"""More tokens in one forward pass gain nothing: a GPU is busy, a CPU's caches are full."""
+
+
+class RefusedError(Exception):
+    """The spec asks for what cannot be; trying again does not help, changing the spec does."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Gang:
+    """The ranks of a training stage."""
+
+    nodes: int
+    processes_per_node: int
+    accelerators_per_node: int
+
+    @property
+    def world_size(self) -> int:
+        """All ranks."""
+        return self.nodes * self.processes_per_node
+
+
+@dataclass(frozen=True)
+class Batch:
+    """How the global batch is made, and what it takes."""
+
+    global_batch_size: int
+    micro_batch_size: int
+    accumulation: int
+    zero_stage: int
+    gradient_checkpointing: bool
+    precision: str
+    memory: MemoryParts
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The budget in steps."""
+
+    total_tokens: int
+    total_steps: int
+    checkpoint_steps: tuple[int, ...]
+
+
+def lora_config(method: Method) -> LoraConfig | None:
+    """The adapters' settings; None for full training."""
+    lora: Lora | None = method.lora
+    if lora is None:
+        return None
+    return LoraConfig(
+        rank=lora.rank, alpha=float(lora.effective_alpha), dropout=lora.dropout, targets=lora.targets
+    )
+
+
+def learning_rate(method: Method, asked: float | None) -> float:
+    """2e-5 for full training, 1e-4 for LoRA (docs/training.md)."""
+    if asked is not None:
+        return asked
+    return LORA_LEARNING_RATE if method.lora is not None else FULL_LEARNING_RATE
+
+
+def pretrain_gang(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) -> Gang:
+    """`resources`, or the profile's accelerators a node."""
+    per_node = spec.resources.gpus_per_node or profile.accelerator.per_node
+    gpus = per_node if profile.accelerator.kind == "gpu" else 0
+    return Gang(spec.resources.nodes, per_node, gpus)
+
+
+def finetune_gang(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) -> Gang:
+    """One node with the accelerators of pretraining's nodes, unless `stageResources.finetune` says otherwise."""
+    asked = spec.stage_resources.finetune.gpus if spec.stage_resources.finetune else None
+    per_node = asked or pretrain_gang(spec, profile).processes_per_node
+    return Gang(1, per_node, per_node if profile.accelerator.kind == "gpu" else 0)
+
+
+def replay_fraction(spec: DomainAdaptationSpec, base: Measure | None) -> float | None:
+    """Share of general tokens: as asked, 0 with `generalUse: measure`, else by the measured shift.
+
+    The shift is the base model's domain loss minus its general loss, in nats a token. From 0 to 1 nat the share rises
+    in a straight line from 0.05 to 0.25: 5 % is enough for a weak shift, a shift of a language's size (about 1 nat)
+    still forgets much at 10 % (Ibrahim et al. 2024). Rounded to 0.01. None before the base model was measured.
+    """
+    if spec.corpus.general_use == "measure":
+        return 0.0
+    if spec.corpus.replay_fraction is not None:
+        return spec.corpus.replay_fraction
+    if base is None:
+        return None
+    shift = base.domain.both.loss_nats - base.general.both.loss_nats
+    share = min(max(shift / STRONG_SHIFT_NATS, 0.0), 1.0)
+    return round(WEAK_REPLAY_FRACTION + share * (STRONG_REPLAY_FRACTION - WEAK_REPLAY_FRACTION), 2)
+
+
+def sequence_length(spec: DomainAdaptationSpec, prepare: PrepareFacts | None) -> int | None:
+    """What prepare packed; before that what the spec says."""
+    return prepare.sequence_length_tokens if prepare else spec.corpus.sequence_length
+
+
+def budget_steps(
+    spec: DomainAdaptationSpec,
+    *,
+    domain_tokens: int | None,
+    replay: float | None,
+    sequence_length_tokens: int,
+) -> Steps | None:
+    """Total tokens, steps and checkpoints; None while the corpus is not counted and the budget is in epochs.
+
+    With epochs: total tokens = domain tokens x epochs / (1 - replay), since replay replaces nothing of the passes.
+    """
+    budget = spec.pretraining.budget
+    a_step = spec.pretraining.global_batch_size * sequence_length_tokens
+    if budget.steps is not None:
+        steps, tokens = budget.steps, budget.steps * a_step
+    else:
+        if budget.tokens is not None:
+            tokens = budget.tokens
+        elif domain_tokens is not None and replay is not None:
+            tokens = round(domain_tokens * (budget.epochs or 1.0) / (1.0 - replay))
+        else:
+            return None
+        steps = max(1, round(tokens / a_step))
+    count = min(spec.pretraining.checkpoints.count, steps, MAX_CHECKPOINTS)
+    return Steps(tokens, steps, tuple(round(number * steps / count) for number in range(1, count + 1)))
+
+
+def check_divisible(field: str, global_batch_size: int, parts: int, explained: str) -> None:
+    """Refuse a batch that cannot be shared equally, with the nearest that can."""
+    if global_batch_size % parts == 0:
+        return
+    below = global_batch_size // parts * parts
+    nearest = f"{below} or {below + parts}" if below else str(parts)
+    raise RefusedError(
+        INVALID_SPEC,
+        f"{field} is {global_batch_size}, which cannot be divided by {parts} ({explained}): write {nearest}",
+    )
+
+
+def fit_batch(
+    model: ModelFacts,
+    spec: DomainAdaptationSpec,
+    profile: AdaptationProfileSpec,
+    gang: Gang,
+    *,
+    stage: str,
+    lora: LoraConfig | None,
+    global_batch_size: int,
+    micro_batch_size: int | None,
+    sequence_length_tokens: int,
+) -> Batch:
+    """The largest micro-batch that fits by the estimate; checkpointing of activations only when nothing else does.
+
+    Raises:
+        RefusedError: nothing fits, with the parts of the smallest try; or the batch cannot be divided.
+    """
+    wanted = spec.pretraining.distribution
+    kind = profile.accelerator.kind
+    precision = wanted.precision or ("bf16" if kind == "gpu" else "fp32")
+    zero = wanted.zero_stage if wanted.zero_stage is not None else (2 if gang.world_size > 1 else 0)
+    field = f"spec.{stage}.globalBatchSize"
+    ranks = f"{gang.nodes} nodes x {gang.processes_per_node} processes"
+    check_divisible(field, global_batch_size, gang.world_size, ranks)
+    per_rank = global_batch_size // gang.world_size
+    if micro_batch_size is not None:
+        check_divisible(
+            field,
+            global_batch_size,
+            gang.world_size * micro_batch_size,
+            f"{ranks} x micro-batch {micro_batch_size}",
+        )
+    choices = [size for size in range(per_rank, 0, -1) if per_rank % size == 0]
+    if micro_batch_size is None:
+        most = max(1, MICRO_BATCH_TOKENS[kind] // sequence_length_tokens)
+        choices = [size for size in choices if size <= most]
+    else:
+        choices = [size for size in choices if size <= micro_batch_size]
+        choices = choices[:1]
+    recompute = (
+        [wanted.gradient_checkpointing] if wanted.gradient_checkpointing is not None else [False, True]
+    )
+    room = profile.accelerator.memory_gib * GIB
+    smallest: MemoryParts | None = None
+    for checkpointing in recompute:
+        for size in choices:
+            memory = training_memory(
+                model, lora, kind=kind, world_size=gang.world_size, zero_stage=zero, precision=precision,
+                micro_batch_size=size, sequence_length_tokens=sequence_length_tokens,
+                gradient_checkpointing=checkpointing,
+            )  # fmt: skip
+            if memory.total <= room:
+                return Batch(
+                    global_batch_size, size, per_rank // size, zero, checkpointing, precision, memory
+                )
+            smallest = memory
+    assert smallest is not None
+    raise RefusedError(
+        NOT_ENOUGH_MEMORY,
+        f"{stage} needs {smallest.total / GIB:.1f} GiB a rank by the estimate ({smallest.text()}) and the profile's"
+        f" accelerator.memoryGiB is {profile.accelerator.memory_gib:g}: use lora, a shorter corpus.sequenceLength,"
+        " more ranks, or a profile with more memory",
+    )
+
+
+def halved(batch: Batch, halvings: int) -> Batch | None:
+    """The same global batch with the micro-batch at most half, `halvings` times; None when it is 1 already."""
+    per_rank = batch.micro_batch_size * batch.accumulation
+    size = batch.micro_batch_size
+    for _ in range(halvings):
+        if size == 1:
+            return None
+        size = max(divisor for divisor in range(1, size // 2 + 1) if per_rank % divisor == 0)
+    return Batch(
+        batch.global_batch_size, size, per_rank // size, batch.zero_stage, batch.gradient_checkpointing,
+        batch.precision, batch.memory,
+    )  # fmt: skip

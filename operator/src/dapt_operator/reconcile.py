@@ -1,0 +1,98 @@
+"""Observe, decide, apply: the one loop body that the cluster and the local command share.
+
+The order makes it safe to stop between any two calls: a run that was created and not written down is found again by
+its name; nothing is deleted that the stored status does not know; events come last, since losing one loses nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import Mapping
+
+from dapt_operator.api.names import LABEL_NAME, LABEL_UID, signing_secret_name
+from dapt_operator.api.run import Manifest, Owner
+from dapt_operator.cluster.port import Cluster, Conflict, Event, Key, ObjectReference, World
+from dapt_operator.launchers.base import Launcher
+from dapt_operator.plan.decide import Plan, decide
+from dapt_operator.plan.observed import Observed, observe
+
+MAX_CONFLICTS = 5
+DEFAULT_LAUNCHER = "IndexedJob"
+
+
+def reconcile(cluster: Cluster, key: Key, launchers: Mapping[str, Launcher], *, local: bool = True) -> Plan:
+    """Bring one adaptation a step further. Doing it twice is doing it once.
+
+    Args:
+        cluster: the port to the world.
+        key: which adaptation.
+        launchers: by the name that profiles use.
+        local: whether stages run where `file://` sources lie.
+
+    Raises:
+        Conflict: someone kept writing the resource; try again later.
+    """
+    for attempt in range(MAX_CONFLICTS):
+        world = cluster.observe(key)
+        if world.resource is None:
+            return Plan()
+        launcher = _launcher(world, launchers)
+        observed = _observed(world, launcher, local)
+        plan = decide(observed, launcher)
+        try:
+            _carry_out(cluster, key, observed, plan)
+        except Conflict:
+            if attempt == MAX_CONFLICTS - 1:
+                raise
+            continue
+        return plan
+    raise AssertionError("unreachable")
+
+
+def _observed(world: World, launcher: Launcher, local: bool) -> Observed:
+    assert world.resource is not None
+    return observe(world.resource, world.profile, launcher.states(world.children), world.now, local=local)
+
+
+def _launcher(world: World, launchers: Mapping[str, Launcher]) -> Launcher:
+    wanted = ((world.profile or {}).get("spec") or {}).get("launcher", DEFAULT_LAUNCHER)
+    return launchers.get(wanted, launchers[DEFAULT_LAUNCHER])
+
+
+def _carry_out(cluster: Cluster, key: Key, observed: Observed, plan: Plan) -> None:
+    if plan.needs_signing_secret:
+        cluster.apply(key, signing_secret(observed.owner, secrets.token_bytes(32)))
+    for manifest in plan.apply:
+        cluster.apply(key, manifest)
+    for removal in plan.delete:
+        cluster.delete(key, ObjectReference(removal.kind, removal.name))
+    if plan.status is not None:
+        cluster.write_status(key, plan.status.to_dict(), observed.resource_version)
+    for notice in plan.events:
+        cluster.record(key, Event(notice.type, notice.reason, notice.message))
+
+
+def signing_secret(owner: Owner, token: bytes) -> Manifest:
+    """The Secret with the key of the checkpoints' signatures; created once, so a later token has no effect."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": signing_secret_name(owner.name, owner.uid),
+            "namespace": owner.namespace,
+            "labels": {LABEL_NAME: owner.name, LABEL_UID: owner.uid},
+            "ownerReferences": [
+                {
+                    "apiVersion": "dapt.dev/v1alpha1",
+                    "kind": "DomainAdaptation",
+                    "name": owner.name,
+                    "uid": owner.uid,
+                    "controller": True,
+                    "blockOwnerDeletion": False,
+                }
+            ],
+        },
+        "type": "Opaque",
+        "data": {"key": base64.b64encode(token).decode()},
+    }

@@ -1,0 +1,85 @@
+"""One adaptation in a cluster in memory, with its operator and its kubelet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from builders import adaptation, healthy, profile
+from dapt_contract.stage_file import StageFile
+from dapt_operator.cluster.memory import MemoryCluster, Script
+from dapt_operator.launchers import LAUNCHERS
+from dapt_operator.plan.decide import Plan
+from dapt_operator.reconcile import reconcile
+
+
+class World:
+    """Shorthand for scenarios: `visit` is one reconcile, `live` goes on until nothing happens."""
+
+    def __init__(self, spec: dict[str, Any] | None = None, offered: dict[str, Any] | None = None) -> None:
+        self.cluster = MemoryCluster()
+        self.cluster.add_profile(profile(**(offered or {})))
+        self.key = self.cluster.add(adaptation(**(spec or {})))
+        self.runs: list[StageFile] = []
+        self.plans: list[Plan] = []
+
+    def visit(self) -> Plan:
+        """One reconcile."""
+        plan = reconcile(self.cluster, self.key, LAUNCHERS)
+        self.plans.append(plan)
+        seen = {run.run.key for run in self.runs}
+        self.runs += [stage for stage in self.cluster.stage_files(self.key) if stage.run.key not in seen]
+        return plan
+
+    def settle(self) -> None:
+        """Reconcile until a visit changes nothing."""
+        for _ in range(10):
+            if self.visit().is_empty:
+                return
+        raise AssertionError("planning does not come to rest")
+
+    def live(self, script: Script = healthy, until: Callable[[World], bool] | None = None) -> None:
+        """Reconcile and run pods until neither has anything to do, or until `until` holds."""
+        for _ in range(200):
+            self.settle()
+            if until is not None and until(self):
+                return
+            if self.cluster.run_pods(self.key, script):
+                continue
+            wait = self.plans[-1].requeue_after
+            if wait is None or self.cluster.live_jobs(self.key):
+                return
+            self.cluster.advance(wait)
+        raise AssertionError("this life does not end")
+
+    def live_until(self, stage: str, script: Script = healthy) -> None:
+        """Until a run of this stage lives."""
+        self.live(script, lambda world: world.running == stage)
+        assert self.running == stage
+
+    @property
+    def running(self) -> str | None:
+        """The stage whose Job lives."""
+        jobs = self.cluster.live_jobs(self.key)
+        return jobs[0]["metadata"]["labels"]["dapt.dev/stage"] if jobs else None
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """As stored."""
+        return self.cluster.status(self.key)
+
+    def condition(self, type_: str) -> tuple[str, str, str]:
+        """Status, reason and message."""
+        found = next(item for item in self.status["conditions"] if item["type"] == type_)
+        return (found["status"], found["reason"], found.get("message", ""))
+
+    def edit(self, **over: Any) -> None:
+        """Lay changes over the spec, as a person does."""
+        from builders import merged
+
+        def change(spec: dict[str, Any]) -> None:
+            changed = merged(spec, over)
+            spec.clear()
+            spec.update(changed)
+
+        self.cluster.edit(self.key, change)
