@@ -89,8 +89,8 @@ class Mixture:
         if missing:
             raise InputError(
                 *(
-                    f"corpus.{side}: no sequence is left for training, but {needed[side]:.2f} of the training tokens "
-                    "should come from it; add text, or change corpus.replayFraction"
+                    f"spec.corpus.{side}: no sequence is left for training, but {needed[side]:.2f} of the tokens "
+                    "should come from it; add text, or change spec.corpus.replayFraction"
                     for side in missing
                 )
             )

@@ -1,0 +1,175 @@
+"""What is computed of each document alone: digest, tokens, evaluation items in it, shingles. Spread over all cores.
+
+A batch gives the same values wherever it is computed, and batches come back in the order in which they were given, so
+the data does not depend on the number of cores. Small corpora are done in this process: starting others takes longer.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dapt_trainer.data.contamination import ContaminationIndex
+from dapt_trainer.data.near_duplicates import SHINGLE_WORDS, sketches
+from dapt_trainer.data.text import Hashes, WordHasher, normalized, text_digest, words
+
+BATCH_CHARACTERS = 1_000_000
+BATCH_DOCUMENTS = 2_000
+_INLINE_CHARACTERS = 6_000_000
+"""Text below this is analysed in this process: starting others would take longer."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every process needs."""
+
+    tokenizer_json: str
+    begin_of_text_id: int | None
+    end_of_text_id: int
+    contamination: ContaminationIndex
+
+
+@dataclass(frozen=True)
+class AnalysedBatch:
+    """Values of D documents with T tokens and K shingles in all."""
+
+    digests: list[bytes]
+    """[D] of the normalized texts; empty bytes where a text has no word or token."""
+    tokens: npt.NDArray[np.uint32]
+    """[T] of all documents, special tokens around each."""
+    token_counts: npt.NDArray[np.int64]
+    """[D]"""
+    contaminated_by: npt.NDArray[np.int32]
+    """[D] index of the first task with an item in the document, or -1."""
+    shingles: Hashes
+    """[K] sampled, sorted within a document."""
+    shingle_counts: npt.NDArray[np.int64]
+    """[D]"""
+
+
+class Analyst:
+    """Analyses batches in one process."""
+
+    def __init__(self, settings: Settings) -> None:
+        from tokenizers import Tokenizer
+
+        self._settings = settings
+        self._tokenizer = Tokenizer.from_str(settings.tokenizer_json)
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True  # a text that spells end-of-text does not end
+        self._hasher = WordHasher()
+
+    def __call__(self, texts: Sequence[str]) -> AnalysedBatch:
+        """All values of a batch."""
+        plain = [normalized(text) for text in texts]
+        text_words = [words(text) for text in plain]
+        counts = np.array([len(item) for item in text_words], dtype=np.int64)
+        hashes = self._hasher.hashes([word for item in text_words for word in item])
+        lengths = [SHINGLE_WORDS, *self._settings.contamination.lengths]
+        ngrams = self._hasher.ngrams(hashes, lengths)
+        shingles, shingle_counts = sketches(ngrams[0], counts)
+        tokens, token_counts = self._tokens(texts)
+        return AnalysedBatch(
+            digests=[text_digest(text) if text else b"" for text in plain],
+            tokens=tokens,
+            token_counts=token_counts,
+            contaminated_by=self._settings.contamination.find(ngrams[1:], counts),
+            shingles=shingles,
+            shingle_counts=shingle_counts,
+        )
+
+    def _tokens(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+        begin = self._settings.begin_of_text_id
+        head = [] if begin is None else [begin]
+        tail = [self._settings.end_of_text_id]
+        encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        parts: list[int] = []
+        counts = np.empty(len(texts), dtype=np.int64)
+        for number, encoding in enumerate(encoded):
+            before = len(parts)
+            parts += head
+            parts += encoding.ids
+            parts += tail
+            counts[number] = len(parts) - before
+        return np.array(parts, dtype=np.uint32), counts
+
+
+class AnalysisPool:
+    """Analyses a stream of batches on all cores.
+
+    Args:
+        settings: for every process.
+        processes: 1 means this process.
+        inline_characters: text up to this is done in this process in any case.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        processes: int | None = None,
+        inline_characters: int = _INLINE_CHARACTERS,
+    ) -> None:
+        self._settings = settings
+        self._processes = processes or len(os.sched_getaffinity(0))
+        self._inline_left = inline_characters
+        self._analyst: Analyst | None = None
+        self._pool: Any = None
+
+    def analysed(self, batches: Iterable[Sequence[str]]) -> Iterator[AnalysedBatch]:
+        """One result a batch, in order; at most two batches a process are under way."""
+        waiting: deque[Callable[[], AnalysedBatch]] = deque()
+        for batch in batches:
+            waiting.append(self._start(batch))
+            while len(waiting) > 2 * self._processes:
+                yield waiting.popleft()()
+        while waiting:
+            yield waiting.popleft()()
+
+    def _start(self, batch: Sequence[str]) -> Callable[[], AnalysedBatch]:
+        if self._pool is None and (self._processes == 1 or self._inline_left > 0):
+            self._inline_left -= sum(len(text) for text in batch)
+            self._analyst = self._analyst or Analyst(self._settings)
+            result = self._analyst(batch)
+            return lambda: result
+        if self._pool is None:
+            # spawn: the progress server's threads do not survive a fork
+            context = multiprocessing.get_context("spawn")
+            self._pool = context.Pool(self._processes, _start_process, (self._settings,))
+        get: Callable[[], AnalysedBatch] = self._pool.apply_async(_analyse, (batch,)).get
+        return get
+
+    def __enter__(self) -> AnalysisPool:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the processes."""
+        if self._pool is not None:
+            self._pool.terminate()
+            self._pool.join()
+
+
+_process_analyst: Analyst | None = None
+
+
+def _start_process(settings: Settings) -> None:
+    global _process_analyst
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process a core already
+    _process_analyst = Analyst(settings)
+
+
+def _analyse(texts: Sequence[str]) -> AnalysedBatch:
+    assert _process_analyst is not None
+    return _process_analyst(texts)

@@ -1,0 +1,112 @@
+"""Evaluation items in training documents: found by word n-grams, dropped and counted by task.
+
+A document contains an item when it contains, after normalization,
+- any 13 words in a row of the item's question (Brown et al. 2020, GPT-3, appendix C), or
+- a shorter question as a whole, when it has at least `MIN_QUESTION_WORDS` words, or
+- the question followed by its right answer, also with the word "answer" between, when both together have at least
+  `MIN_ITEM_WORDS` words.
+A probe's prompt is the beginning of a statement, not a question: below `MIN_PROMPT_WORDS` words it counts only together
+with its answer. Items shorter than that are in every text and cannot be looked for; their number is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dapt_trainer.data.text import Hashes, WordHasher, normalized, words
+
+NGRAM_WORDS = 13
+MIN_QUESTION_WORDS = 5
+MIN_PROMPT_WORDS = 8
+MIN_ITEM_WORDS = 5
+
+
+@dataclass(frozen=True)
+class EvaluationItem:
+    """What must not be trained on."""
+
+    task: str
+    question: str
+    answer: str
+    is_prompt: bool = False
+    """A probe's prompt: the beginning of a statement."""
+
+
+@dataclass(frozen=True)
+class ContaminationIndex:
+    """Hashes of the n-grams of all items, by their length in words."""
+
+    tasks: tuple[str, ...] = ()
+    lengths: tuple[int, ...] = ()
+    """Numbers of words that are looked for."""
+    hashes: tuple[Hashes, ...] = ()
+    """For each length, sorted."""
+    owners: tuple[npt.NDArray[np.int32], ...] = ()
+    """For each length the index of the task that each hash belongs to."""
+    too_short: int = 0
+    """Items that cannot be looked for."""
+
+    def find(self, ngrams: Sequence[Hashes], word_counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+        """The first task with an item in each document of a batch, or -1.
+
+        Args:
+            ngrams: for each of `lengths` the hashes over all words of the batch in a row.
+            word_counts: [D] words of each document.
+        """
+        result = np.full(len(word_counts), -1, dtype=np.int32)
+        if not self.lengths or not len(word_counts):
+            return result
+        ends = np.cumsum(word_counts)
+        for length, batch, known, owners in zip(self.lengths, ngrams, self.hashes, self.owners, strict=True):
+            places = np.searchsorted(known, batch)
+            places[places == len(known)] = 0
+            hits = np.flatnonzero(known[places] == batch)
+            documents = np.searchsorted(ends, hits, side="right")
+            inside = hits + length <= ends[documents]  # not across the end of a document
+            for document, owner in zip(
+                documents[inside].tolist(), owners[places[hits[inside]]].tolist(), strict=True
+            ):
+                if result[document] < 0 or owner < result[document]:
+                    result[document] = owner
+        return result
+
+
+def contamination_index(items: Iterable[EvaluationItem]) -> ContaminationIndex:
+    """Build the index of all items; an n-gram that two tasks share belongs to the first."""
+    hasher = WordHasher()
+    tasks: list[str] = []
+    found: dict[int, dict[int, int]] = {}
+    too_short = 0
+    for item in items:
+        if item.task not in tasks:
+            tasks.append(item.task)
+        runs = _runs(item)
+        too_short += not runs
+        for run in runs:
+            length = min(NGRAM_WORDS, len(run))
+            (hashes,) = hasher.ngrams(hasher.hashes(run), [length])
+            for value in hashes.tolist():
+                found.setdefault(length, {}).setdefault(value, tasks.index(item.task))
+    lengths = tuple(sorted(found))
+    sorted_items = [sorted(found[length].items()) for length in lengths]
+    return ContaminationIndex(
+        tasks=tuple(tasks),
+        lengths=lengths,
+        hashes=tuple(np.array([value for value, _ in pairs], dtype=np.uint64) for pairs in sorted_items),
+        owners=tuple(np.array([owner for _, owner in pairs], dtype=np.int32) for pairs in sorted_items),
+        too_short=too_short,
+    )
+
+
+def _runs(item: EvaluationItem) -> list[list[str]]:
+    """Runs of words of which each 13 in a row, or the whole, give the item away."""
+    question, answer = words(normalized(item.question)), words(normalized(item.answer))
+    least = MIN_PROMPT_WORDS if item.is_prompt else MIN_QUESTION_WORDS
+    runs = [question] if len(question) >= least else []
+    if len(question) < NGRAM_WORDS and question and len(question) + len(answer) >= MIN_ITEM_WORDS:
+        runs += [(question + answer)[:NGRAM_WORDS], [*question, "answer", *answer][:NGRAM_WORDS]]
+    return runs

@@ -1,0 +1,205 @@
+"""From the URI of a source to its files: local, mounted claims, Hugging Face, S3 and Google Cloud Storage.
+
+    file://PATH                          this machine (local runs)
+    pvc://CLAIM/PATH                     a claim that the pod mounts at /mnt/claims/CLAIM (see CLAIMS_FOLDER)
+    hf://datasets/ORG/NAME@REVISION/PATH files of a data set; a moving revision is resolved and recorded
+    s3://BUCKET/PATH, gs://BUCKET/PATH   object stores; credentials and AWS_ENDPOINT_URL from the environment
+
+PATH may hold wildcards (`*`, `**`, `?`, `[a-z]`); a folder stands for all files of a known type below it. Files are
+read in the order of their names.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from dapt_trainer.data.problems import first_line
+from dapt_trainer.errors import InputError
+
+CLAIMS_FOLDER = "DAPT_CLAIMS"
+"""Environment variable: folder below which the claims of pvc:// are mounted; default /mnt/claims."""
+DEFAULT_CLAIMS_FOLDER = "/mnt/claims"
+
+FORMATS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".txt": "text",
+    ".text": "text",
+    ".md": "text",
+}
+COMPRESSIONS = (".gz", ".zst")
+ACCEPTED = (
+    ".jsonl, .ndjson or .json (one record a line), .parquet, .txt, .md, each but .parquet also .gz or .zst"
+)
+_WILDCARDS = "*?["
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a source."""
+
+    path: str
+    """As its file system knows it."""
+    label: str
+    """As messages name it."""
+    format: str
+    """jsonl, parquet or text."""
+    compression: str
+    """.gz, .zst or nothing."""
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class ResolvedSource:
+    """A source whose files are known."""
+
+    uri: str
+    filesystem: Any
+    """fsspec file system."""
+    files: tuple[SourceFile, ...]
+    resolved: str
+    """URI with an immutable revision, and what was found there: for the record."""
+
+
+def file_format(path: str) -> tuple[str, str] | None:
+    """(format, compression) by the file's name; None when it is of no known type."""
+    name = path.rsplit("/", 1)[-1].lower()
+    compression = next((ending for ending in COMPRESSIONS if name.endswith(ending)), "")
+    name = name[: len(name) - len(compression)]
+    known = next((kind for ending, kind in FORMATS.items() if name.endswith(ending)), None)
+    if known is None or (known == "parquet" and compression):
+        return None
+    return known, compression
+
+
+def resolve(uri: str, field: str) -> ResolvedSource:
+    """Find the files of a source.
+
+    Args:
+        uri: as the user wrote it.
+        field: of the manifest, for messages.
+
+    Raises:
+        InputError: it cannot be reached, nothing is there, or the files are of no known type.
+    """
+    filesystem, path, resolved = filesystem_of(uri, field)
+    try:
+        found = _files_at(filesystem, path)
+    except Exception as error:  # object stores raise anything; to the user it is one thing
+        raise InputError(unreachable(uri, field, error)) from error
+    if not found:
+        raise InputError(f"{field}: no file matches {uri}; check the path and its wildcards")
+    known = [(name, size, kind) for name, size in found if (kind := file_format(name)) is not None]
+    if not known:
+        raise InputError(
+            f"{field}: {uri} has no file of a known type (the first is {found[0][0]}); accepted are {ACCEPTED}"
+        )
+    if not any(size for _, size, _ in known):
+        raise InputError(
+            f"{field}: {uri} is empty: {len(known)} file(s) of 0 bytes; fill it or remove the source"
+        )
+    files = tuple(SourceFile(name, _label(uri, name), kind[0], kind[1], size) for name, size, kind in known)
+    total = sum(file.size_bytes for file in files)
+    return ResolvedSource(uri, filesystem, files, f"{resolved} ({len(files)} files, {total} bytes)")
+
+
+def filesystem_of(uri: str, field: str) -> tuple[Any, str, str]:
+    """(fsspec file system, path in it, URI with an immutable revision).
+
+    Raises:
+        InputError: the scheme is unknown, its package is missing, or the hub does not know the revision.
+    """
+    import fsspec
+
+    scheme, _, path = uri.partition("://")
+    if scheme == "file":
+        return fsspec.filesystem("file"), os.path.abspath(path), uri
+    if scheme == "pvc":
+        return fsspec.filesystem("file"), _claim_path(uri, path, field), uri
+    if scheme not in ("hf", "s3", "gs"):
+        raise InputError(
+            f"{field}: {uri}: scheme not known; accepted are hf://, s3://, gs://, pvc:// and file://"
+        )
+    try:
+        if scheme == "s3":
+            endpoint = os.environ.get("AWS_ENDPOINT_URL")
+            options = {"client_kwargs": {"endpoint_url": endpoint}} if endpoint else {}
+            return fsspec.filesystem("s3", **options), path, uri
+        if scheme == "gs":
+            return fsspec.filesystem("gs"), path, uri
+        return fsspec.filesystem("hf"), *_hub_path(uri, path, field)
+    except ImportError as error:
+        raise InputError(
+            f"{field}: {uri}: this image cannot read {scheme}:// ({first_line(error)}); copy the files to s3:// or hf://"
+        ) from error
+
+
+def unreachable(uri: str, field: str, error: BaseException) -> str:
+    """The sentence for a source that cannot be read."""
+    return (
+        f"{field}: {uri} cannot be reached ({type(error).__name__}: {first_line(error)}); "
+        "check the address, the credentials and the network"
+    )
+
+
+def _claim_path(uri: str, path: str, field: str) -> str:
+    root = os.environ.get(CLAIMS_FOLDER, DEFAULT_CLAIMS_FOLDER)
+    claim = path.split("/", 1)[0]
+    if ".." in path.split("/") or not claim:
+        raise InputError(f"{field}: {uri}: a claim's path is pvc://CLAIM/PATH without '..'")
+    if not os.path.isdir(os.path.join(root, claim)):
+        raise InputError(
+            f"{field}: {uri}: claim {claim!r} is not mounted at {root}/{claim}; "
+            "check that the claim exists in the namespace"
+        )
+    return os.path.join(root, path)
+
+
+def _hub_path(uri: str, path: str, field: str) -> tuple[str, str]:
+    parts = path.split("/")
+    if parts[0] != "datasets" or len(parts) < 3:
+        raise InputError(f"{field}: {uri}: text on the hub is hf://datasets/ORG/NAME@REVISION/FILES")
+    name, _, revision = parts[2].partition("@")
+    repository = f"{parts[1]}/{name}"
+    try:
+        from huggingface_hub import HfApi
+
+        commit = HfApi().dataset_info(repository, revision=revision or None).sha
+    except Exception as error:
+        raise InputError(unreachable(uri, field, error)) from error
+    rest = "/".join(parts[3:])
+    pinned = f"datasets/{repository}@{commit}" + (f"/{rest}" if rest else "")
+    return pinned, f"hf://{pinned}"
+
+
+def _files_at(filesystem: Any, path: str) -> list[tuple[str, int]]:
+    """(path, bytes) of the files, sorted by path."""
+    if any(character in path for character in _WILDCARDS):
+        details = filesystem.glob(path, detail=True)
+    else:
+        info = filesystem.info(path)
+        if info["type"] == "file":
+            return [(info["name"], int(info["size"] or 0))]
+        folder = glob.escape(path) if "file" in _protocols(filesystem) else path
+        details = filesystem.glob(f"{folder.rstrip('/')}/**", detail=True)
+        details = {
+            name: info
+            for name, info in details.items()
+            if file_format(name) and "/." not in name[len(path) :]
+        }
+    return sorted((name, int(info["size"] or 0)) for name, info in details.items() if info["type"] == "file")
+
+
+def _protocols(filesystem: Any) -> tuple[str, ...]:
+    protocol = filesystem.protocol
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+
+
+def _label(uri: str, path: str) -> str:
+    scheme = uri.partition("://")[0]
+    return path if scheme in ("file", "pvc") else f"{scheme}://{path}"
