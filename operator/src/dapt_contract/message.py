@@ -31,6 +31,8 @@ class StageMessage(Contract):
     cause: Cause | None = None
     message: str = Field(default="", max_length=4096)
     """One sentence for people; for a failure the root cause with its place and the next step."""
+    effect: bool = False
+    """A failure that a peer's failure explains: a broken collective. It counts only where nothing else failed."""
     facts: dict[str, Any] | None = None
     """The kind's facts; None after a failure, except that pretraining tells its checkpoints then too."""
 
@@ -57,6 +59,7 @@ def encode_message(
     exit_code: int = 0,
     cause: Cause | None = None,
     message: str = "",
+    effect: bool = False,
     facts: Contract | None = None,
 ) -> str:
     """Spell a message in at most `MAX_MESSAGE_BYTES` bytes.
@@ -69,6 +72,8 @@ def encode_message(
         body["exit_code"] = int(exit_code)
     if cause is not None:
         body["cause"] = cause.value
+    if effect:
+        body["effect"] = True
     if facts is not None:
         body["facts"] = _shorten(
             facts.model_dump(mode="json", exclude_none=True, exclude_defaults=True, context={"compact": True})

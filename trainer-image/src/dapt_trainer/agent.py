@@ -77,10 +77,8 @@ def _run_ranks(
     lost_peers = ""
     statuses: Statuses = {}
     try:
-        if settings.world_size == 1:
-            statuses = run_single(command)
-        else:
-            statuses = run_gang(command, settings, stage.run.key[:16])
+        alone = settings.world_size == 1
+        statuses = run_single(command) if alone else run_gang(command, settings, stage.run.key[:16])
     except Exception as error:  # the rendezvous' own errors have no common class
         lost_peers = f"the ranks could not be started: {type(error).__name__}: {error}".splitlines()[0]
     watch.close()
@@ -93,6 +91,9 @@ def _judge_ranks(
     outcomes = []
     for rank in settings.local_ranks:
         outcome = read_outcome(settings.ranks_folder, rank) or watch.killed.get(rank)
+        if outcome is not None and outcome.cause is Cause.STOPPED and not watch.stop_requested:
+            # torch's launcher asks the peers of a failed rank to stop; nobody asked this pod.
+            outcome = outcome.model_copy(update={"effect": True})
         if outcome is None and lost_peers:
             outcome = Outcome(
                 rank=rank,
@@ -116,7 +117,7 @@ def _verdict_of_report(report: Contract) -> Verdict:
     facts: Any = getattr(report, "facts", None)
     code, cause = _ENDED_BY_RULE.get(getattr(facts, "ended_by", ""), (ExitCode.DONE, None))
     plain = facts.model_dump(mode="json") if isinstance(facts, Contract) else None
-    return Verdict(code, cause, getattr(facts, "message", "") if code else "", plain)
+    return Verdict(code, cause, getattr(facts, "message", "") if code else "", facts=plain)
 
 
 def _say(log: Path, key: str, kind: str, verdict: Verdict) -> int:
@@ -130,6 +131,7 @@ def _say(log: Path, key: str, kind: str, verdict: Verdict) -> int:
             exit_code=verdict.exit_code,
             cause=verdict.cause,
             message=verdict.sentence,
+            effect=verdict.effect,
             facts=_parsed(kind, verdict.facts),
         )
         log.write_text(text, encoding="utf-8")

@@ -27,6 +27,8 @@ class Outcome(Contract):
     cause: Cause | None = None
     problems: tuple[str, ...] = ()
     """One sentence each."""
+    effect: bool = False
+    """What a peer's failure explains: a broken collective, a stop that nobody asked this pod for."""
     facts: dict[str, Any] | None = None
     """The kind's facts; rank 0 alone, after a failure only pretraining's checkpoints."""
 
@@ -38,6 +40,7 @@ class Verdict:
     exit_code: int
     cause: Cause | None = None
     sentence: str = ""
+    effect: bool = False
     facts: Mapping[str, Any] | None = None
 
 
@@ -102,7 +105,7 @@ def killed_outcome(rank: int, status: int | None, *, oom_killed: bool) -> Outcom
 
 
 def judge(outcomes: Sequence[Outcome]) -> Verdict:
-    """The verdict over all ranks of this pod.
+    """The verdict over all ranks of this pod: effects count only where nothing else failed.
 
     Asked to stop: when all ranks finished anyway that is a success, else a stop.
     """
@@ -110,5 +113,6 @@ def judge(outcomes: Sequence[Outcome]) -> Verdict:
     failed = [outcome for outcome in outcomes if outcome.exit_code != ExitCode.DONE]
     if not failed:
         return Verdict(ExitCode.DONE, facts=facts)
-    root = min(failed, key=lambda outcome: (PRECEDENCE.index(outcome.cause or Cause.CRASH), outcome.rank))
-    return Verdict(root.exit_code, root.cause or Cause.CRASH, "; ".join(root.problems), facts)
+    candidates = [outcome for outcome in failed if not outcome.effect] or failed
+    root = min(candidates, key=lambda outcome: (PRECEDENCE.index(outcome.cause or Cause.CRASH), outcome.rank))
+    return Verdict(root.exit_code, root.cause or Cause.CRASH, "; ".join(root.problems), root.effect, facts)

@@ -152,7 +152,8 @@ def outcome_of(error: BaseException, rank: int, work: Path) -> Outcome:
     network = isinstance(error, ConnectionError | TimeoutError) or names & {"DistError"}
     if network or (isinstance(error, RuntimeError) and _says(lowered, _NETWORK_SENTENCES)):
         sentence = f"rank {rank} lost its peers or the network: {text}"
-        return _failure(rank, Cause.INFRASTRUCTURE, ExitCode.INFRASTRUCTURE, sentence)
+        lost = _failure(rank, Cause.INFRASTRUCTURE, ExitCode.INFRASTRUCTURE, sentence)
+        return lost.model_copy(update={"effect": True})
     place = _place(error)
     return _failure(
         rank, Cause.CRASH, ExitCode.UNKNOWN, f"rank {rank} failed{place}: {text}; the log has the traceback"

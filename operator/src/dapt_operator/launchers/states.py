@@ -27,6 +27,7 @@ from dapt_operator.launchers.pod import COMPLETION_INDEX, CONTAINER
 
 MAX_SENTENCE = 4000
 _LATEST = datetime.max.replace(tzinfo=UTC)
+_NEVER_RAN = ("StartError", "ContainerCannotRun")
 LOST_MESSAGE = (
     "the run succeeded but its termination message is lost ({why}); a new try repeats it from the report"
 )
@@ -41,6 +42,7 @@ class _Pod:
     exit_code: int | None = None
     cause: Cause | None = None
     sentence: str = ""
+    effect: bool = False
     message: StageMessage | None = None
     why_lost: str = "the pod is gone"
     waiting: str = ""
@@ -129,6 +131,9 @@ def _failed(failed: Sequence[_Pod], condition: Mapping[str, Any], base: dict[str
         # The controller stops the pods at the deadline: being stopped or killed is then its effect, not a cause.
         effects = {Cause.STOPPED, Cause.INFRASTRUCTURE, Cause.DISRUPTION, Cause.CRASH}
         causes = [(pod, cause) for pod, cause in causes if cause not in effects]
+    # Peers are stopped because one pod failed, or fail because it is gone.
+    first_hand = [item for item in causes if not item[0].effect] or causes
+    causes = [item for item in first_hand if item[1] != Cause.STOPPED] or first_hand
     facts = _facts_despite_failure(failed)
     if not causes:
         cause = Cause.DEADLINE if deadline else Cause.INFRASTRUCTURE
@@ -181,6 +186,8 @@ def _read_pod(pod: Manifest, identity: RunIdentity, kind: str) -> _Pod:
         )
         return _Pod(index, phase, None, lost if phase == "Failed" else None, sentence)
     code = int(ended.get("exitCode", 1))
+    if ended.get("reason") in _NEVER_RAN:
+        return _Pod(index, phase, code, Cause.INFRASTRUCTURE, _sentence(ended))
     message, why = _decode(str(ended.get("message") or ""), identity, kind)
     cause = cause_of_exit_code(code, oom_killed=ended.get("reason") == "OOMKilled")
     if message is not None and message.cause is not None and message.exit_code == code and code != 0:
@@ -196,6 +203,7 @@ def _read_pod(pod: Manifest, identity: RunIdentity, kind: str) -> _Pod:
         exit_code=code,
         cause=cause,
         sentence=sentence[:MAX_SENTENCE],
+        effect=message is not None and message.effect,
         message=message,
         why_lost=why,
         started=_time(ended.get("startedAt")),

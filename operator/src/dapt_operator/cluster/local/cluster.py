@@ -6,11 +6,9 @@ A run folder holds `objects/*.json` (what an API server would keep), `status.yam
 
 from __future__ import annotations
 
-import base64
 import fcntl
 import json
 import os
-import secrets
 import threading
 import time
 from collections.abc import Mapping
@@ -19,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from dapt_operator.api.names import LABEL_RUN, signing_secret_name
+from dapt_operator.api.names import LABEL_RUN
 from dapt_operator.api.run import Children, Manifest
 from dapt_operator.cluster.local import job_status
 from dapt_operator.cluster.local.errors import LocalRunError, timestamp
@@ -60,7 +58,6 @@ class LocalCluster:
             self._gangs: dict[str, Gang] = {}
             self._changed = threading.Condition()
             self._changes = 0
-            self._create_signing_key()
             kill_marked(f"{RUN_MARKER}={self.folder}")
             self._bury_the_interrupted()
         except BaseException:
@@ -127,8 +124,6 @@ class LocalCluster:
                 self._store.remove("Pod", f"{reference.name}-{index}")
             self._store.remove("Job", reference.name)
             return
-        if not gang.is_over:
-            self._store.put(job | {"metadata": job["metadata"] | {"deletionTimestamp": timestamp()}})
         gang.stop(delete=True)
 
     def write_status(self, key: Key, status: Mapping[str, Any], resource_version: str) -> None:
@@ -153,6 +148,11 @@ class LocalCluster:
     def log_path(self, job: str, index: int = 0) -> Path:
         """Output of one process of a Job."""
         return self.folder / "logs" / f"{job}-{index}.log"
+
+    def kill(self) -> None:
+        """End all processes at once, without their grace period."""
+        for gang in self._gangs.values():
+            gang.kill()
 
     def close(self) -> None:
         """Stop what runs (SIGTERM, grace period, SIGKILL), then give the folder free."""
@@ -179,14 +179,6 @@ class LocalCluster:
             if job is not None and port is not None and not gang.is_over:
                 targets[name] = (port, str((job["metadata"].get("labels") or {}).get(LABEL_RUN, "")))
         return targets
-
-    def _create_signing_key(self) -> None:
-        """The key of the checkpoints' signatures, created once, as the operator creates it on a cluster."""
-        name = signing_secret_name(self.key.name, self._resource.uid)
-        value = base64.b64encode(secrets.token_bytes(32)).decode()
-        self._store.create(
-            {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": {"key": value}}
-        )
 
     def _bury_the_interrupted(self) -> None:
         """Jobs that were running when the last local run was killed have failed, through no fault of theirs."""

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from dapt_operator.api.run import Manifest
 from dapt_operator.cluster.local import job_status
-from dapt_operator.cluster.local.errors import LocalRunError
+from dapt_operator.cluster.local.errors import LocalRunError, timestamp
 from dapt_operator.cluster.local.ports import PortReservation
 from dapt_operator.cluster.local.process import PodProcess
 from dapt_operator.cluster.local.rewrite import Launch, pod_folder, prepare_launch
 from dapt_operator.cluster.local.store import ObjectStore
 
+logger = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 4096
 _KILL_POLL_SECONDS = 0.02
 
@@ -97,7 +100,7 @@ class Gang:
         self._failure = ("StartError", why)
         for index in range(self._completions):
             if index not in self._alive:
-                self._store.put(job_status.ended(self._pod(index), 128, ""))
+                self._store.put(job_status.ended(self._pod(index), 128, why, reason="StartError"))
         self._write_job()
         self.stop()
         if not self._alive and self._ports:
@@ -108,11 +111,20 @@ class Gang:
         return self._folder / "logs" / f"{self._name}-{index}.log"
 
     def stop(self, *, delete: bool = False) -> None:
-        """Ask all processes to stop, kill them when their grace period is over; returns at once."""
+        """Ask all processes to stop, kill them when their grace period is over; returns at once.
+
+        delete: remove the Job and its pods when the last process has ended.
+        """
         with self._lock:
-            self._deleted = self._deleted or delete
-            if self._stopping or not self._alive:
+            if not self._alive:
+                self._deleted = self._deleted or delete
                 self._finish_if_over()
+                return
+            if delete and not self._deleted:
+                self._deleted = True
+                job = self._job()
+                self._put(job | {"metadata": job["metadata"] | {"deletionTimestamp": timestamp()}})
+            if self._stopping:
                 return
             self._stopping = True
         threading.Thread(target=self._stop_all, name=f"stop-{self._name}", daemon=True).start()
@@ -125,6 +137,10 @@ class Gang:
         end = time.monotonic() + self._grace_seconds
         while not self.is_over and time.monotonic() < end:
             time.sleep(_KILL_POLL_SECONDS)
+        self.kill()
+
+    def kill(self) -> None:
+        """End all processes at once."""
         with self._lock:
             remaining = [self._processes[index] for index in self._alive]
         for process in remaining:
@@ -142,7 +158,7 @@ class Gang:
         code = process.wait()
         message = _termination_message(launch.termination_log)
         with self._lock:
-            self._store.put(job_status.ended(self._pod(index), code, message))
+            self._put(job_status.ended(self._pod(index), code, message))
             self._alive.discard(index)
             if code != 0 and self._failure is None:
                 self._failure = ("BackoffLimitExceeded", "Job has reached the specified backoff limit")
@@ -175,9 +191,16 @@ class Gang:
         with contextlib.suppress(LookupError):
             job = self._job()
             pods = [self._pod(index) for index in range(self._completions)]
-            self._store.put(job | {"status": job_status.job_status(job, pods, self._failure)})
+            self._put(job | {"status": job_status.job_status(job, pods, self._failure)})
 
-    def _job(self) -> dict[str, object]:
+    def _put(self, value: Manifest) -> None:
+        """Write what has happened; a full disk does not undo it."""
+        try:
+            self._store.put(value)
+        except OSError as error:
+            logger.warning("%s of %s was not written: %s", value["kind"], self._name, error)
+
+    def _job(self) -> dict[str, Any]:
         found = self._store.get("Job", self._name)
         if found is None:
             raise LookupError(self._name)

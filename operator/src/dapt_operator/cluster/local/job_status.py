@@ -41,12 +41,9 @@ def running(pod: Manifest) -> dict[str, Any]:
     return _with_container(pod, {"phase": "Running", "startTime": now}, {"running": {"startedAt": now}})
 
 
-def waiting(pod: Manifest, reason: str, message: str) -> dict[str, Any]:
-    """The pod with a container that cannot start."""
-    return _with_container(pod, {"phase": "Pending"}, {"waiting": {"reason": reason, "message": message}})
-
-
-def ended(pod: Manifest, exit_code: int, message: str, *, disrupted: str | None = None) -> dict[str, Any]:
+def ended(
+    pod: Manifest, exit_code: int, message: str, *, disrupted: str | None = None, reason: str | None = None
+) -> dict[str, Any]:
     """The pod after its container ended.
 
     Args:
@@ -54,6 +51,7 @@ def ended(pod: Manifest, exit_code: int, message: str, *, disrupted: str | None 
         exit_code: as a container has it, 128 + signal for a kill.
         message: the termination message.
         disrupted: why the pod was taken away, for a DisruptionTarget condition.
+        reason: the kubelet's; None: Completed or Error, by the exit code.
     """
     before = _container_state(pod).get("running") or {}
     status: dict[str, Any] = {"phase": "Succeeded" if exit_code == 0 else "Failed"}
@@ -61,7 +59,7 @@ def ended(pod: Manifest, exit_code: int, message: str, *, disrupted: str | None 
         status["conditions"] = [_condition("DisruptionTarget", "LocalRunEnded", disrupted)]
     terminated = {
         "exitCode": exit_code,
-        "reason": "Completed" if exit_code == 0 else "Error",
+        "reason": reason or ("Completed" if exit_code == 0 else "Error"),
         "startedAt": before.get("startedAt"),
         "finishedAt": timestamp(),
     } | ({"message": message} if message else {})

@@ -59,12 +59,13 @@ class ObjectStore:
         """Replace an object.
 
         Raises:
-            OSError: the disk is full.
+            OSError: the disk is full. The object is replaced in memory all the same, so that this run goes on with
+                what is true; the next one takes it for interrupted.
         """
         stored: dict[str, Any] = plain(value)
         kind, name = stored["kind"], stored["metadata"]["name"]
-        write_bytes_atomically(self._path(kind, name), (json.dumps(stored, indent=1) + "\n").encode())
         self._objects[kind, name] = stored
+        write_bytes_atomically(self._path(kind, name), (json.dumps(stored, indent=1) + "\n").encode())
 
     def remove(self, kind: str, name: str) -> None:
         """Remove an object; absent: no effect."""
