@@ -10,7 +10,7 @@ from rich.console import Console
 from dapt_contract.progress import Progress
 from dapt_operator.api.status import DomainAdaptationStatus, StageStatus, Usage
 from dapt_operator.cli.plain import PlainLog
-from dapt_operator.cli.snapshot import Snapshot, planned_kinds, stage_rows
+from dapt_operator.cli.snapshot import Snapshot, stage_rows
 from dapt_operator.cli.view import bar, reading, render
 
 NOW = datetime(2026, 1, 31, 12, 10, 0, tzinfo=UTC)
@@ -161,12 +161,3 @@ def test_plain_lines_of_training_come_every_twentieth_of_the_work_and_at_each_me
     assert said(fraction=0.56, step=14) == []
     assert len(said(fraction=0.58, step=15, domain_perplexity=11.0)) == 1
     assert len(said(fraction=0.58, step=15, activity="saving")) == 1
-
-
-def test_finetuning_is_in_the_chain_when_the_spec_has_it() -> None:
-    class Spec:
-        finetuning = None
-
-    assert planned_kinds(Spec()) == KINDS  # type: ignore[arg-type]
-    Spec.finetuning = object()  # type: ignore[assignment]
-    assert planned_kinds(Spec()) == (*KINDS[:4], "finetune", *KINDS[4:])  # type: ignore[arg-type]

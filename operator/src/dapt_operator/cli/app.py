@@ -59,6 +59,69 @@ def _root(
 
 
 @app.command()
+def run(
+    manifest: Manifest,
+    profile: Profile = None,
+    runs_dir: RunsDir = RUNS,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Remove what an earlier run of this name left, and begin anew.")
+    ] = False,
+    no_report: Annotated[
+        bool, typer.Option("--no-report", help="Leave out the HTML page at the end.")
+    ] = False,
+) -> None:
+    """Adapt a model on this machine. After any interruption the same command goes on where it was.
+
+    Exits 0 when the model is at its destination, 1 when a person must act, 130 or 143 when it was stopped.
+    """
+    from rich.console import Console
+
+    from dapt_operator.cli.manifests import read_request
+    from dapt_operator.cli.run import Options
+    from dapt_operator.cli.run import run as run_here
+
+    request = read_request(manifest, profile)
+    options = Options(runs_dir, fresh=fresh, with_report=not no_report)
+    raise typer.Exit(run_here(request, options, Console(highlight=False)))
+
+
+@app.command()
+def status(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME|FOLDER]", help="One run; left out: all.")
+    ] = None,
+    runs_dir: RunsDir = RUNS,
+) -> None:
+    """Show where local runs stand: their stages, candidates, results, and what they wait for."""
+    from rich.console import Console
+
+    from dapt_operator.cli.folders import all_runs, find_run
+    from dapt_operator.cli.overview import run_overview, runs_table
+
+    console = Console(highlight=False)
+    if name is not None:
+        console.print(run_overview(find_run(name, runs_dir)))
+        return
+    found = all_runs(runs_dir)
+    if not found:
+        raise UserError(f"no run in {runs_dir}; start one with `dapt run MANIFEST`, or give --runs-dir")
+    console.print(runs_table(found))
+
+
+@app.command()
+def report(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME|FOLDER]", help="The run; left out: the only one there is.")
+    ] = None,
+    runs_dir: RunsDir = RUNS,
+) -> None:
+    """Write the HTML page of a run again, also of one that has not finished."""
+    from dapt_operator.cli.page import rebuild
+
+    typer.echo(f"wrote {rebuild(name, runs_dir)}")
+
+
+@app.command()
 def lint(
     manifests: Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="Files to judge.")],
     cluster: Annotated[

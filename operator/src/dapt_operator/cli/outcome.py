@@ -98,6 +98,32 @@ def _score_cell(score: Score | None) -> str:
     return f"{cell} ({100 * score.difference:+.1f} ± {points(score.difference_standard_error)})"
 
 
+def candidates_table(status: DomainAdaptationStatus) -> Table | None:
+    """The checkpoints with what was measured of each; None before there is any."""
+    if not status.candidates:
+        return None
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("candidate", "domain perplexity", "general perplexity", "forgetting", "gain", "gates"):
+        table.add_column(heading, justify="left" if heading in ("candidate", "gates") else "right")
+    for one in status.candidates:
+        verdict = "–" if one.passes is None else "pass" if one.passes else one.message or "breached"
+        if status.selected is not None and one.id == status.selected.id:
+            verdict += ", selected"
+        table.add_row(
+            one.id,
+            f"{perplexity(one.domain_perplexity)} ({percent(_negative(one.domain_perplexity_decrease))})",
+            perplexity(one.general_perplexity),
+            percent(one.forgetting),
+            "–" if one.gain is None else f"{one.gain:.3f}",
+            verdict,
+        )
+    return table
+
+
+def _negative(value: float | None) -> float | None:
+    return None if value is None else -value
+
+
 def sample_lines(outcome: Outcome) -> list[str]:
     """One generated answer before and after: the first sample whose answers differ, else the first."""
     if not outcome.samples:

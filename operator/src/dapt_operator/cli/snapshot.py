@@ -8,7 +8,6 @@ from datetime import datetime
 
 from dapt_contract.progress import Progress
 from dapt_operator.api.conditions import FINISHED, STALLED, find_condition
-from dapt_operator.api.spec import DomainAdaptationSpec
 from dapt_operator.api.status import Condition, DomainAdaptationStatus, StageStatus
 
 CHAIN = ("prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish")
@@ -51,11 +50,6 @@ class StageRow:
     seconds: float | None = None
     note: str = ""
     progress: Progress | None = None
-
-
-def planned_kinds(spec: DomainAdaptationSpec) -> tuple[str, ...]:
-    """The kinds of stages that a spec leads to."""
-    return tuple(kind for kind in CHAIN if kind != "finetune" or spec.finetuning is not None)
 
 
 def stage_rows(snapshot: Snapshot) -> tuple[StageRow, ...]:

@@ -79,6 +79,10 @@ class LocalCluster:
     ) -> None:
         self.close()
 
+    def ask_again(self) -> None:
+        """Give a stage that has no try left new ones, as a changed spec would."""
+        self._resource.ask_again()
+
     def observe(self, key: Key) -> World:
         """Gather everything that a plan may depend on."""
         ours = key == self.key

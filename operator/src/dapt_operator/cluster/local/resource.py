@@ -65,6 +65,11 @@ class StoredResource:
         """Identity of the resource."""
         return str(self.value["metadata"]["uid"])
 
+    def ask_again(self) -> None:
+        """Count one generation up, so that a stage that has no try left gets new ones: a person started the run."""
+        metadata = self.value["metadata"] | {"generation": self.value["metadata"]["generation"] + 1}
+        self._write(self._next(self.value | {"metadata": metadata}))
+
     def write_status(self, status: Mapping[str, Any], resource_version: str) -> None:
         """Replace the status; an equal one is not written.
 

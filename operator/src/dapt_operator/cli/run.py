@@ -1,0 +1,228 @@
+"""`dapt run`: one adaptation on this machine, from wherever it stands to its end.
+
+The loop is the operator's own: reconcile, then wait for a change. What is shown comes from the status and from live
+readings; nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from dapt_operator.api.conditions import BUDGET_EXHAUSTED, FINISHED, PUBLISHED, find_condition
+from dapt_operator.api.profile import AdaptationProfile
+from dapt_operator.api.run import RunPhase, RunState
+from dapt_operator.api.status import Condition, DomainAdaptationStatus
+from dapt_operator.cli.errors import UserError
+from dapt_operator.cli.folders import STATUS_FILE, RunFolder
+from dapt_operator.cli.machine import built_in_profile
+from dapt_operator.cli.manifests import Request, sources_of
+from dapt_operator.cli.model_shape import check_local_model
+from dapt_operator.cli.outcome import candidates_table, outcome_table, read_outcome, sample_lines
+from dapt_operator.cli.screen import Screen, screen_for
+from dapt_operator.cli.signals import StopFlag
+from dapt_operator.cli.snapshot import Snapshot
+from dapt_operator.cli.source_sizes import missing_files
+from dapt_operator.cli.words import duration
+from dapt_operator.cluster.local import LocalCluster, LocalRunError
+from dapt_operator.cluster.local.process import kill_marked
+from dapt_operator.cluster.local.rewrite import RUN_MARKER
+from dapt_operator.launchers import LAUNCHERS
+from dapt_operator.plan.blueprint import kinds
+from dapt_operator.reconcile import reconcile
+
+RECONCILE_SECONDS = 10.0
+"""At the latest; a change and the plan's own wish come before."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run."""
+
+    runs: Path
+    fresh: bool = False
+    with_report: bool = True
+
+
+def run(request: Request, options: Options, console: Console) -> int:
+    """Run to the end, a standstill or a signal; the exit code.
+
+    Raises:
+        UserError: the run cannot begin.
+    """
+    folder = RunFolder(options.runs / request.adaptation.metadata.name)
+    if options.fresh:
+        _remove(folder)
+    elif (already := _finished(folder)) is not None and already.reason == PUBLISHED:
+        console.print(f"{folder.name} is finished already: {already.message}", markup=False, highlight=False)
+        return conclude(folder, folder.status(), options, console, rebuild=not folder.report.is_file())
+    _check_inputs(request, folder)
+    profile = request.profile or built_in_profile(request.adaptation)
+    try:
+        cluster = LocalCluster(folder.path, _as_manifest(request, profile), profile.to_dict(only_set=True))
+    except LocalRunError as error:
+        raise UserError(error.problems) from None
+    except OSError as error:
+        raise UserError(
+            f"{folder.path}: cannot be written ({error.strerror}); give another --runs-dir"
+        ) from None
+    begun = time.monotonic()
+    with StopFlag(on_second=partial(kill_marked, f"{RUN_MARKER}={cluster.folder}")) as flag:
+        with cluster, screen_for(console) as screen:
+            if Snapshot(folder.name, folder.status()).stalled is not None:
+                cluster.ask_again()
+            status = follow(cluster, kinds(request.adaptation.spec), screen, flag)
+            if flag.wanted and not _ended(status):
+                screen.say("stopping: the running stage saves first (once more to stop at once)")
+        if flag.wanted and not _ended(status):
+            again = f"dapt run {request.path}"
+            console.print(f"stopped; `{again}` goes on where it was", markup=False, highlight=False)
+            return flag.exit_code
+    console.print(f"took {duration(time.monotonic() - begun)}", markup=False, highlight=False)
+    return conclude(folder, status, options, console, rebuild=True)
+
+
+def follow(
+    cluster: LocalCluster,
+    planned: tuple[str, ...],
+    screen: Screen,
+    flag: StopFlag,
+    clock: Callable[[], float] = time.monotonic,
+) -> DomainAdaptationStatus:
+    """Reconcile until nothing is left to do, a person must act, or a signal comes; the last status."""
+    key, begun = cluster.key, clock()
+    due = begun
+    known = {run.identity.key for run in _failed(cluster)}
+    while True:
+        moment = clock()
+        if moment >= due:
+            plan = reconcile(cluster, key, LAUNCHERS)
+            wish = RECONCILE_SECONDS if plan.requeue_after is None else plan.requeue_after
+            due = moment + min(wish, RECONCILE_SECONDS)
+        world = cluster.observe(key)
+        assert world.resource is not None
+        status = DomainAdaptationStatus.model_validate(world.resource.get("status") or {})
+        readings = {one.run_key: one for one in world.children.progress.values()}
+        shown = Snapshot(key.name, status, planned, readings, datetime.now(UTC), clock() - begun)
+        for failed in _failed(cluster):
+            if failed.identity.key not in known:
+                known.add(failed.identity.key)
+                screen.say(failure_line(failed))
+        screen.show(shown)
+        if flag.wanted or _ended(status):
+            return status
+        if cluster.wait_for_change(max(0.0, min(screen.refresh_seconds, due - clock()))):
+            due = clock()
+
+
+def _failed(cluster: LocalCluster) -> list[RunState]:
+    launched = [
+        run
+        for launcher in LAUNCHERS.values()
+        for run in launcher.states(cluster.observe(cluster.key).children)
+    ]
+    return [run for run in launched if run.phase is RunPhase.FAILED]
+
+
+def failure_line(run: RunState) -> str:
+    """A failed try in one line; the status keeps only the newest."""
+    cause = run.cause.value if run.cause else "unknown cause"
+    said = f": {run.message}" if run.message else ""
+    return f"{run.identity.stage}, try {run.identity.try_number}: failed ({cause}){said}"
+
+
+def conclude(
+    folder: RunFolder, status: DomainAdaptationStatus, options: Options, console: Console, *, rebuild: bool
+) -> int:
+    """Table, answers, report, and the sentence that tells how it ended; the exit code."""
+    outcome = read_outcome(folder.work, status)
+    for table in (candidates_table(status), outcome_table(outcome)):
+        if table is not None:
+            console.print()
+            console.print(table)
+    for line in ["", *sample_lines(outcome)] if outcome.samples else []:
+        console.print(line, markup=False, highlight=False)
+    console.print()
+    if options.with_report and rebuild:
+        build_page(folder, console)
+    if folder.report.is_file():
+        console.print(f"report: {folder.report}", markup=False, highlight=False, soft_wrap=True)
+    finished = find_condition(status.conditions, FINISHED)
+    if finished is not None and finished.status == "True" and finished.reason == PUBLISHED:
+        where = status.output.destination if status.output else None
+        console.print(
+            f"model:  {(where or '').removeprefix('file://')}", markup=False, highlight=False, soft_wrap=True
+        )
+        return 0
+    raise UserError(_why(folder, status))
+
+
+def build_page(folder: RunFolder, console: Console) -> None:
+    """Write the report; a page that cannot be drawn does not undo a run."""
+    from dapt_operator.report import ReportError, build_report
+
+    try:
+        build_report(folder.path)
+    except ReportError as error:
+        console.print(f"no report: {error}", markup=False, highlight=False, style="yellow")
+
+
+def _why(folder: RunFolder, status: DomainAdaptationStatus) -> str:
+    shown = Snapshot(folder.name, status)
+    condition = shown.stalled or shown.finished
+    if condition is None:
+        return f"{folder.name}: ended without a word; see {folder.path / 'logs'}"
+    if condition.reason == BUDGET_EXHAUSTED:
+        return f"{folder.name}: {condition.message}"
+    return f"{folder.name}: {condition.message} (logs: {folder.path / 'logs'})"
+
+
+def _ended(status: DomainAdaptationStatus) -> bool:
+    shown = Snapshot("", status)
+    return shown.finished is not None or shown.stalled is not None
+
+
+def _finished(folder: RunFolder) -> Condition | None:
+    if not (folder.path / STATUS_FILE).is_file():
+        return None
+    return Snapshot(folder.name, folder.status()).finished
+
+
+def _as_manifest(request: Request, profile: AdaptationProfile) -> dict[str, Any]:
+    manifest = request.adaptation.to_dict(only_set=True)
+    manifest["apiVersion"], manifest["kind"] = request.adaptation.api_version, request.adaptation.kind
+    return manifest | {"spec": manifest["spec"] | {"profile": profile.metadata.name}}
+
+
+def _check_inputs(request: Request, folder: RunFolder) -> None:
+    """Local files that are not there, before anything starts; what prepare has read is not needed any more."""
+    if (folder.work / "model").is_dir():
+        return
+    sources = list(sources_of(request.adaptation))
+    problems = [f"{request.path}: {problem}" for problem in missing_files(sources)]
+    try:
+        check_local_model(request.adaptation.spec.model.source)
+    except UserError as error:
+        problems = [f"{request.path}: spec.model.source: {one}" for one in error.problems] + problems
+    if problems:
+        raise UserError(problems)
+
+
+def _remove(folder: RunFolder) -> None:
+    """Remove a run's folder, and nothing that is not one."""
+    if not folder.path.exists():
+        return
+    known = {STATUS_FILE, "objects", ".lock"}
+    if not any((folder.path / name).exists() for name in known):
+        raise UserError(
+            f"{folder.path}: not the folder of a run, so --fresh leaves it alone; give another --runs-dir"
+        )
+    shutil.rmtree(folder.path)
