@@ -145,8 +145,9 @@ class Pretraining:
             raise self._ended(
                 Diverged,
                 "Diverged",
-                f"the loss is {reading.loss_nats:g} and the gradient norm {reading.gradient_norm:g} at step "
-                f"{reading.step} of {config.total_steps} (learning rate {reading.learning_rate:.3g})",
+                f"at step {reading.step} of {config.total_steps}: the loss is {reading.loss_nats:g} and the gradient "
+                f"norm {reading.gradient_norm:g} (learning rate {reading.learning_rate:.3g}); lower "
+                "pretraining.optimizer.learningRate",
             )
         wanted = self._is_checkpoint_step(reading.step)
         if not (wanted or reading.stop_requested or reading.out_of_time):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 from collections import deque
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from dapt_contract.stages.pretrain import CurvePoint
 from dapt_trainer.training.loop import StepReading
@@ -34,13 +34,10 @@ class Journal:
         self._trained_tokens = 0
         self._tokens_before = earlier[-1].tokens if earlier else 0
         self._seconds_before = earlier[-1].seconds if earlier else 0.0
-        self._file: TextIO | None = None
+        self._path = path
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("w", encoding="utf-8")
-            for point in earlier:
-                self._file.write(point.model_dump_json() + "\n")
-            self._file.flush()
+            path.write_text("".join(point.model_dump_json() + "\n" for point in earlier), encoding="utf-8")
 
     def note(self, reading: StepReading, seconds: float) -> CurvePoint:
         """Add a step; `seconds` is the training time of all tries so far that led to it."""
@@ -57,9 +54,9 @@ class Journal:
             seconds=round(seconds, 3),
         )
         self.points.append(point)
-        if self._file is not None:
-            self._file.write(point.model_dump_json() + "\n")
-            self._file.flush()
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(point.model_dump_json() + "\n")
         return point
 
     @property

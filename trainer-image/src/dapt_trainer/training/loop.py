@@ -31,8 +31,8 @@ class StepReading:
     step: int
     loss_nats: float
     """Mean over the label tokens of the global batch."""
-    gradient_norm: float
-    """Before clipping, over all parameters."""
+    gradient_norm: float | None
+    """Before clipping, over all parameters; None where nobody computed it (no clipping, no ZeRO)."""
     learning_rate: float
     """That the step used."""
     tokens: int
@@ -47,7 +47,7 @@ class StepReading:
     @property
     def is_finite(self) -> bool:
         """Whether loss and gradient are numbers."""
-        return math.isfinite(self.loss_nats) and math.isfinite(self.gradient_norm)
+        return math.isfinite(self.loss_nats) and math.isfinite(self.gradient_norm or 0.0)
 
 
 class StepTrainer(Trainer):  # type: ignore[misc]
@@ -93,12 +93,14 @@ class StepTrainer(Trainer):  # type: ignore[misc]
             self.train_dataset,
             batch_sampler=self._order,
             collate_fn=stack_rows,
+            generator=torch.Generator(),  # a loader draws a seed when it starts; not from dropout's stream
             pin_memory=self.args.dataloader_pin_memory,
         )
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         """Everything is loaded, nothing trained yet: the place for a reading that an interrupted try still owes."""
         prepared = super()._prepare_for_training(*args, **kwargs)
+        _keep_gradient_norm(self.model_wrapped)
         if self.on_ready is not None:
             self.on_ready()
         self._step_started = time.monotonic()
@@ -113,8 +115,13 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         self._heartbeat()
         return loss
 
-    def _maybe_log_save_evaluate(  # noqa: ARG002 (the base class fixes the signature)
-        self, tr_loss: Any, grad_norm: Any, *args: Any, learning_rate: float | None = None, **kwargs: Any
+    def _maybe_log_save_evaluate(
+        self,
+        _tr_loss: Any,
+        grad_norm: Any,
+        *_args: Any,
+        learning_rate: float | None = None,
+        **_kwargs: Any,
     ) -> None:
         """End of an optimizer step (and once more at the end of the epoch, which is not a step)."""
         step = int(self.state.global_step)
@@ -132,7 +139,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         reading = StepReading(
             step=step,
             loss_nats=loss / self._ranks.world_size,
-            gradient_norm=math.nan if grad_norm is None else float(grad_norm),
+            gradient_norm=None if grad_norm is None else float(grad_norm),
             learning_rate=float(learning_rate if learning_rate is not None else math.nan),
             tokens=int(self.state.num_input_tokens_seen),
             stop_requested=stop > 0,
@@ -177,6 +184,18 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         steps = self._order.total_steps
         with _libraries_quiet():
             self._prepare_for_training(steps, self.get_train_dataloader(), str(checkpoint / RESUME_FOLDER))
+
+
+def _keep_gradient_norm(engine: Any) -> None:
+    """DeepSpeed without ZeRO in fp32 clips by the gradient norm and forgets it; keep it for the reading."""
+    from deepspeed.runtime.utils import clip_grad_norm_
+
+    def clip() -> None:
+        engine._global_grad_norm = clip_grad_norm_(
+            parameters=engine.module.parameters(), max_norm=engine.gradient_clipping(), mpu=engine.mpu
+        )
+
+    engine.clip_fp32_gradients = clip
 
 
 @contextlib.contextmanager
