@@ -11,7 +11,6 @@ _WORDS = {
     "Waiting": "starting",
     "Running": "running",
     "Succeeded": "done",
-    "Failed": "failed",
     "Suspended": "suspended",
 }
 STEPS_BETWEEN_LINES_FRACTION = 0.05
@@ -31,7 +30,10 @@ class PlainLog:
         for row in stage_rows(snapshot):
             before = self._rows.get(row.title)
             self._rows[row.title] = row
-            if row.state == "Pending":
+            if row.state in (
+                "Pending",
+                "Failed",
+            ):  # a failure is said by the run itself, whichever try it was
                 continue
             if before is None or before.state != row.state:
                 found.append(_change(row))
@@ -55,8 +57,6 @@ class PlainLog:
 
 def _change(row: StageRow) -> str:
     line = f"{row.title}: {_WORDS[row.state]}"
-    if row.state in ("Succeeded", "Failed") and row.seconds is not None:
-        line += (
-            f" in {duration(row.seconds)}" if row.state == "Succeeded" else f" after {duration(row.seconds)}"
-        )
+    if row.state == "Succeeded" and row.seconds is not None:
+        line += f" in {duration(row.seconds)}"
     return line + (f": {row.note}" if row.note and row.state != "Running" else "")
