@@ -24,6 +24,8 @@ DEFAULT_GRACE_SECONDS = 120
 DEFAULT_GPU_RESOURCE = "nvidia.com/gpu"
 UNREACHABLE_SECONDS = 30
 """A pod on a node that does not answer is given up after this long."""
+ONLINE_KINDS = ("prepare", "publish")
+"""Kinds of stage that reach hubs and object stores; all others run offline."""
 COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 SIGNING_KEY = "key"
 """Entry of the signing Secret."""
@@ -153,6 +155,8 @@ def _environment(
         "TMPDIR": contract.SCRATCH_MOUNT,
         "XDG_CACHE_HOME": f"{contract.SCRATCH_MOUNT}/cache",
     }
+    if run.kind not in ONLINE_KINDS:
+        values |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     if run.signs_checkpoints:
         values[contract.SIGNING_KEY_FILE] = f"{contract.SIGNING_KEY_MOUNT}/{SIGNING_KEY}"
     cpu = _resources(run, profile, given).get("requests", {}).get("cpu")

@@ -31,6 +31,7 @@ def parse_quantity(text: str) -> float:
     """
     number = text.rstrip("mkKMGTPEi")
     suffix = text[len(number) :]
-    if suffix not in _SUFFIXES:
-        raise ValueError(f"{text!r} is not a Kubernetes quantity such as '8', '500m' or '64Gi'")
-    return float(number) * _SUFFIXES[suffix]
+    try:
+        return float(number) * _SUFFIXES[suffix]
+    except (KeyError, ValueError):
+        raise ValueError(f"{text!r} is not a Kubernetes quantity such as '8', '500m' or '64Gi'") from None

@@ -1,0 +1,246 @@
+"""What is rendered, compared with manifests in `tests/golden`; `DAPT_UPDATE_GOLDEN=1 pytest tests/launchers` writes
+them anew."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from dapt_contract.stage_file import StageFile
+from dapt_operator.api.profile import AdaptationProfileSpec
+from dapt_operator.api.run import RunResources, StageRun, plain
+from dapt_operator.launchers import LAUNCHERS, indexed_job
+from dapt_operator.launchers.labels import identity_of
+from dapt_operator.launchers.quantity import parse_quantity
+from launch_builders import owner, profile, stage_run
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+LONG_NAME = "a-name-that-is-much-longer-than-what-fits-into-the-names"
+
+
+def platform() -> AdaptationProfileSpec:
+    """A profile with everything that a platform team may write."""
+    return profile(
+        accelerator={"kind": "gpu", "perNode": 8, "memoryGiB": 80, "resource": "vendor.example/gpu"},
+        storage={"existingClaim": "shared-models"},
+        ports={"coordinator": 31000, "progress": 31001},
+        startupTimeoutSeconds=600,
+        terminationGracePeriodSeconds=300,
+        podTemplate={
+            "metadata": {"annotations": {"team": "ml"}, "labels": {"dapt.dev/stage": "forged", "zone": "a"}},
+            "spec": {
+                "nodeSelector": {"gpu": "h100"},
+                "tolerations": [{"key": "gpu", "operator": "Exists"}],
+                "serviceAccountName": "training",
+                "volumes": [{"name": "cache", "persistentVolumeClaim": {"claimName": "cache"}}],
+                "securityContext": {"fsGroup": 2000},
+                "containers": [
+                    {
+                        "name": "trainer",
+                        "image": "forged",
+                        "command": ["forged"],
+                        "env": [
+                            {"name": "NCCL_SOCKET_IFNAME", "value": "ib0"},
+                            {"name": "PET_NNODES", "value": "forged"},
+                            {"name": "OMP_NUM_THREADS", "value": "3"},
+                        ],
+                        "volumeMounts": [{"name": "cache", "mountPath": "/cache"}],
+                        "resources": {"limits": {"rdma/hca": "1"}},
+                        "securityContext": {"capabilities": {"add": ["IPC_LOCK"]}},
+                        "livenessProbe": {"exec": {"command": ["true"]}},
+                    }
+                ],
+            },
+        },
+    )
+
+
+CASES: dict[str, tuple[StageRun, AdaptationProfileSpec]] = {
+    "one-cpu-pod": (stage_run("done"), profile()),
+    "one-cpu-pod-with-secrets-and-deadline": (
+        stage_run("done", deadline_seconds=3600, secret_names=("dapt-s3", "dapt-hub")),
+        profile(),
+    ),
+    "two-nodes-of-eight-gpus": (
+        StageRun(
+            identity=stage_run().identity.model_copy(
+                update={"candidate": "a1-s4-i0.8", "try_number": 3, "fence": 9}
+            ),
+            kind="publish",
+            config=stage_run().config,
+            resources=RunResources(
+                nodes=2, processes_per_node=8, accelerators_per_node=8, cpu="32", memory="512Gi"
+            ),
+            signs_checkpoints=True,
+        ),
+        platform(),
+    ),
+}
+
+
+def _as_yaml(objects: Any) -> str:
+    yaml = YAML()
+    yaml.width = 110
+    stream = io.StringIO()
+    yaml.dump_all([plain(item) for item in objects], stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rendered_manifests_are_the_golden_ones(case: str) -> None:
+    run, spec = CASES[case]
+    rendered = _as_yaml(indexed_job.render(run, spec, owner()))
+    path = GOLDEN / f"{case}.yaml"
+    if os.environ.get("DAPT_UPDATE_GOLDEN"):
+        path.write_text(rendered)
+    assert rendered == path.read_text(), (
+        f"{path.name} is stale: run DAPT_UPDATE_GOLDEN=1 pytest tests/launchers"
+    )
+
+
+def test_every_golden_manifest_belongs_to_a_case() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.yaml")} == set(CASES)
+
+
+def _job(case: str) -> dict[str, Any]:
+    run, spec = CASES[case]
+    return plain(indexed_job.render(run, spec, owner())[-1])
+
+
+def _trainer(job: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = job["spec"]["template"]["spec"]["containers"][0]
+    return found
+
+
+def test_rendering_twice_gives_equal_objects() -> None:
+    run, spec = CASES["two-nodes-of-eight-gpus"]
+    assert indexed_job.render(run, spec, owner()) == indexed_job.render(run, spec, owner())
+
+
+def test_the_stage_file_can_be_read_back_and_has_the_digest_of_the_arguments() -> None:
+    run, spec = CASES["one-cpu-pod"]
+    objects = indexed_job.render(run, spec, owner())
+    config_map = next(item for item in objects if item["kind"] == "ConfigMap")
+    text = config_map["data"]["stage.json"]
+    assert config_map["immutable"] is True
+    stage = StageFile.model_validate_json(text)
+    assert stage == run.stage_file
+    assert stage.config_digest == run.stage_file.config_digest
+    arguments = _trainer(plain(objects[-1]))["args"]
+    assert arguments[arguments.index("--sha256") + 1] == hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_identity_can_be_read_back_from_job_and_pod(case: str) -> None:
+    job = _job(case)
+    assert identity_of(job) == CASES[case][0].identity
+    pod = {"metadata": job["spec"]["template"]["metadata"] | {"namespace": "health"}}
+    assert identity_of(pod) == CASES[case][0].identity
+
+
+def test_an_object_of_somebody_else_has_no_identity() -> None:
+    assert (
+        identity_of(
+            {"metadata": {"name": "x", "labels": {"dapt.dev/adaptation": "x", "dapt.dev/try": "one"}}}
+        )
+        is None
+    )
+
+
+def test_a_gang_has_no_partial_success() -> None:
+    spec = _job("two-nodes-of-eight-gpus")["spec"]
+    assert spec["completionMode"] == "Indexed"
+    assert (spec["completions"], spec["parallelism"], spec["backoffLimit"]) == (2, 2, 0)
+    assert spec["podReplacementPolicy"] == "Failed"
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"
+
+
+def test_only_a_run_of_several_nodes_has_a_service_and_a_stable_coordinator() -> None:
+    run, spec = CASES["two-nodes-of-eight-gpus"]
+    objects = indexed_job.render(run, spec, owner())
+    service = next(item for item in objects if item["kind"] == "Service")
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["publishNotReadyAddresses"] is True
+    pod = objects[-1]["spec"]["template"]["spec"]
+    assert pod["subdomain"] == service["metadata"]["name"]
+    values = {item["name"]: item.get("value") for item in pod["containers"][0]["env"]}
+    assert values["PET_MASTER_ADDR"] == f"{run.name}-0.{service['metadata']['name']}"
+    single = indexed_job.render(*CASES["one-cpu-pod"], owner())
+    assert [item["kind"] for item in single] == ["PersistentVolumeClaim", "ConfigMap", "Job"]
+
+
+def test_the_profile_cannot_replace_what_the_operator_owns() -> None:
+    container = _trainer(_job("two-nodes-of-eight-gpus"))
+    values = {item["name"]: item.get("value") for item in container["env"]}
+    assert container["command"] == ["python", "-m", "dapt_trainer"]
+    assert container["image"] == "registry.example/dapt-trainer:1.4.0"
+    assert "livenessProbe" not in container
+    assert values["PET_NNODES"] == "2"
+    assert values["NCCL_SOCKET_IFNAME"] == "ib0"
+    assert [item["name"] for item in container["env"]].count("PET_NNODES") == 1
+    labels = _job("two-nodes-of-eight-gpus")["spec"]["template"]["metadata"]["labels"]
+    assert labels["dapt.dev/stage"] == "publish"
+    assert labels["zone"] == "a"
+
+
+def test_restricted_security_is_the_default_and_the_profile_adds_to_it() -> None:
+    plain_pod = _job("one-cpu-pod")["spec"]["template"]["spec"]
+    assert plain_pod["automountServiceAccountToken"] is False
+    assert plain_pod["securityContext"]["runAsNonRoot"] is True
+    assert plain_pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert _trainer(_job("one-cpu-pod"))["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    with_fabric = _trainer(_job("two-nodes-of-eight-gpus"))["securityContext"]["capabilities"]
+    assert with_fabric == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
+
+
+@pytest.mark.parametrize(
+    ("cpu", "processes", "threads"), [("32", 8, "4"), ("500m", 1, "1"), ("7", 2, "3"), (None, 2, None)]
+)
+def test_threads_follow_from_the_cpu_request(cpu: str | None, processes: int, threads: str | None) -> None:
+    base = stage_run()
+    resources = RunResources(
+        nodes=1, processes_per_node=processes, accelerators_per_node=0, cpu=cpu, memory=None
+    )
+    run = StageRun(identity=base.identity, kind=base.kind, config=base.config, resources=resources)
+    job = plain(indexed_job.render(run, profile(), owner())[-1])
+    values = {item["name"]: item.get("value") for item in _trainer(job)["env"]}
+    assert values.get("OMP_NUM_THREADS") == threads
+
+
+def test_the_signing_key_is_mounted_only_where_it_is_used() -> None:
+    def mounts(case: str) -> set[str]:
+        return {item["mountPath"] for item in _trainer(_job(case))["volumeMounts"]}
+
+    assert "/etc/dapt/signing" in mounts("two-nodes-of-eight-gpus")
+    assert "/etc/dapt/signing" not in mounts("one-cpu-pod")
+
+
+def test_names_stay_short_enough_for_host_names() -> None:
+    of = owner(LONG_NAME)
+    run = stage_run(nodes=2, of=of)
+    for item in indexed_job.render(run, profile(), of):
+        assert len(item["metadata"]["name"]) <= 52, item["kind"]  # 63 less "-INDEX" of the pods' host names
+
+
+def test_two_tries_have_different_names() -> None:
+    assert stage_run(try_number=1).name != stage_run(try_number=2).name
+
+
+def test_the_map_of_launchers_has_the_names_of_the_profile() -> None:
+    assert LAUNCHERS["IndexedJob"] is indexed_job
+
+
+def test_a_quantity_that_is_none_is_refused() -> None:
+    assert parse_quantity("64Gi") == 64 * 2**30
+    with pytest.raises(ValueError, match="'many' is not a Kubernetes quantity"):
+        parse_quantity("many")
