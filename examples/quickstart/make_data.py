@@ -76,15 +76,16 @@ def versions() -> dict[str, str]:
 def make(out: Path) -> dict[str, int]:
     """Write all files into ``out`` and return the number of records of each."""
     entries = read_entries()
+    domain = domain_documents(entries)
     out.mkdir(parents=True, exist_ok=True)
     copy_model(out / "model")
     files: dict[str, Iterable[Mapping[str, object]]] = {
-        "domain.jsonl": ({"text": text} for text in domain_documents(entries)),
+        "domain.jsonl": ({"text": text} for text in domain),
         "general.jsonl": (
             {"text": text} for text in general_documents(itertools.chain(readmes(), help_topics()))
         ),
         "codes_task.jsonl": code_questions(entries),
-        "chapters_task.jsonl": chapter_questions(entries),
+        "chapters_task.jsonl": chapter_questions(entries, domain),
         "general_task.jsonl": general_questions(),
         "probes_domain.jsonl": domain_probes(entries),
         "probes_general.jsonl": general_probes(),

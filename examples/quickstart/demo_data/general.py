@@ -33,7 +33,7 @@ def prose(text: str) -> Iterator[str]:
     text = _HTML.sub("", _IMAGE.sub("", text))
     text = _RST_LINK.sub(lambda found: found["text"], _LINK.sub(lambda found: found["text"], text))
     for block in re.split(r"\n\s*\n", text):
-        if re.match(r"\s*([-*+#>|=~.]|\d+[.)]|\s{4}\S)", block):
+        if re.match(r"\s*([-*+]\s|[#>|=~.]|\d+[.)]|\s{4}\S)", block):
             continue
         paragraph = " ".join(_MARKUP.sub("", block).replace(" _ ", " ").split())
         words = paragraph.split()

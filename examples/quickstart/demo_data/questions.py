@@ -92,10 +92,15 @@ def code_questions(entries: Sequence[Entry], most: int = 80) -> list[Question]:
     return items
 
 
-def chapter_questions(entries: Sequence[Entry], most: int = 100) -> list[Question]:
-    """Which chapter, named by its range of codes, a diagnosis belongs to that no document names."""
+def chapter_questions(entries: Sequence[Entry], documents: Iterable[str], most: int = 100) -> list[Question]:
+    """Which chapter, named by its range of codes, a diagnosis belongs to that no document names in any place."""
+    text = "\n".join(documents).lower()
     ranges = sorted({entry.chapter_range for entry in entries})
-    away = [entry for entry in entries if is_held_away(entry.code) and "." not in entry.code]
+    away = [
+        entry
+        for entry in entries
+        if is_held_away(entry.code) and "." not in entry.code and entry.description.lower() not in text
+    ]
     items: list[Question] = []
     for number, entry in enumerate(_by_hash(away, "chapter-question")[:most]):
         others = [found for found in ranges if found != entry.chapter_range]
