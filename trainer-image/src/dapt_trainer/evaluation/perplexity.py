@@ -13,7 +13,7 @@ another document; end-of-text itself is not scored, because a cut-off document h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,13 +21,13 @@ import torch
 
 from dapt_contract.metric import Perplexity, Side, SidePerplexity
 from dapt_trainer.context import ProgressBoard
+from dapt_trainer.data.held_out import HALVES, read_held_out
+from dapt_trainer.data.manifest import read_manifest
 from dapt_trainer.errors import InputError
-from dapt_trainer.evaluation.scoring import Scorer, Tree, batches_by_length, evaluating
+from dapt_trainer.evaluation.scoring import Advance, Tree, score_shared
 
 BATCH_TOKENS = 4096
 """Padded tokens of one forward pass; the logits are bounded apart from it."""
-Advance = Callable[[float], None]
-"""Gets the share of the work that is done, 0 to 1."""
 
 
 class Document(Protocol):
@@ -67,8 +67,7 @@ def held_out_perplexity(
 ) -> Perplexity:
     """Measure `model` on `documents`; every rank gets the sums over all ranks.
 
-    The model's mode is restored. With several ranks each forwards its share of the batches, as often as the others (a
-    one-token row where it has none left), so that sharded models work too; the process group must exist.
+    The model's mode is restored. With several ranks each scores its share; the process group must exist.
 
     Args:
         model: causal language model, also wrapped; on its device.
@@ -91,24 +90,23 @@ def held_out_perplexity(
     ]
     if not trees:
         raise InputError("held-out text: no token to score; raise corpus.heldOut.fraction or give more text")
-    # Few documents are spread over all ranks rather than filling the first one's batch.
-    lengths = [tree.length for tree in trees]
-    batches = batches_by_length(lengths, min(batch_tokens, max(1, sum(lengths) // world_size)))
-    rounds = -(-len(batches) // world_size)
-    total = 0.0
-    scorer = Scorer(model, pad_id=end_of_text_id)
-    with evaluating(model):
-        for number in range(rounds):
-            index = number * world_size + rank
-            if index < len(batches):
-                results = scorer.score([trees[i] for i in batches[index]])
-                total -= sum(row[0].log_likelihood_nats for row in results)
-            else:
-                scorer.score([Tree((end_of_text_id,), ((end_of_text_id,),))])
-            if progress is not None:
-                progress.heartbeat()
-            if advance is not None:
-                advance((number + 1) / rounds)
+
+    def step(fraction: float) -> None:
+        if progress is not None:
+            progress.heartbeat()
+        if advance is not None:
+            advance(fraction)
+
+    results = score_shared(
+        model,
+        trees,
+        pad_id=end_of_text_id,
+        batch_tokens=batch_tokens,
+        rank=rank,
+        world_size=world_size,
+        advance=step,
+    )
+    total = -sum(row[0].log_likelihood_nats for row in results.values())
     return Perplexity(
         nll_nats=_sum_over_ranks(total, world_size, model),
         tokens=sum(len(document.ids) for document in documents),
@@ -138,15 +136,18 @@ def side_perplexity(
     progress: ProgressBoard | None = None,
     advance: Advance | None = None,
 ) -> SidePerplexity:
-    """Both halves of one side's held-out text on the work volume. Arguments and errors as `held_out_perplexity`.
+    """Both halves of one side's held-out text on the work volume. Arguments as `held_out_perplexity`.
+
+    Where the tokenizer begins every text with a token of its own, that stands before each document in the packed data,
+    and here too, instead of end-of-text.
 
     Raises:
-        InputError: a half is missing or empty.
+        InputError: a half or the data manifest is missing, or a half is empty.
     """
-    from dapt_trainer.data.held_out import read_held_out
-
+    begin_of_text_id = read_manifest(work).begin_of_text_id
+    before_id = end_of_text_id if begin_of_text_id is None else begin_of_text_id
     measured = []
-    for number, half in enumerate(("a", "b")):
+    for number, half in enumerate(HALVES):
 
         def advance_half(fraction: float, done: int = number) -> None:
             if advance is not None:
@@ -157,7 +158,7 @@ def side_perplexity(
                 model,
                 read_held_out(work, side, half),
                 context_length_tokens=context_length_tokens,
-                end_of_text_id=end_of_text_id,
+                end_of_text_id=before_id,
                 batch_tokens=batch_tokens,
                 rank=rank,
                 world_size=world_size,

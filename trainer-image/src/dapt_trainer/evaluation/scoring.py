@@ -17,7 +17,7 @@ Shape suffixes: B rows, L padded length, H hidden size, N scored positions, V vo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -170,6 +170,43 @@ class Scorer:
             losses.append((torch.logsumexp(logits_nv, dim=1) - chosen_n).double().cpu())
             firsts.append((logits_nv.argmax(dim=1) == target_n).cpu())
         return torch.cat(losses), torch.cat(firsts)
+
+
+Advance = Callable[[float], None]
+"""Gets the share of the work that is done, 0 to 1, after each batch."""
+
+
+def score_shared(
+    model: Any,
+    trees: Sequence[Tree],
+    *,
+    pad_id: int,
+    batch_tokens: int,
+    rank: int = 0,
+    world_size: int = 1,
+    advance: Advance | None = None,
+) -> dict[int, list[Scored]]:
+    """Score this rank's share of the trees: results by the tree's index.
+
+    Every rank makes the same number of forward passes (a one-token row where it has no batch left), so that sharded
+    models work too. Few trees are spread over all ranks rather than filling the first one's batch.
+    """
+    lengths = [tree.length for tree in trees]
+    batches = batches_by_length(lengths, min(batch_tokens, max(1, sum(lengths) // world_size)))
+    rounds = -(-len(batches) // world_size)
+    scorer = Scorer(model, pad_id=pad_id)
+    results: dict[int, list[Scored]] = {}
+    with evaluating(model):
+        for number in range(rounds):
+            share = number * world_size + rank
+            if share < len(batches):
+                batch = batches[share]
+                results |= zip(batch, scorer.score([trees[index] for index in batch]), strict=True)
+            else:
+                scorer.score([Tree((pad_id,), ((pad_id,),))])
+            if advance is not None:
+                advance((number + 1) / rounds)
+    return results
 
 
 def unwrapped(model: Any) -> Any:

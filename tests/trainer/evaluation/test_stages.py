@@ -1,0 +1,221 @@
+"""baseline, evaluate and verify on a toy volume: what they measure, pair, reuse and leave behind."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dapt_contract.base import Contract
+from dapt_contract.run import RunIdentity
+from dapt_contract.stage_file import StageFile, write_report
+from dapt_contract.stages.common import EvaluationConfig, ModelReference, ProbeConfig, TaskConfig
+from dapt_contract.stages.evaluate import BaselineConfig, EvaluateConfig, NamedModel, VerifyConfig
+from dapt_trainer.context import SilentProgress, StageContext
+from dapt_trainer.errors import InputError, StopRequested
+from dapt_trainer.evaluation import measure
+from dapt_trainer.evaluation.items import read_items
+from dapt_trainer.stages import baseline, evaluate, verify
+
+pytestmark = pytest.mark.torch
+EVALUATION = EvaluationConfig(
+    tasks=(
+        TaskConfig(name="animals", side="domain", source="file://animals.jsonl"),
+        TaskConfig(name="colours", side="general", source="file://colours.jsonl", few_shot=1),
+    ),
+    probes=(ProbeConfig(name="facts", side="domain", source="file://facts.jsonl"),),
+    context_length_tokens=32,
+)
+BASE, TUNED = ModelReference(weights="model"), ModelReference(weights="tuned")
+BASELINE_LINEAGE, CANDIDATE_LINEAGE = "stages/baseline-a1", "stages/evaluate-a1-a1-s8"
+
+
+class Recorder(SilentProgress):
+    def __init__(self, stop_at: str = "") -> None:
+        self.readings: list[dict[str, Any]] = []
+        self._stop_at = stop_at
+
+    def update(self, **fields: float | int | str | None) -> None:
+        self.readings.append(fields)
+
+    def stop_requested(self) -> bool:
+        return bool(self._stop_at) and any(r.get("activity") == self._stop_at for r in self.readings)
+
+    def activities(self) -> list[Any]:
+        return [reading["activity"] for reading in self.readings if "activity" in reading]
+
+
+def context(
+    work: Path, stage: str, config: Contract, *, candidate: str | None = None, stop_at: str = ""
+) -> StageContext:
+    identity = RunIdentity(
+        namespace="n", name="x", uid="u", stage=stage, attempt=1, candidate=candidate, try_number=1, fence=1
+    )
+    file = StageFile(run=identity, kind=stage, config=config)
+    return StageContext(stage=file, work=work, scratch=work / "scratch" / stage, progress=Recorder(stop_at))
+
+
+def run(work: Path, stage: Any, kind: str, config: Any, candidate: str | None = None) -> tuple[Any, Recorder]:
+    its = context(work, kind, config, candidate=candidate)
+    report = stage.run(config, its)
+    write_report(work, its.stage, report)
+    assert isinstance(its.progress, Recorder)
+    return report, its.progress
+
+
+@pytest.fixture(scope="module")
+def measured(toy_work: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any, Recorder]:
+    """A volume with a finished baseline and one evaluated candidate."""
+    work = tmp_path_factory.mktemp("measured") / "work"
+    shutil.copytree(toy_work, work)
+    base, board = run(work, baseline, "baseline", BaselineConfig(model=BASE, evaluation=EVALUATION))
+    config = EvaluateConfig(
+        candidate="a1-s8", model=TUNED, evaluation=EVALUATION, base_items_path=BASELINE_LINEAGE
+    )
+    candidate, _ = run(work, evaluate, "evaluate", config, "a1-s8")
+    return work, base, candidate, board
+
+
+def verify_config(**changes: Any) -> VerifyConfig:
+    return VerifyConfig(
+        models=(
+            NamedModel(name="base", model=BASE),
+            NamedModel(name="chosen", model=TUNED),
+            NamedModel(name="final", model=TUNED),
+        ),
+        evaluation=EVALUATION,
+        base_items_path=BASELINE_LINEAGE,
+        reuse_paths=(("base", BASELINE_LINEAGE), ("chosen", CANDIDATE_LINEAGE)),
+        sample_prompts=2,
+        sample_new_tokens=4,
+    ).model_copy(update=changes)
+
+
+def test_the_baseline_measures_everything_and_keeps_its_items(
+    measured: tuple[Path, Any, Any, Recorder],
+) -> None:
+    work, report, _, board = measured
+    base = report.facts.measure
+    assert [(score.name, score.side, score.kind, score.items) for score in base.scores] == [
+        ("animals", "domain", "task", 240),
+        ("colours", "general", "task", 12),
+        ("facts", "domain", "probe", 10),
+    ]
+    assert all(score.difference is None for score in base.scores)
+    assert report.items_path == "stages/baseline-a1/try-1/items.jsonl"
+    assert len(read_items(work / report.items_path)) == 262
+    assert base.domain.a.tokens != base.domain.b.tokens
+    assert board.activities() == [
+        "loading model",
+        "base: domain held-out text",
+        "base: general held-out text",
+        "base: task animals",
+        "base: task colours",
+        "base: probes facts",
+    ]
+    fractions = [reading["fraction"] for reading in board.readings if "fraction" in reading]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+
+
+def test_a_candidate_is_paired_with_the_base_items(measured: tuple[Path, Any, Any, Recorder]) -> None:
+    work, base_report, report, _ = measured
+    base_values = {(item.task, item.id): item.value for item in read_items(work / base_report.items_path)}
+    items = [item for item in read_items(work / report.items_path) if item.task == "animals"]
+    differences = [item.value - base_values[item.task, item.id] for item in items]
+    score = report.facts.measure.scores[0]
+    assert score.difference == pytest.approx(sum(differences) / 240)
+    assert score.difference_standard_error > 0
+    assert score.score_a is not None
+    assert score.difference_b is not None
+    assert report.facts.measure.scores[1].score_a is None
+    assert report.facts.measure.digest != base_report.facts.measure.digest
+
+
+def test_the_base_model_against_itself_differs_by_nothing(measured: tuple[Path, Any, Any, Recorder]) -> None:
+    work, base_report, _, _ = measured
+    config = EvaluateConfig(
+        candidate="a1-s1", model=BASE, evaluation=EVALUATION, base_items_path=BASELINE_LINEAGE
+    )
+    report = evaluate.run(config, context(work, "evaluate", config, candidate="a1-s1"))
+    assert report.facts.measure.domain == base_report.facts.measure.domain
+    assert [score.difference for score in report.facts.measure.scores] == [0.0, 0.0, 0.0]
+
+
+def test_verify_scores_nothing_twice(
+    measured: tuple[Path, Any, Any, Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, base, candidate, _ = measured
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(measure.Bench, "measure", never)
+    report = verify.run(verify_config(), context(work, "verify", verify_config()))
+    assert report.facts.final == candidate.facts.measure
+    assert dict(report.facts.digests)["base"] == base.facts.measure.digest
+    assert [(named.name, named.measure.digest) for named in report.measures] == list(report.facts.digests)
+    assert [name for name, _ in report.samples[0].answers] == ["base", "chosen", "final"]
+    assert len(report.samples) == 2
+    assert report.samples[0].prompt.startswith("item 0: ")
+    answers = dict(report.samples[0].answers)
+    assert answers["chosen"] == answers["final"] != answers["base"]
+
+
+def test_verify_measures_what_nobody_measured_before(measured: tuple[Path, Any, Any, Recorder]) -> None:
+    work, base, candidate, _ = measured
+    config = verify_config(reuse_paths=(), sample_prompts=0)
+    its = context(work, "verify", config)
+    report = verify.run(config, its)
+    assert report.facts.final == candidate.facts.measure
+    assert report.measures[0].measure == base.facts.measure
+    assert report.samples == ()
+    assert isinstance(its.progress, Recorder)
+    assert [name for name in its.progress.activities() if "task" in name] == [
+        "base: task animals",
+        "base: task colours",
+        "chosen: task animals",
+        "chosen: task colours",
+    ]
+
+
+def test_a_stop_ends_the_stage_between_batches(toy_work: Path, tmp_path: Path) -> None:
+    config = BaselineConfig(model=BASE, evaluation=EVALUATION)
+    work = tmp_path / "work"
+    shutil.copytree(toy_work, work)
+    with pytest.raises(StopRequested) as caught:
+        baseline.run(config, context(work, "baseline", config, stop_at="base: task animals"))
+    assert str(caught.value) == "asked to stop while base: task animals; the next try measures again"
+    assert not (work / "stages").exists()
+
+
+def test_without_a_baseline_a_candidate_cannot_be_judged(toy_work: Path) -> None:
+    config = EvaluateConfig(
+        candidate="a1-s8", model=TUNED, evaluation=EVALUATION, base_items_path="stages/none"
+    )
+    with pytest.raises(InputError) as caught:
+        evaluate.run(config, context(toy_work, "evaluate", config))
+    assert (
+        str(caught.value)
+        == f"{toy_work}/stages/none: no finished baseline to compare with; run baseline first"
+    )
+
+
+def test_all_bad_files_are_named_before_a_model_is_loaded(
+    toy_work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = EvaluationConfig(
+        tasks=(TaskConfig(name="none", side="domain", source="file://x"),),
+        probes=(ProbeConfig(name="nothing", side="domain", source="file://x"),),
+        context_length_tokens=32,
+    )
+    config = BaselineConfig(model=BASE, evaluation=bad)
+    monkeypatch.setattr(measure, "load_model", None)
+    with pytest.raises(InputError) as caught:
+        baseline.run(config, context(toy_work, "baseline", config))
+    assert [problem.split(":")[0] for problem in caught.value.problems] == [
+        f"{toy_work}/probes/nothing.jsonl",
+        f"{toy_work}/tasks/none.jsonl",
+    ]

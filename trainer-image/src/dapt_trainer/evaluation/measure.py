@@ -1,0 +1,147 @@
+"""Everything that is measured on one model, in one order, with one precision: perplexities, tasks, probes.
+
+Precision: fp32 on CPU, bf16 on an accelerator, and the same for every model of an adaptation, so that differences are
+differences of models. Merged weights are rounded once, to that precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dapt_contract.metric import Measure, Score, Side
+from dapt_contract.stages.common import EvaluationConfig, ModelReference
+from dapt_trainer.context import StageContext
+from dapt_trainer.data.manifest import read_manifest
+from dapt_trainer.errors import InputError
+from dapt_trainer.evaluation.harness import SharedContextModel, TaskRunner
+from dapt_trainer.evaluation.items import Item, score_of
+from dapt_trainer.evaluation.parts import Parts
+from dapt_trainer.evaluation.perplexity import side_perplexity
+from dapt_trainer.evaluation.probes import read_probes, run_probes
+from dapt_trainer.training.models import load_model, load_tokenizer
+from dapt_trainer.training.ranks import Ranks
+
+_SIDES: tuple[Side, Side] = ("domain", "general")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model's measure and the items behind its scores."""
+
+    measure: Measure
+    items: tuple[Item, ...]
+
+
+class Bench:
+    """The checked tasks and probes of an evaluation, ready to measure one model after the other."""
+
+    def __init__(
+        self, config: EvaluationConfig, context: StageContext, ranks: Ranks, *, models: int = 1
+    ) -> None:
+        """Read and check everything before the first model is loaded.
+
+        Args:
+            config: what to measure.
+            context: of the stage.
+            ranks: of the stage.
+            models: how many will be measured; for the progress.
+
+        Raises:
+            InputError: all problems of all task and probe files and names.
+        """
+        self._config = config
+        self._context = context
+        self._ranks = ranks
+        problems: list[str] = []
+        self._probes = []
+        for probe in config.probes:
+            try:
+                self._probes.append((probe, read_probes(context.work, probe, limit=config.limit)))
+            except InputError as error:
+                problems.extend(error.problems)
+        try:
+            scratch = context.scratch / f"rank-{ranks.rank}"
+            self._tasks = TaskRunner(
+                context.work, scratch, config.tasks, limit=config.limit, seed=config.seed
+            )
+        except InputError as error:
+            problems.extend(error.problems)
+        if problems:
+            raise InputError(*problems)
+        each = len(_SIDES) + len(config.tasks) + len(config.probes)
+        any_rank = ranks.maximum if ranks.world_size > 1 else float
+        self._parts = Parts(context.progress, each * models, any_rank=any_rank)
+
+    def load(self, reference: ModelReference) -> tuple[Any, Any]:
+        """Model and tokenizer of a reference, on this rank's device, at the precision of evaluations.
+
+        Raises:
+            InputError: as `load_model`.
+        """
+        self._context.progress.update(activity=f"loading {reference.weights}")
+        on_cpu = self._ranks.device.type == "cpu"
+        model = load_model(
+            self._context.work,
+            reference,
+            precision="fp32" if on_cpu else "bf16",
+            device=str(self._ranks.device),
+        )
+        return model, load_tokenizer(self._context.work, reference.weights)
+
+    def measure(
+        self, model: Any, tokenizer: Any, *, digest: str, name: str, base_items: Sequence[Item] | None
+    ) -> Measured:
+        """Measure one model.
+
+        Args:
+            model: on its device.
+            tokenizer: the model's.
+            digest: of its weights.
+            name: for the progress: `base`, a candidate's id.
+            base_items: of the base model, for paired differences; None when this is the base model.
+
+        Raises:
+            InputError: as `side_perplexity`, `TaskRunner.run`, `score_of`.
+            StopRequested: asked to stop.
+        """
+        perplexities = {}
+        for side in _SIDES:
+            perplexities[side] = side_perplexity(
+                model,
+                self._context.work,
+                side,
+                context_length_tokens=self._config.context_length_tokens,
+                end_of_text_id=read_manifest(self._context.work).end_of_text_id,
+                rank=self._ranks.rank,
+                world_size=self._ranks.world_size,
+                progress=self._context.progress,
+                advance=self._parts.begin(f"{name}: {side} held-out text"),
+            )
+        self._context.progress.update(
+            domain_perplexity=perplexities["domain"].both.perplexity,
+            general_perplexity=perplexities["general"].both.perplexity,
+        )
+        items: list[Item] = []
+        scores: list[Score] = []
+        harness = SharedContextModel(
+            model, tokenizer, rank=self._ranks.rank, world_size=self._ranks.world_size
+        )
+        for task in self._config.tasks:
+            done = self._tasks.run(harness, task, self._parts.begin(f"{name}: task {task.name}"))
+            scores.append(score_of(task.name, task.side, "task", done, base_items))
+            items.extend(done)
+        for probe, questions in self._probes:
+            done = run_probes(
+                harness, probe.name, questions, self._parts.begin(f"{name}: probes {probe.name}")
+            )
+            scores.append(score_of(probe.name, probe.side, "probe", done, base_items))
+            items.extend(done)
+        measure = Measure(
+            digest=digest,
+            domain=perplexities["domain"],
+            general=perplexities["general"],
+            scores=tuple(scores),
+        )
+        return Measured(measure, tuple(items))

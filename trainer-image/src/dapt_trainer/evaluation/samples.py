@@ -1,0 +1,80 @@
+"""What each model answers to a few prompts, for people to read. Nothing is decided by it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dapt_contract.layout import PROBES, TASKS
+from dapt_contract.stages.common import EvaluationConfig
+from dapt_trainer.data.held_out import read_held_out
+from dapt_trainer.errors import InputError
+from dapt_trainer.evaluation.questions import read_questions
+from dapt_trainer.evaluation.scoring import evaluating
+
+_BEGINNING_TOKENS = 32
+_LONGEST_PROMPT_TOKENS = 512
+
+
+def sample_prompts(work: Path, config: EvaluationConfig, tokenizer: Any, count: int) -> list[str]:
+    """Prompts about the domain that no model was trained on: questions of custom domain tasks, then domain probes, then
+    beginnings of held-out domain documents.
+    """
+    sets: list[list[str]] = []
+    for task in config.tasks:
+        if task.side == "domain" and task.source is not None:
+            sets.append(_texts(work / TASKS / f"{task.name}.jsonl", "question", count))
+    for probe in config.probes:
+        if probe.side == "domain":
+            sets.append(_texts(work / PROBES / f"{probe.name}.jsonl", "prompt", count))
+    documents = read_held_out(work, "domain", "a")[:count] if sum(map(len, sets)) < count else []
+    sets.append([tokenizer.decode(document.ids[:_BEGINNING_TOKENS]) for document in documents])
+    return list(dict.fromkeys(text for texts in sets for text in texts if text.strip()))[:count]
+
+
+def _texts(path: Path, field: str, count: int) -> list[str]:
+    try:
+        return [question.text for question in read_questions(path, field, limit=count)]
+    except InputError:
+        return []
+
+
+def answers(model: Any, tokenizer: Any, prompts: list[str], *, new_tokens: int) -> list[str]:
+    """Greedy answers, one prompt at a time; through the chat template where the tokenizer has one.
+
+    Args:
+        model: on its device.
+        tokenizer: the model's.
+        prompts: plain text.
+        new_tokens: at most that many are generated.
+    """
+    texts = []
+    with evaluating(model):
+        for prompt in prompts:
+            ids = _prompt_ids(tokenizer, prompt)[-_LONGEST_PROMPT_TOKENS:]
+            ids_1l = torch.tensor([ids], device=next(model.parameters()).device)
+            output_1l = model.generate(
+                ids_1l,
+                attention_mask=torch.ones_like(ids_1l),
+                max_new_tokens=new_tokens,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                use_cache=True,
+                pad_token_id=tokenizer.pad_token_id
+                if tokenizer.pad_token_id is not None
+                else tokenizer.eos_token_id,
+            )
+            texts.append(tokenizer.decode(output_1l[0, len(ids) :], skip_special_tokens=True).strip())
+    return texts
+
+
+def _prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
+    if getattr(tokenizer, "chat_template", None):
+        turn = [{"role": "user", "content": prompt}]
+        text = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+        return list(tokenizer.encode(text, add_special_tokens=False))
+    return list(tokenizer.encode(prompt))

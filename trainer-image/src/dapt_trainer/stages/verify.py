@@ -1,0 +1,82 @@
+"""verify: base, chosen checkpoint and final model side by side on everything, and what each answers to a few prompts.
+
+A model whose weights have the digest of one that was measured before is not scored again.
+"""
+
+from __future__ import annotations
+
+from dapt_contract.metric import Measure
+from dapt_contract.stages.evaluate import (
+    NamedMeasure,
+    NamedModel,
+    Sample,
+    VerifyConfig,
+    VerifyFacts,
+    VerifyReport,
+)
+from dapt_trainer.context import StageContext
+from dapt_trainer.errors import InputError
+from dapt_trainer.evaluation.items import write_items
+from dapt_trainer.evaluation.measure import Bench
+from dapt_trainer.evaluation.ranks import evaluation_ranks
+from dapt_trainer.evaluation.reuse import base_items, measured_before
+from dapt_trainer.evaluation.samples import answers, sample_prompts
+from dapt_trainer.training.models import reference_digest
+
+_BASE = "base"
+_FINAL = "final"
+
+
+def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
+    """Measures of all models, the final one's as facts, and their greedy answers.
+
+    Raises:
+        InputError: as evaluate; also when no model is named `final`.
+        StopRequested: asked to stop.
+    """
+    if _FINAL not in {model.name for model in config.models}:
+        raise InputError(
+            f"verify: no model named {_FINAL!r} among {', '.join(m.name for m in config.models) or 'none'}"
+        )
+    ranks = evaluation_ranks(context)
+    digests = {named.name: reference_digest(context.work, named.model) for named in config.models}
+    known = measured_before(context.work, [path for _, path in config.reuse_paths])
+    pending = list(dict.fromkeys(digest for digest in digests.values() if digest not in known))
+    bench = Bench(config.evaluation, context, ranks, models=len(pending))
+    paired = base_items(context.work, config.base_items_path)
+    measures: dict[str, Measure] = dict(known)
+    spoken: dict[str, list[str]] = {}
+    prompts: list[str] | None = None
+    for named in _final_last(config.models):
+        digest = digests[named.name]
+        if digest in spoken and digest in measures:
+            continue
+        model, tokenizer = bench.load(named.model)
+        if digest not in measures:
+            own = None if named.name == _BASE else paired
+            measured = bench.measure(model, tokenizer, digest=digest, name=named.name, base_items=own)
+            measures[digest] = measured.measure
+            if ranks.is_first:
+                write_items(context.try_folder / f"items-{named.name}.jsonl", measured.items)
+        if prompts is None:
+            prompts = sample_prompts(context.work, config.evaluation, tokenizer, config.sample_prompts)
+        context.progress.update(activity=f"{named.name}: answering {len(prompts)} prompts")
+        # Every rank generates, so that none waits long at the next collective.
+        spoken[digest] = answers(model, tokenizer, prompts, new_tokens=config.sample_new_tokens)
+        del model
+    return VerifyReport(
+        facts=VerifyFacts(final=measures[digests[_FINAL]], digests=tuple(digests.items())),
+        measures=tuple(NamedMeasure(name=name, measure=measures[digest]) for name, digest in digests.items()),
+        samples=tuple(
+            Sample(
+                prompt=prompt,
+                answers=tuple((name, spoken[digest][index]) for name, digest in digests.items()),
+            )
+            for index, prompt in enumerate(prompts or [])
+        ),
+    )
+
+
+def _final_last(models: tuple[NamedModel, ...]) -> list[NamedModel]:
+    """The base model's tokenizer makes the prompts, so it goes first."""
+    return sorted(models, key=lambda named: (named.name != _BASE, named.name == _FINAL))
