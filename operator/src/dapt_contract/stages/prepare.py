@@ -125,4 +125,6 @@ class PrepareReport(Contract):
     resolved_sources: tuple[tuple[str, str], ...] = ()
     """URI as written, and as resolved (revision, files, digest)."""
     contamination_by_task: tuple[tuple[str, int], ...] = ()
+    near_duplicates_by_source: tuple[tuple[str, int], ...] = ()
+    """Documents that left the training data for being near to held-out ones."""
     seconds_by_step: tuple[tuple[str, float], ...] = ()

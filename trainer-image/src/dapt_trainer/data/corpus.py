@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,9 +136,7 @@ class SideReader:
             progress: called with the tokens kept so far.
         """
         counts = Counts()
-        reader = _TextBatches(
-            f"spec.corpus.{self._side}[{index}]", config, resolved, counts, self._rules, problems
-        )
+        reader = _TextBatches(f"spec.corpus.{self._side}[{index}]", config, resolved, self._rules, problems)
         name = f"{self._side}-{index}"
         token_counts, keys, sketch_counts = array("q"), array("Q"), array("q")
         kept_tokens = 0
@@ -146,11 +144,13 @@ class SideReader:
         paths = self._folder / f"{name}.tokens", self._folder / f"{name}.sketches"
         token_type = np.dtype(self._rules.token_type).newbyteorder("<")
         with paths[0].open("wb") as tokens_file, paths[1].open("wb") as sketches_file:
-            for texts, batch in self._analysed(reader):
+            for read, batch in self._analysed(reader):
+                counts.records += read.records
+                counts.bad_records += read.bad_records
                 kept, full = [], False
                 for number, key, half in self._judged(batch, counts):
                     size = int(batch.token_counts[number])
-                    self._note_candidate(key, half, index, len(token_counts), size, texts[number])
+                    self._note_candidate(key, half, index, len(token_counts), size, read.texts[number])
                     counts.tiny += size - self._rules.special_tokens < 16
                     kept.append(number)
                     token_counts.append(size)
@@ -165,8 +165,7 @@ class SideReader:
                 progress(kept_tokens)
                 if full:
                     break
-        if limit is None or kept_tokens < limit:
-            reader.judge_bad_records()
+        reader.judge_bad_records(counts)
         return SpooledSource(
             side=self._side,
             index=index,
@@ -192,16 +191,16 @@ class SideReader:
             text: str = json.loads(file.readline())
             return text
 
-    def _analysed(self, reader: _TextBatches) -> Iterator[tuple[Sequence[str], AnalysedBatch]]:
-        under_way: list[Sequence[str]] = []
+    def _analysed(self, reader: _TextBatches) -> Iterator[tuple[_TextBatch, AnalysedBatch]]:
+        under_way: deque[_TextBatch] = deque()
 
         def noted() -> Iterator[Sequence[str]]:
-            for texts in reader:
-                under_way.append(texts)
-                yield texts
+            for read in reader:
+                under_way.append(read)
+                yield read.texts
 
         for batch in self._pool.analysed(noted()):
-            yield under_way.pop(0), batch
+            yield under_way.popleft(), batch
 
     def _judged(self, batch: AnalysedBatch, counts: Counts) -> Iterator[tuple[int, int, int]]:
         """(place in the batch, key, half) of each document that is kept."""
@@ -236,74 +235,73 @@ class SideReader:
         self.candidates.append(Candidate(key, half, source, document, tokens, offset))
 
 
+@dataclass(frozen=True)
+class _TextBatch:
+    """Texts, and how many records it took to get them."""
+
+    texts: list[str]
+    records: int
+    bad_records: int
+
+
 class _TextBatches:
     """The texts of a source in batches; bad records are counted and told."""
 
     def __init__(
-        self,
-        field_name: str,
-        config: TextSource,
-        resolved: ResolvedSource,
-        counts: Counts,
-        rules: Rules,
-        problems: Problems,
+        self, field_name: str, config: TextSource, resolved: ResolvedSource, rules: Rules, problems: Problems
     ) -> None:
         self._field = field_name
         self._config = config
         self._resolved = resolved
-        self._counts = counts
         self._most_bad = rules.bad_records_max_fraction
         self._problems = problems
-        self._bad: list[BadRecord] = []
+        self._shown: list[BadRecord] = []
+        self._records = 0
+        self._bad_records = 0
 
-    def __iter__(self) -> Iterator[list[str]]:
+    def __iter__(self) -> Iterator[_TextBatch]:
         """Until the end, or until the source cannot be used."""
         texts: list[str] = []
-        size = 0
+        size, records, bad_records = 0, self._records, self._bad_records
         try:
             for item in documents(self._resolved, self._config.text_field):
-                self._counts.records += 1
+                self._records += 1
                 if isinstance(item, BadRecord):
                     if self._ends_with(item):
-                        return
+                        break
                     continue
                 texts.append(item.text)
                 size += len(item.text)
                 if size >= BATCH_CHARACTERS or len(texts) >= BATCH_DOCUMENTS:
-                    yield texts
-                    texts, size = [], 0
+                    yield _TextBatch(texts, self._records - records, self._bad_records - bad_records)
+                    texts, size, records, bad_records = [], 0, self._records, self._bad_records
         except BadFileError as error:
             self._problems.add(f"{self._field}: {error}")
-            return
-        if texts:
-            yield texts
+        yield _TextBatch(texts, self._records - records, self._bad_records - bad_records)
 
-    def judge_bad_records(self) -> None:
-        """Note a problem when too many records were skipped."""
-        counts = self._counts
-        if not self._bad or counts.bad_records <= self._most_bad * counts.records:
+    def judge_bad_records(self, counts: Counts) -> None:
+        """Note a problem when too many records were skipped, of those up to the source's `max_tokens`."""
+        if counts.bad_records <= self._most_bad * counts.records:
             return
-        for bad in self._bad:
+        for bad in self._shown[: counts.bad_records]:
             self._problems.add(
                 f"{self._field}: {bad.place}: {bad.reason}; correct the line, or allow a share of bad records with "
-                f"spec.corpus.badRecords.maxFraction (it is {self._most_bad:g}, {counts.bad_records} of "
-                f"{counts.records} records are bad)"
+                f"spec.corpus.badRecords.maxFraction (it is {self._most_bad:g}; {counts.bad_records} of "
+                f"{counts.records} records read are bad)"
             )
-        self._bad = []
 
     def _ends_with(self, bad: BadRecord) -> bool:
         """Count a bad record; true when reading on is of no use."""
-        self._counts.bad_records += 1
-        if len(self._bad) < _SHOWN_BAD_RECORDS:
-            self._bad.append(bad)
-        if bad.fields and self._counts.records == 1:  # not one bad line: the name of the field is wrong
+        self._bad_records += 1
+        if bad.fields and self._records == 1:  # not one bad line: the name of the field is wrong
             self._problems.add(
                 f"{self._field}.textField: {bad.place} has no field {self._config.text_field!r}; its fields are "
                 f"{', '.join(bad.fields)}: name the one that holds the text"
             )
-            self._bad = []
             return True
-        return self._most_bad == 0 and self._counts.bad_records >= _SHOWN_BAD_RECORDS
+        if len(self._shown) < _SHOWN_BAD_RECORDS:
+            self._shown.append(bad)
+        return self._most_bad == 0 and self._bad_records >= _SHOWN_BAD_RECORDS
 
 
 def _write_chosen(file: Any, values: Any, counts: npt.NDArray[np.int64], chosen: list[int]) -> None:

@@ -41,6 +41,8 @@ class ShardManifest(Contract):
     sequences: int
     tokens: int
     """Tokens of documents, each counted once; end-of-text tokens included."""
+    positions: int
+    """Of all sequences."""
     filled_positions: int
     """Packed positions that carry a token: `tokens` and `repeated_tokens` together."""
     repeated_tokens: int = 0
@@ -79,6 +81,22 @@ def read_manifest(work: Path) -> DataManifest:
         return read_envelope(work / DATA / MANIFEST, DATA_SCHEMA, DataManifest)[1]
     except ContractError as error:
         raise InputError(f"{error}; run prepare again") from error
+
+
+def finished_manifest(work: Path, config_digest: str) -> DataManifest | None:
+    """The manifest of a finished prepare of this configuration whose shards are all there; else None."""
+    try:
+        manifest = read_manifest(work)
+    except InputError:
+        return None
+    if manifest.config_digest != config_digest:
+        return None
+    for shard in manifest.shards:
+        for file in shard.files:
+            path = work / DATA / shard.name / file.name
+            if not path.is_file() or path.stat().st_size != file.size_bytes:
+                return None
+    return manifest
 
 
 def write_manifest(folder: Path, manifest: DataManifest, *, run_key: str) -> None:

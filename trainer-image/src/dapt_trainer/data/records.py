@@ -75,7 +75,9 @@ def _json_lines(filesystem: Any, file: SourceFile) -> Iterator[tuple[str, Any] |
             except ValueError as error:
                 yield BadRecord(place, f"not JSON ({first_line(error)})")
                 continue
-            if isinstance(record, dict):
+            if (b"\\ud" in line or b"\\uD" in line) and not _is_unicode(record):
+                yield BadRecord(place, "not Unicode text (half of a surrogate pair)")
+            elif isinstance(record, dict):
                 yield place, record
             else:
                 yield BadRecord(place, f"not a JSON object but {_kind(record)}")
@@ -157,6 +159,14 @@ def _opened(filesystem: Any, file: SourceFile) -> Iterator[BinaryIO]:
         raise BadFileError(
             f"{file.label}: breaks off or is damaged ({type(error).__name__}: {first_line(error)}); copy it again"
         ) from error
+
+
+def _is_unicode(record: Any) -> bool:
+    try:
+        json.dumps(record, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _kind(value: Any) -> str:

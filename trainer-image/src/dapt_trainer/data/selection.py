@@ -22,7 +22,8 @@ class HeldOutChoice:
     """One side's held-out documents."""
 
     halves: dict[Half, list[HeldOutDocument]]
-    chosen: tuple[Candidate, ...]
+    chosen: tuple[tuple[Candidate, int], ...]
+    """With the tokens that are held out of each."""
     keys: frozenset[int]
     """Hashes of their normalized texts: nothing with one of these may be trained on."""
 
@@ -64,7 +65,7 @@ def choose(
         )
     threshold = int(fraction * _KEY_SPACE)
     halves: dict[Half, list[HeldOutDocument]] = {}
-    chosen: list[Candidate] = []
+    chosen: list[tuple[Candidate, int]] = []
     for name, ordered in zip(HALVES, by_half, strict=True):
         most = max(1, max_tokens // 2)
         picked = _first_by_hash([entry[3] for entry in ordered], threshold, most)
@@ -73,8 +74,8 @@ def choose(
         else:
             picked = [ordered[0][3]]
             halves[name] = [_beginning(text_of(picked[0]), tokenizer, most)]
-        chosen += picked
-    return HeldOutChoice(halves, tuple(chosen), frozenset(candidate.key for candidate in chosen))
+        chosen += zip(picked, [len(document.ids) for document in halves[name]], strict=True)
+    return HeldOutChoice(halves, tuple(chosen), frozenset(candidate.key for candidate, _ in chosen))
 
 
 def _first_by_hash(ordered: list[Candidate], threshold: int, most: int) -> list[Candidate]:

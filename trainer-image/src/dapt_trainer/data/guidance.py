@@ -1,0 +1,95 @@
+"""Warnings by the data, with numbers: sentences for people, none of which stops a run.
+
+Corpus sizes: under 100 M domain tokens retrieval or SFT often does as well, and LoRA forgets less; from 100 M on
+continued pre-training pays (docs/training.md has the sources).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dapt_contract.stages.prepare import ModelFacts, SourceFacts
+from dapt_trainer.data.corpus import SpooledSource
+
+_SMALL_CORPUS_TOKENS = 100_000_000
+_FEW_HELD_OUT_TOKENS = 2_000
+_SHARE = 0.10
+
+
+def warnings_of(
+    model: ModelFacts,
+    sources: Sequence[SourceFacts],
+    spooled: Sequence[SpooledSource],
+    near_duplicates: Sequence[int],
+    *,
+    trains_all_weights: bool,
+    too_short_items: int,
+) -> tuple[str, ...]:
+    """All warnings, the gravest first."""
+    found: list[str] = []
+    if model.has_chat_template:
+        found.append(
+            "The base model has a chat template: continued pre-training costs an instruct model much of its chat "
+            "ability; start from the base model and fine-tune afterwards where you can."
+        )
+    domain = sum(source.train_tokens for source in sources if source.side == "domain")
+    if domain < _SMALL_CORPUS_TOKENS:
+        method = " and train LoRA instead of all weights" if trains_all_weights else ""
+        found.append(
+            f"The domain corpus has {domain:,} training tokens; below {_SMALL_CORPUS_TOKENS:,} consider retrieval or "
+            f"fine-tuning instead{method}."
+        )
+    for side in ("domain", "general"):
+        held_out = sum(source.held_out_tokens for source in sources if source.side == side)
+        if held_out < _FEW_HELD_OUT_TOKENS:
+            found.append(
+                f"Only {held_out:,} {side} tokens are held out: its perplexity is noisy; raise "
+                "spec.corpus.heldOut.fraction."
+            )
+    for source, spool, near in zip(sources, spooled, near_duplicates, strict=True):
+        found += _of_source(source, spool, near)
+    if too_short_items:
+        found.append(
+            f"{too_short_items} evaluation item(s) have fewer than 5 words and cannot be looked for in the corpus."
+        )
+    return tuple(found)
+
+
+def _of_source(source: SourceFacts, spool: SpooledSource, near: int) -> list[str]:
+    found = []
+    counts = spool.counts
+    good = max(1, counts.records - counts.bad_records)
+    if counts.duplicates > _SHARE * good:
+        found.append(
+            f"{source.name}: {counts.duplicates:,} of {good:,} documents ({counts.duplicates / good:.0%}) were "
+            "duplicates and are read once."
+        )
+    if counts.empty > _SHARE * good:
+        found.append(
+            f"{source.name}: {counts.empty:,} of {good:,} documents ({counts.empty / good:.0%}) are empty."
+        )
+    kept = max(1, len(spool.token_counts))
+    if counts.tiny > _SHARE * kept:
+        found.append(
+            f"{source.name}: {counts.tiny:,} of {kept:,} documents ({counts.tiny / kept:.0%}) have fewer than 16 "
+            "tokens; join them into longer ones, so that there is something to predict from."
+        )
+    if near > _SHARE * kept:
+        found.append(
+            f"{source.name}: {near:,} of {kept:,} documents ({near / kept:.0%}) are near-duplicates of held-out "
+            "documents and left the training data."
+        )
+    if counts.contaminated:
+        found.append(
+            f"{source.name}: {counts.contaminated:,} documents contain an evaluation item and left the training data."
+        )
+    if counts.bad_records:
+        found.append(
+            f"{source.name}: {counts.bad_records:,} of {counts.records:,} records were bad and skipped."
+        )
+    if source.cut_documents > 0.5 * max(1, source.documents):
+        found.append(
+            f"{source.name}: {source.cut_documents:,} of {source.documents:,} documents are longer than a sequence or "
+            "were cut; a larger spec.corpus.sequenceLength keeps them whole."
+        )
+    return found

@@ -1,0 +1,444 @@
+"""prepare: raw sources in; base model, packed shards, held-out text, evaluation and SFT data on the work volume out.
+
+The only stage that reads hubs and object stores. It works below its own try's folder and moves finished folders into
+place at the end, `data/` with the manifest last: killed at any moment and run again, it ends with the same files, and
+finds out by the manifest when nothing is left to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dapt_contract.envelope import digest_of, fsync_folder
+from dapt_contract.layout import DATA, HELD_OUT, INSTRUCTIONS, MODEL, PROBES, TASKS
+from dapt_contract.metric import Side
+from dapt_contract.stages.prepare import (
+    ModelFacts,
+    PrepareConfig,
+    PrepareFacts,
+    PrepareReport,
+    SourceFacts,
+    TextSource,
+)
+from dapt_trainer.context import StageContext
+from dapt_trainer.data.analysis import AnalysisPool, Settings
+from dapt_trainer.data.base_model import import_model
+from dapt_trainer.data.contamination import ContaminationIndex, EvaluationItem, contamination_index
+from dapt_trainer.data.corpus import Rules, SideReader, SpooledSource
+from dapt_trainer.data.evaluation_data import (
+    DataSet,
+    Kind,
+    evaluation_items,
+    read_instructions,
+    read_items,
+    write_lines,
+)
+from dapt_trainer.data.guidance import warnings_of
+from dapt_trainer.data.harness_items import CACHE, read_harness_items
+from dapt_trainer.data.held_out import HALVES, write_held_out
+from dapt_trainer.data.manifest import DataManifest, TokenType, finished_manifest, write_manifest
+from dapt_trainer.data.model_facts import TokenizerFacts, read_model_facts, read_tokenizer, sequence_length
+from dapt_trainer.data.near_duplicates import HeldOutShingles
+from dapt_trainer.data.packed_source import PackedSource, pack_source
+from dapt_trainer.data.problems import Problems
+from dapt_trainer.data.selection import HeldOutChoice, choose
+from dapt_trainer.data.sources import ResolvedSource, resolve
+from dapt_trainer.data.space import check_space
+from dapt_trainer.errors import InfrastructureError, InputError, StopRequested
+from dapt_trainer.training.models import sha256_of_file
+
+SIDES: tuple[Side, Side] = ("domain", "general")
+_FACTS = "facts.json"
+
+
+def run(config: PrepareConfig, context: StageContext) -> PrepareReport:
+    """Prepare everything; all problems of the input are told at once.
+
+    Raises:
+        InputError: what the user must correct.
+        InfrastructureError: the work volume is full.
+        StopRequested: SIGTERM.
+    """
+    finished = finished_manifest(context.work, digest_of(config))
+    if finished is not None:
+        return finished.report
+    try:
+        return _Preparation(config, context).run()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InfrastructureError(
+            f"{context.work}: the work volume is full ({error.strerror}); enlarge it, or lower maxTokens"
+        ) from error
+
+
+@dataclass
+class _Model:
+    facts: ModelFacts
+    tokenizer: TokenizerFacts
+    sequence_length_tokens: int
+    token_type: TokenType
+
+
+@dataclass
+class _Evaluation:
+    tasks: dict[str, DataSet] = field(default_factory=dict)
+    probes: dict[str, DataSet] = field(default_factory=dict)
+    instructions: list[dict[str, Any]] = field(default_factory=list)
+    items: list[EvaluationItem] = field(default_factory=list)
+    item_counts: dict[str, int] = field(default_factory=dict)
+
+
+class _Preparation:
+    def __init__(self, config: PrepareConfig, context: StageContext) -> None:
+        self._config = config
+        self._context = context
+        self._problems = Problems()
+        self._folder = context.try_folder / "prepared"
+        self._scratch = context.try_folder / "spool"
+        self._seconds: dict[str, float] = {}
+        self._resolved: list[tuple[str, str]] = []
+
+    def run(self) -> PrepareReport:
+        for folder in (self._folder, self._scratch):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        with self._step("reading the base model", 0.0):
+            model = self._model()
+        with self._step("finding the sources", 0.05):
+            sources = self._sources()
+        with self._step("reading evaluation and SFT data", 0.08):
+            evaluation = self._evaluation()
+        if model is None:
+            self._problems.raise_if_any()
+            raise AssertionError("a model without facts is a problem")
+        index = contamination_index(evaluation.items) if self._config.decontaminate else ContaminationIndex()
+        with self._step("reading and tokenizing the corpus", 0.1):
+            spooled, choices = self._corpus(model, sources, index)
+        self._problems.raise_if_any()
+        with self._step("packing", 0.8):
+            packed = self._packed(model, spooled, choices)
+        self._check_size(model, packed)
+        with self._step("finishing", 0.95):
+            report = self._finish(model, evaluation, index, spooled, choices, packed)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        return report
+
+    def _model(self) -> _Model | None:
+        config, source = self._config, self._config.model_source
+        folder = self._folder / MODEL
+        try:
+            revision = import_model(source, folder, self._scratch, self._context.progress.heartbeat)
+            tokenizer = read_tokenizer(folder, source)
+            facts = read_model_facts(folder, source, revision, has_chat_template=tokenizer.has_chat_template)
+            length = sequence_length(config.sequence_length_tokens, facts)
+            check_space(
+                self._context.work,
+                facts,
+                checkpoints_kept=config.checkpoints_kept,
+                trains_all_weights=config.trains_all_weights,
+            )
+        except InputError as error:
+            self._problems.add_error(error)
+            return None
+        self._resolved.append((source, revision))
+        (folder / _FACTS).write_text(facts.model_dump_json(indent=1) + "\n")
+        token_type: TokenType = "uint16" if tokenizer.vocabulary_size <= 1 << 16 else "uint32"
+        return _Model(facts, tokenizer, length, token_type)
+
+    def _sources(self) -> dict[Side, list[tuple[int, TextSource, ResolvedSource]]]:
+        found: dict[Side, list[tuple[int, TextSource, ResolvedSource]]] = {"domain": [], "general": []}
+        for side, listed in zip(SIDES, (self._config.domain, self._config.general), strict=True):
+            for index, source in enumerate(listed):
+                self._context.progress.heartbeat()
+                try:
+                    resolved = resolve(source.source, f"spec.corpus.{side}[{index}].source")
+                except InputError as error:
+                    self._problems.add_error(error)
+                    continue
+                found[side].append((index, source, resolved))
+                self._resolved.append((source.source, resolved.resolved))
+        return found
+
+    def _evaluation(self) -> _Evaluation:
+        found = _Evaluation()
+        config = self._config
+        for task in config.tasks:
+            if task.source is not None:
+                self._items(
+                    found, found.tasks, "task", task.name, task.source, f"spec.evaluation.{task.side}.tasks"
+                )
+        shipped = [task.name for task in config.tasks if task.source is None]
+        if shipped:
+            try:
+                items = read_harness_items(
+                    shipped, self._context.work / CACHE, self._context.progress.heartbeat
+                )
+                found.items += items
+                found.item_counts |= {name: sum(item.task == name for item in items) for name in shipped}
+            except InputError as error:
+                self._problems.add_error(error)
+        for probe in config.probes:
+            where = f"spec.evaluation.probes.{probe.side}"
+            self._items(found, found.probes, "probe", probe.name, probe.source, where)
+        for index, source in enumerate(config.instructions):
+            field_name = f"spec.finetuning.data[{index}]"
+            data = read_instructions(source.source, source.format, field_name, self._problems)
+            found.instructions += data.lines
+            self._resolved.append((source.source, data.resolved))
+        return found
+
+    def _items(
+        self, found: _Evaluation, into: dict[str, DataSet], kind: Kind, name: str, uri: str, where: str
+    ) -> None:
+        self._context.progress.heartbeat()
+        data = read_items(kind, uri, f"{where}[{name}]", self._problems)
+        into[name] = data
+        found.items += evaluation_items(name, kind, data.lines)
+        found.item_counts[name] = len(data.lines)
+        self._resolved.append((uri, data.resolved))
+
+    def _corpus(
+        self,
+        model: _Model,
+        sources: dict[Side, list[tuple[int, TextSource, ResolvedSource]]],
+        index: ContaminationIndex,
+    ) -> tuple[list[SpooledSource], dict[Side, HeldOutChoice]]:
+        from tokenizers import Tokenizer
+
+        config, tokens = self._config, model.tokenizer
+        rules = Rules(
+            seed=config.seed,
+            deduplicate=config.deduplicate == "exact",
+            held_out_fraction=config.held_out_fraction,
+            bad_records_max_fraction=config.bad_records_max_fraction,
+            token_type=model.token_type,
+            special_tokens=1 + (tokens.begin_of_text_id is not None),
+            tasks=index.tasks,
+        )
+        tokenizer = Tokenizer.from_str(tokens.tokenizer_json)
+        tokenizer.encode_special_tokens = True
+        spooled: list[SpooledSource] = []
+        choices: dict[Side, HeldOutChoice] = {}
+        settings = Settings(tokens.tokenizer_json, tokens.begin_of_text_id, tokens.end_of_text_id, index)
+        sizes = {
+            resolved.uri: sum(file.size_bytes for file in resolved.files)
+            for listed in sources.values()
+            for _, _, resolved in listed
+        }
+        done, total = 0, max(1, sum(sizes.values()))
+        with AnalysisPool(settings) as pool:
+            for side, listed in sources.items():
+                reader = SideReader(side, self._scratch / side, rules, pool)
+                documents = 0
+                for number, source, resolved in listed:
+
+                    def note(kept: int, name: str = f"{side}-{number}", done: int = done) -> None:
+                        self._beat(f"tokenizing {name}", 0.1 + 0.7 * done / total, tokens=kept)
+
+                    spool = reader.read(number, source, resolved, self._problems, note)
+                    done += sizes[resolved.uri]
+                    documents += len(spool.token_counts)
+                    spooled.append(spool)
+                reader.close()
+                if self._problems:
+                    continue
+                try:
+                    choices[side] = choose(
+                        side,
+                        reader.candidates,
+                        reader.candidate_text,
+                        tokenizer,
+                        documents=documents,
+                        fraction=config.held_out_fraction,
+                        max_tokens=config.held_out_max_tokens,
+                    )
+                except InputError as error:
+                    self._problems.add_error(error)
+        return spooled, choices
+
+    def _packed(
+        self, model: _Model, spooled: list[SpooledSource], choices: dict[Side, HeldOutChoice]
+    ) -> list[PackedSource]:
+        texts = [
+            document.text
+            for choice in choices.values()
+            for half in HALVES
+            for document in choice.halves[half]
+        ]
+        shingles = HeldOutShingles(texts)
+        keys = np.array(sorted(set().union(*(choice.keys for choice in choices.values()))), dtype=np.uint64)
+        packed = []
+        for place, spool in enumerate(spooled):
+
+            def note(share: float, name: str = spool.name, place: int = place) -> None:
+                self._beat(f"packing {name}", 0.8 + 0.15 * (place + share) / len(spooled))
+
+            packed.append(
+                pack_source(
+                    spool,
+                    self._folder / DATA / spool.name,
+                    held_out={c.document for c, _ in choices[spool.side].chosen if c.source == spool.index},
+                    held_out_keys=keys,
+                    shingles=shingles,
+                    sequence_length_tokens=model.sequence_length_tokens,
+                    token_type=model.token_type,
+                    end_of_text_id=model.tokenizer.end_of_text_id,
+                    progress=note,
+                )
+            )
+        return packed
+
+    def _check_size(self, model: _Model, packed: list[PackedSource]) -> None:
+        """Refuse a corpus smaller than one batch."""
+        for side in SIDES:
+            shards = [source.manifest for source in packed if source.manifest.side == side]
+            sequences, tokens = sum(s.sequences for s in shards), sum(s.tokens for s in shards)
+            least = self._config.global_batch_size if side == "domain" else 1
+            if sequences < least:
+                self._problems.add(
+                    f"spec.corpus.{side}: {tokens} training tokens make {sequences} sequence(s) of "
+                    f"{model.sequence_length_tokens} tokens, less than one batch of {least}; add text, or lower "
+                    "spec.pretraining.globalBatchSize or spec.corpus.sequenceLength"
+                )
+        self._problems.raise_if_any()
+
+    def _finish(
+        self,
+        model: _Model,
+        evaluation: _Evaluation,
+        index: ContaminationIndex,
+        spooled: list[SpooledSource],
+        choices: dict[Side, HeldOutChoice],
+        packed: list[PackedSource],
+    ) -> PrepareReport:
+        """Write what is left to write, and move all folders into place, the data last."""
+        for side, choice in choices.items():
+            for half in HALVES:
+                write_held_out(self._folder / HELD_OUT, side, half, choice.halves[half])
+        for name, data in evaluation.tasks.items():
+            write_lines(self._folder / TASKS / f"{name}.jsonl", data.lines)
+        for name, data in evaluation.probes.items():
+            write_lines(self._folder / PROBES / f"{name}.jsonl", data.lines)
+        if self._config.instructions:
+            write_lines(self._folder / INSTRUCTIONS / "train.jsonl", evaluation.instructions)
+        sources = [
+            _source_facts(spool, pack, choices[spool.side])
+            for spool, pack in zip(spooled, packed, strict=True)
+        ]
+        near = [pack.near_duplicates for pack in packed]
+        facts = PrepareFacts(
+            model=model.facts,
+            sources=tuple(sources),
+            sequence_length_tokens=model.sequence_length_tokens,
+            domain_tokens=sum(source.train_tokens for source in sources if source.side == "domain"),
+            general_tokens=sum(source.train_tokens for source in sources if source.side == "general"),
+            instruction_examples=len(evaluation.instructions),
+            task_items=tuple(evaluation.item_counts.items()),
+            data_digest=self._data_digest(model, packed),
+            warnings=warnings_of(
+                model.facts,
+                sources,
+                spooled,
+                near,
+                trains_all_weights=self._config.trains_all_weights,
+                too_short_items=index.too_short,
+            ),
+        )
+        by_task = {task: sum(spool.counts.contaminated_by[task] for spool in spooled) for task in index.tasks}
+        report = PrepareReport(
+            facts=facts,
+            resolved_sources=tuple(self._resolved),
+            contamination_by_task=tuple(by_task.items()),
+            near_duplicates_by_source=tuple(
+                (spool.name, count) for spool, count in zip(spooled, near, strict=True)
+            ),
+            seconds_by_step=tuple((name, round(seconds, 3)) for name, seconds in self._seconds.items()),
+        )
+        manifest = DataManifest(
+            config_digest=digest_of(self._config),
+            data_digest=facts.data_digest,
+            sequence_length_tokens=model.sequence_length_tokens,
+            token_type=model.token_type,
+            end_of_text_id=model.tokenizer.end_of_text_id,
+            begin_of_text_id=model.tokenizer.begin_of_text_id,
+            document_boundaries=self._config.document_boundaries,
+            shards=tuple(pack.manifest for pack in packed),
+            report=report,
+        )
+        write_manifest(self._folder / DATA, manifest, run_key=self._context.stage.run.key)
+        self._move_into_place()
+        return report
+
+    def _data_digest(self, model: _Model, packed: list[PackedSource]) -> str:
+        """Of everything but the model's weights: shards, and all other files by content."""
+        files = {
+            str(path.relative_to(self._folder)): sha256_of_file(path)
+            for name in (HELD_OUT, TASKS, PROBES, INSTRUCTIONS)
+            for path in sorted((self._folder / name).glob("*.jsonl"))
+        }
+        shards = {
+            f"{DATA}/{pack.manifest.name}/{file.name}": file.sha256
+            for pack in packed
+            for file in pack.manifest.files
+        }
+        return digest_of({"sequence_length_tokens": model.sequence_length_tokens, "files": files | shards})
+
+    def _move_into_place(self) -> None:
+        work = self._context.work
+        _replace_folder(None, work / DATA, self._scratch)  # no manifest while the other folders change
+        for name in (MODEL, HELD_OUT, TASKS, PROBES, INSTRUCTIONS, DATA):
+            made = self._folder / name
+            _replace_folder(made if made.is_dir() else None, work / name, self._scratch)
+        fsync_folder(work)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _beat(self, activity: str, fraction: float, tokens: int | None = None) -> None:
+        if self._context.progress.stop_requested():
+            raise StopRequested("prepare was asked to stop; run again, it starts its reading over")
+        self._context.progress.update(activity=activity, fraction=min(1.0, fraction), tokens=tokens)
+
+    @contextmanager
+    def _step(self, activity: str, fraction: float) -> Iterator[None]:
+        self._beat(activity, fraction)
+        started = time.monotonic()
+        yield
+        self._seconds[activity] = time.monotonic() - started
+
+
+def _source_facts(spool: SpooledSource, packed: PackedSource, choice: HeldOutChoice) -> SourceFacts:
+    held_out = [tokens for candidate, tokens in choice.chosen if candidate.source == spool.index]
+    shard, counts = packed.manifest, spool.counts
+    return SourceFacts(
+        side=spool.side,
+        index=spool.index,
+        documents=shard.documents,
+        train_tokens=shard.tokens,
+        sequences=shard.sequences,
+        duplicates=counts.duplicates,
+        contaminated=counts.contaminated,
+        empty=counts.empty,
+        bad_records=counts.bad_records,
+        held_out_documents=len(held_out),
+        held_out_tokens=sum(held_out),
+        cut_documents=shard.cut_documents,
+        fill_fraction=shard.filled_positions / max(1, shard.positions),
+        weight=spool.config.weight,
+    )
+
+
+def _replace_folder(made: Path | None, target: Path, trash: Path) -> None:
+    """Put `made` (or nothing) where `target` is; a reader sees the old folder, none, or the new one."""
+    if target.exists():
+        target.rename(trash / f"old-{target.name}-{time.monotonic_ns()}")
+    if made is not None:
+        made.rename(target)
