@@ -162,6 +162,7 @@ def _make_shard(
         weight=1.0,
         sequences=sequences,
         tokens=filled,
+        positions=sequences * SEQUENCE_LENGTH,
         filled_positions=filled,
         documents=2 * sequences,
         cut_documents=0,

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from toy_training import make_context, make_work_volume, pretrain_config
-
 from dapt_contract.stages.common import DistributionConfig, LoraConfig
 from dapt_contract.stages.pretrain import PretrainReport
 from dapt_trainer.context import SilentProgress
 from dapt_trainer.stages import pretrain
+from toy_training import make_context, make_work_volume, pretrain_config
 
 pytestmark = [
     pytest.mark.torch,

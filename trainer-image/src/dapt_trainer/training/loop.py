@@ -74,6 +74,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         on_step: Callable[[StepReading], None],
         **kwargs: Any,
     ) -> None:
+        kwargs.setdefault("data_collator", stack_rows)
         super().__init__(model=model, args=args, train_dataset=rows, **kwargs)
         self._order = order
         self._ranks = ranks
@@ -92,7 +93,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         return torch.utils.data.DataLoader(
             self.train_dataset,
             batch_sampler=self._order,
-            collate_fn=stack_rows,
+            collate_fn=self.data_collator,
             generator=torch.Generator(),  # a loader draws a seed when it starts; not from dropout's stream
             pin_memory=self.args.dataloader_pin_memory,
         )

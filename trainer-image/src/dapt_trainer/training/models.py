@@ -35,7 +35,9 @@ def load_model(work: Path, reference: ModelReference, *, precision: Precision, d
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()  # a pod's log is no terminal
     folder = work / reference.weights
     check_model_folder(folder)
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]

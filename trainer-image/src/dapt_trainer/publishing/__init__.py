@@ -1,0 +1,1 @@
+"""What publish writes: card, manifest, destinations."""
