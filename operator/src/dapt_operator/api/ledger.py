@@ -63,6 +63,8 @@ class RunRecord(LeanBase):
     """Failures in a row without a step gained."""
     step: Integer = 0
     """Largest optimizer step that was seen."""
+    restarts: Integer = 0
+    """New tries after faults; a suspension is none."""
     halvings: Integer = 0
     """How often the micro-batch was halved."""
     accelerator_seconds: float = 0.0

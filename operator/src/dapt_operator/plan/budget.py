@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from dapt_operator.api.ledger import Ledger
+from dapt_contract.failure import Cause
+from dapt_operator.api.ledger import Ledger, RunRecord
 from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.run import RunPhase, RunResources, RunState
 from dapt_operator.api.spec import DomainAdaptationSpec
-from dapt_operator.plan.history import accelerator_seconds
+from dapt_operator.plan.history import accelerator_seconds, find
+from dapt_operator.plan.resolve import Gang
 
 SHORTEST_DEADLINE_SECONDS = 60
 
@@ -35,3 +37,42 @@ def deadline_seconds(resources: RunResources, left_seconds: float | None) -> int
     if left_seconds is None or held == 0:
         return None
     return max(SHORTEST_DEADLINE_SECONDS, int(left_seconds / held))
+
+
+def is_spent(left_seconds: float | None, record: RunRecord | None) -> bool:
+    """Whether no further accelerator run may start: the limit is used up, or a deadline made of it has struck."""
+    if left_seconds is None:
+        return False
+    return left_seconds <= 0 or (record is not None and record.cause == Cause.DEADLINE)
+
+
+def pretraining_seconds(
+    spec: DomainAdaptationSpec,
+    ledger: Ledger,
+    gang: Gang,
+    left_seconds: float | None,
+    record: RunRecord | None,
+) -> float | None:
+    """Pretraining's share of the limit, in seconds of training on the clock since the attempt began.
+
+    What is left, minus what the later stages are expected to take, plus what earlier tries of this attempt took (the
+    trainer counts its time over all tries). None without a limit.
+    """
+    held = gang.nodes * gang.accelerators_per_node
+    if left_seconds is None or held == 0:
+        return None
+    share = max(0.0, left_seconds - reserved_seconds(spec, ledger))
+    before = record.accelerator_seconds if record is not None else 0.0
+    return round(max(float(SHORTEST_DEADLINE_SECONDS), (share + before) / held), 1)
+
+
+def reserved_seconds(spec: DomainAdaptationSpec, ledger: Ledger) -> float:
+    """Accelerator-seconds kept for the stages after pretraining.
+
+    One evaluation and one verification each cost about what the base model's measure cost; verification also lets
+    three models answer, so it counts twice. Fine-tuning, one node, is given as much as all of them: its data is small.
+    """
+    baseline = find(ledger, "baseline", 1, None)
+    one = baseline.accelerator_seconds if baseline is not None else 0.0
+    measures = 3.0 * one
+    return measures * (2.0 if spec.finetuning is not None else 1.0)

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from dapt_operator.api.conditions import FINISHED, is_true
 from dapt_operator.api.ledger import Ledger
-from dapt_operator.api.run import Manifest, RunPhase, StageRun
+from dapt_operator.api.run import Manifest, StageRun
 from dapt_operator.api.status import DomainAdaptationStatus
 from dapt_operator.launchers.base import Launcher
 from dapt_operator.plan import status as told
@@ -15,13 +15,15 @@ from dapt_operator.plan.admission import admit
 from dapt_operator.plan.budget import limit_seconds, used_seconds
 from dapt_operator.plan.desired import Removal, next_run, unwanted
 from dapt_operator.plan.events import Notice, notices
-from dapt_operator.plan.history import absorb, lineage_of, put
+from dapt_operator.plan.history import Lineage, absorb, lineage_of, put
 from dapt_operator.plan.observed import Observed
-from dapt_operator.plan.transitions import Do
-from dapt_operator.plan.walk import Situation, Walk
+from dapt_operator.plan.transitions import Do, Fact
+from dapt_operator.plan.walk import Reached, Situation, Walk
 
 LOOK_AGAIN_SECONDS = 10.0
 """While a stage runs: its progress, its time, and what a watch may have lost."""
+STOPPING_SECONDS = 1.0
+"""While runs that are not wanted any more save and stop."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,25 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
     if reason or wish.spec is None or wish.profile is None:
         return _with_status(observed, told.refused(observed, reason, message), Plan())
     ledger = absorb(
-        stored.ledger or Ledger(), observed.runs, observed.now, wish.profile.retries, observed.generation
+        stored.ledger or Ledger(),
+        observed.runs,
+        observed.now,
+        wish.profile.retries,
+        observed.generation,
+        suspended=wish.spec.suspend,
     )
     limit = limit_seconds(wish.spec, wish.profile)
     used = used_seconds(ledger, observed.runs, observed.now)
     left = None if limit is None else limit - used
     situation = Situation(
-        wish.spec, wish.profile, ledger, observed.now, observed.generation, observed.owner.name, left
+        spec=wish.spec,
+        profile=wish.profile,
+        ledger=ledger,
+        now=observed.now,
+        generation=observed.generation,
+        name=observed.owner.name,
+        runs=observed.runs,
+        left_seconds=left,
     )
     reached = Walk(situation).go()
     run: StageRun | None = None
@@ -84,17 +98,22 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         assert reached.look.stage is not None
         run, record = next_run(observed, ledger, reached.look.stage, reached.look.record, left)
         ledger = put(ledger, record)
-    keeps = reached.look.record is not None and reached.do is Do.WAIT
-    wanted = lineage_of(reached.look.record) if keeps and reached.look.record else None
-    removals = tuple(Removal("Job", state.object_name) for state in unwanted(observed, wanted))
-    status = told.working(observed, situation, ledger, reached, run, used)
+    removals = tuple(Removal("Job", state.object_name) for state in unwanted(observed, _kept(reached)))
     plan = Plan(
         apply=launcher.render(run, wish.profile, observed.owner) if run is not None else (),
         delete=removals,
-        requeue_after=_requeue(observed, reached.do, reached.look.record and reached.look.record.not_before),
+        requeue_after=_requeue(observed, reached),
         needs_signing_secret=run is not None and run.signs_checkpoints,
     )
-    return _with_status(observed, status, plan)
+    return _with_status(observed, told.working(observed, situation, ledger, reached, run, used), plan)
+
+
+def _kept(reached: Reached) -> Lineage | None:
+    """The lineage whose live run goes on."""
+    record = reached.look.record
+    if record is None or reached.do not in (Do.WAIT, Do.STALL):
+        return None
+    return lineage_of(record) if record.state == "Open" else None
 
 
 def _with_status(observed: Observed, status: DomainAdaptationStatus, plan: Plan) -> Plan:
@@ -110,13 +129,12 @@ def _with_status(observed: Observed, status: DomainAdaptationStatus, plan: Plan)
     )
 
 
-def _requeue(observed: Observed, do: Do, not_before: str | None) -> float | None:
-    if do in (Do.STALL, Do.FINISH, Do.END, Do.HOLD) and not observed.live:
-        return None
-    if do is Do.WAIT and not_before is not None:
-        wait = (datetime.fromisoformat(not_before) - observed.now).total_seconds()
-        if wait > 0:
-            return wait
-    if any(run.phase is RunPhase.FAILED for run in observed.live):
-        return 0.0
-    return LOOK_AGAIN_SECONDS
+def _requeue(observed: Observed, reached: Reached) -> float | None:
+    if reached.do in (Do.STOP, Do.CLEAR):
+        return STOPPING_SECONDS
+    record = reached.look.record
+    if reached.look.fact is Fact.BACKOFF and record is not None and record.not_before is not None:
+        return max(0.0, (datetime.fromisoformat(record.not_before) - observed.now).total_seconds())
+    if reached.do in (Do.START, Do.WAIT) or observed.live:
+        return LOOK_AGAIN_SECONDS
+    return None

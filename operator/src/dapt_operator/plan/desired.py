@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dapt_contract.failure import Cause
 from dapt_contract.run import RunIdentity
 from dapt_operator.api.conditions import timestamp
 from dapt_operator.api.ledger import Ledger, RunRecord
@@ -45,7 +46,7 @@ def next_run(
         secret_names=stage.secret_names,
         signs_checkpoints=stage.signs_checkpoints,
     )
-    fresh = {
+    fresh: dict[str, object] = {
         "try_number": identity.try_number,
         "fence": identity.fence,
         "state": "Open",
@@ -62,6 +63,8 @@ def next_run(
     }
     if record is not None and not record.retry:  # a person changed the spec: its budgets begin anew
         fresh |= {"failures": {}, "stuck": 0}
+    if record is not None and record.cause not in (None, Cause.STOPPED.value):
+        fresh["restarts"] = record.restarts + 1
     start = record or RunRecord(
         stage=stage.stage,
         kind=stage.kind,

@@ -5,16 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dapt_contract.metric import Measure, Perplexity, SidePerplexity
-from dapt_contract.stages import (
-    BaselineFacts,
-    EvaluateFacts,
-    FinetuneFacts,
-    PrepareFacts,
-    PretrainFacts,
-    PublishFacts,
-    VerifyFacts,
-)
-from dapt_contract.stages.pretrain import CheckpointFacts
+from dapt_contract.stages.evaluate import BaselineFacts, EvaluateFacts, VerifyFacts
+from dapt_contract.stages.finetune import FinetuneFacts
+from dapt_contract.stages.prepare import PrepareFacts
+from dapt_contract.stages.pretrain import CheckpointFacts, PretrainFacts
+from dapt_contract.stages.publish import PublishFacts
 from dapt_operator.api.ledger import Ledger
 from dapt_operator.plan.history import facts_of, find
 

@@ -37,6 +37,12 @@ def find(ledger: Ledger, stage: str, attempt: int, candidate: str | None) -> Run
     return next((r for r in ledger.runs if lineage_of(r) == (stage, attempt, candidate)), None)
 
 
+def find_state(runs: Iterable[RunState], record: RunRecord) -> RunState | None:
+    """What is observed of a record's newest try."""
+    wanted = (lineage_of(record), record.try_number)
+    return next((run for run in runs if (lineage_of(run.identity), run.identity.try_number) == wanted), None)
+
+
 def put(ledger: Ledger, record: RunRecord) -> Ledger:
     """The ledger with this record replaced or added."""
     known = any(lineage_of(old) == lineage_of(record) for old in ledger.runs)
@@ -64,6 +70,8 @@ def absorb(
     now: datetime,
     limits: Retries,
     generation: int,
+    *,
+    suspended: bool = False,
 ) -> Ledger:
     """Fold the runs into the ledger.
 
@@ -73,6 +81,7 @@ def absorb(
         now: for lost runs and backoff.
         limits: the profile's retries.
         generation: of the spec.
+        suspended: whether Jobs are being taken away on purpose.
     """
     newest: dict[Lineage, RunState] = {}
     for run in runs:
@@ -88,7 +97,7 @@ def absorb(
             ledger = put(ledger, _advanced(record, run, now, limits))
     for record in ledger.runs:
         if record.state == "Open" and lineage_of(record) not in newest and _is_lost(record, now):
-            ledger = put(ledger, _closed_as_lost(record, now))
+            ledger = put(ledger, _closed_as_lost(record, now, suspended))
     return ledger
 
 
@@ -165,13 +174,14 @@ def _advanced(record: RunRecord, run: RunState, now: datetime, limits: Retries) 
     )
 
 
-def _closed_as_lost(record: RunRecord, now: datetime) -> RunRecord:
+def _closed_as_lost(record: RunRecord, now: datetime, suspended: bool) -> RunRecord:
+    cause, said = (Cause.STOPPED, "stopped by spec.suspend") if suspended else (Cause.DISRUPTION, "its Job is gone")
     return record.model_copy(
         update={
             "state": "Failed",
             "retry": True,
-            "cause": Cause.DISRUPTION.value,
-            "message": "its Job is gone",
+            "cause": cause.value,
+            "message": said,
             "completed": timestamp(now),
         }
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +13,7 @@ from dapt_operator.api.profile import AdaptationProfile, AdaptationProfileSpec
 from dapt_operator.api.run import Manifest, Owner, RunPhase, RunState
 from dapt_operator.api.spec import DomainAdaptation, DomainAdaptationSpec
 from dapt_operator.api.status import DomainAdaptationStatus
-from dapt_operator.api.validate import check
+from dapt_operator.api.validate import Problem, check
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def read_wish(resource: Manifest, profile: Manifest | None, *, local: bool) -> W
     """Judge resource and profile each by itself; `admission` judges them together."""
     adaptation, problems = check(Document(_plain(resource)), local=local)
     if not isinstance(adaptation, DomainAdaptation):
-        unsupported = all(problem.prefix for problem in problems)
+        unsupported = all(not problem.supported for problem in problems)
         return Wish(
             None,
             None,
@@ -114,10 +115,9 @@ def read_wish(resource: Manifest, profile: Manifest | None, *, local: bool) -> W
     return Wish(adaptation.spec, offered.spec, offered.metadata.name)
 
 
-def _sentence(problem: Any) -> str:
-    """Without the line: the stored object has no lines."""
-    value = f"{problem.value!r} is not accepted; " if problem.shows_value else ""
-    return f"{problem.prefix}{problem.field or 'document'}: {value}{problem.message}"
+def _sentence(problem: Problem) -> str:
+    """As it says itself, without the line: the stored object has no lines."""
+    return re.sub(r" \(line \d+\): ", ": ", str(problem), count=1)
 
 
 def _plain(manifest: Manifest) -> dict[str, Any]:

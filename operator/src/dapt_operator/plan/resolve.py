@@ -164,6 +164,24 @@ def check_divisible(field: str, global_batch_size: int, parts: int, explained: s
     )
 
 
+def check_batch(spec: DomainAdaptationSpec, gang: Gang) -> None:
+    """Refuse a pretraining batch that the ranks cannot share, as far as that is known without a model."""
+    micro = spec.pretraining.micro_batch_size or 1
+    check_divisible(
+        "spec.pretraining.globalBatchSize",
+        spec.pretraining.global_batch_size,
+        gang.world_size * micro,
+        _shared_by(gang, micro),
+    )
+
+
+def _shared_by(gang: Gang, micro_batch_size: int) -> str:
+    nodes = "1 node" if gang.nodes == 1 else f"{gang.nodes} nodes"
+    processes = "1 process" if gang.processes_per_node == 1 else f"{gang.processes_per_node} processes"
+    micro = f" x micro-batch {micro_batch_size}" if micro_batch_size > 1 else ""
+    return f"{nodes} x {processes}{micro}"
+
+
 def fit_batch(
     model: ModelFacts,
     spec: DomainAdaptationSpec,
@@ -186,16 +204,9 @@ def fit_batch(
     precision = wanted.precision or ("bf16" if kind == "gpu" else "fp32")
     zero = wanted.zero_stage if wanted.zero_stage is not None else (2 if gang.world_size > 1 else 0)
     field = f"spec.{stage}.globalBatchSize"
-    ranks = f"{gang.nodes} nodes x {gang.processes_per_node} processes"
-    check_divisible(field, global_batch_size, gang.world_size, ranks)
+    share = gang.world_size * (micro_batch_size or 1)
+    check_divisible(field, global_batch_size, share, _shared_by(gang, micro_batch_size or 1))
     per_rank = global_batch_size // gang.world_size
-    if micro_batch_size is not None:
-        check_divisible(
-            field,
-            global_batch_size,
-            gang.world_size * micro_batch_size,
-            f"{ranks} x micro-batch {micro_batch_size}",
-        )
     choices = [size for size in range(per_rank, 0, -1) if per_rank % size == 0]
     if micro_batch_size is None:
         most = max(1, MICRO_BATCH_TOKENS[kind] // sequence_length_tokens)

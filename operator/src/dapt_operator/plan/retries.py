@@ -92,7 +92,7 @@ def stalled(record: RunRecord, limits: Retries) -> tuple[str, str]:
     """Reason and sentence for a lineage that gets no further try."""
     cause = Cause(record.cause) if record.cause else Cause.CRASH
     said = f": {record.message}" if record.message else ""
-    again = "then change the spec, or set spec.suspend to true and back, to try again"
+    again = "then start it again (any change of the spec does, and so does `dapt run`)"
     if cause is Cause.BAD_INPUT:
         return BAD_INPUT, f"{record.stage} found its input wrong{said}; correct it, {again}"
     if cause is Cause.DIVERGED:

@@ -156,7 +156,9 @@ def _breached(
         return Breached(
             GATES_BREACHED, f"pretraining ended without a checkpoint{said}; {remedies(spec, facts)}", None
         )
-    told = "; ".join(c.first_breach or _breach_on_a(spec, facts, c) for c in shown)
+    assert facts.base is not None
+    base = facts.base
+    told = "; ".join(c.first_breach or breach_on_a(spec, base, c) for c in shown)
     only_gain = all(
         not c.passes and all(v.passed or v.gate == "domainGain" for v in c.verdicts) for c in judged
     ) and bool(judged)
@@ -167,9 +169,9 @@ def _breached(
     )
 
 
-def _breach_on_a(spec: DomainAdaptationSpec, facts: Facts, candidate: Candidate) -> str:
-    assert facts.base is not None
-    rise = perplexity.increase(facts.base.general, candidate.measure.general, "a")
+def breach_on_a(spec: DomainAdaptationSpec, base: Measure, candidate: Candidate) -> str:
+    """Why a candidate is not even ranked."""
+    rise = perplexity.increase(base.general, candidate.measure.general, "a")
     limit = spec.gates.max_general_perplexity_increase
     return f"general perplexity of {candidate.id} is {rise:+.1%} on the half that ranks, over the limit of {limit:+.1%}"
 

@@ -54,6 +54,10 @@ class Fact(StrEnum):
     """A try would be due and spec.suspend holds it back."""
     STOPPING = "Stopping"
     """A try may still run and spec.suspend asks it to stop."""
+    UNPLACED = "Unplaced"
+    """A try waits for a node longer than the profile's pendingTimeoutSeconds."""
+    CROWDED = "Crowded"
+    """A try would be due, and a run that is not wanted any more must end first."""
     OVERSPENT = "Overspent"
     """A try would be due and limits.gpuHours is used up."""
 
@@ -63,6 +67,7 @@ class Do(StrEnum):
 
     START = "Start"
     WAIT = "Wait"
+    CLEAR = "Clear"
     STOP = "Stop"
     HOLD = "Hold"
     STALL = "Stall"
@@ -121,6 +126,8 @@ def _runs(succeeded: Move, **special: Move) -> dict[Fact, Move]:
         Fact.BREACHED: _NO_CHOICE,
         Fact.HELD: Do.HOLD,
         Fact.STOPPING: Do.STOP,
+        Fact.UNPLACED: Do.STALL,
+        Fact.CROWDED: Do.CLEAR,
         Fact.OVERSPENT: Do.END,
     }
     return table | {Fact[name]: move for name, move in special.items()}

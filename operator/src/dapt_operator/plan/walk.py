@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from dapt_contract.stages.common import ModelReference
-from dapt_operator.api.conditions import VERIFY_FAILED
+from dapt_operator.api.conditions import PENDING_TIMEOUT, VERIFY_FAILED
 from dapt_operator.api.ledger import Ledger, RunRecord
 from dapt_operator.api.profile import AdaptationProfileSpec
+from dapt_operator.api.run import RunPhase, RunState
 from dapt_operator.api.spec import DomainAdaptationSpec
 from dapt_operator.plan import blueprint as plans
 from dapt_operator.plan.blueprint import Pretraining, StagePlan
+from dapt_operator.plan.budget import is_spent, pretraining_seconds
 from dapt_operator.plan.card import card_facts
 from dapt_operator.plan.facts import Facts, finetuned, read_facts, verified
 from dapt_operator.plan.gates import GATES, GateFacts, Verdict
-from dapt_operator.plan.history import find
+from dapt_operator.plan.history import find, find_state
 from dapt_operator.plan.resolve import RefusedError
 from dapt_operator.plan.retries import JUDGED, stalled
 from dapt_operator.plan.selection import Breached, Choice, NeedsMeasure, Selected, choose, remedies
 from dapt_operator.plan.transitions import Do, Fact, Go, State, move
+
+WOULD_TRY = frozenset({Fact.DUE, Fact.BACKOFF, Fact.HELD, Fact.CROWDED})
+"""Another try of a failed stage is ahead."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Situation:
     now: datetime
     generation: int
     name: str
+    runs: tuple[RunState, ...] = ()
     left_seconds: float | None = None
     """Accelerator-seconds left of the limit; None without one."""
     attempt: int = 1
@@ -107,9 +113,14 @@ class Walk:
         )
         self.numbers = numbers or plans.resolve_pretraining(self.at.spec, self.at.profile, prepared, base)
         assert self.numbers is not None
-        stage = plans.pretrain_stage(self.at.spec, self.numbers, base, attempt=self.at.attempt)
+        seconds = pretraining_seconds(
+            self.at.spec, self.at.ledger, self.numbers.gang, self.at.left_seconds, record
+        )
+        stage = plans.pretrain_stage(
+            self.at.spec, self.numbers, base, attempt=self.at.attempt, max_train_seconds=seconds
+        )
         look = self._run(stage)
-        if look.fact in (Fact.DUE, Fact.BACKOFF, Fact.HELD) and numbers is None:
+        if look.fact in WOULD_TRY and numbers is None:
             return self._exhausted(look)
         return look
 
@@ -150,7 +161,7 @@ class Walk:
 
         wanted = stage(record.halvings if record else 0)
         look = self._run(wanted or stage(0))
-        if look.fact in (Fact.DUE, Fact.BACKOFF, Fact.HELD) and wanted is None:
+        if look.fact in WOULD_TRY and wanted is None:
             return self._exhausted(look)
         return look
 
@@ -222,7 +233,7 @@ class Walk:
         if record is None:
             return self._wanted(Fact.ABSENT, stage, None)
         if record.state == "Open":
-            return Look(Fact.STOPPING if self.at.spec.suspend else Fact.RUNNING, stage, record)
+            return self._open(stage, record)
         if record.state == "Succeeded":
             return Look(Fact.SUCCEEDED, stage, record)
         if record.cause in JUDGED and stage.kind == "pretrain":
@@ -233,11 +244,29 @@ class Walk:
             return self._wanted(Fact.BACKOFF, stage, record)
         return self._wanted(Fact.DUE, stage, record)
 
+    def _open(self, stage: StagePlan, record: RunRecord) -> Look:
+        if self.at.spec.suspend:
+            return Look(Fact.STOPPING, stage, record)
+        run = find_state(self.at.runs, record)
+        limit = self.at.profile.pending_timeout_seconds
+        if run is None or run.phase is not RunPhase.PENDING or limit is None or run.created is None:
+            return Look(Fact.RUNNING, stage, record)
+        if self.at.now - run.created <= timedelta(seconds=limit):
+            return Look(Fact.RUNNING, stage, record)
+        message = (
+            f"{stage.stage} waits for a node for more than {limit} s (pendingTimeoutSeconds):"
+            f" {run.message or 'no reason was given'}; make room, or change resources"
+        )
+        return Look(Fact.UNPLACED, stage, record, PENDING_TIMEOUT, message[:4096])
+
     def _wanted(self, fact: Fact, stage: StagePlan, record: RunRecord | None) -> Look:
         if self.at.spec.suspend:
             return Look(Fact.HELD, stage, record)
-        if self.at.left_seconds is not None and self.at.left_seconds <= 0:
+        if stage.resources.accelerators_per_node and is_spent(self.at.left_seconds, record):
             return Look(Fact.OVERSPENT, stage, record)
+        live = (RunPhase.PENDING, RunPhase.RUNNING)
+        if any(run.phase in live for run in self.at.runs):
+            return Look(Fact.CROWDED, stage, record)
         return Look(fact, stage, record)
 
     def _exhausted(self, look: Look) -> Look:

@@ -47,7 +47,7 @@ class StoredResource:
             raise LocalRunError(
                 f"{folder} holds the run of {stored['metadata']['name']}, not of {self._name}: choose another folder"
             )
-        elif stored["spec"] != plain(document["spec"]):
+        elif stored["spec"] != plain(document["spec"]) or _waits_for_a_person(stored):
             self._refuse_frozen_changes(stored, document, folder)
             metadata = stored["metadata"] | {"generation": stored["metadata"]["generation"] + 1}
             stored = self._next(stored | {"metadata": metadata, "spec": plain(document["spec"])})
@@ -125,3 +125,10 @@ class StoredResource:
         yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
         yaml.dump(shown, stream)
         write_bytes_atomically(self._path, stream.getvalue().encode())
+
+
+def _waits_for_a_person(resource: Manifest) -> bool:
+    """Whether it is stalled: then starting the command again is the person's act, and counts as a change."""
+    conditions = (resource.get("status") or {}).get("conditions") or []
+    true = {item["type"] for item in conditions if item["status"] == "True"}
+    return "Stalled" in true and "Finished" not in true

@@ -1,0 +1,101 @@
+"""Warnings before the money is spent, each with its numbers (docs/training.md, data guidance)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dapt_contract.stages.prepare import ModelFacts
+from dapt_operator.api.profile import AdaptationProfileSpec
+from dapt_operator.api.spec import DomainAdaptationSpec
+
+MILLION, BILLION = 1_000_000, 1_000_000_000
+MOST_PASSES = 4.0
+"""Beyond about four passes repeated tokens are worth little (Muennighoff et al. 2023)."""
+
+
+def count(tokens: float) -> str:
+    """`1.2 B`, `60 M`, `61 k`, `940`."""
+    for size, unit in ((BILLION, "B"), (MILLION, "M"), (1000, "k")):
+        if tokens >= size:
+            return f"{tokens / size:.3g} {unit}"
+    return f"{tokens:.0f}"
+
+
+def expectation(domain_tokens: int | None) -> str:
+    """What a corpus of this size may bring, as published; empty where nothing was."""
+    if domain_tokens is None or domain_tokens < 100 * MILLION or domain_tokens > 10 * BILLION:
+        return ""
+    points = "8 to 15" if domain_tokens < BILLION else "15 to 25"
+    return (
+        f"with {count(domain_tokens)} domain tokens, {points} points on domain benchmarks are what published"
+        " adaptations of such size report"
+    )
+
+
+def warnings(
+    spec: DomainAdaptationSpec,
+    profile: AdaptationProfileSpec,
+    *,
+    model: ModelFacts | None,
+    domain_tokens: int | None,
+    general_tokens: int | None,
+    total_tokens: int | None,
+    replay_fraction: float | None,
+) -> tuple[str, ...]:
+    """One sentence each; what is not known is not warned about."""
+    found = [*_model(model), *_corpus(spec, domain_tokens)]
+    if total_tokens is not None and replay_fraction is not None:
+        found += _passes(domain_tokens, total_tokens * (1.0 - replay_fraction), "domain")
+        found += _passes(general_tokens, total_tokens * replay_fraction, "general")
+    if spec.finetuning is None:
+        found.append(
+            "no finetuning is asked for: a model after continued pre-training alone is not for deployment"
+        )
+    if spec.resources.nodes > 1 and not _many_nodes_can_mount(profile):
+        found.append(
+            f"{spec.resources.nodes} nodes need a work volume that many nodes can mount: give the profile's"
+            " claimTemplate the access mode ReadWriteMany"
+        )
+    return tuple(found)
+
+
+def _model(model: ModelFacts | None) -> Iterable[str]:
+    if model is not None and model.has_chat_template:
+        yield (
+            "the base model has a chat template, so it was tuned on instructions: continued pre-training costs it"
+            " much of its chat ability (MT-Bench 7.9 to about 1 in FinDAP); prefer the base model of the same family"
+        )
+
+
+def _corpus(spec: DomainAdaptationSpec, domain_tokens: int | None) -> Iterable[str]:
+    if domain_tokens is None:
+        return
+    full = spec.pretraining.method.lora is None
+    if domain_tokens < 100 * MILLION:
+        also = ", and train with lora instead of full" if full else ""
+        yield (
+            f"the domain corpus has {count(domain_tokens)} tokens, under 100 M: consider retrieval or fine-tuning"
+            f" instead{also}"
+        )
+    elif domain_tokens < BILLION and full:
+        yield (
+            f"the domain corpus has {count(domain_tokens)} tokens, under 1 B: full training forgets more than lora"
+            " on so little; watch the general perplexity"
+        )
+    elif domain_tokens > 10 * BILLION:
+        yield f"the domain corpus has {count(domain_tokens)} tokens, over 10 B: watch for repeated text"
+
+
+def _passes(tokens: int | None, trained: float, side: str) -> Iterable[str]:
+    if not tokens or trained / tokens <= MOST_PASSES:
+        return
+    yield (
+        f"training reads the {count(tokens)} {side} tokens {trained / tokens:.1f} times; beyond {MOST_PASSES:g} times"
+        " repeated text is worth little: use more text or a smaller budget"
+    )
+
+
+def _many_nodes_can_mount(profile: AdaptationProfileSpec) -> bool:
+    template: Mapping[str, Any] | None = profile.storage.claim_template
+    return template is None or "ReadWriteMany" in (template.get("accessModes") or ())

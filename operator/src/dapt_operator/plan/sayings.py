@@ -1,0 +1,127 @@
+"""What the conditions say: status, reason and one sentence each, as kstatus wants them."""
+
+from __future__ import annotations
+
+from dapt_operator.api import conditions as words
+from dapt_operator.api.conditions import ConditionStatus
+from dapt_operator.api.run import RunPhase, StageRun
+from dapt_operator.plan import selection
+from dapt_operator.plan.history import find_state
+from dapt_operator.plan.observed import Observed
+from dapt_operator.plan.transitions import Do, Fact, State
+from dapt_operator.plan.walk import Reached, Situation
+
+Saying = tuple[ConditionStatus, str, str]
+"""Status, reason and message of a condition."""
+
+NOBODY: Saying = ("False", words.PROGRESSING, "nothing waits for a person")
+
+
+def refused(reason: str, message: str, *, suspended: bool) -> dict[str, Saying]:
+    """For a spec or profile that cannot be worked with."""
+    return {
+        words.ACCEPTED: ("False", reason, message),
+        words.READY: ("False", words.PROGRESSING, "the model is not published"),
+        words.RECONCILING: ("False", reason, "waits for the spec or the profile to change"),
+        words.STALLED: ("True", reason, message),
+        words.QUOTA_RESERVED: ("Unknown", words.NO_QUEUE, "no queue is asked for"),
+        words.GATES_PASSED: ("Unknown", words.GATES_NOT_JUDGED, "no candidate was judged"),
+        words.SUSPENDED: _suspended(suspended),
+        words.FINISHED: ("False", words.NOT_FINISHED, "there is still something to do"),
+    }
+
+
+def _suspended(suspended: bool) -> Saying:
+    if suspended:
+        return "True", words.SUSPENDED_BY_USER, "spec.suspend is true"
+    return "False", words.NOT_SUSPENDED, "spec.suspend is false"
+
+
+def working(
+    observed: Observed, situation: Situation, reached: Reached, run: StageRun | None
+) -> dict[str, Saying]:
+    spec, look = situation.spec, reached.look
+    where = f"model published to {spec.output.destination}"
+    sayings: dict[str, Saying] = {
+        words.ACCEPTED: ("True", words.PLANNED, "the spec and its profile fit together"),
+        words.READY: ("False", words.PROGRESSING, "the model is not published"),
+        words.RECONCILING: _reconciling(observed, reached, run),
+        words.STALLED: NOBODY,
+        words.QUOTA_RESERVED: ("Unknown", words.NO_QUEUE, "no queue is asked for"),
+        words.GATES_PASSED: _gates(reached),
+        words.SUSPENDED: _suspended(spec.suspend),
+        words.FINISHED: ("False", words.NOT_FINISHED, "there is still something to do"),
+    }
+    if reached.do is Do.STALL:
+        sayings[words.ACCEPTED] = (
+            ("False", look.reason, look.message) if look.fact is Fact.REFUSED else sayings[words.ACCEPTED]
+        )
+        sayings[words.STALLED] = ("True", look.reason, look.message)
+    if reached.do is Do.FINISH:
+        sayings[words.READY] = ("True", words.PUBLISHED, where)
+        sayings[words.FINISHED] = ("True", words.PUBLISHED, where)
+    if reached.do is Do.END:
+        message = _overspent(situation, reached)
+        sayings[words.FINISHED] = ("True", words.BUDGET_EXHAUSTED, message)
+        sayings[words.STALLED] = ("True", words.BUDGET_EXHAUSTED, message)
+    return sayings
+
+
+def _reconciling(observed: Observed, reached: Reached, run: StageRun | None) -> Saying:
+    look = reached.look
+    if run is not None:
+        title = _title(run.identity.stage, run.identity.candidate)
+        if run.identity.try_number == 1:
+            return "True", words.STAGE_STARTING, f"{title} is starting"
+        cause = f" after {look.record.cause}" if look.record and look.record.cause else ""
+        return "True", words.RETRYING, f"{title} is starting again (try {run.identity.try_number}){cause}"
+    if reached.do is Do.WAIT and look.record is not None:
+        title = _title(look.record.stage, look.record.candidate)
+        if look.fact is Fact.BACKOFF:
+            return (
+                "True",
+                words.RETRYING,
+                f"{title} failed ({look.record.cause}) and is tried again at {look.record.not_before}",
+            )
+        state = find_state(observed.runs, look.record)
+        if state is not None and state.phase is RunPhase.PENDING:
+            waiting = state.waiting_reason or state.message
+            if waiting:
+                return "True", words.WAITING_FOR_NODES, f"{title} waits: {waiting}"[:4096]
+            return "True", words.STAGE_STARTING, f"{title} is starting"
+        return "True", words.STAGE_RUNNING, f"{title} is running"
+    if reached.do in (Do.STOP, Do.CLEAR):
+        return "True", words.STOPPING, "running processes were asked to save and stop"
+    if reached.do is Do.HOLD:
+        return "False", words.SUSPENDED_BY_USER, "spec.suspend is true"
+    if reached.do is Do.FINISH:
+        return "False", words.PUBLISHED, "there is nothing left to do"
+    return "False", look.reason or words.BUDGET_EXHAUSTED, "waits for a person"
+
+
+def _gates(reached: Reached) -> Saying:
+    if isinstance(reached.choice, selection.Selected):
+        failed = [v.message for v in (*reached.choice.candidate.verdicts, *reached.verdicts) if not v.passed]
+        if reached.state is State.VERIFY and reached.do is Do.STALL:
+            return "False", words.VERIFY_FAILED, reached.look.message
+        if failed:
+            return "False", words.PASSED_WITH_WARNINGS, "; ".join(failed)
+        told = "; ".join(verdict.message for verdict in reached.choice.candidate.verdicts)
+        return "True", words.ALL_GATES_PASSED, told
+    if isinstance(reached.choice, selection.Breached):
+        return "False", reached.choice.reason, reached.choice.message
+    return "Unknown", words.GATES_NOT_JUDGED, "no candidate was judged"
+
+
+def _overspent(situation: Situation, reached: Reached) -> str:
+    spec, profile = situation.spec, situation.profile
+    hours = [h for h in (spec.limits.gpu_hours, profile.limits.gpu_hours) if h is not None]
+    kept = ""
+    if isinstance(reached.choice, selection.Selected | selection.NeedsMeasure):
+        kept = f"; the best candidate {reached.choice.candidate.id} is kept"
+    stage = reached.look.stage.stage if reached.look.stage else "the next stage"
+    return f"limits.gpuHours of {min(hours):g} is used up before {stage}{kept}"
+
+
+def _title(stage: str, candidate: str | None) -> str:
+    return f"{stage} of {candidate}" if candidate else stage

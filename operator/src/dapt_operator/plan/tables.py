@@ -1,0 +1,216 @@
+"""The lists and blocks of the status: stages, candidates, attempts, what was resolved, the estimate, the cost."""
+
+from __future__ import annotations
+
+import math
+
+from dapt_contract.metric import Score
+from dapt_contract.run import RunIdentity
+from dapt_operator.api.immutable import FROZEN_BY
+from dapt_operator.api.ledger import Ledger, RunRecord
+from dapt_operator.api.run import RunPhase
+from dapt_operator.api.status import (
+    AttemptStatus,
+    CandidateStatus,
+    Frozen,
+    PlanSummary,
+    Resolved,
+    ResolvedModel,
+    Selected,
+    StageState,
+    StageStatus,
+    TaskScore,
+    Usage,
+)
+from dapt_operator.plan import selection
+from dapt_operator.plan.blueprint import has_scores
+from dapt_operator.plan.estimate import estimate
+from dapt_operator.plan.gain import gain
+from dapt_operator.plan.gates import perplexity
+from dapt_operator.plan.history import find, find_state
+from dapt_operator.plan.observed import Observed
+from dapt_operator.plan.resolve import learning_rate, replay_fraction, sequence_length
+from dapt_operator.plan.retries import JUDGED
+from dapt_operator.plan.transitions import Do
+from dapt_operator.plan.walk import Reached, Situation
+
+
+def stage(record: RunRecord, observed: Observed) -> StageStatus:
+    """The newest try of one lineage."""
+    identity = RunIdentity(
+        namespace=observed.owner.namespace,
+        name=observed.owner.name,
+        uid=observed.owner.uid,
+        stage=record.stage,
+        attempt=record.attempt,
+        candidate=record.candidate,
+        try_number=record.try_number,
+        fence=record.fence,
+    )
+    run = find_state(observed.runs, record)
+    waits = run.message if run is not None and run.phase is RunPhase.PENDING else ""
+    return StageStatus(
+        name=record.stage,
+        kind=record.kind,
+        attempt=record.attempt,
+        try_number=record.try_number,
+        state=_stage_state(record, observed),
+        candidate=record.candidate,
+        run_key=identity.key,
+        reason=record.cause,
+        exit_code=record.exit_code,
+        start_time=record.started,
+        completion_time=record.completed,
+        message=(record.message or waits)[:4096] or None,
+    )
+
+
+def _stage_state(record: RunRecord, observed: Observed) -> StageState:
+    if record.state == "Open":
+        return "Running" if record.started else "Pending"
+    if record.state == "Succeeded":
+        return "Succeeded"
+    suspended = observed.wish.spec is not None and observed.wish.spec.suspend
+    return "Suspended" if record.retry and suspended else "Failed"
+
+
+def candidate(situation: Situation, reached: Reached, one: selection.Candidate) -> CandidateStatus:
+    """One checkpoint with what was measured."""
+    base = reached.facts.base
+    assert base is not None
+    measured = one.measure
+    is_measured = one.evaluated or not has_scores(situation.spec)
+    passes = one.passes_a and one.passes
+    why = one.first_breach or ("" if one.passes_a else selection.breach_on_a(situation.spec, base, one))
+    return CandidateStatus(
+        id=one.id,
+        attempt=situation.attempt,
+        step=one.row.step,
+        digest=one.row.weights_digest,
+        domain_perplexity=number(measured.domain.both.perplexity),
+        general_perplexity=number(measured.general.both.perplexity),
+        forgetting=number(perplexity.increase(base.general, measured.general, "both")),
+        domain_perplexity_decrease=number(-perplexity.increase(base.domain, measured.domain, "both")),
+        gain=number(gain(situation.spec.selection.weights, base, measured, "both")),
+        tasks={score.name: _score(score) for score in measured.scores},
+        passes=passes if is_measured or not passes else None,
+        message=why[:4096] or None,
+    )
+
+
+def _score(score: Score) -> TaskScore:
+    error = score.difference_standard_error
+    return TaskScore(
+        score=score.score,
+        change_points=None if score.difference is None else number(100 * score.difference),
+        standard_error_points=None if error is None else number(100 * error),
+    )
+
+
+def number(value: float) -> float | None:
+    """Six significant digits; what is not a number is left out."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def resolved(observed: Observed, situation: Situation, reached: Reached) -> Resolved:
+    """What 'automatic' came to, as far as it is known."""
+    prepared, numbers, spec = reached.facts.prepare, reached.numbers, situation.spec
+    model = None
+    if prepared is not None:
+        model = ResolvedModel(
+            source=spec.model.source, revision=prepared.model.revision, digest=prepared.model.digest
+        )
+    tuning = spec.finetuning
+    known = Resolved(
+        model=model,
+        profile=observed.wish.profile_name,
+        learning_rate=learning_rate(spec.pretraining.method, spec.pretraining.optimizer.learning_rate),
+        finetuning_learning_rate=learning_rate(tuning.method, tuning.optimizer.learning_rate)
+        if tuning
+        else None,
+        replay_fraction=replay_fraction(spec, reached.facts.base),
+        sequence_length=sequence_length(spec, prepared),
+    )
+    if numbers is None:
+        return known
+    batch = numbers.batch
+    return known.model_copy(
+        update={
+            "world_size": numbers.gang.world_size,
+            "global_batch_size": batch.global_batch_size,
+            "micro_batch_size": batch.micro_batch_size,
+            "gradient_accumulation_steps": batch.accumulation,
+            "zero_stage": batch.zero_stage,
+            "offload": "none",
+            "gradient_checkpointing": batch.gradient_checkpointing,
+            "precision": batch.precision,
+            "total_tokens": numbers.steps.total_tokens,
+            "total_steps": numbers.steps.total_steps,
+        }
+    )
+
+
+def frozen(ledger: Ledger) -> Frozen:
+    """Blocks whose stage has started."""
+    started = {record.kind for record in ledger.runs}
+    return Frozen.model_validate({block: True for block, kind in FROZEN_BY.items() if kind in started})
+
+
+def plan_summary(situation: Situation, reached: Reached) -> PlanSummary:
+    """The estimate, by what is known now."""
+    prepared = reached.facts.prepare
+    known = estimate(
+        situation.spec,
+        situation.profile,
+        prepared.model if prepared else None,
+        prepared.domain_tokens if prepared else None,
+        general_tokens=prepared.general_tokens if prepared else None,
+        base=reached.facts.base,
+        sequence_length_tokens=prepared.sequence_length_tokens if prepared else None,
+    )
+    said = (*known.warnings, *(prepared.warnings if prepared else ()))
+    return PlanSummary(
+        tokens=known.total_tokens,
+        steps=known.total_steps,
+        gpu_hours=None if known.gpu_hours is None else number(known.gpu_hours),
+        memory_gib_per_gpu=None if known.memory_gib is None else number(known.memory_gib),
+        warnings=tuple(dict.fromkeys(sentence[:1024] for sentence in said))[:32],
+    )
+
+
+def attempts(situation: Situation, reached: Reached, ledger: Ledger) -> tuple[AttemptStatus, ...]:
+    """Pretrainings so far."""
+    record = find(ledger, "pretrain", situation.attempt, None)
+    if record is None or reached.numbers is None:
+        return ()
+    ended = record.state == "Succeeded" or record.cause in JUDGED
+    return (
+        AttemptStatus(
+            number=situation.attempt,
+            learning_rate=reached.numbers.learning_rate,
+            replay_fraction=reached.numbers.replay_fraction,
+            ended_by=reached.facts.pretrain.ended_by if ended and reached.facts.pretrain else None,
+        ),
+    )
+
+
+def usage(observed: Observed, ledger: Ledger, used_seconds: float, *, ticked: bool) -> Usage:
+    """The cost so far; of a running stage it is brought up to date with the progress, not at each visit."""
+    ended = sum(record.accelerator_seconds for record in ledger.runs) / 3600
+    old = observed.status.usage
+    stored = (old.gpu_hours or 0.0) if old else 0.0
+    hours = used_seconds / 3600 if ticked else max(stored, ended)
+    restarts = sum(record.restarts for record in ledger.runs)
+    return Usage(gpu_hours=round(hours, 4), restarts=restarts)
+
+
+def selected(reached: Reached) -> Selected | None:
+    """The candidate that was taken; when the budget ended first, the best so far is kept."""
+    if isinstance(reached.choice, selection.Selected):
+        one, reason = reached.choice.candidate, reached.choice.reason
+    elif isinstance(reached.choice, selection.NeedsMeasure) and reached.do is Do.END:
+        one = reached.choice.candidate
+        reason = "largest gain by perplexity when limits.gpuHours was used up; its tasks were not measured"
+    else:
+        return None
+    return Selected(id=one.id, reason=reason[:1024], digest=one.row.weights_digest)
