@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 import time
 
 from dapt_contract.stages.publish import PublishConfig, PublishFacts, PublishReport
@@ -43,6 +44,10 @@ def _do(word: str, context: StageContext) -> None:
     elif name == "ignore-stop":
         context.progress.stop_requested()
         time.sleep(float(value))
+    elif name == "modules":
+        (context.work / "modules").write_text(" ".join(sys.modules))
+    elif name == "input-error" and value:
+        raise InputError(value)
     elif name == "input-error":
         raise InputError("corpus.jsonl:3: not JSON", "corpus.jsonl:9: no field 'text'")
     elif name == "diverged":
