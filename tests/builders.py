@@ -122,9 +122,7 @@ def prepare_facts(**over: Any) -> PrepareFacts:
             SourceFacts(
                 side="domain", index=0, documents=1000, train_tokens=200_000_000, sequences=1_562_500
             ),
-            SourceFacts(
-                side="general", index=0, documents=500, train_tokens=40_000_000, sequences=312_500
-            ),
+            SourceFacts(side="general", index=0, documents=500, train_tokens=40_000_000, sequences=312_500),
         ),
         "sequence_length_tokens": 128,
         "domain_tokens": 200_000_000,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from builders import adaptation, healthy, profile
+from builders import adaptation, healthy, merged, profile
+from dapt_contract.base import Contract
 from dapt_contract.stage_file import StageFile
-from dapt_operator.cluster.memory import MemoryCluster, Script
+from dapt_operator.cluster.memory import MemoryCluster, OperatorKilledError, Script
 from dapt_operator.launchers import LAUNCHERS
 from dapt_operator.plan.decide import Plan
 from dapt_operator.reconcile import reconcile
@@ -30,6 +32,11 @@ class World:
         seen = {run.run.key for run in self.runs}
         self.runs += [stage for stage in self.cluster.stage_files(self.key) if stage.run.key not in seen]
         return plan
+
+    def crashing_visit(self) -> None:
+        """A reconcile that is killed at the verb that the cluster was told."""
+        with contextlib.suppress(OperatorKilledError):
+            self.visit()
 
     def settle(self) -> None:
         """Reconcile until a visit changes nothing."""
@@ -64,6 +71,20 @@ class World:
         return jobs[0]["metadata"]["labels"]["dapt.dev/stage"] if jobs else None
 
     @property
+    def stages(self) -> list[str]:
+        """Stages of all runs in the order of their creation."""
+        return [run.run.stage for run in self.runs]
+
+    @property
+    def tries(self) -> list[str]:
+        """All runs as `stage/try`."""
+        return [f"{run.run.stage}/{run.run.try_number}" for run in self.runs]
+
+    def config(self, kind: str) -> Contract:
+        """Configuration of the newest run of a kind."""
+        return [run for run in self.runs if run.kind == kind][-1].config
+
+    @property
     def status(self) -> dict[str, Any]:
         """As stored."""
         return self.cluster.status(self.key)
@@ -75,7 +96,6 @@ class World:
 
     def edit(self, **over: Any) -> None:
         """Lay changes over the spec, as a person does."""
-        from builders import merged
 
         def change(spec: dict[str, Any]) -> None:
             changed = merged(spec, over)

@@ -1,18 +1,202 @@
-"""A whole life in which all goes well."""
+"""Whole lives in which all goes well."""
 
 from __future__ import annotations
 
+from builders import healthy
+from dapt_contract.progress import Progress
+from dapt_contract.stages.evaluate import VerifyConfig
+from dapt_contract.stages.pretrain import PretrainConfig
+from dapt_contract.stages.publish import PublishConfig
+from dapt_operator.api.conditions import CONDITION_TYPES
+from dapt_operator.cluster.memory import Stays
 from worlds import World
 
 
 def test_every_stage_runs_once_and_in_order() -> None:
     world = World()
     world.live()
-    assert [run.run.stage for run in world.runs] == [
-        "prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish",
-    ]  # fmt: skip
+    assert world.stages == ["prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish"]
     assert [run.run.fence for run in world.runs] == [1, 2, 3, 4, 5, 6, 7]
+    assert {run.run.try_number for run in world.runs} == {1}
     assert world.condition("Finished") == ("True", "Published", "model published to file:///out/model")
-    assert world.condition("Ready")[0] == "True"
+    assert world.condition("Ready") == ("True", "Published", "model published to file:///out/model")
+    assert world.condition("Reconciling") == ("False", "Published", "there is nothing left to do")
+    assert world.condition("Stalled") == ("False", "Progressing", "nothing waits for a person")
     assert world.status["phase"] == "Published"
-    assert world.status["selected"]["id"] == "a1-s40"
+    assert world.status["selected"] == {
+        "id": "a1-s40",
+        "reason": "largest gain of 4 candidates that pass the gates",
+        "digest": "000000000028",
+    }
+    assert world.status["output"]["deployable"] is True
+
+
+def test_all_conditions_are_there_from_the_first_visit() -> None:
+    world = World()
+    world.visit()
+    assert [item["type"] for item in world.status["conditions"]] == list(CONDITION_TYPES)
+    assert world.condition("Accepted") == ("True", "Planned", "the spec and its profile fit together")
+    assert world.condition("Reconciling") == ("True", "StageStarting", "prepare is starting")
+    assert world.status["observedGeneration"] == 1
+    assert world.status["phase"] == "Preparing"
+
+
+def test_what_was_automatic_is_shown() -> None:
+    world = World({"pretraining": {"microBatchSize": None}})
+    world.live()
+    shown = world.status["resolved"]
+    assert shown["learningRate"] == 1.0e-4
+    assert shown["replayFraction"] == 0.09
+    assert (shown["microBatchSize"], shown["gradientAccumulationSteps"], shown["worldSize"]) == (4, 1, 2)
+    assert (shown["zeroStage"], shown["precision"], shown["totalSteps"]) == (2, "bf16", 40)
+    assert shown["model"]["digest"] == "sha256:model"
+
+
+def test_blocks_freeze_when_their_stage_starts() -> None:
+    world = World()
+    world.visit()
+    assert world.status["frozen"] == {"model": True, "corpus": True}
+    world.live_until("pretrain")
+    assert world.status["frozen"] == {
+        "model": True, "corpus": True, "evaluation": True, "profile": True, "pretraining": True,
+    }  # fmt: skip
+
+
+def test_each_configuration_follows_from_the_stages_before() -> None:
+    world = World()
+    world.live()
+    pretrain, verify, publish = (world.config(kind) for kind in ("pretrain", "verify", "publish"))
+    assert isinstance(pretrain, PretrainConfig)
+    assert pretrain.base_general_perplexity == 16.444646771097048
+    assert pretrain.stop_rule.max_increase_fraction == 0.15
+    assert isinstance(verify, VerifyConfig)
+    assert [(named.name, named.model.adapters) for named in verify.models] == [
+        ("base", ()), ("chosen", ("stages/pretrain-a1/try-1/checkpoint-40",)), ("final", ("a", "b")),
+    ]  # fmt: skip
+    assert verify.reuse_paths == (("base", "stages/baseline-a1"), ("chosen", "stages/evaluate-a1-a1-s40"))
+    assert isinstance(publish, PublishConfig)
+    assert publish.card.selection_reason == "largest gain of 4 candidates that pass the gates"
+    assert publish.card.training_tokens == 40 * 8 * 128
+    assert publish.run_digest == world.status["digests"]["run"]
+
+
+def test_pretraining_and_fine_tuning_sign_their_checkpoints() -> None:
+    world = World()
+    world.live_until("baseline")
+    assert world.cluster.objects(world.key, "Secret") == []
+    world.live_until("pretrain")
+    (secret,) = world.cluster.objects(world.key, "Secret")
+    assert secret["metadata"]["name"] == "dapt-clinical-00000001-signing"
+    world.live()
+    assert world.cluster.objects(world.key, "Secret") == [secret]
+
+
+def test_without_tasks_nothing_is_evaluated_apart() -> None:
+    world = World({"evaluation": None})
+    world.live()
+    assert world.stages == ["prepare", "baseline", "pretrain", "finetune", "verify", "publish"]
+
+
+def test_without_fine_tuning_the_model_is_not_for_deployment() -> None:
+    world = World({"finetuning": None})
+    world.live()
+    assert "finetune" not in world.stages
+    assert world.status["output"]["deployable"] is False
+    publish = world.config("publish")
+    assert isinstance(publish, PublishConfig)
+    assert publish.card.warnings == (
+        "This model had continued pre-training alone, no instruction tuning: it is not for deployment as it is.",
+    )
+
+
+def test_a_profile_of_kind_cpu_uses_no_accelerator_hours() -> None:
+    world = World(
+        {"limits": {"gpuHours": 0.001}}, {"accelerator": {"kind": "cpu", "memoryGiB": 8, "peakTflops": None}}
+    )
+    world.live()
+    assert world.status["phase"] == "Published"
+    assert world.status["usage"]["gpuHours"] == 0.0
+
+
+def test_accelerator_hours_are_counted_over_all_stages() -> None:
+    world = World()
+    world.live()
+    # 30 s each: pretrain and finetune on 2 accelerators, baseline, evaluate and verify on 1
+    assert world.status["usage"]["gpuHours"] == round(30 * (2 + 2 + 1 + 1 + 1) / 3600, 4)
+
+
+def test_nothing_is_written_while_nothing_changes() -> None:
+    world = World()
+    world.live_until("pretrain")
+    writes = world.cluster.writes
+    for _ in range(5):
+        world.cluster.advance(120)
+        assert world.visit().is_empty
+    assert world.cluster.writes == writes
+
+
+def test_a_finished_adaptation_never_starts_again() -> None:
+    world = World()
+    world.live()
+    world.cluster.lose_jobs(world.key)
+    for _ in range(3):
+        world.cluster.advance(1000)
+        assert world.visit().is_empty
+    world.edit(gates={"maxGeneralPerplexityIncrease": 0.01})
+    assert world.visit().is_empty
+
+
+def test_lost_jobs_of_finished_stages_are_not_run_again() -> None:
+    world = World()
+    world.live_until("finetune")
+    live = world.cluster.live_jobs(world.key)[0]["metadata"]["name"]
+    world.cluster.lose_jobs(world.key, but=live)
+    world.live(healthy)
+    assert world.status["phase"] == "Published"
+    assert [stage["try"] for stage in world.status["stages"]] == [1] * 7
+
+
+def test_events_tell_each_change_once() -> None:
+    world = World()
+    world.live()
+    told = [(event.reason, event.message) for event in world.cluster.events(world.key)]
+    assert told[:3] == [
+        ("StageStarted", "prepare was started (try 1)"),
+        ("StageSucceeded", "prepare succeeded"),
+        ("StageStarted", "baseline was started (try 1)"),
+    ]
+    assert ("StageStarted", "evaluate of a1-s40 was started (try 1)") in told
+    assert ("CandidateSelected", "a1-s40: largest gain of 4 candidates that pass the gates") in told
+    assert told[-1] == ("Published", "model published to file:///out/model")
+    assert len(told) == len(set(told))
+
+
+def test_progress_is_written_at_most_every_ten_seconds_and_percent() -> None:
+    world = World()
+    world.live_until("pretrain")
+
+    def reading(step: int) -> None:
+        world.cluster.run_pods(
+            world.key,
+            lambda stage: Stays(
+                Progress(
+                    run_key=stage.run.key, stage="pretrain", fraction=step / 1000, step=step, total_steps=1000
+                )
+            ),
+        )
+
+    reading(5)
+    world.settle()
+    assert world.status["progress"]["step"] == 5
+    assert world.condition("Reconciling") == ("True", "StageRunning", "pretrain is running")
+    writes = world.cluster.writes
+    world.cluster.advance(60)
+    reading(10)
+    assert world.visit().is_empty
+    world.cluster.advance(-55)
+    reading(100)
+    assert world.visit().is_empty
+    world.cluster.advance(60)
+    world.settle()
+    assert world.status["progress"]["step"] == 100
+    assert world.cluster.writes == writes + 1

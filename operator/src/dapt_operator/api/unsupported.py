@@ -136,11 +136,6 @@ PROFILE: Final = (
         lambda s: s.tracking is not None,
         "curves are in the metrics and in the report; remove the field",
     ),
-    Unsupported(
-        "spec.pendingTimeoutSeconds",
-        lambda s: s.pending_timeout_seconds is not None,
-        "pods wait for nodes without a limit; remove the field",
-    ),
 )
 """Refusals for an AdaptationProfile; `applies` gets its spec."""
 

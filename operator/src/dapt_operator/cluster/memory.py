@@ -75,9 +75,11 @@ class MemoryCluster:
         self.profiles: dict[str, dict[str, Any]] = {}
         self.verbs: list[str] = []
         self.crash_at: int | None = None
-        """Number of the writing verb at which the operator dies; odd halves: see `crash_after`."""
+        """Number of the writing verb at which the operator is killed."""
         self.crash_after = False
         """Whether it dies after the verb took effect."""
+        self.touch_before_status = 0
+        """So many status writes find that somebody wrote in between."""
         self.created: list[str] = []
         """Keys of all runs ever created, in order."""
         self.writes = 0
@@ -172,11 +174,11 @@ class MemoryCluster:
         objects = self._stored[key].objects.items()
         return [item for (kind, _), item in objects if kind == "Job" and not item["status"].get("conditions")]
 
-    def lose_jobs(self, key: Key) -> None:
-        """Somebody deletes every Job."""
+    def lose_jobs(self, key: Key, *, but: str = "") -> None:
+        """Somebody deletes every Job, except one."""
         objects = self._stored[key].objects
         for kind, name in list(objects):
-            if kind in ("Job", "Pod"):
+            if kind in ("Job", "Pod") and not (but and name.startswith(but)):
                 del objects[(kind, name)]
 
     def status(self, key: Key) -> dict[str, Any]:
@@ -235,7 +237,7 @@ class MemoryCluster:
         if stored.resource["spec"].get("suspend"):
             raise ImpossibleWorldError("a run was created while suspended")
         for other in self._identities(stored):
-            if other.fence >= identity.fence:
+            if other.uid == identity.uid and other.fence >= identity.fence:
                 raise ImpossibleWorldError(f"fence {identity.fence} is not above {other.fence}")
         for (kind, _), item in stored.objects.items():
             if kind == "Job" and not item["status"].get("conditions"):
@@ -271,6 +273,9 @@ class MemoryCluster:
 
     def _write(self, key: Key, status: Mapping[str, Any], resource_version: str) -> None:
         stored = self._stored[key]
+        if self.touch_before_status > 0:
+            self.touch_before_status -= 1
+            stored.version += 1
         if resource_version != str(stored.version):
             raise Conflict(f"resource version {resource_version} is not {stored.version}")
         before, after = stored.resource.get("status"), plain(status)

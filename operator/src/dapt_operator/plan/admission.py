@@ -5,8 +5,10 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 
 from dapt_operator.api.conditions import OUTSIDE_PROFILE_LIMITS
+from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.spec import DomainAdaptationSpec
 from dapt_operator.plan.observed import Wish
+from dapt_operator.plan.resolve import RefusedError, check_batch, pretrain_gang
 
 
 def admit(wish: Wish, namespace: str) -> tuple[str, str]:
@@ -15,8 +17,17 @@ def admit(wish: Wish, namespace: str) -> tuple[str, str]:
         return wish.reason, wish.message
     breaches = problems(wish, namespace)
     if not breaches:
-        return "", ""
+        return _possible(wish.spec, wish.profile)
     return OUTSIDE_PROFILE_LIMITS, f"profile {wish.profile_name}: " + "; ".join(breaches)
+
+
+def _possible(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) -> tuple[str, str]:
+    """What can be ruled out before any stage has run."""
+    try:
+        check_batch(spec, pretrain_gang(spec, profile))
+    except RefusedError as refused:
+        return refused.reason, refused.message
+    return "", ""
 
 
 def problems(wish: Wish, namespace: str) -> tuple[str, ...]:

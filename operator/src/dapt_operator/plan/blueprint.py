@@ -9,28 +9,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dapt_contract.base import Contract
-from dapt_contract.envelope import digest_of
 from dapt_contract.layout import MODEL as BASE_MODEL
 from dapt_contract.layout import STAGES
-from dapt_contract.metric import Measure, Side
+from dapt_contract.metric import Measure
 from dapt_contract.stages.common import (
-    DistributionConfig,
-    EvaluationConfig,
     ModelReference,
-    OptimizerConfig,
-    ProbeConfig,
-    ScheduleConfig,
-    TaskConfig,
 )
 from dapt_contract.stages.evaluate import BaselineConfig, EvaluateConfig, NamedModel, VerifyConfig
 from dapt_contract.stages.finetune import FinetuneConfig
-from dapt_contract.stages.prepare import InstructionSource, PrepareConfig, PrepareFacts, TextSource
+from dapt_contract.stages.prepare import InstructionSource, PrepareConfig, PrepareFacts
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainConfig
 from dapt_contract.stages.publish import CardFacts, PublishConfig
 from dapt_contract.stop_rule import StopRule
 from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.run import RunResources
-from dapt_operator.api.spec import CpuResources, DomainAdaptationSpec, Optimizer, Schedule, Source
+from dapt_operator.api.spec import DomainAdaptationSpec
+from dapt_operator.plan import parts
 from dapt_operator.plan.resolve import (
     Batch,
     Gang,
@@ -94,8 +88,8 @@ def prepare_stage(spec: DomainAdaptationSpec) -> StagePlan:
     tuning = spec.finetuning.data if spec.finetuning else ()
     config = PrepareConfig(
         model_source=spec.model.source,
-        domain=tuple(_text_source(source) for source in corpus.domain),
-        general=tuple(_text_source(source) for source in corpus.general),
+        domain=tuple(parts.text_source(source) for source in corpus.domain),
+        general=tuple(parts.text_source(source) for source in corpus.general),
         held_out_fraction=corpus.held_out.fraction,
         held_out_max_tokens=corpus.held_out.max_tokens,
         sequence_length_tokens=corpus.sequence_length,
@@ -104,15 +98,15 @@ def prepare_stage(spec: DomainAdaptationSpec) -> StagePlan:
         decontaminate=corpus.decontaminate,
         bad_records_max_fraction=corpus.bad_records.max_fraction,
         instructions=tuple(InstructionSource(source=s.source, format=s.format) for s in tuning),
-        tasks=_tasks(spec),
-        probes=_probes(spec),
+        tasks=parts.tasks(spec),
+        probes=parts.probes(spec),
         global_batch_size=spec.pretraining.global_batch_size,
         checkpoints_kept=min(spec.pretraining.checkpoints.count, 50),
         trains_all_weights=spec.pretraining.method.lora is None,
         seed=spec.seed,
     )
     secrets = tuple(credential.secret_name for credential in spec.credentials if credential.use == "read")
-    resources = _one_process(spec, spec.stage_resources.prepare, 0)
+    resources = parts.one_process(spec, spec.stage_resources.prepare)
     return StagePlan("prepare", "prepare", 1, None, config, resources, secret_names=secrets)
 
 
@@ -120,8 +114,8 @@ def baseline_stage(
     spec: DomainAdaptationSpec, profile: AdaptationProfileSpec, prepared: PrepareFacts
 ) -> StagePlan:
     """Measure the frozen base model."""
-    config = BaselineConfig(model=BASE_REFERENCE, evaluation=evaluation_config(spec, prepared))
-    return StagePlan("baseline", "baseline", 1, None, config, _measuring(spec, profile, "baseline"))
+    config = BaselineConfig(model=BASE_REFERENCE, evaluation=parts.evaluation_config(spec, prepared))
+    return StagePlan("baseline", "baseline", 1, None, config, parts.measuring(spec, profile, "baseline"))
 
 
 def resolve_pretraining(
@@ -183,9 +177,9 @@ def pretrain_stage(
         global_batch_size=numbers.batch.global_batch_size,
         micro_batch_size=numbers.batch.micro_batch_size,
         replay_fraction=numbers.replay_fraction,
-        optimizer=_optimizer(spec.pretraining.optimizer, numbers.learning_rate),
-        schedule=_schedule(spec.pretraining.schedule),
-        distribution=_distribution(numbers.batch),
+        optimizer=parts.optimizer(spec.pretraining.optimizer, numbers.learning_rate),
+        schedule=parts.schedule(spec.pretraining.schedule),
+        distribution=parts.distribution(numbers.batch),
         stop_rule=StopRule(
             max_increase_fraction=gates.max_general_perplexity_increase,
             patience=gates.patience,
@@ -203,7 +197,7 @@ def pretrain_stage(
         attempt,
         None,
         config,
-        _gang_resources(numbers.gang, spec, None),
+        parts.gang_resources(numbers.gang, spec, None),
         signs_checkpoints=True,
     )
 
@@ -229,11 +223,11 @@ def evaluate_stage(
     config = EvaluateConfig(
         candidate=candidate,
         model=model,
-        evaluation=evaluation_config(spec, prepared),
+        evaluation=parts.evaluation_config(spec, prepared),
         base_items_path=BASELINE_LINEAGE,
     )
     return StagePlan(
-        "evaluate", "evaluate", attempt, candidate, config, _measuring(spec, profile, "evaluate")
+        "evaluate", "evaluate", attempt, candidate, config, parts.measuring(spec, profile, "evaluate")
     )
 
 
@@ -285,9 +279,11 @@ def finetune_stage(
         sequence_length_tokens=length,
         global_batch_size=batch.global_batch_size,
         micro_batch_size=batch.micro_batch_size,
-        optimizer=_optimizer(tuning.optimizer, learning_rate(tuning.method, tuning.optimizer.learning_rate)),
-        schedule=_schedule(tuning.schedule),
-        distribution=_distribution(batch),
+        optimizer=parts.optimizer(
+            tuning.optimizer, learning_rate(tuning.method, tuning.optimizer.learning_rate)
+        ),
+        schedule=parts.schedule(tuning.schedule),
+        distribution=parts.distribution(batch),
         seed=spec.seed,
     )
     return StagePlan(
@@ -296,7 +292,7 @@ def finetune_stage(
         attempt,
         candidate,
         config,
-        _gang_resources(gang, spec, spec.stage_resources.finetune),
+        parts.gang_resources(gang, spec, spec.stage_resources.finetune),
         signs_checkpoints=True,
     )
 
@@ -322,11 +318,11 @@ def verify_stage(
             NamedModel(name="chosen", model=chosen),
             NamedModel(name="final", model=final),
         ),
-        evaluation=evaluation_config(spec, prepared),
+        evaluation=parts.evaluation_config(spec, prepared),
         base_items_path=BASELINE_LINEAGE,
         reuse_paths=tuple(reuse),
     )
-    return StagePlan("verify", "verify", attempt, candidate, config, _measuring(spec, profile, "verify"))
+    return StagePlan("verify", "verify", attempt, candidate, config, parts.measuring(spec, profile, "verify"))
 
 
 def publish_stage(
@@ -336,109 +332,10 @@ def publish_stage(
     config = PublishConfig(
         model=final,
         destination=spec.output.destination,
-        run_digest=run_digest(spec),
+        run_digest=parts.run_digest(spec),
         model_card=spec.output.model_card,
         card=card,
     )
     secrets = tuple(credential.secret_name for credential in spec.credentials if credential.use == "write")
-    resources = _one_process(spec, spec.stage_resources.publish, 0)
+    resources = parts.one_process(spec, spec.stage_resources.publish)
     return StagePlan("publish", "publish", attempt, candidate, config, resources, secret_names=secrets)
-
-
-def run_digest(spec: DomainAdaptationSpec) -> str:
-    """Digest of every block that decides the model, so that the same wish made anew finds its result."""
-    blocks = spec.to_dict()
-    deciding = (
-        "model", "corpus", "pretraining", "evaluation", "gates", "selection", "finetuning", "preference", "seed",
-    )  # fmt: skip
-    return digest_of({name: blocks[name] for name in deciding if name in blocks})
-
-
-def evaluation_config(spec: DomainAdaptationSpec, prepared: PrepareFacts) -> EvaluationConfig:
-    """The same for every model of an adaptation; custom data lies on the work volume since prepare."""
-    return EvaluationConfig(
-        tasks=_tasks(spec),
-        probes=_probes(spec),
-        limit=spec.evaluation.limit,
-        context_length_tokens=prepared.sequence_length_tokens,
-        seed=spec.seed,
-    )
-
-
-def _tasks(spec: DomainAdaptationSpec) -> tuple[TaskConfig, ...]:
-    sides: tuple[Side, ...] = ("domain", "general")
-    return tuple(
-        TaskConfig(
-            name=task.name,
-            side=side,
-            source=task.source,
-            few_shot=task.few_shot if task.few_shot is not None else spec.evaluation.few_shot,
-        )
-        for side in sides
-        for task in (spec.evaluation.domain if side == "domain" else spec.evaluation.general).tasks
-    )
-
-
-def _probes(spec: DomainAdaptationSpec) -> tuple[ProbeConfig, ...]:
-    sets = spec.evaluation.probes
-    domain = [
-        ProbeConfig(name=f"probes-domain-{i}", side="domain", source=s.source)
-        for i, s in enumerate(sets.domain)
-    ]
-    general = [
-        ProbeConfig(name=f"probes-general-{i}", side="general", source=s.source)
-        for i, s in enumerate(sets.general)
-    ]
-    return (*domain, *general)
-
-
-def _text_source(source: Source) -> TextSource:
-    return TextSource(
-        source=source.source, text_field=source.text_field, weight=source.weight, max_tokens=source.max_tokens
-    )
-
-
-def _optimizer(asked: Optimizer, rate: float) -> OptimizerConfig:
-    return OptimizerConfig(
-        learning_rate=rate,
-        weight_decay=asked.weight_decay,
-        betas=(asked.betas[0], asked.betas[1]),
-        gradient_clip=asked.gradient_clip,
-    )
-
-
-def _schedule(asked: Schedule) -> ScheduleConfig:
-    return ScheduleConfig(
-        type=asked.type, warmup_fraction=asked.warmup_fraction, minimum_ratio=asked.minimum_ratio
-    )
-
-
-def _distribution(batch: Batch) -> DistributionConfig:
-    return DistributionConfig.model_validate(
-        {
-            "zero_stage": batch.zero_stage,
-            "gradient_checkpointing": batch.gradient_checkpointing,
-            "precision": batch.precision,
-        }
-    )
-
-
-def _gang_resources(gang: Gang, spec: DomainAdaptationSpec, own: CpuResources | None) -> RunResources:
-    return RunResources(
-        nodes=gang.nodes,
-        processes_per_node=gang.processes_per_node,
-        accelerators_per_node=gang.accelerators_per_node,
-        cpu=(own.cpu if own else None) or spec.resources.cpu,
-        memory=(own.memory if own else None) or spec.resources.memory,
-    )
-
-
-def _measuring(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec, stage: str) -> RunResources:
-    own = getattr(spec.stage_resources, stage)
-    processes = (own.gpus if own else None) or 1
-    gang = Gang(1, processes, processes if profile.accelerator.kind == "gpu" else 0)
-    return _gang_resources(gang, spec, own)
-
-
-def _one_process(spec: DomainAdaptationSpec, own: CpuResources | None, accelerators: int) -> RunResources:
-    return _gang_resources(Gang(1, 1, accelerators), spec, own)

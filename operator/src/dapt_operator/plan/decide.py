@@ -117,7 +117,7 @@ def _kept(reached: Reached) -> Lineage | None:
 
 
 def _with_status(observed: Observed, status: DomainAdaptationStatus, plan: Plan) -> Plan:
-    if status == observed.status:
+    if status.to_dict() == observed.status.to_dict():
         return plan
     return Plan(
         plan.apply,

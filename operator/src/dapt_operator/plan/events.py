@@ -29,7 +29,7 @@ def notices(before: DomainAdaptationStatus, after: DomainAdaptationStatus) -> tu
     known = {_identity(stage): stage for stage in before.stages}
     for stage in after.stages:
         old = known.get(_identity(stage))
-        title = f"{stage.name} {stage.candidate}" if stage.candidate else stage.name
+        title = f"{stage.name} of {stage.candidate}" if stage.candidate else stage.name
         if old is None or old.try_number != stage.try_number:
             found.append(Notice("Normal", STAGE_STARTED, f"{title} was started (try {stage.try_number})"))
         if old is None or (old.state, old.try_number) != (stage.state, stage.try_number):

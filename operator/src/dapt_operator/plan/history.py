@@ -175,7 +175,9 @@ def _advanced(record: RunRecord, run: RunState, now: datetime, limits: Retries) 
 
 
 def _closed_as_lost(record: RunRecord, now: datetime, suspended: bool) -> RunRecord:
-    cause, said = (Cause.STOPPED, "stopped by spec.suspend") if suspended else (Cause.DISRUPTION, "its Job is gone")
+    cause, said = (
+        (Cause.STOPPED, "stopped by spec.suspend") if suspended else (Cause.DISRUPTION, "its Job is gone")
+    )
     return record.model_copy(
         update={
             "state": "Failed",

@@ -70,11 +70,7 @@ def working(
 def _reconciling(observed: Observed, reached: Reached, run: StageRun | None) -> Saying:
     look = reached.look
     if run is not None:
-        title = _title(run.identity.stage, run.identity.candidate)
-        if run.identity.try_number == 1:
-            return "True", words.STAGE_STARTING, f"{title} is starting"
-        cause = f" after {look.record.cause}" if look.record and look.record.cause else ""
-        return "True", words.RETRYING, f"{title} is starting again (try {run.identity.try_number}){cause}"
+        return _starting(_title(run.identity.stage, run.identity.candidate), run.identity.try_number)
     if reached.do is Do.WAIT and look.record is not None:
         title = _title(look.record.stage, look.record.candidate)
         if look.fact is Fact.BACKOFF:
@@ -88,7 +84,7 @@ def _reconciling(observed: Observed, reached: Reached, run: StageRun | None) -> 
             waiting = state.waiting_reason or state.message
             if waiting:
                 return "True", words.WAITING_FOR_NODES, f"{title} waits: {waiting}"[:4096]
-            return "True", words.STAGE_STARTING, f"{title} is starting"
+            return _starting(title, look.record.try_number)
         return "True", words.STAGE_RUNNING, f"{title} is running"
     if reached.do in (Do.STOP, Do.CLEAR):
         return "True", words.STOPPING, "running processes were asked to save and stop"
@@ -97,6 +93,12 @@ def _reconciling(observed: Observed, reached: Reached, run: StageRun | None) -> 
     if reached.do is Do.FINISH:
         return "False", words.PUBLISHED, "there is nothing left to do"
     return "False", look.reason or words.BUDGET_EXHAUSTED, "waits for a person"
+
+
+def _starting(title: str, try_number: int) -> Saying:
+    if try_number == 1:
+        return "True", words.STAGE_STARTING, f"{title} is starting"
+    return "True", words.RETRYING, f"{title} is starting again (try {try_number})"
 
 
 def _gates(reached: Reached) -> Saying:

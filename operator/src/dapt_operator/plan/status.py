@@ -16,11 +16,11 @@ from dapt_operator.api.status import (
     OutputStatus,
 )
 from dapt_operator.plan import sayings, selection, tables
-from dapt_operator.plan.blueprint import run_digest
 from dapt_operator.plan.facts import published
 from dapt_operator.plan.gain import gain
 from dapt_operator.plan.gates import perplexity
 from dapt_operator.plan.observed import Observed
+from dapt_operator.plan.parts import run_digest
 from dapt_operator.plan.progress import progress
 from dapt_operator.plan.transitions import Do, State
 from dapt_operator.plan.walk import Reached, Situation

@@ -1,0 +1,185 @@
+"""Automatic fields and dependent defaults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from builders import adaptation, base_measure, model_facts, prepare_facts, profile, side
+from dapt_operator.api.profile import AdaptationProfile, AdaptationProfileSpec
+from dapt_operator.api.spec import DomainAdaptation, DomainAdaptationSpec
+from dapt_operator.plan.blueprint import BASE_REFERENCE, finetune_stage, prepare_stage, resolve_pretraining
+from dapt_operator.plan.resolve import RefusedError, budget_steps, replay_fraction
+
+
+def spec(**over: Any) -> DomainAdaptationSpec:
+    return DomainAdaptation.model_validate(adaptation(**over)).spec
+
+
+def offered(**over: Any) -> AdaptationProfileSpec:
+    return AdaptationProfile.model_validate(profile(**over)).spec
+
+
+@pytest.mark.parametrize(
+    ("shift", "share"), [(-0.5, 0.05), (0.0, 0.05), (0.2, 0.09), (0.5, 0.15), (1.0, 0.25), (2.0, 0.25)]
+)
+def test_replay_follows_the_measured_shift(shift: float, share: float) -> None:
+    base = base_measure().model_copy(update={"domain": side(2.8 + shift), "general": side(2.8)})
+    assert replay_fraction(spec(), base) == share
+
+
+def test_replay_is_what_is_asked_for_and_none_for_measuring() -> None:
+    assert replay_fraction(spec(corpus={"replayFraction": 0.3}), None) == 0.3
+    assert replay_fraction(spec(corpus={"generalUse": "measure"}), base_measure()) == 0.0
+    assert replay_fraction(spec(), None) is None
+
+
+def test_epochs_become_total_tokens_and_steps() -> None:
+    wanted = spec(pretraining={"budget": {"steps": None, "epochs": 2}})
+    steps = budget_steps(wanted, domain_tokens=1_000_000, replay=0.2, sequence_length_tokens=128)
+    assert steps is not None
+    assert steps.total_tokens == 2_500_000
+    assert steps.total_steps == 2441
+    assert steps.checkpoint_steps == (610, 1220, 1831, 2441)
+
+
+def test_fewer_steps_than_checkpoints_give_one_a_step() -> None:
+    wanted = spec(pretraining={"budget": {"steps": 3}, "checkpoints": {"count": 10}})
+    steps = budget_steps(wanted, domain_tokens=None, replay=0.1, sequence_length_tokens=128)
+    assert steps is not None
+    assert steps.checkpoint_steps == (1, 2, 3)
+
+
+def test_checkpoints_rise_and_end_at_the_last_step() -> None:
+    for total in range(1, 200):
+        wanted = spec(pretraining={"budget": {"steps": total}, "checkpoints": {"count": 50}})
+        found = budget_steps(wanted, domain_tokens=None, replay=0.1, sequence_length_tokens=128)
+        assert found is not None
+        assert len(found.checkpoint_steps) == min(total, 50)
+        assert sorted(set(found.checkpoint_steps)) == list(found.checkpoint_steps)
+        assert found.checkpoint_steps[-1] == total
+
+
+def test_tokens_of_an_unknown_corpus_are_unknown() -> None:
+    wanted = spec(pretraining={"budget": {"steps": None, "epochs": 1}})
+    assert budget_steps(wanted, domain_tokens=None, replay=0.1, sequence_length_tokens=128) is None
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "message"),
+    [
+        (
+            7,
+            None,
+            "spec.pretraining.globalBatchSize is 7, which cannot be divided by 2 (1 node x 2 processes):"
+            " write 6 or 8",
+        ),
+        (
+            12,
+            4,
+            "spec.pretraining.globalBatchSize is 12, which cannot be divided by 8 (1 node x 2 processes"
+            " x micro-batch 4): write 8 or 16",
+        ),
+        (
+            2,
+            4,
+            "spec.pretraining.globalBatchSize is 2, which cannot be divided by 8 (1 node x 2 processes"
+            " x micro-batch 4): write 8",
+        ),
+    ],
+)
+def test_a_batch_that_cannot_be_shared_is_refused_with_the_nearest(
+    batch: int, micro: int | None, message: str
+) -> None:
+    wanted = spec(pretraining={"globalBatchSize": batch, "microBatchSize": micro})
+    with pytest.raises(RefusedError) as caught:
+        resolve_pretraining(wanted, offered(), prepare_facts(), base_measure())
+    assert (caught.value.reason, caught.value.message) == ("InvalidSpec", message)
+
+
+def test_too_little_memory_is_refused_with_its_parts() -> None:
+    big = model_facts(
+        parameters=8_030_000_000, hidden_size=4096, layers=32, vocabulary_size=128_256, attention_heads=32,
+        key_value_heads=8, intermediate_size=14_336,
+    )  # fmt: skip
+    wanted = spec(pretraining={"method": {"lora": None, "full": {}}, "microBatchSize": 1})
+    with pytest.raises(RefusedError) as caught:
+        resolve_pretraining(wanted, offered(), prepare_facts(model=big), base_measure())
+    assert caught.value.reason == "NotEnoughMemory"
+    assert caught.value.message == (
+        "pretraining needs 69.5 GiB a rank by the estimate (optimizer 29.9 GiB, weights 15.0 GiB, master weights"
+        " 15.0 GiB, gradients 7.5 GiB, overhead 2.0 GiB, logits 0.2 GiB, activations 0.1 GiB) and the profile's"
+        " accelerator.memoryGiB is 24: use lora, a shorter corpus.sequenceLength, more ranks, or a profile with more"
+        " memory"
+    )
+
+
+def test_defaults_of_rates_and_sharding() -> None:
+    numbers = resolve_pretraining(spec(), offered(), prepare_facts(), base_measure())
+    assert numbers is not None
+    assert (numbers.learning_rate, numbers.batch.zero_stage, numbers.batch.precision) == (1.0e-4, 2, "bf16")
+    full = spec(pretraining={"method": {"lora": None, "full": {}}}, resources={"gpusPerNode": 1})
+    numbers = resolve_pretraining(full, offered(), prepare_facts(), base_measure())
+    assert numbers is not None
+    assert (numbers.learning_rate, numbers.batch.zero_stage) == (2.0e-5, 0)
+
+
+def test_the_micro_batch_is_the_largest_that_fits() -> None:
+    wanted = spec(
+        pretraining={"microBatchSize": None, "globalBatchSize": 512}, corpus={"sequenceLength": 2048}
+    )
+    prepared = prepare_facts(sequence_length_tokens=2048)
+    sizes = {}
+    for memory in (8, 24, 80):
+        numbers = resolve_pretraining(
+            wanted, offered(accelerator={"memoryGiB": memory}), prepared, base_measure()
+        )
+        assert numbers is not None
+        assert numbers.batch.memory.total <= memory * 2**30
+        sizes[memory] = numbers.batch.micro_batch_size
+    assert sizes == {8: 2, 24: 8, 80: 16}
+
+
+def test_activations_are_recomputed_only_when_nothing_else_fits() -> None:
+    wanted = spec(pretraining={"microBatchSize": 8, "globalBatchSize": 16}, corpus={"sequenceLength": 2048})
+    prepared = prepare_facts(sequence_length_tokens=2048)
+    roomy = resolve_pretraining(wanted, offered(), prepared, base_measure())
+    assert roomy is not None
+    assert not roomy.batch.gradient_checkpointing
+    tight = resolve_pretraining(wanted, offered(accelerator={"memoryGiB": 14}), prepared, base_measure())
+    assert tight is not None
+    assert tight.batch.gradient_checkpointing
+
+
+def test_halving_keeps_the_global_batch() -> None:
+    once = resolve_pretraining(spec(), offered(), prepare_facts(), base_measure(), halvings=1)
+    assert once is not None
+    assert (once.batch.micro_batch_size, once.batch.accumulation, once.batch.global_batch_size) == (2, 2, 8)
+    assert resolve_pretraining(spec(), offered(), prepare_facts(), base_measure(), halvings=3) is None
+
+
+def test_a_profile_of_kind_cpu_takes_processes_and_no_accelerator() -> None:
+    offer = offered(accelerator={"kind": "cpu", "memoryGiB": 4, "peakTflops": None})
+    numbers = resolve_pretraining(spec(), offer, prepare_facts(), base_measure())
+    assert numbers is not None
+    assert (numbers.gang.processes_per_node, numbers.gang.accelerators_per_node) == (2, 0)
+    assert numbers.batch.precision == "fp32"
+
+
+def test_fine_tuning_takes_one_node_and_a_batch_that_its_ranks_can_share() -> None:
+    wanted = spec(
+        resources={"nodes": 4, "gpusPerNode": 2}, pretraining={"globalBatchSize": 24, "microBatchSize": 3}
+    )
+    stage = finetune_stage(wanted, offered(), prepare_facts(), "a1-s40", BASE_REFERENCE)
+    assert stage is not None
+    assert (stage.resources.nodes, stage.resources.processes_per_node) == (1, 2)
+    assert stage.config.global_batch_size == 24  # type: ignore[attr-defined]
+    assert stage.config.optimizer.learning_rate == 1.0e-4  # type: ignore[attr-defined]
+
+
+def test_prepare_gets_the_readers_secrets_alone() -> None:
+    wanted = spec(
+        credentials=[{"secretName": "dapt-hub", "use": "read"}, {"secretName": "dapt-s3", "use": "write"}]
+    )
+    assert prepare_stage(wanted).secret_names == ("dapt-hub",)

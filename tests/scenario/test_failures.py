@@ -1,0 +1,242 @@
+"""What follows a failure, by stage and by cause."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from builders import checkpoint, healthy, pretrain_facts
+from dapt_contract.failure import Cause
+from dapt_contract.stage_file import StageFile
+from dapt_contract.stages.pretrain import PretrainConfig
+from dapt_operator.cluster.memory import Ends, Script, Stays
+from worlds import World
+
+STAGES = ["prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish"]
+
+
+def failing(stage: str, how: Callable[[StageFile], Ends | None]) -> Script:
+    """Healthy but for one stage; None from `how` is healthy too."""
+
+    def script(run: StageFile) -> Ends | Stays:
+        if run.run.stage != stage:
+            return healthy(run)
+        return how(run) or healthy(run)
+
+    return script
+
+
+def once(ends: Ends) -> Callable[[StageFile], Ends | None]:
+    return lambda run: ends if run.run.try_number == 1 else None
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    "ends",
+    [
+        Ends(75, message="rank 1 lost its peer", cause=Cause.INFRASTRUCTURE),
+        Ends(75, message="no step for 60 s", cause=Cause.HANG),
+        Ends(1, message="ValueError: what"),
+        Ends(143, message="asked to stop", disrupted=True),
+        Ends(137, lose_message=True),
+        Ends(0, lose_message=True),
+    ],
+    ids=["infrastructure", "hang", "crash", "disruption", "killed", "lost message"],
+)
+def test_a_fault_costs_one_try_of_its_stage(stage: str, ends: Ends) -> None:
+    world = World()
+    world.live(failing(stage, once(ends)))
+    assert world.status["phase"] == "Published"
+    assert world.tries.count(f"{stage}/2") == 1
+    assert len(world.runs) == 8
+    assert world.status["usage"]["restarts"] == 1
+    fences = [run.run.fence for run in world.runs]
+    assert fences == sorted(set(fences))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_bad_input_is_never_tried_again_by_itself(stage: str) -> None:
+    world = World()
+    message = "text/domain.jsonl:17: not JSON; correct the line"
+    world.live(failing(stage, lambda run: Ends(64, message=message, cause=Cause.BAD_INPUT)))
+    assert world.tries[-1] == f"{stage}/1"
+    told = (
+        f"{stage} found its input wrong: {message}; correct it, then start it again (any change of the spec does, and"
+        " so does `dapt run`)"
+    )
+    assert world.condition("Stalled") == ("True", "BadInput", told)
+    assert world.condition("Reconciling")[0] == "False"
+    assert world.condition("Finished")[0] == "False"
+    assert world.status["phase"] == "Stalled"
+    world.cluster.advance(86_400)
+    assert world.visit().is_empty
+
+
+def test_a_changed_spec_tries_bad_input_again() -> None:
+    world = World()
+    world.live(failing("prepare", lambda run: Ends(64, cause=Cause.BAD_INPUT)))
+    world.edit(corpus={"badRecords": {"maxFraction": 0.01}})
+    world.live()
+    assert world.status["phase"] == "Published"
+    assert world.tries[:2] == ["prepare/1", "prepare/2"]
+
+
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_global_batch() -> None:
+    world = World()
+    world.live(failing("pretrain", once(Ends(70, message="CUDA out of memory", cause=Cause.OUT_OF_MEMORY))))
+    first, second = (run.config for run in world.runs if run.kind == "pretrain")
+    assert isinstance(first, PretrainConfig)
+    assert isinstance(second, PretrainConfig)
+    assert (first.micro_batch_size, second.micro_batch_size) == (4, 2)
+    assert first.global_batch_size == second.global_batch_size == 8
+    assert world.status["resolved"]["gradientAccumulationSteps"] == 2
+    assert world.status["phase"] == "Published"
+
+
+def test_out_of_memory_twice_waits_for_a_person() -> None:
+    world = World()
+    world.live(
+        failing("pretrain", lambda run: Ends(70, message="CUDA out of memory", cause=Cause.OUT_OF_MEMORY))
+    )
+    assert world.tries[-2:] == ["pretrain/1", "pretrain/2"]
+    assert world.condition("Stalled") == (
+        "True",
+        "OutOfMemory",
+        "pretrain ran out of memory in try 2 and its micro-batch cannot be halved again: CUDA out of memory; give it"
+        " more memory or accelerators, then start it again (any change of the spec does, and so does `dapt run`)",
+    )
+
+
+def test_a_micro_batch_of_one_cannot_be_halved() -> None:
+    world = World({"pretraining": {"microBatchSize": 1}})
+    world.live(failing("pretrain", lambda run: Ends(70, cause=Cause.OUT_OF_MEMORY)))
+    assert world.tries.count("pretrain/2") == 0
+    assert world.condition("Stalled")[1] == "OutOfMemory"
+
+
+def test_a_measuring_stage_has_no_micro_batch_to_halve() -> None:
+    world = World()
+    world.live(failing("baseline", lambda run: Ends(70, cause=Cause.OUT_OF_MEMORY)))
+    assert world.tries[-1] == "baseline/1"
+    assert world.condition("Stalled")[1] == "OutOfMemory"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_never_three_failures_without_a_step_gained(stage: str) -> None:
+    world = World()
+    world.live(failing(stage, lambda run: Ends(75, message="the disk is gone", cause=Cause.INFRASTRUCTURE)))
+    assert world.tries[-3:] == [f"{stage}/1", f"{stage}/2", f"{stage}/3"]
+    assert world.condition("Stalled") == (
+        "True",
+        "RetriesExhausted",
+        f"{stage} failed 3 times in a row without a step gained, last by Infrastructure: the disk is gone; correct"
+        " it, then start it again (any change of the spec does, and so does `dapt run`)",
+    )
+
+
+def test_steps_gained_earn_tries_up_to_the_profiles_retries() -> None:
+    world = World(offered={"retries": {"infrastructure": 5}})
+
+    def gaining(run: StageFile) -> Ends:
+        rows = [checkpoint(10 * (i + 1)) for i in range(min(run.run.try_number, 4))]
+        facts = pretrain_facts(rows, "Stopped", steps=10 * run.run.try_number)
+        return Ends(75, facts=facts, message="a rank is lost", cause=Cause.INFRASTRUCTURE)
+
+    world.live(failing("pretrain", gaining))
+    assert world.tries[-1] == "pretrain/6"
+    assert world.condition("Stalled") == (
+        "True",
+        "RetriesExhausted",
+        "pretrain failed 6 times (retries.infrastructure is 5), last by Infrastructure: a rank is lost; correct it,"
+        " then start it again (any change of the spec does, and so does `dapt run`)",
+    )
+
+
+def test_hanging_has_its_own_budget() -> None:
+    world = World(offered={"retries": {"hang": 1}})
+    world.live(failing("verify", lambda run: Ends(75, message="no heartbeat", cause=Cause.HANG)))
+    assert world.tries[-1] == "verify/2"
+    assert world.condition("Stalled")[2].startswith(
+        "verify failed 2 times by hanging (retries.hang is 1), last by Hang"
+    )
+
+
+def test_disruptions_are_free() -> None:
+    world = World()
+    world.live(
+        failing("pretrain", lambda run: Ends(143, disrupted=True) if run.run.try_number < 20 else None)
+    )
+    assert world.status["phase"] == "Published"
+    assert world.tries.count("pretrain/20") == 1
+
+
+def test_the_second_failure_in_a_row_waits_before_the_next_try() -> None:
+    world = World()
+    script = failing(
+        "prepare", lambda run: Ends(75, cause=Cause.INFRASTRUCTURE) if run.run.try_number < 3 else None
+    )
+    world.settle()
+    world.cluster.run_pods(world.key, script)
+    world.settle()
+    assert world.tries == ["prepare/1", "prepare/2"]
+    world.cluster.run_pods(world.key, script)
+    plan = world.visit()
+    world.settle()
+    assert world.tries == ["prepare/1", "prepare/2"]
+    assert plan.requeue_after == 10.0
+    assert world.condition("Reconciling") == (
+        "True", "Retrying", "prepare failed (Infrastructure) and is tried again at 2026-01-31T12:01:10Z",
+    )  # fmt: skip
+    world.cluster.advance(10)
+    world.settle()
+    assert world.tries[-1] == "prepare/3"
+    assert world.condition("Reconciling") == (
+        "True", "Retrying", "prepare is starting again (try 3)",
+    )  # fmt: skip
+
+
+def test_a_job_that_somebody_deleted_costs_one_try() -> None:
+    world = World()
+    world.live_until("pretrain")
+    world.cluster.advance(60)
+    world.cluster.lose_jobs(world.key)
+    world.live()
+    assert world.tries.count("pretrain/2") == 1
+    assert world.status["phase"] == "Published"
+
+
+def test_a_finetuning_that_diverges_waits_for_a_person() -> None:
+    world = World()
+    world.live(
+        failing("finetune", lambda run: Ends(77, message="the loss is nan at step 3", cause=Cause.DIVERGED))
+    )
+    assert world.condition("Stalled") == (
+        "True",
+        "Diverged",
+        "finetune diverged: the loss is nan at step 3; lower the learning rate, then start it again (any change of the"
+        " spec does, and so does `dapt run`)",
+    )
+
+
+def test_pods_that_wait_for_a_node_are_work_in_progress_until_the_timeout() -> None:
+    world = World(offered={"pendingTimeoutSeconds": 600})
+    world.visit()
+    reason = "Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu"
+    world.cluster.run_pods(world.key, lambda run: Stays(pending_reason=reason))
+    world.settle()
+    assert world.condition("Reconciling")[1:] == ("WaitingForNodes", f"prepare waits: {reason}")
+    assert world.condition("Stalled")[0] == "False"
+    world.cluster.advance(601)
+    world.settle()
+    assert world.condition("Stalled") == (
+        "True",
+        "PendingTimeout",
+        f"prepare waits for a node for more than 600 s (pendingTimeoutSeconds): {reason}; make room, or change"
+        " resources",
+    )
+    world.cluster.run_pods(world.key, lambda run: Stays())
+    world.settle()
+    assert world.condition("Stalled")[0] == "False"
+    world.live()
+    assert world.status["phase"] == "Published"

@@ -1,0 +1,156 @@
+"""Suspension, deletion and somebody else's changes."""
+
+from __future__ import annotations
+
+import pytest
+
+from builders import adaptation, healthy
+from dapt_operator.launchers import LAUNCHERS
+from dapt_operator.reconcile import reconcile
+from worlds import World
+
+STAGES = ["prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_suspending_stops_a_running_stage_and_resuming_costs_no_retry(stage: str) -> None:
+    world = World()
+    world.live_until(stage)
+    world.cluster.advance(60)
+    world.edit(suspend=True)
+    world.visit()
+    assert world.running is None
+    world.settle()
+    world.cluster.advance(60)
+    world.settle()
+    assert world.status["phase"] == "Suspended"
+    assert world.condition("Suspended") == ("True", "SuspendedByUser", "spec.suspend is true")
+    assert world.condition("Reconciling") == ("False", "SuspendedByUser", "spec.suspend is true")
+    assert world.status["stages"][-1]["state"] == "Suspended"
+    assert world.visit().requeue_after is None
+    world.edit(suspend=False)
+    world.live()
+    assert world.tries.count(f"{stage}/2") == 1
+    assert world.status["phase"] == "Published"
+    assert world.status["usage"]["restarts"] == 0
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_ended_while_suspending_is_not_run_again(stage: str) -> None:
+    world = World()
+    world.live_until(stage)
+    world.edit(suspend=True)
+    world.cluster.run_pods(world.key, healthy)
+    world.settle()
+    world.edit(suspend=False)
+    world.live()
+    assert world.tries.count(f"{stage}/2") == 0
+    assert world.status["phase"] == "Published"
+
+
+def test_a_suspended_adaptation_starts_nothing() -> None:
+    world = World({"suspend": True})
+    world.settle()
+    assert world.runs == []
+    assert world.status["phase"] == "Suspended"
+    world.edit(suspend=False)
+    world.live()
+    assert world.status["phase"] == "Published"
+
+
+def test_a_run_that_the_status_does_not_know_is_written_down_before_it_is_deleted() -> None:
+    world = World()
+    world.cluster.crash_at = len(world.cluster.verbs) + 2  # after the Job, before the status
+    world.crashing_visit()
+    world.edit(suspend=True)
+    first = world.visit()
+    assert first.delete == ()
+    assert world.visit().delete != ()
+    world.settle()
+    world.cluster.advance(60)
+    world.edit(suspend=False)
+    world.live()
+    assert world.tries[:2] == ["prepare/1", "prepare/2"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deleting_the_resource_ends_everything(stage: str) -> None:
+    world = World()
+    world.live_until(stage)
+    world.cluster.remove(world.key)
+    assert reconcile(world.cluster, world.key, LAUNCHERS).is_empty
+
+
+def test_a_resource_that_is_being_deleted_starts_nothing() -> None:
+    world = World()
+    world.cluster._stored[world.key].resource["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"
+    assert world.visit().is_empty
+    assert world.runs == []
+
+
+def test_a_resource_made_anew_under_the_same_name_does_its_own_work() -> None:
+    world = World()
+    world.live_until("pretrain")
+    leftover = world.cluster._stored[world.key].objects
+    world.cluster.remove(world.key)
+    world.key = world.cluster.add(adaptation())
+    world.cluster._stored[world.key].objects.update(leftover)
+    for job in [place for place in leftover if place[0] == "Job"]:
+        leftover[job]["status"]["conditions"] = [{"type": "Failed", "status": "True"}]
+    world.runs.clear()
+    plan = world.visit()
+    assert [manifest["kind"] for manifest in plan.apply] == ["ConfigMap", "Job"]
+    assert plan.apply[-1]["metadata"]["labels"]["dapt.dev/stage"] == "prepare"
+
+
+def test_a_conflict_observes_again() -> None:
+    world = World()
+    world.cluster.touch_before_status = 1
+    world.live()
+    assert world.status["phase"] == "Published"
+    assert world.tries.count("prepare/1") == 1
+
+
+@pytest.mark.parametrize(
+    ("over", "reason", "message"),
+    [
+        (
+            {"queue": "team"},
+            "NotSupported",
+            "not supported yet: spec.queue team: stages start at once; remove the field",
+        ),
+        (
+            {"resources": {"gpusPerNode": 4}, "credentials": [{"secretName": "hub", "use": "read"}]},
+            "OutsideProfileLimits",
+            "profile bench: spec.resources.gpusPerNode is 4; a node has 2; Secret hub is not allowed (allowed: dapt-*)",
+        ),
+        (
+            {"profile": "other"},
+            "ProfileNotFound",
+            "there is no AdaptationProfile other: create it, or name another in spec.profile",
+        ),
+        (
+            {"pretraining": {"globalBatchSize": 9}},
+            "InvalidSpec",
+            "spec.pretraining.globalBatchSize is 9, which cannot be divided by 8 (1 node x 2 processes"
+            " x micro-batch 4): write 8 or 16",
+        ),
+    ],
+)
+def test_a_spec_that_cannot_be_is_stalled_before_anything_runs(
+    over: dict[str, object], reason: str, message: str
+) -> None:
+    world = World(over)
+    world.settle()
+    assert world.condition("Stalled") == ("True", reason, message)
+    assert world.condition("Accepted") == ("False", reason, message)
+    assert world.status["phase"] == "Stalled"
+    assert world.runs == []
+
+
+def test_a_corrected_spec_goes_on() -> None:
+    world = World({"queue": "team"})
+    world.settle()
+    world.edit(queue=None)
+    world.live()
+    assert world.status["phase"] == "Published"
