@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dapt_contract.version import PRODUCT_VERSION
-from dapt_operator.cli.errors import UserError
+from dapt_operator.cli.errors import EXIT_USAGE, UserError
 
 app = typer.Typer(
     name="dapt",
@@ -56,6 +56,42 @@ def _root(
     ] = False,
 ) -> None:
     pass
+
+
+@app.command()
+def plan(
+    manifest: Manifest,
+    profile: Profile = None,
+    parameters: Annotated[
+        str | None,
+        typer.Option(
+            "--parameters",
+            metavar="NUMBER",
+            help="Parameters of the base model, such as 8e9, when it is not at hand.",
+        ),
+    ] = None,
+) -> None:
+    """Show what a manifest would need: tokens, steps, memory by its parts, GPU-hours. Starts nothing.
+
+    Exits 1 when a run would be refused.
+    """
+    from dapt_operator.cli.manifests import read_request
+    from dapt_operator.cli.plan import plan as plan_for
+
+    page = plan_for(read_request(manifest, profile), _number(parameters))
+    typer.echo("\n".join(page.lines))
+    if page.problems:
+        raise UserError(page.problems)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = None if text is None else float(text.replace("_", ""))
+    except ValueError:
+        value = -1.0
+    if value is not None and not 1e3 <= value <= 1e14:
+        raise UserError(f"--parameters {text}: not a number of parameters; write for example 8e9", EXIT_USAGE)
+    return value
 
 
 @app.command()
