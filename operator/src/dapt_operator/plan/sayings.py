@@ -81,7 +81,7 @@ def _reconciling(observed: Observed, reached: Reached, run: StageRun | None) -> 
             )
         state = find_state(observed.runs, look.record)
         if state is not None and state.phase is RunPhase.PENDING:
-            waiting = state.waiting_reason or state.message
+            waiting = state.message or state.waiting_reason
             if waiting:
                 return "True", words.WAITING_FOR_NODES, f"{title} waits: {waiting}"[:4096]
             return _starting(title, look.record.try_number)

@@ -1,0 +1,108 @@
+"""limits.gpuHours: what is reserved, what ends cleanly, what ends everything."""
+
+from __future__ import annotations
+
+from builders import checkpoint, healthy, pretrain_facts
+from dapt_contract.failure import Cause
+from dapt_contract.stage_file import StageFile
+from dapt_contract.stages.pretrain import PretrainConfig
+from dapt_operator.cluster.memory import Ends, Stays
+from worlds import World
+
+HOUR = {"limits": {"gpuHours": 1.0}}
+
+
+def deadline(world: World) -> int | None:
+    """Active deadline of the newest Job."""
+    return world.cluster.objects(world.key, "Job")[-1]["spec"].get("activeDeadlineSeconds")
+
+
+def test_pretraining_gets_what_is_left_after_the_later_stages() -> None:
+    world = World(HOUR)
+    world.live_until("pretrain")
+    config = world.config("pretrain")
+    assert isinstance(config, PretrainConfig)
+    # baseline took 30 accelerator-seconds; three such measures, twice for the fine-tuning, are kept
+    assert config.max_train_seconds == (3600 - 30 - 6 * 30) / 2
+    assert deadline(world) == (3600 - 30) // 2
+
+
+def test_stages_without_accelerators_have_no_deadline() -> None:
+    world = World(HOUR)
+    world.live_until("prepare")
+    assert deadline(world) is None
+    world.live_until("baseline")
+    assert deadline(world) == 3600
+
+
+def test_without_a_limit_there_is_none() -> None:
+    world = World()
+    world.live_until("pretrain")
+    config = world.config("pretrain")
+    assert isinstance(config, PretrainConfig)
+    assert config.max_train_seconds is None
+    assert deadline(world) is None
+
+
+def test_the_profiles_limit_counts_when_the_spec_has_none() -> None:
+    world = World(offered={"limits": {"gpuHours": 2.0}})
+    world.live_until("baseline")
+    assert deadline(world) == 7200
+
+
+def test_reaching_pretrainings_share_goes_on_with_what_is_there() -> None:
+    world = World(HOUR)
+
+    def script(stage: StageFile) -> Ends | Stays:
+        if stage.kind == "pretrain":
+            return Ends(
+                facts=pretrain_facts([checkpoint(10)], "BudgetReached", message="its share was used up")
+            )
+        return healthy(stage)
+
+    world.live(script)
+    assert world.status["phase"] == "Published"
+    assert world.status["attempts"][0]["endedBy"] == "BudgetReached"
+
+
+def test_using_up_the_limit_ends_with_the_best_candidate_kept() -> None:
+    world = World(HOUR)
+    world.live_until("pretrain")
+    world.cluster.run_pods(world.key, healthy, seconds=2000)
+    world.live()
+    assert world.stages[-1] == "pretrain"
+    message = "limits.gpuHours of 1 is used up before evaluate; the best candidate a1-s40 is kept"
+    assert world.condition("Finished") == ("True", "BudgetExhausted", message)
+    assert world.condition("Ready")[0] == "False"
+    assert world.status["phase"] == "BudgetExhausted"
+    assert world.status["selected"] == {
+        "id": "a1-s40",
+        "reason": "largest gain by perplexity when limits.gpuHours was used up; its tasks were not measured",
+        "digest": "000000000028",
+    }
+    world.edit(limits={"gpuHours": 100})
+    assert world.visit().is_empty
+
+
+def test_a_deadline_made_of_the_limit_ends_it_too() -> None:
+    world = World(HOUR)
+    world.live_until("pretrain")
+
+    def script(stage: StageFile) -> Ends:
+        return Ends(1, message="stopped at the deadline", cause=Cause.DEADLINE)
+
+    world.cluster.run_pods(world.key, script, seconds=1700)
+    world.live()
+    assert world.condition("Finished")[1:] == (
+        "BudgetExhausted",
+        "limits.gpuHours of 1 is used up before pretrain",
+    )
+
+
+def test_publishing_needs_no_accelerator_and_goes_on() -> None:
+    world = World({**HOUR, "finetuning": None})
+    world.live_until("verify")
+    world.cluster.run_pods(world.key, healthy, seconds=4000)
+    world.live()
+    assert world.status["phase"] == "Published"
+    assert world.status["usage"]["gpuHours"] > 1.0
