@@ -1,0 +1,89 @@
+"""The report: one self-contained HTML page and its pictures as PNG, from the status and the stages' reports.
+
+It can be drawn at any time: what a run has not reached yet is said in the place where it will stand. Nothing on the
+page comes from outside: style, pictures and text are in the one file, and all text is escaped.
+
+Exceptions: `ReportError` (a `ValueError`): there is no status to report on, or it cannot be read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from dapt_contract.envelope import write_bytes_atomically
+from dapt_operator.report.material import Material, ReportError, gather
+from dapt_operator.report.page import render
+
+PAGE = "report.html"
+PICTURES = "report"
+"""Folder of the PNGs, beside the page."""
+
+__all__ = ["Material", "ReportError", "build_report", "draw_report"]
+
+
+def build_report(folder: Path) -> list[Path]:
+    """Write the page of a local run into its folder: `report.html`, and PNGs below `report/`.
+
+    Args:
+        folder: with `status.yaml`, `objects/resource.json` and `work/`.
+
+    Returns:
+        The written files, the page first.
+
+    Raises:
+        ReportError: no status there, or one that cannot be read; the page cannot be written.
+    """
+    stored = folder / "objects" / "resource.json"
+    resource = _read(folder / "status.yaml")
+    try:
+        spec = json.loads(stored.read_text(encoding="utf-8")).get("spec") or {}
+    except (OSError, ValueError, AttributeError):
+        spec = {}  # the page says less, and says so
+    return draw_report(resource.get("status") or {}, {**resource, "spec": spec}, folder / "work", folder)
+
+
+def draw_report(status: Mapping[str, Any], resource: Mapping[str, Any], work: Path, out: Path) -> list[Path]:
+    """Write `report.html`, and PNGs below `report/`.
+
+    Args:
+        status: of the adaptation, as in status.yaml.
+        resource: the adaptation: metadata, and the spec where it is known.
+        work: root of the work volume; may be missing.
+        out: folder to write into.
+
+    Returns:
+        The written files, the page first.
+
+    Raises:
+        ReportError: the status cannot be read, or the files cannot be written.
+    """
+    page, pictures = render(gather(status, resource, work))
+    written = [out / PAGE]
+    try:
+        write_bytes_atomically(out / PAGE, page.encode())
+        for name, png in pictures.items():
+            written.append(out / PICTURES / f"{name}.png")
+            write_bytes_atomically(written[-1], png)
+    except OSError as error:
+        raise ReportError(f"{error.filename or out}: cannot be written ({error.strerror})") from error
+    return written
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ReportError(f"{path}: no run to report on; start one with dapt run") from error
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise ReportError(
+            f"{path}: cannot be read ({type(error).__name__}); `dapt run` writes it again"
+        ) from error
+    if not isinstance(found, dict):
+        raise ReportError(f"{path}: not a status; `dapt run` writes it again")
+    return found
