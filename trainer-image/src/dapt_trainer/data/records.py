@@ -141,6 +141,41 @@ def _text_documents(filesystem: Any, file: SourceFile, _text_field: str) -> Iter
 _READERS = {"jsonl": _jsonl_documents, "parquet": _parquet_documents, "text": _text_documents}
 
 
+class _ZstdFrames(io.RawIOBase):
+    """Zstandard frames one after the other; unlike the library's reader it tells a file that breaks off."""
+
+    def __init__(self, raw: Any) -> None:
+        super().__init__()
+        self._raw = raw
+        self._frame: Any = None
+        self._unpacked = b""
+        self._packed = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        import zstandard
+
+        while not self._unpacked:
+            packed = self._packed or self._raw.read(256 * 1024)
+            self._packed = b""
+            if not packed:
+                if self._frame is not None:
+                    raise EOFError("the last frame is not complete")
+                return 0
+            if self._frame is None:
+                self._frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+            self._unpacked = self._frame.decompress(packed)
+            if self._frame.eof:
+                self._packed = self._frame.unused_data
+                self._frame = None
+        count = min(len(buffer), len(self._unpacked))
+        buffer[:count] = self._unpacked[:count]
+        self._unpacked = self._unpacked[count:]
+        return count
+
+
 @contextmanager
 def _opened(filesystem: Any, file: SourceFile) -> Iterator[BinaryIO]:
     """The unpacked bytes of a file."""
@@ -151,8 +186,7 @@ def _opened(filesystem: Any, file: SourceFile) -> Iterator[BinaryIO]:
             if file.compression == ".gz":
                 yield io.BufferedReader(gzip.GzipFile(fileobj=raw))
             elif file.compression == ".zst":
-                reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-                yield io.BufferedReader(reader, buffer_size=1024 * 1024)
+                yield io.BufferedReader(_ZstdFrames(raw), buffer_size=1024 * 1024)
             else:
                 yield raw
     except (OSError, EOFError, zstandard.ZstdError) as error:

@@ -13,12 +13,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dapt_contract.envelope import digest_of, fsync_folder
+from dapt_contract.envelope import digest_of
 from dapt_contract.layout import DATA, HELD_OUT, INSTRUCTIONS, MODEL, PROBES, TASKS
 from dapt_contract.metric import Side
 from dapt_contract.stages.prepare import (
@@ -26,7 +25,6 @@ from dapt_contract.stages.prepare import (
     PrepareConfig,
     PrepareFacts,
     PrepareReport,
-    SourceFacts,
     TextSource,
 )
 from dapt_trainer.context import StageContext
@@ -42,6 +40,7 @@ from dapt_trainer.data.evaluation_data import (
     read_items,
     write_lines,
 )
+from dapt_trainer.data.finishing import data_digest, move_into_place, source_facts
 from dapt_trainer.data.guidance import warnings_of
 from dapt_trainer.data.harness_items import CACHE, read_harness_items
 from dapt_trainer.data.held_out import HALVES, write_held_out
@@ -54,7 +53,6 @@ from dapt_trainer.data.selection import HeldOutChoice, choose
 from dapt_trainer.data.sources import ResolvedSource, resolve
 from dapt_trainer.data.space import check_space
 from dapt_trainer.errors import InfrastructureError, InputError, StopRequested
-from dapt_trainer.training.models import sha256_of_file
 
 SIDES: tuple[Side, Side] = ("domain", "general")
 _FACTS = "facts.json"
@@ -332,7 +330,7 @@ class _Preparation:
         if self._config.instructions:
             write_lines(self._folder / INSTRUCTIONS / "train.jsonl", evaluation.instructions)
         sources = [
-            _source_facts(spool, pack, choices[spool.side])
+            source_facts(spool, pack, choices[spool.side])
             for spool, pack in zip(spooled, packed, strict=True)
         ]
         near = [pack.near_duplicates for pack in packed]
@@ -344,7 +342,9 @@ class _Preparation:
             general_tokens=sum(source.train_tokens for source in sources if source.side == "general"),
             instruction_examples=len(evaluation.instructions),
             task_items=tuple(evaluation.item_counts.items()),
-            data_digest=self._data_digest(model, packed),
+            data_digest=data_digest(
+                self._folder, [pack.manifest for pack in packed], model.sequence_length_tokens
+            ),
             warnings=warnings_of(
                 model.facts,
                 sources,
@@ -376,31 +376,8 @@ class _Preparation:
             report=report,
         )
         write_manifest(self._folder / DATA, manifest, run_key=self._context.stage.run.key)
-        self._move_into_place()
+        move_into_place(self._folder, self._context.work, self._scratch)
         return report
-
-    def _data_digest(self, model: _Model, packed: list[PackedSource]) -> str:
-        """Of everything but the model's weights: shards, and all other files by content."""
-        files = {
-            str(path.relative_to(self._folder)): sha256_of_file(path)
-            for name in (HELD_OUT, TASKS, PROBES, INSTRUCTIONS)
-            for path in sorted((self._folder / name).glob("*.jsonl"))
-        }
-        shards = {
-            f"{DATA}/{pack.manifest.name}/{file.name}": file.sha256
-            for pack in packed
-            for file in pack.manifest.files
-        }
-        return digest_of({"sequence_length_tokens": model.sequence_length_tokens, "files": files | shards})
-
-    def _move_into_place(self) -> None:
-        work = self._context.work
-        _replace_folder(None, work / DATA, self._scratch)  # no manifest while the other folders change
-        for name in (MODEL, HELD_OUT, TASKS, PROBES, INSTRUCTIONS, DATA):
-            made = self._folder / name
-            _replace_folder(made if made.is_dir() else None, work / name, self._scratch)
-        fsync_folder(work)
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _beat(self, activity: str, fraction: float, tokens: int | None = None) -> None:
         if self._context.progress.stop_requested():
@@ -413,32 +390,3 @@ class _Preparation:
         started = time.monotonic()
         yield
         self._seconds[activity] = time.monotonic() - started
-
-
-def _source_facts(spool: SpooledSource, packed: PackedSource, choice: HeldOutChoice) -> SourceFacts:
-    held_out = [tokens for candidate, tokens in choice.chosen if candidate.source == spool.index]
-    shard, counts = packed.manifest, spool.counts
-    return SourceFacts(
-        side=spool.side,
-        index=spool.index,
-        documents=shard.documents,
-        train_tokens=shard.tokens,
-        sequences=shard.sequences,
-        duplicates=counts.duplicates,
-        contaminated=counts.contaminated,
-        empty=counts.empty,
-        bad_records=counts.bad_records,
-        held_out_documents=len(held_out),
-        held_out_tokens=sum(held_out),
-        cut_documents=shard.cut_documents,
-        fill_fraction=shard.filled_positions / max(1, shard.positions),
-        weight=spool.config.weight,
-    )
-
-
-def _replace_folder(made: Path | None, target: Path, trash: Path) -> None:
-    """Put `made` (or nothing) where `target` is; a reader sees the old folder, none, or the new one."""
-    if target.exists():
-        target.rename(trash / f"old-{target.name}-{time.monotonic_ns()}")
-    if made is not None:
-        made.rename(target)
