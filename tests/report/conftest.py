@@ -101,7 +101,7 @@ class Run:
             config = KINDS[kind].config.model_construct()
             write_report(folder / "work", StageFile(run=identity, kind=kind, config=config), report)
         (folder / "objects").mkdir(parents=True, exist_ok=True)
-        (folder / "objects" / "resource.json").write_text(json.dumps(self.resource))
+        (folder / "objects" / "domainadaptation-quickstart.json").write_text(json.dumps(self.resource))
         shown = {name: value for name, value in self.resource.items() if name != "spec"} | {
             "status": self.status
         }

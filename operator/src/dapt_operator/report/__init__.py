@@ -31,7 +31,7 @@ def build_report(folder: Path) -> list[Path]:
     """Write the page of a local run into its folder: `report.html`, and PNGs below `report/`.
 
     Args:
-        folder: with `status.yaml`, `objects/resource.json` and `work/`.
+        folder: with `status.yaml`, `objects/domainadaptation-NAME.json` and `work/`.
 
     Returns:
         The written files, the page first.
@@ -39,8 +39,8 @@ def build_report(folder: Path) -> list[Path]:
     Raises:
         ReportError: no status there, or one that cannot be read; the page cannot be written.
     """
-    stored = folder / "objects" / "resource.json"
     resource = _read(folder / "status.yaml")
+    stored = next(iter(sorted((folder / "objects").glob("domainadaptation-*.json"))), folder)
     try:
         spec = json.loads(stored.read_text(encoding="utf-8")).get("spec") or {}
     except (OSError, ValueError, AttributeError):
