@@ -85,7 +85,7 @@ def test_the_view_shows_every_stage_and_the_reading_of_the_running_one() -> None
 
 def test_before_anything_started_the_chain_is_shown() -> None:
     assert text(Snapshot("new", DomainAdaptationStatus(), KINDS)) == [
-        "new  Pending  00:00:00",
+        "new  Pending",
         *(f"·  {kind}" for kind in KINDS),
     ]
 

@@ -51,6 +51,7 @@ def test_perplexities() -> None:
 def test_shares_points_and_bytes() -> None:
     assert [words.percent(value) for value in (None, -0.3123, 0.02)] == ["–", "-31.2 %", "+2.0 %"]
     assert words.points(0.4567) == "45.7"
-    assert [words.gibibytes(value) for value in (2**28, 3 * 2**30)] == ["256 MiB", "3.0 GiB"]
+    assert [words.size(value) for value in (900, 2**28, 3 * 2**30)] == ["1 KiB", "256.0 MiB", "3.0 GiB"]
+    assert [words.signed(value) for value in (-0.01, 0.04, -3.25)] == ["+0.0", "+0.0", "-3.2"]
     assert [words.plural(number, "step") for number in (1, 1200)] == ["1 step", "1,200 steps"]
     assert words.clock(3725) == "01:02:05"

@@ -110,15 +110,14 @@ def run(
 
     Exits 0 when the model is at its destination, 1 when a person must act, 130 or 143 when it was stopped.
     """
-    from rich.console import Console
-
     from dapt_operator.cli.manifests import read_request
     from dapt_operator.cli.run import Options
     from dapt_operator.cli.run import run as run_here
+    from dapt_operator.cli.screen import make_console
 
     request = read_request(manifest, profile)
     options = Options(runs_dir, fresh=fresh, with_report=not no_report)
-    raise typer.Exit(run_here(request, options, Console(highlight=False)))
+    raise typer.Exit(run_here(request, options, make_console()))
 
 
 @app.command()
@@ -129,12 +128,11 @@ def status(
     runs_dir: RunsDir = RUNS,
 ) -> None:
     """Show where local runs stand: their stages, candidates, results, and what they wait for."""
-    from rich.console import Console
-
     from dapt_operator.cli.folders import all_runs, find_run
     from dapt_operator.cli.overview import run_overview, runs_table
+    from dapt_operator.cli.screen import make_console
 
-    console = Console(highlight=False)
+    console = make_console()
     if name is not None:
         console.print(run_overview(find_run(name, runs_dir)))
         return

@@ -11,7 +11,7 @@ from dapt_contract.metric import Measure, Score
 from dapt_contract.stage_file import find_report
 from dapt_contract.stages.evaluate import BaselineReport, EvaluateReport, Sample, VerifyReport
 from dapt_operator.api.status import DomainAdaptationStatus
-from dapt_operator.cli.words import percent, perplexity, points
+from dapt_operator.cli.words import percent, perplexity, points, signed
 
 HEADINGS = {"base": "base", "chosen": "chosen", "final": "final"}
 _ANSWER_CHARACTERS = 300
@@ -95,7 +95,7 @@ def _score_cell(score: Score | None) -> str:
     cell = f"{points(score.score)} ± {points(score.standard_error)}"
     if score.difference is None or score.difference_standard_error is None:
         return cell
-    return f"{cell} ({100 * score.difference:+.1f} ± {points(score.difference_standard_error)})"
+    return f"{cell} ({signed(100 * score.difference)} ± {points(score.difference_standard_error)})"
 
 
 def candidates_table(status: DomainAdaptationStatus) -> Table | None:

@@ -40,7 +40,7 @@ class PlainLog:
             if row.progress is not None and self._is_news(row.title, row.progress):
                 self._said[row.title] = row.progress
                 found.append(f"{row.title}: {100 * row.progress.fraction:.0f} % · {reading(row.progress)}")
-        stamp = clock(snapshot.elapsed_seconds)
+        stamp = clock(snapshot.elapsed_seconds or 0.0)
         return [f"[{stamp}] {line}" for line in found]
 
     def _is_news(self, title: str, progress: Progress) -> bool:

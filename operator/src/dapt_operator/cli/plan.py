@@ -15,7 +15,8 @@ from dapt_operator.cli.manifests import FILE_SCHEME, Request, sources_of
 from dapt_operator.cli.model_shape import local_model
 from dapt_operator.cli.source_sizes import BYTES_PER_TOKEN, missing_files, source_size
 from dapt_operator.cli.typical import parameters_in_name, typical_model
-from dapt_operator.cli.words import count, duration, gibibytes, plural
+from dapt_operator.cli.words import count, duration, plural
+from dapt_operator.cli.words import size as size_of_bytes
 from dapt_operator.plan.admission import problems as breaches
 from dapt_operator.plan.estimate import Estimate, estimate
 from dapt_operator.plan.observed import Wish
@@ -173,7 +174,7 @@ def _training(found: Estimate) -> list[str]:
     if found.trainable_parameters is not None:
         lines.append(f"  trained        {count(found.trainable_parameters)} parameters")
     if found.checkpoint_bytes is not None:
-        lines.append(f"  checkpoints    {gibibytes(found.checkpoint_bytes)} on the work volume")
+        lines.append(f"  checkpoints    {size_of_bytes(found.checkpoint_bytes)} on the work volume")
     return lines
 
 
@@ -181,9 +182,9 @@ def _memory(found: Estimate, profile: AdaptationProfile) -> list[str]:
     unit = "GPU" if profile.spec.accelerator.kind == "gpu" else "process"
     if found.memory is None:
         return ["", f"Memory of one {unit}: unknown without the model's size"]
-    total = f"{gibibytes(found.memory.total)} of {gibibytes(found.memory_limit_bytes)}"
+    total = f"{size_of_bytes(found.memory.total)} of {size_of_bytes(found.memory_limit_bytes)}"
     parts = [
-        f"  {name.replace('_', ' '):<14} {gibibytes(value):>10}"
+        f"  {name.replace('_', ' '):<14} {size_of_bytes(value):>10}"
         for name, value in asdict(found.memory).items()
         if value
     ]

@@ -41,6 +41,8 @@ from dapt_operator.reconcile import reconcile
 
 RECONCILE_SECONDS = 10.0
 """At the latest; a change and the plan's own wish come before."""
+AFTER_START_SECONDS = 1.0
+"""After a stage was started, to write down that its processes run."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def follow(
         if moment >= due:
             plan = reconcile(cluster, key, LAUNCHERS)
             wish = RECONCILE_SECONDS if plan.requeue_after is None else plan.requeue_after
-            due = moment + min(wish, RECONCILE_SECONDS)
+            due = moment + min(wish, RECONCILE_SECONDS if not plan.apply else AFTER_START_SECONDS)
         world = cluster.observe(key)
         assert world.resource is not None
         status = DomainAdaptationStatus.model_validate(world.resource.get("status") or {})

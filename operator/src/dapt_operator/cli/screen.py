@@ -12,6 +12,8 @@ from dapt_operator.cli.plain import PlainLog
 from dapt_operator.cli.snapshot import Snapshot
 from dapt_operator.cli.view import render
 
+PLAIN_WIDTH = 160
+
 
 class Screen(Protocol):
     """Shows snapshots between enter and exit."""
@@ -84,6 +86,12 @@ class PlainScreen:
     def say(self, line: str) -> None:
         """Print one line."""
         print(line, flush=True)
+
+
+def make_console() -> Console:
+    """stdout; wide enough for a table where it is not a terminal, since nobody knows the reader's width."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
 
 
 def screen_for(console: Console) -> Screen:

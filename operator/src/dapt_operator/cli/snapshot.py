@@ -9,6 +9,7 @@ from datetime import datetime
 from dapt_contract.progress import Progress
 from dapt_operator.api.conditions import FINISHED, STALLED, find_condition
 from dapt_operator.api.status import Condition, DomainAdaptationStatus, StageStatus
+from dapt_operator.cli.notes import stage_note
 
 CHAIN = ("prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish")
 """Kinds of stages in the order in which they run."""
@@ -26,8 +27,8 @@ class Snapshot:
     """Live readings by run key."""
     now: datetime | None = None
     """Aware; for the time that a running stage has taken."""
-    elapsed_seconds: float = 0.0
-    """Since this command was started."""
+    elapsed_seconds: float | None = None
+    """Since this command was started; None when nothing runs."""
 
     @property
     def finished(self) -> Condition | None:
@@ -80,13 +81,14 @@ def stage_title(stage: StageStatus) -> str:
 
 
 def _row(stage: StageStatus, snapshot: Snapshot) -> StageRow:
-    progress = snapshot.progress.get(stage.run_key or "") if stage.state == "Running" else None
-    waiting = stage.state == "Pending" or (stage.state == "Running" and stage.start_time is None)
+    live = stage.state in ("Pending", "Running")
+    progress = snapshot.progress.get(stage.run_key or "") if live else None
+    waiting = live and stage.start_time is None and progress is None
     return StageRow(
         title=stage_title(stage),
-        state="Waiting" if waiting else stage.state,
+        state="Waiting" if waiting else "Running" if live else stage.state,
         seconds=_seconds(stage, snapshot.now),
-        note=stage.message or "",
+        note=stage_note(snapshot.status, stage),
         progress=progress,
     )
 

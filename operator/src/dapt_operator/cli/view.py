@@ -32,7 +32,8 @@ def render(snapshot: Snapshot) -> RenderableType:
         seconds = "" if row.seconds is None else duration(row.seconds)
         table.add_row(Text(mark, style), Text(row.title, style), seconds, _detail(row))
     phase = snapshot.status.phase or "Pending"
-    head = Text.assemble((snapshot.name, "bold"), f"  {phase}  {clock(snapshot.elapsed_seconds)}")
+    since = "" if snapshot.elapsed_seconds is None else f"  {clock(snapshot.elapsed_seconds)}"
+    head = Text.assemble((snapshot.name, "bold"), f"  {phase}{since}")
     parts: list[RenderableType] = [head, table]
     usage = snapshot.status.usage
     if usage is not None and usage.restarts:

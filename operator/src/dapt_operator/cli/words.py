@@ -42,7 +42,12 @@ def perplexity(value: float | None) -> str:
 
 def percent(value: float | None) -> str:
     """A share with its sign, `-31.2 %`."""
-    return "–" if value is None else f"{100 * value:+.1f} %"
+    return "–" if value is None else f"{signed(100 * value)} %"
+
+
+def signed(value: float) -> str:
+    """One decimal and the sign; what rounds to zero is `+0.0`."""
+    return f"{round(value, 1) + 0.0:+.1f}"
 
 
 def points(value: float) -> str:
@@ -50,9 +55,12 @@ def points(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def gibibytes(value: float) -> str:
-    """Bytes as GiB, or MiB below half a GiB."""
-    return f"{value / 2**30:.1f} GiB" if value >= 2**29 else f"{value / 2**20:.0f} MiB"
+def size(value: float) -> str:
+    """Bytes as GiB, MiB or KiB."""
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
+        if value >= unit / 2:
+            return f"{value / unit:.1f} {name}"
+    return f"{value / 1024:.0f} KiB"
 
 
 def plural(number: int, one: str, many: str | None = None) -> str:
