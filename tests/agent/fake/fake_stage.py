@@ -90,7 +90,8 @@ def _all_reduce(context: StageContext) -> None:
     import torch
     import torch.distributed as dist
 
-    dist.init_process_group("gloo")
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
     value = torch.tensor([float(context.rank + 1)])
     dist.all_reduce(value)
     (context.work / f"sum-{context.rank}").write_text(str(value.item()))
