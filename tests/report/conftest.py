@@ -126,8 +126,14 @@ def _reports() -> dict[str, Contract]:
             weights_bytes=538_060_032,
         ),
         sources=(
-            SourceFacts(side="domain", index=0, held_out_documents=61, held_out_tokens=4000, cut_documents=3, fill_fraction=0.9981, **source),
-            SourceFacts(side="general", index=0, held_out_documents=33, held_out_tokens=4000, **source | {"train_tokens": 28_004, "duplicates": 2}),
+            SourceFacts(
+                side="domain", index=0, held_out_documents=61, held_out_tokens=4000, cut_documents=3,
+                fill_fraction=0.9981, **source,
+            ),
+            SourceFacts(
+                side="general", index=0, held_out_documents=33, held_out_tokens=4000,
+                **source | {"train_tokens": 28_004, "duplicates": 2},
+            ),
         ),
         sequence_length_tokens=256, domain_tokens=60_211, general_tokens=28_004, data_digest="sha256:1",
         warnings=("the base model has a chat template: continued pre-training costs the chat ability",),

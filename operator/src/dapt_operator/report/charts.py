@@ -114,7 +114,7 @@ def frontier(
             if index % every == 0 or point.label == chosen:
                 above = index % 2 == 0
                 axes.annotate(
-                    point.label, (point.domain, point.general), xytext=(0, 9 if above else -9),
+                    point.label, (point.domain, point.general), xytext=(0, 9 if above else -10),
                     textcoords="offset points", ha="center", va="bottom" if above else "top", fontsize=9,
                     fontweight="bold" if point.label == chosen else "normal", zorder=6,
                 )  # fmt: skip
@@ -240,7 +240,7 @@ def composition(sources: Sequence[SourceFacts], labels: Sequence[str], used: Seq
         axes.set_xlabel("tokens")
         axes.margins(x=0.3)
         axes.set_xlim(left=0)
-        axes.xaxis.set_major_formatter(lambda value, _: count(value))
+        axes.xaxis.set_major_formatter(lambda value, _: count(value).replace(".0", ""))
         axes.grid(axis="y", visible=False)
         svg, png = style.save(made, "data")
     told = [f"{label}: {source.train_tokens:,} tokens" for label, source in zip(labels, sources, strict=True)]

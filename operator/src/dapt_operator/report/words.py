@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-_THIN_SPACE = "\u2009"
+_THIN_SPACE = "\u202f"
+"""Narrow, and no line ends at it."""
 NONE = "–"
 
 
@@ -50,7 +51,8 @@ def count(value: float | None) -> str:
         return NONE
     for limit, unit in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= limit:
-            return f"{value / (1e3 if unit == 'k' else limit):.1f}{_THIN_SPACE}{unit}"
+            shown = f"{value / (1e3 if unit == 'k' else limit):.1f}"
+            return f"{shown}{_THIN_SPACE}{unit}"
     return f"{value:,.0f}"
 
 

@@ -1,0 +1,238 @@
+"""The page: the run's numbers in words, nothing from outside, no markup from texts, and something at any time."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from dapt_contract.stages.evaluate import Sample
+from dapt_operator.report import ReportError, build_report, draw_report
+
+if TYPE_CHECKING:
+    from conftest import Run
+
+HOSTILE = '<script>alert("x")</script> {{ 7 * 7 }} $x$ --> <img src=http://e.vil/x>'
+
+
+class Text(HTMLParser):
+    """Visible text, tags, and every attribute's value."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self._skip = 0
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        self._skip += tag in ("style", "title")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._skip -= tag in ("style", "title")
+
+    def handle_data(self, data: str) -> None:
+        if not self._skip:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words).replace("\u202f", " "))
+
+
+def page(run: Run, folder: Path) -> Text:
+    return Text(build_report(run.write(folder))[0].read_text(encoding="utf-8"))
+
+
+def test_a_finished_run_tells_its_numbers(finished: Run, tmp_path: Path) -> None:
+    text = page(finished, tmp_path).text
+    for words in (
+        "model published to file://out",
+        "a1-s60 was chosen: largest gain of 5 candidates that pass the gates.",
+        "its domain perplexity is −34.3 % and its general perplexity +3.0 %, where the gate allows +15.0 %",
+        "Fine-tuning then made the final model: domain perplexity −29.5 %, general perplexity +9.4 %",
+        "22.2 → 15.6 (final model)",
+        "Gates: a1-s60 passes every gate.",
+        "passes : general perplexity of a1-s60 is +3.0% against the base model's, within the limit of +15.0%",
+        "task codes (domain) 120 31.0 ± 4.2 32.0 (+1.0 ± 2.1) 47.0 (+16.0 ± 2.1) better by 7.6 standard errors",
+        "task facts (general) 60 45.0 ± 6.4 44.0 (−1.0 ± 2.1) 43.0 (−2.0 ± 2.1) no change beyond noise",
+        "E11.9",
+        "domain-0 (icd.jsonl) 900 60,211 55,296 61 (4,000 tokens) 17 4 0 3 99.8 %",
+        "60 steps at 243 tokens a second",
+        "14 min 00 s 1 new try after faults",
+        "134,515,008",
+        "under 100 M domain tokens: consider retrieval instead",
+        "the base model has a chat template: continued pre-training costs the chat ability",
+        "yes, within its card's limits",
+    ):
+        assert words in text
+    assert "yet" not in text
+
+
+def test_every_candidate_shows_each_gate(finished: Run, tmp_path: Path) -> None:
+    text = page(finished, tmp_path).text
+    assert "a1-s12 18.17 (−18.1 %) 19.11 (+5.1 %) 0.200 ✓ passes not judged ✗ fails" in text
+    assert "a1-s60 (chosen) 14.59 (−34.3 %) 18.73 (+3.0 %) 0.420 ✓ passes ✓ passes ✓ passes" in text
+
+
+def test_pictures_are_in_the_page_and_beside_it(finished: Run, tmp_path: Path) -> None:
+    written = build_report(finished.write(tmp_path))
+    assert [path.relative_to(tmp_path).as_posix() for path in written] == [
+        "report.html",
+        "report/perplexity.png",
+        "report/loss.png",
+        "report/scores.png",
+        "report/data.png",
+        "report/time.png",
+    ]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[1:])
+    read = Text(written[0].read_text(encoding="utf-8"))
+    assert read.tags.count("svg") == 5
+    ids = [value for name, value in read.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    labels = [value for name, value in read.attributes if name == "aria-label"]
+    assert "step 60: domain 14.6, general 18.7" in labels[0]
+    assert labels[3] == "domain-0 (icd.jsonl): 60,211 tokens; general-0 (readmes.jsonl): 28,004 tokens"
+
+
+def test_nothing_comes_from_outside(finished: Run, tmp_path: Path) -> None:
+    source = build_report(finished.write(tmp_path))[0].read_text(encoding="utf-8")
+    read = Text(source)
+    assert not {"script", "link", "img", "iframe", "object", "embed", "base"} & set(read.tags)
+    links = [
+        value for name, value in read.attributes if name in ("src", "href", "xlink:href", "srcset", "data")
+    ]
+    assert links
+    assert all(value.startswith("#") for value in links)
+    assert "http:" not in source
+    assert "https:" not in source
+    assert "@import" not in source
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", source))
+
+
+def test_hostile_text_stays_text(finished: Run, tmp_path: Path) -> None:
+    verify: Any = finished.reports["verify"]
+    finished.reports["verify"] = verify.model_copy(
+        update={"samples": (Sample(prompt=HOSTILE, answers=(("base", HOSTILE), ("final", HOSTILE))),)}
+    )
+    finished.status["selected"]["reason"] = HOSTILE
+    finished.status["plan"]["warnings"] = [HOSTILE]
+    finished.status["stages"][0]["name"] = HOSTILE[:80]
+    finished.status["conditions"][0]["message"] = HOSTILE
+    finished.resource["metadata"]["name"] = HOSTILE
+    finished.resource["spec"]["corpus"]["domain"][0]["source"] = "file://a/<b>$x^2$</b>-->.jsonl"
+    read = page(finished, tmp_path)
+    assert not {"script", "img"} & set(read.tags)
+    assert read.tags.count("b") == 4  # the four figures at the top
+    assert read.text.count('<script>alert("x")</script> {{ 7 * 7 }}') >= 7
+    assert "-->" not in "".join(value for name, value in read.attributes if name == "id")
+
+
+def test_without_fine_tuning_there_is_no_third_model(finished: Run, tmp_path: Path) -> None:
+    verify: Any = finished.reports["verify"]
+    digests = tuple((name, "c" * 64 if name == "final" else digest) for name, digest in verify.facts.digests)
+    finished.reports["verify"] = verify.model_copy(
+        update={"facts": verify.facts.model_copy(update={"digests": digests})}
+    )
+    text = page(finished, tmp_path).text
+    assert "22.2 → 14.6 (chosen model)" in text
+    assert "Fine-tuning" not in text
+
+
+@pytest.mark.parametrize(
+    ("reports", "there", "missing"),
+    [
+        (
+            (),
+            [],
+            [
+                "No candidate has been chosen yet.",
+                "No checkpoint has been measured yet",
+                "Pretraining has left no report yet",
+                "No task or probe has been scored yet.",
+                "No answers yet",
+                "The data have not been prepared yet.",
+                "The model has not been read yet.",
+            ],
+        ),
+        (("prepare",), ["domain-0 (icd.jsonl) 900 60,211 – 61"], ["No task or probe has been scored yet."]),
+        (
+            ("prepare", "baseline"),
+            ["base model 22.20 – 1.118 18.17 – 1.046"],
+            ["No checkpoint has been measured yet"],
+        ),
+        (
+            ("prepare", "baseline", "pretrain"),
+            ["60 steps at 243 tokens a second"],
+            ["No candidate has been chosen yet.", "No answers yet"],
+        ),
+    ],
+)
+def test_a_run_that_is_not_there_yet_says_what_is_missing(
+    finished: Run, tmp_path: Path, reports: tuple[str, ...], there: list[str], missing: list[str]
+) -> None:
+    finished.reports = {kind: report for kind, report in finished.reports.items() if kind in reports}
+    for name in ("selected", "candidates", "output"):
+        del finished.status[name]
+    finished.status["conditions"] = []
+    text = page(finished, tmp_path).text
+    for words in (*there, *missing, "This run has not ended: the page shows what is there so far."):
+        assert words in text
+
+
+def test_a_blocked_run_leads_with_its_reason(finished: Run, tmp_path: Path) -> None:
+    del finished.status["selected"], finished.status["output"]
+    finished.reports.pop("verify")
+    finished.status["phase"] = "Stalled"
+    finished.status["conditions"] = [
+        {
+            "type": "Stalled", "status": "True", "reason": "GatesBreached",
+            "message": "no candidate passes the gates: general perplexity of a1-s60 is +21.0%",
+            "lastTransitionTime": "2026-03-01T10:14:00Z",
+        }
+    ]  # fmt: skip
+    finished.status["stages"][2] |= {"state": "Failed", "message": "loss is not a number at step 61"}
+    read = page(finished, tmp_path)
+    assert ("class", "phase bad") in read.attributes
+    assert "Stalled icd no candidate passes the gates: general perplexity of a1-s60 is +21.0%" in read.text
+    assert "loss is not a number at step 61" in read.text
+
+
+def test_an_empty_status_without_a_work_volume_is_still_a_page(tmp_path: Path) -> None:
+    written = draw_report({}, {"metadata": {"name": "new"}}, tmp_path / "none", tmp_path)
+    assert [path.name for path in written] == ["report.html"]
+    assert "Pending new This run has not ended" in Text(written[0].read_text()).text
+
+
+def test_a_measure_that_is_not_finite_is_drawn_around(finished: Run, tmp_path: Path) -> None:
+    pretrain: Any = finished.reports["pretrain"]
+    rows = list(pretrain.facts.checkpoints)
+    rows[-1] = rows[-1].model_copy(update={"general_a_nats": float("inf"), "general_b_nats": float("nan")})
+    facts = pretrain.facts.model_copy(update={"checkpoints": tuple(rows)})
+    finished.reports = {"baseline": finished.reports["baseline"]}
+    finished.reports["pretrain"] = pretrain.model_copy(update={"facts": facts})
+    del finished.status["selected"]
+    label = next(
+        value
+        for name, value in page(finished, tmp_path).attributes
+        if name == "aria-label" and "step 60" in value
+    )
+    assert "step 60: domain 14.6, general ∞" in label
+
+
+def test_no_run_and_a_damaged_one_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(ReportError) as caught:
+        build_report(tmp_path)
+    assert str(caught.value) == f"{tmp_path}/status.yaml: no run to report on; start one with dapt run"
+    (tmp_path / "status.yaml").write_text("a: [")
+    with pytest.raises(ReportError, match=r"cannot be read \(ParserError\); `dapt run` writes it again$"):
+        build_report(tmp_path)
+    (tmp_path / "status.yaml").write_text("status: {candidates: 3}")
+    with pytest.raises(ReportError, match=r"^adaptation: status cannot be read: candidates: "):
+        build_report(tmp_path)
