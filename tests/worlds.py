@@ -27,11 +27,19 @@ class World:
 
     def visit(self) -> Plan:
         """One reconcile."""
-        plan = reconcile(self.cluster, self.key, LAUNCHERS)
+        try:
+            plan = reconcile(self.cluster, self.key, LAUNCHERS)
+        except OperatorKilledError:
+            self._note_runs()
+            raise
         self.plans.append(plan)
+        if any(manifest["kind"] == "Job" for manifest in plan.apply):
+            self._note_runs()
+        return plan
+
+    def _note_runs(self) -> None:
         seen = {run.run.key for run in self.runs}
         self.runs += [stage for stage in self.cluster.stage_files(self.key) if stage.run.key not in seen]
-        return plan
 
     def crashing_visit(self) -> None:
         """A reconcile that is killed at the verb that the cluster was told."""

@@ -6,6 +6,7 @@ statuses carry resource versions; a crash can be planted before or after any ver
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from dapt_contract.message import encode_message
 from dapt_contract.progress import Progress
 from dapt_contract.run import RunIdentity
 from dapt_contract.stage_file import StageFile
-from dapt_operator.api.run import Children, Manifest, plain
+from dapt_operator.api.run import Children, Manifest
 from dapt_operator.cluster.port import Conflict, Event, Key, ObjectReference, World
 from dapt_operator.launchers.labels import identity_of
 
@@ -90,14 +91,14 @@ class MemoryCluster:
 
     def add_profile(self, manifest: Manifest) -> None:
         """Create or replace a profile."""
-        self.profiles[manifest["metadata"]["name"]] = plain(manifest)
+        self.profiles[manifest["metadata"]["name"]] = _copy(manifest)
 
     def add(self, manifest: Manifest) -> Key:
         """Create a DomainAdaptation; it gets a uid of its own."""
         metadata = manifest["metadata"]
         key = Key(metadata.get("namespace", "default"), metadata["name"])
         self._uids += 1
-        resource = plain(manifest)
+        resource = _copy(manifest)
         resource["metadata"] |= {"namespace": key.namespace, "uid": f"{self._uids:08d}-uid", "generation": 1}
         self._stored[key] = _Stored(resource)
         return key
@@ -124,12 +125,12 @@ class MemoryCluster:
         stored = self._stored.get(key)
         if stored is None:
             return World(self.now, None, None, Children())
-        resource = plain(stored.resource)
+        resource = _copy(stored.resource)
         resource["metadata"]["resourceVersion"] = str(stored.version)
         name = resource["spec"].get("profile")
         profile = self.profiles.get(name) if name else next(iter(self.profiles.values()), None)
-        jobs = [plain(item) for (kind, _), item in stored.objects.items() if kind == "Job"]
-        pods = [plain(item) for (kind, _), item in stored.objects.items() if kind == "Pod"]
+        jobs = [_copy(item) for (kind, _), item in stored.objects.items() if kind == "Job"]
+        pods = [_copy(item) for (kind, _), item in stored.objects.items() if kind == "Pod"]
         return World(self.now, resource, profile, Children(tuple(jobs), tuple(pods), dict(stored.progress)))
 
     def apply(self, key: Key, manifest: Manifest) -> None:
@@ -183,7 +184,7 @@ class MemoryCluster:
 
     def status(self, key: Key) -> dict[str, Any]:
         """As stored."""
-        return plain(self._stored[key].resource.get("status") or {})  # type: ignore[no-any-return]
+        return _copy(self._stored[key].resource.get("status") or {})
 
     def events(self, key: Key) -> list[Event]:
         """All Events so far."""
@@ -191,7 +192,7 @@ class MemoryCluster:
 
     def objects(self, key: Key, kind: str) -> list[dict[str, Any]]:
         """All objects of a kind."""
-        return [plain(item) for (found, _), item in self._stored[key].objects.items() if found == kind]
+        return [_copy(item) for (found, _), item in self._stored[key].objects.items() if found == kind]
 
     def stage_files(self, key: Key) -> list[StageFile]:
         """stage.json of every run whose Job is there, oldest first."""
@@ -215,7 +216,7 @@ class MemoryCluster:
         place = (manifest["kind"], manifest["metadata"]["name"])
         if place in stored.objects:
             return
-        made = plain(manifest)
+        made = _copy(manifest)
         if place[0] == "Job":
             self._check_new_job(stored, made)
             made["status"] = {}
@@ -278,7 +279,7 @@ class MemoryCluster:
             stored.version += 1
         if resource_version != str(stored.version):
             raise Conflict(f"resource version {resource_version} is not {stored.version}")
-        before, after = stored.resource.get("status"), plain(status)
+        before, after = stored.resource.get("status"), _copy(status)
         if before == after:
             raise ImpossibleWorldError("an unchanged status was written")
         _check_history(before or {}, after)
@@ -394,3 +395,9 @@ def _condition(status: Mapping[str, Any] | None, type_: str) -> str:
 
 def _time(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _copy(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy that shares nothing, as an API server gives."""
+    copied: dict[str, Any] = json.loads(json.dumps(value, default=dict))
+    return copied

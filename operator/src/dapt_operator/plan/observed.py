@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from dapt_operator.api.manifest import Document
 from dapt_operator.api.profile import AdaptationProfile, AdaptationProfileSpec
-from dapt_operator.api.run import Manifest, Owner, RunPhase, RunState
+from dapt_operator.api.run import Manifest, Owner, RunPhase, RunState, plain
 from dapt_operator.api.spec import DomainAdaptation, DomainAdaptationSpec
 from dapt_operator.api.status import DomainAdaptationStatus
 from dapt_operator.api.validate import Problem, check
@@ -85,7 +83,7 @@ def observe(
 
 def read_wish(resource: Manifest, profile: Manifest | None, *, local: bool) -> Wish:
     """Judge resource and profile each by itself; `admission` judges them together."""
-    adaptation, problems = check(Document(_plain(resource)), local=local)
+    adaptation, problems = check(Document(plain(resource)), local=local)
     if not isinstance(adaptation, DomainAdaptation):
         unsupported = all(not problem.supported for problem in problems)
         return Wish(
@@ -104,7 +102,7 @@ def read_wish(resource: Manifest, profile: Manifest | None, *, local: bool) -> W
             if name
             else "no AdaptationProfile is marked as default: name one in spec.profile",
         )
-    offered, problems = check(Document(_plain(profile)), local=local)
+    offered, problems = check(Document(plain(profile)), local=local)
     if not isinstance(offered, AdaptationProfile):
         return Wish(
             adaptation.spec,
@@ -118,15 +116,3 @@ def read_wish(resource: Manifest, profile: Manifest | None, *, local: bool) -> W
 def _sentence(problem: Problem) -> str:
     """As it says itself, without the line: the stored object has no lines."""
     return re.sub(r" \(line \d+\): ", ": ", str(problem), count=1)
-
-
-def _plain(manifest: Manifest) -> dict[str, Any]:
-    return {name: _copy(value) for name, value in manifest.items()}
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _copy(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_copy(item) for item in value]
-    return value

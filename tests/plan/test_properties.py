@@ -1,0 +1,183 @@
+"""Safety of the planner, whatever happens. The cluster in memory refuses impossible worlds on its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from builders import adaptation, base_measure, facts_for, pretrain_facts
+from dapt_contract.metric import Measure
+from dapt_contract.stage_file import StageFile
+from dapt_contract.stages.evaluate import BaselineFacts, EvaluateConfig, EvaluateFacts, VerifyFacts
+from dapt_contract.stages.pretrain import CheckpointFacts
+from dapt_operator.api.spec import DomainAdaptation
+from dapt_operator.cluster.memory import Ends, OperatorKilledError, Stays
+from dapt_operator.launchers import LAUNCHERS
+from dapt_operator.plan.decide import decide
+from dapt_operator.plan.facts import Facts
+from dapt_operator.plan.gates import GATES, GateFacts
+from dapt_operator.plan.observed import observe
+from dapt_operator.plan.selection import MAX_JUDGED, Breached, NeedsMeasure, Selected, choose
+from strategies import Step, limited, lives, measures, tables
+from worlds import World
+
+SLOW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+
+
+def outcome(step: Step) -> Any:
+    """The kubelet's script for a step."""
+
+    def script(stage: StageFile) -> Ends | Stays:
+        if step.what == "start":
+            return Stays()
+        if step.what == "limit" and stage.kind == "pretrain":
+            return limited(step.table)
+        if step.ends is not None:
+            return step.ends
+        if stage.kind == "pretrain" and step.table:
+            return Ends(facts=pretrain_facts(list(step.table)))
+        if isinstance(stage.config, EvaluateConfig) and step.measured:
+            return Ends(facts=EvaluateFacts(candidate=stage.config.candidate, measure=step.measured))
+        if stage.kind == "verify" and step.measured:
+            return Ends(facts=VerifyFacts(final=step.measured, digests=()))
+        return Ends(facts=facts_for(stage))
+
+    return script
+
+
+def happen(world: World, step: Step) -> None:
+    """One step of a life."""
+    cluster = world.cluster
+    if step.what in ("succeed", "fail", "limit", "start"):
+        cluster.run_pods(world.key, outcome(step))
+    elif step.what == "advance":
+        cluster.advance(step.number)
+    elif step.what == "gates":
+        world.edit(gates={"maxGeneralPerplexityIncrease": step.number / 100})
+    elif step.what == "crash":
+        cluster.crash_at = len(cluster.verbs) + step.number // 2
+        cluster.crash_after = step.number % 2 == 1
+    elif step.what in ("suspend", "resume"):
+        world.edit(suspend=step.what == "suspend")
+    elif step.what == "conflict":
+        cluster.touch_before_status = 1
+    elif step.what == "lose jobs":
+        cluster.lose_jobs(world.key)
+
+
+@SLOW
+@given(lives)
+def test_no_life_leads_to_an_impossible_world(life: list[Step]) -> None:
+    """No run twice, no two runs at once, numbers only rise, what is terminal stays (`MemoryCluster` checks each)."""
+    world = World()
+    for step in life:
+        world.crashing_visit()
+        happen(world, step)
+    world.cluster.crash_at = None
+    world.settle()
+
+
+@SLOW
+@given(lives)
+def test_planning_twice_changes_nothing(life: list[Step]) -> None:
+    world = World()
+    for step in life:
+        world.crashing_visit()
+        happen(world, step)
+        raw = world.cluster.observe(world.key)
+        assert raw.resource is not None
+        launcher = LAUNCHERS["IndexedJob"]
+        observed = observe(raw.resource, raw.profile, launcher.states(raw.children), raw.now)
+        assert decide(observed, launcher) == decide(observed, launcher)
+    world.cluster.crash_at = None
+    world.settle()
+    writes = world.cluster.writes
+    assert world.visit().is_empty
+    assert world.cluster.writes == writes
+
+
+@SLOW
+@given(lives)
+def test_no_model_is_published_that_a_gate_failed(life: list[Step]) -> None:
+    world = World()
+    for step in life:
+        with_crash(world)
+        happen(world, step)
+    for run in world.runs:
+        if run.kind != "publish":
+            continue
+        records = {(r["stage"], r.get("candidate")): r for r in world.status["ledger"]["runs"]}
+        verified = records[("verify", run.run.candidate)]
+        assert verified["state"] == "Succeeded"
+
+
+def with_crash(world: World) -> None:
+    """A visit after which a run of publish was planned only on passing verdicts, by the spec of that moment."""
+    before = len(world.runs)
+    try:
+        world.visit()
+    except OperatorKilledError:
+        return
+    for run in world.runs[before:]:
+        if run.kind != "publish":
+            continue
+        raw = world.cluster.observe(world.key)
+        assert raw.resource is not None
+        spec = DomainAdaptation.model_validate(
+            {name: value for name, value in raw.resource.items() if name != "status"}
+            | {"metadata": {"name": "x"}}
+        ).spec
+        status = world.status["ledger"]["runs"]
+        (facts,) = [
+            r["facts"] for r in status if r["stage"] == "verify" and r["candidate"] == run.run.candidate
+        ]
+        final = VerifyFacts.model_validate(facts).final
+        compared = GateFacts("x", base_measure(), final)
+        assert all(verdict.passed for gate in GATES for verdict in gate(spec, compared))
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(tables(), st.lists(measures(), min_size=8, max_size=8), st.integers(1, 50))
+def test_selection_takes_only_what_passes_and_judges_three_at_most(
+    table: list[CheckpointFacts], measured: list[Measure], limit: int
+) -> None:
+    spec = DomainAdaptation.model_validate(
+        adaptation(gates={"maxGeneralPerplexityIncrease": limit / 100})
+    ).spec
+    facts = Facts(baseline=BaselineFacts(measure=base_measure()), pretrain=pretrain_facts(table))
+    asked: list[str] = []
+    while True:
+        choice = choose(spec, facts)
+        if not isinstance(choice, NeedsMeasure):
+            break
+        name = choice.candidate.id
+        assert name not in asked
+        asked.append(name)
+        facts = Facts(
+            baseline=facts.baseline,
+            pretrain=facts.pretrain,
+            measures=facts.measures | {name: measured[len(asked) - 1]},
+        )
+    assert len(asked) <= MAX_JUDGED
+    if isinstance(choice, Selected):
+        assert choice.passed
+        assert choice.candidate.passes
+        assert choice.candidate.passes_a
+        assert choice.candidate.id == asked[-1]
+    else:
+        assert isinstance(choice, Breached)
+
+
+@pytest.mark.parametrize("on_breach", ["Block", "Warn"])
+def test_a_warning_always_ends_in_a_choice(on_breach: str) -> None:
+    spec = DomainAdaptation.model_validate(adaptation(gates={"onBreach": on_breach}, evaluation=None)).spec
+    from builders import checkpoint
+
+    facts = Facts(
+        baseline=BaselineFacts(measure=base_measure()), pretrain=pretrain_facts([checkpoint(10, 3.1, 0.5)])
+    )
+    choice = choose(spec, facts)
+    assert isinstance(choice, Selected if on_breach == "Warn" else Breached)
