@@ -10,7 +10,7 @@ from dapt_contract.stages.prepare import PrepareFacts
 from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_contract.stages.publish import PublishFacts
 from dapt_operator.api.status import DomainAdaptationStatus, StageStatus
-from dapt_operator.cli.words import count, size, perplexity, plural
+from dapt_operator.cli.words import count, perplexity, plural, size
 from dapt_operator.plan.history import facts_of, find
 
 
