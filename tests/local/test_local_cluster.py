@@ -1,0 +1,428 @@
+"""The cluster port on one machine, with processes that take milliseconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from dapt_contract.failure import Cause
+from dapt_contract.message import encode_message
+from dapt_contract.stages.publish import PublishFacts
+from dapt_operator.api.run import Owner, RunPhase, RunState, StageRun
+from dapt_operator.cluster.local import LocalCluster, LocalRunError
+from dapt_operator.cluster.port import Conflict, Event, Key, ObjectReference
+from dapt_operator.launchers.indexed_job import states
+from launch_builders import fake_manifests, owner, resource, stage_run
+from pods import alive, wait_until
+
+SLEEP = "import time; time.sleep(600)"
+SAY = "import os; open(os.environ['DAPT_TERMINATION_LOG'], 'w').write({text!r})"
+SAVES = """
+import os, signal, sys, time
+def stop(*_):
+    open(os.path.join(os.environ['DAPT_WORK'], 'saved-' + os.environ['PET_NODE_RANK']), 'w').close()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+open(os.path.join(os.environ['DAPT_WORK'], 'ready-' + os.environ['PET_NODE_RANK']), 'w').close()
+time.sleep(600)
+"""
+STUBBORN = """
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+open(os.path.join(os.environ['DAPT_WORK'], 'ready-' + os.environ['PET_NODE_RANK']), 'w').close()
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
+    with LocalCluster(tmp_path / "run", resource(), None) as local:
+        yield local
+        local.kill()
+
+
+def owner_of(cluster: LocalCluster) -> Owner:
+    found = cluster.observe(cluster.key).resource
+    assert found is not None
+    return owner(found["metadata"]["name"], found["metadata"]["uid"])
+
+
+def start(cluster: LocalCluster, program: str, *, nodes: int = 1, grace: int = 5, **job: Any) -> StageRun:
+    """Apply a run whose pods execute a line of Python."""
+    of = owner_of(cluster)
+    run = stage_run("done", nodes=nodes, of=of)
+    manifests = fake_manifests(run, of, terminationGracePeriodSeconds=grace)
+    container = manifests[-1]["spec"]["template"]["spec"]["containers"][0]
+    container["command"], container["args"] = ["python", "-c", program], []
+    container |= job.pop("container", {})
+    manifests[-1]["spec"] |= job
+    for manifest in manifests:
+        cluster.apply(cluster.key, manifest)
+    return run
+
+
+def state_of(cluster: LocalCluster) -> RunState:
+    (state,) = states(cluster.observe(cluster.key).children)
+    return state
+
+
+def wait_for_end(cluster: LocalCluster) -> RunState:
+    wait_until(lambda: state_of(cluster).phase in (RunPhase.SUCCEEDED, RunPhase.FAILED), "the run's end")
+    return state_of(cluster)
+
+
+def job_of(cluster: LocalCluster) -> Any:
+    (job,) = cluster.observe(cluster.key).children.jobs
+    return job
+
+
+def conditions(cluster: LocalCluster) -> list[tuple[str, str]]:
+    return [(item["type"], item["reason"]) for item in job_of(cluster)["status"]["conditions"]]
+
+
+def pid_of(cluster: LocalCluster, run: StageRun, index: int = 0) -> int:
+    return cluster._gangs[run.name]._processes[index].pid
+
+
+def test_a_job_succeeds_with_the_message_of_its_process(cluster: LocalCluster) -> None:
+    facts = PublishFacts(destination="file://done", digest="d", files=1, size_bytes=2)
+    key = stage_run("done", of=owner_of(cluster)).identity.key
+    start(cluster, SAY.format(text=encode_message(key, "publish", facts=facts)))
+    state = wait_for_end(cluster)
+    assert (state.phase, state.facts) == (RunPhase.SUCCEEDED, facts)
+    assert conditions(cluster) == [
+        ("SuccessCriteriaMet", "CompletionsReached"),
+        ("Complete", "CompletionsReached"),
+    ]
+    assert state.started is not None
+    assert state.completed is not None
+    assert state.created is not None
+    assert state.created <= state.started <= state.completed
+
+
+def test_the_exit_code_of_a_process_is_that_of_its_pod(cluster: LocalCluster) -> None:
+    start(cluster, "raise SystemExit(64)")
+    state = wait_for_end(cluster)
+    assert (state.cause, state.exit_code) == (Cause.BAD_INPUT, 64)
+    assert conditions(cluster) == [
+        ("FailureTarget", "BackoffLimitExceeded"),
+        ("Failed", "BackoffLimitExceeded"),
+    ]
+
+
+def test_a_killed_process_has_the_exit_code_of_a_killed_container(cluster: LocalCluster) -> None:
+    start(cluster, "import os; os.kill(os.getpid(), 9)")
+    state = wait_for_end(cluster)
+    assert (state.cause, state.exit_code) == (Cause.INFRASTRUCTURE, 137)
+
+
+def test_only_the_last_4096_bytes_of_a_message_are_kept(cluster: LocalCluster) -> None:
+    start(cluster, SAY.format(text="a" + "b" * 4096) + "; raise SystemExit(1)")
+    wait_for_end(cluster)
+    (pod,) = cluster.observe(cluster.key).children.pods
+    assert pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"] == "b" * 4096
+
+
+def test_one_failed_process_stops_its_peers(cluster: LocalCluster) -> None:
+    wait_for_peer = (
+        "import os, time\nwhile not os.path.exists(os.environ['DAPT_WORK'] + '/ready-1'): time.sleep(.01)\n"
+    )
+    program = f"import os\nif os.environ['PET_NODE_RANK'] == '0':\n  exec({wait_for_peer + 'raise SystemExit(77)'!r})\n"
+    start(cluster, program + f"exec({SAVES!r})", nodes=2)
+    state = wait_for_end(cluster)
+    assert (state.cause, state.exit_code) == (Cause.DIVERGED, 77)
+    assert (cluster.folder / "work/saved-1").exists()
+
+
+def test_a_process_sees_its_environment_volumes_and_ports(cluster: LocalCluster) -> None:
+    program = "import json, os, sys; json.dump({'env': dict(os.environ), 'argv': sys.argv[1:]}, open(os.environ['DAPT_WORK'] + '/seen-' + os.environ['PET_NODE_RANK'], 'w'))"  # noqa: E501
+    run = start(cluster, program, nodes=2, container={"args": ["--config", "/etc/dapt/stage/stage.json"]})
+    wait_for_end(cluster)
+    first, second = (json.loads((cluster.folder / f"work/seen-{index}").read_text()) for index in (0, 1))
+    assert first["env"]["DAPT_WORK"] == str(cluster.folder / "work")
+    assert first["env"]["PET_NODE_RANK"] == "0"
+    assert second["env"]["PET_NODE_RANK"] == "1"
+    assert first["env"]["PET_MASTER_ADDR"] == second["env"]["PET_MASTER_ADDR"] == "127.0.0.1"
+    assert first["env"]["PET_MASTER_PORT"] == second["env"]["PET_MASTER_PORT"]
+    assert first["env"]["PET_MASTER_PORT"] not in ("29500", first["env"]["DAPT_PROGRESS_PORT"])
+    assert first["env"]["DAPT_PROGRESS_PORT"] != "9400"
+    assert first["env"]["DAPT_SCRATCH"] != second["env"]["DAPT_SCRATCH"]
+    stage = Path(first["argv"][1])
+    assert json.loads(stage.read_text()) == json.loads(run.stage_file.model_dump_json())
+    assert first["env"]["DAPT_LOCAL_RUN"] == str(cluster.folder)
+
+
+def test_the_users_own_caches_are_kept(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    start(cluster, "import os; raise SystemExit(0 if os.environ['XDG_CACHE_HOME'] == '/somewhere' else 3)")
+    assert wait_for_end(cluster).exit_code == 0
+
+
+def test_keys_of_a_secret_become_environment_and_files(cluster: LocalCluster) -> None:
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "dapt-hub"},
+        "data": {"HF_TOKEN": "c2VjcmV0"},
+    }
+    cluster.apply(cluster.key, secret)
+    program = "import os; raise SystemExit(0 if os.environ['HF_TOKEN'] == 'secret' else 3)"
+    start(cluster, program, container={"envFrom": [{"secretRef": {"name": "dapt-hub"}}]})
+    assert wait_for_end(cluster).exit_code == 0
+
+
+def test_output_goes_to_the_log_of_the_process(cluster: LocalCluster) -> None:
+    run = start(cluster, "print('rank', __import__('os').environ['PET_NODE_RANK'])", nodes=2)
+    wait_for_end(cluster)
+    assert cluster.log_path(run.name, 0).read_text() == "rank 0\n"
+    assert cluster.log_path(run.name, 1).read_text() == "rank 1\n"
+
+
+def test_a_job_is_created_once(cluster: LocalCluster) -> None:
+    program = "open(__import__('os').environ['DAPT_WORK'] + '/runs', 'a').write('x')"
+    start(cluster, program)
+    wait_for_end(cluster)
+    start(cluster, program)
+    assert (cluster.folder / "work/runs").read_text() == "x"
+
+
+def test_a_command_that_cannot_start_fails_the_job_with_the_reason(cluster: LocalCluster) -> None:
+    start(cluster, "", container={"command": ["/no/such/program"]})
+    state = wait_for_end(cluster)
+    assert state.cause is Cause.INFRASTRUCTURE
+    assert state.message == "StartError: [Errno 2] No such file or directory: '/no/such/program'"
+
+
+def test_a_deadline_stops_and_fails_the_job(cluster: LocalCluster) -> None:
+    start(cluster, SAVES, activeDeadlineSeconds=1)
+    state = wait_for_end(cluster)
+    assert state.cause is Cause.DEADLINE
+    assert conditions(cluster)[-1] == ("Failed", "DeadlineExceeded")
+    assert (cluster.folder / "work/saved-0").exists()
+
+
+def test_a_suspended_job_starts_nothing(cluster: LocalCluster) -> None:
+    start(cluster, "open(__import__('os').environ['DAPT_WORK'] + '/ran', 'w')", suspend=True)
+    state = state_of(cluster)
+    assert (state.phase, state.waiting_reason) == (RunPhase.PENDING, "Suspended")
+    assert cluster.observe(cluster.key).children.pods == ()
+    assert not (cluster.folder / "work/ran").exists()
+
+
+def test_a_deleted_job_may_save_and_is_gone_with_its_pods(cluster: LocalCluster) -> None:
+    run = start(cluster, SAVES)
+    wait_until((cluster.folder / "work/ready-0").exists, "the process")
+    cluster.delete(cluster.key, ObjectReference("Job", run.name))
+    cluster.delete(cluster.key, ObjectReference("Job", run.name))
+    wait_until(lambda: not cluster.observe(cluster.key).children.jobs, "the end of the Job")
+    assert cluster.observe(cluster.key).children.pods == ()
+    assert (cluster.folder / "work/saved-0").exists()
+    assert not list((cluster.folder / "objects").glob("job-*"))
+
+
+def test_a_deleted_job_that_does_not_stop_is_killed_after_its_grace_period(cluster: LocalCluster) -> None:
+    run = start(cluster, STUBBORN, grace=1)
+    wait_until((cluster.folder / "work/ready-0").exists, "the process")
+    pid = pid_of(cluster, run)
+    cluster.delete(cluster.key, ObjectReference("Job", run.name))
+    wait_until(lambda: not cluster.observe(cluster.key).children.jobs, "the end of the Job")
+    assert not alive(pid)
+
+
+def test_deleting_what_is_not_there_has_no_effect(cluster: LocalCluster) -> None:
+    cluster.delete(cluster.key, ObjectReference("Job", "none"))
+    cluster.delete(cluster.key, ObjectReference("ConfigMap", "none"))
+
+
+def test_what_a_process_leaves_behind_is_killed_with_it(cluster: LocalCluster) -> None:
+    child = "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True); print(p.pid, flush=True)"  # noqa: E501
+    run = start(cluster, child)
+    wait_for_end(cluster)
+    assert not alive(int(cluster.log_path(run.name).read_text()))
+
+
+def test_waiting_ends_when_a_process_ends(cluster: LocalCluster) -> None:
+    assert cluster.wait_for_change(0) is False
+    start(cluster, "")
+    assert cluster.wait_for_change(60) is True
+    assert state_of(cluster).phase is RunPhase.FAILED
+    assert cluster.wait_for_change(0) is False
+
+
+def test_closing_stops_what_runs(tmp_path: Path) -> None:
+    with LocalCluster(tmp_path, resource(), None) as local:
+        run = start(local, SAVES)
+        wait_until((tmp_path / "work/ready-0").exists, "the process")
+        pid = pid_of(local, run)
+    assert not alive(pid)
+    assert (tmp_path / "work/saved-0").exists()
+    with LocalCluster(tmp_path, resource(), None) as again:
+        assert state_of(again).cause is Cause.STOPPED
+
+
+def test_killing_ends_at_once_what_does_not_stop(tmp_path: Path) -> None:
+    with LocalCluster(tmp_path, resource(), None) as local:
+        run = start(local, STUBBORN, grace=600)
+        wait_until((tmp_path / "work/ready-0").exists, "the process")
+        pid = pid_of(local, run)
+        threading.Timer(0.2, local.kill).start()
+    assert not alive(pid)
+
+
+KILLED = """
+import sys, time
+sys.path[:0] = {path!r}
+from pathlib import Path
+from test_local_cluster import LocalCluster, resource, start, {program}
+local = LocalCluster(Path({folder!r}), resource(), None)
+run = start(local, {program}, nodes=2)
+print(*(local._gangs[run.name]._processes[index].pid for index in (0, 1)), flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_killed_local_run_takes_its_processes_along_and_costs_no_retry(tmp_path: Path) -> None:
+    path = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+    code = KILLED.format(path=path, folder=str(tmp_path), program="STUBBORN")
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as victim:
+        assert victim.stdout is not None
+        pids = [int(pid) for pid in victim.stdout.readline().split()]
+        wait_until(
+            lambda: all((tmp_path / f"work/ready-{index}").exists() for index in (0, 1)), "the processes"
+        )
+        victim.kill()
+    wait_until(lambda: not any(alive(pid) for pid in pids), "the processes' end")
+    with LocalCluster(tmp_path, resource(), None) as again:
+        state = state_of(again)
+        assert (state.phase, state.cause) == (RunPhase.FAILED, Cause.DISRUPTION)
+        assert state.message == (
+            "LocalRunEnded: the local run was ended while this stage ran; it goes on from what was complete"
+        )
+
+
+def test_leftovers_of_a_killed_run_are_killed_at_the_next_start(tmp_path: Path) -> None:
+    environment = dict(os.environ) | {"DAPT_LOCAL_RUN": str(tmp_path.resolve())}
+    leftover = subprocess.Popen([sys.executable, "-c", SLEEP], env=environment)
+    with LocalCluster(tmp_path, resource(), None):
+        assert leftover.wait() == -9
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
+    with LocalCluster(tmp_path, resource(), None), pytest.raises(LocalRunError) as refused:
+        LocalCluster(tmp_path, resource(), None)
+    assert str(refused.value) == (
+        f"{tmp_path} is in use by another dapt run (process {os.getpid()}): wait for it, or stop it, or choose another "
+        "metadata.name"
+    )
+
+
+def test_two_adaptations_run_at_once_with_different_ports(tmp_path: Path) -> None:
+    program = "import os, time\nw = os.environ['DAPT_WORK']\nopen(w + '/ports', 'w').write(os.environ['PET_MASTER_PORT'] + ' ' + os.environ['DAPT_PROGRESS_PORT'])\nopen(w + '/ready', 'w')\nwhile not os.path.exists(w + '/go'): time.sleep(.01)"  # noqa: E501
+    with (
+        LocalCluster(tmp_path / "a", resource("a"), None) as first,
+        LocalCluster(tmp_path / "b", resource("b"), None) as second,
+    ):
+        both = (first, second)
+        for local in both:
+            start(local, program)
+        wait_until(lambda: all((local.folder / "work/ready").exists() for local in both), "both")
+        ports = [port for local in both for port in (local.folder / "work/ports").read_text().split()]
+        assert len(set(ports)) == 4
+        for local in both:
+            (local.folder / "work/go").touch()
+        assert [wait_for_end(local).exit_code for local in both] == [0, 0]
+
+
+def test_the_status_is_written_as_in_the_cluster(cluster: LocalCluster) -> None:
+    before = cluster.observe(cluster.key).resource
+    assert before is not None
+    cluster.write_status(cluster.key, {"phase": "Preparing"}, before["metadata"]["resourceVersion"])
+    shown = YAML(typ="safe").load((cluster.folder / "status.yaml").read_text())
+    assert (shown["apiVersion"], shown["kind"]) == ("dapt.dev/v1alpha1", "DomainAdaptation")
+    assert shown["metadata"]["uid"] == before["metadata"]["uid"]
+    assert shown["status"] == {"phase": "Preparing"}
+    assert "spec" not in shown
+
+
+def test_a_status_written_over_another_is_a_conflict_and_an_equal_one_is_not_written(
+    cluster: LocalCluster,
+) -> None:
+    before = cluster.observe(cluster.key).resource
+    assert before is not None
+    version = before["metadata"]["resourceVersion"]
+    cluster.write_status(cluster.key, {"phase": "Preparing"}, version)
+    with pytest.raises(Conflict, match="clinical-llama has resource version 2, not 1"):
+        cluster.write_status(cluster.key, {"phase": "Ready"}, version)
+    cluster.write_status(cluster.key, {"phase": "Preparing"}, "2")
+    after = cluster.observe(cluster.key).resource
+    assert after is not None
+    assert after["metadata"]["resourceVersion"] == "2"
+
+
+def test_events_are_appended(cluster: LocalCluster) -> None:
+    cluster.record(cluster.key, Event("Normal", "StageStarted", "prepare has started"))
+    (line,) = (cluster.folder / "events.jsonl").read_text().splitlines()
+    assert {name: value for name, value in json.loads(line).items() if name != "time"} == {
+        "type": "Normal",
+        "reason": "StageStarted",
+        "message": "prepare has started",
+    }
+
+
+def test_identity_and_status_outlive_a_run_and_a_changed_spec_raises_the_generation(tmp_path: Path) -> None:
+    with LocalCluster(tmp_path, resource(), None) as local:
+        first = local.observe(local.key).resource
+        assert first is not None
+        local.write_status(local.key, {"phase": "Preparing"}, "1")
+    with LocalCluster(tmp_path, resource(), None) as local:
+        second = local.observe(local.key).resource
+        assert second is not None
+        assert second["metadata"] == first["metadata"] | {"resourceVersion": "2"}
+        assert second["status"] == {"phase": "Preparing"}
+    with LocalCluster(tmp_path, resource(suspend=True), None) as local:
+        third = local.observe(local.key).resource
+        assert third is not None
+        assert third["metadata"]["generation"] == 2
+        assert third["metadata"]["uid"] == first["metadata"]["uid"]
+
+
+def test_a_frozen_block_cannot_be_changed(tmp_path: Path) -> None:
+    with LocalCluster(tmp_path, resource(), None) as local:
+        local.write_status(local.key, {"frozen": {"model": True}}, "1")
+    with pytest.raises(LocalRunError) as refused:
+        LocalCluster(tmp_path, resource(model={"source": "file://another"}), None)
+    assert refused.value.problems == (
+        "spec.model cannot change any more, since the stage prepare that reads it has started: restore it, or create a "
+        f"new DomainAdaptation (this run is in {tmp_path}; --fresh starts it afresh, another metadata.name keeps both)",
+    )
+    with LocalCluster(tmp_path, resource(suspend=True), None):
+        pass
+
+
+def test_the_folder_of_another_adaptation_is_refused(tmp_path: Path) -> None:
+    with LocalCluster(tmp_path, resource("first"), None):
+        pass
+    with pytest.raises(LocalRunError, match=r"holds the run of first, not of second: choose another folder"):
+        LocalCluster(tmp_path, resource("second"), None)
+
+
+def test_a_damaged_object_is_named(tmp_path: Path) -> None:
+    (tmp_path / "objects").mkdir()
+    (tmp_path / "objects/job-x.json").write_text("{")
+    with pytest.raises(LocalRunError, match=r"job-x\.json: not an object that dapt wrote"):
+        LocalCluster(tmp_path, resource(), None)
+
+
+def test_another_key_is_unknown(cluster: LocalCluster) -> None:
+    world = cluster.observe(Key("elsewhere", "nobody"))
+    assert world.resource is None
+    assert world.children.jobs == ()
