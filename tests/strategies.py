@@ -98,7 +98,11 @@ steps = st.one_of(
 )
 """Anything that can happen between two visits."""
 
-lives = st.lists(steps, min_size=1, max_size=30)
+healthy_steps = st.lists(
+    st.just(Step("succeed", table=(checkpoint(20, 2.8), checkpoint(40)), measured=measure())), max_size=6
+)
+lives = st.builds(lambda calm, wild: [*calm, *wild], healthy_steps, st.lists(steps, min_size=1, max_size=25))
+"""A calm beginning, so that every stage meets trouble; then anything."""
 
 
 def limited(table: tuple[CheckpointFacts, ...]) -> Ends:

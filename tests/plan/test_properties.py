@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builders import adaptation, base_measure, facts_for, pretrain_facts
+from builders import adaptation, base_measure, checkpoint, facts_for, pretrain_facts
 from dapt_contract.metric import Measure
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import BaselineFacts, EvaluateConfig, EvaluateFacts, VerifyFacts
@@ -24,7 +24,7 @@ from dapt_operator.plan.selection import MAX_JUDGED, Breached, NeedsMeasure, Sel
 from strategies import Step, limited, lives, measures, tables
 from worlds import World
 
-SLOW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+SLOW = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
 def outcome(step: Step) -> Any:
@@ -139,7 +139,7 @@ def with_crash(world: World) -> None:
         assert all(verdict.passed for gate in GATES for verdict in gate(spec, compared))
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(tables(), st.lists(measures(), min_size=8, max_size=8), st.integers(1, 50))
 def test_selection_takes_only_what_passes_and_judges_three_at_most(
     table: list[CheckpointFacts], measured: list[Measure], limit: int
@@ -174,8 +174,6 @@ def test_selection_takes_only_what_passes_and_judges_three_at_most(
 @pytest.mark.parametrize("on_breach", ["Block", "Warn"])
 def test_a_warning_always_ends_in_a_choice(on_breach: str) -> None:
     spec = DomainAdaptation.model_validate(adaptation(gates={"onBreach": on_breach}, evaluation=None)).spec
-    from builders import checkpoint
-
     facts = Facts(
         baseline=BaselineFacts(measure=base_measure()), pretrain=pretrain_facts([checkpoint(10, 3.1, 0.5)])
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
+
 from builders import checkpoint, healthy, measure, pretrain_facts
 from dapt_contract.failure import Cause
 from dapt_contract.metric import Measure
@@ -154,9 +155,24 @@ def test_divergence_before_the_first_checkpoint_blocks() -> None:
     )
 
 
-def test_divergence_whose_message_was_lost_blocks_too() -> None:
+def test_a_lost_message_of_a_limit_costs_one_short_try() -> None:
+    world = World()
+    facts = pretrain_facts(rows(0.05), "ForgettingLimit")
+
+    def script(stage: StageFile) -> Ends | Stays:
+        if stage.kind != "pretrain":
+            return healthy(stage)
+        return Ends(76, lose_message=True) if stage.run.try_number == 1 else Ends(facts=facts)
+
+    world.live(script)
+    assert world.tries.count("pretrain/2") == 1
+    assert world.status["phase"] == "Published"
+
+
+def test_divergence_whose_message_is_lost_twice_blocks() -> None:
     world = World()
     world.live(measured([], ends=Ends(77, lose_message=True)))
+    assert world.tries[-2:] == ["pretrain/1", "pretrain/2"]
     assert world.condition("Stalled")[2] == f"pretraining ended without a checkpoint; {REMEDIES}"
 
 

@@ -156,7 +156,7 @@ def _advanced(record: RunRecord, run: RunState, now: datetime, limits: Retries) 
     cause = run.cause or Cause.CRASH
     reached = _step(run)
     gained = reached > record.step
-    after = after_failure(record, cause, limits, gained=gained)
+    after = after_failure(record, cause, limits, gained=gained, has_facts=run.facts is not None)
     failures = dict(record.failures)
     if after.budget:
         failures[after.budget] = failures.get(after.budget, 0) + 1

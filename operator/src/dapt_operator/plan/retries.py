@@ -36,7 +36,9 @@ class AfterFailure:
     halve: bool = False
 
 
-def after_failure(record: RunRecord, cause: Cause, limits: Retries, *, gained: bool) -> AfterFailure:
+def after_failure(
+    record: RunRecord, cause: Cause, limits: Retries, *, gained: bool, has_facts: bool = True
+) -> AfterFailure:
     """Judge one failure.
 
     Args:
@@ -44,9 +46,14 @@ def after_failure(record: RunRecord, cause: Cause, limits: Retries, *, gained: b
         cause: why the try ended.
         limits: the profile's.
         gained: whether the try went past every step seen before.
+        has_facts: whether its message told its checkpoints; pretraining alone has any after a failure.
     """
     if cause in FREE:
         return AfterFailure(retry=True, stuck=record.stuck)
+    if cause in JUDGED and record.kind == "pretrain" and not has_facts:
+        # its report is on the volume: one short try reads it again
+        spent = record.failures.get("lostMessage", 0) + 1
+        return AfterFailure(retry=spent <= 1, budget="lostMessage", stuck=record.stuck)
     if cause in NEVER or cause in JUDGED:
         return AfterFailure(retry=False, stuck=record.stuck)
     if cause is Cause.OUT_OF_MEMORY:

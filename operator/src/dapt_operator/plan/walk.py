@@ -236,7 +236,7 @@ class Walk:
             return self._open(stage, record)
         if record.state == "Succeeded":
             return Look(Fact.SUCCEEDED, stage, record)
-        if record.cause in JUDGED and stage.kind == "pretrain":
+        if record.cause in JUDGED and stage.kind == "pretrain" and not record.retry:
             return Look(Fact.LIMIT, stage, record)
         if not record.retry and record.generation == self.at.generation:
             return self._exhausted(Look(Fact.EXHAUSTED, stage, record))

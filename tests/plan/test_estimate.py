@@ -1,0 +1,213 @@
+"""The estimate: its numbers, its formulas, its warnings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from builders import adaptation, base_measure, model_facts, profile
+from dapt_contract.stages.common import LoraConfig
+from dapt_operator.api.profile import AdaptationProfile
+from dapt_operator.api.spec import DomainAdaptation
+from dapt_operator.plan.estimate import Estimate, estimate
+from dapt_operator.plan.memory import GIB, trainable_parameters, training_memory
+
+LLAMA_8B = model_facts(
+    parameters=8_030_261_248, hidden_size=4096, layers=32, vocabulary_size=128_256, attention_heads=32,
+    key_value_heads=8, intermediate_size=14_336, tied_embeddings=False,
+)  # fmt: skip
+H100 = {"accelerator": {"kind": "gpu", "perNode": 8, "memoryGiB": 80, "peakTflops": 989, "pricePerHour": 2.5}}
+FULL = {"lora": None, "full": {}}
+
+
+def of(over: dict[str, Any], offered: dict[str, Any] | None = None, *known: Any, **more: Any) -> Estimate:
+    spec = DomainAdaptation.model_validate(adaptation(**over)).spec
+    return estimate(spec, AdaptationProfile.model_validate(profile(**(offered or {}))).spec, *known, **more)
+
+
+def big(**over: Any) -> dict[str, Any]:
+    pretraining = {
+        "method": FULL, "budget": {"steps": None, "epochs": 1}, "globalBatchSize": 64, "microBatchSize": None,
+    }  # fmt: skip
+    return {
+        "corpus": {"sequenceLength": 4096, "replayFraction": 0.05},
+        "resources": {"nodes": 2, "gpusPerNode": 8},
+        "pretraining": pretraining | over,
+    }
+
+
+def test_a_model_of_seven_billion_on_a_billion_tokens_is_tens_of_hours_not_thousands() -> None:
+    seven = model_facts(parameters=7_000_000_000)
+    found = of(big(distribution={"gradientCheckpointing": False}), H100, seven, 950_000_000)
+    pretrain = found.stages[0]
+    assert found.total_tokens == 1_000_000_000
+    assert pretrain.hours == pytest.approx(25.4, abs=0.1)
+    assert pretrain.formula == (
+        "pretrain: 6 x 7 B parameters x 1 B tokens = 4.2e+19 FLOP; / (989 TFLOP/s x 46.4% of the peak, LLM Foundry,"
+        " 7B at 2k on 8 H100) = 25.4 accelerator-hours"
+    )
+
+
+def test_tokens_and_steps_come_with_their_formulas() -> None:
+    found = of(big(), H100, LLAMA_8B, 1_900_000_000)
+    assert found.formulas[:2] == (
+        "tokens: 1.9 B domain tokens x 1 epochs / (1 - 0.05 replay) = 2 B",
+        "steps: 2 B tokens / (64 sequences x 4096 tokens) = 7629",
+    )
+    assert (found.total_steps, found.checkpoints, found.world_size) == (7629, 4, 16)
+    assert found.cost == pytest.approx(found.gpu_hours * 2.5)  # type: ignore[operator]
+
+
+def test_before_prepare_the_limits_of_the_sources_count() -> None:
+    over = big()
+    source = {"source": "file:///d.jsonl", "maxTokens": 1_900_000_000}
+    over["corpus"] |= {"domain": [source]}
+    assert of(over, H100, LLAMA_8B).total_tokens == 2_000_000_000
+
+
+def test_what_cannot_be_known_is_unknown() -> None:
+    found = of(big(), H100)
+    assert (found.total_tokens, found.total_steps, found.memory_gib, found.gpu_hours) == (
+        None,
+        None,
+        None,
+        None,
+    )
+    assert found.formulas == (
+        "tokens: unknown until prepared (no source has been counted and the budget is in epochs)",
+    )
+    assert found.sequence_length_tokens == 4096
+
+
+def test_replay_is_assumed_until_it_is_measured() -> None:
+    over = {"corpus": {"sequenceLength": 128}}
+    assert of(over).replay_is_assumed
+    found = of(over, None, None, None, base=base_measure())
+    assert (found.replay_fraction, found.replay_is_assumed) == (0.09, False)
+
+
+def test_memory_has_its_parts() -> None:
+    memory = training_memory(
+        LLAMA_8B, None, kind="gpu", world_size=16, zero_stage=2, precision="bf16", micro_batch_size=1,
+        sequence_length_tokens=4096, gradient_checkpointing=True,
+    )  # fmt: skip
+    count = LLAMA_8B.parameters
+    assert memory.weights == 2 * count
+    assert memory.gradients == 2 * count / 16
+    assert memory.optimizer == 8 * count / 16
+    assert memory.master_weights == 4 * count / 16
+    assert memory.logits == 4096 * 128_256 * 12
+    assert memory.overhead == 2 * GIB
+    assert memory.total == sum(
+        (memory.weights, memory.gradients, memory.optimizer, memory.master_weights, memory.activations,
+         memory.logits, memory.overhead)
+    )  # fmt: skip
+
+
+def test_zero_stages_divide_what_they_say() -> None:
+    def parts(stage: int) -> tuple[float, float]:
+        memory = training_memory(
+            LLAMA_8B, None, kind="gpu", world_size=4, zero_stage=stage, precision="bf16", micro_batch_size=1,
+            sequence_length_tokens=128, gradient_checkpointing=False,
+        )  # fmt: skip
+        return memory.gradients / LLAMA_8B.parameters, memory.optimizer / LLAMA_8B.parameters
+
+    assert [parts(stage) for stage in (0, 1, 2)] == [(2, 8), (2, 2), (0.5, 2)]
+
+
+def test_adapters_are_counted_over_all_linear_layers() -> None:
+    # per layer: q and o 4096+4096 each, k and v 4096+1024 each, gate, up and down 4096+14336 each
+    assert trainable_parameters(LLAMA_8B, LoraConfig(rank=64)) == 64 * 32 * (2 * 8192 + 2 * 5120 + 3 * 18_432)
+
+
+def test_what_does_not_fit_is_a_problem_that_names_the_parts() -> None:
+    found = of(big(microBatchSize=1) | {"resources": {"gpusPerNode": 1, "nodes": 1}}, H100, LLAMA_8B, 10**9)
+    (problem,) = found.problems
+    assert problem.startswith("pretraining needs ")
+    assert "optimizer 59.8 GiB, master weights 29.9 GiB" in problem
+    assert found.batch is None
+
+
+def test_all_problems_come_at_once() -> None:
+    over = big(globalBatchSize=60)
+    over["corpus"] |= {"sequenceLength": 10_000}
+    found = of(over, H100, LLAMA_8B, 10**9)
+    assert found.problems == (
+        "spec.corpus.sequenceLength is 10000, longer than the model's 8192 positions: write at most 8192",
+        "spec.pretraining.globalBatchSize is 60, which cannot be divided by 16 (2 nodes x 8 processes):"
+        " write 48 or 64",
+    )
+
+
+@pytest.mark.parametrize(
+    ("tokens", "method", "warning"),
+    [
+        (
+            60_000,
+            {"lora": {}},
+            "the domain corpus has 60 k tokens, under 100 M: consider retrieval or fine-tuning instead",
+        ),
+        (
+            60_000_000,
+            FULL,
+            "the domain corpus has 60 M tokens, under 100 M: consider retrieval or fine-tuning instead, and train with"
+            " lora instead of full",
+        ),
+        (
+            500_000_000,
+            FULL,
+            "the domain corpus has 500 M tokens, under 1 B: full training forgets more than lora on so little; watch"
+            " the general perplexity",
+        ),
+        (12_000_000_000, FULL, "the domain corpus has 12 B tokens, over 10 B: watch for repeated text"),
+    ],
+)
+def test_the_size_of_the_corpus_is_judged(tokens: int, method: dict[str, Any], warning: str) -> None:
+    assert of({"pretraining": {"method": method}}, None, None, tokens).warnings == (warning,)
+
+
+def test_nothing_is_said_about_a_corpus_that_fits_its_method() -> None:
+    assert of({"pretraining": {"method": {"lora": {}}}}, None, None, 500_000_000).warnings == ()
+
+
+def test_many_passes_over_the_same_text_are_warned_about() -> None:
+    over = {"pretraining": {"budget": {"steps": None, "epochs": 6}}}
+    found = of(over, None, None, 500_000_000, general_tokens=10_000_000)
+    assert found.warnings == (
+        "training reads the 500 M domain tokens 6.0 times; beyond 4 times repeated text is worth little: use more text"
+        " or a smaller budget",
+        "training reads the 10 M general tokens 15.8 times; beyond 4 times repeated text is worth little: use more text"
+        " or a smaller budget",
+    )
+
+
+def test_a_model_tuned_on_instructions_is_warned_about() -> None:
+    (warning,) = of({}, None, model_facts(has_chat_template=True)).warnings
+    assert warning == (
+        "the base model has a chat template, so it was tuned on instructions: continued pre-training costs it much of"
+        " its chat ability (MT-Bench 7.9 to about 1 in FinDAP); prefer the base model of the same family"
+    )
+
+
+def test_many_nodes_on_a_volume_for_one_are_warned_about() -> None:
+    template = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Ti"}}}
+    offered = {"storage": {"existingClaim": None, "claimTemplate": template}}
+    assert of({"resources": {"nodes": 2}}, offered).warnings == (
+        "2 nodes need a work volume that many nodes can mount: give the profile's claimTemplate the access mode"
+        " ReadWriteMany",
+    )
+
+
+def test_what_may_be_hoped_for_is_told_by_the_size() -> None:
+    assert of({}, None, None, 60_000).expectation == ""
+    assert of({}, None, None, 2_000_000_000).expectation == (
+        "with 2 B domain tokens, 15 to 25 points on domain benchmarks are what published adaptations of such size"
+        " report"
+    )
+
+
+def test_a_profile_of_kind_cpu_has_no_accelerator_hours() -> None:
+    found = of({}, {"accelerator": {"kind": "cpu", "peakTflops": 1}}, model_facts(), 10**9)
+    assert found.gpu_hours == 0.0
+    assert found.clock_hours is not None
