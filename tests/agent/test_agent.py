@@ -151,7 +151,7 @@ def test_a_stage_that_never_asks_is_interrupted(tmp_path: Path) -> None:
     pod = start_pod(tmp_path, "touch=started,sleep=100")
     wait_until((pod.work / "started").exists, "the stage")
     assert stop(pod) == 143
-    assert pod.message.message == "asked to stop; this stage has no checkpoint and starts over"
+    assert pod.message.message == "asked to stop where nothing could be saved; the next try goes on from what was complete"
 
 
 def test_a_stage_that_does_not_stop_is_killed_within_the_grace_period(tmp_path: Path) -> None:

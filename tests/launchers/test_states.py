@@ -233,6 +233,13 @@ def test_a_claim_of_success_in_a_failed_pod_is_not_believed() -> None:
     assert (state.phase, state.cause) == (RunPhase.FAILED, Cause.CRASH)
 
 
+def test_an_agent_that_could_not_read_its_stage_file_is_heard() -> None:
+    text = encode_message(
+        "", "publish", exit_code=64, cause=Cause.BAD_INPUT, message="stage.json: was altered"
+    )
+    assert state_of(ended(0, 64, text), ended(1, 143)).message == "stage.json: was altered"
+
+
 def test_a_long_sentence_is_cut() -> None:
     text = json.dumps({"key": RUN.identity.key, "kind": "publish", "exit_code": 64, "message": "x" * 3900})
     assert len(state_of(ended(0, 64, text), ended(1, 143)).message) == 3900

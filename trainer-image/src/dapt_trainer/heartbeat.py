@@ -61,6 +61,7 @@ class Heart:
     def __init__(self, folder: Path, rank: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = heartbeat_path(folder, rank)
+        self._pid = os.getpid()  # a forked helper that beats must not pass for the rank
         self._written = 0.0
         self._step: int | None = None
         self._step_at = 0.0
@@ -79,7 +80,7 @@ class Heart:
             return
         self._written = now
         median = statistics.median(self._step_seconds) if self._step_seconds else 0.0
-        state = {"pid": os.getpid(), "at": now, "stepped": self._step is not None, "median": median}
+        state = {"pid": self._pid, "at": now, "stepped": self._step is not None, "median": median}
         temporary = self._path.with_suffix(".new")
         temporary.write_text(json.dumps(state))
         temporary.replace(self._path)

@@ -82,7 +82,9 @@ class Board:
         again = self._stop.is_set()
         self._stop.set()
         if not self._asked and not again:
-            raise StopRequested("asked to stop; this stage has no checkpoint and starts over")
+            raise StopRequested(
+                "asked to stop where nothing could be saved; the next try goes on from what was complete"
+            )
 
     @property
     def progress(self) -> Progress:

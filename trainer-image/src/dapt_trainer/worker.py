@@ -74,7 +74,7 @@ def _run(
 ) -> Contract | None:
     stage = read_stage(config, sha256)
     board = Board(stage, Heart(settings.ranks_folder, rank))
-    signal.signal(signal.SIGTERM, lambda *_: board.request_stop())
+    _take_stops(board)
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # the agent decides; a terminal's Ctrl-C reaches every process
@@ -103,6 +103,20 @@ def _run(
     if rank == 0:
         write_report(settings.work, stage, report)
     return _facts_of(report)
+
+
+def _take_stops(board: Board) -> None:
+    """Turn SIGTERM into the board's flag, in this process alone: forked helpers end as if nobody had asked."""
+    own = os.getpid()
+
+    def handle(*_: object) -> None:
+        if os.getpid() == own:
+            board.request_stop()
+        else:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, handle)
 
 
 def _program(kind: str, modules: Mapping[str, str]) -> Any:

@@ -219,7 +219,8 @@ def _decode(text: str, identity: RunIdentity, kind: str) -> tuple[StageMessage |
         message = decode_message(text)
     except ContractError as error:
         return None, str(error)
-    if message.key != identity.key or message.kind != kind:
+    unread = not message.key and message.exit_code != 0  # the agent could not read who it is
+    if (message.key != identity.key and not unread) or message.kind != kind:
         return None, "the termination message is that of another run"
     return message, ""
 

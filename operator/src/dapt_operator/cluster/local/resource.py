@@ -1,6 +1,7 @@
 """The DomainAdaptation of a run folder: identity, generation, status and what may no longer change.
 
-`objects/domainadaptation-NAME.json` is the truth; `status.yaml` is the same object without its spec, for people and scripts.
+`objects/domainadaptation-NAME.json` is the truth; `status.yaml` is the same object without its spec, for people and
+scripts.
 """
 
 from __future__ import annotations

@@ -78,6 +78,8 @@ def prepare_launch(pod: Manifest, store: ObjectStore, run_folder: Path, ports: M
     declared = {str(item["name"]) for item in container.get("env") or []}
     if "OMP_NUM_THREADS" not in declared | set(os.environ):
         environment["OMP_NUM_THREADS"] = str(_threads(environment))
+    # The tools of this interpreter's environment, as in an image made for it: ninja compiles DeepSpeed's op.
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
     environment |= {
         RUN_MARKER: str(run_folder.resolve()),
         POD_MARKER: str(folder.resolve()),
