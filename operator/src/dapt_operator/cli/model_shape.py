@@ -13,7 +13,6 @@ from typing import Any, BinaryIO
 
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.cli.errors import UserError
-from dapt_operator.cli.manifests import FILE_SCHEME
 
 _MAX_HEADER_BYTES = 100 * 1024 * 1024
 _CONFIG_NAMES = {
@@ -44,16 +43,6 @@ def local_model(path: Path) -> ModelFacts:
     raise UserError(
         f"{path}: no such model; give a folder with config.json and safetensors, or one .gguf file"
     )
-
-
-def check_local_model(address: str) -> None:
-    """Look at the headers of a `file://` model; other addresses are not looked at.
-
-    Raises:
-        UserError: as `local_model`.
-    """
-    if address.startswith(FILE_SCHEME):
-        local_model(Path(address.removeprefix(FILE_SCHEME)))
 
 
 def _from_folder(folder: Path) -> ModelFacts:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,13 +24,13 @@ from dapt_operator.api.status import Condition, DomainAdaptationStatus
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.folders import STATUS_FILE, RunFolder
 from dapt_operator.cli.machine import built_in_profile
-from dapt_operator.cli.manifests import Request, sources_of
-from dapt_operator.cli.model_shape import check_local_model
+from dapt_operator.cli.manifests import Request
 from dapt_operator.cli.outcome import candidates_table, outcome_table, read_outcome, sample_lines
+from dapt_operator.cli.plan import plan
 from dapt_operator.cli.screen import Screen, screen_for
 from dapt_operator.cli.signals import StopFlag
 from dapt_operator.cli.snapshot import Snapshot
-from dapt_operator.cli.source_sizes import missing_files
+from dapt_operator.cli.words import clock as elapsed
 from dapt_operator.cli.words import duration
 from dapt_operator.cluster.local import LocalCluster, LocalRunError
 from dapt_operator.cluster.local.process import kill_marked
@@ -66,8 +66,8 @@ def run(request: Request, options: Options, console: Console) -> int:
     elif (already := _finished(folder)) is not None and already.reason == PUBLISHED:
         console.print(f"{folder.name} is finished already: {already.message}", markup=False, highlight=False)
         return conclude(folder, folder.status(), options, console, rebuild=not folder.report.is_file())
-    _check_inputs(request, folder)
     profile = request.profile or built_in_profile(request.adaptation)
+    _check_inputs(replace(request, profile=profile), folder)
     try:
         cluster = LocalCluster(folder.path, _as_manifest(request, profile), profile.to_dict(only_set=True))
     except LocalRunError as error:
@@ -106,9 +106,9 @@ def follow(
     while True:
         moment = clock()
         if moment >= due:
-            plan = reconcile(cluster, key, LAUNCHERS)
-            wish = RECONCILE_SECONDS if plan.requeue_after is None else plan.requeue_after
-            due = moment + min(wish, RECONCILE_SECONDS if not plan.apply else AFTER_START_SECONDS)
+            done = reconcile(cluster, key, LAUNCHERS)
+            wish = RECONCILE_SECONDS if done.requeue_after is None else done.requeue_after
+            due = moment + min(wish, AFTER_START_SECONDS if done.apply else RECONCILE_SECONDS)
         world = cluster.observe(key)
         assert world.resource is not None
         status = DomainAdaptationStatus.model_validate(world.resource.get("status") or {})
@@ -117,7 +117,7 @@ def follow(
         for failed in _failed(cluster):
             if failed.identity.key not in known:
                 known.add(failed.identity.key)
-                screen.say(failure_line(failed))
+                screen.say(f"[{elapsed(clock() - begun)}] {failure_line(failed)}")
         screen.show(shown)
         if flag.wanted or _ended(status):
             return status
@@ -205,16 +205,11 @@ def _as_manifest(request: Request, profile: AdaptationProfile) -> dict[str, Any]
 
 
 def _check_inputs(request: Request, folder: RunFolder) -> None:
-    """Local files that are not there, before anything starts; what prepare has read is not needed any more."""
-    if (folder.work / "model").is_dir():
-        return
-    sources = list(sources_of(request.adaptation))
-    problems = [f"{request.path}: {problem}" for problem in missing_files(sources)]
-    try:
-        check_local_model(request.adaptation.spec.model.source)
-    except UserError as error:
-        problems = [f"{request.path}: spec.model.source: {one}" for one in error.problems] + problems
-    if problems:
+    """What the estimate, the profile's limits and the local files rule out, before anything starts.
+
+    What prepare has read is not needed any more, and the planner judges the rest again.
+    """
+    if not (folder.work / "model").is_dir() and (problems := plan(request).problems):
         raise UserError(problems)
 
 
