@@ -238,3 +238,10 @@ def write_instructions(work: Path, pairs: list[tuple[str, str]]) -> None:
         for asked, answer in pairs
     ]
     path.write_text("\n".join(lines) + "\n")
+
+
+FILTERS = (
+    # accelerate asks models for a property that transformers renamed
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",
+)
+"""Deprecations among the libraries themselves, for `pytestmark`."""

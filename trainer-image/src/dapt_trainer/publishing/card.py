@@ -53,7 +53,7 @@ def _summary(facts: CardFacts) -> str:
         f"({facts.method}){tuned}. Chosen candidate: `{facts.candidate}` ({facts.selection_reason})."
     )
     if not facts.fine_tuned:
-        text += "\n\nThis model has had continued pre-training alone. It is a base model: not meant for deployment as it is."
+        text += "\n\nThis model has had continued pre-training alone: it is a base model, not meant for deployment."
     return text
 
 

@@ -15,6 +15,7 @@ from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.finetune import FinetuneConfig, FinetuneFacts, FinetuneReport
 from dapt_trainer.context import StageContext
 from dapt_trainer.errors import Diverged, InfrastructureError, StopRequested
+from dapt_trainer.training.beating import beating
 from dapt_trainer.training.journal import CURVE_FILE, Journal
 from dapt_trainer.training.models import load_model, load_tokenizer, weights_digest, with_lora
 from dapt_trainer.training.ranks import Ranks, join_ranks
@@ -45,7 +46,8 @@ def run(config: FinetuneConfig, context: StageContext) -> FinetuneReport:
         model = with_lora(model, config.lora, seed=config.seed)
     journal = Journal(context.try_folder / CURVE_FILE if ranks.is_first else None)
     train(config, context, ranks, model, tokenizer, rows, journal, steps)
-    reference = save_result(config, context, ranks, model, tokenizer)
+    with beating(context.progress):
+        reference = save_result(config, context, ranks, model, tokenizer)
     return FinetuneReport(
         facts=facts_of(context.work, reference, examples, journal), curve=tuple(journal.points)
     )
@@ -98,6 +100,7 @@ def train(
             loss_nats=reading.loss_nats,
             learning_rate=reading.learning_rate,
             gradient_norm=reading.gradient_norm,
+            step_seconds=reading.seconds,
             eta_seconds=(steps - reading.step) * journal.step_seconds_median,
         )
         if not reading.is_finite:

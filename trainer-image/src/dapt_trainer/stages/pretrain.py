@@ -18,6 +18,7 @@ from dapt_contract.stop_rule import StopVerdict, judge_readings
 from dapt_trainer.checkpoints.lineage import Lineage
 from dapt_trainer.context import StageContext
 from dapt_trainer.errors import Diverged, ForgettingLimitReached, InputError, StageError, StopRequested
+from dapt_trainer.training.beating import beating
 from dapt_trainer.training.journal import CURVE_FILE, Journal, curve_of
 from dapt_trainer.training.ranks import Ranks, join_ranks
 
@@ -181,6 +182,7 @@ class Pretraining:
             loss_nats=reading.loss_nats,
             learning_rate=reading.learning_rate,
             gradient_norm=reading.gradient_norm,
+            step_seconds=reading.seconds,
             eta_seconds=eta,
         )
 
@@ -200,9 +202,11 @@ class Pretraining:
                 save_weights(self.model, self.tokenizer, folder)
             self.trainer.write_resume_state(folder)
 
-        self.lineage.save(step, tokens, write, candidate=candidate_id(self._attempt, step))
+        with beating(self.context.progress):
+            self.lineage.save(step, tokens, write, candidate=candidate_id(self._attempt, step))
         self.saved_step = step
         self.checkpoint_seconds = time.monotonic() - started
+        self.context.progress.update(checkpoint_seconds=self.checkpoint_seconds)
 
     def _measure_resumed(self) -> None:
         self._measure(self.saved_step)

@@ -18,6 +18,7 @@ from dapt_trainer.errors import InfrastructureError
 from dapt_trainer.publishing.card import model_card
 from dapt_trainer.publishing.destinations import open_destination
 from dapt_trainer.publishing.manifest import MANIFEST, ModelManifest, PublishedFile, manifest_bytes
+from dapt_trainer.training.beating import beating
 from dapt_trainer.training.models import load_model, load_tokenizer, sha256_of_file
 
 
@@ -35,8 +36,9 @@ def run(config: PublishConfig, context: StageContext) -> PublishReport:
     shutil.rmtree(staging, ignore_errors=True)
     try:
         context.progress.update(activity="merging adapters into the weights", fraction=0.1)
-        assemble(config, context.work, staging)
-        manifest = manifest_of(config, staging)
+        with beating(context.progress):
+            assemble(config, context.work, staging)
+            manifest = manifest_of(config, staging)
         (staging / MANIFEST).write_bytes(manifest_bytes(manifest))
         context.progress.update(activity=f"writing {config.destination}", fraction=0.5)
         destination.write(staging, heartbeat=context.progress.heartbeat)

@@ -1,0 +1,234 @@
+"""Checkpoints: complete or not there, signed, fenced, pruned; what is skipped is said."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dapt_contract.checkpoint import CHECKPOINT_SCHEMA, CheckpointManifest
+from dapt_contract.envelope import read_envelope
+from dapt_contract.stages.pretrain import PretrainReport
+from dapt_trainer.checkpoints.claim import read_claim
+from dapt_trainer.errors import InfrastructureError, StopRequested
+from dapt_trainer.stages import pretrain
+from toy_training import FILTERS, KEY, make_context, make_work_volume, pretrain_config
+
+pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
+LINEAGE = "stages/pretrain-a1"
+
+
+def trained(work: Path, config: Any = None, **options: Any) -> PretrainReport:
+    config = config or pretrain_config()
+    return pretrain.run(config, make_context(work, work / "scratch", config, **options))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work volume on which try 1 has finished."""
+    work = make_work_volume(tmp_path_factory.mktemp("finished"))
+    trained(work)
+    return work
+
+
+@pytest.fixture
+def work(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may damage."""
+    import shutil
+
+    return Path(shutil.copytree(finished, tmp_path / "work"))
+
+
+def manifest(work: Path, name: str) -> CheckpointManifest:
+    return read_envelope(work / LINEAGE / f"{name}.json", CHECKPOINT_SCHEMA, CheckpointManifest)[1]
+
+
+def test_a_manifest_lists_every_file_and_is_signed(finished: Path) -> None:
+    for step in (2, 4, 6):
+        found = manifest(finished, f"try-1/checkpoint-{step}")
+        folder = finished / found.folder
+        assert {entry.path for entry in found.files} == {
+            path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+        }
+        assert found.is_signed_with(KEY)
+        assert found.candidate == f"a1-s{step}"
+        assert found.domain is not None
+
+
+def test_optimizer_states_are_kept_for_the_newest_alone(finished: Path) -> None:
+    kept = {step: manifest(finished, f"try-1/checkpoint-{step}").has_optimizer for step in (2, 4, 6)}
+    assert kept == {2: False, 4: True, 6: True}
+    assert not (finished / LINEAGE / "try-1/checkpoint-2/resume").exists()
+    assert (finished / LINEAGE / "try-1/checkpoint-2/adapter_model.safetensors").exists()
+
+
+def test_a_truncated_checkpoint_is_skipped_and_the_one_before_used(work: Path) -> None:
+    weights = work / LINEAGE / "try-1/checkpoint-6/adapter_model.safetensors"
+    size = weights.stat().st_size
+    os.truncate(weights, size - 10)
+    report = trained(work, try_number=2)
+    assert report.skipped_checkpoints == (
+        f"skipped {LINEAGE}/try-1/checkpoint-6.json: adapter_model.safetensors has {size - 10} bytes, "
+        f"written were {size}",
+    )
+    assert [(row.step, row.try_number) for row in report.facts.checkpoints] == [(2, 1), (4, 1), (6, 2)]
+
+
+def test_an_altered_byte_is_found(work: Path) -> None:
+    state = next((work / LINEAGE / "try-1/checkpoint-6/resume").glob("global_step*/*optim_states.pt"))
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(content)
+    report = trained(work, try_number=2)
+    (sentence,) = report.skipped_checkpoints
+    assert sentence.endswith(
+        f"{state.relative_to(state.parents[2]).as_posix()} was altered (its SHA-256 differs)"
+    )
+    assert report.facts.checkpoints[-1].try_number == 2
+
+
+def test_a_manifest_with_a_foreign_signature_is_refused_unread(work: Path) -> None:
+    path = work / LINEAGE / "try-1/checkpoint-6.json"
+    envelope = json.loads(path.read_text())
+    envelope["body"]["tokens"] += 1
+    path.write_text(json.dumps(envelope))
+    report = trained(work, try_number=2)
+    assert report.skipped_checkpoints == (
+        f"skipped {LINEAGE}/try-1/checkpoint-6.json: its signature does not fit this adaptation's key, so it was "
+        "altered or is someone else's",
+    )
+
+
+def test_a_checkpoint_of_another_configuration_is_not_used(work: Path) -> None:
+    report = trained(work, pretrain_config(seed=4), try_number=2)
+    assert [row.try_number for row in report.facts.checkpoints] == [2, 2, 2]
+    assert all(
+        sentence.endswith("another configuration trained it") for sentence in report.skipped_checkpoints
+    )
+
+
+def test_half_the_micro_batch_after_an_out_of_memory_goes_on_from_the_same_checkpoint(work: Path) -> None:
+    report = trained(work, pretrain_config(micro_batch_size=1), try_number=2)
+    assert [row.try_number for row in report.facts.checkpoints] == [1, 1, 1]
+
+
+def test_a_finished_run_is_told_again_without_training(work: Path) -> None:
+    first = trained(work, try_number=2)
+    assert [point.step for point in first.curve] == [1, 2, 3, 4, 5, 6]
+    assert first.facts.steps == 6
+    assert not list((work / LINEAGE / "try-2").glob("checkpoint-*"))
+
+
+def test_a_run_that_was_taken_over_writes_nothing(work: Path) -> None:
+    trained(work, try_number=3, fence=9)
+    with pytest.raises(InfrastructureError) as caught:
+        trained(work, try_number=2, fence=8)
+    assert str(caught.value) == (
+        "try 3 (fence 9) has taken over pretrain-a1; this run (try 2, fence 8) writes nothing more"
+    )
+    claim = read_claim(work / LINEAGE)
+    assert claim is not None
+    assert (claim.fence, len(claim.adopted)) == (9, 3)
+
+
+def test_what_a_superseded_gang_finishes_late_is_not_read(work: Path) -> None:
+    late = work / LINEAGE / "try-1/checkpoint-6"
+    hidden = work / "hidden"
+    (late.with_suffix(".json")).rename(hidden.with_suffix(".json"))
+    late.rename(hidden)
+    trained(work, try_number=2)
+    hidden.rename(late)
+    hidden.with_suffix(".json").rename(late.with_suffix(".json"))
+    report = trained(work, try_number=3)
+    assert report.skipped_checkpoints == (
+        f"skipped {LINEAGE}/try-1/checkpoint-6.json: written with fence 1 after fence 2 had taken over",
+    )
+    assert report.facts.checkpoints[-1].try_number == 2
+
+
+def test_leftovers_of_saves_that_never_ended_are_removed(work: Path) -> None:
+    (work / LINEAGE / "try-1/checkpoint-6.json").unlink()
+    partial = work / LINEAGE / "try-1/checkpoint-8.partial"
+    partial.mkdir()
+    (partial / "half").write_text("x")
+    trained(work, try_number=2)
+    assert not partial.exists()
+    assert not (work / LINEAGE / "try-1/checkpoint-6").exists()
+
+
+def test_a_full_disk_in_a_save_is_said_and_costs_nothing_that_was_complete(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    from dapt_trainer.training.loop import StepTrainer
+
+    work = make_work_volume(tmp_path)
+    honest = StepTrainer.write_resume_state
+
+    def full(self: Any, checkpoint: Path) -> None:
+        if self.state.global_step == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        honest(self, checkpoint)
+
+    monkeypatch.setattr(StepTrainer, "write_resume_state", full)
+    with pytest.raises(InfrastructureError) as caught:
+        trained(work)
+    text = str(caught.value)
+    assert text.startswith("checkpoint-4 could not be saved: [Errno 28] No space left on device (")
+    assert text.endswith(
+        "The last complete checkpoint, step 2, is untouched. Make the volume larger or keep fewer checkpoints; "
+        "the next try goes on from there"
+    )
+    assert not list((work / LINEAGE / "try-1").glob("*.partial"))
+    monkeypatch.undo()
+    report = trained(work, try_number=2)
+    assert [(row.step, row.try_number) for row in report.facts.checkpoints] == [(2, 1), (4, 2), (6, 2)]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB; skipped where mounting is not allowed."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1100k", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small tmpfs")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # the shards are still mapped
+
+
+def test_a_disk_that_is_really_full_leaves_the_last_checkpoint_whole(small_disk: Path) -> None:
+    work = make_work_volume(small_disk)
+    config = pretrain_config(lora=None, checkpoint_steps=(1, 2, 3, 4, 5, 6), keep_optimizer_states=6)
+    with pytest.raises(
+        InfrastructureError, match=r"could not be saved: .*The last complete checkpoint, step"
+    ):
+        trained(work, config)
+    complete = [path.stem for path in (work / LINEAGE / "try-1").glob("checkpoint-*.json")]
+    assert complete
+    assert not list((work / LINEAGE / "try-1").glob("*.partial"))
+    for name in complete:
+        found = manifest(work, f"try-1/{name}")
+        assert all(
+            (work / found.folder / entry.path).stat().st_size == entry.size_bytes for entry in found.files
+        )
+
+
+def test_a_checkpoint_without_readings_is_no_candidate(tmp_path: Path) -> None:
+    from dapt_trainer.context import SilentProgress
+
+    class Stops(SilentProgress):
+        def stop_requested(self) -> bool:
+            return True
+
+    work = make_work_volume(tmp_path)
+    with pytest.raises(StopRequested):
+        trained(work, progress=Stops())
+    assert manifest(work, "try-1/checkpoint-1").domain is None

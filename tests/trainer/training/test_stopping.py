@@ -1,0 +1,129 @@
+"""How a pretraining ends when it does not complete: forgetting, divergence, a stop request, the time limit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dapt_contract.stages.pretrain import PretrainFacts, PretrainReport
+from dapt_contract.stop_rule import StopRule
+from dapt_trainer.context import SilentProgress
+from dapt_trainer.errors import Diverged, ForgettingLimitReached, InputError, StopRequested
+from dapt_trainer.stages import pretrain
+from toy_training import FILTERS, make_context, make_work_volume, pretrain_config
+
+pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
+
+
+class StopsAfter(SilentProgress):
+    """SIGTERM arrives while step `step` is shown."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.asked = False
+
+    def update(self, **fields: Any) -> None:
+        self.asked |= fields.get("step") == self.step
+
+    def stop_requested(self) -> bool:
+        return self.asked
+
+
+def trained(work: Path, config: Any, **options: Any) -> PretrainReport:
+    return pretrain.run(config, make_context(work, work / "scratch", config, **options))
+
+
+def test_the_stop_rule_ends_the_run_and_tells_its_checkpoints(tmp_path: Path) -> None:
+    work = make_work_volume(tmp_path)
+    rule = StopRule(max_increase_fraction=0.1, patience=2, hard_stop_factor=1e6)
+    config = pretrain_config(stop_rule=rule, base_general_perplexity=100.0)
+    with pytest.raises(ForgettingLimitReached) as caught:
+        trained(work, config)
+    facts = caught.value.facts
+    assert isinstance(facts, PretrainFacts)
+    assert (facts.ended_by, facts.steps) == ("ForgettingLimit", 4)
+    assert [row.step for row in facts.checkpoints] == [2, 4]
+    assert str(caught.value).startswith("pretraining stopped at step 4 of 6: general perplexity is +")
+    assert str(caught.value).endswith("above the limit of +10.0% at 2 checkpoints in a row and not falling")
+    assert isinstance(caught.value.report, PretrainReport)
+    assert len(caught.value.report.curve) == 4
+
+
+def test_the_hard_stop_ends_the_run_at_the_first_checkpoint(tmp_path: Path) -> None:
+    work = make_work_volume(tmp_path)
+    rule = StopRule(max_increase_fraction=0.1, patience=2, hard_stop_factor=2.0)
+    with pytest.raises(ForgettingLimitReached, match=r"past the hard stop of \+20.0% \(2 times"):
+        trained(work, pretrain_config(stop_rule=rule, base_general_perplexity=100.0))
+
+
+def test_a_loss_that_is_no_number_ends_the_run_at_its_step(tmp_path: Path, monkeypatch: Any) -> None:
+    from dapt_trainer.training.loop import StepTrainer
+
+    work = make_work_volume(tmp_path)
+    honest = StepTrainer.compute_loss
+
+    def poisoned(self: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = honest(self, *args, **kwargs)
+        return loss * float("nan") if self.state.global_step == 2 else loss
+
+    monkeypatch.setattr(StepTrainer, "compute_loss", poisoned)
+    with pytest.raises(Diverged) as caught:
+        trained(work, pretrain_config())
+    assert str(caught.value).startswith(
+        "pretraining stopped at step 3 of 6: the loss is nan and the gradient norm"
+    )
+    assert str(caught.value).endswith("lower pretraining.optimizer.learningRate")
+    facts = caught.value.facts
+    assert isinstance(facts, PretrainFacts)
+    assert (facts.ended_by, [row.step for row in facts.checkpoints]) == ("Diverged", [2])
+
+
+def test_a_stop_request_saves_at_the_next_step_and_the_next_try_goes_on_there(tmp_path: Path) -> None:
+    unbroken = trained(make_work_volume(tmp_path / "a"), pretrain_config())
+    work = make_work_volume(tmp_path / "b")
+    with pytest.raises(StopRequested, match="asked to stop at step 3 of 6; its checkpoint is complete"):
+        trained(work, pretrain_config(), progress=StopsAfter(2))
+    resumed = trained(work, pretrain_config(), try_number=2)
+    assert [point.loss_nats for point in resumed.curve] == [point.loss_nats for point in unbroken.curve]
+    assert [row.step for row in resumed.facts.checkpoints] == [2, 4, 6]
+
+
+def test_a_stop_at_a_checkpoint_step_leaves_its_reading_to_the_next_try(tmp_path: Path) -> None:
+    unbroken = trained(make_work_volume(tmp_path / "a"), pretrain_config())
+    work = make_work_volume(tmp_path / "b")
+    with pytest.raises(StopRequested, match="at step 6 of 6"):
+        trained(work, pretrain_config(), progress=StopsAfter(5))
+    resumed = trained(work, pretrain_config(), try_number=2)
+    assert [row.step for row in resumed.facts.checkpoints] == [2, 4, 6]
+    assert resumed.facts.checkpoints[-1].general_a_nats == unbroken.facts.checkpoints[-1].general_a_nats
+    assert len(resumed.curve) == 6
+
+
+def test_the_time_limit_ends_the_run_cleanly_with_a_measured_checkpoint(tmp_path: Path) -> None:
+    report = trained(make_work_volume(tmp_path), pretrain_config(max_train_seconds=0.0))
+    assert report.facts.ended_by == "BudgetReached"
+    assert (
+        report.facts.message == "pretraining's share of the GPU-hour limit (0 s) was used up at step 1 of 6"
+    )
+    assert [row.step for row in report.facts.checkpoints] == [1]
+
+
+def test_a_batch_that_cannot_be_split_is_refused_with_the_nearest_that_can(tmp_path: Path) -> None:
+    work = make_work_volume(tmp_path)
+    with pytest.raises(InputError) as caught:
+        trained(work, pretrain_config(global_batch_size=5))
+    assert str(caught.value) == (
+        "globalBatchSize 5 cannot be split over 1 ranks with micro-batches of 2: it must be a multiple of 2; "
+        "nearest: 4 or 6"
+    )
+
+
+def test_without_a_signing_key_nothing_is_trained(tmp_path: Path) -> None:
+    import dataclasses
+
+    config = pretrain_config()
+    context = dataclasses.replace(make_context(tmp_path, tmp_path, config), signing_key=b"")
+    with pytest.raises(InputError, match="needs the key that signs checkpoints"):
+        pretrain.run(config, context)
