@@ -71,7 +71,7 @@ def plan(request: Request, parameters: float | None = None) -> PlanPage:
         *_hours(found, profile),
         *_section("How it was counted", found.formulas),
         *_section("Warnings", found.warnings),
-        *([found.expectation] if found.expectation else []),
+        *_section("To hope for", (found.expectation,) if found.expectation else ()),
     ]
     return PlanPage(tuple(lines), tuple(f"{request.path}: {problem}" for problem in problems))
 

@@ -24,11 +24,13 @@ def clock(seconds: float) -> str:
 
 
 def count(value: float) -> str:
-    """`950`, `12.3 k`, `4.1 M`, `2.0 B`, `1.2 T`."""
-    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= limit:
-            return f"{value / (1e3 if unit == 'k' else limit):.1f} {unit}"
-    return f"{value:,.0f}"
+    """`950`, `9,999`, `12.3 k`, `4.1 M`, `1.25 B`, `2 T`: three significant digits from ten thousand on."""
+    if abs(value) < 1e4:
+        return f"{value:,.0f}"
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+        if abs(value) >= 0.9995 * unit:
+            return f"{value / unit:.3g} {name}"
+    return f"{value / 1e3:.3g} k"
 
 
 def perplexity(value: float | None) -> str:

@@ -1,0 +1,80 @@
+"""Every example manifest is valid, planned, and within the profile it names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dapt_operator.cli.lint import lint
+from dapt_operator.cli.manifests import read_request
+from dapt_operator.cli.plan import plan
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+MANIFESTS = [path for path in EXAMPLES if not path.name.startswith("profile-")]
+ON_CLUSTERS = [path for path in MANIFESTS if path.name != "laptop.yaml"]
+
+
+def test_there_are_enough_examples() -> None:
+    assert {path.name for path in MANIFESTS} >= {"clinical.yaml", "legal.yaml", "finance.yaml", "laptop.yaml"}
+    assert {path.name for path in EXAMPLES} >= {"profile-h100.yaml", "profile-cpu.yaml"}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_every_example_is_valid(path: Path) -> None:
+    problems, good = lint([path])
+    assert problems == []
+    assert len(good) == 1
+
+
+@pytest.mark.parametrize("path", ON_CLUSTERS, ids=lambda path: path.name)
+def test_examples_for_clusters_read_no_local_file(path: Path) -> None:
+    assert lint([path], cluster=True)[0] == []
+
+
+@pytest.mark.parametrize("path", ON_CLUSTERS, ids=lambda path: path.name)
+def test_examples_for_clusters_are_planned_in_full(path: Path) -> None:
+    page = plan(read_request(path, str(ROOT / "examples" / "profile-h100.yaml")))
+    assert page.problems == ()
+    text = "\n".join(page.lines)
+    for part in ("steps          ", "Memory of one GPU: ", "GPU-hours: ", "How it was counted"):
+        assert part in text
+    assert "GPU-hours: unknown" not in text
+    assert "Memory of one GPU: unknown" not in text
+
+
+@pytest.mark.parametrize("profile", ["local", str(ROOT / "examples" / "profile-cpu.yaml")])
+def test_the_laptop_example_runs_where_its_files_are(
+    tmp_path: Path, profile: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    manifest = tmp_path / "laptop.yaml"
+    manifest.write_text((ROOT / "examples" / "laptop.yaml").read_text())
+    for name in ("texts/handbook/one.txt", "texts/general/one.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("a line of text\n" * 20_000)
+    model = tmp_path / "models" / "small-base"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text(
+        json.dumps(
+            {
+                "architectures": ["LlamaForCausalLM"],
+                "hidden_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 4,
+                "intermediate_size": 128,
+                "max_position_embeddings": 1024,
+                "vocab_size": 1000,
+            }
+        )
+    )
+    page = plan(read_request(manifest, profile))
+    assert page.problems == ()
+    assert any(line.startswith("Memory of one process: ") for line in page.lines)
+
+
+def test_the_smallest_example_has_25_lines() -> None:
+    assert len((ROOT / "examples" / "finance.yaml").read_text().splitlines()) <= 25
