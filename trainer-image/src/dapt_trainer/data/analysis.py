@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -89,15 +90,15 @@ class Analyst:
 
     def _tokens(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
         begin = self._settings.begin_of_text_id
-        head = [] if begin is None else [begin]
-        tail = [self._settings.end_of_text_id]
+        head = array("I", [] if begin is None else [begin])
+        tail = array("I", [self._settings.end_of_text_id])
         encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        parts: list[int] = []
+        parts = array("I")
         counts = np.empty(len(texts), dtype=np.int64)
         for number, encoding in enumerate(encoded):
             before = len(parts)
             parts += head
-            parts += encoding.ids
+            parts += array("I", encoding.ids)
             parts += tail
             counts[number] = len(parts) - before
         return np.array(parts, dtype=np.uint32), counts

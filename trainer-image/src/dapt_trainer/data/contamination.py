@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ NGRAM_WORDS = 13
 MIN_QUESTION_WORDS = 5
 MIN_PROMPT_WORDS = 8
 MIN_ITEM_WORDS = 5
+_MARKS = np.uint64((1 << 22) - 1)
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,16 @@ class ContaminationIndex:
     too_short: int = 0
     """Items that cannot be looked for."""
 
+    @cached_property
+    def _marks(self) -> list[npt.NDArray[np.bool_]]:
+        """For each length a table of the hashes' low bits: most n-grams are turned away by one look."""
+        tables = []
+        for known in self.hashes:
+            table = np.zeros(int(_MARKS) + 1, dtype=np.bool_)
+            table[known & _MARKS] = True
+            tables.append(table)
+        return tables
+
     def find(self, ngrams: Sequence[Hashes], word_counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
         """The first task with an item in each document of a batch, or -1.
 
@@ -61,14 +73,18 @@ class ContaminationIndex:
         if not self.lengths or not len(word_counts):
             return result
         ends = np.cumsum(word_counts)
-        for length, batch, known, owners in zip(self.lengths, ngrams, self.hashes, self.owners, strict=True):
-            places = np.searchsorted(known, batch)
+        for length, batch, known, owners, marks in zip(
+            self.lengths, ngrams, self.hashes, self.owners, self._marks, strict=True
+        ):
+            maybe = np.flatnonzero(marks[batch & _MARKS])
+            places = np.searchsorted(known, batch[maybe])
             places[places == len(known)] = 0
-            hits = np.flatnonzero(known[places] == batch)
+            found = known[places] == batch[maybe]
+            hits, places = maybe[found], places[found]
             documents = np.searchsorted(ends, hits, side="right")
             inside = hits + length <= ends[documents]  # not across the end of a document
             for document, owner in zip(
-                documents[inside].tolist(), owners[places[hits[inside]]].tolist(), strict=True
+                documents[inside].tolist(), owners[places[inside]].tolist(), strict=True
             ):
                 if result[document] < 0 or owner < result[document]:
                     result[document] = owner

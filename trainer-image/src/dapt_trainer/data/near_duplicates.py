@@ -38,12 +38,10 @@ def sketches(ngrams: Hashes, word_counts: npt.NDArray[np.int64]) -> tuple[Hashes
     parts, counts = [], np.zeros(len(word_counts), dtype=np.int64)
     first = 0
     for number, count in enumerate(word_counts.tolist()):
-        own = (
-            np.unique(ngrams[first : first + count - SHINGLE_WORDS + 1])
-            if count >= SHINGLE_WORDS
-            else ngrams[:0]
-        )
-        kept = own[: max(_SMALLEST, int(np.searchsorted(own, _SAMPLED_BELOW)))]
+        own = ngrams[first : first + count - SHINGLE_WORDS + 1] if count >= SHINGLE_WORDS else ngrams[:0]
+        kept = np.unique(own[own < _SAMPLED_BELOW])
+        if len(kept) < _SMALLEST:
+            kept = np.unique(own)[:_SMALLEST]
         parts.append(kept)
         counts[number] = len(kept)
         first += count

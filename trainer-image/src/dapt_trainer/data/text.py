@@ -21,6 +21,8 @@ Hashes = npt.NDArray[np.uint64]
 
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
+_ASCII_WORD = re.compile(r"\w+", re.ASCII)
+"""The same on ASCII text, in half the time."""
 _BASE = 0x9E3779B97F4A7C15
 _INVERSE = pow(_BASE, -1, 1 << 64)
 _CACHED_WORDS = 1_000_000
@@ -38,7 +40,7 @@ def text_digest(normalized_text: str) -> bytes:
 
 def words(normalized_text: str) -> list[str]:
     """The words of a normalized text, in order."""
-    return _WORD.findall(normalized_text)
+    return (_ASCII_WORD if normalized_text.isascii() else _WORD).findall(normalized_text)
 
 
 class WordHasher:

@@ -1,0 +1,123 @@
+"""Tokenizing and packing against the bare batch encoder, on the same text and cores; and how full the rows are.
+
+Text: the Python files of this installation, one document a file, under a byte-level BPE trained here. Ours is all that
+prepare does with a source: reading JSON lines, normalizing, deduplicating, looking for evaluation items, shingles,
+tokenizing, spooling, packing, writing shards. Bare is `Tokenizer.encode_batch_fast` of the `tokenizers` package over
+texts in memory, on all cores. Both are run in turns; the best of each counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+
+TEXT_CHARACTERS = 24_000_000
+VOCABULARY = 16_384
+SEQUENCE_LENGTH = 2048
+TURNS = 3
+
+
+def python_files() -> list[str]:
+    """Texts of about `TEXT_CHARACTERS` in all, from the standard library and the installed packages."""
+    texts: list[str] = []
+    size = 0
+    for root in (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib")):
+        for path in sorted(Path(root).rglob("*.py")):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            if 200 < len(text) < 400_000:
+                texts.append(text)
+                size += len(text)
+            if size >= TEXT_CHARACTERS:
+                return texts
+    return texts
+
+
+def bare_seconds(tokenizer_json: str, texts: list[str]) -> tuple[float, int]:
+    """(seconds, tokens) of the batch encoder alone."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    started = time.perf_counter()
+    encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    seconds = time.perf_counter() - started
+    return seconds, sum(len(item) for item in encoded)
+
+
+def our_seconds(tokenizer_json: str, source: Path, folder: Path) -> tuple[float, int, float]:
+    """(seconds, tokens, fill) from the file to the shard."""
+    import numpy as np
+
+    from dapt_contract.stages.prepare import TextSource
+    from dapt_trainer.data.analysis import AnalysisPool, Settings
+    from dapt_trainer.data.contamination import EvaluationItem, contamination_index
+    from dapt_trainer.data.corpus import Rules, SideReader
+    from dapt_trainer.data.near_duplicates import HeldOutShingles
+    from dapt_trainer.data.packed_source import pack_source
+    from dapt_trainer.data.problems import Problems
+    from dapt_trainer.data.sources import resolve
+
+    question = "Which of the following words is not found in any of the files that are read here"
+    index = contamination_index(
+        [EvaluationItem("task", f"{question} {n}?", f"word {n}") for n in range(1000)]
+    )
+    rules = Rules(17, True, 0.005, 0.0, "uint16", 1, index.tasks)
+    config = TextSource(source=f"file://{source}")
+    started = time.perf_counter()
+    problems = Problems()
+    with AnalysisPool(Settings(tokenizer_json, None, 0, index)) as pool:
+        reader = SideReader("domain", folder / "spool", rules, pool)
+        spooled = reader.read(0, config, resolve(config.source, "source"), problems, lambda _: None)
+        reader.close()
+    problems.raise_if_any()
+    held_out = sorted(reader.candidates, key=lambda item: item.key)[:4]
+    packed = pack_source(
+        spooled,
+        folder / "shard",
+        held_out=[item.document for item in held_out],
+        held_out_keys=np.array(sorted(item.key for item in held_out), dtype=np.uint64),
+        shingles=HeldOutShingles([reader.candidate_text(item) for item in held_out]),
+        sequence_length_tokens=SEQUENCE_LENGTH,
+        token_type="uint16",
+        end_of_text_id=0,
+        progress=lambda _: None,
+    )
+    seconds = time.perf_counter() - started
+    shard = packed.manifest
+    return seconds, int(spooled.token_counts.sum()), shard.filled_positions / shard.positions
+
+
+def main() -> None:
+    """Print the two figures."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    texts = list(dict.fromkeys(python_files()))
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts[::8], trainer)
+    bare, ours, fill = [], [], 1.0
+    with tempfile.TemporaryDirectory() as temporary:
+        source = Path(temporary) / "texts.jsonl"
+        source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+        for turn in range(TURNS):
+            seconds, tokens = bare_seconds(tokenizer.to_str(), texts)
+            bare.append(tokens / seconds)
+            seconds, tokens, fill = our_seconds(tokenizer.to_str(), source, Path(temporary) / str(turn))
+            ours.append(tokens / seconds)
+            print(f"turn {turn}: bare {bare[-1]:,.0f} tokens/s, prepare {ours[-1]:,.0f}", file=sys.stderr)
+    ratio = max(ours) / max(bare)
+    print(f"prepare.tokenize_and_pack_share {ratio:.3f} 0.8 {'ok' if ratio >= 0.8 else 'short'}")
+    print(f"prepare.fill_fraction {fill:.5f} 0.995 {'ok' if fill >= 0.995 else 'short'}")
+
+
+if __name__ == "__main__":
+    main()
