@@ -21,7 +21,7 @@ from demo_data.classification import MissingPackageError, is_held_away, read_ent
 from demo_data.documents import domain_documents
 from demo_data.facts import general_probes, general_questions
 from demo_data.general import general_documents, help_topics, readmes
-from demo_data.questions import chapter_questions, code_questions, domain_probes
+from demo_data.questions import chapter_probes, chapter_questions, code_questions, wording_probes
 
 MODEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -87,8 +87,9 @@ def make(out: Path) -> dict[str, int]:
         "codes_task.jsonl": code_questions(entries),
         "chapters_task.jsonl": chapter_questions(entries, domain),
         "general_task.jsonl": general_questions(),
-        "probes_domain.jsonl": domain_probes(entries),
-        "probes_general.jsonl": general_probes(),
+        "wording_probes.jsonl": wording_probes(entries),
+        "chapter_probes.jsonl": chapter_probes(entries, domain),
+        "grammar_probes.jsonl": general_probes(),
         "sft.jsonl": finetuning_pairs(entries),
     }
     counts = {name: write_lines(out / name, records) for name, records in files.items()}

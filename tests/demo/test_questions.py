@@ -10,7 +10,14 @@ from demo_data.answers import finetuning_pairs
 from demo_data.classification import Entry, is_held_away, read_entries
 from demo_data.documents import domain_documents
 from demo_data.facts import general_probes, general_questions
-from demo_data.questions import chapter_questions, code_questions, domain_probes, lower_first, placed
+from demo_data.questions import (
+    chapter_probes,
+    chapter_questions,
+    code_questions,
+    lower_first,
+    placed,
+    wording_probes,
+)
 
 pytest.importorskip("simple_icd_10_cm")
 
@@ -23,6 +30,10 @@ def entries() -> tuple[Entry, ...]:
 @pytest.fixture(scope="module")
 def domain(entries: tuple[Entry, ...]) -> list[str]:
     return domain_documents(entries)
+
+
+def test_no_code_is_read_twice(entries: tuple[Entry, ...]) -> None:
+    assert len({entry.code for entry in entries}) == len(entries) > 20_000
 
 
 def test_the_right_choice_goes_where_it_is_placed() -> None:
@@ -51,7 +62,7 @@ def test_codes_and_diagnoses_that_are_asked_about_stand_in_no_document(
         assert (
             item["question"].removeprefix("Which range of ICD-10-CM codes covers ")[:-1].lower() not in text
         )
-    for probe in domain_probes(entries):
+    for probe in wording_probes(entries):
         assert probe["choices"][probe["answer"]].lower() not in text
 
 
@@ -68,16 +79,24 @@ def test_finetuning_pairs_are_about_other_categories(entries: tuple[Entry, ...],
 def test_right_answers_are_spread_evenly_over_the_places(
     entries: tuple[Entry, ...], domain: list[str]
 ) -> None:
-    for items in (code_questions(entries), chapter_questions(entries, domain), domain_probes(entries)):
+    for items in (code_questions(entries), chapter_questions(entries, domain), wording_probes(entries)):
         counts = Counter(item["answer"] for item in items)
         assert len(items) >= 60
         assert max(counts.values()) - min(counts.values()) <= 3
 
 
+def test_a_diagnosis_is_a_question_or_a_probe(entries: tuple[Entry, ...], domain: list[str]) -> None:
+    asked = {item["question"].split(". To ")[0] for item in chapter_questions(entries, domain)}
+    probed = {probe["prompt"].split(". In ")[0] for probe in chapter_probes(entries, domain)}
+    assert len(asked) == 60
+    assert len(probed) >= 50  # of 116 diagnoses in the tabular list of April 2026
+    assert not asked & probed
+
+
 def test_every_item_has_distinct_choices_and_one_answer(
     entries: tuple[Entry, ...], domain: list[str]
 ) -> None:
-    items = [*code_questions(entries), *chapter_questions(entries, domain), *domain_probes(entries)]
+    items = [*code_questions(entries), *chapter_questions(entries, domain), *wording_probes(entries)]
     items += [*general_questions(), *general_probes()]
     for item in items:
         assert len(set(item["choices"])) == len(item["choices"])
@@ -103,7 +122,7 @@ def test_the_same_entries_give_the_same_items(entries: tuple[Entry, ...], domain
         (
             code_questions(found),
             chapter_questions(found, domain),
-            domain_probes(found),
+            wording_probes(found),
             finetuning_pairs(found),
         )
         for found in (entries, entries[::-1])

@@ -45,8 +45,8 @@ def chapter_pairs(entries: Sequence[Entry], most: int) -> list[Pair]:
     categories = [entry for entry in entries if "." not in entry.code]
     return [
         {
-            "prompt": f"Which chapter of ICD-10-CM does {lower_first(entry.description)} belong to?",
-            "response": f"{entry.chapter_title} ({entry.chapter_range})",
+            "prompt": f"Which chapter of ICD-10-CM holds {lower_first(entry.description)}?",
+            "response": entry.chapter_title,
         }
         for entry in _asked(categories, "chapter-pair", most)
     ]

@@ -107,7 +107,7 @@ def read_entries(chapters: tuple[str, ...] = CHAPTERS) -> tuple[Entry, ...]:
     entries = []
     for chapter in chapters:
         chapter_title, chapter_range = split_range(icd.get_description(chapter))
-        for code in icd.get_descendants(chapter):
+        for code in dict.fromkeys(icd.get_descendants(chapter)):  # a block of one category has its name
             if not (icd.is_category(code) or icd.is_subcategory(code)) or icd.is_extended_subcategory(code):
                 continue
             if code.startswith(_LEFT_OUT_PREFIXES):

@@ -31,6 +31,9 @@ ENCOUNTERS = (("A", "initial encounter"), ("D", "subsequent encounter"), ("S", "
 #: Questions about codes of one category at most, so that the items are about many kinds of injury.
 CODES_PER_CATEGORY = 4
 
+#: How many of the held-away diagnoses are asked about as questions; the others become probes.
+CHAPTER_QUESTIONS = 60
+
 _OF_A_SIDE = re.compile(r"\b(of|in|on) (right|left) ")
 
 
@@ -92,26 +95,51 @@ def code_questions(entries: Sequence[Entry], most: int = 80) -> list[Question]:
     return items
 
 
-def chapter_questions(entries: Sequence[Entry], documents: Iterable[str], most: int = 100) -> list[Question]:
-    """Which chapter, named by its range of codes, a diagnosis belongs to that no document names in any place."""
+def unnamed_diagnoses(entries: Sequence[Entry], documents: Iterable[str]) -> list[Entry]:
+    """The categories held away whose title stands in no document, also not in a note of another category."""
     text = "\n".join(documents).lower()
-    ranges = sorted({entry.chapter_range for entry in entries})
-    away = [
-        entry
-        for entry in entries
-        if is_held_away(entry.code) and "." not in entry.code and entry.description.lower() not in text
-    ]
+    away = (entry for entry in entries if is_held_away(entry.code) and "." not in entry.code)
+    return _by_hash((entry for entry in away if entry.description.lower() not in text), "chapter-question")
+
+
+def _chapter_choices(entries: Sequence[Entry], entry: Entry, number: int) -> tuple[list[str], int]:
+    """The titles of four chapters, that of the entry among them."""
+    others = sorted({found.chapter_title for found in entries} - {entry.chapter_title})
+    others.sort(key=lambda title: fraction_of(title, entry.code))
+    return placed(entry.chapter_title, others[:3], number)
+
+
+def chapter_questions(
+    entries: Sequence[Entry], documents: Iterable[str], most: int = CHAPTER_QUESTIONS
+) -> list[Question]:
+    """Which chapter a diagnosis belongs to that no document names."""
     items: list[Question] = []
-    for number, entry in enumerate(_by_hash(away, "chapter-question")[:most]):
-        others = [found for found in ranges if found != entry.chapter_range]
-        others.sort(key=lambda found: fraction_of(found, entry.code))
-        choices, answer = placed(entry.chapter_range, others[:3], number)
-        question = f"Which range of ICD-10-CM codes covers {lower_first(entry.description)}?"
+    for number, entry in enumerate(unnamed_diagnoses(entries, documents)[:most]):
+        choices, answer = _chapter_choices(entries, entry, number)
+        diagnosis = lower_first(entry.description)
+        question = (
+            f"A patient was diagnosed with {diagnosis}. To which chapter of ICD-10-CM does this belong?"
+        )
         items.append({"question": question, "choices": choices, "answer": answer})
     return items
 
 
-def domain_probes(entries: Sequence[Entry], most: int = 60) -> list[Probe]:
+def chapter_probes(
+    entries: Sequence[Entry], documents: Iterable[str], skip: int = CHAPTER_QUESTIONS
+) -> list[Probe]:
+    """The same as a sentence to complete, about the diagnoses that are left after the questions."""
+    probes: list[Probe] = []
+    for number, entry in enumerate(unnamed_diagnoses(entries, documents)[skip:]):
+        choices, answer = _chapter_choices(entries, entry, number)
+        diagnosis = lower_first(entry.description)
+        prompt = (
+            f"A patient was diagnosed with {diagnosis}. In ICD-10-CM this diagnosis belongs to the chapter"
+        )
+        probes.append({"prompt": prompt, "choices": choices, "answer": answer})
+    return probes
+
+
+def wording_probes(entries: Sequence[Entry], most: int = 60) -> list[Probe]:
     """The classification's own wording of a diagnosis against two ways of saying the same in everyday English."""
     away = _by_hash((entry for entry in entries if is_held_away(entry.code)), "probe")
     probes: list[Probe] = []
