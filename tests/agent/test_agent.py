@@ -151,7 +151,9 @@ def test_a_stage_that_never_asks_is_interrupted(tmp_path: Path) -> None:
     pod = start_pod(tmp_path, "touch=started,sleep=100")
     wait_until((pod.work / "started").exists, "the stage")
     assert stop(pod) == 143
-    assert pod.message.message == "asked to stop where nothing could be saved; the next try goes on from what was complete"
+    assert pod.message.message == (
+        "asked to stop where nothing could be saved; the next try goes on from what was complete"
+    )
 
 
 def test_a_stage_that_does_not_stop_is_killed_within_the_grace_period(tmp_path: Path) -> None:
@@ -168,6 +170,12 @@ def test_a_stage_that_finishes_in_spite_of_a_stop_is_done(tmp_path: Path) -> Non
     (pod.work / "go").touch()
     assert pod.wait() == 0
     assert pod.message.parsed_facts() is not None
+
+
+def test_helpers_of_a_stage_end_at_sigterm_as_if_nobody_had_asked(tmp_path: Path) -> None:
+    code, pod = run_pod(tmp_path, "pool,polled-sleep=0")
+    assert code == 0
+    assert "Traceback" not in pod.log
 
 
 def test_a_killed_agent_takes_its_rank_along(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import signal
 import sys
@@ -44,6 +45,11 @@ def _do(word: str, context: StageContext) -> None:
     elif name == "ignore-stop":
         context.progress.stop_requested()
         time.sleep(float(value))
+    elif name == "pool":
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            pool.map(abs, [1, 2])
+            pool.terminate()  # by SIGTERM, which must not look like a stop in the helpers
+            pool.join()
     elif name == "modules":
         (context.work / "modules").write_text(" ".join(sys.modules))
     elif name == "input-error" and value:

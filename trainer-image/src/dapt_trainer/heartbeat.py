@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -62,6 +63,7 @@ class Heart:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = heartbeat_path(folder, rank)
         self._pid = os.getpid()  # a forked helper that beats must not pass for the rank
+        self._lock = threading.Lock()  # long calls into libraries beat from a thread
         self._written = 0.0
         self._step: int | None = None
         self._step_at = 0.0
@@ -69,8 +71,15 @@ class Heart:
         self.beat()
 
     def beat(self, step: int | None = None) -> None:
-        """Say that this rank moves; `step` when an optimizer step is done."""
-        now = time.monotonic()
+        """Say that this rank moves; `step` when an optimizer step is done.
+
+        Raises:
+            OSError: the scratch volume is full.
+        """
+        with self._lock:
+            self._beat(step, time.monotonic())
+
+    def _beat(self, step: int | None, now: float) -> None:
         new_step = step is not None and step != self._step
         if step is not None and new_step:
             if self._step is not None and step > self._step:

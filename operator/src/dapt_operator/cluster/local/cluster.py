@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Mapping
@@ -199,6 +200,8 @@ class LocalCluster:
                 pods.append(pod)
             failure = ("BackoffLimitExceeded", "Job has reached the specified backoff limit")
             self._store.put(job | {"status": job_status.job_status(job, pods, failure)})
+        for scratch in (self.folder / "pods").glob("*/scratch"):
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _exclusive(folder: Path) -> IO[str]:
