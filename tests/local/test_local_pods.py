@@ -11,50 +11,14 @@ from pathlib import Path
 import pytest
 
 from dapt_contract.failure import Cause
-from dapt_operator.api.run import Owner, RunPhase, RunState, StageRun
+from dapt_operator.api.run import RunPhase
 from dapt_operator.cluster.local import LocalCluster
-from dapt_operator.launchers.indexed_job import states
-from launch_builders import fake_manifests, owner, resource, stage_run
+from launch_builders import fake_manifests, resource, stage_run
+from local_runs import last_state, owner_of, ranks_below, start, wait_for_end
 from pods import alive, wait_until
 
 pytestmark = [pytest.mark.local]
 gang = [pytest.mark.torch, pytest.mark.distributed]
-
-
-def owner_of(local: LocalCluster) -> Owner:
-    found = local.observe(local.key).resource
-    assert found is not None
-    return owner(found["metadata"]["name"], found["metadata"]["uid"])
-
-
-def start(local: LocalCluster, script: str, *, nodes: int = 1, try_number: int = 1) -> StageRun:
-    of = owner_of(local)
-    run = stage_run(script, nodes=nodes, of=of, try_number=try_number, fence=try_number)
-    for manifest in fake_manifests(run, of):
-        local.apply(local.key, manifest)
-    return run
-
-
-def last_state(local: LocalCluster) -> RunState:
-    return states(local.observe(local.key).children)[-1]
-
-
-def wait_for_end(local: LocalCluster) -> RunState:
-    wait_until(lambda: last_state(local).phase in (RunPhase.SUCCEEDED, RunPhase.FAILED), "the run's end")
-    return last_state(local)
-
-
-def ranks_below(folder: Path) -> list[int]:
-    """Every process that carries the run folder in its environment."""
-    marker = f"DAPT_LOCAL_RUN={folder.resolve()}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and marker in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
 
 
 def test_a_live_reading_is_observed_while_the_stage_runs(tmp_path: Path) -> None:
@@ -93,7 +57,7 @@ VICTIM = """
 import sys, time
 sys.path[:0] = {path!r}
 from pathlib import Path
-from test_local_pods import LocalCluster, resource, start
+from local_runs import LocalCluster, start; from launch_builders import resource
 start(LocalCluster(Path({folder!r}), resource(), None), {script!r}, nodes={nodes})
 time.sleep(600)
 """

@@ -1,0 +1,171 @@
+"""One whole adaptation through the command line: interrupted in the middle of training, gone on with, finished.
+
+Two nodes with one process each on CPU, a toy model, all seven stages, the real trainer.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from toy_adaptation import make_toy
+
+pytestmark = [pytest.mark.local, pytest.mark.timeout(900)]
+
+STEPS, CHECKPOINTS = 60, 3
+STAGES = ["prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish"]
+
+
+@dataclass
+class Ended:
+    """One call of `dapt`."""
+
+    code: int
+    lines: list[str]
+    errors: list[str]
+
+
+def dapt(folder: Path, *arguments: str) -> Ended:
+    done = subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, check=False)
+    return Ended(done.returncode, done.stdout.splitlines(), done.stderr.splitlines())
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", "from dapt_operator.cli import main; main()", *arguments]
+
+
+def run_until(folder: Path, words: str, number: signal.Signals) -> Ended:
+    """`dapt run`, sent a signal once it says so."""
+    with (folder / "first.err").open("w") as errors:
+        process = subprocess.Popen(
+            command("run", "toy.yaml"), cwd=folder, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+        lines: list[str] = []
+        sent = False
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line.rstrip())
+            if words in line and process.poll() is None and not sent:
+                process.send_signal(number)
+                sent = True
+        process.stdout.close()
+        code = process.wait(timeout=300)
+    return Ended(code, lines, (folder / "first.err").read_text().splitlines())
+
+
+def stages(folder: Path, name: str = "toy") -> list[dict[str, Any]]:
+    stored = YAML(typ="safe", pure=True).load((folder / "runs" / name / "status.yaml").read_text())
+    return list(stored["status"]["stages"])
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("toy")
+    make_toy(folder, steps=STEPS, checkpoints=CHECKPOINTS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stopped(toy: Path) -> Ended:
+    """The first call, stopped by SIGTERM while it trains, after its first checkpoint at step 20."""
+    return run_until(toy, "pretrain: 3", signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def finished(toy: Path, stopped: Ended) -> Ended:
+    """The second call, to the end."""
+    assert stopped.code == 143
+    return dapt(toy, "run", "toy.yaml")
+
+
+def test_a_stopped_run_says_how_to_go_on(stopped: Ended) -> None:
+    assert stopped.code == 143, stopped.errors
+    assert stopped.lines[-2:] == [
+        "stopping: the running stage saves first (once more to stop at once)",
+        "stopped; `dapt run toy.yaml` goes on where it was",
+    ]
+
+
+def test_the_run_goes_on_and_publishes(finished: Ended, toy: Path) -> None:
+    assert finished.code == 0, finished.errors
+    assert finished.lines[-2:] == ["report: runs/toy/report.html", f"model:  {toy}/out"]
+
+
+def test_nothing_that_was_done_is_done_again(finished: Ended, toy: Path) -> None:
+    found = {(stage["kind"], stage["try"], stage["state"]) for stage in stages(toy)}
+    assert [stage["kind"] for stage in stages(toy)] == STAGES
+    assert found == {(kind, 2 if kind == "pretrain" else 1, "Succeeded") for kind in STAGES}
+
+
+def test_training_went_on_from_what_was_saved(finished: Ended, toy: Path) -> None:
+    tries = toy / "runs" / "toy" / "work" / "stages" / "pretrain-a1"
+    report = json.loads((tries / "try-2" / "report.json").read_text())["body"]["report"]
+    assert report["facts"]["steps"] == STEPS
+    assert [row["step"] for row in report["facts"]["checkpoints"]] == [20, 40, 60]
+    assert {row["try_number"] for row in report["facts"]["checkpoints"]} == {1, 2}
+    assert [point["step"] for point in report["curve"]] == list(range(1, STEPS + 1))
+
+
+def test_the_table_compares_three_models(finished: Ended) -> None:
+    heading = next(line for line in finished.lines if line.lstrip().startswith("base "))
+    assert heading.split() == ["base", "chosen", "a1-s60", "final"]
+    domain = next(line for line in finished.lines if line.startswith("domain perplexity "))
+    assert "(-" in domain, "the toy learns its domain"
+    assert sum(line.startswith(("before:", "after:")) for line in finished.lines) == 2
+
+
+def test_what_is_left_behind(finished: Ended, toy: Path) -> None:
+    run = toy / "runs" / "toy"
+    assert (run / "report.html").stat().st_size > 10_000
+    assert {path.name for path in (toy / "out").iterdir()} >= {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "README.md",
+    }
+
+
+def test_a_finished_run_is_not_run_again(finished: Ended, toy: Path) -> None:
+    before = (toy / "runs" / "toy" / "events.jsonl").read_text()
+    again = dapt(toy, "run", "toy.yaml")
+    assert again.code == 0
+    assert again.lines[0] == f"toy is finished already: model published to file://{toy}/out"
+    assert (toy / "runs" / "toy" / "events.jsonl").read_text() == before
+
+
+def test_status_and_report_read_the_finished_run(finished: Ended, toy: Path) -> None:
+    table = dapt(toy, "status")
+    assert table.lines[1].split()[:4] == ["toy", "Published", "100", "%"]
+    one = dapt(toy, "status", "toy")
+    assert one.lines[0] == "toy  Published"
+    assert sum(line.startswith("✓") for line in one.lines) == len(STAGES)
+    page = toy / "runs" / "toy" / "report.html"
+    page.unlink()
+    assert dapt(toy, "report").lines == ["wrote runs/toy/report.html"]
+    assert page.is_file()
+
+
+def test_bad_lines_end_a_run_with_their_places(tmp_path: Path) -> None:
+    make_toy(tmp_path, name="bad")
+    data = tmp_path / "text" / "domain.jsonl"
+    lines = data.read_text().splitlines()
+    lines[4], lines[8] = '{"text": "broken', '{"body": "no text"}'
+    data.write_text("\n".join(lines) + "\n")
+    ended = dapt(tmp_path, "run", "bad.yaml", "--no-report")
+    assert ended.code == 1
+    assert len(ended.errors) == 1, "a sentence and no traceback"
+    assert f"spec.corpus.domain[0]: {data}:5: not JSON" in ended.errors[0]
+    assert f"spec.corpus.domain[0]: {data}:9: no field 'text'" in ended.errors[0]
+    assert "badRecords.maxFraction" in ended.errors[0]
+    assert ended.errors[0].endswith("(logs: runs/bad/logs)")
+    assert [(stage["kind"], stage["try"], stage["state"]) for stage in stages(tmp_path, "bad")] == [
+        ("prepare", 1, "Failed")
+    ]

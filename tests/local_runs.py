@@ -1,0 +1,47 @@
+"""Runs of the fake stage in the local cluster adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dapt_operator.api.run import Owner, RunPhase, RunState, StageRun
+from dapt_operator.cluster.local import LocalCluster
+from dapt_operator.launchers.indexed_job import states
+from launch_builders import fake_manifests, owner, stage_run
+from pods import wait_until
+
+
+def owner_of(local: LocalCluster) -> Owner:
+    found = local.observe(local.key).resource
+    assert found is not None
+    return owner(found["metadata"]["name"], found["metadata"]["uid"])
+
+
+def start(local: LocalCluster, script: str, *, nodes: int = 1, try_number: int = 1) -> StageRun:
+    of = owner_of(local)
+    run = stage_run(script, nodes=nodes, of=of, try_number=try_number, fence=try_number)
+    for manifest in fake_manifests(run, of):
+        local.apply(local.key, manifest)
+    return run
+
+
+def last_state(local: LocalCluster) -> RunState:
+    return states(local.observe(local.key).children)[-1]
+
+
+def wait_for_end(local: LocalCluster) -> RunState:
+    wait_until(lambda: last_state(local).phase in (RunPhase.SUCCEEDED, RunPhase.FAILED), "the run's end")
+    return last_state(local)
+
+
+def ranks_below(folder: Path) -> list[int]:
+    """Every process that carries the run folder in its environment."""
+    marker = f"DAPT_LOCAL_RUN={folder.resolve()}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and marker in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
