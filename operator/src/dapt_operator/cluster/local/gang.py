@@ -158,7 +158,7 @@ class Gang:
         code = process.wait()
         message = _termination_message(launch.termination_log)
         with self._lock:
-            self._put(job_status.ended(self._pod(index), code, message))
+            self._put(job_status.ended(self._pod(index), code, message, at=process.ended_at))
             self._alive.discard(index)
             if code != 0 and self._failure is None:
                 self._failure = ("BackoffLimitExceeded", "Job has reached the specified backoff limit")

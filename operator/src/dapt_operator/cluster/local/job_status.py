@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from dapt_operator.api.run import Manifest, plain
@@ -42,7 +43,13 @@ def running(pod: Manifest) -> dict[str, Any]:
 
 
 def ended(
-    pod: Manifest, exit_code: int, message: str, *, disrupted: str | None = None, reason: str | None = None
+    pod: Manifest,
+    exit_code: int,
+    message: str,
+    *,
+    disrupted: str | None = None,
+    reason: str | None = None,
+    at: datetime | None = None,
 ) -> dict[str, Any]:
     """The pod after its container ended.
 
@@ -52,6 +59,7 @@ def ended(
         message: the termination message.
         disrupted: why the pod was taken away, for a DisruptionTarget condition.
         reason: the kubelet's; None: Completed or Error, by the exit code.
+        at: when; None: now.
     """
     before = _container_state(pod).get("running") or {}
     status: dict[str, Any] = {"phase": "Succeeded" if exit_code == 0 else "Failed"}
@@ -61,7 +69,7 @@ def ended(
         "exitCode": exit_code,
         "reason": reason or ("Completed" if exit_code == 0 else "Error"),
         "startedAt": before.get("startedAt"),
-        "finishedAt": timestamp(),
+        "finishedAt": timestamp(at),
     } | ({"message": message} if message else {})
     kept = {name: value for name, value in (pod.get("status") or {}).items() if name == "startTime"}
     return _with_container(pod, kept | status, {"terminated": terminated})
@@ -70,12 +78,6 @@ def ended(
 def is_over(pod: Manifest) -> bool:
     """Whether a pod has ended."""
     return (pod.get("status") or {}).get("phase") in TERMINAL_PHASES
-
-
-def exit_code_of(pod: Manifest) -> int | None:
-    """Exit code of an ended pod."""
-    terminated = _container_state(pod).get("terminated")
-    return None if terminated is None else int(terminated["exitCode"])
 
 
 def job_status(job: Manifest, pods: Sequence[Manifest], failure: tuple[str, str] | None) -> dict[str, Any]:

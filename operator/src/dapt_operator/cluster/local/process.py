@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from dapt_operator.cluster.local.rewrite import POD_MARKER, Launch
@@ -32,6 +33,8 @@ class PodProcess:
         """
         self._marker = f"{POD_MARKER}={launch.environment[POD_MARKER]}"
         log.parent.mkdir(parents=True, exist_ok=True)
+        self.ended_at: datetime | None = None
+        """When the process ended, before anything was cleaned up."""
         parent = os.getpid()
 
         def die_with_parent() -> None:
@@ -59,6 +62,7 @@ class PodProcess:
     def wait(self) -> int:
         """Wait for the end, then kill what the process left behind; returns the exit code as a container has it."""
         code = self._process.wait()
+        self.ended_at = datetime.now(UTC)
         self._kill_group()
         kill_marked(self._marker)
         return 128 - code if code < 0 else code
