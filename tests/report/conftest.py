@@ -111,6 +111,12 @@ class Run:
 
 
 @pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests about words: drawing is what takes the time."""
+    monkeypatch.setattr("dapt_operator.report.page.draw", lambda _: ())
+
+
+@pytest.fixture
 def finished() -> Run:
     """A published run with fine-tuning."""
     return Run(_reports(), copy.deepcopy(_STATUS), {"metadata": {"name": "icd"}, "spec": copy.deepcopy(SPEC)})

@@ -75,6 +75,7 @@ def test_a_finished_run_tells_its_numbers(finished: Run, tmp_path: Path) -> None
     assert "yet" not in text
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_every_candidate_shows_each_gate(finished: Run, tmp_path: Path) -> None:
     text = page(finished, tmp_path).text
     assert "a1-s12 18.17 (−18.1 %) 19.11 (+5.1 %) 0.200 ✓ passes not judged ✗ fails" in text
@@ -134,6 +135,7 @@ def test_hostile_text_stays_text(finished: Run, tmp_path: Path) -> None:
     assert "-->" not in "".join(value for name, value in read.attributes if name == "id")
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_without_fine_tuning_there_is_no_third_model(finished: Run, tmp_path: Path) -> None:
     verify: Any = finished.reports["verify"]
     digests = tuple((name, "c" * 64 if name == "final" else digest) for name, digest in verify.facts.digests)
@@ -186,6 +188,7 @@ def test_a_run_that_is_not_there_yet_says_what_is_missing(
         assert words in text
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_blocked_run_leads_with_its_reason(finished: Run, tmp_path: Path) -> None:
     del finished.status["selected"], finished.status["output"]
     finished.reports.pop("verify")
@@ -202,6 +205,19 @@ def test_a_blocked_run_leads_with_its_reason(finished: Run, tmp_path: Path) -> N
     assert ("class", "phase bad") in read.attributes
     assert "Stalled icd no candidate passes the gates: general perplexity of a1-s60 is +21.0%" in read.text
     assert "loss is not a number at step 61" in read.text
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_running_run_says_what_it_does(finished: Run, tmp_path: Path) -> None:
+    del finished.status["selected"], finished.status["output"]
+    finished.status["conditions"] = [
+        {
+            "type": "Reconciling", "status": "True", "reason": "StageRunning", "message": "pretrain is running",
+            "lastTransitionTime": "2026-03-01T10:14:00Z",
+        }
+    ]  # fmt: skip
+    text = page(finished, tmp_path).text
+    assert "This run has not ended (pretrain is running): the page shows what is there so far." in text
 
 
 def test_an_empty_status_without_a_work_volume_is_still_a_page(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def build_report(folder: Path) -> list[Path]:
     try:
         spec = json.loads(stored.read_text(encoding="utf-8")).get("spec") or {}
     except (OSError, ValueError, AttributeError):
-        spec = {}  # the page says less, and says so
+        spec = {}  # the page does without gates and the sources' names
     return draw_report(resource.get("status") or {}, {**resource, "spec": spec}, folder / "work", folder)
 
 

@@ -272,10 +272,13 @@ def timeline(spans: Sequence[Span]) -> Chart:
                 color=style.LIMIT if span.failed else style.CHOSEN,
                 alpha=0.85,
             )
-            late = start + length / 2 > 0.55 * whole / size
+            inside = span.seconds > 0.3 * whole
+            late = span.start_seconds + span.seconds > 0.7 * whole
+            at = start + length / 2 if inside else start if late else start + length
             axes.annotate(
-                duration(span.seconds), (start if late else start + length, place), xytext=(-4 if late else 4, 0),
-                textcoords="offset points", va="center", ha="right" if late else "left", fontsize=9,
+                duration(span.seconds), (at, place), xytext=(0 if inside else -4 if late else 4, 0),
+                textcoords="offset points", va="center", ha="center" if inside else "right" if late else "left",
+                color="white" if inside else style.INK, fontsize=9,
             )  # fmt: skip
         axes.set_yticks(range(len(spans)), [_short(span.label) for span in spans], color=style.INK)
         axes.set_ylim(len(spans) - 0.5, -0.5)

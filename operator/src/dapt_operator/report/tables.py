@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from dapt_contract.metric import Measure, Score
-from dapt_operator.api.conditions import FINISHED, STALLED, find_condition
+from dapt_operator.api.conditions import FINISHED, GATES_PASSED, RECONCILING, STALLED, find_condition
 from dapt_operator.report.charts import Point, ScoreRow, Span
 from dapt_operator.report.material import Material
 from dapt_operator.report.words import NONE, count, duration, gibibytes, minus, number, percent, points
@@ -33,7 +33,9 @@ def standing(material: Material) -> tuple[str, str]:
         if condition is not None and condition.status == "True":
             good = type_ == FINISHED and condition.reason == "Published"
             return "good" if good else "bad", condition.message
-    return "open", "This run has not ended: the page shows what is there so far."
+    now = find_condition(material.status.conditions, RECONCILING)
+    doing = f" ({now.message})" if now is not None and now.status == "True" and now.message else ""
+    return "open", f"This run has not ended{doing}: the page shows what is there so far."
 
 
 def tiles(material: Material) -> Iterator[tuple[str, str, str]]:
@@ -223,7 +225,7 @@ def decision(material: Material) -> list[str]:
             f"{percent(change(base, material.final, 'domain'))}, general perplexity "
             f"{percent(change(base, material.final, 'general'))} against the base model."
         )
-    condition = find_condition(material.status.conditions, "GatesPassed")
+    condition = find_condition(material.status.conditions, GATES_PASSED)
     if condition is not None and condition.status != "Unknown" and condition.message:
         told.append(f"Gates: {condition.message}.")
     return told
