@@ -70,6 +70,10 @@ def _do(word: str, context: StageContext) -> None:
             "No space left on device",
             str(context.try_folder / "checkpoint-8.partial" / "w.bin"),
         )
+    elif name == "fill":
+        with (context.try_folder / "checkpoint-8.partial").open("wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
     elif name == "crash":
         raise ZeroDivisionError("division by zero")
     elif name == "kill-self":

@@ -26,6 +26,7 @@ from dapt_trainer.errors import InputError
 from dapt_trainer.launch import Statuses, run_gang, run_single
 from dapt_trainer.outcome import Outcome, Verdict, judge, killed_outcome, read_outcome
 from dapt_trainer.process import PARENT_PID, oom_kills
+from dapt_trainer.reserve import Reserve
 from dapt_trainer.settings import PodSettings
 from dapt_trainer.stage_input import read_stage
 from dapt_trainer.watch import Watch
@@ -52,7 +53,11 @@ def run_agent(kind: str, config: Path, sha256: str | None, worker: Sequence[str]
     if finished is not None:
         print(f"dapt: {stage.run.lineage} is finished already; its report is told again", flush=True)
         return _say(log, stage.run.key, kind, _verdict_of_report(finished))
-    return _say(log, stage.run.key, kind, _run_ranks(stage, config, sha256, settings, worker, log))
+    verdict = _run_ranks(stage, config, sha256, settings, worker, log)
+    shutil.rmtree(
+        settings.ranks_folder, ignore_errors=True
+    )  # with its reserve: the last words must fit on a full disk
+    return _say(log, stage.run.key, kind, verdict)
 
 
 def _run_ranks(
@@ -69,6 +74,7 @@ def _run_ranks(
 
     shutil.rmtree(settings.ranks_folder, ignore_errors=True)
     settings.ranks_folder.mkdir(parents=True)
+    Reserve(settings.ranks_folder / "reserve")
     os.environ[PARENT_PID] = str(os.getpid())
     command = [*worker, "--config", str(config), *(["--sha256", sha256] if sha256 else [])]
     kills_before = oom_kills()

@@ -29,6 +29,7 @@ from dapt_trainer.heartbeat import Heart
 from dapt_trainer.outcome import Outcome, write_outcome
 from dapt_trainer.process import PARENT_PID, die_with_parent
 from dapt_trainer.progress import Board, serve
+from dapt_trainer.reserve import Reserve
 from dapt_trainer.settings import PodSettings
 from dapt_trainer.stage_input import read_stage
 from dapt_trainer.stages import STAGE_MODULES
@@ -60,12 +61,13 @@ def main(arguments: Sequence[str] | None = None, modules: Mapping[str, str] = ST
 
     settings = PodSettings.read()
     rank = int(os.environ.get("RANK", "0"))
+    reserve = Reserve(settings.ranks_folder / f"reserve-{rank}")
     try:
         facts = _run(options.config, options.sha256, settings, rank, modules)
         outcome = Outcome(rank=rank, facts=_plain(facts) if rank == 0 else None)
     except BaseException as error:
         outcome = outcome_of(error, rank, settings.work)
-    write_outcome(settings.ranks_folder, outcome)
+    reserve.write(lambda: write_outcome(settings.ranks_folder, outcome))
     return outcome.exit_code
 
 

@@ -15,7 +15,6 @@ from typing import Any
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from dapt_contract.envelope import write_bytes_atomically
 from dapt_operator.api.immutable import changed_blocks
 from dapt_operator.api.run import Manifest, plain
 from dapt_operator.api.spec import DomainAdaptationSpec
@@ -125,7 +124,7 @@ class StoredResource:
         yaml.default_flow_style = False
         yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
         yaml.dump(shown, stream)
-        write_bytes_atomically(self._path, stream.getvalue().encode())
+        self._store.write_file(self._path, stream.getvalue().encode())
 
 
 def _waits_for_a_person(resource: Manifest) -> bool:

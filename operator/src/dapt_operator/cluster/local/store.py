@@ -5,6 +5,8 @@ Values are replaced, never changed in place, so that a reader may keep what it w
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import uuid
 from collections.abc import Mapping
@@ -14,6 +16,9 @@ from typing import Any
 from dapt_contract.envelope import write_bytes_atomically
 from dapt_operator.api.run import Manifest, plain
 from dapt_operator.cluster.local.errors import LocalRunError, timestamp
+
+_RESERVED_BYTES = 1024 * 1024
+"""Put aside, so that a run on a full disk can still be written down."""
 
 
 class ObjectStore:
@@ -28,6 +33,12 @@ class ObjectStore:
         self._folder = folder
         self._objects: dict[tuple[str, str], dict[str, Any]] = {}
         folder.mkdir(parents=True, exist_ok=True)
+        self._reserve = folder / ".reserve"
+        if not self._reserve.exists():
+            with contextlib.suppress(OSError):
+                self._reserve.write_bytes(
+                    b"\1" * _RESERVED_BYTES
+                )  # not zeros, which some file systems don't store
         for path in sorted(folder.glob("*.json")):
             try:
                 found = json.loads(path.read_bytes())
@@ -65,7 +76,21 @@ class ObjectStore:
         stored: dict[str, Any] = plain(value)
         kind, name = stored["kind"], stored["metadata"]["name"]
         self._objects[kind, name] = stored
-        write_bytes_atomically(self._path(kind, name), (json.dumps(stored, indent=1) + "\n").encode())
+        self.write_file(self._path(kind, name), (json.dumps(stored, indent=1) + "\n").encode())
+
+    def write_file(self, path: Path, content: bytes) -> None:
+        """Write a file of the run folder atomically; on a full disk, in the space put aside for it.
+
+        Raises:
+            OSError: the disk is full and the reserve is spent.
+        """
+        try:
+            write_bytes_atomically(path, content)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self._reserve.unlink(missing_ok=True)
+            write_bytes_atomically(path, content)
 
     def remove(self, kind: str, name: str) -> None:
         """Remove an object; absent: no effect."""
