@@ -24,7 +24,7 @@ from dapt_operator.plan.selection import MAX_JUDGED, Breached, NeedsMeasure, Sel
 from strategies import Step, limited, lives, measures, tables
 from worlds import World
 
-SLOW = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+SLOW = settings(max_examples=35, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
 def outcome(step: Step) -> Any:
