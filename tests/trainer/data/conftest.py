@@ -1,114 +1,18 @@
-"""A tiny model folder, text, and a context for prepare: no torch, no network."""
+"""A base model, two sources and a context for prepare."""
 
 from __future__ import annotations
 
-import json
-import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 
 from dapt_contract.run import RunIdentity
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.prepare import PrepareConfig, PrepareReport, TextSource
 from dapt_trainer.context import StageContext
-
-WORDS = (
-    "water stone river light forest cloud table paper engine window music garden winter summer market bridge "
-    "doctor nurse fever throat heart liver kidney dose tablet ward blood pulse scan wound bandage needle"
-).split()
-
-
-@dataclass
-class Board:
-    """Notes what a stage says of itself."""
-
-    activities: list[str] = field(default_factory=list)
-    fractions: list[float] = field(default_factory=list)
-    stop: bool = False
-
-    def update(self, **fields: Any) -> None:
-        """Note activity and fraction."""
-        self.activities.append(str(fields.get("activity")))
-        self.fractions.append(float(fields.get("fraction") or 0.0))
-
-    def heartbeat(self) -> None:
-        """Nothing to note."""
-
-    def stop_requested(self) -> bool:
-        """As the test says."""
-        return self.stop
-
-
-def sentences(seed: int, words: int) -> str:
-    """Text that no other seed makes."""
-    chooser = random.Random(seed)
-    return " ".join(
-        chooser.choice(WORDS) + (str(seed) if i % 9 == 4 else "") for i in range(words)
-    ).capitalize()
-
-
-def documents(count: int, *, first: int = 0, words: int = 60) -> list[str]:
-    """Different documents of about so many words."""
-    return [sentences(first + number, words + number % 17) for number in range(count)]
-
-
-def write_jsonl(path: Path, texts: list[str], field_name: str = "text") -> Path:
-    """One record a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps({field_name: text}) + "\n" for text in texts), encoding="utf-8")
-    return path
-
-
-def train_tokenizer(texts: list[str], vocabulary: int = 400) -> Tokenizer:
-    """A byte-level BPE with an end-of-text token."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=["<|end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
-
-
-def write_model(
-    folder: Path, tokenizer: Tokenizer, *, end_of_text: str | None = "<|end|>", **config: Any
-) -> Path:
-    """A llama of two layers without torch: configuration, weights, tokenizer."""
-    folder.mkdir(parents=True, exist_ok=True)
-    size = tokenizer.get_vocab_size()
-    settings = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": size,
-        "max_position_embeddings": 256,
-        "tie_word_embeddings": True,
-    }
-    (folder / "config.json").write_text(json.dumps(settings | config))
-    weights = {
-        "model.embed_tokens.weight": np.zeros((size, 32), np.float32),
-        "model.norm.weight": np.ones(32, np.float32),
-    }
-    save_file(weights, folder / "model.safetensors")
-    tokenizer.save(str(folder / "tokenizer.json"))
-    names = {"eos_token": end_of_text} if end_of_text else {}
-    (folder / "tokenizer_config.json").write_text(json.dumps(names))
-    return folder
+from toy_corpus import Board, documents, train_tokenizer, write_jsonl, write_model
 
 
 @pytest.fixture(scope="session")

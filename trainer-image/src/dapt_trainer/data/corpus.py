@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -136,7 +137,13 @@ class SideReader:
             progress: called with the tokens kept so far.
         """
         counts = Counts()
-        reader = _TextBatches(f"spec.corpus.{self._side}[{index}]", config, resolved, self._rules, problems)
+        reader = _TextBatches(
+            f"spec.corpus.{self._side}[{index}]",
+            config,
+            resolved,
+            self._rules.bad_records_max_fraction,
+            problems,
+        )
         name = f"{self._side}-{index}"
         token_counts, keys, sketch_counts = array("q"), array("Q"), array("q")
         kept_tokens = 0
@@ -183,6 +190,16 @@ class SideReader:
     def close(self) -> None:
         """No more sources come."""
         self._texts.close()
+
+    def __enter__(self) -> SideReader:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close what is open."""
+        self.close()
 
     def candidate_text(self, candidate: Candidate) -> str:
         """The text of a candidate, after `close`."""
@@ -235,6 +252,34 @@ class SideReader:
         self.candidates.append(Candidate(key, half, source, document, tokens, offset))
 
 
+def check_source(
+    side: Side,
+    index: int,
+    config: TextSource,
+    resolved: ResolvedSource,
+    bad_records_max_fraction: float,
+    problems: Problems,
+    beat: Callable[[], None],
+) -> None:
+    """Read a source for its problems alone, when others have been found already: nothing is tokenized.
+
+    `max_tokens` is counted at four characters a token.
+    """
+    counts = Counts()
+    reader = _TextBatches(
+        f"spec.corpus.{side}[{index}]", config, resolved, bad_records_max_fraction, problems
+    )
+    characters = 0
+    for batch in reader:
+        beat()
+        counts.records += batch.records
+        counts.bad_records += batch.bad_records
+        characters += sum(len(text) for text in batch.texts)
+        if config.max_tokens is not None and characters >= 4 * config.max_tokens:
+            break
+    reader.judge_bad_records(counts)
+
+
 @dataclass(frozen=True)
 class _TextBatch:
     """Texts, and how many records it took to get them."""
@@ -248,12 +293,17 @@ class _TextBatches:
     """The texts of a source in batches; bad records are counted and told."""
 
     def __init__(
-        self, field_name: str, config: TextSource, resolved: ResolvedSource, rules: Rules, problems: Problems
+        self,
+        field_name: str,
+        config: TextSource,
+        resolved: ResolvedSource,
+        most_bad: float,
+        problems: Problems,
     ) -> None:
         self._field = field_name
         self._config = config
         self._resolved = resolved
-        self._most_bad = rules.bad_records_max_fraction
+        self._most_bad = most_bad
         self._problems = problems
         self._shown: list[BadRecord] = []
         self._records = 0

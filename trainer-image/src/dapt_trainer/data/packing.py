@@ -183,10 +183,9 @@ class _Rows:
         while candidates and self._rooms:
             room = self._rooms.bit_length() - 1
             row = self._take(room)
-            present = {piece.document for piece in self._rows[row]}
             left = []
             for home, piece in candidates:
-                if room and home != row and piece.document not in present:
+                if room and home != row:
                     taken = min(room, piece.length)
                     self._rows[row].append(piece._replace(length=taken))
                     room -= taken

@@ -27,17 +27,20 @@ class Problems:
         """Whether there is any."""
         return bool(self._sentences)
 
+    def sentences(self) -> list[str]:
+        """All of them, the last ones as a number when they are very many."""
+        shown = self._sentences[:MAX_PROBLEMS]
+        left = len(self._sentences) - len(shown)
+        return [*shown, f"and {left} more problems like these"] if left else shown
+
     def raise_if_any(self) -> None:
         """End the stage.
 
         Raises:
             InputError: at least one problem was noted.
         """
-        if len(self._sentences) > MAX_PROBLEMS:
-            left = len(self._sentences) - MAX_PROBLEMS
-            raise InputError(*self._sentences[:MAX_PROBLEMS], f"and {left} more problems like these")
         if self._sentences:
-            raise InputError(*self._sentences)
+            raise InputError(*self.sentences())
 
 
 def first_line(error: BaseException, limit: int = 160) -> str:

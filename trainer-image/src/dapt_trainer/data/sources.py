@@ -90,6 +90,8 @@ def resolve(uri: str, field: str) -> ResolvedSource:
     filesystem, path, resolved = filesystem_of(uri, field)
     try:
         found = _files_at(filesystem, path)
+    except FileNotFoundError:
+        found = []
     except Exception as error:  # object stores raise anything; to the user it is one thing
         raise InputError(unreachable(uri, field, error)) from error
     if not found:

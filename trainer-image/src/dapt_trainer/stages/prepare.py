@@ -31,7 +31,7 @@ from dapt_trainer.context import StageContext
 from dapt_trainer.data.analysis import AnalysisPool, Settings
 from dapt_trainer.data.base_model import import_model
 from dapt_trainer.data.contamination import ContaminationIndex, EvaluationItem, contamination_index
-from dapt_trainer.data.corpus import Rules, SideReader, SpooledSource
+from dapt_trainer.data.corpus import Rules, SideReader, SpooledSource, check_source
 from dapt_trainer.data.evaluation_data import (
     DataSet,
     Kind,
@@ -116,9 +116,10 @@ class _Preparation:
             sources = self._sources()
         with self._step("reading evaluation and SFT data", 0.08):
             evaluation = self._evaluation()
-        if model is None:
-            self._problems.raise_if_any()
-            raise AssertionError("a model without facts is a problem")
+        if model is None or self._problems:
+            with self._step("checking the corpus", 0.1):
+                self._check_sources(sources)
+            raise InputError(*self._problems.sentences())
         index = contamination_index(evaluation.items) if self._config.decontaminate else ContaminationIndex()
         with self._step("reading and tokenizing the corpus", 0.1):
             spooled, choices = self._corpus(model, sources, index)
@@ -205,6 +206,13 @@ class _Preparation:
         found.item_counts[name] = len(data.lines)
         self._resolved.append((uri, data.resolved))
 
+    def _check_sources(self, sources: dict[Side, list[tuple[int, TextSource, ResolvedSource]]]) -> None:
+        """Find the problems of the texts too, before all are told."""
+        most_bad, beat = self._config.bad_records_max_fraction, self._context.progress.heartbeat
+        for side, listed in sources.items():
+            for index, source, resolved in listed:
+                check_source(side, index, source, resolved, most_bad, self._problems, beat)
+
     def _corpus(
         self,
         model: _Model,
@@ -236,18 +244,14 @@ class _Preparation:
         done, total = 0, max(1, sum(sizes.values()))
         with AnalysisPool(settings) as pool:
             for side, listed in sources.items():
-                reader = SideReader(side, self._scratch / side, rules, pool)
-                documents = 0
-                for number, source, resolved in listed:
+                with SideReader(side, self._scratch / side, rules, pool) as reader:
+                    for number, source, resolved in listed:
 
-                    def note(kept: int, name: str = f"{side}-{number}", done: int = done) -> None:
-                        self._beat(f"tokenizing {name}", 0.1 + 0.7 * done / total, tokens=kept)
+                        def note(kept: int, name: str = f"{side}-{number}", done: int = done) -> None:
+                            self._beat(f"tokenizing {name}", 0.1 + 0.7 * done / total, tokens=kept)
 
-                    spool = reader.read(number, source, resolved, self._problems, note)
-                    done += sizes[resolved.uri]
-                    documents += len(spool.token_counts)
-                    spooled.append(spool)
-                reader.close()
+                        spooled.append(reader.read(number, source, resolved, self._problems, note))
+                        done += sizes[resolved.uri]
                 if self._problems:
                     continue
                 try:
@@ -256,7 +260,7 @@ class _Preparation:
                         reader.candidates,
                         reader.candidate_text,
                         tokenizer,
-                        documents=documents,
+                        documents=sum(len(spool.token_counts) for spool in spooled if spool.side == side),
                         fraction=config.held_out_fraction,
                         max_tokens=config.held_out_max_tokens,
                     )

@@ -1,0 +1,184 @@
+"""Killed at any moment and run again, prepare ends with the same files; finished, it does nothing again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dapt_contract.envelope import digest_of
+from dapt_trainer.data.manifest import read_manifest
+from dapt_trainer.training.models import sha256_of_file
+from toy_corpus import Board
+
+FOLDERS = ("model", "data", "held-out")
+
+
+def files(work: Path) -> dict[str, str]:
+    """Digest of every file that other stages read; the manifest by its data (it has the clock's readings)."""
+    return {
+        str(path.relative_to(work)): sha256_of_file(path)
+        for folder in FOLDERS
+        for path in sorted((work / folder).rglob("*"))
+        if path.is_file() and path.name != "manifest.json"
+    }
+
+
+class Killed(BaseException):
+    """Ends a stage where no handler stands."""
+
+
+class Killer(Board):
+    """Kills at the n-th sign of life."""
+
+    def __init__(self, beats: int) -> None:
+        super().__init__()
+        self._left = beats
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise Killed
+
+    def update(self, **fields: object) -> None:
+        self._count()
+
+    def heartbeat(self) -> None:
+        self._count()
+
+
+def killed_at(config, tmp_path: Path, work: Path, beats: int, try_number: int) -> bool:
+    from dapt_contract.run import RunIdentity
+    from dapt_contract.stage_file import StageFile
+    from dapt_trainer.context import StageContext
+    from dapt_trainer.stages.prepare import run
+
+    identity = RunIdentity(
+        namespace="d", name="n", uid="u", stage="prepare", attempt=1, try_number=try_number, fence=try_number
+    )
+    context = StageContext(
+        stage=StageFile(run=identity, kind="prepare", config=config),
+        work=work,
+        scratch=tmp_path,
+        progress=Killer(beats),
+    )
+    try:
+        run(config, context)
+    except Killed:
+        return True
+    return False
+
+
+def test_killed_between_any_two_signs_of_life_it_ends_with_the_same_files(
+    config, prepare, tmp_path: Path
+) -> None:
+    whole = prepare(config, work=tmp_path / "whole")
+    wanted = files(tmp_path / "whole")
+    work = tmp_path / "broken"
+    work.mkdir()
+    beats = 0
+    while killed_at(config, tmp_path, work, beats, try_number=beats + 1):
+        assert not (work / "data/manifest.json").exists()
+        beats += 1
+    assert beats > 8
+    assert files(work) == wanted
+    assert read_manifest(work).data_digest == whole.facts.data_digest
+
+
+def test_killed_while_folders_are_moved_it_ends_with_the_same_files(
+    config, prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = prepare(config, work=tmp_path / "whole")
+    work = tmp_path / "broken"
+    rename = Path.rename
+
+    def renames(most: int) -> Iterator[None]:
+        left = [most]
+
+        def counted(path: Path, target: Path) -> Path:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return rename(path, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", counted)
+            yield
+
+    for most in range(9):
+        for _ in renames(most):
+            try:
+                prepare(config.model_copy(update={"global_batch_size": 3}), work=work, try_number=most + 1)
+            except Killed:
+                assert not (work / "data").exists()
+    report = prepare(config, work=work, try_number=20)
+    assert files(work) == files(tmp_path / "whole")
+    assert report.facts.data_digest == whole.facts.data_digest
+
+
+def test_a_finished_prepare_is_not_done_again(config, prepare, board) -> None:
+    first = prepare(config)
+    board.activities.clear()
+    assert prepare(config, try_number=2) == first
+    assert board.activities == []
+
+
+def test_another_configuration_is_done_anew_and_leaves_nothing_of_the_old(
+    config, prepare, tmp_path: Path
+) -> None:
+    prepare(config)
+    other = config.model_copy(update={"seed": 99})
+    prepare(other, try_number=2)
+    assert read_manifest(tmp_path / "work").config_digest == digest_of(other)
+    tries = tmp_path / "work/stages/prepare-a1"
+    assert [path.name for path in tries.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.faults
+def test_sigkill_at_a_random_moment_changes_nothing(config, prepare, tmp_path: Path) -> None:
+    """With worker processes under way; the moments are spread over a whole run."""
+    whole = prepare(config, work=tmp_path / "whole")
+    stage = tmp_path / "config.json"
+    stage.write_text(config.model_dump_json())
+    work = tmp_path / "killed"
+    work.mkdir()
+    script = f"""
+import sys
+from pathlib import Path
+from dapt_contract.run import RunIdentity
+from dapt_contract.stage_file import StageFile
+from dapt_contract.stages.prepare import PrepareConfig
+from dapt_trainer.context import SilentProgress, StageContext
+from dapt_trainer.data import analysis
+from dapt_trainer.stages.prepare import run
+if __name__ == "__main__":
+    analysis.AnalysisPool.__init__.__kwdefaults__.update(processes=2, inline_characters=0)
+    config = PrepareConfig.model_validate_json(Path({str(stage)!r}).read_text())
+    identity = RunIdentity(
+        namespace="d", name="n", uid="u", stage="prepare", attempt=1, try_number=int(sys.argv[1]), fence=1
+    )
+    file = StageFile(run=identity, kind="prepare", config=config)
+    print("started", flush=True)
+    run(config, StageContext(stage=file, work=Path({str(work)!r}), scratch=Path("/tmp"), progress=SilentProgress()))
+"""
+    program = tmp_path / "program.py"
+    program.write_text(script)
+    for number, seconds in enumerate((0.02, 0.2, 0.8, 1.6, None), start=1):
+        process = subprocess.Popen(
+            [sys.executable, str(program), str(number)], stdout=subprocess.PIPE, start_new_session=True
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        if seconds is not None:
+            time.sleep(seconds)
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert files(work) == files(tmp_path / "whole")
+    assert read_manifest(work).data_digest == whole.facts.data_digest
