@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from builders import healthy
+from builders import healthy, prepare_facts
 from dapt_contract.progress import Progress
+from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import VerifyConfig
 from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_contract.stages.publish import PublishConfig
 from dapt_operator.api.conditions import CONDITION_TYPES
-from dapt_operator.cluster.memory import Stays
+from dapt_operator.cluster.memory import Ends, Stays
 from worlds import World
 
 
@@ -200,3 +201,36 @@ def test_progress_is_written_at_most_every_ten_seconds_and_percent() -> None:
     world.settle()
     assert world.status["progress"]["step"] == 100
     assert world.cluster.writes == writes + 1
+
+
+def test_progress_ends_at_the_last_step() -> None:
+    world = World()
+    world.live_until("pretrain")
+    world.cluster.run_pods(
+        world.key,
+        lambda stage: Stays(
+            Progress(run_key=stage.run.key, stage="pretrain", fraction=0.5, step=20, total_steps=40)
+        ),
+    )
+    world.live()
+    assert world.status["progress"] == {
+        "fraction": 1.0, "step": 40, "totalSteps": 40, "tokens": 40_960, "etaSeconds": 0.0,
+    }  # fmt: skip
+
+
+def test_warnings_of_the_data_are_told_once() -> None:
+    said = (
+        "The domain corpus has 60,000 training tokens; below 100,000,000 consider retrieval or fine-tuning.",
+    )
+
+    def script(stage: StageFile) -> Ends | Stays:
+        if stage.kind == "prepare":
+            return Ends(facts=prepare_facts(domain_tokens=60_000, general_tokens=60_000, warnings=said))
+        return healthy(stage)
+
+    world = World({"finetuning": None})
+    world.live_until("baseline", script)
+    assert world.status["plan"]["warnings"] == [
+        *said,
+        "no finetuning is asked for: a model after continued pre-training alone is not for deployment",
+    ]

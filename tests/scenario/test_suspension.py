@@ -135,6 +135,11 @@ def test_a_conflict_observes_again() -> None:
             "spec.pretraining.globalBatchSize is 9, which cannot be divided by 8 (1 node x 2 processes"
             " x micro-batch 4): write 8 or 16",
         ),
+        (
+            {"finetuning": {"globalBatchSize": 5}},
+            "InvalidSpec",
+            "spec.finetuning.globalBatchSize is 5, which cannot be divided by 2 (1 node x 2 processes): write 4 or 6",
+        ),
     ],
 )
 def test_a_spec_that_cannot_be_is_stalled_before_anything_runs(
@@ -152,5 +157,16 @@ def test_a_corrected_spec_goes_on() -> None:
     world = World({"queue": "team"})
     world.settle()
     world.edit(queue=None)
+    world.live()
+    assert world.status["phase"] == "Published"
+
+
+def test_a_fine_tuning_that_does_not_fit_is_refused_before_the_pretraining_is_paid_for() -> None:
+    world = World({"finetuning": {"method": {"full": {}}}}, {"accelerator": {"memoryGiB": 3.1}})
+    world.live()
+    assert world.stages == ["prepare", "baseline"]
+    assert world.condition("Stalled")[1] == "NotEnoughMemory"
+    assert world.condition("Stalled")[2].startswith("finetuning needs 3.2 GiB a rank")
+    world.edit(finetuning={"method": {"full": None, "lora": {}}})
     world.live()
     assert world.status["phase"] == "Published"

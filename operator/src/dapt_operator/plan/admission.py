@@ -8,7 +8,13 @@ from dapt_operator.api.conditions import OUTSIDE_PROFILE_LIMITS
 from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.spec import DomainAdaptationSpec
 from dapt_operator.plan.observed import Wish
-from dapt_operator.plan.resolve import RefusedError, check_batch, pretrain_gang
+from dapt_operator.plan.resolve import (
+    RefusedError,
+    check_batch,
+    check_finetuning_batch,
+    finetune_gang,
+    pretrain_gang,
+)
 
 
 def admit(wish: Wish, namespace: str) -> tuple[str, str]:
@@ -25,6 +31,7 @@ def _possible(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) -> tup
     """What can be ruled out before any stage has run."""
     try:
         check_batch(spec, pretrain_gang(spec, profile))
+        check_finetuning_batch(spec, finetune_gang(spec, profile))
     except RefusedError as refused:
         return refused.reason, refused.message
     return "", ""

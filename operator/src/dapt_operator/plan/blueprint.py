@@ -26,6 +26,7 @@ from dapt_operator.api.run import RunResources
 from dapt_operator.api.spec import DomainAdaptationSpec
 from dapt_operator.plan import parts
 from dapt_operator.plan.resolve import (
+    MAX_CHECKPOINTS,
     Batch,
     Gang,
     Steps,
@@ -101,7 +102,9 @@ def prepare_stage(spec: DomainAdaptationSpec) -> StagePlan:
         tasks=parts.tasks(spec),
         probes=parts.probes(spec),
         global_batch_size=spec.pretraining.global_batch_size,
-        checkpoints_kept=min(spec.pretraining.checkpoints.count, 50),
+        checkpoints_kept=min(
+            spec.pretraining.checkpoints.count, spec.pretraining.budget.steps or MAX_CHECKPOINTS
+        ),
         trains_all_weights=spec.pretraining.method.lora is None,
         seed=spec.seed,
     )

@@ -60,6 +60,14 @@ def warnings(
     return tuple(found)
 
 
+def told_by_prepare(
+    spec: DomainAdaptationSpec, model: ModelFacts | None, domain_tokens: int | None
+) -> tuple[str, ...]:
+    """Those of `warnings` that prepare says in its own words, from the data itself."""
+    small = domain_tokens is not None and domain_tokens < 100 * MILLION
+    return (*_model(model), *(_corpus(spec, domain_tokens) if small else ()))
+
+
 def _model(model: ModelFacts | None) -> Iterable[str]:
     if model is not None and model.has_chat_template:
         yield (

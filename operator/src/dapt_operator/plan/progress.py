@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_operator.api.conditions import timestamp
 from dapt_operator.api.ledger import Ledger
 from dapt_operator.api.run import RunPhase
 from dapt_operator.api.status import Progress
-from dapt_operator.plan.history import find
+from dapt_operator.plan.history import facts_of, find
 from dapt_operator.plan.observed import Observed
 
 LEAST_SECONDS = 10.0
@@ -19,11 +20,12 @@ def progress(observed: Observed, ledger: Ledger) -> tuple[Progress | None, str |
     """The progress of pretraining to write, and when it was read; the stored ones while they are fresh enough."""
     old, old_time = observed.status.progress, ledger.progress_time
     run = next((r for r in observed.live if r.kind == "pretrain" and r.progress is not None), None)
-    record = find(ledger, "pretrain", 1, None)
-    if record is not None and record.state == "Succeeded" and old is not None and old.fraction != 1.0:
-        return old.model_copy(
-            update={"fraction": 1.0, "step": old.total_steps or old.step, "eta_seconds": 0.0}
-        ), timestamp(observed.now)
+    ended = facts_of(find(ledger, "pretrain", 1, None))
+    if isinstance(ended, PretrainFacts) and ended.ended_by == "Completed" and run is None:
+        if old is None or old.fraction == 1.0:
+            return old, old_time
+        done = {"fraction": 1.0, "step": ended.steps, "tokens": ended.tokens, "eta_seconds": 0.0}
+        return old.model_copy(update=done), timestamp(observed.now)
     if run is None or run.progress is None or run.phase is not RunPhase.RUNNING:
         return old, old_time
     read = run.progress

@@ -175,6 +175,18 @@ def check_batch(spec: DomainAdaptationSpec, gang: Gang) -> None:
     )
 
 
+def check_finetuning_batch(spec: DomainAdaptationSpec, gang: Gang) -> None:
+    """The same for fine-tuning, so that its mistake does not cost the pretraining."""
+    tuning = spec.finetuning
+    if tuning is None or tuning.global_batch_size is None:
+        return
+    micro = tuning.micro_batch_size or 1
+    share = gang.world_size * micro
+    check_divisible(
+        "spec.finetuning.globalBatchSize", tuning.global_batch_size, share, _shared_by(gang, micro)
+    )
+
+
 def _shared_by(gang: Gang, micro_batch_size: int) -> str:
     nodes = "1 node" if gang.nodes == 1 else f"{gang.nodes} nodes"
     processes = "1 process" if gang.processes_per_node == 1 else f"{gang.processes_per_node} processes"

@@ -27,6 +27,7 @@ from dapt_operator.plan.blueprint import has_scores
 from dapt_operator.plan.estimate import estimate
 from dapt_operator.plan.gain import gain
 from dapt_operator.plan.gates import perplexity
+from dapt_operator.plan.guidance import told_by_prepare
 from dapt_operator.plan.history import find, find_state
 from dapt_operator.plan.observed import Observed
 from dapt_operator.plan.resolve import learning_rate, replay_fraction, sequence_length
@@ -168,7 +169,10 @@ def plan_summary(situation: Situation, reached: Reached) -> PlanSummary:
         base=reached.facts.base,
         sequence_length_tokens=prepared.sequence_length_tokens if prepared else None,
     )
-    said = (*known.warnings, *(prepared.warnings if prepared else ()))
+    said: tuple[str, ...] = known.warnings
+    if prepared is not None:
+        twice = told_by_prepare(situation.spec, prepared.model, prepared.domain_tokens)
+        said = (*prepared.warnings, *(sentence for sentence in said if sentence not in twice))
     return PlanSummary(
         tokens=known.total_tokens,
         steps=known.total_steps,

@@ -120,6 +120,9 @@ class Walk:
             self.at.spec, self.numbers, base, attempt=self.at.attempt, max_train_seconds=seconds
         )
         look = self._run(stage)
+        if look.fact is Fact.ABSENT and self.at.spec.finetuning is not None:
+            # refused now if its memory does not do, not after the pretraining was paid for
+            plans.finetune_stage(self.at.spec, self.at.profile, prepared, "", plans.BASE_REFERENCE)
         if look.fact in WOULD_TRY and numbers is None:
             return self._exhausted(look)
         return look
