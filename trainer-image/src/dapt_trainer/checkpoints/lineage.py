@@ -117,10 +117,8 @@ class Lineage:
             folder, is_writer=self._ranks.is_first, barrier=self._ranks.barrier, last_complete=named
         ) as partial:
             write(partial)
-        stored = None
-        if self._ranks.is_first:
-            stored = self._write_manifest(folder, step, tokens, candidate)
-        stored = self._ranks.from_first(stored)
+        written = self._write_manifest(folder, step, tokens, candidate) if self._ranks.is_first else None
+        stored = self._ranks.from_first(written)
         assert isinstance(stored, StoredCheckpoint)
         self._checkpoints.append(stored)
         if self._ranks.is_first:

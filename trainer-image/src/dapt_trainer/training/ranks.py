@@ -71,6 +71,7 @@ def join_ranks(rank: int, local_rank: int, world_size: int) -> Ranks:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         # accelerate leaves DeepSpeed out in silence where this is true; `use_cpu` says what is needed.
         os.environ["ACCELERATE_USE_CPU"] = "false"
+        _leave_out_shared_memory_op()
     device = torch.device("cpu") if on_cpu else torch.device("cuda", local_rank)
     if not on_cpu:
         torch.cuda.set_device(device)
@@ -84,6 +85,18 @@ def join_ranks(rank: int, local_rank: int, world_size: int) -> Ranks:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(local_rank), "WORLD_SIZE": str(world_size)}
         dist.init_process_group("gloo" if on_cpu else "nccl", timeout=_COLLECTIVE_TIMEOUT)
     return Ranks(rank, local_rank, world_size, device)
+
+
+def _leave_out_shared_memory_op() -> None:
+    """Let DeepSpeed's CPU collectives go over gloo.
+
+    Its own op for them is compiled at first use behind a lock file: a rank that is killed meanwhile leaves the lock, and
+    every later run waits for it for ever. It leaves segments in /dev/shm, too, and wants a C++ compiler in the image.
+    """
+    import deepspeed.ops
+    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+
+    deepspeed.ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False
 
 
 def leave_ranks() -> None:

@@ -1,0 +1,82 @@
+"""Two ranks: the same curve whatever kills them, and whatever number of ranks goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dapt_contract.stages.pretrain import PretrainReport
+from toy_gang import run_gang
+from toy_training import make_work_volume
+
+pytestmark = [pytest.mark.torch, pytest.mark.distributed]
+ZERO_2_LORA = {"distribution": {"zero_stage": 2, "precision": "fp32"}, "lora": True}
+ZERO_0_FULL = {"distribution": {"zero_stage": 0, "precision": "fp32"}, "lora": False}
+ZERO_2_FULL_BF16 = {"distribution": {"zero_stage": 2, "precision": "bf16"}, "lora": False}
+
+
+def finished(work: Path, number: int, changes: dict[str, Any], *, ranks: int = 2) -> PretrainReport:
+    return run_gang(work, number, changes, ranks=ranks).report
+
+
+def curve(report: PretrainReport) -> list[tuple[Any, ...]]:
+    return [(point.step, point.loss_nats, point.gradient_norm, point.tokens) for point in report.curve]
+
+
+@pytest.mark.parametrize(
+    ("changes", "deaths"),
+    [(ZERO_2_LORA, ["step:3", "save:4"]), (ZERO_2_FULL_BF16, ["rename:4"]), (ZERO_0_FULL, ["step:5"])],
+    ids=["zero-2-lora", "zero-2-full-bf16", "zero-0-full"],
+)
+def test_killed_ranks_resume_to_the_unbroken_curve(
+    tmp_path: Path, changes: dict[str, Any], deaths: list[str]
+) -> None:
+    unbroken = finished(make_work_volume(tmp_path / "a"), 1, changes)
+    work = make_work_volume(tmp_path / "b")
+    for number, death in enumerate(deaths, start=1):
+        assert -9 in run_gang(work, number, changes, death).exit_codes
+        assert not (work / f"report-{number}.json").exists()
+    resumed = finished(work, len(deaths) + 1, changes)
+    assert curve(resumed) == curve(unbroken)
+    assert [row.weights_digest for row in resumed.facts.checkpoints] == [
+        row.weights_digest for row in unbroken.facts.checkpoints
+    ]
+    assert resumed.facts.checkpoints[0].try_number == 1
+    assert not list((work / "stages").rglob("*.partial"))
+
+
+def test_one_rank_that_is_asked_to_stop_stops_them_all_with_a_checkpoint(tmp_path: Path) -> None:
+    work = make_work_volume(tmp_path)
+    stopped = run_gang(work, 1, ZERO_2_LORA, "term:2")
+    assert stopped.exit_codes == [143, 143]
+    for rank in (0, 1):
+        assert stopped.said(rank) == "StopRequested: asked to stop at step 3 of 6; its checkpoint is complete"
+    resumed = finished(work, 2, ZERO_2_LORA)
+    assert [point.step for point in resumed.curve] == [1, 2, 3, 4, 5, 6]
+
+
+def test_one_rank_and_two_ranks_train_the_same(tmp_path: Path) -> None:
+    alone = finished(make_work_volume(tmp_path / "a"), 1, ZERO_2_LORA, ranks=1)
+    both = finished(make_work_volume(tmp_path / "b"), 1, ZERO_2_LORA, ranks=2)
+    for one, two in zip(alone.curve, both.curve, strict=True):
+        assert two.loss_nats == pytest.approx(one.loss_nats, abs=1e-5)
+        assert (two.step, two.tokens) == (one.step, one.tokens)
+
+
+@pytest.mark.parametrize(
+    "changes", [ZERO_0_FULL, ZERO_2_LORA, ZERO_2_FULL_BF16], ids=["zero-0", "zero-2-lora", "bf16"]
+)
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_number_of_ranks_reads_on_at_the_next_sample(
+    tmp_path: Path, changes: dict[str, Any], before: int, after: int
+) -> None:
+    unbroken = finished(make_work_volume(tmp_path / "a"), 1, changes, ranks=before)
+    work = make_work_volume(tmp_path / "b")
+    assert -9 in run_gang(work, 1, changes, "save:6", ranks=before).exit_codes
+    resumed = finished(work, 2, changes, ranks=after)
+    assert [row.try_number for row in resumed.facts.checkpoints] == [1, 1, 2]
+    for one, two in zip(unbroken.curve, resumed.curve, strict=True):
+        assert two.loss_nats == pytest.approx(one.loss_nats, abs=1e-4)
+        assert (two.step, two.tokens) == (one.step, one.tokens)

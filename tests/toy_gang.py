@@ -1,0 +1,164 @@
+"""Ranks of a gang as child processes of a server that has the libraries imported: a gang starts in a second.
+
+A rank may kill itself at a named place, as SIGKILL does: `step:N` (rank 1, after step N), `save:N` (rank 0, when half
+of checkpoint N is written), `rename:N` (rank 0, after the folder was renamed, before the manifest). `term:N` asks rank 1
+alone to stop after step N. When one rank dies, its peers are killed, as the agent does.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dapt_contract.stages.common import DistributionConfig, LoraConfig
+from dapt_contract.stages.pretrain import PretrainReport
+from dapt_trainer.context import SilentProgress
+
+PRELOADED = [
+    "toy_training",
+    "toy_gang",
+    "torch",
+    "deepspeed",
+    "peft",
+    "transformers.trainer",
+    "dapt_trainer.stages.pretrain",
+]
+LONGEST_SECONDS = 240.0
+
+
+class Gang:
+    """What became of a gang."""
+
+    def __init__(self, work: Path, number: int, exit_codes: list[int]) -> None:
+        self.exit_codes = exit_codes
+        self._work = work
+        self._number = number
+
+    def said(self, rank: int) -> str:
+        """The sentence that a rank ended with, when it ended by an exception."""
+        path = self._work / f"said-{self._number}-{rank}.txt"
+        return path.read_text() if path.exists() else ""
+
+    @property
+    def report(self) -> PretrainReport:
+        """Of a gang that finished."""
+        path = self._work / f"report-{self._number}.json"
+        assert path.exists(), [self.exit_codes, *(self.said(rank) for rank in range(len(self.exit_codes)))]
+        return PretrainReport.model_validate_json(path.read_text())
+
+
+def run_gang(work: Path, number: int, changes: dict[str, Any], place: str = "", *, ranks: int = 2) -> Gang:
+    """Start all ranks and wait for them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes: list[Any] = [
+        context.Process(target=run_rank, args=(rank, ranks, port, work, number, changes, place))
+        for rank in range(ranks)
+    ]
+    for process in processes:
+        process.start()
+    deadline = time.monotonic() + LONGEST_SECONDS
+    while any(process.is_alive() for process in processes):
+        if any(process.exitcode for process in processes) or time.monotonic() > deadline:
+            time.sleep(1.0)  # peers that end by themselves say why
+            for process in processes:
+                process.kill()
+        time.sleep(0.05)
+    return Gang(work, number, [process.exitcode for process in processes])
+
+
+def die() -> None:
+    """As SIGKILL from outside."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Board(SilentProgress):
+    """Dies, or asks to stop, at a step."""
+
+    def __init__(self, place: str, step: int, rank: int) -> None:
+        self.place, self.step, self.rank, self.asked = place, step, rank, False
+
+    def update(self, **fields: Any) -> None:
+        if fields.get("activity") == "training" and fields.get("step") == self.step and self.rank == 1:
+            if self.place == "step":
+                die()
+            self.asked = self.place == "term"
+
+    def stop_requested(self) -> bool:
+        return self.asked
+
+
+def _die_in_save(place: str, step: str) -> None:
+    from dapt_trainer.checkpoints import lineage
+    from dapt_trainer.training.loop import StepTrainer
+
+    if place == "save":
+        honest = StepTrainer.write_resume_state
+
+        def half(self: Any, checkpoint: Path) -> None:
+            if checkpoint.name == f"checkpoint-{step}.partial":
+                die()
+            honest(self, checkpoint)
+
+        StepTrainer.write_resume_state = half  # type: ignore[method-assign]
+    if place == "rename":
+        written: Callable[..., Any] = lineage.write_manifest
+
+        def before_manifest(path: Path, *args: Any, **kwargs: Any) -> Any:
+            if path.name == f"checkpoint-{step}.json":
+                die()
+            return written(path, *args, **kwargs)
+
+        lineage.write_manifest = before_manifest
+
+
+def run_rank(
+    rank: int, world_size: int, port: int, work: Path, number: int, changes: dict[str, Any], where: str
+) -> None:
+    """One rank; ends the process with the stage's exit code."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    from dapt_trainer.errors import StageError
+    from dapt_trainer.stages import pretrain
+    from toy_training import make_context, pretrain_config
+
+    place, _, step = where.partition(":")
+    if rank == 0:
+        _die_in_save(place, step)
+    distribution, lora = DistributionConfig(**changes["distribution"]), LoraConfig(rank=4, alpha=8)
+    config = pretrain_config(
+        distribution=distribution,
+        lora=lora if changes["lora"] else None,
+        micro_batch_size=4 // world_size,
+    )
+    context = make_context(
+        work,
+        work / f"scratch-{rank}",
+        config,
+        try_number=number,
+        rank=rank,
+        world_size=world_size,
+        progress=Board(place, int(step or 0), rank),
+    )
+    code = 0
+    try:
+        report = pretrain.run(config, context)
+        if rank == 0:
+            (work / f"report-{number}.json").write_text(report.model_dump_json())
+    except StageError as error:
+        (work / f"said-{number}-{rank}.txt").write_text(f"{type(error).__name__}: {error}")
+        code = int(error.exit_code)
+    except BaseException as error:
+        (work / f"said-{number}-{rank}.txt").write_text(f"{type(error).__name__}: {error}")
+        code = 1
+    sys.stdout.flush()
+    os._exit(code)
