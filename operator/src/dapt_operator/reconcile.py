@@ -10,10 +10,12 @@ import base64
 import secrets
 from collections.abc import Mapping
 
-from dapt_operator.api.names import LABEL_NAME, LABEL_UID, signing_secret_name
+from dapt_operator.api.names import signing_secret_name
 from dapt_operator.api.run import Manifest, Owner
 from dapt_operator.cluster.port import Cluster, Conflict, Event, Key, ObjectReference, World
 from dapt_operator.launchers.base import Launcher
+from dapt_operator.launchers.labels import adaptation_labels, owner_references
+from dapt_operator.launchers.pod import SIGNING_KEY
 from dapt_operator.plan.decide import Plan, decide
 from dapt_operator.plan.observed import Observed, observe
 
@@ -81,18 +83,9 @@ def signing_secret(owner: Owner, token: bytes) -> Manifest:
         "metadata": {
             "name": signing_secret_name(owner.name, owner.uid),
             "namespace": owner.namespace,
-            "labels": {LABEL_NAME: owner.name, LABEL_UID: owner.uid},
-            "ownerReferences": [
-                {
-                    "apiVersion": "dapt.dev/v1alpha1",
-                    "kind": "DomainAdaptation",
-                    "name": owner.name,
-                    "uid": owner.uid,
-                    "controller": True,
-                    "blockOwnerDeletion": False,
-                }
-            ],
+            "labels": adaptation_labels(owner),
+            "ownerReferences": owner_references(owner),
         },
         "type": "Opaque",
-        "data": {"key": base64.b64encode(token).decode()},
+        "data": {SIGNING_KEY: base64.b64encode(token).decode()},
     }

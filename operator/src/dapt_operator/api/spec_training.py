@@ -168,15 +168,14 @@ class Distribution(Base):
 
     zero_stage: Annotated[Integer, Field(ge=0, le=3)] | None = None
     """ZeRO stage: what is split over ranks (0 nothing, 1 optimizer state, 2 gradients too, 3 weights too).
-    Absent: the lowest that fits by the estimate."""
+    Absent: 0 for one rank, 2 for several: stage 2 moves no more bytes than none (Rajbhandari et al. 2020)."""
     offload: Literal["none", "optimizer", "all"] | None = None
     """What is kept in CPU memory between uses. Absent: none unless the estimate asks for it."""
     gradient_checkpointing: bool | None = None
     """Recompute activations in the backward pass: a third more compute, much less memory. Absent: when the
     estimate asks for it."""
     precision: Literal["bf16", "fp32"] | None = None
-    """Number format of forward and backward. Absent: bf16 with fp32 master weights where the hardware has
-    it, else fp32."""
+    """Number format of forward and backward. Absent: bf16 with fp32 master weights on GPUs, fp32 on CPUs."""
 
 
 class Checkpoints(Base):
