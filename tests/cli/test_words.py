@@ -31,8 +31,8 @@ def test_durations(seconds: float, text: str) -> None:
         (9_999, "9,999"),
         (12_345, "12.3 k"),
         (4_100_000, "4.1 M"),
-        (2e9, "2.0 B"),
-        (1.23e12, "1.2 T"),
+        (2e9, "2 B"),
+        (1.234e12, "1.23 T"),
     ],
 )
 def test_counts(value: float, text: str) -> None:

@@ -9,6 +9,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from toy_adaptation import make_toy
 
 pytestmark = [pytest.mark.local, pytest.mark.timeout(900)]
 
-STEPS, CHECKPOINTS = 60, 3
+STEPS, CHECKPOINTS = 100, 5
 STAGES = ["prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish"]
 
 
@@ -42,23 +43,16 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-c", "from dapt_operator.cli import main; main()", *arguments]
 
 
-def run_until(folder: Path, words: str, number: signal.Signals) -> Ended:
-    """`dapt run`, sent a signal once it says so."""
-    with (folder / "first.err").open("w") as errors:
-        process = subprocess.Popen(
-            command("run", "toy.yaml"), cwd=folder, stdout=subprocess.PIPE, stderr=errors, text=True
-        )
-        lines: list[str] = []
-        sent = False
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line.rstrip())
-            if words in line and process.poll() is None and not sent:
-                process.send_signal(number)
-                sent = True
-        process.stdout.close()
+def run_until_there(folder: Path, path: Path, number: signal.Signals) -> Ended:
+    """`dapt run`, sent a signal as soon as a file is there."""
+    out, errors = folder / "first.out", folder / "first.err"
+    with out.open("w") as stdout, errors.open("w") as stderr:
+        process = subprocess.Popen(command("run", "toy.yaml"), cwd=folder, stdout=stdout, stderr=stderr)
+        while process.poll() is None and not path.is_file():
+            time.sleep(0.02)
+        process.send_signal(number)
         code = process.wait(timeout=300)
-    return Ended(code, lines, (folder / "first.err").read_text().splitlines())
+    return Ended(code, out.read_text().splitlines(), errors.read_text().splitlines())
 
 
 def stages(folder: Path, name: str = "toy") -> list[dict[str, Any]]:
@@ -75,8 +69,9 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stopped(toy: Path) -> Ended:
-    """The first call, stopped by SIGTERM while it trains, after its first checkpoint at step 20."""
-    return run_until(toy, "pretrain: 3", signal.SIGTERM)
+    """The first call, stopped by SIGTERM while it trains, after its first checkpoint."""
+    first = toy / "runs" / "toy" / "work" / "stages" / "pretrain-a1" / "try-1" / "checkpoint-20.json"
+    return run_until_there(toy, first, signal.SIGTERM)
 
 
 @pytest.fixture(scope="module")
@@ -109,14 +104,14 @@ def test_training_went_on_from_what_was_saved(finished: Ended, toy: Path) -> Non
     tries = toy / "runs" / "toy" / "work" / "stages" / "pretrain-a1"
     report = json.loads((tries / "try-2" / "report.json").read_text())["body"]["report"]
     assert report["facts"]["steps"] == STEPS
-    assert [row["step"] for row in report["facts"]["checkpoints"]] == [20, 40, 60]
+    assert [row["step"] for row in report["facts"]["checkpoints"]] == [20, 40, 60, 80, 100]
     assert {row["try_number"] for row in report["facts"]["checkpoints"]} == {1, 2}
     assert [point["step"] for point in report["curve"]] == list(range(1, STEPS + 1))
 
 
 def test_the_table_compares_three_models(finished: Ended) -> None:
     heading = next(line for line in finished.lines if line.lstrip().startswith("base "))
-    assert heading.split() == ["base", "chosen", "a1-s60", "final"]
+    assert heading.split() == ["base", "chosen", "a1-s100", "final"]
     domain = next(line for line in finished.lines if line.startswith("domain perplexity "))
     assert "(-" in domain, "the toy learns its domain"
     assert sum(line.startswith(("before:", "after:")) for line in finished.lines) == 2
