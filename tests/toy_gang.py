@@ -1,8 +1,8 @@
 """Ranks of a gang as child processes of a server that has the libraries imported: a gang starts in a second.
 
-A rank may kill itself at a named place, as SIGKILL does: `step:N` (rank 1, after step N), `save:N` (rank 0, when half
-of checkpoint N is written), `rename:N` (rank 0, after the folder was renamed, before the manifest). `term:N` asks rank 1
-alone to stop after step N. When one rank dies, its peers are killed, as the agent does.
+A rank may kill itself at a named place, as SIGKILL does: `step:N` (rank 1, after step N), `save:N` (rank 0, when
+half of checkpoint N is written), `rename:N` (rank 0, after the folder was renamed, before the manifest). `term:N` asks
+rank 1 alone to stop after step N. When one rank dies, its peers are killed, as the agent does.
 """
 
 from __future__ import annotations

@@ -1,0 +1,169 @@
+"""publish: a model that transformers loads, a card of facts, and nothing overwritten that is not ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dapt_contract.metric import Measure, Perplexity, Score, SidePerplexity
+from dapt_contract.stages.common import ModelReference
+from dapt_contract.stages.publish import CardFacts, PublishConfig, PublishReport
+from dapt_trainer.errors import InputError
+from dapt_trainer.publishing.card import model_card
+from dapt_trainer.publishing.destinations import open_destination
+from dapt_trainer.stages import pretrain, publish
+from toy_training import FILTERS, make_context, make_work_volume, pretrain_config
+
+pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
+
+
+def measure(nats: float, score: float) -> Measure:
+    half = Perplexity(nll_nats=nats * 100, tokens=100, bytes=400)
+    side = SidePerplexity(a=half, b=half)
+    codes = Score(name="codes", side="domain", items=50, score=score, standard_error=0.07)
+    return Measure(digest="0", domain=side, general=side, scores=(codes,))
+
+
+def config(destination: str, **changes: Any) -> PublishConfig:
+    card = CardFacts(
+        adaptation="clinical",
+        base_model="hf://org/base@abc",
+        base_revision="abc",
+        method="LoRA of rank 4",
+        learning_rate=2e-4,
+        replay_fraction=0.05,
+        training_tokens=745,
+        domain_sources=("file:///data/notes.jsonl",),
+        general_sources=("file:///data/web.jsonl",),
+        candidate="a1-s6",
+        selection_reason="largest gain of 3 candidates",
+        fine_tuned=False,
+        base=measure(3.0, 0.3),
+        chosen=measure(2.5, 0.5),
+        warnings=("the domain has 745 tokens",),
+    )
+    defaults: dict[str, Any] = {
+        "model": ModelReference(weights="model"),
+        "destination": destination,
+        "run_digest": "sha256:" + "1" * 64,
+        "card": card,
+    }
+    return PublishConfig(**(defaults | changes))
+
+
+def published(work: Path, settings: PublishConfig) -> PublishReport:
+    return publish.run(settings, make_context(work, work / "scratch", settings, kind="publish"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = make_work_volume(tmp_path_factory.mktemp("work"), chat_template=True)
+    settings = pretrain_config()
+    pretrain.run(settings, make_context(work, work / "scratch", settings))
+    return work
+
+
+def test_the_merged_model_says_what_base_and_adapter_say(trained: Path, tmp_path: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    adapter = "stages/pretrain-a1/try-1/checkpoint-6"
+    settings = config(f"file://{tmp_path}/out", model=ModelReference(weights="model", adapters=(adapter,)))
+    report = published(trained, settings)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    apart = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(trained / "model"), trained / adapter
+    ).eval()
+    ids = torch.arange(1, 20)[None]
+    assert torch.allclose(model(ids).logits, apart(ids).logits, atol=1e-5)
+    assert not torch.allclose(
+        model(ids).logits, AutoModelForCausalLM.from_pretrained(trained / "model")(ids).logits, atol=1e-3
+    )
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.chat_template
+    assert model.generation_config.max_new_tokens == 8
+    assert model.config.use_cache is True
+    assert not (tmp_path / "out" / "adapter_config.json").exists()
+    found = json.loads((tmp_path / "out" / "dapt.json").read_text())
+    assert found["schema_name"] == "dapt.model"
+    assert found["body"]["run_digest"] == settings.run_digest
+    assert found["body"]["digest"] == report.facts.digest
+    assert {entry["path"] for entry in found["body"]["files"]} == {
+        path.name for path in (tmp_path / "out").iterdir()
+    } - {"dapt.json"}
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_folder_with_other_things_is_refused_untouched(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError) as caught:
+        published(trained, config(f"file://{out}"))
+    assert str(caught.value) == (
+        f"output.destination file://{out}: not empty, and no dapt.json says that this run wrote it; empty it, "
+        "or choose another place"
+    )
+    assert [path.name for path in out.iterdir()] == ["thesis.txt"]
+
+
+def test_the_same_run_may_publish_again_and_another_may_not(trained: Path, tmp_path: Path) -> None:
+    out = f"file://{tmp_path}/out"
+    first = published(trained, config(out))
+    (tmp_path / "out" / "README.md").unlink()
+    assert published(trained, config(out)).facts.digest == first.facts.digest
+    assert (tmp_path / "out" / "README.md").exists()
+    with pytest.raises(InputError, match=r"holds the model of another run \(sha256:1111"):
+        published(trained, config(out, run_digest="sha256:" + "2" * 64))
+
+
+def test_an_object_store_gets_the_same_files_with_the_manifest_last(
+    trained: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    import fsspec
+
+    from dapt_trainer.publishing import destinations
+
+    memory = fsspec.filesystem("memory")
+    monkeypatch.setattr(destinations, "filesystem_of", lambda uri, field: (memory, "/bucket/model", uri))
+    written: list[str] = []
+    honest = memory.put_file
+    monkeypatch.setattr(
+        memory, "put_file", lambda source, target: (written.append(target), honest(source, target))
+    )
+    report = published(trained, config("s3://bucket/model"))
+    assert written[-1] == "/bucket/model/dapt.json"
+    assert len(written) == report.facts.files
+    with pytest.raises(InputError, match="holds the model of another run"):
+        published(trained, config("s3://bucket/model", run_digest="sha256:" + "3" * 64))
+    memory.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize("uri", ["ftp://host/x", "models/out", "file://"])
+def test_an_unknown_place_is_refused_with_those_that_are_known(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        open_destination(uri, work=tmp_path)
+    assert str(caught.value) == (
+        f"output.destination {uri!r}: one of file://, pvc://, s3://, gs://, hf:// with a place after it is accepted"
+    )
+
+
+def test_the_works_own_folders_are_no_destination(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="lies inside the run's own work folder"):
+        open_destination(f"file://{tmp_path}/model", work=tmp_path)
+
+
+def test_the_card_says_the_numbers_and_nothing_that_was_not_measured() -> None:
+    card = model_card(config("file:///out"))
+    assert card.startswith(
+        '---\nlibrary_name: transformers\npipeline_tag: text-generation\nbase_model: "org/base"\n'
+    )
+    assert "| domain perplexity | 20.086 | 12.182 |" in card
+    assert "| codes (task) | domain | 50 | 0.300 ± 0.070 | 0.500 ± 0.070 |" in card
+    assert "not meant for deployment" in card
+    assert "- the domain has 745 tokens" in card
+    assert "this model" not in card.split("## Training")[0].split("## Measurements")[1]
