@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch.distributed as dist
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
@@ -44,6 +45,10 @@ class SharedContextModel(HFLM):  # type: ignore[misc]
             super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=1, backend="causal")
         self._ranks = (rank, world_size)
         self.advance: Advance | None = None
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """As the harness has it, without a progress bar: the board shows progress."""
+        return list(super().loglikelihood(requests, disable_tqdm=disable_tqdm))
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[Any, list[int], list[int]]], **_: Any
@@ -185,9 +190,12 @@ def _items_of(task: TaskConfig, prefix: str, samples: Sequence[dict[str, Any]]) 
 def _quiet() -> Iterator[None]:
     """Errors alone from the harness' log: it warns about passing a loaded model, which is what we want."""
     logger = logging.getLogger("lm_eval")
-    level = logger.level
+    level, bars = logger.level, not datasets.are_progress_bars_disabled()
     logger.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
     try:
         yield
     finally:
         logger.setLevel(level)
+        if bars:
+            datasets.enable_progress_bars()

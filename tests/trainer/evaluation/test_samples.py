@@ -1,0 +1,59 @@
+"""Prompts come from what no model was trained on, and answers are greedy."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dapt_contract.stages.common import EvaluationConfig, ModelReference, ProbeConfig, TaskConfig
+from dapt_trainer.evaluation.samples import answers, sample_prompts
+from dapt_trainer.training.models import load_model, load_tokenizer
+
+pytestmark = pytest.mark.torch
+EVALUATION = EvaluationConfig(
+    tasks=(
+        TaskConfig(name="colours", side="general", source="file://colours.jsonl"),
+        TaskConfig(name="animals", side="domain", source="file://animals.jsonl"),
+        TaskConfig(name="arc_easy", side="domain"),
+    ),
+    probes=(ProbeConfig(name="facts", side="domain", source="file://facts.jsonl"),),
+    context_length_tokens=32,
+)
+
+
+def test_questions_about_the_domain_come_first_then_its_held_out_text(toy_work: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(toy_work)
+    assert [prompt.split(":")[0] for prompt in sample_prompts(toy_work, EVALUATION, tokenizer, 3)] == [
+        "item 0",
+        "item 1",
+        "item 2",
+    ]
+    work = tmp_path / "work"
+    shutil.copytree(toy_work, work)
+    (work / "tasks" / "animals.jsonl").unlink()
+    (work / "probes" / "facts.jsonl").unlink()
+    held_out = (work / "held-out" / "domain-a.jsonl").read_text()
+    found = sample_prompts(work, EVALUATION, tokenizer, 2)
+    assert len(found) == 2
+    assert all(prompt in held_out for prompt in found)
+
+
+@pytest.mark.parametrize("template", [None, "<{{ messages[0]['content'] }}>"])
+def test_an_answer_is_the_most_likely_token_at_each_place(toy_work: Path, template: str | None) -> None:
+    import torch
+
+    model: Any = load_model(toy_work, ModelReference(weights="model"), precision="fp32")
+    tokenizer = load_tokenizer(toy_work)
+    tokenizer.chat_template = template
+    prompt = "red cat"
+    ids = tokenizer.encode(prompt if template is None else f"<{prompt}>")
+    expected: list[int] = []
+    with torch.no_grad():
+        for _ in range(6):
+            expected.append(int(model(torch.tensor([ids + expected])).logits[0, -1].argmax()))
+    if 0 in expected:
+        expected = expected[: expected.index(0)]
+    assert answers(model, tokenizer, [prompt], new_tokens=6) == [tokenizer.decode(expected).strip()]
