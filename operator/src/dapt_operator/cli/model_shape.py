@@ -14,6 +14,8 @@ from typing import Any, BinaryIO
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.cli.errors import UserError
 
+_NO_LIMIT_TOKENS = 1_048_576
+"""Positions of a model that does not say how many it has."""
 _MAX_HEADER_BYTES = 100 * 1024 * 1024
 _CONFIG_NAMES = {
     "hidden_size": ("hidden_size", "n_embd", "d_model"),
@@ -58,6 +60,8 @@ def _from_folder(folder: Path) -> ModelFacts:
     numbers = {name: _first(config, keys) for name, keys in _CONFIG_NAMES.items()}
     if not numbers["intermediate_size"]:
         numbers["intermediate_size"] = 4 * numbers["hidden_size"]
+    if not numbers["max_positions"]:
+        numbers["max_positions"] = _NO_LIMIT_TOKENS
     weights = sorted(folder.glob("*.safetensors"))
     tied = bool(config.get("tie_word_embeddings", False))
     return ModelFacts(
@@ -180,7 +184,7 @@ def _from_gguf(path: Path) -> ModelFacts:
         attention_heads=heads,
         key_value_heads=setting("attention.head_count_kv", heads),
         intermediate_size=setting("feed_forward_length"),
-        max_positions=setting("context_length"),
+        max_positions=setting("context_length", _NO_LIMIT_TOKENS),
         tied_embeddings="output.weight" not in names,
         has_chat_template="tokenizer.chat_template" in values,
         revision="",

@@ -61,13 +61,15 @@ def run(request: Request, options: Options, console: Console) -> int:
         UserError: the run cannot begin.
     """
     folder = RunFolder(options.runs / request.adaptation.metadata.name)
-    if options.fresh:
-        _remove(folder)
-    elif (already := _finished(folder)) is not None and already.reason == PUBLISHED:
+    already = None if options.fresh else _finished(folder)
+    if already is not None and already.reason == PUBLISHED:
         console.print(f"{folder.name} is finished already: {already.message}", markup=False, highlight=False)
         return conclude(folder, folder.status(), options, console, rebuild=not folder.report.is_file())
     profile = request.profile or built_in_profile(request.adaptation)
-    _check_inputs(replace(request, profile=profile), folder)
+    if options.fresh or not (folder.work / "model").is_dir():
+        _check_inputs(replace(request, profile=profile))
+    if options.fresh:
+        _remove(folder)
     try:
         cluster = LocalCluster(folder.path, _as_manifest(request, profile), profile.to_dict(only_set=True))
     except LocalRunError as error:
@@ -204,12 +206,12 @@ def _as_manifest(request: Request, profile: AdaptationProfile) -> dict[str, Any]
     return manifest | {"spec": manifest["spec"] | {"profile": profile.metadata.name}}
 
 
-def _check_inputs(request: Request, folder: RunFolder) -> None:
+def _check_inputs(request: Request) -> None:
     """What the estimate, the profile's limits and the local files rule out, before anything starts.
 
-    What prepare has read is not needed any more, and the planner judges the rest again.
+    Once prepare has read everything the files are not needed any more, and the planner judges the rest again.
     """
-    if not (folder.work / "model").is_dir() and (problems := plan(request).problems):
+    if problems := plan(request).problems:
         raise UserError(problems)
 
 

@@ -1,0 +1,169 @@
+"""The loop of `dapt run` over a cluster double: when it looks again, what it says, when it ends."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dapt_contract.failure import Cause
+from dapt_contract.run import RunIdentity
+from dapt_operator.api.run import Children, RunPhase, RunState
+from dapt_operator.cli import run as module
+from dapt_operator.cli.plain import PlainLog
+from dapt_operator.cli.signals import StopFlag
+from dapt_operator.cli.snapshot import Snapshot
+from dapt_operator.cluster.port import Key, World
+from dapt_operator.plan.decide import Plan
+
+
+class Clock:
+    """Time that passes only while something waits."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Cluster:
+    """Plays statuses one after the other; a wait lasts as long as it may, or ends with a change."""
+
+    key = Key("default", "tiny")
+
+    def __init__(
+        self, clock: Clock, statuses: list[dict[str, Any]], change_after: float | None = None
+    ) -> None:
+        self.clock, self.statuses, self.change_after = clock, statuses, change_after
+        self.reconciled: list[float] = []
+        self.waits: list[float] = []
+        self.failed: tuple[RunState, ...] = ()
+
+    def reconcile(self, *_: object) -> Plan:
+        self.reconciled.append(self.clock.now)
+        if len(self.reconciled) > 1 and len(self.statuses) > 1:
+            self.statuses.pop(0)
+        return Plan(requeue_after=4.0)
+
+    def observe(self, key: Key) -> World:
+        resource: Mapping[str, Any] = {"status": self.statuses[0]}
+        return World(datetime(2026, 1, 31, tzinfo=UTC), resource, None, Children())
+
+    def wait_for_change(self, timeout_seconds: float) -> bool:
+        changed = self.change_after is not None and timeout_seconds >= self.change_after
+        self.waits.append(timeout_seconds)
+        self.clock.now += self.change_after if changed and self.change_after else timeout_seconds
+        return changed
+
+
+class Screen:
+    refresh_seconds = 1.0
+
+    def __init__(self) -> None:
+        self.log = PlainLog()
+        self.lines: list[str] = []
+
+    def show(self, snapshot: Snapshot) -> None:
+        self.lines += self.log.lines(snapshot)
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+RUNNING = {"phase": "Preparing", "stages": [{"name": "prepare", "kind": "prepare", "state": "Running"}]}
+ENDED = {
+    "phase": "Published",
+    "conditions": [
+        {
+            "type": "Finished",
+            "status": "True",
+            "reason": "Published",
+            "message": "model published",
+            "lastTransitionTime": "2026-01-31T12:00:00Z",
+        }
+    ],
+}
+
+
+def failure(try_number: int) -> RunState:
+    identity = RunIdentity(
+        namespace="default",
+        name="tiny",
+        uid="u",
+        stage="prepare",
+        attempt=1,
+        try_number=try_number,
+        fence=try_number,
+    )
+    return RunState(
+        identity,
+        "prepare",
+        "digest",
+        "tiny-prepare",
+        RunPhase.FAILED,
+        Cause.INFRASTRUCTURE,
+        75,
+        "lost a peer",
+    )
+
+
+def follow(
+    monkeypatch: pytest.MonkeyPatch, cluster: Cluster, flag: StopFlag | None = None
+) -> tuple[Any, Screen]:
+    screen = Screen()
+    launcher = SimpleNamespace(states=lambda _: cluster.failed)
+    monkeypatch.setattr(module, "reconcile", cluster.reconcile)
+    monkeypatch.setattr(module, "LAUNCHERS", {"one": launcher})
+    status = module.follow(
+        cluster,  # type: ignore[arg-type]
+        ("prepare",),
+        screen,  # type: ignore[arg-type]
+        flag or StopFlag(),
+        cluster.clock,
+    )
+    return status, screen
+
+
+def test_it_reconciles_when_the_plan_wants_it_and_shows_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(Clock(), [RUNNING, RUNNING, ENDED])
+    status, screen = follow(monkeypatch, cluster)
+    assert status.phase == "Published"
+    assert cluster.reconciled == [0.0, 4.0, 8.0]
+    assert cluster.waits == [1.0] * 8
+    assert screen.lines == ["[00:00:00] prepare: starting"]
+
+
+def test_a_change_is_acted_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(Clock(), [RUNNING, ENDED], change_after=0.25)
+    follow(monkeypatch, cluster)
+    assert cluster.reconciled == [0.0, 0.25]
+
+
+def test_each_failure_is_said_once_and_old_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(Clock(), [RUNNING, RUNNING, ENDED])
+    cluster.failed = (failure(1),)
+    before = cluster.wait_for_change
+
+    def fails_again(timeout_seconds: float) -> bool:
+        cluster.failed = (failure(1), failure(2))
+        return before(timeout_seconds)
+
+    monkeypatch.setattr(cluster, "wait_for_change", fails_again)
+    _, screen = follow(monkeypatch, cluster)
+    assert screen.lines == [
+        "[00:00:00] prepare: starting",
+        "[00:00:01] prepare, try 2: failed (Infrastructure): lost a peer",
+    ]
+
+
+def test_a_signal_ends_the_loop_with_the_run_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, flag = Cluster(Clock(), [RUNNING]), StopFlag()
+    flag.received.append(signal.SIGTERM)
+    status, _ = follow(monkeypatch, cluster, flag)
+    assert status.phase == "Preparing"
+    assert cluster.waits == []
