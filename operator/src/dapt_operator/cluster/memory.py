@@ -16,18 +16,19 @@ from dapt_contract.base import Contract
 from dapt_contract.failure import Cause
 from dapt_contract.message import encode_message
 from dapt_contract.progress import Progress
-from dapt_contract.run import RunIdentity
 from dapt_contract.stage_file import StageFile
 from dapt_operator.api.run import Children, Manifest
+from dapt_operator.cluster.memory_checks import (
+    ImpossibleWorldError,
+    check_deletion,
+    check_history,
+    check_new_job,
+    key_of,
+)
 from dapt_operator.cluster.port import Conflict, Event, Key, ObjectReference, World
-from dapt_operator.launchers.labels import identity_of
 
 START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 CREATED_ONCE = frozenset({"Job", "Secret", "ConfigMap", "PersistentVolumeClaim", "Service"})
-
-
-class ImpossibleWorldError(AssertionError):
-    """The planner did what it must never do."""
 
 
 class OperatorKilledError(Exception):
@@ -218,38 +219,11 @@ class MemoryCluster:
             return
         made = _copy(manifest)
         if place[0] == "Job":
-            self._check_new_job(stored, made)
+            check_new_job(stored.resource, list(stored.objects.values()), made, self.created)
+            self.created.append(key_of(made))
             made["status"] = {}
             made["metadata"]["creationTimestamp"] = _time(self.now)
         stored.objects[place] = made
-
-    def _check_new_job(self, stored: _Stored, job: dict[str, Any]) -> None:
-        identity = identity_of(job)
-        if identity is None:
-            raise ImpossibleWorldError("a Job without an identity")
-        if identity.uid != stored.resource["metadata"]["uid"]:
-            raise ImpossibleWorldError("a Job of another resource")
-        if identity.key in self.created:
-            raise ImpossibleWorldError(
-                f"the run {identity.lineage} try {identity.try_number} was created twice"
-            )
-        if finished := _condition(stored.resource.get("status"), "Finished"):
-            raise ImpossibleWorldError(f"a run was created after the end ({finished})")
-        if stored.resource["spec"].get("suspend"):
-            raise ImpossibleWorldError("a run was created while suspended")
-        for other in self._identities(stored):
-            if other.uid == identity.uid and other.fence >= identity.fence:
-                raise ImpossibleWorldError(f"fence {identity.fence} is not above {other.fence}")
-        for (kind, _), item in stored.objects.items():
-            if kind == "Job" and not item["status"].get("conditions"):
-                raise ImpossibleWorldError(
-                    f"{identity.lineage} was created beside {item['metadata']['name']}"
-                )
-        self.created.append(identity.key)
-
-    def _identities(self, stored: _Stored) -> list[RunIdentity]:
-        found = [identity_of(item) for (kind, _), item in stored.objects.items() if kind == "Job"]
-        return [identity for identity in found if identity is not None]
 
     def _delete(self, key: Key, reference: ObjectReference) -> None:
         stored = self._stored[key]
@@ -257,16 +231,7 @@ class MemoryCluster:
         if job is None:
             return
         if reference.kind == "Job":
-            identity = identity_of(job)
-            assert identity is not None
-            known = (stored.resource.get("status") or {}).get("ledger", {}).get("runs", [])
-            if not any(run["fence"] >= identity.fence for run in known):
-                raise ImpossibleWorldError(f"{reference.name} was deleted before the status knew it")
-            ended = any(item["type"] == "Complete" for item in job["status"].get("conditions", []))
-            if ended and not any(
-                run["fence"] == identity.fence and run["state"] == "Succeeded" for run in known
-            ):
-                raise ImpossibleWorldError(f"{reference.name} was deleted before its result was written")
+            check_deletion(stored.resource, job)
         del stored.objects[(reference.kind, reference.name)]
         for kind, name in list(stored.objects):
             if kind == "Pod" and name.startswith(f"{reference.name}-"):
@@ -282,7 +247,7 @@ class MemoryCluster:
         before, after = stored.resource.get("status"), _copy(status)
         if before == after:
             raise ImpossibleWorldError("an unchanged status was written")
-        _check_history(before or {}, after)
+        check_history(before or {}, after)
         stored.resource["status"] = after
         stored.version += 1
         self.writes += 1
@@ -360,37 +325,6 @@ class MemoryCluster:
             "lastTransitionTime": _time(self.now),
         }
         job["status"] = {"conditions": [condition], "startTime": started}
-
-
-def _check_history(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    """What is terminal stays terminal, and numbers only rise."""
-    if (ended := _condition(before, "Finished")) and _condition(after, "Finished") != ended:
-        raise ImpossibleWorldError(f"Finished {ended} was taken back")
-    old = {
-        (r["stage"], r["attempt"], r.get("candidate")): r for r in before.get("ledger", {}).get("runs", [])
-    }
-    new = {(r["stage"], r["attempt"], r.get("candidate")): r for r in after.get("ledger", {}).get("runs", [])}
-    for lineage, record in old.items():
-        if lineage not in new:
-            raise ImpossibleWorldError(f"{lineage} was forgotten")
-        if new[lineage]["try"] < record["try"]:
-            raise ImpossibleWorldError(f"try of {lineage} fell")
-        if record["state"] == "Succeeded" and new[lineage] != record:
-            raise ImpossibleWorldError(f"{lineage} succeeded and was changed")
-        if record["state"] == "Failed" and new[lineage]["try"] == record["try"] and new[lineage] != record:
-            raise ImpossibleWorldError(f"{lineage} failed and was changed within one try")
-    if after.get("ledger", {}).get("fence", 0) < before.get("ledger", {}).get("fence", 0):
-        raise ImpossibleWorldError("the fence fell")
-    if len(str(after)) > 256 * 1024:
-        raise ImpossibleWorldError("the status is larger than 256 KiB")
-
-
-def _condition(status: Mapping[str, Any] | None, type_: str) -> str:
-    """The reason of a condition that is True, else nothing."""
-    for condition in (status or {}).get("conditions", []):
-        if condition["type"] == type_ and condition["status"] == "True":
-            return str(condition["reason"])
-    return ""
 
 
 def _time(moment: datetime) -> str:

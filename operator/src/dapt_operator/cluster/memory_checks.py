@@ -1,0 +1,114 @@
+"""What a planner must never do, for the cluster in memory: each refusal names an impossible world."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dapt_contract.run import RunIdentity
+from dapt_operator.api.run import Manifest
+from dapt_operator.launchers.labels import identity_of
+
+
+class ImpossibleWorldError(AssertionError):
+    """The planner did what it must never do."""
+
+
+def identity(job: Manifest) -> RunIdentity:
+    """Whose Job it is.
+
+    Raises:
+        ImpossibleWorldError: nobody's.
+    """
+    found = identity_of(job)
+    if found is None:
+        raise ImpossibleWorldError("a Job without an identity")
+    return found
+
+
+def key_of(job: Manifest) -> str:
+    """Run key of a Job."""
+    return identity(job).key
+
+
+def check_new_job(
+    resource: Mapping[str, Any], objects: Sequence[Mapping[str, Any]], job: Manifest, created: Sequence[str]
+) -> None:
+    """A new Job is of this resource, was never there, has the largest fence, and nothing runs beside it.
+
+    Args:
+        resource: the DomainAdaptation as stored.
+        objects: all its children.
+        job: the new one.
+        created: keys of all runs ever created.
+
+    Raises:
+        ImpossibleWorldError: it does not.
+    """
+    new = identity(job)
+    if new.uid != resource["metadata"]["uid"]:
+        raise ImpossibleWorldError("a Job of another resource")
+    if new.key in created:
+        raise ImpossibleWorldError(f"the run {new.lineage} try {new.try_number} was created twice")
+    if finished := condition(resource.get("status"), "Finished"):
+        raise ImpossibleWorldError(f"a run was created after the end ({finished})")
+    if resource["spec"].get("suspend"):
+        raise ImpossibleWorldError("a run was created while suspended")
+    for other in objects:
+        if other["kind"] != "Job":
+            continue
+        known = identity(other)
+        if known.uid == new.uid and known.fence >= new.fence:
+            raise ImpossibleWorldError(f"fence {new.fence} is not above {known.fence}")
+        if not other["status"].get("conditions"):
+            raise ImpossibleWorldError(f"{new.lineage} was created beside {other['metadata']['name']}")
+
+
+def check_deletion(resource: Mapping[str, Any], job: Mapping[str, Any]) -> None:
+    """Nothing is deleted before the stored status knows it and, when it succeeded, its result.
+
+    Raises:
+        ImpossibleWorldError: it is.
+    """
+    gone, name = identity(job), job["metadata"]["name"]
+    known = (resource.get("status") or {}).get("ledger", {}).get("runs", [])
+    if not any(run["fence"] >= gone.fence for run in known):
+        raise ImpossibleWorldError(f"{name} was deleted before the status knew it")
+    succeeded = any(item["type"] == "Complete" for item in job["status"].get("conditions", []))
+    if succeeded and not any(run["fence"] == gone.fence and run["state"] == "Succeeded" for run in known):
+        raise ImpossibleWorldError(f"{name} was deleted before its result was written")
+
+
+def check_history(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """What is terminal stays terminal, numbers only rise, nothing is forgotten, and the status stays small.
+
+    Raises:
+        ImpossibleWorldError: it does not.
+    """
+    if (ended := condition(before, "Finished")) and condition(after, "Finished") != ended:
+        raise ImpossibleWorldError(f"Finished {ended} was taken back")
+    old = {
+        (r["stage"], r["attempt"], r.get("candidate")): r for r in before.get("ledger", {}).get("runs", [])
+    }
+    new = {(r["stage"], r["attempt"], r.get("candidate")): r for r in after.get("ledger", {}).get("runs", [])}
+    for lineage, record in old.items():
+        if lineage not in new:
+            raise ImpossibleWorldError(f"{lineage} was forgotten")
+        if new[lineage]["try"] < record["try"]:
+            raise ImpossibleWorldError(f"try of {lineage} fell")
+        if record["state"] == "Succeeded" and new[lineage] != record:
+            raise ImpossibleWorldError(f"{lineage} succeeded and was changed")
+        if record["state"] == "Failed" and new[lineage]["try"] == record["try"] and new[lineage] != record:
+            raise ImpossibleWorldError(f"{lineage} failed and was changed within one try")
+    if after.get("ledger", {}).get("fence", 0) < before.get("ledger", {}).get("fence", 0):
+        raise ImpossibleWorldError("the fence fell")
+    if len(str(after)) > 256 * 1024:
+        raise ImpossibleWorldError("the status is larger than 256 KiB")
+
+
+def condition(status: Mapping[str, Any] | None, type_: str) -> str:
+    """The reason of a condition that is True, else nothing."""
+    for one in (status or {}).get("conditions", []):
+        if one["type"] == type_ and one["status"] == "True":
+            return str(one["reason"])
+    return ""

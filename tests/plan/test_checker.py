@@ -1,0 +1,94 @@
+"""The checker of impossible worlds refuses each of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from builders import healthy
+from dapt_operator.cluster.memory_checks import (
+    ImpossibleWorldError,
+    check_deletion,
+    check_history,
+    check_new_job,
+    key_of,
+)
+from worlds import World
+
+
+@pytest.fixture
+def world() -> World:
+    made = World()
+    made.live_until("baseline")
+    return made
+
+
+def parts(world: World) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
+    raw = world.cluster.observe(world.key)
+    assert raw.resource is not None
+    return (
+        dict(raw.resource),
+        world.cluster.objects(world.key, "Job"),
+        world.cluster.objects(world.key, "Job")[-1],
+    )
+
+
+def test_a_run_that_is_created_twice(world: World) -> None:
+    resource, jobs, job = parts(world)
+    with pytest.raises(ImpossibleWorldError, match="the run baseline-a1 try 1 was created twice"):
+        check_new_job(resource, jobs, job, [key_of(job)])
+
+
+def test_a_fence_that_does_not_rise(world: World) -> None:
+    resource, jobs, job = parts(world)
+    with pytest.raises(ImpossibleWorldError, match="fence 2 is not above 2"):
+        check_new_job(resource, jobs, job, [])
+
+
+def test_two_runs_at_once(world: World) -> None:
+    resource, jobs, job = parts(world)
+    job["metadata"]["labels"] |= {"dapt.dev/fence": "9", "dapt.dev/try": "2"}
+    with pytest.raises(ImpossibleWorldError, match="baseline-a1 was created beside clinical-baseline-"):
+        check_new_job(resource, jobs, job, [])
+
+
+def test_a_run_of_another_resource(world: World) -> None:
+    resource, jobs, job = parts(world)
+    resource["metadata"]["uid"] = "other"
+    with pytest.raises(ImpossibleWorldError, match="a Job of another resource"):
+        check_new_job(resource, jobs, job, [])
+
+
+def test_a_run_while_suspended_or_after_the_end(world: World) -> None:
+    resource, _, job = parts(world)
+    with pytest.raises(ImpossibleWorldError, match="while suspended"):
+        check_new_job(resource | {"spec": {"suspend": True}}, [], job, [])
+    over = {"conditions": [{"type": "Finished", "status": "True", "reason": "Published"}]}
+    with pytest.raises(ImpossibleWorldError, match=r"after the end \(Published\)"):
+        check_new_job(resource | {"status": over}, [], job, [])
+
+
+def test_a_deletion_of_what_was_not_written_down(world: World) -> None:
+    resource, _, job = parts(world)
+    with pytest.raises(ImpossibleWorldError, match="before the status knew it"):
+        check_deletion(resource | {"status": {}}, job)
+    world.cluster.run_pods(world.key, healthy)
+    _, _, ended = parts(world)
+    with pytest.raises(ImpossibleWorldError, match="before its result was written"):
+        check_deletion(resource, ended)
+
+
+def test_a_status_that_goes_back(world: World) -> None:
+    before = world.status
+    finished = {"conditions": [{"type": "Finished", "status": "True", "reason": "Published"}]}
+    with pytest.raises(ImpossibleWorldError, match="Finished Published was taken back"):
+        check_history(finished, {"conditions": []})
+    with pytest.raises(ImpossibleWorldError, match="was forgotten"):
+        check_history(before, {"ledger": {"fence": 9, "runs": []}})
+    with pytest.raises(ImpossibleWorldError, match="succeeded and was changed"):
+        changed = world.status
+        changed["ledger"]["runs"][0]["state"] = "Open"
+        check_history(before, changed)
+    with pytest.raises(ImpossibleWorldError, match="the fence fell"):
+        check_history(before, world.status | {"ledger": before["ledger"] | {"fence": 1}})
