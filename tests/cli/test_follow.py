@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,13 +13,29 @@ import pytest
 
 from dapt_contract.failure import Cause
 from dapt_contract.run import RunIdentity
+from dapt_operator.api.manifest import Document
 from dapt_operator.api.run import Children, RunPhase, RunState
+from dapt_operator.api.validate import check
 from dapt_operator.cli import run as module
+from dapt_operator.cli.machine import built_in_profile
+from dapt_operator.cli.manifests import read_request
 from dapt_operator.cli.plain import PlainLog
 from dapt_operator.cli.signals import StopFlag
 from dapt_operator.cli.snapshot import Snapshot
 from dapt_operator.cluster.port import Key, World
 from dapt_operator.plan.decide import Plan
+
+
+MANIFEST = """\
+apiVersion: dapt.dev/v1alpha1
+kind: DomainAdaptation
+metadata: {name: tiny}
+spec:
+  model: {source: "file://base"}
+  corpus: {domain: [{source: "file://a.jsonl"}], general: [{source: "file://b.jsonl"}]}
+  output: {destination: "file://out"}
+  resources: {nodes: 2, gpusPerNode: 3}
+"""
 
 
 class Clock:
@@ -167,3 +184,20 @@ def test_a_signal_ends_the_loop_with_the_run_as_it_is(monkeypatch: pytest.Monkey
     status, _ = follow(monkeypatch, cluster, flag)
     assert status.phase == "Preparing"
     assert cluster.waits == []
+
+
+@pytest.mark.parametrize("profile", [None, "local"])
+def test_what_is_stored_is_valid_also_with_the_built_in_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: str | None
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    path = tmp_path / "m.yaml"
+    path.write_text(MANIFEST)
+    request = read_request(path, profile)
+    stored = module._as_stored(request.adaptation, built_in_profile(request.adaptation))
+    for manifest in stored:
+        model, problems = check(Document(manifest), local=True)
+        assert problems == []
+        assert model is not None
+    assert stored[0]["spec"]["profile"] == stored[1]["metadata"]["name"] == "local"
+    assert stored[1]["spec"]["accelerator"]["perNode"] == 3

@@ -20,6 +20,7 @@ from rich.console import Console
 from dapt_operator.api.conditions import BUDGET_EXHAUSTED, FINISHED, PUBLISHED, find_condition
 from dapt_operator.api.profile import AdaptationProfile
 from dapt_operator.api.run import RunPhase, RunState
+from dapt_operator.api.spec import DomainAdaptation
 from dapt_operator.api.status import Condition, DomainAdaptationStatus
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.folders import STATUS_FILE, RunFolder
@@ -71,7 +72,7 @@ def run(request: Request, options: Options, console: Console) -> int:
     if options.fresh:
         _remove(folder)
     try:
-        cluster = LocalCluster(folder.path, _as_manifest(request, profile), profile.to_dict(only_set=True))
+        cluster = LocalCluster(folder.path, *_as_stored(request.adaptation, profile))
     except LocalRunError as error:
         raise UserError(error.problems) from None
     except OSError as error:
@@ -200,10 +201,15 @@ def _finished(folder: RunFolder) -> Condition | None:
     return Snapshot(folder.name, folder.status()).finished
 
 
-def _as_manifest(request: Request, profile: AdaptationProfile) -> dict[str, Any]:
-    manifest = request.adaptation.to_dict(only_set=True)
-    manifest["apiVersion"], manifest["kind"] = request.adaptation.api_version, request.adaptation.kind
-    return manifest | {"spec": manifest["spec"] | {"profile": profile.metadata.name}}
+def _as_stored(
+    adaptation: DomainAdaptation, profile: AdaptationProfile
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both as a cluster would store them; the adaptation names the profile that it gets here."""
+    stored = []
+    for one in (adaptation, profile):
+        stored.append({"apiVersion": one.api_version, "kind": one.kind} | one.to_dict(only_set=True))
+    stored[0]["spec"] = stored[0]["spec"] | {"profile": profile.metadata.name}
+    return stored[0], stored[1]
 
 
 def _check_inputs(request: Request) -> None:
@@ -223,5 +229,9 @@ def _remove(folder: RunFolder) -> None:
     if not any((folder.path / name).exists() for name in known):
         raise UserError(
             f"{folder.path}: not the folder of a run, so --fresh leaves it alone; give another --runs-dir"
+        )
+    if folder.is_in_use:
+        raise UserError(
+            f"{folder.path}: a dapt run works in it, so --fresh leaves it alone; stop that one first"
         )
     shutil.rmtree(folder.path)
