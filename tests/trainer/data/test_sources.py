@@ -160,6 +160,24 @@ def test_an_unreachable_hub_is_one_sentence() -> None:
         resolve("hf://datasets/org/name@abc/x.jsonl", "f")
 
 
+def test_of_a_hub_repository_only_the_data_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's file system, replaced by a folder that looks like a repository."""
+    import fsspec
+
+    from dapt_trainer.data import sources
+
+    for name, content in {"README.md": b"# Data", "dataset_infos.json": b"{", "data/0.parquet": b""}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    pyarrow.parquet.write_table(pyarrow.table({"text": TEXTS}), tmp_path / "data/0.parquet")
+    local = (fsspec.filesystem("file"), str(tmp_path), "hf://datasets/org/name@abc")
+    monkeypatch.setattr(sources, "filesystem_of", lambda uri, field: local)
+    source = resolve("hf://datasets/org/name", "f")
+    assert [file.format for file in source.files] == ["parquet"]
+    assert source.resolved.startswith("hf://datasets/org/name@abc (1 files, ")
+    assert read("hf://datasets/org/name") == TEXTS
+
+
 @pytest.mark.parametrize(
     ("name", "found"),
     [

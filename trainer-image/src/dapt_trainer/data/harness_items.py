@@ -68,10 +68,10 @@ def _run(name: str, cache: Path, beat: Callable[[], None]) -> dict[str, Any]:
 
 def load(name: str) -> dict[str, Any]:
     """`{"items": [[question, answer], ...]}` of one task or group of tasks, or `{"error": sentence}`."""
-    from lm_eval.tasks import TaskManager, get_task_dict
+    from lm_eval.tasks import TaskManager
 
     try:
-        tasks = _leaves(get_task_dict([name], TaskManager()))
+        tasks = TaskManager().load([name])["tasks"].values()
         items = []
         for task in tasks:
             for document in task.eval_docs:
@@ -80,13 +80,6 @@ def load(name: str) -> dict[str, Any]:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         return {"error": lines[0][:160]}
     return {"items": items}
-
-
-def _leaves(found: dict[Any, Any]) -> list[Any]:
-    leaves: list[Any] = []
-    for value in found.values():
-        leaves += _leaves(value) if isinstance(value, dict) else [value]
-    return leaves
 
 
 def _question(task: Any, document: Any) -> str:

@@ -78,8 +78,13 @@ def read_tokenizer(folder: Path, source: str) -> TokenizerFacts:
     )
 
 
-def read_model_facts(folder: Path, source: str, revision: str, *, has_chat_template: bool) -> ModelFacts:
+def read_model_facts(folder: Path, source: str, *, has_chat_template: bool) -> ModelFacts:
     """Facts of an imported model: configuration and headers of the weights.
+
+    Args:
+        folder: where it was imported to.
+        source: with its immutable revision, where the source has such.
+        has_chat_template: of the tokenizer.
 
     Raises:
         InputError: remote code, not a causal language model, a damaged file.
@@ -98,14 +103,15 @@ def read_model_facts(folder: Path, source: str, revision: str, *, has_chat_templ
     if absent:
         raise InputError(f"{FIELD}: {source}: config.json says no {absent[0]}; use a complete model folder")
     parameters, size = _weights(folder, source)
-    digest = weights_digest(folder)
+    digest = f"sha256:{weights_digest(folder)}"
+    pinned = source.partition("@")[2].partition("/")[0] if source.startswith("hf://") else ""
     return ModelFacts(
         architecture=architecture,
         parameters=parameters,
         tied_embeddings=bool(config.get("tie_word_embeddings", False)),
         has_chat_template=has_chat_template,
-        revision=revision,
-        digest=f"sha256:{digest}",
+        revision=pinned or digest,
+        digest=digest,
         weights_bytes=size,
         **(numbers | {"intermediate_size": numbers["intermediate_size"] or 4 * numbers["hidden_size"]}),
     )

@@ -97,6 +97,11 @@ def resolve(uri: str, field: str) -> ResolvedSource:
     if not found:
         raise InputError(f"{field}: no file matches {uri}; check the path and its wildcards")
     known = [(name, size, kind) for name, size in found if (kind := file_format(name)) is not None]
+    if uri.startswith("hf://"):  # a repository's README and descriptions lie beside its data
+        first = next(
+            (kind for kind in ("parquet", "jsonl", "text") if any(k[0] == kind for _, _, k in known)), ""
+        )
+        known = [item for item in known if item[2][0] == first]
     if not known:
         raise InputError(
             f"{field}: {uri} has no file of a known type (the first is {found[0][0]}); accepted are {ACCEPTED}"

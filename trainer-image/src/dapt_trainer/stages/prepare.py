@@ -12,8 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,36 +24,34 @@ from dapt_contract.stages.prepare import (
     PrepareConfig,
     PrepareFacts,
     PrepareReport,
-    TextSource,
 )
 from dapt_trainer.context import StageContext
 from dapt_trainer.data.analysis import AnalysisPool, Settings
 from dapt_trainer.data.base_model import import_model
-from dapt_trainer.data.contamination import ContaminationIndex, EvaluationItem, contamination_index
-from dapt_trainer.data.corpus import Rules, SideReader, SpooledSource, check_source
-from dapt_trainer.data.evaluation_data import (
-    DataSet,
-    Kind,
-    evaluation_items,
-    read_instructions,
-    read_items,
-    write_lines,
-)
+from dapt_trainer.data.contamination import ContaminationIndex, contamination_index
+from dapt_trainer.data.corpus import Rules, SideReader, SpooledSource
+from dapt_trainer.data.evaluation_data import write_lines
 from dapt_trainer.data.finishing import data_digest, move_into_place, source_facts
 from dapt_trainer.data.guidance import warnings_of
-from dapt_trainer.data.harness_items import CACHE, read_harness_items
+from dapt_trainer.data.harness_items import CACHE
 from dapt_trainer.data.held_out import HALVES, write_held_out
+from dapt_trainer.data.inputs import (
+    SIDES,
+    EvaluationInputs,
+    ListedSource,
+    check_sources,
+    find_sources,
+    read_evaluation,
+)
 from dapt_trainer.data.manifest import DataManifest, TokenType, finished_manifest, write_manifest
 from dapt_trainer.data.model_facts import TokenizerFacts, read_model_facts, read_tokenizer, sequence_length
 from dapt_trainer.data.near_duplicates import HeldOutShingles
 from dapt_trainer.data.packed_source import PackedSource, pack_source
 from dapt_trainer.data.problems import Problems
 from dapt_trainer.data.selection import HeldOutChoice, choose
-from dapt_trainer.data.sources import ResolvedSource, resolve
 from dapt_trainer.data.space import check_space
 from dapt_trainer.errors import InfrastructureError, InputError, StopRequested
 
-SIDES: tuple[Side, Side] = ("domain", "general")
 _FACTS = "facts.json"
 
 
@@ -87,15 +84,6 @@ class _Model:
     token_type: TokenType
 
 
-@dataclass
-class _Evaluation:
-    tasks: dict[str, DataSet] = field(default_factory=dict)
-    probes: dict[str, DataSet] = field(default_factory=dict)
-    instructions: list[dict[str, Any]] = field(default_factory=list)
-    items: list[EvaluationItem] = field(default_factory=list)
-    item_counts: dict[str, int] = field(default_factory=dict)
-
-
 class _Preparation:
     def __init__(self, config: PrepareConfig, context: StageContext) -> None:
         self._config = config
@@ -107,20 +95,30 @@ class _Preparation:
         self._resolved: list[tuple[str, str]] = []
 
     def run(self) -> PrepareReport:
+        try:
+            report = self._run()
+        finally:
+            self._clean_up()
+        return report
+
+    def _run(self) -> PrepareReport:
+        config = self._config
         for folder in (self._folder, self._scratch):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
         with self._step("reading the base model", 0.0):
             model = self._model()
         with self._step("finding the sources", 0.05):
-            sources = self._sources()
+            sources = find_sources(config, self._problems, self._alive)
         with self._step("reading evaluation and SFT data", 0.08):
-            evaluation = self._evaluation()
+            evaluation = read_evaluation(config, self._context.work / CACHE, self._problems, self._alive)
         if model is None or self._problems:
             with self._step("checking the corpus", 0.1):
-                self._check_sources(sources)
+                check_sources(sources, config.bad_records_max_fraction, self._problems, self._alive)
             raise InputError(*self._problems.sentences())
-        index = contamination_index(evaluation.items) if self._config.decontaminate else ContaminationIndex()
+        self._resolved += [(source.config.source, source.files.resolved) for source in sources]
+        self._resolved += evaluation.resolved
+        index = contamination_index(evaluation.items) if config.decontaminate else ContaminationIndex()
         with self._step("reading and tokenizing the corpus", 0.1):
             spooled, choices = self._corpus(model, sources, index)
         self._problems.raise_if_any()
@@ -128,17 +126,23 @@ class _Preparation:
             packed = self._packed(model, spooled, choices)
         self._check_size(model, packed)
         with self._step("finishing", 0.95):
-            report = self._finish(model, evaluation, index, spooled, choices, packed)
-        shutil.rmtree(self._scratch, ignore_errors=True)
-        return report
+            return self._finish(model, evaluation, index, spooled, choices, packed)
+
+    def _clean_up(self) -> None:
+        """Remove what this try and killed ones before it left below their folders."""
+        own = self._context.stage.run.try_number
+        for folder in self._context.try_folder.parent.glob("try-*"):
+            if int(folder.name.removeprefix("try-")) <= own:
+                for name in (self._folder.name, self._scratch.name):
+                    shutil.rmtree(folder / name, ignore_errors=True)
 
     def _model(self) -> _Model | None:
         config, source = self._config, self._config.model_source
         folder = self._folder / MODEL
         try:
-            revision = import_model(source, folder, self._scratch, self._context.progress.heartbeat)
+            resolved = import_model(source, folder, self._scratch, self._alive)
             tokenizer = read_tokenizer(folder, source)
-            facts = read_model_facts(folder, source, revision, has_chat_template=tokenizer.has_chat_template)
+            facts = read_model_facts(folder, resolved, has_chat_template=tokenizer.has_chat_template)
             length = sequence_length(config.sequence_length_tokens, facts)
             check_space(
                 self._context.work,
@@ -149,74 +153,15 @@ class _Preparation:
         except InputError as error:
             self._problems.add_error(error)
             return None
-        self._resolved.append((source, revision))
+        self._resolved.append((source, resolved))
         (folder / _FACTS).write_text(facts.model_dump_json(indent=1) + "\n")
         token_type: TokenType = "uint16" if tokenizer.vocabulary_size <= 1 << 16 else "uint32"
         return _Model(facts, tokenizer, length, token_type)
 
-    def _sources(self) -> dict[Side, list[tuple[int, TextSource, ResolvedSource]]]:
-        found: dict[Side, list[tuple[int, TextSource, ResolvedSource]]] = {"domain": [], "general": []}
-        for side, listed in zip(SIDES, (self._config.domain, self._config.general), strict=True):
-            for index, source in enumerate(listed):
-                self._context.progress.heartbeat()
-                try:
-                    resolved = resolve(source.source, f"spec.corpus.{side}[{index}].source")
-                except InputError as error:
-                    self._problems.add_error(error)
-                    continue
-                found[side].append((index, source, resolved))
-                self._resolved.append((source.source, resolved.resolved))
-        return found
-
-    def _evaluation(self) -> _Evaluation:
-        found = _Evaluation()
-        config = self._config
-        for task in config.tasks:
-            if task.source is not None:
-                self._items(
-                    found, found.tasks, "task", task.name, task.source, f"spec.evaluation.{task.side}.tasks"
-                )
-        shipped = [task.name for task in config.tasks if task.source is None]
-        if shipped:
-            try:
-                items = read_harness_items(
-                    shipped, self._context.work / CACHE, self._context.progress.heartbeat
-                )
-                found.items += items
-                found.item_counts |= {name: sum(item.task == name for item in items) for name in shipped}
-            except InputError as error:
-                self._problems.add_error(error)
-        for probe in config.probes:
-            where = f"spec.evaluation.probes.{probe.side}"
-            self._items(found, found.probes, "probe", probe.name, probe.source, where)
-        for index, source in enumerate(config.instructions):
-            field_name = f"spec.finetuning.data[{index}]"
-            data = read_instructions(source.source, source.format, field_name, self._problems)
-            found.instructions += data.lines
-            self._resolved.append((source.source, data.resolved))
-        return found
-
-    def _items(
-        self, found: _Evaluation, into: dict[str, DataSet], kind: Kind, name: str, uri: str, where: str
-    ) -> None:
-        self._context.progress.heartbeat()
-        data = read_items(kind, uri, f"{where}[{name}]", self._problems)
-        into[name] = data
-        found.items += evaluation_items(name, kind, data.lines)
-        found.item_counts[name] = len(data.lines)
-        self._resolved.append((uri, data.resolved))
-
-    def _check_sources(self, sources: dict[Side, list[tuple[int, TextSource, ResolvedSource]]]) -> None:
-        """Find the problems of the texts too, before all are told."""
-        most_bad, beat = self._config.bad_records_max_fraction, self._context.progress.heartbeat
-        for side, listed in sources.items():
-            for index, source, resolved in listed:
-                check_source(side, index, source, resolved, most_bad, self._problems, beat)
-
     def _corpus(
         self,
         model: _Model,
-        sources: dict[Side, list[tuple[int, TextSource, ResolvedSource]]],
+        sources: list[ListedSource],
         index: ContaminationIndex,
     ) -> tuple[list[SpooledSource], dict[Side, HeldOutChoice]]:
         from tokenizers import Tokenizer
@@ -232,26 +177,27 @@ class _Preparation:
             tasks=index.tasks,
         )
         tokenizer = Tokenizer.from_str(tokens.tokenizer_json)
+        tokenizer.no_truncation()
         tokenizer.encode_special_tokens = True
         spooled: list[SpooledSource] = []
         choices: dict[Side, HeldOutChoice] = {}
         settings = Settings(tokens.tokenizer_json, tokens.begin_of_text_id, tokens.end_of_text_id, index)
-        sizes = {
-            resolved.uri: sum(file.size_bytes for file in resolved.files)
-            for listed in sources.values()
-            for _, _, resolved in listed
-        }
-        done, total = 0, max(1, sum(sizes.values()))
+        sizes = [sum(file.size_bytes for file in source.files.files) for source in sources]
+        done, total = 0, max(1, sum(sizes))
         with AnalysisPool(settings) as pool:
-            for side, listed in sources.items():
+            for side in SIDES:
                 with SideReader(side, self._scratch / side, rules, pool) as reader:
-                    for number, source, resolved in listed:
+                    for source, size in zip(sources, sizes, strict=True):
+                        if source.side != side:
+                            continue
 
-                        def note(kept: int, name: str = f"{side}-{number}", done: int = done) -> None:
+                        def note(kept: int, name: str = f"{side}-{source.index}", done: int = done) -> None:
                             self._beat(f"tokenizing {name}", 0.1 + 0.7 * done / total, tokens=kept)
 
-                        spooled.append(reader.read(number, source, resolved, self._problems, note))
-                        done += sizes[resolved.uri]
+                        spooled.append(
+                            reader.read(source.index, source.config, source.files, self._problems, note)
+                        )
+                        done += size
                 if self._problems:
                     continue
                 try:
@@ -317,7 +263,7 @@ class _Preparation:
     def _finish(
         self,
         model: _Model,
-        evaluation: _Evaluation,
+        evaluation: EvaluationInputs,
         index: ContaminationIndex,
         spooled: list[SpooledSource],
         choices: dict[Side, HeldOutChoice],
@@ -383,9 +329,14 @@ class _Preparation:
         move_into_place(self._folder, self._context.work, self._scratch)
         return report
 
-    def _beat(self, activity: str, fraction: float, tokens: int | None = None) -> None:
+    def _alive(self) -> None:
+        """A heartbeat, and the place where a wish to stop is heeded."""
         if self._context.progress.stop_requested():
             raise StopRequested("prepare was asked to stop; run again, it starts its reading over")
+        self._context.progress.heartbeat()
+
+    def _beat(self, activity: str, fraction: float, tokens: int | None = None) -> None:
+        self._alive()
         self._context.progress.update(activity=activity, fraction=min(1.0, fraction), tokens=tokens)
 
     @contextmanager

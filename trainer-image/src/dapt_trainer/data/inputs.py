@@ -1,0 +1,111 @@
+"""All inputs besides the base model: sources found, evaluation and SFT data read; problems are noted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dapt_contract.metric import Side
+from dapt_contract.stages.prepare import PrepareConfig, TextSource
+from dapt_trainer.data.contamination import EvaluationItem
+from dapt_trainer.data.corpus import check_source
+from dapt_trainer.data.evaluation_data import (
+    DataSet,
+    Kind,
+    evaluation_items,
+    read_instructions,
+    read_items,
+)
+from dapt_trainer.data.harness_items import read_harness_items
+from dapt_trainer.data.problems import Problems
+from dapt_trainer.data.sources import ResolvedSource, resolve
+from dapt_trainer.errors import InputError
+
+SIDES: tuple[Side, Side] = ("domain", "general")
+
+Beat = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class ListedSource:
+    """One source of text with its place in the manifest."""
+
+    side: Side
+    index: int
+    config: TextSource
+    files: ResolvedSource
+
+
+@dataclass
+class EvaluationInputs:
+    """What is measured with, and what SFT learns from."""
+
+    tasks: dict[str, DataSet] = field(default_factory=dict)
+    probes: dict[str, DataSet] = field(default_factory=dict)
+    instructions: list[dict[str, Any]] = field(default_factory=list)
+    items: list[EvaluationItem] = field(default_factory=list)
+    """What decontamination looks for."""
+    item_counts: dict[str, int] = field(default_factory=dict)
+    resolved: list[tuple[str, str]] = field(default_factory=list)
+    """URI as written, and as resolved."""
+
+
+def find_sources(config: PrepareConfig, problems: Problems, beat: Beat) -> list[ListedSource]:
+    """The sources that can be read, domain first."""
+    found = []
+    for side, listed in zip(SIDES, (config.domain, config.general), strict=True):
+        for index, source in enumerate(listed):
+            beat()
+            try:
+                files = resolve(source.source, f"spec.corpus.{side}[{index}].source")
+            except InputError as error:
+                problems.add_error(error)
+            else:
+                found.append(ListedSource(side, index, source, files))
+    return found
+
+
+def check_sources(
+    sources: Sequence[ListedSource], bad_records_max_fraction: float, problems: Problems, beat: Beat
+) -> None:
+    """Read all sources for their problems alone."""
+    for source in sources:
+        check_source(
+            source.side, source.index, source.config, source.files, bad_records_max_fraction, problems, beat
+        )
+
+
+def read_evaluation(config: PrepareConfig, cache: Path, problems: Problems, beat: Beat) -> EvaluationInputs:
+    """Tasks, probes and SFT data; data sets of the harness' own tasks are kept in `cache`."""
+    found = EvaluationInputs()
+
+    def note(into: dict[str, DataSet], kind: Kind, name: str, uri: str, where: str) -> None:
+        beat()
+        data = read_items(kind, uri, f"{where}[{name}]", problems)
+        into[name] = data
+        found.items += evaluation_items(name, kind, data.lines)
+        found.item_counts[name] = len(data.lines)
+        found.resolved.append((uri, data.resolved))
+
+    for task in config.tasks:
+        if task.source is not None:
+            note(found.tasks, "task", task.name, task.source, f"spec.evaluation.{task.side}.tasks")
+    shipped = [task.name for task in config.tasks if task.source is None]
+    if shipped:
+        try:
+            items = read_harness_items(shipped, cache, beat)
+        except InputError as error:
+            problems.add_error(error)
+        else:
+            found.items += items
+            found.item_counts |= {name: sum(item.task == name for item in items) for name in shipped}
+    for probe in config.probes:
+        note(found.probes, "probe", probe.name, probe.source, f"spec.evaluation.probes.{probe.side}")
+    for index, source in enumerate(config.instructions):
+        beat()
+        data = read_instructions(source.source, source.format, f"spec.finetuning.data[{index}]", problems)
+        found.instructions += data.lines
+        found.resolved.append((source.source, data.resolved))
+    return found
