@@ -25,7 +25,6 @@ from dapt_operator.cli.snapshot import Snapshot
 from dapt_operator.cluster.port import Key, World
 from dapt_operator.plan.decide import Plan
 
-
 MANIFEST = """\
 apiVersion: dapt.dev/v1alpha1
 kind: DomainAdaptation
