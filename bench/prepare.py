@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-TEXT_CHARACTERS = 24_000_000
+TEXT_CHARACTERS = 16_000_000
 VOCABULARY = 16_384
 SEQUENCE_LENGTH = 2048
 TURNS = 3
