@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from dapt_operator.api.base import Base, camel_case
-from dapt_operator.api.metadata import ObjectMeta
+from dapt_operator.api.metadata import AdaptationMeta, ObjectMeta
 from dapt_operator.api.profile import AdaptationProfile, Storage, local_profile
 from dapt_operator.api.spec import (
     Budget,
@@ -41,7 +41,7 @@ from dapt_operator.api.status import (
 
 def minimal() -> DomainAdaptation:
     return DomainAdaptation(
-        metadata=ObjectMeta(name="clinical"),
+        metadata=AdaptationMeta(name="clinical"),
         spec=DomainAdaptationSpec(
             model=Model(source="hf://org/base@1"),
             corpus=Corpus(

@@ -214,8 +214,8 @@ INVALID = {
     ),
     "a name that Kubernetes refuses": (
         "metadata: {name: Clinical_1}",
-        "metadata.name (line 3): 'Clinical_1' is not accepted; write a Kubernetes name (lower-case letters, digits,"
-        " '-' and '.')",
+        "metadata.name (line 3): 'Clinical_1' is not accepted; write a name for hosts (lower-case letters, digits"
+        " and '-', a letter first)",
     ),
     "a credential without use": (
         "  credentials: [{secretName: dapt-s3}]",

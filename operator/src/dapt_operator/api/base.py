@@ -130,6 +130,7 @@ FreeForm = Annotated[
 """An object that Kubernetes itself defines (part of a pod, part of a claim), passed on unread."""
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
+HOST_PATTERN = r"^[a-z]([a-z0-9-]*[a-z0-9])?$"
 LABEL_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$"
 SOURCE_PATTERN = r"^(hf|s3|gs|pvc|file)://[^\s]+$"
 MODEL_PATTERN = r"^(hf|s3|gs|pvc|file|adaptation)://[^\s]+$"
@@ -141,6 +142,7 @@ TIME_PATTERN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"
 
 PATTERNS = {
     NAME_PATTERN: "a Kubernetes name (lower-case letters, digits, '-' and '.')",
+    HOST_PATTERN: "a name for hosts (lower-case letters, digits and '-', a letter first)",
     LABEL_PATTERN: "a Kubernetes label value (letters, digits, '-', '_' and '.')",
     SOURCE_PATTERN: (
         "hf://datasets/ORG/NAME@REVISION/FILES, s3://BUCKET/FILES, gs://BUCKET/FILES, pvc://CLAIM/FILES or file://FILES"

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import LiteralScalarString
 
 from dapt_operator.api import immutable
-from dapt_operator.api.base import API_GROUP, VERSION
+from dapt_operator.api.base import API_GROUP, HOST_PATTERN, VERSION
 from dapt_operator.api.profile import AdaptationProfile
 from dapt_operator.api.spec import DomainAdaptation
 
@@ -125,6 +125,12 @@ _NAME_RULE: Final = {
     "message": "metadata.name must not be longer than 63 characters, since every child carries it as a label",
 }
 
+_HOST_RULE: Final = {
+    "rule": f"self.metadata.name.matches('{HOST_PATTERN}')",
+    "message": "metadata.name must be lower-case letters, digits and '-', a letter first and no dots, since it begins"
+    " the host names of its pods",
+}
+
 _COLUMNS: Final = (
     ("Phase", "string", ".status.phase", "What it is doing, for people."),
     ("Progress", "number", ".status.progress.fraction", "Share of pretraining that is done."),
@@ -168,6 +174,7 @@ def adaptation_definition() -> dict[str, Any]:
     schema = object_schema(DomainAdaptation)
     schema["x-kubernetes-validations"] = [
         dict(_NAME_RULE),
+        dict(_HOST_RULE),
         *(
             {
                 "rule": immutable.cel(block),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from dapt_operator.api.base import Integer, LeanBase, Name
+from dapt_operator.api.base import HOST_PATTERN, Integer, LeanBase, Name
 
 
 class ObjectMeta(LeanBase):
@@ -44,3 +44,11 @@ class ObjectMeta(LeanBase):
     """Objects that own this one."""
     managed_fields: tuple[Mapping[str, Any], ...] = Field(default=(), strict=False)
     """Which client wrote which field."""
+
+
+class AdaptationMeta(ObjectMeta):
+    """Metadata of a DomainAdaptation, whose name begins the names of Services and pods."""
+
+    name: Annotated[str, Field(pattern=HOST_PATTERN, min_length=1, max_length=63)]
+    """Name, unique in its namespace: at most 63 characters, a letter first, no dots, since children carry it as a
+    label and in their host names."""

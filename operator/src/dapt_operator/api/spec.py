@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dapt_operator.api.base import API_VERSION, LABEL_PATTERN, Base, Integer, Name, Rule
+from dapt_operator.api.metadata import AdaptationMeta as AdaptationMeta
 from dapt_operator.api.metadata import ObjectMeta as ObjectMeta
 from dapt_operator.api.spec_corpus import BadRecords as BadRecords
 from dapt_operator.api.spec_corpus import Corpus as Corpus
@@ -149,7 +150,7 @@ class DomainAdaptation(Base):
     """Version of the resource."""
     kind: Literal["DomainAdaptation"] = "DomainAdaptation"
     """Kind of the resource."""
-    metadata: ObjectMeta
+    metadata: AdaptationMeta
     """Name, namespace, labels and annotations."""
     spec: DomainAdaptationSpec
     """What is asked for."""
