@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 from pathlib import Path
 
@@ -212,6 +213,35 @@ def test_fresh_leaves_alone_what_is_not_a_run_or_is_in_use(
             "dapt: runs/tiny: a dapt run works in it, so --fresh leaves it alone; stop that one first"
         ]
     assert (mine / "thesis.txt").is_file()
+
+
+def test_a_folder_in_use_is_left_alone(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    valid(folder)
+    mine = folder / "runs" / "tiny"
+    mine.mkdir(parents=True)
+    with (mine / ".lock").open("w") as file:
+        file.write("4711")
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert call(capsys, "run", "m.yaml")[2] == [
+            f"dapt: {mine} is in use by another dapt run (process 4711): wait for it, or stop it, or choose another"
+            " metadata.name"
+        ]
+
+
+def test_a_full_disk_ends_a_run_with_the_way_on(
+    capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/tiny/status.yaml")
+
+    valid(folder)
+    monkeypatch.setattr("dapt_operator.cli.run.follow", full)
+    assert call(capsys, "run", "m.yaml")[2] == [
+        "dapt: runs/tiny: cannot be written: No space left on device (runs/tiny/status.yaml); make room or correct"
+        " it, then start the same command again: it goes on where it was"
+    ]
+    assert not RunFolder(folder / "runs" / "tiny").is_in_use
 
 
 def test_fresh_removes_nothing_when_the_new_run_could_not_start(

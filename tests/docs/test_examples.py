@@ -76,5 +76,16 @@ def test_the_laptop_example_runs_where_its_files_are(
     assert any(line.startswith("Memory of one process: ") for line in page.lines)
 
 
+def test_the_quickstart_is_valid_and_planned() -> None:
+    path = ROOT / "examples" / "quickstart" / "quickstart.yaml"
+    problems, good = lint([path])
+    assert problems == []
+    assert len(good) == 2
+    page = plan(read_request(path, None), parameters=135e6)
+    # its data is made by `make demo`, and is not there in a clean checkout
+    assert [problem for problem in page.problems if "no file matches" not in problem] == []
+    assert any(line.startswith("Memory of one process: ") for line in page.lines)
+
+
 def test_the_smallest_example_has_25_lines() -> None:
     assert len((ROOT / "examples" / "finance.yaml").read_text().splitlines()) <= 25

@@ -42,6 +42,8 @@ from dapt_operator.reconcile import reconcile
 
 RECONCILE_SECONDS = 10.0
 """At the latest; a change and the plan's own wish come before."""
+SOONEST_SECONDS = 0.05
+"""Without a change nothing is looked at more often than this."""
 AFTER_START_SECONDS = 1.0
 """After a stage was started, to write down that its processes run."""
 
@@ -81,18 +83,35 @@ def run(request: Request, options: Options, console: Console) -> int:
         ) from None
     begun = time.monotonic()
     with StopFlag(on_second=partial(kill_marked, f"{RUN_MARKER}={cluster.folder}")) as flag:
-        with cluster, screen_for(console) as screen:
-            if Snapshot(folder.name, folder.status()).stalled is not None:
-                cluster.ask_again()
-            status = follow(cluster, kinds(request.adaptation.spec), screen, flag)
-            if flag.wanted and not _ended(status):
-                screen.say("stopping: the running stage saves first (once more to stop at once)")
+        status = _run_in(cluster, kinds(request.adaptation.spec), folder, console, flag)
         if flag.wanted and not _ended(status):
             again = f"dapt run {request.path}"
             console.print(f"stopped; `{again}` goes on where it was", markup=False, highlight=False)
             return flag.exit_code
     console.print(f"took {duration(time.monotonic() - begun)}", markup=False, highlight=False)
     return conclude(folder, status, options, console, rebuild=True)
+
+
+def _run_in(
+    cluster: LocalCluster, planned: tuple[str, ...], folder: RunFolder, console: Console, flag: StopFlag
+) -> DomainAdaptationStatus:
+    """Follow the run and leave the cluster with nothing running; the last status."""
+    try:
+        with cluster, screen_for(console) as screen:
+            if Snapshot(folder.name, folder.status()).stalled is not None:
+                cluster.ask_again()
+            status = follow(cluster, planned, screen, flag)
+            if flag.wanted and not _ended(status):
+                screen.say("stopping: the running stage saves first (once more to stop at once)")
+        return status
+    except LocalRunError as error:
+        raise UserError(error.problems) from None
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise UserError(
+            f"{folder.path}: cannot be written: {error.strerror}{where}; make room or correct it, then start the same"
+            " command again: it goes on where it was"
+        ) from error
 
 
 def follow(
@@ -111,7 +130,8 @@ def follow(
         if moment >= due:
             done = reconcile(cluster, key, LAUNCHERS)
             wish = RECONCILE_SECONDS if done.requeue_after is None else done.requeue_after
-            due = moment + min(wish, AFTER_START_SECONDS if done.apply else RECONCILE_SECONDS)
+            latest = AFTER_START_SECONDS if done.apply else RECONCILE_SECONDS
+            due = moment + max(SOONEST_SECONDS, min(wish, latest))
         world = cluster.observe(key)
         assert world.resource is not None
         status = DomainAdaptationStatus.model_validate(world.resource.get("status") or {})

@@ -12,6 +12,8 @@ BYTES_PER_TOKEN = 4.0
 """Of English text under today's vocabularies; other languages and code need more tokens for the same bytes."""
 COMPRESSION = {".gz": 3.0, ".zst": 3.5, ".parquet": 2.5}
 """Usual factors from packed to plain text."""
+KNOWN = {".jsonl", ".ndjson", ".json", ".parquet", ".txt", ".text", ".md"}
+"""Endings of files that prepare reads."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class SourceSize:
 
 
 def local_files(address: str) -> tuple[Path, ...]:
-    """The files behind a `file://` address with wildcards; a folder stands for all files in it."""
+    """The files behind a `file://` address with wildcards; a folder stands for the files of known form below it."""
     pattern = address.removeprefix(FILE_SCHEME)
     if Path(pattern).is_dir():
         pattern = f"{glob.escape(pattern)}/**/*"
