@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,3 +108,8 @@ def write_model(
     names = {"eos_token": end_of_text} if end_of_text else {}
     (folder / "tokenizer_config.json").write_text(json.dumps(names))
     return folder
+
+
+def killed(*_: Any) -> None:
+    """What a process of a pool runs that the kernel kills."""
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -16,8 +16,8 @@ from dapt_trainer.data import analysis
 from dapt_trainer.data.held_out import HALVES, read_held_out
 from dapt_trainer.data.manifest import read_manifest
 from dapt_trainer.data.shards import open_shards
-from dapt_trainer.errors import StopRequested
-from toy_corpus import documents, write_jsonl
+from dapt_trainer.errors import InfrastructureError, StopRequested
+from toy_corpus import documents, killed, write_jsonl
 
 
 def training_texts(work: Path, tokenizer: Tokenizer, side: str) -> list[str]:
@@ -233,10 +233,25 @@ def test_the_number_of_processes_does_not_change_the_data(config, prepare, tmp_p
     monkeypatch.setattr(
         analysis.AnalysisPool,
         "__init__",
-        lambda pool, settings: init(pool, settings, processes=2, inline_characters=0),
+        lambda pool, settings, beat: init(pool, settings, processes=2, inline_characters=0, beat=beat),
     )
     spread = prepare(config, work=tmp_path / "two").facts
     assert spread == alone
+
+
+def test_a_killed_helper_ends_the_stage_instead_of_hanging_it(config, prepare, monkeypatch) -> None:
+    init = analysis.AnalysisPool.__init__
+    monkeypatch.setattr(
+        analysis.AnalysisPool,
+        "__init__",
+        lambda pool, settings, beat: init(pool, settings, processes=2, inline_characters=0, beat=beat),
+    )
+    monkeypatch.setattr(analysis, "_analyse", killed)
+    with pytest.raises(InfrastructureError) as caught:
+        prepare(config)
+    assert str(caught.value) == (
+        "a process that tokenizes was killed, most likely for memory; give prepare more memory or fewer cores"
+    )
 
 
 def test_another_seed_holds_out_other_documents(config, prepare, tmp_path: Path) -> None:

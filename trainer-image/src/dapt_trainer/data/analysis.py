@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +23,14 @@ import numpy.typing as npt
 from dapt_trainer.data.contamination import ContaminationIndex
 from dapt_trainer.data.near_duplicates import SHINGLE_WORDS, sketches
 from dapt_trainer.data.text import Hashes, WordHasher, normalized, text_digest, words
+from dapt_trainer.errors import InfrastructureError
+from dapt_trainer.process import die_with_parent
 
 BATCH_CHARACTERS = 1_000_000
 BATCH_DOCUMENTS = 2_000
 _INLINE_CHARACTERS = 6_000_000
 """Text below this is analysed in this process: starting others would take longer."""
+_BEAT_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,7 @@ class AnalysisPool:
         settings: for every process.
         processes: 1 means this process.
         inline_characters: text up to this is done in this process in any case.
+        beat: called while a batch is waited for.
     """
 
     def __init__(
@@ -119,15 +125,21 @@ class AnalysisPool:
         *,
         processes: int | None = None,
         inline_characters: int = _INLINE_CHARACTERS,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._processes = processes or len(os.sched_getaffinity(0))
         self._inline_left = inline_characters
+        self._beat = beat
         self._analyst: Analyst | None = None
-        self._pool: Any = None
+        self._pool: ProcessPoolExecutor | None = None
 
     def analysed(self, batches: Iterable[Sequence[str]]) -> Iterator[AnalysedBatch]:
-        """One result a batch, in order; at most two batches a process are under way."""
+        """One result a batch, in order; at most two batches a process are under way.
+
+        Raises:
+            InfrastructureError: one of the processes was killed.
+        """
         waiting: deque[Callable[[], AnalysedBatch]] = deque()
         for batch in batches:
             waiting.append(self._start(batch))
@@ -137,17 +149,35 @@ class AnalysisPool:
             yield waiting.popleft()()
 
     def _start(self, batch: Sequence[str]) -> Callable[[], AnalysedBatch]:
-        if self._pool is None and (self._processes == 1 or self._inline_left > 0):
-            self._inline_left -= sum(len(text) for text in batch)
+        characters = sum(len(text) for text in batch)
+        if self._pool is None and (self._processes == 1 or characters <= self._inline_left):
+            self._inline_left -= characters
             self._analyst = self._analyst or Analyst(self._settings)
             result = self._analyst(batch)
             return lambda: result
         if self._pool is None:
-            # spawn: the progress server's threads do not survive a fork
-            context = multiprocessing.get_context("spawn")
-            self._pool = context.Pool(self._processes, _start_process, (self._settings,))
-        get: Callable[[], AnalysedBatch] = self._pool.apply_async(_analyse, (batch,)).get
-        return get
+            self._pool = ProcessPoolExecutor(
+                self._processes,
+                # the progress server's threads do not survive a fork
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_start_process,
+                initargs=(self._settings, os.getpid()),
+            )
+        try:
+            future = self._pool.submit(_analyse, batch)
+        except BrokenProcessPool as error:
+            raise _killed() from error
+        return lambda: self._waited(future)
+
+    def _waited(self, future: Future[AnalysedBatch]) -> AnalysedBatch:
+        while True:
+            try:
+                return future.result(timeout=_BEAT_SECONDS)
+            except TimeoutError:
+                self._beat()
+            except BrokenProcessPool as error:
+                self._beat()  # heeds a wish to stop, which may have ended the process
+                raise _killed() from error
 
     def __enter__(self) -> AnalysisPool:
         """Itself."""
@@ -158,15 +188,22 @@ class AnalysisPool:
     ) -> None:
         """End the processes."""
         if self._pool is not None:
-            self._pool.terminate()
-            self._pool.join()
+            self._pool.shutdown(cancel_futures=True)
+
+
+def _killed() -> InfrastructureError:
+    return InfrastructureError(
+        "a process that tokenizes was killed, most likely for memory; give prepare more memory or fewer cores"
+    )
 
 
 _process_analyst: Analyst | None = None
 
 
-def _start_process(settings: Settings) -> None:
+def _start_process(settings: Settings, parent: int) -> None:
     global _process_analyst
+    die_with_parent(parent)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent decides when to stop
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process a core already
     _process_analyst = Analyst(settings)
 

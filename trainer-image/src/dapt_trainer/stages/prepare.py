@@ -184,7 +184,7 @@ class _Preparation:
         settings = Settings(tokens.tokenizer_json, tokens.begin_of_text_id, tokens.end_of_text_id, index)
         sizes = [sum(file.size_bytes for file in source.files.files) for source in sources]
         done, total = 0, max(1, sum(sizes))
-        with AnalysisPool(settings) as pool:
+        with AnalysisPool(settings, beat=self._alive) as pool:
             for side in SIDES:
                 with SideReader(side, self._scratch / side, rules, pool) as reader:
                     for source, size in zip(sources, sizes, strict=True):
