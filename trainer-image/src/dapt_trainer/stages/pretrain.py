@@ -7,6 +7,7 @@ in the middle of an evaluation costs that evaluation and no step.
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ class Pretraining:
         self.ended_by: EndedBy = "Completed"
         self.end_message = ""
         self.saved_step = 0
+        self.owes_reading = False
 
     def run(self) -> PretrainReport:
         """From the claim to the report."""
@@ -70,13 +72,46 @@ class Pretraining:
         self.journal = Journal(curve_path, earlier)
         self.context.progress.update(activity="loading model and data")
         self.rows = open_rows(self.context.work, self.config)
+        self.saved_step = resumed.manifest.step if resumed else 0
+        self.owes_reading = (
+            resumed is not None
+            and resumed.manifest.domain is None
+            and self._is_checkpoint_step(self.saved_step)
+        )
+        if resumed and self.saved_step == self.config.total_steps and not self.owes_reading:
+            return self._report()
         self._load_model()
         self.trainer = self._make_trainer()
-        self.saved_step = resumed.manifest.step if resumed else 0
-        if resumed and resumed.manifest.domain is None and self._is_checkpoint_step(self.saved_step):
-            self.trainer.on_ready = self._measure_resumed
-        self.trainer.resume_training(resumed.folder if resumed else None)
+        self.trainer.on_ready = self._when_loaded
+        self.trainer.resume_training(self._resume_folder())
         return self._report()
+
+    def _must_convert(self) -> bool:
+        """Whether the optimizer's shards were written by another number of ranks."""
+        resumed = self.lineage.resumed
+        return (
+            resumed is not None
+            and self.config.distribution.zero_stage > 0
+            and resumed.manifest.world_size != self.ranks.world_size
+        )
+
+    def _resume_folder(self) -> Path | None:
+        """Where the Trainer finds the resumed state."""
+        from dapt_trainer.checkpoints.universal import convert_to_universal
+
+        resumed = self.lineage.resumed
+        if resumed is None or not self._must_convert():
+            return resumed.folder if resumed else None
+        converted = self.context.try_folder / "universal"
+        if self.ranks.is_first:
+            self.context.progress.update(
+                activity=f"converting a checkpoint of {resumed.manifest.world_size} ranks for {self.ranks.world_size}"
+            )
+        with beating(self.context.progress):
+            if self.ranks.is_first:
+                convert_to_universal(resumed.folder, converted)
+            self.ranks.barrier()
+        return converted
 
     def _load_model(self) -> None:
         from transformers import set_seed
@@ -119,6 +154,7 @@ class Pretraining:
             distribution=config.distribution,
             seed=config.seed,
             on_cpu=ranks.device.type == "cpu",
+            load_universal=self._must_convert(),
         )
         trainer = StepTrainer(
             model=self.model,
@@ -208,8 +244,13 @@ class Pretraining:
         self.checkpoint_seconds = time.monotonic() - started
         self.context.progress.update(checkpoint_seconds=self.checkpoint_seconds)
 
-    def _measure_resumed(self) -> None:
-        self._measure(self.saved_step)
+    def _when_loaded(self) -> None:
+        """The state is in memory; nothing is trained yet."""
+        self.ranks.barrier()
+        if self.ranks.is_first:
+            shutil.rmtree(self.context.try_folder / "universal", ignore_errors=True)
+        if self.owes_reading:
+            self._measure(self.saved_step)
 
     def _measure(self, step: int) -> None:
         """Both perplexities of the checkpoint just saved, into its manifest; then the stop rule."""

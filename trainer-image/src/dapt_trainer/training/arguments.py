@@ -56,8 +56,16 @@ def scheduler_settings(schedule: ScheduleConfig, total_steps: int) -> dict[str, 
     }
 
 
-def deepspeed_settings(distribution: DistributionConfig, optimizer: OptimizerConfig) -> dict[str, Any]:
-    """DeepSpeed's configuration; sizes and rates marked `auto` are filled in by the Trainer."""
+def deepspeed_settings(
+    distribution: DistributionConfig, optimizer: OptimizerConfig, *, load_universal: bool = False
+) -> dict[str, Any]:
+    """DeepSpeed's configuration; sizes and rates marked `auto` are filled in by the Trainer.
+
+    Args:
+        distribution: ZeRO stage and precision.
+        optimizer: for the gradient clip.
+        load_universal: the checkpoint to resume from is in DeepSpeed's universal format.
+    """
     zero: dict[str, Any] = {"stage": distribution.zero_stage}
     if distribution.zero_stage:
         zero |= {
@@ -73,6 +81,7 @@ def deepspeed_settings(distribution: DistributionConfig, optimizer: OptimizerCon
         "gradient_clipping": optimizer.gradient_clip,
         "bf16": {"enabled": distribution.precision == "bf16"},
         "zero_optimization": zero,
+        "checkpoint": {"load_universal": load_universal},
         "steps_per_print": 2**31 - 1,
         "wall_clock_breakdown": False,
     }
@@ -89,6 +98,7 @@ def training_arguments(
     distribution: DistributionConfig,
     seed: int,
     on_cpu: bool,
+    load_universal: bool = False,
 ) -> dict[str, Any]:
     """Keywords of `TrainingArguments` for a run that logs, evaluates and saves by our own hooks alone."""
     return {
@@ -106,7 +116,7 @@ def training_arguments(
         "bf16": distribution.precision == "bf16",
         "activation_checkpointing": distribution.gradient_checkpointing,
         "activation_checkpointing_kwargs": {"use_reentrant": False},
-        "deepspeed": deepspeed_settings(distribution, optimizer),
+        "deepspeed": deepspeed_settings(distribution, optimizer, load_universal=load_universal),
         "seed": seed,
         "use_cpu": on_cpu,
         "logging_strategy": "no",

@@ -164,6 +164,8 @@ class StepTrainer(Trainer):  # type: ignore[misc]
             self._save_optimizer_and_scheduler(str(folder))
             self._save_rng_state(str(folder))
         if self._ranks.is_first:
+            for script in folder.glob("zero_to_*.py"):
+                script.unlink()  # DeepSpeed leaves programs there; a checkpoint is data
             self.state.save_to_json(str(folder / "trainer_state.json"))
 
     def resume_training(self, checkpoint: Path | None) -> None:
@@ -180,8 +182,6 @@ class StepTrainer(Trainer):  # type: ignore[misc]
 
     def _restore(self, checkpoint: Path) -> None:
         """Load a finished training's state and train nothing, for the reading that it may still owe."""
-        if self.on_ready is None:
-            return
         steps = self._order.total_steps
         with _libraries_quiet():
             self._prepare_for_training(steps, self.get_train_dataloader(), str(checkpoint / RESUME_FOLDER))

@@ -1,0 +1,49 @@
+"""Resuming on another number of ranks: DeepSpeed's ZeRO shards, made into its universal checkpoint first.
+
+Without ZeRO every rank holds the whole optimizer state, so there is nothing to convert. With it the state lies in as
+many shards as there were ranks, and DeepSpeed loads them on another number only by way of its universal format (one
+file a parameter and moment). Signature and digests were checked before: the shards are pickles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import shutil
+from pathlib import Path
+
+from dapt_trainer.checkpoints.store import RESUME_FOLDER
+
+
+def convert_to_universal(checkpoint: Path, target: Path) -> None:
+    """Write `target/resume` so that any number of ranks can resume from `target`.
+
+    Args:
+        checkpoint: a complete checkpoint's folder.
+        target: made anew; remove it once it was loaded.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    from deepspeed.checkpoint.ds_to_universal import main as convert
+
+    source, converted = checkpoint / RESUME_FOLDER, target / RESUME_FOLDER
+    shutil.rmtree(target, ignore_errors=True)
+    converted.mkdir(parents=True)
+    tag = (source / "latest").read_text().strip()
+    options = argparse.Namespace(
+        input_folder=str(source / tag),
+        output_folder=str(converted / tag),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,  # the shards say nothing of a parallel layout of the model: there is none
+    )
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        convert(options)
+    for name in ("scheduler.pt", "trainer_state.json"):
+        shutil.copyfile(source / name, converted / name)
+    for name in ("latest", "latest_universal"):
+        (converted / name).write_text(tag)
