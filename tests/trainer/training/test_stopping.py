@@ -51,6 +51,20 @@ def test_the_stop_rule_ends_the_run_and_tells_its_checkpoints(tmp_path: Path) ->
     assert len(caught.value.report.curve) == 4
 
 
+def test_a_stop_whose_report_was_lost_is_told_again_and_nothing_is_trained(tmp_path: Path) -> None:
+    work = make_work_volume(tmp_path)
+    rule = StopRule(max_increase_fraction=0.1, patience=2, hard_stop_factor=1e6)
+    config = pretrain_config(stop_rule=rule, base_general_perplexity=100.0)
+    with pytest.raises(ForgettingLimitReached) as first:
+        trained(work, config)
+    with pytest.raises(ForgettingLimitReached) as again:
+        trained(work, config, try_number=2)
+    assert str(again.value) == str(first.value)
+    assert isinstance(again.value.facts, PretrainFacts)
+    assert [row.try_number for row in again.value.facts.checkpoints] == [1, 1]
+    assert again.value.facts.steps == 4
+
+
 def test_the_hard_stop_ends_the_run_at_the_first_checkpoint(tmp_path: Path) -> None:
     work = make_work_volume(tmp_path)
     rule = StopRule(max_increase_fraction=0.1, patience=2, hard_stop_factor=2.0)
@@ -108,6 +122,9 @@ def test_the_time_limit_ends_the_run_cleanly_with_a_measured_checkpoint(tmp_path
         report.facts.message == "pretraining's share of the GPU-hour limit (0 s) was used up at step 1 of 6"
     )
     assert [row.step for row in report.facts.checkpoints] == [1]
+    again = trained(tmp_path, pretrain_config(max_train_seconds=0.0), try_number=2)
+    assert (again.facts.ended_by, again.facts.message) == ("BudgetReached", report.facts.message)
+    assert again.facts.steps == 1
 
 
 def test_a_batch_that_cannot_be_split_is_refused_with_the_nearest_that_can(tmp_path: Path) -> None:

@@ -85,6 +85,11 @@ class Lineage:
             raise InfrastructureError(f"the checkpoints of {self._identity.lineage}: {error}") from error
         return resumed, list(by_step.values()), inventory.skipped
 
+    @property
+    def resumed_is_measured(self) -> bool:
+        """Whether the resumed checkpoint is a candidate already."""
+        return self.resumed is not None and self.resumed.manifest.domain is not None
+
     def log_history(self) -> list[dict[str, Any]]:
         """The trainer's log up to the resumed step; empty at a start."""
         if self.resumed is None:

@@ -78,13 +78,25 @@ class Pretraining:
             and resumed.manifest.domain is None
             and self._is_checkpoint_step(self.saved_step)
         )
-        if resumed and self.saved_step == self.config.total_steps and not self.owes_reading:
+        if resumed and not self.owes_reading and self._has_ended():
             return self._report()
         self._load_model()
         self.trainer = self._make_trainer()
         self.trainer.on_ready = self._when_loaded
         self.trainer.resume_training(self._resume_folder())
         return self._report()
+
+    def _has_ended(self) -> bool:
+        """Whether an earlier try came to an end whose report it could not write any more; a stop is raised again."""
+        if self.saved_step == self.config.total_steps:
+            self._judge(self.saved_step)
+            return True
+        if self._is_checkpoint_step(self.saved_step):
+            self._judge(self.saved_step)
+        if self._time_is_up(self.journal.seconds_before) and self.lineage.resumed_is_measured:
+            self._note_end_of_time(self.saved_step)
+            return True
+        return False
 
     def _must_convert(self) -> bool:
         """Whether the optimizer's shards were written by another number of ranks."""
@@ -196,11 +208,7 @@ class Pretraining:
             )
         self._measure(reading.step)
         if reading.out_of_time and reading.step < config.total_steps:
-            self.ended_by = "BudgetReached"
-            self.end_message = (
-                f"pretraining's share of the GPU-hour limit ({config.max_train_seconds:g} s) was used up at step "
-                f"{reading.step} of {config.total_steps}"
-            )
+            self._note_end_of_time(reading.step)
             self.trainer.control.should_training_stop = True
 
     def _show(self, reading: Any) -> None:
@@ -277,6 +285,14 @@ class Pretraining:
         self.context.progress.update(
             domain_perplexity=domain.both.perplexity, general_perplexity=general.both.perplexity
         )
+        self._judge(step)
+
+    def _judge(self, step: int) -> None:
+        """The stop rule over all readings so far.
+
+        Raises:
+            ForgettingLimitReached, Diverged: it says so.
+        """
         decision = judge_readings(
             self.config.stop_rule, self.config.base_general_perplexity, self.lineage.general_perplexities()
         )
@@ -296,8 +312,18 @@ class Pretraining:
         return self.journal.seconds_before + time.monotonic() - self.started
 
     def _out_of_time(self) -> bool:
+        return self.ranks.is_first and self._time_is_up(self._seconds())
+
+    def _time_is_up(self, seconds: float) -> bool:
         limit = self.config.max_train_seconds
-        return limit is not None and self.ranks.is_first and self._seconds() >= limit
+        return limit is not None and seconds >= limit
+
+    def _note_end_of_time(self, step: int) -> None:
+        self.ended_by = "BudgetReached"
+        self.end_message = (
+            f"pretraining's share of the GPU-hour limit ({self.config.max_train_seconds:g} s) was used up at step "
+            f"{step} of {self.config.total_steps}"
+        )
 
     def _ended(self, kind: type[StageError], ended_by: EndedBy, message: str) -> StageError:
         self.ended_by, self.end_message = ended_by, message
