@@ -17,16 +17,16 @@ from typing import Any
 
 from rich.console import Console
 
-from dapt_operator.api.conditions import BUDGET_EXHAUSTED, FINISHED, PUBLISHED, find_condition
+from dapt_operator.api.conditions import PUBLISHED
 from dapt_operator.api.profile import AdaptationProfile
 from dapt_operator.api.run import RunPhase, RunState
 from dapt_operator.api.spec import DomainAdaptation
 from dapt_operator.api.status import Condition, DomainAdaptationStatus
+from dapt_operator.cli.ending import conclude
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.folders import STATUS_FILE, RunFolder
 from dapt_operator.cli.machine import built_in_profile
 from dapt_operator.cli.manifests import Request
-from dapt_operator.cli.outcome import candidates_table, outcome_table, read_outcome, sample_lines
 from dapt_operator.cli.plan import plan
 from dapt_operator.cli.screen import Screen, screen_for
 from dapt_operator.cli.signals import StopFlag
@@ -61,13 +61,15 @@ def run(request: Request, options: Options, console: Console) -> int:
     """Run to the end, a standstill or a signal; the exit code.
 
     Raises:
-        UserError: the run cannot begin.
+        UserError: the run cannot begin, or it ended without a published model.
     """
     folder = RunFolder(options.runs / request.adaptation.metadata.name)
     already = None if options.fresh else _finished(folder)
     if already is not None and already.reason == PUBLISHED:
         console.print(f"{folder.name} is finished already: {already.message}", markup=False, highlight=False)
-        return conclude(folder, folder.status(), options, console, rebuild=not folder.report.is_file())
+        wanted = options.with_report and not folder.report.is_file()
+        conclude(folder, folder.status(), console, with_report=wanted)
+        return 0
     profile = request.profile or built_in_profile(request.adaptation)
     if options.fresh or not (folder.work / "model").is_dir():
         _check_inputs(replace(request, profile=profile))
@@ -89,7 +91,8 @@ def run(request: Request, options: Options, console: Console) -> int:
             console.print(f"stopped; `{again}` goes on where it was", markup=False, highlight=False)
             return flag.exit_code
     console.print(f"took {duration(time.monotonic() - begun)}", markup=False, highlight=False)
-    return conclude(folder, status, options, console, rebuild=True)
+    conclude(folder, status, console, with_report=options.with_report)
+    return 0
 
 
 def _run_in(
@@ -162,52 +165,6 @@ def failure_line(run: RunState) -> str:
     cause = run.cause.value if run.cause else "unknown cause"
     said = f": {run.message}" if run.message else ""
     return f"{run.identity.stage}, try {run.identity.try_number}: failed ({cause}){said}"
-
-
-def conclude(
-    folder: RunFolder, status: DomainAdaptationStatus, options: Options, console: Console, *, rebuild: bool
-) -> int:
-    """Table, answers, report, and the sentence that tells how it ended; the exit code."""
-    outcome = read_outcome(folder.work, status)
-    for table in (candidates_table(status), outcome_table(outcome)):
-        if table is not None:
-            console.print()
-            console.print(table)
-    for line in ["", *sample_lines(outcome)] if outcome.samples else []:
-        console.print(line, markup=False, highlight=False)
-    console.print()
-    if options.with_report and rebuild:
-        build_page(folder, console)
-    if folder.report.is_file():
-        console.print(f"report: {folder.report}", markup=False, highlight=False, soft_wrap=True)
-    finished = find_condition(status.conditions, FINISHED)
-    if finished is not None and finished.status == "True" and finished.reason == PUBLISHED:
-        where = status.output.destination if status.output else None
-        console.print(
-            f"model:  {(where or '').removeprefix('file://')}", markup=False, highlight=False, soft_wrap=True
-        )
-        return 0
-    raise UserError(_why(folder, status))
-
-
-def build_page(folder: RunFolder, console: Console) -> None:
-    """Write the report; a page that cannot be drawn does not undo a run."""
-    from dapt_operator.report import ReportError, build_report
-
-    try:
-        build_report(folder.path)
-    except ReportError as error:
-        console.print(f"no report: {error}", markup=False, highlight=False, style="yellow")
-
-
-def _why(folder: RunFolder, status: DomainAdaptationStatus) -> str:
-    shown = Snapshot(folder.name, status)
-    condition = shown.stalled or shown.finished
-    if condition is None:
-        return f"{folder.name}: ended without a word; see {folder.path / 'logs'}"
-    if condition.reason == BUDGET_EXHAUSTED:
-        return f"{folder.name}: {condition.message}"
-    return f"{folder.name}: {condition.message} (logs: {folder.path / 'logs'})"
 
 
 def _ended(status: DomainAdaptationStatus) -> bool:
