@@ -177,6 +177,17 @@ def test_each_failure_is_said_once_and_old_ones_are_not(monkeypatch: pytest.Monk
     ]
 
 
+def test_each_warning_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = RUNNING | {"plan": {"warnings": ["little text", "no finetuning"]}}
+    cluster = Cluster(Clock(), [RUNNING, planned, planned, ENDED])
+    _, screen = follow(monkeypatch, cluster)
+    assert screen.lines == [
+        "[00:00:00] prepare: starting",
+        "warning: little text",
+        "warning: no finetuning",
+    ]
+
+
 def test_a_signal_ends_the_loop_with_the_run_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster, flag = Cluster(Clock(), [RUNNING]), StopFlag()
     flag.received.append(signal.SIGTERM)

@@ -128,6 +128,7 @@ def follow(
     key, begun = cluster.key, clock()
     due = begun
     known = {run.identity.key for run in _failed(cluster)}
+    warned: set[str] = set()
     while True:
         moment = clock()
         if moment >= due:
@@ -144,6 +145,10 @@ def follow(
             if failed.identity.key not in known:
                 known.add(failed.identity.key)
                 screen.say(f"[{elapsed(clock() - begun)}] {failure_line(failed)}")
+        for warning in status.plan.warnings if status.plan else ():
+            if warning not in warned:
+                warned.add(warning)
+                screen.say(f"warning: {warning}")
         screen.show(shown)
         if flag.wanted or _ended(status):
             return status
