@@ -69,10 +69,10 @@ def test_codes_and_diagnoses_that_are_asked_about_stand_in_no_document(
 def test_finetuning_pairs_are_about_other_categories(entries: tuple[Entry, ...], domain: list[str]) -> None:
     asked = {item["question"] for item in (*code_questions(entries), *chapter_questions(entries, domain))}
     pairs = finetuning_pairs(entries)
-    assert len(pairs) == 160
+    assert len(pairs) == 320
     assert not asked & {pair["prompt"] for pair in pairs}
     codes = [pair["prompt"].split("code ")[1].split()[0] for pair in pairs if " code " in pair["prompt"]]
-    assert len(codes) == 80
+    assert len(codes) == 120
     assert not any(map(is_held_away, codes))
 
 
@@ -81,15 +81,15 @@ def test_right_answers_are_spread_evenly_over_the_places(
 ) -> None:
     for items in (code_questions(entries), chapter_questions(entries, domain), wording_probes(entries)):
         counts = Counter(item["answer"] for item in items)
-        assert len(items) >= 60
+        assert len(items) >= 50
         assert max(counts.values()) - min(counts.values()) <= 3
 
 
 def test_a_diagnosis_is_a_question_or_a_probe(entries: tuple[Entry, ...], domain: list[str]) -> None:
     asked = {item["question"].split(". To ")[0] for item in chapter_questions(entries, domain)}
     probed = {probe["prompt"].split(". In ")[0] for probe in chapter_probes(entries, domain)}
-    assert len(asked) == 60
-    assert len(probed) >= 50  # of 116 diagnoses in the tabular list of April 2026
+    assert len(asked) >= 50
+    assert len(probed) >= 50
     assert not asked & probed
 
 

@@ -52,7 +52,7 @@ def chapter_pairs(entries: Sequence[Entry], most: int) -> list[Pair]:
     ]
 
 
-def finetuning_pairs(entries: Sequence[Entry], most: int = 160) -> list[Pair]:
-    """Half of the pairs about codes, half about chapters, in an order given by their hash."""
-    pairs = code_pairs(entries, most // 2) + chapter_pairs(entries, most - most // 2)
+def finetuning_pairs(entries: Sequence[Entry], codes: int = 120, chapters: int = 200) -> list[Pair]:
+    """Pairs about codes and about chapters, in an order given by their hash."""
+    pairs = code_pairs(entries, codes) + chapter_pairs(entries, chapters)
     return sorted(pairs, key=lambda pair: fraction_of(pair["prompt"], "order"))

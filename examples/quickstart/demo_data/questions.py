@@ -31,8 +31,9 @@ ENCOUNTERS = (("A", "initial encounter"), ("D", "subsequent encounter"), ("S", "
 #: Questions about codes of one category at most, so that the items are about many kinds of injury.
 CODES_PER_CATEGORY = 4
 
-#: How many of the held-away diagnoses are asked about as questions; the others become probes.
-CHAPTER_QUESTIONS = 60
+#: Chapters named "Diseases of the ...", in titles of 31 to 35 characters: scores that weigh a choice by its length
+#: are fair to all of them. The diagnoses of the other chapters become probes, which are scored without lengths.
+ORGAN_CHAPTERS = ("7", "9", "10", "11", "14")
 
 _OF_A_SIDE = re.compile(r"\b(of|in|on) (right|left) ")
 
@@ -103,19 +104,22 @@ def unnamed_diagnoses(entries: Sequence[Entry], documents: Iterable[str]) -> lis
 
 
 def _chapter_choices(entries: Sequence[Entry], entry: Entry, number: int) -> tuple[list[str], int]:
-    """The titles of four chapters, that of the entry among them."""
+    """The titles of four chapters, that of the entry among them; the others from those of ``entries``."""
     others = sorted({found.chapter_title for found in entries} - {entry.chapter_title})
     others.sort(key=lambda title: fraction_of(title, entry.code))
     return placed(entry.chapter_title, others[:3], number)
 
 
-def chapter_questions(
-    entries: Sequence[Entry], documents: Iterable[str], most: int = CHAPTER_QUESTIONS
-) -> list[Question]:
-    """Which chapter a diagnosis belongs to that no document names."""
+def _of_an_organ_system(entry: Entry) -> bool:
+    return entry.chapter in ORGAN_CHAPTERS
+
+
+def chapter_questions(entries: Sequence[Entry], documents: Iterable[str]) -> list[Question]:
+    """Which chapter a diagnosis belongs to that no document names, among the chapters of organ systems."""
+    organs = [entry for entry in entries if _of_an_organ_system(entry)]
     items: list[Question] = []
-    for number, entry in enumerate(unnamed_diagnoses(entries, documents)[:most]):
-        choices, answer = _chapter_choices(entries, entry, number)
+    for number, entry in enumerate(unnamed_diagnoses(organs, documents)):
+        choices, answer = _chapter_choices(organs, entry, number)
         diagnosis = lower_first(entry.description)
         question = (
             f"A patient was diagnosed with {diagnosis}. To which chapter of ICD-10-CM does this belong?"
@@ -124,12 +128,11 @@ def chapter_questions(
     return items
 
 
-def chapter_probes(
-    entries: Sequence[Entry], documents: Iterable[str], skip: int = CHAPTER_QUESTIONS
-) -> list[Probe]:
-    """The same as a sentence to complete, about the diagnoses that are left after the questions."""
+def chapter_probes(entries: Sequence[Entry], documents: Iterable[str]) -> list[Probe]:
+    """The same as a sentence to complete, about diagnoses of the other chapters, with all chapters as choices."""
+    others = [entry for entry in entries if not _of_an_organ_system(entry)]
     probes: list[Probe] = []
-    for number, entry in enumerate(unnamed_diagnoses(entries, documents)[skip:]):
+    for number, entry in enumerate(unnamed_diagnoses(others, documents)):
         choices, answer = _chapter_choices(entries, entry, number)
         diagnosis = lower_first(entry.description)
         prompt = (
