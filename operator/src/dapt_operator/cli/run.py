@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,6 @@ from dapt_operator.cli.snapshot import Snapshot
 from dapt_operator.cli.words import clock as elapsed
 from dapt_operator.cli.words import duration
 from dapt_operator.cluster.local import LocalCluster, LocalRunError
-from dapt_operator.cluster.local.process import kill_marked
-from dapt_operator.cluster.local.rewrite import RUN_MARKER
 from dapt_operator.launchers import LAUNCHERS
 from dapt_operator.plan.blueprint import kinds
 from dapt_operator.reconcile import reconcile
@@ -84,7 +81,7 @@ def run(request: Request, options: Options, console: Console) -> int:
             f"{folder.path}: cannot be written ({error.strerror}); give another --runs-dir"
         ) from None
     begun = time.monotonic()
-    with StopFlag(on_second=partial(kill_marked, f"{RUN_MARKER}={cluster.folder}")) as flag:
+    with StopFlag(on_second=cluster.kill) as flag:
         status = _run_in(cluster, kinds(request.adaptation.spec), folder, console, flag)
         if flag.wanted and not _ended(status):
             again = f"dapt run {request.path}"
