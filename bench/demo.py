@@ -1,7 +1,6 @@
 """The demo's own figures: time, memory, and both perplexities of the chosen checkpoint, from a fresh run of it.
 
-Installation is `make setup` and is not counted; the demo's data is made before the clock starts, as `make demo` does it in
-a few seconds.
+Installation is `make setup` and is not counted. The data is made before the clock starts, in a few seconds.
 """
 
 from __future__ import annotations

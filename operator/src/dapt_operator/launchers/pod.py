@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dapt_contract import pod as contract
+from dapt_contract.layout import HUB_CACHE
 from dapt_operator.api.names import service_name, signing_secret_name, work_claim_name
 from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.run import Owner, StageRun, plain
@@ -157,6 +158,7 @@ def _environment(
     }
     if run.kind not in ONLINE_KINDS:
         values |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+        values["HF_HOME"] = f"{contract.WORK_MOUNT}/{HUB_CACHE}"
     if run.signs_checkpoints:
         values[contract.SIGNING_KEY_FILE] = f"{contract.SIGNING_KEY_MOUNT}/{SIGNING_KEY}"
     cpu = _resources(run, profile, given).get("requests", {}).get("cpu")

@@ -17,8 +17,6 @@ from typing import Any
 from dapt_trainer.data.contamination import EvaluationItem
 from dapt_trainer.errors import InputError
 
-CACHE = "hf-cache"
-
 
 def read_harness_items(names: list[str], cache: Path, beat: Callable[[], None]) -> list[EvaluationItem]:
     """Questions and answers of the named tasks; their data sets are cached.

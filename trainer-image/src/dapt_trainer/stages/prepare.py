@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dapt_contract.envelope import digest_of
-from dapt_contract.layout import DATA, HELD_OUT, INSTRUCTIONS, MODEL, PROBES, TASKS
+from dapt_contract.layout import DATA, HELD_OUT, HUB_CACHE, INSTRUCTIONS, MODEL, PROBES, TASKS
 from dapt_contract.metric import Side
 from dapt_contract.stages.prepare import (
     ModelFacts,
@@ -33,7 +33,6 @@ from dapt_trainer.data.corpus import Rules, SideReader, SpooledSource
 from dapt_trainer.data.evaluation_data import write_lines
 from dapt_trainer.data.finishing import data_digest, move_into_place, source_facts
 from dapt_trainer.data.guidance import warnings_of
-from dapt_trainer.data.harness_items import CACHE
 from dapt_trainer.data.held_out import HALVES, write_held_out
 from dapt_trainer.data.inputs import (
     SIDES,
@@ -111,7 +110,7 @@ class _Preparation:
         with self._step("finding the sources", 0.05):
             sources = find_sources(config, self._problems, self._alive)
         with self._step("reading evaluation and SFT data", 0.08):
-            evaluation = read_evaluation(config, self._context.work / CACHE, self._problems, self._alive)
+            evaluation = read_evaluation(config, self._context.work / HUB_CACHE, self._problems, self._alive)
         if model is None or self._problems:
             with self._step("checking the corpus", 0.1):
                 check_sources(sources, config.bad_records_max_fraction, self._problems, self._alive)
