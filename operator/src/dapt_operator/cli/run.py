@@ -39,6 +39,7 @@ from dapt_operator.reconcile import reconcile
 
 RECONCILE_SECONDS = 10.0
 """At the latest; a change and the plan's own wish come before."""
+LOOK_FOR_SIGNALS_SECONDS = 0.125
 SOONEST_SECONDS = 0.05
 """Without a change nothing is looked at more often than this."""
 AFTER_START_SECONDS = 1.0
@@ -128,7 +129,7 @@ def follow(
     warned: set[str] = set()
     while True:
         moment = clock()
-        if moment >= due:
+        if moment >= due and not flag.wanted:  # whoever asked to stop wants nothing started
             done = reconcile(cluster, key, LAUNCHERS)
             wish = RECONCILE_SECONDS if done.requeue_after is None else done.requeue_after
             latest = AFTER_START_SECONDS if done.apply else RECONCILE_SECONDS
@@ -149,8 +150,16 @@ def follow(
         screen.show(shown)
         if flag.wanted or _ended(status):
             return status
-        if cluster.wait_for_change(max(0.0, min(screen.refresh_seconds, due - clock()))):
+        if _changed(cluster, clock() + min(screen.refresh_seconds, due - clock()), flag, clock):
             due = clock()
+
+
+def _changed(cluster: LocalCluster, until: float, flag: StopFlag, clock: Callable[[], float]) -> bool:
+    """Wait for a change until a moment, or until a signal comes; in short steps, since signals end no wait."""
+    while not flag.wanted and (left := until - clock()) > 0:
+        if cluster.wait_for_change(min(LOOK_FOR_SIGNALS_SECONDS, left)):
+            return True
+    return False
 
 
 def _failed(cluster: LocalCluster) -> list[RunState]:
