@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,8 @@ from types import SimpleNamespace
 import make_data
 import pytest
 from demo_data.classification import MissingPackageError, read_entries
+
+QUICKSTART = Path(make_data.__file__).parent
 
 
 def test_lines_are_json_objects_in_utf8(tmp_path: Path) -> None:
@@ -66,6 +69,9 @@ def test_the_same_packages_give_the_same_files(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(make_data, "copy_model", lambda folder: folder)
     counts = [make_data.make(tmp_path / name) for name in ("one", "two")]
     assert counts[0] == counts[1]
+    manifest = (QUICKSTART / "quickstart.yaml").read_text(encoding="utf-8")
+    assert sorted(counts[0]) == sorted(re.findall(r'"file://data/(\w+\.jsonl)"', manifest))
+    assert f"file://data/model/{make_data.MODEL_FILE}\n" in manifest
     assert set(counts[0]) == {path.name for path in (tmp_path / "one").glob("*.jsonl")}
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
