@@ -8,6 +8,7 @@ a checkpoint's files go.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 import warnings
@@ -171,7 +172,8 @@ class StepTrainer(Trainer):  # type: ignore[misc]
     def resume_training(self, checkpoint: Path | None) -> None:
         """Train to the end, from the state that `write_resume_state` left or from the start."""
         if checkpoint is None:
-            self.train()
+            with _libraries_quiet():
+                self.train()
             return
         self._last_step = self._order.first_step
         if self._order.first_step == self._order.total_steps:
@@ -201,8 +203,15 @@ def _keep_gradient_norm(engine: Any) -> None:
 
 @contextlib.contextmanager
 def _libraries_quiet() -> Iterator[None]:
-    """Hide what torch and DeepSpeed say about their own deprecated calls while state is written or read."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
-        yield
+    """Hide what the libraries say about each other's deprecated calls, and accelerate's notice that DeepSpeed's number
+    of accumulation steps counts, which is what is meant."""
+    notices = logging.getLogger("accelerate.accelerator")
+    level = notices.level
+    notices.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        notices.setLevel(level)
