@@ -30,7 +30,7 @@ from dapt_contract.stages.common import TaskConfig
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.items import Item, distinct_ids
 from dapt_trainer.evaluation.questions import read_questions, write_harness_task
-from dapt_trainer.evaluation.scoring import Advance, Tree, score_shared
+from dapt_trainer.evaluation.scoring import Advance, Scorer, Tree, score_shared
 
 CUSTOM_METRIC = "acc_bytes"
 _METRICS = ("acc_norm", "acc", "exact_match", "em", "mc2")
@@ -44,6 +44,7 @@ class SharedContextModel(HFLM):  # type: ignore[misc]
         with _quiet():
             super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=1, backend="causal")
         self._ranks = (rank, world_size)
+        self._scorer = Scorer(model, pad_id=self.prefix_token_id)
         self.advance: Advance | None = None
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
@@ -68,9 +69,8 @@ class SharedContextModel(HFLM):  # type: ignore[misc]
         ]
         rank, world_size = self._ranks
         share = score_shared(
-            self.model,
+            self._scorer,
             trees,
-            pad_id=self.prefix_token_id,
             batch_tokens=_BATCH_TOKENS,
             rank=rank,
             world_size=world_size,

@@ -24,7 +24,7 @@ from dapt_trainer.context import ProgressBoard
 from dapt_trainer.data.held_out import HALVES, read_held_out
 from dapt_trainer.data.manifest import read_manifest
 from dapt_trainer.errors import InputError
-from dapt_trainer.evaluation.scoring import Advance, Tree, score_shared
+from dapt_trainer.evaluation.scoring import Advance, Scorer, Tree, score_shared
 
 BATCH_TOKENS = 4096
 """Padded tokens of one forward pass; the logits are bounded apart from it."""
@@ -98,9 +98,8 @@ def held_out_perplexity(
             advance(fraction)
 
     results = score_shared(
-        model,
+        Scorer(model, pad_id=end_of_text_id),
         trees,
-        pad_id=end_of_text_id,
         batch_tokens=batch_tokens,
         rank=rank,
         world_size=world_size,

@@ -3,8 +3,8 @@
 A request is a `Tree`: a context and one or more continuations of it. The tokens of a tree lie in one row, context first
 and continuations behind it; a continuation sees the context and itself, never its neighbours, and its positions count
 on from the context's end. So a context shared by four answers is computed once, and the result is that of four separate
-rows. Models for which that is not so (no mask of ours, positions not from `position_ids`) are found by a comparison on
-the first trees and get one row a continuation.
+rows. Models for which that is not so (no mask of ours, positions not from `position_ids`) are found by one
+comparison and get one row a continuation.
 
 Padding is on the right: under causal attention no token sees what is behind it, so padding changes nothing.
 
@@ -27,7 +27,6 @@ import torch
 LOGITS_BYTES = 256 * 1024 * 1024
 """Bound of the fp32 logits that exist at a time, with the copies that the loss makes of them."""
 _COPIES = 3
-_PROBED_TREES = 2
 _SHARING_TOLERANCE_NATS = 1e-2
 """Sums over a continuation agree far better in fp32 (1e-5); bf16 rounds differently in another order."""
 
@@ -86,9 +85,9 @@ class Scorer:
     """Scores batches of trees with one model. Use it inside `evaluating(model)`."""
 
     def __init__(self, model: Any, *, pad_id: int, logits_bytes: int = LOGITS_BYTES) -> None:
-        self._model = model
+        self.model = model
         self._core = unwrapped(model)
-        self._pad_id = pad_id
+        self.pad_id = pad_id
         self._logits_bytes = logits_bytes
         self._shares_contexts: bool | None = None
         self._plain_head = True
@@ -105,14 +104,20 @@ class Scorer:
 
     def _score_separately(self, trees: Sequence[Tree]) -> list[list[Scored]]:
         single = [Tree(tree.context, (tokens,)) for tree in trees for tokens in tree.continuations]
-        results = iter(self._score_rows(single))
-        return [[next(results)[0] for _ in tree.continuations] for tree in trees]
+        lengths = [tree.length for tree in single]
+        results: dict[int, Scored] = {}
+        for batch in batches_by_length(lengths, len(trees) * max(tree.length for tree in trees)):
+            rows = self._score_rows([single[index] for index in batch])
+            results |= zip(batch, (row[0] for row in rows), strict=True)
+        in_order = iter(results[index] for index in range(len(single)))
+        return [[next(in_order) for _ in tree.continuations] for tree in trees]
 
     def _sharing_is_exact(self, trees: Sequence[Tree]) -> bool:
         implementation = getattr(getattr(self._core, "config", None), "_attn_implementation", None)
         if implementation not in ("sdpa", "eager"):
             return False  # other kernels take no mask of ours
-        probed = [tree for tree in trees if len(tree.continuations) > 1][:_PROBED_TREES]
+        several = [tree for tree in trees if len(tree.continuations) > 1]
+        probed = [min(several, key=lambda tree: tree.length)]
         try:
             shared = self._score_rows(probed)
         except (TypeError, ValueError, RuntimeError):
@@ -125,7 +130,7 @@ class Scorer:
         )
 
     def _score_rows(self, trees: Sequence[Tree]) -> list[list[Scored]]:
-        layout = _Layout(trees, self._pad_id)
+        layout = _Layout(trees, self.pad_id)
         device = next(self._core.parameters()).device
         losses_n, first_n = self._losses(layout, device)
         results: list[list[Scored]] = []
@@ -146,13 +151,13 @@ class Scorer:
         inputs = layout.inputs(device, next(self._core.parameters()).dtype)
         head = self._core.get_output_embeddings() if self._plain_head else None
         if head is not None:
-            hidden_blh, exact = _hidden_before(head, self._model, inputs)
+            hidden_blh, exact = _hidden_before(head, self.model, inputs)
             if exact:
                 hidden_nh = hidden_blh[rows_n, columns_n]
                 del hidden_blh
                 return self._in_chunks(lambda part: head(hidden_nh[part]), targets_n, head.weight.shape[0])
             self._plain_head = False
-        logits_blv = self._model(**inputs).logits
+        logits_blv = self.model(**inputs).logits
         return self._in_chunks(
             lambda part: logits_blv[rows_n[part], columns_n[part]], targets_n, logits_blv.shape[-1]
         )
@@ -177,10 +182,9 @@ Advance = Callable[[float], None]
 
 
 def score_shared(
-    model: Any,
+    scorer: Scorer,
     trees: Sequence[Tree],
     *,
-    pad_id: int,
     batch_tokens: int,
     rank: int = 0,
     world_size: int = 1,
@@ -194,16 +198,15 @@ def score_shared(
     lengths = [tree.length for tree in trees]
     batches = batches_by_length(lengths, min(batch_tokens, max(1, sum(lengths) // world_size)))
     rounds = -(-len(batches) // world_size)
-    scorer = Scorer(model, pad_id=pad_id)
     results: dict[int, list[Scored]] = {}
-    with evaluating(model):
+    with evaluating(scorer.model):
         for number in range(rounds):
             share = number * world_size + rank
             if share < len(batches):
                 batch = batches[share]
                 results |= zip(batch, scorer.score([trees[index] for index in batch]), strict=True)
             else:
-                scorer.score([Tree((pad_id,), ((pad_id,),))])
+                scorer.score([Tree((scorer.pad_id,), ((scorer.pad_id,),))])
             if advance is not None:
                 advance((number + 1) / rounds)
     return results
