@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dapt_contract.stages.prepare import SourceFacts
 from dapt_contract.stages.pretrain import CurvePoint
 from dapt_operator.report import style
+from dapt_operator.report.labels import place
 from dapt_operator.report.words import count, duration, minus, number, percent
 
 _MAX_LABELS = 12
+_LOG_FROM = 3.0
+"""A base model that many times above the best checkpoint would press the others together on a linear axis."""
 _SHOWN_NAME = 34
 
 
@@ -101,29 +105,50 @@ def frontier(
             axes.annotate(
                 f"gate: {percent(max_increase)} = {number(limit)}", (1, limit), xycoords=("axes fraction", "data"),
                 xytext=(-2, 4), textcoords="offset points", ha="right", color=style.LIMIT, fontsize=9,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.85},
             )  # fmt: skip
         if min_decrease:
             asked = base.domain * (1 - min_decrease)
             axes.axvline(asked, color=style.LIMIT, linestyle=(0, (1, 2)), linewidth=1.3)
             axes.annotate(
                 f"asked: {percent(-min_decrease)}", (asked, 0.02), xycoords=("data", "axes fraction"),
-                xytext=(4, 0), textcoords="offset points", color=style.LIMIT, fontsize=9,
+                xytext=(-4, 0), textcoords="offset points", ha="right", color=style.LIMIT, fontsize=9,
             )  # fmt: skip
-        every = max(1, math.ceil(len(drawn) / _MAX_LABELS))
-        for index, point in enumerate(drawn):
-            if index % every == 0 or point.label == chosen:
-                above = index % 2 == 0
-                axes.annotate(
-                    point.label, (point.domain, point.general), xytext=(0, 9 if above else -10),
-                    textcoords="offset points", ha="center", va="bottom" if above else "top", fontsize=9,
-                    fontweight="bold" if point.label == chosen else "normal", zorder=6,
-                )  # fmt: skip
+        if drawn and base.domain > _LOG_FROM * min(point.domain for point in drawn):
+            from matplotlib.ticker import LogLocator, NullLocator
+
+            axes.set_xscale("log")
+            axes.set_xlabel("domain perplexity (held-out text, log scale), lower is better")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.xaxis.set_minor_locator(NullLocator())
         axes.margins(0.12)
         made.legend(loc="outside upper left", ncols=2, handletextpad=0.3, columnspacing=1.2)
+        _label(made, axes, drawn, [base, *([final] if final else [])], chosen)
         svg, png = style.save(made, "perplexity")
     told = [f"step {p.label}: domain {number(p.domain)}, general {number(p.general)}" for p in checkpoints]
     head = f"base model: domain {number(base.domain)}, general {number(base.general)}"
     return Chart("perplexity", svg, png, "; ".join([head, *told]))
+
+
+def _label(
+    made: Any, axes: Any, points: Sequence[Point], others: Sequence[Point], chosen: str | None
+) -> None:
+    """Write each point's label where there is room; of many points, some."""
+    every = max(1, math.ceil(len(points) / _MAX_LABELS))
+    named = [point for index, point in enumerate(points) if index % every == 0 or point.label == chosen]
+    rest = [point for point in points if point not in named]
+    made.draw_without_rendering()  # places are known once the layout is
+    places = [
+        tuple(axes.transData.transform((p.domain, p.general)) * 72 / made.dpi)
+        for p in (*named, *rest, *others)
+    ]
+    for point, shift in zip(named, place(places, [point.label for point in named]), strict=True):
+        axes.annotate(
+            point.label, (point.domain, point.general), xytext=shift, textcoords="offset points",
+            ha="center", va="center", fontsize=9, zorder=6,
+            fontweight="bold" if point.label == chosen else "normal",
+        )  # fmt: skip
 
 
 def curve(points: Sequence[CurvePoint], held_out: Sequence[tuple[int, float, float]]) -> Chart:
