@@ -2,9 +2,10 @@
 
 Prints `NAME VALUE BAR ok|short`. The loop is what one writes by hand: forward with labels, backward, clip, AdamW, step;
 the stage runs its whole machinery (DeepSpeed, curve, progress, reductions), its saves and evaluations left out of both.
-The two take turns in one process, so that a busy machine slows both.
+The two take turns in one process, so that a busy machine slows both; ZeRO stage 0 is what the planner gives one
+process (a stage above it shards nothing there and still copies every gradient).
 
-    python -m bench.pretrain [--rounds 3] [--steps 8] [--zero-stage 2] [--precision fp32]
+    python -m bench.pretrain [--rounds 3] [--steps 8] [--zero-stage 0] [--precision fp32]
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--zero-stage", type=int, default=2)
+    parser.add_argument("--zero-stage", type=int, default=0)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     options = parser.parse_args()
     short = False
