@@ -1,6 +1,6 @@
 """Exit codes and causes of failure: what a rank, an agent and a pod say when they end.
 
-The codes are part of the contract (docs/reference/exit-codes.md); their order of precedence decides which cause
+The codes are part of the contract (docs/troubleshooting.md); their order of precedence decides which cause
 counts when several ranks or pods fail together.
 """
 
