@@ -5,6 +5,7 @@ Losing a reading loses nothing, so nothing here may end a run: a port that is ta
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -113,11 +114,12 @@ def serve(board: Board, stage: StageFile, port: int) -> ThreadingHTTPServer | No
                 self.send_error(404, "there are /progress and /metrics")
                 return
             content_type, content = page()
-            self.send_response(200)
-            self.send_header("Content-Type", content_type)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            with contextlib.suppress(ConnectionError):  # a reader that gave up loses nothing
+                self.send_response(200)
+                self.send_header("Content-Type", content_type)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
 
         def log_message(self, *_: Any) -> None:
             """Readings are not worth a line each."""
