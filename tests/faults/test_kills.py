@@ -61,12 +61,10 @@ class End:
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
-    log = (folder / "dapt.log").open("ab")
     code = "from dapt_operator.cli import main; main()"
-    arguments = ["run", "toy.yaml", "--no-report"]
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], cwd=folder, stdout=log, stderr=log, start_new_session=True
-    )
+    arguments = [sys.executable, "-c", code, "run", "toy.yaml", "--no-report"]
+    with (folder / "dapt.log").open("ab") as log:
+        return subprocess.Popen(arguments, cwd=folder, stdout=log, stderr=log, start_new_session=True)
 
 
 def trainers(process: subprocess.Popen[bytes]) -> Iterator[tuple[str, psutil.Process]]:
