@@ -14,12 +14,11 @@ import fnmatch
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dapt_trainer.data.helper import run_module
 from dapt_trainer.data.problems import first_line
 from dapt_trainer.data.sources import filesystem_of, unreachable
 from dapt_trainer.errors import InputError, OutOfMemory
@@ -228,29 +227,15 @@ def _link_or_copy(origin: Path, target: Path) -> None:
 
 def _convert(what: str, origin: Path, folder: Path, source: str, beat: Beat) -> None:
     """Run the converter, which needs torch or transformers, in a process of its own."""
-    command = [sys.executable, "-m", "dapt_trainer.data.convert", what, str(origin), str(folder)]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        while True:
-            try:
-                _, errors = process.communicate(timeout=2)
-                break
-            except subprocess.TimeoutExpired:
-                beat()
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-    if process.returncode in (-9, 137):
+    quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    done = run_module("dapt_trainer.data.convert", [what, str(origin), str(folder)], quiet, beat)
+    if done.returncode in (-9, 137):
         raise OutOfMemory(
             f"{FIELD}: {source}: memory ran out while it was converted; give prepare more memory"
         )
-    if process.returncode:
-        last = (errors.strip().splitlines() or ["no message"])[-1]
+    if done.returncode:
         kind = "this GGUF file" if what == "gguf" else "its tokenizer"
         raise InputError(
-            f"{FIELD}: {source}: transformers cannot read {kind} ({last[:160]}); use the model's safetensors version"
+            f"{FIELD}: {source}: transformers cannot read {kind} ({done.last_error}); "
+            "use the model's safetensors version"
         )

@@ -7,14 +7,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from dapt_trainer.data.contamination import EvaluationItem
+from dapt_trainer.data.helper import run_module
 from dapt_trainer.errors import InputError
 
 
@@ -41,27 +40,13 @@ def read_harness_items(names: list[str], cache: Path, beat: Callable[[], None]) 
 
 def _run(name: str, cache: Path, beat: Callable[[], None]) -> dict[str, Any]:
     cache.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"HF_HOME": str(cache), "DATASETS_VERBOSITY": "error"}
-    command = [sys.executable, "-m", "dapt_trainer.data.harness_items", name]
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        while True:
-            try:
-                output, errors = process.communicate(timeout=2)
-                break
-            except subprocess.TimeoutExpired:
-                beat()
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-    lines = output.strip().splitlines()
-    if process.returncode == 0 and lines:
+    environment = {"HF_HOME": str(cache), "DATASETS_VERBOSITY": "error"}
+    done = run_module("dapt_trainer.data.harness_items", [name], environment, beat)
+    lines = done.output.strip().splitlines()
+    if done.returncode == 0 and lines:
         result: dict[str, Any] = json.loads(lines[-1])
         return result
-    return {"error": (errors.strip().splitlines() or ["no message"])[-1][:160]}
+    return {"error": done.last_error}
 
 
 def load(name: str) -> dict[str, Any]:
