@@ -55,6 +55,7 @@ def main() -> int:
         short |= any(line.endswith(" short") for line in lines)
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
         header = [f"# make bench ({name}), {today}", f"# {machine()}"]
+        (FOLDER / "results").mkdir(exist_ok=True)
         (FOLDER / "results" / f"{name}.txt").write_text("\n".join(header + lines) + "\n")
     return 1 if short else 0
 
