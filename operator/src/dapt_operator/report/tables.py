@@ -225,6 +225,8 @@ def decision(material: Material) -> list[str]:
             f"{percent(change(base, material.final, 'domain'))}, general perplexity "
             f"{percent(change(base, material.final, 'general'))} against the base model."
         )
+    if judged_sentences(material):
+        return told  # the page lists them, gate by gate
     condition = find_condition(material.status.conditions, GATES_PASSED)
     if condition is not None and condition.status != "Unknown" and condition.message:
         told.append(f"Gates: {condition.message}.")
