@@ -1,8 +1,8 @@
 """What follows a cause: whether another try is due, when, and with what change.
 
-Each cause has its own budget (docs/troubleshooting.md): 64 never; out of memory with half the micro-batch; a disruption or
-a stop is free; infrastructure with backoff, never three times without a step gained; a hang by its own budget. The
-forgetting limit and divergence are not faults: they are judged with the checkpoints so far.
+Each cause has its own budget (docs/troubleshooting.md): 64 never; out of memory with half the micro-batch; a
+disruption or a stop is free; infrastructure with backoff, never three times without a step gained; a hang by its own
+budget. The forgetting limit and divergence are not faults: they are judged with the checkpoints so far.
 """
 
 from __future__ import annotations
