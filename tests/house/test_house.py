@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import operator
 import subprocess
 import sys
 import sysconfig
-import tomllib
 from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 LONGEST_MODULE_LINES = 400
@@ -18,10 +22,24 @@ def test_the_folder_named_operator_does_not_shadow_the_standard_library() -> Non
     assert not (ROOT / "operator" / "__init__.py").exists()
 
 
-def test_the_operator_extra_brings_no_torch() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    names = {entry.split(">")[0].split("[")[0] for entry in project["optional-dependencies"]["operator"]}
-    assert not names & {"torch", "transformers", "deepspeed", "peft", "trl", "datasets", "accelerate"}
+def required_by(name: str, extras: frozenset[str], seen: dict[str, frozenset[str]]) -> None:
+    """Everything that installing a distribution brings, by the metadata of what is installed here."""
+    name = canonicalize_name(name)
+    if extras <= seen.get(name, frozenset()) and name in seen:
+        return
+    seen[name] = seen.get(name, frozenset()) | extras
+    for line in importlib.metadata.requires(name) or ():
+        wanted = Requirement(line)
+        if wanted.marker is None or any(wanted.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+            required_by(wanted.name, frozenset(wanted.extras), seen)
+
+
+@pytest.mark.parametrize(("extra", "brings_torch"), [("operator", False), ("trainer", True)])
+def test_the_operator_extra_brings_no_torch(extra: str, brings_torch: bool) -> None:
+    seen: dict[str, frozenset[str]] = {}
+    required_by("dapt", frozenset({extra}), seen)
+    assert "pydantic" in seen
+    assert ("torch" in seen) is brings_torch
 
 
 def test_the_operator_and_its_command_line_start_without_torch() -> None:
