@@ -63,3 +63,21 @@ def test_every_module_stays_below_the_length_at_which_it_is_two() -> None:
     }
     assert len(modules) > 40
     assert too_long == {}
+
+
+@pytest.mark.parametrize(
+    ("package", "is_pure"),
+    [("plan", True), ("plan/gates", True), ("launchers", True), ("api", True), ("cluster/local", False)],
+)
+def test_the_linter_keeps_clocks_and_files_out_of_the_pure_packages(package: str, is_pure: bool) -> None:
+    ruff = Path(sysconfig.get_path("scripts")) / "ruff"
+    name = f"operator/src/dapt_operator/{package}/new.py"
+    done = subprocess.run(
+        [ruff, "check", "--output-format", "concise", "--stdin-filename", name, "-"],
+        input="import os\nimport time\n\nprint(os, time)\n",
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.count("TID251") == (2 if is_pure else 0), done.stdout
