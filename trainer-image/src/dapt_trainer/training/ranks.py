@@ -90,9 +90,8 @@ def join_ranks(rank: int, local_rank: int, world_size: int) -> Ranks:
 def _leave_out_shared_memory_op() -> None:
     """Let DeepSpeed's CPU collectives go over gloo.
 
-    Its own op for them is compiled at first use behind a lock file: a rank that is killed meanwhile leaves the lock,
-    and every later run waits for it for ever. It also leaves segments in /dev/shm, and wants a C++ compiler in the
-    image.
+    Its own op for them is compiled at first use, for half a minute or more, and wants a C++ compiler in the image
+    (docs/decisions/0001-gloo-on-cpu.md).
     """
     import deepspeed.ops
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
