@@ -17,7 +17,6 @@ LABEL_FENCE = f"{GROUP}/fence"
 LABEL_RUN = f"{GROUP}/run"
 """First 16 hexadecimal digits of the run key."""
 ANNOTATION_CONFIG_DIGEST = f"{GROUP}/config-digest"
-FIELD_MANAGER = "dapt-operator"
 MAX_NAME_PART = 30
 
 
