@@ -246,3 +246,27 @@ def test_the_stop_says_its_numbers() -> None:
         "general perplexity is +25.0% over the base model's, above the limit of +15.0% "
         "at 2 checkpoints in a row and not falling"
     )
+
+
+@pytest.mark.parametrize(
+    "increases",
+    [
+        [
+            0.265,
+            0.248,
+            0.22,
+            0.153,
+            0.136,
+        ],  # 25 % replay in the pilot: over the limit at four readings, always falling
+        [0.185, 0.168, 0.12, 0.067, 0.052],
+    ],
+)
+def test_a_healthy_run_that_is_over_the_limit_but_falling_is_never_stopped(increases: list[float]) -> None:
+    readings = [20.0 * (1 + value) for value in increases]
+    for count in range(1, len(readings) + 1):
+        assert judge_readings(RULE, 20.0, readings[:count]).verdict is StopVerdict.CONTINUE
+
+
+def test_a_fall_within_half_a_percent_is_no_fall() -> None:
+    assert judge_readings(RULE, 20.0, [24.0, 23.9]).verdict is StopVerdict.FORGETTING_LIMIT
+    assert judge_readings(RULE, 20.0, [24.0, 23.8]).verdict is StopVerdict.CONTINUE
