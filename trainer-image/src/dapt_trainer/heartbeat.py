@@ -47,6 +47,11 @@ def heartbeat_path(folder: Path, rank: int) -> Path:
     return folder / f"heartbeat-{rank}.json"
 
 
+def stacks_path(folder: Path, rank: int) -> Path:
+    """Where one rank leaves its stacks when it is asked for them."""
+    return folder / f"stacks-{rank}.txt"
+
+
 def read_heartbeat(folder: Path, rank: int) -> Heartbeat | None:
     """A rank's last heartbeat; None before the first."""
     try:

@@ -12,9 +12,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from dapt_contract.failure import Cause, ExitCode
-from dapt_trainer.heartbeat import Heartbeat, read_heartbeat
+from dapt_trainer.heartbeat import Heartbeat, read_heartbeat, stacks_path
 from dapt_trainer.outcome import Outcome, read_outcome
 from dapt_trainer.process import is_alive
 from dapt_trainer.settings import PodSettings
@@ -23,8 +24,8 @@ PEER_SECONDS = 2.0
 """What peers of a failed rank get to say how they end; a collective never comes back without it."""
 LINGER_SECONDS = 30.0
 """What a rank gets between its outcome and its end; teardown of a network library may hang."""
-STACKS_SECONDS = 1.0
-"""What ranks get to write their stacks into the log."""
+STACKS_SECONDS = 5.0
+"""What ranks get at most to write down their stacks."""
 _INTERVAL_SECONDS = 0.1
 
 
@@ -147,9 +148,7 @@ class Watch:
                 "has the stacks of all ranks"
             )
             print(f"dapt: {sentence}", flush=True)
-            for other in alive.values():
-                _signal(other.pid, signal.SIGUSR1)
-            time.sleep(STACKS_SECONDS)
+            self._tell_stacks(alive)
             for other_rank, other in alive.items():
                 told = (
                     _outcome(rank, ExitCode.INFRASTRUCTURE, Cause.HANG, sentence)
@@ -158,6 +157,21 @@ class Watch:
                 )
                 self._kill(other_rank, other, told)
             return
+
+    def _tell_stacks(self, alive: dict[int, Heartbeat]) -> None:
+        """Print the stacks of all ranks, one after the other."""
+        for beat in alive.values():
+            _signal(beat.pid, signal.SIGUSR1)
+        end, before = time.monotonic() + STACKS_SECONDS, dict.fromkeys(alive, "")
+        while time.monotonic() < end:
+            time.sleep(2 * _INTERVAL_SECONDS)
+            now = {rank: _read_text(stacks_path(self._settings.ranks_folder, rank)) for rank in alive}
+            complete = all(now.values()) and now == before
+            before = now
+            if complete:
+                break
+        for rank, text in before.items():
+            print(f"dapt: stacks of rank {rank}:\n{text or '  (it wrote none)'}", flush=True)
 
     def _kill(self, rank: int, beat: Heartbeat, outcome: Outcome | None) -> None:
         """Kill a rank; `outcome` None: it only shares its peers' fate."""
@@ -168,6 +182,13 @@ class Watch:
 
 def _outcome(rank: int, code: ExitCode, cause: Cause, sentence: str) -> Outcome:
     return Outcome(rank=rank, exit_code=code, cause=cause, problems=(sentence,))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def _signal(pid: int, number: int) -> None:

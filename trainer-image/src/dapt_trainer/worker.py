@@ -25,7 +25,7 @@ from dapt_contract.failure import Cause, ExitCode
 from dapt_contract.stage_file import write_report
 from dapt_trainer.context import StageContext
 from dapt_trainer.errors import InputError, StageError
-from dapt_trainer.heartbeat import Heart
+from dapt_trainer.heartbeat import Heart, stacks_path
 from dapt_trainer.outcome import Outcome, write_outcome
 from dapt_trainer.process import PARENT_PID, die_with_parent
 from dapt_trainer.progress import Board, serve
@@ -54,13 +54,13 @@ def main(arguments: Sequence[str] | None = None, modules: Mapping[str, str] = ST
     parent = os.environ.get(PARENT_PID, "")
     die_with_parent(int(parent) if parent.isdigit() else None)
     faulthandler.enable()
-    faulthandler.register(
-        signal.SIGUSR1, all_threads=True
-    )  # the agent asks for stacks before it kills a hung rank
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
 
     settings = PodSettings.read()
     rank = int(os.environ.get("RANK", "0"))
+    # The agent asks for stacks before it kills a hung rank; ranks that wrote to one log would mix their lines.
+    stacks = stacks_path(settings.ranks_folder, rank).open("w")
+    faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
     reserve = Reserve(settings.ranks_folder / f"reserve-{rank}")
     try:
         facts = _run(options.config, options.sha256, settings, rank, modules)
