@@ -26,7 +26,8 @@ def start(local: LocalCluster, script: str, *, nodes: int = 1, try_number: int =
 
 
 def last_state(local: LocalCluster) -> RunState:
-    return states(local.observe(local.key).children)[-1]
+    world = local.observe(local.key)
+    return states(world.children, world.now)[-1]
 
 
 def wait_for_end(local: LocalCluster) -> RunState:

@@ -132,7 +132,7 @@ def follow(
     monkeypatch: pytest.MonkeyPatch, cluster: Cluster, flag: StopFlag | None = None
 ) -> tuple[Any, Screen]:
     screen = Screen()
-    launcher = SimpleNamespace(states=lambda _: cluster.failed)
+    launcher = SimpleNamespace(states=lambda _, __: cluster.failed)
     monkeypatch.setattr(module, "reconcile", cluster.reconcile)
     monkeypatch.setattr(module, "LAUNCHERS", {"one": launcher})
     status = module.follow(

@@ -18,6 +18,7 @@ from launch_builders import owner, profile, stage_run
 
 FACTS = PublishFacts(destination="s3://models/x", digest="d", files=3, size_bytes=10)
 RUN = stage_run(nodes=2)
+NOW = datetime(2026, 1, 31, 13, 0, tzinfo=UTC)
 
 
 def job(run: StageRun = RUN, *conditions: dict[str, str], **spec: Any) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def said(code: int, cause: Cause | None, sentence: str, **more: Any) -> str:
 
 
 def state_of(*pods: dict[str, Any], of: dict[str, Any] | None = None) -> RunState:
-    (state,) = states(Children(jobs=(of or job(),), pods=pods))
+    (state,) = states(Children(jobs=(of or job(),), pods=pods), NOW)
     return state
 
 
@@ -302,7 +303,8 @@ def test_states_come_in_the_order_of_their_fences_and_take_only_their_own_pods()
             jobs=(job(second), job(first)),
             pods=(ended(0, 75, run=first), pod(0, "Running", second), {"metadata": {"name": "stranger"}}),
             progress=progress,
-        )
+        ),
+        NOW,
     )
     assert [(state.identity.fence, state.phase) for state in found] == [
         (4, RunPhase.FAILED),
@@ -312,11 +314,11 @@ def test_states_come_in_the_order_of_their_fences_and_take_only_their_own_pods()
 
 
 def test_a_job_that_is_not_ours_is_no_run() -> None:
-    assert states(Children(jobs=({"metadata": {"name": "x"}, "spec": {}},))) == ()
+    assert states(Children(jobs=({"metadata": {"name": "x"}, "spec": {}},)), NOW) == ()
 
 
 def test_accelerators_are_those_of_all_pods() -> None:
     run = stage_run(nodes=2, accelerators=8)
-    (state,) = states(Children(jobs=(job(run),)))
+    (state,) = states(Children(jobs=(job(run),)), NOW)
     assert state.accelerators == 16
     assert state_of().accelerators == 0

@@ -71,7 +71,8 @@ def start(cluster: LocalCluster, program: str, *, nodes: int = 1, grace: int = 5
 
 
 def state_of(cluster: LocalCluster) -> RunState:
-    (state,) = states(cluster.observe(cluster.key).children)
+    world = cluster.observe(cluster.key)
+    (state,) = states(world.children, world.now)
     return state
 
 

@@ -90,7 +90,7 @@ def test_planning_twice_changes_nothing(life: list[Step]) -> None:
         raw = world.cluster.observe(world.key)
         assert raw.resource is not None
         launcher = LAUNCHERS["IndexedJob"]
-        observed = observe(raw.resource, raw.profile, launcher.states(raw.children), raw.now)
+        observed = observe(raw.resource, raw.profile, launcher.states(raw.children, raw.now), raw.now)
         assert decide(observed, launcher) == decide(observed, launcher)
     world.cluster.crash_at = None
     world.settle()

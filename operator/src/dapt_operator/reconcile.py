@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dapt_operator.api.names import signing_secret_name
 from dapt_operator.api.run import Manifest, Owner
 from dapt_operator.cluster.port import Cluster, Conflict, Event, Key, ObjectReference, World
+from dapt_operator.launchers import all_states
 from dapt_operator.launchers.base import Launcher
 from dapt_operator.launchers.labels import adaptation_labels, owner_references
 from dapt_operator.launchers.pod import SIGNING_KEY
@@ -40,7 +41,7 @@ def reconcile(cluster: Cluster, key: Key, launchers: Mapping[str, Launcher], *, 
         if world.resource is None:
             return Plan()
         launcher = _launcher(world, launchers)
-        observed = _observed(world, launcher, local)
+        observed = _observed(world, launchers, local)
         plan = decide(observed, launcher)
         try:
             _carry_out(cluster, key, observed, plan)
@@ -52,9 +53,10 @@ def reconcile(cluster: Cluster, key: Key, launchers: Mapping[str, Launcher], *, 
     raise AssertionError("unreachable")
 
 
-def _observed(world: World, launcher: Launcher, local: bool) -> Observed:
+def _observed(world: World, launchers: Mapping[str, Launcher], local: bool) -> Observed:
     assert world.resource is not None
-    return observe(world.resource, world.profile, launcher.states(world.children), world.now, local=local)
+    states = all_states(world.children, world.now, launchers)
+    return observe(world.resource, world.profile, states, world.now, local=local)
 
 
 def _launcher(world: World, launchers: Mapping[str, Launcher]) -> Launcher:

@@ -55,6 +55,12 @@ class StageRun:
     """Secrets whose keys become environment variables; prepare and publish only."""
     signs_checkpoints: bool = False
     """Whether the run mounts the signing key."""
+    queue: str | None = None
+    """Kueue LocalQueue: the object is created suspended, with Kueue's label."""
+    priority_class_name: str | None = None
+    """Of the pods."""
+    claims: tuple[str, ...] = ()
+    """Claims of the namespace that the run reads or writes below /mnt/claims/NAME (`pvc://` in the spec)."""
 
     @property
     def stage_file(self) -> StageFile:
@@ -75,6 +81,25 @@ class RunPhase(StrEnum):
     RUNNING = "Running"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
+
+
+class Quota(StrEnum):
+    """What a queue says about a run."""
+
+    WAITING = "Waiting"
+    """Quota is in use elsewhere: it will be this run's turn."""
+    NEVER = "Never"
+    """It cannot be admitted as things stand: more than the queue's whole quota, or no such queue."""
+    GRANTED = "Granted"
+
+
+@dataclass(frozen=True)
+class Hindrance:
+    """Why pods cannot start until a person has done something."""
+
+    reason: str
+    """Of the table of conditions: SecretNotFound, ClaimNotFound, ImageNotPulled."""
+    message: str
 
 
 @dataclass(frozen=True)
@@ -103,6 +128,19 @@ class RunState:
     progress: Progress | None = None
     waiting_reason: str = ""
     """For a pending run: the scheduler's or kubelet's reason."""
+    object_kind: str = "Job"
+    """Kind of the object that holds the pods: what is deleted to stop the run."""
+    peers_to_end: tuple[str, ...] = ()
+    """Pods that are alive although another of the gang failed by itself: they only wait in a collective that never
+    comes back, so they may be killed at once."""
+    quota: Quota | None = None
+    """None without a queue."""
+    quota_message: str = ""
+    """The queue's own sentence."""
+    hindrance: Hindrance | None = None
+    """For a pending run that waits for a person."""
+    tampered: str = ""
+    """What was changed under the run, in one sentence; empty when nothing was or nobody looked."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +148,17 @@ class Children:
     """The raw objects that belong to one adaptation, as a cluster adapter found them."""
 
     jobs: tuple[Manifest, ...] = ()
+    """Jobs and JobSets that are ours; Jobs that a JobSet made are not among them."""
     pods: tuple[Manifest, ...] = ()
     progress: Mapping[str, Progress] = field(default_factory=dict)
-    """Live readings by Job name."""
+    """Live readings by name of the Job or JobSet."""
+    workloads: Mapping[str, Manifest] = field(default_factory=dict)
+    """Kueue's Workload of a queued Job or JobSet, by its name; absent when there is none (yet)."""
+    logs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Last lines of failed pods, by pod name, as far as they could be read."""
+    stage_digests: Mapping[str, str | None] = field(default_factory=dict)
+    """SHA-256 of the stage.json that a run's ConfigMap holds, by name; None when the ConfigMap is gone, absent when
+    nobody looked this time."""
 
 
 def plain(value: Any) -> Any:

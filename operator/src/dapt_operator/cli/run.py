@@ -33,7 +33,7 @@ from dapt_operator.cli.snapshot import Snapshot
 from dapt_operator.cli.words import clock as elapsed
 from dapt_operator.cli.words import duration
 from dapt_operator.cluster.local import LocalCluster, LocalRunError
-from dapt_operator.launchers import LAUNCHERS
+from dapt_operator.launchers import LAUNCHERS, all_states
 from dapt_operator.plan.blueprint import kinds
 from dapt_operator.reconcile import reconcile
 
@@ -163,12 +163,8 @@ def _changed(cluster: LocalCluster, until: float, flag: StopFlag, clock: Callabl
 
 
 def _failed(cluster: LocalCluster) -> list[RunState]:
-    launched = [
-        run
-        for launcher in LAUNCHERS.values()
-        for run in launcher.states(cluster.observe(cluster.key).children)
-    ]
-    return [run for run in launched if run.phase is RunPhase.FAILED]
+    world = cluster.observe(cluster.key)
+    return [run for run in all_states(world.children, world.now, LAUNCHERS) if run.phase is RunPhase.FAILED]
 
 
 def failure_line(run: RunState) -> str:

@@ -29,6 +29,8 @@ class World:
     profile: Manifest | None
     """The AdaptationProfile it refers to, or the default one; None when there is none."""
     children: Children
+    default_profiles: tuple[str, ...] = ()
+    """Names of all profiles marked as default, when the resource names none: two are an error."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class ObjectReference:
 
     kind: str
     name: str
+    grace_seconds: int | None = None
+    """For a Pod: 0 kills it at once. None: its own grace period."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,17 @@ class Conflict(Exception):
     """Someone wrote the resource since it was observed: observe again. A retry helps."""
 
 
+class NameTaken(Exception):
+    """An object of ours cannot be created: the name belongs to something else. A person must move it away."""
+
+    def __init__(self, kind: str, name: str, why: str) -> None:
+        """`why`: whose it is, for example `it belongs to nobody` or `it was changed after it was written`."""
+        super().__init__(f"{kind} {name} exists already and is not this adaptation's: {why}")
+        self.kind = kind
+        self.name = name
+        self.why = why
+
+
 class Cluster(Protocol):
     """The port. Adapters: `local` (processes), `memory` (tests), `kubernetes`."""
 
@@ -61,11 +76,17 @@ class Cluster(Protocol):
         ...
 
     def apply(self, key: Key, manifest: Manifest) -> None:
-        """Make an object exist. Jobs, Secrets and immutable ConfigMaps are created once (existing: no effect)."""
+        """Make an object exist. Jobs, JobSets, Secrets and immutable ConfigMaps are created once (existing: no
+        effect), everything else is applied server-side with one field manager.
+
+        Raises:
+            NameTaken: the name belongs to another owner, or an immutable ConfigMap holds something else.
+        """
         ...
 
     def delete(self, key: Key, reference: ObjectReference) -> None:
-        """Remove an object and what it owns; absent: no effect. Pods get SIGTERM and their grace period."""
+        """Remove an object and what it owns; absent: no effect. Pods get SIGTERM and their grace period; a Job is gone
+        when its pods are, so that what they said last can still be read."""
         ...
 
     def write_status(self, key: Key, status: Mapping[str, Any], resource_version: str) -> None:

@@ -5,10 +5,21 @@ A new launcher: a module with the two functions of `Launcher`, one line in `LAUN
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Final
 
+from dapt_operator.api.run import Children, RunState
 from dapt_operator.launchers import indexed_job
 from dapt_operator.launchers.base import Launcher
 
 LAUNCHERS: Final[dict[str, Launcher]] = {"IndexedJob": indexed_job}
 """By the name that a profile gives in `spec.launcher`."""
+
+
+def all_states(
+    children: Children, now: datetime, launchers: Mapping[str, Launcher] = LAUNCHERS
+) -> tuple[RunState, ...]:
+    """The state of every run, whichever launcher made it: a profile may change its launcher between two runs."""
+    found = [state for launcher in launchers.values() for state in launcher.states(children, now)]
+    return tuple(sorted(found, key=lambda state: state.identity.fence))

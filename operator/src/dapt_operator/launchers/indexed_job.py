@@ -31,13 +31,16 @@ def render(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> tuple
     """All objects of one run, in the order of their creation; equal input gives equal output."""
     stage_json = canonical_json(run.stage_file.model_dump(mode="json"))
     digest = hashlib.sha256(stage_json.encode()).hexdigest()
+    return (_stage_config_map(run, owner, stage_json), _job(run, profile, owner, digest))
+
+
+def shared(profile: AdaptationProfileSpec, owner: Owner, nodes: int) -> tuple[Manifest, ...]:
+    """The work volume where the profile has a template for it, and the headless Service of gangs of several pods."""
     objects: list[Manifest] = []
     if profile.storage.claim_template is not None:
         objects.append(_claim(profile.storage.claim_template, owner))
-    if run.resources.nodes > 1:
+    if nodes > 1:
         objects.append(_service(profile, owner))
-    objects.append(_stage_config_map(run, owner, stage_json))
-    objects.append(_job(run, profile, owner, digest))
     return tuple(objects)
 
 

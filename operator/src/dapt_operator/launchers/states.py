@@ -54,7 +54,7 @@ class _Pod:
         return self.phase not in ("Succeeded", "Failed")
 
 
-def states(children: Children) -> tuple[RunState, ...]:
+def states(children: Children, now: datetime) -> tuple[RunState, ...]:  # noqa: ARG001
     """The state of every run whose Job is there, oldest fence first."""
     pods_by_run: dict[str, list[Manifest]] = {}
     for pod in children.pods:

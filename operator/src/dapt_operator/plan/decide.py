@@ -100,7 +100,12 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         ledger = put(ledger, record)
     removals = tuple(Removal("Job", state.object_name) for state in unwanted(observed, _kept(reached)))
     plan = Plan(
-        apply=launcher.render(run, wish.profile, observed.owner) if run is not None else (),
+        apply=(
+            *launcher.shared(wish.profile, observed.owner, run.resources.nodes),
+            *launcher.render(run, wish.profile, observed.owner),
+        )
+        if run is not None
+        else (),
         delete=removals,
         requeue_after=_requeue(observed, reached),
         needs_signing_secret=run is not None and run.signs_checkpoints,
