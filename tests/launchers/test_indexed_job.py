@@ -95,7 +95,8 @@ def _as_yaml(objects: Any) -> str:
 @pytest.mark.parametrize("case", CASES)
 def test_rendered_manifests_are_the_golden_ones(case: str) -> None:
     run, spec = CASES[case]
-    rendered = _as_yaml(indexed_job.render(run, spec, owner()))
+    objects = indexed_job.shared(spec, owner(), run.resources.nodes) + indexed_job.render(run, spec, owner())
+    rendered = _as_yaml(objects)
     path = GOLDEN / f"{case}.yaml"
     if os.environ.get("DAPT_UPDATE_GOLDEN"):
         path.write_text(rendered)
@@ -164,15 +165,21 @@ def test_a_gang_has_no_partial_success() -> None:
 def test_only_a_run_of_several_nodes_has_a_service_and_a_stable_coordinator() -> None:
     run, spec = CASES["two-nodes-of-eight-gpus"]
     objects = indexed_job.render(run, spec, owner())
-    service = next(item for item in objects if item["kind"] == "Service")
+    (service,) = indexed_job.shared(spec, owner(), 2)
+    assert service["kind"] == "Service"
     assert service["spec"]["clusterIP"] == "None"
     assert service["spec"]["publishNotReadyAddresses"] is True
     pod = objects[-1]["spec"]["template"]["spec"]
     assert pod["subdomain"] == service["metadata"]["name"]
     values = {item["name"]: item.get("value") for item in pod["containers"][0]["env"]}
     assert values["PET_MASTER_ADDR"] == f"{run.name}-0.{service['metadata']['name']}"
-    single = indexed_job.render(*CASES["one-cpu-pod"], owner())
-    assert [item["kind"] for item in single] == ["PersistentVolumeClaim", "ConfigMap", "Job"]
+    run, spec = CASES["one-cpu-pod"]
+    assert [item["kind"] for item in indexed_job.render(run, spec, owner())] == ["ConfigMap", "Job"]
+    assert [item["kind"] for item in indexed_job.shared(spec, owner(), 1)] == ["PersistentVolumeClaim"]
+    assert [item["kind"] for item in indexed_job.shared(spec, owner(), 2)] == [
+        "PersistentVolumeClaim",
+        "Service",
+    ]
 
 
 def test_the_profile_cannot_replace_what_the_operator_owns() -> None:
@@ -228,7 +235,7 @@ def test_the_signing_key_is_mounted_only_where_it_is_used() -> None:
 def test_names_stay_short_enough_for_host_names() -> None:
     of = owner(LONG_NAME)
     run = stage_run(nodes=2, of=of)
-    for item in indexed_job.render(run, profile(), of):
+    for item in indexed_job.render(run, profile(), of) + indexed_job.shared(profile(), of, 2):
         assert len(item["metadata"]["name"]) <= 52, item["kind"]  # 63 less "-INDEX" of the pods' host names
 
 

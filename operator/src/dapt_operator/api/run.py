@@ -141,6 +141,10 @@ class RunState:
     """For a pending run that waits for a person."""
     tampered: str = ""
     """What was changed under the run, in one sentence; empty when nothing was or nobody looked."""
+    stage_file_lost: bool = False
+    """Its ConfigMap is gone while a pod of it still has to start, which it never can: the run is made anew."""
+    deleting: bool = False
+    """The object was deleted and is there until its pods are gone: nothing more is asked of it."""
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ adaptation's headless Service (only runs of several nodes have one).
 from __future__ import annotations
 
 import hashlib
+from datetime import datetime
 from typing import Any
 
 from dapt_contract.envelope import canonical_json
 from dapt_operator.api import names
 from dapt_operator.api.profile import AdaptationProfileSpec
-from dapt_operator.api.run import Manifest, Owner, StageRun, plain
+from dapt_operator.api.run import Children, Manifest, Owner, RunState, StageRun, plain
 from dapt_operator.launchers.labels import (
     ANNOTATION_ACCELERATOR,
     adaptation_labels,
@@ -22,7 +23,8 @@ from dapt_operator.launchers.labels import (
     run_labels,
 )
 from dapt_operator.launchers.pod import accelerator_resource, pod_template
-from dapt_operator.launchers.states import states as states
+from dapt_operator.launchers.pods import parse_time
+from dapt_operator.launchers.states import Gang, fold_all, true_conditions
 
 STAGE_FILE_KEY = "stage.json"
 
@@ -42,6 +44,27 @@ def shared(profile: AdaptationProfileSpec, owner: Owner, nodes: int) -> tuple[Ma
     if nodes > 1:
         objects.append(_service(profile, owner))
     return tuple(objects)
+
+
+def states(children: Children, now: datetime) -> tuple[RunState, ...]:
+    """The state of every run whose Job is there, oldest fence first."""
+    return fold_all(children, now, _read)
+
+
+def _read(manifest: Manifest) -> Gang | None:
+    if manifest.get("kind", "Job") != "Job":
+        return None
+    spec, conditions = manifest.get("spec") or {}, true_conditions(manifest)
+    status = manifest.get("status") or {}
+    return Gang(
+        kind="Job",
+        completions=int(spec.get("completions") or 1),
+        suspended=bool(spec.get("suspend")),
+        pod_spec=(spec.get("template") or {}).get("spec") or {},
+        complete=conditions.get("Complete"),
+        failed=conditions.get("Failed"),
+        started=parse_time(status.get("startTime")),
+    )
 
 
 def _metadata(owner: Owner, name: str, labels: dict[str, str]) -> dict[str, Any]:

@@ -62,7 +62,11 @@ def identity_of(manifest: Manifest) -> RunIdentity | None:
 
 
 def owner_references(owner: Owner) -> list[dict[str, Any]]:
-    """The DomainAdaptation as controlling owner, so that its children go with it."""
+    """The DomainAdaptation as controlling owner, so that its children go with it.
+
+    Without `blockOwnerDeletion`: where the admission plugin OwnerReferencesPermissionEnforcement is on, setting it
+    takes the right to change finalizers of adaptations, and nobody waits for the children.
+    """
     return [
         {
             "apiVersion": names.API_VERSION,
@@ -70,6 +74,5 @@ def owner_references(owner: Owner) -> list[dict[str, Any]]:
             "name": owner.name,
             "uid": owner.uid,
             "controller": True,
-            "blockOwnerDeletion": True,
         }
     ]

@@ -1,113 +1,178 @@
-"""From a Job and its pods to the state of a run.
+"""From the object of a run and its pods to the state of the run; the same for every launcher.
 
-Each pod counts into exactly one run (by its labels), each run has exactly one phase. A run has failed when its Job
-says so, or when one pod has failed and none is alive any more (the Job's own status lags its pods by seconds). It has
-succeeded when all pods have; then the first pod's termination message must hold the facts. What comes from pods is
-untrusted: a message that is missing, too long, malformed or of another run is a lost message. A lost message of a
+Each pod counts into exactly one run (by its labels), each run has exactly one phase. A run has failed when its object
+says so, or when one pod has failed and none is alive any more (the object's own status lags its pods by seconds). It
+has succeeded when all pods have; then the first pod's termination message must hold the facts. A lost message of a
 failed pod costs nothing but its sentence; a success without facts counts as a failure of cause Crash, whose new try
 re-emits the finished report at once.
+
+A memory of objects may strip everything but these paths, which are all that launchers read:
+    all      apiVersion, kind, metadata.{name,namespace,uid,labels,annotations,creationTimestamp,deletionTimestamp}
+    Job      spec.{completions,suspend}, spec.template.spec.containers[].{name,args,resources.limits},
+             status.{conditions,startTime,completionTime}
+    JobSet   spec.suspend, spec.replicatedJobs[].template.spec.{completions,template.spec.containers as above},
+             status.conditions
+    Pod      metadata.deletionGracePeriodSeconds,
+             status.{phase,reason,message,conditions}, status.containerStatuses[].{name,image,state}
+    Workload status.conditions[].{type,status,reason,message}
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from dapt_contract.base import Contract
 from dapt_contract.envelope import ContractError
-from dapt_contract.failure import PRECEDENCE, Cause, cause_of_exit_code
-from dapt_contract.message import StageMessage, decode_message
+from dapt_contract.failure import PRECEDENCE, Cause
 from dapt_contract.run import RunIdentity
 from dapt_operator.api import names
 from dapt_operator.api.run import Children, Manifest, RunPhase, RunState
 from dapt_operator.launchers.labels import ANNOTATION_ACCELERATOR, identity_of
-from dapt_operator.launchers.pod import COMPLETION_INDEX, CONTAINER
+from dapt_operator.launchers.pod import CONTAINER
+from dapt_operator.launchers.pods import MAX_SENTENCE, Pod, parse_time, peers_to_end, read_pod
+from dapt_operator.launchers.quota import quota_of
 
-MAX_SENTENCE = 4000
 _LATEST = datetime.max.replace(tzinfo=UTC)
-_NEVER_RAN = ("StartError", "ContainerCannotRun")
 LOST_MESSAGE = (
     "the run succeeded but its termination message is lost ({why}); a new try repeats it from the report"
+)
+TAMPERED = (
+    "ConfigMap {name} was changed after it was written (its stage.json has SHA-256 {found}, the run was started with"
+    " {expected}): delete the ConfigMap, then the stage starts anew"
 )
 
 
 @dataclass(frozen=True)
-class _Pod:
-    """What one pod says."""
+class Gang:
+    """The object that holds a run's pods, whatever its kind."""
 
-    index: int
-    phase: str
-    exit_code: int | None = None
-    cause: Cause | None = None
-    sentence: str = ""
-    effect: bool = False
-    message: StageMessage | None = None
-    why_lost: str = "the pod is gone"
-    waiting: str = ""
+    kind: str
+    completions: int
+    """Pods."""
+    suspended: bool
+    pod_spec: Mapping[str, Any]
+    complete: Mapping[str, Any] | None
+    """Its condition of success; None while it has none."""
+    failed: Mapping[str, Any] | None
     started: datetime | None = None
-    finished: datetime | None = None
-
-    @property
-    def alive(self) -> bool:
-        return self.phase not in ("Succeeded", "Failed")
 
 
-def states(children: Children, now: datetime) -> tuple[RunState, ...]:  # noqa: ARG001
-    """The state of every run whose Job is there, oldest fence first."""
+def true_conditions(manifest: Manifest) -> dict[str, Mapping[str, Any]]:
+    """Conditions that hold, by type."""
+    found = (manifest.get("status") or {}).get("conditions") or []
+    return {str(item.get("type")): item for item in found if item.get("status") == "True"}
+
+
+def fold_all(
+    children: Children, now: datetime, read: Callable[[Manifest], Gang | None]
+) -> tuple[RunState, ...]:
+    """The state of every run whose object `read` knows, oldest fence first.
+
+    Args:
+        children: everything that was found.
+        now: aware, UTC.
+        read: the launcher's reading of its own kind of object; None for any other.
+    """
     pods_by_run: dict[str, list[Manifest]] = {}
     for pod in children.pods:
         owner = identity_of(pod)
         if owner is not None:
             pods_by_run.setdefault(owner.key, []).append(pod)
     found = []
-    for job in children.jobs:
-        identity = identity_of(job)
-        if identity is not None:
-            found.append(_fold(identity, job, pods_by_run.get(identity.key, []), children))
+    for item in children.jobs:
+        identity = identity_of(item)
+        gang = read(item) if identity is not None else None
+        if identity is not None and gang is not None:
+            found.append(_fold(identity, item, gang, pods_by_run.get(identity.key, []), children, now))
     return tuple(sorted(found, key=lambda state: (state.identity.fence, state.object_name)))
 
 
-def _fold(identity: RunIdentity, job: Manifest, pods: Sequence[Manifest], children: Children) -> RunState:
-    metadata, status = job["metadata"], job.get("status") or {}
-    kind = metadata["labels"].get(names.LABEL_KIND, identity.stage)
-    seen = sorted((_read_pod(pod, identity, kind) for pod in pods), key=lambda pod: pod.index)
-    conditions = {
-        item["type"]: item for item in status.get("conditions") or [] if item.get("status") == "True"
-    }
-    completions = int(job["spec"].get("completions", 1))
-    starts = [pod.started for pod in seen if pod.started] or _times(status.get("startTime"))
+def _fold(
+    identity: RunIdentity,
+    manifest: Manifest,
+    gang: Gang,
+    pods: Sequence[Manifest],
+    children: Children,
+    now: datetime,
+) -> RunState:
+    metadata = manifest["metadata"]
+    name, labels = metadata["name"], metadata["labels"]
+    kind = labels.get(names.LABEL_KIND, identity.stage)
+    seen = tuple(sorted((read_pod(pod, identity, kind, now) for pod in pods), key=lambda pod: pod.index))
+    starts = [pod.started for pod in seen if pod.started] or ([gang.started] if gang.started else [])
     ends = [pod.finished for pod in seen if pod.finished]
     base: dict[str, Any] = {
         "identity": identity,
         "kind": kind,
         "config_digest": (metadata.get("annotations") or {}).get(names.ANNOTATION_CONFIG_DIGEST, ""),
-        "object_name": metadata["name"],
-        "created": _time(metadata.get("creationTimestamp")),
+        "object_name": name,
+        "object_kind": gang.kind,
+        "created": parse_time(metadata.get("creationTimestamp")),
         "started": min(starts, default=None),
-        "accelerators": completions * _accelerators(job),
-        "progress": children.progress.get(metadata["name"]),
+        "accelerators": gang.completions * _accelerators(metadata, gang),
+        "progress": children.progress.get(name),
+        "deleting": bool(metadata.get("deletionTimestamp")),
     }
+    alive = any(pod.alive for pod in seen)
     succeeded = sum(pod.phase == "Succeeded" for pod in seen)
-    if "Complete" in conditions or (succeeded >= completions and not any(pod.alive for pod in seen)):
-        done = max(ends, default=_time(status.get("completionTime")))
+    if gang.complete is not None or (succeeded >= gang.completions and not alive):
+        done = max(ends, default=_transition(gang.complete))
         return _succeeded(seen, base | {"completed": done})
-    failed = [pod for pod in seen if pod.phase == "Failed"]
-    over = failed and not any(pod.alive for pod in seen)
-    if "Failed" in conditions or over:
-        done = max(ends, default=_time((conditions.get("Failed") or {}).get("lastTransitionTime")))
-        reason = conditions.get("Failed") or conditions.get("FailureTarget") or {}
-        return _failed(failed, reason, base | {"completed": done})
-    if any(pod.phase == "Running" for pod in seen) or failed or succeeded:
-        return RunState(phase=RunPhase.RUNNING, **base)
-    waiting = next((pod.waiting for pod in seen if pod.waiting), "")
-    if not waiting and job["spec"].get("suspend"):
-        waiting = "Suspended: the Job waits to be admitted"
-    return RunState(phase=RunPhase.PENDING, message=waiting, waiting_reason=waiting.partition(":")[0], **base)
+    failed = [pod for pod in seen if pod.failed]
+    if gang.failed is not None or (failed and not alive):
+        done = max(ends, default=_transition(gang.failed))
+        return _failed(failed, gang, children.logs, base | {"completed": done})
+    base |= _tampering(name, gang, seen, children)
+    if any(pod.running for pod in seen) or failed or succeeded:
+        return RunState(phase=RunPhase.RUNNING, peers_to_end=peers_to_end(seen, now), **base)
+    return _pending(labels, gang, seen, children.workloads.get(name), base)
 
 
-def _succeeded(pods: Sequence[_Pod], base: dict[str, Any]) -> RunState:
+def _pending(
+    labels: Mapping[str, Any],
+    gang: Gang,
+    pods: Sequence[Pod],
+    workload: Manifest | None,
+    base: dict[str, Any],
+) -> RunState:
+    quota, quota_message = quota_of(labels, suspended=gang.suspended, workload=workload)
+    waiting = next((pod.waiting for pod in pods if pod.waiting), "")
+    if not waiting and gang.suspended:
+        waiting = quota_message or "Suspended: the Job waits to be admitted"
+    return RunState(
+        phase=RunPhase.PENDING,
+        message=waiting,
+        waiting_reason=waiting.partition(":")[0],
+        hindrance=next((pod.hindrance for pod in pods if pod.hindrance), None),
+        quota=quota,
+        quota_message=quota_message,
+        **base,
+    )
+
+
+def _tampering(name: str, gang: Gang, pods: Sequence[Pod], children: Children) -> dict[str, Any]:
+    """Whether the file that the run was started with is still the one that its pods would read."""
+    if name not in children.stage_digests:
+        return {}
+    found, expected = children.stage_digests[name], _expected_digest(gang)
+    if found is None:
+        started = sum(pod.running or not pod.alive for pod in pods)
+        return {"stage_file_lost": started < gang.completions}
+    if expected and found != expected:
+        return {"tampered": TAMPERED.format(name=name, found=found[:12], expected=expected[:12])}
+    return {}
+
+
+def _expected_digest(gang: Gang) -> str:
+    arguments = [str(item) for item in _trainer(gang).get("args") or []]
+    place = arguments.index("--sha256") + 1 if "--sha256" in arguments else len(arguments)
+    return arguments[place] if place < len(arguments) else ""
+
+
+def _succeeded(pods: Sequence[Pod], base: dict[str, Any]) -> RunState:
     first = next((pod for pod in pods if pod.index == 0), None)
     why = first.why_lost if first else "the pod is gone"
     facts: Contract | None = None
@@ -123,8 +188,11 @@ def _succeeded(pods: Sequence[_Pod], base: dict[str, Any]) -> RunState:
     return RunState(phase=RunPhase.SUCCEEDED, exit_code=0, message=first.sentence, facts=facts, **base)
 
 
-def _failed(failed: Sequence[_Pod], condition: Mapping[str, Any], base: dict[str, Any]) -> RunState:
-    """The first cause by precedence among the pods; the Job's own reason where it is not a pod's failure."""
+def _failed(
+    failed: Sequence[Pod], gang: Gang, logs: Mapping[str, tuple[str, ...]], base: dict[str, Any]
+) -> RunState:
+    """The first cause by precedence among the pods; the object's own reason where it is not a pod's failure."""
+    condition = gang.failed or {}
     deadline = condition.get("reason") == "DeadlineExceeded"
     causes = [(pod, pod.cause or Cause.CRASH) for pod in failed]
     if deadline:
@@ -138,18 +206,26 @@ def _failed(failed: Sequence[_Pod], condition: Mapping[str, Any], base: dict[str
     if not causes:
         cause = Cause.DEADLINE if deadline else Cause.INFRASTRUCTURE
         sentence = condition.get("message") or (
-            "the deadline of the Job passed" if deadline else "the Job failed and its pods are gone"
+            f"the deadline of the {gang.kind} passed"
+            if deadline
+            else f"the {gang.kind} failed and its pods are gone"
         )
         return RunState(
             phase=RunPhase.FAILED, cause=cause, message=str(sentence)[:MAX_SENTENCE], facts=facts, **base
         )
     pod, cause = min(causes, key=lambda item: (PRECEDENCE.index(item[1]), item[0].finished or _LATEST))
     return RunState(
-        phase=RunPhase.FAILED, cause=cause, exit_code=pod.exit_code, message=pod.sentence, facts=facts, **base
+        phase=RunPhase.FAILED,
+        cause=cause,
+        exit_code=pod.exit_code,
+        message=pod.sentence,
+        facts=facts,
+        last_log_lines=tuple(logs.get(pod.name, ())),
+        **base,
     )
 
 
-def _facts_despite_failure(pods: Sequence[_Pod]) -> Contract | None:
+def _facts_despite_failure(pods: Sequence[Pod]) -> Contract | None:
     for pod in pods:
         if pod.index == 0 and pod.message is not None:
             try:
@@ -159,114 +235,18 @@ def _facts_despite_failure(pods: Sequence[_Pod]) -> Contract | None:
     return None
 
 
-def _read_pod(pod: Manifest, identity: RunIdentity, kind: str) -> _Pod:
-    metadata, status = pod["metadata"], pod.get("status") or {}
-    index = _index(metadata)
-    phase = str(status.get("phase", "Pending"))
-    container: Mapping[str, Any] = next(
-        (item for item in status.get("containerStatuses") or [] if item.get("name") == CONTAINER), {}
-    )
-    state = container.get("state") or {}
-    ended = state.get("terminated")
-    disrupted = next(
-        (
-            item
-            for item in status.get("conditions") or []
-            if item.get("type") == "DisruptionTarget" and item.get("status") == "True"
-        ),
-        None,
-    )
-    if phase not in ("Succeeded", "Failed"):
-        running = state.get("running") or {}
-        return _Pod(index, phase, waiting=_waiting(status, state), started=_time(running.get("startedAt")))
-    if ended is None:
-        lost = Cause.DISRUPTION if disrupted else Cause.INFRASTRUCTURE
-        sentence = (
-            _sentence(disrupted or {}) or _sentence(status) or "the pod ended before its container started"
-        )
-        return _Pod(index, phase, None, lost if phase == "Failed" else None, sentence)
-    code = int(ended.get("exitCode", 1))
-    if ended.get("reason") in _NEVER_RAN:
-        return _Pod(index, phase, code, Cause.INFRASTRUCTURE, _sentence(ended))
-    message, why = _decode(str(ended.get("message") or ""), identity, kind)
-    cause = cause_of_exit_code(code, oom_killed=ended.get("reason") == "OOMKilled")
-    if message is not None and message.cause is not None and message.exit_code == code and code != 0:
-        cause = message.cause if cause is not Cause.OUT_OF_MEMORY else cause
-    if disrupted and cause not in (None, *PRECEDENCE[:4]):
-        cause = Cause.DISRUPTION
-    sentence = message.message if message else ""
-    if phase == "Failed" and not sentence:
-        sentence = _sentence(disrupted or {}) or f"the container ended with exit code {code} ({why})"
-    return _Pod(
-        index=index,
-        phase=phase,
-        exit_code=code,
-        cause=cause,
-        sentence=sentence[:MAX_SENTENCE],
-        effect=message is not None and message.effect,
-        message=message,
-        why_lost=why,
-        started=_time(ended.get("startedAt")),
-        finished=_time(ended.get("finishedAt")),
-    )
+def _trainer(gang: Gang) -> Mapping[str, Any]:
+    containers = gang.pod_spec.get("containers") or []
+    found: Mapping[str, Any] = next((item for item in containers if item.get("name") == CONTAINER), {})
+    return found
 
 
-def _decode(text: str, identity: RunIdentity, kind: str) -> tuple[StageMessage | None, str]:
-    """The message, or None and why it is lost."""
-    if not text:
-        return None, "no termination message"
-    try:
-        message = decode_message(text)
-    except ContractError as error:
-        return None, str(error)
-    unread = not message.key and message.exit_code != 0  # the agent could not read who it is
-    if (message.key != identity.key and not unread) or message.kind != kind:
-        return None, "the termination message is that of another run"
-    return message, ""
-
-
-def _waiting(status: Mapping[str, Any], state: Mapping[str, Any]) -> str:
-    """The kubelet's reason, else the scheduler's, as `Reason: sentence`."""
-    waiting = state.get("waiting") or {}
-    if waiting.get("reason") and waiting["reason"] not in ("ContainerCreating", "PodInitializing"):
-        return _sentence(waiting)
-    for condition in status.get("conditions") or []:
-        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            return _sentence(condition)
-    return _sentence(waiting)
-
-
-def _sentence(item: Mapping[str, Any]) -> str:
-    reason, message = str(item.get("reason") or ""), str(item.get("message") or "")
-    return (f"{reason}: {message}" if reason and message else reason or message)[:MAX_SENTENCE]
-
-
-def _index(metadata: Mapping[str, Any]) -> int:
-    annotations = metadata.get("annotations") or {}
-    labels = metadata.get("labels") or {}
-    text = annotations.get(COMPLETION_INDEX, labels.get(COMPLETION_INDEX, "0"))
-    return int(text) if str(text).isdigit() else 0
-
-
-def _accelerators(job: Manifest) -> int:
-    """Accelerators of one pod: the trainer's limit of the resource that render noted on the Job."""
-    resource = (job["metadata"].get("annotations") or {}).get(ANNOTATION_ACCELERATOR)
-    containers = job["spec"]["template"]["spec"]["containers"]
-    trainer: Mapping[str, Any] = next((item for item in containers if item.get("name") == CONTAINER), {})
-    held = str(((trainer.get("resources") or {}).get("limits") or {}).get(resource, "0"))
+def _accelerators(metadata: Mapping[str, Any], gang: Gang) -> int:
+    """Accelerators of one pod: the trainer's limit of the resource that render noted on the object."""
+    resource = (metadata.get("annotations") or {}).get(ANNOTATION_ACCELERATOR)
+    held = str(((_trainer(gang).get("resources") or {}).get("limits") or {}).get(resource, "0"))
     return int(held) if held.isdigit() else 0
 
 
-def _times(value: Any) -> list[datetime]:
-    time = _time(value)
-    return [time] if time else []
-
-
-def _time(value: Any) -> datetime | None:
-    """Kubernetes' RFC 3339; None for anything else."""
-    if isinstance(value, datetime):
-        return value
-    try:
-        return datetime.fromisoformat(str(value).replace("Z", "+00:00")) if value else None
-    except ValueError:
-        return None
+def _transition(condition: Mapping[str, Any] | None) -> datetime | None:
+    return parse_time((condition or {}).get("lastTransitionTime"))
