@@ -56,8 +56,9 @@ bench: setup ## Print each figure against its bar: NAME VALUE BAR ok|short
 faults: setup ## The long fault campaign: 20 kills at random moments, 5 of them inside a save
 	PATH="$(CURDIR)/$(BIN):$$PATH" DAPT_FAULT_KILLS=20 DAPT_FAULT_KILLS_IN_SAVE=5 $(BIN)/python -m pytest -m faults -s --timeout 3600
 
-crds: $(VENV)/.installed ## Generate crds/ and docs/reference/ from the API models
+crds: $(VENV)/.installed ## Generate crds/, the chart's copy and docs/reference/ from the API models
 	$(BIN)/dapt crd --out crds
+	$(BIN)/dapt crd --out charts/dapt/files
 	$(BIN)/python -c 'import pathlib; from dapt_operator.api import reference; [pathlib.Path("docs/reference", name).write_text(text) for name, text in reference.render().items()]'
 
 clean: ## Remove what the commands above made, except runs/
