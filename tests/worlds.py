@@ -24,11 +24,12 @@ class World:
         self.key = self.cluster.add(adaptation(**(spec or {})))
         self.runs: list[StageFile] = []
         self.plans: list[Plan] = []
+        self.instance = ""
 
     def visit(self) -> Plan:
         """One reconcile."""
         try:
-            plan = reconcile(self.cluster, self.key, LAUNCHERS)
+            plan = reconcile(self.cluster, self.key, LAUNCHERS, instance=self.instance)
         except OperatorKilledError:
             self._note_runs()
             raise

@@ -349,11 +349,6 @@ INVALID_PROFILES = {
         "spec.launcher (line 8): 'PyTorchJob' is not accepted; write one of IndexedJob, JobSet, or leave the field out"
         " for IndexedJob",
     ),
-    "JobSet": (
-        "  launcher: JobSet",
-        "not supported yet: spec.launcher JobSet (line 8): gangs are Indexed Jobs; write IndexedJob, or leave the field"
-        " out",
-    ),
     "an unknown field": (
         "  limits: {gpuHour: 5}",
         "spec.limits.gpuHour (line 8): unknown field; nearest known name is 'gpuHours'; rename or remove it",
@@ -428,7 +423,6 @@ spec:
     assert [(problem.line, problem.field) for problem in found] == [
         (5, "spec.resources"),
         (6, "spec.seed"),
-        (7, "spec.queue"),
         (8, "spec.model.source"),
         (10, "spec.corpus.domain[0].source"),
         (10, "spec.corpus.domain[1].sourc"),
@@ -450,9 +444,6 @@ def test_the_full_example_is_accepted_but_for_what_is_not_supported_yet() -> Non
     (document,) = load((HERE / "full_adaptation.yaml").read_text())
     _, found = check(document, local=False)
     assert [str(problem) for problem in found] == [
-        "not supported yet: spec.queue team-health (line 7): stages start at once; remove the field",
-        "not supported yet: spec.priorityClassName research (line 8): pods get the cluster's default priority; remove"
-        " the field",
         "not supported yet: spec.model.tokenizer.extend (line 13): the tokenizer is used as the base model has it;"
         " remove the field",
         "not supported yet: spec.pretraining.regularization (line 34): replay is the guard against forgetting; remove"
@@ -467,7 +458,6 @@ def test_the_full_example_is_accepted_but_for_what_is_not_supported_yet() -> Non
         " 1, or leave the field out",
         "not supported yet: spec.selection.pin a1-s4560 (line 59): the largest gain is taken; remove the field",
         "not supported yet: spec.preference (line 65): training ends with finetuning; remove the field",
-        "not supported yet: spec.cleanup.afterSeconds 604800 (line 75): everything is kept; remove the field",
     ]
 
 

@@ -81,11 +81,9 @@ def test_each_configuration_follows_from_the_stages_before() -> None:
     assert publish.run_digest == world.status["digests"]["run"]
 
 
-def test_pretraining_and_fine_tuning_sign_their_checkpoints() -> None:
+def test_the_key_of_the_signatures_is_made_once_with_the_first_run() -> None:
     world = World()
-    world.live_until("baseline")
-    assert world.cluster.objects(world.key, "Secret") == []
-    world.live_until("pretrain")
+    world.live_until("prepare")
     (secret,) = world.cluster.objects(world.key, "Secret")
     assert secret["metadata"]["name"] == "dapt-clinical-00000001-signing"
     world.live()

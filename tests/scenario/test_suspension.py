@@ -60,7 +60,7 @@ def test_a_suspended_adaptation_starts_nothing() -> None:
 
 def test_a_run_that_the_status_does_not_know_is_written_down_before_it_is_deleted() -> None:
     world = World()
-    world.cluster.crash_at = len(world.cluster.verbs) + 2  # after the Job, before the status
+    world.cluster.crash_at = len(world.cluster.verbs) + 3  # after Secret, ConfigMap and Job, before the status
     world.crashing_visit()
     world.edit(suspend=True)
     first = world.visit()
@@ -115,9 +115,9 @@ def test_a_conflict_observes_again() -> None:
     ("over", "reason", "message"),
     [
         (
-            {"queue": "team"},
+            {"selection": {"pin": "a1-s40"}},
             "NotSupported",
-            "not supported yet: spec.queue team: stages start at once; remove the field",
+            "not supported yet: spec.selection.pin a1-s40: the largest gain is taken; remove the field",
         ),
         (
             {"resources": {"gpusPerNode": 4}, "credentials": [{"secretName": "hub", "use": "read"}]},
@@ -154,9 +154,9 @@ def test_a_spec_that_cannot_be_is_stalled_before_anything_runs(
 
 
 def test_a_corrected_spec_goes_on() -> None:
-    world = World({"queue": "team"})
+    world = World({"selection": {"pin": "a1-s40"}})
     world.settle()
-    world.edit(queue=None)
+    world.edit(selection=None)
     world.live()
     assert world.status["phase"] == "Published"
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 
 from dapt_operator.api.names import signing_secret_name
 from dapt_operator.api.run import Manifest, Owner
-from dapt_operator.cluster.port import Cluster, Conflict, Event, Key, ObjectReference, World
+from dapt_operator.cluster.port import Cluster, Conflict, Event, Key, NameTaken, ObjectReference, World
 from dapt_operator.launchers import all_states
 from dapt_operator.launchers.base import Launcher
 from dapt_operator.launchers.labels import adaptation_labels, owner_references
@@ -24,7 +25,9 @@ MAX_CONFLICTS = 5
 DEFAULT_LAUNCHER = "IndexedJob"
 
 
-def reconcile(cluster: Cluster, key: Key, launchers: Mapping[str, Launcher], *, local: bool = True) -> Plan:
+def reconcile(
+    cluster: Cluster, key: Key, launchers: Mapping[str, Launcher], *, local: bool = True, instance: str = ""
+) -> Plan:
     """Bring one adaptation a step further. Doing it twice is doing it once.
 
     Args:
@@ -32,6 +35,7 @@ def reconcile(cluster: Cluster, key: Key, launchers: Mapping[str, Launcher], *, 
         key: which adaptation.
         launchers: by the name that profiles use.
         local: whether stages run where `file://` sources lie.
+        instance: which operator installation this is; another one's adaptations are left alone. Empty: the local run.
 
     Raises:
         Conflict: someone kept writing the resource; try again later.
@@ -41,10 +45,14 @@ def reconcile(cluster: Cluster, key: Key, launchers: Mapping[str, Launcher], *, 
         if world.resource is None:
             return Plan()
         launcher = _launcher(world, launchers)
-        observed = _observed(world, launchers, local)
-        plan = decide(observed, launcher)
+        observed = _observed(world, launchers, local, instance)
         try:
-            _carry_out(cluster, key, observed, plan)
+            plan = decide(observed, launcher)
+            try:
+                _carry_out(cluster, key, observed, plan)
+            except NameTaken as taken:
+                plan = decide(replace(observed, taken=str(taken)), launcher)
+                _carry_out(cluster, key, observed, plan)
         except Conflict:
             if attempt == MAX_CONFLICTS - 1:
                 raise
@@ -53,10 +61,17 @@ def reconcile(cluster: Cluster, key: Key, launchers: Mapping[str, Launcher], *, 
     raise AssertionError("unreachable")
 
 
-def _observed(world: World, launchers: Mapping[str, Launcher], local: bool) -> Observed:
+def _observed(world: World, launchers: Mapping[str, Launcher], local: bool, instance: str) -> Observed:
     assert world.resource is not None
-    states = all_states(world.children, world.now, launchers)
-    return observe(world.resource, world.profile, states, world.now, local=local)
+    return observe(
+        world.resource,
+        world.profile,
+        all_states(world.children, world.now, launchers),
+        world.now,
+        local=local,
+        instance=instance,
+        default_profiles=world.default_profiles,
+    )
 
 
 def _launcher(world: World, launchers: Mapping[str, Launcher]) -> Launcher:
@@ -70,7 +85,7 @@ def _carry_out(cluster: Cluster, key: Key, observed: Observed, plan: Plan) -> No
     for manifest in plan.apply:
         cluster.apply(key, manifest)
     for removal in plan.delete:
-        cluster.delete(key, ObjectReference(removal.kind, removal.name))
+        cluster.delete(key, ObjectReference(removal.kind, removal.name, removal.grace_seconds))
     if plan.status is not None:
         cluster.write_status(key, plan.status.to_dict(), observed.resource_version)
     for notice in plan.events:

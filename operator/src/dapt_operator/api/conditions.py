@@ -60,6 +60,11 @@ OUT_OF_MEMORY: Final = "OutOfMemory"
 RETRIES_EXHAUSTED: Final = "RetriesExhausted"
 PENDING_TIMEOUT: Final = "PendingTimeout"
 TAMPERED: Final = "Tampered"
+NAME_TAKEN: Final = "NameTaken"
+SECRET_NOT_FOUND: Final = "SecretNotFound"
+CLAIM_NOT_FOUND: Final = "ClaimNotFound"
+IMAGE_NOT_PULLED: Final = "ImageNotPulled"
+QUOTA_TOO_SMALL: Final = "QuotaTooSmall"
 DIVERGED: Final = "Diverged"
 GATES_BREACHED: Final = "GatesBreached"
 GATES_NOT_JUDGED: Final = "GatesNotJudged"
@@ -99,6 +104,11 @@ REASONS: Final[dict[str, str]] = {
     RETRIES_EXHAUSTED: "A stage failed as often as the profile's retries allow.",
     PENDING_TIMEOUT: "Pods waited for a node longer than the profile's pendingTimeoutSeconds.",
     TAMPERED: "A ConfigMap of the run was changed after it was written.",
+    NAME_TAKEN: "An object that a stage needs cannot be made: its name belongs to something else.",
+    SECRET_NOT_FOUND: "A Secret that a pod needs is not there.",
+    CLAIM_NOT_FOUND: "A volume claim that a pod needs is not there.",
+    IMAGE_NOT_PULLED: "The trainer's image cannot be pulled.",
+    QUOTA_TOO_SMALL: "The queue can never grant what the stage asks for, or there is no such queue.",
     DIVERGED: "The loss is not a number or past the hard limit.",
     GATES_BREACHED: (
         "No candidate passes the gates; all is kept, and a change of gates or selection decides again."

@@ -82,5 +82,7 @@ class Ledger(LeanBase):
     """Newest fencing number that was given out."""
     progress_time: Time | None = None
     """When status.progress was last written."""
+    shared: Digest = ""
+    """Digest of the shared objects (work volume, Service) as they were last applied."""
     runs: Annotated[tuple[RunRecord, ...], Field(strict=False, max_length=MAX_RECORDS)] = ()
     """One record a lineage, in the order of their first try."""

@@ -26,12 +26,6 @@ class Unsupported:
 
 
 ADAPTATION: Final = (
-    Unsupported("spec.queue", lambda s: s.queue is not None, "stages start at once; remove the field"),
-    Unsupported(
-        "spec.priorityClassName",
-        lambda s: s.priority_class_name is not None,
-        "pods get the cluster's default priority; remove the field",
-    ),
     Unsupported(
         "spec.model.source",
         lambda s: s.model.source.startswith("adaptation://"),
@@ -102,25 +96,10 @@ ADAPTATION: Final = (
         lambda s: s.stage_resources.align is not None,
         "there is no such stage; remove the field",
     ),
-    Unsupported(
-        "spec.cleanup.afterSeconds",
-        lambda s: s.cleanup is not None and s.cleanup.after_seconds is not None,
-        "everything is kept; remove the field",
-    ),
-    Unsupported(
-        "spec.cleanup.volume",
-        lambda s: s.cleanup is not None and s.cleanup.volume == "Delete",
-        "the work volume is kept; write Retain, or leave the field out",
-    ),
 )
 """Refusals for a DomainAdaptation; `applies` gets its spec."""
 
 PROFILE: Final = (
-    Unsupported(
-        "spec.launcher",
-        lambda s: s.launcher == "JobSet",
-        "gangs are Indexed Jobs; write IndexedJob, or leave the field out",
-    ),
     Unsupported(
         "spec.evaluation.concurrency",
         lambda s: s.evaluation.concurrency != 1,

@@ -8,6 +8,7 @@ from dapt_operator.api.conditions import OUTSIDE_PROFILE_LIMITS
 from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.spec import DomainAdaptationSpec
 from dapt_operator.plan.observed import Wish
+from dapt_operator.plan.parts import sources
 from dapt_operator.plan.resolve import (
     RefusedError,
     check_batch,
@@ -74,21 +75,6 @@ def problems(wish: Wish, namespace: str) -> tuple[str, ...]:
         allowed = ", ".join(limits.priority_classes) or "none"
         found.append(f"spec.priorityClassName {wanted} is not allowed (allowed: {allowed})")
     return tuple(found)
-
-
-def sources(spec: DomainAdaptationSpec) -> tuple[str, ...]:
-    """Every place that prepare reads."""
-    evaluation = spec.evaluation
-    tasks = (*evaluation.domain.tasks, *evaluation.general.tasks)
-    probes = (*evaluation.probes.domain, *evaluation.probes.general)
-    return (
-        spec.model.source,
-        *(source.source for source in (*spec.corpus.domain, *spec.corpus.general)),
-        *(task.source for task in tasks if task.source is not None),
-        *(probe.source for probe in probes),
-        *(source.source for source in (spec.finetuning.data if spec.finetuning else ())),
-        *(source.source for source in (spec.preference.data if spec.preference else ())),
-    )
 
 
 def _matches(value: str, patterns: tuple[str, ...]) -> bool:

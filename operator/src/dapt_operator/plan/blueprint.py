@@ -56,6 +56,7 @@ class StagePlan:
     resources: RunResources
     secret_names: tuple[str, ...] = ()
     signs_checkpoints: bool = False
+    claims: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,8 @@ def prepare_stage(spec: DomainAdaptationSpec) -> StagePlan:
     )
     secrets = tuple(credential.secret_name for credential in spec.credentials if credential.use == "read")
     resources = parts.one_process(spec, spec.stage_resources.prepare)
-    return StagePlan("prepare", "prepare", 1, None, config, resources, secret_names=secrets)
+    claims = parts.claims(parts.sources(spec))
+    return StagePlan("prepare", "prepare", 1, None, config, resources, secret_names=secrets, claims=claims)
 
 
 def baseline_stage(
@@ -341,4 +343,7 @@ def publish_stage(
     )
     secrets = tuple(credential.secret_name for credential in spec.credentials if credential.use == "write")
     resources = parts.one_process(spec, spec.stage_resources.publish)
-    return StagePlan("publish", "publish", attempt, candidate, config, resources, secret_names=secrets)
+    claims = parts.claims((spec.output.destination,))
+    return StagePlan(
+        "publish", "publish", attempt, candidate, config, resources, secret_names=secrets, claims=claims
+    )

@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from dapt_contract.envelope import digest_of
 from dapt_operator.api.conditions import FINISHED, is_true
 from dapt_operator.api.ledger import Ledger
-from dapt_operator.api.run import Manifest, StageRun
+from dapt_operator.api.run import Manifest, StageRun, plain
 from dapt_operator.api.status import DomainAdaptationStatus
 from dapt_operator.launchers.base import Launcher
 from dapt_operator.plan import status as told
 from dapt_operator.plan.admission import admit
 from dapt_operator.plan.budget import limit_seconds, used_seconds
-from dapt_operator.plan.desired import Removal, next_run, unwanted
+from dapt_operator.plan.desired import Removal, needs_shared, next_run, removals
 from dapt_operator.plan.events import Notice, notices
 from dapt_operator.plan.history import Lineage, absorb, lineage_of, put
 from dapt_operator.plan.observed import Observed
+from dapt_operator.plan.resolve import pretrain_gang
 from dapt_operator.plan.transitions import Do, Fact
 from dapt_operator.plan.walk import Reached, Situation, Walk
 
@@ -24,6 +26,10 @@ LOOK_AGAIN_SECONDS = 10.0
 """While a stage runs: its progress, its time, and what a watch may have lost."""
 STOPPING_SECONDS = 1.0
 """While runs that are not wanted any more save and stop."""
+PEERS_SECONDS = 0.2
+"""While the peers of a failed pod are killed: the gang's next try waits for their end alone."""
+TAKEN_SECONDS = 15.0
+"""While a name that we need belongs to something else: nobody tells us when it goes."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class Plan:
     requeue_after: float | None = None
     """Seconds; None: only a change wakes us."""
     needs_signing_secret: bool = False
-    """A run of `apply` mounts the key of the checkpoints' signatures, made once by the shell."""
+    """The key of the checkpoints' signatures goes with the shared objects of `apply`; the shell makes it, once."""
 
     def fields(self) -> dict[str, object]:
         """For one log line."""
@@ -65,7 +71,7 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         launcher: turns a stage run into manifests.
     """
     stored = observed.status
-    if observed.deleting or is_true(stored.conditions, FINISHED):
+    if observed.is_foreign or observed.deleting or is_true(stored.conditions, FINISHED):
         return Plan()  # owner references collect the children; what is finished never runs again
     wish = observed.wish
     reason, message = (wish.reason, wish.message) if wish.reason else admit(wish, observed.owner.namespace)
@@ -91,24 +97,27 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         name=observed.owner.name,
         runs=observed.runs,
         left_seconds=left,
+        taken=observed.taken,
     )
     reached = Walk(situation).go()
     run: StageRun | None = None
+    manifests: tuple[Manifest, ...] = ()
+    with_shared = False
     if reached.do is Do.START:
         assert reached.look.stage is not None
+        nodes = pretrain_gang(wish.spec, wish.profile).nodes  # no stage has more
+        shared = launcher.shared(wish.profile, observed.owner, nodes)
+        digest = digest_of({"shared": plain(shared)})
+        with_shared = needs_shared(ledger, reached.look.record, digest)
         run, record = next_run(observed, ledger, reached.look.stage, reached.look.record, left)
-        ledger = put(ledger, record)
-    removals = tuple(Removal("Job", state.object_name) for state in unwanted(observed, _kept(reached)))
+        ledger = put(ledger, record).model_copy(update={"shared": digest})
+        manifests = (*(shared if with_shared else ()), *launcher.render(run, wish.profile, observed.owner))
+    removed = removals(observed, _kept(reached))
     plan = Plan(
-        apply=(
-            *launcher.shared(wish.profile, observed.owner, run.resources.nodes),
-            *launcher.render(run, wish.profile, observed.owner),
-        )
-        if run is not None
-        else (),
-        delete=removals,
-        requeue_after=_requeue(observed, reached),
-        needs_signing_secret=run is not None and run.signs_checkpoints,
+        apply=manifests,
+        delete=removed,
+        requeue_after=_requeue(observed, reached, removed),
+        needs_signing_secret=with_shared,
     )
     return _with_status(observed, told.working(observed, situation, ledger, reached, run, used), plan)
 
@@ -134,7 +143,11 @@ def _with_status(observed: Observed, status: DomainAdaptationStatus, plan: Plan)
     )
 
 
-def _requeue(observed: Observed, reached: Reached) -> float | None:
+def _requeue(observed: Observed, reached: Reached, removed: tuple[Removal, ...]) -> float | None:
+    if any(removal.kind == "Pod" for removal in removed):
+        return PEERS_SECONDS
+    if reached.look.fact is Fact.TAKEN:
+        return TAKEN_SECONDS
     if reached.do in (Do.STOP, Do.CLEAR):
         return STOPPING_SECONDS
     record = reached.look.record

@@ -21,12 +21,16 @@ class Removal:
 
     kind: str
     name: str
+    grace_seconds: int | None = None
+    """For a Pod: 0 kills it at once. None: its own grace period."""
 
 
 def next_run(
     observed: Observed, ledger: Ledger, stage: StagePlan, record: RunRecord | None, left_seconds: float | None
 ) -> tuple[StageRun, RunRecord]:
     """The next try of a stage, and the record that remembers it. Numbers of tries and fences only rise."""
+    spec = observed.wish.spec
+    assert spec is not None
     identity = RunIdentity(
         namespace=observed.owner.namespace,
         name=observed.owner.name,
@@ -45,6 +49,9 @@ def next_run(
         deadline_seconds=deadline_seconds(stage.resources, left_seconds),
         secret_names=stage.secret_names,
         signs_checkpoints=stage.signs_checkpoints,
+        queue=spec.queue,
+        priority_class_name=spec.priority_class_name,
+        claims=stage.claims,
     )
     fresh: dict[str, object] = {
         "try_number": identity.try_number,
@@ -75,20 +82,35 @@ def next_run(
     return run, start.model_copy(update=fresh)
 
 
-def unwanted(observed: Observed, wanted: Lineage | None) -> tuple[RunState, ...]:
-    """Live runs other than the newest try of the wanted lineage.
+def removals(observed: Observed, wanted: Lineage | None) -> tuple[Removal, ...]:
+    """What has to go: live runs other than the newest try of the wanted lineage, and the peers of a failed pod.
 
-    Only those that the stored status knows: what it does not know is written there first, so that a run is never
-    forgotten and made twice.
+    Only what the stored status knows: what it does not know is written there first, so that a run is never forgotten
+    and made twice. A run that is being deleted is not deleted again; it is there until its pods are gone.
     """
     stored = observed.status.ledger or Ledger()
     newest = {lineage_of(record): record.try_number for record in stored.runs}
-    return tuple(run for run in observed.live if _is_unwanted(run, wanted, newest))
+    found: list[Removal] = []
+    for run in observed.live:
+        if run.identity.try_number > newest.get(lineage_of(run.identity), 0):
+            continue
+        if _is_unwanted(run, wanted, newest) and not run.deleting:
+            found.append(Removal(run.object_kind, run.object_name))
+        found += [Removal("Pod", name, grace_seconds=0) for name in run.peers_to_end]
+    return tuple(found)
 
 
 def _is_unwanted(run: RunState, wanted: Lineage | None, newest: dict[Lineage, int]) -> bool:
     lineage = lineage_of(run.identity)
-    stored_try = newest.get(lineage, 0)
-    if run.identity.try_number > stored_try:
-        return False
-    return lineage != wanted or run.identity.try_number < stored_try
+    return lineage != wanted or run.identity.try_number < newest[lineage]
+
+
+def needs_shared(ledger: Ledger, record: RunRecord | None, digest: str) -> bool:
+    """Whether the objects that all runs share must be made (again) with the next run.
+
+    Args:
+        ledger: as it is known.
+        record: the lineage of the next run, None for its first try.
+        digest: of the shared objects as they should be.
+    """
+    return ledger.shared != digest or (record is not None and record.cause is not None)

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 
+from dapt_operator.api.conditions import INVALID_SPEC, NOT_SUPPORTED, PROFILE_AMBIGUOUS, PROFILE_NOT_FOUND
 from dapt_operator.api.manifest import Document
 from dapt_operator.api.profile import AdaptationProfile, AdaptationProfileSpec
 from dapt_operator.api.run import Manifest, Owner, RunPhase, RunState, plain
@@ -41,6 +42,16 @@ class Observed:
     status: DomainAdaptationStatus
     runs: tuple[RunState, ...]
     """Runs of this very resource (its uid); others are waited out, never adopted."""
+    instance: str = ""
+    """Which operator installation looks; empty for the local run."""
+    taken: str = ""
+    """Which name was found taken in this very visit, when the objects of a run were made."""
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether another operator installation owns the adaptation: it is left alone."""
+        owner = self.status.digests.owner if self.status.digests else None
+        return bool(owner and self.instance and owner != self.instance)
 
     @property
     def live(self) -> tuple[RunState, ...]:
@@ -55,6 +66,8 @@ def observe(
     now: datetime,
     *,
     local: bool = True,
+    instance: str = "",
+    default_profiles: tuple[str, ...] = (),
 ) -> Observed:
     """Bring raw objects into one frozen value.
 
@@ -64,6 +77,8 @@ def observe(
         runs: what a launcher made of the children.
         now: aware, UTC.
         local: whether `file://` sources can be read where the stages run.
+        instance: which operator installation looks; empty for the local run.
+        default_profiles: names of all profiles marked as default, when the resource names none.
     """
     metadata = resource["metadata"]
     owner = Owner(
@@ -75,13 +90,16 @@ def observe(
         generation=int(metadata.get("generation", 1)),
         resource_version=str(metadata.get("resourceVersion", "")),
         deleting=bool(metadata.get("deletionTimestamp")),
-        wish=read_wish(resource, profile, local=local),
+        wish=read_wish(resource, profile, local=local, default_profiles=default_profiles),
         status=DomainAdaptationStatus.model_validate(resource.get("status") or {}),
         runs=tuple(run for run in runs if run.identity.uid == owner.uid),
+        instance=instance,
     )
 
 
-def read_wish(resource: Manifest, profile: Manifest | None, *, local: bool) -> Wish:
+def read_wish(
+    resource: Manifest, profile: Manifest | None, *, local: bool, default_profiles: tuple[str, ...] = ()
+) -> Wish:
     """Judge resource and profile each by itself; `admission` judges them together."""
     adaptation, problems = check(Document(plain(resource)), local=local)
     if not isinstance(adaptation, DomainAdaptation):
@@ -89,15 +107,24 @@ def read_wish(resource: Manifest, profile: Manifest | None, *, local: bool) -> W
         return Wish(
             None,
             None,
-            reason="NotSupported" if unsupported else "InvalidSpec",
+            reason=NOT_SUPPORTED if unsupported else INVALID_SPEC,
             message="; ".join(_sentence(problem) for problem in problems),
+        )
+    if adaptation.spec.profile is None and len(default_profiles) > 1:
+        names = ", ".join(sorted(default_profiles))
+        return Wish(
+            adaptation.spec,
+            None,
+            reason=PROFILE_AMBIGUOUS,
+            message=f"{len(default_profiles)} AdaptationProfiles are marked as default ({names}): leave one marked,"
+            " or name one in spec.profile",
         )
     if profile is None:
         name = adaptation.spec.profile
         return Wish(
             adaptation.spec,
             None,
-            reason="ProfileNotFound",
+            reason=PROFILE_NOT_FOUND,
             message=f"there is no AdaptationProfile {name}: create it, or name another in spec.profile"
             if name
             else "no AdaptationProfile is marked as default: name one in spec.profile",
@@ -107,7 +134,7 @@ def read_wish(resource: Manifest, profile: Manifest | None, *, local: bool) -> W
         return Wish(
             adaptation.spec,
             None,
-            reason="InvalidSpec",
+            reason=INVALID_SPEC,
             message="the profile is not valid: " + "; ".join(_sentence(problem) for problem in problems),
         )
     return Wish(adaptation.spec, offered.spec, offered.metadata.name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from dapt_contract.envelope import digest_of
 from dapt_contract.metric import Side
 from dapt_contract.stages.common import (
@@ -17,6 +19,8 @@ from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.run import RunResources
 from dapt_operator.api.spec import CpuResources, DomainAdaptationSpec, Optimizer, Schedule, Source
 from dapt_operator.plan.resolve import Batch, Gang
+
+CLAIM_SCHEME = "pvc://"
 
 
 def run_digest(spec: DomainAdaptationSpec) -> str:
@@ -66,6 +70,31 @@ def probes(spec: DomainAdaptationSpec) -> tuple[ProbeConfig, ...]:
         for i, s in enumerate(sets.general)
     ]
     return (*domain, *general)
+
+
+def sources(spec: DomainAdaptationSpec) -> tuple[str, ...]:
+    """Every place that prepare reads."""
+    evaluation = spec.evaluation
+    tasks = (*evaluation.domain.tasks, *evaluation.general.tasks)
+    probes = (*evaluation.probes.domain, *evaluation.probes.general)
+    return (
+        spec.model.source,
+        *(source.source for source in (*spec.corpus.domain, *spec.corpus.general)),
+        *(task.source for task in tasks if task.source is not None),
+        *(probe.source for probe in probes),
+        *(source.source for source in (spec.finetuning.data if spec.finetuning else ())),
+        *(source.source for source in (spec.preference.data if spec.preference else ())),
+    )
+
+
+def claims(places: Iterable[str]) -> tuple[str, ...]:
+    """Names of the claims that `pvc://CLAIM/PATH` places lie on, each once, in the order of the manifest."""
+    named = (
+        place.removeprefix(CLAIM_SCHEME).partition("/")[0]
+        for place in places
+        if place.startswith(CLAIM_SCHEME)
+    )
+    return tuple(dict.fromkeys(named))
 
 
 def text_source(source: Source) -> TextSource:

@@ -46,6 +46,7 @@ def refused(observed: Observed, reason: str, message: str) -> DomainAdaptationSt
             "observed_generation": observed.generation,
             "phase": words.PHASE_STALLED,
             "conditions": _conditions(observed, sayings.refused(reason, message, suspended=suspended)),
+            "digests": (observed.status.digests or Digests()).model_copy(update={"owner": _owner(observed)}),
         }
     )
 
@@ -91,6 +92,7 @@ def working(
         digests=Digests(
             profile=digest_of(situation.profile.to_dict()),
             config=run.stage_file.config_digest if run else (old.config if old else None),
+            owner=_owner(observed),
             run=run_digest(spec),
         ),
         plan=tables.plan_summary(situation, reached),
@@ -106,6 +108,11 @@ def working(
         else None,
         ledger=ledger.model_copy(update={"progress_time": told_at}),
     )
+
+
+def _owner(observed: Observed) -> str | None:
+    """The operator installation that works for the adaptation: the first that wrote a status."""
+    return (observed.status.digests.owner if observed.status.digests else None) or observed.instance or None
 
 
 def _phase(reached: Reached) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from dapt_contract.stages.common import ModelReference
-from dapt_operator.api.conditions import PENDING_TIMEOUT, VERIFY_FAILED
+from dapt_operator.api.conditions import NAME_TAKEN, PENDING_TIMEOUT, VERIFY_FAILED
 from dapt_operator.api.ledger import Ledger, RunRecord
 from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.run import RunPhase, RunState
@@ -41,6 +41,8 @@ class Situation:
     left_seconds: float | None = None
     """Accelerator-seconds left of the limit; None without one."""
     attempt: int = 1
+    taken: str = ""
+    """Which name was found taken when the objects of the due try were made; empty: nobody tried, or none was."""
 
 
 @dataclass(frozen=True)
@@ -270,6 +272,9 @@ class Walk:
         live = (RunPhase.PENDING, RunPhase.RUNNING)
         if any(run.phase in live for run in self.at.runs):
             return Look(Fact.CROWDED, stage, record)
+        if self.at.taken and fact in (Fact.ABSENT, Fact.DUE):
+            message = f"{self.at.taken}; remove it, then this goes on by itself"
+            return Look(Fact.TAKEN, stage, record, NAME_TAKEN, message)
         return Look(fact, stage, record)
 
     def _exhausted(self, look: Look) -> Look:
