@@ -133,8 +133,10 @@ class RunState:
     peers_to_end: tuple[str, ...] = ()
     """Pods that are alive although another of the gang failed by itself: they only wait in a collective that never
     comes back, so they may be killed at once."""
+    ailing: bool = False
+    """One of its pods has failed and others are alive: it ends within seconds, told or not."""
     quota: Quota | None = None
-    """None without a queue."""
+    """None without a queue; also told of a running run, whose quota was granted."""
     quota_message: str = ""
     """The queue's own sentence."""
     hindrance: Hindrance | None = None

@@ -126,29 +126,24 @@ def _fold(
         done = max(ends, default=_transition(gang.failed))
         return _failed(failed, gang, children.logs, base | {"completed": done})
     base |= _tampering(name, gang, seen, children)
+    quota, said = quota_of(labels, suspended=gang.suspended, workload=children.workloads.get(name))
+    base |= {"quota": quota, "quota_message": said}
     if any(pod.running for pod in seen) or failed or succeeded:
-        return RunState(phase=RunPhase.RUNNING, peers_to_end=peers_to_end(seen, now), **base)
-    return _pending(labels, gang, seen, children.workloads.get(name), base)
+        return RunState(
+            phase=RunPhase.RUNNING, peers_to_end=peers_to_end(seen, now), ailing=bool(failed), **base
+        )
+    return _pending(gang, seen, base)
 
 
-def _pending(
-    labels: Mapping[str, Any],
-    gang: Gang,
-    pods: Sequence[Pod],
-    workload: Manifest | None,
-    base: dict[str, Any],
-) -> RunState:
-    quota, quota_message = quota_of(labels, suspended=gang.suspended, workload=workload)
+def _pending(gang: Gang, pods: Sequence[Pod], base: dict[str, Any]) -> RunState:
     waiting = next((pod.waiting for pod in pods if pod.waiting), "")
     if not waiting and gang.suspended:
-        waiting = quota_message or "Suspended: the Job waits to be admitted"
+        waiting = base["quota_message"] or "Suspended: the Job waits to be admitted"
     return RunState(
         phase=RunPhase.PENDING,
         message=waiting,
         waiting_reason=waiting.partition(":")[0],
         hindrance=next((pod.hindrance for pod in pods if pod.hindrance), None),
-        quota=quota,
-        quota_message=quota_message,
         **base,
     )
 
