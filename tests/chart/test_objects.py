@@ -1,0 +1,186 @@
+"""What the chart makes: restricted pods, a command that parses, objects that find each other."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+import yaml
+
+from dapt_operator.cli.app import app
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "dapt"
+VALUES_FILES = sorted(path.stem for path in (Path(__file__).parent / "values").glob("*.yaml"))
+each_file = pytest.mark.parametrize("name", VALUES_FILES)
+Render = Callable[..., Any]
+
+
+def operators_pod(objects: Any) -> dict[str, Any]:
+    return objects.one("Deployment")["spec"]["template"]
+
+
+def container_of(objects: Any) -> dict[str, Any]:
+    (container,) = operators_pod(objects)["spec"]["containers"]
+    return container
+
+
+@each_file
+def test_the_linter_has_nothing_to_say(helm: Any, name: str) -> None:
+    done = helm(
+        "lint", "--strict", "--quiet", CHART, "--values", ROOT / "tests/chart/values" / f"{name}.yaml"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_versions_are_the_projects() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert (chart["version"], chart["appVersion"]) == (version, version)
+
+
+@each_file
+def test_the_operators_pod_keeps_the_restricted_standard(render: Render, name: str) -> None:
+    spec = operators_pod(render(name))["spec"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] == 1000
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & set(spec)
+    (container,) = spec["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert all("hostPort" not in port for port in container["ports"])
+    allowed = {"configMap", "emptyDir", "projected", "secret", "persistentVolumeClaim"}
+    assert all(set(volume) - {"name"} <= allowed for volume in spec["volumes"])
+
+
+@each_file
+def test_one_operator_at_a_time(render: Render, name: str) -> None:
+    spec = render(name).one("Deployment")["spec"]
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+
+
+@each_file
+def test_the_operators_command_is_one(render: Render, name: str) -> None:
+    container = container_of(render(name))
+    program, command, *rest = [*container["command"], *container["args"]]
+    assert program == "dapt"
+    typer.main.get_command(app).commands[command].make_context(command, rest)  # type: ignore[attr-defined]
+
+
+def test_the_operator_is_told_who_it_is_and_where_it_works(render: Render) -> None:
+    arguments = container_of(render("namespaces", release="blue", namespace="tools"))["args"]
+    assert arguments[:5] == [
+        "--namespace=health",
+        "--namespace=law",
+        "--instance=tools/blue",
+        "--lease-namespace=tools",
+        "--lease-name=blue-dapt",
+    ]
+
+
+@each_file
+def test_probes_and_monitors_name_ports_that_are_there(render: Render, name: str) -> None:
+    objects = render(name)
+    container = container_of(objects)
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    probes = [
+        container[probe]["httpGet"]["port"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")
+    ]
+    assert set(probes) == {"http"}
+    assert f"--port={ports['http']}" in container["args"]
+    (port,) = objects.one("Service")["spec"]["ports"]
+    assert (port["port"], port["targetPort"]) == (ports["http"], "http")
+
+
+@each_file
+def test_selectors_select_the_operators_pod_and_no_other(render: Render, name: str) -> None:
+    objects = render(name)
+    labels = operators_pod(objects)["metadata"]["labels"]
+    selectors = [
+        objects.one("Deployment")["spec"]["selector"]["matchLabels"],
+        objects.one("Service")["spec"]["selector"],
+        *(
+            item["spec"]["podSelector"]["matchLabels"]
+            for item in objects.of("NetworkPolicy")
+            if item["metadata"]["namespace"] == "dapt-system"
+        ),
+    ]
+    assert all(selector.items() <= labels.items() for selector in selectors)
+    assert (
+        labels["app.kubernetes.io/managed-by"] == "Helm"
+    )  # training pods say dapt: policies tell them apart
+
+
+def test_a_label_of_the_user_comes_beside_ours(render: Render) -> None:
+    labels = operators_pod(render("everything"))["metadata"]["labels"]
+    assert labels["team"] == "platform"
+    assert labels["app.kubernetes.io/instance"] == "dapt"
+
+
+def test_the_image_is_named_by_tag_or_digest(render: Render) -> None:
+    digest = "sha256:" + "0" * 64
+    assert container_of(render())["image"] == "registry.example/dapt-operator:0.1.0"
+    assert container_of(render("everything"))["image"] == "registry.example/team/dapt-operator:0.2.0-rc.1"
+    given = render("everything", f'image.digest="{digest}"')
+    assert container_of(given)["image"] == f"registry.example/team/dapt-operator@{digest}"
+
+
+def test_only_the_operators_pod_has_a_token(render: Render) -> None:
+    objects = render()
+    assert objects.one("ServiceAccount")["automountServiceAccountToken"] is False
+    assert operators_pod(objects)["spec"]["automountServiceAccountToken"] is True
+
+
+def test_switches_are_off_unless_asked_for(render: Render) -> None:
+    kinds = {item["kind"] for item in render()}
+    assert kinds == {
+        "ServiceAccount", "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding",
+        "Service", "Deployment",
+    }  # fmt: skip
+
+
+def test_monitors_keep_the_labels_of_the_series(render: Render) -> None:
+    objects = render("everything")
+    monitor = objects.one("PodMonitor", "adapter")
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint == {"port": "http", "path": "/metrics", "interval": "15s", "honorLabels": True}
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    trainers = objects.one("PodMonitor", "adapter-trainers")
+    assert trainers["spec"]["namespaceSelector"] == {"matchNames": ["health"]}
+    service = render("everything", 'metrics.monitor="ServiceMonitor"').one("ServiceMonitor")
+    assert service["spec"]["endpoints"] == [endpoint]
+
+
+def test_two_releases_share_nothing_but_the_definitions(render: Render) -> None:
+    def names(objects: Any) -> set[tuple[str, str, str]]:
+        return {
+            (item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"])
+            for item in objects
+            if item["kind"] != "CustomResourceDefinition"
+        }
+
+    one = names(render("namespaces", namespace="one"))
+    assert one & names(render("namespaces", namespace="two")) == set()
+    assert one & names(render("namespaces", release="other", namespace="one")) == set()
+
+
+def test_the_definitions_are_the_generated_ones_and_stay(render: Render) -> None:
+    rendered = {item["metadata"]["name"]: item for item in render().of("CustomResourceDefinition")}
+    generated = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "crds").glob("*.yaml"))]
+    for definition in generated:
+        found = rendered.pop(definition["metadata"]["name"])
+        assert found["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+        assert found == definition, "charts/dapt/files is not crds/: run `make crds`"
+    assert rendered == {}
+
+
+def test_the_definitions_can_be_left_to_another_release(render: Render) -> None:
+    assert render("whole-cluster", "crds.install=false").of("CustomResourceDefinition") == []

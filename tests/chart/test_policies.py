@@ -1,0 +1,101 @@
+"""The NetworkPolicies let through what a run needs and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dapt_operator.api import names
+from dapt_operator.launchers.pod import ONLINE_KINDS
+
+Render = Callable[..., Any]
+GOLDEN = Path(__file__).parents[1] / "golden" / "two-nodes-of-eight-gpus.yaml"
+OPERATOR = {"app.kubernetes.io/name": "dapt", "app.kubernetes.io/instance": "dapt"}
+
+
+@pytest.fixture(scope="module")
+def trainer_labels() -> dict[str, str]:
+    """Labels of a pod as the launcher writes them."""
+    jobs = [item for item in yaml.safe_load_all(GOLDEN.read_text()) if item["kind"] == "Job"]
+    return jobs[0]["spec"]["template"]["metadata"]["labels"]
+
+
+def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    """Kubernetes' label selector, with the operators that the chart uses."""
+    judged = {
+        "Exists": lambda item: item["key"] in labels,
+        "NotIn": lambda item: labels.get(item["key"]) not in item["values"],
+        "In": lambda item: labels.get(item["key"]) in item["values"],
+    }
+    wanted = selector.get("matchLabels") or {}
+    return wanted.items() <= labels.items() and all(
+        judged[item["operator"]](item) for item in selector.get("matchExpressions") or []
+    )
+
+
+def test_the_operator_reaches_dns_the_api_server_and_progress_alone(
+    render: Render, trainer_labels: dict[str, str]
+) -> None:
+    spec = render("everything").one("NetworkPolicy", "adapter")["spec"]
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    dns, api_server, progress = spec["egress"]
+    assert dns == {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
+    assert api_server == {"ports": [{"port": 6443}], "to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}]}
+    assert progress["ports"] == [{"port": 9500}]
+    (peer,) = progress["to"]
+    assert selects(peer["podSelector"], trainer_labels)
+    assert not selects(peer["podSelector"], OPERATOR)
+    assert selects(peer["namespaceSelector"], {"kubernetes.io/metadata.name": "health"})
+    assert not selects(peer["namespaceSelector"], {"kubernetes.io/metadata.name": "law"})
+
+
+def test_metrics_are_for_those_who_are_named(render: Render) -> None:
+    (metrics,) = render("everything").one("NetworkPolicy", "adapter")["spec"]["ingress"]
+    assert metrics["ports"] == [{"port": 8081}]
+    assert metrics["from"] == [
+        {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    ]
+
+
+def test_a_gang_reaches_itself_and_the_operator_reaches_its_progress(
+    render: Render, trainer_labels: dict[str, str]
+) -> None:
+    policy = render("everything").one("NetworkPolicy", "dapt-system-adapter-trainers")
+    assert policy["metadata"]["namespace"] == "health"
+    spec = policy["spec"]
+    assert selects(spec["podSelector"], trainer_labels)
+    gang, progress = spec["ingress"]
+    assert set(gang) == {"from"}  # every port: gloo and NCCL choose their own
+    assert selects(gang["from"][0]["podSelector"], trainer_labels)
+    assert progress["ports"] == [{"port": 9500}]
+    operator, monitoring = progress["from"]
+    assert operator["podSelector"] == {"matchLabels": OPERATOR}
+    assert operator["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "dapt-system"}}
+    assert monitoring == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+
+
+@pytest.mark.parametrize(
+    "kind", ["prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish"]
+)
+def test_stages_that_run_offline_are_held_there(
+    render: Render, trainer_labels: dict[str, str], kind: str
+) -> None:
+    spec = render("everything").one("NetworkPolicy", "dapt-system-adapter-offline-stages")["spec"]
+    assert spec["policyTypes"] == ["Egress"]
+    labels = trainer_labels | {names.LABEL_KIND: kind}
+    assert selects(spec["podSelector"], labels) is (kind not in ONLINE_KINDS)
+
+
+def test_a_whole_cluster_names_the_namespaces_of_its_training_pods(render: Render) -> None:
+    def places(*sets: str) -> list[str]:
+        objects = render("whole-cluster", "networkPolicy.enabled=true", *sets)
+        return [item["metadata"]["namespace"] for item in objects.of("NetworkPolicy")]
+
+    assert places() == ["dapt-system"]
+    assert sorted(places('networkPolicy.trainerNamespaces=["ml"]')) == ["dapt-system", "ml", "ml"]
+    without = places('networkPolicy.trainerNamespaces=["ml"]', "networkPolicy.isolateOfflineStages=false")
+    assert sorted(without) == ["dapt-system", "ml"]
