@@ -10,7 +10,7 @@ from dapt_operator.api.run import Children, Manifest, Owner, RunState, StageRun
 
 
 class Launcher(Protocol):
-    """Two pure functions."""
+    """Three pure functions."""
 
     def render(self, run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> tuple[Manifest, ...]:
         """All objects of one run, in the order of their creation; equal input gives equal output."""

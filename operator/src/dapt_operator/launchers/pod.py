@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from dapt_contract import pod as contract
 from dapt_contract.layout import HUB_CACHE
-from dapt_operator.api.names import service_name, signing_secret_name, work_claim_name
+from dapt_operator.api.names import signing_secret_name, work_claim_name
 from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.run import Owner, StageRun, plain
 from dapt_operator.launchers.labels import run_labels
@@ -30,6 +31,19 @@ ONLINE_KINDS = ("prepare", "publish")
 COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 SIGNING_KEY = "key"
 """Entry of the signing Secret."""
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """Where the ranks of a run meet."""
+
+    host: str
+    """Of the first pod, as the others resolve it."""
+    subdomain: str | None = None
+    """What the pods' host names lie below; None where the launcher's controller sets it, or for a single pod."""
+
+
+ALONE = Rendezvous(host="127.0.0.1")
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,7 +70,7 @@ def accelerator_resource(profile: AdaptationProfileSpec) -> str:
 
 
 def pod_template(
-    run: StageRun, profile: AdaptationProfileSpec, owner: Owner, stage_sha256: str
+    run: StageRun, profile: AdaptationProfileSpec, owner: Owner, stage_sha256: str, rendezvous: Rendezvous
 ) -> dict[str, Any]:
     """A PodTemplateSpec; equal for all nodes of the run."""
     template: dict[str, Any] = plain(profile.pod_template or {})
@@ -68,7 +82,7 @@ def pod_template(
     spec |= {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": grace_seconds(profile),
-        "containers": [_container(run, profile, owner, stage_sha256, trainer), *others],
+        "containers": [_container(run, profile, owner, stage_sha256, rendezvous, trainer), *others],
         "volumes": _volumes(run, profile, owner) + list(given.get("volumes") or []),
         "tolerations": [
             {
@@ -81,8 +95,10 @@ def pod_template(
         ]
         + list(given.get("tolerations") or []),
     }
-    if run.resources.nodes > 1:
-        spec["subdomain"] = service_name(owner.name, owner.uid)
+    if rendezvous.subdomain is not None:
+        spec["subdomain"] = rendezvous.subdomain
+    if run.priority_class_name is not None:
+        spec["priorityClassName"] = run.priority_class_name
     metadata = merged(template.get("metadata") or {}, {"labels": run_labels(run)})
     return {"metadata": metadata, "spec": spec}
 
@@ -103,14 +119,19 @@ def _pod_defaults() -> dict[str, Any]:
 
 
 def _container(
-    run: StageRun, profile: AdaptationProfileSpec, owner: Owner, stage_sha256: str, given: Mapping[str, Any]
+    run: StageRun,
+    profile: AdaptationProfileSpec,
+    owner: Owner,
+    stage_sha256: str,
+    rendezvous: Rendezvous,
+    given: Mapping[str, Any],
 ) -> dict[str, Any]:
     ours = {
         "name": CONTAINER,
         "image": profile.trainer_image,
         "command": ["python", "-m", "dapt_trainer"],
         "args": [run.kind, "--config", contract.STAGE_FILE, "--sha256", stage_sha256],
-        "env": _environment(run, profile, owner, given),
+        "env": _environment(run, profile, rendezvous, given),
         "envFrom": list(given.get("envFrom") or [])
         + [{"secretRef": {"name": name}} for name in run.secret_names],
         "ports": [
@@ -135,11 +156,9 @@ def _container(
 
 
 def _environment(
-    run: StageRun, profile: AdaptationProfileSpec, owner: Owner, given: Mapping[str, Any]
+    run: StageRun, profile: AdaptationProfileSpec, rendezvous: Rendezvous, given: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     resources = run.resources
-    several = resources.nodes > 1
-    host = f"{run.name}-0.{service_name(owner.name, owner.uid)}" if several else "127.0.0.1"
     values: dict[str, str] = {
         contract.WORK_DIR: contract.WORK_MOUNT,
         contract.SCRATCH_DIR: contract.SCRATCH_MOUNT,
@@ -150,7 +169,7 @@ def _environment(
         contract.ACCELERATOR: "gpu" if resources.accelerators_per_node else "cpu",
         contract.NODES: str(resources.nodes),
         contract.PROCESSES_PER_NODE: str(resources.processes_per_node),
-        contract.COORDINATOR_HOST: host,
+        contract.COORDINATOR_HOST: rendezvous.host,
         contract.COORDINATOR_PORT: str(profile.ports.coordinator),
         "PYTHONUNBUFFERED": "1",
         "TMPDIR": contract.SCRATCH_MOUNT,
@@ -206,6 +225,9 @@ def _mounts(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> list
     ]
     if run.signs_checkpoints:
         mounts.append({"name": "signing", "mountPath": contract.SIGNING_KEY_MOUNT, "readOnly": True})
+    for number, claim in enumerate(run.claims):
+        mount: dict[str, Any] = {"name": f"claim-{number}", "mountPath": f"{contract.CLAIMS_MOUNT}/{claim}"}
+        mounts.append(mount | ({"readOnly": True} if _only_reads(run) else {}))
     return mounts
 
 
@@ -221,4 +243,14 @@ def _volumes(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> lis
     if run.signs_checkpoints:
         secret = signing_secret_name(owner.name, owner.uid)
         volumes.append({"name": "signing", "secret": {"secretName": secret, "defaultMode": 0o440}})
+    for number, name in enumerate(run.claims):
+        source: dict[str, Any] = {"claimName": name}
+        if _only_reads(run) and name != claim:
+            source["readOnly"] = True  # then the kubelet changes no owner of the files either
+        volumes.append({"name": f"claim-{number}", "persistentVolumeClaim": source})
     return volumes
+
+
+def _only_reads(run: StageRun) -> bool:
+    """Whether the run's claims hold sources; publish writes to its own."""
+    return run.kind != "publish"

@@ -57,6 +57,8 @@ class Gang:
     complete: Mapping[str, Any] | None
     """Its condition of success; None while it has none."""
     failed: Mapping[str, Any] | None
+    deadline_passed: bool = False
+    """Whether it failed because of its deadline."""
     started: datetime | None = None
 
 
@@ -187,8 +189,7 @@ def _failed(
     failed: Sequence[Pod], gang: Gang, logs: Mapping[str, tuple[str, ...]], base: dict[str, Any]
 ) -> RunState:
     """The first cause by precedence among the pods; the object's own reason where it is not a pod's failure."""
-    condition = gang.failed or {}
-    deadline = condition.get("reason") == "DeadlineExceeded"
+    condition, deadline = gang.failed or {}, gang.deadline_passed
     causes = [(pod, pod.cause or Cause.CRASH) for pod in failed]
     if deadline:
         # The controller stops the pods at the deadline: being stopped or killed is then its effect, not a cause.

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
+from dapt_operator.api.conditions import CLAIM_NOT_FOUND, IMAGE_NOT_PULLED, SECRET_NOT_FOUND
 from dapt_operator.api.run import Hindrance
-
-SECRET_NOT_FOUND: Final = "SecretNotFound"
-CLAIM_NOT_FOUND: Final = "ClaimNotFound"
-IMAGE_NOT_PULLED: Final = "ImageNotPulled"
 
 _STARTING = ("ContainerCreating", "PodInitializing")
 _IMAGE_REASONS = (

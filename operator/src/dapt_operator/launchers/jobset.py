@@ -1,0 +1,79 @@
+"""JobSets: for clusters whose queues, placement and tools expect them. One Job in each, so a gang is one gang.
+
+`maxRestarts: 0`, since a new try is a new object with its own name and its own fence; the one rule of the failure
+policy only tells the Job's deadline from other failures, which a JobSet's condition does not say otherwise. Host names
+lie below a Service that the JobSet controller makes, none of ours; a run of one node has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from dapt_operator.api.profile import AdaptationProfileSpec
+from dapt_operator.api.run import Children, Manifest, Owner, RunState, StageRun
+from dapt_operator.launchers.objects import gang_metadata, job_spec, stage_config_map, work_claim
+from dapt_operator.launchers.pod import ALONE, Rendezvous
+from dapt_operator.launchers.states import Gang, fold_all, true_conditions
+
+API_VERSION: Final = "jobset.x-k8s.io/v1alpha2"
+REPLICATED_JOB: Final = "n"
+"""Short, since a pod is named JOBSET-n-0-INDEX-xxxxx within 63 characters."""
+DEADLINE_RULE: Final = {
+    "name": "deadline",
+    "action": "FailJobSet",
+    "onJobFailureReasons": ["DeadlineExceeded"],
+}
+_DEADLINE_REASON: Final = "FailJobSetFailurePolicyAction"
+"""What the JobSet controller writes when `DEADLINE_RULE`, the only rule, has matched."""
+
+
+def render(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> tuple[Manifest, ...]:
+    """All objects of one run, in the order of their creation; equal input gives equal output."""
+    config_map, digest = stage_config_map(run, profile, owner)
+    several = run.resources.nodes > 1
+    host = Rendezvous(host=f"{run.name}-{REPLICATED_JOB}-0-0.{run.name}") if several else ALONE
+    spec: dict[str, Any] = {
+        "network": {"enableDNSHostnames": several, "publishNotReadyAddresses": True},
+        "failurePolicy": {"maxRestarts": 0, "rules": [DEADLINE_RULE]},
+        "replicatedJobs": [
+            {
+                "name": REPLICATED_JOB,
+                "replicas": 1,
+                "template": {"spec": job_spec(run, profile, owner, digest, host)},
+            }
+        ],
+    }
+    if run.queue is not None:
+        spec["suspend"] = True  # at creation alone: from then on it is the queue's
+    metadata = gang_metadata(run, profile, owner)
+    return (config_map, {"apiVersion": API_VERSION, "kind": "JobSet", "metadata": metadata, "spec": spec})
+
+
+def shared(profile: AdaptationProfileSpec, owner: Owner, nodes: int) -> tuple[Manifest, ...]:  # noqa: ARG001
+    """The work volume where the profile has a template for it."""
+    return work_claim(profile, owner)
+
+
+def states(children: Children, now: datetime) -> tuple[RunState, ...]:
+    """The state of every run whose JobSet is there, oldest fence first."""
+    return fold_all(children, now, _read)
+
+
+def _read(manifest: Manifest) -> Gang | None:
+    if manifest.get("kind") != "JobSet":
+        return None
+    spec, conditions = manifest.get("spec") or {}, true_conditions(manifest)
+    replicated: Mapping[str, Any] = next(iter(spec.get("replicatedJobs") or []), {})
+    job: Mapping[str, Any] = (replicated.get("template") or {}).get("spec") or {}
+    failed = conditions.get("Failed")
+    return Gang(
+        kind="JobSet",
+        completions=int(job.get("completions") or 1),
+        suspended=bool(spec.get("suspend")),
+        pod_spec=(job.get("template") or {}).get("spec") or {},
+        complete=conditions.get("Completed"),
+        failed=failed,
+        deadline_passed=(failed or {}).get("reason") == _DEADLINE_REASON,
+    )
