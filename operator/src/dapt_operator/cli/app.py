@@ -192,3 +192,83 @@ def crd(
     if old:
         raise UserError([f"{path}: not what the models say; run `dapt crd --out {out}`" for path in old])
     typer.echo(f"{out}: up to date")
+
+
+@app.command()
+def operator(
+    namespace: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--namespace",
+            "-n",
+            metavar="NAME",
+            envvar="DAPT_NAMESPACES",
+            help="Look after this namespace alone; may be given again. Default: the whole cluster.",
+        ),
+    ] = None,
+    instance: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMESPACE/RELEASE",
+            envvar="DAPT_INSTANCE",
+            help="Who this operator is; adaptations of another one are left alone. Default: the lease's namespace"
+            " and `dapt`.",
+        ),
+    ] = None,
+    lease_namespace: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            envvar="DAPT_LEASE_NAMESPACE",
+            help="Where the Lease is that lets one operator act. Default: the pod's own namespace.",
+        ),
+    ] = None,
+    lease_name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", envvar="DAPT_LEASE_NAME", help="Its name. Default: the instance's release."
+        ),
+    ] = None,
+    port: Annotated[
+        int, typer.Option(metavar="PORT", envvar="DAPT_PORT", help="Of /healthz, /readyz and /metrics.")
+    ] = 8080,
+    workers: Annotated[
+        int, typer.Option(metavar="N", envvar="DAPT_WORKERS", help="Adaptations worked on at once.")
+    ] = 8,
+    resync_seconds: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            envvar="DAPT_RESYNC_SECONDS",
+            help="How often everything is listed anew, in case that a watch went silent.",
+        ),
+    ] = 60.0,
+    log_format: Annotated[
+        str, typer.Option(metavar="json|text", envvar="DAPT_LOG_FORMAT", help="Form of the log lines.")
+    ] = "json",
+    log_level: Annotated[
+        str,
+        typer.Option(
+            metavar="debug|info|warning|error", envvar="DAPT_LOG_LEVEL", help="Least of what is logged."
+        ),
+    ] = "info",
+) -> None:
+    """Run the operator on Kubernetes: in a pod as its service account, elsewhere with the kubeconfig.
+
+    Exits 0 after SIGTERM, 1 when another operator may act (the Lease was lost).
+    """
+    from dapt_operator.cli.operator import run as run_operator
+
+    raise typer.Exit(
+        run_operator(
+            namespaces=namespace or (),
+            instance=instance,
+            lease_namespace=lease_namespace,
+            lease_name=lease_name,
+            port=port,
+            workers=workers,
+            resync_seconds=resync_seconds,
+            log_format=log_format,
+            log_level=log_level,
+        )
+    )

@@ -1,0 +1,100 @@
+"""`/healthz`, `/readyz` and `/metrics` on one port, from a thread."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+Check = Callable[[], str]
+"""Empty when all is well, else what is not, in a few words."""
+
+
+class PortTaken(OSError):
+    """The port cannot be had. A retry helps once whoever has it is gone."""
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+
+class _DualStackServer(_Server):
+    """For IPv4 and IPv6: a pod of an IPv6 cluster has no other address."""
+
+    address_family = socket.AF_INET6
+
+    def server_bind(self) -> None:
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+
+class Pages:
+    """A small HTTP server; entered, it serves."""
+
+    def __init__(self, port: int, *, alive: Check, ready: Check, registry: CollectorRegistry) -> None:
+        """`alive` and `ready` are asked at each request.
+
+        Raises:
+            PortTaken: something else has the port.
+        """
+        pages: dict[str, Callable[[], tuple[int, str, bytes]]] = {
+            "/healthz": lambda: _answer(alive()),
+            "/readyz": lambda: _answer(ready()),
+            "/metrics": lambda: (200, CONTENT_TYPE_LATEST, generate_latest(registry)),
+        }
+
+        class Handler(BaseHTTPRequestHandler):
+            timeout = 10
+
+            def do_GET(self) -> None:
+                page = pages.get(self.path.partition("?")[0])
+                if page is None:
+                    self.send_error(404, "there are /healthz, /readyz and /metrics")
+                    return
+                code, content_type, content = page()
+                with contextlib.suppress(ConnectionError):  # who asked did not wait for the answer
+                    self.send_response(code)
+                    self.send_header("Content-Type", content_type)
+                    self.send_header("Content-Length", str(len(content)))
+                    self.end_headers()
+                    self.wfile.write(content)
+
+            def log_message(self, *_: Any) -> None:
+                """Probes and scrapes are not worth a line each."""
+
+        self._server = _bind(port, Handler)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="pages", daemon=True
+        )
+
+    @property
+    def port(self) -> int:
+        """The port that is served."""
+        return int(self._server.server_address[1])
+
+    def __enter__(self) -> Pages:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _bind(port: int, handler: type[BaseHTTPRequestHandler]) -> _Server:
+    try:
+        if socket.has_dualstack_ipv6():
+            with contextlib.suppress(OSError):  # the kernel may know IPv6 and have no such address
+                return _DualStackServer(("::", port), handler)
+        return _Server(("", port), handler)
+    except OSError as error:
+        raise PortTaken(f"port {port} cannot be served: {error.strerror}; give another --port") from error
+
+
+def _answer(problem: str) -> tuple[int, str, bytes]:
+    return (503 if problem else 200, "text/plain; charset=utf-8", f"{problem or 'ok'}\n".encode())
