@@ -12,7 +12,7 @@ ifeq ($(NO_GPU),1)
 export DS_ACCELERATOR = cpu
 endif
 
-.PHONY: help setup demo test lint types imports unit torch-tests bench faults crds clean
+.PHONY: help setup demo test lint types imports unit torch-tests cluster cluster-extras cluster-tests bench faults crds clean
 
 help: ## Show the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -45,10 +45,19 @@ imports:
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/lint-imports
 
 unit: ## Tests that need no torch
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not torch and not distributed and not local and not faults and not gpu" -n 2 --dist loadfile
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not torch and not distributed and not local and not faults and not gpu and not cluster" -n 2 --dist loadfile
 
 torch-tests: ## Tests with toy models, several ranks, and whole local runs
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "(torch or distributed or local or faults) and not gpu"
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "(torch or distributed or local or faults) and not gpu and not cluster"
+
+cluster: $(VENV)/.installed ## Build the real Kubernetes that the cluster tests run on (about 10 minutes, once)
+	cd tests/cluster && $(CURDIR)/$(BIN)/python -m testcluster.build
+
+cluster-extras: $(VENV)/.installed ## Build Helm, Prometheus, JobSet and Kueue for the tests that need them
+	cd tests/cluster && $(CURDIR)/$(BIN)/python -m testcluster.build --extras
+
+cluster-tests: ## Tests on a real Kubernetes control plane
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "cluster and not faults"
 
 bench: setup ## Print each figure against its bar: NAME VALUE BAR ok|short
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m bench
