@@ -41,6 +41,6 @@ def helm(*arguments: str | Path, kubeconfig: Path | None = None) -> str:
             check=False,
         )
     if done.returncode != 0:
-        said = done.stderr.strip() or done.stdout.strip()
+        said = "\n".join(text.strip() for text in (done.stderr, done.stdout) if text.strip())
         raise HelmError(f"helm {arguments[0]} ended with {done.returncode}: {said}")
     return done.stdout
