@@ -88,7 +88,8 @@ def _restarts(known: Known) -> Iterable[Value]:
     causes: dict[str, float] = {}
     for record in known.ledger.runs:
         counted = 0
-        for cause, number in record.failures.items():
+        for budget, number in record.failures.items():
+            cause = budget[:1].upper() + budget[1:]
             causes[cause] = causes.get(cause, 0.0) + number
             counted += number
         free = max(0, record.restarts - counted)
@@ -179,7 +180,7 @@ TABLE: Final = (
     Series(
         "dapt_restarts_total",
         "counter",
-        "Tries lost to faults, by the budget of retries that they were taken from; `disruption` costs none.",
+        "Tries lost to faults, by the budget of retries that they were taken from; `Disruption` costs none.",
         _restarts,
         label="cause",
     ),

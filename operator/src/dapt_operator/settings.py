@@ -103,7 +103,7 @@ def make_settings(
         instance=instance,
         lease_namespace=lease_namespace,
         lease_name=lease_name,
-        identity=f"{socket.gethostname()}_{os.getpid()}",
+        identity=f"{socket.gethostname()}_{os.environ.get('POD_UID') or os.getpid()}",
         port=port,
         workers=workers,
         resync_seconds=resync_seconds,

@@ -1,0 +1,150 @@
+"""The series of an adaptation, read from what a life in memory has stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from builders import healthy
+from dapt_contract.failure import Cause
+from dapt_contract.stage_file import StageFile
+from dapt_operator import metrics, metrics_page
+from dapt_operator.api.run import Manifest
+from dapt_operator.cluster.memory import Ends, Stays
+from dapt_trainer.progress import METRICS
+from worlds import World
+
+ROOT = Path(__file__).parents[2]
+
+
+def scrape(*resources: Manifest) -> dict[str, float]:
+    """Samples by name and labels, as Prometheus would read them."""
+    registry = CollectorRegistry()
+    registry.register(metrics.Adaptations(lambda: resources))
+    lines = generate_latest(registry).decode().splitlines()
+    return {
+        name: float(value)
+        for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    }
+
+
+def stored(world: World) -> dict[str, Any]:
+    resource = world.cluster.observe(world.key).resource
+    assert resource is not None
+    return dict(resource)
+
+
+OF = 'name="clinical",namespace="health"'
+
+
+def test_a_whole_life_has_every_series() -> None:
+    world = World()
+    world.live()
+    found = scrape(stored(world))
+    assert found[f"dapt_general_perplexity_increase_ratio{{{OF}}}"] == pytest.approx(0.05, abs=1e-5)
+    assert found[f"dapt_domain_perplexity_decrease_ratio{{{OF}}}"] == pytest.approx(0.32968, abs=1e-4)
+    assert found[f'dapt_task_drop_points{{{OF},task="general"}}'] == 0.0
+    assert found[f"dapt_gain{{{OF}}}"] > 0.4
+    for gate in ("generalPerplexity", "generalScoreDrop", "domainGain"):
+        assert found[f'dapt_gate_passed{{gate="{gate}",{OF}}}'] == 1.0
+    assert found[f"dapt_selected_step{{{OF}}}"] == 40.0
+    assert found[f"dapt_rollbacks_total{{{OF}}}"] == 0.0
+    assert found[f'dapt_gpu_seconds_total{{{OF},stage="pretrain"}}'] > 0.0
+    stages = {key for key in found if key.startswith("dapt_stage_duration_seconds")}
+    assert stages == {
+        f'dapt_stage_duration_seconds{{{OF},stage="{stage}"}}'
+        for stage in ("prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish")
+    }
+    assert not any(key.startswith("dapt_restarts_total") for key in found)
+
+
+def test_faults_are_told_by_their_cause() -> None:
+    fallen: list[str] = []
+
+    def falls(stage: StageFile) -> Ends | Stays:
+        ends = {
+            "pretrain": Ends(70, message="CUDA out of memory", cause=Cause.OUT_OF_MEMORY),
+            "baseline": Ends(143, message="asked to stop", disrupted=True),
+        }
+        if stage.kind in ends and stage.kind not in fallen:
+            fallen.append(stage.kind)
+            return ends[stage.kind]
+        return healthy(stage)
+
+    world = World()
+    world.live(falls)
+    found = scrape(stored(world))
+    assert found[f'dapt_restarts_total{{cause="OutOfMemory",{OF}}}'] == 1.0
+    assert found[f'dapt_restarts_total{{cause="Disruption",{OF}}}'] == 1.0
+
+
+def test_series_go_with_their_object() -> None:
+    world = World()
+    world.live()
+    resource = stored(world)
+    kept: list[Manifest] = [resource]
+    collector = metrics.Adaptations(lambda: kept)
+    assert sum(len(family.samples) for family in collector.collect()) > 10
+    kept.clear()
+    assert sum(len(family.samples) for family in collector.collect()) == 0
+    assert collector._kept == {}
+
+
+def test_what_was_read_is_read_again_only_when_it_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.live()
+    resource = stored(world)
+    reads: list[str] = []
+    whole = metrics.read
+
+    def counted(one: Manifest) -> list[list[metrics.Value]]:
+        reads.append(one["metadata"]["resourceVersion"])
+        return whole(one)
+
+    monkeypatch.setattr(metrics, "read", counted)
+    collector = metrics.Adaptations(lambda: [resource])
+    list(collector.collect())
+    list(collector.collect())
+    assert len(reads) == 1
+    resource["metadata"] = dict(resource["metadata"]) | {"resourceVersion": "999"}
+    list(collector.collect())
+    assert reads[1:] == ["999"]
+
+
+@pytest.mark.parametrize(
+    "resource",
+    [
+        {"metadata": {"name": "new", "namespace": "a", "uid": "1", "resourceVersion": "1"}, "spec": {}},
+        {"metadata": {"name": "odd", "namespace": "a"}, "status": {"candidates": [{"id": 7}]}},
+        {
+            "metadata": {"name": "odd", "namespace": "a"},
+            "spec": {"corpus": 3},
+            "status": {"candidates": [{"id": "a1-s1"}], "ledger": {}},
+        },
+    ],
+    ids=["not looked at yet", "a status that is not ours", "a spec that cannot be read"],
+)
+def test_a_resource_without_numbers_has_no_series_and_harms_no_other(resource: dict[str, Any]) -> None:
+    world = World()
+    world.live()
+    whole = stored(world)
+    assert scrape(resource) == {}
+    assert scrape(resource, whole) == scrape(whole)
+
+
+def test_names_follow_the_conventions_and_each_series_has_one_exporter() -> None:
+    names = [series.name for series in metrics.TABLE]
+    names += [metrics.RECONCILE_DURATION[0], metrics.RECONCILE_ERRORS[0]]
+    names += [f"dapt_trainer_{name}" for name in METRICS]
+    assert len(set(names)) == len(names)
+    for series in metrics.TABLE:
+        assert series.name.endswith("_total") is (series.kind == "counter")
+        assert series.help.endswith(".")
+
+
+def test_the_reference_page_is_current() -> None:
+    page = ROOT / "docs" / "reference" / metrics_page.PAGE
+    assert page.read_text() == metrics_page.page(METRICS), "run `make crds`"

@@ -1,0 +1,59 @@
+"""The pages: health, readiness, metrics, on one port."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+from dapt_operator.serve import Pages, PortTaken
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_health_and_readiness_are_asked_at_each_request() -> None:
+    said = {"alive": "", "ready": "nothing was listed yet"}
+    with Pages(
+        0, alive=lambda: said["alive"], ready=lambda: said["ready"], registry=CollectorRegistry()
+    ) as pages:
+        assert get(pages.port, "/healthz") == (200, "ok\n")
+        assert get(pages.port, "/readyz") == (503, "nothing was listed yet\n")
+        said.update(alive="a reconcile thread ended", ready="")
+        assert get(pages.port, "/healthz") == (503, "a reconcile thread ended\n")
+        assert get(pages.port, "/readyz?verbose") == (200, "ok\n")
+
+
+def test_metrics_are_those_of_the_registry() -> None:
+    registry = CollectorRegistry()
+    Counter("dapt_reconcile_errors_total", "Errors.", registry=registry).inc()
+    with Pages(0, alive=str, ready=str, registry=registry) as pages:
+        code, text = get(pages.port, "/metrics")
+    assert code == 200
+    assert "dapt_reconcile_errors_total 1.0" in text.splitlines()
+
+
+def test_any_other_page_names_those_that_there_are() -> None:
+    with Pages(0, alive=str, ready=str, registry=CollectorRegistry()) as pages:
+        code, text = get(pages.port, "/secrets")
+    assert code == 404
+    assert "there are /healthz, /readyz and /metrics" in text
+
+
+def test_a_port_that_is_taken_is_said_in_one_sentence() -> None:
+    with (
+        Pages(0, alive=str, ready=str, registry=CollectorRegistry()) as first,
+        pytest.raises(
+            PortTaken,
+            match=f"port {first.port} cannot be served: Address already in use; give another --port",
+        ),
+    ):
+        Pages(first.port, alive=str, ready=str, registry=CollectorRegistry())
