@@ -219,6 +219,13 @@ def test_a_suspended_job_starts_nothing(cluster: LocalCluster) -> None:
     assert not (cluster.folder / "work/ran").exists()
 
 
+def test_a_job_of_a_queue_starts_at_once_where_there_is_no_queue(cluster: LocalCluster) -> None:
+    of = owner_of(cluster)
+    for manifest in fake_manifests(stage_run("done", queue="team", of=of), of):
+        cluster.apply(cluster.key, manifest)
+    assert wait_for_end(cluster).phase is RunPhase.SUCCEEDED
+
+
 def test_a_deleted_job_may_save_and_is_gone_with_its_pods(cluster: LocalCluster) -> None:
     run = start(cluster, SAVES)
     wait_until((cluster.folder / "work/ready-0").exists, "the process")

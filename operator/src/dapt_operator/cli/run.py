@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,10 +33,13 @@ from dapt_operator.cli.snapshot import Snapshot
 from dapt_operator.cli.words import clock as elapsed
 from dapt_operator.cli.words import duration
 from dapt_operator.cluster.local import LocalCluster, LocalRunError
-from dapt_operator.launchers import LAUNCHERS, all_states
+from dapt_operator.launchers import all_states, indexed_job
+from dapt_operator.launchers.base import Launcher
 from dapt_operator.plan.blueprint import kinds
 from dapt_operator.reconcile import reconcile
 
+_LAUNCHERS: Mapping[str, Launcher] = {"IndexedJob": indexed_job}
+"""Every profile's gang is a Job here: a JobSet's pods are the same, and nothing on this machine reads JobSets."""
 RECONCILE_SECONDS = 10.0
 """At the latest; a change and the plan's own wish come before."""
 LOOK_FOR_SIGNALS_SECONDS = 0.125
@@ -130,7 +133,7 @@ def follow(
     while True:
         moment = clock()
         if moment >= due and not flag.wanted:  # whoever asked to stop wants nothing started
-            done = reconcile(cluster, key, LAUNCHERS)
+            done = reconcile(cluster, key, _LAUNCHERS)
             wish = RECONCILE_SECONDS if done.requeue_after is None else done.requeue_after
             latest = AFTER_START_SECONDS if done.apply else RECONCILE_SECONDS
             due = moment + max(SOONEST_SECONDS, min(wish, latest))
@@ -164,7 +167,7 @@ def _changed(cluster: LocalCluster, until: float, flag: StopFlag, clock: Callabl
 
 def _failed(cluster: LocalCluster) -> list[RunState]:
     world = cluster.observe(cluster.key)
-    return [run for run in all_states(world.children, world.now, LAUNCHERS) if run.phase is RunPhase.FAILED]
+    return [run for run in all_states(world.children, world.now, _LAUNCHERS) if run.phase is RunPhase.FAILED]
 
 
 def failure_line(run: RunState) -> str:

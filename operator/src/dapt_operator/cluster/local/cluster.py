@@ -29,6 +29,7 @@ from dapt_operator.cluster.local.resource import StoredResource
 from dapt_operator.cluster.local.rewrite import RUN_MARKER
 from dapt_operator.cluster.local.store import ObjectStore
 from dapt_operator.cluster.port import Event, Key, ObjectReference, World
+from dapt_operator.launchers.quota import QUEUE_LABEL
 
 INTERRUPTED = "the local run was ended while this stage ran; it goes on from what was complete"
 
@@ -104,7 +105,7 @@ class LocalCluster:
             OSError: the disk is full.
         """
         self._check(key)
-        created = self._store.create(manifest)
+        created = self._store.create(_admitted(manifest))
         if created is None or manifest["kind"] != "Job":
             return
         if manifest["spec"].get("suspend"):
@@ -226,3 +227,10 @@ def _exclusive(folder: Path) -> IO[str]:
     file.write(str(os.getpid()))
     file.flush()
     return file
+
+
+def _admitted(manifest: Manifest) -> Manifest:
+    """A Job of a queue as the queue would start it: there is none on this machine, and nothing to wait for."""
+    if QUEUE_LABEL not in (manifest["metadata"].get("labels") or {}):
+        return manifest
+    return {**manifest, "spec": {**manifest["spec"], "suspend": False}}
