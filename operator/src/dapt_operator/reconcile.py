@@ -1,7 +1,8 @@
 """Observe, decide, apply: the one loop body that the cluster and the local command share.
 
 The order makes it safe to stop between any two calls: a run that was created and not written down is found again by
-its name; nothing is deleted that the stored status does not know; events come last, since losing one loses nothing.
+its name; nothing is deleted that the stored status does not know, nor before what it said last is written there; events
+come last, since losing one loses nothing.
 """
 
 from __future__ import annotations
@@ -84,10 +85,10 @@ def _carry_out(cluster: Cluster, key: Key, observed: Observed, plan: Plan) -> No
         cluster.apply(key, signing_secret(observed.owner, secrets.token_bytes(32)))
     for manifest in plan.apply:
         cluster.apply(key, manifest)
-    for removal in plan.delete:
-        cluster.delete(key, ObjectReference(removal.kind, removal.name, removal.grace_seconds))
     if plan.status is not None:
         cluster.write_status(key, plan.status.to_dict(), observed.resource_version)
+    for removal in plan.delete:
+        cluster.delete(key, ObjectReference(removal.kind, removal.name, removal.grace_seconds))
     for notice in plan.events:
         cluster.record(key, Event(notice.type, notice.reason, notice.message))
 

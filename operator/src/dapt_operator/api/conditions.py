@@ -50,6 +50,7 @@ WAITING_FOR_NODES: Final = "WaitingForNodes"
 WAITING_FOR_QUOTA: Final = "WaitingForQuota"
 QUOTA_GRANTED: Final = "QuotaGranted"
 NO_QUEUE: Final = "NoQueue"
+NOTHING_RUNNING: Final = "NothingRunning"
 RETRYING: Final = "Retrying"
 STOPPING: Final = "Stopping"
 SUSPENDED_BY_USER: Final = "SuspendedByUser"
@@ -94,6 +95,7 @@ REASONS: Final[dict[str, str]] = {
     WAITING_FOR_QUOTA: "The queue has not granted the quota yet; its reason is in the message.",
     QUOTA_GRANTED: "The queue has granted the quota.",
     NO_QUEUE: "The adaptation asks for no queue.",
+    NOTHING_RUNNING: "No run is there, so no quota is held or waited for.",
     RETRYING: "A stage failed by a cause that may pass, and is tried again.",
     STOPPING: "Running processes were asked to save and stop.",
     SUSPENDED_BY_USER: "spec.suspend is true.",

@@ -49,6 +49,8 @@ class RunRecord(LeanBase):
     """Digest of the configuration of the newest try."""
     generation: Integer = 0
     """Generation of the spec when the newest try was created."""
+    profile_digest: Digest | None = None
+    """Digest of the profile when the newest try was created."""
     created: Time | None = None
     """When the newest try was created."""
     started: Time | None = None
@@ -82,7 +84,7 @@ class Ledger(LeanBase):
     """Newest fencing number that was given out."""
     progress_time: Time | None = None
     """When status.progress was last written."""
-    shared: Digest = ""
+    shared: Digest | None = None
     """Digest of the shared objects (work volume, Service) as they were last applied."""
     runs: Annotated[tuple[RunRecord, ...], Field(strict=False, max_length=MAX_RECORDS)] = ()
     """One record a lineage, in the order of their first try."""

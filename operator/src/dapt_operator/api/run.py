@@ -148,6 +148,11 @@ class RunState:
     deleting: bool = False
     """The object was deleted and is there until its pods are gone: nothing more is asked of it."""
 
+    @property
+    def is_live(self) -> bool:
+        """Whether processes of it may be there, or come."""
+        return self.phase in (RunPhase.PENDING, RunPhase.RUNNING)
+
 
 @dataclass(frozen=True)
 class Children:

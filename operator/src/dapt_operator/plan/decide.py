@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from dapt_contract.envelope import digest_of
@@ -19,13 +19,14 @@ from dapt_operator.plan.events import Notice, notices
 from dapt_operator.plan.history import Lineage, absorb, lineage_of, put
 from dapt_operator.plan.observed import Observed
 from dapt_operator.plan.resolve import pretrain_gang
+from dapt_operator.plan.stuck import give_up_stuck
 from dapt_operator.plan.transitions import Do, Fact
 from dapt_operator.plan.walk import Reached, Situation, Walk
 
 LOOK_AGAIN_SECONDS = 10.0
 """While a stage runs: its progress, its time, and what a watch may have lost."""
 STOPPING_SECONDS = 1.0
-"""While runs that are not wanted any more save and stop."""
+"""While runs that are not wanted any more save and stop, or pods end after one of theirs has failed."""
 PEERS_SECONDS = 0.2
 """While the peers of a failed pod are killed: the gang's next try waits for their end alone."""
 TAKEN_SECONDS = 15.0
@@ -34,12 +35,12 @@ TAKEN_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done, in this order: apply, delete, one status write, events."""
+    """What is to be done, in this order: apply, one status write, delete, events."""
 
     apply: tuple[Manifest, ...] = ()
-    delete: tuple[Removal, ...] = ()
     status: DomainAdaptationStatus | None = None
     """None: it is as stored, and an unchanged status is never written."""
+    delete: tuple[Removal, ...] = ()
     events: tuple[Notice, ...] = ()
     requeue_after: float | None = None
     """Seconds; None: only a change wakes us."""
@@ -85,6 +86,8 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         observed.generation,
         suspended=wish.spec.suspend,
     )
+    profile_digest = digest_of(wish.profile.to_dict())
+    ledger = give_up_stuck(ledger, observed.runs, observed.now, observed.generation, profile_digest)
     limit = limit_seconds(wish.spec, wish.profile)
     used = used_seconds(ledger, observed.runs, observed.now)
     left = None if limit is None else limit - used
@@ -109,7 +112,9 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         shared = launcher.shared(wish.profile, observed.owner, nodes)
         digest = digest_of({"shared": plain(shared)})
         with_shared = needs_shared(ledger, reached.look.record, digest)
-        run, record = next_run(observed, ledger, reached.look.stage, reached.look.record, left)
+        run, record = next_run(
+            observed, ledger, reached.look.stage, reached.look.record, left, profile_digest
+        )
         ledger = put(ledger, record).model_copy(update={"shared": digest})
         manifests = (*(shared if with_shared else ()), *launcher.render(run, wish.profile, observed.owner))
     removed = removals(observed, _kept(reached))
@@ -133,19 +138,14 @@ def _kept(reached: Reached) -> Lineage | None:
 def _with_status(observed: Observed, status: DomainAdaptationStatus, plan: Plan) -> Plan:
     if status.to_dict() == observed.status.to_dict():
         return plan
-    return Plan(
-        plan.apply,
-        plan.delete,
-        status,
-        notices(observed.status, status),
-        plan.requeue_after,
-        plan.needs_signing_secret,
-    )
+    return replace(plan, status=status, events=notices(observed.status, status))
 
 
 def _requeue(observed: Observed, reached: Reached, removed: tuple[Removal, ...]) -> float | None:
     if any(removal.kind == "Pod" for removal in removed):
         return PEERS_SECONDS
+    if any(run.ailing for run in observed.live):
+        return STOPPING_SECONDS
     if reached.look.fact is Fact.TAKEN:
         return TAKEN_SECONDS
     if reached.do in (Do.STOP, Do.CLEAR):

@@ -26,7 +26,12 @@ class Removal:
 
 
 def next_run(
-    observed: Observed, ledger: Ledger, stage: StagePlan, record: RunRecord | None, left_seconds: float | None
+    observed: Observed,
+    ledger: Ledger,
+    stage: StagePlan,
+    record: RunRecord | None,
+    left_seconds: float | None,
+    profile_digest: str,
 ) -> tuple[StageRun, RunRecord]:
     """The next try of a stage, and the record that remembers it. Numbers of tries and fences only rise."""
     spec = observed.wish.spec
@@ -63,6 +68,7 @@ def next_run(
         "message": "",
         "config_digest": run.stage_file.config_digest,
         "generation": observed.generation,
+        "profile_digest": profile_digest,
         "created": timestamp(observed.now),
         "started": None,
         "completed": None,

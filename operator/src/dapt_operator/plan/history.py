@@ -114,6 +114,7 @@ def adopted(record: RunRecord | None, run: RunState, generation: int) -> RunReco
         "message": "",
         "config_digest": run.config_digest,
         "generation": generation,
+        "profile_digest": None,
         "created": timestamp(run.created) if run.created else None,
         "started": None,
         "completed": None,

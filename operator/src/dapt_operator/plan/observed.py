@@ -9,7 +9,7 @@ from datetime import datetime
 from dapt_operator.api.conditions import INVALID_SPEC, NOT_SUPPORTED, PROFILE_AMBIGUOUS, PROFILE_NOT_FOUND
 from dapt_operator.api.manifest import Document
 from dapt_operator.api.profile import AdaptationProfile, AdaptationProfileSpec
-from dapt_operator.api.run import Manifest, Owner, RunPhase, RunState, plain
+from dapt_operator.api.run import Manifest, Owner, RunState, plain
 from dapt_operator.api.spec import DomainAdaptation, DomainAdaptationSpec
 from dapt_operator.api.status import DomainAdaptationStatus
 from dapt_operator.api.validate import Problem, check
@@ -56,7 +56,7 @@ class Observed:
     @property
     def live(self) -> tuple[RunState, ...]:
         """Runs whose processes may be there."""
-        return tuple(run for run in self.runs if run.phase in (RunPhase.PENDING, RunPhase.RUNNING))
+        return tuple(run for run in self.runs if run.is_live)
 
 
 def observe(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dapt_operator.api import conditions as words
-from dapt_operator.api.conditions import ConditionStatus
-from dapt_operator.api.run import RunPhase, StageRun
-from dapt_operator.plan import selection
+from dapt_operator.api.conditions import ConditionStatus, find_condition
+from dapt_operator.api.run import Quota, RunPhase, RunState, StageRun
+from dapt_operator.plan import quotas, selection
 from dapt_operator.plan.history import find_state
 from dapt_operator.plan.observed import Observed
 from dapt_operator.plan.transitions import Do, Fact, State
-from dapt_operator.plan.walk import Reached, Situation
+from dapt_operator.plan.waiting import steady, waits_for
+from dapt_operator.plan.walk import Look, Reached, Situation
 
 Saying = tuple[ConditionStatus, str, str]
 """Status, reason and message of a condition."""
@@ -24,7 +25,7 @@ def refused(reason: str, message: str, *, suspended: bool) -> dict[str, Saying]:
         words.READY: ("False", words.PROGRESSING, "the model is not published"),
         words.RECONCILING: ("False", reason, "waits for the spec or the profile to change"),
         words.STALLED: ("True", reason, message),
-        words.QUOTA_RESERVED: ("Unknown", words.NO_QUEUE, "no queue is asked for"),
+        words.QUOTA_RESERVED: quotas.NO_QUEUE,
         words.GATES_PASSED: ("Unknown", words.GATES_NOT_JUDGED, "no candidate was judged"),
         words.SUSPENDED: _suspended(suspended),
         words.FINISHED: ("False", words.NOT_FINISHED, "there is still something to do"),
@@ -40,14 +41,16 @@ def _suspended(suspended: bool) -> Saying:
 def working(
     observed: Observed, situation: Situation, reached: Reached, run: StageRun | None
 ) -> dict[str, Saying]:
+    """For everything else; `run` is the run that this visit starts."""
     spec, look = situation.spec, reached.look
+    state = find_state(observed.runs, look.record) if look.record is not None else None
     where = f"model published to {spec.output.destination}"
     sayings: dict[str, Saying] = {
         words.ACCEPTED: ("True", words.PLANNED, "the spec and its profile fit together"),
         words.READY: ("False", words.PROGRESSING, "the model is not published"),
-        words.RECONCILING: _reconciling(observed, reached, run),
+        words.RECONCILING: _reconciling(reached, run, state),
         words.STALLED: NOBODY,
-        words.QUOTA_RESERVED: ("Unknown", words.NO_QUEUE, "no queue is asked for"),
+        words.QUOTA_RESERVED: quotas.reserved(spec.queue, state, run),
         words.GATES_PASSED: _gates(reached),
         words.SUSPENDED: _suspended(spec.suspend),
         words.FINISHED: ("False", words.NOT_FINISHED, "there is still something to do"),
@@ -56,7 +59,7 @@ def working(
         sayings[words.ACCEPTED] = (
             ("False", look.reason, look.message) if look.fact is Fact.REFUSED else sayings[words.ACCEPTED]
         )
-        sayings[words.STALLED] = ("True", look.reason, look.message)
+        sayings[words.STALLED] = ("True", look.reason, _stalled(observed, look))
     if reached.do is Do.FINISH:
         sayings[words.READY] = ("True", words.PUBLISHED, where)
         sayings[words.FINISHED] = ("True", words.PUBLISHED, where)
@@ -67,7 +70,14 @@ def working(
     return sayings
 
 
-def _reconciling(observed: Observed, reached: Reached, run: StageRun | None) -> Saying:
+def _stalled(observed: Observed, look: Look) -> str:
+    told = find_condition(observed.status.conditions, words.STALLED)
+    if told is None or told.status != "True" or told.reason != look.reason:
+        return look.message
+    return steady(look.message, told.message)
+
+
+def _reconciling(reached: Reached, run: StageRun | None, state: RunState | None) -> Saying:
     look = reached.look
     if run is not None:
         return _starting(_title(run.identity.stage, run.identity.candidate), run.identity.try_number)
@@ -79,10 +89,11 @@ def _reconciling(observed: Observed, reached: Reached, run: StageRun | None) -> 
                 words.RETRYING,
                 f"{title} failed ({look.record.cause}) and is tried again at {look.record.not_before}",
             )
-        state = find_state(observed.runs, look.record)
         if state is not None and state.phase is RunPhase.PENDING:
-            waiting = state.message or state.waiting_reason
-            if waiting:
+            if state.quota is Quota.WAITING:
+                said = state.quota_message or "it has not said anything yet"
+                return "True", words.WAITING_FOR_QUOTA, f"{title} waits for quota: {said}"[:4096]
+            if waiting := waits_for(state):
                 return "True", words.WAITING_FOR_NODES, f"{title} waits: {waiting}"[:4096]
             return _starting(title, look.record.try_number)
         return "True", words.STAGE_RUNNING, f"{title} is running"

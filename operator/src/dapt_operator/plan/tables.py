@@ -8,7 +8,6 @@ from dapt_contract.metric import Score
 from dapt_contract.run import RunIdentity
 from dapt_operator.api.immutable import FROZEN_BY
 from dapt_operator.api.ledger import Ledger, RunRecord
-from dapt_operator.api.run import RunPhase
 from dapt_operator.api.status import (
     AttemptStatus,
     CandidateStatus,
@@ -33,6 +32,7 @@ from dapt_operator.plan.observed import Observed
 from dapt_operator.plan.resolve import learning_rate, replay_fraction, sequence_length
 from dapt_operator.plan.retries import JUDGED
 from dapt_operator.plan.transitions import Do
+from dapt_operator.plan.waiting import waits_for
 from dapt_operator.plan.walk import Reached, Situation
 
 
@@ -49,7 +49,7 @@ def stage(record: RunRecord, observed: Observed) -> StageStatus:
         fence=record.fence,
     )
     run = find_state(observed.runs, record)
-    waits = run.message if run is not None and run.phase is RunPhase.PENDING else ""
+    waits = waits_for(run) if run is not None else ""
     return StageStatus(
         name=record.stage,
         kind=record.kind,

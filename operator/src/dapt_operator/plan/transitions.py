@@ -54,6 +54,8 @@ class Fact(StrEnum):
     """A try would be due and spec.suspend holds it back."""
     STOPPING = "Stopping"
     """A try may still run and spec.suspend asks it to stop."""
+    HINDERED = "Hindered"
+    """A try waits for what a person must do: a Secret, a claim, an image, a quota, a changed file."""
     UNPLACED = "Unplaced"
     """A try waits for a node longer than the profile's pendingTimeoutSeconds."""
     CROWDED = "Crowded"
@@ -128,6 +130,7 @@ def _runs(succeeded: Move, **special: Move) -> dict[Fact, Move]:
         Fact.BREACHED: _NO_CHOICE,
         Fact.HELD: Do.HOLD,
         Fact.STOPPING: Do.STOP,
+        Fact.HINDERED: Do.STALL,
         Fact.UNPLACED: Do.STALL,
         Fact.CROWDED: Do.CLEAR,
         Fact.TAKEN: Do.STALL,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from dapt_contract.stages.common import ModelReference
 from dapt_operator.api.conditions import NAME_TAKEN, PENDING_TIMEOUT, VERIFY_FAILED
 from dapt_operator.api.ledger import Ledger, RunRecord
 from dapt_operator.api.profile import AdaptationProfileSpec
-from dapt_operator.api.run import RunPhase, RunState
+from dapt_operator.api.run import RunState
 from dapt_operator.api.spec import DomainAdaptationSpec
 from dapt_operator.plan import blueprint as plans
 from dapt_operator.plan.blueprint import Pretraining, StagePlan
@@ -22,6 +22,7 @@ from dapt_operator.plan.resolve import RefusedError
 from dapt_operator.plan.retries import JUDGED, stalled
 from dapt_operator.plan.selection import Breached, Choice, NeedsMeasure, Selected, choose, remedies
 from dapt_operator.plan.transitions import Do, Fact, Go, State, move
+from dapt_operator.plan.waiting import hindrance, overdue
 
 WOULD_TRY = frozenset({Fact.DUE, Fact.BACKOFF, Fact.HELD, Fact.CROWDED})
 """Another try of a failed stage is ahead."""
@@ -253,24 +254,22 @@ class Walk:
         if self.at.spec.suspend:
             return Look(Fact.STOPPING, stage, record)
         run = find_state(self.at.runs, record)
-        limit = self.at.profile.pending_timeout_seconds
-        if run is None or run.phase is not RunPhase.PENDING or limit is None or run.created is None:
+        if run is None or run.deleting:
             return Look(Fact.RUNNING, stage, record)
-        if self.at.now - run.created <= timedelta(seconds=limit):
-            return Look(Fact.RUNNING, stage, record)
-        message = (
-            f"{stage.stage} waits for a node for more than {limit} s (pendingTimeoutSeconds):"
-            f" {run.message or 'no reason was given'}; make room, or change resources"
-        )
-        return Look(Fact.UNPLACED, stage, record, PENDING_TIMEOUT, message[:4096])
+        reason, message = hindrance(run, stage.stage, self.at.spec.queue)
+        if reason:
+            return Look(Fact.HINDERED, stage, record, reason, message)
+        message = overdue(run, stage.stage, self.at.now, self.at.profile.pending_timeout_seconds)
+        if message:
+            return Look(Fact.UNPLACED, stage, record, PENDING_TIMEOUT, message)
+        return Look(Fact.RUNNING, stage, record)
 
     def _wanted(self, fact: Fact, stage: StagePlan, record: RunRecord | None) -> Look:
         if self.at.spec.suspend:
             return Look(Fact.HELD, stage, record)
         if stage.resources.accelerators_per_node and is_spent(self.at.left_seconds, record):
             return Look(Fact.OVERSPENT, stage, record)
-        live = (RunPhase.PENDING, RunPhase.RUNNING)
-        if any(run.phase in live for run in self.at.runs):
+        if any(run.is_live for run in self.at.runs):
             return Look(Fact.CROWDED, stage, record)
         if self.at.taken and fact in (Fact.ABSENT, Fact.DUE):
             message = f"{self.at.taken}; remove it, then this goes on by itself"
