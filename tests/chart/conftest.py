@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from testcluster import build
 
 ROOT = Path(__file__).parents[2]
