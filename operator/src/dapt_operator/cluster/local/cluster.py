@@ -105,7 +105,8 @@ class LocalCluster:
             OSError: the disk is full.
         """
         self._check(key)
-        created = self._store.create(_admitted(manifest))
+        manifest = _admitted(manifest)
+        created = self._store.create(manifest)
         if created is None or manifest["kind"] != "Job":
             return
         if manifest["spec"].get("suspend"):
