@@ -53,8 +53,9 @@ torch-tests: ## Tests with toy models, several ranks, and whole local runs
 cluster: $(VENV)/.installed ## Build the real Kubernetes that the cluster tests run on (about 10 minutes, once)
 	cd tests/cluster && $(CURDIR)/$(BIN)/python -m testcluster.build
 
-cluster-extras: $(VENV)/.installed ## Build Helm, Prometheus, JobSet and Kueue for the tests that need them
+cluster-extras: $(VENV)/.installed ## Build JobSet and Kueue, fetch Prometheus, for the tests that need them (about 6 minutes, once)
 	cd tests/cluster && $(CURDIR)/$(BIN)/python -m testcluster.build --extras
+	-cd tests/cluster && $(CURDIR)/$(BIN)/python -m testcluster.prometheus
 
 cluster-tests: ## Tests on a real Kubernetes control plane
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "cluster and not faults"
