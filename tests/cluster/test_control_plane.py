@@ -69,3 +69,13 @@ def test_a_pod_out_of_memory_fails_its_job(
         if pod["metadata"]["name"].startswith("gang-1-")
     ]
     assert [(item["exitCode"], item["reason"]) for item in killed] == [(137, "OOMKilled")]
+
+
+def test_five_hundred_gangs_run_at_once(
+    control_plane: ControlPlane, namespace: str, kubelet: ScriptedKubelet
+) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: control_plane.api.create(job_of_two(f"gang-{n}"), namespace), range(500)))
+    eventually(lambda: kubelet.started_pods == 1000, "1,000 running pods", seconds=120)

@@ -17,8 +17,21 @@ TRAINER = "trainer"
 INDEX = "batch.kubernetes.io/job-completion-index"
 STOPPED = Ends(exit_code=ExitCode.STOPPED, cause=Cause.STOPPED, message="asked to stop; state is saved")
 
-Reading = Progress | bytes | Callable[[], bytes] | None
-"""An answer at /progress: a reading, any bytes a hostile pod may send, or a function that makes them."""
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer over HTTP, as hostile as a test wants it."""
+
+    body: bytes
+    status: int = 200
+    content_type: str = "application/json"
+    delay_seconds: float = 0.0
+    is_endless: bool = False
+    """Blanks follow the body until the reader hangs up."""
+
+
+Reading = Progress | Answer | Callable[[], "Progress | Answer"] | None
+"""What is answered at /progress: the same each time, or made anew for each question."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +47,9 @@ class Life:
     waiting: tuple[str, str] | None = None
     """Reason and message of a container that does not start, such as ErrImagePull; it waits for ever."""
     progress: Reading = None
+    """Nothing listens there without one."""
+    log: str = ""
+    """What `kubectl logs` shows, also after the end."""
     on_stop: Ends = STOPPED
     """Its end after SIGTERM."""
     stop_seconds: float = 0.0
@@ -103,6 +119,17 @@ def life_of(outcome: Life | Ends | Stays) -> Life:
         reason, _, message = outcome.pending_reason.partition(": ")
         return Life(waiting=(reason, message))
     return Life(progress=outcome.progress)
+
+
+def answer_of(reading: Reading) -> Answer:
+    """A reading as it goes over the wire."""
+    if callable(reading):
+        reading = reading()
+    if isinstance(reading, Answer):
+        return reading
+    if reading is None:
+        return Answer(b"no reading yet", status=503, content_type="text/plain")
+    return Answer(reading.model_dump_json(exclude_none=True).encode())
 
 
 # --- statuses ---
