@@ -11,71 +11,10 @@ import pytest
 from dapt_contract.failure import Cause
 from dapt_contract.message import encode_message
 from dapt_contract.progress import Progress
-from dapt_contract.stages.publish import PublishFacts
-from dapt_operator.api.run import Children, RunPhase, RunState, StageRun, plain
-from dapt_operator.launchers.indexed_job import render, states
-from launch_builders import owner, profile, stage_run
-
-FACTS = PublishFacts(destination="s3://models/x", digest="d", files=3, size_bytes=10)
-RUN = stage_run(nodes=2)
-NOW = datetime(2026, 1, 31, 13, 0, tzinfo=UTC)
-
-
-def job(run: StageRun = RUN, *conditions: dict[str, str], **spec: Any) -> dict[str, Any]:
-    rendered: dict[str, Any] = plain(render(run, profile(), owner())[-1])
-    rendered["metadata"]["creationTimestamp"] = "2026-01-31T12:00:00Z"
-    rendered["spec"] |= spec
-    rendered["status"] = {"conditions": [{"status": "True"} | item for item in conditions]}
-    return rendered
-
-
-def pod(
-    index: int, phase: str, run: StageRun = RUN, state: dict[str, Any] | None = None, **status: Any
-) -> dict[str, Any]:
-    metadata = job(run)["spec"]["template"]["metadata"]
-    return {
-        "metadata": metadata
-        | {
-            "name": f"{run.name}-{index}",
-            "namespace": "health",
-            "annotations": {"batch.kubernetes.io/job-completion-index": str(index)},
-        },
-        "status": {"phase": phase, "containerStatuses": [{"name": "trainer", "state": state or {}}]} | status,
-    }
-
-
-def ended(
-    index: int,
-    code: int,
-    text: str = "",
-    *,
-    run: StageRun = RUN,
-    reason: str = "Error",
-    at: int = 30,
-    **status: Any,
-) -> dict[str, Any]:
-    terminated = {
-        "exitCode": code,
-        "reason": reason,
-        "message": text,
-        "startedAt": "2026-01-31T12:00:05Z",
-        "finishedAt": f"2026-01-31T12:01:{at:02d}Z",
-    }
-    return pod(index, "Succeeded" if code == 0 else "Failed", run, {"terminated": terminated}, **status)
-
-
-def said(code: int, cause: Cause | None, sentence: str, **more: Any) -> str:
-    return encode_message(RUN.identity.key, "publish", exit_code=code, cause=cause, message=sentence, **more)
-
-
-def state_of(*pods: dict[str, Any], of: dict[str, Any] | None = None) -> RunState:
-    (state,) = states(Children(jobs=(of or job(),), pods=pods), NOW)
-    return state
-
-
-DISRUPTED = {"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
-                             "message": "drained"}]}  # fmt: skip
-SUCCESS = encode_message(RUN.identity.key, "publish", facts=FACTS)
+from dapt_operator.api.run import Children, RunPhase
+from dapt_operator.launchers.indexed_job import states
+from gang_objects import DISRUPTED, FACTS, NOW, RUN, SUCCESS, ended, job, pod, said, state_of
+from launch_builders import stage_run
 
 
 def test_a_success_has_the_first_pods_facts_and_the_times_of_all_pods() -> None:

@@ -209,6 +209,12 @@ def _failed(
         return RunState(
             phase=RunPhase.FAILED, cause=cause, message=str(sentence)[:MAX_SENTENCE], facts=facts, **base
         )
+    if gang.suspended:
+        # Only its queue suspends a Job that ran: the pods were deleted for somebody else's sake.
+        taken = (Cause.INFRASTRUCTURE, Cause.STOPPED)
+        causes = [
+            (pod, Cause.DISRUPTION if pod.effect and cause in taken else cause) for pod, cause in causes
+        ]
     pod, cause = min(causes, key=lambda item: (PRECEDENCE.index(item[1]), item[0].finished or _LATEST))
     return RunState(
         phase=RunPhase.FAILED,

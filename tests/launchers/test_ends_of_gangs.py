@@ -1,0 +1,152 @@
+"""When one pod ends: whether its peers still live, which of them wait in vain, and whose cause counts."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from dapt_contract.failure import Cause
+from dapt_operator.api.run import RunPhase
+from gang_objects import DISRUPTED, NOW, RUN, deleted, ended, job, job_set, pod, said, state_of
+
+AT_ONCE = datetime(2026, 1, 31, 12, 1, 30, tzinfo=UTC)
+"""The moment at which `ended` pods ended."""
+RUNNING = {"running": {"startedAt": "2026-01-31T12:00:05Z"}}
+PEER = f"{RUN.name}-1"
+BY_TAINT: dict[str, Any] = {
+    "conditions": [
+        {
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": "DeletionByTaintManager",
+            "message": "Taint manager: deleting due to NoExecute taint",
+            "lastTransitionTime": "2026-01-31T12:01:30Z",
+        }
+    ]
+}
+
+
+def test_peers_of_a_pod_that_failed_by_itself_may_end_at_once() -> None:
+    crash = said(1, Cause.CRASH, "rank 0 failed")
+    state = state_of(ended(0, 1, crash), pod(1, "Running", state=RUNNING), now=AT_ONCE)
+    assert (state.phase, state.ailing, state.peers_to_end) == (RunPhase.RUNNING, True, (PEER,))
+
+
+def test_a_pod_without_any_message_failed_by_itself() -> None:
+    state = state_of(ended(0, 137, reason="OOMKilled"), pod(1, "Running"), now=AT_ONCE)
+    assert state.peers_to_end == (PEER,)
+
+
+def test_a_pod_that_only_felt_a_failure_leaves_its_peers_seconds_to_tell_theirs() -> None:
+    felt = said(75, Cause.INFRASTRUCTURE, "rank 0 lost its peers", effect=True)
+    pods = (ended(0, 75, felt), pod(1, "Running"))
+    assert state_of(*pods, now=AT_ONCE + timedelta(seconds=4)).peers_to_end == ()
+    assert state_of(*pods, now=AT_ONCE + timedelta(seconds=5)).peers_to_end == (PEER,)
+
+
+def test_peers_of_a_pod_that_was_asked_to_stop_may_save() -> None:
+    stopped = said(143, Cause.STOPPED, "stopped at step 40; checkpoint written")
+    assert state_of(ended(0, 143, stopped), pod(1, "Running")).peers_to_end == ()
+    assert state_of(ended(0, 143, stopped, **DISRUPTED), pod(1, "Running")).peers_to_end == ()
+
+
+def test_peers_of_a_pod_that_was_taken_away_without_a_save_end_after_seconds() -> None:
+    pods = (ended(0, 137, **DISRUPTED), pod(1, "Running"))
+    assert state_of(*pods, now=AT_ONCE + timedelta(seconds=4)).peers_to_end == ()
+    assert state_of(*pods, now=AT_ONCE + timedelta(seconds=5)).peers_to_end == (PEER,)
+
+
+def test_nothing_ends_while_nothing_failed() -> None:
+    assert state_of(ended(0, 0), pod(1, "Running")).peers_to_end == ()
+    assert state_of(pod(0, "Running"), pod(1, "Running")).peers_to_end == ()
+
+
+@pytest.mark.parametrize("peer_code", [137, 143, 75])
+@pytest.mark.parametrize("cause", [Cause.CRASH, Cause.HANG, Cause.OUT_OF_MEMORY])
+def test_a_peer_that_was_killed_afterwards_does_not_change_the_cause(cause: Cause, peer_code: int) -> None:
+    code = {Cause.CRASH: 1, Cause.HANG: 75, Cause.OUT_OF_MEMORY: 70}[cause]
+    first = ended(0, code, said(code, cause, "the true reason"))
+    killed = deleted(ended(1, peer_code, at=31), "2026-01-31T12:01:40Z")
+    for pods in ((first, killed), (first, deleted(pod(1, "Running"), "2026-01-31T12:01:31Z", 0)), (first,)):
+        state = state_of(*pods)
+        assert (state.phase, state.cause, state.message) == (RunPhase.FAILED, cause, "the true reason")
+
+
+@pytest.mark.parametrize("make", [job, job_set], ids=["Job", "JobSet"])
+def test_the_objects_own_failure_before_or_after_gives_the_same_cause(make: Any) -> None:
+    crash = ended(0, 1, said(1, Cause.CRASH, "rank 0 failed"))
+    peer = deleted(pod(1, "Running", state=RUNNING), "2026-01-31T13:00:20Z")
+    over = make(RUN, {"type": "Failed", "reason": "BackoffLimitExceeded", "message": "Job has reached it"})
+    told = state_of(crash, peer, of=over)
+    assert (told.phase, told.cause, told.message) == (RunPhase.FAILED, Cause.CRASH, "rank 0 failed")
+    assert state_of(crash, peer, of=make(RUN)).phase is RunPhase.RUNNING
+    untold = state_of(crash, deleted(peer, "2026-01-31T12:59:00Z"), of=make(RUN))
+    assert (untold.phase, untold.cause, untold.message) == (told.phase, told.cause, told.message)
+
+
+@pytest.mark.parametrize("type_", ["FailureTarget", "SuccessCriteriaMet"])
+def test_what_a_job_is_about_to_say_is_not_said_yet(type_: str) -> None:
+    state = state_of(pod(0, "Running"), pod(1, "Running"), of=job(RUN, {"type": type_}))
+    assert state.phase is RunPhase.RUNNING
+
+
+def test_a_terminating_pod_lives_until_its_grace_period_and_its_last_words_are_over() -> None:
+    drained = deleted(pod(0, "Running", state=RUNNING, **DISRUPTED), "2026-01-31T12:59:56Z")
+    peer = ended(1, 75, said(75, Cause.INFRASTRUCTURE, "lost a peer", effect=True))
+    assert state_of(drained, peer).phase is RunPhase.RUNNING
+    later = state_of(drained, peer, now=NOW + timedelta(seconds=1))
+    assert (later.phase, later.cause, later.message) == (
+        RunPhase.FAILED,
+        Cause.DISRUPTION,
+        "EvictionByEvictionAPI: drained",
+    )
+
+
+def test_a_pod_on_a_lost_node_does_not_hold_up_the_next_try() -> None:
+    lost = deleted(pod(0, "Running", state=RUNNING, **BY_TAINT), "2026-01-31T12:59:00Z")
+    state = state_of(lost, pod(1, "Running"))
+    assert (state.phase, state.peers_to_end) == (RunPhase.RUNNING, (PEER,))
+    over = state_of(lost, deleted(pod(1, "Running"), "2026-01-31T12:59:59Z", 0))
+    assert (over.phase, over.cause) == (RunPhase.FAILED, Cause.DISRUPTION)
+    assert over.message == "DeletionByTaintManager: Taint manager: deleting due to NoExecute taint"
+
+
+def test_a_pod_that_somebody_killed_without_grace_is_gone_and_says_so() -> None:
+    state = state_of(
+        *(deleted(pod(index, "Running", state=RUNNING), "2026-01-31T13:00:00Z", 0) for index in (0, 1))
+    )
+    assert (state.phase, state.cause) == (RunPhase.FAILED, Cause.INFRASTRUCTURE)
+    assert (
+        state.message == "the pod was deleted and its node did not say within its grace period how it ended"
+    )
+
+
+def test_a_queue_that_takes_its_quota_back_costs_no_retry() -> None:
+    evicted = [deleted(ended(index, 137), "2026-01-31T12:02:00Z") for index in (0, 1)]
+    state = state_of(*evicted, of=job(RUN, suspend=True))
+    assert (state.phase, state.cause) == (RunPhase.FAILED, Cause.DISRUPTION)
+
+
+def test_a_failed_run_keeps_the_last_lines_of_the_pod_that_decided() -> None:
+    felt = said(75, Cause.INFRASTRUCTURE, "lost a peer", effect=True)
+    state = state_of(
+        ended(0, 75, felt),
+        ended(1, 1),
+        logs={f"{RUN.name}-0": ("peer gone",), f"{RUN.name}-1": ("step 3", "KeyError: 'x'")},
+    )
+    assert (state.cause, state.last_log_lines) == (Cause.CRASH, ("step 3", "KeyError: 'x'"))
+
+
+def test_a_run_whose_object_was_deleted_says_so() -> None:
+    found = job()
+    found["metadata"]["deletionTimestamp"] = "2026-01-31T12:59:00Z"
+    assert state_of(pod(0, "Running"), of=found).deleting
+    assert not state_of(pod(0, "Running")).deleting
+
+
+@pytest.mark.parametrize("time", ["", "yesterday", "2026-01-31T12:00:00", 5, None])
+def test_odd_times_harm_nothing(time: Any) -> None:
+    odd = deleted(pod(0, "Running", state={"running": {"startedAt": time}}), time)
+    assert state_of(odd).phase in (RunPhase.RUNNING, RunPhase.FAILED)
