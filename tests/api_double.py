@@ -1,0 +1,269 @@
+"""A small API server in the test's own process: objects, resource versions, conflicts, and odd answers on demand.
+
+It believes what we believe about Kubernetes; what the real one does is for the tests on the real control plane. This
+one is for what a real server rarely does: cut connections, broken JSON, 429 at the wrong moment, an answer that never
+ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import struct
+import threading
+import time
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import kubernetes.client
+
+PLACE = re.compile(
+    r"^/(?:api/v1|apis/(?P<group>[^/]+/[^/]+))(?:/namespaces/(?P<namespace>[^/]+))?/(?P<plural>[a-z]+)"
+    r"(?:/(?P<name>[^/]+))?(?:/(?P<sub>status|log))?$"
+)
+
+
+@dataclass(frozen=True)
+class Odd:
+    """An answer that the test gives instead of the server's own."""
+
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    cut: bool = False
+    """The connection is reset without an answer."""
+    after_effect: bool = False
+    """The request takes effect before this answer."""
+    drip_seconds: float = 0.0
+    """One byte each time, for ever, as long as the client listens."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a client sent."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    body: Any
+    headers: dict[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+class ApiDouble:
+    """Use as a context manager."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, dict[str, Any]] = {}
+        """By path."""
+        self.requests: list[Request] = []
+        self.logs: dict[str, bytes] = {}
+        """By name of the pod."""
+        self.groups: set[str] = set()
+        """API groups that are installed beside those that every server has; `group` of a path."""
+        self.version = 100
+        self._odd: list[tuple[re.Pattern[str], Odd]] = []
+        self._lock = threading.RLock()
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+
+    def __enter__(self) -> ApiDouble:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.close_all()
+        self._server.server_close()
+        self._thread.join()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def client(self) -> kubernetes.client.ApiClient:
+        return kubernetes.client.ApiClient(kubernetes.client.Configuration(host=self.url))
+
+    def odd(self, pattern: str, *answers: Odd) -> None:
+        """The next requests whose `METHOD /path` matches get these answers, in this order."""
+        with self._lock:
+            self._odd += [(re.compile(pattern), answer) for answer in answers]
+
+    def sent(self, pattern: str = "") -> list[Request]:
+        """Requests so far whose `METHOD /path` matches."""
+        return [request for request in list(self.requests) if re.search(pattern, str(request))]
+
+    def add(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Somebody else creates an object."""
+        with self._lock:
+            return self._store(path, body)
+
+    def _store(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        self.version += 1
+        old = self.objects.get(path)
+        metadata = dict(body.get("metadata") or {})
+        metadata["uid"] = old["metadata"]["uid"] if old else metadata.get("uid") or f"uid-{self.version}"
+        metadata["resourceVersion"] = str(self.version)
+        metadata.setdefault("creationTimestamp", "2026-01-31T12:00:00Z")
+        metadata["managedFields"] = [{"manager": "somebody", "fieldsV1": {"f:spec": {}}}]
+        self.objects[path] = json.loads(json.dumps(body)) | {"metadata": metadata}
+        return self.objects[path]
+
+    # --- answering ---
+
+    def answer(self, request: Request) -> Odd:
+        """What the server does with a request."""
+        with self._lock:
+            self.requests.append(request)
+            for number, (pattern, odd) in enumerate(self._odd):
+                if pattern.search(str(request)):
+                    del self._odd[number]
+                    if odd.after_effect:
+                        self._act(request)
+                    return odd
+            return self._act(request)
+
+    def _act(self, request: Request) -> Odd:
+        if (group := re.fullmatch(r"/apis/([^/]+)", request.path)) is not None:
+            served = next((name for name in self.groups if name.startswith(f"{group[1]}/")), None)
+            if served is None:
+                return _status(404, "NotFound", "no such group")
+            return _json({"kind": "APIGroup", "preferredVersion": {"groupVersion": served}})
+        place = PLACE.match(request.path)
+        if place is None:
+            return _status(404, "NotFound", f"no such path {request.path}")
+        optional = ("jobset", "kueue")
+        if place["group"] and place["group"].startswith(optional) and place["group"] not in self.groups:
+            return _status(404, "NotFound", "the server could not find the requested resource")
+        name = place["name"]
+        if place["sub"] == "log":
+            text = self.logs.get(name)
+            return Odd(200, {}, text) if text is not None else _status(404, "NotFound", f"no log of {name}")
+        if name is None:
+            return self._collection(request, place["plural"], place["namespace"])
+        path = request.path.removesuffix("/status")
+        found = self.objects.get(path)
+        if request.method == "PATCH":
+            return _json(self._store(path, _merged(found or {}, request.body)))
+        if found is None:
+            return _status(404, "NotFound", f'{place["plural"]} "{name}" not found')
+        if request.method == "GET":
+            return _json(found)
+        if request.method == "PUT":
+            wanted = request.body["metadata"].get("resourceVersion")
+            if wanted and wanted != found["metadata"]["resourceVersion"]:
+                return _status(409, "Conflict", "the object has been modified")
+            new = found | {"status": request.body["status"]} if place["sub"] else request.body
+            return _json(self._store(path, new))
+        wanted = (request.body or {}).get("preconditions", {}).get("uid")
+        if wanted and wanted != found["metadata"]["uid"]:
+            return _status(409, "Conflict", "the UID in the precondition does not match")
+        del self.objects[path]
+        self.version += 1
+        return _status(200, "", "")
+
+    def _collection(self, request: Request, plural: str, namespace: str | None) -> Odd:
+        if request.method == "POST":
+            path = f"{request.path}/{request.body['metadata']['name']}"
+            if path in self.objects:
+                return _status(409, "AlreadyExists", f"{plural} already exists")
+            return _json(self._store(path, request.body), 201)
+        inside = re.compile(rf"/namespaces/{namespace or '[^/]+'}/{plural}/[^/]+$|/{plural}/[^/]+$")
+        items = [item for path, item in sorted(self.objects.items()) if inside.search(path)]
+        if namespace:
+            items = [item for item in items if item["metadata"].get("namespace") == namespace]
+        label, _, value = request.query.get("labelSelector", "").partition("=")
+        if label:
+            items = [
+                item for item in items
+                if (found := (item["metadata"].get("labels") or {}).get(label)) and (not value or found == value)
+            ]  # fmt: skip
+        start = int(request.query.get("continue", "0"))
+        end = start + int(request.query.get("limit", len(items) or 1))
+        metadata = {"resourceVersion": str(self.version)} | (
+            {"continue": str(end)} if end < len(items) else {}
+        )
+        page = [
+            {n: v for n, v in item.items() if n not in ("kind", "apiVersion")} for item in items[start:end]
+        ]
+        return _json({"metadata": metadata, "items": page})
+
+
+def _merged(below: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    return below | over | {"metadata": (below.get("metadata") or {}) | over["metadata"]}
+
+
+def _json(body: Any, status: int = 200) -> Odd:
+    return Odd(status, {"Content-Type": "application/json"}, json.dumps(body).encode())
+
+
+def _status(code: int, reason: str, message: str) -> Odd:
+    return _json({"kind": "Status", "code": code, "reason": reason, "message": message}, code)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.open: set[socket.socket] = set()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.open.add(request)
+        super().process_request(request, client_address)
+
+    def close_all(self) -> None:
+        for connection in list(self.open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.open.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass  # clients that go away in the middle are what is tested
+
+
+def _handler(double: ApiDouble) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def _any(self) -> None:
+            parts = urlsplit(self.path)
+            length = int(self.headers.get("Content-Length") or 0)
+            body = json.loads(self.rfile.read(length)) if length else None
+            answer = double.answer(
+                Request(self.command, parts.path, dict(parse_qsl(parts.query)), body, dict(self.headers))
+            )
+            if answer.cut:
+                # RST instead of FIN
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.close_connection = True
+                return
+            self.send_response(answer.status)
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            if answer.drip_seconds:
+                self.send_header("Content-Length", str(1 << 30))
+                self.end_headers()
+                while True:
+                    self.wfile.write(b" ")
+                    time.sleep(answer.drip_seconds)
+            self.send_header("Content-Length", str(len(answer.body)))
+            self.end_headers()
+            self.wfile.write(answer.body)
+
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _any  # noqa: N815
+
+    return Handler
