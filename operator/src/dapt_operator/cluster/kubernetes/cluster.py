@@ -224,8 +224,8 @@ class KubernetesCluster:
         try:
             changed = self._list_once(kind, namespace, query)
         except ApiError as error:
-            if error.status == 404 and kind == "JobSet":
-                return set()  # JobSet is not installed
+            if error.status in (403, 404) and kind == "JobSet":
+                return set()  # JobSet is not installed, or not for us: rights are asked before what there is
             if error.status != 410:
                 raise
             changed = self._list_once(kind, namespace, query)  # its moment was forgotten between two pages
