@@ -23,6 +23,7 @@ from dapt_operator.plan.decide import Plan, decide
 from dapt_operator.plan.observed import Observed, observe
 
 MAX_CONFLICTS = 5
+MAX_PASSED_OVER = 3
 DEFAULT_LAUNCHER = "IndexedJob"
 
 
@@ -48,18 +49,26 @@ def reconcile(
         launcher = _launcher(world, launchers)
         observed = _observed(world, launchers, local, instance)
         try:
-            plan = decide(observed, launcher)
-            try:
-                _carry_out(cluster, key, observed, plan)
-            except NameTaken as taken:
-                plan = decide(replace(observed, taken=str(taken)), launcher)
-                _carry_out(cluster, key, observed, plan)
+            return _act(cluster, key, observed, launcher)
         except Conflict:
             if attempt == MAX_CONFLICTS - 1:
                 raise
+    raise AssertionError("unreachable")
+
+
+def _act(cluster: Cluster, key: Key, observed: Observed, launcher: Launcher) -> Plan:
+    """Carry a plan out; when a name is taken, the one that knows it: another number of the try, or a person."""
+    while True:
+        plan = decide(observed, launcher)
+        try:
+            _carry_out(cluster, key, observed, plan)
+        except NameTaken as taken:
+            if taken.ours and observed.passed_over < MAX_PASSED_OVER:
+                observed = replace(observed, passed_over=observed.passed_over + 1)
+            else:
+                observed = replace(observed, taken=str(taken))
             continue
         return plan
-    raise AssertionError("unreachable")
 
 
 def _observed(world: World, launchers: Mapping[str, Launcher], local: bool, instance: str) -> Observed:

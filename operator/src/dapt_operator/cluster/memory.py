@@ -6,74 +6,42 @@ statuses carry resource versions; a crash can be planted before or after any ver
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
-from dapt_contract.base import Contract
-from dapt_contract.failure import Cause
-from dapt_contract.message import encode_message
-from dapt_contract.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_operator.api.run import Children, Manifest
+from dapt_operator.cluster import memory_objects as things
 from dapt_operator.cluster.memory_checks import (
     ImpossibleWorldError,
     check_deletion,
     check_history,
     check_new_job,
+    check_pod_deletion,
     key_of,
 )
-from dapt_operator.cluster.port import Conflict, Event, Key, ObjectReference, World
+from dapt_operator.cluster.memory_kubelet import MemoryKubelet
+from dapt_operator.cluster.memory_objects import GANGS, Stored, copy, time_text
+from dapt_operator.cluster.memory_objects import Ends as Ends
+from dapt_operator.cluster.memory_objects import Script as Script
+from dapt_operator.cluster.memory_objects import Stays as Stays
+from dapt_operator.cluster.port import Conflict, Event, Key, NameTaken, ObjectReference, World
 
 START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
-CREATED_ONCE = frozenset({"Job", "Secret", "ConfigMap", "PersistentVolumeClaim", "Service"})
+DEFAULT_PROFILE_ANNOTATION = "dapt.dev/default"
 
 
 class OperatorKilledError(Exception):
     """The operator was killed here."""
 
 
-@dataclass(frozen=True)
-class Ends:
-    """How the scripted kubelet ends a run."""
-
-    exit_code: int = 0
-    facts: Contract | None = None
-    message: str = ""
-    cause: Cause | None = None
-    oom_killed: bool = False
-    disrupted: bool = False
-    lose_message: bool = False
-
-
-@dataclass(frozen=True)
-class Stays:
-    """The run goes on, with this reading."""
-
-    progress: Progress | None = None
-    pending_reason: str = ""
-
-
-Script = Callable[[StageFile], Ends | Stays]
-"""What becomes of a run."""
-
-
-@dataclass
-class _Stored:
-    resource: dict[str, Any]
-    version: int = 1
-    objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    events: list[Event] = field(default_factory=list)
-    progress: dict[str, Progress] = field(default_factory=dict)
-
-
-class MemoryCluster:
+class MemoryCluster(MemoryKubelet):
     """The port of tests."""
 
     def __init__(self) -> None:
-        self.now = START
+        super().__init__(START)
         self.profiles: dict[str, dict[str, Any]] = {}
         self.verbs: list[str] = []
         self.crash_at: int | None = None
@@ -85,23 +53,25 @@ class MemoryCluster:
         self.created: list[str] = []
         """Keys of all runs ever created, in order."""
         self.writes = 0
-        self._stored: dict[Key, _Stored] = {}
+        self.graceful = False
+        """Whether the pods of a deleted Job have time to save, as on a cluster; else they are gone at once."""
+        self._stored: dict[Key, Stored] = {}
         self._uids = 0
 
     # --- what a person does ---
 
     def add_profile(self, manifest: Manifest) -> None:
         """Create or replace a profile."""
-        self.profiles[manifest["metadata"]["name"]] = _copy(manifest)
+        self.profiles[manifest["metadata"]["name"]] = copy(manifest)
 
     def add(self, manifest: Manifest) -> Key:
         """Create a DomainAdaptation; it gets a uid of its own."""
         metadata = manifest["metadata"]
         key = Key(metadata.get("namespace", "default"), metadata["name"])
         self._uids += 1
-        resource = _copy(manifest)
+        resource = copy(manifest)
         resource["metadata"] |= {"namespace": key.namespace, "uid": f"{self._uids:08d}-uid", "generation": 1}
-        self._stored[key] = _Stored(resource)
+        self._stored[key] = Stored(resource)
         return key
 
     def edit(self, key: Key, change: Callable[[dict[str, Any]], None]) -> None:
@@ -119,6 +89,23 @@ class MemoryCluster:
         """Delete the resource; its children go with it."""
         del self._stored[key]
 
+    def take_name(self, key: Key, kind: str, name: str, why: str) -> None:
+        """Somebody else has an object of that name, in the way of the adaptation's own."""
+        self._stored[key].taken[(kind, name)] = why
+
+    def free_name(self, key: Key, kind: str, name: str) -> None:
+        """It is moved away."""
+        del self._stored[key].taken[(kind, name)]
+
+    def tamper(self, key: Key, name: str) -> None:
+        """A tenant replaces the ConfigMap of a run by one with another stage.json."""
+        data = self._stored[key].objects[("ConfigMap", name)]["data"]
+        data["stage.json"] = data["stage.json"].replace('"seed":', '"seed": ', 1) + " "
+
+    def lose_object(self, key: Key, kind: str, name: str) -> None:
+        """Somebody deletes one object."""
+        del self._stored[key].objects[(kind, name)]
+
     # --- the five verbs ---
 
     def observe(self, key: Key) -> World:
@@ -126,23 +113,29 @@ class MemoryCluster:
         stored = self._stored.get(key)
         if stored is None:
             return World(self.now, None, None, Children())
-        resource = _copy(stored.resource)
+        resource = copy(stored.resource)
         resource["metadata"]["resourceVersion"] = str(stored.version)
         name = resource["spec"].get("profile")
-        profile = self.profiles.get(name) if name else next(iter(self.profiles.values()), None)
-        jobs = [_copy(item) for (kind, _), item in stored.objects.items() if kind == "Job"]
-        pods = [_copy(item) for (kind, _), item in stored.objects.items() if kind == "Pod"]
-        return World(self.now, resource, profile, Children(tuple(jobs), tuple(pods), dict(stored.progress)))
+        marked = tuple(
+            sorted(
+                found
+                for found, profile in self.profiles.items()
+                if (profile["metadata"].get("annotations") or {}).get(DEFAULT_PROFILE_ANNOTATION) == "true"
+            )
+        )
+        wanted = name or (marked[0] if len(marked) == 1 else None)
+        profile = self.profiles.get(wanted) if wanted else None
+        return World(self.now, resource, profile, self._children(stored), () if name else marked)
 
     def apply(self, key: Key, manifest: Manifest) -> None:
         """Make an object exist."""
-        self._verb(
-            "apply", f"{manifest['kind']}/{manifest['metadata']['name']}", lambda: self._apply(key, manifest)
-        )
+        what = f"{manifest['kind']}/{manifest['metadata']['name']}"
+        self._verb("apply", what, lambda: self._apply(key, manifest))
 
     def delete(self, key: Key, reference: ObjectReference) -> None:
         """Remove an object and the pods of a Job."""
-        self._verb("delete", f"{reference.kind}/{reference.name}", lambda: self._delete(key, reference))
+        what = f"{reference.kind}/{reference.name}"
+        self._verb("delete", what, lambda: self._delete(key, reference))
 
     def write_status(self, key: Key, status: Mapping[str, Any], resource_version: str) -> None:
         """Replace the status, or raise Conflict."""
@@ -152,40 +145,35 @@ class MemoryCluster:
         """Remember an Event."""
         self._verb("record", event.reason, lambda: self._stored[key].events.append(event))
 
-    # --- the kubelet and the clock ---
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass."""
-        self.now += timedelta(seconds=seconds)
+    # --- what a test sees and does ---
 
     def run_pods(self, key: Key, script: Script, seconds: float = 30.0) -> int:
-        """Give every live run what the script says; returns how many have ended."""
-        ended = 0
-        for job in self.live_jobs(key):
-            stage = self._stage_file(key, job)
-            outcome = script(stage)
-            if isinstance(outcome, Stays):
-                self._stay(key, job, outcome)
-                continue
-            self._end(key, job, stage, outcome, seconds)
-            ended += 1
-        return ended
+        """Give every live run what the script says; returns how many have ended or gone."""
+        return self.run_gangs(self._stored[key], script, seconds)
+
+    def break_pod(self, key: Key, index: int, outcome: Ends) -> None:
+        """One pod of the run that lives ends by itself; its peers go on."""
+        (gang,) = self.live_jobs(key)
+        self.fail_pod(self._stored[key], gang, index, outcome)
+
+    def say(self, key: Key, pod: str, *lines: str) -> None:
+        """The last lines of a pod's log."""
+        self._stored[key].logs[pod] = lines
 
     def live_jobs(self, key: Key) -> list[dict[str, Any]]:
-        """Jobs without an end."""
-        objects = self._stored[key].objects.items()
-        return [item for (kind, _), item in objects if kind == "Job" and not item["status"].get("conditions")]
+        """Jobs and JobSets without an end."""
+        return [gang for gang in self._stored[key].gangs() if not things.is_over(gang)]
 
     def lose_jobs(self, key: Key, *, but: str = "") -> None:
         """Somebody deletes every Job, except one."""
         objects = self._stored[key].objects
         for kind, name in list(objects):
-            if kind in ("Job", "Pod") and not (but and name.startswith(but)):
+            if kind in (*GANGS, "Pod") and not (but and name.startswith(but)):
                 del objects[(kind, name)]
 
     def status(self, key: Key) -> dict[str, Any]:
         """As stored."""
-        return _copy(self._stored[key].resource.get("status") or {})
+        return copy(self._stored[key].resource.get("status") or {})
 
     def events(self, key: Key) -> list[Event]:
         """All Events so far."""
@@ -193,13 +181,33 @@ class MemoryCluster:
 
     def objects(self, key: Key, kind: str) -> list[dict[str, Any]]:
         """All objects of a kind."""
-        return [_copy(item) for (found, _), item in self._stored[key].objects.items() if found == kind]
+        return [copy(item) for (found, _), item in self._stored[key].objects.items() if found == kind]
 
     def stage_files(self, key: Key) -> list[StageFile]:
-        """stage.json of every run whose Job is there, oldest first."""
-        return [self._stage_file(key, job) for job in self.objects(key, "Job")]
+        """stage.json of every run whose Job and ConfigMap are there, oldest first."""
+        stored = self._stored[key]
+        here = [gang for gang in stored.gangs() if ("ConfigMap", gang["metadata"]["name"]) in stored.objects]
+        return [self.stage_file(stored, gang) for gang in here]
 
     # --- inside ---
+
+    def _children(self, stored: Stored) -> Children:
+        gangs = [copy(gang) for gang in stored.gangs()]
+        pods = [copy(item) for (kind, _), item in stored.objects.items() if kind == "Pod"]
+        workloads, digests = {}, {}
+        for gang in gangs:
+            name = gang["metadata"]["name"]
+            said = self.queues.get(gang["metadata"]["labels"].get(things.QUEUE_LABEL, ""))
+            if gang["spec"].get("suspend") and said is not None:
+                workloads[name] = things.workload_of(gang, said)
+            if not things.is_over(gang) and stored.pods_of(name):
+                file = stored.objects.get(("ConfigMap", name))
+                text = file["data"]["stage.json"] if file else None
+                digests[name] = hashlib.sha256(text.encode()).hexdigest() if text is not None else None
+        return Children(
+            jobs=tuple(gangs), pods=tuple(pods), progress=dict(stored.progress), workloads=workloads,
+            logs=dict(stored.logs), stage_digests=digests,
+        )  # fmt: skip
 
     def _verb(self, verb: str, what: str, effect: Callable[[], object]) -> None:
         number = len(self.verbs)
@@ -215,27 +223,35 @@ class MemoryCluster:
     def _apply(self, key: Key, manifest: Manifest) -> None:
         stored = self._stored[key]
         place = (manifest["kind"], manifest["metadata"]["name"])
+        if place in stored.taken:
+            raise NameTaken(*place, stored.taken[place])
         if place in stored.objects:
+            old = stored.objects[place]
+            if place[0] == "ConfigMap" and old["data"]["stage.json"] != manifest["data"]["stage.json"]:
+                raise NameTaken(*place, "its stage.json holds something else", ours=True)
             return
-        made = _copy(manifest)
-        if place[0] == "Job":
+        made = copy(manifest)
+        if place[0] in GANGS:
             check_new_job(stored.resource, list(stored.objects.values()), made, self.created)
             self.created.append(key_of(made))
             made["status"] = {}
-            made["metadata"]["creationTimestamp"] = _time(self.now)
+            made["metadata"]["creationTimestamp"] = time_text(self.now)
         stored.objects[place] = made
 
     def _delete(self, key: Key, reference: ObjectReference) -> None:
         stored = self._stored[key]
-        job = stored.objects.get((reference.kind, reference.name))
-        if job is None:
+        found = stored.objects.get((reference.kind, reference.name))
+        if found is None:
             return
-        if reference.kind == "Job":
-            check_deletion(stored.resource, job)
+        if reference.kind in GANGS:
+            check_deletion(stored.resource, found, stored.pods_of(reference.name))
+            self.delete_gang(stored, found, gracefully=self.graceful)
+            return
+        if reference.kind == "Pod":
+            check_pod_deletion(
+                found, stored.pods_of(reference.name.rpartition("-")[0]), reference.grace_seconds
+            )
         del stored.objects[(reference.kind, reference.name)]
-        for kind, name in list(stored.objects):
-            if kind == "Pod" and name.startswith(f"{reference.name}-"):
-                del stored.objects[(kind, name)]
 
     def _write(self, key: Key, status: Mapping[str, Any], resource_version: str) -> None:
         stored = self._stored[key]
@@ -244,94 +260,10 @@ class MemoryCluster:
             stored.version += 1
         if resource_version != str(stored.version):
             raise Conflict(f"resource version {resource_version} is not {stored.version}")
-        before, after = stored.resource.get("status"), _copy(status)
+        before, after = stored.resource.get("status"), copy(status)
         if before == after:
             raise ImpossibleWorldError("an unchanged status was written")
         check_history(before or {}, after)
         stored.resource["status"] = after
         stored.version += 1
         self.writes += 1
-
-    def _stage_file(self, key: Key, job: Manifest) -> StageFile:
-        text = self._stored[key].objects[("ConfigMap", job["metadata"]["name"])]["data"]["stage.json"]
-        return StageFile.model_validate_json(text)
-
-    def _pod(self, job: Mapping[str, Any], status: dict[str, Any]) -> dict[str, Any]:
-        metadata = job["metadata"]
-        return {
-            "kind": "Pod",
-            "metadata": {
-                "name": f"{metadata['name']}-0",
-                "namespace": metadata["namespace"],
-                "labels": dict(metadata["labels"]),
-                "annotations": {"batch.kubernetes.io/job-completion-index": "0"},
-            },
-            "status": status,
-        }
-
-    def _stay(self, key: Key, job: dict[str, Any], outcome: Stays) -> None:
-        stored, name = self._stored[key], job["metadata"]["name"]
-        if outcome.pending_reason:
-            reason, _, message = outcome.pending_reason.partition(": ")
-            condition = {"type": "PodScheduled", "status": "False", "reason": reason, "message": message}
-            stored.objects[("Pod", f"{name}-0")] = self._pod(
-                job, {"phase": "Pending", "conditions": [condition]}
-            )
-            return
-        old = stored.objects.get(("Pod", f"{name}-0"), {}).get("status", {})
-        if old.get("phase") != "Running":
-            running = {"name": "trainer", "state": {"running": {"startedAt": _time(self.now)}}}
-            stored.objects[("Pod", f"{name}-0")] = self._pod(
-                job, {"phase": "Running", "containerStatuses": [running]}
-            )
-        if outcome.progress is not None:
-            stored.progress[name] = outcome.progress
-
-    def _end(self, key: Key, job: dict[str, Any], stage: StageFile, outcome: Ends, seconds: float) -> None:
-        stored, name = self._stored[key], job["metadata"]["name"]
-        old = stored.objects.get(("Pod", f"{name}-0"), {}).get("status", {})
-        running = (old.get("containerStatuses") or [{}])[0].get("state", {}).get("running", {})
-        started = running.get("startedAt") or _time(self.now)
-        self.advance(seconds)
-        text = encode_message(
-            stage.run.key, stage.kind, exit_code=outcome.exit_code, cause=outcome.cause,
-            message=outcome.message, facts=outcome.facts,
-        )  # fmt: skip
-        done = outcome.exit_code == 0 and not outcome.disrupted
-        ended = {
-            "exitCode": outcome.exit_code,
-            "reason": "OOMKilled" if outcome.oom_killed else "Completed" if done else "Error",
-            "message": "" if outcome.lose_message else text,
-            "startedAt": started,
-            "finishedAt": _time(self.now),
-        }
-        status: dict[str, Any] = {
-            "phase": "Succeeded" if done else "Failed",
-            "containerStatuses": [{"name": "trainer", "state": {"terminated": ended}}],
-        }
-        if outcome.disrupted:
-            status["conditions"] = [
-                {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
-            ]
-        for index in range(int(job["spec"]["completions"])):
-            pod = self._pod(job, status)
-            pod["metadata"]["name"] = f"{name}-{index}"
-            pod["metadata"]["annotations"] = {"batch.kubernetes.io/job-completion-index": str(index)}
-            stored.objects[("Pod", f"{name}-{index}")] = pod
-        condition = {
-            "type": "Complete" if done else "Failed",
-            "status": "True",
-            "reason": "" if done else "BackoffLimitExceeded",
-            "lastTransitionTime": _time(self.now),
-        }
-        job["status"] = {"conditions": [condition], "startTime": started}
-
-
-def _time(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _copy(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy that shares nothing, as an API server gives."""
-    copied: dict[str, Any] = json.loads(json.dumps(value, default=dict))
-    return copied

@@ -7,7 +7,11 @@ from typing import Any
 
 from dapt_contract.run import RunIdentity
 from dapt_operator.api.run import Manifest
+from dapt_operator.cluster.memory_objects import GANGS, is_alive, is_over
 from dapt_operator.launchers.labels import identity_of
+
+SUCCESS = ("Complete", "Completed")
+"""Condition of a Job, and of a JobSet, that has succeeded."""
 
 
 class ImpossibleWorldError(AssertionError):
@@ -55,28 +59,63 @@ def check_new_job(
     if resource["spec"].get("suspend"):
         raise ImpossibleWorldError("a run was created while suspended")
     for other in objects:
-        if other["kind"] != "Job":
+        if other["kind"] not in GANGS:
             continue
         known = identity(other)
         if known.uid == new.uid and known.fence >= new.fence:
             raise ImpossibleWorldError(f"fence {new.fence} is not above {known.fence}")
-        if not other["status"].get("conditions"):
+        if _may_run(other, objects):
             raise ImpossibleWorldError(f"{new.lineage} was created beside {other['metadata']['name']}")
 
 
-def check_deletion(resource: Mapping[str, Any], job: Mapping[str, Any]) -> None:
-    """Nothing is deleted before the stored status knows it and, when it succeeded, its result.
+def _may_run(gang: Mapping[str, Any], objects: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether processes of a gang are there, or may come."""
+    if is_over(gang):
+        return False
+    name = gang["metadata"]["name"]
+    pods = [
+        item
+        for item in objects
+        if item["kind"] == "Pod" and item["metadata"]["name"].rpartition("-")[0] == name
+    ]
+    return any(is_alive(pod) for pod in pods) or not pods
+
+
+def check_deletion(
+    resource: Mapping[str, Any], job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Nothing is deleted twice, nor before the stored status knows it and, when it has ended, how.
 
     Raises:
         ImpossibleWorldError: it is.
     """
     gone, name = identity(job), job["metadata"]["name"]
+    if job["metadata"].get("deletionTimestamp"):
+        raise ImpossibleWorldError(f"{name} was deleted twice")
     known = (resource.get("status") or {}).get("ledger", {}).get("runs", [])
     if not any(run["fence"] >= gone.fence for run in known):
         raise ImpossibleWorldError(f"{name} was deleted before the status knew it")
-    succeeded = any(item["type"] == "Complete" for item in job["status"].get("conditions", []))
+    succeeded = any(item["type"] in SUCCESS for item in job["status"].get("conditions", []))
     if succeeded and not any(run["fence"] == gone.fence and run["state"] == "Succeeded" for run in known):
         raise ImpossibleWorldError(f"{name} was deleted before its result was written")
+    failed = any(pod["status"].get("phase") == "Failed" for pod in pods)
+    if failed and any(run["fence"] == gone.fence and run["state"] == "Open" for run in known):
+        raise ImpossibleWorldError(f"{name} was deleted before the cause of its failure was written")
+
+
+def check_pod_deletion(
+    pod: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], grace_seconds: int | None
+) -> None:
+    """Only a pod whose peer has failed is deleted by itself, and at once.
+
+    Raises:
+        ImpossibleWorldError: another one is.
+    """
+    name = pod["metadata"]["name"]
+    if not is_alive(pod) or not any(peer["status"].get("phase") == "Failed" for peer in pods):
+        raise ImpossibleWorldError(f"pod {name} was deleted although no peer of it has failed")
+    if grace_seconds != 0:
+        raise ImpossibleWorldError(f"pod {name} was deleted with a grace period: it would wait in vain")
 
 
 def check_history(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:

@@ -60,12 +60,21 @@ class Conflict(Exception):
 class NameTaken(Exception):
     """An object of ours cannot be created: the name belongs to something else. A person must move it away."""
 
-    def __init__(self, kind: str, name: str, why: str) -> None:
-        """`why`: whose it is, for example `it belongs to nobody` or `it was changed after it was written`."""
-        super().__init__(f"{kind} {name} exists already and is not this adaptation's: {why}")
+    def __init__(self, kind: str, name: str, why: str, *, ours: bool = False) -> None:
+        """
+        Args:
+            kind: of the object.
+            name: its name.
+            why: whose it is, for example `it belongs to nobody`.
+            ours: it is this adaptation's, with another content: left from a run that was never started, or changed
+                since. The next name is free then.
+        """
+        whose = "holds something else than it should" if ours else "is not this adaptation's"
+        super().__init__(f"{kind} {name} exists already and {whose}: {why}")
         self.kind = kind
         self.name = name
         self.why = why
+        self.ours = ours
 
 
 class Cluster(Protocol):

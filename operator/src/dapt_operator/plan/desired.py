@@ -43,7 +43,7 @@ def next_run(
         stage=stage.stage,
         attempt=stage.attempt,
         candidate=stage.candidate,
-        try_number=record.try_number + 1 if record else 1,
+        try_number=(record.try_number if record else 0) + 1 + observed.passed_over,
         fence=ledger.fence + 1,
     )
     run = StageRun(
@@ -92,7 +92,8 @@ def removals(observed: Observed, wanted: Lineage | None) -> tuple[Removal, ...]:
     """What has to go: live runs other than the newest try of the wanted lineage, and the peers of a failed pod.
 
     Only what the stored status knows: what it does not know is written there first, so that a run is never forgotten
-    and made twice. A run that is being deleted is not deleted again; it is there until its pods are gone.
+    and made twice. A run that is being deleted is not deleted again; it is there until its pods are gone. Nor is one
+    whose pods are failing: its failed pods would go with it before all has been told.
     """
     stored = observed.status.ledger or Ledger()
     newest = {lineage_of(record): record.try_number for record in stored.runs}
@@ -100,7 +101,7 @@ def removals(observed: Observed, wanted: Lineage | None) -> tuple[Removal, ...]:
     for run in observed.live:
         if run.identity.try_number > newest.get(lineage_of(run.identity), 0):
             continue
-        if _is_unwanted(run, wanted, newest) and not run.deleting:
+        if _is_unwanted(run, wanted, newest) and not run.deleting and not run.ailing:
             found.append(Removal(run.object_kind, run.object_name))
         found += [Removal("Pod", name, grace_seconds=0) for name in run.peers_to_end]
     return tuple(found)

@@ -46,6 +46,9 @@ class Observed:
     """Which operator installation looks; empty for the local run."""
     taken: str = ""
     """Which name was found taken in this very visit, when the objects of a run were made."""
+    passed_over: int = 0
+    """So many numbers of a try were found burnt in this very visit: a ConfigMap of ours has the name and holds
+    something else, left from a try that never became a run."""
 
     @property
     def is_foreign(self) -> bool:
