@@ -1,0 +1,236 @@
+"""What a run that has not started waits for, in the words of kubelet, scheduler and Kueue as they write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from dapt_operator.api.run import Hindrance, Quota, RunPhase
+from dapt_operator.launchers.quota import QUEUE_LABEL, quota_of
+from gang_objects import RUN, job, job_set, pod, state_of
+from launch_builders import stage_run
+
+
+def waiting(reason: str, message: str) -> dict[str, Any]:
+    found = pod(0, "Pending")
+    found["status"] = {
+        "phase": "Pending",
+        "conditions": [{"type": "PodScheduled", "status": "True"}],
+        "containerStatuses": [
+            {
+                "name": "trainer",
+                "image": "registry.example/dapt-trainer:1.4.0",
+                "state": {"waiting": {"reason": reason, "message": message}},
+            }
+        ],
+    }
+    return found
+
+
+def unschedulable(message: str) -> dict[str, Any]:
+    found = pod(0, "Pending")
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+    found["status"] = {"phase": "Pending", "conditions": [condition]}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("found", "hindrance"),
+    [
+        (
+            waiting("CreateContainerConfigError", 'secret "dapt-s3" not found'),
+            Hindrance(
+                "SecretNotFound",
+                "there is no Secret dapt-s3 in this namespace: create it; the pod waits for it",
+            ),
+        ),
+        (
+            waiting("CreateContainerConfigError", "couldn't find key HF_TOKEN in Secret health/dapt-hub"),
+            Hindrance("SecretNotFound", "Secret dapt-hub has no key HF_TOKEN: add it; the pod waits for it"),
+        ),
+        (
+            unschedulable(
+                'persistentvolumeclaim "texts" not found. not found, preemption: 0/3 nodes are available: 3'
+                " Preemption is not helpful for scheduling."
+            ),
+            Hindrance(
+                "ClaimNotFound",
+                "there is no PersistentVolumeClaim texts in this namespace: create it, or name another",
+            ),
+        ),
+        (
+            waiting(
+                "ImagePullBackOff", 'Back-off pulling image "registry.example/dapt-trainer:1.4.0": not found'
+            ),
+            Hindrance(
+                "ImageNotPulled",
+                "image registry.example/dapt-trainer:1.4.0 cannot be pulled (ImagePullBackOff: Back-off pulling image"
+                ' "registry.example/dapt-trainer:1.4.0": not found): correct the profile\'s trainerImage, or give its'
+                " service account access to the registry",
+            ),
+        ),
+    ],
+)
+def test_what_a_person_must_do_is_told(found: dict[str, Any], hindrance: Hindrance) -> None:
+    state = state_of(found)
+    assert (state.phase, state.hindrance) == (RunPhase.PENDING, hindrance)
+
+
+@pytest.mark.parametrize(
+    "reason", ["ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"]
+)
+def test_every_reason_of_an_image_is_known(reason: str) -> None:
+    hindrance = state_of(waiting(reason, "x")).hindrance
+    assert hindrance is not None
+    assert hindrance.reason == "ImageNotPulled"
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        unschedulable("0/3 nodes are available: 3 Insufficient nvidia.com/gpu."),
+        waiting("ContainerCreating", ""),
+        waiting("CreateContainerError", "context deadline exceeded"),
+        waiting("CreateContainerConfigError", "failed to sync configmap cache"),
+    ],
+)
+def test_what_may_pass_by_itself_calls_nobody(found: dict[str, Any]) -> None:
+    assert state_of(found).hindrance is None
+
+
+RECORDED = YAML(typ="safe").load(Path(__file__).with_name("kueue_sentences.yaml").read_text())
+QUEUED = {QUEUE_LABEL: "team"}
+
+
+def workload(message: str, status: str = "False", **spec: Any) -> dict[str, Any]:
+    reason = "Pending" if status == "False" else "QuotaReserved"
+    condition = {"type": "QuotaReserved", "status": status, "reason": reason, "message": message}
+    return {"metadata": {"name": "job-x"}, "spec": spec, "status": {"conditions": [condition]}}
+
+
+# The sentences of pkg/scheduler and pkg/controller/core of sigs.k8s.io/kueue v0.14.8.
+ASSIGN = "couldn't assign flavors to pod set n: "
+UNUSED = "insufficient unused quota for {} in flavor {}, {} more needed"
+MAXIMUM = (
+    "insufficient quota for {} in flavor {}, previously considered podsets requests (0) + current podset request (16)"
+    " > maximum capacity (8)"
+)
+
+
+@pytest.mark.parametrize(
+    ("quota", "message"),
+    [
+        (Quota.WAITING, ASSIGN + UNUSED.format("cpu", "default", "2")),
+        (
+            Quota.WAITING,
+            ASSIGN + UNUSED.format("cpu", "default", "2") + ". Pending the preemption of 1 workload(s)",
+        ),
+        (Quota.NEVER, ASSIGN + MAXIMUM.format("nvidia.com/gpu", "h100")),
+        (
+            Quota.NEVER,
+            ASSIGN + MAXIMUM.format("cpu", "default") + ", " + UNUSED.format("memory", "default", "1Gi"),
+        ),
+        (
+            Quota.WAITING,
+            ASSIGN + MAXIMUM.format("cpu", "small") + ", " + UNUSED.format("cpu", "large", "2"),
+        ),
+        (
+            Quota.NEVER,
+            ASSIGN + MAXIMUM.format("cpu", "small") + ", " + MAXIMUM.format("cpu", "large"),
+        ),
+        (Quota.NEVER, ASSIGN + "resource nvidia.com/gpu unavailable in ClusterQueue"),
+        (Quota.NEVER, ASSIGN + "untolerated taint {gpu true NoSchedule <nil>} in flavor h100"),
+        (
+            Quota.WAITING,
+            ASSIGN
+            + UNUSED.format("cpu", "default", "2")
+            + ", untolerated taint {gpu true NoSchedule <nil>} in flavor h100",
+        ),
+        (Quota.NEVER, ASSIGN + "flavor h100 doesn't match node affinity"),
+        (Quota.NEVER, "LocalQueue team doesn't exist"),
+        (Quota.NEVER, "ClusterQueue research doesn't exist"),
+        (Quota.NEVER, "ClusterQueue research not found"),
+        (Quota.NEVER, "Workload namespace doesn't match ClusterQueue selector"),
+        (
+            Quota.NEVER,
+            "resources validation failed: podSets[0].template.spec.containers[0]: Invalid value:"
+            " requests must not exceed its limits",
+        ),
+        (Quota.WAITING, "LocalQueue team is inactive"),
+        (Quota.WAITING, "ClusterQueue research is inactive"),
+        (Quota.WAITING, "LocalQueue team is stopped"),
+        (Quota.WAITING, "Workload no longer fits after processing another workload"),
+        (Quota.WAITING, "The workload has failed admission checks"),
+        (Quota.WAITING, "words that nobody knows yet"),
+        (Quota.WAITING, ""),
+    ],
+)
+def test_waiting_and_never_are_told_apart_by_the_queues_words(quota: Quota, message: str) -> None:
+    assert quota_of(QUEUED, suspended=True, workload=workload(message)) == (quota, message)
+
+
+@pytest.mark.parametrize("recorded", RECORDED, ids=[item["name"] for item in RECORDED])
+def test_what_a_real_kueue_was_heard_to_say_is_understood(recorded: dict[str, Any]) -> None:
+    """`kueue_sentences.yaml` is a recording; the sentences above add what its source says besides."""
+    found = workload(recorded["message"], recorded["status"], active=recorded["active"])
+    quota, _ = quota_of(QUEUED, suspended=True, workload=found)
+    assert quota is {"wait": Quota.WAITING, "never": Quota.NEVER}[recorded["verdict"]]
+
+
+def test_reserved_quota_may_still_wait_for_checks() -> None:
+    found = workload("Quota reserved in ClusterQueue research", "True")
+    assert quota_of(QUEUED, suspended=True, workload=found) == (
+        Quota.WAITING,
+        "quota is reserved, the queue's admission checks are not done yet",
+    )
+
+
+def test_a_workload_that_a_person_switched_off_waits_for_a_person() -> None:
+    assert quota_of(QUEUED, suspended=True, workload=workload("x", active=False)) == (
+        Quota.NEVER,
+        "Workload job-x was deactivated: set its spec.active to true again",
+    )
+
+
+def test_a_queue_that_nobody_serves_says_so() -> None:
+    assert quota_of(QUEUED, suspended=True, workload=None) == (
+        Quota.WAITING,
+        "the queue has not taken it up yet; this takes Kueue in the cluster",
+    )
+
+
+def test_a_very_long_sentence_takes_no_time_and_is_cut() -> None:
+    quota, message = quota_of(
+        QUEUED, suspended=True, workload=workload("insufficient quota for a in flavor b," * 9999)
+    )
+    assert (quota, len(message)) == (Quota.WAITING, 1000)
+
+
+@pytest.mark.parametrize("make", [job, job_set], ids=["Job", "JobSet"])
+def test_a_queued_gang_is_made_suspended_with_its_queues_label_and_waits(make: Any) -> None:
+    run = stage_run(nodes=2, queue="team")
+    found = make(run)
+    assert found["spec"]["suspend"] is True
+    assert found["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
+    state = state_of(of=found, workloads={run.name: workload(ASSIGN + UNUSED.format("cpu", "default", "2"))})
+    assert (state.phase, state.quota) == (RunPhase.PENDING, Quota.WAITING)
+    assert state.quota_message == state.message == ASSIGN + UNUSED.format("cpu", "default", "2")
+
+
+@pytest.mark.parametrize("make", [job, job_set], ids=["Job", "JobSet"])
+def test_an_admitted_gang_has_its_quota(make: Any) -> None:
+    run = stage_run(nodes=2, queue="team")
+    assert state_of(of=make(run, suspend=False)).quota is Quota.GRANTED
+    running = state_of(pod(0, "Running", run), of=make(run, suspend=False))
+    assert (running.phase, running.quota) == (RunPhase.RUNNING, Quota.GRANTED)
+
+
+@pytest.mark.parametrize("make", [job, job_set], ids=["Job", "JobSet"])
+def test_without_a_queue_nothing_is_suspended(make: Any) -> None:
+    found = make(RUN)
+    assert "suspend" not in found["spec"]
+    assert "kueue.x-k8s.io/queue-name" not in found["metadata"]["labels"]
+    assert state_of(of=found).quota is None
