@@ -1,112 +1,21 @@
-"""What is rendered, compared with manifests in `tests/golden`; `DAPT_UPDATE_GOLDEN=1 pytest tests/launchers` writes
-them anew."""
+"""What an Indexed Job's objects hold, and what of a pod is the same for every launcher."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
 
 from dapt_contract.stage_file import StageFile
-from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.run import RunResources, StageRun, plain
 from dapt_operator.launchers import LAUNCHERS, indexed_job
 from dapt_operator.launchers.labels import identity_of
 from dapt_operator.launchers.quantity import parse_quantity
 from launch_builders import owner, profile, stage_run
+from launch_cases import CASES
 
-GOLDEN = Path(__file__).parent.parent / "golden"
 LONG_NAME = "a-name-that-is-much-longer-than-what-fits-into-the-names"
-
-
-def platform() -> AdaptationProfileSpec:
-    """A profile with everything that a platform team may write."""
-    return profile(
-        accelerator={"kind": "gpu", "perNode": 8, "memoryGiB": 80, "resource": "vendor.example/gpu"},
-        storage={"existingClaim": "shared-models"},
-        ports={"coordinator": 31000, "progress": 31001},
-        startupTimeoutSeconds=600,
-        terminationGracePeriodSeconds=300,
-        podTemplate={
-            "metadata": {"annotations": {"team": "ml"}, "labels": {"dapt.dev/stage": "forged", "zone": "a"}},
-            "spec": {
-                "nodeSelector": {"gpu": "h100"},
-                "tolerations": [{"key": "gpu", "operator": "Exists"}],
-                "serviceAccountName": "training",
-                "volumes": [{"name": "cache", "persistentVolumeClaim": {"claimName": "cache"}}],
-                "securityContext": {"fsGroup": 2000},
-                "containers": [
-                    {
-                        "name": "trainer",
-                        "image": "forged",
-                        "command": ["forged"],
-                        "env": [
-                            {"name": "NCCL_SOCKET_IFNAME", "value": "ib0"},
-                            {"name": "PET_NNODES", "value": "forged"},
-                            {"name": "OMP_NUM_THREADS", "value": "3"},
-                        ],
-                        "volumeMounts": [{"name": "cache", "mountPath": "/cache"}],
-                        "resources": {"limits": {"rdma/hca": "1"}},
-                        "securityContext": {"capabilities": {"add": ["IPC_LOCK"]}},
-                        "livenessProbe": {"exec": {"command": ["true"]}},
-                    }
-                ],
-            },
-        },
-    )
-
-
-CASES: dict[str, tuple[StageRun, AdaptationProfileSpec]] = {
-    "one-cpu-pod": (stage_run("done"), profile()),
-    "one-cpu-pod-with-secrets-and-deadline": (
-        stage_run("done", deadline_seconds=3600, secret_names=("dapt-s3", "dapt-hub")),
-        profile(),
-    ),
-    "two-nodes-of-eight-gpus": (
-        StageRun(
-            identity=stage_run().identity.model_copy(
-                update={"candidate": "a1-s4-i0.8", "try_number": 3, "fence": 9}
-            ),
-            kind="publish",
-            config=stage_run().config,
-            resources=RunResources(
-                nodes=2, processes_per_node=8, accelerators_per_node=8, cpu="32", memory="512Gi"
-            ),
-            signs_checkpoints=True,
-        ),
-        platform(),
-    ),
-}
-
-
-def _as_yaml(objects: Any) -> str:
-    yaml = YAML()
-    yaml.width = 110
-    stream = io.StringIO()
-    yaml.dump_all([plain(item) for item in objects], stream)
-    return stream.getvalue()
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_rendered_manifests_are_the_golden_ones(case: str) -> None:
-    run, spec = CASES[case]
-    objects = indexed_job.shared(spec, owner(), run.resources.nodes) + indexed_job.render(run, spec, owner())
-    rendered = _as_yaml(objects)
-    path = GOLDEN / f"{case}.yaml"
-    if os.environ.get("DAPT_UPDATE_GOLDEN"):
-        path.write_text(rendered)
-    assert rendered == path.read_text(), (
-        f"{path.name} is stale: run DAPT_UPDATE_GOLDEN=1 pytest tests/launchers"
-    )
-
-
-def test_every_golden_manifest_belongs_to_a_case() -> None:
-    assert {path.stem for path in GOLDEN.glob("*.yaml")} == set(CASES)
 
 
 def _job(case: str) -> dict[str, Any]:
@@ -117,11 +26,6 @@ def _job(case: str) -> dict[str, Any]:
 def _trainer(job: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = job["spec"]["template"]["spec"]["containers"][0]
     return found
-
-
-def test_rendering_twice_gives_equal_objects() -> None:
-    run, spec = CASES["two-nodes-of-eight-gpus"]
-    assert indexed_job.render(run, spec, owner()) == indexed_job.render(run, spec, owner())
 
 
 def test_the_stage_file_can_be_read_back_and_has_the_digest_of_the_arguments() -> None:
