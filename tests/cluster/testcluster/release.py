@@ -1,0 +1,99 @@
+"""A release of the chart, whose operator runs as a process of this machine: with the arguments of its Deployment and
+the rights of its service account, and nothing more."""
+
+from __future__ import annotations
+
+import json
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import urllib3
+
+from testcluster.control_plane import ROOT, ControlPlane
+from testcluster.helm import helm
+from testcluster.processes import Process, free_port
+
+CHART = ROOT / "charts" / "dapt"
+START_SECONDS = 60.0
+
+
+class Release:
+    """Installed by `install`; its operator is what `run_operator` starts. A context manager that ends both."""
+
+    def __init__(self, plane: ControlPlane, name: str = "dapt", namespace: str = "dapt-system") -> None:
+        self.plane = plane
+        self.name = name
+        self.namespace = namespace
+        self.operator: Process | None = None
+        """While it runs."""
+        self.port = 0
+        """Of its pages."""
+
+    def __enter__(self) -> Release:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop_operator()
+        if helm("list", "--short", "--namespace", self.namespace, kubeconfig=self.plane.kubeconfig).strip():
+            self.uninstall()
+
+    @property
+    def user(self) -> str:
+        """As the API server knows it."""
+        account = self._deployment["spec"]["template"]["spec"]["serviceAccountName"]
+        return f"system:serviceaccount:{self.namespace}:{account}"
+
+    def install(self, values: Mapping[str, Any]) -> str:
+        """`helm upgrade --install` with these values; returns what helm said."""
+        path = self.plane.folder / f"{self.name}-values.json"
+        path.write_text(json.dumps(values))
+        return helm(
+            "upgrade", "--install", self.name, CHART, "--namespace", self.namespace, "--create-namespace",
+            "--values", path, kubeconfig=self.plane.kubeconfig,
+        )  # fmt: skip
+
+    def uninstall(self) -> None:
+        """`helm uninstall`."""
+        helm("uninstall", self.name, "--namespace", self.namespace, kubeconfig=self.plane.kubeconfig)
+
+    def run_operator(self) -> None:
+        """Start what the Deployment's container would; returns when it is ready."""
+        self.stop_operator()
+        (container,) = self._deployment["spec"]["template"]["spec"]["containers"]
+        program, *arguments = [*container["command"], *container["args"]]
+        self.port = free_port()
+        arguments = [f"--port={self.port}" if word.startswith("--port=") else word for word in arguments]
+        account = self.user.rpartition(":")[2]
+        kubeconfig = self.plane.kubeconfig_for(self.namespace, account)
+        self.operator = Process(
+            "operator",
+            [Path(sysconfig.get_path("scripts")) / program, *arguments],
+            self.plane.folder / "operator.log",
+            {"KUBECONFIG": str(kubeconfig)},
+        )
+        self.operator.wait_until(lambda: self.page("/readyz") == "ok\n", START_SECONDS)
+
+    def stop_operator(self) -> None:
+        """SIGTERM, as a node would."""
+        if self.operator is not None:
+            self.operator.stop()
+        self.operator = None
+
+    def page(self, path: str) -> str:
+        """What the operator answers; empty while it does not."""
+        try:
+            answer = urllib3.request("GET", f"http://127.0.0.1:{self.port}{path}", timeout=5, retries=False)
+        except urllib3.exceptions.HTTPError:
+            return ""
+        return answer.data.decode() if answer.status == 200 else ""
+
+    @property
+    def _deployment(self) -> dict[str, Any]:
+        labels = f"app.kubernetes.io/instance={self.name}"
+        (found,) = self.plane.api.list("Deployment", self.namespace, labels=labels)
+        return found
