@@ -21,6 +21,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 import kubernetes.client
 
+from dapt_operator.cluster.kubernetes import KubernetesCluster, Store
+from dapt_operator.cluster.port import Key
+
 PLACE = re.compile(
     r"^/(?:api/v1|apis/(?P<group>[^/]+/[^/]+))(?:/namespaces/(?P<namespace>[^/]+))?/(?P<plural>[a-z]+)"
     r"(?:/(?P<name>[^/]+))?(?:/(?P<sub>status|log))?$"
@@ -267,3 +270,24 @@ def _handler(double: ApiDouble) -> type[BaseHTTPRequestHandler]:
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _any  # noqa: N815
 
     return Handler
+
+
+@dataclass
+class Adapter:
+    """The adapter with its store, before an API server."""
+
+    double: ApiDouble
+    cluster: KubernetesCluster
+    store: Store
+    woken: list[Key] = field(default_factory=list)
+    may_write: bool = True
+
+    def add_resource(self, resource: Any) -> Any:
+        """Somebody creates a DomainAdaptation and the watch tells of it."""
+        metadata = resource["metadata"]
+        path = (
+            f"/apis/dapt.dev/v1alpha1/namespaces/{metadata['namespace']}/domainadaptations/{metadata['name']}"
+        )
+        made = self.double.add(path, resource)
+        self.store.put(made)
+        return made

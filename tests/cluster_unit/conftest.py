@@ -3,35 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 
-from api_double import ApiDouble
+from api_double import Adapter, ApiDouble
 from dapt_operator.cluster.kubernetes import KubernetesCluster, Store, api
-from dapt_operator.cluster.port import Key
-
-
-@dataclass
-class Adapter:
-    """The adapter with its store, before an API server."""
-
-    double: ApiDouble
-    cluster: KubernetesCluster
-    store: Store
-    woken: list[Key] = field(default_factory=list)
-    may_write: bool = True
-
-    def add_resource(self, resource: Any) -> Any:
-        """Somebody creates a DomainAdaptation and the watch tells of it."""
-        metadata = resource["metadata"]
-        path = (
-            f"/apis/dapt.dev/v1alpha1/namespaces/{metadata['namespace']}/domainadaptations/{metadata['name']}"
-        )
-        made = self.double.add(path, resource)
-        self.store.put(made)
-        return made
 
 
 @pytest.fixture

@@ -1,0 +1,169 @@
+"""The JSON client before odd answers: retries where they help, limits on every wait, clear errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from api_double import ApiDouble, Odd
+from dapt_operator.cluster.kubernetes import ApiError, NotLeader, Refused, Unavailable, api
+from dapt_operator.cluster.kubernetes.api import Api
+
+MAPS = "/api/v1/namespaces/health/configmaps"
+ONE = {"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "one", "namespace": "health"}}
+BUSY = Odd(429, {"Retry-After": "0"}, b'{"reason":"TooManyRequests","message":"slow down"}')
+
+
+@pytest.fixture
+def client(double: ApiDouble, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    monkeypatch.setattr(api, "_FIRST_REST_SECONDS", 0.001)
+    made = Api(double.client())
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        BUSY,
+        Odd(500, {}, b'{"message":"etcdserver: request timed out"}'),
+        Odd(503, {}, b"upstream is away"),
+        Odd(cut=True),
+        Odd(cut=True, after_effect=True),
+        Odd(200, {}, b'{"kind": "Conf'),
+    ],
+    ids=["429", "500", "503", "cut before", "cut after", "broken JSON"],
+)
+def test_a_creation_takes_effect_once_whatever_comes_back(double: ApiDouble, client: Api, odd: Odd) -> None:
+    double.odd("POST", odd)
+    if odd.after_effect:
+        with pytest.raises(ApiError, match="409 AlreadyExists"):
+            client.post(MAPS, ONE)
+    else:
+        assert client.post(MAPS, ONE)["metadata"]["uid"]
+    assert len(double.sent("POST")) == 2
+    assert list(double.objects) == [f"{MAPS}/one"]
+
+
+def test_after_a_few_attempts_it_is_unavailable(double: ApiDouble, client: Api) -> None:
+    double.odd("GET", *[BUSY] * 10)
+    with pytest.raises(Unavailable) as raised:
+        client.get(f"{MAPS}/one")
+    assert str(raised.value) == f"GET {MAPS}/one: 429 TooManyRequests: slow down"
+    assert len(double.sent("GET")) == 4
+
+
+def test_no_server_is_unavailable(client: Api, double: ApiDouble) -> None:
+    client._configuration.host = "http://127.0.0.1:9"
+    with pytest.raises(Unavailable, match=r"^GET /version: no answer NewConnectionError: "):
+        client.get("/version")
+
+
+def test_what_is_refused_is_not_sent_again(double: ApiDouble, client: Api) -> None:
+    body = b'{"reason":"Forbidden","message":"exceeded quota: maps, used: count/configmaps=5"}'
+    double.odd("POST", Odd(403, {}, body))
+    with pytest.raises(Refused) as raised:
+        client.post(MAPS, ONE)
+    assert str(raised.value) == f"POST {MAPS}: 403 Forbidden: exceeded quota: maps, used: count/configmaps=5"
+    assert len(double.requests) == 1
+
+
+def test_a_redirect_is_not_followed(double: ApiDouble, client: Api) -> None:
+    double.odd("GET", Odd(302, {"Location": "http://127.0.0.1:9/secret"}))
+    with pytest.raises(ApiError, match="302"):
+        client.get(f"{MAPS}/one")
+    assert len(double.requests) == 1
+
+
+def test_an_answer_that_never_ends_is_given_up(double: ApiDouble, client: Api) -> None:
+    double.odd("GET", Odd(drip_seconds=0.01))
+    with pytest.raises(Unavailable, match=r"answer not complete after 0\.2 s"):
+        client.get(f"{MAPS}/one", attempts=1, timeout_seconds=0.2)
+
+
+def test_an_answer_that_is_too_large_is_given_up(
+    double: ApiDouble, client: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "_MAX_ANSWER_BYTES", 1000)
+    double.odd("GET", Odd(200, {}, 2000 * b" "))
+    with pytest.raises(Unavailable, match="answer of more than 1000 bytes"):
+        client.get(f"{MAPS}/one", attempts=1)
+
+
+def test_of_a_text_only_the_first_bytes_are_read(double: ApiDouble, client: Api) -> None:
+    double.logs["one"] = 5000 * b"x"
+    path = "/api/v1/namespaces/health/pods/one/log"
+    assert client.text(path, {}, max_bytes=1000, timeout_seconds=5) == 1000 * b"x"
+    assert client.get(f"{MAPS}/one") is None, "the connection in between is not mixed up"
+
+
+def test_a_list_comes_in_pages_of_one_moment(
+    double: ApiDouble, client: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "PAGE", 2)
+    for number in range(5):
+        double.add(
+            f"{MAPS}/m{number}",
+            {"kind": "ConfigMap", "metadata": {"name": f"m{number}", "namespace": "health"}},
+        )
+    pages = list(client.pages(MAPS))
+    assert [[item["metadata"]["name"] for item in page["items"]] for page in pages] == [
+        ["m0", "m1"], ["m2", "m3"], ["m4"],
+    ]  # fmt: skip
+    assert [request.query.get("continue") for request in double.requests] == [None, "2", "4"]
+
+
+def test_who_may_not_write_sends_nothing(double: ApiDouble) -> None:
+    client = Api(double.client(), may_write=lambda: False)
+    for verb in (
+        lambda: client.post(MAPS, ONE),
+        lambda: client.put(f"{MAPS}/one", ONE),
+        lambda: client.apply(f"{MAPS}/one", ONE),
+        lambda: client.delete(f"{MAPS}/one", {}),
+    ):
+        with pytest.raises(NotLeader, match="the Lease is not held"):
+            verb()
+    assert client.get(f"{MAPS}/one") is None, "reading is allowed"
+    assert double.sent("POST|PUT|PATCH|DELETE") == []
+    client.close()
+
+
+def test_the_right_to_write_is_asked_before_each_attempt(
+    double: ApiDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "_FIRST_REST_SECONDS", 0.001)
+    answers = [True, False]
+    client = Api(double.client(), may_write=lambda: answers.pop(0))
+    double.odd("POST", BUSY)
+    with pytest.raises(NotLeader):
+        client.post(MAPS, ONE)
+    assert len(double.requests) == 1
+    client.close()
+
+
+def test_closing_ends_the_rests(double: ApiDouble) -> None:
+    client = Api(double.client())
+    double.odd("GET", *[Odd(503, {"Retry-After": "5"})] * 4)
+    client.close()
+    with pytest.raises(Unavailable):
+        client.get(f"{MAPS}/one")
+    assert len(double.requests) == 1
+
+
+def test_connections_are_used_again(double: ApiDouble, client: Api) -> None:
+    for _ in range(5):
+        client.get(f"{MAPS}/one")
+    (pool,) = [client._pool.pools[key] for key in client._pool.pools.keys()]  # noqa: SIM118
+    assert (pool.num_connections, pool.num_requests) == (1, 5)
+
+
+def test_the_token_and_who_we_are_go_with_each_request(double: ApiDouble) -> None:
+    configured = double.client()
+    configured.configuration.api_key["authorization"] = "Bearer secret"
+    client = Api(configured)
+    client.get(f"{MAPS}/one")
+    (request,) = double.requests
+    assert request.headers["Authorization"] == "Bearer secret"
+    assert request.headers["User-Agent"].startswith("dapt-operator/")
+    client.close()

@@ -1,0 +1,161 @@
+"""The Lease is never held by two, and a dead holder's is taken over. Time is the test's own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from api_double import ApiDouble, Odd
+from dapt_operator.cluster.kubernetes import lease as module
+from dapt_operator.cluster.kubernetes.api import ATTEMPT_SECONDS
+from dapt_operator.cluster.kubernetes.lease import DURATION_SECONDS, WRITE_SECONDS, Leadership
+from pods import wait_until
+
+PATH = "/apis/coordination.k8s.io/v1/namespaces/dapt/leases/operator"
+
+
+class Operators:
+    """Candidates for one Lease, whose clock the test moves."""
+
+    def __init__(self, double: ApiDouble) -> None:
+        self.now = 1000.0
+        self.made: list[Leadership] = []
+        self.lost: list[str] = []
+        self._double = double
+
+    def start(self, identity: str) -> Leadership:
+        made = Leadership(self._double.client(), "dapt", "operator", identity, clock=lambda: self.now)
+        self.made.append(made)
+        made.start(lambda: self.lost.append(identity))
+        return made
+
+
+@pytest.fixture
+def operators(double: ApiDouble, monkeypatch: pytest.MonkeyPatch) -> Iterator[Operators]:
+    monkeypatch.setattr(module, "RENEW_SECONDS", 0.01)
+    monkeypatch.setattr(module, "ASK_SECONDS", 0.01)
+    found = Operators(double)
+    yield found
+    for made in found.made:
+        made.stop()
+
+
+def freeze(leadership: Leadership, double: ApiDouble) -> None:
+    """The process hangs: no renewal any more."""
+    leadership._over.set()
+    assert leadership._thread is not None
+    leadership._thread.join()
+
+
+def holder(double: ApiDouble) -> Any:
+    return double.objects[PATH]["spec"]["holderIdentity"]
+
+
+def asked(double: ApiDouble, times: int = 3) -> None:
+    before = len(double.requests)
+    wait_until(lambda: len(double.requests) > before + times, "the candidate asks")
+
+
+def test_the_first_takes_it_and_the_second_waits(operators: Operators, double: ApiDouble) -> None:
+    first = operators.start("a")
+    assert first.wait(30)
+    second = operators.start("b")
+    asked(double, 10)
+    assert (first.is_held(), second.is_held(), holder(double)) == (True, False, "a")
+    spec = double.objects[PATH]["spec"]
+    assert (spec["leaseDurationSeconds"], spec["leaseTransitions"]) == (20, 0)
+    assert spec["acquireTime"] <= spec["renewTime"]
+
+
+def test_the_times_leave_no_moment_in_which_two_may_write() -> None:
+    assert WRITE_SECONDS + ATTEMPT_SECONDS <= DURATION_SECONDS
+
+
+def test_a_dead_holder_is_replaced_after_the_whole_duration_and_not_before(
+    operators: Operators, double: ApiDouble
+) -> None:
+    first = operators.start("a")
+    assert first.wait(30)
+    freeze(first, double)
+    second = operators.start("b")
+    asked(double)
+    operators.now += DURATION_SECONDS
+    asked(double)
+    assert not second.is_held()
+    assert not first.is_held(), "it stopped writing long before"
+    operators.now += 0.1
+    assert second.wait(30)
+    assert (holder(double), double.objects[PATH]["spec"]["leaseTransitions"]) == ("b", 1)
+
+
+def test_a_holder_that_cannot_renew_stops_writing_and_says_so(
+    operators: Operators, double: ApiDouble
+) -> None:
+    first = operators.start("a")
+    assert first.wait(30)
+    double.odd("(GET|PUT) .*leases", *[Odd(503)] * 10_000)
+    asked(double)
+    assert first.is_held(), "a short trouble is none"
+    operators.now += WRITE_SECONDS
+    assert not first.is_held()
+    wait_until(lambda: operators.lost == ["a"], "the end of the operator")
+
+
+def test_a_holder_whose_lease_was_taken_writes_not_a_moment_longer(
+    operators: Operators, double: ApiDouble
+) -> None:
+    first = operators.start("a")
+    assert first.wait(30)
+    with double._lock:
+        taken = double.objects[PATH]
+        double.add(PATH, taken | {"spec": taken["spec"] | {"holderIdentity": "b"}})
+    wait_until(lambda: operators.lost == ["a"], "the end of the operator")
+    assert not first.is_held()
+    assert holder(double) == "b"
+
+
+def test_who_starts_again_under_the_same_identity_goes_on_at_once(
+    operators: Operators, double: ApiDouble
+) -> None:
+    first = operators.start("a")
+    assert first.wait(30)
+    freeze(first, double)
+    again = operators.start("a")
+    assert again.wait(30)
+    assert double.objects[PATH]["spec"]["leaseTransitions"] == 0
+
+
+def test_a_lease_that_is_given_back_is_taken_at_once(operators: Operators, double: ApiDouble) -> None:
+    first = operators.start("a")
+    assert first.wait(30)
+    second = operators.start("b")
+    asked(double)
+    first.stop()
+    assert not first.is_held()
+    assert second.wait(30)
+    assert holder(double) == "b"
+    assert operators.lost == [], "giving back is no loss"
+
+
+def test_of_two_that_ask_at_the_same_moment_one_gets_it(operators: Operators, double: ApiDouble) -> None:
+    both = [operators.start(name) for name in "ab"]
+    wait_until(lambda: any(one.is_held() for one in both), "a holder")
+    asked(double, 10)
+    assert sorted(one.is_held() for one in both) == [False, True]
+
+
+def test_callbacks_tell_of_the_beginning_and_the_end(
+    double: ApiDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RENEW_SECONDS", 0.01)
+    held, lost = threading.Event(), threading.Event()
+    leadership = Leadership(double.client(), "dapt", "operator", "a")
+    leadership.start(lost.set, held.set)
+    assert held.wait(30)
+    del double.objects[PATH]
+    wait_until(lambda: PATH in double.objects, "a Lease that somebody deleted is made again")
+    leadership.stop()
+    assert not lost.is_set()

@@ -1,0 +1,167 @@
+"""Live readings: whatever a pod answers, only a reading of its own run counts, and nobody waits for it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from dapt_contract.progress import Progress
+from dapt_operator.cluster.kubernetes import readings as module
+from dapt_operator.cluster.kubernetes.readings import Readings
+from dapt_operator.cluster.kubernetes.store import Target
+from dapt_operator.cluster.port import Key
+from pods import free_port, wait_until
+
+KEY = Key("health", "clinical-llama")
+RUN = "0123456789abcdef"
+GOOD = Progress(run_key=RUN + 48 * "0", stage="pretrain", fraction=0.25).model_dump_json().encode()
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+def says(body: bytes, status: int = 200, **headers: str) -> Answer:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return answer
+
+
+def drips(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    while True:
+        handler.wfile.write(b" ")
+        threading.Event().wait(0.01)
+
+
+class PodServer:
+    """What a pod answers at /progress."""
+
+    def __init__(self) -> None:
+        self.answer: Answer = says(GOOD)
+        self.asked = 0
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_: object) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                assert self.path == "/progress"
+                server.asked += 1
+                server.answer(self)
+
+        class Quiet(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, *_: Any) -> None:
+                pass
+
+        self._server = Quiet(("127.0.0.1", 0), Handler)
+        self.target = Target(
+            KEY, "clinical-llama-pretrain-01234567", RUN, "127.0.0.1", self._server.server_address[1]
+        )
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def pod(monkeypatch: pytest.MonkeyPatch) -> Iterator[PodServer]:
+    monkeypatch.setattr(module, "INTERVAL_SECONDS", 0.02)
+    monkeypatch.setattr(module, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.5)
+    server = PodServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., tuple[Readings, list[Key]]]]:
+    made: list[Readings] = []
+
+    def begin(*targets: Target) -> tuple[Readings, list[Key]]:
+        woken: list[Key] = []
+        made.append(Readings(lambda: targets, woken.append))
+        return made[-1], woken
+
+    yield begin
+    for readings in made:
+        readings.close()
+
+
+def test_a_reading_wakes_its_adaptation_once(pod: PodServer, start: Any) -> None:
+    readings, woken = start(pod.target)
+    wait_until(lambda: pod.asked > 3, "four questions")
+    assert readings.of(KEY)["clinical-llama-pretrain-01234567"].fraction == 0.25
+    assert readings.of(Key("health", "another")) == {}
+    assert woken == [KEY], "an unchanged reading wakes nobody"
+    pod.answer = says(GOOD.replace(b"0.25", b"0.5"))
+    wait_until(lambda: len(woken) == 2, "the changed reading")
+    assert readings.of(KEY)["clinical-llama-pretrain-01234567"].fraction == 0.5
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        says(b"not JSON"),
+        says(b"[]"),
+        says(b'{"run_key": 7}'),
+        says(b"[" * 60_000),
+        says(GOOD.replace(b"0.25", b"1e999")),
+        says(GOOD + 70_000 * b" "),
+        says(GOOD.replace(RUN.encode(), b"f" * 16)),
+        says(GOOD, 500),
+        says(GOOD, 302, Location="http://127.0.0.1:9/"),
+        says(GOOD, 200, **{"Content-Encoding": "gzip"}),
+        says(GOOD, 200, X=20_000 * "x"),
+        says(b""),
+        drips,
+        lambda handler: handler.connection.close(),
+        lambda handler: handler.wfile.write(b"\0\r\n\r\n"),
+    ],
+    ids=[
+        "no JSON", "a list", "wrong type", "deep", "infinite", "too long", "another run", "500", "redirect",
+        "wrong encoding", "long header", "empty", "drip", "closed", "no HTTP",
+    ],
+)  # fmt: skip
+def test_an_odd_answer_is_no_reading_and_harms_no_other(pod: PodServer, start: Any, answer: Answer) -> None:
+    other = PodServer()
+    good = Target(Key("health", "other"), "other-pretrain-89abcdef", RUN, "127.0.0.1", other.target.port)
+    pod.answer = answer
+    readings, woken = start(pod.target, good)
+    wait_until(lambda: pod.asked > 1 and other.asked > 1, "two rounds")
+    assert readings.of(KEY) == {}
+    assert readings.of(good.key)["other-pretrain-89abcdef"].fraction == 0.25
+    assert woken == [good.key]
+    other.close()
+
+
+def test_nobody_at_the_port_is_no_reading_and_a_lost_one_keeps_the_last(pod: PodServer, start: Any) -> None:
+    nobody = Target(Key("health", "nobody"), "x", RUN, "127.0.0.1", free_port())
+    readings, _ = start(pod.target, nobody)
+    wait_until(lambda: bool(readings.of(KEY)), "a reading")
+    pod.answer = says(b"?")
+    asked = pod.asked
+    wait_until(lambda: pod.asked > asked + 1, "two more questions")
+    assert readings.of(KEY)["clinical-llama-pretrain-01234567"].fraction == 0.25
+    assert readings.of(nobody.key) == {}
+
+
+def test_a_run_that_is_over_has_no_reading(pod: PodServer) -> None:
+    targets = [pod.target]
+    readings = Readings(lambda: tuple(targets), lambda key: None)
+    wait_until(lambda: bool(readings.of(KEY)), "a reading")
+    targets.clear()
+    wait_until(lambda: not readings.of(KEY), "its end")
+    readings.close()

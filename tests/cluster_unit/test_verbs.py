@@ -1,0 +1,414 @@
+"""The five verbs before an API server in the process."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from api_double import Adapter, ApiDouble, Odd
+from cluster_objects import KEY, adaptation, job, pod, rendered
+from dapt_operator.api.run import plain
+from dapt_operator.cluster.kubernetes import ApiError, NotLeader, Refused
+from dapt_operator.cluster.kubernetes import cluster as adapter_module
+from dapt_operator.cluster.port import Conflict, Event, Key, NameTaken, ObjectReference
+from dapt_operator.launchers import indexed_job
+from dapt_operator.reconcile import signing_secret
+from launch_builders import UID, owner, profile
+
+HEALTH = "/api/v1/namespaces/health"
+JOBS = "/apis/batch/v1/namespaces/health/jobs"
+RESOURCE = "/apis/dapt.dev/v1alpha1/namespaces/health/domainadaptations/clinical-llama"
+FORBIDDEN = Odd(403, {}, b'{"reason":"Forbidden","message":"no right"}')
+
+
+@pytest.fixture(autouse=True)
+def _resource(adapter: Adapter) -> None:
+    adapter.add_resource(adaptation())
+
+
+def version(adapter: Adapter) -> str:
+    resource = adapter.cluster.observe(KEY).resource
+    assert resource is not None
+    return str(resource["metadata"]["resourceVersion"])
+
+
+# --- observe ---
+
+
+def test_observing_costs_no_request(adapter: Adapter) -> None:
+    world = adapter.cluster.observe(KEY)
+    assert world.resource is not None
+    assert world.profile is None
+    assert world.now.tzinfo is not None
+    assert adapter.double.requests == []
+
+
+def test_what_is_not_there_is_nothing(adapter: Adapter) -> None:
+    world = adapter.cluster.observe(Key("health", "another"))
+    assert (world.resource, world.profile, world.children.jobs) == (None, None, ())
+
+
+def put_profile(adapter: Adapter, name: str, default: str | None = None) -> None:
+    annotations = {} if default is None else {"dapt.dev/default": default}
+    metadata = {"name": name, "uid": name, "resourceVersion": "7", "annotations": annotations}
+    adapter.store.put({"kind": "AdaptationProfile", "metadata": metadata, "spec": {}})
+
+
+def test_the_profile_is_the_one_that_is_named_or_the_only_default(adapter: Adapter) -> None:
+    put_profile(adapter, "cpu", "yes")
+    put_profile(adapter, "gpu", "true")
+    world = adapter.cluster.observe(KEY)
+    assert world.profile is not None
+    assert (world.profile["metadata"]["name"], world.default_profiles) == ("gpu", ("gpu",))
+    put_profile(adapter, "big", "true")
+    world = adapter.cluster.observe(KEY)
+    assert (world.profile, world.default_profiles) == (None, ("big", "gpu"))
+    adapter.store.put(adaptation(10**6, profile="cpu"))
+    world = adapter.cluster.observe(KEY)
+    assert world.profile is not None
+    assert (world.profile["metadata"]["name"], world.default_profiles) == ("cpu", ())
+
+
+# --- apply ---
+
+
+def test_an_own_job_is_seen_at_once(adapter: Adapter) -> None:
+    config, made = rendered()
+    adapter.cluster.apply(KEY, config)
+    adapter.cluster.apply(KEY, made)
+    world = adapter.cluster.observe(KEY)
+    assert [item["metadata"]["name"] for item in world.children.jobs] == [made["metadata"]["name"]]
+    assert [str(request) for request in adapter.double.requests] == [
+        f"POST {HEALTH}/configmaps",
+        f"POST {JOBS}",
+    ]
+    assert {request.query["fieldManager"] for request in adapter.double.requests} == {"dapt"}
+
+
+def test_doing_it_twice_is_doing_it_once(adapter: Adapter) -> None:
+    token = bytes(32)
+    manifests = [*rendered(), *indexed_job.shared(profile(), owner(), 2), signing_secret(owner(), token)]
+    for manifest in [*manifests, *manifests]:
+        adapter.cluster.apply(KEY, manifest)
+    kinds = sorted(item["kind"] for item in adapter.double.objects.values())
+    assert kinds == ["ConfigMap", "DomainAdaptation", "Job", "PersistentVolumeClaim", "Secret", "Service"]
+    assert adapter.double.sent(r"GET .*/secrets") == [], "there is no right to read Secrets"
+    patches = adapter.double.sent("PATCH")
+    assert len(patches) == 4
+    assert {request.headers["Content-Type"] for request in patches} == {"application/apply-patch+yaml"}
+    assert {(request.query["fieldManager"], request.query["force"]) for request in patches} == {
+        ("dapt", "true")
+    }
+
+
+def test_a_second_token_does_not_replace_the_signing_key(adapter: Adapter) -> None:
+    adapter.cluster.apply(KEY, signing_secret(owner(), b"a" * 32))
+    first = [item for item in adapter.double.objects.values() if item["kind"] == "Secret"]
+    adapter.cluster.apply(KEY, signing_secret(owner(), b"b" * 32))
+    assert [item for item in adapter.double.objects.values() if item["kind"] == "Secret"] == first
+
+
+def taken(adapter: Adapter, manifest: Any) -> str:
+    with pytest.raises(NameTaken) as raised:
+        adapter.cluster.apply(KEY, manifest)
+    assert raised.value.kind == manifest["kind"]
+    return raised.value.why
+
+
+def place(adapter: Adapter, manifest: Any, **changes: Any) -> None:
+    """Somebody's object of our name."""
+    path = f"{JOBS}/" if manifest["kind"] == "Job" else f"{HEALTH}/configmaps/"
+    theirs = plain(manifest)
+    theirs["metadata"] |= changes
+    adapter.double.add(path + manifest["metadata"]["name"], theirs)
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["ConfigMap", "Job"])
+def test_a_foreign_object_of_our_name_is_told_with_its_owner(adapter: Adapter, index: int) -> None:
+    manifest = rendered()[index]
+    place(adapter, manifest, ownerReferences=[])
+    assert taken(adapter, manifest) == "it belongs to nobody"
+    other = {"kind": "CronJob", "name": "nightly", "uid": "c", "controller": True}
+    place(adapter, manifest, ownerReferences=[other])
+    assert taken(adapter, manifest) == "it belongs to CronJob nightly"
+    older = {"kind": "DomainAdaptation", "name": "clinical-llama", "uid": "older", "controller": True}
+    place(adapter, manifest, ownerReferences=[older], deletionTimestamp="2026-01-31T12:00:00Z")
+    assert taken(adapter, manifest) == "it belongs to DomainAdaptation clinical-llama and is being deleted"
+    place(adapter, manifest, deletionTimestamp="2026-01-31T12:00:00Z")
+    assert taken(adapter, manifest) == "it is being deleted, wait until it is gone"
+    assert adapter.cluster.observe(KEY).children.jobs == ()
+
+
+def test_a_config_map_with_another_content_is_not_taken_for_ours(adapter: Adapter) -> None:
+    config = rendered()[0]
+    place(adapter, config | {"data": {"stage.json": "{}"}})
+    assert taken(adapter, config) == "it holds something else than was written: delete it"
+
+
+def test_an_object_that_goes_while_we_look_is_waited_out(adapter: Adapter) -> None:
+    adapter.double.odd("POST", Odd(409, {}, b'{"reason":"AlreadyExists"}'))
+    assert taken(adapter, rendered()[1]) == "it is being deleted"
+    adapter.cluster.apply(KEY, rendered()[1])
+    assert len(adapter.cluster.observe(KEY).children.jobs) == 1
+
+
+@pytest.mark.parametrize("odd", [Odd(cut=True, after_effect=True), Odd(500, {}, b"?", after_effect=True)])
+def test_a_job_whose_answer_was_lost_is_ours(adapter: Adapter, odd: Odd) -> None:
+    adapter.double.odd("POST", odd)
+    adapter.cluster.apply(KEY, rendered()[1])
+    assert len(adapter.cluster.observe(KEY).children.jobs) == 1
+    assert [request.method for request in adapter.double.requests] == ["POST", "POST", "GET"]
+
+
+def test_a_claim_that_cannot_be_changed_any_more_serves_as_it_is(
+    adapter: Adapter, caplog: pytest.LogCaptureFixture
+) -> None:
+    claim = indexed_job.shared(profile(), owner(), 1)[0]
+    adapter.cluster.apply(KEY, claim)
+    adapter.double.odd("PATCH", Odd(422, {}, b'{"reason":"Invalid","message":"spec is immutable"}'))
+    with caplog.at_level(logging.WARNING):
+        adapter.cluster.apply(KEY, claim)
+    assert caplog.messages == [
+        "PersistentVolumeClaim health/clinical-llama-0b7c8a52-work stays as it is: spec is immutable"
+    ]
+
+
+def test_what_the_server_refuses_is_raised_with_its_sentence(adapter: Adapter) -> None:
+    adapter.double.odd("POST", FORBIDDEN)
+    with pytest.raises(Refused, match="403 Forbidden: no right"):
+        adapter.cluster.apply(KEY, rendered()[1])
+
+
+# --- delete ---
+
+
+def test_a_job_goes_with_its_pods(adapter: Adapter) -> None:
+    of = rendered()[1]
+    adapter.cluster.apply(KEY, of)
+    adapter.cluster.delete(KEY, ObjectReference("Job", of["metadata"]["name"]))
+    (request,) = adapter.double.sent("DELETE")
+    uid = adapter.cluster.observe(KEY).children.jobs[0]["metadata"]["uid"]
+    assert request.body["propagationPolicy"] == "Foreground"
+    assert request.body["preconditions"] == {"uid": uid}
+    adapter.cluster.delete(KEY, ObjectReference("Job", of["metadata"]["name"]))  # 404: no effect
+
+
+def test_a_pod_can_be_killed_at_once(adapter: Adapter) -> None:
+    of = job()
+    adapter.store.put(of)
+    peer = pod(of, 1)
+    adapter.store.put(peer)
+    name = peer["metadata"]["name"]
+    adapter.double.add(f"{HEALTH}/pods/{name}", peer)
+    adapter.cluster.delete(KEY, ObjectReference("Pod", name, grace_seconds=0))
+    (request,) = adapter.double.requests
+    assert request.body["gracePeriodSeconds"] == 0
+    assert request.body["preconditions"] == {"uid": peer["metadata"]["uid"]}
+    assert f"{HEALTH}/pods/{name}" not in adapter.double.objects
+
+
+def test_what_is_not_ours_is_not_deleted(adapter: Adapter) -> None:
+    config, foreign = rendered()
+    place(adapter, config, ownerReferences=[])
+    place(
+        adapter,
+        foreign,
+        ownerReferences=[{"kind": "CronJob", "name": "nightly", "uid": "c", "controller": True}],
+    )
+    for reference in (
+        ObjectReference("ConfigMap", config["metadata"]["name"]),
+        ObjectReference("Job", foreign["metadata"]["name"]),
+        ObjectReference("Pod", "somebody"),
+        ObjectReference("Service", "not-there"),
+    ):
+        adapter.cluster.delete(KEY, reference)
+    assert adapter.double.sent("DELETE") == []
+
+
+def test_what_is_not_kept_in_memory_is_looked_at_before_it_is_deleted(adapter: Adapter) -> None:
+    config = rendered()[0]
+    adapter.cluster.apply(KEY, config)
+    adapter.cluster.delete(KEY, ObjectReference("ConfigMap", config["metadata"]["name"]))
+    assert [request.method for request in adapter.double.requests] == ["POST", "GET", "DELETE"]
+    assert not [path for path in adapter.double.objects if "configmaps" in path]
+
+
+def test_an_object_that_was_replaced_in_between_is_spared(adapter: Adapter) -> None:
+    of = rendered()[1]
+    adapter.cluster.apply(KEY, of)
+    del adapter.double.objects[f"{JOBS}/{of['metadata']['name']}"]
+    place(adapter, of, uid="another")
+    adapter.cluster.delete(KEY, ObjectReference("Job", of["metadata"]["name"]))
+    assert f"{JOBS}/{of['metadata']['name']}" in adapter.double.objects
+
+
+# --- write_status ---
+
+
+def test_a_status_is_written_with_its_version_and_seen_at_once(adapter: Adapter) -> None:
+    before = version(adapter)
+    adapter.cluster.write_status(KEY, {"phase": "Training"}, before)
+    world = adapter.cluster.observe(KEY)
+    assert world.resource is not None
+    assert world.resource["status"] == {"phase": "Training"}
+    assert version(adapter) != before
+    (request,) = adapter.double.requests
+    assert str(request) == f"PUT {RESOURCE}/status"
+    assert request.body["metadata"]["resourceVersion"] == before
+
+
+def test_after_a_conflict_the_newest_version_is_observed(adapter: Adapter) -> None:
+    before = version(adapter)
+    newer = adapter.double.objects[RESOURCE] | {"spec": {"suspend": True}}
+    adapter.double.add(RESOURCE, newer)
+    with pytest.raises(Conflict, match=r"^health/clinical-llama: the object has been modified$"):
+        adapter.cluster.write_status(KEY, {"phase": "Training"}, before)
+    world = adapter.cluster.observe(KEY)
+    assert world.resource is not None
+    assert world.resource["spec"] == {"suspend": True}
+    adapter.cluster.write_status(KEY, {"phase": "Training"}, version(adapter))
+
+
+def test_a_status_whose_answer_was_lost_is_written_and_no_conflict(adapter: Adapter) -> None:
+    adapter.double.odd("PUT", Odd(cut=True, after_effect=True))
+    adapter.cluster.write_status(KEY, {"phase": "Training"}, version(adapter))
+    world = adapter.cluster.observe(KEY)
+    assert world.resource is not None
+    assert world.resource["status"] == {"phase": "Training"}
+    assert [request.method for request in adapter.double.requests] == ["PUT", "PUT", "GET"]
+
+
+def test_the_status_of_a_resource_that_is_gone_is_a_conflict_and_it_is_gone(adapter: Adapter) -> None:
+    before = version(adapter)
+    del adapter.double.objects[RESOURCE]
+    with pytest.raises(Conflict, match="is gone"):
+        adapter.cluster.write_status(KEY, {"phase": "Training"}, before)
+    assert adapter.cluster.observe(KEY).resource is None
+
+
+def test_a_status_that_the_schema_refuses_is_no_conflict(adapter: Adapter) -> None:
+    adapter.double.odd(
+        "PUT", Odd(422, {}, b'{"reason":"Invalid","message":"status.phase: Unsupported value"}')
+    )
+    with pytest.raises(Refused, match="Unsupported value"):
+        adapter.cluster.write_status(KEY, {"phase": "?"}, version(adapter))
+
+
+# --- record ---
+
+
+def test_an_event_names_the_resource_and_who_reports(adapter: Adapter) -> None:
+    adapter.cluster.record(KEY, Event("Warning", "StageFailed", 2000 * "ä"))
+    (event,) = [item for path, item in adapter.double.objects.items() if "/events/" in path]
+    assert event["involvedObject"] | {"resourceVersion": ""} == {
+        "apiVersion": "dapt.dev/v1alpha1",
+        "kind": "DomainAdaptation",
+        "namespace": "health",
+        "name": "clinical-llama",
+        "uid": UID,
+        "resourceVersion": "",
+    }
+    assert (event["type"], event["reason"], event["count"]) == ("Warning", "StageFailed", 1)
+    assert (event["reportingComponent"], event["source"]) == ("dapt", {"component": "dapt"})
+    assert event["message"].endswith("ä…")
+    assert len(event["message"].encode()) <= 1024
+
+
+def test_an_event_that_is_sent_twice_is_posted_once(adapter: Adapter) -> None:
+    adapter.double.odd("POST", Odd(cut=True, after_effect=True))
+    adapter.cluster.record(KEY, Event("Normal", "Started", "it starts"))
+    assert len([path for path in adapter.double.objects if "/events/" in path]) == 1
+
+
+def test_an_event_that_cannot_be_posted_is_logged(adapter: Adapter, caplog: pytest.LogCaptureFixture) -> None:
+    adapter.double.odd("POST", FORBIDDEN)
+    adapter.cluster.record(KEY, Event("Normal", "Started", "it starts"))
+    assert caplog.messages == [
+        f"Event Started of health/clinical-llama is not posted: POST {HEALTH}/events: 403 Forbidden: no right"
+    ]
+
+
+# --- may_write ---
+
+
+def test_without_the_lease_every_writing_verb_ends_quietly_and_observing_goes_on(adapter: Adapter) -> None:
+    of = job()
+    adapter.store.put(of)
+    adapter.may_write = False
+    for verb in (
+        lambda: adapter.cluster.apply(KEY, rendered()[0]),
+        lambda: adapter.cluster.apply(KEY, indexed_job.shared(profile(), owner(), 2)[1]),
+        lambda: adapter.cluster.delete(KEY, ObjectReference("Job", of["metadata"]["name"])),
+        lambda: adapter.cluster.write_status(KEY, {}, version(adapter)),
+        lambda: adapter.cluster.record(KEY, Event("Normal", "Started", "it starts")),
+    ):
+        with pytest.raises(NotLeader):
+            verb()
+    assert adapter.double.requests == []
+    assert adapter.cluster.observe(KEY).children.jobs
+
+
+# --- resync ---
+
+
+def test_a_resync_heals_what_watches_lost(adapter: Adapter) -> None:
+    of = rendered()[1]
+    adapter.cluster.apply(KEY, of)
+    assert adapter.cluster.resync() == set()
+    del adapter.double.objects[f"{JOBS}/{of['metadata']['name']}"]
+    adapter.double.version += 1
+    other = adaptation() | {"metadata": {"name": "other", "namespace": "finance"}}
+    adapter.double.add("/apis/dapt.dev/v1alpha1/namespaces/finance/domainadaptations/other", other)
+    assert adapter.cluster.resync() == {KEY, Key("finance", "other")}
+    assert adapter.cluster.observe(KEY).children.jobs == ()
+    assert adapter.cluster.resync() == set()
+
+
+def test_a_resync_reads_our_objects_alone_and_does_without_jobset(adapter: Adapter) -> None:
+    adapter.cluster.resync()
+    assert [(str(request), request.query.get("labelSelector")) for request in adapter.double.requests] == [
+        ("GET /apis/dapt.dev/v1alpha1/domainadaptations", None),
+        ("GET /apis/dapt.dev/v1alpha1/adaptationprofiles", None),
+        ("GET /apis/jobset.x-k8s.io/v1alpha2/jobsets", "dapt.dev/adaptation"),
+        ("GET /apis/batch/v1/jobs", "dapt.dev/adaptation"),
+        ("GET /api/v1/pods", "dapt.dev/adaptation"),
+    ]
+
+
+def test_a_resync_finds_a_profile_that_changed(adapter: Adapter) -> None:
+    path = "/apis/dapt.dev/v1alpha1/adaptationprofiles/gpu"
+    adapter.double.add(path, {"kind": "AdaptationProfile", "metadata": {"name": "gpu"}, "spec": {}})
+    assert adapter.cluster.resync() == {KEY}
+    assert adapter.cluster.resync() == set()
+    del adapter.double.objects[path]
+    adapter.double.version += 1
+    assert adapter.cluster.resync() == {KEY}
+
+
+def test_a_list_whose_moment_was_forgotten_is_begun_anew(adapter: Adapter) -> None:
+    adapter.double.odd("GET .*/pods", Odd(410, {}, b'{"reason":"Expired","message":"too old"}'))
+    assert adapter.cluster.resync() == set()
+    assert len(adapter.double.sent("GET .*/pods")) == 2
+
+
+def test_a_list_that_fails_leaves_everything_as_it_was(adapter: Adapter) -> None:
+    adapter.double.odd("GET", *[Odd(503)] * 4)
+    with pytest.raises(ApiError):
+        adapter.cluster.resync()
+    assert adapter.cluster.observe(KEY).resource is not None
+
+
+def test_namespaces_are_listed_one_by_one(double: ApiDouble, adapter: Adapter) -> None:
+    narrow = adapter_module.KubernetesCluster(
+        double.client(), adapter.store, on_change=adapter.woken.append, namespaces=("health", "finance")
+    )
+    narrow.resync()
+    paths = [request.path for request in double.requests]
+    assert "/api/v1/namespaces/health/pods" in paths
+    assert "/api/v1/namespaces/finance/pods" in paths
+    assert "/api/v1/pods" not in paths
+    assert "/apis/dapt.dev/v1alpha1/adaptationprofiles" in paths
+    assert adapter.store.keys() == (KEY,)
+    narrow.close()
