@@ -1,0 +1,222 @@
+"""Adaptations in a queue, with the real Kueue: it alone decides when a stage starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from testcluster.adaptations import STAGES, Adaptation, healthy, make_claim, make_profile, stays_in
+from testcluster.control_plane import ControlPlane
+from testcluster.controllers import lacking
+from testcluster.jobset import jobset
+from testcluster.kubelet_script import ScriptedKubelet
+from testcluster.kueue import Queues, kueue
+from testcluster.kueue_sentences import FILE, SITUATIONS, Situation, told
+from testcluster.operator_process import OperatorProcess
+from testcluster.rights import install_rights
+from testcluster.waiting import eventually
+
+pytestmark = pytest.mark.cluster
+
+GPU = "nvidia.com/gpu"
+
+
+@pytest.fixture(scope="module")
+def control_plane() -> Iterator[ControlPlane]:
+    """One of its own: Kueue has a say in every Job and pod of its cluster."""
+    why = lacking("kueue", "jobset")
+    if why:
+        pytest.skip(why)
+    with ControlPlane() as plane, jobset(plane), kueue(plane):
+        plane.install_crds()
+        yield plane
+
+
+@pytest.fixture(scope="module")
+def operator(control_plane: ControlPlane) -> Iterator[OperatorProcess]:
+    """An operator for the whole cluster, with what the chart grants and no more."""
+    installed = install_rights(control_plane, values={"features.kueue": True, "features.jobSet": True})
+    with OperatorProcess(control_plane, kubeconfig=installed.kubeconfig, flags=installed.flags) as running:
+        running.wait_for("acting")
+        yield running
+
+
+@pytest.fixture
+def place(control_plane: ControlPlane, operator: OperatorProcess, namespace: str) -> str:
+    """The test's namespace, with a work volume."""
+    make_claim(control_plane, namespace)
+    return namespace
+
+
+@pytest.fixture
+def queue(control_plane: ControlPlane, place: str) -> Queues:
+    """The queue `team` of the test's namespace, with four GPUs: as many as pretraining needs."""
+    made = Queues(control_plane, place)
+    made.create({GPU: "4"})
+    return made
+
+
+def quota(adaptation: Adaptation) -> tuple[str, str]:
+    condition = adaptation.condition("QuotaReserved")
+    return (condition.get("status", ""), condition.get("reason", ""))
+
+
+def stalled(adaptation: Adaptation) -> tuple[str, str]:
+    condition = adaptation.condition("Stalled")
+    return (condition.get("status", ""), condition.get("reason", ""))
+
+
+def waits_for(adaptation: Adaptation, stage: str, words: str) -> str:
+    """Until the stage waits for quota with these words; the condition's message."""
+
+    def look(one: Adaptation) -> str:
+        message = str(one.condition("QuotaReserved").get("message"))
+        is_it = quota(one) == ("False", "WaitingForQuota") and stage in message and words in message
+        return message if is_it else ""
+
+    return str(adaptation.wait(look, f"{stage} waits with the words {words!r}"))
+
+
+def hold(plane: ControlPlane, namespace: str, gpus: int) -> str:
+    """Somebody else's Job in the same queue, admitted."""
+    container = {"name": "main", "image": "registry.example/none", "resources": {"limits": {GPU: str(gpus)}}}
+    plane.api.create(
+        {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": {"name": "other", "labels": {"kueue.x-k8s.io/queue-name": "team"}},
+            "spec": {
+                "suspend": True,
+                "template": {"spec": {"restartPolicy": "Never", "containers": [container]}},
+            },
+        },
+        namespace,
+    )
+    eventually(
+        lambda: not plane.api.get("Job", "other", namespace)["spec"]["suspend"], "the other's admission"
+    )
+    return "other"
+
+
+def test_a_stage_waits_for_quota_and_starts_when_it_is_granted(
+    control_plane: ControlPlane, place: str, queue: Queues, kubelet: ScriptedKubelet
+) -> None:
+    kubelet.script = healthy
+    other = hold(control_plane, place, 2)
+    adaptation = Adaptation(control_plane, place, make_profile(control_plane), queue="team")
+    message = waits_for(adaptation, "pretrain", "2 more needed")
+    assert adaptation.jobs("pretrain")[-1]["spec"]["suspend"] is True
+    assert f"insufficient unused quota for {GPU} in flavor {queue.cluster_queue}, 2 more needed" in message
+    assert adaptation.condition("Reconciling")["reason"] == "WaitingForQuota"
+    assert stalled(adaptation)[0] == "False"
+
+    control_plane.api.delete("Job", other, place)
+    adaptation.wait_for_phase("Published")
+    assert adaptation.runs() == [(stage, 1) for stage in STAGES]
+    eventually(lambda: queue.used() == {GPU: "0"}, "all quota given back")
+
+
+def test_a_stage_that_can_never_fit_stalls_and_heals_when_the_queue_grows(
+    control_plane: ControlPlane, place: str, queue: Queues, kubelet: ScriptedKubelet
+) -> None:
+    kubelet.script = healthy
+    queue.set_quota({GPU: "3"})
+    adaptation = Adaptation(control_plane, place, make_profile(control_plane), queue="team")
+    adaptation.wait(lambda one: stalled(one) == ("True", "QuotaTooSmall"), "QuotaTooSmall")
+    message = adaptation.condition("Stalled")["message"]
+    assert "pretrain" in message
+    assert "team" in message
+    assert "current podset request (4) > maximum capacity (3)" in message
+    assert quota(adaptation)[0] == "False"
+    assert adaptation.condition("Ready")["status"] == "False"
+
+    queue.set_quota({GPU: "4"})
+    adaptation.wait_for_phase("Published")
+    assert adaptation.runs() == [(stage, 1) for stage in STAGES]
+
+
+def test_an_unknown_queue_stalls_and_heals_when_it_is_made(
+    control_plane: ControlPlane, place: str, kubelet: ScriptedKubelet
+) -> None:
+    kubelet.script = healthy
+    adaptation = Adaptation(control_plane, place, make_profile(control_plane), queue="team")
+    adaptation.wait(lambda one: stalled(one) == ("True", "QuotaTooSmall"), "QuotaTooSmall")
+    assert "LocalQueue team doesn't exist" in adaptation.condition("Stalled")["message"]
+
+    Queues(control_plane, place).create({GPU: "4"})
+    adaptation.wait_for_phase("Published")
+
+
+def test_suspend_gives_the_quota_back_and_resuming_asks_for_it_again(
+    control_plane: ControlPlane, place: str, queue: Queues, kubelet: ScriptedKubelet
+) -> None:
+    kubelet.script = stays_in("pretrain")
+    adaptation = Adaptation(control_plane, place, make_profile(control_plane), queue="team")
+    adaptation.wait_for_run("pretrain", pods=2)
+    eventually(lambda: queue.used() == {GPU: "4"}, "the gang's quota")
+    assert quota(adaptation) == ("True", "QuotaGranted")
+
+    adaptation.patch(suspend=True)
+    adaptation.wait_for_phase("Suspended")
+    eventually(lambda: queue.used() == {GPU: "0"}, "the quota given back")
+    other = hold(control_plane, place, 4)
+
+    adaptation.patch(suspend=False)
+    waits_for(adaptation, "pretrain", "4 more needed")
+    assert not adaptation.running("pretrain")
+    control_plane.api.delete("Job", other, place)
+    adaptation.wait_for_run("pretrain", pods=2)
+    kubelet.script = healthy
+    adaptation.wait_for_phase("Published")
+    assert ("pretrain", 2) in adaptation.runs()
+    assert adaptation.status["usage"]["restarts"] == 0
+
+
+def test_what_kueue_takes_back_it_gives_again(
+    control_plane: ControlPlane, place: str, queue: Queues, kubelet: ScriptedKubelet
+) -> None:
+    kubelet.script = stays_in("pretrain")
+    adaptation = Adaptation(control_plane, place, make_profile(control_plane), queue="team")
+    adaptation.wait_for_run("pretrain", pods=2)
+    queue.set_quota({GPU: "4"}, stopPolicy="HoldAndDrain")
+    adaptation.wait(lambda one: not one.running("pretrain"), "the end of the gang's pods")
+    adaptation.wait(lambda one: quota(one)[0] == "False", "the wait for quota")
+    eventually(lambda: queue.used() in ({}, {GPU: "0"}), "the quota taken back")
+
+    queue.set_quota({GPU: "4"}, stopPolicy="None")
+    adaptation.wait_for_run("pretrain", pods=2)
+    kubelet.script = healthy
+    adaptation.wait_for_phase("Published")
+    assert adaptation.status["usage"]["restarts"] == 0
+
+
+def test_jobsets_wait_in_the_queue_as_jobs_do(
+    control_plane: ControlPlane, place: str, queue: Queues, kubelet: ScriptedKubelet
+) -> None:
+    kubelet.script = healthy
+    other = hold(control_plane, place, 2)
+    profile = make_profile(control_plane, launcher="JobSet")
+    adaptation = Adaptation(control_plane, place, profile, queue="team")
+    waits_for(adaptation, "pretrain", "2 more needed")
+    control_plane.api.delete("Job", other, place)
+    adaptation.wait_for_phase("Published")
+    assert adaptation.runs() == [(stage, 1) for stage in STAGES]
+    owners = {item["metadata"]["ownerReferences"][0]["kind"] for item in queue.workloads()}
+    assert owners <= {"JobSet", "Job"}
+    eventually(lambda: queue.used() == {GPU: "0"}, "all quota given back")
+
+
+RECORDED: list[dict[str, Any]] = YAML(typ="safe").load(FILE.read_text())
+
+
+def test_every_situation_is_recorded() -> None:
+    assert [item["name"] for item in RECORDED] == [situation.name for situation in SITUATIONS]
+
+
+@pytest.mark.parametrize("situation", SITUATIONS, ids=lambda item: item.name)
+def test_the_recorded_sentences_are_kueues_own(control_plane: ControlPlane, situation: Situation) -> None:
+    (recorded,) = (item for item in RECORDED if item["name"] == situation.name)
+    assert told(control_plane, situation) == recorded
