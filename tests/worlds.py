@@ -9,17 +9,39 @@ from typing import Any
 from builders import adaptation, healthy, merged, profile
 from dapt_contract.base import Contract
 from dapt_contract.stage_file import StageFile
-from dapt_operator.cluster.memory import MemoryCluster, OperatorKilledError, Script
+from dapt_operator.cluster.memory import Ends, MemoryCluster, OperatorKilledError, Script, Stays
 from dapt_operator.launchers import LAUNCHERS
 from dapt_operator.plan.decide import Plan
 from dapt_operator.reconcile import reconcile
 
 
+def failing(stage: str, how: Callable[[StageFile], Ends | None]) -> Script:
+    """Healthy but for one stage; None from `how` is healthy too."""
+
+    def script(run: StageFile) -> Ends | Stays:
+        if run.run.stage != stage:
+            return healthy(run)
+        return how(run) or healthy(run)
+
+    return script
+
+
+def once(ends: Ends) -> Callable[[StageFile], Ends | None]:
+    return lambda run: ends if run.run.try_number == 1 else None
+
+
 class World:
     """Shorthand for scenarios: `visit` is one reconcile, `live` goes on until nothing happens."""
 
-    def __init__(self, spec: dict[str, Any] | None = None, offered: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        spec: dict[str, Any] | None = None,
+        offered: dict[str, Any] | None = None,
+        *,
+        graceful: bool = False,
+    ) -> None:
         self.cluster = MemoryCluster()
+        self.cluster.graceful = graceful
         self.cluster.add_profile(profile(**(offered or {})))
         self.key = self.cluster.add(adaptation(**(spec or {})))
         self.runs: list[StageFile] = []
@@ -34,7 +56,7 @@ class World:
             self._note_runs()
             raise
         self.plans.append(plan)
-        if any(manifest["kind"] == "Job" for manifest in plan.apply):
+        if any(manifest["kind"] in ("Job", "JobSet") for manifest in plan.apply):
             self._note_runs()
         return plan
 
@@ -94,6 +116,12 @@ class World:
         return [run for run in self.runs if run.kind == kind][-1].config
 
     @property
+    def job(self) -> dict[str, Any]:
+        """The Job or JobSet that lives."""
+        (found,) = self.cluster.live_jobs(self.key)
+        return found
+
+    @property
     def status(self) -> dict[str, Any]:
         """As stored."""
         return self.cluster.status(self.key)
@@ -102,6 +130,11 @@ class World:
         """Status, reason and message."""
         found = next(item for item in self.status["conditions"] if item["type"] == type_)
         return (found["status"], found["reason"], found.get("message", ""))
+
+    def offer(self, **over: Any) -> None:
+        """Lay changes over the profile, as an administrator does."""
+        (old,) = self.cluster.profiles.values()
+        self.cluster.add_profile(old | {"spec": merged(old["spec"], over)})
 
     def edit(self, **over: Any) -> None:
         """Lay changes over the spec, as a person does."""

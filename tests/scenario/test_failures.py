@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from builders import checkpoint, healthy, pretrain_facts
+from builders import checkpoint, pretrain_facts
 from dapt_contract.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.pretrain import PretrainConfig
-from dapt_operator.cluster.memory import Ends, Script, Stays
-from worlds import World
+from dapt_operator.cluster.memory import Ends, Stays
+from worlds import World, failing, once
 
 STAGES = ["prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish"]
-
-
-def failing(stage: str, how: Callable[[StageFile], Ends | None]) -> Script:
-    """Healthy but for one stage; None from `how` is healthy too."""
-
-    def script(run: StageFile) -> Ends | Stays:
-        if run.run.stage != stage:
-            return healthy(run)
-        return how(run) or healthy(run)
-
-    return script
-
-
-def once(ends: Ends) -> Callable[[StageFile], Ends | None]:
-    return lambda run: ends if run.run.try_number == 1 else None
 
 
 @pytest.mark.parametrize("stage", STAGES)

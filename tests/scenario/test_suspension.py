@@ -60,7 +60,9 @@ def test_a_suspended_adaptation_starts_nothing() -> None:
 
 def test_a_run_that_the_status_does_not_know_is_written_down_before_it_is_deleted() -> None:
     world = World()
-    world.cluster.crash_at = len(world.cluster.verbs) + 3  # after Secret, ConfigMap and Job, before the status
+    world.cluster.crash_at = (
+        len(world.cluster.verbs) + 3
+    )  # after Secret, ConfigMap and Job, before the status
     world.crashing_visit()
     world.edit(suspend=True)
     first = world.visit()

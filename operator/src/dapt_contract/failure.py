@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import IntEnum, StrEnum
 
+ALTERED = "was altered after the run was created"
+"""In the sentence of a pod whose stage.json is not the one it was started with; its exit code is `BAD_INPUT`."""
+
 
 class ExitCode(IntEnum):
     """What the agent exits with."""

@@ -161,8 +161,11 @@ class MemoryCluster(MemoryKubelet):
         self._stored[key].logs[pod] = lines
 
     def live_jobs(self, key: Key) -> list[dict[str, Any]]:
-        """Jobs and JobSets without an end."""
-        return [gang for gang in self._stored[key].gangs() if not things.is_over(gang)]
+        """Jobs and JobSets whose processes are there, or may come."""
+        stored = self._stored[key]
+        return [
+            gang for gang in stored.gangs() if things.may_run(gang, stored.pods_of(gang["metadata"]["name"]))
+        ]
 
     def lose_jobs(self, key: Key, *, but: str = "") -> None:
         """Somebody deletes every Job, except one."""

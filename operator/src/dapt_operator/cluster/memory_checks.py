@@ -7,7 +7,7 @@ from typing import Any
 
 from dapt_contract.run import RunIdentity
 from dapt_operator.api.run import Manifest
-from dapt_operator.cluster.memory_objects import GANGS, is_alive, is_over
+from dapt_operator.cluster.memory_objects import GANGS, is_alive, may_run
 from dapt_operator.launchers.labels import identity_of
 
 SUCCESS = ("Complete", "Completed")
@@ -64,21 +64,14 @@ def check_new_job(
         known = identity(other)
         if known.uid == new.uid and known.fence >= new.fence:
             raise ImpossibleWorldError(f"fence {new.fence} is not above {known.fence}")
-        if _may_run(other, objects):
+        if may_run(other, _pods_of(other, objects)):
             raise ImpossibleWorldError(f"{new.lineage} was created beside {other['metadata']['name']}")
 
 
-def _may_run(gang: Mapping[str, Any], objects: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether processes of a gang are there, or may come."""
-    if is_over(gang):
-        return False
+def _pods_of(gang: Mapping[str, Any], objects: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     name = gang["metadata"]["name"]
-    pods = [
-        item
-        for item in objects
-        if item["kind"] == "Pod" and item["metadata"]["name"].rpartition("-")[0] == name
-    ]
-    return any(is_alive(pod) for pod in pods) or not pods
+    pods = (item for item in objects if item["kind"] == "Pod")
+    return [pod for pod in pods if pod["metadata"]["name"].rpartition("-")[0] == name]
 
 
 def check_deletion(

@@ -41,8 +41,8 @@ class MemoryKubelet:
         for gang in stored.gangs():
             if gang["metadata"].get("deletionTimestamp"):
                 ended += self._stop(stored, gang, seconds)
-            elif things.is_over(gang):
-                continue
+            elif not things.may_run(gang, stored.pods_of(gang["metadata"]["name"])):
+                self._notice_end(gang)
             elif gang["spec"].get("suspend"):
                 self._admit(gang)
             elif ("ConfigMap", gang["metadata"]["name"]) not in stored.objects:
@@ -82,6 +82,12 @@ class MemoryKubelet:
             }
 
     # --- inside ---
+
+    def _notice_end(self, gang: dict[str, Any]) -> None:
+        """The Job controller sees, after the planner, that the pods have failed."""
+        if not things.is_over(gang):
+            now = time_text(self.now)
+            gang["status"] = things.gang_status(gang, done=False, started=now, finished=now)
 
     def _admit(self, gang: dict[str, Any]) -> None:
         if self.queues.get(gang["metadata"]["labels"].get(things.QUEUE_LABEL, "")) == "":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -87,6 +87,17 @@ def job_spec(gang: Mapping[str, Any]) -> Mapping[str, Any]:
 def is_over(gang: Mapping[str, Any]) -> bool:
     """Whether a gang has an end."""
     return bool(gang["status"].get("conditions"))
+
+
+def may_run(gang: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether processes of a gang are there, or may come.
+
+    Args:
+        gang: a Job or JobSet.
+        pods: its own.
+    """
+    states = [is_alive(pod) for pod in pods]
+    return not is_over(gang) and (any(states) or not states)
 
 
 def is_alive(pod: Mapping[str, Any]) -> bool:

@@ -16,7 +16,7 @@ from dapt_operator.plan.admission import admit
 from dapt_operator.plan.budget import limit_seconds, used_seconds
 from dapt_operator.plan.desired import Removal, needs_shared, next_run, removals
 from dapt_operator.plan.events import Notice, notices
-from dapt_operator.plan.history import Lineage, absorb, lineage_of, put
+from dapt_operator.plan.history import Lineage, absorb, ask_to_stop, lineage_of, put
 from dapt_operator.plan.observed import Observed
 from dapt_operator.plan.resolve import pretrain_gang
 from dapt_operator.plan.stuck import give_up_stuck
@@ -117,6 +117,8 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         )
         ledger = put(ledger, record).model_copy(update={"shared": digest})
         manifests = (*(shared if with_shared else ()), *launcher.render(run, wish.profile, observed.owner))
+    if reached.do is Do.STOP:
+        ledger = ask_to_stop(ledger, observed.live)
     removed = removals(observed, _kept(reached))
     plan = Plan(
         apply=manifests,

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pydantic import ValidationError
 
 from dapt_contract.base import Contract
-from dapt_contract.failure import Cause
+from dapt_contract.failure import ALTERED, Cause
 from dapt_contract.run import RunIdentity
 from dapt_contract.stages import KINDS
 from dapt_operator.api.conditions import timestamp
@@ -96,9 +96,26 @@ def absorb(
         if record.state == "Open" and run.identity.try_number == record.try_number:
             ledger = put(ledger, _advanced(record, run, now, limits))
     for record in ledger.runs:
-        if record.state == "Open" and lineage_of(record) not in newest and _is_lost(record, now):
-            ledger = put(ledger, _closed_as_lost(record, now, suspended))
+        seen = newest.get(lineage_of(record))
+        is_there = seen is not None and seen.identity.try_number >= record.try_number
+        if record.state == "Open" and not is_there and (was_asked_to_stop(record) or _is_lost(record, now)):
+            ledger = put(ledger, _closed_as_lost(record, now, suspended or was_asked_to_stop(record)))
     return ledger
+
+
+def ask_to_stop(ledger: Ledger, runs: Iterable[RunState]) -> Ledger:
+    """Remember that these runs go because of spec.suspend: their pods may be gone before what they said is read, and
+    the spec may be resumed by then."""
+    for run in runs:
+        record = find(ledger, *lineage_of(run.identity))
+        if record is not None and record.state == "Open" and record.try_number == run.identity.try_number:
+            ledger = put(ledger, record.model_copy(update={"cause": Cause.STOPPED.value}))
+    return ledger
+
+
+def was_asked_to_stop(record: RunRecord) -> bool:
+    """Whether an open try goes because of spec.suspend."""
+    return record.state == "Open" and record.cause == Cause.STOPPED.value
 
 
 def adopted(record: RunRecord | None, run: RunState, generation: int) -> RunRecord:
@@ -157,7 +174,9 @@ def _advanced(record: RunRecord, run: RunState, now: datetime, limits: Retries) 
     cause = run.cause or Cause.CRASH
     reached = _step(run)
     gained = reached > record.step
-    after = after_failure(record, cause, limits, gained=gained, has_facts=run.facts is not None)
+    after = after_failure(
+        record, cause, limits, gained=gained, has_facts=run.facts is not None, altered=ALTERED in run.message
+    )
     failures = dict(record.failures)
     if after.budget:
         failures[after.budget] = failures.get(after.budget, 0) + 1

@@ -1,8 +1,9 @@
 """What follows a cause: whether another try is due, when, and with what change.
 
-Each cause has its own budget (docs/troubleshooting.md): 64 never; out of memory with half the micro-batch; a
-disruption or a stop is free; infrastructure with backoff, never three times without a step gained; a hang by its own
-budget. The forgetting limit and divergence are not faults: they are judged with the checkpoints so far.
+Each cause has its own budget (docs/troubleshooting.md): 64 never, but for a stage.json that was changed; out of memory
+with half the micro-batch; a disruption or a stop is free; infrastructure with backoff, never three times without a
+step gained; a hang by its own budget. The forgetting limit and divergence are not faults: they are judged with the
+checkpoints so far.
 """
 
 from __future__ import annotations
@@ -10,14 +11,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from dapt_contract.failure import Cause
-from dapt_operator.api.conditions import BAD_INPUT, DIVERGED, OUT_OF_MEMORY, RETRIES_EXHAUSTED, timestamp
+from dapt_contract.failure import ALTERED, Cause
+from dapt_operator.api.conditions import (
+    BAD_INPUT,
+    DIVERGED,
+    OUT_OF_MEMORY,
+    RETRIES_EXHAUSTED,
+    TAMPERED,
+    timestamp,
+)
 from dapt_operator.api.ledger import RunRecord
 from dapt_operator.api.profile import Retries
 
 FIRST_BACKOFF_SECONDS = 10.0
 LONGEST_BACKOFF_SECONDS = 300.0
 MAX_FAILURES_WITHOUT_A_STEP = 3
+MAX_ALTERED = 2
+"""Tries after pods that found their stage.json changed: once may be an accident."""
 FREE: frozenset[Cause] = frozenset({Cause.DISRUPTION, Cause.STOPPED})
 JUDGED: frozenset[Cause] = frozenset({Cause.FORGETTING_LIMIT, Cause.DIVERGED})
 NEVER: frozenset[Cause] = frozenset({Cause.BAD_INPUT})
@@ -37,7 +47,13 @@ class AfterFailure:
 
 
 def after_failure(
-    record: RunRecord, cause: Cause, limits: Retries, *, gained: bool, has_facts: bool = True
+    record: RunRecord,
+    cause: Cause,
+    limits: Retries,
+    *,
+    gained: bool,
+    has_facts: bool = True,
+    altered: bool = False,
 ) -> AfterFailure:
     """Judge one failure.
 
@@ -47,6 +63,7 @@ def after_failure(
         limits: the profile's.
         gained: whether the try went past every step seen before.
         has_facts: whether its message told its checkpoints; pretraining alone has any after a failure.
+        altered: whether its stage.json was not the one it was started with.
     """
     if cause in FREE:
         return AfterFailure(retry=True, stuck=record.stuck)
@@ -54,6 +71,10 @@ def after_failure(
         # its report is on the volume: one short try reads it again
         spent = record.failures.get("lostMessage", 0) + 1
         return AfterFailure(retry=spent <= 1, budget="lostMessage", stuck=record.stuck)
+    if cause is Cause.BAD_INPUT and altered:
+        # the next try has a ConfigMap of its own, under another name
+        spent = record.failures.get("altered", 0) + 1
+        return AfterFailure(retry=spent <= MAX_ALTERED, budget="altered", stuck=record.stuck)
     if cause in NEVER or cause in JUDGED:
         return AfterFailure(retry=False, stuck=record.stuck)
     if cause is Cause.OUT_OF_MEMORY:
@@ -100,6 +121,11 @@ def stalled(record: RunRecord, limits: Retries) -> tuple[str, str]:
     cause = Cause(record.cause) if record.cause else Cause.CRASH
     said = f": {record.message}" if record.message else ""
     again = "then start it again (any change of the spec does, and so does `dapt run`)"
+    if cause is Cause.BAD_INPUT and ALTERED in record.message:
+        return TAMPERED, (
+            f"the ConfigMap of {record.stage} was changed under {MAX_ALTERED + 1} tries in a row{said}; find out who"
+            f" changes ConfigMaps of this namespace, {again}"
+        )
     if cause is Cause.BAD_INPUT:
         return BAD_INPUT, f"{record.stage} found its input wrong{said}; correct it, {again}"
     if cause is Cause.DIVERGED:

@@ -1,0 +1,177 @@
+"""One pod of a gang fails: its peers go at once, the cause is kept, and the next try starts in the same breath."""
+
+from __future__ import annotations
+
+import pytest
+
+from builders import healthy
+from dapt_contract.failure import Cause
+from dapt_contract.stage_file import StageFile
+from dapt_operator.cluster.memory import Ends, Stays
+from worlds import World
+
+GANG = {"resources": {"nodes": 2}, "pretraining": {"globalBatchSize": 16}}
+LOST = Ends(75, message="rank 3 lost its peer", cause=Cause.INFRASTRUCTURE)
+
+
+def gang(graceful: bool = True, launcher: str = "IndexedJob") -> World:
+    """Two nodes train."""
+    world = World(GANG, {"launcher": launcher}, graceful=graceful)
+    world.live_until("pretrain")
+    world.cluster.run_pods(world.key, lambda stage: Stays())
+    world.settle()
+    return world
+
+
+@pytest.mark.parametrize("launcher", ["IndexedJob", "JobSet"])
+def test_the_peers_of_a_failed_pod_are_killed_and_the_next_try_follows_at_once(launcher: str) -> None:
+    world = gang(launcher=launcher)
+    name = world.job["metadata"]["name"]
+    assert world.job["kind"] == ("JobSet" if launcher == "JobSet" else "Job")
+    world.cluster.break_pod(world.key, 1, LOST)
+    first = world.visit()
+    assert [(one.kind, one.name, one.grace_seconds) for one in first.delete] == [("Pod", f"{name}-0", 0)]
+    assert first.requeue_after == 0.2
+    second = world.visit()
+    assert [manifest["kind"] for manifest in second.apply][-1] == world.job["kind"]
+    assert world.tries[-1] == "pretrain/2"
+    record = next(one for one in world.status["ledger"]["runs"] if one["stage"] == "pretrain")
+    assert record["failures"] == {"infrastructure": 1}
+    assert [event.message for event in world.cluster.events(world.key)][-1] == "pretrain was started (try 2)"
+    world.live()
+    assert world.status["phase"] == "Published"
+
+
+def test_nothing_is_waited_for_between_the_first_failed_pod_and_the_next_gang() -> None:
+    """Time stands still in these two visits: no backoff and no look after seconds is in the way."""
+    world = gang()
+    moment = world.cluster.now
+    world.cluster.break_pod(world.key, 0, LOST)
+    world.settle()
+    assert world.cluster.now == moment
+    assert world.tries[-1] == "pretrain/2"
+
+
+def test_a_shared_object_is_made_again_with_the_try_after_a_failure() -> None:
+    world = gang()
+    first = [manifest["kind"] for manifest in world.plans[0].apply]
+    assert first == ["Service", "ConfigMap", "Job"]
+    others = [plan.apply for plan in world.plans[1:] if plan.apply]
+    assert {tuple(manifest["kind"] for manifest in apply) for apply in others} == {("ConfigMap", "Job")}
+    world.cluster.break_pod(world.key, 0, LOST)
+    world.visit()
+    assert [manifest["kind"] for manifest in world.visit().apply] == ["Service", "ConfigMap", "Job"]
+
+
+def test_more_nodes_than_before_get_their_service() -> None:
+    world = World()
+    world.live_until("baseline")
+    world.edit(resources={"nodes": 2}, pretraining={"globalBatchSize": 16})
+    world.live_until("pretrain")
+    assert [manifest["kind"] for manifest in world.plans[0].apply] == ["ConfigMap", "Job"]
+    starts = [[manifest["kind"] for manifest in plan.apply] for plan in world.plans if plan.apply]
+    assert starts[-1] == ["Service", "ConfigMap", "Job"]
+
+
+def test_an_effect_alone_is_waited_out_within_seconds() -> None:
+    world = gang()
+    world.cluster.break_pod(world.key, 0, Ends(143, message="evicted", disrupted=True))
+    plan = world.visit()
+    assert plan.delete == ()
+    assert plan.requeue_after == 1.0
+
+
+def test_a_gang_that_fails_while_suspending_tells_its_cause_first() -> None:
+    world = gang()
+    world.cluster.break_pod(world.key, 1, Ends(70, message="CUDA out of memory", cause=Cause.OUT_OF_MEMORY))
+    world.edit(suspend=True)
+    first = world.visit()
+    assert [one.kind for one in first.delete] == ["Pod"]
+    world.settle()
+    stage = world.status["stages"][-1]
+    assert (stage["state"], stage["reason"], stage["message"]) == (
+        "Suspended", "OutOfMemory", "CUDA out of memory",
+    )  # fmt: skip
+    assert world.status["phase"] == "Suspended"
+
+
+@pytest.mark.parametrize("stage", ["prepare", "pretrain", "publish"])
+def test_a_suspended_run_saves_and_its_last_words_are_kept(stage: str) -> None:
+    world = World(graceful=True)
+    world.live_until(stage)
+    world.cluster.run_pods(world.key, lambda run: Stays())
+    world.settle()
+    world.edit(suspend=True)
+    first = world.visit()
+    assert [one.kind for one in first.delete] == ["Job"]
+    assert world.job["metadata"]["deletionTimestamp"]
+    assert world.visit().delete == ()  # it is not deleted again
+    assert world.condition("Reconciling") == (
+        "True", "Stopping", "running processes were asked to save and stop",
+    )  # fmt: skip
+    world.cluster.run_pods(world.key, healthy)
+    world.settle()
+    assert world.status["stages"][-1]["message"] == "asked to stop"
+    assert world.status["stages"][-1]["exitCode"] == 143
+    world.cluster.run_pods(world.key, healthy)  # the Job goes
+    assert world.running is None
+    world.cluster.advance(60)
+    world.settle()
+    world.edit(suspend=False)
+    world.live()
+    assert world.tries.count(f"{stage}/2") == 1
+    assert world.status["usage"]["restarts"] == 0
+
+
+def test_a_job_that_somebody_deletes_is_neither_lost_nor_wanted_until_it_is_gone() -> None:
+    world = gang()
+    stored = world.cluster._stored[world.key]
+    world.cluster.delete_gang(stored, world.job, gracefully=True)
+    world.cluster.advance(60)
+    plan = world.visit()
+    assert (plan.apply, plan.delete) == ((), ())
+    assert world.tries[-1] == "pretrain/1"
+    world.live()
+    assert world.tries.count("pretrain/2") == 1
+    assert world.status["phase"] == "Published"
+
+
+def test_a_run_that_finishes_while_it_is_being_deleted_is_not_run_again() -> None:
+    world = gang()
+    world.edit(suspend=True)
+    world.visit()
+    world.cluster.on_stop = lambda stage: healthy(stage)
+    world.cluster.run_pods(world.key, healthy)
+    world.settle()
+    assert world.status["stages"][-1]["state"] == "Succeeded"
+    world.cluster.on_stop = lambda stage: Ends(143)
+    world.edit(suspend=False)
+    world.live()
+    assert world.tries.count("pretrain/2") == 0
+
+
+def test_the_profile_may_change_its_launcher_between_two_runs() -> None:
+    world = World(GANG, {"launcher": "JobSet"})
+    world.live_until("baseline")
+    assert world.job["kind"] == "JobSet"
+    world.offer(launcher="IndexedJob")
+    world.live_until("pretrain")
+    assert world.job["kind"] == "Job"
+    assert len(world.cluster.objects(world.key, "Service")) == 1
+    world.live()
+    assert world.status["phase"] == "Published"
+    assert len(world.cluster.objects(world.key, "JobSet")) == 2
+
+
+def test_a_jobset_lives_a_whole_life() -> None:
+    def troubled(stage: StageFile) -> Ends | Stays:
+        if stage.kind == "pretrain" and stage.run.try_number == 1:
+            return LOST
+        return healthy(stage)
+
+    world = World(GANG, {"launcher": "JobSet"}, graceful=True)
+    world.live(troubled)
+    assert world.status["phase"] == "Published"
+    assert world.cluster.objects(world.key, "Job") == []
+    assert world.cluster.objects(world.key, "Service") == []
+    assert len(world.cluster.objects(world.key, "JobSet")) == 8
