@@ -1,8 +1,8 @@
 """The pod of one node of a run: the profile's template, with what dapt owns laid over it.
 
-Ours: command, arguments, ports, probes (none: the agent judges liveness), the environment of the contract, our
-volumes. The template's: placement, further environment, volumes, containers and, where it says so, the security
-context, whose defaults keep the restricted Pod Security standard.
+Who owns which field stands in `api/pod_fields.py`, and what of a template is refused in `api/pod_template.py`; here its
+usable part alone is read. Every container gets the security context of the restricted Pod Security standard by
+default, those beside the trainer too.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from typing import Any
 from dapt_contract import pod as contract
 from dapt_contract.layout import HUB_CACHE
 from dapt_operator.api.names import signing_secret_name, work_claim_name
+from dapt_operator.api.pod_fields import TRAINER, VOLUME_NAMES
+from dapt_operator.api.pod_template import CONTAINER_LISTS, is_ours, usable, usable_trainer
 from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.run import Owner, StageRun, plain
 from dapt_operator.launchers.labels import run_labels
 from dapt_operator.launchers.quantity import parse_quantity
 
-CONTAINER = "trainer"
+CONTAINER = TRAINER
 DEFAULT_GRACE_SECONDS = 120
 """Grace period of a profile that gives none: time to write a checkpoint of a small model."""
 DEFAULT_GPU_RESOURCE = "nvidia.com/gpu"
@@ -73,17 +75,20 @@ def pod_template(
     run: StageRun, profile: AdaptationProfileSpec, owner: Owner, stage_sha256: str, rendezvous: Rendezvous
 ) -> dict[str, Any]:
     """A PodTemplateSpec; equal for all nodes of the run."""
-    template: dict[str, Any] = plain(profile.pod_template or {})
-    given: dict[str, Any] = template.get("spec") or {}
-    containers: list[dict[str, Any]] = list(given.get("containers") or [])
-    trainer = next((item for item in containers if item.get("name") == CONTAINER), {})
-    others = [item for item in containers if item.get("name") != CONTAINER]
-    spec = merged(_pod_defaults(), {name: value for name, value in given.items() if name != "containers"})
+    template: dict[str, Any] = plain(usable(profile.pod_template or {}))
+    given: dict[str, Any] = template["spec"]
+    trainer = usable_trainer(given)
+    beside = {
+        name: [merged(_container_defaults(), item) for item in given.get(name, [])]
+        for name in CONTAINER_LISTS
+    }
+    others = [item for item in beside["containers"] if item["name"] != CONTAINER]
+    spec = merged(_pod_defaults(given), {name: value for name, value in given.items() if name not in beside})
     spec |= {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": grace_seconds(profile),
         "containers": [_container(run, profile, owner, stage_sha256, rendezvous, trainer), *others],
-        "volumes": _volumes(run, profile, owner) + list(given.get("volumes") or []),
+        "volumes": _volumes(run, profile, owner) + _free_volumes(given),
         "tolerations": [
             {
                 "key": f"node.kubernetes.io/{state}",
@@ -93,18 +98,20 @@ def pod_template(
             }
             for state in ("unreachable", "not-ready")
         ]
-        + list(given.get("tolerations") or []),
+        + given.get("tolerations", []),
     }
+    if beside["initContainers"]:
+        spec["initContainers"] = beside["initContainers"]
     if rendezvous.subdomain is not None:
         spec["subdomain"] = rendezvous.subdomain
     if run.priority_class_name is not None:
         spec["priorityClassName"] = run.priority_class_name
-    metadata = merged(template.get("metadata") or {}, {"labels": run_labels(run)})
+    metadata = merged(template["metadata"], {"labels": run_labels(run)})
     return {"metadata": metadata, "spec": spec}
 
 
-def _pod_defaults() -> dict[str, Any]:
-    return {
+def _pod_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    defaults: dict[str, Any] = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": {
@@ -115,6 +122,21 @@ def _pod_defaults() -> dict[str, Any]:
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
+    }
+    if given.get("hostNetwork"):
+        defaults["dnsPolicy"] = (
+            "ClusterFirstWithHostNet"  # else the coordinator's name is unknown to the pods
+        )
+    return defaults
+
+
+def _container_defaults() -> dict[str, Any]:
+    return {
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
     }
 
 
@@ -132,8 +154,7 @@ def _container(
         "command": ["python", "-m", "dapt_trainer"],
         "args": [run.kind, "--config", contract.STAGE_FILE, "--sha256", stage_sha256],
         "env": _environment(run, profile, rendezvous, given),
-        "envFrom": list(given.get("envFrom") or [])
-        + [{"secretRef": {"name": name}} for name in run.secret_names],
+        "envFrom": given.get("envFrom", []) + [{"secretRef": {"name": name}} for name in run.secret_names],
         "ports": [
             {"name": "coordinator", "containerPort": profile.ports.coordinator},
             {"name": "progress", "containerPort": profile.ports.progress},
@@ -141,18 +162,15 @@ def _container(
         "resources": _resources(run, profile, given),
         "terminationMessagePath": contract.TERMINATION_PATH,
         "terminationMessagePolicy": "File",
-        "volumeMounts": _mounts(run, profile, owner) + list(given.get("volumeMounts") or []),
+        "volumeMounts": _mounts(run, profile, owner) + given.get("volumeMounts", []),
     }
-    defaults = {
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        }
-    }
-    probes = {"livenessProbe", "readinessProbe", "startupProbe", "lifecycle"}
-    kept = {name: value for name, value in given.items() if name not in probes}
-    return merged(merged(defaults, kept), {name: value for name, value in ours.items() if value != []})
+    return merged(
+        merged(_container_defaults(), given), {name: value for name, value in ours.items() if value != []}
+    )
+
+
+def _free_volumes(given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [item for item in given.get("volumes", []) if item.get("name") not in VOLUME_NAMES]
 
 
 def _environment(
@@ -191,9 +209,8 @@ def _environment(
             "valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{COMPLETION_INDEX}']"}},
         }
     )
-    taken = {item["name"] for item in ours}
-    theirs = [item for item in given.get("env") or [] if item["name"] not in taken - {"OMP_NUM_THREADS"}]
-    replaced = {item["name"] for item in theirs}
+    theirs = [item for item in given.get("env", []) if not is_ours(str(item.get("name")))]
+    replaced = {item.get("name") for item in theirs}
     return [item for item in ours if item["name"] not in replaced] + theirs
 
 
@@ -209,7 +226,12 @@ def _resources(run: StageRun, profile: AdaptationProfileSpec, given: Mapping[str
     if wanted.accelerators_per_node:
         resource = accelerator_resource(profile)
         requests[resource] = limits[resource] = str(wanted.accelerators_per_node)
-    return merged(given.get("resources") or {}, {"requests": requests, "limits": limits})
+    theirs = {
+        name: value
+        for name, value in (given.get("resources") or {}).items()
+        if isinstance(value, Mapping) or name not in ("requests", "limits")
+    }
+    return merged(theirs, {"requests": requests, "limits": limits})
 
 
 def _mounts(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> list[dict[str, Any]]:
