@@ -144,6 +144,20 @@ def test_one_failed_process_stops_its_peers(cluster: LocalCluster) -> None:
     assert (cluster.folder / "work/saved-1").exists()
 
 
+def test_a_pod_that_is_taken_away_for_its_peer_is_killed_and_is_no_cause(cluster: LocalCluster) -> None:
+    program = (
+        "import os, signal, time\n"
+        "if os.environ['PET_NODE_RANK'] == '0': raise SystemExit(70)\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    )
+    run = start(cluster, program, nodes=2, grace=600)
+    wait_until(lambda: state_of(cluster).peers_to_end != (), "the first failure")
+    assert state_of(cluster).peers_to_end == (f"{run.name}-1",)
+    cluster.delete(cluster.key, ObjectReference("Pod", f"{run.name}-1", grace_seconds=0))
+    state = wait_for_end(cluster)
+    assert (state.cause, state.exit_code) == (Cause.OUT_OF_MEMORY, 70)
+
+
 def test_a_process_sees_its_environment_volumes_and_ports(cluster: LocalCluster) -> None:
     program = "import json, os, sys; json.dump({'env': dict(os.environ), 'argv': sys.argv[1:]}, open(os.environ['DAPT_WORK'] + '/seen-' + os.environ['PET_NODE_RANK'], 'w'))"  # noqa: E501
     run = start(cluster, program, nodes=2, container={"args": ["--config", "/etc/dapt/stage/stage.json"]})

@@ -119,6 +119,9 @@ class LocalCluster:
     def delete(self, key: Key, reference: ObjectReference) -> None:
         """Remove an object. A Job's processes get SIGTERM and their grace period; it is gone when they are."""
         self._check(key)
+        if reference.kind == "Pod":
+            self._delete_pod(reference.name)
+            return
         if reference.kind != "Job":
             self._store.remove(reference.kind, reference.name)
             return
@@ -132,6 +135,15 @@ class LocalCluster:
             self._store.remove("Job", reference.name)
             return
         gang.stop(delete=True)
+
+    def _delete_pod(self, name: str) -> None:
+        """Kill one process of a Job at once: the planner takes single pods away only when a peer has failed."""
+        job, _, index = name.rpartition("-")
+        gang = self._gangs.get(job)
+        if gang is None:
+            self._store.remove("Pod", name)
+        elif index.isdigit():
+            gang.kill_pod(int(index))
 
     def write_status(self, key: Key, status: Mapping[str, Any], resource_version: str) -> None:
         """Replace the status; see `Cluster.write_status`."""

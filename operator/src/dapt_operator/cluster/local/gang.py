@@ -146,6 +146,16 @@ class Gang:
         for process in remaining:
             process.kill()
 
+    def kill_pod(self, index: int) -> None:
+        """End one process at once; its pod says that it was deleted, so that its end counts as no cause."""
+        with self._lock:
+            process = self._processes.get(index)
+            if process is None or index not in self._alive:
+                return
+            pod = dict(self._pod(index))
+            self._put(pod | {"metadata": pod["metadata"] | {"deletionTimestamp": timestamp()}})
+        process.kill()
+
     def _deadline_passed(self) -> None:
         with self._lock:
             if not self._alive or self._failure is not None:
