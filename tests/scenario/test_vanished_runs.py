@@ -1,0 +1,49 @@
+"""Jobs that are gone before anybody read what their pods said."""
+
+from __future__ import annotations
+
+import pytest
+
+from builders import healthy
+from dapt_contract.failure import Cause
+from dapt_contract.stage_file import StageFile
+from dapt_operator.cluster.memory import Ends, Stays
+from worlds import World
+
+
+@pytest.mark.parametrize("stage", ["prepare", "pretrain", "publish"])
+def test_resuming_before_the_end_of_the_pods_was_read_costs_nothing(stage: str) -> None:
+    world = World()
+    world.live_until(stage)
+    world.edit(suspend=True)
+    world.visit()
+    world.cluster.lose_jobs(world.key)  # the Job went with its pods between two visits
+    world.edit(suspend=False)
+    began = world.cluster.now
+    world.settle()
+    assert world.running == stage
+    assert world.cluster.now == began, "a run that was asked to stop is not waited for when it is gone"
+    assert world.status["stages"][-1]["try"] == 2
+    world.live()
+    assert world.status["phase"] == "Published"
+    assert world.status["usage"]["restarts"] == 0
+
+
+def test_a_later_try_whose_job_is_gone_is_noticed_although_the_first_one_is_still_listed() -> None:
+    fallen: list[str] = []
+
+    def falls_once(stage: StageFile) -> Ends | Stays:
+        if stage.kind == "prepare" and not fallen:
+            fallen.append(stage.kind)
+            return Ends(75, message="the disk is away", cause=Cause.INFRASTRUCTURE)
+        return healthy(stage)
+
+    world = World()
+    world.live(falls_once, until=lambda one: one.tries[-1:] == ["prepare/2"])
+    first = world.runs[0].run.key[:8]
+    world.cluster.lose_jobs(world.key, but=f"clinical-prepare-{first}")
+    world.cluster.advance(11)
+    world.settle()
+    assert world.tries == ["prepare/1", "prepare/2", "prepare/3"]
+    world.live()
+    assert world.status["phase"] == "Published"
