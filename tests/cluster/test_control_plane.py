@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import urllib3
 
 from dapt_operator.cluster.memory import Ends
-from testcluster.control_plane import ControlPlane
+from testcluster.api import ApiError
+from testcluster.control_plane import ROOT, ControlPlane, load_manifests
 from testcluster.kubelet_script import ScriptedKubelet
-from testcluster.pod_life import Life
+from testcluster.pod_life import Answer, Life
 from testcluster.waiting import eventually
 
 pytestmark = pytest.mark.cluster
@@ -71,11 +80,178 @@ def test_a_pod_out_of_memory_fails_its_job(
     assert [(item["exitCode"], item["reason"]) for item in killed] == [(137, "OOMKilled")]
 
 
+def test_the_crds_are_established_and_their_schemas_have_no_errors(control_plane: ControlPlane) -> None:
+    for name in ("domainadaptations.dapt.dev", "adaptationprofiles.dapt.dev"):
+        status = control_plane.api.get("CustomResourceDefinition", name)["status"]
+        conditions = {item["type"]: item["status"] for item in status["conditions"]}
+        assert conditions == {"NamesAccepted": "True", "Established": "True"}  # and no NonStructuralSchema
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_example_is_accepted(control_plane: ControlPlane, namespace: str, path: Path) -> None:
+    for manifest in load_manifests(path):
+        manifest["metadata"].pop("namespace", None)  # the test's own
+        stored = control_plane.api.apply(manifest, namespace, dry_run=True)
+        assert stored["spec"].keys() >= manifest["spec"].keys()  # nothing was pruned
+
+
+def test_a_field_that_the_schema_does_not_know_is_refused(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    [manifest] = load_manifests(ROOT / "examples" / "legal.yaml")
+    manifest["spec"]["pretraining"]["learningrate"] = 1e-4
+    with pytest.raises(ApiError, match=r"\.spec\.pretraining\.learningrate: field not declared in schema"):
+        control_plane.api.apply(manifest, namespace, dry_run=True)
+
+
+def test_a_deleted_pod_ends_as_its_script_says_and_goes(
+    control_plane: ControlPlane, namespace: str, kubelet: ScriptedKubelet
+) -> None:
+    control_plane.api.create(job_of_two(), namespace)
+    eventually(lambda: kubelet.started_pods == 2)
+    control_plane.api.delete("Job", "gang", namespace, propagation="Foreground")
+    eventually(lambda: control_plane.api.list("Pod", namespace) == [])
+    eventually(lambda: control_plane.api.find("Job", "gang", namespace) is None)
+
+
+def test_a_pod_waits_for_the_secret_that_it_refers_to(
+    control_plane: ControlPlane, namespace: str, kubelet: ScriptedKubelet
+) -> None:
+    job = job_of_two()
+    job["spec"]["template"]["spec"]["containers"][0]["envFrom"] = [{"secretRef": {"name": "hub"}}]
+    control_plane.api.create(job, namespace)
+
+    def waiting() -> list[dict[str, str]]:
+        statuses = [pod["status"] for pod in control_plane.api.list("Pod", namespace)]
+        return [
+            item["state"]["waiting"] for status in statuses for item in status.get("containerStatuses", [])
+        ]
+
+    refused = {"reason": "CreateContainerConfigError", "message": 'secret "hub" not found'}
+    eventually(lambda: waiting() == [refused, refused])
+    assert kubelet.started_pods == 0
+    control_plane.api.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "hub"}}, namespace)
+    eventually(lambda: kubelet.started_pods == 2)
+
+
+def test_a_container_that_cannot_start_waits_until_its_script_changes(
+    control_plane: ControlPlane, namespace: str, kubelet: ScriptedKubelet
+) -> None:
+    kubelet.script = lambda pod: Life(waiting=("ErrImagePull", "no such image"))
+    control_plane.api.create(job_of_two(), namespace)
+    fields = "status.phase=Pending"
+    eventually(
+        lambda: (
+            [
+                pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"]
+                for pod in control_plane.api.list("Pod", namespace, fields=fields)
+            ]
+            == ["ErrImagePull", "ErrImagePull"]
+        )
+    )
+    kubelet.script = lambda pod: Life(then=Ends())
+    eventually(lambda: "Complete" in conditions(control_plane, namespace))
+
+
+def test_a_claim_of_the_default_class_is_bound(
+    control_plane: ControlPlane, namespace: str, kubelet: ScriptedKubelet
+) -> None:
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "work"},
+        "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    control_plane.api.create(claim, namespace)
+    found = eventually(
+        lambda: [
+            item
+            for item in control_plane.api.list("PersistentVolumeClaim", namespace)
+            if item["status"]["phase"] == "Bound"
+        ]
+    )
+    assert found[0]["status"]["capacity"] == {"storage": "1Gi"}
+
+
+def test_progress_and_logs_are_answered_as_a_pod_would(
+    control_plane: ControlPlane, namespace: str, kubelet: ScriptedKubelet
+) -> None:
+    kubelet.script = lambda pod: Life(progress=Answer(b'{"step": 7}'), log="first\nsecond\nthird\n")
+    job = job_of_two()
+    job["spec"]["template"]["spec"]["containers"][0]["ports"] = [{"name": "progress", "containerPort": 9500}]
+    control_plane.api.create(job, namespace)
+    eventually(lambda: kubelet.started_pods == 2)
+    pods = eventually(lambda: control_plane.api.list("Pod", namespace, fields="status.phase=Running"))
+    answers = {pod["status"]["podIP"]: _progress(pod) for pod in pods}
+    assert list(answers.values()) == [b'{"step": 7}'] * len(answers)
+    path = control_plane.api.path("Pod", namespace, pods[0]["metadata"]["name"])
+    assert control_plane.api.request("GET", f"{path}/log", tailLines=2) == "second\nthird\n"
+
+
+def _progress(pod: dict[str, Any]) -> bytes:
+    address = f"http://{pod['status']['podIP']}:9500/progress"
+    with urllib3.PoolManager() as pool:
+        return pool.request("GET", address, timeout=5, retries=False).data
+
+
 def test_five_hundred_gangs_run_at_once(
     control_plane: ControlPlane, namespace: str, kubelet: ScriptedKubelet
 ) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: control_plane.api.create(job_of_two(f"gang-{n}"), namespace), range(500)))
     eventually(lambda: kubelet.started_pods == 1000, "1,000 running pods", seconds=120)
+
+
+def test_requests_are_counted_by_who_sent_them(control_plane: ControlPlane, namespace: str) -> None:
+    mark = control_plane.audit.mark()
+    map_ = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "counted"}}
+    control_plane.api.create(map_, namespace)
+    control_plane.api.get("ConfigMap", "counted", namespace)
+    control_plane.api.get("ConfigMap", "counted", namespace)
+    counted = control_plane.audit.count(mark, lambda request: request.name == "counted")
+    assert counted == {
+        ("dapt-tests", "create", "configmaps"): 1,
+        ("dapt-tests", "get", "configmaps"): 2,
+    }
+
+
+def test_a_service_account_may_do_what_it_was_granted_and_nothing_more(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    kubeconfig = control_plane.kubeconfig_for(namespace, "default")
+    done = subprocess.run(
+        ["kubectl", "--kubeconfig", kubeconfig, "get", "configmaps"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    who = f"system:serviceaccount:{namespace}:default"
+    assert done.returncode == 1
+    assert f'User "{who}" cannot list resource "configmaps"' in done.stderr
+
+
+def test_a_killed_test_run_leaves_no_process_behind(tmp_path: Path) -> None:
+    program = (
+        "import time\n"
+        "from testcluster.control_plane import ControlPlane\n"
+        "with ControlPlane() as plane:\n"
+        "    print(*(process.pid for process in plane.processes), plane.folder, flush=True)\n"
+        "    time.sleep(300)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout is not None
+        *pids, _ = run.stdout.readline().split()
+        assert len(pids) == 4
+        assert all(psutil.pid_exists(int(pid)) for pid in pids)
+        run.send_signal(signal.SIGKILL)
+    eventually(lambda: not any(_runs(int(pid)) for pid in pids), "the end of its children")
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -12,7 +12,7 @@ Value = TypeVar("Value")
 def eventually(
     look: Callable[[], Value], what: str = "", *, seconds: float = 30.0, every_seconds: float = 0.05
 ) -> Value:
-    """The first value of `look` that is true; failed assertions inside it count as false.
+    """The first value of `look` that is true; failed assertions and missing fields count as false.
 
     Raises:
         AssertionError: none came within so many seconds; says what was awaited and what was there instead.
@@ -25,7 +25,7 @@ def eventually(
             if found:
                 return found
             last = found
-        except AssertionError as error:
+        except (AssertionError, LookupError) as error:
             last = error
         if time.monotonic() > deadline:
             raise AssertionError(f"{what or 'what is awaited'} did not come within {seconds:g} s: {last!r}")
