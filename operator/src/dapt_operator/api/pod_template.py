@@ -15,7 +15,7 @@ from dapt_operator.api.pod_fields import TRAINER, PodField, Shape, Whose
 
 Path = tuple[str | int, ...]
 Found = tuple[Path, Any, str]
-"""Path below `podTemplate`, the value there, and what is wrong with it."""
+"""Path below `podTemplate`, the value there (None where the field itself is the fault), and what is wrong."""
 
 CONTAINER_LISTS: Final = ("containers", "initContainers")
 """Fields of a pod that hold containers."""
@@ -29,7 +29,7 @@ def problems(template: Any) -> Iterator[Found]:
         return
     for name, value in template.items():
         if name not in _PART:
-            yield (name,), value, f"unknown field; a pod template has {' and '.join(_PART)}"
+            yield (name,), None, f"unknown field; a pod template has {' and '.join(_PART)}"
         elif not isinstance(value, Mapping):
             yield (name,), value, f"must be {Shape.BLOCK}"
         else:
@@ -75,17 +75,13 @@ def _fields(value: Mapping[str, Any], fields: Mapping[str, PodField], path: Path
         field = fields.get(name)
         if field is None:
             if path == ("metadata",):
-                yield (
-                    (*path, name),
-                    item,
-                    "is made by the Job controller; only labels and annotations are read here",
-                )
+                yield (*path, name), None, "the Job controller makes it; write labels and annotations alone"
                 continue
             near = get_close_matches(str(name), fields, n=1)
             hint = f"; nearest known name is {near[0]!r}" if near else ""
-            yield (*path, name), item, f"unknown field{hint}; rename or remove it"
+            yield (*path, name), None, f"unknown field{hint}; rename or remove it"
         elif field.whose is Whose.OPERATOR:
-            yield (*path, name), item, f"is the operator's own ({field.says}); remove it"
+            yield (*path, name), None, f"is the operator's own ({field.says}); remove it"
         elif not _has_shape(item, field.shape):
             yield (*path, name), item, f"must be {field.shape}"
 
@@ -106,9 +102,9 @@ def _has_shape(value: Any, shape: Shape) -> bool:
 
 def _label_problems(template: Mapping[str, Any]) -> Iterator[Found]:
     labels = _usable(template.get("metadata"), pod_fields.METADATA).get("labels", {})
-    for name, value in labels.items():
+    for name in labels:
         if str(name).startswith(pod_fields.LABEL_PREFIXES) or name in pod_fields.LABELS:
-            yield ("metadata", "labels", name), value, "is the operator's own label; remove it"
+            yield ("metadata", "labels", name), None, "is the operator's own label; remove it"
 
 
 def _spec_problems(template: Mapping[str, Any]) -> Iterator[Found]:
@@ -121,9 +117,9 @@ def _spec_problems(template: Mapping[str, Any]) -> Iterator[Found]:
         if not isinstance(name, str) or not name:
             yield path, name, "must be a text: every volume has a name"
         elif name in pod_fields.VOLUME_NAMES or name.startswith(pod_fields.CLAIM_VOLUME_PREFIX):
-            yield path, name, "is the name of one of the operator's own volumes; choose another"
+            yield path, name, "one of the operator's own volumes has this name; choose another"
         elif name in names:
-            yield path, name, "is given twice; choose another"
+            yield path, name, "given twice; choose another"
         else:
             names.add(name)
 
@@ -136,7 +132,7 @@ def _container_problems(containers: Any, path: Path) -> Iterator[Found]:
             yield (*here, "name"), name, f"must be a text: {TRAINER} for the container that runs the stage"
             continue
         if name in names or (path[-1] == "initContainers" and name == TRAINER):
-            yield (*here, "name"), name, "is given twice; choose another"
+            yield (*here, "name"), name, "given twice; choose another"
         names.add(name)
         if name == TRAINER and path[-1] == "containers":
             yield from _fields(container, pod_fields.CONTAINER, here)
@@ -155,7 +151,7 @@ def _trainer_problems(trainer: Mapping[str, Any], path: Path) -> Iterator[Found]
         if not isinstance(name, str) or not name:
             yield here, name, "must be a text: every variable has a name"
         elif is_ours(name):
-            yield here, name, "is set by the operator; remove it"
+            yield here, name, "the operator sets this variable; remove it"
     for number, mount in enumerate(trainer.get("volumeMounts", ())):
         folder, here = mount.get("mountPath"), (*path, "volumeMounts", number, "mountPath")
         if not isinstance(folder, str) or not folder.startswith("/"):

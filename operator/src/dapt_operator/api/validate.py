@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from dapt_operator.api import pod_template
 from dapt_operator.api.base import API_VERSION, SKIP_RULES, Base, camel_case
 from dapt_operator.api.manifest import Document as Document
 from dapt_operator.api.manifest import ManifestError as ManifestError
@@ -62,6 +63,7 @@ def check(document: Document, *, local: bool) -> Checked:
     if model is not None:
         problems += _rule_problems(model, data, document, repairs)
         problems += _unsupported_problems(model, data, document)
+        problems += _template_problems(model, document)
         if not local:
             problems += _local_source_problems(model, document)
     problems.sort(key=lambda problem: (problem.line, problem.field))
@@ -146,6 +148,12 @@ def _unsupported_problems(
         path = tuple(entry.field.split("."))
         value = _scalar_at(data, path)
         yield Problem(entry.field, value, entry.instead, document.line_of(path), supported=False)
+
+
+def _template_problems(model: DomainAdaptation | AdaptationProfile, document: Document) -> Iterator[Problem]:
+    if isinstance(model, AdaptationProfile) and model.spec.pod_template is not None:
+        for path, value, message in pod_template.problems(model.spec.pod_template):
+            yield _problem(document, ("spec", "podTemplate", *path), value, message)
 
 
 def _local_source_problems(model: Base, document: Document) -> Iterator[Problem]:

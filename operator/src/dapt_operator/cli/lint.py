@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from dapt_operator.api.profile import AdaptationProfile
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.manifests import judge
+from dapt_operator.launchers.pod import lifted_restrictions
 
 
 def lint(paths: Sequence[Path], *, cluster: bool = False) -> tuple[list[str], list[str]]:
-    """Problems (for stderr) and `ok` lines (for stdout), file by file.
+    """Problems (for stderr), and `ok` lines and warnings (for stdout), file by file.
 
     cluster: judge as the cluster does, where file:// is refused.
     """
@@ -26,4 +28,6 @@ def lint(paths: Sequence[Path], *, cluster: bool = False) -> tuple[list[str], li
             problems += document.problems
             if document.model is not None:
                 good.append(f"{path}: ok ({document.model.kind} {document.model.metadata.name})")
+            if isinstance(document.model, AdaptationProfile):
+                good += [f"{path}: warning: {text}" for text in lifted_restrictions(document.model.spec)]
     return problems, good

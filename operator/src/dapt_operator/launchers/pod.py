@@ -16,6 +16,7 @@ from dapt_contract import pod as contract
 from dapt_contract.layout import HUB_CACHE
 from dapt_operator.api.names import signing_secret_name, work_claim_name
 from dapt_operator.api.pod_fields import TRAINER, VOLUME_NAMES
+from dapt_operator.api.pod_security import breaches
 from dapt_operator.api.pod_template import CONTAINER_LISTS, is_ours, usable, usable_trainer
 from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.run import Owner, StageRun, plain
@@ -108,6 +109,24 @@ def pod_template(
         spec["priorityClassName"] = run.priority_class_name
     metadata = merged(template["metadata"], {"labels": run_labels(run)})
     return {"metadata": metadata, "spec": spec}
+
+
+def lifted_restrictions(profile: AdaptationProfileSpec) -> tuple[str, ...]:
+    """One warning where the profile's template goes beyond the restricted standard; else nothing.
+
+    It is the platform team's to decide, and the namespace has to allow it: said before pods are refused.
+    """
+    given: dict[str, Any] = plain(usable(profile.pod_template or {}))["spec"]
+    spec = merged(_pod_defaults(given), given)
+    for name in CONTAINER_LISTS:
+        spec[name] = [merged(_container_defaults(), item) for item in given.get(name, [])]
+    found = breaches(spec)
+    if not found:
+        return ()
+    return (
+        f"spec.podTemplate of the profile goes beyond the restricted Pod Security standard ({', '.join(found)}):"
+        " its pods start only in namespaces that allow that",
+    )
 
 
 def _pod_defaults(given: Mapping[str, Any]) -> dict[str, Any]:

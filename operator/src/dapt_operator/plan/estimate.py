@@ -12,6 +12,7 @@ from dapt_contract.metric import Measure
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.spec import DomainAdaptationSpec
+from dapt_operator.launchers.pod import lifted_restrictions
 from dapt_operator.plan import compute, resolve
 from dapt_operator.plan.guidance import count, expectation, warnings
 from dapt_operator.plan.memory import GIB, MemoryParts, trainable_parameters
@@ -148,7 +149,8 @@ def estimate(
             general_tokens=general_tokens,
             total_tokens=steps.total_tokens if steps else None,
             replay_fraction=replay,
-        ),
+        )
+        + lifted_restrictions(profile),
         problems=tuple(problems),
         expectation=expectation(domain_tokens),
     )
