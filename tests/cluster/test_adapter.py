@@ -167,7 +167,7 @@ def test_a_foreign_job_and_a_foreign_config_map_are_told_and_left(world: World) 
 def test_a_config_map_that_was_made_anew_with_another_content_is_told(world: World) -> None:
     config, _ = world.render()
     world.plane.api.create(config | {"data": {"stage.json": "{}"}})
-    with pytest.raises(NameTaken, match="it holds something else than was written: delete it"):
+    with pytest.raises(NameTaken, match="its content is not what was written"):
         world.cluster.apply(world.key, config)
 
 

@@ -144,7 +144,7 @@ def test_a_foreign_object_of_our_name_is_told_with_its_owner(adapter: Adapter, i
 def test_a_config_map_with_another_content_is_not_taken_for_ours(adapter: Adapter) -> None:
     config = rendered()[0]
     place(adapter, config | {"data": {"stage.json": "{}"}})
-    assert taken(adapter, config) == "it holds something else than was written: delete it"
+    assert taken(adapter, config) == "its content is not what was written"
 
 
 def test_an_object_that_goes_while_we_look_is_waited_out(adapter: Adapter) -> None:

@@ -95,7 +95,10 @@ class Store:
             The adaptation concerned; None when the object is not ours, is a profile, or says nothing new. A status
             that we wrote is new once more when the watch tells of it: what follows from it is decided then.
         """
-        place, entry = _place(body), _read(body)
+        place = _place(body)
+        if not own and self._is_known(place, body):
+            return None
+        entry = _read(body)
         with self._lock:
             if entry is None:
                 return self._drop(place)  # it was ours, and somebody took its labels away
@@ -218,6 +221,18 @@ class Store:
         with self._lock:
             found = [entry.body for place, entry in self._objects.items() if place[0] == kind]
         return iter(found)
+
+    def _is_known(self, place: _Place, body: Manifest) -> bool:
+        """Whether this very version is here already: most of what a list says, and cheaper than reading it."""
+        metadata = body.get("metadata") or {}
+        with self._lock:
+            known = self._objects.get(place)
+            return (
+                known is not None
+                and not known.own
+                and known.uid == metadata.get("uid")
+                and known.version == _version(metadata.get("resourceVersion"))
+            )
 
     # --- with the lock held ---
 
