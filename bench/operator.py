@@ -1,0 +1,251 @@
+"""The operator's figures on a real control plane, in pairs with the raw API in the same run.
+
+etcd, API server, controller-manager and scheduler (their client limits raised) run on this machine with a scripted
+kubelet; the operator is a process beside them. The floor is an async client that creates Indexed Jobs of two pods.
+
+    python -m bench.operator [--quiet-seconds 600] [--sizes 1,100,500,1000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "cluster"))
+
+import psutil
+
+from bench import operator_raw as raw
+from builders import adaptation, facts_for, profile
+from dapt_contract.failure import Cause
+from dapt_operator.cluster.memory import Ends
+from testcluster.control_plane import ControlPlane
+from testcluster.kubelet_script import ScriptedKubelet
+from testcluster.operator import AGENT, Operator
+from testcluster.pod_life import Life, ScriptedPod
+from testcluster.waiting import eventually
+
+RATE_BAR = 20.0
+"""Adaptations a second at 500: first stage's pods exist."""
+SINGLE_BAR_SECONDS = 0.15
+REQUESTS_BAR, FIRST_REQUESTS_BAR = 6.0, 10.0
+NEXT_MEDIAN_BAR_SECONDS, NEXT_P95_BAR_SECONDS = 0.3, 1.0
+NEW_GANG_BAR_SECONDS = 1.5
+MEMORY_BAR_MIB = 300.0
+SPEC: dict[str, Any] = {
+    "model": {"source": "s3://models/base"},
+    "corpus": {"domain": [{"source": "s3://text/d.jsonl"}], "general": [{"source": "s3://text/g.jsonl"}]},
+    "pretraining": {"globalBatchSize": 16},
+    "evaluation": {
+        "domain": {"tasks": [{"name": "codes", "source": "s3://eval/codes.jsonl"}]},
+        "general": {"tasks": [{"name": "general", "source": "s3://eval/general.jsonl"}]},
+    },
+    "finetuning": {"data": [{"source": "s3://text/i.jsonl"}]},
+    "output": {"destination": "s3://out/model"},
+    "resources": {"nodes": 2, "gpusPerNode": 2},
+}
+
+
+def figure(name: str, value: float, bar: float, *, at_least: bool = False) -> None:
+    """One line: NAME VALUE BAR ok|short."""
+    good = value >= bar if at_least else value <= bar
+    print(f"operator.{name} {value:.3f} {bar:g} {'ok' if good else 'short'}", flush=True)
+
+
+def note(text: str) -> None:
+    """What goes beside the figures."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def runs(_: ScriptedPod) -> Life:
+    """Every pod runs on."""
+    return Life()
+
+
+def ends_well(pod: ScriptedPod) -> Life:
+    """Every pod ends at once with what a healthy stage says."""
+    return Life() if pod.stage is None else Life(then=Ends(facts=facts_for(pod.stage)))
+
+
+@contextmanager
+def stage(
+    plane: ControlPlane, script: Callable[[ScriptedPod], Life] | None
+) -> Iterator[tuple[str, Operator]]:
+    """A namespace of its own, the operator, and a kubelet unless `script` is None; all gone afterwards."""
+    name = f"bench-{time.monotonic_ns()}"
+    plane.make_namespace(name)
+    with ExitStack() as stack:
+        if script is not None:
+            stack.enter_context(ScriptedKubelet(plane, script))
+        operator = stack.enter_context(Operator(plane, instance=f"default/{name}"))
+        yield name, operator
+    plane.api.delete("Namespace", name)
+    eventually(lambda: plane.api.find("Namespace", name) is None, "the namespace's end", seconds=300)
+
+
+def make(namespace: str, number: int, **over: Any) -> dict[str, Any]:
+    """One adaptation."""
+    made = adaptation(f"a{number:04d}", **(SPEC | over))
+    made["metadata"]["namespace"] = namespace
+    return made
+
+
+# --- the figures ---
+
+
+def creation(plane: ControlPlane, count: int) -> None:
+    """So many adaptations at once, until the pods of their first stage exist; and the raw floor before it."""
+    name = plane.make_namespace(f"floor-{time.monotonic_ns()}")
+    floor = raw.create_jobs(plane, name, count)
+    plane.api.delete("Namespace", name)
+    eventually(lambda: plane.api.find("Namespace", name) is None, "the namespace's end", seconds=600)
+    with stage(plane, None) as (namespace, operator):
+        mine = raw.create_adaptations(plane, namespace, [make(namespace, i) for i in range(count)])
+        memory = psutil.Process(operator.pid).memory_info().rss / 2**20
+    rate, floor_rate = count / mine, count / floor
+    note(
+        f"{count} at once: all first pods after {mine:.2f} s ({rate:.1f}/s); raw Jobs of two pods {floor:.2f} s"
+        f" ({floor_rate:.1f}/s); operator {memory:.0f} MiB"
+    )
+    if count == 500:
+        figure("adaptations_per_second_at_500", rate, RATE_BAR, at_least=True)
+        note(f"of the raw floor's rate: {rate / floor_rate:.2f}")
+
+
+def single(plane: ControlPlane, times: int = 15) -> None:
+    """From the answer to `create` until the Job is there, one adaptation at a time."""
+    with stage(plane, None) as (namespace, _), raw.Watcher(plane, namespace) as watcher:
+        seconds = []
+        for number in range(times):
+            made = make(namespace, number)
+            plane.api.create(made)
+            begun = time.monotonic()
+            job = watcher.wait_for_job(made["metadata"]["name"], "prepare")
+            seconds.append(job - begun)
+            time.sleep(0.2)
+    note(f"create to Job: {', '.join(f'{s:.3f}' for s in seconds)}")
+    figure("create_to_job_seconds_median", statistics.median(seconds), SINGLE_BAR_SECONDS)
+
+
+def requests(plane: ControlPlane) -> None:
+    """Requests of the operator for each stage of a whole life, from the audit log."""
+    with stage(plane, ends_well) as (namespace, _):
+        mark = plane.audit.mark()
+        plane.api.create(make(namespace, 0))
+        eventually(lambda: raw.phase(plane, namespace, "a0000") == "Published", "the life's end", seconds=120)
+        time.sleep(2)
+        ours = [r for r in plane.audit.requests(mark) if r.agent == AGENT and r.namespace == namespace]
+    counts: list[int] = []
+    for request in ours:
+        if request.stage != "ResponseComplete" or request.verb == "watch":
+            continue
+        if request.verb == "create" and request.resource == "configmaps":
+            counts.append(0)  # the first request of a later stage
+        if not counts:
+            counts.append(0)
+        counts[-1] += 1
+    counts = [counts[0] + counts[1], *counts[2:]]  # what all stages share comes before the first stage's own
+    note(f"requests by stage: {counts}")
+    figure("requests_first_stage", counts[0], FIRST_REQUESTS_BAR)
+    figure("requests_each_later_stage_max", max(counts[1:]), REQUESTS_BAR)
+
+
+def transitions(plane: ControlPlane, present: int, lives: int = 40) -> None:
+    """With so many resources present: from a stage's last pod succeeded to the next stage's Job."""
+    with stage(plane, ends_well) as (namespace, _):
+        idle = [make(namespace, i, suspend=True) for i in range(present - lives)]
+        raw.create_many(plane, namespace, idle)
+        eventually(lambda: raw.all_suspended(plane, namespace, len(idle)), "the idle ones", seconds=300)
+        with raw.Watcher(plane, namespace) as watcher:
+            for number in range(present - lives, present):
+                plane.api.create(make(namespace, number))
+                time.sleep(0.5)
+            last = f"a{present - 1:04d}"
+            eventually(lambda: raw.phase(plane, namespace, last) == "Published", "the last life", seconds=300)
+            gaps = sorted(watcher.stage_gaps())
+    p95 = gaps[int(0.95 * len(gaps))]
+    note(f"{len(gaps)} transitions with {present} present: max {gaps[-1]:.3f} s")
+    figure("stage_to_stage_seconds_median", statistics.median(gaps), NEXT_MEDIAN_BAR_SECONDS)
+    figure("stage_to_stage_seconds_p95", p95, NEXT_P95_BAR_SECONDS)
+
+
+def new_gang(plane: ControlPlane, times: int = 10) -> None:
+    """From the first failed pod of a gang of two to the Job of the next try; grace period 0 for the peer."""
+    failures: dict[str, int] = {}
+
+    def script(pod: ScriptedPod) -> Life:
+        if pod.stage is None or pod.stage.kind != "pretrain":
+            return ends_well(pod)
+        if pod.stage.run.try_number == 1 and pod.index == 1:
+            failures[pod.job] = 1
+            lost = Ends(exit_code=75, cause=Cause.INFRASTRUCTURE, message="lost its network")
+            return Life(then=lost, run_seconds=1.0)
+        return Life()
+
+    with stage(plane, script) as (namespace, _), raw.Watcher(plane, namespace) as watcher:
+        for number in range(times):
+            plane.api.create(make(namespace, number))
+            time.sleep(0.7)
+        eventually(lambda: len(watcher.restarts()) >= times, "all new gangs", seconds=120)
+        seconds = sorted(watcher.restarts())
+    note(f"first failed pod to the new gang's Job: {', '.join(f'{s:.2f}' for s in seconds)}")
+    figure("failed_pod_to_new_gang_seconds_max", seconds[-1], NEW_GANG_BAR_SECONDS)
+
+
+def quiet(plane: ControlPlane, present: int, seconds: float) -> None:
+    """So many resources at rest: what is written, and what the operator weighs."""
+    with stage(plane, runs) as (namespace, operator):
+        idle = [make(namespace, i, suspend=i % 2 == 0) for i in range(present)]
+        raw.create_many(plane, namespace, idle)
+        eventually(lambda: raw.all_told(plane, namespace, present), "all of them", seconds=600)
+        time.sleep(90)  # a resync and what it brings
+        mark = plane.audit.mark()
+        time.sleep(seconds)
+        writes = [
+            r for r in plane.audit.requests(mark)
+            if r.agent == AGENT and r.is_write and not r.resource.endswith("/leases")
+        ]  # fmt: skip
+        memory = psutil.Process(operator.pid).memory_info().rss / 2**20
+    for request in writes[:5]:
+        note(f"wrote: {request.verb} {request.resource} {request.name}")
+    note(f"{present} resources, half of them with a running stage, for {seconds:g} s")
+    figure("writes_while_quiet", len(writes), 0)
+    figure("memory_mib_at_1000", memory, MEMORY_BAR_MIB)
+
+
+def main() -> int:
+    """All figures."""
+    parser = argparse.ArgumentParser(prog="python -m bench.operator")
+    parser.add_argument("--quiet-seconds", type=float, default=600.0)
+    parser.add_argument("--sizes", default="1,100,500,1000")
+    parser.add_argument("--present", type=int, default=1000)
+    parser.add_argument("--only", default="")
+    options = parser.parse_args()
+    with ControlPlane(fast=True) as plane:
+        plane.install_crds()
+        claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+        storage = {"existingClaim": None, "claimTemplate": claim}
+        plane.api.apply(profile(storage=storage, terminationGracePeriodSeconds=1))
+        parts: dict[str, Callable[[], None]] = {
+            "single": lambda: single(plane),
+            "requests": lambda: requests(plane),
+            "new-gang": lambda: new_gang(plane),
+            "creation": lambda: [creation(plane, int(n)) for n in options.sizes.split(",")] and None,
+            "transitions": lambda: transitions(plane, options.present),
+            "quiet": lambda: quiet(plane, options.present, options.quiet_seconds),
+        }
+        for name, part in parts.items():
+            if not options.only or name in options.only.split(","):
+                part()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""The operator is killed around its API writes, and served by an API server that refuses, cuts and falls silent.
+
+A whole life runs unbroken and its writes are counted. Then lives of the same manifest are broken: SIGKILL before the
+n-th write (the API server never hears of it) or after it (it took effect and nobody learned of it). Each must end as
+the unbroken one did, without a double or an orphan object. `make test` takes a sample; `make faults` takes every point.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from testcluster.adaptations import STAGES, Adaptation, healthy, make_claim, make_profile
+from testcluster.api_proxy import ApiProxy, Cut, Effect, Refusal
+from testcluster.calls import Call
+from testcluster.control_plane import ControlPlane
+from testcluster.kubelet_script import ScriptedKubelet
+from testcluster.operator_process import OperatorProcess
+from testcluster.waiting import eventually
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
+
+POINTS = int(os.environ.get("DAPT_FAULT_API_POINTS", "5"))
+"""Kills of each kind; 0: one at every write."""
+SEED = int(os.environ.get("DAPT_FAULT_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
+OURS = "dapt-operator"
+PASSING = ("message", "lastTransitionTime", "startTime", "completionTime", "runKey", "digest")
+"""Fields of a status that differ between two lives of the same manifest: times, and what hangs on the uid."""
+
+
+def by_us(call: Call) -> bool:
+    return call.agent == OURS
+
+
+class Stand:
+    """One namespace with a kubelet, a proxy and an operator behind it."""
+
+    def __init__(self, plane: ControlPlane, namespace: str) -> None:
+        self.plane, self.namespace = plane, namespace
+        make_claim(plane, namespace)
+        self.profile = make_profile(plane)
+        plane.api.create(
+            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "operator"}}, namespace
+        )
+        plane.api.create(
+            {
+                "apiVersion": "rbac.authorization.k8s.io/v1",
+                "kind": "ClusterRoleBinding",
+                "metadata": {"name": f"{namespace}-operator"},
+                "roleRef": {
+                    "apiGroup": "rbac.authorization.k8s.io",
+                    "kind": "ClusterRole",
+                    "name": "cluster-admin",
+                },
+                "subjects": [{"kind": "ServiceAccount", "name": "operator", "namespace": namespace}],
+            }
+        )
+        self.proxy = ApiProxy(plane)
+        self.lives = 0
+
+    def __enter__(self) -> Stand:
+        self.proxy.__enter__()
+        config = self.plane.kubeconfig_for(self.namespace, "operator", url=self.proxy.url)
+        self.operator = OperatorProcess(
+            self.plane, [self.namespace], kubeconfig=config, flags=["--resync-seconds=5", "--log-level=info"]
+        )
+        self.operator.start()
+        self.operator.wait_for("acting")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.operator.__exit__(None, None, None)
+        self.proxy.__exit__(None, None, None)
+
+    def begin(self) -> Adaptation:
+        """A new life."""
+        self.lives += 1
+        return Adaptation(self.plane, self.namespace, self.profile, f"life-{self.lives}")
+
+    def bury(self, life: Adaptation) -> None:
+        """Delete it; the garbage collector leaves nothing of it."""
+        self.plane.api.delete("DomainAdaptation", life.name, self.namespace)
+        kinds = ("Job", "Pod", "ConfigMap", "Secret", "Service")
+        eventually(lambda: not any(life.children(kind) for kind in kinds), "the children's end", seconds=60)
+
+    def kill_at(self, number: int, when: str) -> list[Call]:
+        """Kill the operator at its n-th write from now on and start it again; what it was about to do."""
+        struck: list[Call] = []
+
+        def strike(call: Call) -> None:
+            self.operator.kill()
+            struck.append(call)
+            self.operator.start()
+
+        self.proxy.at_write(number, strike, when="before" if when == "before" else "after", where=by_us)
+        return struck
+
+
+@pytest.fixture
+def stand(control_plane: ControlPlane, namespace: str, kubelet: ScriptedKubelet) -> Iterator[Stand]:
+    kubelet.script = healthy
+    with Stand(control_plane, namespace) as made:
+        yield made
+
+
+def lasting(value: Any) -> Any:
+    """A status without what must differ."""
+    if isinstance(value, dict):
+        return {name: lasting(item) for name, item in value.items() if name not in PASSING}
+    return [lasting(item) for item in value] if isinstance(value, list) else value
+
+
+def end_of(life: Adaptation) -> dict[str, Any]:
+    """Everything that must not depend on faults."""
+    status = life.status
+    names = (
+        "phase",
+        "conditions",
+        "forgetting",
+        "gain",
+        "attempt",
+        "frozen",
+        "stages",
+        "candidates",
+        "selected",
+    )
+    kinds = ("Job", "ConfigMap", "Secret", "Service")
+    return {
+        "status": lasting({name: status.get(name) for name in names}),
+        "restarts": (status.get("usage") or {}).get("restarts"),
+        "children": {kind: len(life.children(kind)) for kind in kinds},
+        "jobs": Counter(
+            (job["metadata"]["labels"]["dapt.dev/stage"], job["metadata"]["labels"]["dapt.dev/try"])
+            for job in life.jobs()
+        ),
+    }
+
+
+def lived(stand: Stand) -> tuple[dict[str, Any], int]:
+    """An unbroken life: its end and how many writes it took."""
+    before = len(stand.proxy.calls)
+    life = stand.begin()
+    life.wait_for_phase("Published")
+    eventually(lambda: any(call.resource == "events" and call.body and call.body.get("reason") == "Published"
+               for call in stand.proxy.calls[before:]), "its last Event")  # fmt: skip
+    writes = [c for c in stand.proxy.calls[before:] if c.is_write and not c.is_lease and by_us(c)]
+    end = end_of(life)
+    assert end["jobs"] == Counter((stage, "1") for stage in STAGES)
+    stand.bury(life)
+    return end, len(writes)
+
+
+def test_killed_before_and_after_its_writes_it_ends_the_same(stand: Stand) -> None:
+    unbroken, writes = lived(stand)
+    chooser = random.Random(SEED)
+    points = [(number, when) for number in range(1, writes + 1) for when in ("before", "after")]
+    if POINTS:
+        points = sorted(chooser.sample(points, min(2 * POINTS, len(points))))
+    print(f"seed {SEED}: {len(points)} kills around {writes} writes")
+    missed = []
+    for number, when in points:
+        struck = stand.kill_at(number, when)
+        life = stand.begin()
+        life.wait_for_phase("Published", seconds=120)
+        if not struck:  # the last Event may come after the phase
+            eventually(lambda struck=struck: struck, "the kill", seconds=5) if number == writes else None
+            missed.append((number, when)) if not struck else None
+        stand.proxy.heal()
+        told = (
+            f"{when} write {number} ({struck[0].verb} {struck[0].resource})" if struck else f"{when} {number}"
+        )
+        assert end_of(life) == unbroken, told
+        print(f"killed {told}: the same end")
+        stand.bury(life)
+    # Two writes of one visit may fall together in an unbroken life and apart in another: the last numbers move.
+    assert len(missed) <= len(points) // 20, missed
+
+
+@pytest.mark.parametrize(
+    "effect",
+    [
+        pytest.param(Refusal(429, retry_after_seconds=1), id="too-many-requests"),
+        pytest.param(Refusal(500), id="internal-error"),
+        pytest.param(Refusal(503), id="unavailable"),
+        pytest.param(Cut.BEFORE, id="cut-before-it-is-heard"),
+        pytest.param(Cut.AFTER, id="cut-after-it-took-effect"),
+    ],
+)
+def test_an_api_server_in_trouble_changes_nothing_of_the_end(stand: Stand, effect: Effect) -> None:
+    unbroken, _ = lived(stand)
+    chooser = random.Random(SEED)
+    fault = stand.proxy.plant(
+        effect,
+        lambda call: by_us(call) and not call.is_lease and call.resource != "" and chooser.random() < 0.3,
+        times=15,
+    )
+    life = stand.begin()
+    life.wait_for_phase("Published", seconds=180)
+    stand.proxy.heal()
+    assert fault.hits >= 5
+    assert end_of(life) == unbroken
+
+
+def test_watches_that_fell_silent_are_noticed(stand: Stand) -> None:
+    unbroken, _ = lived(stand)
+    assert stand.proxy.silence_watches(by_us) > 0
+    life = stand.begin()
+    life.wait_for_phase("Published", seconds=240)
+    assert end_of(life) == unbroken
+
+
+def test_cut_watches_are_opened_again(stand: Stand) -> None:
+    unbroken, _ = lived(stand)
+    life = stand.begin()
+    for _ in range(5):
+        stand.proxy.cut_watches(by_us)
+    life.wait_for_phase("Published", seconds=120)
+    assert end_of(life) == unbroken
