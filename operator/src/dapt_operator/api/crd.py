@@ -110,12 +110,16 @@ def _structural(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
     return result
 
 
+_NAME: Final = {"type": "string", "maxLength": 253, "description": "Name of the object, at most 63 characters."}
+"""Kubernetes' own bound; declared at all so that a rule about the name can point at it."""
+
+
 def object_schema(model: type[BaseModel]) -> dict[str, Any]:
     """The schema of a whole resource: Kubernetes' own fields are left to Kubernetes."""
     schema = structural(model)
     schema["properties"]["apiVersion"] = {"type": "string"}
     schema["properties"]["kind"] = {"type": "string"}
-    schema["properties"]["metadata"] = {"type": "object"}
+    schema["properties"]["metadata"] = {"type": "object", "properties": {"name": dict(_NAME)}}
     schema["required"] = ["spec"]
     return schema
 
@@ -123,12 +127,14 @@ def object_schema(model: type[BaseModel]) -> dict[str, Any]:
 _NAME_RULE: Final = {
     "rule": "self.metadata.name.size() <= 63",
     "message": "metadata.name must not be longer than 63 characters, since every child carries it as a label",
+    "fieldPath": ".metadata.name",
 }
 
 _HOST_RULE: Final = {
     "rule": f"self.metadata.name.matches('{HOST_PATTERN}')",
     "message": "metadata.name must be lower-case letters, digits and '-', a letter first and no dots, since it begins"
     " the host names of its pods",
+    "fieldPath": ".metadata.name",
 }
 
 _COLUMNS: Final = (
