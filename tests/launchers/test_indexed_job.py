@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from dapt_contract.stage_file import StageFile
+from dapt_operator.api.quantity import parse_quantity
 from dapt_operator.api.run import RunResources, StageRun, plain
 from dapt_operator.launchers import LAUNCHERS, indexed_job
 from dapt_operator.launchers.labels import identity_of
-from dapt_operator.launchers.quantity import parse_quantity
 from launch_builders import owner, profile, stage_run
 from launch_cases import CASES
 

@@ -169,6 +169,17 @@ def test_an_adaptations_priority_class_goes_before_the_templates() -> None:
     assert job["spec"]["template"]["spec"]["priorityClassName"] == "research"
 
 
+def test_a_run_without_accelerators_gets_none_from_a_template() -> None:
+    asked = {"nvidia.com/gpu": "8", "rdma/hca": "1"}
+    template = with_trainer(resources={"limits": asked, "requests": asked})
+    assert trainer(template)["resources"] == {"limits": {"rdma/hca": "1"}, "requests": {"rdma/hca": "1"}}
+
+
+def test_threads_follow_from_a_templates_cpu_request_too() -> None:
+    template = with_trainer(resources={"requests": {"cpu": 6}})
+    assert {"name": "OMP_NUM_THREADS", "value": "6"} in trainer(template)["env"]
+
+
 def test_pods_on_the_hosts_network_still_find_each_other_by_name() -> None:
     assert pod_spec({"spec": {"hostNetwork": True}})["spec"]["dnsPolicy"] == "ClusterFirstWithHostNet"
     given_one = {"spec": {"hostNetwork": True, "dnsPolicy": "Default"}}
@@ -247,6 +258,11 @@ def test_pods_on_the_hosts_network_still_find_each_other_by_name() -> None:
             with_trainer(volumeMounts=[{"name": "a", "mountPath": "/work/cache"}]),
             "spec.podTemplate.spec.containers[0].volumeMounts[0].mountPath: '/work/cache' is not accepted; the operator"
             " mounts /work, /scratch, /dev/shm, /etc/dapt, /mnt/claims itself; choose another folder",
+        ),
+        (
+            with_trainer(resources={"requests": {"cpu": "many"}}),
+            "spec.podTemplate.spec.containers[0].resources.requests.cpu: 'many' is not accepted; must be a Kubernetes"
+            " quantity such as '8', '500m' or '64Gi'",
         ),
         (
             with_trainer(resources={"limits": ["rdma/hca"]}),

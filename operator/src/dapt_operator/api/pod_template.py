@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from dapt_operator.api import pod_fields
 from dapt_operator.api.pod_fields import TRAINER, PodField, Shape, Whose
+from dapt_operator.api.quantity import is_quantity
 
 Path = tuple[str | int, ...]
 Found = tuple[Path, Any, str]
@@ -164,8 +165,13 @@ def _trainer_problems(trainer: Mapping[str, Any], path: Path) -> Iterator[Found]
             )
     resources = trainer.get("resources", {})
     for name in ("requests", "limits"):
-        if name in resources and not isinstance(resources[name], Mapping):
-            yield (*path, "resources", name), resources[name], f"must be {Shape.BLOCK}"
+        amounts, here = resources.get(name, {}), (*path, "resources", name)
+        if not isinstance(amounts, Mapping):
+            yield here, amounts, f"must be {Shape.BLOCK}"
+            continue
+        for resource, amount in amounts.items():
+            if not is_quantity(amount):
+                yield (*here, resource), amount, "must be a Kubernetes quantity such as '8', '500m' or '64Gi'"
 
 
 def is_ours(variable: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from dapt_operator.api import names
 from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.run import Children, Manifest, Owner, RunState, StageRun
+from dapt_operator.launchers.environment import ALONE, Rendezvous
 from dapt_operator.launchers.labels import adaptation_labels
 from dapt_operator.launchers.objects import (
     gang_metadata,
@@ -20,7 +21,6 @@ from dapt_operator.launchers.objects import (
     stage_config_map,
     work_claim,
 )
-from dapt_operator.launchers.pod import ALONE, Rendezvous
 from dapt_operator.launchers.pods import parse_time
 from dapt_operator.launchers.states import Gang, fold_all, true_conditions
 

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.run import Children, Manifest, Owner, RunState, StageRun
+from dapt_operator.launchers.environment import ALONE, Rendezvous
 from dapt_operator.launchers.objects import gang_metadata, job_spec, stage_config_map, work_claim
-from dapt_operator.launchers.pod import ALONE, Rendezvous
 from dapt_operator.launchers.states import Gang, fold_all, true_conditions
 
 API_VERSION: Final = "jobset.x-k8s.io/v1alpha2"

@@ -10,13 +10,14 @@ from dapt_contract.envelope import canonical_json
 from dapt_operator.api import names
 from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.run import Manifest, Owner, StageRun, plain
+from dapt_operator.launchers.environment import Rendezvous, accelerator_resource
 from dapt_operator.launchers.labels import (
     ANNOTATION_ACCELERATOR,
     adaptation_labels,
     owner_references,
     run_labels,
 )
-from dapt_operator.launchers.pod import Rendezvous, accelerator_resource, pod_template
+from dapt_operator.launchers.pod import pod_template
 from dapt_operator.launchers.quota import QUEUE_LABEL
 
 STAGE_FILE_KEY: Final = "stage.json"

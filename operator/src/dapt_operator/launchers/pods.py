@@ -15,7 +15,8 @@ from dapt_contract.failure import PRECEDENCE, Cause, ExitCode, cause_of_exit_cod
 from dapt_contract.message import StageMessage, decode_message
 from dapt_contract.run import RunIdentity
 from dapt_operator.api.run import Hindrance, Manifest
-from dapt_operator.launchers.pod import COMPLETION_INDEX, CONTAINER
+from dapt_operator.launchers.environment import COMPLETION_INDEX
+from dapt_operator.launchers.pod import CONTAINER
 from dapt_operator.launchers.waiting import hindrance_of, sentence_of, waiting_sentence
 
 MAX_SENTENCE = 4000

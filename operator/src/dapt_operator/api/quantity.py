@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 _SUFFIXES = {
     "m": 1e-3,
     "": 1.0,
@@ -32,6 +35,19 @@ def parse_quantity(text: str) -> float:
     number = text.rstrip("mkKMGTPEi")
     suffix = text[len(number) :]
     try:
-        return float(number) * _SUFFIXES[suffix]
+        amount = float(number) * _SUFFIXES[suffix]
+        if not math.isfinite(amount):
+            raise ValueError
+        return amount
     except (KeyError, ValueError):
         raise ValueError(f"{text!r} is not a Kubernetes quantity such as '8', '500m' or '64Gi'") from None
+
+
+def is_quantity(value: Any) -> bool:
+    """Whether Kubernetes takes a value as a quantity: a text of that form, or a number."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return False
+    try:
+        return parse_quantity(str(value)) >= 0
+    except ValueError:
+        return False
