@@ -16,8 +16,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
-from kubernetes.client import ApiClient, Configuration
+from kubernetes.client import ApiClient, ApiException, Configuration
 from prometheus_client import CollectorRegistry
+from urllib3.exceptions import HTTPError
 
 from dapt_contract.version import PRODUCT_VERSION
 from dapt_operator.api.conditions import FINISHED
@@ -64,13 +65,15 @@ class Service:
             may_write=self._lease.is_held,
             namespaces=settings.namespaces,
         )
-        self._watches = Watches(_Notes(self._store, self._queue.wake), configuration, settings.namespaces)
+        notes = _Notes(self._store, self._queue.wake)
+        self._watches = Watches(notes, configuration, self._kinds, settings.namespaces)
         self._registry = CollectorRegistry()
         self._registry.register(Adaptations(self._store.resources))
         self._meter = Meter(self._registry)
         self._ends: queue.SimpleQueue[str] = queue.SimpleQueue()  # may be put into from a signal handler
         self._ending = threading.Event()
         self._listed = False
+        self._with_jobsets = False
         self._conductor = threading.Thread(target=self._guarded, name="conductor", daemon=True)
 
     def run(self) -> int:
@@ -123,7 +126,7 @@ class Service:
     def _conduct(self) -> None:
         if not self._list_until_it_works():
             return
-        self._watches.watch(self._kinds())
+        self._watches.start()
         self._lease.start(on_lost=self._lease_lost)
         if not self._wait_for_lease():
             return
@@ -134,7 +137,7 @@ class Service:
         self._queue.start()
         while not self._ending.wait(self._settings.resync_seconds):
             self._resync()
-            self._watches.watch(self._kinds())
+            self._watches.check()
 
     @property
     def _lease_title(self) -> str:
@@ -195,9 +198,13 @@ class Service:
         """What can be watched now: JobSets come and go with their controller and with our rights."""
         group, version, plural = JOBSETS
         place = f"namespaces/{self._settings.namespaces[0]}/" if self._settings.namespaces else ""
-        return (*WATCHED, JOBSETS) if self._is_served(f"/apis/{group}/{version}/{place}{plural}") else WATCHED
+        status = self._status_of(f"/apis/{group}/{version}/{place}{plural}")
+        if status in (200, 403, 404):  # anything else tells nothing new
+            self._with_jobsets = status == 200
+        return (*WATCHED, JOBSETS) if self._with_jobsets else WATCHED
 
-    def _is_served(self, path: str) -> bool:
+    def _status_of(self, path: str) -> int:
+        """Status of a list of one; 0 without an answer."""
         try:
             response = self._api.call_api(
                 path,
@@ -207,10 +214,12 @@ class Service:
                 _preload_content=False,
                 _request_timeout=(5, 10),
             )
-            response.release_conn()
-            return bool(response.status == 200)
-        except Exception:  # 404 and 403 are the ordinary answers; whatever else it is, nothing can be watched
-            return False
+        except ApiException as error:
+            return int(error.status or 0)
+        except (HTTPError, OSError):
+            return 0
+        response.release_conn()
+        return int(response.status)
 
     # --- the queue's threads ---
 

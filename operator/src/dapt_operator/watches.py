@@ -44,11 +44,16 @@ class Watches:
     """Watches of some kinds of objects, for as long as the process lives."""
 
     def __init__(
-        self, notes: handlers.Notes, configuration: Configuration, namespaces: tuple[str, ...] = ()
+        self,
+        notes: handlers.Notes,
+        configuration: Configuration,
+        find_kinds: Callable[[], tuple[Kind, ...]],
+        namespaces: tuple[str, ...] = (),
     ) -> None:
-        """No namespaces: all."""
+        """`find_kinds` is asked before kopf starts, and at each `check`. No namespaces: all."""
         self._notes = notes
         self._configuration = configuration
+        self._find_kinds = find_kinds
         self._namespaces = namespaces
         self._lock = threading.Lock()
         self._kinds: tuple[Kind, ...] = ()
@@ -56,15 +61,17 @@ class Watches:
         self._stop_round: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._run, name="watches", daemon=True)
 
-    def watch(self, kinds: tuple[Kind, ...]) -> None:
-        """Watch these kinds; a second call with others changes to them."""
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def check(self) -> None:
+        """Start kopf anew if other kinds are there than it watches."""
+        kinds = self._find_kinds()
         with self._lock:
-            if kinds == self._kinds:
-                return
-            self._kinds = kinds
-            self._stop_round()
-            if self._thread.ident is None:
-                self._thread.start()
+            if self._kinds and kinds != self._kinds:
+                log.info("other kinds are there now", kinds=[plural for _, _, plural in kinds])
+                self._stop_round()
 
     def stop(self, timeout: float) -> bool:
         """End all watches; whether that was done within `timeout` seconds."""
@@ -91,10 +98,11 @@ class Watches:
     async def _round(self) -> None:
         """kopf from its start until it is told to stop."""
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        kinds = await asyncio.to_thread(self._find_kinds)
         with self._lock:
             if self._ending.is_set():
                 return
-            kinds = self._kinds
+            self._kinds = kinds
             self._stop_round = lambda: _set(loop, stop)
         registry = kopf.OperatorRegistry()
         handlers.register(

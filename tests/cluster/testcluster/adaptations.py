@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import builders
@@ -68,6 +69,27 @@ def make_claim(plane: ControlPlane, namespace: str, name: str = "work") -> None:
         lambda: plane.api.get("PersistentVolumeClaim", name, namespace)["status"].get("phase") == "Bound",
         f"claim {name} bound",
     )
+
+
+def token_kubeconfig(plane: ControlPlane, namespace: str, url: str) -> Path:
+    """The kubeconfig of an administrator with a token: a proxy passes that on, and no client certificate."""
+    name = f"{namespace}-administrator"
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "administrator"}}
+    plane.api.create(account, namespace)
+    plane.api.create(
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": name},
+            "roleRef": {
+                "apiGroup": "rbac.authorization.k8s.io",
+                "kind": "ClusterRole",
+                "name": "cluster-admin",
+            },
+            "subjects": [{"kind": "ServiceAccount", "name": "administrator", "namespace": namespace}],
+        }
+    )
+    return plane.kubeconfig_for(namespace, "administrator", url=url)
 
 
 def healthy(pod: ScriptedPod) -> Life:

@@ -1,0 +1,81 @@
+"""The operator process before there is anything to work in."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+DAPT = Path(sysconfig.get_path("scripts")) / "dapt"
+NOBODY = "http://127.0.0.1:9"
+"""The discard port: connections are refused."""
+
+
+def kubeconfig(folder: Path) -> Path:
+    path = folder / "kubeconfig"
+    path.write_text(
+        json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "clusters": [{"name": "a", "cluster": {"server": NOBODY}}],
+                "users": [{"name": "a", "user": {}}],
+                "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+                "current-context": "a",
+            }
+        )
+    )
+    return path
+
+
+def lines(log: Path, event: str = "") -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in log.read_text().splitlines()]
+    return [line for line in found if not event or line["event"] == event]
+
+
+def page(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_an_api_server_that_is_away_is_one_line_and_the_operator_goes_on_trying(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, DAPT, "operator", "--port=0"],
+            env=os.environ | {"KUBECONFIG": str(kubeconfig(tmp_path)), "DAPT_LOG_LEVEL": "debug"},
+            stderr=file,
+        )
+    try:
+        while len(lines(log)) < 2:
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(5)  # several attempts
+        (told,) = lines(log, "the API server cannot be used yet; trying until it can")
+        assert told["server"] == NOBODY
+        assert "Connection refused" in told["error"]
+        assert [line["event"] for line in lines(log) if line["level"] != "debug"] == [
+            "started",
+            "the API server cannot be used yet; trying until it can",
+        ]
+        port = lines(log, "started")[0]["port"]
+        assert page(port, "/healthz") == (200, "ok\n")
+        assert page(port, "/readyz") == (503, "the cluster's objects have not been listed yet\n")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 0
+        assert lines(log, "stopped") != []
+    finally:
+        process.kill()
+        process.wait()
