@@ -202,6 +202,13 @@ def test_a_queue_that_nobody_serves_says_so() -> None:
     )
 
 
+def test_a_queue_of_strict_order_that_is_silent_is_explained() -> None:
+    assert quota_of(QUEUED, suspended=True, workload={"metadata": {"name": "job-x"}, "spec": {}}) == (
+        Quota.WAITING,
+        "the queue has not come to it yet: a queue of strict order serves what is before it first",
+    )
+
+
 def test_a_very_long_sentence_takes_no_time_and_is_cut() -> None:
     quota, message = quota_of(
         QUEUED, suspended=True, workload=workload("insufficient quota for a in flavor b," * 9999)

@@ -19,6 +19,9 @@ from dapt_operator.api.run import Manifest, Quota
 
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 NOT_SEEN: Final = "the queue has not taken it up yet; this takes Kueue in the cluster"
+NOT_REACHED: Final = (
+    "the queue has not come to it yet: a queue of strict order serves what is before it first"
+)
 CHECKS: Final = "quota is reserved, the queue's admission checks are not done yet"
 MAX_SENTENCE: Final = 1000
 
@@ -57,7 +60,9 @@ def quota_of(
         name = (workload.get("metadata") or {}).get("name", "")
         return Quota.NEVER, f"Workload {name} was deactivated: set its spec.active to true again"
     conditions = {item.get("type"): item for item in (workload.get("status") or {}).get("conditions") or []}
-    reserved: Mapping[str, Any] = conditions.get("QuotaReserved") or {}
+    if "QuotaReserved" not in conditions:
+        return Quota.WAITING, NOT_REACHED
+    reserved: Mapping[str, Any] = conditions["QuotaReserved"]
     if reserved.get("status") == "True":
         return Quota.WAITING, CHECKS
     message = str(reserved.get("message") or "")[:MAX_SENTENCE]
