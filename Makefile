@@ -31,7 +31,7 @@ demo: setup ## Adapt SmolLM2-135M to clinical coding on this machine (about 15 m
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python examples/quickstart/make_data.py --out examples/quickstart/data
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dapt run examples/quickstart/quickstart.yaml --runs-dir runs
 
-test: setup lint types imports unit torch-tests ## Every check and test
+test: setup lint types imports unit torch-tests cluster-tests ## Every check and test
 	@echo "all checks passed"
 
 lint:
@@ -57,7 +57,8 @@ cluster-extras: $(VENV)/.installed ## Build JobSet and Kueue, fetch Prometheus, 
 	cd tests/cluster && $(CURDIR)/$(BIN)/python -m testcluster.build --extras
 	-cd tests/cluster && $(CURDIR)/$(BIN)/python -m testcluster.prometheus
 
-cluster-tests: ## Tests on a real Kubernetes control plane
+cluster-tests: $(VENV)/.installed ## Tests on a real Kubernetes control plane and node; builds them first where Go is
+	@if test -z "$$KUBEBUILDER_ASSETS" && command -v go >/dev/null; then $(MAKE) --no-print-directory cluster; fi
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "cluster and not faults"
 
 bench: setup ## Print each figure against its bar: NAME VALUE BAR ok|short

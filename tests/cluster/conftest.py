@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:  # loaded by the fixtures: this file is read for tests that need no cluster, too
+    from testcluster.control_plane import ControlPlane
+    from testcluster.kubelet_script import ScriptedKubelet
 
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="session")
-def control_plane() -> Iterator[object]:
-    """A real control plane with our CRDs; skipped with one line where there is none."""
-    from testcluster.build import BuildError
-    from testcluster.control_plane import ControlPlane, NoComponentsError
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip here, and not in the fixtures: pytest tells all skips of one place in one line."""
+    if item.get_closest_marker("cluster") is not None:
+        from testcluster.control_plane import NoComponentsError, find_components
 
-    try:
-        plane = ControlPlane()
-    except (NoComponentsError, BuildError) as error:
-        pytest.skip(str(error))
-    with plane:
+        try:
+            find_components()
+        except NoComponentsError as error:
+            pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> Iterator[ControlPlane]:
+    """A real control plane with our CRDs."""
+    from testcluster.control_plane import ControlPlane
+
+    with ControlPlane() as plane:
         plane.install_crds()
         yield plane
 
 
 @pytest.fixture
-def namespace(control_plane) -> Iterator[str]:
+def namespace(control_plane: ControlPlane) -> Iterator[str]:
     """A namespace of the test's own."""
     name = control_plane.make_namespace(f"test-{next(_numbers)}")
     yield name
@@ -34,7 +45,7 @@ def namespace(control_plane) -> Iterator[str]:
 
 
 @pytest.fixture
-def kubelet(control_plane, namespace) -> Iterator[object]:
+def kubelet(control_plane: ControlPlane, namespace: str) -> Iterator[ScriptedKubelet]:
     """A scripted kubelet with one endless node; pods run on until the test gives another script."""
     from testcluster.kubelet_script import ScriptedKubelet
 
