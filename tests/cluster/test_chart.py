@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from builders import adaptation, facts_for, profile
+from builders import facts_for
 from dapt_contract.failure import Cause, ExitCode
 from dapt_contract.run import RunIdentity
 from dapt_operator.api import names
 from dapt_operator.cluster.memory import Ends
 from testcluster import build
+from testcluster.adaptations import Adaptation, make_profile, stays_in
 from testcluster.api import Api, ApiError
 from testcluster.control_plane import ControlPlane, NoComponentsError
 from testcluster.kubelet_script import ScriptedKubelet
 from testcluster.pod_life import Life, ScriptedPod
 from testcluster.release import Release
-from testcluster.used_rights import anywhere, granted, told, used
+from testcluster.used_rights import Right, anywhere, granted, told, used
 from testcluster.waiting import eventually
 
 pytestmark = pytest.mark.cluster
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 RUN_SECONDS = 0.4
 """Long enough for a look at the ConfigMap of a live run."""
-CLAIM = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+STORAGE = {
+    "existingClaim": None,
+    "claimTemplate": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +114,7 @@ def stand_in(group: str, version: str, kind: str) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def others(plane: ControlPlane) -> Iterator[None]:
     definitions = [
         stand_in("jobset.x-k8s.io", "v1alpha2", "JobSet"),
@@ -135,48 +138,43 @@ def answers(api: Api, path: str) -> bool:
     return False
 
 
-def condition(api: Api, namespace: str, name: str, type_: str) -> tuple[str, str]:
-    """Status and reason; empty before the first visit."""
-    status = api.get("DomainAdaptation", name, namespace).get("status") or {}
-    found = next((item for item in status.get("conditions") or [] if item["type"] == type_), {})
-    return found.get("status", ""), found.get("reason", "")
+def becomes(adaptation: Adaptation, type_: str, status: str, reason: str) -> None:
+    """Wait until a condition says this."""
+
+    def look(one: Adaptation) -> bool:
+        found = one.condition(type_)
+        return (found.get("status"), found.get("reason")) == (status, reason)
+
+    adaptation.wait(look, f"{type_}={status} {reason} of {adaptation.name}", seconds=90)
 
 
-def make(api: Api, namespace: str, name: str, **over: Any) -> dict[str, Any]:
-    """Its files lie in a bucket: a cluster reads none of a machine."""
-    manifest = json.loads(json.dumps(adaptation(name, **over)).replace("file:///", "s3://bucket/"))
-    manifest["metadata"]["namespace"] = namespace
-    return api.create(manifest)
-
-
-def first_run(resource: dict[str, Any]) -> str:
+def first_run(adaptation: Adaptation) -> str:
     """Name of the objects of an adaptation's first run."""
-    metadata = resource["metadata"]
     identity = RunIdentity(
-        namespace=metadata["namespace"],
-        name=metadata["name"],
-        uid=metadata["uid"],
+        namespace=adaptation.namespace,
+        name=adaptation.name,
+        uid=adaptation.uid,
         stage="prepare",
         attempt=1,
         try_number=1,
         fence=1,
     )
-    return names.object_name(metadata["name"], "prepare", identity.key)
+    return names.object_name(adaptation.name, "prepare", identity.key)
 
 
 @contextlib.contextmanager
-def somebody_edits(api: Api, namespace: str, name: str) -> Iterator[None]:
-    """Annotates a resource all the time, so that statuses are written against an old version now and then."""
+def somebody_edits(adaptation: Adaptation) -> Iterator[None]:
+    """Annotates a resource again and again, so that a status is written against an old version now and then."""
     over = threading.Event()
+    api = adaptation.plane.api
 
     def edit() -> None:
         number = 0
-        while not over.wait(0.002):
+        while not over.wait(0.02):
             number += 1
             with contextlib.suppress(ApiError):
-                api.patch(
-                    "DomainAdaptation", name, {"metadata": {"annotations": {"n": str(number)}}}, namespace
-                )
+                annotations = {"metadata": {"annotations": {"n": str(number)}}}
+                api.patch("DomainAdaptation", adaptation.name, annotations, adaptation.namespace)
 
     thread = threading.Thread(target=edit)
     thread.start()
@@ -202,50 +200,35 @@ FOREIGN_JOBSET = {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "s
 
 def live_through_everything(plane: ControlPlane, release: Release, tenant: str) -> None:
     """Adaptations by which the operator needs every right that the chart can grant."""
-    api = plane.api
-    api.apply(profile("gang", storage={"existingClaim": None, "claimTemplate": CLAIM}))
-    api.apply(profile("sets", launcher="JobSet", storage={"existingClaim": None, "claimTemplate": CLAIM}))
-    # Somebody has the names of two runs (jobs get, jobsets get).
-    taken = {
-        "Job": make(api, tenant, "taken", profile="gang"),
-        "JobSet": make(api, tenant, "set", profile="sets"),
-    }
-    for foreign in (FOREIGN_JOB, FOREIGN_JOBSET):
-        metadata = {"name": first_run(taken[foreign["kind"]]), "namespace": tenant}
-        api.create(foreign | {"metadata": metadata})
-    release.run_operator()
-    for name in ("taken", "set"):
-        eventually(lambda name=name: condition(api, tenant, name, "Stalled") == ("True", "NameTaken"), name)
-    # A queue that nobody serves (workloads list), a JobSet that is suspended (jobsets delete).
-    make(api, tenant, "queued", profile="gang", queue="team")
-    make(api, tenant, "pausing", profile="sets")
-    eventually(lambda: condition(api, tenant, "queued", "QuotaReserved") == ("False", "WaitingForQuota"))
-    jobsets = {"api_version": "jobset.x-k8s.io/v1alpha2", "labels": f"{names.LABEL_NAME}=pausing"}
-    eventually(lambda: api.list("JobSet", tenant, **jobsets))
-    api.patch("DomainAdaptation", "pausing", {"spec": {"suspend": True}}, tenant)
-    eventually(lambda: not api.list("JobSet", tenant, **jobsets))
-    # A whole life with a lost rank, edits from beside, and a clean-up that leaves nothing.
-    make(
-        api,
-        tenant,
-        "whole",
-        profile="gang",
-        resources={"nodes": 2},
-        cleanup={"afterSeconds": 0, "volume": "Delete"},
+    api, mark = plane.api, plane.audit.mark()
+    gangs, sets = (
+        make_profile(plane, storage=STORAGE),
+        make_profile(plane, storage=STORAGE, launcher="JobSet"),
     )
-    with somebody_edits(api, tenant, "whole"):
-        eventually(
-            lambda: condition(api, tenant, "whole", "Finished") == ("True", "Published"),
-            "published",
-            seconds=90,
-        )
-    labels = f"{names.LABEL_NAME}=whole"
+    # Somebody has the names of two runs: jobs get, jobsets get.
+    taken = [Adaptation(plane, tenant, gangs, "job"), Adaptation(plane, tenant, sets, "set")]
+    for adaptation, foreign in zip(taken, (FOREIGN_JOB, FOREIGN_JOBSET), strict=True):
+        api.create(foreign | {"metadata": {"name": first_run(adaptation), "namespace": tenant}})
+    release.run_operator()
+    for adaptation in taken:
+        becomes(adaptation, "Stalled", "True", "NameTaken")
+    # A queue that nobody serves (workloads list), a JobSet that is suspended (jobsets delete).
+    queued = Adaptation(plane, tenant, gangs, "queued", queue="team")
+    pausing = Adaptation(plane, tenant, sets, "pausing")
+    becomes(queued, "QuotaReserved", "False", "WaitingForQuota")
+    jobsets = {"api_version": "jobset.x-k8s.io/v1alpha2", "labels": f"{names.LABEL_NAME}=pausing"}
+    eventually(lambda: api.list("JobSet", tenant, **jobsets), "a JobSet")
+    pausing.patch(suspend=True)
+    eventually(lambda: not api.list("JobSet", tenant, **jobsets), "no JobSet")
+    # A whole life with a conflict (domainadaptations get), a lost rank and a clean-up that leaves nothing.
+    whole = Adaptation(plane, tenant, gangs, "whole", cleanup={"afterSeconds": 0, "volume": "Delete"})
+    look_again = Right(tenant, "dapt.dev", "domainadaptations", "get")
+    with somebody_edits(whole):
+        eventually(lambda: look_again in used(plane, release.user, mark)[0], "a conflict", every_seconds=0.5)
+    becomes(whole, "Finished", "True", "Published")
     for kind in ("Job", "ConfigMap", "Service", "PersistentVolumeClaim"):
-        eventually(lambda kind=kind: not api.list(kind, tenant, labels=labels), f"no {kind} of it left")
-
-
-def values_for(namespaces: list[str]) -> dict[str, Any]:
-    return {"namespaces": namespaces, "features": {"jobSet": True, "kueue": True}}
+        eventually(lambda kind=kind: not whole.children(kind), f"no {kind} of it left")
+    assert ("pretrain", 2) in whole.runs()
 
 
 @pytest.mark.usefixtures("others")
@@ -254,28 +237,27 @@ def test_what_is_granted_is_what_is_used(
     plane: ControlPlane, kubelet: ScriptedKubelet, release: Release, tenant: str, where: str
 ) -> None:
     kubelet.script = loses_a_rank_once
-    release.install(values_for([tenant] if where == "one namespace" else []))
+    namespaces = [tenant] if where == "one namespace" else []
+    release.install({"namespaces": namespaces, "features": {"jobSet": True, "kueue": True}})
     mark = plane.audit.mark()
     live_through_everything(plane, release, tenant)
-    user = release.user
     release.stop_operator()
-    may, (did, tried) = granted(plane, user), used(plane, user, mark)
+    may, (did, tried) = granted(plane, release.user), used(plane, release.user, mark)
     assert told(tried) == []
-    if where == "whole cluster":
+    if not namespaces:
         may, did = anywhere(may), anywhere(did)
     assert told(may - did) == [], "granted and not used"
     assert told(did - may) == [], "used and not granted"
 
 
 def test_without_switches_a_life_needs_no_more_than_is_granted(
-    plane: ControlPlane, kubelet: ScriptedKubelet, release: Release, tenant: str
+    plane: ControlPlane, release: Release, tenant: str
 ) -> None:
     release.install({})
     mark = plane.audit.mark()
-    plane.api.apply(profile("gang", storage={"existingClaim": None, "claimTemplate": CLAIM}))
-    make(plane.api, tenant, "plain", profile="gang")
+    plain = Adaptation(plane, tenant, make_profile(plane, storage=STORAGE))
     release.run_operator()
-    eventually(lambda: condition(plane.api, tenant, "plain", "Finished") == ("True", "Published"), seconds=60)
+    becomes(plain, "Finished", "True", "Published")
     _, tried = used(plane, release.user, mark)
     assert told(tried) == ["list jobset.x-k8s.io/jobsets"]  # whether it may is found out by asking
 
@@ -283,32 +265,28 @@ def test_without_switches_a_life_needs_no_more_than_is_granted(
 def test_an_upgrade_leaves_running_pods_alone_and_uninstalling_leaves_the_definitions(
     plane: ControlPlane, kubelet: ScriptedKubelet, release: Release, tenant: str
 ) -> None:
-    api = plane.api
-
-    def pods() -> dict[str, str]:
-        found = api.list("Pod", tenant, labels=f"{names.LABEL_NAME}=long,{names.LABEL_STAGE}=pretrain")
-        return {item["metadata"]["uid"]: item["status"]["phase"] for item in found}
-
-    kubelet.script = lambda pod: (
-        Life() if pod.stage is None or pod.stage.kind == "pretrain" else ends_well(pod)
-    )
+    kubelet.script = stays_in("pretrain")
     notes = release.install({})
     assert "kubectl get adaptationprofiles" in notes
-    api.apply(profile("gang", storage={"existingClaim": None, "claimTemplate": CLAIM}))
-    make(api, tenant, "long", profile="gang", resources={"nodes": 2})
+    long = Adaptation(plane, tenant, make_profile(plane, storage=STORAGE))
     release.run_operator()
-    before = eventually(lambda: pods() if set(pods().values()) == {"Running"} and len(pods()) == 2 else {})
+
+    def uids() -> set[str]:
+        return {pod["metadata"]["uid"] for pod in long.running("pretrain")}
+
+    long.wait_for_run("pretrain", pods=2)
+    before = uids()
     release.install({"operator": {"workers": 2}})
     release.run_operator()
-    assert pods() == before
+    assert uids() == before
     release.stop_operator()
     release.uninstall()
-    assert pods() == before
-    assert api.get("DomainAdaptation", "long", tenant)["status"]["phase"] == "Pretraining"
+    assert uids() == before
+    assert long.phase == "Pretraining"
     release.install({})
     release.run_operator()
     kubelet.script = ends_well
-    eventually(lambda: condition(api, tenant, "long", "Finished") == ("True", "Published"), seconds=60)
+    becomes(long, "Finished", "True", "Published")
 
 
 def test_the_api_server_takes_every_object_of_the_chart(
@@ -331,3 +309,58 @@ def test_the_operators_pod_is_taken_where_restricted_is_enforced(
     assert pod["spec"]["serviceAccountName"] == "dapt"
     (token,) = [item for item in pod["spec"]["volumes"] if item["name"].startswith("kube-api-access")]
     assert token["projected"]["sources"][0]["serviceAccountToken"]["path"] == "token"
+
+
+@pytest.mark.parametrize(
+    ("role", "namespace", "verb", "resource", "may"),
+    [
+        ("edit", "health", "create", "domainadaptations", True),
+        ("edit", "health", "delete", "domainadaptations", True),
+        ("edit", "health", "update", "domainadaptations/status", False),
+        ("edit", "", "create", "adaptationprofiles", False),
+        ("view", "health", "list", "domainadaptations", True),
+        ("view", "health", "create", "domainadaptations", False),
+    ],
+)
+def test_the_clusters_own_roles_learn_of_adaptations(
+    plane: ControlPlane,
+    release: Release,
+    tenant: str,
+    role: str,
+    namespace: str,
+    verb: str,
+    resource: str,
+    may: bool,
+) -> None:
+    release.install({})
+    binding = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": "someone", "namespace": tenant},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "someone"}],
+    }
+    plane.api.create(binding)
+    kind, _, subresource = resource.partition("/")
+    question = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {
+            "user": "someone",
+            "resourceAttributes": {
+                "namespace": namespace, "verb": verb, "group": "dapt.dev", "resource": kind, "subresource": subresource,
+            },
+        },
+    }  # fmt: skip
+
+    def answer() -> bool:
+        path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+        return bool(plane.api.request("POST", path, question)["status"]["allowed"])
+
+    if may:
+        eventually(answer, "the right")  # the controller-manager gathers the rules of these roles
+    else:
+        eventually(
+            lambda: "domainadaptations" in str(plane.api.get("ClusterRole", role)), "the gathered rules"
+        )
+        assert answer() is False

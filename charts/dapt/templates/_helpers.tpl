@@ -87,7 +87,7 @@ matchExpressions:
   verbs: [get, create, delete]
 - apiGroups: [""]
   resources: [services, persistentvolumeclaims]
-  verbs: [create, patch, delete]
+  verbs: [get, create, patch, delete]
 - apiGroups: [""]
   resources: [secrets]
   verbs: [create]
