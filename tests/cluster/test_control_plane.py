@@ -15,6 +15,7 @@ import pytest
 import urllib3
 
 from dapt_operator.cluster.memory import Ends
+from testcluster import pod_network
 from testcluster.api import ApiError
 from testcluster.control_plane import ROOT, ControlPlane, load_manifests
 from testcluster.kubelet_script import ScriptedKubelet
@@ -186,6 +187,81 @@ def test_progress_and_logs_are_answered_as_a_pod_would(
     assert list(answers.values()) == [b'{"step": 7}'] * len(answers)
     path = control_plane.api.path("Pod", namespace, pods[0]["metadata"]["name"])
     assert control_plane.api.request("GET", f"{path}/log", tailLines=2) == "second\nthird\n"
+
+
+def test_pods_have_loopback_addresses_where_no_others_can_be_had(
+    control_plane: ControlPlane, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pod_network, "_route", lambda verb, network: False)
+    job = job_of_two()
+    job["spec"]["template"]["spec"]["containers"][0]["ports"] = [{"name": "progress", "containerPort": 9500}]
+    with ScriptedKubelet(control_plane, lambda pod: Life(progress=Answer(b"{}"))) as kubelet:
+        control_plane.api.create(job, namespace)
+        eventually(lambda: kubelet.started_pods == 2)
+        pods = control_plane.api.list("Pod", namespace)
+        assert {pod["status"]["podIP"].partition(".")[0] for pod in pods} == {"127"}
+        assert [_progress(pod) for pod in pods] == [b"{}", b"{}"]
+
+
+@pytest.mark.parametrize(
+    ("grace_seconds", "exit_code", "message"),
+    [(5, 143, "saved"), (1, 137, None)],
+    ids=["in time", "too slow"],
+)
+def test_a_pod_that_is_asked_to_stop_has_its_grace_period_and_no_more(
+    control_plane: ControlPlane,
+    namespace: str,
+    kubelet: ScriptedKubelet,
+    grace_seconds: int,
+    exit_code: int,
+    message: str | None,
+) -> None:
+    kubelet.script = lambda pod: Life(on_stop=Ends(exit_code=143, message="saved"), stop_seconds=1.5)
+    pod = job_of_two()["spec"]["template"] | {"apiVersion": "v1", "kind": "Pod"}
+    # The finalizer keeps the object, and with it the last words, as the Job controller does.
+    pod["metadata"] = {"name": "alone", "finalizers": ["tests.dapt.dev/keep"]}
+    control_plane.api.create(pod, namespace)
+    eventually(lambda: kubelet.started_pods == 1)
+    control_plane.api.delete("Pod", "alone", namespace, grace_seconds=grace_seconds)
+    status = eventually(
+        lambda: [
+            item["status"]
+            for item in control_plane.api.list("Pod", namespace)
+            if item["status"]["phase"] == "Failed"
+        ]
+    )[0]
+    ended = status["containerStatuses"][0]["state"]["terminated"]
+    assert (ended["exitCode"], ended.get("message")) == (exit_code, message)
+    control_plane.api.patch("Pod", "alone", {"metadata": {"finalizers": None}}, namespace)
+
+
+def test_nothing_is_heard_of_a_frozen_pod(
+    control_plane: ControlPlane, namespace: str, kubelet: ScriptedKubelet
+) -> None:
+    control_plane.api.create(job_of_two(), namespace)
+    eventually(lambda: kubelet.started_pods == 2)
+    assert kubelet.freeze(lambda pod: pod.index == 1) == 1
+    control_plane.api.delete("Job", "gang", namespace)
+
+    def one_left() -> list[dict[str, Any]]:
+        pods = control_plane.api.list("Pod", namespace)
+        return pods if len(pods) == 1 else []
+
+    left = eventually(one_left)
+    assert left[0]["status"]["phase"] == "Running"
+    assert left[0]["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] == "1"
+
+
+def test_a_drained_pod_is_a_disruption(
+    control_plane: ControlPlane, namespace: str, kubelet: ScriptedKubelet
+) -> None:
+    control_plane.api.create(job_of_two(), namespace)
+    eventually(lambda: kubelet.started_pods == 2)
+    name = control_plane.api.list("Pod", namespace)[0]["metadata"]["name"]
+    path = control_plane.api.path("Pod", namespace, name)
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}}
+    control_plane.api.request("POST", f"{path}/eviction", eviction)
+    eventually(lambda: "Failed" in conditions(control_plane, namespace))
 
 
 def _progress(pod: dict[str, Any]) -> bytes:
