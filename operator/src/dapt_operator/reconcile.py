@@ -94,12 +94,19 @@ def _carry_out(cluster: Cluster, key: Key, observed: Observed, plan: Plan) -> No
         cluster.apply(key, signing_secret(observed.owner, secrets.token_bytes(32)))
     for manifest in plan.apply:
         cluster.apply(key, manifest)
+    if plan.deletes_first:
+        _delete(cluster, key, plan)
     if plan.status is not None:
         cluster.write_status(key, plan.status.to_dict(), observed.resource_version)
-    for removal in plan.delete:
-        cluster.delete(key, ObjectReference(removal.kind, removal.name, removal.grace_seconds))
+    if not plan.deletes_first:
+        _delete(cluster, key, plan)
     for notice in plan.events:
         cluster.record(key, Event(notice.type, notice.reason, notice.message))
+
+
+def _delete(cluster: Cluster, key: Key, plan: Plan) -> None:
+    for removal in plan.delete:
+        cluster.delete(key, ObjectReference(removal.kind, removal.name, removal.grace_seconds))
 
 
 def signing_secret(owner: Owner, token: bytes) -> Manifest:

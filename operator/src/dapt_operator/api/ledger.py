@@ -71,6 +71,8 @@ class RunRecord(LeanBase):
     """How often the micro-batch was halved."""
     accelerator_seconds: float = 0.0
     """Accelerator-seconds of the tries that have ended."""
+    held_seconds: float | None = None
+    """Seconds from the first process' start to the end, of all tries that have ended."""
     facts: FreeForm | None = None
     """Facts of the stage, as its termination message has them."""
 
@@ -86,5 +88,9 @@ class Ledger(LeanBase):
     """When status.progress was last written."""
     shared: Digest | None = None
     """Digest of the shared objects (work volume, Service) as they were last applied."""
+    made: Annotated[tuple[ShortText, ...], Field(strict=False, max_length=8)] = ()
+    """Shared objects that were made, as KIND/NAME: what cleanup may remove."""
+    cleaned: Time | None = None
+    """When cleanup was done; it is done once."""
     runs: Annotated[tuple[RunRecord, ...], Field(strict=False, max_length=MAX_RECORDS)] = ()
     """One record a lineage, in the order of their first try."""

@@ -189,6 +189,8 @@ class StageStatus(StatusBase):
     """When it ended."""
     message: Message | None = None
     """What to know about it, in one sentence."""
+    last_log_lines: Annotated[tuple[Text, ...], Field(strict=False, max_length=20)] = ()
+    """Last lines of the rank that failed, of the newest try that did; at most 20 and 2 KiB."""
 
 
 class TaskScore(StatusBase):
@@ -263,7 +265,8 @@ class Usage(StatusBase):
     gpu_hours: float | None = None
     """Accelerator-hours over all stages, attempts and evaluations."""
     goodput: float | None = None
-    """Share of the accelerators' time that went into steps that count."""
+    """Share of the time that pretraining held its gang which went into optimizer steps that count: loading, saving,
+    measuring and steps that were done twice after a fault do not."""
     restarts: Integer | None = None
     """New tries after faults."""
 

@@ -14,7 +14,8 @@ from dapt_operator.launchers.base import Launcher
 from dapt_operator.plan import status as told
 from dapt_operator.plan.admission import admit
 from dapt_operator.plan.budget import limit_seconds, used_seconds
-from dapt_operator.plan.desired import Removal, needs_shared, next_run, removals
+from dapt_operator.plan.cleanup import cleanup_due, leftovers
+from dapt_operator.plan.desired import Removal, needs_shared, next_run, remembered, removals
 from dapt_operator.plan.events import Notice, notices
 from dapt_operator.plan.history import Lineage, absorb, ask_to_stop, lineage_of, put
 from dapt_operator.plan.observed import Observed
@@ -44,6 +45,8 @@ class Plan:
     events: tuple[Notice, ...] = ()
     requeue_after: float | None = None
     """Seconds; None: only a change wakes us."""
+    deletes_first: bool = False
+    """The status tells that something was deleted: it is written after that."""
     needs_signing_secret: bool = False
     """The key of the checkpoints' signatures goes with the shared objects of `apply`; the shell makes it, once."""
 
@@ -72,8 +75,10 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         launcher: turns a stage run into manifests.
     """
     stored = observed.status
-    if observed.is_foreign or observed.deleting or is_true(stored.conditions, FINISHED):
-        return Plan()  # owner references collect the children; what is finished never runs again
+    if observed.is_foreign or observed.deleting:
+        return Plan()  # owner references collect the children
+    if is_true(stored.conditions, FINISHED):
+        return _after_the_end(observed)
     wish = observed.wish
     reason, message = (wish.reason, wish.message) if wish.reason else admit(wish, observed.owner.namespace)
     if reason or wish.spec is None or wish.profile is None:
@@ -115,7 +120,7 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         run, record = next_run(
             observed, ledger, reached.look.stage, reached.look.record, left, profile_digest
         )
-        ledger = put(ledger, record).model_copy(update={"shared": digest})
+        ledger = remembered(put(ledger, record), shared, digest)
         manifests = (*(shared if with_shared else ()), *launcher.render(run, wish.profile, observed.owner))
     if reached.do is Do.STOP:
         ledger = ask_to_stop(ledger, observed.live)
@@ -127,6 +132,18 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         needs_signing_secret=with_shared,
     )
     return _with_status(observed, told.working(observed, situation, ledger, reached, run, used), plan)
+
+
+def _after_the_end(observed: Observed) -> Plan:
+    """What is finished never runs again, whatever becomes of its Jobs; its objects may be collected, once."""
+    due = cleanup_due(observed)
+    if due is None:
+        return _with_status(observed, told.finished(observed, None), Plan())
+    left = (due - observed.now).total_seconds()
+    if left > 0:
+        return _with_status(observed, told.finished(observed, None), Plan(requeue_after=left))
+    plan = Plan(delete=leftovers(observed), deletes_first=True)
+    return _with_status(observed, told.finished(observed, observed.now), plan)
 
 
 def _kept(reached: Reached) -> Lineage | None:

@@ -8,7 +8,7 @@ from dapt_contract.failure import Cause
 from dapt_contract.run import RunIdentity
 from dapt_operator.api.conditions import timestamp
 from dapt_operator.api.ledger import Ledger, RunRecord
-from dapt_operator.api.run import RunState, StageRun
+from dapt_operator.api.run import Manifest, RunState, StageRun
 from dapt_operator.plan.blueprint import StagePlan
 from dapt_operator.plan.budget import deadline_seconds
 from dapt_operator.plan.history import Lineage, lineage_of
@@ -110,6 +110,13 @@ def removals(observed: Observed, wanted: Lineage | None) -> tuple[Removal, ...]:
 def _is_unwanted(run: RunState, wanted: Lineage | None, newest: dict[Lineage, int]) -> bool:
     lineage = lineage_of(run.identity)
     return lineage != wanted or run.identity.try_number < newest[lineage]
+
+
+def remembered(ledger: Ledger, shared: tuple[Manifest, ...], digest: str) -> Ledger:
+    """The ledger with the shared objects as they were applied, and all that ever were made."""
+    names = (f"{manifest['kind']}/{manifest['metadata']['name']}" for manifest in shared)
+    made = tuple(dict.fromkeys((*ledger.made, *names)))
+    return ledger.model_copy(update={"shared": digest, "made": made})
 
 
 def needs_shared(ledger: Ledger, record: RunRecord | None, digest: str) -> bool:

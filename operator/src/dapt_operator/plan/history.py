@@ -21,6 +21,8 @@ from dapt_operator.api.profile import Retries
 from dapt_operator.api.run import RunPhase, RunState
 from dapt_operator.plan.retries import after_failure, not_before
 
+MAX_MESSAGE = 1024
+"""Characters of a run's sentence that are remembered: a status has room for 40 of them."""
 LOST_AFTER_SECONDS = 10.0
 """A run that was created longer ago and is not seen is gone."""
 
@@ -83,21 +85,19 @@ def absorb(
         generation: of the spec.
         suspended: whether Jobs are being taken away on purpose.
     """
-    newest: dict[Lineage, RunState] = {}
-    for run in runs:
-        lineage = lineage_of(run.identity)
-        if lineage not in newest or run.identity.try_number > newest[lineage].identity.try_number:
-            newest[lineage] = run
+    newest: dict[Lineage, int] = {}
+    for run in sorted(runs, key=lambda run: run.identity.fence):
+        # in the order of their creation: when a try was created and not written down, the end of the one before it
+        # may not have been either
+        newest[lineage_of(run.identity)] = run.identity.try_number
         ledger = ledger.model_copy(update={"fence": max(ledger.fence, run.identity.fence)})
-    for run in sorted(newest.values(), key=lambda run: run.identity.fence):
         record = find(ledger, *lineage_of(run.identity))
         if record is None or run.identity.try_number > record.try_number:
             record = adopted(record, run, generation)
         if record.state == "Open" and run.identity.try_number == record.try_number:
             ledger = put(ledger, _advanced(record, run, now, limits))
     for record in ledger.runs:
-        seen = newest.get(lineage_of(record))
-        is_there = seen is not None and seen.identity.try_number >= record.try_number
+        is_there = newest.get(lineage_of(record), 0) >= record.try_number
         if record.state == "Open" and not is_there and (was_asked_to_stop(record) or _is_lost(record, now)):
             ledger = put(ledger, _closed_as_lost(record, now, suspended or was_asked_to_stop(record)))
     return ledger
@@ -121,7 +121,7 @@ def was_asked_to_stop(record: RunRecord) -> bool:
 def adopted(record: RunRecord | None, run: RunState, generation: int) -> RunRecord:
     """The record of a try whose creation was not written down before the operator stopped."""
     identity = run.identity
-    fresh = {
+    fresh: dict[str, object] = {
         "try_number": identity.try_number,
         "fence": identity.fence,
         "state": "Open",
@@ -138,6 +138,8 @@ def adopted(record: RunRecord | None, run: RunState, generation: int) -> RunReco
         "not_before": None,
     }
     if record is not None:
+        if record.cause not in (None, Cause.STOPPED.value):
+            fresh["restarts"] = record.restarts + 1
         return record.model_copy(update=fresh)
     return RunRecord(
         stage=identity.stage, kind=run.kind, attempt=identity.attempt, candidate=identity.candidate,
@@ -155,8 +157,9 @@ def _advanced(record: RunRecord, run: RunState, now: datetime, limits: Retries) 
             "started": started,
             "completed": timestamp(completed),
             "exit_code": run.exit_code,
-            "message": run.message[:4096],
+            "message": run.message[:MAX_MESSAGE],
             "accelerator_seconds": record.accelerator_seconds + accelerator_seconds(run, now),
+            "held_seconds": (record.held_seconds or 0.0) + held_seconds(run, now),
             "facts": compact(run.facts) if run.facts is not None else record.facts,
         }
     )
@@ -223,9 +226,14 @@ def _step(run: RunState) -> int:
 
 def accelerator_seconds(run: RunState, now: datetime) -> float:
     """Accelerators held times seconds held so far."""
+    return run.accelerators * held_seconds(run, now)
+
+
+def held_seconds(run: RunState, now: datetime) -> float:
+    """Seconds from the first process' start to the end, or until now."""
     if run.started is None:
         return 0.0
-    return run.accelerators * max(0.0, ((run.completed or now) - run.started).total_seconds())
+    return max(0.0, ((run.completed or now) - run.started).total_seconds())
 
 
 def compact(facts: Contract) -> dict[str, object]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from dapt_contract.envelope import digest_of
 from dapt_operator.api import conditions as words
-from dapt_operator.api.conditions import set_condition
+from dapt_operator.api.conditions import set_condition, timestamp
 from dapt_operator.api.ledger import Ledger
 from dapt_operator.api.run import StageRun
 from dapt_operator.api.status import (
@@ -100,7 +102,7 @@ def working(
         candidates=tuple(tables.candidate(situation, reached, one) for one in shown)[-MAX_CANDIDATES:],
         selected=tables.selected(reached),
         attempts=tables.attempts(situation, reached, ledger),
-        usage=tables.usage(observed, ledger, used_seconds, ticked=told_at != ledger.progress_time),
+        usage=tables.usage(observed, ledger, used_seconds, told, ticked=told_at != ledger.progress_time),
         output=OutputStatus(
             destination=output.destination, digest=output.digest, deployable=spec.finetuning is not None
         )
@@ -108,6 +110,19 @@ def working(
         else None,
         ledger=ledger.model_copy(update={"progress_time": told_at}),
     )
+
+
+def finished(observed: Observed, cleaned: datetime | None) -> DomainAdaptationStatus:
+    """After the end: nothing but the generation that was looked at, and when cleanup was done, changes any more."""
+    stored = observed.status
+    changed: dict[str, object] = {}
+    if stored.observed_generation != observed.generation:
+        seen = {"observed_generation": observed.generation}
+        changed = {**seen, "conditions": tuple(one.model_copy(update=seen) for one in stored.conditions)}
+    if cleaned is not None:
+        ledger = stored.ledger or Ledger()
+        changed["ledger"] = ledger.model_copy(update={"cleaned": timestamp(cleaned)})
+    return stored.model_copy(update=changed)
 
 
 def _owner(observed: Observed) -> str | None:

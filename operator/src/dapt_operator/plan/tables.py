@@ -13,6 +13,7 @@ from dapt_operator.api.status import (
     CandidateStatus,
     Frozen,
     PlanSummary,
+    Progress,
     Resolved,
     ResolvedModel,
     Selected,
@@ -26,14 +27,19 @@ from dapt_operator.plan.blueprint import has_scores
 from dapt_operator.plan.estimate import estimate
 from dapt_operator.plan.gain import gain
 from dapt_operator.plan.gates import perplexity
+from dapt_operator.plan.goodput import goodput
 from dapt_operator.plan.guidance import told_by_prepare
-from dapt_operator.plan.history import find, find_state
+from dapt_operator.plan.history import find, find_state, lineage_of
 from dapt_operator.plan.observed import Observed
 from dapt_operator.plan.resolve import learning_rate, replay_fraction, sequence_length
 from dapt_operator.plan.retries import JUDGED
 from dapt_operator.plan.transitions import Do
 from dapt_operator.plan.waiting import waits_for
 from dapt_operator.plan.walk import Reached, Situation
+
+MAX_LOG_LINES = 20
+MAX_LOG_BYTES = 2048
+MAX_LINE = 500
 
 
 def stage(record: RunRecord, observed: Observed) -> StageStatus:
@@ -63,7 +69,33 @@ def stage(record: RunRecord, observed: Observed) -> StageStatus:
         start_time=record.started,
         completion_time=record.completed,
         message=(record.message or waits)[:4096] or None,
+        last_log_lines=_log_lines(record, observed),
     )
+
+
+def _log_lines(record: RunRecord, observed: Observed) -> tuple[str, ...]:
+    """Of the newest try that failed, as they come in; kept until the stage succeeds."""
+    if record.state == "Succeeded":
+        return ()
+    lineage = lineage_of(record)
+    tries = [run for run in observed.runs if lineage_of(run.identity) == lineage and run.last_log_lines]
+    if tries:
+        return bounded_lines(max(tries, key=lambda run: run.identity.try_number).last_log_lines)
+    known = (one for one in observed.status.stages if (one.name, one.attempt, one.candidate) == lineage)
+    return next((one.last_log_lines for one in known), ())
+
+
+def bounded_lines(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """The last lines that fit: at most 20 and 2 KiB, without control characters. They come from a tenant's pod."""
+    kept: list[str] = []
+    room = MAX_LOG_BYTES
+    for line in reversed(lines[-MAX_LOG_LINES:]):
+        clean = "".join(sign if sign.isprintable() else " " for sign in line[:MAX_LINE])
+        room -= len(clean.encode())
+        if room < 0:
+            break
+        kept.append(clean)
+    return tuple(reversed(kept))
 
 
 def _stage_state(record: RunRecord, observed: Observed) -> StageState:
@@ -198,14 +230,17 @@ def attempts(situation: Situation, reached: Reached, ledger: Ledger) -> tuple[At
     )
 
 
-def usage(observed: Observed, ledger: Ledger, used_seconds: float, *, ticked: bool) -> Usage:
+def usage(
+    observed: Observed, ledger: Ledger, used_seconds: float, progress: Progress | None, *, ticked: bool
+) -> Usage:
     """The cost so far; of a running stage it is brought up to date with the progress, not at each visit."""
     ended = sum(record.accelerator_seconds for record in ledger.runs) / 3600
     old = observed.status.usage
     stored = (old.gpu_hours or 0.0) if old else 0.0
     hours = used_seconds / 3600 if ticked else max(stored, ended)
     restarts = sum(record.restarts for record in ledger.runs)
-    return Usage(gpu_hours=round(hours, 4), restarts=restarts)
+    share = goodput(observed, ledger, progress) if ticked or old is None or not observed.live else old.goodput
+    return Usage(gpu_hours=round(hours, 4), goodput=share, restarts=restarts)
 
 
 def selected(reached: Reached) -> Selected | None:
