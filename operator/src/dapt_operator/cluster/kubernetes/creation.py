@@ -42,7 +42,7 @@ def create(api: Api, manifest: Manifest) -> Manifest | None:
         raise NameTaken(kind, name, "it is being deleted")
     check_owner(found, manifest)
     if kind == "ConfigMap" and found.get("data") != manifest.get("data"):
-        raise NameTaken(kind, name, "it holds something else than was written: delete it", ours=True)
+        raise NameTaken(kind, name, "its content is not what was written", ours=True)
     result: Manifest = found
     return result
 
