@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -164,21 +165,23 @@ def test_killed_before_and_after_its_writes_it_ends_the_same(stand: Stand) -> No
     print(f"seed {SEED}: {len(points)} kills around {writes} writes")
     missed = []
     for number, when in points:
+        begun = time.monotonic()
         struck = stand.kill_at(number, when)
         life = stand.begin()
         life.wait_for_phase("Published", seconds=120)
-        if not struck:  # the last Event may come after the phase
-            eventually(lambda struck=struck: struck, "the kill", seconds=5) if number == writes else None
-            missed.append((number, when)) if not struck else None
+        if not struck:
+            time.sleep(0.5)  # the last Event comes after the phase
+        if not struck:
+            missed.append((number, when))
         stand.proxy.heal()
         told = (
             f"{when} write {number} ({struck[0].verb} {struck[0].resource})" if struck else f"{when} {number}"
         )
         assert end_of(life) == unbroken, told
-        print(f"killed {told}: the same end")
+        print(f"killed {told}: the same end after {time.monotonic() - begun:.1f} s")
         stand.bury(life)
-    # Two writes of one visit may fall together in an unbroken life and apart in another: the last numbers move.
-    assert len(missed) <= len(points) // 20, missed
+    # A stage that ends before it was seen running saves a write, so the last points of one life may not be in another.
+    assert all(number > writes - 4 for number, _ in missed), missed
 
 
 @pytest.mark.parametrize(
@@ -208,7 +211,7 @@ def test_an_api_server_in_trouble_changes_nothing_of_the_end(stand: Stand, effec
 
 def test_watches_that_fell_silent_are_noticed(stand: Stand) -> None:
     unbroken, _ = lived(stand)
-    assert stand.proxy.silence_watches(by_us) > 0
+    assert stand.proxy.silence_watches() > 0
     life = stand.begin()
     life.wait_for_phase("Published", seconds=240)
     assert end_of(life) == unbroken
@@ -218,6 +221,7 @@ def test_cut_watches_are_opened_again(stand: Stand) -> None:
     unbroken, _ = lived(stand)
     life = stand.begin()
     for _ in range(5):
-        stand.proxy.cut_watches(by_us)
+        assert stand.proxy.cut_watches() > 0
+        time.sleep(0.3)
     life.wait_for_phase("Published", seconds=120)
     assert end_of(life) == unbroken
