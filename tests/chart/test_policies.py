@@ -13,15 +13,18 @@ from dapt_operator.api import names
 from dapt_operator.launchers.pod import ONLINE_KINDS
 
 Render = Callable[..., Any]
-GOLDEN = Path(__file__).parents[1] / "golden" / "two-nodes-of-eight-gpus.yaml"
+GOLDEN = Path(__file__).parents[1] / "golden"
 OPERATOR = {"app.kubernetes.io/name": "dapt", "app.kubernetes.io/instance": "dapt"}
 
 
-@pytest.fixture(scope="module")
-def trainer_labels() -> dict[str, str]:
-    """Labels of a pod as the launcher writes them."""
-    jobs = [item for item in yaml.safe_load_all(GOLDEN.read_text()) if item["kind"] == "Job"]
-    return jobs[0]["spec"]["template"]["metadata"]["labels"]
+@pytest.fixture(scope="module", params=["IndexedJob", "JobSet"])
+def trainer_labels(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Labels of a pod as a launcher writes them."""
+    path = GOLDEN / f"{request.param}-two-nodes-of-eight-gpus.yaml"
+    (holder,) = [item for item in yaml.safe_load_all(path.read_text()) if item["kind"] in ("Job", "JobSet")]
+    if request.param == "JobSet":
+        holder = holder["spec"]["replicatedJobs"][0]["template"]
+    return holder["spec"]["template"]["metadata"]["labels"]
 
 
 def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
