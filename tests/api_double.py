@@ -70,6 +70,8 @@ class ApiDouble:
         """By name of the pod."""
         self.groups: set[str] = set()
         """API groups that are installed beside those that every server has; `group` of a path."""
+        self.away = False
+        """Whether every request is answered with 503."""
         self.version = 100
         self._odd: list[tuple[re.Pattern[str], Odd]] = []
         self._lock = threading.RLock()
@@ -124,6 +126,8 @@ class ApiDouble:
         """What the server does with a request."""
         with self._lock:
             self.requests.append(request)
+            if self.away:
+                return Odd(503)
             for number, (pattern, odd) in enumerate(self._odd):
                 if pattern.search(str(request)):
                     del self._odd[number]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from api_double import ApiDouble, Odd
+from api_double import ApiDouble
 from dapt_operator.cluster.kubernetes import lease as module
 from dapt_operator.cluster.kubernetes.api import ATTEMPT_SECONDS
 from dapt_operator.cluster.kubernetes.lease import DURATION_SECONDS, WRITE_SECONDS, Leadership
@@ -91,17 +91,26 @@ def test_a_dead_holder_is_replaced_after_the_whole_duration_and_not_before(
     assert (holder(double), double.objects[PATH]["spec"]["leaseTransitions"]) == ("b", 1)
 
 
-def test_a_holder_that_cannot_renew_stops_writing_and_says_so(
+def test_a_holder_that_cannot_renew_stops_writing_and_goes_on_when_it_can(
     operators: Operators, double: ApiDouble
 ) -> None:
     first = operators.start("a")
     assert first.wait(30)
-    double.odd("(GET|PUT) .*leases", *[Odd(503)] * 10_000)
+    double.away = True
     asked(double)
     assert first.is_held(), "a short trouble is none"
     operators.now += WRITE_SECONDS
     assert not first.is_held()
-    wait_until(lambda: operators.lost == ["a"], "the end of the operator")
+    double.away = False
+    wait_until(first.is_held, "the API server is back")
+    assert operators.lost == []
+    assert double.objects[PATH]["spec"]["leaseTransitions"] == 0
+
+
+def test_a_renewal_is_one_request(operators: Operators, double: ApiDouble) -> None:
+    assert operators.start("a").wait(30)
+    asked(double, 10)
+    assert {str(request) for request in double.requests[2:]} == {f"PUT {PATH}"}
 
 
 def test_a_holder_whose_lease_was_taken_writes_not_a_moment_longer(

@@ -163,6 +163,19 @@ def test_a_job_that_lost_its_labels_is_let_go(store: Store) -> None:
     assert store.family(KEY).jobs == ()
 
 
+def test_a_late_event_of_a_foreign_object_of_our_name_is_no_loss(store: Store) -> None:
+    store.put(job(20), own=True)
+    foreign = job(10, uid="theirs")
+    foreign["metadata"]["labels"] = {}
+    assert store.put(foreign) is None
+    assert len(store.family(KEY).jobs) == 1
+    assert store.remove(job(15, uid="theirs")) is None
+    assert len(store.family(KEY).jobs) == 1
+    foreign["metadata"]["resourceVersion"] = "30"
+    assert store.put(foreign) == KEY, "ours was deleted and theirs stands there now"
+    assert store.family(KEY).jobs == ()
+
+
 def test_last_words_stay_as_long_as_the_job(store: Store) -> None:
     of = job()
     store.put(of)

@@ -60,12 +60,21 @@ class Leadership:
         self._held_until = -1.0
         self._held = threading.Event()
         self._over = threading.Event()
+        self._lost = False
         self._thread: threading.Thread | None = None
         self._seen: tuple[str, float] | None = None
         """Resource version of another's Lease, and since when it stands unchanged."""
+        self._written: Manifest | None = None
+        """The Lease as we wrote it last."""
 
     def start(self, on_lost: Callable[[], None], on_held: Callable[[], None] | None = None) -> None:
-        """Begin to ask for the Lease, in a thread. Each callback is called at most once, from that thread."""
+        """Begin to ask for the Lease, in a thread.
+
+        Args:
+            on_lost: called at most once, when somebody else has taken it. While the API server is away it is not held
+                and not lost: nobody else can take it either, and it is held again when the server is back.
+            on_held: called once, when it was got.
+        """
         self._thread = threading.Thread(target=self._run, args=(on_lost, on_held), name="lease", daemon=True)
         self._thread.start()
 
@@ -102,8 +111,8 @@ class Leadership:
                     self._held.set()
                     if on_held is not None:
                         on_held()
-            elif self._held.is_set() and not self.is_held():
-                _log.error("the Lease %s/%s is lost: this operator ends", self._namespace, self._name)
+            elif self._lost:
+                _log.error("the Lease %s/%s was taken by another", self._namespace, self._name)
                 on_lost()
                 return
             self._over.wait(RENEW_SECONDS if taken else ASK_SECONDS)
@@ -111,17 +120,20 @@ class Leadership:
     def _take(self, now: float) -> bool:
         """Take or renew it once; returns whether it is ours."""
         path = KINDS["Lease"].path(self._namespace, self._name)
+        lease, self._written = self._written, None
         try:
-            lease = self._api.get(path, attempts=1, timeout_seconds=_REQUEST_SECONDS)
             if lease is None:
-                self._api.post(KINDS["Lease"].collection(self._namespace), self._lease(None), attempts=1)
+                lease = self._api.get(path, attempts=1, timeout_seconds=_REQUEST_SECONDS)
+            if lease is None:
+                collection = KINDS["Lease"].collection(self._namespace)
+                self._written = self._api.post(collection, self._lease(None), attempts=1)
                 return True
             if not self._is_free(lease, now):
                 return False
-            self._api.put(path, self._lease(lease), attempts=1)
+            self._written = self._api.put(path, self._lease(lease), attempts=1)
             return True
         except ApiError as error:
-            if error.status != 409:  # somebody was faster
+            if error.status not in (404, 409):  # somebody was faster, or deleted it
                 _log.warning("the Lease %s/%s: %s", self._namespace, self._name, error)
             return False
 
@@ -132,7 +144,7 @@ class Leadership:
         if not holder or holder == self._identity:
             return True
         if self._held.is_set():
-            self._held_until = -1.0  # somebody took it: not a moment longer
+            self._lost, self._held_until = True, -1.0  # not a moment longer
             return False
         version = str(lease["metadata"].get("resourceVersion"))
         if self._seen is None or self._seen[0] != version:

@@ -124,7 +124,9 @@ def _only(value: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 def interned(value: Any) -> Any:
     """A copy whose keys are shared with every other object: a thousand resources have the same few hundred."""
-    kind = type(value)  # exactly these: asking an abstract class takes ten times as long, for each of many values
+    kind = type(
+        value
+    )  # exactly these: asking an abstract class takes ten times as long, for each of many values
     if kind is dict:
         return {sys.intern(name): interned(item) for name, item in value.items()}
     if kind is list:

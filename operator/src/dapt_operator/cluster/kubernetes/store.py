@@ -24,6 +24,7 @@ from dapt_operator.launchers.pod import COMPLETION_INDEX
 RESOURCE, PROFILE = "DomainAdaptation", "AdaptationProfile"
 HOLDERS = ("Job", "JobSet")
 """Kinds that hold pods."""
+KEPT = (RESOURCE, PROFILE, *HOLDERS, "Pod")
 JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
 JOB_LABEL = "batch.kubernetes.io/job-name"
 _ENDED = ("Succeeded", "Failed")
@@ -78,7 +79,7 @@ class Store:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._objects: dict[_Place, _Entry] = {}
+        self._objects: dict[str, dict[_Place, _Entry]] = {kind: {} for kind in KEPT}
         self._places: dict[Key, dict[_Place, None]] = {}
         """Children of a key, in the order in which they were first seen."""
         self._dead: OrderedDict[str, None] = OrderedDict()
@@ -96,12 +97,12 @@ class Store:
             that we wrote is new once more when the watch tells of it: what follows from it is decided then.
         """
         place = _place(body)
-        if not own and self._is_known(place, body):
+        if place[0] not in KEPT or (not own and self._is_known(place, body)):
             return None
         entry = _read(body)
         with self._lock:
             if entry is None:
-                return self._drop(place)  # it was ours, and somebody took its labels away
+                return self._disown(place, body)
             return self._put(place, entry, own)
 
     def remove(self, body: Manifest) -> Key | None:
@@ -112,8 +113,9 @@ class Store:
         place, last = _place(body), _read(body)
         uid = str((body.get("metadata") or {}).get("uid", ""))
         with self._lock:
-            self._bury(uid)
-            known = self._objects.get(place)
+            known = self._entry(place)
+            if last is not None or known is not None:
+                self._bury(uid)
             if known is None or known.uid != uid:
                 return None
             if last is not None and last.ended and not known.ended:
@@ -149,15 +151,14 @@ class Store:
         with self._lock:
             over = [
                 place
-                for place, entry in self._objects.items()
-                if place[0] == kind
-                and (namespace is None or place[1] == namespace)
+                for place, entry in self._objects[kind].items()
+                if (namespace is None or place[1] == namespace)
                 and entry.uid not in seen
                 and not entry.gone
                 and (newest is None or entry.version <= newest)
             ]
             for place in over:
-                self._bury(self._objects[place].uid)
+                self._bury(self._objects[kind][place].uid)
                 key = self._drop(place)
                 if key is not None:
                     changed.add(key)
@@ -168,11 +169,11 @@ class Store:
     def family(self, key: Key) -> Family:
         """A resource with its children; children of a predecessor with the same name are not shown."""
         with self._lock:
-            own = self._objects.get((RESOURCE, key.namespace, key.name))
+            own = self._entry((RESOURCE, key.namespace, key.name))
             if own is None:
                 return Family(None)
             places = self._places.get(key, {})
-            found = [(place[0], self._objects[place]) for place in places]
+            found = [(place[0], self._objects[place[0]][place]) for place in places]
             bodies = [(kind, entry.body) for kind, entry in found if entry.owner_uid == own.uid]
             resource = own.body
         jobs = tuple(json.loads(body) for kind, body in bodies if kind in HOLDERS)
@@ -182,18 +183,18 @@ class Store:
     def uid(self, kind: str, namespace: str, name: str) -> tuple[str, str] | None:
         """Uid of an object and uid of the resource it belongs to; None when it is not known."""
         with self._lock:
-            entry = self._objects.get((kind, namespace, name))
+            entry = self._entry((kind, namespace, name))
             return (entry.uid, entry.owner_uid) if entry is not None and not entry.gone else None
 
     def targets(self) -> tuple[Target, ...]:
         """The pods that can be asked for a live reading."""
         with self._lock:
-            return tuple(entry.target for entry in self._objects.values() if entry.target is not None)
+            return tuple(pod.target for pod in self._objects["Pod"].values() if pod.target is not None)
 
     def keys(self) -> tuple[Key, ...]:
         """Of all DomainAdaptations."""
         with self._lock:
-            return tuple(Key(place[1], place[2]) for place in self._objects if place[0] == RESOURCE)
+            return tuple(Key(place[1], place[2]) for place in self._objects[RESOURCE])
 
     def resources(self) -> tuple[Manifest, ...]:
         """All DomainAdaptations. Read only."""
@@ -202,7 +203,7 @@ class Store:
     def resource(self, key: Key) -> Manifest | None:
         """One DomainAdaptation. Read only."""
         with self._lock:
-            entry = self._objects.get((RESOURCE, key.namespace, key.name))
+            entry = self._entry((RESOURCE, key.namespace, key.name))
             return None if entry is None else entry.body
 
     def profiles(self) -> tuple[Manifest, ...]:
@@ -219,14 +220,13 @@ class Store:
 
     def _bodies(self, kind: str) -> Iterator[Manifest]:
         with self._lock:
-            found = [entry.body for place, entry in self._objects.items() if place[0] == kind]
-        return iter(found)
+            return iter([entry.body for entry in self._objects[kind].values()])
 
     def _is_known(self, place: _Place, body: Manifest) -> bool:
         """Whether this very version is here already: most of what a list says, and cheaper than reading it."""
         metadata = body.get("metadata") or {}
         with self._lock:
-            known = self._objects.get(place)
+            known = self._entry(place)
             return (
                 known is not None
                 and not known.own
@@ -236,10 +236,20 @@ class Store:
 
     # --- with the lock held ---
 
+    def _entry(self, place: _Place) -> _Entry | None:
+        return self._objects.get(place[0], {}).get(place)
+
+    def _disown(self, place: _Place, body: Manifest) -> Key | None:
+        """Let go what was ours, when somebody has taken its labels away or put another object in its place."""
+        known = self._entry(place)
+        if known is None or _version((body.get("metadata") or {}).get("resourceVersion")) <= known.version:
+            return None
+        return self._drop(place)
+
     def _put(self, place: _Place, entry: _Entry, own: bool) -> Key | None:
         if entry.uid in self._dead:
             return None
-        known = self._objects.get(place)
+        known = self._entry(place)
         if known is not None:
             if entry.version < known.version:
                 return None
@@ -255,7 +265,7 @@ class Store:
         if same and known is not None:
             known.version = entry.version
             return None
-        self._objects[place] = entry
+        self._objects[place[0]][place] = entry
         if place[0] == RESOURCE:
             return entry.key
         if entry.key is None:
@@ -266,13 +276,13 @@ class Store:
         return entry.key
 
     def _drop(self, place: _Place) -> Key | None:
-        known = self._objects.get(place)
+        known = self._entry(place)
         if known is None:
             return None
         if place[0] == "Pod" and known.ended and self._has_holder(known):
             known.gone = True
             return known.key
-        del self._objects[place]
+        del self._objects[place[0]][place]
         if known.key is not None and place[0] != RESOURCE:
             siblings = self._places.get(known.key, {})
             siblings.pop(place, None)
@@ -285,15 +295,18 @@ class Store:
     def _has_holder(self, pod: _Entry) -> bool:
         assert pod.key is not None
         siblings = self._places.get(pod.key, {})
-        return any(place[0] in HOLDERS and self._objects[place].run == pod.run for place in siblings)
+        return any(
+            place[0] in HOLDERS and self._objects[place[0]][place].run == pod.run for place in siblings
+        )
 
     def _drop_ghosts(self, holder: _Entry) -> None:
         assert holder.key is not None
         siblings = self._places.get(holder.key, {})
-        ghosts = [place for place in siblings if self._objects[place].gone]
+        pods = self._objects["Pod"]
+        ghosts = [place for place in siblings if place in pods and pods[place].gone]
         for place in ghosts:
-            if self._objects[place].run == holder.run:
-                del self._objects[place]
+            if pods[place].run == holder.run:
+                del pods[place]
                 del siblings[place]
 
     def _bury(self, uid: str) -> None:
