@@ -15,8 +15,7 @@ from testcluster.jobset import jobset
 from testcluster.kubelet_script import ScriptedKubelet
 from testcluster.kueue import Queues, kueue
 from testcluster.kueue_sentences import FILE, SITUATIONS, Situation, told
-from testcluster.operator_process import OperatorProcess
-from testcluster.rights import install_rights
+from testcluster.release import Release
 from testcluster.waiting import eventually
 
 pytestmark = pytest.mark.cluster
@@ -36,16 +35,16 @@ def control_plane() -> Iterator[ControlPlane]:
 
 
 @pytest.fixture(scope="module")
-def operator(control_plane: ControlPlane) -> Iterator[OperatorProcess]:
-    """An operator for the whole cluster, with what the chart grants and no more."""
-    installed = install_rights(control_plane, values={"features.kueue": True, "features.jobSet": True})
-    with OperatorProcess(control_plane, kubeconfig=installed.kubeconfig, flags=installed.flags) as running:
-        running.wait_for("acting")
-        yield running
+def release(control_plane: ControlPlane) -> Iterator[Release]:
+    """The operator for the whole cluster, with what the chart grants and no more."""
+    with Release(control_plane) as made:
+        made.install({"crds": {"install": False}, "features": {"kueue": True, "jobSet": True}})
+        made.run_operator()
+        yield made
 
 
 @pytest.fixture
-def place(control_plane: ControlPlane, operator: OperatorProcess, namespace: str) -> str:
+def place(control_plane: ControlPlane, release: Release, namespace: str) -> str:
     """The test's namespace, with a work volume."""
     make_claim(control_plane, namespace)
     return namespace
@@ -80,14 +79,14 @@ def waits_for(adaptation: Adaptation, stage: str, words: str) -> str:
     return str(adaptation.wait(look, f"{stage} waits with the words {words!r}"))
 
 
-def hold(plane: ControlPlane, namespace: str, gpus: int) -> str:
-    """Somebody else's Job in the same queue, admitted."""
+def ask(plane: ControlPlane, namespace: str, gpus: int, name: str = "other") -> str:
+    """Somebody else's Job in the same queue."""
     container = {"name": "main", "image": "registry.example/none", "resources": {"limits": {GPU: str(gpus)}}}
     plane.api.create(
         {
             "apiVersion": "batch/v1",
             "kind": "Job",
-            "metadata": {"name": "other", "labels": {"kueue.x-k8s.io/queue-name": "team"}},
+            "metadata": {"name": name, "labels": {"kueue.x-k8s.io/queue-name": "team"}},
             "spec": {
                 "suspend": True,
                 "template": {"spec": {"restartPolicy": "Never", "containers": [container]}},
@@ -95,10 +94,14 @@ def hold(plane: ControlPlane, namespace: str, gpus: int) -> str:
         },
         namespace,
     )
-    eventually(
-        lambda: not plane.api.get("Job", "other", namespace)["spec"]["suspend"], "the other's admission"
-    )
-    return "other"
+    return name
+
+
+def hold(plane: ControlPlane, namespace: str, gpus: int) -> str:
+    """Somebody else's Job in the same queue, admitted."""
+    name = ask(plane, namespace, gpus)
+    eventually(lambda: not plane.api.get("Job", name, namespace)["spec"]["suspend"], "the other's admission")
+    return name
 
 
 def test_a_stage_waits_for_quota_and_starts_when_it_is_granted(
@@ -148,6 +151,20 @@ def test_an_unknown_queue_stalls_and_heals_when_it_is_made(
 
     Queues(control_plane, place).create({GPU: "4"})
     adaptation.wait_for_phase("Published")
+
+
+def test_behind_others_in_a_queue_of_strict_order_it_says_so(
+    control_plane: ControlPlane, place: str, queue: Queues, kubelet: ScriptedKubelet
+) -> None:
+    kubelet.script = healthy
+    queue.set_quota({GPU: "4"}, queueingStrategy="StrictFIFO")
+    hold(control_plane, place, 2)
+    before_us = ask(control_plane, place, 4, "before-us")
+    eventually(lambda: len(queue.workloads()) == 2, "two workloads")
+    adaptation = Adaptation(control_plane, place, make_profile(control_plane), queue="team")
+    waits_for(adaptation, "prepare", "the queue has not come to it yet: a queue of strict order")
+    control_plane.api.delete("Job", before_us, place)
+    waits_for(adaptation, "pretrain", "2 more needed")
 
 
 def test_suspend_gives_the_quota_back_and_resuming_asks_for_it_again(

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -46,14 +47,14 @@ class Sample:
 
 
 class Prometheus:
-    """Scrapes what it is given once a second; a context manager.
+    """Scrapes once a second; a context manager.
 
     Args:
-        targets: `HOST:PORT` of each exporter by the name that becomes its label `job`.
+        scrape_configs: as in Prometheus' own configuration; `fixed` and `of_pod_monitor` make them.
     """
 
-    def __init__(self, targets: Mapping[str, Sequence[str]]) -> None:
-        self._targets = targets
+    def __init__(self, scrape_configs: Sequence[Mapping[str, Any]]) -> None:
+        self._scrape_configs = scrape_configs
         self.folder = Path(tempfile.mkdtemp(prefix="dapt-prometheus-"))
         self.url = f"http://127.0.0.1:{free_port()}"
 
@@ -104,33 +105,29 @@ class Prometheus:
         found: dict[str, list[dict[str, Any]]] = self._get("/api/v1/metadata")
         return found
 
-    def wait_for_scrapes(self, more: int = 1) -> None:
-        """Until every target was scraped so many times from now on."""
-        names = [f'{{job="{job}"}}' for job, addresses in self._targets.items() if addresses]
-        for name in names:
-            expression = f"count_over_time(up{name}[1h])"
-            before = min((sample.value for sample in self.query(expression)), default=0)
+    def wait_for_scrapes(self, job: str, more: int = 1) -> None:
+        """Until the first target of a job that is there then was scraped so many times from now on."""
+        expression = f'count_over_time(up{{job="{job}"}}[1h])'
+        before = {_instance(sample): sample.value for sample in self.query(expression)}
 
-            def is_scraped(expression: str = expression, wanted: float = before + more) -> bool:
-                samples = self.query(expression)
-                return bool(samples) and min(sample.value for sample in samples) >= wanted
+        def is_scraped() -> bool:
+            return any(
+                sample.value >= before.get(_instance(sample), 0) + more for sample in self.query(expression)
+            )
 
-            eventually(is_scraped, f"{more} scrapes of {name}")
+        eventually(is_scraped, f"{more} scrapes of {job}")
 
-    def health(self) -> dict[str, str]:
-        """What went wrong in the last scrape of each target, by its address; empty where nothing did."""
+    def targets(self) -> dict[str, str]:
+        """Each target by its address, with what went wrong in its last scrape; empty where nothing did."""
         return {
-            target["discoveredLabels"]["__address__"]: target["lastError"]
+            target["labels"]["instance"]: target["lastError"]
             for target in self._get("/api/v1/targets")["activeTargets"]
         }
 
     def _configuration(self) -> dict[str, Any]:
         return {
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
-            "scrape_configs": [
-                {"job_name": job, "static_configs": [{"targets": list(addresses)}]}
-                for job, addresses in self._targets.items()
-            ],
+            "scrape_configs": list(self._scrape_configs),
         }
 
     def _is_ready(self) -> bool:
@@ -148,6 +145,113 @@ class Prometheus:
     def _stop(self) -> None:
         self.process.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def fixed(job: str, *addresses: str, **more: Any) -> dict[str, Any]:
+    """A scrape configuration with fixed targets, `HOST:PORT`; further fields by name."""
+    return {"job_name": job, "static_configs": [{"targets": list(addresses)}], **more}
+
+
+def write_pods(pods: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Write for `of_pod_monitor` what Prometheus' discovery finds in a cluster: every port of every pod.
+
+    (Debian's Prometheus is built without that discovery.)
+    """
+    targets = [
+        {
+            "targets": [f"{pod['status']['podIP']}:{port['containerPort']}"],
+            "labels": {
+                "__meta_kubernetes_namespace": pod["metadata"]["namespace"],
+                "__meta_kubernetes_pod_name": pod["metadata"]["name"],
+                "__meta_kubernetes_pod_phase": pod["status"]["phase"],
+                "__meta_kubernetes_pod_container_name": container["name"],
+                "__meta_kubernetes_pod_container_port_name": port.get("name", ""),
+            }
+            | {
+                f"__meta_kubernetes_pod_{what}_{_plain(name)}": value
+                for name, text in pod["metadata"]["labels"].items()
+                for what, value in (("label", text), ("labelpresent", "true"))
+            },
+        }
+        for pod in pods
+        if pod["status"].get("podIP")
+        for container in pod["spec"]["containers"]
+        for port in container.get("ports", [])
+    ]
+    making = path.with_suffix(".new")
+    making.write_text(json.dumps(targets))
+    making.rename(path)
+
+
+def of_pod_monitor(monitor: Mapping[str, Any], pods: Path) -> dict[str, Any]:
+    """What the Prometheus Operator makes of a PodMonitor with one endpoint, as far as ours use it.
+
+    Args:
+        monitor: the manifest.
+        pods: file of `write_pods`.
+
+    Raises:
+        ValueError: a field of the monitor that is not known here.
+    """
+    spec = dict(monitor["spec"])
+    selector, namespaces = spec.pop("selector"), spec.pop("namespaceSelector", {})
+    (endpoint,) = spec.pop("podMetricsEndpoints")
+    endpoint = dict(endpoint)
+    port, relabelings = endpoint.pop("port"), endpoint.pop("relabelings", [])
+    honor, path = endpoint.pop("honorLabels", False), endpoint.pop("path", "/metrics")
+    endpoint.pop("interval", None)
+    if spec or endpoint:
+        raise ValueError(f"not known of a PodMonitor: {[*spec, *endpoint]}")
+    rules = [_rule("drop", "pod_phase", "Failed|Succeeded"), *_selected(selector)]
+    rules += [_rule("keep", "pod_container_port_name", port)]
+    if namespaces.get("matchNames"):
+        rules.append(_rule("keep", "namespace", "|".join(namespaces["matchNames"])))
+    rules += [
+        _copy("namespace", "namespace"),
+        _copy("pod_container_name", "container"),
+        _copy("pod_name", "pod"),
+    ]
+    rules += [
+        {"source_labels": rule["sourceLabels"]}
+        | {name: rule[name] for name in ("regex", "action", "replacement") if name in rule}
+        | ({"target_label": rule["targetLabel"]} if "targetLabel" in rule else {})
+        for rule in relabelings
+    ]
+    return {
+        "job_name": monitor["metadata"]["name"],
+        "honor_labels": honor,
+        "metrics_path": path,
+        "file_sd_configs": [{"files": [str(pods)]}],
+        "relabel_configs": rules,
+    }
+
+
+def _selected(selector: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rules = [
+        _rule("keep", f"pod_label_{_plain(name)}", value)
+        for name, value in selector.get("matchLabels", {}).items()
+    ]
+    for expression in selector.get("matchExpressions", []):
+        if expression["operator"] != "Exists":
+            raise ValueError(f"not known of a selector: {expression}")
+        rules.append(_rule("keep", f"pod_labelpresent_{_plain(expression['key'])}", "true"))
+    return rules
+
+
+def _rule(action: str, label: str, regex: str) -> dict[str, Any]:
+    return {"action": action, "source_labels": [f"__meta_kubernetes_{label}"], "regex": regex}
+
+
+def _copy(label: str, target: str) -> dict[str, Any]:
+    return {"source_labels": [f"__meta_kubernetes_{label}"], "target_label": target}
+
+
+def _plain(label: str) -> str:
+    return re.sub(r"[^a-zA-Z0-9_]", "_", label)
+
+
+def _instance(sample: Sample) -> str:
+    return sample.labels["instance"]
 
 
 def find() -> Path | None:
