@@ -53,10 +53,12 @@ def register(
     async def seen(body: kopf.Body, **_: Any) -> None:
         notes.put(dict(body))
 
-    async def changed(event: kopf.RawEvent, **_: Any) -> None:
-        if event["type"] == "DELETED":
-            notes.remove(event["object"])
+    async def gone(event: kopf.RawEvent, **_: Any) -> None:
+        notes.remove(event["object"])
+
+    def is_deletion(type: str | None, **_: Any) -> bool:
+        return type == "DELETED"
 
     for group, version, plural in kinds:
         kopf.index(group, version, plural, id=f"{plural}-seen", registry=registry)(seen)
-        kopf.on.event(group, version, plural, id=f"{plural}-gone", registry=registry)(changed)
+        kopf.on.event(group, version, plural, id=f"{plural}-gone", when=is_deletion, registry=registry)(gone)

@@ -107,7 +107,7 @@ class Service:
         parts = {
             "a reconcile thread": self._queue.is_healthy,
             "the watches": self._watches.is_healthy,
-            "the resync": self._conductor.is_alive(),
+            "the resync": self._conductor.ident is None or self._conductor.is_alive(),
         }
         return ", ".join(f"{name} ended" for name, healthy in parts.items() if not healthy)
 

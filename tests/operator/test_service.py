@@ -1,0 +1,124 @@
+"""Parts of the operator as a whole that need no cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import structlog
+from kubernetes.client import Configuration
+
+from dapt_operator import service as module
+from dapt_operator.cluster.kubernetes import NotLeader, Store
+from dapt_operator.cluster.port import Key
+from dapt_operator.plan.decide import Plan
+from dapt_operator.service import Service, _Notes, is_finished
+from dapt_operator.settings import Settings
+
+KEY = Key("team", "clinical")
+
+
+@pytest.fixture
+def service() -> Service:
+    configuration = Configuration()
+    configuration.host = "http://127.0.0.1:9"
+    return Service(Settings(), configuration)
+
+
+def resource(name: str = "clinical", profile: str | None = "bench", **status: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "dapt.dev/v1alpha1",
+        "kind": "DomainAdaptation",
+        "metadata": {"name": name, "namespace": "team", "uid": f"uid-{name}", "resourceVersion": "5"},
+        "spec": {} if profile is None else {"profile": profile},
+        "status": status,
+    }
+
+
+def profile(name: str = "bench", version: str = "7") -> dict[str, Any]:
+    return {
+        "apiVersion": "dapt.dev/v1alpha1",
+        "kind": "AdaptationProfile",
+        "metadata": {"name": name, "uid": f"uid-{name}", "resourceVersion": version},
+        "spec": {},
+    }
+
+
+def test_a_note_wakes_whom_it_concerns() -> None:
+    woken: list[str] = []
+    notes = _Notes(Store(), lambda key: woken.append(key.name))
+    notes.put(resource("one"))
+    notes.put(resource("two", profile="other"))
+    notes.put(resource("any", profile=None))
+    assert woken == ["one", "two", "any"]
+    woken.clear()
+    notes.put(profile("bench"))
+    assert sorted(woken) == ["any", "one"], "those that name it, and those that take the default"
+    woken.clear()
+    notes.remove(resource("two", profile="other"))
+    assert woken == ["two"]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "finished"),
+    [
+        ([], False),
+        ([{"type": "Finished", "status": "False"}], False),
+        ([{"type": "Ready", "status": "True"}], False),
+        ([{"type": "Finished", "status": "True"}], True),
+    ],
+)
+def test_what_is_finished_is_told_by_its_condition(conditions: list[dict[str, str]], finished: bool) -> None:
+    assert is_finished(resource(conditions=conditions)) is finished
+
+
+def test_nobody_there_is_not_finished() -> None:
+    assert not is_finished(None)
+
+
+def test_without_the_lease_a_look_ends_quietly(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> Plan:
+        raise NotLeader("PUT /status: the Lease is not held")
+
+    monkeypatch.setattr(module, "reconcile", refused)
+    with structlog.testing.capture_logs() as logged:
+        assert service._reconcile(KEY) is None
+    assert logged == []
+
+
+def test_a_look_asks_to_be_repeated_as_the_plan_wants(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def looked(*_: Any, **keywords: Any) -> Plan:
+        asked.update(keywords)
+        return Plan(requeue_after=12.5)
+
+    monkeypatch.setattr(module, "reconcile", looked)
+    assert service._reconcile(KEY) == 12.5
+    assert asked == {"local": False, "instance": "default/dapt"}
+    samples = {
+        sample.name: sample.value for family in service._registry.collect() for sample in family.samples
+    }
+    assert samples["dapt_reconcile_duration_seconds_count"] == 1.0
+    assert samples["dapt_reconcile_errors_total"] == 0.0
+
+
+def test_an_error_is_told_with_the_time_of_the_next_look_and_counted(service: Service) -> None:
+    with structlog.testing.capture_logs() as logged:
+        service._tell_error(KEY, RuntimeError("what"), 0.4)
+    (line,) = logged
+    assert line["event"] == "a look failed and is repeated"
+    assert (line["namespace"], line["name"], line["error"]) == ("team", "clinical", "RuntimeError: what")
+    assert line["again_after_seconds"] == 0.4
+    samples = {
+        sample.name: sample.value for family in service._registry.collect() for sample in family.samples
+    }
+    assert samples["dapt_reconcile_errors_total"] == 1.0
+
+
+def test_before_the_first_list_it_is_not_ready(service: Service) -> None:
+    assert service._ready() == "the cluster's objects have not been listed yet"
+    service._listed = True
+    assert service._ready() == ""
