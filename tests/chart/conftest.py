@@ -1,4 +1,7 @@
-"""Helm, and what it makes of the chart."""
+"""Helm, and what it makes of the chart.
+
+Tests that need helm run with those of the cluster, whose build makes it.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,19 @@ Manifest = dict[str, Any]
 Helm = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Before the marks are judged that were asked for."""
+    for item in items:
+        if item.path.parent == VALUES.parent and "helm" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.cluster)
+
+
 def find_helm() -> str | None:
     """The one that `make cluster` builds, else the machine's."""
-    folder = build.built("helm") if "helm" in build.COMPONENTS else None
-    return str(folder / "helm") if folder else shutil.which("helm")
+    if build.built("helm") or build.have_go():
+        return str(build.build("helm") / "helm")
+    return shutil.which("helm")
 
 
 @pytest.fixture(scope="session")
