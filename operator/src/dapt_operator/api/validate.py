@@ -18,7 +18,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from dapt_operator.api import pod_template
-from dapt_operator.api.base import API_VERSION, SKIP_RULES, Base, camel_case
+from dapt_operator.api.base import API_VERSION, NAME_PATTERN, SKIP_RULES, Base, camel_case
 from dapt_operator.api.manifest import Document as Document
 from dapt_operator.api.manifest import ManifestError as ManifestError
 from dapt_operator.api.manifest import Path
@@ -36,6 +36,10 @@ KINDS: Final[dict[str, type[DomainAdaptation] | type[AdaptationProfile]]] = {
 }
 
 _MAX_ROUNDS: Final = 25
+_CLAIM_PLACES: Final = {
+    "source": "write pvc://CLAIM/FILES: the name of a claim in this namespace and a path on it, without '..'",
+    "destination": "write pvc://CLAIM/FOLDER: the name of a claim in this namespace and a folder on it, without '..'",
+}
 
 Checked = tuple[DomainAdaptation | AdaptationProfile | None, list[Problem]]
 
@@ -64,6 +68,7 @@ def check(document: Document, *, local: bool) -> Checked:
         problems += _rule_problems(model, data, document, repairs)
         problems += _unsupported_problems(model, data, document)
         problems += _template_problems(model, document)
+        problems += _claim_problems(model, document)
         if not local:
             problems += _local_source_problems(model, document)
     problems.sort(key=lambda problem: (problem.line, problem.field))
@@ -168,3 +173,16 @@ def _local_source_problems(model: Base, document: Document) -> Iterator[Problem]
                     "a file of your machine is not there in the cluster's pods; use pvc://, s3://, gs:// or hf://,"
                     " or run it on this machine with `dapt run`",
                 )
+
+
+def _claim_problems(model: Base, document: Document) -> Iterator[Problem]:
+    """A claim's name becomes a folder of pods; a destination that cannot be would only show after the training."""
+    for path, block in _blocks(model):
+        for name, message in _CLAIM_PLACES.items():
+            value = getattr(block, name, None)
+            if not isinstance(value, str) or not value.startswith("pvc://"):
+                continue
+            claim, _, place = value.removeprefix("pvc://").partition("/")
+            has_place = bool(place.strip("/")) or name == "source"
+            if not re.fullmatch(NAME_PATTERN, claim) or not has_place or ".." in place.split("/"):
+                yield _problem(document, (*path, name), value, message)

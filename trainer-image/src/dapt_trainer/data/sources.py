@@ -16,12 +16,12 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from dapt_contract.pod import CLAIMS_MOUNT
 from dapt_trainer.data.problems import first_line
 from dapt_trainer.errors import InputError
 
 CLAIMS_FOLDER = "DAPT_CLAIMS"
 """Environment variable: folder below which the claims of pvc:// are mounted; default /mnt/claims."""
-DEFAULT_CLAIMS_FOLDER = "/mnt/claims"
 
 FORMATS = {
     ".jsonl": "jsonl",
@@ -155,7 +155,7 @@ def unreachable(uri: str, field: str, error: BaseException) -> str:
 
 
 def _claim_path(uri: str, path: str, field: str) -> str:
-    root = os.environ.get(CLAIMS_FOLDER, DEFAULT_CLAIMS_FOLDER)
+    root = os.environ.get(CLAIMS_FOLDER, CLAIMS_MOUNT)
     claim = path.split("/", 1)[0]
     if ".." in path.split("/") or not claim:
         raise InputError(f"{field}: {uri}: a claim's path is pvc://CLAIM/PATH without '..'")

@@ -57,6 +57,10 @@ def open_destination(uri: str, *, work: Path) -> Destination:
         raise InputError(f"output.destination {uri!r}: one of {accepted} with a place after it is accepted")
     if scheme == "hf":
         return Hub(uri, rest.strip("/"))
+    if scheme == "pvc" and "/" not in rest.strip("/"):
+        raise InputError(
+            f"output.destination {uri!r}: the claim itself cannot be replaced as a whole; write pvc://CLAIM/FOLDER"
+        )
     files, path, _ = filesystem_of(uri, FIELD)
     if scheme in ("s3", "gs"):
         return ObjectStore(uri, files, path)

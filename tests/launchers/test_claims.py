@@ -1,0 +1,129 @@
+"""Claims of pvc:// on their whole way: judged in the manifest, mounted by the launcher, found by the trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dapt_contract import pod as contract
+from dapt_operator.api.run import StageRun, plain
+from dapt_operator.api.validate import check, load
+from dapt_operator.launchers import LAUNCHERS
+from dapt_trainer.data.sources import CLAIMS_FOLDER, filesystem_of
+from dapt_trainer.errors import InputError
+from dapt_trainer.publishing.destinations import open_destination
+from launch_builders import owner, profile, stage_run
+
+MANIFEST = """
+apiVersion: dapt.dev/v1alpha1
+kind: DomainAdaptation
+metadata: {{name: clinical}}
+spec:
+  model: {{source: "{model}"}}
+  corpus: {{domain: [{{source: "{text}"}}], general: [{{source: "s3://c/g.jsonl"}}]}}
+  output: {{destination: "{destination}"}}
+  resources: {{nodes: 1}}
+"""
+FINE = {
+    "model": "pvc://models/llama",
+    "text": "pvc://texts/*.jsonl",
+    "destination": "pvc://models.new/clinical",
+}
+SOURCE = "write pvc://CLAIM/FILES: the name of a claim in this namespace and a path on it, without '..'"
+FOLDER = "write pvc://CLAIM/FOLDER: the name of a claim in this namespace and a folder on it, without '..'"
+
+
+def said(**places: str) -> list[str]:
+    (document,) = load(MANIFEST.format(**FINE | places))
+    _, found = check(document, local=False)
+    return [str(problem) for problem in found if problem.supported]
+
+
+def trainer_of(run: StageRun, **changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Mounts by path, volumes by name."""
+    (*_, job) = LAUNCHERS["IndexedJob"].render(run, profile(**changes), owner())
+    spec = plain(job["spec"]["template"]["spec"])
+    mounts = {item["mountPath"]: item for item in spec["containers"][0]["volumeMounts"]}
+    return mounts, {item["name"]: item for item in spec["volumes"]}
+
+
+def prepare(*claims: str) -> StageRun:
+    base = stage_run(claims=claims)
+    return StageRun(
+        identity=base.identity, kind="prepare", config=base.config, resources=base.resources, claims=claims
+    )
+
+
+def test_places_on_claims_are_accepted() -> None:
+    assert said() == []
+    assert said(text="pvc://texts") == []  # a folder stands for the files below it
+
+
+@pytest.mark.parametrize("place", ["pvc://Texts/a.jsonl", "pvc://../a.jsonl", "pvc://texts/../b", "pvc:///a"])
+def test_a_source_that_names_no_claim_is_told(place: str) -> None:
+    assert said(text=place) == [f"spec.corpus.domain[0].source (line 7): {place!r} is not accepted; {SOURCE}"]
+    assert said(model=place) == [f"spec.model.source (line 6): {place!r} is not accepted; {SOURCE}"]
+
+
+@pytest.mark.parametrize("place", ["pvc://models", "pvc://models/", "pvc://models/../x", "pvc://-/x"])
+def test_a_destination_that_cannot_be_is_told_before_anything_runs(place: str) -> None:
+    assert said(destination=place) == [
+        f"spec.output.destination (line 8): {place!r} is not accepted; {FOLDER}"
+    ]
+
+
+def test_sources_are_mounted_read_only_where_the_trainer_looks() -> None:
+    mounts, volumes = trainer_of(prepare("texts", "models.new"))
+    assert mounts[f"{contract.CLAIMS_MOUNT}/texts"]["readOnly"] is True
+    assert mounts[f"{contract.CLAIMS_MOUNT}/models.new"]["name"] == "claim-1"
+    assert volumes["claim-0"]["persistentVolumeClaim"] == {"claimName": "texts", "readOnly": True}
+    assert volumes["claim-1"]["persistentVolumeClaim"] == {"claimName": "models.new", "readOnly": True}
+
+
+def test_a_destination_is_writable() -> None:
+    mounts, volumes = trainer_of(stage_run(claims=("models",)))
+    assert "readOnly" not in mounts[f"{contract.CLAIMS_MOUNT}/models"]
+    assert volumes["claim-0"]["persistentVolumeClaim"] == {"claimName": "models"}
+
+
+def test_a_source_on_the_work_volumes_own_claim_is_one_volume_that_may_be_written() -> None:
+    """One pod cannot have a claim both read-only and writable."""
+    mounts, volumes = trainer_of(prepare("shared"), storage={"existingClaim": "shared"})
+    assert volumes["claim-0"]["persistentVolumeClaim"] == {"claimName": "shared"}
+    assert mounts[f"{contract.CLAIMS_MOUNT}/shared"]["readOnly"] is True
+
+
+def test_the_trainer_reads_and_writes_below_the_mounts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CLAIMS_FOLDER, str(tmp_path))
+    (tmp_path / "models").mkdir()
+    _, path, _ = filesystem_of("pvc://models/llama/x", "f")
+    assert path == str(tmp_path / "models/llama/x")
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "dapt.json").write_text("{}")
+    destination = open_destination("pvc://models/clinical/1", work=tmp_path / "work")
+    destination.require_writable("run")
+    destination.write(made, heartbeat=lambda: None)
+    assert (tmp_path / "models/clinical/1/dapt.json").read_text() == "{}"
+
+
+def test_without_the_variable_the_trainer_looks_where_the_launcher_mounts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(CLAIMS_FOLDER, raising=False)
+    with pytest.raises(
+        InputError, match="claim 'x' is not mounted at /mnt/claims/x; check that the claim exists"
+    ):
+        filesystem_of("pvc://x/y", "f")
+
+
+def test_a_claim_as_a_whole_is_no_destination(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        open_destination("pvc://models/", work=tmp_path)
+    assert str(caught.value) == (
+        "output.destination 'pvc://models/': the claim itself cannot be replaced as a whole; write pvc://CLAIM/FOLDER"
+    )
