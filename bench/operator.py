@@ -28,10 +28,11 @@ from dapt_contract.failure import Cause
 from dapt_operator.cluster.memory import Ends
 from testcluster.control_plane import ControlPlane
 from testcluster.kubelet_script import ScriptedKubelet
-from testcluster.operator import AGENT, Operator
+from testcluster.operator_process import OperatorProcess
 from testcluster.pod_life import Life, ScriptedPod
 from testcluster.waiting import eventually
 
+AGENT = "dapt-operator"
 RATE_BAR = 20.0
 """Adaptations a second at 500: first stage's pods exist."""
 SINGLE_BAR_SECONDS = 0.15
@@ -77,14 +78,15 @@ def ends_well(pod: ScriptedPod) -> Life:
 @contextmanager
 def stage(
     plane: ControlPlane, script: Callable[[ScriptedPod], Life] | None
-) -> Iterator[tuple[str, Operator]]:
+) -> Iterator[tuple[str, OperatorProcess]]:
     """A namespace of its own, the operator, and a kubelet unless `script` is None; all gone afterwards."""
     name = f"bench-{time.monotonic_ns()}"
     plane.make_namespace(name)
     with ExitStack() as stack:
         if script is not None:
             stack.enter_context(ScriptedKubelet(plane, script))
-        operator = stack.enter_context(Operator(plane, instance=f"default/{name}"))
+        operator = stack.enter_context(OperatorProcess(plane, [name], flags=["--log-level=info"]))
+        operator.wait_for("acting")
         yield name, operator
     plane.api.delete("Namespace", name)
     eventually(lambda: plane.api.find("Namespace", name) is None, "the namespace's end", seconds=300)
@@ -108,7 +110,7 @@ def creation(plane: ControlPlane, count: int) -> None:
     eventually(lambda: plane.api.find("Namespace", name) is None, "the namespace's end", seconds=600)
     with stage(plane, None) as (namespace, operator):
         mine = raw.create_adaptations(plane, namespace, [make(namespace, i) for i in range(count)])
-        memory = psutil.Process(operator.pid).memory_info().rss / 2**20
+        memory = psutil.Process(operator.process.pid).memory_info().rss / 2**20
     rate, floor_rate = count / mine, count / floor
     note(
         f"{count} at once: all first pods after {mine:.2f} s ({rate:.1f}/s); raw Jobs of two pods {floor:.2f} s"
@@ -212,7 +214,7 @@ def quiet(plane: ControlPlane, present: int, seconds: float) -> None:
             r for r in plane.audit.requests(mark)
             if r.agent == AGENT and r.is_write and not r.resource.endswith("/leases")
         ]  # fmt: skip
-        memory = psutil.Process(operator.pid).memory_info().rss / 2**20
+        memory = psutil.Process(operator.process.pid).memory_info().rss / 2**20
     for request in writes[:5]:
         note(f"wrote: {request.verb} {request.resource} {request.name}")
     note(f"{present} resources, half of them with a running stage, for {seconds:g} s")

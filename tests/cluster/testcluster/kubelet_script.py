@@ -238,7 +238,9 @@ class ScriptedKubelet:
             end = await self._until_end(living)
             if living.is_frozen:
                 await asyncio.Event().wait()
-            await self._report(living.pod, ended_status(living.pod, end, living.started or now_text()))
+            words = living.life.words if living.life is not None else None
+            started = living.started or now_text()
+            await self._report(living.pod, ended_status(living.pod, end, started, words))
             if living.is_stopping:
                 await self._let_go(living.pod)
         finally:

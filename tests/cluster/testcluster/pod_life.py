@@ -54,6 +54,8 @@ class Life:
     """Its end after SIGTERM."""
     stop_seconds: float = 0.0
     """Between SIGTERM and that end; past the grace period it is killed instead."""
+    words: str | None = None
+    """Its termination message as it stands, instead of one of the contract's."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def running_status(pod: ScriptedPod, address: str, started: str) -> dict[str, An
     }
 
 
-def ended_status(pod: ScriptedPod, end: Ends, started: str) -> dict[str, Any]:
+def ended_status(pod: ScriptedPod, end: Ends, started: str, words: str | None = None) -> dict[str, Any]:
     """All containers ended; the trainer says why."""
     done = end.exit_code == 0 and not (end.disrupted or end.oom_killed)
     ended = {
@@ -174,7 +176,7 @@ def ended_status(pod: ScriptedPod, end: Ends, started: str) -> dict[str, Any]:
     conditions = _conditions(ready=False)
     if end.disrupted:
         conditions.append(_condition("DisruptionTarget", True, "TerminationByKubelet", "node is going away"))
-    message = last_words(pod, end)
+    message = last_words(pod, end) if words is None else words
     return {
         "phase": "Succeeded" if done else "Failed",
         "conditions": conditions,
