@@ -129,6 +129,17 @@ def test_a_queue_that_takes_its_quota_back_costs_no_retry() -> None:
     assert (state.phase, state.cause) == (RunPhase.FAILED, Cause.DISRUPTION)
 
 
+def test_pods_that_were_made_anew_count_instead_of_the_first_ones() -> None:
+    def made(found: dict[str, Any], at: str) -> dict[str, Any]:
+        return found | {"metadata": found["metadata"] | {"creationTimestamp": f"2026-01-31T{at}Z"}}
+
+    old = [made(deleted(ended(index, 137), "2026-01-31T12:02:00Z"), "12:00:00") for index in (0, 1)]
+    new = [made(pod(index, "Running"), "12:30:00") for index in (0, 1)]
+    for pods in ((*old, *new), (*new, *old)):
+        state = state_of(*pods)
+        assert (state.phase, state.ailing, state.peers_to_end) == (RunPhase.RUNNING, False, ())
+
+
 def test_a_failed_run_keeps_the_last_lines_of_the_pod_that_decided() -> None:
     felt = said(75, Cause.INFRASTRUCTURE, "lost a peer", effect=True)
     state = state_of(

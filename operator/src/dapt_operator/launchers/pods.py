@@ -5,7 +5,7 @@ What comes from pods is untrusted: a message that is missing, too long, malforme
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -51,6 +51,7 @@ class Pod:
     scheduled: bool = False
     """Whether a node was found for it."""
     running: bool = False
+    created: datetime | None = None
     started: datetime | None = None
     finished: datetime | None = None
 
@@ -82,6 +83,7 @@ def read_pod(pod: Manifest, identity: RunIdentity, kind: str, now: datetime) -> 
         "alive": not ended,
         "disrupted": disruption is not None,
         "scheduled": _condition(status, "PodScheduled", "True") is not None,
+        "created": parse_time(metadata.get("creationTimestamp")),
     }
     if not ended and _gone(metadata, now):
         return Pod(
@@ -156,6 +158,18 @@ def _read_ended(
         why_lost=why,
         **times,
     )
+
+
+def newest(pods: Iterable[Pod]) -> tuple[Pod, ...]:
+    """One pod for each completion index, the one made last, in their order.
+
+    A queue that takes its quota back and gives it again has the Job make its pods anew; what the first ones said is
+    history then.
+    """
+    found: dict[int, Pod] = {}
+    for pod in sorted(pods, key=lambda pod: (_or_long_ago(pod.created), pod.alive)):
+        found[pod.index] = pod
+    return tuple(found[index] for index in sorted(found))
 
 
 def peers_to_end(pods: tuple[Pod, ...], now: datetime) -> tuple[str, ...]:

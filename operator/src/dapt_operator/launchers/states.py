@@ -32,7 +32,7 @@ from dapt_operator.api import names
 from dapt_operator.api.run import Children, Manifest, RunPhase, RunState
 from dapt_operator.launchers.labels import ANNOTATION_ACCELERATOR, identity_of
 from dapt_operator.launchers.pod import CONTAINER
-from dapt_operator.launchers.pods import MAX_SENTENCE, Pod, parse_time, peers_to_end, read_pod
+from dapt_operator.launchers.pods import MAX_SENTENCE, Pod, newest, parse_time, peers_to_end, read_pod
 from dapt_operator.launchers.quota import quota_of
 
 _LATEST = datetime.max.replace(tzinfo=UTC)
@@ -103,7 +103,7 @@ def _fold(
     metadata = manifest["metadata"]
     name, labels = metadata["name"], metadata["labels"]
     kind = labels.get(names.LABEL_KIND, identity.stage)
-    seen = tuple(sorted((read_pod(pod, identity, kind, now) for pod in pods), key=lambda pod: pod.index))
+    seen = newest(read_pod(pod, identity, kind, now) for pod in pods)
     starts = [pod.started for pod in seen if pod.started] or ([gang.started] if gang.started else [])
     ends = [pod.finished for pod in seen if pod.finished]
     base: dict[str, Any] = {
