@@ -15,7 +15,7 @@ import pytest
 import urllib3
 
 from dapt_operator.cluster.memory import Ends
-from testcluster import pod_network
+from testcluster import leftovers
 from testcluster.api import ApiError
 from testcluster.control_plane import ROOT, ControlPlane, load_manifests
 from testcluster.kubelet_script import ScriptedKubelet
@@ -192,7 +192,7 @@ def test_progress_and_logs_are_answered_as_a_pod_would(
 def test_pods_have_loopback_addresses_where_no_others_can_be_had(
     control_plane: ControlPlane, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pod_network, "_route", lambda verb, network: False)
+    monkeypatch.setattr(leftovers, "_route", lambda verb, network: False)
     job = job_of_two()
     job["spec"]["template"]["spec"]["containers"][0]["ports"] = [{"name": "progress", "containerPort": 9500}]
     with ScriptedKubelet(control_plane, lambda pod: Life(progress=Answer(b"{}"))) as kubelet:
@@ -275,7 +275,7 @@ def test_five_hundred_gangs_run_at_once(
 ) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: control_plane.api.create(job_of_two(f"gang-{n}"), namespace), range(500)))
-    eventually(lambda: kubelet.started_pods == 1000, "1,000 running pods", seconds=120)
+    eventually(lambda: kubelet.started_pods == 1000, "1,000 running pods", seconds=240)
 
 
 def test_requests_are_counted_by_who_sent_them(control_plane: ControlPlane, namespace: str) -> None:
@@ -306,24 +306,34 @@ def test_a_service_account_may_do_what_it_was_granted_and_nothing_more(
     assert f'User "{who}" cannot list resource "configmaps"' in done.stderr
 
 
-def test_a_killed_test_run_leaves_no_process_behind(tmp_path: Path) -> None:
+def test_a_killed_test_run_leaves_no_process_behind_and_its_folder_goes_with_the_next(tmp_path: Path) -> None:
     program = (
         "import time\n"
         "from testcluster.control_plane import ControlPlane\n"
-        "with ControlPlane() as plane:\n"
-        "    print(*(process.pid for process in plane.processes), plane.folder, flush=True)\n"
+        "from testcluster.kubelet_script import ScriptedKubelet\n"
+        "with ControlPlane() as plane, ScriptedKubelet(plane) as kubelet:\n"
+        "    pids = [process.pid for process in plane.processes]\n"
+        "    print(*pids, kubelet.network, plane.folder, flush=True)\n"
         "    time.sleep(300)\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "TMPDIR": str(tmp_path)}
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), str(ROOT / "tests")])
     with subprocess.Popen(
         [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True
     ) as run:
         assert run.stdout is not None
-        *pids, _ = run.stdout.readline().split()
+        *pids, network, folder = run.stdout.readline().split()
         assert len(pids) == 4
         assert all(psutil.pid_exists(int(pid)) for pid in pids)
         run.send_signal(signal.SIGKILL)
     eventually(lambda: not any(_runs(int(pid)) for pid in pids), "the end of its children")
+    assert Path(folder).exists()
+    leaf = f"|-- {network.partition('/')[0]}\n"
+    assert leaf in Path("/proc/net/fib_trie").read_text() or network.startswith("127.")
+    sweep = "from testcluster import leftovers; leftovers.sweep()"
+    subprocess.run([sys.executable, "-c", sweep], env=environment, check=True)
+    assert not Path(folder).exists()
+    assert leaf not in Path("/proc/net/fib_trie").read_text()
 
 
 def _runs(pid: int) -> bool:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +13,7 @@ from typing import Any
 import urllib3
 from ruamel.yaml import YAML
 
-from testcluster import build
+from testcluster import build, leftovers
 from testcluster.api import Api, ApiError
 from testcluster.audit import POLICY, AuditLog
 from testcluster.certificates import Authority, KeyPair
@@ -83,7 +81,8 @@ class ControlPlane:
     ) -> None:
         self.address = address
         self.components = components or find_components()
-        self.folder = Path(tempfile.mkdtemp(prefix="dapt-cluster-"))
+        leftovers.sweep()
+        self.folder = leftovers.new_folder()
         """Everything of this cluster; removed at the end, except with DAPT_KEEP_CLUSTER_LOGS set."""
         self.url = ""
         """Of the API server."""
@@ -115,7 +114,7 @@ class ControlPlane:
             process.kill()  # nothing in it is worth a graceful end
         self.processes.clear()
         if not os.environ.get("DAPT_KEEP_CLUSTER_LOGS"):
-            shutil.rmtree(self.folder, ignore_errors=True)
+            leftovers.remove(self.folder)
 
     # --- access ---
 

@@ -93,7 +93,7 @@ class ScriptedKubelet:
     def __enter__(self) -> ScriptedKubelet:
         api = self._plane.api
         api.apply(volumes_script.STORAGE_CLASS)
-        self._network = PodNetwork()
+        self._network = PodNetwork(self._plane.folder)
         for node in self.nodes:
             api.create(node.manifest())
             status = node.status(self._log_server.port)
@@ -116,6 +116,11 @@ class ScriptedKubelet:
             self._plane.api.delete("Node", node.name)
 
     # --- what a test says while it runs ---
+
+    @property
+    def network(self) -> str:
+        """Where its pods' addresses are from."""
+        return str(self._network.network)
 
     @property
     def script(self) -> PodScript:

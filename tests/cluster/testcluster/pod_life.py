@@ -112,13 +112,19 @@ def runs_on(_: ScriptedPod) -> Life:
 
 
 def life_of(outcome: Life | Ends | Stays) -> Life:
-    """The shorthands of the cluster in memory, spelled out."""
+    """The shorthands of the cluster in memory, spelled out.
+
+    Raises:
+        ValueError: a script that speaks for the scheduler, which is real here.
+    """
     if isinstance(outcome, Life):
         return outcome
     if isinstance(outcome, Ends):
         return Life(then=outcome)
     if outcome.pending_reason:
-        reason, _, message = outcome.pending_reason.partition(": ")
+        raise ValueError("the scheduler is real here: give FakeNodes with less room, not a pending_reason")
+    if outcome.waiting:
+        reason, _, message = outcome.waiting.partition(": ")
         return Life(waiting=(reason, message))
     return Life(progress=outcome.progress)
 

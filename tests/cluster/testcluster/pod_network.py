@@ -11,13 +11,12 @@ import asyncio
 import contextlib
 import itertools
 import random
-import shutil
-import subprocess
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network
 from pathlib import Path
 from ssl import PROTOCOL_TLS_SERVER, SSLContext
 
+from testcluster import leftovers
 from testcluster.pod_life import Answer, Reading, answer_of
 from testcluster.processes import free_port
 
@@ -30,7 +29,8 @@ MAX_HEAD_BYTES = 16 * 1024
 class PodNetwork:
     """A network of this kubelet alone; `close` takes it away again."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._routed: IPv4Network | None = None
         self.network = self._choose()
         self._free = itertools.cycle([str(address) for address in self.network.hosts()])
@@ -58,14 +58,13 @@ class PodNetwork:
         for address in list(self._servers):
             self.end(address)
         if self._routed is not None:
-            _route("del", self._routed)
+            leftovers.remove_route(self._routed, self._folder)
 
     def _choose(self) -> IPv4Network:
-        if shutil.which("ip"):
-            for network in random.Random().sample(list(FOR_TESTS.subnets(new_prefix=PREFIX)), 8):
-                if _route("add", network):
-                    self._routed = network
-                    return network
+        for network in random.Random().sample(list(FOR_TESTS.subnets(new_prefix=PREFIX)), 8):
+            if leftovers.add_route(network, self._folder):
+                self._routed = network
+                return network
         return random.Random().choice(list(LOOPBACK.subnets(new_prefix=PREFIX)))
 
 
@@ -135,8 +134,3 @@ class _closing(contextlib.AbstractAsyncContextManager[None]):  # noqa: N801
         with contextlib.suppress(OSError, asyncio.CancelledError):
             await self._writer.wait_closed()
         return isinstance(error, OSError | asyncio.IncompleteReadError)
-
-
-def _route(verb: str, network: IPv4Network) -> bool:
-    command = ["ip", "route", verb, "local", str(network), "dev", "lo"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
