@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from testcluster.helm import helm
 from testcluster.kubelet_script import ScriptedKubelet
 from testcluster.operator_process import OperatorProcess
 from testcluster.pod_life import Life, ScriptedPod
+from testcluster.processes import free_port
 from testcluster.prometheus import Prometheus
 from testcluster.release import CHART
 from testcluster.waiting import eventually
@@ -73,7 +75,7 @@ def place(control_plane: ControlPlane, namespace: str) -> str:
 
 @pytest.fixture
 def operator(control_plane: ControlPlane, place: str) -> Iterator[OperatorProcess]:
-    with OperatorProcess(control_plane, [place]) as running:
+    with OperatorProcess(control_plane, [place], flags=[f"--port={free_port()}"]) as running:
         running.wait_for("acting")
         yield running
 
@@ -153,6 +155,21 @@ def exporters(reader: Prometheus) -> dict[str, set[str]]:
     return found
 
 
+def read_adaptation(reader: Prometheus, ours: dict[str, str]) -> dict[tuple[str, str], float]:
+    """The operator's series of an adaptation, each by its name and its own label; all are there, and no others."""
+    found = reader.query('{job="operator",__name__=~"dapt_.+",__name__!~".*_created"}')
+    assert {sample.name for sample in found} == set(OF_AN_ADAPTATION) | OF_THE_OPERATOR
+    values: dict[tuple[str, str], float] = {}
+    for sample in found:
+        if sample.name in OF_THE_OPERATOR:
+            continue
+        label = OF_AN_ADAPTATION[sample.name]
+        assert sample.labels.items() >= ours.items()
+        assert set(sample.labels) - {"namespace", "name", "job", "instance"} == ({label} if label else set())
+        values[sample.name, sample.labels.get(label or "", "")] = sample.value
+    return values
+
+
 def test_prometheus_reads_every_series_from_one_exporter_until_its_object_is_gone(
     control_plane: ControlPlane,
     place: str,
@@ -205,20 +222,7 @@ def test_prometheus_reads_every_series_from_one_exporter_until_its_object_is_gon
     prometheus.write_pods(adaptation.children("Pod"), pods_file)
     reader.wait_for_scrapes("operator", more=2)
     status = adaptation.status
-    found: dict[str, list[prometheus.Sample]] = {}
-    for sample in reader.query('{job="operator",__name__=~"dapt_.+",__name__!~".*_created"}'):
-        found.setdefault(sample.name, []).append(sample)
-    assert set(found) == set(OF_AN_ADAPTATION) | OF_THE_OPERATOR
-    for name, label in OF_AN_ADAPTATION.items():
-        for sample in found[name]:
-            assert sample.labels.items() >= ours.items()
-            own = set(sample.labels) - {"namespace", "name", "job", "instance"}
-            assert own == ({label} if label else set())
-    values = {
-        (name, sample.labels.get(label or "", "")): sample.value
-        for name, label in OF_AN_ADAPTATION.items()
-        for sample in found[name]
-    }
+    values = read_adaptation(reader, ours)
     assert values["dapt_general_perplexity_increase_ratio", ""] == status["forgetting"]
     assert values["dapt_gain", ""] == status["gain"]
     assert values["dapt_selected_step", ""] == 40
@@ -228,15 +232,22 @@ def test_prometheus_reads_every_series_from_one_exporter_until_its_object_is_gon
     assert values["dapt_restarts_total", "Infrastructure"] == 1
     assert values["dapt_goodput_ratio", ""] == status["usage"]["goodput"]
     assert {gate: value for (name, gate), value in values.items() if name == "dapt_gate_passed"} == {
-        "general": 1,
-        "domain": 1,
-        "tasks": 1,
+        "generalPerplexity": 1,
+        "generalScoreDrop": 1,
+        "domainGain": 1,
     }
     assert values["dapt_task_drop_points", "general"] == 0
     timed = {stage for name, stage in values if name == "dapt_stage_duration_seconds"}
     assert timed == set(STAGES)
     assert {stage for name, stage in values if name == "dapt_gpu_seconds_total"} == set(STAGES)
     assert values["dapt_gpu_seconds_total", "pretrain"] > 0
+
+    # --- the same from the next operator, for they are the resource's ---
+    operator.kill()
+    operator.start()
+    operator.wait_for("acting", count=2)
+    reader.wait_for_scrapes("operator", more=2)
+    assert read_adaptation(reader, ours) == values
 
     # --- nothing is exported twice, and nothing outlives its object ---
     assert all(len(jobs) == 1 for jobs in exporters(reader).values())
@@ -247,5 +258,9 @@ def test_prometheus_reads_every_series_from_one_exporter_until_its_object_is_gon
 
 
 def healthy_but_slow(pod: ScriptedPod) -> Life:
-    """Long enough to count."""
-    return Life(then=healthy(pod).then, run_seconds=1.2)
+    """Long enough to count, and with the time that a step took."""
+    end = healthy(pod).then
+    assert end is not None
+    if pod.stage is not None and pod.stage.kind == "pretrain" and end.facts is not None:
+        end = replace(end, facts=end.facts.model_copy(update={"step_seconds_median": 0.01}))
+    return Life(then=end, run_seconds=1.2)
