@@ -9,9 +9,11 @@ import pytest
 from builders import healthy
 from dapt_operator.cluster.memory_checks import (
     ImpossibleWorldError,
+    check_conditions,
     check_deletion,
     check_history,
     check_new_job,
+    check_pod_deletion,
     key_of,
 )
 from worlds import World
@@ -92,3 +94,47 @@ def test_a_status_that_goes_back(world: World) -> None:
         check_history(before, changed)
     with pytest.raises(ImpossibleWorldError, match="the fence fell"):
         check_history(before, world.status | {"ledger": before["ledger"] | {"fence": 1}})
+
+
+def test_conditions_that_contradict_each_other(world: World) -> None:
+    before = world.status
+
+    def with_condition(type_: str, **over: str) -> dict[str, Any]:
+        changed = world.status
+        for one in changed["conditions"]:
+            if one["type"] == type_:
+                one.update(over)
+        return changed
+
+    with pytest.raises(ImpossibleWorldError, match=r"\['Accepted', 'Reconciling', 'Stalled'\] hold at once"):
+        check_conditions(before, with_condition("Stalled", status="True"), 1)
+    with pytest.raises(ImpossibleWorldError, match="the status is not about generation 2"):
+        check_conditions(before, world.status, 2)
+    with pytest.raises(ImpossibleWorldError, match="Ready moved its transition time and not its status"):
+        check_conditions(before, with_condition("Ready", lastTransitionTime="2027-01-31T12:00:00Z"), 1)
+    with pytest.raises(ImpossibleWorldError, match="nothing goes on and nobody is told why"):
+        check_conditions(before, with_condition("Reconciling", status="False"), 1)
+    with pytest.raises(ImpossibleWorldError, match="Ready says Because"):
+        check_conditions(before, with_condition("Ready", reason="Because"), 1)
+    with pytest.raises(ImpossibleWorldError, match="conditions are Accepted"):
+        check_conditions(before, world.status | {"conditions": before["conditions"][:1]}, 1)
+
+
+def test_a_job_that_is_deleted_twice_or_before_its_cause_is_known(world: World) -> None:
+    resource, _, job = parts(world)
+    pod = {"metadata": {"name": "x"}, "status": {"phase": "Failed"}}
+    with pytest.raises(ImpossibleWorldError, match="before the cause of its failure was written"):
+        check_deletion(resource, job, [pod])
+    job["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"
+    with pytest.raises(ImpossibleWorldError, match="was deleted twice"):
+        check_deletion(resource, job)
+
+
+def test_a_pod_that_is_deleted_without_a_failed_peer_or_slowly() -> None:
+    running = {"metadata": {"name": "x-0"}, "status": {"phase": "Running"}}
+    failed = {"metadata": {"name": "x-1"}, "status": {"phase": "Failed"}}
+    with pytest.raises(ImpossibleWorldError, match="although no peer of it has failed"):
+        check_pod_deletion(running, [running], 0)
+    with pytest.raises(ImpossibleWorldError, match="with a grace period"):
+        check_pod_deletion(running, [running, failed], None)
+    check_pod_deletion(running, [running, failed], 0)

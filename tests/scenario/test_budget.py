@@ -81,7 +81,10 @@ def test_using_up_the_limit_ends_with_the_best_candidate_kept() -> None:
         "digest": "000000000028",
     }
     world.edit(limits={"gpuHours": 100})
-    assert world.visit().is_empty
+    world.settle()
+    assert world.stages[-1] == "pretrain"
+    assert world.status["observedGeneration"] == 2
+    assert world.condition("Finished") == ("True", "BudgetExhausted", message)
 
 
 def test_a_deadline_made_of_the_limit_ends_it_too() -> None:

@@ -129,6 +129,31 @@ REASONS: Final[dict[str, str]] = {
 }
 """Every reason with its meaning."""
 
+STALLING: Final = (
+    INVALID_SPEC,
+    NOT_SUPPORTED,
+    PROFILE_NOT_FOUND,
+    PROFILE_AMBIGUOUS,
+    OUTSIDE_PROFILE_LIMITS,
+    NOT_ENOUGH_MEMORY,
+    BAD_INPUT,
+    OUT_OF_MEMORY,
+    RETRIES_EXHAUSTED,
+    PENDING_TIMEOUT,
+    TAMPERED,
+    NAME_TAKEN,
+    SECRET_NOT_FOUND,
+    CLAIM_NOT_FOUND,
+    IMAGE_NOT_PULLED,
+    QUOTA_TOO_SMALL,
+    DIVERGED,
+    GATES_BREACHED,
+    NO_GAIN,
+    VERIFY_FAILED,
+    BUDGET_EXHAUSTED,
+)
+"""Reasons that Stalled may have."""
+
 # --- phases ---
 PHASE_PENDING: Final = "Pending"
 PHASE_PREPARING: Final = "Preparing"

@@ -110,7 +110,11 @@ def _structural(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
     return result
 
 
-_NAME: Final = {"type": "string", "maxLength": 253, "description": "Name of the object, at most 63 characters."}
+_NAME: Final = {
+    "type": "string",
+    "maxLength": 253,
+    "description": "Name of the object, at most 63 characters.",
+}
 """Kubernetes' own bound; declared at all so that a rule about the name can point at it."""
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from dapt_operator.api.conditions import CONDITION_TYPES, PHASES, REASONS
 from dapt_operator.api.crd import structural
+from dapt_operator.api.events import EVENTS
 from dapt_operator.api.immutable import FROZEN_BY
 from dapt_operator.api.problems import accepted_text
 from dapt_operator.api.profile import AdaptationProfile
@@ -156,4 +157,14 @@ def _conditions_page() -> str:
             "| --- | --- |",
             *(f"| `{word}` | {meaning} |" for word, meaning in table.items()),
         ]
+    lines += [
+        "",
+        "## Events",
+        "",
+        "Events tell turns, each once; the status has the whole story. No other reasons occur.",
+        "",
+        "| reason | type | meaning |",
+        "| --- | --- | --- |",
+        *(f"| `{reason}` | {type_} | {meaning} |" for reason, (type_, meaning) in EVENTS.items()),
+    ]
     return "\n".join(lines) + "\n"

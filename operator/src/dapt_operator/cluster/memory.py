@@ -16,6 +16,7 @@ from dapt_operator.api.run import Children, Manifest
 from dapt_operator.cluster import memory_objects as things
 from dapt_operator.cluster.memory_checks import (
     ImpossibleWorldError,
+    check_conditions,
     check_deletion,
     check_history,
     check_new_job,
@@ -267,6 +268,7 @@ class MemoryCluster(MemoryKubelet):
         if before == after:
             raise ImpossibleWorldError("an unchanged status was written")
         check_history(before or {}, after)
+        check_conditions(before or {}, after, int(stored.resource["metadata"]["generation"]))
         stored.resource["status"] = after
         stored.version += 1
         self.writes += 1

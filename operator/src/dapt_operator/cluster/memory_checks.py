@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dapt_contract.run import RunIdentity
+from dapt_operator.api.conditions import CONDITION_TYPES, PHASES, REASONS
 from dapt_operator.api.run import Manifest
 from dapt_operator.cluster.memory_objects import GANGS, is_alive, may_run
 from dapt_operator.launchers.labels import identity_of
@@ -136,6 +137,41 @@ def check_history(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
         raise ImpossibleWorldError("the fence fell")
     if len(str(after)) > 256 * 1024:
         raise ImpossibleWorldError("the status is larger than 256 KiB")
+
+
+def check_conditions(before: Mapping[str, Any], after: Mapping[str, Any], generation: int) -> None:
+    """What kstatus reads never contradicts itself, and is about the spec that is there.
+
+    kstatus: an observed generation that lags, or Reconciling, means in progress; Stalled means failed; Ready means
+    current. So the two first exclude each other, and both exclude the third.
+
+    Raises:
+        ImpossibleWorldError: it does.
+    """
+    found = {one["type"]: one for one in after.get("conditions", [])}
+    if list(found) != list(CONDITION_TYPES):
+        raise ImpossibleWorldError(f"conditions are {', '.join(found)}")
+    old = {one["type"]: one for one in before.get("conditions", [])}
+    for one in (after, *found.values()):
+        if one.get("observedGeneration") != generation:
+            raise ImpossibleWorldError(
+                f"{one.get('type', 'the status')} is not about generation {generation}"
+            )
+    for type_, one in found.items():
+        known = old.get(type_, one)
+        if known["status"] == one["status"] and known["lastTransitionTime"] != one["lastTransitionTime"]:
+            raise ImpossibleWorldError(f"{type_} moved its transition time and not its status")
+        if not one.get("message") or one["reason"] not in REASONS:
+            raise ImpossibleWorldError(f"{type_} says {one['reason']}: {one.get('message')!r}")
+    true = {type_ for type_, one in found.items() if one["status"] == "True"}
+    if len(true & {"Ready", "Reconciling", "Stalled"}) > 1:
+        raise ImpossibleWorldError(f"{sorted(true)} hold at once")
+    if "Ready" in true and "Finished" not in true:
+        raise ImpossibleWorldError("Ready and not Finished")
+    if not true & {"Ready", "Reconciling", "Stalled", "Suspended"}:
+        raise ImpossibleWorldError("nothing goes on and nobody is told why")
+    if after.get("phase") not in PHASES:
+        raise ImpossibleWorldError(f"phase {after.get('phase')}")
 
 
 def condition(status: Mapping[str, Any] | None, type_: str) -> str:

@@ -91,11 +91,11 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         observed.generation,
         suspended=wish.spec.suspend,
     )
-    profile_digest = digest_of(wish.profile.to_dict())
-    ledger = give_up_stuck(ledger, observed.runs, observed.now, observed.generation, profile_digest)
+    ledger = give_up_stuck(ledger, observed.runs, observed.now, observed.generation, wish.profile_digest)
     limit = limit_seconds(wish.spec, wish.profile)
     used = used_seconds(ledger, observed.runs, observed.now)
     left = None if limit is None else limit - used
+    learned = ledger
     situation = Situation(
         spec=wish.spec,
         profile=wish.profile,
@@ -117,9 +117,7 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         shared = launcher.shared(wish.profile, observed.owner, nodes)
         digest = digest_of({"shared": plain(shared)})
         with_shared = needs_shared(ledger, reached.look.record, digest)
-        run, record = next_run(
-            observed, ledger, reached.look.stage, reached.look.record, left, profile_digest
-        )
+        run, record = next_run(observed, ledger, reached.look.stage, reached.look.record, left)
         ledger = remembered(put(ledger, record), shared, digest)
         manifests = (*(shared if with_shared else ()), *launcher.render(run, wish.profile, observed.owner))
     if reached.do is Do.STOP:
@@ -131,7 +129,9 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         requeue_after=_requeue(observed, reached, removed),
         needs_signing_secret=with_shared,
     )
-    return _with_status(observed, told.working(observed, situation, ledger, reached, run, used), plan)
+    return _with_status(
+        observed, told.working(observed, situation, ledger, reached, run, used), plan, learned
+    )
 
 
 def _after_the_end(observed: Observed) -> Plan:
@@ -154,10 +154,12 @@ def _kept(reached: Reached) -> Lineage | None:
     return lineage_of(record) if record.state == "Open" else None
 
 
-def _with_status(observed: Observed, status: DomainAdaptationStatus, plan: Plan) -> Plan:
-    if status.to_dict() == observed.status.to_dict():
+def _with_status(
+    observed: Observed, status: DomainAdaptationStatus, plan: Plan, learned: Ledger | None = None
+) -> Plan:
+    if status is observed.status or status.to_dict() == observed.written:
         return plan
-    return replace(plan, status=status, events=notices(observed.status, status))
+    return replace(plan, status=status, events=notices(observed.status, status, learned))
 
 
 def _requeue(observed: Observed, reached: Reached, removed: tuple[Removal, ...]) -> float | None:

@@ -31,7 +31,6 @@ def next_run(
     stage: StagePlan,
     record: RunRecord | None,
     left_seconds: float | None,
-    profile_digest: str,
 ) -> tuple[StageRun, RunRecord]:
     """The next try of a stage, and the record that remembers it. Numbers of tries and fences only rise."""
     spec = observed.wish.spec
@@ -68,7 +67,7 @@ def next_run(
         "message": "",
         "config_digest": run.stage_file.config_digest,
         "generation": observed.generation,
-        "profile_digest": profile_digest,
+        "profile_digest": observed.wish.profile_digest,
         "created": timestamp(observed.now),
         "started": None,
         "completed": None,

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
+from dapt_contract.failure import Cause
 from dapt_operator.api.conditions import FINISHED, STALLED, find_condition
+from dapt_operator.api.events import (
+    CANDIDATE_SELECTED,
+    EVENTS,
+    NORMAL,
+    STAGE_FAILED,
+    STAGE_STARTED,
+    STAGE_SUCCEEDED,
+    WARNING,
+)
+from dapt_operator.api.ledger import Ledger
 from dapt_operator.api.status import DomainAdaptationStatus, StageStatus
+from dapt_operator.plan.history import lineage_of
 
-STAGE_STARTED = "StageStarted"
-STAGE_SUCCEEDED = "StageSucceeded"
-STAGE_FAILED = "StageFailed"
-CANDIDATE_SELECTED = "CandidateSelected"
+MAX_MESSAGE: Final = 1024
+"""Characters of an Event's message: the API server takes no more."""
 
 
 @dataclass(frozen=True)
@@ -23,32 +35,57 @@ class Notice:
     message: str
 
 
-def notices(before: DomainAdaptationStatus, after: DomainAdaptationStatus) -> tuple[Notice, ...]:
-    """What the second status tells that the first did not."""
-    found: list[Notice] = []
+def notices(
+    before: DomainAdaptationStatus, after: DomainAdaptationStatus, learned: Ledger | None = None
+) -> tuple[Notice, ...]:
+    """What the second status tells that the first did not.
+
+    Args:
+        before: as stored.
+        after: as it will be.
+        learned: the ledger before this visit started anything: the next try may hide the end of the one before it.
+    """
+    found = list(_failures(before.ledger or Ledger(), learned or after.ledger or Ledger()))
     known = {_identity(stage): stage for stage in before.stages}
     for stage in after.stages:
         old = known.get(_identity(stage))
-        title = f"{stage.name} of {stage.candidate}" if stage.candidate else stage.name
+        title = _title(stage.name, stage.candidate)
         if old is None or old.try_number != stage.try_number:
-            found.append(Notice("Normal", STAGE_STARTED, f"{title} was started (try {stage.try_number})"))
-        if old is None or (old.state, old.try_number) != (stage.state, stage.try_number):
-            if stage.state == "Succeeded":
-                found.append(Notice("Normal", STAGE_SUCCEEDED, f"{title} succeeded"))
-            if stage.state == "Failed":
-                said = f": {stage.message}" if stage.message else ""
-                found.append(Notice("Warning", STAGE_FAILED, f"{title} failed ({stage.reason}){said}"[:1024]))
+            found.append(Notice(NORMAL, STAGE_STARTED, f"{title} was started (try {stage.try_number})"))
+        if stage.state == "Succeeded" and (old is None or old.state != "Succeeded"):
+            found.append(Notice(NORMAL, STAGE_SUCCEEDED, f"{title} succeeded"))
     if after.selected is not None and after.selected != before.selected:
-        found.append(
-            Notice("Normal", CANDIDATE_SELECTED, f"{after.selected.id}: {after.selected.reason}"[:1024])
-        )
-    for type_, kind in ((STALLED, "Warning"), (FINISHED, "Normal")):
+        said = f"{after.selected.id}: {after.selected.reason}"
+        found.append(Notice(NORMAL, CANDIDATE_SELECTED, said[:MAX_MESSAGE]))
+    return (*found, *_turns(before, after))
+
+
+def _failures(before: Ledger, after: Ledger) -> Iterator[Notice]:
+    """Tries whose end is news; one that was asked to stop has not failed."""
+    known = {lineage_of(record): record for record in before.runs}
+    for record in after.runs:
+        old = known.get(lineage_of(record))
+        is_news = old is None or (old.state, old.try_number) != (record.state, record.try_number)
+        if record.state == "Failed" and is_news and record.cause != Cause.STOPPED:
+            said = f": {record.message}" if record.message else ""
+            title = _title(record.stage, record.candidate)
+            yield Notice(WARNING, STAGE_FAILED, f"{title} failed ({record.cause}){said}"[:MAX_MESSAGE])
+
+
+def _turns(before: DomainAdaptationStatus, after: DomainAdaptationStatus) -> Iterator[Notice]:
+    """A person must act, or it has ended; what ended without a model is told once, as the end."""
+    for type_ in (FINISHED, STALLED):
         now, then = find_condition(after.conditions, type_), find_condition(before.conditions, type_)
         if now is None or now.status != "True":
             continue
         if then is None or (then.status, then.reason, then.message) != (now.status, now.reason, now.message):
-            found.append(Notice(kind, now.reason, now.message[:1024]))
-    return tuple(found)
+            yield Notice(EVENTS.get(now.reason, (WARNING, ""))[0], now.reason, now.message[:MAX_MESSAGE])
+        if type_ == FINISHED:
+            return
+
+
+def _title(stage: str, candidate: str | None) -> str:
+    return f"{stage} of {candidate}" if candidate else stage
 
 
 def _identity(stage: StageStatus) -> tuple[str, int, str | None]:

@@ -36,7 +36,15 @@ class MemoryParts:
     @property
     def total(self) -> float:
         """Their sum."""
-        return float(sum(asdict(self).values()))
+        return float(
+            self.weights
+            + self.gradients
+            + self.optimizer
+            + self.master_weights
+            + self.activations
+            + self.logits
+            + self.overhead
+        )
 
     def text(self) -> str:
         """`weights 14.9 GiB, gradients ...`, largest first, parts below 0.05 GiB left out."""

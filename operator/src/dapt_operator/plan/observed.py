@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
-from dapt_operator.api.conditions import INVALID_SPEC, NOT_SUPPORTED, PROFILE_AMBIGUOUS, PROFILE_NOT_FOUND
-from dapt_operator.api.manifest import Document
-from dapt_operator.api.profile import AdaptationProfile, AdaptationProfileSpec
-from dapt_operator.api.run import Manifest, Owner, RunState, plain
-from dapt_operator.api.spec import DomainAdaptation, DomainAdaptationSpec
+from dapt_operator.api.conditions import INVALID_SPEC, PROFILE_AMBIGUOUS, PROFILE_NOT_FOUND
+from dapt_operator.api.profile import AdaptationProfileSpec
+from dapt_operator.api.run import Manifest, Owner, RunState
+from dapt_operator.api.spec import DomainAdaptationSpec
 from dapt_operator.api.status import DomainAdaptationStatus
-from dapt_operator.api.validate import Problem, check
+from dapt_operator.plan.reading import read_adaptation, read_profile, read_status
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Wish:
     spec: DomainAdaptationSpec | None
     profile: AdaptationProfileSpec | None
     profile_name: str = ""
+    profile_digest: str = ""
     reason: str = ""
     message: str = ""
 
@@ -42,6 +43,8 @@ class Observed:
     status: DomainAdaptationStatus
     runs: tuple[RunState, ...]
     """Runs of this very resource (its uid); others are waited out, never adopted."""
+    written: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """The stored status as we would write it."""
     instance: str = ""
     """Which operator installation looks; empty for the local run."""
     taken: str = ""
@@ -87,6 +90,7 @@ def observe(
     owner = Owner(
         namespace=metadata.get("namespace", "default"), name=metadata["name"], uid=metadata.get("uid", "")
     )
+    status = read_status(resource)
     return Observed(
         now=now,
         owner=owner,
@@ -94,7 +98,8 @@ def observe(
         resource_version=str(metadata.get("resourceVersion", "")),
         deleting=bool(metadata.get("deletionTimestamp")),
         wish=read_wish(resource, profile, local=local, default_profiles=default_profiles),
-        status=DomainAdaptationStatus.model_validate(resource.get("status") or {}),
+        status=status.model,
+        written=status.written,
         runs=tuple(run for run in runs if run.identity.uid == owner.uid),
         instance=instance,
     )
@@ -104,15 +109,10 @@ def read_wish(
     resource: Manifest, profile: Manifest | None, *, local: bool, default_profiles: tuple[str, ...] = ()
 ) -> Wish:
     """Judge resource and profile each by itself; `admission` judges them together."""
-    adaptation, problems = check(Document(plain(resource)), local=local)
-    if not isinstance(adaptation, DomainAdaptation):
-        unsupported = all(not problem.supported for problem in problems)
-        return Wish(
-            None,
-            None,
-            reason=NOT_SUPPORTED if unsupported else INVALID_SPEC,
-            message="; ".join(_sentence(problem) for problem in problems),
-        )
+    read = read_adaptation(resource, local=local)
+    adaptation = read.model
+    if adaptation is None:
+        return Wish(None, None, reason=read.reason, message=read.message)
     if adaptation.spec.profile is None and len(default_profiles) > 1:
         names = ", ".join(sorted(default_profiles))
         return Wish(
@@ -132,17 +132,7 @@ def read_wish(
             if name
             else "no AdaptationProfile is marked as default: name one in spec.profile",
         )
-    offered, problems = check(Document(plain(profile)), local=local)
-    if not isinstance(offered, AdaptationProfile):
-        return Wish(
-            adaptation.spec,
-            None,
-            reason=INVALID_SPEC,
-            message="the profile is not valid: " + "; ".join(_sentence(problem) for problem in problems),
-        )
-    return Wish(adaptation.spec, offered.spec, offered.metadata.name)
-
-
-def _sentence(problem: Problem) -> str:
-    """As it says itself, without the line: the stored object has no lines."""
-    return re.sub(r" \(line \d+\): ", ": ", str(problem), count=1)
+    offered = read_profile(profile, local=local)
+    if offered.model is None:
+        return Wish(adaptation.spec, None, reason=INVALID_SPEC, message=offered.message)
+    return Wish(adaptation.spec, offered.model.spec, offered.model.metadata.name, offered.digest)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from dapt_contract.envelope import digest_of
 from dapt_operator.api import conditions as words
 from dapt_operator.api.conditions import set_condition, timestamp
 from dapt_operator.api.ledger import Ledger
@@ -92,7 +91,7 @@ def working(
         resolved=tables.resolved(observed, situation, reached),
         frozen=tables.frozen(ledger),
         digests=Digests(
-            profile=digest_of(situation.profile.to_dict()),
+            profile=observed.wish.profile_digest,
             config=run.stage_file.config_digest if run else (old.config if old else None),
             owner=_owner(observed),
             run=run_digest(spec),
@@ -122,7 +121,7 @@ def finished(observed: Observed, cleaned: datetime | None) -> DomainAdaptationSt
     if cleaned is not None:
         ledger = stored.ledger or Ledger()
         changed["ledger"] = ledger.model_copy(update={"cleaned": timestamp(cleaned)})
-    return stored.model_copy(update=changed)
+    return stored.model_copy(update=changed) if changed else stored
 
 
 def _owner(observed: Observed) -> str | None:

@@ -1,0 +1,98 @@
+"""Events come from a fixed set, and tell each thing once."""
+
+from __future__ import annotations
+
+from builders import healthy
+from dapt_contract.failure import Cause
+from dapt_contract.stage_file import StageFile
+from dapt_operator.api import conditions as words
+from dapt_operator.api.events import EVENTS
+from dapt_operator.cluster.memory import Ends, Stays
+from worlds import World, failing, once
+
+
+def told(world: World) -> list[tuple[str, str, str]]:
+    return [(event.type, event.reason, event.message) for event in world.cluster.events(world.key)]
+
+
+def test_a_whole_life_tells_each_stage_twice_and_its_end_once() -> None:
+    world = World({"finetuning": None})
+    world.live()
+    assert told(world) == [
+        ("Normal", "StageStarted", "prepare was started (try 1)"),
+        ("Normal", "StageSucceeded", "prepare succeeded"),
+        ("Normal", "StageStarted", "baseline was started (try 1)"),
+        ("Normal", "StageSucceeded", "baseline succeeded"),
+        ("Normal", "StageStarted", "pretrain was started (try 1)"),
+        ("Normal", "StageSucceeded", "pretrain succeeded"),
+        ("Normal", "StageStarted", "evaluate of a1-s40 was started (try 1)"),
+        ("Normal", "StageSucceeded", "evaluate of a1-s40 succeeded"),
+        ("Normal", "StageStarted", "verify of a1-s40 was started (try 1)"),
+        ("Normal", "CandidateSelected", "a1-s40: largest gain of 4 candidates that pass the gates"),
+        ("Normal", "StageSucceeded", "verify of a1-s40 succeeded"),
+        ("Normal", "StageStarted", "publish of a1-s40 was started (try 1)"),
+        ("Normal", "StageSucceeded", "publish of a1-s40 succeeded"),
+        ("Normal", "Published", "model published to file:///out/model"),
+    ]
+
+
+def test_a_failure_is_told_although_the_next_try_starts_in_the_same_visit() -> None:
+    world = World()
+    world.live_until(
+        "baseline", failing("prepare", once(Ends(75, message="it broke", cause=Cause.INFRASTRUCTURE)))
+    )
+    assert told(world)[:4] == [
+        ("Normal", "StageStarted", "prepare was started (try 1)"),
+        ("Warning", "StageFailed", "prepare failed (Infrastructure): it broke"),
+        ("Normal", "StageStarted", "prepare was started (try 2)"),
+        ("Normal", "StageSucceeded", "prepare succeeded"),
+    ]
+
+
+def test_a_stall_is_told_once_and_again_when_its_sentence_changes() -> None:
+    world = World({"profile": "other"})
+    world.settle()
+    world.cluster.advance(600)
+    world.settle()
+    world.edit(profile="another")
+    world.settle()
+    said = "there is no AdaptationProfile {}: create it, or name another in spec.profile"
+    assert told(world) == [
+        ("Warning", "ProfileNotFound", said.format("other")),
+        ("Warning", "ProfileNotFound", said.format("another")),
+    ]
+
+
+def test_a_suspension_is_no_failure() -> None:
+    world = World(graceful=True)
+    world.live_until("prepare")
+    world.cluster.run_pods(world.key, lambda stage: Stays())
+    world.edit(suspend=True)
+    world.settle()
+    world.cluster.run_pods(world.key, healthy)
+    world.settle()
+    assert told(world) == [("Normal", "StageStarted", "prepare was started (try 1)")]
+
+
+def test_what_ends_without_a_model_is_told_once() -> None:
+    def dear(stage: StageFile) -> Ends | Stays:
+        return healthy(stage)
+
+    world = World({"limits": {"gpuHours": 1.0}})
+    world.live_until("pretrain")
+    world.cluster.run_pods(world.key, dear, seconds=2000)
+    world.live()
+    assert [one for one in told(world) if one[1] == "BudgetExhausted"] == [
+        (
+            "Warning",
+            "BudgetExhausted",
+            "limits.gpuHours of 1 is used up before evaluate; the best candidate a1-s40 is kept",
+        )
+    ]
+
+
+def test_the_set_is_fixed_and_every_reason_is_a_word_of_the_tables() -> None:
+    own = {"StageStarted", "StageSucceeded", "StageFailed", "CandidateSelected"}
+    assert set(EVENTS) == own | set(words.STALLING) | {"Published"}
+    assert set(EVENTS) - own <= set(words.REASONS)
+    assert {type_ for type_, _ in EVENTS.values()} == {"Normal", "Warning"}
