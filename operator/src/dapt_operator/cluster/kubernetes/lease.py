@@ -95,7 +95,7 @@ class Leadership:
         self._api.close()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=2 * _REQUEST_SECONDS)
-        if was_held:
+        if was_held or self._written is not None:  # also what was got while it ended
             self._give_back()
 
     def _run(self, on_lost: Callable[[], None], on_held: Callable[[], None] | None) -> None:
