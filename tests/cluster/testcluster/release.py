@@ -41,6 +41,8 @@ class Release:
         self.stop_operator()
         if helm("list", "--short", "--namespace", self.namespace, kubeconfig=self.plane.kubeconfig).strip():
             self.uninstall()
+        # Nobody owns it; the next release begins as on a new cluster.
+        self.plane.api.delete("Lease", self.name, self.namespace)
 
     @property
     def user(self) -> str:
