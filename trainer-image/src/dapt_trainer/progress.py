@@ -23,6 +23,8 @@ from dapt_trainer.heartbeat import Heart
 logger = logging.getLogger(__name__)
 HOST = "DAPT_PROGRESS_HOST"
 """Address to serve on; all of the pod's unless set."""
+FLOPS_PER_TOKEN = "flops_per_token"
+"""A measure that training stages tell once: the arithmetic of one token, forward and backward."""
 METRICS = {
     "loss": ("loss_nats", "Training loss of the last logged step, in nats a token."),
     "learning_rate": ("learning_rate", "Learning rate of the last logged step."),
@@ -38,8 +40,10 @@ METRICS = {
 class Board:
     """The `ProgressBoard` of one rank."""
 
-    def __init__(self, stage: StageFile, heart: Heart) -> None:
+    def __init__(self, stage: StageFile, heart: Heart, peak_flops: float = 0.0) -> None:
+        """`peak_flops`: of all ranks' accelerators together, a second; 0 when it is not known."""
         self._heart = heart
+        self._peak_flops = peak_flops
         self._lock = threading.Lock()
         self._progress = Progress(run_key=stage.run.key, stage=stage.run.stage)
         self._measures: dict[str, float] = {}
@@ -95,9 +99,13 @@ class Board:
 
     @property
     def measures(self) -> dict[str, float]:
-        """The last numbers, by field."""
+        """The last numbers, by field; the share of the peak once its three numbers are known."""
         with self._lock:
-            return dict(self._measures)
+            found = dict(self._measures)
+        speed, work = found.get("tokens_per_second"), found.get(FLOPS_PER_TOKEN)
+        if self._peak_flops and speed and work:
+            found["mfu_ratio"] = speed * work / self._peak_flops
+        return found
 
 
 def serve(board: Board, stage: StageFile, port: int) -> ThreadingHTTPServer | None:

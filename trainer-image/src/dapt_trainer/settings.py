@@ -35,6 +35,13 @@ class PodSettings:
     coordinator_host: str
     coordinator_port: int
     signing_key_file: Path | None
+    peak_tflops: float = 0.0
+    """Of one accelerator; 0 when nobody said."""
+
+    @property
+    def peak_flops(self) -> float:
+        """Of all ranks' accelerators together, in FLOP/s; 0 when nobody said."""
+        return self.peak_tflops * 1e12 * self.world_size
 
     @property
     def world_size(self) -> int:
@@ -95,6 +102,7 @@ class PodSettings:
             coordinator_host=environment.get(pod.COORDINATOR_HOST, "127.0.0.1"),
             coordinator_port=int(number(pod.COORDINATOR_PORT, "29500")),
             signing_key_file=Path(key) if key else None,
+            peak_tflops=number(pod.PEAK_TFLOPS, "0"),
         )
         if problems:
             raise InputError(*problems)

@@ -75,7 +75,7 @@ def _run(
     config: Path, sha256: str | None, settings: PodSettings, rank: int, modules: Mapping[str, str]
 ) -> Contract | None:
     stage = read_stage(config, sha256)
-    board = Board(stage, Heart(settings.ranks_folder, rank))
+    board = Board(stage, Heart(settings.ranks_folder, rank), settings.peak_flops)
     _take_stops(board)
     signal.signal(
         signal.SIGINT, signal.SIG_IGN

@@ -72,6 +72,8 @@ def environment_of(
     if run.kind not in ONLINE_KINDS:
         values |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
         values["HF_HOME"] = f"{contract.WORK_MOUNT}/{HUB_CACHE}"
+    if resources.accelerators_per_node and profile.accelerator.peak_tflops is not None:
+        values[contract.PEAK_TFLOPS] = f"{profile.accelerator.peak_tflops:g}"
     if run.signs_checkpoints:
         values[contract.SIGNING_KEY_FILE] = f"{contract.SIGNING_KEY_MOUNT}/{SIGNING_KEY}"
     cpu = resources_of(run, profile, given)["requests"].get("cpu")

@@ -77,8 +77,10 @@ def train(
 
     from dapt_trainer.training.arguments import accumulation_steps, training_arguments
     from dapt_trainer.training.batches import BatchOrder
+    from dapt_trainer.training.flops import flops_per_token
     from dapt_trainer.training.loop import StepReading, StepTrainer
 
+    context.progress.update(flops_per_token=flops_per_token(model))
     batch = config.global_batch_size
 
     def tokens_of_step(step: int) -> int:

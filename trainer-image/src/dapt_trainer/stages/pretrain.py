@@ -128,6 +128,7 @@ class Pretraining:
     def _load_model(self) -> None:
         from transformers import set_seed
 
+        from dapt_trainer.training.flops import flops_per_token
         from dapt_trainer.training.models import load_model, load_tokenizer, with_lora
 
         config = self.config
@@ -135,6 +136,7 @@ class Pretraining:
         model = load_model(self.context.work, config.model, precision=config.distribution.precision)
         set_seed(config.seed)
         self.model = with_lora(model, config.lora, seed=config.seed) if config.lora else model
+        self.context.progress.update(flops_per_token=flops_per_token(self.model))
 
     def _make_trainer(self) -> Any:
         from transformers import TrainingArguments
