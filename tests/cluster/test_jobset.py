@@ -22,11 +22,11 @@ pytestmark = pytest.mark.cluster
 
 TIMES = frozenset(
     {"startTime", "completionTime", "lastTransitionTime", "created", "started", "completed"}
-    | {"acceleratorSeconds", "gpuHours", "goodput"}
+    | {"acceleratorSeconds", "heldSeconds", "gpuHours", "goodput"}
 )
 """When things happened, and how long they took."""
-IDENTITIES = frozenset({"runKey", "profile", "profileDigest", "config", "configDigest", "shared"})
-"""Names of the resource and its profile, and digests that contain them."""
+IDENTITIES = frozenset({"runKey", "profile", "profileDigest", "config", "configDigest", "shared", "made"})
+"""Names of the resource, its profile and its objects, and digests that contain them."""
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +190,15 @@ def test_deleting_the_adaptation_takes_the_job_sets_along(
     adaptation.wait_for_run("pretrain", pods=2)
     control_plane.api.delete("DomainAdaptation", adaptation.name, place)
     eventually(lambda: job_sets(adaptation, "pretrain") == [] == adaptation.children("Pod"), "all gone")
+
+
+def test_what_is_left_is_cleaned_up_after_the_end(
+    control_plane: ControlPlane, place: str, profile: str, kubelet: ScriptedKubelet
+) -> None:
+    kubelet.script = healthy
+    adaptation = Adaptation(control_plane, place, profile, cleanup={"afterSeconds": 1})
+    adaptation.wait_for_phase("Published")
+    eventually(lambda: not any(job_sets(adaptation, stage) for stage in STAGES), "the JobSets gone")
+    eventually(lambda: adaptation.children("ConfigMap") == [] == adaptation.children("Pod"), "the rest gone")
+    assert adaptation.phase == "Published"
+    assert adaptation.condition("Finished")["reason"] == "Published"
