@@ -76,7 +76,7 @@ def test_it_refuses_what_a_template_adds_against_the_standard(
 
 
 def test_the_whole_nodes_template_changes_nothing_else(control_plane: ControlPlane, restricted: str) -> None:
-    template = host_pods.pod_template(host_pods.ROOT)
+    template = host_pods.pod_template()
     with pytest.raises(ApiError) as refused:
         admitted(control_plane, restricted, pod(RUNS["one CPU pod"], "IndexedJob", podTemplate=template))
     violations = refused.value.message.partition('"restricted:latest": ')[2]

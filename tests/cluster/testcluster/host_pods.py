@@ -7,6 +7,7 @@ makes every such pod a test of the template's merge as well.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,60 +41,88 @@ class HostFolder:
 
     source: Path
     target: Path
-    writable: bool = False
 
 
-def interpreter_folders() -> tuple[HostFolder, ...]:
-    """What Python needs: the system's libraries and compiler, the interpreter's home, the virtual environment, the
-    sources."""
-    system = [Path("/usr"), Path("/bin"), Path("/lib"), Path("/lib64"), Path("/etc/alternatives")]
+def _system_folders() -> list[HostFolder]:
+    """The system's libraries and compiler, and the interpreter's home, where the machine has them."""
+    paths = [Path("/usr"), Path("/bin"), Path("/lib"), Path("/lib64"), Path("/etc/alternatives")]
     home = Path(sys.base_prefix)
     if not home.is_relative_to("/usr"):
-        system.append(home)
-        system += {home.resolve()} - {home}
-    folders = [HostFolder(path, path) for path in system if path.is_dir()]
-    if sys.prefix != sys.base_prefix:
-        folders.append(HostFolder(Path(sys.prefix), INSIDE / "venv"))
-    folders += [HostFolder(ROOT / name, INSIDE / name) for name in SOURCES]
-    return tuple(folders)
+        paths += dict.fromkeys((home, home.resolve()))
+    return [HostFolder(path, path) for path in paths if path.is_dir()]
 
 
-def pod_template(extensions: Path, **environment: str) -> dict[str, Any]:
-    """`podTemplate` of a profile.
+def _checkout_folders() -> list[Path]:
+    """The virtual environment and what it has an editable installation of."""
+    return [Path(sys.prefix), *(ROOT / name for name in SOURCES)]
 
-    Args:
-        extensions: a folder of this machine for what DeepSpeed compiles; writable for pods.
-        environment: more variables.
-    """
-    folders = [*interpreter_folders(), HostFolder(extensions, INSIDE / "extensions", writable=True)]
-    venv = INSIDE / "venv" if sys.prefix != sys.base_prefix else Path(sys.base_prefix)
+
+def _mounts(folders: Sequence[HostFolder]) -> dict[str, list[dict[str, Any]]]:
+    names = [f"host-{number}" for number in range(len(folders))]
+    return {
+        "volumes": [
+            {"name": name, "hostPath": {"path": str(it.source), "type": "Directory"}}
+            for name, it in zip(names, folders, strict=True)
+        ],
+        "volumeMounts": [
+            {"name": name, "mountPath": str(it.target), "readOnly": True}
+            for name, it in zip(names, folders, strict=True)
+        ],
+    }
+
+
+def _environment(variables: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"name": name, "value": value} for name, value in variables.items()]
+
+
+def pod_template(**environment: str) -> dict[str, Any]:
+    """`podTemplate` of a profile; `environment` adds variables."""
+    venv, *sources = (INSIDE / name for name in ("venv", *SOURCES))
+    folders = [*_system_folders(), *map(HostFolder, _checkout_folders(), (venv, *sources))]
     variables = {
         "PATH": f"{venv}/bin:/usr/local/bin:/usr/bin:/bin",
-        "PYTHONPATH": ":".join(str(INSIDE / name) for name in SOURCES),
+        "PYTHONPATH": ":".join(map(str, sources)),
         "PYTHONDONTWRITEBYTECODE": "1",
-        "TORCH_EXTENSIONS_DIR": str(INSIDE / "extensions"),
         "HOME": "/scratch",
         "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
-    } | environment
+    }
+    mounts = _mounts(folders)
+    trainer = {
+        "name": "trainer",
+        "imagePullPolicy": "Never",
+        "env": _environment(variables | environment),
+        "volumeMounts": mounts["volumeMounts"],
+    }
+    return {"spec": {"containers": [trainer], "volumes": mounts["volumes"]}}
+
+
+def operator_values(api_host: str, api_port: int) -> dict[str, Any]:
+    """Values of the chart for an operator that runs from this machine's checkout.
+
+    Args:
+        api_host: where pods reach the API server: no proxy serves the address of its Service here.
+        api_port: its port.
+    """
+    # `dapt` is a script whose first line names the interpreter by its path on this machine.
+    mounts = _mounts([*_system_folders(), *(HostFolder(path, path) for path in _checkout_folders())])
+    variables = {
+        "PATH": f"{sys.prefix}/bin:/usr/bin:/bin",
+        "PYTHONPATH": ":".join(str(ROOT / name) for name in SOURCES),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HOME": "/tmp",
+        "KUBERNETES_SERVICE_HOST": api_host,
+        "KUBERNETES_SERVICE_PORT": str(api_port),
+    }
+    repository, _, tag = BASE_IMAGE.reference.rpartition(":")
     return {
-        "spec": {
-            "containers": [
-                {
-                    "name": "trainer",
-                    "imagePullPolicy": "Never",
-                    "env": [{"name": name, "value": value} for name, value in variables.items()],
-                    "volumeMounts": [
-                        {"name": f"host-{n}", "mountPath": str(it.target), "readOnly": not it.writable}
-                        for n, it in enumerate(folders)
-                    ],
-                }
-            ],
-            "volumes": [
-                {"name": f"host-{n}", "hostPath": {"path": str(it.source), "type": "Directory"}}
-                for n, it in enumerate(folders)
-            ],
-        }
+        "image": {"repository": repository, "tag": tag, "pullPolicy": "Never"},
+        "operator": {
+            "extraEnv": _environment(variables),
+            "extraVolumes": mounts["volumes"],
+            "extraVolumeMounts": mounts["volumeMounts"],
+        },
     }
 
 

@@ -17,7 +17,7 @@ from typing import Any, Self
 from testcluster import build, cgroups, node_files, packages
 from testcluster.control_plane import ControlPlane
 from testcluster.images import Image, write_archive
-from testcluster.network import Bridge, bridge
+from testcluster.network import Bridge
 from testcluster.node_init import NodePlan
 from testcluster.processes import Process, free_port
 from testcluster.waiting import eventually
@@ -53,6 +53,14 @@ def hindrance() -> str:
 class WholeNode:
     """Context manager: a Ready node within it, nothing of it afterwards.
 
+    Args:
+        control_plane: with the node lifecycle controller, which takes away the taint of a new node; if its address is
+            the bridge's, pods reach the API server there.
+        network: where pods get their addresses from.
+        images: what pods may be made of, beside the pause image; nothing is pulled.
+        kubelet: changes to the kubelet's configuration.
+        capacity: further resources that the node claims to have, such as `nvidia.com/gpu`.
+
     Raises:
         StartError, AssertionError: a program does not come up; with the end of its log.
     """
@@ -60,12 +68,14 @@ class WholeNode:
     def __init__(
         self,
         control_plane: ControlPlane,
+        network: Bridge,
         *,
         images: Sequence[Image] = (),
         kubelet: Mapping[str, Any] | None = None,
         capacity: Mapping[str, str] | None = None,
     ) -> None:
         self._control_plane = control_plane
+        self.network = network
         self._images = tuple(images)
         self._kubelet = kubelet or {}
         self._capacity = capacity or {}
@@ -86,8 +96,9 @@ class WholeNode:
         self._stack.close()
 
     def processes_of(self, pod_uid: str) -> tuple[int, ...]:
-        """Process ids of a pod's containers, as this machine counts them."""
-        return cgroups.processes_below(self.cgroup, f"pod{pod_uid}")
+        """Process ids of a pod's containers, as this machine counts them; without that of its sandbox."""
+        found = cgroups.processes_below(self.cgroup, f"pod{pod_uid}")
+        return tuple(pid for pid in found if _program(pid) not in ("", "pause"))
 
     def log(self, name: str) -> str:
         """What `containerd`, `kubelet`, `coredns` or `node` wrote so far."""
@@ -97,13 +108,14 @@ class WholeNode:
         # Not below pytest's own folder: a socket's path has at most 107 characters.
         self.folder = Path(tempfile.mkdtemp(prefix="dapt-", dir="/tmp"))
         self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
-        self.bridge = self._stack.enter_context(bridge())
         self.cgroup = self._stack.enter_context(cgroups.cgroup())
         self._start_name_server()
-        plan = self._plan(self.bridge)
+        plan = self._plan(self.network)
         for _, hidden in plan.covered:
             self._stack.enter_context(_mount_point(Path(hidden)))
-        command = [*ISOLATED, sys.executable, str(Path(__file__).with_name("node_init.py")), plan.write()]
+        init = Path(__file__).with_name("node_init.py")
+        # -P: our folder's modules must not stand for the standard library's (`operator`).
+        command = [*ISOLATED, sys.executable, "-P", init, plan.write()]
         process = Process("node", command, self.folder / "node.log")
         self._stack.callback(process.kill)
         process.wait_until((self.folder / "ready").exists, START_SECONDS)
@@ -114,7 +126,7 @@ class WholeNode:
     def _start_name_server(self) -> None:
         port = free_port()
         config = node_files.name_server_config(
-            node_files.NodeFolders(self.folder), self.bridge, self._control_plane.kubeconfig, port
+            node_files.NodeFolders(self.folder), self.network, self._control_plane.kubeconfig, port
         )
         program = build.build("coredns") / "coredns"
         process = Process("coredns", [program, "-conf", config], self.folder / "coredns.log")
@@ -191,6 +203,13 @@ def _mount_point(path: Path) -> Iterator[None]:
         for folder in made:
             with contextlib.suppress(OSError):  # somebody else has found a use for it
                 folder.rmdir()
+
+
+def _program(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _answers(url: str) -> bool:

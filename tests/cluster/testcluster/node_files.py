@@ -137,7 +137,7 @@ def name_server_config(folders: NodeFolders, bridge: Bridge, kubeconfig: Path, h
   bind {bridge.address}
   errors
   health 127.0.0.1:{health_port}
-  kubernetes cluster.local {{
+  kubernetes cluster.local in-addr.arpa {{
     kubeconfig {kubeconfig}
     ttl 0
   }}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 PACKAGES = ("containerd", "runc", "containernetworking-plugins", "iproute2", "util-linux")
 PROGRAMS = ("containerd", "ctr", "runc", "ip", "unshare", "setpriv")
+"""Of these packages; `kubectl`, which the tests use as well, comes from elsewhere."""
 PLUGIN_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
 """Debian's folder, and the one that everybody else uses."""
 PLUGINS = ("bridge", "host-local", "loopback")
