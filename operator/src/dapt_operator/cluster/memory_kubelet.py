@@ -115,15 +115,15 @@ class MemoryKubelet:
         if not alive:
             self._collect(stored, gang)
             return 1
-        stage = self.stage_file(stored, gang)
-        outcome = self.on_stop(stage)
-        assert isinstance(outcome, Ends)
         self.advance(seconds)
         for pod in alive:
             started = things.started_at(pod)
             if started is None:  # it had not started: nothing to say
                 del stored.objects[("Pod", pod["metadata"]["name"])]
                 continue
+            stage = self.stage_file(stored, gang)
+            outcome = self.on_stop(stage)
+            assert isinstance(outcome, Ends)
             pod["status"] = things.ended_status(stage, outcome, started, time_text(self.now))
         return 1
 

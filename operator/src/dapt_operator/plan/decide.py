@@ -13,6 +13,7 @@ from dapt_operator.api.status import DomainAdaptationStatus
 from dapt_operator.launchers.base import Launcher
 from dapt_operator.plan import status as told
 from dapt_operator.plan.admission import admit
+from dapt_operator.plan.bounds import fit, make_room
 from dapt_operator.plan.budget import limit_seconds, used_seconds
 from dapt_operator.plan.cleanup import cleanup_due, leftovers
 from dapt_operator.plan.desired import Removal, needs_shared, next_run, remembered, removals
@@ -118,6 +119,8 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         digest = digest_of({"shared": plain(shared)})
         with_shared = needs_shared(ledger, reached.look.record, digest)
         run, record = next_run(observed, ledger, reached.look.stage, reached.look.record, left)
+        if reached.look.record is None:
+            ledger = make_room(ledger, record.candidate)
         ledger = remembered(put(ledger, record), shared, digest)
         manifests = (*(shared if with_shared else ()), *launcher.render(run, wish.profile, observed.owner))
     if reached.do is Do.STOP:
@@ -159,6 +162,10 @@ def _with_status(
 ) -> Plan:
     if status is observed.status or status.to_dict() == observed.written:
         return plan
+    fitted = fit(status)
+    if fitted is not status and fitted.to_dict() == observed.written:
+        return plan
+    status = fitted
     return replace(plan, status=status, events=notices(observed.status, status, learned))
 
 

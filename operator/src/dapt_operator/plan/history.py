@@ -157,7 +157,7 @@ def _advanced(record: RunRecord, run: RunState, now: datetime, limits: Retries) 
             "started": started,
             "completed": timestamp(completed),
             "exit_code": run.exit_code,
-            "message": run.message[:MAX_MESSAGE],
+            "message": printable(run.message)[:MAX_MESSAGE],
             "accelerator_seconds": record.accelerator_seconds + accelerator_seconds(run, now),
             "held_seconds": (record.held_seconds or 0.0) + held_seconds(run, now),
             "facts": compact(run.facts) if run.facts is not None else record.facts,
@@ -195,6 +195,11 @@ def _advanced(record: RunRecord, run: RunState, now: datetime, limits: Retries) 
             "not_before": not_before(now, after),
         }
     )
+
+
+def printable(text: str) -> str:
+    """One line without control characters: it comes from a tenant's pod."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def _closed_as_lost(record: RunRecord, now: datetime, suspended: bool) -> RunRecord:

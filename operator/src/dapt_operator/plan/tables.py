@@ -29,7 +29,7 @@ from dapt_operator.plan.gain import gain
 from dapt_operator.plan.gates import perplexity
 from dapt_operator.plan.goodput import goodput
 from dapt_operator.plan.guidance import told_by_prepare
-from dapt_operator.plan.history import find, find_state, lineage_of
+from dapt_operator.plan.history import find, find_state, lineage_of, printable
 from dapt_operator.plan.observed import Observed
 from dapt_operator.plan.resolve import learning_rate, replay_fraction, sequence_length
 from dapt_operator.plan.retries import JUDGED
@@ -90,7 +90,7 @@ def bounded_lines(lines: tuple[str, ...]) -> tuple[str, ...]:
     kept: list[str] = []
     room = MAX_LOG_BYTES
     for line in reversed(lines[-MAX_LOG_LINES:]):
-        clean = "".join(sign if sign.isprintable() else " " for sign in line[:MAX_LINE])
+        clean = printable(line[:MAX_LINE])
         room -= len(clean.encode())
         if room < 0:
             break

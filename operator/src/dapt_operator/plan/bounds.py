@@ -1,0 +1,112 @@
+"""A status has room for so much: what grows is cut in a fixed order, least needed first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from dapt_operator.api.ledger import MAX_RECORDS, Ledger, RunRecord
+from dapt_operator.api.status import MAX_STATUS_BYTES, DomainAdaptationStatus
+
+ROOM_BYTES: Final = MAX_STATUS_BYTES - 16 * 1024
+"""The API server counts its own fields too."""
+
+Cut = Callable[[DomainAdaptationStatus], DomainAdaptationStatus]
+
+
+def size_bytes(written: Mapping[str, Any]) -> int:
+    """Bytes of a status as JSON."""
+    return len(json.dumps(written, ensure_ascii=False).encode())
+
+
+def fit(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
+    """The status itself when it fits, else with as few cuts as do."""
+    for cut in CUTS:
+        if size_bytes(status.to_dict()) <= ROOM_BYTES:
+            break
+        status = cut(status)
+    return status
+
+
+def make_room(ledger: Ledger, candidate: str | None) -> Ledger:
+    """A ledger with a place for one more record.
+
+    What was done for another candidate is forgotten, the oldest first, measures last: its reports are on the volume,
+    and a stage that is asked for it again reads them in one short try.
+
+    Args:
+        ledger: as it is.
+        candidate: whose records stay.
+    """
+    if len(ledger.runs) < MAX_RECORDS:
+        return ledger
+    others = [one for one in ledger.runs if one.candidate not in (None, candidate) and one.state != "Open"]
+    if not others:
+        return ledger
+    gone = min(others, key=lambda one: (one.kind == "evaluate", one.fence))
+    return ledger.model_copy(update={"runs": tuple(one for one in ledger.runs if one is not gone)})
+
+
+def _short(text: str | None, most: int) -> str | None:
+    return text if text is None or len(text) <= most else text[: most - 3] + "..."
+
+
+def _candidates_words(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
+    short = (one.model_copy(update={"message": _short(one.message, 200)}) for one in status.candidates)
+    return status.model_copy(update={"candidates": tuple(short)})
+
+
+def _stages_words(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
+    short = (one.model_copy(update={"message": _short(one.message, 300)}) for one in status.stages)
+    return status.model_copy(update={"stages": tuple(short)})
+
+
+def _older_logs(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
+    with_lines = [index for index, one in enumerate(status.stages) if one.last_log_lines]
+    stages = (
+        one.model_copy(update={"last_log_lines": ()}) if index in with_lines[:-1] else one
+        for index, one in enumerate(status.stages)
+    )
+    return status.model_copy(update={"stages": tuple(stages)})
+
+
+def _others_tasks(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
+    chosen = status.selected.id if status.selected else None
+    kept = (one if one.id == chosen else one.model_copy(update={"tasks": {}}) for one in status.candidates)
+    return status.model_copy(update={"candidates": tuple(kept)})
+
+
+def _conditions_words(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
+    short = (one.model_copy(update={"message": _short(one.message, 1000)}) for one in status.conditions)
+    return status.model_copy(update={"conditions": tuple(short)})
+
+
+def _older_candidates(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
+    chosen = status.selected.id if status.selected else None
+    newest = status.candidates[-30:]
+    kept = tuple(one for one in status.candidates[:-30] if one.id == chosen)
+    return status.model_copy(update={"candidates": (*kept, *newest)})
+
+
+def _records_words(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
+    if status.ledger is None:
+        return status
+
+    def short(record: RunRecord) -> RunRecord:
+        return record.model_copy(update={"message": _short(record.message, 200)})
+
+    runs = tuple(short(record) for record in status.ledger.runs)
+    return status.model_copy(update={"ledger": status.ledger.model_copy(update={"runs": runs})})
+
+
+CUTS: Final[tuple[Cut, ...]] = (
+    _candidates_words,
+    _older_logs,
+    _others_tasks,
+    _stages_words,
+    _conditions_words,
+    _older_candidates,
+    _records_words,
+)
+"""In this order; facts of the ledger are never cut, since decisions read them."""
