@@ -71,7 +71,8 @@ def set_up(format_: LogFormat, level: LogLevel) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger("dapt").setLevel(level.upper())
+    for ours in ("dapt", "dapt_operator"):
+        logging.getLogger(ours).setLevel(level.upper())
     # A line for each retry, which our own code tells of; and that kopf takes no signals in its thread, on purpose.
     for noisy in ("urllib3.connectionpool", "kopf._core.reactor.running"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

@@ -1,0 +1,71 @@
+"""The log: one line an entry, JSON or text, whoever wrote it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from dapt_operator import logs
+
+OURS = ("", "dapt", "dapt_operator", "urllib3.connectionpool", "kopf._core.reactor.running")
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in OURS]
+    before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
+    yield
+    structlog.reset_defaults()
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+
+
+def test_a_line_of_ours_and_one_of_a_library_have_the_same_form(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.set_up("json", "info")
+    structlog.get_logger("dapt.tests").info("reconciled", namespace="team", apply=["Job/a"])
+    logging.getLogger("kopf.somewhere").warning("the watch of %s ended", "pods")
+    first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert {name: first[name] for name in ("event", "level", "logger", "namespace", "apply")} == {
+        "event": "reconciled",
+        "level": "info",
+        "logger": "dapt.tests",
+        "namespace": "team",
+        "apply": ["Job/a"],
+    }
+    assert (second["event"], second["level"]) == ("the watch of pods ended", "warning")
+    assert first["timestamp"].endswith("Z")
+
+
+def test_libraries_are_heard_from_warnings_on_and_ours_from_the_level_that_was_asked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs.set_up("json", "error")
+    structlog.get_logger("dapt.tests").warning("no")
+    logging.getLogger("kopf").info("no")
+    logging.getLogger("dapt_operator.cluster").warning("no")
+    logging.getLogger("dapt_operator.cluster").error("yes")
+    assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == ["yes"]
+
+
+def test_an_exception_stays_within_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.set_up("json", "info")
+    try:
+        raise ValueError("what")
+    except ValueError:
+        structlog.get_logger("dapt.tests").exception("it failed")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "ValueError: what" in json.loads(line)["exception"]
+
+
+def test_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.set_up("text", "info")
+    structlog.get_logger("dapt.tests").info("started", port=8080)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "started" in line
+    assert "port=8080" in line
+    assert "\x1b" not in line
