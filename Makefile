@@ -52,6 +52,7 @@ torch-tests: ## Tests with toy models, several ranks, and whole local runs
 
 cluster: $(VENV)/.installed ## Build the real Kubernetes that the cluster tests run on (about 10 minutes, once)
 	cd tests/cluster && $(CURDIR)/$(BIN)/python -m testcluster.build
+	cd tests/cluster && $(CURDIR)/$(BIN)/python -m testcluster.packages
 
 cluster-extras: $(VENV)/.installed ## Build JobSet and Kueue, fetch Prometheus, for the tests that need them (about 6 minutes, once)
 	cd tests/cluster && $(CURDIR)/$(BIN)/python -m testcluster.build --extras

@@ -73,7 +73,7 @@ class Cluster:
 def cluster() -> Iterator[Cluster]:
     why_not = hindrance()
     if not why_not and build.built("helm") is None and not build.have_go():
-        why_not = "the chart is installed by Helm: `make cluster-extras` builds it where there is Go"
+        why_not = "the chart is installed by Helm: `make cluster` builds it where there is Go"
     if not why_not and shutil.which("kubectl") is None:
         why_not = "no kubectl here, by which users work"
     if why_not:
