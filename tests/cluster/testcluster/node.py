@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,8 @@ from testcluster.processes import Process, free_port
 from testcluster.waiting import eventually
 
 START_SECONDS = 90.0
+FOLDER = "dapt-node-"
+"""Of the folder's name; the rest is the process id of its owner. Those of dead owners are removed by the next one."""
 HIDDEN = ("/var/lib/kubelet", "/var/lib/cni", "/var/log/containers", "/var/log/pods")
 """Paths that kubelet and runtime have built in: the node's own folders lie over them, for its processes alone."""
 ISOLATED = (
@@ -105,8 +106,12 @@ class WholeNode:
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
     def _start(self) -> None:
+        for left in Path("/tmp").glob(f"{FOLDER}*"):
+            if not Path("/proc", left.name.removeprefix(FOLDER)).exists():
+                shutil.rmtree(left, ignore_errors=True)
         # Not below pytest's own folder: a socket's path has at most 107 characters.
-        self.folder = Path(tempfile.mkdtemp(prefix="dapt-", dir="/tmp"))
+        self.folder = Path(f"/tmp/{FOLDER}{os.getpid()}")
+        self.folder.mkdir(mode=0o700)
         self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
         self.cgroup = self._stack.enter_context(cgroups.cgroup())
         self._start_name_server()
