@@ -37,6 +37,25 @@ def measures(draw: st.DrawFn) -> Measure:
     )
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a life is lived."""
+
+    nodes: int = 1
+    launcher: str = "IndexedJob"
+    graceful: bool = False
+    queue: bool = False
+
+
+places = st.builds(
+    Place,
+    nodes=st.sampled_from([1, 2]),
+    launcher=st.sampled_from(["IndexedJob", "JobSet"]),
+    graceful=st.booleans(),
+    queue=st.booleans(),
+)
+
+
 @st.composite
 def failures(draw: st.DrawFn) -> Ends:
     """Any end but success."""
@@ -95,6 +114,13 @@ steps = st.one_of(
     _plain("conflict"),
     _plain("lose jobs"),
     _plain("start"),
+    st.builds(Step, what=st.just("break"), ends=failures(), number=st.integers(0, 1)),
+    st.builds(Step, what=st.just("wait"), number=st.integers(0, 3)),
+    st.builds(Step, what=st.just("queue"), number=st.integers(0, 3)),
+    _plain("tamper"),
+    _plain("lose file"),
+    _plain("refuse"),
+    _plain("image"),
 )
 """Anything that can happen between two visits."""
 

@@ -15,13 +15,14 @@ from dapt_contract.stages.evaluate import BaselineFacts, EvaluateConfig, Evaluat
 from dapt_contract.stages.pretrain import CheckpointFacts
 from dapt_operator.api.spec import DomainAdaptation
 from dapt_operator.cluster.memory import Ends, OperatorKilledError, Stays
-from dapt_operator.launchers import LAUNCHERS
+from dapt_operator.cluster.memory_objects import job_spec
+from dapt_operator.launchers import LAUNCHERS, all_states
 from dapt_operator.plan.decide import decide
 from dapt_operator.plan.facts import Facts
 from dapt_operator.plan.gates import GATES, GateFacts
 from dapt_operator.plan.observed import observe
 from dapt_operator.plan.selection import MAX_JUDGED, Breached, NeedsMeasure, Selected, choose
-from strategies import Step, limited, lives, measures, tables
+from strategies import Place, Step, limited, lives, measures, places, tables
 from worlds import World
 
 SLOW = settings(max_examples=35, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -66,13 +67,66 @@ def happen(world: World, step: Step) -> None:
         cluster.touch_before_status = 1
     elif step.what == "lose jobs":
         cluster.lose_jobs(world.key)
+    elif step.what == "queue":
+        cluster.queues["team"] = QUEUE_SAYS[step.number]
+    elif step.what == "refuse":
+        cluster.refuse_gangs = 1
+    elif step.what == "image":
+        world.offer(trainerImage=f"registry.example/dapt-trainer:1.0.{len(world.plans)}")
+    else:
+        happen_to_pods(world, step)
+
+
+def happen_to_pods(world: World, step: Step) -> None:
+    """What befalls the one run that lives, if there is one."""
+    cluster = world.cluster
+    files = {one["metadata"]["name"] for one in cluster.objects(world.key, "ConfigMap")}
+    for job in cluster.live_jobs(world.key):
+        name, held = job["metadata"]["name"], job["spec"].get("suspend")
+        if job["metadata"].get("deletionTimestamp") or name not in files:
+            continue
+        if step.what == "break" and not held and step.ends is not None:
+            nodes = int(job_spec(job)["completions"])
+            cluster.fail_pod(cluster._stored[world.key], job, step.number % nodes, step.ends)
+        elif step.what == "wait":
+            cluster.run_pods(world.key, lambda stage: WAITS[step.number])
+        elif step.what == "tamper":
+            cluster.tamper(world.key, name)
+        elif step.what == "lose file":
+            cluster.lose_object(world.key, "ConfigMap", name)
+            files.discard(name)
+
+
+QUEUE_SAYS = (
+    "",
+    "",
+    "couldn't assign flavors to pod set main: insufficient unused quota for cpu in flavor default, 1 more needed",
+    "LocalQueue team doesn't exist",
+)
+WAITS = (
+    Stays(waiting='CreateContainerConfigError: secret "dapt-hub" not found'),
+    Stays(waiting="ErrImagePull: no such image"),
+    Stays(pending_reason="Unschedulable: 0/3 nodes are available"),
+    Stays(waiting="ContainerCreating"),
+)
+
+
+def begin(place: Place) -> World:
+    """A world of that kind."""
+    spec: dict[str, Any] = {"queue": "team"} if place.queue else {}
+    if place.nodes > 1:
+        spec |= {"resources": {"nodes": place.nodes}, "pretraining": {"globalBatchSize": 16}}
+    world = World(spec, {"launcher": place.launcher}, graceful=place.graceful)
+    world.cluster.queues["team"] = ""
+    return world
 
 
 @SLOW
-@given(lives)
-def test_no_life_leads_to_an_impossible_world(life: list[Step]) -> None:
-    """No run twice, no two runs at once, numbers only rise, what is terminal stays (`MemoryCluster` checks each)."""
-    world = World()
+@given(places, lives)
+def test_no_life_leads_to_an_impossible_world(place: Place, life: list[Step]) -> None:
+    """No run twice, no two runs at once, numbers only rise, what is terminal stays, nothing is deleted twice or before
+    it is known, conditions never contradict each other (`MemoryCluster` checks each)."""
+    world = begin(place)
     for step in life:
         world.crashing_visit()
         happen(world, step)
@@ -81,16 +135,36 @@ def test_no_life_leads_to_an_impossible_world(life: list[Step]) -> None:
 
 
 @SLOW
-@given(lives)
-def test_planning_twice_changes_nothing(life: list[Step]) -> None:
-    world = World()
+@given(places, lives)
+def test_when_nothing_happens_nothing_is_written(place: Place, life: list[Step]) -> None:
+    """Ten minutes in which only the clock moves, looked at as often as the plans ask for and more."""
+    world = begin(place)
+    for step in life:
+        world.crashing_visit()
+        happen(world, step)
+    world.cluster.crash_at = None
+    world.cluster.refuse_gangs = 0
+    world.settle()
+    world.cluster.advance(4000)  # backoffs, lost runs and patience come to their end
+    world.settle()
+    verbs = len(world.cluster.verbs)
+    for _ in range(10):
+        world.cluster.advance(60)
+        assert world.visit().is_empty
+    assert len(world.cluster.verbs) == verbs
+
+
+@SLOW
+@given(places, lives)
+def test_planning_twice_changes_nothing(place: Place, life: list[Step]) -> None:
+    world = begin(place)
     for step in life:
         world.crashing_visit()
         happen(world, step)
         raw = world.cluster.observe(world.key)
         assert raw.resource is not None
-        launcher = LAUNCHERS["IndexedJob"]
-        observed = observe(raw.resource, raw.profile, launcher.states(raw.children, raw.now), raw.now)
+        launcher = LAUNCHERS[place.launcher]
+        observed = observe(raw.resource, raw.profile, all_states(raw.children, raw.now), raw.now)
         assert decide(observed, launcher) == decide(observed, launcher)
     world.cluster.crash_at = None
     world.settle()

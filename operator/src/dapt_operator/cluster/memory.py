@@ -51,6 +51,8 @@ class MemoryCluster(MemoryKubelet):
         """Whether it dies after the verb took effect."""
         self.touch_before_status = 0
         """So many status writes find that somebody wrote in between."""
+        self.refuse_gangs = 0
+        """So many Jobs find their name taken."""
         self.created: list[str] = []
         """Keys of all runs ever created, in order."""
         self.writes = 0
@@ -236,6 +238,9 @@ class MemoryCluster(MemoryKubelet):
             return
         made = copy(manifest)
         if place[0] in GANGS:
+            if self.refuse_gangs > 0:
+                self.refuse_gangs -= 1
+                raise NameTaken(*place, "it belongs to nobody")
             check_new_job(stored.resource, list(stored.objects.values()), made, self.created)
             self.created.append(key_of(made))
             made["status"] = {}
