@@ -467,8 +467,6 @@ def test_the_full_profile_is_accepted_but_for_what_is_not_supported_yet() -> Non
     assert [str(problem) for problem in found] == [
         "not supported yet: spec.evaluation.concurrency 2 (line 12): evaluations run one after the other; write 1, or"
         " leave the field out",
-        "not supported yet: spec.modelCache (line 13): each adaptation reads its own copy of the base model; remove"
-        " the field",
         "not supported yet: spec.tracking (line 14): curves are in the metrics and in the report; remove the field",
     ]
 
@@ -479,7 +477,6 @@ def test_the_planner_gets_the_same_refusals_without_lines() -> None:
     assert unsupported_messages(profile) == (
         "not supported yet: spec.evaluation.concurrency; evaluations run one after the other; write 1, or leave the"
         " field out",
-        "not supported yet: spec.modelCache; each adaptation reads its own copy of the base model; remove the field",
         "not supported yet: spec.tracking; curves are in the metrics and in the report; remove the field",
     )
     adaptation = DomainAdaptation.model_validate(load("\n".join(LINES))[0].data)

@@ -127,3 +127,22 @@ def test_a_claim_as_a_whole_is_no_destination(tmp_path: Path) -> None:
     assert str(caught.value) == (
         "output.destination 'pvc://models/': the claim itself cannot be replaced as a whole; write pvc://CLAIM/FOLDER"
     )
+
+
+def test_only_prepare_gets_the_model_cache() -> None:
+    cached = {"modelCache": {"existingClaim": "models"}}
+    mounts, volumes = trainer_of(prepare(), **cached)
+    assert mounts[contract.MODEL_CACHE_MOUNT] == {"name": "model-cache", "mountPath": "/mnt/model-cache"}
+    assert volumes["model-cache"]["persistentVolumeClaim"] == {"claimName": "models"}
+    (*_, job) = LAUNCHERS["IndexedJob"].render(prepare(), profile(**cached), owner())
+    variables = job["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "DAPT_MODEL_CACHE", "value": "/mnt/model-cache"} in variables
+    mounts, volumes = trainer_of(stage_run(), **cached)
+    assert contract.MODEL_CACHE_MOUNT not in mounts
+    assert "model-cache" not in volumes
+    assert contract.MODEL_CACHE_MOUNT not in trainer_of(prepare())[0]
+
+
+def test_a_source_on_the_caches_own_claim_may_be_written_to_as_a_volume() -> None:
+    _, volumes = trainer_of(prepare("models"), modelCache={"existingClaim": "models"})
+    assert volumes["claim-0"]["persistentVolumeClaim"] == {"claimName": "models"}

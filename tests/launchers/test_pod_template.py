@@ -257,7 +257,7 @@ def test_pods_on_the_hosts_network_still_find_each_other_by_name() -> None:
         (
             with_trainer(volumeMounts=[{"name": "a", "mountPath": "/work/cache"}]),
             "spec.podTemplate.spec.containers[0].volumeMounts[0].mountPath: '/work/cache' is not accepted; the operator"
-            " mounts /work, /scratch, /dev/shm, /etc/dapt, /mnt/claims itself; choose another folder",
+            " mounts /work, /scratch, /dev/shm, /etc/dapt, /mnt/claims, /mnt/model-cache itself; choose another folder",
         ),
         (
             with_trainer(resources={"requests": {"cpu": "many"}}),

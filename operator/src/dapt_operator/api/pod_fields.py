@@ -144,10 +144,10 @@ CONTAINER: Final[dict[str, PodField]] = {
 }
 """Below the item of `spec.containers` whose name is trainer."""
 
-VOLUME_NAMES: Final = ("work", "scratch", "shared-memory", "stage", "signing")
+VOLUME_NAMES: Final = ("work", "scratch", "shared-memory", "stage", "signing", "model-cache")
 """Volumes of a run; claims of pvc:// are claim-0 and so on."""
 CLAIM_VOLUME_PREFIX: Final = "claim-"
-MOUNT_PATHS: Final = ("/work", "/scratch", "/dev/shm", "/etc/dapt", "/mnt/claims")
+MOUNT_PATHS: Final = ("/work", "/scratch", "/dev/shm", "/etc/dapt", "/mnt/claims", "/mnt/model-cache")
 """Folders of a run: nothing is mounted on, below or over them."""
 ENVIRONMENT_PREFIXES: Final = ("DAPT_", "PET_")
 ENVIRONMENT: Final = (

@@ -106,11 +106,6 @@ PROFILE: Final = (
         "evaluations run one after the other; write 1, or leave the field out",
     ),
     Unsupported(
-        "spec.modelCache",
-        lambda s: s.model_cache is not None,
-        "each adaptation reads its own copy of the base model; remove the field",
-    ),
-    Unsupported(
         "spec.tracking",
         lambda s: s.tracking is not None,
         "curves are in the metrics and in the report; remove the field",

@@ -48,6 +48,11 @@ def accelerator_resource(profile: AdaptationProfileSpec) -> str:
     return profile.accelerator.resource or DEFAULT_GPU_RESOURCE
 
 
+def uses_model_cache(run: StageRun, profile: AdaptationProfileSpec) -> bool:
+    """Whether the run downloads a base model into the profile's cache, or finds it there."""
+    return run.kind == "prepare" and profile.model_cache is not None
+
+
 def environment_of(
     run: StageRun, profile: AdaptationProfileSpec, rendezvous: Rendezvous, given: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
@@ -74,6 +79,8 @@ def environment_of(
         values["HF_HOME"] = f"{contract.WORK_MOUNT}/{HUB_CACHE}"
     if resources.accelerators_per_node and profile.accelerator.peak_tflops is not None:
         values[contract.PEAK_TFLOPS] = f"{profile.accelerator.peak_tflops:g}"
+    if uses_model_cache(run, profile):
+        values[contract.MODEL_CACHE] = contract.MODEL_CACHE_MOUNT
     if run.signs_checkpoints:
         values[contract.SIGNING_KEY_FILE] = f"{contract.SIGNING_KEY_MOUNT}/{SIGNING_KEY}"
     cpu = resources_of(run, profile, given)["requests"].get("cpu")

@@ -8,6 +8,7 @@ from dapt_contract import pod as contract
 from dapt_operator.api.names import signing_secret_name, work_claim_name
 from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.run import Owner, StageRun
+from dapt_operator.launchers.environment import uses_model_cache
 
 
 def mounts_of(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> list[dict[str, Any]]:
@@ -24,6 +25,8 @@ def mounts_of(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> li
     ]
     if run.signs_checkpoints:
         mounts.append({"name": "signing", "mountPath": contract.SIGNING_KEY_MOUNT, "readOnly": True})
+    if uses_model_cache(run, profile):
+        mounts.append({"name": "model-cache", "mountPath": contract.MODEL_CACHE_MOUNT})
     for number, claim in enumerate(run.claims):
         mount: dict[str, Any] = {"name": f"claim-{number}", "mountPath": f"{contract.CLAIMS_MOUNT}/{claim}"}
         mounts.append(mount | ({"readOnly": True} if _only_reads(run) else {}))
@@ -43,12 +46,21 @@ def volumes_of(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> l
     if run.signs_checkpoints:
         secret = signing_secret_name(owner.name, owner.uid)
         volumes.append({"name": "signing", "secret": {"secretName": secret, "defaultMode": 0o440}})
+    if profile.model_cache is not None and uses_model_cache(run, profile):
+        cache = {"claimName": profile.model_cache.existing_claim}
+        volumes.append({"name": "model-cache", "persistentVolumeClaim": cache})
     for number, name in enumerate(run.claims):
         source: dict[str, Any] = {"claimName": name}
-        if _only_reads(run) and name != claim:
+        if _only_reads(run) and name not in _written(profile, claim):
             source["readOnly"] = True  # then the kubelet changes no owner of the files either
         volumes.append({"name": f"claim-{number}", "persistentVolumeClaim": source})
     return volumes
+
+
+def _written(profile: AdaptationProfileSpec, work_claim: str) -> tuple[str, ...]:
+    """Claims that the pod writes to: one claim cannot be both read-only and writable in a pod."""
+    cache = profile.model_cache
+    return (work_claim, cache.existing_claim) if cache is not None else (work_claim,)
 
 
 def _only_reads(run: StageRun) -> bool:

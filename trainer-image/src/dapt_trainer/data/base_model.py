@@ -6,6 +6,9 @@
 
 Only safetensors, configuration and tokenizer files are taken. torch is needed for GGUF alone, and transformers for a
 tokenizer without tokenizer.json: both in a process of their own (`dapt_trainer.data.convert`).
+
+Where the profile has a model cache, what comes from the hub stays there as the hub's own client lays it out (blobs by
+their checksum, a folder of links for each commit), and the next adaptation copies it instead of downloading it.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dapt_contract.pod import MODEL_CACHE
 from dapt_trainer.data.helper import run_module
 from dapt_trainer.data.problems import first_line
 from dapt_trainer.data.sources import filesystem_of, unreachable
@@ -151,8 +155,9 @@ def _hub_snapshot(source: str, scratch: Path) -> tuple[Path, str]:
             if any(fnmatch.fnmatch(item, pattern) for item in names for pattern in _PICKLED):
                 raise InputError(_pickled_sentence(source))
             patterns = ["*.gguf"]
-        target = scratch / "model-download"
-        snapshot_download(repository, revision=info.sha, allow_patterns=patterns, local_dir=target)
+        cache = os.environ.get(MODEL_CACHE)
+        place = {"cache_dir": cache} if cache else {"local_dir": str(scratch / "model-download")}
+        target = Path(snapshot_download(repository, revision=info.sha, allow_patterns=patterns, **place))
     except InputError:
         raise
     except Exception as error:
