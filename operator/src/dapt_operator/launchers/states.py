@@ -14,7 +14,7 @@ A memory of objects may strip everything but these paths, which are all that lau
              status.conditions
     Pod      metadata.deletionGracePeriodSeconds,
              status.{phase,reason,message,conditions}, status.containerStatuses[].{name,image,state}
-    Workload status.conditions[].{type,status,reason,message}
+    Workload metadata.name, spec.active, status.conditions[].{type,status,message}
 """
 
 from __future__ import annotations

@@ -1,0 +1,59 @@
+"""States do not change when the memory of the cluster keeps only what launchers read of an object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dapt_contract.failure import Cause
+from dapt_operator.api.run import Children
+from dapt_operator.cluster.kubernetes.slim import slim
+from dapt_operator.launchers import all_states
+from gang_objects import DISRUPTED, NOW, RUN, SUCCESS, deleted, ended, job, job_set, pod, said
+from launch_builders import stage_run
+
+GPUS = stage_run(nodes=2, accelerators=8, queue="team")
+RUNNING = {"running": {"startedAt": "2026-01-31T12:00:05Z"}}
+WAITS: dict[str, Any] = {
+    "phase": "Pending",
+    "conditions": [
+        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"},
+    ],
+    "containerStatuses": [
+        {"name": "trainer", "image": "x", "state": {"waiting": {"reason": "ErrImagePull", "message": "no"}}}
+    ],
+}
+FELT = said(75, Cause.INFRASTRUCTURE, "lost a peer", effect=True)
+GANGS: dict[str, tuple[dict[str, Any], ...]] = {
+    "none": (),
+    "waiting": (pod(0, "Pending") | {"status": WAITS}, pod(1, "Pending")),
+    "running": (pod(0, "Running", state=RUNNING), pod(1, "Running", state=RUNNING)),
+    "succeeded": (ended(0, 0, SUCCESS), ended(1, 0)),
+    "one failed": (ended(0, 1), pod(1, "Running")),
+    "felt": (ended(0, 75, FELT), deleted(pod(1, "Running"), "2026-01-31T13:00:30Z")),
+    "gone": (ended(0, 75, FELT), deleted(pod(1, "Running"), "2026-01-31T12:00:30Z", 0)),
+    "drained": (ended(0, 137, **DISRUPTED), ended(1, 143)),
+    "out of memory": (ended(0, 137, reason="OOMKilled"), ended(1, 75, FELT)),
+}
+OBJECTS = {
+    "Job": job(),
+    "JobSet": job_set(),
+    "failed Job": job(RUN, {"type": "Failed", "reason": "DeadlineExceeded", "message": "too long"}),
+    "failed JobSet": job_set(RUN, {"type": "Failed", "reason": "FailJobSetFailurePolicyAction"}),
+    "complete Job": job(RUN, {"type": "Complete", "lastTransitionTime": "2026-01-31T12:02:00Z"}),
+    "queued Job": job(GPUS),
+    "queued JobSet": job_set(GPUS),
+}
+
+
+@pytest.mark.parametrize("gang", GANGS)
+@pytest.mark.parametrize("name", OBJECTS)
+def test_what_is_kept_of_the_objects_tells_the_same_state(name: str, gang: str) -> None:
+    whole, pods = OBJECTS[name], tuple({"kind": "Pod", **item} for item in GANGS[gang])
+    digests = {RUN.name: "f" * 64}
+    kept = all_states(
+        Children(jobs=(slim(whole),), pods=tuple(slim(item) for item in pods), stage_digests=digests), NOW
+    )
+    assert kept == all_states(Children(jobs=(whole,), pods=pods, stage_digests=digests), NOW)
+    assert len(kept) == 1
