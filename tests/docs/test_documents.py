@@ -10,6 +10,7 @@ import pytest
 import typer.main
 
 from dapt_contract.failure import Cause, ExitCode
+from dapt_operator.api.conditions import STALLING
 from dapt_operator.api.unsupported import ADAPTATION, PROFILE
 from dapt_operator.cli.app import app
 
@@ -86,6 +87,11 @@ def test_every_exit_code_and_cause_is_explained() -> None:
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", table, flags=re.MULTILINE)} == set(ExitCode)
     unnamed = {cause.value for cause in Cause} - set(re.findall(r"`(\w+)`", table))
     assert unnamed == {"Disruption", "Deadline"}  # explained in the order of precedence
+
+
+def test_every_reason_to_stall_has_a_remedy() -> None:
+    section = (ROOT / "docs" / "troubleshooting.md").read_text().split("## A run stalls")[1].split("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)) == set(STALLING)
 
 
 def test_the_model_of_exit_codes_of_run_is_complete() -> None:
