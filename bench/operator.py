@@ -12,7 +12,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from bench import operator_raw as raw
 from builders import adaptation, facts_for, profile
 from dapt_contract.failure import Cause
 from dapt_operator.cluster.memory import Ends
+from testcluster.audit import Request
 from testcluster.control_plane import ControlPlane
 from testcluster.kubelet_script import ScriptedKubelet
 from testcluster.operator_process import OperatorProcess
@@ -136,6 +137,26 @@ def single(plane: ControlPlane, times: int = 15) -> None:
     figure("create_to_job_seconds_median", statistics.median(seconds), SINGLE_BAR_SECONDS)
 
 
+def requests_by_stage(ours: Sequence[Request]) -> list[int]:
+    """A stage's requests go from its ConfigMap to what is written when it has ended; what all share is the first's.
+
+    The visit that ends a stage makes the next one's ConfigMap and Job, then writes the status and the Events: those
+    belong to the stage that ended.
+    """
+    done = [r for r in ours if r.stage == "ResponseComplete" and r.verb != "watch"]
+    starts = [i for i, r in enumerate(done) if (r.verb, r.resource) == ("create", "configmaps")]
+    counts = [0] * len(starts)
+    for number, request in enumerate(done):
+        stage_number = max(0, sum(start <= number for start in starts) - 1)
+        first = starts[stage_number]
+        told = [i for i in range(first, number + 1) if done[i].verb == "update"]
+        ends_the_one_before = (
+            stage_number > 0 and number >= first + 2 and len(told) <= 1 and request.verb != "delete"
+        )
+        counts[stage_number - 1 if ends_the_one_before else stage_number] += 1
+    return counts
+
+
 def requests(plane: ControlPlane) -> None:
     """Requests of the operator for each stage of a whole life, from the audit log."""
     with stage(plane, ends_well) as (namespace, _):
@@ -144,16 +165,7 @@ def requests(plane: ControlPlane) -> None:
         eventually(lambda: raw.phase(plane, namespace, "a0000") == "Published", "the life's end", seconds=120)
         time.sleep(2)
         ours = [r for r in plane.audit.requests(mark) if r.agent == AGENT and r.namespace == namespace]
-    counts: list[int] = []
-    for request in ours:
-        if request.stage != "ResponseComplete" or request.verb == "watch":
-            continue
-        if request.verb == "create" and request.resource == "configmaps":
-            counts.append(0)  # the first request of a later stage
-        if not counts:
-            counts.append(0)
-        counts[-1] += 1
-    counts = [counts[0] + counts[1], *counts[2:]]  # what all stages share comes before the first stage's own
+    counts = requests_by_stage(ours)
     note(f"requests by stage: {counts}")
     figure("requests_first_stage", counts[0], FIRST_REQUESTS_BAR)
     figure("requests_each_later_stage_max", max(counts[1:]), REQUESTS_BAR)

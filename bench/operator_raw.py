@@ -66,10 +66,7 @@ def _until_pods(
 
 
 async def _post(plane: ControlPlane, path: str, manifests: Sequence[dict[str, Any]]) -> None:
-    pair = plane.authority.client("bench", "bench", ("system:masters",))
-    context = ssl.create_default_context(cafile=str(plane.authority_file))
-    context.load_cert_chain(pair.certificate, pair.key)
-    connector = aiohttp.TCPConnector(limit=CONNECTIONS, ssl=context)
+    connector = aiohttp.TCPConnector(limit=CONNECTIONS, ssl=_context(plane))
     async with aiohttp.ClientSession(plane.url, connector=connector) as session:
 
         async def one(manifest: dict[str, Any]) -> None:
@@ -78,6 +75,13 @@ async def _post(plane: ControlPlane, path: str, manifests: Sequence[dict[str, An
                     raise RuntimeError(await answer.text())
 
         await asyncio.gather(*(one(manifest) for manifest in manifests))
+
+
+def _context(plane: ControlPlane) -> ssl.SSLContext:
+    pair = plane.authority.client("bench", "bench", ("system:masters",))
+    context = ssl.create_default_context(cafile=str(plane.authority_file))
+    context.load_cert_chain(pair.certificate, pair.key)
+    return context
 
 
 def phase(plane: ControlPlane, namespace: str, name: str) -> str:
@@ -106,7 +110,7 @@ class Watcher:
 
     def __init__(self, plane: ControlPlane, namespace: str) -> None:
         self._plane = plane
-        self._namespace = namespace
+        self._context = _context(plane)
         self._ends = threading.Event()
         self.pods: dict[str, float] = {}
         self.jobs: dict[tuple[str, str, int], float] = {}
@@ -175,10 +179,7 @@ class Watcher:
         self.jobs.setdefault(_key(job), time.monotonic())
 
     def _follow(self, path: str, see: Any) -> None:
-        pair = self._plane.authority.client("bench", "bench", ("system:masters",))
-        context = ssl.create_default_context(cafile=str(self._plane.authority_file))
-        context.load_cert_chain(pair.certificate, pair.key)
-        pool = urllib3.PoolManager(ssl_context=context)
+        pool = urllib3.PoolManager(ssl_context=self._context)
         answer = pool.request("GET", f"{self._plane.url}{path}?watch=true", preload_content=False)
         rest = b""
         while not self._ends.is_set():

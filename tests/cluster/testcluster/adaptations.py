@@ -113,9 +113,9 @@ class Adaptation:
     def __init__(
         self, plane: ControlPlane, namespace: str, profile: str, name: str = "clinical", **over: Any
     ) -> None:
-        """Creates it; `over` is laid over its spec."""
-        spec = builders.merged(ON_THE_CLUSTER, {"profile": profile} | over)
-        manifest = builders.adaptation(name, **spec)
+        """Creates it; `over` is laid over its spec. An empty profile leaves the field out."""
+        manifest = builders.adaptation(name, **builders.merged(ON_THE_CLUSTER, over))
+        manifest["spec"] = builders.merged(manifest["spec"], {"profile": profile or None})
         manifest["metadata"]["namespace"] = namespace
         self.plane, self.namespace, self.name = plane, namespace, name
         self.uid = str(plane.api.create(manifest)["metadata"]["uid"])

@@ -1,0 +1,278 @@
+"""Manifests that are valid and cannot work here: each stalls with its reason, and goes on by the correction alone.
+
+All at once, in one namespace, under one operator: so one's trouble must not become another's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from dapt_contract.run import RunIdentity
+from dapt_operator.api.names import object_name
+from testcluster.adaptations import Adaptation, healthy, make_claim, make_profile
+from testcluster.control_plane import ControlPlane
+from testcluster.kubelet_script import ScriptedKubelet
+from testcluster.operator_process import OperatorProcess
+from testcluster.pod_life import Life, ScriptedPod
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+PLACE = "impossible"
+STALLED_WITHIN_SECONDS = 60.0
+CLAIM_SPEC = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One manifest, why it cannot work, and what mends it."""
+
+    reason: str
+    said: str
+    """A part of the message: what the person has to find."""
+    mend: Callable[[Adaptation], Any]
+    over: dict[str, Any] = field(default_factory=dict)
+    profile: dict[str, Any] | None = field(default_factory=dict)
+    """Of a profile of its own; None: none is made."""
+    hinder: Callable[[Adaptation], Any] | None = None
+    """Done while the adaptation is suspended, so that names which hang on the uid are known."""
+
+
+def edit(**spec: Any) -> Callable[[Adaptation], Any]:
+    return lambda life: life.patch(**spec)
+
+
+def edit_profile(**spec: Any) -> Callable[[Adaptation], Any]:
+    return lambda life: life.plane.api.patch(
+        "AdaptationProfile", life.resource["spec"]["profile"], {"spec": spec}
+    )
+
+
+def first_name(life: Adaptation) -> str:
+    """Name of the Job and of the ConfigMap of its first try."""
+    identity = RunIdentity(
+        namespace=life.namespace, name=life.name, uid=life.uid, stage="prepare", attempt=1, candidate=None,
+        try_number=1, fence=1,
+    )  # fmt: skip
+    return object_name(life.name, "prepare", identity.key)
+
+
+def foreign_job(life: Adaptation) -> None:
+    container = {"name": "c", "image": "registry.example/none"}
+    template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
+    life.plane.api.create(
+        {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": first_name(life)},
+         "spec": {"suspend": True, "template": template}},
+        life.namespace,
+    )  # fmt: skip
+
+
+def foreign_config_map(life: Adaptation) -> None:
+    life.plane.api.create(
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": first_name(life)}, "data": {"a": "b"}},
+        life.namespace,
+    )
+
+
+def remove(kind: str) -> Callable[[Adaptation], Any]:
+    return lambda life: life.plane.api.delete(kind, first_name(life), life.namespace)
+
+
+def make_secret(name: str) -> Callable[[Adaptation], Any]:
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name},
+        "stringData": {"HF_TOKEN": "t"},
+    }
+    return lambda life: life.plane.api.create(secret, life.namespace)
+
+
+def make_named_profile(life: Adaptation) -> None:
+    import builders
+
+    life.plane.api.create(builders.profile("comes-later"))
+
+
+CASES: dict[str, Case] = {
+    "no-profile": Case(
+        "ProfileNotFound", "there is no AdaptationProfile comes-later", make_named_profile,
+        {"profile": "comes-later"}, None,
+    ),
+    "no-default": Case(
+        "ProfileNotFound", "no AdaptationProfile is marked as default", edit(profile="comes-later"),
+        {}, None,
+    ),
+    "no-claim": Case(
+        "ClaimNotFound", "not-there-yet", lambda life: make_claim(life.plane, PLACE, "not-there-yet"),
+        profile={"storage": {"existingClaim": "not-there-yet"}},
+    ),
+    "no-source-claim": Case(
+        "ClaimNotFound", "corpora", lambda life: make_claim(life.plane, PLACE, "corpora"),
+        {"corpus": {"domain": [{"source": "pvc://corpora/d.jsonl"}]}},
+    ),
+    "no-secret": Case(
+        "SecretNotFound", "dapt-later", make_secret("dapt-later"),
+        {"credentials": [{"secretName": "dapt-later", "use": "read"}]},
+    ),
+    "secret-name": Case(
+        "OutsideProfileLimits", "Secret other is not allowed (allowed: dapt-*)",
+        lambda life: (edit_profile(limits={"secretNames": ["other"]})(life), make_secret("other")(life)), {"credentials": [{"secretName": "other", "use": "write"}]},
+    ),
+    "source": Case(
+        "OutsideProfileLimits", "source s3://text/d.jsonl is not allowed",
+        edit_profile(limits={"sources": ["hf://*", "s3://*"]}), profile={"limits": {"sources": ["hf://*"]}},
+    ),
+    "priority": Case(
+        "OutsideProfileLimits", "spec.priorityClassName research is not allowed",
+        edit(priorityClassName=None), {"priorityClassName": "research"},
+    ),
+    "namespace": Case(
+        "OutsideProfileLimits", f"namespace {PLACE} may not use it (allowed: ml-*)",
+        edit_profile(limits={"namespaces": ["ml-*", PLACE]}), profile={"limits": {"namespaces": ["ml-*"]}},
+    ),
+    "nodes": Case(
+        "OutsideProfileLimits", "spec.resources.nodes is 2; at most 1 are allowed",
+        edit_profile(limits={"nodes": 2}), profile={"limits": {"nodes": 1}},
+    ),
+    "gpus": Case(
+        "OutsideProfileLimits", "spec.resources.gpusPerNode is 8; a node has 2",
+        edit(resources={"gpusPerNode": 2}), {"resources": {"gpusPerNode": 8}, "pretraining": {"globalBatchSize": 32}},
+    ),
+    "hours": Case(
+        "OutsideProfileLimits", "spec.limits.gpuHours is 500; at most 100 are allowed",
+        edit(limits={"gpuHours": 90}), {"limits": {"gpuHours": 500}}, {"limits": {"gpuHours": 100}},
+    ),
+    "batch": Case(
+        "InvalidSpec", "spec.pretraining.globalBatchSize is 9", edit(pretraining={"globalBatchSize": 8}),
+        {"pretraining": {"globalBatchSize": 9}},
+    ),
+    "local-file": Case(
+        "InvalidSpec", "file://", edit(model={"source": "hf://org/base@0e9e39f"}),
+        {"model": {"source": "file:///models/base"}},
+    ),
+    "unsupported": Case(
+        "NotSupported", "spec.preference", edit(preference=None),
+        {"preference": {"data": [{"source": "s3://text/p.jsonl"}]}},
+    ),
+    "template": Case(
+        "InvalidSpec", "command", edit_profile(podTemplate=None),
+        profile={"podTemplate": {"spec": {"containers": [{"name": "trainer", "command": ["sh"]}]}}},
+    ),
+    "memory": Case(
+        "NotEnoughMemory", "GiB", edit_profile(accelerator={"memoryGiB": 24}),
+        profile={"accelerator": {"memoryGiB": 0.5}},
+    ),
+    "image": Case(
+        "ImageNotPulled", "manifest unknown", lambda life: None,
+    ),
+    "foreign-job": Case(
+        "NameTaken", "exists already and is not this adaptation's", remove("Job"), hinder=foreign_job
+    ),
+    "foreign-config": Case(
+        "NameTaken", "exists already and is not this adaptation's", remove("ConfigMap"), hinder=foreign_config_map
+    ),
+}  # fmt: skip
+
+
+class Kubelet:
+    """Everything is healthy but the image of one adaptation, until it is mended."""
+
+    def __init__(self) -> None:
+        self.has_image = False
+
+    def __call__(self, pod: ScriptedPod) -> Life:
+        if pod.stage is not None and pod.stage.run.name == "image" and not self.has_image:
+            return Life(waiting=("ErrImagePull", "registry.example/dapt-trainer:1.0.0: manifest unknown"))
+        if pod.stage is not None and pod.stage.run.name == "tampered" and pod.stage.run.stage == "prepare":
+            return Life()
+        return healthy(pod)
+
+
+@pytest.fixture(scope="module")
+def world(control_plane: ControlPlane) -> Iterator[tuple[dict[str, Adaptation], Kubelet, ScriptedKubelet]]:
+    control_plane.make_namespace(PLACE)
+    make_claim(control_plane, PLACE)
+    script = Kubelet()
+    with (
+        ScriptedKubelet(control_plane, script) as kubelet,
+        OperatorProcess(control_plane, [PLACE]) as operator,
+    ):
+        operator.wait_for("acting")
+        lives = {}
+        for name, case in CASES.items():
+            wanted = case.over.get("profile", "")
+            profile = wanted if case.profile is None else make_profile(control_plane, **case.profile)
+            over = {"suspend": True} if case.hinder else {}
+            lives[name] = life = Adaptation(
+                control_plane,
+                PLACE,
+                profile,
+                name,
+                **over | {k: v for k, v in case.over.items() if k != "profile"},
+            )
+            if case.hinder is not None:
+                case.hinder(life)
+                life.patch(suspend=False)
+        yield lives, script, kubelet
+        assert [line for line in operator.lines() if line.get("level") == "error"] == []
+    control_plane.api.delete("Namespace", PLACE)
+    control_plane.api.delete("AdaptationProfile", "comes-later")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_stalls_with_its_reason_and_heals_by_the_correction_alone(
+    world: tuple[dict[str, Adaptation], Kubelet, ScriptedKubelet], name: str
+) -> None:
+    (lives, script, kubelet), case = world, CASES[name]
+    life = lives[name]
+    life.wait(lambda one: one.condition("Stalled").get("status") == "True", "Stalled", STALLED_WITHIN_SECONDS)
+    stalled = life.condition("Stalled")
+    assert stalled["reason"] == case.reason
+    assert case.said in stalled["message"]
+    assert life.condition("Ready")["status"] == "False"
+    assert life.status["phase"] == "Stalled"
+    case.mend(life)
+    if name == "image":
+        script.has_image = True
+        kubelet.script = script
+    life.wait_for_phase("Published", seconds=180)
+
+
+def test_a_changed_copy_is_noticed_while_the_stage_runs(
+    world: tuple[dict[str, Adaptation], Kubelet, ScriptedKubelet], control_plane: ControlPlane
+) -> None:
+    profile = make_profile(control_plane)
+    life = Adaptation(control_plane, PLACE, profile, "tampered")
+    life.wait_for_run("prepare")
+    name = first_name(life)
+    copy = control_plane.api.get("ConfigMap", name, PLACE)
+    control_plane.api.delete("ConfigMap", name, PLACE)
+    text = copy["data"]["stage.json"].replace("s3://text/d.jsonl", "s3://elsewhere/d.jsonl")
+    kept = ("name", "labels", "ownerReferences")
+    changed = copy | {
+        "metadata": {field: copy["metadata"][field] for field in kept},
+        "data": copy["data"] | {"stage.json": text},
+    }
+    control_plane.api.create(changed, PLACE)
+    life.wait(
+        lambda one: one.condition("Stalled").get("reason") == "Tampered", "Tampered", STALLED_WITHIN_SECONDS
+    )
+    assert name in life.condition("Stalled")["message"]
+    control_plane.api.delete("ConfigMap", name, PLACE)
+    life.wait(lambda one: one.condition("Stalled")["status"] == "False", "going on", STALLED_WITHIN_SECONDS)
+
+
+def test_pods_that_no_node_can_take_are_work_in_progress_with_the_schedulers_reason(
+    world: tuple[dict[str, Adaptation], Kubelet, ScriptedKubelet], control_plane: ControlPlane
+) -> None:
+    profile = make_profile(control_plane, podTemplate={"spec": {"nodeSelector": {"gpu": "b300"}}})
+    life = Adaptation(control_plane, PLACE, profile, "no-node")
+    life.wait(
+        lambda one: one.condition("Reconciling").get("reason") == "WaitingForNodes", "the scheduler's reason"
+    )
+    assert "didn't match Pod's node affinity/selector" in life.condition("Reconciling")["message"]
+    assert life.condition("Stalled")["status"] == "False"
