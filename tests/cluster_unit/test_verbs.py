@@ -12,7 +12,7 @@ from cluster_objects import KEY, adaptation, job, pod, rendered
 from dapt_operator.api.run import plain
 from dapt_operator.cluster.kubernetes import ApiError, NotLeader, Refused
 from dapt_operator.cluster.kubernetes import cluster as adapter_module
-from dapt_operator.cluster.port import Conflict, Event, Key, NameTaken, ObjectReference
+from dapt_operator.cluster.port import CannotMake, Conflict, Event, Key, NameTaken, ObjectReference
 from dapt_operator.launchers import indexed_job
 from dapt_operator.reconcile import signing_secret
 from launch_builders import UID, owner, profile
@@ -177,7 +177,23 @@ def test_a_claim_that_cannot_be_changed_any_more_serves_as_it_is(
 
 def test_what_the_server_refuses_is_raised_with_its_sentence(adapter: Adapter) -> None:
     adapter.double.odd("POST", FORBIDDEN)
-    with pytest.raises(Refused, match="403 Forbidden: no right"):
+    of = rendered()[1]
+    with pytest.raises(CannotMake, match=f"^the cluster refuses Job {of['metadata']['name']}: no right"):
+        adapter.cluster.apply(KEY, of)
+
+
+def test_a_kind_that_is_not_installed_is_told_with_what_to_do(adapter: Adapter) -> None:
+    adapter.double.odd("POST", Odd(404, {"Content-Type": "text/plain"}, b"404 page not found\n"))
+    of = rendered()[1] | {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet"}
+    with pytest.raises(
+        CannotMake, match="JobSet is not installed here; install it, or give the profile the launcher"
+    ):
+        adapter.cluster.apply(KEY, of)
+
+
+def test_a_server_in_trouble_refuses_nothing(adapter: Adapter) -> None:
+    adapter.double.odd("POST", Odd(404, {}, b'{"reason":"NotFound","message":"namespaces health not found"}'))
+    with pytest.raises(ApiError, match="namespaces health not found"):
         adapter.cluster.apply(KEY, rendered()[1])
 
 

@@ -72,6 +72,29 @@ def test_a_name_that_is_taken_stalls_is_not_remembered_and_heals(kind: str) -> N
     assert world.status["phase"] == "Published"
 
 
+def test_what_the_cluster_refuses_stalls_with_its_sentence_and_heals() -> None:
+    world = World()
+    said = 'jobs.batch "x" is forbidden: exceeded quota: team, requested: count/jobs.batch=1, used: count/jobs.batch=4'
+    name = job_name(world)
+    world.cluster.refuse(world.key, "Job", said)
+    plan = world.visit()
+    assert plan.requeue_after == 15.0
+    assert world.condition("Stalled") == (
+        "True",
+        "Refused",
+        f"the cluster refuses Job {name}: {said}; once it is allowed, this goes on by itself",
+    )
+    assert "runs" not in world.status["ledger"]
+    writes = world.cluster.writes
+    world.cluster.advance(15)
+    assert world.visit().requeue_after == 15.0
+    assert world.cluster.writes == writes
+    world.cluster.refuse(world.key, "Job")
+    world.live()
+    assert world.tries[:2] == ["prepare/1", "baseline/1"]
+    assert world.status["phase"] == "Published"
+
+
 def test_a_name_that_is_taken_in_mid_life_loses_nothing() -> None:
     world = World()
     world.live_until("pretrain")

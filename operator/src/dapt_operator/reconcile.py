@@ -12,15 +12,25 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 
+from dapt_operator.api.conditions import NAME_TAKEN, REFUSED
 from dapt_operator.api.names import signing_secret_name
 from dapt_operator.api.run import Manifest, Owner
-from dapt_operator.cluster.port import Cluster, Conflict, Event, Key, NameTaken, ObjectReference, World
+from dapt_operator.cluster.port import (
+    CannotMake,
+    Cluster,
+    Conflict,
+    Event,
+    Key,
+    NameTaken,
+    ObjectReference,
+    World,
+)
 from dapt_operator.launchers import all_states
 from dapt_operator.launchers.base import Launcher
 from dapt_operator.launchers.labels import adaptation_labels, owner_references
 from dapt_operator.launchers.pod import SIGNING_KEY
 from dapt_operator.plan.decide import Plan, decide
-from dapt_operator.plan.observed import Observed, observe
+from dapt_operator.plan.observed import Observed, Obstacle, observe
 
 MAX_CONFLICTS = 5
 MAX_PASSED_OVER = 3
@@ -57,7 +67,7 @@ def reconcile(
 
 
 def _act(cluster: Cluster, key: Key, observed: Observed, launcher: Launcher) -> Plan:
-    """Carry a plan out; when a name is taken, the one that knows it: another number of the try, or a person."""
+    """Carry a plan out; when an object cannot be made, the one that knows it: another number, or a person."""
     while True:
         plan = decide(observed, launcher)
         try:
@@ -66,7 +76,12 @@ def _act(cluster: Cluster, key: Key, observed: Observed, launcher: Launcher) -> 
             if taken.ours and observed.passed_over < MAX_PASSED_OVER:
                 observed = replace(observed, passed_over=observed.passed_over + 1)
             else:
-                observed = replace(observed, taken=str(taken))
+                message = f"{taken}; remove it, then this goes on by itself"
+                observed = replace(observed, obstacle=Obstacle(NAME_TAKEN, message))
+            continue
+        except CannotMake as refusal:
+            message = f"{str(refusal).rstrip('.')}; once it is allowed, this goes on by itself"
+            observed = replace(observed, obstacle=Obstacle(REFUSED, message))
             continue
         return plan
 

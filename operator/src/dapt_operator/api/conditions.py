@@ -62,6 +62,7 @@ RETRIES_EXHAUSTED: Final = "RetriesExhausted"
 PENDING_TIMEOUT: Final = "PendingTimeout"
 TAMPERED: Final = "Tampered"
 NAME_TAKEN: Final = "NameTaken"
+REFUSED: Final = "Refused"
 SECRET_NOT_FOUND: Final = "SecretNotFound"
 CLAIM_NOT_FOUND: Final = "ClaimNotFound"
 IMAGE_NOT_PULLED: Final = "ImageNotPulled"
@@ -107,6 +108,7 @@ REASONS: Final[dict[str, str]] = {
     PENDING_TIMEOUT: "Pods waited for a node longer than the profile's pendingTimeoutSeconds.",
     TAMPERED: "A ConfigMap of the run was changed after it was written.",
     NAME_TAKEN: "An object that a stage needs cannot be made: its name belongs to something else.",
+    REFUSED: "The cluster refuses an object that a stage needs: a quota, a policy, a right, a kind not installed.",
     SECRET_NOT_FOUND: "A Secret that a pod needs is not there.",
     CLAIM_NOT_FOUND: "A volume claim that a pod needs is not there.",
     IMAGE_NOT_PULLED: "The trainer's image cannot be pulled.",
@@ -142,6 +144,7 @@ STALLING: Final = (
     PENDING_TIMEOUT,
     TAMPERED,
     NAME_TAKEN,
+    REFUSED,
     SECRET_NOT_FOUND,
     CLAIM_NOT_FOUND,
     IMAGE_NOT_PULLED,

@@ -28,7 +28,7 @@ from dapt_operator.cluster.memory_objects import GANGS, Stored, copy, time_text
 from dapt_operator.cluster.memory_objects import Ends as Ends
 from dapt_operator.cluster.memory_objects import Script as Script
 from dapt_operator.cluster.memory_objects import Stays as Stays
-from dapt_operator.cluster.port import Conflict, Event, Key, NameTaken, ObjectReference, World
+from dapt_operator.cluster.port import CannotMake, Conflict, Event, Key, NameTaken, ObjectReference, World
 
 START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 DEFAULT_PROFILE_ANNOTATION = "dapt.dev/default"
@@ -99,6 +99,13 @@ class MemoryCluster(MemoryKubelet):
     def free_name(self, key: Key, kind: str, name: str) -> None:
         """It is moved away."""
         del self._stored[key].taken[(kind, name)]
+
+    def refuse(self, key: Key, kind: str, why: str = "") -> None:
+        """A quota or a policy forbids objects of a kind; without a reason it no longer does."""
+        if why:
+            self._stored[key].refused[kind] = why
+        else:
+            self._stored[key].refused.pop(kind, None)
 
     def tamper(self, key: Key, name: str) -> None:
         """A tenant replaces the ConfigMap of a run by one with another stage.json."""
@@ -229,6 +236,8 @@ class MemoryCluster(MemoryKubelet):
     def _apply(self, key: Key, manifest: Manifest) -> None:
         stored = self._stored[key]
         place = (manifest["kind"], manifest["metadata"]["name"])
+        if place[0] in stored.refused:
+            raise CannotMake(*place, stored.refused[place[0]])
         if place in stored.taken:
             raise NameTaken(*place, stored.taken[place])
         if place in stored.objects:

@@ -61,6 +61,8 @@ class Stored:
     progress: dict[str, Progress] = field(default_factory=dict)
     logs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     taken: dict[tuple[str, str], str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    """Kinds that the cluster refuses, with its sentence."""
     """Names of objects that are somebody else's, and whose."""
 
     def gangs(self) -> list[dict[str, Any]]:

@@ -77,6 +77,19 @@ class NameTaken(Exception):
         self.ours = ours
 
 
+class CannotMake(Exception):
+    """The cluster refuses an object of ours, and will again until a person changes something."""
+
+    def __init__(self, kind: str, name: str, why: str) -> None:
+        """
+        Args:
+            kind: of the object.
+            name: its name.
+            why: the cluster's own sentence.
+        """
+        super().__init__(f"the cluster refuses {kind} {name}: {why}")
+
+
 class Cluster(Protocol):
     """The port. Adapters: `local` (processes), `memory` (tests), `kubernetes`."""
 
@@ -90,6 +103,7 @@ class Cluster(Protocol):
 
         Raises:
             NameTaken: the name belongs to another owner, or an immutable ConfigMap holds something else.
+            CannotMake: a quota, a policy, missing rights, or a kind that is not installed.
         """
         ...
 

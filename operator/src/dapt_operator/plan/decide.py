@@ -31,7 +31,7 @@ STOPPING_SECONDS = 1.0
 """While runs that are not wanted any more save and stop, or pods end after one of theirs has failed."""
 PEERS_SECONDS = 0.2
 """While the peers of a failed pod are killed: the gang's next try waits for their end alone."""
-TAKEN_SECONDS = 15.0
+OBSTRUCTED_SECONDS = 15.0
 """While a name that we need belongs to something else: nobody tells us when it goes."""
 
 
@@ -106,7 +106,7 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         name=observed.owner.name,
         runs=observed.runs,
         left_seconds=left,
-        taken=observed.taken,
+        obstacle=observed.obstacle,
     )
     reached = Walk(situation).go()
     run: StageRun | None = None
@@ -174,8 +174,8 @@ def _requeue(observed: Observed, reached: Reached, removed: tuple[Removal, ...])
         return PEERS_SECONDS
     if any(run.ailing for run in observed.live):
         return STOPPING_SECONDS
-    if reached.look.fact is Fact.TAKEN:
-        return TAKEN_SECONDS
+    if reached.look.fact is Fact.OBSTRUCTED:
+        return OBSTRUCTED_SECONDS
     if reached.do in (Do.STOP, Do.CLEAR):
         return STOPPING_SECONDS
     record = reached.look.record

@@ -31,6 +31,14 @@ class Wish:
 
 
 @dataclass(frozen=True)
+class Obstacle:
+    """Why an object of a run cannot be made before a person has done something."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Observed:
     """One adaptation at one moment."""
 
@@ -47,8 +55,8 @@ class Observed:
     """The stored status as we would write it."""
     instance: str = ""
     """Which operator installation looks; empty for the local run."""
-    taken: str = ""
-    """Which name was found taken in this very visit, when the objects of a run were made."""
+    obstacle: Obstacle | None = None
+    """What stood in the way in this very visit, when the objects of a run were made."""
     passed_over: int = 0
     """So many numbers of a try were found burnt in this very visit: a ConfigMap of ours has the name and holds
     something else, left from a try that never became a run."""

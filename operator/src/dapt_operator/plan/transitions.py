@@ -60,8 +60,8 @@ class Fact(StrEnum):
     """A try waits for a node longer than the profile's pendingTimeoutSeconds."""
     CROWDED = "Crowded"
     """A try would be due, and a run that is not wanted any more must end first."""
-    TAKEN = "Taken"
-    """A try would be due, and the name of one of its objects belongs to something else."""
+    OBSTRUCTED = "Obstructed"
+    """A try would be due, and one of its objects cannot be made: its name is taken, or the cluster refuses it."""
     OVERSPENT = "Overspent"
     """A try would be due and limits.gpuHours is used up."""
 
@@ -133,7 +133,7 @@ def _runs(succeeded: Move, **special: Move) -> dict[Fact, Move]:
         Fact.HINDERED: Do.STALL,
         Fact.UNPLACED: Do.STALL,
         Fact.CROWDED: Do.CLEAR,
-        Fact.TAKEN: Do.STALL,
+        Fact.OBSTRUCTED: Do.STALL,
         Fact.OVERSPENT: Do.END,
     }
     return table | {Fact[name]: move for name, move in special.items()}

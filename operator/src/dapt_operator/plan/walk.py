@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dapt_contract.stages.common import ModelReference
-from dapt_operator.api.conditions import NAME_TAKEN, PENDING_TIMEOUT, VERIFY_FAILED
+from dapt_operator.api.conditions import PENDING_TIMEOUT, VERIFY_FAILED
 from dapt_operator.api.ledger import Ledger, RunRecord
 from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.run import RunState
@@ -18,6 +18,7 @@ from dapt_operator.plan.card import card_facts
 from dapt_operator.plan.facts import Facts, finetuned, read_facts, verified
 from dapt_operator.plan.gates import GATES, GateFacts, Verdict
 from dapt_operator.plan.history import find, find_state
+from dapt_operator.plan.observed import Obstacle
 from dapt_operator.plan.resolve import RefusedError
 from dapt_operator.plan.retries import JUDGED, stalled
 from dapt_operator.plan.selection import Breached, Choice, NeedsMeasure, Selected, choose, remedies
@@ -42,8 +43,8 @@ class Situation:
     left_seconds: float | None = None
     """Accelerator-seconds left of the limit; None without one."""
     attempt: int = 1
-    taken: str = ""
-    """Which name was found taken when the objects of the due try were made; empty: nobody tried, or none was."""
+    obstacle: Obstacle | None = None
+    """Why the objects of the due try cannot be made; None: nobody tried, or nothing stood in the way."""
 
 
 @dataclass(frozen=True)
@@ -271,9 +272,9 @@ class Walk:
             return Look(Fact.OVERSPENT, stage, record)
         if any(run.is_live for run in self.at.runs):
             return Look(Fact.CROWDED, stage, record)
-        if self.at.taken and fact in (Fact.ABSENT, Fact.DUE):
-            message = f"{self.at.taken}; remove it, then this goes on by itself"
-            return Look(Fact.TAKEN, stage, record, NAME_TAKEN, message)
+        obstacle = self.at.obstacle
+        if obstacle is not None and fact in (Fact.ABSENT, Fact.DUE):
+            return Look(Fact.OBSTRUCTED, stage, record, obstacle.reason, obstacle.message)
         return Look(fact, stage, record)
 
     def _exhausted(self, look: Look) -> Look:

@@ -18,7 +18,7 @@ from dapt_operator.api.names import API_VERSION, LABEL_FENCE, LABEL_NAME, LABEL_
 from dapt_operator.api.profile import DEFAULT_PROFILE_ANNOTATION
 from dapt_operator.api.run import Children, Manifest
 from dapt_operator.cluster.kubernetes.api import Api
-from dapt_operator.cluster.kubernetes.creation import create
+from dapt_operator.cluster.kubernetes.creation import create, why_refused
 from dapt_operator.cluster.kubernetes.digests import StageDigests
 from dapt_operator.cluster.kubernetes.errors import ApiError
 from dapt_operator.cluster.kubernetes.events import event_manifest
@@ -27,7 +27,7 @@ from dapt_operator.cluster.kubernetes.paths import KINDS
 from dapt_operator.cluster.kubernetes.readings import Readings
 from dapt_operator.cluster.kubernetes.store import HOLDERS, PROFILE, RESOURCE, Family, Store
 from dapt_operator.cluster.kubernetes.workloads import QUEUE_LABEL, Workloads
-from dapt_operator.cluster.port import Conflict, Event, Key, ObjectReference, World
+from dapt_operator.cluster.port import CannotMake, Conflict, Event, Key, ObjectReference, World
 
 MOST_LOGS = 4
 """Pods of a failed gang whose logs are read: those that failed first."""
@@ -113,10 +113,17 @@ class KubernetesCluster:
 
         Raises:
             NameTaken: the name belongs to another owner, or an immutable ConfigMap holds something else.
+            CannotMake: the API server refused, or does not know the kind.
             NotLeader: this process may not write.
-            ApiError: the API server refused, or could not be reached; see `errors`.
+            ApiError: the API server could not be reached, or is in trouble; see `errors`.
         """
-        made = create(self._api, manifest)
+        try:
+            made = create(self._api, manifest)
+        except ApiError as error:
+            why = why_refused(error, str(manifest["kind"]))
+            if why:
+                raise CannotMake(manifest["kind"], manifest["metadata"]["name"], why) from error
+            raise
         if made is not None and manifest["kind"] in HOLDERS:
             self._store.put(made, own=True)
 

@@ -13,6 +13,8 @@ from dapt_operator.cluster.port import NameTaken
 
 APPLIED = frozenset({"PersistentVolumeClaim", "Service"})
 """Kinds that are applied server-side; all others are created once."""
+MAX_SENTENCE = 1000
+"""Of what the API server says; a webhook may say any amount."""
 _log = logging.getLogger(__name__)
 
 
@@ -45,6 +47,15 @@ def create(api: Api, manifest: Manifest) -> Manifest | None:
         raise NameTaken(kind, name, "its content is not what was written", ours=True)
     result: Manifest = found
     return result
+
+
+def why_refused(error: ApiError, kind: str) -> str:
+    """Why an object will be refused again, in a sentence; empty when the same request may succeed later."""
+    if (
+        error.status == 404 and kind == "JobSet" and not error.reason
+    ):  # the group's address itself is not there
+        return "JobSet is not installed here; install it, or give the profile the launcher IndexedJob"
+    return error.message[:MAX_SENTENCE].strip() if isinstance(error, Refused) else ""
 
 
 def check_owner(found: Manifest, wanted: Manifest) -> None:
