@@ -10,6 +10,8 @@ from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
 PATIENCE_SECONDS = 10.0
+CONTROLLERS = {"cpu", "cpuset", "memory", "pids"}
+"""Of version 2: what a kubelet insists on."""
 
 
 PREFIX = "dapt-node-"
@@ -36,6 +38,18 @@ def cgroup() -> Iterator[str]:
             _remove(hierarchy / name)
 
 
+def hindrance() -> str:
+    """Why no kubelet can make groups here, in a few words; empty when one can."""
+    try:
+        with cgroup() as name:
+            if not _is_unified():
+                return ""
+            lacking = CONTROLLERS - set((ROOT / name / "cgroup.controllers").read_text().split())
+            return f"the controllers {', '.join(sorted(lacking))} are not handed down" if lacking else ""
+    except OSError as error:
+        return f"no control group can be made: {error}"
+
+
 def processes_below(name: str, part: str) -> tuple[int, ...]:
     """Process ids in those groups below `name` whose path contains `part` (a pod's uid, say)."""
     found: set[int] = set()
@@ -47,8 +61,12 @@ def processes_below(name: str, part: str) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
+def _is_unified() -> bool:
+    return (ROOT / "cgroup.controllers").is_file()
+
+
 def _hierarchies() -> list[Path]:
-    if (ROOT / "cgroup.controllers").is_file():
+    if _is_unified():
         return [ROOT]
     return [it for it in sorted(ROOT.iterdir()) if it.is_dir() and not it.is_symlink()]
 
@@ -61,7 +79,7 @@ def _make(parent: Path, group: Path) -> None:
     group.mkdir()
     for setting in ("cpuset.cpus", "cpuset.mems"):
         # Version 1 starts a group without any processor, and no process can join it so.
-        if (group / setting).is_file() and not (ROOT / "cgroup.controllers").is_file():
+        if (group / setting).is_file() and not _is_unified():
             (group / setting).write_text((parent / setting).read_text())
 
 

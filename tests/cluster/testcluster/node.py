@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -48,6 +49,10 @@ def hindrance() -> str:
     unbuilt = [name for name in ("coredns", "pause") if build.built(name) is None]
     if unbuilt and not build.have_go():
         return f"the whole node needs {' and '.join(unbuilt)}: `make cluster` builds them where there is Go"
+    trial = subprocess.run([*ISOLATED, "true"], capture_output=True, text=True, check=False)
+    said = trial.stderr.strip() if trial.returncode else cgroups.hindrance()
+    if said:
+        return f"the whole node may not run containers here ({said}): run its tests on a machine of their own"
     return ""
 
 
