@@ -182,4 +182,6 @@ def lacking(*components: str) -> str:
     if shutil.which("kubectl") is None:
         return "no kubectl here: it renders the manifests of JobSet and Kueue"
     missing = [name for name in components if build.built(name) is None]
-    return f"{' and '.join(missing)} not built: `make cluster-extras` builds them where Go is" if missing else ""
+    return (
+        f"{' and '.join(missing)} not built: `make cluster-extras` builds them where Go is" if missing else ""
+    )
