@@ -43,7 +43,8 @@ def control_plane() -> Iterator[ControlPlane]:
 @pytest.fixture(scope="module")
 def release(control_plane: ControlPlane) -> Iterator[Release]:
     """The operator for the whole cluster, with what the chart grants and no more."""
-    with Release(control_plane) as made:
+    with pytest.MonkeyPatch.context() as patch, Release(control_plane) as made:
+        patch.setenv("POD_UID", "pod-0")  # started again in its pod, it goes on with its Lease
         made.install({"crds": {"install": False}, "features": {"jobSet": True}})
         made.run_operator()
         yield made
