@@ -210,6 +210,36 @@ def test_what_kueue_takes_back_it_gives_again(
     assert adaptation.status["usage"]["restarts"] == 0
 
 
+def test_priority_takes_the_quota_from_those_of_less(
+    control_plane: ControlPlane, place: str, queue: Queues, kubelet: ScriptedKubelet
+) -> None:
+    kubelet.script = healthy
+    urgent = f"{place}-urgent"
+    control_plane.api.create(
+        {
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": urgent},
+            "value": 1000,
+        }
+    )
+    queue.set_quota({GPU: "4"}, preemption={"withinClusterQueue": "LowerPriority"})
+    other = hold(control_plane, place, 4)
+    profile = make_profile(control_plane, limits={"priorityClasses": [urgent]})
+    adaptation = Adaptation(control_plane, place, profile, queue="team", priorityClassName=urgent)
+    adaptation.wait_for_phase("Published")
+    evictions = [
+        condition["message"]
+        for workload in queue.workloads()
+        if workload["metadata"]["ownerReferences"][0]["name"] == other
+        for condition in workload["status"]["conditions"]
+        if condition["type"] == "Preempted"
+    ]
+    assert len(evictions) == 1
+    assert evictions[0].startswith("Preempted to accommodate a workload")
+    control_plane.api.delete("PriorityClass", urgent)
+
+
 def test_jobsets_wait_in_the_queue_as_jobs_do(
     control_plane: ControlPlane, place: str, queue: Queues, kubelet: ScriptedKubelet
 ) -> None:
