@@ -185,12 +185,13 @@ class ApiDouble:
         items = [item for path, item in sorted(self.objects.items()) if inside.search(path)]
         if namespace:
             items = [item for item in items if item["metadata"].get("namespace") == namespace]
-        label, _, value = request.query.get("labelSelector", "").partition("=")
-        if label:
+        for wanted in filter(None, request.query.get("labelSelector", "").split(",")):
+            label, _, value = wanted.partition("=")
             items = [
-                item for item in items
-                if (found := (item["metadata"].get("labels") or {}).get(label)) and (not value or found == value)
-            ]  # fmt: skip
+                item
+                for item in items
+                if (found := (item["metadata"].get("labels") or {}).get(label)) and value in ("", found)
+            ]
         start = int(request.query.get("continue", "0"))
         end = start + int(request.query.get("limit", len(items) or 1))
         metadata = {"resourceVersion": str(self.version)} | (

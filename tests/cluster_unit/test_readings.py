@@ -11,8 +11,8 @@ import pytest
 
 from dapt_contract.progress import Progress
 from dapt_operator.cluster.kubernetes import readings as module
+from dapt_operator.cluster.kubernetes.entry import Target
 from dapt_operator.cluster.kubernetes.readings import Readings
-from dapt_operator.cluster.kubernetes.store import Target
 from dapt_operator.cluster.port import Key
 from pods import free_port, wait_until
 

@@ -14,24 +14,24 @@ from typing import Any
 
 import kubernetes.client
 
-from dapt_operator.api.names import API_VERSION, LABEL_FENCE, LABEL_NAME, LABEL_RUN
+from dapt_operator.api.names import API_VERSION, LABEL_NAME, LABEL_RUN, LABEL_UID
 from dapt_operator.api.profile import DEFAULT_PROFILE_ANNOTATION
 from dapt_operator.api.run import Children, Manifest
+from dapt_operator.cluster.kubernetes import children
 from dapt_operator.cluster.kubernetes.api import Api
 from dapt_operator.cluster.kubernetes.creation import create, why_refused
 from dapt_operator.cluster.kubernetes.digests import StageDigests
+from dapt_operator.cluster.kubernetes.entry import HOLDERS, PROFILE, RESOURCE
 from dapt_operator.cluster.kubernetes.errors import ApiError
 from dapt_operator.cluster.kubernetes.events import event_manifest
 from dapt_operator.cluster.kubernetes.logs import PodLogs
 from dapt_operator.cluster.kubernetes.paths import KINDS
 from dapt_operator.cluster.kubernetes.readings import Readings
-from dapt_operator.cluster.kubernetes.store import HOLDERS, PROFILE, RESOURCE, Family, Store
-from dapt_operator.cluster.kubernetes.workloads import QUEUE_LABEL, Workloads
+from dapt_operator.cluster.kubernetes.store import Family, Store
+from dapt_operator.cluster.kubernetes.workloads import Workloads
 from dapt_operator.cluster.port import CannotMake, Conflict, Event, Key, ObjectReference, World
 
-MOST_LOGS = 4
-"""Pods of a failed gang whose logs are read: those that failed first."""
-_STOPPED = (0, 143)
+_MOST_REMEMBERED = 20_000
 _EVENT_ATTEMPTS = 2
 _log = logging.getLogger(__name__)
 
@@ -59,6 +59,8 @@ class KubernetesCluster:
         self._api = Api(api, may_write)
         self._store = store
         self._namespaces = tuple(namespaces)
+        self._read_anew: set[str] = set()
+        """Uids of runs whose pods were listed because their watch was behind."""
         self._digests = StageDigests(self._api)
         self._workloads = Workloads(self._api)
         self._logs = PodLogs(self._api, on_change)
@@ -73,12 +75,19 @@ class KubernetesCluster:
     # --- observe ---
 
     def observe(self, key: Key) -> World:
-        """Gather everything that a plan may depend on."""
+        """Gather everything that a plan may depend on.
+
+        Raises:
+            ApiError: pods of a run that is over had to be read anew, and could not be.
+        """
         family = self._store.family(key)
         now = datetime.now(UTC)
         if family.resource is None:
             self._digests.forget(key)
             self._workloads.forget(key)
+            return World(now, None, None, Children())
+        family = self._up_to_date(key, family, now)
+        if family.resource is None:
             return World(now, None, None, Children())
         profile, defaults = self._profile(family.resource)
         return World(now, family.resource, profile, self._children(key, family), defaults)
@@ -92,19 +101,34 @@ class KubernetesCluster:
         return (profiles[defaults[0]] if len(defaults) == 1 else None), defaults
 
     def _children(self, key: Key, family: Family) -> Children:
-        open_runs = [job for job in family.jobs if not _is_over(job)]
-        busy = {_run(pod) for pod in family.pods if not _phase_is(pod, "Succeeded", "Failed")}
-        live = [job for job in open_runs if _run(job) in busy]
-        queued = [job for job in open_runs if job["spec"].get("suspend") and QUEUE_LABEL in _labels(job)]
-        failed = [pod for pod in family.pods if _phase_is(pod, "Failed")]
+        jobs, pods = family.jobs, family.pods
+        failed = children.failed(pods)
         return Children(
-            jobs=family.jobs,
-            pods=family.pods,
+            jobs=jobs,
+            pods=pods,
             progress=self._readings.of(key),
-            workloads=self._workloads.of(key, queued),
-            logs=self._logs.of(key, failed, _worth_reading(family.jobs, failed)) if failed else {},
-            stage_digests=self._digests.of(key, live),
+            workloads=self._workloads.of(key, children.queued(jobs)),
+            logs=self._logs.of(key, failed, children.worth_reading(jobs, failed)) if failed else {},
+            stage_digests=self._digests.of(key, children.live(jobs, pods)),
         )
+
+    def _up_to_date(self, key: Key, family: Family, now: datetime) -> Family:
+        """The same, with the pods of runs that are over read anew where their watch is behind; once for each run."""
+        runs = [
+            job
+            for job in children.untold(family.jobs, family.pods, now)
+            if str(job["metadata"]["uid"]) not in self._read_anew
+        ]
+        if not runs:
+            return family
+        for job in runs:
+            run, uid = children.run_of(job), job["metadata"]["labels"][LABEL_UID]
+            query = {"labelSelector": f"{LABEL_UID}={uid},{LABEL_RUN}={run}"}
+            self._list_once("Pod", key.namespace, query, run)
+            if len(self._read_anew) > _MOST_REMEMBERED:
+                self._read_anew.clear()
+            self._read_anew.add(str(job["metadata"]["uid"]))
+        return self._store.family(key)
 
     # --- writes ---
 
@@ -241,11 +265,13 @@ class KubernetesCluster:
                 changed |= set(self._store.keys_of_profile(name))
         return changed
 
-    def _list_once(self, kind: str, namespace: str | None, query: Mapping[str, str]) -> set[Key]:
+    def _list_once(
+        self, kind: str, namespace: str | None, query: Mapping[str, str], run: str | None = None
+    ) -> set[Key]:
         pages = self._api.pages(KINDS[kind].collection(namespace), query)
         first = next(pages)
         version = str((first.get("metadata") or {}).get("resourceVersion") or "") or None
-        return self._store.replace(kind, _items(kind, first, pages), version, namespace)
+        return self._store.replace(kind, _items(kind, first, pages), version, namespace, run)
 
     def _profile_versions(self) -> set[tuple[str, str]]:
         return {
@@ -266,51 +292,3 @@ def _items(kind: str, first: Manifest, rest: Iterator[Manifest]) -> Iterator[Man
 def _is_default(profile: Manifest) -> bool:
     annotations = profile["metadata"].get("annotations") or {}
     return bool(annotations.get(DEFAULT_PROFILE_ANNOTATION) == "true")
-
-
-def _labels(item: Manifest) -> Mapping[str, str]:
-    labels: Mapping[str, str] = item["metadata"].get("labels") or {}
-    return labels
-
-
-def _run(item: Manifest) -> str:
-    return _labels(item).get(LABEL_RUN, "")
-
-
-def _phase_is(pod: Manifest, *phases: str) -> bool:
-    return (pod.get("status") or {}).get("phase") in phases
-
-
-def _is_over(job: Manifest) -> bool:
-    if job["metadata"].get("deletionTimestamp"):
-        return True
-    conditions = (job.get("status") or {}).get("conditions") or []
-    return any(
-        item.get("status") == "True" and item.get("type") in ("Complete", "Completed", "Failed")
-        for item in conditions
-    )
-
-
-def _worth_reading(jobs: Sequence[Manifest], failed: Sequence[Manifest]) -> set[str]:
-    """Failed pods of the newest run: the causes of older ones are written down. First those that failed first."""
-    if not jobs:
-        return set()
-    newest = _run(max(jobs, key=_fence))
-    ends = {
-        str(pod["metadata"]["name"]): end
-        for pod in failed
-        if _run(pod) == newest and (end := _end(pod)) and end.get("exitCode") not in _STOPPED
-    }
-    first = sorted(ends, key=lambda name: str(ends[name].get("finishedAt") or "9"))
-    return set(first[:MOST_LOGS])
-
-
-def _fence(job: Manifest) -> int:
-    fence = _labels(job).get(LABEL_FENCE, "")
-    return int(fence) if fence.isdigit() else 0
-
-
-def _end(pod: Manifest) -> Mapping[str, Any]:
-    """How its containers ended; empty for a pod that never ran."""
-    statuses = (pod.get("status") or {}).get("containerStatuses") or []
-    return next((end for item in statuses if (end := (item.get("state") or {}).get("terminated"))), {})

@@ -17,7 +17,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from dapt_contract.progress import Progress
-from dapt_operator.cluster.kubernetes.store import Target
+from dapt_operator.cluster.kubernetes.entry import Target
 from dapt_operator.cluster.port import Key
 
 INTERVAL_SECONDS = 3.0

@@ -10,59 +10,26 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any
 
-from dapt_operator.api.names import GROUP, LABEL_NAME, LABEL_RUN, LABEL_UID
 from dapt_operator.api.run import Manifest
-from dapt_operator.cluster.kubernetes.slim import interned, slim
+from dapt_operator.cluster.kubernetes.entry import (
+    HOLDERS,
+    KEPT,
+    PROFILE,
+    RESOURCE,
+    Entry,
+    Place,
+    Target,
+    place_of,
+    read,
+    version_of,
+)
 from dapt_operator.cluster.port import Key
-from dapt_operator.launchers.pod import COMPLETION_INDEX
 
-RESOURCE, PROFILE = "DomainAdaptation", "AdaptationProfile"
-HOLDERS = ("Job", "JobSet")
-"""Kinds that hold pods."""
-KEPT = (RESOURCE, PROFILE, *HOLDERS, "Pod")
-JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
-JOB_LABEL = "batch.kubernetes.io/job-name"
-_ENDED = ("Succeeded", "Failed")
 _MOST_DEAD = 50_000
-
-_Place = tuple[str, str, str]
-"""Kind, namespace, name."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """A pod that answers for its run."""
-
-    key: Key
-    holder: str
-    """Name of the Job or JobSet."""
-    run: str
-    """First digits of the run key."""
-    host: str
-    port: int
-
-
-@dataclass(slots=True)
-class _Entry:
-    body: Any
-    """Bytes of JSON for children, dictionaries for resources and profiles."""
-    uid: str
-    version: int
-    key: Key | None
-    owner_uid: str = ""
-    run: str = ""
-    ended: bool = False
-    """For a pod: it has said its last words."""
-    gone: bool = False
-    """Deleted, and kept for what it said until its Job goes too."""
-    own: bool = False
-    """A status that we wrote and no watch has told of yet."""
-    target: Target | None = None
 
 
 @dataclass(frozen=True)
@@ -79,8 +46,8 @@ class Store:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._objects: dict[str, dict[_Place, _Entry]] = {kind: {} for kind in KEPT}
-        self._places: dict[Key, dict[_Place, None]] = {}
+        self._objects: dict[str, dict[Place, Entry]] = {kind: {} for kind in KEPT}
+        self._places: dict[Key, dict[Place, None]] = {}
         """Children of a key, in the order in which they were first seen."""
         self._dead: OrderedDict[str, None] = OrderedDict()
         """Uids of objects that are gone, so that a late event does not bring one back."""
@@ -96,10 +63,10 @@ class Store:
             The adaptation concerned; None when the object is not ours, is a profile, or says nothing new. A status
             that we wrote is new once more when the watch tells of it: what follows from it is decided then.
         """
-        place = _place(body)
+        place = place_of(body)
         if place[0] not in KEPT or (not own and self._is_known(place, body)):
             return None
-        entry = _read(body)
+        entry = read(body)
         with self._lock:
             if entry is None:
                 return self._disown(place, body)
@@ -110,7 +77,7 @@ class Store:
 
         A pod that has ended stays for its last words as long as its Job is there.
         """
-        place, last = _place(body), _read(body)
+        place, last = place_of(body), read(body)
         uid = str((body.get("metadata") or {}).get("uid", ""))
         with self._lock:
             known = self._entry(place)
@@ -128,6 +95,7 @@ class Store:
         bodies: Iterable[Manifest],
         resource_version: str | None = None,
         namespace: str | None = None,
+        run: str | None = None,
     ) -> set[Key]:
         """Take a full list; what is not in it and not younger than it goes.
 
@@ -136,6 +104,7 @@ class Store:
             bodies: all of them; may be an iterator over pages.
             resource_version: of the list; None: everything that is not in it goes.
             namespace: whose list it is; None: of all.
+            run: label of the run whose list it is; None: of all.
 
         Returns:
             Adaptations whose objects changed.
@@ -147,12 +116,13 @@ class Store:
             key = self.put({"kind": kind, **body})
             if key is not None:
                 changed.add(key)
-        newest = None if resource_version is None else _version(resource_version)
+        newest = None if resource_version is None else version_of(resource_version)
         with self._lock:
             over = [
                 place
                 for place, entry in self._objects[kind].items()
                 if (namespace is None or place[1] == namespace)
+                and (run is None or entry.run == run)
                 and entry.uid not in seen
                 and not entry.gone
                 and (newest is None or entry.version <= newest)
@@ -222,7 +192,7 @@ class Store:
         with self._lock:
             return iter([entry.body for entry in self._objects[kind].values()])
 
-    def _is_known(self, place: _Place, body: Manifest) -> bool:
+    def _is_known(self, place: Place, body: Manifest) -> bool:
         """Whether this very version is here already: most of what a list says, and cheaper than reading it."""
         metadata = body.get("metadata") or {}
         with self._lock:
@@ -231,22 +201,22 @@ class Store:
                 known is not None
                 and not known.own
                 and known.uid == metadata.get("uid")
-                and known.version == _version(metadata.get("resourceVersion"))
+                and known.version == version_of(metadata.get("resourceVersion"))
             )
 
     # --- with the lock held ---
 
-    def _entry(self, place: _Place) -> _Entry | None:
+    def _entry(self, place: Place) -> Entry | None:
         return self._objects.get(place[0], {}).get(place)
 
-    def _disown(self, place: _Place, body: Manifest) -> Key | None:
+    def _disown(self, place: Place, body: Manifest) -> Key | None:
         """Let go what was ours, when somebody has taken its labels away or put another object in its place."""
         known = self._entry(place)
-        if known is None or _version((body.get("metadata") or {}).get("resourceVersion")) <= known.version:
+        if known is None or version_of((body.get("metadata") or {}).get("resourceVersion")) <= known.version:
             return None
         return self._drop(place)
 
-    def _put(self, place: _Place, entry: _Entry, own: bool) -> Key | None:
+    def _put(self, place: Place, entry: Entry, own: bool) -> Key | None:
         if entry.uid in self._dead:
             return None
         known = self._entry(place)
@@ -275,7 +245,7 @@ class Store:
         self._places.setdefault(entry.key, {})[place] = None
         return entry.key
 
-    def _drop(self, place: _Place) -> Key | None:
+    def _drop(self, place: Place) -> Key | None:
         known = self._entry(place)
         if known is None:
             return None
@@ -292,14 +262,14 @@ class Store:
                 self._places.pop(known.key, None)
         return known.key
 
-    def _has_holder(self, pod: _Entry) -> bool:
+    def _has_holder(self, pod: Entry) -> bool:
         assert pod.key is not None
         siblings = self._places.get(pod.key, {})
         return any(
             place[0] in HOLDERS and self._objects[place[0]][place].run == pod.run for place in siblings
         )
 
-    def _drop_ghosts(self, holder: _Entry) -> None:
+    def _drop_ghosts(self, holder: Entry) -> None:
         assert holder.key is not None
         siblings = self._places.get(holder.key, {})
         pods = self._objects["Pod"]
@@ -313,73 +283,3 @@ class Store:
         self._dead[uid] = None
         if len(self._dead) > _MOST_DEAD:
             self._dead.popitem(last=False)
-
-
-def _place(body: Manifest) -> _Place:
-    metadata = body.get("metadata") or {}
-    return (str(body.get("kind")), str(metadata.get("namespace") or ""), str(metadata.get("name")))
-
-
-def _read(body: Manifest) -> _Entry | None:
-    """What is kept of an object; None when it is not one of ours."""
-    kind, metadata = body.get("kind"), body.get("metadata") or {}
-    uid, version = str(metadata.get("uid", "")), _version(metadata.get("resourceVersion"))
-    namespace = str(metadata.get("namespace") or "")
-    if kind == RESOURCE:
-        return _Entry(interned(slim(body)), uid, version, Key(namespace, str(metadata["name"])))
-    if kind == PROFILE:
-        return _Entry(interned(slim(body)), uid, version, None)
-    labels: Mapping[str, str] = metadata.get("labels") or {}
-    name, owner = labels.get(LABEL_NAME), labels.get(LABEL_UID)
-    if not name or not owner or not _is_ours(str(kind), metadata, owner):
-        return None
-    status = body.get("status") or {}
-    return _Entry(
-        body=json.dumps(slim(body), separators=(",", ":"), ensure_ascii=False).encode(),
-        uid=uid,
-        version=version,
-        key=Key(namespace, name),
-        owner_uid=owner,
-        run=labels.get(LABEL_RUN, ""),
-        ended=kind == "Pod" and status.get("phase") in _ENDED,
-        target=_target(body, Key(namespace, name)) if kind == "Pod" else None,
-    )
-
-
-def _is_ours(kind: str, metadata: Mapping[str, Any], owner_uid: str) -> bool:
-    """Jobs and JobSets are the resource's own; a Job that a JobSet made is not, its pods are. Labels prove nothing:
-    controllers copy them."""
-    owners = metadata.get("ownerReferences") or []
-    owner: Mapping[str, Any] = next((item for item in owners if item.get("controller")), {})
-    if kind == "Pod":
-        return owner.get("kind") == "Job"
-    return (
-        owner.get("kind") == RESOURCE
-        and str(owner.get("apiVersion", "")).startswith(f"{GROUP}/")
-        and owner.get("uid") == owner_uid
-    )
-
-
-def _target(pod: Manifest, key: Key) -> Target | None:
-    """Where a running first pod can be asked."""
-    metadata, status = pod["metadata"], pod.get("status") or {}
-    labels, annotations = metadata["labels"], metadata.get("annotations") or {}
-    index = annotations.get(COMPLETION_INDEX, labels.get(COMPLETION_INDEX))
-    holder = labels.get(JOBSET_LABEL) or labels.get(JOB_LABEL)
-    port = next(
-        (
-            port.get("containerPort")
-            for container in (pod.get("spec") or {}).get("containers") or []
-            for port in container.get("ports") or []
-            if port.get("name") == "progress"
-        ),
-        None,
-    )
-    run, host = labels.get(LABEL_RUN), status.get("podIP")
-    if status.get("phase") != "Running" or index != "0" or not (run and host and holder and port):
-        return None
-    return Target(key, str(holder), str(run), str(host), int(port))
-
-
-def _version(value: Any) -> int:
-    return int(value) if str(value or "").isdigit() else 0
