@@ -18,6 +18,7 @@ from testcluster import build
 from testcluster.adaptations import Adaptation, make_profile, stays_in
 from testcluster.api import Api, ApiError
 from testcluster.control_plane import ControlPlane, NoComponentsError
+from testcluster.helm import HelmError
 from testcluster.kubelet_script import ScriptedKubelet
 from testcluster.pod_life import Life, ScriptedPod
 from testcluster.release import Release
@@ -250,16 +251,23 @@ def test_what_is_granted_is_what_is_used(
     assert told(did - allowed) == [], "used and not granted"
 
 
-def test_without_switches_a_life_needs_no_more_than_is_granted(
+@pytest.mark.usefixtures("others")
+def test_without_switches_a_life_needs_no_more_than_is_granted_and_a_profile_that_does_says_so(
     plane: ControlPlane, release: Release, tenant: str
 ) -> None:
     release.install({})
     mark = plane.audit.mark()
-    plain = Adaptation(plane, tenant, make_profile(plane, storage=STORAGE))
+    plain = Adaptation(plane, tenant, make_profile(plane, storage=STORAGE), "plain")
     release.run_operator()
     becomes(plain, "Finished", "True", "Published")
     _, tried = used(plane, release.user, mark)
     assert told(tried) == ["list jobset.x-k8s.io/jobsets"]  # whether it may is found out by asking
+    sets = Adaptation(plane, tenant, make_profile(plane, storage=STORAGE, launcher="JobSet"), "sets")
+    becomes(sets, "Stalled", "True", "Refused")
+    assert 'cannot create resource "jobsets"' in sets.condition("Stalled")["message"]
+    release.install({"features": {"jobSet": True}})
+    release.run_operator()
+    becomes(sets, "Stalled", "False", "Progressing")
 
 
 def test_an_upgrade_leaves_running_pods_alone_and_uninstalling_leaves_the_definitions(
@@ -350,3 +358,34 @@ def test_the_clusters_own_roles_learn_of_adaptations(
     assert not may(plane, "edit", "update", "domainadaptations/status", tenant)
     assert not may(plane, "edit", "create", "adaptationprofiles", "")
     assert not may(plane, "view", "create", "domainadaptations", tenant)
+
+
+def test_definitions_that_are_there_already_are_handed_over_or_left(
+    plane: ControlPlane, release: Release
+) -> None:
+    for kind in ("domainadaptations", "adaptationprofiles"):
+        plane.api.delete("CustomResourceDefinition", f"{kind}.{names.GROUP}")
+        eventually(
+            lambda kind=kind: plane.api.find("CustomResourceDefinition", f"{kind}.{names.GROUP}") is None,
+            "it gone",
+        )
+    plane.install_crds()
+    with pytest.raises(HelmError, match="invalid ownership metadata"):
+        release.install({})
+    name = f"domainadaptations.{names.GROUP}"
+
+    def short_names() -> list[str]:
+        return plane.api.get("CustomResourceDefinition", name)["spec"]["names"]["shortNames"]
+
+    plane.api.patch("CustomResourceDefinition", name, {"spec": {"names": {"shortNames": ["old"]}}})
+    release.install({"crds": {"install": False}})
+    assert short_names() == ["old"]
+    release.install({}, "--take-ownership")
+    assert short_names() == ["da"]  # what an older version left is brought up to date
+    # The same when a release comes back to definitions that it left behind.
+    release.uninstall()
+    plane.api.patch("CustomResourceDefinition", name, {"spec": {"names": {"shortNames": ["old"]}}})
+    release.install({})
+    assert short_names() == ["da"]
+    found = plane.api.get("CustomResourceDefinition", name)
+    assert found["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"

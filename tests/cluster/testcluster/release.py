@@ -50,13 +50,17 @@ class Release:
         account = self._deployment["spec"]["template"]["spec"]["serviceAccountName"]
         return f"system:serviceaccount:{self.namespace}:{account}"
 
-    def install(self, values: Mapping[str, Any]) -> str:
-        """`helm upgrade --install` with these values; returns what helm said."""
+    def install(self, values: Mapping[str, Any], *flags: str) -> str:
+        """`helm upgrade --install` with these values alone, and these flags; returns what helm said.
+
+        Raises:
+            HelmError: it refused.
+        """
         path = self.plane.folder / f"{self.name}-values.json"
         path.write_text(json.dumps(values))
         return helm(
             "upgrade", "--install", self.name, CHART, "--namespace", self.namespace, "--create-namespace",
-            "--values", path, kubeconfig=self.plane.kubeconfig,
+            "--reset-values", "--values", path, *flags, kubeconfig=self.plane.kubeconfig,
         )  # fmt: skip
 
     def uninstall(self) -> None:
