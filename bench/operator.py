@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,21 @@ def ends_well(pod: ScriptedPod) -> Life:
 
 
 @contextmanager
+def fresh_plane() -> Iterator[ControlPlane]:
+    """A control plane with our definitions and a profile; nothing of one figure weighs on the next."""
+    claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+    storage = {"existingClaim": None, "claimTemplate": claim}
+    with ControlPlane(fast=True) as plane:
+        plane.install_crds()
+        plane.api.apply(profile(storage=storage, terminationGracePeriodSeconds=1))
+        yield plane
+
+
+@contextmanager
 def stage(
     plane: ControlPlane, script: Callable[[ScriptedPod], Life] | None
 ) -> Iterator[tuple[str, OperatorProcess]]:
-    """A namespace of its own, the operator, and a kubelet unless `script` is None; all gone afterwards."""
+    """A namespace of its own, the operator, and a kubelet unless `script` is None."""
     name = f"bench-{time.monotonic_ns()}"
     plane.make_namespace(name)
     with ExitStack() as stack:
@@ -89,8 +101,6 @@ def stage(
         operator = stack.enter_context(OperatorProcess(plane, [name], flags=["--log-level=info"]))
         operator.wait_for("acting")
         yield name, operator
-    plane.api.delete("Namespace", name)
-    eventually(lambda: plane.api.find("Namespace", name) is None, "the namespace's end", seconds=300)
 
 
 def make(namespace: str, number: int, **over: Any) -> dict[str, Any]:
@@ -104,11 +114,9 @@ def make(namespace: str, number: int, **over: Any) -> dict[str, Any]:
 
 
 def creation(plane: ControlPlane, count: int) -> None:
-    """So many adaptations at once, until the pods of their first stage exist; and the raw floor before it."""
-    name = plane.make_namespace(f"floor-{time.monotonic_ns()}")
-    floor = raw.create_jobs(plane, name, count)
-    plane.api.delete("Namespace", name)
-    eventually(lambda: plane.api.find("Namespace", name) is None, "the namespace's end", seconds=600)
+    """So many adaptations at once, until the pods of their first stage exist; the raw floor on a plane of its own."""
+    with fresh_plane() as other:
+        floor = raw.create_jobs(other, other.make_namespace("floor"), count)
     with stage(plane, None) as (namespace, operator):
         mine = raw.create_adaptations(plane, namespace, [make(namespace, i) for i in range(count)])
         memory = psutil.Process(operator.process.pid).memory_info().rss / 2**20
@@ -240,24 +248,20 @@ def main() -> int:
     parser.add_argument("--quiet-seconds", type=float, default=600.0)
     parser.add_argument("--sizes", default="1,100,500,1000")
     parser.add_argument("--present", type=int, default=1000)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default=[], type=lambda text: text.split(",") if text else [])
     options = parser.parse_args()
-    with ControlPlane(fast=True) as plane:
-        plane.install_crds()
-        claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
-        storage = {"existingClaim": None, "claimTemplate": claim}
-        plane.api.apply(profile(storage=storage, terminationGracePeriodSeconds=1))
-        parts: dict[str, Callable[[], None]] = {
-            "single": lambda: single(plane),
-            "requests": lambda: requests(plane),
-            "new-gang": lambda: new_gang(plane),
-            "creation": lambda: [creation(plane, int(n)) for n in options.sizes.split(",")] and None,
-            "transitions": lambda: transitions(plane, options.present),
-            "quiet": lambda: quiet(plane, options.present, options.quiet_seconds),
-        }
-        for name, part in parts.items():
-            if not options.only or name in options.only.split(","):
-                part()
+    parts: dict[str, Callable[[ControlPlane], None]] = {
+        "single": single,
+        "requests": requests,
+        "new-gang": new_gang,
+        **{f"creation-{n}": partial(creation, count=int(n)) for n in options.sizes.split(",")},
+        "transitions": partial(transitions, present=options.present),
+        "quiet": partial(quiet, present=options.present, seconds=options.quiet_seconds),
+    }
+    for name, part in parts.items():
+        if not options.only or name.partition("-")[0] in options.only or name in options.only:
+            with fresh_plane() as plane:
+                part(plane)
     return 0
 
 
