@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -27,6 +28,7 @@ from testcluster.waiting import eventually
 
 pytestmark = pytest.mark.cluster
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+_numbers = itertools.count(1)
 RUN_SECONDS = 0.4
 """Long enough for a look at the ConfigMap of a live run."""
 STORAGE = {
@@ -64,11 +66,11 @@ def release(plane: ControlPlane, kubelet: ScriptedKubelet) -> Iterator[Release]:
 
 @pytest.fixture
 def tenant(plane: ControlPlane) -> Iterator[str]:
-    """A namespace that takes restricted pods alone."""
-    name = plane.make_namespace("health", RESTRICTED)
+    """A namespace of the test's own that takes restricted pods alone."""
+    name = plane.make_namespace(f"health-{next(_numbers)}", RESTRICTED)
     yield name
-    plane.api.delete("Namespace", name)
-    eventually(lambda: plane.api.find("Namespace", name) is None, "the namespace gone")
+    for resource in plane.api.list("DomainAdaptation", name):
+        plane.api.delete("DomainAdaptation", resource["metadata"]["name"], name)
 
 
 # --- scripts ---
@@ -220,7 +222,6 @@ def live_through_everything(plane: ControlPlane, release: Release, tenant: str) 
     jobsets = {"api_version": "jobset.x-k8s.io/v1alpha2", "labels": f"{names.LABEL_NAME}=pausing"}
     eventually(lambda: api.list("JobSet", tenant, **jobsets), "a JobSet")
     pausing.patch(suspend=True)
-    eventually(lambda: not api.list("JobSet", tenant, **jobsets), "no JobSet")
     # A whole life with a conflict (domainadaptations get), a lost rank and a clean-up that leaves nothing.
     whole = Adaptation(plane, tenant, gangs, "whole", cleanup={"afterSeconds": 0, "volume": "Delete"})
     look_again = Right(tenant, "dapt.dev", "domainadaptations", "get")
@@ -230,6 +231,8 @@ def live_through_everything(plane: ControlPlane, release: Release, tenant: str) 
     for kind in ("Job", "ConfigMap", "Service", "PersistentVolumeClaim"):
         eventually(lambda kind=kind: not whole.children(kind), f"no {kind} of it left")
     assert ("pretrain", 2) in whole.runs()
+    # The garbage collector takes half a minute to learn of a new kind.
+    eventually(lambda: not api.list("JobSet", tenant, **jobsets), "no JobSet", seconds=60)
 
 
 @pytest.mark.usefixtures("others")
