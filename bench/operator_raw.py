@@ -183,7 +183,10 @@ class Watcher:
         answer = pool.request("GET", f"{self._plane.url}{path}?watch=true", preload_content=False)
         rest = b""
         while not self._ends.is_set():
-            chunk = answer.read1()
+            try:
+                chunk = answer.read1()
+            except urllib3.exceptions.HTTPError:
+                return  # the control plane is gone
             if not chunk:
                 return
             *lines, rest = (rest + chunk).split(b"\n")
