@@ -190,7 +190,7 @@ def test_a_quota_of_objects_is_told_in_the_servers_words(world: World) -> None:
     world.plane.api.create(quota)
     eventually(lambda: world.plane.api.get("ResourceQuota", "few", world.namespace)["status"].get("used"))
     with pytest.raises(
-        Refused, match=r"403 Forbidden: .*exceeded quota: few, requested: count/jobs\.batch=1"
+        CannotMake, match=r"^the cluster refuses Job .*: exceeded quota: few, requested: count/"
     ):
         world.cluster.apply(world.key, world.render()[1])
 
