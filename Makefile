@@ -65,8 +65,9 @@ cluster-tests: $(VENV)/.installed ## Tests on a real Kubernetes control plane an
 bench: setup ## Print each figure against its bar: NAME VALUE BAR ok|short
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m bench
 
-faults: setup ## The long fault campaign: 20 kills at random moments, 5 of them inside a save
+faults: setup ## The long fault campaigns: 20 kills of trainers, 5 inside a save; the operator killed around every API write
 	PATH="$(CURDIR)/$(BIN):$$PATH" DAPT_FAULT_KILLS=20 DAPT_FAULT_KILLS_IN_SAVE=5 $(BIN)/python -m pytest -m faults -s --timeout 3600
+	PATH="$(CURDIR)/$(BIN):$$PATH" DAPT_FAULT_API_POINTS=0 $(BIN)/python -m pytest tests/cluster/test_operator_faults.py -s
 
 crds: $(VENV)/.installed ## Generate crds/, the chart's copy and docs/reference/ from the API models
 	$(BIN)/dapt crd --out crds
