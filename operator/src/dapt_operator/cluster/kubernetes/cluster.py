@@ -15,7 +15,6 @@ from typing import Any
 import kubernetes.client
 
 from dapt_operator.api.names import API_VERSION, LABEL_NAME, LABEL_RUN, LABEL_UID
-from dapt_operator.api.profile import DEFAULT_PROFILE_ANNOTATION
 from dapt_operator.api.run import Children, Manifest
 from dapt_operator.cluster.kubernetes import children
 from dapt_operator.cluster.kubernetes.api import Api
@@ -94,11 +93,10 @@ class KubernetesCluster:
 
     def _profile(self, resource: Manifest) -> tuple[Manifest | None, tuple[str, ...]]:
         name = (resource.get("spec") or {}).get("profile")
-        profiles = {str(item["metadata"]["name"]): item for item in self._store.profiles()}
         if name:
-            return profiles.get(str(name)), ()
-        defaults = tuple(sorted(name for name, item in profiles.items() if _is_default(item)))
-        return (profiles[defaults[0]] if len(defaults) == 1 else None), defaults
+            return self._store.profile(str(name)), ()
+        defaults = self._store.default_profiles()
+        return (self._store.profile(defaults[0]) if len(defaults) == 1 else None), defaults
 
     def _children(self, key: Key, family: Family) -> Children:
         jobs, pods = family.jobs, family.pods
@@ -157,11 +155,11 @@ class KubernetesCluster:
         Raises:
             NotLeader, ApiError: as `apply`.
         """
-        resource = self._store.resource(key)
-        if resource is None:
+        owner = self._store.identity(key)
+        if owner is None:
             return  # its children go with it
         path = KINDS[reference.kind].path(key.namespace, reference.name)
-        uid = self._uid(path, key, reference, str(resource["metadata"]["uid"]))
+        uid = self._uid(path, key, reference, owner[0])
         if uid is None:
             return
         options: dict[str, Any] = {"preconditions": {"uid": uid}}
@@ -215,9 +213,10 @@ class KubernetesCluster:
         self._store.put(written, own=True)
 
     def _forget(self, key: Key) -> None:
-        known = self._store.resource(key)
+        known = self._store.identity(key)
         if known is not None:
-            self._store.remove(known)
+            metadata = {"namespace": key.namespace, "name": key.name, "uid": known[0]}
+            self._store.remove({"kind": RESOURCE, "metadata": metadata})
 
     def record(self, key: Key, event: Event) -> None:
         """Post an Event; failing to is logged.
@@ -225,7 +224,7 @@ class KubernetesCluster:
         Raises:
             NotLeader: this process may not write.
         """
-        manifest = event_manifest(key, self._store.resource(key), event)
+        manifest = event_manifest(key, self._store.identity(key), event)
         try:
             self._api.post(KINDS["Event"].collection(key.namespace), manifest, attempts=_EVENT_ATTEMPTS)
         except ApiError as error:
@@ -251,7 +250,7 @@ class KubernetesCluster:
         return changed
 
     def _list(self, kind: str, namespace: str | None, query: Mapping[str, str]) -> set[Key]:
-        profiles_before = self._profile_versions()
+        profiles_before = self._store.profile_versions()
         try:
             changed = self._list_once(kind, namespace, query)
         except ApiError as error:
@@ -261,7 +260,7 @@ class KubernetesCluster:
                 raise
             changed = self._list_once(kind, namespace, query)  # its moment was forgotten between two pages
         if kind == PROFILE:
-            for name in {name for name, _ in profiles_before ^ self._profile_versions()}:
+            for name in {name for name, _ in profiles_before ^ self._store.profile_versions()}:
                 changed |= set(self._store.keys_of_profile(name))
         return changed
 
@@ -273,12 +272,6 @@ class KubernetesCluster:
         version = str((first.get("metadata") or {}).get("resourceVersion") or "") or None
         return self._store.replace(kind, _items(kind, first, pages), version, namespace, run)
 
-    def _profile_versions(self) -> set[tuple[str, str]]:
-        return {
-            (str(item["metadata"]["name"]), str(item["metadata"].get("resourceVersion")))
-            for item in self._store.profiles()
-        }
-
 
 def _items(kind: str, first: Manifest, rest: Iterator[Manifest]) -> Iterator[Manifest]:
     """The objects of all pages; items of a list do not say of what kind they are."""
@@ -287,8 +280,3 @@ def _items(kind: str, first: Manifest, rest: Iterator[Manifest]) -> Iterator[Man
         for item in page.get("items") or []:
             yield {"kind": kind, "apiVersion": KINDS[kind].api_version, **item}
         page = next(rest, None)
-
-
-def _is_default(profile: Manifest) -> bool:
-    annotations = profile["metadata"].get("annotations") or {}
-    return bool(annotations.get(DEFAULT_PROFILE_ANNOTATION) == "true")

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dapt_operator.api.names import GROUP, LABEL_NAME, LABEL_RUN, LABEL_UID
+from dapt_operator.api.profile import DEFAULT_PROFILE_ANNOTATION
 from dapt_operator.api.run import Manifest
-from dapt_operator.cluster.kubernetes.slim import interned, slim
+from dapt_operator.cluster.kubernetes.slim import slim
 from dapt_operator.cluster.port import Key
 from dapt_operator.launchers.pod import COMPLETION_INDEX
 
@@ -42,8 +43,8 @@ class Target:
 class Entry:
     """One version of an object."""
 
-    body: Any
-    """Bytes of JSON for children, dictionaries for resources and profiles."""
+    body: bytes
+    """JSON."""
     uid: str
     version: int
     key: Key | None
@@ -56,6 +57,10 @@ class Entry:
     own: bool = False
     """A status that we wrote and no watch has told of yet."""
     target: Target | None = None
+    profile: str = ""
+    """Of a resource: the profile that it names."""
+    is_default: bool = False
+    """Of a profile: whether it serves resources that name none."""
 
 
 def place_of(body: Manifest) -> Place:
@@ -70,16 +75,19 @@ def read(body: Manifest) -> Entry | None:
     uid, version = str(metadata.get("uid", "")), version_of(metadata.get("resourceVersion"))
     namespace = str(metadata.get("namespace") or "")
     if kind == RESOURCE:
-        return Entry(interned(slim(body)), uid, version, Key(namespace, str(metadata["name"])))
+        profile = str((body.get("spec") or {}).get("profile") or "")
+        return Entry(_text(body), uid, version, Key(namespace, str(metadata["name"])), profile=profile)
     if kind == PROFILE:
-        return Entry(interned(slim(body)), uid, version, None)
+        annotations = metadata.get("annotations") or {}
+        is_default = annotations.get(DEFAULT_PROFILE_ANNOTATION) == "true"
+        return Entry(_text(body), uid, version, None, is_default=is_default)
     labels: Mapping[str, str] = metadata.get("labels") or {}
     name, owner = labels.get(LABEL_NAME), labels.get(LABEL_UID)
     if not name or not owner or not _is_ours(str(kind), metadata, owner):
         return None
     status = body.get("status") or {}
     return Entry(
-        body=json.dumps(slim(body), separators=(",", ":"), ensure_ascii=False).encode(),
+        body=_text(body),
         uid=uid,
         version=version,
         key=Key(namespace, name),
@@ -88,6 +96,10 @@ def read(body: Manifest) -> Entry | None:
         ended=kind == "Pod" and status.get("phase") in _ENDED,
         target=_target(body, Key(namespace, name)) if kind == "Pod" else None,
     )
+
+
+def _text(body: Manifest) -> bytes:
+    return json.dumps(slim(body), separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _is_ours(kind: str, metadata: Mapping[str, Any], owner_uid: str) -> bool:

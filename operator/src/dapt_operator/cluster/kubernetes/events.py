@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dapt_operator.api.names import API_VERSION
-from dapt_operator.api.run import Manifest
 from dapt_operator.cluster.port import Event, Key
 
 COMPONENT = "dapt"
@@ -15,9 +14,15 @@ _MAX_MESSAGE_BYTES = 1024
 """The API server refuses a longer one."""
 
 
-def event_manifest(key: Key, resource: Manifest | None, event: Event) -> dict[str, Any]:
-    """An Event about an adaptation. Its name is made here, so that sending it twice posts it once."""
-    metadata = (resource or {}).get("metadata") or {}
+def event_manifest(key: Key, identity: tuple[str, str] | None, event: Event) -> dict[str, Any]:
+    """An Event about an adaptation. Its name is made here, so that sending it twice posts it once.
+
+    Args:
+        key: of the adaptation.
+        identity: its uid and resource version, if it is known.
+        event: what happened.
+    """
+    uid, version = identity or ("", "")
     now = datetime.now(UTC)
     stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
@@ -29,8 +34,8 @@ def event_manifest(key: Key, resource: Manifest | None, event: Event) -> dict[st
             "kind": "DomainAdaptation",
             "namespace": key.namespace,
             "name": key.name,
-            "uid": metadata.get("uid", ""),
-            "resourceVersion": metadata.get("resourceVersion", ""),
+            "uid": uid,
+            "resourceVersion": version,
         },
         "type": event.type,
         "reason": event.reason,

@@ -6,7 +6,6 @@ and volumes. `launchers/states.py` lists what launchers read; a test there and h
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -120,15 +119,3 @@ _KEEP = {"Job": _job, "JobSet": _jobset, "Pod": _pod}
 
 def _only(value: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: value[name] for name in names if name in value}
-
-
-def interned(value: Any) -> Any:
-    """A copy whose keys are shared with every other object: a thousand resources have the same few hundred."""
-    kind = type(
-        value
-    )  # exactly these: asking an abstract class takes ten times as long, for each of many values
-    if kind is dict:
-        return {sys.intern(name): interned(item) for name, item in value.items()}
-    if kind is list:
-        return [interned(item) for item in value]
-    return value

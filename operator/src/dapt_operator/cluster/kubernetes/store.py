@@ -3,7 +3,7 @@
 Three sources tell of the same object, in any order: a watch, a list, and the answer to a write of ours. For one object
 (uid) the highest resource version is the truth, and an object that was seen to be gone never comes back.
 
-Jobs and pods are kept as compact JSON: a tenth of the memory of dictionaries, and nobody can change them.
+Objects are kept as compact JSON: a quarter of the memory of dictionaries, and nobody can change what another reads.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class Store:
             resource = own.body
         jobs = tuple(json.loads(body) for kind, body in bodies if kind in HOLDERS)
         pods = tuple(json.loads(body) for kind, body in bodies if kind == "Pod")
-        return Family(resource, jobs, pods)
+        return Family(json.loads(resource), jobs, pods)
 
     def uid(self, kind: str, namespace: str, name: str) -> tuple[str, str] | None:
         """Uid of an object and uid of the resource it belongs to; None when it is not known."""
@@ -166,31 +166,45 @@ class Store:
         with self._lock:
             return tuple(Key(place[1], place[2]) for place in self._objects[RESOURCE])
 
-    def resources(self) -> tuple[Manifest, ...]:
-        """All DomainAdaptations. Read only."""
-        return tuple(self._bodies(RESOURCE))
+    def resources(self) -> Iterator[Manifest]:
+        """All DomainAdaptations, each read when its turn comes: a thousand at once take much memory."""
+        with self._lock:
+            bodies = [entry.body for entry in self._objects[RESOURCE].values()]
+        return map(json.loads, bodies)
 
     def resource(self, key: Key) -> Manifest | None:
-        """One DomainAdaptation. Read only."""
+        """One DomainAdaptation."""
         with self._lock:
             entry = self._entry((RESOURCE, key.namespace, key.name))
-            return None if entry is None else entry.body
+        return None if entry is None else json.loads(entry.body)
 
-    def profiles(self) -> tuple[Manifest, ...]:
-        """All AdaptationProfiles. Read only."""
-        return tuple(self._bodies(PROFILE))
+    def identity(self, key: Key) -> tuple[str, str] | None:
+        """Uid and resource version of a DomainAdaptation."""
+        with self._lock:
+            entry = self._entry((RESOURCE, key.namespace, key.name))
+            return None if entry is None else (entry.uid, str(entry.version))
+
+    def profile(self, name: str) -> Manifest | None:
+        """One AdaptationProfile."""
+        with self._lock:
+            entry = self._entry((PROFILE, "", name))
+        return None if entry is None else json.loads(entry.body)
+
+    def default_profiles(self) -> tuple[str, ...]:
+        """Names of those that serve resources that name none; more than one is a mistake."""
+        with self._lock:
+            return tuple(sorted(place[2] for place, one in self._objects[PROFILE].items() if one.is_default))
+
+    def profile_versions(self) -> set[tuple[str, int]]:
+        """Name and resource version of every AdaptationProfile."""
+        with self._lock:
+            return {(place[2], one.version) for place, one in self._objects[PROFILE].items()}
 
     def keys_of_profile(self, name: str) -> tuple[Key, ...]:
         """Adaptations that a change of this profile concerns: those that name it, and those that name none."""
-        return tuple(
-            Key(item["metadata"]["namespace"], item["metadata"]["name"])
-            for item in self._bodies(RESOURCE)
-            if (item.get("spec") or {}).get("profile") in (None, "", name)
-        )
-
-    def _bodies(self, kind: str) -> Iterator[Manifest]:
         with self._lock:
-            return iter([entry.body for entry in self._objects[kind].values()])
+            entries = list(self._objects[RESOURCE].values())
+        return tuple(entry.key for entry in entries if entry.key is not None and entry.profile in ("", name))
 
     def _is_known(self, place: Place, body: Manifest) -> bool:
         """Whether this very version is here already: most of what a list says, and cheaper than reading it."""
