@@ -86,18 +86,23 @@ def cluster() -> Iterator[Cluster]:
         yield Cluster(plane, node)
 
 
-@pytest.fixture(scope="module")
-def operator(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The chart, installed; its release's name."""
-    api = urlsplit(cluster.plane.url)
-    values = tmp_path_factory.mktemp("chart") / "values.json"
-    values.write_text(json.dumps(host_pods.operator_values(cluster.plane.address, api.port or 443)))
-    cluster.plane.make_namespace(OPERATORS, host_pods.PRIVILEGED)
+def install_chart(cluster: Cluster, *flags: str) -> None:
+    """Install or upgrade the release, as its users do."""
+    values = host_pods.operator_values(cluster.plane.address, urlsplit(cluster.plane.url).port or 443)
+    file = cluster.plane.folder / "values.json"
+    file.write_text(json.dumps(values))
     chart = host_pods.ROOT / "charts" / "dapt"
     helm(
-        *("install", "dapt", chart, "--namespace", OPERATORS, "--values", values),
+        *("upgrade", "--install", "dapt", chart, "--namespace", OPERATORS, "--values", file, *flags),
         kubeconfig=cluster.plane.kubeconfig,
     )
+
+
+@pytest.fixture(scope="module")
+def operator(cluster: Cluster) -> str:
+    """The chart, installed; the name of its Deployment."""
+    cluster.plane.make_namespace(OPERATORS, host_pods.PRIVILEGED)
+    install_chart(cluster)
     deployment = cluster.plane.api.list("Deployment", OPERATORS)[0]["metadata"]["name"]
 
     def is_up() -> bool:
@@ -157,6 +162,8 @@ class Life:
     models: Path
     killed: str
     """Name of the pod that was killed."""
+    operators: tuple[str, str]
+    """Names of the operator's pod at the beginning and at the end."""
 
     def pretraining(self, try_number: int) -> dict[str, Any]:
         """What pretraining reported."""
@@ -197,10 +204,27 @@ def life(
     for manifest in volumes(namespace, toy.parent, models, work):
         cluster.plane.api.create(manifest)
     cluster.kubectl("apply", "--filename=-", stdin=cluster_manifests(toy, namespace))
+    (first,) = _operators(cluster)
+    eventually(lambda: _running(cluster, "baseline"), "baseline", seconds=LIFE_SECONDS, every_seconds=0.5)
+    install_chart(cluster, "--set", "operator.logLevel=debug")
     killed = _kill_a_pod_in_training(cluster, work)
     eventually(lambda: _looked_at(cluster)["phase"] == "Published", seconds=LIFE_SECONDS, every_seconds=1)
     cluster.kubectl("wait", "da/toy", f"--namespace={namespace}", "--for=condition=Finished", "--timeout=10s")
-    return Life(cluster, cluster.plane.api.get("DomainAdaptation", "toy", namespace), work, models, killed)
+    (last,) = _operators(cluster)
+    resource = cluster.plane.api.get("DomainAdaptation", "toy", namespace)
+    return Life(cluster, resource, work, models, killed, (first, last))
+
+
+def _operators(cluster: Cluster) -> list[str]:
+    return [str(pod["metadata"]["name"]) for pod in cluster.pods(OPERATORS)]
+
+
+def _running(cluster: Cluster, stage: str, index: int = 0) -> dict[str, Any]:
+    """The running pod of a stage."""
+    labels = f"dapt.dev/stage={stage},batch.kubernetes.io/job-completion-index={index}"
+    found = [pod for pod in cluster.pods(NAMESPACE, labels) if pod["status"].get("phase") == "Running"]
+    assert found, _looked_at(cluster)
+    return found[0]
 
 
 def _looked_at(cluster: Cluster) -> dict[str, Any]:
@@ -217,13 +241,9 @@ def _looked_at(cluster: Cluster) -> dict[str, Any]:
 def _kill_a_pod_in_training(cluster: Cluster, work: Path) -> str:
     """SIGKILL to every process of the second pod, as soon as the first checkpoint is complete."""
 
-    def second_pod() -> dict[str, Any]:
-        labels = "dapt.dev/stage=pretrain,batch.kubernetes.io/job-completion-index=1"
-        found = [pod for pod in cluster.pods(NAMESPACE, labels) if pod["status"].get("phase") == "Running"]
-        assert found, _looked_at(cluster)
-        return found[0]
-
-    pod = eventually(second_pod, "the gang", seconds=LIFE_SECONDS, every_seconds=0.5)
+    pod = eventually(
+        lambda: _running(cluster, "pretrain", 1), "the gang", seconds=LIFE_SECONDS, every_seconds=0.5
+    )
     checkpoint = work / "stages" / "pretrain-a1" / "try-1" / f"checkpoint-{STEPS // CHECKPOINTS}.json"
     eventually(checkpoint.is_file, str(checkpoint), seconds=POD_SECONDS, every_seconds=0.01)
     pids = cluster.node.processes_of(pod["metadata"]["uid"])
@@ -251,11 +271,28 @@ def test_the_gang_went_on_from_its_checkpoint(life: Life) -> None:
     assert (tries[20], tries[100]) == (1, 2)
 
 
+def test_a_new_operator_took_over_in_the_middle(life: Life) -> None:
+    first, last = life.operators
+    assert first != last, "no stage had a second try for it: the test above"
+
+
+def test_the_operator_logs_no_error(life: Life) -> None:
+    said = life.cluster.kubectl("logs", life.operators[1], f"--namespace={OPERATORS}").splitlines()
+    assert [line for line in said if json.loads(line)["level"] in ("error", "critical")] == []
+
+
 def test_the_killed_pod_was_one_of_two(life: Life) -> None:
     pods = life.cluster.pods(NAMESPACE, "dapt.dev/stage=pretrain")
     ends = {pod["metadata"]["name"]: _exit_code(pod) for pod in pods}
     assert ends[life.killed] == 137
     assert list(ends.values()).count(0) == 2, ends
+
+
+def test_an_event_says_what_befell_the_gang(life: Life) -> None:
+    events = life.cluster.plane.api.list("Event", NAMESPACE, fields="involvedObject.kind=DomainAdaptation")
+    warnings = [(item["reason"], item["message"]) for item in events if item["type"] == "Warning"]
+    said = "the container ended with exit code 137 (no termination message)"
+    assert warnings == [("StageFailed", f"pretrain failed (Infrastructure): {said}")]
 
 
 def _exit_code(pod: dict[str, Any]) -> int:
