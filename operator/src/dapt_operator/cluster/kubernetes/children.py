@@ -14,6 +14,8 @@ from dapt_operator.launchers.pods import parse_time
 MOST_LOGS = 4
 """Pods of a failed gang whose logs are read: those that failed first."""
 RECENT = timedelta(seconds=60)
+PATIENCE = timedelta(seconds=3)
+"""What the Job controller gets to make pods."""
 _STOPPED = (0, 143)
 _OVER = ("Complete", "Completed", "Failed")
 
@@ -31,6 +33,18 @@ def queued(jobs: Sequence[Manifest]) -> list[Manifest]:
         for job in jobs
         if not _is_over(job) and job["spec"].get("suspend") and QUEUE_LABEL in _labels(job)
     ]
+
+
+def podless(jobs: Sequence[Manifest], pods: Sequence[Manifest], now: datetime) -> list[Manifest]:
+    """Jobs and JobSets that have no pod although they have had the time, and wait in no queue."""
+    with_pods = {run_of(pod) for pod in pods}
+    found = []
+    for job in jobs:
+        created = parse_time(job["metadata"].get("creationTimestamp"))
+        waits = job["spec"].get("suspend") or _is_over(job) or run_of(job) in with_pods
+        if not waits and created is not None and now - created >= PATIENCE:
+            found.append(job)
+    return found
 
 
 def failed(pods: Sequence[Manifest]) -> list[Manifest]:

@@ -26,6 +26,7 @@ from dapt_operator.cluster.kubernetes.events import event_manifest
 from dapt_operator.cluster.kubernetes.logs import PodLogs
 from dapt_operator.cluster.kubernetes.paths import KINDS
 from dapt_operator.cluster.kubernetes.readings import Readings
+from dapt_operator.cluster.kubernetes.refusals import PodRefusals
 from dapt_operator.cluster.kubernetes.store import Family, Store
 from dapt_operator.cluster.kubernetes.workloads import Workloads
 from dapt_operator.cluster.port import CannotMake, Conflict, Event, Key, ObjectReference, World
@@ -62,6 +63,7 @@ class KubernetesCluster:
         """Uids of runs whose pods were listed because their watch was behind."""
         self._digests = StageDigests(self._api)
         self._workloads = Workloads(self._api)
+        self._refusals = PodRefusals(self._api)
         self._logs = PodLogs(self._api, on_change)
         self._readings = Readings(store.targets, on_change)
 
@@ -89,7 +91,7 @@ class KubernetesCluster:
         if family.resource is None:
             return World(now, None, None, Children())
         profile, defaults = self._profile(family.resource)
-        return World(now, family.resource, profile, self._children(key, family), defaults)
+        return World(now, family.resource, profile, self._children(key, family, now), defaults)
 
     def _profile(self, resource: Manifest) -> tuple[Manifest | None, tuple[str, ...]]:
         name = (resource.get("spec") or {}).get("profile")
@@ -98,7 +100,7 @@ class KubernetesCluster:
         defaults = self._store.default_profiles()
         return (self._store.profile(defaults[0]) if len(defaults) == 1 else None), defaults
 
-    def _children(self, key: Key, family: Family) -> Children:
+    def _children(self, key: Key, family: Family, now: datetime) -> Children:
         jobs, pods = family.jobs, family.pods
         failed = children.failed(pods)
         return Children(
@@ -106,6 +108,7 @@ class KubernetesCluster:
             pods=pods,
             progress=self._readings.of(key),
             workloads=self._workloads.of(key, children.queued(jobs)),
+            refusals=self._refusals.of(key, children.podless(jobs, pods, now)),
             logs=self._logs.of(key, failed, children.worth_reading(jobs, failed)) if failed else {},
             stage_digests=self._digests.of(key, children.live(jobs, pods)),
         )

@@ -1,7 +1,7 @@
 """What is kept of an object: what launchers, planner and this adapter read, and nothing more.
 
 Thousands of Jobs and pods are in memory at once, and most of each is its pod's specification, who manages which field,
-and volumes. `launchers/states.py` lists what launchers read; a test there and here keeps both lists equal.
+and volumes. `launchers/states.py` lists what launchers read; a test compares the states of whole and of kept objects.
 """
 
 from __future__ import annotations
