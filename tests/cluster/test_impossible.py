@@ -120,7 +120,8 @@ CASES: dict[str, Case] = {
     ),
     "secret-name": Case(
         "OutsideProfileLimits", "Secret other is not allowed (allowed: dapt-*)",
-        lambda life: (edit_profile(limits={"secretNames": ["other"]})(life), make_secret("other")(life)), {"credentials": [{"secretName": "other", "use": "write"}]},
+        lambda life: (edit_profile(limits={"secretNames": ["other"]})(life), make_secret("other")(life)),
+        {"credentials": [{"secretName": "other", "use": "write"}]},
     ),
     "source": Case(
         "OutsideProfileLimits", "source s3://text/d.jsonl is not allowed",

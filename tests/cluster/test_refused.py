@@ -66,6 +66,45 @@ def test_a_quota_of_objects(control_plane: ControlPlane, place: str) -> None:
     assert adaptation.runs() == [(stage, 1) for stage in STAGES]
 
 
+def test_pods_past_a_quota_are_waited_out_in_its_words(control_plane: ControlPlane, place: str) -> None:
+    control_plane.api.create(
+        {
+            "apiVersion": "v1",
+            "kind": "ResourceQuota",
+            "metadata": {"name": "team"},
+            "spec": {"hard": {"pods": "0"}},
+        },
+        place,
+    )
+    adaptation = Adaptation(control_plane, place, make_profile(control_plane))
+    adaptation.wait(
+        lambda one: "exceeded quota: team" in one.condition("Reconciling").get("message", ""),
+        "the quota's words",
+    )
+    assert adaptation.condition("Reconciling")["status"] == "True"
+    assert adaptation.condition("Stalled")["status"] == "False"
+    assert adaptation.condition("Reconciling")["message"].startswith(
+        "prepare waits: PodsRefused: its pods are forbidden"
+    )
+    control_plane.api.delete("ResourceQuota", "team", place)
+    adaptation.wait_for_phase("Published", seconds=120)  # the Job controller tries again ever less often
+    assert adaptation.runs() == [(stage, 1) for stage in STAGES]
+
+
+def test_pods_below_the_namespaces_security_level(control_plane: ControlPlane, place: str) -> None:
+    enforce = "pod-security.kubernetes.io/enforce"
+    control_plane.api.patch("Namespace", place, {"metadata": {"labels": {enforce: "restricted"}}})
+    template = {"spec": {"hostNetwork": True}}
+    adaptation = Adaptation(control_plane, place, make_profile(control_plane, podTemplate=template))
+    adaptation.wait(lambda one: one.condition("Stalled").get("reason") == "Refused", "the refusal")
+    assert (
+        'violates PodSecurity "restricted:latest": host namespaces (hostNetwork=true)'
+        in (adaptation.condition("Stalled")["message"])
+    )
+    control_plane.api.patch("Namespace", place, {"metadata": {"labels": {enforce: None}}})
+    adaptation.wait_for_phase("Published", seconds=120)
+
+
 def test_a_policy_of_the_cluster(control_plane: ControlPlane, place: str) -> None:
     name = f"{place}-no-pretraining"
     labels = "object.metadata.labels['dapt.dev/stage']"

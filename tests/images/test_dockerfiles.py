@@ -216,7 +216,9 @@ def test_only_the_trainers_image_gets_torch(extra: str, has_torch: bool, wheels:
 def test_the_launchers_command_is_the_trainers_entry_point() -> None:
     job = next(
         document
-        for document in yaml.safe_load_all((ROOT / "tests" / "golden" / "IndexedJob-one-cpu-pod.yaml").read_text())
+        for document in yaml.safe_load_all(
+            (ROOT / "tests" / "golden" / "IndexedJob-one-cpu-pod.yaml").read_text()
+        )
         if document["kind"] == "Job"
     )
     (container,) = job["spec"]["template"]["spec"]["containers"]

@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 from dapt_operator.api.run import Hindrance, Quota, RunPhase
 from dapt_operator.launchers.quota import QUEUE_LABEL, quota_of
+from dapt_operator.launchers.waiting import refusal_of
 from gang_objects import RUN, job, job_set, pod, state_of
 from launch_builders import stage_run
 
@@ -241,3 +242,26 @@ def test_without_a_queue_nothing_is_suspended(make: Any) -> None:
     assert "suspend" not in found["spec"]
     assert "kueue.x-k8s.io/queue-name" not in found["metadata"]["labels"]
     assert state_of(of=found).quota is None
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            'Error creating: pods "a-prepare-01234567-0-x7k2p" is forbidden: exceeded quota: team, requested: pods=1,'
+            " used: pods=0, limited: pods=0",
+            "PodsRefused: its pods are forbidden: exceeded quota: team, requested: pods=1, used: pods=0,"
+            " limited: pods=0",
+        ),
+        (
+            'Error creating: pods "a-0-x" is forbidden: no PriorityClass with name research was found',
+            Hindrance(
+                "Refused",
+                "its pods are forbidden: no PriorityClass with name research was found; once its pods are allowed,"
+                " this goes on by itself",
+            ),
+        ),
+    ],
+)
+def test_a_full_quota_is_waited_out_and_other_refusals_wait_for_a_person(said: str, told: object) -> None:
+    assert refusal_of(said) == told

@@ -93,7 +93,7 @@ matchExpressions:
   verbs: [create]
 - apiGroups: [""]
   resources: [events]
-  verbs: [create]
+  verbs: [create, list]
 {{- end -}}
 
 {{/* Profiles are cluster-scoped: every install reads them. */}}

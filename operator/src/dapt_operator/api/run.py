@@ -165,6 +165,8 @@ class Children:
     """Live readings by name of the Job or JobSet."""
     workloads: Mapping[str, Manifest] = field(default_factory=dict)
     """Kueue's Workload of a queued Job or JobSet, by its name; absent when there is none (yet)."""
+    refusals: Mapping[str, str] = field(default_factory=dict)
+    """Why the Job controller cannot make a run's pods, by name of the Job or JobSet."""
     logs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Last lines of failed pods, by pod name, as far as they could be read."""
     stage_digests: Mapping[str, str | None] = field(default_factory=dict)

@@ -33,7 +33,7 @@ def render(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> tuple
     """All objects of one run, in the order of their creation; equal input gives equal output."""
     config_map, digest = stage_config_map(run, profile, owner)
     several = run.resources.nodes > 1
-    host = Rendezvous(host=f"{run.name}-{REPLICATED_JOB}-0-0.{run.name}") if several else ALONE
+    host = Rendezvous(host=f"{job_name(run.name)}-0.{run.name}") if several else ALONE
     spec: dict[str, Any] = {
         "network": {"enableDNSHostnames": several, "publishNotReadyAddresses": True},
         "failurePolicy": {"maxRestarts": 0, "rules": [DEADLINE_RULE]},
@@ -49,6 +49,11 @@ def render(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> tuple
         spec["suspend"] = True  # at creation alone: from then on it is the queue's
     metadata = gang_metadata(run, profile, owner)
     return (config_map, {"apiVersion": API_VERSION, "kind": "JobSet", "metadata": metadata, "spec": spec})
+
+
+def job_name(jobset: str) -> str:
+    """Name of the Job that the controller makes of a JobSet of ours."""
+    return f"{jobset}-{REPLICATED_JOB}-0"
 
 
 def shared(profile: AdaptationProfileSpec, owner: Owner, nodes: int) -> tuple[Manifest, ...]:  # noqa: ARG001

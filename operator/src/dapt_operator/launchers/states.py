@@ -29,11 +29,12 @@ from dapt_contract.envelope import ContractError
 from dapt_contract.failure import PRECEDENCE, Cause
 from dapt_contract.run import RunIdentity
 from dapt_operator.api import names
-from dapt_operator.api.run import Children, Manifest, RunPhase, RunState
+from dapt_operator.api.run import Children, Hindrance, Manifest, RunPhase, RunState
 from dapt_operator.launchers.labels import ANNOTATION_ACCELERATOR, identity_of
 from dapt_operator.launchers.pod import CONTAINER
 from dapt_operator.launchers.pods import MAX_SENTENCE, Pod, newest, parse_time, peers_to_end, read_pod
 from dapt_operator.launchers.quota import quota_of
+from dapt_operator.launchers.waiting import refusal_of
 
 _LATEST = datetime.max.replace(tzinfo=UTC)
 LOST_MESSAGE = (
@@ -134,18 +135,22 @@ def _fold(
         return RunState(
             phase=RunPhase.RUNNING, peers_to_end=peers_to_end(seen, now), ailing=bool(failed), **base
         )
-    return _pending(gang, seen, base)
+    return _pending(gang, seen, base, children.refusals.get(name, ""))
 
 
-def _pending(gang: Gang, pods: Sequence[Pod], base: dict[str, Any]) -> RunState:
+def _pending(gang: Gang, pods: Sequence[Pod], base: dict[str, Any], refusal: str) -> RunState:
     waiting = next((pod.waiting for pod in pods if pod.waiting), "")
+    refused = refusal_of(refusal) if refusal and not pods else None
+    if isinstance(refused, str):
+        waiting = refused
     if not waiting and gang.suspended:
         waiting = base["quota_message"] or "Suspended: the Job waits to be admitted"
     return RunState(
         phase=RunPhase.PENDING,
         message=waiting,
         waiting_reason=waiting.partition(":")[0],
-        hindrance=next((pod.hindrance for pod in pods if pod.hindrance), None),
+        hindrance=next((pod.hindrance for pod in pods if pod.hindrance), None)
+        or (refused if isinstance(refused, Hindrance) else None),
         **base,
     )
 

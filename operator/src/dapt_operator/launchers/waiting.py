@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from dapt_operator.api.conditions import CLAIM_NOT_FOUND, IMAGE_NOT_PULLED, SECRET_NOT_FOUND
+from dapt_operator.api.conditions import CLAIM_NOT_FOUND, IMAGE_NOT_PULLED, REFUSED, SECRET_NOT_FOUND
 from dapt_operator.api.run import Hindrance
 
 _STARTING = ("ContainerCreating", "PodInitializing")
@@ -23,6 +23,7 @@ _IMAGE_REASONS = (
 _SECRET = re.compile(r'secret "([^"]{1,253})" not found')
 _SECRET_KEY = re.compile(r"couldn't find key (\S{1,253}) in Secret \S{0,64}/(\S{1,253})")
 _CLAIM = re.compile(r'persistentvolumeclaim "([^"]{1,253})" not found')
+_POD_NAME = re.compile(r'pods "[^"]{1,253}" is')
 _SHOWN = 300
 
 
@@ -41,6 +42,18 @@ def sentence_of(item: Mapping[str, Any]) -> str:
     """`Reason: message` of a container state or a condition, as far as it has them."""
     reason, message = str(item.get("reason") or ""), str(item.get("message") or "")
     return f"{reason}: {message}" if reason and message else reason or message
+
+
+def refusal_of(said: str) -> Hindrance | str:
+    """What keeps a Job from getting its pods: a full quota is waited out, anything else waits for a person.
+
+    Args:
+        said: the Job controller's sentence; the names of the pods in it change at each of its tries.
+    """
+    said = _POD_NAME.sub("its pods are", said.removeprefix("Error creating: "))[:_SHOWN]
+    if "exceeded quota" in said:
+        return f"PodsRefused: {said}"
+    return Hindrance(REFUSED, f"{said}; once its pods are allowed, this goes on by itself")
 
 
 def hindrance_of(status: Mapping[str, Any]) -> Hindrance | None:

@@ -14,8 +14,6 @@ from dapt_operator.launchers.pods import parse_time
 MOST_LOGS = 4
 """Pods of a failed gang whose logs are read: those that failed first."""
 RECENT = timedelta(seconds=60)
-PATIENCE = timedelta(seconds=3)
-"""What the Job controller gets to make pods."""
 _STOPPED = (0, 143)
 _OVER = ("Complete", "Completed", "Failed")
 
@@ -35,16 +33,12 @@ def queued(jobs: Sequence[Manifest]) -> list[Manifest]:
     ]
 
 
-def podless(jobs: Sequence[Manifest], pods: Sequence[Manifest], now: datetime) -> list[Manifest]:
-    """Jobs and JobSets that have no pod although they have had the time, and wait in no queue."""
+def podless(jobs: Sequence[Manifest], pods: Sequence[Manifest]) -> list[Manifest]:
+    """Jobs and JobSets that ought to have a pod and have none."""
     with_pods = {run_of(pod) for pod in pods}
-    found = []
-    for job in jobs:
-        created = parse_time(job["metadata"].get("creationTimestamp"))
-        waits = job["spec"].get("suspend") or _is_over(job) or run_of(job) in with_pods
-        if not waits and created is not None and now - created >= PATIENCE:
-            found.append(job)
-    return found
+    return [
+        job for job in jobs if not (job["spec"].get("suspend") or _is_over(job) or run_of(job) in with_pods)
+    ]
 
 
 def failed(pods: Sequence[Manifest]) -> list[Manifest]:

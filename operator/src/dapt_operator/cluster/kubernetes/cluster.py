@@ -91,7 +91,7 @@ class KubernetesCluster:
         if family.resource is None:
             return World(now, None, None, Children())
         profile, defaults = self._profile(family.resource)
-        return World(now, family.resource, profile, self._children(key, family, now), defaults)
+        return World(now, family.resource, profile, self._children(key, family), defaults)
 
     def _profile(self, resource: Manifest) -> tuple[Manifest | None, tuple[str, ...]]:
         name = (resource.get("spec") or {}).get("profile")
@@ -100,7 +100,7 @@ class KubernetesCluster:
         defaults = self._store.default_profiles()
         return (self._store.profile(defaults[0]) if len(defaults) == 1 else None), defaults
 
-    def _children(self, key: Key, family: Family, now: datetime) -> Children:
+    def _children(self, key: Key, family: Family) -> Children:
         jobs, pods = family.jobs, family.pods
         failed = children.failed(pods)
         return Children(
@@ -108,7 +108,7 @@ class KubernetesCluster:
             pods=pods,
             progress=self._readings.of(key),
             workloads=self._workloads.of(key, children.queued(jobs)),
-            refusals=self._refusals.of(key, children.podless(jobs, pods, now)),
+            refusals=self._refusals.of(key, children.podless(jobs, pods)),
             logs=self._logs.of(key, failed, children.worth_reading(jobs, failed)) if failed else {},
             stage_digests=self._digests.of(key, children.live(jobs, pods)),
         )
