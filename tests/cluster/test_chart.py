@@ -221,6 +221,9 @@ def live_through_everything(plane: ControlPlane, release: Release, tenant: str) 
     becomes(queued, "QuotaReserved", "False", "WaitingForQuota")
     jobsets = {"api_version": "jobset.x-k8s.io/v1alpha2", "labels": f"{names.LABEL_NAME}=pausing"}
     eventually(lambda: api.list("JobSet", tenant, **jobsets), "a JobSet")
+    # Nobody makes pods of it: why not (events list)?
+    why = Right(tenant, "", "events", "list")
+    eventually(lambda: why in used(plane, release.user, mark)[0], "a look at its Events", every_seconds=0.5)
     pausing.patch(suspend=True)
     # A whole life with a conflict (domainadaptations get), a lost rank and a clean-up that leaves nothing.
     whole = Adaptation(plane, tenant, gangs, "whole", cleanup={"afterSeconds": 0, "volume": "Delete"})
