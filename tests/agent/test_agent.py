@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import urllib.request
 from pathlib import Path
@@ -89,6 +90,16 @@ def test_a_full_disk_is_told_with_place_and_free_space(tmp_path: Path) -> None:
         f"{pod.work}/stages/publish-a1/try-1/checkpoint-8.partial/w.bin: no space left to write it ("
     )
     assert f"MiB free in {pod.work}/stages/publish-a1/try-1)" in pod.message.message
+    assert "Traceback" not in pod.log
+
+
+def test_a_file_that_may_not_be_read_is_told_with_the_user_who_may_not(tmp_path: Path) -> None:
+    code, pod = run_pod(tmp_path, "forbidden")
+    assert (code, pod.message.cause) == (64, Cause.BAD_INPUT)
+    assert pod.message.message == (
+        f"/mnt/claims/corpora/d.jsonl: user {os.getuid()} of the pod may not use it; let that user (or its group"
+        f" {os.getgid()}) read it, or write it where it is a destination or the work volume"
+    )
     assert "Traceback" not in pod.log
 
 

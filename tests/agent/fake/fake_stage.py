@@ -70,6 +70,8 @@ def _do(word: str, context: StageContext) -> None:
             "No space left on device",
             str(context.try_folder / "checkpoint-8.partial" / "w.bin"),
         )
+    elif name == "forbidden":
+        raise PermissionError(errno.EACCES, "Permission denied", "/mnt/claims/corpora/d.jsonl")
     elif name == "fill":
         with (context.try_folder / "checkpoint-8.partial").open("wb", buffering=0) as file:
             while True:

@@ -159,6 +159,8 @@ def outcome_of(error: BaseException, rank: int, work: Path) -> Outcome:
     lowered = text.lower()
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _failure(rank, Cause.INFRASTRUCTURE, ExitCode.INFRASTRUCTURE, _disk_full(error, work))
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return _failure(rank, Cause.BAD_INPUT, ExitCode.BAD_INPUT, _forbidden(error))
     traceback.print_exception(error, file=sys.stdout)
     names = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, MemoryError) or names & {"OutOfMemoryError"} or _says(lowered, _MEMORY_SENTENCES):
@@ -178,6 +180,13 @@ def outcome_of(error: BaseException, rank: int, work: Path) -> Outcome:
 
 def _failure(rank: int, cause: Cause, code: ExitCode, sentence: str) -> Outcome:
     return Outcome(rank=rank, exit_code=code, cause=cause, problems=(sentence,))
+
+
+def _forbidden(error: PermissionError) -> str:
+    return (
+        f"{error.filename}: user {os.getuid()} of the pod may not use it; let that user (or its group {os.getgid()}) read"
+        " it, or write it where it is a destination or the work volume"
+    )
 
 
 def _says(text: str, parts: Sequence[str]) -> bool:
