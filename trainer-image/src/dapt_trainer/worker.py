@@ -184,8 +184,8 @@ def _failure(rank: int, cause: Cause, code: ExitCode, sentence: str) -> Outcome:
 
 def _forbidden(error: PermissionError) -> str:
     return (
-        f"{error.filename}: user {os.getuid()} of the pod may not use it; let that user (or its group {os.getgid()}) read"
-        " it, or write it where it is a destination or the work volume"
+        f"{error.filename}: user {os.getuid()} of the pod may not use it; let that user (or its group"
+        f" {os.getgid()}) read it, or write it where it is a destination or the work volume"
     )
 
 
