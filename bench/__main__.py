@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-BENCHES = ("prepare", "pretrain", "local", "operator", "demo")
+BENCHES = ("prepare", "pretrain", "local", "operator", "hang", "demo")
 FOLDER = Path(__file__).parent
 
 
