@@ -19,7 +19,7 @@ from testcluster.adaptations import STAGES, Adaptation, healthy, make_claim, mak
 from testcluster.control_plane import ControlPlane
 from testcluster.kubelet_script import ScriptedKubelet
 from testcluster.operator_process import OperatorProcess
-from testcluster.pod_life import Life, ScriptedPod
+from testcluster.pod_life import Answer, Life, ScriptedPod
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -86,6 +86,17 @@ HOSTILE = {
 """Termination messages that no agent of ours writes."""
 
 
+ODD_READINGS = {
+    "endless": Answer(b"{", is_endless=True),
+    "slow": Answer(b"{}", delay_seconds=30),
+    "nested": Answer(b"[" * 60_000),
+    "huge-step": Answer(b'{"run_key": "0", "stage": "pretrain", "step": 1e400}'),
+    "another": Answer(b'{"run_key": "0000000000000000", "stage": "pretrain", "step": 39}'),
+    "redirect": Answer(b"", status=302),
+}
+"""What answers at /progress that no trainer of ours says."""
+
+
 def script(pod: ScriptedPod) -> Life:
     """By the adaptation's name."""
     if pod.stage is None:
@@ -93,6 +104,10 @@ def script(pod: ScriptedPod) -> Life:
     name, run = pod.stage.run.name, pod.stage.run
     if name in HOSTILE and run.stage == "prepare" and run.try_number == 1:
         return Life(then=Ends(0), run_seconds=0.2, words=HOSTILE[name])
+    if name in ODD_READINGS and run.stage == "pretrain":
+        return Life(
+            then=Ends(facts=builders.facts_for(pod.stage)), run_seconds=8, progress=ODD_READINGS[name]
+        )
     trouble = TROUBLES.get(name)
     if trouble is None or run.stage != trouble.stage or not (trouble.always or run.try_number == 1):
         return healthy(pod)
@@ -211,3 +226,13 @@ def test_hostile_last_words_cost_their_own_adaptation_a_try(control_plane: Contr
     for life in made.values():
         life.wait_for_phase("Published", seconds=180)
         assert tries(life)["prepare"] == 2
+
+
+@pytest.mark.usefixtures("lives")
+def test_odd_readings_harm_nobody(control_plane: ControlPlane) -> None:
+    place, profile = "failures", make_profile(control_plane, terminationGracePeriodSeconds=2)
+    made = [Adaptation(control_plane, place, profile, name) for name in ODD_READINGS]
+    for life in made:
+        life.wait_for_phase("Published", seconds=180)
+        assert tries(life) == dict.fromkeys(STAGES, 1)
+        assert life.status.get("progress", {}).get("step") != 39

@@ -303,6 +303,27 @@ def test_deleting_works_while_the_operator_is_down(
     assert control_plane.api.find("DomainAdaptation", "clinical", place) is None
 
 
+def test_deleted_in_each_phase_it_leaves_nothing(
+    control_plane: ControlPlane, place: str, profile: str, kubelet: ScriptedKubelet, start: Start
+) -> None:
+    def stays(pod: ScriptedPod) -> Life:
+        return Life() if pod.stage is not None and pod.stage.run.name == pod.stage.run.stage else healthy(pod)
+
+    kubelet.script = stays
+    operator = start()
+    lives = [Adaptation(control_plane, place, profile, stage) for stage in STAGES]
+    for life in lives:
+        life.wait_for_run(life.name, pods=2 if life.name == "pretrain" else 1)
+    for life in lives:
+        control_plane.api.delete("DomainAdaptation", life.name, place)
+    kinds = ("Job", "Pod", "ConfigMap", "Service", "Secret")
+    for life in lives:
+        eventually(
+            lambda life=life: not any(map(life.children, kinds)), f"the end of {life.name}", seconds=60
+        )
+    assert [line for line in operator.lines() if line.get("level") == "error"] == []
+
+
 def test_suspended_in_each_phase_and_resumed_it_loses_nothing(
     control_plane: ControlPlane, place: str, profile: str, kubelet: ScriptedKubelet, start: Start
 ) -> None:
