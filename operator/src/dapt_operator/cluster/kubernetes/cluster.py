@@ -86,6 +86,7 @@ class KubernetesCluster:
         if family.resource is None:
             self._digests.forget(key)
             self._workloads.forget(key)
+            self._refusals.forget(key)
             return World(now, None, None, Children())
         family = self._up_to_date(key, family, now)
         if family.resource is None:
@@ -107,7 +108,7 @@ class KubernetesCluster:
             jobs=jobs,
             pods=pods,
             progress=self._readings.of(key),
-            workloads=self._workloads.of(key, children.queued(jobs)),
+            workloads=_known(self._workloads.of(key, children.queued(jobs))),
             refusals=self._refusals.of(key, children.podless(jobs, pods)),
             logs=self._logs.of(key, failed, children.worth_reading(jobs, failed)) if failed else {},
             stage_digests=self._digests.of(key, children.live(jobs, pods)),
@@ -283,3 +284,8 @@ def _items(kind: str, first: Manifest, rest: Iterator[Manifest]) -> Iterator[Man
         for item in page.get("items") or []:
             yield {"kind": kind, "apiVersion": KINDS[kind].api_version, **item}
         page = next(rest, None)
+
+
+def _known(workloads: Mapping[str, Manifest | None]) -> dict[str, Manifest]:
+    """Those that there are."""
+    return {name: workload for name, workload in workloads.items() if workload is not None}

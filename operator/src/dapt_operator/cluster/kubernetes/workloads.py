@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 from dapt_operator.api.run import Manifest
 from dapt_operator.cluster.kubernetes.api import Api
-from dapt_operator.cluster.kubernetes.errors import ApiError
+from dapt_operator.cluster.kubernetes.looks import TIMEOUT_SECONDS, Looks
 from dapt_operator.cluster.kubernetes.paths import Kind
-from dapt_operator.cluster.port import Key
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"
@@ -23,74 +19,28 @@ PATIENT_SECONDS = 30.0
 _PATIENT_AFTER_SECONDS = 60.0
 _DISCOVER_AGAIN_SECONDS = 60.0
 _GROUP_PATH = "/apis/kueue.x-k8s.io"
-_TIMEOUT_SECONDS = 3.0
-_log = logging.getLogger(__name__)
 
 
-@dataclass
-class _Look:
-    first_at: float
-    next_at: float
-    workload: Manifest | None = None
-
-
-class Workloads:
-    """Looks at the Workloads of suspended runs now and then; tells what was seen last."""
+class Workloads(Looks["Manifest | None"]):
+    """The Workload of each run that is suspended and queued; None: there is none yet, or no Kueue."""
 
     def __init__(self, api: Api, clock: Callable[[], float] = time.monotonic) -> None:
-        self._api = api
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._looks: dict[Key, dict[str, _Look]] = {}
+        super().__init__(api, clock)
         self._kind: Kind | None = None
         self._discover_at = 0.0
 
-    def of(self, key: Key, runs: Iterable[Manifest]) -> dict[str, Manifest]:
-        """Workloads by name of the run.
-
-        Args:
-            key: whose runs.
-            runs: its Jobs and JobSets that are suspended and queued.
-        """
-        now = self._clock()
-        with self._lock:
-            before = self._looks.pop(key, {})
-        looks: dict[str, _Look] = {}
-        found: dict[str, Manifest] = {}
-        for run in runs:
-            uid, name = str(run["metadata"]["uid"]), str(run["metadata"]["name"])
-            look = looks[uid] = before.get(uid) or _Look(now, now)
-            if now >= look.next_at:
-                patient = now - look.first_at > _PATIENT_AFTER_SECONDS
-                look.next_at = now + (PATIENT_SECONDS if patient else LOOK_AGAIN_SECONDS)
-                self._look(str(run["metadata"]["namespace"]), uid, look, now)
-            if look.workload is not None:
-                found[name] = look.workload
-        if looks:
-            with self._lock:
-                self._looks[key] = looks
-        return found
-
-    def forget(self, key: Key) -> None:
-        """The adaptation is gone."""
-        with self._lock:
-            self._looks.pop(key, None)
-
-    def _look(self, namespace: str, uid: str, look: _Look, now: float) -> None:
-        try:
-            kind = self._served(now)
-            if kind is None:
-                look.workload = None
-                return
-            query = {"labelSelector": f"{JOB_UID_LABEL}={uid}", "limit": 2}
-            answer = self._api.get(
-                kind.collection(namespace), query, attempts=1, timeout_seconds=_TIMEOUT_SECONDS
-            )
-        except ApiError as error:
-            _log.debug("%s; what was seen before still counts", error)
-            return
+    def _ask(self, run: Manifest) -> Manifest | None:
+        kind = self._served(self._clock())
+        if kind is None:
+            return None
+        query = {"labelSelector": f"{JOB_UID_LABEL}={run['metadata']['uid']}", "limit": 2}
+        path = kind.collection(str(run["metadata"]["namespace"]))
+        answer = self._api.get(path, query, attempts=1, timeout_seconds=TIMEOUT_SECONDS)
         items = (answer or {}).get("items") or []
-        look.workload = _kept(items[0]) if items else None
+        return _kept(items[0]) if items else None
+
+    def _rest_seconds(self, asked_for_seconds: float) -> float:
+        return PATIENT_SECONDS if asked_for_seconds > _PATIENT_AFTER_SECONDS else LOOK_AGAIN_SECONDS
 
     def _served(self, now: float) -> Kind | None:
         """Workloads in the version that the server prefers; None without Kueue."""
@@ -98,7 +48,7 @@ class Workloads:
             if self._kind is not None or now < self._discover_at:
                 return self._kind
             self._discover_at = now + _DISCOVER_AGAIN_SECONDS
-        group = self._api.get(_GROUP_PATH, attempts=1, timeout_seconds=_TIMEOUT_SECONDS)
+        group = self._api.get(_GROUP_PATH, attempts=1, timeout_seconds=TIMEOUT_SECONDS)
         version = ((group or {}).get("preferredVersion") or {}).get("groupVersion")
         kind = Kind(str(version), "workloads") if version else None
         with self._lock:
