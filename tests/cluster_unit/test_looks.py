@@ -29,6 +29,7 @@ def clock(adapter: Adapter) -> list[float]:
     now = [1000.0]
     adapter.cluster._digests._clock = lambda: now[0]
     adapter.cluster._workloads._clock = lambda: now[0]
+    adapter.cluster._refusals._clock = lambda: now[0]
     return now
 
 
@@ -99,6 +100,41 @@ def test_a_run_that_is_over_is_not_looked_at(
     clock[0] += 100
     adapter.store.put(job(10**6, conditions=[{"type": "Complete", "status": "True"}]))
     assert (children(adapter).stage_digests, looks(adapter)) == ({}, 0)
+
+
+# --- Jobs without pods ---
+
+
+def failed_create(name: str, job_name: str, message: str, last: str) -> dict[str, Any]:
+    return {
+        "kind": "Event",
+        "metadata": {"name": name, "namespace": "health"},
+        "involvedObject": {"kind": "Job", "name": job_name},
+        "reason": "FailedCreate",
+        "message": message,
+        "lastTimestamp": last,
+    }
+
+
+def test_a_job_that_gets_no_pods_is_asked_about_after_a_moment(adapter: Adapter, clock: list[float]) -> None:
+    made = job()
+    adapter.store.put(made)
+    name = made["metadata"]["name"]
+    for event, message, last in (("old", "exceeded quota: a", "2026-01-31T12:00:00Z"),
+                                 ("new", "exceeded quota: b", "2026-01-31T12:00:09Z")):  # fmt: skip
+        adapter.double.add(f"{HEALTH}/events/{event}", failed_create(event, name, message, last))
+    assert children(adapter).refusals == {}
+    clock[0] += 2.9
+    assert (children(adapter).refusals, adapter.double.sent("GET .*/events")) == ({}, [])
+    clock[0] += 0.1
+    assert children(adapter).refusals == {name: "exceeded quota: b"}
+    (asked,) = adapter.double.sent("GET .*/events")
+    assert asked.query["fieldSelector"] == (
+        f"involvedObject.kind=Job,involvedObject.name={name},reason=FailedCreate"
+    )
+    adapter.store.put(pod(made))
+    clock[0] += 60
+    assert children(adapter).refusals == {}, "it has one now"
 
 
 # --- queues ---
