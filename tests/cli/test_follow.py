@@ -134,7 +134,7 @@ def follow(
     screen = Screen()
     launcher = SimpleNamespace(states=lambda _, __: cluster.failed)
     monkeypatch.setattr(module, "reconcile", cluster.reconcile)
-    monkeypatch.setattr(module, "LAUNCHERS", {"one": launcher})
+    monkeypatch.setattr(module, "_LAUNCHERS", {"one": launcher})
     status = module.follow(
         cluster,  # type: ignore[arg-type]
         ("prepare",),
