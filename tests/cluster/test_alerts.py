@@ -21,6 +21,7 @@ WHO = '{namespace="health",name="clinical"}'
 QUIET = {
     "dapt_reconcile_duration_seconds_count": "0+1x300",
     "dapt_reconcile_errors_total": "0x300",
+    'dapt_condition{namespace="health",name="clinical",type="Stalled"}': "0x300",
     f"dapt_progress_ratio{WHO}": "0+0.002x300",
     f"dapt_general_perplexity_increase_ratio{WHO}": "0.1x300",
     'dapt_restarts_total{namespace="health",name="clinical",cause="infrastructure"}': "1x300",
@@ -30,6 +31,7 @@ QUIET = {
 LOUD = {
     "DaptOperatorGone": {"dapt_reconcile_duration_seconds_count": "_x300"},
     "DaptReconcileErrors": {"dapt_reconcile_errors_total": "0+1x300"},
+    "DaptStalled": {'dapt_condition{namespace="health",name="clinical",type="Stalled"}': "1x300"},
     "DaptTrainingStandsStill": {f"dapt_progress_ratio{WHO}": "0.4x300"},
     "DaptForgetting": {f"dapt_general_perplexity_increase_ratio{WHO}": "0.6x300"},
     "DaptRestarts": {
@@ -85,6 +87,8 @@ def test_each_alert_fires_alone_when_it_should(promtool: Path, tmp_path: Path, a
     if alert == "DaptRestarts":
         labels["cause"] = "infrastructure"
         text = text.replace("{{ $labels.cause }}", "infrastructure")
+    if alert == "DaptStalled":
+        labels["type"] = "Stalled"
     expected = {alert: [{"exp_labels": labels, "exp_annotations": {"summary": text}}]}
     assert firing(promtool, tmp_path, QUIET | LOUD[alert], expected) == ""
     assert "FAILED" in firing(promtool, tmp_path, QUIET | LOUD[alert], {})

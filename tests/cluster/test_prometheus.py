@@ -30,6 +30,7 @@ from testcluster.waiting import eventually
 pytestmark = pytest.mark.cluster
 
 OF_AN_ADAPTATION = {
+    "dapt_condition": "type",
     "dapt_general_perplexity_increase_ratio": None,
     "dapt_domain_perplexity_decrease_ratio": None,
     "dapt_task_drop_points": "task",

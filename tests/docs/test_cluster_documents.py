@@ -70,7 +70,7 @@ def test_alerts_read_series_and_labels_that_are_exported() -> None:
     labels = {series.name: {*metrics.LABELS, series.label} for series in metrics.TABLE}
     labels |= {metrics.RECONCILE_ERRORS[0]: set(), metrics.RECONCILE_DURATION[0]: set()}
     (group,) = yaml.safe_load(named_blocks(OPERATING)["alerts.yaml"])["groups"]
-    assert len(group["rules"]) == 6
+    assert len(group["rules"]) == 7
     for rule in group["rules"]:
         for name in re.findall(r"\bdapt_\w+", rule["expr"]):
             for part in HISTOGRAM_PARTS:

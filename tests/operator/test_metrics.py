@@ -59,6 +59,11 @@ def test_a_whole_life_has_every_series() -> None:
         for stage in ("prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish")
     }
     assert not any(key.startswith("dapt_restarts_total") for key in found)
+    conditions = {key: value for key, value in found.items() if key.startswith("dapt_condition")}
+    assert {key for key, value in conditions.items() if value} == {
+        f'dapt_condition{{{OF},type="{type_}"}}' for type_ in ("Accepted", "Ready", "GatesPassed", "Finished")
+    }
+    assert len(conditions) == 8
 
 
 def test_faults_are_told_by_their_cause() -> None:

@@ -113,7 +113,18 @@ def _seconds(record: RunRecord) -> float:
     return max(0.0, (ended - begun).total_seconds())
 
 
+def _conditions(known: Known) -> Iterable[Value]:
+    return ((condition.type, float(condition.status == "True")) for condition in known.status.conditions)
+
+
 TABLE: Final = (
+    Series(
+        "dapt_condition",
+        "gauge",
+        "1 while a condition of the adaptation is True, else 0; Stalled is the one that waits for a person.",
+        _conditions,
+        label="type",
+    ),
     Series(
         "dapt_general_perplexity_increase_ratio",
         "gauge",
