@@ -66,4 +66,7 @@ def test_two_ranks_find_what_one_finds(toy_work: Path, tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
+    from dapt_trainer.worker import end
+
     main(*sys.argv[1:])
+    end(0)  # as real ranks end: threads of libraries may abort an ordinary exit
