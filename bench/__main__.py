@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-BENCHES = ("prepare", "pretrain", "local", "operator", "hang", "demo")
+BENCHES = ("prepare", "pretrain", "local", "operator", "quiet", "hang", "demo")
 FOLDER = Path(__file__).parent
 
 

@@ -16,7 +16,10 @@ CANDIDATE_SELECTED: Final = "CandidateSelected"
 
 EVENTS: Final[dict[str, tuple[str, str]]] = {
     STAGE_STARTED: (NORMAL, "A try of a stage was created."),
-    STAGE_SUCCEEDED: (NORMAL, "A stage has done its work."),
+    STAGE_SUCCEEDED: (
+        NORMAL,
+        "A stage has done its work; the message names the one that was started after it.",
+    ),
     STAGE_FAILED: (WARNING, "A try has failed, by which cause and with which sentence."),
     CANDIDATE_SELECTED: (NORMAL, "A checkpoint was chosen, and why."),
     **dict.fromkeys(

@@ -145,6 +145,7 @@ def _pending(gang: Gang, pods: Sequence[Pod], base: dict[str, Any], refusal: str
         waiting = refused
     if not waiting and gang.suspended:
         waiting = base["quota_message"] or "Suspended: the Job waits to be admitted"
+    base["started"] = None  # a Job starts before its pods do
     return RunState(
         phase=RunPhase.PENDING,
         message=waiting,

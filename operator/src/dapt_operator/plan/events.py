@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dapt_contract.failure import Cause
-from dapt_operator.api.conditions import FINISHED, STALLED, find_condition
+from dapt_operator.api.conditions import FINISHED, STALLED, find_condition, is_true
 from dapt_operator.api.events import (
     CANDIDATE_SELECTED,
     EVENTS,
@@ -46,18 +46,29 @@ def notices(
         learned: the ledger before this visit started anything: the next try may hide the end of the one before it.
     """
     found = list(_failures(before.ledger or Ledger(), learned or after.ledger or Ledger()))
-    known = {_identity(stage): stage for stage in before.stages}
-    for stage in after.stages:
-        old = known.get(_identity(stage))
-        title = _title(stage.name, stage.candidate)
-        if old is None or old.try_number != stage.try_number:
-            found.append(Notice(NORMAL, STAGE_STARTED, f"{title} was started (try {stage.try_number})"))
-        if stage.state == "Succeeded" and (old is None or old.state != "Succeeded"):
-            found.append(Notice(NORMAL, STAGE_SUCCEEDED, f"{title} succeeded"))
+    found += _steps(before, after)
     if after.selected is not None and after.selected != before.selected:
         said = f"{after.selected.id}: {after.selected.reason}"
         found.append(Notice(NORMAL, CANDIDATE_SELECTED, said[:MAX_MESSAGE]))
     return (*found, *_turns(before, after))
+
+
+def _steps(before: DomainAdaptationStatus, after: DomainAdaptationStatus) -> Iterator[Notice]:
+    """Stages that succeeded or were started. What one visit did is one Event, since each costs a request: the start
+    that follows a success is told with it, and the success that ends all is told by the end."""
+    known = {_identity(stage): stage for stage in before.stages}
+    done, started = [], []
+    for stage in after.stages:
+        old = known.get(_identity(stage))
+        title = _title(stage.name, stage.candidate)
+        if old is None or old.try_number != stage.try_number:
+            started.append(f"{title} was started (try {stage.try_number})")
+        if stage.state == "Succeeded" and (old is None or old.state != "Succeeded"):
+            done.append(f"{title} succeeded")
+    if done and not is_true(after.conditions, FINISHED):
+        yield Notice(NORMAL, STAGE_SUCCEEDED, "; ".join((*done, *started))[:MAX_MESSAGE])
+    elif started:
+        yield Notice(NORMAL, STAGE_STARTED, "; ".join(started)[:MAX_MESSAGE])
 
 
 def _failures(before: Ledger, after: Ledger) -> Iterator[Notice]:
