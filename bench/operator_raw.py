@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-import aiohttp
 import urllib3
 
+from testcluster.async_api import AsyncApi
 from testcluster.control_plane import ControlPlane
 
-CONNECTIONS = 32
 TRY, STAGE, NAME = "dapt.dev/try", "dapt.dev/stage", "dapt.dev/adaptation"
 
 
@@ -66,15 +65,10 @@ def _until_pods(
 
 
 async def _post(plane: ControlPlane, path: str, manifests: Sequence[dict[str, Any]]) -> None:
-    connector = aiohttp.TCPConnector(limit=CONNECTIONS, ssl=_context(plane))
-    async with aiohttp.ClientSession(plane.url, connector=connector) as session:
-
-        async def one(manifest: dict[str, Any]) -> None:
-            async with session.post(path, json=manifest) as answer:
-                if answer.status != 201:
-                    raise RuntimeError(await answer.text())
-
-        await asyncio.gather(*(one(manifest) for manifest in manifests))
+    pair = plane.authority.client("bench", "bench", ("system:masters",))
+    api = AsyncApi(plane.url, plane.authority_file, pair, "bench")
+    await asyncio.gather(*(api.call("POST", path, manifest) for manifest in manifests))
+    await api.close()
 
 
 def _context(plane: ControlPlane) -> ssl.SSLContext:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from testcluster.adaptations import STAGES, Adaptation, healthy, make_claim, make_profile
+from testcluster.adaptations import STAGES, Adaptation, healthy, make_claim, make_profile, token_kubeconfig
 from testcluster.api_proxy import ApiProxy, Cut, Effect, Refusal
 from testcluster.calls import Call
 from testcluster.control_plane import ControlPlane
@@ -45,28 +45,12 @@ class Stand:
         self.plane, self.namespace = plane, namespace
         make_claim(plane, namespace)
         self.profile = make_profile(plane)
-        plane.api.create(
-            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "operator"}}, namespace
-        )
-        plane.api.create(
-            {
-                "apiVersion": "rbac.authorization.k8s.io/v1",
-                "kind": "ClusterRoleBinding",
-                "metadata": {"name": f"{namespace}-operator"},
-                "roleRef": {
-                    "apiGroup": "rbac.authorization.k8s.io",
-                    "kind": "ClusterRole",
-                    "name": "cluster-admin",
-                },
-                "subjects": [{"kind": "ServiceAccount", "name": "operator", "namespace": namespace}],
-            }
-        )
         self.proxy = ApiProxy(plane)
         self.lives = 0
 
     def __enter__(self) -> Stand:
         self.proxy.__enter__()
-        config = self.plane.kubeconfig_for(self.namespace, "operator", url=self.proxy.url)
+        config = token_kubeconfig(self.plane, self.namespace, self.proxy.url)
         self.operator = OperatorProcess(
             self.plane, [self.namespace], kubeconfig=config, flags=["--resync-seconds=5", "--log-level=info"]
         )

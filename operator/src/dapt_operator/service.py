@@ -41,7 +41,7 @@ FINISH_SECONDS = 3.0
 END_SECONDS = 4.5
 """By then the process has ended, whatever hangs: nothing needs an orderly end to be safe."""
 
-STOP, LOST, BROKEN = "stop", "lost", "broken"
+STOP, BROKEN = "stop", "broken"
 
 
 class Service:

@@ -48,8 +48,6 @@ class Pod:
     why_lost: str = "the pod is gone"
     waiting: str = ""
     hindrance: Hindrance | None = None
-    scheduled: bool = False
-    """Whether a node was found for it."""
     running: bool = False
     created: datetime | None = None
     started: datetime | None = None
@@ -82,7 +80,6 @@ def read_pod(pod: Manifest, identity: RunIdentity, kind: str, now: datetime) -> 
         "phase": phase,
         "alive": not ended,
         "disrupted": disruption is not None,
-        "scheduled": _condition(status, "PodScheduled", "True") is not None,
         "created": parse_time(metadata.get("creationTimestamp")),
     }
     if not ended and _gone(metadata, now):
