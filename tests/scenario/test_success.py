@@ -218,6 +218,14 @@ def test_progress_ends_at_the_last_step() -> None:
     }  # fmt: skip
 
 
+def test_a_pretraining_too_short_to_be_read_ends_at_its_last_step_too() -> None:
+    world = World()
+    world.live()
+    assert world.status["progress"] == {
+        "fraction": 1.0, "step": 40, "totalSteps": 40, "tokens": 40_960, "etaSeconds": 0.0,
+    }  # fmt: skip
+
+
 def test_warnings_of_the_data_are_told_once() -> None:
     said = (
         "The domain corpus has 60,000 training tokens; below 100,000,000 consider retrieval or fine-tuning.",

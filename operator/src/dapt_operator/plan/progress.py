@@ -22,10 +22,12 @@ def progress(observed: Observed, ledger: Ledger) -> tuple[Progress | None, str |
     run = next((r for r in observed.live if r.kind == "pretrain" and r.progress is not None), None)
     ended = facts_of(find(ledger, "pretrain", 1, None))
     if isinstance(ended, PretrainFacts) and ended.ended_by == "Completed" and run is None:
-        if old is None or old.fraction == 1.0:
+        if old is not None and old.fraction == 1.0:
             return old, old_time
+        # A pretraining shorter than the time between two readings leaves only its report.
+        read = old or Progress(total_steps=ended.steps)
         done = {"fraction": 1.0, "step": ended.steps, "tokens": ended.tokens, "eta_seconds": 0.0}
-        return old.model_copy(update=done), timestamp(observed.now)
+        return read.model_copy(update=done), timestamp(observed.now)
     if run is None or run.progress is None or run.phase is not RunPhase.RUNNING:
         return old, old_time
     read = run.progress
