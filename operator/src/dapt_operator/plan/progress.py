@@ -25,9 +25,9 @@ def progress(observed: Observed, ledger: Ledger) -> tuple[Progress | None, str |
         if old is not None and old.fraction == 1.0:
             return old, old_time
         # A pretraining shorter than the time between two readings leaves only its report.
-        read = old or Progress(total_steps=ended.steps)
+        known = old or Progress(total_steps=ended.steps)
         done = {"fraction": 1.0, "step": ended.steps, "tokens": ended.tokens, "eta_seconds": 0.0}
-        return read.model_copy(update=done), timestamp(observed.now)
+        return known.model_copy(update=done), timestamp(observed.now)
     if run is None or run.progress is None or run.phase is not RunPhase.RUNNING:
         return old, old_time
     read = run.progress
