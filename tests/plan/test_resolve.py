@@ -9,7 +9,8 @@ import pytest
 from builders import adaptation, base_measure, model_facts, prepare_facts, profile, side
 from dapt_operator.api.profile import AdaptationProfile, AdaptationProfileSpec
 from dapt_operator.api.spec import DomainAdaptation, DomainAdaptationSpec
-from dapt_operator.plan.blueprint import BASE_REFERENCE, finetune_stage, prepare_stage, resolve_pretraining
+from dapt_operator.plan.blueprint import BASE_REFERENCE, prepare_stage, resolve_pretraining
+from dapt_operator.plan.finishing import finetune_stage
 from dapt_operator.plan.resolve import RefusedError, budget_steps, replay_fraction
 
 

@@ -71,3 +71,13 @@ class CheckpointManifest(Contract):
 def candidate_id(attempt: int, step: int) -> str:
     """The id of a plain checkpoint as candidate."""
     return f"a{attempt}-s{step}"
+
+
+def average_id(attempt: int, members: int) -> str:
+    """The id of the mean of an attempt's last checkpoints."""
+    return f"a{attempt}-avg{members}"
+
+
+def interpolation_id(candidate: str, share: float) -> str:
+    """The id of a candidate brought towards the base model: `share` of the way from it is kept."""
+    return f"{candidate}-i{share:g}"

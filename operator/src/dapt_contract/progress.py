@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from dapt_contract.base import Contract
+from dapt_contract.stages.pretrain import CheckpointFacts
 
 
 class Progress(Contract):
@@ -24,5 +25,7 @@ class Progress(Contract):
     gradient_norm: float | None = None
     domain_perplexity: float | None = None
     general_perplexity: float | None = None
+    checkpoints: tuple[CheckpointFacts, ...] = Field(default=(), max_length=50)
+    """Checkpoints that are complete and measured so far: evaluations of them may begin beside the training."""
     eta_seconds: float | None = None
     """Time left in this stage, by its own estimate."""

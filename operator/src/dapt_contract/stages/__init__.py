@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dapt_contract.base import Contract
+from dapt_contract.stages.align import AlignConfig, AlignFacts, AlignReport
+from dapt_contract.stages.blend import BlendConfig, BlendFacts, BlendReport
 from dapt_contract.stages.evaluate import (
     BaselineConfig,
     BaselineFacts,
@@ -38,8 +40,10 @@ KINDS: dict[str, Kind] = {
     "prepare": Kind(PrepareConfig, PrepareFacts, PrepareReport),
     "baseline": Kind(BaselineConfig, BaselineFacts, BaselineReport),
     "pretrain": Kind(PretrainConfig, PretrainFacts, PretrainReport),
+    "blend": Kind(BlendConfig, BlendFacts, BlendReport),
     "evaluate": Kind(EvaluateConfig, EvaluateFacts, EvaluateReport),
     "finetune": Kind(FinetuneConfig, FinetuneFacts, FinetuneReport),
+    "align": Kind(AlignConfig, AlignFacts, AlignReport),
     "verify": Kind(VerifyConfig, VerifyFacts, VerifyReport),
     "publish": Kind(PublishConfig, PublishFacts, PublishReport),
 }

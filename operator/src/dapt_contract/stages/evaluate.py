@@ -55,7 +55,7 @@ class NamedModel(Contract):
     """One of the models that verify compares."""
 
     name: str
-    """`base`, `chosen`, `final`."""
+    """`base`, `chosen`, `final`; with DPO also `finetuned`, the model before it."""
     model: ModelReference
 
 

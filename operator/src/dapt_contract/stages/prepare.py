@@ -26,7 +26,22 @@ class InstructionSource(Contract):
     """One source of SFT examples."""
 
     source: str
-    format: Literal["messages", "promptResponse"]
+    format: Literal["messages", "promptResponse", "plain"]
+
+
+class PreferenceSource(Contract):
+    """One source of DPO pairs."""
+
+    source: str
+
+
+class TokenizerExtension(Contract):
+    """How the tokenizer grows."""
+
+    vocabulary_size: int
+    """At most so many new tokens."""
+    minimum_frequency: int = 50
+    """Occurrences in the domain's training text below which a candidate is not taken."""
 
 
 class PrepareConfig(Contract):
@@ -40,10 +55,12 @@ class PrepareConfig(Contract):
     sequence_length_tokens: int | None = None
     """None: the model's longest, at most 4,096."""
     document_boundaries: bool = True
-    deduplicate: Literal["exact", "none"] = "exact"
+    deduplicate: Literal["exact", "near", "none"] = "exact"
     decontaminate: bool = True
     bad_records_max_fraction: float = 0.0
     instructions: tuple[InstructionSource, ...] = ()
+    preferences: tuple[PreferenceSource, ...] = ()
+    tokenizer_extension: TokenizerExtension | None = None
     tasks: tuple[TaskConfig, ...] = ()
     probes: tuple[ProbeConfig, ...] = ()
     global_batch_size: int = 1
@@ -73,6 +90,16 @@ class ModelFacts(Contract):
     """The immutable revision or the content digest that was read."""
     digest: str
     weights_bytes: int
+
+
+class TokenizerFacts(Contract):
+    """What growing the tokenizer brought; words are runs of non-space characters of the held-out text."""
+
+    added_tokens: int
+    domain_tokens_per_word_before: float
+    domain_tokens_per_word_after: float
+    general_tokens_per_word_before: float
+    general_tokens_per_word_after: float
 
 
 class SourceFacts(Row):
@@ -112,6 +139,12 @@ class PrepareFacts(Contract):
     domain_tokens: int
     general_tokens: int
     instruction_examples: int = 0
+    preference_pairs: int = 0
+    near_duplicates: int = 0
+    """Documents of both sides that were dropped for being near to an earlier one (MinHash); the sources' `duplicates`
+    count them too."""
+    tokenizer: TokenizerFacts | None = None
+    """None: the tokenizer is the base model's."""
     task_items: tuple[tuple[str, int], ...] = ()
     data_digest: str
     warnings: tuple[str, ...] = ()
@@ -127,4 +160,10 @@ class PrepareReport(Contract):
     contamination_by_task: tuple[tuple[str, int], ...] = ()
     near_duplicates_by_source: tuple[tuple[str, int], ...] = ()
     """Documents that left the training data for being near to held-out ones."""
+    repeats_by_source: tuple[tuple[str, int], ...] = ()
+    """Near-duplicates of earlier documents of the corpus, with `deduplicate: near`."""
+    languages_by_source: tuple[tuple[str, tuple[tuple[str, int], ...]], ...] = ()
+    """(source, ((ISO 639-1 code, documents), ...)) of a sample, most frequent first."""
+    lengths_by_source: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """(source, tokens of its documents at the 0, 10, 25, 50, 75, 90 and 100th percentile)."""
     seconds_by_step: tuple[tuple[str, float], ...] = ()

@@ -19,6 +19,26 @@ from dapt_contract.stop_rule import StopRule
 EndedBy = Literal["Completed", "ForgettingLimit", "Diverged", "BudgetReached", "Stopped"]
 
 
+class RegularizationConfig(Contract):
+    """A penalty against forgetting, added to the loss of every micro-batch."""
+
+    kind: Literal["ewc", "l2sp", "klToBase"]
+    strength: float
+    """Weight of the penalty; ewc: half of it times the squared distance weighted by the Fisher
+    information, which is scaled to mean 1."""
+    samples: int = 2000
+    """General sequences that the Fisher information is estimated from; ewc alone reads it."""
+    parameters: Literal["all", "attention", "mlp"] = "all"
+    """Group of weights that is held back; klToBase holds predictions, not weights."""
+
+
+class MixturePhase(Contract):
+    """A stretch of an earlier attempt whose data is not read again: its sources go on where it left them."""
+
+    steps: int = Field(ge=0)
+    replay_fraction: float = Field(ge=0.0, le=1.0)
+
+
 class PretrainConfig(Contract):
     """All that pretraining needs to know; the mixture is computed from it and the shards' manifest."""
 
@@ -46,6 +66,9 @@ class PretrainConfig(Contract):
     max_train_seconds: float | None = None
     """Pretraining's share of the GPU-hour limit on the clock: reaching it ends the stage cleanly."""
     keep_optimizer_states: int = 2
+    regularization: RegularizationConfig | None = None
+    earlier_phases: tuple[MixturePhase, ...] = Field(default=(), max_length=16)
+    """What attempts before this one read on the way to the checkpoint that this one starts from, oldest first."""
     seed: int = 0
 
 
@@ -61,6 +84,13 @@ class CheckpointFacts(Row):
     general_b_nats: float
     weights_digest: str = Field(max_length=12)
     """First 12 hexadecimal digits."""
+
+
+class PenaltyPoint(Row):
+    """The regularization's share of a logged step."""
+
+    step: int
+    penalty_nats: float
 
 
 class PretrainFacts(Contract):
@@ -97,5 +127,9 @@ class PretrainReport(Contract):
     tokens_by_source: tuple[tuple[str, int], ...] = ()
     epochs_by_source: tuple[tuple[str, float], ...] = ()
     realised_replay_fraction: float = 0.0
+    penalties: tuple[PenaltyPoint, ...] = ()
+    """Of the regularization, where there is one: what it added to the loss."""
+    stall_seconds: float = 0.0
+    """Time in which the ranks saved and measured checkpoints instead of training."""
     skipped_checkpoints: tuple[str, ...] = ()
     """One sentence for each checkpoint that was found damaged at a resume."""

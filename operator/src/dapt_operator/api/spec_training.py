@@ -218,9 +218,10 @@ class FinetuningSource(Base):
 
     source: SourceUri
     """JSONL or Parquet files, with wildcards."""
-    format: Literal["messages", "promptResponse"] = "messages"
-    """messages: a list of {role, content}; promptResponse: fields prompt and response. Default messages:
-    what chat models are trained on."""
+    format: Literal["messages", "promptResponse", "plain"] = "messages"
+    """messages: a list of {role, content}; promptResponse: fields prompt and response, as one turn of a chat;
+    plain: the same two fields as plain text, the response right after the prompt, without a chat template. Default
+    messages: what chat models are trained on."""
 
 
 class FinetuningBudget(Base):
@@ -278,3 +279,17 @@ class Preference(Base):
     """Preference data."""
     beta: Annotated[float, Field(gt=0, le=100)] = 0.1
     """How strongly the model is held to the fine-tuned one. Default 0.1: the value of the DPO paper."""
+    method: Method = Method(lora=Lora(rank=16))
+    """Which weights are trained. Default LoRA of rank 16: then the reference is the same model without its adapters,
+    and no second copy is held."""
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """Passes over the pairs. Default 1: more soon lowers the likelihood of both answers."""
+    global_batch_size: Annotated[Integer, Field(ge=1, le=1_000_000)] | None = None
+    """Pairs an optimizer step, over all ranks. Absent: that of pretraining."""
+    micro_batch_size: Annotated[Integer, Field(ge=1, le=65_536)] | None = None
+    """Pairs a rank in one forward pass. Absent: the largest that fits by the estimate."""
+    optimizer: Optimizer = Optimizer()
+    """AdamW's settings. The learning rate absent: 5e-7 for full training, 5e-6 for LoRA."""
+    schedule: Schedule = Schedule(warmup_fraction=0.1)
+    """The learning rate over the run. Default with a warm-up of a tenth: preference data is small, its runs are
+    short."""

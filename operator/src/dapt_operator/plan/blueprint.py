@@ -9,17 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dapt_contract.base import Contract
+from dapt_contract.layout import EXTENDED_MODEL, STAGES
 from dapt_contract.layout import MODEL as BASE_MODEL
-from dapt_contract.layout import STAGES
 from dapt_contract.metric import Measure
 from dapt_contract.stages.common import (
     ModelReference,
 )
-from dapt_contract.stages.evaluate import BaselineConfig, EvaluateConfig, NamedModel, VerifyConfig
-from dapt_contract.stages.finetune import FinetuneConfig
-from dapt_contract.stages.prepare import InstructionSource, PrepareConfig, PrepareFacts
+from dapt_contract.stages.evaluate import BaselineConfig, EvaluateConfig
+from dapt_contract.stages.prepare import InstructionSource, PreferenceSource, PrepareConfig, PrepareFacts
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainConfig
-from dapt_contract.stages.publish import CardFacts, PublishConfig
 from dapt_contract.stop_rule import StopRule
 from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.run import RunResources
@@ -31,7 +29,6 @@ from dapt_operator.plan.resolve import (
     Gang,
     Steps,
     budget_steps,
-    finetune_gang,
     fit_batch,
     halved,
     learning_rate,
@@ -74,8 +71,14 @@ class Pretraining:
 def kinds(spec: DomainAdaptationSpec) -> tuple[str, ...]:
     """The stages of an adaptation in their order."""
     tuned = ("finetune",) if spec.finetuning is not None else ()
+    aligned = ("align",) if spec.preference is not None else ()
     evaluated = ("evaluate",) if has_scores(spec) else ()
-    return ("prepare", "baseline", "pretrain", *evaluated, *tuned, "verify", "publish")
+    return ("prepare", "baseline", "pretrain", *evaluated, *tuned, *aligned, "verify", "publish")
+
+
+def origin(spec: DomainAdaptationSpec) -> str:
+    """Folder of the weights that pretraining starts from: the base model, extended where the tokenizer grows."""
+    return BASE_MODEL if parts.tokenizer_extension(spec) is None else EXTENDED_MODEL
 
 
 def has_scores(spec: DomainAdaptationSpec) -> bool:
@@ -88,6 +91,7 @@ def prepare_stage(spec: DomainAdaptationSpec) -> StagePlan:
     """All reading of hubs and object stores."""
     corpus = spec.corpus
     tuning = spec.finetuning.data if spec.finetuning else ()
+    preferred = spec.preference.data if spec.preference else ()
     config = PrepareConfig(
         model_source=spec.model.source,
         domain=tuple(parts.text_source(source) for source in corpus.domain),
@@ -96,10 +100,12 @@ def prepare_stage(spec: DomainAdaptationSpec) -> StagePlan:
         held_out_max_tokens=corpus.held_out.max_tokens,
         sequence_length_tokens=corpus.sequence_length,
         document_boundaries=corpus.packing.document_boundaries,
-        deduplicate="none" if corpus.deduplicate == "none" else "exact",
+        deduplicate=corpus.deduplicate,
         decontaminate=corpus.decontaminate,
         bad_records_max_fraction=corpus.bad_records.max_fraction,
         instructions=tuple(InstructionSource(source=s.source, format=s.format) for s in tuning),
+        preferences=tuple(PreferenceSource(source=s.source) for s in preferred),
+        tokenizer_extension=parts.tokenizer_extension(spec),
         tasks=parts.tasks(spec),
         probes=parts.probes(spec),
         global_batch_size=spec.pretraining.global_batch_size,
@@ -173,8 +179,8 @@ def pretrain_stage(
     """Continued pre-training."""
     gates = spec.gates
     config = PretrainConfig(
-        model=BASE_REFERENCE,
-        lora=lora_config(spec.pretraining.method),
+        model=ModelReference(weights=origin(spec)),
+        lora=parts.pretraining_lora(spec),
         total_steps=numbers.steps.total_steps,
         checkpoint_steps=numbers.steps.checkpoint_steps,
         sequence_length_tokens=numbers.sequence_length_tokens,
@@ -194,6 +200,7 @@ def pretrain_stage(
         base_general_perplexity=base.general.both.perplexity,
         evaluation_context_length_tokens=numbers.sequence_length_tokens,
         max_train_seconds=max_train_seconds,
+        regularization=parts.regularization(spec),
         seed=spec.seed,
     )
     return StagePlan(
@@ -211,8 +218,8 @@ def candidate_model(spec: DomainAdaptationSpec, row: CheckpointFacts, attempt: i
     """Where a checkpoint's weights lie."""
     folder = f"{STAGES}/pretrain-a{attempt}/try-{row.try_number}/checkpoint-{row.step}"
     if spec.pretraining.method.lora is not None:
-        return ModelReference(weights=BASE_MODEL, adapters=(folder,))
-    return ModelReference(weights=folder)
+        return ModelReference(weights=origin(spec), adapters=(folder,), origin=origin(spec))
+    return ModelReference(weights=folder, origin=origin(spec))
 
 
 def evaluate_stage(
@@ -233,117 +240,4 @@ def evaluate_stage(
     )
     return StagePlan(
         "evaluate", "evaluate", attempt, candidate, config, parts.measuring(spec, profile, "evaluate")
-    )
-
-
-def finetune_stage(
-    spec: DomainAdaptationSpec,
-    profile: AdaptationProfileSpec,
-    prepared: PrepareFacts,
-    candidate: str,
-    model: ModelReference,
-    *,
-    attempt: int = 1,
-    halvings: int = 0,
-) -> StagePlan | None:
-    """Supervised fine-tuning; None when the micro-batch cannot be halved as often as that.
-
-    Raises:
-        RefusedError: as `resolve_pretraining`.
-    """
-    tuning = spec.finetuning
-    assert tuning is not None
-    gang = finetune_gang(spec, profile)
-    length = min(tuning.sequence_length or prepared.sequence_length_tokens, prepared.model.max_positions)
-    wanted = tuning.global_batch_size
-    if wanted is None:  # pretraining's, brought to a number that these ranks can share
-        wanted = max(1, spec.pretraining.global_batch_size // gang.world_size) * gang.world_size
-        if tuning.micro_batch_size is not None:
-            share = gang.world_size * tuning.micro_batch_size
-            wanted = max(1, wanted // share) * share
-    lora = lora_config(tuning.method)
-    fitted = fit_batch(
-        prepared.model,
-        spec,
-        profile,
-        gang,
-        stage="finetuning",
-        lora=lora,
-        global_batch_size=wanted,
-        micro_batch_size=tuning.micro_batch_size,
-        sequence_length_tokens=length,
-    )
-    batch = halved(fitted, halvings)
-    if batch is None:
-        return None
-    config = FinetuneConfig(
-        model=model,
-        lora=lora,
-        epochs=tuning.budget.epochs,
-        total_steps=tuning.budget.steps,
-        sequence_length_tokens=length,
-        global_batch_size=batch.global_batch_size,
-        micro_batch_size=batch.micro_batch_size,
-        optimizer=parts.optimizer(
-            tuning.optimizer, learning_rate(tuning.method, tuning.optimizer.learning_rate)
-        ),
-        schedule=parts.schedule(tuning.schedule),
-        distribution=parts.distribution(batch),
-        seed=spec.seed,
-    )
-    return StagePlan(
-        "finetune",
-        "finetune",
-        attempt,
-        candidate,
-        config,
-        parts.gang_resources(gang, spec, spec.stage_resources.finetune),
-        signs_checkpoints=True,
-    )
-
-
-def verify_stage(
-    spec: DomainAdaptationSpec,
-    profile: AdaptationProfileSpec,
-    prepared: PrepareFacts,
-    candidate: str,
-    chosen: ModelReference,
-    final: ModelReference,
-    *,
-    evaluated: bool,
-    attempt: int = 1,
-) -> StagePlan:
-    """Compare base, chosen and final model; what was measured before is read again, not measured again."""
-    reuse = [("base", BASELINE_LINEAGE)]
-    if evaluated:
-        reuse.append(("chosen", f"{STAGES}/evaluate-a{attempt}-{candidate}"))
-    config = VerifyConfig(
-        models=(
-            NamedModel(name="base", model=BASE_REFERENCE),
-            NamedModel(name="chosen", model=chosen),
-            NamedModel(name="final", model=final),
-        ),
-        evaluation=parts.evaluation_config(spec, prepared),
-        base_items_path=BASELINE_LINEAGE,
-        reuse_paths=tuple(reuse),
-    )
-    return StagePlan("verify", "verify", attempt, candidate, config, parts.measuring(spec, profile, "verify"))
-
-
-def publish_stage(
-    spec: DomainAdaptationSpec, candidate: str, final: ModelReference, card: CardFacts, *, attempt: int = 1
-) -> StagePlan:
-    """Write the model to its destination."""
-    config = PublishConfig(
-        model=final,
-        destination=spec.output.destination,
-        run_digest=parts.run_digest(spec),
-        model_card=spec.output.model_card,
-        card=card,
-    )
-    secrets = tuple(credential.secret_name for credential in spec.credentials if credential.use == "write")
-    resources = parts.one_process(spec, spec.stage_resources.publish)
-    claims = parts.claims((spec.output.destination,))
-    return StagePlan(
-        "publish", "publish", attempt, candidate, config, resources, secret_names=secrets, claims=claims
     )

@@ -9,16 +9,18 @@ from dapt_contract.metric import Side
 from dapt_contract.stages.common import (
     DistributionConfig,
     EvaluationConfig,
+    LoraConfig,
     OptimizerConfig,
     ProbeConfig,
     ScheduleConfig,
     TaskConfig,
 )
-from dapt_contract.stages.prepare import PrepareFacts, TextSource
+from dapt_contract.stages.prepare import PrepareFacts, TextSource, TokenizerExtension
+from dapt_contract.stages.pretrain import RegularizationConfig
 from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.run import RunResources
 from dapt_operator.api.spec import CpuResources, DomainAdaptationSpec, Optimizer, Schedule, Source
-from dapt_operator.plan.resolve import Batch, Gang
+from dapt_operator.plan.resolve import Batch, Gang, lora_config
 
 CLAIM_SCHEME = "pvc://"
 
@@ -130,6 +132,42 @@ def distribution(batch: Batch) -> DistributionConfig:
             "precision": batch.precision,
         }
     )
+
+
+def regularization(spec: DomainAdaptationSpec) -> RegularizationConfig | None:
+    """The penalty against forgetting, where one is asked for."""
+    asked = spec.pretraining.regularization
+    if asked is None:
+        return None
+    if asked.ewc is not None:
+        return RegularizationConfig(
+            kind="ewc",
+            strength=asked.ewc.strength,
+            samples=asked.ewc.samples,
+            parameters=asked.ewc.parameters,
+        )
+    if asked.l2sp is not None:
+        return RegularizationConfig(kind="l2sp", strength=asked.l2sp.strength)
+    assert asked.kl_to_base is not None
+    return RegularizationConfig(kind="klToBase", strength=asked.kl_to_base.strength)
+
+
+def tokenizer_extension(spec: DomainAdaptationSpec) -> TokenizerExtension | None:
+    """How the tokenizer grows, where that is asked for."""
+    asked = spec.model.tokenizer.extend if spec.model.tokenizer is not None else None
+    if asked is None:
+        return None
+    return TokenizerExtension(
+        vocabulary_size=asked.vocabulary_size, minimum_frequency=asked.minimum_frequency
+    )
+
+
+def pretraining_lora(spec: DomainAdaptationSpec) -> LoraConfig | None:
+    """The adapters of pretraining; with a grown tokenizer embedding and head are trained too."""
+    adapters = lora_config(spec.pretraining.method)
+    if adapters is None or tokenizer_extension(spec) is None:
+        return adapters
+    return adapters.model_copy(update={"embeddings": True})
 
 
 def gang_resources(gang: Gang, spec: DomainAdaptationSpec, own: CpuResources | None) -> RunResources:

@@ -17,6 +17,9 @@ from dapt_operator.plan.memory import GIB, MemoryParts, training_memory
 
 FULL_LEARNING_RATE = 2.0e-5
 LORA_LEARNING_RATE = 1.0e-4
+FULL_PREFERENCE_RATE = 5.0e-7
+LORA_PREFERENCE_RATE = 5.0e-6
+"""The rates of Zephyr (Tunstall et al. 2023): DPO moves a model that is nearly right, and SFT's rates spoil it."""
 WEAK_REPLAY_FRACTION = 0.05
 STRONG_REPLAY_FRACTION = 0.25
 STRONG_SHIFT_NATS = 1.0
@@ -88,6 +91,13 @@ def learning_rate(method: Method, asked: float | None) -> float:
     return LORA_LEARNING_RATE if method.lora is not None else FULL_LEARNING_RATE
 
 
+def preference_learning_rate(method: Method, asked: float | None) -> float:
+    """5e-7 for full training, 5e-6 for LoRA."""
+    if asked is not None:
+        return asked
+    return LORA_PREFERENCE_RATE if method.lora is not None else FULL_PREFERENCE_RATE
+
+
 def pretrain_gang(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) -> Gang:
     """`resources`, or the profile's accelerators a node."""
     per_node = spec.resources.gpus_per_node or profile.accelerator.per_node
@@ -99,6 +109,13 @@ def finetune_gang(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) ->
     """One node with the accelerators of pretraining's nodes, unless `stageResources.finetune` says otherwise."""
     asked = spec.stage_resources.finetune.gpus if spec.stage_resources.finetune else None
     per_node = asked or pretrain_gang(spec, profile).processes_per_node
+    return Gang(1, per_node, per_node if profile.accelerator.kind == "gpu" else 0)
+
+
+def align_gang(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) -> Gang:
+    """As fine-tuning's, unless `stageResources.align` says otherwise."""
+    asked = spec.stage_resources.align.gpus if spec.stage_resources.align else None
+    per_node = asked or finetune_gang(spec, profile).processes_per_node
     return Gang(1, per_node, per_node if profile.accelerator.kind == "gpu" else 0)
 
 
@@ -205,8 +222,11 @@ def fit_batch(
     global_batch_size: int,
     micro_batch_size: int | None,
     sequence_length_tokens: int,
+    copies: int = 1,
 ) -> Batch:
     """The largest micro-batch that fits by the estimate; checkpointing of activations only when nothing else does.
+
+    `copies`: sequences that one unit of the batch holds; a DPO pair holds two.
 
     Raises:
         RefusedError: nothing fits, with the parts of the smallest try; or the batch cannot be divided.
@@ -235,7 +255,7 @@ def fit_batch(
         for size in choices:
             memory = training_memory(
                 model, lora, kind=kind, world_size=gang.world_size, zero_stage=zero, precision=precision,
-                micro_batch_size=size, sequence_length_tokens=sequence_length_tokens,
+                micro_batch_size=size * copies, sequence_length_tokens=sequence_length_tokens,
                 gradient_checkpointing=checkpointing,
             )  # fmt: skip
             if memory.total <= room:

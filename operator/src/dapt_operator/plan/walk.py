@@ -12,6 +12,7 @@ from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.run import RunState
 from dapt_operator.api.spec import DomainAdaptationSpec
 from dapt_operator.plan import blueprint as plans
+from dapt_operator.plan import finishing
 from dapt_operator.plan.blueprint import Pretraining, StagePlan
 from dapt_operator.plan.budget import is_spent, pretraining_seconds
 from dapt_operator.plan.card import card_facts
@@ -126,7 +127,7 @@ class Walk:
         look = self._run(stage)
         if look.fact is Fact.ABSENT and self.at.spec.finetuning is not None:
             # refused now if its memory does not do, not after the pretraining was paid for
-            plans.finetune_stage(self.at.spec, self.at.profile, prepared, "", plans.BASE_REFERENCE)
+            finishing.finetune_stage(self.at.spec, self.at.profile, prepared, "", plans.BASE_REFERENCE)
         if look.fact in WOULD_TRY and numbers is None:
             return self._exhausted(look)
         return look
@@ -161,7 +162,7 @@ class Walk:
 
         def stage(halvings: int) -> StagePlan | None:
             assert self.facts.prepare is not None
-            return plans.finetune_stage(
+            return finishing.finetune_stage(
                 self.at.spec, self.at.profile, self.facts.prepare, self._chosen.candidate.id, self._chosen_model,
                 attempt=self.at.attempt, halvings=halvings,
             )  # fmt: skip
@@ -174,7 +175,7 @@ class Walk:
 
     def _verify(self) -> Look:
         assert self.facts.prepare is not None
-        stage = plans.verify_stage(
+        stage = finishing.verify_stage(
             self.at.spec,
             self.at.profile,
             self.facts.prepare,
@@ -209,7 +210,7 @@ class Walk:
             self.verdicts,
         )
         return self._run(
-            plans.publish_stage(
+            finishing.publish_stage(
                 self.at.spec, self._chosen.candidate.id, self._final_model, card, attempt=self.at.attempt
             )
         )

@@ -9,8 +9,10 @@ STAGE_MODULES: dict[str, str] = {
     "prepare": "dapt_trainer.stages.prepare",
     "baseline": "dapt_trainer.stages.baseline",
     "pretrain": "dapt_trainer.stages.pretrain",
+    "blend": "dapt_trainer.stages.blend",
     "evaluate": "dapt_trainer.stages.evaluate",
     "finetune": "dapt_trainer.stages.finetune",
+    "align": "dapt_trainer.stages.align",
     "verify": "dapt_trainer.stages.verify",
     "publish": "dapt_trainer.stages.publish",
 }
