@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dapt_contract.envelope import digest_of, fsync_folder
-from dapt_contract.layout import DATA, HELD_OUT, INSTRUCTIONS, MODEL, PROBES, TASKS
+from dapt_contract.layout import DATA, HELD_OUT, INSTRUCTIONS, MODEL, PREFERENCES, PROBES, TASKS
 from dapt_contract.stages.prepare import SourceFacts
 from dapt_trainer.data.corpus import SpooledSource
 from dapt_trainer.data.manifest import ShardManifest
@@ -43,7 +43,7 @@ def data_digest(folder: Path, shards: Sequence[ShardManifest], sequence_length_t
     """Of everything that prepare made but the model: shards, and all other files by content."""
     files = {
         str(path.relative_to(folder)): sha256_of_file(path)
-        for name in (HELD_OUT, TASKS, PROBES, INSTRUCTIONS)
+        for name in (HELD_OUT, TASKS, PROBES, INSTRUCTIONS, PREFERENCES)
         for path in sorted((folder / name).glob("*.jsonl"))
     }
     packed = {f"{DATA}/{shard.name}/{file.name}": file.sha256 for shard in shards for file in shard.files}
@@ -59,7 +59,7 @@ def move_into_place(made: Path, work: Path, trash: Path) -> None:
         OSError: the volume cannot be written.
     """
     _replace(None, work / DATA, trash)
-    for name in (MODEL, HELD_OUT, TASKS, PROBES, INSTRUCTIONS, DATA):
+    for name in (MODEL, HELD_OUT, TASKS, PROBES, INSTRUCTIONS, PREFERENCES, DATA):
         folder = made / name
         _replace(folder if folder.is_dir() else None, work / name, trash)
     fsync_folder(work)

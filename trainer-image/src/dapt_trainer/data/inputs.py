@@ -9,18 +9,14 @@ from typing import Any
 
 from dapt_contract.metric import Side
 from dapt_contract.stages.prepare import PrepareConfig, TextSource
-from dapt_trainer.data.contamination import EvaluationItem
+from dapt_trainer.data.contamination import ContaminationIndex, EvaluationItem
 from dapt_trainer.data.corpus import check_source
-from dapt_trainer.data.evaluation_data import (
-    DataSet,
-    Kind,
-    evaluation_items,
-    read_instructions,
-    read_items,
-)
+from dapt_trainer.data.evaluation_data import Kind, evaluation_items, read_items
 from dapt_trainer.data.harness_items import read_harness_items
+from dapt_trainer.data.json_items import DataSet
 from dapt_trainer.data.problems import Problems
 from dapt_trainer.data.sources import ResolvedSource, resolve
+from dapt_trainer.data.tuning_data import read_instructions, read_preferences, without_items, without_repeats
 from dapt_trainer.errors import InputError
 
 SIDES: tuple[Side, Side] = ("domain", "general")
@@ -40,11 +36,12 @@ class ListedSource:
 
 @dataclass
 class EvaluationInputs:
-    """What is measured with, and what SFT learns from."""
+    """What is measured with, and what SFT and preference tuning learn from."""
 
     tasks: dict[str, DataSet] = field(default_factory=dict)
     probes: dict[str, DataSet] = field(default_factory=dict)
     instructions: list[dict[str, Any]] = field(default_factory=list)
+    preferences: list[dict[str, Any]] = field(default_factory=list)
     items: list[EvaluationItem] = field(default_factory=list)
     """What decontamination looks for."""
     item_counts: dict[str, int] = field(default_factory=dict)
@@ -78,7 +75,7 @@ def check_sources(
 
 
 def read_evaluation(config: PrepareConfig, cache: Path, problems: Problems, beat: Beat) -> EvaluationInputs:
-    """Tasks, probes and SFT data; data sets of the harness' own tasks are kept in `cache`."""
+    """Tasks, probes, SFT and preference data; data sets of the harness' own tasks are kept in `cache`."""
     found = EvaluationInputs()
 
     def note(into: dict[str, DataSet], kind: Kind, name: str, uri: str, where: str) -> None:
@@ -108,4 +105,31 @@ def read_evaluation(config: PrepareConfig, cache: Path, problems: Problems, beat
         data = read_instructions(source.source, source.format, f"spec.finetuning.data[{index}]", problems)
         found.instructions += data.lines
         found.resolved.append((source.source, data.resolved))
+    for index, pairs in enumerate(config.preferences):
+        beat()
+        data = read_preferences(pairs.source, f"spec.preference.data[{index}]", problems)
+        found.preferences += data.lines
+        found.resolved.append((pairs.source, data.resolved))
     return found
+
+
+def clean_preferences(found: EvaluationInputs, index: ContaminationIndex, problems: Problems) -> list[str]:
+    """Drop pairs that came before or contain an evaluation item; a sentence for each kind of drop."""
+    read = len(found.preferences)
+    pairs, repeats = without_repeats(found.preferences)
+    found.preferences, contaminated = without_items(pairs, index)
+    if read and not found.preferences:
+        problems.add(
+            f"spec.preference.data: each of the {read:,} pairs contains an evaluation item; give others, or evaluate "
+            "on other items"
+        )
+    warnings = []
+    if repeats:
+        warnings.append(
+            f"spec.preference.data: {repeats:,} of {read:,} pairs came before and are learned from once."
+        )
+    if contaminated:
+        warnings.append(
+            f"spec.preference.data: {contaminated:,} of {read:,} pairs contain an evaluation item and are left out."
+        )
+    return warnings

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dapt_contract.envelope import digest_of
-from dapt_contract.layout import DATA, HELD_OUT, HUB_CACHE, INSTRUCTIONS, MODEL, PROBES, TASKS
+from dapt_contract.layout import DATA, HELD_OUT, HUB_CACHE, INSTRUCTIONS, MODEL, PREFERENCES, PROBES, TASKS
 from dapt_contract.metric import Side
 from dapt_contract.stages.prepare import (
     ModelFacts,
@@ -30,7 +30,6 @@ from dapt_trainer.data.analysis import AnalysisPool, Settings
 from dapt_trainer.data.base_model import import_model
 from dapt_trainer.data.contamination import ContaminationIndex, contamination_index
 from dapt_trainer.data.corpus import Rules, SideReader, SpooledSource
-from dapt_trainer.data.evaluation_data import write_lines
 from dapt_trainer.data.finishing import data_digest, move_into_place, source_facts
 from dapt_trainer.data.guidance import warnings_of
 from dapt_trainer.data.held_out import HALVES, write_held_out
@@ -39,9 +38,11 @@ from dapt_trainer.data.inputs import (
     EvaluationInputs,
     ListedSource,
     check_sources,
+    clean_preferences,
     find_sources,
     read_evaluation,
 )
+from dapt_trainer.data.json_items import write_lines
 from dapt_trainer.data.manifest import DataManifest, TokenType, finished_manifest, write_manifest
 from dapt_trainer.data.model_facts import TokenizerFacts, read_model_facts, read_tokenizer, sequence_length
 from dapt_trainer.data.near_duplicates import HeldOutShingles
@@ -92,6 +93,7 @@ class _Preparation:
         self._scratch = context.try_folder / "spool"
         self._seconds: dict[str, float] = {}
         self._resolved: list[tuple[str, str]] = []
+        self._warnings: list[str] = []
 
     def run(self) -> PrepareReport:
         try:
@@ -109,7 +111,7 @@ class _Preparation:
             model = self._model()
         with self._step("finding the sources", 0.05):
             sources = find_sources(config, self._problems, self._alive)
-        with self._step("reading evaluation and SFT data", 0.08):
+        with self._step("reading evaluation and tuning data", 0.08):
             evaluation = read_evaluation(config, self._context.work / HUB_CACHE, self._problems, self._alive)
         if model is None or self._problems:
             with self._step("checking the corpus", 0.1):
@@ -118,6 +120,7 @@ class _Preparation:
         self._resolved += [(source.config.source, source.files.resolved) for source in sources]
         self._resolved += evaluation.resolved
         index = contamination_index(evaluation.items) if config.decontaminate else ContaminationIndex()
+        self._warnings += clean_preferences(evaluation, index, self._problems)
         with self._step("reading and tokenizing the corpus", 0.1):
             spooled, choices = self._corpus(model, sources, index)
         self._problems.raise_if_any()
@@ -278,6 +281,8 @@ class _Preparation:
             write_lines(self._folder / PROBES / f"{name}.jsonl", data.lines)
         if self._config.instructions:
             write_lines(self._folder / INSTRUCTIONS / "train.jsonl", evaluation.instructions)
+        if self._config.preferences:
+            write_lines(self._folder / PREFERENCES / "train.jsonl", evaluation.preferences)
         sources = [
             source_facts(spool, pack, choices[spool.side])
             for spool, pack in zip(spooled, packed, strict=True)
@@ -290,6 +295,7 @@ class _Preparation:
             domain_tokens=sum(source.train_tokens for source in sources if source.side == "domain"),
             general_tokens=sum(source.train_tokens for source in sources if source.side == "general"),
             instruction_examples=len(evaluation.instructions),
+            preference_pairs=len(evaluation.preferences),
             task_items=tuple(evaluation.item_counts.items()),
             data_digest=data_digest(
                 self._folder, [pack.manifest for pack in packed], model.sequence_length_tokens
@@ -301,7 +307,8 @@ class _Preparation:
                 near,
                 trains_all_weights=self._config.trains_all_weights,
                 too_short_items=index.too_short,
-            ),
+            )
+            + tuple(self._warnings),
         )
         by_task = {task: sum(spool.counts.contaminated_by[task] for spool in spooled) for task in index.tasks}
         report = PrepareReport(
