@@ -27,6 +27,7 @@ from dapt_operator.cluster.local.process import kill_marked
 from dapt_operator.cluster.local.readings import Readings
 from dapt_operator.cluster.local.resource import StoredResource
 from dapt_operator.cluster.local.rewrite import RUN_MARKER
+from dapt_operator.cluster.local.room import Room, demand, machine
 from dapt_operator.cluster.local.store import ObjectStore
 from dapt_operator.cluster.port import Event, Key, ObjectReference, World
 from dapt_operator.launchers.quota import QUEUE_LABEL
@@ -58,6 +59,10 @@ class LocalCluster:
             self._resource = StoredResource(self.folder, self._store, resource)
             (self.folder / "work").mkdir(exist_ok=True)
             self._gangs: dict[str, Gang] = {}
+            self._waiting: dict[str, Room] = {}
+            """Jobs that there is no room for now, the oldest first, with what they ask for."""
+            self._running: dict[str, Room] = {}
+            self._room = machine(_accelerators(profile))
             self._changed = threading.Condition()
             self._changes = 0
             kill_marked(f"{RUN_MARKER}={self.folder}")
@@ -86,7 +91,8 @@ class LocalCluster:
         self._resource.ask_again()
 
     def observe(self, key: Key) -> World:
-        """Gather everything that a plan may depend on."""
+        """Gather everything that a plan may depend on; Jobs that waited for room are started when there is some."""
+        self._start_waiting()
         ours = key == self.key
         children = Children(
             jobs=self._store.all("Job"), pods=self._store.all("Pod"), progress=self._readings.latest()
@@ -112,9 +118,26 @@ class LocalCluster:
         if manifest["spec"].get("suspend"):
             self._store.put(created | {"status": job_status.suspended_status()})
             return
-        gang = Gang(self._store, self.folder, created, self._notify)
-        self._gangs[str(manifest["metadata"]["name"])] = gang
-        gang.start()
+        name = str(manifest["metadata"]["name"])
+        self._gangs[name] = Gang(self._store, self.folder, created, self._notify)
+        self._waiting[name] = demand(created, self._room)
+        self._start_waiting()
+
+    def _start_waiting(self) -> None:
+        """Start what fits, the oldest first. Called from the thread that lives as long as the run."""
+        self._running = {name: room for name, room in self._running.items() if not self._gangs[name].is_over}
+        for name, wanted in list(self._waiting.items()):
+            if self._gangs[name].is_deleted:
+                del self._waiting[name]
+                continue
+            used = sum(self._running.values(), start=Room())
+            lacking = used.lacking(wanted, self._room) if self._running else ""
+            if lacking:
+                self._gangs[name].wait(lacking)
+                continue
+            del self._waiting[name]
+            self._running[name] = wanted
+            self._gangs[name].start()
 
     def delete(self, key: Key, reference: ObjectReference) -> None:
         """Remove an object. A Job's processes get SIGTERM and their grace period; it is gone when they are."""
@@ -216,6 +239,14 @@ class LocalCluster:
             self._store.put(job | {"status": job_status.job_status(job, pods, failure)})
         for scratch in (self.folder / "pods").glob("*/scratch"):
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _accelerators(profile: Manifest | None) -> dict[str, int]:
+    """The profile's accelerators a node, by resource name; none on CPU."""
+    accelerator = ((profile or {}).get("spec") or {}).get("accelerator") or {}
+    if accelerator.get("kind") != "gpu":
+        return {}
+    return {str(accelerator.get("resource") or "nvidia.com/gpu"): int(accelerator.get("perNode") or 1)}
 
 
 def _exclusive(folder: Path) -> IO[str]:

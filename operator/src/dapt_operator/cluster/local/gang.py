@@ -55,6 +55,23 @@ class Gang:
         with self._lock:
             return not self._alive
 
+    @property
+    def is_deleted(self) -> bool:
+        """Whether it was taken away, and nothing of it may start any more."""
+        with self._lock:
+            return self._deleted
+
+    def wait(self, why: str) -> None:
+        """Show pods that wait for room; nothing runs."""
+        with self._lock:
+            job = self._job()
+            pods = [job_status.unscheduled(job_status.pod_of(job, i), why) for i in range(self._completions)]
+            if pods == [self._store.get("Pod", f"{self._name}-{i}") for i in range(self._completions)]:
+                return
+            for pod in pods:
+                self._put(pod)
+            self._write_job()
+
     def start(self) -> None:
         """Start one process for each completion index; from a thread that lives as long as the run."""
         with self._lock:

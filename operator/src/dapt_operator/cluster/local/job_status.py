@@ -36,6 +36,12 @@ def pod_of(job: Manifest, index: int) -> dict[str, Any]:
     }
 
 
+def unscheduled(pod: Manifest, why: str) -> dict[str, Any]:
+    """The pod while there is no room for it, as the scheduler says it."""
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why}
+    return {**pod, "status": {"phase": "Pending", "conditions": [condition]}}
+
+
 def running(pod: Manifest) -> dict[str, Any]:
     """The pod with its container started now."""
     now = timestamp()
