@@ -1,0 +1,61 @@
+"""Gain against forgetting: the front by its definition, and pictures that tell what they show."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dapt_operator.report.trade import AttemptPath, Offer, attempts_path, front, trade
+
+shares = st.floats(-0.5, 3.0)
+
+
+def offer(number: int, forgetting: float, gain: float) -> Offer:
+    return Offer(f"a1-s{number}", 1, "checkpoint", forgetting, gain, passes=True)
+
+
+@given(st.lists(st.tuples(shares, shares), max_size=12))
+def test_the_front_holds_what_no_other_beats(values: list[tuple[float, float]]) -> None:
+    offers = [offer(number, *value) for number, value in enumerate(values)]
+    found = front(offers)
+
+    def beats(one: Offer, other: Offer) -> bool:
+        no_worse = one.forgetting <= other.forgetting and one.gain >= other.gain
+        return no_worse and (one.forgetting, one.gain) != (other.forgetting, other.gain)
+
+    expected = {
+        (one.forgetting, one.gain) for one in offers if not any(beats(other, one) for other in offers)
+    }
+    assert {(one.forgetting, one.gain) for one in found} == expected
+    assert [one.forgetting for one in found] == sorted(one.forgetting for one in found)
+
+
+def test_the_trade_tells_every_candidate_and_what_is_not_drawn() -> None:
+    offers = [offer(10, 0.02, 0.1), offer(20, 0.1, 0.3), offer(30, 2.0, 0.35)]
+    made = trade(offers, chosen="a1-s20", limit=0.15)
+    assert made.description == (
+        "a1-s10: forgetting +2.0\u202f%, gain 0.100; a1-s20: forgetting +10.0\u202f%, gain 0.300; "
+        "a1-s30: forgetting +200.0\u202f%, gain 0.350; 1 far beyond the gate are not drawn"
+    )
+    assert made.png.startswith(b"\x89PNG")
+    assert made.svg.startswith("<svg")
+
+
+def test_a_trade_of_nothing_but_far_candidates_shows_them() -> None:
+    made = trade([offer(10, 2.0, 0.1), offer(20, 3.0, 0.3)], chosen=None, limit=0.15)
+    assert "not drawn" not in made.description
+
+
+def test_the_attempts_tell_where_each_began_and_how_it_ended() -> None:
+    made = attempts_path(
+        [
+            AttemptPath(1, 0, 0.0, [(10, 0.4), (20, float("inf"))], "Diverged"),
+            AttemptPath(2, 10, 0.4, [(20, 0.1)], ""),
+        ],
+        limit=0.15,
+        hard_stop=0.6,
+    )
+    assert made.description == (
+        "attempt 1 from step 0: +40.0\u202f% at step 10, ∞\u202f% at step 20; ended by Diverged. "
+        "attempt 2 from step 10: +10.0\u202f% at step 20"
+    )
