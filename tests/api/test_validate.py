@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dapt_contract.harness import refusal
 from dapt_operator.api.manifest import Document
 from dapt_operator.api.profile import AdaptationProfile
 from dapt_operator.api.spec import DomainAdaptation
@@ -268,12 +269,17 @@ INVALID = {
         " below the limit itself would end every run before patience is asked; write for example 4.0",
     ),
     "one task on both sides": (
-        "  evaluation: {domain: {tasks: [{name: a}]}, general: {tasks: [{name: a}]}}",
+        "  evaluation: {domain: {tasks: [{name: mmlu}]}, general: {tasks: [{name: mmlu}]}}",
         "spec.evaluation (line 9): the names of tasks must be unique over domain and general, since scores are kept by"
         " name: rename or remove the repeated one",
     ),
+    "a task that the harness has not": (
+        '  evaluation: {general: {tasks: [{name: mmlu}, {name: own, source: "s3://q/q.jsonl"}, {name: financeqa}]}}',
+        f"spec.evaluation.general.tasks[2].name (line 9): 'financeqa' is not accepted; {refusal('financeqa')}",
+    ),
     "weights that rank nothing": (
-        "  selection: {weights: {domainPerplexity: 0, domainTasks: 0}}\n  evaluation: {domain: {tasks: [{name: a}]}}",
+        "  selection: {weights: {domainPerplexity: 0, domainTasks: 0}}\n"
+        "  evaluation: {domain: {tasks: [{name: mmlu}]}}",
         "spec.selection.weights (line 9): at least one of domainPerplexity and domainTasks must be above 0: otherwise"
         " every candidate has the same gain",
     ),

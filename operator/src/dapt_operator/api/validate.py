@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from dapt_contract.harness import refusal
 from dapt_operator.api import pod_template
 from dapt_operator.api.base import API_VERSION, NAME_PATTERN, SKIP_RULES, Base, camel_case
 from dapt_operator.api.manifest import Document as Document
@@ -28,6 +29,7 @@ from dapt_operator.api.problems import path_text
 from dapt_operator.api.profile import AdaptationProfile
 from dapt_operator.api.repair import Repairs, repair
 from dapt_operator.api.spec import DomainAdaptation
+from dapt_operator.api.spec_evaluation import Task
 from dapt_operator.api.unsupported import find_unsupported
 
 KINDS: Final[dict[str, type[DomainAdaptation] | type[AdaptationProfile]]] = {
@@ -69,6 +71,7 @@ def check(document: Document, *, local: bool) -> Checked:
         problems += _unsupported_problems(model, data, document)
         problems += _template_problems(model, document)
         problems += _claim_problems(model, document)
+        problems += _task_problems(model, document)
         if not local:
             problems += _local_source_problems(model, document)
     problems.sort(key=lambda problem: (problem.line, problem.field))
@@ -159,6 +162,15 @@ def _template_problems(model: DomainAdaptation | AdaptationProfile, document: Do
     if isinstance(model, AdaptationProfile) and model.spec.pod_template is not None:
         for path, value, message in pod_template.problems(model.spec.pod_template):
             yield _problem(document, ("spec", "podTemplate", *path), value, message)
+
+
+def _task_problems(model: DomainAdaptation | AdaptationProfile, document: Document) -> Iterator[Problem]:
+    """A task that the harness does not have would only show when prepare runs."""
+    if isinstance(model, AdaptationProfile):
+        return
+    for path, block in _blocks(model.spec.evaluation, ("spec", "evaluation")):
+        if isinstance(block, Task) and block.source is None and (told := refusal(block.name)):
+            yield _problem(document, (*path, "name"), block.name, told)
 
 
 def _local_source_problems(model: Base, document: Document) -> Iterator[Problem]:

@@ -1,0 +1,67 @@
+"""Names of the harness' tasks: wrong ones are refused with what is near."""
+
+from __future__ import annotations
+
+import gzip
+from importlib.metadata import version
+
+import pytest
+
+from dapt_contract import harness
+
+NAMED_IN_THE_LESSONS = (
+    "medqa_4options",
+    "medmcqa",
+    "pubmedqa",
+    "mmlu",
+    "arc_challenge",
+    "hellaswag",
+    "truthfulqa_mc1",
+    "legalbench",
+)
+
+
+@pytest.mark.parametrize("name", NAMED_IN_THE_LESSONS)
+def test_a_task_that_the_harness_has_is_not_refused(name: str) -> None:
+    assert harness.refusal(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        (
+            "financeqa",
+            "; near: mmlu_professional_accounting, mmlu_econometrics, mmlu_business_ethics, financial_tweets",
+        ),
+        ("BioASQ", "; near: medqa_4options, medmcqa, pubmedqa, multimedqa"),
+        ("medqa", "; near: medqa_4options, medmcqa, pubmedqa, multimedqa"),
+        ("hellaswg", "; near: hellaswag, hellaswag_vi, hellaswag_uk, hellaswag_te"),
+        ("xyzzy", ""),
+    ],
+)
+def test_a_task_that_it_has_not_is_refused_with_what_is_near(name: str, near: str) -> None:
+    assert harness.refusal(name) == (
+        f"lm-evaluation-harness {harness.listed().version} has no task {name!r}{near}; write one of its names, or give "
+        "the task a source of your own"
+    )
+
+
+def test_the_curated_names_are_missing_and_what_is_near_to_them_is_there() -> None:
+    names = set(harness.listed().names)
+    assert not names & harness.NEAR.keys()
+    assert {near for many in harness.NEAR.values() for near in many} <= names
+
+
+def test_names_that_no_manifest_can_hold_are_not_in_the_list() -> None:
+    packed = harness.Known("1.2", ("short", "l" * 41, "a")).pack()
+    assert gzip.decompress(packed) == b"1.2\na\nshort"
+
+
+@pytest.mark.torch
+def test_the_list_is_that_of_the_installed_harness() -> None:
+    """Stale? Run `python -m dapt_trainer.data.harness_names` and commit the file."""
+    if version("lm_eval") != harness.listed().version:
+        pytest.skip(f"the list is of lm-evaluation-harness {harness.listed().version}")
+    from dapt_trainer.data.harness_names import installed
+
+    assert gzip.decompress(installed().pack()).decode().split()[1:] == list(harness.listed().names)
