@@ -6,6 +6,8 @@ import pytest
 
 from dapt_contract.base import Contract
 from dapt_contract.metric import Measure, Perplexity, SidePerplexity
+from dapt_contract.stages.align import AlignFacts
+from dapt_contract.stages.blend import BlendFacts, BlendRow
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.evaluate import BaselineFacts, VerifyFacts
 from dapt_contract.stages.finetune import FinetuneFacts
@@ -33,6 +35,16 @@ TUNED = FinetuneFacts(
 )
 
 
+BLEND = BlendRow(
+    candidate="a1-avg3",
+    domain_a_nats=1.0,
+    domain_b_nats=1.0,
+    general_a_nats=1.0,
+    general_b_nats=1.0,
+    weights_digest="d",
+)
+
+
 @pytest.mark.parametrize(
     ("facts", "sentence"),
     [
@@ -45,6 +57,20 @@ TUNED = FinetuneFacts(
             "24 steps, 49.2 k tokens, 0 checkpoints, 141 tokens/s",
         ),
         (TUNED, "40 steps on 1 example, loss 2.500 to 1.250"),
+        (
+            AlignFacts(
+                model=ModelReference(weights="model"),
+                weights_digest="d",
+                steps=4,
+                pairs=30,
+                first_loss_nats=0.6931,
+                last_loss_nats=0.5,
+                reward_accuracy=0.75,
+                reward_margin=0.4,
+            ),
+            "4 steps on 30 pairs, loss 0.693 to 0.500, 75 % of pairs in the right order at the end",
+        ),
+        (BlendFacts(rows=(BLEND,) * 2), "2 averages and interpolations measured"),
         (
             PublishFacts(destination="file:///x", digest="d", files=8, size_bytes=270 * 2**20),
             "8 files, 270.0 MiB",

@@ -121,6 +121,18 @@ def test_each_candidate_has_its_line() -> None:
     assert rows[3:5] == [("evaluate a1-s24", "Succeeded"), ("evaluate a1-s18", "Waiting")]
 
 
+def test_many_finished_evaluations_share_a_line_of_the_live_view() -> None:
+    times = {"startTime": "2026-01-31T12:08:00Z", "completionTime": "2026-01-31T12:08:30Z"}
+    done = [stage("evaluate", "Succeeded", candidate=f"a1-s{step}", **times) for step in (6, 12, 18, 24)]
+    failed = stage("evaluate", "Failed", candidate="a1-s30", message="no room")
+    lines = text(snapshot(*done, failed))
+    assert [line for line in lines if "evaluate" in line] == [
+        "✓  evaluate 4 candidates  2 min 00 s",
+        "✗  evaluate a1-s30                    no room",
+    ]
+    assert sum("evaluate" in line for line in text(snapshot(*done[:3]))) == 3
+
+
 def test_the_bar_stays_in_its_bounds() -> None:
     assert bar(-1.0) == "░" * 20 + "   0 %"
     assert bar(1.0) == "█" * 20 + " 100 %"

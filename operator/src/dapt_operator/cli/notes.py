@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dapt_contract.base import Contract
 from dapt_contract.metric import Measure
+from dapt_contract.stages.align import AlignFacts
+from dapt_contract.stages.blend import BlendFacts
 from dapt_contract.stages.evaluate import BaselineFacts, EvaluateFacts, VerifyFacts
 from dapt_contract.stages.finetune import FinetuneFacts
 from dapt_contract.stages.prepare import PrepareFacts
@@ -46,6 +48,14 @@ def facts_note(facts: Contract) -> str:
             return (
                 f"{plural(facts.steps, 'step')} on {plural(facts.examples, 'example')},"
                 f" loss {facts.first_loss_nats:.3f} to {facts.last_loss_nats:.3f}"
+            )
+        case BlendFacts():
+            return f"{plural(len(facts.rows), 'average or interpolation', 'averages and interpolations')} measured"
+        case AlignFacts():
+            return (
+                f"{plural(facts.steps, 'step')} on {plural(facts.pairs, 'pair')},"
+                f" loss {facts.first_loss_nats:.3f} to {facts.last_loss_nats:.3f},"
+                f" {100 * facts.reward_accuracy:.0f} % of pairs in the right order at the end"
             )
         case PublishFacts():
             return f"{plural(facts.files, 'file')}, {size(facts.size_bytes)}"

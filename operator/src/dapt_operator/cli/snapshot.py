@@ -11,8 +11,10 @@ from dapt_operator.api.conditions import FINISHED, STALLED, find_condition
 from dapt_operator.api.status import Condition, DomainAdaptationStatus, StageStatus
 from dapt_operator.cli.notes import stage_note
 
-CHAIN = ("prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish")
+CHAIN = ("prepare", "baseline", "pretrain", "blend", "evaluate", "finetune", "align", "verify", "publish")
 """Kinds of stages in the order in which they run."""
+_OF_MANY = "evaluate "
+_SHOWN_OF_MANY = 3
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,16 @@ def stage_rows(snapshot: Snapshot) -> tuple[StageRow, ...]:
         else:
             rows.append(StageRow(title=kind, state="Pending"))
     return tuple(rows)
+
+
+def folded(rows: tuple[StageRow, ...]) -> tuple[StageRow, ...]:
+    """The rows with many finished evaluations brought into one, so that a screen has room for what runs."""
+    done = [row for row in rows if row.title.startswith(_OF_MANY) and row.state == "Succeeded"]
+    if len(done) <= _SHOWN_OF_MANY:
+        return rows
+    seconds = sum(row.seconds or 0.0 for row in done)
+    one = StageRow(title=f"{_OF_MANY}{len(done)} candidates", state="Succeeded", seconds=seconds)
+    return tuple(one if row is done[0] else row for row in rows if row is done[0] or row not in done)
 
 
 def stage_title(stage: StageStatus) -> str:

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dapt_contract.progress import Progress
-from dapt_operator.cli.snapshot import Snapshot, StageRow, stage_rows
+from dapt_operator.cli.snapshot import Snapshot, StageRow, folded, stage_rows
 from dapt_operator.cli.words import clock, count, duration, perplexity
 
 _MARKS = {
@@ -27,7 +27,7 @@ def render(snapshot: Snapshot) -> RenderableType:
     for _ in range(3):
         table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for row in stage_rows(snapshot):
+    for row in folded(stage_rows(snapshot)):
         mark, style = _MARKS[row.state]
         seconds = "" if row.seconds is None else duration(row.seconds)
         table.add_row(Text(mark, style), Text(row.title, style), seconds, _detail(row))
