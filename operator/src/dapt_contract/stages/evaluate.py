@@ -35,6 +35,9 @@ class EvaluateConfig(Contract):
     evaluation: EvaluationConfig
     base_items_path: str
     """Lineage folder of the baseline, relative to the work volume: its newest report names the items."""
+    expected_digest: str | None = None
+    """First 12 hexadecimal digits of the recipe's digest, or of its newest part's (the `weights_digest` of a row of
+    checkpoints or blends); a model with another digest is not scored. None: whatever lies there is scored."""
 
 
 class EvaluateFacts(Contract):

@@ -20,6 +20,7 @@ from dapt_trainer.evaluation.items import Item, score_of
 from dapt_trainer.evaluation.parts import Parts
 from dapt_trainer.evaluation.perplexity import side_perplexity
 from dapt_trainer.evaluation.probes import read_probes, run_probes
+from dapt_trainer.training.beating import beating
 from dapt_trainer.training.models import load_model, load_tokenizer
 from dapt_trainer.training.ranks import Ranks
 
@@ -82,12 +83,13 @@ class Bench:
         """
         self._context.progress.update(activity=f"loading {reference.weights}")
         on_cpu = self._ranks.device.type == "cpu"
-        model = load_model(
-            self._context.work,
-            reference,
-            precision="fp32" if on_cpu else "bf16",
-            device=str(self._ranks.device),
-        )
+        with beating(self._context.progress):  # following a recipe is one long call
+            model = load_model(
+                self._context.work,
+                reference,
+                precision="fp32" if on_cpu else "bf16",
+                device=str(self._ranks.device),
+            )
         return model, load_tokenizer(self._context.work, reference.weights)
 
     def measure(
@@ -118,6 +120,7 @@ class Bench:
                 world_size=self._ranks.world_size,
                 progress=self._context.progress,
                 advance=self._parts.begin(f"{name}: {side} held-out text"),
+                tokenizer=tokenizer,
             )
         self._context.progress.update(
             domain_perplexity=perplexities["domain"].both.perplexity,

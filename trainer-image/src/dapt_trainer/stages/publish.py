@@ -35,7 +35,7 @@ def run(config: PublishConfig, context: StageContext) -> PublishReport:
     staging = context.try_folder / "publish"
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        context.progress.update(activity="merging adapters into the weights", fraction=0.1)
+        context.progress.update(activity="putting the model together", fraction=0.1)
         with beating(context.progress):
             assemble(config, context.work, staging)
             manifest = manifest_of(config, staging)
@@ -80,7 +80,12 @@ def stored_precision(work: Path, reference: ModelReference) -> Any:
 
 def tokenizer_folder(work: Path, reference: ModelReference) -> str:
     """The newest part of the model that has a tokenizer: fine-tuning leaves one with its chat template."""
-    for folder in (*reversed(reference.adapters), reference.weights):
+    for folder in (
+        *reversed(reference.tuned),
+        *reversed(reference.adapters),
+        reference.weights,
+        reference.origin,
+    ):
         if (work / folder / "tokenizer_config.json").is_file():
             return folder
     return reference.weights

@@ -1,4 +1,4 @@
-"""Models on the work volume: loaded from safetensors alone, adapters merged in order, named by a digest.
+"""Models on the work volume: loaded from safetensors alone, named by a digest.
 
 Nothing here reaches a network, and no code of a model's repository is ever run.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,35 +20,20 @@ _READ_BLOCK_BYTES = 4 * 1024 * 1024
 
 
 def load_model(work: Path, reference: ModelReference, *, precision: Precision, device: str = "cpu") -> Any:
-    """The referenced model in evaluation mode, with its adapters merged into its weights.
-
-    Merging happens in fp32 whatever `precision` says: bf16 has 8 bits of mantissa, and a LoRA's change of a weight is
-    often smaller than its last one.
+    """The referenced model in evaluation mode; `training/recipes.py` follows the reference.
 
     Args:
         work: root of the work volume.
-        reference: weights, and the adapters to merge in this order.
+        reference: the recipe.
         precision: of the returned weights.
         device: where they are put.
 
     Raises:
-        InputError: a folder is missing, has no safetensors, or wants remote code.
+        InputError: a folder is missing, has no safetensors, or wants remote code; or parts that do not fit together.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging as transformers_logging
+    from dapt_trainer.training.recipes import DTYPES, follow
 
-    transformers_logging.disable_progress_bar()  # a pod's log is no terminal
-    folder = work / reference.weights
-    check_model_folder(folder)
-    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
-    load_dtype = torch.float32 if reference.adapters else dtype
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=load_dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True
-    )
-    for adapter in reference.adapters:
-        model = _merged(model, work / adapter)
-    return model.to(device=device, dtype=dtype).eval()
+    return follow(work, reference, dtype=DTYPES[precision]).to(device=device).eval()
 
 
 def check_model_folder(folder: Path) -> None:
@@ -68,16 +54,16 @@ def check_model_folder(folder: Path) -> None:
         )
 
 
-def _merged(model: Any, adapter: Path) -> Any:
-    from peft import PeftModel
+def with_lora(model: Any, lora: LoraConfig, *, seed: int, new_token_ids: Sequence[int] = ()) -> Any:
+    """The model with fresh low-rank adapters as its only trainable parameters; equal seeds give equal adapters.
 
-    if not (adapter / "adapter_model.safetensors").is_file():
-        raise InputError(f"{adapter}: no adapter there (adapter_model.safetensors is missing)")
-    return PeftModel.from_pretrained(model, adapter, is_trainable=False).merge_and_unload()
-
-
-def with_lora(model: Any, lora: LoraConfig, *, seed: int) -> Any:
-    """The model with fresh low-rank adapters as its only trainable parameters; equal seeds give equal adapters."""
+    Args:
+        model: to train.
+        lora: of the adapters.
+        seed: of their first values.
+        new_token_ids: of a grown tokenizer; their rows of embedding and head are trained too, those of the old tokens
+            stay the base model's.
+    """
     from peft import LoraConfig as PeftLoraConfig
     from peft import get_peft_model
     from transformers import set_seed
@@ -93,8 +79,19 @@ def with_lora(model: Any, lora: LoraConfig, *, seed: int) -> Any:
         target_modules=targets,
         bias="none",
         task_type="CAUSAL_LM",
+        trainable_token_indices=new_rows(model, new_token_ids),
     )
     return get_peft_model(model, settings)
+
+
+def new_rows(model: Any, ids: Sequence[int]) -> dict[str, list[int]] | None:
+    """Ids of new tokens by the name of each matrix that holds their rows; a tied head follows the embedding."""
+    if not ids:
+        return None
+    tied = bool(model.config.tie_word_embeddings)
+    matrices = [model.get_input_embeddings(), *(() if tied else (model.get_output_embeddings(),))]
+    names = [name for matrix in matrices for name, module in model.named_modules() if module is matrix]
+    return {name: list(ids) for name in names}
 
 
 def load_tokenizer(work: Path, weights: str = MODEL) -> Any:
@@ -126,13 +123,35 @@ def weights_digest(folder: Path) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def reference_digest(work: Path, reference: ModelReference) -> str:
-    """Hexadecimal SHA-256 that names a whole reference: the weights' digest, and those of its adapters in order.
+def reference_digest(work: Path, reference: ModelReference, known: dict[str, str] | None = None) -> str:
+    """Hexadecimal SHA-256 that names a whole recipe: its parts' digests, their order and shares.
 
-    A reference without adapters has the digest of its weights.
+    A plain folder has the digest of its weights; one with adapters that of the weights' and adapters' digests in order.
+
+    Args:
+        work: root of the work volume.
+        reference: the recipe.
+        known: digests by folder, filled and read: several recipes of the same parts hash them once.
+
+    Raises:
+        InputError: a part has no safetensors file.
     """
-    base = weights_digest(work / reference.weights)
-    if not reference.adapters:
-        return base
-    parts = [base, *(weights_digest(work / adapter) for adapter in reference.adapters)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    cache = {} if known is None else known
+
+    def of_folder(name: str) -> str:
+        if name not in cache:
+            cache[name] = weights_digest(work / name)
+        return cache[name]
+
+    def of_chain(weights: str, adapters: tuple[str, ...]) -> str:
+        parts = [of_folder(name) for name in (weights, *adapters)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest() if adapters else parts[0]
+
+    if not reference.averaged_with and reference.interpolation == 1.0:
+        return of_chain(reference.weights, (*reference.adapters, *reference.tuned))
+    lines = [f"mean {of_chain(reference.weights, reference.adapters)}"]
+    lines += [f"mean {of_chain(member.weights, member.adapters)}" for member in reference.averaged_with]
+    if reference.interpolation != 1.0:
+        lines.append(f"share {reference.interpolation!r} from {of_folder(reference.origin)}")
+    lines += [f"tuned {of_folder(adapter)}" for adapter in reference.tuned]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,0 +1,136 @@
+"""blend: each recipe's perplexities are those of the model that it names, and equal parts are loaded once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dapt_contract.message import MAX_MESSAGE_BYTES, decode_message, encode_message
+from dapt_contract.stages.blend import Blend, BlendConfig, BlendFacts, BlendReport, BlendRow
+from dapt_contract.stages.common import Member, ModelReference
+from dapt_trainer.context import SilentProgress
+from dapt_trainer.data.held_out import read_held_out
+from dapt_trainer.errors import InputError, StopRequested
+from dapt_trainer.evaluation.perplexity import held_out_perplexity
+from dapt_trainer.stages import blend
+from dapt_trainer.training import recipes
+from dapt_trainer.training.models import load_model, reference_digest
+from toy_training import END_OF_TEXT, FILTERS, SEQUENCE_LENGTH, make_context, make_model, make_work_volume
+
+pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
+
+FULL = ModelReference(weights="full-1")
+BLENDS = (
+    Blend(candidate="a1-s4-i0.6", model=FULL.model_copy(update={"interpolation": 0.6})),
+    Blend(candidate="a1-avg2", model=FULL.model_copy(update={"averaged_with": (Member(weights="full-2"),)})),
+    Blend(candidate="a1-s4-i0.8", model=FULL.model_copy(update={"interpolation": 0.8})),
+)
+CONFIG = BlendConfig(blends=BLENDS, context_length_tokens=SEQUENCE_LENGTH)
+
+
+class Recorder(SilentProgress):
+    """Keeps what was told; asks to stop at an activity."""
+
+    def __init__(self, stop_at: str = "") -> None:
+        self.readings: list[dict[str, Any]] = []
+        self._stop_at = stop_at
+
+    def update(self, **fields: Any) -> None:
+        self.readings.append(fields)
+
+    def stop_requested(self) -> bool:
+        return bool(self._stop_at) and any(one.get("activity") == self._stop_at for one in self.readings)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = make_work_volume(tmp_path_factory.mktemp("work"), sequences=2)
+    make_model(work / "full-1", seed=11)
+    make_model(work / "full-2", seed=12)
+    return work
+
+
+def measured(work: Path, config: BlendConfig = CONFIG, progress: Any = None) -> BlendReport:
+    return blend.run(config, make_context(work, work / "scratch", config, kind="blend", progress=progress))
+
+
+def test_each_row_is_the_perplexity_of_its_recipe(work: Path) -> None:
+    report = measured(work)
+    assert [row.candidate for row in report.facts.rows] == ["a1-s4-i0.6", "a1-avg2", "a1-s4-i0.8"]
+    for row, one in zip(report.facts.rows, BLENDS, strict=True):
+        model = load_model(work, one.model, precision="fp32")
+        for side, half, found in (
+            ("domain", "a", row.domain_a_nats),
+            ("domain", "b", row.domain_b_nats),
+            ("general", "a", row.general_a_nats),
+            ("general", "b", row.general_b_nats),
+        ):
+            documents = read_held_out(work, side, half)  # type: ignore[arg-type]
+            alone = held_out_perplexity(
+                model, documents, context_length_tokens=SEQUENCE_LENGTH, end_of_text_id=END_OF_TEXT
+            )
+            assert found == alone.loss_nats
+        assert row.weights_digest == reference_digest(work, one.model)[:12]
+    assert len({row.domain_a_nats for row in report.facts.rows}) == 3
+
+
+def test_interpolations_of_one_checkpoint_share_its_load(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[str] = []
+    load = recipes._loaded
+
+    def noted(work: Path, weights: str, *rest: Any) -> Any:
+        loads.append(weights)
+        return load(work, weights, *rest)
+
+    monkeypatch.setattr(recipes, "_loaded", noted)
+    board = Recorder()
+    measured(work, progress=board)
+    assert loads == ["full-1", "full-1"]
+    activities = [one["activity"] for one in board.readings if "activity" in one]
+    assert activities == [
+        f"{candidate}: {what}"
+        for candidate in ("a1-s4-i0.6", "a1-s4-i0.8", "a1-avg2")
+        for what in ("combining the weights", "domain held-out text", "general held-out text")
+    ]
+    fractions = [one["fraction"] for one in board.readings if "fraction" in one]
+    assert fractions == sorted(fractions)
+    assert fractions[0] == 0.0
+    assert fractions[-1] == 1.0
+
+
+def test_a_stop_ends_it_between_batches(work: Path) -> None:
+    with pytest.raises(StopRequested) as caught:
+        measured(work, progress=Recorder("a1-s4-i0.6: general held-out text"))
+    assert str(caught.value) == (
+        "asked to stop while a1-s4-i0.6: general held-out text; the next try measures again"
+    )
+
+
+def test_a_missing_part_is_named(work: Path) -> None:
+    lost = Blend(
+        candidate="a1-avg2", model=FULL.model_copy(update={"averaged_with": (Member(weights="no"),)})
+    )
+    with pytest.raises(InputError) as caught:
+        measured(work, CONFIG.model_copy(update={"blends": (lost,)}))
+    assert str(caught.value) == f"{work}/no: no *.safetensors file to name the model by"
+
+
+def test_thirty_rows_fit_into_a_message() -> None:
+    rows = tuple(
+        BlendRow(
+            candidate=f"a10-s{10**9 + number}-i0.8{'x' * 22}"[:40],
+            domain_a_nats=-1.23456789,
+            domain_b_nats=1.23456789,
+            general_a_nats=1.23456789,
+            general_b_nats=1.23456789,
+            weights_digest="a" * 12,
+        )
+        for number in range(30)
+    )
+    text = encode_message("b" * 64, "blend", message="s" * 5000, facts=BlendFacts(rows=rows))
+    assert len(text.encode()) <= MAX_MESSAGE_BYTES
+    parsed = decode_message(text).parsed_facts()
+    assert isinstance(parsed, BlendFacts)
+    assert parsed.rows[29].general_b_nats == 1.23457
