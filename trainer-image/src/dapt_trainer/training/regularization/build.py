@@ -1,0 +1,78 @@
+"""A penalty for a model that lies whole in one process."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from dapt_contract.stages.pretrain import RegularizationConfig
+from dapt_trainer.training.regularization.base import Penalty, Predictions, Row, causal_predictions, labelled
+from dapt_trainer.training.regularization.fisher import estimate_fisher, scaled_to_mean_one
+from dapt_trainer.training.regularization.groups import held_back
+from dapt_trainer.training.regularization.kl import KlPenalty
+from dapt_trainer.training.regularization.quadratic import QuadraticPenalty, Term
+from dapt_trainer.training.regularization.shards import plain_weights
+
+
+def build(
+    config: RegularizationConfig,
+    model: Any,
+    *,
+    general: Sequence[Row] = (),
+    kl_rows: int = 1,
+    fisher: Mapping[str, torch.Tensor] | None = None,
+    seed: int = 0,
+    predictions: Predictions = causal_predictions,
+) -> Penalty:
+    """The configured penalty, anchored at the weights that the model has now.
+
+    Args:
+        config: which, how strong, on what.
+        model: the module that is trained; all its trained weights are held back, or those of the group.
+        general: general training sequences, each with a first dimension of 1. ewc takes the first `samples`; klToBase
+            takes `kl_rows` for each step, one after the other, and begins again at the end.
+        kl_rows: sequences a step that the divergence is taken on.
+        fisher: by the weights' names, already scaled; None: estimated here.
+        seed: of the labels that are drawn for the Fisher information.
+        predictions: the logits of a sequence.
+
+    Raises:
+        InputError: the group is empty.
+    """
+    if config.kind == "klToBase":
+        base = copy.deepcopy(model).eval().requires_grad_(False)
+
+        def rows_of_step(step: int) -> list[Row | None]:
+            return [general[(step * kl_rows + number) % len(general)] for number in range(kl_rows)]
+
+        return KlPenalty(
+            config.strength,
+            model,
+            lambda rows: predictions(base, rows),
+            rows_of_step,
+            lambda step: sum(int(labelled(row).sum()) for row in rows_of_step(step) if row is not None),
+            predictions=predictions,
+            held_bytes=sum(weight.nbytes for weight in base.parameters()),
+        )
+    weights = plain_weights(model)
+    model_type = getattr(getattr(model, "config", None), "model_type", "")
+    names = set(held_back([weight.name for weight in weights], config.parameters, model_type=model_type))
+    weights = [weight for weight in weights if weight.name in names]
+    if config.kind == "ewc" and fisher is None:
+        was_training = model.training
+        model.eval()
+        rows = list(enumerate(general[: config.samples]))
+        fisher = scaled_to_mean_one(
+            estimate_fisher(
+                model, rows, [weight.name for weight in weights], seed=seed, predictions=predictions
+            )
+        )
+        model.train(was_training)
+    terms = [
+        Term(weight, weight.master().clone(), None if fisher is None else fisher[weight.name].reshape(-1))
+        for weight in weights
+    ]
+    return QuadraticPenalty(config.strength, terms)
