@@ -221,7 +221,7 @@ def test_selection_takes_only_what_passes_and_judges_three_at_most(
     spec = DomainAdaptation.model_validate(
         adaptation(gates={"maxGeneralPerplexityIncrease": limit / 100})
     ).spec
-    facts = Facts(baseline=BaselineFacts(measure=base_measure()), pretrain=pretrain_facts(table))
+    facts = Facts(baseline=BaselineFacts(measure=base_measure()), pretrains={1: pretrain_facts(table)})
     asked: list[str] = []
     while True:
         choice = choose(spec, facts)
@@ -232,8 +232,8 @@ def test_selection_takes_only_what_passes_and_judges_three_at_most(
         asked.append(name)
         facts = Facts(
             baseline=facts.baseline,
-            pretrain=facts.pretrain,
-            measures=facts.measures | {name: measured[len(asked) - 1]},
+            pretrains=facts.pretrains,
+            measures={**facts.measures, name: measured[len(asked) - 1]},
         )
     assert len(asked) <= MAX_JUDGED
     if isinstance(choice, Selected):
@@ -249,7 +249,7 @@ def test_selection_takes_only_what_passes_and_judges_three_at_most(
 def test_a_warning_always_ends_in_a_choice(on_breach: str) -> None:
     spec = DomainAdaptation.model_validate(adaptation(gates={"onBreach": on_breach}, evaluation=None)).spec
     facts = Facts(
-        baseline=BaselineFacts(measure=base_measure()), pretrain=pretrain_facts([checkpoint(10, 3.1, 0.5)])
+        baseline=BaselineFacts(measure=base_measure()), pretrains={1: pretrain_facts([checkpoint(10, 3.1, 0.5)])}
     )
     choice = choose(spec, facts)
     assert isinstance(choice, Selected if on_breach == "Warn" else Breached)

@@ -22,7 +22,7 @@ from dapt_operator.api.ledger import Ledger, RunRecord
 from dapt_operator.api.run import Manifest
 from dapt_operator.api.spec import DomainAdaptationSpec
 from dapt_operator.api.status import CandidateStatus, DomainAdaptationStatus
-from dapt_operator.plan import selection
+from dapt_operator.plan.candidates import Candidate, candidates
 from dapt_operator.plan.facts import read_facts
 
 LABELS: Final = ("namespace", "name")
@@ -38,7 +38,7 @@ class Known:
     status: DomainAdaptationStatus
     shown: CandidateStatus | None
     """The selected candidate, else the latest."""
-    judged: selection.Candidate | None
+    judged: Candidate | None
     """The same one with its verdicts."""
 
     @property
@@ -273,15 +273,14 @@ def read(resource: Manifest) -> list[list[Value]]:
 
 def _judged(
     resource: Manifest, status: DomainAdaptationStatus, shown: CandidateStatus | None
-) -> selection.Candidate | None:
+) -> Candidate | None:
     if shown is None or status.ledger is None:
         return None
     try:
         spec = DomainAdaptationSpec.model_validate(resource.get("spec"), context={SKIP_RULES: True})
     except ValidationError:
         return None
-    attempt = shown.attempt or 1
-    found = selection.candidates(spec, read_facts(status.ledger, attempt), attempt)
+    found = candidates(spec, read_facts(status.ledger))
     return next((one for one in found if one.id == shown.id), None)
 
 

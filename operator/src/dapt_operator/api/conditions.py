@@ -73,6 +73,8 @@ GATES_NOT_JUDGED: Final = "GatesNotJudged"
 ALL_GATES_PASSED: Final = "AllGatesPassed"
 PASSED_WITH_WARNINGS: Final = "PassedWithWarnings"
 NO_GAIN: Final = "NoGain"
+PIN_UNKNOWN: Final = "PinUnknown"
+ROLLING_BACK: Final = "RollingBack"
 VERIFY_FAILED: Final = "VerifyFailed"
 DESTINATION_NOT_EMPTY: Final = "DestinationNotEmpty"
 PROGRESSING: Final = "Progressing"
@@ -121,6 +123,8 @@ REASONS: Final[dict[str, str]] = {
     ALL_GATES_PASSED: "The selected candidate passes every gate.",
     PASSED_WITH_WARNINGS: "A gate was breached and onBreach is Warn; the model card says so.",
     NO_GAIN: "Candidates pass the gates, but none is better in the domain than the base model.",
+    PIN_UNKNOWN: "selection.pin names a candidate that there is not; the message lists those that there are.",
+    ROLLING_BACK: "An attempt was given up, and the next one follows with a lower rate and more replay.",
     VERIFY_FAILED: "The finished model does not pass the gates that its candidate passed.",
     DESTINATION_NOT_EMPTY: "The destination holds something that this run did not write.",
     PROGRESSING: "The model is not published yet; work goes on.",
@@ -152,6 +156,7 @@ STALLING: Final = (
     DIVERGED,
     GATES_BREACHED,
     NO_GAIN,
+    PIN_UNKNOWN,
     VERIFY_FAILED,
     BUDGET_EXHAUSTED,
 )

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field
 from dapt_operator.api.base import Digest, FreeForm, Integer, LeanBase, Time
 
 MAX_RECORDS = 40
+MAX_ATTEMPTS = 16
 
 ShortText = Annotated[str, Field(max_length=253)]
 
@@ -69,12 +70,47 @@ class RunRecord(LeanBase):
     """New tries after faults; a suspension is none."""
     halvings: Integer = 0
     """How often the micro-batch was halved."""
+    expects: ShortText | None = None
+    """For an evaluation: digest of the weights that it was told to score."""
     accelerator_seconds: float = 0.0
     """Accelerator-seconds of the tries that have ended."""
     held_seconds: float | None = None
     """Seconds from the first process' start to the end, of all tries that have ended."""
     facts: FreeForm | None = None
     """Facts of the stage, as its termination message has them."""
+
+
+class PhaseRecord(LeanBase):
+    """A stretch of data that was read on the way to the checkpoint that an attempt starts from."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    steps: Integer
+    """Optimizer steps."""
+    replay_fraction: float
+    """Share of general text in it."""
+
+
+class AttemptRecord(LeanBase):
+    """A rollback as it was decided. It is written down before the new attempt starts, so that no later edit of the
+    gates changes what an attempt is, and no restart of the operator repeats it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    number: Integer
+    """Of the new attempt: 2 after the first rollback."""
+    learning_rate: float
+    """Its peak learning rate."""
+    replay_fraction: float
+    """Its share of general text."""
+    start: ShortText | None = None
+    """Candidate that it starts from; absent: the base model."""
+    phases: Annotated[tuple[PhaseRecord, ...], Field(strict=False, max_length=MAX_ATTEMPTS)] = ()
+    """What was read on the way to that candidate, oldest first."""
+    reason: Annotated[str, Field(max_length=1024)] = ""
+    """Why the attempt before it was given up."""
+    time: Time | None = None
+    """When it was decided."""
 
 
 class Ledger(LeanBase):
@@ -92,5 +128,7 @@ class Ledger(LeanBase):
     """Shared objects that were made, as KIND/NAME: what cleanup may remove."""
     cleaned: Time | None = None
     """When cleanup was done; it is done once."""
+    attempts: Annotated[tuple[AttemptRecord, ...], Field(strict=False, max_length=MAX_ATTEMPTS)] = ()
+    """Attempts after the first, in their order."""
     runs: Annotated[tuple[RunRecord, ...], Field(strict=False, max_length=MAX_RECORDS)] = ()
     """One record a lineage, in the order of their first try."""

@@ -253,10 +253,14 @@ class AttemptStatus(StatusBase):
     """Its peak learning rate."""
     replay_fraction: float | None = None
     """Its share of general text."""
-    start_step: Integer | None = None
-    """Step of the checkpoint it started from; absent: the base model."""
+    start: ShortText | None = None
+    """Candidate that it started from; absent: the base model."""
+    total_steps: Integer | None = None
+    """Optimizer steps that it was given."""
     ended_by: ShortText | None = None
     """Why it ended; absent: it runs."""
+    reason: Text | None = None
+    """Why it was given up for the next attempt, or how it ended, in one sentence."""
 
 
 class Usage(StatusBase):

@@ -6,23 +6,24 @@ before it is known.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from dapt_contract.base import Contract
-from dapt_contract.layout import EXTENDED_MODEL, STAGES
 from dapt_contract.layout import MODEL as BASE_MODEL
+from dapt_contract.layout import STAGES
 from dapt_contract.metric import Measure
-from dapt_contract.stages.common import (
-    ModelReference,
-)
+from dapt_contract.stages.blend import Blend, BlendConfig
+from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.evaluate import BaselineConfig, EvaluateConfig
 from dapt_contract.stages.prepare import InstructionSource, PreferenceSource, PrepareConfig, PrepareFacts
-from dapt_contract.stages.pretrain import CheckpointFacts, PretrainConfig
+from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_contract.stop_rule import StopRule
 from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.run import RunResources
 from dapt_operator.api.spec import DomainAdaptationSpec
 from dapt_operator.plan import parts
+from dapt_operator.plan.attempts import Attempt
 from dapt_operator.plan.resolve import (
     MAX_CHECKPOINTS,
     Batch,
@@ -31,7 +32,6 @@ from dapt_operator.plan.resolve import (
     budget_steps,
     fit_batch,
     halved,
-    learning_rate,
     lora_config,
     pretrain_gang,
     replay_fraction,
@@ -73,18 +73,19 @@ def kinds(spec: DomainAdaptationSpec) -> tuple[str, ...]:
     tuned = ("finetune",) if spec.finetuning is not None else ()
     aligned = ("align",) if spec.preference is not None else ()
     evaluated = ("evaluate",) if has_scores(spec) else ()
-    return ("prepare", "baseline", "pretrain", *evaluated, *tuned, *aligned, "verify", "publish")
-
-
-def origin(spec: DomainAdaptationSpec) -> str:
-    """Folder of the weights that pretraining starts from: the base model, extended where the tokenizer grows."""
-    return BASE_MODEL if parts.tokenizer_extension(spec) is None else EXTENDED_MODEL
+    blended = ("blend",) if has_blends(spec) else ()
+    return ("prepare", "baseline", "pretrain", *blended, *evaluated, *tuned, *aligned, "verify", "publish")
 
 
 def has_scores(spec: DomainAdaptationSpec) -> bool:
     """Whether anything besides the perplexities is measured."""
     wanted = spec.evaluation
     return bool(wanted.domain.tasks or wanted.general.tasks or wanted.probes.domain or wanted.probes.general)
+
+
+def has_blends(spec: DomainAdaptationSpec) -> bool:
+    """Whether averages or interpolations are tried."""
+    return spec.selection.average_last > 1 or any(share < 1.0 for share in spec.selection.interpolate)
 
 
 def prepare_stage(spec: DomainAdaptationSpec) -> StagePlan:
@@ -134,10 +135,11 @@ def resolve_pretraining(
     profile: AdaptationProfileSpec,
     prepared: PrepareFacts,
     base: Measure,
+    attempt: Attempt,
     *,
     halvings: int = 0,
 ) -> Pretraining | None:
-    """The numbers of pretraining; None when the micro-batch cannot be halved as often as that.
+    """The numbers of an attempt; None when the micro-batch cannot be halved as often as that.
 
     Raises:
         RefusedError: the batch cannot be divided, or nothing fits into memory.
@@ -164,22 +166,39 @@ def resolve_pretraining(
     smaller = halved(batch, halvings)
     if smaller is None:
         return None
-    rate = learning_rate(spec.pretraining.method, spec.pretraining.optimizer.learning_rate)
-    return Pretraining(gang, smaller, steps, rate, replay, length)
+    a_step = smaller.global_batch_size * length
+    left = steps_left(steps, attempt.steps_before, a_step)
+    return Pretraining(gang, smaller, left, attempt.learning_rate, attempt.replay_fraction, length)
+
+
+def steps_left(steps: Steps, before: int, tokens_a_step: int) -> Steps:
+    """What an attempt trains that starts after `before` steps of the budget: checkpoints about as far apart as in the
+    whole of it, and at least two, since one reading tells nothing of a direction."""
+    if before == 0:
+        return steps
+    total = max(1, steps.total_steps - before)
+    count = math.ceil(len(steps.checkpoint_steps) * total / steps.total_steps)
+    count = min(total, max(2, count))
+    return Steps(
+        max(1, steps.total_tokens - before * tokens_a_step),
+        total,
+        tuple(round(number * total / count) for number in range(1, count + 1)),
+    )
 
 
 def pretrain_stage(
     spec: DomainAdaptationSpec,
     numbers: Pretraining,
     base: Measure,
+    attempt: Attempt,
+    model: ModelReference,
     *,
-    attempt: int = 1,
     max_train_seconds: float | None = None,
 ) -> StagePlan:
-    """Continued pre-training."""
+    """Continued pre-training from `model`."""
     gates = spec.gates
     config = PretrainConfig(
-        model=ModelReference(weights=origin(spec)),
+        model=model,
         lora=parts.pretraining_lora(spec),
         total_steps=numbers.steps.total_steps,
         checkpoint_steps=numbers.steps.checkpoint_steps,
@@ -201,12 +220,13 @@ def pretrain_stage(
         evaluation_context_length_tokens=numbers.sequence_length_tokens,
         max_train_seconds=max_train_seconds,
         regularization=parts.regularization(spec),
+        earlier_phases=attempt.phases,
         seed=spec.seed,
     )
     return StagePlan(
         "pretrain",
         "pretrain",
-        attempt,
+        attempt.number,
         None,
         config,
         parts.gang_resources(numbers.gang, spec, None),
@@ -214,12 +234,22 @@ def pretrain_stage(
     )
 
 
-def candidate_model(spec: DomainAdaptationSpec, row: CheckpointFacts, attempt: int = 1) -> ModelReference:
-    """Where a checkpoint's weights lie."""
-    folder = f"{STAGES}/pretrain-a{attempt}/try-{row.try_number}/checkpoint-{row.step}"
-    if spec.pretraining.method.lora is not None:
-        return ModelReference(weights=origin(spec), adapters=(folder,), origin=origin(spec))
-    return ModelReference(weights=folder, origin=origin(spec))
+def blend_stage(
+    spec: DomainAdaptationSpec,
+    profile: AdaptationProfileSpec,
+    prepared: PrepareFacts,
+    blends: tuple[Blend, ...],
+    *,
+    attempt: int,
+    round_name: str | None = None,
+) -> StagePlan:
+    """Perplexities of averages and interpolations, all in one run.
+
+    `round_name` tells a second run of an attempt, for blends that an edit of the selection asked for, from the first.
+    """
+    config = BlendConfig(blends=blends, context_length_tokens=prepared.sequence_length_tokens)
+    resources = parts.measuring(spec, profile, "evaluate")
+    return StagePlan("blend", "blend", attempt, round_name, config, resources)
 
 
 def evaluate_stage(

@@ -6,6 +6,7 @@ from dapt_contract.metric import Measure
 from dapt_contract.stages.evaluate import VerifyFacts
 from dapt_contract.stages.publish import CardFacts
 from dapt_operator.api.spec import DomainAdaptationSpec
+from dapt_operator.plan.attempts import Attempt, attempt
 from dapt_operator.plan.blueprint import Pretraining
 from dapt_operator.plan.facts import Facts
 from dapt_operator.plan.gates import Verdict
@@ -28,11 +29,12 @@ def card_facts(
     """Everything that the card tells, of finished stages."""
     assert facts.prepare is not None
     assert facts.base is not None
-    assert facts.pretrain is not None
     assert numbers is not None
+    trained = attempt(spec, facts, chosen.candidate.attempt)
+    assert trained is not None
     final: Measure | None = verified.final if verified else None
     warnings = list(facts.prepare.warnings)
-    if spec.finetuning is None:
+    if spec.finetuning is None and spec.preference is None:
         warnings.append(NOT_FOR_DEPLOYMENT)
     warnings += [
         verdict.message
@@ -45,9 +47,9 @@ def card_facts(
         base_model=spec.model.source,
         base_revision=facts.prepare.model.revision,
         method="lora" if spec.pretraining.method.lora is not None else "full",
-        learning_rate=numbers.learning_rate,
-        replay_fraction=numbers.replay_fraction,
-        training_tokens=chosen.candidate.row.step * tokens_a_step,
+        learning_rate=trained.learning_rate,
+        replay_fraction=trained.replay_fraction,
+        training_tokens=_steps(facts, trained, chosen.candidate.step) * tokens_a_step,
         domain_sources=tuple(source.source for source in spec.corpus.domain),
         general_sources=tuple(source.source for source in spec.corpus.general),
         candidate=chosen.candidate.id,
@@ -58,3 +60,10 @@ def card_facts(
         final=final,
         warnings=tuple(warnings),
     )
+
+
+def _steps(facts: Facts, trained: Attempt, step: int | None) -> int:
+    """Optimizer steps on the way to a candidate; of one that is made of several, to the last of its attempt."""
+    told = facts.pretrains.get(trained.number)
+    last = told.checkpoints[-1].step if told and told.checkpoints else 0
+    return trained.steps_before + (last if step is None else step)

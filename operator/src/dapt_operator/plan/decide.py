@@ -19,11 +19,13 @@ from dapt_operator.plan.cleanup import cleanup_due, leftovers
 from dapt_operator.plan.desired import Removal, needs_shared, next_run, remembered, removals
 from dapt_operator.plan.events import Notice, notices
 from dapt_operator.plan.history import Lineage, absorb, ask_to_stop, lineage_of, put
+from dapt_operator.plan.lanes import most_at_once, startable
+from dapt_operator.plan.look import Look, Situation
 from dapt_operator.plan.observed import Observed
 from dapt_operator.plan.resolve import pretrain_gang
 from dapt_operator.plan.stuck import give_up_stuck
 from dapt_operator.plan.transitions import Do, Fact
-from dapt_operator.plan.walk import Reached, Situation, Walk
+from dapt_operator.plan.walk import Reached, Walk
 
 LOOK_AGAIN_SECONDS = 10.0
 """While a stage runs: its progress, its time, and what a watch may have lost."""
@@ -31,6 +33,9 @@ STOPPING_SECONDS = 1.0
 """While runs that are not wanted any more save and stop, or pods end after one of theirs has failed."""
 PEERS_SECONDS = 0.2
 """While the peers of a failed pod are killed: the gang's next try waits for their end alone."""
+NEXT_SECONDS = 0.1
+"""When something more is to be started, or a decision was written down that the next visit acts on: one run a visit, so
+that a visit is small and a number of a try is one run's alone."""
 OBSTRUCTED_SECONDS = 15.0
 """While a name that we need belongs to something else: nobody tells us when it goes."""
 
@@ -112,28 +117,35 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
     run: StageRun | None = None
     manifests: tuple[Manifest, ...] = ()
     with_shared = False
-    if reached.do is Do.START:
-        assert reached.look.stage is not None
+    start = _start(situation, reached)
+    if start is not None:
+        assert start.stage is not None
         nodes = pretrain_gang(wish.spec, wish.profile).nodes  # no stage has more
         shared = launcher.shared(wish.profile, observed.owner, nodes)
         digest = digest_of({"shared": plain(shared)})
-        with_shared = needs_shared(ledger, reached.look.record, digest)
-        run, record = next_run(observed, ledger, reached.look.stage, reached.look.record, left)
-        if reached.look.record is None:
+        with_shared = needs_shared(ledger, start.record, digest)
+        run, record = next_run(observed, ledger, start.stage, start.record, left)
+        if start.record is None:
             ledger = make_room(ledger, record.candidate)
         ledger = remembered(put(ledger, record), shared, digest)
         manifests = (*(shared if with_shared else ()), *launcher.render(run, wish.profile, observed.owner))
     if reached.do is Do.STOP:
         ledger = ask_to_stop(ledger, observed.live)
+    if reached.do is Do.ROLL_BACK:
+        assert reached.retreat is not None
+        ledger = ledger.model_copy(update={"attempts": (*ledger.attempts, reached.retreat)})
     removed = removals(observed, _kept(reached))
     plan = Plan(
         apply=manifests,
         delete=removed,
-        requeue_after=_requeue(observed, reached, removed),
+        requeue_after=_requeue(observed, situation, reached, start, removed),
         needs_signing_secret=with_shared,
     )
     return _with_status(
-        observed, told.working(observed, situation, ledger, reached, run, used), plan, learned
+        observed,
+        told.working(observed, situation, ledger, reached, run if start is reached.look else None, used),
+        plan,
+        learned,
     )
 
 
@@ -149,12 +161,24 @@ def _after_the_end(observed: Observed) -> Plan:
     return _with_status(observed, told.finished(observed, observed.now), plan)
 
 
-def _kept(reached: Reached) -> Lineage | None:
-    """The lineage whose live run goes on."""
+def _start(situation: Situation, reached: Reached) -> Look | None:
+    """The one stage that this visit starts: of the chain, else an evaluation beside it."""
+    if reached.do is Do.START:
+        return reached.look
+    if reached.do is Do.WAIT:
+        return startable(reached.beside, most_at_once(situation.profile))
+    return None
+
+
+def _kept(reached: Reached) -> frozenset[Lineage]:
+    """The lineages whose live runs go on."""
+    if reached.do in (Do.STOP, Do.HOLD, Do.FINISH, Do.END):
+        return frozenset()
     record = reached.look.record
-    if record is None or reached.do not in (Do.WAIT, Do.STALL):
-        return None
-    return lineage_of(record) if record.state == "Open" else None
+    is_open = record is not None and record.state == "Open"
+    if record is None or not is_open or reached.do not in (Do.WAIT, Do.STALL, Do.START):
+        return reached.companions
+    return reached.companions | {lineage_of(record)}
 
 
 def _with_status(
@@ -169,18 +193,34 @@ def _with_status(
     return replace(plan, status=status, events=notices(observed.status, status, learned))
 
 
-def _requeue(observed: Observed, reached: Reached, removed: tuple[Removal, ...]) -> float | None:
+def _requeue(
+    observed: Observed,
+    situation: Situation,
+    reached: Reached,
+    start: Look | None,
+    removed: tuple[Removal, ...],
+) -> float | None:
     if any(removal.kind == "Pod" for removal in removed):
         return PEERS_SECONDS
     if any(run.ailing for run in observed.live):
         return STOPPING_SECONDS
+    if reached.do is Do.ROLL_BACK or (start is not None and _more_to_start(situation, reached, start)):
+        return NEXT_SECONDS
     if reached.look.fact is Fact.OBSTRUCTED:
         return OBSTRUCTED_SECONDS
     if reached.do in (Do.STOP, Do.CLEAR):
         return STOPPING_SECONDS
     record = reached.look.record
     if reached.look.fact is Fact.BACKOFF and record is not None and record.not_before is not None:
-        return max(0.0, (datetime.fromisoformat(record.not_before) - observed.now).total_seconds())
+        wait = max(0.0, (datetime.fromisoformat(record.not_before) - observed.now).total_seconds())
+        return min(wait, LOOK_AGAIN_SECONDS) if observed.live else wait
     if reached.do in (Do.START, Do.WAIT) or observed.live:
         return LOOK_AGAIN_SECONDS
     return None
+
+
+def _more_to_start(situation: Situation, reached: Reached, start: Look) -> bool:
+    """Whether another evaluation could start once this one is written down."""
+    others = [look for look in reached.beside if look is not start]
+    taken = 0 if start is reached.look else 1
+    return startable(others, most_at_once(situation.profile) - taken) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from dapt_contract.failure import Cause
@@ -87,8 +88,8 @@ def next_run(
     return run, start.model_copy(update=fresh)
 
 
-def removals(observed: Observed, wanted: Lineage | None) -> tuple[Removal, ...]:
-    """What has to go: live runs other than the newest try of the wanted lineage, and the peers of a failed pod.
+def removals(observed: Observed, wanted: AbstractSet[Lineage]) -> tuple[Removal, ...]:
+    """What has to go: live runs other than the newest tries of the wanted lineages, and the peers of a failed pod.
 
     Only what the stored status knows: what it does not know is written there first, so that a run is never forgotten
     and made twice. A run that is being deleted is not deleted again; it is there until its pods are gone. Nor is one
@@ -106,9 +107,9 @@ def removals(observed: Observed, wanted: Lineage | None) -> tuple[Removal, ...]:
     return tuple(found)
 
 
-def _is_unwanted(run: RunState, wanted: Lineage | None, newest: dict[Lineage, int]) -> bool:
+def _is_unwanted(run: RunState, wanted: AbstractSet[Lineage], newest: dict[Lineage, int]) -> bool:
     lineage = lineage_of(run.identity)
-    return lineage != wanted or run.identity.try_number < newest[lineage]
+    return lineage not in wanted or run.identity.try_number < newest[lineage]
 
 
 def remembered(ledger: Ledger, shared: tuple[Manifest, ...], digest: str) -> Ledger:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dapt_contract.metric import Measure, Perplexity, SidePerplexity
+from dapt_contract.stages.align import AlignFacts
+from dapt_contract.stages.blend import BlendFacts, BlendRow
 from dapt_contract.stages.evaluate import BaselineFacts, EvaluateFacts, VerifyFacts
 from dapt_contract.stages.finetune import FinetuneFacts
 from dapt_contract.stages.prepare import PrepareFacts
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainFacts
 from dapt_contract.stages.publish import PublishFacts
-from dapt_operator.api.ledger import Ledger
+from dapt_operator.api.ledger import AttemptRecord, Ledger, RunRecord
 from dapt_operator.plan.history import facts_of, find
 
 
@@ -20,39 +23,84 @@ class Facts:
 
     prepare: PrepareFacts | None = None
     baseline: BaselineFacts | None = None
-    pretrain: PretrainFacts | None = None
-    """Also after the forgetting limit, divergence or a reached budget: then with the checkpoints so far."""
-    measures: dict[str, Measure] = field(default_factory=dict)
+    pretrains: Mapping[int, PretrainFacts] = field(default_factory=dict)
+    """By attempt. Also after the forgetting limit, divergence or a reached budget: then with the checkpoints so far;
+    and of a running pretraining what its readings told of complete checkpoints."""
+    blends: Mapping[int, tuple[BlendRow, ...]] = field(default_factory=dict)
+    """Perplexities of averages and interpolations, by attempt."""
+    measures: Mapping[str, Measure] = field(default_factory=dict)
     """Evaluated candidates by id."""
+    expected: Mapping[str, str] = field(default_factory=dict)
+    """Digest of the weights that an evaluation was told to score, by candidate."""
+    given_up: Mapping[str, str] = field(default_factory=dict)
+    """Evaluations that failed for good, by candidate, with what they said last."""
+    attempts: tuple[AttemptRecord, ...] = ()
+    """Attempts after the first."""
 
     @property
     def base(self) -> Measure | None:
         """The base model's measure."""
         return self.baseline.measure if self.baseline else None
 
+    @property
+    def attempt(self) -> int:
+        """Number of the newest attempt."""
+        return 1 + len(self.attempts)
 
-def read_facts(ledger: Ledger, attempt: int = 1) -> Facts:
+    @property
+    def pretrain(self) -> PretrainFacts | None:
+        """Of the newest attempt."""
+        return self.pretrains.get(self.attempt)
+
+
+def read_facts(ledger: Ledger) -> Facts:
     """Facts that do not depend on the selected candidate."""
     prepare = facts_of(find(ledger, "prepare", 1, None))
     baseline = facts_of(find(ledger, "baseline", 1, None))
-    pretrain = facts_of(find(ledger, "pretrain", attempt, None))
-    measures = {}
+    pretrains: dict[int, PretrainFacts] = {}
+    blends: dict[int, tuple[BlendRow, ...]] = {}
+    measures: dict[str, Measure] = {}
+    expected: dict[str, str] = {}
+    given_up: dict[str, str] = {}
     for record in ledger.runs:
-        facts = facts_of(record) if record.kind == "evaluate" and record.state == "Succeeded" else None
-        if isinstance(facts, EvaluateFacts):
+        facts = facts_of(record)
+        if isinstance(facts, PretrainFacts):
+            pretrains[record.attempt] = facts
+        elif isinstance(facts, BlendFacts) and record.state == "Succeeded":
+            blends[record.attempt] = (*blends.get(record.attempt, ()), *facts.rows)
+        elif isinstance(facts, EvaluateFacts) and record.state == "Succeeded":
             measures[facts.candidate] = facts.measure
+            if record.expects is not None:
+                expected[facts.candidate] = record.expects
+        if record.kind == "evaluate" and is_given_up(record) and record.candidate is not None:
+            given_up[record.candidate] = record.message
     return Facts(
         prepare=prepare if isinstance(prepare, PrepareFacts) else None,
         baseline=baseline if isinstance(baseline, BaselineFacts) else None,
-        pretrain=pretrain if isinstance(pretrain, PretrainFacts) else None,
+        pretrains=pretrains,
+        blends=blends,
         measures=measures,
+        expected=expected,
+        given_up=given_up,
+        attempts=ledger.attempts,
     )
+
+
+def is_given_up(record: RunRecord) -> bool:
+    """Whether its last try failed and no other follows by itself."""
+    return record.state == "Failed" and not record.retry
 
 
 def finetuned(ledger: Ledger, candidate: str, attempt: int = 1) -> FinetuneFacts | None:
     """The tuned model made from a candidate."""
     facts = facts_of(find(ledger, "finetune", attempt, candidate))
     return facts if isinstance(facts, FinetuneFacts) else None
+
+
+def aligned(ledger: Ledger, candidate: str, attempt: int = 1) -> AlignFacts | None:
+    """The preference-tuned model made from a candidate."""
+    facts = facts_of(find(ledger, "align", attempt, candidate))
+    return facts if isinstance(facts, AlignFacts) else None
 
 
 def verified(ledger: Ledger, candidate: str, attempt: int = 1) -> VerifyFacts | None:
@@ -67,8 +115,8 @@ def published(ledger: Ledger, candidate: str, attempt: int = 1) -> PublishFacts 
     return facts if isinstance(facts, PublishFacts) else None
 
 
-def measure_of_checkpoint(base: Measure, row: CheckpointFacts) -> Measure:
-    """What pretraining measured at a checkpoint, as a measure without scores.
+def measure_of_row(base: Measure, row: CheckpointFacts | BlendRow) -> Measure:
+    """What was measured with a checkpoint or a blend, as a measure without scores.
 
     The held-out text is the base model's, so its numbers of tokens and bytes are too.
     """

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dapt_contract.stages.pretrain import PretrainFacts
-from dapt_operator.api.ledger import Ledger
+from dapt_operator.api.ledger import Ledger, RunRecord
 from dapt_operator.api.status import Progress
-from dapt_operator.plan.history import facts_of, find, held_seconds
+from dapt_operator.plan.history import facts_of, held_seconds
 from dapt_operator.plan.observed import Observed
 
 
@@ -14,24 +14,28 @@ def goodput(observed: Observed, ledger: Ledger, progress: Progress | None) -> fl
 
         goodput = useful seconds / held seconds
 
-    Held: from the first process' start to the end, summed over all tries, the running one until now; on accelerators
-    as on CPU it is the gang that is held. Useful, once a try has told its facts: its last step (counted from the
-    attempt's beginning, so a step that was done twice counts once) times the median seconds of a step; while the first
-    try runs: tokens so far over tokens a second, as it reads them. Loading, saving, measuring at checkpoints and steps
-    that a fault undid are held and not useful. None before there is anything to tell; at most 1.
+    Held: from the first process' start to the end, summed over all attempts and tries, the running one until now; on
+    accelerators as on CPU it is the gang that is held. Useful, once a try has told its facts: its last step (counted
+    from the attempt's beginning, so a step that was done twice counts once) times the median seconds of a step; while
+    the first try runs: tokens so far over tokens a second, as it reads them. Loading, saving, measuring at checkpoints
+    and steps that a fault undid are held and not useful. None before there is anything to tell; at most 1.
     """
-    record = find(ledger, "pretrain", 1, None)
-    if record is None:
-        return None
+    records = [record for record in ledger.runs if record.kind == "pretrain"]
     live = (run for run in observed.live if run.kind == "pretrain")
-    held = (record.held_seconds or 0.0) + sum(held_seconds(run, observed.now) for run in live)
+    held = sum(record.held_seconds or 0.0 for record in records)
+    held += sum(held_seconds(run, observed.now) for run in live)
+    told = [useful for record in records if (useful := _useful_of(record, progress)) is not None]
+    if not told or held <= 0.0:
+        return None
+    return round(min(1.0, sum(told) / held), 4)
+
+
+def _useful_of(record: RunRecord, progress: Progress | None) -> float | None:
+    """Of one attempt."""
     facts = facts_of(record)
-    useful = _useful_seconds(
+    return _useful_seconds(
         facts if isinstance(facts, PretrainFacts) else None, progress if record.state == "Open" else None
     )
-    if useful is None or held <= 0.0:
-        return None
-    return round(min(1.0, useful / held), 4)
 
 
 def _useful_seconds(facts: PretrainFacts | None, running: Progress | None) -> float | None:

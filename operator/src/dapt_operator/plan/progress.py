@@ -20,7 +20,7 @@ def progress(observed: Observed, ledger: Ledger) -> tuple[Progress | None, str |
     """The progress of pretraining to write, and when it was read; the stored ones while they are fresh enough."""
     old, old_time = observed.status.progress, ledger.progress_time
     run = next((r for r in observed.live if r.kind == "pretrain" and r.progress is not None), None)
-    ended = facts_of(find(ledger, "pretrain", 1, None))
+    ended = facts_of(find(ledger, "pretrain", 1 + len(ledger.attempts), None))
     if isinstance(ended, PretrainFacts) and ended.ended_by == "Completed" and run is None:
         if old is not None and old.fraction == 1.0:
             return old, old_time

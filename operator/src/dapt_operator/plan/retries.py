@@ -31,7 +31,7 @@ MAX_ALTERED = 2
 FREE: frozenset[Cause] = frozenset({Cause.DISRUPTION, Cause.STOPPED})
 JUDGED: frozenset[Cause] = frozenset({Cause.FORGETTING_LIMIT, Cause.DIVERGED})
 NEVER: frozenset[Cause] = frozenset({Cause.BAD_INPUT})
-TRAINS: frozenset[str] = frozenset({"pretrain", "finetune"})
+TRAINS: frozenset[str] = frozenset({"pretrain", "finetune", "align"})
 
 
 @dataclass(frozen=True)

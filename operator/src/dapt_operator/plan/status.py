@@ -20,19 +20,22 @@ from dapt_operator.plan import sayings, selection, tables
 from dapt_operator.plan.facts import published
 from dapt_operator.plan.gain import gain
 from dapt_operator.plan.gates import perplexity
+from dapt_operator.plan.look import Situation
 from dapt_operator.plan.observed import Observed
 from dapt_operator.plan.parts import run_digest
 from dapt_operator.plan.progress import progress
 from dapt_operator.plan.transitions import Do, State
-from dapt_operator.plan.walk import Reached, Situation
+from dapt_operator.plan.walk import Reached
 
 PHASES: dict[State, str] = {
     State.PREPARE: words.PHASE_PREPARING,
     State.BASELINE: words.PHASE_MEASURING_BASE,
     State.PRETRAIN: words.PHASE_PRETRAINING,
+    State.BLEND: words.PHASE_EVALUATING,
     State.SELECT: words.PHASE_SELECTING,
     State.EVALUATE: words.PHASE_EVALUATING,
     State.FINETUNE: words.PHASE_FINETUNING,
+    State.ALIGN: words.PHASE_ALIGNING,
     State.VERIFY: words.PHASE_VERIFYING,
     State.PUBLISH: words.PHASE_PUBLISHING,
     State.PUBLISHED: words.PHASE_PUBLISHED,
@@ -71,10 +74,10 @@ def working(
         used_seconds: accelerator-seconds so far.
     """
     spec, base, old = situation.spec, reached.facts.base, observed.status.digests
-    shown = selection.candidates(spec, reached.facts, situation.attempt)
+    shown = reached.candidates
     chosen = reached.choice.candidate if isinstance(reached.choice, selection.Selected) else None
     latest = chosen or (shown[-1] if shown else None)
-    output = published(ledger, chosen.id, situation.attempt) if chosen else None
+    output = published(ledger, chosen.id, chosen.attempt) if chosen else None
     told, told_at = progress(observed, ledger)
     forgetting = won = None
     if latest is not None and base is not None:
@@ -86,7 +89,9 @@ def working(
         conditions=_conditions(observed, sayings.working(observed, situation, reached, run)),
         forgetting=forgetting,
         gain=won,
-        attempt=situation.attempt if any(record.kind == "pretrain" for record in ledger.runs) else None,
+        attempt=1 + len(ledger.attempts)
+        if any(record.kind == "pretrain" for record in ledger.runs)
+        else None,
         progress=told,
         resolved=tables.resolved(observed, situation, reached),
         frozen=tables.frozen(ledger),
@@ -103,7 +108,9 @@ def working(
         attempts=tables.attempts(situation, reached, ledger),
         usage=tables.usage(observed, ledger, used_seconds, told, ticked=told_at != ledger.progress_time),
         output=OutputStatus(
-            destination=output.destination, digest=output.digest, deployable=spec.finetuning is not None
+            destination=output.destination,
+            digest=output.digest,
+            deployable=spec.finetuning is not None or spec.preference is not None,
         )
         if output
         else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from dapt_contract.metric import Score
 from dapt_contract.run import RunIdentity
@@ -23,19 +24,23 @@ from dapt_operator.api.status import (
     Usage,
 )
 from dapt_operator.plan import selection
+from dapt_operator.plan.attempts import attempt
 from dapt_operator.plan.blueprint import has_scores
+from dapt_operator.plan.candidates import Candidate
 from dapt_operator.plan.estimate import estimate
 from dapt_operator.plan.gain import gain
 from dapt_operator.plan.gates import perplexity
 from dapt_operator.plan.goodput import goodput
 from dapt_operator.plan.guidance import told_by_prepare
 from dapt_operator.plan.history import find, find_state, lineage_of, printable
+from dapt_operator.plan.lanes import warnings
+from dapt_operator.plan.look import Situation
 from dapt_operator.plan.observed import Observed
 from dapt_operator.plan.resolve import learning_rate, replay_fraction, sequence_length
 from dapt_operator.plan.retries import JUDGED
 from dapt_operator.plan.transitions import Do
 from dapt_operator.plan.waiting import waits_for
-from dapt_operator.plan.walk import Reached, Situation
+from dapt_operator.plan.walk import Reached
 
 MAX_LOG_LINES = 20
 MAX_LOG_BYTES = 2048
@@ -107,19 +112,23 @@ def _stage_state(record: RunRecord, observed: Observed) -> StageState:
     return "Suspended" if record.retry and suspended else "Failed"
 
 
-def candidate(situation: Situation, reached: Reached, one: selection.Candidate) -> CandidateStatus:
-    """One checkpoint with what was measured."""
+def candidate(situation: Situation, reached: Reached, one: Candidate) -> CandidateStatus:
+    """One candidate with what was measured."""
     base = reached.facts.base
     assert base is not None
     measured = one.measure
     is_measured = one.evaluated or not has_scores(situation.spec)
     passes = one.passes_a and one.passes
-    why = one.first_breach or ("" if one.passes_a else selection.breach_on_a(situation.spec, base, one))
+    why = (
+        one.lost
+        or one.first_breach
+        or ("" if one.passes_a else selection.breach_on_a(situation.spec, base, one))
+    )
     return CandidateStatus(
         id=one.id,
-        attempt=situation.attempt,
-        step=one.row.step,
-        digest=one.row.weights_digest,
+        attempt=one.attempt,
+        step=one.step,
+        digest=one.digest,
         domain_perplexity=number(measured.domain.both.perplexity),
         general_perplexity=number(measured.general.both.perplexity),
         forgetting=number(perplexity.increase(base.general, measured.general, "both")),
@@ -201,7 +210,7 @@ def plan_summary(situation: Situation, reached: Reached) -> PlanSummary:
         base=reached.facts.base,
         sequence_length_tokens=prepared.sequence_length_tokens if prepared else None,
     )
-    said: tuple[str, ...] = known.warnings
+    said: tuple[str, ...] = (*known.warnings, *warnings(situation.spec, situation.profile))
     if prepared is not None:
         twice = told_by_prepare(situation.spec, prepared.model, prepared.domain_tokens)
         said = (*prepared.warnings, *(sentence for sentence in said if sentence not in twice))
@@ -215,19 +224,32 @@ def plan_summary(situation: Situation, reached: Reached) -> PlanSummary:
 
 
 def attempts(situation: Situation, reached: Reached, ledger: Ledger) -> tuple[AttemptStatus, ...]:
-    """Pretrainings so far."""
-    record = find(ledger, "pretrain", situation.attempt, None)
-    if record is None or reached.numbers is None:
+    """Pretrainings so far, and one that was just decided on."""
+    spec, facts = situation.spec, replace(reached.facts, attempts=ledger.attempts)
+    if find(ledger, "pretrain", 1, None) is None:
         return ()
-    ended = record.state == "Succeeded" or record.cause in JUDGED
-    return (
-        AttemptStatus(
-            number=situation.attempt,
-            learning_rate=reached.numbers.learning_rate,
-            replay_fraction=reached.numbers.replay_fraction,
-            ended_by=reached.facts.pretrain.ended_by if ended and reached.facts.pretrain else None,
-        ),
-    )
+    found = []
+    for number in range(1, facts.attempt + 1):
+        known = attempt(spec, facts, number)
+        record = find(ledger, "pretrain", number, None)
+        if known is None:
+            continue
+        told = facts.pretrains.get(number)
+        ended = record is not None and (
+            record.state == "Succeeded" or (record.cause in JUDGED and not record.retry)
+        )
+        given_up = facts.attempts[number - 1].reason if number < facts.attempt else None
+        found.append(
+            AttemptStatus(
+                number=number,
+                learning_rate=known.learning_rate,
+                replay_fraction=known.replay_fraction,
+                start=known.start,
+                ended_by=told.ended_by if ended and told else None,
+                reason=given_up or (told.message or None if ended and told else None),
+            )
+        )
+    return tuple(found)
 
 
 def usage(
@@ -252,4 +274,4 @@ def selected(reached: Reached) -> Selected | None:
         reason = "largest gain by perplexity when limits.gpuHours was used up; its tasks were not measured"
     else:
         return None
-    return Selected(id=one.id, reason=reason[:1024], digest=one.row.weights_digest)
+    return Selected(id=one.id, reason=reason[:1024], digest=one.digest)

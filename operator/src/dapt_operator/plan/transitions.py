@@ -17,9 +17,12 @@ class State(StrEnum):
     PREPARE = "Prepare"
     BASELINE = "Baseline"
     PRETRAIN = "Pretrain"
+    """The newest attempt."""
+    BLEND = "Blend"
     SELECT = "Select"
     EVALUATE = "Evaluate"
     FINETUNE = "Finetune"
+    ALIGN = "Align"
     VERIFY = "Verify"
     PUBLISH = "Publish"
     PUBLISHED = "Published"
@@ -47,9 +50,11 @@ class Fact(StrEnum):
     """The spec does not ask for the stage."""
     CHOSEN = "Chosen"
     UNMEASURED = "Unmeasured"
-    """The next candidate must be evaluated first."""
+    """Candidates must be evaluated first."""
     BREACHED = "Breached"
     """The gates let nothing pass."""
+    RETREAT = "Retreat"
+    """The newest attempt is given up and another may follow."""
     HELD = "Held"
     """A try would be due and spec.suspend holds it back."""
     STOPPING = "Stopping"
@@ -76,6 +81,8 @@ class Do(StrEnum):
     HOLD = "Hold"
     STALL = "Stall"
     FINISH = "Finish"
+    ROLL_BACK = "RollBack"
+    """Write down the next attempt; the visit after that starts it."""
     END = "End"
     """Finish without a model, since the budget is used up."""
 
@@ -100,8 +107,10 @@ RUN_STATES: tuple[State, ...] = (
     State.PREPARE,
     State.BASELINE,
     State.PRETRAIN,
+    State.BLEND,
     State.EVALUATE,
     State.FINETUNE,
+    State.ALIGN,
     State.VERIFY,
     State.PUBLISH,
 )
@@ -110,6 +119,7 @@ RUN_STATES: tuple[State, ...] = (
 _ASKED = Impossible("every adaptation has this stage")
 _NO_CHOICE = Impossible("only selection chooses")
 _NO_RUN = Impossible("nothing runs in this state")
+_ONLY_ATTEMPTS = Impossible("only pretraining and selection end an attempt")
 _ONLY_PRETRAIN = Impossible("only pretraining is judged after the limit; elsewhere it is a failure")
 _FIXED = Impossible("one process and no batch: no numbers can rule it out")
 
@@ -128,6 +138,7 @@ def _runs(succeeded: Move, **special: Move) -> dict[Fact, Move]:
         Fact.CHOSEN: _NO_CHOICE,
         Fact.UNMEASURED: _NO_CHOICE,
         Fact.BREACHED: _NO_CHOICE,
+        Fact.RETREAT: _ONLY_ATTEMPTS,
         Fact.HELD: Do.HOLD,
         Fact.STOPPING: Do.STOP,
         Fact.HINDERED: Do.STALL,
@@ -147,10 +158,14 @@ def _decides(**moves: Move) -> dict[Fact, Move]:
 TABLE: dict[State, dict[Fact, Move]] = {
     State.PREPARE: _runs(Go(State.BASELINE)),
     State.BASELINE: _runs(Go(State.PRETRAIN)),
-    State.PRETRAIN: _runs(Go(State.SELECT), LIMIT=Go(State.SELECT), REFUSED=Do.STALL),
-    State.SELECT: _decides(CHOSEN=Go(State.FINETUNE), UNMEASURED=Go(State.EVALUATE), BREACHED=Do.STALL),
+    State.PRETRAIN: _runs(Go(State.BLEND), LIMIT=Go(State.BLEND), RETREAT=Do.ROLL_BACK, REFUSED=Do.STALL),
+    State.BLEND: _runs(Go(State.SELECT), SKIPPED=Go(State.SELECT)),
+    State.SELECT: _decides(
+        CHOSEN=Go(State.FINETUNE), UNMEASURED=Go(State.EVALUATE), BREACHED=Do.STALL, RETREAT=Do.ROLL_BACK
+    ),
     State.EVALUATE: _runs(Impossible("a measured candidate is not unmeasured")),
-    State.FINETUNE: _runs(Go(State.VERIFY), SKIPPED=Go(State.VERIFY), REFUSED=Do.STALL),
+    State.FINETUNE: _runs(Go(State.ALIGN), SKIPPED=Go(State.ALIGN), REFUSED=Do.STALL),
+    State.ALIGN: _runs(Go(State.VERIFY), SKIPPED=Go(State.VERIFY), REFUSED=Do.STALL),
     State.VERIFY: _runs(Go(State.PUBLISH), BREACHED=Do.STALL),
     State.PUBLISH: _runs(Go(State.PUBLISHED)),
     State.PUBLISHED: _decides(SUCCEEDED=Do.FINISH),

@@ -2,61 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 
 from dapt_contract.stages.common import ModelReference
-from dapt_operator.api.conditions import PENDING_TIMEOUT, VERIFY_FAILED
-from dapt_operator.api.ledger import Ledger, RunRecord
-from dapt_operator.api.profile import AdaptationProfileSpec
-from dapt_operator.api.run import RunState
-from dapt_operator.api.spec import DomainAdaptationSpec
+from dapt_operator.api.conditions import PIN_UNKNOWN, VERIFY_FAILED
+from dapt_operator.api.ledger import AttemptRecord
+from dapt_operator.plan import attempts, finishing, lanes, recipes
 from dapt_operator.plan import blueprint as plans
-from dapt_operator.plan import finishing
+from dapt_operator.plan.attempts import Attempt
 from dapt_operator.plan.blueprint import Pretraining, StagePlan
-from dapt_operator.plan.budget import is_spent, pretraining_seconds
+from dapt_operator.plan.budget import pretraining_seconds
+from dapt_operator.plan.candidates import Candidate, candidates
 from dapt_operator.plan.card import card_facts
-from dapt_operator.plan.facts import Facts, finetuned, read_facts, verified
+from dapt_operator.plan.facts import Facts, aligned, finetuned, is_given_up, read_facts, verified
 from dapt_operator.plan.gates import GATES, GateFacts, Verdict
-from dapt_operator.plan.history import find, find_state
-from dapt_operator.plan.observed import Obstacle
+from dapt_operator.plan.history import Lineage, find
+from dapt_operator.plan.look import WOULD_TRY, Look, Situation, exhausted, look_at, open_lineages
 from dapt_operator.plan.resolve import RefusedError
-from dapt_operator.plan.retries import JUDGED, stalled
 from dapt_operator.plan.selection import Breached, Choice, NeedsMeasure, Selected, choose, remedies
 from dapt_operator.plan.transitions import Do, Fact, Go, State, move
-from dapt_operator.plan.waiting import hindrance, overdue
 
-WOULD_TRY = frozenset({Fact.DUE, Fact.BACKOFF, Fact.HELD, Fact.CROWDED})
-"""Another try of a failed stage is ahead."""
-
-
-@dataclass(frozen=True)
-class Situation:
-    """What the walk goes over."""
-
-    spec: DomainAdaptationSpec
-    profile: AdaptationProfileSpec
-    ledger: Ledger
-    now: datetime
-    generation: int
-    name: str
-    runs: tuple[RunState, ...] = ()
-    left_seconds: float | None = None
-    """Accelerator-seconds left of the limit; None without one."""
-    attempt: int = 1
-    obstacle: Obstacle | None = None
-    """Why the objects of the due try cannot be made; None: nobody tried, or nothing stood in the way."""
-
-
-@dataclass(frozen=True)
-class Look:
-    """One state's fact, and what belongs to it."""
-
-    fact: Fact
-    stage: StagePlan | None = None
-    record: RunRecord | None = None
-    reason: str = ""
-    message: str = ""
+BESIDE = frozenset({State.PRETRAIN, State.BLEND})
+"""States in which evaluations run beside the chain, where the volume allows it."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +37,15 @@ class Reached:
     facts: Facts
     numbers: Pretraining | None
     choice: Choice | None
+    candidates: tuple[Candidate, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     """Of the finished model, once it was verified."""
+    retreat: AttemptRecord | None = None
+    """The attempt that a rollback has decided on, to be written down."""
+    beside: tuple[Look, ...] = ()
+    """Evaluations that are due beside the chain, as far as they can be planned."""
+    companions: frozenset[Lineage] = frozenset()
+    """Evaluations whose live runs go on."""
 
 
 class Walk:
@@ -78,10 +53,15 @@ class Walk:
 
     def __init__(self, situation: Situation) -> None:
         self.at = situation
-        self.facts = read_facts(situation.ledger, situation.attempt)
+        self.facts = read_facts(situation.ledger)
+        self.candidates = candidates(situation.spec, self.facts)
         self.numbers: Pretraining | None = None
         self.choice: Choice | None = None
         self.verdicts: tuple[Verdict, ...] = ()
+        self.retreat: AttemptRecord | None = None
+        self.asked: tuple[Candidate, ...] = ()
+        """Candidates that the selection waits for."""
+        self.companions: frozenset[Lineage] = frozenset()
 
     def go(self) -> Reached:
         """From the first state to the one where something is to be done."""
@@ -90,16 +70,53 @@ class Walk:
             look = self.look(state)
             step = move(state, look.fact)
             if isinstance(step, Do):
-                return Reached(state, step, look, self.facts, self.numbers, self.choice, self.verdicts)
+                return Reached(
+                    state, step, look, self.facts, self.numbers, self.choice, self.candidates, self.verdicts,
+                    self.retreat, self._beside(state), self.companions,
+                )  # fmt: skip
             assert isinstance(step, Go)
             state = step.to
 
     def look(self, state: State) -> Look:
         """The fact of a state."""
+        self.companions = self._companions(state)
         try:
             return getattr(self, f"_{state.name.lower()}")()  # type: ignore[no-any-return]
         except RefusedError as refused:
             return Look(Fact.REFUSED, reason=refused.reason, message=refused.message)
+
+    # --- what runs beside the chain ---
+
+    def _companions(self, state: State) -> frozenset[Lineage]:
+        running = open_lineages(self.at.ledger, "evaluate")
+        if state is State.EVALUATE:
+            asked = {candidate.id for candidate in self.asked}
+            return frozenset(lineage for lineage in running if lineage[2] in asked)
+        if state is State.SELECT:
+            return running
+        beside = (
+            state in BESIDE and self.at.spec.evaluation.when != "end" and lanes.shares_volume(self.at.profile)
+        )
+        return running if beside else frozenset()
+
+    def _beside(self, state: State) -> tuple[Look, ...]:
+        if state not in BESIDE or not lanes.shares_volume(self.at.profile):
+            return ()
+        return self._evaluations(lanes.due(self.at.spec, self.candidates))
+
+    def _evaluations(self, wanted: tuple[Candidate, ...]) -> tuple[Look, ...]:
+        assert self.facts.prepare is not None or not wanted
+        main = open_lineages(self.at.ledger, "pretrain") | open_lineages(self.at.ledger, "blend")
+        return tuple(look_at(self.at, self._evaluate_stage(one), self.companions | main) for one in wanted)
+
+    def _evaluate_stage(self, candidate: Candidate) -> StagePlan:
+        assert self.facts.prepare is not None
+        return plans.evaluate_stage(
+            self.at.spec, self.at.profile, self.facts.prepare, candidate.id, candidate.model,
+            attempt=candidate.attempt,
+        )  # fmt: skip
+
+    # --- the chain ---
 
     def _prepare(self) -> Look:
         return self._run(plans.prepare_stage(self.at.spec))
@@ -112,107 +129,197 @@ class Walk:
         prepared, base = self.facts.prepare, self.facts.base
         assert prepared is not None
         assert base is not None
-        record = find(self.at.ledger, "pretrain", self.at.attempt, None)
-        numbers = plans.resolve_pretraining(
-            self.at.spec, self.at.profile, prepared, base, halvings=record.halvings if record else 0
-        )
-        self.numbers = numbers or plans.resolve_pretraining(self.at.spec, self.at.profile, prepared, base)
+        attempt = attempts.attempt(self.at.spec, self.facts, self.facts.attempt)
+        assert attempt is not None
+        record = find(self.at.ledger, "pretrain", attempt.number, None)
+        wanted = self._numbers(attempt, record.halvings if record else 0)
+        self.numbers = wanted or self._numbers(attempt, 0)
         assert self.numbers is not None
         seconds = pretraining_seconds(
             self.at.spec, self.at.ledger, self.numbers.gang, self.at.left_seconds, record
         )
-        stage = plans.pretrain_stage(
-            self.at.spec, self.numbers, base, attempt=self.at.attempt, max_train_seconds=seconds
+        model = recipes.start_model(self.at.spec, self.facts, attempt.number)
+        look = self._run(
+            plans.pretrain_stage(self.at.spec, self.numbers, base, attempt, model, max_train_seconds=seconds)
         )
-        look = self._run(stage)
-        if look.fact is Fact.ABSENT and self.at.spec.finetuning is not None:
-            # refused now if its memory does not do, not after the pretraining was paid for
-            finishing.finetune_stage(self.at.spec, self.at.profile, prepared, "", plans.BASE_REFERENCE)
-        if look.fact in WOULD_TRY and numbers is None:
-            return self._exhausted(look)
+        if look.fact is Fact.ABSENT:
+            self._refuse_now_what_follows()
+        if look.fact in WOULD_TRY and wanted is None:
+            return exhausted(self.at, look)
+        if look.fact is Fact.LIMIT:
+            return self._after_the_limit(look, attempt)
         return look
 
+    def _numbers(self, attempt: Attempt, halvings: int) -> Pretraining | None:
+        assert self.facts.prepare is not None
+        assert self.facts.base is not None
+        return plans.resolve_pretraining(
+            self.at.spec, self.at.profile, self.facts.prepare, self.facts.base, attempt, halvings=halvings
+        )
+
+    def _refuse_now_what_follows(self) -> None:
+        """What memory rules out later is refused before the pretraining is paid for."""
+        prepared = self.facts.prepare
+        assert prepared is not None
+        if self.at.spec.finetuning is not None:
+            finishing.finetune_stage(self.at.spec, self.at.profile, prepared, "", plans.BASE_REFERENCE)
+        if self.at.spec.preference is not None:
+            finishing.align_stage(self.at.spec, self.at.profile, prepared, "", plans.BASE_REFERENCE)
+
+    def _after_the_limit(self, look: Look, attempt: Attempt) -> Look:
+        pin = self.at.spec.selection.pin
+        if pin is not None and any(candidate.id == pin for candidate in self.candidates):
+            return look
+        told, record = self.facts.pretrain, look.record
+        assert record is not None
+        said = (told.message if told else "") or record.message
+        ended = "diverged" if record.cause == "Diverged" else "was stopped at the forgetting limit"
+        return self._retreat(f"attempt {attempt.number} {ended}{f': {said}' if said else ''}") or look
+
+    def _retreat(self, reason: str) -> Look | None:
+        """A rollback, where one is left."""
+        first = attempts.attempt(self.at.spec, self.facts, 1)
+        assert first is not None
+        whole = self._numbers(first, 0)
+        assert whole is not None
+        failed = frozenset(
+            one.id for one in self.candidates if one.evaluated and any(not v.passed for v in one.verdicts)
+        )
+        self.retreat = attempts.retreat(
+            self.at.spec, self.facts, total_steps=whole.steps.total_steps, failed=failed, reason=reason,
+            now=self.at.now,
+        )  # fmt: skip
+        return Look(Fact.RETREAT, message=reason) if self.retreat is not None else None
+
+    def _blend(self) -> Look:
+        for number in range(1, self.facts.attempt + 1):
+            stage = self._blend_stage(number)
+            look = self._run(stage) if stage is not None else None
+            if look is None or look.fact is Fact.SUCCEEDED:
+                continue
+            lost = look.record is not None and is_given_up(look.record)
+            if not (lost and not isinstance(choose(self.at.spec, self.facts, self.candidates), Breached)):
+                return look  # where they are lost, the checkpoints do without them if one of those passes
+        return Look(Fact.SKIPPED)
+
+    def _blend_stage(self, number: int) -> StagePlan | None:
+        """The blends of an attempt that were not measured yet; None when there are none."""
+        assert self.facts.prepare is not None
+        wanted = recipes.blends(self.at.spec, self.facts, number)
+        first = find(self.at.ledger, "blend", number, None)
+        if first is not None and first.state == "Succeeded":
+            measured = {row.candidate for row in self.facts.blends.get(number, ())}
+            wanted = tuple(blend for blend in wanted if blend.candidate not in measured)
+        if not wanted:
+            return None
+        round_name = recipes.round_name(wanted) if first is not None and first.state == "Succeeded" else None
+        return plans.blend_stage(
+            self.at.spec, self.at.profile, self.facts.prepare, wanted, attempt=number, round_name=round_name
+        )
+
     def _select(self) -> Look:
-        self.choice = choose(self.at.spec, self.facts, self.at.attempt)
+        self.choice = choose(self.at.spec, self.facts, self.candidates)
+        waiting = () if self.at.spec.selection.pin is not None else lanes.due(self.at.spec, self.candidates)
+        decides = tuple(candidate for candidate in waiting if candidate.passes_a)
+        if isinstance(self.choice, Breached) and not decides and self.choice.reason != PIN_UNKNOWN:
+            retreat = self._retreat(f"attempt {self.facts.attempt} ended and {self.choice.why}")
+            if retreat is not None:
+                return retreat
+        if waiting:
+            best = self.choice.candidate if not isinstance(self.choice, Breached) else (decides or waiting)[0]
+            self.choice, self.asked = NeedsMeasure(best), waiting
+            return Look(Fact.UNMEASURED)
         if isinstance(self.choice, Breached):
             return Look(Fact.BREACHED, reason=self.choice.reason, message=self.choice.message)
-        return Look(Fact.UNMEASURED if isinstance(self.choice, NeedsMeasure) else Fact.CHOSEN)
+        if isinstance(self.choice, NeedsMeasure):
+            self.asked = (self.choice.candidate,)
+            return Look(Fact.UNMEASURED)
+        return Look(Fact.CHOSEN)
 
     def _evaluate(self) -> Look:
-        assert isinstance(self.choice, NeedsMeasure)
-        assert self.facts.prepare is not None
-        candidate = self.choice.candidate
-        model = plans.candidate_model(self.at.spec, candidate.row, self.at.attempt)
-        return self._run(
-            plans.evaluate_stage(
-                self.at.spec,
-                self.at.profile,
-                self.facts.prepare,
-                candidate.id,
-                model,
-                attempt=self.at.attempt,
-            )
-        )
+        return lanes.spokesman(self._evaluations(self.asked), lanes.most_at_once(self.at.profile))
 
     def _finetune(self) -> Look:
         if self.at.spec.finetuning is None:
             return Look(Fact.SKIPPED)
         assert self.facts.prepare is not None
-        record = find(self.at.ledger, "finetune", self.at.attempt, self._chosen.candidate.id)
+        prepared, chosen = self.facts.prepare, self._chosen.candidate
 
         def stage(halvings: int) -> StagePlan | None:
-            assert self.facts.prepare is not None
             return finishing.finetune_stage(
-                self.at.spec, self.at.profile, self.facts.prepare, self._chosen.candidate.id, self._chosen_model,
-                attempt=self.at.attempt, halvings=halvings,
+                self.at.spec, self.at.profile, prepared, chosen.id, chosen.model,
+                attempt=chosen.attempt, halvings=halvings,
             )  # fmt: skip
 
+        return self._halving("finetune", stage)
+
+    def _align(self) -> Look:
+        if self.at.spec.preference is None:
+            return Look(Fact.SKIPPED)
+        assert self.facts.prepare is not None
+        prepared, chosen, start = self.facts.prepare, self._chosen.candidate, self._tuned_model
+
+        def stage(halvings: int) -> StagePlan | None:
+            return finishing.align_stage(
+                self.at.spec, self.at.profile, prepared, chosen.id, start,
+                attempt=chosen.attempt, halvings=halvings,
+            )  # fmt: skip
+
+        return self._halving("align", stage)
+
+    def _halving(self, kind: str, stage: Callable[[int], StagePlan | None]) -> Look:
+        """A training stage after selection, with the micro-batch halved as often as it ran out of memory."""
+        chosen = self._chosen.candidate
+        record = find(self.at.ledger, kind, chosen.attempt, chosen.id)
         wanted = stage(record.halvings if record else 0)
         look = self._run(wanted or stage(0))
         if look.fact in WOULD_TRY and wanted is None:
-            return self._exhausted(look)
+            return exhausted(self.at, look)
         return look
 
     def _verify(self) -> Look:
         assert self.facts.prepare is not None
+        chosen, spec = self._chosen.candidate, self.at.spec
+        between = spec.finetuning is not None and spec.preference is not None
         stage = finishing.verify_stage(
-            self.at.spec,
+            spec,
             self.at.profile,
             self.facts.prepare,
-            self._chosen.candidate.id,
-            self._chosen_model,
+            chosen.id,
+            chosen.model,
             self._final_model,
-            evaluated=self._chosen.candidate.evaluated,
-            attempt=self.at.attempt,
+            finetuned=self._tuned_model if between else None,
+            evaluated=chosen.evaluated,
+            attempt=chosen.attempt,
         )
         look = self._run(stage)
         if look.fact is not Fact.SUCCEEDED:
             return look
-        facts = verified(self.at.ledger, self._chosen.candidate.id, self.at.attempt)
+        facts = verified(self.at.ledger, chosen.id, chosen.attempt)
         assert facts is not None
         assert self.facts.base is not None
         compared = GateFacts("the finished model", self.facts.base, facts.final)
-        self.verdicts = tuple(verdict for gate in GATES for verdict in gate(self.at.spec, compared))
+        self.verdicts = tuple(verdict for gate in GATES for verdict in gate(spec, compared))
         breached = [verdict.message for verdict in self.verdicts if not verdict.passed]
-        if breached and self.at.spec.gates.on_breach != "Warn":
-            message = f"verification: {'; '.join(breached)}; {remedies(self.at.spec, self.facts)}"
+        warned = spec.gates.on_breach == "Warn" or (self._chosen.pinned and not self._chosen.passed)
+        if breached and not warned:
+            message = f"verification: {'; '.join(breached)}; {remedies(spec, self.facts)}"
             return Look(Fact.BREACHED, record=look.record, reason=VERIFY_FAILED, message=message)
         return look
 
     def _publish(self) -> Look:
+        chosen = self._chosen.candidate
         card = card_facts(
             self.at.spec,
             self.at.name,
             self.facts,
             self._chosen,
-            verified(self.at.ledger, self._chosen.candidate.id, self.at.attempt),
+            verified(self.at.ledger, chosen.id, chosen.attempt),
             self.numbers,
             self.verdicts,
         )
         return self._run(
-            finishing.publish_stage(
-                self.at.spec, self._chosen.candidate.id, self._final_model, card, attempt=self.at.attempt
-            )
+            finishing.publish_stage(self.at.spec, chosen.id, self._final_model, card, attempt=chosen.attempt)
         )
 
     def _published(self) -> Look:
@@ -224,61 +331,18 @@ class Walk:
         return self.choice
 
     @property
-    def _chosen_model(self) -> ModelReference:
-        return plans.candidate_model(self.at.spec, self._chosen.candidate.row, self.at.attempt)
+    def _tuned_model(self) -> ModelReference:
+        """The fine-tuned model; the chosen one where nothing was fine-tuned."""
+        chosen = self._chosen.candidate
+        tuned = finetuned(self.at.ledger, chosen.id, chosen.attempt)
+        return chosen.model if self.at.spec.finetuning is None or tuned is None else tuned.model
 
     @property
     def _final_model(self) -> ModelReference:
-        tuned = finetuned(self.at.ledger, self._chosen.candidate.id, self.at.attempt)
-        if self.at.spec.finetuning is None or tuned is None:
-            return self._chosen_model
-        return tuned.model
+        chosen = self._chosen.candidate
+        told = aligned(self.at.ledger, chosen.id, chosen.attempt)
+        return self._tuned_model if self.at.spec.preference is None or told is None else told.model
 
     def _run(self, stage: StagePlan | None) -> Look:
-        """The bucket of a stage's newest try."""
         assert stage is not None
-        record = find(self.at.ledger, stage.stage, stage.attempt, stage.candidate)
-        if record is None:
-            return self._wanted(Fact.ABSENT, stage, None)
-        if record.state == "Open":
-            return self._open(stage, record)
-        if record.state == "Succeeded":
-            return Look(Fact.SUCCEEDED, stage, record)
-        if record.cause in JUDGED and stage.kind == "pretrain" and not record.retry:
-            return Look(Fact.LIMIT, stage, record)
-        if not record.retry and record.generation == self.at.generation:
-            return self._exhausted(Look(Fact.EXHAUSTED, stage, record))
-        if record.not_before is not None and self.at.now < datetime.fromisoformat(record.not_before):
-            return self._wanted(Fact.BACKOFF, stage, record)
-        return self._wanted(Fact.DUE, stage, record)
-
-    def _open(self, stage: StagePlan, record: RunRecord) -> Look:
-        if self.at.spec.suspend:
-            return Look(Fact.STOPPING, stage, record)
-        run = find_state(self.at.runs, record)
-        if run is None or run.deleting:
-            return Look(Fact.RUNNING, stage, record)
-        reason, message = hindrance(run, stage.stage, self.at.spec.queue)
-        if reason:
-            return Look(Fact.HINDERED, stage, record, reason, message)
-        message = overdue(run, stage.stage, self.at.now, self.at.profile.pending_timeout_seconds)
-        if message:
-            return Look(Fact.UNPLACED, stage, record, PENDING_TIMEOUT, message)
-        return Look(Fact.RUNNING, stage, record)
-
-    def _wanted(self, fact: Fact, stage: StagePlan, record: RunRecord | None) -> Look:
-        if self.at.spec.suspend:
-            return Look(Fact.HELD, stage, record)
-        if stage.resources.accelerators_per_node and is_spent(self.at.left_seconds, record):
-            return Look(Fact.OVERSPENT, stage, record)
-        if any(run.is_live for run in self.at.runs):
-            return Look(Fact.CROWDED, stage, record)
-        obstacle = self.at.obstacle
-        if obstacle is not None and fact in (Fact.ABSENT, Fact.DUE):
-            return Look(Fact.OBSTRUCTED, stage, record, obstacle.reason, obstacle.message)
-        return Look(fact, stage, record)
-
-    def _exhausted(self, look: Look) -> Look:
-        assert look.record is not None
-        reason, message = stalled(look.record, self.at.profile.retries)
-        return Look(Fact.EXHAUSTED, look.stage, look.record, reason, message)
+        return look_at(self.at, stage, self.companions)

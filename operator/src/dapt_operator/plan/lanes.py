@@ -1,0 +1,100 @@
+"""Evaluations: which are due, how many may run at once, and what runs beside the chain.
+
+They run beside pretraining and blending where the work volume can be mounted by many nodes, and never hold either up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from dapt_operator.api.profile import AdaptationProfileSpec
+from dapt_operator.api.spec import DomainAdaptationSpec
+from dapt_operator.plan.blueprint import has_scores
+from dapt_operator.plan.candidates import Candidate
+from dapt_operator.plan.look import STARTABLE, Look
+from dapt_operator.plan.recipes import is_measurable
+from dapt_operator.plan.transitions import Fact
+
+MANY_NODES: Final = frozenset({"ReadWriteMany", "ReadOnlyMany"})
+ORDER: Final = (
+    Fact.STOPPING,
+    Fact.RUNNING,
+    Fact.BACKOFF,
+    Fact.CROWDED,
+    Fact.HINDERED,
+    Fact.UNPLACED,
+    Fact.OBSTRUCTED,
+    Fact.HELD,
+    Fact.OVERSPENT,
+    Fact.EXHAUSTED,
+    Fact.ABSENT,
+    Fact.DUE,
+)
+"""Which of several evaluations speaks for all: what goes on by itself before what needs a person."""
+
+
+def shares_volume(profile: AdaptationProfileSpec) -> bool:
+    """Whether pods on several nodes can mount the work volume. Of a claim that is there already nothing is known."""
+    claim = profile.storage.claim_template
+    modes = claim.get("accessModes") if claim is not None else None
+    return not modes or any(mode in MANY_NODES for mode in modes)
+
+
+def most_at_once(profile: AdaptationProfileSpec) -> int:
+    """Evaluations at the same time; one where a volume is on one node alone."""
+    return profile.evaluation.concurrency if shares_volume(profile) else 1
+
+
+def warnings(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) -> tuple[str, ...]:
+    """What to know about evaluations before the run."""
+    if spec.evaluation.when == "end" or not has_scores(spec) or shares_volume(profile):
+        return ()
+    claim = profile.storage.claim_template or {}
+    modes = ", ".join(str(mode) for mode in claim.get("accessModes") or ())
+    return (
+        f"the profile's work volume ({modes}) can be mounted by one node alone: evaluations run after pretraining, one"
+        " at a time, not beside it; a ReadWriteMany volume lets them run beside it",
+    )
+
+
+def due(spec: DomainAdaptationSpec, known: Iterable[Candidate]) -> tuple[Candidate, ...]:
+    """Candidates whose tasks are to be measured without being asked for by the selection, in their order.
+
+    everyCheckpoint: every checkpoint, and the averages and interpolations that pass the perplexity gate on half A.
+    candidates: only what passes it. end: none.
+    """
+    when = spec.evaluation.when
+    if when == "end" or not has_scores(spec):
+        return ()
+    return tuple(
+        one
+        for one in known
+        if not one.evaluated
+        and not one.lost
+        and is_measurable(one.measure)
+        and (one.passes_a or (when == "everyCheckpoint" and one.step is not None))
+    )
+
+
+def spokesman(looks: Sequence[Look], most: int) -> Look:
+    """The one of several evaluations whose fact stands for all: one that can start while there is room, else by ORDER.
+
+    Args:
+        looks: at least one.
+        most: so many may run at once.
+    """
+    return startable(looks, most) or min(looks, key=lambda look: ORDER.index(look.fact))
+
+
+def startable(looks: Iterable[Look], most: int) -> Look | None:
+    """The first evaluation that can start now; None when there is no room or none is due."""
+    looks = tuple(looks)
+    if sum(is_open(look) for look in looks) >= most:
+        return None
+    return next((look for look in looks if look.fact in STARTABLE), None)
+
+
+def is_open(look: Look) -> bool:
+    """Whether a try is there, or may be."""
+    return look.record is not None and look.record.state == "Open"
