@@ -12,7 +12,7 @@ ifeq ($(NO_GPU),1)
 export DS_ACCELERATOR = cpu
 endif
 
-.PHONY: help setup demo test lint types imports unit torch-tests cluster cluster-extras cluster-tests bench faults crds clean
+.PHONY: help setup demo test lint types imports unit torch-tests cluster cluster-extras cluster-tests bench science faults crds clean
 
 help: ## Show the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -64,6 +64,9 @@ cluster-tests: $(VENV)/.installed ## Tests on a real Kubernetes control plane an
 
 bench: setup ## Print each figure against its bar: NAME VALUE BAR ok|short
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m bench
+
+science: setup ## The method's claims in miniature: hypotheses, runs, verdicts, docs/science.md (80 minutes on 2 cores, 110 the first time)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m science
 
 faults: setup ## The long fault campaigns: 20 kills of trainers, 5 inside a save; the operator killed around every API write
 	PATH="$(CURDIR)/$(BIN):$$PATH" DAPT_FAULT_KILLS=20 DAPT_FAULT_KILLS_IN_SAVE=5 $(BIN)/python -m pytest -m faults -s --timeout 3600

@@ -1,0 +1,22 @@
+"""Kinds of runs: what names one, and what does it. A new kind is one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from science.run import Adaptation, World, adapt, key_of
+
+_KINDS: dict[type, tuple[Callable[[World, Any], str], Callable[[World, Any], dict[str, Any]]]] = {
+    Adaptation: (key_of, adapt),
+}
+
+
+def key(world: World, settings: Any) -> str:
+    """The name that its record is kept under."""
+    return _KINDS[type(settings)][0](world, settings)
+
+
+def perform(world: World, settings: Any) -> dict[str, Any]:
+    """Do it; a record of plain values with its `settings`."""
+    return _KINDS[type(settings)][1](world, settings)

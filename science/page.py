@@ -1,0 +1,145 @@
+"""docs/science.md and its figures, made of the committed results and of nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from science import store
+from science.experiments import EXPERIMENTS, Experiment
+from science.experiments.common import Outcome, Records, Table, Verdict
+
+PAGE = "science.md"
+FIGURES = "science"
+_INTRODUCTION = """# Proofs in miniature
+
+Each claim about the method, tested on a model so small that the test can be repeated: `make science` does every run
+and writes this page, its tables and its figures from the records in `science/results/`. A verdict is yes, no, or open
+while runs are missing; 'no' is a result like 'yes'. What holds for half a million parameters need not hold for a real
+model: the page says which of the method's claims are at least not wrong in the small.
+"""
+_METHOD = """## How it is done
+
+- **Bed.** A llama of 0.53 M parameters (3 layers, width 96, context 128) with a byte-pair tokenizer of 1,024 tokens,
+  pretrained on the standard library's code without its docstrings. The strong shift is to those docstrings and the
+  topics of `help()`, the weak one to the code of another package, also without docstrings. Documents are held out by
+  hash, near-duplicates of them leave the training text, rows are packed without attention across documents: dapt's own
+  code does all of it, as it does the mixing, the schedules, the penalties, the new rows, the interpolations, the stop
+  rule, the gates and the selection.
+- **A run.** 300 steps of 2,048 tokens with a fresh AdamW, unless a table says otherwise. Replay replaces domain tokens.
+- **Seeds.** Three, which change the order of the rows; the base model is one. Spread is the standard deviation over
+  seeds; an effect is a difference of means over the pooled deviation of the two groups.
+- **No tuning on what is reported.** Rates, strengths and thresholds come from a pilot on another seed. Where something
+  is chosen (a checkpoint, a share), half A of the held-out text chooses and half B is reported.
+- **Forgetting** is the rise of the loss on held-out general text over the base model's, **gain** the fall of the loss
+  on held-out domain text, both in nats a token; a rise of x nats is a perplexity exp(x) times as high.
+"""
+
+
+def write(results: Path, docs: Path) -> None:
+    """Write the page and the figures below `docs`."""
+    (docs / FIGURES).mkdir(parents=True, exist_ok=True)
+    for name, png in figures(results).items():
+        (docs / FIGURES / name).write_bytes(png)
+    (docs / PAGE).write_text(text(results))
+
+
+def outcome_of(results: Path, experiment: Experiment) -> Outcome:
+    """Verdicts and tables; all open where nothing was run."""
+    facts, runs = store.read_results(results, experiment.name)
+    if not runs:
+        return Outcome(tuple(Verdict(name, None, "not run yet") for name in experiment.claims))
+    return experiment.judge(Records(runs, facts["base_losses"]))
+
+
+def figures(results: Path) -> dict[str, bytes]:
+    """PNG files by name, of the experiments that have runs and something to draw."""
+    drawn = {}
+    for experiment in EXPERIMENTS:
+        facts, runs = store.read_results(results, experiment.name)
+        if runs and experiment.figure is not None:
+            drawn[f"{experiment.name}.png"] = experiment.figure(Records(runs, facts["base_losses"]))
+    return drawn
+
+
+def text(results: Path) -> str:
+    """The whole page."""
+    outcomes = [(experiment, outcome_of(results, experiment)) for experiment in EXPERIMENTS]
+    parts = [_INTRODUCTION, _summary(outcomes), _METHOD, _facts(results)]
+    parts += [_section(results, experiment, outcome) for experiment, outcome in outcomes]
+    return "\n".join(part.rstrip("\n") + "\n" for part in parts if part)
+
+
+def _summary(outcomes: list[tuple[Experiment, Outcome]]) -> str:
+    rows = [
+        (f"[{verdict.name}](#{_anchor(experiment.title)})", _said(verdict), verdict.sentence)
+        for experiment, outcome in outcomes
+        for verdict in outcome.verdicts
+    ]
+    return _table(Table("", ("claim", "verdict", "numbers"), tuple(rows)))
+
+
+def _said(verdict: Verdict) -> str:
+    return {True: "**yes**", False: "**no**", None: "open"}[verdict.holds]
+
+
+def _facts(results: Path) -> str:
+    """The bed's sizes and the base model's losses, as the newest results have them."""
+    known = [store.read_results(results, experiment.name) for experiment in EXPERIMENTS]
+    facts = next((facts for facts, runs in known if runs), None)
+    if facts is None:
+        return "No experiment was run yet.\n"
+    rows = tuple(
+        (side, f"{facts['tokens'][side]:,}", f"{_mean(facts, side):.3f}")
+        for side in ("general", "strong", "weak")
+    )
+    seconds = [run["cpu_seconds_a_step"] for _, runs in known for run in runs if "cpu_seconds_a_step" in run]
+    done = sum(len(runs) for _, runs in known)
+    mean = sum(seconds) / len(seconds) if seconds else 0.0
+    return (
+        _table(Table("", ("side", "tokens to train on", "the base model's loss, nats", "digest"), rows))
+        + f"\nThe weak domain is {facts['weak_domain']}. Base model: {facts['parameters']:,} parameters, "
+        f"{facts['base_steps']:,} steps, digest `{facts['base']}`. The records hold {done} "
+        f"runs (a run that several experiments use counts in each); a step took {mean:.3f} CPU seconds on one core of "
+        f"{facts['machine']}.\n"
+    )
+
+
+def _mean(facts: Mapping[str, Any], side: str) -> float:
+    losses = facts["base_losses"]["strong" if side == "general" else side]
+    kind = "general" if side == "general" else "domain"
+    return float(losses[f"{kind}_a"] + losses[f"{kind}_b"]) / 2
+
+
+def _section(results: Path, experiment: Experiment, outcome: Outcome) -> str:
+    _, runs = store.read_results(results, experiment.name)
+    wanted = len(experiment.runs((1, 2, 3)))
+    state = f"{len(runs)} of {wanted} runs were done." if runs else f"Not run yet ({wanted} runs)."
+    lines = [
+        f"## {experiment.title}",
+        "",
+        f"{experiment.hypothesis} {state}",
+        "",
+        "Asked, before any reported run:",
+        "",
+    ]
+    lines += [f"- {threshold}" for threshold in experiment.thresholds]
+    lines += ["", "```", *(verdict.line for verdict in outcome.verdicts), "```", ""]
+    if runs and experiment.figure is not None:
+        lines += [f"![{experiment.title}]({FIGURES}/{experiment.name}.png)", ""]
+    for table in outcome.tables:
+        lines += [_table(table)]
+    return "\n".join(lines)
+
+
+def _table(table: Table) -> str:
+    lines = [f"**{table.caption}**", ""] if table.caption else []
+    lines.append("| " + " | ".join(table.header) + " |")
+    lines.append("| " + " | ".join("---" for _ in table.header) + " |")
+    lines += ["| " + " | ".join(row) + " |" for row in table.rows]
+    return "\n".join(lines) + "\n"
+
+
+def _anchor(title: str) -> str:
+    return "".join(letter for letter in title.lower() if letter.isalnum() or letter in " -").replace(" ", "-")
