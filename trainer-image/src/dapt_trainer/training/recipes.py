@@ -130,7 +130,7 @@ def interpolate(model: Any, work: Path, reference: ModelReference, *, into: Any)
     """
     share = reference.interpolation
     targets = dict(_parameters(into))
-    tensor_of = None if share == 1.0 else _tensors_of_folder(work, reference.origin, model, reference.weights)
+    tensor_of = None if share == 1.0 else tensors_of_folder(work, reference.origin, model, reference.weights)
     for name, parameter in _parameters(model):
         if tensor_of is None:
             targets[name].copy_(parameter)
@@ -173,7 +173,7 @@ def _merged(model: Any, adapter: Path) -> Any:
 
 def _tensors_of_member(work: Path, member: Member, like: Any, name_of_like: str) -> Tensors:
     if not member.adapters:
-        return _tensors_of_folder(work, member.weights, like, name_of_like)
+        return tensors_of_folder(work, member.weights, like, name_of_like)
     return _tensors_of_model(_member(work, member), member.weights, like, name_of_like)
 
 
@@ -185,7 +185,7 @@ def _tensors_of_model(model: Any, weights: str, like: Any, name_of_like: str) ->
     return found.__getitem__
 
 
-def _tensors_of_folder(work: Path, weights: str, like: Any, name_of_like: str) -> Tensors:
+def tensors_of_folder(work: Path, weights: str, like: Any, name_of_like: str) -> Tensors:
     """Read a plain folder tensor by tensor; where its files name them in another way than the model, load it whole."""
     from safetensors import safe_open
     from transformers import AutoConfig
