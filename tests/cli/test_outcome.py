@@ -25,7 +25,7 @@ from dapt_contract.stages import (
 from dapt_contract.stages.common import EvaluationConfig, ModelReference
 from dapt_contract.stages.evaluate import NamedMeasure, Sample
 from dapt_operator.api.status import DomainAdaptationStatus, Selected
-from dapt_operator.cli.outcome import outcome_table, read_outcome, sample_lines
+from dapt_operator.cli.outcome import attempts_table, outcome_table, read_outcome, sample_lines
 
 MODEL = ModelReference(weights="model")
 EVALUATION = EvaluationConfig(context_length_tokens=64)
@@ -127,6 +127,39 @@ def test_the_chosen_one_is_the_selected_candidate(tmp_path: Path) -> None:
     outcome = read_outcome(tmp_path, SELECTED)
     assert [name for name, _ in outcome.measures] == ["base", "chosen"]
     assert outcome.measure("chosen") == CHOSEN
+
+
+def test_the_model_between_chosen_and_final_has_its_column(tmp_path: Path) -> None:
+    baseline(tmp_path)
+    named = (("base", BASE), ("chosen", CHOSEN), ("finetuned", CHOSEN), ("final", FINAL))
+    report = VerifyReport(
+        facts=VerifyFacts(final=FINAL, digests=()),
+        measures=tuple(NamedMeasure(name=name, measure=one) for name, one in (*named, ("other", BASE))),
+    )
+    config = VerifyConfig(models=(), evaluation=EVALUATION, base_items_path="stages/x")
+    finished(tmp_path, "verify", config, report, "a1-s24")
+    assert lines(tmp_path)[0].split() == ["base", "chosen", "a1-s24", "fine-tuned", "final"]
+
+
+def test_several_attempts_are_told_with_what_ended_each() -> None:
+    first = {
+        "number": 1,
+        "learningRate": 2.5e-2,
+        "replayFraction": 0.0,
+        "endedBy": "Diverged",
+        "reason": "nan",
+    }
+    one = DomainAdaptationStatus.model_validate({"attempts": [first]})
+    assert attempts_table(one) is None
+    second = {"number": 2, "learningRate": 2.5e-3, "replayFraction": 0.25, "start": "a1-s10"}
+    table = attempts_table(DomainAdaptationStatus.model_validate({"attempts": [first, second]}))
+    out = StringIO()
+    Console(file=out, width=140, color_system=None).print(table)
+    assert [line.split() for line in out.getvalue().splitlines()] == [
+        ["attempt", "learning", "rate", "replay", "started", "from", "ended", "by"],
+        ["1", "0.025", "0.0", "%", "base", "model", "Diverged", "nan"],
+        ["2", "0.0025", "25.0", "%", "a1-s10", "running"],
+    ]
 
 
 def test_nothing_measured_makes_no_table(tmp_path: Path) -> None:

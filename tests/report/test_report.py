@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dapt_contract.stages.evaluate import Sample
+from dapt_contract.stages.prepare import PrepareReport, TokenizerFacts
 from dapt_operator.report import ReportError, build_report, draw_report
 
 if TYPE_CHECKING:
@@ -82,19 +83,73 @@ def test_every_candidate_shows_each_gate(finished: Run, tmp_path: Path) -> None:
     assert "a1-s60 (chosen) 14.59 (−34.3 %) 18.73 (+3.0 %) 0.420 ✓ passes ✓ passes ✓ passes" in text
 
 
+def rolled_back(run: Run) -> Run:
+    """The same run after an attempt that forgot too much, and with a blend."""
+    early = [
+        {"id": f"a1-s{step}", "attempt": 1, "step": step, "forgetting": rise, "gain": 0.5, "passes": False}
+        for step, rise in ((12, 0.4), (24, 0.7))
+    ]
+    later = [{**one, "id": one["id"].replace("a1", "a2"), "attempt": 2} for one in run.status["candidates"]]
+    blend = {"id": "a2-avg3", "attempt": 2, "forgetting": 0.02, "gain": 0.4, "passes": True}
+    run.status |= {
+        "attempt": 2,
+        "attempts": [
+            {
+                "number": 1, "learningRate": 2.5e-2, "replayFraction": 0.0, "endedBy": "ForgettingLimit",
+                "reason": "general perplexity is +70.0% over the base model's",
+            },
+            {"number": 2, "learningRate": 2.5e-3, "replayFraction": 0.0, "endedBy": "Completed"},
+        ],
+        "candidates": [*early, *later, blend],
+        "selected": {"id": "a2-avg3", "reason": "largest gain of 6 candidates that pass the gates"},
+    }  # fmt: skip
+    return run
+
+
+def test_the_page_tells_the_story_of_a_rollback(finished: Run, tmp_path: Path) -> None:
+    written = build_report(rolled_back(finished).write(tmp_path))
+    assert {"trade.png", "attempts.png"} <= {path.name for path in written}
+    told = Text(written[0].read_text(encoding="utf-8"))
+    assert (
+        "1 0.025 0.0 % the base model stopped: it forgot too much general perplexity is +70.0% over the base model's"
+        " 2 0.0025 0.0 % the base model ran to its end"
+    ) in told.text
+    pictures = [value for name, value in told.attributes if name == "aria-label"]
+    assert (
+        "attempt 1 from step 0: +40.0\u202f% at step 12, +70.0\u202f% at step 24; ended by ForgettingLimit"
+        in next(one for one in pictures if one.startswith("attempt 1"))
+    )
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_the_page_tells_what_a_grown_tokenizer_brought(finished: Run, tmp_path: Path) -> None:
+    prepare = finished.reports["prepare"]
+    assert isinstance(prepare, PrepareReport)
+    grown = TokenizerFacts(
+        added_tokens=1200, domain_tokens_per_word_before=2.0, domain_tokens_per_word_after=1.5,
+        general_tokens_per_word_before=1.4, general_tokens_per_word_after=1.4,
+    )  # fmt: skip
+    facts = prepare.facts.model_copy(update={"tokenizer": grown})
+    finished.reports["prepare"] = prepare.model_copy(update={"facts": facts})
+    text = page(finished, tmp_path).text
+    assert "The tokenizer learned 1,200 tokens from the domain's text." in text
+    assert "domain 2.00 1.50 −25.0 %" in text
+
+
 def test_pictures_are_in_the_page_and_beside_it(finished: Run, tmp_path: Path) -> None:
     written = build_report(finished.write(tmp_path))
     assert [path.relative_to(tmp_path).as_posix() for path in written] == [
         "report.html",
         "report/perplexity.png",
         "report/loss.png",
+        "report/trade.png",
         "report/scores.png",
         "report/data.png",
         "report/time.png",
     ]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[1:])
     read = Text(written[0].read_text(encoding="utf-8"))
-    assert read.tags.count("svg") == 5
+    assert read.tags.count("svg") == 6
     ids = [value for name, value in read.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     labels = [value for name, value in read.attributes if name == "aria-label"]

@@ -13,13 +13,13 @@ from dapt_contract.stages.evaluate import BaselineReport, EvaluateReport, Sample
 from dapt_operator.api.status import DomainAdaptationStatus
 from dapt_operator.cli.words import percent, perplexity, points, signed
 
-HEADINGS = {"base": "base", "chosen": "chosen", "final": "final"}
+HEADINGS = {"base": "base", "chosen": "chosen", "finetuned": "fine-tuned", "final": "final"}
 _ANSWER_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Measures by model name (`base`, `chosen`, `final`), as far as they are there, and generated answers."""
+    """Measures by model name (keys of `HEADINGS`), as far as they are there, and generated answers."""
 
     measures: tuple[tuple[str, Measure], ...] = ()
     samples: tuple[Sample, ...] = ()
@@ -42,7 +42,7 @@ def read_outcome(work: Path, status: DomainAdaptationStatus) -> Outcome:
                 if status.selected is None or report.facts.candidate == status.selected.id:
                     measures["chosen"] = report.facts.measure
             elif isinstance(report, VerifyReport):
-                measures |= {one.name: one.measure for one in report.measures}
+                measures |= {one.name: one.measure for one in report.measures if one.name in HEADINGS}
                 measures.setdefault("final", report.facts.final)
                 samples = report.samples
     ordered = tuple((name, measures[name]) for name in HEADINGS if name in measures)
@@ -63,7 +63,7 @@ def outcome_table(outcome: Outcome) -> Table | None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("")
     for name, _ in outcome.measures:
-        heading = f"{name} {outcome.chosen_id}" if name == "chosen" and outcome.chosen_id else name
+        heading = f"chosen {outcome.chosen_id}" if name == "chosen" and outcome.chosen_id else HEADINGS[name]
         table.add_column(heading, justify="right")
     for side in ("domain", "general"):
         table.add_row(f"{side} perplexity", *(_perplexity_cell(base, m, side) for _, m in outcome.measures))
@@ -96,6 +96,25 @@ def _score_cell(score: Score | None) -> str:
     if score.difference is None or score.difference_standard_error is None:
         return cell
     return f"{cell} ({signed(100 * score.difference)} ± {points(score.difference_standard_error)})"
+
+
+def attempts_table(status: DomainAdaptationStatus) -> Table | None:
+    """The attempts with what ended each; None while there is only one."""
+    if len(status.attempts) < 2:
+        return None
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("attempt", "learning rate", "replay", "started from", "ended by", ""):
+        table.add_column(heading, justify="right" if heading in ("learning rate", "replay") else "left")
+    for one in status.attempts:
+        table.add_row(
+            str(one.number),
+            "–" if one.learning_rate is None else f"{one.learning_rate:.3g}",
+            "–" if one.replay_fraction is None else f"{100 * one.replay_fraction:.1f} %",
+            one.start or "base model",
+            one.ended_by or "running",
+            one.reason or "",
+        )
+    return table
 
 
 def candidates_table(status: DomainAdaptationStatus) -> Table | None:

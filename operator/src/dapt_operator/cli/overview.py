@@ -12,7 +12,7 @@ from dapt_operator.api.conditions import FINISHED, STALLED, find_condition
 from dapt_operator.api.status import DomainAdaptationStatus
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.folders import RunFolder
-from dapt_operator.cli.outcome import candidates_table, outcome_table, read_outcome
+from dapt_operator.cli.outcome import attempts_table, candidates_table, outcome_table, read_outcome
 from dapt_operator.cli.snapshot import Snapshot
 from dapt_operator.cli.view import render
 from dapt_operator.cli.words import percent
@@ -56,7 +56,11 @@ def run_overview(run: RunFolder) -> RenderableType:
     parts: list[RenderableType] = [render(Snapshot(run.name, status, started, now=datetime.now(UTC)))]
     if sentence:
         parts += [Text(), Text(sentence)]
-    for table in (candidates_table(status), outcome_table(read_outcome(run.work, status))):
+    for table in (
+        attempts_table(status),
+        candidates_table(status),
+        outcome_table(read_outcome(run.work, status)),
+    ):
         if table is not None:
             parts += [Text(), table]
     if run.report.is_file():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,8 @@ from dapt_contract.layout import STAGES
 from dapt_contract.metric import Measure
 from dapt_contract.stage_file import find_report
 from dapt_contract.stages import KINDS
+from dapt_contract.stages.align import AlignReport
+from dapt_contract.stages.blend import BlendRow
 from dapt_contract.stages.evaluate import BaselineReport, EvaluateReport, Sample, VerifyReport
 from dapt_contract.stages.finetune import FinetuneReport
 from dapt_contract.stages.prepare import PrepareReport
@@ -22,8 +24,8 @@ from dapt_contract.stages.pretrain import PretrainReport
 from dapt_contract.stages.publish import PublishReport
 from dapt_operator.api.spec import DomainAdaptationSpec
 from dapt_operator.api.status import DomainAdaptationStatus
+from dapt_operator.plan.candidates import Candidate, candidates
 from dapt_operator.plan.facts import Facts, read_facts
-from dapt_operator.plan.selection import Candidate, candidates
 
 _LINEAGE = re.compile(r"(?P<stage>[a-z]+)-a(?P<attempt>[0-9]+)(-(?P<candidate>.+))?")
 
@@ -41,15 +43,24 @@ class Material:
     spec: DomainAdaptationSpec | None = None
     prepare: PrepareReport | None = None
     baseline: BaselineReport | None = None
-    pretrain: PretrainReport | None = None
-    """Of the newest attempt."""
+    pretrains: Mapping[int, PretrainReport] = field(default_factory=dict)
+    """By attempt."""
+    blends: Mapping[int, tuple[BlendRow, ...]] = field(default_factory=dict)
+    """Perplexities of averages and interpolations, by attempt."""
     evaluations: Mapping[str, EvaluateReport] = field(default_factory=dict)
     """By candidate."""
     finetune: FinetuneReport | None = None
+    align: AlignReport | None = None
     verify: VerifyReport | None = None
     publish: PublishReport | None = None
     candidates: tuple[Candidate, ...] = ()
-    """In the order of their steps, with the gates' verdicts."""
+    """By attempt, in the order of their steps, with the gates' verdicts."""
+
+    @property
+    def pretrain(self) -> PretrainReport | None:
+        """Of the attempt that the chosen candidate comes from, else of the newest."""
+        chosen = next((one.attempt for one in self.status.candidates if one.id == self.chosen_id), None)
+        return self.pretrains.get(chosen or max(self.pretrains, default=1))
 
     @property
     def base(self) -> Measure | None:
@@ -68,7 +79,7 @@ class Material:
 
     @property
     def final(self) -> Measure | None:
-        """The finished model's measure, where fine-tuning made another model of the chosen one."""
+        """The finished model's measure, where tuning made another model of the chosen one."""
         if self.verify is None:
             return None
         digests = dict(self.verify.facts.digests)
@@ -81,8 +92,10 @@ class Material:
 
     @property
     def named_measures(self) -> tuple[tuple[str, Measure], ...]:
-        """Base, chosen and final, as far as they are there."""
-        named = (("base", self.base), ("chosen", self.chosen), ("final", self.final))
+        """Base, chosen, fine-tuned (where preference tuning came after it) and final, as far as they are there."""
+        compared = {one.name: one.measure for one in self.verify.measures} if self.verify else {}
+        tuned = compared.get("finetuned")
+        named = (("base", self.base), ("chosen", self.chosen), ("finetuned", tuned), ("final", self.final))
         return tuple((name, measure) for name, measure in named if measure is not None)
 
 
@@ -101,28 +114,28 @@ def gather(status: Mapping[str, Any], resource: Mapping[str, Any], work: Path) -
         raise ReportError(f"{name}: status cannot be read: {place}: {first['msg']}") from error
     spec = _spec(resource.get("spec"))
     reports = _reports(work)
-    attempt = known.attempt or 1
     prepare = _of(PrepareReport, reports, "prepare")
     baseline = _of(BaselineReport, reports, "baseline")
-    pretrain = _of(PretrainReport, reports, "pretrain", attempt)
+    pretrains = _pretrains(reports)
     evaluations = {
         candidate: report
         for (kind, _, candidate), report in reports.items()
         if kind == "evaluate" and isinstance(report, EvaluateReport)
     }
     chosen = known.selected.id if known.selected else None
-    told = read_facts(known.ledger, attempt) if known.ledger else Facts()
+    told = read_facts(known.ledger) if known.ledger else Facts()
+    attempt = next((one.attempt for one in known.candidates if one.id == chosen), None) or known.attempt or 1
     if baseline is None and told.baseline is not None:
         baseline = BaselineReport(facts=told.baseline)
     if prepare is None and told.prepare is not None:
         prepare = PrepareReport(facts=told.prepare)
-    if pretrain is None and told.pretrain is not None:
-        pretrain = PretrainReport(facts=told.pretrain)
-    facts = Facts(
+    pretrains = {number: PretrainReport(facts=one) for number, one in told.pretrains.items()} | pretrains
+    facts = replace(
+        told,
         prepare=prepare.facts if prepare else None,
         baseline=baseline.facts if baseline else None,
-        pretrain=pretrain.facts if pretrain else None,
-        measures=told.measures | {name: report.facts.measure for name, report in evaluations.items()},
+        pretrains={number: report.facts for number, report in pretrains.items()},
+        measures={**told.measures, **{name: one.facts.measure for name, one in evaluations.items()}},
     )
     return Material(
         name=name,
@@ -130,12 +143,14 @@ def gather(status: Mapping[str, Any], resource: Mapping[str, Any], work: Path) -
         spec=spec,
         prepare=prepare,
         baseline=baseline,
-        pretrain=pretrain,
+        pretrains=pretrains,
+        blends=facts.blends,
         evaluations=evaluations,
         finetune=_of(FinetuneReport, reports, "finetune", attempt, chosen),
+        align=_of(AlignReport, reports, "align", attempt, chosen),
         verify=_of(VerifyReport, reports, "verify", attempt, chosen),
         publish=_of(PublishReport, reports, "publish", attempt, chosen),
-        candidates=candidates(spec, facts, attempt) if spec else (),
+        candidates=candidates(spec, facts) if spec else (),
     )
 
 
@@ -144,6 +159,14 @@ def _spec(value: Any) -> DomainAdaptationSpec | None:
         return DomainAdaptationSpec.model_validate(value) if value else None
     except ValidationError:
         return None  # written by another version: the page does without its gates
+
+
+def _pretrains(reports: Mapping[_Key, Contract]) -> dict[int, PretrainReport]:
+    return {
+        attempt: report
+        for (kind, attempt, _), report in sorted(reports.items())
+        if kind == "pretrain" and isinstance(report, PretrainReport)
+    }
 
 
 _Key = tuple[str, int, str]

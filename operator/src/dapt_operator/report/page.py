@@ -8,9 +8,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from dapt_contract.version import PRODUCT_VERSION
-from dapt_operator.report import tables
+from dapt_operator.report import story, tables
 from dapt_operator.report.charts import Chart, Point, composition, curve, frontier, scores, timeline
 from dapt_operator.report.material import Material
+from dapt_operator.report.trade import attempts_path, trade
 
 
 def render(material: Material) -> tuple[str, dict[str, bytes]]:
@@ -26,6 +27,7 @@ def render(material: Material) -> tuple[str, dict[str, bytes]]:
     page = environment.get_template("report.html.j2").render(
         material=material,
         tables=tables,
+        story=story,
         # Drawn by us from numbers and labels; labels are glyph outlines in it, never markup.
         pictures={name: Markup(chart.svg) for name, chart in charts.items()},
         told={name: chart.description for name, chart in charts.items()},
@@ -38,9 +40,9 @@ def draw(material: Material) -> Iterator[Chart]:
     """Every picture that there are numbers for."""
     base = material.base
     points = tables.checkpoint_points(material)
+    gates = material.spec.gates if material.spec else None
     if base is not None and points:
         final = material.final
-        gates = material.spec.gates if material.spec else None
         yield frontier(
             Point("base", base.domain.both.perplexity, base.general.both.perplexity),
             points,
@@ -54,10 +56,24 @@ def draw(material: Material) -> Iterator[Chart]:
     if material.pretrain is not None and material.pretrain.curve:
         held_out = [(0, base.domain.both.loss_nats, base.general.both.loss_nats)] if base else []
         held_out += [
-            (one.row.step, one.measure.domain.both.loss_nats, one.measure.general.both.loss_nats)
-            for one in material.candidates
+            (
+                row.step,
+                (row.domain_a_nats + row.domain_b_nats) / 2,
+                (row.general_a_nats + row.general_b_nats) / 2,
+            )
+            for row in material.pretrain.facts.checkpoints
         ]
         yield curve(material.pretrain.curve, held_out)
+    offered = story.offers(material)
+    if len(offered) > 1:
+        yield trade(
+            offered, chosen=material.chosen_id, limit=gates.max_general_perplexity_increase if gates else None
+        )
+    paths = story.paths(material)
+    if len(paths) > 1:
+        limit = gates.max_general_perplexity_increase if gates else None
+        hard = limit * gates.hard_stop_factor if gates and limit is not None else None
+        yield attempts_path(paths, limit=limit, hard_stop=hard)
     rows = tables.score_chart_rows(material)
     if rows:
         yield scores(rows)

@@ -17,8 +17,9 @@ FINAL = "#d55e00"
 DOMAIN = "#0072b2"
 GENERAL = "#009e73"
 LIMIT = "#b3261e"
-MODEL_COLOURS = {"base": BASE, "chosen": CHOSEN, "final": FINAL}
-MODEL_SHAPES = {"base": "o", "chosen": "s", "final": "D"}
+TUNED = "#8c6bb1"
+MODEL_COLOURS = {"base": BASE, "chosen": CHOSEN, "finetuned": TUNED, "final": FINAL}
+MODEL_SHAPES = {"base": "o", "chosen": "s", "finetuned": "^", "final": "D"}
 WIDTH_INCHES = 5.2
 """One width for all, so that text has one size: 13 px in a column, 9 px on a phone."""
 _DOTS_PER_INCH = 160

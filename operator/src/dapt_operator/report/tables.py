@@ -89,7 +89,8 @@ def perplexity_rows(material: Material) -> list[dict[str, Any]]:
 def _title(material: Material, name: str) -> str:
     if name == "chosen":
         return f"chosen: {material.chosen_id}"
-    return {"base": "base model", "final": "final (fine-tuned)"}[name]
+    last = "final (preference-tuned)" if material.align else "final (fine-tuned)"
+    return {"base": "base model", "finetuned": "fine-tuned", "final": last}[name]
 
 
 def held_out_words(material: Material) -> str:
@@ -157,8 +158,9 @@ def checkpoint_points(material: Material) -> list[Point]:
     """Every candidate in the plane; by the status where the spec is not known."""
     if material.candidates:
         return [
-            Point(str(one.row.step), one.measure.domain.both.perplexity, one.measure.general.both.perplexity)
+            Point(str(one.step), one.measure.domain.both.perplexity, one.measure.general.both.perplexity)
             for one in material.candidates
+            if one.step is not None and one.attempt == _shown_attempt(material)
         ]
     return [
         Point(str(one.step), one.domain_perplexity, one.general_perplexity)
@@ -172,7 +174,13 @@ def chosen_step(material: Material) -> str | None:
     for one in material.status.candidates:
         if one.id == material.chosen_id and one.step is not None:
             return str(one.step)
-    return next((str(one.row.step) for one in material.candidates if one.id == material.chosen_id), None)
+    return None
+
+
+def _shown_attempt(material: Material) -> int:
+    """The attempt whose checkpoints are drawn: the chosen candidate's, else the newest."""
+    chosen = next((one.attempt for one in material.candidates if one.id == material.chosen_id), None)
+    return chosen or max((one.attempt for one in material.candidates), default=1)
 
 
 def candidate_rows(material: Material) -> list[dict[str, Any]]:
