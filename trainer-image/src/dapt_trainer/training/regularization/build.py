@@ -45,7 +45,7 @@ def build(
     if config.kind == "klToBase":
         base = copy.deepcopy(model).eval().requires_grad_(False)
 
-        def rows_of_step(step: int) -> list[Row | None]:
+        def rows_of_step(step: int) -> list[Row]:
             return [general[(step * kl_rows + number) % len(general)] for number in range(kl_rows)]
 
         return KlPenalty(
@@ -53,7 +53,7 @@ def build(
             model,
             lambda rows: predictions(base, rows),
             rows_of_step,
-            lambda step: sum(int(labelled(row).sum()) for row in rows_of_step(step) if row is not None),
+            lambda step: sum(int(labelled(row).sum()) for row in rows_of_step(step)),
             predictions=predictions,
             held_bytes=sum(weight.nbytes for weight in base.parameters()),
         )
@@ -65,11 +65,11 @@ def build(
         was_training = model.training
         model.eval()
         rows = list(enumerate(general[: config.samples]))
-        fisher = scaled_to_mean_one(
-            estimate_fisher(
-                model, rows, [weight.name for weight in weights], seed=seed, predictions=predictions
-            )
+        estimated = estimate_fisher(
+            model, rows, [weight.name for weight in weights], seed=seed, predictions=predictions
         )
+        scaled_to_mean_one(estimated)
+        fisher = estimated
         model.train(was_training)
     terms = [
         Term(weight, weight.master().clone(), None if fisher is None else fisher[weight.name].reshape(-1))

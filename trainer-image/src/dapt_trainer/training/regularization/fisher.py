@@ -76,19 +76,19 @@ def estimate_fisher(
     return sums
 
 
-def scaled_to_mean_one(sums: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The sums over their mean over all weights of the group; in place.
+def scaled_to_mean_one(sums: dict[str, torch.Tensor]) -> float:
+    """Divide the sums by their mean over all weights of the group, in place; the mean.
 
     Raises:
         ValueError: no gradient reached the group.
     """
     count = sum(total.numel() for total in sums.values())
-    mean = sum(float(total.sum(dtype=torch.float64)) for total in sums.values()) / count
+    mean: float = sum(float(total.sum(dtype=torch.float64)) for total in sums.values()) / count
     if not mean > 0.0:
         raise ValueError(f"the Fisher information of {len(sums)} weights is {mean:g} on average")
     for total in sums.values():
         total.div_(mean)
-    return sums
+    return mean
 
 
 def _seed_of(seed: int, number: int) -> int:

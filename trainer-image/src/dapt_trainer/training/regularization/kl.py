@@ -30,7 +30,7 @@ class KlPenalty:
         strength: float,
         model: Any,
         base_predictions: Callable[[Row], torch.Tensor],
-        rows_of_step: Callable[[int], Sequence[Row | None]],
+        rows_of_step: Callable[[int], Sequence[Row]],
         places_of_step: Callable[[int], int],
         *,
         backward: Callable[[torch.Tensor], None] = torch.Tensor.backward,
@@ -64,7 +64,6 @@ class KlPenalty:
         weight = self._strength / self._places_of_step(step)
         total = 0.0
         for rows in self._rows_of_step(step):
-            assert rows is not None
             with torch.no_grad():
                 base = self._base_predictions(rows)
             logits = self._predictions(self._model, rows)

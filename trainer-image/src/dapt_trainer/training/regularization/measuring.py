@@ -1,0 +1,160 @@
+"""The Fisher information of a run: found on the volume, or estimated by all ranks together before training."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from dapt_contract.stages.common import ModelReference
+from dapt_contract.stages.pretrain import PretrainConfig, RegularizationConfig
+from dapt_trainer.context import StageContext
+from dapt_trainer.data.manifest import read_manifest
+from dapt_trainer.errors import InputError, StopRequested
+from dapt_trainer.training.beating import beating
+from dapt_trainer.training.models import load_model, weights_digest
+from dapt_trainer.training.ranks import Ranks
+from dapt_trainer.training.regularization.base import Row
+from dapt_trainer.training.regularization.fisher import estimate_fisher, scaled_to_mean_one
+from dapt_trainer.training.regularization.fisher_store import (
+    FisherKey,
+    StoredFisher,
+    find_fisher,
+    write_fisher,
+)
+from dapt_trainer.training.regularization.general import GeneralRows, general_digest
+from dapt_trainer.training.regularization.groups import held_back
+from dapt_trainer.training.regularization.origin import empty_model
+
+_ACTIVITY = "measuring what general text depends on"
+
+
+def measured_fisher(config: PretrainConfig, context: StageContext, ranks: Ranks) -> StoredFisher:
+    """The Fisher information at the origin, for EWC. Called by all ranks before anything else is loaded.
+
+    It is estimated at the model that the adaptation began from, also when this attempt starts from a checkpoint: what
+    general text depends on is the base model's knowledge, and that is what must not be lost.
+
+    Raises:
+        InputError: no general text, or an empty group.
+        StopRequested: SIGTERM; the next try measures again.
+        InfrastructureError: it could not be written.
+    """
+    asked = config.regularization
+    assert asked is not None
+    rows = GeneralRows(context.work, seed=config.seed, document_boundaries=config.document_boundaries)
+    names = group_names(context.work, config.model.origin, asked)
+    count = min(asked.samples, rows.available)
+    context.progress.update(activity="looking for a measured Fisher information")
+    with beating(context.progress):
+        key = ranks.from_first(_key(config, context, names, count) if ranks.is_first else None)
+        assert isinstance(key, FisherKey)
+        found = find_fisher(context.work, key) if ranks.is_first else None
+        is_there = ranks.from_first(found is not None)
+    if not is_there:
+        _estimate(config, context, ranks, rows, names, key)
+    if found is None:
+        with beating(context.progress):
+            found = find_fisher(context.work, key)
+    if found is None:
+        raise InputError(
+            f"{key.name} was written by another rank and cannot be read here; check the work volume"
+        )
+    return found
+
+
+def group_names(work: Path, origin: str, asked: RegularizationConfig) -> list[str]:
+    """Names of the held-back weights of the base model.
+
+    Raises:
+        InputError: the group is empty.
+    """
+    model = empty_model(work, origin)
+    names = [name for name, _ in model.named_parameters()]
+    return held_back(names, asked.parameters, model_type=model.config.model_type)
+
+
+def _key(config: PretrainConfig, context: StageContext, names: list[str], count: int) -> FisherKey:
+    asked = config.regularization
+    assert asked is not None
+    return FisherKey(
+        weights_digest=weights_digest(context.work / config.model.origin),
+        general_digest=general_digest(read_manifest(context.work)),
+        samples=count,
+        seed=config.seed,
+        group=asked.parameters,
+        names_digest=hashlib.sha256("\n".join(names).encode()).hexdigest(),
+        precision=config.distribution.precision,
+        document_boundaries=config.document_boundaries,
+    )
+
+
+def _estimate(
+    config: PretrainConfig,
+    context: StageContext,
+    ranks: Ranks,
+    rows: GeneralRows,
+    names: list[str],
+    key: FisherKey,
+) -> None:
+    """Each rank takes every so-manieth sequence; rank 0 scales the sum and writes it."""
+    context.progress.update(activity=f"{_ACTIVITY}: loading the base model")
+    model: Any = load_model(
+        context.work,
+        ModelReference(weights=config.model.origin),
+        precision=config.distribution.precision,
+        device=str(ranks.device),
+    )
+    model.config.use_cache = False
+    if config.distribution.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.train()  # transformers checkpoints in training mode alone
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.eval()
+    rounds = -(-key.samples // ranks.world_size)
+    done = 0
+
+    def mine() -> Iterator[tuple[int, Row]]:
+        for number in range(ranks.rank, key.samples, ranks.world_size):
+            yield number, {name: value.to(ranks.device) for name, value in rows.row(number).items()}
+
+    def after_row() -> None:
+        nonlocal done
+        done += 1
+        agree()
+
+    def agree() -> None:
+        context.progress.update(activity=_ACTIVITY, fraction=min(1.0, done / rounds))
+        if ranks.sum(float(context.progress.stop_requested()))[0]:
+            measured = min(key.samples, done * ranks.world_size)
+            raise StopRequested(
+                f"asked to stop when the Fisher information was measured on {measured} of {key.samples} sequences; "
+                "nothing was trained yet, and the next try measures again"
+            )
+
+    sums = estimate_fisher(model, mine(), names, seed=config.seed, after_row=after_row)
+    if done < rounds:  # the last round has fewer sequences than ranks
+        agree()
+    del model
+    with beating(context.progress):
+        for name in names:
+            if ranks.world_size > 1:
+                dist.all_reduce(sums[name])
+            sums[name] = sums[name].cpu() if ranks.is_first else sums[name][:0]
+        if ranks.is_first:
+            mean = scaled_to_mean_one(sums) / key.samples
+            write_fisher(
+                context.try_folder,
+                key,
+                sums,
+                mean=mean,
+                sequences=key.samples,
+                run_key=context.stage.run.key,
+            )
+        ranks.barrier()
+    context.progress.update(fraction=0.0)
