@@ -154,7 +154,7 @@ def test_pictures_are_in_the_page_and_beside_it(finished: Run, tmp_path: Path) -
     assert len(ids) == len(set(ids))
     labels = [value for name, value in read.attributes if name == "aria-label"]
     assert "step 60: domain 14.6, general 18.7" in labels[0]
-    assert labels[3] == "domain-0 (icd.jsonl): 60,211 tokens; general-0 (readmes.jsonl): 28,004 tokens"
+    assert labels[4] == "domain-0 (icd.jsonl): 60,211 tokens; general-0 (readmes.jsonl): 28,004 tokens"
 
 
 def test_nothing_comes_from_outside(finished: Run, tmp_path: Path) -> None:
