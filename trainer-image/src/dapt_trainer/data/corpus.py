@@ -7,6 +7,7 @@ are known, so their tokens and sketches wait in a spool on the work volume.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from array import array
@@ -81,6 +82,8 @@ class SpooledSource:
     """[all tokens], memory-mapped."""
     sketches: Any
     """[all sketches], memory-mapped."""
+    texts: Path | None = None
+    """The documents as JSON strings, one a line, where they are tokenized once more."""
 
     @property
     def name(self) -> str:
@@ -101,6 +104,8 @@ class Rules:
     """A document's special tokens: end-of-text, and begin-of-text where there is one."""
     tasks: tuple[str, ...]
     """Names that contamination is counted under."""
+    keeps_texts: bool = False
+    """The texts of kept documents are spooled too: a tokenizer that grows has to read them again."""
 
 
 class SideReader:
@@ -150,7 +155,12 @@ class SideReader:
         limit = config.max_tokens
         paths = self._folder / f"{name}.tokens", self._folder / f"{name}.sketches"
         token_type = np.dtype(self._rules.token_type).newbyteorder("<")
-        with paths[0].open("wb") as tokens_file, paths[1].open("wb") as sketches_file:
+        texts = self._folder / f"{name}.texts" if self._rules.keeps_texts else None
+        with (
+            paths[0].open("wb") as tokens_file,
+            paths[1].open("wb") as sketches_file,
+            texts.open("wb") if texts else contextlib.nullcontext() as texts_file,
+        ):
             for read, batch in self._analysed(reader):
                 counts.records += read.records
                 counts.bad_records += read.bad_records
@@ -169,6 +179,8 @@ class SideReader:
                         break
                 _write_chosen(tokens_file, batch.tokens.astype(token_type), batch.token_counts, kept)
                 _write_chosen(sketches_file, batch.shingles, batch.shingle_counts, kept)
+                if texts_file is not None:
+                    texts_file.writelines(json.dumps(read.texts[number]).encode() + b"\n" for number in kept)
                 progress(kept_tokens)
                 if full:
                     break
@@ -185,6 +197,7 @@ class SideReader:
             sketch_counts=np.frombuffer(sketch_counts, dtype=np.int64) if keys else np.empty(0, np.int64),
             tokens=_mapped(paths[0], token_type),
             sketches=_mapped(paths[1], np.dtype(np.uint64)),
+            texts=texts,
         )
 
     def close(self) -> None:

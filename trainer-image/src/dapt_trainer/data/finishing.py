@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dapt_contract.envelope import digest_of, fsync_folder
-from dapt_contract.layout import DATA, HELD_OUT, INSTRUCTIONS, MODEL, PREFERENCES, PROBES, TASKS
+from dapt_contract.layout import DATA, EXTENDED_MODEL, HELD_OUT, INSTRUCTIONS, MODEL, PREFERENCES, PROBES, TASKS
 from dapt_contract.stages.prepare import SourceFacts
 from dapt_trainer.data.corpus import SpooledSource
 from dapt_trainer.data.manifest import ShardManifest
@@ -59,7 +59,7 @@ def move_into_place(made: Path, work: Path, trash: Path) -> None:
         OSError: the volume cannot be written.
     """
     _replace(None, work / DATA, trash)
-    for name in (MODEL, HELD_OUT, TASKS, PROBES, INSTRUCTIONS, PREFERENCES, DATA):
+    for name in (MODEL, EXTENDED_MODEL, HELD_OUT, TASKS, PROBES, INSTRUCTIONS, PREFERENCES, DATA):
         folder = made / name
         _replace(folder if folder.is_dir() else None, work / name, trash)
     fsync_folder(work)

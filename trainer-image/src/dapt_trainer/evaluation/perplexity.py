@@ -21,7 +21,7 @@ import torch
 
 from dapt_contract.metric import Perplexity, Side, SidePerplexity
 from dapt_trainer.context import ProgressBoard
-from dapt_trainer.data.held_out import HALVES, read_held_out
+from dapt_trainer.data.held_out import HALVES, HeldOutDocument, read_held_out
 from dapt_trainer.data.manifest import read_manifest
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.scoring import Advance, Scorer, Tree, score_shared
@@ -134,8 +134,13 @@ def side_perplexity(
     world_size: int = 1,
     progress: ProgressBoard | None = None,
     advance: Advance | None = None,
+    tokenizer: Any | None = None,
 ) -> SidePerplexity:
     """Both halves of one side's held-out text on the work volume. Arguments as `held_out_perplexity`.
+
+    Where the adaptation's tokenizer grew, the text is tokenized by `tokenizer`, the one that lies with the weights that
+    are scored, and the number of tokens is still that of the base model's tokenizer: perplexities of the base model and
+    of adapted ones divide by the same number.
 
     Where the tokenizer begins every text with a token of its own, that stands before each document in the packed data,
     and here too, instead of end-of-text.
@@ -143,7 +148,9 @@ def side_perplexity(
     Raises:
         InputError: a half or the data manifest is missing, or a half is empty.
     """
-    begin_of_text_id = read_manifest(work).begin_of_text_id
+    manifest = read_manifest(work)
+    begin_of_text_id = manifest.begin_of_text_id
+    tokenized = None if manifest.report.facts.tokenizer is None else tokenizer
     before_id = end_of_text_id if begin_of_text_id is None else begin_of_text_id
     measured = []
     for number, half in enumerate(HALVES):
@@ -152,10 +159,12 @@ def side_perplexity(
             if advance is not None:
                 advance((done + fraction) / 2)
 
+        documents = read_held_out(work, side, half)
+        base_tokens = sum(len(document.ids) for document in documents)
         measured.append(
             held_out_perplexity(
                 model,
-                read_held_out(work, side, half),
+                documents if tokenized is None else in_tokens_of(tokenized, documents),
                 context_length_tokens=context_length_tokens,
                 end_of_text_id=before_id,
                 batch_tokens=batch_tokens,
@@ -163,6 +172,28 @@ def side_perplexity(
                 world_size=world_size,
                 progress=progress,
                 advance=advance_half,
-            )
+            ).model_copy(update={"tokens": base_tokens})
         )
     return SidePerplexity(a=measured[0], b=measured[1])
+
+
+def in_tokens_of(tokenizer: Any, documents: Sequence[HeldOutDocument]) -> list[HeldOutDocument]:
+    """The same documents in another tokenizer's tokens; a text that spells a special token stays text, as in prepare.
+
+    Args:
+        tokenizer: of transformers, with a fast backend.
+        documents: with their texts.
+    """
+    from tokenizers import Tokenizer
+
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True
+    encodings = backend.encode_batch_fast(
+        [document.text for document in documents], add_special_tokens=False
+    )
+    return [
+        HeldOutDocument(encoding.ids, document.bytes, document.text)
+        for encoding, document in zip(encodings, documents, strict=True)
+    ]

@@ -12,19 +12,31 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dapt_contract.envelope import digest_of
-from dapt_contract.layout import DATA, HELD_OUT, HUB_CACHE, INSTRUCTIONS, MODEL, PREFERENCES, PROBES, TASKS
+from dapt_contract.layout import (
+    DATA,
+    EXTENDED_MODEL,
+    HELD_OUT,
+    HUB_CACHE,
+    INSTRUCTIONS,
+    MODEL,
+    PREFERENCES,
+    PROBES,
+    TASKS,
+)
 from dapt_contract.metric import Side
 from dapt_contract.stages.prepare import (
     ModelFacts,
     PrepareConfig,
     PrepareFacts,
     PrepareReport,
+    TokenizerExtension,
 )
+from dapt_contract.stages.prepare import TokenizerFacts as GrownFacts
 from dapt_trainer.context import StageContext
 from dapt_trainer.data.analysis import AnalysisPool, Settings
 from dapt_trainer.data.base_model import import_model
@@ -52,6 +64,8 @@ from dapt_trainer.data.selection import HeldOutChoice, choose
 from dapt_trainer.data.space import check_space
 from dapt_trainer.errors import InfrastructureError, InputError, StopRequested
 
+from dapt_trainer.tokenization.extension import check_extendable
+from dapt_trainer.tokenization.step import grow
 _FACTS = "facts.json"
 
 
@@ -95,6 +109,7 @@ class _Preparation:
         self._resolved: list[tuple[str, str]] = []
         self._warnings: list[str] = []
 
+        self._tokenizer_facts: GrownFacts | None = None
     def run(self) -> PrepareReport:
         try:
             report = self._run()
@@ -132,6 +147,9 @@ class _Preparation:
 
     def _clean_up(self) -> None:
         """Remove what this try and killed ones before it left below their folders."""
+        if config.tokenizer_extension is not None:
+            with self._step("growing the tokenizer", 0.78):
+                model, spooled = self._grown(model, config.tokenizer_extension, spooled, choices)
         own = self._context.stage.run.try_number
         for folder in self._context.try_folder.parent.glob("try-*"):
             if int(folder.name.removeprefix("try-")) <= own:
@@ -154,6 +172,8 @@ class _Preparation:
             )
         except InputError as error:
             self._problems.add_error(error)
+            if config.tokenizer_extension is not None:
+                check_extendable(tokenizer.tokenizer_json, source)
             return None
         self._resolved.append((source, resolved))
         (folder / _FACTS).write_text(facts.model_dump_json(indent=1) + "\n")
@@ -185,6 +205,7 @@ class _Preparation:
         choices: dict[Side, HeldOutChoice] = {}
         settings = Settings(tokens.tokenizer_json, tokens.begin_of_text_id, tokens.end_of_text_id, index)
         sizes = [sum(file.size_bytes for file in source.files.files) for source in sources]
+            keeps_texts=config.tokenizer_extension is not None,
         done, total = 0, max(1, sum(sizes))
         with AnalysisPool(settings, beat=self._alive) as pool:
             for side in SIDES:
@@ -224,6 +245,29 @@ class _Preparation:
             for choice in choices.values()
             for half in HALVES
             for document in choice.halves[half]
+    def _grown(
+        self,
+        model: _Model,
+        wanted: TokenizerExtension,
+        spooled: list[SpooledSource],
+        choices: dict[Side, HeldOutChoice],
+    ) -> tuple[_Model, list[SpooledSource]]:
+        """The grown tokenizer beside the base model, and the sources in its tokens."""
+        grown = grow(
+            self._folder / MODEL,
+            self._folder / EXTENDED_MODEL,
+            wanted,
+            spooled,
+            choices,
+            source=self._config.model_source,
+            begin_of_text_id=model.tokenizer.begin_of_text_id,
+            end_of_text_id=model.tokenizer.end_of_text_id,
+            beat=self._alive,
+        )
+        self._warnings += grown.warnings
+        self._tokenizer_facts = grown.facts
+        return replace(model, token_type=grown.token_type), grown.spooled
+
         ]
         shingles = HeldOutShingles(texts)
         keys = np.array(sorted(set().union(*(choice.keys for choice in choices.values()))), dtype=np.uint64)
@@ -304,6 +348,7 @@ class _Preparation:
                 model.facts,
                 sources,
                 spooled,
+            tokenizer=self._tokenizer_facts,
                 near,
                 trains_all_weights=self._config.trains_all_weights,
                 too_short_items=index.too_short,

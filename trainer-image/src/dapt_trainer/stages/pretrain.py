@@ -133,9 +133,13 @@ class Pretraining:
 
         config = self.config
         self.tokenizer = load_tokenizer(self.context.work, config.model.weights)
+        from dapt_trainer.tokenization.grow import new_token_ids
         model = load_model(self.context.work, config.model, precision=config.distribution.precision)
         set_seed(config.seed)
-        self.model = with_lora(model, config.lora, seed=config.seed) if config.lora else model
+        if config.lora is not None:
+            new_ids = new_token_ids(self.context.work) if config.lora.embeddings else ()
+            model = with_lora(model, config.lora, seed=config.seed, new_token_ids=new_ids)
+        self.model = model
         self.context.progress.update(flops_per_token=flops_per_token(self.model))
 
     def _make_trainer(self) -> Any:
@@ -301,6 +305,7 @@ class Pretraining:
         where = f"at step {step} of {self.config.total_steps}: {decision.message}"
         if decision.verdict is StopVerdict.DIVERGED:
             raise self._ended(Diverged, "Diverged", where)
+                tokenizer=self.tokenizer,
         if decision.verdict is StopVerdict.FORGETTING_LIMIT:
             raise self._ended(ForgettingLimitReached, "ForgettingLimit", where)
 

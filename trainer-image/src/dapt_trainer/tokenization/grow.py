@@ -1,0 +1,247 @@
+"""`python -m dapt_trainer.tokenization.grow FOLDER TARGET`: a model's matrices with rows for new tokens.
+
+In a process of its own, because it needs torch (numpy knows no bfloat16), which prepare never imports. `TARGET` holds
+the grown tokenizer and `extension.json` already. The model's class, built without weights, says which tensors belong to
+the vocabulary; then the files of the weights that hold them are written anew, and all others linked. No other file is
+ever in memory, and nothing is loaded, resized and saved by a library that may tie, cast or drop on the way.
+
+Rows are found by token id. A matrix that is longer than the vocabulary (padded, for speed) has rows already where the
+first new ids lie; those are overwritten, and it grows only by what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dapt_contract.layout import EXTENDED_MODEL
+
+EXTENSION = "extension.json"
+"""In the grown model's folder: the first new id, and the constituents of each new token in order."""
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+
+
+class GrowError(Exception):
+    """This model's matrices cannot be grown; the message says why."""
+
+
+@dataclass(frozen=True)
+class Extension:
+    """Which rows are new."""
+
+    first_id: int
+    constituents: tuple[tuple[int, ...], ...]
+
+    @property
+    def ids(self) -> range:
+        """Of the new tokens."""
+        return range(self.first_id, self.first_id + len(self.constituents))
+
+
+def write_extension(folder: Path, extension: Extension) -> None:
+    """Leave a note of what is new beside the model."""
+    content = {
+        "first_id": extension.first_id,
+        "constituents": [list(ids) for ids in extension.constituents],
+    }
+    (folder / EXTENSION).write_text(json.dumps(content) + "\n")
+
+
+def read_extension(folder: Path) -> Extension:
+    """The note.
+
+    Raises:
+        FileNotFoundError: the folder's tokenizer has not grown.
+    """
+    content = json.loads((folder / EXTENSION).read_text())
+    return Extension(int(content["first_id"]), tuple(tuple(ids) for ids in content["constituents"]))
+
+
+def new_token_ids(work: Path) -> tuple[int, ...]:
+    """Ids of the new tokens of an adaptation; none where its tokenizer did not grow."""
+    try:
+        return tuple(read_extension(work / EXTENDED_MODEL).ids)
+    except FileNotFoundError:
+        return ()
+
+
+def grow_model(folder: Path, target: Path) -> None:
+    """Write weights and configuration of the grown model into `target`.
+
+    Raises:
+        GrowError: a tensor of the vocabulary is missing, or is not one that can be grown.
+    """
+    extension = read_extension(target)
+    config = json.loads((folder / "config.json").read_text())
+    names = vocabulary_tensors(folder)
+    files = _files(folder)
+    stored = _stored_names(names, files)
+    rows = _rows(folder, files, stored[names[0]], extension)
+    for file in sorted(set(files.values())):
+        wanted = {stored[name] for name in names if name in stored and files[stored[name]] == file}
+        if wanted and len(extension.ids) > 0:
+            _rewrite(folder / file, target / file, wanted, extension, rows)
+        else:
+            _link(folder / file, target / file)
+    if (folder / _INDEX).is_file():
+        _write_index(folder, target)
+    if len(extension.ids) > 0:
+        config["vocab_size"] = rows
+    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def vocabulary_tensors(folder: Path) -> tuple[str, ...]:
+    """Names of the tensors with a row for each token: the input embedding first, then head and head bias.
+
+    A tied head has a name too, and is found in the files only where they hold it twice.
+
+    Raises:
+        GrowError: there is a tensor with a row for each token that is none of them.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    entry, head = model.get_input_embeddings(), model.get_output_embeddings()
+    own = {id(entry): ("weight",), id(head): ("weight", "bias")}
+    names = [
+        f"{module_name}.{part}"
+        for module in (entry, head)
+        for module_name, found in model.named_modules()
+        if found is module
+        for part in own[id(module)]
+        if getattr(module, part, None) is not None
+    ]
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if name not in names and tensor.dim() > 0 and tensor.shape[0] == entry.weight.shape[0]:
+            parent = name.rpartition(".")[0]
+            if parent not in {known.rpartition(".")[0] for known in names} and _depends(config, name):
+                raise GrowError(
+                    f"{type(model).__name__} has a further tensor with a row for each token ({name})"
+                )
+    return tuple(dict.fromkeys(names))
+
+
+def _depends(config: Any, name: str) -> bool:
+    """Whether the tensor's length follows the vocabulary: in a toy other sizes can be equal by chance."""
+    import copy
+
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    longer = copy.deepcopy(config)
+    longer.vocab_size = config.vocab_size + 1
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(longer, trust_remote_code=False)
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    return bool(tensors[name].shape[0] == longer.vocab_size)
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """File of each stored tensor."""
+    from safetensors import safe_open
+
+    found: dict[str, str] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            found |= dict.fromkeys(file.keys(), path.name)
+    return found
+
+
+def _stored_names(names: tuple[str, ...], files: dict[str, str]) -> dict[str, str]:
+    """Under which name the files hold each tensor: the model's, or without the prefix of the model's core."""
+    stored: dict[str, str] = {}
+    for name in names:
+        short = name.partition(".")[2]
+        for candidate in (name, short):
+            if candidate in files:
+                stored[name] = candidate
+                break
+    if names[0] not in stored:
+        raise GrowError(f"its weights have no tensor {names[0]}")
+    return stored
+
+
+def _rows(folder: Path, files: dict[str, str], entry: str, extension: Extension) -> int:
+    """Rows of the grown matrices: as many as before where the padding holds all new tokens."""
+    from safetensors import safe_open
+
+    with safe_open(folder / files[entry], "pt") as file:
+        old = int(file.get_slice(entry).get_shape()[0])
+    if old < extension.first_id:
+        raise GrowError(f"its embedding has {old} rows for {extension.first_id} tokens")
+    return max(old, extension.ids.stop)
+
+
+def _rewrite(origin: Path, target: Path, wanted: set[str], extension: Extension, rows: int) -> None:
+    """Write one file of the weights anew, with the wanted tensors grown."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(origin, "pt") as file:
+        metadata = file.metadata() or {"format": "pt"}
+        tensors = {
+            name: grown(file.get_tensor(name), extension, rows) if name in wanted else file.get_tensor(name)
+            for name in file.keys()  # noqa: SIM118 (not a mapping)
+        }
+    save_file(tensors, target, metadata=metadata)
+
+
+def grown(old: Any, extension: Extension, rows: int) -> Any:
+    """A matrix or bias [rows, ...] of the same type: the old rows, and the constituents' means at the new ids.
+
+    Args:
+        old: [old rows, ...]; all means are read from it.
+        extension: which ids are new.
+        rows: of the result.
+    """
+    import torch
+
+    from dapt_trainer.tokenization.rows import constituent_mean_rows
+
+    matrix = torch.empty((rows, *old.shape[1:]), dtype=old.dtype)
+    matrix[: old.shape[0]] = old
+    matrix[torch.tensor(list(extension.ids))] = constituent_mean_rows(old, extension.constituents)
+    return matrix
+
+
+def _write_index(folder: Path, target: Path) -> None:
+    """The index of several files: the same names, the new total."""
+    index = json.loads((folder / _INDEX).read_text())
+    if "total_size" in index.get("metadata", {}):
+        change = sum(
+            (target / name).stat().st_size - (folder / name).stat().st_size
+            for name in set(index["weight_map"].values())
+        )
+        index["metadata"]["total_size"] += change
+    (target / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _link(origin: Path, target: Path) -> None:
+    try:
+        os.link(origin, target)
+    except OSError:
+        shutil.copyfile(origin, target)
+
+
+def main(arguments: list[str]) -> None:
+    """Grow as the arguments say."""
+    folder, target = arguments
+    warnings.simplefilter("ignore")
+    try:
+        grow_model(Path(folder), Path(target))
+    except GrowError as error:
+        raise SystemExit(str(error)) from error
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
