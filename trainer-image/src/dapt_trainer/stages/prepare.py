@@ -63,9 +63,9 @@ from dapt_trainer.data.problems import Problems
 from dapt_trainer.data.selection import HeldOutChoice, choose
 from dapt_trainer.data.space import check_space
 from dapt_trainer.errors import InfrastructureError, InputError, StopRequested
-
 from dapt_trainer.tokenization.extension import check_extendable
 from dapt_trainer.tokenization.step import grow
+
 _FACTS = "facts.json"
 
 
@@ -108,8 +108,8 @@ class _Preparation:
         self._seconds: dict[str, float] = {}
         self._resolved: list[tuple[str, str]] = []
         self._warnings: list[str] = []
-
         self._tokenizer_facts: GrownFacts | None = None
+
     def run(self) -> PrepareReport:
         try:
             report = self._run()
@@ -139,6 +139,9 @@ class _Preparation:
         with self._step("reading and tokenizing the corpus", 0.1):
             spooled, choices = self._corpus(model, sources, index)
         self._problems.raise_if_any()
+        if config.tokenizer_extension is not None:
+            with self._step("growing the tokenizer", 0.78):
+                model, spooled = self._grown(model, config.tokenizer_extension, spooled, choices)
         with self._step("packing", 0.8):
             packed = self._packed(model, spooled, choices)
         self._check_size(model, packed)
@@ -147,9 +150,6 @@ class _Preparation:
 
     def _clean_up(self) -> None:
         """Remove what this try and killed ones before it left below their folders."""
-        if config.tokenizer_extension is not None:
-            with self._step("growing the tokenizer", 0.78):
-                model, spooled = self._grown(model, config.tokenizer_extension, spooled, choices)
         own = self._context.stage.run.try_number
         for folder in self._context.try_folder.parent.glob("try-*"):
             if int(folder.name.removeprefix("try-")) <= own:
@@ -164,6 +164,8 @@ class _Preparation:
             tokenizer = read_tokenizer(folder, source)
             facts = read_model_facts(folder, resolved, has_chat_template=tokenizer.has_chat_template)
             length = sequence_length(config.sequence_length_tokens, facts)
+            if config.tokenizer_extension is not None:
+                check_extendable(tokenizer.tokenizer_json, source)
             check_space(
                 self._context.work,
                 facts,
@@ -172,8 +174,6 @@ class _Preparation:
             )
         except InputError as error:
             self._problems.add_error(error)
-            if config.tokenizer_extension is not None:
-                check_extendable(tokenizer.tokenizer_json, source)
             return None
         self._resolved.append((source, resolved))
         (folder / _FACTS).write_text(facts.model_dump_json(indent=1) + "\n")
@@ -197,6 +197,7 @@ class _Preparation:
             token_type=model.token_type,
             special_tokens=1 + (tokens.begin_of_text_id is not None),
             tasks=index.tasks,
+            keeps_texts=config.tokenizer_extension is not None,
         )
         tokenizer = Tokenizer.from_str(tokens.tokenizer_json)
         tokenizer.no_truncation()
@@ -205,7 +206,6 @@ class _Preparation:
         choices: dict[Side, HeldOutChoice] = {}
         settings = Settings(tokens.tokenizer_json, tokens.begin_of_text_id, tokens.end_of_text_id, index)
         sizes = [sum(file.size_bytes for file in source.files.files) for source in sources]
-            keeps_texts=config.tokenizer_extension is not None,
         done, total = 0, max(1, sum(sizes))
         with AnalysisPool(settings, beat=self._alive) as pool:
             for side in SIDES:
@@ -237,14 +237,6 @@ class _Preparation:
                     self._problems.add_error(error)
         return spooled, choices
 
-    def _packed(
-        self, model: _Model, spooled: list[SpooledSource], choices: dict[Side, HeldOutChoice]
-    ) -> list[PackedSource]:
-        texts = [
-            document.text
-            for choice in choices.values()
-            for half in HALVES
-            for document in choice.halves[half]
     def _grown(
         self,
         model: _Model,
@@ -268,6 +260,14 @@ class _Preparation:
         self._tokenizer_facts = grown.facts
         return replace(model, token_type=grown.token_type), grown.spooled
 
+    def _packed(
+        self, model: _Model, spooled: list[SpooledSource], choices: dict[Side, HeldOutChoice]
+    ) -> list[PackedSource]:
+        texts = [
+            document.text
+            for choice in choices.values()
+            for half in HALVES
+            for document in choice.halves[half]
         ]
         shingles = HeldOutShingles(texts)
         keys = np.array(sorted(set().union(*(choice.keys for choice in choices.values()))), dtype=np.uint64)
@@ -340,6 +340,7 @@ class _Preparation:
             general_tokens=sum(source.train_tokens for source in sources if source.side == "general"),
             instruction_examples=len(evaluation.instructions),
             preference_pairs=len(evaluation.preferences),
+            tokenizer=self._tokenizer_facts,
             task_items=tuple(evaluation.item_counts.items()),
             data_digest=data_digest(
                 self._folder, [pack.manifest for pack in packed], model.sequence_length_tokens
@@ -348,7 +349,6 @@ class _Preparation:
                 model.facts,
                 sources,
                 spooled,
-            tokenizer=self._tokenizer_facts,
                 near,
                 trains_all_weights=self._config.trains_all_weights,
                 too_short_items=index.too_short,

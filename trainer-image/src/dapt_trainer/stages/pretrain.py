@@ -129,11 +129,11 @@ class Pretraining:
         from transformers import set_seed
 
         from dapt_trainer.training.flops import flops_per_token
+        from dapt_trainer.tokenization.grow import new_token_ids
         from dapt_trainer.training.models import load_model, load_tokenizer, with_lora
 
         config = self.config
         self.tokenizer = load_tokenizer(self.context.work, config.model.weights)
-        from dapt_trainer.tokenization.grow import new_token_ids
         model = load_model(self.context.work, config.model, precision=config.distribution.precision)
         set_seed(config.seed)
         if config.lora is not None:
@@ -283,6 +283,7 @@ class Pretraining:
                 rank=self.ranks.rank,
                 world_size=self.ranks.world_size,
                 progress=self.context.progress,
+                tokenizer=self.tokenizer,
             )
 
         domain, general = measure("domain"), measure("general")
@@ -305,7 +306,6 @@ class Pretraining:
         where = f"at step {step} of {self.config.total_steps}: {decision.message}"
         if decision.verdict is StopVerdict.DIVERGED:
             raise self._ended(Diverged, "Diverged", where)
-                tokenizer=self.tokenizer,
         if decision.verdict is StopVerdict.FORGETTING_LIMIT:
             raise self._ended(ForgettingLimitReached, "ForgettingLimit", where)
 
