@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dapt_contract.stages.pretrain import MixturePhase
 from dapt_trainer.data.mixture import Mixture, SourceSize, permuted
 from dapt_trainer.errors import InputError
 
@@ -20,8 +22,18 @@ def source(name: str, sequences: int, weight: float = 1.0, fill: float = 1.0) ->
     return SourceSize(name, side, weight, sequences, round(sequences * L * fill))
 
 
-def mixture(*sources: SourceSize, replay: float = 0.05, batch: int = 64, seed: int = 17) -> Mixture:
-    return Mixture(sources, seed=seed, replay_fraction=replay, global_batch_size=batch)
+def mixture(
+    *sources: SourceSize,
+    replay: float = 0.05,
+    batch: int = 64,
+    seed: int = 17,
+    earlier: Sequence[tuple[int, float]] = (),
+) -> Mixture:
+    phases = [MixturePhase(steps=steps, replay_fraction=fraction) for steps, fraction in earlier]
+    return Mixture(sources, seed=seed, replay_fraction=replay, global_batch_size=batch, earlier_phases=phases)
+
+
+PHASES = st.lists(st.tuples(st.integers(0, 40), st.floats(0.0, 0.9)), min_size=1, max_size=4)
 
 
 SOURCES = st.tuples(
@@ -151,3 +163,99 @@ def test_replay_without_general_rows_is_refused() -> None:
 def test_the_permutation_is_one(size: int, epoch: int) -> None:
     images = permuted(np.arange(size, dtype=np.int64), size, (7, 0, epoch))
     assert sorted(images.tolist()) == list(range(size))
+
+
+def phases_in_turn(
+    made: list[SourceSize], phases: Sequence[tuple[int, float]], **options: int
+) -> list[Mixture]:
+    """The mixture of each attempt, which knows what those before it read."""
+    return [
+        mixture(*made, replay=replay, earlier=phases[:number], **options)
+        for number, (_, replay) in enumerate(phases)
+    ]
+
+
+@settings(max_examples=30, deadline=None)
+@given(sources=SOURCES, phases=PHASES, batch=st.integers(1, 40), seed=st.integers(0, 2**31))
+def test_over_all_phases_every_epoch_of_a_source_has_each_row_once(sources, phases, batch, seed) -> None:
+    made = [
+        source(f"{side}-{index}", sequences % 60 + 1, weight, fill)
+        for side, listed in zip(("domain", "general"), sources, strict=True)
+        for index, (sequences, weight, fill) in enumerate(listed)
+    ]
+    drawn: list[list[int]] = [[] for _ in made]
+    sums = [0] * len(made)
+    for (steps, _), order in zip(phases, phases_in_turn(made, phases, batch=batch, seed=seed), strict=True):
+        for step in range(steps):
+            for index, row in order.rows(step):
+                drawn[index].append(row)
+        counts = order.draws_of_sources(steps)
+        sums = [before + count for before, count in zip(sums, counts, strict=True)]
+    assert [len(rows) for rows in drawn] == sums
+    for of_source, rows in zip(made, drawn, strict=True):
+        size = of_source.sequences
+        for start in range(0, len(rows), size):
+            epoch = rows[start : start + size]
+            assert len(set(epoch)) == len(epoch)
+        for start in range(0, len(rows) - size + 1, size):
+            assert sorted(rows[start : start + size]) == list(range(size))
+
+
+@settings(max_examples=30, deadline=None)
+@given(sources=SOURCES, phases=PHASES, batch=st.integers(1, 64), seed=st.integers(0, 2**31))
+def test_every_phase_has_its_own_replay_fraction_in_tokens(sources, phases, batch: int, seed: int) -> None:
+    made = [
+        source(f"{side}-{index}", *numbers)
+        for side, listed in zip(("domain", "general"), sources, strict=True)
+        for index, numbers in enumerate(listed)
+    ]
+    steps = -(-4000 // batch)
+    for (_, replay), order in zip(phases, phases_in_turn(made, phases, batch=batch, seed=seed), strict=True):
+        assert abs(order.totals(steps).replay_fraction - replay) < 0.001
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("resumed_at", [0, 3, 11])
+def test_a_later_phase_reads_the_same_rows_from_any_step_on_any_number_of_ranks(
+    world_size: int, resumed_at: int
+) -> None:
+    from dapt_trainer.training.batches import BatchOrder
+
+    made = (source("domain-0", 70), source("domain-1", 31, weight=2.0), source("general-0", 13))
+    phases = [(9, 0.1), (4, 0.5)]
+    whole = [
+        row for step in range(12) for row in mixture(*made, replay=0.3, batch=8, earlier=phases).rows(step)
+    ]
+    resumed = mixture(*made, replay=0.3, batch=8, earlier=phases)
+    slots: list[int] = []
+    orders = [
+        iter(BatchOrder(12, 8, 2, rank, world_size, first_step=resumed_at)) for rank in range(world_size)
+    ]
+    for micro_batches in zip(*orders, strict=True):
+        slots += [slot for micro_batch in micro_batches for slot in micro_batch]
+    assert [resumed.rows(slot // 8)[slot % 8] for slot in slots] == whole[resumed_at * 8 :]
+
+
+def test_totals_of_a_later_phase_count_its_own_rows() -> None:
+    used = [np.arange(100, 200, dtype=np.int32), np.arange(1, 51, dtype=np.int32)]
+    made = [
+        SourceSize("domain-0", "domain", 1.0, 100, int(used[0].sum())),
+        SourceSize("general-0", "general", 1.0, 50, int(used[1].sum())),
+    ]
+    order = mixture(*made, replay=0.3, batch=7, earlier=[(21, 0.05)])
+    tokens, draws = Counter[str](), Counter[str]()
+    for step in range(33):
+        for index, row in order.rows(step):
+            tokens[made[index].name] += int(used[index][row])
+            draws[made[index].name] += 1
+    totals = order.totals(33, used)
+    assert dict(totals.tokens_by_source) == dict(tokens)
+    assert dict(totals.epochs_by_source) == {one.name: draws[one.name] / one.sequences for one in made}
+
+
+def test_a_phase_of_no_steps_changes_nothing() -> None:
+    made = (source("domain-0", 100), source("general-0", 50))
+    alone, after = mixture(*made), mixture(*made, earlier=[(0, 0.4)])
+    assert [alone.rows(step) for step in range(5)] == [after.rows(step) for step in range(5)]
+    assert alone.rows(0) != mixture(*made, earlier=[(1, 0.05)]).rows(0)

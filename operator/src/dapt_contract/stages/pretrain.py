@@ -33,7 +33,10 @@ class RegularizationConfig(Contract):
 
 
 class MixturePhase(Contract):
-    """A stretch of an earlier attempt whose data is not read again: its sources go on where it left them."""
+    """A stretch of an earlier attempt whose data is not read again: its sources go on where it left them.
+
+    It had the same seed and the same global batch.
+    """
 
     steps: int = Field(ge=0)
     replay_fraction: float = Field(ge=0.0, le=1.0)
@@ -117,6 +120,8 @@ class CurvePoint(Contract):
     gradient_norm: float | None = None
     tokens: int = 0
     seconds: float = 0.0
+    penalty_nats: float | None = None
+    """What the regularization added to the loss; None without one. `loss_nats` is without it."""
 
 
 class PretrainReport(Contract):
@@ -125,7 +130,9 @@ class PretrainReport(Contract):
     facts: PretrainFacts
     curve: tuple[CurvePoint, ...] = ()
     tokens_by_source: tuple[tuple[str, int], ...] = ()
+    """Of this attempt alone; what earlier ones read is not counted again."""
     epochs_by_source: tuple[tuple[str, float], ...] = ()
+    """Of this attempt alone, as the tokens."""
     realised_replay_fraction: float = 0.0
     penalties: tuple[PenaltyPoint, ...] = ()
     """Of the regularization, where there is one: what it added to the loss."""

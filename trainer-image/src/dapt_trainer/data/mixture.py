@@ -13,6 +13,10 @@ sequence:
 3. Row within the source: draw k of a source is row P_epoch(k mod rows) in epoch k // rows, where P_epoch is a
    pseudo-random permutation (a four-round Feistel network over the next power of four, walked until it lands inside;
    Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains"), so no row comes twice in an epoch.
+
+A later attempt starts from a checkpoint of an earlier one and reads on: 1 and 2 begin anew with its own replay
+fraction, and the draws of each source go on where the phases before left them. How many those were follows from their
+steps and replay fractions alone, so it stays a pure function, and over all phases no row comes twice in an epoch.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dapt_contract.metric import Side
+from dapt_contract.stages.pretrain import MixturePhase
 from dapt_trainer.data.shards import Shard
 from dapt_trainer.errors import InputError
 
@@ -68,14 +73,21 @@ class Mixture:
         sources: in the manifest's order; those without sequences are left out of the order.
         seed: of the order.
         replay_fraction: share of general tokens, 0 to 1.
-        global_batch_size: sequences an optimizer step over all ranks.
+        global_batch_size: sequences an optimizer step over all ranks; of the earlier phases too.
+        earlier_phases: what was read before the first step, with the same seed and sources, oldest first.
 
     Raises:
         InputError: a side that must be read has no sequence.
     """
 
     def __init__(
-        self, sources: Sequence[SourceSize], *, seed: int, replay_fraction: float, global_batch_size: int
+        self,
+        sources: Sequence[SourceSize],
+        *,
+        seed: int,
+        replay_fraction: float,
+        global_batch_size: int,
+        earlier_phases: Sequence[MixturePhase] = (),
     ) -> None:
         self._sources = tuple(sources)
         self._seed = seed
@@ -84,6 +96,17 @@ class Mixture:
             side: [i for i, source in enumerate(self._sources) if source.side == side and source.sequences]
             for side in ("domain", "general")
         }
+        self._chains = {side: self._chain(members) for side, members in self._members.items()}
+        self._first_draws = [0] * len(self._sources)
+        for phase in earlier_phases:
+            counts = self._counts(phase.steps, self._general_share_of(phase.replay_fraction))
+            self._first_draws = [
+                before + count for before, count in zip(self._first_draws, counts, strict=True)
+            ]
+        self._general_share = self._general_share_of(replay_fraction)
+
+    def _general_share_of(self, replay_fraction: float) -> int:
+        """q of a replay fraction, in 2^-40."""
         needed = {"domain": 1.0 - replay_fraction, "general": replay_fraction}
         missing = [side for side, share in needed.items() if share > 0 and not self._members[side]]
         if missing:
@@ -95,19 +118,30 @@ class Mixture:
                 )
             )
         shares = {side: share / self._mean_fill(side) if share > 0 else 0.0 for side, share in needed.items()}
-        self._general_share = _scaled(shares["general"] / (shares["general"] + shares["domain"]))
-        self._chains = {side: self._chain(members) for side, members in self._members.items()}
+        return _scaled(shares["general"] / (shares["general"] + shares["domain"]))
 
     @classmethod
     def of_shards(
-        cls, shards: Sequence[Shard], *, seed: int, replay_fraction: float, global_batch_size: int
+        cls,
+        shards: Sequence[Shard],
+        *,
+        seed: int,
+        replay_fraction: float,
+        global_batch_size: int,
+        earlier_phases: Sequence[MixturePhase] = (),
     ) -> Mixture:
         """The mixture over opened shards."""
         sizes = [
             SourceSize(shard.name, shard.side, shard.weight, len(shard), int(shard.used.sum(dtype=np.int64)))
             for shard in shards
         ]
-        return cls(sizes, seed=seed, replay_fraction=replay_fraction, global_batch_size=global_batch_size)
+        return cls(
+            sizes,
+            seed=seed,
+            replay_fraction=replay_fraction,
+            global_batch_size=global_batch_size,
+            earlier_phases=earlier_phases,
+        )
 
     def rows(self, step: int) -> list[tuple[int, int]]:
         """The global batch of a step: (index of the source, row), in the order in which ranks take their slices."""
@@ -116,34 +150,45 @@ class Mixture:
         rows = np.empty_like(draws)
         for index in np.unique(sources).tolist():
             mine = sources == index
-            rows[mine] = self._rows_of_draws(index, draws[mine])
+            rows[mine] = self._rows_of_draws(index, draws[mine] + self._first_draws[index])
         return list(zip(sources.tolist(), rows.tolist(), strict=True))
 
     def totals(self, steps: int, used_by_row: Sequence[npt.NDArray[np.int32]] | None = None) -> MixtureTotals:
-        """What the first `steps` steps read.
+        """What the first `steps` steps read; earlier phases are not counted.
 
         Args:
-            steps: optimizer steps from the start.
+            steps: optimizer steps from the start of this phase.
             used_by_row: each source's filled positions by row; exact token counts with it, by the mean fill without.
         """
-        draws = self.draws_of_sources(steps)
         tokens, epochs = {}, {}
-        for index, (source, count) in enumerate(zip(self._sources, draws, strict=True)):
-            full, rest = divmod(count, source.sequences) if source.sequences else (0, 0)
-            if used_by_row is not None:
-                partial = self._rows_of_draws(index, np.arange(count - rest, count, dtype=np.int64))
-                part = int(used_by_row[index][partial].sum(dtype=np.int64)) if rest else 0
-            else:
-                part = round(rest * source.filled_positions / max(1, source.sequences))
-            tokens[source.name] = full * source.filled_positions + part
+        for index, (source, count) in enumerate(
+            zip(self._sources, self.draws_of_sources(steps), strict=True)
+        ):
+            first = self._first_draws[index]
+            used = None if used_by_row is None else used_by_row[index]
+            tokens[source.name] = self._tokens(index, first + count, used) - self._tokens(index, first, used)
             epochs[source.name] = count / source.sequences if source.sequences else 0.0
         general = sum(tokens[source.name] for source in self._sources if source.side == "general")
         return MixtureTotals(tokens, epochs, general / max(1, sum(tokens.values())))
 
+    def _tokens(self, index: int, draws: int, used_by_row: npt.NDArray[np.int32] | None) -> int:
+        """Of a source's first so many draws."""
+        source = self._sources[index]
+        if not source.sequences:
+            return 0
+        full, rest = divmod(draws, source.sequences)
+        if used_by_row is None:
+            return full * source.filled_positions + round(rest * source.filled_positions / source.sequences)
+        partial = self._rows_of_draws(index, np.arange(draws - rest, draws, dtype=np.int64))
+        return full * source.filled_positions + int(used_by_row[partial].sum(dtype=np.int64))
+
     def draws_of_sources(self, steps: int) -> list[int]:
-        """Sequences that each source gives in the first `steps` steps."""
+        """Sequences that each source gives in the first `steps` steps; earlier phases are not counted."""
+        return self._counts(steps, self._general_share)
+
+    def _counts(self, steps: int, general_share: int) -> list[int]:
         slots = steps * self._batch
-        general = (slots * self._general_share + _HALF) >> _SCALE_BITS
+        general = (slots * general_share + _HALF) >> _SCALE_BITS
         counts = [0] * len(self._sources)
         for side, left in (("domain", slots - general), ("general", general)):
             for index, share in self._chains[side]:

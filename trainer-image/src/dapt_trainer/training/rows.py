@@ -28,7 +28,7 @@ class TrainingRows:
         return sum(int(self.shards[source].used[row]) for source, row in self.mixture.rows(step))
 
     def totals(self, steps: int) -> MixtureTotals:
-        """What the first `steps` steps read of each source."""
+        """What the first `steps` steps of this attempt read of each source."""
         return self.mixture.totals(steps, [shard.used for shard in self.shards])
 
 
@@ -51,6 +51,7 @@ def open_rows(work: Path, config: PretrainConfig) -> TrainingRows:
         seed=config.seed,
         replay_fraction=config.replay_fraction,
         global_batch_size=config.global_batch_size,
+        earlier_phases=config.earlier_phases,
     )
     dataset = PackedDataset(
         shards,
