@@ -10,7 +10,10 @@ from dapt_contract.base import Contract
 from dapt_contract.metric import Measure, Perplexity, Score, SidePerplexity
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages import (
+    AlignFacts,
     BaselineFacts,
+    BlendConfig,
+    BlendFacts,
     EvaluateFacts,
     FinetuneFacts,
     PrepareFacts,
@@ -20,6 +23,7 @@ from dapt_contract.stages import (
     PublishFacts,
     VerifyFacts,
 )
+from dapt_contract.stages.blend import Blend, BlendRow
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.evaluate import EvaluateConfig
 from dapt_contract.stages.prepare import ModelFacts, SourceFacts
@@ -174,10 +178,11 @@ def measure(
     general_drop: float = 0.0,
     domain_gain: float = 0.1,
     error: float = 0.01,
+    digest: str = "model",
 ) -> Measure:
     """An adapted model by its distance from the base model."""
     return Measure(
-        digest="model",
+        digest=digest,
         domain=side(domain_nats),
         general=side(BASE_GENERAL_NATS + math.log1p(increase)),
         scores=(
@@ -227,6 +232,23 @@ def improving(config: PretrainConfig) -> PretrainFacts:
     )
 
 
+def full_digest(config: EvaluateConfig) -> str:
+    """The digest of the recipe that an evaluation was told to score."""
+    return (config.expected_digest or "model").ljust(64, "0")
+
+
+def blended(blend: Blend, domain_nats: float = 2.7, increase: float = 0.03) -> BlendRow:
+    """A row of blend: a little worse in the domain than the best checkpoint, unless the test says otherwise."""
+    return BlendRow(
+        candidate=blend.candidate,
+        domain_a_nats=domain_nats,
+        domain_b_nats=domain_nats,
+        general_a_nats=BASE_GENERAL_NATS + math.log1p(increase),
+        general_b_nats=BASE_GENERAL_NATS + math.log1p(increase),
+        weights_digest=f"{len(blend.candidate):012x}",
+    )
+
+
 def facts_for(stage: StageFile) -> Contract:
     """What a healthy run of this stage says."""
     config = stage.config
@@ -237,7 +259,20 @@ def facts_for(stage: StageFile) -> Contract:
     if isinstance(config, PretrainConfig):
         return improving(config)
     if isinstance(config, EvaluateConfig):
-        return EvaluateFacts(candidate=config.candidate, measure=measure())
+        return EvaluateFacts(candidate=config.candidate, measure=measure(digest=full_digest(config)))
+    if isinstance(config, BlendConfig):
+        return BlendFacts(rows=tuple(blended(blend) for blend in config.blends))
+    if stage.kind == "align":
+        return AlignFacts(
+            model=ModelReference(weights="model", adapters=("a",), tuned=("b", "c")),
+            weights_digest="aligned",
+            steps=5,
+            pairs=50,
+            first_loss_nats=0.69,
+            last_loss_nats=0.5,
+            reward_accuracy=0.8,
+            reward_margin=0.3,
+        )
     if stage.kind == "finetune":
         return FinetuneFacts(
             model=ModelReference(weights="model", adapters=("a", "b")),

@@ -102,6 +102,13 @@ class World:
         return jobs[0]["metadata"]["labels"]["dapt.dev/stage"] if jobs else None
 
     @property
+    def alive(self) -> list[str]:
+        """Every run that lives: its stage, with its candidate where it has one."""
+        jobs = self.cluster.live_jobs(self.key)
+        found = [self.cluster.stage_file(self.cluster._stored[self.key], job).run for job in jobs]
+        return sorted(f"{run.stage} {run.candidate or ''}".strip() for run in found)
+
+    @property
     def stages(self) -> list[str]:
         """Stages of all runs in the order of their creation."""
         return [run.run.stage for run in self.runs]
@@ -114,6 +121,15 @@ class World:
     def config(self, kind: str) -> Contract:
         """Configuration of the newest run of a kind."""
         return [run for run in self.runs if run.kind == kind][-1].config
+
+    def end(self, stage: str, ends: Ends, *, candidate: str | None = None) -> None:
+        """The live runs of a stage end like this; others go on."""
+
+        def script(run: StageFile) -> Ends | Stays:
+            fits = run.run.stage == stage and candidate in (None, run.run.candidate)
+            return ends if fits else Stays()
+
+        assert self.cluster.run_pods(self.key, script)
 
     @property
     def job(self) -> dict[str, Any]:

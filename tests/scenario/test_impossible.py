@@ -90,10 +90,10 @@ CASES = {
     ),
     "an invalid profile": Case(
         "InvalidSpec",
-        "the profile is not valid: not supported yet: spec.evaluation.concurrency 2: evaluations run one after the"
-        " other; write 1, or leave the field out",
-        offered={"evaluation": {"concurrency": 2}},
-        correct=lambda world: world.offer(evaluation=None),
+        "the profile is not valid: not supported yet: spec.tracking: curves are in the metrics and in the report;"
+        " remove the field",
+        offered={"tracking": {"tensorboard": {}}},
+        correct=lambda world: world.offer(tracking=None),
     ),
     "a forbidden namespace": Case(
         "OutsideProfileLimits",

@@ -117,9 +117,10 @@ def test_a_conflict_observes_again() -> None:
     ("over", "reason", "message"),
     [
         (
-            {"selection": {"pin": "a1-s40"}},
+            {"model": {"source": "adaptation://other"}},
             "NotSupported",
-            "not supported yet: spec.selection.pin a1-s40: the largest gain is taken; remove the field",
+            "not supported yet: spec.model.source adaptation://other: the result of another adaptation is not looked"
+            " up; give the place where it was published",
         ),
         (
             {"resources": {"gpusPerNode": 4}, "credentials": [{"secretName": "hub", "use": "read"}]},
@@ -156,9 +157,9 @@ def test_a_spec_that_cannot_be_is_stalled_before_anything_runs(
 
 
 def test_a_corrected_spec_goes_on() -> None:
-    world = World({"selection": {"pin": "a1-s40"}})
+    world = World({"model": {"source": "adaptation://other"}})
     world.settle()
-    world.edit(selection=None)
+    world.edit(model={"source": "file:///models/base"})
     world.live()
     assert world.status["phase"] == "Published"
 

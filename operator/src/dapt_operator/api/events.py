@@ -13,6 +13,7 @@ STAGE_STARTED: Final = "StageStarted"
 STAGE_SUCCEEDED: Final = "StageSucceeded"
 STAGE_FAILED: Final = "StageFailed"
 CANDIDATE_SELECTED: Final = "CandidateSelected"
+ROLLED_BACK: Final = "RolledBack"
 
 EVENTS: Final[dict[str, tuple[str, str]]] = {
     STAGE_STARTED: (NORMAL, "A try of a stage was created."),
@@ -21,7 +22,8 @@ EVENTS: Final[dict[str, tuple[str, str]]] = {
         "A stage has done its work; the message names the one that was started after it.",
     ),
     STAGE_FAILED: (WARNING, "A try has failed, by which cause and with which sentence."),
-    CANDIDATE_SELECTED: (NORMAL, "A checkpoint was chosen, and why."),
+    CANDIDATE_SELECTED: (NORMAL, "A candidate was chosen, and why."),
+    ROLLED_BACK: (WARNING, "An attempt was given up, and why; what the next one starts from and with."),
     **dict.fromkeys(
         STALLING, (WARNING, "Nothing goes on until a person acts: the reason and message of Stalled.")
     ),

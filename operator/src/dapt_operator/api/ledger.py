@@ -76,6 +76,10 @@ class RunRecord(LeanBase):
     """Accelerator-seconds of the tries that have ended."""
     held_seconds: float | None = None
     """Seconds from the first process' start to the end, of all tries that have ended."""
+    asked_seconds: float | None = None
+    """Seconds the newest try had run when it was asked to stop: counted when it is not seen again."""
+    held: Integer | None = None
+    """Accelerators it held then."""
     facts: FreeForm | None = None
     """Facts of the stage, as its termination message has them."""
 

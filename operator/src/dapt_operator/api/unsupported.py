@@ -57,31 +57,6 @@ ADAPTATION: Final = (
         "everything stays on the accelerator; write none, or leave the field out",
     ),
     Unsupported(
-        "spec.evaluation.when",
-        lambda s: s.evaluation.when != "end",
-        "tasks run at the end, perplexities at every checkpoint; write end, or leave the field out",
-    ),
-    Unsupported(
-        "spec.gates.onBreach",
-        lambda s: s.gates.on_breach == "Rollback",
-        "a breach does not start a new attempt; write Block or Warn",
-    ),
-    Unsupported(
-        "spec.selection.interpolate",
-        lambda s: s.selection.interpolate != (1.0,),
-        "only the checkpoints themselves are tried; write [1.0], or leave the field out",
-    ),
-    Unsupported(
-        "spec.selection.averageLast",
-        lambda s: s.selection.average_last != 1,
-        "only the checkpoints themselves are tried; write 1, or leave the field out",
-    ),
-    Unsupported(
-        "spec.selection.pin",
-        lambda s: s.selection.pin is not None,
-        "the largest gain is taken; remove the field",
-    ),
-    Unsupported(
         "spec.preference",
         lambda s: s.preference is not None,
         "training ends with finetuning; remove the field",
@@ -100,11 +75,6 @@ ADAPTATION: Final = (
 """Refusals for a DomainAdaptation; `applies` gets its spec."""
 
 PROFILE: Final = (
-    Unsupported(
-        "spec.evaluation.concurrency",
-        lambda s: s.evaluation.concurrency != 1,
-        "evaluations run one after the other; write 1, or leave the field out",
-    ),
     Unsupported(
         "spec.tracking",
         lambda s: s.tracking is not None,

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dapt_contract.stage_file import StageFile
+from dapt_operator.api.profile import ProfileEvaluation
 from dapt_operator.api.run import Children, Manifest
 from dapt_operator.cluster import memory_objects as things
 from dapt_operator.cluster.memory_checks import (
@@ -250,11 +251,19 @@ class MemoryCluster(MemoryKubelet):
             if self.refuse_gangs > 0:
                 self.refuse_gangs -= 1
                 raise NameTaken(*place, "it belongs to nobody")
-            check_new_job(stored.resource, list(stored.objects.values()), made, self.created)
+            check_new_job(
+                stored.resource, list(stored.objects.values()), made, self.created, self._evaluations(stored)
+            )
             self.created.append(key_of(made))
             made["status"] = {}
             made["metadata"]["creationTimestamp"] = time_text(self.now)
         stored.objects[place] = made
+
+    def _evaluations(self, stored: Stored) -> int:
+        """So many may run at once, by the profile."""
+        offered = self.profiles.get(stored.resource["spec"].get("profile", "")) or {"spec": {}}
+        most = (offered["spec"].get("evaluation") or {}).get("concurrency")
+        return ProfileEvaluation().concurrency if most is None else int(most)
 
     def _delete(self, key: Key, reference: ObjectReference) -> None:
         stored = self._stored[key]

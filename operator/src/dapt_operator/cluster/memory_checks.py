@@ -38,15 +38,21 @@ def key_of(job: Manifest) -> str:
 
 
 def check_new_job(
-    resource: Mapping[str, Any], objects: Sequence[Mapping[str, Any]], job: Manifest, created: Sequence[str]
+    resource: Mapping[str, Any],
+    objects: Sequence[Mapping[str, Any]],
+    job: Manifest,
+    created: Sequence[str],
+    evaluations: int = 1,
 ) -> None:
-    """A new Job is of this resource, was never there, has the largest fence, and nothing runs beside it.
+    """A new Job is of this resource, was never there, has the largest fence, and nothing runs beside it but what may:
+    evaluations beside pretraining, blends and each other.
 
     Args:
         resource: the DomainAdaptation as stored.
         objects: all its children.
         job: the new one.
         created: keys of all runs ever created.
+        evaluations: so many may run at once.
 
     Raises:
         ImpossibleWorldError: it does not.
@@ -60,6 +66,7 @@ def check_new_job(
         raise ImpossibleWorldError(f"a run was created after the end ({finished})")
     if resource["spec"].get("suspend"):
         raise ImpossibleWorldError("a run was created while suspended")
+    beside = []
     for other in objects:
         if other["kind"] not in GANGS:
             continue
@@ -67,7 +74,16 @@ def check_new_job(
         if known.uid == new.uid and known.fence >= new.fence:
             raise ImpossibleWorldError(f"fence {new.fence} is not above {known.fence}")
         if may_run(other, _pods_of(other, objects)):
-            raise ImpossibleWorldError(f"{new.lineage} was created beside {other['metadata']['name']}")
+            beside.append(known)
+            if known.lineage == new.lineage or not _may_meet(known.stage, new.stage):
+                raise ImpossibleWorldError(f"{new.lineage} was created beside {other['metadata']['name']}")
+    if sum(known.stage == "evaluate" for known in (*beside, new)) > max(1, evaluations):
+        raise ImpossibleWorldError(f"{new.lineage} is one evaluation more than {evaluations} at once")
+
+
+def _may_meet(one: str, other: str) -> bool:
+    """Whether two stages may run at the same time."""
+    return "evaluate" in (one, other) and {one, other} <= {"evaluate", "pretrain", "blend"}
 
 
 def _pods_of(gang: Mapping[str, Any], objects: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

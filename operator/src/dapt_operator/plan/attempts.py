@@ -99,15 +99,23 @@ def retreat(
     )
 
 
+def told(new: AttemptRecord) -> str:
+    """What a rollback does and why, in one sentence."""
+    return (
+        f"{new.reason}; attempt {new.number} starts from {new.start or 'the base model'} with learning rate"
+        f" {new.learning_rate:g} and replay {new.replay_fraction:g}"
+    )
+
+
 def _start(
     spec: DomainAdaptationSpec, facts: Facts, total_steps: int, failed: frozenset[str]
 ) -> tuple[str | None, tuple[MixturePhase, ...]]:
     """The checkpoint to start from and what was read on the way to it; None: the base model."""
     for number in range(facts.attempt, 0, -1):
-        told, known = facts.pretrains.get(number), attempt(spec, facts, number)
-        if told is None or known is None:
+        ended, known = facts.pretrains.get(number), attempt(spec, facts, number)
+        if ended is None or known is None:
             continue
-        for row in reversed(told.checkpoints):
+        for row in reversed(ended.checkpoints):
             name = candidate_id(number, row.step)
             leaves_steps = known.steps_before + row.step < total_steps
             if leaves_steps and name not in failed and _within_limit(spec, facts, row):

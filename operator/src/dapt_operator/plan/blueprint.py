@@ -260,13 +260,15 @@ def evaluate_stage(
     model: ModelReference,
     *,
     attempt: int = 1,
+    digest: str | None = None,
 ) -> StagePlan:
-    """Measure one candidate."""
+    """Measure one candidate; `digest`: of the weights that are to be scored, and no others."""
     config = EvaluateConfig(
         candidate=candidate,
         model=model,
         evaluation=parts.evaluation_config(spec, prepared),
         base_items_path=BASELINE_LINEAGE,
+        expected_digest=digest,
     )
     return StagePlan(
         "evaluate", "evaluate", attempt, candidate, config, parts.measuring(spec, profile, "evaluate")

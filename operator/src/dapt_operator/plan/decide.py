@@ -129,8 +129,8 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
             ledger = make_room(ledger, record.candidate)
         ledger = remembered(put(ledger, record), shared, digest)
         manifests = (*(shared if with_shared else ()), *launcher.render(run, wish.profile, observed.owner))
-    if reached.do is Do.STOP:
-        ledger = ask_to_stop(ledger, observed.live)
+    if reached.do is Do.STOP or reached.look.fact is Fact.SPENT:
+        ledger = ask_to_stop(ledger, observed.live, observed.now)
     if reached.do is Do.ROLL_BACK:
         assert reached.retreat is not None
         ledger = ledger.model_copy(update={"attempts": (*ledger.attempts, reached.retreat)})
@@ -172,7 +172,7 @@ def _start(situation: Situation, reached: Reached) -> Look | None:
 
 def _kept(reached: Reached) -> frozenset[Lineage]:
     """The lineages whose live runs go on."""
-    if reached.do in (Do.STOP, Do.HOLD, Do.FINISH, Do.END):
+    if reached.do in (Do.STOP, Do.HOLD, Do.FINISH, Do.END) or reached.look.fact is Fact.SPENT:
         return frozenset()
     record = reached.look.record
     is_open = record is not None and record.state == "Open"

@@ -67,12 +67,15 @@ def next_run(
         "exit_code": None,
         "message": "",
         "config_digest": run.stage_file.config_digest,
+        "expects": getattr(stage.config, "expected_digest", None),
         "generation": observed.generation,
         "profile_digest": observed.wish.profile_digest,
         "created": timestamp(observed.now),
         "started": None,
         "completed": None,
         "not_before": None,
+        "asked_seconds": None,
+        "held": None,
     }
     if record is not None and not record.retry:  # a person changed the spec: its budgets begin anew
         fresh |= {"failures": {}, "stuck": 0}

@@ -12,6 +12,7 @@ from dapt_operator.api.events import (
     CANDIDATE_SELECTED,
     EVENTS,
     NORMAL,
+    ROLLED_BACK,
     STAGE_FAILED,
     STAGE_STARTED,
     STAGE_SUCCEEDED,
@@ -19,6 +20,7 @@ from dapt_operator.api.events import (
 )
 from dapt_operator.api.ledger import Ledger
 from dapt_operator.api.status import DomainAdaptationStatus, StageStatus
+from dapt_operator.plan.attempts import told
 from dapt_operator.plan.history import lineage_of
 
 MAX_MESSAGE: Final = 1024
@@ -47,6 +49,9 @@ def notices(
     """
     found = list(_failures(before.ledger or Ledger(), learned or after.ledger or Ledger()))
     found += _steps(before, after)
+    begun = len(before.ledger.attempts) if before.ledger else 0
+    for attempt in after.ledger.attempts[begun:] if after.ledger else ():
+        found.append(Notice(WARNING, ROLLED_BACK, told(attempt)[:MAX_MESSAGE]))
     if after.selected is not None and after.selected != before.selected:
         said = f"{after.selected.id}: {after.selected.reason}"
         found.append(Notice(NORMAL, CANDIDATE_SELECTED, said[:MAX_MESSAGE]))

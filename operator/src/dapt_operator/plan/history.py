@@ -15,6 +15,7 @@ from dapt_contract.base import Contract
 from dapt_contract.failure import ALTERED, Cause
 from dapt_contract.run import RunIdentity
 from dapt_contract.stages import KINDS
+from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_operator.api.conditions import timestamp
 from dapt_operator.api.ledger import Ledger, RunRecord
 from dapt_operator.api.profile import Retries
@@ -23,6 +24,8 @@ from dapt_operator.plan.retries import after_failure, not_before
 
 MAX_MESSAGE = 1024
 """Characters of a run's sentence that are remembered: a status has room for 40 of them."""
+MAX_ROWS = 50
+"""Checkpoints of an attempt."""
 LOST_AFTER_SECONDS = 10.0
 """A run that was created longer ago and is not seen is gone."""
 
@@ -103,18 +106,20 @@ def absorb(
     return ledger
 
 
-def ask_to_stop(ledger: Ledger, runs: Iterable[RunState]) -> Ledger:
-    """Remember that these runs go because of spec.suspend: their pods may be gone before what they said is read, and
-    the spec may be resumed by then."""
+def ask_to_stop(ledger: Ledger, runs: Iterable[RunState], now: datetime) -> Ledger:
+    """Remember that these runs go because of spec.suspend or a used-up budget, and what they have cost: their pods may
+    be gone before what they said is read, and the spec may be resumed by then."""
     for run in runs:
         record = find(ledger, *lineage_of(run.identity))
-        if record is not None and record.state == "Open" and record.try_number == run.identity.try_number:
-            ledger = put(ledger, record.model_copy(update={"cause": Cause.STOPPED.value}))
+        is_newest = record is not None and record.try_number == run.identity.try_number
+        if record is not None and is_newest and record.state == "Open" and not was_asked_to_stop(record):
+            asked = {"asked_seconds": held_seconds(run, now), "held": run.accelerators}
+            ledger = put(ledger, record.model_copy(update={"cause": Cause.STOPPED.value, **asked}))
     return ledger
 
 
 def was_asked_to_stop(record: RunRecord) -> bool:
-    """Whether an open try goes because of spec.suspend."""
+    """Whether an open try goes because it was asked to."""
     return record.state == "Open" and record.cause == Cause.STOPPED.value
 
 
@@ -136,6 +141,8 @@ def adopted(record: RunRecord | None, run: RunState, generation: int) -> RunReco
         "started": None,
         "completed": None,
         "not_before": None,
+        "asked_seconds": None,
+        "held": None,
     }
     if record is not None:
         if record.cause not in (None, Cause.STOPPED.value):
@@ -150,10 +157,12 @@ def adopted(record: RunRecord | None, run: RunState, generation: int) -> RunReco
 def _advanced(record: RunRecord, run: RunState, now: datetime, limits: Retries) -> RunRecord:
     started = timestamp(run.started) if run.started else record.started
     if run.phase in (RunPhase.PENDING, RunPhase.RUNNING):
-        return record.model_copy(update={"started": started})
+        return learned_early(record.model_copy(update={"started": started}), run)
     completed = run.completed or now
     closed = record.model_copy(
         update={
+            "asked_seconds": None,
+            "held": None,
             "started": started,
             "completed": timestamp(completed),
             "exit_code": run.exit_code,
@@ -197,6 +206,25 @@ def _advanced(record: RunRecord, run: RunState, now: datetime, limits: Retries) 
     )
 
 
+def learned_early(record: RunRecord, run: RunState) -> RunRecord:
+    """The record of a running pretraining with the complete checkpoints that its last reading told of.
+
+    They are kept: a reading that is lost afterwards only delays what is not known yet. What the run says at its end
+    replaces them.
+    """
+    rows = run.progress.checkpoints if run.progress is not None and run.kind == "pretrain" else ()
+    if not rows:
+        return record
+    known = facts_of(record)
+    if not isinstance(known, PretrainFacts):
+        known = PretrainFacts(ended_by="Stopped", steps=0, tokens=0, checkpoints=())
+    by_step = {row.step: row for row in (*known.checkpoints, *rows)}
+    table = tuple(by_step[step] for step in sorted(by_step))[-MAX_ROWS:]
+    if table == known.checkpoints:
+        return record
+    return record.model_copy(update={"facts": compact(known.model_copy(update={"checkpoints": table}))})
+
+
 def printable(text: str) -> str:
     """One line without control characters: it comes from a tenant's pod."""
     return "".join(sign if sign.isprintable() else " " for sign in text)
@@ -206,6 +234,7 @@ def _closed_as_lost(record: RunRecord, now: datetime, suspended: bool) -> RunRec
     cause, said = (
         (Cause.STOPPED, "stopped by spec.suspend") if suspended else (Cause.DISRUPTION, "its Job is gone")
     )
+    seconds = record.asked_seconds or 0.0
     return record.model_copy(
         update={
             "state": "Failed",
@@ -213,6 +242,10 @@ def _closed_as_lost(record: RunRecord, now: datetime, suspended: bool) -> RunRec
             "cause": cause.value,
             "message": said,
             "completed": timestamp(now),
+            "accelerator_seconds": record.accelerator_seconds + seconds * (record.held or 0),
+            "held_seconds": (record.held_seconds or 0.0) + seconds if seconds else record.held_seconds,
+            "asked_seconds": None,
+            "held": None,
         }
     )
 

@@ -19,6 +19,7 @@ from dapt_operator.plan.transitions import Fact
 MANY_NODES: Final = frozenset({"ReadWriteMany", "ReadOnlyMany"})
 ORDER: Final = (
     Fact.STOPPING,
+    Fact.SPENT,
     Fact.RUNNING,
     Fact.BACKOFF,
     Fact.CROWDED,

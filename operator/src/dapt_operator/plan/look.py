@@ -92,6 +92,8 @@ def open_lineages(ledger: Ledger, kind: str) -> frozenset[Lineage]:
 def _open(at: Situation, stage: StagePlan, record: RunRecord) -> Look:
     if at.spec.suspend:
         return Look(Fact.STOPPING, stage, record)
+    if stage.resources.accelerators_per_node and at.left_seconds is not None and at.left_seconds <= 0:
+        return Look(Fact.SPENT, stage, record)
     run = find_state(at.runs, record)
     if run is None or run.deleting:
         return Look(Fact.RUNNING, stage, record)

@@ -6,6 +6,7 @@ from dapt_operator.api import conditions as words
 from dapt_operator.api.conditions import ConditionStatus, find_condition
 from dapt_operator.api.run import Quota, RunPhase, RunState, StageRun
 from dapt_operator.plan import quotas, selection
+from dapt_operator.plan.attempts import told
 from dapt_operator.plan.history import find_state
 from dapt_operator.plan.look import Look, Situation
 from dapt_operator.plan.observed import Observed
@@ -99,7 +100,8 @@ def _reconciling(reached: Reached, run: StageRun | None, state: RunState | None)
             return _starting(title, look.record.try_number)
         return "True", words.STAGE_RUNNING, f"{title} is running"
     if reached.do is Do.ROLL_BACK:
-        return "True", words.ROLLING_BACK, rolled_back(reached)
+        assert reached.retreat is not None
+        return "True", words.ROLLING_BACK, told(reached.retreat)
     if reached.do in (Do.STOP, Do.CLEAR):
         return "True", words.STOPPING, "running processes were asked to save and stop"
     if reached.do is Do.HOLD:
@@ -127,17 +129,6 @@ def _gates(reached: Reached) -> Saying:
     if isinstance(reached.choice, selection.Breached):
         return "False", reached.choice.reason, reached.choice.message
     return "Unknown", words.GATES_NOT_JUDGED, "no candidate was judged"
-
-
-def rolled_back(reached: Reached) -> str:
-    """What a rollback does and why."""
-    new = reached.retreat
-    assert new is not None
-    start = new.start or "the base model"
-    return (
-        f"{new.reason}; attempt {new.number} starts from {start} with learning rate {new.learning_rate:g} and replay"
-        f" {new.replay_fraction:g}"
-    )
 
 
 def _overspent(situation: Situation, reached: Reached) -> str:

@@ -69,6 +69,8 @@ class Fact(StrEnum):
     """A try would be due, and one of its objects cannot be made: its name is taken, or the cluster refuses it."""
     OVERSPENT = "Overspent"
     """A try would be due and limits.gpuHours is used up."""
+    SPENT = "Spent"
+    """A try runs and limits.gpuHours is used up: by now its deadline is too late, since others ran beside it."""
 
 
 class Do(StrEnum):
@@ -146,6 +148,7 @@ def _runs(succeeded: Move, **special: Move) -> dict[Fact, Move]:
         Fact.CROWDED: Do.CLEAR,
         Fact.OBSTRUCTED: Do.STALL,
         Fact.OVERSPENT: Do.END,
+        Fact.SPENT: Do.CLEAR,
     }
     return table | {Fact[name]: move for name, move in special.items()}
 

@@ -113,7 +113,7 @@ class Walk:
         assert self.facts.prepare is not None
         return plans.evaluate_stage(
             self.at.spec, self.at.profile, self.facts.prepare, candidate.id, candidate.model,
-            attempt=candidate.attempt,
+            attempt=candidate.attempt, digest=candidate.digest,
         )  # fmt: skip
 
     # --- the chain ---
