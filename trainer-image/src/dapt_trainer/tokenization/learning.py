@@ -17,6 +17,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+_MERGES_A_BEAT = 200
+
 Pair = tuple[int, int]
 Word = tuple[int, ...]
 
@@ -52,6 +54,7 @@ def learn_merges(
     most_tokens: int,
     minimum_frequency: int,
     longest_characters: int = 64,
+    constituents: Mapping[int, Word] | None = None,
     beat: Callable[[], None] = lambda: None,
 ) -> Learned:
     """Merges in the order of what they save, until there are enough tokens or none is frequent enough.
@@ -64,11 +67,11 @@ def learn_merges(
         most_tokens: new tokens at most.
         minimum_frequency: occurrences of a pair below which it is not merged.
         longest_characters: a longer token is not made; a line of dashes is no word.
+        constituents: old ids of tokens in `words` that are new themselves.
         beat: called now and then.
     """
-    return _Learner(words, text_of, vocabulary, first_id, longest_characters).run(
-        most_tokens, max(1, minimum_frequency), beat
-    )
+    learner = _Learner(words, text_of, vocabulary, first_id, longest_characters, constituents or {})
+    return learner.run(most_tokens, max(1, minimum_frequency), beat)
 
 
 class _Learner:
@@ -79,6 +82,7 @@ class _Learner:
         vocabulary: Mapping[str, int],
         first_id: int,
         longest: int,
+        constituents: Mapping[int, Word],
     ) -> None:
         ordered = sorted((word, count) for word, count in words.items() if len(word) > 1)
         self._words = [list(word) for word, _ in ordered]
@@ -92,7 +96,7 @@ class _Learner:
         self._new_ids: dict[str, int] = {}
         self._old_text = text_of
         self._texts: dict[int, str] = {}
-        self._constituents: dict[int, Word] = {}
+        self._constituents = dict(constituents)
         self._pairs: Counter[Pair] = Counter()
         self._places: dict[Pair, set[int]] = {}
         for number, word in enumerate(self._words):
@@ -119,7 +123,8 @@ class _Learner:
             if known is None and len(self._learned.tokens) >= most_tokens:
                 break
             self._merge(pair, text, known, count)
-            beat()
+            if len(self._learned.merges) % _MERGES_A_BEAT == 0:
+                beat()
         return self._learned
 
     def _merge(self, pair: Pair, text: str, known: int | None, count: int) -> None:

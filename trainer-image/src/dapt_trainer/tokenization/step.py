@@ -24,7 +24,7 @@ from dapt_trainer.data.manifest import TokenType
 from dapt_trainer.data.near_duplicates import HeldOutShingles
 from dapt_trainer.data.selection import HeldOutChoice
 from dapt_trainer.errors import InputError, OutOfMemory
-from dapt_trainer.tokenization.extension import FIELD, GrownTokenizer, grow_tokenizer
+from dapt_trainer.tokenization.extension import FIELD, GrownTokenizer, grow_tokenizer, plain_tokenizer
 from dapt_trainer.tokenization.grow import Extension, write_extension
 from dapt_trainer.tokenization.retokenize import SAMPLE_BYTES, retokenized, training_sample
 
@@ -76,12 +76,9 @@ def grow(
         InputError: this tokenizer or model cannot be extended.
         OutOfMemory: growing the matrices took too much.
     """
-    from tokenizers import Tokenizer
-
     old_json = (model / "tokenizer.json").read_text(encoding="utf-8")
-    texts = _sample(spooled, choices)
-    grown = grow_tokenizer(old_json, texts, wanted, source=source, beat=beat)
-    old, new = _tokenizer(Tokenizer, old_json), _tokenizer(Tokenizer, grown.tokenizer_json)
+    grown = grow_tokenizer(old_json, lambda: _sample(spooled, choices), wanted, source=source, beat=beat)
+    old, new = plain_tokenizer(old_json), plain_tokenizer(grown.tokenizer_json)
     _check_on_held_out(old, new, choices, grown, source)
     write_grown_model(model, target, grown, source=source, beat=beat)
     largest = max(new.get_vocab(with_added_tokens=True).values())
@@ -192,8 +189,9 @@ def _check_on_held_out(old: Any, new: Any, choices: Choices, grown: GrownTokeniz
     for choice in choices.values():
         documents = _held_out(choice)
         for document, encoding in zip(documents, _encoded(new, documents), strict=True):
-            spelled = [part for number in encoding.ids for part in known.get(number, (number,))]
-            if spelled != document.ids or new.decode(encoding.ids) != old.decode(document.ids):
+            without = known.keys().isdisjoint(encoding.ids)
+            comes_back = new.decode(encoding.ids) == old.decode(document.ids)
+            if not comes_back or (without and encoding.ids != document.ids):
                 raise InputError(
                     f"{FIELD}: the tokenizer of {source} cannot be extended: appended merges would change text that "
                     f"has none of the new tokens ({document.text[:40]!r}); remove the field"
@@ -206,11 +204,3 @@ def _held_out(choice: HeldOutChoice) -> list[HeldOutDocument]:
 
 def _encoded(tokenizer: Any, documents: Sequence[HeldOutDocument]) -> list[Any]:
     return list(tokenizer.encode_batch([document.text for document in documents], add_special_tokens=False))
-
-
-def _tokenizer(kind: Any, content: str) -> Any:
-    tokenizer = kind.from_str(content)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True
-    return tokenizer

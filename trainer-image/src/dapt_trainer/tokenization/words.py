@@ -2,7 +2,7 @@
 
 Where a pre-tokenizer splits the text, its words are taken. A tokenizer without one (SentencePiece's BPE merges over the
 whole text) gets the boundaries that SentencePiece trains with: a word begins at white space, and letters, digits and
-other characters do not mix (Kudo and Richardson 2018); digits stay single where no old token has two of them.
+other characters do not mix (Kudo and Richardson 2018); digits stay alone where no old token joins them to anything.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ class Boundaries:
     def __init__(self, vocabulary: dict[str, int]) -> None:
         self._texts = {number: text for text, number in vocabulary.items()}
         self._joins_digits = any(re.search(r"\d\d", text) for text in vocabulary)
+        self._joins_space_and_digit = any(re.match(rf"{SPACE}+\d", text) for text in vocabulary)
         self._known: dict[tuple[int, int], bool] = {}
 
     def __call__(self, left: int, right: int) -> bool:
@@ -101,7 +102,7 @@ class Boundaries:
         if right.startswith(SPACE):
             return bool(left.strip(SPACE))
         if not left.strip(SPACE):
-            return False
+            return right[0].isdigit() and not self._joins_space_and_digit
         before, after = _kind(left[-1]), _kind(right[0])
         return before != after or (before == "digit" and not self._joins_digits)
 
