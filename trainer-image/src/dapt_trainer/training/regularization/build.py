@@ -65,11 +65,11 @@ def build(
         was_training = model.training
         model.eval()
         rows = list(enumerate(general[: config.samples]))
-        estimated = estimate_fisher(
-            model, rows, [weight.name for weight in weights], seed=seed, predictions=predictions
+        fisher = scaled_to_mean_one(
+            estimate_fisher(
+                model, rows, [weight.name for weight in weights], seed=seed, predictions=predictions
+            )
         )
-        scaled_to_mean_one(estimated)
-        fisher = estimated
         model.train(was_training)
     terms = [
         Term(weight, weight.master().clone(), None if fisher is None else fisher[weight.name].reshape(-1))

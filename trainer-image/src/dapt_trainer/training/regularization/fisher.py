@@ -8,7 +8,7 @@ a minimum. A sequence is one observation, so log p(y | x) is the sum over its pl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -76,19 +76,24 @@ def estimate_fisher(
     return sums
 
 
-def scaled_to_mean_one(sums: dict[str, torch.Tensor]) -> float:
-    """Divide the sums by their mean over all weights of the group, in place; the mean.
+def scaled_to_mean_one(sums: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The sums over their mean over all weights of the group; in place.
 
     Raises:
         ValueError: no gradient reached the group.
     """
-    count = sum(total.numel() for total in sums.values())
-    mean: float = sum(float(total.sum(dtype=torch.float64)) for total in sums.values()) / count
+    mean = mean_of(sums)
     if not mean > 0.0:
         raise ValueError(f"the Fisher information of {len(sums)} weights is {mean:g} on average")
     for total in sums.values():
         total.div_(mean)
-    return mean
+    return sums
+
+
+def mean_of(sums: Mapping[str, torch.Tensor]) -> float:
+    """The mean over all weights of the group."""
+    total = sum(float(one.sum(dtype=torch.float64)) for one in sums.values())
+    return total / sum(one.numel() for one in sums.values())
 
 
 def _seed_of(seed: int, number: int) -> int:

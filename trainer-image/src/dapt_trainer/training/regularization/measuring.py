@@ -11,15 +11,15 @@ import torch
 import torch.distributed as dist
 
 from dapt_contract.stages.common import ModelReference
-from dapt_contract.stages.pretrain import PretrainConfig, RegularizationConfig
+from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_trainer.context import StageContext
 from dapt_trainer.data.manifest import read_manifest
 from dapt_trainer.errors import InputError, StopRequested
 from dapt_trainer.training.beating import beating
-from dapt_trainer.training.models import load_model, weights_digest
+from dapt_trainer.training.models import load_model, weights_digest, with_lora
 from dapt_trainer.training.ranks import Ranks
 from dapt_trainer.training.regularization.base import Row
-from dapt_trainer.training.regularization.fisher import estimate_fisher, scaled_to_mean_one
+from dapt_trainer.training.regularization.fisher import estimate_fisher, mean_of, scaled_to_mean_one
 from dapt_trainer.training.regularization.fisher_store import (
     FisherKey,
     StoredFisher,
@@ -28,6 +28,7 @@ from dapt_trainer.training.regularization.fisher_store import (
 )
 from dapt_trainer.training.regularization.general import GeneralRows, general_digest
 from dapt_trainer.training.regularization.groups import held_back
+from dapt_trainer.training.regularization.lora import adapted_layers
 from dapt_trainer.training.regularization.origin import empty_model
 
 _ACTIVITY = "measuring what general text depends on"
@@ -47,7 +48,7 @@ def measured_fisher(config: PretrainConfig, context: StageContext, ranks: Ranks)
     asked = config.regularization
     assert asked is not None
     rows = GeneralRows(context.work, seed=config.seed, document_boundaries=config.document_boundaries)
-    names = group_names(context.work, config.model.origin, asked)
+    names = group_names(context.work, config)
     count = min(asked.samples, rows.available)
     context.progress.update(activity="looking for a measured Fisher information")
     with beating(context.progress):
@@ -67,15 +68,20 @@ def measured_fisher(config: PretrainConfig, context: StageContext, ranks: Ranks)
     return found
 
 
-def group_names(work: Path, origin: str, asked: RegularizationConfig) -> list[str]:
-    """Names of the held-back weights of the base model.
+def group_names(work: Path, config: PretrainConfig) -> list[str]:
+    """Names of the base model's weights that are held back: of those that training changes, with LoRA the adapted ones.
 
     Raises:
         InputError: the group is empty.
     """
-    model = empty_model(work, origin)
-    names = [name for name, _ in model.named_parameters()]
-    return held_back(names, asked.parameters, model_type=model.config.model_type)
+    model = empty_model(work, config.model.origin)
+    model_type = model.config.model_type
+    if config.lora is None:
+        names = [name for name, _ in model.named_parameters()]
+    else:
+        names = [layer.name for layer in adapted_layers(with_lora(model, config.lora, seed=config.seed))]
+    assert config.regularization is not None
+    return held_back(names, config.regularization.parameters, model_type=model_type)
 
 
 def _key(config: PretrainConfig, context: StageContext, names: list[str], count: int) -> FisherKey:
@@ -147,11 +153,11 @@ def _estimate(
                 dist.all_reduce(sums[name])
             sums[name] = sums[name].cpu() if ranks.is_first else sums[name][:0]
         if ranks.is_first:
-            mean = scaled_to_mean_one(sums) / key.samples
+            mean = mean_of(sums) / key.samples
             write_fisher(
                 context.try_folder,
                 key,
-                sums,
+                scaled_to_mean_one(sums),
                 mean=mean,
                 sequences=key.samples,
                 run_key=context.stage.run.key,
