@@ -12,6 +12,7 @@ import contextlib
 import io
 import shutil
 from pathlib import Path
+from typing import Any
 
 from dapt_trainer.checkpoints.store import RESUME_FOLDER
 
@@ -47,3 +48,21 @@ def convert_to_universal(checkpoint: Path, target: Path) -> None:
         shutil.copyfile(source / name, converted / name)
     for name in ("latest", "latest_universal"):
         (converted / name).write_text(tag)
+
+
+def mend_optimizer(engine: Any, weight_decays: list[float]) -> None:
+    """Undo what loading a universal checkpoint of stage 3 does to the optimizer (DeepSpeed 0.19).
+
+    It writes the first group's settings into all groups, so that norms and biases would decay too; and gives all
+    moments one step counter, which each of them then raises, so that Adam's bias correction would end at once.
+
+    Args:
+        engine: DeepSpeed's, after loading.
+        weight_decays: of the optimizer's groups, in their order.
+    """
+    optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    for group, weight_decay in zip(optimizer.param_groups, weight_decays, strict=False):
+        group["weight_decay"] = weight_decay
+    for state in optimizer.state.values():
+        if hasattr(state.get("step"), "clone"):
+            state["step"] = state["step"].clone()

@@ -24,6 +24,8 @@ from typing import Any
 
 import torch
 
+from dapt_trainer.training.sharding import is_sharded
+
 LOGITS_BYTES = 256 * 1024 * 1024
 """Bound of the fp32 logits that exist at a time, with the copies that the loss makes of them."""
 _COPIES = 3
@@ -90,7 +92,8 @@ class Scorer:
         self.pad_id = pad_id
         self._logits_bytes = logits_bytes
         self._shares_contexts: bool | None = None
-        self._plain_head = True
+        # Weights that are spread over the ranks are gathered by the model's own forward pass alone, and by all at once.
+        self._plain_head = not is_sharded(model)
 
     def score(self, trees: Sequence[Tree]) -> list[list[Scored]]:
         """One list a tree with one result a continuation, in order."""

@@ -51,6 +51,7 @@ class Pretraining:
         self.lineage = Lineage(config, context, ranks)
         self.journal: Journal
         self.trainer: Any
+        self.arguments: Any
         self.model: Any
         self.tokenizer: Any
         self.rows: Any
@@ -131,10 +132,19 @@ class Pretraining:
         from dapt_trainer.training.flops import flops_per_token
         from dapt_trainer.tokenization.grow import new_token_ids
         from dapt_trainer.training.models import load_model, load_tokenizer, with_lora
+        from dapt_trainer.training.sharding import load_to_train
 
         config = self.config
+        self.arguments = self._make_arguments()  # first: they say whether the weights are spread over the ranks
         self.tokenizer = load_tokenizer(self.context.work, config.model.weights)
-        model = load_model(self.context.work, config.model, precision=config.distribution.precision)
+        model = load_to_train(
+            lambda device: load_model(
+                self.context.work, config.model, precision=config.distribution.precision, device=device
+            ),
+            self.arguments,
+            device=self.ranks.device,
+            from_files=config.model.is_plain,
+        )
         set_seed(config.seed)
         if config.lora is not None:
             new_ids = new_token_ids(self.context.work) if config.lora.embeddings else ()
@@ -142,24 +152,12 @@ class Pretraining:
         self.model = model
         self.context.progress.update(flops_per_token=flops_per_token(self.model))
 
-    def _make_trainer(self) -> Any:
+    def _make_arguments(self) -> Any:
         from transformers import TrainingArguments
-        from transformers.trainer_callback import PrinterCallback
 
         from dapt_trainer.training.arguments import accumulation_steps, training_arguments
-        from dapt_trainer.training.batches import BatchOrder
-        from dapt_trainer.training.loop import StepTrainer
 
         config, ranks = self.config, self.ranks
-        resumed = self.lineage.resumed
-        order = BatchOrder(
-            total_steps=config.total_steps,
-            global_batch_size=config.global_batch_size,
-            micro_batch_size=config.micro_batch_size,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-            first_step=resumed.manifest.step if resumed else 0,
-        )
         arguments = training_arguments(
             scratch=self.context.scratch,
             total_steps=config.total_steps,
@@ -174,9 +172,27 @@ class Pretraining:
             on_cpu=ranks.device.type == "cpu",
             load_universal=self._must_convert(),
         )
+        return TrainingArguments(**arguments)
+
+    def _make_trainer(self) -> Any:
+        from transformers.trainer_callback import PrinterCallback
+
+        from dapt_trainer.training.batches import BatchOrder
+        from dapt_trainer.training.loop import StepTrainer
+
+        config, ranks = self.config, self.ranks
+        resumed = self.lineage.resumed
+        order = BatchOrder(
+            total_steps=config.total_steps,
+            global_batch_size=config.global_batch_size,
+            micro_batch_size=config.micro_batch_size,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            first_step=resumed.manifest.step if resumed else 0,
+        )
         trainer = StepTrainer(
             model=self.model,
-            args=TrainingArguments(**arguments),
+            args=self.arguments,
             rows=self.rows.dataset,
             order=order,
             ranks=ranks,
@@ -248,8 +264,7 @@ class Pretraining:
         def write(folder: Path) -> None:
             from dapt_trainer.training.weights import save_weights
 
-            if self.ranks.is_first:
-                save_weights(self.model, self.tokenizer, folder)
+            save_weights(self.model, self.tokenizer, folder, is_writer=self.ranks.is_first)
             self.trainer.write_resume_state(folder)
 
         with beating(self.context.progress):

@@ -57,23 +57,39 @@ def scheduler_settings(schedule: ScheduleConfig, total_steps: int) -> dict[str, 
 
 
 def deepspeed_settings(
-    distribution: DistributionConfig, optimizer: OptimizerConfig, *, load_universal: bool = False
+    distribution: DistributionConfig,
+    optimizer: OptimizerConfig,
+    *,
+    on_cpu: bool = True,
+    load_universal: bool = False,
 ) -> dict[str, Any]:
     """DeepSpeed's configuration; sizes and rates marked `auto` are filled in by the Trainer.
 
+    Offloaded optimizer state is updated by torch's fused AdamW, which has a vectorized CPU kernel: DeepSpeed's own
+    (DeepSpeedCPUAdam) is compiled at first use and would put a C++ compiler into the image.
+
     Args:
-        distribution: ZeRO stage and precision.
+        distribution: ZeRO stage, offload and precision.
         optimizer: for the gradient clip.
+        on_cpu: there is no accelerator: no streams to overlap, no memory to pin.
         load_universal: the checkpoint to resume from is in DeepSpeed's universal format.
     """
-    zero: dict[str, Any] = {"stage": distribution.zero_stage}
-    if distribution.zero_stage:
+    stage, offload = distribution.zero_stage, distribution.offload
+    zero: dict[str, Any] = {"stage": stage}
+    if stage:
         zero |= {
             "reduce_bucket_size": _BUCKET_ELEMENTS,
             "allgather_bucket_size": _BUCKET_ELEMENTS,
-            "overlap_comm": False,  # needs accelerator streams; sums in another order as well
+            "overlap_comm": not on_cpu,  # needs accelerator streams
             "contiguous_gradients": True,
         }
+    if stage == 3:
+        # By the model's width: matrices are spread over the ranks, norms and biases stay on each of them.
+        zero |= {"stage3_param_persistence_threshold": "auto", "stage3_prefetch_bucket_size": "auto"}
+    if offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": not on_cpu}
+    if offload == "all":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": not on_cpu}
     return {
         "train_batch_size": "auto",
         "train_micro_batch_size_per_gpu": "auto",
@@ -81,6 +97,7 @@ def deepspeed_settings(
         "gradient_clipping": optimizer.gradient_clip,
         "bf16": {"enabled": distribution.precision == "bf16"},
         "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": False,
         "checkpoint": {"load_universal": load_universal},
         "steps_per_print": 2**31 - 1,
         "wall_clock_breakdown": False,
@@ -116,7 +133,9 @@ def training_arguments(
         "bf16": distribution.precision == "bf16",
         "activation_checkpointing": distribution.gradient_checkpointing,
         "activation_checkpointing_kwargs": {"use_reentrant": False},
-        "deepspeed": deepspeed_settings(distribution, optimizer, load_universal=load_universal),
+        "deepspeed": deepspeed_settings(
+            distribution, optimizer, on_cpu=on_cpu, load_universal=load_universal
+        ),
         "seed": seed,
         "use_cpu": on_cpu,
         "logging_strategy": "no",

@@ -21,6 +21,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from dapt_trainer.checkpoints.store import RESUME_FOLDER
+from dapt_trainer.checkpoints.universal import mend_optimizer
 from dapt_trainer.training.batches import BatchOrder, stack_rows
 from dapt_trainer.training.ranks import Ranks
 
@@ -88,6 +89,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         self._step_loss = torch.zeros((), dtype=torch.float64, device=ranks.device)
         self._step_started = time.monotonic()
         self._last_step = 0
+        self._weight_decays: list[float] = []
 
     def get_train_dataloader(self) -> Any:
         """One loader a rank that reads its own rows in their order; nothing to shard, shuffle or skip."""
@@ -99,9 +101,16 @@ class StepTrainer(Trainer):  # type: ignore[misc]
             pin_memory=self.args.dataloader_pin_memory,
         )
 
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's; each group's weight decay is noted, since a resume may mix them up."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        self._weight_decays = [group["weight_decay"] for group in optimizer.param_groups]
+        return optimizer
+
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         """Everything is loaded, nothing trained yet: the place for a reading that an interrupted try still owes."""
         prepared = super()._prepare_for_training(*args, **kwargs)
+        mend_optimizer(self.model_wrapped, self._weight_decays)
         _keep_gradient_norm(self.model_wrapped)
         if self.on_ready is not None:
             self.on_ready()
