@@ -454,7 +454,6 @@ def test_the_full_example_is_accepted_but_for_what_is_not_supported_yet() -> Non
         " remove the field",
         "not supported yet: spec.pretraining.regularization (line 34): replay is the guard against forgetting; remove"
         " the field",
-        "not supported yet: spec.preference (line 65): training ends with finetuning; remove the field",
     ]
 
 

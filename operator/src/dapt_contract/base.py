@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from pydantic import (
@@ -53,5 +54,9 @@ class Row(Contract):
 
 
 def compact_number(value: Any) -> Any:
-    """Floats at six significant digits; everything else as it is."""
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    """Floats at six significant digits, what is no number by name (JSON has no other way); all else as it is."""
+    if not isinstance(value, float):
+        return value
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return float(f"{value:.6g}")

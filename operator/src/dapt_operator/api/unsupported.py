@@ -57,19 +57,9 @@ ADAPTATION: Final = (
         "everything stays on the accelerator; write none, or leave the field out",
     ),
     Unsupported(
-        "spec.preference",
-        lambda s: s.preference is not None,
-        "training ends with finetuning; remove the field",
-    ),
-    Unsupported(
         "spec.output.form",
         lambda s: s.output.form == "adapter",
         "adapters are merged into the model; write merged, or leave the field out",
-    ),
-    Unsupported(
-        "spec.stageResources.align",
-        lambda s: s.stage_resources.align is not None,
-        "there is no such stage; remove the field",
     ),
 )
 """Refusals for a DomainAdaptation; `applies` gets its spec."""

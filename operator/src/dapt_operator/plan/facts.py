@@ -34,6 +34,8 @@ class Facts:
     """Digest of the weights that an evaluation was told to score, by candidate."""
     given_up: Mapping[str, str] = field(default_factory=dict)
     """Evaluations that failed for good, by candidate, with what they said last."""
+    lost_blends: Mapping[int, str] = field(default_factory=dict)
+    """Blend runs that failed for good, by attempt, with what they said last."""
     attempts: tuple[AttemptRecord, ...] = ()
     """Attempts after the first."""
 
@@ -62,6 +64,7 @@ def read_facts(ledger: Ledger) -> Facts:
     measures: dict[str, Measure] = {}
     expected: dict[str, str] = {}
     given_up: dict[str, str] = {}
+    lost_blends: dict[int, str] = {}
     for record in ledger.runs:
         facts = facts_of(record)
         if isinstance(facts, PretrainFacts):
@@ -74,6 +77,8 @@ def read_facts(ledger: Ledger) -> Facts:
                 expected[facts.candidate] = record.expects
         if record.kind == "evaluate" and is_given_up(record) and record.candidate is not None:
             given_up[record.candidate] = record.message
+        if record.kind == "blend" and is_given_up(record):
+            lost_blends[record.attempt] = record.message
     return Facts(
         prepare=prepare if isinstance(prepare, PrepareFacts) else None,
         baseline=baseline if isinstance(baseline, BaselineFacts) else None,
@@ -82,6 +87,7 @@ def read_facts(ledger: Ledger) -> Facts:
         measures=measures,
         expected=expected,
         given_up=given_up,
+        lost_blends=lost_blends,
         attempts=ledger.attempts,
     )
 

@@ -77,7 +77,7 @@ def choose(spec: DomainAdaptationSpec, facts: Facts, known: tuple[Candidate, ...
                 continue
             return NeedsMeasure(candidate)
         if candidate.passes:
-            return Selected(candidate, _reason(len(passing), judged, known), passed=True)
+            return Selected(candidate, _reason(facts, len(passing), judged, known), passed=True)
     lost = _ranked(spec, [c for c in known if c.passes_a and c.lost and c.id in facts.given_up])
     if (
         lost and len(judged) < MAX_JUDGED
@@ -134,10 +134,12 @@ def fails_already(candidate: Candidate) -> bool:
     )
 
 
-def _reason(passing: int, judged: list[Candidate], known: tuple[Candidate, ...]) -> str:
+def _reason(facts: Facts, passing: int, judged: list[Candidate], known: tuple[Candidate, ...]) -> str:
     many = "candidate that passes" if passing == 1 else "candidates that pass"
     without = [candidate.id for candidate in known if candidate.passes_a and candidate.lost]
     left_out = f"; without {_listed(without)}, whose evaluation gave no result" if without else ""
+    for number, said in facts.lost_blends.items():
+        left_out += f"; without the blends of attempt {number}, whose stage failed{f': {said}' if said else ''}"
     if len(judged) == 1:
         return f"largest gain of {passing} {many} the gates{left_out}"
     failed = " and ".join(earlier.id for earlier in judged[:-1])
