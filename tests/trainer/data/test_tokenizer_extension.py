@@ -1,0 +1,211 @@
+"""prepare with a tokenizer that grows: what it learns from, what it leaves, and the same again after a kill."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from dapt_contract.stages.prepare import PrepareConfig, TextSource, TokenizerExtension, TokenizerFacts
+from dapt_trainer.data.held_out import HALVES, read_held_out
+from dapt_trainer.data.helper import Finished
+from dapt_trainer.data.manifest import read_manifest
+from dapt_trainer.data.shards import open_shards
+from dapt_trainer.errors import InputError
+from dapt_trainer.tokenization import step
+from dapt_trainer.tokenization.grow import read_extension
+from dapt_trainer.training.models import sha256_of_file
+from toy_corpus import Board, documents, write_jsonl
+
+WANTED = TokenizerExtension(vocabulary_size=30, minimum_frequency=10)
+WORDS = ("thrombosis", "anticoagulation", "stenosis", "heparin")
+
+
+@pytest.fixture
+def extending(config: PrepareConfig, tmp_path: Path) -> PrepareConfig:
+    """The small corpus with four words that the tokenizer does not know."""
+    texts = [f"{text} {WORDS[number % 4]} {WORDS[number % 3]}" for number, text in enumerate(documents(120))]
+    domain = write_jsonl(tmp_path / "unknown-words.jsonl", texts)
+    return config.model_copy(
+        update={"domain": (TextSource(source=f"file://{domain}"),), "tokenizer_extension": WANTED}
+    )
+
+
+@pytest.fixture(autouse=True)
+def matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands in for the helper that grows the matrices with torch: links the weights as they are."""
+
+    def run(_module: str, arguments: list[str], _environment: object, beat: object) -> Finished:
+        origin, target = map(Path, arguments)
+        for path in origin.glob("*.safetensors"):
+            (target / path.name).write_bytes(path.read_bytes())
+        beat()  # type: ignore[operator]
+        return Finished(0, "", "")
+
+    monkeypatch.setattr(step, "run_module", run)
+
+
+def held_out(work: Path, side: str) -> list[str]:
+    return [document.text for half in HALVES for document in read_held_out(work, side, half)]  # type: ignore[arg-type]
+
+
+def test_it_learns_from_the_domains_training_text_alone(
+    extending, prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    grow_tokenizer = step.grow_tokenizer
+
+    def noted(tokenizer_json, texts, *rest, **options):
+        seen.extend(texts())
+        return grow_tokenizer(tokenizer_json, texts, *rest, **options)
+
+    monkeypatch.setattr(step, "grow_tokenizer", noted)
+    facts = prepare(extending).facts
+    out = held_out(tmp_path / "work", "domain")
+    assert out
+    assert not set(seen) & set(out)
+    assert len(set(seen)) == len(seen) == facts.sources[0].documents
+    lines = (tmp_path / "unknown-words.jsonl").read_text().splitlines()
+    whole = {json.loads(line)["text"] for line in lines}
+    assert set(seen) | set(out) == whole
+
+
+def test_shards_and_only_they_are_in_new_tokens(extending, prepare, tmp_path: Path) -> None:
+    facts = prepare(extending).facts
+    work = tmp_path / "work"
+    old = Tokenizer.from_file(str(work / "model/tokenizer.json"))
+    new = Tokenizer.from_file(str(work / "model-extended/tokenizer.json"))
+    ids = {
+        int(number)
+        for shard in open_shards(work)
+        for row in range(len(shard))
+        for number in shard.sequence(row).input_ids
+    }
+    note = read_extension(work / "model-extended")
+    assert facts.tokenizer is not None
+    assert facts.tokenizer.added_tokens == len(note.ids) > 0
+    assert len(ids & set(note.ids)) > 4
+    for half in HALVES:
+        for document in read_held_out(work, "domain", half):
+            assert document.ids == old.encode(document.text, add_special_tokens=False).ids
+    words = " ".join(f" {word}" for word in WORDS)
+    assert len(new.encode(words).ids) < 0.7 * len(old.encode(words).ids)
+    documents_of_shards = [
+        new.decode(piece.tolist())
+        for shard in open_shards(work)
+        if shard.side == "domain"
+        for row in range(len(shard))
+        for packed in [shard.sequence(row)]
+        for piece in np.split(packed.input_ids[: packed.used], packed.starts[1:])
+    ]
+    assert any("anticoagulation" in text for text in documents_of_shards)
+    assert facts.domain_tokens == facts.sources[0].train_tokens
+    plain = prepare(extending.model_copy(update={"tokenizer_extension": None}), work=tmp_path / "plain").facts
+    assert facts.domain_tokens < 0.9 * plain.domain_tokens
+    assert facts.sources[0].held_out_tokens == plain.sources[0].held_out_tokens
+    assert facts.model == plain.model
+
+
+def test_the_base_model_lies_there_as_without_an_extension(extending, prepare, tmp_path: Path) -> None:
+    prepare(extending)
+    prepare(extending.model_copy(update={"tokenizer_extension": None}), work=tmp_path / "plain")
+    for path in sorted((tmp_path / "plain/model").iterdir()):
+        assert (tmp_path / "work/model" / path.name).read_bytes() == path.read_bytes()
+    assert not (tmp_path / "plain/model-extended").exists()
+
+
+class Killed(BaseException):
+    """Ends a stage where no handler stands."""
+
+
+class Killer(Board):
+    """Kills at the n-th sign of life."""
+
+    left = 0
+
+    def update(self, **fields: object) -> None:
+        self.heartbeat()
+
+    def heartbeat(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Killed
+
+
+def test_killed_anywhere_it_ends_with_the_same_grown_model(
+    extending, prepare, tmp_path: Path, board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def files(work: Path) -> dict[str, str]:
+        return {
+            str(path.relative_to(work)): sha256_of_file(path)
+            for name in ("model", "model-extended", "data", "held-out")
+            for path in sorted((work / name).rglob("*"))
+            if path.is_file() and path.name != "manifest.json"
+        }
+
+    whole = prepare(extending, work=tmp_path / "whole")
+    killer, work = Killer(), tmp_path / "broken"
+    monkeypatch.setattr(board, "update", killer.update)
+    monkeypatch.setattr(board, "heartbeat", killer.heartbeat)
+    beats = 0
+    while True:
+        killer.left = beats
+        try:
+            again = prepare(extending, work=work, try_number=beats + 1)
+            break
+        except Killed:
+            assert not (work / "data/manifest.json").exists()
+        beats += 1
+    assert beats > 10
+    assert files(work) == files(tmp_path / "whole")
+    assert again.facts == whole.facts
+    assert read_manifest(work).report.facts.tokenizer == whole.facts.tokenizer
+
+
+def test_a_tokenizer_without_candidates_stays_and_says_so(extending, prepare, tmp_path: Path) -> None:
+    rare = TokenizerExtension(vocabulary_size=30, minimum_frequency=100_000)
+    facts = prepare(extending.model_copy(update={"tokenizer_extension": rare})).facts
+    assert facts.tokenizer is not None
+    assert facts.tokenizer.added_tokens == 0
+    assert facts.tokenizer.domain_tokens_per_word_after == facts.tokenizer.domain_tokens_per_word_before
+    assert (
+        "The tokenizer did not grow: no two tokens inside a word occur together 100000 times in the domain's training "
+        "text; remove spec.model.tokenizer.extend, or lower its minimumFrequency." in facts.warnings
+    )
+    work = tmp_path / "work"
+    assert (work / "model-extended/model.safetensors").samefile(work / "model/model.safetensors")
+
+
+def test_little_gain_is_warned_about_with_its_number() -> None:
+    facts = TokenizerFacts(
+        added_tokens=1200,
+        domain_tokens_per_word_before=1.50,
+        domain_tokens_per_word_after=1.485,
+        general_tokens_per_word_before=1.3,
+        general_tokens_per_word_after=1.3,
+    )
+    assert step.warnings_of(facts, WANTED) == (
+        "The 1,200 new tokens save 1.0% of the domain's held-out tokens: below 2% larger matrices and rows that must "
+        "be learned cost more than that brings; consider removing spec.model.tokenizer.extend.",
+    )
+    better = facts.model_copy(update={"domain_tokens_per_word_after": 1.47})
+    assert step.warnings_of(better, WANTED) == ()
+
+
+def test_a_tokenizer_that_cannot_grow_is_refused_before_the_corpus_is_read(
+    extending, prepare, tmp_path: Path, board: Board
+) -> None:
+    path = Path(extending.model_source.removeprefix("file://")) / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["dropout"] = 0.1
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError) as caught:
+        prepare(extending)
+    assert caught.value.problems == (
+        f"spec.model.tokenizer.extend: the tokenizer of {extending.model_source} merges at random (BPE dropout), so "
+        "that no count of tokens holds; remove the field",
+    )
+    assert "reading and tokenizing the corpus" not in board.activities
