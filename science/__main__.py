@@ -33,9 +33,8 @@ def main() -> int:
     unknown = sorted(set(options.names) - set(names))
     if unknown:
         parser.error(f"unknown experiment {', '.join(unknown)}; there are {', '.join(names)}")
-    chosen = [
-        experiment for experiment in EXPERIMENTS if not options.names or experiment.name in options.names
-    ]
+    by_name = {experiment.name: experiment for experiment in EXPERIMENTS}
+    chosen = [by_name[name] for name in options.names or names]
     finished = True
     if not options.page:
         finished = _run(chosen, SEEDS[: options.seeds], options.workers, options.minutes)

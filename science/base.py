@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dapt_contract.metric import Side
 from science import bed, corpus
 from science.bed import BedSettings, SideData
 from science.digests import code_digest, digest_of
@@ -44,7 +45,7 @@ class Bed:
     """Everything that an adaptation starts from."""
 
     digests: dict[str, str]
-    """By side, of the text and of how it was cut, held out and packed."""
+    """By side, of packed rows and held-out text: what they are, whatever made them."""
     sides: dict[str, SideData]
     """`general`, and the domains `strong` and `weak`."""
     tokenizer: Any
@@ -76,15 +77,17 @@ def open_bed(settings: BedSettings, texts: Callable[[], Texts] = own_texts, sour
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer = bed.fit_tokenizer(read["general"], settings)
         tokenizer.save(str(folder / "tokenizer.json"))
-        for side, documents in read.items():
-            kind = "general" if side == "general" else "domain"
-            bed.save(bed.make_side(kind, documents, tokenizer, settings), folder / f"{side}.npz")
-        done.write_text(json.dumps({side: digest_of(settings, *read[side]) for side in SIDES}))
+        made = {side: bed.make_side(_kind(side), read[side], tokenizer, settings) for side in SIDES}
+        for side, data in made.items():
+            bed.save(data, folder / f"{side}.npz")
+        done.write_text(json.dumps({side: bed.content_digest(data) for side, data in made.items()}))
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    sides = {
-        side: bed.load("general" if side == "general" else "domain", folder / f"{side}.npz") for side in SIDES
-    }
+    sides = {side: bed.load(_kind(side), folder / f"{side}.npz") for side in SIDES}
     return Bed(json.loads(done.read_text()), sides, tokenizer)
+
+
+def _kind(side: str) -> Side:
+    return "general" if side == "general" else "domain"
 
 
 def _training(settings: BaseSettings, made: Bed) -> Training:

@@ -23,6 +23,7 @@ from dapt_trainer.data.packing import Packer
 from dapt_trainer.data.selection import HeldOutChoice, choose
 from dapt_trainer.data.shards import Shard
 from dapt_trainer.data.text import WordHasher, normalized, text_digest, words
+from science.digests import digest_of
 
 END_OF_TEXT = "<|end|>"
 END_OF_TEXT_ID = 0
@@ -144,6 +145,13 @@ def first_rows(shard: Shard, tokens: int) -> Shard:
         ends,
         shard.starts[: ends[-1]],
     )
+
+
+def content_digest(side: SideData) -> str:
+    """Names rows and held-out text by what they are."""
+    arrays = (side.shard.tokens, side.shard.used, side.shard.row_index, side.shard.starts)
+    held = {half: [document.ids for document in documents] for half, documents in side.held_out.items()}
+    return digest_of(*(hashlib.sha256(np.ascontiguousarray(array)).hexdigest() for array in arrays), held)
 
 
 def save(side: SideData, path: Path) -> None:

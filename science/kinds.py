@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from science.run import Adaptation, World, adapt, key_of
+from science import chain, run
+from science.chain import Chain
+from science.run import Adaptation, World
 
 _KINDS: dict[type, tuple[Callable[[World, Any], str], Callable[[World, Any], dict[str, Any]]]] = {
-    Adaptation: (key_of, adapt),
+    Adaptation: (run.key_of, run.adapt),
+    Chain: (chain.key_of, chain.follow),
 }
 
 

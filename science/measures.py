@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import tempfile
+import threading
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from science.bed import END_OF_TEXT_ID, SideData
+from science.digests import digest_of
 
 if TYPE_CHECKING:
     from science.run import Adaptation, World
 
+_PROBING = threading.Lock()
+_probes: dict[str, str] = {}
 HALF_NAMES = ("domain_a", "domain_b", "general_a", "general_b")
 
 
@@ -52,30 +57,49 @@ def blends(
     general: SideData,
 ) -> list[dict[str, Any]]:
     """Interpolations of the last checkpoint with the base, and the mean of the last ones, by dapt's own recipes."""
+    measured = []
+    for name, made in _made(world, model.state_dict(), adaptation.shares, last):
+        measured.append({"name": name, **asdict(measure(made, domain, general))})
+    return measured
+
+
+def recipe_digest(world: World) -> str:
+    """Names what the recipes make of two models, to the fifth digit: their code may change, their result may not."""
+    with _PROBING:
+        if world.base_digest not in _probes:
+            other = {name: value * 1.5 for name, value in world.base.items()}
+            sums = [
+                f"{sum(float(value.double().abs().sum()) for value in made.state_dict().values()):.5g}"
+                for _, made in _made(world, other, (0.3,), [world.base, other])
+            ]
+            _probes[world.base_digest] = digest_of(*sums)
+        return _probes[world.base_digest]
+
+
+def _made(
+    world: World, weights: dict[str, Any], shares: tuple[float, ...], last: list[dict[str, Any]]
+) -> Iterator[tuple[str, Any]]:
+    """(name, model) of each interpolation, and of the mean of `last`, whose newest is `weights`."""
     import torch
 
     from dapt_contract.stages.common import Member, ModelReference
     from dapt_trainer.training.recipes import follow
     from science.run import LOADING
 
-    measured = []
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
+        states = {"model": world.base, "last": weights}
+        states |= {f"earlier-{number}": state for number, state in enumerate(last[:-1])}
         with LOADING:
-            world.new_model().save_pretrained(work / "model")
-            model.save_pretrained(work / "last")
-            for number, state in enumerate(last):
-                other = world.new_model()
-                other.load_state_dict(state)
-                other.save_pretrained(work / f"earlier-{number}")
-        recipes = {
-            f"i{share:g}": ModelReference(weights="last", interpolation=share) for share in adaptation.shares
-        }
+            for name, state in states.items():
+                model = world.new_model()
+                model.load_state_dict(state)
+                model.save_pretrained(work / name)
+        recipes = {f"i{share:g}": ModelReference(weights="last", interpolation=share) for share in shares}
         if last:
             members = tuple(Member(weights=f"earlier-{number}") for number in range(len(last) - 1))
             recipes[f"avg{len(last)}"] = ModelReference(weights="last", averaged_with=members)
         for name, recipe in recipes.items():
             with LOADING:
                 made = follow(work, recipe, dtype=torch.float32).eval()
-            measured.append({"name": name, **asdict(measure(made, domain, general))})
-    return measured
+            yield name, made

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dapt_contract.stages.common import ScheduleConfig
+from dapt_contract.stages.pretrain import MixturePhase
 from dapt_trainer.data.mixture import Mixture
 from dapt_trainer.data.shards import Shard
 from science.bed import END_OF_TEXT_ID, BedSettings
@@ -78,6 +79,7 @@ class Training:
         replay_fraction: float,
         seed: int,
         penalty: Any = None,
+        earlier_phases: tuple[MixturePhase, ...] = (),
     ) -> None:
         """Args:
         model: changed in place.
@@ -87,6 +89,7 @@ class Training:
         replay_fraction: share of general tokens.
         seed: of the order of rows.
         penalty: dapt's own, built on the model; None: none.
+        earlier_phases: what attempts before this one read; the rows go on behind them.
         """
         import torch
         from transformers import get_scheduler
@@ -95,7 +98,11 @@ class Training:
 
         self.model = model.train()
         self.mixture = Mixture.of_shards(
-            shards, seed=seed, replay_fraction=replay_fraction, global_batch_size=BATCH_SEQUENCES
+            shards,
+            seed=seed,
+            replay_fraction=replay_fraction,
+            global_batch_size=BATCH_SEQUENCES,
+            earlier_phases=earlier_phases,
         )
         self.rows = PackedDataset(
             shards, self.mixture, total_steps=total_steps, global_batch_size=BATCH_SEQUENCES

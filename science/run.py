@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dapt_trainer.data.mixture import Mixture
 from science import bed
 from science.base import BaseSettings, Bed, base_digest
 from science.bed import SideData
 from science.digests import code_digest, digest_of
-from science.measures import Losses, blends, measure
-from science.model import Rate, Training, make_model, rates_of
+from science.measures import Losses, blends, measure, recipe_digest
+from science.model import BATCH_SEQUENCES, Rate, Training, make_model, rates_of
+from science.penalties import PENALTY_CODE, make_penalty
 
 RUN_CODE = ("science.model", "science.run", "science.measures")
 SMALL_DOMAIN_TOKENS = 40_000
@@ -40,7 +43,7 @@ class Adaptation:
     replay: float = 0.0
     rate: Rate = field(default_factory=Rate)
     steps: int = 300
-    readings: int = 10
+    readings: int = 1
     """Checkpoints that are measured, evenly over the run."""
     shares: tuple[float, ...] = ()
     """Interpolations with the base that are measured of the last checkpoint."""
@@ -94,11 +97,7 @@ def open_world(settings: BaseSettings, made: Bed, base: dict[str, Any]) -> World
 
 def make_training(world: World, adaptation: Adaptation, model: Any) -> Training:
     """The training that settings describe, not begun."""
-    penalty = None
-    if adaptation.penalty is not None:
-        from science.penalties import make_penalty
-
-        penalty = make_penalty(world, adaptation.penalty, model)
+    penalty = make_penalty(world, adaptation.penalty, model) if adaptation.penalty else None
     return Training(
         model,
         [world.domain(adaptation.domain).shard, world.bed.sides["general"].shard],
@@ -112,26 +111,33 @@ def make_training(world: World, adaptation: Adaptation, model: Any) -> Training:
 
 def key_of(world: World, adaptation: Adaptation) -> str:
     """Names a run by its settings, the base, this code, and what dapt's own code gives: order, rates, measures."""
-    import torch
-
-    training = make_training(world, replace(adaptation, penalty=None), world.model())
     parts: list[Any] = [
         code_digest(*RUN_CODE),
         adaptation,
-        world.base_digest,
-        world.bed.digests,
-        training.order_digest(adaptation.steps),
+        *base_parts(world),
+        order_digest(world, adaptation.domain, adaptation.replay, adaptation.steps, adaptation.seed),
         rates_of(adaptation.rate, adaptation.steps),
-        {name: losses.rounded() for name, losses in world.readings.items()},
-        torch.__version__,
     ]
     if adaptation.penalty is not None:
-        from science.penalties import PENALTY_CODE
-
         parts.append(code_digest(*PENALTY_CODE))
     if adaptation.shares or adaptation.averaged > 1:
-        parts.append(code_digest("dapt_trainer.training.recipes"))
+        parts.append(recipe_digest(world))
     return digest_of(*parts)
+
+
+def order_digest(world: World, domain: str, replay: float, steps: int, seed: int) -> str:
+    """Names the rows that a run reads: a change of dapt's order is seen, one of its words is not."""
+    shards = [world.domain(domain).shard, world.bed.sides["general"].shard]
+    mixture = Mixture.of_shards(shards, seed=seed, replay_fraction=replay, global_batch_size=BATCH_SEQUENCES)
+    return digest_of(*(repr(mixture.rows(step)) for step in range(steps)))
+
+
+def base_parts(world: World) -> list[Any]:
+    """What every run depends on: the base, the data, the measures and torch."""
+    import torch
+
+    readings = {name: losses.rounded() for name, losses in world.readings.items()}
+    return [world.base_digest, world.bed.digests, readings, torch.__version__]
 
 
 def adapt(world: World, adaptation: Adaptation) -> dict[str, Any]:
@@ -148,13 +154,13 @@ def adapt(world: World, adaptation: Adaptation) -> dict[str, Any]:
     while training.steps_done < adaptation.steps:
         loss = training.step()
         train_losses.append(loss)
-        if training.steps_done in marks or loss != loss:
+        if training.steps_done in marks or not math.isfinite(loss):
             losses = measure(model, domain, general)
             readings.append({"step": training.steps_done, **asdict(losses)})
             if adaptation.averaged > 1:
                 state = {name: value.clone() for name, value in model.state_dict().items()}
                 last = [*last, state][-adaptation.averaged :]
-            if loss != loss:
+            if not math.isfinite(loss):
                 break
     made = blends(world, model, adaptation, last, domain, general) if adaptation.shares or last else []
     totals = training.mixture.totals(training.steps_done, [domain.shard.used, general.shard.used])

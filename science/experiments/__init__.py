@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from science.experiments import replay
+from science.experiments import gates, interpolation, penalty, replay, schedule
 from science.experiments.common import Experiment
 
-EXPERIMENTS: tuple[Experiment, ...] = (replay.EXPERIMENT,)
+EXPERIMENTS: tuple[Experiment, ...] = (
+    replay.EXPERIMENT,
+    schedule.EXPERIMENT,
+    penalty.EXPERIMENT,
+    interpolation.EXPERIMENT,
+    gates.EXPERIMENT,
+)
 
 __all__ = ["EXPERIMENTS", "Experiment"]

@@ -11,6 +11,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 from science.run import Adaptation
@@ -18,6 +19,8 @@ from science.store import name_of
 
 SEEDS = (1, 2, 3)
 TUNING_SEED = 0
+INTERPOLATED = (0.2, 0.4, 0.6, 0.8)
+"""Shares between base and adapted weights that are measured beside the adapted ones."""
 CLEAR = 2.0
 """Seed deviations that an effect must exceed: with three seeds a side the chance of a false one is a few per cent."""
 
@@ -74,10 +77,33 @@ class Records:
         """The base model's loss on a side's half, for example `general_b`."""
         return self._base["weak" if domain == "weak" else "strong"][half]
 
+    def shift(self, domain: str) -> float:
+        """The base model's loss on a domain less that on general text, over both halves, as dapt measures it."""
+        base = self._base["weak" if domain == "weak" else "strong"]
+        return (base["domain_a"] + base["domain_b"] - base["general_a"] - base["general_b"]) / 2
+
+    def missing(self, adaptations: Sequence[Any]) -> bool:
+        """Whether some seed of some of these was not run."""
+        return any(self.run(settings) is None for settings in over(SEEDS, adaptations))
+
     def forgetting(self, run: Mapping[str, Any], half: str = "b") -> float:
         """Nats a token that general text costs more than under the base model, at the last reading."""
         last = run["readings"][-1]
         return float(last[f"general_{half}"] - self.base(run["settings"]["domain"], f"general_{half}"))
+
+    def base_losses(self, run: Mapping[str, Any]) -> Mapping[str, float]:
+        """All four of the base model, for a run's domain."""
+        return self._base["weak" if run["settings"]["domain"] == "weak" else "strong"]
+
+    def point(
+        self, run: Mapping[str, Any], losses: Mapping[str, float], half: str = "b"
+    ) -> tuple[float, float]:
+        """(gain, forgetting) of any model of a run by its losses."""
+        base = self.base_losses(run)
+        return (
+            float(base[f"domain_{half}"] - losses[f"domain_{half}"]),
+            float(losses[f"general_{half}"] - base[f"general_{half}"]),
+        )
 
     def gain(self, run: Mapping[str, Any], half: str = "b") -> float:
         """Nats a token that domain text costs less, at the last reading."""
@@ -125,6 +151,32 @@ def effect(low: Sample, high: Sample) -> float:
     if deviation == 0.0:
         return math.copysign(math.inf, gap) if gap else 0.0
     return gap / deviation
+
+
+def above_zero(sample: Sample) -> float:
+    """Mean over deviation of a difference that is paired by seed."""
+    if sample.deviation == 0.0:
+        return math.copysign(math.inf, sample.mean) if sample.mean else 0.0
+    return sample.mean / sample.deviation
+
+
+def forgetting_at(curve: Sequence[tuple[float, float]], gain: float) -> float | None:
+    """Forgetting at a gain on the line through (gain, forgetting) points; None outside of them."""
+    points = sorted(curve)
+    for (low, at_low), (high, at_high) in pairwise(points):
+        if low <= gain <= high:
+            return at_low + (at_high - at_low) * (gain - low) / (high - low) if high > low else at_low
+    return None
+
+
+def strong_run(replay: float) -> Adaptation:
+    """The plain run on the strong shift, with interpolations, that several experiments read."""
+    return Adaptation(replay=replay, shares=INTERPOLATED)
+
+
+def followed_run(replay: float, domain: str = "strong") -> Adaptation:
+    """The run whose checkpoints are measured, as dapt does it: ten of them, interpolations and a mean of the last."""
+    return Adaptation(domain=domain, replay=replay, readings=10, shares=(0.6, 0.8), averaged=3)
 
 
 @dataclass(frozen=True)
