@@ -20,7 +20,7 @@ from dapt_trainer.checkpoints.lineage import Lineage
 from dapt_trainer.context import StageContext
 from dapt_trainer.errors import Diverged, ForgettingLimitReached, InputError, StageError, StopRequested
 from dapt_trainer.training.beating import beating
-from dapt_trainer.training.journal import CURVE_FILE, Journal, curve_of
+from dapt_trainer.training.journal import CURVE_FILE, Journal, curve_of, penalties_of
 from dapt_trainer.training.ranks import Ranks, join_ranks
 
 
@@ -55,6 +55,7 @@ class Pretraining:
         self.model: Any
         self.tokenizer: Any
         self.rows: Any
+        self.fisher: Any = None
         self.checkpoint_seconds = 0.0
         self.ended_by: EndedBy = "Completed"
         self.end_message = ""
@@ -63,6 +64,7 @@ class Pretraining:
 
     def run(self) -> PretrainReport:
         """From the claim to the report."""
+        from dapt_trainer.training.regularization.stage import fisher_of_run
         from dapt_trainer.training.rows import open_rows
 
         self.context.progress.update(activity="looking for checkpoints", total_steps=self.config.total_steps)
@@ -81,6 +83,7 @@ class Pretraining:
         )
         if resumed and not self.owes_reading and self._has_ended():
             return self._report()
+        self.fisher = fisher_of_run(self.config, self.context, self.ranks)
         self._load_model()
         self.trainer = self._make_trainer()
         self.trainer.on_ready = self._when_loaded
@@ -275,7 +278,11 @@ class Pretraining:
 
     def _when_loaded(self) -> None:
         """The state is in memory; nothing is trained yet."""
+        from dapt_trainer.training.regularization.stage import hold_back
+
         self.ranks.barrier()
+        if self.saved_step < self.config.total_steps:
+            hold_back(self.trainer, self.config, self.context, self.ranks, self.fisher)
         if self.ranks.is_first:
             shutil.rmtree(self.context.try_folder / "universal", ignore_errors=True)
         if self.owes_reading:
@@ -374,5 +381,6 @@ class Pretraining:
             tokens_by_source=tuple(totals.tokens_by_source.items()),
             epochs_by_source=tuple(totals.epochs_by_source.items()),
             realised_replay_fraction=totals.replay_fraction,
+            penalties=penalties_of(points),
             skipped_checkpoints=self.lineage.skipped,
         )

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dapt_contract.stages.pretrain import CurvePoint
+from dapt_contract.stages.pretrain import CurvePoint, PenaltyPoint
 from dapt_trainer.training.loop import StepReading
 
 CURVE_FILE = "curve.jsonl"
@@ -52,6 +53,7 @@ class Journal:
             gradient_norm=reading.gradient_norm,
             tokens=reading.tokens,
             seconds=round(seconds, 3),
+            penalty_nats=reading.penalty_nats,
         )
         self.points.append(point)
         if self._path is not None:
@@ -87,3 +89,12 @@ class Journal:
 def curve_of(log_history: list[dict[str, Any]]) -> tuple[CurvePoint, ...]:
     """The curve as the trainer's state keeps it."""
     return tuple(CurvePoint.model_validate(entry) for entry in log_history if "loss_nats" in entry)
+
+
+def penalties_of(points: Sequence[CurvePoint]) -> tuple[PenaltyPoint, ...]:
+    """The regularization's share of each step; empty without one."""
+    return tuple(
+        PenaltyPoint(step=point.step, penalty_nats=point.penalty_nats)
+        for point in points
+        if point.penalty_nats is not None
+    )

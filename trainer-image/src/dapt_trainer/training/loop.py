@@ -24,6 +24,7 @@ from dapt_trainer.checkpoints.store import RESUME_FOLDER
 from dapt_trainer.checkpoints.universal import mend_optimizer
 from dapt_trainer.training.batches import BatchOrder, stack_rows
 from dapt_trainer.training.ranks import Ranks
+from dapt_trainer.training.regularization.base import Penalty
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,9 @@ class StepReading:
 
     step: int
     loss_nats: float
-    """Mean over the label tokens of the global batch."""
+    """Mean over the label tokens of the global batch, without the penalty."""
+    penalty_nats: float | None
+    """What the regularization added to the loss; None without one."""
     gradient_norm: float | None
     """Before clipping, over all parameters; None where nobody computed it (no clipping, no ZeRO)."""
     learning_rate: float
@@ -90,6 +93,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         self._step_started = time.monotonic()
         self._last_step = 0
         self._weight_decays: list[float] = []
+        self._penalty: Penalty | None = None
 
     def get_train_dataloader(self) -> Any:
         """One loader a rank that reads its own rows in their order; nothing to shard, shuffle or skip."""
@@ -121,10 +125,37 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Forward and backward of a micro-batch; its share of the step's loss is noted."""
+        penalty = self._penalty
+        if penalty is not None and penalty.before_last_backward and self.accelerator.sync_gradients:
+            model.train()
+            penalty.add_gradients(self.state.global_step)
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         self._step_loss += loss
         self._heartbeat()
         return loss
+
+    def hold_back(self, penalty: Penalty) -> None:
+        """Add a penalty's gradient once an optimizer step, before clipping."""
+        self._penalty = penalty
+        if penalty.before_last_backward:
+            return
+        engine = self.model_wrapped
+        update = engine.step
+
+        def held_back_update(*args: Any, **kwargs: Any) -> Any:
+            # All backward passes are done, and reduced over the ranks.
+            penalty.add_gradients(self.state.global_step)
+            return update(*args, **kwargs)
+
+        engine.step = held_back_update
+
+    def further_backward(self, loss: torch.Tensor) -> None:
+        """A backward pass of the step beside those of its micro-batches, for a loss that is summed over ranks."""
+        engine = self.model_wrapped
+        engine.set_gradient_accumulation_boundary(is_boundary=False)
+        # Gradients are averaged over the ranks.
+        engine.backward(loss * self._ranks.world_size, scale_wrt_gas=False)
+        self._heartbeat()
 
     def _maybe_log_save_evaluate(
         self,
@@ -139,10 +170,11 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         if step == self._last_step:
             return
         self._last_step = step
-        loss, stop, late = self._ranks.sum(
+        loss, stop, late, penalty = self._ranks.sum(
             float(self._step_loss.item()),
             float(self._stop_requested()),
             float(self._out_of_time()),
+            0.0 if self._penalty is None else self._penalty.value(),
         )
         self.state.num_input_tokens_seen += self._tokens_of_step(step - 1)
         self._step_loss.zero_()
@@ -150,6 +182,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         reading = StepReading(
             step=step,
             loss_nats=loss / self._ranks.world_size,
+            penalty_nats=None if self._penalty is None else penalty,
             gradient_norm=None if grad_norm is None else float(grad_norm),
             learning_rate=float(learning_rate if learning_rate is not None else math.nan),
             tokens=int(self.state.num_input_tokens_seen),
