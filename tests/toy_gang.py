@@ -139,6 +139,7 @@ def run_rank(
         distribution=distribution,
         lora=lora if changes["lora"] else None,
         micro_batch_size=4 // world_size,
+        **changes.get("config", {}),
     )
     context = make_context(
         work,

@@ -8,9 +8,8 @@ import pytest
 
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.pretrain import RegularizationConfig
-from dapt_trainer.errors import InputError
 from dapt_trainer.training.models import load_model
-from dapt_trainer.training.regularization import build, causal_predictions, estimate_fisher, held_back
+from dapt_trainer.training.regularization import build, causal_predictions, estimate_fisher
 from toy_training import VOCABULARY, make_model
 
 torch = pytest.importorskip("torch")
@@ -101,12 +100,3 @@ def test_the_divergence_has_the_gradient_of_its_formula(model: Any) -> None:
     assert value == pytest.approx(0.3 * float(total.detach()) / places, rel=1e-5)
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-7)
-
-
-def test_an_empty_group_is_refused_with_the_type_of_the_model() -> None:
-    with pytest.raises(InputError) as refused:
-        held_back(["transformer.h.0.attn_1.weight"], "attention", model_type="oddity")
-    assert str(refused.value) == (
-        "pretraining.regularization.ewc.parameters: attention names no trained weight of a model of type oddity; "
-        "write all"
-    )

@@ -13,6 +13,7 @@ from dapt_trainer.training.regularization.base import Penalty, Predictions, Row,
 from dapt_trainer.training.regularization.fisher import estimate_fisher, scaled_to_mean_one
 from dapt_trainer.training.regularization.groups import held_back
 from dapt_trainer.training.regularization.kl import KlPenalty
+from dapt_trainer.training.regularization.lora import LayerTerm, LowRankPenalty, adapted_layers
 from dapt_trainer.training.regularization.quadratic import QuadraticPenalty, Term
 from dapt_trainer.training.regularization.shards import plain_weights
 
@@ -27,7 +28,7 @@ def build(
     seed: int = 0,
     predictions: Predictions = causal_predictions,
 ) -> Penalty:
-    """The configured penalty, anchored at the weights that the model has now.
+    """The configured penalty, anchored at the weights that the model has now; a PEFT model's are its effective weights.
 
     Args:
         config: which, how strong, on what.
@@ -57,22 +58,42 @@ def build(
             predictions=predictions,
             held_bytes=sum(weight.nbytes for weight in base.parameters()),
         )
+    layers = adapted_layers(model)
     weights = plain_weights(model)
     model_type = getattr(getattr(model, "config", None), "model_type", "")
-    names = set(held_back([weight.name for weight in weights], config.parameters, model_type=model_type))
-    weights = [weight for weight in weights if weight.name in names]
+    trained = [layer.name for layer in layers] or [weight.name for weight in weights]
+    names = held_back(trained, config.parameters, model_type=model_type)
     if config.kind == "ewc" and fisher is None:
-        was_training = model.training
-        model.eval()
-        rows = list(enumerate(general[: config.samples]))
-        fisher = scaled_to_mean_one(
-            estimate_fisher(
-                model, rows, [weight.name for weight in weights], seed=seed, predictions=predictions
-            )
+        places = {layer.name: layer.place for layer in layers}
+        estimated = _estimated(
+            model, general[: config.samples], [places.get(name, name) for name in names], seed, predictions
         )
-        model.train(was_training)
+        fisher = {name: estimated[places.get(name, name)] for name in names}
+    held = set(names)
+    if layers:
+        layers = [layer for layer in layers if layer.name in held]
+        importances = fisher or {}
+        return LowRankPenalty(
+            config.strength,
+            [LayerTerm(layer, importances.get(layer.name), None) for layer in layers],
+            layers,
+            weights,
+        )
     terms = [
         Term(weight, weight.master().clone(), None if fisher is None else fisher[weight.name].reshape(-1))
         for weight in weights
+        if weight.name in held
     ]
     return QuadraticPenalty(config.strength, terms)
+
+
+def _estimated(
+    model: Any, rows: Sequence[Row], names: Sequence[str], seed: int, predictions: Predictions
+) -> dict[str, torch.Tensor]:
+    was_training = model.training
+    model.eval()
+    try:
+        sums = estimate_fisher(model, list(enumerate(rows)), names, seed=seed, predictions=predictions)
+    finally:
+        model.train(was_training)
+    return scaled_to_mean_one(sums)

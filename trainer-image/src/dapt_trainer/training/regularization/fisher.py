@@ -93,7 +93,7 @@ def scaled_to_mean_one(sums: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
 def mean_of(sums: Mapping[str, torch.Tensor]) -> float:
     """The mean over all weights of the group."""
     total = sum(float(one.sum(dtype=torch.float64)) for one in sums.values())
-    return total / sum(one.numel() for one in sums.values())
+    return float(total / sum(one.numel() for one in sums.values()))
 
 
 def _seed_of(seed: int, number: int) -> int:

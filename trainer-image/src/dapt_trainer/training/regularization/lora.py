@@ -32,9 +32,24 @@ class AdaptedLayer:
 
     name: str
     """Of its weight, as the base model calls it."""
-    a_name: str
-    b_name: str
+    path: str
+    """Of the layer in the PEFT model."""
     module: Any
+
+    @property
+    def place(self) -> str:
+        """Name of W0 in the PEFT model."""
+        return f"{self.path}.base_layer.weight"
+
+    @property
+    def a_name(self) -> str:
+        """Name of A in the PEFT model."""
+        return f"{self.path}.lora_A.default.weight"
+
+    @property
+    def b_name(self) -> str:
+        """Name of B in the PEFT model."""
+        return f"{self.path}.lora_B.default.weight"
 
     @property
     def weight(self) -> torch.Tensor:
@@ -58,14 +73,11 @@ def adapted_layers(model: Any) -> list[AdaptedLayer]:
     """All layers of a PEFT model that have an adapter, in the model's order."""
     from peft.tuners.lora import LoraLayer
 
-    found = []
-    for path, module in model.named_modules():
-        if isinstance(module, LoraLayer) and "default" in getattr(module, "lora_A", {}):
-            name = path.removeprefix(_PREFIX) + ".weight"
-            found.append(
-                AdaptedLayer(name, f"{path}.lora_A.default.weight", f"{path}.lora_B.default.weight", module)
-            )
-    return found
+    return [
+        AdaptedLayer(path.removeprefix(_PREFIX) + ".weight", path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, LoraLayer) and "default" in getattr(module, "lora_A", {})
+    ]
 
 
 def share_of_layers(layers: Sequence[AdaptedLayer], rank: int, world_size: int) -> list[AdaptedLayer]:

@@ -1,0 +1,59 @@
+"""Penalties over two ranks: the same training as one rank's, with what they need shared out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dapt_contract.stages.pretrain import PretrainReport, RegularizationConfig
+from toy_gang import run_gang
+from toy_training import make_work_volume
+
+pytestmark = [pytest.mark.torch, pytest.mark.distributed]
+EWC = RegularizationConfig(kind="ewc", strength=20.0, samples=5)
+KL = RegularizationConfig(kind="klToBase", strength=5.0)
+
+
+def changes(
+    zero_stage: int, asked: RegularizationConfig, *, lora: bool = False, precision: str = "fp32"
+) -> dict[str, Any]:
+    return {
+        "distribution": {"zero_stage": zero_stage, "precision": precision},
+        "lora": lora,
+        "config": {"regularization": asked},
+    }
+
+
+def finished(work: Path, asked: dict[str, Any], *, ranks: int, number: int = 1) -> PretrainReport:
+    return run_gang(work, number, asked, ranks=ranks).report
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "asked", "lora"),
+    [(0, EWC, False), (1, EWC, False), (2, EWC, False), (2, EWC, True), (2, KL, False), (0, KL, True)],
+    ids=["zero-0", "zero-1", "zero-2", "zero-2-lora", "kl", "kl-lora"],
+)
+def test_two_ranks_are_held_back_as_one_is(
+    tmp_path: Path, zero_stage: int, asked: RegularizationConfig, lora: bool
+) -> None:
+    alone = finished(make_work_volume(tmp_path / "a"), changes(0, asked, lora=lora), ranks=1)
+    both = finished(make_work_volume(tmp_path / "b"), changes(zero_stage, asked, lora=lora), ranks=2)
+    for one, two in zip(alone.curve, both.curve, strict=True):
+        assert two.loss_nats == pytest.approx(one.loss_nats, abs=1e-6)
+        assert two.penalty_nats == pytest.approx(one.penalty_nats, abs=1e-6, rel=1e-5)
+        assert two.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-5)
+    assert (alone.curve[-1].penalty_nats or 0.0) > 1e-3
+
+
+def test_killed_ranks_resume_to_the_unbroken_curve_with_the_fisher_of_the_first_try(tmp_path: Path) -> None:
+    asked = changes(2, EWC, precision="bf16")
+    unbroken = finished(make_work_volume(tmp_path / "a"), asked, ranks=2)
+    work = make_work_volume(tmp_path / "b")
+    assert -9 in run_gang(work, 1, asked, "step:3").exit_codes
+    resumed = finished(work, asked, ranks=2, number=2)
+    assert [(point.loss_nats, point.penalty_nats) for point in resumed.curve] == [
+        (point.loss_nats, point.penalty_nats) for point in unbroken.curve
+    ]
+    assert [path.parent.name for path in work.glob("stages/*/*/fisher-*.json")] == ["try-1"]
