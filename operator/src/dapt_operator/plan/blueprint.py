@@ -24,6 +24,7 @@ from dapt_operator.api.run import RunResources
 from dapt_operator.api.spec import DomainAdaptationSpec
 from dapt_operator.plan import parts
 from dapt_operator.plan.attempts import Attempt
+from dapt_operator.plan.growth import grown_model
 from dapt_operator.plan.resolve import (
     MAX_CHECKPOINTS,
     Batch,
@@ -32,7 +33,6 @@ from dapt_operator.plan.resolve import (
     budget_steps,
     fit_batch,
     halved,
-    lora_config,
     pretrain_gang,
     replay_fraction,
 )
@@ -153,12 +153,12 @@ def resolve_pretraining(
     assert replay is not None
     assert steps is not None
     batch = fit_batch(
-        prepared.model,
+        grown_model(prepared.model, spec, prepared.tokenizer),
         spec,
         profile,
         gang,
         stage="pretraining",
-        lora=lora_config(spec.pretraining.method),
+        lora=parts.pretraining_lora(spec),
         global_batch_size=spec.pretraining.global_batch_size,
         micro_batch_size=spec.pretraining.micro_batch_size,
         sequence_length_tokens=length,

@@ -14,8 +14,10 @@ from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.spec import DomainAdaptationSpec
 from dapt_operator.launchers.pod import lifted_restrictions
 from dapt_operator.plan import compute, resolve
+from dapt_operator.plan.growth import grown_model
 from dapt_operator.plan.guidance import count, expectation, warnings
 from dapt_operator.plan.memory import GIB, MemoryParts, trainable_parameters
+from dapt_operator.plan.parts import pretraining_lora
 
 ASSUMED_ITEMS = 1000
 """Items of a task without a limit, as far as the estimate knows."""
@@ -109,7 +111,8 @@ def estimate(
     measured = resolve.replay_fraction(spec, base)
     replay = resolve.WEAK_REPLAY_FRACTION if measured is None else measured
     gang = resolve.pretrain_gang(spec, profile)
-    lora = resolve.lora_config(spec.pretraining.method)
+    lora = pretraining_lora(spec)
+    model = grown_model(model, spec) if model else None
     steps = resolve.budget_steps(
         spec, domain_tokens=domain_tokens, replay=replay, sequence_length_tokens=length
     )
@@ -265,7 +268,7 @@ def _batch(
             profile,
             gang,
             stage="pretraining",
-            lora=resolve.lora_config(spec.pretraining.method),
+            lora=pretraining_lora(spec),
             global_batch_size=spec.pretraining.global_batch_size,
             micro_batch_size=spec.pretraining.micro_batch_size,
             sequence_length_tokens=length,
@@ -284,7 +287,7 @@ def _checkpoint_bytes(
     """Weights of every checkpoint, optimizer state (master weights and two moments, fp32) of the newest two."""
     if model is None or steps is None:
         return None
-    trained = trainable_parameters(model, resolve.lora_config(spec.pretraining.method))
+    trained = trainable_parameters(model, pretraining_lora(spec))
     element = 4 if batch is None or batch.precision == "fp32" else 2
     count_ = len(steps.checkpoint_steps)
     return float(trained * (element * count_ + 12 * min(2, count_)))

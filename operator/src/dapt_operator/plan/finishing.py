@@ -16,6 +16,7 @@ from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.spec import DomainAdaptationSpec
 from dapt_operator.plan import parts
 from dapt_operator.plan.blueprint import BASE_REFERENCE, BASELINE_LINEAGE, StagePlan
+from dapt_operator.plan.growth import grown_model
 from dapt_operator.plan.resolve import (
     Gang,
     align_gang,
@@ -50,7 +51,7 @@ def finetune_stage(
     wanted = tuning.global_batch_size or _shareable(spec, gang, tuning.micro_batch_size)
     lora = lora_config(tuning.method)
     fitted = fit_batch(
-        prepared.model,
+        grown_model(prepared.model, spec, prepared.tokenizer),
         spec,
         profile,
         gang,
@@ -118,7 +119,7 @@ def align_stage(
         length = min(spec.finetuning.sequence_length, prepared.model.max_positions)
     lora = lora_config(wish.method)
     fitted = fit_batch(
-        prepared.model,
+        grown_model(prepared.model, spec, prepared.tokenizer),
         spec,
         profile,
         gang,

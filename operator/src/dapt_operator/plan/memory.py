@@ -58,11 +58,12 @@ def trainable_parameters(model: ModelFacts, lora: LoraConfig | None) -> int:
     """All parameters, or those of the adapters: rank x (in + out) of every linear layer but the head."""
     if lora is None:
         return model.parameters
+    rows = (model.added_tokens or 0) * (1 if model.tied_embeddings else 2) if lora.embeddings else 0
     hidden, inner = model.hidden_size, model.intermediate_size
     keys = hidden * model.key_value_heads // max(1, model.attention_heads)
     attention = 2 * (hidden + hidden) + 2 * (hidden + keys)
     mlp = 3 * (hidden + inner)
-    return lora.rank * model.layers * (attention + mlp)
+    return lora.rank * model.layers * (attention + mlp) + rows * hidden
 
 
 def training_memory(

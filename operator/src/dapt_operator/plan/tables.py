@@ -31,6 +31,7 @@ from dapt_operator.plan.estimate import estimate
 from dapt_operator.plan.gain import gain
 from dapt_operator.plan.gates import perplexity
 from dapt_operator.plan.goodput import goodput
+from dapt_operator.plan.growth import grown_model
 from dapt_operator.plan.guidance import told_by_prepare
 from dapt_operator.plan.history import find, find_state, lineage_of, printable
 from dapt_operator.plan.lanes import warnings
@@ -204,7 +205,7 @@ def plan_summary(situation: Situation, reached: Reached) -> PlanSummary:
     known = estimate(
         situation.spec,
         situation.profile,
-        prepared.model if prepared else None,
+        grown_model(prepared.model, situation.spec, prepared.tokenizer) if prepared else None,
         prepared.domain_tokens if prepared else None,
         general_tokens=prepared.general_tokens if prepared else None,
         base=reached.facts.base,

@@ -1,0 +1,70 @@
+"""A grown tokenizer in the estimate: rows of the embedding and the head, and what of them adapters train."""
+
+from __future__ import annotations
+
+import pytest
+
+from builders import adaptation, model_facts, profile
+from dapt_contract.stages.common import LoraConfig
+from dapt_contract.stages.prepare import TokenizerFacts
+from dapt_operator.api.profile import AdaptationProfile
+from dapt_operator.api.spec import DomainAdaptation, DomainAdaptationSpec
+from dapt_operator.plan.estimate import Estimate, estimate
+from dapt_operator.plan.growth import grown_model
+from dapt_operator.plan.memory import trainable_parameters
+
+SIZES = {"parameters": 1_000_000, "hidden_size": 100, "vocabulary_size": 5_000}
+EXTENDED = {"model": {"tokenizer": {"extend": {"vocabularySize": 400}}}}
+
+
+def spec_of(**over: object) -> DomainAdaptationSpec:
+    return DomainAdaptation.model_validate(adaptation(**over)).spec
+
+
+def facts(added: int) -> TokenizerFacts:
+    return TokenizerFacts(
+        added_tokens=added,
+        domain_tokens_per_word_before=2.0,
+        domain_tokens_per_word_after=1.5,
+        general_tokens_per_word_before=1.5,
+        general_tokens_per_word_after=1.5,
+    )
+
+
+@pytest.mark.parametrize(("tied", "matrices"), [(True, 1), (False, 2)])
+def test_each_new_token_has_a_row_of_each_matrix(tied: bool, matrices: int) -> None:
+    base = model_facts(**SIZES, tied_embeddings=tied)
+    grown = grown_model(base, spec_of(**EXTENDED))
+    assert grown.parameters == 1_000_000 + matrices * 400 * 100
+    assert grown.vocabulary_size == 5_400
+    counted = grown_model(base, spec_of(**EXTENDED), facts(30))
+    assert counted.parameters == 1_000_000 + matrices * 30 * 100
+    assert grown_model(counted, spec_of(**EXTENDED)) == counted
+    lora = LoraConfig(rank=8)
+    rows = trainable_parameters(counted, lora.model_copy(update={"embeddings": True}))
+    assert rows - trainable_parameters(counted, lora) == matrices * 30 * 100
+    assert trainable_parameters(counted, lora) == trainable_parameters(base, lora)
+
+
+def test_without_an_extension_the_model_is_the_base_model() -> None:
+    base = model_facts(**SIZES)
+    assert grown_model(base, spec_of()) is base
+
+
+def test_the_estimate_counts_the_new_rows() -> None:
+    base = model_facts(**SIZES, tied_embeddings=False)
+    offered = AdaptationProfile.model_validate(profile()).spec
+
+    def of(**over: object) -> Estimate:
+        return estimate(spec_of(**over), offered, base, 1_000_000)
+
+    plain, extended = of(), of(**EXTENDED)
+    assert plain.trainable_parameters is not None
+    assert extended.trainable_parameters == plain.trainable_parameters + 2 * 400 * 100
+    assert plain.checkpoint_bytes is not None
+    assert extended.checkpoint_bytes is not None
+    assert extended.checkpoint_bytes > plain.checkpoint_bytes
+    assert plain.memory is not None
+    assert extended.memory is not None
+    assert extended.memory.weights > plain.memory.weights
+    assert extended.memory.logits == pytest.approx(plain.memory.logits * 5_400 / 5_000)
