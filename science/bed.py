@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class SideData:
     """One side: rows to train on, and held-out documents in two halves."""
 
     shard: Shard
-    held_out: dict[str, list[HeldOutDocument]]
+    held_out: Mapping[str, list[HeldOutDocument]]
 
     @property
     def tokens(self) -> int:
@@ -95,7 +95,8 @@ def make_side(side: Side, texts: Sequence[str], tokenizer: Any, settings: BedSet
     )
     kept = _kept(texts, [key for key, _ in places], chosen)
     return SideData(
-        pack(side, [ids[number] for number in kept], settings.context_tokens), dict(chosen.halves)
+        pack(side, [ids[number] for number in kept], settings.context_tokens),
+        {str(half): documents for half, documents in chosen.halves.items()},
     )
 
 
@@ -151,7 +152,9 @@ def content_digest(side: SideData) -> str:
     """Names rows and held-out text by what they are."""
     arrays = (side.shard.tokens, side.shard.used, side.shard.row_index, side.shard.starts)
     held = {half: [document.ids for document in documents] for half, documents in side.held_out.items()}
-    return digest_of(*(hashlib.sha256(np.ascontiguousarray(array)).hexdigest() for array in arrays), held)
+    return digest_of(
+        *(hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest() for array in arrays), held
+    )
 
 
 def save(side: SideData, path: Path) -> None:

@@ -149,7 +149,8 @@ def adapt(world: World, adaptation: Adaptation) -> dict[str, Any]:
     training = make_training(world, adaptation, model)
     domain, general = world.domain(adaptation.domain), world.bed.sides["general"]
     marks = reading_steps(adaptation)
-    readings, last = [], []
+    readings: list[dict[str, Any]] = []
+    last: list[dict[str, Any]] = []
     train_losses = []
     while training.steps_done < adaptation.steps:
         loss = training.step()

@@ -196,7 +196,7 @@ class Experiment:
     """Names of the verdicts, for when nothing was run."""
 
 
-def over(seeds: Sequence[int], adaptations: Sequence[Adaptation]) -> list[Adaptation]:
+def over(seeds: Sequence[int], adaptations: Sequence[Any]) -> list[Any]:
     """Each adaptation with each seed."""
     return [replace(adaptation, seed=seed) for seed in seeds for adaptation in adaptations]
 
