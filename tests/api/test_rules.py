@@ -28,6 +28,7 @@ from dapt_operator.api.spec import (
     Selection,
     SelectionWeights,
 )
+from dapt_operator.api.spec_training import Distribution
 from dapt_operator.api.status import Frozen
 
 SIDES: dict[str, Any] = {"domain": [{"source": "s3://a"}], "general": [{"source": "s3://b"}]}
@@ -56,6 +57,13 @@ CASES: list[tuple[type[Base], dict[str, Any], list[int]]] = [
     (Regularization, {"ewc": {}}, []),
     (Regularization, {}, [0]),
     (Regularization, {"l2sp": {}, "klToBase": {}}, [0]),
+    (Distribution, {}, []),
+    (Distribution, {"zeroStage": 0, "offload": "none"}, []),
+    (Distribution, {"zeroStage": 1, "offload": "optimizer"}, []),
+    (Distribution, {"zeroStage": 0, "offload": "optimizer"}, [0]),
+    (Distribution, {"offload": "all"}, []),
+    (Distribution, {"zeroStage": 3, "offload": "all"}, []),
+    (Distribution, {"zeroStage": 2, "offload": "all"}, [1]),
     (Optimizer, {}, []),
     (Optimizer, {"betas": [0.9, 0.9]}, []),
     (Optimizer, {"betas": [0.99, 0.9]}, [0]),

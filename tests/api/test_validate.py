@@ -312,15 +312,15 @@ INVALID = {
         "not supported yet: spec.corpus.deduplicate near (line 6): documents are compared exactly; write exact or"
         " none",
     ),
-    "ZeRO 3": (
-        "  pretraining: {distribution: {zeroStage: 3}}",
-        "not supported yet: spec.pretraining.distribution.zeroStage 3 (line 9): every rank holds all weights; write 0,"
-        f" 1 or 2{OUT}",
+    "offload without ZeRO": (
+        "  pretraining: {distribution: {zeroStage: 0, offload: optimizer}}",
+        "spec.pretraining.distribution.offload (line 9): 'optimizer' is not accepted; offload optimizer needs zeroStage"
+        " 1, 2 or 3: ZeRO moves the optimizer's state; leave zeroStage out",
     ),
-    "offload": (
-        "  pretraining: {distribution: {offload: optimizer}}",
-        "not supported yet: spec.pretraining.distribution.offload optimizer (line 9): everything stays on the"
-        f" accelerator; write none{OUT}",
+    "weights offloaded without ZeRO 3": (
+        "  pretraining: {distribution: {zeroStage: 2, offload: all}}",
+        "spec.pretraining.distribution.offload (line 9): 'all' is not accepted; offload all needs zeroStage 3, which"
+        " fetches weights as they are used: write 3, or leave zeroStage out",
     ),
     "an adapter as output": (
         "  output: {destination: s3://m, form: adapter}\n  pretraining: {method: {lora: {}}}",
@@ -379,6 +379,7 @@ def test_a_pod_template_is_welcome_in_a_profile() -> None:
         "  pretraining: {budget: {tokens: 2_000_000_000}}",
         "  pretraining: {optimizer: {learningRate: 2e-5}}",
         "  pretraining: {distribution: {zeroStage: 2, offload: none, precision: fp32}}",
+        "  pretraining: {distribution: {zeroStage: 3, offload: all}}",
         "  pretraining: {schedule: {type: wsd}}",
         "  pretraining: {method: {lora: {rank: 8}}}",
         "  pretraining:",

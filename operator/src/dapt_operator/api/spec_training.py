@@ -166,11 +166,28 @@ class Distribution(Base):
     """How the work is split over ranks. Each field absent: chosen by the estimate and recorded in
     status.resolved."""
 
+    RULES = (
+        Rule(
+            "offload",
+            lambda distribution: distribution.offload != "optimizer" or distribution.zero_stage != 0,
+            "!has(self.offload) || self.offload != 'optimizer' || !has(self.zeroStage) || self.zeroStage != 0",
+            "offload optimizer needs zeroStage 1, 2 or 3: ZeRO moves the optimizer's state; leave zeroStage out",
+        ),
+        Rule(
+            "offload",
+            lambda distribution: distribution.offload != "all" or distribution.zero_stage in (None, 3),
+            "!has(self.offload) || self.offload != 'all' || !has(self.zeroStage) || self.zeroStage == 3",
+            "offload all needs zeroStage 3, which fetches weights as they are used: write 3, or leave zeroStage out",
+        ),
+    )
+
     zero_stage: Annotated[Integer, Field(ge=0, le=3)] | None = None
     """ZeRO stage: what is split over ranks (0 nothing, 1 optimizer state, 2 gradients too, 3 weights too).
-    Absent: 0 for one rank, 2 for several: stage 2 moves no more bytes than none (Rajbhandari et al. 2020)."""
+    Absent: the cheapest in communication that fits by the estimate: 0 for one rank, else 2, which moves no
+    more bytes than none, else 3, which moves half as many again (Rajbhandari et al. 2020)."""
     offload: Literal["none", "optimizer", "all"] | None = None
-    """What is kept in CPU memory between uses. Absent: none unless the estimate asks for it."""
+    """What is kept in CPU memory between uses: nothing, the optimizer's state (zeroStage 1 to 3), or the
+    weights too (zeroStage 3). Absent: none, unless nothing fits without and resources.memory has room."""
     gradient_checkpointing: bool | None = None
     """Recompute activations in the backward pass: a third more compute, much less memory. Absent: when the
     estimate asks for it."""

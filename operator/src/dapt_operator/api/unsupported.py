@@ -47,16 +47,6 @@ ADAPTATION: Final = (
         "replay is the guard against forgetting; remove the field",
     ),
     Unsupported(
-        "spec.pretraining.distribution.zeroStage",
-        lambda s: s.pretraining.distribution.zero_stage == 3,
-        "every rank holds all weights; write 0, 1 or 2, or leave the field out",
-    ),
-    Unsupported(
-        "spec.pretraining.distribution.offload",
-        lambda s: s.pretraining.distribution.offload not in (None, "none"),
-        "everything stays on the accelerator; write none, or leave the field out",
-    ),
-    Unsupported(
         "spec.output.form",
         lambda s: s.output.form == "adapter",
         "adapters are merged into the model; write merged, or leave the field out",

@@ -167,9 +167,10 @@ def _training(found: Estimate) -> list[str]:
     if found.batch is not None:
         one = found.batch
         again = ", activations recomputed" if one.gradient_checkpointing else ""
+        away = f"offload {one.offload}, " if one.offload != "none" else ""
         lines.append(
             f"  each rank      micro-batch {one.micro_batch_size} x {one.accumulation} accumulated,"
-            f" ZeRO {one.zero_stage}, {one.precision}{again}"
+            f" ZeRO {one.zero_stage}, {away}{one.precision}{again}"
         )
     if found.trainable_parameters is not None:
         lines.append(f"  trained        {count(found.trainable_parameters)} parameters")

@@ -128,6 +128,7 @@ def distribution(batch: Batch) -> DistributionConfig:
     return DistributionConfig.model_validate(
         {
             "zero_stage": batch.zero_stage,
+            "offload": batch.offload,
             "gradient_checkpointing": batch.gradient_checkpointing,
             "precision": batch.precision,
         }

@@ -5,15 +5,17 @@ Raises `RefusedError` for what the numbers rule out; the message says which fiel
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dapt_contract.metric import Measure
 from dapt_contract.stages.common import LoraConfig
 from dapt_contract.stages.prepare import ModelFacts, PrepareFacts
 from dapt_operator.api.conditions import INVALID_SPEC, NOT_ENOUGH_MEMORY
 from dapt_operator.api.profile import AdaptationProfileSpec
+from dapt_operator.api.quantity import parse_quantity
 from dapt_operator.api.spec import DomainAdaptationSpec, Lora, Method
-from dapt_operator.plan.memory import GIB, MemoryParts, training_memory
+from dapt_operator.plan.memory import GIB, MemoryParts
+from dapt_operator.plan.sharing import Wanted, choose, smallest, what_would_fit
 
 FULL_LEARNING_RATE = 2.0e-5
 LORA_LEARNING_RATE = 1.0e-4
@@ -63,6 +65,9 @@ class Batch:
     gradient_checkpointing: bool
     precision: str
     memory: MemoryParts
+    offload: str = "none"
+    host_bytes: float = 0.0
+    """What a rank keeps in its node's memory instead of on its accelerator."""
 
 
 @dataclass(frozen=True)
@@ -224,17 +229,16 @@ def fit_batch(
     sequence_length_tokens: int,
     copies: int = 1,
 ) -> Batch:
-    """The largest micro-batch that fits by the estimate; checkpointing of activations only when nothing else does.
+    """How the ranks share the model, and the largest micro-batch that fits so (`sharing`), by the estimate.
 
     `copies`: sequences that one unit of the batch holds; a DPO pair holds two.
 
     Raises:
-        RefusedError: nothing fits, with the parts of the smallest try; or the batch cannot be divided.
+        RefusedError: nothing fits, with the parts of the smallest try and what would fit; or the batch cannot be
+            divided.
     """
-    wanted = spec.pretraining.distribution
+    asked = spec.pretraining.distribution
     kind = profile.accelerator.kind
-    precision = wanted.precision or ("bf16" if kind == "gpu" else "fp32")
-    zero = wanted.zero_stage if wanted.zero_stage is not None else (2 if gang.world_size > 1 else 0)
     field = f"spec.{stage}.globalBatchSize"
     share = gang.world_size * (micro_batch_size or 1)
     check_divisible(field, global_batch_size, share, _shared_by(gang, micro_batch_size or 1))
@@ -246,29 +250,65 @@ def fit_batch(
     else:
         choices = [size for size in choices if size <= micro_batch_size]
         choices = choices[:1]
-    recompute = (
-        [wanted.gradient_checkpointing] if wanted.gradient_checkpointing is not None else [False, True]
+    wanted = Wanted(
+        model=model,
+        lora=lora,
+        kind=kind,
+        world_size=gang.world_size,
+        ranks_per_node=gang.processes_per_node,
+        room_bytes=profile.accelerator.memory_gib * GIB,
+        host_room_bytes=_node_memory(spec, stage),
+        precision=asked.precision or ("bf16" if kind == "gpu" else "fp32"),
+        sequence_length_tokens=sequence_length_tokens,
+        micro_batch_sizes=tuple(choices),
+        copies=copies,
+        zero_stage=asked.zero_stage,
+        offload=asked.offload,
+        gradient_checkpointing=asked.gradient_checkpointing,
+        may_spread=stage != "pretraining" or spec.pretraining.regularization is None,
     )
-    room = profile.accelerator.memory_gib * GIB
-    smallest: MemoryParts | None = None
-    for checkpointing in recompute:
-        for size in choices:
-            memory = training_memory(
-                model, lora, kind=kind, world_size=gang.world_size, zero_stage=zero, precision=precision,
-                micro_batch_size=size * copies, sequence_length_tokens=sequence_length_tokens,
-                gradient_checkpointing=checkpointing,
-            )  # fmt: skip
-            if memory.total <= room:
-                return Batch(
-                    global_batch_size, size, per_rank // size, zero, checkpointing, precision, memory
-                )
-            smallest = memory
-    assert smallest is not None
-    raise RefusedError(
+    way = choose(wanted)
+    if way is None:
+        raise _too_large(stage, profile, wanted)
+    return Batch(
+        global_batch_size,
+        way.micro_batch_size,
+        per_rank // way.micro_batch_size,
+        way.zero_stage,
+        way.gradient_checkpointing,
+        wanted.precision,
+        way.memory,
+        way.offload,
+        way.host_bytes,
+    )
+
+
+def _node_memory(spec: DomainAdaptationSpec, stage: str) -> float | None:
+    """Bytes that a pod of the stage may use; None where the profile's pod template decides."""
+    others = spec.stage_resources
+    own = {"finetuning": others.finetune, "preference": others.align}.get(stage)
+    memory = (own.memory if own else None) or spec.resources.memory
+    return None if memory is None else parse_quantity(str(memory))
+
+
+def _too_large(stage: str, profile: AdaptationProfileSpec, wanted: Wanted) -> RefusedError:
+    least = smallest(wanted)
+    others = what_would_fit(wanted)
+    host = ""
+    if least.memory.total <= wanted.room_bytes and wanted.host_room_bytes is not None:
+        host = (
+            f", and {least.host_bytes * wanted.ranks_per_node / GIB:.1f} GiB of a node's memory, of which"
+            f" resources.memory gives {wanted.host_room_bytes / GIB:.1f}"
+        )
+    advice = (
+        f"what would fit: {'; '.join(others)}"
+        if others
+        else "use lora, a shorter corpus.sequenceLength, more ranks, or a profile with more memory"
+    )
+    return RefusedError(
         NOT_ENOUGH_MEMORY,
-        f"{stage} needs {smallest.total / GIB:.1f} GiB a rank by the estimate ({smallest.text()}) and the profile's"
-        f" accelerator.memoryGiB is {profile.accelerator.memory_gib:g}: use lora, a shorter corpus.sequenceLength,"
-        " more ranks, or a profile with more memory",
+        f"{stage} needs {least.memory.total / GIB:.1f} GiB a rank by the estimate ({least.memory.text()}) and the"
+        f" profile's accelerator.memoryGiB is {profile.accelerator.memory_gib:g}{host}: {advice}",
     )
 
 
@@ -280,7 +320,4 @@ def halved(batch: Batch, halvings: int) -> Batch | None:
         if size == 1:
             return None
         size = max(divisor for divisor in range(1, size // 2 + 1) if per_rank % divisor == 0)
-    return Batch(
-        batch.global_batch_size, size, per_rank // size, batch.zero_stage, batch.gradient_checkpointing,
-        batch.precision, batch.memory,
-    )  # fmt: skip
+    return replace(batch, micro_batch_size=size, accumulation=per_rank // size)

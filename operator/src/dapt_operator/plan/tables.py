@@ -184,7 +184,7 @@ def resolved(observed: Observed, situation: Situation, reached: Reached) -> Reso
             "micro_batch_size": batch.micro_batch_size,
             "gradient_accumulation_steps": batch.accumulation,
             "zero_stage": batch.zero_stage,
-            "offload": "none",
+            "offload": batch.offload,
             "gradient_checkpointing": batch.gradient_checkpointing,
             "precision": batch.precision,
             "total_tokens": numbers.steps.total_tokens,

@@ -102,17 +102,22 @@ def read_model_facts(folder: Path, source: str, *, has_chat_template: bool) -> M
     ]
     if absent:
         raise InputError(f"{FIELD}: {source}: config.json says no {absent[0]}; use a complete model folder")
-    parameters, size = _weights(folder, source)
+    shapes, size = _weights(folder, source)
+    linear = _linear_layers(shapes, numbers["vocabulary_size"])
+    heads = numbers["attention_heads"]
     digest = f"sha256:{weights_digest(folder)}"
     pinned = source.partition("@")[2].partition("/")[0] if source.startswith("hf://") else ""
     return ModelFacts(
         architecture=architecture,
-        parameters=parameters,
+        parameters=sum(math.prod(shape) for shape in shapes.values()),
         tied_embeddings=bool(config.get("tie_word_embeddings", False)),
         has_chat_template=has_chat_template,
         revision=pinned or digest,
         digest=digest,
         weights_bytes=size,
+        head_size=_number(config, ("head_dim",)) or (numbers["hidden_size"] // heads if heads else None),
+        gated_mlp=any("gate" in name or ".w3." in name for name in linear),
+        linear_dimensions=sum(sum(shape) for shape in linear.values()) or None,
         **(numbers | {"intermediate_size": numbers["intermediate_size"] or 4 * numbers["hidden_size"]}),
     )
 
@@ -133,9 +138,22 @@ def sequence_length(wanted: int | None, facts: ModelFacts) -> int:
     return wanted
 
 
-def _weights(folder: Path, source: str) -> tuple[int, int]:
-    """(parameters, bytes) by the headers of the safetensors files."""
-    parameters = size = 0
+def _linear_layers(shapes: dict[str, list[int]], vocabulary_size: int) -> dict[str, list[int]]:
+    """Shapes of the matrices of linear layers: all but embeddings, the head, and tables as long as the vocabulary."""
+    return {
+        name: shape
+        for name, shape in shapes.items()
+        if name.endswith(".weight")
+        and len(shape) == 2
+        and vocabulary_size not in shape
+        and not any(part.startswith(("embed", "wte", "wpe", "lm_head")) for part in name.split("."))
+    }
+
+
+def _weights(folder: Path, source: str) -> tuple[dict[str, list[int]], int]:
+    """(shapes by name, bytes) by the headers of the safetensors files."""
+    shapes: dict[str, list[int]] = {}
+    size = 0
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with path.open("rb") as file:
@@ -146,7 +164,7 @@ def _weights(folder: Path, source: str) -> tuple[int, int]:
             end = 8 + length
             for name, tensor in header.items():
                 if name != "__metadata__":
-                    parameters += math.prod(tensor["shape"])
+                    shapes[name] = list(tensor["shape"])
                     size += math.prod(tensor["shape"]) * _BYTES.get(tensor["dtype"], 1)
                     end = max(end, 8 + length + tensor["data_offsets"][1])
             if path.stat().st_size != end:
@@ -155,7 +173,7 @@ def _weights(folder: Path, source: str) -> tuple[int, int]:
             raise InputError(
                 f"{FIELD}: {source}: {path.name} is truncated or damaged ({error}); download the model again"
             ) from error
-    return parameters, size
+    return shapes, size
 
 
 def _number(config: dict[str, Any], keys: tuple[str, ...]) -> int:

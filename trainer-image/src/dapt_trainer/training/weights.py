@@ -98,7 +98,7 @@ def _name_parts(folder: Path, names: list[list[str]], *, total_bytes: int) -> No
     if len(names) == 1:
         _part(folder, 1).rename(folder / "model.safetensors")
         return
-    places = {}
+    places: dict[str, str] = {}
     for number, held in enumerate(names, start=1):
         file = f"model-{number:05d}-of-{len(names):05d}.safetensors"
         _part(folder, number).rename(folder / file)

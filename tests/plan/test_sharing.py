@@ -1,0 +1,109 @@
+"""Which ZeRO stage and offload is chosen when the spec leaves it open, and what a refusal proposes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from builders import model_facts
+from dapt_contract.stages.common import LoraConfig
+from dapt_operator.plan.memory import GIB
+from dapt_operator.plan.sharing import Wanted, choose, modes, what_would_fit
+
+LLAMA_8B = model_facts(
+    parameters=8_030_261_248, hidden_size=4096, layers=32, vocabulary_size=128_256, attention_heads=32,
+    key_value_heads=8, intermediate_size=14_336, tied_embeddings=False,
+)  # fmt: skip
+
+
+def wanted(**over: Any) -> Wanted:
+    """Full training of 8 B on 80 GB cards, micro-batch 1."""
+    defaults: dict[str, Any] = {
+        "model": LLAMA_8B, "lora": None, "kind": "gpu", "world_size": 8, "ranks_per_node": 8,
+        "room_bytes": 80 * GIB, "host_room_bytes": 1024 * GIB, "precision": "bf16",
+        "sequence_length_tokens": 4096, "micro_batch_sizes": (1,),
+    }  # fmt: skip
+    return Wanted(**(defaults | over))
+
+
+def chosen(**over: Any) -> tuple[int, str, bool] | None:
+    way = choose(wanted(**over))
+    return None if way is None else (way.zero_stage, way.offload, way.gradient_checkpointing)
+
+
+@pytest.mark.parametrize(
+    ("over", "way"),
+    [
+        ({}, (2, "none", False)),
+        ({"room_bytes": 48 * GIB}, (2, "none", True)),
+        ({"room_bytes": 24 * GIB, "world_size": 16}, (3, "none", True)),
+        ({"room_bytes": 24 * GIB, "world_size": 4, "ranks_per_node": 4}, (3, "optimizer", True)),
+        ({"room_bytes": 12 * GIB, "world_size": 4, "ranks_per_node": 4}, (3, "all", True)),
+        ({"world_size": 1, "ranks_per_node": 1}, (2, "optimizer", False)),
+        ({"world_size": 1, "ranks_per_node": 1, "lora": LoraConfig(rank=64)}, (0, "none", False)),
+        ({"world_size": 1, "ranks_per_node": 1, "host_room_bytes": 100 * GIB}, None),
+        ({"world_size": 1, "ranks_per_node": 1, "host_room_bytes": None}, None),
+        ({"room_bytes": 24 * GIB, "world_size": 16, "may_spread": False}, None),
+        ({"kind": "cpu", "precision": "fp32", "world_size": 1, "ranks_per_node": 1}, None),
+    ],
+)
+def test_the_cheapest_way_in_communication_that_fits_is_chosen(
+    over: dict[str, Any], way: tuple[int, str, bool] | None
+) -> None:
+    assert chosen(**over) == way
+
+
+@pytest.mark.parametrize(
+    ("over", "expected"),
+    [
+        ({}, ((2, "none"), (3, "none"), (2, "optimizer"), (3, "optimizer"), (3, "all"))),
+        ({"world_size": 1}, ((0, "none"), (2, "optimizer"), (3, "optimizer"), (3, "all"))),
+        ({"host_room_bytes": None}, ((2, "none"), (3, "none"))),
+        ({"kind": "cpu"}, ((2, "none"), (3, "none"))),
+        ({"may_spread": False}, ((2, "none"),)),
+        ({"zero_stage": 1}, ((1, "none"), (1, "optimizer"))),
+        ({"zero_stage": 0}, ((0, "none"),)),
+        ({"zero_stage": 3}, ((3, "none"), (3, "optimizer"), (3, "all"))),
+        ({"zero_stage": 3, "world_size": 1, "kind": "cpu"}, ((3, "none"),)),
+        ({"zero_stage": 3, "offload": "none"}, ((3, "none"),)),
+        ({"offload": "optimizer"}, ((2, "optimizer"), (3, "optimizer"))),
+        ({"offload": "all", "host_room_bytes": None}, ((3, "all"),)),
+        ({"offload": "optimizer", "kind": "cpu"}, ((2, "optimizer"),)),
+    ],
+)
+def test_what_is_asked_for_is_not_changed(over: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    assert modes(wanted(**over)) == expected
+
+
+def test_a_refusal_proposes_what_would_fit_with_its_numbers() -> None:
+    alone = wanted(world_size=1, ranks_per_node=1, host_room_bytes=32 * GIB)
+    assert choose(alone) is None
+    assert what_would_fit(alone) == [
+        "lora (zeroStage 0: 47.9 GiB a rank)",
+        "resources.memory above 120Gi (zeroStage 2 with offload optimizer: 47.3 GiB a rank and 119.7 GiB of node memory"
+        " for it)",
+        "2 ranks (zeroStage 3, recomputed activations: 77.8 GiB a rank)",
+    ]
+
+
+def test_every_proposal_fits_when_it_is_followed() -> None:
+    tight = wanted(world_size=2, ranks_per_node=2, room_bytes=24 * GIB, host_room_bytes=None, zero_stage=2)
+    assert choose(tight) is None
+    (first, *_) = what_would_fit(replace(tight, zero_stage=None))
+    assert first.startswith("lora (")
+    assert choose(replace(tight, zero_stage=None, lora=LoraConfig())) is not None
+
+
+def test_leaving_the_choice_to_the_estimate_is_proposed_first() -> None:
+    fixed = wanted(world_size=8, zero_stage=0)
+    assert what_would_fit(fixed) == [
+        "pretraining.distribution left to the estimate (zeroStage 2: 60.4 GiB a rank)"
+    ]
+
+
+def test_a_node_that_has_no_room_for_what_is_offloaded_is_not_chosen() -> None:
+    crowded = wanted(room_bytes=24 * GIB, world_size=8, host_room_bytes=64 * GIB)
+    assert chosen(room_bytes=24 * GIB, world_size=8) == (3, "optimizer", True)
+    assert choose(crowded) is None
