@@ -90,6 +90,8 @@ class ModelFacts(Contract):
     """The immutable revision or the content digest that was read."""
     digest: str
     weights_bytes: int
+    added_tokens: int | None = None
+    """Rows of a grown tokenizer that `parameters` and `vocabulary_size` count; None: they are the base model's own."""
     head_size: int | None = None
     """Width of one attention head; None: hidden size over heads."""
     gated_mlp: bool = True
