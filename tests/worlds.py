@@ -71,7 +71,7 @@ class World:
 
     def settle(self) -> None:
         """Reconcile until a visit changes nothing."""
-        for _ in range(10):
+        for _ in range(20):
             if self.visit().is_empty:
                 return
         raise AssertionError("planning does not come to rest")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from builders import base_measure, checkpoint, measure, pretrain_facts, score
+from dapt_contract.base import Contract
+from dapt_contract.metric import Measure
+from dapt_contract.stages.evaluate import BaselineFacts, EvaluateFacts
 from dapt_operator.api.ledger import Ledger, RunRecord
 from dapt_operator.api.status import (
     CandidateStatus,
@@ -12,16 +16,47 @@ from dapt_operator.api.status import (
     TaskScore,
 )
 from dapt_operator.plan.bounds import fit, make_room, size_bytes
+from dapt_operator.plan.facts import read_facts
+from dapt_operator.plan.history import compact
 
 LONG = "ü" * 1024
 
 
-def record(index: int, kind: str = "evaluate", **over: object) -> RunRecord:
+def loaded(measured: Measure, *, compared: bool) -> Measure:
+    """The same with as many scores as there may be, under the longest names."""
+    difference = 0.012345 if compared else None
+    names = [
+        (side, f"{side}-task-{index}".ljust(40, "x")) for side in ("domain", "general") for index in range(10)
+    ]
+    scores = tuple(score(name, side, 0.512345, difference, 0.0123456) for side, name in names)
+    return measured.model_copy(update={"digest": "d" * 64, "scores": scores})
+
+
+BASE = loaded(base_measure(), compared=False)
+
+
+def record(index: int, kind: str = "evaluate", facts: Contract | None = None, **over: object) -> RunRecord:
+    if kind == "evaluate" and facts is None:
+        found = loaded(measure(increase=index / 1000), compared=True)
+        facts = EvaluateFacts(candidate=f"a1-s{index}", measure=found)
     values = {
         "stage": kind, "kind": kind, "candidate": f"a1-s{index}", "fence": index, "state": "Succeeded", "message": LONG,
-        "facts": {"numbers": "x" * 3500},
+        "facts": compact(facts) if facts is not None else None, "acceleratorSeconds": 10.0, "restarts": 1,
+        "failures": {"hang": 1},
     }  # fmt: skip
     return RunRecord.model_validate(values | over)
+
+
+def chain() -> tuple[RunRecord, ...]:
+    """What is there before the evaluations: eleven attempts of fifty checkpoints."""
+    rows = [checkpoint(step * 1000, 2.612345, 0.0123456) for step in range(1, 51)]
+    return (
+        record(1, "baseline", BaselineFacts(measure=BASE), candidate=None),
+        *(
+            record(2, "pretrain", pretrain_facts(rows), candidate=None, attempt=number)
+            for number in range(1, 12)
+        ),
+    )
 
 
 def largest() -> DomainAdaptationStatus:
@@ -45,7 +80,7 @@ def largest() -> DomainAdaptationStatus:
             CandidateStatus(id=f"a1-s{index}", tasks=tasks, message="m" * 4096, digest="d" * 64) for index in range(100)
         ),
         selected=Selected(id="a1-s7", reason="the largest gain"),
-        ledger=Ledger(fence=40, runs=tuple(record(index) for index in range(40))),
+        ledger=Ledger(fence=40, runs=(*chain(), *(record(index) for index in range(28)))),
     )  # fmt: skip
 
 
@@ -56,7 +91,9 @@ def test_the_largest_status_fits_and_keeps_what_decisions_read() -> None:
     assert size_bytes(small.to_dict()) <= 240 * 1024
     assert small.ledger is not None
     assert status.ledger is not None
-    assert [one.facts for one in small.ledger.runs] == [one.facts for one in status.ledger.runs]
+    before, after = read_facts(status.ledger), read_facts(small.ledger)
+    assert len(before.measures) == 28
+    assert (after.measures, after.pretrains) == (before.measures, before.pretrains)
     assert small.selected == status.selected
     assert "a1-s7" in {one.id for one in small.candidates}
     assert small.stages[-1].last_log_lines != ()
@@ -79,21 +116,41 @@ def test_what_is_least_needed_is_cut_first() -> None:
     assert [one.id for one in many.candidates if one.tasks] == ["a1-s7"]
 
 
-def test_a_full_ledger_forgets_what_was_done_for_another_candidate() -> None:
-    runs = (
-        record(1, "prepare", candidate=None),
-        record(2),
-        record(3, "finetune"),
-        record(4, "finetune", candidate="a1-s2"),
-        *(record(index) for index in range(5, 41)),
+def test_a_full_ledger_lets_go_of_measures_first_then_of_what_was_done_for_another_candidate() -> None:
+    others = (record(3, "finetune"), record(4, "finetune", candidate="a1-s2"))
+    full = Ledger(fence=40, runs=(*chain(), *others, *(record(index) for index in range(5, 31))))
+    assert len(full.runs) == 40
+    room = make_room(full, "a1-s3")
+    assert [one.fence for one in full.runs if one not in room.runs] == [5]
+    assert read_facts(room).measures == read_facts(full).measures
+    failed = {"state": "Failed", "facts": None}
+    without = Ledger(
+        runs=tuple(r.model_copy(update=failed) if r.kind == "evaluate" else r for r in full.runs)
     )
-    ledger = Ledger(fence=40, runs=runs)
-    assert len(runs) == 40
-    room = make_room(ledger, "a1-s3")
-    assert [one.fence for one in ledger.runs if one not in room.runs] == [4]
-    room = make_room(ledger, "a1-s2")
-    assert [one.fence for one in ledger.runs if one not in room.runs] == [3]
-    measures = Ledger(runs=tuple(record(index) for index in range(40)))
-    assert [one.fence for one in measures.runs if one not in make_room(measures, "a1-s0").runs] == [1]
-    short = Ledger(runs=runs[:39])
+    gone = make_room(without, "a1-s3")
+    assert [one.fence for one in without.runs if one not in gone.runs] == [4]
+    assert gone.closed is not None
+    assert gone.closed.lineages == ("finetune 1 a1-s2 1",)
+    short = Ledger(runs=full.runs[:39])
     assert make_room(short, "a1-s3") is short
+
+
+def test_what_is_let_go_is_counted_and_what_has_forgotten_most_goes_first() -> None:
+    ledger = Ledger(runs=chain())
+    for index in range(5, 205):
+        ledger = make_room(ledger.model_copy(update={"runs": (*ledger.runs, record(index))}), None)
+    assert len(ledger.runs) == 39
+    assert ledger.closed is not None
+    assert len(ledger.closed.lineages) == 173
+    assert (ledger.closed.accelerator_seconds, ledger.closed.restarts) == ({"evaluate": 1730.0}, 173)
+    assert ledger.closed.failures == {"hang": 173}
+    texts = [one.text for one in ledger.measures]
+    assert sum(len(text) for text in texts) <= 96 * 1024
+    kept = [one.candidate for one in ledger.measures]
+    assert kept == [f"a1-s{index}" for index in range(5, 5 + len(kept))]
+    assert len(kept) > 60
+    facts = read_facts(ledger)
+    assert set(kept) <= set(facts.measures)
+    assert facts.closed == {f"a1-s{index}" for index in range(5, 178)}
+    assert facts.measures["a1-s5"] == EvaluateFacts.model_validate(record(5).facts).measure
+    assert size_bytes(fit(DomainAdaptationStatus(ledger=ledger)).to_dict()) <= 240 * 1024

@@ -78,7 +78,8 @@ def _task_drops(known: Known) -> Iterable[Value]:
 
 
 def _gpu_seconds(known: Known) -> Iterable[Value]:
-    seconds: dict[str, float] = {}
+    closed = known.ledger.closed
+    seconds: dict[str, float] = dict(closed.accelerator_seconds) if closed else {}
     for record in known.ledger.runs:
         seconds[record.kind] = seconds.get(record.kind, 0.0) + record.accelerator_seconds
     return seconds.items()
@@ -86,13 +87,15 @@ def _gpu_seconds(known: Known) -> Iterable[Value]:
 
 def _restarts(known: Known) -> Iterable[Value]:
     causes: dict[str, float] = {}
-    for record in known.ledger.runs:
+    closed = known.ledger.closed
+    told = [(record.failures, record.restarts) for record in known.ledger.runs]
+    for failures, restarts in (*told, *([(closed.failures, closed.restarts)] if closed else [])):
         counted = 0
-        for budget, number in record.failures.items():
+        for budget, number in failures.items():
             cause = budget[:1].upper() + budget[1:]
             causes[cause] = causes.get(cause, 0.0) + number
             counted += number
-        free = max(0, record.restarts - counted)
+        free = max(0, restarts - counted)
         if free:
             causes[Cause.DISRUPTION.value] = causes.get(Cause.DISRUPTION.value, 0.0) + free
     return causes.items()

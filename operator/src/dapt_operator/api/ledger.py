@@ -15,6 +15,8 @@ from dapt_operator.api.base import Digest, FreeForm, Integer, LeanBase, Time
 
 MAX_RECORDS = 40
 MAX_ATTEMPTS = 16
+MAX_MEASURES = 100
+MAX_CLOSED = 800
 
 ShortText = Annotated[str, Field(max_length=253)]
 
@@ -117,6 +119,34 @@ class AttemptRecord(LeanBase):
     """When it was decided."""
 
 
+class MeasureRecord(LeanBase):
+    """What a finished evaluation has measured, in short, when its record was let go."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    candidate: ShortText
+    """Its id."""
+    expects: ShortText | None = None
+    """Digest of the weights that it was told to score."""
+    text: Annotated[str, Field(max_length=4096)]
+    """Digest, losses and scores as JSON; what the base model's measure says too is left out."""
+
+
+class ClosedRuns(LeanBase):
+    """What is remembered of records that were let go, since there is room for so many."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    lineages: Annotated[tuple[ShortText, ...], Field(strict=False, max_length=MAX_CLOSED)] = ()
+    """Stage, attempt, candidate and number of tries of each."""
+    accelerator_seconds: Annotated[Mapping[str, float], Field(max_length=16)] = Field(default_factory=dict)
+    """What they cost, by kind of stage."""
+    failures: Annotated[Mapping[str, Integer], Field(max_length=16)] = Field(default_factory=dict)
+    """Retries that they spent, by budget."""
+    restarts: Integer = 0
+    """Their new tries after faults."""
+
+
 class Ledger(LeanBase):
     """All records."""
 
@@ -134,5 +164,9 @@ class Ledger(LeanBase):
     """When cleanup was done; it is done once."""
     attempts: Annotated[tuple[AttemptRecord, ...], Field(strict=False, max_length=MAX_ATTEMPTS)] = ()
     """Attempts after the first, in their order."""
+    measures: Annotated[tuple[MeasureRecord, ...], Field(strict=False, max_length=MAX_MEASURES)] = ()
+    """Evaluations whose records were let go; when there are too many, what has forgotten most goes first."""
+    closed: ClosedRuns | None = None
+    """Records that were let go."""
     runs: Annotated[tuple[RunRecord, ...], Field(strict=False, max_length=MAX_RECORDS)] = ()
     """One record a lineage, in the order of their first try."""

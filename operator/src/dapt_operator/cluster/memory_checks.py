@@ -7,7 +7,6 @@ from typing import Any
 
 from dapt_contract.run import RunIdentity
 from dapt_operator.api.conditions import CONDITION_TYPES, PHASES, REASONS
-from dapt_operator.api.ledger import MAX_RECORDS
 from dapt_operator.api.run import Manifest
 from dapt_operator.cluster.memory_objects import GANGS, is_alive, may_run
 from dapt_operator.launchers.labels import identity_of
@@ -143,7 +142,7 @@ def check_history(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     new = {(r["stage"], r["attempt"], r.get("candidate")): r for r in after.get("ledger", {}).get("runs", [])}
     for lineage, record in old.items():
         if lineage not in new:
-            if len(old) >= MAX_RECORDS and record["state"] != "Open":
+            if record["state"] != "Open" and _is_closed(lineage, record, after):
                 continue
             raise ImpossibleWorldError(f"{lineage} was forgotten")
         if new[lineage]["try"] < record["try"]:
@@ -156,6 +155,15 @@ def check_history(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
         raise ImpossibleWorldError("the fence fell")
     if len(str(after)) > 256 * 1024:
         raise ImpossibleWorldError("the status is larger than 256 KiB")
+
+
+def _is_closed(
+    lineage: tuple[str, int, str | None], record: Mapping[str, Any], after: Mapping[str, Any]
+) -> bool:
+    """Whether the ledger tells of a record that was let go."""
+    stage, attempt, candidate = lineage
+    closed = (after.get("ledger", {}).get("closed") or {}).get("lineages", [])
+    return f"{stage} {attempt} {candidate or ''} {record['try']}" in closed
 
 
 def check_conditions(before: Mapping[str, Any], after: Mapping[str, Any], generation: int) -> None:

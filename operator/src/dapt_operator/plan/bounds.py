@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from dapt_operator.api.ledger import MAX_RECORDS, Ledger, RunRecord
 from dapt_operator.api.status import MAX_STATUS_BYTES, DomainAdaptationStatus
+from dapt_operator.plan.past import let_go
 
 ROOM_BYTES: Final = MAX_STATUS_BYTES - 16 * 1024
 """The API server counts its own fields too."""
@@ -32,8 +33,9 @@ def fit(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
 def make_room(ledger: Ledger, candidate: str | None) -> Ledger:
     """A ledger with a place for one more record.
 
-    What was done for another candidate is forgotten, the oldest first, measures last: its reports are on the volume,
-    and a stage that is asked for it again reads them in one short try.
+    First go finished evaluations, the oldest first: their measures are kept in short (`past`). Then what was done for
+    another candidate after the selection, the oldest first: its reports are on the volume, and a stage that is asked
+    for it again reads them in one short try. Last an evaluation that was given up: it is not tried again.
 
     Args:
         ledger: as it is.
@@ -41,11 +43,26 @@ def make_room(ledger: Ledger, candidate: str | None) -> Ledger:
     """
     if len(ledger.runs) < MAX_RECORDS:
         return ledger
-    others = [one for one in ledger.runs if one.candidate not in (None, candidate) and one.state != "Open"]
-    if not others:
-        return ledger
-    gone = min(others, key=lambda one: (one.kind == "evaluate", one.fence))
-    return ledger.model_copy(update={"runs": tuple(one for one in ledger.runs if one is not gone)})
+    ended = [
+        one for one in ledger.runs if one.candidate is not None and one.state != "Open" and not one.retry
+    ]
+    for group in (
+        [one for one in ended if one.kind == "evaluate" and one.state == "Succeeded"],
+        [one for one in ended if one.kind not in ("evaluate", "blend") and one.candidate != candidate],
+        [one for one in ended if one.kind == "evaluate"],
+    ):
+        if group:
+            return let_go(ledger, min(group, key=lambda one: one.fence))
+    return ledger
+
+
+def _evaluations(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
+    """Finished evaluations are kept in short."""
+    ledger = status.ledger
+    for record in ledger.runs if ledger is not None else ():
+        if record.kind == "evaluate" and record.state == "Succeeded" and ledger is not None:
+            ledger = let_go(ledger, record)
+    return status.model_copy(update={"ledger": ledger})
 
 
 def _short(text: str | None, most: int) -> str | None:
@@ -103,10 +120,11 @@ def _records_words(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
 CUTS: Final[tuple[Cut, ...]] = (
     _candidates_words,
     _older_logs,
+    _evaluations,
     _others_tasks,
     _stages_words,
     _conditions_words,
     _older_candidates,
     _records_words,
 )
-"""In this order; facts of the ledger are never cut, since decisions read them."""
+"""In this order; what decisions read of the ledger is never cut, only shortened."""

@@ -18,9 +18,15 @@ SHORTEST_DEADLINE_SECONDS = 60
 
 def used_seconds(ledger: Ledger, runs: Iterable[RunState], now: datetime) -> float:
     """Accelerator-seconds of every try that has ended, and of those that run."""
-    ended = sum(record.accelerator_seconds for record in ledger.runs)
+    ended = ended_seconds(ledger)
     live = (RunPhase.PENDING, RunPhase.RUNNING)
     return ended + sum(accelerator_seconds(run, now) for run in runs if run.phase in live)
+
+
+def ended_seconds(ledger: Ledger) -> float:
+    """Accelerator-seconds of every try that has ended, those whose records were let go included."""
+    gone = sum(ledger.closed.accelerator_seconds.values()) if ledger.closed is not None else 0.0
+    return gone + sum(record.accelerator_seconds for record in ledger.runs)
 
 
 def limit_seconds(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) -> float | None:

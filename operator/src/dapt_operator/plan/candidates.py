@@ -92,6 +92,8 @@ def _candidate(
     elif stored is None and name in facts.given_up:
         said = facts.given_up[name]
         lost = f"its evaluation failed{f': {said}' if said else ''}"
+    elif stored is None and name in facts.closed:
+        lost = "its evaluation has ended and its numbers were let go: there is room for so many"
     shown = stored or measured
     weights = spec.selection.weights
     by_perplexity = (

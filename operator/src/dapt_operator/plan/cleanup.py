@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from dapt_contract.run import RunIdentity
 from dapt_operator.api.conditions import FINISHED, find_condition
-from dapt_operator.api.ledger import Ledger, RunRecord
+from dapt_operator.api.ledger import Ledger
 from dapt_operator.api.names import object_name
 from dapt_operator.plan.desired import Removal
+from dapt_operator.plan.history import Lineage, lineage_of
 from dapt_operator.plan.observed import Observed
+from dapt_operator.plan.past import closed_tries
 
 CLAIM = "PersistentVolumeClaim"
 
@@ -37,25 +40,36 @@ def leftovers(observed: Observed) -> tuple[Removal, ...]:
     made = (Removal(kind, name) for kind, _, name in (one.partition("/") for one in ledger.made))
     return (
         *(Removal(run.object_kind, run.object_name) for run in observed.runs if not run.deleting),
-        *(Removal("ConfigMap", name) for record in ledger.runs for name in _names(observed, record)),
+        *(
+            Removal("ConfigMap", name)
+            for lineage, tries in all_tries(ledger)
+            for name in _names(observed, lineage, tries)
+        ),
         *(removal for removal in made if not (keeps and removal.kind == CLAIM)),
     )
 
 
-def _names(observed: Observed, record: RunRecord) -> tuple[str, ...]:
+def all_tries(ledger: Ledger) -> Iterator[tuple[Lineage, int]]:
+    """Every lineage with its number of tries, those whose records were let go included."""
+    yield from closed_tries(ledger).items()
+    yield from ((lineage_of(record), record.try_number) for record in ledger.runs)
+
+
+def _names(observed: Observed, lineage: Lineage, tries: int) -> tuple[str, ...]:
     """Names of the objects of all tries of a lineage."""
     owner = observed.owner
+    stage, attempt, candidate = lineage
     keys = (
         RunIdentity(
             namespace=owner.namespace,
             name=owner.name,
             uid=owner.uid,
-            stage=record.stage,
-            attempt=record.attempt,
-            candidate=record.candidate,
+            stage=stage,
+            attempt=attempt,
+            candidate=candidate,
             try_number=number,
-            fence=record.fence,
+            fence=1,  # no part of the key
         ).key
-        for number in range(1, record.try_number + 1)
+        for number in range(1, tries + 1)
     )
-    return tuple(object_name(owner.name, record.stage, key) for key in keys)
+    return tuple(object_name(owner.name, stage, key) for key in keys)

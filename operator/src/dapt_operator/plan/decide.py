@@ -22,6 +22,7 @@ from dapt_operator.plan.history import Lineage, absorb, ask_to_stop, lineage_of,
 from dapt_operator.plan.lanes import most_at_once, startable
 from dapt_operator.plan.look import Look, Situation
 from dapt_operator.plan.observed import Observed
+from dapt_operator.plan.past import closed_tries
 from dapt_operator.plan.resolve import pretrain_gang
 from dapt_operator.plan.stuck import give_up_stuck
 from dapt_operator.plan.transitions import Do, Fact
@@ -96,6 +97,7 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         wish.profile.retries,
         observed.generation,
         suspended=wish.spec.suspend,
+        closed=closed_tries(stored.ledger or Ledger()),
     )
     ledger = give_up_stuck(ledger, observed.runs, observed.now, observed.generation, wish.profile_digest)
     limit = limit_seconds(wish.spec, wish.profile)

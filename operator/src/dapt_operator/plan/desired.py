@@ -14,6 +14,7 @@ from dapt_operator.plan.blueprint import StagePlan
 from dapt_operator.plan.budget import deadline_seconds
 from dapt_operator.plan.history import Lineage, lineage_of
 from dapt_operator.plan.observed import Observed
+from dapt_operator.plan.past import closed_tries
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ def next_run(
     """The next try of a stage, and the record that remembers it. Numbers of tries and fences only rise."""
     spec = observed.wish.spec
     assert spec is not None
+    gone = closed_tries(ledger).get((stage.stage, stage.attempt, stage.candidate), 0)
     identity = RunIdentity(
         namespace=observed.owner.namespace,
         name=observed.owner.name,
@@ -43,7 +45,7 @@ def next_run(
         stage=stage.stage,
         attempt=stage.attempt,
         candidate=stage.candidate,
-        try_number=(record.try_number if record else 0) + 1 + observed.passed_over,
+        try_number=(record.try_number if record else gone) + 1 + observed.passed_over,
         fence=ledger.fence + 1,
     )
     run = StageRun(

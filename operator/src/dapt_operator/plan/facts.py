@@ -15,6 +15,7 @@ from dapt_contract.stages.pretrain import CheckpointFacts, PretrainFacts
 from dapt_contract.stages.publish import PublishFacts
 from dapt_operator.api.ledger import AttemptRecord, Ledger, RunRecord
 from dapt_operator.plan.history import facts_of, find
+from dapt_operator.plan.past import closed_tries, stored_measures
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Facts:
     """Digest of the weights that an evaluation was told to score, by candidate."""
     given_up: Mapping[str, str] = field(default_factory=dict)
     """Evaluations that failed for good, by candidate, with what they said last."""
+    closed: frozenset[str] = frozenset()
+    """Candidates whose evaluation has ended and of which there is no record any more."""
     lost_blends: Mapping[int, str] = field(default_factory=dict)
     """Blend runs that failed for good, by attempt, with what they said last."""
     attempts: tuple[AttemptRecord, ...] = ()
@@ -61,8 +64,11 @@ def read_facts(ledger: Ledger) -> Facts:
     baseline = facts_of(find(ledger, "baseline", 1, None))
     pretrains: dict[int, PretrainFacts] = {}
     blends: dict[int, tuple[BlendRow, ...]] = {}
-    measures: dict[str, Measure] = {}
-    expected: dict[str, str] = {}
+    base = baseline.measure if isinstance(baseline, BaselineFacts) else None
+    measures: dict[str, Measure] = dict(stored_measures(ledger, base))
+    expected: dict[str, str] = {
+        one.candidate: one.expects for one in ledger.measures if one.expects is not None
+    }
     given_up: dict[str, str] = {}
     lost_blends: dict[int, str] = {}
     for record in ledger.runs:
@@ -87,6 +93,11 @@ def read_facts(ledger: Ledger) -> Facts:
         measures=measures,
         expected=expected,
         given_up=given_up,
+        closed=frozenset(
+            candidate
+            for stage, _, candidate in closed_tries(ledger)
+            if stage == "evaluate" and candidate is not None
+        ),
         lost_blends=lost_blends,
         attempts=ledger.attempts,
     )

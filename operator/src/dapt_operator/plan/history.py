@@ -6,8 +6,9 @@ re-emits the finished report of its own work.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -30,6 +31,7 @@ LOST_AFTER_SECONDS = 10.0
 """A run that was created longer ago and is not seen is gone."""
 
 Lineage = tuple[str, int, str | None]
+NONE_CLOSED: Final[Mapping[Lineage, int]] = {}
 
 
 def lineage_of(value: RunRecord | RunIdentity) -> Lineage:
@@ -77,6 +79,7 @@ def absorb(
     generation: int,
     *,
     suspended: bool = False,
+    closed: Mapping[Lineage, int] = NONE_CLOSED,
 ) -> Ledger:
     """Fold the runs into the ledger.
 
@@ -87,6 +90,7 @@ def absorb(
         limits: the profile's retries.
         generation: of the spec.
         suspended: whether Jobs are being taken away on purpose.
+        closed: tries of the lineages whose records were let go.
     """
     newest: dict[Lineage, int] = {}
     for run in sorted(runs, key=lambda run: run.identity.fence):
@@ -95,6 +99,8 @@ def absorb(
         newest[lineage_of(run.identity)] = run.identity.try_number
         ledger = ledger.model_copy(update={"fence": max(ledger.fence, run.identity.fence)})
         record = find(ledger, *lineage_of(run.identity))
+        if record is None and run.identity.try_number <= closed.get(lineage_of(run.identity), 0):
+            continue  # its record was let go
         if record is None or run.identity.try_number > record.try_number:
             record = adopted(record, run, generation)
         if record.state == "Open" and run.identity.try_number == record.try_number:

@@ -9,7 +9,6 @@ from dapt_operator.api.conditions import set_condition, timestamp
 from dapt_operator.api.ledger import Ledger
 from dapt_operator.api.run import StageRun
 from dapt_operator.api.status import (
-    MAX_CANDIDATES,
     MAX_STAGES,
     Condition,
     Digests,
@@ -103,7 +102,10 @@ def working(
         ),
         plan=tables.plan_summary(situation, reached),
         stages=tuple(tables.stage(record, observed) for record in ledger.runs)[-MAX_STAGES:],
-        candidates=tuple(tables.candidate(situation, reached, one) for one in shown)[-MAX_CANDIDATES:],
+        candidates=tuple(
+            tables.candidate(situation, reached, one)
+            for one in tables.most_telling(shown, chosen.id if chosen else None)
+        ),
         selected=tables.selected(reached),
         attempts=tables.attempts(situation, reached, ledger),
         usage=tables.usage(observed, ledger, used_seconds, told, ticked=told_at != ledger.progress_time),

@@ -10,6 +10,7 @@ from dapt_contract.run import RunIdentity
 from dapt_operator.api.immutable import FROZEN_BY
 from dapt_operator.api.ledger import Ledger, RunRecord
 from dapt_operator.api.status import (
+    MAX_CANDIDATES,
     AttemptStatus,
     CandidateStatus,
     Frozen,
@@ -26,6 +27,7 @@ from dapt_operator.api.status import (
 from dapt_operator.plan import selection
 from dapt_operator.plan.attempts import attempt
 from dapt_operator.plan.blueprint import has_scores
+from dapt_operator.plan.budget import ended_seconds
 from dapt_operator.plan.candidates import Candidate
 from dapt_operator.plan.estimate import estimate
 from dapt_operator.plan.gain import gain
@@ -111,6 +113,18 @@ def _stage_state(record: RunRecord, observed: Observed) -> StageState:
         return "Succeeded"
     suspended = observed.wish.spec is not None and observed.wish.spec.suspend
     return "Suspended" if record.retry and suspended else "Failed"
+
+
+def most_telling(known: tuple[Candidate, ...], chosen: str | None) -> tuple[Candidate, ...]:
+    """At most 100, in their order: the chosen one; then what passes the perplexity gate; then what was evaluated; the
+    newest first of each."""
+    if len(known) <= MAX_CANDIDATES:
+        return known
+    places = sorted(
+        range(len(known)),
+        key=lambda i: (known[i].id != chosen, not known[i].passes_a, not known[i].evaluated, -i),
+    )
+    return tuple(known[i] for i in sorted(places[:MAX_CANDIDATES]))
 
 
 def candidate(situation: Situation, reached: Reached, one: Candidate) -> CandidateStatus:
@@ -257,11 +271,12 @@ def usage(
     observed: Observed, ledger: Ledger, used_seconds: float, progress: Progress | None, *, ticked: bool
 ) -> Usage:
     """The cost so far; of a running stage it is brought up to date with the progress, not at each visit."""
-    ended = sum(record.accelerator_seconds for record in ledger.runs) / 3600
+    ended = ended_seconds(ledger) / 3600
     old = observed.status.usage
     stored = (old.gpu_hours or 0.0) if old else 0.0
     hours = used_seconds / 3600 if ticked else max(stored, ended)
-    restarts = sum(record.restarts for record in ledger.runs)
+    gone = ledger.closed.restarts if ledger.closed is not None else 0
+    restarts = gone + sum(record.restarts for record in ledger.runs)
     share = goodput(observed, ledger, progress) if ticked or old is None or not observed.live else old.goodput
     return Usage(gpu_hours=round(hours, 4), goodput=share, restarts=restarts)
 
