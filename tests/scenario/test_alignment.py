@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from builders import healthy, measure
+from builders import facts_for, healthy, measure
 from dapt_contract.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.align import AlignConfig
@@ -65,3 +65,28 @@ def test_a_failed_verification_blocks_and_never_rolls_back(on_breach: str) -> No
     world.live(script)
     assert world.condition("Stalled")[1] == "VerifyFailed"
     assert world.stages.count("pretrain") == 1
+
+
+def test_the_card_tells_what_was_tuned_on_and_what_was_lost_to_the_length() -> None:
+    def script(stage: StageFile) -> Ends | Stays:
+        lost = {
+            "finetune": {"dropped_examples": 3, "cut_examples": 7},
+            "align": {"dropped_pairs": 2, "cut_pairs": 4},
+        }
+        if stage.kind in lost:
+            return Ends(facts=facts_for(stage).model_copy(update=lost[stage.kind]))
+        return healthy(stage)
+
+    world = World(PREFERENCE)
+    world.live(script)
+    publish = world.config("publish")
+    assert isinstance(publish, PublishConfig)
+    card = publish.card
+    assert (card.sft_examples, card.dpo_pairs, card.dpo_beta) == (100, 50, 0.1)
+    assert card.warnings[:4] == (
+        "fine-tuning left out 3 of 103 examples: no token of their responses lies within finetuning.sequenceLength",
+        "fine-tuning cut 7 of 100 examples at finetuning.sequenceLength",
+        "preference tuning left out 2 of 52 pairs: their prompts leave no room for an answer within the sequence"
+        " length",
+        "preference tuning cut answers of 4 of 50 pairs at the sequence length",
+    )

@@ -20,7 +20,7 @@ class AlignConfig(Contract):
     """Start and reference."""
     beta: float
     lora: LoraConfig | None = None
-    """None: all weights are trained, and the reference is a second copy of the model."""
+    """None: all weights are trained."""
     epochs: float = 1.0
     sequence_length_tokens: int
     global_batch_size: int
@@ -45,6 +45,10 @@ class AlignFacts(Contract):
     """Share of pairs of the last tenth of the steps whose chosen answer has the larger implicit reward."""
     reward_margin: float
     """Mean difference of the implicit rewards there, chosen minus rejected."""
+    cut_pairs: int = 0
+    """Of `pairs`, those of which an answer's end lies past the sequence length."""
+    dropped_pairs: int = 0
+    """Beside `pairs`: the prompt leaves no room for an answer."""
 
 
 class AlignReport(Contract):

@@ -22,6 +22,11 @@ class CardFacts(Contract):
     candidate: str
     selection_reason: str
     fine_tuned: bool
+    sft_examples: int | None = None
+    """Texts that fine-tuning learned from; None without it."""
+    dpo_pairs: int | None = None
+    """Pairs that preference tuning learned from; None without it."""
+    dpo_beta: float | None = None
     base: Measure
     chosen: Measure
     final: Measure | None = None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dapt_contract.metric import Measure
+from dapt_contract.stages.align import AlignFacts
 from dapt_contract.stages.evaluate import VerifyFacts
+from dapt_contract.stages.finetune import FinetuneFacts
 from dapt_contract.stages.publish import CardFacts
 from dapt_operator.api.spec import DomainAdaptationSpec
 from dapt_operator.plan.attempts import Attempt, attempt
@@ -25,6 +27,9 @@ def card_facts(
     verified: VerifyFacts | None,
     numbers: Pretraining | None,
     verdicts: tuple[Verdict, ...],
+    *,
+    tuned: FinetuneFacts | None = None,
+    aligned: AlignFacts | None = None,
 ) -> CardFacts:
     """Everything that the card tells, of finished stages."""
     assert facts.prepare is not None
@@ -36,6 +41,7 @@ def card_facts(
     warnings = list(facts.prepare.warnings)
     if spec.finetuning is None and spec.preference is None:
         warnings.append(NOT_FOR_DEPLOYMENT)
+    warnings += _lost_to_length(tuned, aligned)
     warnings += [
         verdict.message
         for verdict in (*chosen.candidate.verdicts, *verdicts)
@@ -55,11 +61,40 @@ def card_facts(
         candidate=chosen.candidate.id,
         selection_reason=chosen.reason,
         fine_tuned=spec.finetuning is not None,
+        sft_examples=tuned.examples if tuned else None,
+        dpo_pairs=aligned.pairs if aligned else None,
+        dpo_beta=spec.preference.beta if aligned and spec.preference else None,
         base=facts.base,
         chosen=chosen.candidate.measure,
         final=final,
         warnings=tuple(warnings),
     )
+
+
+def _lost_to_length(tuned: FinetuneFacts | None, aligned: AlignFacts | None) -> list[str]:
+    """What tuning did not learn from, or not whole."""
+    lost = []
+    if tuned is not None and tuned.dropped_examples:
+        found = tuned.examples + tuned.dropped_examples
+        lost.append(
+            f"fine-tuning left out {tuned.dropped_examples:,} of {found:,} examples: no token of their responses lies"
+            " within finetuning.sequenceLength"
+        )
+    if tuned is not None and tuned.cut_examples:
+        lost.append(
+            f"fine-tuning cut {tuned.cut_examples:,} of {tuned.examples:,} examples at finetuning.sequenceLength"
+        )
+    if aligned is not None and aligned.dropped_pairs:
+        found = aligned.pairs + aligned.dropped_pairs
+        lost.append(
+            f"preference tuning left out {aligned.dropped_pairs:,} of {found:,} pairs: their prompts leave no room for"
+            " an answer within the sequence length"
+        )
+    if aligned is not None and aligned.cut_pairs:
+        lost.append(
+            f"preference tuning cut answers of {aligned.cut_pairs:,} of {aligned.pairs:,} pairs at the sequence length"
+        )
+    return lost
 
 
 def _steps(facts: Facts, trained: Attempt, step: int | None) -> int:

@@ -317,6 +317,8 @@ class Walk:
             verified(self.at.ledger, chosen.id, chosen.attempt),
             self.numbers,
             self.verdicts,
+            tuned=finetuned(self.at.ledger, chosen.id, chosen.attempt),
+            aligned=aligned(self.at.ledger, chosen.id, chosen.attempt),
         )
         return self._run(
             finishing.publish_stage(self.at.spec, chosen.id, self._final_model, card, attempt=chosen.attempt)

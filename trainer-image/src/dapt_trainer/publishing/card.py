@@ -36,6 +36,8 @@ def _front_matter(facts: CardFacts) -> str:
     lines += ["tags:", "- domain-adaptation", "- continued-pretraining"]
     if facts.fine_tuned:
         lines.append("- sft")
+    if facts.dpo_pairs is not None:
+        lines.append("- dpo")
     return "\n".join([*lines, "---"])
 
 
@@ -48,11 +50,13 @@ def _hub_name(base_model: str) -> str | None:
 
 def _summary(facts: CardFacts) -> str:
     tuned = ", then supervised fine-tuning" if facts.fine_tuned else ""
+    if facts.dpo_pairs is not None:
+        tuned += ", then direct preference optimization"
     text = (
         f"{facts.base_model} (revision `{facts.base_revision}`) adapted to a domain by continued pre-training "
         f"({facts.method}){tuned}. Chosen candidate: `{facts.candidate}` ({facts.selection_reason})."
     )
-    if not facts.fine_tuned:
+    if not facts.fine_tuned and facts.dpo_pairs is None:
         text += "\n\nThis model has had continued pre-training alone: it is a base model, not meant for deployment."
     return text
 
@@ -122,4 +126,9 @@ def _training(facts: CardFacts) -> str:
         *(f"- Domain source: `{source}`" for source in facts.domain_sources),
         *(f"- General source: `{source}`" for source in facts.general_sources),
     ]
+    if facts.sft_examples is not None:
+        lines.append(f"- Fine-tuning: {facts.sft_examples:,} examples, the loss on responses alone")
+    if facts.dpo_pairs is not None:
+        beta = "" if facts.dpo_beta is None else f", beta {facts.dpo_beta:g}"
+        lines.append(f"- Preference tuning (DPO): {facts.dpo_pairs:,} pairs{beta}")
     return "\n".join(lines)
