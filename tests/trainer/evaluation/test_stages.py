@@ -37,7 +37,7 @@ class Recorder(SilentProgress):
         self.readings: list[dict[str, Any]] = []
         self._stop_at = stop_at
 
-    def update(self, **fields: float | int | str | None) -> None:
+    def update(self, **fields: Any) -> None:
         self.readings.append(fields)
 
     def stop_requested(self) -> bool:
@@ -201,6 +201,50 @@ def test_without_a_baseline_a_candidate_cannot_be_judged(toy_work: Path) -> None
         str(caught.value)
         == f"{toy_work}/stages/none: no finished baseline to compare with; run baseline first"
     )
+
+
+def expecting(work: Path, digest: str, **model: Any) -> EvaluateConfig:
+    return EvaluateConfig(
+        candidate="a1-s8",
+        model=ModelReference(**({"weights": "tuned"} | model)),
+        evaluation=EVALUATION,
+        base_items_path=BASELINE_LINEAGE,
+        expected_digest=digest,
+    )
+
+
+def test_weights_that_nobody_chose_are_not_scored(
+    measured: tuple[Path, Any, Any, Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, _, candidate, _ = measured
+    found = candidate.facts.measure.digest
+    monkeypatch.setattr(measure, "load_model", None)
+    config = expecting(work, "0123456789ab")
+    with pytest.raises(InputError) as caught:
+        evaluate.run(config, context(work, "evaluate", config))
+    assert str(caught.value) == (
+        f"a1-s8: the weights at tuned have the digest {found[:12]}, and 0123456789ab is the one that was chosen for "
+        "evaluation: the files changed since they were written, so nothing is scored; restore them, or train again"
+    )
+
+
+def test_the_expected_digest_is_the_recipes_or_its_newest_parts(
+    measured: tuple[Path, Any, Any, Recorder],
+) -> None:
+    work, base, candidate, _ = measured
+    own, first = candidate.facts.measure.digest, base.facts.measure.digest
+    assert evaluate.checked_digest(expecting(work, own[:12]), work) == own
+    chain = {"weights": "model", "adapters": ("tuned",)}
+    whole = evaluate.checked_digest(expecting(work, own[:12], **chain), work)
+    assert whole not in (own, first)
+    assert evaluate.checked_digest(expecting(work, whole[:12], **chain), work) == whole
+    with pytest.raises(InputError):
+        evaluate.checked_digest(expecting(work, first[:12], **chain), work)
+    blend = {"interpolation": 0.5}
+    mixed = evaluate.checked_digest(expecting(work, "", **blend), work)
+    assert evaluate.checked_digest(expecting(work, mixed[:12], **blend), work) == mixed
+    with pytest.raises(InputError, match=mixed[:12]):
+        evaluate.checked_digest(expecting(work, own[:12], **blend), work)
 
 
 def test_all_bad_files_are_named_before_a_model_is_loaded(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dapt_contract.metric import Measure, Perplexity, Score, SidePerplexity
-from dapt_contract.stages.common import ModelReference
+from dapt_contract.stages.common import Member, ModelReference
 from dapt_contract.stages.publish import CardFacts, PublishConfig, PublishReport
 from dapt_trainer.errors import InputError
 from dapt_trainer.publishing.card import model_card
@@ -141,6 +141,52 @@ def test_an_object_store_gets_the_same_files_with_the_manifest_last(
     with pytest.raises(InputError, match="holds the model of another run"):
         published(trained, config("s3://bucket/model", run_digest="sha256:" + "3" * 64))
     memory.rm("/bucket", recursive=True)
+
+
+def test_a_published_recipe_is_the_model_that_was_measured(trained: Path, tmp_path: Path) -> None:
+    """The mean of two adapters, most of the way from the base, with a tuned adapter and its tokenizer on top."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from dapt_trainer.training.models import load_model
+
+    steps = [f"stages/pretrain-a1/try-1/checkpoint-{step}" for step in (2, 4, 6)]
+    recipe = ModelReference(
+        weights="model",
+        adapters=(steps[2],),
+        averaged_with=(Member(weights="model", adapters=(steps[1],)),),
+        interpolation=0.8,
+        tuned=(steps[0],),
+    )
+    published(trained, config(f"file://{tmp_path}/out", model=recipe))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    ids = torch.arange(1, 20)[None]
+    wanted = load_model(trained, recipe, precision="fp32")(ids).logits
+    assert torch.equal(model(ids).logits, wanted)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    for other in (recipe.model_copy(update={"tuned": ()}), recipe.model_copy(update={"interpolation": 1.0})):
+        assert not torch.allclose(load_model(trained, other, precision="fp32")(ids).logits, wanted, atol=1e-3)
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("having", "expected"),
+    [
+        (("base", "full", "adapter", "tuned"), "tuned"),
+        (("base", "full", "adapter"), "adapter"),
+        (("base", "full"), "full"),
+        (("base",), "base"),
+    ],
+)
+def test_the_tokenizer_is_the_newest_parts(tmp_path: Path, having: tuple[str, ...], expected: str) -> None:
+    for name in having:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tokenizer_config.json").touch()
+    recipe = ModelReference(
+        weights="full", adapters=("adapter",), origin="base", interpolation=0.5, tuned=("tuned",)
+    )
+    assert publish.tokenizer_folder(tmp_path, recipe) == expected
 
 
 @pytest.mark.parametrize("uri", ["ftp://host/x", "models/out", "file://"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from dapt_contract.stages.common import LoraConfig, Member, ModelReference
 from dapt_trainer.errors import InputError
+from dapt_trainer.training import recipes
 from dapt_trainer.training.models import load_model, reference_digest, weights_digest, with_lora
 from dapt_trainer.training.weights import save_weights
 from toy_training import FILTERS, make_model
@@ -248,3 +250,64 @@ def test_a_missing_part_is_named(work: Path) -> None:
     assert str(caught.value) == (
         f"{work}/nowhere: no model there (config.json is missing); run prepare again"
     )
+
+
+MEAN_OF_ADAPTERS = {
+    "adapters": ("adapter-1",),
+    "averaged_with": tuple(Member(weights="model", adapters=(f"adapter-{n}",)) for n in (2, 3)),
+}
+
+
+@pytest.fixture
+def copies(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many models of the recipe are in memory right after each load of one."""
+    living: list[weakref.ref[Any]] = []
+    counts: list[int] = []
+    load, copy_of = recipes._loaded, recipes.copy.deepcopy
+
+    def noted(model: Any) -> Any:
+        if not isinstance(model, torch.nn.Module):  # the libraries copy things of theirs, too
+            return model
+        living.append(weakref.ref(model.get_input_embeddings().weight))
+        counts.append(sum(one() is not None for one in living))
+        return model
+
+    monkeypatch.setattr(recipes, "_loaded", lambda *a: noted(load(*a)))
+    monkeypatch.setattr(recipes.copy, "deepcopy", lambda model: noted(copy_of(model)))
+    return counts
+
+
+def test_full_models_are_combined_with_one_copy_in_memory(work: Path, copies: list[int]) -> None:
+    tensors(work, averaged_with=(Member(weights="full-1"), Member(weights="full-2")), interpolation=0.5)
+    assert copies == [1]
+
+
+def test_adapters_are_combined_with_two_copies_in_memory(work: Path, copies: list[int]) -> None:
+    tensors(work, **MEAN_OF_ADAPTERS, interpolation=0.5)
+    assert copies == [1, 2, 2]
+
+
+def test_one_blend_after_the_other_never_needs_three_copies(work: Path, copies: list[int]) -> None:
+    models = recipes.SharedMeans(work, precision="fp32", device="cpu")
+    for fields in (
+        {"adapters": ("adapter-1",), "interpolation": 0.6},
+        {"adapters": ("adapter-1",), "interpolation": 0.8},
+        MEAN_OF_ADAPTERS,
+        MEAN_OF_ADAPTERS | {"interpolation": 0.8},
+        {"weights": "full-1", "tuned": ("adapter-1",)},
+        {"weights": "full-1", "interpolation": 0.2},
+    ):
+        models.load(reference(**fields))
+    assert max(copies) == 2
+
+
+def test_shared_loads_give_the_models_that_each_recipe_alone_gives(work: Path) -> None:
+    models = recipes.SharedMeans(work, precision="bf16", device="cpu")
+    for share in (1.0, 0.6, 0.0, 0.8):
+        recipe = reference(**MEAN_OF_ADAPTERS, interpolation=share, origin="full-2")
+        shared, alone = models.load(recipe), load_model(work, recipe, precision="bf16")
+        for (name, value), (_, wanted) in zip(
+            shared.named_parameters(), alone.named_parameters(), strict=True
+        ):
+            assert torch.equal(value, wanted), (share, name)
+        assert not shared.training

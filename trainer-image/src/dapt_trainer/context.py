@@ -8,12 +8,16 @@ from typing import Protocol
 
 from dapt_contract.layout import try_folder
 from dapt_contract.stage_file import StageFile
+from dapt_contract.stages.pretrain import CheckpointFacts
+
+Shown = float | int | str | tuple[CheckpointFacts, ...] | None
+"""What a field of a live reading may be."""
 
 
 class ProgressBoard(Protocol):
     """Live readings of rank 0 and the heartbeat of every rank; the worker passes the real one, tests a silent one."""
 
-    def update(self, **fields: float | int | str | None) -> None:
+    def update(self, **fields: Shown) -> None:
         """Set fields of `dapt_contract.progress.Progress`; also a heartbeat."""
         ...
 
@@ -51,7 +55,7 @@ class StageContext:
 class SilentProgress:
     """A board that nobody reads."""
 
-    def update(self, **fields: float | int | str | None) -> None:
+    def update(self, **fields: Shown) -> None:
         """Drop the reading."""
 
     def heartbeat(self) -> None:

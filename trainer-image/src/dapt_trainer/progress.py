@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from dapt_contract.progress import Progress
 from dapt_contract.stage_file import StageFile
+from dapt_trainer.context import Shown
 from dapt_trainer.errors import StopRequested
 from dapt_trainer.heartbeat import Heart
 
@@ -50,7 +51,7 @@ class Board:
         self._stop = threading.Event()
         self._asked = False
 
-    def update(self, **fields: float | int | str | None) -> None:
+    def update(self, **fields: Shown) -> None:
         """Set fields of `Progress`, or measures that only `/metrics` shows; also a heartbeat.
 
         `step` marks an optimizer step (or a batch, in stages that train nothing): hang limits follow from it.

@@ -137,6 +137,11 @@ class PretrainReport(Contract):
     penalties: tuple[PenaltyPoint, ...] = ()
     """Of the regularization, where there is one: what it added to the loss."""
     stall_seconds: float = 0.0
-    """Time in which the ranks saved and measured checkpoints instead of training."""
+    """Time in which the ranks saved and measured checkpoints instead of training: of this try, and of earlier ones up
+    to the checkpoint that it resumed from."""
     skipped_checkpoints: tuple[str, ...] = ()
     """One sentence for each checkpoint that was found damaged at a resume."""
+    attention: str = ""
+    """Which implementation kept packed documents apart, and why."""
+    kernels: str = ""
+    """Which fused kernels were used, and why."""

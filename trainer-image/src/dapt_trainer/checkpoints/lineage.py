@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from dapt_contract.checkpoint import CheckpointManifest
 from dapt_contract.envelope import ContractError, digest_of
 from dapt_contract.layout import lineage_folder
 from dapt_contract.metric import SidePerplexity
+from dapt_contract.stages.align import AlignConfig
+from dapt_contract.stages.finetune import FinetuneConfig
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainConfig
 from dapt_trainer.checkpoints.claim import read_claim, require_not_superseded, write_claim
 from dapt_trainer.checkpoints.save import list_files, saving, write_manifest
@@ -25,9 +28,10 @@ from dapt_trainer.checkpoints.store import (
 )
 from dapt_trainer.context import StageContext
 from dapt_trainer.errors import InfrastructureError
-from dapt_trainer.training.models import weights_digest
+from dapt_trainer.training.models import digest_of_weights, is_weights
 from dapt_trainer.training.ranks import Ranks
 
+TrainingConfig = PretrainConfig | FinetuneConfig | AlignConfig
 DIGEST_DIGITS = 12
 """Of a weights digest, in messages."""
 NEUTRAL_FIELDS = frozenset(
@@ -37,7 +41,7 @@ NEUTRAL_FIELDS = frozenset(
 out-of-memory, or new gates, go on from the same checkpoints."""
 
 
-def training_digest(config: PretrainConfig) -> str:
+def training_digest(config: TrainingConfig) -> str:
     """Digest of everything in the configuration that decides the weights."""
     return digest_of(config.model_dump(mode="json", exclude=set(NEUTRAL_FIELDS)))
 
@@ -45,8 +49,15 @@ def training_digest(config: PretrainConfig) -> str:
 class Lineage:
     """All methods are called by all ranks; rank 0 reads and writes, the others learn the result."""
 
-    def __init__(self, config: PretrainConfig, context: StageContext, ranks: Ranks) -> None:
-        self._config = config
+    def __init__(
+        self,
+        config: TrainingConfig,
+        context: StageContext,
+        ranks: Ranks,
+        *,
+        keep_optimizer_states: int,
+    ) -> None:
+        self._keep_optimizer_states = keep_optimizer_states
         self._context = context
         self._ranks = ranks
         self._identity = context.stage.run
@@ -128,10 +139,20 @@ class Lineage:
         self._checkpoints.append(stored)
         if self._ranks.is_first:
             self._checkpoints = drop_old_optimizer_states(
-                self._checkpoints, self._config.keep_optimizer_states, key=self._context.signing_key
+                self._checkpoints, self._keep_optimizer_states, key=self._context.signing_key
             )
 
+    def forget(self) -> None:
+        """Remove every checkpoint: the training ended and its result stands elsewhere, or none of them can be used."""
+        if self._ranks.is_first:
+            for stored in self._checkpoints:
+                stored.manifest_path.unlink(missing_ok=True)  # first: without it the checkpoint does not exist
+                shutil.rmtree(stored.folder, ignore_errors=True)
+        self._checkpoints, self.resumed = [], None
+        self._ranks.barrier()
+
     def _write_manifest(self, folder: Path, step: int, tokens: int, candidate: str) -> StoredCheckpoint:
+        files = list_files(folder)
         manifest = CheckpointManifest(
             folder=folder.relative_to(self._context.work).as_posix(),
             candidate=candidate,
@@ -141,8 +162,10 @@ class Lineage:
             fence=self._identity.fence,
             lineage=self._folder.name,
             config_digest=self._digest,
-            weights_digest=weights_digest(folder),
-            files=list_files(folder),
+            weights_digest=digest_of_weights(
+                {entry.path: entry.sha256 for entry in files if is_weights(entry.path)}
+            ),
+            files=files,
         )
         require_not_superseded(self._folder, self._identity)
         return self._store(manifest, folder)

@@ -7,6 +7,7 @@ in the middle of an evaluation costs that evaluation and no step.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from pathlib import Path
@@ -20,8 +21,10 @@ from dapt_trainer.checkpoints.lineage import Lineage
 from dapt_trainer.context import StageContext
 from dapt_trainer.errors import Diverged, ForgettingLimitReached, InputError, StageError, StopRequested
 from dapt_trainer.training.beating import beating
-from dapt_trainer.training.journal import CURVE_FILE, Journal, curve_of, penalties_of
+from dapt_trainer.training.journal import CURVE_FILE, STALL, Journal, curve_of, penalties_of, stall_of
 from dapt_trainer.training.ranks import Ranks, join_ranks
+
+_LOG = logging.getLogger(__name__)
 
 
 def run(config: PretrainConfig, context: StageContext) -> PretrainReport:
@@ -48,15 +51,18 @@ class Pretraining:
         self.context = context
         self.ranks = ranks
         self.started = time.monotonic()
-        self.lineage = Lineage(config, context, ranks)
+        self.lineage = Lineage(config, context, ranks, keep_optimizer_states=config.keep_optimizer_states)
         self.journal: Journal
         self.trainer: Any
         self.arguments: Any
+        self.attention: Any = None
+        self.kernels: Any = None
         self.model: Any
         self.tokenizer: Any
         self.rows: Any
         self.fisher: Any = None
         self.checkpoint_seconds = 0.0
+        self.stall_seconds = 0.0
         self.ended_by: EndedBy = "Completed"
         self.end_message = ""
         self.saved_step = 0
@@ -70,10 +76,14 @@ class Pretraining:
         self.context.progress.update(activity="looking for checkpoints", total_steps=self.config.total_steps)
         self.lineage.open()
         resumed = self.lineage.resumed
-        earlier = curve_of(self.lineage.log_history())
+        history = self.lineage.log_history()
+        earlier = curve_of(history)
+        self.stall_seconds = stall_of(history)
         curve_path = self.context.try_folder / CURVE_FILE if self.ranks.is_first else None
         self.journal = Journal(curve_path, earlier)
-        self.context.progress.update(activity="loading model and data")
+        self.context.progress.update(
+            activity="loading model and data", checkpoints=self.lineage.checkpoint_facts()
+        )
         self.rows = open_rows(self.context.work, self.config)
         self.saved_step = resumed.manifest.step if resumed else 0
         self.owes_reading = (
@@ -132,8 +142,9 @@ class Pretraining:
     def _load_model(self) -> None:
         from transformers import set_seed
 
-        from dapt_trainer.training.flops import flops_per_token
         from dapt_trainer.tokenization.grow import new_token_ids
+        from dapt_trainer.training.attention import choose_attention, use_attention
+        from dapt_trainer.training.flops import flops_per_token
         from dapt_trainer.training.models import load_model, load_tokenizer, with_lora
         from dapt_trainer.training.sharding import load_to_train
 
@@ -148,6 +159,16 @@ class Pretraining:
             device=self.ranks.device,
             from_files=config.model.is_plain,
         )
+        self.attention = choose_attention(
+            model,
+            self.ranks.device,
+            document_boundaries=config.document_boundaries,
+            precision=config.distribution.precision,
+        )
+        use_attention(model, self.attention)
+        if self.ranks.is_first:
+            _LOG.info("attention: %s", self.attention.text)
+            _LOG.info("kernels: %s", self.kernels.text)
         set_seed(config.seed)
         if config.lora is not None:
             new_ids = new_token_ids(self.context.work) if config.lora.embeddings else ()
@@ -156,11 +177,18 @@ class Pretraining:
         self.context.progress.update(flops_per_token=flops_per_token(self.model))
 
     def _make_arguments(self) -> Any:
-        from transformers import TrainingArguments
+        from transformers import AutoConfig, TrainingArguments
 
         from dapt_trainer.training.arguments import accumulation_steps, training_arguments
+        from dapt_trainer.training.kernels import choose_kernels
 
         config, ranks = self.config, self.ranks
+        self.kernels = choose_kernels(
+            AutoConfig.from_pretrained(self.context.work / config.model.weights, local_files_only=True),
+            ranks.device,
+            tokens_per_pass=config.micro_batch_size * config.sequence_length_tokens,
+            zero_stage=config.distribution.zero_stage,
+        )
         arguments = training_arguments(
             scratch=self.context.scratch,
             total_steps=config.total_steps,
@@ -174,6 +202,7 @@ class Pretraining:
             seed=config.seed,
             on_cpu=ranks.device.type == "cpu",
             load_universal=self._must_convert(),
+            kernels=self.kernels,
         )
         return TrainingArguments(**arguments)
 
@@ -204,6 +233,7 @@ class Pretraining:
             out_of_time=self._out_of_time,
             heartbeat=self.context.progress.heartbeat,
             on_step=self._after_step,
+            data_collator=self.attention.collate,
         )
         trainer.remove_callback(PrinterCallback)
         return trainer
@@ -270,10 +300,13 @@ class Pretraining:
             save_weights(self.model, self.tokenizer, folder, is_writer=self.ranks.is_first)
             self.trainer.write_resume_state(folder)
 
+        # A try that goes on from here knows what the checkpoints before this one took.
+        self.trainer.state.log_history.append({"step": step, STALL: self.stall_seconds})
         with beating(self.context.progress):
             self.lineage.save(step, tokens, write, candidate=candidate_id(self._attempt, step))
         self.saved_step = step
         self.checkpoint_seconds = time.monotonic() - started
+        self.stall_seconds += self.checkpoint_seconds
         self.context.progress.update(checkpoint_seconds=self.checkpoint_seconds)
 
     def _when_loaded(self) -> None:
@@ -291,6 +324,7 @@ class Pretraining:
     def _measure(self, step: int) -> None:
         """Both perplexities of the checkpoint just saved, into its manifest; then the stop rule."""
         from dapt_trainer.evaluation.perplexity import side_perplexity
+        from dapt_trainer.training.attention import unpacked_attention
 
         started = time.monotonic()
 
@@ -308,11 +342,16 @@ class Pretraining:
                 tokenizer=self.tokenizer,
             )
 
-        domain, general = measure("domain"), measure("general")
+        with unpacked_attention(self.trainer.model):
+            domain, general = measure("domain"), measure("general")
         self.lineage.add_readings(step, domain, general)
-        self.checkpoint_seconds += time.monotonic() - started
+        seconds = time.monotonic() - started
+        self.checkpoint_seconds += seconds
+        self.stall_seconds += seconds
         self.context.progress.update(
-            domain_perplexity=domain.both.perplexity, general_perplexity=general.both.perplexity
+            domain_perplexity=domain.both.perplexity,
+            general_perplexity=general.both.perplexity,
+            checkpoints=self.lineage.checkpoint_facts(),
         )
         self._judge(step)
 
@@ -382,5 +421,8 @@ class Pretraining:
             epochs_by_source=tuple(totals.epochs_by_source.items()),
             realised_replay_fraction=totals.replay_fraction,
             penalties=penalties_of(points),
+            stall_seconds=round(self.stall_seconds, 3),
             skipped_checkpoints=self.lineage.skipped,
+            attention=self.attention.text if self.attention else "",
+            kernels=self.kernels.text if self.kernels else "",
         )

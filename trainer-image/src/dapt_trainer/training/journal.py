@@ -17,6 +17,8 @@ from dapt_contract.stages.pretrain import CurvePoint, PenaltyPoint
 from dapt_trainer.training.loop import StepReading
 
 CURVE_FILE = "curve.jsonl"
+STALL = "stall_seconds"
+"""In the trainer's log: what saves and readings had taken so far."""
 _WINDOW_STEPS = 20
 
 
@@ -84,6 +86,11 @@ class Journal:
     def step_seconds_median(self) -> float:
         """Of this try's steps; 0 before the first."""
         return statistics.median(self._step_seconds) if self._step_seconds else 0.0
+
+
+def stall_of(log_history: list[dict[str, Any]]) -> float:
+    """Seconds that saves and readings had taken when the trainer's state was written; 0 before the first."""
+    return max((float(entry[STALL]) for entry in log_history if STALL in entry), default=0.0)
 
 
 def curve_of(log_history: list[dict[str, Any]]) -> tuple[CurvePoint, ...]:

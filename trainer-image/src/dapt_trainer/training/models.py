@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,7 +119,17 @@ def weights_digest(folder: Path) -> str:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise InputError(f"{folder}: no *.safetensors file to name the model by")
-    lines = "".join(f"{path.name} {sha256_of_file(path)}\n" for path in files)
+    return digest_of_weights({path.name: sha256_of_file(path) for path in files})
+
+
+def is_weights(path: str) -> bool:
+    """Whether a file of a model folder, named relative to it, is one that `weights_digest` covers."""
+    return path.endswith(".safetensors") and "/" not in path
+
+
+def digest_of_weights(sha256_by_name: Mapping[str, str]) -> str:
+    """`weights_digest` of files that were hashed already."""
+    lines = "".join(f"{name} {sha256_by_name[name]}\n" for name in sorted(sha256_by_name))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 

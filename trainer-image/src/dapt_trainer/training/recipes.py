@@ -12,6 +12,7 @@ tied weights are one parameter and stay tied.
 from __future__ import annotations
 
 import copy
+import gc
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -75,9 +76,11 @@ class SharedMeans:
         """
         if reference.tuned:
             self._key = self._mean = self._model = None
+            gc.collect()
             return load_model(self._work, reference, precision=self._precision, device=self._device)
         if mean_key(reference) != self._key:
             self._mean = self._model = None
+            gc.collect()
             self._mean = mean_of(self._work, reference)
             self._model = _rounded(copy.deepcopy(self._mean), self._dtype).to(device=self._device).eval()
             self._key = mean_key(reference)
@@ -110,6 +113,7 @@ def mean_of(work: Path, reference: ModelReference) -> Any:
         for name, parameter in _parameters(model):
             parameter.add_(tensor_of(name))
         del tensor_of
+        gc.collect()  # models hold themselves in circles: a copy would outlive the next one's load
     if reference.averaged_with:
         for _, parameter in _parameters(model):
             parameter.div_(1 + len(reference.averaged_with))
@@ -168,7 +172,8 @@ def _merged(model: Any, adapter: Path) -> Any:
 
     if not (adapter / "adapter_model.safetensors").is_file():
         raise InputError(f"{adapter}: no adapter there (adapter_model.safetensors is missing)")
-    return PeftModel.from_pretrained(model, adapter, is_trainable=False).merge_and_unload()
+    merged = PeftModel.from_pretrained(model, adapter, is_trainable=False).merge_and_unload()
+    return merged.requires_grad_(True)  # PEFT froze it; a stage may train all of what an attempt starts from
 
 
 def _tensors_of_member(work: Path, member: Member, like: Any, name_of_like: str) -> Tensors:
