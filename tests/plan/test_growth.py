@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from builders import adaptation, model_facts, profile
+from builders import adaptation, base_measure, model_facts, profile
 from dapt_contract.stages.common import LoraConfig
 from dapt_contract.stages.prepare import TokenizerFacts
+from dapt_contract.stages.pretrain import CheckpointFacts, PretrainFacts
 from dapt_operator.api.profile import AdaptationProfile
 from dapt_operator.api.spec import DomainAdaptation, DomainAdaptationSpec
 from dapt_operator.plan.estimate import Estimate, estimate
-from dapt_operator.plan.growth import grown_model
+from dapt_operator.plan.growth import break_even_tokens, grown_model
 from dapt_operator.plan.memory import trainable_parameters
 
 SIZES = {"parameters": 1_000_000, "hidden_size": 100, "vocabulary_size": 5_000}
@@ -68,3 +69,32 @@ def test_the_estimate_counts_the_new_rows() -> None:
     assert extended.memory is not None
     assert extended.memory.weights > plain.memory.weights
     assert extended.memory.logits == pytest.approx(plain.memory.logits * 5_400 / 5_000)
+
+
+@pytest.mark.parametrize(
+    ("nats", "tokens"),
+    [
+        ((3.1, 2.9, 2.8, 2.7), 2_000),
+        ((2.9, 3.1, 3.0, 2.8), 3_000),
+        ((2.9, 2.8, 2.7, 3.2), None),
+        ((3.4, 3.3, 3.2, 3.1), None),
+    ],
+)
+def test_breaking_even_is_where_no_later_checkpoint_is_worse_than_the_base_model(
+    nats: tuple[float, ...], tokens: int | None
+) -> None:
+    base = base_measure()  # 3.0 nats on the domain
+    rows = tuple(
+        CheckpointFacts(
+            step=10 * number,
+            try_number=1,
+            domain_a_nats=value + 0.1,
+            domain_b_nats=value - 0.1,
+            general_a_nats=2.0,
+            general_b_nats=2.0,
+            weights_digest="0",
+        )
+        for number, value in enumerate(nats, start=1)
+    )
+    facts = PretrainFacts(ended_by="Completed", steps=40, tokens=4_000, checkpoints=rows)
+    assert break_even_tokens(base, facts) == tokens

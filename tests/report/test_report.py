@@ -134,6 +134,9 @@ def test_the_page_tells_what_a_grown_tokenizer_brought(finished: Run, tmp_path: 
     text = page(finished, tmp_path).text
     assert "The tokenizer learned 1,200 tokens from the domain's text." in text
     assert "domain 2.00 1.50 −25.0 %" in text
+    assert re.search(
+        r"Byte for byte it predicts the domain as well as the base model from [\d,]+ training tokens on", text
+    )
 
 
 def test_pictures_are_in_the_page_and_beside_it(finished: Run, tmp_path: Path) -> None:

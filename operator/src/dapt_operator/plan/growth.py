@@ -1,8 +1,10 @@
-"""The base model's sizes with the rows of a grown tokenizer, for the estimates of memory, compute and disk."""
+"""A grown tokenizer in the plan: the sizes of the model that is trained, and when its training has paid off."""
 
 from __future__ import annotations
 
+from dapt_contract.metric import Measure
 from dapt_contract.stages.prepare import ModelFacts, TokenizerFacts
+from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_operator.api.spec import DomainAdaptationSpec
 from dapt_operator.plan.parts import tokenizer_extension
 
@@ -31,3 +33,23 @@ def grown_model(
             "added_tokens": added,
         }
     )
+
+
+def break_even_tokens(base: Measure, pretrained: PretrainFacts) -> int | None:
+    """Training tokens after which the grown model predicts the domain's held-out text as well as the base model does.
+
+    Both are measured in nats over the same bytes, so the comparison is that of bits per byte. It is the first
+    checkpoint from which on no later one is worse than the base model; what training taught beside the new rows counts,
+    because nobody trains the rows alone. None: the last checkpoint is worse.
+
+    Args:
+        base: the base model's measure, with its own tokenizer.
+        pretrained: an attempt from step 0.
+    """
+    limit = base.domain.both.loss_nats
+    shares = (base.domain.a.tokens, base.domain.b.tokens)
+    first = None
+    for row in pretrained.checkpoints:
+        nats = (row.domain_a_nats * shares[0] + row.domain_b_nats * shares[1]) / sum(shares)
+        first = (first or row.step) if nats <= limit else None
+    return None if first is None else round(pretrained.tokens * first / pretrained.steps)

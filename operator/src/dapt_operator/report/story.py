@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from dapt_operator.api.status import CandidateStatus
+from dapt_operator.plan.growth import break_even_tokens
 from dapt_operator.report.material import Material
 from dapt_operator.report.trade import AttemptPath, CandidateKind, Offer
 from dapt_operator.report.words import NONE, number, percent
@@ -102,7 +103,16 @@ def tokenizer_words(material: Material) -> str:
     grown = material.prepare.facts.tokenizer if material.prepare else None
     if grown is None:
         return ""
-    return (
+    words = (
         f"The tokenizer learned {grown.added_tokens:,} tokens from the domain's text. Perplexities here are a token of"
         " the base model's tokenizer, and bits per byte compare any two models."
     )
+    first = material.pretrains.get(1)
+    if material.base is None or first is None or not first.facts.checkpoints:
+        return words
+    tokens = break_even_tokens(material.base, first.facts)
+    if tokens is None:
+        return (
+            f"{words} Byte for byte no checkpoint at the end predicts the domain as well as the base model."
+        )
+    return f"{words} Byte for byte it predicts the domain as well as the base model from {tokens:,} training tokens on."
