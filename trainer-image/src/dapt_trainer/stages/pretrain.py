@@ -7,7 +7,6 @@ in the middle of an evaluation costs that evaluation and no step.
 
 from __future__ import annotations
 
-import logging
 import shutil
 import time
 from pathlib import Path
@@ -23,8 +22,6 @@ from dapt_trainer.errors import Diverged, ForgettingLimitReached, InputError, St
 from dapt_trainer.training.beating import beating
 from dapt_trainer.training.journal import CURVE_FILE, STALL, Journal, curve_of, penalties_of, stall_of
 from dapt_trainer.training.ranks import Ranks, join_ranks
-
-_LOG = logging.getLogger(__name__)
 
 
 def run(config: PretrainConfig, context: StageContext) -> PretrainReport:
@@ -54,9 +51,7 @@ class Pretraining:
         self.lineage = Lineage(config, context, ranks, keep_optimizer_states=config.keep_optimizer_states)
         self.journal: Journal
         self.trainer: Any
-        self.arguments: Any
-        self.attention: Any = None
-        self.kernels: Any = None
+        self.setup: Any = None
         self.model: Any
         self.tokenizer: Any
         self.rows: Any
@@ -140,71 +135,14 @@ class Pretraining:
         return converted
 
     def _load_model(self) -> None:
-        from transformers import set_seed
-
-        from dapt_trainer.tokenization.grow import new_token_ids
-        from dapt_trainer.training.attention import choose_attention, use_attention
         from dapt_trainer.training.flops import flops_per_token
-        from dapt_trainer.training.models import load_model, load_tokenizer, with_lora
-        from dapt_trainer.training.sharding import load_to_train
+        from dapt_trainer.training.models import load_tokenizer
+        from dapt_trainer.training.setup import set_up
 
-        config = self.config
-        self.arguments = self._make_arguments()  # first: they say whether the weights are spread over the ranks
-        self.tokenizer = load_tokenizer(self.context.work, config.model.weights)
-        model = load_to_train(
-            lambda device: load_model(
-                self.context.work, config.model, precision=config.distribution.precision, device=device
-            ),
-            self.arguments,
-            device=self.ranks.device,
-            from_files=config.model.is_plain,
-        )
-        self.attention = choose_attention(
-            model,
-            self.ranks.device,
-            document_boundaries=config.document_boundaries,
-            precision=config.distribution.precision,
-        )
-        use_attention(model, self.attention)
-        if self.ranks.is_first:
-            _LOG.info("attention: %s", self.attention.text)
-            _LOG.info("kernels: %s", self.kernels.text)
-        set_seed(config.seed)
-        if config.lora is not None:
-            new_ids = new_token_ids(self.context.work) if config.lora.embeddings else ()
-            model = with_lora(model, config.lora, seed=config.seed, new_token_ids=new_ids)
-        self.model = model
+        self.tokenizer = load_tokenizer(self.context.work, self.config.model.weights)
+        self.setup = set_up(self.config, self.context, self.ranks, load_universal=self._must_convert())
+        self.model = self.setup.model
         self.context.progress.update(flops_per_token=flops_per_token(self.model))
-
-    def _make_arguments(self) -> Any:
-        from transformers import AutoConfig, TrainingArguments
-
-        from dapt_trainer.training.arguments import accumulation_steps, training_arguments
-        from dapt_trainer.training.kernels import choose_kernels
-
-        config, ranks = self.config, self.ranks
-        self.kernels = choose_kernels(
-            AutoConfig.from_pretrained(self.context.work / config.model.weights, local_files_only=True),
-            ranks.device,
-            tokens_per_pass=config.micro_batch_size * config.sequence_length_tokens,
-            zero_stage=config.distribution.zero_stage,
-        )
-        arguments = training_arguments(
-            scratch=self.context.scratch,
-            total_steps=config.total_steps,
-            micro_batch_size=config.micro_batch_size,
-            accumulation=accumulation_steps(
-                config.global_batch_size, config.micro_batch_size, ranks.world_size
-            ),
-            optimizer=config.optimizer,
-            schedule=config.schedule,
-            distribution=config.distribution,
-            seed=config.seed,
-            on_cpu=ranks.device.type == "cpu",
-            load_universal=self._must_convert(),
-            kernels=self.kernels,
-        )
-        return TrainingArguments(**arguments)
 
     def _make_trainer(self) -> Any:
         from transformers.trainer_callback import PrinterCallback
@@ -224,7 +162,7 @@ class Pretraining:
         )
         trainer = StepTrainer(
             model=self.model,
-            args=self.arguments,
+            args=self.setup.arguments,
             rows=self.rows.dataset,
             order=order,
             ranks=ranks,
@@ -233,7 +171,7 @@ class Pretraining:
             out_of_time=self._out_of_time,
             heartbeat=self.context.progress.heartbeat,
             on_step=self._after_step,
-            data_collator=self.attention.collate,
+            data_collator=self.setup.attention.collate,
         )
         trainer.remove_callback(PrinterCallback)
         return trainer
@@ -423,6 +361,6 @@ class Pretraining:
             penalties=penalties_of(points),
             stall_seconds=round(self.stall_seconds, 3),
             skipped_checkpoints=self.lineage.skipped,
-            attention=self.attention.text if self.attention else "",
-            kernels=self.kernels.text if self.kernels else "",
+            attention=self.setup.attention.text if self.setup else "",
+            kernels=self.setup.kernels.text if self.setup else "",
         )

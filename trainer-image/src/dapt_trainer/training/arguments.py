@@ -7,9 +7,13 @@ from typing import Any
 
 from dapt_contract.stages.common import DistributionConfig, OptimizerConfig, ScheduleConfig
 from dapt_trainer.errors import InputError
+from dapt_trainer.training.kernels import Kernels
 
 _BUCKET_ELEMENTS = 50_000_000
 """Elements a reduction: 200 MB in fp32, small beside any model that needs more than one bucket."""
+
+LIVE_PARAMETERS = 500_000_000
+"""Gathered weights that stage 3 keeps at a time, in elements; the planner's estimate counts as many."""
 
 
 def accumulation_steps(global_batch_size: int, micro_batch_size: int, world_size: int) -> int:
@@ -85,7 +89,12 @@ def deepspeed_settings(
         }
     if stage == 3:
         # By the model's width: matrices are spread over the ranks, norms and biases stay on each of them.
-        zero |= {"stage3_param_persistence_threshold": "auto", "stage3_prefetch_bucket_size": "auto"}
+        zero |= {
+            "stage3_param_persistence_threshold": "auto",
+            "stage3_prefetch_bucket_size": "auto",
+            "stage3_max_live_parameters": LIVE_PARAMETERS,
+            "stage3_max_reuse_distance": LIVE_PARAMETERS,
+        }
     if offload != "none":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": not on_cpu}
     if offload == "all":
@@ -116,6 +125,7 @@ def training_arguments(
     seed: int,
     on_cpu: bool,
     load_universal: bool = False,
+    kernels: Kernels | None = None,
 ) -> dict[str, Any]:
     """Keywords of `TrainingArguments` for a run that logs, evaluates and saves by our own hooks alone."""
     return {
@@ -151,4 +161,5 @@ def training_arguments(
         "average_tokens_across_devices": True,
         "log_level": "warning",
         **scheduler_settings(schedule, total_steps),
+        **(kernels.arguments if kernels else {}),
     }

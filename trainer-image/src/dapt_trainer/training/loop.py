@@ -121,6 +121,12 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         self._step_started = time.monotonic()
         return prepared
 
+    def _prepare_input(self, data: Any) -> Any:
+        """To the accelerator without waiting for it: the batch lies in pinned memory."""
+        if isinstance(data, torch.Tensor) and not data.is_floating_point():
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
+
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:

@@ -1,0 +1,101 @@
+"""What a pretraining try trains with: arguments and kernels first, then the model as those say, then its attention."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from dapt_contract.stages.pretrain import PretrainConfig
+from dapt_trainer.context import StageContext
+from dapt_trainer.training.attention import Attention, choose_attention, use_attention
+from dapt_trainer.training.kernels import Kernels, choose_kernels
+from dapt_trainer.training.ranks import Ranks
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Ready for the trainer."""
+
+    arguments: Any
+    """transformers' `TrainingArguments`."""
+    model: Any
+    """With adapters where they are trained."""
+    attention: Attention
+    kernels: Kernels
+
+
+def set_up(config: PretrainConfig, context: StageContext, ranks: Ranks, *, load_universal: bool) -> Setup:
+    """Load the model of a configuration the way its distribution wants it.
+
+    The arguments come before the model: while they exist with stage 3, transformers spreads weights as it reads them.
+
+    Args:
+        config: of the stage.
+        context: of the stage.
+        ranks: all of them call this.
+        load_universal: the state to resume from was converted for this number of ranks.
+
+    Raises:
+        InputError: as `load_model` and `accumulation_steps`.
+    """
+    from transformers import AutoConfig, set_seed
+
+    from dapt_trainer.tokenization.grow import new_token_ids
+    from dapt_trainer.training.models import load_model, with_lora
+    from dapt_trainer.training.sharding import load_to_train
+
+    kernels = choose_kernels(
+        AutoConfig.from_pretrained(context.work / config.model.weights, local_files_only=True),
+        ranks.device,
+        tokens_per_pass=config.micro_batch_size * config.sequence_length_tokens,
+        zero_stage=config.distribution.zero_stage,
+    )
+    arguments = _arguments(config, context, ranks, kernels, load_universal=load_universal)
+    precision = config.distribution.precision
+    model = load_to_train(
+        lambda device: load_model(context.work, config.model, precision=precision, device=device),
+        arguments,
+        device=ranks.device,
+        from_files=config.model.is_plain,
+    )
+    attention = choose_attention(
+        model, ranks.device, document_boundaries=config.document_boundaries, precision=precision
+    )
+    use_attention(model, attention)
+    if ranks.is_first:
+        _LOG.info("attention: %s", attention.text)
+        _LOG.info("kernels: %s", kernels.text)
+    set_seed(config.seed)
+    if config.lora is not None:
+        new_ids = new_token_ids(context.work) if config.lora.embeddings else ()
+        model = with_lora(model, config.lora, seed=config.seed, new_token_ids=new_ids)
+    return Setup(arguments, model, attention, kernels)
+
+
+def _arguments(
+    config: PretrainConfig, context: StageContext, ranks: Ranks, kernels: Kernels, *, load_universal: bool
+) -> Any:
+    from transformers import TrainingArguments
+
+    from dapt_trainer.training.arguments import accumulation_steps, training_arguments
+
+    return TrainingArguments(
+        **training_arguments(
+            scratch=context.scratch,
+            total_steps=config.total_steps,
+            micro_batch_size=config.micro_batch_size,
+            accumulation=accumulation_steps(
+                config.global_batch_size, config.micro_batch_size, ranks.world_size
+            ),
+            optimizer=config.optimizer,
+            schedule=config.schedule,
+            distribution=config.distribution,
+            seed=config.seed,
+            on_cpu=ranks.device.type == "cpu",
+            load_universal=load_universal,
+            kernels=kernels,
+        )
+    )
