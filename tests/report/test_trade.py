@@ -49,13 +49,14 @@ def test_a_trade_of_nothing_but_far_candidates_shows_them() -> None:
 def test_the_attempts_tell_where_each_began_and_how_it_ended() -> None:
     made = attempts_path(
         [
-            AttemptPath(1, 0, 0.0, [(10, 0.4), (20, float("inf"))], "Diverged"),
+            AttemptPath(1, 0, 0.0, [(10, 0.4), (20, 3.4e8), (30, float("inf"))], "Diverged"),
             AttemptPath(2, 10, 0.4, [(20, 0.1)], ""),
         ],
         limit=0.15,
         hard_stop=0.6,
     )
     assert made.description == (
-        "attempt 1 from step 0: +40.0\u202f% at step 10, ∞\u202f% at step 20; ended by Diverged. "
+        "attempt 1 from step 0: +40.0\u202f% at step 10, +3.4e+10\u202f% at step 20, "
+        "∞\u202f% at step 30; ended by Diverged. "
         "attempt 2 from step 10: +10.0\u202f% at step 20"
     )

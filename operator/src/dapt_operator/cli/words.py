@@ -48,8 +48,8 @@ def percent(value: float | None) -> str:
 
 
 def signed(value: float) -> str:
-    """One decimal and the sign; what rounds to zero is `+0.0`."""
-    return f"{round(value, 1) + 0.0:+.1f}"
+    """One decimal and the sign; what rounds to zero is `+0.0`, and what is enormous has two digits."""
+    return f"{value:+.1e}" if abs(value) >= 1e5 else f"{round(value, 1) + 0.0:+.1f}"
 
 
 def points(value: float) -> str:

@@ -160,16 +160,17 @@ def attempts_path(paths: Sequence[AttemptPath], *, limit: float | None, hard_sto
         limit: the gate's largest forgetting, as a share.
         hard_stop: the share past which a run is stopped at once.
     """
+    top = _FAR * max(hard_stop or 0.0, limit or 0.0) or math.inf
     highest = max(
-        (reading for path in paths for _, reading in path.readings if math.isfinite(reading)), default=0
+        (min(share, top) for path in paths for _, share in path.readings if not math.isnan(share)), default=0
     )
     with style.figure(3.7) as (made, axes):
         axes.set_xlabel("optimizer steps from the base model on")
         axes.set_ylabel("forgetting (%)")
         for path in paths:
-            known = [(step, share) for step, share in path.readings if math.isfinite(share)]
+            known = [(step, share) for step, share in path.readings if not math.isnan(share)]
             xs = [path.start_step, *(step for step, _ in known)]
-            ys = [100 * path.start_forgetting, *(100 * share for _, share in known)]
+            ys = [100 * path.start_forgetting, *(100 * min(share, top) for _, share in known)]
             stopped = path.ended_by not in ("", "Completed", "BudgetReached")
             axes.plot(
                 xs, ys, color=colour(path.number), marker="o", markersize=4.5, linewidth=1.5,
@@ -177,6 +178,12 @@ def attempts_path(paths: Sequence[AttemptPath], *, limit: float | None, hard_sto
             )  # fmt: skip
             if stopped and known:
                 axes.scatter([xs[-1]], [ys[-1]], s=90, marker="X", color=style.LIMIT, zorder=5)
+            for step, share in known:
+                if share > top:
+                    axes.annotate(
+                        f"{percent(share)} ↑", (step, 100 * top), xytext=(8, 0), textcoords="offset points",
+                        va="center", fontsize=9,
+                    )  # fmt: skip
         lines = [("gate", limit, (0, (5, 3))), ("hard stop", hard_stop, (0, (1, 2)))]
         for name, share, dashes in lines:
             if share is None or (name == "hard stop" and share > 1.3 * highest):
@@ -188,10 +195,6 @@ def attempts_path(paths: Sequence[AttemptPath], *, limit: float | None, hard_sto
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.85},
             )  # fmt: skip
         axes.margins(0.08)
-        if highest > 10 * (limit or highest):
-            axes.set_yscale("symlog", linthresh=100 * (limit or 1.0))
-            axes.set_ylabel("forgetting (%, log scale above the gate)")
-            axes.yaxis.set_major_formatter(lambda value, _: minus(f"{value:g}"))
         axes.set_xlim(left=0)
         made.legend(loc="outside upper left", ncols=3, handletextpad=0.4, columnspacing=1.2)
         svg, png = style.save(made, "attempts")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+_ENORMOUS = 1000.0
+"""A share from which all its digits say nothing: a model that diverged."""
 _THIN_SPACE = "\u202f"
 """Narrow, and no line ends at it."""
 NONE = "–"
@@ -36,6 +38,8 @@ def percent(share: float | None, *, signed: bool = True) -> str:
         return NONE
     if not math.isfinite(share):
         return f"∞{_THIN_SPACE}%"
+    if abs(share) >= _ENORMOUS:
+        return minus(f"{100 * share:+.1e}{_THIN_SPACE}%")
     return minus(f"{100 * share:+.1f}{_THIN_SPACE}%" if signed else f"{100 * share:.1f}{_THIN_SPACE}%")
 
 
