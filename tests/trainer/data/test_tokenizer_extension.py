@@ -209,3 +209,17 @@ def test_a_tokenizer_that_cannot_grow_is_refused_before_the_corpus_is_read(
         "that no count of tokens holds; remove the field",
     )
     assert "reading and tokenizing the corpus" not in board.activities
+
+
+def test_tokens_beside_the_tokenizers_file_are_not_overwritten(extending, prepare) -> None:
+    path = Path(extending.model_source.removeprefix("file://")) / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    settings["added_tokens_decoder"] = {"0": {"content": "<|end|>"}, "400": {"content": "<think>"}}
+    path.write_text(json.dumps(settings))
+    with pytest.raises(InputError) as caught:
+        prepare(extending)
+    assert str(caught.value) == (
+        f"spec.model.tokenizer.extend: the tokenizer of {extending.model_source} has a token beside its tokenizer.json "
+        "(<think>, id 400), whose id an appended one would take; save the model with a tokenizer.json that has it, or "
+        "remove the field"
+    )

@@ -140,6 +140,27 @@ def test_characters_that_were_spelled_in_bytes_become_tokens() -> None:
     assert not any("<0x" in token.text for token in grown.tokens)
 
 
+def test_digits_stay_alone_where_no_old_token_joins_them() -> None:
+    texts = [f"stage {number} of 2024, {number:04d} units" for number in range(100, 200)]
+    split = json.loads(byte_level())
+    split["model"]["merges"] = [
+        pair
+        for pair in split["model"]["merges"]
+        if not any(letter.isdigit() for part in pair for letter in part)
+    ]
+    joined = {text for text in split["model"]["vocab"] if len(text) > 1 and any(map(str.isdigit, text))}
+    assert joined, "the toy joins digits"
+    for text in joined:  # as if the tokenizer had been trained on single digits
+        split["model"]["vocab"][text.translate(str.maketrans("0123456789", "abcdefghij")) + "@"] = split[
+            "model"
+        ]["vocab"].pop(text)
+    alone = grow_tokenizer(json.dumps(split), lambda: texts, WANTED, source="m").tokens
+    assert alone
+    assert not any(letter.isdigit() for token in alone for letter in token.text)
+    free = grow_tokenizer(byte_level(), lambda: texts, WANTED, source="m").tokens
+    assert any(letter.isdigit() for token in free for letter in token.text)
+
+
 def test_a_special_token_that_a_text_spells_is_text_and_its_id_is_kept() -> None:
     grown = grow_tokenizer(byte_level(), lambda: DOMAIN, WANTED, source="file://m")
     new = plain_tokenizer(grown.tokenizer_json)

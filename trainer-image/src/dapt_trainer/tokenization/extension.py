@@ -117,7 +117,9 @@ def _learned(
             tokenizer,
             texts,
             never=_never(content),
-            is_boundary=None if _is_byte_level(content) else Boundaries(taken),
+            is_boundary=Boundaries(taken, space="Ġ", digits_alone=True)
+            if _is_byte_level(content)
+            else Boundaries(taken),
             beat=beat,
         ),
         own.__getitem__,

@@ -15,8 +15,8 @@ from dapt_trainer.data.corpus import SpooledSource
 from dapt_trainer.data.manifest import TokenType
 from dapt_trainer.data.near_duplicates import HeldOutShingles
 
-SAMPLE_BYTES = 128 * 1024 * 1024
-"""Of text that is learned from; more makes no better words, and counting takes a minute for so much."""
+SAMPLE_BYTES = 64 * 1024 * 1024
+"""Of text that is learned from; more makes hardly better words, and counting so much takes a minute or two."""
 _BATCH_DOCUMENTS = 512
 _KEY_SPACE = 1 << 64
 

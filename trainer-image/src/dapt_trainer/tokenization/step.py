@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from dapt_contract.metric import Side
 from dapt_contract.stages.prepare import TokenizerExtension, TokenizerFacts
+from dapt_trainer.data.base_model import read_json
 from dapt_trainer.data.corpus import SpooledSource
 from dapt_trainer.data.held_out import HALVES, HeldOutDocument
 from dapt_trainer.data.helper import run_module
@@ -77,6 +78,7 @@ def grow(
         OutOfMemory: growing the matrices took too much.
     """
     old_json = (model / "tokenizer.json").read_text(encoding="utf-8")
+    check_named_tokens(model, old_json, source)
     grown = grow_tokenizer(old_json, lambda: _sample(spooled, choices), wanted, source=source, beat=beat)
     old, new = plain_tokenizer(old_json), plain_tokenizer(grown.tokenizer_json)
     _check_on_held_out(old, new, choices, grown, source)
@@ -96,6 +98,25 @@ def grow(
     ]
     facts = facts_of(new, choices, len(grown.tokens))
     return Grown(anew, token_type, facts, warnings_of(facts, wanted))
+
+
+def check_named_tokens(model: Path, tokenizer_json: str, source: str) -> None:
+    """Refuse a model whose other files name tokens that its tokenizer.json lacks: they follow its largest id.
+
+    Raises:
+        InputError: with the first of them.
+    """
+    known = plain_tokenizer(tokenizer_json).get_vocab(with_added_tokens=True)
+    decoder = read_json(model / "tokenizer_config.json", source).get("added_tokens_decoder") or {}
+    named = {token["content"]: int(number) for number, token in decoder.items()}
+    named |= read_json(model / "added_tokens.json", source)
+    for text, number in sorted(named.items(), key=lambda item: item[1]):
+        if text not in known:
+            raise InputError(
+                f"{FIELD}: the tokenizer of {source} has a token beside its tokenizer.json ({text}, id {number}), "
+                "whose id an appended one would take; save the model with a tokenizer.json that has it, or remove "
+                "the field"
+            )
 
 
 def write_grown_model(

@@ -26,7 +26,7 @@ def count_words(
     texts: Iterable[str],
     *,
     never: Collection[int],
-    is_boundary: Callable[[int, int], bool] | None,
+    is_boundary: Callable[[int, int], bool],
     beat: Callable[[], None] = lambda: None,
 ) -> Counter[Word]:
     """How often each run of at least two tokens occurs.
@@ -35,7 +35,7 @@ def count_words(
         tokenizer: of the `tokenizers` library.
         texts: the sample.
         never: ids that are part of no new token.
-        is_boundary: whether a word ends between two neighbouring tokens; None: the pre-tokenizer alone says so.
+        is_boundary: whether a word ends between two neighbouring tokens that the pre-tokenizer leaves together.
         beat: called after each batch.
     """
     counts: Counter[Word] = Counter()
@@ -65,13 +65,13 @@ def _runs(
     ids: list[int],
     word_ids: list[int | None],
     never: frozenset[int],
-    is_boundary: Callable[[int, int], bool] | None,
+    is_boundary: Callable[[int, int], bool],
 ) -> Iterator[Word]:
     run: list[int] = []
     last: int | None = None
     for number, word in zip(ids, word_ids, strict=True):
         ends = word != last or number in never or len(run) >= _LONGEST_WORD_TOKENS
-        if run and (ends or (is_boundary is not None and is_boundary(run[-1], number))):
+        if run and (ends or is_boundary(run[-1], number)):
             if len(run) > 1:
                 yield tuple(run)
             run = []
@@ -83,12 +83,23 @@ def _runs(
 
 
 class Boundaries:
-    """Where words end for a tokenizer that splits no text before it merges."""
+    """Where words end between two tokens, beyond what a pre-tokenizer says.
 
-    def __init__(self, vocabulary: dict[str, int]) -> None:
+    Digits stay alone where no old token joins them to each other, or to the space before them: such a tokenizer splits
+    numbers into digits on purpose. The rest is for tokenizers that split no text before they merge.
+
+    Args:
+        vocabulary: of the old tokenizer.
+        space: how it writes a space at the beginning of a word.
+        digits_alone: nothing but digits is judged.
+    """
+
+    def __init__(self, vocabulary: dict[str, int], *, space: str = SPACE, digits_alone: bool = False) -> None:
         self._texts = {number: text for text, number in vocabulary.items()}
+        self._space = space
+        self._digits_alone = digits_alone
         self._joins_digits = any(re.search(r"\d\d", text) for text in vocabulary)
-        self._joins_space_and_digit = any(re.match(rf"{SPACE}+\d", text) for text in vocabulary)
+        self._joins_space_and_digit = any(re.match(rf"{space}+\d", text) for text in vocabulary)
         self._known: dict[tuple[int, int], bool] = {}
 
     def __call__(self, left: int, right: int) -> bool:
@@ -99,16 +110,18 @@ class Boundaries:
         return self._known[pair]
 
     def _between(self, left: str, right: str) -> bool:
-        if right.startswith(SPACE):
-            return bool(left.strip(SPACE))
-        if not left.strip(SPACE):
-            return right[0].isdigit() and not self._joins_space_and_digit
+        if right.startswith(self._space):
+            return not self._digits_alone and bool(left.strip(self._space))
+        if not left.strip(self._space):
+            return right[0].isdecimal() and not self._joins_space_and_digit
         before, after = _kind(left[-1]), _kind(right[0])
-        return before != after or (before == "digit" and not self._joins_digits)
+        if before == after == "digit":
+            return not self._joins_digits
+        return before != after and not self._digits_alone
 
 
 def _kind(character: str) -> str:
-    if character.isdigit():
+    if character.isdecimal():
         return "digit"
     if character.isspace():
         return "space"
