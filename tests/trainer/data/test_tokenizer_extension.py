@@ -39,7 +39,9 @@ def matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stands in for the helper that grows the matrices with torch: links the weights as they are."""
 
     def run(_module: str, arguments: list[str], _environment: object, beat: object) -> Finished:
-        origin, target = map(Path, arguments)
+        what, origin, target = arguments[0], *map(Path, arguments[1:])
+        if what == "check":
+            return Finished(0, "", "")
         for path in origin.glob("*.safetensors"):
             (target / path.name).write_bytes(path.read_bytes())
         beat()  # type: ignore[operator]
@@ -223,3 +225,23 @@ def test_tokens_beside_the_tokenizers_file_are_not_overwritten(extending, prepar
         "(<think>, id 400), whose id an appended one would take; save the model with a tokenizer.json that has it, or "
         "remove the field"
     )
+
+
+def test_matrices_that_cannot_grow_are_refused_before_the_corpus_is_read(
+    extending, prepare, board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[list[str]] = []
+
+    def run(_module: str, arguments: list[str], *_: object) -> Finished:
+        calls.append(arguments)
+        return Finished(1, "", "its embedding has 399 rows for 400 tokens")
+
+    monkeypatch.setattr(step, "run_module", run)
+    with pytest.raises(InputError) as caught:
+        prepare(extending)
+    assert caught.value.problems == (
+        f"spec.model.tokenizer.extend: {extending.model_source} cannot be extended: its embedding has 399 rows for 400 "
+        "tokens; remove the field",
+    )
+    assert [(call[0], call[2]) for call in calls] == [("check", "400")]
+    assert "reading and tokenizing the corpus" not in board.activities

@@ -33,8 +33,17 @@ def checkpoint_bytes(model: ModelFacts, *, trains_all_weights: bool) -> tuple[in
     return trained * 4, trained * _OPTIMIZER_BYTES
 
 
-def check_space(work: Path, model: ModelFacts, *, checkpoints_kept: int, trains_all_weights: bool) -> None:
+def check_space(
+    work: Path, model: ModelFacts, *, checkpoints_kept: int, trains_all_weights: bool, copies: int = 0
+) -> None:
     """Refuse a run whose checkpoints cannot be written.
+
+    Args:
+        work: root of the work volume.
+        model: the base model.
+        checkpoints_kept: to be there at the end.
+        trains_all_weights: else adapters.
+        copies: of the base model that will be written beside it: one with a grown tokenizer's rows.
 
     Raises:
         InputError: not enough disk for two checkpoints with their optimizer state, or for all that are to be kept.
@@ -49,7 +58,7 @@ def check_space(work: Path, model: ModelFacts, *, checkpoints_kept: int, trains_
             "use a larger volume, or lower spec.pretraining.checkpoints.count",
         ),
     ):
-        needed = count * weights + _KEPT_OPTIMIZER_STATES * optimizer
+        needed = copies * model.weights_bytes + count * weights + _KEPT_OPTIMIZER_STATES * optimizer
         if free < needed:
             raise InputError(
                 f"{work}: not enough disk for {what}: {needed / _GIB:.1f} GiB are needed, {free / _GIB:.1f} GiB are "

@@ -63,8 +63,7 @@ from dapt_trainer.data.problems import Problems
 from dapt_trainer.data.selection import HeldOutChoice, choose
 from dapt_trainer.data.space import check_space
 from dapt_trainer.errors import InfrastructureError, InputError, StopRequested
-from dapt_trainer.tokenization.extension import check_extendable
-from dapt_trainer.tokenization.step import grow
+from dapt_trainer.tokenization.step import check_model, grow
 
 _FACTS = "facts.json"
 
@@ -165,12 +164,13 @@ class _Preparation:
             facts = read_model_facts(folder, resolved, has_chat_template=tokenizer.has_chat_template)
             length = sequence_length(config.sequence_length_tokens, facts)
             if config.tokenizer_extension is not None:
-                check_extendable(tokenizer.tokenizer_json, source)
+                check_model(folder, tokenizer.vocabulary_size, source, self._alive)
             check_space(
                 self._context.work,
                 facts,
                 checkpoints_kept=config.checkpoints_kept,
                 trains_all_weights=config.trains_all_weights,
+                copies=int(config.tokenizer_extension is not None),
             )
         except InputError as error:
             self._problems.add_error(error)

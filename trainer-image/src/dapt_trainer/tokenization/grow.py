@@ -1,4 +1,6 @@
-"""`python -m dapt_trainer.tokenization.grow FOLDER TARGET`: a model's matrices with rows for new tokens.
+"""`python -m dapt_trainer.tokenization.grow grow FOLDER TARGET`: a model's matrices with rows for new tokens.
+
+`... check FOLDER FIRST_ID` says whether they can grow, and writes nothing.
 
 In a process of its own, because it needs torch (numpy knows no bfloat16), which prepare never imports. `TARGET` holds
 the grown tokenizer and `extension.json` already. The model's class, built without weights, says which tensors belong to
@@ -80,10 +82,8 @@ def grow_model(folder: Path, target: Path) -> None:
     """
     extension = read_extension(target)
     config = json.loads((folder / "config.json").read_text())
-    names = vocabulary_tensors(folder)
-    files = _files(folder)
-    stored = _stored_names(names, files)
-    rows = _rows(folder, files, stored[names[0]], extension)
+    names, stored, files, old = _found(folder, extension.first_id)
+    rows = max(old, extension.ids.stop)  # as many as before where the padding holds all new tokens
     for file in sorted(set(files.values())):
         wanted = {stored[name] for name in names if name in stored and files[stored[name]] == file}
         if wanted and len(extension.ids) > 0:
@@ -95,6 +95,34 @@ def grow_model(folder: Path, target: Path) -> None:
     if len(extension.ids) > 0:
         config["vocab_size"] = rows
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def check_model(folder: Path, first_id: int) -> None:
+    """Whether `grow_model` will find what it needs.
+
+    Raises:
+        GrowError: it will not.
+    """
+    _found(folder, first_id)
+
+
+def _found(folder: Path, first_id: int) -> tuple[tuple[str, ...], dict[str, str], dict[str, str], int]:
+    """Names of the vocabulary's tensors, their names in the files, the files of all tensors, and rows of the embedding.
+
+    Raises:
+        GrowError: see `grow_model`; also when the embedding is shorter than the vocabulary.
+    """
+    from safetensors import safe_open
+
+    names = vocabulary_tensors(folder)
+    files = _files(folder)
+    stored = _stored_names(names, files)
+    entry = stored[names[0]]
+    with safe_open(folder / files[entry], "pt") as file:
+        rows = int(file.get_slice(entry).get_shape()[0])
+    if rows < first_id:
+        raise GrowError(f"its embedding has {rows} rows for {first_id} tokens")
+    return names, stored, files, rows
 
 
 def vocabulary_tensors(folder: Path) -> tuple[str, ...]:
@@ -171,17 +199,6 @@ def _stored_names(names: tuple[str, ...], files: dict[str, str]) -> dict[str, st
     return stored
 
 
-def _rows(folder: Path, files: dict[str, str], entry: str, extension: Extension) -> int:
-    """Rows of the grown matrices: as many as before where the padding holds all new tokens."""
-    from safetensors import safe_open
-
-    with safe_open(folder / files[entry], "pt") as file:
-        old = int(file.get_slice(entry).get_shape()[0])
-    if old < extension.first_id:
-        raise GrowError(f"its embedding has {old} rows for {extension.first_id} tokens")
-    return max(old, extension.ids.stop)
-
-
 def _rewrite(origin: Path, target: Path, wanted: set[str], extension: Extension, rows: int) -> None:
     """Write one file of the weights anew, with the wanted tensors grown."""
     from safetensors import safe_open
@@ -234,11 +251,14 @@ def _link(origin: Path, target: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Grow as the arguments say."""
-    folder, target = arguments
+    """Do as the arguments say."""
+    what, folder, argument = arguments
     warnings.simplefilter("ignore")
     try:
-        grow_model(Path(folder), Path(target))
+        if what == "check":
+            check_model(Path(folder), int(argument))
+        else:
+            grow_model(Path(folder), Path(argument))
     except GrowError as error:
         raise SystemExit(str(error)) from error
 

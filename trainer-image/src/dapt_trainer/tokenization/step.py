@@ -25,7 +25,13 @@ from dapt_trainer.data.manifest import TokenType
 from dapt_trainer.data.near_duplicates import HeldOutShingles
 from dapt_trainer.data.selection import HeldOutChoice
 from dapt_trainer.errors import InputError, OutOfMemory
-from dapt_trainer.tokenization.extension import FIELD, GrownTokenizer, grow_tokenizer, plain_tokenizer
+from dapt_trainer.tokenization.extension import (
+    FIELD,
+    GrownTokenizer,
+    check_extendable,
+    grow_tokenizer,
+    plain_tokenizer,
+)
 from dapt_trainer.tokenization.grow import Extension, write_extension
 from dapt_trainer.tokenization.retokenize import SAMPLE_BYTES, retokenized, training_sample
 
@@ -46,6 +52,24 @@ class Grown:
     token_type: TokenType
     facts: TokenizerFacts
     warnings: tuple[str, ...]
+
+
+def check_model(model: Path, first_id: int, source: str, beat: Beat = lambda: None) -> None:
+    """Refuse what cannot be extended, before a corpus is read for it.
+
+    Args:
+        model: folder of the base model.
+        first_id: of the first new token.
+        source: of the model, for messages.
+        beat: called while the matrices are looked at.
+
+    Raises:
+        InputError: the tokenizer or the matrices cannot grow.
+    """
+    tokenizer_json = (model / "tokenizer.json").read_text(encoding="utf-8")
+    check_extendable(tokenizer_json, source)
+    _check_named_tokens(model, tokenizer_json, source)
+    _run_grow(["check", str(model), str(first_id)], source, beat)
 
 
 def grow(
@@ -78,7 +102,6 @@ def grow(
         OutOfMemory: growing the matrices took too much.
     """
     old_json = (model / "tokenizer.json").read_text(encoding="utf-8")
-    check_named_tokens(model, old_json, source)
     grown = grow_tokenizer(old_json, lambda: _sample(spooled, choices), wanted, source=source, beat=beat)
     old, new = plain_tokenizer(old_json), plain_tokenizer(grown.tokenizer_json)
     _check_on_held_out(old, new, choices, grown, source)
@@ -98,25 +121,6 @@ def grow(
     ]
     facts = facts_of(new, choices, len(grown.tokens))
     return Grown(anew, token_type, facts, warnings_of(facts, wanted))
-
-
-def check_named_tokens(model: Path, tokenizer_json: str, source: str) -> None:
-    """Refuse a model whose other files name tokens that its tokenizer.json lacks: they follow its largest id.
-
-    Raises:
-        InputError: with the first of them.
-    """
-    known = plain_tokenizer(tokenizer_json).get_vocab(with_added_tokens=True)
-    decoder = read_json(model / "tokenizer_config.json", source).get("added_tokens_decoder") or {}
-    named = {token["content"]: int(number) for number, token in decoder.items()}
-    named |= read_json(model / "added_tokens.json", source)
-    for text, number in sorted(named.items(), key=lambda item: item[1]):
-        if text not in known:
-            raise InputError(
-                f"{FIELD}: the tokenizer of {source} has a token beside its tokenizer.json ({text}, id {number}), "
-                "whose id an appended one would take; save the model with a tokenizer.json that has it, or remove "
-                "the field"
-            )
 
 
 def write_grown_model(
@@ -139,8 +143,32 @@ def write_grown_model(
         for path in sorted(model.glob("*.safetensors")):
             os.link(path, target / path.name)
         return
+    _run_grow(["grow", str(model), str(target)], source, beat)
+
+
+def _check_named_tokens(model: Path, tokenizer_json: str, source: str) -> None:
+    """Refuse a model whose other files name tokens that its tokenizer.json lacks: they follow its largest id.
+
+    Raises:
+        InputError: with the first of them.
+    """
+    known = plain_tokenizer(tokenizer_json).get_vocab(with_added_tokens=True)
+    decoder = read_json(model / "tokenizer_config.json", source).get("added_tokens_decoder") or {}
+    named = {token["content"]: int(number) for number, token in decoder.items()}
+    named |= read_json(model / "added_tokens.json", source)
+    for text, number in sorted(named.items(), key=lambda item: item[1]):
+        if text not in known:
+            raise InputError(
+                f"{FIELD}: the tokenizer of {source} has a token beside its tokenizer.json ({text}, id {number}), "
+                "whose id an appended one would take; save the model with a tokenizer.json that has it, or remove "
+                "the field"
+            )
+
+
+def _run_grow(arguments: list[str], source: str, beat: Beat) -> None:
+    """The helper that needs torch, in its own process."""
     quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    done = run_module("dapt_trainer.tokenization.grow", [str(model), str(target)], quiet, beat)
+    done = run_module("dapt_trainer.tokenization.grow", arguments, quiet, beat)
     if done.returncode in (-9, 137):
         raise OutOfMemory(
             f"{FIELD}: memory ran out while the matrices of {source} were grown; give prepare more memory"

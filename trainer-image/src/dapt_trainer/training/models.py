@@ -63,11 +63,22 @@ def with_lora(model: Any, lora: LoraConfig, *, seed: int, new_token_ids: Sequenc
         seed: of their first values.
         new_token_ids: of a grown tokenizer; their rows of embedding and head are trained too, those of the old tokens
             stay the base model's.
+
+    Raises:
+        InputError: new rows of a model whose weights are spread over the ranks.
     """
     from peft import LoraConfig as PeftLoraConfig
     from peft import get_peft_model
     from transformers import set_seed
 
+    from dapt_trainer.training.sharding import is_sharded
+
+    if new_token_ids and is_sharded(model):
+        raise InputError(
+            "spec.pretraining.distribution.zeroStage: with 3, adapters cannot train the rows of new tokens "
+            "(spec.model.tokenizer.extend); write 2, with offload: optimizer where memory is short, or train all "
+            "weights"
+        )
     set_seed(seed)
     targets = (
         lora.targets if lora.targets == "all-linear" else [name.strip() for name in lora.targets.split(",")]
