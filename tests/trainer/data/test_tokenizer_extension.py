@@ -75,6 +75,29 @@ def test_it_learns_from_the_domains_training_text_alone(
     assert set(seen) | set(out) == whole
 
 
+def test_of_a_large_corpus_a_share_is_read_the_same_each_time(
+    extending, prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    grow_tokenizer = step.grow_tokenizer
+
+    def noted(tokenizer_json, texts, *rest, **options):
+        seen.append(list(texts()))
+        return grow_tokenizer(tokenizer_json, texts, *rest, **options)
+
+    monkeypatch.setattr(step, "grow_tokenizer", noted)
+    prepare(extending)
+    size = (tmp_path / "unknown-words.jsonl").stat().st_size
+    monkeypatch.setattr(step, "SAMPLE_BYTES", size // 3)
+    for name in ("one", "two"):
+        prepare(extending, work=tmp_path / name)
+    whole, one, two = seen
+    assert one == two
+    assert set(one) < set(whole)
+    assert 0.15 < len(one) / len(whole) < 0.55
+    assert not set(one) & set(held_out(tmp_path / "one", "domain"))
+
+
 def test_shards_and_only_they_are_in_new_tokens(extending, prepare, tmp_path: Path) -> None:
     facts = prepare(extending).facts
     work = tmp_path / "work"
