@@ -39,6 +39,8 @@ class MemoryParts:
     update: float = 0.0
     """fp32 gradients of the optimizer's step, as far as they are more than the activations and logits, which are gone
     by then."""
+    penalty: float = 0.0
+    """What a penalty against forgetting holds (`plan/penalty.py`)."""
 
     @property
     def total(self) -> float:
@@ -79,6 +81,7 @@ def training_memory(
     sequence_length_tokens: int,
     gradient_checkpointing: bool,
     offload: str = "none",
+    penalty: float = 0.0,
 ) -> MemoryParts:
     """Parts of one rank's memory, in bytes.
 
@@ -93,6 +96,7 @@ def training_memory(
         sequence_length_tokens: of one sequence.
         gradient_checkpointing: whether activations are recomputed.
         offload: `none`, `optimizer` or `all`.
+        penalty: bytes that a penalty against forgetting holds.
     """
     element = 2 if precision == "bf16" else 4
     trained = trainable_parameters(model, lora)
@@ -115,6 +119,7 @@ def training_memory(
         logits=logits,
         overhead=OVERHEAD_BYTES[kind],
         update=max(0.0, fp32_gradients - activations - logits),
+        penalty=penalty,
     )
 
 

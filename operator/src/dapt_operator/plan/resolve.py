@@ -266,6 +266,7 @@ def fit_batch(
         offload=asked.offload,
         gradient_checkpointing=asked.gradient_checkpointing,
         may_spread=stage != "pretraining" or spec.pretraining.regularization is None,
+        regularization=spec.pretraining.regularization if stage == "pretraining" else None,
     )
     way = choose(wanted)
     if way is None:

@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 
 from dapt_contract.stages.common import LoraConfig
 from dapt_contract.stages.prepare import ModelFacts
+from dapt_operator.api.spec import Regularization
 from dapt_operator.plan.memory import GIB, MemoryParts, host_bytes, training_memory
+from dapt_operator.plan.penalty import penalty_bytes
 
 DEFAULT_LORA = LoraConfig()
 LARGEST_WORLD = 1024
@@ -46,6 +48,7 @@ class Wanted:
     gradient_checkpointing: bool | None = None
     may_spread: bool = True
     """Whether stage 3 and offloading may be chosen."""
+    regularization: Regularization | None = None
 
 
 @dataclass(frozen=True)
@@ -103,13 +106,17 @@ def ways(wanted: Wanted) -> Iterator[Sharing]:
             wanted.model, wanted.lora, world_size=wanted.world_size, zero_stage=stage,
             precision=wanted.precision, offload=offload if wanted.kind == "gpu" else "none",
         )  # fmt: skip
+        penalty = penalty_bytes(
+            wanted.regularization, wanted.model, wanted.lora, world_size=wanted.world_size, zero_stage=stage,
+            precision=wanted.precision,
+        )  # fmt: skip
         for checkpointing in (False, True) if asked is None else (asked,):
             for size in wanted.micro_batch_sizes:
                 memory = training_memory(
                     wanted.model, wanted.lora, kind=wanted.kind, world_size=wanted.world_size, zero_stage=stage,
                     precision=wanted.precision, micro_batch_size=size * wanted.copies,
                     sequence_length_tokens=wanted.sequence_length_tokens, gradient_checkpointing=checkpointing,
-                    offload=offload,
+                    offload=offload, penalty=penalty,
                 )  # fmt: skip
                 yield Sharing(stage, offload, checkpointing, size, memory, host)
 

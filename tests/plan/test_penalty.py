@@ -1,0 +1,74 @@
+"""What a penalty against forgetting takes of a rank's accelerator, and that the estimate counts it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from builders import model_facts
+from dapt_contract.stages.common import LoraConfig
+from dapt_operator.api.spec import Ewc, KlToBase, L2sp, Regularization
+from dapt_operator.plan.memory import GIB
+from dapt_operator.plan.penalty import penalty_bytes
+from dapt_operator.plan.sharing import Wanted, choose
+
+LLAMA_8B = model_facts(
+    parameters=8_030_261_248, hidden_size=4096, layers=32, vocabulary_size=128_256, attention_heads=32,
+    key_value_heads=8, intermediate_size=14_336, tied_embeddings=False,
+)  # fmt: skip
+ATTENTION = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024)
+MLP = 32 * 3 * 4096 * 14_336
+LORA = LoraConfig(rank=64)
+ALL, OF_ATTENTION, OF_MLP = (
+    Regularization(ewc=Ewc(parameters=group)) for group in ("all", "attention", "mlp")
+)
+L2SP, KL = Regularization(l2sp=L2sp()), Regularization(kl_to_base=KlToBase())
+
+
+@pytest.mark.parametrize(
+    ("asked", "lora", "zero_stage", "precision", "expected"),
+    [
+        (None, None, 2, "bf16", 0),
+        (ALL, None, 2, "bf16", 4 * 8_030_261_248 / 8),
+        (ALL, None, 1, "fp32", 8 * 8_030_261_248 / 8),
+        (ALL, None, 0, "bf16", 4 * 8_030_261_248),
+        (OF_ATTENTION, None, 2, "bf16", 4 * ATTENTION / 8),
+        (OF_MLP, None, 2, "bf16", 4 * MLP / 8),
+        (ALL, LORA, 0, "bf16", 4 * (ATTENTION + MLP) / 8),
+        (OF_ATTENTION, LORA, 2, "bf16", 4 * ATTENTION / 8),
+        (L2SP, None, 2, "bf16", 2 * 8_030_261_248 / 8),
+        (L2SP, LORA, 2, "bf16", 0),
+        (KL, None, 2, "bf16", 2 * 8_030_261_248),
+        (KL, LORA, 2, "bf16", 0),
+    ],
+)
+def test_bytes_of_a_rank_among_eight(
+    asked: Any, lora: Any, zero_stage: int, precision: str, expected: float
+) -> None:
+    found = penalty_bytes(asked, LLAMA_8B, lora, world_size=8, zero_stage=zero_stage, precision=precision)
+    assert found == expected
+
+
+def test_a_penalty_that_leaves_no_room_asks_for_recomputed_activations() -> None:
+    def checkpointing(asked: Regularization | None) -> bool | None:
+        way = choose(
+            Wanted(
+                model=LLAMA_8B,
+                lora=None,
+                kind="gpu",
+                world_size=8,
+                ranks_per_node=8,
+                room_bytes=70 * GIB,
+                host_room_bytes=None,
+                precision="bf16",
+                sequence_length_tokens=4096,
+                micro_batch_sizes=(1,),
+                may_spread=False,
+                regularization=asked,
+            )
+        )
+        return None if way is None else way.gradient_checkpointing
+
+    assert checkpointing(None) is False
+    assert checkpointing(KL) is True
