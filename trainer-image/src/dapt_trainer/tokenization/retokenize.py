@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from array import array
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,6 @@ def training_sample(
     spool: SpooledSource,
     *,
     share: float,
-    held_out: Collection[int],
     held_out_keys: npt.NDArray[np.uint64],
     shingles: HeldOutShingles,
 ) -> Iterator[str]:
@@ -42,16 +41,14 @@ def training_sample(
     Args:
         spool: kept documents of one source, each once.
         share: of them, 0 to 1; those of the largest hashes (held-out ones have the smallest).
-        held_out: numbers of its documents that are held out.
         held_out_keys: sorted hashes of all held-out texts of both sides.
         shingles: of all held-out texts of both sides.
     """
-    chosen = frozenset(held_out)
     wanted = spool.keys >= np.uint64(min(_KEY_SPACE - 1, int((1.0 - share) * _KEY_SPACE)))
     wanted &= ~np.isin(spool.keys, held_out_keys)
     ends = np.cumsum(spool.sketch_counts)
     for number, text in enumerate(spooled_texts(spool)):
-        if not wanted[number] or number in chosen:
+        if not wanted[number]:
             continue
         end = int(ends[number])
         if not shingles.is_near(np.asarray(spool.sketches[end - int(spool.sketch_counts[number]) : end])):

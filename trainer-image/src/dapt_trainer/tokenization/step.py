@@ -215,7 +215,6 @@ def _sample(spooled: Sequence[SpooledSource], choices: Choices) -> Iterator[str]
         yield from training_sample(
             spool,
             share=min(1.0, SAMPLE_BYTES / max(1, size)),
-            held_out={c.document for c, _ in choices["domain"].chosen if c.source == spool.index},
             held_out_keys=keys,
             shingles=shingles,
         )
