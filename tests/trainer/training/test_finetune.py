@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dapt_contract.stages.common import (
@@ -17,8 +19,10 @@ from dapt_contract.stages.common import (
 from dapt_contract.stages.finetune import FinetuneConfig, FinetuneReport
 from dapt_trainer.errors import InputError
 from dapt_trainer.stages import finetune
+from dapt_trainer.training import tuning
+from dapt_trainer.training.chat import Example, with_template
 from dapt_trainer.training.models import load_model, weights_digest
-from dapt_trainer.training.sft import ShuffledExamples, tokenize, tokenize_all, with_template
+from dapt_trainer.training.sft import PackedExamples, tokenize_all
 from toy_training import (
     FILTERS,
     SEQUENCE_LENGTH,
@@ -29,13 +33,6 @@ from toy_training import (
 )
 
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
-CHAT = [
-    {"role": "system", "content": "be brief"},
-    {"role": "user", "content": "one?"},
-    {"role": "assistant", "content": "two"},
-    {"role": "user", "content": "three?"},
-    {"role": "assistant", "content": "four!"},
-]
 
 
 def config(**changes: Any) -> FinetuneConfig:
@@ -64,81 +61,119 @@ def work(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("chat_template", [True, False])
-def test_the_labels_are_the_responses_exactly(chat_template: bool) -> None:
-    tokenizer = with_template(make_tokenizer(chat_template=chat_template))
-    example = tokenize(tokenizer, CHAT, sequence_length_tokens=1000)
-    assert example is not None
-    whole = tokenizer.apply_chat_template(CHAT, tokenize=False)
-    assert tokenizer.decode(example.input_ids) == whole
-    learned, current = [], []
-    for token, label in zip([*example.input_ids, 0], [*example.labels, -100], strict=True):
-        assert label in (-100, token)
-        if label != -100:
-            current.append(token)
-        elif current:
-            learned.append(tokenizer.decode(current))
-            current = []
-    end = "<|end|>" if chat_template else "<|end|>\n"
-    assert learned == [f"two{end}", f"four!{end}"]
-
-
-def test_a_template_that_rewrites_earlier_turns_teaches_the_last_response_alone() -> None:
-    tokenizer = make_tokenizer()
-    tokenizer.chat_template = (
-        "{% for m in messages %}{% if m['role'] == 'assistant' and not loop.last %}[..]"
-        "{% else %}<{{ m['role'] }}>{{ m['content'] }}{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}<assistant>{% endif %}"
-    )
-    example = tokenize(tokenizer, CHAT, sequence_length_tokens=1000)
-    assert example is not None
-    assert tokenizer.decode([label for label in example.labels if label != -100]) == "four!"
-
-
-def test_a_response_past_the_sequence_length_is_cut_and_one_out_of_reach_refused(work: Path) -> None:
+def packed(work: Path, **changes: Any) -> tuple[list[Example], PackedExamples]:
     tokenizer = with_template(make_tokenizer())
-    assert (
-        len(tokenize_all(tokenizer, work, sequence_length_tokens=SEQUENCE_LENGTH)[0].labels)
-        == SEQUENCE_LENGTH
+    examples = tokenize_all(tokenizer, work, sequence_length_tokens=128).kept
+    settings: dict[str, Any] = {
+        "sequence_length_tokens": 128,
+        "global_batch_size": 2,
+        "seed": 1,
+        "padding_id": 0,
+    }
+    return list(examples), PackedExamples(examples, **(settings | changes))
+
+
+def test_a_response_past_the_sequence_length_is_cut_and_one_out_of_reach_dropped_and_counted(
+    work: Path,
+) -> None:
+    tokenizer = with_template(make_tokenizer())
+    write_instructions(
+        work, [("short?", "yes"), ("short?", "y" * 40), ("a question of many letters? " * 2, "no")]
     )
+    examples = tokenize_all(tokenizer, work, sequence_length_tokens=SEQUENCE_LENGTH)
+    assert [len(example.labels) for example in examples.kept] == [29, SEQUENCE_LENGTH]
+    assert (examples.cut, examples.dropped) == (1, 1)
     with pytest.raises(InputError) as caught:
         tokenize_all(tokenizer, work, sequence_length_tokens=8)
     assert str(caught.value) == (
-        "none of 10 conversations has a response within 8 tokens; raise corpus.sequenceLength or shorten the prompts"
+        "none of 3 conversations has a response within 8 tokens; raise finetuning.sequenceLength or shorten the prompts"
     )
 
 
-def test_each_epoch_reads_every_example_once_in_a_new_order(work: Path) -> None:
-    examples = tokenize_all(with_template(make_tokenizer()), work, sequence_length_tokens=128)
-    rows = ShuffledExamples(examples, rows=20, seed=1)
-    epochs = [[tuple(rows[k]["input_ids"]) for k in range(start, start + 10)] for start in (0, 10)]
-    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(tuple(example.input_ids) for example in examples)
+def test_a_template_that_does_not_fit_is_refused_line_by_line(work: Path) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    with pytest.raises(InputError) as caught:
+        tokenize_all(tokenizer, work, sequence_length_tokens=128)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 5
+    assert lines[1].startswith(
+        f"{work}/instructions/train.jsonl:2: the chat template ends the assistant's turn with 'it is 2', without"
+    )
+
+
+def test_plain_examples_stand_without_a_template(work: Path) -> None:
+    pair = [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "cd"}]
+    (work / "instructions" / "train.jsonl").write_text(json.dumps({"messages": pair, "plain": True}) + "\n")
+    tokenizer = make_tokenizer(chat_template=True)
+    (example,) = tokenize_all(tokenizer, work, sequence_length_tokens=128).kept
+    assert tokenizer.decode(example.input_ids) == "abcd<|end|>"
+    assert example.labels == [-100, -100, *example.input_ids[2:]]
+    bare = make_tokenizer()
+    tokenize_all(bare, work, sequence_length_tokens=128)
+    assert not bare.chat_template
+
+
+def test_each_epoch_reads_every_conversation_once_in_a_new_order(work: Path) -> None:
+    examples, rows = packed(work)
+    again = packed(work)[1]
+    epochs = [[rows.members(k) for k in range(start, start + rows.rows)] for start in (0, rows.rows)]
+    assert [sorted(number for row in epoch for number in row) for epoch in epochs] == [list(range(10))] * 2
     assert epochs[0] != epochs[1]
+    assert epochs[0] == [again.members(k) for k in range(rows.rows)]
+    for k in range(rows.rows):
+        row = rows[k]
+        together = [token for number in rows.members(k) for token in examples[number].input_ids]
+        assert row["input_ids"][: rows.tokens(k)].tolist() == together
+        positions = [place for number in rows.members(k) for place in range(len(examples[number].input_ids))]
+        assert row["position_ids"][: rows.tokens(k)].tolist() == positions
+        assert set(row["labels"][rows.tokens(k) :].tolist()) <= {-100}
 
 
-def test_the_first_loss_is_the_mean_over_response_tokens(work: Path) -> None:
+def test_rows_are_full_where_lengths_allow_it() -> None:
+    generator = np.random.default_rng(0)
+    examples = [
+        Example([1] * length, [1] * length) for length in generator.integers(20, 900, size=400).tolist()
+    ]
+    rows = PackedExamples(examples, sequence_length_tokens=1024, global_batch_size=8, seed=0, padding_id=0)
+    assert rows.fill_fraction >= 0.95
+    assert rows.row_length == 1024
+    assert max(rows.tokens(k) for k in range(rows.rows)) <= 1024
+
+
+def test_little_data_is_spread_over_the_batch(work: Path) -> None:
+    wide = packed(work, global_batch_size=4)[1]
+    assert (wide.rows, wide.row_length) == (4, 112)
+    wider = packed(work, global_batch_size=64)[1]
+    assert (wider.rows, wider.row_length) == (10, 40)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 4])
+def test_the_loss_of_packed_rows_is_the_mean_over_single_conversations(
+    work: Path, micro_batch_size: int
+) -> None:
     import torch
 
-    settings = config(lora=None)
-    examples = tokenize_all(with_template(make_tokenizer()), work, sequence_length_tokens=128)
-    rows = ShuffledExamples(examples, rows=20, seed=0)
+    settings = config(lora=None, micro_batch_size=micro_batch_size, total_steps=1, epochs=None)
+    examples, rows = packed(work, global_batch_size=4, seed=0)
     model = load_model(work, settings.model, precision="fp32")
     total, tokens = 0.0, 0
-    for index in range(4):
-        ids, labels = torch.tensor([rows[index]["input_ids"]]), torch.tensor([rows[index]["labels"]])
-        count = int((labels != -100).sum())
-        total += float(model(input_ids=ids, labels=labels).loss.item()) * count
-        tokens += count
-    assert tuned(work, settings).facts.first_loss_nats == pytest.approx(total / tokens, abs=1e-5)
+    for number in (member for row in range(4) for member in rows.members(row)):
+        ids, labels = (torch.tensor([part]) for part in (examples[number].input_ids, examples[number].labels))
+        total += float(model(input_ids=ids, labels=labels).loss.item()) * examples[number].response_tokens
+        tokens += examples[number].response_tokens
+    found = tuned(work, settings, try_number=micro_batch_size).facts
+    assert found.first_loss_nats == pytest.approx(total / tokens, abs=1e-5)
+    assert (found.rows, found.examples, found.response_tokens) == (4, 10, tokens)
 
 
 def test_lora_adds_an_adapter_and_every_start_ends_with_the_same_weights(work: Path) -> None:
     first = tuned(work, config())
     again = tuned(work, config(), try_number=2)
-    assert first.facts.model == ModelReference(weights="model", adapters=("stages/finetune-a1/try-1/model",))
+    assert first.facts.model == ModelReference(weights="model", tuned=("stages/finetune-a1/try-1/model",))
     assert first.facts.weights_digest == again.facts.weights_digest
     assert first.facts.weights_digest == weights_digest(work / "stages/finetune-a1/try-1/model")
-    assert (first.facts.steps, first.facts.examples) == (5, 10)
+    assert (first.facts.steps, first.facts.examples) == (2, 10)
     assert first.facts.last_loss_nats < first.facts.first_loss_nats
 
 
@@ -147,3 +182,29 @@ def test_full_weights_are_a_model_of_their_own(work: Path) -> None:
     assert report.facts.model == ModelReference(weights="stages/finetune-a1/try-1/model")
     assert report.facts.steps == 2
     load_model(work, report.facts.model, precision="bf16")
+
+
+def test_a_save_by_the_clock_is_gone_on_from_and_removed_at_the_end(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "SAVE_EVERY_SECONDS", 0.0)
+    settings = config(epochs=None, total_steps=3)
+    whole = tuned(work, settings)
+    assert [path.name for path in (work / "stages" / "finetune-a1" / "try-1").glob("checkpoint*")] == []
+    saved: list[int] = []
+    real = tuning.TuningRun._save
+
+    def save_and_die(run: Any, lineage: Any, reading: Any) -> None:
+        real(run, lineage, reading)
+        saved.append(reading.step)
+        if reading.step == 2:
+            raise RuntimeError("killed")
+
+    monkeypatch.setattr(tuning.TuningRun, "_save", save_and_die)
+    with pytest.raises(RuntimeError, match="killed"):
+        tuned(work, settings, try_number=2)
+    again = tuned(work, settings, try_number=3)
+    assert saved == [1, 2]
+    assert again.facts.weights_digest == whole.facts.weights_digest
+    assert [point.loss_nats for point in again.curve] == [point.loss_nats for point in whole.curve]
+    assert list((work / "stages" / "finetune-a1").glob("try-*/checkpoint*")) == []

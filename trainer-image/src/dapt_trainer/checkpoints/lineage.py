@@ -142,13 +142,18 @@ class Lineage:
                 self._checkpoints, self._keep_optimizer_states, key=self._context.signing_key
             )
 
-    def forget(self) -> None:
-        """Remove every checkpoint: the training ended and its result stands elsewhere, or none of them can be used."""
+    def forget(self, *, but_newest: bool = False) -> None:
+        """Remove checkpoints that nobody will read: those before the newest, or all once a result stands."""
+        kept = self._checkpoints[-1:] if but_newest else []
         if self._ranks.is_first:
-            for stored in self._checkpoints:
-                stored.manifest_path.unlink(missing_ok=True)  # first: without it the checkpoint does not exist
+            for stored in self._checkpoints[: len(self._checkpoints) - len(kept)]:
+                stored.manifest_path.unlink(
+                    missing_ok=True
+                )  # first: without it the checkpoint does not exist
                 shutil.rmtree(stored.folder, ignore_errors=True)
-        self._checkpoints, self.resumed = [], None
+        self._checkpoints = kept
+        if not kept:
+            self.resumed = None
         self._ranks.barrier()
 
     def _write_manifest(self, folder: Path, step: int, tokens: int, candidate: str) -> StoredCheckpoint:

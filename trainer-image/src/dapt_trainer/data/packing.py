@@ -15,7 +15,7 @@ gaps are unpacked into the next window.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 MAX_GAP_FRACTION = 0.004
@@ -101,6 +101,19 @@ class Packer:
         content = rows.content()
         self.pieces += sum(len(row) for row in content)
         yield from content
+
+
+def best_fit(lengths: Sequence[int], sequence_length: int) -> list[list[int]]:
+    """Rows of the numbers of texts that are packed whole, none cut and none repeated; best-fit, longest first.
+
+    Args:
+        lengths: tokens of each text, none above the sequence length.
+        sequence_length: most tokens a row.
+    """
+    rows = _Rows(sequence_length)
+    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+        rows.add(Piece(number, 0, lengths[number]))
+    return [[piece.document for piece in row] for row in rows.content()]
 
 
 class _Rows:

@@ -19,6 +19,7 @@ from dapt_trainer.publishing.card import model_card
 from dapt_trainer.publishing.destinations import open_destination
 from dapt_trainer.publishing.manifest import MANIFEST, ModelManifest, PublishedFile, manifest_bytes
 from dapt_trainer.training.beating import beating
+from dapt_trainer.training.chat import stop_at_end_of_turn
 from dapt_trainer.training.models import load_model, load_tokenizer, sha256_of_file
 
 
@@ -64,8 +65,10 @@ def assemble(config: PublishConfig, work: Path, folder: Path) -> None:
     folder.mkdir(parents=True)
     model = load_model(work, config.model, precision=stored_precision(work, config.model))
     model.config.use_cache = True
+    tokenizer = load_tokenizer(work, tokenizer_folder(work, config.model))
+    stop_at_end_of_turn(model, tokenizer)
     model.save_pretrained(folder)
-    load_tokenizer(work, tokenizer_folder(work, config.model)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     if config.model_card:
         (folder / "README.md").write_text(model_card(config), encoding="utf-8")
 

@@ -21,7 +21,9 @@ from dapt_trainer.evaluation.measure import Bench
 from dapt_trainer.evaluation.ranks import evaluation_ranks
 from dapt_trainer.evaluation.reuse import base_items, measured_before
 from dapt_trainer.evaluation.samples import answers, sample_prompts
-from dapt_trainer.training.models import reference_digest
+from dapt_trainer.stages.publish import tokenizer_folder
+from dapt_trainer.training.chat import stop_at_end_of_turn
+from dapt_trainer.training.models import load_tokenizer, reference_digest
 
 _BASE = "base"
 _FINAL = "final"
@@ -62,7 +64,9 @@ def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
             prompts = sample_prompts(context.work, config.evaluation, tokenizer, config.sample_prompts)
         context.progress.update(activity=f"{named.name}: answering {len(prompts)} prompts")
         # Every rank generates, so that none waits long at the next collective.
-        spoken[digest] = answers(model, tokenizer, prompts, new_tokens=config.sample_new_tokens)
+        speaker = load_tokenizer(context.work, tokenizer_folder(context.work, named.model))
+        stop_at_end_of_turn(model, speaker)
+        spoken[digest] = answers(model, speaker, prompts, new_tokens=config.sample_new_tokens)
         del model
     return VerifyReport(
         facts=VerifyFacts(final=measures[digests[_FINAL]], digests=tuple(digests.items())),
