@@ -45,6 +45,12 @@ class Place:
     launcher: str = "IndexedJob"
     graceful: bool = False
     queue: bool = False
+    when: str = "end"
+    on_breach: str = "Block"
+    blends: bool = False
+    concurrency: int = 1
+    volume: str = ""
+    """Access mode of a work volume of its own; empty: a claim that is there."""
 
 
 places = st.builds(
@@ -53,6 +59,11 @@ places = st.builds(
     launcher=st.sampled_from(["IndexedJob", "JobSet"]),
     graceful=st.booleans(),
     queue=st.booleans(),
+    when=st.sampled_from(["end", "everyCheckpoint", "candidates"]),
+    on_breach=st.sampled_from(["Block", "Rollback", "Rollback"]),
+    blends=st.booleans(),
+    concurrency=st.integers(1, 3),
+    volume=st.sampled_from(["", "", "ReadWriteMany", "ReadWriteOnce"]),
 )
 
 
@@ -114,6 +125,12 @@ steps = st.one_of(
     _plain("conflict"),
     _plain("lose jobs"),
     _plain("start"),
+    st.builds(Step, what=st.just("read"), table=tables().map(tuple)),
+    st.builds(Step, what=st.just("read"), table=tables().map(tuple)),
+    st.builds(Step, what=st.just("end evaluations"), measured=measures(), number=st.integers(0, 3)),
+    st.builds(Step, what=st.just("end training"), table=tables().map(tuple)),
+    st.builds(Step, what=st.just("rollbacks"), number=st.integers(1, 3)),
+    st.builds(Step, what=st.just("shares"), number=st.integers(0, 2)),
     st.builds(Step, what=st.just("break"), ends=failures(), number=st.integers(0, 1)),
     st.builds(Step, what=st.just("wait"), number=st.integers(0, 3)),
     st.builds(Step, what=st.just("queue"), number=st.integers(0, 3)),
@@ -124,10 +141,21 @@ steps = st.one_of(
 )
 """Anything that can happen between two visits."""
 
+_TABLE = (checkpoint(20, 2.8), checkpoint(40))
+_BAD_TABLE = (checkpoint(10, 2.9), checkpoint(20, 2.8, 0.7))
+_SUCCEED = Step("succeed", table=_TABLE, measured=measure())
 healthy_steps = st.lists(
-    st.just(Step("succeed", table=(checkpoint(20, 2.8), checkpoint(40)), measured=measure())), max_size=6
+    st.sampled_from(
+        [_SUCCEED, _SUCCEED, _SUCCEED, Step("limit", table=_BAD_TABLE), Step("read", table=_TABLE)]
+    ),
+    max_size=9,
 )
-lives = st.builds(lambda calm, wild: [*calm, *wild], healthy_steps, st.lists(steps, min_size=1, max_size=25))
+lives = st.builds(
+    lambda begun, calm, wild: [*[_SUCCEED] * begun, *calm, *wild],
+    st.sampled_from([0, 2, 2]),
+    healthy_steps,
+    st.lists(steps, min_size=1, max_size=25),
+)
 """A calm beginning, so that every stage meets trouble; then anything."""
 
 

@@ -47,6 +47,8 @@ class World:
         self.runs: list[StageFile] = []
         self.plans: list[Plan] = []
         self.instance = ""
+        self.script: Script | None = None
+        """What this world's pods do, for tests that share one loop over several worlds."""
 
     def visit(self) -> Plan:
         """One reconcile."""

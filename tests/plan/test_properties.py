@@ -8,8 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builders import adaptation, base_measure, checkpoint, facts_for, pretrain_facts
+from builders import adaptation, base_measure, checkpoint, facts_for, full_digest, pretrain_facts
+from dapt_contract.failure import Cause
 from dapt_contract.metric import Measure
+from dapt_contract.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import BaselineFacts, EvaluateConfig, EvaluateFacts, VerifyFacts
 from dapt_contract.stages.pretrain import CheckpointFacts
@@ -34,6 +36,16 @@ def outcome(step: Step) -> Any:
     def script(stage: StageFile) -> Ends | Stays:
         if step.what == "start":
             return Stays()
+        if step.what == "read":
+            known = Progress(run_key=stage.run.key, stage=stage.kind, checkpoints=step.table)
+            return Stays(known if stage.kind == "pretrain" else None)
+        if step.what == "end training" and stage.kind != "pretrain":
+            return Stays()
+        if step.what == "end evaluations":
+            if stage.kind != "evaluate":
+                return Stays()
+            if step.number == 0:
+                return Ends(64, message="a task is broken", cause=Cause.BAD_INPUT)
         if step.what == "limit" and stage.kind == "pretrain":
             return limited(step.table)
         if step.ends is not None:
@@ -41,7 +53,8 @@ def outcome(step: Step) -> Any:
         if stage.kind == "pretrain" and step.table:
             return Ends(facts=pretrain_facts(list(step.table)))
         if isinstance(stage.config, EvaluateConfig) and step.measured:
-            return Ends(facts=EvaluateFacts(candidate=stage.config.candidate, measure=step.measured))
+            scored = step.measured.model_copy(update={"digest": full_digest(stage.config)})
+            return Ends(facts=EvaluateFacts(candidate=stage.config.candidate, measure=scored))
         if stage.kind == "verify" and step.measured:
             return Ends(facts=VerifyFacts(final=step.measured, digests=()))
         return Ends(facts=facts_for(stage))
@@ -52,12 +65,16 @@ def outcome(step: Step) -> Any:
 def happen(world: World, step: Step) -> None:
     """One step of a life."""
     cluster = world.cluster
-    if step.what in ("succeed", "fail", "limit", "start"):
+    if step.what in RUNS:
         cluster.run_pods(world.key, outcome(step))
     elif step.what == "advance":
         cluster.advance(step.number)
     elif step.what == "gates":
         world.edit(gates={"maxGeneralPerplexityIncrease": step.number / 100})
+    elif step.what == "rollbacks":
+        world.edit(gates={"onBreach": "Rollback", "rollback": {"maxRollbacks": step.number}})
+    elif step.what == "shares":
+        world.edit(selection={"interpolate": SHARES[step.number]})
     elif step.what == "crash":
         cluster.crash_at = len(cluster.verbs) + step.number // 2
         cluster.crash_after = step.number % 2 == 1
@@ -78,7 +95,7 @@ def happen(world: World, step: Step) -> None:
 
 
 def happen_to_pods(world: World, step: Step) -> None:
-    """What befalls the one run that lives, if there is one."""
+    """What befalls the runs that live."""
     cluster = world.cluster
     files = {one["metadata"]["name"] for one in cluster.objects(world.key, "ConfigMap")}
     for job in cluster.live_jobs(world.key):
@@ -97,6 +114,8 @@ def happen_to_pods(world: World, step: Step) -> None:
             files.discard(name)
 
 
+RUNS = ("succeed", "fail", "limit", "start", "read", "end training", "end evaluations")
+SHARES = ([1.0], [0.5, 1.0], [0.3, 0.5])
 QUEUE_SAYS = (
     "",
     "",
@@ -114,9 +133,15 @@ WAITS = (
 def begin(place: Place) -> World:
     """A world of that kind."""
     spec: dict[str, Any] = {"queue": "team"} if place.queue else {}
+    spec |= {"evaluation": {"when": place.when}, "gates": {"onBreach": place.on_breach}}
+    spec |= {"selection": {"interpolate": SHARES[place.blends], "averageLast": 3 if place.blends else 1}}
+    offered: dict[str, Any] = {"launcher": place.launcher, "evaluation": {"concurrency": place.concurrency}}
+    if place.volume:
+        claim = {"accessModes": [place.volume], "resources": {"requests": {"storage": "1Gi"}}}
+        offered["storage"] = {"existingClaim": None, "claimTemplate": claim}
     if place.nodes > 1:
         spec |= {"resources": {"nodes": place.nodes}, "pretraining": {"globalBatchSize": 16}}
-    world = World(spec, {"launcher": place.launcher}, graceful=place.graceful)
+    world = World(spec, offered, graceful=place.graceful)
     world.cluster.queues["team"] = ""
     return world
 
@@ -124,8 +149,9 @@ def begin(place: Place) -> World:
 @SLOW
 @given(places, lives)
 def test_no_life_leads_to_an_impossible_world(place: Place, life: list[Step]) -> None:
-    """No run twice, no two runs at once, numbers only rise, what is terminal stays, nothing is deleted twice or before
-    it is known, conditions never contradict each other (`MemoryCluster` checks each)."""
+    """No run twice, none beside another that may not be, numbers only rise, what is terminal stays, an attempt is
+    written down before it starts and never changed, nothing is deleted twice or before it is known, conditions never
+    contradict each other (`MemoryCluster` checks each)."""
     world = begin(place)
     for step in life:
         world.crashing_visit()
@@ -174,9 +200,9 @@ def test_planning_twice_changes_nothing(place: Place, life: list[Step]) -> None:
 
 
 @SLOW
-@given(lives)
-def test_no_model_is_published_that_a_gate_failed(life: list[Step]) -> None:
-    world = World()
+@given(places, lives)
+def test_no_model_is_published_that_a_gate_failed(place: Place, life: list[Step]) -> None:
+    world = begin(place)
     for step in life:
         with_crash(world)
         happen(world, step)
@@ -249,7 +275,8 @@ def test_selection_takes_only_what_passes_and_judges_three_at_most(
 def test_a_warning_always_ends_in_a_choice(on_breach: str) -> None:
     spec = DomainAdaptation.model_validate(adaptation(gates={"onBreach": on_breach}, evaluation=None)).spec
     facts = Facts(
-        baseline=BaselineFacts(measure=base_measure()), pretrains={1: pretrain_facts([checkpoint(10, 3.1, 0.5)])}
+        baseline=BaselineFacts(measure=base_measure()),
+        pretrains={1: pretrain_facts([checkpoint(10, 3.1, 0.5)])},
     )
     choice = choose(spec, facts)
     assert isinstance(choice, Selected if on_breach == "Warn" else Breached)

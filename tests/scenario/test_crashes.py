@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from builders import facts_for, healthy
+from builders import checkpoint, facts_for, full_digest, healthy, measure, pretrain_facts
 from dapt_contract.failure import Cause
+from dapt_contract.progress import Progress
 from dapt_contract.stage_file import StageFile
-from dapt_operator.cluster.memory import Ends, OperatorKilledError, Stays
+from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
+from dapt_operator.cluster.memory import Ends, OperatorKilledError, Script, Stays
 from worlds import World
 
 
@@ -38,6 +40,42 @@ def gang() -> World:
     world = World(spec, {"storage": CLAIM, "launcher": "JobSet"}, graceful=True)
     world.cluster.queues["team"] = ""
     return world
+
+
+def rolled_back() -> World:
+    """Two attempts with evaluations beside them, blends, and a suspension at the end."""
+    spec = {
+        "pretraining": {"checkpoints": {"count": 2}},
+        "evaluation": {"when": "everyCheckpoint"},
+        "selection": {"interpolate": [0.5, 1.0], "averageLast": 1},
+        "gates": {"onBreach": "Rollback"},
+    }
+    world = World(spec, {"evaluation": {"concurrency": 2}})
+    world.script = forgetting()
+    return world
+
+
+def forgetting() -> Script:
+    """The first attempt tells of one checkpoint and is stopped after the next; evaluations agree with the training."""
+    told: set[str] = set()
+
+    def script(stage: StageFile) -> Ends | Stays:
+        if stage.kind == "evaluate":
+            assert isinstance(stage.config, EvaluateConfig)
+            found = measure(digest=full_digest(stage.config))
+            return Ends(facts=EvaluateFacts(candidate=stage.config.candidate, measure=found))
+        if stage.kind != "pretrain":
+            return healthy(stage)
+        rows = [checkpoint(10, 2.9), checkpoint(20, 2.8, 0.7)]
+        if stage.run.key not in told:
+            told.add(stage.run.key)
+            return Stays(Progress(run_key=stage.run.key, stage="pretrain", checkpoints=rows[:1]))
+        if stage.run.attempt > 1:
+            return Ends(facts=pretrain_facts([checkpoint(10, 2.9), checkpoint(30, 2.7)]))
+        facts = pretrain_facts(rows, "ForgettingLimit", message="past it")
+        return Ends(76, facts=facts, message="past it", cause=Cause.FORGETTING_LIMIT)
+
+    return script
 
 
 CLAIM = {"claimTemplate": {"accessModes": ["ReadWriteMany"]}, "existingClaim": None}
@@ -93,7 +131,7 @@ def live_through(world: World, crash_at: int | None, *, after: bool) -> int:
             continue
         if is_gang and trouble(world):
             continue
-        if world.cluster.run_pods(world.key, script if is_gang else troubled):
+        if world.cluster.run_pods(world.key, world.script or (script if is_gang else troubled)):
             continue
         if world.status["phase"] == "Published" and world.plans[-1].requeue_after is None:
             return len(world.cluster.verbs)
@@ -107,7 +145,11 @@ def ending(world: World) -> dict[str, Any]:
     kept = {
         name: status[name] for name in ("phase", "selected", "output", "resolved", "frozen", "candidates")
     }
-    kept["stages"] = [(one["name"], one["state"], one["try"]) for one in status["stages"]]
+    kept["stages"] = sorted(
+        (one["name"], one["attempt"], one.get("candidate", ""), one["state"], one["try"])
+        for one in status["stages"]
+    )
+    kept["attempts"] = status["attempts"]
     kept["conditions"] = [(c["type"], c["status"], c["reason"], c["message"]) for c in status["conditions"]]
     kept["objects"] = sorted(place for place in world.cluster._stored[world.key].objects)
     kept["restarts"] = status["usage"]["restarts"]
@@ -120,7 +162,7 @@ def unbroken(make: Callable[[], World]) -> tuple[dict[str, Any], int, list[str]]
     return ending(world), writes, world.tries
 
 
-UNBROKEN = {make: unbroken(make) for make in (simple, gang)}
+UNBROKEN = {make: unbroken(make) for make in (simple, gang, rolled_back)}
 POINTS = [(make, point) for make, (_, writes, _) in UNBROKEN.items() for point in range(-1, writes)]
 
 
@@ -129,6 +171,13 @@ def test_the_unbroken_life_has_a_retry_and_a_suspension(make: Callable[[], World
     assert UNBROKEN[make][2] == [
         "prepare/1", "baseline/1", "pretrain/1", "pretrain/2", "evaluate/1", "finetune/1", "finetune/2", "verify/1",
         "publish/1",
+    ]  # fmt: skip
+
+
+def test_the_life_with_a_rollback_has_evaluations_beside_both_attempts() -> None:
+    assert UNBROKEN[rolled_back][2] == [
+        "prepare/1", "baseline/1", "pretrain/1", "evaluate/1", "pretrain/1", "evaluate/1", "evaluate/1", "blend/1",
+        "evaluate/1", "blend/1", "evaluate/1", "evaluate/1", "finetune/1", "finetune/2", "verify/1", "publish/1",
     ]  # fmt: skip
 
 

@@ -86,7 +86,7 @@ def test_what_ends_without_a_model_is_told_once() -> None:
 
 
 def test_the_set_is_fixed_and_every_reason_is_a_word_of_the_tables() -> None:
-    own = {"StageStarted", "StageSucceeded", "StageFailed", "CandidateSelected"}
+    own = {"StageStarted", "StageSucceeded", "StageFailed", "CandidateSelected", "RolledBack"}
     assert set(EVENTS) == own | set(words.STALLING) | {"Published"}
     assert set(EVENTS) - own <= set(words.REASONS)
     assert {type_ for type_, _ in EVENTS.values()} == {"Normal", "Warning"}

@@ -65,6 +65,9 @@ def check_new_job(
         raise ImpossibleWorldError(f"a run was created after the end ({finished})")
     if resource["spec"].get("suspend"):
         raise ImpossibleWorldError("a run was created while suspended")
+    decided = ((resource.get("status") or {}).get("ledger") or {}).get("attempts", [])
+    if new.attempt > 1 + len(decided):
+        raise ImpossibleWorldError(f"{new.lineage} was created before attempt {new.attempt} was written down")
     beside = []
     for other in objects:
         if other["kind"] not in GANGS:
@@ -151,6 +154,9 @@ def check_history(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
             raise ImpossibleWorldError(f"{lineage} succeeded and was changed")
         if record["state"] == "Failed" and new[lineage]["try"] == record["try"] and new[lineage] != record:
             raise ImpossibleWorldError(f"{lineage} failed and was changed within one try")
+    begun = before.get("ledger", {}).get("attempts", [])
+    if after.get("ledger", {}).get("attempts", [])[: len(begun)] != begun:
+        raise ImpossibleWorldError("an attempt that was decided on was changed")
     if after.get("ledger", {}).get("fence", 0) < before.get("ledger", {}).get("fence", 0):
         raise ImpossibleWorldError("the fence fell")
     if len(str(after)) > 256 * 1024:

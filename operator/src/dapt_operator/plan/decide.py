@@ -168,8 +168,13 @@ def _start(situation: Situation, reached: Reached) -> Look | None:
     if reached.do is Do.START:
         return reached.look
     if reached.do is Do.WAIT:
-        return startable(reached.beside, most_at_once(situation.profile))
+        return startable(reached.beside, _room(situation, reached))
     return None
+
+
+def _room(situation: Situation, reached: Reached) -> int:
+    """So many more evaluations may run."""
+    return most_at_once(situation.profile) - len(reached.companions)
 
 
 def _kept(reached: Reached) -> frozenset[Lineage]:
@@ -225,4 +230,4 @@ def _more_to_start(situation: Situation, reached: Reached, start: Look) -> bool:
     """Whether another evaluation could start once this one is written down."""
     others = [look for look in reached.beside if look is not start]
     taken = 0 if start is reached.look else 1
-    return startable(others, most_at_once(situation.profile) - taken) is not None
+    return startable(others, _room(situation, reached) - taken) is not None

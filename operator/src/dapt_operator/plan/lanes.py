@@ -78,24 +78,16 @@ def due(spec: DomainAdaptationSpec, known: Iterable[Candidate]) -> tuple[Candida
     )
 
 
-def spokesman(looks: Sequence[Look], most: int) -> Look:
+def spokesman(looks: Sequence[Look], room: int) -> Look:
     """The one of several evaluations whose fact stands for all: one that can start while there is room, else by ORDER.
 
     Args:
         looks: at least one.
-        most: so many may run at once.
+        room: so many more may run.
     """
-    return startable(looks, most) or min(looks, key=lambda look: ORDER.index(look.fact))
+    return startable(looks, room) or min(looks, key=lambda look: ORDER.index(look.fact))
 
 
-def startable(looks: Iterable[Look], most: int) -> Look | None:
+def startable(looks: Iterable[Look], room: int) -> Look | None:
     """The first evaluation that can start now; None when there is no room or none is due."""
-    looks = tuple(looks)
-    if sum(is_open(look) for look in looks) >= most:
-        return None
-    return next((look for look in looks if look.fact in STARTABLE), None)
-
-
-def is_open(look: Look) -> bool:
-    """Whether a try is there, or may be."""
-    return look.record is not None and look.record.state == "Open"
+    return next((look for look in looks if look.fact in STARTABLE), None) if room > 0 else None

@@ -94,6 +94,11 @@ class Walk:
             return frozenset(lineage for lineage in running if lineage[2] in asked)
         if state is State.SELECT:
             return running
+        if (
+            state is State.BLEND
+        ):  # the tables are final: a checkpoint that was told of and did not last is left
+            known = {candidate.id for candidate in self.candidates}
+            running = frozenset(lineage for lineage in running if lineage[2] in known)
         beside = (
             state in BESIDE and self.at.spec.evaluation.when != "end" and lanes.shares_volume(self.at.profile)
         )
@@ -237,7 +242,8 @@ class Walk:
         return Look(Fact.CHOSEN)
 
     def _evaluate(self) -> Look:
-        return lanes.spokesman(self._evaluations(self.asked), lanes.most_at_once(self.at.profile))
+        room = lanes.most_at_once(self.at.profile) - len(self.companions)
+        return lanes.spokesman(self._evaluations(self.asked), room)
 
     def _finetune(self) -> Look:
         if self.at.spec.finetuning is None:
