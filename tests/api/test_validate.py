@@ -451,8 +451,6 @@ def test_the_full_example_is_accepted_but_for_what_is_not_supported_yet() -> Non
     (document,) = load((HERE / "full_adaptation.yaml").read_text())
     _, found = check(document, local=False)
     assert [str(problem) for problem in found] == [
-        "not supported yet: spec.model.tokenizer.extend (line 13): the tokenizer is used as the base model has it;"
-        " remove the field",
         "not supported yet: spec.pretraining.regularization (line 34): replay is the guard against forgetting; remove"
         " the field",
     ]

@@ -32,11 +32,6 @@ ADAPTATION: Final = (
         "the result of another adaptation is not looked up; give the place where it was published",
     ),
     Unsupported(
-        "spec.model.tokenizer.extend",
-        lambda s: s.model.tokenizer is not None and s.model.tokenizer.extend is not None,
-        "the tokenizer is used as the base model has it; remove the field",
-    ),
-    Unsupported(
         "spec.corpus.deduplicate",
         lambda s: s.corpus.deduplicate == "near",
         "documents are compared exactly; write exact or none",
