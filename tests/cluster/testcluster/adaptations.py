@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import builders
+from dapt_contract.failure import Cause
+from dapt_contract.progress import Progress
 from dapt_contract.stage_file import StageFile
+from dapt_contract.stages.pretrain import CheckpointFacts
 from dapt_operator.cluster.memory import Ends
 from testcluster.control_plane import ControlPlane
 from testcluster.pod_life import Life, PodScript, ScriptedPod
@@ -20,15 +23,22 @@ ON_THE_CLUSTER: dict[str, Any] = {
     "model": {"source": "hf://org/base@0e9e39f"},
     "corpus": {"domain": [{"source": "s3://text/d.jsonl"}], "general": [{"source": "s3://text/g.jsonl"}]},
     "evaluation": {
+        "when": "end",
         "domain": {"tasks": [{"name": "codes", "source": "s3://eval/codes.jsonl"}]},
         "general": {"tasks": [{"name": "general", "source": "s3://eval/general.jsonl"}]},
     },
     "finetuning": {"data": [{"source": "s3://text/instructions.jsonl"}]},
     "output": {"destination": "s3://out/model"},
+    "selection": {"interpolate": [1.0], "averageLast": 1},
     "pretraining": {"microBatchSize": 2},
     "resources": {"nodes": 2, "gpusPerNode": 2},
 }
 """What differs from the manifest of the tests in memory: nothing lies on this machine, and pretraining has 2 nodes."""
+ROLLBACK: dict[str, Any] = {
+    "gates": {"onBreach": "Rollback"},
+    "selection": {"interpolate": [0.8, 1.0], "averageLast": 2},
+}
+"""A breach starts another attempt, and each attempt that has ended is blended."""
 _numbers = itertools.count(1)
 
 
@@ -100,6 +110,37 @@ def healthy(pod: ScriptedPod) -> Life:
 def ends_well(stage: StageFile) -> Ends:
     """What a healthy run of a stage says."""
     return Ends(facts=builders.facts_for(stage))
+
+
+def forgets_first(pod: ScriptedPod) -> Life:
+    """The first attempt is stopped at its second checkpoint; all else is healthy."""
+    if pod.stage is None or pod.stage.kind != "pretrain" or pod.stage.run.attempt > 1:
+        return healthy(pod)
+    rows = [builders.checkpoint(10, 2.9, 0.05), builders.checkpoint(20, 2.8, 0.9)]
+    said = "general perplexity is +90.0% over the base model's"
+    facts = builders.pretrain_facts(rows, "ForgettingLimit", message=said)
+    return Life(then=Ends(76, cause=Cause.FORGETTING_LIMIT, message=said, facts=facts), run_seconds=0.2)
+
+
+def trains(rows: Sequence[CheckpointFacts], evaluation: PodScript) -> PodScript:
+    """Pretraining goes on and tells of `rows`, as many as there are by then; evaluations do as they are told."""
+
+    def script(pod: ScriptedPod) -> Life:
+        if pod.stage is None or pod.stage.kind not in ("pretrain", "evaluate"):
+            return healthy(pod)
+        if pod.stage.kind == "evaluate":
+            life = evaluation(pod)
+            assert isinstance(life, Life)
+            return life
+        key = pod.stage.run.key
+
+        def reading() -> Progress:
+            step = rows[-1].step if rows else 0
+            return Progress(run_key=key, stage="pretrain", step=step, checkpoints=tuple(rows))
+
+        return Life(progress=reading if pod.index == 0 else None)
+
+    return script
 
 
 def stays_in(*stages: str) -> PodScript:
