@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from dapt_contract.stages.prepare import TokenizerExtension
 from dapt_trainer.errors import InputError
@@ -48,6 +51,9 @@ def grown(old_json: str) -> GrownTokenizer:
     return grow_tokenizer(old_json, lambda: DOMAIN, WANTED, source="file://m")
 
 
+plain_tokenizer_of = functools.cache(plain_tokenizer)
+
+
 def encode(tokenizer_json: str, text: str) -> list[int]:
     return list(plain_tokenizer(tokenizer_json).encode(text, add_special_tokens=False).ids)
 
@@ -72,6 +78,21 @@ def test_text_without_a_new_token_has_the_tokens_it_had(old_json: str, grown: Gr
         else:
             assert len(after) < len(before)
     assert same > 40
+
+
+@given(st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from("thromboisen ▁Ġ\n0123≥"))))
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
+)
+def test_any_text_is_spelled_as_before(old_json: str, grown: GrownTokenizer, text: str) -> None:
+    old, new = plain_tokenizer_of(old_json), plain_tokenizer_of(grown.tokenizer_json)
+    before = old.encode(text, add_special_tokens=False).ids
+    after = new.encode(text, add_special_tokens=False).ids
+    assert new.decode(after) == old.decode(before)
+    assert [part for number in after for part in grown.constituents.get(number, (number,))] == before
 
 
 def test_a_new_token_stands_for_its_constituents(old_json: str, grown: GrownTokenizer) -> None:
