@@ -110,7 +110,7 @@ def read_model_facts(folder: Path, source: str, *, has_chat_template: bool) -> M
     return ModelFacts(
         architecture=architecture,
         parameters=sum(math.prod(shape) for shape in shapes.values()),
-        tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+        tied_embeddings=bool(config.get("tie_word_embeddings", not _has_head(shapes))),
         has_chat_template=has_chat_template,
         revision=pinned or digest,
         digest=digest,
@@ -136,6 +136,11 @@ def sequence_length(wanted: int | None, facts: ModelFacts) -> int:
             f"use at most {facts.max_positions}"
         )
     return wanted
+
+
+def _has_head(shapes: dict[str, list[int]]) -> bool:
+    """Whether the files hold a head of its own; a configuration may leave its class' default for tying unsaid."""
+    return any(name.startswith(("lm_head.", "embed_out.")) for name in shapes)
 
 
 def _linear_layers(shapes: dict[str, list[int]], vocabulary_size: int) -> dict[str, list[int]]:

@@ -17,7 +17,7 @@ import torch
 
 from dapt_trainer.training.batches import stack_rows
 
-VARLEN, FLEX, SDPA = "flash_attention_2", "flex_attention", "sdpa"
+VARLEN, FLEX, SDPA, EAGER = "flash_attention_2", "flex_attention", "sdpa", "eager"
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,10 @@ def choose_attention(
         document_boundaries: whether documents of a row must not see each other.
         precision: `bf16` or `fp32`; flash-attention has no fp32 kernel.
     """
+    plain = plain_attention(model)
     if device.type == "cpu":
-        return Attention(SDPA, "on the CPU, documents kept apart by a mask from position ids", stack_rows)
-    if not document_boundaries:
+        return Attention(plain, "on the CPU, documents kept apart by a mask from position ids", stack_rows)
+    if not document_boundaries and plain == SDPA:
         return Attention(SDPA, "rows are one text each, SDPA's causal flash kernel needs no mask", stack_rows)
     if precision == "bf16" and _has_flash_attention() and getattr(model, "_supports_flash_attn", False):
         return Attention(
@@ -60,10 +61,16 @@ def choose_attention(
             FLEX, "flash-attn is not usable here, documents kept apart by a block mask", stack_rows
         )
     return Attention(
-        SDPA,
+        plain,
         f"{type(model).__name__} takes neither flash-attn here nor FlexAttention, documents kept apart by a mask",
         stack_rows,
     )
+
+
+def plain_attention(model: Any) -> str:
+    """What needs no package and no compiler: SDPA, or matrices by hand where a model does what SDPA cannot (Gemma 2
+    caps attention's logits)."""
+    return SDPA if getattr(model, "_supports_sdpa", True) else EAGER
 
 
 def _has_flash_attention() -> bool:
@@ -86,16 +93,18 @@ def use_attention(model: Any, attention: Attention) -> None:
 
 @contextlib.contextmanager
 def unpacked_attention(model: Any) -> Iterator[None]:
-    """SDPA while the block runs: scoring has one document a row and many shapes, for which FlexAttention would compile
-    again and again."""
+    """Plain attention while the block runs.
+
+    Scoring has one document a row and many shapes, for which FlexAttention would compile again and again.
+    """
     from dapt_trainer.evaluation.scoring import unwrapped
 
     core = unwrapped(model)
-    used = core.config._attn_implementation
-    if used == SDPA:
+    used, plain = core.config._attn_implementation, plain_attention(core)
+    if used in (plain, EAGER):
         yield
         return
-    core.set_attn_implementation(SDPA)
+    core.set_attn_implementation(plain)
     try:
         yield
     finally:
