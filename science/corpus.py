@@ -21,12 +21,12 @@ WEAK_CHARACTERS = 3_000_000
 _LEFT_OUT = {"site-packages", "test", "tests", "idle_test", "turtledemo", "encodings", "pydoc_data"}
 """Tests are missing from slim images; encodings and pydoc_data are tables."""
 _PART_CHARACTERS = 1500
-_SHORTEST_CHARACTERS = 40
+SHORTEST_CHARACTERS = 40
 
 
 def general() -> list[str]:
     """The standard library's code without docstrings, in parts of some thousand characters."""
-    return [part for code, _ in _modules(_standard_library()) for part in _parts(code)]
+    return [part for code, _ in _modules(_standard_library()) for part in parts(code)]
 
 
 def strong() -> list[str]:
@@ -34,8 +34,8 @@ def strong() -> list[str]:
     from pydoc_data.topics import topics
 
     said = [text for _, docstrings in _modules(_standard_library()) for text in docstrings]
-    said += [part for _, topic in sorted(topics.items()) for part in _parts(topic)]
-    return [text for text in said if len(text) >= _SHORTEST_CHARACTERS]
+    said += [part for _, topic in sorted(topics.items()) for part in parts(topic)]
+    return [text for text in said if len(text) >= SHORTEST_CHARACTERS]
 
 
 def weak() -> list[str]:
@@ -43,7 +43,7 @@ def weak() -> list[str]:
     spec = importlib.util.find_spec(WEAK_PACKAGE)
     assert spec is not None
     assert spec.origin is not None
-    parts = [part for code, _ in _modules(Path(spec.origin).parent) for part in _parts(code)]
+    parts = [part for code, _ in _modules(Path(spec.origin).parent) for part in parts(code)]
     every = max(1, sum(map(len, parts)) // WEAK_CHARACTERS)
     return parts[::every]
 
@@ -90,7 +90,7 @@ def split(source: str) -> tuple[str, list[str]]:
     return "".join(lines), docstrings
 
 
-def _parts(text: str) -> Iterator[str]:
+def parts(text: str) -> Iterator[str]:
     """The text cut at blank lines, so that no part is much longer than wanted and many can be held out."""
     part: list[str] = []
     size = 0
@@ -101,5 +101,5 @@ def _parts(text: str) -> Iterator[str]:
         part.append(line)
         size += len(line)
     rest = "".join(part).strip("\n")
-    if len(rest) >= _SHORTEST_CHARACTERS:
+    if len(rest) >= SHORTEST_CHARACTERS:
         yield rest

@@ -58,7 +58,7 @@ def blends(
 ) -> list[dict[str, Any]]:
     """Interpolations of the last checkpoint with the base, and the mean of the last ones, by dapt's own recipes."""
     measured = []
-    for name, made in _made(world, model.state_dict(), adaptation.shares, last):
+    for name, made in made_of(world, model.state_dict(), adaptation.shares, last):
         measured.append({"name": name, **asdict(measure(made, domain, general))})
     return measured
 
@@ -70,13 +70,13 @@ def recipe_digest(world: World) -> str:
             other = {name: value * 1.5 for name, value in world.base.items()}
             sums = [
                 f"{sum(float(value.double().abs().sum()) for value in made.state_dict().values()):.5g}"
-                for _, made in _made(world, other, (0.3,), [world.base, other])
+                for _, made in made_of(world, other, (0.3,), [world.base, other])
             ]
             _probes[world.base_digest] = digest_of(*sums)
         return _probes[world.base_digest]
 
 
-def _made(
+def made_of(
     world: World, weights: dict[str, Any], shares: tuple[float, ...], last: list[dict[str, Any]]
 ) -> Iterator[tuple[str, Any]]:
     """(name, model) of each interpolation, and of the mean of `last`, whose newest is `weights`."""

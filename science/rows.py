@@ -145,7 +145,7 @@ def _grow(world: World, words: str) -> Grown:
     from dapt_trainer.tokenization.extension import grow_tokenizer
 
     side = world.bed.sides[_side(words)]
-    texts = _texts(side.shard, world.bed.tokenizer)
+    texts = texts_of(side.shard, world.bed.tokenizer)
     wanted = TokenizerExtension(vocabulary_size=NEW_TOKENS, minimum_frequency=MINIMUM_FREQUENCY)
     made = grow_tokenizer(world.bed.tokenizer.to_str(), lambda: texts, wanted, source="the miniature")
     tokenizer = Tokenizer.from_str(made.tokenizer_json)
@@ -163,7 +163,7 @@ def _grow(world: World, words: str) -> Grown:
     return Grown(constituents, shard, held, digest_of(list(map(list, constituents)), data))
 
 
-def _texts(shard: Shard, tokenizer: Any) -> list[str]:
+def texts_of(shard: Shard, tokenizer: Any) -> list[str]:
     """The training text of a shard, piece by piece."""
     texts = []
     for row in range(len(shard)):

@@ -1,0 +1,54 @@
+"""docs/science.md is what the committed records make of it, and nothing was written by hand."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from science.experiments import EXPERIMENTS
+from science.experiments.common import SEEDS
+
+from science import page, store
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_page_is_generated_from_the_committed_results() -> None:
+    assert (DOCS / page.PAGE).read_text() == page.text(store.RESULTS), "run: python -m science --page"
+
+
+def test_every_figure_of_the_page_is_there_and_none_is_left_over() -> None:
+    named = set(re.findall(r"\]\(science/([\w.-]+)\)", (DOCS / page.PAGE).read_text()))
+    there = {path.name for path in (DOCS / page.FIGURES).glob("*")}
+    assert named == there
+    assert all((DOCS / page.FIGURES / name).read_bytes().startswith(b"\x89PNG") for name in named)
+
+
+def test_every_claim_stands_in_the_summary_with_its_verdict() -> None:
+    text = (DOCS / page.PAGE).read_text()
+    for experiment in EXPERIMENTS:
+        for verdict in page.outcome_of(store.RESULTS, experiment).verdicts:
+            assert verdict.line in text
+            assert f"| [{verdict.name}](#" in text
+
+
+def test_results_without_runs_make_a_page_that_says_so(tmp_path: Path) -> None:
+    text = page.text(tmp_path)
+    assert "No experiment was run yet." in text
+    assert text.count("VERDICT ") == sum(len(experiment.claims) for experiment in EXPERIMENTS)
+    assert text.count(": open - not run yet") == text.count("VERDICT ")
+
+
+def test_a_record_is_read_as_it_was_written_but_for_digits(tmp_path: Path) -> None:
+    run = {"settings": {"seed": 1, "shares": (0.2, 0.4)}, "value": 1.23456789, "none": None}
+    store.write_results(tmp_path, "some", {"base": "x", "losses": {"a": 2.000000049}}, [run])
+    facts, runs = store.read_results(tmp_path, "some")
+    assert facts == {"base": "x", "losses": {"a": 2.0}}
+    assert runs == [{"settings": {"seed": 1, "shares": [0.2, 0.4]}, "value": 1.23457, "none": None}]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.name)
+def test_no_two_runs_of_an_experiment_are_the_same(experiment: page.Experiment) -> None:
+    names = [store.name_of(settings) for settings in experiment.runs(SEEDS)]
+    assert len(set(names)) == len(names)
