@@ -122,6 +122,19 @@ def _die_in_save(place: str, step: str) -> None:
         lineage.write_manifest = before_manifest
 
 
+def _note_penalty(work: Path, rank: int) -> None:
+    """Write down how much a rank keeps for a penalty."""
+    from dapt_trainer.training.loop import StepTrainer
+
+    honest = StepTrainer.hold_back
+
+    def noted(self: Any, penalty: Any) -> None:
+        (work / f"penalty-bytes-{rank}.txt").write_text(str(penalty.held_bytes()))
+        honest(self, penalty)
+
+    StepTrainer.hold_back = noted  # type: ignore[method-assign]
+
+
 def run_rank(
     rank: int, world_size: int, port: int, work: Path, number: int, changes: dict[str, Any], where: str
 ) -> None:
@@ -150,6 +163,7 @@ def run_rank(
         world_size=world_size,
         progress=Board(place, int(step or 0), rank),
     )
+    _note_penalty(work, rank)
     code = 0
     try:
         report = pretrain.run(config, context)

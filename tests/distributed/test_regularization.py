@@ -30,13 +30,34 @@ def finished(work: Path, asked: dict[str, Any], *, ranks: int, number: int = 1) 
     return run_gang(work, number, asked, ranks=ranks).report
 
 
+WEIGHTS = 260 * 32 + 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32) + 32
+"""Of the toy model: embedding (tied), two blocks, final norm."""
+ADAPTED = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
+
+
+def held_bytes(work: Path) -> list[int]:
+    return [int((work / f"penalty-bytes-{rank}.txt").read_text()) for rank in (0, 1)]
+
+
 @pytest.mark.parametrize(
-    ("zero_stage", "asked", "lora"),
-    [(0, EWC, False), (1, EWC, False), (2, EWC, False), (2, EWC, True), (2, KL, False), (0, KL, True)],
+    ("zero_stage", "asked", "lora", "bytes_of_both", "largest_share"),
+    [
+        (0, EWC, False, 2 * 8 * WEIGHTS, 0.5),
+        (1, EWC, False, 8 * WEIGHTS, 0.501),
+        (2, EWC, False, 8 * WEIGHTS, 0.501),
+        (2, EWC, True, 4 * ADAPTED, 0.6),
+        (2, KL, False, 2 * 4 * WEIGHTS, 0.5),
+        (0, KL, True, 0, 0.0),
+    ],
     ids=["zero-0", "zero-1", "zero-2", "zero-2-lora", "kl", "kl-lora"],
 )
-def test_two_ranks_are_held_back_as_one_is(
-    tmp_path: Path, zero_stage: int, asked: RegularizationConfig, lora: bool
+def test_two_ranks_are_held_back_as_one_is_and_share_what_that_takes(
+    tmp_path: Path,
+    zero_stage: int,
+    asked: RegularizationConfig,
+    lora: bool,
+    bytes_of_both: int,
+    largest_share: float,
 ) -> None:
     alone = finished(make_work_volume(tmp_path / "a"), changes(0, asked, lora=lora), ranks=1)
     both = finished(make_work_volume(tmp_path / "b"), changes(zero_stage, asked, lora=lora), ranks=2)
@@ -45,11 +66,15 @@ def test_two_ranks_are_held_back_as_one_is(
         assert two.penalty_nats == pytest.approx(one.penalty_nats, abs=1e-6, rel=1e-5)
         assert two.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-5)
     assert (alone.curve[-1].penalty_nats or 0.0) > 1e-3
+    held = held_bytes(tmp_path / "b")
+    assert sum(held) == bytes_of_both
+    assert max(held) <= largest_share * bytes_of_both
 
 
 def test_killed_ranks_resume_to_the_unbroken_curve_with_the_fisher_of_the_first_try(tmp_path: Path) -> None:
     asked = changes(2, EWC, precision="bf16")
     unbroken = finished(make_work_volume(tmp_path / "a"), asked, ranks=2)
+    assert sum(held_bytes(tmp_path / "a")) == 4 * WEIGHTS
     work = make_work_volume(tmp_path / "b")
     assert -9 in run_gang(work, 1, asked, "step:3").exit_codes
     resumed = finished(work, asked, ranks=2, number=2)

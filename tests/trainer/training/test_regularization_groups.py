@@ -18,6 +18,9 @@ SHAPE = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
 }
 LLAMA_ATTENTION = {f"self_attn.{name}_proj.weight" for name in "qkvo"}
 QWEN2_ATTENTION = LLAMA_ATTENTION | {f"self_attn.{name}_proj.bias" for name in "qkv"}

@@ -17,10 +17,10 @@ from dapt_trainer.training.regularization.lora import (
     share_of_layers,
 )
 from dapt_trainer.training.regularization.shards import plain_weights
-from toy_training import make_model
+from toy_training import FILTERS, make_model
 
 torch = pytest.importorskip("torch")
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
 ROWS = [
     {
         "input_ids": torch.tensor([[3, 9, 27, 81, 6, 18]]) + seed,

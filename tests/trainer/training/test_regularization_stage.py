@@ -52,7 +52,7 @@ def curve(report: PretrainReport) -> list[tuple[Any, ...]]:
 def stored_fisher(work: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
-    (path,) = work.glob("stages/pretrain-a1/try-*/fisher-*/part-00001.safetensors")
+    (path,) = work.glob("stages/pretrain-a1/try-*/fisher-*/part-000-001.safetensors")
     return dict(load_file(path))
 
 

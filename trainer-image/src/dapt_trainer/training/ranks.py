@@ -9,10 +9,12 @@ import os
 import socket
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+Value = TypeVar("Value")
 _COLLECTIVE_TIMEOUT = timedelta(hours=2)
 """Longer than any save or evaluation that one rank waits for; hangs are the heartbeat watcher's business."""
 
@@ -59,6 +61,14 @@ class Ranks:
         box = [value if self.is_first else None]
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
+
+    def gather(self, value: Value) -> list[Value]:
+        """Every rank's value, in the order of ranks, on every rank. Meant for small plain values."""
+        if self.world_size == 1:
+            return [value]
+        found: list[Any] = [None] * self.world_size
+        dist.all_gather_object(found, value)
+        return found
 
 
 def join_ranks(rank: int, local_rank: int, world_size: int) -> Ranks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from dapt_trainer.errors import InputError
 from dapt_trainer.training.models import load_model
 from dapt_trainer.training.ranks import Ranks
 from dapt_trainer.training.recipes import DTYPES
-from dapt_trainer.training.regularization.base import Penalty, Row, causal_predictions, labelled
+from dapt_trainer.training.regularization.base import Penalty, Row, causal_predictions
 from dapt_trainer.training.regularization.fisher_store import StoredFisher
 from dapt_trainer.training.regularization.general import GeneralRows
 from dapt_trainer.training.regularization.groups import held_back
@@ -29,6 +29,7 @@ from dapt_trainer.training.regularization.origin import base_tensors
 from dapt_trainer.training.regularization.quadratic import QuadraticPenalty, Term
 from dapt_trainer.training.regularization.shards import HeldWeight, engine_weights
 
+Collate = Callable[[Sequence[dict[str, torch.Tensor]]], dict[str, Any]]
 KL_SHARE = 8
 """One general sequence for so many of the global batch; at least one."""
 _KL_SEED = 0x4B4C
@@ -58,6 +59,7 @@ def attached(
     *,
     fisher: StoredFisher | None,
     backward: Callable[[torch.Tensor], None],
+    collate: Collate,
 ) -> Penalty:
     """The penalty for a model under a DeepSpeed engine; called by all ranks.
 
@@ -72,6 +74,7 @@ def attached(
         model: the module in it.
         fisher: for ewc.
         backward: of a loss that is summed over ranks, as a further backward pass of the step.
+        collate: rows to a batch, as the model's attention wants it.
 
     Raises:
         InputError: an empty group, or no general text.
@@ -79,7 +82,7 @@ def attached(
     asked = config.regularization
     assert asked is not None
     if asked.kind == "klToBase":
-        return _kl(asked, config, work, ranks, engine, model, backward)
+        return _kl(asked, config, work, ranks, engine, model, backward, collate)
     weights, copies = engine_weights(engine, model)
     if config.lora is None:
         return _dense(asked, config, work, model, weights, copies, fisher)
@@ -159,6 +162,7 @@ def _kl(
     engine: Any,
     model: Any,
     backward: Callable[[torch.Tensor], None],
+    collate: Collate,
 ) -> KlPenalty:
     general = GeneralRows(work, seed=config.seed ^ _KL_SEED, document_boundaries=config.document_boundaries)
     count = max(1, config.global_batch_size // KL_SHARE)
@@ -175,13 +179,16 @@ def _kl(
             first + ranks.rank * size, first + passes * ranks.world_size * size, ranks.world_size * size
         ):
             numbers = range(start, start + size)
-            batch = general.rows([min(row, end - 1) for row in numbers])
-            batch["labels"][[row >= end for row in numbers]] = -100
-            batches.append(_to(batch, ranks.device))
+            rows = [general.row(min(number, end - 1)) for number in numbers]
+            for number, row in zip(numbers, rows, strict=True):
+                if number >= end:
+                    row["labels"].fill_(-100)
+            batches.append(on_device(collate(rows), ranks.device))
         return batches
 
     def places_of_step(step: int) -> int:
-        return int(labelled(general.rows(range(step * count, (step + 1) * count))).sum())
+        rows = (general.row(number) for number in range(step * count, (step + 1) * count))
+        return sum(int((row["labels"][1:] != -100).sum()) for row in rows)
 
     return KlPenalty(
         asked.strength,
@@ -216,10 +223,14 @@ def _base_predictions(
         precision=config.distribution.precision,
         device=str(ranks.device),
     )
+    base.set_attn_implementation(model.config._attn_implementation)
     base.requires_grad_(False)
     base.config.use_cache = False
     return lambda rows: causal_predictions(base, rows), sum(weight.nbytes for weight in base.parameters())
 
 
-def _to(rows: Mapping[str, torch.Tensor], device: torch.device) -> Row:
-    return {name: value.to(device) for name, value in rows.items()}
+def on_device(batch: Mapping[str, Any], device: torch.device) -> Row:
+    """The batch with its tensors there."""
+    return {
+        name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()
+    }

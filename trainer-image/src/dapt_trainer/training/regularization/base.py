@@ -19,8 +19,9 @@ from typing import Any, Protocol
 
 import torch
 
-Row = Mapping[str, torch.Tensor]
-"""Packed sequences as the model gets them: input_ids, labels and position_ids, each int64 [rows, L]."""
+Row = Mapping[str, Any]
+"""Packed sequences as the model gets them: input_ids, labels and position_ids, each int64 [rows, L], and what else its
+attention wants."""
 Predictions = Callable[[Any, Row], torch.Tensor]
 """(model, rows) -> logits [n, V] at the n places whose next token is learned."""
 
@@ -47,10 +48,11 @@ class Penalty(Protocol):
 
 def causal_predictions(model: Any, rows: Row) -> torch.Tensor:
     """Logits [n, V] of a causal language model at the places whose next token has a label."""
-    logits = model(input_ids=rows["input_ids"], position_ids=rows["position_ids"]).logits
+    logits = model(**{name: value for name, value in rows.items() if name != "labels"}).logits
     return logits[:, :-1][labelled(rows)]
 
 
 def labelled(rows: Row) -> torch.Tensor:
     """bool [rows, L - 1]: places whose next token is learned."""
-    return rows["labels"][:, 1:] != -100
+    found: torch.Tensor = rows["labels"][:, 1:] != -100
+    return found

@@ -2,8 +2,8 @@
 
 Layout, below the folder of the try that estimated it:
 
-    fisher-KEY/part-00001.safetensors ...   fp32, by the weights' names, scaled to mean 1 over the group
-    fisher-KEY.json                         the manifest; written last, and without it there is nothing
+    fisher-KEY/part-RANK-001.safetensors ...   fp32, by the weights' names, scaled to mean 1 over the group
+    fisher-KEY.json                            the manifest; written last, and without it there is nothing
 
 KEY begins the digest of everything that decides the numbers. A file is read only after its SHA-256 fits the manifest.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from dapt_contract.envelope import ContractError, digest_of, fsync_folder, read_
 from dapt_contract.layout import STAGES
 from dapt_trainer.errors import InfrastructureError
 from dapt_trainer.training.models import sha256_of_file
+from dapt_trainer.training.ranks import Ranks
 
 FISHER_SCHEMA = "dapt.fisher"
 _PART_BYTES = 2 * 2**30
@@ -107,57 +108,84 @@ def _is_sound(folder: Path, entry: FileEntry) -> bool:
     )
 
 
-def write_fisher(
+def save_fisher(
     try_folder: Path,
     key: FisherKey,
     tensors: Mapping[str, torch.Tensor],
+    ranks: Ranks,
     *,
     mean: float,
-    sequences: int,
     run_key: str,
-) -> StoredFisher:
-    """Write scaled tensors, files first and the manifest last.
+) -> None:
+    """Write scaled tensors, each rank its own; files first and the manifest last. Called by all ranks.
+
+    Args:
+        try_folder: of the try that writes.
+        key: of the numbers.
+        tensors: of this rank, by the weights' names.
+        ranks: this process among its peers.
+        mean: before scaling.
+        run_key: of the run that writes.
 
     Raises:
-        InfrastructureError: the disk is full; nothing half-written is left.
+        InfrastructureError: the disk is full on some rank; nothing half-written is left.
     """
     folder = try_folder / key.name
-    try:
-        manifest = _write_files(folder, key, tensors, mean, sequences)
-        write_envelope(folder.with_suffix(".json"), FISHER_SCHEMA, manifest, run_key=run_key)
-    except Exception as error:  # safetensors raises its own kind for a full disk
+    if ranks.is_first:
         shutil.rmtree(folder, ignore_errors=True)
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        folder.mkdir(parents=True)
+    ranks.barrier()
+    files: list[FileEntry] = []
+    file_of: dict[str, str] = {}
+    problem = ""
+    try:
+        for number, part in enumerate(_parts(tensors), start=1):
+            entry = _write_part(folder / f"part-{ranks.rank:03d}-{number:03d}.safetensors", part)
+            files.append(entry)
+            file_of |= dict.fromkeys(part, entry.path)
+    except Exception as error:  # safetensors raises its own kind for a full disk
+        problem = " ".join(str(error).split())[:200] or type(error).__name__
+    written = ranks.gather((files, file_of, problem))
+    problems = [of_rank for _, _, of_rank in written if of_rank]
+    if ranks.is_first and not problems:
+        fsync_folder(folder)
+        manifest = FisherManifest(
+            key=key,
+            files=tuple(entry for entries, _, _ in written for entry in entries),
+            file_of={name: file for _, places, _ in written for name, file in places.items()},
+            mean=mean,
+            sequences=key.samples,
+        )
+        try:
+            write_envelope(folder.with_suffix(".json"), FISHER_SCHEMA, manifest, run_key=run_key)
+        except OSError as error:
+            problems = [str(error)]
+    reason = ranks.from_first(problems[0] if problems else "")
+    if reason:
+        if ranks.is_first:
+            shutil.rmtree(folder, ignore_errors=True)
         raise InfrastructureError(
             f"the Fisher information could not be saved: {reason}. Make the volume larger; the next try measures it "
             "again"
-        ) from error
-    return StoredFisher(folder, manifest)
+        )
 
 
-def _write_files(
-    folder: Path, key: FisherKey, tensors: Mapping[str, torch.Tensor], mean: float, sequences: int
-) -> FisherManifest:
+def _parts(tensors: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+    """The tensors in files of bearable size."""
+    part: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        if part and sum(held.nbytes for held in part.values()) + tensor.nbytes > _PART_BYTES:
+            yield part
+            part = {}
+        part[name] = tensor
+    if part:
+        yield part
+
+
+def _write_part(path: Path, part: Mapping[str, torch.Tensor]) -> FileEntry:
     from safetensors.torch import save_file
 
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    parts: list[dict[str, torch.Tensor]] = [{}]
-    size = 0
-    for name, tensor in tensors.items():
-        if size and size + tensor.nbytes > _PART_BYTES:
-            parts.append({})
-            size = 0
-        parts[-1][name] = tensor
-        size += tensor.nbytes
-    files: list[FileEntry] = []
-    file_of: dict[str, str] = {}
-    for number, part in enumerate(parts, start=1):
-        path = folder / f"part-{number:05d}.safetensors"
-        save_file({name: tensor.cpu().contiguous() for name, tensor in part.items()}, path)
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        files.append(FileEntry(path=path.name, size_bytes=path.stat().st_size, sha256=sha256_of_file(path)))
-        file_of |= dict.fromkeys(part, path.name)
-    fsync_folder(folder)
-    return FisherManifest(key=key, files=tuple(files), file_of=file_of, mean=mean, sequences=sequences)
+    save_file({name: tensor.cpu().contiguous() for name, tensor in part.items()}, path)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return FileEntry(path=path.name, size_bytes=path.stat().st_size, sha256=sha256_of_file(path))

@@ -16,7 +16,6 @@ from dapt_trainer.data.mixture import Mixture
 from dapt_trainer.data.shards import open_shards
 from dapt_trainer.data.torch_dataset import PackedDataset
 from dapt_trainer.errors import InputError
-from dapt_trainer.training.regularization.base import Row
 
 _DRAWS = 2**40
 """More than any run reads; the mixture's arithmetic ends at 2^42."""
@@ -48,14 +47,9 @@ class GeneralRows:
             document_boundaries=document_boundaries,
         )
 
-    def row(self, number: int) -> Row:
-        """One sequence with a first dimension of 1."""
-        return {name: value[None] for name, value in self._rows[number].items()}
-
-    def rows(self, numbers: range | list[int]) -> dict[str, torch.Tensor]:
-        """Several sequences as one batch."""
-        rows = [self._rows[number] for number in numbers]
-        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    def row(self, number: int) -> dict[str, torch.Tensor]:
+        """One sequence; each [L]."""
+        return self._rows[number]
 
 
 def general_digest(manifest: DataManifest) -> str:

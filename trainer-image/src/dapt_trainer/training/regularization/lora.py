@@ -141,7 +141,7 @@ class LowRankPenalty:
                 dist.all_reduce(flat)
             for weight in self._weights:
                 first = self._places[weight.name][0] + weight.start
-                weight.add_to_gradient(flat[first : first + weight.count])
+                weight.gradient().add_(flat[first : first + weight.count])
 
     def _add_layer(self, term: LayerTerm, flat: torch.Tensor) -> torch.Tensor:
         a, b = (matrix.float() for matrix in _matrices(term.layer))

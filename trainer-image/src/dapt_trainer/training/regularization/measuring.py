@@ -8,23 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_trainer.context import StageContext
 from dapt_trainer.data.manifest import read_manifest
 from dapt_trainer.errors import InputError, StopRequested
+from dapt_trainer.training.attention import choose_attention, use_attention
 from dapt_trainer.training.beating import beating
 from dapt_trainer.training.models import load_model, weights_digest, with_lora
 from dapt_trainer.training.ranks import Ranks
+from dapt_trainer.training.regularization.attach import on_device
 from dapt_trainer.training.regularization.base import Row
-from dapt_trainer.training.regularization.fisher import estimate_fisher, mean_of, scaled_to_mean_one
+from dapt_trainer.training.regularization.fisher import estimate_fisher, estimate_shared_fisher
 from dapt_trainer.training.regularization.fisher_store import (
     FisherKey,
     StoredFisher,
     find_fisher,
-    write_fisher,
+    save_fisher,
 )
 from dapt_trainer.training.regularization.general import GeneralRows, general_digest
 from dapt_trainer.training.regularization.groups import held_back
@@ -107,7 +108,7 @@ def _estimate(
     names: list[str],
     key: FisherKey,
 ) -> None:
-    """Each rank takes every so-manieth sequence; rank 0 scales the sum and writes it."""
+    """The ranks take one sequence each a round; each keeps, scales and writes the sums of its own weights."""
     context.progress.update(activity=f"{_ACTIVITY}: loading the base model")
     model: Any = load_model(
         context.work,
@@ -115,6 +116,13 @@ def _estimate(
         precision=config.distribution.precision,
         device=str(ranks.device),
     )
+    attention = choose_attention(
+        model,
+        ranks.device,
+        document_boundaries=config.document_boundaries,
+        precision=config.distribution.precision,
+    )
+    use_attention(model, attention)
     model.config.use_cache = False
     if config.distribution.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -125,17 +133,17 @@ def _estimate(
     rounds = -(-key.samples // ranks.world_size)
     done = 0
 
-    def mine() -> Iterator[tuple[int, Row]]:
-        for number in range(ranks.rank, key.samples, ranks.world_size):
-            yield number, {name: value.to(ranks.device) for name, value in rows.row(number).items()}
+    def mine() -> Iterator[tuple[int | None, Row]]:
+        for first in range(0, key.samples, ranks.world_size):
+            number = first + ranks.rank
+            counts = number < key.samples  # the last round may have fewer sequences than ranks
+            batch = attention.collate([rows.row(number if counts else first)])
+            yield (number if counts else None, on_device(batch, ranks.device))
 
     def after_row() -> None:
         nonlocal done
         done += 1
-        agree()
-
-    def agree() -> None:
-        context.progress.update(activity=_ACTIVITY, fraction=min(1.0, done / rounds))
+        context.progress.update(activity=_ACTIVITY, fraction=done / rounds)
         if ranks.sum(float(context.progress.stop_requested()))[0]:
             measured = min(key.samples, done * ranks.world_size)
             raise StopRequested(
@@ -143,24 +151,38 @@ def _estimate(
                 "nothing was trained yet, and the next try measures again"
             )
 
-    sums = estimate_fisher(model, mine(), names, seed=config.seed, after_row=after_row)
-    if done < rounds:  # the last round has fewer sequences than ranks
-        agree()
+    owners = _owners(model, names, ranks.world_size)
+    if ranks.world_size == 1:
+        alone = ((number, row) for number, row in mine() if number is not None)
+        sums = estimate_fisher(model, alone, names, seed=config.seed, after_row=after_row)
+    else:
+        sums = estimate_shared_fisher(
+            model, mine(), names, owners, seed=config.seed, rank=ranks.rank, after_row=after_row
+        )
+    numbers = sum(weight.numel() for name, weight in model.named_parameters() if name in owners)
     del model
     with beating(context.progress):
-        for name in names:
-            if ranks.world_size > 1:
-                dist.all_reduce(sums[name])
-            sums[name] = sums[name].cpu() if ranks.is_first else sums[name][:0]
-        if ranks.is_first:
-            mean = mean_of(sums) / key.samples
-            write_fisher(
-                context.try_folder,
-                key,
-                scaled_to_mean_one(sums),
-                mean=mean,
-                sequences=key.samples,
-                run_key=context.stage.run.key,
+        (total,) = ranks.sum(float(sum(one.sum(dtype=torch.float64) for one in sums.values())))
+        mean = total / numbers
+        if not mean > 0.0:
+            raise InputError(
+                f"the Fisher information of {len(names)} weights is {mean:g} on average: general text gives the base "
+                "model no gradient there; check the model, or remove pretraining.regularization"
             )
-        ranks.barrier()
+        for one in sums.values():
+            one.div_(mean)
+        save_fisher(
+            context.try_folder, key, sums, ranks, mean=mean / key.samples, run_key=context.stage.run.key
+        )
     context.progress.update(fraction=0.0)
+
+
+def _owners(model: Any, names: list[str], world_size: int) -> dict[str, int]:
+    """Rank that keeps each weight's sum: the largest first, each to the rank with the fewest numbers so far."""
+    sizes = {name: weight.numel() for name, weight in model.named_parameters()}
+    loads = [0] * world_size
+    owners = {}
+    for name in sorted(names, key=lambda name: (-sizes[name], name)):
+        owners[name] = loads.index(min(loads))
+        loads[owners[name]] += sizes[name]
+    return owners

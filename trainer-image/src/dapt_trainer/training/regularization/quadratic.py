@@ -16,6 +16,8 @@ import torch
 
 from dapt_trainer.training.regularization.shards import HeldWeight
 
+_PART_ELEMENTS = {"cpu": 2**16, "gpu": 2**24}
+
 
 @dataclass(frozen=True)
 class Term:
@@ -41,16 +43,31 @@ class QuadraticPenalty:
 
     def add_gradients(self, _step: int, /) -> None:
         """As the protocol says."""
-        doubled: list[torch.Tensor] = []
-        for term in self._terms:
-            distance = term.weight.master().float() - term.anchor
-            gradient = distance * self._strength
-            if term.importance is not None:
-                gradient *= term.importance
-            doubled.append(torch.dot(gradient, distance))
-            term.weight.add_to_gradient(gradient)
-        if doubled:
-            self._value = torch.stack(doubled).sum(dtype=torch.float64)
+        doubled = None
+        with torch.no_grad():
+            for term in self._terms:
+                found = self._add(term)
+                doubled = found if doubled is None else doubled + found
+        if doubled is not None:
+            self._value = doubled
+
+    def _add(self, term: Term) -> torch.Tensor:
+        """A part at a time, so that what is in between stays in the cache of a CPU, and small on a GPU."""
+        master, gradient = term.weight.master(), term.weight.gradient()
+        size = _PART_ELEMENTS["cpu" if master.device.type == "cpu" else "gpu"]
+        buffers = torch.empty((2, min(size, len(master))), dtype=torch.float32, device=master.device)
+        total = torch.zeros((), dtype=torch.float64, device=master.device)
+        for start in range(0, len(master), size):
+            part = slice(start, start + size)
+            distance, weighted = buffers[:, : len(master[part])]
+            torch.sub(master[part], term.anchor[part], out=distance)
+            if term.importance is None:
+                torch.mul(distance, self._strength, out=weighted)
+            else:
+                torch.mul(distance, term.importance[part], out=weighted).mul_(self._strength)
+            total += torch.dot(weighted, distance)
+            gradient[part] += weighted
+        return total
 
     def value(self) -> float:
         """As the protocol says."""

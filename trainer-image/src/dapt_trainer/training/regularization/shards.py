@@ -28,8 +28,8 @@ class HeldWeight(Protocol):
         """[count] as the optimizer holds them."""
         ...
 
-    def add_to_gradient(self, gradient: torch.Tensor) -> None:
-        """Add to the gradient that the optimizer will read; [count], fp32."""
+    def gradient(self) -> torch.Tensor:
+        """[count] of the gradient that the optimizer will read: what is added to it in place counts."""
         ...
 
 
@@ -44,13 +44,13 @@ class PlainWeight:
         """As the protocol says."""
         return self._weight.detach().reshape(-1)
 
-    def add_to_gradient(self, gradient: torch.Tensor) -> None:
+    def gradient(self) -> torch.Tensor:
         """As the protocol says; a weight that the batch did not reach gets its gradient here."""
-        shaped = gradient.view(self._weight.shape).to(self._weight.dtype)
         if self._weight.grad is None:
-            self._weight.grad = shaped
-        else:
-            self._weight.grad.add_(shaped)
+            self._weight.grad = torch.zeros_like(self._weight, memory_format=torch.contiguous_format)
+        elif not self._weight.grad.is_contiguous():
+            self._weight.grad = self._weight.grad.contiguous()
+        return self._weight.grad.view(-1)
 
 
 class MixedWeight:
@@ -65,11 +65,12 @@ class MixedWeight:
         """As the protocol says."""
         return self._master.detach()
 
-    def add_to_gradient(self, gradient: torch.Tensor) -> None:
-        """As the protocol says; in fp32, which DeepSpeed takes from here: bf16 would round the penalty away."""
+    def gradient(self) -> torch.Tensor:
+        """As the protocol says; fp32, which DeepSpeed takes from here: bf16 would round the penalty away."""
         found = self._weight.grad
-        gradient = gradient.view(self._weight.shape)
-        self._weight.grad = gradient if found is None else found.float().add_(gradient)
+        self._weight.grad = torch.zeros_like(self._master) if found is None else found.float().contiguous()
+        self._weight.grad = self._weight.grad.view(self._weight.shape)
+        return self._weight.grad.view(-1)
 
 
 class PartitionedWeight:
@@ -86,15 +87,14 @@ class PartitionedWeight:
         found: torch.Tensor = self._mapping.hp_fragment.detach()
         return found
 
-    def add_to_gradient(self, gradient: torch.Tensor) -> None:
+    def gradient(self) -> torch.Tensor:
         """As the protocol says; DeepSpeed keeps a list of slices, each of which it casts to fp32 later."""
         slices = self._mapping.gradient_dict[self._mapping.param_group_index]
         place = self._weight._index_in_param_group
         found = slices[place]
-        if found.dtype == torch.float32 and found.is_contiguous():
-            found.view(-1).add_(gradient)
-        else:
-            slices[place] = found.reshape(-1).float().add_(gradient)
+        if found.dtype != torch.float32 or not found.is_contiguous():
+            found = slices[place] = found.float().contiguous()
+        return found.view(-1)
 
 
 def plain_weights(model: Any) -> list[HeldWeight]:

@@ -49,5 +49,6 @@ def hold_back(
             trainer.model,
             fisher=fisher,
             backward=trainer.further_backward,
+            collate=trainer.data_collator,
         )
     trainer.hold_back(penalty)
