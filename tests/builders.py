@@ -55,6 +55,7 @@ def profile(name: str = "bench", **over: Any) -> dict[str, Any]:
         "trainerImage": "registry.example/dapt-trainer:1.0.0",
         "accelerator": {"kind": "gpu", "perNode": 2, "memoryGiB": 24, "peakTflops": 100},
         "storage": {"existingClaim": "work"},
+        "evaluation": {"concurrency": 1},
     }
     return {
         "apiVersion": "dapt.dev/v1alpha1",
@@ -65,7 +66,10 @@ def profile(name: str = "bench", **over: Any) -> dict[str, Any]:
 
 
 def adaptation(name: str = "clinical", **over: Any) -> dict[str, Any]:
-    """An adaptation with four checkpoints, one task a side and fine-tuning; `over` is laid over its spec."""
+    """An adaptation with four checkpoints, one task a side and fine-tuning; `over` is laid over its spec.
+
+    One attempt, no blends, and evaluations at the end: a test that is about those says so.
+    """
     spec = {
         "profile": "bench",
         "model": {"source": "file:///models/base"},
@@ -82,9 +86,12 @@ def adaptation(name: str = "clinical", **over: Any) -> dict[str, Any]:
             "checkpoints": {"count": 4},
         },
         "evaluation": {
+            "when": "end",
             "domain": {"tasks": [{"name": "codes", "source": "file:///eval/codes.jsonl"}]},
             "general": {"tasks": [{"name": "general", "source": "file:///eval/general.jsonl"}]},
         },
+        "gates": {"onBreach": "Block"},
+        "selection": {"interpolate": [1.0], "averageLast": 1},
         "finetuning": {"data": [{"source": "file:///text/instructions.jsonl"}]},
         "output": {"destination": "file:///out/model"},
         "resources": {"nodes": 1, "gpusPerNode": 2},

@@ -41,10 +41,12 @@ spec:
     distribution: {zeroStage: 2, precision: fp32}
     checkpoints: {count: CHECKPOINTS}
   evaluation:
+    when: end
     domain: {tasks: [{name: toy_domain, source: "file://eval/domain-task.jsonl", fewShot: 0}]}
     general: {tasks: [{name: toy_general, source: "file://eval/general-task.jsonl", fewShot: 0}]}
     probes: {domain: [{source: "file://eval/domain-probes.jsonl"}]}
-  gates: {maxGeneralPerplexityIncrease: 0.5, maxGeneralScoreDrop: 100}
+  gates: {maxGeneralPerplexityIncrease: 0.5, maxGeneralScoreDrop: 100, onBreach: Block}
+  selection: {interpolate: [1.0], averageLast: 1}
   finetuning:
     data: [{source: "file://text/instructions.jsonl", format: messages}]
     method: {lora: {rank: 4}}

@@ -102,8 +102,8 @@ class ProfileLimits(Base):
 class ProfileEvaluation(Base):
     """How evaluations run beside pretraining."""
 
-    concurrency: Annotated[Integer, Field(ge=1, le=50)] = 1
-    """Evaluations of one adaptation at the same time. Default 1."""
+    concurrency: Annotated[Integer, Field(ge=1, le=50)] = 2
+    """Evaluations of one adaptation at the same time, beside pretraining. Default 2."""
 
 
 class ModelCache(Base):
@@ -223,6 +223,7 @@ def local_profile(accelerators: int, memory_gib: float, kind: Literal["cpu", "gp
                 per_node=accelerators,
                 memory_gib=memory_gib,
             ),
+            evaluation=ProfileEvaluation(concurrency=1),
             storage=Storage(
                 claim_template={
                     "accessModes": ["ReadWriteMany"],

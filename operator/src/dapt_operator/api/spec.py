@@ -18,6 +18,7 @@ from dapt_operator.api.spec_corpus import Packing as Packing
 from dapt_operator.api.spec_corpus import Source as Source
 from dapt_operator.api.spec_corpus import Tokenizer as Tokenizer
 from dapt_operator.api.spec_corpus import TokenizerExtension as TokenizerExtension
+from dapt_operator.api.spec_evaluation import DEFAULT_AVERAGE
 from dapt_operator.api.spec_evaluation import Evaluation as Evaluation
 from dapt_operator.api.spec_evaluation import Gates as Gates
 from dapt_operator.api.spec_evaluation import Probes as Probes
@@ -87,8 +88,11 @@ class DomainAdaptationSpec(Base):
         ),
         Rule(
             "selection.averageLast",
-            lambda spec: spec.selection.average_last <= spec.pretraining.checkpoints.count,
-            "self.selection.averageLast <= self.pretraining.checkpoints.count",
+            lambda spec: (
+                spec.selection.average_last <= max(DEFAULT_AVERAGE, spec.pretraining.checkpoints.count)
+            ),
+            f"self.selection.averageLast <= {DEFAULT_AVERAGE}"
+            " || self.selection.averageLast <= self.pretraining.checkpoints.count",
             "averageLast must not be above pretraining.checkpoints.count: there are not that many"
             " checkpoints",
         ),

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from dapt_operator.api.base import CANDIDATE_PATTERN, TASK_PATTERN, Base, Integer, Rule, SourceUri
 
+DEFAULT_AVERAGE = 3
+"""Checkpoints of the mean that is tried; of a run with fewer, all."""
+
 
 class Task(Base):
     """One task of the evaluation."""
@@ -80,9 +83,10 @@ class Evaluation(Base):
     of an answer."""
     limit: Annotated[Integer, Field(ge=1, le=1_000_000_000)] | None = None
     """Items a task, for quick runs. Absent: all."""
-    when: Literal["everyCheckpoint", "candidates", "end"] = "end"
-    """When tasks run (perplexities are always measured): at every checkpoint, for candidates, or at the end.
-    Default end."""
+    when: Literal["everyCheckpoint", "candidates", "end"] = "everyCheckpoint"
+    """When tasks run (perplexities are always measured): at every checkpoint, at those that pass the perplexity
+    gate (candidates), both beside pretraining; or at the end, for what selection asks for. Default
+    everyCheckpoint."""
 
 
 class Rollback(Base):
@@ -146,9 +150,9 @@ class Gates(Base):
     lifts the loss for a while and it falls again."""
     hard_stop_factor: Annotated[float, Field(gt=0, le=1000)] = 4.0
     """This many times the limit stops a run at once, as divergence does. Default 4.0."""
-    on_breach: Literal["Rollback", "Block", "Warn"] = "Block"
+    on_breach: Literal["Rollback", "Block", "Warn"] = "Rollback"
     """Rollback: a new attempt with a lower rate and more replay; Block: artifacts kept, a person decides;
-    Warn: go on and say so in the model card. Default Block."""
+    Warn: go on and say so in the model card. Default Rollback."""
     rollback: Rollback = Rollback()
     """What a new attempt changes."""
 
@@ -189,10 +193,11 @@ class Selection(Base):
     """What the gain is made of."""
     interpolate: Annotated[
         tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(strict=False, min_length=1, max_length=10)
-    ] = (1.0,)
-    """Also try weights between base and checkpoint, base + a x (checkpoint - base), for these a. Default
-    [1.0]: off."""
-    average_last: Annotated[Integer, Field(ge=1, le=50)] = 1
-    """Also try the mean of this many last checkpoints. Default 1: off."""
+    ] = (0.6, 0.8, 1.0)
+    """Also try weights between base and checkpoint, base + a x (checkpoint - base), for these a; [1.0] switches
+    it off. Default [0.6, 0.8, 1.0]: a merge with the base model costs no training and often forgets less."""
+    average_last: Annotated[Integer, Field(ge=1, le=50)] = DEFAULT_AVERAGE
+    """Also try the mean of this many last checkpoints, or of as many as there are; 1 switches it off. Default
+    3."""
     pin: Annotated[str, Field(pattern=CANDIDATE_PATTERN, max_length=64)] | None = None
     """A candidate chosen by hand, recorded in the model card. Absent: the largest gain."""
