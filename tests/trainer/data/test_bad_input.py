@@ -247,14 +247,31 @@ def test_a_bad_task_item_is_told_with_its_line(
     ]
 
 
-def test_probes_that_order_are_not_supported_yet(config, problems_of, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ('{"prompt": "a", "order": ["x"]}', "field 'order' is not a list of at least two texts; {order}"),
+        ('{"prompt": "a", "order": ["x", " "]}', "field 'order' is not a list of at least two texts; {order}"),
+        ('{"prompt": "a", "order": ["x", "y", "x"]}', "two entries of 'order' are equal; every entry must differ"),
+        ('{"prompt": "", "order": ["x", "y"]}', "field 'prompt' is empty or of the wrong type; {order}"),
+        ('{"prompt": "a", "order": ["x", "y"], "answer": 0}', "it has 'order' and also 'choices' or 'answer', but a probe chooses or orders; {order}"),
+        ('{"question": "a", "answer": 0}', "no field 'prompt' (its fields are question, answer); {choice}"),
+    ],
+)  # fmt: skip
+def test_a_bad_probe_is_told_with_its_line(
+    config, problems_of, tmp_path: Path, line: str, sentence: str
+) -> None:
     path = tmp_path / "p.jsonl"
-    path.write_text('{"prompt": "a", "order": ["x", "y"]}\n')
+    path.write_text(
+        '{"prompt": "a", "order": ["x", "y"]}\n{"prompt": "a", "choices": ["x", "y"], "answer": 1}\n'
+        + line
+        + "\n"
+    )
     config = changed(config, probes=(ProbeConfig(name="p", side="domain", source=f"file://{path}"),))
-    assert problems_of(config) == [
-        f"spec.evaluation.probes.domain[p]: {path}:1: probes that put things in order are not supported yet; write "
-        '{"prompt", "choices", "answer"}'
-    ]
+    order = 'a probe that orders is {"prompt": text, "order": [texts]}, the likeliest first'
+    choice = 'a probe item is {"prompt": text, "choices": [texts], "answer": index}, or {"prompt": text, "order": [texts]}'
+    wanted = sentence.replace("{order}", order).replace("{choice}", choice)
+    assert problems_of(config) == [f"spec.evaluation.probes.domain[p]: {path}:3: {wanted}"]
 
 
 @pytest.mark.parametrize(
@@ -299,13 +316,34 @@ def test_an_empty_task_file_is_told(config, problems_of, tmp_path: Path) -> None
 
 
 @pytest.mark.torch
-def test_a_task_of_the_harness_that_cannot_be_reached_is_named(config, problems_of) -> None:
-    config = changed(config, tasks=(TaskConfig(name="no_such_task", side="general"),))
-    (sentence,) = problems_of(config)
-    assert sentence.startswith(
-        "spec.evaluation: task 'no_such_task' cannot be read by lm-evaluation-harness ("
+def test_a_task_that_the_harness_has_not_is_refused_before_model_and_corpus_are_read(
+    config, problems_of, tmp_path: Path, board
+) -> None:
+    bad = tmp_path / "t.jsonl"
+    bad.write_text("{}\n")
+    corpus = tmp_path / "broken.jsonl"
+    corpus.write_text("broken\n")
+    tasks = (
+        TaskConfig(name="bioasq", side="domain"),
+        TaskConfig(name="arc_easy", side="general"),
+        TaskConfig(name="t", side="general", source=f"file://{bad}"),
     )
-    assert sentence.endswith("); check the name and the network, or give the task a source of your own")
+    changes = {"tasks": tasks, "model_source": "file:///nowhere", "domain": (source(corpus),)}
+    unknown, line = problems_of(changed(config, **changes))
+    assert unknown.startswith("spec.evaluation.domain.tasks[bioasq]: lm-evaluation-harness ")
+    assert " has no task 'bioasq'; near: medqa_4options, medmcqa, pubmedqa, multimedqa; write one " in unknown
+    assert line.startswith(f"spec.evaluation.general.tasks[t]: {bad}:1: no field 'question'")
+    assert "checking the corpus" not in board.activities
+
+
+@pytest.mark.torch
+def test_a_task_whose_data_cannot_be_reached_is_named(config, problems_of) -> None:
+    config = changed(config, tasks=(TaskConfig(name="arc_easy", side="general"),))
+    (sentence,) = problems_of(config)
+    assert sentence.startswith("spec.evaluation.general.tasks[arc_easy]: its data cannot be read (")
+    assert sentence.endswith(
+        "); check the network and the credentials, or give the task a source of your own"
+    )
 
 
 def test_a_full_volume_is_the_volumes_fault(config, prepare, monkeypatch) -> None:

@@ -74,6 +74,22 @@ def test_a_short_prompt_counts_only_with_its_answer(text: str, is_found: bool) -
     assert found([text], items) == [0 if is_found else -1]
 
 
+@pytest.mark.parametrize(
+    ("text", "is_found"),
+    [
+        ("see which of the following is true of bones, and why", False),  # in every exam, and no item
+        ("Which of the following is true of bones? They are hard", True),
+        ("Which of the following is true of bones?\nA. They are soft\nB. They are hard", True),
+        ("which of the following is true of bones: they are soft; they are hard; they sing", True),
+    ],
+)
+def test_a_question_that_points_to_its_choices_counts_only_with_them(text: str, is_found: bool) -> None:
+    choices = ("They are soft", "They are hard", "They sing", "None")
+    question = "Which of the following is true of bones?"
+    items = [EvaluationItem("t", question, "They are hard", choices=choices)]
+    assert found([text], items) == [0 if is_found else -1]
+
+
 def test_any_thirteen_words_of_a_long_question_give_it_away() -> None:
     question = " ".join(f"w{n}" for n in range(30))
     items = [EvaluationItem("t", question, "a")]

@@ -11,7 +11,7 @@ import pytest
 from dapt_contract.stages.common import ModelReference, ProbeConfig, TaskConfig
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.harness import SharedContextModel, TaskRunner
-from dapt_trainer.evaluation.probes import probability, read_probes, run_probes
+from dapt_trainer.evaluation.probes import order_share, probability, read_probes, run_probes
 from dapt_trainer.training.models import load_model, load_tokenizer
 
 pytestmark = pytest.mark.torch
@@ -37,7 +37,9 @@ def test_a_custom_task_scores_by_log_likelihood_a_byte(
 ) -> None:
     runner = TaskRunner(toy_work, tmp_path, [ANIMALS], limit=20, seed=0)
     items = runner.run(SharedContextModel(*loaded), ANIMALS)
-    rows = [json.loads(line) for line in (toy_work / "tasks" / "animals.jsonl").read_text().splitlines()[:20]]
+    rows = [
+        json.loads(line) for line in (toy_work / "tasks" / "animals.jsonl").read_text().splitlines()[::12]
+    ]
     expected = []
     for row in rows:
         scores = [
@@ -85,38 +87,6 @@ def test_an_answer_without_tokens_is_named(loaded: tuple[Any, Any]) -> None:
         SharedContextModel(*loaded)._loglikelihood_tokens([(("q", " "), [3], [])])
 
 
-def test_unknown_names_and_bad_files_are_listed_together(toy_work: Path, tmp_path: Path) -> None:
-    tasks = [
-        TaskConfig(name="arc_esay", side="general"),
-        TaskConfig(name="missing", side="domain", source="file://missing.jsonl"),
-    ]
-    with pytest.raises(InputError) as caught:
-        TaskRunner(toy_work, tmp_path, tasks, limit=None, seed=0)
-    missing, unknown = caught.value.problems
-    assert missing.startswith(f"{toy_work}/tasks/missing.jsonl: cannot be read")
-    assert unknown.startswith(
-        "task 'arc_esay': lm-evaluation-harness has no task of that name; nearest: arc_easy"
-    )
-
-
-def test_a_task_whose_data_is_not_here_says_what_to_do(
-    toy_work: Path, tmp_path: Path, loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    task = TaskConfig(name="arc_easy", side="general")
-    runner = TaskRunner(toy_work, tmp_path, [task], limit=2, seed=0)
-
-    def offline(*_: Any, **__: Any) -> None:
-        raise ConnectionError("Couldn't reach 'allenai/ai2_arc' on the Hub (OfflineModeIsEnabled)\nmore")
-
-    monkeypatch.setattr("datasets.load_dataset", offline)
-    with pytest.raises(InputError) as caught:
-        runner.run(SharedContextModel(*loaded), task)
-    assert str(caught.value) == (
-        "task arc_easy: lm-evaluation-harness could not run it here (Couldn't reach 'allenai/ai2_arc' on the Hub "
-        "(OfflineModeIsEnabled)); evaluations run offline, so give it as a custom task with `source:`"
-    )
-
-
 def test_a_probe_is_the_probability_of_the_right_answer(toy_work: Path, loaded: tuple[Any, Any]) -> None:
     probe = ProbeConfig(name="facts", side="domain", source="file://facts.jsonl")
     read = read_probes(toy_work, probe, limit=None)
@@ -126,3 +96,33 @@ def test_a_probe_is_the_probability_of_the_right_answer(toy_work: Path, loaded: 
         assert item.value == pytest.approx(probability(scores, question.answer), abs=1e-5)
     assert probability([0.0, 0.0, 0.0, 0.0], 2) == 0.25
     assert probability([-2000.0, -2001.0], 0) == pytest.approx(1 / (1 + 1 / 2.718281828), rel=1e-6)
+
+
+def test_a_probe_that_orders_is_the_share_of_pairs_in_order(
+    toy_work: Path, tmp_path: Path, loaded: tuple[Any, Any]
+) -> None:
+    order = ["red cat", "a bird sleeps under the", "dog", "green"]
+    (tmp_path / "probes").mkdir()
+    lines = [
+        {"prompt": "the cat runs", "order": order},
+        {"prompt": "the cat runs", "order": order[::-1]},
+        {"prompt": "the cat runs", "choices": order, "answer": 0},
+    ]
+    (tmp_path / "probes/p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    probe = ProbeConfig(name="p", side="general", source="file://p.jsonl")
+    forward, backward, chosen = run_probes(
+        SharedContextModel(*loaded), "p", read_probes(tmp_path, probe, limit=None)
+    )
+    scores = [log_likelihood(*loaded, "the cat runs", f" {entry}") for entry in order]
+    right = sum(scores[first] > scores[second] for second in range(4) for first in range(second))
+    assert (forward.value, backward.value) == (right / 6, 1 - right / 6)
+    assert chosen.value == pytest.approx(probability(scores, 0), abs=1e-5)
+    assert len({forward.id, backward.id, chosen.id}) == 3
+
+
+@pytest.mark.parametrize(
+    ("likelihoods", "share"),
+    [([-1.0, -2.0], 1.0), ([-2.0, -1.0], 0.0), ([-1.0, -1.0], 0.5), ([-1.0, -3.0, -2.0], 2 / 3)],
+)
+def test_pairs_in_order_are_counted_ties_half(likelihoods: list[float], share: float) -> None:
+    assert order_share(likelihoods) == pytest.approx(share)

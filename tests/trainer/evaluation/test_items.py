@@ -102,3 +102,36 @@ def test_missing_items_name_the_file_and_the_next_step(tmp_path: Path) -> None:
 def test_equal_items_get_ids_of_their_own() -> None:
     assert distinct_ids(["a", "b", "a", "a"]) == ["a", "b", "a-2", "a-3"]
     assert item_id({"b": 1, "a": 2}) == item_id({"a": 2, "b": 1})
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("by_size", [True, False])
+def test_a_group_is_aggregated_as_the_harness_does(by_size: bool) -> None:
+    from lm_eval.api.metrics import aggregate_subtask_metrics, pooled_sample_stderr, unweighted_mean_stderr
+
+    sizes, right = [40, 7, 15, 2], [31, 2, 9, 1]
+    total = sum(sizes)
+    items = [
+        Item(
+            task="g",
+            id=f"{part}/{number}",
+            value=float(number < right[part]),
+            group=f"p{part}",
+            weight=1.0 if by_size else total / (len(sizes) * size),
+        )
+        for part, size in enumerate(sizes)
+        for number in range(size)
+    ]
+    parts = [mean_and_error([item.value for item in items if item.group == f"p{part}"]) for part in range(4)]
+    means, errors = [mean for mean, _ in parts], [error for _, error in parts]
+    expected = pooled_sample_stderr(errors, sizes) if by_size else unweighted_mean_stderr(errors)
+    score = score_of("g", "general", "task", items, None)
+    assert score.score == pytest.approx(aggregate_subtask_metrics(means, sizes, weight_by_size=by_size))
+    assert score.standard_error == pytest.approx(expected)
+
+
+def test_parts_of_one_item_each_are_judged_by_what_differs_between_them() -> None:
+    items = [Item(task="g", id=str(n), value=float(n % 2), group=f"p{n}") for n in range(6)]
+    assert score_of("g", "general", "task", items, None).standard_error == pytest.approx(
+        mean_and_error([item.value for item in items])[1]
+    )

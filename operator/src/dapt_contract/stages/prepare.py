@@ -63,6 +63,8 @@ class PrepareConfig(Contract):
     tokenizer_extension: TokenizerExtension | None = None
     tasks: tuple[TaskConfig, ...] = ()
     probes: tuple[ProbeConfig, ...] = ()
+    evaluation_limit: int | None = None
+    """Items a task or probe set that are measured: the training text is cleaned of those. None: all."""
     global_batch_size: int = 1
     """Sequences a step: a corpus smaller than one batch is refused."""
     checkpoints_kept: int = 2

@@ -109,6 +109,7 @@ def prepare_stage(spec: DomainAdaptationSpec) -> StagePlan:
         tokenizer_extension=parts.tokenizer_extension(spec),
         tasks=parts.tasks(spec),
         probes=parts.probes(spec),
+        evaluation_limit=spec.evaluation.limit,
         global_batch_size=spec.pretraining.global_batch_size,
         checkpoints_kept=min(
             spec.pretraining.checkpoints.count, spec.pretraining.budget.steps or MAX_CHECKPOINTS

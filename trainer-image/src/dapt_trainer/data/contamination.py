@@ -6,7 +6,9 @@ A document contains an item when it contains, after normalization,
 - the question followed by its right answer, also with the word "answer" between, when both together have at least
   `MIN_ITEM_WORDS` words.
 A probe's prompt is the beginning of a statement, not a question: below `MIN_PROMPT_WORDS` words it counts only together
-with its answer. Items shorter than that are in every text and cannot be looked for; their number is told.
+with its answer. A short question that points to its choices ("which of the following is true?") stands in many texts
+that are no items: it counts only with its answer or with its choices behind it, also numbered by letters. Items shorter
+than that are in every text and cannot be looked for; their number is told.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ NGRAM_WORDS = 13
 MIN_QUESTION_WORDS = 5
 MIN_PROMPT_WORDS = 8
 MIN_ITEM_WORDS = 5
+_POINTS_TO_CHOICES = "following"
+_LETTERS = "abcdefghij"
 _MARKS = np.uint64((1 << 22) - 1)
 
 
@@ -36,6 +40,8 @@ class EvaluationItem:
     answer: str
     is_prompt: bool = False
     """A probe's prompt: the beginning of a statement."""
+    choices: tuple[str, ...] = ()
+    """All answers, as texts."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +127,19 @@ def contamination_index(items: Iterable[EvaluationItem]) -> ContaminationIndex:
 def _runs(item: EvaluationItem) -> list[list[str]]:
     """Runs of words of which each 13 in a row, or the whole, give the item away."""
     question, answer = words(normalized(item.question)), words(normalized(item.answer))
+    if len(question) >= NGRAM_WORDS:
+        return [question]
     least = MIN_PROMPT_WORDS if item.is_prompt else MIN_QUESTION_WORDS
-    runs = [question] if len(question) >= least else []
-    if len(question) < NGRAM_WORDS and question and len(question) + len(answer) >= MIN_ITEM_WORDS:
-        runs += [(question + answer)[:NGRAM_WORDS], [*question, "answer", *answer][:NGRAM_WORDS]]
-    return runs
+    runs = []
+    if len(question) >= least and _POINTS_TO_CHOICES not in question:
+        runs.append(question)
+    if question and len(question) + len(answer) >= MIN_ITEM_WORDS:
+        runs += [question + answer, [*question, "answer", *answer]]
+    if _POINTS_TO_CHOICES in question and item.choices:
+        choices = [words(normalized(choice)) for choice in item.choices]
+        plain = [word for choice in choices for word in choice]
+        lettered = [
+            word for letter, choice in zip(_LETTERS, choices, strict=False) for word in (letter, *choice)
+        ]
+        runs += [[*question, *between, *text] for text in (plain, lettered) for between in ((), ("choices",))]
+    return [run[:NGRAM_WORDS] for run in runs]

@@ -2,6 +2,7 @@
 
     tasks/NAME.jsonl               {"question": str, "choices": [str, ...], "answer": index}
     probes/NAME.jsonl              {"prompt": str, "choices": [str, ...], "answer": index}
+                                   {"prompt": str, "order": [str, ...]}, the likeliest continuation first
 
 An answer may be the index, from 0, or the text of one of the choices; it is written as index.
 """
@@ -28,7 +29,13 @@ def evaluation_items(name: str, kind: Kind, lines: Iterable[dict[str, Any]]) -> 
     """What decontamination looks for."""
     key = _QUESTION[kind]
     return [
-        EvaluationItem(name, line[key], line["choices"][line["answer"]], is_prompt=kind == "probe")
+        EvaluationItem(
+            name,
+            line[key],
+            line["order"][0] if "order" in line else line["choices"][line["answer"]],
+            is_prompt=kind == "probe",
+            choices=tuple(line["choices"]) if kind == "task" else (),
+        )
         for line in lines
     ]
 
@@ -37,7 +44,9 @@ def _checked_item(kind: Kind, record: dict[str, Any]) -> dict[str, Any] | str:
     key = _QUESTION[kind]
     wanted = f'a {kind} item is {{"{key}": text, "choices": [texts], "answer": index}}'
     if kind == "probe" and "order" in record:
-        return 'probes that put things in order are not supported yet; write {"prompt", "choices", "answer"}'
+        return _checked_order(record)
+    if kind == "probe":
+        wanted += ', or {"prompt": text, "order": [texts]}'
     question, choices, answer = record.get(key), record.get("choices"), record.get("answer")
     if not isinstance(question, str) or not question.strip():
         return f"{missing(record, key)}; {wanted}"
@@ -54,3 +63,21 @@ def _checked_item(kind: Kind, record: dict[str, Any]) -> dict[str, Any] | str:
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
         return f"answer {answer!r} is not an index from 0 to {len(choices) - 1}, nor one of the choices; correct it"
     return {key: question, "choices": choices, "answer": answer}
+
+
+def _checked_order(record: dict[str, Any]) -> dict[str, Any] | str:
+    wanted = 'a probe that orders is {"prompt": text, "order": [texts]}, the likeliest first'
+    prompt, order = record.get("prompt"), record["order"]
+    if "choices" in record or "answer" in record:
+        return f"it has 'order' and also 'choices' or 'answer', but a probe chooses or orders; {wanted}"
+    if not isinstance(prompt, str) or not prompt.strip():
+        return f"{missing(record, 'prompt')}; {wanted}"
+    if (
+        not isinstance(order, list)
+        or len(order) < 2
+        or not all(isinstance(item, str) and item.strip() for item in order)
+    ):
+        return f"field 'order' is not a list of at least two texts; {wanted}"
+    if len(set(order)) < len(order):
+        return "two entries of 'order' are equal; every entry must differ"
+    return {"prompt": prompt, "order": order}

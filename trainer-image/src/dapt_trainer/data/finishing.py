@@ -8,7 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dapt_contract.envelope import digest_of, fsync_folder
-from dapt_contract.layout import DATA, EXTENDED_MODEL, HELD_OUT, INSTRUCTIONS, MODEL, PREFERENCES, PROBES, TASKS
+from dapt_contract.layout import (
+    DATA,
+    EXTENDED_MODEL,
+    HARNESS,
+    HELD_OUT,
+    INSTRUCTIONS,
+    MODEL,
+    PREFERENCES,
+    PROBES,
+    TASKS,
+)
 from dapt_contract.stages.prepare import SourceFacts
 from dapt_trainer.data.corpus import SpooledSource
 from dapt_trainer.data.manifest import ShardManifest
@@ -46,6 +56,9 @@ def data_digest(folder: Path, shards: Sequence[ShardManifest], sequence_length_t
         for name in (HELD_OUT, TASKS, PROBES, INSTRUCTIONS, PREFERENCES)
         for path in sorted((folder / name).glob("*.jsonl"))
     }
+    files |= {
+        str(path.relative_to(folder)): sha256_of_file(path) for path in sorted((folder / HARNESS).glob("*/task.json"))
+    }
     packed = {f"{DATA}/{shard.name}/{file.name}": file.sha256 for shard in shards for file in shard.files}
     return digest_of({"sequence_length_tokens": sequence_length_tokens, "files": files | packed})
 
@@ -59,7 +72,7 @@ def move_into_place(made: Path, work: Path, trash: Path) -> None:
         OSError: the volume cannot be written.
     """
     _replace(None, work / DATA, trash)
-    for name in (MODEL, EXTENDED_MODEL, HELD_OUT, TASKS, PROBES, INSTRUCTIONS, PREFERENCES, DATA):
+    for name in (MODEL, EXTENDED_MODEL, HELD_OUT, TASKS, HARNESS, PROBES, INSTRUCTIONS, PREFERENCES, DATA):
         folder = made / name
         _replace(folder if folder.is_dir() else None, work / name, trash)
     fsync_folder(work)

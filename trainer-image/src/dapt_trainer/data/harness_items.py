@@ -1,85 +1,95 @@
-"""Items of tasks that lm-evaluation-harness ships: loaded where there is a network, so that evaluation can be offline.
+"""Tasks that lm-evaluation-harness ships: their data brought to the work volume, their items for decontamination.
 
-`read_harness_items` runs this module in a process of its own, because the harness imports torch. Its data sets go into
-`hf-cache/` on the work volume: HF_HOME of the stages that evaluate.
+The work is done by `harness_snapshot` in a process of its own, because the harness imports torch.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dapt_trainer.data.contamination import EvaluationItem
 from dapt_trainer.data.helper import run_module
-from dapt_trainer.errors import InputError
+from dapt_trainer.data.problems import Problems
+
+_MODULE = "dapt_trainer.data.harness_snapshot"
 
 
-def read_harness_items(names: list[str], cache: Path, beat: Callable[[], None]) -> list[EvaluationItem]:
-    """Questions and answers of the named tasks; their data sets are cached.
+@dataclass
+class HarnessTasks:
+    """What the named tasks measure with."""
 
-    Raises:
-        InputError: a task is unknown, or its data set cannot be read.
+    items: list[EvaluationItem] = field(default_factory=list)
+    """Those that are measured, and no others."""
+    counts: dict[str, int] = field(default_factory=dict)
+    resolved: list[tuple[str, str]] = field(default_factory=list)
+    """Data sets as the harness names them, and with the revisions that were read."""
+
+
+def check_names(fields: dict[str, str], scratch: Path, problems: Problems, beat: Callable[[], None]) -> bool:
+    """Note every name that the installed harness does not have; takes seconds and needs no network.
+
+    Args:
+        fields: of the manifest, by the task's name.
+        scratch: for the libraries' caches.
+        problems: gets the sentences.
+        beat: called while it works.
+
+    Returns:
+        Whether all names are known.
     """
-    items: list[EvaluationItem] = []
-    problems: list[str] = []
-    for name in names:
-        result = _run(name, cache, beat)
-        if "error" in result:
-            problems.append(
-                f"spec.evaluation: task {name!r} cannot be read by lm-evaluation-harness ({result['error']}); check "
-                "the name and the network, or give the task a source of your own"
-            )
-        items += [EvaluationItem(name, question, answer) for question, answer in result.get("items", ())]
-    if problems:
-        raise InputError(*problems)
-    return items
+    result = _run({"names": list(fields), "names_alone": True}, scratch, beat)
+    return not _noted(result, fields, problems)
 
 
-def _run(name: str, cache: Path, beat: Callable[[], None]) -> dict[str, Any]:
-    cache.mkdir(parents=True, exist_ok=True)
-    environment = {"HF_HOME": str(cache), "DATASETS_VERBOSITY": "error"}
-    done = run_module("dapt_trainer.data.harness_items", [name], environment, beat)
+def read_harness_tasks(
+    fields: dict[str, str],
+    folder: Path,
+    scratch: Path,
+    problems: Problems,
+    beat: Callable[[], None],
+    *,
+    limit: int | None,
+) -> HarnessTasks:
+    """Bring the tasks' data below `folder` and say what is in it; what cannot be had is noted.
+
+    Args:
+        fields: of the manifest, by the task's name.
+        folder: gets one folder a task.
+        scratch: for the libraries' caches.
+        problems: gets the sentences.
+        beat: called while it works.
+        limit: items a task; None: all.
+    """
+    request = {"names": list(fields), "limit": limit, "folder": str(folder)}
+    result = _run(request, scratch, beat)
+    _noted(result, fields, problems)
+    found = HarnessTasks()
+    for name, task in result["tasks"].items():
+        found.items += [
+            EvaluationItem(name, question, answer, choices=tuple(choices))
+            for question, answer, choices in task["items"]
+        ]
+        found.counts[name] = len(task["items"])
+        found.resolved += [(written, resolved) for written, resolved in task["resolved"]]
+    return found
+
+
+def _noted(result: dict[str, Any], fields: dict[str, str], problems: Problems) -> bool:
+    for name, sentence in result["errors"].items():
+        problems.add(f"{fields[name]}: {sentence}")
+    return bool(result["errors"])
+
+
+def _run(request: dict[str, Any], scratch: Path, beat: Callable[[], None]) -> dict[str, Any]:
+    environment = {"HF_HOME": str(scratch / "hub"), "DATASETS_VERBOSITY": "error"}
+    done = run_module(_MODULE, [json.dumps(request)], environment, beat)
     lines = done.output.strip().splitlines()
     if done.returncode == 0 and lines:
         result: dict[str, Any] = json.loads(lines[-1])
         return result
-    return {"error": done.last_error}
-
-
-def load(name: str) -> dict[str, Any]:
-    """`{"items": [[question, answer], ...]}` of one task or group of tasks, or `{"error": sentence}`."""
-    from lm_eval.tasks import TaskManager
-
-    try:
-        tasks = TaskManager().load([name])["tasks"].values()
-        items = []
-        for task in tasks:
-            for document in task.eval_docs:
-                items.append([_question(task, document), _answer(task, document)])
-    except Exception as error:  # the harness and the hub raise anything
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return {"error": lines[0][:160]}
-    return {"items": items}
-
-
-def _question(task: Any, document: Any) -> str:
-    if isinstance(document, dict):
-        for key in ("question", "query", "ctx", "sentence", "prompt"):
-            if isinstance(document.get(key), str):
-                return str(document[key])
-    return str(task.doc_to_text(document))
-
-
-def _answer(task: Any, document: Any) -> str:
-    target = task.doc_to_target(document)
-    if isinstance(target, int):
-        choices = task.doc_to_choice(document)
-        return str(choices[target]) if 0 <= target < len(choices) else ""
-    return target if isinstance(target, str) else ""
-
-
-if __name__ == "__main__":
-    print(json.dumps(load(sys.argv[1])))
+    sentence = f"lm-evaluation-harness could not be asked ({done.last_error})"
+    return {"tasks": {}, "errors": dict.fromkeys(request["names"], sentence)}

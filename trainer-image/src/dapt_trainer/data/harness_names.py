@@ -1,18 +1,19 @@
-"""Writes the list of the harness' task names that manifests are judged by: `python -m dapt_trainer.data.harness_names`."""
+"""The names that manifests are judged by: `python -m dapt_trainer.data.harness_names` writes the list anew."""
 
 from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from dapt_contract import harness
 
 
-def installed() -> harness.Known:
-    """What the installed harness has."""
+def installed(manager: Any = None) -> harness.Known:
+    """What the installed harness has; its `TaskManager` takes seconds to make, so one that is at hand is used."""
     from lm_eval.tasks import TaskManager
 
-    return harness.Known(version("lm_eval"), tuple(TaskManager().all_tasks))
+    return harness.Known(version("lm_eval"), tuple((manager or TaskManager()).all_tasks))
 
 
 if __name__ == "__main__":

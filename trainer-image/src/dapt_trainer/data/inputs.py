@@ -9,10 +9,11 @@ from typing import Any
 
 from dapt_contract.metric import Side
 from dapt_contract.stages.prepare import PrepareConfig, TextSource
+from dapt_trainer.data.chosen import spread
 from dapt_trainer.data.contamination import ContaminationIndex, EvaluationItem
 from dapt_trainer.data.corpus import check_source
 from dapt_trainer.data.evaluation_data import Kind, evaluation_items, read_items
-from dapt_trainer.data.harness_items import read_harness_items
+from dapt_trainer.data.harness_items import check_names, read_harness_tasks
 from dapt_trainer.data.json_items import DataSet
 from dapt_trainer.data.problems import Problems
 from dapt_trainer.data.sources import ResolvedSource, resolve
@@ -74,30 +75,51 @@ def check_sources(
         )
 
 
-def read_evaluation(config: PrepareConfig, cache: Path, problems: Problems, beat: Beat) -> EvaluationInputs:
-    """Tasks, probes, SFT and preference data; data sets of the harness' own tasks are kept in `cache`."""
+def know_all_tasks(config: PrepareConfig, scratch: Path, problems: Problems, beat: Beat) -> bool:
+    """Whether the harness has all tasks that are named without a source; those that it has not are noted."""
+    shipped = _shipped(config)
+    return not shipped or check_names(shipped, scratch, problems, beat)
+
+
+def read_evaluation(
+    config: PrepareConfig,
+    folder: Path,
+    scratch: Path,
+    problems: Problems,
+    beat: Beat,
+    *,
+    harness: bool = True,
+) -> EvaluationInputs:
+    """Tasks, probes, SFT and preference data.
+
+    Args:
+        config: of the stage.
+        folder: gets the data of the harness' own tasks, one folder a task.
+        scratch: for the libraries' caches.
+        problems: gets a sentence for each fault.
+        beat: called now and then.
+        harness: whether the harness' own tasks are read.
+    """
     found = EvaluationInputs()
 
     def note(into: dict[str, DataSet], kind: Kind, name: str, uri: str, where: str) -> None:
         beat()
         data = read_items(kind, uri, f"{where}[{name}]", problems)
         into[name] = data
-        found.items += evaluation_items(name, kind, data.lines)
-        found.item_counts[name] = len(data.lines)
+        chosen = [data.lines[place] for place in spread(len(data.lines), config.evaluation_limit)]
+        found.items += evaluation_items(name, kind, chosen)
+        found.item_counts[name] = len(chosen)
         found.resolved.append((uri, data.resolved))
 
     for task in config.tasks:
         if task.source is not None:
             note(found.tasks, "task", task.name, task.source, f"spec.evaluation.{task.side}.tasks")
-    shipped = [task.name for task in config.tasks if task.source is None]
-    if shipped:
-        try:
-            items = read_harness_items(shipped, cache, beat)
-        except InputError as error:
-            problems.add_error(error)
-        else:
-            found.items += items
-            found.item_counts |= {name: sum(item.task == name for item in items) for name in shipped}
+    shipped = _shipped(config)
+    if shipped and harness:
+        tasks = read_harness_tasks(shipped, folder, scratch, problems, beat, limit=config.evaluation_limit)
+        found.items += tasks.items
+        found.item_counts |= tasks.counts
+        found.resolved += tasks.resolved
     for probe in config.probes:
         note(found.probes, "probe", probe.name, probe.source, f"spec.evaluation.probes.{probe.side}")
     for index, source in enumerate(config.instructions):
@@ -111,6 +133,15 @@ def read_evaluation(config: PrepareConfig, cache: Path, problems: Problems, beat
         found.preferences += data.lines
         found.resolved.append((pairs.source, data.resolved))
     return found
+
+
+def _shipped(config: PrepareConfig) -> dict[str, str]:
+    """Fields of the manifest by the name of each task of the harness' own."""
+    return {
+        task.name: f"spec.evaluation.{task.side}.tasks[{task.name}]"
+        for task in config.tasks
+        if task.source is None
+    }
 
 
 def clean_preferences(found: EvaluationInputs, index: ContaminationIndex, problems: Problems) -> list[str]:

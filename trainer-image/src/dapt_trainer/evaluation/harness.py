@@ -4,22 +4,25 @@ The harness makes the prompts, picks the few-shot examples (the same for every m
 each task) and judges the answers. The log-likelihoods come from `scoring`, which computes a context that answers share
 once and never holds the logits of a whole batch.
 
+The harness' own tasks come with the data that prepare stored (`harness_data`): no hub is asked, and a task is measured
+on exactly the items that decontamination looked for (`chosen`).
+
 Which of a task's measures becomes its score: for a custom task `acc_bytes`, right when the right answer has the highest
 log-likelihood a UTF-8 byte, because the sum favours short answers and a count of tokens would change with the
-tokenizer; for the harness' own tasks the first of `acc_norm`, `acc`, `exact_match`, ... that the task has. A group's
-score (mmlu) is the mean over all its items, and a limit is spread evenly over its tasks.
+tokenizer; for the harness' own tasks the first of `acc_norm`, `acc`, `exact_match`, ... that the task has. A group is
+one score: the mean over all its items (mmlu), or over its tasks (legalbench), as the group itself says.
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
+import lm_eval.tasks
 import torch.distributed as dist
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
@@ -27,13 +30,14 @@ from lm_eval.tasks import TaskManager
 
 from dapt_contract.layout import TASKS
 from dapt_contract.stages.common import TaskConfig
+from dapt_trainer.data.harness_data import TaskData, read_task_data, served
+from dapt_trainer.data.harness_snapshot import METRICS, by_size, chosen_documents
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.items import Item, distinct_ids
 from dapt_trainer.evaluation.questions import read_questions, write_harness_task
 from dapt_trainer.evaluation.scoring import Advance, Scorer, Tree, score_shared
 
 CUSTOM_METRIC = "acc_bytes"
-_METRICS = ("acc_norm", "acc", "exact_match", "em", "mc2")
 _BATCH_TOKENS = 4096
 
 
@@ -98,44 +102,38 @@ class TaskRunner:
     def __init__(
         self, work: Path, scratch: Path, tasks: Sequence[TaskConfig], *, limit: int | None, seed: int
     ) -> None:
-        """Check every task's file and name before any model is loaded.
+        """Check every task's file before any model is loaded.
 
         Args:
-            work: root of the work volume; custom tasks lie below tasks/.
+            work: root of the work volume; custom tasks lie below tasks/, the data of the harness' own below harness/.
             scratch: for the YAML that we write.
             tasks: to run, with unique names.
             limit: items a task; None: all.
             seed: of the few-shot examples.
 
         Raises:
-            InputError: every unknown name and every bad task file.
+            InputError: every bad task file, and every task whose data is not there.
         """
+        self._work = work
         self._limit = limit
         self._seed = seed
+        self._own: dict[str, TaskData] = {}
         folder = scratch / "harness-tasks"
         folder.mkdir(parents=True, exist_ok=True)
         problems: list[str] = []
-        own = [task for task in tasks if task.source is None]
         for task in tasks:
-            if task.source is not None:
-                try:
+            try:
+                if task.source is None:
+                    self._own[task.name] = read_task_data(work, task.name)
+                else:
                     questions = read_questions(work / TASKS / f"{task.name}.jsonl", "question", limit=limit)
                     write_harness_task(folder, task.name, questions, task.few_shot)
-                except InputError as error:
-                    problems.extend(error.problems)
-        with _quiet():
-            self._manager = TaskManager(include_path=str(folder), include_defaults=bool(own))
-        problems.extend(self._unknown(task.name) for task in own if task.name not in self._manager.all_tasks)
+            except InputError as error:
+                problems.extend(error.problems)
         if problems:
             raise InputError(*problems)
-
-    def _unknown(self, name: str) -> str:
-        near = difflib.get_close_matches(name, self._manager.all_tasks, n=3)
-        known = f"; nearest: {', '.join(near)}" if near else ""
-        return (
-            f"task {name!r}: lm-evaluation-harness has no task of that name{known}; "
-            "give a custom task with `source: file://...jsonl`"
-        )
+        with _quiet():
+            self._custom = TaskManager(include_path=str(folder), include_defaults=False)
 
     def run(self, model: SharedContextModel, task: TaskConfig, advance: Advance | None = None) -> list[Item]:
         """What the model did on each item of a task, in the task's order.
@@ -146,44 +144,72 @@ class TaskRunner:
         model.advance = advance
         try:
             with _quiet():
-                loaded = self._manager.load([task.name])
-                leaves = loaded["tasks"]
-                for leaf in leaves.values():
+                loaded = self._loaded(task.name)
+                chosen = chosen_documents(loaded, task.name, self._limit) if task.name in self._own else None
+                for leaf in loaded["tasks"].values():
                     # A task that declares 0 means it: the harness never overrides that either.
                     if leaf.get_config("num_fewshot") != 0:
                         leaf.set_config(key="num_fewshot", value=task.few_shot)
                     leaf.set_fewshot_seed(seed=self._seed)
-                limit = self._limit if self._limit is None else -(-self._limit // len(leaves))
-                results = evaluate(model, loaded, limit=limit, bootstrap_iters=0, log_samples=True)
-        except (OSError, ValueError) as error:
+                if chosen is not None:  # to the harness an empty choice is all
+                    kept = {name: leaf for name, leaf in loaded["tasks"].items() if name in chosen}
+                    measured = {"tasks": kept, "groups": {}, "group_map": {}}
+                    results = evaluate(model, measured, samples=chosen, bootstrap_iters=0, log_samples=True)
+                else:
+                    results = evaluate(model, loaded, bootstrap_iters=0, log_samples=True)
+        except (OSError, ValueError, KeyError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(
-                f"task {task.name}: lm-evaluation-harness could not run it here ({first}); evaluations run offline, "
-                "so give it as a custom task with `source:`"
+                f"task {task.name}: lm-evaluation-harness could not run it here ({first}); "
+                "give it as a custom task with `source:`"
             ) from error
+        samples = results["samples"]
+        weights = _weights(loaded, task.name, {name: len(rows) for name, rows in samples.items()})
         items = [
             item
-            for name, samples in sorted(results["samples"].items())
-            for item in _items_of(task, "" if name == task.name else f"{name}/", samples)
+            for name, rows in sorted(samples.items())
+            for item in _items_of(task, "" if len(samples) == 1 else name, weights[name], rows)
         ]
         return [
             item.model_copy(update={"id": name})
             for item, name in zip(items, distinct_ids(item.id for item in items), strict=True)
         ]
 
+    def _loaded(self, name: str) -> Any:
+        data = self._own.get(name)
+        if data is None:
+            return self._custom.load([name])
+        root = Path(lm_eval.tasks.__file__).parent
+        manager = TaskManager(
+            include_path=[str(root / folder) for folder in data.folders], include_defaults=False
+        )
+        with served(self._work, data):
+            return manager.load([name])
 
-def _items_of(task: TaskConfig, prefix: str, samples: Sequence[dict[str, Any]]) -> Iterator[Item]:
-    wanted = (CUSTOM_METRIC,) if task.source is not None else _METRICS
+
+def _weights(loaded: Any, name: str, items: dict[str, int]) -> dict[str, float]:
+    """Of an item of each task, so that the weighted mean over all items is the group's score; 1 on average."""
+    if by_size(loaded, name):
+        return dict.fromkeys(items, 1.0)
+    total = sum(items.values())
+    return {task: total / (len(items) * count) for task, count in items.items()}
+
+
+def _items_of(
+    task: TaskConfig, group: str, weight: float, samples: Sequence[dict[str, Any]]
+) -> Iterator[Item]:
+    wanted = (CUSTOM_METRIC,) if task.source is not None else METRICS
     metric = next((name for name in wanted if name in samples[0] and 0 <= float(samples[0][name]) <= 1), None)
     if metric is None:
         raise InputError(
             f"task {task.name}: none of its measures ({', '.join(samples[0]['metrics'])}) is a share of right answers; "
-            f"dapt reads {', '.join(_METRICS)}"
+            f"dapt reads {', '.join(METRICS)}"
         )
     for sample in sorted(samples, key=lambda sample: int(sample["doc_id"])):
         if sample["filter"] == samples[0]["filter"]:
             name = sample["doc"].get("id") if task.source is not None else sample["doc_hash"][:16]
-            yield Item(task=task.name, id=f"{prefix}{name}", value=float(sample[metric]))
+            place = f"{group}/{name}" if group else f"{name}"
+            yield Item(task=task.name, id=place, value=float(sample[metric]), group=group, weight=weight)
 
 
 @contextlib.contextmanager

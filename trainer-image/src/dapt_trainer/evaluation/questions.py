@@ -1,22 +1,25 @@
 """Custom tasks and probes: JSON lines, checked, never evaluated.
 
-A task's line is `{"question", "choices", "answer"}`, a probe's `{"prompt", "choices", "answer"}`; `answer` is the place
-of the right choice, counted from 0, or the choice itself. From a task we write the harness' YAML ourselves; foreign
-YAML, templates and functions are never read.
+A task's line is `{"question", "choices", "answer"}`, a probe's `{"prompt", "choices", "answer"}` or `{"prompt",
+"order"}`; `answer` is the place of the right choice, counted from 0, or the choice itself. From a task we write the
+harness' YAML ourselves; foreign YAML, templates and functions are never read.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from dapt_trainer.data.chosen import spread
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.items import distinct_ids, item_id
 
 _SHOWN_PROBLEMS = 5
+_ORDER = '{"prompt": "...", "order": ["...", "..."]}'
+_Content = TypeVar("_Content")
 
 
 @dataclass(frozen=True)
@@ -30,23 +33,55 @@ class Question:
     """Place of the right choice."""
 
 
+@dataclass(frozen=True)
+class Ordering:
+    """One probe that puts continuations in order."""
+
+    id: str
+    text: str
+    order: tuple[str, ...]
+    """The likeliest first."""
+
+
 def read_questions(path: Path, field: str, *, limit: int | None = None) -> tuple[Question, ...]:
-    """The questions of a task (`field` question) or probe set (`field` prompt); the first `limit` of them.
+    """The questions of a task (`field` question); at most `limit` of them, evenly over the file.
 
     Raises:
         InputError: the file is missing or empty, or a line is not a question; the first five bad lines are named.
     """
+    found = _read(path, lambda value: _question(value, field), _example(field))
+    ids = distinct_ids(item_id(question) for question in found)
+    questions = [Question(name, *question) for name, question in zip(ids, found, strict=True)]
+    return tuple(questions[place] for place in spread(len(questions), limit))
+
+
+def read_probe_lines(path: Path, *, limit: int | None = None) -> tuple[Question | Ordering, ...]:
+    """The probes of a set, those that choose and those that order; at most `limit` of them, evenly over the file.
+
+    Raises:
+        InputError: as `read_questions`.
+    """
+    found = _read(path, _probe, f"{_example('prompt')} or {_ORDER}")
+    ids = distinct_ids(item_id(content) for content in found)
+    probes = [
+        Ordering(name, *content) if len(content) == 2 else Question(name, *content)
+        for name, content in zip(ids, found, strict=True)
+    ]
+    return tuple(probes[place] for place in spread(len(probes), limit))
+
+
+def _read(path: Path, parse: Callable[[Any], _Content], example: str) -> list[_Content]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); run prepare again") from error
     problems: list[str] = []
-    found: list[tuple[str, tuple[str, ...], int]] = []
+    found: list[_Content] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            found.append(_question(json.loads(line), field))
+            found.append(parse(json.loads(line)))
         except ValueError as error:
             problems.append(f"{path}:{number}: {error}")
     if problems:
@@ -55,14 +90,28 @@ def read_questions(path: Path, field: str, *, limit: int | None = None) -> tuple
             *problems[:_SHOWN_PROBLEMS], *([f"{path}: and {more} more bad lines"] if more > 0 else [])
         )
     if not found:
-        raise InputError(f"{path}: no question in it; a line is {_example(field)}")
-    ids = distinct_ids(item_id(question) for question in found)
-    questions = [Question(name, *question) for name, question in zip(ids, found, strict=True)]
-    return tuple(questions[:limit])
+        raise InputError(f"{path}: no question in it; a line is {example}")
+    return found
 
 
 def _example(field: str) -> str:
     return f'{{"{field}": "...", "choices": ["...", "..."], "answer": 0}}'
+
+
+def _probe(value: Any) -> tuple[str, tuple[str, ...], int] | tuple[str, tuple[str, ...]]:
+    if not isinstance(value, dict) or "order" not in value:
+        return _question(value, "prompt")
+    text, order = value.get("prompt"), value["order"]
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"'prompt' is missing or empty; a line is {_ORDER}")
+    if (
+        not isinstance(order, list)
+        or len(order) < 2
+        or not all(isinstance(entry, str) and entry.strip() for entry in order)
+        or len(set(order)) != len(order)
+    ):
+        raise ValueError("'order' must be a list of at least two different texts, none empty")
+    return text, tuple(order)
 
 
 def _question(value: Any, field: str) -> tuple[str, tuple[str, ...], int]:

@@ -20,8 +20,8 @@ from dapt_contract.envelope import digest_of
 from dapt_contract.layout import (
     DATA,
     EXTENDED_MODEL,
+    HARNESS,
     HELD_OUT,
-    HUB_CACHE,
     INSTRUCTIONS,
     MODEL,
     PREFERENCES,
@@ -52,6 +52,7 @@ from dapt_trainer.data.inputs import (
     check_sources,
     clean_preferences,
     find_sources,
+    know_all_tasks,
     read_evaluation,
 )
 from dapt_trainer.data.json_items import write_lines
@@ -121,12 +122,19 @@ class _Preparation:
         for folder in (self._folder, self._scratch):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
+        with self._step("checking the names of tasks", 0.0):
+            named = know_all_tasks(config, self._scratch, self._problems, self._alive)
         with self._step("reading the base model", 0.0):
-            model = self._model()
+            model = self._model() if named else None
         with self._step("finding the sources", 0.05):
             sources = find_sources(config, self._problems, self._alive)
         with self._step("reading evaluation and tuning data", 0.08):
-            evaluation = read_evaluation(config, self._context.work / HUB_CACHE, self._problems, self._alive)
+            harness = self._folder / HARNESS
+            evaluation = read_evaluation(
+                config, harness, self._scratch, self._problems, self._alive, harness=named
+            )
+        if not named:  # told within seconds: the model and the corpus may be large
+            raise InputError(*self._problems.sentences())
         if model is None or self._problems:
             with self._step("checking the corpus", 0.1):
                 check_sources(sources, config.bad_records_max_fraction, self._problems, self._alive)
