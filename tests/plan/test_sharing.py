@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from builders import model_facts
-from dapt_contract.stages.common import LoraConfig
+from dapt_contract.stages.common import DistributionConfig, LoraConfig
 from dapt_operator.plan.memory import GIB
+from dapt_operator.plan.parts import distribution
+from dapt_operator.plan.resolve import Batch, halved
 from dapt_operator.plan.sharing import Wanted, choose, modes, what_would_fit
 
 LLAMA_8B = model_facts(
@@ -107,3 +109,15 @@ def test_a_node_that_has_no_room_for_what_is_offloaded_is_not_chosen() -> None:
     crowded = wanted(room_bytes=24 * GIB, world_size=8, host_room_bytes=64 * GIB)
     assert chosen(room_bytes=24 * GIB, world_size=8) == (3, "optimizer", True)
     assert choose(crowded) is None
+
+
+def test_the_choice_reaches_trainer_and_a_smaller_micro_batch_keeps_it() -> None:
+    way = choose(wanted(world_size=1, ranks_per_node=1))
+    assert way is not None
+    batch = Batch(
+        64, 4, 16, way.zero_stage, way.gradient_checkpointing, "bf16", way.memory, way.offload, way.host_bytes
+    )
+    assert distribution(batch) == DistributionConfig(zero_stage=2, offload="optimizer", precision="bf16")
+    smaller = halved(batch, 1)
+    assert smaller is not None
+    assert (smaller.micro_batch_size, smaller.accumulation, smaller.offload) == (2, 32, "optimizer")
