@@ -25,8 +25,9 @@ def measure(work: Path, scratch: Path, rank: int, world_size: int) -> list[objec
     model = load_model(work, ModelReference(weights="model"), precision="fp32")
     tokenizer = load_tokenizer(work)
     side = side_perplexity(
-        model, work, "domain", context_length_tokens=16, end_of_text_id=0, rank=rank, world_size=world_size
-    )
+        model, work, "domain", context_length_tokens=16, end_of_text_id=0, tokenizer=tokenizer,
+        rank=rank, world_size=world_size,
+    )  # fmt: skip
     runner = TaskRunner(work, scratch / f"rank-{rank}-{world_size}", [TASK], limit=7, seed=0)
     items = runner.run(SharedContextModel(model, tokenizer, rank=rank, world_size=world_size), TASK)
     return [side.a.nll_nats, side.b.nll_nats, side.both.tokens, [item.value for item in items]]

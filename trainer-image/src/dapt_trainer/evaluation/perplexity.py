@@ -129,12 +129,12 @@ def side_perplexity(
     *,
     context_length_tokens: int,
     end_of_text_id: int,
+    tokenizer: Any,
     batch_tokens: int = BATCH_TOKENS,
     rank: int = 0,
     world_size: int = 1,
     progress: ProgressBoard | None = None,
     advance: Advance | None = None,
-    tokenizer: Any | None = None,
 ) -> SidePerplexity:
     """Both halves of one side's held-out text on the work volume. Arguments as `held_out_perplexity`.
 

@@ -15,7 +15,7 @@ from dapt_trainer.evaluation.parts import Parts
 from dapt_trainer.evaluation.perplexity import side_perplexity
 from dapt_trainer.evaluation.ranks import evaluation_ranks
 from dapt_trainer.training.beating import beating
-from dapt_trainer.training.models import reference_digest
+from dapt_trainer.training.models import load_tokenizer, reference_digest
 from dapt_trainer.training.ranks import Ranks
 from dapt_trainer.training.recipes import SharedMeans, mean_key
 
@@ -88,4 +88,5 @@ def _measure(
         world_size=ranks.world_size,
         progress=context.progress,
         advance=parts.begin(f"{blend.candidate}: {side} held-out text"),
+        tokenizer=load_tokenizer(context.work, blend.model.weights),
     )
