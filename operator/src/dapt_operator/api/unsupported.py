@@ -37,11 +37,6 @@ ADAPTATION: Final = (
         "documents are compared exactly; write exact or none",
     ),
     Unsupported(
-        "spec.pretraining.regularization",
-        lambda s: s.pretraining.regularization is not None,
-        "replay is the guard against forgetting; remove the field",
-    ),
-    Unsupported(
         "spec.output.form",
         lambda s: s.output.form == "adapter",
         "adapters are merged into the model; write merged, or leave the field out",
