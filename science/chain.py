@@ -16,7 +16,8 @@ from science import controller
 from science.digests import code_digest, digest_of
 from science.measures import measure
 from science.model import Rate, Training
-from science.run import World, base_parts, order_digest
+from science.names import base_parts, order_digest
+from science.run import World
 
 CHAIN_CODE = ("science.chain", "science.controller", "dapt_operator.plan.attempts", "dapt_contract.stop_rule")
 READINGS = 10

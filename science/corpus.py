@@ -43,9 +43,9 @@ def weak() -> list[str]:
     spec = importlib.util.find_spec(WEAK_PACKAGE)
     assert spec is not None
     assert spec.origin is not None
-    parts = [part for code, _ in _modules(Path(spec.origin).parent) for part in parts(code)]
-    every = max(1, sum(map(len, parts)) // WEAK_CHARACTERS)
-    return parts[::every]
+    found = [part for code, _ in _modules(Path(spec.origin).parent) for part in parts(code)]
+    every = max(1, sum(map(len, found)) // WEAK_CHARACTERS)
+    return found[::every]
 
 
 def weak_version() -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from science import chain, rows, run
+from science import chain, names, rows, run
 from science.chain import Chain
 from science.rows import NewRows
 from science.run import Adaptation, World
 
 _KINDS: dict[type, tuple[Callable[[World, Any], str], Callable[[World, Any], dict[str, Any]]]] = {
-    Adaptation: (run.key_of, run.adapt),
+    Adaptation: (names.key_of, run.adapt),
     Chain: (chain.key_of, chain.follow),
     NewRows: (rows.key_of, rows.grow_and_adapt),
 }

@@ -52,11 +52,12 @@ def plane(
                 label=one.label,
                 zorder=3,
             )
-            for (a, b), name in zip(one.points, one.names, strict=False):
+            for place, ((a, b), name) in enumerate(zip(one.points, one.names, strict=False)):
                 if len(a) and len(b):
+                    above = place % 2 == 0  # neighbours that lie close keep their names apart
                     axes.annotate(
-                        name, (a.mean, b.mean), xytext=(6, -3), textcoords="offset points", fontsize=8, color=colour,
-                        ha="left", va="top",
+                        name, (a.mean, b.mean), xytext=(6, 1 if above else -2), textcoords="offset points", fontsize=8,
+                        color=colour, ha="left", va="bottom" if above else "top",
                     )  # fmt: skip
         axes.margins(0.12)
         _legend(axes, len(series))

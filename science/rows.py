@@ -11,8 +11,9 @@ from dapt_trainer.data.shards import Shard
 from science import bed
 from science.bed import END_OF_TEXT_ID
 from science.digests import code_digest, digest_of
-from science.model import Rate, Training, make_model, rates_of
-from science.run import LOADING, World, base_parts
+from science.model import Rate, Training, make_model
+from science.names import base_parts, rates
+from science.run import LOADING, World
 
 ROWS_CODE = ("science.rows", "science.model", "dapt_trainer.tokenization.rows")
 NEW_TOKENS = 400
@@ -52,8 +53,8 @@ class Grown:
 def key_of(world: World, settings: NewRows) -> str:
     """Names a run by its settings, the base, this code, and the tokenizer that dapt grows."""
     grown = grown_tokenizer(world, settings.words)
-    rates = rates_of(settings.rate, settings.steps)
-    return digest_of(code_digest(*ROWS_CODE), settings, *base_parts(world), grown.digest, rates)
+    of_steps = rates(settings.rate, settings.steps)
+    return digest_of(code_digest(*ROWS_CODE), settings, *base_parts(world), grown.digest, of_steps)
 
 
 def grow_and_adapt(world: World, settings: NewRows) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One adaptation of the base model: what is trained, what is measured, and what it is named by."""
+"""One adaptation of the base model: what is trained and what is measured."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ import threading
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from dapt_trainer.data.mixture import Mixture
 from science import bed
 from science.base import BaseSettings, Bed, base_digest
 from science.bed import SideData
-from science.digests import code_digest, digest_of
-from science.measures import Losses, blends, measure, recipe_digest
-from science.model import BATCH_SEQUENCES, Rate, Training, make_model, rates_of
-from science.penalties import PENALTY_CODE, make_penalty
+from science.measures import Losses, blends, measure
+from science.model import Rate, Training, make_model
+from science.penalties import make_penalty
 
-RUN_CODE = ("science.model", "science.run", "science.measures")
 SMALL_DOMAIN_TOKENS = 40_000
 _SHUFFLE_SEED = 1
 LOADING = threading.Lock()
@@ -107,37 +104,6 @@ def make_training(world: World, adaptation: Adaptation, model: Any) -> Training:
         seed=adaptation.seed,
         penalty=penalty,
     )
-
-
-def key_of(world: World, adaptation: Adaptation) -> str:
-    """Names a run by its settings, the base, this code, and what dapt's own code gives: order, rates, measures."""
-    parts: list[Any] = [
-        code_digest(*RUN_CODE),
-        adaptation,
-        *base_parts(world),
-        order_digest(world, adaptation.domain, adaptation.replay, adaptation.steps, adaptation.seed),
-        rates_of(adaptation.rate, adaptation.steps),
-    ]
-    if adaptation.penalty is not None:
-        parts.append(code_digest(*PENALTY_CODE))
-    if adaptation.shares or adaptation.averaged > 1:
-        parts.append(recipe_digest(world))
-    return digest_of(*parts)
-
-
-def order_digest(world: World, domain: str, replay: float, steps: int, seed: int) -> str:
-    """Names the rows that a run reads: a change of dapt's order is seen, one of its words is not."""
-    shards = [world.domain(domain).shard, world.bed.sides["general"].shard]
-    mixture = Mixture.of_shards(shards, seed=seed, replay_fraction=replay, global_batch_size=BATCH_SEQUENCES)
-    return digest_of(*(repr(mixture.rows(step)) for step in range(steps)))
-
-
-def base_parts(world: World) -> list[Any]:
-    """What every run depends on: the base, the data, the measures and torch."""
-    import torch
-
-    readings = {name: losses.rounded() for name, losses in world.readings.items()}
-    return [world.base_digest, world.bed.digests, readings, torch.__version__]
 
 
 def adapt(world: World, adaptation: Adaptation) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def figure(records: Records) -> bytes:
         Series(
             f"{domain} shift",
             tuple((_gained(records, run), _forgotten(records, run)) for run in _runs(domain)),
-            tuple(f"{share:.0%}" for share in SHARES),
+            tuple(f"{share:.0%}".replace("%", " %") for share in SHARES),
         )
         for domain in ("strong", "weak")
     ]
