@@ -18,7 +18,6 @@ from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.evaluate import BaselineConfig, EvaluateConfig
 from dapt_contract.stages.prepare import InstructionSource, PreferenceSource, PrepareConfig, PrepareFacts
 from dapt_contract.stages.pretrain import PretrainConfig
-from dapt_contract.stop_rule import StopRule
 from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.run import RunResources
 from dapt_operator.api.spec import DomainAdaptationSpec
@@ -197,7 +196,6 @@ def pretrain_stage(
     max_train_seconds: float | None = None,
 ) -> StagePlan:
     """Continued pre-training from `model`."""
-    gates = spec.gates
     config = PretrainConfig(
         model=model,
         lora=parts.pretraining_lora(spec),
@@ -211,12 +209,7 @@ def pretrain_stage(
         optimizer=parts.optimizer(spec.pretraining.optimizer, numbers.learning_rate),
         schedule=parts.schedule(spec.pretraining.schedule),
         distribution=parts.distribution(numbers.batch),
-        stop_rule=StopRule(
-            max_increase_fraction=gates.max_general_perplexity_increase,
-            patience=gates.patience,
-            hard_stop_factor=gates.hard_stop_factor,
-            enforce_limit=gates.on_breach != "Warn",
-        ),
+        stop_rule=parts.stop_rule(spec),
         base_general_perplexity=base.general.both.perplexity,
         evaluation_context_length_tokens=numbers.sequence_length_tokens,
         max_train_seconds=max_train_seconds,

@@ -17,6 +17,7 @@ from dapt_contract.stages.common import (
 )
 from dapt_contract.stages.prepare import PrepareFacts, TextSource, TokenizerExtension
 from dapt_contract.stages.pretrain import RegularizationConfig
+from dapt_contract.stop_rule import StopRule
 from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.run import RunResources
 from dapt_operator.api.spec import CpuResources, DomainAdaptationSpec, Optimizer, Schedule, Source
@@ -120,6 +121,17 @@ def schedule(asked: Schedule) -> ScheduleConfig:
     """The learning rate over the run."""
     return ScheduleConfig(
         type=asked.type, warmup_fraction=asked.warmup_fraction, minimum_ratio=asked.minimum_ratio
+    )
+
+
+def stop_rule(spec: DomainAdaptationSpec) -> StopRule:
+    """The rule by which trainer and operator stop an attempt."""
+    gates = spec.gates
+    return StopRule(
+        max_increase_fraction=gates.max_general_perplexity_increase,
+        patience=gates.patience,
+        hard_stop_factor=gates.hard_stop_factor,
+        enforce_limit=gates.on_breach != "Warn",
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from dapt_contract.failure import Cause
 from dapt_contract.stages.common import ModelReference
-from dapt_operator.api.conditions import PIN_UNKNOWN, VERIFY_FAILED
+from dapt_operator.api.conditions import VERIFY_FAILED
 from dapt_operator.api.ledger import AttemptRecord
 from dapt_operator.plan import attempts, finishing, lanes, recipes
 from dapt_operator.plan import blueprint as plans
@@ -19,6 +20,7 @@ from dapt_operator.plan.facts import Facts, aligned, finetuned, is_given_up, rea
 from dapt_operator.plan.gates import GATES, GateFacts, Verdict
 from dapt_operator.plan.history import Lineage, find
 from dapt_operator.plan.look import WOULD_TRY, Look, Situation, exhausted, look_at, open_lineages
+from dapt_operator.plan.outcome import after_limit, judge
 from dapt_operator.plan.resolve import RefusedError
 from dapt_operator.plan.selection import Breached, Choice, NeedsMeasure, Selected, choose, remedies
 from dapt_operator.plan.transitions import Do, Fact, Go, State, move
@@ -152,7 +154,7 @@ class Walk:
         if look.fact in WOULD_TRY and wanted is None:
             return exhausted(self.at, look)
         if look.fact is Fact.LIMIT:
-            return self._after_the_limit(look, attempt)
+            return self._after_the_limit(look)
         return look
 
     def _numbers(self, attempt: Attempt, halvings: int) -> Pretraining | None:
@@ -171,30 +173,14 @@ class Walk:
         if self.at.spec.preference is not None:
             finishing.align_stage(self.at.spec, self.at.profile, prepared, "", plans.BASE_REFERENCE)
 
-    def _after_the_limit(self, look: Look, attempt: Attempt) -> Look:
-        pin = self.at.spec.selection.pin
-        if pin is not None and any(candidate.id == pin for candidate in self.candidates):
-            return look
+    def _after_the_limit(self, look: Look) -> Look:
         told, record = self.facts.pretrain, look.record
         assert record is not None
-        said = (told.message if told else "") or record.message
-        ended = "diverged" if record.cause == "Diverged" else "was stopped at the forgetting limit"
-        return self._retreat(f"attempt {attempt.number} {ended}{f': {said}' if said else ''}") or look
-
-    def _retreat(self, reason: str) -> Look | None:
-        """A rollback, where one is left."""
-        first = attempts.attempt(self.at.spec, self.facts, 1)
-        assert first is not None
-        whole = self._numbers(first, 0)
-        assert whole is not None
-        failed = frozenset(
-            one.id for one in self.candidates if one.evaluated and any(not v.passed for v in one.verdicts)
-        )
-        self.retreat = attempts.retreat(
-            self.at.spec, self.facts, total_steps=whole.steps.total_steps, failed=failed, reason=reason,
-            now=self.at.now,
+        self.retreat = after_limit(
+            self.at.spec, self.facts, self.candidates, diverged=record.cause == Cause.DIVERGED,
+            said=(told.message if told else "") or record.message, now=self.at.now,
         )  # fmt: skip
-        return Look(Fact.RETREAT, message=reason) if self.retreat is not None else None
+        return Look(Fact.RETREAT, message=self.retreat.reason) if self.retreat is not None else look
 
     def _blend(self) -> Look:
         for number in range(1, self.facts.attempt + 1):
@@ -223,23 +209,13 @@ class Walk:
         )
 
     def _select(self) -> Look:
-        self.choice = choose(self.at.spec, self.facts, self.candidates)
-        waiting = () if self.at.spec.selection.pin is not None else lanes.due(self.at.spec, self.candidates)
-        decides = tuple(candidate for candidate in waiting if candidate.passes_a)
-        if isinstance(self.choice, Breached) and not decides and self.choice.reason != PIN_UNKNOWN:
-            retreat = self._retreat(f"attempt {self.facts.attempt} ended and {self.choice.why}")
-            if retreat is not None:
-                return retreat
-        if waiting:
-            best = self.choice.candidate if not isinstance(self.choice, Breached) else (decides or waiting)[0]
-            self.choice, self.asked = NeedsMeasure(best), waiting
-            return Look(Fact.UNMEASURED)
+        outcome = judge(self.at.spec, self.facts, self.candidates, self.at.now)
+        self.choice, self.asked, self.retreat = outcome.choice, outcome.waiting, outcome.retreat
+        if outcome.retreat is not None:
+            return Look(Fact.RETREAT, message=outcome.retreat.reason)
         if isinstance(self.choice, Breached):
             return Look(Fact.BREACHED, reason=self.choice.reason, message=self.choice.message)
-        if isinstance(self.choice, NeedsMeasure):
-            self.asked = (self.choice.candidate,)
-            return Look(Fact.UNMEASURED)
-        return Look(Fact.CHOSEN)
+        return Look(Fact.UNMEASURED if isinstance(self.choice, NeedsMeasure) else Fact.CHOSEN)
 
     def _evaluate(self) -> Look:
         room = lanes.most_at_once(self.at.profile) - len(self.companions)
