@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 
 BENCHES = ("prepare", "pretrain", "local", "operator", "quiet", "hang", "demo")
+ON_A_GPU = ("gpu",)
+"""Run when they are named: most machines have none."""
 FOLDER = Path(__file__).parent
 
 
@@ -39,15 +41,26 @@ def machine() -> str:
     names = [line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")]
     model = names[0] if names else platform.processor()
     memory_gib = psutil.virtual_memory().total / 2**30
-    return f"{model}, {psutil.cpu_count()} cores, {memory_gib:.0f} GiB, Python {platform.python_version()}"
+    return f"{model}, {psutil.cpu_count()} cores, {memory_gib:.0f} GiB, Python {platform.python_version()}{gpu()}"
+
+
+def gpu() -> str:
+    """The first GPU as its driver names it, after a comma; nothing without one."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return f", {answer.splitlines()[0]}" if answer.strip() else ""
 
 
 def main() -> int:
     """Run the benches named on the command line, or all; nonzero when a figure is short."""
     names = sys.argv[1:] or list(BENCHES)
-    unknown = set(names) - set(BENCHES)
+    unknown = set(names) - {*BENCHES, *ON_A_GPU}
     if unknown:
-        print(f"unknown bench {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}", file=sys.stderr)
+        known = ", ".join((*BENCHES, *ON_A_GPU))
+        print(f"unknown bench {', '.join(sorted(unknown))}; there are {known}", file=sys.stderr)
         return 2
     short = False
     for name in names:
