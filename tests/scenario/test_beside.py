@@ -333,6 +333,18 @@ def test_with_a_volume_of_one_node_evaluations_come_after_the_training() -> None
     assert world.status["phase"] == "Published"
 
 
+def test_a_run_costs_six_requests_at_most() -> None:
+    world = World(spec(gates={"onBreach": "Rollback"}), TWO)
+    training(world)
+    for rows in (ROWS[:1], ROWS[:2]):
+        read(world, *rows)
+        world.settle()
+    world.live(as_trained)
+    assert world.status["phase"] == "Published"
+    calls = [verb for verb in world.cluster.verbs if not verb.startswith(("apply Secret", "apply Service"))]
+    assert len(calls) <= 6 * len(world.runs)
+
+
 def test_deleting_the_resource_ends_everything() -> None:
     world = training(World(spec(), TWO))
     read(world, *ROWS)

@@ -27,6 +27,36 @@ def test_pretraining_gets_what_is_left_after_the_later_stages() -> None:
     assert deadline(world) == (3600 - 30) // 2
 
 
+def test_evaluations_of_every_checkpoint_and_blends_are_kept_for_too() -> None:
+    spec = {
+        "evaluation": {"when": "everyCheckpoint"},
+        "selection": {"interpolate": [0.6, 0.8, 1.0], "averageLast": 3},
+    }
+    world = World(HOUR | spec)
+    world.live_until("pretrain")
+    config = world.config("pretrain")
+    assert isinstance(config, PretrainConfig)
+    # seven blends; four checkpoints and seven blends evaluated, one of them counted before
+    assert config.max_train_seconds == (3600 - 30 - (6 + 7 + 4 + 7 - 1) * 30) / 2
+
+
+def test_a_share_that_is_used_up_starts_no_other_attempt() -> None:
+    world = World(HOUR | {"gates": {"onBreach": "Rollback"}})
+
+    def script(stage: StageFile) -> Ends | Stays:
+        if stage.kind == "pretrain":
+            return Ends(
+                facts=pretrain_facts(
+                    [checkpoint(10, 2.9, 0.5)], "BudgetReached", message="its share was used up"
+                )
+            )
+        return healthy(stage)
+
+    world.live(script)
+    assert world.stages.count("pretrain") == 1
+    assert world.condition("Stalled")[1] == "GatesBreached"
+
+
 def test_stages_without_accelerators_have_no_deadline() -> None:
     world = World(HOUR)
     world.live_until("prepare")

@@ -73,12 +73,19 @@ def pretraining_seconds(
 
 
 def reserved_seconds(spec: DomainAdaptationSpec, ledger: Ledger) -> float:
-    """Accelerator-seconds kept for the stages after pretraining.
+    """Accelerator-seconds kept for all that comes beside and after an attempt.
 
-    One evaluation and one verification each cost about what the base model's measure cost; verification also lets
-    three models answer, so it counts twice. Fine-tuning, one node, is given as much as all of them: its data is small.
+    One evaluation costs about what the base model's measure cost, the perplexities of a blend no more; verification
+    also lets three models answer, so it counts twice. Fine-tuning and preference tuning, one node each, are given as
+    much as one evaluation and the verification: their data is small.
     """
     baseline = find(ledger, "baseline", 1, None)
     one = baseline.accelerator_seconds if baseline is not None else 0.0
-    measures = 3.0 * one
-    return measures * (2.0 if spec.finetuning is not None else 1.0)
+    tuned = (spec.finetuning is not None) + (spec.preference is not None)
+    shares = sum(share < 1.0 for share in spec.selection.interpolate)
+    averages = int(spec.selection.average_last > 1)
+    blends = averages + shares * (2 + averages)
+    evaluations = 1
+    if spec.evaluation.when != "end":
+        evaluations = spec.pretraining.checkpoints.count + blends
+    return one * (3.0 * (1 + tuned) + evaluations - 1 + blends)
