@@ -56,7 +56,7 @@ def start_model(spec: DomainAdaptationSpec, facts: Facts, attempt: int) -> Model
     start = facts.attempts[attempt - 2].start if attempt > 1 else None
     found = checkpoint_row(facts, start) if start is not None else None
     if found is None:
-        return ModelReference(weights=origin(spec))
+        return ModelReference(weights=origin(spec), origin=origin(spec))
     return checkpoint_model(spec, facts, *found)
 
 
