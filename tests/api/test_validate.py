@@ -307,11 +307,6 @@ INVALID = {
         "not supported yet: spec.model.source adaptation://other (line 5): the result of another adaptation is not"
         " looked up; give the place where it was published",
     ),
-    "near-duplicates": (
-        "  corpus: {domain: [{source: s3://c/d}], general: [{source: s3://c/g}], deduplicate: near}",
-        "not supported yet: spec.corpus.deduplicate near (line 6): documents are compared exactly; write exact or"
-        " none",
-    ),
     "offload without ZeRO": (
         "  pretraining: {distribution: {zeroStage: 0, offload: optimizer}}",
         "spec.pretraining.distribution.offload (line 9): 'optimizer' is not accepted; offload optimizer needs zeroStage"

@@ -228,7 +228,7 @@ def test_the_number_of_processes_does_not_change_the_data(config, prepare, tmp_p
     config = config.model_copy(update={"domain": (TextSource(source=f"file://{domain}", max_tokens=60_000),)})
     alone = prepare(config, work=tmp_path / "one").facts
     monkeypatch.setattr(analysis, "BATCH_DOCUMENTS", 300)
-    monkeypatch.setattr("dapt_trainer.data.corpus.BATCH_DOCUMENTS", 300)
+    monkeypatch.setattr("dapt_trainer.data.text_batches.BATCH_DOCUMENTS", 300)
     init = analysis.AnalysisPool.__init__
     monkeypatch.setattr(
         analysis.AnalysisPool,

@@ -32,11 +32,6 @@ ADAPTATION: Final = (
         "the result of another adaptation is not looked up; give the place where it was published",
     ),
     Unsupported(
-        "spec.corpus.deduplicate",
-        lambda s: s.corpus.deduplicate == "near",
-        "documents are compared exactly; write exact or none",
-    ),
-    Unsupported(
         "spec.output.form",
         lambda s: s.output.form == "adapter",
         "adapters are merged into the model; write merged, or leave the field out",

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from dapt_trainer.data.contamination import ContaminationIndex
 from dapt_trainer.data.near_duplicates import SHINGLE_WORDS, sketches
+from dapt_trainer.data.repeats import Signatures, signatures
 from dapt_trainer.data.text import Hashes, WordHasher, normalized, text_digest, words
 from dapt_trainer.errors import InfrastructureError
 from dapt_trainer.process import die_with_parent
@@ -41,6 +42,8 @@ class Settings:
     begin_of_text_id: int | None
     end_of_text_id: int
     contamination: ContaminationIndex
+    signs: bool = False
+    """Near-duplicates within the corpus are looked for: documents get signatures."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class AnalysedBatch:
     """[K] sampled, sorted within a document."""
     shingle_counts: npt.NDArray[np.int64]
     """[D]"""
+    signatures: Signatures | None = None
+    """[D, HASHES], where they are asked for."""
 
 
 class Analyst:
@@ -91,6 +96,7 @@ class Analyst:
             contaminated_by=self._settings.contamination.find(ngrams[1:], counts),
             shingles=shingles,
             shingle_counts=shingle_counts,
+            signatures=signatures(ngrams[0], counts) if self._settings.signs else None,
         )
 
     def _tokens(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:

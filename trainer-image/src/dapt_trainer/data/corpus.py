@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 from array import array
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,30 +24,17 @@ import numpy.typing as npt
 
 from dapt_contract.metric import Side
 from dapt_contract.stages.prepare import TextSource
-from dapt_trainer.data.analysis import BATCH_CHARACTERS, BATCH_DOCUMENTS, AnalysedBatch, AnalysisPool
+from dapt_trainer.data.analysis import AnalysedBatch, AnalysisPool
 from dapt_trainer.data.manifest import TokenType
 from dapt_trainer.data.problems import Problems
-from dapt_trainer.data.records import BadFileError, BadRecord, documents
+from dapt_trainer.data.repeats import HASHES, find_repeats
 from dapt_trainer.data.sources import ResolvedSource
 from dapt_trainer.data.text import Hashes
+from dapt_trainer.data.text_batches import Counts, TextBatch, TextBatches
 
-_SHOWN_BAD_RECORDS = 3
 _KEY_SPACE = 1 << 64
 SMALLEST_KEPT = 3
 """Documents a half whose text is kept for being the first by hash, so that no half is ever empty."""
-
-
-@dataclass
-class Counts:
-    """What became of a source's records."""
-
-    records: int = 0
-    empty: int = 0
-    bad_records: int = 0
-    duplicates: int = 0
-    contaminated: int = 0
-    tiny: int = 0
-    contaminated_by: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -84,11 +72,20 @@ class SpooledSource:
     """[all sketches], memory-mapped."""
     texts: Path | None = None
     """The documents as JSON strings, one a line, where they are tokenized once more."""
+    signatures: Any = None
+    """[documents, HASHES], memory-mapped, where near-duplicates are looked for."""
+    later: npt.NDArray[np.bool_] | None = None
+    """[documents] which are near-duplicates of an earlier document of the side; None: not looked for."""
 
     @property
     def name(self) -> str:
         """`domain-0`: also the folder of the shard."""
         return f"{self.side}-{self.index}"
+
+    @property
+    def repeats(self) -> int:
+        """How many of its documents are near-duplicates of earlier ones."""
+        return 0 if self.later is None else int(self.later.sum())
 
 
 @dataclass(frozen=True)
@@ -142,7 +139,7 @@ class SideReader:
             progress: called with the tokens kept so far.
         """
         counts = Counts()
-        reader = _TextBatches(
+        reader = TextBatches(
             f"spec.corpus.{self._side}[{index}]",
             config,
             resolved,
@@ -156,9 +153,11 @@ class SideReader:
         paths = self._folder / f"{name}.tokens", self._folder / f"{name}.sketches"
         token_type = np.dtype(self._rules.token_type).newbyteorder("<")
         texts = self._folder / f"{name}.texts" if self._rules.keeps_texts else None
+        signatures = self._folder / f"{name}.signatures"
         with (
             paths[0].open("wb") as tokens_file,
             paths[1].open("wb") as sketches_file,
+            signatures.open("wb") as signatures_file,
             texts.open("wb") if texts else contextlib.nullcontext() as texts_file,
         ):
             for read, batch in self._analysed(reader):
@@ -169,6 +168,7 @@ class SideReader:
                     size = int(batch.token_counts[number])
                     self._note_candidate(key, half, index, len(token_counts), size, read.texts[number])
                     counts.tiny += size - self._rules.special_tokens < 16
+                    counts.languages.note(key, read.texts[number], size - self._rules.special_tokens)
                     kept.append(number)
                     token_counts.append(size)
                     keys.append(key)
@@ -179,6 +179,8 @@ class SideReader:
                         break
                 _write_chosen(tokens_file, batch.tokens.astype(token_type), batch.token_counts, kept)
                 _write_chosen(sketches_file, batch.shingles, batch.shingle_counts, kept)
+                if batch.signatures is not None:
+                    signatures_file.write(batch.signatures[kept].tobytes())
                 if texts_file is not None:
                     texts_file.writelines(json.dumps(read.texts[number]).encode() + b"\n" for number in kept)
                 progress(kept_tokens)
@@ -198,6 +200,7 @@ class SideReader:
             tokens=_mapped(paths[0], token_type),
             sketches=_mapped(paths[1], np.dtype(np.uint64)),
             texts=texts,
+            signatures=_mapped(signatures, np.dtype(np.uint32)).reshape(-1, HASHES),
         )
 
     def close(self) -> None:
@@ -221,8 +224,8 @@ class SideReader:
             text: str = json.loads(file.readline())
             return text
 
-    def _analysed(self, reader: _TextBatches) -> Iterator[tuple[_TextBatch, AnalysedBatch]]:
-        under_way: deque[_TextBatch] = deque()
+    def _analysed(self, reader: TextBatches) -> Iterator[tuple[TextBatch, AnalysedBatch]]:
+        under_way: deque[TextBatch] = deque()
 
         def noted() -> Iterator[Sequence[str]]:
             for read in reader:
@@ -265,106 +268,26 @@ class SideReader:
         self.candidates.append(Candidate(key, half, source, document, tokens, offset))
 
 
-def check_source(
-    side: Side,
-    index: int,
-    config: TextSource,
-    resolved: ResolvedSource,
-    bad_records_max_fraction: float,
-    problems: Problems,
-    beat: Callable[[], None],
-) -> None:
-    """Read a source for its problems alone, when others have been found already: nothing is tokenized.
+def note_repeats(spools: Sequence[SpooledSource], folder: Path, beat: Callable[[], None]) -> None:
+    """Say of each of a side's documents whether it is a near-duplicate of an earlier one.
 
-    `max_tokens` is counted at four characters a token.
+    Raises:
+        InfrastructureError: one of the processes was killed.
     """
-    counts = Counts()
-    reader = _TextBatches(
-        f"spec.corpus.{side}[{index}]", config, resolved, bad_records_max_fraction, problems
-    )
-    characters = 0
-    for batch in reader:
-        beat()
-        counts.records += batch.records
-        counts.bad_records += batch.bad_records
-        characters += sum(len(text) for text in batch.texts)
-        if config.max_tokens is not None and characters >= 4 * config.max_tokens:
-            break
-    reader.judge_bad_records(counts)
+    later = find_repeats([spool.signatures for spool in spools], folder, beat=beat)
+    shutil.rmtree(folder)
+    for spool, own in zip(spools, later, strict=True):
+        spool.later = own
 
 
-@dataclass(frozen=True)
-class _TextBatch:
-    """Texts, and how many records it took to get them."""
-
-    texts: list[str]
-    records: int
-    bad_records: int
-
-
-class _TextBatches:
-    """The texts of a source in batches; bad records are counted and told."""
-
-    def __init__(
-        self,
-        field_name: str,
-        config: TextSource,
-        resolved: ResolvedSource,
-        most_bad: float,
-        problems: Problems,
-    ) -> None:
-        self._field = field_name
-        self._config = config
-        self._resolved = resolved
-        self._most_bad = most_bad
-        self._problems = problems
-        self._shown: list[BadRecord] = []
-        self._records = 0
-        self._bad_records = 0
-
-    def __iter__(self) -> Iterator[_TextBatch]:
-        """Until the end, or until the source cannot be used."""
-        texts: list[str] = []
-        size, records, bad_records = 0, self._records, self._bad_records
-        try:
-            for item in documents(self._resolved, self._config.text_field):
-                self._records += 1
-                if isinstance(item, BadRecord):
-                    if self._ends_with(item):
-                        break
-                    continue
-                texts.append(item.text)
-                size += len(item.text)
-                if size >= BATCH_CHARACTERS or len(texts) >= BATCH_DOCUMENTS:
-                    yield _TextBatch(texts, self._records - records, self._bad_records - bad_records)
-                    texts, size, records, bad_records = [], 0, self._records, self._bad_records
-        except BadFileError as error:
-            self._problems.add(f"{self._field}: {error}")
-        yield _TextBatch(texts, self._records - records, self._bad_records - bad_records)
-
-    def judge_bad_records(self, counts: Counts) -> None:
-        """Note a problem when too many records were skipped, of those up to the source's `max_tokens`."""
-        if counts.bad_records <= self._most_bad * counts.records:
-            return
-        for bad in self._shown[: counts.bad_records]:
-            self._problems.add(
-                f"{self._field}: {bad.place}: {bad.reason}; correct the line, or allow a share of bad records with "
-                f"spec.corpus.badRecords.maxFraction (it is {self._most_bad:g}; {counts.bad_records} of "
-                f"{counts.records} records read are bad)"
-            )
-
-    def _ends_with(self, bad: BadRecord) -> bool:
-        """Count a bad record; true when reading on is of no use."""
-        self._bad_records += 1
-        if bad.fields and self._records == 1:  # not one bad line: the name of the field is wrong
-            self._problems.add(
-                f"{self._field}.textField: {bad.place} has no field {self._config.text_field!r}; its fields are "
-                f"{', '.join(bad.fields)}: name the one that holds the text"
-            )
-            return True
-        if len(self._shown) < _SHOWN_BAD_RECORDS:
-            self._shown.append(bad)
-        return self._most_bad == 0 and self._bad_records >= _SHOWN_BAD_RECORDS
+def first_ones(candidates: Sequence[Candidate], spools: Sequence[SpooledSource]) -> list[Candidate]:
+    """The candidates that are no near-duplicates of earlier documents."""
+    later = {spool.index: spool.later for spool in spools}
+    return [
+        candidate
+        for candidate in candidates
+        if (own := later[candidate.source]) is None or not own[candidate.document]
+    ]
 
 
 def _write_chosen(file: Any, values: Any, counts: npt.NDArray[np.int64], chosen: list[int]) -> None:

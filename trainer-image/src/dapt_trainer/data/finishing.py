@@ -37,7 +37,7 @@ def source_facts(spool: SpooledSource, packed: PackedSource, choice: HeldOutChoi
         documents=shard.documents,
         train_tokens=shard.tokens,
         sequences=shard.sequences,
-        duplicates=counts.duplicates,
+        duplicates=counts.duplicates + spool.repeats,
         contaminated=counts.contaminated,
         empty=counts.empty,
         bad_records=counts.bad_records,

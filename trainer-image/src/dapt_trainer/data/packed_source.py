@@ -55,6 +55,7 @@ def pack_source(
     exact = np.isin(spooled.keys, held_out_keys)
     sketch_ends = np.cumsum(spooled.sketch_counts)
     first_tokens = np.concatenate(([0], np.cumsum(spooled.token_counts)))
+    later = spooled.later
     near = documents = tokens = 0
 
     def wanted() -> Iterator[tuple[int, int]]:
@@ -64,7 +65,7 @@ def pack_source(
         ):
             if number % _BEAT_DOCUMENTS == 0:
                 progress(number / len(spooled.token_counts))
-            if number in chosen:
+            if number in chosen or (later is not None and later[number]):
                 continue
             end = int(sketch_ends[number])
             if exact[number] or shingles.is_near(np.asarray(spooled.sketches[end - sketch_count : end])):

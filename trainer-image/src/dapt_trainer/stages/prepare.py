@@ -32,7 +32,6 @@ from dapt_contract.metric import Side
 from dapt_contract.stages.prepare import (
     ModelFacts,
     PrepareConfig,
-    PrepareFacts,
     PrepareReport,
     TokenizerExtension,
 )
@@ -41,9 +40,8 @@ from dapt_trainer.context import StageContext
 from dapt_trainer.data.analysis import AnalysisPool, Settings
 from dapt_trainer.data.base_model import import_model
 from dapt_trainer.data.contamination import ContaminationIndex, contamination_index
-from dapt_trainer.data.corpus import Rules, SideReader, SpooledSource
-from dapt_trainer.data.finishing import data_digest, move_into_place, source_facts
-from dapt_trainer.data.guidance import warnings_of
+from dapt_trainer.data.corpus import Rules, SideReader, SpooledSource, first_ones, note_repeats
+from dapt_trainer.data.finishing import move_into_place
 from dapt_trainer.data.held_out import HALVES, write_held_out
 from dapt_trainer.data.inputs import (
     SIDES,
@@ -61,6 +59,7 @@ from dapt_trainer.data.model_facts import TokenizerFacts, read_model_facts, read
 from dapt_trainer.data.near_duplicates import HeldOutShingles
 from dapt_trainer.data.packed_source import PackedSource, pack_source
 from dapt_trainer.data.problems import Problems
+from dapt_trainer.data.reporting import check_size, report_of
 from dapt_trainer.data.selection import HeldOutChoice, choose
 from dapt_trainer.data.space import check_space
 from dapt_trainer.errors import InfrastructureError, InputError, StopRequested
@@ -151,7 +150,7 @@ class _Preparation:
                 model, spooled = self._grown(model, config.tokenizer_extension, spooled, choices)
         with self._step("packing", 0.8):
             packed = self._packed(model, spooled, choices)
-        self._check_size(model, packed)
+        check_size(packed, model.sequence_length_tokens, config.global_batch_size, self._problems)
         with self._step("finishing", 0.95):
             return self._finish(model, evaluation, index, spooled, choices, packed)
 
@@ -199,7 +198,7 @@ class _Preparation:
         config, tokens = self._config, model.tokenizer
         rules = Rules(
             seed=config.seed,
-            deduplicate=config.deduplicate == "exact",
+            deduplicate=config.deduplicate != "none",
             held_out_fraction=config.held_out_fraction,
             bad_records_max_fraction=config.bad_records_max_fraction,
             token_type=model.token_type,
@@ -212,7 +211,13 @@ class _Preparation:
         tokenizer.encode_special_tokens = True
         spooled: list[SpooledSource] = []
         choices: dict[Side, HeldOutChoice] = {}
-        settings = Settings(tokens.tokenizer_json, tokens.begin_of_text_id, tokens.end_of_text_id, index)
+        settings = Settings(
+            tokens.tokenizer_json,
+            tokens.begin_of_text_id,
+            tokens.end_of_text_id,
+            index,
+            signs=config.deduplicate == "near",
+        )
         sizes = [sum(file.size_bytes for file in source.files.files) for source in sources]
         done, total = 0, max(1, sum(sizes))
         with AnalysisPool(settings, beat=self._alive) as pool:
@@ -231,13 +236,17 @@ class _Preparation:
                         done += size
                 if self._problems:
                     continue
+                own = [spool for spool in spooled if spool.side == side]
+                if config.deduplicate == "near":
+                    self._beat(f"looking for near-duplicates in {side} text", 0.1 + 0.7 * done / total)
+                    note_repeats(own, self._scratch / side / "bands", self._alive)
                 try:
                     choices[side] = choose(
                         side,
-                        reader.candidates,
+                        first_ones(reader.candidates, own),
                         reader.candidate_text,
                         tokenizer,
-                        documents=sum(len(spool.token_counts) for spool in spooled if spool.side == side),
+                        documents=sum(len(spool.token_counts) - spool.repeats for spool in own),
                         fraction=config.held_out_fraction,
                         max_tokens=config.held_out_max_tokens,
                     )
@@ -300,20 +309,6 @@ class _Preparation:
             )
         return packed
 
-    def _check_size(self, model: _Model, packed: list[PackedSource]) -> None:
-        """Refuse a corpus smaller than one batch."""
-        for side in SIDES:
-            shards = [source.manifest for source in packed if source.manifest.side == side]
-            sequences, tokens = sum(s.sequences for s in shards), sum(s.tokens for s in shards)
-            least = self._config.global_batch_size if side == "domain" else 1
-            if sequences < least:
-                self._problems.add(
-                    f"spec.corpus.{side}: {tokens} training tokens make {sequences} sequence(s) of "
-                    f"{model.sequence_length_tokens} tokens, less than one batch of {least}; add text, or lower "
-                    "spec.pretraining.globalBatchSize or spec.corpus.sequenceLength"
-                )
-        self._problems.raise_if_any()
-
     def _finish(
         self,
         model: _Model,
@@ -335,47 +330,24 @@ class _Preparation:
             write_lines(self._folder / INSTRUCTIONS / "train.jsonl", evaluation.instructions)
         if self._config.preferences:
             write_lines(self._folder / PREFERENCES / "train.jsonl", evaluation.preferences)
-        sources = [
-            source_facts(spool, pack, choices[spool.side])
-            for spool, pack in zip(spooled, packed, strict=True)
-        ]
-        near = [pack.near_duplicates for pack in packed]
-        facts = PrepareFacts(
-            model=model.facts,
-            sources=tuple(sources),
+        report = report_of(
+            self._config,
+            self._folder,
+            model.facts,
             sequence_length_tokens=model.sequence_length_tokens,
-            domain_tokens=sum(source.train_tokens for source in sources if source.side == "domain"),
-            general_tokens=sum(source.train_tokens for source in sources if source.side == "general"),
-            instruction_examples=len(evaluation.instructions),
-            preference_pairs=len(evaluation.preferences),
             tokenizer=self._tokenizer_facts,
-            task_items=tuple(evaluation.item_counts.items()),
-            data_digest=data_digest(
-                self._folder, [pack.manifest for pack in packed], model.sequence_length_tokens
-            ),
-            warnings=warnings_of(
-                model.facts,
-                sources,
-                spooled,
-                near,
-                trains_all_weights=self._config.trains_all_weights,
-                too_short_items=index.too_short,
-            )
-            + tuple(self._warnings),
-        )
-        by_task = {task: sum(spool.counts.contaminated_by[task] for spool in spooled) for task in index.tasks}
-        report = PrepareReport(
-            facts=facts,
-            resolved_sources=tuple(self._resolved),
-            contamination_by_task=tuple(by_task.items()),
-            near_duplicates_by_source=tuple(
-                (spool.name, count) for spool, count in zip(spooled, near, strict=True)
-            ),
-            seconds_by_step=tuple((name, round(seconds, 3)) for name, seconds in self._seconds.items()),
+            evaluation=evaluation,
+            index=index,
+            spooled=spooled,
+            choices=choices,
+            packed=packed,
+            resolved=self._resolved,
+            warnings=self._warnings,
+            seconds=self._seconds,
         )
         manifest = DataManifest(
             config_digest=digest_of(self._config),
-            data_digest=facts.data_digest,
+            data_digest=report.facts.data_digest,
             sequence_length_tokens=model.sequence_length_tokens,
             token_type=model.token_type,
             end_of_text_id=model.tokenizer.end_of_text_id,
