@@ -20,12 +20,12 @@ EndedBy = Literal["Completed", "ForgettingLimit", "Diverged", "BudgetReached", "
 
 
 class RegularizationConfig(Contract):
-    """A penalty against forgetting, added to the loss of every micro-batch."""
+    """A penalty against forgetting, added once to the loss of every optimizer step."""
 
     kind: Literal["ewc", "l2sp", "klToBase"]
     strength: float
-    """Weight of the penalty; ewc: half of it times the squared distance weighted by the Fisher
-    information, which is scaled to mean 1."""
+    """Weight of the penalty; ewc: half of it times the squared distance to the base model, weighted by the Fisher
+    information, which is scaled to mean 1; l2sp: the same without weights; klToBase: it times the divergence."""
     samples: int = 2000
     """General sequences that the Fisher information is estimated from; ewc alone reads it."""
     parameters: Literal["all", "attention", "mlp"] = "all"
