@@ -82,3 +82,14 @@ def test_killed_ranks_resume_to_the_unbroken_curve_with_the_fisher_of_the_first_
         (point.loss_nats, point.penalty_nats) for point in unbroken.curve
     ]
     assert [path.parent.name for path in work.glob("stages/*/*/fisher-*.json")] == ["try-1"]
+
+
+def test_another_number_of_ranks_goes_on_with_the_same_anchor(tmp_path: Path) -> None:
+    asked = changes(2, EWC)
+    unbroken = finished(make_work_volume(tmp_path / "a"), asked, ranks=2)
+    work = make_work_volume(tmp_path / "b")
+    assert -9 in run_gang(work, 1, asked, "save:6").exit_codes
+    resumed = finished(work, asked, ranks=1, number=2)
+    for one, two in zip(unbroken.curve, resumed.curve, strict=True):
+        assert two.loss_nats == pytest.approx(one.loss_nats, abs=1e-5)
+        assert two.penalty_nats == pytest.approx(one.penalty_nats, abs=1e-5)

@@ -133,6 +133,17 @@ def test_a_killed_and_resumed_run_repeats_losses_and_penalties_to_the_bit(
     assert len(list(work.glob("stages/pretrain-a1/try-*/fisher-*.json"))) == (asked.kind == "ewc")
 
 
+def test_half_the_micro_batch_goes_on_from_the_same_checkpoint_with_the_same_penalty(tmp_path: Path) -> None:
+    unbroken = trained(make_work_volume(tmp_path / "a"), config())
+    work = make_work_volume(tmp_path / "b")
+    with pytest.raises(Killed):
+        trained(work, config(), progress=DiesAtStep(5))
+    halved = trained(work, config(micro_batch_size=1), try_number=2)
+    for found, expected in zip(curve(halved), curve(unbroken), strict=True):
+        assert found[1] == pytest.approx(expected[1], abs=2e-6)
+        assert found[3] == pytest.approx(expected[3], rel=1e-5)
+
+
 def test_stage_3_is_refused_in_one_sentence(tmp_path: Path) -> None:
     work = make_work_volume(tmp_path)
     with pytest.raises(InputError) as refused:
