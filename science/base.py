@@ -25,6 +25,7 @@ BED_CODE = (
 )
 TRAINING_CODE = ("science.model",)
 _SAVE_EVERY_STEPS = 200
+_NOTE = "note.txt"
 SIDES = ("general", "strong", "weak")
 
 
@@ -130,9 +131,15 @@ def open_base(settings: BaseSettings, made: Bed, say: Callable[[str], None]) -> 
             )
     _save(training.model.state_dict(), weights)
     tokens = settings.steps * BATCH_SEQUENCES * settings.bed.context_tokens
-    (folder / "note.txt").write_text(f"{tokens} tokens, {training.cpu_seconds:.0f} CPU seconds in steps\n")
+    (folder / _NOTE).write_text(f"{tokens} tokens, {training.cpu_seconds:.0f} CPU seconds in steps\n")
     partial.unlink(missing_ok=True)
     return dict(training.model.state_dict())
+
+
+def base_cpu_seconds(settings: BaseSettings, made: Bed) -> float:
+    """What pretraining the base took in steps, when it was done."""
+    note = bed.cache_folder() / f"base-{base_digest(settings, made)}" / _NOTE
+    return float(note.read_text().split()[2])
 
 
 def _save(content: Any, path: Path) -> None:

@@ -9,8 +9,9 @@ from dataclasses import asdict
 from typing import Any
 
 from science import corpus, store
-from science.base import BaseSettings, Texts, open_base, open_bed, own_texts
+from science.base import BaseSettings, Texts, base_cpu_seconds, open_base, open_bed, own_texts
 from science.kinds import key, perform
+from science.measures import measure
 from science.run import World, open_world
 
 Say = Callable[[str], None]
@@ -79,7 +80,17 @@ def facts_of(world: World) -> dict[str, Any]:
         "weak_domain": corpus.weak_version(),
         "tokens": {name: side.tokens for name, side in world.bed.sides.items()},
         "machine": store.machine(),
+        "measure_cpu_seconds": _measure_cpu_seconds(world),
+        "base_cpu_seconds": base_cpu_seconds(world.settings, world.bed),
     }
+
+
+def _measure_cpu_seconds(world: World) -> float:
+    """Of all four halves of the strong shift, on this thread."""
+    model = world.model()
+    started = time.thread_time()
+    measure(model, world.domain("strong"), world.bed.sides["general"])
+    return time.thread_time() - started
 
 
 def records_of(keys: Mapping[str, str], wanted: Sequence[Any]) -> list[dict[str, Any]]:

@@ -22,6 +22,15 @@ def key(world: World, settings: Any) -> str:
     return _KINDS[type(settings)][0](world, settings)
 
 
+def cost(settings: Any) -> tuple[int, int]:
+    """(steps, measures) of a run, for an estimate of its time; a chain is taken with one rollback."""
+    if isinstance(settings, Adaptation):
+        return settings.steps, settings.readings + len(settings.shares) + (settings.averaged > 1)
+    if isinstance(settings, Chain):
+        return 2 * settings.steps, 2 * chain.READINGS
+    return settings.steps, len(rows.READING_STEPS)
+
+
 def perform(world: World, settings: Any) -> dict[str, Any]:
     """Do it; a record of plain values with its `settings`."""
     return _KINDS[type(settings)][1](world, settings)

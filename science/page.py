@@ -8,7 +8,8 @@ from typing import Any
 
 from science import store
 from science.experiments import EXPERIMENTS, Experiment
-from science.experiments.common import Outcome, Records, Table, Verdict
+from science.experiments.common import SEEDS, Outcome, Records, Table, Verdict
+from science.kinds import cost
 
 PAGE = "science.md"
 FIGURES = "science"
@@ -91,7 +92,7 @@ def _facts(results: Path) -> str:
     if facts is None:
         return "No experiment was run yet.\n"
     rows = tuple(
-        (side, f"{facts['tokens'][side]:,}", f"{_mean(facts, side):.3f}")
+        (side, f"{facts['tokens'][side]:,}", f"{_mean(facts, side):.3f}", f"`{facts['bed'][side]}`")
         for side in ("general", "strong", "weak")
     )
     seconds = [run["cpu_seconds_a_step"] for _, runs in known for run in runs if "cpu_seconds_a_step" in run]
@@ -102,7 +103,21 @@ def _facts(results: Path) -> str:
         + f"\nThe weak domain is {facts['weak_domain']}. Base model: {facts['parameters']:,} parameters, "
         f"{facts['base_steps']:,} steps, digest `{facts['base']}`. The records hold {done} "
         f"runs (a run that several experiments use counts in each); a step took {mean:.3f} CPU seconds on one core of "
-        f"{facts['machine']}.\n"
+        f"{facts['machine']}.\n\n{estimate(facts, mean)}\n"
+    )
+
+
+def estimate(facts: Mapping[str, Any], step_seconds: float) -> str:
+    """How long everything takes, from what was measured."""
+    runs = {store.name_of(item): item for experiment in EXPERIMENTS for item in experiment.runs(SEEDS)}
+    costs = [cost(item) for item in runs.values()]
+    seconds = sum(steps * step_seconds + measures * facts["measure_cpu_seconds"] for steps, measures in costs)
+    first = facts["base_cpu_seconds"]
+    return (
+        f"Everything together is {len(runs)} different runs of {sum(steps for steps, _ in costs):,} steps and "
+        f"{sum(measures for _, measures in costs):,} measures of {facts['measure_cpu_seconds']:.1f} CPU seconds: "
+        f"{seconds / 60:.0f} CPU minutes by these figures, so {seconds / 120:.0f} minutes on two cores that do nothing "
+        f"else, and {first / 60:.0f} minutes more (one thread) for the base model the first time."
     )
 
 
@@ -114,7 +129,7 @@ def _mean(facts: Mapping[str, Any], side: str) -> float:
 
 def _section(results: Path, experiment: Experiment, outcome: Outcome) -> str:
     _, runs = store.read_results(results, experiment.name)
-    wanted = len(experiment.runs((1, 2, 3)))
+    wanted = len(experiment.runs(SEEDS))
     state = f"{len(runs)} of {wanted} runs were done." if runs else f"Not run yet ({wanted} runs)."
     lines = [
         f"## {experiment.title}",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from science.experiments import EXPERIMENTS
 from science.experiments.common import SEEDS
+from science.kinds import cost
 
 from science import page, store
 
@@ -52,3 +53,25 @@ def test_a_record_is_read_as_it_was_written_but_for_digits(tmp_path: Path) -> No
 def test_no_two_runs_of_an_experiment_are_the_same(experiment: page.Experiment) -> None:
     names = [store.name_of(settings) for settings in experiment.runs(SEEDS)]
     assert len(set(names)) == len(names)
+
+
+def test_the_estimate_counts_each_different_run_once() -> None:
+    facts = {"measure_cpu_seconds": 2.0, "base_cpu_seconds": 600.0}
+    runs = {store.name_of(settings): settings for e in EXPERIMENTS for settings in e.runs(SEEDS)}
+    steps, measures = (sum(cost(settings)[place] for settings in runs.values()) for place in (0, 1))
+    minutes = (0.1 * steps + 2.0 * measures) / 60
+    told = page.estimate(facts, 0.1)
+    assert told.startswith(
+        f"Everything together is {len(runs)} different runs of {steps:,} steps and {measures:,} "
+    )
+    assert f"{minutes:.0f} CPU minutes by these figures, so {minutes / 2:.0f} minutes on two cores" in told
+    assert "10 minutes more (one thread) for the base model" in told
+
+
+def test_a_full_run_stays_within_eighty_minutes_on_two_cores_by_the_measured_figures() -> None:
+    found = re.search(
+        r"so (\d+) minutes on two cores .* and (\d+) minutes more", (DOCS / page.PAGE).read_text()
+    )
+    assert found is not None
+    assert int(found[1]) <= 80
+    assert int(found[1]) + int(found[2]) <= 110
