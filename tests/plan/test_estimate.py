@@ -10,6 +10,7 @@ from builders import adaptation, base_measure, model_facts, profile
 from dapt_contract.stages.common import LoraConfig
 from dapt_operator.api.profile import AdaptationProfile
 from dapt_operator.api.spec import DomainAdaptation
+from dapt_operator.plan import guidance
 from dapt_operator.plan.estimate import Estimate, estimate
 from dapt_operator.plan.memory import GIB, trainable_parameters, training_memory
 
@@ -165,6 +166,48 @@ def test_all_problems_come_at_once() -> None:
 )
 def test_the_size_of_the_corpus_is_judged(tokens: int, method: dict[str, Any], warning: str) -> None:
     assert of({"pretraining": {"method": method}}, None, None, tokens).warnings == (warning,)
+
+
+def test_lora_on_much_text_learns_less() -> None:
+    assert of({"pretraining": {"method": {"lora": {}}}}, None, None, 2_000_000_000).warnings == (
+        "the domain corpus has 2 B tokens, over 1 B: full training learns more from so much than lora (Biderman et al."
+        " 2024); lora forgets less",
+    )
+
+
+@pytest.mark.parametrize(
+    ("replay", "shift", "wanted"),
+    [
+        (0.05, 0.8, 0.21),
+        (0.12, 0.8, 0.21),
+        (0.13, 0.8, None),
+        (0.05, 0.1, None),
+        (0.02, -0.5, 0.05),
+        (0.25, 3.0, None),
+    ],
+)
+def test_much_less_replay_than_the_shift_asks_for_is_warned_about(
+    replay: float, shift: float, wanted: float | None
+) -> None:
+    asked = DomainAdaptation.model_validate(adaptation(corpus={"replayFraction": replay})).spec
+    offered = AdaptationProfile.model_validate(profile()).spec
+    found = guidance.warnings(
+        asked, offered, model=None, domain_tokens=None, general_tokens=None, total_tokens=None,
+        replay_fraction=replay, shift=shift,
+    )  # fmt: skip
+    sentence = (
+        f"replayFraction is {replay:g}, and the base model predicts the domain {shift:.2f} nats a token worse than"
+        f" general text: {wanted} is what such a shift asks for; raise it, or leave it out"
+    )
+    assert [text for text in found if text.startswith("replayFraction")] == ([sentence] if wanted else [])
+
+
+def test_text_that_is_only_measured_leaves_the_model_to_itself() -> None:
+    (warning,) = of({"corpus": {"generalUse": "measure", "replayFraction": None}}, None, None, None).warnings
+    assert warning == (
+        "no general text is trained on and no regularization is asked for, so nothing holds what the base model knows:"
+        " add pretraining.regularization, or write generalUse: train, which holds it better"
+    )
 
 
 def test_nothing_is_said_about_a_corpus_that_fits_its_method() -> None:

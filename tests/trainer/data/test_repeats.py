@@ -129,6 +129,10 @@ def test_prepare_drops_near_duplicates_once_and_counts_them_by_source(
     report = prepare(config)
     assert report.repeats_by_source == (("domain-0", 5), ("domain-1", 15), ("general-0", 0))
     assert report.facts.near_duplicates == 20
+    assert (
+        "domain-1: 15 of 43 documents (35%) were near-duplicates of earlier ones and left the training data."
+        in report.facts.warnings
+    )
     # the five that domain-0 has too are exact duplicates of dropped ones, as are the three plain copies
     assert [source.duplicates for source in report.facts.sources] == [5, 5 + 3 + 15, 0]
     dropped = dict(report.near_duplicates_by_source)
@@ -159,6 +163,11 @@ def test_languages_and_lengths_are_told_by_source(config, prepare, tmp_path: Pat
     assert languages["domain-0"] == (("de", 40),)
     assert languages["domain-1"] == (("en", 30),)
     assert set(dict(report.lengths_by_source)) == {"domain-0", "domain-1", "general-0"}
+    told = [sentence for sentence in report.facts.warnings if "language" in sentence]
+    assert told[0] == (
+        "domain-1: 100% of a sample of its documents are in language 'en', the domain side is mostly in 'de'; check "
+        "that it belongs there."
+    )
     lengths = dict(report.lengths_by_source)["general-0"]
     assert len(lengths) == 7
     assert lengths == tuple(sorted(lengths))

@@ -152,6 +152,7 @@ def estimate(
             general_tokens=general_tokens,
             total_tokens=steps.total_tokens if steps else None,
             replay_fraction=replay,
+            shift=None if base is None else resolve.shift_nats(base),
         )
         + lifted_restrictions(profile),
         problems=tuple(problems),

@@ -8,10 +8,15 @@ from typing import Any
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.spec import DomainAdaptationSpec
+from dapt_operator.plan.resolve import replay_by_shift
 
 MILLION, BILLION = 1_000_000, 1_000_000_000
 MOST_PASSES = 4.0
 """Beyond about four passes repeated tokens are worth little (Muennighoff et al. 2023)."""
+
+
+MUCH_LESS = 0.6
+"""A replay fraction up to this share of what the measured shift asks for is warned about."""
 
 
 def count(tokens: float) -> str:
@@ -42,9 +47,10 @@ def warnings(
     general_tokens: int | None,
     total_tokens: int | None,
     replay_fraction: float | None,
+    shift: float | None = None,
 ) -> tuple[str, ...]:
-    """One sentence each; what is not known is not warned about."""
-    found = [*_model(model), *_corpus(spec, domain_tokens)]
+    """One sentence each; what is not known is not warned about. `shift` is in nats a token (`resolve.shift_nats`)."""
+    found = [*_model(model), *_corpus(spec, domain_tokens), *_replay(spec, shift)]
     if total_tokens is not None and replay_fraction is not None:
         found += _passes(domain_tokens, total_tokens * (1.0 - replay_fraction), "domain")
         found += _passes(general_tokens, total_tokens * replay_fraction, "general")
@@ -91,8 +97,32 @@ def _corpus(spec: DomainAdaptationSpec, domain_tokens: int | None) -> Iterable[s
             f"the domain corpus has {count(domain_tokens)} tokens, under 1 B: full training forgets more than lora"
             " on so little; watch the general perplexity"
         )
-    elif domain_tokens > 10 * BILLION:
+    elif domain_tokens >= BILLION and not full:
+        yield (
+            f"the domain corpus has {count(domain_tokens)} tokens, over 1 B: full training learns more from so much"
+            " than lora (Biderman et al. 2024); lora forgets less"
+        )
+    if domain_tokens > 10 * BILLION:
         yield f"the domain corpus has {count(domain_tokens)} tokens, over 10 B: watch for repeated text"
+
+
+def _replay(spec: DomainAdaptationSpec, shift: float | None) -> Iterable[str]:
+    if spec.corpus.general_use == "measure":
+        if spec.pretraining.regularization is None:
+            yield (
+                "no general text is trained on and no regularization is asked for, so nothing holds what the base model"
+                " knows: add pretraining.regularization, or write generalUse: train, which holds it better"
+            )
+        return
+    asked = spec.corpus.replay_fraction
+    if asked is None or shift is None:
+        return
+    wanted = replay_by_shift(shift)
+    if asked <= MUCH_LESS * wanted:
+        yield (
+            f"replayFraction is {asked:g}, and the base model predicts the domain {shift:.2f} nats a token worse than"
+            f" general text: {wanted:g} is what such a shift asks for; raise it, or leave it out"
+        )
 
 
 def _passes(tokens: int | None, trained: float, side: str) -> Iterable[str]:

@@ -135,9 +135,16 @@ def replay_fraction(spec: DomainAdaptationSpec, base: Measure | None) -> float |
         return 0.0
     if spec.corpus.replay_fraction is not None:
         return spec.corpus.replay_fraction
-    if base is None:
-        return None
-    shift = base.domain.both.loss_nats - base.general.both.loss_nats
+    return None if base is None else replay_by_shift(shift_nats(base))
+
+
+def shift_nats(base: Measure) -> float:
+    """How much worse the base model predicts the domain than general text, in nats a token."""
+    return base.domain.both.loss_nats - base.general.both.loss_nats
+
+
+def replay_by_shift(shift: float) -> float:
+    """Share of general tokens for a shift in nats; see `replay_fraction`."""
     share = min(max(shift / STRONG_SHIFT_NATS, 0.0), 1.0)
     return round(WEAK_REPLAY_FRACTION + share * (STRONG_REPLAY_FRACTION - WEAK_REPLAY_FRACTION), 2)
 

@@ -6,6 +6,7 @@ continued pre-training pays (docs/training.md has the sources).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from dapt_contract.stages.prepare import ModelFacts, SourceFacts
@@ -14,6 +15,10 @@ from dapt_trainer.data.corpus import SpooledSource
 _SMALL_CORPUS_TOKENS = 100_000_000
 _FEW_HELD_OUT_TOKENS = 2_000
 _SHARE = 0.10
+_MAIN_LANGUAGE = 0.6
+"""Share of a sample's documents that makes their language the source's."""
+_POORLY_SPELLED = 0.6
+"""Of the characters a token that general text has; below, the tokenizer fits badly."""
 
 
 def warnings_of(
@@ -46,6 +51,7 @@ def warnings_of(
                 f"Only {held_out:,} {side} tokens are held out: its perplexity is noisy; raise "
                 "spec.corpus.heldOut.fraction."
             )
+    found += _languages(spooled)
     for source, spool, near in zip(sources, spooled, near_duplicates, strict=True):
         found += _of_source(source, spool, near)
     if too_short_items:
@@ -53,6 +59,40 @@ def warnings_of(
             f"{too_short_items} evaluation item(s) have fewer than 5 words and cannot be looked for in the corpus."
         )
     return tuple(found)
+
+
+def _languages(spooled: Sequence[SpooledSource]) -> list[str]:
+    """Sources in another language than their side, and sources that the tokenizer spells in small pieces."""
+    found = []
+    for side in ("domain", "general"):
+        own = [
+            (spool, main) for spool in spooled if spool.side == side and (main := spool.counts.languages.main)
+        ]
+        tokens: Counter[str] = Counter()
+        for spool, (language, share) in own:
+            if share >= _MAIN_LANGUAGE:
+                tokens[language] += int(spool.token_counts.sum())
+        if not tokens:
+            continue
+        usual = tokens.most_common(1)[0][0]
+        for spool, (language, share) in own:
+            if share >= _MAIN_LANGUAGE and language != usual:
+                found.append(
+                    f"{spool.name}: {share:.0%} of a sample of its documents are in language {language!r}, the {side} "
+                    f"side is mostly in {usual!r}; check that it belongs there."
+                )
+    general = [spool for spool in spooled if spool.side == "general"]
+    characters = sum(spool.counts.languages.characters for spool in general)
+    per_token = characters / max(1, sum(spool.counts.languages.tokens for spool in general))
+    for spool in spooled:
+        own_per_token = spool.counts.languages.characters_per_token
+        if spool.side == "domain" and 0 < own_per_token < _POORLY_SPELLED * per_token:
+            found.append(
+                f"{spool.name}: a token holds {own_per_token:.1f} characters, {per_token:.1f} in general text: the "
+                "tokenizer knows this language or notation poorly, so training and answers take more tokens; consider "
+                "a base model for it, or spec.model.tokenizer.extend."
+            )
+    return found
 
 
 def _of_source(source: SourceFacts, spool: SpooledSource, near: int) -> list[str]:
@@ -63,6 +103,11 @@ def _of_source(source: SourceFacts, spool: SpooledSource, near: int) -> list[str
         found.append(
             f"{source.name}: {counts.duplicates:,} of {good:,} documents ({counts.duplicates / good:.0%}) were "
             "duplicates and are read once."
+        )
+    if spool.repeats > _SHARE * good:
+        found.append(
+            f"{source.name}: {spool.repeats:,} of {good:,} documents ({spool.repeats / good:.0%}) were near-duplicates "
+            "of earlier ones and left the training data."
         )
     if counts.empty > _SHARE * good:
         found.append(
