@@ -207,3 +207,28 @@ def test_its_predictions_are_compared_with_the_base_models(tmp_path: Path, lora:
     asked = RegularizationConfig(kind="klToBase", strength=1.0)
     report = trained(work, config(lora=lora, model=start, regularization=asked), try_number=2)
     assert report.penalties[0].penalty_nats > 1e-4  # held near its own start it would be 0
+
+
+@pytest.mark.parametrize("kind", ["ewc", "l2sp"])
+def test_rows_of_new_tokens_are_free(tmp_path: Path, kind: Any) -> None:
+    from dapt_trainer.tokenization.grow import Extension, write_extension
+
+    work = make_work_volume(tmp_path)
+    (work / "model").rename(work / "model-extended")
+    write_extension(work / "model-extended", Extension(first_id=100, constituents=((1, 2), (3, 4))))
+    start = ModelReference(weights="model-extended", origin="model-extended")
+    asked = RegularizationConfig(kind=kind, strength=20.0, samples=4)
+    settings = config(model=start, regularization=asked)
+    fisher = measured(work, settings) if kind == "ewc" else None
+    report = trained(work, settings)
+    base = dict(load_model(work, start, precision="fp32").named_parameters())
+    checkpoint = ModelReference(weights="stages/pretrain-a1/try-1/checkpoint-4")
+    weights = dict(load_model(work, checkpoint, precision="fp32").named_parameters())
+    held = free = 0.0
+    for name, weight in weights.items():
+        moved = (weight - base[name]).detach() ** 2 * (1.0 if fisher is None else fisher.tensor(name))
+        held += 10.0 * float(moved.sum())
+        if name == "model.embed_tokens.weight":
+            free = 10.0 * float(moved[100:102].sum())
+    assert free > 0.0
+    assert report.penalties[4].penalty_nats == pytest.approx(held - free, rel=2e-4)

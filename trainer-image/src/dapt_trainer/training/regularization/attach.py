@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
+from dapt_contract.layout import EXTENDED_MODEL
 from dapt_contract.stages.common import DistributionConfig, ModelReference
 from dapt_contract.stages.pretrain import PretrainConfig, RegularizationConfig
 from dapt_trainer.errors import InputError
-from dapt_trainer.training.models import load_model
+from dapt_trainer.tokenization.grow import new_token_ids
+from dapt_trainer.training.models import load_model, new_rows
 from dapt_trainer.training.ranks import Ranks
 from dapt_trainer.training.recipes import DTYPES
 from dapt_trainer.training.regularization.base import Penalty, Row, causal_predictions
@@ -107,19 +109,30 @@ def _dense(
     names = set(held_back(trained, asked.parameters, model_type=model.config.model_type))
     dtype = DTYPES[config.distribution.precision]
     base = base_tensors(work, config.model.origin)
+    free = _rows_of_new_tokens(work, config.model.origin, model)
     terms = []
     for weight in weights:
         if weight.name not in names:
             continue
         device = weight.master().device
+        anchor = base(weight.name)
+        whole = None if fisher is None else fisher.tensor(weight.name)
+        if weight.name in free:
+            whole = torch.ones_like(anchor) if whole is None else whole.clone()
+            whole[free[weight.name]] = 0.0
 
         def part(tensor: torch.Tensor, weight: HeldWeight = weight, device: Any = device) -> torch.Tensor:
             mine = tensor.reshape(-1)[weight.start : weight.start + weight.count]
             return mine.to(device=device, dtype=dtype, copy=True)
 
-        importance = None if fisher is None else part(fisher.tensor(weight.name))
-        terms.append(Term(weight, part(base(weight.name)), importance))
+        terms.append(Term(weight, part(anchor), None if whole is None else part(whole)))
     return QuadraticPenalty(asked.strength, terms, copies=copies)
+
+
+def _rows_of_new_tokens(work: Path, origin: str, model: Any) -> dict[str, list[int]]:
+    """Rows that are not held back, by the names of their matrices: the base model knew nothing of new tokens."""
+    ids = new_token_ids(work) if origin == EXTENDED_MODEL else ()
+    return {f"{name}.weight": rows for name, rows in (new_rows(model, ids) or {}).items()}
 
 
 def _low_rank(
