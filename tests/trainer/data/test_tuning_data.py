@@ -141,8 +141,8 @@ def test_prepare_writes_pairs_once_and_without_items(config, prepare, tmp_path: 
         f"file://{path} (1 files, {path.stat().st_size} bytes)",
     ) in report.resolved_sources
     assert report.facts.warnings[-2:] == (
-        "spec.preference.data: 1 of 4 pairs came before and are learned from once.",
         "spec.preference.data: 1 of 4 pairs contain an evaluation item and are left out.",
+        "spec.preference.data: 1 of 4 pairs came before and are learned from once.",
     )
     without = prepare(config.model_copy(update={"preferences": ()}), try_number=2)
     assert without.facts.data_digest != report.facts.data_digest
@@ -162,6 +162,26 @@ def test_pairs_that_are_all_items_end_the_stage(config, prepare, tmp_path: Path)
     assert caught.value.problems == (
         "spec.preference.data: each of the 1 pairs contains an evaluation item; give others, or evaluate on other items",
     )
+
+
+def test_examples_with_items_are_left_out(config, prepare, tmp_path: Path) -> None:
+    question = "which bone of the human arm is the longest one"
+    task = tmp_path / "bones.jsonl"
+    task.write_text(json.dumps({"question": question, "choices": ["humerus", "ulna"], "answer": 0}) + "\n")
+    path = tmp_path / "sft.jsonl"
+    pairs = [("Tell me " + question, "The humerus."), ("Which bone is it?", "The femur.")]
+    path.write_text("".join(json.dumps({"prompt": p, "response": r}) + "\n" for p, r in pairs))
+    changes = {
+        "tasks": (TaskConfig(name="bones", side="domain", source=f"file://{task}"),),
+        "instructions": (InstructionSource(source=f"file://{path}", format="promptResponse"),),
+    }
+    facts = prepare(config.model_copy(update=changes)).facts
+    assert facts.instruction_examples == 1
+    assert facts.warnings[-1] == (
+        "spec.finetuning.data: 1 of 2 examples contain an evaluation item and are left out."
+    )
+    kept = prepare(config.model_copy(update=changes | {"decontaminate": False}), work=tmp_path / "other")
+    assert kept.facts.instruction_examples == 2
 
 
 def test_plain_examples_are_marked_and_keep_their_white_space(config, prepare, tmp_path: Path) -> None:

@@ -144,23 +144,28 @@ def _shipped(config: PrepareConfig) -> dict[str, str]:
     }
 
 
-def clean_preferences(found: EvaluationInputs, index: ContaminationIndex, problems: Problems) -> list[str]:
-    """Drop pairs that came before or contain an evaluation item; a sentence for each kind of drop."""
-    read = len(found.preferences)
-    pairs, repeats = without_repeats(found.preferences)
-    found.preferences, contaminated = without_items(pairs, index)
-    if read and not found.preferences:
-        problems.add(
-            f"spec.preference.data: each of the {read:,} pairs contains an evaluation item; give others, or evaluate "
-            "on other items"
-        )
+def clean_tuning_data(found: EvaluationInputs, index: ContaminationIndex, problems: Problems) -> list[str]:
+    """Drop examples and pairs that contain an evaluation item, and pairs that came before; a sentence for each drop."""
+    asked, pairs = len(found.instructions), len(found.preferences)
+    found.preferences, repeats = without_repeats(found.preferences)
+    found.instructions, bad_examples = without_items(found.instructions, index)
+    found.preferences, bad_pairs = without_items(found.preferences, index)
     warnings = []
+    for block, noun, read, bad, left in (
+        ("finetuning", "examples", asked, bad_examples, len(found.instructions)),
+        ("preference", "pairs", pairs, bad_pairs, len(found.preferences)),
+    ):
+        if read and not left:
+            problems.add(
+                f"spec.{block}.data: each of the {read:,} {noun} contains an evaluation item; give others, or "
+                "evaluate on other items"
+            )
+        if bad:
+            warnings.append(
+                f"spec.{block}.data: {bad:,} of {read:,} {noun} contain an evaluation item and are left out."
+            )
     if repeats:
         warnings.append(
-            f"spec.preference.data: {repeats:,} of {read:,} pairs came before and are learned from once."
-        )
-    if contaminated:
-        warnings.append(
-            f"spec.preference.data: {contaminated:,} of {read:,} pairs contain an evaluation item and are left out."
+            f"spec.preference.data: {repeats:,} of {pairs:,} pairs came before and are learned from once."
         )
     return warnings

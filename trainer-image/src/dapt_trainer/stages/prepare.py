@@ -48,7 +48,7 @@ from dapt_trainer.data.inputs import (
     EvaluationInputs,
     ListedSource,
     check_sources,
-    clean_preferences,
+    clean_tuning_data,
     find_sources,
     know_all_tasks,
     read_evaluation,
@@ -141,7 +141,7 @@ class _Preparation:
         self._resolved += [(source.config.source, source.files.resolved) for source in sources]
         self._resolved += evaluation.resolved
         index = contamination_index(evaluation.items) if config.decontaminate else ContaminationIndex()
-        self._warnings += clean_preferences(evaluation, index, self._problems)
+        self._warnings += clean_tuning_data(evaluation, index, self._problems)
         with self._step("reading and tokenizing the corpus", 0.1):
             spooled, choices = self._corpus(model, sources, index)
         self._problems.raise_if_any()
