@@ -135,8 +135,12 @@ class Sample:
         """`0.123 ± 0.004 (3)`."""
         if not self.values:
             return "not run yet"
-        spread = f" ± {self.deviation:.3f}" if len(self.values) > 1 else ""
-        return f"{self.mean:.3f}{spread} ({len(self.values)})"
+        return f"{self.spread} ({len(self.values)})"
+
+    @property
+    def spread(self) -> str:
+        """`0.123 ± 0.004`."""
+        return f"{self.mean:.3f}" + (f" ± {self.deviation:.3f}" if len(self.values) > 1 else "")
 
 
 def pooled(*samples: Sample) -> float:
@@ -151,6 +155,11 @@ def effect(low: Sample, high: Sample) -> float:
     if deviation == 0.0:
         return math.copysign(math.inf, gap) if gap else 0.0
     return gap / deviation
+
+
+def deviations(low: Sample, high: Sample) -> str:
+    """`+3.1`: how far high lies above low, in pooled seed deviations; empty below two seeds a side."""
+    return f"{effect(low, high):+.1f}" if min(len(low), len(high)) > 1 else ""
 
 
 def above_zero(sample: Sample) -> float:

@@ -150,9 +150,9 @@ def _table(records: Records) -> Table:
         for share in (1.0, *reversed(INTERPOLATED)):
             points = [records.point(one, _losses(one, share)) for one in runs]
             gain, forgetting = (Sample(tuple(p[axis] for p in points)) for axis in (0, 1))
-            cells.append(f"{gain.mean:.3f}; {forgetting.mean:+.3f}" if points else "not run yet")
-        rows.append((f"{replay:.0%}", *cells))
-    header = ("replay", *(f"share {share:g}" for share in (1.0, *reversed(INTERPOLATED))))
+            cells.append(f"{gain.spread}; {forgetting.spread}" if points else "not run yet")
+        rows.append((f"{replay:.0%}", str(len(runs)), *cells))
+    header = ("replay", "seeds", *(f"share {share:g}" for share in (1.0, *reversed(INTERPOLATED))))
     return Table("Gain; forgetting, in nats, by share of the adapted model", header, tuple(rows))
 
 

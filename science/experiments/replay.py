@@ -13,6 +13,7 @@ from science.experiments.common import (
     Sample,
     Table,
     Verdict,
+    deviations,
     effect,
     open_verdict,
     over,
@@ -115,7 +116,7 @@ def _table(records: Records, domain: str) -> Table:
     before: Sample | None = None
     for adaptation in _runs(domain):
         forgotten, gained = _forgotten(records, adaptation), _gained(records, adaptation)
-        gap = f"{effect(forgotten, before):.1f}" if before and len(forgotten) > 1 and len(before) > 1 else ""
+        gap = deviations(forgotten, before) if before else ""
         change = percent(forgotten.mean) if len(forgotten) else ""
         rows.append((f"{adaptation.replay:.0%}", forgotten.text, change, gap, gained.text))
         before = forgotten

@@ -14,6 +14,7 @@ from science.experiments.common import (
     Sample,
     Table,
     Verdict,
+    deviations,
     effect,
     open_verdict,
     over,
@@ -104,8 +105,15 @@ def _table(records: Records, words: str) -> Table:
     for start, label in BEGINNINGS.items():
         first = records.run(over((SEEDS[0],), [RUNS[words, start]])[0])
         cells = [_bits(records, words, start, step).text for step in READING_STEPS]
-        rows.append((label, *cells, f"{first['held_out_tokens']:,}" if first else ""))
-    header = ("rows begin as", *(f"bits a byte, step {step}" for step in READING_STEPS), "held-out tokens")
+        apart = deviations(_bits(records, words, "mean", EARLY), _bits(records, words, start, EARLY))
+        tokens = f"{first['held_out_tokens']:,}" if first else ""
+        rows.append((label, *cells, "" if start == "mean" else apart, tokens))
+    header = (
+        "rows begin as",
+        *(f"bits a byte, step {step}" for step in READING_STEPS),
+        f"above means at step {EARLY}, deviations",
+        "held-out tokens",
+    )
     return Table(f"Words {words} to the base", header, tuple(rows))
 
 

@@ -13,6 +13,7 @@ from science.experiments.common import (
     Sample,
     Table,
     Verdict,
+    deviations,
     effect,
     open_verdict,
     over,
@@ -128,8 +129,18 @@ def _rates_table(records: Records) -> Table:
     rows = []
     for label, run in runs:
         gain, forgetting = _pair(records, run)
-        rows.append((label, gain.text, forgetting.text))
-    return Table("Rates, no replay unless said", ("schedule", "gain, nats", "forgetting, nats"), tuple(rows))
+        apart = [
+            deviations(mine, other)
+            for mine, other in zip(_pair(records, BOTH), (gain, forgetting), strict=True)
+        ]
+        rows.append(
+            (label, gain.text, forgetting.text, "; ".join(apart) if run != BOTH and all(apart) else "")
+        )
+    return Table(
+        "Rates, no replay unless said",
+        ("schedule", "gain, nats", "forgetting, nats", "above the last row, deviations: gain; forgetting"),
+        tuple(rows),
+    )
 
 
 def _square_table(records: Records) -> Table:

@@ -259,21 +259,25 @@ def test_a_stop_is_judged_by_the_contracts_rule_with_the_defaults_of_the_spec() 
     )
 
 
-def placed(shapes: Mapping[str, Sequence[float]]) -> Callable[[Adaptation], dict[str, Any]]:
+def placed(shapes: Mapping[str, Sequence[Pair]]) -> Callable[[Adaptation], dict[str, Any]]:
     def make(settings: Adaptation) -> dict[str, Any]:
-        kind = next(kind for kind, run in best.KINDS.items() if replace(run, seed=settings.seed) == settings)
-        return record(settings, [(gain, 0.1) for gain in shapes[kind]])
+        kind = next(
+            name for name, kind in best.KINDS.items() if replace(kind.run, seed=settings.seed) == settings
+        )
+        return record(settings, shapes[kind])
 
     return make
 
 
-INSIDE, ENDS = (0.5, 0.8, 0.6), (0.5, 0.7, 0.8)
+ENDS = ((0.5, 0.05), (0.7, 0.05), (0.8, 0.05))
+INSIDE = ((0.5, 0.05), (0.8, 0.05), (0.6, 0.05))
+OVER_THE_LIMIT_AT_LAST = ((0.5, 0.05), (0.7, 0.1), (0.8, 0.2))
 
 
 def test_the_best_checkpoint_is_found_where_it_was_planted() -> None:
-    usual = {"cosine": ENDS, "constant rate": INSIDE, "many epochs": INSIDE}
+    usual = {"cosine": ENDS, "constant rate": OVER_THE_LIMIT_AT_LAST, "many epochs": INSIDE}
     assert set(verdicts(best.EXPERIMENT, placed(usual)).values()) == {True}
-    other = {"cosine": INSIDE, "constant rate": ENDS, "many epochs": ENDS}
+    other = {"cosine": INSIDE, "constant rate": ENDS, "many epochs": OVER_THE_LIMIT_AT_LAST}
     assert verdicts(best.EXPERIMENT, placed(other)) == {
         "best.cosine-ends-best": False,
         "best.constant-rate-inside": False,
@@ -282,13 +286,15 @@ def test_the_best_checkpoint_is_found_where_it_was_planted() -> None:
     }
 
 
-def test_the_selector_fails_where_half_a_misleads_it() -> None:
+def test_the_selector_fails_where_half_a_misleads_it_and_where_nothing_passes() -> None:
     def misled(settings: Adaptation) -> dict[str, Any]:
-        made = record(settings, [(gain, 0.1) for gain in ENDS])
+        made = record(settings, ENDS)
         made["readings"][0]["domain_a"] = 1.0
         return made
 
     assert verdicts(best.EXPERIMENT, misled)["best.selector"] is False
+    forgets = {"cosine": ENDS, "constant rate": ((0.5, 0.5), (0.6, 0.6)), "many epochs": INSIDE}
+    assert verdicts(best.EXPERIMENT, placed(forgets))["best.selector"] is False
 
 
 def compared(dapt: Pair, plain: Pair) -> Callable[[Adaptation], dict[str, Any]]:
