@@ -156,7 +156,7 @@ EXPERIMENT = Experiment(
     title="The best checkpoint",
     hypothesis=(
         "With a rate that decays the last checkpoint is the best for the domain; with many epochs over little text, "
-        "and under the gates with a constant rate, it lies inside; dapt's selection finds each without knowing which it is."
+        "and under the gates with a constant rate, it lies inside; dapt's selection finds each, whichever it is."
     ),
     thresholds=(
         "cosine, 25 % replay: of ten checkpoints the last has the lowest domain loss on half B, for every seed",
