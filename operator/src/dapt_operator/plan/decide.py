@@ -111,7 +111,7 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         now=observed.now,
         generation=observed.generation,
         name=observed.owner.name,
-        runs=observed.runs,
+        runs=observed.live,
         left_seconds=left,
         obstacle=observed.obstacle,
     )

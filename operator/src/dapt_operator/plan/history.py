@@ -93,22 +93,26 @@ def absorb(
         closed: tries of the lineages whose records were let go.
     """
     newest: dict[Lineage, int] = {}
+    records = {lineage_of(record): record for record in ledger.runs}
+    fence = ledger.fence
     for run in sorted(runs, key=lambda run: run.identity.fence):
         # in the order of their creation: when a try was created and not written down, the end of the one before it
         # may not have been either
-        newest[lineage_of(run.identity)] = run.identity.try_number
-        ledger = ledger.model_copy(update={"fence": max(ledger.fence, run.identity.fence)})
-        record = find(ledger, *lineage_of(run.identity))
-        if record is None and run.identity.try_number <= closed.get(lineage_of(run.identity), 0):
+        lineage = lineage_of(run.identity)
+        newest[lineage] = run.identity.try_number
+        fence = max(fence, run.identity.fence)
+        record = records.get(lineage)
+        if record is None and run.identity.try_number <= closed.get(lineage, 0):
             continue  # its record was let go
         if record is None or run.identity.try_number > record.try_number:
             record = adopted(record, run, generation)
         if record.state == "Open" and run.identity.try_number == record.try_number:
-            ledger = put(ledger, _advanced(record, run, now, limits))
+            records[lineage] = _advanced(record, run, now, limits)
+    ledger = ledger.model_copy(update={"runs": tuple(records.values()), "fence": fence})
     for record in ledger.runs:
         is_there = newest.get(lineage_of(record), 0) >= record.try_number
         if record.state == "Open" and not is_there and (was_asked_to_stop(record) or _is_lost(record, now)):
-            ledger = put(ledger, _closed_as_lost(record, now, suspended or was_asked_to_stop(record)))
+            ledger = put(ledger, _closed_as_lost(record, now, suspended))
     return ledger
 
 
@@ -237,9 +241,9 @@ def printable(text: str) -> str:
 
 
 def _closed_as_lost(record: RunRecord, now: datetime, suspended: bool) -> RunRecord:
-    cause, said = (
-        (Cause.STOPPED, "stopped by spec.suspend") if suspended else (Cause.DISRUPTION, "its Job is gone")
-    )
+    cause, said = Cause.DISRUPTION, "its Job is gone"
+    if suspended or was_asked_to_stop(record):
+        cause, said = Cause.STOPPED, "stopped by spec.suspend" if suspended else "it was asked to stop"
     seconds = record.asked_seconds or 0.0
     return record.model_copy(
         update={

@@ -36,6 +36,7 @@ class Situation:
     generation: int
     name: str
     runs: tuple[RunState, ...] = ()
+    """Those whose processes may be there."""
     left_seconds: float | None = None
     """Accelerator-seconds left of the limit; None without one."""
     obstacle: Obstacle | None = None
