@@ -89,7 +89,7 @@ def log_probability(model: Any, example: Any) -> Any:
     """Sum over the answer's tokens, one text at a time, nothing padded."""
     import torch
 
-    ids = torch.tensor(example.input_ids)
+    ids = torch.tensor(list(example.input_ids))
     logits = model(input_ids=ids[None]).logits[0, :-1].float()
     found = logits.log_softmax(-1).gather(1, ids[1:, None])[:, 0]
     return found[torch.tensor([label != -100 for label in example.labels[1:]])].sum()
@@ -128,7 +128,7 @@ def test_two_steps_are_those_of_the_papers_loss_computed_apart(work: Path) -> No
     assert report.facts.reward_margin == pytest.approx(float(rewards.mean()), abs=1e-5)
 
 
-@pytest.mark.parametrize(("precision", "tolerance_nats"), [("fp32", 1e-6), ("bf16", 5e-3)])
+@pytest.mark.parametrize(("precision", "tolerance_nats"), [("fp32", 1e-6), ("bf16", 1e-6)])
 def test_at_the_start_model_and_reference_are_one(work: Path, precision: str, tolerance_nats: float) -> None:
     settings = config(distribution=DistributionConfig(zero_stage=2, precision=precision))
     facts = aligned(work, settings).facts

@@ -108,7 +108,7 @@ def test_plain_examples_stand_without_a_template(work: Path) -> None:
     tokenizer = make_tokenizer(chat_template=True)
     (example,) = tokenize_all(tokenizer, work, sequence_length_tokens=128).kept
     assert tokenizer.decode(example.input_ids) == "abcd<|end|>"
-    assert example.labels == [-100, -100, *example.input_ids[2:]]
+    assert list(example.labels) == [-100, -100, *example.input_ids[2:]]
     bare = make_tokenizer()
     tokenize_all(bare, work, sequence_length_tokens=128)
     assert not bare.chat_template
@@ -159,7 +159,9 @@ def test_the_loss_of_packed_rows_is_the_mean_over_single_conversations(
     model = load_model(work, settings.model, precision="fp32")
     total, tokens = 0.0, 0
     for number in (member for row in range(4) for member in rows.members(row)):
-        ids, labels = (torch.tensor([part]) for part in (examples[number].input_ids, examples[number].labels))
+        ids, labels = (
+            torch.tensor([list(part)]) for part in (examples[number].input_ids, examples[number].labels)
+        )
         total += float(model(input_ids=ids, labels=labels).loss.item()) * examples[number].response_tokens
         tokens += examples[number].response_tokens
     found = tuned(work, settings, try_number=micro_batch_size).facts

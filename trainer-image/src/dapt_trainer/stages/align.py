@@ -13,17 +13,12 @@ from typing import Any
 
 from dapt_contract.stages.align import AlignConfig, AlignFacts, AlignReport
 from dapt_trainer.context import StageContext
+from dapt_trainer.training.beating import beating
 from dapt_trainer.training.chat import with_template
 from dapt_trainer.training.models import load_tokenizer, weights_digest
 from dapt_trainer.training.preference import ShuffledPairs, tokenize_pairs
 from dapt_trainer.training.ranks import Ranks, join_ranks
-from dapt_trainer.training.tuning import (
-    TuningRun,
-    load_to_tune,
-    newest_part,
-    save_tuned,
-    tuning_arguments,
-)
+from dapt_trainer.training.tuning import TuningRun, newest_part, save_tuned
 
 logger = logging.getLogger(__name__)
 
@@ -95,11 +90,19 @@ def train(
     """The model after all steps."""
     from transformers.trainer_callback import PrinterCallback
 
+    from dapt_trainer.training.flops import flops_per_token
     from dapt_trainer.training.loop import StepReading
-    from dapt_trainer.training.preference_trainer import PreferenceTrainer, preference_arguments
+    from dapt_trainer.training.preference_trainer import (
+        PreferenceTrainer,
+        load_to_align,
+        preference_arguments,
+    )
 
-    arguments = preference_arguments(tuning_arguments(config, context, ranks, steps), beta=config.beta)
-    model = load_to_tune(config, context, ranks, arguments)
+    context.progress.update(activity="loading the model")
+    arguments = preference_arguments(config, context, ranks, steps)
+    with beating(context.progress):  # following a recipe is one long call
+        model = load_to_align(config, context, ranks, arguments)
+    context.progress.update(flops_per_token=flops_per_token(model))
 
     def after_step(reading: StepReading) -> None:
         tuning.note_rewards(*trainer.take_rewards())

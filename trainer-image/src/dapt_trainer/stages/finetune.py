@@ -12,16 +12,11 @@ from typing import Any
 
 from dapt_contract.stages.finetune import FinetuneConfig, FinetuneFacts, FinetuneReport
 from dapt_trainer.context import StageContext
+from dapt_trainer.training.beating import beating
 from dapt_trainer.training.models import load_tokenizer, weights_digest
 from dapt_trainer.training.ranks import Ranks, join_ranks
 from dapt_trainer.training.sft import PackedExamples, tokenize_all
-from dapt_trainer.training.tuning import (
-    TuningRun,
-    load_to_tune,
-    newest_part,
-    save_tuned,
-    tuning_arguments,
-)
+from dapt_trainer.training.tuning import TuningRun, newest_part, save_tuned
 
 logger = logging.getLogger(__name__)
 
@@ -98,18 +93,21 @@ def train(
     rows: PackedExamples,
     steps: int,
 ) -> Any:
-    """The model after all steps, by the same loop as pretraining."""
-    from transformers import TrainingArguments
+    """The model after all steps, by the same loop, attention and kernels as pretraining."""
     from transformers.trainer_callback import PrinterCallback
 
+    from dapt_trainer.training.flops import flops_per_token
     from dapt_trainer.training.loop import StepTrainer
+    from dapt_trainer.training.setup import set_up
 
     batch = config.global_batch_size
-    arguments = TrainingArguments(**tuning_arguments(config, context, ranks, steps))
-    model = load_to_tune(config, context, ranks, arguments)
+    context.progress.update(activity="loading the model")
+    with beating(context.progress):  # following a recipe is one long call
+        setup = set_up(config, context, ranks, total_steps=steps)
+    context.progress.update(flops_per_token=flops_per_token(setup.model))
     trainer = StepTrainer(
-        model=model,
-        args=arguments,
+        model=setup.model,
+        args=setup.arguments,
         rows=rows,
         order=tuning.order(),
         ranks=ranks,
@@ -118,7 +116,8 @@ def train(
         out_of_time=tuning.is_save_due,
         heartbeat=context.progress.heartbeat,
         on_step=tuning.after_step,
+        data_collator=setup.attention.collate,
     )
     trainer.remove_callback(PrinterCallback)
     tuning.train(trainer)
-    return model
+    return setup.model

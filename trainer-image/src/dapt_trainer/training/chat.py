@@ -13,7 +13,8 @@ the context that the model sees then. A template whose turns cannot be told from
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,10 +39,10 @@ class TemplateError(ValueError):
 
 @dataclass(frozen=True)
 class Example:
-    """One text as tokens; both lists have the same length."""
+    """One text as tokens; both have the same length."""
 
-    input_ids: list[int]
-    labels: list[int]
+    input_ids: Sequence[int]
+    labels: Sequence[int]
     """The token where it belongs to a response, else -100."""
 
     @property
@@ -50,8 +51,8 @@ class Example:
         return sum(label != IGNORED_LABEL for label in self.labels)
 
     def cut(self, length: int) -> Example:
-        """Its first tokens."""
-        return Example(self.input_ids[:length], self.labels[:length])
+        """Its first tokens, at 8 bytes each: a data set of them stays in memory, on every rank."""
+        return Example(array("i", self.input_ids[:length]), array("i", self.labels[:length]))
 
 
 def with_template(tokenizer: Any) -> Any:

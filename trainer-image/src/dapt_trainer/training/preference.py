@@ -1,8 +1,8 @@
 """Preference pairs as tokens: one prompt, and two answers to it.
 
 Both answers are rendered by the chat template after the same prompt, as in fine-tuning (`training/chat.py`): an answer
-is what the assistant says, up to and with the token that ends its turn. A pair's answers are cut at the sequence length; a
-pair whose prompt leaves no room for one of them teaches nothing and is left out, and counted.
+is what the assistant says, up to and with the token that ends its turn. A pair's answers are cut at the sequence
+length; a pair whose prompt leaves no room for one of them teaches nothing and is left out, and counted.
 """
 
 from __future__ import annotations
@@ -171,9 +171,9 @@ def collate_pairs(rows: Sequence[dict[str, Any]], *, padding_id: int) -> dict[st
     attention, completion = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
     for place, text in enumerate(texts):
         length = len(text.input_ids)
-        ids[place, :length] = torch.tensor(text.input_ids)
+        ids[place, :length] = torch.from_numpy(np.asarray(text.input_ids, dtype=np.int64))
         attention[place, :length] = 1
-        completion[place, :length] = torch.tensor([label >= 0 for label in text.labels])
+        completion[place, :length] = torch.from_numpy(np.asarray(text.labels) >= 0)
     batch = {"input_ids": ids, "attention_mask": attention, "completion_mask": completion}
     if "reference" in rows[0]:
         known = torch.tensor(np.stack([row["reference"] for row in rows]))

@@ -21,25 +21,63 @@ import torch
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
+from dapt_contract.stages.align import AlignConfig
+from dapt_trainer.context import StageContext
+from dapt_trainer.training.arguments import accumulation_steps, training_arguments
 from dapt_trainer.training.batches import BatchOrder
 from dapt_trainer.training.chat import IGNORED_LABEL
 from dapt_trainer.training.loop import StepReading, StepTrainer
+from dapt_trainer.training.models import load_model, with_lora
 from dapt_trainer.training.preference import ShuffledPairs, collate_pairs
 from dapt_trainer.training.ranks import Ranks
+from dapt_trainer.training.sharding import load_to_train
 
 _REFERENCE_ADAPTER = "ref"
+_REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 
 
-def preference_arguments(arguments: dict[str, Any], *, beta: float) -> DPOConfig:
-    """TRL's arguments from the keywords of `TrainingArguments`; dropout is off, or the first loss would be noise."""
+def preference_arguments(config: AlignConfig, context: StageContext, ranks: Ranks, steps: int) -> DPOConfig:
+    """TRL's arguments for a run of so many steps; dropout is off, or the first loss would be noise.
+
+    Raises:
+        InputError: the global batch cannot be split evenly.
+    """
     return DPOConfig(
-        **arguments,
-        beta=beta,
+        **training_arguments(
+            scratch=context.scratch,
+            total_steps=steps,
+            micro_batch_size=config.micro_batch_size,
+            accumulation=accumulation_steps(
+                config.global_batch_size, config.micro_batch_size, ranks.world_size
+            ),
+            optimizer=config.optimizer,
+            schedule=config.schedule,
+            distribution=config.distribution,
+            seed=config.seed,
+            on_cpu=ranks.device.type == "cpu",
+        ),
+        beta=config.beta,
         max_length=None,  # pairs are cut already
         gradient_checkpointing=False,  # another name of `activation_checkpointing`, which counts
         precompute_ref_log_probs=True,
         disable_dropout=True,
     )
+
+
+def load_to_align(config: AlignConfig, context: StageContext, ranks: Ranks, arguments: DPOConfig) -> Any:
+    """The model that the tuning starts from, with fresh adapters where it trains such.
+
+    Raises:
+        InputError: as `load_model`.
+    """
+    precision = config.distribution.precision
+    model = load_to_train(
+        lambda device: load_model(context.work, config.model, precision=precision, device=device),
+        arguments,
+        device=ranks.device,
+        from_files=config.model.is_plain,
+    )
+    return model if config.lora is None else with_lora(model, config.lora, seed=config.seed)
 
 
 class PreferenceTrainer(StepTrainer, DPOTrainer):  # type: ignore[misc]
@@ -133,7 +171,14 @@ class PreferenceTrainer(StepTrainer, DPOTrainer):  # type: ignore[misc]
         from_the_start = dataclasses.replace(self._order, first_step=0)
         yield from itertools.islice(from_the_start, micro_batches)
 
-    # ---- what TRL would do by itself ----
+    # ---- what the libraries would do by themselves ----
+
+    def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The Trainer rounds every float of a batch to the model's type: in bf16 the reference's log-likelihood of a
+        long answer would be off by nats."""
+        prepared: dict[str, torch.Tensor] = super()._prepare_inputs(inputs)
+        exact = {name: inputs[name].to(self._ranks.device) for name in _REFERENCE_COLUMNS}
+        return prepared | exact
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         """Pairs are tokenized already."""
@@ -150,8 +195,7 @@ class PreferenceTrainer(StepTrainer, DPOTrainer):  # type: ignore[misc]
 def _log_probabilities(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
     """Of the chosen and of the rejected answers, each fp32 [pairs], in nats, as the loss computes them.
 
-    TRL's own function for it computes under autocast, which the training under DeepSpeed does not: in bf16 model and
-    reference would differ before the first step.
+    TRL's own function for it computes under autocast, which the training under DeepSpeed does not.
     """
     labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, IGNORED_LABEL)
     with torch.no_grad():

@@ -1,4 +1,5 @@
-"""What a pretraining try trains with: arguments and kernels first, then the model as those say, then its attention."""
+"""What a try of pretraining or fine-tuning trains with: arguments and kernels, then the model as those say, then its
+attention."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from dapt_contract.stages.finetune import FinetuneConfig
 from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_trainer.context import StageContext
 from dapt_trainer.training.attention import Attention, choose_attention, use_attention
@@ -27,7 +29,14 @@ class Setup:
     kernels: Kernels
 
 
-def set_up(config: PretrainConfig, context: StageContext, ranks: Ranks, *, load_universal: bool) -> Setup:
+def set_up(
+    config: PretrainConfig | FinetuneConfig,
+    context: StageContext,
+    ranks: Ranks,
+    *,
+    load_universal: bool = False,
+    total_steps: int | None = None,
+) -> Setup:
     """Load the model of a configuration the way its distribution wants it.
 
     The arguments come before the model: while they exist with stage 3, transformers spreads weights as it reads them.
@@ -37,6 +46,7 @@ def set_up(config: PretrainConfig, context: StageContext, ranks: Ranks, *, load_
         context: of the stage.
         ranks: all of them call this.
         load_universal: the state to resume from was converted for this number of ranks.
+        total_steps: of the run; None: the configuration says it.
 
     Raises:
         InputError: as `load_model` and `accumulation_steps`.
@@ -53,7 +63,9 @@ def set_up(config: PretrainConfig, context: StageContext, ranks: Ranks, *, load_
         tokens_per_pass=config.micro_batch_size * config.sequence_length_tokens,
         zero_stage=config.distribution.zero_stage,
     )
-    arguments = _arguments(config, context, ranks, kernels, load_universal=load_universal)
+    steps = total_steps or config.total_steps
+    assert steps is not None
+    arguments = _arguments(config, context, ranks, kernels, steps, load_universal=load_universal)
     precision = config.distribution.precision
     model = load_to_train(
         lambda device: load_model(context.work, config.model, precision=precision, device=device),
@@ -61,9 +73,8 @@ def set_up(config: PretrainConfig, context: StageContext, ranks: Ranks, *, load_
         device=ranks.device,
         from_files=config.model.is_plain,
     )
-    attention = choose_attention(
-        model, ranks.device, document_boundaries=config.document_boundaries, precision=precision
-    )
+    boundaries = not isinstance(config, PretrainConfig) or config.document_boundaries
+    attention = choose_attention(model, ranks.device, document_boundaries=boundaries, precision=precision)
     use_attention(model, attention)
     if ranks.is_first:
         _LOG.info("attention: %s", attention.text)
@@ -76,7 +87,13 @@ def set_up(config: PretrainConfig, context: StageContext, ranks: Ranks, *, load_
 
 
 def _arguments(
-    config: PretrainConfig, context: StageContext, ranks: Ranks, kernels: Kernels, *, load_universal: bool
+    config: PretrainConfig | FinetuneConfig,
+    context: StageContext,
+    ranks: Ranks,
+    kernels: Kernels,
+    total_steps: int,
+    *,
+    load_universal: bool,
 ) -> Any:
     from transformers import TrainingArguments
 
@@ -85,7 +102,7 @@ def _arguments(
     return TrainingArguments(
         **training_arguments(
             scratch=context.scratch,
-            total_steps=config.total_steps,
+            total_steps=total_steps,
             micro_batch_size=config.micro_batch_size,
             accumulation=accumulation_steps(
                 config.global_batch_size, config.micro_batch_size, ranks.world_size

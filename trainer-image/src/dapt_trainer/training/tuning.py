@@ -27,53 +27,6 @@ SAVE_EVERY_SECONDS = 900.0
 """Between two checkpoints: what a lost node costs at most, beside the time to start again."""
 
 
-def load_to_tune(config: TuningConfig, context: StageContext, ranks: Ranks, arguments: Any) -> Any:
-    """The model that a tuning starts from, with fresh adapters where it trains such.
-
-    Raises:
-        InputError: as `load_model`.
-    """
-    from dapt_trainer.training.flops import flops_per_token
-    from dapt_trainer.training.models import load_model, with_lora
-    from dapt_trainer.training.sharding import load_to_train
-
-    context.progress.update(activity="loading the model")
-    precision = config.distribution.precision
-    model = load_to_train(
-        lambda device: load_model(context.work, config.model, precision=precision, device=device),
-        arguments,
-        device=ranks.device,
-        from_files=config.model.is_plain,
-    )
-    if config.lora is not None:
-        model = with_lora(model, config.lora, seed=config.seed)
-    context.progress.update(flops_per_token=flops_per_token(model))
-    return model
-
-
-def tuning_arguments(
-    config: TuningConfig, context: StageContext, ranks: Ranks, total_steps: int
-) -> dict[str, Any]:
-    """Keywords of `TrainingArguments`.
-
-    Raises:
-        InputError: the global batch cannot be split evenly.
-    """
-    from dapt_trainer.training.arguments import accumulation_steps, training_arguments
-
-    return training_arguments(
-        scratch=context.scratch,
-        total_steps=total_steps,
-        micro_batch_size=config.micro_batch_size,
-        accumulation=accumulation_steps(config.global_batch_size, config.micro_batch_size, ranks.world_size),
-        optimizer=config.optimizer,
-        schedule=config.schedule,
-        distribution=config.distribution,
-        seed=config.seed,
-        on_cpu=ranks.device.type == "cpu",
-    )
-
-
 class TuningRun:
     """One try: where it goes on, what it shows of each step, when it saves.
 
