@@ -156,6 +156,25 @@ def report(
 
 
 @app.command()
+def replay(
+    run_name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FOLDER|FILE",
+            help="A local run, or a file from `kubectl get domainadaptation NAME -o yaml`.",
+        ),
+    ],
+    manifest: Manifest,
+    runs_dir: RunsDir = RUNS,
+) -> None:
+    """Judge the recorded numbers of a run by the gates and the selection of MANIFEST. Runs and changes nothing."""
+    from dapt_operator.cli.replay import judge_again
+    from dapt_operator.cli.screen import make_console
+
+    make_console().print(judge_again(run_name, manifest, runs_dir))
+
+
+@app.command()
 def lint(
     manifests: Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="Files to judge.")],
     cluster: Annotated[
