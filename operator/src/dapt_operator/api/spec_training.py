@@ -273,7 +273,7 @@ class FinetuningBudget(Base):
     )
 
     epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
-    """Passes over the data."""
+    """Passes over the data; a pass is every packed sequence once, and so every conversation once."""
     steps: Annotated[Integer, Field(ge=1, le=100_000_000)] | None = None
     """Optimizer steps in all."""
 
@@ -289,9 +289,10 @@ class Finetuning(Base):
     budget: FinetuningBudget = FinetuningBudget(epochs=2)
     """How long training lasts. Default two epochs: more starts to memorize small data."""
     sequence_length: Annotated[Integer, Field(ge=8, le=1_048_576)] | None = None
-    """Tokens a sequence; longer conversations are cut. Absent: that of the corpus."""
+    """Tokens a sequence; conversations are packed whole into sequences, longer ones are cut. Absent: that of the
+    corpus."""
     global_batch_size: Annotated[Integer, Field(ge=1, le=1_000_000)] | None = None
-    """Sequences an optimizer step, over all ranks. Absent: that of pretraining."""
+    """Packed sequences an optimizer step, over all ranks. Absent: that of pretraining."""
     micro_batch_size: Annotated[Integer, Field(ge=1, le=65_536)] | None = None
     """Sequences a rank in one forward pass. Absent: the largest that fits by the estimate."""
     optimizer: Optimizer = Optimizer()
@@ -315,8 +316,8 @@ class Preference(Base):
     beta: Annotated[float, Field(gt=0, le=100)] = 0.1
     """How strongly the model is held to the fine-tuned one. Default 0.1: the value of the DPO paper."""
     method: Method = Method(lora=Lora(rank=16))
-    """Which weights are trained. Default LoRA of rank 16: then the reference is the same model without its adapters,
-    and no second copy is held."""
+    """Which weights are trained. Default LoRA of rank 16: preferences should move little. The reference's
+    likelihoods are computed before the first step, so that neither holds a second copy of the weights."""
     epochs: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """Passes over the pairs. Default 1: more soon lowers the likelihood of both answers."""
     global_batch_size: Annotated[Integer, Field(ge=1, le=1_000_000)] | None = None
