@@ -5,9 +5,9 @@ part only where earlier adapters are merged into W0. With G = strength F o D (o:
 
     penalty = 1/2 sum G o D        dA = s B^T G        dB = s G A^T
 
-D and G are made for one layer at a time and thrown away. The layers are shared out over the ranks, each of which keeps
-F and W* of its own layers alone; the adapters' gradients are then added up over the ranks, which moves as many numbers
-as the adapters have.
+D and F o D are made for one layer at a time and thrown away. The layers are shared out over the ranks, each of which
+keeps F and W* of its own layers alone; the adapters' gradients are then added up over the ranks, which moves as many
+numbers as the adapters have.
 
 Shapes: A [r, in], B [out, r], W, D, F and G [out, in].
 """
@@ -118,7 +118,7 @@ class LowRankPenalty:
         self._strength = strength
         self._terms = tuple(terms)
         self._world_size = world_size
-        self._value = torch.zeros((), dtype=torch.float64)
+        self._distance = torch.zeros((), dtype=torch.float64)
         self._places: dict[str, tuple[int, int]] = {}
         end = 0
         for layer in layers:
@@ -134,9 +134,9 @@ class LowRankPenalty:
         """As the protocol says."""
         with torch.no_grad():
             flat = torch.zeros(self._length, device=self._device)
-            values = [self._add_layer(term, flat) for term in self._terms]
-            if values:
-                self._value = torch.stack(values).sum(dtype=torch.float64)
+            distances = [self._add_layer(term, flat) for term in self._terms]
+            if distances:
+                self._distance = torch.stack(distances).sum(dtype=torch.float64)
             if self._world_size > 1:
                 dist.all_reduce(flat)
             for weight in self._weights:
@@ -151,15 +151,14 @@ class LowRankPenalty:
             distance = distance.T
         if term.base is not None:
             distance += term.layer.weight.float() - term.base
-        gradient = distance * self._strength
-        if term.importance is not None:
-            gradient *= term.importance
-        doubled = torch.dot(gradient.reshape(-1), distance.reshape(-1))
+        weighted = distance if term.importance is None else distance * term.importance
+        squared = torch.dot(weighted.reshape(-1), distance.reshape(-1))
         if term.layer.module.fan_in_fan_out:
-            gradient = gradient.T
-        self._place(flat, term.layer.a_name, (b.T @ gradient).mul_(scaling))
-        self._place(flat, term.layer.b_name, (gradient @ a.T).mul_(scaling))
-        return doubled
+            weighted = weighted.T
+        scaling *= self._strength
+        self._place(flat, term.layer.a_name, (b.T @ weighted).mul_(scaling))
+        self._place(flat, term.layer.b_name, (weighted @ a.T).mul_(scaling))
+        return squared
 
     def _place(self, flat: torch.Tensor, name: str, gradient: torch.Tensor) -> None:
         start, count = self._places[name]
@@ -167,7 +166,7 @@ class LowRankPenalty:
 
     def value(self) -> float:
         """As the protocol says."""
-        return float(self._value) / 2.0
+        return self._strength / 2.0 * float(self._distance)
 
     def held_bytes(self) -> int:
         """As the protocol says."""

@@ -39,20 +39,18 @@ class QuadraticPenalty:
         self._strength = strength
         self._terms = tuple(terms)
         self._copies = copies
-        self._value = torch.zeros((), dtype=torch.float64)
+        self._distance = torch.zeros((), dtype=torch.float64)
 
     def add_gradients(self, _step: int, /) -> None:
         """As the protocol says."""
-        doubled = None
         with torch.no_grad():
-            for term in self._terms:
-                found = self._add(term)
-                doubled = found if doubled is None else doubled + found
-        if doubled is not None:
-            self._value = doubled
+            distances = [self._add(term) for term in self._terms]
+        if distances:
+            self._distance = torch.stack(distances).sum()
 
     def _add(self, term: Term) -> torch.Tensor:
-        """A part at a time, so that what is in between stays in the cache of a CPU, and small on a GPU."""
+        """The weighted squared distance; a part at a time, so that what is in between stays in a CPU's cache, and small
+        on a GPU."""
         master, gradient = term.weight.master(), term.weight.gradient()
         size = _PART_ELEMENTS["cpu" if master.device.type == "cpu" else "gpu"]
         buffers = torch.empty((2, min(size, len(master))), dtype=torch.float32, device=master.device)
@@ -62,16 +60,16 @@ class QuadraticPenalty:
             distance, weighted = buffers[:, : len(master[part])]
             torch.sub(master[part], term.anchor[part], out=distance)
             if term.importance is None:
-                torch.mul(distance, self._strength, out=weighted)
+                weighted = distance
             else:
-                torch.mul(distance, term.importance[part], out=weighted).mul_(self._strength)
+                torch.mul(distance, term.importance[part], out=weighted)
             total += torch.dot(weighted, distance)
-            gradient[part] += weighted
+            gradient[part].add_(weighted, alpha=self._strength)
         return total
 
     def value(self) -> float:
         """As the protocol says."""
-        return float(self._value) / 2.0 / self._copies
+        return self._strength / 2.0 * float(self._distance) / self._copies
 
     def held_bytes(self) -> int:
         """As the protocol says."""
