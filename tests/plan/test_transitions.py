@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from dapt_operator.plan.lanes import ORDER
 from dapt_operator.plan.transitions import RUN_STATES, TABLE, Do, Fact, Go, Impossible, State, move
 from dapt_operator.plan.walk import Walk
 
@@ -36,6 +37,23 @@ def test_a_walk_always_ends() -> None:
         return all(reachable(to, seen | {state}) for to in steps[state])
 
     assert reachable(State.PREPARE)
+
+
+def test_only_the_end_of_an_attempt_rolls_back() -> None:
+    rolls = {(state, fact) for state in State for fact in Fact if TABLE[state][fact] is Do.ROLL_BACK}
+    assert rolls == {(State.PRETRAIN, Fact.RETREAT), (State.SELECT, Fact.RETREAT)}
+
+
+@pytest.mark.parametrize("state", RUN_STATES)
+def test_what_runs_ends_first_when_the_budget_is_spent(state: State) -> None:
+    assert TABLE[state][Fact.SPENT] is Do.CLEAR
+
+
+def test_the_order_in_which_evaluations_speak_for_each_other_is_whole() -> None:
+    """Each fact that an evaluation can have stands in it once."""
+    possible = {fact for fact in Fact if not isinstance(TABLE[State.EVALUATE][fact], Impossible)}
+    assert set(ORDER) == possible
+    assert len(ORDER) == len(set(ORDER))
 
 
 @pytest.mark.parametrize("state", RUN_STATES)

@@ -75,12 +75,22 @@ def test_the_status_tells_the_story_of_the_attempts() -> None:
     reason = f"attempt 1 was stopped at the forgetting limit: {LIMIT}"
     assert world.status["attempts"] == [
         {
-            "number": 1, "learningRate": 1.0e-4, "replayFraction": 0.09, "endedBy": "ForgettingLimit", "reason": reason,
+            "number": 1,
+            "learningRate": 1.0e-4,
+            "replayFraction": 0.09,
+            "totalSteps": 40,
+            "endedBy": "ForgettingLimit",
+            "reason": reason,
         },
         {
-            "number": 2, "learningRate": 5.0e-5, "replayFraction": 0.18, "start": "a1-s10", "endedBy": "Completed",
+            "number": 2,
+            "learningRate": 5.0e-5,
+            "replayFraction": 0.18,
+            "start": "a1-s10",
+            "totalSteps": 30,
+            "endedBy": "Completed",
         },
-    ]  # fmt: skip
+    ]
     assert world.status["attempt"] == 2
     told = [event.message for event in world.cluster.events(world.key) if event.reason == "RolledBack"]
     assert told == [f"{reason}; attempt 2 starts from a1-s10 with learning rate 5e-05 and replay 0.18"]

@@ -18,7 +18,7 @@ from dapt_operator.api.spec import DomainAdaptationSpec
 from dapt_operator.plan.facts import Facts, measure_of_row
 from dapt_operator.plan.gates import perplexity
 from dapt_operator.plan.recipes import is_finite
-from dapt_operator.plan.resolve import learning_rate, replay_fraction
+from dapt_operator.plan.resolve import budget_steps, learning_rate, replay_fraction
 
 LARGEST_REPLAY: Final = 0.5
 """A rollback never asks for more: the domain is what is to be learned."""
@@ -57,11 +57,25 @@ def attempt(spec: DomainAdaptationSpec, facts: Facts, number: int) -> Attempt | 
     )
 
 
+def total_steps(spec: DomainAdaptationSpec, facts: Facts, known: Attempt) -> int | None:
+    """Optimizer steps of an attempt: what the budget has left after those on the way to its start; None before prepare
+    has counted the tokens. The whole budget follows from the first attempt's replay."""
+    first = attempt(spec, facts, 1)
+    if facts.prepare is None or first is None:
+        return None
+    whole = budget_steps(
+        spec,
+        domain_tokens=facts.prepare.domain_tokens,
+        replay=first.replay_fraction,
+        sequence_length_tokens=facts.prepare.sequence_length_tokens,
+    )
+    return max(1, whole.total_steps - known.steps_before) if whole is not None else None
+
+
 def retreat(
     spec: DomainAdaptationSpec,
     facts: Facts,
     *,
-    total_steps: int,
     failed: frozenset[str],
     reason: str,
     now: datetime,
@@ -74,7 +88,6 @@ def retreat(
     Args:
         spec: with the gates as they are now.
         facts: of all attempts.
-        total_steps: of the whole budget.
         failed: candidates that were evaluated and failed a gate.
         reason: why the newest attempt is given up, in one sentence.
         now: aware, UTC.
@@ -84,13 +97,15 @@ def retreat(
         return None
     last = attempt(spec, facts, facts.attempt)
     assert last is not None
-    start, phases = _start(spec, facts, total_steps, failed)
+    whole = total_steps(spec, facts, Attempt(1, 0.0, 0.0))
+    assert whole is not None
+    start, phases = _start(spec, facts, whole, failed)
     replay = last.replay_fraction
     if spec.corpus.general_use == "train":
         replay = max(replay, min(LARGEST_REPLAY, replay * rules.replay_factor))
     return AttemptRecord(
         number=facts.attempt + 1,
-        learning_rate=last.learning_rate * rules.learning_rate_factor,
+        learning_rate=float(f"{last.learning_rate * rules.learning_rate_factor:.6g}"),
         replay_fraction=round(replay, 6),
         start=start,
         phases=tuple(PhaseRecord(steps=p.steps, replay_fraction=p.replay_fraction) for p in phases),
@@ -108,7 +123,7 @@ def told(new: AttemptRecord) -> str:
 
 
 def _start(
-    spec: DomainAdaptationSpec, facts: Facts, total_steps: int, failed: frozenset[str]
+    spec: DomainAdaptationSpec, facts: Facts, whole_steps: int, failed: frozenset[str]
 ) -> tuple[str | None, tuple[MixturePhase, ...]]:
     """The checkpoint to start from and what was read on the way to it; None: the base model."""
     for number in range(facts.attempt, 0, -1):
@@ -117,7 +132,7 @@ def _start(
             continue
         for row in reversed(ended.checkpoints):
             name = candidate_id(number, row.step)
-            leaves_steps = known.steps_before + row.step < total_steps
+            leaves_steps = known.steps_before + row.step < whole_steps
             if leaves_steps and name not in failed and _within_limit(spec, facts, row):
                 return name, (
                     *known.phases,

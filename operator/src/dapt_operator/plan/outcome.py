@@ -14,7 +14,6 @@ from dapt_operator.api.spec import DomainAdaptationSpec
 from dapt_operator.plan import attempts, lanes
 from dapt_operator.plan.candidates import Candidate
 from dapt_operator.plan.facts import Facts
-from dapt_operator.plan.resolve import budget_steps
 from dapt_operator.plan.selection import Breached, Choice, NeedsMeasure, choose
 
 
@@ -89,15 +88,5 @@ def _is_out_of_budget(facts: Facts) -> bool:
 def _retreat(
     spec: DomainAdaptationSpec, facts: Facts, known: tuple[Candidate, ...], reason: str, now: datetime
 ) -> AttemptRecord | None:
-    first = attempts.attempt(spec, facts, 1)
-    assert facts.prepare is not None
-    assert first is not None
-    whole = budget_steps(
-        spec,
-        domain_tokens=facts.prepare.domain_tokens,
-        replay=first.replay_fraction,
-        sequence_length_tokens=facts.prepare.sequence_length_tokens,
-    )
-    assert whole is not None
     failed = frozenset(one.id for one in known if one.evaluated and not one.passes)
-    return attempts.retreat(spec, facts, total_steps=whole.total_steps, failed=failed, reason=reason, now=now)
+    return attempts.retreat(spec, facts, failed=failed, reason=reason, now=now)

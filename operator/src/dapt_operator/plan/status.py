@@ -75,7 +75,7 @@ def working(
     spec, base, old = situation.spec, reached.facts.base, observed.status.digests
     shown = reached.candidates
     chosen = reached.choice.candidate if isinstance(reached.choice, selection.Selected) else None
-    latest = chosen or (shown[-1] if shown else None)
+    latest = chosen or next((one for one in reversed(shown) if one.step is not None), None)
     output = published(ledger, chosen.id, chosen.attempt) if chosen else None
     told, told_at = progress(observed, ledger)
     forgetting = won = None

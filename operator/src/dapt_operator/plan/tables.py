@@ -25,7 +25,7 @@ from dapt_operator.api.status import (
     Usage,
 )
 from dapt_operator.plan import selection
-from dapt_operator.plan.attempts import attempt
+from dapt_operator.plan.attempts import attempt, total_steps
 from dapt_operator.plan.blueprint import has_scores
 from dapt_operator.plan.budget import ended_seconds
 from dapt_operator.plan.candidates import Candidate
@@ -260,6 +260,7 @@ def attempts(situation: Situation, reached: Reached, ledger: Ledger) -> tuple[At
                 learning_rate=known.learning_rate,
                 replay_fraction=known.replay_fraction,
                 start=known.start,
+                total_steps=total_steps(spec, facts, known),
                 ended_by=told.ended_by if ended and told else None,
                 reason=given_up or (told.message or None if ended and told else None),
             )
@@ -288,6 +289,8 @@ def selected(reached: Reached) -> Selected | None:
     elif isinstance(reached.choice, selection.NeedsMeasure) and reached.do is Do.END:
         one = reached.choice.candidate
         reason = "largest gain by perplexity when limits.gpuHours was used up; its tasks were not measured"
+        if one.evaluated:
+            reason = "largest gain so far when limits.gpuHours was used up; not all candidates were measured"
     else:
         return None
     return Selected(id=one.id, reason=reason[:1024], digest=one.digest)
