@@ -107,7 +107,7 @@ def test_another_number_of_ranks_goes_on_at_the_next_sample(
 
 
 def test_a_spread_model_resumes_to_the_unbroken_curve(tmp_path: Path) -> None:
-    wanted = changes(MODES["zero-3"], lora=False)
+    wanted = changes(MODES["zero-3"] | {"precision": "bf16"}, lora=False)
     whole = make_work_volume(tmp_path / "a")
     unbroken = run_gang(whole, 1, wanted).report
     work = make_work_volume(tmp_path / "b")
@@ -119,3 +119,10 @@ def test_a_spread_model_resumes_to_the_unbroken_curve(tmp_path: Path) -> None:
     assert [row.weights_digest for row in resumed.facts.checkpoints] == [
         row.weights_digest for row in unbroken.facts.checkpoints
     ]
+
+
+def test_a_spread_model_stops_with_a_checkpoint_when_one_rank_is_asked_to(tmp_path: Path) -> None:
+    stopped = run_gang(make_work_volume(tmp_path), 1, changes(MODES["zero-3"], lora=True), "term:2")
+    assert stopped.exit_codes == [143, 143]
+    assert stopped.said(0) == "StopRequested: asked to stop at step 3 of 6; its checkpoint is complete"
+    assert next(tmp_path.rglob("checkpoint-3")).joinpath("adapter_model.safetensors").is_file()
