@@ -1,0 +1,221 @@
+"""Packed documents kept apart: which way is chosen, and that each way that runs on the CPU gives equal results."""
+
+from __future__ import annotations
+
+import importlib
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dapt_contract.stages.common import DistributionConfig, OptimizerConfig, ScheduleConfig
+from dapt_trainer.training import attention, kernels
+from dapt_trainer.training.arguments import deepspeed_settings, scheduler_settings
+from dapt_trainer.training.attention import choose_attention, flatten_rows, unpacked_attention, use_attention
+from dapt_trainer.training.batches import stack_rows
+from dapt_trainer.training.kernels import choose_kernels
+from toy_training import FILTERS, VOCABULARY, make_model
+
+torch = pytest.importorskip("torch")
+pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+LENGTHS = ((11, 3, 18), (20, 12))
+
+
+def supporting(*, flash: bool = True, flex: bool = True, sdpa: bool = True) -> Any:
+    return SimpleNamespace(_supports_flash_attn=flash, _supports_flex_attn=flex, _supports_sdpa=sdpa)
+
+
+@pytest.mark.parametrize(
+    ("device", "boundaries", "precision", "installed", "model", "chosen"),
+    [
+        (CPU, True, "bf16", True, supporting(), "sdpa"),
+        (GPU, True, "bf16", True, supporting(), "flash_attention_2"),
+        (GPU, True, "fp32", True, supporting(), "flex_attention"),
+        (GPU, True, "bf16", False, supporting(), "flex_attention"),
+        (GPU, True, "bf16", True, supporting(flash=False), "flex_attention"),
+        (GPU, True, "bf16", False, supporting(flex=False), "sdpa"),
+        (GPU, False, "bf16", True, supporting(), "sdpa"),
+        (GPU, False, "bf16", False, supporting(sdpa=False), "flex_attention"),
+        (CPU, True, "fp32", False, supporting(sdpa=False), "eager"),
+    ],
+)
+def test_the_fastest_way_that_is_there_is_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+    device: Any,
+    boundaries: bool,
+    precision: str,
+    installed: bool,
+    model: Any,
+    chosen: str,
+) -> None:
+    monkeypatch.setattr(attention, "_has_flash_attention", lambda: installed)
+    found = choose_attention(model, device, document_boundaries=boundaries, precision=precision)
+    assert found.implementation == chosen
+    assert found.collate is (flatten_rows if chosen == "flash_attention_2" else stack_rows)
+    assert found.text.startswith(f"{chosen}: ")
+
+
+def rows() -> list[dict[str, Any]]:
+    """Two packed rows of 32 tokens as `PackedDataset` gives them."""
+    generator = torch.Generator().manual_seed(2)
+    made = []
+    for lengths in LENGTHS:
+        tokens = torch.randint(1, VOCABULARY, (sum(lengths),), generator=generator)
+        positions = torch.cat([torch.arange(length) for length in lengths])
+        labels = tokens.clone()
+        labels[positions == 0] = -100
+        made.append({"input_ids": tokens, "labels": labels, "position_ids": positions})
+    return made
+
+
+def test_rows_of_a_micro_batch_lie_one_after_the_other_for_the_varlen_kernel() -> None:
+    batch = flatten_rows(rows())
+    assert batch["input_ids"].shape == (1, 64)
+    assert batch["cu_seq_lens_q"].tolist() == [0, 11, 14, 32, 52, 64]
+    assert batch["cu_seq_lens_q"].dtype == torch.int32
+    assert (batch["max_length_q"], batch["max_length_k"]) == (20, 20)
+    assert int(batch["labels"][0, 32]) == -100
+    broken = rows()
+    broken[1]["position_ids"] = broken[1]["position_ids"] + 1
+    with pytest.raises(ValueError, match="must start with a document's first token"):
+        flatten_rows(broken)
+
+
+@pytest.fixture
+def model(tmp_path: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    make_model(tmp_path)
+    return AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+
+
+def loss_and_gradient(model: Any, batch: dict[str, Any]) -> tuple[float, Any]:
+    model.zero_grad()
+    loss = model(**batch, use_cache=False).loss
+    loss.backward()
+    return float(loss.detach()), model.get_input_embeddings().weight.grad.clone()
+
+
+def alone(model: Any) -> tuple[float, Any]:
+    """Mean over the label tokens of all documents, each in a row of its own."""
+    model.zero_grad()
+    total = count = 0
+    for row, lengths in zip(rows(), LENGTHS, strict=True):
+        for tokens in row["input_ids"].split(list(lengths)):
+            logits = model(input_ids=tokens[None], use_cache=False).logits[0]
+            total = total + torch.nn.functional.cross_entropy(logits[:-1], tokens[1:], reduction="sum")
+            count += len(tokens) - 1
+    loss = total / count
+    loss.backward()
+    return float(loss.detach()), model.get_input_embeddings().weight.grad.clone()
+
+
+@pytest.mark.filterwarnings(
+    "ignore:_compile flag on create_block_mask:DeprecationWarning"
+)  # transformers sets it
+@pytest.mark.parametrize("way", ["sdpa", "eager", "flattened", "flex_attention"])
+def test_every_way_learns_from_documents_as_if_each_were_alone(
+    model: Any, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected_loss, expected_gradient = alone(model)
+    batch = stack_rows(rows())
+    if way == "flattened":  # the varlen batch without its borders: transformers finds them in the positions
+        batch = {
+            name: value for name, value in flatten_rows(rows()).items() if isinstance(value, torch.Tensor)
+        }
+        batch = {name: value for name, value in batch.items() if not name.startswith("cu_")}
+    elif way == "flex_attention":  # uncompiled: on the CPU its backward pass exists so alone
+        monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+        flex = importlib.import_module("torch.nn.attention.flex_attention")
+        monkeypatch.setattr(flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+        monkeypatch.setattr(
+            "transformers.integrations.flex_attention.WrappedFlexAttention._is_flex_compiled", False
+        )
+        model.set_attn_implementation("flex_attention")
+    else:
+        model.set_attn_implementation(way)
+    loss, gradient = loss_and_gradient(model, batch)
+    assert loss == pytest.approx(expected_loss, abs=1e-5)
+    torch.testing.assert_close(gradient, expected_gradient, atol=1e-5, rtol=0)
+
+
+def test_scoring_uses_plain_attention_and_gives_the_chosen_one_back(model: Any) -> None:
+    use_attention(model, attention.Attention("flex_attention", "for the test", stack_rows))
+    with unpacked_attention(model):
+        assert model.config._attn_implementation == "sdpa"
+    assert model.config._attn_implementation == "flex_attention"
+
+
+def config(**over: Any) -> Any:
+    return SimpleNamespace(**({"model_type": "llama", "vocab_size": 128_256} | over))
+
+
+def test_fused_kernels_are_used_where_they_are_and_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_knows", lambda model_type: model_type == "llama")
+    monkeypatch.setattr(kernels, "_known_switches", lambda _type, switches: switches)
+
+    def of(
+        device: Any = GPU, tokens: int = 8192, *, zero: int = 0, installed: bool = True, **over: Any
+    ) -> Any:
+        return choose_kernels(
+            config(**over), device, tokens_per_pass=tokens, zero_stage=zero, installed=installed
+        )
+
+    assert of(CPU).text == "transformers' own layers: no accelerator"
+    assert of(installed=False).text == "transformers' own layers: liger-kernel is not installed"
+    assert of(model_type="smollm3").text == "transformers' own layers: liger-kernel has none for smollm3"
+    assert of(tokens=2048).text == (
+        "transformers' own layers: 2048 tokens a forward pass, under 4096, gain nothing"
+    )
+    assert of().text == "Liger (rope, rms_norm, swiglu, fused_linear_cross_entropy): 8192 tokens a pass"
+    assert of(zero=3).text == "Liger (rope, rms_norm, swiglu): 8192 tokens a pass"
+    assert not of(vocab_size=32_000).liger["fused_linear_cross_entropy"]
+    assert of().arguments["use_liger_kernel"] is True
+    assert of(CPU).arguments == {}
+
+
+def test_deepspeed_is_told_what_is_spread_and_what_is_moved_away() -> None:
+    def zero(**over: Any) -> dict[str, Any]:
+        settings = deepspeed_settings(
+            DistributionConfig(**over), OptimizerConfig(learning_rate=1e-5), on_cpu=False
+        )
+        assert settings["zero_force_ds_cpu_optimizer"] is False
+        found: dict[str, Any] = settings["zero_optimization"]
+        return found
+
+    away = {"device": "cpu", "pin_memory": True}
+    assert zero(zero_stage=0) == {"stage": 0}
+    assert "offload_optimizer" not in zero(zero_stage=2)
+    assert zero(zero_stage=2)["overlap_comm"] is True
+    assert zero(zero_stage=2, offload="optimizer")["offload_optimizer"] == away
+    everything = zero(zero_stage=3, offload="all")
+    assert (everything["offload_optimizer"], everything["offload_param"]) == (away, away)
+    assert everything["stage3_param_persistence_threshold"] == "auto"
+    assert "offload_param" not in zero(zero_stage=3, offload="optimizer")
+
+
+def test_wsd_warms_up_from_the_lowest_rate_holds_and_falls_in_a_straight_line_over_the_last_fifth() -> None:
+    from transformers import get_scheduler
+
+    steps, peak, lowest = 50, 2e-3, 0.1
+    schedule = ScheduleConfig(type="wsd", warmup_fraction=0.1, minimum_ratio=lowest)
+    named = scheduler_settings(schedule, steps)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=peak)
+    scheduler = get_scheduler(
+        named["lr_scheduler_type"], optimizer, num_warmup_steps=5, num_training_steps=steps,
+        scheduler_specific_kwargs=named["lr_scheduler_kwargs"],
+    )  # fmt: skip
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    for step, rate in enumerate(rates):
+        if step < 5:
+            expected = peak * (lowest + (1 - lowest) * step / 5)
+        elif step < 40:
+            expected = peak
+        else:
+            expected = peak * (1 - (1 - lowest) * (step - 40) / 10)
+        assert rate == pytest.approx(expected, rel=1e-9), step
