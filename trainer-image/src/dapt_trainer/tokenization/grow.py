@@ -75,25 +75,24 @@ def new_token_ids(work: Path) -> tuple[int, ...]:
 
 
 def grow_model(folder: Path, target: Path) -> None:
-    """Write weights and configuration of the grown model into `target`.
+    """Write weights and configuration of the grown model into `target`, which names at least one new token.
 
     Raises:
         GrowError: a tensor of the vocabulary is missing, or is not one that can be grown.
     """
     extension = read_extension(target)
     config = json.loads((folder / "config.json").read_text())
-    names, stored, files, old = _found(folder, extension.first_id)
+    stored, files, old = _found(folder, extension.first_id)
     rows = max(old, extension.ids.stop)  # as many as before where the padding holds all new tokens
     for file in sorted(set(files.values())):
-        wanted = {stored[name] for name in names if name in stored and files[stored[name]] == file}
-        if wanted and len(extension.ids) > 0:
+        wanted = {name for name in stored if files[name] == file}
+        if wanted:
             _rewrite(folder / file, target / file, wanted, extension, rows)
         else:
             _link(folder / file, target / file)
     if (folder / _INDEX).is_file():
         _write_index(folder, target)
-    if len(extension.ids) > 0:
-        config["vocab_size"] = rows
+    config["vocab_size"] = rows
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -106,32 +105,40 @@ def check_model(folder: Path, first_id: int) -> None:
     _found(folder, first_id)
 
 
-def _found(folder: Path, first_id: int) -> tuple[tuple[str, ...], dict[str, str], dict[str, str], int]:
-    """Names of the vocabulary's tensors, their names in the files, the files of all tensors, and rows of the embedding.
+def _found(folder: Path, first_id: int) -> tuple[tuple[str, ...], dict[str, str], int]:
+    """The stored tensors of the vocabulary, the input embedding first; the files of all tensors; rows of the embedding.
 
     Raises:
         GrowError: see `grow_model`; also when the embedding is shorter than the vocabulary.
     """
     from safetensors import safe_open
 
-    names = vocabulary_tensors(folder)
     files = _files(folder)
-    stored = _stored_names(names, files)
-    entry = stored[names[0]]
-    with safe_open(folder / files[entry], "pt") as file:
-        rows = int(file.get_slice(entry).get_shape()[0])
+    stored = _stored_names(vocabulary_of(folder), folder, files)
+    with safe_open(folder / files[stored[0]], "pt") as file:
+        rows = int(file.get_slice(stored[0]).get_shape()[0])
     if rows < first_id:
         raise GrowError(f"its embedding has {rows} rows for {first_id} tokens")
-    return names, stored, files, rows
+    return stored, files, rows
 
 
-def vocabulary_tensors(folder: Path) -> tuple[str, ...]:
-    """Names of the tensors with a row for each token: the input embedding first, then head and head bias.
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tensors with a row for each token, and what is known of all others."""
 
-    A tied head has a name too, and is found in the files only where they hold it twice.
+    required: tuple[str, ...]
+    """Input embedding, then an untied head and the head's bias."""
+    tied: tuple[str, ...]
+    """A head that shares the embedding's tensor; some files hold it twice."""
+    shapes: dict[str, tuple[int, ...]]
+    """Of all tensors of the model."""
+
+
+def vocabulary_of(folder: Path) -> Vocabulary:
+    """What the model's class says, built without weights.
 
     Raises:
-        GrowError: there is a tensor with a row for each token that is none of them.
+        GrowError: there is a tensor with a row for each token that is neither embedding nor head.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -139,24 +146,24 @@ def vocabulary_tensors(folder: Path) -> tuple[str, ...]:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    modules = {id(module): name for name, module in model.named_modules()}
     entry, head = model.get_input_embeddings(), model.get_output_embeddings()
-    own = {id(entry): ("weight",), id(head): ("weight", "bias")}
-    names = [
-        f"{module_name}.{part}"
-        for module in (entry, head)
-        for module_name, found in model.named_modules()
-        if found is module
-        for part in own[id(module)]
-        if getattr(module, part, None) is not None
-    ]
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if name not in names and tensor.dim() > 0 and tensor.shape[0] == entry.weight.shape[0]:
-            parent = name.rpartition(".")[0]
-            if parent not in {known.rpartition(".")[0] for known in names} and _depends(config, name):
-                raise GrowError(
-                    f"{type(model).__name__} has a further tensor with a row for each token ({name})"
-                )
-    return tuple(dict.fromkeys(names))
+    shapes = {
+        name: tuple(tensor.shape)
+        for name, tensor in (*model.named_parameters(remove_duplicate=False), *model.named_buffers())
+    }
+    required = [f"{modules[id(entry)]}.weight"]
+    tied: list[str] = []
+    if head is not None:
+        is_tied = bool(config.tie_word_embeddings) or head.weight is entry.weight
+        (tied if is_tied else required).append(f"{modules[id(head)]}.weight")
+        if getattr(head, "bias", None) is not None:
+            required.append(f"{modules[id(head)]}.bias")
+    rows = entry.weight.shape[0]
+    for name, shape in shapes.items():
+        if shape[:1] == (rows,) and name not in (*required, *tied) and _depends(config, name):
+            raise GrowError(f"{type(model).__name__} has a further tensor with a row for each token ({name})")
+    return Vocabulary(tuple(required), tuple(tied), shapes)
 
 
 def _depends(config: Any, name: str) -> bool:
@@ -170,7 +177,7 @@ def _depends(config: Any, name: str) -> bool:
     longer.vocab_size = config.vocab_size + 1
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(longer, trust_remote_code=False)
-    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    tensors = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers()])
     return bool(tensors[name].shape[0] == longer.vocab_size)
 
 
@@ -185,18 +192,41 @@ def _files(folder: Path) -> dict[str, str]:
     return found
 
 
-def _stored_names(names: tuple[str, ...], files: dict[str, str]) -> dict[str, str]:
-    """Under which name the files hold each tensor: the model's, or without the prefix of the model's core."""
-    stored: dict[str, str] = {}
-    for name in names:
-        short = name.partition(".")[2]
-        for candidate in (name, short):
-            if candidate in files:
-                stored[name] = candidate
-                break
-    if names[0] not in stored:
-        raise GrowError(f"its weights have no tensor {names[0]}")
-    return stored
+def _stored_names(vocabulary: Vocabulary, folder: Path, files: dict[str, str]) -> tuple[str, ...]:
+    """Under which names the files hold the tensors.
+
+    The model's own name, that without the prefix of its core, or (transformers renames the heads of some
+    architectures when it reads them) the one stored tensor of that shape that the model has no name for.
+
+    Raises:
+        GrowError: one that must be there is not.
+    """
+    from safetensors import safe_open
+
+    prefixes = {name.partition(".")[0] for name in vocabulary.shapes}
+    unknown = [
+        name
+        for name in files
+        if name not in vocabulary.shapes
+        and not any(f"{prefix}.{name}" in vocabulary.shapes for prefix in prefixes)
+    ]
+    stored: list[str] = []
+    for name in (*vocabulary.required, *vocabulary.tied):
+        own = [candidate for candidate in (name, name.partition(".")[2]) if candidate in files]
+        if own:
+            stored.append(own[0])
+            continue
+        if name in vocabulary.tied:
+            continue
+        alike = []
+        for other in unknown:
+            with safe_open(folder / files[other], "pt") as file:
+                if tuple(file.get_slice(other).get_shape()) == vocabulary.shapes[name]:
+                    alike.append(other)
+        if len(alike) != 1:
+            raise GrowError(f"its weights have no tensor {name}")
+        stored.append(alike[0])
+    return tuple(stored)
 
 
 def _rewrite(origin: Path, target: Path, wanted: set[str], extension: Extension, rows: int) -> None:
