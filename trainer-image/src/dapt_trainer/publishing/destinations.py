@@ -69,11 +69,15 @@ def open_destination(uri: str, *, work: Path) -> Destination:
         inside = folder.resolve().relative_to(work.resolve()).parts
         if not inside or inside[0] in (
             "model",
+            "model-extended",
             "data",
             "held-out",
             "tasks",
+            "harness",
             "probes",
             "instructions",
+            "preferences",
+            "hf-cache",
             "stages",
         ):
             raise InputError(
