@@ -19,7 +19,7 @@ from dapt_contract.stages.prepare import ModelFacts
 GIB = 2**30
 OVERHEAD_BYTES = {"gpu": 2 * GIB, "cpu": GIB}
 """CUDA context, communication buffers and fragmentation; on CPU interpreter and libraries of one process."""
-LOGIT_BYTES = {"bf16": 12, "fp32": 12}
+LOGIT_BYTES = 12
 """A logit, its fp32 copy, the logarithm of its probability and the gradient, as far as they exist at a time."""
 LIVE_PARAMETERS = 500_000_000
 """Weights that are whole at a time under stage 3; the trainer sets DeepSpeed's bound to it."""
@@ -106,7 +106,7 @@ def training_memory(
     gradient_share = world_size if zero_stage >= 2 else 1
     tokens = micro_batch_size * sequence_length_tokens
     activations = tokens * _kept(model, lora, element, gradient_checkpointing=gradient_checkpointing)
-    logits = tokens * model.vocabulary_size * LOGIT_BYTES[precision]
+    logits = tokens * model.vocabulary_size * LOGIT_BYTES
     fp32_gradients = 4 * trained / state_share if precision == "bf16" and away == "none" else 0.0
     return MemoryParts(
         weights=element * _held_weights(model, held, world_size, zero_stage, away),
