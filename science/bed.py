@@ -133,18 +133,23 @@ def shuffled(shard: Shard, seed: int) -> Shard:
     return Shard(shard.name, shard.side, shard.weight, tokens, shard.used, shard.row_index, shard.starts)
 
 
-def first_rows(shard: Shard, tokens: int) -> Shard:
-    """The first rows that hold so many tokens: a domain too small for its budget."""
-    rows = int(np.searchsorted(np.cumsum(shard.used), tokens)) + 1
-    ends = shard.row_index[: rows + 1]
+def some_rows(shard: Shard, tokens: int, seed: int) -> Shard:
+    """Rows drawn at random that hold so many tokens: a domain too small for its budget.
+
+    At random, for packing puts the longest documents first.
+    """
+    order = np.random.default_rng(seed).permutation(len(shard))
+    rows = order[: int(np.searchsorted(np.cumsum(shard.used[order]), tokens)) + 1]
+    starts = [shard.starts[shard.row_index[row] : shard.row_index[row + 1]] for row in rows]
+    index = np.cumsum([0, *map(len, starts)], dtype=np.int64)
     return Shard(
         shard.name,
         shard.side,
         shard.weight,
-        shard.tokens[:rows],
-        shard.used[:rows],
-        ends,
-        shard.starts[: ends[-1]],
+        shard.tokens[rows],
+        shard.used[rows],
+        index,
+        np.concatenate(starts),
     )
 
 

@@ -58,7 +58,7 @@ def follow(world: World, chain: Chain) -> dict[str, Any]:
         reason = stopped or ("" if passed else choice.why if isinstance(choice, selection.Breached) else "")
         start = made.start if made else None
         told.append({"rate": rate, "replay": replay, "start": start, "steps": steps, "reason": reason})
-        follows = None if passed else controller.retreat(asked, facts, chain.steps, reason)
+        follows = None if passed else controller.retreat(asked, facts, reason)
         if follows is None:
             break
         later = (*later, follows)

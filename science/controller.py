@@ -12,6 +12,7 @@ from typing import Any
 from dapt_contract.metric import Measure, Perplexity, SidePerplexity
 from dapt_contract.stages.blend import BlendRow
 from dapt_contract.stages.evaluate import BaselineFacts
+from dapt_contract.stages.prepare import ModelFacts, PrepareFacts
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainFacts
 from dapt_contract.stop_rule import StopDecision, StopRule, StopVerdict, judge_readings
 from dapt_operator.api.ledger import AttemptRecord
@@ -24,6 +25,32 @@ _TOKENS = 18_000
 _HALVES = ("domain_a", "domain_b", "general_a", "general_b")
 _DIGEST = "miniature"
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+_PREPARED = PrepareFacts(
+    model=ModelFacts(
+        architecture="LlamaForCausalLM",
+        parameters=529_056,
+        hidden_size=96,
+        layers=3,
+        vocabulary_size=1024,
+        attention_heads=4,
+        key_value_heads=4,
+        intermediate_size=256,
+        max_positions=128,
+        tied_embeddings=False,
+        has_chat_template=False,
+        revision=_DIGEST,
+        digest=_DIGEST,
+        weights_bytes=4 * 529_056,
+    ),
+    sources=(),
+    sequence_length_tokens=128,
+    domain_tokens=885_485,
+    general_tokens=2_844_387,
+    data_digest=_DIGEST,
+)
+"""A finished prepare, which the planner waits for; with a budget in steps none of its numbers decides anything."""
 
 
 def spec(
@@ -131,6 +158,7 @@ def facts(
         for name, of in (blends or {}).items()
     )
     return Facts(
+        prepare=_PREPARED,
         baseline=BaselineFacts(measure=base_measure(base)),
         pretrains=pretrains,
         blends={1: rows} if rows else {},
@@ -170,9 +198,9 @@ def chosen(
     return choice.candidate.id if isinstance(choice, selection.Selected) else None
 
 
-def retreat(asked: DomainAdaptationSpec, known: Facts, steps: int, reason: str) -> AttemptRecord | None:
+def retreat(asked: DomainAdaptationSpec, known: Facts, reason: str) -> AttemptRecord | None:
     """The attempt that dapt begins after a breach."""
-    return attempts.retreat(asked, known, total_steps=steps, failed=frozenset(), reason=reason, now=_NOW)
+    return attempts.retreat(asked, known, failed=frozenset(), reason=reason, now=_NOW)
 
 
 def default_replay(base: Mapping[str, float]) -> float:

@@ -15,7 +15,7 @@ from science.model import Rate, Training, make_model
 from science.penalties import make_penalty
 
 SMALL_DOMAIN_TOKENS = 40_000
-_SHUFFLE_SEED = 1
+_DRAWING_SEED = 1
 LOADING = threading.Lock()
 """transformers changes torch's initializers while it makes a model: one at a time."""
 
@@ -77,9 +77,9 @@ class World:
         """A domain's rows, and the held-out text of the true one."""
         side = self.bed.sides["weak" if name == "weak" else "strong"]
         if name == "shuffled":
-            return SideData(bed.shuffled(side.shard, _SHUFFLE_SEED), side.held_out)
+            return SideData(bed.shuffled(side.shard, _DRAWING_SEED), side.held_out)
         if name == "small":
-            return SideData(bed.first_rows(side.shard, SMALL_DOMAIN_TOKENS), side.held_out)
+            return SideData(bed.some_rows(side.shard, SMALL_DOMAIN_TOKENS, _DRAWING_SEED), side.held_out)
         return side
 
 

@@ -167,7 +167,7 @@ def penalized(excess: Mapping[str, float]) -> Callable[[Adaptation], Pair]:
         share = settings.replay
         if settings.penalty is None:
             gain = 1.0 - share
-            return gain, gain**2
+            return gain, gain**2 + (0.2 if settings.steps > 300 else 0.0)
         gain = 0.85 - 0.1 * math.log10(settings.penalty.strength / 0.003) - 0.2 * share
         kind = settings.penalty.kind + ("+replay" if share else "")
         return gain, gain**2 + excess.get(kind, 0.0)
@@ -178,12 +178,13 @@ def penalized(excess: Mapping[str, float]) -> Callable[[Adaptation], Pair]:
 def test_penalties_are_compared_at_the_same_gain() -> None:
     usual = {"ewc": 0.1, "ewc+replay": -0.1, "l2sp": 0.2, "klToBase": 0.1}
     assert set(verdicts(penalty.EXPERIMENT, only_last(penalized(usual))).values()) == {True}
-    other = {"ewc": -0.1, "ewc+replay": 0.1, "l2sp": -0.2}
+    other = {"ewc": -0.1, "ewc+replay": 0.1, "l2sp": -0.2, "klToBase": 0.3}
     assert verdicts(penalty.EXPERIMENT, only_last(penalized(other))) == {
         "penalty.ewc": True,
         "penalty.replay-beats-ewc": False,
         "penalty.ewc-adds-to-replay": False,
         "penalty.ewc-beats-l2sp": False,
+        "penalty.kl-beats-replay": False,
     }
 
 
