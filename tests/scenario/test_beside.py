@@ -67,7 +67,9 @@ def test_a_checkpoint_is_evaluated_while_the_training_goes_on() -> None:
     read(world, *ROWS[:1])
     world.settle()
     assert world.alive == ["evaluate a1-s10", "pretrain"]
-    assert world.condition("Reconciling")[:2] == ("True", "StageRunning")
+    assert world.condition("Reconciling") == (
+        "True", "StageRunning", "pretrain is running; 1 evaluation runs beside it",
+    )  # fmt: skip
     assert world.status["phase"] == "Pretraining"
     config = world.config("evaluate")
     assert isinstance(config, EvaluateConfig)

@@ -19,13 +19,14 @@ from dapt_operator.plan.cleanup import cleanup_due, leftovers
 from dapt_operator.plan.desired import Removal, needs_shared, next_run, remembered, removals
 from dapt_operator.plan.events import Notice, notices
 from dapt_operator.plan.history import Lineage, absorb, ask_to_stop, lineage_of, put
-from dapt_operator.plan.lanes import most_at_once, startable
+from dapt_operator.plan.lanes import startable
 from dapt_operator.plan.look import Look, Situation
 from dapt_operator.plan.observed import Observed
 from dapt_operator.plan.past import closed_tries
 from dapt_operator.plan.resolve import pretrain_gang
 from dapt_operator.plan.stuck import give_up_stuck
 from dapt_operator.plan.transitions import Do, Fact
+from dapt_operator.plan.volume import most_at_once
 from dapt_operator.plan.walk import Reached, Walk
 
 LOOK_AGAIN_SECONDS = 10.0

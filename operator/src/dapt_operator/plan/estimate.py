@@ -18,6 +18,7 @@ from dapt_operator.plan.growth import grown_model
 from dapt_operator.plan.guidance import count, expectation, warnings
 from dapt_operator.plan.memory import GIB, MemoryParts, trainable_parameters
 from dapt_operator.plan.parts import pretraining_lora
+from dapt_operator.plan.volume import volume_warnings
 
 ASSUMED_ITEMS = 1000
 """Items of a task without a limit, as far as the estimate knows."""
@@ -154,7 +155,8 @@ def estimate(
             replay_fraction=replay,
             shift=None if base is None else resolve.shift_nats(base),
         )
-        + lifted_restrictions(profile),
+        + lifted_restrictions(profile)
+        + volume_warnings(spec, profile),
         problems=tuple(problems),
         expectation=expectation(domain_tokens),
     )

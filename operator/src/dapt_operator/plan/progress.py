@@ -22,7 +22,7 @@ def progress(observed: Observed, ledger: Ledger) -> tuple[Progress | None, str |
     run = next((r for r in observed.live if r.kind == "pretrain" and r.progress is not None), None)
     ended = facts_of(find(ledger, "pretrain", 1 + len(ledger.attempts), None))
     if isinstance(ended, PretrainFacts) and ended.ended_by == "Completed" and run is None:
-        if old is not None and old.fraction == 1.0:
+        if old is not None and (old.fraction, old.step) == (1.0, ended.steps):
             return old, old_time
         # A pretraining shorter than the time between two readings leaves only its report.
         known = old or Progress(total_steps=ended.steps)

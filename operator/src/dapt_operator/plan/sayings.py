@@ -7,7 +7,7 @@ from dapt_operator.api.conditions import ConditionStatus, find_condition
 from dapt_operator.api.run import Quota, RunPhase, RunState, StageRun
 from dapt_operator.plan import quotas, selection
 from dapt_operator.plan.attempts import told
-from dapt_operator.plan.history import find_state
+from dapt_operator.plan.history import find_state, lineage_of
 from dapt_operator.plan.look import Look, Situation
 from dapt_operator.plan.observed import Observed
 from dapt_operator.plan.transitions import Do, Fact, State
@@ -98,7 +98,9 @@ def _reconciling(reached: Reached, run: StageRun | None, state: RunState | None)
             if waiting := waits_for(state):
                 return "True", words.WAITING_FOR_NODES, f"{title} waits: {waiting}"[:4096]
             return _starting(title, look.record.try_number)
-        return "True", words.STAGE_RUNNING, f"{title} is running"
+        beside = len(reached.companions - {lineage_of(look.record)})
+        many = "1 evaluation runs" if beside == 1 else f"{beside} evaluations run"
+        return "True", words.STAGE_RUNNING, f"{title} is running{f'; {many} beside it' if beside else ''}"
     if reached.do is Do.ROLL_BACK:
         assert reached.retreat is not None
         return "True", words.ROLLING_BACK, told(reached.retreat)

@@ -36,9 +36,9 @@ from dapt_operator.plan.goodput import goodput
 from dapt_operator.plan.growth import grown_model
 from dapt_operator.plan.guidance import told_by_prepare
 from dapt_operator.plan.history import find, find_state, lineage_of, printable
-from dapt_operator.plan.lanes import warnings
 from dapt_operator.plan.look import Situation
 from dapt_operator.plan.observed import Observed
+from dapt_operator.plan.past import closed_tries
 from dapt_operator.plan.resolve import learning_rate, replay_fraction, sequence_length
 from dapt_operator.plan.retries import JUDGED
 from dapt_operator.plan.transitions import Do
@@ -209,7 +209,7 @@ def resolved(observed: Observed, situation: Situation, reached: Reached) -> Reso
 
 def frozen(ledger: Ledger) -> Frozen:
     """Blocks whose stage has started."""
-    started = {record.kind for record in ledger.runs}
+    started = {record.kind for record in ledger.runs} | {stage for stage, _, _ in closed_tries(ledger)}
     return Frozen.model_validate({block: True for block, kind in FROZEN_BY.items() if kind in started})
 
 
@@ -225,7 +225,7 @@ def plan_summary(situation: Situation, reached: Reached) -> PlanSummary:
         base=reached.facts.base,
         sequence_length_tokens=prepared.sequence_length_tokens if prepared else None,
     )
-    said: tuple[str, ...] = (*known.warnings, *warnings(situation.spec, situation.profile))
+    said: tuple[str, ...] = known.warnings
     if prepared is not None:
         twice = told_by_prepare(situation.spec, prepared.model, prepared.domain_tokens)
         said = (*prepared.warnings, *(sentence for sentence in said if sentence not in twice))

@@ -24,6 +24,7 @@ from dapt_operator.plan.outcome import after_limit, judge
 from dapt_operator.plan.resolve import RefusedError
 from dapt_operator.plan.selection import Breached, Choice, NeedsMeasure, Selected, choose, remedies
 from dapt_operator.plan.transitions import Do, Fact, Go, State, move
+from dapt_operator.plan.volume import most_at_once, shares_volume
 
 BESIDE = frozenset({State.PRETRAIN, State.BLEND})
 """States in which evaluations run beside the chain, where the volume allows it."""
@@ -96,18 +97,15 @@ class Walk:
             return frozenset(lineage for lineage in running if lineage[2] in asked)
         if state is State.SELECT:
             return running
-        if (
-            state is State.BLEND
-        ):  # the tables are final: a checkpoint that was told of and did not last is left
+        if state is State.BLEND:
+            # the tables are final: a checkpoint that was told of and did not last is left
             known = {candidate.id for candidate in self.candidates}
             running = frozenset(lineage for lineage in running if lineage[2] in known)
-        beside = (
-            state in BESIDE and self.at.spec.evaluation.when != "end" and lanes.shares_volume(self.at.profile)
-        )
+        beside = state in BESIDE and self.at.spec.evaluation.when != "end" and shares_volume(self.at.profile)
         return running if beside else frozenset()
 
     def _beside(self, state: State) -> tuple[Look, ...]:
-        if state not in BESIDE or not lanes.shares_volume(self.at.profile):
+        if state not in BESIDE or not shares_volume(self.at.profile):
             return ()
         return self._evaluations(lanes.due(self.at.spec, self.candidates))
 
@@ -218,7 +216,7 @@ class Walk:
         return Look(Fact.UNMEASURED if isinstance(self.choice, NeedsMeasure) else Fact.CHOSEN)
 
     def _evaluate(self) -> Look:
-        room = lanes.most_at_once(self.at.profile) - len(self.companions)
+        room = most_at_once(self.at.profile) - len(self.companions)
         return lanes.spokesman(self._evaluations(self.asked), room)
 
     def _finetune(self) -> Look:
