@@ -9,13 +9,23 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from testcluster.adaptations import STAGES, Adaptation, healthy, make_claim, make_profile, stays_in
+from builders import checkpoint
+from testcluster.adaptations import (
+    STAGES,
+    Adaptation,
+    healthy,
+    make_claim,
+    make_profile,
+    stays_in,
+    trains,
+)
 from testcluster.control_plane import ControlPlane
 from testcluster.controllers import lacking
 from testcluster.jobset import jobset
 from testcluster.kubelet_script import ScriptedKubelet
 from testcluster.kueue import Queues, kueue
 from testcluster.kueue_sentences import FILE, SITUATIONS, Situation, told
+from testcluster.pod_life import Life
 from testcluster.release import Release
 from testcluster.waiting import eventually
 
@@ -257,6 +267,46 @@ def test_jobsets_wait_in_the_queue_as_jobs_do(
     assert adaptation.runs() == [(stage, 1) for stage in STAGES]
     owners = {item["metadata"]["ownerReferences"][0]["kind"] for item in queue.workloads()}
     assert owners <= {"JobSet", "Job"}
+    eventually(lambda: queue.used() == {GPU: "0"}, "all quota given back")
+
+
+def test_evaluations_beside_pretraining_wait_in_the_queue_by_themselves(
+    control_plane: ControlPlane, place: str, queue: Queues, kubelet: ScriptedKubelet
+) -> None:
+    """Each has a Workload of its own: pretraining keeps its quota, and they take what is left when it comes."""
+    kubelet.script = trains([checkpoint(10, 2.9), checkpoint(20, 2.8)], lambda _: Life())
+    profile = make_profile(control_plane, evaluation={"concurrency": 2})
+    beside = {"evaluation": {"when": "everyCheckpoint"}}
+    adaptation = Adaptation(control_plane, place, profile, queue="team", **beside)
+
+    def held() -> dict[str, bool]:
+        """Stage and candidate of each Job with a Workload, and whether it has its quota."""
+        found = {}
+        owners = {item["metadata"]["ownerReferences"][0]["name"]: item for item in queue.workloads()}
+        for job in adaptation.jobs("pretrain") + adaptation.jobs("evaluate"):
+            labels = job["metadata"]["labels"]
+            if (owned := owners.get(job["metadata"]["name"])) is not None:
+                name = labels.get("dapt.dev/candidate", labels["dapt.dev/stage"])
+                conditions = owned.get("status", {}).get("conditions") or []
+                found[name] = any(
+                    one["type"] == "QuotaReserved" and one["status"] == "True" for one in conditions
+                )
+        return found
+
+    wanted = {"pretrain": True, "a1-s10": False, "a1-s20": False}
+    eventually(lambda: held() == wanted, "two Workloads that wait beside pretraining's", seconds=60)
+    assert len(adaptation.running("pretrain")) == 2
+    assert quota(adaptation) == ("True", "QuotaGranted")
+    assert stalled(adaptation)[0] == "False"
+
+    queue.set_quota({GPU: "5"})
+    # Workloads of the same second have no order: it may be either.
+    eventually(lambda: sum(held().values()) == 2, "quota for one of them", seconds=60)
+    eventually(lambda: len(adaptation.running("evaluate")) == 1, "its pod")
+    assert len(adaptation.running("pretrain")) == 2
+    kubelet.script = healthy
+    adaptation.wait_for_phase("Published")
+    assert len(adaptation.jobs("pretrain")) == 1
     eventually(lambda: queue.used() == {GPU: "0"}, "all quota given back")
 
 

@@ -11,12 +11,21 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from testcluster.adaptations import STAGES, Adaptation, healthy, make_claim, make_profile, token_kubeconfig
+from testcluster.adaptations import (
+    ROLLBACK,
+    STAGES,
+    Adaptation,
+    forgets_first,
+    healthy,
+    make_claim,
+    make_profile,
+    token_kubeconfig,
+)
 from testcluster.api_proxy import ApiProxy, Cut, Effect, Refusal
 from testcluster.calls import Call
 from testcluster.control_plane import ControlPlane
@@ -32,6 +41,10 @@ SEED = int(os.environ.get("DAPT_FAULT_SEED", "0")) or random.SystemRandom().rand
 OURS = "dapt-operator"
 PASSING = ("message", "lastTransitionTime", "startTime", "completionTime", "runKey", "digest")
 """Fields of a status that differ between two lives of the same manifest: times, and what hangs on the uid."""
+
+
+ONCE = tuple((stage, "1") for stage in STAGES)
+"""Stages and attempts of a life without a rollback."""
 
 
 def by_us(call: Call) -> bool:
@@ -62,10 +75,10 @@ class Stand:
         self.operator.__exit__(None, None, None)
         self.proxy.__exit__(None, None, None)
 
-    def begin(self) -> Adaptation:
-        """A new life."""
+    def begin(self, **over: Any) -> Adaptation:
+        """A new life; `over` is laid over its spec."""
         self.lives += 1
-        return Adaptation(self.plane, self.namespace, self.profile, f"life-{self.lives}")
+        return Adaptation(self.plane, self.namespace, self.profile, f"life-{self.lives}", **over)
 
     def bury(self, life: Adaptation) -> None:
         """Delete it; the garbage collector leaves nothing of it."""
@@ -109,6 +122,7 @@ def end_of(life: Adaptation) -> dict[str, Any]:
         "forgetting",
         "gain",
         "attempt",
+        "attempts",
         "frozen",
         "stages",
         "candidates",
@@ -120,38 +134,55 @@ def end_of(life: Adaptation) -> dict[str, Any]:
         "restarts": (status.get("usage") or {}).get("restarts"),
         "children": {kind: len(life.children(kind)) for kind in kinds},
         "jobs": Counter(
-            (job["metadata"]["labels"]["dapt.dev/stage"], job["metadata"]["labels"]["dapt.dev/try"])
+            tuple(job["metadata"]["labels"][f"dapt.dev/{name}"] for name in ("stage", "attempt", "try"))
             for job in life.jobs()
         ),
     }
 
 
-def lived(stand: Stand) -> tuple[dict[str, Any], int]:
-    """An unbroken life: its end and how many writes it took."""
+def lived(stand: Stand, runs: Sequence[tuple[str, str]] = ONCE, **over: Any) -> tuple[dict[str, Any], int]:
+    """An unbroken life of these stages and attempts: its end and how many writes it took."""
     before = len(stand.proxy.calls)
-    life = stand.begin()
+    life = stand.begin(**over)
     life.wait_for_phase("Published")
     eventually(lambda: any(call.resource == "events" and call.body and call.body.get("reason") == "Published"
                for call in stand.proxy.calls[before:]), "its last Event")  # fmt: skip
     writes = [c for c in stand.proxy.calls[before:] if c.is_write and not c.is_lease and by_us(c)]
     end = end_of(life)
-    assert end["jobs"] == Counter((stage, "1") for stage in STAGES)
+    assert end["jobs"] == Counter((stage, attempt, "1") for stage, attempt in runs)
     stand.bury(life)
     return end, len(writes)
 
 
 def test_killed_before_and_after_its_writes_it_ends_the_same(stand: Stand) -> None:
-    unbroken, writes = lived(stand)
+    killed_around_its_writes(stand, POINTS)
+
+
+def test_killed_in_a_life_with_a_rollback_it_ends_the_same(stand: Stand, kubelet: ScriptedKubelet) -> None:
+    """The decision for another attempt is one write and its Job another; between them it must not be taken twice."""
+    kubelet.script = forgets_first
+    runs = (
+        ("prepare", "1"), ("baseline", "1"), ("pretrain", "1"), ("pretrain", "2"), ("blend", "1"), ("blend", "2"),
+        ("evaluate", "2"), ("finetune", "2"), ("verify", "2"), ("publish", "2"),
+    )  # fmt: skip
+    killed_around_its_writes(stand, POINTS and max(1, POINTS // 2), runs, **ROLLBACK)
+
+
+def killed_around_its_writes(
+    stand: Stand, sample: int, runs: Sequence[tuple[str, str]] = ONCE, **over: Any
+) -> None:
+    """Break lives at a sample of points before and after their writes, at all of them for 0."""
+    unbroken, writes = lived(stand, runs, **over)
     chooser = random.Random(SEED)
     points = [(number, when) for number in range(1, writes + 1) for when in ("before", "after")]
-    if POINTS:
-        points = sorted(chooser.sample(points, min(2 * POINTS, len(points))))
+    if sample:
+        points = sorted(chooser.sample(points, min(2 * sample, len(points))))
     print(f"seed {SEED}: {len(points)} kills around {writes} writes")
     missed = []
     for number, when in points:
         begun = time.monotonic()
         struck = stand.kill_at(number, when)
-        life = stand.begin()
+        life = stand.begin(**over)
         life.wait_for_phase("Published", seconds=120)
         if not struck:
             time.sleep(0.5)  # the last Event comes after the phase

@@ -23,13 +23,11 @@ ON_THE_CLUSTER: dict[str, Any] = {
     "model": {"source": "hf://org/base@0e9e39f"},
     "corpus": {"domain": [{"source": "s3://text/d.jsonl"}], "general": [{"source": "s3://text/g.jsonl"}]},
     "evaluation": {
-        "when": "end",
         "domain": {"tasks": [{"name": "codes", "source": "s3://eval/codes.jsonl"}]},
         "general": {"tasks": [{"name": "general", "source": "s3://eval/general.jsonl"}]},
     },
     "finetuning": {"data": [{"source": "s3://text/instructions.jsonl"}]},
     "output": {"destination": "s3://out/model"},
-    "selection": {"interpolate": [1.0], "averageLast": 1},
     "pretraining": {"microBatchSize": 2},
     "resources": {"nodes": 2, "gpusPerNode": 2},
 }
