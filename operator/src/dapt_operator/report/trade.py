@@ -185,12 +185,12 @@ def attempts_path(paths: Sequence[AttemptPath], *, limit: float | None, hard_sto
                         va="center", fontsize=9,
                     )  # fmt: skip
         lines = [("gate", limit, (0, (5, 3))), ("hard stop", hard_stop, (0, (1, 2)))]
-        for name, share, dashes in lines:
-            if share is None or (name == "hard stop" and share > 1.3 * highest):
+        for name, bound, dashes in lines:
+            if bound is None or (name == "hard stop" and bound > 1.3 * highest):
                 continue
-            axes.axhline(100 * share, color=style.LIMIT, linestyle=dashes, linewidth=1.3)
+            axes.axhline(100 * bound, color=style.LIMIT, linestyle=dashes, linewidth=1.3)
             axes.annotate(
-                f"{name}: {percent(share)}", (1, 100 * share), xycoords=("axes fraction", "data"),
+                f"{name}: {percent(bound)}", (1, 100 * bound), xycoords=("axes fraction", "data"),
                 xytext=(-2, 4), textcoords="offset points", ha="right", color=style.LIMIT, fontsize=9,
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.85},
             )  # fmt: skip
