@@ -57,7 +57,8 @@ def data_digest(folder: Path, shards: Sequence[ShardManifest], sequence_length_t
         for path in sorted((folder / name).glob("*.jsonl"))
     }
     files |= {
-        str(path.relative_to(folder)): sha256_of_file(path) for path in sorted((folder / HARNESS).glob("*/task.json"))
+        str(path.relative_to(folder)): sha256_of_file(path)
+        for path in sorted((folder / HARNESS).glob("*/task.json"))
     }
     packed = {f"{DATA}/{shard.name}/{file.name}": file.sha256 for shard in shards for file in shard.files}
     return digest_of({"sequence_length_tokens": sequence_length_tokens, "files": files | packed})
