@@ -263,3 +263,47 @@ def test_all_bad_files_are_named_before_a_model_is_loaded(
         f"{toy_work}/probes/nothing.jsonl",
         f"{toy_work}/tasks/none.jsonl",
     ]
+
+
+def test_a_baseline_of_equal_model_data_and_settings_is_read_again(
+    measured: tuple[Path, Any, Any, Recorder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(measured[0], work)
+    loads: list[str] = []
+    load_model = measure.load_model
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        loads.append(str(arguments[1].weights))
+        return load_model(*arguments, **options)
+
+    monkeypatch.setattr(measure, "load_model", counted)
+
+    def again(attempt: int, evaluation: EvaluationConfig = EVALUATION) -> Any:
+        config = BaselineConfig(model=BASE, evaluation=evaluation)
+        identity = RunIdentity(
+            namespace="n", name="other", uid="v", stage="baseline", attempt=attempt, try_number=1, fence=1
+        )
+        file = StageFile(run=identity, kind="baseline", config=config)
+        its = StageContext(stage=file, work=work, scratch=work / "scratch", progress=SilentProgress())
+        report = baseline.run(config, its)
+        write_report(work, file, report)
+        return report
+
+    first = measured[1]
+    second = again(2)
+    assert loads == []
+    assert (second.facts, second.key, second.reused_from) == (first.facts, first.key, BASELINE_LINEAGE)
+    assert second.items_path == "stages/baseline-a2/try-1/items.jsonl"
+    assert read_items(work / second.items_path) == read_items(work / first.items_path)
+    moved = tuple(task.model_copy(update={"source": "file://elsewhere.jsonl"}) for task in EVALUATION.tasks)
+    assert (
+        again(3, EVALUATION.model_copy(update={"tasks": moved})).key == first.key
+    )  # only the content counts
+    limited = again(4, EVALUATION.model_copy(update={"limit": 5}))
+    assert loads == ["model"]
+    assert limited.reused_from == ""
+    file = work / "tasks" / "colours.jsonl"
+    file.write_text(file.read_text().replace("item 3", "thing 3"))
+    assert again(5).key not in (first.key, limited.key)
+    assert loads == ["model", "model"]

@@ -25,6 +25,10 @@ class BaselineReport(Contract):
 
     facts: BaselineFacts
     items_path: str = ""
+    key: str = ""
+    """Digest of model, data and settings: a report with the same key has the same numbers."""
+    reused_from: str = ""
+    """Lineage folder of the baseline whose results these are; empty when they were measured here."""
 
 
 class EvaluateConfig(Contract):

@@ -6,6 +6,7 @@ from dapt_contract.layout import try_folder
 from dapt_contract.stages.evaluate import BaselineConfig, BaselineFacts, BaselineReport
 from dapt_trainer.context import StageContext
 from dapt_trainer.evaluation.items import write_items
+from dapt_trainer.evaluation.kept import found_by_all, kept_results, results_key
 from dapt_trainer.evaluation.measure import Bench
 from dapt_trainer.evaluation.ranks import evaluation_ranks
 from dapt_trainer.training.models import reference_digest
@@ -14,7 +15,7 @@ ITEMS = "items.jsonl"
 
 
 def run(config: BaselineConfig, context: StageContext) -> BaselineReport:
-    """Perplexities, tasks and probes of the base model.
+    """Perplexities, tasks and probes of the base model, read again where this volume has them already.
 
     Raises:
         InputError: bad task or probe files, unknown tasks, empty held-out text, a model that cannot be loaded.
@@ -22,12 +23,23 @@ def run(config: BaselineConfig, context: StageContext) -> BaselineReport:
     """
     ranks = evaluation_ranks(context)
     bench = Bench(config.evaluation, context, ranks)
-    model, tokenizer = bench.load(config.model)
     digest = reference_digest(context.work, config.model)
+    key = results_key(
+        context.work,
+        config.evaluation,
+        weights_digest=digest,
+        device=ranks.device.type,
+        tokenizer=config.model.weights,
+    )
+    kept = kept_results(context.work, key)
+    items_path = f"{try_folder(context.stage.run)}/{ITEMS}"
+    if found_by_all(ranks, kept is not None) and kept is not None:
+        report, items, lineage = kept
+        if ranks.is_first:
+            write_items(context.try_folder / ITEMS, items)
+        return report.model_copy(update={"items_path": items_path, "reused_from": lineage})
+    model, tokenizer = bench.load(config.model)
     measured = bench.measure(model, tokenizer, digest=digest, name="base", base_items=None)
     if ranks.is_first:
         write_items(context.try_folder / ITEMS, measured.items)
-    return BaselineReport(
-        facts=BaselineFacts(measure=measured.measure),
-        items_path=f"{try_folder(context.stage.run)}/{ITEMS}",
-    )
+    return BaselineReport(facts=BaselineFacts(measure=measured.measure), items_path=items_path, key=key)
