@@ -11,9 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from dapt_contract.run import RunIdentity
+from dapt_contract.stage_file import StageFile
+from dapt_contract.stages.blend import Blend, BlendConfig
 from dapt_contract.stages.common import ModelReference, TaskConfig
+from dapt_trainer.context import SilentProgress, StageContext
 from dapt_trainer.evaluation.harness import SharedContextModel, TaskRunner
 from dapt_trainer.evaluation.perplexity import side_perplexity
+from dapt_trainer.stages import blend
 from dapt_trainer.training.models import load_model, load_tokenizer
 
 pytestmark = [pytest.mark.torch, pytest.mark.distributed]
@@ -30,7 +35,31 @@ def measure(work: Path, scratch: Path, rank: int, world_size: int) -> list[objec
     )  # fmt: skip
     runner = TaskRunner(work, scratch / f"rank-{rank}-{world_size}", [TASK], limit=7, seed=0)
     items = runner.run(SharedContextModel(model, tokenizer, rank=rank, world_size=world_size), TASK)
-    return [side.a.nll_nats, side.b.nll_nats, side.both.tokens, [item.value for item in items]]
+    blended = blend_losses(work, scratch, rank, world_size)
+    return [
+        side.a.nll_nats,
+        side.b.nll_nats,
+        *blended,
+        side.both.tokens,
+        [item.value for item in items],
+    ]
+
+
+def blend_losses(work: Path, scratch: Path, rank: int, world_size: int) -> list[float]:
+    """The four losses of a model between two others, by the stage."""
+    one = Blend(candidate="a1-s8-i0.5", model=ModelReference(weights="tuned", interpolation=0.5))
+    config = BlendConfig(blends=(one,), context_length_tokens=16)
+    identity = RunIdentity(namespace="n", name="x", uid="u", stage="blend", attempt=1, try_number=1, fence=1)
+    context = StageContext(
+        stage=StageFile(run=identity, kind="blend", config=config),
+        work=work,
+        scratch=scratch,
+        progress=SilentProgress(),
+        rank=rank,
+        world_size=world_size,
+    )
+    (row,) = blend.run(config, context).facts.rows
+    return [row.domain_a_nats, row.domain_b_nats, row.general_a_nats, row.general_b_nats]
 
 
 def main(work: str, scratch: str) -> None:
@@ -62,8 +91,8 @@ def test_two_ranks_find_what_one_finds(toy_work: Path, tmp_path: Path) -> None:
     found = [json.loads((tmp_path / f"found-{rank}.json").read_text()) for rank in range(2)]
     assert found[0] == found[1]
     alone = measure(toy_work, tmp_path, 0, 1)
-    assert found[0][:2] == pytest.approx(alone[:2], rel=1e-6)
-    assert found[0][2:] == alone[2:]
+    assert found[0][:6] == pytest.approx(alone[:6], rel=1e-6)
+    assert found[0][6:] == alone[6:]
 
 
 if __name__ == "__main__":

@@ -263,17 +263,15 @@ def copies(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many models of the recipe are in memory right after each load of one."""
     living: list[weakref.ref[Any]] = []
     counts: list[int] = []
-    load, copy_of = recipes._loaded, recipes.copy.deepcopy
+    load, copy_of = recipes._loaded, recipes._copied
 
     def noted(model: Any) -> Any:
-        if not isinstance(model, torch.nn.Module):  # the libraries copy things of theirs, too
-            return model
         living.append(weakref.ref(model.get_input_embeddings().weight))
         counts.append(sum(one() is not None for one in living))
         return model
 
     monkeypatch.setattr(recipes, "_loaded", lambda *a: noted(load(*a)))
-    monkeypatch.setattr(recipes.copy, "deepcopy", lambda model: noted(copy_of(model)))
+    monkeypatch.setattr(recipes, "_copied", lambda model: noted(copy_of(model)))
     return counts
 
 

@@ -82,7 +82,7 @@ class SharedMeans:
             self._mean = self._model = None
             gc.collect()
             self._mean = mean_of(self._work, reference)
-            self._model = _rounded(copy.deepcopy(self._mean), self._dtype).to(device=self._device).eval()
+            self._model = _rounded(_copied(self._mean), self._dtype).to(device=self._device).eval()
             self._key = mean_key(reference)
         interpolate(self._mean, self._work, reference, into=self._model)
         return self._model
@@ -91,6 +91,10 @@ class SharedMeans:
 def mean_key(reference: ModelReference) -> object:
     """Equal for recipes of the same mean."""
     return (reference.weights, reference.adapters, reference.averaged_with, reference.tuned)
+
+
+def _copied(model: Any) -> Any:
+    return copy.deepcopy(model)
 
 
 def _rounded(model: Any, dtype: torch.dtype) -> Any:
@@ -139,8 +143,11 @@ def interpolate(model: Any, work: Path, reference: ModelReference, *, into: Any)
         if tensor_of is None:
             targets[name].copy_(parameter)
             continue
-        origin = tensor_of(name)
-        targets[name].copy_((parameter - origin).mul_(share).add_(origin))
+        origin, target = tensor_of(name), targets[name]
+        exact = target if (target.dtype, target.device) == (origin.dtype, origin.device) else None
+        between = torch.sub(parameter, origin, out=exact).mul_(share).add_(origin)
+        if exact is None:
+            target.copy_(between)
 
 
 def _parameters(model: Any) -> list[tuple[str, torch.Tensor]]:
