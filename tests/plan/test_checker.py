@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -138,3 +139,35 @@ def test_a_pod_that_is_deleted_without_a_failed_peer_or_slowly() -> None:
     with pytest.raises(ImpossibleWorldError, match="with a grace period"):
         check_pod_deletion(running, [running, failed], None)
     check_pod_deletion(running, [running, failed], 0)
+
+
+def labelled(job: dict[str, Any], **labels: str) -> dict[str, Any]:
+    """The same Job under another identity."""
+    made = json.loads(json.dumps(job))
+    made["metadata"]["labels"] |= {f"dapt.dev/{name}": value for name, value in labels.items()}
+    return made  # type: ignore[no-any-return]
+
+
+def test_an_attempt_that_starts_before_it_was_written_down_or_changes_afterwards(world: World) -> None:
+    resource, _, job = parts(world)
+    second = labelled(job, stage="pretrain", attempt="2", fence="9")
+    with pytest.raises(ImpossibleWorldError, match="created before attempt 2 was written down"):
+        check_new_job(resource, [], second, [])
+    decided = {"ledger": {"attempts": [{"number": 2}]}}
+    check_new_job(resource | {"status": decided}, [], second, [])
+    with pytest.raises(ImpossibleWorldError, match="an attempt that was decided on was changed"):
+        check_history(decided, {"ledger": {"attempts": [{"number": 2, "start": "a1-s10"}]}})
+
+
+def test_an_evaluation_runs_beside_a_training_and_no_more_than_are_allowed(world: World) -> None:
+    resource, _, job = parts(world)
+    training = labelled(job, stage="pretrain", fence="3")
+    first = labelled(job, stage="evaluate", candidate="a1-s10", fence="4")
+    second = labelled(job, stage="evaluate", candidate="a1-s20", fence="5")
+    check_new_job(resource, [training], first, [])
+    check_new_job(resource, [training, first], second, [], evaluations=2)
+    with pytest.raises(ImpossibleWorldError, match="one evaluation more than 1 at once"):
+        check_new_job(resource, [training, first], second, [], evaluations=1)
+    tuning = labelled(job, stage="finetune", candidate="a1-s10", fence="6")
+    with pytest.raises(ImpossibleWorldError, match="finetune-a1-a1-s10 was created beside"):
+        check_new_job(resource, [first], tuning, [])
