@@ -74,7 +74,7 @@ def _judge(records: Records, domain: str) -> Verdict:
         name,
         holds,
         f"from {SHARES[0]:.0%} to {SHARES[-1]:.0%} replay general perplexity goes from {percent(forgotten[0].mean)} "
-        f"to {percent(forgotten[-1].mean)} of the base model's, the smallest step between neighbours is "
+        f"to {percent(forgotten[-1].mean)} over the base model's, the smallest step between neighbours is "
         f"{min(gaps):.1f} seed deviations (asked: {CLEAR:g}), and {kept:.0%} of the gain stays (asked: "
         f"{LEAST_KEPT_GAIN:.0%})",
     )
@@ -106,8 +106,8 @@ def _control(records: Records) -> Verdict:
     return Verdict(
         "replay.control",
         share <= CONTROL_GAIN and effect(control, true) > CLEAR,
-        f"trained on the same rows with their tokens in any order, the domain gains {control.mean:+.3f} nats, "
-        f"{share:.0%} of what the true text brings (at most {CONTROL_GAIN:.0%} allowed)",
+        f"trained on the same rows with their tokens in any order, the domain gains {control.mean:+.3f} nats "
+        f"where the true text brings {true.mean:+.3f} (at most {CONTROL_GAIN:.0%} of it allowed)",
     )
 
 
