@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dapt_contract.checkpoint import CheckpointManifest
+from dapt_contract.checkpoint import CheckpointManifest, FileEntry
 from dapt_contract.envelope import ContractError, digest_of
 from dapt_contract.layout import lineage_folder
 from dapt_contract.metric import SidePerplexity
@@ -17,7 +17,7 @@ from dapt_contract.stages.align import AlignConfig
 from dapt_contract.stages.finetune import FinetuneConfig
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainConfig
 from dapt_trainer.checkpoints.claim import read_claim, require_not_superseded, write_claim
-from dapt_trainer.checkpoints.save import list_files, saving, write_manifest
+from dapt_trainer.checkpoints.save import saving, write_manifest
 from dapt_trainer.checkpoints.store import (
     RESUME_FOLDER,
     StoredCheckpoint,
@@ -131,9 +131,10 @@ class Lineage:
         )
         with saving(
             folder, is_writer=self._ranks.is_first, barrier=self._ranks.barrier, last_complete=named
-        ) as partial:
-            write(partial)
-        written = self._write_manifest(folder, step, tokens, candidate) if self._ranks.is_first else None
+        ) as made:
+            write(made.partial)
+        first = self._ranks.is_first
+        written = self._write_manifest(folder, made.files, step, tokens, candidate) if first else None
         stored = self._ranks.from_first(written)
         assert isinstance(stored, StoredCheckpoint)
         self._checkpoints.append(stored)
@@ -156,8 +157,9 @@ class Lineage:
             self.resumed = None
         self._ranks.barrier()
 
-    def _write_manifest(self, folder: Path, step: int, tokens: int, candidate: str) -> StoredCheckpoint:
-        files = list_files(folder)
+    def _write_manifest(
+        self, folder: Path, files: tuple[FileEntry, ...], step: int, tokens: int, candidate: str
+    ) -> StoredCheckpoint:
         manifest = CheckpointManifest(
             folder=folder.relative_to(self._context.work).as_posix(),
             candidate=candidate,

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from dapt_contract.checkpoint import CHECKPOINT_SCHEMA, CheckpointManifest, FileEntry
@@ -22,6 +23,16 @@ from dapt_trainer.training.models import sha256_of_file
 _THREADS = 4
 
 
+@dataclass
+class Saving:
+    """A save in progress, and what it left."""
+
+    partial: Path
+    """Where all ranks write."""
+    files: tuple[FileEntry, ...] = ()
+    """On rank 0 when it is done: every file."""
+
+
 @contextlib.contextmanager
 def saving(
     folder: Path,
@@ -29,7 +40,7 @@ def saving(
     is_writer: bool,
     barrier: Callable[[], None],
     last_complete: str,
-) -> Iterator[Path]:
+) -> Iterator[Saving]:
     """A folder for all ranks to write into; renamed to `folder` when all are done.
 
     Args:
@@ -42,16 +53,21 @@ def saving(
         InfrastructureError: a file could not be written (disk full, volume gone); the partial folder was removed.
     """
     partial = folder.with_name(folder.name + PARTIAL_SUFFIX)
+    made = Saving(partial)
     try:
         if is_writer:
             shutil.rmtree(partial, ignore_errors=True)
             shutil.rmtree(folder, ignore_errors=True)
             partial.mkdir(parents=True)
         barrier()
-        yield partial
+        yield made
         barrier()
         if is_writer:
-            _fsync_tree(partial)
+            # The digests want the processor and not the disk: both at once.
+            with ThreadPoolExecutor(1) as disk:
+                durable = disk.submit(_fsync_tree, partial)
+                made.files = list_files(partial)
+                durable.result()
             partial.rename(folder)
             fsync_folder(folder.parent)
         barrier()
