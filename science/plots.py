@@ -54,10 +54,10 @@ def plane(
             )
             for place, ((a, b), name) in enumerate(zip(one.points, one.names, strict=False)):
                 if len(a) and len(b):
-                    above = place % 2 == 0  # neighbours that lie close keep their names apart
+                    right = place % 2 == 0  # neighbours that lie close keep their names on two sides
                     axes.annotate(
-                        name, (a.mean, b.mean), xytext=(6, 1 if above else -2), textcoords="offset points", fontsize=8,
-                        color=colour, ha="left", va="bottom" if above else "top",
+                        name, (a.mean, b.mean), xytext=(6, -2) if right else (-6, 2), textcoords="offset points",
+                        fontsize=8, color=colour, ha="left" if right else "right", va="top" if right else "bottom",
                     )  # fmt: skip
         axes.margins(0.12)
         _legend(axes, len(series))
