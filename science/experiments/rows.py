@@ -76,7 +76,7 @@ def _head(records: Records) -> Verdict:
     if missing:
         return missing
     mean, head, random = (_bits(records, "known", start, 0).mean for start in starts)
-    share = (head - mean) / (random - mean)
+    share = (head - mean) / (random - mean) if random != mean else 0.0
     return Verdict(
         name,
         share > 0.5,

@@ -345,3 +345,30 @@ def test_rows_hold_where_means_begin_lower_and_foreign_words_tie() -> None:
     values["known", "random"], values["known", "random-head"] = (2.4, 1.5, 1.4), (1.7, 1.5, 1.4)
     values["foreign", "random"] = (2.0, 1.9, 1.5)
     assert set(verdicts(rows.EXPERIMENT, begun(values)).values()) == {False}
+
+
+PLANTED: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "replay": only_last(replayed),
+    "schedule": only_last(scheduled),
+    "penalty": only_last(penalized({})),
+    "interpolation": bent(4.0),
+    "gates": gated(HEALTHY_THEN_LOST, HOME),
+    "best": placed({"cosine": ENDS, "constant rate": OVER_THE_LIMIT_AT_LAST, "many epochs": INSIDE}),
+    "defaults": compared((0.95, 0.1), (1.0, 0.5)),
+    "rows": begun({(words, start): (1.6, 1.5, 1.4) for words in rows.WORDS for start in rows.BEGINNINGS}),
+}
+
+
+@pytest.mark.parametrize("seeds", [SEEDS, SEEDS[:1]], ids=["all seeds", "one seed"])
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.name)
+def test_figures_and_tables_are_made_of_whatever_runs_there_are(
+    experiment: Experiment, seeds: tuple[int, ...]
+) -> None:
+    runs = [PLANTED[experiment.name](settings) for settings in experiment.runs(seeds)]
+    for known in (runs, runs[:1]):
+        records = Records(known, BASES)
+        assert experiment.figure is not None
+        assert experiment.figure(records).startswith(b"\x89PNG")
+        for table in experiment.judge(records).tables:
+            assert table.rows
+            assert {len(row) for row in table.rows} == {len(table.header)}
