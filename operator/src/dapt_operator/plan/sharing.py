@@ -79,7 +79,8 @@ def modes(wanted: Wanted) -> tuple[tuple[int, str], ...]:
             order.append((3, "none"))
         if wanted.kind == "gpu" and (wanted.host_room_bytes is not None or wanted.offload is not None):
             order += [(2, "optimizer"), (3, "optimizer"), (3, "all")]
-    if wanted.lora is not None and wanted.lora.embeddings:  # rows of new tokens cannot be trained of a spread matrix
+    if wanted.lora is not None and wanted.lora.embeddings:
+        # rows of new tokens cannot be trained of a spread matrix
         order = [mode for mode in order if mode[0] < 3]
     stage, offload = wanted.zero_stage, wanted.offload
     if stage is not None and offload is not None:
