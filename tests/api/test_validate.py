@@ -445,8 +445,7 @@ spec:
 def test_the_full_example_is_accepted_but_for_what_is_not_supported_yet() -> None:
     (document,) = load((HERE / "full_adaptation.yaml").read_text())
     _, found = check(document, local=False)
-    assert [str(problem) for problem in found] == [
-    ]
+    assert [str(problem) for problem in found] == []
 
 
 def test_the_full_profile_is_accepted_but_for_what_is_not_supported_yet() -> None:

@@ -139,7 +139,9 @@ def _reason(facts: Facts, passing: int, judged: list[Candidate], known: tuple[Ca
     without = [candidate.id for candidate in known if candidate.passes_a and candidate.lost]
     left_out = f"; without {_listed(without)}, whose evaluation gave no result" if without else ""
     for number, said in facts.lost_blends.items():
-        left_out += f"; without the blends of attempt {number}, whose stage failed{f': {said}' if said else ''}"
+        left_out += (
+            f"; without the blends of attempt {number}, whose stage failed{f': {said}' if said else ''}"
+        )
     if len(judged) == 1:
         return f"largest gain of {passing} {many} the gates{left_out}"
     failed = " and ".join(earlier.id for earlier in judged[:-1])

@@ -190,9 +190,7 @@ def in_tokens_of(tokenizer: Any, documents: Sequence[HeldOutDocument]) -> list[H
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = True
-    encodings = backend.encode_batch_fast(
-        [document.text for document in documents], add_special_tokens=False
-    )
+    encodings = backend.encode_batch_fast([document.text for document in documents], add_special_tokens=False)
     return [
         HeldOutDocument(encoding.ids, document.bytes, document.text)
         for encoding, document in zip(encodings, documents, strict=True)
