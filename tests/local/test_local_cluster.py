@@ -147,8 +147,11 @@ def test_one_failed_process_stops_its_peers(cluster: LocalCluster) -> None:
 def test_a_pod_that_is_taken_away_for_its_peer_is_killed_and_is_no_cause(cluster: LocalCluster) -> None:
     program = (
         "import os, signal, time\n"
-        "if os.environ['PET_NODE_RANK'] == '0': raise SystemExit(70)\n"
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+        "ready = os.path.join(os.environ['DAPT_WORK'], 'deaf')\n"
+        "if os.environ['PET_NODE_RANK'] == '0':\n"
+        "    while not os.path.exists(ready): time.sleep(0.01)\n"
+        "    raise SystemExit(70)\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); open(ready, 'w').close(); time.sleep(600)"
     )
     run = start(cluster, program, nodes=2, grace=600)
     wait_until(lambda: state_of(cluster).peers_to_end != (), "the first failure")
