@@ -156,8 +156,8 @@ CASES: dict[str, Case] = {
         {"model": {"source": "file:///models/base"}},
     ),
     "unsupported": Case(
-        "NotSupported", "spec.preference", edit(preference=None),
-        {"preference": {"data": [{"source": "s3://text/p.jsonl"}]}},
+        "NotSupported", "spec.output.form", edit(output={"form": None}),
+        {"output": {"form": "adapter"}},
     ),
     "template": Case(
         "InvalidSpec", "command", edit_profile(podTemplate=None),
