@@ -185,6 +185,28 @@ def test_the_users_own_caches_are_kept(cluster: LocalCluster, monkeypatch: pytes
     assert wait_for_end(cluster).exit_code == 0
 
 
+def test_a_pod_does_not_look_for_the_gang_that_dapt_was_started_in(
+    cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gang = (
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        "RANK",
+        "LOCAL_RANK",
+        "WORLD_SIZE",
+        "NODE_RANK",
+        "TORCHELASTIC_RUN_ID",
+    )
+    for name in gang:
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("RANKING", "kept")
+    start(
+        cluster,
+        f"import os; raise SystemExit(3 if {{*{gang}}} & {{*os.environ}} or 'RANKING' not in os.environ else 0)",
+    )
+    assert wait_for_end(cluster).exit_code == 0
+
+
 def test_keys_of_a_secret_become_environment_and_files(cluster: LocalCluster) -> None:
     secret = {
         "apiVersion": "v1",

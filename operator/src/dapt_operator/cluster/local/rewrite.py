@@ -27,6 +27,10 @@ POD_MARKER = "DAPT_LOCAL_POD"
 _LOOPBACK = "127.0.0.1"
 _USERS_OWN = ("XDG_CACHE_HOME", "HOME")
 """Left as the user has them: the caches of this machine are better than empty ones."""
+_OF_A_GANG = re.compile(
+    r"MASTER_(ADDR|PORT)|((LOCAL|GROUP|NODE|ROLE)_)?(RANK|WORLD_SIZE)|(PET|TORCHELASTIC)_.*"
+)
+"""What torchrun and its like tell their processes: started in such a process, a pod would look for that gang."""
 _ANNOTATION = re.compile(r"metadata\.(annotations|labels)\['([^']+)'\]")
 
 
@@ -67,7 +71,8 @@ def prepare_launch(pod: Manifest, store: ObjectStore, run_folder: Path, ports: M
                 return str(paths[mount]) + text[len(mount) :]
         return _LOOPBACK if hosts.fullmatch(text) else text
 
-    environment = dict(os.environ) | _secrets(container, store)
+    inherited = {name: value for name, value in os.environ.items() if not _OF_A_GANG.fullmatch(name)}
+    environment = inherited | _secrets(container, store)
     for item in container.get("env") or []:
         name = str(item["name"])
         value = str(item.get("value", "")) if "valueFrom" not in item else _field(item["valueFrom"], pod)
