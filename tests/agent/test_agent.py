@@ -70,6 +70,13 @@ def test_divergence_tells_its_facts_all_the_same(tmp_path: Path) -> None:
     assert pod.message.parsed_facts() == PublishFacts(destination="d", digest="x", files=1, size_bytes=1)
 
 
+def test_a_failure_is_told_although_a_stop_comes_at_the_same_moment(tmp_path: Path) -> None:
+    code, pod = run_pod(tmp_path, "crash-while-asked-to-stop")
+    assert (code, pod.message.cause) == (1, Cause.CRASH)
+    assert pod.message.message.startswith("rank 0 failed at fake_stage.py:")
+    assert "AskedToStopError: in the middle of it" in pod.message.message
+
+
 def test_a_crash_is_one_sentence_with_its_place_and_the_traceback_is_in_the_log(tmp_path: Path) -> None:
     code, pod = run_pod(tmp_path, "crash")
     assert code == 1

@@ -28,6 +28,15 @@ def run(config: PublishConfig, context: StageContext) -> PublishReport:
     )
 
 
+class AskedToStopError(Exception):
+    """SIGTERM comes while its sentence is made: a peer failed in the same moment."""
+
+    def __str__(self) -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+        return "in the middle of it"
+
+
 def _do(word: str, context: StageContext) -> None:
     name, _, value = word.partition("=")
     if name == "sleep":
@@ -78,6 +87,8 @@ def _do(word: str, context: StageContext) -> None:
                 file.write(b"x" * 4096)
     elif name == "crash":
         raise ZeroDivisionError("division by zero")
+    elif name == "crash-while-asked-to-stop":
+        raise AskedToStopError
     elif name == "kill-self":
         os.kill(os.getpid(), getattr(signal, value))
     elif name == "exit":

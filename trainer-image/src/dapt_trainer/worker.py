@@ -16,7 +16,7 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from dapt_contract.base import Contract
 from dapt_contract.failure import Cause, ExitCode
 from dapt_contract.stage_file import write_report
 from dapt_trainer.context import StageContext
-from dapt_trainer.errors import InputError, StageError
+from dapt_trainer.errors import InputError, StageError, StopRequested
 from dapt_trainer.heartbeat import Heart, stacks_path
 from dapt_trainer.outcome import Outcome, write_outcome
 from dapt_trainer.process import PARENT_PID, die_with_parent
@@ -62,13 +62,25 @@ def main(arguments: Sequence[str] | None = None, modules: Mapping[str, str] = ST
     stacks = stacks_path(settings.ranks_folder, rank).open("w")
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
     reserve = Reserve(settings.ranks_folder / f"reserve-{rank}")
-    try:
-        facts = _run(options.config, options.sha256, settings, rank, modules)
-        outcome = Outcome(rank=rank, facts=_plain(facts) if rank == 0 else None)
-    except BaseException as error:
-        outcome = outcome_of(error, rank, settings.work)
+    outcome = _outcome(settings, rank, lambda: _run(options.config, options.sha256, settings, rank, modules))
     reserve.write(lambda: write_outcome(settings.ranks_folder, outcome))
     return outcome.exit_code
+
+
+def _outcome(settings: PodSettings, rank: int, work: Callable[[], Contract | None]) -> Outcome:
+    """How the rank ended. From there on a stop is not heard any more: the launcher asks the peers of a failed rank to
+    stop, and one that fails itself at that moment must still say how."""
+    try:
+        try:
+            facts = work()
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            return Outcome(rank=rank, facts=_plain(facts) if rank == 0 else None)
+        except BaseException as error:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            return outcome_of(error, rank, settings.work)
+    except StopRequested as late:  # it came between the failure and the line that stops hearing it
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return outcome_of(late.__context__ or late, rank, settings.work)
 
 
 def _run(
