@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -93,19 +94,32 @@ def _lowers(records: Records) -> Verdict:
     )
 
 
+def _inside(
+    records: Records, strengths: Sequence[float], runs: Sequence[Adaptation], curve: list[Adaptation]
+) -> list[tuple[float, Sample]]:
+    """How far each strength lies off the curve at the same gain; those that have a gain in common with it."""
+    compared = [(s, excess(records, run, curve)) for s, run in zip(strengths, runs, strict=True)]
+    return [(s, sample) for s, sample in compared if len(sample) == len(SEEDS)]
+
+
+def _with_deviations(inside: Sequence[tuple[float, Sample]]) -> str:
+    return "; ".join(
+        f"{s:g}: {sample.mean:+.3f} ({above_zero(sample):+.1f} deviations)" for s, sample in inside
+    )
+
+
 def _against_replay(records: Records) -> Verdict:
     name = "penalty.replay-beats-ewc"
     missing = open_verdict(name, records, over(SEEDS, [*CURVE, *EWC]))
     if missing:
         return missing
-    compared = [(strength, excess(records, run, CURVE)) for strength, run in zip(STRENGTHS, EWC, strict=True)]
-    inside = [(strength, sample) for strength, sample in compared if len(sample) == len(SEEDS)]
+    inside = _inside(records, STRENGTHS, EWC, CURVE)
     told = "; ".join(f"{strength:g}: {sample.mean:+.3f}" for strength, sample in inside)
     return Verdict(
         name,
         bool(inside) and all(above_zero(sample) > CLEAR for _, sample in inside),
         f"at the same gain EWC forgets more than replay alone by, in nats at its strength, {told or 'none'} "
-        f"({len(compared) - len(inside)} of {len(compared)} strengths gain less than 50 % replay does)",
+        f"({len(EWC) - len(inside)} of {len(EWC)} strengths gain less than 50 % replay does)",
     )
 
 
@@ -114,11 +128,8 @@ def _with_replay(records: Records) -> Verdict:
     missing = open_verdict(name, records, over(SEEDS, [*CURVE, *EWC_AND_REPLAY]))
     if missing:
         return missing
-    compared = [(s, excess(records, run, CURVE)) for s, run in zip(WITH_REPLAY, EWC_AND_REPLAY, strict=True)]
-    inside = [(s, sample) for s, sample in compared if len(sample) == len(SEEDS)]
-    told = "; ".join(
-        f"{s:g}: {sample.mean:+.3f} ({above_zero(sample):+.1f} deviations)" for s, sample in inside
-    )
+    inside = _inside(records, WITH_REPLAY, EWC_AND_REPLAY, CURVE)
+    told = _with_deviations(inside)
     return Verdict(
         name,
         any(above_zero(sample) < -CLEAR for _, sample in inside),
@@ -131,9 +142,7 @@ def _against_l2sp(records: Records) -> Verdict:
     missing = open_verdict(name, records, over(SEEDS, [CURVE[0], *EWC, *L2SP]))
     if missing:
         return missing
-    curve = [CURVE[0], *EWC]
-    compared = [(s, excess(records, run, curve)) for s, run in zip(L2SP_STRENGTHS, L2SP, strict=True)]
-    inside = [(s, sample) for s, sample in compared if len(sample) == len(SEEDS)]
+    inside = _inside(records, L2SP_STRENGTHS, L2SP, [CURVE[0], *EWC])
     told = "; ".join(f"{s:g}: {sample.mean:+.3f}" for s, sample in inside)
     return Verdict(
         name,
@@ -147,11 +156,8 @@ def _kl(records: Records) -> Verdict:
     missing = open_verdict(name, records, over(SEEDS, [*LONGER, *KL]))
     if missing:
         return missing
-    compared = [(s, excess(records, run, LONGER)) for s, run in zip(KL_STRENGTHS, KL, strict=True)]
-    inside = [(s, sample) for s, sample in compared if len(sample) == len(SEEDS)]
-    told = "; ".join(
-        f"{s:g}: {sample.mean:+.3f} ({above_zero(sample):+.1f} deviations)" for s, sample in inside
-    )
+    inside = _inside(records, KL_STRENGTHS, KL, LONGER)
+    told = _with_deviations(inside)
     return Verdict(
         name,
         any(above_zero(sample) < -CLEAR for _, sample in inside),
