@@ -27,10 +27,10 @@ from dapt_trainer.training.arguments import accumulation_steps, training_argumen
 from dapt_trainer.training.batches import BatchOrder
 from dapt_trainer.training.chat import IGNORED_LABEL
 from dapt_trainer.training.loop import StepReading, StepTrainer
-from dapt_trainer.training.models import load_model, with_lora
+from dapt_trainer.training.models import with_lora
 from dapt_trainer.training.preference import ShuffledPairs, collate_pairs
 from dapt_trainer.training.ranks import Ranks
-from dapt_trainer.training.sharding import load_to_train
+from dapt_trainer.training.setup import load_start
 
 _REFERENCE_ADAPTER = "ref"
 _REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
@@ -70,13 +70,7 @@ def load_to_align(config: AlignConfig, context: StageContext, ranks: Ranks, argu
     Raises:
         InputError: as `load_model`.
     """
-    precision = config.distribution.precision
-    model = load_to_train(
-        lambda device: load_model(context.work, config.model, precision=precision, device=device),
-        arguments,
-        device=ranks.device,
-        from_files=config.model.is_plain,
-    )
+    model = load_start(config, context, ranks, arguments)
     return model if config.lora is None else with_lora(model, config.lora, seed=config.seed)
 
 

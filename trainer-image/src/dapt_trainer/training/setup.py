@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from dapt_contract.stages.align import AlignConfig
 from dapt_contract.stages.finetune import FinetuneConfig
 from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_trainer.context import StageContext
@@ -54,8 +55,7 @@ def set_up(
     from transformers import AutoConfig, set_seed
 
     from dapt_trainer.tokenization.grow import new_token_ids
-    from dapt_trainer.training.models import load_model, with_lora
-    from dapt_trainer.training.sharding import load_to_train
+    from dapt_trainer.training.models import with_lora
 
     kernels = choose_kernels(
         AutoConfig.from_pretrained(context.work / config.model.weights, local_files_only=True),
@@ -67,12 +67,7 @@ def set_up(
     assert steps is not None
     arguments = _arguments(config, context, ranks, kernels, steps, load_universal=load_universal)
     precision = config.distribution.precision
-    model = load_to_train(
-        lambda device: load_model(context.work, config.model, precision=precision, device=device),
-        arguments,
-        device=ranks.device,
-        from_files=config.model.is_plain,
-    )
+    model = load_start(config, context, ranks, arguments)
     boundaries = not isinstance(config, PretrainConfig) or config.document_boundaries
     attention = choose_attention(model, ranks.device, document_boundaries=boundaries, precision=precision)
     use_attention(model, attention)
@@ -84,6 +79,26 @@ def set_up(
         new_ids = new_token_ids(context.work) if config.lora.embeddings else ()
         model = with_lora(model, config.lora, seed=config.seed, new_token_ids=new_ids)
     return Setup(arguments, model, attention, kernels)
+
+
+def load_start(
+    config: PretrainConfig | FinetuneConfig | AlignConfig, context: StageContext, ranks: Ranks, arguments: Any
+) -> Any:
+    """The model that a training starts from, laid out over the ranks as `arguments` say.
+
+    Raises:
+        InputError: as `load_model`.
+    """
+    from dapt_trainer.training.models import load_model
+    from dapt_trainer.training.sharding import load_to_train
+
+    precision = config.distribution.precision
+    return load_to_train(
+        lambda device: load_model(context.work, config.model, precision=precision, device=device),
+        arguments,
+        device=ranks.device,
+        from_files=config.model.is_plain,
+    )
 
 
 def _arguments(
