@@ -1,10 +1,10 @@
 """What checkpoints cost a pretraining: the same run with ten of them and with only the one at its end, taking turns.
 
-Saving and both perplexities stop the training; task evaluations run beside it in runs of their own. The held-out text
-is half a percent a side, as the API's default has it. The one checkpoint at the end is part of both runs, so the
-difference of nine is scaled to ten.
+Saving and both perplexities stop the training; task evaluations run beside it in runs of their own. As much text is
+held out as the API's defaults hold out of a training of this length. The one checkpoint at the end is part of both
+runs, so the difference of nine is scaled to ten. What the stage itself counts as standing still is told beside it.
 
-    python -m bench.stall [--rounds 3] [--steps 200]
+    python -m bench.stall [--rounds 3] [--steps 340]
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> int:
     """Measure and print; 0 when the bar is reached."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=340)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         share = statistics.median(measure(Path(folder), options))
@@ -45,14 +45,17 @@ def main() -> int:
 def measure(folder: Path, options: Any) -> list[float]:
     """Share of the time of a run with ten checkpoints that they took, one value a round."""
     from bench.pretrain import make_larger_model
+    from dapt_contract.held_out import most_tokens
     from dapt_contract.stages.common import DistributionConfig
     from dapt_contract.stop_rule import StopRule
     from toy_training import SEQUENCE_LENGTH, make_work_volume, pretrain_config
 
     batch = 32
+    training_tokens = options.steps * batch * SEQUENCE_LENGTH
+    held_out = min(round(HELD_OUT_FRACTION * training_tokens), most_tokens(training_tokens, CHECKPOINTS))
     work = make_work_volume(folder / "work", sequences=4 * batch)
     make_larger_model(work / "model")
-    hold_out(work, round(HELD_OUT_FRACTION * options.steps * batch * SEQUENCE_LENGTH))
+    hold_out(work, held_out)
     base = pretrain_config(
         lora=None,
         total_steps=options.steps,
@@ -64,11 +67,13 @@ def measure(folder: Path, options: Any) -> list[float]:
     steps = tuple(round(number * options.steps / CHECKPOINTS) for number in range(1, CHECKPOINTS + 1))
     shares = []
     for number in range(1, options.rounds + 1):
-        plain = seconds_of(work, folder, base, (options.steps,), 2 * number)
-        told = seconds_of(work, folder, base, steps, 2 * number + 1)
+        plain, _ = seconds_of(work, folder, base, (options.steps,), 2 * number)
+        told, counted = seconds_of(work, folder, base, steps, 2 * number + 1)
         shares.append((told - plain) * CHECKPOINTS / (CHECKPOINTS - 1) / told)
         print(
-            f"# round {number}: {told:.1f} s with {CHECKPOINTS} checkpoints, {plain:.1f} s with one",
+            f"# round {number}: {told:.1f} s with {CHECKPOINTS} checkpoints, {plain:.1f} s with one; the stage counts "
+            f"{counted:.1f} s of standing still ({counted / told:.1%}); {held_out:,} tokens a side are held out of "
+            f"{training_tokens:,}",
             file=sys.stderr,
         )
     return shares
@@ -90,8 +95,8 @@ def hold_out(work: Path, tokens: int) -> None:
             write_held_out(work / "held-out", side, half, documents)
 
 
-def seconds_of(work: Path, folder: Path, config: Any, checkpoints: tuple[int, ...], number: int) -> float:
-    """From the end of the first step to the end of the last checkpoint."""
+def seconds_of(work: Path, folder: Path, config: Any, checkpoints: tuple[int, ...], number: int) -> tuple[float, float]:
+    """(from the end of the first step to the end of the last checkpoint, what the stage counts as standing still)."""
     from dapt_trainer.stages import pretrain
     from toy_training import make_context
 
@@ -100,7 +105,7 @@ def seconds_of(work: Path, folder: Path, config: Any, checkpoints: tuple[int, ..
     begun = time.monotonic()
     report = pretrain.run(wanted, context)
     whole = time.monotonic() - begun
-    return whole - report.curve[0].seconds
+    return whole - report.curve[0].seconds, report.stall_seconds
 
 
 if __name__ == "__main__":

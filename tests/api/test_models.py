@@ -67,7 +67,7 @@ def test_the_shortest_manifest_has_the_documented_defaults() -> None:
                 "domain": [{"source": "s3://corpora/domain.jsonl", "textField": "text", "weight": 1.0}],
                 "general": [{"source": "s3://corpora/general.jsonl", "textField": "text", "weight": 1.0}],
                 "generalUse": "train",
-                "heldOut": {"fraction": 0.005, "maxTokens": 1_000_000},
+                "heldOut": {"fraction": 0.005},
                 "packing": {"documentBoundaries": True},
                 "deduplicate": "exact",
                 "decontaminate": True,

@@ -11,10 +11,11 @@ import pytest
 from tokenizers import Tokenizer
 
 from dapt_contract.stages.common import ProbeConfig, TaskConfig
-from dapt_contract.stages.prepare import InstructionSource, TextSource
+from dapt_contract.stages.prepare import InstructionSource, TextSource, TrainingLength
 from dapt_trainer.data import analysis
 from dapt_trainer.data.held_out import HALVES, read_held_out
 from dapt_trainer.data.manifest import read_manifest
+from dapt_trainer.data.selection import held_out_limit
 from dapt_trainer.data.shards import open_shards
 from dapt_trainer.errors import InfrastructureError, StopRequested
 from toy_corpus import documents, killed, write_jsonl
@@ -137,6 +138,27 @@ def test_held_out_text_keeps_to_its_bound_and_has_two_halves(config, prepare, tm
         tokens = [sum(len(d.ids) for d in read_held_out(work, side, half)) for half in HALVES]
         assert all(200 <= count <= 300 for count in tokens)
         assert sum(source.held_out_tokens for source in facts.sources if source.side == side) == sum(tokens)
+
+
+def test_a_short_training_holds_out_what_its_readings_may_cost() -> None:
+    ten = {"checkpoints": 10}
+    of_tokens = held_out_limit(TrainingLength(tokens=100_000_000, **ten), 1, 1)
+    assert of_tokens == 300_000  # 10 checkpoints x 2 sides x 300,000 / 3 is 2 % of the training
+    assert held_out_limit(TrainingLength(steps=1000, **ten), 1, 100_000) == of_tokens
+    assert held_out_limit(TrainingLength(epochs=4.0, **ten), 25_000_000, 1) == of_tokens
+    assert held_out_limit(TrainingLength(tokens=100_000_000, checkpoints=1), 1, 1) == 1_000_000
+    assert (
+        held_out_limit(TrainingLength(steps=3, **ten), 1, 1_000_000) == 30_000
+    )  # a step a checkpoint, three in all
+    assert held_out_limit(TrainingLength(tokens=10_000, **ten), 1, 1) == 2_000
+
+
+def test_without_a_bound_the_length_of_the_training_gives_it(config, prepare, tmp_path: Path) -> None:
+    wanted = {"held_out_fraction": 0.5, "training": TrainingLength(tokens=1, checkpoints=1)}
+    prepare(config.model_copy(update=wanted))
+    for side in ("domain", "general"):
+        tokens = [sum(len(d.ids) for d in read_held_out(tmp_path / "work", side, half)) for half in HALVES]
+        assert all(800 <= count <= 1000 for count in tokens)
 
 
 def test_a_document_longer_than_the_bound_gives_its_beginning(config, prepare, tmp_path: Path) -> None:

@@ -44,6 +44,16 @@ class TokenizerExtension(Contract):
     """Occurrences in the domain's training text below which a candidate is not taken."""
 
 
+class TrainingLength(Contract):
+    """What is known of the pretraining before its text is counted: one of the three lengths, and its checkpoints."""
+
+    tokens: int | None = None
+    steps: int | None = None
+    epochs: float | None = None
+    """Passes over the domain's text."""
+    checkpoints: int = Field(ge=1)
+
+
 class PrepareConfig(Contract):
     """All that prepare needs to know."""
 
@@ -51,7 +61,9 @@ class PrepareConfig(Contract):
     domain: tuple[TextSource, ...]
     general: tuple[TextSource, ...]
     held_out_fraction: float = 0.005
-    held_out_max_tokens: int = 1_000_000
+    held_out_max_tokens: int | None = None
+    """Of a side; None: by `training`, as `held_out.most_tokens` has it."""
+    training: TrainingLength = TrainingLength(epochs=1.0, checkpoints=10)
     sequence_length_tokens: int | None = None
     """None: the model's longest, at most 4,096."""
     document_boundaries: bool = True

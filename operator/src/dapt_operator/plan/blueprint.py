@@ -16,7 +16,13 @@ from dapt_contract.metric import Measure
 from dapt_contract.stages.blend import Blend, BlendConfig
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.evaluate import BaselineConfig, EvaluateConfig
-from dapt_contract.stages.prepare import InstructionSource, PreferenceSource, PrepareConfig, PrepareFacts
+from dapt_contract.stages.prepare import (
+    InstructionSource,
+    PreferenceSource,
+    PrepareConfig,
+    PrepareFacts,
+    TrainingLength,
+)
 from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.run import RunResources
@@ -92,12 +98,19 @@ def prepare_stage(spec: DomainAdaptationSpec) -> StagePlan:
     corpus = spec.corpus
     tuning = spec.finetuning.data if spec.finetuning else ()
     preferred = spec.preference.data if spec.preference else ()
+    budget = spec.pretraining.budget
     config = PrepareConfig(
         model_source=spec.model.source,
         domain=tuple(parts.text_source(source) for source in corpus.domain),
         general=tuple(parts.text_source(source) for source in corpus.general),
         held_out_fraction=corpus.held_out.fraction,
         held_out_max_tokens=corpus.held_out.max_tokens,
+        training=TrainingLength(
+            tokens=budget.tokens,
+            steps=budget.steps,
+            epochs=budget.epochs,
+            checkpoints=spec.pretraining.checkpoints.count,
+        ),
         sequence_length_tokens=corpus.sequence_length,
         document_boundaries=corpus.packing.document_boundaries,
         deduplicate=corpus.deduplicate,

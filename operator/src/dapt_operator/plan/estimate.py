@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from dapt_contract.held_out import most_tokens
 from dapt_contract.metric import Measure
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.profile import AdaptationProfileSpec
@@ -208,10 +209,9 @@ class _Compute:
         assert self.model is not None
         assert self.steps is not None
         wanted = self.spec.evaluation
-        held_out = 2.0 * min(
-            self.spec.corpus.held_out.max_tokens,
-            self.steps.total_tokens * self.spec.corpus.held_out.fraction,
-        )
+        kept = self.spec.corpus.held_out
+        most = kept.max_tokens or most_tokens(self.steps.total_tokens, len(self.steps.checkpoint_steps))
+        held_out = 2.0 * min(most, self.steps.total_tokens * kept.fraction)
         tasks = (*wanted.domain.tasks, *wanted.general.tasks)
         shots = [wanted.few_shot if task.few_shot is None else task.few_shot for task in tasks]
         items = wanted.limit or ASSUMED_ITEMS

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from dapt_contract.held_out import FEWEST_TOKENS
 from dapt_contract.stages.prepare import ModelFacts, SourceFacts
 from dapt_trainer.data.corpus import SpooledSource
 
 _SMALL_CORPUS_TOKENS = 100_000_000
-_FEW_HELD_OUT_TOKENS = 2_000
 _SHARE = 0.10
 _MAIN_LANGUAGE = 0.6
 """Share of a sample's documents that makes their language the source's."""
@@ -46,7 +46,7 @@ def warnings_of(
         )
     for side in ("domain", "general"):
         held_out = sum(source.held_out_tokens for source in sources if source.side == side)
-        if held_out < _FEW_HELD_OUT_TOKENS:
+        if held_out < FEWEST_TOKENS:
             found.append(
                 f"Only {held_out:,} {side} tokens are held out: its perplexity is noisy; raise "
                 "spec.corpus.heldOut.fraction."

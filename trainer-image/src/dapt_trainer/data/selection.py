@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dapt_contract.held_out import most_tokens
 from dapt_contract.metric import Side
+from dapt_contract.stages.prepare import TrainingLength
 from dapt_trainer.data.corpus import Candidate
 from dapt_trainer.data.held_out import HALVES, Half, HeldOutDocument
 from dapt_trainer.errors import InputError
@@ -26,6 +28,24 @@ class HeldOutChoice:
     """With the tokens that are held out of each."""
     keys: frozenset[int]
     """Hashes of their normalized texts: nothing with one of these may be trained on."""
+
+
+def held_out_limit(training: TrainingLength, domain_tokens: int, step_tokens: int) -> int:
+    """Most tokens to hold out on a side where the manifest leaves it open: a run that is short reads less.
+
+    Args:
+        training: as the manifest has it.
+        domain_tokens: in the corpus; one pass of a training that is counted in epochs.
+        step_tokens: of one optimizer step.
+    """
+    checkpoints = training.checkpoints
+    if training.tokens is not None:
+        tokens = float(training.tokens)
+    elif training.steps is not None:
+        tokens, checkpoints = float(training.steps * step_tokens), min(checkpoints, training.steps)
+    else:
+        tokens = domain_tokens * (training.epochs or 1.0)
+    return most_tokens(tokens, checkpoints)
 
 
 def choose(

@@ -60,7 +60,7 @@ from dapt_trainer.data.near_duplicates import HeldOutShingles
 from dapt_trainer.data.packed_source import PackedSource, pack_source
 from dapt_trainer.data.problems import Problems
 from dapt_trainer.data.reporting import check_size, report_of
-from dapt_trainer.data.selection import HeldOutChoice, choose
+from dapt_trainer.data.selection import HeldOutChoice, choose, held_out_limit
 from dapt_trainer.data.space import check_space
 from dapt_trainer.errors import InfrastructureError, InputError, StopRequested
 from dapt_trainer.tokenization.step import check_model, grow
@@ -240,6 +240,8 @@ class _Preparation:
                 if config.deduplicate == "near":
                     self._beat(f"looking for near-duplicates in {side} text", 0.1 + 0.7 * done / total)
                     note_repeats(own, self._scratch / side / "bands", self._alive)
+                domain_tokens = sum(int(s.token_counts.sum()) for s in spooled if s.side == "domain")
+                step_tokens = model.sequence_length_tokens * config.global_batch_size
                 try:
                     choices[side] = choose(
                         side,
@@ -248,7 +250,8 @@ class _Preparation:
                         tokenizer,
                         documents=sum(len(spool.token_counts) - spool.repeats for spool in own),
                         fraction=config.held_out_fraction,
-                        max_tokens=config.held_out_max_tokens,
+                        max_tokens=config.held_out_max_tokens
+                        or held_out_limit(config.training, domain_tokens, step_tokens),
                     )
                 except InputError as error:
                     self._problems.add_error(error)
