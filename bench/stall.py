@@ -95,7 +95,9 @@ def hold_out(work: Path, tokens: int) -> None:
             write_held_out(work / "held-out", side, half, documents)
 
 
-def seconds_of(work: Path, folder: Path, config: Any, checkpoints: tuple[int, ...], number: int) -> tuple[float, float]:
+def seconds_of(
+    work: Path, folder: Path, config: Any, checkpoints: tuple[int, ...], number: int
+) -> tuple[float, float]:
     """(from the end of the first step to the end of the last checkpoint, what the stage counts as standing still)."""
     from dapt_trainer.stages import pretrain
     from toy_training import make_context
