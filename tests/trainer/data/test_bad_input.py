@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from dapt_contract.stages.common import ProbeConfig, TaskConfig
-from dapt_contract.stages.prepare import InstructionSource, PrepareConfig, TextSource
+from dapt_contract.stages.prepare import InstructionSource, ModelFacts, PrepareConfig, TextSource
 from dapt_trainer.data import space
 from dapt_trainer.errors import InfrastructureError, InputError
 from toy_corpus import documents, train_tokenizer, write_jsonl, write_model
@@ -180,6 +180,25 @@ def test_an_encoder_is_no_language_model(config, problems_of, tmp_path: Path, to
     ]
 
 
+def a_model(parameters: int) -> ModelFacts:
+    return ModelFacts(
+        architecture="LlamaForCausalLM",
+        parameters=parameters,
+        hidden_size=2048,
+        layers=16,
+        vocabulary_size=32000,
+        attention_heads=32,
+        key_value_heads=8,
+        intermediate_size=8192,
+        max_positions=4096,
+        tied_embeddings=True,
+        has_chat_template=False,
+        revision="r",
+        digest="d",
+        weights_bytes=2 * parameters,
+    )
+
+
 @pytest.mark.parametrize(
     ("fields", "free_gib", "sentence"),
     [
@@ -198,28 +217,22 @@ def test_an_encoder_is_no_language_model(config, problems_of, tmp_path: Path, to
     ],
 )
 def test_room_for_the_checkpoints_is_looked_for(tmp_path, monkeypatch, fields, free_gib, sentence) -> None:
-    from dapt_contract.stages.prepare import ModelFacts
-
-    facts = ModelFacts(
-        architecture="LlamaForCausalLM",
-        parameters=1_000_000_000,
-        hidden_size=2048,
-        layers=16,
-        vocabulary_size=32000,
-        attention_heads=32,
-        key_value_heads=8,
-        intermediate_size=8192,
-        max_positions=4096,
-        tied_embeddings=True,
-        has_chat_template=False,
-        revision="r",
-        digest="d",
-        weights_bytes=2_000_000_000,
-    )
+    facts = a_model(parameters=1_000_000_000)
     monkeypatch.setattr(space.shutil, "disk_usage", lambda _: SimpleNamespace(free=int(free_gib * 1024**3)))
     with pytest.raises(InputError) as caught:
         space.check_space(tmp_path, facts, **({"checkpoints_kept": 2} | fields))
     assert str(caught.value) == f"{tmp_path}: {sentence}"
+
+
+def test_a_volume_without_room_for_further_attempts_is_a_warning(tmp_path, monkeypatch) -> None:
+    asked = {"checkpoints_kept": 10, "trains_all_weights": True}
+    facts = a_model(parameters=1_000_000_000)
+    monkeypatch.setattr(space.shutil, "disk_usage", lambda _: SimpleNamespace(free=50 * 1024**3))
+    assert space.check_space(tmp_path, facts, **asked) is None
+    assert space.check_space(tmp_path, facts, **asked, attempts=3) == (
+        f"{tmp_path} has 50.0 GiB free; the checkpoints of 3 attempts, should the run be rolled back, take up to 78.2 "
+        "GiB: use a larger volume, or lower spec.gates.rollback.maxRollbacks or spec.pretraining.checkpoints.count."
+    )
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,8 @@ class PrepareConfig(Contract):
     """Sequences a step: a corpus smaller than one batch is refused."""
     checkpoints_kept: int = 2
     """For the check of free space."""
+    attempts: int = Field(default=1, ge=1)
+    """Of pretraining at most, the first included; for the same check."""
     trains_all_weights: bool = False
     """Full method: a checkpoint holds weights and two optimizer moments of every parameter."""
     seed: int = 0

@@ -126,6 +126,7 @@ def prepare_stage(spec: DomainAdaptationSpec) -> StagePlan:
         checkpoints_kept=min(
             spec.pretraining.checkpoints.count, spec.pretraining.budget.steps or MAX_CHECKPOINTS
         ),
+        attempts=1 + (spec.gates.rollback.max_rollbacks if spec.gates.on_breach == "Rollback" else 0),
         trains_all_weights=spec.pretraining.method.lora is None,
         seed=spec.seed,
     )

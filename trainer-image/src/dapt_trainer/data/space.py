@@ -34,9 +34,17 @@ def checkpoint_bytes(model: ModelFacts, *, trains_all_weights: bool) -> tuple[in
 
 
 def check_space(
-    work: Path, model: ModelFacts, *, checkpoints_kept: int, trains_all_weights: bool, copies: int = 0
-) -> None:
-    """Refuse a run whose checkpoints cannot be written.
+    work: Path,
+    model: ModelFacts,
+    *,
+    checkpoints_kept: int,
+    trains_all_weights: bool,
+    copies: int = 0,
+    attempts: int = 1,
+) -> str | None:
+    """Refuse a run whose checkpoints cannot be written; a warning where those of further attempts would not fit.
+
+    A further attempt begins only where the one before forgot too much, so room for it is no condition.
 
     Args:
         work: root of the work volume.
@@ -44,6 +52,7 @@ def check_space(
         checkpoints_kept: to be there at the end.
         trains_all_weights: else adapters.
         copies: of the base model that will be written beside it: one with a grown tokenizer's rows.
+        attempts: at most so many, the first included; the checkpoints of all of them stay candidates.
 
     Raises:
         InputError: not enough disk for two checkpoints with their optimizer state, or for all that are to be kept.
@@ -64,3 +73,11 @@ def check_space(
                 f"{work}: not enough disk for {what}: {needed / _GIB:.1f} GiB are needed, {free / _GIB:.1f} GiB are "
                 f"free; {remedy}"
             )
+    needed += (attempts - 1) * checkpoints_kept * weights
+    if free >= needed:
+        return None
+    return (
+        f"{work} has {free / _GIB:.1f} GiB free; the checkpoints of {attempts} attempts, should the run be rolled "
+        f"back, take up to {needed / _GIB:.1f} GiB: use a larger volume, or lower spec.gates.rollback.maxRollbacks or "
+        "spec.pretraining.checkpoints.count."
+    )
