@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from dapt_contract.layout import STAGES
 from dapt_contract.stages.align import AlignConfig
-from dapt_contract.stages.common import ModelReference
+from dapt_contract.stages.common import LoraConfig, ModelReference
 from dapt_contract.stages.evaluate import NamedModel, VerifyConfig
 from dapt_contract.stages.finetune import FinetuneConfig
 from dapt_contract.stages.prepare import PrepareFacts
 from dapt_contract.stages.publish import CardFacts, PublishConfig
 from dapt_operator.api.profile import AdaptationProfileSpec
 from dapt_operator.api.spec import DomainAdaptationSpec
+from dapt_operator.api.spec_training import Finetuning, Preference
 from dapt_operator.plan import parts
 from dapt_operator.plan.blueprint import BASE_REFERENCE, BASELINE_LINEAGE, StagePlan
 from dapt_operator.plan.growth import grown_model
 from dapt_operator.plan.resolve import (
+    Batch,
     Gang,
     align_gang,
     finetune_gang,
@@ -48,20 +50,18 @@ def finetune_stage(
     assert tuning is not None
     gang = finetune_gang(spec, profile)
     length = min(tuning.sequence_length or prepared.sequence_length_tokens, prepared.model.max_positions)
-    wanted = tuning.global_batch_size or _shareable(spec, gang, tuning.micro_batch_size)
     lora = lora_config(tuning.method)
-    fitted = fit_batch(
-        grown_model(prepared.model, spec, prepared.tokenizer),
+    batch = _batch(
         spec,
         profile,
+        prepared,
         gang,
-        stage="finetuning",
-        lora=lora,
-        global_batch_size=wanted,
-        micro_batch_size=tuning.micro_batch_size,
+        "finetuning",
+        tuning,
+        lora,
         sequence_length_tokens=length,
+        halvings=halvings,
     )
-    batch = halved(fitted, halvings)
     if batch is None:
         return None
     config = FinetuneConfig(
@@ -90,12 +90,6 @@ def finetune_stage(
     )
 
 
-def _shareable(spec: DomainAdaptationSpec, gang: Gang, micro_batch_size: int | None) -> int:
-    """Pretraining's global batch, brought to a number that these ranks can share."""
-    share = gang.world_size * (micro_batch_size or 1)
-    return max(1, spec.pretraining.global_batch_size // share) * share
-
-
 def align_stage(
     spec: DomainAdaptationSpec,
     profile: AdaptationProfileSpec,
@@ -118,19 +112,18 @@ def align_stage(
     if spec.finetuning is not None and spec.finetuning.sequence_length is not None:
         length = min(spec.finetuning.sequence_length, prepared.model.max_positions)
     lora = lora_config(wish.method)
-    fitted = fit_batch(
-        grown_model(prepared.model, spec, prepared.tokenizer),
+    batch = _batch(
         spec,
         profile,
+        prepared,
         gang,
-        stage="preference",
-        lora=lora,
-        global_batch_size=wish.global_batch_size or _shareable(spec, gang, wish.micro_batch_size),
-        micro_batch_size=wish.micro_batch_size,
+        "preference",
+        wish,
+        lora,
         sequence_length_tokens=length,
         copies=2,
+        halvings=halvings,
     )
-    batch = halved(fitted, halvings)
     if batch is None:
         return None
     config = AlignConfig(
@@ -157,6 +150,43 @@ def align_stage(
         parts.gang_resources(gang, spec, spec.stage_resources.align),
         signs_checkpoints=True,
     )
+
+
+def _batch(
+    spec: DomainAdaptationSpec,
+    profile: AdaptationProfileSpec,
+    prepared: PrepareFacts,
+    gang: Gang,
+    block: str,
+    tuning: Finetuning | Preference,
+    lora: LoraConfig | None,
+    *,
+    sequence_length_tokens: int,
+    copies: int = 1,
+    halvings: int,
+) -> Batch | None:
+    """A global batch that these ranks can share, by default pretraining's, and what of it fits into their memory.
+
+    Args:
+        block: of the spec, for messages.
+        copies: sequences that one unit of the batch holds.
+        halvings: how often the micro-batch ran out of memory; None comes back when it cannot be halved so often.
+    """
+    share = gang.world_size * (tuning.micro_batch_size or 1)
+    shareable = max(1, spec.pretraining.global_batch_size // share) * share
+    fitted = fit_batch(
+        grown_model(prepared.model, spec, prepared.tokenizer),
+        spec,
+        profile,
+        gang,
+        stage=block,
+        lora=lora,
+        global_batch_size=tuning.global_batch_size or shareable,
+        micro_batch_size=tuning.micro_batch_size,
+        sequence_length_tokens=sequence_length_tokens,
+        copies=copies,
+    )
+    return halved(fitted, halvings)
 
 
 def verify_stage(
