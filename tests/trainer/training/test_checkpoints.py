@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from dapt_contract.checkpoint import CHECKPOINT_SCHEMA, CheckpointManifest
 from dapt_contract.envelope import read_envelope
 from dapt_contract.stages.pretrain import PretrainReport
 from dapt_trainer.checkpoints.claim import read_claim
-from dapt_trainer.errors import InfrastructureError, StopRequested
+from dapt_trainer.errors import InfrastructureError, InputError, StopRequested
 from dapt_trainer.stages import pretrain
 from toy_training import FILTERS, KEY, make_context, make_work_volume, pretrain_config
 
@@ -188,6 +190,66 @@ def test_a_full_disk_in_a_save_is_said_and_costs_nothing_that_was_complete(
     monkeypatch.undo()
     report = trained(work, try_number=2)
     assert [(row.step, row.try_number) for row in report.facts.checkpoints] == [(2, 1), (4, 2), (6, 2)]
+
+
+def test_a_checkpoint_is_completed_while_the_model_is_measured(tmp_path: Path, monkeypatch: Any) -> None:
+    from dapt_trainer.checkpoints import lineage
+    from dapt_trainer.evaluation import perplexity
+
+    work = make_work_volume(tmp_path)
+    measuring = threading.Event()
+    honest_complete, honest_measure = lineage.complete, perplexity.side_perplexity
+
+    def complete(folder: Path) -> Any:
+        assert measuring.wait(60), "the measuring began only after the checkpoint was complete"
+        return honest_complete(folder)
+
+    def measure(*args: Any, **options: Any) -> Any:
+        measuring.set()
+        return honest_measure(*args, **options)
+
+    monkeypatch.setattr(lineage, "complete", complete)
+    monkeypatch.setattr(perplexity, "side_perplexity", measure)
+    report = trained(work)
+    assert [row.step for row in report.facts.checkpoints] == [2, 4, 6]
+
+
+def test_a_disk_that_is_full_while_the_model_is_measured_is_said_the_same(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    from dapt_trainer.checkpoints import save
+
+    work = make_work_volume(tmp_path)
+
+    def full(root: Path) -> None:
+        if root.name.startswith("checkpoint-4"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(save, "_fsync_tree", full)
+    with pytest.raises(InfrastructureError, match=r"checkpoint-4 could not be saved: .*step 2, is untouched"):
+        trained(work)
+    assert not list((work / LINEAGE / "try-1").glob("*.partial"))
+
+
+def test_an_error_while_measuring_costs_no_checkpoint(tmp_path: Path, monkeypatch: Any) -> None:
+    from dapt_trainer.checkpoints import lineage
+    from dapt_trainer.evaluation import perplexity
+
+    work = make_work_volume(tmp_path)
+    honest = lineage.complete
+
+    def slowly(folder: Path) -> Any:
+        time.sleep(0.5)
+        return honest(folder)
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise InputError("the held-out text is gone")
+
+    monkeypatch.setattr(lineage, "complete", slowly)
+    monkeypatch.setattr(perplexity, "side_perplexity", broken)
+    with pytest.raises(InputError):
+        trained(work)
+    assert manifest(work, "try-1/checkpoint-2").domain is None
 
 
 @pytest.fixture

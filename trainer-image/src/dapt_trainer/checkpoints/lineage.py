@@ -6,6 +6,7 @@ import json
 import resource
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from dapt_contract.stages.align import AlignConfig
 from dapt_contract.stages.finetune import FinetuneConfig
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainConfig
 from dapt_trainer.checkpoints.claim import read_claim, require_not_superseded, write_claim
-from dapt_trainer.checkpoints.save import saving, write_manifest
+from dapt_trainer.checkpoints.save import complete, failing_cleanly, write_manifest, writing
 from dapt_trainer.checkpoints.store import (
     RESUME_FOLDER,
     StoredCheckpoint,
@@ -66,6 +67,9 @@ class Lineage:
         self._checkpoints: list[StoredCheckpoint] = []
         self.resumed: StoredCheckpoint | None = None
         self.skipped: tuple[str, ...] = ()
+        self._background = ThreadPoolExecutor(1, "checkpoint")
+        self._completion: Future[StoredCheckpoint] | None = None
+        self._begun = False
 
     def open(self) -> None:
         """Claim the lineage and find the newest complete checkpoint.
@@ -109,7 +113,14 @@ class Lineage:
         return list(state["log_history"])
 
     def save(self, step: int, tokens: int, write: Callable[[Path], None], *, candidate: str) -> None:
-        """Save a checkpoint of all ranks without readings.
+        """`begin` and `settle` in one: what it saves is a checkpoint when it comes back."""
+        self.begin(step, tokens, write, candidate=candidate)
+        self.settle()
+
+    def begin(self, step: int, tokens: int, write: Callable[[Path], None], *, candidate: str) -> None:
+        """Write a checkpoint of all ranks without readings; what makes it one goes on in a thread of rank 0.
+
+        The model may be measured meanwhile; `settle` comes before the next save.
 
         Args:
             step: optimizer steps so far.
@@ -121,7 +132,8 @@ class Lineage:
             InfrastructureError: a file could not be written, or a newer try took over.
         """
         folder = self._context.try_folder / f"checkpoint-{step}"
-        if self._ranks.is_first:
+        first = self._ranks.is_first
+        if first:
             require_not_superseded(self._folder, self._identity)
         last = self._checkpoints[-1] if self._checkpoints else None
         named = (
@@ -129,19 +141,38 @@ class Lineage:
             if last
             else "There is no earlier checkpoint"
         )
-        with saving(
-            folder, is_writer=self._ranks.is_first, barrier=self._ranks.barrier, last_complete=named
-        ) as made:
-            write(made.partial)
-        first = self._ranks.is_first
-        written = self._write_manifest(folder, made.files, step, tokens, candidate) if first else None
-        stored = self._ranks.from_first(written)
+        with writing(folder, is_writer=first, barrier=self._ranks.barrier, last_complete=named) as partial:
+            write(partial)
+
+        def finish() -> StoredCheckpoint:
+            with failing_cleanly(folder, named):
+                return self._write_manifest(folder, complete(folder), step, tokens, candidate)
+
+        self._begun = True
+        if first:
+            self._completion = self._background.submit(finish)
+
+    def settle(self) -> None:
+        """Wait until what was begun is a checkpoint, on all ranks; at once when nothing was.
+
+        Raises:
+            InfrastructureError: it could not be completed, or a newer try took over.
+        """
+        if not self._begun:
+            return
+        self._begun = False
+        stored = self._ranks.from_first(self._completion.result() if self._completion is not None else None)
         assert isinstance(stored, StoredCheckpoint)
         self._checkpoints.append(stored)
         if self._ranks.is_first:
             self._checkpoints = drop_old_optimizer_states(
                 self._checkpoints, self._keep_optimizer_states, key=self._context.signing_key
             )
+
+    def finish_writing(self) -> None:
+        """Wait for the thread of this rank alone, before an error ends the process."""
+        if self._completion is not None:
+            wait([self._completion])
 
     def forget(self, *, but_newest: bool = False) -> None:
         """Remove checkpoints that nobody will read: those before the newest, or all once a result stands."""

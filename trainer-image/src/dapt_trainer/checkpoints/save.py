@@ -1,7 +1,8 @@
 """Writing checkpoints: partial folder, fsync, rename, manifest last.
 
-`saving` yields the partial folder to all ranks; rank 0 completes it after a barrier. Whatever goes wrong before the
-manifest leaves the last complete checkpoint as it was, and the partial folder is removed.
+`writing` yields the partial folder to all ranks. Once all have written, rank 0 completes it, which needs no other rank
+and no accelerator, so that the ranks can measure meanwhile. Whatever goes wrong before the manifest leaves the last
+complete checkpoint as it was, and the partial folder is removed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from dapt_contract.checkpoint import CHECKPOINT_SCHEMA, CheckpointManifest, FileEntry
@@ -23,59 +23,68 @@ from dapt_trainer.training.models import sha256_of_file
 _THREADS = 4
 
 
-@dataclass
-class Saving:
-    """A save in progress, and what it left."""
-
-    partial: Path
-    """Where all ranks write."""
-    files: tuple[FileEntry, ...] = ()
-    """On rank 0 when it is done: every file."""
-
-
 @contextlib.contextmanager
-def saving(
-    folder: Path,
-    *,
-    is_writer: bool,
-    barrier: Callable[[], None],
-    last_complete: str,
-) -> Iterator[Saving]:
-    """A folder for all ranks to write into; renamed to `folder` when all are done.
+def writing(
+    folder: Path, *, is_writer: bool, barrier: Callable[[], None], last_complete: str
+) -> Iterator[Path]:
+    """The partial folder of a checkpoint, for all ranks to write into; at the end all have.
 
     Args:
         folder: the checkpoint's final place.
-        is_writer: whether this is rank 0, which makes, completes and renames the folder.
+        is_writer: whether this is rank 0, which makes the folder and completes it afterwards.
         barrier: of all ranks.
         last_complete: names the last complete checkpoint in the message of a failure.
 
     Raises:
         InfrastructureError: a file could not be written (disk full, volume gone); the partial folder was removed.
     """
-    partial = folder.with_name(folder.name + PARTIAL_SUFFIX)
-    made = Saving(partial)
-    try:
+    partial = partial_of(folder)
+    with failing_cleanly(folder, last_complete):
         if is_writer:
             shutil.rmtree(partial, ignore_errors=True)
             shutil.rmtree(folder, ignore_errors=True)
             partial.mkdir(parents=True)
         barrier()
-        yield made
+        yield partial
         barrier()
-        if is_writer:
-            # The digests want the processor and not the disk: both at once.
-            with ThreadPoolExecutor(1) as disk:
-                durable = disk.submit(_fsync_tree, partial)
-                made.files = list_files(partial)
-                durable.result()
-            partial.rename(folder)
-            fsync_folder(folder.parent)
-        barrier()
+
+
+def complete(folder: Path) -> tuple[FileEntry, ...]:
+    """Make what was written durable and give it its name; every file with its size and digest.
+
+    Raises:
+        OSError: the volume is full or gone.
+    """
+    partial = partial_of(folder)
+    # The digests want the processor and not the disk: both at once.
+    with ThreadPoolExecutor(1) as disk:
+        durable = disk.submit(_fsync_tree, partial)
+        files = list_files(partial)
+        durable.result()
+    partial.rename(folder)
+    fsync_folder(folder.parent)
+    return files
+
+
+def partial_of(folder: Path) -> Path:
+    """Where a checkpoint lies until it is complete."""
+    return folder.with_name(folder.name + PARTIAL_SUFFIX)
+
+
+@contextlib.contextmanager
+def failing_cleanly(folder: Path, last_complete: str) -> Iterator[None]:
+    """Whatever goes wrong inside becomes one sentence, and the partial folder goes.
+
+    Raises:
+        InfrastructureError: in place of anything that is not an error of the stage already.
+    """
+    try:
+        yield
     except StageError:
         raise
     except Exception as error:  # torch and safetensors raise their own kinds for a full disk
         free_bytes = shutil.disk_usage(folder.parent if folder.parent.exists() else Path("/")).free
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(partial_of(folder), ignore_errors=True)
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InfrastructureError(
             f"{folder.name} could not be saved: {reason} ({free_bytes / 2**20:.0f} MiB were free on the work volume). "

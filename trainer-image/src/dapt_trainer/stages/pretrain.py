@@ -1,8 +1,9 @@
 """pretrain: continued pre-training with exact resume, both perplexities at each checkpoint, and the stop rule.
 
 Order of things: claim the lineage; find the newest complete checkpoint; load the model; train; at each checkpoint step
-save first, measure after, then let the stop rule judge. A save without readings is already good for resuming, so a stop
-in the middle of an evaluation costs that evaluation and no step.
+save first, measure after, then let the stop rule judge. What was saved is made durable and signed while the model is
+measured. A save without readings is already good for resuming, so a stop in the middle of an evaluation costs that
+evaluation and no step.
 """
 
 from __future__ import annotations
@@ -196,6 +197,8 @@ class Pretraining:
             return
         self._save(reading.step, reading.tokens)
         if reading.stop_requested:
+            with beating(self.context.progress):
+                self.lineage.settle()
             raise StopRequested(
                 f"asked to stop at step {reading.step} of {config.total_steps}; its checkpoint is complete"
             )
@@ -241,7 +244,7 @@ class Pretraining:
         # A try that goes on from here knows what the checkpoints before this one took.
         self.trainer.state.log_history.append({"step": step, STALL: self.stall_seconds})
         with beating(self.context.progress):
-            self.lineage.save(step, tokens, write, candidate=candidate_id(self._attempt, step))
+            self.lineage.begin(step, tokens, write, candidate=candidate_id(self._attempt, step))
         self.saved_step = step
         self.checkpoint_seconds = time.monotonic() - started
         self.stall_seconds += self.checkpoint_seconds
@@ -280,8 +283,14 @@ class Pretraining:
                 tokenizer=self.tokenizer,
             )
 
-        with unpacked_attention(self.trainer.model):
-            domain, general = measure("domain"), measure("general")
+        try:
+            with unpacked_attention(self.trainer.model):
+                domain, general = measure("domain"), measure("general")
+        except BaseException:
+            self.lineage.finish_writing()
+            raise
+        with beating(self.context.progress):
+            self.lineage.settle()
         self.lineage.add_readings(step, domain, general)
         seconds = time.monotonic() - started
         self.checkpoint_seconds += seconds
