@@ -4,7 +4,7 @@ Saving and both perplexities stop the training; task evaluations run beside it i
 held out as the API's defaults hold out of a training of this length. The one checkpoint at the end is part of both
 runs, so the difference of nine is scaled to ten. What the stage itself counts as standing still is told beside it.
 
-    python -m bench.stall [--rounds 3] [--steps 340]
+    python -m bench.stall [--rounds 2] [--steps 340]
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DOCUMENT_TOKENS = 31
 def main() -> int:
     """Measure and print; 0 when the bar is reached."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=340)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -50,7 +50,7 @@ def measure(folder: Path, options: Any) -> list[float]:
     from dapt_contract.stop_rule import StopRule
     from toy_training import SEQUENCE_LENGTH, make_work_volume, pretrain_config
 
-    batch = 32
+    batch = 64
     training_tokens = options.steps * batch * SEQUENCE_LENGTH
     held_out = min(round(HELD_OUT_FRACTION * training_tokens), most_tokens(training_tokens, CHECKPOINTS))
     work = make_work_volume(folder / "work", sequences=4 * batch)
