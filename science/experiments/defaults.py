@@ -35,7 +35,7 @@ PLAIN = {
 }
 LEAST_GAIN = 0.9
 """Of the plain loop's gain: a quarter of the tokens is not the domain's, and the pilot lost 7 % of the gain to that."""
-MERGED = {"interpolate": [1.0, 0.8, 0.6], "averageLast": 3}
+CHECKPOINTS_ALONE = {"interpolate": [1.0], "averageLast": 1}
 
 
 def judge(records: Records) -> Outcome:
@@ -57,7 +57,7 @@ def best_plain(records: Records, domain: str) -> Adaptation:
 
 def taken(records: Records, run: Mapping[str, Any], *, merged: bool) -> tuple[float, float] | None:
     """(gain, forgetting) on half B of what dapt takes under its default gates; None when nothing passes."""
-    asked = controller.spec(selected=MERGED if merged else None)
+    asked = controller.spec(selected=None if merged else CHECKPOINTS_ALONE)
     blends = {_candidate(run, blend["name"]): blend for blend in run["blends"]} if merged else None
     chosen = controller.chosen(asked, records.base_losses(run), run["readings"], blends)
     if chosen is None:
@@ -71,7 +71,7 @@ def _candidate(run: Mapping[str, Any], name: str) -> str:
     return f"{last}-{name}" if name.startswith("i") else f"a1-{name}"
 
 
-def _dapt(records: Records, domain: str, *, merged: bool = False) -> tuple[Sample, Sample] | None:
+def _dapt(records: Records, domain: str, *, merged: bool = True) -> tuple[Sample, Sample] | None:
     points = [taken(records, run, merged=merged) for run in _runs(records, DAPT[domain])]
     known = [point for point in points if point is not None]
     if not known or len(known) < len(points):
@@ -95,15 +95,21 @@ def _judge(records: Records, domain: str) -> Verdict:
         )
     mine, plain = _dapt(records, domain), best_plain(records, domain)
     if mine is None:
-        return Verdict(name, False, "no checkpoint of some seed passes dapt's default gates")
+        return Verdict(name, False, "no candidate of some seed passes dapt's default gates")
     other = _plain(records, plain)
     share, less = mine[0].mean / other[0].mean, effect(mine[1], other[1])
+    alone = _dapt(records, domain, merged=False)
+    without = (
+        f"{alone[0].mean / other[0].mean:.0%} and {alone[1].mean:.3f} nats"
+        if alone
+        else "nothing that passes for some seed"
+    )
     return Verdict(
         name,
         share >= LEAST_GAIN and less > CLEAR,
         f"against the best constant rate ({plain.rate.peak:g}) dapt's choice has {share:.0%} of its gain (asked: "
         f"{LEAST_GAIN:.0%}) and forgets {mine[1].mean:.3f} nats where it forgets {other[1].mean:.3f}, "
-        f"{less:.1f} seed deviations less",
+        f"{less:.1f} seed deviations less; checkpoints alone, without interpolation and mean: {without}",
     )
 
 
@@ -116,7 +122,7 @@ def _table(records: Records) -> Table:
             apart = [deviations(a, b) for a, b in zip(mine, pair, strict=True)] if mine else [""]
             told = "; ".join(apart) if all(apart) else ""
             rows.append((domain, f"plain, {rate:g}", pair[0].text, pair[1].text, told))
-        for label, merged in (("dapt", False), ("dapt, with interpolation and mean", True)):
+        for label, merged in (("dapt", True), ("dapt, checkpoints alone", False)):
             taken_pair = _dapt(records, domain, merged=merged)
             done = len(_runs(records, DAPT[domain]))
             said = ("nothing passes for some seed" if done else "not run yet",) * 2
@@ -148,12 +154,15 @@ EXPERIMENT = Experiment(
     name="defaults",
     title="dapt's defaults against a plain loop",
     hypothesis=(
-        "For the same tokens, dapt's defaults (replay by the measured shift, warm-up and cosine, selection under "
-        "the gates) gain about what a plain loop gains (no replay, constant rate, last checkpoint) and forget far less."
+        "For the same tokens, dapt's defaults (replay by the measured shift, warm-up and cosine, selection under the "
+        "gates over checkpoints, their mean and interpolations) gain about what a plain loop gains (no replay, "
+        "constant rate, last checkpoint) and forget far less."
     ),
     thresholds=(
         f"at least {LEAST_GAIN:.0%} of the gain of the plain loop at its best constant rate, chosen on half A",
         f"less forgetting than that loop by more than {CLEAR:g} seed deviations",
+        "judged are the candidates that the defaults have; the first page judged checkpoints alone, where the weak "
+        "shift said no: with 16 % replay they end above the limit",
         "the peak rate is the pilot's for both; dapt's own default rates are for models a thousand times as large",
     ),
     runs=lambda seeds: over(seeds, [run for domain in REPLAY for run in (DAPT[domain], *PLAIN[domain])]),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from science import controller
@@ -25,6 +24,9 @@ from science.plots import Series, lines
 from science.run import Adaptation
 
 HEALTHY = {share: followed_run(share) for share in (0.25, 0.50)}
+FRESH_SEEDS = tuple(seed + len(SEEDS) for seed in SEEDS)
+"""Of the healthy runs. The rule that patience began at the limit itself stopped all six of seeds 1 to 3; it was changed
+(docs/decisions/0011) with those runs in view, so they prove nothing any more."""
 DIVERGING = Adaptation(replay=0.0, rate=Rate(peak=3e-3), readings=10)
 FORGETFUL = Chain(replay=0.10, peak=3e-3)
 """High rate, little replay: to be stopped, rolled back and brought home."""
@@ -40,8 +42,13 @@ def judge(records: Records) -> Outcome:
 
 
 def _runs(records: Records, adaptation: Any) -> list[Mapping[str, Any]]:
-    found = [records.run(replace(adaptation, seed=seed)) for seed in SEEDS]
+    found = [records.run(settings) for settings in _seeded(adaptation)]
     return [run for run in found if run is not None]
+
+
+def _seeded(adaptation: Any, seeds: int = len(SEEDS)) -> list[Any]:
+    fresh = adaptation in HEALTHY.values()
+    return over((FRESH_SEEDS if fresh else SEEDS)[:seeds], [adaptation])
 
 
 def _stopped(records: Records, run: Mapping[str, Any]) -> int | None:
@@ -51,7 +58,7 @@ def _stopped(records: Records, run: Mapping[str, Any]) -> int | None:
 
 def _healthy(records: Records) -> Verdict:
     name = "gates.healthy"
-    missing = open_verdict(name, records, over(SEEDS, list(HEALTHY.values())))
+    missing = open_verdict(name, records, [run for healthy in HEALTHY.values() for run in _seeded(healthy)])
     if missing:
         return missing
     runs = [run for adaptation in HEALTHY.values() for run in _runs(records, adaptation)]
@@ -178,11 +185,17 @@ EXPERIMENT = Experiment(
         "set up to forget is rolled back and ends with a model that passes."
     ),
     thresholds=(
-        "none of the runs with 25 % and 50 % replay is stopped, and each has a checkpoint that passes every gate",
+        "none of the runs with 25 % and 50 % replay is stopped, and each has a checkpoint that passes every gate "
+        "(seeds 4 to 6: with patience counted from the limit itself all six runs of seeds 1 to 3 were stopped, and "
+        "the rule was changed)",
         "each run without replay at three times the rate is stopped by half of its steps",
         "each run set up to forget is rolled back and ends with a chosen model, where the same run to the end has none",
     ),
-    runs=lambda seeds: over(seeds, [*HEALTHY.values(), DIVERGING, FORGETFUL, ALONE]),
+    runs=lambda seeds: [
+        run
+        for adaptation in (*HEALTHY.values(), DIVERGING, FORGETFUL, ALONE)
+        for run in _seeded(adaptation, len(seeds))
+    ],
     judge=judge,
     figure=figure,
     claims=("gates.healthy", "gates.diverging", "gates.rollback"),

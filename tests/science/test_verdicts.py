@@ -37,9 +37,13 @@ from science import controller
 BASE = {"domain_a": 3.6, "domain_b": 3.6, "general_a": 2.5, "general_b": 2.5}
 WEAK = BASE | {"domain_a": 3.0, "domain_b": 3.0}
 BASES = {"strong": BASE, "weak": WEAK}
-NOISE = {1: -0.002, 2: 0.0, 3: 0.002}
-"""By seed: a deviation of 0.002 nats."""
+NOISE = (-0.002, 0.0, 0.002)
+"""By seed, over and over: a deviation of 0.002 nats."""
 Pair = tuple[float, float]
+
+
+def noise_of(seed: int) -> float:
+    return NOISE[(seed - 1) % len(NOISE)]
 
 
 def losses(domain: str, gain: float, forgetting: float) -> dict[str, float]:
@@ -52,7 +56,7 @@ def record(
     settings: Adaptation, points: Sequence[Pair], blends: Mapping[str, Pair] | None = None
 ) -> dict[str, Any]:
     """A run with these (gain, forgetting) at its readings; the seed's noise is on both."""
-    noise = NOISE[settings.seed]
+    noise = noise_of(settings.seed)
 
     def of(point: Pair) -> dict[str, float]:
         return losses(settings.domain, point[0] - noise, point[1] + noise)
@@ -234,7 +238,7 @@ HOME = {
     "chosen": "a2-s300",
     "steps_trained": 360,
 }
-HEALTHY_THEN_LOST = {0.25: (0.26, 0.2, 0.13), 0.5: (0.18, 0.1, 0.05), 0.0: (0.9, 1.2), 0.1: (0.5, 0.4)}
+HEALTHY_THEN_LOST = {0.25: (0.22, 0.23, 0.13), 0.5: (0.18, 0.1, 0.05), 0.0: (0.9, 1.2), 0.1: (0.5, 0.4)}
 
 
 def test_gates_hold_where_healthy_runs_end_and_the_lost_one_is_stopped() -> None:
@@ -242,21 +246,21 @@ def test_gates_hold_where_healthy_runs_end_and_the_lost_one_is_stopped() -> None
 
 
 def test_gates_fail_where_a_healthy_run_is_stopped_or_a_lost_one_is_not() -> None:
-    rising = HEALTHY_THEN_LOST | {0.25: (0.2, 0.26, 0.13), 0.0: (0.1, 0.1)}
+    rising = HEALTHY_THEN_LOST | {0.25: (0.32, 0.36, 0.13), 0.0: (0.1, 0.1)}
     stuck = HOME | {"attempts": [ATTEMPT], "chosen": None}
     assert set(verdicts(gates.EXPERIMENT, gated(rising, stuck)).values()) == {False}
 
 
 def test_a_stop_is_judged_by_the_contracts_rule_with_the_defaults_of_the_spec() -> None:
     readings = [
-        {"step": 30 * n, **losses("strong", 0.5, math.log1p(rise))} for n, rise in enumerate((0.2, 0.3), 1)
+        {"step": 30 * n, **losses("strong", 0.5, math.log1p(rise))} for n, rise in enumerate((0.4, 0.5), 1)
     ]
     stopped = controller.stops_at(controller.spec(), BASE, readings)
     assert stopped is not None
     assert stopped[0] == 60
     assert stopped[1].message == (
-        "general perplexity is +30.0% over the base model's, above the limit of +15.0% at 2 checkpoints in a row and "
-        "not falling"
+        "general perplexity is +50.0% over the base model's, above +30.0%, twice the limit, at 2 checkpoints in a row "
+        "and not falling"
     )
 
 
@@ -328,7 +332,7 @@ def test_defaults_fail_where_they_learn_less_or_forget_as_much(dapt: Pair) -> No
 
 def begun(values: Mapping[tuple[str, str], Sequence[float]]) -> Callable[[Any], dict[str, Any]]:
     def make(settings: Any) -> dict[str, Any]:
-        bits = [value + NOISE[settings.seed] for value in values[settings.words, settings.beginning]]
+        bits = [value + noise_of(settings.seed) for value in values[settings.words, settings.beginning]]
         readings = [
             {"step": step, "bits_per_byte": value}
             for step, value in zip(rows.READING_STEPS, bits, strict=True)

@@ -3,9 +3,10 @@
 The trainer applies it at each checkpoint, so that no accelerator waits for an operator that is down; the operator
 applies the same function to the same readings, so that the two always agree.
 
-Re-warming lifts the old loss for a while and it falls again as the rate decays, so one reading over the limit means
-little (docs/training.md): a run is stopped when the limit is passed at `patience` readings in a row and the last of
-them is not falling, or at once at `hard_stop_factor` times the limit, or when a reading is not a number.
+Re-warming lifts the old loss, it stays up while the rate is high, and decay takes a third to two thirds of the rise
+off again; an interpolation with the base model halves the rest (docs/decisions/0011). So a reading a little over the
+limit means little: a run is stopped when `patience` readings in a row are over twice the limit and the last of them is
+not falling, or at once at `hard_stop_factor` times the limit, or when a reading is not a number.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from enum import StrEnum
 
 from dapt_contract.base import Contract
 
+PATIENCE_FACTOR = 2.0
+"""Readings over so many times the limit count for `patience`; the limit itself judges what the run ends with."""
 FALLING_FRACTION = 0.005
 """A reading falls when it is below the one before by more than this share of it."""
 
@@ -34,7 +37,7 @@ class StopRule(Contract):
     max_increase_fraction: float
     """Allowed general perplexity over the base model's, minus 1."""
     patience: int
-    """Readings in a row over the limit, the last not falling, before the run is stopped."""
+    """Readings in a row over twice the limit, the last not falling, before the run is stopped."""
     hard_stop_factor: float
     """This many times the limit stops the run at once."""
     enforce_limit: bool = True
@@ -77,14 +80,15 @@ def judge_readings(rule: StopRule, base_perplexity: float, perplexities: Sequenc
             ),
         )
     tail = increases[-rule.patience :]
-    over = len(tail) == rule.patience and all(value > rule.max_increase_fraction for value in tail)
+    hopeless = rule.max_increase_fraction * PATIENCE_FACTOR
+    over = len(tail) == rule.patience and all(value > hopeless for value in tail)
     falling = len(perplexities) > 1 and latest < perplexities[-2] * (1.0 - FALLING_FRACTION)
     if over and not falling:
         return StopDecision(
             verdict=StopVerdict.FORGETTING_LIMIT,
             message=(
-                f"general perplexity is {increases[-1]:+.1%} over the base model's, above the limit of "
-                f"{rule.max_increase_fraction:+.1%} at {rule.patience} checkpoints in a row and not falling"
+                f"general perplexity is {increases[-1]:+.1%} over the base model's, above {hopeless:+.1%}, "
+                f"twice the limit, at {rule.patience} checkpoints in a row and not falling"
             ),
         )
     return StopDecision(verdict=StopVerdict.CONTINUE)

@@ -46,7 +46,9 @@ def test_the_stop_rule_ends_the_run_and_tells_its_checkpoints(tmp_path: Path) ->
     assert (facts.ended_by, facts.steps) == ("ForgettingLimit", 4)
     assert [row.step for row in facts.checkpoints] == [2, 4]
     assert str(caught.value).startswith("pretraining stopped at step 4 of 6: general perplexity is +")
-    assert str(caught.value).endswith("above the limit of +10.0% at 2 checkpoints in a row and not falling")
+    assert str(caught.value).endswith(
+        "above +20.0%, twice the limit, at 2 checkpoints in a row and not falling"
+    )
     assert isinstance(caught.value.report, PretrainReport)
     assert len(caught.value.report.curve) == 4
 

@@ -146,7 +146,7 @@ class Gates(Base):
     min_domain_perplexity_decrease: Annotated[float, Field(ge=0, le=100)] = 0.0
     """Smallest fall of domain perplexity under the base model's, as a share. Default 0.0: any gain counts."""
     patience: Annotated[Integer, Field(ge=1, le=50)] = 2
-    """Checkpoints in a row over the limit and not falling before a run is stopped. Default 2: re-warming
+    """Checkpoints in a row over twice the limit and not falling before a run is stopped. Default 2: re-warming
     lifts the loss for a while and it falls again."""
     hard_stop_factor: Annotated[float, Field(gt=0, le=1000)] = 4.0
     """This many times the limit stops a run at once, as divergence does. Default 4.0."""
