@@ -79,3 +79,24 @@ def test_an_api_server_that_is_away_is_one_line_and_the_operator_goes_on_trying(
     finally:
         process.kill()
         process.wait()
+
+
+def test_the_process_ends_whatever_thread_goes_on(tmp_path: Path) -> None:
+    hanging = (
+        "import threading, time\n"
+        "from dapt_operator.cli import main, operator\n"
+        "def run(self):\n"
+        "    threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "    print('ended')\n"
+        "    return 0\n"
+        "operator.Service.run = run\n"
+        "main(['operator', '--port=0'])\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", hanging],
+        env=os.environ | {"KUBECONFIG": str(kubeconfig(tmp_path))},
+        stdout=subprocess.PIPE,
+        timeout=30,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (0, b"ended\n")

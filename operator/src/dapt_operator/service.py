@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 from kubernetes.client import ApiClient, ApiException, Configuration
@@ -38,7 +38,7 @@ API_AGAIN_SECONDS = 2.0
 """Until the API server is asked again when it did not answer."""
 FINISH_SECONDS = 3.0
 """For the reconciles that go on when the operator is asked to stop; each is a few requests."""
-END_SECONDS = 4.5
+END_SECONDS = 4.0
 """By then the process has ended, whatever hangs: nothing needs an orderly end to be safe."""
 
 STOP, BROKEN = "stop", "broken"
@@ -257,8 +257,7 @@ class Service:
         if self._ending.is_set():
             return
         log.error("the Lease was lost: another operator may act, so this one ends", lease=self._lease_title)
-        sys.stderr.flush()
-        os._exit(1)  # at once: a thread that goes on might write
+        end_process(1)  # at once: a thread that goes on might write
 
     def _stop(self) -> None:
         log.info("stopping")
@@ -301,5 +300,15 @@ def is_finished(resource: Mapping[str, Any] | None) -> bool:
 
 def _end_after(seconds: float) -> None:
     time.sleep(seconds)
+    end_process(0)
+
+
+def end_process(code: int) -> NoReturn:
+    """End at once, what was printed excepted.
+
+    Python's own way out waits for the executors of kopf's loop, and ends other threads wherever they are, locks in
+    their hands: what hangs then nobody ends any more.
+    """
+    sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(code)

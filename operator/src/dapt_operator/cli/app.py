@@ -278,16 +278,14 @@ def operator(
     """
     from dapt_operator.cli.operator import run as run_operator
 
-    raise typer.Exit(
-        run_operator(
-            namespaces=namespace or (),
-            instance=instance,
-            lease_namespace=lease_namespace,
-            lease_name=lease_name,
-            port=port,
-            workers=workers,
-            resync_seconds=resync_seconds,
-            log_format=log_format,
-            log_level=log_level,
-        )
+    run_operator(
+        namespaces=namespace or (),
+        instance=instance,
+        lease_namespace=lease_namespace,
+        lease_name=lease_name,
+        port=port,
+        workers=workers,
+        resync_seconds=resync_seconds,
+        log_format=log_format,
+        log_level=log_level,
     )

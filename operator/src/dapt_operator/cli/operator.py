@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 from kubernetes import config
 from kubernetes.client import Configuration
@@ -10,7 +11,7 @@ from kubernetes.client import Configuration
 from dapt_operator import logs
 from dapt_operator.cli.errors import EXIT_USAGE, UserError
 from dapt_operator.serve import PortTaken
-from dapt_operator.service import Service
+from dapt_operator.service import Service, end_process
 from dapt_operator.settings import BadSetting, Settings, make_settings
 
 
@@ -25,8 +26,8 @@ def run(
     resync_seconds: float,
     log_format: str,
     log_level: str,
-) -> int:
-    """Run until a signal; the exit code.
+) -> NoReturn:
+    """Run until a signal, and end the process.
 
     Raises:
         UserError: it cannot begin.
@@ -48,9 +49,10 @@ def run(
     logs.set_up(settings.log_format, settings.log_level)
     configuration = find_cluster(settings)
     try:
-        return Service(settings, configuration).run()
+        code = Service(settings, configuration).run()
     except PortTaken as error:
         raise UserError(str(error)) from None
+    end_process(code)
 
 
 def find_cluster(settings: Settings) -> Configuration:
