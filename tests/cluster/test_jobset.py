@@ -21,7 +21,7 @@ from testcluster.waiting import eventually
 pytestmark = pytest.mark.cluster
 
 TIMES = frozenset(
-    {"startTime", "completionTime", "lastTransitionTime", "created", "started", "completed"}
+    {"startTime", "completionTime", "lastTransitionTime", "progressTime", "created", "started", "completed"}
     | {"acceleratorSeconds", "heldSeconds", "gpuHours", "goodput"}
 )
 """When things happened, and how long they took."""
