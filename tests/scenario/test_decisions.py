@@ -239,3 +239,15 @@ def test_only_the_chosen_candidate_is_told_in_the_columns() -> None:
     world.live(measured(rows(0.05, 0.3)))
     assert world.status["forgetting"] == pytest.approx(0.05, abs=1e-5)
     assert world.status["gain"] == pytest.approx(0.6, abs=1e-5)
+
+
+def test_another_answer_to_a_breach_prepares_nothing_again() -> None:
+    world = World()
+    world.live(measured(rows(0.2, 0.21)))
+    world.edit(gates={"onBreach": "Rollback", "rollback": {"maxRollbacks": 5}})
+    world.live(measured(rows(0.05, 0.06)))
+    assert [one for one in world.tries if one.startswith(("prepare", "baseline"))] == [
+        "prepare/1",
+        "baseline/1",
+    ]
+    assert world.status["phase"] == "Published"
