@@ -76,7 +76,7 @@ crds: $(VENV)/.installed ## Generate crds/, the chart's copy and docs/reference/
 	$(BIN)/dapt crd --out crds
 	$(BIN)/dapt crd --out charts/dapt/files
 	$(BIN)/python -c 'import pathlib; from dapt_operator.api import reference; [pathlib.Path("docs/reference", name).write_text(text) for name, text in reference.render().items()]'
-	$(BIN)/python -c 'import pathlib; from dapt_operator import metrics_page; from dapt_trainer.progress import METRICS; pathlib.Path("docs/reference", metrics_page.PAGE).write_text(metrics_page.page(METRICS))'
+	$(BIN)/python -c 'import pathlib; from dapt_operator.runtime import metrics_reference; from dapt_trainer.pod.progress import METRICS; pathlib.Path("docs/reference", metrics_reference.PAGE).write_text(metrics_reference.page(METRICS))'
 
 clean: ## Remove what the commands above made, except runs/
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis examples/quickstart/data

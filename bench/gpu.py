@@ -4,7 +4,7 @@ Prints `NAME VALUE BAR ok|short`. The stage is held against a loop by hand with 
 0.95), its peak memory against the planner's estimate (within 10 %), and its MFU against 50 % (an aim). The loop by hand
 then shows what Liger, torch.compile, keeping documents apart, and packing cost or bring. Each case has a process of its
 own, so that none sees another's memory. MFU = tokens/s x FLOPs a token / peak, with attention and without recomputed
-activations (`training/flops.py`). Weights are random and nothing is downloaded. About 8 minutes.
+activations (`modeling/flops.py`). Weights are random and nothing is downloaded. About 8 minutes.
 
     python -m bench gpu
     python -m bench.gpu [--steps 12] [--peak-tflops 989] [--cases full_stage,full_bare] [--dry-run]
@@ -89,8 +89,8 @@ def run_options(shape: Shape, steps: int, batch: Any) -> dict[str, Any]:
 def plan(shape: Shape, method: str, memory_bytes: int) -> Any:
     """What the planner would choose for one such GPU."""
     from dapt_contract.stages.common import LoraConfig
-    from dapt_operator.plan.resolve import MICRO_BATCH_TOKENS
-    from dapt_operator.plan.sharing import Wanted, choose
+    from dapt_operator.plan.sizing.parallelism import Wanted, choose
+    from dapt_operator.plan.sizing.resolve import MICRO_BATCH_TOKENS
 
     most = MICRO_BATCH_TOKENS["gpu"] // shape.length
     way = choose(

@@ -95,8 +95,8 @@ def make_work(work: Path, shape: Shape, rows: int) -> None:
 
 
 def _write_rows(work: Path, shape: Shape, rows: int) -> None:
-    from dapt_trainer.data.manifest import ShardManifest, read_manifest, write_manifest
-    from dapt_trainer.data.shards import ShardWriter
+    from dapt_trainer.data.packing.manifest import ShardManifest, read_manifest, write_manifest
+    from dapt_trainer.data.packing.shards import ShardWriter
 
     generator = np.random.default_rng(0)
     shards = []
@@ -158,8 +158,8 @@ def config_of(
 
 def run_stage(work: Path, config: Any) -> dict[str, Any]:
     """The pretrain stage as it is, but for its saves and evaluations."""
+    from dapt_trainer.distributed import join_ranks
     from dapt_trainer.stages.pretrain import Pretraining
-    from dapt_trainer.training.ranks import join_ranks
     from toy_training import make_context
 
     class Timed(Pretraining):
@@ -194,12 +194,13 @@ def run_bare(work: Path, config: Any, case: Case) -> dict[str, Any]:
     """What one writes by hand: bf16 weights with fp32 masters, forward, backward, clip, fused AdamW."""
     import torch
 
-    from dapt_trainer.training.attention import choose_attention, use_attention
-    from dapt_trainer.training.batches import BatchOrder
-    from dapt_trainer.training.kernels import choose_kernels
-    from dapt_trainer.training.models import load_model, with_lora
-    from dapt_trainer.training.ranks import join_ranks
-    from dapt_trainer.training.rows import open_rows
+    from dapt_trainer.distributed import join_ranks
+    from dapt_trainer.modeling.attention import choose_attention, use_attention
+    from dapt_trainer.modeling.compose import load_model
+    from dapt_trainer.modeling.kernels import choose_kernels
+    from dapt_trainer.modeling.lora import with_lora
+    from dapt_trainer.training.batch_order import BatchOrder
+    from dapt_trainer.training.training_rows import open_rows
 
     device = join_ranks(0, 0, 1).device
     rows = open_rows(work, config)
@@ -314,8 +315,8 @@ def mean_document(rows: Any, config: Any) -> float:
 
 
 def exact_flops(model: Any, mean_document_tokens: float) -> float:
-    """By the formula of `training/flops.py`, attention included."""
-    from dapt_trainer.training.flops import exact_flops_per_token
+    """By the formula of `modeling/flops.py`, attention included."""
+    from dapt_trainer.modeling.flops import exact_flops_per_token
 
     config = model.config
     width = config.num_attention_heads * (config.hidden_size // config.num_attention_heads)

@@ -26,7 +26,7 @@ import psutil
 from bench import operator_raw as raw
 from builders import adaptation, facts_for, profile
 from dapt_contract.failure import Cause
-from dapt_operator.cluster.memory import Ends
+from dapt_operator.testing.objects import Ends
 from testcluster.audit import Request
 from testcluster.control_plane import ControlPlane
 from testcluster.kubelet_script import ScriptedKubelet

@@ -58,12 +58,12 @@ def our_seconds(
 
     from dapt_contract.stages.prepare import TextSource
     from dapt_trainer.data.analysis import AnalysisPool, Settings
-    from dapt_trainer.data.contamination import EvaluationItem, contamination_index
-    from dapt_trainer.data.corpus import Rules, SideReader, note_repeats
-    from dapt_trainer.data.near_duplicates import HeldOutShingles
-    from dapt_trainer.data.packed_source import pack_source
+    from dapt_trainer.data.dedup.contamination import EvaluationItem, contamination_index
+    from dapt_trainer.data.dedup.held_out_neighbours import HeldOutShingles
+    from dapt_trainer.data.pack_source import pack_source
     from dapt_trainer.data.problems import Problems
-    from dapt_trainer.data.sources import resolve
+    from dapt_trainer.data.reading.sources import resolve
+    from dapt_trainer.data.spool import Rules, SideReader, note_repeats
 
     question = "Which of the following words is not found in any of the files that are read here"
     index = contamination_index(

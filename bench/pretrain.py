@@ -105,9 +105,11 @@ def bare_tokens_per_second(work: Path, config: Any) -> float:
     """The loop by hand; the first step is left out, as it is in the stage's figure."""
     import torch
 
-    from dapt_trainer.training.batches import BatchOrder, stack_rows
-    from dapt_trainer.training.models import load_model, with_lora
-    from dapt_trainer.training.rows import open_rows
+    from dapt_trainer.modeling.attention import stack_rows
+    from dapt_trainer.modeling.compose import load_model
+    from dapt_trainer.modeling.lora import with_lora
+    from dapt_trainer.training.batch_order import BatchOrder
+    from dapt_trainer.training.training_rows import open_rows
 
     rows = open_rows(work, config)
     model = load_model(work, config.model, precision=config.distribution.precision)

@@ -83,7 +83,7 @@ def hold_out(work: Path, tokens: int) -> None:
     """Held-out text of so many tokens a side, in two halves."""
     import numpy as np
 
-    from dapt_trainer.data.held_out import HALVES, HeldOutDocument, write_held_out
+    from dapt_trainer.data.packing.held_out import HALVES, HeldOutDocument, write_held_out
 
     generator = np.random.default_rng(0)
     for side in ("domain", "general"):

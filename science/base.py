@@ -18,9 +18,9 @@ from science.model import BATCH_SEQUENCES, Rate, Shape, Training, make_model
 BED_CODE = (
     "science.corpus",
     "science.bed",
-    "dapt_trainer.data.packing",
-    "dapt_trainer.data.selection",
-    "dapt_trainer.data.near_duplicates",
+    "dapt_trainer.data.packing.best_fit",
+    "dapt_trainer.data.choose_held_out",
+    "dapt_trainer.data.dedup.held_out_neighbours",
     "dapt_trainer.data.text",
 )
 TRAINING_CODE = ("science.model",)

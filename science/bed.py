@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from dapt_contract.metric import Side
-from dapt_trainer.data.corpus import Candidate
-from dapt_trainer.data.held_out import HeldOutDocument
-from dapt_trainer.data.near_duplicates import SHINGLE_WORDS, HeldOutShingles, sketches
-from dapt_trainer.data.packing import Packer
-from dapt_trainer.data.selection import HeldOutChoice, choose
-from dapt_trainer.data.shards import Shard
+from dapt_trainer.data.choose_held_out import HeldOutChoice, choose
+from dapt_trainer.data.dedup.held_out_neighbours import SHINGLE_WORDS, HeldOutShingles, sketches
+from dapt_trainer.data.packing.best_fit import Packer
+from dapt_trainer.data.packing.held_out import HeldOutDocument
+from dapt_trainer.data.packing.shards import Shard
+from dapt_trainer.data.spool import Candidate
 from dapt_trainer.data.text import WordHasher, normalized, text_digest, words
 from science.digests import digest_of
 

@@ -11,8 +11,8 @@ from typing import Any
 from science import corpus, store
 from science.base import BaseSettings, Texts, base_cpu_seconds, open_base, open_bed, own_texts
 from science.kinds import key, perform
-from science.measures import measure
-from science.run import World, open_world
+from science.losses import measure
+from science.world import World, open_world
 
 Say = Callable[[str], None]
 

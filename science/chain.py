@@ -8,18 +8,23 @@ from typing import Any
 
 from dapt_contract.checkpoint import candidate_id
 from dapt_contract.stages.pretrain import MixturePhase
-from dapt_operator.api.ledger import AttemptRecord
-from dapt_operator.api.spec import DomainAdaptationSpec
-from dapt_operator.plan import selection
-from dapt_operator.plan.candidates import Candidate
+from dapt_operator.api.v1alpha1.ledger import AttemptRecord
+from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
+from dapt_operator.plan.selection import choose
+from dapt_operator.plan.selection.candidates import Candidate
 from science import controller
 from science.digests import code_digest, digest_of
-from science.measures import measure
+from science.losses import measure
 from science.model import Rate, Training
 from science.names import base_parts, order_digest
-from science.run import World
+from science.world import World
 
-CHAIN_CODE = ("science.chain", "science.controller", "dapt_operator.plan.attempts", "dapt_contract.stop_rule")
+CHAIN_CODE = (
+    "science.chain",
+    "science.controller",
+    "dapt_operator.plan.stages.attempts",
+    "dapt_contract.stop_rule",
+)
 READINGS = 10
 
 
@@ -53,16 +58,16 @@ def follow(world: World, chain: Chain) -> dict[str, Any]:
         replay = made.replay_fraction if made else chain.replay
         stopped, steps = _attempt(world, chain, known, 1 + len(later), made)
         facts = controller.facts(base, known.readings, later=later)
-        choice = selection.choose(asked, facts)
-        passed = isinstance(choice, selection.Selected) and not stopped
-        reason = stopped or ("" if passed else choice.why if isinstance(choice, selection.Breached) else "")
+        choice = choose.choose(asked, facts)
+        passed = isinstance(choice, choose.Selected) and not stopped
+        reason = stopped or ("" if passed else choice.why if isinstance(choice, choose.Breached) else "")
         start = made.start if made else None
         told.append({"rate": rate, "replay": replay, "start": start, "steps": steps, "reason": reason})
         follows = None if passed else controller.retreat(asked, facts, reason)
         if follows is None:
             break
         later = (*later, follows)
-    taken = choice.candidate if isinstance(choice, selection.Selected) else None
+    taken = choice.candidate if isinstance(choice, choose.Selected) else None
     return {
         "settings": asdict(chain),
         "attempts": told,

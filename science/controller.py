@@ -15,10 +15,12 @@ from dapt_contract.stages.evaluate import BaselineFacts
 from dapt_contract.stages.prepare import ModelFacts, PrepareFacts
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainFacts
 from dapt_contract.stop_rule import StopDecision, StopRule, StopVerdict, judge_readings
-from dapt_operator.api.ledger import AttemptRecord
-from dapt_operator.api.spec import DomainAdaptationSpec
-from dapt_operator.plan import attempts, resolve, selection
-from dapt_operator.plan.facts import Facts
+from dapt_operator.api.v1alpha1.ledger import AttemptRecord
+from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
+from dapt_operator.plan.ledger.stage_facts import Facts
+from dapt_operator.plan.selection import choose
+from dapt_operator.plan.sizing import resolve
+from dapt_operator.plan.stages import attempts
 
 _TOKENS = 18_000
 """Of a half: all halves are of about this size, and only ratios of losses are read."""
@@ -194,8 +196,8 @@ def chosen(
     blends: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str | None:
     """Id of the candidate that dapt takes; None when none passes."""
-    choice = selection.choose(asked, facts(base, {1: readings}, blends=blends))
-    return choice.candidate.id if isinstance(choice, selection.Selected) else None
+    choice = choose.choose(asked, facts(base, {1: readings}, blends=blends))
+    return choice.candidate.id if isinstance(choice, choose.Selected) else None
 
 
 def retreat(asked: DomainAdaptationSpec, known: Facts, reason: str) -> AttemptRecord | None:

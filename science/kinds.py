@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from science import chain, names, rows, run
+from science import adapt, chain, names, rows
 from science.chain import Chain
 from science.rows import NewRows
-from science.run import Adaptation, World
+from science.settings import Adaptation
+from science.world import World
 
 _KINDS: dict[type, tuple[Callable[[World, Any], str], Callable[[World, Any], dict[str, Any]]]] = {
-    Adaptation: (names.key_of, run.adapt),
+    Adaptation: (names.key_of, adapt.adapt),
     Chain: (chain.key_of, chain.follow),
     NewRows: (rows.key_of, rows.grow_and_adapt),
 }

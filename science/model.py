@@ -9,8 +9,8 @@ from typing import Any
 
 from dapt_contract.stages.common import ScheduleConfig
 from dapt_contract.stages.pretrain import MixturePhase
-from dapt_trainer.data.mixture import Mixture
-from dapt_trainer.data.shards import Shard
+from dapt_trainer.data.packing.mixture import Mixture
+from dapt_trainer.data.packing.shards import Shard
 from science.bed import END_OF_TEXT_ID, BedSettings
 from science.digests import digest_of
 
@@ -94,7 +94,7 @@ class Training:
         import torch
         from transformers import get_scheduler
 
-        from dapt_trainer.data.torch_dataset import PackedDataset
+        from dapt_trainer.data.packing.torch_dataset import PackedDataset
 
         self.model = model.train()
         self.mixture = Mixture.of_shards(
@@ -125,7 +125,7 @@ class Training:
         """Forward, backward, clip, update; the batch's loss in nats a label token."""
         import torch
 
-        from dapt_trainer.training.batches import stack_rows
+        from dapt_trainer.modeling.attention import stack_rows
 
         started = time.thread_time()
         first = self.steps_done * BATCH_SEQUENCES

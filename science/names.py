@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from dapt_trainer.data.mixture import Mixture
+from dapt_trainer.data.packing.mixture import Mixture
+from science.blends import recipe_digest
 from science.digests import code_digest, digest_of
-from science.measures import recipe_digest
 from science.model import BATCH_SEQUENCES, Rate, rates_of
 from science.penalties import PENALTY_CODE
-from science.run import Adaptation, World
+from science.settings import Adaptation
+from science.world import World
 
-RUN_CODE = ("science.model", "science.run", "science.measures")
+RUN_CODE = ("science.model", "science.adapt", "science.losses")
 _orders: dict[tuple[Any, ...], str] = {}
 _rates: dict[tuple[Rate, int], list[float]] = {}
 

@@ -6,14 +6,15 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from science.run import Penalty, World
+    from science.settings import Penalty
+    from science.world import World
 
 PENALTY_CODE = (
     "science.penalties",
     "dapt_trainer.training.regularization.quadratic",
     "dapt_trainer.training.regularization.kl",
     "dapt_trainer.training.regularization.fisher",
-    "dapt_trainer.training.regularization.groups",
+    "dapt_trainer.training.regularization.base",
     "dapt_trainer.training.regularization.build",
 )
 KL_ROWS = 4
@@ -37,8 +38,8 @@ def make_penalty(world: World, penalty: Penalty, model: Any) -> Any:
 
 def general_rows(world: World, count: int) -> list[dict[str, Any]]:
     """General training sequences [1, L], evenly over the shard."""
-    from dapt_trainer.data.mixture import Mixture
-    from dapt_trainer.data.torch_dataset import PackedDataset
+    from dapt_trainer.data.packing.mixture import Mixture
+    from dapt_trainer.data.packing.torch_dataset import PackedDataset
 
     shards = [world.bed.sides["general"].shard]
     mixture = Mixture.of_shards(shards, seed=_FISHER_SEED, replay_fraction=1.0, global_batch_size=1)

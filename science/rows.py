@@ -6,16 +6,16 @@ import threading
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from dapt_trainer.data.held_out import HeldOutDocument
-from dapt_trainer.data.shards import Shard
+from dapt_trainer.data.packing.held_out import HeldOutDocument
+from dapt_trainer.data.packing.shards import Shard
 from science import bed
 from science.bed import END_OF_TEXT_ID
 from science.digests import code_digest, digest_of
 from science.model import Rate, Training, make_model
 from science.names import base_parts, rates
-from science.run import LOADING, World
+from science.world import LOADING, World
 
-ROWS_CODE = ("science.rows", "science.model", "dapt_trainer.tokenization.rows")
+ROWS_CODE = ("science.rows", "science.model", "dapt_trainer.tokenization.new_rows")
 NEW_TOKENS = 400
 MINIMUM_FREQUENCY = 20
 READING_STEPS = (0, 40, 200)
@@ -114,7 +114,7 @@ def grown_model(world: World, settings: NewRows, grown: Grown) -> Any:
     """The base model with rows for the new tokens in embedding and head."""
     import torch
 
-    from dapt_trainer.tokenization.rows import constituent_mean_rows, random_rows
+    from dapt_trainer.tokenization.new_rows import constituent_mean_rows, random_rows
 
     if settings.beginning == "old":
         return world.model()

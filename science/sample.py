@@ -17,7 +17,8 @@ from science.bed import BedSettings
 from science.chain import Chain
 from science.model import Rate, Shape
 from science.rows import NewRows
-from science.run import Adaptation, Penalty, World
+from science.settings import Adaptation, Penalty
+from science.world import World
 
 SOURCE = "sample"
 SETTINGS = BaseSettings(

@@ -28,7 +28,7 @@ from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.evaluate import EvaluateConfig
 from dapt_contract.stages.prepare import ModelFacts, SourceFacts
 from dapt_contract.stages.pretrain import CheckpointFacts
-from dapt_operator.cluster.memory import Ends, Stays
+from dapt_operator.testing.objects import Ends, Stays
 
 BASE_DOMAIN_NATS = 3.0
 BASE_GENERAL_NATS = 2.8

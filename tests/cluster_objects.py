@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from dapt_operator.api.run import Owner, StageRun, plain
 from dapt_operator.cluster.port import Key
 from dapt_operator.launchers import indexed_job
+from dapt_operator.runs import Owner, StageRun, plain
 from launch_builders import UID, owner, profile, resource, stage_run
 
 KEY = Key("health", "clinical-llama")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dapt_operator.api.profile import AdaptationProfileSpec
-from dapt_operator.api.run import Manifest, RunResources, StageRun
+from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.launchers import LAUNCHERS
+from dapt_operator.runs import Manifest, RunResources, StageRun
 from launch_builders import owner, profile, stage_run
 
 

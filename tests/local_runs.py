@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dapt_operator.api.run import Owner, RunPhase, RunState, StageRun
 from dapt_operator.cluster.local import LocalCluster
 from dapt_operator.launchers.indexed_job import states
+from dapt_operator.runs import Owner, RunPhase, RunState, StageRun
 from launch_builders import fake_manifests, owner, stage_run
 from pods import wait_until
 

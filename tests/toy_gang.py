@@ -99,8 +99,8 @@ class Board(SilentProgress):
 
 
 def _die_in_save(place: str, step: str) -> None:
-    from dapt_trainer.checkpoints import lineage
-    from dapt_trainer.training.loop import StepTrainer
+    from dapt_trainer.checkpoints import run_checkpoints
+    from dapt_trainer.training.step_trainer import StepTrainer
 
     if place == "save":
         honest = StepTrainer.write_resume_state
@@ -112,19 +112,19 @@ def _die_in_save(place: str, step: str) -> None:
 
         StepTrainer.write_resume_state = half  # type: ignore[method-assign]
     if place == "rename":
-        written: Callable[..., Any] = lineage.write_manifest
+        written: Callable[..., Any] = run_checkpoints.write_manifest
 
         def before_manifest(path: Path, *args: Any, **kwargs: Any) -> Any:
             if path.name == f"checkpoint-{step}.json":
                 die()
             return written(path, *args, **kwargs)
 
-        lineage.write_manifest = before_manifest
+        run_checkpoints.write_manifest = before_manifest
 
 
 def _note_penalty(work: Path, rank: int) -> None:
     """Write down how much a rank keeps for a penalty."""
-    from dapt_trainer.training.loop import StepTrainer
+    from dapt_trainer.training.step_trainer import StepTrainer
 
     honest = StepTrainer.hold_back
 

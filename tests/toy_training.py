@@ -22,9 +22,9 @@ from dapt_contract.stages.prepare import ModelFacts, PrepareFacts, PrepareReport
 from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_contract.stop_rule import StopRule
 from dapt_trainer.context import SilentProgress, StageContext
-from dapt_trainer.data.held_out import HALVES, HeldOutDocument, write_held_out
-from dapt_trainer.data.manifest import DataManifest, ShardManifest, write_manifest
-from dapt_trainer.data.shards import ShardWriter
+from dapt_trainer.data.packing.held_out import HALVES, HeldOutDocument, write_held_out
+from dapt_trainer.data.packing.manifest import DataManifest, ShardManifest, write_manifest
+from dapt_trainer.data.packing.shards import ShardWriter
 
 VOCABULARY = 256
 SEQUENCE_LENGTH = 32

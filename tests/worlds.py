@@ -9,10 +9,11 @@ from typing import Any
 from builders import adaptation, healthy, merged, profile
 from dapt_contract.base import Contract
 from dapt_contract.stage_file import StageFile
-from dapt_operator.cluster.memory import Ends, MemoryCluster, OperatorKilledError, Script, Stays
 from dapt_operator.launchers import LAUNCHERS
 from dapt_operator.plan.decide import Plan
 from dapt_operator.reconcile import reconcile
+from dapt_operator.testing.cluster import MemoryCluster, OperatorKilledError
+from dapt_operator.testing.objects import Ends, Script, Stays
 
 
 def failing(stage: str, how: Callable[[StageFile], Ends | None]) -> Script:

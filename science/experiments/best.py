@@ -22,7 +22,7 @@ from science.experiments.common import (
 )
 from science.model import Rate
 from science.plots import Series, lines
-from science.run import Adaptation
+from science.settings import Adaptation
 
 OPEN_GATES = {"maxGeneralPerplexityIncrease": 100.0}
 """So wide that gain alone decides."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
-from science.run import Adaptation
+from science.settings import Adaptation
 from science.store import name_of
 
 SEEDS = (1, 2, 3)

@@ -24,7 +24,7 @@ from science.experiments.common import (
 )
 from science.experiments.schedule import CONSTANT_RATES, constant
 from science.plots import Series, plane
-from science.run import Adaptation
+from science.settings import Adaptation
 
 REPLAY = {"strong": 0.25, "weak": 0.16}
 """What dapt chooses by the shift that it measures on this bed; the verdict is no if it would choose another share."""

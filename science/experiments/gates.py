@@ -21,7 +21,7 @@ from science.experiments.common import (
 )
 from science.model import Rate
 from science.plots import Series, lines
-from science.run import Adaptation
+from science.settings import Adaptation
 
 HEALTHY = {share: followed_run(share) for share in (0.25, 0.50)}
 FRESH_SEEDS = tuple(seed + len(SEEDS) for seed in SEEDS)

@@ -24,7 +24,7 @@ from science.experiments.common import (
 )
 from science.experiments.schedule import LOW, PEAK, cosine
 from science.plots import Series, plane
-from science.run import Adaptation
+from science.settings import Adaptation
 
 REPLAYS = (0.0, 0.05, 0.15, 0.30)
 RUNS = [strong_run(share) for share in REPLAYS]

@@ -25,7 +25,7 @@ from science.experiments.common import (
 )
 from science.penalties import KL_ROWS
 from science.plots import Series, plane
-from science.run import Adaptation, Penalty
+from science.settings import Adaptation, Penalty
 
 STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3)
 WITH_REPLAY = (0.003, 0.03, 0.3)

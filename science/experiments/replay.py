@@ -21,7 +21,7 @@ from science.experiments.common import (
     strong_run,
 )
 from science.plots import Series, plane
-from science.run import Adaptation
+from science.settings import Adaptation
 
 SHARES = (0.0, 0.01, 0.05, 0.15, 0.30)
 LEAST_KEPT_GAIN = 0.9

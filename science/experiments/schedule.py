@@ -21,7 +21,7 @@ from science.experiments.common import (
 )
 from science.model import Rate
 from science.plots import Series, plane
-from science.run import Adaptation
+from science.settings import Adaptation
 
 CONSTANT_RATES = (2e-4, 5e-4, 1e-3, 2e-3)
 PEAK = 1e-3

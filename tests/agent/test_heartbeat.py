@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from dapt_contract.failure import Cause, ExitCode
-from dapt_trainer.heartbeat import Heart, Heartbeat, read_heartbeat
-from dapt_trainer.outcome import Outcome, judge, killed_outcome
+from dapt_trainer.pod.heartbeat import Heart, Heartbeat, read_heartbeat
+from dapt_trainer.pod.outcome import Outcome, judge, killed_outcome
 
 
 @pytest.mark.parametrize(

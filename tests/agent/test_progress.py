@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dapt_trainer.heartbeat import Heart
-from dapt_trainer.progress import Board
-from dapt_trainer.settings import PodSettings
+from dapt_trainer.pod.heartbeat import Heart
+from dapt_trainer.pod.progress import Board
+from dapt_trainer.pod.settings import PodSettings
 from launch_builders import stage_run
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from dapt_operator.api import conditions as c
+from dapt_operator.api.v1alpha1 import conditions as c
 
 NOON = datetime(2026, 1, 31, 12, 0, 0, 999_999, tzinfo=UTC)
 LATER = NOON + timedelta(hours=1)

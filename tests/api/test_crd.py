@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from dapt_operator.api import crd, immutable, reference
-from dapt_operator.api.base import Base, camel_case
-from dapt_operator.api.spec import DomainAdaptation
-from dapt_operator.api.status import Frozen
+from dapt_operator.api import reference
+from dapt_operator.api.schema import crd, immutable
+from dapt_operator.api.v1alpha1.base import Base, camel_case
+from dapt_operator.api.v1alpha1.spec import DomainAdaptation
+from dapt_operator.api.v1alpha1.status import Frozen
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dapt_operator.api.manifest import MAX_BYTES, ManifestError, load
+from dapt_operator.api.validation.yaml_source import MAX_BYTES, ManifestError, load
 
 
 @pytest.mark.parametrize(

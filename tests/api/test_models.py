@@ -8,25 +8,15 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from dapt_operator.api.base import Base, camel_case
-from dapt_operator.api.metadata import AdaptationMeta, ObjectMeta
-from dapt_operator.api.profile import AdaptationProfile, Storage, local_profile
-from dapt_operator.api.spec import (
-    Budget,
-    Corpus,
-    DomainAdaptation,
-    DomainAdaptationSpec,
-    Full,
-    Gates,
-    Lora,
-    Method,
-    Model,
-    Optimizer,
-    Output,
-    Resources,
-    Source,
-)
-from dapt_operator.api.status import (
+from dapt_operator.api.v1alpha1.base import Base, camel_case
+from dapt_operator.api.v1alpha1.metadata import AdaptationMeta, ObjectMeta
+from dapt_operator.api.v1alpha1.profile import AdaptationProfile, Storage, local_profile
+from dapt_operator.api.v1alpha1.spec import DomainAdaptation, DomainAdaptationSpec
+from dapt_operator.api.v1alpha1.spec_corpus import Corpus, Model, Source
+from dapt_operator.api.v1alpha1.spec_evaluation import Gates
+from dapt_operator.api.v1alpha1.spec_operation import Output, Resources
+from dapt_operator.api.v1alpha1.spec_training import Budget, Full, Lora, Method, Optimizer
+from dapt_operator.api.v1alpha1.status import (
     AttemptStatus,
     CandidateStatus,
     DomainAdaptationStatus,

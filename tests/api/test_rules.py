@@ -11,26 +11,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dapt_operator.api import immutable
-from dapt_operator.api.base import SKIP_RULES, Base, Rule
-from dapt_operator.api.profile import Ports, Storage
-from dapt_operator.api.spec import (
+from dapt_operator.api.schema import immutable
+from dapt_operator.api.v1alpha1.base import SKIP_RULES, Base, Rule
+from dapt_operator.api.v1alpha1.profile import Ports, Storage
+from dapt_operator.api.v1alpha1.spec import DomainAdaptation, DomainAdaptationSpec
+from dapt_operator.api.v1alpha1.spec_corpus import Corpus
+from dapt_operator.api.v1alpha1.spec_evaluation import Evaluation, Gates, Selection, SelectionWeights
+from dapt_operator.api.v1alpha1.spec_training import (
     Budget,
-    Corpus,
-    DomainAdaptation,
-    DomainAdaptationSpec,
-    Evaluation,
+    Distribution,
     FinetuningBudget,
-    Gates,
     Method,
     Optimizer,
     Pretraining,
     Regularization,
-    Selection,
-    SelectionWeights,
 )
-from dapt_operator.api.spec_training import Distribution
-from dapt_operator.api.status import Frozen
+from dapt_operator.api.v1alpha1.status import Frozen
 
 SIDES: dict[str, Any] = {"domain": [{"source": "s3://a"}], "general": [{"source": "s3://b"}]}
 SPEC: dict[str, Any] = {

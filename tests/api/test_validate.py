@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dapt_contract.harness import refusal
-from dapt_operator.api.manifest import Document
-from dapt_operator.api.profile import AdaptationProfile
-from dapt_operator.api.spec import DomainAdaptation
-from dapt_operator.api.unsupported import ADAPTATION, PROFILE, unsupported_messages
-from dapt_operator.api.validate import check, load
+from dapt_operator.api.v1alpha1.profile import AdaptationProfile
+from dapt_operator.api.v1alpha1.spec import DomainAdaptation
+from dapt_operator.api.validation.unsupported import ADAPTATION, PROFILE, unsupported_messages
+from dapt_operator.api.validation.validate import check
+from dapt_operator.api.validation.yaml_source import Document, load
 
 HERE = Path(__file__).parent
 

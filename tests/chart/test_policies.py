@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from dapt_operator.api import names
-from dapt_operator.launchers.pod import ONLINE_KINDS
+from dapt_operator.launchers.render.environment import ONLINE_KINDS
 
 Render = Callable[..., Any]
 GOLDEN = Path(__file__).parents[1] / "golden"

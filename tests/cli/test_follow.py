@@ -13,17 +13,17 @@ import pytest
 
 from dapt_contract.failure import Cause
 from dapt_contract.run import RunIdentity
-from dapt_operator.api.manifest import Document
-from dapt_operator.api.run import Children, RunPhase, RunState
-from dapt_operator.api.validate import check
-from dapt_operator.cli import run as module
-from dapt_operator.cli.machine import built_in_profile
-from dapt_operator.cli.manifests import read_request
-from dapt_operator.cli.plain import PlainLog
+from dapt_operator.api.validation.validate import check
+from dapt_operator.api.validation.yaml_source import Document
+from dapt_operator.cli.commands import run as module
+from dapt_operator.cli.display.screen import PlainLog
+from dapt_operator.cli.display.stage_rows import Snapshot
+from dapt_operator.cli.inputs.machine import built_in_profile
+from dapt_operator.cli.inputs.manifests import read_request
 from dapt_operator.cli.signals import StopFlag
-from dapt_operator.cli.snapshot import Snapshot
 from dapt_operator.cluster.port import Key, World
 from dapt_operator.plan.decide import Plan
+from dapt_operator.runs import Children, RunPhase, RunState
 
 MANIFEST = """\
 apiVersion: dapt.dev/v1alpha1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dapt_operator.cli.lint import lint
+from dapt_operator.cli.commands.lint import lint
 
 PROFILE = """
 apiVersion: dapt.dev/v1alpha1

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dapt_operator.api.spec import DomainAdaptation
-from dapt_operator.cli import machine
+from dapt_operator.api.v1alpha1.spec import DomainAdaptation
+from dapt_operator.cli.inputs import machine
 
 
 def adaptation(nodes: int = 1, per_node: int | None = None) -> DomainAdaptation:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dapt_operator.cli.errors import UserError
-from dapt_operator.cli.manifests import read_request, sources_of
+from dapt_operator.cli.inputs.manifests import read_request, sources_of
 
 ADAPTATION = """\
 apiVersion: dapt.dev/v1alpha1

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from dapt_operator.cli.errors import UserError
-from dapt_operator.cli.model_shape import local_model
-from dapt_operator.cli.source_sizes import missing_files, source_size
+from dapt_operator.cli.inputs.model_shape import local_model
+from dapt_operator.cli.inputs.source_sizes import missing_files, source_size
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],

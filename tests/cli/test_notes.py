@@ -13,10 +13,10 @@ from dapt_contract.stages.evaluate import BaselineFacts, VerifyFacts
 from dapt_contract.stages.finetune import FinetuneFacts
 from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_contract.stages.publish import PublishFacts
-from dapt_operator.api.ledger import Ledger, RunRecord
-from dapt_operator.api.status import DomainAdaptationStatus, StageStatus
-from dapt_operator.cli.notes import facts_note, stage_note
-from dapt_operator.plan.history import compact
+from dapt_operator.api.v1alpha1.ledger import Ledger, RunRecord
+from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus, StageStatus
+from dapt_operator.cli.display.stage_rows import facts_note, stage_note
+from dapt_operator.plan.ledger.records import compact
 
 
 def measure() -> Measure:

@@ -24,8 +24,8 @@ from dapt_contract.stages import (
 )
 from dapt_contract.stages.common import EvaluationConfig, ModelReference
 from dapt_contract.stages.evaluate import NamedMeasure, Sample
-from dapt_operator.api.status import DomainAdaptationStatus, Selected
-from dapt_operator.cli.outcome import attempts_table, outcome_table, read_outcome, sample_lines
+from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus, Selected
+from dapt_operator.cli.display.results import attempts_table, outcome_table, read_outcome, sample_lines
 
 MODEL = ModelReference(weights="model")
 EVALUATION = EvaluationConfig(context_length_tokens=64)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from dapt_operator.cli.commands.plan import plan
 from dapt_operator.cli.errors import UserError
-from dapt_operator.cli.manifests import read_request
-from dapt_operator.cli.plan import plan
-from dapt_operator.cli.typical import parameters_in_name, typical_model
+from dapt_operator.cli.inputs.manifests import read_request
+from dapt_operator.cli.inputs.model_shape import parameters_in_name, typical_model
 
 MANIFEST = """\
 apiVersion: dapt.dev/v1alpha1

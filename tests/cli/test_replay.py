@@ -12,8 +12,8 @@ from rich.console import Console
 from ruamel.yaml import YAML
 
 from builders import merged
+from dapt_operator.cli.commands.rejudge import judge_again
 from dapt_operator.cli.errors import UserError
-from dapt_operator.cli.replay import judge_again
 from worlds import World
 
 

@@ -10,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from dapt_operator.cli import main
-from dapt_operator.cli.folders import RunFolder
+from dapt_operator.cli.run_folder import RunFolder
 
 MANIFEST = """\
 apiVersion: dapt.dev/v1alpha1
@@ -236,7 +236,7 @@ def test_a_full_disk_ends_a_run_with_the_way_on(
         raise OSError(errno.ENOSPC, "No space left on device", "runs/tiny/status.yaml")
 
     valid(folder)
-    monkeypatch.setattr("dapt_operator.cli.run.follow", full)
+    monkeypatch.setattr("dapt_operator.cli.commands.run.follow", full)
     assert call(capsys, "run", "m.yaml")[2] == [
         "dapt: runs/tiny: cannot be written: No space left on device (runs/tiny/status.yaml); make room or correct"
         " it, then start the same command again: it goes on where it was"

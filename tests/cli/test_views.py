@@ -8,10 +8,10 @@ from io import StringIO
 from rich.console import Console
 
 from dapt_contract.progress import Progress
-from dapt_operator.api.status import DomainAdaptationStatus, StageStatus, Usage
-from dapt_operator.cli.plain import PlainLog
-from dapt_operator.cli.snapshot import Snapshot, stage_rows
-from dapt_operator.cli.view import bar, reading, render
+from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus, StageStatus, Usage
+from dapt_operator.cli.display.live_view import bar, reading, render
+from dapt_operator.cli.display.screen import PlainLog
+from dapt_operator.cli.display.stage_rows import Snapshot, stage_rows
 
 NOW = datetime(2026, 1, 31, 12, 10, 0, tzinfo=UTC)
 KINDS = ("prepare", "baseline", "pretrain", "evaluate", "verify", "publish")

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from dapt_operator.cli import words
+from dapt_operator import number_format
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from dapt_operator.cli import words
     ],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert words.duration(seconds) == text
+    assert number_format.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -36,11 +36,11 @@ def test_durations(seconds: float, text: str) -> None:
     ],
 )
 def test_counts(value: float, text: str) -> None:
-    assert words.count(value) == text
+    assert number_format.count(value) == text
 
 
 def test_perplexities() -> None:
-    assert [words.perplexity(value) for value in (None, 7.126, 12_345.6, math.inf)] == [
+    assert [number_format.perplexity(value) for value in (None, 7.126, 12_345.6, math.inf)] == [
         "–",
         "7.13",
         "12,346",
@@ -49,9 +49,13 @@ def test_perplexities() -> None:
 
 
 def test_shares_points_and_bytes() -> None:
-    assert [words.percent(value) for value in (None, -0.3123, 0.02)] == ["–", "-31.2 %", "+2.0 %"]
-    assert words.points(0.4567) == "45.7"
-    assert [words.size(value) for value in (900, 2**28, 3 * 2**30)] == ["1 KiB", "256.0 MiB", "3.0 GiB"]
-    assert [words.signed(value) for value in (-0.01, 0.04, -3.25)] == ["+0.0", "+0.0", "-3.2"]
-    assert [words.plural(number, "step") for number in (1, 1200)] == ["1 step", "1,200 steps"]
-    assert words.clock(3725) == "01:02:05"
+    assert [number_format.percent(value) for value in (None, -0.3123, 0.02)] == ["–", "-31.2 %", "+2.0 %"]
+    assert number_format.points(0.4567) == "45.7"
+    assert [number_format.size(value) for value in (900, 2**28, 3 * 2**30)] == [
+        "1 KiB",
+        "256.0 MiB",
+        "3.0 GiB",
+    ]
+    assert [number_format.signed(value) for value in (-0.01, 0.04, -3.25)] == ["+0.0", "+0.0", "-3.2"]
+    assert [number_format.plural(number, "step") for number in (1, 1200)] == ["1 step", "1,200 steps"]
+    assert number_format.clock(3725) == "01:02:05"

@@ -13,13 +13,13 @@ import pytest
 
 from dapt_contract.progress import Progress
 from dapt_operator.api.names import work_claim_name
-from dapt_operator.api.run import Owner, StageRun, plain
 from dapt_operator.cluster.kubernetes import KubernetesCluster, Leadership, Store
 from dapt_operator.cluster.kubernetes import lease as lease_module
-from dapt_operator.cluster.memory import Ends
 from dapt_operator.cluster.port import CannotMake, Conflict, Event, Key, NameTaken, ObjectReference
 from dapt_operator.launchers import LAUNCHERS, all_states, indexed_job
 from dapt_operator.reconcile import signing_secret
+from dapt_operator.runs import Owner, StageRun, plain
+from dapt_operator.testing.objects import Ends
 from launch_builders import profile, stage_run
 from testcluster.adaptations import Adaptation
 from testcluster.control_plane import ControlPlane

@@ -10,7 +10,7 @@ import pytest
 from builders import checkpoint, pretrain_facts
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainConfig
-from dapt_operator.cluster.memory import Ends
+from dapt_operator.testing.objects import Ends
 from testcluster.adaptations import (
     ROLLBACK,
     Adaptation,

@@ -14,7 +14,7 @@ from builders import facts_for
 from dapt_contract.failure import Cause, ExitCode
 from dapt_contract.run import RunIdentity
 from dapt_operator.api import names
-from dapt_operator.cluster.memory import Ends
+from dapt_operator.testing.objects import Ends
 from testcluster import build
 from testcluster.adaptations import Adaptation, make_profile, stays_in
 from testcluster.api import Api, ApiError

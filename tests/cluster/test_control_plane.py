@@ -14,7 +14,7 @@ import psutil
 import pytest
 import urllib3
 
-from dapt_operator.cluster.memory import Ends
+from dapt_operator.testing.objects import Ends
 from testcluster import leftovers
 from testcluster.api import ApiError
 from testcluster.control_plane import ROOT, ControlPlane, load_manifests

@@ -14,7 +14,7 @@ import pytest
 
 import builders
 from dapt_contract.failure import Cause
-from dapt_operator.cluster.memory import Ends
+from dapt_operator.testing.objects import Ends
 from testcluster.adaptations import STAGES, Adaptation, healthy, make_claim, make_profile
 from testcluster.control_plane import ControlPlane
 from testcluster.kubelet_script import ScriptedKubelet

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dapt_contract.failure import Cause, ExitCode
-from dapt_operator.cluster.memory import Ends
+from dapt_operator.testing.objects import Ends
 from testcluster.adaptations import STAGES, Adaptation, healthy, make_claim, make_profile, stays_in
 from testcluster.control_plane import ControlPlane
 from testcluster.controllers import lacking

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from dapt_contract.progress import Progress
-from dapt_operator.cluster.memory import Ends
+from dapt_operator.testing.objects import Ends
 from testcluster.adaptations import (
     STAGES,
     Adaptation,

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from dapt_operator.api.pod_security import breaches
-from dapt_operator.api.run import Manifest, Owner, plain
+from dapt_operator.api.validation.pod_security import breaches
 from dapt_operator.launchers import LAUNCHERS
+from dapt_operator.runs import Manifest, Owner, plain
 from launch_builders import owner, profile, resource, stage_run
 from launch_cases import CASES, platform, rendered
 from testcluster.api import Api, ApiError

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from dapt_operator.api.run import StageRun, plain
 from dapt_operator.launchers import LAUNCHERS
+from dapt_operator.runs import StageRun, plain
 from launch_builders import owner, profile, stage_run
 from testcluster import host_pods
 from testcluster.api import ApiError

@@ -12,9 +12,9 @@ from ruamel.yaml import YAML
 
 from dapt_contract.failure import Cause, ExitCode
 from dapt_contract.stage_file import StageFile
-from dapt_operator.cluster.memory import Ends
-from dapt_trainer import progress as trainer
-from dapt_trainer.heartbeat import Heart
+from dapt_operator.testing.objects import Ends
+from dapt_trainer.pod import progress as trainer
+from dapt_trainer.pod.heartbeat import Heart
 from testcluster import prometheus
 from testcluster.adaptations import STAGES, Adaptation, healthy, make_claim, make_profile
 from testcluster.control_plane import ControlPlane

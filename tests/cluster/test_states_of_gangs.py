@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from dapt_contract.failure import Cause, ExitCode
-from dapt_operator.api.run import Children, Owner, RunPhase, RunState, StageRun, plain
-from dapt_operator.cluster.memory import Ends
 from dapt_operator.launchers import LAUNCHERS, all_states
+from dapt_operator.runs import Children, Owner, RunPhase, RunState, StageRun, plain
+from dapt_operator.testing.objects import Ends
 from launch_builders import profile, resource, stage_run
 from testcluster.control_plane import ControlPlane
 from testcluster.kubelet_script import ScriptedKubelet

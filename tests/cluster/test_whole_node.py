@@ -21,8 +21,8 @@ import pytest
 
 from dapt_contract.message import decode_message
 from dapt_contract.stages.publish import PublishFacts
-from dapt_operator.api.run import Owner
 from dapt_operator.launchers import indexed_job
+from dapt_operator.runs import Owner
 from launch_builders import fake_manifests, profile, stage_run
 from testcluster import build, host_pods
 from testcluster.control_plane import ControlPlane

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from api_double import Adapter, ApiDouble
-from dapt_operator.cluster.kubernetes import KubernetesCluster, Store, api
+from dapt_operator.cluster.kubernetes import KubernetesCluster, Store, client
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def double() -> Iterator[ApiDouble]:
 
 @pytest.fixture
 def adapter(double: ApiDouble, monkeypatch: pytest.MonkeyPatch) -> Iterator[Adapter]:
-    monkeypatch.setattr(api, "_FIRST_REST_SECONDS", 0.001)
+    monkeypatch.setattr(client, "_FIRST_REST_SECONDS", 0.001)
     store = Store()
     made: list[Adapter] = []
     cluster = KubernetesCluster(

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from api_double import ApiDouble, Odd
-from dapt_operator.cluster.kubernetes import ApiError, NotLeader, Refused, Unavailable, api
-from dapt_operator.cluster.kubernetes.api import Api
+from dapt_operator.cluster.kubernetes import ApiError, NotLeader, Refused, Unavailable
+from dapt_operator.cluster.kubernetes import client as kubernetes_client
+from dapt_operator.cluster.kubernetes.client import Api
 
 MAPS = "/api/v1/namespaces/health/configmaps"
 ONE = {"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "one", "namespace": "health"}}
@@ -17,7 +18,7 @@ BUSY = Odd(429, {"Retry-After": "0"}, b'{"reason":"TooManyRequests","message":"s
 
 @pytest.fixture
 def client(double: ApiDouble, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    monkeypatch.setattr(api, "_FIRST_REST_SECONDS", 0.001)
+    monkeypatch.setattr(kubernetes_client, "_FIRST_REST_SECONDS", 0.001)
     made = Api(double.client())
     yield made
     made.close()
@@ -85,7 +86,7 @@ def test_an_answer_that_never_ends_is_given_up(double: ApiDouble, client: Api) -
 def test_an_answer_that_is_too_large_is_given_up(
     double: ApiDouble, client: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "_MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr(kubernetes_client, "_MAX_ANSWER_BYTES", 1000)
     double.odd("GET", Odd(200, {}, 2000 * b" "))
     with pytest.raises(Unavailable, match="answer of more than 1000 bytes"):
         client.get(f"{MAPS}/one", attempts=1)
@@ -101,7 +102,7 @@ def test_of_a_text_only_the_first_bytes_are_read(double: ApiDouble, client: Api)
 def test_a_list_comes_in_pages_of_one_moment(
     double: ApiDouble, client: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "PAGE", 2)
+    monkeypatch.setattr(kubernetes_client, "PAGE", 2)
     for number in range(5):
         double.add(
             f"{MAPS}/m{number}",
@@ -132,7 +133,7 @@ def test_who_may_not_write_sends_nothing(double: ApiDouble) -> None:
 def test_the_right_to_write_is_asked_before_each_attempt(
     double: ApiDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "_FIRST_REST_SECONDS", 0.001)
+    monkeypatch.setattr(kubernetes_client, "_FIRST_REST_SECONDS", 0.001)
     answers = [True, False]
     client = Api(double.client(), may_write=lambda: answers.pop(0))
     double.odd("POST", BUSY)

@@ -9,9 +9,9 @@ import pytest
 
 from api_double import Adapter, Odd
 from cluster_objects import KEY, adaptation, job, pod
-from dapt_operator.api.run import RunPhase
 from dapt_operator.cluster.kubernetes import ApiError
 from dapt_operator.launchers import all_states
+from dapt_operator.runs import RunPhase
 from launch_builders import stage_run
 
 PODS = "/api/v1/namespaces/health/pods"

@@ -10,7 +10,7 @@ import pytest
 
 from api_double import ApiDouble
 from dapt_operator.cluster.kubernetes import lease as module
-from dapt_operator.cluster.kubernetes.api import ATTEMPT_SECONDS
+from dapt_operator.cluster.kubernetes.client import ATTEMPT_SECONDS
 from dapt_operator.cluster.kubernetes.lease import DURATION_SECONDS, WRITE_SECONDS, Leadership
 from pods import wait_until
 

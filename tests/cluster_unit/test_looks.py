@@ -9,8 +9,8 @@ import pytest
 
 from api_double import Adapter, Odd
 from cluster_objects import KEY, adaptation, job, pod, rendered
-from dapt_operator.cluster.kubernetes import logs as logs_module
-from dapt_operator.cluster.kubernetes.logs import last_lines
+from dapt_operator.cluster.kubernetes.polls import pod_logs
+from dapt_operator.cluster.kubernetes.polls.pod_logs import last_lines
 from dapt_operator.launchers import indexed_job
 from launch_builders import owner, profile, stage_run
 from pods import wait_until
@@ -257,7 +257,7 @@ def test_the_log_of_an_older_try_is_not_read_but_stays_known(adapter: Adapter) -
 def test_a_log_that_comes_late_wakes_the_adaptation(
     adapter: Adapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs_module, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(pod_logs, "WAIT_SECONDS", 0.0)
     of = job()
     adapter.store.put(of)
     name = fail(adapter, of, 0, 1)

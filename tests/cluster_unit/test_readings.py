@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from dapt_contract.progress import Progress
-from dapt_operator.cluster.kubernetes import readings as module
-from dapt_operator.cluster.kubernetes.entry import Target
-from dapt_operator.cluster.kubernetes.readings import Readings
+from dapt_operator.cluster.kubernetes.cache.entry import Target
+from dapt_operator.cluster.kubernetes.polls import progress
+from dapt_operator.cluster.kubernetes.polls.progress import Readings
 from dapt_operator.cluster.port import Key
 from pods import free_port, wait_until
 
@@ -78,9 +78,9 @@ class PodServer:
 
 @pytest.fixture
 def pod(monkeypatch: pytest.MonkeyPatch) -> Iterator[PodServer]:
-    monkeypatch.setattr(module, "INTERVAL_SECONDS", 0.02)
-    monkeypatch.setattr(module, "TELL_SECONDS", 0.0)
-    monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(progress, "INTERVAL_SECONDS", 0.02)
+    monkeypatch.setattr(progress, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "TIMEOUT_SECONDS", 0.5)
     server = PodServer()
     yield server
     server.close()

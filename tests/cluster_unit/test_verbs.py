@@ -9,12 +9,12 @@ import pytest
 
 from api_double import Adapter, ApiDouble, Odd
 from cluster_objects import KEY, adaptation, job, pod, rendered
-from dapt_operator.api.run import plain
 from dapt_operator.cluster.kubernetes import ApiError, NotLeader, Refused
 from dapt_operator.cluster.kubernetes import cluster as adapter_module
 from dapt_operator.cluster.port import CannotMake, Conflict, Event, Key, NameTaken, ObjectReference
 from dapt_operator.launchers import indexed_job
 from dapt_operator.reconcile import signing_secret
+from dapt_operator.runs import plain
 from launch_builders import UID, owner, profile
 
 HEALTH = "/api/v1/namespaces/health"

@@ -59,9 +59,9 @@ def test_names_that_no_manifest_can_hold_are_not_in_the_list() -> None:
 
 @pytest.mark.torch
 def test_the_list_is_that_of_the_installed_harness() -> None:
-    """Stale? Run `python -m dapt_trainer.data.harness_names` and commit the file."""
+    """Stale? Run `python -m dapt_trainer.data.harness.names` and commit the file."""
     if version("lm_eval") != harness.listed().version:
         pytest.skip(f"the list is of lm-evaluation-harness {harness.listed().version}")
-    from dapt_trainer.data.harness_names import installed
+    from dapt_trainer.data.harness.names import installed
 
     assert gzip.decompress(installed().pack()).decode().split()[1:] == list(harness.listed().names)

@@ -15,10 +15,10 @@ import lupa
 import pytest
 import yaml
 
-from dapt_operator import metrics
-from dapt_operator.cli.lint import lint
-from dapt_operator.cli.manifests import read_request
-from dapt_operator.cli.plan import plan
+from dapt_operator.cli.commands.lint import lint
+from dapt_operator.cli.commands.plan import plan
+from dapt_operator.cli.inputs.manifests import read_request
+from dapt_operator.runtime import metrics
 
 ROOT = Path(__file__).parents[2]
 INSTALLING = (ROOT / "docs" / "installing.md").read_text()

@@ -10,8 +10,8 @@ import pytest
 import typer.main
 
 from dapt_contract.failure import Cause, ExitCode
-from dapt_operator.api.conditions import STALLING
-from dapt_operator.api.unsupported import ADAPTATION, PROFILE
+from dapt_operator.api.v1alpha1.conditions import STALLING
+from dapt_operator.api.validation.unsupported import ADAPTATION, PROFILE
 from dapt_operator.cli.app import app
 
 ROOT = Path(__file__).parents[2]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dapt_operator.cli.lint import lint
-from dapt_operator.cli.manifests import read_request
-from dapt_operator.cli.plan import plan
+from dapt_operator.cli.commands.lint import lint
+from dapt_operator.cli.commands.plan import plan
+from dapt_operator.cli.inputs.manifests import read_request
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))

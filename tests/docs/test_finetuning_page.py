@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from dapt_operator.cli.lint import lint
+from dapt_operator.cli.commands.lint import lint
+from dapt_trainer.data.items.tuning_data import read_instructions, read_preferences
 from dapt_trainer.data.problems import Problems
-from dapt_trainer.data.tuning_data import read_instructions, read_preferences
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "finetuning.md").read_text()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dapt_contract.stages.common import DistributionConfig, LoraConfig, ModelReference
-from dapt_operator.plan.memory import training_memory
+from dapt_operator.plan.sizing.memory import training_memory
 from toy_training import FILTERS, VOCABULARY, make_context, make_work_volume, pretrain_config
 
 torch = pytest.importorskip("torch")
@@ -68,7 +68,7 @@ def documents_alone(model: Any) -> Any:
 @pytest.mark.parametrize("window", [None, 64], ids=["full", "sliding-window"])
 @pytest.mark.parametrize("implementation", ["sdpa", "flex_attention"])
 def test_packed_documents_get_what_they_get_alone(implementation: str, window: int | None) -> None:
-    from dapt_trainer.training.batches import stack_rows
+    from dapt_trainer.modeling.attention import stack_rows
 
     model = llama(window=window)
     expected = documents_alone(model)
@@ -81,7 +81,7 @@ def test_packed_documents_get_what_they_get_alone(implementation: str, window: i
 @pytest.mark.parametrize("window", [None, 64], ids=["full", "sliding-window"])
 def test_the_varlen_kernel_gives_packed_documents_what_they_get_alone(window: int | None) -> None:
     pytest.importorskip("flash_attn")
-    from dapt_trainer.training.attention import flatten_rows
+    from dapt_trainer.modeling.attention import flatten_rows
 
     model = llama(window=window).to(torch.bfloat16)
     expected = documents_alone(model).float()
@@ -145,7 +145,7 @@ def test_the_peak_is_what_the_estimate_says(
 
 
 def _plain_kernels(*_args: Any, **_kwargs: Any) -> Any:
-    from dapt_trainer.training.kernels import Kernels
+    from dapt_trainer.modeling.kernels import Kernels
 
     return Kernels(None, "the estimate is of plain layers")
 
@@ -154,7 +154,7 @@ def test_fused_kernels_learn_the_same(tmp_path: Path) -> None:
     pytest.importorskip("liger_kernel")
     from transformers.integrations.liger import apply_liger_kernel
 
-    from dapt_trainer.training.batches import stack_rows
+    from dapt_trainer.modeling.attention import stack_rows
 
     batch = on_gpu(stack_rows(packed_rows()))
     plain, fused = llama(), llama()
@@ -164,7 +164,7 @@ def test_fused_kernels_learn_the_same(tmp_path: Path) -> None:
 
 
 def test_the_estimate_is_of_the_model_that_is_loaded(tmp_path: Path) -> None:
-    from dapt_trainer.training.models import load_model
+    from dapt_trainer.modeling.compose import load_model
 
     make_work_volume(tmp_path)
     torch.cuda.empty_cache()

@@ -37,7 +37,7 @@ def report_of(work: Path, kind: Any, zero_stage: Any, lora: LoraConfig | None) -
 def test_the_reported_penalty_is_the_one_of_the_checkpoints_weights(
     tmp_path: Path, zero_stage: int, lora: LoraConfig | None
 ) -> None:
-    from dapt_trainer.training.models import load_model
+    from dapt_trainer.modeling.compose import load_model
 
     work = make_work_volume(tmp_path)
     report = report_of(work, "l2sp", zero_stage, lora)

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from dapt_contract import pod as contract
-from dapt_operator.api.run import StageRun, plain
-from dapt_operator.api.validate import check, load
+from dapt_operator.api.validation.validate import check
+from dapt_operator.api.validation.yaml_source import load
 from dapt_operator.launchers import LAUNCHERS
-from dapt_trainer.data.sources import CLAIMS_FOLDER, filesystem_of
+from dapt_operator.runs import StageRun, plain
+from dapt_trainer.data.reading.sources import CLAIMS_FOLDER, filesystem_of
 from dapt_trainer.errors import InputError
 from dapt_trainer.publishing.destinations import open_destination
 from launch_builders import owner, profile, stage_run

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from dapt_operator.api.run import plain
 from dapt_operator.launchers import LAUNCHERS
+from dapt_operator.runs import plain
 from launch_cases import CASES, rendered
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -9,9 +9,9 @@ import pytest
 
 from dapt_contract.stage_file import StageFile
 from dapt_operator.api.quantity import parse_quantity
-from dapt_operator.api.run import RunResources, StageRun, plain
 from dapt_operator.launchers import LAUNCHERS, indexed_job
 from dapt_operator.launchers.labels import identity_of
+from dapt_operator.runs import RunResources, StageRun, plain
 from launch_builders import owner, profile, stage_run
 from launch_cases import CASES
 

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kubernetes import client
 
-from dapt_operator.api.pod_fields import CONTAINER, METADATA, POD, Shape, Whose, ownership_table
-from dapt_operator.api.pod_template import problems
-from dapt_operator.api.run import plain
-from dapt_operator.api.validate import check, load
+from dapt_operator.api.validation.pod_fields import CONTAINER, METADATA, POD, Shape, Whose, ownership_table
+from dapt_operator.api.validation.pod_template import problems
+from dapt_operator.api.validation.validate import check
+from dapt_operator.api.validation.yaml_source import load
 from dapt_operator.launchers import LAUNCHERS
-from dapt_operator.launchers.pod import lifted_restrictions
+from dapt_operator.launchers.render.pod import lifted_restrictions
+from dapt_operator.runs import plain
 from launch_builders import owner, profile, stage_run
 from launch_cases import platform
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from dapt_operator.api.pod_security import breaches
-from dapt_operator.api.run import plain
+from dapt_operator.api.validation.pod_security import breaches
 from dapt_operator.launchers import LAUNCHERS
-from dapt_operator.launchers.pod import lifted_restrictions
+from dapt_operator.launchers.render.pod import lifted_restrictions
+from dapt_operator.runs import plain
 from launch_builders import profile
 from launch_cases import CASES, rendered
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from dapt_contract.failure import Cause
-from dapt_operator.api.run import Children
-from dapt_operator.cluster.kubernetes.slim import slim
+from dapt_operator.cluster.kubernetes.cache.projection import slim
 from dapt_operator.launchers import all_states
+from dapt_operator.runs import Children
 from gang_objects import DISRUPTED, NOW, RUN, SUCCESS, deleted, ended, job, job_set, pod, said
 from launch_builders import stage_run
 

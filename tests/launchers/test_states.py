@@ -11,8 +11,8 @@ import pytest
 from dapt_contract.failure import Cause
 from dapt_contract.message import encode_message
 from dapt_contract.progress import Progress
-from dapt_operator.api.run import Children, RunPhase
 from dapt_operator.launchers.indexed_job import states
+from dapt_operator.runs import Children, RunPhase
 from gang_objects import DISRUPTED, FACTS, NOW, RUN, SUCCESS, ended, job, pod, said, state_of
 from launch_builders import stage_run
 

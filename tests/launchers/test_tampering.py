@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from dapt_operator.api.run import RunPhase
 from dapt_operator.launchers import indexed_job
+from dapt_operator.runs import RunPhase
 from gang_objects import RUN, ended, job, job_set, pod, state_of
 from launch_builders import owner, profile
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from dapt_operator.api.run import Hindrance, Quota, RunPhase
-from dapt_operator.launchers.quota import QUEUE_LABEL, quota_of
-from dapt_operator.launchers.waiting import refusal_of
+from dapt_operator.launchers.labels import QUEUE_LABEL
+from dapt_operator.launchers.observe.pod_waiting import refusal_of
+from dapt_operator.launchers.observe.quota import quota_of
+from dapt_operator.runs import Hindrance, Quota, RunPhase
 from gang_objects import RUN, job, job_set, pod, state_of
 from launch_builders import stage_run
 

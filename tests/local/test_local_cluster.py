@@ -17,10 +17,10 @@ from ruamel.yaml import YAML
 from dapt_contract.failure import Cause
 from dapt_contract.message import encode_message
 from dapt_contract.stages.publish import PublishFacts
-from dapt_operator.api.run import Owner, RunPhase, RunState, StageRun
 from dapt_operator.cluster.local import LocalCluster, LocalRunError
 from dapt_operator.cluster.port import Conflict, Event, Key, ObjectReference
 from dapt_operator.launchers.indexed_job import states
+from dapt_operator.runs import Owner, RunPhase, RunState, StageRun
 from launch_builders import fake_manifests, owner, resource, stage_run
 from pods import alive, wait_until
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from dapt_contract.failure import Cause
-from dapt_operator.api.run import RunPhase
 from dapt_operator.cluster.local import LocalCluster
+from dapt_operator.runs import RunPhase
 from launch_builders import resource
 from local_runs import last_state, ranks_below, start
 from pods import alive, wait_until

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from dapt_contract.failure import Cause
-from dapt_operator.api.run import RunPhase
 from dapt_operator.cluster.local import LocalCluster
+from dapt_operator.runs import RunPhase
 from launch_builders import fake_manifests, resource, stage_run
 from local_runs import last_state, owner_of, ranks_below, start, wait_for_end
 from pods import alive, wait_until

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from dapt_contract.progress import Progress
-from dapt_operator.cluster.local.readings import Readings, fetch
+from dapt_operator.cluster.local.progress import Readings, fetch
 from pods import free_port, wait_until
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from dapt_operator.api.run import RunPhase, RunState
 from dapt_operator.cluster.local import LocalCluster
-from dapt_operator.cluster.local.room import Room, demand, machine
+from dapt_operator.cluster.local.capacity import Room, demand, machine
 from dapt_operator.cluster.port import ObjectReference
 from dapt_operator.launchers.indexed_job import states
+from dapt_operator.runs import RunPhase, RunState
 from launch_builders import fake_manifests, resource, stage_run
 from local_runs import owner_of
 from pods import wait_until

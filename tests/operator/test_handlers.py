@@ -13,8 +13,8 @@ from kopf._core.actions import lifecycles
 from kopf._core.engines import indexing
 from kopf._core.reactor import inventory, processing
 
-from dapt_operator import handlers
-from dapt_operator.settings import JOBSETS, WATCHED, set_kopf
+from dapt_operator.runtime import handlers
+from dapt_operator.runtime.settings import JOBSETS, WATCHED, set_kopf
 
 
 class Notes:

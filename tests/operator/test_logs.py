@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from dapt_operator import logs
+from dapt_operator.runtime import logging_setup
 
 OURS = ("", "dapt", "dapt_operator", "urllib3.connectionpool", "kopf._core.reactor.running")
 
@@ -26,7 +26,7 @@ def as_before() -> Iterator[None]:
 
 
 def test_a_line_of_ours_and_one_of_a_library_have_the_same_form(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.set_up("json", "info")
+    logging_setup.set_up("json", "info")
     structlog.get_logger("dapt.tests").info("reconciled", namespace="team", apply=["Job/a"])
     logging.getLogger("kopf.somewhere").warning("the watch of %s ended", "pods")
     first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
@@ -44,7 +44,7 @@ def test_a_line_of_ours_and_one_of_a_library_have_the_same_form(capsys: pytest.C
 def test_libraries_are_heard_from_warnings_on_and_ours_from_the_level_that_was_asked(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    logs.set_up("json", "error")
+    logging_setup.set_up("json", "error")
     structlog.get_logger("dapt.tests").warning("no")
     logging.getLogger("kopf").info("no")
     logging.getLogger("dapt_operator.cluster").warning("no")
@@ -53,7 +53,7 @@ def test_libraries_are_heard_from_warnings_on_and_ours_from_the_level_that_was_a
 
 
 def test_an_exception_stays_within_its_line(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.set_up("json", "info")
+    logging_setup.set_up("json", "info")
     try:
         raise ValueError("what")
     except ValueError:
@@ -63,7 +63,7 @@ def test_an_exception_stays_within_its_line(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.set_up("text", "info")
+    logging_setup.set_up("text", "info")
     structlog.get_logger("dapt.tests").info("started", port=8080)
     (line,) = capsys.readouterr().err.splitlines()
     assert "started" in line

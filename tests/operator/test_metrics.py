@@ -11,10 +11,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from builders import healthy
 from dapt_contract.failure import Cause
 from dapt_contract.stage_file import StageFile
-from dapt_operator import metrics, metrics_page
-from dapt_operator.api.run import Manifest
-from dapt_operator.cluster.memory import Ends, Stays
-from dapt_trainer.progress import METRICS
+from dapt_operator.runs import Manifest
+from dapt_operator.runtime import metrics, metrics_reference
+from dapt_operator.testing.objects import Ends, Stays
+from dapt_trainer.pod.progress import METRICS
 from worlds import World
 
 ROOT = Path(__file__).parents[2]
@@ -151,5 +151,5 @@ def test_names_follow_the_conventions_and_each_series_has_one_exporter() -> None
 
 
 def test_the_reference_page_is_current() -> None:
-    page = ROOT / "docs" / "reference" / metrics_page.PAGE
-    assert page.read_text() == metrics_page.page(METRICS), "run `make crds`"
+    page = ROOT / "docs" / "reference" / metrics_reference.PAGE
+    assert page.read_text() == metrics_reference.page(METRICS), "run `make crds`"

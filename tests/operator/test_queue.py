@@ -9,7 +9,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from dapt_operator.queue import LONGEST_BACKOFF_SECONDS, SPACING_SECONDS, Schedule, WorkQueue, backoff_seconds
+from dapt_operator.runtime.work_queue import (
+    LONGEST_BACKOFF_SECONDS,
+    SPACING_SECONDS,
+    Schedule,
+    WorkQueue,
+    backoff_seconds,
+)
 
 KEYS = st.sampled_from(["a", "b", "c"])
 SECONDS = st.sampled_from([0.0, 0.01, SPACING_SECONDS, 0.2, 1.0, 10.0])

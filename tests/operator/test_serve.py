@@ -8,7 +8,7 @@ import urllib.request
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from dapt_operator.serve import Pages, PortTaken
+from dapt_operator.runtime.http_server import Pages, PortTaken
 
 
 def get(port: int, path: str) -> tuple[int, str]:

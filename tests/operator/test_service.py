@@ -8,12 +8,12 @@ import pytest
 import structlog
 from kubernetes.client import Configuration
 
-from dapt_operator import service as module
 from dapt_operator.cluster.kubernetes import NotLeader, Store
 from dapt_operator.cluster.port import Key
 from dapt_operator.plan.decide import Plan
-from dapt_operator.service import Service, _Notes, is_finished
-from dapt_operator.settings import Settings
+from dapt_operator.runtime import operator
+from dapt_operator.runtime.operator import Service, _Notes, is_finished
+from dapt_operator.runtime.settings import Settings
 
 KEY = Key("team", "clinical")
 
@@ -80,7 +80,7 @@ def test_without_the_lease_a_look_ends_quietly(service: Service, monkeypatch: py
     def refused(*_: Any, **__: Any) -> Plan:
         raise NotLeader("PUT /status: the Lease is not held")
 
-    monkeypatch.setattr(module, "reconcile", refused)
+    monkeypatch.setattr(operator, "reconcile", refused)
     with structlog.testing.capture_logs() as logged:
         assert service._reconcile(KEY) is None
     assert logged == []
@@ -95,7 +95,7 @@ def test_a_look_asks_to_be_repeated_as_the_plan_wants(
         asked.update(keywords)
         return Plan(requeue_after=12.5)
 
-    monkeypatch.setattr(module, "reconcile", looked)
+    monkeypatch.setattr(operator, "reconcile", looked)
     assert service._reconcile(KEY) == 12.5
     assert asked == {"local": False, "instance": "default/dapt"}
     samples = {

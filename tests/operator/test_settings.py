@@ -8,8 +8,8 @@ import logging
 import kopf
 import pytest
 
-from dapt_operator.logs import OncePerOutage
-from dapt_operator.settings import BadSetting, Forever, make_settings, set_kopf
+from dapt_operator.runtime.logging_setup import OncePerOutage
+from dapt_operator.runtime.settings import BadSetting, Forever, make_settings, set_kopf
 
 
 @pytest.fixture(autouse=True)

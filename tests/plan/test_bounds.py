@@ -6,8 +6,8 @@ from builders import base_measure, checkpoint, measure, pretrain_facts, score
 from dapt_contract.base import Contract
 from dapt_contract.metric import Measure
 from dapt_contract.stages.evaluate import BaselineFacts, EvaluateFacts
-from dapt_operator.api.ledger import Ledger, RunRecord
-from dapt_operator.api.status import (
+from dapt_operator.api.v1alpha1.ledger import Ledger, RunRecord
+from dapt_operator.api.v1alpha1.status import (
     CandidateStatus,
     Condition,
     DomainAdaptationStatus,
@@ -15,9 +15,10 @@ from dapt_operator.api.status import (
     StageStatus,
     TaskScore,
 )
-from dapt_operator.plan.bounds import fit, make_room, size_bytes
-from dapt_operator.plan.facts import read_facts
-from dapt_operator.plan.history import compact
+from dapt_operator.plan.ledger.compaction import make_room
+from dapt_operator.plan.ledger.records import compact
+from dapt_operator.plan.ledger.stage_facts import read_facts
+from dapt_operator.plan.status.size_limit import fit, size_bytes
 
 LONG = "ü" * 1024
 

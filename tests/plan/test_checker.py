@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from builders import healthy
-from dapt_operator.cluster.memory_checks import (
+from dapt_operator.testing.invariants import (
     ImpossibleWorldError,
     check_conditions,
     check_deletion,

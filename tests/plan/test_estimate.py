@@ -8,11 +8,11 @@ import pytest
 
 from builders import adaptation, base_measure, model_facts, profile
 from dapt_contract.stages.common import LoraConfig
-from dapt_operator.api.profile import AdaptationProfile
-from dapt_operator.api.spec import DomainAdaptation
-from dapt_operator.plan import guidance
-from dapt_operator.plan.estimate import Estimate, estimate
-from dapt_operator.plan.memory import GIB, trainable_parameters, training_memory
+from dapt_operator.api.v1alpha1.profile import AdaptationProfile
+from dapt_operator.api.v1alpha1.spec import DomainAdaptation
+from dapt_operator.plan.sizing import warnings
+from dapt_operator.plan.sizing.estimate import Estimate, estimate
+from dapt_operator.plan.sizing.memory import GIB, trainable_parameters, training_memory
 
 LLAMA_8B = model_facts(
     parameters=8_030_261_248, hidden_size=4096, layers=32, vocabulary_size=128_256, attention_heads=32,
@@ -191,7 +191,7 @@ def test_much_less_replay_than_the_shift_asks_for_is_warned_about(
 ) -> None:
     asked = DomainAdaptation.model_validate(adaptation(corpus={"replayFraction": replay})).spec
     offered = AdaptationProfile.model_validate(profile()).spec
-    found = guidance.warnings(
+    found = warnings.warnings(
         asked, offered, model=None, domain_tokens=None, general_tokens=None, total_tokens=None,
         replay_fraction=replay, shift=shift,
     )  # fmt: skip

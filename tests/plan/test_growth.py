@@ -8,11 +8,11 @@ from builders import adaptation, base_measure, model_facts, profile
 from dapt_contract.stages.common import LoraConfig
 from dapt_contract.stages.prepare import TokenizerFacts
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainFacts
-from dapt_operator.api.profile import AdaptationProfile
-from dapt_operator.api.spec import DomainAdaptation, DomainAdaptationSpec
-from dapt_operator.plan.estimate import Estimate, estimate
-from dapt_operator.plan.growth import break_even_tokens, grown_model
-from dapt_operator.plan.memory import trainable_parameters
+from dapt_operator.api.v1alpha1.profile import AdaptationProfile
+from dapt_operator.api.v1alpha1.spec import DomainAdaptation, DomainAdaptationSpec
+from dapt_operator.plan.sizing.estimate import Estimate, estimate
+from dapt_operator.plan.sizing.grown_tokenizer import break_even_tokens, grown_model
+from dapt_operator.plan.sizing.memory import trainable_parameters
 
 SIZES = {"parameters": 1_000_000, "hidden_size": 100, "vocabulary_size": 5_000}
 EXTENDED = {"model": {"tokenizer": {"extend": {"vocabularySize": 400}}}}

@@ -8,10 +8,11 @@ from typing import Any
 from builders import checkpoint, prepare_facts, pretrain_facts
 from dapt_contract.failure import Cause
 from dapt_contract.run import RunIdentity
-from dapt_operator.api.ledger import Ledger, RunRecord
-from dapt_operator.api.profile import Retries
-from dapt_operator.api.run import RunPhase, RunState
-from dapt_operator.plan.history import absorb, find
+from dapt_operator.api.v1alpha1.ledger import Ledger, RunRecord
+from dapt_operator.api.v1alpha1.profile import Retries
+from dapt_operator.plan.ledger.records import find
+from dapt_operator.plan.ledger.update import absorb
+from dapt_operator.runs import RunPhase, RunState
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 

@@ -8,10 +8,9 @@ import pytest
 
 from builders import model_facts
 from dapt_contract.stages.common import LoraConfig
-from dapt_operator.api.spec import Ewc, KlToBase, L2sp, Regularization
-from dapt_operator.plan.memory import GIB
-from dapt_operator.plan.penalty import penalty_bytes
-from dapt_operator.plan.sharing import Wanted, choose
+from dapt_operator.api.v1alpha1.spec_training import Ewc, KlToBase, L2sp, Regularization
+from dapt_operator.plan.sizing.memory import GIB, penalty_bytes
+from dapt_operator.plan.sizing.parallelism import Wanted, choose
 
 LLAMA_8B = model_facts(
     parameters=8_030_261_248, hidden_size=4096, layers=32, vocabulary_size=128_256, attention_heads=32,

@@ -15,15 +15,15 @@ from dapt_contract.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import BaselineFacts, EvaluateConfig, EvaluateFacts, VerifyFacts
 from dapt_contract.stages.pretrain import CheckpointFacts
-from dapt_operator.api.spec import DomainAdaptation
-from dapt_operator.cluster.memory import Ends, OperatorKilledError, Stays
-from dapt_operator.cluster.memory_objects import job_spec
+from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.launchers import LAUNCHERS, all_states
 from dapt_operator.plan.decide import decide
-from dapt_operator.plan.facts import Facts
 from dapt_operator.plan.gates import GATES, GateFacts
+from dapt_operator.plan.ledger.stage_facts import Facts
 from dapt_operator.plan.observed import observe
-from dapt_operator.plan.selection import MAX_JUDGED, Breached, NeedsMeasure, Selected, choose
+from dapt_operator.plan.selection.choose import MAX_JUDGED, Breached, NeedsMeasure, Selected, choose
+from dapt_operator.testing.cluster import OperatorKilledError
+from dapt_operator.testing.objects import Ends, Stays, job_spec
 from strategies import Place, Step, limited, lives, measures, places, tables
 from worlds import World
 

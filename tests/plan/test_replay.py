@@ -13,11 +13,11 @@ from builders import checkpoint, healthy, measure, merged, pretrain_facts
 from dapt_contract.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
-from dapt_operator.api.ledger import Ledger
-from dapt_operator.api.spec import DomainAdaptationSpec
-from dapt_operator.cluster.memory import Ends, Script, Stays
-from dapt_operator.plan.facts import Facts, read_facts
-from dapt_operator.plan.replay import Replay, record, recorded, replay
+from dapt_operator.api.v1alpha1.ledger import Ledger
+from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
+from dapt_operator.plan.ledger.stage_facts import Facts, read_facts
+from dapt_operator.plan.selection.rejudge import Replay, record, recorded, replay
+from dapt_operator.testing.objects import Ends, Script, Stays
 from worlds import World
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)

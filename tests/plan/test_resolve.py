@@ -11,13 +11,15 @@ from builders import adaptation, base_measure, model_facts, prepare_facts, profi
 from dapt_contract.metric import Measure
 from dapt_contract.stages.evaluate import BaselineFacts
 from dapt_contract.stages.prepare import PrepareFacts
-from dapt_operator.api.profile import AdaptationProfile, AdaptationProfileSpec
-from dapt_operator.api.spec import DomainAdaptation, DomainAdaptationSpec
-from dapt_operator.plan.attempts import attempt
-from dapt_operator.plan.blueprint import BASE_REFERENCE, Pretraining, prepare_stage, resolve_pretraining
-from dapt_operator.plan.facts import Facts
-from dapt_operator.plan.finishing import finetune_stage
-from dapt_operator.plan.resolve import RefusedError, budget_steps, replay_fraction
+from dapt_operator.api.v1alpha1.profile import AdaptationProfile, AdaptationProfileSpec
+from dapt_operator.api.v1alpha1.spec import DomainAdaptation, DomainAdaptationSpec
+from dapt_operator.plan.ledger.stage_facts import Facts
+from dapt_operator.plan.sizing.resolve import RefusedError, budget_steps, replay_fraction
+from dapt_operator.plan.stages.attempts import attempt
+from dapt_operator.plan.stages.finetune import finetune_stage
+from dapt_operator.plan.stages.prepare import prepare_stage
+from dapt_operator.plan.stages.pretrain import Pretraining, resolve_pretraining
+from dapt_operator.plan.stages.stage_plan import BASE_REFERENCE
 
 
 def first_attempt(

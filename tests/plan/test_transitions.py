@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from dapt_operator.plan.lanes import ORDER
+from dapt_operator.plan.chain import Walk
+from dapt_operator.plan.evaluations import ORDER
 from dapt_operator.plan.transitions import RUN_STATES, TABLE, Do, Fact, Go, Impossible, State, move
-from dapt_operator.plan.walk import Walk
 
 
 @pytest.mark.parametrize(("state", "fact"), list(itertools.product(State, Fact)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from dapt_operator.report.labels import _box, place
+from dapt_operator.report.label_placement import _box, place
 
 
 def test_a_lone_point_has_its_label_above() -> None:

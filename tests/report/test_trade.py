@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dapt_operator.report.trade import AttemptPath, Offer, attempts_path, front, trade
+from dapt_operator.report.tradeoff_charts import AttemptPath, Offer, attempts_path, front, trade
 
 shares = st.floats(-0.5, 3.0)
 

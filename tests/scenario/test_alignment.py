@@ -11,7 +11,7 @@ from dapt_contract.stages.align import AlignConfig
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.evaluate import VerifyConfig, VerifyFacts
 from dapt_contract.stages.publish import PublishConfig
-from dapt_operator.cluster.memory import Ends, Stays
+from dapt_operator.testing.objects import Ends, Stays
 from worlds import World
 
 PREFERENCE = {"preference": {"data": [{"source": "file:///text/preferences.jsonl"}]}}

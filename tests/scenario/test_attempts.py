@@ -12,7 +12,7 @@ from dapt_contract.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
 from dapt_contract.stages.pretrain import CheckpointFacts, MixturePhase, PretrainConfig
-from dapt_operator.cluster.memory import Ends, Script, Stays
+from dapt_operator.testing.objects import Ends, Script, Stays
 from worlds import World
 
 PLAIN: dict[str, Any] = {

@@ -12,7 +12,7 @@ from dapt_contract.stages.blend import BlendConfig, BlendFacts
 from dapt_contract.stages.common import Member, ModelReference
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
 from dapt_contract.stages.publish import PublishConfig
-from dapt_operator.cluster.memory import Ends, Script, Stays
+from dapt_operator.testing.objects import Ends, Script, Stays
 from worlds import World
 
 BLENDS: dict[str, Any] = {

@@ -13,7 +13,8 @@ from dapt_contract.failure import Cause
 from dapt_contract.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
-from dapt_operator.cluster.memory import Ends, OperatorKilledError, Script, Stays
+from dapt_operator.testing.cluster import OperatorKilledError
+from dapt_operator.testing.objects import Ends, Script, Stays
 from worlds import World
 
 

@@ -13,7 +13,7 @@ from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts, VerifyFacts
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainConfig
 from dapt_contract.stages.publish import PublishConfig
-from dapt_operator.cluster.memory import Ends, Script, Stays
+from dapt_operator.testing.objects import Ends, Script, Stays
 from worlds import World
 
 REMEDIES = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from builders import healthy
 from dapt_contract.failure import Cause
 from dapt_contract.stage_file import StageFile
-from dapt_operator.api import conditions as words
-from dapt_operator.api.events import EVENTS
-from dapt_operator.cluster.memory import Ends, Stays
+from dapt_operator.api.v1alpha1 import conditions as words
+from dapt_operator.api.v1alpha1.events import EVENTS
+from dapt_operator.testing.objects import Ends, Stays
 from worlds import World, failing, once
 
 

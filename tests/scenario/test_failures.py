@@ -8,7 +8,7 @@ from builders import checkpoint, pretrain_facts
 from dapt_contract.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.pretrain import PretrainConfig
-from dapt_operator.cluster.memory import Ends, Stays
+from dapt_operator.testing.objects import Ends, Stays
 from worlds import World, failing, once
 
 STAGES = ["prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish"]

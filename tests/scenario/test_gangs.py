@@ -7,7 +7,7 @@ import pytest
 from builders import healthy
 from dapt_contract.failure import Cause
 from dapt_contract.stage_file import StageFile
-from dapt_operator.cluster.memory import Ends, Stays
+from dapt_operator.testing.objects import Ends, Stays
 from worlds import World
 
 GANG = {"resources": {"nodes": 2}, "pretraining": {"globalBatchSize": 16}}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from builders import healthy, profile
-from dapt_operator.cluster.memory import Stays
+from dapt_operator.testing.objects import Stays
 from worlds import World
 
 MARKED = {"annotations": {"dapt.dev/default": "true"}}

@@ -11,7 +11,7 @@ from dapt_contract.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
 from dapt_contract.stages.pretrain import PretrainConfig
-from dapt_operator.cluster.memory import Ends, Stays
+from dapt_operator.testing.objects import Ends, Stays
 from worlds import World
 
 MANY: dict[str, Any] = {

@@ -8,8 +8,8 @@ from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import VerifyConfig
 from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_contract.stages.publish import PublishConfig
-from dapt_operator.api.conditions import CONDITION_TYPES
-from dapt_operator.cluster.memory import Ends, Stays
+from dapt_operator.api.v1alpha1.conditions import CONDITION_TYPES
+from dapt_operator.testing.objects import Ends, Stays
 from worlds import World
 
 

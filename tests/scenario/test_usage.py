@@ -7,8 +7,8 @@ from dapt_contract.failure import Cause
 from dapt_contract.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.pretrain import PretrainConfig
-from dapt_operator.cluster.memory import Ends, Stays
-from dapt_operator.plan.tables import bounded_lines
+from dapt_operator.plan.status.blocks import bounded_lines
+from dapt_operator.testing.objects import Ends, Stays
 from worlds import World
 
 

@@ -9,7 +9,7 @@ import pytest
 from builders import facts_for, healthy
 from dapt_contract.failure import ALTERED, Cause
 from dapt_contract.stage_file import StageFile
-from dapt_operator.cluster.memory import Ends, Script, Stays
+from dapt_operator.testing.objects import Ends, Script, Stays
 from worlds import World, failing, once
 
 SECRET = 'CreateContainerConfigError: secret "dapt-hub" not found'

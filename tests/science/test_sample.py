@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from science.adapt import adapt
 from science.chain import Chain, follow
-from science.run import Adaptation, Penalty, World, adapt
+from science.settings import Adaptation, Penalty
+from science.world import World
 
-from science import base, campaign, digests, kinds, measures, rows, sample, store
+from science import base, blends, campaign, digests, kinds, rows, sample, store
 
 pytestmark = pytest.mark.torch
 LAST_STEP = sample.SETTINGS.steps
@@ -94,7 +96,7 @@ def test_an_interpolation_is_measured_on_the_weights_between(world: World) -> No
     import torch
 
     other = {name: value * 1.1 for name, value in world.base.items()}
-    made = dict(measures.made_of(world, other, (0.5,), [world.base, other]))
+    made = dict(blends.made_of(world, other, (0.5,), [world.base, other]))
     for model in (made["i0.5"], made["avg2"]):
         for name, value in model.state_dict().items():
             torch.testing.assert_close(value, world.base[name] * 1.05, rtol=1e-5, atol=1e-7)

@@ -30,7 +30,7 @@ from science.experiments.common import (
     forgetting_at,
     pooled,
 )
-from science.run import Adaptation
+from science.settings import Adaptation
 
 from science import controller
 

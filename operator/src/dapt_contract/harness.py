@@ -1,6 +1,6 @@
 """Names of the tasks that lm-evaluation-harness ships, so that a wrong one is refused before anything runs.
 
-`harness_tasks.txt.gz` is written by `python -m dapt_trainer.data.harness_names` from the installed harness; a test says
+`harness_tasks.txt.gz` is written by `python -m dapt_trainer.data.harness.names` from the installed harness; a test says
 when it is stale. Names longer than a manifest allows are not in it.
 """
 

@@ -12,9 +12,8 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 
-from dapt_operator.api.conditions import NAME_TAKEN, REFUSED
 from dapt_operator.api.names import signing_secret_name
-from dapt_operator.api.run import Manifest, Owner
+from dapt_operator.api.v1alpha1.conditions import NAME_TAKEN, REFUSED
 from dapt_operator.cluster.port import (
     CannotMake,
     Cluster,
@@ -26,11 +25,12 @@ from dapt_operator.cluster.port import (
     World,
 )
 from dapt_operator.launchers import all_states
-from dapt_operator.launchers.base import Launcher
 from dapt_operator.launchers.labels import adaptation_labels, owner_references
-from dapt_operator.launchers.pod import SIGNING_KEY
+from dapt_operator.launchers.launcher import Launcher
+from dapt_operator.launchers.render.environment import SIGNING_KEY
 from dapt_operator.plan.decide import Plan, decide
 from dapt_operator.plan.observed import Observed, Obstacle, observe
+from dapt_operator.runs import Manifest, Owner
 
 MAX_CONFLICTS = 5
 MAX_PASSED_OVER = 3

@@ -12,7 +12,7 @@ from dapt_contract.failure import Cause
 from dapt_contract.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.pretrain import CheckpointFacts
-from dapt_operator.cluster.memory import Ends
+from dapt_operator.testing.objects import Ends
 from testcluster.control_plane import ControlPlane
 from testcluster.pod_life import Life, PodScript, ScriptedPod
 from testcluster.waiting import eventually

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from dapt_contract.stage_file import StageFile
-from dapt_operator.cluster.memory import Ends, Stays
+from dapt_operator.testing.objects import Ends, Stays
 from testcluster import volumes_script
 from testcluster.async_api import AsyncApi
 from testcluster.control_plane import ControlPlane

@@ -11,7 +11,7 @@ from dapt_contract.failure import Cause, ExitCode
 from dapt_contract.message import encode_message
 from dapt_contract.progress import Progress
 from dapt_contract.stage_file import StageFile
-from dapt_operator.cluster.memory import Ends, Script, Stays
+from dapt_operator.testing.objects import Ends, Script, Stays
 
 TRAINER = "trainer"
 INDEX = "batch.kubernetes.io/job-completion-index"

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from dapt_contract.stages.common import ProbeConfig, TaskConfig
 from dapt_contract.stages.prepare import InstructionSource, ModelFacts, PrepareConfig, TextSource
-from dapt_trainer.data import space
+from dapt_trainer.data import disk_space
 from dapt_trainer.errors import InfrastructureError, InputError
 from toy_corpus import documents, train_tokenizer, write_jsonl, write_model
 
@@ -218,18 +218,20 @@ def a_model(parameters: int) -> ModelFacts:
 )
 def test_room_for_the_checkpoints_is_looked_for(tmp_path, monkeypatch, fields, free_gib, sentence) -> None:
     facts = a_model(parameters=1_000_000_000)
-    monkeypatch.setattr(space.shutil, "disk_usage", lambda _: SimpleNamespace(free=int(free_gib * 1024**3)))
+    monkeypatch.setattr(
+        disk_space.shutil, "disk_usage", lambda _: SimpleNamespace(free=int(free_gib * 1024**3))
+    )
     with pytest.raises(InputError) as caught:
-        space.check_space(tmp_path, facts, **({"checkpoints_kept": 2} | fields))
+        disk_space.check_space(tmp_path, facts, **({"checkpoints_kept": 2} | fields))
     assert str(caught.value) == f"{tmp_path}: {sentence}"
 
 
 def test_a_volume_without_room_for_further_attempts_is_a_warning(tmp_path, monkeypatch) -> None:
     asked = {"checkpoints_kept": 10, "trains_all_weights": True}
     facts = a_model(parameters=1_000_000_000)
-    monkeypatch.setattr(space.shutil, "disk_usage", lambda _: SimpleNamespace(free=50 * 1024**3))
-    assert space.check_space(tmp_path, facts, **asked) is None
-    assert space.check_space(tmp_path, facts, **asked, attempts=3) == (
+    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda _: SimpleNamespace(free=50 * 1024**3))
+    assert disk_space.check_space(tmp_path, facts, **asked) is None
+    assert disk_space.check_space(tmp_path, facts, **asked, attempts=3) == (
         f"{tmp_path} has 50.0 GiB free; the checkpoints of 3 attempts, should the run be rolled back, take up to 78.2 "
         "GiB: use a larger volume, or lower spec.gates.rollback.maxRollbacks or spec.pretraining.checkpoints.count."
     )
@@ -362,7 +364,7 @@ def test_a_task_whose_data_cannot_be_reached_is_named(config, problems_of) -> No
 def test_a_full_volume_is_the_volumes_fault(config, prepare, monkeypatch) -> None:
     import errno
 
-    from dapt_trainer.data import shards
+    from dapt_trainer.data.packing import shards
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -396,8 +398,8 @@ def test_sharded_weights_are_counted_and_of_two_sets_one_is_taken(
 def test_a_large_vocabulary_takes_four_bytes_a_token(config, prepare, tmp_path: Path, model: Path) -> None:
     from tokenizers import Tokenizer
 
-    from dapt_trainer.data.manifest import read_manifest
-    from dapt_trainer.data.shards import open_shards
+    from dapt_trainer.data.packing.manifest import read_manifest
+    from dapt_trainer.data.packing.shards import open_shards
 
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     tokenizer.add_tokens([f"<{number}>" for number in range(70_000)])
@@ -431,7 +433,7 @@ def test_guidance_counts_what_is_odd(config, prepare, tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_names_its_end_of_text_in_any_of_the_usual_ways(tmp_path: Path, tokenizer) -> None:
-    from dapt_trainer.data.model_facts import read_tokenizer
+    from dapt_trainer.data.base_model.facts import read_tokenizer
 
     model = write_model(tmp_path / "m", tokenizer, end_of_text=None)
     (model / "special_tokens_map.json").write_text('{"eos_token": {"content": "<|end|>"}}')

@@ -7,8 +7,8 @@ import random
 import numpy as np
 import pytest
 
-from dapt_trainer.data.contamination import EvaluationItem, contamination_index
-from dapt_trainer.data.near_duplicates import SHINGLE_WORDS, HeldOutShingles, sketches
+from dapt_trainer.data.dedup.contamination import EvaluationItem, contamination_index
+from dapt_trainer.data.dedup.held_out_neighbours import SHINGLE_WORDS, HeldOutShingles, sketches
 from dapt_trainer.data.text import WordHasher, normalized, text_digest, words
 from toy_corpus import WORDS, documents
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dapt_trainer.data.base_model import import_model
-from dapt_trainer.data.model_facts import read_model_facts, read_tokenizer
+from dapt_trainer.data.base_model.facts import read_model_facts, read_tokenizer
+from dapt_trainer.data.base_model.fetch import import_model
 from dapt_trainer.errors import InputError
 from toy_corpus import documents, train_tokenizer, write_model
 

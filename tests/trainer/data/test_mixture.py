@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dapt_contract.stages.pretrain import MixturePhase
-from dapt_trainer.data.mixture import Mixture, SourceSize, permuted
+from dapt_trainer.data.packing.mixture import Mixture, SourceSize, permuted
 from dapt_trainer.errors import InputError
 
 L = 512
@@ -220,7 +220,7 @@ def test_every_phase_has_its_own_replay_fraction_in_tokens(sources, phases, batc
 def test_a_later_phase_reads_the_same_rows_from_any_step_on_any_number_of_ranks(
     world_size: int, resumed_at: int
 ) -> None:
-    from dapt_trainer.training.batches import BatchOrder
+    from dapt_trainer.training.batch_order import BatchOrder
 
     made = (source("domain-0", 70), source("domain-1", 31, weight=2.0), source("general-0", 13))
     phases = [(9, 0.1), (4, 0.5)]

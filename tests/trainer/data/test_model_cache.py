@@ -28,7 +28,7 @@ FILES = {
 FETCH = """
 import sys
 from pathlib import Path
-from dapt_trainer.data.base_model import import_model
+from dapt_trainer.data.base_model.fetch import import_model
 print(import_model("hf://org/base@main", Path(sys.argv[1]) / "model", Path(sys.argv[1]) / "scratch"))
 """
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dapt_trainer.data.packing import Packer, Piece
+from dapt_trainer.data.packing.best_fit import Packer, Piece
 
 
 def pack(

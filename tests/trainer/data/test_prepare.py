@@ -13,10 +13,10 @@ from tokenizers import Tokenizer
 from dapt_contract.stages.common import ProbeConfig, TaskConfig
 from dapt_contract.stages.prepare import InstructionSource, TextSource, TrainingLength
 from dapt_trainer.data import analysis
-from dapt_trainer.data.held_out import HALVES, read_held_out
-from dapt_trainer.data.manifest import read_manifest
-from dapt_trainer.data.selection import held_out_limit
-from dapt_trainer.data.shards import open_shards
+from dapt_trainer.data.choose_held_out import held_out_limit
+from dapt_trainer.data.packing.held_out import HALVES, read_held_out
+from dapt_trainer.data.packing.manifest import read_manifest
+from dapt_trainer.data.packing.shards import open_shards
 from dapt_trainer.errors import InfrastructureError, StopRequested
 from toy_corpus import documents, killed, write_jsonl
 
@@ -250,7 +250,7 @@ def test_the_number_of_processes_does_not_change_the_data(config, prepare, tmp_p
     config = config.model_copy(update={"domain": (TextSource(source=f"file://{domain}", max_tokens=60_000),)})
     alone = prepare(config, work=tmp_path / "one").facts
     monkeypatch.setattr(analysis, "BATCH_DOCUMENTS", 300)
-    monkeypatch.setattr("dapt_trainer.data.text_batches.BATCH_DOCUMENTS", 300)
+    monkeypatch.setattr("dapt_trainer.data.reading.text_batches.BATCH_DOCUMENTS", 300)
     init = analysis.AnalysisPool.__init__
     monkeypatch.setattr(
         analysis.AnalysisPool,

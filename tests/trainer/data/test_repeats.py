@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from dapt_contract.stages.prepare import TextSource
-from dapt_trainer.data import repeats
-from dapt_trainer.data.near_duplicates import SHINGLE_WORDS
-from dapt_trainer.data.repeats import find_repeats, signatures
+from dapt_trainer.data.dedup import minhash
+from dapt_trainer.data.dedup.held_out_neighbours import SHINGLE_WORDS
+from dapt_trainer.data.dedup.minhash import find_repeats, signatures
 from dapt_trainer.data.text import WordHasher, normalized, words
 from dapt_trainer.errors import InfrastructureError
 from toy_corpus import documents, killed, write_jsonl
@@ -99,13 +99,13 @@ def test_other_processes_find_the_same(tmp_path: Path) -> None:
 
 
 def test_a_killed_process_is_no_fault_of_the_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repeats, "_near_pairs", killed)
+    monkeypatch.setattr(minhash, "_near_pairs", killed)
     with pytest.raises(InfrastructureError, match="a process that looks for near-duplicates was killed"):
         find_repeats([signed(documents(20))], tmp_path, processes=2, inline_documents=0)
 
 
 def test_an_empty_corpus_has_no_repeats(tmp_path: Path) -> None:
-    (found,) = find_repeats([np.empty((0, repeats.HASHES), np.uint32)], tmp_path)
+    (found,) = find_repeats([np.empty((0, minhash.HASHES), np.uint32)], tmp_path)
     assert found.tolist() == []
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from dapt_contract.envelope import digest_of
-from dapt_trainer.data.manifest import read_manifest
-from dapt_trainer.training.models import sha256_of_file
+from dapt_trainer.data.packing.manifest import read_manifest
+from dapt_trainer.digests import sha256_of_file
 from toy_corpus import Board
 
 FOLDERS = ("model", "data", "held-out")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dapt_contract.envelope import digest_of
-from dapt_trainer.data.manifest import finished_manifest, read_manifest
-from dapt_trainer.data.shards import ShardWriter, open_shards
+from dapt_trainer.data.packing.manifest import finished_manifest, read_manifest
+from dapt_trainer.data.packing.shards import ShardWriter, open_shards
 from dapt_trainer.errors import InputError
 
 
@@ -63,7 +63,7 @@ def test_shards_without_a_manifest_are_none(tmp_path: Path) -> None:
 
 @pytest.mark.torch
 def test_training_rows_learn_nothing_across_documents(tmp_path: Path, config, prepare) -> None:
-    from dapt_trainer.data.torch_dataset import PackedDataset, stack_packed
+    from dapt_trainer.data.packing.torch_dataset import PackedDataset, stack_packed
 
     prepare(config)
     rows = PackedDataset.on_work_volume(

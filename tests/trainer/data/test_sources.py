@@ -13,8 +13,8 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from dapt_trainer.data.records import BadFileError, BadRecord, Document, documents
-from dapt_trainer.data.sources import file_format, resolve
+from dapt_trainer.data.reading.records import BadFileError, BadRecord, Document, documents
+from dapt_trainer.data.reading.sources import file_format, resolve
 from dapt_trainer.errors import InputError
 
 TEXTS = ["first text", "second, with ü and 漢字", "third"]
@@ -164,7 +164,7 @@ def test_of_a_hub_repository_only_the_data_is_read(tmp_path: Path, monkeypatch: 
     """The hub's file system, replaced by a folder that looks like a repository."""
     import fsspec
 
-    from dapt_trainer.data import sources
+    from dapt_trainer.data.reading import sources
 
     for name, content in {"README.md": b"# Data", "dataset_infos.json": b"{", "data/0.parquet": b""}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -253,7 +253,7 @@ def test_a_bucket_that_is_not_there_is_one_sentence(bucket: str) -> None:
 def test_a_model_is_fetched_from_an_object_store(bucket: str, tmp_path: Path, model: Path) -> None:
     import s3fs
 
-    from dapt_trainer.data.base_model import import_model
+    from dapt_trainer.data.base_model.fetch import import_model
 
     s3fs.S3FileSystem.clear_instance_cache()
     store = s3fs.S3FileSystem(client_kwargs={"endpoint_url": os.environ["AWS_ENDPOINT_URL"]})

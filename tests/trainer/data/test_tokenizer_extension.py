@@ -10,14 +10,14 @@ import pytest
 from tokenizers import Tokenizer
 
 from dapt_contract.stages.prepare import PrepareConfig, TextSource, TokenizerExtension, TokenizerFacts
-from dapt_trainer.data.held_out import HALVES, read_held_out
-from dapt_trainer.data.helper import Finished
-from dapt_trainer.data.manifest import read_manifest
-from dapt_trainer.data.shards import open_shards
+from dapt_trainer.data.packing.held_out import HALVES, read_held_out
+from dapt_trainer.data.packing.manifest import read_manifest
+from dapt_trainer.data.packing.shards import open_shards
+from dapt_trainer.data.run_module import Finished
+from dapt_trainer.digests import sha256_of_file
 from dapt_trainer.errors import InputError
-from dapt_trainer.tokenization import step
-from dapt_trainer.tokenization.grow import read_extension
-from dapt_trainer.training.models import sha256_of_file
+from dapt_trainer.tokenization import grow_in_prepare
+from dapt_trainer.tokenization.grow_model import read_extension
 from toy_corpus import Board, documents, write_jsonl
 
 WANTED = TokenizerExtension(vocabulary_size=30, minimum_frequency=10)
@@ -47,7 +47,7 @@ def matrices(monkeypatch: pytest.MonkeyPatch) -> None:
         beat()  # type: ignore[operator]
         return Finished(0, "", "")
 
-    monkeypatch.setattr(step, "run_module", run)
+    monkeypatch.setattr(grow_in_prepare, "run_module", run)
 
 
 def held_out(work: Path, side: str) -> list[str]:
@@ -58,13 +58,13 @@ def test_it_learns_from_the_domains_training_text_alone(
     extending, prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    grow_tokenizer = step.grow_tokenizer
+    grow_tokenizer = grow_in_prepare.grow_tokenizer
 
     def noted(tokenizer_json, texts, *rest, **options):
         seen.extend(texts())
         return grow_tokenizer(tokenizer_json, texts, *rest, **options)
 
-    monkeypatch.setattr(step, "grow_tokenizer", noted)
+    monkeypatch.setattr(grow_in_prepare, "grow_tokenizer", noted)
     facts = prepare(extending).facts
     out = held_out(tmp_path / "work", "domain")
     assert out
@@ -79,16 +79,16 @@ def test_of_a_large_corpus_a_share_is_read_the_same_each_time(
     extending, prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[str]] = []
-    grow_tokenizer = step.grow_tokenizer
+    grow_tokenizer = grow_in_prepare.grow_tokenizer
 
     def noted(tokenizer_json, texts, *rest, **options):
         seen.append(list(texts()))
         return grow_tokenizer(tokenizer_json, texts, *rest, **options)
 
-    monkeypatch.setattr(step, "grow_tokenizer", noted)
+    monkeypatch.setattr(grow_in_prepare, "grow_tokenizer", noted)
     prepare(extending)
     size = (tmp_path / "unknown-words.jsonl").stat().st_size
-    monkeypatch.setattr(step, "SAMPLE_BYTES", size // 3)
+    monkeypatch.setattr(grow_in_prepare, "SAMPLE_BYTES", size // 3)
     for name in ("one", "two"):
         prepare(extending, work=tmp_path / name)
     whole, one, two = seen
@@ -212,12 +212,12 @@ def test_little_gain_is_warned_about_with_its_number() -> None:
         general_tokens_per_word_before=1.3,
         general_tokens_per_word_after=1.3,
     )
-    assert step.warnings_of(facts, WANTED) == (
+    assert grow_in_prepare.warnings_of(facts, WANTED) == (
         "The 1,200 new tokens save 1.0% of the domain's held-out tokens: below 2% larger matrices and rows that must "
         "be learned cost more than that brings; consider removing spec.model.tokenizer.extend.",
     )
     better = facts.model_copy(update={"domain_tokens_per_word_after": 1.47})
-    assert step.warnings_of(better, WANTED) == ()
+    assert grow_in_prepare.warnings_of(better, WANTED) == ()
 
 
 def test_a_tokenizer_that_cannot_grow_is_refused_before_the_corpus_is_read(
@@ -259,7 +259,7 @@ def test_matrices_that_cannot_grow_are_refused_before_the_corpus_is_read(
         calls.append(arguments)
         return Finished(1, "", "its embedding has 399 rows for 400 tokens")
 
-    monkeypatch.setattr(step, "run_module", run)
+    monkeypatch.setattr(grow_in_prepare, "run_module", run)
     with pytest.raises(InputError) as caught:
         prepare(extending)
     assert caught.value.problems == (

@@ -12,9 +12,9 @@ import pytest
 
 from dapt_contract.stages.common import TaskConfig
 from dapt_contract.stages.prepare import InstructionSource, PreferenceSource
-from dapt_trainer.data.contamination import EvaluationItem, contamination_index
+from dapt_trainer.data.dedup.contamination import EvaluationItem, contamination_index
+from dapt_trainer.data.items.tuning_data import read_preferences, without_items, without_repeats
 from dapt_trainer.data.problems import Problems
-from dapt_trainer.data.tuning_data import read_preferences, without_items, without_repeats
 from dapt_trainer.errors import InputError
 
 FORM = 'a pair is {"prompt": text or messages, "chosen": text or messages, "rejected": text or messages}'

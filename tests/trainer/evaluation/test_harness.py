@@ -12,7 +12,8 @@ from dapt_contract.stages.common import ModelReference, ProbeConfig, TaskConfig
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.harness import SharedContextModel, TaskRunner
 from dapt_trainer.evaluation.probes import order_share, probability, read_probes, run_probes
-from dapt_trainer.training.models import load_model, load_tokenizer
+from dapt_trainer.modeling.compose import load_model
+from dapt_trainer.modeling.model_folder import load_tokenizer
 
 pytestmark = pytest.mark.torch
 ANIMALS = TaskConfig(name="animals", side="domain", source="file://animals.jsonl")

@@ -16,12 +16,13 @@ import pytest
 
 from dapt_contract.layout import HARNESS
 from dapt_contract.stages.common import ModelReference, TaskConfig
-from dapt_trainer.data.chosen import shares, spread
-from dapt_trainer.data.harness_data import read_task_data
+from dapt_trainer.data.harness.data import read_task_data
+from dapt_trainer.data.items.item_limits import shares, spread
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.harness import SharedContextModel, TaskRunner
 from dapt_trainer.evaluation.items import score_of
-from dapt_trainer.training.models import load_model, load_tokenizer
+from dapt_trainer.modeling.compose import load_model
+from dapt_trainer.modeling.model_folder import load_tokenizer
 
 pytestmark = pytest.mark.torch
 
@@ -158,7 +159,7 @@ def stored(
     """A work volume with the toy model and what the helper stored, and what it said."""
     import os
 
-    from dapt_trainer.data.harness_snapshot import main
+    from dapt_trainer.data.harness.snapshot import main
 
     work = tmp_path_factory.mktemp("offline")
     (work / "model").symlink_to(toy_work / "model")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dapt_trainer.errors import InputError
-from dapt_trainer.evaluation.questions import read_questions, write_harness_task
+from dapt_trainer.evaluation.custom_tasks import read_questions, write_harness_task
 
 GOOD = {"question": "q", "choices": ["x", "y"], "answer": 1}
 

@@ -10,7 +10,8 @@ import pytest
 
 from dapt_contract.stages.common import EvaluationConfig, ModelReference, ProbeConfig, TaskConfig
 from dapt_trainer.evaluation.samples import answers, sample_prompts
-from dapt_trainer.training.models import load_model, load_tokenizer
+from dapt_trainer.modeling.compose import load_model
+from dapt_trainer.modeling.model_folder import load_tokenizer
 
 pytestmark = pytest.mark.torch
 EVALUATION = EvaluationConfig(

@@ -18,8 +18,9 @@ from dapt_contract.stages.common import ModelReference, TaskConfig
 from dapt_trainer.context import SilentProgress, StageContext
 from dapt_trainer.evaluation.harness import SharedContextModel, TaskRunner
 from dapt_trainer.evaluation.perplexity import side_perplexity
+from dapt_trainer.modeling.compose import load_model
+from dapt_trainer.modeling.model_folder import load_tokenizer
 from dapt_trainer.stages import blend
-from dapt_trainer.training.models import load_model, load_tokenizer
 
 pytestmark = [pytest.mark.torch, pytest.mark.distributed]
 TASK = TaskConfig(name="animals", side="domain", source="file://animals.jsonl")
@@ -64,7 +65,7 @@ def blend_losses(work: Path, scratch: Path, rank: int, world_size: int) -> list[
 
 def main(work: str, scratch: str) -> None:
     """One rank."""
-    from dapt_trainer.training.ranks import join_ranks, leave_ranks
+    from dapt_trainer.distributed import join_ranks, leave_ranks
 
     rank = int(os.environ["RANK"])
     ranks = join_ranks(rank, rank, 2)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dapt_contract.stages.prepare import TokenizerExtension
 from dapt_trainer.errors import InputError
 from dapt_trainer.tokenization.extension import GrownTokenizer, grow_tokenizer, plain_tokenizer
-from dapt_trainer.tokenization.learning import learn_merges
+from dapt_trainer.tokenization.learn_merges import learn_merges
 from toy_tokenizers import (
     DOMAIN,
     LLAMA3,

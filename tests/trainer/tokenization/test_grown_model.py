@@ -17,12 +17,14 @@ from dapt_contract.stages.blend import Blend, BlendConfig
 from dapt_contract.stages.common import LoraConfig, Member, ModelReference
 from dapt_contract.stages.prepare import PrepareConfig, PrepareReport, TextSource, TokenizerExtension
 from dapt_trainer.context import StageContext
-from dapt_trainer.data.held_out import HALVES, read_held_out
+from dapt_trainer.data.packing.held_out import HALVES, read_held_out
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.perplexity import side_perplexity
-from dapt_trainer.tokenization.grow import check_model, grow_model, new_token_ids
-from dapt_trainer.training.models import load_model, load_tokenizer, with_lora
-from dapt_trainer.training.weights import save_weights
+from dapt_trainer.modeling.compose import load_model
+from dapt_trainer.modeling.lora import with_lora
+from dapt_trainer.modeling.model_folder import load_tokenizer
+from dapt_trainer.modeling.save_weights import save_weights
+from dapt_trainer.tokenization.grow_model import check_model, grow_model, new_token_ids
 from toy_adaptation import make_toy
 from toy_corpus import Board
 from toy_training import FILTERS, make_context, pretrain_config
@@ -35,9 +37,9 @@ TEXT = "the sensor cools the turbine at low pressure."
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PrepareReport]:
     """A work volume after prepare, and its report."""
-    from dapt_trainer.data.helper import Finished
+    from dapt_trainer.data.run_module import Finished
     from dapt_trainer.stages.prepare import run
-    from dapt_trainer.tokenization import step
+    from dapt_trainer.tokenization import grow_in_prepare
 
     root = tmp_path_factory.mktemp("toy")
     make_toy(root)
@@ -69,7 +71,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PrepareRep
         return Finished(0, "", "")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step, "run_module", in_this_process)
+        patch.setattr(grow_in_prepare, "run_module", in_this_process)
         return work, run(config, context)
 
 

@@ -25,9 +25,9 @@ from transformers import (
 from dapt_contract.stages.prepare import TokenizerExtension
 from dapt_trainer.errors import InputError
 from dapt_trainer.tokenization.extension import GrownTokenizer, grow_tokenizer
-from dapt_trainer.tokenization.grow import GrowError, check_model, grow_model, read_extension
-from dapt_trainer.tokenization.rows import constituent_mean_rows, random_rows
-from dapt_trainer.tokenization.step import write_grown_model
+from dapt_trainer.tokenization.grow_in_prepare import write_grown_model
+from dapt_trainer.tokenization.grow_model import GrowError, check_model, grow_model, read_extension
+from dapt_trainer.tokenization.new_rows import constituent_mean_rows, random_rows
 from toy_tokenizers import DOMAIN, TEXTS, byte_level, sentencepiece_bpe
 from toy_training import FILTERS
 
@@ -47,8 +47,8 @@ def grown() -> GrownTokenizer:
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The helper's work in this process, which has torch already."""
-    from dapt_trainer.data.helper import Finished
-    from dapt_trainer.tokenization import step
+    from dapt_trainer.data.run_module import Finished
+    from dapt_trainer.tokenization import grow_in_prepare
 
     def run(_module: str, arguments: list[str], *_: object) -> Finished:
         try:
@@ -57,7 +57,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
             return Finished(1, "", str(error))
         return Finished(0, "", "")
 
-    monkeypatch.setattr(step, "run_module", run)
+    monkeypatch.setattr(grow_in_prepare, "run_module", run)
 
 
 def save(folder: Path, config: Any, tokenizer_json: str | None = None, **saving: Any) -> Path:

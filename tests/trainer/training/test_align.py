@@ -23,11 +23,12 @@ from dapt_contract.stages.common import (
 from dapt_contract.stages.evaluate import BaselineConfig, NamedModel, VerifyConfig
 from dapt_contract.stages.finetune import FinetuneConfig
 from dapt_trainer.context import SilentProgress
+from dapt_trainer.digests import weights_digest
 from dapt_trainer.errors import Diverged, InputError, StopRequested
+from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import align, baseline, finetune, verify
 from dapt_trainer.training.chat import with_template
-from dapt_trainer.training.models import load_model, weights_digest
-from dapt_trainer.training.preference import Pair, ShuffledPairs, tokenize_pairs
+from dapt_trainer.training.preference_pairs import Pair, ShuffledPairs, tokenize_pairs
 from toy_training import FILTERS, make_context, make_tokenizer, make_work_volume, write_instructions
 
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]

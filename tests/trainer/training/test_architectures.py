@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from dapt_contract.stages.common import LoraConfig
-from dapt_operator.plan.memory import trainable_parameters
-from dapt_trainer.data.model_facts import read_model_facts
+from dapt_operator.plan.sizing.memory import trainable_parameters
+from dapt_trainer.data.base_model.facts import read_model_facts
+from dapt_trainer.distributed import join_ranks
+from dapt_trainer.modeling.attention import choose_attention, use_attention
+from dapt_trainer.modeling.compose import load_model
+from dapt_trainer.modeling.flops import exact_flops_per_token, flops_per_token
+from dapt_trainer.modeling.lora import with_lora
 from dapt_trainer.stages.pretrain import Pretraining
-from dapt_trainer.training.attention import choose_attention, use_attention
-from dapt_trainer.training.flops import exact_flops_per_token, flops_per_token
-from dapt_trainer.training.models import load_model, with_lora
-from dapt_trainer.training.ranks import join_ranks
 from toy_training import END_OF_TEXT, FILTERS, VOCABULARY, make_context, make_work_volume, pretrain_config
 
 torch = pytest.importorskip("torch")

@@ -8,11 +8,16 @@ from typing import Any
 import pytest
 
 from dapt_contract.stages.common import DistributionConfig, OptimizerConfig, ScheduleConfig
-from dapt_trainer.training import attention, kernels
+from dapt_trainer.modeling import attention, kernels
+from dapt_trainer.modeling.attention import (
+    choose_attention,
+    flatten_rows,
+    stack_rows,
+    unpacked_attention,
+    use_attention,
+)
+from dapt_trainer.modeling.kernels import choose_kernels
 from dapt_trainer.training.arguments import deepspeed_settings, scheduler_settings
-from dapt_trainer.training.attention import choose_attention, flatten_rows, unpacked_attention, use_attention
-from dapt_trainer.training.batches import stack_rows
-from dapt_trainer.training.kernels import choose_kernels
 from toy_training import FILTERS, VOCABULARY, make_model
 
 torch = pytest.importorskip("torch")

@@ -11,12 +11,13 @@ from dapt_contract.message import MAX_MESSAGE_BYTES, decode_message, encode_mess
 from dapt_contract.stages.blend import Blend, BlendConfig, BlendFacts, BlendReport, BlendRow
 from dapt_contract.stages.common import Member, ModelReference
 from dapt_trainer.context import SilentProgress
-from dapt_trainer.data.held_out import read_held_out
+from dapt_trainer.data.packing.held_out import read_held_out
+from dapt_trainer.digests import reference_digest
 from dapt_trainer.errors import InputError, StopRequested
 from dapt_trainer.evaluation.perplexity import held_out_perplexity
+from dapt_trainer.modeling import compose
+from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import blend
-from dapt_trainer.training import recipes
-from dapt_trainer.training.models import load_model, reference_digest
 from toy_training import END_OF_TEXT, FILTERS, SEQUENCE_LENGTH, make_context, make_model, make_work_volume
 
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
@@ -78,13 +79,13 @@ def test_each_row_is_the_perplexity_of_its_recipe(work: Path) -> None:
 
 def test_interpolations_of_one_checkpoint_share_its_load(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[str] = []
-    load = recipes._loaded
+    load = compose._loaded
 
     def noted(work: Path, weights: str, *rest: Any) -> Any:
         loads.append(weights)
         return load(work, weights, *rest)
 
-    monkeypatch.setattr(recipes, "_loaded", noted)
+    monkeypatch.setattr(compose, "_loaded", noted)
     board = Recorder()
     measured(work, progress=board)
     assert loads == ["full-1", "full-1"]

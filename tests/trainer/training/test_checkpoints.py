@@ -167,7 +167,7 @@ def test_leftovers_of_saves_that_never_ended_are_removed(work: Path) -> None:
 def test_a_full_disk_in_a_save_is_said_and_costs_nothing_that_was_complete(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
-    from dapt_trainer.training.loop import StepTrainer
+    from dapt_trainer.training.step_trainer import StepTrainer
 
     work = make_work_volume(tmp_path)
     honest = StepTrainer.write_resume_state
@@ -193,12 +193,12 @@ def test_a_full_disk_in_a_save_is_said_and_costs_nothing_that_was_complete(
 
 
 def test_a_checkpoint_is_completed_while_the_model_is_measured(tmp_path: Path, monkeypatch: Any) -> None:
-    from dapt_trainer.checkpoints import lineage
+    from dapt_trainer.checkpoints import run_checkpoints
     from dapt_trainer.evaluation import perplexity
 
     work = make_work_volume(tmp_path)
     measuring = threading.Event()
-    honest_complete, honest_measure = lineage.complete, perplexity.side_perplexity
+    honest_complete, honest_measure = run_checkpoints.complete, perplexity.side_perplexity
 
     def complete(folder: Path) -> Any:
         assert measuring.wait(60), "the measuring began only after the checkpoint was complete"
@@ -208,7 +208,7 @@ def test_a_checkpoint_is_completed_while_the_model_is_measured(tmp_path: Path, m
         measuring.set()
         return honest_measure(*args, **options)
 
-    monkeypatch.setattr(lineage, "complete", complete)
+    monkeypatch.setattr(run_checkpoints, "complete", complete)
     monkeypatch.setattr(perplexity, "side_perplexity", measure)
     report = trained(work)
     assert [row.step for row in report.facts.checkpoints] == [2, 4, 6]
@@ -232,11 +232,11 @@ def test_a_disk_that_is_full_while_the_model_is_measured_is_said_the_same(
 
 
 def test_an_error_while_measuring_costs_no_checkpoint(tmp_path: Path, monkeypatch: Any) -> None:
-    from dapt_trainer.checkpoints import lineage
+    from dapt_trainer.checkpoints import run_checkpoints
     from dapt_trainer.evaluation import perplexity
 
     work = make_work_volume(tmp_path)
-    honest = lineage.complete
+    honest = run_checkpoints.complete
 
     def slowly(folder: Path) -> Any:
         time.sleep(0.5)
@@ -245,7 +245,7 @@ def test_an_error_while_measuring_costs_no_checkpoint(tmp_path: Path, monkeypatc
     def broken(*_: Any, **__: Any) -> Any:
         raise InputError("the held-out text is gone")
 
-    monkeypatch.setattr(lineage, "complete", slowly)
+    monkeypatch.setattr(run_checkpoints, "complete", slowly)
     monkeypatch.setattr(perplexity, "side_perplexity", broken)
     with pytest.raises(InputError):
         trained(work)

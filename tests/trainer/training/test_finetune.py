@@ -17,12 +17,13 @@ from dapt_contract.stages.common import (
     ScheduleConfig,
 )
 from dapt_contract.stages.finetune import FinetuneConfig, FinetuneReport
+from dapt_trainer.digests import weights_digest
 from dapt_trainer.errors import InputError
+from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import finetune
-from dapt_trainer.training import tuning
+from dapt_trainer.training import tuning_run
 from dapt_trainer.training.chat import Example, with_template
-from dapt_trainer.training.models import load_model, weights_digest
-from dapt_trainer.training.sft import PackedExamples, tokenize_all
+from dapt_trainer.training.instruction_rows import PackedExamples, tokenize_all
 from toy_training import (
     FILTERS,
     SEQUENCE_LENGTH,
@@ -189,12 +190,12 @@ def test_full_weights_are_a_model_of_their_own(work: Path) -> None:
 def test_a_save_by_the_clock_is_gone_on_from_and_removed_at_the_end(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning, "SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(tuning_run, "SAVE_EVERY_SECONDS", 0.0)
     settings = config(epochs=None, total_steps=3)
     whole = tuned(work, settings)
     assert [path.name for path in (work / "stages" / "finetune-a1" / "try-1").glob("checkpoint*")] == []
     saved: list[int] = []
-    real = tuning.TuningRun._save
+    real = tuning_run.TuningRun._save
 
     def save_and_die(run: Any, lineage: Any, reading: Any) -> None:
         real(run, lineage, reading)
@@ -202,7 +203,7 @@ def test_a_save_by_the_clock_is_gone_on_from_and_removed_at_the_end(
         if reading.step == 2:
             raise RuntimeError("killed")
 
-    monkeypatch.setattr(tuning.TuningRun, "_save", save_and_die)
+    monkeypatch.setattr(tuning_run.TuningRun, "_save", save_and_die)
     with pytest.raises(RuntimeError, match="killed"):
         tuned(work, settings, try_number=2)
     again = tuned(work, settings, try_number=3)

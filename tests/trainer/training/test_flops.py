@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dapt_trainer.training.flops import flops_per_token
+from dapt_trainer.modeling.flops import flops_per_token
 from toy_training import FILTERS
 
 torch = pytest.importorskip("torch")

@@ -12,11 +12,11 @@ import torch
 from dapt_contract.progress import Progress
 from dapt_contract.stages.common import Member, ModelReference
 from dapt_contract.stages.pretrain import CheckpointFacts, MixturePhase, PretrainConfig, PretrainReport
-from dapt_operator.cluster.kubernetes.readings import MAX_BYTES
+from dapt_operator.cluster.kubernetes.polls.progress import MAX_BYTES
 from dapt_trainer.context import SilentProgress, StageContext
+from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import pretrain
-from dapt_trainer.training.models import load_model
-from dapt_trainer.training.rows import open_rows
+from dapt_trainer.training.training_rows import open_rows
 from toy_training import FILTERS, make_context, make_work_volume, pretrain_config
 
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
@@ -87,7 +87,7 @@ def attempts(
 
 def perplexity_loss(work: Path, reference: ModelReference) -> float:
     """Domain half a, by this test's own code: no packing, one document after the other."""
-    from dapt_trainer.data.held_out import read_held_out
+    from dapt_trainer.data.packing.held_out import read_held_out
 
     model = load_model(work, reference, precision="fp32")
     total, count = 0.0, 0

@@ -10,10 +10,10 @@ import pytest
 
 from dapt_contract.stages.common import ModelReference, ScheduleConfig
 from dapt_contract.stages.pretrain import PretrainReport
+from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import pretrain
 from dapt_trainer.training.arguments import scheduler_settings, warmup_steps
-from dapt_trainer.training.batches import BatchOrder
-from dapt_trainer.training.models import load_model
+from dapt_trainer.training.batch_order import BatchOrder
 from toy_training import END_OF_TEXT, FILTERS, make_context, make_model, make_work_volume, pretrain_config
 
 torch = pytest.importorskip("torch")
@@ -59,7 +59,7 @@ def test_accumulation_does_not_change_the_loss_although_rows_hold_different_coun
 
 
 def test_the_first_loss_is_the_mean_over_label_tokens_of_the_global_batch(tmp_path: Path) -> None:
-    from dapt_trainer.training.rows import open_rows
+    from dapt_trainer.training.training_rows import open_rows
 
     work = make_work_volume(tmp_path)
     config = pretrain_config(lora=None)

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from dapt_contract.stages.common import DistributionConfig, LoraConfig, ModelReference
-from dapt_operator.plan.memory import training_memory
-from dapt_trainer.data.model_facts import read_model_facts
+from dapt_operator.plan.sizing.memory import training_memory
+from dapt_trainer.data.base_model.facts import read_model_facts
+from dapt_trainer.distributed import join_ranks
+from dapt_trainer.modeling.compose import load_model
+from dapt_trainer.modeling.lora import with_lora
 from dapt_trainer.stages.pretrain import Pretraining
 from dapt_trainer.training.arguments import _BUCKET_ELEMENTS
-from dapt_trainer.training.models import load_model, with_lora
-from dapt_trainer.training.ranks import join_ranks
 from toy_training import FILTERS, make_context, make_work_volume, pretrain_config
 
 torch = pytest.importorskip("torch")

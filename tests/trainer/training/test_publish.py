@@ -148,7 +148,7 @@ def test_a_published_recipe_is_the_model_that_was_measured(trained: Path, tmp_pa
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from dapt_trainer.training.models import load_model
+    from dapt_trainer.modeling.compose import load_model
 
     steps = [f"stages/pretrain-a1/try-1/checkpoint-{step}" for step in (2, 4, 6)]
     recipe = ModelReference(

@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from dapt_contract.stages.common import LoraConfig, Member, ModelReference
+from dapt_trainer.digests import reference_digest, weights_digest
 from dapt_trainer.errors import InputError
-from dapt_trainer.training import recipes
-from dapt_trainer.training.models import load_model, reference_digest, weights_digest, with_lora
-from dapt_trainer.training.weights import save_weights
+from dapt_trainer.modeling import compose
+from dapt_trainer.modeling.compose import load_model
+from dapt_trainer.modeling.lora import with_lora
+from dapt_trainer.modeling.save_weights import save_weights
 from toy_training import FILTERS, make_model
 
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
@@ -218,7 +220,7 @@ def test_digests_name_parts_shares_and_order(work: Path) -> None:
     assert reference_digest(work, reference()) == base
     chain = reference_digest(work, reference(adapters=("adapter-1", "adapter-2")))
     assert chain == hashlib.sha256(f"{base}\n{one}\n{two}".encode()).hexdigest()
-    recipes = [
+    compose = [
         reference(),
         reference(adapters=("adapter-1",)),
         reference(adapters=("adapter-2", "adapter-1")),
@@ -234,9 +236,9 @@ def test_digests_name_parts_shares_and_order(work: Path) -> None:
         reference(weights="full-1", interpolation=0.5, tuned=("adapter-1",)),
     ]
     known: dict[str, str] = {}
-    digests = [reference_digest(work, recipe, known) for recipe in recipes]
-    assert len(set(digests)) == len(recipes)
-    assert digests == [reference_digest(work, recipe) for recipe in recipes]
+    digests = [reference_digest(work, recipe, known) for recipe in compose]
+    assert len(set(digests)) == len(compose)
+    assert digests == [reference_digest(work, recipe) for recipe in compose]
     assert reference_digest(work, reference(interpolation=1.0, origin="full-2")) == base
     assert reference_digest(work, reference(adapters=("adapter-1",), tuned=("adapter-2",))) == chain
 
@@ -263,15 +265,15 @@ def copies(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many models of the recipe are in memory right after each load of one."""
     living: list[weakref.ref[Any]] = []
     counts: list[int] = []
-    load, copy_of = recipes._loaded, recipes._copied
+    load, copy_of = compose._loaded, compose._copied
 
     def noted(model: Any) -> Any:
         living.append(weakref.ref(model.get_input_embeddings().weight))
         counts.append(sum(one() is not None for one in living))
         return model
 
-    monkeypatch.setattr(recipes, "_loaded", lambda *a: noted(load(*a)))
-    monkeypatch.setattr(recipes, "_copied", lambda model: noted(copy_of(model)))
+    monkeypatch.setattr(compose, "_loaded", lambda *a: noted(load(*a)))
+    monkeypatch.setattr(compose, "_copied", lambda model: noted(copy_of(model)))
     return counts
 
 
@@ -286,7 +288,7 @@ def test_adapters_are_combined_with_two_copies_in_memory(work: Path, copies: lis
 
 
 def test_one_blend_after_the_other_never_needs_three_copies(work: Path, copies: list[int]) -> None:
-    models = recipes.SharedMeans(work, precision="fp32", device="cpu")
+    models = compose.SharedMeans(work, precision="fp32", device="cpu")
     for fields in (
         {"adapters": ("adapter-1",), "interpolation": 0.6},
         {"adapters": ("adapter-1",), "interpolation": 0.8},
@@ -300,7 +302,7 @@ def test_one_blend_after_the_other_never_needs_three_copies(work: Path, copies: 
 
 
 def test_shared_loads_give_the_models_that_each_recipe_alone_gives(work: Path) -> None:
-    models = recipes.SharedMeans(work, precision="bf16", device="cpu")
+    models = compose.SharedMeans(work, precision="bf16", device="cpu")
     for share in (1.0, 0.6, 0.0, 0.8):
         recipe = reference(**MEAN_OF_ADAPTERS, interpolation=share, origin="full-2")
         shared, alone = models.load(recipe), load_model(work, recipe, precision="bf16")

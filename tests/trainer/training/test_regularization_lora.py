@@ -8,7 +8,8 @@ import pytest
 
 from dapt_contract.stages.common import LoraConfig, ModelReference
 from dapt_contract.stages.pretrain import RegularizationConfig
-from dapt_trainer.training.models import load_model, with_lora
+from dapt_trainer.modeling.compose import load_model
+from dapt_trainer.modeling.lora import with_lora
 from dapt_trainer.training.regularization import build
 from dapt_trainer.training.regularization.lora import (
     LayerTerm,
@@ -16,7 +17,7 @@ from dapt_trainer.training.regularization.lora import (
     adapted_layers,
     share_of_layers,
 )
-from dapt_trainer.training.regularization.shards import plain_weights
+from dapt_trainer.training.regularization.optimizer_slices import plain_weights
 from toy_training import FILTERS, make_model
 
 torch = pytest.importorskip("torch")

@@ -11,8 +11,8 @@ from dapt_contract.stages.common import DistributionConfig, LoraConfig, ModelRef
 from dapt_contract.stages.pretrain import PretrainReport, RegularizationConfig
 from dapt_trainer.context import SilentProgress
 from dapt_trainer.errors import InputError
+from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import pretrain
-from dapt_trainer.training.models import load_model
 from toy_training import FILTERS, make_context, make_work_volume, pretrain_config
 
 torch = pytest.importorskip("torch")

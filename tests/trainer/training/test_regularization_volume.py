@@ -10,12 +10,12 @@ import pytest
 from dapt_contract.stages.common import DistributionConfig, LoraConfig, ModelReference
 from dapt_contract.stages.pretrain import PretrainReport, RegularizationConfig
 from dapt_trainer.context import SilentProgress
+from dapt_trainer.distributed import join_ranks
 from dapt_trainer.errors import InputError, StopRequested
+from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import pretrain
-from dapt_trainer.training.models import load_model
-from dapt_trainer.training.ranks import join_ranks
-from dapt_trainer.training.regularization.general import GeneralRows
-from dapt_trainer.training.regularization.measuring import measured_fisher
+from dapt_trainer.training.regularization.fisher_of_run import measured_fisher
+from dapt_trainer.training.regularization.general_rows import GeneralRows
 from toy_training import FILTERS, make_context, make_work_volume, pretrain_config
 
 torch = pytest.importorskip("torch")
@@ -140,7 +140,7 @@ def test_an_order_of_general_rows_reads_each_once_and_none_of_the_domain(tmp_pat
     work = make_work_volume(tmp_path, sequences=7)
     rows = GeneralRows(work, seed=1, document_boundaries=True)
     seen = {tuple(rows.row(number)["input_ids"].tolist()) for number in range(7)}
-    from dapt_trainer.data.shards import open_shards
+    from dapt_trainer.data.packing.shards import open_shards
 
     general = next(shard for shard in open_shards(work) if shard.side == "general")
     assert seen == {tuple(general.sequence(row).input_ids.tolist()) for row in range(7)}
@@ -156,7 +156,7 @@ def test_general_text_is_read_though_none_is_trained_on(tmp_path: Path, kind: An
 
 
 def test_without_general_text_it_is_refused(tmp_path: Path) -> None:
-    from dapt_trainer.data.manifest import read_manifest, write_manifest
+    from dapt_trainer.data.packing.manifest import read_manifest, write_manifest
 
     work = make_work_volume(tmp_path)
     manifest = read_manifest(work)
@@ -211,7 +211,7 @@ def test_its_predictions_are_compared_with_the_base_models(tmp_path: Path, lora:
 
 @pytest.mark.parametrize("kind", ["ewc", "l2sp"])
 def test_rows_of_new_tokens_are_free(tmp_path: Path, kind: Any) -> None:
-    from dapt_trainer.tokenization.grow import Extension, write_extension
+    from dapt_trainer.tokenization.grow_model import Extension, write_extension
 
     work = make_work_volume(tmp_path)
     (work / "model").rename(work / "model-extended")

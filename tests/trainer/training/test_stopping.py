@@ -75,7 +75,7 @@ def test_the_hard_stop_ends_the_run_at_the_first_checkpoint(tmp_path: Path) -> N
 
 
 def test_a_loss_that_is_no_number_ends_the_run_at_its_step(tmp_path: Path, monkeypatch: Any) -> None:
-    from dapt_trainer.training.loop import StepTrainer
+    from dapt_trainer.training.step_trainer import StepTrainer
 
     work = make_work_volume(tmp_path)
     honest = StepTrainer.compute_loss

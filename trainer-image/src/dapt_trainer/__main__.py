@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dapt_contract.stages import KINDS
-from dapt_trainer.agent import WORKER, run_agent
+from dapt_trainer.pod.agent import WORKER, run_agent
 
 
 def main(arguments: Sequence[str] | None = None, worker: Sequence[str] = WORKER) -> int:

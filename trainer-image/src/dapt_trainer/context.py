@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -64,3 +68,27 @@ class SilentProgress:
     def stop_requested(self) -> bool:
         """Nobody asks."""
         return False
+
+
+_INTERVAL_SECONDS = 2.0
+LONGEST_SAVE_SECONDS = 1800.0
+"""After half an hour in one call the beats end, and the agent's hang limit decides."""
+
+
+@contextlib.contextmanager
+def beating(progress: ProgressBoard, *, longest_seconds: float = LONGEST_SAVE_SECONDS) -> Iterator[None]:
+    """Beat from a thread while the block runs, at most `longest_seconds` long."""
+    done = threading.Event()
+    started = time.monotonic()
+
+    def beat() -> None:
+        while not done.wait(_INTERVAL_SECONDS) and time.monotonic() - started < longest_seconds:
+            progress.heartbeat()
+
+    thread = threading.Thread(target=beat, name="beating", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -25,13 +25,13 @@ from dapt_contract.failure import Cause, ExitCode
 from dapt_contract.stage_file import write_report
 from dapt_trainer.context import StageContext
 from dapt_trainer.errors import InputError, StageError, StopRequested
-from dapt_trainer.heartbeat import Heart, stacks_path
-from dapt_trainer.outcome import Outcome, write_outcome
-from dapt_trainer.process import PARENT_PID, die_with_parent
-from dapt_trainer.progress import Board, serve
-from dapt_trainer.reserve import Reserve
-from dapt_trainer.settings import PodSettings
-from dapt_trainer.stage_input import read_stage
+from dapt_trainer.linux import PARENT_PID, die_with_parent
+from dapt_trainer.pod.disk_reserve import Reserve
+from dapt_trainer.pod.heartbeat import Heart, stacks_path
+from dapt_trainer.pod.outcome import Outcome, write_outcome
+from dapt_trainer.pod.progress import Board, serve
+from dapt_trainer.pod.settings import PodSettings
+from dapt_trainer.pod.stage_input import read_stage
 from dapt_trainer.stages import STAGE_MODULES
 
 _MEMORY_SENTENCES = ("can't allocate memory", "not enough memory", "out of memory", "std::bad_alloc")

@@ -2,5 +2,5 @@
 
 The models are the one source: the CRDs, their CEL rules, the reference pages and the local validation come
 from them. This package is pure: no clock, no environment, no files. Import from the modules, for example
-`from dapt_operator.api.spec import DomainAdaptation`.
+`from dapt_operator.api.v1alpha1.spec import DomainAdaptation`.
 """

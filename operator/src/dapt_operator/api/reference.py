@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from dapt_operator.api.conditions import CONDITION_TYPES, PHASES, REASONS
-from dapt_operator.api.crd import structural
-from dapt_operator.api.events import EVENTS
-from dapt_operator.api.immutable import FROZEN_BY
-from dapt_operator.api.problems import accepted_text
-from dapt_operator.api.profile import AdaptationProfile
-from dapt_operator.api.spec import DomainAdaptation
-from dapt_operator.api.unsupported import ADAPTATION, PROFILE, Unsupported
+from dapt_operator.api.schema.crd import structural
+from dapt_operator.api.schema.immutable import FROZEN_BY
+from dapt_operator.api.v1alpha1.conditions import CONDITION_TYPES, PHASES, REASONS
+from dapt_operator.api.v1alpha1.events import EVENTS
+from dapt_operator.api.v1alpha1.profile import AdaptationProfile
+from dapt_operator.api.v1alpha1.spec import DomainAdaptation
+from dapt_operator.api.validation.problem import accepted_text
+from dapt_operator.api.validation.unsupported import ADAPTATION, PROFILE, Unsupported
 
 API_PAGE: Final = "api.md"
 CONDITIONS_PAGE: Final = "conditions.md"

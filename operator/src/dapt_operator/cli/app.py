@@ -75,8 +75,8 @@ def plan(
 
     Exits 1 when a run would be refused.
     """
-    from dapt_operator.cli.manifests import read_request
-    from dapt_operator.cli.plan import plan as plan_for
+    from dapt_operator.cli.commands.plan import plan as plan_for
+    from dapt_operator.cli.inputs.manifests import read_request
 
     page = plan_for(read_request(manifest, profile), _number(parameters))
     typer.echo("\n".join(page.lines))
@@ -110,10 +110,10 @@ def run(
 
     Exits 0 when the model is at its destination, 1 when a person must act, 130 or 143 when it was stopped.
     """
-    from dapt_operator.cli.manifests import read_request
-    from dapt_operator.cli.run import Options
-    from dapt_operator.cli.run import run as run_here
-    from dapt_operator.cli.screen import make_console
+    from dapt_operator.cli.commands.run import Options
+    from dapt_operator.cli.commands.run import run as run_here
+    from dapt_operator.cli.display.screen import make_console
+    from dapt_operator.cli.inputs.manifests import read_request
 
     request = read_request(manifest, profile)
     options = Options(runs_dir, fresh=fresh, with_report=not no_report)
@@ -128,9 +128,9 @@ def status(
     runs_dir: RunsDir = RUNS,
 ) -> None:
     """Show where local runs stand: their stages, candidates, results, and what they wait for."""
-    from dapt_operator.cli.folders import all_runs, find_run
-    from dapt_operator.cli.overview import run_overview, runs_table
-    from dapt_operator.cli.screen import make_console
+    from dapt_operator.cli.commands.status import run_overview, runs_table
+    from dapt_operator.cli.display.screen import make_console
+    from dapt_operator.cli.run_folder import all_runs, find_run
 
     console = make_console()
     if name is not None:
@@ -150,7 +150,7 @@ def report(
     runs_dir: RunsDir = RUNS,
 ) -> None:
     """Write the HTML page of a run again, also of one that has not finished."""
-    from dapt_operator.cli.page import rebuild
+    from dapt_operator.cli.commands.report import rebuild
 
     typer.echo(f"wrote {rebuild(name, runs_dir)}")
 
@@ -168,8 +168,8 @@ def replay(
     runs_dir: RunsDir = RUNS,
 ) -> None:
     """Judge the recorded numbers of a run by the gates and the selection of MANIFEST. Runs and changes nothing."""
-    from dapt_operator.cli.replay import judge_again
-    from dapt_operator.cli.screen import make_console
+    from dapt_operator.cli.commands.rejudge import judge_again
+    from dapt_operator.cli.display.screen import make_console
 
     make_console().print(judge_again(run_name, manifest, runs_dir))
 
@@ -182,7 +182,7 @@ def lint(
     ] = False,
 ) -> None:
     """Check manifests: every problem at once, with its line and what is accepted. Exits 1 if there is any."""
-    from dapt_operator.cli.lint import lint as judge_all
+    from dapt_operator.cli.commands.lint import lint as judge_all
 
     problems, good = judge_all(manifests, cluster=cluster)
     for line in good:
@@ -201,7 +201,7 @@ def crd(
     ] = False,
 ) -> None:
     """Write the CustomResourceDefinitions of DomainAdaptation and AdaptationProfile."""
-    from dapt_operator.cli import crd as definitions
+    from dapt_operator.cli.commands import crd as definitions
 
     if not check:
         for path in definitions.write(out):
@@ -276,7 +276,7 @@ def operator(
 
     Exits 0 after SIGTERM, 1 when another operator may act (the Lease was lost).
     """
-    from dapt_operator.cli.operator import run as run_operator
+    from dapt_operator.cli.commands.operator import run as run_operator
 
     run_operator(
         namespaces=namespace or (),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from dapt_operator.api.run import Children, Manifest
+from dapt_operator.runs import Children, Manifest
 
 
 @dataclass(frozen=True)

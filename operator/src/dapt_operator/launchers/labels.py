@@ -6,13 +6,13 @@ Everything of `RunIdentity` stands in labels, so that the state of a run can be 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
 from dapt_contract.run import RunIdentity
 from dapt_operator.api import names
-from dapt_operator.api.run import Manifest, Owner, StageRun
+from dapt_operator.runs import Manifest, Owner, StageRun
 
 ANNOTATION_ACCELERATOR = f"{names.GROUP}/accelerator"
 """On a Job: the extended resource whose amount counts as accelerators."""
@@ -76,3 +76,6 @@ def owner_references(owner: Owner) -> list[dict[str, Any]]:
             "controller": True,
         }
     ]
+
+
+QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-from dapt_operator.api.conditions import OUTSIDE_PROFILE_LIMITS
-from dapt_operator.api.profile import AdaptationProfileSpec
-from dapt_operator.api.spec import DomainAdaptationSpec
+from dapt_operator.api.v1alpha1.conditions import OUTSIDE_PROFILE_LIMITS
+from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
+from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.observed import Wish
-from dapt_operator.plan.parts import sources
-from dapt_operator.plan.resolve import (
+from dapt_operator.plan.sizing.resolve import (
     RefusedError,
     check_batch,
     check_finetuning_batch,
     finetune_gang,
     pretrain_gang,
 )
+from dapt_operator.plan.stages.common import sources
 
 
 def admit(wish: Wish, namespace: str) -> tuple[str, str]:

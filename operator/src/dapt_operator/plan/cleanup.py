@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from dapt_contract.run import RunIdentity
-from dapt_operator.api.conditions import FINISHED, find_condition
-from dapt_operator.api.ledger import Ledger
 from dapt_operator.api.names import object_name
+from dapt_operator.api.v1alpha1.conditions import FINISHED, find_condition
+from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.plan.desired import Removal
-from dapt_operator.plan.history import Lineage, lineage_of
+from dapt_operator.plan.ledger.compaction import closed_tries
+from dapt_operator.plan.ledger.records import Lineage, lineage_of
 from dapt_operator.plan.observed import Observed
-from dapt_operator.plan.past import closed_tries
 
 CLAIM = "PersistentVolumeClaim"
 

@@ -6,28 +6,29 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from dapt_contract.envelope import digest_of
-from dapt_operator.api.conditions import FINISHED, is_true
-from dapt_operator.api.ledger import Ledger
-from dapt_operator.api.run import Manifest, StageRun, plain
-from dapt_operator.api.status import DomainAdaptationStatus
-from dapt_operator.launchers.base import Launcher
-from dapt_operator.plan import status as told
+from dapt_operator.api.v1alpha1.conditions import FINISHED, is_true
+from dapt_operator.api.v1alpha1.ledger import Ledger
+from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
+from dapt_operator.launchers.launcher import Launcher
 from dapt_operator.plan.admission import admit
-from dapt_operator.plan.bounds import fit, make_room
-from dapt_operator.plan.budget import limit_seconds, used_seconds
+from dapt_operator.plan.assess import Look, Situation
+from dapt_operator.plan.chain import Reached, Walk
 from dapt_operator.plan.cleanup import cleanup_due, leftovers
 from dapt_operator.plan.desired import Removal, needs_shared, next_run, remembered, removals
-from dapt_operator.plan.events import Notice, notices
-from dapt_operator.plan.history import Lineage, absorb, ask_to_stop, lineage_of, put
-from dapt_operator.plan.lanes import startable
-from dapt_operator.plan.look import Look, Situation
+from dapt_operator.plan.evaluations import startable
+from dapt_operator.plan.ledger.compaction import closed_tries, make_room
+from dapt_operator.plan.ledger.give_up import give_up_stuck
+from dapt_operator.plan.ledger.gpu_hours import limit_seconds, used_seconds
+from dapt_operator.plan.ledger.records import Lineage, lineage_of, put
+from dapt_operator.plan.ledger.update import absorb, ask_to_stop
 from dapt_operator.plan.observed import Observed
-from dapt_operator.plan.past import closed_tries
-from dapt_operator.plan.resolve import pretrain_gang
-from dapt_operator.plan.stuck import give_up_stuck
+from dapt_operator.plan.sizing.resolve import pretrain_gang
+from dapt_operator.plan.sizing.warnings import most_at_once
+from dapt_operator.plan.status import build
+from dapt_operator.plan.status.events import Notice, notices
+from dapt_operator.plan.status.size_limit import fit
 from dapt_operator.plan.transitions import Do, Fact
-from dapt_operator.plan.volume import most_at_once
-from dapt_operator.plan.walk import Reached, Walk
+from dapt_operator.runs import Manifest, StageRun, plain
 
 LOOK_AGAIN_SECONDS = 10.0
 """While a stage runs: its progress, its time, and what a watch may have lost."""
@@ -90,7 +91,7 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
     wish = observed.wish
     reason, message = (wish.reason, wish.message) if wish.reason else admit(wish, observed.owner.namespace)
     if reason or wish.spec is None or wish.profile is None:
-        return _with_status(observed, told.refused(observed, reason, message), Plan())
+        return _with_status(observed, build.refused(observed, reason, message), Plan())
     ledger = absorb(
         stored.ledger or Ledger(),
         observed.runs,
@@ -146,7 +147,7 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
     )
     return _with_status(
         observed,
-        told.working(observed, situation, ledger, reached, run if start is reached.look else None, used),
+        build.working(observed, situation, ledger, reached, run if start is reached.look else None, used),
         plan,
         learned,
     )
@@ -156,12 +157,12 @@ def _after_the_end(observed: Observed) -> Plan:
     """What is finished never runs again, whatever becomes of its Jobs; its objects may be collected, once."""
     due = cleanup_due(observed)
     if due is None:
-        return _with_status(observed, told.finished(observed, None), Plan())
+        return _with_status(observed, build.finished(observed, None), Plan())
     left = (due - observed.now).total_seconds()
     if left > 0:
-        return _with_status(observed, told.finished(observed, None), Plan(requeue_after=left))
+        return _with_status(observed, build.finished(observed, None), Plan(requeue_after=left))
     plan = Plan(delete=leftovers(observed), deletes_first=True)
-    return _with_status(observed, told.finished(observed, observed.now), plan)
+    return _with_status(observed, build.finished(observed, observed.now), plan)
 
 
 def _start(situation: Situation, reached: Reached) -> Look | None:

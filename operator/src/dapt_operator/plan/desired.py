@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from dapt_contract.failure import Cause
 from dapt_contract.run import RunIdentity
-from dapt_operator.api.conditions import timestamp
-from dapt_operator.api.ledger import Ledger, RunRecord
-from dapt_operator.api.run import Manifest, RunState, StageRun
-from dapt_operator.plan.blueprint import StagePlan
-from dapt_operator.plan.budget import deadline_seconds
-from dapt_operator.plan.history import Lineage, lineage_of
+from dapt_operator.api.v1alpha1.conditions import timestamp
+from dapt_operator.api.v1alpha1.ledger import Ledger, RunRecord
+from dapt_operator.plan.ledger.compaction import closed_tries
+from dapt_operator.plan.ledger.gpu_hours import deadline_seconds
+from dapt_operator.plan.ledger.records import Lineage, lineage_of
 from dapt_operator.plan.observed import Observed
-from dapt_operator.plan.past import closed_tries
+from dapt_operator.plan.stages.stage_plan import StagePlan
+from dapt_operator.runs import Manifest, RunState, StageRun
 
 
 @dataclass(frozen=True)

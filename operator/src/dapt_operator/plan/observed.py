@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from dapt_operator.api.conditions import INVALID_SPEC, PROFILE_AMBIGUOUS, PROFILE_NOT_FOUND
-from dapt_operator.api.profile import AdaptationProfileSpec
-from dapt_operator.api.run import Manifest, Owner, RunState
-from dapt_operator.api.spec import DomainAdaptationSpec
-from dapt_operator.api.status import DomainAdaptationStatus
-from dapt_operator.plan.reading import read_adaptation, read_profile, read_status
+from dapt_operator.api.v1alpha1.conditions import INVALID_SPEC, PROFILE_AMBIGUOUS, PROFILE_NOT_FOUND
+from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
+from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
+from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
+from dapt_operator.plan.parsed import read_adaptation, read_profile, read_status
+from dapt_operator.runs import Manifest, Owner, RunState
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from dapt_contract.envelope import write_bytes_atomically
-from dapt_operator.report.material import Material, ReportError, gather
+from dapt_operator.report.inputs import Material, ReportError, gather
 from dapt_operator.report.page import render
 
 PAGE = "report.html"

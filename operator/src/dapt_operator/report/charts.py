@@ -10,7 +10,7 @@ from typing import Any
 from dapt_contract.stages.prepare import SourceFacts
 from dapt_contract.stages.pretrain import CurvePoint
 from dapt_operator.report import style
-from dapt_operator.report.labels import place
+from dapt_operator.report.label_placement import place
 from dapt_operator.report.words import count, duration, minus, number, percent
 
 _MAX_LABELS = 12

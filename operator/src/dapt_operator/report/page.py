@@ -8,10 +8,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from dapt_contract.version import PRODUCT_VERSION
-from dapt_operator.report import story, tables
+from dapt_operator.report import attempts, tables
 from dapt_operator.report.charts import Chart, Point, composition, curve, frontier, scores, timeline
-from dapt_operator.report.material import Material
-from dapt_operator.report.trade import attempts_path, trade
+from dapt_operator.report.inputs import Material
+from dapt_operator.report.tradeoff_charts import attempts_path, trade
 
 
 def render(material: Material) -> tuple[str, dict[str, bytes]]:
@@ -27,7 +27,7 @@ def render(material: Material) -> tuple[str, dict[str, bytes]]:
     page = environment.get_template("report.html.j2").render(
         material=material,
         tables=tables,
-        story=story,
+        story=attempts,
         # Drawn by us from numbers and labels; labels are glyph outlines in it, never markup.
         pictures={name: Markup(chart.svg) for name, chart in charts.items()},
         told={name: chart.description for name, chart in charts.items()},
@@ -64,12 +64,12 @@ def draw(material: Material) -> Iterator[Chart]:
             for row in material.pretrain.facts.checkpoints
         ]
         yield curve(material.pretrain.curve, held_out)
-    offered = story.offers(material)
+    offered = attempts.offers(material)
     if len(offered) > 1:
         yield trade(
             offered, chosen=material.chosen_id, limit=gates.max_general_perplexity_increase if gates else None
         )
-    paths = story.paths(material)
+    paths = attempts.paths(material)
     if len(paths) > 1:
         limit = gates.max_general_perplexity_increase if gates else None
         hard = limit * gates.hard_stop_factor if gates and limit is not None else None

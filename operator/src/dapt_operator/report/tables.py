@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Any
 
 from dapt_contract.metric import Measure, Score
-from dapt_operator.api.conditions import FINISHED, GATES_PASSED, RECONCILING, STALLED, find_condition
+from dapt_operator.api.v1alpha1.conditions import FINISHED, GATES_PASSED, RECONCILING, STALLED, find_condition
 from dapt_operator.report.charts import Point, ScoreRow, Span
-from dapt_operator.report.material import Material
+from dapt_operator.report.inputs import Material
 from dapt_operator.report.words import NONE, count, duration, gibibytes, minus, number, percent, points
 
 GATE_TITLES = {

@@ -20,12 +20,12 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from dapt_trainer.data.contamination import ContaminationIndex
-from dapt_trainer.data.near_duplicates import SHINGLE_WORDS, sketches
-from dapt_trainer.data.repeats import Signatures, signatures
+from dapt_trainer.data.dedup.contamination import ContaminationIndex
+from dapt_trainer.data.dedup.held_out_neighbours import SHINGLE_WORDS, sketches
+from dapt_trainer.data.dedup.minhash import Signatures, signatures
 from dapt_trainer.data.text import Hashes, WordHasher, normalized, text_digest, words
 from dapt_trainer.errors import InfrastructureError
-from dapt_trainer.process import die_with_parent
+from dapt_trainer.linux import die_with_parent
 
 BATCH_CHARACTERS = 1_000_000
 BATCH_DOCUMENTS = 2_000

@@ -9,15 +9,20 @@ from typing import Any
 
 from dapt_contract.metric import Side
 from dapt_contract.stages.prepare import PrepareConfig, TextSource
-from dapt_trainer.data.chosen import spread
-from dapt_trainer.data.contamination import ContaminationIndex, EvaluationItem
-from dapt_trainer.data.evaluation_data import Kind, evaluation_items, read_items
-from dapt_trainer.data.harness_items import check_names, read_harness_tasks
-from dapt_trainer.data.json_items import DataSet
+from dapt_trainer.data.dedup.contamination import ContaminationIndex, EvaluationItem
+from dapt_trainer.data.harness.items import check_names, read_harness_tasks
+from dapt_trainer.data.items.custom_items import Kind, evaluation_items, read_items
+from dapt_trainer.data.items.item_limits import spread
+from dapt_trainer.data.items.json_lines import DataSet
+from dapt_trainer.data.items.tuning_data import (
+    read_instructions,
+    read_preferences,
+    without_items,
+    without_repeats,
+)
 from dapt_trainer.data.problems import Problems
-from dapt_trainer.data.sources import ResolvedSource, resolve
-from dapt_trainer.data.text_batches import check_source
-from dapt_trainer.data.tuning_data import read_instructions, read_preferences, without_items, without_repeats
+from dapt_trainer.data.reading.sources import ResolvedSource, resolve
+from dapt_trainer.data.reading.text_batches import check_source
 from dapt_trainer.errors import InputError
 
 SIDES: tuple[Side, Side] = ("domain", "general")

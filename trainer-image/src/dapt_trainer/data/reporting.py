@@ -15,14 +15,14 @@ from dapt_contract.stages.prepare import (
     PrepareReport,
     TokenizerFacts,
 )
-from dapt_trainer.data.contamination import ContaminationIndex
-from dapt_trainer.data.corpus import SpooledSource
-from dapt_trainer.data.finishing import data_digest, source_facts
-from dapt_trainer.data.guidance import warnings_of
+from dapt_trainer.data.choose_held_out import HeldOutChoice
+from dapt_trainer.data.dedup.contamination import ContaminationIndex
 from dapt_trainer.data.inputs import SIDES, EvaluationInputs
-from dapt_trainer.data.packed_source import PackedSource
+from dapt_trainer.data.move_into_place import data_digest, source_facts
+from dapt_trainer.data.pack_source import PackedSource
 from dapt_trainer.data.problems import Problems
-from dapt_trainer.data.selection import HeldOutChoice
+from dapt_trainer.data.spool import SpooledSource
+from dapt_trainer.data.warnings import warnings_of
 
 PERCENTILES = (0, 10, 25, 50, 75, 90, 100)
 

@@ -30,11 +30,11 @@ from lm_eval.tasks import TaskManager
 
 from dapt_contract.layout import TASKS
 from dapt_contract.stages.common import TaskConfig
-from dapt_trainer.data.harness_data import TaskData, read_task_data, served
-from dapt_trainer.data.harness_snapshot import METRICS, by_size, chosen_documents
+from dapt_trainer.data.harness.data import TaskData, read_task_data, served
+from dapt_trainer.data.harness.snapshot import METRICS, by_size, chosen_documents
 from dapt_trainer.errors import InputError
+from dapt_trainer.evaluation.custom_tasks import read_questions, write_harness_task
 from dapt_trainer.evaluation.items import Item, distinct_ids
-from dapt_trainer.evaluation.questions import read_questions, write_harness_task
 from dapt_trainer.evaluation.scoring import Advance, Scorer, Tree, score_shared
 
 CUSTOM_METRIC = "acc_bytes"

@@ -12,17 +12,17 @@ from typing import Any
 
 from dapt_contract.metric import Measure, Score, Side
 from dapt_contract.stages.common import EvaluationConfig, ModelReference
-from dapt_trainer.context import StageContext
-from dapt_trainer.data.manifest import read_manifest
+from dapt_trainer.context import StageContext, beating
+from dapt_trainer.data.packing.manifest import read_manifest
+from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.harness import SharedContextModel, TaskRunner
 from dapt_trainer.evaluation.items import Item, score_of
-from dapt_trainer.evaluation.parts import Parts
 from dapt_trainer.evaluation.perplexity import side_perplexity
 from dapt_trainer.evaluation.probes import read_probes, run_probes
-from dapt_trainer.training.beating import beating
-from dapt_trainer.training.models import load_model, load_tokenizer
-from dapt_trainer.training.ranks import Ranks
+from dapt_trainer.evaluation.stage_progress import Parts
+from dapt_trainer.modeling.compose import load_model
+from dapt_trainer.modeling.model_folder import load_tokenizer
 
 _SIDES: tuple[Side, Side] = ("domain", "general")
 

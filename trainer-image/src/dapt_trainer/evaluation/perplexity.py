@@ -21,8 +21,8 @@ import torch
 
 from dapt_contract.metric import Perplexity, Side, SidePerplexity
 from dapt_trainer.context import ProgressBoard
-from dapt_trainer.data.held_out import HALVES, HeldOutDocument, read_held_out
-from dapt_trainer.data.manifest import read_manifest
+from dapt_trainer.data.packing.held_out import HALVES, HeldOutDocument, read_held_out
+from dapt_trainer.data.packing.manifest import read_manifest
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.scoring import Advance, Scorer, Tree, score_shared
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from dapt_contract.layout import PROBES
 from dapt_contract.stages.common import ProbeConfig
+from dapt_trainer.evaluation.custom_tasks import Ordering, Question, read_probe_lines
 from dapt_trainer.evaluation.items import Item
-from dapt_trainer.evaluation.questions import Ordering, Question, read_probe_lines
 from dapt_trainer.evaluation.scoring import Advance
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import torch
 
 from dapt_contract.layout import PROBES, TASKS
 from dapt_contract.stages.common import EvaluationConfig
-from dapt_trainer.data.held_out import read_held_out
+from dapt_trainer.data.packing.held_out import read_held_out
 from dapt_trainer.errors import InputError
-from dapt_trainer.evaluation.questions import read_questions
+from dapt_trainer.evaluation.custom_tasks import read_questions
 from dapt_trainer.evaluation.scoring import evaluating
 
 _BEGINNING_TOKENS = 32

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from dapt_trainer.training.sharding import is_sharded
+from dapt_trainer.modeling.sharding import is_sharded, unwrapped
 
 LOGITS_BYTES = 256 * 1024 * 1024
 """Bound of the fp32 logits that exist at a time, with the copies that the loss makes of them."""
@@ -213,13 +213,6 @@ def score_shared(
             if advance is not None:
                 advance((number + 1) / rounds)
     return results
-
-
-def unwrapped(model: Any) -> Any:
-    """The causal model inside data-parallel, DeepSpeed and PEFT wrappers."""
-    while not hasattr(model, "get_output_embeddings") and hasattr(model, "module"):
-        model = model.module
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _hidden_before(head: Any, model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, bool]:

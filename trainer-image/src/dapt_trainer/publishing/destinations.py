@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from dapt_trainer.data.sources import filesystem_of
+from dapt_trainer.data.reading.sources import filesystem_of
 from dapt_trainer.errors import InputError
 from dapt_trainer.publishing.manifest import MANIFEST, run_digest_of
 

@@ -12,13 +12,13 @@ from statistics import fmean
 from typing import Any
 
 from dapt_contract.stages.align import AlignConfig, AlignFacts, AlignReport
-from dapt_trainer.context import StageContext
-from dapt_trainer.training.beating import beating
+from dapt_trainer.context import StageContext, beating
+from dapt_trainer.digests import weights_digest
+from dapt_trainer.distributed import Ranks, join_ranks
+from dapt_trainer.modeling.model_folder import load_tokenizer
 from dapt_trainer.training.chat import with_template
-from dapt_trainer.training.models import load_tokenizer, weights_digest
-from dapt_trainer.training.preference import ShuffledPairs, tokenize_pairs
-from dapt_trainer.training.ranks import Ranks, join_ranks
-from dapt_trainer.training.tuning import TuningRun, newest_part, save_tuned
+from dapt_trainer.training.preference_pairs import ShuffledPairs, tokenize_pairs
+from dapt_trainer.training.tuning_run import TuningRun, newest_part, save_tuned
 
 logger = logging.getLogger(__name__)
 
@@ -90,13 +90,13 @@ def train(
     """The model after all steps."""
     from transformers.trainer_callback import PrinterCallback
 
-    from dapt_trainer.training.flops import flops_per_token
-    from dapt_trainer.training.loop import StepReading
+    from dapt_trainer.modeling.flops import flops_per_token
     from dapt_trainer.training.preference_trainer import (
         PreferenceTrainer,
         load_to_align,
         preference_arguments,
     )
+    from dapt_trainer.training.step_trainer import StepReading
 
     context.progress.update(activity="loading the model")
     arguments = preference_arguments(config, context, ranks, steps)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dapt_contract.layout import try_folder
 from dapt_contract.stages.evaluate import BaselineConfig, BaselineFacts, BaselineReport
 from dapt_trainer.context import StageContext
+from dapt_trainer.digests import reference_digest
+from dapt_trainer.distributed import evaluation_ranks
+from dapt_trainer.evaluation.earlier_results import found_by_all, kept_results, results_key
 from dapt_trainer.evaluation.items import write_items
-from dapt_trainer.evaluation.kept import found_by_all, kept_results, results_key
 from dapt_trainer.evaluation.measure import Bench
-from dapt_trainer.evaluation.ranks import evaluation_ranks
-from dapt_trainer.training.models import reference_digest
 
 ITEMS = "items.jsonl"
 

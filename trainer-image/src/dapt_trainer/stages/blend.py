@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from dapt_contract.metric import Side, SidePerplexity
 from dapt_contract.stages.blend import Blend, BlendConfig, BlendFacts, BlendReport, BlendRow
-from dapt_trainer.checkpoints.lineage import DIGEST_DIGITS
-from dapt_trainer.context import StageContext
-from dapt_trainer.data.manifest import read_manifest
-from dapt_trainer.evaluation.parts import Parts
+from dapt_trainer.checkpoints.run_checkpoints import DIGEST_DIGITS
+from dapt_trainer.context import StageContext, beating
+from dapt_trainer.data.packing.manifest import read_manifest
+from dapt_trainer.digests import reference_digest
+from dapt_trainer.distributed import Ranks, evaluation_ranks
 from dapt_trainer.evaluation.perplexity import side_perplexity
-from dapt_trainer.evaluation.ranks import evaluation_ranks
-from dapt_trainer.training.beating import beating
-from dapt_trainer.training.models import load_tokenizer, reference_digest
-from dapt_trainer.training.ranks import Ranks
-from dapt_trainer.training.recipes import SharedMeans, mean_key
+from dapt_trainer.evaluation.stage_progress import Parts
+from dapt_trainer.modeling.compose import SharedMeans, mean_key
+from dapt_trainer.modeling.model_folder import load_tokenizer
 
 _SIDES: tuple[Side, Side] = ("domain", "general")
 

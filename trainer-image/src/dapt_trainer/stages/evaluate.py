@@ -6,16 +6,15 @@ from pathlib import Path
 
 from dapt_contract.layout import try_folder
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts, EvaluateReport
-from dapt_trainer.checkpoints.lineage import DIGEST_DIGITS
-from dapt_trainer.context import StageContext
+from dapt_trainer.checkpoints.run_checkpoints import DIGEST_DIGITS
+from dapt_trainer.context import StageContext, beating
+from dapt_trainer.digests import reference_digest
+from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.errors import InputError
+from dapt_trainer.evaluation.earlier_results import base_items
 from dapt_trainer.evaluation.items import write_items
 from dapt_trainer.evaluation.measure import Bench
-from dapt_trainer.evaluation.ranks import evaluation_ranks
-from dapt_trainer.evaluation.reuse import base_items
 from dapt_trainer.stages.baseline import ITEMS
-from dapt_trainer.training.beating import beating
-from dapt_trainer.training.models import reference_digest
 
 
 def run(config: EvaluateConfig, context: StageContext) -> EvaluateReport:

@@ -11,12 +11,12 @@ import math
 from typing import Any
 
 from dapt_contract.stages.finetune import FinetuneConfig, FinetuneFacts, FinetuneReport
-from dapt_trainer.context import StageContext
-from dapt_trainer.training.beating import beating
-from dapt_trainer.training.models import load_tokenizer, weights_digest
-from dapt_trainer.training.ranks import Ranks, join_ranks
-from dapt_trainer.training.sft import PackedExamples, tokenize_all
-from dapt_trainer.training.tuning import TuningRun, newest_part, save_tuned
+from dapt_trainer.context import StageContext, beating
+from dapt_trainer.digests import weights_digest
+from dapt_trainer.distributed import Ranks, join_ranks
+from dapt_trainer.modeling.model_folder import load_tokenizer
+from dapt_trainer.training.instruction_rows import PackedExamples, tokenize_all
+from dapt_trainer.training.tuning_run import TuningRun, newest_part, save_tuned
 
 logger = logging.getLogger(__name__)
 
@@ -96,9 +96,9 @@ def train(
     """The model after all steps, by the same loop, attention and kernels as pretraining."""
     from transformers.trainer_callback import PrinterCallback
 
-    from dapt_trainer.training.flops import flops_per_token
-    from dapt_trainer.training.loop import StepTrainer
+    from dapt_trainer.modeling.flops import flops_per_token
     from dapt_trainer.training.setup import set_up
+    from dapt_trainer.training.step_trainer import StepTrainer
 
     batch = config.global_batch_size
     context.progress.update(activity="loading the model")

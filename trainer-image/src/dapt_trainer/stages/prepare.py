@@ -38,11 +38,17 @@ from dapt_contract.stages.prepare import (
 from dapt_contract.stages.prepare import TokenizerFacts as GrownFacts
 from dapt_trainer.context import StageContext
 from dapt_trainer.data.analysis import AnalysisPool, Settings
-from dapt_trainer.data.base_model import import_model
-from dapt_trainer.data.contamination import ContaminationIndex, contamination_index
-from dapt_trainer.data.corpus import Rules, SideReader, SpooledSource, first_ones, note_repeats
-from dapt_trainer.data.finishing import move_into_place
-from dapt_trainer.data.held_out import HALVES, write_held_out
+from dapt_trainer.data.base_model.facts import (
+    TokenizerFacts,
+    read_model_facts,
+    read_tokenizer,
+    sequence_length,
+)
+from dapt_trainer.data.base_model.fetch import import_model
+from dapt_trainer.data.choose_held_out import HeldOutChoice, choose, held_out_limit
+from dapt_trainer.data.dedup.contamination import ContaminationIndex, contamination_index
+from dapt_trainer.data.dedup.held_out_neighbours import HeldOutShingles
+from dapt_trainer.data.disk_space import check_space
 from dapt_trainer.data.inputs import (
     SIDES,
     EvaluationInputs,
@@ -53,17 +59,16 @@ from dapt_trainer.data.inputs import (
     know_all_tasks,
     read_evaluation,
 )
-from dapt_trainer.data.json_items import write_lines
-from dapt_trainer.data.manifest import DataManifest, TokenType, finished_manifest, write_manifest
-from dapt_trainer.data.model_facts import TokenizerFacts, read_model_facts, read_tokenizer, sequence_length
-from dapt_trainer.data.near_duplicates import HeldOutShingles
-from dapt_trainer.data.packed_source import PackedSource, pack_source
+from dapt_trainer.data.items.json_lines import write_lines
+from dapt_trainer.data.move_into_place import move_into_place
+from dapt_trainer.data.pack_source import PackedSource, pack_source
+from dapt_trainer.data.packing.held_out import HALVES, write_held_out
+from dapt_trainer.data.packing.manifest import DataManifest, TokenType, finished_manifest, write_manifest
 from dapt_trainer.data.problems import Problems
 from dapt_trainer.data.reporting import check_size, report_of
-from dapt_trainer.data.selection import HeldOutChoice, choose, held_out_limit
-from dapt_trainer.data.space import check_space
+from dapt_trainer.data.spool import Rules, SideReader, SpooledSource, first_ones, note_repeats
 from dapt_trainer.errors import InfrastructureError, InputError, StopRequested
-from dapt_trainer.tokenization.step import check_model, grow
+from dapt_trainer.tokenization.grow_in_prepare import check_model, grow
 
 _FACTS = "facts.json"
 

@@ -17,12 +17,11 @@ from dapt_contract.checkpoint import candidate_id
 from dapt_contract.metric import SidePerplexity
 from dapt_contract.stages.pretrain import EndedBy, PretrainConfig, PretrainFacts, PretrainReport
 from dapt_contract.stop_rule import StopVerdict, judge_readings
-from dapt_trainer.checkpoints.lineage import Lineage
-from dapt_trainer.context import StageContext
+from dapt_trainer.checkpoints.run_checkpoints import Lineage
+from dapt_trainer.context import StageContext, beating
+from dapt_trainer.distributed import Ranks, join_ranks
 from dapt_trainer.errors import Diverged, ForgettingLimitReached, InputError, StageError, StopRequested
-from dapt_trainer.training.beating import beating
-from dapt_trainer.training.journal import CURVE_FILE, STALL, Journal, curve_of, penalties_of, stall_of
-from dapt_trainer.training.ranks import Ranks, join_ranks
+from dapt_trainer.training.loss_curve import CURVE_FILE, STALL, Journal, curve_of, penalties_of, stall_of
 
 
 def run(config: PretrainConfig, context: StageContext) -> PretrainReport:
@@ -66,8 +65,8 @@ class Pretraining:
 
     def run(self) -> PretrainReport:
         """From the claim to the report."""
-        from dapt_trainer.training.regularization.stage import fisher_of_run
-        from dapt_trainer.training.rows import open_rows
+        from dapt_trainer.training.regularization.pretrain_hooks import fisher_of_run
+        from dapt_trainer.training.training_rows import open_rows
 
         self.context.progress.update(activity="looking for checkpoints", total_steps=self.config.total_steps)
         self.lineage.open()
@@ -119,7 +118,7 @@ class Pretraining:
 
     def _resume_folder(self) -> Path | None:
         """Where the Trainer finds the resumed state."""
-        from dapt_trainer.checkpoints.universal import convert_to_universal
+        from dapt_trainer.checkpoints.change_world_size import convert_to_universal
 
         resumed = self.lineage.resumed
         if resumed is None or not self._must_convert():
@@ -136,8 +135,8 @@ class Pretraining:
         return converted
 
     def _load_model(self) -> None:
-        from dapt_trainer.training.flops import flops_per_token
-        from dapt_trainer.training.models import load_tokenizer
+        from dapt_trainer.modeling.flops import flops_per_token
+        from dapt_trainer.modeling.model_folder import load_tokenizer
         from dapt_trainer.training.setup import set_up
 
         self.tokenizer = load_tokenizer(self.context.work, self.config.model.weights)
@@ -148,8 +147,8 @@ class Pretraining:
     def _make_trainer(self) -> Any:
         from transformers.trainer_callback import PrinterCallback
 
-        from dapt_trainer.training.batches import BatchOrder
-        from dapt_trainer.training.loop import StepTrainer
+        from dapt_trainer.training.batch_order import BatchOrder
+        from dapt_trainer.training.step_trainer import StepTrainer
 
         config, ranks = self.config, self.ranks
         resumed = self.lineage.resumed
@@ -236,7 +235,7 @@ class Pretraining:
         started = time.monotonic()
 
         def write(folder: Path) -> None:
-            from dapt_trainer.training.weights import save_weights
+            from dapt_trainer.modeling.save_weights import save_weights
 
             save_weights(self.model, self.tokenizer, folder, is_writer=self.ranks.is_first)
             self.trainer.write_resume_state(folder)
@@ -252,7 +251,7 @@ class Pretraining:
 
     def _when_loaded(self) -> None:
         """The state is in memory; nothing is trained yet."""
-        from dapt_trainer.training.regularization.stage import hold_back
+        from dapt_trainer.training.regularization.pretrain_hooks import hold_back
 
         self.ranks.barrier()
         if self.saved_step < self.config.total_steps:
@@ -265,7 +264,7 @@ class Pretraining:
     def _measure(self, step: int) -> None:
         """Both perplexities of the checkpoint just saved, into its manifest; then the stop rule."""
         from dapt_trainer.evaluation.perplexity import side_perplexity
-        from dapt_trainer.training.attention import unpacked_attention
+        from dapt_trainer.modeling.attention import unpacked_attention
 
         started = time.monotonic()
 

@@ -13,14 +13,15 @@ from typing import Any
 
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.publish import PublishConfig, PublishFacts, PublishReport
-from dapt_trainer.context import StageContext
+from dapt_trainer.context import StageContext, beating
+from dapt_trainer.digests import sha256_of_file
 from dapt_trainer.errors import InfrastructureError
+from dapt_trainer.modeling.compose import load_model
+from dapt_trainer.modeling.model_folder import load_tokenizer
 from dapt_trainer.publishing.card import model_card
 from dapt_trainer.publishing.destinations import open_destination
 from dapt_trainer.publishing.manifest import MANIFEST, ModelManifest, PublishedFile, manifest_bytes
-from dapt_trainer.training.beating import beating
 from dapt_trainer.training.chat import stop_at_end_of_turn
-from dapt_trainer.training.models import load_model, load_tokenizer, sha256_of_file
 
 
 def run(config: PublishConfig, context: StageContext) -> PublishReport:

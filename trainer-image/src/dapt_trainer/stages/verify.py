@@ -15,15 +15,16 @@ from dapt_contract.stages.evaluate import (
     VerifyReport,
 )
 from dapt_trainer.context import StageContext
+from dapt_trainer.digests import reference_digest
+from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.errors import InputError
+from dapt_trainer.evaluation.earlier_results import base_items, measured_before
 from dapt_trainer.evaluation.items import write_items
 from dapt_trainer.evaluation.measure import Bench
-from dapt_trainer.evaluation.ranks import evaluation_ranks
-from dapt_trainer.evaluation.reuse import base_items, measured_before
 from dapt_trainer.evaluation.samples import answers, sample_prompts
+from dapt_trainer.modeling.model_folder import load_tokenizer
 from dapt_trainer.stages.publish import tokenizer_folder
 from dapt_trainer.training.chat import stop_at_end_of_turn
-from dapt_trainer.training.models import load_tokenizer, reference_digest
 
 _BASE = "base"
 _FINAL = "final"

@@ -18,8 +18,8 @@ from typing import Any
 
 from dapt_contract.stages.prepare import TokenizerExtension
 from dapt_trainer.errors import InputError
-from dapt_trainer.tokenization.learning import Learned, NewToken, learn_merges
-from dapt_trainer.tokenization.words import Boundaries, count_words
+from dapt_trainer.tokenization.learn_merges import Learned, NewToken, learn_merges
+from dapt_trainer.tokenization.pre_tokens import Boundaries, count_words
 
 FIELD = "spec.model.tokenizer.extend"
 _TEXTS_A_BEAT = 1000

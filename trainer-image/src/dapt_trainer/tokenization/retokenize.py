@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dapt_trainer.data.corpus import SpooledSource
-from dapt_trainer.data.manifest import TokenType
-from dapt_trainer.data.near_duplicates import HeldOutShingles
+from dapt_trainer.data.dedup.held_out_neighbours import HeldOutShingles
+from dapt_trainer.data.packing.manifest import TokenType
+from dapt_trainer.data.spool import SpooledSource
 
 SAMPLE_BYTES = 64 * 1024 * 1024
 """Of text that is learned from; more makes hardly better words, and counting so much takes a minute or two."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from dapt_contract.stages.common import DistributionConfig, OptimizerConfig, ScheduleConfig
 from dapt_trainer.errors import InputError
-from dapt_trainer.training.kernels import Kernels
+from dapt_trainer.modeling.kernels import Kernels
 
 _BUCKET_ELEMENTS = 50_000_000
 """Elements a reduction: 200 MB in fp32, small beside any model that needs more than one bucket."""

@@ -23,14 +23,14 @@ from trl import DPOConfig, DPOTrainer
 
 from dapt_contract.stages.align import AlignConfig
 from dapt_trainer.context import StageContext
+from dapt_trainer.distributed import Ranks
+from dapt_trainer.modeling.lora import with_lora
 from dapt_trainer.training.arguments import accumulation_steps, training_arguments
-from dapt_trainer.training.batches import BatchOrder
+from dapt_trainer.training.batch_order import BatchOrder
 from dapt_trainer.training.chat import IGNORED_LABEL
-from dapt_trainer.training.loop import StepReading, StepTrainer
-from dapt_trainer.training.models import with_lora
-from dapt_trainer.training.preference import ShuffledPairs, collate_pairs
-from dapt_trainer.training.ranks import Ranks
+from dapt_trainer.training.preference_pairs import ShuffledPairs, collate_pairs
 from dapt_trainer.training.setup import load_start
+from dapt_trainer.training.step_trainer import StepReading, StepTrainer
 
 _REFERENCE_ADAPTER = "ref"
 _REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")

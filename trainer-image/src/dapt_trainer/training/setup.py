@@ -11,9 +11,9 @@ from dapt_contract.stages.align import AlignConfig
 from dapt_contract.stages.finetune import FinetuneConfig
 from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_trainer.context import StageContext
-from dapt_trainer.training.attention import Attention, choose_attention, use_attention
-from dapt_trainer.training.kernels import Kernels, choose_kernels
-from dapt_trainer.training.ranks import Ranks
+from dapt_trainer.distributed import Ranks
+from dapt_trainer.modeling.attention import Attention, choose_attention, use_attention
+from dapt_trainer.modeling.kernels import Kernels, choose_kernels
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,8 +54,8 @@ def set_up(
     """
     from transformers import AutoConfig, set_seed
 
-    from dapt_trainer.tokenization.grow import new_token_ids
-    from dapt_trainer.training.models import with_lora
+    from dapt_trainer.modeling.lora import with_lora
+    from dapt_trainer.tokenization.grow_model import new_token_ids
 
     kernels = choose_kernels(
         AutoConfig.from_pretrained(context.work / config.model.weights, local_files_only=True),
@@ -89,8 +89,8 @@ def load_start(
     Raises:
         InputError: as `load_model`.
     """
-    from dapt_trainer.training.models import load_model
-    from dapt_trainer.training.sharding import load_to_train
+    from dapt_trainer.modeling.compose import load_model
+    from dapt_trainer.modeling.sharding import load_to_train
 
     precision = config.distribution.precision
     return load_to_train(

@@ -1,8 +1,8 @@
 """The cluster port on Kubernetes: watches and own writes fill one memory, the five verbs read and write."""
 
+from dapt_operator.cluster.kubernetes.cache.store import Store
 from dapt_operator.cluster.kubernetes.cluster import KubernetesCluster
 from dapt_operator.cluster.kubernetes.errors import ApiError, NotLeader, Refused, Unavailable
 from dapt_operator.cluster.kubernetes.lease import Leadership
-from dapt_operator.cluster.kubernetes.store import Store
 
 __all__ = ["ApiError", "KubernetesCluster", "Leadership", "NotLeader", "Refused", "Store", "Unavailable"]

@@ -15,21 +15,21 @@ from typing import Any
 import kubernetes.client
 
 from dapt_operator.api.names import API_VERSION, LABEL_NAME, LABEL_RUN, LABEL_UID
-from dapt_operator.api.run import Children, Manifest
-from dapt_operator.cluster.kubernetes import children
-from dapt_operator.cluster.kubernetes.api import Api
-from dapt_operator.cluster.kubernetes.creation import create, why_refused
-from dapt_operator.cluster.kubernetes.digests import StageDigests
-from dapt_operator.cluster.kubernetes.entry import HOLDERS, PROFILE, RESOURCE
+from dapt_operator.cluster.kubernetes.cache.entry import HOLDERS, PROFILE, RESOURCE
+from dapt_operator.cluster.kubernetes.cache.store import Family, Store
+from dapt_operator.cluster.kubernetes.client import Api
+from dapt_operator.cluster.kubernetes.create import create, why_refused
 from dapt_operator.cluster.kubernetes.errors import ApiError
 from dapt_operator.cluster.kubernetes.events import event_manifest
-from dapt_operator.cluster.kubernetes.logs import PodLogs
-from dapt_operator.cluster.kubernetes.paths import KINDS
-from dapt_operator.cluster.kubernetes.readings import Readings
-from dapt_operator.cluster.kubernetes.refusals import PodRefusals
-from dapt_operator.cluster.kubernetes.store import Family, Store
-from dapt_operator.cluster.kubernetes.workloads import Workloads
+from dapt_operator.cluster.kubernetes.polls import targets
+from dapt_operator.cluster.kubernetes.polls.kueue_workloads import Workloads
+from dapt_operator.cluster.kubernetes.polls.pod_logs import PodLogs
+from dapt_operator.cluster.kubernetes.polls.pod_refusals import PodRefusals
+from dapt_operator.cluster.kubernetes.polls.progress import Readings
+from dapt_operator.cluster.kubernetes.polls.stage_files import StageDigests
+from dapt_operator.cluster.kubernetes.resources import KINDS
 from dapt_operator.cluster.port import CannotMake, Conflict, Event, Key, ObjectReference, World
+from dapt_operator.runs import Children, Manifest
 
 _MOST_REMEMBERED = 20_000
 _EVENT_ATTEMPTS = 2
@@ -103,28 +103,28 @@ class KubernetesCluster:
 
     def _children(self, key: Key, family: Family) -> Children:
         jobs, pods = family.jobs, family.pods
-        failed = children.failed(pods)
+        failed = targets.failed(pods)
         return Children(
             jobs=jobs,
             pods=pods,
             progress=self._readings.of(key),
-            workloads=_known(self._workloads.of(key, children.queued(jobs))),
-            refusals=self._refusals.of(key, children.podless(jobs, pods)),
-            logs=self._logs.of(key, failed, children.worth_reading(jobs, failed)) if failed else {},
-            stage_digests=self._digests.of(key, children.live(jobs, pods)),
+            workloads=_known(self._workloads.of(key, targets.queued(jobs))),
+            refusals=self._refusals.of(key, targets.podless(jobs, pods)),
+            logs=self._logs.of(key, failed, targets.worth_reading(jobs, failed)) if failed else {},
+            stage_digests=self._digests.of(key, targets.live(jobs, pods)),
         )
 
     def _up_to_date(self, key: Key, family: Family, now: datetime) -> Family:
         """The same, with the pods of runs that are over read anew where their watch is behind; once for each run."""
         runs = [
             job
-            for job in children.untold(family.jobs, family.pods, now)
+            for job in targets.untold(family.jobs, family.pods, now)
             if str(job["metadata"]["uid"]) not in self._read_anew
         ]
         if not runs:
             return family
         for job in runs:
-            run, uid = children.run_of(job), job["metadata"]["labels"][LABEL_UID]
+            run, uid = targets.run_of(job), job["metadata"]["labels"][LABEL_UID]
             query = {"labelSelector": f"{LABEL_UID}={uid},{LABEL_RUN}={run}"}
             self._list_once("Pod", key.namespace, query, run)
             if len(self._read_anew) > _MOST_REMEMBERED:

@@ -17,10 +17,10 @@ from typing import Any
 
 import kubernetes.client
 
-from dapt_operator.api.run import Manifest
-from dapt_operator.cluster.kubernetes.api import ATTEMPT_SECONDS, Api
+from dapt_operator.cluster.kubernetes.client import ATTEMPT_SECONDS, Api
 from dapt_operator.cluster.kubernetes.errors import ApiError
-from dapt_operator.cluster.kubernetes.paths import KINDS
+from dapt_operator.cluster.kubernetes.resources import KINDS
+from dapt_operator.runs import Manifest
 
 WRITE_SECONDS = 10.0
 """How long after its last renewal a holder may begin a write."""

@@ -19,18 +19,18 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from dapt_operator.api.names import LABEL_RUN
-from dapt_operator.api.run import Children, Manifest
 from dapt_operator.cluster.local import job_status
+from dapt_operator.cluster.local.capacity import Room, demand, machine
 from dapt_operator.cluster.local.errors import LocalRunError, timestamp
-from dapt_operator.cluster.local.gang import Gang
+from dapt_operator.cluster.local.job import Gang
+from dapt_operator.cluster.local.object_files import ObjectStore
+from dapt_operator.cluster.local.pod_to_process import RUN_MARKER
 from dapt_operator.cluster.local.process import kill_marked
-from dapt_operator.cluster.local.readings import Readings
-from dapt_operator.cluster.local.resource import StoredResource
-from dapt_operator.cluster.local.rewrite import RUN_MARKER
-from dapt_operator.cluster.local.room import Room, demand, machine
-from dapt_operator.cluster.local.store import ObjectStore
+from dapt_operator.cluster.local.progress import Readings
+from dapt_operator.cluster.local.stored_resource import StoredResource
 from dapt_operator.cluster.port import Event, Key, ObjectReference, World
-from dapt_operator.launchers.quota import QUEUE_LABEL
+from dapt_operator.launchers.labels import QUEUE_LABEL
+from dapt_operator.runs import Children, Manifest
 
 INTERRUPTED = "the local run was ended while this stage ran; it goes on from what was complete"
 

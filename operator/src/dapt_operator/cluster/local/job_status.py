@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from dapt_operator.api.run import Manifest, plain
 from dapt_operator.cluster.local.errors import timestamp
+from dapt_operator.runs import Manifest, plain
 
 COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 TERMINAL_PHASES = ("Succeeded", "Failed")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dapt_operator.cluster.local.rewrite import POD_MARKER, Launch
+from dapt_operator.cluster.local.pod_to_process import POD_MARKER, Launch
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from dapt_contract.metric import Measure
-from dapt_operator.api.spec import DomainAdaptationSpec
+from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 
 
 @dataclass(frozen=True)

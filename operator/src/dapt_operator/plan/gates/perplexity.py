@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from dapt_contract.metric import Measure, SidePerplexity
-from dapt_operator.api.spec import DomainAdaptationSpec
+from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.gates.base import GateFacts, Verdict
 
 GATE = "generalPerplexity"

@@ -11,15 +11,15 @@ import torch
 from dapt_contract.layout import EXTENDED_MODEL
 from dapt_contract.stages.common import DistributionConfig, ModelReference
 from dapt_contract.stages.pretrain import PretrainConfig, RegularizationConfig
+from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
-from dapt_trainer.tokenization.grow import new_token_ids
-from dapt_trainer.training.models import load_model, new_rows
-from dapt_trainer.training.ranks import Ranks
-from dapt_trainer.training.recipes import DTYPES
-from dapt_trainer.training.regularization.base import Penalty, Row, causal_predictions
+from dapt_trainer.modeling.compose import DTYPES, load_model
+from dapt_trainer.modeling.lora import new_rows
+from dapt_trainer.tokenization.grow_model import new_token_ids
+from dapt_trainer.training.regularization.base import Penalty, Row, causal_predictions, held_back
+from dapt_trainer.training.regularization.base_model import base_tensors
 from dapt_trainer.training.regularization.fisher_store import StoredFisher
-from dapt_trainer.training.regularization.general import GeneralRows
-from dapt_trainer.training.regularization.groups import held_back
+from dapt_trainer.training.regularization.general_rows import GeneralRows
 from dapt_trainer.training.regularization.kl import KlPenalty
 from dapt_trainer.training.regularization.lora import (
     LayerTerm,
@@ -27,9 +27,8 @@ from dapt_trainer.training.regularization.lora import (
     adapted_layers,
     share_of_layers,
 )
-from dapt_trainer.training.regularization.origin import base_tensors
+from dapt_trainer.training.regularization.optimizer_slices import HeldWeight, engine_weights
 from dapt_trainer.training.regularization.quadratic import QuadraticPenalty, Term
-from dapt_trainer.training.regularization.shards import HeldWeight, engine_weights
 
 Collate = Callable[[Sequence[dict[str, torch.Tensor]]], dict[str, Any]]
 KL_SHARE = 8

@@ -14,10 +14,12 @@ The loss that is trained is the mean loss of the batch's tokens plus the penalty
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, Protocol
 
 import torch
+
+from dapt_trainer.errors import InputError
 
 Row = Mapping[str, Any]
 """Packed sequences as the model gets them: input_ids, labels and position_ids, each int64 [rows, L], and what else its
@@ -56,3 +58,27 @@ def labelled(rows: Row) -> torch.Tensor:
     """bool [rows, L - 1]: places whose next token is learned."""
     found: torch.Tensor = rows["labels"][:, 1:] != -100
     return found
+
+
+Group = Literal["all", "attention", "mlp"]
+_COMPONENTS = {
+    "attention": frozenset({"self_attn", "attention", "attn", "self_attention"}),
+    "mlp": frozenset({"mlp", "feed_forward", "ffn", "block_sparse_moe"}),
+}
+
+
+def held_back(names: Iterable[str], group: Group, *, model_type: str = "") -> list[str]:
+    """Those of the weights' names that belong to the group, in their order.
+
+    Raises:
+        InputError: none does.
+    """
+    names = list(names)
+    wanted = _COMPONENTS.get(group)
+    chosen = [name for name in names if wanted is None or wanted.intersection(name.split("."))]
+    if not chosen:
+        raise InputError(
+            f"pretraining.regularization.ewc.parameters: {group} names no trained weight of a model of type "
+            f"{model_type or 'unknown'}; write all"
+        )
+    return chosen

@@ -9,13 +9,19 @@ from typing import Any
 import torch
 
 from dapt_contract.stages.pretrain import RegularizationConfig
-from dapt_trainer.training.regularization.base import Penalty, Predictions, Row, causal_predictions, labelled
+from dapt_trainer.training.regularization.base import (
+    Penalty,
+    Predictions,
+    Row,
+    causal_predictions,
+    held_back,
+    labelled,
+)
 from dapt_trainer.training.regularization.fisher import estimate_fisher, scaled_to_mean_one
-from dapt_trainer.training.regularization.groups import held_back
 from dapt_trainer.training.regularization.kl import KlPenalty
 from dapt_trainer.training.regularization.lora import LayerTerm, LowRankPenalty, adapted_layers
+from dapt_trainer.training.regularization.optimizer_slices import plain_weights
 from dapt_trainer.training.regularization.quadratic import QuadraticPenalty, Term
-from dapt_trainer.training.regularization.shards import plain_weights
 
 
 def build(

@@ -23,9 +23,9 @@ from dapt_contract.base import Contract
 from dapt_contract.checkpoint import FileEntry
 from dapt_contract.envelope import ContractError, digest_of, fsync_folder, read_envelope, write_envelope
 from dapt_contract.layout import STAGES
+from dapt_trainer.digests import sha256_of_file
+from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InfrastructureError
-from dapt_trainer.training.models import sha256_of_file
-from dapt_trainer.training.ranks import Ranks
 
 FISHER_SCHEMA = "dapt.fisher"
 _PART_BYTES = 2 * 2**30

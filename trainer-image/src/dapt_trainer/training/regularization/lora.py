@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from dapt_trainer.training.regularization.shards import HeldWeight
+from dapt_trainer.training.regularization.optimizer_slices import HeldWeight
 
 _PREFIX = "base_model.model."
 

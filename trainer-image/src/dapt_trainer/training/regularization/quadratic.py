@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dapt_trainer.training.regularization.shards import HeldWeight
+from dapt_trainer.training.regularization.optimizer_slices import HeldWeight
 
 _PART_ELEMENTS = {"cpu": 2**16, "gpu": 2**24}
 

@@ -1,0 +1,258 @@
+"""CustomResourceDefinitions from the models: structural schemas with defaults, bounds and CEL rules.
+
+`render()` returns text and writes nothing. A structural schema has one type for each value and no references,
+so references are written out and 'or null' is dropped: absent is how this API says 'automatic'.
+"""
+
+from __future__ import annotations
+
+from io import StringIO
+from textwrap import wrap
+from typing import Any, Final
+
+from pydantic import BaseModel
+from ruamel.yaml import YAML
+from ruamel.yaml.scalarstring import LiteralScalarString
+
+from dapt_operator.api.schema import immutable
+from dapt_operator.api.v1alpha1.base import API_GROUP, HOST_PATTERN, VERSION
+from dapt_operator.api.v1alpha1.profile import AdaptationProfile
+from dapt_operator.api.v1alpha1.spec import DomainAdaptation
+
+HEADER: Final = "# Generated from the models in dapt_operator.api; `dapt crd` prints it anew. Do not edit.\n"
+
+ADAPTATION_FILE: Final = "dapt.dev_domainadaptations.yaml"
+PROFILE_FILE: Final = "dapt.dev_adaptationprofiles.yaml"
+
+_KEPT: Final = (
+    "type",
+    "description",
+    "default",
+    "enum",
+    "format",
+    "pattern",
+    "minLength",
+    "maxLength",
+    "minimum",
+    "maximum",
+    "minItems",
+    "maxItems",
+    "minProperties",
+    "maxProperties",
+    "required",
+    "x-kubernetes-list-type",
+    "x-kubernetes-list-map-keys",
+    "x-kubernetes-preserve-unknown-fields",
+    "x-kubernetes-validations",
+)
+"""Keys that are taken over as they are."""
+
+_HANDLED: Final = (
+    "$ref",
+    "$defs",
+    "anyOf",
+    "const",
+    "title",
+    "properties",
+    "items",
+    "additionalProperties",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "ge",
+    "le",
+)
+"""Keys that are rewritten or dropped below. Any other key is a mistake of ours, and an error."""
+
+
+def structural(model: type[BaseModel]) -> dict[str, Any]:
+    """The structural schema of one model.
+
+    Raises ValueError when the model has something that a structural schema cannot say, such as a union.
+    """
+    schema = model.model_json_schema(by_alias=True, mode="validation")
+    return _structural(schema, schema.get("$defs", {}))
+
+
+def _structural(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    unknown = set(node) - set(_KEPT) - set(_HANDLED)
+    if unknown:
+        raise ValueError(f"not structural: {sorted(unknown)} in {node}")
+    result: dict[str, Any] = {}
+    if "$ref" in node:
+        result = _structural(definitions[node["$ref"].removeprefix("#/$defs/")], definitions)
+    if "anyOf" in node:
+        choices = [choice for choice in node["anyOf"] if choice != {"type": "null"}]
+        if len(choices) != 1:
+            raise ValueError(f"not structural: a union of types in {node}")
+        result = _structural(choices[0], definitions)
+    for key in _KEPT:
+        if key in node and not (key == "default" and node[key] is None):
+            result[key] = node[key]
+    if "description" in result:
+        result["description"] = " ".join(result["description"].split())
+    if "const" in node:
+        result["enum"] = [node["const"]]
+    for bound, limit in (("ge", "minimum"), ("le", "maximum")):  # pydantic's words, under a validator
+        if bound in node:
+            result[limit] = node[bound]
+    for exclusive, inclusive in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+        if exclusive in node:
+            result[inclusive] = node[exclusive]
+            result[exclusive] = True
+    if "properties" in node:
+        result["properties"] = {
+            name: _structural(child, definitions) for name, child in node["properties"].items()
+        }
+    if "items" in node:
+        result["items"] = _structural(node["items"], definitions)
+    if isinstance(node.get("additionalProperties"), dict):
+        result["additionalProperties"] = _structural(node["additionalProperties"], definitions)
+    return result
+
+
+_NAME: Final = {
+    "type": "string",
+    "maxLength": 253,
+    "description": "Name of the object, at most 63 characters.",
+}
+"""Kubernetes' own bound; declared at all so that a rule about the name can point at it."""
+
+
+def object_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """The schema of a whole resource: Kubernetes' own fields are left to Kubernetes."""
+    schema = structural(model)
+    schema["properties"]["apiVersion"] = {"type": "string"}
+    schema["properties"]["kind"] = {"type": "string"}
+    schema["properties"]["metadata"] = {"type": "object", "properties": {"name": dict(_NAME)}}
+    schema["required"] = ["spec"]
+    return schema
+
+
+_NAME_RULE: Final = {
+    "rule": "self.metadata.name.size() <= 63",
+    "message": "metadata.name must not be longer than 63 characters, since every child carries it as a label",
+    "fieldPath": ".metadata.name",
+}
+
+_HOST_RULE: Final = {
+    "rule": f"self.metadata.name.matches('{HOST_PATTERN}')",
+    "message": "metadata.name must be lower-case letters, digits and '-', a letter first and no dots, since it begins"
+    " the host names of its pods",
+    "fieldPath": ".metadata.name",
+}
+
+_COLUMNS: Final = (
+    ("Phase", "string", ".status.phase", "What it is doing, for people."),
+    ("Progress", "number", ".status.progress.fraction", "Share of pretraining that is done."),
+    ("Forgetting", "number", ".status.forgetting", "Rise of general perplexity over the base model's."),
+    ("Gain", "number", ".status.gain", "What candidates are ranked by."),
+    ("Attempt", "integer", ".status.attempt", "Attempt that is running or was the last."),
+    ("Age", "date", ".metadata.creationTimestamp", "Time since it was created."),
+)
+
+
+def _definition(
+    *,
+    plural: str,
+    singular: str,
+    kind: str,
+    scope: str,
+    names: dict[str, Any],
+    version: dict[str, Any],
+) -> dict[str, Any]:
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{API_GROUP}"},
+        "spec": {
+            "group": API_GROUP,
+            "names": {
+                "kind": kind,
+                "listKind": f"{kind}List",
+                "plural": plural,
+                "singular": singular,
+            }
+            | names,
+            "scope": scope,
+            "versions": [{"name": VERSION, "served": True, "storage": True} | version],
+        },
+    }
+
+
+def adaptation_definition() -> dict[str, Any]:
+    """The CustomResourceDefinition of DomainAdaptation, as data."""
+    schema = object_schema(DomainAdaptation)
+    schema["x-kubernetes-validations"] = [
+        dict(_NAME_RULE),
+        dict(_HOST_RULE),
+        *(
+            {
+                "rule": immutable.cel(block),
+                "message": immutable.message(block),
+                "fieldPath": f".spec.{block}",
+            }
+            for block in immutable.FROZEN_BY
+        ),
+    ]
+    return _definition(
+        plural="domainadaptations",
+        singular="domainadaptation",
+        kind="DomainAdaptation",
+        scope="Namespaced",
+        names={"shortNames": ["da"], "categories": ["training"]},
+        version={
+            "subresources": {"status": {}},
+            "additionalPrinterColumns": [
+                {"name": name, "type": type_, "jsonPath": path, "description": description}
+                for name, type_, path, description in _COLUMNS
+            ],
+            "schema": {"openAPIV3Schema": schema},
+        },
+    )
+
+
+def profile_definition() -> dict[str, Any]:
+    """The CustomResourceDefinition of AdaptationProfile, as data."""
+    schema = object_schema(AdaptationProfile)
+    schema["x-kubernetes-validations"] = [dict(_NAME_RULE)]
+    return _definition(
+        plural="adaptationprofiles",
+        singular="adaptationprofile",
+        kind="AdaptationProfile",
+        scope="Cluster",
+        names={"categories": ["training"]},
+        version={"schema": {"openAPIV3Schema": schema}},
+    )
+
+
+def render() -> dict[str, str]:
+    """File name -> YAML of every CustomResourceDefinition. Deterministic; writes nothing."""
+    return {
+        ADAPTATION_FILE: _to_yaml(adaptation_definition()),
+        PROFILE_FILE: _to_yaml(profile_definition()),
+    }
+
+
+def _to_yaml(definition: dict[str, Any]) -> str:
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.width = 10_000  # a folded plain scalar ends lines with spaces; long descriptions are blocks instead
+    yaml.indent(mapping=2, sequence=2, offset=0)
+    yaml.representer.ignore_aliases = lambda *_: True
+    out = StringIO()
+    yaml.dump(_with_blocks(definition), out)
+    return HEADER + out.getvalue()
+
+
+def _with_blocks(node: Any) -> Any:
+    """Long descriptions as wrapped literal blocks, the way Kubernetes' own generator writes them."""
+    if isinstance(node, list):
+        return [_with_blocks(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: LiteralScalarString("\n".join(wrap(value, 90)))
+        if key == "description" and isinstance(value, str) and len(value) > 90
+        else _with_blocks(value)
+        for key, value in node.items()
+    }

@@ -1,0 +1,151 @@
+"""`DomainAdaptation`: what a user writes. Every block has its own class; all of them can be imported from
+here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dapt_operator.api.v1alpha1.base import API_VERSION, LABEL_PATTERN, Base, Integer, Name, Rule
+from dapt_operator.api.v1alpha1.metadata import AdaptationMeta
+from dapt_operator.api.v1alpha1.spec_corpus import (
+    Corpus,
+    Model,
+)
+from dapt_operator.api.v1alpha1.spec_evaluation import (
+    DEFAULT_AVERAGE,
+    Evaluation,
+    Gates,
+    Selection,
+)
+from dapt_operator.api.v1alpha1.spec_operation import (
+    Cleanup,
+    Credential,
+    Limits,
+    Output,
+    Resources,
+    StageResources,
+)
+from dapt_operator.api.v1alpha1.spec_training import (
+    Finetuning,
+    Preference,
+    Pretraining,
+)
+from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
+
+
+def _adapters_all_the_way(spec: DomainAdaptationSpec) -> bool:
+    return spec.output.form != "adapter" or (
+        spec.pretraining.method.lora is not None
+        and (spec.finetuning is None or spec.finetuning.method.lora is not None)
+    )
+
+
+def _something_to_rank_by(spec: DomainAdaptationSpec) -> bool:
+    return spec.selection.weights.domain_perplexity > 0 or len(spec.evaluation.domain.tasks) > 0
+
+
+class DomainAdaptationSpec(Base):
+    """What is asked for."""
+
+    RULES = (
+        Rule(
+            "preference",
+            lambda spec: spec.preference is None or spec.finetuning is not None,
+            "!has(self.preference) || has(self.finetuning)",
+            "preference comes after finetuning, which is missing: add finetuning, or remove preference",
+        ),
+        Rule(
+            "output.form",
+            _adapters_all_the_way,
+            "self.output.form != 'adapter' || (has(self.pretraining.method.lora)"
+            " && (!has(self.finetuning) || has(self.finetuning.method.lora)))",
+            "form: adapter needs method.lora in pretraining and in finetuning: use lora there, or write"
+            " form: merged",
+        ),
+        Rule(
+            "selection.averageLast",
+            lambda spec: (
+                spec.selection.average_last <= max(DEFAULT_AVERAGE, spec.pretraining.checkpoints.count)
+            ),
+            f"self.selection.averageLast <= {DEFAULT_AVERAGE}"
+            " || self.selection.averageLast <= self.pretraining.checkpoints.count",
+            "averageLast must not be above pretraining.checkpoints.count: there are not that many"
+            " checkpoints",
+        ),
+        Rule(
+            "selection.weights",
+            _something_to_rank_by,
+            "self.selection.weights.domainPerplexity > 0.0 || self.evaluation.domain.tasks.size() > 0",
+            "domainPerplexity 0 ranks candidates by domain tasks alone, and evaluation.domain.tasks is empty:"
+            " add a task, or give domainPerplexity a weight",
+        ),
+    )
+
+    profile: Name | None = None
+    """Name of the AdaptationProfile. Absent: the one marked default."""
+    suspend: bool = False
+    """Stop running Jobs (they save first) and start no new ones. Default false."""
+    queue: Annotated[str, Field(pattern=LABEL_PATTERN, min_length=1, max_length=63)] | None = None
+    """Kueue LocalQueue; takes effect at the next Job. Absent: no queue."""
+    priority_class_name: Name | None = None
+    """PriorityClass of the pods, one of the profile's limits.priorityClasses. Absent: the cluster's default.
+    """
+    seed: Annotated[Integer, Field(ge=0, le=4_294_967_295)] = 17
+    """Seed of everything random: order of data, initialization, few-shot examples. Default 17: a fixed one,
+    so that a run can be repeated."""
+    model: Model
+    """The base model."""
+    corpus: Corpus
+    """The text that is trained on and measured on."""
+    pretraining: Pretraining = Pretraining()
+    """Continued pre-training."""
+    evaluation: Evaluation = Evaluation()
+    """What is measured besides the perplexities."""
+    gates: Gates = Gates()
+    """What a candidate must show."""
+    selection: Selection = Selection()
+    """Which candidate is taken."""
+    finetuning: Finetuning | None = None
+    """Supervised fine-tuning. Absent: none, and the result is marked as not for deployment."""
+    preference: Preference | None = None
+    """Preference optimization. Absent: none."""
+    output: Output
+    """Where the finished model goes."""
+    credentials: Annotated[tuple[Credential, ...], Field(strict=False, max_length=16)] = ()
+    """Secrets of this namespace. Default none."""
+    resources: Resources
+    """What pretraining gets."""
+    stage_resources: StageResources = StageResources()
+    """Resources of the other stages."""
+    limits: Limits = Limits()
+    """Upper bounds of the cost."""
+    cleanup: Cleanup | None = None
+    """What is removed after the end. Absent: everything is kept."""
+
+
+class DomainAdaptation(Base):
+    """A language model to be adapted to a domain."""
+
+    api_version: Literal["dapt.dev/v1alpha1"] = API_VERSION
+    """Version of the resource."""
+    kind: Literal["DomainAdaptation"] = "DomainAdaptation"
+    """Kind of the resource."""
+    metadata: AdaptationMeta
+    """Name, namespace, labels and annotations."""
+    spec: DomainAdaptationSpec
+    """What is asked for."""
+    status: DomainAdaptationStatus | None = None
+    """What is known about it; written by the operator alone."""
+
+
+def has_scores(spec: DomainAdaptationSpec) -> bool:
+    """Whether anything besides the perplexities is measured."""
+    wanted = spec.evaluation
+    return bool(wanted.domain.tasks or wanted.general.tasks or wanted.probes.domain or wanted.probes.general)
+
+
+def has_blends(spec: DomainAdaptationSpec) -> bool:
+    """Whether averages or interpolations are tried."""
+    return spec.selection.average_last > 1 or any(share < 1.0 for share in spec.selection.interpolate)

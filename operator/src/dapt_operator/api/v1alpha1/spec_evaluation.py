@@ -1,0 +1,203 @@
+"""What is measured and what follows from it: `spec.evaluation`, `spec.gates` and `spec.selection`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dapt_operator.api.v1alpha1.base import CANDIDATE_PATTERN, TASK_PATTERN, Base, Integer, Rule, SourceUri
+
+DEFAULT_AVERAGE = 3
+"""Checkpoints of the mean that is tried; of a run with fewer, all."""
+
+
+class Task(Base):
+    """One task of the evaluation."""
+
+    name: Annotated[str, Field(pattern=TASK_PATTERN, min_length=1, max_length=40)]
+    """A task of lm-evaluation-harness, or, with source, your own name for your own task."""
+    source: SourceUri | None = None
+    """JSONL with question, choices and answer. Absent: the task is one of lm-evaluation-harness."""
+    few_shot: Annotated[Integer, Field(ge=0, le=100)] | None = None
+    """Examples shown before each item. Absent: evaluation.fewShot."""
+
+
+class TaskSide(Base):
+    """The tasks of one side."""
+
+    tasks: Annotated[tuple[Task, ...], Field(strict=False, max_length=8)] = ()
+    """Tasks of this side, at most 8: their scores travel in a message of 3.5 KiB. Default none: perplexities
+    are measured in any case."""
+
+
+class ProbeSource(Base):
+    """One set of probes."""
+
+    source: SourceUri
+    """JSONL with prompt, choices and answer, or with prompt and order."""
+
+
+class Probes(Base):
+    """Small questions that show directly whether a fact is known."""
+
+    domain: Annotated[tuple[ProbeSource, ...], Field(strict=False, max_length=2)] = ()
+    """Probes of the domain. Default none."""
+    general: Annotated[tuple[ProbeSource, ...], Field(strict=False, max_length=2)] = ()
+    """Probes of general knowledge. Default none."""
+
+
+_UNIQUE_TASKS = (
+    "self.domain.tasks.all(t, self.domain.tasks.exists_one(o, o.name == t.name)"
+    " && !self.general.tasks.exists(o, o.name == t.name))"
+    " && self.general.tasks.all(t, self.general.tasks.exists_one(o, o.name == t.name))"
+)
+
+
+def _names_are_unique(evaluation: Evaluation) -> bool:
+    names = [task.name for task in (*evaluation.domain.tasks, *evaluation.general.tasks)]
+    return len(names) == len(set(names))
+
+
+class Evaluation(Base):
+    """What is measured besides the perplexities, on the base model and on every candidate alike."""
+
+    RULES = (
+        Rule(
+            "",
+            _names_are_unique,
+            _UNIQUE_TASKS,
+            "the names of tasks must be unique over domain and general, since scores are kept by name:"
+            " rename or remove the repeated one",
+        ),
+    )
+
+    domain: TaskSide = TaskSide()
+    """Tasks that show what was learned."""
+    general: TaskSide = TaskSide()
+    """Tasks that show what was forgotten."""
+    probes: Probes = Probes()
+    """Sets of probes."""
+    few_shot: Annotated[Integer, Field(ge=0, le=100)] = 5
+    """Examples shown before each item, for tasks that don't say. Default 5: base models need to see the form
+    of an answer."""
+    limit: Annotated[Integer, Field(ge=1, le=1_000_000_000)] | None = None
+    """Items a task, for quick runs. Absent: all."""
+    when: Literal["everyCheckpoint", "candidates", "end"] = "everyCheckpoint"
+    """When tasks run (perplexities are always measured): at every checkpoint, at those that pass the perplexity
+    gate (candidates), both beside pretraining; or at the end, for what selection asks for. Default
+    everyCheckpoint."""
+
+
+class Rollback(Base):
+    """What a new attempt changes after a breach."""
+
+    max_rollbacks: Annotated[Integer, Field(ge=0, le=10)] = 2
+    """New attempts after the first. Default 2: by then the rate is a quarter and the replay fourfold."""
+    learning_rate_factor: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Multiplies the learning rate of the attempt before. Default 0.5."""
+    replay_factor: Annotated[float, Field(ge=1, le=100)] = 2.0
+    """Multiplies the replay fraction of the attempt before, at most to 0.5. Default 2.0."""
+
+
+class Gates(Base):
+    """What a candidate must show before it may be published."""
+
+    RULES = (
+        Rule(
+            "hardStopFactor",
+            lambda gates: gates.hard_stop_factor > 1,
+            "self.hardStopFactor > 1.0",
+            "hardStopFactor must be above 1: a hard stop at or below the limit itself would end every run"
+            " before patience is asked; write for example 4.0",
+        ),
+        Rule(
+            "minDomainPerplexityDecrease",
+            lambda gates: gates.min_domain_perplexity_decrease < 1,
+            "self.minDomainPerplexityDecrease < 1.0",
+            "minDomainPerplexityDecrease must be below 1: it is a share of the base model's perplexity, and"
+            " no model can pass at 1 or more; for 15 % write 0.15",
+        ),
+        Rule(
+            "rollback",
+            lambda gates: (
+                gates.on_breach != "Rollback"
+                or gates.rollback.learning_rate_factor < 1
+                or gates.rollback.replay_factor > 1
+            ),
+            "self.onBreach != 'Rollback' || self.rollback.learningRateFactor < 1.0"
+            " || self.rollback.replayFactor > 1.0",
+            "with learningRateFactor 1 and replayFactor 1 a rollback would repeat the attempt that failed:"
+            " lower the first or raise the second",
+        ),
+        Rule(
+            "rollback.maxRollbacks",
+            lambda gates: gates.on_breach != "Rollback" or gates.rollback.max_rollbacks > 0,
+            "self.onBreach != 'Rollback' || self.rollback.maxRollbacks > 0",
+            "onBreach: Rollback with maxRollbacks 0 never rolls back: write onBreach: Block, or at least 1",
+        ),
+    )
+
+    max_general_perplexity_increase: Annotated[float, Field(gt=0, le=100)] = 0.15
+    """Largest rise of general perplexity over the base model's, as a share. Default 0.15."""
+    max_general_score_drop: Annotated[float, Field(ge=0, le=100)] = 3.0
+    """Points that any one general task or general probe set may lose, beyond its paired standard error.
+    Default 3.0."""
+    min_domain_perplexity_decrease: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Smallest fall of domain perplexity under the base model's, as a share. Default 0.0: any gain counts."""
+    patience: Annotated[Integer, Field(ge=1, le=50)] = 2
+    """Checkpoints in a row over twice the limit and not falling before a run is stopped. Default 2: re-warming
+    lifts the loss for a while and it falls again."""
+    hard_stop_factor: Annotated[float, Field(gt=0, le=1000)] = 4.0
+    """This many times the limit stops a run at once, as divergence does. Default 4.0."""
+    on_breach: Literal["Rollback", "Block", "Warn"] = "Rollback"
+    """Rollback: a new attempt with a lower rate and more replay; Block: artifacts kept, a person decides;
+    Warn: go on and say so in the model card. Default Rollback."""
+    rollback: Rollback = Rollback()
+    """What a new attempt changes."""
+
+
+class SelectionWeights(Base):
+    """gain = domainPerplexity x (fall of ln domain perplexity) + domainTasks x (mean share of the missing
+    score won)."""
+
+    RULES = (
+        Rule(
+            "",
+            lambda weights: weights.domain_perplexity > 0 or weights.domain_tasks > 0,
+            "self.domainPerplexity > 0.0 || self.domainTasks > 0.0",
+            "at least one of domainPerplexity and domainTasks must be above 0: otherwise every candidate has"
+            " the same gain",
+        ),
+    )
+
+    domain_perplexity: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    """Weight of the fall of ln domain perplexity. Default 1.0."""
+    domain_tasks: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    """Weight of the mean over domain tasks of (score - base) / (1 - base). Default 1.0."""
+
+
+class Selection(Base):
+    """Which candidate is taken: the largest gain of those that pass the gates."""
+
+    RULES = (
+        Rule(
+            "interpolate",
+            lambda selection: len(set(selection.interpolate)) == len(selection.interpolate),
+            "self.interpolate.all(a, self.interpolate.exists_one(b, b == a))",
+            "the shares in interpolate must differ from each other: remove the repeated one",
+        ),
+    )
+
+    weights: SelectionWeights = SelectionWeights()
+    """What the gain is made of."""
+    interpolate: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(strict=False, min_length=1, max_length=10)
+    ] = (0.6, 0.8, 1.0)
+    """Also try weights between base and checkpoint, base + a x (checkpoint - base), for these a; [1.0] switches
+    it off. Default [0.6, 0.8, 1.0]: a merge with the base model costs no training and often forgets less."""
+    average_last: Annotated[Integer, Field(ge=1, le=50)] = DEFAULT_AVERAGE
+    """Also try the mean of this many last checkpoints, or of as many as there are; 1 switches it off. Default
+    3."""
+    pin: Annotated[str, Field(pattern=CANDIDATE_PATTERN, max_length=64)] | None = None
+    """A candidate chosen by hand, recorded in the model card. Absent: the largest gain."""

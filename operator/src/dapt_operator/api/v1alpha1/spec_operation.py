@@ -1,0 +1,98 @@
+"""Where the result goes and what may be used for it: output, credentials, resources, limits and cleanup."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dapt_operator.api.v1alpha1.base import DESTINATION_PATTERN, Base, Integer, Quantity, SecretName
+
+
+class Output(Base):
+    """Where the finished model goes."""
+
+    destination: Annotated[str, Field(pattern=DESTINATION_PATTERN, max_length=1024)]
+    """s3://, gs://, pvc://claim/folder, hf://org/name or file:// (local runs). Refused when it is not empty,
+    unless its manifest carries the digest of the same run."""
+    form: Literal["merged", "adapter"] = "merged"
+    """merged: one model; adapter: one PEFT adapter on the base model (LoRA in every stage). Default merged:
+    it loads everywhere."""
+    model_card: bool = True
+    """Write a model card made of the run's facts. Default true."""
+
+
+class Credential(Base):
+    """One Secret of this namespace; its keys are environment names such as HF_TOKEN or AWS_ACCESS_KEY_ID."""
+
+    secret_name: SecretName
+    """Name of the Secret; it must match the profile's limits.secretNames."""
+    use: Literal["read", "write"]
+    """read: only prepare sees it; write: only publish sees it."""
+
+
+class Resources(Base):
+    """What pretraining gets, within the profile's limits."""
+
+    nodes: Annotated[Integer, Field(ge=1, le=10_000)] = 1
+    """Nodes, one pod on each. Default 1: more nodes need a volume that many nodes can mount."""
+    gpus_per_node: Annotated[Integer, Field(ge=1, le=64)] | None = None
+    """Accelerators a node (with a profile of kind cpu: processes). Absent: the profile's
+    accelerator.perNode."""
+    cpu: Quantity | None = None
+    """CPUs a pod. Absent: as the pod template of the profile has it."""
+    memory: Quantity | None = None
+    """Memory a pod. Absent: as the pod template of the profile has it."""
+
+
+class CpuResources(Base):
+    """What a stage without accelerator gets."""
+
+    cpu: Quantity | None = None
+    """CPUs of the pod. Absent: that of `resources`."""
+    memory: Quantity | None = None
+    """Memory of the pod. Absent: that of `resources`."""
+
+
+class GpuResources(CpuResources):
+    """What a stage with accelerators gets."""
+
+    gpus: Annotated[Integer, Field(ge=1, le=64)] | None = None
+    """Accelerators (with a profile of kind cpu: processes). Absent: 1 for measuring stages, those of
+    pretraining for training stages."""
+
+
+class StageResources(Base):
+    """Resources of the other stages, by stage. prepare and publish take no GPU."""
+
+    prepare: CpuResources | None = None
+    """Reading, deduplicating, tokenizing and packing."""
+    baseline: GpuResources | None = None
+    """Measuring the base model."""
+    evaluate: GpuResources | None = None
+    """Measuring a candidate."""
+    finetune: GpuResources | None = None
+    """Supervised fine-tuning."""
+    align: GpuResources | None = None
+    """Preference optimization."""
+    verify: GpuResources | None = None
+    """Measuring the finished model."""
+    publish: CpuResources | None = None
+    """Writing the result to its destination."""
+
+
+class Limits(Base):
+    """Upper bounds of what the adaptation may cost."""
+
+    gpu_hours: Annotated[float, Field(gt=0, le=100_000_000)] | None = None
+    """Accelerator-hours over all stages, attempts and evaluations. Absent: the profile's limit alone counts.
+    """
+
+
+class Cleanup(Base):
+    """What is removed after the end; the resource itself never is."""
+
+    after_seconds: Annotated[Integer, Field(ge=0, le=315_360_000)] | None = None
+    """Seconds after the end until Jobs and ConfigMaps are removed. Absent: they are kept."""
+    volume: Literal["Retain", "Delete"] = "Retain"
+    """Whether the work volume goes with them. Default Retain: checkpoints are expensive."""

@@ -1,0 +1,115 @@
+"""One problem of a manifest, and the words for values and for what a field accepts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from dapt_operator.api.v1alpha1.base import PATTERNS
+from dapt_operator.api.validation.yaml_source import Path
+
+_SHOWN_CHARACTERS = 60
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_./-]{1,60}")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with one field.
+
+    field: path in the manifest, such as spec.corpus.domain[0].source. value: what stands there, None when nothing
+    does. message: what is accepted and the next step. line: from 1. shows_value: whether the sentence names the value
+    as not accepted. supported: false for what this version does not do yet.
+    """
+
+    field: str
+    value: Any
+    message: str
+    line: int
+    shows_value: bool = False
+    supported: bool = True
+
+    def __str__(self) -> str:
+        """`spec.seed (line 4): 'abc' is not accepted; write ...` or `not supported yet: spec.queue x (line 5): ...`."""
+        if not self.supported:
+            value = "" if self.value is None else f" {_shortened(str(self.value))}"
+            return f"not supported yet: {self.field}{value} (line {self.line}): {self.message}"
+        value = f"{value_text(self.value)} is not accepted; " if self.shows_value else ""
+        return f"{self.field or 'document'} (line {self.line}): {value}{self.message}"
+
+
+def path_text(path: Path) -> str:
+    """('spec', 'corpus', 'domain', 0) -> spec.corpus.domain[0]; a name that is no plain word comes in quotes."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif _PLAIN_NAME.fullmatch(part):
+            text += f".{part}"
+        else:
+            text += f"[{_shortened(part)!r}]"
+    return text.removeprefix(".")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
+
+
+def value_text(value: Any) -> str:
+    """A value as it is written in YAML, shortened: texts in quotes, blocks and lists by name."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return "a block" if value else "an empty block"
+    if isinstance(value, list):
+        return f"a list of {len(value)} items" if value else "an empty list"
+    if isinstance(value, str):
+        return repr(_shortened(value))
+    return str(value)
+
+
+def accepted_text(node: dict[str, Any], value: Any = None) -> str:
+    """What a field accepts, in words, from its schema. value: what was written, to name the bound that it breaks."""
+    if "enum" in node:
+        values = [str(value) for value in node["enum"]]
+        return values[0] if len(values) == 1 else f"one of {', '.join(values)}"
+    kind = node.get("type")
+    if kind in ("integer", "number"):
+        return ("a whole number" if kind == "integer" else "a number") + _range_text(node)
+    if kind == "boolean":
+        return "true or false"
+    if kind == "array":
+        return f"a list{_count_text(node.get('minItems', 0), node.get('maxItems'), 'items')}"
+    if kind == "object":
+        names = list(node.get("properties", {}))
+        return f"a block with {_listed(names)}" if names else "an empty block, {}"
+    if node.get("pattern") in PATTERNS:
+        limit = node.get("maxLength")
+        too_long = limit is not None and isinstance(value, str) and len(value) > limit
+        return PATTERNS[node["pattern"]] + (f", at most {limit} characters" if too_long else "")
+    return f"a text{_count_text(node.get('minLength', 0), node.get('maxLength'), 'characters')}"
+
+
+def _listed(names: list[str]) -> str:
+    if len(names) == 1:
+        return f"the field {names[0]}"
+    return f"the fields {', '.join(names[:-1])} and {names[-1]}"
+
+
+def _count_text(least: int, most: int | None, unit: str) -> str:
+    if most is None:
+        return f" of at least {least} {unit}" if least else ""
+    if least == most:
+        return f" of {most} {unit}"
+    return f" of {least} to {most} {unit}" if least else f" of at most {most} {unit}"
+
+
+def _range_text(node: dict[str, Any]) -> str:
+    low, high = node.get("minimum"), node.get("maximum")
+    if low is None or high is None:
+        return ""
+    if not node.get("exclusiveMinimum") and not node.get("exclusiveMaximum"):
+        return f" from {low} to {high}"
+    start = f" above {low}" if node.get("exclusiveMinimum") else f" of at least {low}"
+    end = f" and below {high}" if node.get("exclusiveMaximum") else f" and at most {high}"
+    return start + end

@@ -1,0 +1,33 @@
+"""`dapt lint`: every problem of every file at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dapt_operator.api.v1alpha1.profile import AdaptationProfile
+from dapt_operator.cli.errors import UserError
+from dapt_operator.cli.inputs.manifests import judge
+from dapt_operator.launchers.render.pod import lifted_restrictions
+
+
+def lint(paths: Sequence[Path], *, cluster: bool = False) -> tuple[list[str], list[str]]:
+    """Problems (for stderr), and `ok` lines and warnings (for stdout), file by file.
+
+    cluster: judge as the cluster does, where file:// is refused.
+    """
+    problems: list[str] = []
+    good: list[str] = []
+    for path in paths:
+        try:
+            judged = judge(path, local=not cluster)
+        except UserError as error:
+            problems += error.problems
+            continue
+        for document in judged:
+            problems += document.problems
+            if document.model is not None:
+                good.append(f"{path}: ok ({document.model.kind} {document.model.metadata.name})")
+            if isinstance(document.model, AdaptationProfile):
+                good += [f"{path}: warning: {text}" for text in lifted_restrictions(document.model.spec)]
+    return problems, good

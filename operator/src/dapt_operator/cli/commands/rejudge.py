@@ -1,0 +1,85 @@
+"""`dapt replay`: what the gates of a manifest say of a run's recorded numbers. Nothing runs and nothing is changed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dapt_operator.api.v1alpha1.profile import LOCAL_PROFILE_NAME
+from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
+from dapt_operator.cli.errors import UserError
+from dapt_operator.cli.inputs.manifests import read_documents, read_request
+from dapt_operator.cli.run_folder import find_run
+from dapt_operator.plan.ledger.stage_facts import read_facts
+from dapt_operator.plan.selection.rejudge import Replay, replay
+
+DECISIONS = {
+    "Selected": "selected: {candidate}, {reason}",
+    "NeedsMeasure": "not decided: {reason}",
+    "Breached": "blocked: {reason}",
+    "RolledBack": "rolled back: {reason}",
+}
+
+
+def judge_again(run: str, manifest: Path, runs: Path) -> RenderableType:
+    """Candidates with their verdicts, and the decision, by the gates and the selection of `manifest`.
+
+    Args:
+        run: a local run's name or folder, or a file with the resource as `kubectl get da NAME -o yaml` writes it.
+        manifest: whose gates and selection judge; the run's own, or an edited one for a 'what if'.
+        runs: folder of local runs.
+
+    Raises:
+        UserError: a file is wrong, or the run has not measured its base model yet.
+    """
+    spec = read_request(manifest, LOCAL_PROFILE_NAME).adaptation.spec  # no profile judges
+    status = _status(run, runs)
+    facts = read_facts(status.ledger) if status.ledger is not None else None
+    if facts is None or facts.prepare is None or facts.base is None:
+        raise UserError(f"{run}: nothing to judge yet: the base model was not measured")
+    return _page(replay(spec, facts, datetime.now(UTC)))
+
+
+def _status(run: str, runs: Path) -> DomainAdaptationStatus:
+    if not Path(run).is_file():
+        return find_run(run, runs).status()
+    data = read_documents(Path(run))[0].data
+    stored = data.get("status") if isinstance(data, dict) else None
+    if not isinstance(stored, dict):
+        raise UserError(
+            f"{run}: no status in it; write one with `kubectl get domainadaptation NAME -o yaml`, or name a local run"
+        )
+    try:
+        return DomainAdaptationStatus.model_validate(stored)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{run}: status.{place}: {first['msg']}; take it anew from the cluster") from None
+
+
+def _page(found: Replay) -> RenderableType:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("candidate", "gain on A", "limit on A", "gates on B"):
+        table.add_column(heading, justify="right" if heading == "gain on A" else "left")
+    for one in found.candidates:
+        failed = [verdict.message for verdict in one.verdicts if not verdict.passed]
+        noise = [verdict.message for verdict in one.verdicts if verdict.reason == "WithinNoise"]
+        table.add_row(
+            one.id,
+            f"{one.gain_on_a:.3f}",
+            "pass" if one.passes_on_a else "over",
+            "; ".join(failed or noise) or "pass",
+        )
+    stops = [
+        f"attempt {number}: the stop rule fires at reading {place + 1}: {decision.message}"
+        for number, decisions in found.stops
+        for place, decision in enumerate(decisions)
+        if decision.verdict != "Continue" and all(one.verdict == "Continue" for one in decisions[:place])
+    ]
+    decision = DECISIONS[found.decision].format(candidate=found.candidate, reason=found.reason)
+    return Group(table, Text(), *(Text(line) for line in stops), Text(decision))

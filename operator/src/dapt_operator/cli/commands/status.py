@@ -1,0 +1,88 @@
+"""`dapt status`: all runs in a table, or one with its stages, its conditions and what came out."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dapt_operator.api.v1alpha1.conditions import FINISHED, STALLED, find_condition
+from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
+from dapt_operator.cli.display.live_view import render
+from dapt_operator.cli.display.results import attempts_table, candidates_table, outcome_table, read_outcome
+from dapt_operator.cli.display.stage_rows import Snapshot
+from dapt_operator.cli.errors import UserError
+from dapt_operator.cli.run_folder import RunFolder
+from dapt_operator.number_format import percent
+
+
+def runs_table(runs: tuple[RunFolder, ...]) -> Table:
+    """One line a run; a run that cannot be read says so in its own line."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("NAME", "PHASE", "PROGRESS", "FORGETTING", "GAIN", "SELECTED"):
+        table.add_column(heading)
+    for run in runs:
+        try:
+            status = run.status()
+        except UserError as error:
+            table.add_row(run.name, error.problems[0])
+            continue
+        fraction = status.progress.fraction if status.progress else None
+        table.add_row(
+            run.name,
+            status.phase or "Pending",
+            "–" if fraction is None else f"{100 * fraction:.0f} %",
+            percent(status.forgetting),
+            "–" if status.gain is None else f"{status.gain:.3f}",
+            status.selected.id if status.selected else "–",
+        )
+    return table
+
+
+def run_overview(run: RunFolder) -> RenderableType:
+    """Stages, why it waits or ended, and the table of results.
+
+    Raises:
+        UserError: the run cannot be read.
+    """
+    status = run.status()
+    started = tuple(dict.fromkeys(stage.kind for stage in status.stages))
+    sentence = standing(status)
+    if not sentence and not run.is_in_use:
+        status = _stopped(status)
+        sentence = "not running now; `dapt run` with its manifest goes on where it was"
+    parts: list[RenderableType] = [render(Snapshot(run.name, status, started, now=datetime.now(UTC)))]
+    if sentence:
+        parts += [Text(), Text(sentence)]
+    for table in (
+        attempts_table(status),
+        candidates_table(status),
+        outcome_table(read_outcome(run.work, status)),
+    ):
+        if table is not None:
+            parts += [Text(), table]
+    if run.report.is_file():
+        parts += [Text(), Text(f"report: {run.report}")]
+    return Group(*parts)
+
+
+def _stopped(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
+    """What was running when the local run ended does not run any more."""
+    stages = tuple(
+        stage.model_copy(update={"state": "Suspended", "start_time": None})
+        if stage.state in ("Running", "Pending")
+        else stage
+        for stage in status.stages
+    )
+    return status.model_copy(update={"stages": stages})
+
+
+def standing(status: DomainAdaptationStatus) -> str:
+    """Why a person must act or why it ended; empty while it goes on."""
+    for type_ in (STALLED, FINISHED):
+        condition = find_condition(status.conditions, type_)
+        if condition is not None and condition.status == "True":
+            return f"{condition.reason}: {condition.message}"
+    return ""

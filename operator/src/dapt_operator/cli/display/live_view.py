@@ -1,0 +1,73 @@
+"""The live view of `dapt run` in a terminal: a pure function of a snapshot."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dapt_contract.progress import Progress
+from dapt_operator.cli.display.stage_rows import Snapshot, StageRow, folded, stage_rows
+from dapt_operator.number_format import clock, count, duration, perplexity
+
+_MARKS = {
+    "Pending": ("·", "dim"),
+    "Waiting": ("…", "cyan"),
+    "Running": ("▶", "bold cyan"),
+    "Succeeded": ("✓", "green"),
+    "Failed": ("✗", "bold red"),
+    "Suspended": ("‖", "yellow"),
+}
+_BAR_WIDTH = 20
+
+
+def render(snapshot: Snapshot) -> RenderableType:
+    """Stages with their states and times; under the running one its step, speed, loss, perplexities, time left."""
+    table = Table.grid(padding=(0, 2))
+    for _ in range(3):
+        table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in folded(stage_rows(snapshot)):
+        mark, style = _MARKS[row.state]
+        seconds = "" if row.seconds is None else duration(row.seconds)
+        table.add_row(Text(mark, style), Text(row.title, style), seconds, _detail(row))
+    phase = snapshot.status.phase or "Pending"
+    since = "" if snapshot.elapsed_seconds is None else f"  {clock(snapshot.elapsed_seconds)}"
+    head = Text.assemble((snapshot.name, "bold"), f"  {phase}{since}")
+    parts: list[RenderableType] = [head, table]
+    usage = snapshot.status.usage
+    if usage is not None and usage.restarts:
+        parts.append(Text(f"{usage.restarts} restart(s) after faults", style="yellow"))
+    return Group(*parts)
+
+
+def _detail(row: StageRow) -> Text:
+    if row.progress is None:
+        return Text(row.note, style="" if row.state == "Failed" else "dim")
+    return Text(f"{bar(row.progress.fraction)}  {reading(row.progress)}")
+
+
+def bar(fraction: float) -> str:
+    """A bar of fixed width with its percentage."""
+    share = max(0.0, min(1.0, fraction))
+    full = round(share * _BAR_WIDTH)
+    return "█" * full + "░" * (_BAR_WIDTH - full) + f" {100 * share:3.0f} %"
+
+
+def reading(progress: Progress) -> str:
+    """One live reading in words; what is not known is left out."""
+    parts = [progress.activity] if progress.activity else []
+    if progress.step is not None and progress.total_steps:
+        parts.append(f"step {progress.step}/{progress.total_steps}")
+    if progress.tokens_per_second:
+        parts.append(f"{count(progress.tokens_per_second)} tokens/s")
+    if progress.loss_nats is not None:
+        parts.append(f"loss {progress.loss_nats:.3f}")
+    if progress.domain_perplexity is not None or progress.general_perplexity is not None:
+        parts.append(
+            f"perplexity domain {perplexity(progress.domain_perplexity)},"
+            f" general {perplexity(progress.general_perplexity)}"
+        )
+    if progress.eta_seconds is not None:
+        parts.append(f"{duration(progress.eta_seconds)} left")
+    return " · ".join(parts)

@@ -1,0 +1,180 @@
+"""What both live views show: status and live readings of one moment, brought into rows. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from dapt_contract.base import Contract
+from dapt_contract.metric import Measure
+from dapt_contract.progress import Progress
+from dapt_contract.stages.align import AlignFacts
+from dapt_contract.stages.blend import BlendFacts
+from dapt_contract.stages.evaluate import BaselineFacts, EvaluateFacts, VerifyFacts
+from dapt_contract.stages.finetune import FinetuneFacts
+from dapt_contract.stages.prepare import PrepareFacts
+from dapt_contract.stages.pretrain import PretrainFacts
+from dapt_contract.stages.publish import PublishFacts
+from dapt_operator.api.v1alpha1.conditions import FINISHED, STALLED, find_condition
+from dapt_operator.api.v1alpha1.status import Condition, DomainAdaptationStatus, StageStatus
+from dapt_operator.number_format import count, perplexity, plural, size
+from dapt_operator.plan.ledger.records import facts_of, find
+
+CHAIN = ("prepare", "baseline", "pretrain", "blend", "evaluate", "finetune", "align", "verify", "publish")
+"""Kinds of stages in the order in which they run."""
+_OF_MANY = "evaluate "
+_SHOWN_OF_MANY = 3
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One moment of one adaptation."""
+
+    name: str
+    status: DomainAdaptationStatus
+    kinds: tuple[str, ...] = CHAIN
+    """Kinds of stages that this adaptation will have."""
+    progress: Mapping[str, Progress] = field(default_factory=dict)
+    """Live readings by run key."""
+    now: datetime | None = None
+    """Aware; for the time that a running stage has taken."""
+    elapsed_seconds: float | None = None
+    """Since this command was started; None when nothing runs."""
+
+    @property
+    def finished(self) -> Condition | None:
+        """The condition Finished when it is True."""
+        return _when_true(self.status, FINISHED)
+
+    @property
+    def stalled(self) -> Condition | None:
+        """The condition Stalled when it is True."""
+        return _when_true(self.status, STALLED)
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One line of the view."""
+
+    title: str
+    state: str
+    """Pending (not started), Waiting (its processes start), Running, Succeeded, Failed, Suspended."""
+    seconds: float | None = None
+    note: str = ""
+    progress: Progress | None = None
+
+
+def stage_rows(snapshot: Snapshot) -> tuple[StageRow, ...]:
+    """Started stages in their order, newest try of each, then what is still to come."""
+    newest: dict[tuple[str, int, str | None], StageStatus] = {}
+    for stage in snapshot.status.stages:
+        key = (stage.kind, stage.attempt, stage.candidate)
+        if key not in newest or newest[key].try_number <= stage.try_number:
+            newest[key] = stage
+    started = {kind for kind, _, _ in newest}
+    rows: list[StageRow] = []
+    for kind in snapshot.kinds:
+        if kind in started:
+            rows += [_row(stage, snapshot) for stage in newest.values() if stage.kind == kind]
+        else:
+            rows.append(StageRow(title=kind, state="Pending"))
+    return tuple(rows)
+
+
+def folded(rows: tuple[StageRow, ...]) -> tuple[StageRow, ...]:
+    """The rows with many finished evaluations brought into one, so that a screen has room for what runs."""
+    done = [row for row in rows if row.title.startswith(_OF_MANY) and row.state == "Succeeded"]
+    if len(done) <= _SHOWN_OF_MANY:
+        return rows
+    seconds = sum(row.seconds or 0.0 for row in done)
+    one = StageRow(title=f"{_OF_MANY}{len(done)} candidates", state="Succeeded", seconds=seconds)
+    return tuple(one if row is done[0] else row for row in rows if row is done[0] or row not in done)
+
+
+def stage_title(stage: StageStatus) -> str:
+    """`pretrain`, `evaluate a1-s24`, `pretrain (attempt 2)`, with the try from the second one on."""
+    title = stage.kind
+    if stage.candidate:
+        title += f" {stage.candidate}"
+    elif stage.attempt > 1:
+        title += f" (attempt {stage.attempt})"
+    return title + (f", try {stage.try_number}" if stage.try_number > 1 else "")
+
+
+def _row(stage: StageStatus, snapshot: Snapshot) -> StageRow:
+    live = stage.state in ("Pending", "Running")
+    progress = snapshot.progress.get(stage.run_key or "") if live else None
+    waiting = live and stage.start_time is None and progress is None
+    return StageRow(
+        title=stage_title(stage),
+        state="Waiting" if waiting else "Running" if live else stage.state,
+        seconds=_seconds(stage, snapshot.now),
+        note=stage_note(snapshot.status, stage),
+        progress=progress,
+    )
+
+
+def _seconds(stage: StageStatus, now: datetime | None) -> float | None:
+    if stage.start_time is None:
+        return None
+    end = datetime.fromisoformat(stage.completion_time) if stage.completion_time else now
+    return None if end is None else (end - datetime.fromisoformat(stage.start_time)).total_seconds()
+
+
+def _when_true(status: DomainAdaptationStatus, type_: str) -> Condition | None:
+    condition = find_condition(status.conditions, type_)
+    return condition if condition is not None and condition.status == "True" else None
+
+
+def stage_note(status: DomainAdaptationStatus, stage: StageStatus) -> str:
+    """What a stage came to; its own message when it has one, empty when nothing is known."""
+    if stage.message or status.ledger is None:
+        return stage.message or ""
+    record = find(status.ledger, stage.name, stage.attempt, stage.candidate)
+    facts = facts_of(record) if record is not None and record.state == "Succeeded" else None
+    return "" if facts is None else facts_note(facts)
+
+
+def facts_note(facts: Contract) -> str:
+    """The sentence for one kind of facts."""
+    match facts:
+        case PrepareFacts():
+            held_out = sum(source.held_out_tokens for source in facts.sources)
+            return (
+                f"{count(facts.domain_tokens)} domain and {count(facts.general_tokens)} general tokens to train on,"
+                f" {count(held_out)} held out"
+            )
+        case BaselineFacts():
+            return _measured(facts.measure)
+        case EvaluateFacts():
+            return _measured(facts.measure)
+        case VerifyFacts():
+            return _measured(facts.final)
+        case PretrainFacts():
+            done = f"{plural(facts.steps, 'step')}, {count(facts.tokens)} tokens"
+            speed = f", {count(facts.tokens_per_second)} tokens/s" if facts.tokens_per_second else ""
+            return f"{done}, {plural(len(facts.checkpoints), 'checkpoint')}{speed}"
+        case FinetuneFacts():
+            return (
+                f"{plural(facts.steps, 'step')} on {plural(facts.examples, 'example')},"
+                f" loss {facts.first_loss_nats:.3f} to {facts.last_loss_nats:.3f}"
+            )
+        case BlendFacts():
+            return f"{plural(len(facts.rows), 'average or interpolation', 'averages and interpolations')} measured"
+        case AlignFacts():
+            return (
+                f"{plural(facts.steps, 'step')} on {plural(facts.pairs, 'pair')},"
+                f" loss {facts.first_loss_nats:.3f} to {facts.last_loss_nats:.3f},"
+                f" {100 * facts.reward_accuracy:.0f} % of pairs in the right order at the end"
+            )
+        case PublishFacts():
+            return f"{plural(facts.files, 'file')}, {size(facts.size_bytes)}"
+    return ""
+
+
+def _measured(measure: Measure) -> str:
+    return (
+        f"perplexity domain {perplexity(measure.domain.both.perplexity)},"
+        f" general {perplexity(measure.general.both.perplexity)}"
+    )

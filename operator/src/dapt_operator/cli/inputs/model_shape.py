@@ -1,0 +1,241 @@
+"""The shape of a model from its files' headers: no weight is read and no torch is imported.
+
+Reads a Hugging Face folder (config.json, headers of *.safetensors) or the header of one GGUF file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dapt_contract.stages.prepare import ModelFacts
+from dapt_operator.cli.errors import UserError
+
+_NO_LIMIT_TOKENS = 1_048_576
+"""Positions of a model that does not say how many it has."""
+_MAX_HEADER_BYTES = 100 * 1024 * 1024
+_CONFIG_NAMES = {
+    "hidden_size": ("hidden_size", "n_embd", "d_model"),
+    "layers": ("num_hidden_layers", "n_layer", "num_layers"),
+    "vocabulary_size": ("vocab_size",),
+    "attention_heads": ("num_attention_heads", "n_head"),
+    "key_value_heads": ("num_key_value_heads", "num_attention_heads", "n_head"),
+    "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim"),
+    "max_positions": ("max_position_embeddings", "n_positions", "n_ctx"),
+}
+
+
+def local_model(path: Path) -> ModelFacts:
+    """Facts of a model on this machine, as far as headers say them (digest and revision stay empty).
+
+    Raises:
+        UserError: nothing there, or nothing that dapt reads.
+    """
+    if path.is_dir():
+        return _from_folder(path)
+    if path.is_file() and path.suffix == ".gguf":
+        return _from_gguf(path)
+    if path.exists():
+        raise UserError(
+            f"{path}: not a model; give a folder with config.json and safetensors, or one .gguf file"
+        )
+    raise UserError(
+        f"{path}: no such model; give a folder with config.json and safetensors, or one .gguf file"
+    )
+
+
+def _from_folder(folder: Path) -> ModelFacts:
+    config_path = folder / "config.json"
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder}: no config.json; give the folder of a Hugging Face model, or a .gguf file"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{config_path}: cannot be read ({error}); download the model again") from None
+    numbers = {name: _first(config, keys) for name, keys in _CONFIG_NAMES.items()}
+    if not numbers["intermediate_size"]:
+        numbers["intermediate_size"] = 4 * numbers["hidden_size"]
+    if not numbers["max_positions"]:
+        numbers["max_positions"] = _NO_LIMIT_TOKENS
+    weights = sorted(folder.glob("*.safetensors"))
+    tied = bool(config.get("tie_word_embeddings", False))
+    return ModelFacts(
+        architecture=(config.get("architectures") or [config.get("model_type", "unknown")])[0],
+        parameters=sum(map(_safetensors_parameters, weights)) or _parameters(numbers, tied),
+        tied_embeddings=tied,
+        has_chat_template=(folder / "chat_template.jinja").exists() or _template_in_tokenizer(folder),
+        revision="",
+        digest="",
+        weights_bytes=sum(file.stat().st_size for file in weights),
+        **numbers,
+    )
+
+
+def _first(config: dict[str, Any], keys: tuple[str, ...]) -> int:
+    return next((int(config[key]) for key in keys if isinstance(config.get(key), int | float)), 0)
+
+
+def _parameters(numbers: dict[str, int], tied: bool) -> int:
+    """Parameters of a gated decoder (Llama and its like) of this shape; norms are too small to count."""
+    hidden, heads = numbers["hidden_size"], max(1, numbers["attention_heads"])
+    attention = hidden * hidden * (2 + 2 * numbers["key_value_heads"] / heads)
+    feed_forward = 3 * hidden * numbers["intermediate_size"]
+    embeddings = numbers["vocabulary_size"] * hidden * (1 if tied else 2)
+    return round(numbers["layers"] * (attention + feed_forward) + embeddings)
+
+
+def _safetensors_parameters(path: Path) -> int:
+    """Elements of all tensors, from the header (8 bytes of length, then JSON)."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > _MAX_HEADER_BYTES:
+                raise ValueError("its header is too long")
+            header = json.loads(file.read(length))
+        return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise UserError(f"{path}: not a safetensors file ({error}); download the model again") from None
+
+
+def _template_in_tokenizer(folder: Path) -> bool:
+    try:
+        return bool(
+            json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
+        )
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+# GGUF: magic, version, number of tensors, number of keys; keys with typed values; then name, dimensions, type and
+# offset of each tensor (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+_GGUF_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_GGUF_TEXT, _GGUF_LIST = 8, 9
+
+
+class _Gguf:
+    """Reads the header from front to back; lists are counted and skipped."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+
+    def number(self, code: str) -> Any:
+        size = struct.calcsize("<" + code)
+        return struct.unpack("<" + code, self.file.read(size))[0]
+
+    def text(self) -> str:
+        length = self.number("Q")
+        if length > _MAX_HEADER_BYTES:
+            raise ValueError("a text in its header is too long")
+        return self.file.read(length).decode("utf-8", errors="replace")
+
+    def value(self, kind: int) -> Any:
+        if kind == _GGUF_TEXT:
+            return self.text()
+        if kind != _GGUF_LIST:
+            return self.number(_GGUF_FORMATS[kind])
+        inner, length = self.number("I"), self.number("Q")
+        if inner in _GGUF_FORMATS:
+            self.file.seek(length * struct.calcsize("<" + _GGUF_FORMATS[inner]), 1)
+        else:
+            for _ in range(length):
+                self.value(inner)
+        return length
+
+
+def _from_gguf(path: Path) -> ModelFacts:
+    try:
+        with path.open("rb") as file:
+            reader = _Gguf(file)
+            if file.read(4) != b"GGUF":
+                raise ValueError("it does not begin with GGUF")
+            reader.number("I")
+            tensors, keys = reader.number("Q"), reader.number("Q")
+            values = {}
+            for _ in range(keys):
+                name = reader.text()
+                values[name] = reader.value(reader.number("I"))
+            names, parameters = set(), 0
+            for _ in range(tensors):
+                names.add(reader.text())
+                shape = [reader.number("Q") for _ in range(reader.number("I"))]
+                reader.number("I")
+                reader.number("Q")
+                parameters += math.prod(shape)
+    except (OSError, ValueError, KeyError, struct.error) as error:
+        raise UserError(f"{path}: not a GGUF file ({error}); download the model again") from None
+    family = str(values.get("general.architecture", "unknown"))
+
+    def setting(key: str, fallback: int = 0) -> int:
+        found = values.get(f"{family}.{key}", fallback)
+        return int(found) if isinstance(found, int | float) else fallback
+
+    heads = setting("attention.head_count")
+    return ModelFacts(
+        architecture=family,
+        parameters=parameters,
+        hidden_size=setting("embedding_length"),
+        layers=setting("block_count"),
+        vocabulary_size=setting("vocab_size", int(values.get("tokenizer.ggml.tokens", 0))),
+        attention_heads=heads,
+        key_value_heads=setting("attention.head_count_kv", heads),
+        intermediate_size=setting("feed_forward_length"),
+        max_positions=setting("context_length", _NO_LIMIT_TOKENS),
+        tied_embeddings="output.weight" not in names,
+        has_chat_template="tokenizer.chat_template" in values,
+        revision="",
+        digest="",
+        weights_bytes=path.stat().st_size,
+    )
+
+
+_SHAPES = (
+    # parameters, hidden, layers, heads, key-value heads, feed-forward, vocabulary, tied: of published open models
+    (0.135e9, 576, 30, 9, 3, 1536, 49_152, True),
+    (0.5e9, 896, 24, 14, 2, 4864, 151_936, True),
+    (1.24e9, 2048, 16, 32, 8, 8192, 128_256, True),
+    (3.2e9, 3072, 28, 24, 8, 8192, 128_256, True),
+    (8.0e9, 4096, 32, 32, 8, 14_336, 128_256, False),
+    (14.8e9, 5120, 48, 40, 8, 13_824, 152_064, False),
+    (32.8e9, 5120, 64, 40, 8, 27_648, 152_064, False),
+    (70.6e9, 8192, 80, 64, 8, 28_672, 128_256, False),
+)
+_POSITIONS = 131_072
+_IN_NAME = re.compile(r"(?<![\dA-Za-z.])(\d+(?:\.\d+)?)([BbMm])(?![A-Za-z0-9])")
+
+
+def typical_model(parameters: float) -> ModelFacts:
+    """Facts of a decoder with so many parameters, in the shape of the nearest published one."""
+    shape = min(_SHAPES, key=lambda one: abs(math.log(one[0] / parameters)))
+    _, hidden, layers, heads, key_value_heads, intermediate, vocabulary, tied = shape
+    return ModelFacts(
+        architecture="assumed",
+        parameters=round(parameters),
+        hidden_size=hidden,
+        layers=layers,
+        vocabulary_size=vocabulary,
+        attention_heads=heads,
+        key_value_heads=key_value_heads,
+        intermediate_size=intermediate,
+        max_positions=_POSITIONS,
+        tied_embeddings=tied,
+        has_chat_template=False,
+        revision="",
+        digest="",
+        weights_bytes=round(2 * parameters),
+    )
+
+
+def parameters_in_name(address: str) -> float | None:
+    """8e9 of `hf://meta-llama/Llama-3.1-8B@0e9e39f`, 135e6 of `SmolLM2-135M`; None when no size is in the name."""
+    path = re.sub(r"^[a-z]+://", "", address).split("@")[0]
+    found = _IN_NAME.findall(path.replace("_", "-"))
+    if not found:
+        return None
+    number, unit = found[-1]
+    return float(number) * (1e9 if unit in "Bb" else 1e6)

@@ -1,0 +1,107 @@
+"""Folders of local runs: `RUNS/NAME` with status.yaml, report.html, work/ and what the local cluster keeps."""
+
+from __future__ import annotations
+
+import fcntl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
+from dapt_operator.api.validation.yaml_source import ManifestError, load
+from dapt_operator.cli.errors import UserError
+
+STATUS_FILE = "status.yaml"
+REPORT_FILE = "report.html"
+WORK_FOLDER = "work"
+LOCK_FILE = ".lock"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run on this machine."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the adaptation, by the folder."""
+        return self.path.name
+
+    @property
+    def work(self) -> Path:
+        """The work volume."""
+        return self.path / WORK_FOLDER
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.path / REPORT_FILE
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a `dapt run` works in it now."""
+        try:
+            with (self.path / LOCK_FILE).open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
+
+    def read(self) -> dict[str, Any]:
+        """The resource as status.yaml has it: everything but the spec.
+
+        Raises:
+            UserError: no run here, or the file was damaged.
+        """
+        path = self.path / STATUS_FILE
+        try:
+            documents = load(path.read_text(encoding="utf-8"), str(path))
+        except FileNotFoundError:
+            raise UserError(
+                f"{self.path}: no run in it ({STATUS_FILE} is missing); start one with dapt run"
+            ) from None
+        except (OSError, UnicodeDecodeError, ManifestError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); `dapt run` writes it again") from None
+        found = documents[0].data
+        if not isinstance(found, dict):
+            raise UserError(f"{path}: not a status; `dapt run` writes it again")
+        return found
+
+    def status(self) -> DomainAdaptationStatus:
+        """The status.
+
+        Raises:
+            UserError: as `read`.
+        """
+        try:
+            return DomainAdaptationStatus.model_validate(self.read().get("status") or {})
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise UserError(
+                f"{self.path / STATUS_FILE}: {place}: {first['msg']}; `dapt run` writes it again"
+            ) from None
+
+
+def find_run(wanted: str, runs: Path) -> RunFolder:
+    """The run called `wanted`: a folder, or the name of one below `runs`.
+
+    Raises:
+        UserError: there is none.
+    """
+    for path in (runs / wanted, Path(wanted)):
+        if (path / STATUS_FILE).is_file():
+            return RunFolder(path)
+    known = ", ".join(run.name for run in all_runs(runs))
+    there = f"there are: {known}" if known else f"there is no run in {runs}"
+    raise UserError(f"no run {wanted!r}; {there}; name one, give its folder, or --runs-dir")
+
+
+def all_runs(runs: Path) -> tuple[RunFolder, ...]:
+    """Every run below a folder, by name."""
+    return tuple(RunFolder(path.parent) for path in sorted(runs.glob(f"*/{STATUS_FILE}")))

@@ -1,0 +1,122 @@
+"""What is kept of an object: what launchers, planner and this adapter read, and nothing more.
+
+Thousands of Jobs and pods are in memory at once, and most of each is its pod's specification, who manages which field,
+and volumes. `launchers/observe/runs.py` lists what launchers read; a test compares the states of whole and of
+kept objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dapt_operator.runs import Manifest
+
+_METADATA = (
+    "name", "namespace", "uid", "labels", "annotations", "creationTimestamp", "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+)  # fmt: skip
+_OWNER = ("apiVersion", "kind", "name", "uid", "controller")
+_BULKY_ANNOTATION = "kubectl.kubernetes.io/last-applied-configuration"
+_CONDITION = ("type", "status", "reason", "message", "lastTransitionTime", "observedGeneration")
+
+
+def slim(body: Manifest) -> dict[str, Any]:
+    """The part of an object that is kept. Children without their resource version: a change of that alone is none."""
+    kind = str(body.get("kind"))
+    keep = _KEEP.get(kind, _whole)
+    names = _METADATA if kind in _KEEP else (*_METADATA, "resourceVersion", "generation")
+    return {"apiVersion": body.get("apiVersion"), "kind": kind, "metadata": _metadata(body, names)} | keep(
+        body
+    )
+
+
+def _metadata(body: Manifest, names: tuple[str, ...]) -> dict[str, Any]:
+    given = body.get("metadata") or {}
+    kept = _only(given, names)
+    if _BULKY_ANNOTATION in (kept.get("annotations") or {}):
+        kept["annotations"] = {
+            name: value for name, value in kept["annotations"].items() if name != _BULKY_ANNOTATION
+        }
+    owners = [_only(owner, _OWNER) for owner in given.get("ownerReferences") or []]
+    return kept | ({"ownerReferences": owners} if owners else {})
+
+
+def _whole(body: Manifest) -> dict[str, Any]:
+    """A resource or profile."""
+    return _only(body, ("spec", "status"))
+
+
+def _job(body: Manifest) -> dict[str, Any]:
+    return {"spec": _job_spec(body.get("spec") or {}), "status": _job_status(body)}
+
+
+def _jobset(body: Manifest) -> dict[str, Any]:
+    spec = body.get("spec") or {}
+    replicated = [
+        _only(item, ("name", "replicas"))
+        | {"template": {"spec": _job_spec((item.get("template") or {}).get("spec") or {})}}
+        for item in spec.get("replicatedJobs") or []
+    ]
+    return {"spec": _only(spec, ("suspend",)) | {"replicatedJobs": replicated}, "status": _job_status(body)}
+
+
+def _job_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
+    pod = (spec.get("template") or {}).get("spec") or {}
+    containers = [
+        _only(item, ("name", "args"))
+        | {"resources": _only(item.get("resources") or {}, ("limits",)), "ports": _progress_port(item)}
+        for item in pod.get("containers") or []
+    ]
+    return _only(spec, ("completions", "parallelism", "suspend")) | {
+        "template": {"spec": {"containers": containers}}
+    }
+
+
+def _job_status(body: Manifest) -> dict[str, Any]:
+    status = body.get("status") or {}
+    return _only(status, ("startTime", "completionTime")) | _conditions(status)
+
+
+def _pod(body: Manifest) -> dict[str, Any]:
+    spec, status = body.get("spec") or {}, body.get("status") or {}
+    containers = [
+        {"name": item.get("name"), "ports": _progress_port(item)} for item in spec.get("containers") or []
+    ]
+    states = [
+        _only(item, ("name", "image")) | {"state": _state(item.get("state") or {})}
+        for item in status.get("containerStatuses") or []
+    ]
+    return {
+        "spec": _only(spec, ("nodeName",)) | {"containers": [item for item in containers if item["ports"]]},
+        "status": _only(status, ("phase", "reason", "message", "podIP"))
+        | _conditions(status)
+        | {"containerStatuses": states},
+    }
+
+
+def _state(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        word: {name: value for name, value in (said or {}).items() if name != "containerID"}
+        for word, said in state.items()
+    }
+
+
+def _progress_port(container: Mapping[str, Any]) -> list[dict[str, Any]]:
+    ports = container.get("ports") or []
+    return [_only(port, ("name", "containerPort")) for port in ports if port.get("name") == "progress"]
+
+
+def _conditions(status: Mapping[str, Any]) -> dict[str, Any]:
+    found = [
+        _only(item, _CONDITION) for item in status.get("conditions") or [] if item.get("type") not in _NOISE
+    ]
+    return {"conditions": found} if found else {}
+
+
+_NOISE = frozenset({"Initialized", "Ready", "ContainersReady", "PodReadyToStartContainers"})
+_KEEP = {"Job": _job, "JobSet": _jobset, "Pod": _pod}
+
+
+def _only(value: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value[name] for name in names if name in value}

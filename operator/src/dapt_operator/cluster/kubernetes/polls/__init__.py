@@ -1,0 +1,4 @@
+"""Asks at a limited rate for what no watch reports: progress, pod logs, refusals, Kueue's workloads.
+
+Changes nothing in the cluster.
+"""

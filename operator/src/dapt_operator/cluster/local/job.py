@@ -1,0 +1,253 @@
+"""The processes of one Job: started together, watched one by one, failed together."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dapt_operator.cluster.local import job_status
+from dapt_operator.cluster.local.errors import LocalRunError, timestamp
+from dapt_operator.cluster.local.object_files import ObjectStore
+from dapt_operator.cluster.local.pod_to_process import Launch, pod_folder, prepare_launch
+from dapt_operator.cluster.local.ports import PortReservation
+from dapt_operator.cluster.local.process import PodProcess
+from dapt_operator.runs import Manifest
+
+logger = logging.getLogger(__name__)
+MAX_MESSAGE_BYTES = 4096
+_KILL_POLL_SECONDS = 0.02
+
+
+class Gang:
+    """Runs one Job that was created; writes its status and its pods' into the store."""
+
+    def __init__(
+        self, store: ObjectStore, folder: Path, job: Manifest, on_change: Callable[[], None]
+    ) -> None:
+        self._store = store
+        self._folder = folder
+        self._name = str(job["metadata"]["name"])
+        self._on_change = on_change
+        self._lock = threading.RLock()
+        self._ports: PortReservation | None = None
+        self._processes: dict[int, PodProcess] = {}
+        self._alive: set[int] = set()
+        self._failure: tuple[str, str] | None = None
+        self._stopping = False
+        self._deleted = False
+        self._deadline: threading.Timer | None = None
+        spec = job["spec"]
+        self._grace_seconds = float(spec["template"]["spec"].get("terminationGracePeriodSeconds", 30))
+        self._completions = int(spec.get("completions", 1))
+        self._deadline_seconds: float | None = spec.get("activeDeadlineSeconds")
+        self.progress_port: int | None = None
+        """Where rank 0 of node 0 serves its readings."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no process of the Job runs any more."""
+        with self._lock:
+            return not self._alive
+
+    @property
+    def is_deleted(self) -> bool:
+        """Whether it was taken away, and nothing of it may start any more."""
+        with self._lock:
+            return self._deleted
+
+    def wait(self, why: str) -> None:
+        """Show pods that wait for room; nothing runs."""
+        with self._lock:
+            job = self._job()
+            pods = [job_status.unscheduled(job_status.pod_of(job, i), why) for i in range(self._completions)]
+            if pods == [self._store.get("Pod", f"{self._name}-{i}") for i in range(self._completions)]:
+                return
+            for pod in pods:
+                self._put(pod)
+            self._write_job()
+
+    def start(self) -> None:
+        """Start one process for each completion index; from a thread that lives as long as the run."""
+        with self._lock:
+            job = self._job()
+            for index in range(self._completions):
+                self._store.put(job_status.pod_of(job, index))
+            self._write_job()
+            try:
+                self._start_all(job)
+            except (LocalRunError, OSError) as error:
+                self._fail_to_start(str(error))
+                return
+            if self._deadline_seconds is not None:
+                self._deadline = threading.Timer(self._deadline_seconds, self._deadline_passed)
+                self._deadline.daemon = True
+                self._deadline.start()
+
+    def _start_all(self, job: Manifest) -> None:
+        container = job["spec"]["template"]["spec"]["containers"][0]
+        declared = [int(item["containerPort"]) for item in container.get("ports") or []]
+        self._ports = PortReservation(len(declared))
+        ports = dict(zip(declared, self._ports.ports, strict=True))
+        launches: list[tuple[int, Manifest, Launch]] = []
+        for index in range(self._completions):
+            pod = self._pod(index)
+            launches.append((index, pod, prepare_launch(pod, self._store, self._folder, ports)))
+        for index, pod, launch in launches:
+            if index == 0:
+                self.progress_port = launch.progress_port
+            process = PodProcess(launch, self.log_path(index))
+            self._processes[index] = process
+            self._alive.add(index)
+            self._store.put(job_status.running(pod))
+            threading.Thread(
+                target=self._reap,
+                args=(index, process, launch),
+                name=f"reap-{self._name}-{index}",
+                daemon=True,
+            ).start()
+
+    def _fail_to_start(self, why: str) -> None:
+        """What can be told at once is told at once: nothing here gets better by waiting."""
+        self._failure = ("StartError", why)
+        for index in range(self._completions):
+            if index not in self._alive:
+                self._store.put(job_status.ended(self._pod(index), 128, why, reason="StartError"))
+        self._write_job()
+        self.stop()
+        if not self._alive and self._ports:
+            self._ports.release()
+
+    def log_path(self, index: int) -> Path:
+        """Output of one process, of all its lives."""
+        return self._folder / "logs" / f"{self._name}-{index}.log"
+
+    def stop(self, *, delete: bool = False) -> None:
+        """Ask all processes to stop, kill them when their grace period is over; returns at once.
+
+        delete: remove the Job and its pods when the last process has ended.
+        """
+        with self._lock:
+            if not self._alive:
+                self._deleted = self._deleted or delete
+                self._finish_if_over()
+                return
+            if delete and not self._deleted:
+                self._deleted = True
+                job = self._job()
+                self._put(job | {"metadata": job["metadata"] | {"deletionTimestamp": timestamp()}})
+            if self._stopping:
+                return
+            self._stopping = True
+        threading.Thread(target=self._stop_all, name=f"stop-{self._name}", daemon=True).start()
+
+    def _stop_all(self) -> None:
+        with self._lock:
+            processes = [self._processes[index] for index in self._alive]
+        for process in processes:
+            process.terminate()
+        end = time.monotonic() + self._grace_seconds
+        while not self.is_over and time.monotonic() < end:
+            time.sleep(_KILL_POLL_SECONDS)
+        self.kill()
+
+    def kill(self) -> None:
+        """End all processes at once."""
+        with self._lock:
+            remaining = [self._processes[index] for index in self._alive]
+        for process in remaining:
+            process.kill()
+
+    def kill_pod(self, index: int) -> None:
+        """End one process at once; its pod says that it was deleted, so that its end counts as no cause."""
+        with self._lock:
+            process = self._processes.get(index)
+            if process is None or index not in self._alive:
+                return
+            pod = dict(self._pod(index))
+            self._put(pod | {"metadata": pod["metadata"] | {"deletionTimestamp": timestamp()}})
+        process.kill()
+
+    def _deadline_passed(self) -> None:
+        with self._lock:
+            if not self._alive or self._failure is not None:
+                return
+            self._failure = ("DeadlineExceeded", "Job was active longer than specified deadline")
+            self._write_job()
+        self.stop()
+
+    def _reap(self, index: int, process: PodProcess, launch: Launch) -> None:
+        code = process.wait()
+        message = _termination_message(launch.termination_log)
+        with self._lock:
+            self._put(job_status.ended(self._pod(index), code, message, at=process.ended_at))
+            self._alive.discard(index)
+            if code != 0 and self._failure is None:
+                self._failure = ("BackoffLimitExceeded", "Job has reached the specified backoff limit")
+            self._write_job()
+            self._finish_if_over()
+            others = bool(self._alive)
+        if code != 0 and others:
+            self.stop()
+        self._on_change()
+        shutil.rmtree(pod_folder(self._folder, self._pod_stub(index)) / "scratch", ignore_errors=True)
+
+    def _finish_if_over(self) -> None:
+        """Last things of a Job whose processes have all ended; with the lock held."""
+        if self._alive:
+            return
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if self._ports is not None:
+            self._ports.release()
+        self.progress_port = None
+        if self._deleted:
+            for index in range(self._completions):
+                self._store.remove("Pod", f"{self._name}-{index}")
+            self._store.remove("Job", self._name)
+            for index in range(self._completions):
+                shutil.rmtree(pod_folder(self._folder, self._pod_stub(index)), ignore_errors=True)
+            self._on_change()
+
+    def _write_job(self) -> None:
+        with contextlib.suppress(LookupError):
+            job = self._job()
+            pods = [self._pod(index) for index in range(self._completions)]
+            self._put(job | {"status": job_status.job_status(job, pods, self._failure)})
+
+    def _put(self, value: Manifest) -> None:
+        """Write what has happened; a full disk does not undo it."""
+        try:
+            self._store.put(value)
+        except OSError as error:
+            logger.warning("%s of %s was not written: %s", value["kind"], self._name, error)
+
+    def _job(self) -> dict[str, Any]:
+        found = self._store.get("Job", self._name)
+        if found is None:
+            raise LookupError(self._name)
+        return found
+
+    def _pod(self, index: int) -> Manifest:
+        found = self._store.get("Pod", f"{self._name}-{index}")
+        if found is None:
+            raise LookupError(f"{self._name}-{index}")
+        return found
+
+    def _pod_stub(self, index: int) -> Manifest:
+        return {"metadata": {"name": f"{self._name}-{index}"}}
+
+
+def _termination_message(path: Path) -> str:
+    """The last 4,096 bytes, as the kubelet keeps them."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - MAX_MESSAGE_BYTES))
+            return file.read(MAX_MESSAGE_BYTES).decode(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,184 @@
+"""From a pod's manifest to a process on this machine: command, environment, files.
+
+Mount paths become folders wherever a whole argument or value names one, the declared ports become free ones in
+variables whose name ends in PORT, host names of the gang become the loopback address, `python` becomes this
+interpreter. The image, probes, security context and resources have no meaning here.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dapt_operator.cluster.local.errors import LocalRunError
+from dapt_operator.cluster.local.object_files import ObjectStore
+from dapt_operator.runs import Manifest
+
+RUN_MARKER = "DAPT_LOCAL_RUN"
+"""In the environment of every process of a run folder: the folder."""
+POD_MARKER = "DAPT_LOCAL_POD"
+"""In the environment of every process of a pod: its folder."""
+_LOOPBACK = "127.0.0.1"
+_USERS_OWN = ("XDG_CACHE_HOME", "HOME")
+"""Left as the user has them: the caches of this machine are better than empty ones."""
+_OF_A_GANG = re.compile(
+    r"MASTER_(ADDR|PORT)|((LOCAL|GROUP|NODE|ROLE)_)?(RANK|WORLD_SIZE)|(PET|TORCHELASTIC)_.*"
+)
+"""What torchrun and its like tell their processes: started in such a process, a pod would look for that gang."""
+_ANNOTATION = re.compile(r"metadata\.(annotations|labels)\['([^']+)'\]")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What to start for one pod."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    termination_log: Path
+    progress_port: int | None
+    """Where rank 0 serves its readings; None when the pod declares no such port."""
+
+
+def prepare_launch(pod: Manifest, store: ObjectStore, run_folder: Path, ports: Mapping[int, int]) -> Launch:
+    """Make a pod's folders and files, and say what to start.
+
+    Args:
+        pod: the Pod, with its completion index.
+        store: where ConfigMaps and Secrets are.
+        run_folder: folder of the run; `work` in it is the work volume.
+        ports: declared port -> free port.
+
+    Raises:
+        LocalRunError: a volume of a kind that has no meaning here, a missing ConfigMap or Secret.
+    """
+    folder = pod_folder(run_folder, pod)
+    container = pod["spec"]["containers"][0]
+    paths = _mounted(pod, container, store, run_folder, folder)
+    termination_log = folder / "termination-log"
+    termination_log.unlink(missing_ok=True)
+    paths[container.get("terminationMessagePath", "/dev/termination-log")] = termination_log
+    hosts = re.compile(rf"{re.escape(pod['metadata']['labels']['job-name'])}-\d+(\.[a-z0-9.-]+)?")
+
+    def translated(text: str) -> str:
+        for mount in sorted(paths, key=len, reverse=True):
+            if text == mount or text.startswith(mount + "/"):
+                return str(paths[mount]) + text[len(mount) :]
+        return _LOOPBACK if hosts.fullmatch(text) else text
+
+    inherited = {name: value for name, value in os.environ.items() if not _OF_A_GANG.fullmatch(name)}
+    environment = inherited | _secrets(container, store)
+    for item in container.get("env") or []:
+        name = str(item["name"])
+        value = str(item.get("value", "")) if "valueFrom" not in item else _field(item["valueFrom"], pod)
+        if name.endswith("PORT") and value.isdigit():
+            value = str(ports.get(int(value), int(value)))
+        if name not in _USERS_OWN:
+            environment[name] = translated(value)
+    declared = {str(item["name"]) for item in container.get("env") or []}
+    if "OMP_NUM_THREADS" not in declared | set(os.environ):
+        environment["OMP_NUM_THREADS"] = str(_threads(environment))
+    # The tools of this interpreter's environment, as in an image made for it: ninja compiles DeepSpeed's op.
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
+    environment |= {
+        RUN_MARKER: str(run_folder.resolve()),
+        POD_MARKER: str(folder.resolve()),
+        "DAPT_PROGRESS_HOST": _LOOPBACK,
+    }
+    command = [
+        translated(str(part)) for part in [*(container.get("command") or []), *(container.get("args") or [])]
+    ]
+    if command[0] in ("python", "python3"):
+        command[0] = sys.executable
+    declared_ports = {item.get("name"): int(item["containerPort"]) for item in container.get("ports") or []}
+    progress = ports.get(declared_ports.get("progress", -1))
+    return Launch(tuple(command), environment, termination_log, progress)
+
+
+def pod_folder(run_folder: Path, pod: Manifest) -> Path:
+    """Where a pod's volumes and termination message are."""
+    return run_folder / "pods" / str(pod["metadata"]["name"])
+
+
+def _mounted(
+    pod: Manifest, container: Mapping[str, Any], store: ObjectStore, run_folder: Path, folder: Path
+) -> dict[str, Path]:
+    volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes") or []}
+    paths: dict[str, Path] = {}
+    for mount in container.get("volumeMounts") or []:
+        name = mount["name"]
+        volume = volumes[name]
+        if mount["mountPath"] == "/dev/shm":
+            continue  # this machine's own is as good
+        if "persistentVolumeClaim" in volume:
+            target = run_folder / "work" if name == "work" else run_folder / "claims" / name
+        elif "emptyDir" in volume:
+            target = folder / name
+        elif "hostPath" in volume:
+            target = Path(volume["hostPath"]["path"])
+        elif "configMap" in volume:
+            target = _materialized(folder / name, _data(store, "ConfigMap", volume["configMap"]["name"]))
+        elif "secret" in volume:
+            target = _materialized(folder / name, _data(store, "Secret", volume["secret"]["secretName"]))
+        else:
+            kind = next((key for key in volume if key != "name"), "nothing")
+            raise LocalRunError(
+                f"volume {name} of kind {kind} has no meaning in a local run: use hostPath or emptyDir"
+            )
+        target.mkdir(parents=True, exist_ok=True)
+        paths[mount["mountPath"]] = target.resolve()
+    return paths
+
+
+def _data(store: ObjectStore, kind: str, name: str) -> dict[str, bytes]:
+    found = store.get(kind, name)
+    if found is None:
+        raise LocalRunError(f"{kind} {name} is not there; it should have been created before the Job")
+    plain = {
+        key: str(value).encode() for key, value in (found.get("data") or {}).items() if kind == "ConfigMap"
+    }
+    coded = {
+        key: base64.b64decode(value) for key, value in (found.get("data") or {}).items() if kind == "Secret"
+    }
+    written = {key: str(value).encode() for key, value in (found.get("stringData") or {}).items()}
+    return plain | coded | written
+
+
+def _materialized(folder: Path, files: Mapping[str, bytes]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def _secrets(container: Mapping[str, Any], store: ObjectStore) -> dict[str, str]:
+    """Environment from Secrets; one that is not there is left to the user's own environment."""
+    found: dict[str, str] = {}
+    for source in container.get("envFrom") or []:
+        name = (source.get("secretRef") or {}).get("name")
+        if name and store.get("Secret", name):
+            found |= {key: value.decode() for key, value in _data(store, "Secret", name).items()}
+    return found
+
+
+def _field(source: Mapping[str, Any], pod: Manifest) -> str:
+    path = str((source.get("fieldRef") or {}).get("fieldPath", ""))
+    match = _ANNOTATION.fullmatch(path)
+    if match:
+        return str((pod["metadata"].get(match[1]) or {}).get(match[2], ""))
+    if path in ("metadata.name", "metadata.namespace", "metadata.uid"):
+        return str(pod["metadata"].get(path.partition(".")[2], ""))
+    if path in ("status.podIP", "status.hostIP"):
+        return _LOOPBACK
+    raise LocalRunError(f"environment from {dict(source)} has no meaning in a local run")
+
+
+def _threads(environment: Mapping[str, str]) -> int:
+    """Cores for each process of the gang, all of which run here."""
+    processes = int(environment.get("PET_NNODES", "1")) * int(environment.get("PET_NPROC_PER_NODE", "1"))
+    return max(1, (os.cpu_count() or 1) // max(1, processes))

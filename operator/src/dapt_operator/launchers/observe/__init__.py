@@ -1,0 +1,1 @@
+"""Reads Jobs and pods back into the state of a run. Pure: objects in, values out."""

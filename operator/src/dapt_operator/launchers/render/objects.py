@@ -1,0 +1,96 @@
+"""What every launcher makes besides its gang: the work volume's claim, the files of a run, and the shape of a Job."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Final
+
+from dapt_contract.envelope import canonical_json
+from dapt_operator.api import names
+from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
+from dapt_operator.launchers.labels import (
+    ANNOTATION_ACCELERATOR,
+    QUEUE_LABEL,
+    adaptation_labels,
+    owner_references,
+    run_labels,
+)
+from dapt_operator.launchers.render.environment import Rendezvous, accelerator_resource
+from dapt_operator.launchers.render.pod import pod_template
+from dapt_operator.runs import Manifest, Owner, StageRun, plain
+
+STAGE_FILE_KEY: Final = "stage.json"
+PROFILE_KEY: Final = "profile.json"
+"""The profile as it was when the run was made: what its pods were made from can be looked up later."""
+
+
+def object_metadata(owner: Owner, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
+    """Metadata of an object that belongs to the adaptation and goes with it."""
+    return {
+        "name": name,
+        "namespace": owner.namespace,
+        "labels": dict(labels),
+        "ownerReferences": owner_references(owner),
+    }
+
+
+def gang_metadata(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> dict[str, Any]:
+    """Metadata of the object that holds the pods; the queue's label stands here, so that the gang is admitted whole."""
+    labels = run_labels(run)
+    if run.queue is not None:
+        labels[QUEUE_LABEL] = run.queue
+    metadata = object_metadata(owner, run.name, labels)
+    metadata["annotations"] = {names.ANNOTATION_CONFIG_DIGEST: run.stage_file.config_digest}
+    if run.resources.accelerators_per_node:
+        metadata["annotations"][ANNOTATION_ACCELERATOR] = accelerator_resource(profile)
+    return metadata
+
+
+def stage_config_map(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> tuple[Manifest, str]:
+    """The run's files, and the SHA-256 of stage.json in hexadecimal."""
+    stage_json = canonical_json(run.stage_file.model_dump(mode="json"))
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": object_metadata(owner, run.name, run_labels(run)),
+        "immutable": True,
+        "data": {STAGE_FILE_KEY: stage_json, PROFILE_KEY: canonical_json(profile.to_dict())},
+    }
+    return manifest, hashlib.sha256(stage_json.encode()).hexdigest()
+
+
+def job_spec(
+    run: StageRun, profile: AdaptationProfileSpec, owner: Owner, stage_sha256: str, rendezvous: Rendezvous
+) -> dict[str, Any]:
+    """The spec of the Job whose pods are the gang.
+
+    A gang has no partial success: `backoffLimit: 0` fails the Job with its first pod and the Job controller deletes the
+    peers, `podReplacementPolicy: Failed` keeps a replacement from overlapping.
+    """
+    spec: dict[str, Any] = {
+        "completionMode": "Indexed",
+        "completions": run.resources.nodes,
+        "parallelism": run.resources.nodes,
+        "backoffLimit": 0,
+        "podReplacementPolicy": "Failed",
+        "template": pod_template(run, profile, owner, stage_sha256, rendezvous),
+    }
+    if run.deadline_seconds is not None:
+        spec["activeDeadlineSeconds"] = run.deadline_seconds
+    return spec
+
+
+def work_claim(profile: AdaptationProfileSpec, owner: Owner) -> tuple[Manifest, ...]:
+    """The claim of the work volume, where the profile has a template for it."""
+    if profile.storage.claim_template is None:
+        return ()
+    name = names.work_claim_name(owner.name, owner.uid)
+    return (
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": object_metadata(owner, name, adaptation_labels(owner)),
+            "spec": plain(profile.storage.claim_template),
+        },
+    )

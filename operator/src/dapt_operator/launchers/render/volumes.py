@@ -1,0 +1,68 @@
+"""A run's volumes: the work volume, scratch, shared memory, its files, its key and its claims."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dapt_contract import pod as contract
+from dapt_operator.api.names import signing_secret_name, work_claim_name
+from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
+from dapt_operator.launchers.render.environment import uses_model_cache
+from dapt_operator.runs import Owner, StageRun
+
+
+def mounts_of(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> list[dict[str, Any]]:
+    """Where the run\'s volumes lie in the trainer\'s container."""
+    work: dict[str, Any] = {"name": "work", "mountPath": contract.WORK_MOUNT}
+    if profile.storage.existing_claim:
+        # A claim that several adaptations share: each keeps to its own folder.
+        work["subPath"] = work_claim_name(owner.name, owner.uid)
+    mounts: list[dict[str, Any]] = [
+        work,
+        {"name": "scratch", "mountPath": contract.SCRATCH_MOUNT},
+        {"name": "shared-memory", "mountPath": "/dev/shm"},
+        {"name": "stage", "mountPath": contract.STAGE_FILE.rpartition("/")[0], "readOnly": True},
+    ]
+    if run.signs_checkpoints:
+        mounts.append({"name": "signing", "mountPath": contract.SIGNING_KEY_MOUNT, "readOnly": True})
+    if uses_model_cache(run, profile):
+        mounts.append({"name": "model-cache", "mountPath": contract.MODEL_CACHE_MOUNT})
+    for number, claim in enumerate(run.claims):
+        mount: dict[str, Any] = {"name": f"claim-{number}", "mountPath": f"{contract.CLAIMS_MOUNT}/{claim}"}
+        mounts.append(mount | ({"readOnly": True} if _only_reads(run) else {}))
+    return mounts
+
+
+def volumes_of(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> list[dict[str, Any]]:
+    """The run\'s volumes."""
+    claim = profile.storage.existing_claim or work_claim_name(owner.name, owner.uid)
+    volumes: list[dict[str, Any]] = [
+        {"name": "work", "persistentVolumeClaim": {"claimName": claim}},
+        {"name": "scratch", "emptyDir": {}},
+        # Kubernetes gives 64 MB, too little for data loaders and for NCCL.
+        {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
+        {"name": "stage", "configMap": {"name": run.name}},
+    ]
+    if run.signs_checkpoints:
+        secret = signing_secret_name(owner.name, owner.uid)
+        volumes.append({"name": "signing", "secret": {"secretName": secret, "defaultMode": 0o440}})
+    if profile.model_cache is not None and uses_model_cache(run, profile):
+        cache = {"claimName": profile.model_cache.existing_claim}
+        volumes.append({"name": "model-cache", "persistentVolumeClaim": cache})
+    for number, name in enumerate(run.claims):
+        source: dict[str, Any] = {"claimName": name}
+        if _only_reads(run) and name not in _written(profile, claim):
+            source["readOnly"] = True  # then the kubelet changes no owner of the files either
+        volumes.append({"name": f"claim-{number}", "persistentVolumeClaim": source})
+    return volumes
+
+
+def _written(profile: AdaptationProfileSpec, work_claim: str) -> tuple[str, ...]:
+    """Claims that the pod writes to: one claim cannot be both read-only and writable in a pod."""
+    cache = profile.model_cache
+    return (work_claim, cache.existing_claim) if cache is not None else (work_claim,)
+
+
+def _only_reads(run: StageRun) -> bool:
+    """Whether the run's claims hold sources; publish writes to its own."""
+    return run.kind != "publish"

@@ -1,0 +1,113 @@
+"""Raw objects -> models, each value read once: a resource is looked at again and again and seldom changes.
+
+The caches are memory, not state: they are keyed by the whole text of what is read, and bounded.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from dapt_contract.envelope import digest_of
+from dapt_operator.api.v1alpha1.conditions import INVALID_SPEC, NOT_SUPPORTED
+from dapt_operator.api.v1alpha1.profile import AdaptationProfile
+from dapt_operator.api.v1alpha1.spec import DomainAdaptation
+from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
+from dapt_operator.api.validation.problem import Problem
+from dapt_operator.api.validation.validate import check
+from dapt_operator.api.validation.yaml_source import Document
+from dapt_operator.runs import Manifest, plain
+
+MOST_SPECS: Final = 1024
+"""About 30 KB each."""
+MOST_PROFILES: Final = 64
+MOST_STATUSES: Final = 128
+"""Of adaptations that are working; up to 1 MB each."""
+_METADATA: Final = ("name", "namespace", "labels", "annotations")
+"""What people write of it; the rest is the API server's and no concern of ours."""
+
+
+@dataclass(frozen=True)
+class ReadAdaptation:
+    """A DomainAdaptation, or why it cannot be worked with."""
+
+    model: DomainAdaptation | None
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class ReadProfile:
+    """An AdaptationProfile with its digest, or why it cannot be worked with."""
+
+    model: AdaptationProfile | None
+    digest: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class ReadStatus:
+    """A status, and how we would write it: what the API server filled in makes no difference."""
+
+    model: DomainAdaptationStatus
+    written: Mapping[str, Any]
+
+
+def read_adaptation(resource: Manifest, *, local: bool) -> ReadAdaptation:
+    """Judge the resource by itself; `local`: whether `file://` sources can be read where the stages run."""
+    return _adaptation(_text_of(resource), local)
+
+
+def read_profile(profile: Manifest, *, local: bool) -> ReadProfile:
+    """Judge the profile by itself."""
+    return _profile(_text_of(profile), local)
+
+
+def read_status(resource: Manifest) -> ReadStatus:
+    """The stored status; an empty one when there is none yet."""
+    return _status(json.dumps(resource.get("status") or {}, sort_keys=True, default=plain))
+
+
+def _text_of(manifest: Manifest) -> str:
+    metadata = manifest.get("metadata") or {}
+    kept = {
+        "apiVersion": manifest.get("apiVersion"),
+        "kind": manifest.get("kind"),
+        "metadata": {name: metadata[name] for name in _METADATA if metadata.get(name) is not None},
+        "spec": manifest.get("spec"),
+    }
+    return json.dumps(kept, sort_keys=True, default=plain)
+
+
+@lru_cache(maxsize=MOST_SPECS)
+def _adaptation(text: str, local: bool) -> ReadAdaptation:
+    model, problems = check(Document(json.loads(text)), local=local)
+    if isinstance(model, DomainAdaptation):
+        return ReadAdaptation(model)
+    unsupported = all(not problem.supported for problem in problems)
+    message = "; ".join(_sentence(problem) for problem in problems)
+    return ReadAdaptation(None, NOT_SUPPORTED if unsupported else INVALID_SPEC, message)
+
+
+@lru_cache(maxsize=MOST_PROFILES)
+def _profile(text: str, local: bool) -> ReadProfile:
+    model, problems = check(Document(json.loads(text)), local=local)
+    if isinstance(model, AdaptationProfile):
+        return ReadProfile(model, digest_of(model.spec.to_dict()))
+    said = "; ".join(_sentence(problem) for problem in problems)
+    return ReadProfile(None, message=f"the profile is not valid: {said}")
+
+
+@lru_cache(maxsize=MOST_STATUSES)
+def _status(text: str) -> ReadStatus:
+    model = DomainAdaptationStatus.model_validate(json.loads(text))
+    return ReadStatus(model, model.to_dict())
+
+
+def _sentence(problem: Problem) -> str:
+    """As it says itself, without the line: the stored object has no lines."""
+    return re.sub(r" \(line \d+\): ", ": ", str(problem), count=1)

@@ -1,0 +1,1 @@
+"""Computes steps, batches, memory and GPU-hours from the spec, the profile and the model. Knows no run."""

@@ -1,0 +1,78 @@
+"""The operator's log: one line an entry, JSON or text, ours and the libraries'."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from dapt_operator.runtime.settings import LogFormat, LogLevel
+
+REPEAT_SECONDS = 60.0
+
+
+class OncePerOutage(logging.Filter):
+    """Of kopf's lines about a request that failed and is tried again, lets one through a minute.
+
+    Each watch writes one at each attempt, so an API server that is away for a minute would fill pages.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._last = float("-inf")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether this line is written."""
+        if not str(record.msg).startswith("Request attempt "):
+            return True
+        now = self._clock()
+        if now - self._last < REPEAT_SECONDS:
+            return False
+        self._last = now
+        return True
+
+
+def set_up(format_: LogFormat, level: LogLevel) -> None:
+    """Send everything to standard error: our own lines from `level` on, the libraries' from WARNING on."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    renderer: Any = (
+        structlog.processors.JSONRenderer()
+        if format_ == "json"
+        else structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0)
+    )
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    final: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    if format_ == "json":
+        final.append(structlog.processors.format_exc_info)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[*final, renderer])
+    )
+    handler.addFilter(OncePerOutage())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    for ours in ("dapt", "dapt_operator"):
+        logging.getLogger(ours).setLevel(level.upper())
+    # A line for each retry, which our own code tells of; and that kopf takes no signals in its thread, on purpose.
+    for noisy in ("urllib3.connectionpool", "kopf._core.reactor.running"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)

@@ -1,0 +1,268 @@
+"""The checkpoints of one attempt over all its tries, as one try sees them: found at its start, added by its saves."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+from dapt_contract.checkpoint import CheckpointManifest, FileEntry
+from dapt_contract.envelope import ContractError, digest_of
+from dapt_contract.layout import lineage_folder
+from dapt_contract.metric import SidePerplexity
+from dapt_contract.stages.align import AlignConfig
+from dapt_contract.stages.finetune import FinetuneConfig
+from dapt_contract.stages.pretrain import CheckpointFacts, PretrainConfig
+from dapt_trainer.checkpoints.claim import read_claim, require_not_superseded, write_claim
+from dapt_trainer.checkpoints.save import complete, failing_cleanly, write_manifest, writing
+from dapt_trainer.checkpoints.store import (
+    RESUME_FOLDER,
+    StoredCheckpoint,
+    clear_leftovers,
+    drop_old_optimizer_states,
+    newest_to_resume,
+    read_inventory,
+)
+from dapt_trainer.context import StageContext
+from dapt_trainer.digests import digest_of_weights, is_weights
+from dapt_trainer.distributed import Ranks
+from dapt_trainer.errors import InfrastructureError
+
+TrainingConfig = PretrainConfig | FinetuneConfig | AlignConfig
+DIGEST_DIGITS = 12
+"""Of a weights digest, in messages."""
+NEUTRAL_FIELDS = frozenset(
+    {"micro_batch_size", "stop_rule", "base_general_perplexity", "max_train_seconds", "keep_optimizer_states"}
+)
+"""Fields of the configuration that do not change what is trained: a retry with half the micro-batch after an
+out-of-memory, or new gates, go on from the same checkpoints."""
+
+
+def training_digest(config: TrainingConfig) -> str:
+    """Digest of everything in the configuration that decides the weights."""
+    return digest_of(config.model_dump(mode="json", exclude=set(NEUTRAL_FIELDS)))
+
+
+class Lineage:
+    """All methods are called by all ranks; rank 0 reads and writes, the others learn the result."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        context: StageContext,
+        ranks: Ranks,
+        *,
+        keep_optimizer_states: int,
+    ) -> None:
+        self._keep_optimizer_states = keep_optimizer_states
+        self._context = context
+        self._ranks = ranks
+        self._identity = context.stage.run
+        self._folder = context.work / lineage_folder(self._identity)
+        self._digest = training_digest(config)
+        self._checkpoints: list[StoredCheckpoint] = []
+        self.resumed: StoredCheckpoint | None = None
+        self.skipped: tuple[str, ...] = ()
+        self._background = ThreadPoolExecutor(1, "checkpoint")
+        self._completion: Future[StoredCheckpoint] | None = None
+        self._begun = False
+
+    def open(self) -> None:
+        """Claim the lineage and find the newest complete checkpoint.
+
+        Raises:
+            InfrastructureError: a newer run has claimed the lineage, or the volume fails.
+        """
+        found = self._ranks.from_first(self._find() if self._ranks.is_first else None)
+        self.resumed, self._checkpoints, self.skipped = found  # type: ignore[misc]
+
+    def _find(self) -> tuple[StoredCheckpoint | None, list[StoredCheckpoint], tuple[str, ...]]:
+        require_not_superseded(self._folder, self._identity)
+        try:
+            claim = read_claim(self._folder)
+            inventory = read_inventory(
+                self._context.work,
+                self._folder,
+                key=self._context.signing_key,
+                training_digest=self._digest,
+                claim=claim,
+            )
+            resumed, inventory = newest_to_resume(self._context.work, inventory)
+            by_step = {stored.manifest.step: stored for stored in inventory.checkpoints}
+            adopted = tuple(stored.manifest.folder for stored in by_step.values())
+            write_claim(self._folder, self._identity, adopted)
+            clear_leftovers(self._folder, inventory, self._context.try_folder)
+        except (OSError, ContractError) as error:
+            raise InfrastructureError(f"the checkpoints of {self._identity.lineage}: {error}") from error
+        return resumed, list(by_step.values()), inventory.skipped
+
+    @property
+    def resumed_is_measured(self) -> bool:
+        """Whether the resumed checkpoint is a candidate already."""
+        return self.resumed is not None and self.resumed.manifest.domain is not None
+
+    def log_history(self) -> list[dict[str, Any]]:
+        """The trainer's log up to the resumed step; empty at a start."""
+        if self.resumed is None:
+            return []
+        state = json.loads((self.resumed.folder / RESUME_FOLDER / "trainer_state.json").read_text())
+        return list(state["log_history"])
+
+    def save(self, step: int, tokens: int, write: Callable[[Path], None], *, candidate: str) -> None:
+        """`begin` and `settle` in one: what it saves is a checkpoint when it comes back."""
+        self.begin(step, tokens, write, candidate=candidate)
+        self.settle()
+
+    def begin(self, step: int, tokens: int, write: Callable[[Path], None], *, candidate: str) -> None:
+        """Write a checkpoint of all ranks without readings; what makes it one goes on in a thread of rank 0.
+
+        The model may be measured meanwhile; `settle` comes before the next save.
+
+        Args:
+            step: optimizer steps so far.
+            tokens: training tokens so far over all ranks.
+            write: writes this rank's files into the folder it gets.
+            candidate: the checkpoint's id as candidate.
+
+        Raises:
+            InfrastructureError: a file could not be written, or a newer try took over.
+        """
+        folder = self._context.try_folder / f"checkpoint-{step}"
+        first = self._ranks.is_first
+        if first:
+            require_not_superseded(self._folder, self._identity)
+        last = self._checkpoints[-1] if self._checkpoints else None
+        named = (
+            f"The last complete checkpoint, step {last.manifest.step}, is untouched"
+            if last
+            else "There is no earlier checkpoint"
+        )
+        with writing(folder, is_writer=first, barrier=self._ranks.barrier, last_complete=named) as partial:
+            write(partial)
+
+        def finish() -> StoredCheckpoint:
+            with failing_cleanly(folder, named):
+                return self._write_manifest(folder, complete(folder), step, tokens, candidate)
+
+        self._begun = True
+        if first:
+            self._completion = self._background.submit(finish)
+
+    def settle(self) -> None:
+        """Wait until what was begun is a checkpoint, on all ranks; at once when nothing was.
+
+        Raises:
+            InfrastructureError: it could not be completed, or a newer try took over.
+        """
+        if not self._begun:
+            return
+        self._begun = False
+        stored = self._ranks.from_first(self._completion.result() if self._completion is not None else None)
+        assert isinstance(stored, StoredCheckpoint)
+        self._checkpoints.append(stored)
+        if self._ranks.is_first:
+            self._checkpoints = drop_old_optimizer_states(
+                self._checkpoints, self._keep_optimizer_states, key=self._context.signing_key
+            )
+
+    def finish_writing(self) -> None:
+        """Wait for the thread of this rank alone, before an error ends the process."""
+        if self._completion is not None:
+            wait([self._completion])
+
+    def forget(self, *, but_newest: bool = False) -> None:
+        """Remove checkpoints that nobody will read: those before the newest, or all once a result stands."""
+        kept = self._checkpoints[-1:] if but_newest else []
+        if self._ranks.is_first:
+            for stored in self._checkpoints[: len(self._checkpoints) - len(kept)]:
+                stored.manifest_path.unlink(
+                    missing_ok=True
+                )  # first: without it the checkpoint does not exist
+                shutil.rmtree(stored.folder, ignore_errors=True)
+        self._checkpoints = kept
+        if not kept:
+            self.resumed = None
+        self._ranks.barrier()
+
+    def _write_manifest(
+        self, folder: Path, files: tuple[FileEntry, ...], step: int, tokens: int, candidate: str
+    ) -> StoredCheckpoint:
+        manifest = CheckpointManifest(
+            folder=folder.relative_to(self._context.work).as_posix(),
+            candidate=candidate,
+            step=step,
+            tokens=tokens,
+            world_size=self._ranks.world_size,
+            fence=self._identity.fence,
+            lineage=self._folder.name,
+            config_digest=self._digest,
+            weights_digest=digest_of_weights(
+                {entry.path: entry.sha256 for entry in files if is_weights(entry.path)}
+            ),
+            files=files,
+        )
+        require_not_superseded(self._folder, self._identity)
+        return self._store(manifest, folder)
+
+    def _store(self, manifest: CheckpointManifest, folder: Path) -> StoredCheckpoint:
+        path = folder.with_suffix(".json")
+        try:
+            signed = write_manifest(path, manifest, key=self._context.signing_key, run_key=self._identity.key)
+        except OSError as error:
+            raise InfrastructureError(
+                f"the manifest of {folder.name} could not be written: {error}; what was complete before is untouched. "
+                "Make the volume larger; the next try goes on from there"
+            ) from error
+        return StoredCheckpoint(signed, path, folder, int(folder.parent.name[4:]))
+
+    def add_readings(self, step: int, domain: SidePerplexity, general: SidePerplexity) -> None:
+        """Put both perplexities into the manifest of the newest checkpoint, which makes it a candidate."""
+        newest = self._checkpoints[-1]
+        assert newest.manifest.step == step
+        manifest = newest.manifest.model_copy(update={"domain": domain, "general": general})
+        if self._ranks.is_first:
+            newest = self._store(manifest, newest.folder)
+        self._checkpoints[-1] = StoredCheckpoint(
+            manifest, newest.manifest_path, newest.folder, newest.try_number
+        )
+        self._ranks.barrier()
+
+    def _measured(self) -> list[tuple[StoredCheckpoint, SidePerplexity, SidePerplexity]]:
+        return [
+            (stored, stored.manifest.domain, stored.manifest.general)
+            for stored in self._checkpoints
+            if stored.manifest.domain is not None and stored.manifest.general is not None
+        ]
+
+    def general_perplexities(self) -> list[float]:
+        """Readings for the stop rule, oldest first."""
+        return [general.both.perplexity for _, _, general in self._measured()]
+
+    def checkpoint_facts(self) -> tuple[CheckpointFacts, ...]:
+        """One row for each measured checkpoint, in the order of steps."""
+        return tuple(
+            CheckpointFacts(
+                step=stored.manifest.step,
+                try_number=stored.try_number,
+                domain_a_nats=domain.a.loss_nats,
+                domain_b_nats=domain.b.loss_nats,
+                general_a_nats=general.a.loss_nats,
+                general_b_nats=general.b.loss_nats,
+                weights_digest=stored.manifest.weights_digest[:DIGEST_DIGITS],
+            )
+            for stored, domain, general in self._measured()
+        )
+
+    def peak_memory_bytes(self) -> int:
+        """The largest of any rank: accelerator memory, or resident memory on CPU."""
+        import torch
+
+        if self._ranks.device.type == "cuda":
+            own = torch.cuda.max_memory_allocated()
+        else:
+            own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return int(self._ranks.maximum(float(own)))

@@ -1,0 +1,1 @@
+"""Fetches the base model, converts it where needed and records its facts. Trains nothing."""

@@ -1,0 +1,1 @@
+"""Finds near-duplicates and text that evaluation items contain. Removes nothing itself."""

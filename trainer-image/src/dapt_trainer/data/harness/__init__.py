@@ -1,0 +1,4 @@
+"""Stores tasks of lm-evaluation-harness with their data, so that measuring needs no network.
+
+Scores nothing.
+"""

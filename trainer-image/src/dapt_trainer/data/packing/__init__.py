@@ -1,0 +1,1 @@
+"""Packs token sequences into rows, writes shards, mixes sources and reads them back. Knows no text."""

@@ -1,0 +1,189 @@
+"""Packed sequences on disk, one folder a source, read through memory maps.
+
+Files of a shard, little endian, for S sequences of L positions:
+
+    tokens.bin     uint16 or uint32 [S, L]   token ids; positions past a row's `used` hold end-of-text
+    used.bin       int32 [S]                 positions of each row that carry a token
+    row_index.bin  int64 [S + 1]             row r has the segments starts[row_index[r] : row_index[r + 1]]
+    starts.bin     int32 [segments]          first position of each segment in its row; the first is always 0
+
+A segment is a document with its end-of-text, or one part of a document that was cut.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dapt_contract.layout import DATA
+from dapt_contract.metric import Side
+from dapt_trainer.data.packing.manifest import DataManifest, ShardFile, TokenType, read_manifest
+from dapt_trainer.errors import InputError
+
+TOKENS, USED, ROW_INDEX, STARTS = "tokens.bin", "used.bin", "row_index.bin", "starts.bin"
+
+Integers = npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class PackedSequence:
+    """One row of a shard; arrays of shape [L] where not said otherwise."""
+
+    input_ids: npt.NDArray[np.int64]
+    position_ids: npt.NDArray[np.int64]
+    """Restart at 0 with each segment, the unused tail included."""
+    segment_ids: npt.NDArray[np.int64]
+    """0, 1, ... by segment; -1 where the row carries no token."""
+    starts: npt.NDArray[np.int64]
+    """[segments] first position of each segment."""
+    used: int
+    """Positions that carry a token."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The memory-mapped sequences of one source."""
+
+    name: str
+    side: Side
+    weight: float
+    tokens: Integers
+    """[S, L]"""
+    used: npt.NDArray[np.int32]
+    """[S]"""
+    row_index: npt.NDArray[np.int64]
+    """[S + 1]"""
+    starts: npt.NDArray[np.int32]
+    """[segments]"""
+
+    def __len__(self) -> int:
+        """Number of sequences."""
+        return int(self.tokens.shape[0])
+
+    def sequence(self, row: int) -> PackedSequence:
+        """One row with its segments."""
+        length = self.tokens.shape[1]
+        used = int(self.used[row])
+        starts = self.starts[self.row_index[row] : self.row_index[row + 1]].astype(np.int64)
+        edges = starts if used == length else np.append(starts, used)
+        positions = np.arange(length, dtype=np.int64)
+        segments = np.searchsorted(edges, positions, side="right") - 1
+        position_ids = positions - edges[segments]
+        segments[used:] = -1
+        return PackedSequence(self.tokens[row].astype(np.int64), position_ids, segments, starts, used)
+
+
+def open_shards(work: Path, manifest: DataManifest | None = None) -> list[Shard]:
+    """All shards of the work volume, in the manifest's order: domain sources first.
+
+    Raises:
+        InputError: there is no manifest, or a file has not the size that the manifest says.
+    """
+    manifest = manifest or read_manifest(work)
+    shards = []
+    for entry in manifest.shards:
+        folder = work / DATA / entry.name
+        for file in entry.files:
+            path = folder / file.name
+            size = path.stat().st_size if path.is_file() else -1
+            if size != file.size_bytes:
+                found = "is missing" if size < 0 else f"has {size} bytes"
+                raise InputError(f"{path}: {found}, the manifest says {file.size_bytes}; run prepare again")
+        shape = (entry.sequences, manifest.sequence_length_tokens)
+        token_type = np.dtype(manifest.token_type).newbyteorder("<")
+        used: Any = _mapped(folder / USED, "<i4")
+        row_index: Any = _mapped(folder / ROW_INDEX, "<i8")
+        starts: Any = _mapped(folder / STARTS, "<i4")
+        tokens = _mapped(folder / TOKENS, token_type).reshape(shape)
+        shards.append(Shard(entry.name, entry.side, entry.weight, tokens, used, row_index, starts))
+    return shards
+
+
+def _mapped(path: Path, dtype: Any) -> Any:
+    if path.stat().st_size == 0:  # an empty file cannot be mapped
+        return np.empty(0, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r")
+
+
+class ShardWriter:
+    """Writes one source's rows in order and the digests of what it wrote."""
+
+    def __init__(
+        self, folder: Path, *, sequence_length_tokens: int, token_type: TokenType, end_of_text_id: int
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._length = sequence_length_tokens
+        self._type = np.dtype(token_type).newbyteorder("<")
+        self._end_of_text_id = end_of_text_id
+        self._files = {name: _HashingFile(folder / name) for name in (TOKENS, USED, ROW_INDEX, STARTS)}
+        self._files[ROW_INDEX].write(np.zeros(1, dtype="<i8").tobytes())
+        self._segments = 0
+        self.sequences = 0
+        self.filled_positions = 0
+
+    def write_row(self, pieces: list[Integers]) -> None:
+        """Append one sequence made of these segments, in this order.
+
+        Raises:
+            ValueError: they do not fit, or one is empty.
+        """
+        lengths = [len(piece) for piece in pieces]
+        used = sum(lengths)
+        if used > self._length or not pieces or min(lengths) == 0:
+            raise ValueError(f"segments of {lengths} tokens are no row of {self._length} positions")
+        row = np.full(self._length, self._end_of_text_id, dtype=self._type)
+        np.concatenate(pieces, out=row[:used], casting="unsafe")
+        starts = np.cumsum([0, *lengths[:-1]]).astype("<i4")
+        self._segments += len(pieces)
+        self._files[TOKENS].write(row.tobytes())
+        self._files[USED].write(np.array([used], dtype="<i4").tobytes())
+        self._files[ROW_INDEX].write(np.array([self._segments], dtype="<i8").tobytes())
+        self._files[STARTS].write(starts.tobytes())
+        self.sequences += 1
+        self.filled_positions += used
+
+    def close(self) -> tuple[ShardFile, ...]:
+        """Make the files durable and say what they are."""
+        return tuple(file.close() for file in self._files.values())
+
+    def __enter__(self) -> ShardWriter:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close what is still open; a shard without a manifest is none."""
+        for file in self._files.values():
+            file.abandon()
+
+
+class _HashingFile:
+    """A file whose SHA-256 is known when it closes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("wb", buffering=1024 * 1024)
+        self._hash = hashlib.sha256()
+        self._size = 0
+
+    def write(self, content: bytes) -> None:
+        self._file.write(content)
+        self._hash.update(content)
+        self._size += len(content)
+
+    def close(self) -> ShardFile:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return ShardFile(name=self._path.name, size_bytes=self._size, sha256=self._hash.hexdigest())
+
+    def abandon(self) -> None:
+        self._file.close()

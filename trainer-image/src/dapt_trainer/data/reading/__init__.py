@@ -1,0 +1,1 @@
+"""Reads documents from files and stores, in batches. Drops nothing silently."""

@@ -1,0 +1,81 @@
+"""Models on the work volume: loaded from safetensors alone, named by a digest.
+
+Nothing here reaches a network, and no code of a model's repository is ever run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from dapt_contract.stages.common import ModelReference
+from dapt_trainer.errors import InputError
+
+_READ_BLOCK_BYTES = 4 * 1024 * 1024
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_READ_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def weights_digest(folder: Path) -> str:
+    """Hexadecimal SHA-256 over names and digests of a folder's safetensors files, in the order of their names.
+
+    Raises:
+        InputError: the folder has none.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise InputError(f"{folder}: no *.safetensors file to name the model by")
+    return digest_of_weights({path.name: sha256_of_file(path) for path in files})
+
+
+def is_weights(path: str) -> bool:
+    """Whether a file of a model folder, named relative to it, is one that `weights_digest` covers."""
+    return path.endswith(".safetensors") and "/" not in path
+
+
+def digest_of_weights(sha256_by_name: Mapping[str, str]) -> str:
+    """`weights_digest` of files that were hashed already."""
+    lines = "".join(f"{name} {sha256_by_name[name]}\n" for name in sorted(sha256_by_name))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def reference_digest(work: Path, reference: ModelReference, known: dict[str, str] | None = None) -> str:
+    """Hexadecimal SHA-256 that names a whole recipe: its parts' digests, their order and shares.
+
+    A plain folder has the digest of its weights; one with adapters that of the weights' and adapters' digests in order.
+
+    Args:
+        work: root of the work volume.
+        reference: the recipe.
+        known: digests by folder, filled and read: several recipes of the same parts hash them once.
+
+    Raises:
+        InputError: a part has no safetensors file.
+    """
+    cache = {} if known is None else known
+
+    def of_folder(name: str) -> str:
+        if name not in cache:
+            cache[name] = weights_digest(work / name)
+        return cache[name]
+
+    def of_chain(weights: str, adapters: tuple[str, ...]) -> str:
+        parts = [of_folder(name) for name in (weights, *adapters)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest() if adapters else parts[0]
+
+    if not reference.averaged_with and reference.interpolation == 1.0:
+        return of_chain(reference.weights, (*reference.adapters, *reference.tuned))
+    lines = [f"mean {of_chain(reference.weights, reference.adapters)}"]
+    lines += [f"mean {of_chain(member.weights, member.adapters)}" for member in reference.averaged_with]
+    if reference.interpolation != 1.0:
+        lines.append(f"share {reference.interpolation!r} from {of_folder(reference.origin)}")
+    lines += [f"tuned {of_folder(adapter)}" for adapter in reference.tuned]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Loads, composes, shards and saves models. Knows no data set, no loop and no checkpoint."""

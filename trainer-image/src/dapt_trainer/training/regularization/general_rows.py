@@ -1,0 +1,62 @@
+"""General training sequences in an order of their own, for the Fisher information and for the divergence.
+
+They come from the shards that training may read, never from held-out text; with `generalUse: measure` the training
+mixture leaves them alone and they are read here all the same. Sources keep their weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from dapt_trainer.data.packing.manifest import DataManifest, read_manifest
+from dapt_trainer.data.packing.mixture import Mixture
+from dapt_trainer.data.packing.shards import open_shards
+from dapt_trainer.data.packing.torch_dataset import PackedDataset
+from dapt_trainer.errors import InputError
+
+_DRAWS = 2**40
+"""More than any run reads; the mixture's arithmetic ends at 2^42."""
+
+
+class GeneralRows:
+    """Row i is the i-th general sequence; after all were read they come again in another order."""
+
+    def __init__(self, work: Path, *, seed: int, document_boundaries: bool) -> None:
+        """Open the shards.
+
+        Raises:
+            InputError: there is no general training text.
+        """
+        manifest = read_manifest(work)
+        self.available = sum(shard.sequences for shard in manifest.shards if shard.side == "general")
+        if not self.available:
+            raise InputError(
+                "pretraining.regularization needs general training text, and spec.corpus.general left no sequence of "
+                "it; add general text, or remove regularization"
+            )
+        shards = open_shards(work, manifest)
+        mixture = Mixture.of_shards(shards, seed=seed, replay_fraction=1.0, global_batch_size=1)
+        self._rows = PackedDataset(
+            shards,
+            mixture,
+            total_steps=_DRAWS,
+            global_batch_size=1,
+            document_boundaries=document_boundaries,
+        )
+
+    def row(self, number: int) -> dict[str, torch.Tensor]:
+        """One sequence; each [L]."""
+        return self._rows[number]
+
+
+def general_digest(manifest: DataManifest) -> str:
+    """Hexadecimal SHA-256 over the general shards' files and the sources' weights: equal digests, equal rows."""
+    lines = [f"{manifest.sequence_length_tokens}\n"]
+    for shard in manifest.shards:
+        if shard.side == "general":
+            lines.append(f"{shard.name} {shard.weight!r} {shard.sequences}\n")
+            lines += [f"{file.name} {file.sha256}\n" for file in shard.files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

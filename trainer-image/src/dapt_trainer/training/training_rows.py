@@ -1,0 +1,63 @@
+"""The packed training rows of the work volume in the order of a run's mixture, and what is known of that order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dapt_contract.stages.pretrain import PretrainConfig
+from dapt_trainer.data.packing.manifest import read_manifest
+from dapt_trainer.data.packing.mixture import Mixture, MixtureTotals
+from dapt_trainer.data.packing.shards import Shard, open_shards
+from dapt_trainer.data.packing.torch_dataset import PackedDataset
+from dapt_trainer.errors import InputError
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """A run's rows, and its tokens as a pure function of the step."""
+
+    dataset: PackedDataset
+    """Row `step * global_batch_size + i`: input_ids, labels, position_ids, each int64 [sequence_length]."""
+    shards: tuple[Shard, ...]
+    mixture: Mixture
+    end_of_text_id: int
+
+    def tokens_of_step(self, step: int) -> int:
+        """Positions of the step's global batch that carry a token; `step` counts from 0."""
+        return sum(int(self.shards[source].used[row]) for source, row in self.mixture.rows(step))
+
+    def totals(self, steps: int) -> MixtureTotals:
+        """What the first `steps` steps of this attempt read of each source."""
+        return self.mixture.totals(steps, [shard.used for shard in self.shards])
+
+
+def open_rows(work: Path, config: PretrainConfig) -> TrainingRows:
+    """Open the shards and the mixture of a configuration.
+
+    Raises:
+        InputError: shards are missing or damaged, or their rows have another length.
+    """
+    manifest = read_manifest(work)
+    if manifest.sequence_length_tokens != config.sequence_length_tokens:
+        raise InputError(
+            f"the data was packed to {manifest.sequence_length_tokens} tokens a sequence and pretraining is set to "
+            f"{config.sequence_length_tokens}; run prepare again with corpus.sequenceLength "
+            f"{config.sequence_length_tokens}"
+        )
+    shards = tuple(open_shards(work, manifest))
+    mixture = Mixture.of_shards(
+        shards,
+        seed=config.seed,
+        replay_fraction=config.replay_fraction,
+        global_batch_size=config.global_batch_size,
+        earlier_phases=config.earlier_phases,
+    )
+    dataset = PackedDataset(
+        shards,
+        mixture,
+        total_steps=config.total_steps,
+        global_batch_size=config.global_batch_size,
+        document_boundaries=config.document_boundaries,
+    )
+    return TrainingRows(dataset, shards, mixture, manifest.end_of_text_id)
