@@ -77,7 +77,7 @@ def make_work(work: Path, shape: Shape, rows: int) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from toy_training import make_tokenizer, make_work_volume
+    from support.toy_training import make_tokenizer, make_work_volume
 
     make_work_volume(work, sequences=1)
     for file in (work / "model").glob("*.safetensors"):
@@ -95,7 +95,7 @@ def make_work(work: Path, shape: Shape, rows: int) -> None:
 
 
 def _write_rows(work: Path, shape: Shape, rows: int) -> None:
-    from dapt_trainer.data.packing.manifest import ShardManifest, read_manifest, write_manifest
+    from dapt_trainer.data.packing.data_manifest import ShardManifest, read_manifest, write_manifest
     from dapt_trainer.data.packing.shards import ShardWriter
 
     generator = np.random.default_rng(0)
@@ -142,7 +142,7 @@ def config_of(
 ) -> Any:
     """The stage's configuration of a case."""
     from dapt_contract.stages.common import DistributionConfig, LoraConfig
-    from toy_training import pretrain_config
+    from support.toy_training import pretrain_config
 
     return pretrain_config(
         lora=LoraConfig(rank=LORA_RANK, alpha=2 * LORA_RANK) if case.method == "lora" else None,
@@ -159,10 +159,10 @@ def config_of(
 def run_stage(work: Path, config: Any) -> dict[str, Any]:
     """The pretrain stage as it is, but for its saves and evaluations."""
     from dapt_trainer.distributed import join_ranks
-    from dapt_trainer.stages.pretrain import Pretraining
-    from toy_training import make_context
+    from dapt_trainer.stages.pretrain import PretrainRun
+    from support.toy_training import make_context
 
-    class Timed(Pretraining):
+    class Timed(PretrainRun):
         def _save(self, step: int, _tokens: int) -> None:
             self.saved_step = step
 

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from toy_adaptation import make_toy
+from support.toy_adaptation import make_toy
 
 LIMIT_SECONDS = 60.0
 NOTICED_BAR_SECONDS = LIMIT_SECONDS + 5.0

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from toy_adaptation import make_toy
+from support.toy_adaptation import make_toy
 
 BAR_SECONDS = 0.5
 

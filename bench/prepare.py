@@ -57,11 +57,11 @@ def our_seconds(
     import numpy as np
 
     from dapt_contract.stages.prepare import TextSource
-    from dapt_trainer.data.analysis import AnalysisPool, Settings
+    from dapt_trainer.data.analysis import AnalysisPool, AnalysisSettings
     from dapt_trainer.data.dedup.contamination import EvaluationItem, contamination_index
     from dapt_trainer.data.dedup.held_out_neighbours import HeldOutShingles
+    from dapt_trainer.data.input_problems import Problems
     from dapt_trainer.data.pack_source import pack_source
-    from dapt_trainer.data.problems import Problems
     from dapt_trainer.data.reading.sources import resolve
     from dapt_trainer.data.spool import Rules, SideReader, note_repeats
 
@@ -73,7 +73,7 @@ def our_seconds(
     config = TextSource(source=f"file://{source}")
     started = time.perf_counter()
     problems = Problems()
-    with AnalysisPool(Settings(tokenizer_json, None, 0, index, signs=near)) as pool:
+    with AnalysisPool(AnalysisSettings(tokenizer_json, None, 0, index, signs=near)) as pool:
         reader = SideReader("domain", folder / "spool", rules, pool)
         spooled = reader.read(0, config, resolve(config.source, "source"), problems, lambda _: None)
         reader.close()

@@ -47,7 +47,7 @@ def measure(folder: Path, options: Any, method: str) -> list[float]:
     """Stage over loop, one ratio a round."""
     from dapt_contract.stages.common import DistributionConfig, LoraConfig
     from dapt_trainer.stages import pretrain
-    from toy_training import SEQUENCE_LENGTH, make_context, make_work_volume, pretrain_config
+    from support.toy_training import SEQUENCE_LENGTH, make_context, make_work_volume, pretrain_config
 
     work = make_work_volume(folder / "work", sequences=512)
     make_larger_model(work / "model")
@@ -81,7 +81,7 @@ def make_larger_model(folder: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from toy_training import END_OF_TEXT, VOCABULARY
+    from support.toy_training import END_OF_TEXT, VOCABULARY
 
     torch.manual_seed(1)
     model = LlamaForCausalLM(

@@ -54,7 +54,7 @@ def measure(folder: Path, options: Any, method: str) -> dict[str, list[float]]:
     from bench.pretrain import make_larger_model
     from dapt_contract.stages.common import DistributionConfig, LoraConfig
     from dapt_contract.stages.pretrain import RegularizationConfig
-    from toy_training import make_work_volume, pretrain_config
+    from support.toy_training import make_work_volume, pretrain_config
 
     work = make_work_volume(folder / "work", sequences=512)
     make_larger_model(work / "model")
@@ -88,7 +88,7 @@ _tries = itertools.count(1)
 def step_seconds(work: Path, folder: Path, config: Any) -> float:
     """The median step of a run of its own; checkpoints of earlier runs are put away, a measured Fisher is not."""
     from dapt_trainer.stages import pretrain
-    from toy_training import make_context
+    from support.toy_training import make_context
 
     for path in work.glob("stages/*/try-*/checkpoint-*"):
         if path.is_dir():

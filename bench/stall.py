@@ -48,7 +48,7 @@ def measure(folder: Path, options: Any) -> list[float]:
     from dapt_contract.held_out import most_tokens
     from dapt_contract.stages.common import DistributionConfig
     from dapt_contract.stop_rule import StopRule
-    from toy_training import SEQUENCE_LENGTH, make_work_volume, pretrain_config
+    from support.toy_training import SEQUENCE_LENGTH, make_work_volume, pretrain_config
 
     batch = 64
     training_tokens = options.steps * batch * SEQUENCE_LENGTH
@@ -100,7 +100,7 @@ def seconds_of(
 ) -> tuple[float, float]:
     """(from the end of the first step to the end of the last checkpoint, what the stage counts as standing still)."""
     from dapt_trainer.stages import pretrain
-    from toy_training import make_context
+    from support.toy_training import make_context
 
     wanted = config.model_copy(update={"checkpoint_steps": checkpoints, "seed": number})
     context = make_context(work, folder / "scratch", wanted)

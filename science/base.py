@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dapt_contract.metric import Side
+from dapt_contract.measure import Side
 from science import bed, corpus
 from science.bed import BedSettings, SideData
 from science.digests import code_digest, digest_of

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from dapt_contract.metric import Side
+from dapt_contract.measure import Side
 from dapt_trainer.data.choose_held_out import HeldOutChoice, choose
 from dapt_trainer.data.dedup.held_out_neighbours import SHINGLE_WORDS, HeldOutShingles, sketches
 from dapt_trainer.data.packing.best_fit import Packer
 from dapt_trainer.data.packing.held_out import HeldOutDocument
 from dapt_trainer.data.packing.shards import Shard
-from dapt_trainer.data.spool import Candidate
+from dapt_trainer.data.spool import HeldOutCandidate
 from dapt_trainer.data.text import WordHasher, normalized, text_digest, words
 from science.digests import digest_of
 
@@ -82,7 +82,8 @@ def make_side(side: Side, texts: Sequence[str], tokenizer: Any, settings: BedSet
     ids = [encoding.ids for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
     places = [_place(text, settings.seed) for text in texts]
     candidates = [
-        Candidate(key, half, 0, number, len(ids[number]), number) for number, (key, half) in enumerate(places)
+        HeldOutCandidate(key, half, 0, number, len(ids[number]), number)
+        for number, (key, half) in enumerate(places)
     ]
     chosen = choose(
         side,

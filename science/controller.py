@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from dapt_contract.metric import Measure, Perplexity, SidePerplexity
+from dapt_contract.measure import Measure, Perplexity, SidePerplexity
 from dapt_contract.stages.blend import BlendRow
 from dapt_contract.stages.evaluate import BaselineFacts
 from dapt_contract.stages.prepare import ModelFacts, PrepareFacts
@@ -202,7 +202,7 @@ def chosen(
 
 def retreat(asked: DomainAdaptationSpec, known: Facts, reason: str) -> AttemptRecord | None:
     """The attempt that dapt begins after a breach."""
-    return attempts.retreat(asked, known, failed=frozenset(), reason=reason, now=_NOW)
+    return attempts.next_attempt(asked, known, failed=frozenset(), reason=reason, now=_NOW)
 
 
 def default_replay(base: Mapping[str, float]) -> float:

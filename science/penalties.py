@@ -14,8 +14,8 @@ PENALTY_CODE = (
     "dapt_trainer.training.regularization.quadratic",
     "dapt_trainer.training.regularization.kl",
     "dapt_trainer.training.regularization.fisher",
-    "dapt_trainer.training.regularization.base",
-    "dapt_trainer.training.regularization.build",
+    "dapt_trainer.training.regularization.penalty",
+    "dapt_trainer.training.regularization.single_process",
 )
 KL_ROWS = 4
 """Of 16 a step, so that its cost is near that of a quarter more compute."""
@@ -28,12 +28,12 @@ _estimating = threading.Lock()
 def make_penalty(world: World, penalty: Penalty, model: Any) -> Any:
     """The penalty anchored at the model's weights, which are the base model's."""
     from dapt_contract.stages.pretrain import RegularizationConfig
-    from dapt_trainer.training.regularization import build
+    from dapt_trainer.training.regularization import single_process
 
     config = RegularizationConfig(kind=penalty.kind, strength=penalty.strength, samples=penalty.samples)
     rows = general_rows(world, penalty.samples if penalty.kind == "ewc" else _KL_SAMPLES)
     fisher = fisher_of(world, penalty.samples) if penalty.kind == "ewc" else None
-    return build(config, model, general=rows, kl_rows=KL_ROWS, fisher=fisher, seed=_FISHER_SEED)
+    return single_process(config, model, general=rows, kl_rows=KL_ROWS, fisher=fisher, seed=_FISHER_SEED)
 
 
 def general_rows(world: World, count: int) -> list[dict[str, Any]]:

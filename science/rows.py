@@ -142,12 +142,12 @@ def _side(words: str) -> str:
 def _grow(world: World, words: str) -> Grown:
     from tokenizers import Tokenizer
 
-    from dapt_contract.stages.prepare import TokenizerExtension
+    from dapt_contract.stages.prepare import TokenizerExtensionConfig
     from dapt_trainer.tokenization.extension import grow_tokenizer
 
     side = world.bed.sides[_side(words)]
     texts = texts_of(side.shard, world.bed.tokenizer)
-    wanted = TokenizerExtension(vocabulary_size=NEW_TOKENS, minimum_frequency=MINIMUM_FREQUENCY)
+    wanted = TokenizerExtensionConfig(vocabulary_size=NEW_TOKENS, minimum_frequency=MINIMUM_FREQUENCY)
     made = grow_tokenizer(world.bed.tokenizer.to_str(), lambda: texts, wanted, source="the miniature")
     tokenizer = Tokenizer.from_str(made.tokenizer_json)
     constituents = tuple(tuple(made.constituents[number]) for number in sorted(made.constituents))

@@ -13,7 +13,7 @@ from dapt_contract.failure import Cause
 from dapt_contract.message import MAX_MESSAGE_BYTES
 from dapt_contract.progress import Progress
 from dapt_contract.stages.publish import PublishFacts
-from pods import alive, run_pod, start_pod, stop, wait_until
+from support.pod_objects import alive, run_pod, start_pod, stop, wait_until
 
 
 def test_a_finished_stage_tells_its_facts_and_leaves_its_report(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from dapt_contract.failure import Cause, ExitCode
 from dapt_trainer.pod.heartbeat import Heart, Heartbeat, read_heartbeat
-from dapt_trainer.pod.outcome import Outcome, judge, killed_outcome
+from dapt_trainer.pod.outcome import RankOutcome, judge, killed_outcome
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,10 @@ def test_a_file_that_is_no_heartbeat_is_none(tmp_path: Path) -> None:
     assert read_heartbeat(tmp_path, 1) is None
 
 
-def failed(rank: int, cause: Cause, code: ExitCode, *, effect: bool = False) -> Outcome:
-    return Outcome(rank=rank, exit_code=code, cause=cause, problems=(f"{cause} of {rank}",), effect=effect)
+def failed(rank: int, cause: Cause, code: ExitCode, *, effect: bool = False) -> RankOutcome:
+    return RankOutcome(
+        rank=rank, exit_code=code, cause=cause, problems=(f"{cause} of {rank}",), effect=effect
+    )
 
 
 INPUT = failed(3, Cause.BAD_INPUT, ExitCode.BAD_INPUT)
@@ -88,12 +90,12 @@ STOPPED = failed(1, Cause.STOPPED, ExitCode.STOPPED)
     [
         ((LOST, CRASH, INPUT), INPUT),
         ((LOST, CRASH), CRASH),
-        ((LOST, Outcome(rank=1)), LOST),
-        ((STOPPED, Outcome(rank=0)), STOPPED),
+        ((LOST, RankOutcome(rank=1)), LOST),
+        ((STOPPED, RankOutcome(rank=0)), STOPPED),
         ((CRASH, failed(1, Cause.CRASH, ExitCode.UNKNOWN)), failed(1, Cause.CRASH, ExitCode.UNKNOWN)),
     ],
 )
-def test_the_root_cause_counts(outcomes: tuple[Outcome, ...], root: Outcome) -> None:
+def test_the_root_cause_counts(outcomes: tuple[RankOutcome, ...], root: RankOutcome) -> None:
     verdict = judge(outcomes)
     assert (verdict.exit_code, verdict.cause, verdict.sentence) == (
         root.exit_code,
@@ -103,7 +105,7 @@ def test_the_root_cause_counts(outcomes: tuple[Outcome, ...], root: Outcome) -> 
 
 
 def test_all_ranks_done_is_a_success_with_the_facts_of_rank_0() -> None:
-    verdict = judge((Outcome(rank=1), Outcome(rank=0, facts={"files": 1})))
+    verdict = judge((RankOutcome(rank=1), RankOutcome(rank=0, facts={"files": 1})))
     assert (verdict.exit_code, verdict.cause, verdict.facts) == (0, None, {"files": 1})
 
 

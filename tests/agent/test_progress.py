@@ -9,7 +9,7 @@ import pytest
 from dapt_trainer.pod.heartbeat import Heart
 from dapt_trainer.pod.progress import Board
 from dapt_trainer.pod.settings import PodSettings
-from launch_builders import stage_run
+from support.launch_builders import stage_run
 
 
 def board(folder: Path, peak_flops: float = 0.0) -> Board:

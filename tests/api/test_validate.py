@@ -14,7 +14,7 @@ from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.api.validation.unsupported import ADAPTATION, PROFILE, unsupported_messages
 from dapt_operator.api.validation.validate import check
-from dapt_operator.api.validation.yaml_source import Document, load
+from dapt_operator.api.validation.yaml_source import YamlDocument, load
 
 HERE = Path(__file__).parent
 
@@ -526,7 +526,7 @@ def test_whatever_stands_in_a_spec_is_judged_in_sentences(spec: dict[str, Any], 
         "metadata": {"name": "a"},
         "spec": spec,
     }
-    model, found = check(Document(data), local=local)
+    model, found = check(YamlDocument(data), local=local)
     assert (model is None) == bool(found)
     assert len({str(problem) for problem in found}) == len(found)
     for problem in found:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from dapt_contract.failure import Cause
-from dapt_contract.run import RunIdentity
+from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api.validation.validate import check
-from dapt_operator.api.validation.yaml_source import Document
+from dapt_operator.api.validation.yaml_source import YamlDocument
 from dapt_operator.cli.commands import run as module
 from dapt_operator.cli.display.screen import PlainLog
 from dapt_operator.cli.display.stage_rows import Snapshot
@@ -23,7 +23,7 @@ from dapt_operator.cli.inputs.manifests import read_request
 from dapt_operator.cli.signals import StopFlag
 from dapt_operator.cluster.port import Key, World
 from dapt_operator.plan.decide import Plan
-from dapt_operator.runs import Children, RunPhase, RunState
+from dapt_operator.stage_run import Children, RunPhase, RunState
 
 MANIFEST = """\
 apiVersion: dapt.dev/v1alpha1
@@ -207,7 +207,7 @@ def test_what_is_stored_is_valid_also_with_the_built_in_profile(
     request = read_request(path, profile)
     stored = module._as_stored(request.adaptation, built_in_profile(request.adaptation))
     for manifest in stored:
-        model, problems = check(Document(manifest), local=True)
+        model, problems = check(YamlDocument(manifest), local=True)
         assert problems == []
         assert model is not None
     assert stored[0]["spec"]["profile"] == stored[1]["metadata"]["name"] == "local"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dapt_contract.base import Contract
-from dapt_contract.metric import Measure, Perplexity, SidePerplexity
+from dapt_contract.measure import Measure, Perplexity, SidePerplexity
 from dapt_contract.stages.align import AlignFacts
 from dapt_contract.stages.blend import BlendFacts, BlendRow
 from dapt_contract.stages.common import ModelReference

@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from dapt_contract.base import Contract
-from dapt_contract.metric import Measure, Perplexity, Score, SidePerplexity
-from dapt_contract.run import RunIdentity
+from dapt_contract.measure import Measure, Perplexity, Score, SidePerplexity
+from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile, write_report
 from dapt_contract.stages import (
     BaselineConfig,
@@ -24,7 +24,7 @@ from dapt_contract.stages import (
 )
 from dapt_contract.stages.common import EvaluationConfig, ModelReference
 from dapt_contract.stages.evaluate import NamedMeasure, Sample
-from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus, Selected
+from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus, SelectedStatus
 from dapt_operator.cli.display.results import attempts_table, outcome_table, read_outcome, sample_lines
 
 MODEL = ModelReference(weights="model")
@@ -52,7 +52,7 @@ def measure(domain: float, general: float, score: float, difference: float | Non
 BASE = measure(3.0, 2.0, 0.4)
 CHOSEN = measure(2.5, 2.05, 0.46, 0.06)
 FINAL = measure(2.55, 2.1, 0.5, 0.1)
-SELECTED = DomainAdaptationStatus(selected=Selected(id="a1-s24", reason="largest gain of 2"))
+SELECTED = DomainAdaptationStatus(selected=SelectedStatus(id="a1-s24", reason="largest gain of 2"))
 
 
 def finished(work: Path, kind: str, config: Contract, report: Contract, candidate: str | None = None) -> None:

@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 from ruamel.yaml import YAML
 
-from builders import merged
 from dapt_operator.cli.commands.rejudge import judge_again
 from dapt_operator.cli.errors import UserError
-from worlds import World
+from support.builders import merged
+from support.worlds import World
 
 
 def write(path: Path, content: Any) -> Path:

@@ -15,12 +15,19 @@ from dapt_contract.progress import Progress
 from dapt_operator.api.names import work_claim_name
 from dapt_operator.cluster.kubernetes import KubernetesCluster, Leadership, Store
 from dapt_operator.cluster.kubernetes import lease as lease_module
-from dapt_operator.cluster.port import CannotMake, Conflict, Event, Key, NameTaken, ObjectReference
+from dapt_operator.cluster.port import (
+    CannotCreateError,
+    ConflictError,
+    Event,
+    Key,
+    NameTakenError,
+    ObjectReference,
+)
 from dapt_operator.launchers import LAUNCHERS, all_states, indexed_job
 from dapt_operator.reconcile import signing_secret
-from dapt_operator.runs import Owner, StageRun, plain
+from dapt_operator.stage_run import Owner, StageRun, plain
 from dapt_operator.testing.objects import Ends
-from launch_builders import profile, stage_run
+from support.launch_builders import profile, stage_run
 from testcluster.adaptations import Adaptation
 from testcluster.control_plane import ControlPlane
 from testcluster.kubelet_script import ScriptedKubelet
@@ -152,7 +159,7 @@ def test_a_foreign_job_and_a_foreign_config_map_are_told_and_left(world: World) 
         theirs = plain(manifest)
         theirs["metadata"] = {"name": manifest["metadata"]["name"]}
         placed = world.plane.api.create(theirs, world.namespace)
-        with pytest.raises(NameTaken) as raised:
+        with pytest.raises(NameTakenError) as raised:
             world.cluster.apply(world.key, manifest)
         name, kind = manifest["metadata"]["name"], manifest["kind"]
         assert str(raised.value) == (
@@ -167,7 +174,7 @@ def test_a_foreign_job_and_a_foreign_config_map_are_told_and_left(world: World) 
 def test_a_config_map_that_was_made_anew_with_another_content_is_told(world: World) -> None:
     config, _ = world.render()
     world.plane.api.create(config | {"data": {"stage.json": "{}"}})
-    with pytest.raises(NameTaken, match="its content is not what was written"):
+    with pytest.raises(NameTakenError, match="its content is not what was written"):
         world.cluster.apply(world.key, config)
 
 
@@ -190,7 +197,7 @@ def test_a_quota_of_objects_is_told_in_the_servers_words(world: World) -> None:
     world.plane.api.create(quota)
     eventually(lambda: world.plane.api.get("ResourceQuota", "few", world.namespace)["status"].get("used"))
     with pytest.raises(
-        CannotMake, match=r"^the cluster refuses Job .*: exceeded quota: few, requested: count/"
+        CannotCreateError, match=r"^the cluster refuses Job .*: exceeded quota: few, requested: count/"
     ):
         world.cluster.apply(world.key, world.render()[1])
 
@@ -200,10 +207,10 @@ def test_a_status_is_written_at_its_version_alone(world: World) -> None:
     world.cluster.write_status(world.key, {"phase": "Preparing"}, before)
     assert world.version != before
     assert world.adaptation.phase == "Preparing"
-    with pytest.raises(Conflict, match="the object has been modified"):
+    with pytest.raises(ConflictError, match="the object has been modified"):
         world.cluster.write_status(world.key, {"phase": "Training"}, before)
     world.adaptation.patch(suspend=True)
-    with pytest.raises(Conflict):
+    with pytest.raises(ConflictError):
         world.cluster.write_status(world.key, {"phase": "Training"}, world.version)
     resource = world.cluster.observe(world.key).resource
     assert resource is not None
@@ -219,11 +226,11 @@ def test_a_status_is_written_at_its_version_alone(world: World) -> None:
 def test_the_status_of_a_successor_is_not_written(world: World) -> None:
     before = world.version
     world.plane.api.delete("DomainAdaptation", world.key.name, world.namespace)
-    with pytest.raises(Conflict, match="is gone"):
+    with pytest.raises(ConflictError, match="is gone"):
         world.cluster.write_status(world.key, {"phase": "Training"}, before)
     assert world.cluster.observe(world.key).resource is None
     successor = Adaptation(world.plane, world.namespace, "none")
-    with pytest.raises(Conflict):
+    with pytest.raises(ConflictError):
         world.cluster.write_status(world.key, {"phase": "Training"}, before)
     assert successor.status == {}
 

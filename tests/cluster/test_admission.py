@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from builders import adaptation, profile
 from dapt_operator.api.schema.immutable import FROZEN_BY, message
+from support.builders import adaptation, profile
 from testcluster.api import ApiError
 from testcluster.control_plane import ControlPlane
 from testcluster.waiting import eventually

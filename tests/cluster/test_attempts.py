@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from builders import checkpoint, pretrain_facts
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainConfig
 from dapt_operator.testing.objects import Ends
+from support.builders import checkpoint, pretrain_facts
 from testcluster.adaptations import (
     ROLLBACK,
     Adaptation,

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from builders import facts_for
 from dapt_contract.failure import Cause, ExitCode
-from dapt_contract.run import RunIdentity
+from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api import names
 from dapt_operator.testing.objects import Ends
+from support.builders import facts_for
 from testcluster import build
 from testcluster.adaptations import Adaptation, make_profile, stays_in
 from testcluster.api import Api, ApiError

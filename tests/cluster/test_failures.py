@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-import builders
 from dapt_contract.failure import Cause
 from dapt_operator.testing.objects import Ends
+from support import builders
 from testcluster.adaptations import STAGES, Adaptation, healthy, make_claim, make_profile
 from testcluster.control_plane import ControlPlane
 from testcluster.kubelet_script import ScriptedKubelet

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dapt_contract.run import RunIdentity
+from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api.names import object_name
 from testcluster.adaptations import Adaptation, healthy, make_claim, make_profile
 from testcluster.control_plane import ControlPlane
@@ -92,7 +92,7 @@ def make_secret(name: str) -> Callable[[Adaptation], Any]:
 
 
 def make_named_profile(life: Adaptation) -> None:
-    import builders
+    from support import builders
 
     life.plane.api.create(builders.profile("comes-later"))
 

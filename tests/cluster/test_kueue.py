@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from builders import checkpoint
+from support.builders import checkpoint
 from testcluster.adaptations import (
     STAGES,
     Adaptation,

@@ -10,9 +10,9 @@ import pytest
 
 from dapt_operator.api.validation.pod_security import breaches
 from dapt_operator.launchers import LAUNCHERS
-from dapt_operator.runs import Manifest, Owner, plain
-from launch_builders import owner, profile, resource, stage_run
-from launch_cases import CASES, platform, rendered
+from dapt_operator.stage_run import Manifest, Owner, plain
+from support.launch_builders import owner, profile, resource, stage_run
+from support.launch_cases import CASES, platform, rendered
 from testcluster.api import Api, ApiError
 from testcluster.control_plane import ControlPlane
 from testcluster.controllers import lacking

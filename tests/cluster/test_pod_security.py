@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from dapt_operator.launchers import LAUNCHERS
-from dapt_operator.runs import StageRun, plain
-from launch_builders import owner, profile, stage_run
+from dapt_operator.stage_run import StageRun, plain
+from support.launch_builders import owner, profile, stage_run
 from testcluster import host_pods
 from testcluster.api import ApiError
 from testcluster.control_plane import ControlPlane

@@ -11,9 +11,9 @@ import pytest
 
 from dapt_contract.failure import Cause, ExitCode
 from dapt_operator.launchers import LAUNCHERS, all_states
-from dapt_operator.runs import Children, Owner, RunPhase, RunState, StageRun, plain
+from dapt_operator.stage_run import Children, Owner, RunPhase, RunState, StageRun, plain
 from dapt_operator.testing.objects import Ends
-from launch_builders import profile, resource, stage_run
+from support.launch_builders import profile, resource, stage_run
 from testcluster.control_plane import ControlPlane
 from testcluster.kubelet_script import ScriptedKubelet
 from testcluster.pod_life import Life, ScriptedPod

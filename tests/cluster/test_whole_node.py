@@ -22,8 +22,9 @@ import pytest
 from dapt_contract.message import decode_message
 from dapt_contract.stages.publish import PublishFacts
 from dapt_operator.launchers import indexed_job
-from dapt_operator.runs import Owner
-from launch_builders import fake_manifests, profile, stage_run
+from dapt_operator.stage_run import Owner
+from support.launch_builders import fake_manifests, profile, stage_run
+from support.toy_adaptation import make_toy
 from testcluster import build, host_pods
 from testcluster.control_plane import ControlPlane
 from testcluster.helm import helm
@@ -31,7 +32,6 @@ from testcluster.network import bridge
 from testcluster.node import WholeNode, hindrance
 from testcluster.toy_claims import DESTINATION, cluster_manifests, volumes
 from testcluster.waiting import eventually
-from toy_adaptation import make_toy
 
 pytestmark = [pytest.mark.cluster, pytest.mark.whole_node, pytest.mark.torch, pytest.mark.timeout(1200)]
 

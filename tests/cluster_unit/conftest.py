@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from api_double import Adapter, ApiDouble
 from dapt_operator.cluster.kubernetes import KubernetesCluster, Store, client
+from support.api_double import Adapter, ApiDouble
 
 
 @pytest.fixture

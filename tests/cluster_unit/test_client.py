@@ -6,10 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from api_double import ApiDouble, Odd
-from dapt_operator.cluster.kubernetes import ApiError, NotLeader, Refused, Unavailable
+from dapt_operator.cluster.kubernetes import (
+    ApiError,
+    ApiUnavailableError,
+    NotLeaderError,
+    RequestRefusedError,
+)
 from dapt_operator.cluster.kubernetes import client as kubernetes_client
 from dapt_operator.cluster.kubernetes.client import Api
+from support.api_double import ApiDouble, Odd
 
 MAPS = "/api/v1/namespaces/health/configmaps"
 ONE = {"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "one", "namespace": "health"}}
@@ -49,7 +54,7 @@ def test_a_creation_takes_effect_once_whatever_comes_back(double: ApiDouble, cli
 
 def test_after_a_few_attempts_it_is_unavailable(double: ApiDouble, client: Api) -> None:
     double.odd("GET", *[BUSY] * 10)
-    with pytest.raises(Unavailable) as raised:
+    with pytest.raises(ApiUnavailableError) as raised:
         client.get(f"{MAPS}/one")
     assert str(raised.value) == f"GET {MAPS}/one: 429 TooManyRequests: slow down"
     assert len(double.sent("GET")) == 4
@@ -57,14 +62,14 @@ def test_after_a_few_attempts_it_is_unavailable(double: ApiDouble, client: Api) 
 
 def test_no_server_is_unavailable(client: Api, double: ApiDouble) -> None:
     client._configuration.host = "http://127.0.0.1:9"
-    with pytest.raises(Unavailable, match=r"^GET /version: no answer NewConnectionError: "):
+    with pytest.raises(ApiUnavailableError, match=r"^GET /version: no answer NewConnectionError: "):
         client.get("/version")
 
 
 def test_what_is_refused_is_not_sent_again(double: ApiDouble, client: Api) -> None:
     body = b'{"reason":"Forbidden","message":"exceeded quota: maps, used: count/configmaps=5"}'
     double.odd("POST", Odd(403, {}, body))
-    with pytest.raises(Refused) as raised:
+    with pytest.raises(RequestRefusedError) as raised:
         client.post(MAPS, ONE)
     assert str(raised.value) == f"POST {MAPS}: 403 Forbidden: exceeded quota: maps, used: count/configmaps=5"
     assert len(double.requests) == 1
@@ -79,7 +84,7 @@ def test_a_redirect_is_not_followed(double: ApiDouble, client: Api) -> None:
 
 def test_an_answer_that_never_ends_is_given_up(double: ApiDouble, client: Api) -> None:
     double.odd("GET", Odd(drip_seconds=0.01))
-    with pytest.raises(Unavailable, match=r"answer not complete after 0\.2 s"):
+    with pytest.raises(ApiUnavailableError, match=r"answer not complete after 0\.2 s"):
         client.get(f"{MAPS}/one", attempts=1, timeout_seconds=0.2)
 
 
@@ -88,7 +93,7 @@ def test_an_answer_that_is_too_large_is_given_up(
 ) -> None:
     monkeypatch.setattr(kubernetes_client, "_MAX_ANSWER_BYTES", 1000)
     double.odd("GET", Odd(200, {}, 2000 * b" "))
-    with pytest.raises(Unavailable, match="answer of more than 1000 bytes"):
+    with pytest.raises(ApiUnavailableError, match="answer of more than 1000 bytes"):
         client.get(f"{MAPS}/one", attempts=1)
 
 
@@ -123,7 +128,7 @@ def test_who_may_not_write_sends_nothing(double: ApiDouble) -> None:
         lambda: client.apply(f"{MAPS}/one", ONE),
         lambda: client.delete(f"{MAPS}/one", {}),
     ):
-        with pytest.raises(NotLeader, match="the Lease is not held"):
+        with pytest.raises(NotLeaderError, match="the Lease is not held"):
             verb()
     assert client.get(f"{MAPS}/one") is None, "reading is allowed"
     assert double.sent("POST|PUT|PATCH|DELETE") == []
@@ -137,7 +142,7 @@ def test_the_right_to_write_is_asked_before_each_attempt(
     answers = [True, False]
     client = Api(double.client(), may_write=lambda: answers.pop(0))
     double.odd("POST", BUSY)
-    with pytest.raises(NotLeader):
+    with pytest.raises(NotLeaderError):
         client.post(MAPS, ONE)
     assert len(double.requests) == 1
     client.close()
@@ -147,7 +152,7 @@ def test_closing_ends_the_rests(double: ApiDouble) -> None:
     client = Api(double.client())
     double.odd("GET", *[Odd(503, {"Retry-After": "5"})] * 4)
     client.close()
-    with pytest.raises(Unavailable):
+    with pytest.raises(ApiUnavailableError):
         client.get(f"{MAPS}/one")
     assert len(double.requests) == 1
 

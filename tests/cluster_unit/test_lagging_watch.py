@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from api_double import Adapter, Odd
-from cluster_objects import KEY, adaptation, job, pod
 from dapt_operator.cluster.kubernetes import ApiError
 from dapt_operator.launchers import all_states
-from dapt_operator.runs import RunPhase
-from launch_builders import stage_run
+from dapt_operator.stage_run import RunPhase
+from support.api_double import Adapter, Odd
+from support.cluster_objects import KEY, adaptation, job, pod
+from support.launch_builders import stage_run
 
 PODS = "/api/v1/namespaces/health/pods"
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from api_double import ApiDouble
 from dapt_operator.cluster.kubernetes import lease as module
 from dapt_operator.cluster.kubernetes.client import ATTEMPT_SECONDS
 from dapt_operator.cluster.kubernetes.lease import DURATION_SECONDS, WRITE_SECONDS, Leadership
-from pods import wait_until
+from support.api_double import ApiDouble
+from support.pod_objects import wait_until
 
 PATH = "/apis/coordination.k8s.io/v1/namespaces/dapt/leases/operator"
 

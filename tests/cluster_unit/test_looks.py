@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from api_double import Adapter, Odd
-from cluster_objects import KEY, adaptation, job, pod, rendered
 from dapt_operator.cluster.kubernetes.polls import pod_logs
 from dapt_operator.cluster.kubernetes.polls.pod_logs import last_lines
 from dapt_operator.launchers import indexed_job
-from launch_builders import owner, profile, stage_run
-from pods import wait_until
+from support.api_double import Adapter, Odd
+from support.cluster_objects import KEY, adaptation, job, pod, rendered
+from support.launch_builders import owner, profile, stage_run
+from support.pod_objects import wait_until
 
 HEALTH = "/api/v1/namespaces/health"
 WORKLOADS = "/apis/kueue.x-k8s.io/v1beta1/namespaces/health/workloads"

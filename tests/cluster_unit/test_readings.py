@@ -12,9 +12,9 @@ import pytest
 from dapt_contract.progress import Progress
 from dapt_operator.cluster.kubernetes.cache.entry import Target
 from dapt_operator.cluster.kubernetes.polls import progress
-from dapt_operator.cluster.kubernetes.polls.progress import Readings
+from dapt_operator.cluster.kubernetes.polls.progress import ProgressPolls
 from dapt_operator.cluster.port import Key
-from pods import free_port, wait_until
+from support.pod_objects import free_port, wait_until
 
 KEY = Key("health", "clinical-llama")
 RUN = "0123456789abcdef"
@@ -87,12 +87,12 @@ def pod(monkeypatch: pytest.MonkeyPatch) -> Iterator[PodServer]:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., tuple[Readings, list[Key]]]]:
-    made: list[Readings] = []
+def start() -> Iterator[Callable[..., tuple[ProgressPolls, list[Key]]]]:
+    made: list[ProgressPolls] = []
 
-    def begin(*targets: Target) -> tuple[Readings, list[Key]]:
+    def begin(*targets: Target) -> tuple[ProgressPolls, list[Key]]:
         woken: list[Key] = []
-        made.append(Readings(lambda: targets, woken.append))
+        made.append(ProgressPolls(lambda: targets, woken.append))
         return made[-1], woken
 
     yield begin
@@ -160,7 +160,7 @@ def test_nobody_at_the_port_is_no_reading_and_a_lost_one_keeps_the_last(pod: Pod
 
 def test_a_run_that_is_over_has_no_reading(pod: PodServer) -> None:
     targets = [pod.target]
-    readings = Readings(lambda: tuple(targets), lambda key: None)
+    readings = ProgressPolls(lambda: tuple(targets), lambda key: None)
     wait_until(lambda: bool(readings.of(KEY)), "a reading")
     targets.clear()
     wait_until(lambda: not readings.of(KEY), "its end")

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from cluster_objects import KEY, adaptation, job, pod, stored
 from dapt_operator.cluster.kubernetes import Store
 from dapt_operator.cluster.port import Key
 from dapt_operator.launchers import all_states
 from dapt_operator.plan.observed import observe
-from dapt_operator.runs import Children
-from launch_builders import UID, owner, stage_run
+from dapt_operator.stage_run import Children
+from support.cluster_objects import KEY, adaptation, job, pod, stored
+from support.launch_builders import UID, owner, stage_run
 
 FAILED = {"exitCode": 64, "finishedAt": "2026-01-31T12:01:00Z", "message": "x"}
 

@@ -7,15 +7,22 @@ from typing import Any
 
 import pytest
 
-from api_double import Adapter, ApiDouble, Odd
-from cluster_objects import KEY, adaptation, job, pod, rendered
-from dapt_operator.cluster.kubernetes import ApiError, NotLeader, Refused
+from dapt_operator.cluster.kubernetes import ApiError, NotLeaderError, RequestRefusedError
 from dapt_operator.cluster.kubernetes import cluster as adapter_module
-from dapt_operator.cluster.port import CannotMake, Conflict, Event, Key, NameTaken, ObjectReference
+from dapt_operator.cluster.port import (
+    CannotCreateError,
+    ConflictError,
+    Event,
+    Key,
+    NameTakenError,
+    ObjectReference,
+)
 from dapt_operator.launchers import indexed_job
 from dapt_operator.reconcile import signing_secret
-from dapt_operator.runs import plain
-from launch_builders import UID, owner, profile
+from dapt_operator.stage_run import plain
+from support.api_double import Adapter, ApiDouble, Odd
+from support.cluster_objects import KEY, adaptation, job, pod, rendered
+from support.launch_builders import UID, owner, profile
 
 HEALTH = "/api/v1/namespaces/health"
 JOBS = "/apis/batch/v1/namespaces/health/jobs"
@@ -111,7 +118,7 @@ def test_a_second_token_does_not_replace_the_signing_key(adapter: Adapter) -> No
 
 
 def taken(adapter: Adapter, manifest: Any) -> str:
-    with pytest.raises(NameTaken) as raised:
+    with pytest.raises(NameTakenError) as raised:
         adapter.cluster.apply(KEY, manifest)
     assert raised.value.kind == manifest["kind"]
     return raised.value.why
@@ -178,7 +185,9 @@ def test_a_claim_that_cannot_be_changed_any_more_serves_as_it_is(
 def test_what_the_server_refuses_is_raised_with_its_sentence(adapter: Adapter) -> None:
     adapter.double.odd("POST", FORBIDDEN)
     of = rendered()[1]
-    with pytest.raises(CannotMake, match=f"^the cluster refuses Job {of['metadata']['name']}: no right"):
+    with pytest.raises(
+        CannotCreateError, match=f"^the cluster refuses Job {of['metadata']['name']}: no right"
+    ):
         adapter.cluster.apply(KEY, of)
 
 
@@ -186,7 +195,7 @@ def test_a_kind_that_is_not_installed_is_told_with_what_to_do(adapter: Adapter) 
     adapter.double.odd("POST", Odd(404, {"Content-Type": "text/plain"}, b"404 page not found\n"))
     of = rendered()[1] | {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet"}
     with pytest.raises(
-        CannotMake, match="JobSet is not installed here; install it, or give the profile the launcher"
+        CannotCreateError, match="JobSet is not installed here; install it, or give the profile the launcher"
     ):
         adapter.cluster.apply(KEY, of)
 
@@ -279,7 +288,7 @@ def test_after_a_conflict_the_newest_version_is_observed(adapter: Adapter) -> No
     before = version(adapter)
     newer = adapter.double.objects[RESOURCE] | {"spec": {"suspend": True}}
     adapter.double.add(RESOURCE, newer)
-    with pytest.raises(Conflict, match=r"^health/clinical-llama: the object has been modified$"):
+    with pytest.raises(ConflictError, match=r"^health/clinical-llama: the object has been modified$"):
         adapter.cluster.write_status(KEY, {"phase": "Training"}, before)
     world = adapter.cluster.observe(KEY)
     assert world.resource is not None
@@ -299,7 +308,7 @@ def test_a_status_whose_answer_was_lost_is_written_and_no_conflict(adapter: Adap
 def test_the_status_of_a_resource_that_is_gone_is_a_conflict_and_it_is_gone(adapter: Adapter) -> None:
     before = version(adapter)
     del adapter.double.objects[RESOURCE]
-    with pytest.raises(Conflict, match="is gone"):
+    with pytest.raises(ConflictError, match="is gone"):
         adapter.cluster.write_status(KEY, {"phase": "Training"}, before)
     assert adapter.cluster.observe(KEY).resource is None
 
@@ -308,7 +317,7 @@ def test_a_status_that_the_schema_refuses_is_no_conflict(adapter: Adapter) -> No
     adapter.double.odd(
         "PUT", Odd(422, {}, b'{"reason":"Invalid","message":"status.phase: Unsupported value"}')
     )
-    with pytest.raises(Refused, match="Unsupported value"):
+    with pytest.raises(RequestRefusedError, match="Unsupported value"):
         adapter.cluster.write_status(KEY, {"phase": "?"}, version(adapter))
 
 
@@ -360,7 +369,7 @@ def test_without_the_lease_every_writing_verb_ends_quietly_and_observing_goes_on
         lambda: adapter.cluster.write_status(KEY, {}, version(adapter)),
         lambda: adapter.cluster.record(KEY, Event("Normal", "Started", "it starts")),
     ):
-        with pytest.raises(NotLeader):
+        with pytest.raises(NotLeaderError):
             verb()
     assert adapter.double.requests == []
     assert adapter.cluster.observe(KEY).children.jobs

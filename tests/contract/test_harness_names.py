@@ -53,15 +53,15 @@ def test_the_curated_names_are_missing_and_what_is_near_to_them_is_there() -> No
 
 
 def test_names_that_no_manifest_can_hold_are_not_in_the_list() -> None:
-    packed = harness.Known("1.2", ("short", "l" * 41, "a")).pack()
+    packed = harness.HarnessTasks("1.2", ("short", "l" * 41, "a")).pack()
     assert gzip.decompress(packed) == b"1.2\na\nshort"
 
 
 @pytest.mark.torch
 def test_the_list_is_that_of_the_installed_harness() -> None:
-    """Stale? Run `python -m dapt_trainer.data.harness.names` and commit the file."""
+    """Stale? Run `python -m dapt_trainer.data.harness.task_names` and commit the file."""
     if version("lm_eval") != harness.listed().version:
         pytest.skip(f"the list is of lm-evaluation-harness {harness.listed().version}")
-    from dapt_trainer.data.harness.names import installed
+    from dapt_trainer.data.harness.task_names import installed
 
     assert gzip.decompress(installed().pack()).decode().split()[1:] == list(harness.listed().names)

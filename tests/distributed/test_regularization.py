@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dapt_contract.stages.pretrain import PretrainReport, RegularizationConfig
-from toy_gang import run_gang
-from toy_training import make_work_volume
+from support.toy_gang import run_gang
+from support.toy_training import make_work_volume
 
 pytestmark = [pytest.mark.torch, pytest.mark.distributed]
 EWC = RegularizationConfig(kind="ewc", strength=20.0, samples=5)

@@ -11,8 +11,8 @@ import safetensors.torch
 import torch
 
 from dapt_contract.stages.pretrain import PretrainReport
-from toy_gang import run_gang
-from toy_training import make_work_volume
+from support.toy_gang import run_gang
+from support.toy_training import make_work_volume
 
 pytestmark = [pytest.mark.torch, pytest.mark.distributed]
 MODES = {

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from dapt_operator.cli.commands.lint import lint
+from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.items.tuning_data import read_instructions, read_preferences
-from dapt_trainer.data.problems import Problems
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "finetuning.md").read_text()

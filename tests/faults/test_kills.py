@@ -26,7 +26,7 @@ from ruamel.yaml import YAML
 
 from dapt_contract.stage_file import find_report
 from dapt_contract.stages.pretrain import PretrainReport
-from toy_adaptation import make_toy
+from support.toy_adaptation import make_toy
 
 KILLS = int(os.environ.get("DAPT_FAULT_KILLS", "3"))
 KILLS_IN_SAVE = int(os.environ.get("DAPT_FAULT_KILLS_IN_SAVE", "1"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from toy_training import FILTERS
+from support.toy_training import FILTERS
 
 pytest.importorskip("torch")
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]

@@ -9,7 +9,7 @@ import pytest
 
 from dapt_contract.stages.common import DistributionConfig, LoraConfig, ModelReference
 from dapt_operator.plan.sizing.memory import training_memory
-from toy_training import FILTERS, VOCABULARY, make_context, make_work_volume, pretrain_config
+from support.toy_training import FILTERS, VOCABULARY, make_context, make_work_volume, pretrain_config
 
 torch = pytest.importorskip("torch")
 pytestmark = [

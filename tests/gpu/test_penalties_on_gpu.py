@@ -9,7 +9,7 @@ import pytest
 
 from dapt_contract.stages.common import DistributionConfig, LoraConfig, ModelReference
 from dapt_contract.stages.pretrain import RegularizationConfig
-from toy_training import FILTERS, make_context, make_work_volume, pretrain_config
+from support.toy_training import FILTERS, make_context, make_work_volume, pretrain_config
 
 torch = pytest.importorskip("torch")
 pytestmark = [

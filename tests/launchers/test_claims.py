@@ -11,11 +11,11 @@ from dapt_contract import pod as contract
 from dapt_operator.api.validation.validate import check
 from dapt_operator.api.validation.yaml_source import load
 from dapt_operator.launchers import LAUNCHERS
-from dapt_operator.runs import StageRun, plain
+from dapt_operator.stage_run import StageRun, plain
 from dapt_trainer.data.reading.sources import CLAIMS_FOLDER, filesystem_of
 from dapt_trainer.errors import InputError
 from dapt_trainer.publishing.destinations import open_destination
-from launch_builders import owner, profile, stage_run
+from support.launch_builders import owner, profile, stage_run
 
 MANIFEST = """
 apiVersion: dapt.dev/v1alpha1

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dapt_contract.failure import Cause
-from dapt_operator.runs import RunPhase
-from gang_objects import DISRUPTED, NOW, RUN, deleted, ended, job, job_set, pod, said, state_of
+from dapt_operator.stage_run import RunPhase
+from support.gang_objects import DISRUPTED, NOW, RUN, deleted, ended, job, job_set, pod, said, state_of
 
 AT_ONCE = datetime(2026, 1, 31, 12, 1, 30, tzinfo=UTC)
 """The moment at which `ended` pods ended."""

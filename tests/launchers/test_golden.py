@@ -12,8 +12,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from dapt_operator.launchers import LAUNCHERS
-from dapt_operator.runs import plain
-from launch_cases import CASES, rendered
+from dapt_operator.stage_run import plain
+from support.launch_cases import CASES, rendered
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

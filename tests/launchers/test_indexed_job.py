@@ -11,9 +11,9 @@ from dapt_contract.stage_file import StageFile
 from dapt_operator.api.quantity import parse_quantity
 from dapt_operator.launchers import LAUNCHERS, indexed_job
 from dapt_operator.launchers.labels import identity_of
-from dapt_operator.runs import RunResources, StageRun, plain
-from launch_builders import owner, profile, stage_run
-from launch_cases import CASES
+from dapt_operator.stage_run import RunResources, StageRun, plain
+from support.launch_builders import owner, profile, stage_run
+from support.launch_cases import CASES
 
 LONG_NAME = "a-name-that-is-much-longer-than-what-fits-into-the-names"
 

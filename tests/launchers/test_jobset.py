@@ -9,10 +9,10 @@ import pytest
 from dapt_contract.failure import Cause
 from dapt_operator.launchers import LAUNCHERS, all_states, indexed_job, jobset
 from dapt_operator.launchers.labels import identity_of
-from dapt_operator.runs import Children, RunPhase, StageRun, plain
-from gang_objects import FACTS, NOW, RUN, SUCCESS, ended, job, job_set, pod, state_of
-from launch_builders import owner, profile, stage_run
-from launch_cases import CASES, rendered
+from dapt_operator.stage_run import Children, RunPhase, StageRun, plain
+from support.gang_objects import FACTS, NOW, RUN, SUCCESS, ended, job, job_set, pod, state_of
+from support.launch_builders import owner, profile, stage_run
+from support.launch_cases import CASES, rendered
 
 LONGEST_NAME = "a" * 63
 STAGES = ("prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dapt_operator.launchers.render.environment import ALONE, environment_of
-from launch_builders import profile, stage_run
+from support.launch_builders import profile, stage_run
 
 GPUS = {"kind": "gpu", "perNode": 8, "memoryGiB": 80}
 

@@ -17,9 +17,9 @@ from dapt_operator.api.validation.validate import check
 from dapt_operator.api.validation.yaml_source import load
 from dapt_operator.launchers import LAUNCHERS
 from dapt_operator.launchers.render.pod import lifted_restrictions
-from dapt_operator.runs import plain
-from launch_builders import owner, profile, stage_run
-from launch_cases import platform
+from dapt_operator.stage_run import plain
+from support.launch_builders import owner, profile, stage_run
+from support.launch_cases import platform
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES: dict[Shape, Any] = {

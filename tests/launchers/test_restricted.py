@@ -9,9 +9,9 @@ import pytest
 from dapt_operator.api.validation.pod_security import breaches
 from dapt_operator.launchers import LAUNCHERS
 from dapt_operator.launchers.render.pod import lifted_restrictions
-from dapt_operator.runs import plain
-from launch_builders import profile
-from launch_cases import CASES, rendered
+from dapt_operator.stage_run import plain
+from support.launch_builders import profile
+from support.launch_cases import CASES, rendered
 
 KEPT: dict[str, Any] = {
     "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},

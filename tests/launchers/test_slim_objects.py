@@ -9,9 +9,9 @@ import pytest
 from dapt_contract.failure import Cause
 from dapt_operator.cluster.kubernetes.cache.projection import slim
 from dapt_operator.launchers import all_states
-from dapt_operator.runs import Children
-from gang_objects import DISRUPTED, NOW, RUN, SUCCESS, deleted, ended, job, job_set, pod, said
-from launch_builders import stage_run
+from dapt_operator.stage_run import Children
+from support.gang_objects import DISRUPTED, NOW, RUN, SUCCESS, deleted, ended, job, job_set, pod, said
+from support.launch_builders import stage_run
 
 GPUS = stage_run(nodes=2, accelerators=8, queue="team")
 RUNNING = {"running": {"startedAt": "2026-01-31T12:00:05Z"}}

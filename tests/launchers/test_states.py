@@ -12,9 +12,9 @@ from dapt_contract.failure import Cause
 from dapt_contract.message import encode_message
 from dapt_contract.progress import Progress
 from dapt_operator.launchers.indexed_job import states
-from dapt_operator.runs import Children, RunPhase
-from gang_objects import DISRUPTED, FACTS, NOW, RUN, SUCCESS, ended, job, pod, said, state_of
-from launch_builders import stage_run
+from dapt_operator.stage_run import Children, RunPhase
+from support.gang_objects import DISRUPTED, FACTS, NOW, RUN, SUCCESS, ended, job, pod, said, state_of
+from support.launch_builders import stage_run
 
 
 def test_a_success_has_the_first_pods_facts_and_the_times_of_all_pods() -> None:

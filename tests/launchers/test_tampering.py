@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from dapt_operator.launchers import indexed_job
-from dapt_operator.runs import RunPhase
-from gang_objects import RUN, ended, job, job_set, pod, state_of
-from launch_builders import owner, profile
+from dapt_operator.stage_run import RunPhase
+from support.gang_objects import RUN, ended, job, job_set, pod, state_of
+from support.launch_builders import owner, profile
 
 STAGE_JSON = indexed_job.render(RUN, profile(), owner())[0]["data"]["stage.json"]
 SHA256 = hashlib.sha256(STAGE_JSON.encode()).hexdigest()

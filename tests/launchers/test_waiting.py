@@ -11,9 +11,9 @@ from ruamel.yaml import YAML
 from dapt_operator.launchers.labels import QUEUE_LABEL
 from dapt_operator.launchers.observe.pod_waiting import refusal_of
 from dapt_operator.launchers.observe.quota import quota_of
-from dapt_operator.runs import Hindrance, Quota, RunPhase
-from gang_objects import RUN, job, job_set, pod, state_of
-from launch_builders import stage_run
+from dapt_operator.stage_run import Hindrance, Quota, RunPhase
+from support.gang_objects import RUN, job, job_set, pod, state_of
+from support.launch_builders import stage_run
 
 
 def waiting(reason: str, message: str) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from ruamel.yaml import YAML
 
 from dapt_contract.failure import Cause
 from dapt_operator.cluster.local import LocalCluster
-from launch_builders import resource
-from local_runs import last_state, start, wait_for_end
+from support.launch_builders import resource
+from support.local_runs import last_state, start, wait_for_end
 
 pytestmark = [pytest.mark.local]
 

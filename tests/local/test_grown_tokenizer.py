@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from toy_adaptation import make_toy
+from support.toy_adaptation import make_toy
 
 pytestmark = [pytest.mark.local, pytest.mark.timeout(600)]
 

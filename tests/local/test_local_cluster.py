@@ -18,11 +18,11 @@ from dapt_contract.failure import Cause
 from dapt_contract.message import encode_message
 from dapt_contract.stages.publish import PublishFacts
 from dapt_operator.cluster.local import LocalCluster, LocalRunError
-from dapt_operator.cluster.port import Conflict, Event, Key, ObjectReference
+from dapt_operator.cluster.port import ConflictError, Event, Key, ObjectReference
 from dapt_operator.launchers.indexed_job import states
-from dapt_operator.runs import Owner, RunPhase, RunState, StageRun
-from launch_builders import fake_manifests, owner, resource, stage_run
-from pods import alive, wait_until
+from dapt_operator.stage_run import Owner, RunPhase, RunState, StageRun
+from support.launch_builders import fake_manifests, owner, resource, stage_run
+from support.pod_objects import alive, wait_until
 
 SLEEP = "import time; time.sleep(600)"
 SAY = "import os; open(os.environ['DAPT_TERMINATION_LOG'], 'w').write({text!r})"
@@ -407,7 +407,7 @@ def test_a_status_written_over_another_is_a_conflict_and_an_equal_one_is_not_wri
     assert before is not None
     version = before["metadata"]["resourceVersion"]
     cluster.write_status(cluster.key, {"phase": "Preparing"}, version)
-    with pytest.raises(Conflict, match="clinical-llama has resource version 2, not 1"):
+    with pytest.raises(ConflictError, match="clinical-llama has resource version 2, not 1"):
         cluster.write_status(cluster.key, {"phase": "Ready"}, version)
     cluster.write_status(cluster.key, {"phase": "Preparing"}, "2")
     after = cluster.observe(cluster.key).resource

@@ -12,10 +12,10 @@ import pytest
 
 from dapt_contract.failure import Cause
 from dapt_operator.cluster.local import LocalCluster
-from dapt_operator.runs import RunPhase
-from launch_builders import resource
-from local_runs import last_state, ranks_below, start
-from pods import alive, wait_until
+from dapt_operator.stage_run import RunPhase
+from support.launch_builders import resource
+from support.local_runs import last_state, ranks_below, start
+from support.pod_objects import alive, wait_until
 
 KILLS = 5
 SCRIPT = "step=1,polled-sleep=0.4,step=2"

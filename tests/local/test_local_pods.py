@@ -12,10 +12,10 @@ import pytest
 
 from dapt_contract.failure import Cause
 from dapt_operator.cluster.local import LocalCluster
-from dapt_operator.runs import RunPhase
-from launch_builders import fake_manifests, resource, stage_run
-from local_runs import last_state, owner_of, ranks_below, start, wait_for_end
-from pods import alive, wait_until
+from dapt_operator.stage_run import RunPhase
+from support.launch_builders import fake_manifests, resource, stage_run
+from support.local_runs import last_state, owner_of, ranks_below, start, wait_for_end
+from support.pod_objects import alive, wait_until
 
 pytestmark = [pytest.mark.local]
 gang = [pytest.mark.torch, pytest.mark.distributed]
@@ -57,7 +57,7 @@ VICTIM = """
 import sys, time
 sys.path[:0] = {path!r}
 from pathlib import Path
-from local_runs import LocalCluster, start; from launch_builders import resource
+from support.local_runs import LocalCluster, start; from support.launch_builders import resource
 start(LocalCluster(Path({folder!r}), resource(), None), {script!r}, nodes={nodes})
 time.sleep(600)
 """

@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from dapt_contract.progress import Progress
-from dapt_operator.cluster.local.progress import Readings, fetch
-from pods import free_port, wait_until
+from dapt_operator.cluster.local.progress import LocalProgress, fetch
+from support.pod_objects import free_port, wait_until
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def test_nobody_at_the_port_is_no_reading() -> None:
 def test_only_readings_of_the_run_itself_are_kept_and_only_while_it_runs() -> None:
     with serving(GOOD) as port:
         targets = {"mine": (port, "abc"), "forged": (port, "xyz")}
-        readings = Readings(lambda: targets)
+        readings = LocalProgress(lambda: targets)
         wait_until(lambda: "mine" in readings.latest(), "a reading")
         assert set(readings.latest()) == {"mine"}
         targets = {}

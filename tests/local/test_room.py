@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from dapt_operator.cluster.local import LocalCluster
-from dapt_operator.cluster.local.capacity import Room, demand, machine
+from dapt_operator.cluster.local.capacity import Capacity, demand, machine
 from dapt_operator.cluster.port import ObjectReference
 from dapt_operator.launchers.indexed_job import states
-from dapt_operator.runs import RunPhase, RunState
-from launch_builders import fake_manifests, resource, stage_run
-from local_runs import owner_of
-from pods import wait_until
+from dapt_operator.stage_run import RunPhase, RunState
+from support.launch_builders import fake_manifests, resource, stage_run
+from support.local_runs import owner_of
+from support.pod_objects import wait_until
 
 SLEEP = "import time; time.sleep(600)"
 
@@ -23,7 +23,7 @@ SLEEP = "import time; time.sleep(600)"
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
     with LocalCluster(tmp_path / "run", resource(), None) as local:
-        local._room = Room({"cpu": 4.0, "nvidia.com/gpu": 2.0})
+        local._room = Capacity({"cpu": 4.0, "nvidia.com/gpu": 2.0})
         yield local
         local.kill()
 
@@ -102,7 +102,7 @@ def test_all_pods_of_a_gang_count() -> None:
     job = fake_manifests(run)[-1]
     container = job["spec"]["template"]["spec"]["containers"][0]
     container["resources"] = {"requests": {"cpu": "1500m", "memory": "1Gi"}}
-    assert demand(job, Room({"cpu": 8.0})) == Room({"cpu": 4.5})
+    assert demand(job, Capacity({"cpu": 8.0})) == Capacity({"cpu": 4.5})
     container["resources"] = {}
-    assert demand(job, Room({"cpu": 8.0})) == Room({"cpu": 8.0})
+    assert demand(job, Capacity({"cpu": 8.0})) == Capacity({"cpu": 8.0})
     assert machine({"nvidia.com/gpu": 2}).amounts["nvidia.com/gpu"] == 2.0

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from toy_adaptation import make_toy
+from support.toy_adaptation import make_toy
 
 pytestmark = [pytest.mark.local, pytest.mark.timeout(900)]
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from builders import healthy
 from dapt_contract.failure import Cause
 from dapt_contract.stage_file import StageFile
-from dapt_operator.runs import Manifest
 from dapt_operator.runtime import metrics, metrics_reference
+from dapt_operator.stage_run import Manifest
 from dapt_operator.testing.objects import Ends, Stays
 from dapt_trainer.pod.progress import METRICS
-from worlds import World
+from support.builders import healthy
+from support.worlds import World
 
 ROOT = Path(__file__).parents[2]
 

@@ -84,7 +84,8 @@ def test_an_api_server_that_is_away_is_one_line_and_the_operator_goes_on_trying(
 def test_the_process_ends_whatever_thread_goes_on(tmp_path: Path) -> None:
     hanging = (
         "import threading, time\n"
-        "from dapt_operator.cli import main, operator\n"
+        "from dapt_operator.cli import main\n"
+        "from dapt_operator.cli.commands import operator\n"
         "def run(self):\n"
         "    threading.Thread(target=time.sleep, args=(60,)).start()\n"
         "    print('ended')\n"

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from dapt_operator.runtime.work_queue import (
     LONGEST_BACKOFF_SECONDS,
     SPACING_SECONDS,
-    Schedule,
+    DueTimes,
     WorkQueue,
     backoff_seconds,
 )
@@ -26,7 +26,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.schedule: Schedule[str] = Schedule()
+        self.schedule: DueTimes[str] = DueTimes()
         self.now = 100.0
         self.owed: dict[str, float] = {}
         """By when at the latest each key must be offered."""
@@ -109,7 +109,7 @@ def test_the_rest_after_failures_doubles_up_to_its_bound() -> None:
 
 
 def test_keys_that_are_gone_leave_nothing_behind() -> None:
-    schedule: Schedule[int] = Schedule()
+    schedule: DueTimes[int] = DueTimes()
     for number in range(1000):
         schedule.wake(number, now=float(number))
         assert schedule.take(float(number)) == number
@@ -119,7 +119,7 @@ def test_keys_that_are_gone_leave_nothing_behind() -> None:
 
 
 def test_the_key_that_waited_longest_comes_first() -> None:
-    schedule: Schedule[str] = Schedule()
+    schedule: DueTimes[str] = DueTimes()
     schedule.wake("late", 0.0, after=5.0)
     schedule.wake("second", 0.0, after=1.0)
     schedule.wake("first", 0.0)

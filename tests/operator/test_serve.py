@@ -8,7 +8,7 @@ import urllib.request
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from dapt_operator.runtime.http_server import Pages, PortTaken
+from dapt_operator.runtime.http_server import Pages, PortTakenError
 
 
 def get(port: int, path: str) -> tuple[int, str]:
@@ -52,7 +52,7 @@ def test_a_port_that_is_taken_is_said_in_one_sentence() -> None:
     with (
         Pages(0, alive=str, ready=str, registry=CollectorRegistry()) as first,
         pytest.raises(
-            PortTaken,
+            PortTakenError,
             match=f"port {first.port} cannot be served: Address already in use; give another --port",
         ),
     ):

@@ -8,7 +8,7 @@ import pytest
 import structlog
 from kubernetes.client import Configuration
 
-from dapt_operator.cluster.kubernetes import NotLeader, Store
+from dapt_operator.cluster.kubernetes import NotLeaderError, Store
 from dapt_operator.cluster.port import Key
 from dapt_operator.plan.decide import Plan
 from dapt_operator.runtime import operator
@@ -78,7 +78,7 @@ def test_nobody_there_is_not_finished() -> None:
 
 def test_without_the_lease_a_look_ends_quietly(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: Any, **__: Any) -> Plan:
-        raise NotLeader("PUT /status: the Lease is not held")
+        raise NotLeaderError("PUT /status: the Lease is not held")
 
     monkeypatch.setattr(operator, "reconcile", refused)
     with structlog.testing.capture_logs() as logged:

@@ -9,7 +9,7 @@ import kopf
 import pytest
 
 from dapt_operator.runtime.logging_setup import OncePerOutage
-from dapt_operator.runtime.settings import BadSetting, Forever, make_settings, set_kopf
+from dapt_operator.runtime.settings import BadSettingError, Forever, make_settings, set_kopf
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def outside_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_problem_is_told_at_once() -> None:
-    with pytest.raises(BadSetting) as raised:
+    with pytest.raises(BadSettingError) as raised:
         make_settings(
             namespaces=["team-a", "Team_B"],
             instance="a/b c",

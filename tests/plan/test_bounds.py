@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from builders import base_measure, checkpoint, measure, pretrain_facts, score
 from dapt_contract.base import Contract
-from dapt_contract.metric import Measure
+from dapt_contract.measure import Measure
 from dapt_contract.stages.evaluate import BaselineFacts, EvaluateFacts
 from dapt_operator.api.v1alpha1.ledger import Ledger, RunRecord
 from dapt_operator.api.v1alpha1.status import (
     CandidateStatus,
     Condition,
     DomainAdaptationStatus,
-    Selected,
+    SelectedStatus,
     StageStatus,
     TaskScore,
 )
-from dapt_operator.plan.ledger.compaction import make_room
+from dapt_operator.plan.ledger.compaction import free_one_record
 from dapt_operator.plan.ledger.records import compact
 from dapt_operator.plan.ledger.stage_facts import read_facts
-from dapt_operator.plan.status.size_limit import fit, size_bytes
+from dapt_operator.plan.status.size_limit import size_bytes, truncate_status
+from support.builders import base_measure, checkpoint, measure, pretrain_facts, score
 
 LONG = "ü" * 1024
 
@@ -80,7 +80,7 @@ def largest() -> DomainAdaptationStatus:
         candidates=tuple(
             CandidateStatus(id=f"a1-s{index}", tasks=tasks, message="m" * 4096, digest="d" * 64) for index in range(100)
         ),
-        selected=Selected(id="a1-s7", reason="the largest gain"),
+        selected=SelectedStatus(id="a1-s7", reason="the largest gain"),
         ledger=Ledger(fence=40, runs=(*chain(), *(record(index) for index in range(28)))),
     )  # fmt: skip
 
@@ -88,7 +88,7 @@ def largest() -> DomainAdaptationStatus:
 def test_the_largest_status_fits_and_keeps_what_decisions_read() -> None:
     status = largest()
     assert size_bytes(status.to_dict()) > 1024 * 1024
-    small = fit(status)
+    small = truncate_status(status)
     assert size_bytes(small.to_dict()) <= 240 * 1024
     assert small.ledger is not None
     assert status.ledger is not None
@@ -98,22 +98,22 @@ def test_the_largest_status_fits_and_keeps_what_decisions_read() -> None:
     assert small.selected == status.selected
     assert "a1-s7" in {one.id for one in small.candidates}
     assert small.stages[-1].last_log_lines != ()
-    assert fit(small) == small
+    assert truncate_status(small) == small
 
 
 def test_a_status_that_fits_is_left_as_it_is() -> None:
     status = largest().model_copy(update={"candidates": (), "ledger": None})
-    assert fit(status) is status
+    assert truncate_status(status) is status
 
 
 def test_what_is_least_needed_is_cut_first() -> None:
     status = largest().model_copy(update={"ledger": None, "stages": ()})
     few = status.model_copy(update={"candidates": status.candidates[:40]})
-    small = fit(few)
+    small = truncate_status(few)
     assert [one.message for one in small.candidates] == ["m" * 197 + "..."] * 40
     assert [one.tasks for one in small.candidates] == [one.tasks for one in few.candidates]
     assert small.conditions == few.conditions
-    many = fit(status)
+    many = truncate_status(status)
     assert [one.id for one in many.candidates if one.tasks] == ["a1-s7"]
 
 
@@ -121,25 +121,25 @@ def test_a_full_ledger_lets_go_of_measures_first_then_of_what_was_done_for_anoth
     others = (record(3, "finetune"), record(4, "finetune", candidate="a1-s2"))
     full = Ledger(fence=40, runs=(*chain(), *others, *(record(index) for index in range(5, 31))))
     assert len(full.runs) == 40
-    room = make_room(full, "a1-s3")
+    room = free_one_record(full, "a1-s3")
     assert [one.fence for one in full.runs if one not in room.runs] == [5]
     assert read_facts(room).measures == read_facts(full).measures
     failed = {"state": "Failed", "facts": None}
     without = Ledger(
         runs=tuple(r.model_copy(update=failed) if r.kind == "evaluate" else r for r in full.runs)
     )
-    gone = make_room(without, "a1-s3")
+    gone = free_one_record(without, "a1-s3")
     assert [one.fence for one in without.runs if one not in gone.runs] == [4]
     assert gone.closed is not None
     assert gone.closed.lineages == ("finetune 1 a1-s2 1",)
     short = Ledger(runs=full.runs[:39])
-    assert make_room(short, "a1-s3") is short
+    assert free_one_record(short, "a1-s3") is short
 
 
 def test_what_is_let_go_is_counted_and_what_has_forgotten_most_goes_first() -> None:
     ledger = Ledger(runs=chain())
     for index in range(5, 205):
-        ledger = make_room(ledger.model_copy(update={"runs": (*ledger.runs, record(index))}), None)
+        ledger = free_one_record(ledger.model_copy(update={"runs": (*ledger.runs, record(index))}), None)
     assert len(ledger.runs) == 39
     assert ledger.closed is not None
     assert len(ledger.closed.lineages) == 173
@@ -154,4 +154,4 @@ def test_what_is_let_go_is_counted_and_what_has_forgotten_most_goes_first() -> N
     assert set(kept) <= set(facts.measures)
     assert facts.closed == {f"a1-s{index}" for index in range(5, 178)}
     assert facts.measures["a1-s5"] == EvaluateFacts.model_validate(record(5).facts).measure
-    assert size_bytes(fit(DomainAdaptationStatus(ledger=ledger)).to_dict()) <= 240 * 1024
+    assert size_bytes(truncate_status(DomainAdaptationStatus(ledger=ledger)).to_dict()) <= 240 * 1024

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from builders import healthy
 from dapt_operator.testing.invariants import (
     ImpossibleWorldError,
     check_conditions,
@@ -17,7 +16,8 @@ from dapt_operator.testing.invariants import (
     check_pod_deletion,
     key_of,
 )
-from worlds import World
+from support.builders import healthy
+from support.worlds import World
 
 
 @pytest.fixture

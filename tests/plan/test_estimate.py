@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from builders import adaptation, base_measure, model_facts, profile
 from dapt_contract.stages.common import LoraConfig
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.plan.sizing import warnings
 from dapt_operator.plan.sizing.estimate import Estimate, estimate
 from dapt_operator.plan.sizing.memory import GIB, trainable_parameters, training_memory
+from support.builders import adaptation, base_measure, model_facts, profile
 
 LLAMA_8B = model_facts(
     parameters=8_030_261_248, hidden_size=4096, layers=32, vocabulary_size=128_256, attention_heads=32,

@@ -6,11 +6,11 @@ import math
 
 import pytest
 
-from builders import adaptation, base_measure, measure, score
-from dapt_contract.metric import Measure
+from dapt_contract.measure import Measure
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation, DomainAdaptationSpec
 from dapt_operator.plan.gates import GATES, GateFacts, Verdict, minimal_gain, perplexity, task_drop
 from dapt_operator.plan.gates.gain import gain
+from support.builders import adaptation, base_measure, measure, score
 
 
 def spec(**gates: object) -> DomainAdaptationSpec:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from builders import adaptation, base_measure, model_facts, profile
 from dapt_contract.stages.common import LoraConfig
 from dapt_contract.stages.prepare import TokenizerFacts
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainFacts
@@ -13,6 +12,7 @@ from dapt_operator.api.v1alpha1.spec import DomainAdaptation, DomainAdaptationSp
 from dapt_operator.plan.sizing.estimate import Estimate, estimate
 from dapt_operator.plan.sizing.grown_tokenizer import break_even_tokens, grown_model
 from dapt_operator.plan.sizing.memory import trainable_parameters
+from support.builders import adaptation, base_measure, model_facts, profile
 
 SIZES = {"parameters": 1_000_000, "hidden_size": 100, "vocabulary_size": 5_000}
 EXTENDED = {"model": {"tokenizer": {"extend": {"vocabularySize": 400}}}}

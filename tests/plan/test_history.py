@@ -5,14 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from builders import checkpoint, prepare_facts, pretrain_facts
 from dapt_contract.failure import Cause
-from dapt_contract.run import RunIdentity
+from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api.v1alpha1.ledger import Ledger, RunRecord
 from dapt_operator.api.v1alpha1.profile import Retries
 from dapt_operator.plan.ledger.records import find
 from dapt_operator.plan.ledger.update import absorb
-from dapt_operator.runs import RunPhase, RunState
+from dapt_operator.stage_run import RunPhase, RunState
+from support.builders import checkpoint, prepare_facts, pretrain_facts
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 

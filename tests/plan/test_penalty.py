@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from builders import model_facts
 from dapt_contract.stages.common import LoraConfig
 from dapt_operator.api.v1alpha1.spec_training import Ewc, KlToBase, L2sp, Regularization
 from dapt_operator.plan.sizing.memory import GIB, penalty_bytes
 from dapt_operator.plan.sizing.parallelism import Wanted, choose
+from support.builders import model_facts
 
 LLAMA_8B = model_facts(
     parameters=8_030_261_248, hidden_size=4096, layers=32, vocabulary_size=128_256, attention_heads=32,

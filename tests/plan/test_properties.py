@@ -8,9 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builders import adaptation, base_measure, checkpoint, facts_for, full_digest, pretrain_facts
 from dapt_contract.failure import Cause
-from dapt_contract.metric import Measure
+from dapt_contract.measure import Measure
 from dapt_contract.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import BaselineFacts, EvaluateConfig, EvaluateFacts, VerifyFacts
@@ -24,8 +23,9 @@ from dapt_operator.plan.observed import observe
 from dapt_operator.plan.selection.choose import MAX_JUDGED, Breached, NeedsMeasure, Selected, choose
 from dapt_operator.testing.cluster import OperatorKilledError
 from dapt_operator.testing.objects import Ends, Stays, job_spec
-from strategies import Place, Step, limited, lives, measures, places, tables
-from worlds import World
+from support.builders import adaptation, base_measure, checkpoint, facts_for, full_digest, pretrain_facts
+from support.strategies import Place, Step, limited, lives, measures, places, tables
+from support.worlds import World
 
 SLOW = settings(max_examples=35, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from builders import checkpoint, healthy, measure, merged, pretrain_facts
 from dapt_contract.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
 from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.ledger.stage_facts import Facts, read_facts
-from dapt_operator.plan.selection.rejudge import Replay, record, recorded, replay
+from dapt_operator.plan.selection.rejudge import Rejudgement, record, recorded, rejudge
 from dapt_operator.testing.objects import Ends, Script, Stays
-from worlds import World
+from support.builders import checkpoint, healthy, measure, merged, pretrain_facts
+from support.worlds import World
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 FOLDER = Path(__file__).parent / "recorded"
@@ -29,7 +29,7 @@ def spec_of(body: dict[str, Any], **over: Any) -> DomainAdaptationSpec:
     return DomainAdaptationSpec.model_validate(merged(body, over))
 
 
-def told(found: Replay) -> dict[str, Any]:
+def told(found: Rejudgement) -> dict[str, Any]:
     """What is compared: every verdict in words and numbers, the stop rule's, the decision."""
     return {
         "stops": {str(number): [one.verdict.value for one in verdicts] for number, verdicts in found.stops},
@@ -45,7 +45,7 @@ def told(found: Replay) -> dict[str, Any]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_recorded_run_is_judged_as_it_was(path: Path) -> None:
     body = json.loads(path.read_text(encoding="utf-8"))
-    found = replay(spec_of(body["spec"]), recorded(body["facts"]), NOW)
+    found = rejudge(spec_of(body["spec"]), recorded(body["facts"]), NOW)
     assert json.loads(json.dumps(told(found))) == body["told"]
 
 
@@ -64,27 +64,27 @@ def test_the_ledger_of_a_life_is_a_record_and_survives_being_written() -> None:
     world = World({"selection": {"interpolate": [0.6, 1.0], "averageLast": 3}})
     world.live()
     spec, facts = of_world(world)
-    found = replay(spec, facts, NOW)
+    found = rejudge(spec, facts, NOW)
     assert (found.decision, found.candidate, found.reason) == (
         "Selected", world.status["selected"]["id"], world.status["selected"]["reason"],
     )  # fmt: skip
-    assert replay(spec, recorded(json.loads(record(facts))), NOW) == found
+    assert rejudge(spec, recorded(json.loads(record(facts))), NOW) == found
 
 
 def test_an_edited_gate_answers_what_if() -> None:
     world = World()
     world.live(forgetful())
     spec, facts = of_world(world)
-    assert replay(spec, facts, NOW).decision == "Breached"
+    assert rejudge(spec, facts, NOW).decision == "Breached"
     raw = world.cluster.observe(world.key)
     assert raw.resource is not None
     wider = spec_of(dict(raw.resource["spec"]), gates={"maxGeneralPerplexityIncrease": 0.5}, evaluation=None)
-    assert replay(wider, facts, NOW).candidate == "a1-s20"
+    assert rejudge(wider, facts, NOW).candidate == "a1-s20"
 
 
 def test_a_record_without_its_base_is_refused() -> None:
     with pytest.raises(ValueError, match="a replay needs the facts of prepare and baseline"):
-        replay(of_world(lived())[0], Facts(), NOW)
+        rejudge(of_world(lived())[0], Facts(), NOW)
 
 
 # --- the lives that were recorded ---
@@ -151,7 +151,7 @@ def write() -> None:
         body = {
             "spec": raw.resource["spec"],
             "facts": json.loads(record(facts)),
-            "told": told(replay(spec, facts, NOW)),
+            "told": told(rejudge(spec, facts, NOW)),
         }
         text = json.dumps(body, indent=1, sort_keys=True)
         (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from builders import adaptation, base_measure, model_facts, prepare_facts, profile, side
-from dapt_contract.metric import Measure
+from dapt_contract.measure import Measure
 from dapt_contract.stages.evaluate import BaselineFacts
 from dapt_contract.stages.prepare import PrepareFacts
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile, AdaptationProfileSpec
@@ -18,8 +17,9 @@ from dapt_operator.plan.sizing.resolve import RefusedError, budget_steps, replay
 from dapt_operator.plan.stages.attempts import attempt
 from dapt_operator.plan.stages.finetune import finetune_stage
 from dapt_operator.plan.stages.prepare import prepare_stage
-from dapt_operator.plan.stages.pretrain import Pretraining, resolve_pretraining
+from dapt_operator.plan.stages.pretrain import PretrainingPlan, resolve_pretraining
 from dapt_operator.plan.stages.stage_plan import BASE_REFERENCE
+from support.builders import adaptation, base_measure, model_facts, prepare_facts, profile, side
 
 
 def first_attempt(
@@ -29,7 +29,7 @@ def first_attempt(
     base: Measure,
     *,
     halvings: int = 0,
-) -> Pretraining | None:
+) -> PretrainingPlan | None:
     """The numbers of the first attempt."""
     facts = Facts(prepare=prepared, baseline=BaselineFacts(measure=base))
     first = attempt(wanted, facts, 1)

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from builders import model_facts
 from dapt_contract.stages.common import DistributionConfig, LoraConfig
 from dapt_operator.plan.sizing.memory import GIB
 from dapt_operator.plan.sizing.parallelism import Wanted, choose, modes, what_would_fit
 from dapt_operator.plan.sizing.resolve import Batch, halved
 from dapt_operator.plan.stages.common import distribution
+from support.builders import model_facts
 
 LLAMA_8B = model_facts(
     parameters=8_030_261_248, hidden_size=4096, layers=32, vocabulary_size=128_256, attention_heads=32,

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from dapt_operator.plan.chain import Walk
+from dapt_operator.plan.chain import Chain
 from dapt_operator.plan.evaluations import ORDER
 from dapt_operator.plan.transitions import RUN_STATES, TABLE, Do, Fact, Go, Impossible, State, move
 
@@ -24,7 +24,7 @@ def test_every_pair_of_state_and_fact_is_a_move_or_impossible_with_a_reason(stat
 
 
 def test_every_state_has_a_look() -> None:
-    assert all(callable(getattr(Walk, f"_{state.name.lower()}")) for state in State)
+    assert all(callable(getattr(Chain, f"_{state.name.lower()}")) for state in State)
 
 
 def test_a_walk_always_ends() -> None:

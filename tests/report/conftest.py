@@ -13,8 +13,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from dapt_contract.base import Contract
-from dapt_contract.metric import Measure, Perplexity, Score, SidePerplexity
-from dapt_contract.run import RunIdentity
+from dapt_contract.measure import Measure, Perplexity, Score, SidePerplexity
+from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile, write_report
 from dapt_contract.stages import KINDS
 from dapt_contract.stages.evaluate import (

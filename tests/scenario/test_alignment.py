@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from builders import facts_for, healthy, measure
 from dapt_contract.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.align import AlignConfig
@@ -12,7 +11,8 @@ from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.evaluate import VerifyConfig, VerifyFacts
 from dapt_contract.stages.publish import PublishConfig
 from dapt_operator.testing.objects import Ends, Stays
-from worlds import World
+from support.builders import facts_for, healthy, measure
+from support.worlds import World
 
 PREFERENCE = {"preference": {"data": [{"source": "file:///text/preferences.jsonl"}]}}
 TUNED = ModelReference(weights="model", adapters=("a", "b"))

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from builders import checkpoint, healthy, measure, pretrain_facts
 from dapt_contract.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
 from dapt_contract.stages.pretrain import CheckpointFacts, MixturePhase, PretrainConfig
 from dapt_operator.testing.objects import Ends, Script, Stays
-from worlds import World
+from support.builders import checkpoint, healthy, measure, pretrain_facts
+from support.worlds import World
 
 PLAIN: dict[str, Any] = {
     "gates": {"onBreach": "Rollback"},

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from builders import checkpoint, facts_for, full_digest, healthy, measure, pretrain_facts
 from dapt_contract.failure import Cause
 from dapt_contract.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
 from dapt_contract.stages.pretrain import CheckpointFacts
 from dapt_operator.testing.objects import Ends, Script, Stays
-from worlds import World
+from support.builders import checkpoint, facts_for, full_digest, healthy, measure, pretrain_facts
+from support.worlds import World
 
 ROWS = (checkpoint(10, 2.9), checkpoint(20, 2.8), checkpoint(30, 2.7, 0.3), checkpoint(40, 2.6))
 TWO = {"evaluation": {"concurrency": 2}}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from builders import blended, checkpoint, facts_for, healthy, measure, pretrain_facts
 from dapt_contract.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.blend import BlendConfig, BlendFacts
@@ -13,7 +12,8 @@ from dapt_contract.stages.common import Member, ModelReference
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
 from dapt_contract.stages.publish import PublishConfig
 from dapt_operator.testing.objects import Ends, Script, Stays
-from worlds import World
+from support.builders import blended, checkpoint, facts_for, healthy, measure, pretrain_facts
+from support.worlds import World
 
 BLENDS: dict[str, Any] = {
     "selection": {"interpolate": [0.6, 0.8, 1.0], "averageLast": 3},

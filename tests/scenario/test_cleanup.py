@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from builders import healthy
 from dapt_contract.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_operator.testing.objects import Ends, Stays
-from worlds import World
+from support.builders import healthy
+from support.worlds import World
 
 GANG: dict[str, Any] = {"resources": {"nodes": 2}, "pretraining": {"globalBatchSize": 16}}
 TEMPLATE: dict[str, Any] = {

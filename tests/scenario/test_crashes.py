@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from builders import checkpoint, facts_for, full_digest, healthy, measure, pretrain_facts
 from dapt_contract.failure import Cause
 from dapt_contract.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
 from dapt_operator.testing.cluster import OperatorKilledError
 from dapt_operator.testing.objects import Ends, Script, Stays
-from worlds import World
+from support.builders import checkpoint, facts_for, full_digest, healthy, measure, pretrain_facts
+from support.worlds import World
 
 
 def troubled(stage: StageFile) -> Ends | Stays:

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 
 import pytest
 
-from builders import checkpoint, healthy, measure, pretrain_facts
 from dapt_contract.failure import Cause
-from dapt_contract.metric import Measure
+from dapt_contract.measure import Measure
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts, VerifyFacts
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainConfig
 from dapt_contract.stages.publish import PublishConfig
 from dapt_operator.testing.objects import Ends, Script, Stays
-from worlds import World
+from support.builders import checkpoint, healthy, measure, pretrain_facts
+from support.worlds import World
 
 REMEDIES = (
     "everything is kept: change gates or selection here to decide again from the stored numbers, or start a new"

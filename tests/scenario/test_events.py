@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from builders import healthy
 from dapt_contract.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_operator.api.v1alpha1 import conditions as words
 from dapt_operator.api.v1alpha1.events import EVENTS
 from dapt_operator.testing.objects import Ends, Stays
-from worlds import World, failing, once
+from support.builders import healthy
+from support.worlds import World, failing, once
 
 
 def told(world: World) -> list[tuple[str, str, str]]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from builders import checkpoint, pretrain_facts
 from dapt_contract.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_operator.testing.objects import Ends, Stays
-from worlds import World, failing, once
+from support.builders import checkpoint, pretrain_facts
+from support.worlds import World, failing, once
 
 STAGES = ["prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from builders import healthy
 from dapt_contract.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_operator.testing.objects import Ends, Stays
-from worlds import World
+from support.builders import healthy
+from support.worlds import World
 
 GANG = {"resources": {"nodes": 2}, "pretraining": {"globalBatchSize": 16}}
 LOST = Ends(75, message="rank 3 lost its peer", cause=Cause.INFRASTRUCTURE)

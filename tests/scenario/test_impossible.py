@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from builders import healthy, profile
 from dapt_operator.testing.objects import Stays
-from worlds import World
+from support.builders import healthy, profile
+from support.worlds import World
 
 MARKED = {"annotations": {"dapt.dev/default": "true"}}
 PULL = 'ErrImagePull: failed to pull image "registry.example/dapt-trainer:1.0.0": not found'

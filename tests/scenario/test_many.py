@@ -6,13 +6,13 @@ import json
 from collections import Counter
 from typing import Any
 
-from builders import checkpoint, full_digest, healthy, measure, pretrain_facts
 from dapt_contract.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
 from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_operator.testing.objects import Ends, Stays
-from worlds import World
+from support.builders import checkpoint, full_digest, healthy, measure, pretrain_facts
+from support.worlds import World
 
 MANY: dict[str, Any] = {
     "pretraining": {"budget": {"steps": 500}, "checkpoints": {"count": 50}},

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from builders import healthy, profile
 from dapt_operator.api.names import object_name
-from worlds import World
+from support.builders import healthy, profile
+from support.worlds import World
 
 
 def job_name(world: World) -> str:

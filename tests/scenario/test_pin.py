@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from builders import checkpoint, healthy, measure, pretrain_facts
 from dapt_contract.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts, VerifyFacts
 from dapt_contract.stages.publish import PublishConfig
 from dapt_operator.testing.objects import Ends, Script, Stays
-from worlds import World
+from support.builders import checkpoint, healthy, measure, pretrain_facts
+from support.worlds import World
 
 ROWS = [checkpoint(10, 2.9, 0.05), checkpoint(20, 2.8, 0.05), checkpoint(30, 2.7, 0.4)]
 

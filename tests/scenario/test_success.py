@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from builders import healthy, prepare_facts
 from dapt_contract.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import VerifyConfig
@@ -10,7 +9,8 @@ from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_contract.stages.publish import PublishConfig
 from dapt_operator.api.v1alpha1.conditions import CONDITION_TYPES
 from dapt_operator.testing.objects import Ends, Stays
-from worlds import World
+from support.builders import healthy, prepare_facts
+from support.worlds import World
 
 
 def test_every_stage_runs_once_and_in_order() -> None:

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from builders import adaptation, healthy
 from dapt_operator.launchers import LAUNCHERS
 from dapt_operator.reconcile import reconcile
-from worlds import World
+from support.builders import adaptation, healthy
+from support.worlds import World
 
 STAGES = ["prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish"]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from builders import checkpoint, healthy, pretrain_facts
 from dapt_contract.failure import Cause
 from dapt_contract.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_operator.plan.status.blocks import bounded_lines
 from dapt_operator.testing.objects import Ends, Stays
-from worlds import World
+from support.builders import checkpoint, healthy, pretrain_facts
+from support.worlds import World
 
 
 def timed(stage: StageFile) -> Ends | Stays:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from builders import healthy
 from dapt_contract.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_operator.testing.objects import Ends, Stays
-from worlds import World
+from support.builders import healthy
+from support.worlds import World
 
 
 @pytest.mark.parametrize("stage", ["prepare", "pretrain", "publish"])

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from builders import facts_for, healthy
 from dapt_contract.failure import ALTERED, Cause
 from dapt_contract.stage_file import StageFile
 from dapt_operator.testing.objects import Ends, Script, Stays
-from worlds import World, failing, once
+from support.builders import facts_for, healthy
+from support.worlds import World, failing, once
 
 SECRET = 'CreateContainerConfigError: secret "dapt-hub" not found'
 CLAIM = 'Unschedulable: persistentvolumeclaim "corpora" not found'

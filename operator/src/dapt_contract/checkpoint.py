@@ -14,7 +14,7 @@ from pydantic import Field
 
 from dapt_contract.base import Contract
 from dapt_contract.envelope import canonical_json
-from dapt_contract.metric import SidePerplexity
+from dapt_contract.measure import SidePerplexity
 
 CHECKPOINT_SCHEMA = "dapt.checkpoint"
 

@@ -1,7 +1,7 @@
 """Names of the tasks that lm-evaluation-harness ships, so that a wrong one is refused before anything runs.
 
-`harness_tasks.txt.gz` is written by `python -m dapt_trainer.data.harness.names` from the installed harness; a test says
-when it is stale. Names longer than a manifest allows are not in it.
+`python -m dapt_trainer.data.harness.task_names` writes `harness_tasks.txt.gz` from the installed harness; a test fails
+when it is stale. Names longer than a manifest allows are left out.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _SHOWN = 4
 
 
 @dataclass(frozen=True)
-class Known:
+class HarnessTasks:
     """What one release of the harness has."""
 
     version: str
@@ -63,14 +63,14 @@ class Known:
 
 
 @cache
-def listed() -> Known:
+def listed() -> HarnessTasks:
     """The release that the list was made from."""
     packed = files("dapt_contract").joinpath(NAMES_FILE).read_bytes()
     version, *names = gzip.decompress(packed).decode().split()
-    return Known(version, tuple(names))
+    return HarnessTasks(version, tuple(names))
 
 
-def refusal(name: str, known: Known | None = None) -> str | None:
+def refusal(name: str, known: HarnessTasks | None = None) -> str | None:
     """What to write instead of a task's name, when the harness has no such task.
 
     Args:

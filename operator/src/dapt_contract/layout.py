@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dapt_contract.run import RunIdentity
+from dapt_contract.run_identity import RunIdentity
 
 MODEL = "model"
 """The base model: safetensors, config, tokenizer, and `facts.json`."""

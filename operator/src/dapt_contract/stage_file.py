@@ -10,7 +10,7 @@ from pydantic import SerializeAsAny, ValidationError, model_validator
 from dapt_contract.base import Contract
 from dapt_contract.envelope import ContractError, digest_of, read_envelope, write_envelope
 from dapt_contract.layout import lineage_folder, report_path
-from dapt_contract.run import RunIdentity
+from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stages import KINDS
 
 STAGE_SCHEMA = "dapt.stage"

@@ -15,12 +15,12 @@ from dataclasses import replace
 from dapt_operator.api.names import signing_secret_name
 from dapt_operator.api.v1alpha1.conditions import NAME_TAKEN, REFUSED
 from dapt_operator.cluster.port import (
-    CannotMake,
+    CannotCreateError,
     Cluster,
-    Conflict,
+    ConflictError,
     Event,
     Key,
-    NameTaken,
+    NameTakenError,
     ObjectReference,
     World,
 )
@@ -30,7 +30,7 @@ from dapt_operator.launchers.launcher import Launcher
 from dapt_operator.launchers.render.environment import SIGNING_KEY
 from dapt_operator.plan.decide import Plan, decide
 from dapt_operator.plan.observed import Observed, Obstacle, observe
-from dapt_operator.runs import Manifest, Owner
+from dapt_operator.stage_run import Manifest, Owner
 
 MAX_CONFLICTS = 5
 MAX_PASSED_OVER = 3
@@ -60,7 +60,7 @@ def reconcile(
         observed = _observed(world, launchers, local, instance)
         try:
             return _act(cluster, key, observed, launcher)
-        except Conflict:
+        except ConflictError:
             if attempt == MAX_CONFLICTS - 1:
                 raise
     raise AssertionError("unreachable")
@@ -72,14 +72,14 @@ def _act(cluster: Cluster, key: Key, observed: Observed, launcher: Launcher) -> 
         plan = decide(observed, launcher)
         try:
             _carry_out(cluster, key, observed, plan)
-        except NameTaken as taken:
+        except NameTakenError as taken:
             if taken.ours and observed.passed_over < MAX_PASSED_OVER:
                 observed = replace(observed, passed_over=observed.passed_over + 1)
             else:
                 message = f"{taken}; remove it, then this goes on by itself"
                 observed = replace(observed, obstacle=Obstacle(NAME_TAKEN, message))
             continue
-        except CannotMake as refusal:
+        except CannotCreateError as refusal:
             message = f"{str(refusal).rstrip('.')}; once it is allowed, this goes on by itself"
             observed = replace(observed, obstacle=Obstacle(REFUSED, message))
             continue

@@ -14,7 +14,7 @@ import time
 
 from dapt_contract.stages.publish import PublishConfig, PublishFacts, PublishReport
 from dapt_trainer.context import StageContext
-from dapt_trainer.errors import Diverged, InputError, OutOfMemory, StopRequested
+from dapt_trainer.errors import DivergedError, InputError, StageOutOfMemoryError, StopRequested
 
 
 def run(config: PublishConfig, context: StageContext) -> PublishReport:
@@ -66,11 +66,11 @@ def _do(word: str, context: StageContext) -> None:
     elif name == "input-error":
         raise InputError("corpus.jsonl:3: not JSON", "corpus.jsonl:9: no field 'text'")
     elif name == "diverged":
-        raise Diverged(
+        raise DivergedError(
             "loss is nan at step 4", facts=PublishFacts(destination="d", digest="x", files=1, size_bytes=1)
         )
     elif name == "out-of-memory":
-        raise OutOfMemory("a batch of 4 does not fit")
+        raise StageOutOfMemoryError("a batch of 4 does not fit")
     elif name == "memory-error":
         raise MemoryError("no room")
     elif name == "disk-full":

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import builders
 from dapt_contract.failure import Cause
 from dapt_contract.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.pretrain import CheckpointFacts
 from dapt_operator.testing.objects import Ends
+from support import builders
 from testcluster.control_plane import ControlPlane
 from testcluster.pod_life import Life, PodScript, ScriptedPod
 from testcluster.waiting import eventually

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from dapt_contract.run import RunIdentity
+from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.prepare import PrepareConfig, PrepareReport, TextSource
 from dapt_trainer.context import StageContext
-from toy_corpus import Board, documents, train_tokenizer, write_jsonl, write_model
+from support.toy_corpus import Board, documents, train_tokenizer, write_jsonl, write_model
 
 
 @pytest.fixture(scope="session")

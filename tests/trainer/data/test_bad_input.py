@@ -17,7 +17,7 @@ from dapt_contract.stages.common import ProbeConfig, TaskConfig
 from dapt_contract.stages.prepare import InstructionSource, ModelFacts, PrepareConfig, TextSource
 from dapt_trainer.data import disk_space
 from dapt_trainer.errors import InfrastructureError, InputError
-from toy_corpus import documents, train_tokenizer, write_jsonl, write_model
+from support.toy_corpus import documents, train_tokenizer, write_jsonl, write_model
 
 Prepare = Callable[..., object]
 
@@ -398,7 +398,7 @@ def test_sharded_weights_are_counted_and_of_two_sets_one_is_taken(
 def test_a_large_vocabulary_takes_four_bytes_a_token(config, prepare, tmp_path: Path, model: Path) -> None:
     from tokenizers import Tokenizer
 
-    from dapt_trainer.data.packing.manifest import read_manifest
+    from dapt_trainer.data.packing.data_manifest import read_manifest
     from dapt_trainer.data.packing.shards import open_shards
 
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))

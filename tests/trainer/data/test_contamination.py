@@ -10,7 +10,7 @@ import pytest
 from dapt_trainer.data.dedup.contamination import EvaluationItem, contamination_index
 from dapt_trainer.data.dedup.held_out_neighbours import SHINGLE_WORDS, HeldOutShingles, sketches
 from dapt_trainer.data.text import WordHasher, normalized, text_digest, words
-from toy_corpus import WORDS, documents
+from support.toy_corpus import WORDS, documents
 
 
 def found(texts: list[str], items: list[EvaluationItem]) -> list[int]:

@@ -12,7 +12,7 @@ import pytest
 from dapt_trainer.data.base_model.facts import read_model_facts, read_tokenizer
 from dapt_trainer.data.base_model.fetch import import_model
 from dapt_trainer.errors import InputError
-from toy_corpus import documents, train_tokenizer, write_model
+from support.toy_corpus import documents, train_tokenizer, write_model
 
 pytestmark = pytest.mark.torch
 

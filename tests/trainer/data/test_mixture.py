@@ -11,19 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dapt_contract.stages.pretrain import MixturePhase
-from dapt_trainer.data.packing.mixture import Mixture, SourceSize, permuted
+from dapt_trainer.data.packing.mixture import Mixture, MixtureSource, permuted
 from dapt_trainer.errors import InputError
 
 L = 512
 
 
-def source(name: str, sequences: int, weight: float = 1.0, fill: float = 1.0) -> SourceSize:
+def source(name: str, sequences: int, weight: float = 1.0, fill: float = 1.0) -> MixtureSource:
     side = "domain" if name.startswith("domain") else "general"
-    return SourceSize(name, side, weight, sequences, round(sequences * L * fill))
+    return MixtureSource(name, side, weight, sequences, round(sequences * L * fill))
 
 
 def mixture(
-    *sources: SourceSize,
+    *sources: MixtureSource,
     replay: float = 0.05,
     batch: int = 64,
     seed: int = 17,
@@ -133,8 +133,8 @@ def test_another_seed_is_another_order_with_the_same_counts() -> None:
 def test_totals_count_the_very_rows() -> None:
     used = [np.arange(100, 200, dtype=np.int32), np.arange(1, 51, dtype=np.int32)]
     made = [
-        SourceSize("domain-0", "domain", 1.0, 100, int(used[0].sum())),
-        SourceSize("general-0", "general", 1.0, 50, int(used[1].sum())),
+        MixtureSource("domain-0", "domain", 1.0, 100, int(used[0].sum())),
+        MixtureSource("general-0", "general", 1.0, 50, int(used[1].sum())),
     ]
     order = mixture(*made, replay=0.3, batch=7)
     tokens = Counter[str]()
@@ -166,7 +166,7 @@ def test_the_permutation_is_one(size: int, epoch: int) -> None:
 
 
 def phases_in_turn(
-    made: list[SourceSize], phases: Sequence[tuple[int, float]], **options: int
+    made: list[MixtureSource], phases: Sequence[tuple[int, float]], **options: int
 ) -> list[Mixture]:
     """The mixture of each attempt, which knows what those before it read."""
     return [
@@ -240,8 +240,8 @@ def test_a_later_phase_reads_the_same_rows_from_any_step_on_any_number_of_ranks(
 def test_totals_of_a_later_phase_count_its_own_rows() -> None:
     used = [np.arange(100, 200, dtype=np.int32), np.arange(1, 51, dtype=np.int32)]
     made = [
-        SourceSize("domain-0", "domain", 1.0, 100, int(used[0].sum())),
-        SourceSize("general-0", "general", 1.0, 50, int(used[1].sum())),
+        MixtureSource("domain-0", "domain", 1.0, 100, int(used[0].sum())),
+        MixtureSource("general-0", "general", 1.0, 50, int(used[1].sum())),
     ]
     order = mixture(*made, replay=0.3, batch=7, earlier=[(21, 0.05)])
     tokens, draws = Counter[str](), Counter[str]()

@@ -14,11 +14,11 @@ from dapt_contract.stages.common import ProbeConfig, TaskConfig
 from dapt_contract.stages.prepare import InstructionSource, TextSource, TrainingLength
 from dapt_trainer.data import analysis
 from dapt_trainer.data.choose_held_out import held_out_limit
+from dapt_trainer.data.packing.data_manifest import read_manifest
 from dapt_trainer.data.packing.held_out import HALVES, read_held_out
-from dapt_trainer.data.packing.manifest import read_manifest
 from dapt_trainer.data.packing.shards import open_shards
 from dapt_trainer.errors import InfrastructureError, StopRequested
-from toy_corpus import documents, killed, write_jsonl
+from support.toy_corpus import documents, killed, write_jsonl
 
 
 def training_texts(work: Path, tokenizer: Tokenizer, side: str) -> list[str]:

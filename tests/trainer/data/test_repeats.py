@@ -14,7 +14,7 @@ from dapt_trainer.data.dedup.held_out_neighbours import SHINGLE_WORDS
 from dapt_trainer.data.dedup.minhash import find_repeats, signatures
 from dapt_trainer.data.text import WordHasher, normalized, words
 from dapt_trainer.errors import InfrastructureError
-from toy_corpus import documents, killed, write_jsonl
+from support.toy_corpus import documents, killed, write_jsonl
 
 
 def signed(texts: list[str]) -> np.ndarray:

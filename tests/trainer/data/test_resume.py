@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from dapt_contract.envelope import digest_of
-from dapt_trainer.data.packing.manifest import read_manifest
+from dapt_trainer.data.packing.data_manifest import read_manifest
 from dapt_trainer.digests import sha256_of_file
-from toy_corpus import Board
+from support.toy_corpus import Board
 
 FOLDERS = ("model", "data", "held-out")
 
@@ -54,7 +54,7 @@ class Killer(Board):
 
 
 def killed_at(config, tmp_path: Path, work: Path, beats: int, try_number: int) -> bool:
-    from dapt_contract.run import RunIdentity
+    from dapt_contract.run_identity import RunIdentity
     from dapt_contract.stage_file import StageFile
     from dapt_trainer.context import StageContext
     from dapt_trainer.stages.prepare import run
@@ -151,7 +151,7 @@ def test_sigkill_at_a_random_moment_changes_nothing(config, prepare, tmp_path: P
     script = f"""
 import sys
 from pathlib import Path
-from dapt_contract.run import RunIdentity
+from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.prepare import PrepareConfig
 from dapt_trainer.context import SilentProgress, StageContext

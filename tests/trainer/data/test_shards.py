@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dapt_contract.envelope import digest_of
-from dapt_trainer.data.packing.manifest import finished_manifest, read_manifest
+from dapt_trainer.data.packing.data_manifest import finished_manifest, read_manifest
 from dapt_trainer.data.packing.shards import ShardWriter, open_shards
 from dapt_trainer.errors import InputError
 

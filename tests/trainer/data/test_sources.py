@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from dapt_trainer.data.reading.records import BadFileError, BadRecord, Document, documents
+from dapt_trainer.data.reading.documents import BadFileError, BadRecord, Document, documents
 from dapt_trainer.data.reading.sources import file_format, resolve
 from dapt_trainer.errors import InputError
 

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from dapt_contract.stages.prepare import PrepareConfig, TextSource, TokenizerExtension, TokenizerFacts
+from dapt_contract.stages.prepare import PrepareConfig, TextSource, TokenizerExtensionConfig, TokenizerFacts
+from dapt_trainer.data.packing.data_manifest import read_manifest
 from dapt_trainer.data.packing.held_out import HALVES, read_held_out
-from dapt_trainer.data.packing.manifest import read_manifest
 from dapt_trainer.data.packing.shards import open_shards
 from dapt_trainer.data.run_module import Finished
 from dapt_trainer.digests import sha256_of_file
 from dapt_trainer.errors import InputError
 from dapt_trainer.tokenization import grow_in_prepare
 from dapt_trainer.tokenization.grow_model import read_extension
-from toy_corpus import Board, documents, write_jsonl
+from support.toy_corpus import Board, documents, write_jsonl
 
-WANTED = TokenizerExtension(vocabulary_size=30, minimum_frequency=10)
+WANTED = TokenizerExtensionConfig(vocabulary_size=30, minimum_frequency=10)
 WORDS = ("thrombosis", "anticoagulation", "stenosis", "heparin")
 
 
@@ -191,7 +191,7 @@ def test_killed_anywhere_it_ends_with_the_same_grown_model(
 
 
 def test_a_tokenizer_without_candidates_stays_and_says_so(extending, prepare, tmp_path: Path) -> None:
-    rare = TokenizerExtension(vocabulary_size=30, minimum_frequency=100_000)
+    rare = TokenizerExtensionConfig(vocabulary_size=30, minimum_frequency=100_000)
     facts = prepare(extending.model_copy(update={"tokenizer_extension": rare})).facts
     assert facts.tokenizer is not None
     assert facts.tokenizer.added_tokens == 0

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from dapt_contract.stages.common import TaskConfig
-from dapt_contract.stages.prepare import InstructionSource, PreferenceSource
+from dapt_contract.stages.prepare import InstructionSource, PreferenceInput
 from dapt_trainer.data.dedup.contamination import EvaluationItem, contamination_index
+from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.items.tuning_data import read_preferences, without_items, without_repeats
-from dapt_trainer.data.problems import Problems
 from dapt_trainer.errors import InputError
 
 FORM = 'a pair is {"prompt": text or messages, "chosen": text or messages, "rejected": text or messages}'
@@ -129,7 +129,7 @@ def test_prepare_writes_pairs_once_and_without_items(config, prepare, tmp_path: 
     config = config.model_copy(
         update={
             "tasks": (TaskConfig(name="bones", side="domain", source=f"file://{task}"),),
-            "preferences": (PreferenceSource(source=f"file://{path}"),),
+            "preferences": (PreferenceInput(source=f"file://{path}"),),
         }
     )
     report = prepare(config)
@@ -156,7 +156,7 @@ def test_pairs_that_are_all_items_end_the_stage(config, prepare, tmp_path: Path)
     path = tmp_path / "pairs.jsonl"
     path.write_text(json.dumps({"prompt": question, "chosen": "humerus", "rejected": "ulna"}) + "\n")
     tasks = (TaskConfig(name="bones", side="domain", source=f"file://{task}"),)
-    preferences = (PreferenceSource(source=f"file://{path}"),)
+    preferences = (PreferenceInput(source=f"file://{path}"),)
     with pytest.raises(InputError) as caught:
         prepare(config.model_copy(update={"tasks": tasks, "preferences": preferences}))
     assert caught.value.problems == (

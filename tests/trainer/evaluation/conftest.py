@@ -45,8 +45,8 @@ def toy_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     from dapt_contract.stages.prepare import ModelFacts, PrepareFacts, PrepareReport
+    from dapt_trainer.data.packing.data_manifest import DataManifest, write_manifest
     from dapt_trainer.data.packing.held_out import HeldOutDocument, write_held_out
-    from dapt_trainer.data.packing.manifest import DataManifest, write_manifest
 
     work = tmp_path_factory.mktemp("work")
     bpe = ByteLevelBPETokenizer()

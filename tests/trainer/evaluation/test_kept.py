@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from dapt_contract.metric import Measure, Perplexity, SidePerplexity
-from dapt_contract.run import RunIdentity
+from dapt_contract.measure import Measure, Perplexity, SidePerplexity
+from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile, write_report
 from dapt_contract.stages.common import EvaluationConfig, ModelReference, ProbeConfig, TaskConfig
 from dapt_contract.stages.evaluate import BaselineConfig, BaselineFacts, BaselineReport

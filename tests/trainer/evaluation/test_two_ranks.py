@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dapt_contract.run import RunIdentity
+from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.blend import Blend, BlendConfig
 from dapt_contract.stages.common import ModelReference, TaskConfig

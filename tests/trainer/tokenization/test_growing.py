@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dapt_contract.stages.prepare import TokenizerExtension
+from dapt_contract.stages.prepare import TokenizerExtensionConfig
 from dapt_trainer.errors import InputError
 from dapt_trainer.tokenization.extension import GrownTokenizer, grow_tokenizer, plain_tokenizer
 from dapt_trainer.tokenization.learn_merges import learn_merges
-from toy_tokenizers import (
+from support.toy_tokenizers import (
     DOMAIN,
     LLAMA3,
     SPECIALS,
@@ -33,7 +33,7 @@ KINDS: dict[str, Callable[[], str]] = {
     "gemma": lambda: sentencepiece_bpe(metaspace=False),
     "unigram": unigram,
 }
-WANTED = TokenizerExtension(vocabulary_size=60, minimum_frequency=20)
+WANTED = TokenizerExtensionConfig(vocabulary_size=60, minimum_frequency=20)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -238,12 +238,12 @@ def test_three_equal_tokens_are_one_pair() -> None:
 
 
 def test_neither_size_nor_frequency_is_passed() -> None:
-    few = TokenizerExtension(vocabulary_size=7, minimum_frequency=20)
+    few = TokenizerExtensionConfig(vocabulary_size=7, minimum_frequency=20)
     assert len(grow_tokenizer(byte_level(), lambda: DOMAIN, few, source="m").tokens) == 7
-    rare = TokenizerExtension(vocabulary_size=1000, minimum_frequency=60)
+    rare = TokenizerExtensionConfig(vocabulary_size=1000, minimum_frequency=60)
     tokens = grow_tokenizer(byte_level(), lambda: DOMAIN, rare, source="m").tokens
     assert min(token.saved_tokens for token in tokens) == 60
-    none = TokenizerExtension(vocabulary_size=1000, minimum_frequency=100_000)
+    none = TokenizerExtensionConfig(vocabulary_size=1000, minimum_frequency=100_000)
     assert grow_tokenizer(byte_level(), lambda: DOMAIN, none, source="m").tokens == ()
 
 

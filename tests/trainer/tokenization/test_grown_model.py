@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dapt_contract.run import RunIdentity
+from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.blend import Blend, BlendConfig
 from dapt_contract.stages.common import LoraConfig, Member, ModelReference
-from dapt_contract.stages.prepare import PrepareConfig, PrepareReport, TextSource, TokenizerExtension
+from dapt_contract.stages.prepare import PrepareConfig, PrepareReport, TextSource, TokenizerExtensionConfig
 from dapt_trainer.context import StageContext
 from dapt_trainer.data.packing.held_out import HALVES, read_held_out
 from dapt_trainer.errors import InputError
@@ -25,9 +25,9 @@ from dapt_trainer.modeling.lora import with_lora
 from dapt_trainer.modeling.model_folder import load_tokenizer
 from dapt_trainer.modeling.save_weights import save_weights
 from dapt_trainer.tokenization.grow_model import check_model, grow_model, new_token_ids
-from toy_adaptation import make_toy
-from toy_corpus import Board
-from toy_training import FILTERS, make_context, pretrain_config
+from support.toy_adaptation import make_toy
+from support.toy_corpus import Board
+from support.toy_training import FILTERS, make_context, pretrain_config
 
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(text) for text in FILTERS)]
 GROWN = "model-extended"
@@ -49,7 +49,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PrepareRep
         general=(TextSource(source=f"file://{root}/text/general.jsonl"),),
         held_out_fraction=0.2,
         sequence_length_tokens=32,
-        tokenizer_extension=TokenizerExtension(vocabulary_size=25, minimum_frequency=20),
+        tokenizer_extension=TokenizerExtensionConfig(vocabulary_size=25, minimum_frequency=20),
     )
     identity = RunIdentity(
         namespace="tests", name="toy", uid="0", stage="prepare", attempt=1, try_number=1, fence=1

@@ -22,14 +22,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from dapt_contract.stages.prepare import TokenizerExtension
+from dapt_contract.stages.prepare import TokenizerExtensionConfig
 from dapt_trainer.errors import InputError
 from dapt_trainer.tokenization.extension import GrownTokenizer, grow_tokenizer
 from dapt_trainer.tokenization.grow_in_prepare import write_grown_model
 from dapt_trainer.tokenization.grow_model import GrowError, check_model, grow_model, read_extension
 from dapt_trainer.tokenization.new_rows import constituent_mean_rows, random_rows
-from toy_tokenizers import DOMAIN, TEXTS, byte_level, sentencepiece_bpe
-from toy_training import FILTERS
+from support.toy_tokenizers import DOMAIN, TEXTS, byte_level, sentencepiece_bpe
+from support.toy_training import FILTERS
 
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(text) for text in FILTERS)]
 
@@ -40,7 +40,7 @@ OLD = 420
 
 @pytest.fixture(scope="module")
 def grown() -> GrownTokenizer:
-    wanted = TokenizerExtension(vocabulary_size=20, minimum_frequency=20)
+    wanted = TokenizerExtensionConfig(vocabulary_size=20, minimum_frequency=20)
     return grow_tokenizer(byte_level(), lambda: DOMAIN, wanted, source="file://m")
 
 
@@ -219,7 +219,7 @@ CLASSES = {
 def test_transformers_reads_the_grown_tokenizer_under_every_class_name(tmp_path: Path, name: str) -> None:
     """Some classes build their tokenizer from vocabulary and merges, and add the added tokens afterwards."""
     old_json = CLASSES[name]()
-    wanted = TokenizerExtension(vocabulary_size=20, minimum_frequency=20)
+    wanted = TokenizerExtensionConfig(vocabulary_size=20, minimum_frequency=20)
     grown = grow_tokenizer(old_json, lambda: DOMAIN, wanted, source="file://m")
     settings = {"tokenizer_class": name, "chat_template": "{{ messages[0]['content'] }}<|end|>"}
     end = "<|end|>" if CLASSES[name] is byte_level else "</s>"

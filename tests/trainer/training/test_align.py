@@ -24,12 +24,12 @@ from dapt_contract.stages.evaluate import BaselineConfig, NamedModel, VerifyConf
 from dapt_contract.stages.finetune import FinetuneConfig
 from dapt_trainer.context import SilentProgress
 from dapt_trainer.digests import weights_digest
-from dapt_trainer.errors import Diverged, InputError, StopRequested
+from dapt_trainer.errors import DivergedError, InputError, StopRequested
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import align, baseline, finetune, verify
 from dapt_trainer.training.chat import with_template
 from dapt_trainer.training.preference_pairs import Pair, ShuffledPairs, tokenize_pairs
-from toy_training import FILTERS, make_context, make_tokenizer, make_work_volume, write_instructions
+from support.toy_training import FILTERS, make_context, make_tokenizer, make_work_volume, write_instructions
 
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
 BETA = 0.3
@@ -220,7 +220,7 @@ def test_stopped_in_the_middle_it_goes_on_and_ends_as_if_nothing_had_happened(wo
 
 def test_what_is_no_number_ends_the_run(work: Path) -> None:
     settings = config(lora=None, optimizer=OptimizerConfig(learning_rate=1e30))
-    with pytest.raises(Diverged) as caught:
+    with pytest.raises(DivergedError) as caught:
         aligned(work, settings)
     assert str(caught.value).startswith("preference tuning stopped at step 2 of 5: the loss is ")
     assert str(caught.value).endswith("lower preference.optimizer.learningRate")

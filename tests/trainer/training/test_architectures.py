@@ -16,8 +16,15 @@ from dapt_trainer.modeling.attention import choose_attention, use_attention
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.modeling.flops import exact_flops_per_token, flops_per_token
 from dapt_trainer.modeling.lora import with_lora
-from dapt_trainer.stages.pretrain import Pretraining
-from toy_training import END_OF_TEXT, FILTERS, VOCABULARY, make_context, make_work_volume, pretrain_config
+from dapt_trainer.stages.pretrain import PretrainRun
+from support.toy_training import (
+    END_OF_TEXT,
+    FILTERS,
+    VOCABULARY,
+    make_context,
+    make_work_volume,
+    pretrain_config,
+)
 
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
@@ -138,7 +145,7 @@ def test_two_steps_save_a_checkpoint_that_reloads_to_the_same_model(
     from dapt_contract.stages.common import ModelReference
 
     config = pretrain_config(lora=lora, total_steps=2, checkpoint_steps=(2,))
-    stage = Pretraining(config, make_context(folder, tmp_path / "scratch", config), join_ranks(0, 0, 1))
+    stage = PretrainRun(config, make_context(folder, tmp_path / "scratch", config), join_ranks(0, 0, 1))
     report = stage.run()
     assert [point.step for point in report.curve] == [1, 2]
     assert report.facts.checkpoints[0].general_a_nats > 0

@@ -18,7 +18,7 @@ from dapt_trainer.modeling.attention import (
 )
 from dapt_trainer.modeling.kernels import choose_kernels
 from dapt_trainer.training.arguments import deepspeed_settings, scheduler_settings
-from toy_training import FILTERS, VOCABULARY, make_model
+from support.toy_training import FILTERS, VOCABULARY, make_model
 
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]

@@ -18,7 +18,14 @@ from dapt_trainer.evaluation.perplexity import held_out_perplexity
 from dapt_trainer.modeling import compose
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import blend
-from toy_training import END_OF_TEXT, FILTERS, SEQUENCE_LENGTH, make_context, make_model, make_work_volume
+from support.toy_training import (
+    END_OF_TEXT,
+    FILTERS,
+    SEQUENCE_LENGTH,
+    make_context,
+    make_model,
+    make_work_volume,
+)
 
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
 

@@ -17,10 +17,10 @@ import pytest
 from dapt_contract.checkpoint import CHECKPOINT_SCHEMA, CheckpointManifest
 from dapt_contract.envelope import read_envelope
 from dapt_contract.stages.pretrain import PretrainReport
-from dapt_trainer.checkpoints.claim import read_claim
+from dapt_trainer.checkpoints.fence import read_claim
 from dapt_trainer.errors import InfrastructureError, InputError, StopRequested
 from dapt_trainer.stages import pretrain
-from toy_training import FILTERS, KEY, make_context, make_work_volume, pretrain_config
+from support.toy_training import FILTERS, KEY, make_context, make_work_volume, pretrain_config
 
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
 LINEAGE = "stages/pretrain-a1"

@@ -24,7 +24,7 @@ from dapt_trainer.stages import finetune
 from dapt_trainer.training import tuning_run
 from dapt_trainer.training.chat import Example, with_template
 from dapt_trainer.training.instruction_rows import PackedExamples, tokenize_all
-from toy_training import (
+from support.toy_training import (
     FILTERS,
     SEQUENCE_LENGTH,
     make_context,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dapt_trainer.modeling.flops import flops_per_token
-from toy_training import FILTERS
+from support.toy_training import FILTERS
 
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]

@@ -17,7 +17,7 @@ from dapt_trainer.context import SilentProgress, StageContext
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import pretrain
 from dapt_trainer.training.training_rows import open_rows
-from toy_training import FILTERS, make_context, make_work_volume, pretrain_config
+from support.toy_training import FILTERS, make_context, make_work_volume, pretrain_config
 
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
 FIRST = "stages/pretrain-a1/try-1/checkpoint"

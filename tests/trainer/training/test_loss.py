@@ -14,7 +14,14 @@ from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import pretrain
 from dapt_trainer.training.arguments import scheduler_settings, warmup_steps
 from dapt_trainer.training.batch_order import BatchOrder
-from toy_training import END_OF_TEXT, FILTERS, make_context, make_model, make_work_volume, pretrain_config
+from support.toy_training import (
+    END_OF_TEXT,
+    FILTERS,
+    make_context,
+    make_model,
+    make_work_volume,
+    pretrain_config,
+)
 
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]

@@ -15,9 +15,9 @@ from dapt_trainer.data.base_model.facts import read_model_facts
 from dapt_trainer.distributed import join_ranks
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.modeling.lora import with_lora
-from dapt_trainer.stages.pretrain import Pretraining
+from dapt_trainer.stages.pretrain import PretrainRun
 from dapt_trainer.training.arguments import _BUCKET_ELEMENTS
-from toy_training import FILTERS, make_context, make_work_volume, pretrain_config
+from support.toy_training import FILTERS, make_context, make_work_volume, pretrain_config
 
 torch = pytest.importorskip("torch")
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
@@ -84,7 +84,7 @@ def test_states_between_steps_are_what_the_estimate_says(
         lora=lora, total_steps=2, checkpoint_steps=(2,),
         distribution=DistributionConfig(zero_stage=zero_stage, precision=precision),
     )  # fmt: skip
-    stage = Pretraining(config, make_context(work, tmp_path / "scratch", config), join_ranks(0, 0, 1))
+    stage = PretrainRun(config, make_context(work, tmp_path / "scratch", config), join_ranks(0, 0, 1))
     stage.run()
     after = storage_bytes()
     measured = sum(size for place, size in after.items() if before.get(place) != size)

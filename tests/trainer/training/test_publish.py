@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from dapt_contract.metric import Measure, Perplexity, Score, SidePerplexity
+from dapt_contract.measure import Measure, Perplexity, Score, SidePerplexity
 from dapt_contract.stages.common import Member, ModelReference
 from dapt_contract.stages.publish import CardFacts, PublishConfig, PublishReport
 from dapt_trainer.errors import InputError
 from dapt_trainer.publishing.card import model_card
 from dapt_trainer.publishing.destinations import open_destination
 from dapt_trainer.stages import pretrain, publish
-from toy_training import FILTERS, make_context, make_work_volume, pretrain_config
+from support.toy_training import FILTERS, make_context, make_work_volume, pretrain_config
 
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
 

@@ -19,7 +19,7 @@ from dapt_trainer.modeling import compose
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.modeling.lora import with_lora
 from dapt_trainer.modeling.save_weights import save_weights
-from toy_training import FILTERS, make_model
+from support.toy_training import FILTERS, make_model
 
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
 IDS = torch.arange(1, 25)[None]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dapt_trainer.errors import InputError
-from dapt_trainer.training.regularization.base import held_back
+from dapt_trainer.training.regularization.penalty import held_back
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch

@@ -13,7 +13,7 @@ from dapt_trainer.context import SilentProgress
 from dapt_trainer.errors import InputError
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import pretrain
-from toy_training import FILTERS, make_context, make_work_volume, pretrain_config
+from support.toy_training import FILTERS, make_context, make_work_volume, pretrain_config
 
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]

@@ -16,7 +16,7 @@ from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import pretrain
 from dapt_trainer.training.regularization.fisher_of_run import measured_fisher
 from dapt_trainer.training.regularization.general_rows import GeneralRows
-from toy_training import FILTERS, make_context, make_work_volume, pretrain_config
+from support.toy_training import FILTERS, make_context, make_work_volume, pretrain_config
 
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
@@ -156,7 +156,7 @@ def test_general_text_is_read_though_none_is_trained_on(tmp_path: Path, kind: An
 
 
 def test_without_general_text_it_is_refused(tmp_path: Path) -> None:
-    from dapt_trainer.data.packing.manifest import read_manifest, write_manifest
+    from dapt_trainer.data.packing.data_manifest import read_manifest, write_manifest
 
     work = make_work_volume(tmp_path)
     manifest = read_manifest(work)

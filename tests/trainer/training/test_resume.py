@@ -12,7 +12,7 @@ from dapt_contract.stages.common import DistributionConfig, LoraConfig
 from dapt_contract.stages.pretrain import PretrainReport
 from dapt_trainer.context import SilentProgress
 from dapt_trainer.stages import pretrain
-from toy_training import FILTERS, make_context, make_work_volume, pretrain_config
+from support.toy_training import FILTERS, make_context, make_work_volume, pretrain_config
 
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
 

@@ -10,9 +10,9 @@ import pytest
 from dapt_contract.stages.pretrain import PretrainFacts, PretrainReport
 from dapt_contract.stop_rule import StopRule
 from dapt_trainer.context import SilentProgress
-from dapt_trainer.errors import Diverged, ForgettingLimitReached, InputError, StopRequested
+from dapt_trainer.errors import DivergedError, ForgettingLimitReached, InputError, StopRequested
 from dapt_trainer.stages import pretrain
-from toy_training import FILTERS, make_context, make_work_volume, pretrain_config
+from support.toy_training import FILTERS, make_context, make_work_volume, pretrain_config
 
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
 
@@ -85,7 +85,7 @@ def test_a_loss_that_is_no_number_ends_the_run_at_its_step(tmp_path: Path, monke
         return loss * float("nan") if self.state.global_step == 2 else loss
 
     monkeypatch.setattr(StepTrainer, "compute_loss", poisoned)
-    with pytest.raises(Diverged) as caught:
+    with pytest.raises(DivergedError) as caught:
         trained(work, pretrain_config())
     assert str(caught.value).startswith(
         "pretraining stopped at step 3 of 6: the loss is nan and the gradient norm"

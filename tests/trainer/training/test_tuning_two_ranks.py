@@ -20,7 +20,7 @@ from dapt_contract.stages.common import (
 )
 from dapt_contract.stages.finetune import FinetuneConfig
 from dapt_trainer.stages import align, finetune
-from toy_training import FILTERS, make_context, make_work_volume, write_instructions
+from support.toy_training import FILTERS, make_context, make_work_volume, write_instructions
 
 pytestmark = [
     pytest.mark.torch,

@@ -53,14 +53,14 @@ class ForgettingLimitReached(StageError):
     cause = Cause.FORGETTING_LIMIT
 
 
-class Diverged(StageError):
+class DivergedError(StageError):
     """Not a number, or far past the limit."""
 
     exit_code = ExitCode.DIVERGED
     cause = Cause.DIVERGED
 
 
-class OutOfMemory(StageError):
+class StageOutOfMemoryError(StageError):
     """Accelerator or host memory ran out."""
 
     exit_code = ExitCode.OUT_OF_MEMORY

@@ -28,7 +28,7 @@ from dapt_trainer.errors import InputError, StageError, StopRequested
 from dapt_trainer.linux import PARENT_PID, die_with_parent
 from dapt_trainer.pod.disk_reserve import Reserve
 from dapt_trainer.pod.heartbeat import Heart, stacks_path
-from dapt_trainer.pod.outcome import Outcome, write_outcome
+from dapt_trainer.pod.outcome import RankOutcome, write_outcome
 from dapt_trainer.pod.progress import Board, serve
 from dapt_trainer.pod.settings import PodSettings
 from dapt_trainer.pod.stage_input import read_stage
@@ -67,14 +67,14 @@ def main(arguments: Sequence[str] | None = None, modules: Mapping[str, str] = ST
     return outcome.exit_code
 
 
-def _outcome(settings: PodSettings, rank: int, work: Callable[[], Contract | None]) -> Outcome:
+def _outcome(settings: PodSettings, rank: int, work: Callable[[], Contract | None]) -> RankOutcome:
     """How the rank ended. From there on a stop is not heard any more: the launcher asks the peers of a failed rank to
     stop, and one that fails itself at that moment must still say how."""
     try:
         try:
             facts = work()
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            return Outcome(rank=rank, facts=_plain(facts) if rank == 0 else None)
+            return RankOutcome(rank=rank, facts=_plain(facts) if rank == 0 else None)
         except BaseException as error:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             return outcome_of(error, rank, settings.work)
@@ -150,7 +150,7 @@ def _plain(facts: Contract | None) -> dict[str, Any] | None:
     return None if facts is None else facts.model_dump(mode="json")
 
 
-def outcome_of(error: BaseException, rank: int, work: Path) -> Outcome:
+def outcome_of(error: BaseException, rank: int, work: Path) -> RankOutcome:
     """What an exception means for the run. The traceback of a surprise goes to the log, never into the sentence.
 
     Args:
@@ -160,7 +160,7 @@ def outcome_of(error: BaseException, rank: int, work: Path) -> Outcome:
     """
     if isinstance(error, StageError):
         facts = _plain(error.facts) if rank == 0 else None
-        return Outcome(
+        return RankOutcome(
             rank=rank,
             exit_code=error.exit_code,
             cause=error.cause,
@@ -190,8 +190,8 @@ def outcome_of(error: BaseException, rank: int, work: Path) -> Outcome:
     )
 
 
-def _failure(rank: int, cause: Cause, code: ExitCode, sentence: str) -> Outcome:
-    return Outcome(rank=rank, exit_code=code, cause=cause, problems=(sentence,))
+def _failure(rank: int, cause: Cause, code: ExitCode, sentence: str) -> RankOutcome:
+    return RankOutcome(rank=rank, exit_code=code, cause=cause, problems=(sentence,))
 
 
 def _forbidden(error: PermissionError) -> str:

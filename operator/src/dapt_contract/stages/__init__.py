@@ -28,7 +28,7 @@ from dapt_contract.stages.publish import PublishConfig, PublishFacts, PublishRep
 
 
 @dataclass(frozen=True)
-class Kind:
+class StageKind:
     """The three models of one kind of stage. Every report has its facts under `facts`."""
 
     config: type[Contract]
@@ -36,14 +36,14 @@ class Kind:
     report: type[Contract]
 
 
-KINDS: dict[str, Kind] = {
-    "prepare": Kind(PrepareConfig, PrepareFacts, PrepareReport),
-    "baseline": Kind(BaselineConfig, BaselineFacts, BaselineReport),
-    "pretrain": Kind(PretrainConfig, PretrainFacts, PretrainReport),
-    "blend": Kind(BlendConfig, BlendFacts, BlendReport),
-    "evaluate": Kind(EvaluateConfig, EvaluateFacts, EvaluateReport),
-    "finetune": Kind(FinetuneConfig, FinetuneFacts, FinetuneReport),
-    "align": Kind(AlignConfig, AlignFacts, AlignReport),
-    "verify": Kind(VerifyConfig, VerifyFacts, VerifyReport),
-    "publish": Kind(PublishConfig, PublishFacts, PublishReport),
+KINDS: dict[str, StageKind] = {
+    "prepare": StageKind(PrepareConfig, PrepareFacts, PrepareReport),
+    "baseline": StageKind(BaselineConfig, BaselineFacts, BaselineReport),
+    "pretrain": StageKind(PretrainConfig, PretrainFacts, PretrainReport),
+    "blend": StageKind(BlendConfig, BlendFacts, BlendReport),
+    "evaluate": StageKind(EvaluateConfig, EvaluateFacts, EvaluateReport),
+    "finetune": StageKind(FinetuneConfig, FinetuneFacts, FinetuneReport),
+    "align": StageKind(AlignConfig, AlignFacts, AlignReport),
+    "verify": StageKind(VerifyConfig, VerifyFacts, VerifyReport),
+    "publish": StageKind(PublishConfig, PublishFacts, PublishReport),
 }

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dapt_contract.base import Contract
 from dapt_contract.layout import MODEL
-from dapt_contract.metric import Side
+from dapt_contract.measure import Side
 
 
 class Member(Contract):

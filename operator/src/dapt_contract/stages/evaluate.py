@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dapt_contract.base import Contract
-from dapt_contract.metric import Measure
+from dapt_contract.measure import Measure
 from dapt_contract.stages.common import EvaluationConfig, ModelReference
 
 

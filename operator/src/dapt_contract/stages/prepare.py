@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from dapt_contract.base import Contract, Row
-from dapt_contract.metric import Side
+from dapt_contract.measure import Side
 from dapt_contract.stages.common import ProbeConfig, TaskConfig
 
 
@@ -29,13 +29,13 @@ class InstructionSource(Contract):
     format: Literal["messages", "promptResponse", "plain"]
 
 
-class PreferenceSource(Contract):
+class PreferenceInput(Contract):
     """One source of DPO pairs."""
 
     source: str
 
 
-class TokenizerExtension(Contract):
+class TokenizerExtensionConfig(Contract):
     """How the tokenizer grows."""
 
     vocabulary_size: int
@@ -71,8 +71,8 @@ class PrepareConfig(Contract):
     decontaminate: bool = True
     bad_records_max_fraction: float = 0.0
     instructions: tuple[InstructionSource, ...] = ()
-    preferences: tuple[PreferenceSource, ...] = ()
-    tokenizer_extension: TokenizerExtension | None = None
+    preferences: tuple[PreferenceInput, ...] = ()
+    tokenizer_extension: TokenizerExtensionConfig | None = None
     tasks: tuple[TaskConfig, ...] = ()
     probes: tuple[ProbeConfig, ...] = ()
     evaluation_limit: int | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from dapt_operator.runs import Children, Manifest
+from dapt_operator.stage_run import Children, Manifest
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Event:
     message: str
 
 
-class Conflict(Exception):
+class ConflictError(Exception):
     """Someone wrote the resource since it was observed: observe again. A retry helps."""
 
 
-class NameTaken(Exception):
+class NameTakenError(Exception):
     """An object of ours cannot be created: the name belongs to something else. A person must move it away."""
 
     def __init__(self, kind: str, name: str, why: str, *, ours: bool = False) -> None:
@@ -77,7 +77,7 @@ class NameTaken(Exception):
         self.ours = ours
 
 
-class CannotMake(Exception):
+class CannotCreateError(Exception):
     """The cluster refuses an object of ours, and will again until a person changes something."""
 
     def __init__(self, kind: str, name: str, why: str) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 
 from dapt_operator.launchers import indexed_job, jobset
 from dapt_operator.launchers.launcher import Launcher
-from dapt_operator.runs import Children, RunState
+from dapt_operator.stage_run import Children, RunState
 
 LAUNCHERS: Final[dict[str, Launcher]] = {"IndexedJob": indexed_job, "JobSet": jobset}
 """By the name that a profile gives in `spec.launcher`."""

@@ -12,8 +12,8 @@ from typing import Any
 from dapt_operator.api import names
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.launchers.labels import adaptation_labels
-from dapt_operator.launchers.observe.pods import parse_time
-from dapt_operator.launchers.observe.runs import Gang, fold_all, true_conditions
+from dapt_operator.launchers.observe.pod_states import parse_time
+from dapt_operator.launchers.observe.run_states import Gang, fold_all, true_conditions
 from dapt_operator.launchers.render.environment import ALONE, Rendezvous
 from dapt_operator.launchers.render.objects import (
     gang_metadata,
@@ -22,7 +22,7 @@ from dapt_operator.launchers.render.objects import (
     stage_config_map,
     work_claim,
 )
-from dapt_operator.runs import Children, Manifest, Owner, RunState, StageRun
+from dapt_operator.stage_run import Children, Manifest, Owner, RunState, StageRun
 
 
 def render(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> tuple[Manifest, ...]:

@@ -12,10 +12,10 @@ from datetime import datetime
 from typing import Any, Final
 
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
-from dapt_operator.launchers.observe.runs import Gang, fold_all, true_conditions
+from dapt_operator.launchers.observe.run_states import Gang, fold_all, true_conditions
 from dapt_operator.launchers.render.environment import ALONE, Rendezvous
 from dapt_operator.launchers.render.objects import gang_metadata, job_spec, stage_config_map, work_claim
-from dapt_operator.runs import Children, Manifest, Owner, RunState, StageRun
+from dapt_operator.stage_run import Children, Manifest, Owner, RunState, StageRun
 
 API_VERSION: Final = "jobset.x-k8s.io/v1alpha2"
 REPLICATED_JOB: Final = "n"

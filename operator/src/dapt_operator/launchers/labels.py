@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from dapt_contract.run import RunIdentity
+from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api import names
-from dapt_operator.runs import Manifest, Owner, StageRun
+from dapt_operator.stage_run import Manifest, Owner, StageRun
 
 ANNOTATION_ACCELERATOR = f"{names.GROUP}/accelerator"
 """On a Job: the extended resource whose amount counts as accelerators."""

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Protocol
 
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
-from dapt_operator.runs import Children, Manifest, Owner, RunState, StageRun
+from dapt_operator.stage_run import Children, Manifest, Owner, RunState, StageRun
 
 
 class Launcher(Protocol):

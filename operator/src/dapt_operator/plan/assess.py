@@ -17,7 +17,7 @@ from dapt_operator.plan.observed import Obstacle
 from dapt_operator.plan.stages.stage_plan import StagePlan
 from dapt_operator.plan.transitions import Fact
 from dapt_operator.plan.waiting import hindrance, overdue
-from dapt_operator.runs import RunState
+from dapt_operator.stage_run import RunState
 
 WOULD_TRY = frozenset({Fact.DUE, Fact.BACKOFF, Fact.HELD, Fact.CROWDED})
 """Another try of a failed stage is ahead."""
@@ -26,7 +26,7 @@ STARTABLE = frozenset({Fact.ABSENT, Fact.DUE})
 
 
 @dataclass(frozen=True)
-class Situation:
+class ChainInputs:
     """What the walk goes over."""
 
     spec: DomainAdaptationSpec
@@ -44,7 +44,7 @@ class Situation:
 
 
 @dataclass(frozen=True)
-class Look:
+class StageAssessment:
     """One state's fact, and what belongs to it."""
 
     fact: Fact
@@ -54,7 +54,9 @@ class Look:
     message: str = ""
 
 
-def look_at(at: Situation, stage: StagePlan, beside: AbstractSet[Lineage] = frozenset()) -> Look:
+def assess_stage(
+    at: ChainInputs, stage: StagePlan, beside: AbstractSet[Lineage] = frozenset()
+) -> StageAssessment:
     """The bucket of a stage's newest try.
 
     Args:
@@ -68,21 +70,21 @@ def look_at(at: Situation, stage: StagePlan, beside: AbstractSet[Lineage] = froz
     if record.state == "Open":
         return _open(at, stage, record)
     if record.state == "Succeeded":
-        return Look(Fact.SUCCEEDED, stage, record)
+        return StageAssessment(Fact.SUCCEEDED, stage, record)
     if record.cause in JUDGED and stage.kind == "pretrain" and not record.retry:
-        return Look(Fact.LIMIT, stage, record)
+        return StageAssessment(Fact.LIMIT, stage, record)
     if not record.retry and record.generation == at.generation:
-        return exhausted(at, Look(Fact.EXHAUSTED, stage, record))
+        return exhausted(at, StageAssessment(Fact.EXHAUSTED, stage, record))
     if record.not_before is not None and at.now < datetime.fromisoformat(record.not_before):
         return _wanted(at, Fact.BACKOFF, stage, record, beside)
     return _wanted(at, Fact.DUE, stage, record, beside)
 
 
-def exhausted(at: Situation, look: Look) -> Look:
+def exhausted(at: ChainInputs, look: StageAssessment) -> StageAssessment:
     """The same stage, which gets no further try."""
     assert look.record is not None
     reason, message = stalled(look.record, at.profile.retries)
-    return Look(Fact.EXHAUSTED, look.stage, look.record, reason, message)
+    return StageAssessment(Fact.EXHAUSTED, look.stage, look.record, reason, message)
 
 
 def open_lineages(ledger: Ledger, kind: str) -> frozenset[Lineage]:
@@ -90,40 +92,40 @@ def open_lineages(ledger: Ledger, kind: str) -> frozenset[Lineage]:
     return frozenset(lineage_of(r) for r in ledger.runs if r.kind == kind and r.state == "Open")
 
 
-def _open(at: Situation, stage: StagePlan, record: RunRecord) -> Look:
+def _open(at: ChainInputs, stage: StagePlan, record: RunRecord) -> StageAssessment:
     if at.spec.suspend:
-        return Look(Fact.STOPPING, stage, record)
+        return StageAssessment(Fact.STOPPING, stage, record)
     if stage.resources.accelerators_per_node and at.left_seconds is not None and at.left_seconds <= 0:
-        return Look(Fact.SPENT, stage, record)
+        return StageAssessment(Fact.SPENT, stage, record)
     run = find_state(at.runs, record)
     if run is None or run.deleting:
-        return Look(Fact.RUNNING, stage, record)
+        return StageAssessment(Fact.RUNNING, stage, record)
     reason, message = hindrance(run, stage.stage, at.spec.queue)
     if reason:
-        return Look(Fact.HINDERED, stage, record, reason, message)
+        return StageAssessment(Fact.HINDERED, stage, record, reason, message)
     message = overdue(run, stage.stage, at.now, at.profile.pending_timeout_seconds)
     if message:
-        return Look(Fact.UNPLACED, stage, record, PENDING_TIMEOUT, message)
-    return Look(Fact.RUNNING, stage, record)
+        return StageAssessment(Fact.UNPLACED, stage, record, PENDING_TIMEOUT, message)
+    return StageAssessment(Fact.RUNNING, stage, record)
 
 
 def _wanted(
-    at: Situation, fact: Fact, stage: StagePlan, record: RunRecord | None, beside: AbstractSet[Lineage]
-) -> Look:
+    at: ChainInputs, fact: Fact, stage: StagePlan, record: RunRecord | None, beside: AbstractSet[Lineage]
+) -> StageAssessment:
     if at.spec.suspend:
         # what runs beside a stage is asked to stop too, before anything is held
         stops = any(lineage_of(run.identity) in beside for run in at.runs if run.is_live)
-        return Look(Fact.STOPPING if stops else Fact.HELD, stage, record)
+        return StageAssessment(Fact.STOPPING if stops else Fact.HELD, stage, record)
     if stage.resources.accelerators_per_node and is_spent(at.left_seconds, record):
-        return Look(Fact.OVERSPENT, stage, record)
+        return StageAssessment(Fact.OVERSPENT, stage, record)
     if any(_is_in_the_way(at, run, beside) for run in at.runs):
-        return Look(Fact.CROWDED, stage, record)
+        return StageAssessment(Fact.CROWDED, stage, record)
     if at.obstacle is not None and fact in STARTABLE:
-        return Look(Fact.OBSTRUCTED, stage, record, at.obstacle.reason, at.obstacle.message)
-    return Look(fact, stage, record)
+        return StageAssessment(Fact.OBSTRUCTED, stage, record, at.obstacle.reason, at.obstacle.message)
+    return StageAssessment(fact, stage, record)
 
 
-def _is_in_the_way(at: Situation, run: RunState, beside: AbstractSet[Lineage]) -> bool:
+def _is_in_the_way(at: ChainInputs, run: RunState, beside: AbstractSet[Lineage]) -> bool:
     """Whether a run must end before another may start: it lives, and it is not the newest try of a companion."""
     if not run.is_live:
         return False

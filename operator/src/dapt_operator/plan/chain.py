@@ -10,14 +10,21 @@ from dapt_contract.stages.common import ModelReference
 from dapt_operator.api.v1alpha1.conditions import VERIFY_FAILED
 from dapt_operator.api.v1alpha1.ledger import AttemptRecord
 from dapt_operator.plan import evaluations
-from dapt_operator.plan.assess import WOULD_TRY, Look, Situation, exhausted, look_at, open_lineages
+from dapt_operator.plan.assess import (
+    WOULD_TRY,
+    ChainInputs,
+    StageAssessment,
+    assess_stage,
+    exhausted,
+    open_lineages,
+)
 from dapt_operator.plan.gates import GATES, GateFacts, Verdict
 from dapt_operator.plan.ledger.gpu_hours import pretraining_seconds
 from dapt_operator.plan.ledger.records import Lineage, find
 from dapt_operator.plan.ledger.stage_facts import Facts, aligned, finetuned, is_given_up, read_facts, verified
 from dapt_operator.plan.model_card import card_facts
 from dapt_operator.plan.selection import candidates as selection_candidates
-from dapt_operator.plan.selection.after_attempt import after_limit, judge
+from dapt_operator.plan.selection.after_attempt import after_limit, decide_after_attempt
 from dapt_operator.plan.selection.candidates import Candidate, candidates
 from dapt_operator.plan.selection.choose import Breached, Choice, NeedsMeasure, Selected, choose, remedies
 from dapt_operator.plan.sizing.resolve import RefusedError
@@ -37,7 +44,7 @@ from dapt_operator.plan.stages import (
 )
 from dapt_operator.plan.stages import blend as stages_blend
 from dapt_operator.plan.stages.attempts import Attempt
-from dapt_operator.plan.stages.pretrain import Pretraining
+from dapt_operator.plan.stages.pretrain import PretrainingPlan
 from dapt_operator.plan.stages.stage_plan import StagePlan
 from dapt_operator.plan.transitions import Do, Fact, Go, State, move
 
@@ -46,34 +53,34 @@ BESIDE = frozenset({State.PRETRAIN, State.BLEND})
 
 
 @dataclass(frozen=True)
-class Reached:
+class Position:
     """Where the walk ended."""
 
     state: State
     do: Do
-    look: Look
+    look: StageAssessment
     facts: Facts
-    numbers: Pretraining | None
+    numbers: PretrainingPlan | None
     choice: Choice | None
     candidates: tuple[Candidate, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     """Of the finished model, once it was verified."""
     retreat: AttemptRecord | None = None
     """The attempt that a rollback has decided on, to be written down."""
-    beside: tuple[Look, ...] = ()
+    beside: tuple[StageAssessment, ...] = ()
     """Evaluations that are due beside the chain, as far as they can be planned."""
     companions: frozenset[Lineage] = frozenset()
     """Evaluations whose live runs go on."""
 
 
-class Walk:
+class Chain:
     """One walk; holds what was found on the way."""
 
-    def __init__(self, situation: Situation) -> None:
+    def __init__(self, situation: ChainInputs) -> None:
         self.at = situation
         self.facts = read_facts(situation.ledger)
         self.candidates = candidates(situation.spec, self.facts)
-        self.numbers: Pretraining | None = None
+        self.numbers: PretrainingPlan | None = None
         self.choice: Choice | None = None
         self.verdicts: tuple[Verdict, ...] = ()
         self.retreat: AttemptRecord | None = None
@@ -81,27 +88,27 @@ class Walk:
         """Candidates that the selection waits for."""
         self.companions: frozenset[Lineage] = frozenset()
 
-    def go(self) -> Reached:
+    def go(self) -> Position:
         """From the first state to the one where something is to be done."""
         state = State.PREPARE
         while True:
             look = self.look(state)
             step = move(state, look.fact)
             if isinstance(step, Do):
-                return Reached(
+                return Position(
                     state, step, look, self.facts, self.numbers, self.choice, self.candidates, self.verdicts,
                     self.retreat, self._beside(state), self.companions,
                 )  # fmt: skip
             assert isinstance(step, Go)
             state = step.to
 
-    def look(self, state: State) -> Look:
+    def look(self, state: State) -> StageAssessment:
         """The fact of a state."""
         self.companions = self._companions(state)
         try:
             return getattr(self, f"_{state.name.lower()}")()  # type: ignore[no-any-return]
         except RefusedError as refused:
-            return Look(Fact.REFUSED, reason=refused.reason, message=refused.message)
+            return StageAssessment(Fact.REFUSED, reason=refused.reason, message=refused.message)
 
     # --- what runs beside the chain ---
 
@@ -119,15 +126,17 @@ class Walk:
         beside = state in BESIDE and self.at.spec.evaluation.when != "end" and shares_volume(self.at.profile)
         return running if beside else frozenset()
 
-    def _beside(self, state: State) -> tuple[Look, ...]:
+    def _beside(self, state: State) -> tuple[StageAssessment, ...]:
         if state not in BESIDE or not shares_volume(self.at.profile):
             return ()
         return self._evaluations(selection_candidates.due(self.at.spec, self.candidates))
 
-    def _evaluations(self, wanted: tuple[Candidate, ...]) -> tuple[Look, ...]:
+    def _evaluations(self, wanted: tuple[Candidate, ...]) -> tuple[StageAssessment, ...]:
         assert self.facts.prepare is not None or not wanted
         main = open_lineages(self.at.ledger, "pretrain") | open_lineages(self.at.ledger, "blend")
-        return tuple(look_at(self.at, self._evaluate_stage(one), self.companions | main) for one in wanted)
+        return tuple(
+            assess_stage(self.at, self._evaluate_stage(one), self.companions | main) for one in wanted
+        )
 
     def _evaluate_stage(self, candidate: Candidate) -> StagePlan:
         assert self.facts.prepare is not None
@@ -138,14 +147,14 @@ class Walk:
 
     # --- the chain ---
 
-    def _prepare(self) -> Look:
+    def _prepare(self) -> StageAssessment:
         return self._run(prepare.prepare_stage(self.at.spec))
 
-    def _baseline(self) -> Look:
+    def _baseline(self) -> StageAssessment:
         assert self.facts.prepare is not None
         return self._run(baseline.baseline_stage(self.at.spec, self.at.profile, self.facts.prepare))
 
-    def _pretrain(self) -> Look:
+    def _pretrain(self) -> StageAssessment:
         prepared, base = self.facts.prepare, self.facts.base
         assert prepared is not None
         assert base is not None
@@ -172,7 +181,7 @@ class Walk:
             return self._after_the_limit(look)
         return look
 
-    def _numbers(self, attempt: Attempt, halvings: int) -> Pretraining | None:
+    def _numbers(self, attempt: Attempt, halvings: int) -> PretrainingPlan | None:
         assert self.facts.prepare is not None
         assert self.facts.base is not None
         return pretrain.resolve_pretraining(
@@ -188,16 +197,18 @@ class Walk:
         if self.at.spec.preference is not None:
             align.align_stage(self.at.spec, self.at.profile, prepared, "", stage_plan.BASE_REFERENCE)
 
-    def _after_the_limit(self, look: Look) -> Look:
+    def _after_the_limit(self, look: StageAssessment) -> StageAssessment:
         told, record = self.facts.pretrain, look.record
         assert record is not None
         self.retreat = after_limit(
             self.at.spec, self.facts, self.candidates, diverged=record.cause == Cause.DIVERGED,
             said=(told.message if told else "") or record.message, now=self.at.now,
         )  # fmt: skip
-        return Look(Fact.RETREAT, message=self.retreat.reason) if self.retreat is not None else look
+        return (
+            StageAssessment(Fact.RETREAT, message=self.retreat.reason) if self.retreat is not None else look
+        )
 
-    def _blend(self) -> Look:
+    def _blend(self) -> StageAssessment:
         for number in range(1, self.facts.attempt + 1):
             stage = self._blend_stage(number)
             look = self._run(stage) if stage is not None else None
@@ -206,7 +217,7 @@ class Walk:
             lost = look.record is not None and is_given_up(look.record)
             if not (lost and not isinstance(choose(self.at.spec, self.facts, self.candidates), Breached)):
                 return look  # where they are lost, the checkpoints do without them if one of those passes
-        return Look(Fact.SKIPPED)
+        return StageAssessment(Fact.SKIPPED)
 
     def _blend_stage(self, number: int) -> StagePlan | None:
         """The blends of an attempt that were not measured yet; None when there are none."""
@@ -223,22 +234,22 @@ class Walk:
             self.at.spec, self.at.profile, self.facts.prepare, wanted, attempt=number, round_name=round_name
         )
 
-    def _select(self) -> Look:
-        outcome = judge(self.at.spec, self.facts, self.candidates, self.at.now)
+    def _select(self) -> StageAssessment:
+        outcome = decide_after_attempt(self.at.spec, self.facts, self.candidates, self.at.now)
         self.choice, self.asked, self.retreat = outcome.choice, outcome.waiting, outcome.retreat
         if outcome.retreat is not None:
-            return Look(Fact.RETREAT, message=outcome.retreat.reason)
+            return StageAssessment(Fact.RETREAT, message=outcome.retreat.reason)
         if isinstance(self.choice, Breached):
-            return Look(Fact.BREACHED, reason=self.choice.reason, message=self.choice.message)
-        return Look(Fact.UNMEASURED if isinstance(self.choice, NeedsMeasure) else Fact.CHOSEN)
+            return StageAssessment(Fact.BREACHED, reason=self.choice.reason, message=self.choice.message)
+        return StageAssessment(Fact.UNMEASURED if isinstance(self.choice, NeedsMeasure) else Fact.CHOSEN)
 
-    def _evaluate(self) -> Look:
+    def _evaluate(self) -> StageAssessment:
         room = most_at_once(self.at.profile) - len(self.companions)
         return evaluations.spokesman(self._evaluations(self.asked), room)
 
-    def _finetune(self) -> Look:
+    def _finetune(self) -> StageAssessment:
         if self.at.spec.finetuning is None:
-            return Look(Fact.SKIPPED)
+            return StageAssessment(Fact.SKIPPED)
         assert self.facts.prepare is not None
         prepared, chosen = self.facts.prepare, self._chosen.candidate
 
@@ -250,9 +261,9 @@ class Walk:
 
         return self._halving("finetune", stage)
 
-    def _align(self) -> Look:
+    def _align(self) -> StageAssessment:
         if self.at.spec.preference is None:
-            return Look(Fact.SKIPPED)
+            return StageAssessment(Fact.SKIPPED)
         assert self.facts.prepare is not None
         prepared, chosen, start = self.facts.prepare, self._chosen.candidate, self._tuned_model
 
@@ -264,7 +275,7 @@ class Walk:
 
         return self._halving("align", stage)
 
-    def _halving(self, kind: str, stage: Callable[[int], StagePlan | None]) -> Look:
+    def _halving(self, kind: str, stage: Callable[[int], StagePlan | None]) -> StageAssessment:
         """A training stage after selection, with the micro-batch halved as often as it ran out of memory."""
         chosen = self._chosen.candidate
         record = find(self.at.ledger, kind, chosen.attempt, chosen.id)
@@ -274,7 +285,7 @@ class Walk:
             return exhausted(self.at, look)
         return look
 
-    def _verify(self) -> Look:
+    def _verify(self) -> StageAssessment:
         assert self.facts.prepare is not None
         chosen, spec = self._chosen.candidate, self.at.spec
         between = spec.finetuning is not None and spec.preference is not None
@@ -301,10 +312,10 @@ class Walk:
         warned = spec.gates.on_breach == "Warn" or (self._chosen.pinned and not self._chosen.passed)
         if breached and not warned:
             message = f"verification: {'; '.join(breached)}; {remedies(spec, self.facts)}"
-            return Look(Fact.BREACHED, record=look.record, reason=VERIFY_FAILED, message=message)
+            return StageAssessment(Fact.BREACHED, record=look.record, reason=VERIFY_FAILED, message=message)
         return look
 
-    def _publish(self) -> Look:
+    def _publish(self) -> StageAssessment:
         chosen = self._chosen.candidate
         card = card_facts(
             self.at.spec,
@@ -321,8 +332,8 @@ class Walk:
             publish.publish_stage(self.at.spec, chosen.id, self._final_model, card, attempt=chosen.attempt)
         )
 
-    def _published(self) -> Look:
-        return Look(Fact.SUCCEEDED)
+    def _published(self) -> StageAssessment:
+        return StageAssessment(Fact.SUCCEEDED)
 
     @property
     def _chosen(self) -> Selected:
@@ -342,6 +353,6 @@ class Walk:
         told = aligned(self.at.ledger, chosen.id, chosen.attempt)
         return self._tuned_model if self.at.spec.preference is None or told is None else told.model
 
-    def _run(self, stage: StagePlan | None) -> Look:
+    def _run(self, stage: StagePlan | None) -> StageAssessment:
         assert stage is not None
-        return look_at(self.at, stage, self.companions)
+        return assess_stage(self.at, stage, self.companions)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from dapt_contract.run import RunIdentity
+from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api.names import object_name
 from dapt_operator.api.v1alpha1.conditions import FINISHED, find_condition
 from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.plan.desired import Removal
-from dapt_operator.plan.ledger.compaction import closed_tries
+from dapt_operator.plan.ledger.compaction import closed_run_counts
 from dapt_operator.plan.ledger.records import Lineage, lineage_of
 from dapt_operator.plan.observed import Observed
 
@@ -51,7 +51,7 @@ def leftovers(observed: Observed) -> tuple[Removal, ...]:
 
 def all_tries(ledger: Ledger) -> Iterator[tuple[Lineage, int]]:
     """Every lineage with its number of tries, those whose records were let go included."""
-    yield from closed_tries(ledger).items()
+    yield from closed_run_counts(ledger).items()
     yield from ((lineage_of(record), record.try_number) for record in ledger.runs)
 
 

@@ -11,12 +11,12 @@ from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.launchers.launcher import Launcher
 from dapt_operator.plan.admission import admit
-from dapt_operator.plan.assess import Look, Situation
-from dapt_operator.plan.chain import Reached, Walk
+from dapt_operator.plan.assess import ChainInputs, StageAssessment
+from dapt_operator.plan.chain import Chain, Position
 from dapt_operator.plan.cleanup import cleanup_due, leftovers
 from dapt_operator.plan.desired import Removal, needs_shared, next_run, remembered, removals
 from dapt_operator.plan.evaluations import startable
-from dapt_operator.plan.ledger.compaction import closed_tries, make_room
+from dapt_operator.plan.ledger.compaction import closed_run_counts, free_one_record
 from dapt_operator.plan.ledger.give_up import give_up_stuck
 from dapt_operator.plan.ledger.gpu_hours import limit_seconds, used_seconds
 from dapt_operator.plan.ledger.records import Lineage, lineage_of, put
@@ -26,9 +26,9 @@ from dapt_operator.plan.sizing.resolve import pretrain_gang
 from dapt_operator.plan.sizing.warnings import most_at_once
 from dapt_operator.plan.status import build
 from dapt_operator.plan.status.events import Notice, notices
-from dapt_operator.plan.status.size_limit import fit
+from dapt_operator.plan.status.size_limit import truncate_status
 from dapt_operator.plan.transitions import Do, Fact
-from dapt_operator.runs import Manifest, StageRun, plain
+from dapt_operator.stage_run import Manifest, StageRun, plain
 
 LOOK_AGAIN_SECONDS = 10.0
 """While a stage runs: its progress, its time, and what a watch may have lost."""
@@ -99,14 +99,14 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         wish.profile.retries,
         observed.generation,
         suspended=wish.spec.suspend,
-        closed=closed_tries(stored.ledger or Ledger()),
+        closed=closed_run_counts(stored.ledger or Ledger()),
     )
     ledger = give_up_stuck(ledger, observed.runs, observed.now, observed.generation, wish.profile_digest)
     limit = limit_seconds(wish.spec, wish.profile)
     used = used_seconds(ledger, observed.runs, observed.now)
     left = None if limit is None else limit - used
     learned = ledger
-    situation = Situation(
+    situation = ChainInputs(
         spec=wish.spec,
         profile=wish.profile,
         ledger=ledger,
@@ -117,7 +117,7 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         left_seconds=left,
         obstacle=observed.obstacle,
     )
-    reached = Walk(situation).go()
+    reached = Chain(situation).go()
     run: StageRun | None = None
     manifests: tuple[Manifest, ...] = ()
     with_shared = False
@@ -130,7 +130,7 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         with_shared = needs_shared(ledger, start.record, digest)
         run, record = next_run(observed, ledger, start.stage, start.record, left)
         if start.record is None:
-            ledger = make_room(ledger, record.candidate)
+            ledger = free_one_record(ledger, record.candidate)
         ledger = remembered(put(ledger, record), shared, digest)
         manifests = (*(shared if with_shared else ()), *launcher.render(run, wish.profile, observed.owner))
     if reached.do is Do.STOP or reached.look.fact is Fact.SPENT:
@@ -165,7 +165,7 @@ def _after_the_end(observed: Observed) -> Plan:
     return _with_status(observed, build.finished(observed, observed.now), plan)
 
 
-def _start(situation: Situation, reached: Reached) -> Look | None:
+def _start(situation: ChainInputs, reached: Position) -> StageAssessment | None:
     """The one stage that this visit starts: of the chain, else an evaluation beside it."""
     if reached.do is Do.START:
         return reached.look
@@ -174,12 +174,12 @@ def _start(situation: Situation, reached: Reached) -> Look | None:
     return None
 
 
-def _room(situation: Situation, reached: Reached) -> int:
+def _room(situation: ChainInputs, reached: Position) -> int:
     """So many more evaluations may run."""
     return most_at_once(situation.profile) - len(reached.companions)
 
 
-def _kept(reached: Reached) -> frozenset[Lineage]:
+def _kept(reached: Position) -> frozenset[Lineage]:
     """The lineages whose live runs go on."""
     if reached.do in (Do.STOP, Do.HOLD, Do.FINISH, Do.END) or reached.look.fact is Fact.SPENT:
         return frozenset()
@@ -195,7 +195,7 @@ def _with_status(
 ) -> Plan:
     if status is observed.status or status.to_dict() == observed.written:
         return plan
-    fitted = fit(status)
+    fitted = truncate_status(status)
     if fitted is not status and fitted.to_dict() == observed.written:
         return plan
     status = fitted
@@ -204,9 +204,9 @@ def _with_status(
 
 def _requeue(
     observed: Observed,
-    situation: Situation,
-    reached: Reached,
-    start: Look | None,
+    situation: ChainInputs,
+    reached: Position,
+    start: StageAssessment | None,
     removed: tuple[Removal, ...],
 ) -> float | None:
     if any(removal.kind == "Pod" for removal in removed):
@@ -228,7 +228,7 @@ def _requeue(
     return None
 
 
-def _more_to_start(situation: Situation, reached: Reached, start: Look) -> bool:
+def _more_to_start(situation: ChainInputs, reached: Position, start: StageAssessment) -> bool:
     """Whether another evaluation could start once this one is written down."""
     others = [look for look in reached.beside if look is not start]
     taken = 0 if start is reached.look else 1

@@ -6,15 +6,15 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from dapt_contract.failure import Cause
-from dapt_contract.run import RunIdentity
+from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.api.v1alpha1.ledger import Ledger, RunRecord
-from dapt_operator.plan.ledger.compaction import closed_tries
+from dapt_operator.plan.ledger.compaction import closed_run_counts
 from dapt_operator.plan.ledger.gpu_hours import deadline_seconds
 from dapt_operator.plan.ledger.records import Lineage, lineage_of
 from dapt_operator.plan.observed import Observed
 from dapt_operator.plan.stages.stage_plan import StagePlan
-from dapt_operator.runs import Manifest, RunState, StageRun
+from dapt_operator.stage_run import Manifest, RunState, StageRun
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def next_run(
     """The next try of a stage, and the record that remembers it. Numbers of tries and fences only rise."""
     spec = observed.wish.spec
     assert spec is not None
-    gone = closed_tries(ledger).get((stage.stage, stage.attempt, stage.candidate), 0)
+    gone = closed_run_counts(ledger).get((stage.stage, stage.attempt, stage.candidate), 0)
     identity = RunIdentity(
         namespace=observed.owner.namespace,
         name=observed.owner.name,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from dapt_operator.plan.assess import STARTABLE, Look
+from dapt_operator.plan.assess import STARTABLE, StageAssessment
 from dapt_operator.plan.transitions import Fact
 
 ORDER: Final = (
@@ -29,7 +29,7 @@ ORDER: Final = (
 """Which of several evaluations speaks for all: what goes on by itself before what needs a person."""
 
 
-def spokesman(looks: Sequence[Look], room: int) -> Look:
+def spokesman(looks: Sequence[StageAssessment], room: int) -> StageAssessment:
     """The one of several evaluations whose fact stands for all: one that can start while there is room, else by ORDER.
 
     Args:
@@ -39,6 +39,6 @@ def spokesman(looks: Sequence[Look], room: int) -> Look:
     return startable(looks, room) or min(looks, key=lambda look: ORDER.index(look.fact))
 
 
-def startable(looks: Iterable[Look], room: int) -> Look | None:
+def startable(looks: Iterable[StageAssessment], room: int) -> StageAssessment | None:
     """The first evaluation that can start now; None when there is no room or none is due."""
     return next((look for look in looks if look.fact in STARTABLE), None) if room > 0 else None

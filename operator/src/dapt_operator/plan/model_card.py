@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dapt_contract.metric import Measure
+from dapt_contract.measure import Measure
 from dapt_contract.stages.align import AlignFacts
 from dapt_contract.stages.evaluate import VerifyFacts
 from dapt_contract.stages.finetune import FinetuneFacts
@@ -12,7 +12,7 @@ from dapt_operator.plan.gates import Verdict
 from dapt_operator.plan.ledger.stage_facts import Facts
 from dapt_operator.plan.selection.choose import Selected
 from dapt_operator.plan.stages.attempts import Attempt, attempt
-from dapt_operator.plan.stages.pretrain import Pretraining
+from dapt_operator.plan.stages.pretrain import PretrainingPlan
 
 NOT_FOR_DEPLOYMENT = (
     "This model had continued pre-training alone, no instruction tuning: it is not for deployment as it is."
@@ -25,7 +25,7 @@ def card_facts(
     facts: Facts,
     chosen: Selected,
     verified: VerifyFacts | None,
-    numbers: Pretraining | None,
+    numbers: PretrainingPlan | None,
     verdicts: tuple[Verdict, ...],
     *,
     tuned: FinetuneFacts | None = None,

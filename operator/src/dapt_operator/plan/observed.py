@@ -12,7 +12,7 @@ from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.plan.parsed import read_adaptation, read_profile, read_status
-from dapt_operator.runs import Manifest, Owner, RunState
+from dapt_operator.stage_run import Manifest, Owner, RunState
 
 
 @dataclass(frozen=True)

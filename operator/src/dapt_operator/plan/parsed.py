@@ -19,8 +19,8 @@ from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.api.validation.problem import Problem
 from dapt_operator.api.validation.validate import check
-from dapt_operator.api.validation.yaml_source import Document
-from dapt_operator.runs import Manifest, plain
+from dapt_operator.api.validation.yaml_source import YamlDocument
+from dapt_operator.stage_run import Manifest, plain
 
 MOST_SPECS: Final = 1024
 """About 30 KB each."""
@@ -85,7 +85,7 @@ def _text_of(manifest: Manifest) -> str:
 
 @lru_cache(maxsize=MOST_SPECS)
 def _adaptation(text: str, local: bool) -> ReadAdaptation:
-    model, problems = check(Document(json.loads(text)), local=local)
+    model, problems = check(YamlDocument(json.loads(text)), local=local)
     if isinstance(model, DomainAdaptation):
         return ReadAdaptation(model)
     unsupported = all(not problem.supported for problem in problems)
@@ -95,7 +95,7 @@ def _adaptation(text: str, local: bool) -> ReadAdaptation:
 
 @lru_cache(maxsize=MOST_PROFILES)
 def _profile(text: str, local: bool) -> ReadProfile:
-    model, problems = check(Document(json.loads(text)), local=local)
+    model, problems = check(YamlDocument(json.loads(text)), local=local)
     if isinstance(model, AdaptationProfile):
         return ReadProfile(model, digest_of(model.spec.to_dict()))
     said = "; ".join(_sentence(problem) for problem in problems)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from dapt_operator.api.v1alpha1.conditions import QUOTA_TOO_SMALL, TAMPERED
-from dapt_operator.runs import Quota, RunPhase, RunState
+from dapt_operator.stage_run import Quota, RunPhase, RunState
 
 MAX_MESSAGE = 4096
 STARTING = frozenset({"", "ContainerCreating", "PodInitializing"})

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from dapt_contract.base import Contract
 from dapt_contract.layout import STAGES
-from dapt_contract.metric import Measure
+from dapt_contract.measure import Measure
 from dapt_contract.stage_file import find_report
 from dapt_contract.stages import KINDS
 from dapt_contract.stages.align import AlignReport

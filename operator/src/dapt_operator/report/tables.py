@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from dapt_contract.metric import Measure, Score
+from dapt_contract.measure import Measure, Score
 from dapt_operator.api.v1alpha1.conditions import FINISHED, GATES_PASSED, RECONCILING, STALLED, find_condition
 from dapt_operator.report.charts import Point, ScoreRow, Span
 from dapt_operator.report.inputs import Material

@@ -15,7 +15,7 @@ Check = Callable[[], str]
 """Empty when all is well, else what is not, in a few words."""
 
 
-class PortTaken(OSError):
+class PortTakenError(OSError):
     """The port cannot be had. A retry helps once whoever has it is gone."""
 
 
@@ -93,7 +93,9 @@ def _bind(port: int, handler: type[BaseHTTPRequestHandler]) -> _Server:
                 return _DualStackServer(("::", port), handler)
         return _Server(("", port), handler)
     except OSError as error:
-        raise PortTaken(f"port {port} cannot be served: {error.strerror}; give another --port") from error
+        raise PortTakenError(
+            f"port {port} cannot be served: {error.strerror}; give another --port"
+        ) from error
 
 
 def _answer(problem: str) -> tuple[int, str, bytes]:

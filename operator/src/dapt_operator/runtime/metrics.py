@@ -23,7 +23,7 @@ from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.status import CandidateStatus, DomainAdaptationStatus
 from dapt_operator.plan.ledger.stage_facts import read_facts
 from dapt_operator.plan.selection.candidates import Candidate, candidates
-from dapt_operator.runs import Manifest
+from dapt_operator.stage_run import Manifest
 
 LABELS: Final = ("namespace", "name")
 
@@ -32,7 +32,7 @@ Value = tuple[str, float]
 
 
 @dataclass(frozen=True)
-class Known:
+class AdaptationSeries:
     """What one adaptation's series are made of."""
 
     status: DomainAdaptationStatus
@@ -54,7 +54,7 @@ class Series:
     name: str
     kind: Literal["gauge", "counter"]
     help: str
-    read: Callable[[Known], Iterable[Value]]
+    read: Callable[[AdaptationSeries], Iterable[Value]]
     label: str = ""
     """An additional one."""
 
@@ -63,21 +63,21 @@ def _one(value: float | int | None) -> Iterable[Value]:
     return () if value is None else (("", float(value)),)
 
 
-def _gates(known: Known) -> Iterable[Value]:
+def _gates(known: AdaptationSeries) -> Iterable[Value]:
     gates: dict[str, bool] = {}
     for verdict in known.judged.verdicts if known.judged else ():
         gates[verdict.gate] = gates.get(verdict.gate, True) and verdict.passed
     return ((gate, float(passed)) for gate, passed in gates.items())
 
 
-def _task_drops(known: Known) -> Iterable[Value]:
+def _task_drops(known: AdaptationSeries) -> Iterable[Value]:
     if known.judged is None:
         return ()
     scores = known.judged.measure.of_side("general")
     return ((score.name, -100.0 * score.difference) for score in scores if score.difference is not None)
 
 
-def _gpu_seconds(known: Known) -> Iterable[Value]:
+def _gpu_seconds(known: AdaptationSeries) -> Iterable[Value]:
     closed = known.ledger.closed
     seconds: dict[str, float] = dict(closed.accelerator_seconds) if closed else {}
     for record in known.ledger.runs:
@@ -85,7 +85,7 @@ def _gpu_seconds(known: Known) -> Iterable[Value]:
     return seconds.items()
 
 
-def _restarts(known: Known) -> Iterable[Value]:
+def _restarts(known: AdaptationSeries) -> Iterable[Value]:
     causes: dict[str, float] = {}
     closed = known.ledger.closed
     told = [(record.failures, record.restarts) for record in known.ledger.runs]
@@ -101,7 +101,7 @@ def _restarts(known: Known) -> Iterable[Value]:
     return causes.items()
 
 
-def _durations(known: Known) -> Iterable[Value]:
+def _durations(known: AdaptationSeries) -> Iterable[Value]:
     newest: dict[str, RunRecord] = {}
     for record in known.ledger.runs:
         if record.started and record.completed and record.state == "Succeeded":
@@ -116,7 +116,7 @@ def _seconds(record: RunRecord) -> float:
     return max(0.0, (ended - begun).total_seconds())
 
 
-def _conditions(known: Known) -> Iterable[Value]:
+def _conditions(known: AdaptationSeries) -> Iterable[Value]:
     return ((condition.type, float(condition.status == "True")) for condition in known.status.conditions)
 
 
@@ -270,7 +270,7 @@ def read(resource: Manifest) -> list[list[Value]]:
     shown = next((one for one in status.candidates if one.id == wanted), None)
     if shown is None and status.candidates:
         shown = status.candidates[-1]
-    known = Known(status, shown, _judged(resource, status, shown))
+    known = AdaptationSeries(status, shown, _judged(resource, status, shown))
     return [list(series.read(known)) for series in TABLE]
 
 

@@ -22,7 +22,7 @@ from urllib3.exceptions import HTTPError
 
 from dapt_contract.version import PRODUCT_VERSION
 from dapt_operator.api.v1alpha1.conditions import FINISHED
-from dapt_operator.cluster.kubernetes import ApiError, KubernetesCluster, Leadership, NotLeader, Store
+from dapt_operator.cluster.kubernetes import ApiError, KubernetesCluster, Leadership, NotLeaderError, Store
 from dapt_operator.cluster.port import Key
 from dapt_operator.launchers import LAUNCHERS
 from dapt_operator.reconcile import reconcile
@@ -228,7 +228,7 @@ class Service:
         try:
             with self._meter.duration.time():
                 plan = reconcile(self._cluster, key, LAUNCHERS, local=False, instance=self._settings.instance)
-        except NotLeader:
+        except NotLeaderError:
             return None
         tell = log.debug if plan.is_empty else log.info
         tell(

@@ -24,7 +24,7 @@ _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 
-class BadSetting(ValueError):
+class BadSettingError(ValueError):
     """A setting that cannot be used. problems: one sentence each."""
 
     def __init__(self, problems: Sequence[str]) -> None:
@@ -97,7 +97,7 @@ def make_settings(
     if log_level not in ("debug", "info", "warning", "error"):
         problems.append(f"--log-level {log_level!r}: debug, info, warning or error")
     if problems:
-        raise BadSetting(problems)
+        raise BadSettingError(problems)
     return Settings(
         namespaces=tuple(dict.fromkeys(namespaces)),
         instance=instance,

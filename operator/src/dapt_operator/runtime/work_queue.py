@@ -35,7 +35,7 @@ def backoff_seconds(failures: int) -> float:
     return min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, 30))
 
 
-class Schedule(Generic[K]):
+class DueTimes(Generic[K]):
     """When which key is due. Not safe for threads; times are seconds of any monotonic clock."""
 
     def __init__(self, spacing_seconds: float = SPACING_SECONDS) -> None:
@@ -137,7 +137,7 @@ class WorkQueue(Generic[K]):
         self._work = work
         self._on_error = on_error
         self._clock = clock
-        self._schedule: Schedule[K] = Schedule(spacing_seconds)
+        self._schedule: DueTimes[K] = DueTimes(spacing_seconds)
         self._changed = threading.Condition()
         self._stopping = False
         self._threads = [

@@ -13,8 +13,16 @@ from typing import Any
 
 from dapt_contract.stage_file import StageFile
 from dapt_operator.api.v1alpha1.profile import ProfileEvaluation
-from dapt_operator.cluster.port import CannotMake, Conflict, Event, Key, NameTaken, ObjectReference, World
-from dapt_operator.runs import Children, Manifest
+from dapt_operator.cluster.port import (
+    CannotCreateError,
+    ConflictError,
+    Event,
+    Key,
+    NameTakenError,
+    ObjectReference,
+    World,
+)
+from dapt_operator.stage_run import Children, Manifest
 from dapt_operator.testing import objects as testing_objects
 from dapt_operator.testing.invariants import (
     ImpossibleWorldError,
@@ -240,19 +248,19 @@ class MemoryCluster(MemoryKubelet):
         stored = self._stored[key]
         place = (manifest["kind"], manifest["metadata"]["name"])
         if place[0] in stored.refused:
-            raise CannotMake(*place, stored.refused[place[0]])
+            raise CannotCreateError(*place, stored.refused[place[0]])
         if place in stored.taken:
-            raise NameTaken(*place, stored.taken[place])
+            raise NameTakenError(*place, stored.taken[place])
         if place in stored.objects:
             old = stored.objects[place]
             if place[0] == "ConfigMap" and old["data"]["stage.json"] != manifest["data"]["stage.json"]:
-                raise NameTaken(*place, "its stage.json holds something else", ours=True)
+                raise NameTakenError(*place, "its stage.json holds something else", ours=True)
             return
         made = copy(manifest)
         if place[0] in GANGS:
             if self.refuse_gangs > 0:
                 self.refuse_gangs -= 1
-                raise NameTaken(*place, "it belongs to nobody")
+                raise NameTakenError(*place, "it belongs to nobody")
             check_new_job(
                 stored.resource, list(stored.objects.values()), made, self.created, self._evaluations(stored)
             )
@@ -288,7 +296,7 @@ class MemoryCluster(MemoryKubelet):
             self.touch_before_status -= 1
             stored.version += 1
         if resource_version != str(stored.version):
-            raise Conflict(f"resource version {resource_version} is not {stored.version}")
+            raise ConflictError(f"resource version {resource_version} is not {stored.version}")
         before, after = stored.resource.get("status"), copy(status)
         if before == after:
             raise ImpossibleWorldError("an unchanged status was written")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dapt_contract.run import RunIdentity
+from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api.v1alpha1.conditions import CONDITION_TYPES, PHASES, REASONS
 from dapt_operator.launchers.labels import identity_of
-from dapt_operator.runs import Manifest
+from dapt_operator.stage_run import Manifest
 from dapt_operator.testing.objects import GANGS, is_alive, may_run
 
 SUCCESS = ("Complete", "Completed")

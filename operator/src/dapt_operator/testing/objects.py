@@ -14,7 +14,7 @@ from dapt_contract.message import encode_message
 from dapt_contract.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_operator.cluster.port import Event
-from dapt_operator.runs import Manifest
+from dapt_operator.stage_run import Manifest
 
 GANGS: Final = ("Job", "JobSet")
 """Kinds of object that hold pods."""

@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from dapt_trainer.checkpoints.store import RESUME_FOLDER
+from dapt_trainer.checkpoints.inventory import RESUME_FOLDER
 
 
 def convert_to_universal(checkpoint: Path, target: Path) -> None:

@@ -13,13 +13,12 @@ from typing import Any
 from dapt_contract.checkpoint import CheckpointManifest, FileEntry
 from dapt_contract.envelope import ContractError, digest_of
 from dapt_contract.layout import lineage_folder
-from dapt_contract.metric import SidePerplexity
+from dapt_contract.measure import SidePerplexity
 from dapt_contract.stages.align import AlignConfig
 from dapt_contract.stages.finetune import FinetuneConfig
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainConfig
-from dapt_trainer.checkpoints.claim import read_claim, require_not_superseded, write_claim
-from dapt_trainer.checkpoints.save import complete, failing_cleanly, write_manifest, writing
-from dapt_trainer.checkpoints.store import (
+from dapt_trainer.checkpoints.fence import read_claim, require_not_superseded, write_claim
+from dapt_trainer.checkpoints.inventory import (
     RESUME_FOLDER,
     StoredCheckpoint,
     clear_leftovers,
@@ -27,6 +26,7 @@ from dapt_trainer.checkpoints.store import (
     newest_to_resume,
     read_inventory,
 )
+from dapt_trainer.checkpoints.save import complete, failing_cleanly, write_manifest, writing
 from dapt_trainer.context import StageContext
 from dapt_trainer.digests import digest_of_weights, is_weights
 from dapt_trainer.distributed import Ranks
@@ -47,7 +47,7 @@ def training_digest(config: TrainingConfig) -> str:
     return digest_of(config.model_dump(mode="json", exclude=set(NEUTRAL_FIELDS)))
 
 
-class Lineage:
+class RunCheckpoints:
     """All methods are called by all ranks; rank 0 reads and writes, the others learn the result."""
 
     def __init__(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dapt_contract.checkpoint import CHECKPOINT_SCHEMA, CheckpointManifest, FileEntry
 from dapt_contract.envelope import fsync_folder, write_envelope
-from dapt_trainer.checkpoints.store import PARTIAL_SUFFIX
+from dapt_trainer.checkpoints.inventory import PARTIAL_SUFFIX
 from dapt_trainer.digests import sha256_of_file
 from dapt_trainer.errors import InfrastructureError, StageError
 

@@ -35,7 +35,7 @@ _BEAT_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Settings:
+class AnalysisSettings:
     """What every process needs."""
 
     tokenizer_json: str
@@ -69,7 +69,7 @@ class AnalysedBatch:
 class Analyst:
     """Analyses batches in one process."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: AnalysisSettings) -> None:
         from tokenizers import Tokenizer
 
         self._settings = settings
@@ -127,7 +127,7 @@ class AnalysisPool:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: AnalysisSettings,
         *,
         processes: int | None = None,
         inline_characters: int = _INLINE_CHARACTERS,
@@ -206,7 +206,7 @@ def _killed() -> InfrastructureError:
 _process_analyst: Analyst | None = None
 
 
-def _start_process(settings: Settings, parent: int) -> None:
+def _start_process(settings: AnalysisSettings, parent: int) -> None:
     global _process_analyst
     die_with_parent(parent)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent decides when to stop

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from dapt_contract.held_out import most_tokens
-from dapt_contract.metric import Side
+from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import TrainingLength
 from dapt_trainer.data.packing.held_out import HALVES, Half, HeldOutDocument
-from dapt_trainer.data.spool import Candidate
+from dapt_trainer.data.spool import HeldOutCandidate
 from dapt_trainer.errors import InputError
 
 MIN_DOCUMENTS = 3
@@ -24,7 +24,7 @@ class HeldOutChoice:
     """One side's held-out documents."""
 
     halves: dict[Half, list[HeldOutDocument]]
-    chosen: tuple[tuple[Candidate, int], ...]
+    chosen: tuple[tuple[HeldOutCandidate, int], ...]
     """With the tokens that are held out of each."""
     keys: frozenset[int]
     """Hashes of their normalized texts: nothing with one of these may be trained on."""
@@ -50,8 +50,8 @@ def held_out_limit(training: TrainingLength, domain_tokens: int, step_tokens: in
 
 def choose(
     side: Side,
-    candidates: Sequence[Candidate],
-    text_of: Callable[[Candidate], str],
+    candidates: Sequence[HeldOutCandidate],
+    text_of: Callable[[HeldOutCandidate], str],
     tokenizer: Any,
     *,
     documents: int,
@@ -85,7 +85,7 @@ def choose(
         )
     threshold = int(fraction * _KEY_SPACE)
     halves: dict[Half, list[HeldOutDocument]] = {}
-    chosen: list[tuple[Candidate, int]] = []
+    chosen: list[tuple[HeldOutCandidate, int]] = []
     for name, ordered in zip(HALVES, by_half, strict=True):
         most = max(1, max_tokens // 2)
         picked = _first_by_hash([entry[3] for entry in ordered], threshold, most)
@@ -98,8 +98,8 @@ def choose(
     return HeldOutChoice(halves, tuple(chosen), frozenset(candidate.key for candidate, _ in chosen))
 
 
-def _first_by_hash(ordered: list[Candidate], threshold: int, most: int) -> list[Candidate]:
-    picked: list[Candidate] = []
+def _first_by_hash(ordered: list[HeldOutCandidate], threshold: int, most: int) -> list[HeldOutCandidate]:
+    picked: list[HeldOutCandidate] = []
     keys: set[int] = set()
     tokens = 0
     for candidate in ordered:

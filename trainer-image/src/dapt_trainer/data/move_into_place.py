@@ -22,7 +22,7 @@ from dapt_contract.layout import (
 from dapt_contract.stages.prepare import SourceFacts
 from dapt_trainer.data.choose_held_out import HeldOutChoice
 from dapt_trainer.data.pack_source import PackedSource
-from dapt_trainer.data.packing.manifest import ShardManifest
+from dapt_trainer.data.packing.data_manifest import ShardManifest
 from dapt_trainer.data.spool import SpooledSource
 from dapt_trainer.digests import sha256_of_file
 

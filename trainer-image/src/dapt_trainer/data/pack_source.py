@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from dapt_trainer.data.dedup.held_out_neighbours import HeldOutShingles
 from dapt_trainer.data.packing.best_fit import Packer
-from dapt_trainer.data.packing.manifest import ShardManifest, TokenType
+from dapt_trainer.data.packing.data_manifest import ShardManifest, TokenType
 from dapt_trainer.data.packing.shards import ShardWriter
 from dapt_trainer.data.spool import SpooledSource
 

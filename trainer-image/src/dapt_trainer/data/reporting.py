@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dapt_contract.metric import Side
+from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import (
     ModelFacts,
     PrepareConfig,
@@ -17,10 +17,10 @@ from dapt_contract.stages.prepare import (
 )
 from dapt_trainer.data.choose_held_out import HeldOutChoice
 from dapt_trainer.data.dedup.contamination import ContaminationIndex
-from dapt_trainer.data.inputs import SIDES, EvaluationInputs
+from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.move_into_place import data_digest, source_facts
+from dapt_trainer.data.other_inputs import SIDES, EvaluationInputs
 from dapt_trainer.data.pack_source import PackedSource
-from dapt_trainer.data.problems import Problems
 from dapt_trainer.data.spool import SpooledSource
 from dapt_trainer.data.warnings import warnings_of
 

@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dapt_contract.metric import Side
+from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import TextSource
 from dapt_trainer.data.analysis import AnalysedBatch, AnalysisPool
 from dapt_trainer.data.dedup.minhash import HASHES, find_repeats
-from dapt_trainer.data.packing.manifest import TokenType
-from dapt_trainer.data.problems import Problems
+from dapt_trainer.data.input_problems import Problems
+from dapt_trainer.data.packing.data_manifest import TokenType
 from dapt_trainer.data.reading.sources import ResolvedSource
 from dapt_trainer.data.reading.text_batches import Counts, TextBatch, TextBatches
 from dapt_trainer.data.text import Hashes
@@ -38,7 +38,7 @@ SMALLEST_KEPT = 3
 
 
 @dataclass(frozen=True)
-class Candidate:
+class HeldOutCandidate:
     """A kept document that may be held out."""
 
     key: int
@@ -117,7 +117,7 @@ class SideReader:
         self._seen: set[int] = set()
         self._smallest: list[list[int]] = [[], []]
         self._threshold = int(rules.held_out_fraction * _KEY_SPACE)
-        self.candidates: list[Candidate] = []
+        self.candidates: list[HeldOutCandidate] = []
         self.texts = folder / "candidates.jsonl"
         self._texts = self.texts.open("wb")
 
@@ -217,7 +217,7 @@ class SideReader:
         """Close what is open."""
         self.close()
 
-    def candidate_text(self, candidate: Candidate) -> str:
+    def candidate_text(self, candidate: HeldOutCandidate) -> str:
         """The text of a candidate, after `close`."""
         with self.texts.open("rb") as file:
             file.seek(candidate.text_offset)
@@ -265,7 +265,7 @@ class SideReader:
         offset = self._texts.tell()
         self._texts.write(json.dumps(text).encode() + b"\n")
         tokens = size - self._rules.special_tokens
-        self.candidates.append(Candidate(key, half, source, document, tokens, offset))
+        self.candidates.append(HeldOutCandidate(key, half, source, document, tokens, offset))
 
 
 def note_repeats(spools: Sequence[SpooledSource], folder: Path, beat: Callable[[], None]) -> None:
@@ -280,7 +280,9 @@ def note_repeats(spools: Sequence[SpooledSource], folder: Path, beat: Callable[[
         spool.later = own
 
 
-def first_ones(candidates: Sequence[Candidate], spools: Sequence[SpooledSource]) -> list[Candidate]:
+def first_ones(
+    candidates: Sequence[HeldOutCandidate], spools: Sequence[SpooledSource]
+) -> list[HeldOutCandidate]:
     """The candidates that are no near-duplicates of earlier documents."""
     later = {spool.index: spool.later for spool in spools}
     return [

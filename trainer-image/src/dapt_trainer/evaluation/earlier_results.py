@@ -13,7 +13,7 @@ from typing import Any
 
 from dapt_contract.envelope import digest_of
 from dapt_contract.layout import HARNESS, HELD_OUT, MODEL, PROBES, STAGES, TASKS
-from dapt_contract.metric import Measure
+from dapt_contract.measure import Measure
 from dapt_contract.stage_file import find_report
 from dapt_contract.stages.common import EvaluationConfig
 from dapt_contract.stages.evaluate import BaselineReport, EvaluateReport

@@ -20,7 +20,7 @@ from typing import Literal
 
 from dapt_contract.base import Contract
 from dapt_contract.envelope import write_bytes_atomically
-from dapt_contract.metric import Score, Side
+from dapt_contract.measure import Score, Side
 from dapt_trainer.errors import InputError
 
 HALVES_FROM_ITEMS = 200

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dapt_contract.metric import Measure, Score, Side
+from dapt_contract.measure import Measure, Score, Side
 from dapt_contract.stages.common import EvaluationConfig, ModelReference
 from dapt_trainer.context import StageContext, beating
-from dapt_trainer.data.packing.manifest import read_manifest
+from dapt_trainer.data.packing.data_manifest import read_manifest
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.harness import SharedContextModel, TaskRunner

@@ -19,10 +19,10 @@ from typing import Any, Protocol
 
 import torch
 
-from dapt_contract.metric import Perplexity, Side, SidePerplexity
+from dapt_contract.measure import Perplexity, Side, SidePerplexity
 from dapt_trainer.context import ProgressBoard
+from dapt_trainer.data.packing.data_manifest import read_manifest
 from dapt_trainer.data.packing.held_out import HALVES, HeldOutDocument, read_held_out
-from dapt_trainer.data.packing.manifest import read_manifest
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.scoring import Advance, Scorer, Tree, score_shared
 
@@ -30,7 +30,7 @@ BATCH_TOKENS = 4096
 """Padded tokens of one forward pass; the logits are bounded apart from it."""
 
 
-class Document(Protocol):
+class ScoredDocument(Protocol):
     """What perplexity needs of a held-out document."""
 
     @property
@@ -55,7 +55,7 @@ def windows(ids: Sequence[int], context_length_tokens: int, end_of_text_id: int)
 
 def held_out_perplexity(
     model: Any,
-    documents: Sequence[Document],
+    documents: Sequence[ScoredDocument],
     *,
     context_length_tokens: int,
     end_of_text_id: int,

@@ -26,7 +26,7 @@ from dapt_trainer.errors import InputError
 from dapt_trainer.linux import PARENT_PID, oom_kills
 from dapt_trainer.pod.disk_reserve import Reserve
 from dapt_trainer.pod.launch import Statuses, run_gang, run_single
-from dapt_trainer.pod.outcome import Outcome, Verdict, judge, killed_outcome, read_outcome
+from dapt_trainer.pod.outcome import PodOutcome, RankOutcome, judge, killed_outcome, read_outcome
 from dapt_trainer.pod.settings import PodSettings
 from dapt_trainer.pod.stage_input import read_stage
 from dapt_trainer.pod.watch import Watch
@@ -47,7 +47,7 @@ def run_agent(kind: str, config: Path, sha256: str | None, worker: Sequence[str]
         settings = PodSettings.read()
         stage = read_stage(config, sha256, kind)
     except InputError as error:
-        verdict = Verdict(error.exit_code, error.cause, "; ".join(error.problems))
+        verdict = PodOutcome(error.exit_code, error.cause, "; ".join(error.problems))
         return _say(log, "", kind, verdict)
     finished = finished_report(settings.work, stage)
     if finished is not None:
@@ -67,9 +67,9 @@ def _run_ranks(
     settings: PodSettings,
     worker: Sequence[str],
     log: Path,
-) -> Verdict:
+) -> PodOutcome:
     def stop_before_start() -> None:
-        verdict = Verdict(ExitCode.STOPPED, Cause.STOPPED, "asked to stop before the ranks ran")
+        verdict = PodOutcome(ExitCode.STOPPED, Cause.STOPPED, "asked to stop before the ranks ran")
         os._exit(_say(log, stage.run.key, stage.kind, verdict))
 
     shutil.rmtree(settings.ranks_folder, ignore_errors=True)
@@ -93,7 +93,7 @@ def _run_ranks(
 
 def _judge_ranks(
     settings: PodSettings, statuses: Statuses, watch: Watch, oom_killed: bool, lost_peers: str
-) -> Verdict:
+) -> PodOutcome:
     outcomes = []
     for rank in settings.local_ranks:
         outcome = read_outcome(settings.ranks_folder, rank) or watch.killed.get(rank)
@@ -101,14 +101,14 @@ def _judge_ranks(
             # torch's launcher asks the peers of a failed rank to stop; nobody asked this pod.
             outcome = outcome.model_copy(update={"effect": True})
         if outcome is None and lost_peers:
-            outcome = Outcome(
+            outcome = RankOutcome(
                 rank=rank,
                 exit_code=ExitCode.INFRASTRUCTURE,
                 cause=Cause.INFRASTRUCTURE,
                 problems=(lost_peers,),
             )
         if outcome is None and watch.stop_requested:
-            outcome = Outcome(
+            outcome = RankOutcome(
                 rank=rank,
                 exit_code=ExitCode.STOPPED,
                 cause=Cause.STOPPED,
@@ -118,15 +118,15 @@ def _judge_ranks(
     return judge(outcomes)
 
 
-def _verdict_of_report(report: Contract) -> Verdict:
+def _verdict_of_report(report: Contract) -> PodOutcome:
     """A report told again ends as its run did."""
     facts: Any = getattr(report, "facts", None)
     code, cause = _ENDED_BY_RULE.get(getattr(facts, "ended_by", ""), (ExitCode.DONE, None))
     plain = facts.model_dump(mode="json") if isinstance(facts, Contract) else None
-    return Verdict(code, cause, getattr(facts, "message", "") if code else "", facts=plain)
+    return PodOutcome(code, cause, getattr(facts, "message", "") if code else "", facts=plain)
 
 
-def _say(log: Path, key: str, kind: str, verdict: Verdict) -> int:
+def _say(log: Path, key: str, kind: str, verdict: PodOutcome) -> int:
     """Write the termination message; returns the exit code."""
     if verdict.sentence:
         print(f"dapt: {verdict.sentence}", flush=True)

@@ -19,7 +19,7 @@ from dapt_contract.failure import PRECEDENCE, Cause, ExitCode, cause_of_exit_cod
 from dapt_trainer.linux import signal_name
 
 
-class Outcome(Contract):
+class RankOutcome(Contract):
     """What one rank says of its end."""
 
     rank: int
@@ -34,7 +34,7 @@ class Outcome(Contract):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PodOutcome:
     """How the whole pod ends."""
 
     exit_code: int
@@ -49,7 +49,7 @@ def outcome_path(folder: Path, rank: int) -> Path:
     return folder / f"outcome-{rank}.json"
 
 
-def write_outcome(folder: Path, outcome: Outcome) -> None:
+def write_outcome(folder: Path, outcome: RankOutcome) -> None:
     """Leave an outcome for the agent.
 
     Raises:
@@ -58,15 +58,15 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
     write_bytes_atomically(outcome_path(folder, outcome.rank), outcome.model_dump_json().encode())
 
 
-def read_outcome(folder: Path, rank: int) -> Outcome | None:
+def read_outcome(folder: Path, rank: int) -> RankOutcome | None:
     """What a rank left; None when it was killed first."""
     try:
-        return Outcome.model_validate_json(outcome_path(folder, rank).read_bytes())
+        return RankOutcome.model_validate_json(outcome_path(folder, rank).read_bytes())
     except (OSError, ValidationError):
         return None
 
 
-def killed_outcome(rank: int, status: int | None, *, oom_killed: bool) -> Outcome:
+def killed_outcome(rank: int, status: int | None, *, oom_killed: bool) -> RankOutcome:
     """The outcome of a rank that left none.
 
     Args:
@@ -75,7 +75,7 @@ def killed_outcome(rank: int, status: int | None, *, oom_killed: bool) -> Outcom
         oom_killed: whether the kernel killed a process of this pod for memory.
     """
     if status is None:
-        return Outcome(
+        return RankOutcome(
             rank=rank,
             exit_code=ExitCode.INFRASTRUCTURE,
             cause=Cause.INFRASTRUCTURE,
@@ -84,10 +84,10 @@ def killed_outcome(rank: int, status: int | None, *, oom_killed: bool) -> Outcom
     if status < 0 and (oom_killed or -status == 9):
         if oom_killed:
             sentence = f"rank {rank} was killed because the pod's memory ran out"
-            return Outcome(
+            return RankOutcome(
                 rank=rank, exit_code=ExitCode.OUT_OF_MEMORY, cause=Cause.OUT_OF_MEMORY, problems=(sentence,)
             )
-        return Outcome(
+        return RankOutcome(
             rank=rank,
             exit_code=ExitCode.INFRASTRUCTURE,
             cause=Cause.INFRASTRUCTURE,
@@ -95,16 +95,16 @@ def killed_outcome(rank: int, status: int | None, *, oom_killed: bool) -> Outcom
         )
     if status < 0:
         sentence = f"rank {rank} crashed with {signal_name(-status)}; its stacks are in the log"
-        return Outcome(rank=rank, exit_code=ExitCode.UNKNOWN, cause=Cause.CRASH, problems=(sentence,))
+        return RankOutcome(rank=rank, exit_code=ExitCode.UNKNOWN, cause=Cause.CRASH, problems=(sentence,))
     cause = cause_of_exit_code(status)
     code = status if status in set(ExitCode) else ExitCode.UNKNOWN
     sentence = f"rank {rank} ended with exit code {status} and left no outcome"
     if status == 0:  # it ended before it could say how
         code, cause = ExitCode.UNKNOWN, Cause.CRASH
-    return Outcome(rank=rank, exit_code=code, cause=cause, problems=(sentence,))
+    return RankOutcome(rank=rank, exit_code=code, cause=cause, problems=(sentence,))
 
 
-def judge(outcomes: Sequence[Outcome]) -> Verdict:
+def judge(outcomes: Sequence[RankOutcome]) -> PodOutcome:
     """The verdict over all ranks of this pod: effects count only where nothing else failed.
 
     Asked to stop: when all ranks finished anyway that is a success, else a stop.
@@ -112,7 +112,7 @@ def judge(outcomes: Sequence[Outcome]) -> Verdict:
     facts = next((outcome.facts for outcome in outcomes if outcome.rank == 0), None)
     failed = [outcome for outcome in outcomes if outcome.exit_code != ExitCode.DONE]
     if not failed:
-        return Verdict(ExitCode.DONE, facts=facts)
+        return PodOutcome(ExitCode.DONE, facts=facts)
     candidates = [outcome for outcome in failed if not outcome.effect] or failed
     root = min(candidates, key=lambda outcome: (PRECEDENCE.index(outcome.cause or Cause.CRASH), outcome.rank))
-    return Verdict(root.exit_code, root.cause or Cause.CRASH, "; ".join(root.problems), root.effect, facts)
+    return PodOutcome(root.exit_code, root.cause or Cause.CRASH, "; ".join(root.problems), root.effect, facts)

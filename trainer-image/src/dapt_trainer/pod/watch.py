@@ -17,7 +17,7 @@ from pathlib import Path
 from dapt_contract.failure import Cause, ExitCode
 from dapt_trainer.linux import is_alive
 from dapt_trainer.pod.heartbeat import Heartbeat, read_heartbeat, stacks_path
-from dapt_trainer.pod.outcome import Outcome, read_outcome
+from dapt_trainer.pod.outcome import RankOutcome, read_outcome
 from dapt_trainer.pod.settings import PodSettings
 
 PEER_SECONDS = 2.0
@@ -42,7 +42,7 @@ class Watch:
         self._told: set[int] = set()
         self._ended: dict[int, float] = {}
         self._over = threading.Event()
-        self.killed: dict[int, Outcome] = {}
+        self.killed: dict[int, RankOutcome] = {}
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
@@ -132,7 +132,7 @@ class Watch:
         now: float,
         beats: dict[int, Heartbeat],
         alive: dict[int, Heartbeat],
-        outcomes: dict[int, Outcome],
+        outcomes: dict[int, RankOutcome],
     ) -> None:
         settings = self._settings
         if not beats:
@@ -173,15 +173,15 @@ class Watch:
         for rank, text in before.items():
             print(f"dapt: stacks of rank {rank}:\n{text or '  (it wrote none)'}", flush=True)
 
-    def _kill(self, rank: int, beat: Heartbeat, outcome: Outcome | None) -> None:
+    def _kill(self, rank: int, beat: Heartbeat, outcome: RankOutcome | None) -> None:
         """Kill a rank; `outcome` None: it only shares its peers' fate."""
         if rank not in self.killed:
-            self.killed[rank] = outcome or Outcome(rank=rank)
+            self.killed[rank] = outcome or RankOutcome(rank=rank)
         _signal(beat.pid, signal.SIGKILL)
 
 
-def _outcome(rank: int, code: ExitCode, cause: Cause, sentence: str) -> Outcome:
-    return Outcome(rank=rank, exit_code=code, cause=cause, problems=(sentence,))
+def _outcome(rank: int, code: ExitCode, cause: Cause, sentence: str) -> RankOutcome:
+    return RankOutcome(rank=rank, exit_code=code, cause=cause, problems=(sentence,))
 
 
 def _read_text(path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from dapt_contract.metric import Measure, Score
+from dapt_contract.measure import Measure, Score
 from dapt_contract.stages.publish import CardFacts, PublishConfig
 from dapt_contract.version import PRODUCT_VERSION
 

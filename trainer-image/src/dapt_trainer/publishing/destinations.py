@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from dapt_trainer.data.reading.sources import filesystem_of
 from dapt_trainer.errors import InputError
-from dapt_trainer.publishing.manifest import MANIFEST, run_digest_of
+from dapt_trainer.publishing.published_files import MANIFEST, run_digest_of
 
 Heartbeat = Callable[[], None]
 SCHEMES = ("file", "pvc", "s3", "gs", "hf")

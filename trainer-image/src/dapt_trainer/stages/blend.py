@@ -6,11 +6,11 @@ share one load of them, so that three interpolations of a checkpoint read it onc
 
 from __future__ import annotations
 
-from dapt_contract.metric import Side, SidePerplexity
+from dapt_contract.measure import Side, SidePerplexity
 from dapt_contract.stages.blend import Blend, BlendConfig, BlendFacts, BlendReport, BlendRow
 from dapt_trainer.checkpoints.run_checkpoints import DIGEST_DIGITS
 from dapt_trainer.context import StageContext, beating
-from dapt_trainer.data.packing.manifest import read_manifest
+from dapt_trainer.data.packing.data_manifest import read_manifest
 from dapt_trainer.digests import reference_digest
 from dapt_trainer.distributed import Ranks, evaluation_ranks
 from dapt_trainer.evaluation.perplexity import side_perplexity

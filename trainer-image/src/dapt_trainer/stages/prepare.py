@@ -28,18 +28,18 @@ from dapt_contract.layout import (
     PROBES,
     TASKS,
 )
-from dapt_contract.metric import Side
+from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import (
     ModelFacts,
     PrepareConfig,
     PrepareReport,
-    TokenizerExtension,
+    TokenizerExtensionConfig,
 )
 from dapt_contract.stages.prepare import TokenizerFacts as GrownFacts
 from dapt_trainer.context import StageContext
-from dapt_trainer.data.analysis import AnalysisPool, Settings
+from dapt_trainer.data.analysis import AnalysisPool, AnalysisSettings
 from dapt_trainer.data.base_model.facts import (
-    TokenizerFacts,
+    TokenizerDescription,
     read_model_facts,
     read_tokenizer,
     sequence_length,
@@ -49,7 +49,10 @@ from dapt_trainer.data.choose_held_out import HeldOutChoice, choose, held_out_li
 from dapt_trainer.data.dedup.contamination import ContaminationIndex, contamination_index
 from dapt_trainer.data.dedup.held_out_neighbours import HeldOutShingles
 from dapt_trainer.data.disk_space import check_space
-from dapt_trainer.data.inputs import (
+from dapt_trainer.data.input_problems import Problems
+from dapt_trainer.data.items.json_lines import write_lines
+from dapt_trainer.data.move_into_place import move_into_place
+from dapt_trainer.data.other_inputs import (
     SIDES,
     EvaluationInputs,
     ListedSource,
@@ -59,12 +62,9 @@ from dapt_trainer.data.inputs import (
     know_all_tasks,
     read_evaluation,
 )
-from dapt_trainer.data.items.json_lines import write_lines
-from dapt_trainer.data.move_into_place import move_into_place
 from dapt_trainer.data.pack_source import PackedSource, pack_source
+from dapt_trainer.data.packing.data_manifest import DataManifest, TokenType, finished_manifest, write_manifest
 from dapt_trainer.data.packing.held_out import HALVES, write_held_out
-from dapt_trainer.data.packing.manifest import DataManifest, TokenType, finished_manifest, write_manifest
-from dapt_trainer.data.problems import Problems
 from dapt_trainer.data.reporting import check_size, report_of
 from dapt_trainer.data.spool import Rules, SideReader, SpooledSource, first_ones, note_repeats
 from dapt_trainer.errors import InfrastructureError, InputError, StopRequested
@@ -97,7 +97,7 @@ def run(config: PrepareConfig, context: StageContext) -> PrepareReport:
 @dataclass
 class _Model:
     facts: ModelFacts
-    tokenizer: TokenizerFacts
+    tokenizer: TokenizerDescription
     sequence_length_tokens: int
     token_type: TokenType
 
@@ -218,7 +218,7 @@ class _Preparation:
         tokenizer.encode_special_tokens = True
         spooled: list[SpooledSource] = []
         choices: dict[Side, HeldOutChoice] = {}
-        settings = Settings(
+        settings = AnalysisSettings(
             tokens.tokenizer_json,
             tokens.begin_of_text_id,
             tokens.end_of_text_id,
@@ -267,7 +267,7 @@ class _Preparation:
     def _grown(
         self,
         model: _Model,
-        wanted: TokenizerExtension,
+        wanted: TokenizerExtensionConfig,
         spooled: list[SpooledSource],
         choices: dict[Side, HeldOutChoice],
     ) -> tuple[_Model, list[SpooledSource]]:

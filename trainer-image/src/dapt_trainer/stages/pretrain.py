@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from dapt_contract.checkpoint import candidate_id
-from dapt_contract.metric import SidePerplexity
+from dapt_contract.measure import SidePerplexity
 from dapt_contract.stages.pretrain import EndedBy, PretrainConfig, PretrainFacts, PretrainReport
 from dapt_contract.stop_rule import StopVerdict, judge_readings
-from dapt_trainer.checkpoints.run_checkpoints import Lineage
+from dapt_trainer.checkpoints.run_checkpoints import RunCheckpoints
 from dapt_trainer.context import StageContext, beating
 from dapt_trainer.distributed import Ranks, join_ranks
-from dapt_trainer.errors import Diverged, ForgettingLimitReached, InputError, StageError, StopRequested
+from dapt_trainer.errors import DivergedError, ForgettingLimitReached, InputError, StageError, StopRequested
 from dapt_trainer.training.loss_curve import CURVE_FILE, STALL, Journal, curve_of, penalties_of, stall_of
 
 
@@ -37,10 +37,10 @@ def run(config: PretrainConfig, context: StageContext) -> PretrainReport:
     if not context.signing_key:
         raise InputError("pretrain needs the key that signs checkpoints, and none was mounted")
     ranks = join_ranks(context.rank, context.local_rank, context.world_size)
-    return Pretraining(config, context, ranks).run()
+    return PretrainRun(config, context, ranks).run()
 
 
-class Pretraining:
+class PretrainRun:
     """One try of one attempt."""
 
     def __init__(self, config: PretrainConfig, context: StageContext, ranks: Ranks) -> None:
@@ -48,7 +48,9 @@ class Pretraining:
         self.context = context
         self.ranks = ranks
         self.started = time.monotonic()
-        self.lineage = Lineage(config, context, ranks, keep_optimizer_states=config.keep_optimizer_states)
+        self.lineage = RunCheckpoints(
+            config, context, ranks, keep_optimizer_states=config.keep_optimizer_states
+        )
         self.journal: Journal
         self.trainer: Any
         self.setup: Any = None
@@ -185,7 +187,7 @@ class Pretraining:
         self._show(reading)
         if not reading.is_finite:
             raise self._ended(
-                Diverged,
+                DivergedError,
                 "Diverged",
                 f"at step {reading.step} of {config.total_steps}: the loss is {reading.loss_nats:g} and the gradient "
                 f"norm {reading.gradient_norm:g} (learning rate {reading.learning_rate:.3g}); lower "
@@ -312,7 +314,7 @@ class Pretraining:
         )
         where = f"at step {step} of {self.config.total_steps}: {decision.message}"
         if decision.verdict is StopVerdict.DIVERGED:
-            raise self._ended(Diverged, "Diverged", where)
+            raise self._ended(DivergedError, "Diverged", where)
         if decision.verdict is StopVerdict.FORGETTING_LIMIT:
             raise self._ended(ForgettingLimitReached, "ForgettingLimit", where)
 

@@ -20,7 +20,7 @@ from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.modeling.model_folder import load_tokenizer
 from dapt_trainer.publishing.card import model_card
 from dapt_trainer.publishing.destinations import open_destination
-from dapt_trainer.publishing.manifest import MANIFEST, ModelManifest, PublishedFile, manifest_bytes
+from dapt_trainer.publishing.published_files import MANIFEST, ModelManifest, PublishedFile, manifest_bytes
 from dapt_trainer.training.chat import stop_at_end_of_turn
 
 

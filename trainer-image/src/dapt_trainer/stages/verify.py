@@ -5,7 +5,7 @@ A model whose weights have the digest of one that was measured before is not sco
 
 from __future__ import annotations
 
-from dapt_contract.metric import Measure
+from dapt_contract.measure import Measure
 from dapt_contract.stages.evaluate import (
     NamedMeasure,
     NamedModel,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dapt_contract.stages.prepare import TokenizerExtension
+from dapt_contract.stages.prepare import TokenizerExtensionConfig
 from dapt_trainer.errors import InputError
 from dapt_trainer.tokenization.learn_merges import Learned, NewToken, learn_merges
 from dapt_trainer.tokenization.pre_tokens import Boundaries, count_words
@@ -68,7 +68,7 @@ def check_extendable(tokenizer_json: str, source: str) -> None:
 def grow_tokenizer(
     tokenizer_json: str,
     texts: Callable[[], Iterable[str]],
-    wanted: TokenizerExtension,
+    wanted: TokenizerExtensionConfig,
     *,
     source: str,
     beat: Callable[[], None] = lambda: None,
@@ -102,7 +102,7 @@ def grow_tokenizer(
 def _learned(
     content: dict[str, Any],
     texts: Iterable[str],
-    wanted: TokenizerExtension,
+    wanted: TokenizerExtensionConfig,
     *,
     spelled: Sequence[NewToken] = (),
     beat: Callable[[], None],
@@ -136,7 +136,7 @@ def _learned(
 def characters(
     content: dict[str, Any],
     texts: Iterable[str],
-    wanted: TokenizerExtension,
+    wanted: TokenizerExtensionConfig,
     *,
     least_saved: int,
     beat: Callable[[], None] = lambda: None,

@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dapt_contract.metric import Side
-from dapt_contract.stages.prepare import TokenizerExtension, TokenizerFacts
+from dapt_contract.measure import Side
+from dapt_contract.stages.prepare import TokenizerExtensionConfig, TokenizerFacts
 from dapt_trainer.data.base_model.fetch import read_json
 from dapt_trainer.data.choose_held_out import HeldOutChoice
 from dapt_trainer.data.dedup.held_out_neighbours import HeldOutShingles
+from dapt_trainer.data.packing.data_manifest import TokenType
 from dapt_trainer.data.packing.held_out import HALVES, HeldOutDocument
-from dapt_trainer.data.packing.manifest import TokenType
 from dapt_trainer.data.run_module import run_module
 from dapt_trainer.data.spool import SpooledSource
-from dapt_trainer.errors import InputError, OutOfMemory
+from dapt_trainer.errors import InputError, StageOutOfMemoryError
 from dapt_trainer.tokenization.extension import (
     FIELD,
     GrownTokenizer,
@@ -75,7 +75,7 @@ def check_model(model: Path, first_id: int, source: str, beat: Beat = lambda: No
 def grow(
     model: Path,
     target: Path,
-    wanted: TokenizerExtension,
+    wanted: TokenizerExtensionConfig,
     spooled: Sequence[SpooledSource],
     choices: Choices,
     *,
@@ -170,7 +170,7 @@ def _run_grow(arguments: list[str], source: str, beat: Beat) -> None:
     quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     done = run_module("dapt_trainer.tokenization.grow_model", arguments, quiet, beat)
     if done.returncode in (-9, 137):
-        raise OutOfMemory(
+        raise StageOutOfMemoryError(
             f"{FIELD}: memory ran out while the matrices of {source} were grown; give prepare more memory"
         )
     if done.returncode:
@@ -189,7 +189,7 @@ def facts_of(new: Any, choices: Choices, added: int) -> TokenizerFacts:
     return TokenizerFacts(added_tokens=added, **numbers)
 
 
-def warnings_of(facts: TokenizerFacts, wanted: TokenizerExtension) -> tuple[str, ...]:
+def warnings_of(facts: TokenizerFacts, wanted: TokenizerExtensionConfig) -> tuple[str, ...]:
     """A sentence where growing brought little."""
     if facts.added_tokens == 0:
         return (

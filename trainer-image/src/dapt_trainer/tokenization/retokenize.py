@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dapt_trainer.data.dedup.held_out_neighbours import HeldOutShingles
-from dapt_trainer.data.packing.manifest import TokenType
+from dapt_trainer.data.packing.data_manifest import TokenType
 from dapt_trainer.data.spool import SpooledSource
 
 SAMPLE_BYTES = 64 * 1024 * 1024

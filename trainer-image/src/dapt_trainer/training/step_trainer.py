@@ -21,11 +21,11 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from dapt_trainer.checkpoints.change_world_size import mend_optimizer
-from dapt_trainer.checkpoints.store import RESUME_FOLDER
+from dapt_trainer.checkpoints.inventory import RESUME_FOLDER
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.modeling.attention import stack_rows
 from dapt_trainer.training.batch_order import BatchOrder
-from dapt_trainer.training.regularization.base import Penalty
+from dapt_trainer.training.regularization.penalty import Penalty
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dapt_contract.stages.pretrain import PretrainConfig
-from dapt_trainer.data.packing.manifest import read_manifest
+from dapt_trainer.data.packing.data_manifest import read_manifest
 from dapt_trainer.data.packing.mixture import Mixture, MixtureTotals
 from dapt_trainer.data.packing.shards import Shard, open_shards
 from dapt_trainer.data.packing.torch_dataset import PackedDataset

@@ -10,11 +10,11 @@ from dapt_contract.checkpoint import candidate_id
 from dapt_contract.stages.align import AlignConfig
 from dapt_contract.stages.common import LoraConfig, ModelReference
 from dapt_contract.stages.finetune import FinetuneConfig
-from dapt_trainer.checkpoints.run_checkpoints import Lineage
-from dapt_trainer.checkpoints.store import StoredCheckpoint
+from dapt_trainer.checkpoints.inventory import StoredCheckpoint
+from dapt_trainer.checkpoints.run_checkpoints import RunCheckpoints
 from dapt_trainer.context import StageContext, beating
 from dapt_trainer.distributed import Ranks
-from dapt_trainer.errors import Diverged, InfrastructureError, StopRequested
+from dapt_trainer.errors import DivergedError, InfrastructureError, StopRequested
 from dapt_trainer.training.batch_order import BatchOrder
 from dapt_trainer.training.loss_curve import CURVE_FILE, Journal, curve_of
 from dapt_trainer.training.step_trainer import StepReading
@@ -57,9 +57,9 @@ class TuningRun:
         self._steps = total_steps
         self._what = what
         self._rate_field = rate_field
-        self._lineage: Lineage | None = None
+        self._lineage: RunCheckpoints | None = None
         if context.signing_key:
-            self._lineage = Lineage(config, context, ranks, keep_optimizer_states=1)
+            self._lineage = RunCheckpoints(config, context, ranks, keep_optimizer_states=1)
         self._trainer: Any = None
         history = self._open()
         path = context.try_folder / CURVE_FILE if ranks.is_first else None
@@ -146,7 +146,7 @@ class TuningRun:
             eta_seconds=(steps - reading.step) * self.journal.step_seconds_median,
         )
         if not reading.is_finite:
-            raise Diverged(
+            raise DivergedError(
                 f"{self._what} stopped at step {reading.step} of {steps}: the loss is {reading.loss_nats:g} and the "
                 f"gradient norm {reading.gradient_norm:g}; lower {self._rate_field}"
             )
@@ -158,7 +158,7 @@ class TuningRun:
             kept = "its checkpoint is complete" if self._lineage else "nothing was saved, for want of a key"
             raise StopRequested(f"{self._what}: asked to stop at step {reading.step} of {steps}; {kept}")
 
-    def _save(self, lineage: Lineage, reading: StepReading) -> None:
+    def _save(self, lineage: RunCheckpoints, reading: StepReading) -> None:
         self._context.progress.update(activity=f"saving checkpoint {reading.step}")
         name = candidate_id(self._context.stage.run.attempt, reading.step)
         with beating(self._context.progress):

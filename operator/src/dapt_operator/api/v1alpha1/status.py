@@ -48,7 +48,7 @@ class Condition(StatusBase):
     """Generation of the spec that this was said about."""
 
 
-class Progress(StatusBase):
+class ProgressStatus(StatusBase):
     """How far the running pretraining is."""
 
     fraction: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -233,7 +233,7 @@ class CandidateStatus(StatusBase):
     """Why it does not pass."""
 
 
-class Selected(StatusBase):
+class SelectedStatus(StatusBase):
     """The candidate that was taken."""
 
     id: ShortText
@@ -308,7 +308,7 @@ class DomainAdaptationStatus(StatusBase):
     """Gain of the same candidate."""
     attempt: Integer | None = None
     """Attempt that is running or was the last."""
-    progress: Progress | None = None
+    progress: ProgressStatus | None = None
     """How far pretraining is."""
     resolved: Resolved | None = None
     """What automatic fields came to."""
@@ -322,7 +322,7 @@ class DomainAdaptationStatus(StatusBase):
     """Runs of stages, oldest first."""
     candidates: Annotated[tuple[CandidateStatus, ...], Field(strict=False, max_length=MAX_CANDIDATES)] = ()
     """What was measured."""
-    selected: Selected | None = None
+    selected: SelectedStatus | None = None
     """The candidate that was taken."""
     attempts: Annotated[tuple[AttemptStatus, ...], Field(strict=False, max_length=16)] = ()
     """Pretrainings so far."""

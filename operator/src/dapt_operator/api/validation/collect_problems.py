@@ -21,7 +21,7 @@ from dapt_operator.api.v1alpha1.base import (
     TIME_PATTERN,
 )
 from dapt_operator.api.validation.problem import Problem, accepted_text, path_text, value_text
-from dapt_operator.api.validation.yaml_source import Document, Path
+from dapt_operator.api.validation.yaml_source import Path, YamlDocument
 
 PROFILE_FIELDS: Final = frozenset(
     {
@@ -76,7 +76,7 @@ def schema_of(model: type[BaseModel]) -> dict[str, Any]:
 class Repairs:
     """What was found in one document, and which fields were replaced for it."""
 
-    document: Document
+    document: YamlDocument
     model: type[BaseModel]
     problems: list[Problem] = field(default_factory=list)
     replaced: set[Path] = field(default_factory=set)
@@ -167,7 +167,7 @@ def _places(node: dict[str, Any], name: str, path: Path = ()) -> Iterator[Path]:
             yield from _places(child, name, (*path, key))
 
 
-def _missing(path: Path, node: dict[str, Any], document: Document) -> Problem:
+def _missing(path: Path, node: dict[str, Any], document: YamlDocument) -> Problem:
     text = path_text(path)
     reason = f": {REASONS[text]}" if text in REASONS else ""
     return Problem(

@@ -27,9 +27,9 @@ from dapt_operator.api.validation.collect_problems import Repairs, repair
 from dapt_operator.api.validation.problem import Problem as Problem
 from dapt_operator.api.validation.problem import path_text
 from dapt_operator.api.validation.unsupported import find_unsupported
-from dapt_operator.api.validation.yaml_source import Document as Document
 from dapt_operator.api.validation.yaml_source import ManifestError as ManifestError
 from dapt_operator.api.validation.yaml_source import Path
+from dapt_operator.api.validation.yaml_source import YamlDocument as Document
 from dapt_operator.api.validation.yaml_source import load as load
 
 KINDS: Final[dict[str, type[DomainAdaptation] | type[AdaptationProfile]]] = {

@@ -29,7 +29,7 @@ class ManifestError(ValueError):
 
 
 @dataclass(frozen=True)
-class Document:
+class YamlDocument:
     """One document of a manifest, unread as yet.
 
     data: plain dicts, lists, texts, numbers, booleans and None.
@@ -50,7 +50,7 @@ class Document:
         return self.line
 
 
-def load(text: str, filename: str = "<text>") -> list[Document]:
+def load(text: str, filename: str = "<text>") -> list[YamlDocument]:
     """The documents of a manifest; empty ones are left out.
 
     Raises ManifestError with `file:line:column` for text that is not YAML, for tags, for a field given twice, and for
@@ -63,13 +63,13 @@ def load(text: str, filename: str = "<text>") -> list[Document]:
     for number, line in enumerate(text.splitlines(), start=1):
         if line.startswith("%"):
             raise ManifestError(f"{filename}:{number}:1: YAML directives are not accepted; remove this line")
-    documents: list[Document] = []
+    documents: list[YamlDocument] = []
     try:
         for node in _nodes(text):
             reader = _Reader(filename)
             data = reader.read(node, (), 0)
             if data is not None:
-                documents.append(Document(data, reader.lines, filename, node.start_mark.line + 1))
+                documents.append(YamlDocument(data, reader.lines, filename, node.start_mark.line + 1))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{filename}:{mark.line + 1}:{mark.column + 1}" if mark else filename

@@ -10,9 +10,9 @@ from kubernetes.client import Configuration
 
 from dapt_operator.cli.errors import EXIT_USAGE, UserError
 from dapt_operator.runtime import logging_setup
-from dapt_operator.runtime.http_server import PortTaken
+from dapt_operator.runtime.http_server import PortTakenError
 from dapt_operator.runtime.operator import Service, end_process
-from dapt_operator.runtime.settings import BadSetting, Settings, make_settings
+from dapt_operator.runtime.settings import BadSettingError, Settings, make_settings
 
 
 def run(
@@ -44,13 +44,13 @@ def run(
             log_format=log_format,
             log_level=log_level,
         )
-    except BadSetting as error:
+    except BadSettingError as error:
         raise UserError(error.problems, EXIT_USAGE) from None
     logging_setup.set_up(settings.log_format, settings.log_level)
     configuration = find_cluster(settings)
     try:
         code = Service(settings, configuration).run()
-    except PortTaken as error:
+    except PortTakenError as error:
         raise UserError(str(error)) from None
     end_process(code)
 

@@ -16,7 +16,7 @@ from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.inputs.manifests import read_documents, read_request
 from dapt_operator.cli.run_folder import find_run
 from dapt_operator.plan.ledger.stage_facts import read_facts
-from dapt_operator.plan.selection.rejudge import Replay, replay
+from dapt_operator.plan.selection.rejudge import Rejudgement, rejudge
 
 DECISIONS = {
     "Selected": "selected: {candidate}, {reason}",
@@ -42,7 +42,7 @@ def judge_again(run: str, manifest: Path, runs: Path) -> RenderableType:
     facts = read_facts(status.ledger) if status.ledger is not None else None
     if facts is None or facts.prepare is None or facts.base is None:
         raise UserError(f"{run}: nothing to judge yet: the base model was not measured")
-    return _page(replay(spec, facts, datetime.now(UTC)))
+    return _page(rejudge(spec, facts, datetime.now(UTC)))
 
 
 def _status(run: str, runs: Path) -> DomainAdaptationStatus:
@@ -62,7 +62,7 @@ def _status(run: str, runs: Path) -> DomainAdaptationStatus:
         raise UserError(f"{run}: status.{place}: {first['msg']}; take it anew from the cluster") from None
 
 
-def _page(found: Replay) -> RenderableType:
+def _page(found: Rejudgement) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for heading in ("candidate", "gain on A", "limit on A", "gates on B"):
         table.add_column(heading, justify="right" if heading == "gain on A" else "left")

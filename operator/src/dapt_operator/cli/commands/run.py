@@ -36,7 +36,7 @@ from dapt_operator.number_format import clock as elapsed
 from dapt_operator.number_format import duration
 from dapt_operator.plan.stages.order import kinds
 from dapt_operator.reconcile import reconcile
-from dapt_operator.runs import RunPhase, RunState
+from dapt_operator.stage_run import RunPhase, RunState
 
 _LAUNCHERS: Mapping[str, Launcher] = {"IndexedJob": indexed_job}
 """Every profile's gang is a Job here: a JobSet's pods are the same, and nothing on this machine reads JobSets."""

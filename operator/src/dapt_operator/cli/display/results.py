@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from dapt_contract.metric import Measure, Score
+from dapt_contract.measure import Measure, Score
 from dapt_contract.stage_file import find_report
 from dapt_contract.stages.evaluate import BaselineReport, EvaluateReport, Sample, VerifyReport
 from dapt_operator.api.v1alpha1.conditions import PUBLISHED
@@ -23,7 +23,7 @@ _ANSWER_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResults:
     """Measures by model name (keys of `HEADINGS`), as far as they are there, and generated answers."""
 
     measures: tuple[tuple[str, Measure], ...] = ()
@@ -35,7 +35,7 @@ class Outcome:
         return dict(self.measures).get(name)
 
 
-def read_outcome(work: Path, status: DomainAdaptationStatus) -> Outcome:
+def read_outcome(work: Path, status: DomainAdaptationStatus) -> RunResults:
     """Collect what the finished stages measured; empty when nothing was measured yet."""
     measures: dict[str, Measure] = {}
     samples: tuple[Sample, ...] = ()
@@ -51,7 +51,7 @@ def read_outcome(work: Path, status: DomainAdaptationStatus) -> Outcome:
                 measures.setdefault("final", report.facts.final)
                 samples = report.samples
     ordered = tuple((name, measures[name]) for name in HEADINGS if name in measures)
-    return Outcome(ordered, samples, status.selected.id if status.selected else None)
+    return RunResults(ordered, samples, status.selected.id if status.selected else None)
 
 
 def _reports(work: Path, kind: str) -> list[object]:
@@ -60,7 +60,7 @@ def _reports(work: Path, kind: str) -> list[object]:
     return [report for report in found if report is not None]
 
 
-def outcome_table(outcome: Outcome) -> Table | None:
+def outcome_table(outcome: RunResults) -> Table | None:
     """Perplexities, bits per byte and scores of each model; None when nothing was measured."""
     base = outcome.measure("base")
     if base is None:
@@ -148,7 +148,7 @@ def _negative(value: float | None) -> float | None:
     return None if value is None else -value
 
 
-def sample_lines(outcome: Outcome) -> list[str]:
+def sample_lines(outcome: RunResults) -> list[str]:
     """One generated answer before and after: the first sample whose answers differ, else the first."""
     if not outcome.samples:
         return []

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from dapt_contract.base import Contract
-from dapt_contract.metric import Measure
+from dapt_contract.measure import Measure
 from dapt_contract.progress import Progress
 from dapt_contract.stages.align import AlignFacts
 from dapt_contract.stages.blend import BlendFacts

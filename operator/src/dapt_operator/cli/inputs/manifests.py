@@ -15,7 +15,7 @@ from typing import Any
 from dapt_operator.api.v1alpha1.profile import LOCAL_PROFILE_NAME, AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.api.validation.validate import check
-from dapt_operator.api.validation.yaml_source import Document, ManifestError, load
+from dapt_operator.api.validation.yaml_source import ManifestError, YamlDocument, load
 from dapt_operator.cli.errors import UserError
 
 FILE_SCHEME = "file://"
@@ -24,7 +24,7 @@ _PLACES = ("source", "destination")
 
 
 @dataclass(frozen=True)
-class Judged:
+class CheckedDocument:
     """One document with what was found: no problem means that `model` is there."""
 
     path: Path
@@ -44,7 +44,7 @@ class Request:
     """None: the built-in profile of this machine."""
 
 
-def read_documents(path: Path) -> list[Document]:
+def read_documents(path: Path) -> list[YamlDocument]:
     """The documents of a manifest.
 
     Raises:
@@ -64,7 +64,7 @@ def read_documents(path: Path) -> list[Document]:
         raise UserError(str(error)) from None
 
 
-def judge(path: Path, *, local: bool = True) -> list[Judged]:
+def judge(path: Path, *, local: bool = True) -> list[CheckedDocument]:
     """Every document of a file with all its problems.
 
     Raises:
@@ -73,11 +73,11 @@ def judge(path: Path, *, local: bool = True) -> list[Judged]:
     return [_judge(path, document, local=local) for document in read_documents(path)]
 
 
-def _judge(path: Path, document: Document, *, local: bool) -> Judged:
+def _judge(path: Path, document: YamlDocument, *, local: bool) -> CheckedDocument:
     model, problems = check(document, local=local)
     if model is not None:  # only now, so that problems show what is written
-        model, problems = check(Document(absolute(document.data, path), document.lines), local=local)
-    return Judged(path, model, tuple(f"{path}: {problem}" for problem in problems))
+        model, problems = check(YamlDocument(absolute(document.data, path), document.lines), local=local)
+    return CheckedDocument(path, model, tuple(f"{path}: {problem}" for problem in problems))
 
 
 def read_request(manifest: Path, profile: str | None) -> Request:

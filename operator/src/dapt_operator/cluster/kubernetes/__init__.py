@@ -2,7 +2,20 @@
 
 from dapt_operator.cluster.kubernetes.cache.store import Store
 from dapt_operator.cluster.kubernetes.cluster import KubernetesCluster
-from dapt_operator.cluster.kubernetes.errors import ApiError, NotLeader, Refused, Unavailable
+from dapt_operator.cluster.kubernetes.errors import (
+    ApiError,
+    ApiUnavailableError,
+    NotLeaderError,
+    RequestRefusedError,
+)
 from dapt_operator.cluster.kubernetes.lease import Leadership
 
-__all__ = ["ApiError", "KubernetesCluster", "Leadership", "NotLeader", "Refused", "Store", "Unavailable"]
+__all__ = [
+    "ApiError",
+    "ApiUnavailableError",
+    "KubernetesCluster",
+    "Leadership",
+    "NotLeaderError",
+    "RequestRefusedError",
+    "Store",
+]

@@ -23,7 +23,12 @@ import urllib3
 from kubernetes.client.rest import RESTClientObject
 
 from dapt_contract.version import PRODUCT_VERSION
-from dapt_operator.cluster.kubernetes.errors import ApiError, NotLeader, Refused, Unavailable
+from dapt_operator.cluster.kubernetes.errors import (
+    ApiError,
+    ApiUnavailableError,
+    NotLeaderError,
+    RequestRefusedError,
+)
 
 CONNECT_SECONDS = 3.0
 ATTEMPT_SECONDS = 10.0
@@ -189,20 +194,20 @@ class Api:
         request = f"{method} {path}"
         for attempt in range(1, attempts + 1):
             if method in _WRITES and not self._may_write():
-                raise NotLeader(f"{request}: the Lease is not held")
+                raise NotLeaderError(f"{request}: the Lease is not held")
             rest = min(_LONGEST_REST_SECONDS, _FIRST_REST_SECONDS * 3 ** (attempt - 1))
             try:
                 answer = self._attempt(method, url, body, content_type, seconds, most)
             except (urllib3.exceptions.HTTPError, OSError) as error:
-                failure = Unavailable(request, 0, type(error).__name__, str(error))
+                failure = ApiUnavailableError(request, 0, type(error).__name__, str(error))
             else:
                 if 200 <= answer.status < 300:
                     try:
                         return decode(answer.content)
                     except ValueError as error:
-                        failure = Unavailable(request, answer.status, "NotJSON", str(error))
+                        failure = ApiUnavailableError(request, answer.status, "NotJSON", str(error))
                 elif answer.status in _RETRIED:
-                    failure = Unavailable(request, answer.status, *_said(answer.content))
+                    failure = ApiUnavailableError(request, answer.status, *_said(answer.content))
                     rest = _retry_after(answer, rest)
                 else:
                     raise _error(request, answer)
@@ -268,7 +273,7 @@ class Api:
 
 
 def _error(request: str, answer: _Answer) -> ApiError:
-    kind = Refused if answer.status in _REFUSED else ApiError
+    kind = RequestRefusedError if answer.status in _REFUSED else ApiError
     return kind(request, answer.status, *_said(answer.content))
 
 

@@ -25,11 +25,11 @@ from dapt_operator.cluster.kubernetes.polls import targets
 from dapt_operator.cluster.kubernetes.polls.kueue_workloads import Workloads
 from dapt_operator.cluster.kubernetes.polls.pod_logs import PodLogs
 from dapt_operator.cluster.kubernetes.polls.pod_refusals import PodRefusals
-from dapt_operator.cluster.kubernetes.polls.progress import Readings
-from dapt_operator.cluster.kubernetes.polls.stage_files import StageDigests
+from dapt_operator.cluster.kubernetes.polls.progress import ProgressPolls
+from dapt_operator.cluster.kubernetes.polls.stage_file_digests import StageDigests
 from dapt_operator.cluster.kubernetes.resources import KINDS
-from dapt_operator.cluster.port import CannotMake, Conflict, Event, Key, ObjectReference, World
-from dapt_operator.runs import Children, Manifest
+from dapt_operator.cluster.port import CannotCreateError, ConflictError, Event, Key, ObjectReference, World
+from dapt_operator.stage_run import Children, Manifest
 
 _MOST_REMEMBERED = 20_000
 _EVENT_ATTEMPTS = 2
@@ -65,7 +65,7 @@ class KubernetesCluster:
         self._workloads = Workloads(self._api)
         self._refusals = PodRefusals(self._api)
         self._logs = PodLogs(self._api, on_change)
-        self._readings = Readings(store.targets, on_change)
+        self._readings = ProgressPolls(store.targets, on_change)
 
     def close(self) -> None:
         """Stop the threads; verbs must not be called any more."""
@@ -148,7 +148,7 @@ class KubernetesCluster:
         except ApiError as error:
             why = why_refused(error, str(manifest["kind"]))
             if why:
-                raise CannotMake(manifest["kind"], manifest["metadata"]["name"], why) from error
+                raise CannotCreateError(manifest["kind"], manifest["metadata"]["name"], why) from error
             raise
         if made is not None and manifest["kind"] in HOLDERS:
             self._store.put(made, own=True)
@@ -209,10 +209,10 @@ class KubernetesCluster:
             written = self._api.get(path)
             if written is None:
                 self._forget(key)
-                raise Conflict(f"{key.namespace}/{key.name} is gone") from None
+                raise ConflictError(f"{key.namespace}/{key.name} is gone") from None
             if written.get("status") != status:
                 self._store.put(written)
-                raise Conflict(f"{key.namespace}/{key.name}: {error.message}") from None
+                raise ConflictError(f"{key.namespace}/{key.name}: {error.message}") from None
             # Our first attempt was written, and its answer lost on the way.
         self._store.put(written, own=True)
 

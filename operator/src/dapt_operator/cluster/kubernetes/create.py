@@ -6,10 +6,10 @@ import logging
 from typing import Any
 
 from dapt_operator.cluster.kubernetes.client import Api
-from dapt_operator.cluster.kubernetes.errors import ApiError, Refused
+from dapt_operator.cluster.kubernetes.errors import ApiError, RequestRefusedError
 from dapt_operator.cluster.kubernetes.resources import KINDS
-from dapt_operator.cluster.port import NameTaken
-from dapt_operator.runs import Manifest
+from dapt_operator.cluster.port import NameTakenError
+from dapt_operator.stage_run import Manifest
 
 APPLIED = frozenset({"PersistentVolumeClaim", "Service"})
 """Kinds that are applied server-side; all others are created once."""
@@ -41,10 +41,10 @@ def create(api: Api, manifest: Manifest) -> Manifest | None:
     found = api.get(KINDS[kind].path(namespace, name))
     if found is None:
         # Deleted just now: the next reconcile finds the name free.
-        raise NameTaken(kind, name, "it is being deleted")
+        raise NameTakenError(kind, name, "it is being deleted")
     check_owner(found, manifest)
     if kind == "ConfigMap" and found.get("data") != manifest.get("data"):
-        raise NameTaken(kind, name, "its content is not what was written", ours=True)
+        raise NameTakenError(kind, name, "its content is not what was written", ours=True)
     result: Manifest = found
     return result
 
@@ -55,7 +55,7 @@ def why_refused(error: ApiError, kind: str) -> str:
         error.status == 404 and kind == "JobSet" and not error.reason
     ):  # the group's address itself is not there
         return "JobSet is not installed here; install it, or give the profile the launcher IndexedJob"
-    return error.message[:MAX_SENTENCE].strip() if isinstance(error, Refused) else ""
+    return error.message[:MAX_SENTENCE].strip() if isinstance(error, RequestRefusedError) else ""
 
 
 def check_owner(found: Manifest, wanted: Manifest) -> None:
@@ -70,9 +70,9 @@ def check_owner(found: Manifest, wanted: Manifest) -> None:
     owners = metadata.get("ownerReferences") or []
     deleting = bool(metadata.get("deletionTimestamp"))
     if not any(str(owner.get("uid")) in ours for owner in owners):
-        raise NameTaken(kind, name, _whose(owners) + (" and is being deleted" if deleting else ""))
+        raise NameTakenError(kind, name, _whose(owners) + (" and is being deleted" if deleting else ""))
     if deleting:
-        raise NameTaken(kind, name, "it is being deleted, wait until it is gone")
+        raise NameTakenError(kind, name, "it is being deleted, wait until it is gone")
 
 
 def _whose(owners: list[Any]) -> str:
@@ -88,7 +88,7 @@ def _apply(api: Api, manifest: Manifest, kind: str, namespace: str, name: str) -
     try:
         made = api.apply(path, manifest)
         return made
-    except Refused as error:
+    except RequestRefusedError as error:
         # What a template of the profile says of a claim cannot be changed once it is there. It serves as it is.
         found = api.get(path)
         if error.status != 422 or found is None:

@@ -26,13 +26,13 @@ class ApiError(Exception):
         self.message = message
 
 
-class Refused(ApiError):
+class RequestRefusedError(ApiError):
     """The request itself is refused: RBAC, an admission webhook, a quota of objects, a schema."""
 
 
-class Unavailable(ApiError):
+class ApiUnavailableError(ApiError):
     """The API server is away, overloaded or broken. A retry helps."""
 
 
-class NotLeader(Exception):
+class NotLeaderError(Exception):
     """The Lease is not held, so nothing may be written. Another operator goes on: end quietly."""

@@ -20,7 +20,7 @@ import kubernetes.client
 from dapt_operator.cluster.kubernetes.client import ATTEMPT_SECONDS, Api
 from dapt_operator.cluster.kubernetes.errors import ApiError
 from dapt_operator.cluster.kubernetes.resources import KINDS
-from dapt_operator.runs import Manifest
+from dapt_operator.stage_run import Manifest
 
 WRITE_SECONDS = 10.0
 """How long after its last renewal a holder may begin a write."""

@@ -10,7 +10,7 @@ from dapt_operator.api.names import API_VERSION
 
 
 @dataclass(frozen=True)
-class Kind:
+class ResourceKind:
     """A kind of object."""
 
     api_version: str
@@ -29,16 +29,16 @@ class Kind:
 
 
 KINDS: Final = {
-    "DomainAdaptation": Kind(API_VERSION, "domainadaptations"),
-    "AdaptationProfile": Kind(API_VERSION, "adaptationprofiles", namespaced=False),
-    "Job": Kind("batch/v1", "jobs"),
-    "JobSet": Kind("jobset.x-k8s.io/v1alpha2", "jobsets"),
-    "Pod": Kind("v1", "pods"),
-    "ConfigMap": Kind("v1", "configmaps"),
-    "Secret": Kind("v1", "secrets"),
-    "Service": Kind("v1", "services"),
-    "PersistentVolumeClaim": Kind("v1", "persistentvolumeclaims"),
-    "Event": Kind("v1", "events"),
-    "Lease": Kind("coordination.k8s.io/v1", "leases"),
+    "DomainAdaptation": ResourceKind(API_VERSION, "domainadaptations"),
+    "AdaptationProfile": ResourceKind(API_VERSION, "adaptationprofiles", namespaced=False),
+    "Job": ResourceKind("batch/v1", "jobs"),
+    "JobSet": ResourceKind("jobset.x-k8s.io/v1alpha2", "jobsets"),
+    "Pod": ResourceKind("v1", "pods"),
+    "ConfigMap": ResourceKind("v1", "configmaps"),
+    "Secret": ResourceKind("v1", "secrets"),
+    "Service": ResourceKind("v1", "services"),
+    "PersistentVolumeClaim": ResourceKind("v1", "persistentvolumeclaims"),
+    "Event": ResourceKind("v1", "events"),
+    "Lease": ResourceKind("coordination.k8s.io/v1", "leases"),
 }
 """Every kind that we read or write by name; Kueue's Workloads have the version that the server prefers."""

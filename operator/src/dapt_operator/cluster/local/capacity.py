@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dapt_operator.api.quantity import parse_quantity
-from dapt_operator.runs import Manifest
+from dapt_operator.stage_run import Manifest
 
 CPU = "cpu"
 _NOT_COUNTED = frozenset({"memory", "ephemeral-storage"})
@@ -21,17 +21,17 @@ _NOT_COUNTED = frozenset({"memory", "ephemeral-storage"})
 
 
 @dataclass(frozen=True)
-class Room:
+class Capacity:
     """Amounts by resource: `cpu` in cores, others in devices."""
 
     amounts: Mapping[str, float] = field(default_factory=dict)
 
-    def __add__(self, other: Room) -> Room:
+    def __add__(self, other: Capacity) -> Capacity:
         """Both together."""
         names = {*self.amounts, *other.amounts}
-        return Room({name: self.amounts.get(name, 0.0) + other.amounts.get(name, 0.0) for name in names})
+        return Capacity({name: self.amounts.get(name, 0.0) + other.amounts.get(name, 0.0) for name in names})
 
-    def lacking(self, wanted: Room, capacity: Room) -> str:
+    def lacking(self, wanted: Capacity, capacity: Capacity) -> str:
         """Why `wanted` does not fit beside this in `capacity`, in one sentence; empty when it does."""
         for name, amount in sorted(wanted.amounts.items()):
             has, used = capacity.amounts.get(name, 0.0), self.amounts.get(name, 0.0)
@@ -40,13 +40,13 @@ class Room:
         return ""
 
 
-def machine(accelerators: Mapping[str, int] | None = None) -> Room:
+def machine(accelerators: Mapping[str, int] | None = None) -> Capacity:
     """All cores of this machine that we may use, and its accelerators by resource name."""
     cores = float(len(os.sched_getaffinity(0)))
-    return Room({CPU: cores} | {name: float(count) for name, count in (accelerators or {}).items()})
+    return Capacity({CPU: cores} | {name: float(count) for name, count in (accelerators or {}).items()})
 
 
-def demand(job: Manifest, capacity: Room) -> Room:
+def demand(job: Manifest, capacity: Capacity) -> Capacity:
     """What all pods of a Job ask for together."""
     pods = int(job["spec"].get("completions", 1))
     whole = capacity.amounts.get(CPU, 0.0)
@@ -62,4 +62,4 @@ def demand(job: Manifest, capacity: Room) -> Room:
     if not devices:
         amounts.setdefault(CPU, whole)
     # a gang with accelerators is bounded by them; the cores beside them are shared as the kernel sees fit
-    return Room({name: amount for name, amount in amounts.items() if name != CPU or not devices})
+    return Capacity({name: amount for name, amount in amounts.items() if name != CPU or not devices})

@@ -20,17 +20,17 @@ from typing import IO, Any, Self
 
 from dapt_operator.api.names import LABEL_RUN
 from dapt_operator.cluster.local import job_status
-from dapt_operator.cluster.local.capacity import Room, demand, machine
+from dapt_operator.cluster.local.capacity import Capacity, demand, machine
 from dapt_operator.cluster.local.errors import LocalRunError, timestamp
-from dapt_operator.cluster.local.job import Gang
-from dapt_operator.cluster.local.object_files import ObjectStore
+from dapt_operator.cluster.local.job import LocalJob
+from dapt_operator.cluster.local.object_files import ObjectFiles
 from dapt_operator.cluster.local.pod_to_process import RUN_MARKER
 from dapt_operator.cluster.local.process import kill_marked
-from dapt_operator.cluster.local.progress import Readings
+from dapt_operator.cluster.local.progress import LocalProgress
 from dapt_operator.cluster.local.stored_resource import StoredResource
 from dapt_operator.cluster.port import Event, Key, ObjectReference, World
 from dapt_operator.launchers.labels import QUEUE_LABEL
-from dapt_operator.runs import Children, Manifest
+from dapt_operator.stage_run import Children, Manifest
 
 INTERRUPTED = "the local run was ended while this stage ran; it goes on from what was complete"
 
@@ -55,13 +55,13 @@ class LocalCluster:
         self._lock_file = _exclusive(self.folder)
         try:
             self._profile = profile
-            self._store = ObjectStore(self.folder / "objects")
+            self._store = ObjectFiles(self.folder / "objects")
             self._resource = StoredResource(self.folder, self._store, resource)
             (self.folder / "work").mkdir(exist_ok=True)
-            self._gangs: dict[str, Gang] = {}
-            self._waiting: dict[str, Room] = {}
+            self._gangs: dict[str, LocalJob] = {}
+            self._waiting: dict[str, Capacity] = {}
             """Jobs that there is no room for now, the oldest first, with what they ask for."""
-            self._running: dict[str, Room] = {}
+            self._running: dict[str, Capacity] = {}
             self._room = machine(_accelerators(profile))
             self._changed = threading.Condition()
             self._changes = 0
@@ -70,7 +70,7 @@ class LocalCluster:
         except BaseException:
             self._lock_file.close()
             raise
-        self._readings = Readings(self._reading_targets)
+        self._readings = LocalProgress(self._reading_targets)
 
     @property
     def key(self) -> Key:
@@ -119,7 +119,7 @@ class LocalCluster:
             self._store.put(created | {"status": job_status.suspended_status()})
             return
         name = str(manifest["metadata"]["name"])
-        self._gangs[name] = Gang(self._store, self.folder, created, self._notify)
+        self._gangs[name] = LocalJob(self._store, self.folder, created, self._notify)
         self._waiting[name] = demand(created, self._room)
         self._start_waiting()
 
@@ -130,7 +130,7 @@ class LocalCluster:
             if self._gangs[name].is_deleted:
                 del self._waiting[name]
                 continue
-            used = sum(self._running.values(), start=Room())
+            used = sum(self._running.values(), start=Capacity())
             lacking = used.lacking(wanted, self._room) if self._running else ""
             if lacking:
                 self._gangs[name].wait(lacking)

@@ -13,22 +13,22 @@ from typing import Any
 
 from dapt_operator.cluster.local import job_status
 from dapt_operator.cluster.local.errors import LocalRunError, timestamp
-from dapt_operator.cluster.local.object_files import ObjectStore
+from dapt_operator.cluster.local.free_ports import PortReservation
+from dapt_operator.cluster.local.object_files import ObjectFiles
 from dapt_operator.cluster.local.pod_to_process import Launch, pod_folder, prepare_launch
-from dapt_operator.cluster.local.ports import PortReservation
 from dapt_operator.cluster.local.process import PodProcess
-from dapt_operator.runs import Manifest
+from dapt_operator.stage_run import Manifest
 
 logger = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 4096
 _KILL_POLL_SECONDS = 0.02
 
 
-class Gang:
+class LocalJob:
     """Runs one Job that was created; writes its status and its pods' into the store."""
 
     def __init__(
-        self, store: ObjectStore, folder: Path, job: Manifest, on_change: Callable[[], None]
+        self, store: ObjectFiles, folder: Path, job: Manifest, on_change: Callable[[], None]
     ) -> None:
         self._store = store
         self._folder = folder

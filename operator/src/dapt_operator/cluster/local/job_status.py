@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from dapt_operator.cluster.local.errors import timestamp
-from dapt_operator.runs import Manifest, plain
+from dapt_operator.stage_run import Manifest, plain
 
 COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 TERMINAL_PHASES = ("Succeeded", "Failed")

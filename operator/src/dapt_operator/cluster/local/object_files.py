@@ -15,13 +15,13 @@ from typing import Any
 
 from dapt_contract.envelope import write_bytes_atomically
 from dapt_operator.cluster.local.errors import LocalRunError, timestamp
-from dapt_operator.runs import Manifest, plain
+from dapt_operator.stage_run import Manifest, plain
 
 _RESERVED_BYTES = 1024 * 1024
 """Put aside, so that a run on a full disk can still be written down."""
 
 
-class ObjectStore:
+class ObjectFiles:
     """All objects of one run folder, in memory and on disk."""
 
     def __init__(self, folder: Path) -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from dapt_operator.cluster.local.errors import LocalRunError
-from dapt_operator.cluster.local.object_files import ObjectStore
-from dapt_operator.runs import Manifest
+from dapt_operator.cluster.local.object_files import ObjectFiles
+from dapt_operator.stage_run import Manifest
 
 RUN_MARKER = "DAPT_LOCAL_RUN"
 """In the environment of every process of a run folder: the folder."""
@@ -45,7 +45,7 @@ class Launch:
     """Where rank 0 serves its readings; None when the pod declares no such port."""
 
 
-def prepare_launch(pod: Manifest, store: ObjectStore, run_folder: Path, ports: Mapping[int, int]) -> Launch:
+def prepare_launch(pod: Manifest, store: ObjectFiles, run_folder: Path, ports: Mapping[int, int]) -> Launch:
     """Make a pod's folders and files, and say what to start.
 
     Args:
@@ -106,7 +106,7 @@ def pod_folder(run_folder: Path, pod: Manifest) -> Path:
 
 
 def _mounted(
-    pod: Manifest, container: Mapping[str, Any], store: ObjectStore, run_folder: Path, folder: Path
+    pod: Manifest, container: Mapping[str, Any], store: ObjectFiles, run_folder: Path, folder: Path
 ) -> dict[str, Path]:
     volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes") or []}
     paths: dict[str, Path] = {}
@@ -135,7 +135,7 @@ def _mounted(
     return paths
 
 
-def _data(store: ObjectStore, kind: str, name: str) -> dict[str, bytes]:
+def _data(store: ObjectFiles, kind: str, name: str) -> dict[str, bytes]:
     found = store.get(kind, name)
     if found is None:
         raise LocalRunError(f"{kind} {name} is not there; it should have been created before the Job")
@@ -156,7 +156,7 @@ def _materialized(folder: Path, files: Mapping[str, bytes]) -> Path:
     return folder
 
 
-def _secrets(container: Mapping[str, Any], store: ObjectStore) -> dict[str, str]:
+def _secrets(container: Mapping[str, Any], store: ObjectFiles) -> dict[str, str]:
     """Environment from Secrets; one that is not there is left to the user's own environment."""
     found: dict[str, str] = {}
     for source in container.get("envFrom") or []:

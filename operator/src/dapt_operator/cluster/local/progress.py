@@ -15,7 +15,7 @@ _INTERVAL_SECONDS = 1.0
 _MAX_BYTES = 64 * 1024
 
 
-class Readings:
+class LocalProgress:
     """Asks every running stage once a second; keeps the last answer of each."""
 
     def __init__(self, targets: Callable[[], Mapping[str, tuple[int, str]]]) -> None:

@@ -19,9 +19,9 @@ from dapt_operator.api.schema.immutable import changed_blocks
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.status import Frozen
 from dapt_operator.cluster.local.errors import LocalRunError, timestamp
-from dapt_operator.cluster.local.object_files import ObjectStore
-from dapt_operator.cluster.port import Conflict
-from dapt_operator.runs import Manifest, plain
+from dapt_operator.cluster.local.object_files import ObjectFiles
+from dapt_operator.cluster.port import ConflictError
+from dapt_operator.stage_run import Manifest, plain
 
 DEFAULT_NAMESPACE = "default"
 KIND = "DomainAdaptation"
@@ -30,7 +30,7 @@ KIND = "DomainAdaptation"
 class StoredResource:
     """One resource in its run folder."""
 
-    def __init__(self, folder: Path, store: ObjectStore, document: Manifest) -> None:
+    def __init__(self, folder: Path, store: ObjectFiles, document: Manifest) -> None:
         """Create the resource, or take over the stored one with the spec of `document`.
 
         Raises:
@@ -79,7 +79,7 @@ class StoredResource:
         current = self.value
         found = current["metadata"]["resourceVersion"]
         if found != resource_version:
-            raise Conflict(f"{self._name} has resource version {found}, not {resource_version}")
+            raise ConflictError(f"{self._name} has resource version {found}, not {resource_version}")
         if current.get("status") != plain(status):
             self._write(self._next(current | {"status": plain(status)}))
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dapt_operator.api.v1alpha1.conditions import CLAIM_NOT_FOUND, IMAGE_NOT_PULLED, REFUSED, SECRET_NOT_FOUND
-from dapt_operator.runs import Hindrance
+from dapt_operator.stage_run import Hindrance
 
 _STARTING = ("ContainerCreating", "PodInitializing")
 _IMAGE_REASONS = (

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from dapt_operator.launchers.labels import QUEUE_LABEL
-from dapt_operator.runs import Manifest, Quota
+from dapt_operator.stage_run import Manifest, Quota
 
 NOT_SEEN: Final = "the queue has not taken it up yet; this takes Kueue in the cluster"
 NOT_REACHED: Final = (

@@ -12,7 +12,7 @@ from dapt_contract.layout import HUB_CACHE
 from dapt_operator.api.quantity import is_quantity, parse_quantity
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.validation.pod_template import is_ours
-from dapt_operator.runs import StageRun, plain
+from dapt_operator.stage_run import StageRun, plain
 
 DEFAULT_GRACE_SECONDS: Final = 120
 """Grace period of a profile that gives none: time to write a checkpoint of a small model."""

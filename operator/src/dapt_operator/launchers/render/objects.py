@@ -18,7 +18,7 @@ from dapt_operator.launchers.labels import (
 )
 from dapt_operator.launchers.render.environment import Rendezvous, accelerator_resource
 from dapt_operator.launchers.render.pod import pod_template
-from dapt_operator.runs import Manifest, Owner, StageRun, plain
+from dapt_operator.stage_run import Manifest, Owner, StageRun, plain
 
 STAGE_FILE_KEY: Final = "stage.json"
 PROFILE_KEY: Final = "profile.json"

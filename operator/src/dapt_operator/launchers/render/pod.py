@@ -1,8 +1,8 @@
 """The pod of one node of a run: the profile's template, with what dapt owns laid over it.
 
 `api/validation/pod_fields.py` says who owns which field, `api/validation/pod_template.py` what of a template is
-refused; this module reads the usable part alone. Every container gets the security context of the restricted Pod Security
-standard by default, sidecars too.
+refused; this module reads the usable part alone. Every container gets the security context of the restricted
+Pod Security standard by default, sidecars too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dapt_operator.launchers.render.environment import (
     resources_of,
 )
 from dapt_operator.launchers.render.volumes import mounts_of, volumes_of
-from dapt_operator.runs import Owner, StageRun, plain
+from dapt_operator.stage_run import Owner, StageRun, plain
 
 CONTAINER: Final = TRAINER
 UNREACHABLE_SECONDS: Final = 30

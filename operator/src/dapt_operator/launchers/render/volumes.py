@@ -8,7 +8,7 @@ from dapt_contract import pod as contract
 from dapt_operator.api.names import signing_secret_name, work_claim_name
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.launchers.render.environment import uses_model_cache
-from dapt_operator.runs import Owner, StageRun
+from dapt_operator.stage_run import Owner, StageRun
 
 
 def mounts_of(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from dapt_contract.metric import Measure, Score
+from dapt_contract.measure import Measure, Score
 from dapt_operator.api.v1alpha1.spec_evaluation import SelectionWeights
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
-from dapt_operator.plan.gates.base import GateFacts, Verdict
 from dapt_operator.plan.gates.gain import gain
 from dapt_operator.plan.gates.perplexity import increase
+from dapt_operator.plan.gates.verdict import GateFacts, Verdict
 
 GATE = "domainGain"
 

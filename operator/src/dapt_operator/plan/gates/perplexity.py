@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from dapt_contract.metric import Measure, SidePerplexity
+from dapt_contract.measure import Measure, SidePerplexity
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
-from dapt_operator.plan.gates.base import GateFacts, Verdict
+from dapt_operator.plan.gates.verdict import GateFacts, Verdict
 
 GATE = "generalPerplexity"
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from dapt_contract.base import compact_number
-from dapt_contract.metric import Measure, Perplexity, Score, SidePerplexity
+from dapt_contract.measure import Measure, Perplexity, Score, SidePerplexity
 from dapt_contract.stages.evaluate import BaselineFacts, EvaluateFacts
 from dapt_operator.api.v1alpha1.ledger import (
     MAX_CLOSED,
@@ -42,7 +42,7 @@ _NUMBERS: Final = (
 _CACHED: Final = 16
 
 
-def closed_tries(ledger: Ledger) -> Mapping[Lineage, int]:
+def closed_run_counts(ledger: Ledger) -> Mapping[Lineage, int]:
     """Number of tries of every lineage that was let go."""
     return _closed(ledger.closed.lineages) if ledger.closed is not None else {}
 
@@ -56,7 +56,7 @@ def _closed(lineages: tuple[str, ...]) -> Mapping[Lineage, int]:
     return found
 
 
-def let_go(ledger: Ledger, record: RunRecord) -> Ledger:
+def compact_record(ledger: Ledger, record: RunRecord) -> Ledger:
     """The ledger without this record, which has ended."""
     closed = ledger.closed or ClosedRuns()
     name = f"{record.stage} {record.attempt} {record.candidate or ''} {record.try_number}"
@@ -158,7 +158,7 @@ def decode(base: Measure, text: str) -> Measure:
     )
 
 
-def make_room(ledger: Ledger, candidate: str | None) -> Ledger:
+def free_one_record(ledger: Ledger, candidate: str | None) -> Ledger:
     """A ledger with a place for one more record.
 
     First go finished evaluations, the oldest first: their measures are kept in short (`past`). Then what was done for
@@ -180,5 +180,5 @@ def make_room(ledger: Ledger, candidate: str | None) -> Ledger:
         [one for one in ended if one.kind == "evaluate"],
     ):
         if group:
-            return let_go(ledger, min(group, key=lambda one: one.fence))
+            return compact_record(ledger, min(group, key=lambda one: one.fence))
     return ledger

@@ -8,7 +8,7 @@ from dapt_contract.failure import Cause
 from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.api.v1alpha1.ledger import Ledger, RunRecord
 from dapt_operator.plan.ledger.records import find_state, put
-from dapt_operator.runs import Quota, RunPhase, RunState
+from dapt_operator.stage_run import Quota, RunPhase, RunState
 
 UNSCHEDULABLE = "Unschedulable"
 

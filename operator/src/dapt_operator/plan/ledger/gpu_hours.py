@@ -10,8 +10,8 @@ from dapt_operator.api.v1alpha1.ledger import Ledger, RunRecord
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.ledger.records import accelerator_seconds, find
-from dapt_operator.plan.sizing.resolve import Gang
-from dapt_operator.runs import RunPhase, RunResources, RunState
+from dapt_operator.plan.sizing.resolve import RankLayout
+from dapt_operator.stage_run import RunPhase, RunResources, RunState
 
 SHORTEST_DEADLINE_SECONDS = 60
 
@@ -55,7 +55,7 @@ def is_spent(left_seconds: float | None, record: RunRecord | None) -> bool:
 def pretraining_seconds(
     spec: DomainAdaptationSpec,
     ledger: Ledger,
-    gang: Gang,
+    gang: RankLayout,
     left_seconds: float | None,
     record: RunRecord | None,
 ) -> float | None:

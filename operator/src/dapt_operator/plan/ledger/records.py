@@ -13,10 +13,10 @@ from pydantic import ValidationError
 
 from dapt_contract.base import Contract
 from dapt_contract.failure import Cause
-from dapt_contract.run import RunIdentity
+from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stages import KINDS
 from dapt_operator.api.v1alpha1.ledger import Ledger, RunRecord
-from dapt_operator.runs import RunState
+from dapt_operator.stage_run import RunState
 
 Lineage = tuple[str, int, str | None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dapt_contract.metric import Measure, Perplexity, SidePerplexity
+from dapt_contract.measure import Measure, Perplexity, SidePerplexity
 from dapt_contract.stages.align import AlignFacts
 from dapt_contract.stages.blend import BlendFacts, BlendRow
 from dapt_contract.stages.evaluate import BaselineFacts, EvaluateFacts, VerifyFacts
@@ -14,7 +14,7 @@ from dapt_contract.stages.prepare import PrepareFacts
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainFacts
 from dapt_contract.stages.publish import PublishFacts
 from dapt_operator.api.v1alpha1.ledger import AttemptRecord, Ledger, RunRecord
-from dapt_operator.plan.ledger.compaction import closed_tries, stored_measures
+from dapt_operator.plan.ledger.compaction import closed_run_counts, stored_measures
 from dapt_operator.plan.ledger.records import facts_of, find
 
 
@@ -95,7 +95,7 @@ def read_facts(ledger: Ledger) -> Facts:
         given_up=given_up,
         closed=frozenset(
             candidate
-            for stage, _, candidate in closed_tries(ledger)
+            for stage, _, candidate in closed_run_counts(ledger)
             if stage == "evaluate" and candidate is not None
         ),
         lost_blends=lost_blends,

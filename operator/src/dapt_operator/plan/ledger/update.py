@@ -28,7 +28,7 @@ from dapt_operator.plan.ledger.records import (
     was_asked_to_stop,
 )
 from dapt_operator.plan.ledger.retries import after_failure, not_before
-from dapt_operator.runs import RunPhase, RunState
+from dapt_operator.stage_run import RunPhase, RunState
 
 MAX_MESSAGE = 1024
 """Characters of a run's sentence that are remembered: a status has room for 40 of them."""

@@ -19,7 +19,7 @@ from dapt_operator.plan.stages import attempts
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AttemptDecision:
     """What is decided once no attempt runs and all blends are measured."""
 
     choice: Choice
@@ -54,7 +54,9 @@ def after_limit(
     return _retreat(spec, facts, known, f"attempt {facts.attempt} {ended}{f': {said}' if said else ''}", now)
 
 
-def judge(spec: DomainAdaptationSpec, facts: Facts, known: tuple[Candidate, ...], now: datetime) -> Outcome:
+def decide_after_attempt(
+    spec: DomainAdaptationSpec, facts: Facts, known: tuple[Candidate, ...], now: datetime
+) -> AttemptDecision:
     """Choose among the candidates of all attempts.
 
     Only evaluations of candidates that pass the perplexity gate on half A can change a choice: where none of those is
@@ -73,11 +75,15 @@ def judge(spec: DomainAdaptationSpec, facts: Facts, known: tuple[Candidate, ...]
         if not decides and choice.reason != PIN_UNKNOWN and not _is_out_of_budget(facts):
             retreat = _retreat(spec, facts, known, f"attempt {facts.attempt} ended and {choice.why}", now)
             if retreat is not None:
-                return Outcome(choice, retreat=retreat)
-        return Outcome(NeedsMeasure((decides or waiting)[0]), waiting) if waiting else Outcome(choice)
+                return AttemptDecision(choice, retreat=retreat)
+        return (
+            AttemptDecision(NeedsMeasure((decides or waiting)[0]), waiting)
+            if waiting
+            else AttemptDecision(choice)
+        )
     if waiting:
-        return Outcome(NeedsMeasure(choice.candidate), waiting)
-    return Outcome(choice, (choice.candidate,) if isinstance(choice, NeedsMeasure) else ())
+        return AttemptDecision(NeedsMeasure(choice.candidate), waiting)
+    return AttemptDecision(choice, (choice.candidate,) if isinstance(choice, NeedsMeasure) else ())
 
 
 def _is_out_of_budget(facts: Facts) -> bool:
@@ -90,4 +96,4 @@ def _retreat(
     spec: DomainAdaptationSpec, facts: Facts, known: tuple[Candidate, ...], reason: str, now: datetime
 ) -> AttemptRecord | None:
     failed = frozenset(one.id for one in known if one.evaluated and not one.passes)
-    return attempts.retreat(spec, facts, failed=failed, reason=reason, now=now)
+    return attempts.next_attempt(spec, facts, failed=failed, reason=reason, now=now)

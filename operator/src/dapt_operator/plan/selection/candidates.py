@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from dapt_contract.checkpoint import candidate_id
-from dapt_contract.metric import Measure
+from dapt_contract.measure import Measure
 from dapt_contract.stages.blend import BlendRow
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.pretrain import CheckpointFacts

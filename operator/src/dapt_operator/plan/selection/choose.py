@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dapt_contract.metric import Measure
+from dapt_contract.measure import Measure
 from dapt_operator.api.v1alpha1.conditions import GATES_BREACHED, NO_GAIN, PIN_UNKNOWN
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec, has_scores
 from dapt_operator.plan.gates import perplexity

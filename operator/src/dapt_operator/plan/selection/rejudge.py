@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from dapt_contract.envelope import canonical_json
-from dapt_contract.metric import Measure
+from dapt_contract.measure import Measure
 from dapt_contract.stages.blend import BlendFacts
 from dapt_contract.stages.evaluate import BaselineFacts
 from dapt_contract.stages.prepare import PrepareFacts
@@ -23,7 +23,7 @@ from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.gates import Verdict
 from dapt_operator.plan.ledger.records import compact
 from dapt_operator.plan.ledger.stage_facts import Facts, measure_of_row
-from dapt_operator.plan.selection.after_attempt import after_limit, judge
+from dapt_operator.plan.selection.after_attempt import after_limit, decide_after_attempt
 from dapt_operator.plan.selection.candidates import candidates
 from dapt_operator.plan.selection.choose import Breached, NeedsMeasure, Selected
 from dapt_operator.plan.stages.common import stop_rule
@@ -32,7 +32,7 @@ STOPPED: Final = frozenset({"ForgettingLimit", "Diverged"})
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedCandidate:
     """One candidate before the gates."""
 
     id: str
@@ -43,12 +43,12 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Replay:
+class Rejudgement:
     """What the numbers say."""
 
     stops: tuple[tuple[int, tuple[StopDecision, ...]], ...]
     """By attempt: the stop rule's verdict after each reading."""
-    candidates: tuple[Judged, ...]
+    candidates: tuple[JudgedCandidate, ...]
     decision: str
     """Selected, NeedsMeasure, Breached or RolledBack."""
     candidate: str | None
@@ -59,7 +59,7 @@ class Replay:
     """The one that follows a rollback."""
 
 
-def replay(spec: DomainAdaptationSpec, facts: Facts, now: datetime) -> Replay:
+def rejudge(spec: DomainAdaptationSpec, facts: Facts, now: datetime) -> Rejudgement:
     """Judge recorded facts as the operator does when the newest attempt has ended.
 
     Args:
@@ -73,27 +73,27 @@ def replay(spec: DomainAdaptationSpec, facts: Facts, now: datetime) -> Replay:
     if facts.prepare is None or facts.base is None:
         raise ValueError("a replay needs the facts of prepare and baseline")
     known = candidates(spec, facts)
-    judged = tuple(Judged(one.id, one.passes_a, one.verdicts, one.gain_a) for one in known)
+    judged = tuple(JudgedCandidate(one.id, one.passes_a, one.verdicts, one.gain_a) for one in known)
     stops = _stops(spec, facts, facts.base)
     newest = facts.pretrain
     if newest is not None and newest.ended_by in STOPPED:
         diverged = newest.ended_by == "Diverged"
         retreat = after_limit(spec, facts, known, diverged=diverged, said=newest.message, now=now)
         if retreat is not None:
-            return Replay(stops, judged, "RolledBack", retreat.start, retreat.reason, retreat)
-    outcome = judge(spec, facts, known, now)
+            return Rejudgement(stops, judged, "RolledBack", retreat.start, retreat.reason, retreat)
+    outcome = decide_after_attempt(spec, facts, known, now)
     if outcome.retreat is not None:
-        return Replay(
+        return Rejudgement(
             stops, judged, "RolledBack", outcome.retreat.start, outcome.retreat.reason, outcome.retreat
         )
     choice = outcome.choice
     if isinstance(choice, Selected):
-        return Replay(stops, judged, "Selected", choice.candidate.id, choice.reason)
+        return Rejudgement(stops, judged, "Selected", choice.candidate.id, choice.reason)
     if isinstance(choice, NeedsMeasure):
         reason = f"{choice.candidate.id} is to be evaluated first"
-        return Replay(stops, judged, "NeedsMeasure", choice.candidate.id, reason)
+        return Rejudgement(stops, judged, "NeedsMeasure", choice.candidate.id, reason)
     assert isinstance(choice, Breached)
-    return Replay(stops, judged, "Breached", None, choice.why)
+    return Rejudgement(stops, judged, "Breached", None, choice.why)
 
 
 def _stops(

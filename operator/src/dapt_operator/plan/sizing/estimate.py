@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dapt_contract.held_out import most_tokens
-from dapt_contract.metric import Measure
+from dapt_contract.measure import Measure
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
@@ -169,7 +169,7 @@ class _Compute:
     spec: DomainAdaptationSpec
     profile: AdaptationProfileSpec
     model: ModelFacts | None
-    gang: resolve.Gang
+    gang: resolve.RankLayout
     batch: resolve.Batch | None
     length: int
     steps: resolve.Steps | None
@@ -256,7 +256,7 @@ def _batch(
     spec: DomainAdaptationSpec,
     profile: AdaptationProfileSpec,
     model: ModelFacts | None,
-    gang: resolve.Gang,
+    gang: resolve.RankLayout,
     length: int,
     problems: list[str],
 ) -> resolve.Batch | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dapt_contract.metric import Measure
+from dapt_contract.measure import Measure
 from dapt_contract.stages.prepare import ModelFacts, TokenizerFacts
 from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec

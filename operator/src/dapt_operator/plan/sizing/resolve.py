@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from dapt_contract.metric import Measure
+from dapt_contract.measure import Measure
 from dapt_contract.stages.common import (
     LoraConfig,
 )
-from dapt_contract.stages.prepare import ModelFacts, PrepareFacts, TokenizerExtension
+from dapt_contract.stages.prepare import ModelFacts, PrepareFacts, TokenizerExtensionConfig
 from dapt_operator.api.quantity import parse_quantity
 from dapt_operator.api.v1alpha1.conditions import INVALID_SPEC, NOT_ENOUGH_MEMORY
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
@@ -44,7 +44,7 @@ class RefusedError(Exception):
 
 
 @dataclass(frozen=True)
-class Gang:
+class RankLayout:
     """The ranks of a training stage."""
 
     nodes: int
@@ -106,25 +106,25 @@ def preference_learning_rate(method: Method, asked: float | None) -> float:
     return LORA_PREFERENCE_RATE if method.lora is not None else FULL_PREFERENCE_RATE
 
 
-def pretrain_gang(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) -> Gang:
+def pretrain_gang(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) -> RankLayout:
     """`resources`, or the profile's accelerators a node."""
     per_node = spec.resources.gpus_per_node or profile.accelerator.per_node
     gpus = per_node if profile.accelerator.kind == "gpu" else 0
-    return Gang(spec.resources.nodes, per_node, gpus)
+    return RankLayout(spec.resources.nodes, per_node, gpus)
 
 
-def finetune_gang(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) -> Gang:
+def finetune_gang(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) -> RankLayout:
     """One node with the accelerators of pretraining's nodes, unless `stageResources.finetune` says otherwise."""
     asked = spec.stage_resources.finetune.gpus if spec.stage_resources.finetune else None
     per_node = asked or pretrain_gang(spec, profile).processes_per_node
-    return Gang(1, per_node, per_node if profile.accelerator.kind == "gpu" else 0)
+    return RankLayout(1, per_node, per_node if profile.accelerator.kind == "gpu" else 0)
 
 
-def align_gang(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) -> Gang:
+def align_gang(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) -> RankLayout:
     """As fine-tuning's, unless `stageResources.align` says otherwise."""
     asked = spec.stage_resources.align.gpus if spec.stage_resources.align else None
     per_node = asked or finetune_gang(spec, profile).processes_per_node
-    return Gang(1, per_node, per_node if profile.accelerator.kind == "gpu" else 0)
+    return RankLayout(1, per_node, per_node if profile.accelerator.kind == "gpu" else 0)
 
 
 def replay_fraction(spec: DomainAdaptationSpec, base: Measure | None) -> float | None:
@@ -196,7 +196,7 @@ def check_divisible(field: str, global_batch_size: int, parts: int, explained: s
     )
 
 
-def check_batch(spec: DomainAdaptationSpec, gang: Gang) -> None:
+def check_batch(spec: DomainAdaptationSpec, gang: RankLayout) -> None:
     """Refuse a pretraining batch that the ranks cannot share, as far as that is known without a model."""
     micro = spec.pretraining.micro_batch_size or 1
     check_divisible(
@@ -207,7 +207,7 @@ def check_batch(spec: DomainAdaptationSpec, gang: Gang) -> None:
     )
 
 
-def check_finetuning_batch(spec: DomainAdaptationSpec, gang: Gang) -> None:
+def check_finetuning_batch(spec: DomainAdaptationSpec, gang: RankLayout) -> None:
     """The same for fine-tuning, so that its mistake does not cost the pretraining."""
     tuning = spec.finetuning
     if tuning is None or tuning.global_batch_size is None:
@@ -219,7 +219,7 @@ def check_finetuning_batch(spec: DomainAdaptationSpec, gang: Gang) -> None:
     )
 
 
-def _shared_by(gang: Gang, micro_batch_size: int) -> str:
+def _shared_by(gang: RankLayout, micro_batch_size: int) -> str:
     nodes = "1 node" if gang.nodes == 1 else f"{gang.nodes} nodes"
     processes = "1 process" if gang.processes_per_node == 1 else f"{gang.processes_per_node} processes"
     micro = f" x micro-batch {micro_batch_size}" if micro_batch_size > 1 else ""
@@ -230,7 +230,7 @@ def fit_batch(
     model: ModelFacts,
     spec: DomainAdaptationSpec,
     profile: AdaptationProfileSpec,
-    gang: Gang,
+    gang: RankLayout,
     *,
     stage: str,
     lora: LoraConfig | None,
@@ -334,12 +334,12 @@ def halved(batch: Batch, halvings: int) -> Batch | None:
     return replace(batch, micro_batch_size=size, accumulation=per_rank // size)
 
 
-def tokenizer_extension(spec: DomainAdaptationSpec) -> TokenizerExtension | None:
+def tokenizer_extension(spec: DomainAdaptationSpec) -> TokenizerExtensionConfig | None:
     """How the tokenizer grows, where that is asked for."""
     asked = spec.model.tokenizer.extend if spec.model.tokenizer is not None else None
     if asked is None:
         return None
-    return TokenizerExtension(
+    return TokenizerExtensionConfig(
         vocabulary_size=asked.vocabulary_size, minimum_frequency=asked.minimum_frequency
     )
 

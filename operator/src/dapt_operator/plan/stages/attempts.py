@@ -72,7 +72,7 @@ def total_steps(spec: DomainAdaptationSpec, facts: Facts, known: Attempt) -> int
     return max(1, whole.total_steps - known.steps_before) if whole is not None else None
 
 
-def retreat(
+def next_attempt(
     spec: DomainAdaptationSpec,
     facts: Facts,
     *,
@@ -114,7 +114,7 @@ def retreat(
     )
 
 
-def told(new: AttemptRecord) -> str:
+def rollback_sentence(new: AttemptRecord) -> str:
     """What a rollback does and why, in one sentence."""
     return (
         f"{new.reason}; attempt {new.number} starts from {new.start or 'the base model'} with learning rate"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dapt_contract.envelope import digest_of
-from dapt_contract.metric import Side
+from dapt_contract.measure import Side
 from dapt_contract.stages.common import (
     DistributionConfig,
     EvaluationConfig,
@@ -22,8 +22,8 @@ from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.spec_corpus import Source
 from dapt_operator.api.v1alpha1.spec_operation import CpuResources
 from dapt_operator.api.v1alpha1.spec_training import Optimizer, Schedule
-from dapt_operator.plan.sizing.resolve import Batch, Gang
-from dapt_operator.runs import RunResources
+from dapt_operator.plan.sizing.resolve import Batch, RankLayout
+from dapt_operator.stage_run import RunResources
 
 CLAIM_SCHEME = "pvc://"
 
@@ -167,7 +167,7 @@ def regularization(spec: DomainAdaptationSpec) -> RegularizationConfig | None:
     return RegularizationConfig(kind="klToBase", strength=asked.kl_to_base.strength)
 
 
-def gang_resources(gang: Gang, spec: DomainAdaptationSpec, own: CpuResources | None) -> RunResources:
+def gang_resources(gang: RankLayout, spec: DomainAdaptationSpec, own: CpuResources | None) -> RunResources:
     """What a gang asks for; CPU and memory of pretraining unless the stage has its own."""
     return RunResources(
         nodes=gang.nodes,
@@ -182,10 +182,10 @@ def measuring(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec, stage:
     """One process, or as many as `stageResources` says."""
     own = getattr(spec.stage_resources, stage)
     processes = (own.gpus if own else None) or 1
-    gang = Gang(1, processes, processes if profile.accelerator.kind == "gpu" else 0)
+    gang = RankLayout(1, processes, processes if profile.accelerator.kind == "gpu" else 0)
     return gang_resources(gang, spec, own)
 
 
 def one_process(spec: DomainAdaptationSpec, own: CpuResources | None) -> RunResources:
     """No gang and no accelerator."""
-    return gang_resources(Gang(1, 1, 0), spec, own)
+    return gang_resources(RankLayout(1, 1, 0), spec, own)

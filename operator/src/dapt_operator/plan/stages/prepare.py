@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dapt_contract.stages.prepare import (
     InstructionSource,
-    PreferenceSource,
+    PreferenceInput,
     PrepareConfig,
     TrainingLength,
 )
@@ -45,7 +45,7 @@ def prepare_stage(spec: DomainAdaptationSpec) -> StagePlan:
         decontaminate=corpus.decontaminate,
         bad_records_max_fraction=corpus.bad_records.max_fraction,
         instructions=tuple(InstructionSource(source=s.source, format=s.format) for s in tuning),
-        preferences=tuple(PreferenceSource(source=s.source) for s in preferred),
+        preferences=tuple(PreferenceInput(source=s.source) for s in preferred),
         tokenizer_extension=resolve.tokenizer_extension(spec),
         tasks=common.tasks(spec),
         probes=common.probes(spec),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dapt_contract.metric import Measure
+from dapt_contract.measure import Measure
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.prepare import (
     PrepareFacts,
@@ -21,7 +21,7 @@ from dapt_operator.plan.sizing import resolve
 from dapt_operator.plan.sizing.grown_tokenizer import grown_model
 from dapt_operator.plan.sizing.resolve import (
     Batch,
-    Gang,
+    RankLayout,
     Steps,
     budget_steps,
     fit_batch,
@@ -35,10 +35,10 @@ from dapt_operator.plan.stages.stage_plan import StagePlan
 
 
 @dataclass(frozen=True)
-class Pretraining:
+class PretrainingPlan:
     """The resolved numbers of pretraining."""
 
-    gang: Gang
+    gang: RankLayout
     batch: Batch
     steps: Steps
     learning_rate: float
@@ -54,7 +54,7 @@ def resolve_pretraining(
     attempt: Attempt,
     *,
     halvings: int = 0,
-) -> Pretraining | None:
+) -> PretrainingPlan | None:
     """The numbers of an attempt; None when the micro-batch cannot be halved as often as that.
 
     Raises:
@@ -84,7 +84,7 @@ def resolve_pretraining(
         return None
     a_step = smaller.global_batch_size * length
     left = steps_left(steps, attempt.steps_before, a_step)
-    return Pretraining(gang, smaller, left, attempt.learning_rate, attempt.replay_fraction, length)
+    return PretrainingPlan(gang, smaller, left, attempt.learning_rate, attempt.replay_fraction, length)
 
 
 def steps_left(steps: Steps, before: int, tokens_a_step: int) -> Steps:
@@ -104,7 +104,7 @@ def steps_left(steps: Steps, before: int, tokens_a_step: int) -> Steps:
 
 def pretrain_stage(
     spec: DomainAdaptationSpec,
-    numbers: Pretraining,
+    numbers: PretrainingPlan,
     base: Measure,
     attempt: Attempt,
     model: ModelReference,

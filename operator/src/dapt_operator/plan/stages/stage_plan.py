@@ -12,7 +12,7 @@ from dapt_contract.base import Contract
 from dapt_contract.layout import MODEL as BASE_MODEL
 from dapt_contract.layout import STAGES
 from dapt_contract.stages.common import ModelReference
-from dapt_operator.runs import RunResources
+from dapt_operator.stage_run import RunResources
 
 BASE_REFERENCE = ModelReference(weights=BASE_MODEL)
 BASELINE_LINEAGE = f"{STAGES}/baseline-a1"

@@ -13,7 +13,7 @@ from dapt_operator.api.v1alpha1.spec_training import Finetuning, Preference
 from dapt_operator.plan.sizing.grown_tokenizer import grown_model
 from dapt_operator.plan.sizing.resolve import (
     Batch,
-    Gang,
+    RankLayout,
     fit_batch,
     halved,
 )
@@ -23,7 +23,7 @@ def _batch(
     spec: DomainAdaptationSpec,
     profile: AdaptationProfileSpec,
     prepared: PrepareFacts,
-    gang: Gang,
+    gang: RankLayout,
     block: str,
     tuning: Finetuning | Preference,
     lora: LoraConfig | None,

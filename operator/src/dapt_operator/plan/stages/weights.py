@@ -10,7 +10,7 @@ from typing import Final
 from dapt_contract.checkpoint import average_id, candidate_id, interpolation_id
 from dapt_contract.layout import EXTENDED_MODEL, STAGES
 from dapt_contract.layout import MODEL as BASE_MODEL
-from dapt_contract.metric import Measure
+from dapt_contract.measure import Measure
 from dapt_contract.stages.blend import Blend, BlendRow
 from dapt_contract.stages.common import Member, ModelReference
 from dapt_contract.stages.pretrain import CheckpointFacts

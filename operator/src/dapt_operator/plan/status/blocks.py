@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from dapt_contract.metric import Score
-from dapt_contract.run import RunIdentity
+from dapt_contract.measure import Score
+from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api.schema.immutable import FROZEN_BY
 from dapt_operator.api.v1alpha1.ledger import Ledger, RunRecord
 from dapt_operator.api.v1alpha1.spec import has_scores
@@ -16,20 +16,20 @@ from dapt_operator.api.v1alpha1.status import (
     CandidateStatus,
     Frozen,
     PlanSummary,
-    Progress,
+    ProgressStatus,
     Resolved,
     ResolvedModel,
-    Selected,
+    SelectedStatus,
     StageState,
     StageStatus,
     TaskScore,
     Usage,
 )
-from dapt_operator.plan.assess import Situation
-from dapt_operator.plan.chain import Reached
+from dapt_operator.plan.assess import ChainInputs
+from dapt_operator.plan.chain import Position
 from dapt_operator.plan.gates import perplexity
 from dapt_operator.plan.gates.gain import gain
-from dapt_operator.plan.ledger.compaction import closed_tries
+from dapt_operator.plan.ledger.compaction import closed_run_counts
 from dapt_operator.plan.ledger.gpu_hours import ended_seconds
 from dapt_operator.plan.ledger.records import find, find_state, lineage_of, printable
 from dapt_operator.plan.ledger.retries import JUDGED
@@ -127,7 +127,7 @@ def most_telling(known: tuple[Candidate, ...], chosen: str | None) -> tuple[Cand
     return tuple(known[i] for i in sorted(places[:MAX_CANDIDATES]))
 
 
-def candidate(situation: Situation, reached: Reached, one: Candidate) -> CandidateStatus:
+def candidate(situation: ChainInputs, reached: Position, one: Candidate) -> CandidateStatus:
     """One candidate with what was measured."""
     base = reached.facts.base
     assert base is not None
@@ -169,7 +169,7 @@ def number(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
-def resolved(observed: Observed, situation: Situation, reached: Reached) -> Resolved:
+def resolved(observed: Observed, situation: ChainInputs, reached: Position) -> Resolved:
     """What 'automatic' came to, as far as it is known."""
     prepared, numbers, spec = reached.facts.prepare, reached.numbers, situation.spec
     model = None
@@ -209,11 +209,11 @@ def resolved(observed: Observed, situation: Situation, reached: Reached) -> Reso
 
 def frozen(ledger: Ledger) -> Frozen:
     """Blocks whose stage has started."""
-    started = {record.kind for record in ledger.runs} | {stage for stage, _, _ in closed_tries(ledger)}
+    started = {record.kind for record in ledger.runs} | {stage for stage, _, _ in closed_run_counts(ledger)}
     return Frozen.model_validate({block: True for block, kind in FROZEN_BY.items() if kind in started})
 
 
-def plan_summary(situation: Situation, reached: Reached) -> PlanSummary:
+def plan_summary(situation: ChainInputs, reached: Position) -> PlanSummary:
     """The estimate, by what is known now."""
     prepared = reached.facts.prepare
     known = estimate(
@@ -238,7 +238,7 @@ def plan_summary(situation: Situation, reached: Reached) -> PlanSummary:
     )
 
 
-def attempts(situation: Situation, reached: Reached, ledger: Ledger) -> tuple[AttemptStatus, ...]:
+def attempts(situation: ChainInputs, reached: Position, ledger: Ledger) -> tuple[AttemptStatus, ...]:
     """Pretrainings so far, and one that was just decided on."""
     spec, facts = situation.spec, replace(reached.facts, attempts=ledger.attempts)
     if find(ledger, "pretrain", 1, None) is None:
@@ -269,7 +269,7 @@ def attempts(situation: Situation, reached: Reached, ledger: Ledger) -> tuple[At
 
 
 def usage(
-    observed: Observed, ledger: Ledger, used_seconds: float, progress: Progress | None, *, ticked: bool
+    observed: Observed, ledger: Ledger, used_seconds: float, progress: ProgressStatus | None, *, ticked: bool
 ) -> Usage:
     """The cost so far; of a running stage it is brought up to date with the progress, not at each visit."""
     ended = ended_seconds(ledger) / 3600
@@ -282,7 +282,7 @@ def usage(
     return Usage(gpu_hours=round(hours, 4), goodput=share, restarts=restarts)
 
 
-def selected(reached: Reached) -> Selected | None:
+def selected(reached: Position) -> SelectedStatus | None:
     """The candidate that was taken; when the budget ended first, the best so far is kept."""
     if isinstance(reached.choice, choose.Selected):
         one, reason = reached.choice.candidate, reached.choice.reason
@@ -293,4 +293,4 @@ def selected(reached: Reached) -> Selected | None:
             reason = "largest gain so far when limits.gpuHours was used up; not all candidates were measured"
     else:
         return None
-    return Selected(id=one.id, reason=reason[:1024], digest=one.digest)
+    return SelectedStatus(id=one.id, reason=reason[:1024], digest=one.digest)

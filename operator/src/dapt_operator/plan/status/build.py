@@ -14,8 +14,8 @@ from dapt_operator.api.v1alpha1.status import (
     DomainAdaptationStatus,
     OutputStatus,
 )
-from dapt_operator.plan.assess import Situation
-from dapt_operator.plan.chain import Reached
+from dapt_operator.plan.assess import ChainInputs
+from dapt_operator.plan.chain import Position
 from dapt_operator.plan.gates import perplexity
 from dapt_operator.plan.gates.gain import gain
 from dapt_operator.plan.ledger.stage_facts import published
@@ -25,7 +25,7 @@ from dapt_operator.plan.stages.common import run_digest
 from dapt_operator.plan.status import blocks, conditions
 from dapt_operator.plan.status.progress import progress
 from dapt_operator.plan.transitions import Do, State
-from dapt_operator.runs import StageRun
+from dapt_operator.stage_run import StageRun
 
 PHASES: dict[State, str] = {
     State.PREPARE: words.PHASE_PREPARING,
@@ -57,9 +57,9 @@ def refused(observed: Observed, reason: str, message: str) -> DomainAdaptationSt
 
 def working(
     observed: Observed,
-    situation: Situation,
+    situation: ChainInputs,
     ledger: Ledger,
-    reached: Reached,
+    reached: Position,
     run: StageRun | None,
     used_seconds: float,
 ) -> DomainAdaptationStatus:
@@ -139,7 +139,7 @@ def _owner(observed: Observed) -> str | None:
     return (observed.status.digests.owner if observed.status.digests else None) or observed.instance or None
 
 
-def _phase(reached: Reached) -> str:
+def _phase(reached: Position) -> str:
     if reached.do is Do.STALL:
         return words.PHASE_STALLED
     if reached.do is Do.END:
@@ -149,7 +149,7 @@ def _phase(reached: Reached) -> str:
     return PHASES[reached.state]
 
 
-def _conditions(observed: Observed, said: dict[str, conditions.Saying]) -> tuple[Condition, ...]:
+def _conditions(observed: Observed, said: dict[str, conditions.ConditionValue]) -> tuple[Condition, ...]:
     found = observed.status.conditions
     for type_ in words.CONDITION_TYPES:
         status, reason, message = said[type_]

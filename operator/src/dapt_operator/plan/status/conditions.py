@@ -6,24 +6,24 @@ from typing import Final
 
 from dapt_operator.api.v1alpha1 import conditions as words
 from dapt_operator.api.v1alpha1.conditions import ConditionStatus, find_condition
-from dapt_operator.plan.assess import Look, Situation
-from dapt_operator.plan.chain import Reached
+from dapt_operator.plan.assess import ChainInputs, StageAssessment
+from dapt_operator.plan.chain import Position
 from dapt_operator.plan.ledger.records import find_state, lineage_of
 from dapt_operator.plan.observed import Observed
 from dapt_operator.plan.selection import choose
-from dapt_operator.plan.stages.attempts import told
+from dapt_operator.plan.stages.attempts import rollback_sentence
 from dapt_operator.plan.status import conditions
 from dapt_operator.plan.transitions import Do, Fact, State
 from dapt_operator.plan.waiting import steady, waits_for
-from dapt_operator.runs import Quota, RunPhase, RunState, StageRun
+from dapt_operator.stage_run import Quota, RunPhase, RunState, StageRun
 
-Saying = tuple[ConditionStatus, str, str]
+ConditionValue = tuple[ConditionStatus, str, str]
 """Status, reason and message of a condition."""
 
-NOBODY: Saying = ("False", words.PROGRESSING, "nothing waits for a person")
+NOBODY: ConditionValue = ("False", words.PROGRESSING, "nothing waits for a person")
 
 
-def refused(reason: str, message: str, *, suspended: bool) -> dict[str, Saying]:
+def refused(reason: str, message: str, *, suspended: bool) -> dict[str, ConditionValue]:
     """For a spec or profile that cannot be worked with."""
     return {
         words.ACCEPTED: ("False", reason, message),
@@ -37,20 +37,20 @@ def refused(reason: str, message: str, *, suspended: bool) -> dict[str, Saying]:
     }
 
 
-def _suspended(suspended: bool) -> Saying:
+def _suspended(suspended: bool) -> ConditionValue:
     if suspended:
         return "True", words.SUSPENDED_BY_USER, "spec.suspend is true"
     return "False", words.NOT_SUSPENDED, "spec.suspend is false"
 
 
 def working(
-    observed: Observed, situation: Situation, reached: Reached, run: StageRun | None
-) -> dict[str, Saying]:
+    observed: Observed, situation: ChainInputs, reached: Position, run: StageRun | None
+) -> dict[str, ConditionValue]:
     """For everything else; `run` is the run that this visit starts."""
     spec, look = situation.spec, reached.look
     state = find_state(observed.runs, look.record) if look.record is not None else None
     where = f"model published to {spec.output.destination}"
-    sayings: dict[str, Saying] = {
+    sayings: dict[str, ConditionValue] = {
         words.ACCEPTED: ("True", words.PLANNED, "the spec and its profile fit together"),
         words.READY: ("False", words.PROGRESSING, "the model is not published"),
         words.RECONCILING: _reconciling(reached, run, state),
@@ -75,14 +75,18 @@ def working(
     return sayings
 
 
-def _stalled(observed: Observed, look: Look) -> str:
-    told = find_condition(observed.status.conditions, words.STALLED)
-    if told is None or told.status != "True" or told.reason != look.reason:
+def _stalled(observed: Observed, look: StageAssessment) -> str:
+    rollback_sentence = find_condition(observed.status.conditions, words.STALLED)
+    if (
+        rollback_sentence is None
+        or rollback_sentence.status != "True"
+        or rollback_sentence.reason != look.reason
+    ):
         return look.message
-    return steady(look.message, told.message)
+    return steady(look.message, rollback_sentence.message)
 
 
-def _reconciling(reached: Reached, run: StageRun | None, state: RunState | None) -> Saying:
+def _reconciling(reached: Position, run: StageRun | None, state: RunState | None) -> ConditionValue:
     look = reached.look
     if run is not None:
         return _starting(_title(run.identity.stage, run.identity.candidate), run.identity.try_number)
@@ -106,7 +110,7 @@ def _reconciling(reached: Reached, run: StageRun | None, state: RunState | None)
         return "True", words.STAGE_RUNNING, f"{title} is running{f'; {many} beside it' if beside else ''}"
     if reached.do is Do.ROLL_BACK:
         assert reached.retreat is not None
-        return "True", words.ROLLING_BACK, told(reached.retreat)
+        return "True", words.ROLLING_BACK, rollback_sentence(reached.retreat)
     if reached.do in (Do.STOP, Do.CLEAR):
         return "True", words.STOPPING, "running processes were asked to save and stop"
     if reached.do is Do.HOLD:
@@ -116,27 +120,27 @@ def _reconciling(reached: Reached, run: StageRun | None, state: RunState | None)
     return "False", look.reason or words.BUDGET_EXHAUSTED, "waits for a person"
 
 
-def _starting(title: str, try_number: int) -> Saying:
+def _starting(title: str, try_number: int) -> ConditionValue:
     if try_number == 1:
         return "True", words.STAGE_STARTING, f"{title} is starting"
     return "True", words.RETRYING, f"{title} is starting again (try {try_number})"
 
 
-def _gates(reached: Reached) -> Saying:
+def _gates(reached: Position) -> ConditionValue:
     if isinstance(reached.choice, choose.Selected):
         failed = [v.message for v in (*reached.choice.candidate.verdicts, *reached.verdicts) if not v.passed]
         if reached.state is State.VERIFY and reached.do is Do.STALL:
             return "False", words.VERIFY_FAILED, reached.look.message
         if failed:
             return "False", words.PASSED_WITH_WARNINGS, "; ".join(failed)
-        told = "; ".join(verdict.message for verdict in reached.choice.candidate.verdicts)
-        return "True", words.ALL_GATES_PASSED, told
+        rollback_sentence = "; ".join(verdict.message for verdict in reached.choice.candidate.verdicts)
+        return "True", words.ALL_GATES_PASSED, rollback_sentence
     if isinstance(reached.choice, choose.Breached):
         return "False", reached.choice.reason, reached.choice.message
     return "Unknown", words.GATES_NOT_JUDGED, "no candidate was judged"
 
 
-def _overspent(situation: Situation, reached: Reached) -> str:
+def _overspent(situation: ChainInputs, reached: Position) -> str:
     spec, profile = situation.spec, situation.profile
     hours = [h for h in (spec.limits.gpu_hours, profile.limits.gpu_hours) if h is not None]
     kept = ""

@@ -21,7 +21,7 @@ from dapt_operator.api.v1alpha1.events import (
 from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus, StageStatus
 from dapt_operator.plan.ledger.records import lineage_of
-from dapt_operator.plan.stages.attempts import told
+from dapt_operator.plan.stages.attempts import rollback_sentence
 
 MAX_MESSAGE: Final = 1024
 """Characters of an Event's message: the API server takes no more."""
@@ -51,7 +51,7 @@ def notices(
     found += _steps(before, after)
     begun = len(before.ledger.attempts) if before.ledger else 0
     for attempt in after.ledger.attempts[begun:] if after.ledger else ():
-        found.append(Notice(WARNING, ROLLED_BACK, told(attempt)[:MAX_MESSAGE]))
+        found.append(Notice(WARNING, ROLLED_BACK, rollback_sentence(attempt)[:MAX_MESSAGE]))
     if after.selected is not None and after.selected != before.selected:
         said = f"{after.selected.id}: {after.selected.reason}"
         found.append(Notice(NORMAL, CANDIDATE_SELECTED, said[:MAX_MESSAGE]))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_operator.api.v1alpha1.ledger import Ledger, RunRecord
-from dapt_operator.api.v1alpha1.status import Progress
+from dapt_operator.api.v1alpha1.status import ProgressStatus
 from dapt_operator.plan.ledger.records import facts_of, held_seconds
 from dapt_operator.plan.observed import Observed
 
 
-def goodput(observed: Observed, ledger: Ledger, progress: Progress | None) -> float | None:
+def goodput(observed: Observed, ledger: Ledger, progress: ProgressStatus | None) -> float | None:
     """Share of the time that pretraining held its gang which went into optimizer steps that count.
 
         goodput = useful seconds / held seconds
@@ -30,7 +30,7 @@ def goodput(observed: Observed, ledger: Ledger, progress: Progress | None) -> fl
     return round(min(1.0, sum(told) / held), 4)
 
 
-def _useful_of(record: RunRecord, progress: Progress | None) -> float | None:
+def _useful_of(record: RunRecord, progress: ProgressStatus | None) -> float | None:
     """Of one attempt."""
     facts = facts_of(record)
     return _useful_seconds(
@@ -38,7 +38,7 @@ def _useful_of(record: RunRecord, progress: Progress | None) -> float | None:
     )
 
 
-def _useful_seconds(facts: PretrainFacts | None, running: Progress | None) -> float | None:
+def _useful_seconds(facts: PretrainFacts | None, running: ProgressStatus | None) -> float | None:
     """By the facts of the newest try that told any, and by the reading of the one that runs."""
     a_step = facts.step_seconds_median if facts is not None else 0.0
     if running is not None and running.step is not None and a_step > 0.0:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from dapt_operator.api.v1alpha1.ledger import RunRecord
 from dapt_operator.api.v1alpha1.status import MAX_STATUS_BYTES, DomainAdaptationStatus
-from dapt_operator.plan.ledger.compaction import let_go
+from dapt_operator.plan.ledger.compaction import compact_record
 
 ROOM_BYTES: Final = MAX_STATUS_BYTES - 16 * 1024
 """The API server counts its own fields too."""
@@ -21,7 +21,7 @@ def size_bytes(written: Mapping[str, Any]) -> int:
     return len(json.dumps(written, ensure_ascii=False).encode())
 
 
-def fit(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
+def truncate_status(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
     """The status itself when it fits, else with as few cuts as do."""
     for cut in CUTS:
         if size_bytes(status.to_dict()) <= ROOM_BYTES:
@@ -35,7 +35,7 @@ def _evaluations(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
     ledger = status.ledger
     for record in ledger.runs if ledger is not None else ():
         if record.kind == "evaluate" and record.state == "Succeeded" and ledger is not None:
-            ledger = let_go(ledger, record)
+            ledger = compact_record(ledger, record)
     return status.model_copy(update={"ledger": ledger})
 
 

@@ -28,7 +28,7 @@ _BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
 
 
 @dataclass(frozen=True)
-class TokenizerFacts:
+class TokenizerDescription:
     """How documents become tokens."""
 
     tokenizer_json: str
@@ -41,7 +41,7 @@ class TokenizerFacts:
     has_chat_template: bool
 
 
-def read_tokenizer(folder: Path, source: str) -> TokenizerFacts:
+def read_tokenizer(folder: Path, source: str) -> TokenizerDescription:
     """The tokenizer of an imported model.
 
     Raises:
@@ -66,7 +66,7 @@ def read_tokenizer(folder: Path, source: str) -> TokenizerFacts:
             f"{FIELD}: {source}: its tokenizer has no end-of-text token (eos_token), which must stand between "
             "documents; add eos_token to tokenizer_config.json, or use another model"
         )
-    return TokenizerFacts(
+    return TokenizerDescription(
         tokenizer_json=content,
         end_of_text=token,
         end_of_text_id=int(number),

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from dapt_contract.pod import MODEL_CACHE
-from dapt_trainer.data.problems import first_line
+from dapt_trainer.data.input_problems import first_line
 from dapt_trainer.data.reading.sources import filesystem_of, unreachable
 from dapt_trainer.data.run_module import run_module
-from dapt_trainer.errors import InputError, OutOfMemory
+from dapt_trainer.errors import InputError, StageOutOfMemoryError
 
 FIELD = "spec.model.source"
 _SMALL_FILES = (
@@ -235,7 +235,7 @@ def _convert(what: str, origin: Path, folder: Path, source: str, beat: Beat) -> 
     quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     done = run_module("dapt_trainer.data.base_model.convert", [what, str(origin), str(folder)], quiet, beat)
     if done.returncode in (-9, 137):
-        raise OutOfMemory(
+        raise StageOutOfMemoryError(
             f"{FIELD}: {source}: memory ran out while it was converted; give prepare more memory"
         )
     if done.returncode:

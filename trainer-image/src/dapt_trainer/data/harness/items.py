@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dapt_trainer.data.dedup.contamination import EvaluationItem
-from dapt_trainer.data.problems import Problems
+from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.run_module import run_module
 
 _MODULE = "dapt_trainer.data.harness.snapshot"

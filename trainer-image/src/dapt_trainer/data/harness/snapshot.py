@@ -20,7 +20,7 @@ from typing import Any
 from dapt_contract.envelope import write_bytes_atomically
 from dapt_contract.harness import refusal
 from dapt_trainer.data.harness.data import TASK_FILE, StoredDataset, StoredSplit, TaskData, call_key
-from dapt_trainer.data.harness.names import installed
+from dapt_trainer.data.harness.task_names import installed
 from dapt_trainer.data.items.item_limits import shares, spread
 
 FEW_SHOT_ROWS = 2000
@@ -45,7 +45,7 @@ class _Loaded:
     """That few-shot examples may come from."""
 
 
-class Refused(Exception):
+class TaskRefusedError(Exception):
     """A task that cannot be measured; the message says why."""
 
 
@@ -66,7 +66,7 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     for name in request["names"]:
         try:
             tasks[name] = _stored(manager, name, request["limit"], Path(request["folder"]) / name)
-        except Refused as error:
+        except TaskRefusedError as error:
             errors[name] = str(error)
         except Exception as error:  # the harness and the hub raise anything
             lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -158,12 +158,14 @@ def _commit(path: Any, revision: str | None) -> str | None:
 
 def _check(leaf: str, task: Any) -> None:
     if getattr(task, "UNSAFE_CODE", False):
-        raise Refused(f"{leaf} runs code that the model writes, which dapt does not do; name another task")
+        raise TaskRefusedError(
+            f"{leaf} runs code that the model writes, which dapt does not do; name another task"
+        )
     if getattr(task, "MULTIMODAL", False):
-        raise Refused(f"{leaf} shows pictures or sound, and the model reads text; name another task")
+        raise TaskRefusedError(f"{leaf} shows pictures or sound, and the model reads text; name another task")
     measures = list(task.aggregation())
     if not any(measure in METRICS for measure in measures):
-        raise Refused(
+        raise TaskRefusedError(
             f"none of the measures of {leaf} ({', '.join(measures)}) is a share of right answers; dapt reads "
             f"{', '.join(METRICS)}: name another task"
         )

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 from dapt_trainer.data.dedup.contamination import EvaluationItem
+from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.items.json_lines import DataSet, missing, read_checked
-from dapt_trainer.data.problems import Problems
 
 Kind = Literal["task", "probe"]
 _QUESTION = {"task": "question", "probe": "prompt"}

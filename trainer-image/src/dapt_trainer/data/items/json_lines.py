@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dapt_trainer.data.problems import Problems
-from dapt_trainer.data.reading.records import BadFileError, BadRecord, json_lines
+from dapt_trainer.data.input_problems import Problems
+from dapt_trainer.data.reading.documents import BadFileError, BadRecord, json_lines
 from dapt_trainer.data.reading.sources import resolve
 from dapt_trainer.errors import InputError
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from dapt_trainer.data.dedup.contamination import ContaminationIndex
+from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.items.json_lines import DataSet, missing, read_checked
-from dapt_trainer.data.problems import Problems
 from dapt_trainer.data.text import WordHasher, normalized, words
 
 _ROLES = ("system", "user", "assistant", "tool")

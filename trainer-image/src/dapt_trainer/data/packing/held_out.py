@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from dapt_contract.layout import HELD_OUT
-from dapt_contract.metric import Side
+from dapt_contract.measure import Side
 from dapt_trainer.errors import InputError
 
 Half = Literal["a", "b"]

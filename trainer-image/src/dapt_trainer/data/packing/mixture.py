@@ -29,7 +29,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from dapt_contract.metric import Side
+from dapt_contract.measure import Side
 from dapt_contract.stages.pretrain import MixturePhase
 from dapt_trainer.data.packing.shards import Shard
 from dapt_trainer.errors import InputError
@@ -40,7 +40,7 @@ _SCALE_BITS = 40
 
 
 @dataclass(frozen=True)
-class SourceSize:
+class MixtureSource:
     """What the mixture must know of a source."""
 
     name: str
@@ -82,7 +82,7 @@ class Mixture:
 
     def __init__(
         self,
-        sources: Sequence[SourceSize],
+        sources: Sequence[MixtureSource],
         *,
         seed: int,
         replay_fraction: float,
@@ -132,7 +132,9 @@ class Mixture:
     ) -> Mixture:
         """The mixture over opened shards."""
         sizes = [
-            SourceSize(shard.name, shard.side, shard.weight, len(shard), int(shard.used.sum(dtype=np.int64)))
+            MixtureSource(
+                shard.name, shard.side, shard.weight, len(shard), int(shard.used.sum(dtype=np.int64))
+            )
             for shard in shards
         ]
         return cls(

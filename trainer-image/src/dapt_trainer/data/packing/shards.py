@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dapt_contract.layout import DATA
-from dapt_contract.metric import Side
-from dapt_trainer.data.packing.manifest import DataManifest, ShardFile, TokenType, read_manifest
+from dapt_contract.measure import Side
+from dapt_trainer.data.packing.data_manifest import DataManifest, ShardFile, TokenType, read_manifest
 from dapt_trainer.errors import InputError
 
 TOKENS, USED, ROW_INDEX, STARTS = "tokens.bin", "used.bin", "row_index.bin", "starts.bin"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dapt_contract.pod import CLAIMS_MOUNT
-from dapt_trainer.data.problems import first_line
+from dapt_trainer.data.input_problems import first_line
 from dapt_trainer.errors import InputError
 
 CLAIMS_FOLDER = "DAPT_CLAIMS"

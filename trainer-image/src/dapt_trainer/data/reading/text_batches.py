@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from dapt_contract.metric import Side
+from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import TextSource
 from dapt_trainer.data.analysis import BATCH_CHARACTERS, BATCH_DOCUMENTS
-from dapt_trainer.data.problems import Problems
+from dapt_trainer.data.input_problems import Problems
+from dapt_trainer.data.reading.documents import BadFileError, BadRecord, documents
 from dapt_trainer.data.reading.languages import LanguageSample
-from dapt_trainer.data.reading.records import BadFileError, BadRecord, documents
 from dapt_trainer.data.reading.sources import ResolvedSource
 
 _SHOWN_BAD_RECORDS = 3

@@ -16,18 +16,18 @@ from dapt_trainer.errors import InputError
 from dapt_trainer.modeling.compose import DTYPES, load_model
 from dapt_trainer.modeling.lora import new_rows
 from dapt_trainer.tokenization.grow_model import new_token_ids
-from dapt_trainer.training.regularization.base import Penalty, Row, causal_predictions, held_back
 from dapt_trainer.training.regularization.base_model import base_tensors
 from dapt_trainer.training.regularization.fisher_store import StoredFisher
 from dapt_trainer.training.regularization.general_rows import GeneralRows
 from dapt_trainer.training.regularization.kl import KlPenalty
-from dapt_trainer.training.regularization.lora import (
+from dapt_trainer.training.regularization.low_rank import (
     LayerTerm,
     LowRankPenalty,
     adapted_layers,
     share_of_layers,
 )
 from dapt_trainer.training.regularization.optimizer_slices import HeldWeight, engine_weights
+from dapt_trainer.training.regularization.penalty import Penalty, Row, causal_predictions, held_back
 from dapt_trainer.training.regularization.quadratic import QuadraticPenalty, Term
 
 Collate = Callable[[Sequence[dict[str, torch.Tensor]]], dict[str, Any]]

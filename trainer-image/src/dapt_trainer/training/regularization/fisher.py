@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional
 
-from dapt_trainer.training.regularization.base import Predictions, Row, causal_predictions
+from dapt_trainer.training.regularization.penalty import Predictions, Row, causal_predictions
 
 
 def estimate_fisher(

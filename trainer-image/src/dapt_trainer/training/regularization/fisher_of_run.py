@@ -12,7 +12,7 @@ import torch
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_trainer.context import StageContext, beating
-from dapt_trainer.data.packing.manifest import read_manifest
+from dapt_trainer.data.packing.data_manifest import read_manifest
 from dapt_trainer.digests import weights_digest
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError, StopRequested
@@ -20,7 +20,6 @@ from dapt_trainer.modeling.attention import choose_attention, use_attention
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.modeling.lora import with_lora
 from dapt_trainer.training.regularization.attach import on_device
-from dapt_trainer.training.regularization.base import Row, held_back
 from dapt_trainer.training.regularization.base_model import empty_model
 from dapt_trainer.training.regularization.fisher import estimate_fisher, estimate_shared_fisher
 from dapt_trainer.training.regularization.fisher_store import (
@@ -30,7 +29,8 @@ from dapt_trainer.training.regularization.fisher_store import (
     save_fisher,
 )
 from dapt_trainer.training.regularization.general_rows import GeneralRows, general_digest
-from dapt_trainer.training.regularization.lora import adapted_layers
+from dapt_trainer.training.regularization.low_rank import adapted_layers
+from dapt_trainer.training.regularization.penalty import Row, held_back
 
 _ACTIVITY = "measuring what general text depends on"
 

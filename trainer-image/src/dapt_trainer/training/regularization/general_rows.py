@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from dapt_trainer.data.packing.manifest import DataManifest, read_manifest
+from dapt_trainer.data.packing.data_manifest import DataManifest, read_manifest
 from dapt_trainer.data.packing.mixture import Mixture
 from dapt_trainer.data.packing.shards import open_shards
 from dapt_trainer.data.packing.torch_dataset import PackedDataset

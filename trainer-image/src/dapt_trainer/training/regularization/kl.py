@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from dapt_trainer.training.regularization.base import Predictions, Row, causal_predictions
+from dapt_trainer.training.regularization.penalty import Predictions, Row, causal_predictions
 
 _PLACES = 1024
 """Places whose fp32 probabilities stand side by side."""

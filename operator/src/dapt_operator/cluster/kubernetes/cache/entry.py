@@ -12,7 +12,7 @@ from dapt_operator.api.v1alpha1.profile import DEFAULT_PROFILE_ANNOTATION
 from dapt_operator.cluster.kubernetes.cache.projection import slim
 from dapt_operator.cluster.port import Key
 from dapt_operator.launchers.render.environment import COMPLETION_INDEX
-from dapt_operator.runs import Manifest
+from dapt_operator.stage_run import Manifest
 
 RESOURCE, PROFILE = "DomainAdaptation", "AdaptationProfile"
 HOLDERS = ("Job", "JobSet")

@@ -1,7 +1,7 @@
 """What is kept of an object: what launchers, planner and this adapter read, and nothing more.
 
 Thousands of Jobs and pods are in memory at once, and most of each is its pod's specification, who manages which field,
-and volumes. `launchers/observe/runs.py` lists what launchers read; a test compares the states of whole and of
+and volumes. `launchers/observe/run_states.py` lists what launchers read; a test compares the states of whole and of
 kept objects.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dapt_operator.runs import Manifest
+from dapt_operator.stage_run import Manifest
 
 _METADATA = (
     "name", "namespace", "uid", "labels", "annotations", "creationTimestamp", "deletionTimestamp",

@@ -27,7 +27,7 @@ from dapt_operator.cluster.kubernetes.cache.entry import (
     version_of,
 )
 from dapt_operator.cluster.port import Key
-from dapt_operator.runs import Manifest
+from dapt_operator.stage_run import Manifest
 
 _MOST_DEAD = 50_000
 

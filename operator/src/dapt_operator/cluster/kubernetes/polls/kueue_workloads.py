@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from dapt_operator.cluster.kubernetes.client import Api
-from dapt_operator.cluster.kubernetes.polls.base import TIMEOUT_SECONDS, Looks
-from dapt_operator.cluster.kubernetes.resources import Kind
-from dapt_operator.runs import Manifest
+from dapt_operator.cluster.kubernetes.polls.poller import TIMEOUT_SECONDS, Poller
+from dapt_operator.cluster.kubernetes.resources import ResourceKind
+from dapt_operator.stage_run import Manifest
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"
@@ -21,12 +21,12 @@ _DISCOVER_AGAIN_SECONDS = 60.0
 _GROUP_PATH = "/apis/kueue.x-k8s.io"
 
 
-class Workloads(Looks["Manifest | None"]):
+class Workloads(Poller["Manifest | None"]):
     """The Workload of each run that is suspended and queued; None: there is none yet, or no Kueue."""
 
     def __init__(self, api: Api, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(api, clock)
-        self._kind: Kind | None = None
+        self._kind: ResourceKind | None = None
         self._discover_at = 0.0
 
     def _ask(self, run: Manifest) -> Manifest | None:
@@ -42,7 +42,7 @@ class Workloads(Looks["Manifest | None"]):
     def _rest_seconds(self, asked_for_seconds: float) -> float:
         return PATIENT_SECONDS if asked_for_seconds > _PATIENT_AFTER_SECONDS else LOOK_AGAIN_SECONDS
 
-    def _served(self, now: float) -> Kind | None:
+    def _served(self, now: float) -> ResourceKind | None:
         """Workloads in the version that the server prefers; None without Kueue."""
         with self._lock:
             if self._kind is not None or now < self._discover_at:
@@ -50,7 +50,7 @@ class Workloads(Looks["Manifest | None"]):
             self._discover_at = now + _DISCOVER_AGAIN_SECONDS
         group = self._api.get(_GROUP_PATH, attempts=1, timeout_seconds=TIMEOUT_SECONDS)
         version = ((group or {}).get("preferredVersion") or {}).get("groupVersion")
-        kind = Kind(str(version), "workloads") if version else None
+        kind = ResourceKind(str(version), "workloads") if version else None
         with self._lock:
             self._kind = kind
         return kind

@@ -14,7 +14,7 @@ from dapt_operator.cluster.kubernetes.errors import ApiError
 from dapt_operator.cluster.kubernetes.resources import KINDS
 from dapt_operator.cluster.port import Key
 from dapt_operator.launchers.render.pod import CONTAINER
-from dapt_operator.runs import Manifest
+from dapt_operator.stage_run import Manifest
 
 LINES = 20
 MAX_LINE_CHARACTERS = 400

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dapt_operator.cluster.kubernetes.polls.base import TIMEOUT_SECONDS, Looks
+from dapt_operator.cluster.kubernetes.polls.poller import TIMEOUT_SECONDS, Poller
 from dapt_operator.cluster.kubernetes.resources import KINDS
 from dapt_operator.launchers.jobset import job_name
-from dapt_operator.runs import Manifest
+from dapt_operator.stage_run import Manifest
 
 LOOK_AGAIN_SECONDS = 10.0
 _MOST_EVENTS = 20
 
 
-class PodRefusals(Looks[str]):
+class PodRefusals(Poller[str]):
     """The Job controller's newest sentence on runs that ought to have pods and have none; empty: it says nothing."""
 
     first_look_seconds = 3.0

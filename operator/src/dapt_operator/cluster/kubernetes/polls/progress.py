@@ -29,7 +29,7 @@ _AT_ONCE = 128
 _log = logging.getLogger(__name__)
 
 
-class Readings:
+class ProgressPolls:
     """Asks the first pod of every running run every three seconds; keeps the last answer of each."""
 
     def __init__(self, targets: Callable[[], Sequence[Target]], on_change: Callable[[Key], None]) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from dapt_operator.api.names import LABEL_FENCE, LABEL_RUN
 from dapt_operator.cluster.kubernetes.polls.kueue_workloads import QUEUE_LABEL
-from dapt_operator.launchers.observe.pods import parse_time
-from dapt_operator.runs import Manifest
+from dapt_operator.launchers.observe.pod_states import parse_time
+from dapt_operator.stage_run import Manifest
 
 MOST_LOGS = 4
 """Pods of a failed gang whose logs are read: those that failed first."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dapt_contract.checkpoint import CHECKPOINT_SCHEMA, CheckpointManifest
 from dapt_contract.envelope import ContractError, read_envelope, write_envelope
-from dapt_trainer.checkpoints.claim import Claim
+from dapt_trainer.checkpoints.fence import Claim
 from dapt_trainer.digests import sha256_of_file
 
 RESUME_FOLDER = "resume"

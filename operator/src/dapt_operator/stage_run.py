@@ -11,7 +11,7 @@ from typing import Any
 from dapt_contract.base import Contract
 from dapt_contract.failure import Cause
 from dapt_contract.progress import Progress
-from dapt_contract.run import RunIdentity
+from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile
 from dapt_operator.api.names import object_name
 

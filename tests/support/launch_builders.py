@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dapt_contract.metric import Measure, Perplexity, SidePerplexity
-from dapt_contract.run import RunIdentity
+from dapt_contract.measure import Measure, Perplexity, SidePerplexity
+from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.publish import CardFacts, PublishConfig
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.launchers import indexed_job
-from dapt_operator.runs import Manifest, Owner, RunResources, StageRun, plain
+from dapt_operator.stage_run import Manifest, Owner, RunResources, StageRun, plain
 
 FAKE_POD = Path(__file__).parent / "agent" / "fake" / "pod.py"
 UID = "0b7c8a52-9d1e-4b6e-8c4f-2f1f6a3d9e10"

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from dapt_trainer.data.problems import first_line
+from dapt_trainer.data.input_problems import first_line
 from dapt_trainer.data.reading.sources import ResolvedSource, SourceFile
 
 _PARQUET_ROWS = 1024

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from dapt_operator.cluster.kubernetes.client import Api
 from dapt_operator.cluster.kubernetes.errors import ApiError
 from dapt_operator.cluster.port import Key
-from dapt_operator.runs import Manifest
+from dapt_operator.stage_run import Manifest
 
 TIMEOUT_SECONDS = 3.0
 _log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class _Look(Generic[Answer]):
     """The last one, once there is one."""
 
 
-class Looks(ABC, Generic[Answer]):
+class Poller(ABC, Generic[Answer]):
     """What was answered last counts until the next answer; a question that fails changes nothing."""
 
     first_look_seconds = 0.0

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dapt_contract.base import Contract
-from dapt_contract.metric import Measure, Perplexity, Score, SidePerplexity
+from dapt_contract.measure import Measure, Perplexity, Score, SidePerplexity
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages import (
     AlignFacts,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dapt_contract.message import StageMessage, decode_message
-from launch_builders import FAKE_POD, stage_run
+from support.launch_builders import FAKE_POD, stage_run
 
 PATIENCE_SECONDS = 60.0
 """When a test gives up waiting; nothing is asserted about time."""

@@ -13,11 +13,11 @@ from typing import Any
 from dapt_contract.envelope import ContractError
 from dapt_contract.failure import PRECEDENCE, Cause, ExitCode, cause_of_exit_code
 from dapt_contract.message import StageMessage, decode_message
-from dapt_contract.run import RunIdentity
+from dapt_contract.run_identity import RunIdentity
 from dapt_operator.launchers.observe.pod_waiting import hindrance_of, sentence_of, waiting_sentence
 from dapt_operator.launchers.render.environment import COMPLETION_INDEX
 from dapt_operator.launchers.render.pod import CONTAINER
-from dapt_operator.runs import Hindrance, Manifest
+from dapt_operator.stage_run import Hindrance, Manifest
 
 MAX_SENTENCE = 4000
 LAST_WORDS_SECONDS = 5

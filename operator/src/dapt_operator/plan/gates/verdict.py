@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from dapt_contract.metric import Measure
+from dapt_contract.measure import Measure
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from builders import checkpoint, measure, pretrain_facts
 from dapt_contract.failure import Cause
-from dapt_contract.metric import Measure
+from dapt_contract.measure import Measure
 from dapt_contract.stages.pretrain import CheckpointFacts
 from dapt_operator.testing.objects import Ends
+from support.builders import checkpoint, measure, pretrain_facts
 
 increases = st.floats(-0.1, 0.6).map(lambda value: round(value, 3))
 domain_losses = st.floats(2.0, 3.2).map(lambda value: round(value, 3))

@@ -15,7 +15,7 @@ from pydantic import Field
 from dapt_contract.base import Contract
 from dapt_contract.checkpoint import CheckpointManifest
 from dapt_contract.envelope import ContractError, read_envelope, write_envelope
-from dapt_contract.run import RunIdentity
+from dapt_contract.run_identity import RunIdentity
 from dapt_trainer.errors import InfrastructureError
 
 CLAIM_SCHEMA = "dapt.claim"

@@ -7,8 +7,8 @@ from typing import Any
 
 from dapt_operator.cluster.port import Key
 from dapt_operator.launchers import indexed_job
-from dapt_operator.runs import Owner, StageRun, plain
-from launch_builders import UID, owner, profile, resource, stage_run
+from dapt_operator.stage_run import Owner, StageRun, plain
+from support.launch_builders import UID, owner, profile, resource, stage_run
 
 KEY = Key("health", "clinical-llama")
 _versions = itertools.count(1000)

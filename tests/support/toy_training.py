@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dapt_contract.run import RunIdentity
+from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages import KINDS
 from dapt_contract.stages.common import (
@@ -22,8 +22,8 @@ from dapt_contract.stages.prepare import ModelFacts, PrepareFacts, PrepareReport
 from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_contract.stop_rule import StopRule
 from dapt_trainer.context import SilentProgress, StageContext
+from dapt_trainer.data.packing.data_manifest import DataManifest, ShardManifest, write_manifest
 from dapt_trainer.data.packing.held_out import HALVES, HeldOutDocument, write_held_out
-from dapt_trainer.data.packing.manifest import DataManifest, ShardManifest, write_manifest
 from dapt_trainer.data.packing.shards import ShardWriter
 
 VOCABULARY = 256

@@ -10,7 +10,7 @@ from pydantic import Field
 from dapt_contract.base import Contract
 from dapt_contract.envelope import ContractError, read_envelope, write_envelope
 from dapt_contract.layout import DATA
-from dapt_contract.metric import Side
+from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import PrepareReport
 from dapt_trainer.errors import InputError
 

@@ -27,14 +27,21 @@ from typing import Any
 from dapt_contract.base import Contract
 from dapt_contract.envelope import ContractError
 from dapt_contract.failure import PRECEDENCE, Cause
-from dapt_contract.run import RunIdentity
+from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api import names
 from dapt_operator.launchers.labels import ANNOTATION_ACCELERATOR, identity_of
+from dapt_operator.launchers.observe.pod_states import (
+    MAX_SENTENCE,
+    Pod,
+    newest,
+    parse_time,
+    peers_to_end,
+    read_pod,
+)
 from dapt_operator.launchers.observe.pod_waiting import refusal_of
-from dapt_operator.launchers.observe.pods import MAX_SENTENCE, Pod, newest, parse_time, peers_to_end, read_pod
 from dapt_operator.launchers.observe.quota import quota_of
 from dapt_operator.launchers.render.pod import CONTAINER
-from dapt_operator.runs import Children, Hindrance, Manifest, RunPhase, RunState
+from dapt_operator.stage_run import Children, Hindrance, Manifest, RunPhase, RunState
 
 _LATEST = datetime.max.replace(tzinfo=UTC)
 LOST_MESSAGE = (

@@ -9,7 +9,11 @@ from typing import Any
 import torch
 
 from dapt_contract.stages.pretrain import RegularizationConfig
-from dapt_trainer.training.regularization.base import (
+from dapt_trainer.training.regularization.fisher import estimate_fisher, scaled_to_mean_one
+from dapt_trainer.training.regularization.kl import KlPenalty
+from dapt_trainer.training.regularization.low_rank import LayerTerm, LowRankPenalty, adapted_layers
+from dapt_trainer.training.regularization.optimizer_slices import plain_weights
+from dapt_trainer.training.regularization.penalty import (
     Penalty,
     Predictions,
     Row,
@@ -17,10 +21,6 @@ from dapt_trainer.training.regularization.base import (
     held_back,
     labelled,
 )
-from dapt_trainer.training.regularization.fisher import estimate_fisher, scaled_to_mean_one
-from dapt_trainer.training.regularization.kl import KlPenalty
-from dapt_trainer.training.regularization.lora import LayerTerm, LowRankPenalty, adapted_layers
-from dapt_trainer.training.regularization.optimizer_slices import plain_weights
 from dapt_trainer.training.regularization.quadratic import QuadraticPenalty, Term
 
 

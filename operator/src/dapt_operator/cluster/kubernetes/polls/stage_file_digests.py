@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 
-from dapt_operator.cluster.kubernetes.polls.base import TIMEOUT_SECONDS, Looks
+from dapt_operator.cluster.kubernetes.polls.poller import TIMEOUT_SECONDS, Poller
 from dapt_operator.cluster.kubernetes.resources import KINDS
 from dapt_operator.launchers.render.objects import STAGE_FILE_KEY
-from dapt_operator.runs import Manifest
+from dapt_operator.stage_run import Manifest
 
 LOOK_AGAIN_SECONDS = 45.0
 
 
-class StageDigests(Looks[str | None]):
+class StageDigests(Poller[str | None]):
     """SHA-256 of stage.json in the ConfigMap of live runs that have pods; None: the ConfigMap is gone."""
 
     first_look_seconds = 10.0

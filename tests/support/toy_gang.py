@@ -142,7 +142,7 @@ def run_rank(
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     from dapt_trainer.errors import StageError
     from dapt_trainer.stages import pretrain
-    from toy_training import make_context, pretrain_config
+    from support.toy_training import make_context, pretrain_config
 
     place, _, step = where.partition(":")
     if rank == 0:

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from builders import adaptation, healthy, merged, profile
 from dapt_contract.base import Contract
 from dapt_contract.stage_file import StageFile
 from dapt_operator.launchers import LAUNCHERS
@@ -14,6 +13,7 @@ from dapt_operator.plan.decide import Plan
 from dapt_operator.reconcile import reconcile
 from dapt_operator.testing.cluster import MemoryCluster, OperatorKilledError
 from dapt_operator.testing.objects import Ends, Script, Stays
+from support.builders import adaptation, healthy, merged, profile
 
 
 def failing(stage: str, how: Callable[[StageFile], Ends | None]) -> Script:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dapt_contract.metric import Side
+from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import PrepareConfig, TextSource
 from dapt_trainer.data.dedup.contamination import ContaminationIndex, EvaluationItem
 from dapt_trainer.data.harness.items import check_names, read_harness_tasks
+from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.items.custom_items import Kind, evaluation_items, read_items
 from dapt_trainer.data.items.item_limits import spread
 from dapt_trainer.data.items.json_lines import DataSet
@@ -20,7 +21,6 @@ from dapt_trainer.data.items.tuning_data import (
     without_items,
     without_repeats,
 )
-from dapt_trainer.data.problems import Problems
 from dapt_trainer.data.reading.sources import ResolvedSource, resolve
 from dapt_trainer.data.reading.text_batches import check_source
 from dapt_trainer.errors import InputError

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from dapt_operator.cluster.local import LocalCluster
 from dapt_operator.launchers.indexed_job import states
-from dapt_operator.runs import Owner, RunPhase, RunState, StageRun
-from launch_builders import fake_manifests, owner, stage_run
-from pods import wait_until
+from dapt_operator.stage_run import Owner, RunPhase, RunState, StageRun
+from support.launch_builders import fake_manifests, owner, stage_run
+from support.pod_objects import wait_until
 
 
 def owner_of(local: LocalCluster) -> Owner:

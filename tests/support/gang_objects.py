@@ -9,8 +9,8 @@ from dapt_contract.failure import Cause
 from dapt_contract.message import encode_message
 from dapt_contract.stages.publish import PublishFacts
 from dapt_operator.launchers import all_states, indexed_job, jobset
-from dapt_operator.runs import Children, RunState, StageRun, plain
-from launch_builders import owner, profile, stage_run
+from dapt_operator.stage_run import Children, RunState, StageRun, plain
+from support.launch_builders import owner, profile, stage_run
 
 FACTS = PublishFacts(destination="s3://models/x", digest="d", files=3, size_bytes=10)
 RUN = stage_run(nodes=2)

@@ -1,4 +1,4 @@
-"""The names that manifests are judged by: `python -m dapt_trainer.data.harness.names` writes the list anew."""
+"""The names that manifests are judged by: `python -m dapt_trainer.data.harness.task_names` writes the list anew."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from dapt_contract import harness
 
 
-def installed(manager: Any = None) -> harness.Known:
+def installed(manager: Any = None) -> harness.HarnessTasks:
     """What the installed harness has; its `TaskManager` takes seconds to make, so one that is at hand is used."""
     from lm_eval.tasks import TaskManager
 
-    return harness.Known(version("lm_eval"), tuple((manager or TaskManager()).all_tasks))
+    return harness.HarnessTasks(version("lm_eval"), tuple((manager or TaskManager()).all_tasks))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.launchers import LAUNCHERS
-from dapt_operator.runs import Manifest, RunResources, StageRun
-from launch_builders import owner, profile, stage_run
+from dapt_operator.stage_run import Manifest, RunResources, StageRun
+from support.launch_builders import owner, profile, stage_run
 
 
 def platform() -> AdaptationProfileSpec:
