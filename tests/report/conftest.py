@@ -17,18 +17,11 @@ from dapt_contract.measure import Measure, Perplexity, Score, SidePerplexity
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile, write_report
 from dapt_contract.stages import KINDS
-from dapt_contract.stages.evaluate import (
-    BaselineFacts,
-    BaselineReport,
-    EvaluateFacts,
-    EvaluateReport,
-    NamedMeasure,
-    Sample,
-    VerifyFacts,
-    VerifyReport,
-)
+from dapt_contract.stages.baseline import BaselineFacts, BaselineReport
+from dapt_contract.stages.evaluate import EvaluateFacts, EvaluateReport
 from dapt_contract.stages.prepare import ModelFacts, PrepareFacts, PrepareReport, SourceFacts
 from dapt_contract.stages.pretrain import CheckpointFacts, CurvePoint, PretrainFacts, PretrainReport
+from dapt_contract.stages.verify import NamedMeasure, Sample, VerifyFacts, VerifyReport
 
 CHOSEN = "a1-s60"
 SPEC: dict[str, Any] = {

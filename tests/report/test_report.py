@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dapt_contract.stages.evaluate import Sample
 from dapt_contract.stages.prepare import PrepareReport, TokenizerFacts
+from dapt_contract.stages.verify import Sample
 from dapt_operator.report import ReportError, build_report, draw_report
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def test_a_finished_run_tells_its_numbers(finished: Run, tmp_path: Path) -> None
         "a1-s60 was chosen: largest gain of 5 candidates that pass the gates.",
         "its domain perplexity is −34.3 % and its general perplexity +3.0 %, where the gate allows +15.0 %",
         "Fine-tuning then made the final model: domain perplexity −29.5 %, general perplexity +9.4 %",
-        "22.2 → 15.6 (final model)",
+        "22.20 → 15.64 (final model)",
         "passes : general perplexity of a1-s60 is +3.0% against the base model's, within the limit of +15.0%",
         "task codes (domain) 120 31.0 ± 4.2 32.0 (+1.0 ± 2.1) 47.0 (+16.0 ± 2.1) better by 7.6 standard errors",
         "task facts (general) 60 45.0 ± 6.4 44.0 (−1.0 ± 2.1) 43.0 (−2.0 ± 2.1) no change beyond noise",
@@ -156,7 +156,7 @@ def test_pictures_are_in_the_page_and_beside_it(finished: Run, tmp_path: Path) -
     ids = [value for name, value in read.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     labels = [value for name, value in read.attributes if name == "aria-label"]
-    assert "step 60: domain 14.6, general 18.7" in labels[0]
+    assert "step 60: domain 14.59, general 18.73" in labels[0]
     assert labels[4] == "domain-0 (icd.jsonl): 60,211 tokens; general-0 (readmes.jsonl): 28,004 tokens"
 
 
@@ -201,7 +201,7 @@ def test_without_fine_tuning_there_is_no_third_model(finished: Run, tmp_path: Pa
         update={"facts": verify.facts.model_copy(update={"digests": digests})}
     )
     text = page(finished, tmp_path).text
-    assert "22.2 → 14.6 (chosen model)" in text
+    assert "22.20 → 14.59 (chosen model)" in text
     assert "Fine-tuning" not in text
 
 
@@ -297,7 +297,7 @@ def test_a_measure_that_is_not_finite_is_drawn_around(finished: Run, tmp_path: P
         for name, value in page(finished, tmp_path).attributes
         if name == "aria-label" and "step 60" in value
     )
-    assert "step 60: domain 14.6, general ∞" in label
+    assert "step 60: domain 14.59, general ∞" in label
 
 
 def test_no_run_and_a_damaged_one_are_told_apart(tmp_path: Path) -> None:

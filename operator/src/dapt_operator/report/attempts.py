@@ -6,10 +6,11 @@ import re
 from typing import Any
 
 from dapt_operator.api.v1alpha1.status import CandidateStatus
+from dapt_operator.number_format import NOT_MEASURED
 from dapt_operator.plan.sizing.grown_tokenizer import break_even_tokens
 from dapt_operator.report.inputs import Material
 from dapt_operator.report.tradeoff_charts import AttemptPath, CandidateKind, Offer
-from dapt_operator.report.words import NONE, number, percent
+from dapt_operator.report.typography import percent, perplexity
 
 _ID = re.compile(r"a(?P<attempt>[0-9]+)-(s[0-9]+|(?P<average>avg[0-9]+))(?P<share>-i[0-9.e-]+)?")
 ENDS = {
@@ -74,7 +75,7 @@ def attempt_rows(material: Material) -> list[dict[str, Any]]:
     return [
         {
             "number": one.number,
-            "rate": NONE if one.learning_rate is None else f"{one.learning_rate:.3g}",
+            "rate": NOT_MEASURED if one.learning_rate is None else f"{one.learning_rate:.3g}",
             "replay": percent(one.replay_fraction, signed=False),
             "start": one.start or "the base model",
             "ended": ENDS.get(one.ended_by or "", one.ended_by or "is running"),
@@ -93,8 +94,10 @@ def tokenizer_rows(material: Material) -> list[dict[str, str]]:
     for side in ("domain", "general"):
         before = float(getattr(grown, f"{side}_tokens_per_word_before"))
         after = float(getattr(grown, f"{side}_tokens_per_word_after"))
-        change = percent(after / before - 1) if before else NONE
-        rows.append({"side": side, "before": number(before), "after": number(after), "change": change})
+        change = percent(after / before - 1) if before else NOT_MEASURED
+        rows.append(
+            {"side": side, "before": perplexity(before), "after": perplexity(after), "change": change}
+        )
     return rows
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from dapt_contract.stages.prepare import SourceFacts
 from dapt_contract.stages.pretrain import CurvePoint
+from dapt_operator.number_format import duration, typeset
 from dapt_operator.report import style
 from dapt_operator.report.label_placement import place
-from dapt_operator.report.words import count, duration, minus, number, percent
+from dapt_operator.report.typography import count, number, percent, perplexity
 
 _MAX_LABELS = 12
 _LOG_FROM = 3.0
@@ -103,7 +104,7 @@ def frontier(
             limit = base.general * (1 + max_increase)
             axes.axhline(limit, color=style.LIMIT, linestyle=(0, (5, 3)), linewidth=1.3)
             axes.annotate(
-                f"gate: {percent(max_increase)} = {number(limit)}", (1, limit), xycoords=("axes fraction", "data"),
+                f"gate: {percent(max_increase)} = {perplexity(limit)}", (1, limit), xycoords=("axes fraction", "data"),
                 xytext=(-2, 4), textcoords="offset points", ha="right", color=style.LIMIT, fontsize=9,
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.85},
             )  # fmt: skip
@@ -126,8 +127,10 @@ def frontier(
         made.legend(loc="outside upper left", ncols=2, handletextpad=0.3, columnspacing=1.2)
         _label(made, axes, drawn, [base, *([final] if final else [])], chosen)
         svg, png = style.save(made, "perplexity")
-    told = [f"step {p.label}: domain {number(p.domain)}, general {number(p.general)}" for p in checkpoints]
-    head = f"base model: domain {number(base.domain)}, general {number(base.general)}"
+    told = [
+        f"step {p.label}: domain {perplexity(p.domain)}, general {perplexity(p.general)}" for p in checkpoints
+    ]
+    head = f"base model: domain {perplexity(base.domain)}, general {perplexity(base.general)}"
     return Chart("perplexity", svg, png, "; ".join([head, *told]))
 
 
@@ -315,5 +318,5 @@ def timeline(spans: Sequence[Span]) -> Chart:
 
 
 def _short(label: str) -> str:
-    shown = minus(label) if label.lstrip("-").isdigit() else label
+    shown = typeset(label) if label.lstrip("-").isdigit() else label
     return shown if len(shown) <= _SHOWN_NAME else f"{shown[: _SHOWN_NAME - 1]}…"

@@ -16,12 +16,14 @@ from dapt_contract.measure import Measure
 from dapt_contract.stage_file import find_report
 from dapt_contract.stages import KINDS
 from dapt_contract.stages.align import AlignReport
+from dapt_contract.stages.baseline import BaselineReport
 from dapt_contract.stages.blend import BlendRow
-from dapt_contract.stages.evaluate import BaselineReport, EvaluateReport, Sample, VerifyReport
+from dapt_contract.stages.evaluate import EvaluateReport
 from dapt_contract.stages.finetune import FinetuneReport
 from dapt_contract.stages.prepare import PrepareReport
 from dapt_contract.stages.pretrain import PretrainReport
 from dapt_contract.stages.publish import PublishReport
+from dapt_contract.stages.verify import Sample, VerifyReport
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.plan.ledger.stage_facts import Facts, read_facts

@@ -8,9 +8,10 @@ from typing import Any
 
 from dapt_contract.measure import Measure, Score
 from dapt_operator.api.v1alpha1.conditions import FINISHED, GATES_PASSED, RECONCILING, STALLED, find_condition
+from dapt_operator.number_format import NOT_MEASURED, duration, size, typeset
 from dapt_operator.report.charts import Point, ScoreRow, Span
 from dapt_operator.report.inputs import Material
-from dapt_operator.report.words import NONE, count, duration, gibibytes, minus, number, percent, points
+from dapt_operator.report.typography import count, number, percent, perplexity, points
 
 GATE_TITLES = {
     "generalPerplexity": "general perplexity",
@@ -49,11 +50,11 @@ def tiles(material: Material) -> Iterator[tuple[str, str, str]]:
             yield (
                 title,
                 percent(change(base, best, side)),
-                f"{number(before)} → {number(after)} ({name} model)",
+                f"{perplexity(before)} → {perplexity(after)} ({name} model)",
             )
     elif base is not None:
-        yield "Domain perplexity", number(base.domain.both.perplexity), "base model"
-        yield "General perplexity", number(base.general.both.perplexity), "base model"
+        yield "Domain perplexity", perplexity(base.domain.both.perplexity), "base model"
+        yield "General perplexity", perplexity(base.general.both.perplexity), "base model"
     if material.pretrain is not None:
         facts = material.pretrain.facts
         speed = f"{facts.steps:,} steps at {number(facts.tokens_per_second)} tokens a second"
@@ -79,8 +80,8 @@ def perplexity_rows(material: Material) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"name": _title(material, name)}
         for side in ("domain", "general"):
             both = getattr(measure, side).both
-            row[side] = number(both.perplexity, 4)
-            row[f"{side}_change"] = NONE if measure is base else percent(change(base, measure, side))
+            row[side] = perplexity(both.perplexity)
+            row[f"{side}_change"] = NOT_MEASURED if measure is base else percent(change(base, measure, side))
             row[f"{side}_bits"] = f"{both.bits_per_byte:.3f}"
         rows.append(row)
     return rows
@@ -199,13 +200,13 @@ def candidate_rows(material: Material) -> list[dict[str, Any]]:
             {
                 "id": one.id,
                 "chosen": one.id == material.chosen_id,
-                "domain": number(one.domain_perplexity, 4),
+                "domain": perplexity(one.domain_perplexity),
                 "domain_change": percent(
                     None if one.domain_perplexity_decrease is None else -one.domain_perplexity_decrease
                 ),
-                "general": number(one.general_perplexity, 4),
+                "general": perplexity(one.general_perplexity),
                 "general_change": percent(one.forgetting),
-                "gain": NONE if one.gain is None else minus(f"{one.gain:.3f}"),
+                "gain": NOT_MEASURED if one.gain is None else typeset(f"{one.gain:.3f}"),
                 "gates": gates,
                 "message": one.message or "",
             }
@@ -279,7 +280,7 @@ def stage_rows(material: Material) -> list[dict[str, Any]]:
             "try": stage.try_number,
             "seconds": duration(_seconds(stage.completion_time) - _seconds(stage.start_time))
             if stage.start_time and stage.completion_time
-            else NONE,
+            else NOT_MEASURED,
             "message": stage.message or "",
         }
         for stage in material.status.stages
@@ -297,7 +298,7 @@ def source_rows(material: Material) -> list[dict[str, Any]]:
             "side": source.side,
             "documents": f"{source.documents:,}",
             "tokens": f"{source.train_tokens:,}",
-            "used": f"{used[source.name]:,}" if source.name in used else NONE,
+            "used": f"{used[source.name]:,}" if source.name in used else NOT_MEASURED,
             "held_out": f"{source.held_out_documents:,} ({source.held_out_tokens:,} tokens)",
             "duplicates": f"{source.duplicates:,}",
             "contaminated": f"{source.contaminated:,}",
@@ -358,7 +359,7 @@ def model_facts(material: Material) -> list[tuple[str, str]]:
         ("vocabulary", f"{facts.vocabulary_size:,} tokens"),
         ("longest context", f"{facts.max_positions:,} tokens"),
         ("chat template", "yes" if facts.has_chat_template else "no"),
-        ("weights", gibibytes(facts.weights_bytes)),
+        ("weights", size(facts.weights_bytes)),
         ("revision", facts.revision),
     ]
 

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dapt_operator.number_format import typeset
 from dapt_operator.report import style
 from dapt_operator.report.charts import Chart
 from dapt_operator.report.label_placement import place
-from dapt_operator.report.words import minus, percent
+from dapt_operator.report.typography import percent
 
 CandidateKind = Literal["checkpoint", "average", "interpolation"]
 KIND_SHAPES: dict[CandidateKind, str] = {"checkpoint": "o", "average": "^", "interpolation": "D"}
@@ -93,7 +94,7 @@ def trade(offers: Sequence[Offer], *, chosen: str | None, limit: float | None) -
         svg, png = style.save(made, "trade")
     left_out = len(offers) - len(shown)
     told = [
-        f"{one.id}: forgetting {percent(one.forgetting)}, gain {minus(f'{one.gain:.3f}')}" for one in drawn
+        f"{one.id}: forgetting {percent(one.forgetting)}, gain {typeset(f'{one.gain:.3f}')}" for one in drawn
     ]
     if left_out:
         told.append(f"{left_out} far beyond the gate are not drawn")

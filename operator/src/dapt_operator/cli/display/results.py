@@ -10,13 +10,15 @@ from rich.table import Table
 
 from dapt_contract.measure import Measure, Score
 from dapt_contract.stage_file import find_report
-from dapt_contract.stages.evaluate import BaselineReport, EvaluateReport, Sample, VerifyReport
+from dapt_contract.stages.baseline import BaselineReport
+from dapt_contract.stages.evaluate import EvaluateReport
+from dapt_contract.stages.verify import Sample, VerifyReport
 from dapt_operator.api.v1alpha1.conditions import PUBLISHED
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.cli.display.stage_rows import Snapshot
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.run_folder import RunFolder
-from dapt_operator.number_format import percent, perplexity, points, signed
+from dapt_operator.number_format import percent, perplexity, points, with_sign
 
 HEADINGS = {"base": "base", "chosen": "chosen", "finetuned": "fine-tuned", "final": "final"}
 _ANSWER_CHARACTERS = 300
@@ -100,7 +102,7 @@ def _score_cell(score: Score | None) -> str:
     cell = f"{points(score.score)} ± {points(score.standard_error)}"
     if score.difference is None or score.difference_standard_error is None:
         return cell
-    return f"{cell} ({signed(100 * score.difference)} ± {points(score.difference_standard_error)})"
+    return f"{cell} ({with_sign(100 * score.difference)} ± {points(score.difference_standard_error)})"
 
 
 def attempts_table(status: DomainAdaptationStatus) -> Table | None:

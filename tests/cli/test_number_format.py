@@ -44,7 +44,7 @@ def test_perplexities() -> None:
         "–",
         "7.13",
         "12,346",
-        "inf",
+        "∞",
     ]
 
 
@@ -56,6 +56,25 @@ def test_shares_points_and_bytes() -> None:
         "256.0 MiB",
         "3.0 GiB",
     ]
-    assert [number_format.signed(value) for value in (-0.01, 0.04, -3.25)] == ["+0.0", "+0.0", "-3.2"]
+    assert [number_format.with_sign(value) for value in (-0.01, 0.04, -3.25)] == ["+0.0", "+0.0", "-3.2"]
     assert [number_format.plural(number, "step") for number in (1, 1200)] == ["1 step", "1,200 steps"]
     assert number_format.clock(3725) == "01:02:05"
+
+
+def test_what_was_not_measured_is_a_dash_in_every_format() -> None:
+    formats = (number_format.duration, number_format.count, number_format.number, number_format.perplexity)
+    assert {formatted(None) for formatted in formats} | {number_format.percent(None)} == {"–"}
+
+
+def test_what_is_not_finite_or_huge_stays_short() -> None:
+    assert [number_format.percent(value) for value in (math.inf, math.nan, 12_345.0)] == [
+        "∞ %",
+        "not a number %",
+        "+1.2e+06 %",
+    ]
+    assert number_format.perplexity(2.5e9) == "2.5e+09"
+
+
+def test_typeset_numbers_have_a_minus_sign_and_a_space_that_does_not_break() -> None:
+    assert number_format.typeset(number_format.percent(-0.343)) == "\u221234.3\u202f%"
+    assert number_format.typeset(number_format.count(4_100_000)) == "4.1\u202fM"
