@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dapt_contract.measure import Measure, Perplexity, SidePerplexity
+from dapt_contract.stages.baseline import BaselineFacts
 from dapt_contract.stages.blend import BlendRow
-from dapt_contract.stages.evaluate import BaselineFacts
 from dapt_contract.stages.prepare import ModelFacts, PrepareFacts
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainFacts
 from dapt_contract.stop_rule import StopDecision, StopRule, StopVerdict, judge_readings

@@ -7,12 +7,13 @@ import pytest
 from dapt_contract.base import Contract
 from dapt_contract.measure import Measure, Perplexity, SidePerplexity
 from dapt_contract.stages.align import AlignFacts
+from dapt_contract.stages.baseline import BaselineFacts
 from dapt_contract.stages.blend import BlendFacts, BlendRow
 from dapt_contract.stages.common import ModelReference
-from dapt_contract.stages.evaluate import BaselineFacts, VerifyFacts
 from dapt_contract.stages.finetune import FinetuneFacts
 from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_contract.stages.publish import PublishFacts
+from dapt_contract.stages.verify import VerifyFacts
 from dapt_operator.api.v1alpha1.ledger import Ledger, RunRecord
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus, StageStatus
 from dapt_operator.cli.display.stage_rows import facts_note, stage_note

@@ -23,7 +23,7 @@ from dapt_contract.stages import (
     VerifyReport,
 )
 from dapt_contract.stages.common import EvaluationConfig, ModelReference
-from dapt_contract.stages.evaluate import NamedMeasure, Sample
+from dapt_contract.stages.verify import NamedMeasure, Sample
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus, SelectedStatus
 from dapt_operator.cli.display.results import attempts_table, outcome_table, read_outcome, sample_lines
 

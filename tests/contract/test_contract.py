@@ -13,17 +13,13 @@ from dapt_contract.measure import Measure, Perplexity, Score, SidePerplexity
 from dapt_contract.message import MAX_MESSAGE_BYTES, decode_message, encode_message
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile, find_report, finished_report, write_report
-from dapt_contract.stages.evaluate import (
-    BaselineFacts,
-    EvaluateConfig,
-    EvaluateFacts,
-    EvaluateReport,
-    VerifyFacts,
-)
+from dapt_contract.stages.baseline import BaselineFacts
+from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts, EvaluateReport
 from dapt_contract.stages.finetune import FinetuneFacts
 from dapt_contract.stages.prepare import ModelFacts, PrepareFacts, SourceFacts
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainFacts
 from dapt_contract.stages.publish import PublishFacts
+from dapt_contract.stages.verify import VerifyFacts
 from dapt_contract.stop_rule import StopRule, StopVerdict, judge_readings
 
 KEY = "f" * 64

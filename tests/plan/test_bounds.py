@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dapt_contract.base import Contract
 from dapt_contract.measure import Measure
-from dapt_contract.stages.evaluate import BaselineFacts, EvaluateFacts
+from dapt_contract.stages.baseline import BaselineFacts
+from dapt_contract.stages.evaluate import EvaluateFacts
 from dapt_operator.api.v1alpha1.ledger import Ledger, RunRecord
 from dapt_operator.api.v1alpha1.status import (
     CandidateStatus,

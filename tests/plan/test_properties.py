@@ -12,8 +12,10 @@ from dapt_contract.failure import Cause
 from dapt_contract.measure import Measure
 from dapt_contract.progress import Progress
 from dapt_contract.stage_file import StageFile
-from dapt_contract.stages.evaluate import BaselineFacts, EvaluateConfig, EvaluateFacts, VerifyFacts
+from dapt_contract.stages.baseline import BaselineFacts
+from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
 from dapt_contract.stages.pretrain import CheckpointFacts
+from dapt_contract.stages.verify import VerifyFacts
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.launchers import LAUNCHERS, all_states
 from dapt_operator.plan.decide import decide

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dapt_contract.measure import Measure
-from dapt_contract.stages.evaluate import BaselineFacts
+from dapt_contract.stages.baseline import BaselineFacts
 from dapt_contract.stages.prepare import PrepareFacts
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile, AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation, DomainAdaptationSpec

@@ -8,8 +8,8 @@ from dapt_contract.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.align import AlignConfig
 from dapt_contract.stages.common import ModelReference
-from dapt_contract.stages.evaluate import VerifyConfig, VerifyFacts
 from dapt_contract.stages.publish import PublishConfig
+from dapt_contract.stages.verify import VerifyConfig, VerifyFacts
 from dapt_operator.testing.objects import Ends, Stays
 from support.builders import facts_for, healthy, measure
 from support.worlds import World

@@ -6,8 +6,9 @@ from typing import Any
 
 from dapt_contract.failure import Cause
 from dapt_contract.stage_file import StageFile
-from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts, VerifyFacts
+from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
 from dapt_contract.stages.publish import PublishConfig
+from dapt_contract.stages.verify import VerifyFacts
 from dapt_operator.testing.objects import Ends, Script, Stays
 from support.builders import checkpoint, healthy, measure, pretrain_facts
 from support.worlds import World

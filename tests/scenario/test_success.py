@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dapt_contract.progress import Progress
 from dapt_contract.stage_file import StageFile
-from dapt_contract.stages.evaluate import VerifyConfig
 from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_contract.stages.publish import PublishConfig
+from dapt_contract.stages.verify import VerifyConfig
 from dapt_operator.api.v1alpha1.conditions import CONDITION_TYPES
 from dapt_operator.testing.objects import Ends, Stays
 from support.builders import healthy, prepare_facts

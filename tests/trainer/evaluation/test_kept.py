@@ -10,8 +10,8 @@ import pytest
 from dapt_contract.measure import Measure, Perplexity, SidePerplexity
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile, write_report
+from dapt_contract.stages.baseline import BaselineConfig, BaselineFacts, BaselineReport
 from dapt_contract.stages.common import EvaluationConfig, ModelReference, ProbeConfig, TaskConfig
-from dapt_contract.stages.evaluate import BaselineConfig, BaselineFacts, BaselineReport
 from dapt_trainer.evaluation.earlier_results import found_by_all, kept_results, results_key
 from dapt_trainer.evaluation.items import Item, write_items
 

@@ -11,8 +11,10 @@ import pytest
 from dapt_contract.base import Contract
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile, write_report
+from dapt_contract.stages.baseline import BaselineConfig
 from dapt_contract.stages.common import EvaluationConfig, ModelReference, ProbeConfig, TaskConfig
-from dapt_contract.stages.evaluate import BaselineConfig, EvaluateConfig, NamedModel, VerifyConfig
+from dapt_contract.stages.evaluate import EvaluateConfig
+from dapt_contract.stages.verify import NamedModel, VerifyConfig
 from dapt_trainer.context import SilentProgress, StageContext
 from dapt_trainer.errors import InputError, StopRequested
 from dapt_trainer.evaluation import measure

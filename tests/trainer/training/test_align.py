@@ -12,6 +12,7 @@ import pytest
 
 from dapt_contract.stage_file import write_report
 from dapt_contract.stages.align import AlignConfig, AlignReport
+from dapt_contract.stages.baseline import BaselineConfig
 from dapt_contract.stages.common import (
     DistributionConfig,
     EvaluationConfig,
@@ -20,8 +21,8 @@ from dapt_contract.stages.common import (
     OptimizerConfig,
     ScheduleConfig,
 )
-from dapt_contract.stages.evaluate import BaselineConfig, NamedModel, VerifyConfig
 from dapt_contract.stages.finetune import FinetuneConfig
+from dapt_contract.stages.verify import NamedModel, VerifyConfig
 from dapt_trainer.context import SilentProgress
 from dapt_trainer.digests import weights_digest
 from dapt_trainer.errors import DivergedError, InputError, StopRequested

@@ -9,22 +9,14 @@ from dataclasses import dataclass
 
 from dapt_contract.base import Contract
 from dapt_contract.stages.align import AlignConfig, AlignFacts, AlignReport
+from dapt_contract.stages.baseline import BaselineConfig, BaselineFacts, BaselineReport
 from dapt_contract.stages.blend import BlendConfig, BlendFacts, BlendReport
-from dapt_contract.stages.evaluate import (
-    BaselineConfig,
-    BaselineFacts,
-    BaselineReport,
-    EvaluateConfig,
-    EvaluateFacts,
-    EvaluateReport,
-    VerifyConfig,
-    VerifyFacts,
-    VerifyReport,
-)
+from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts, EvaluateReport
 from dapt_contract.stages.finetune import FinetuneConfig, FinetuneFacts, FinetuneReport
 from dapt_contract.stages.prepare import PrepareConfig, PrepareFacts, PrepareReport
 from dapt_contract.stages.pretrain import PretrainConfig, PretrainFacts, PretrainReport
 from dapt_contract.stages.publish import PublishConfig, PublishFacts, PublishReport
+from dapt_contract.stages.verify import VerifyConfig, VerifyFacts, VerifyReport
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dapt_contract.measure import Measure
 from dapt_contract.stages.align import AlignFacts
-from dapt_contract.stages.evaluate import VerifyFacts
 from dapt_contract.stages.finetune import FinetuneFacts
 from dapt_contract.stages.publish import CardFacts
+from dapt_contract.stages.verify import VerifyFacts
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.gates import Verdict
 from dapt_operator.plan.ledger.stage_facts import Facts

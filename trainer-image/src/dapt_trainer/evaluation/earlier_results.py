@@ -15,8 +15,9 @@ from dapt_contract.envelope import digest_of
 from dapt_contract.layout import HARNESS, HELD_OUT, MODEL, PROBES, STAGES, TASKS
 from dapt_contract.measure import Measure
 from dapt_contract.stage_file import find_report
+from dapt_contract.stages.baseline import BaselineReport
 from dapt_contract.stages.common import EvaluationConfig
-from dapt_contract.stages.evaluate import BaselineReport, EvaluateReport
+from dapt_contract.stages.evaluate import EvaluateReport
 from dapt_trainer.data.harness.data import TASK_FILE
 from dapt_trainer.digests import sha256_of_file
 from dapt_trainer.errors import InputError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dapt_contract.layout import try_folder
-from dapt_contract.stages.evaluate import BaselineConfig, BaselineFacts, BaselineReport
+from dapt_contract.stages.baseline import BaselineConfig, BaselineFacts, BaselineReport
 from dapt_trainer.context import StageContext
 from dapt_trainer.digests import reference_digest
 from dapt_trainer.distributed import evaluation_ranks

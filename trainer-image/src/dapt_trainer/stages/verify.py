@@ -6,7 +6,7 @@ A model whose weights have the digest of one that was measured before is not sco
 from __future__ import annotations
 
 from dapt_contract.measure import Measure
-from dapt_contract.stages.evaluate import (
+from dapt_contract.stages.verify import (
     NamedMeasure,
     NamedModel,
     Sample,

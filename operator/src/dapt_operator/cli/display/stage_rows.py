@@ -10,12 +10,14 @@ from dapt_contract.base import Contract
 from dapt_contract.measure import Measure
 from dapt_contract.progress import Progress
 from dapt_contract.stages.align import AlignFacts
+from dapt_contract.stages.baseline import BaselineFacts
 from dapt_contract.stages.blend import BlendFacts
-from dapt_contract.stages.evaluate import BaselineFacts, EvaluateFacts, VerifyFacts
+from dapt_contract.stages.evaluate import EvaluateFacts
 from dapt_contract.stages.finetune import FinetuneFacts
 from dapt_contract.stages.prepare import PrepareFacts
 from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_contract.stages.publish import PublishFacts
+from dapt_contract.stages.verify import VerifyFacts
 from dapt_operator.api.v1alpha1.conditions import FINISHED, STALLED, find_condition
 from dapt_operator.api.v1alpha1.status import Condition, DomainAdaptationStatus, StageStatus
 from dapt_operator.number_format import count, perplexity, plural, size

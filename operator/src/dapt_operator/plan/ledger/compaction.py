@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from dapt_contract.base import compact_number
 from dapt_contract.measure import Measure, Perplexity, Score, SidePerplexity
-from dapt_contract.stages.evaluate import BaselineFacts, EvaluateFacts
+from dapt_contract.stages.baseline import BaselineFacts
+from dapt_contract.stages.evaluate import EvaluateFacts
 from dapt_operator.api.v1alpha1.ledger import (
     MAX_CLOSED,
     MAX_MEASURES,

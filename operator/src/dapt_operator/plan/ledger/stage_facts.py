@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 
 from dapt_contract.measure import Measure, Perplexity, SidePerplexity
 from dapt_contract.stages.align import AlignFacts
+from dapt_contract.stages.baseline import BaselineFacts
 from dapt_contract.stages.blend import BlendFacts, BlendRow
-from dapt_contract.stages.evaluate import BaselineFacts, EvaluateFacts, VerifyFacts
+from dapt_contract.stages.evaluate import EvaluateFacts
 from dapt_contract.stages.finetune import FinetuneFacts
 from dapt_contract.stages.prepare import PrepareFacts
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainFacts
 from dapt_contract.stages.publish import PublishFacts
+from dapt_contract.stages.verify import VerifyFacts
 from dapt_operator.api.v1alpha1.ledger import AttemptRecord, Ledger, RunRecord
 from dapt_operator.plan.ledger.compaction import closed_run_counts, stored_measures
 from dapt_operator.plan.ledger.records import facts_of, find

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from dapt_contract.envelope import canonical_json
 from dapt_contract.measure import Measure
+from dapt_contract.stages.baseline import BaselineFacts
 from dapt_contract.stages.blend import BlendFacts
-from dapt_contract.stages.evaluate import BaselineFacts
 from dapt_contract.stages.prepare import PrepareFacts
 from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_contract.stop_rule import StopDecision, judge_readings

@@ -6,7 +6,7 @@ before it is known.
 
 from __future__ import annotations
 
-from dapt_contract.stages.evaluate import BaselineConfig
+from dapt_contract.stages.baseline import BaselineConfig
 from dapt_contract.stages.prepare import (
     PrepareFacts,
 )

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dapt_contract.layout import STAGES
 from dapt_contract.stages.common import ModelReference
-from dapt_contract.stages.evaluate import NamedModel, VerifyConfig
 from dapt_contract.stages.prepare import PrepareFacts
+from dapt_contract.stages.verify import NamedModel, VerifyConfig
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.stages import common
