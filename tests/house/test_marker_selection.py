@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from marker_selection import can_select, module_marks
+from support.marker_selection import can_select, module_marks
 
 UNIT = "not torch and not distributed and not cluster"
 TORCH = "(torch or distributed) and not cluster"
