@@ -10,7 +10,8 @@ import pytest
 
 from dapt_contract.failure import Cause
 from dapt_contract.stages.publish import PublishFacts
-from support.pod_objects import alive, free_port, run_pod, start_pod, stop, wait_until
+from support.pod_objects import alive, run_pod, start_pod, stop, wait_until
+from support.ports import free_port
 
 pytestmark = [pytest.mark.torch, pytest.mark.distributed]
 

@@ -14,7 +14,8 @@ from dapt_operator.cluster.kubernetes.cache.entry import Target
 from dapt_operator.cluster.kubernetes.polls import progress
 from dapt_operator.cluster.kubernetes.polls.progress import ProgressPolls
 from dapt_operator.cluster.port import Key
-from support.pod_objects import free_port, wait_until
+from support.pod_objects import wait_until
+from support.ports import free_port
 
 KEY = Key("health", "clinical-llama")
 RUN = "0123456789abcdef"

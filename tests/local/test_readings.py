@@ -11,7 +11,8 @@ import pytest
 
 from dapt_contract.progress import Progress
 from dapt_operator.cluster.local.progress import LocalProgress, fetch
-from support.pod_objects import free_port, wait_until
+from support.pod_objects import wait_until
+from support.ports import free_port
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,15 +14,10 @@ from pathlib import Path
 
 from dapt_contract.message import StageMessage, decode_message
 from support.launch_builders import FAKE_POD, stage_run
+from support.ports import free_port
 
 PATIENCE_SECONDS = 60.0
 """When a test gives up waiting; nothing is asserted about time."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(holds: Callable[[], bool], what: str) -> None:

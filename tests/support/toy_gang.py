@@ -1,18 +1,14 @@
-"""Ranks of a gang as child processes of a server that has the libraries imported: a gang starts in a second.
+"""Gangs that pretrain a toy model, and ranks of them that die or stop where a test wants it.
 
 A rank may kill itself at a named place, as SIGKILL does: `step:N` (rank 1, after step N), `save:N` (rank 0, when
 half of checkpoint N is written), `rename:N` (rank 0, after the folder was renamed, before the manifest). `term:N` asks
-rank 1 alone to stop after step N. When one rank dies, its peers are killed, as the agent does.
+rank 1 alone to stop after step N.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import socket
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,17 +16,7 @@ from typing import Any
 from dapt_contract.stages.common import DistributionConfig, LoraConfig
 from dapt_contract.stages.pretrain import PretrainReport
 from dapt_trainer.context import SilentProgress
-
-PRELOADED = [
-    "toy_training",
-    "toy_gang",
-    "torch",
-    "deepspeed",
-    "peft",
-    "transformers.trainer",
-    "dapt_trainer.stages.pretrain",
-]
-LONGEST_SECONDS = 240.0
+from support.rank_processes import run_ranks
 
 
 class Gang:
@@ -56,25 +42,7 @@ class Gang:
 
 def run_gang(work: Path, number: int, changes: dict[str, Any], place: str = "", *, ranks: int = 2) -> Gang:
     """Start all ranks and wait for them."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes: list[Any] = [
-        context.Process(target=run_rank, args=(rank, ranks, port, work, number, changes, place))
-        for rank in range(ranks)
-    ]
-    for process in processes:
-        process.start()
-    deadline = time.monotonic() + LONGEST_SECONDS
-    while any(process.is_alive() for process in processes):
-        if any(process.exitcode for process in processes) or time.monotonic() > deadline:
-            time.sleep(1.0)  # peers that end by themselves say why
-            for process in processes:
-                process.kill()
-        time.sleep(0.05)
-    return Gang(work, number, [process.exitcode for process in processes])
+    return Gang(work, number, run_ranks(run_rank, work, number, changes, place, ranks=ranks))
 
 
 def die() -> None:
@@ -135,11 +103,8 @@ def _note_penalty(work: Path, rank: int) -> None:
     StepTrainer.hold_back = noted  # type: ignore[method-assign]
 
 
-def run_rank(
-    rank: int, world_size: int, port: int, work: Path, number: int, changes: dict[str, Any], where: str
-) -> None:
-    """One rank; ends the process with the stage's exit code."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def run_rank(rank: int, world_size: int, work: Path, number: int, changes: dict[str, Any], where: str) -> int:
+    """Run one rank's part of pretraining; returns the stage's exit code."""
     from dapt_trainer.errors import StageError
     from dapt_trainer.stages import pretrain
     from support.toy_training import make_context, pretrain_config
@@ -175,5 +140,4 @@ def run_rank(
     except BaseException as error:
         (work / f"said-{number}-{rank}.txt").write_text(f"{type(error).__name__}: {error}")
         code = 1
-    sys.stdout.flush()
-    os._exit(code)
+    return code
