@@ -108,7 +108,8 @@ def _leave_out_shared_memory_op() -> None:
     import deepspeed.ops
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 
-    deepspeed.ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False
+    # DeepSpeed fills this table at its first use, by running the compiler for every op; it reads this entry alone.
+    vars(deepspeed.ops).setdefault("__compatible_ops__", {})[ShareMemCommBuilder.NAME] = False
 
 
 def leave_ranks() -> None:
