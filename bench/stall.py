@@ -45,14 +45,14 @@ def main() -> int:
 def measure(folder: Path, options: Any) -> list[float]:
     """Share of the time of a run with ten checkpoints that they took, one value a round."""
     from bench.pretrain import make_larger_model
-    from dapt_contract.held_out import most_tokens
+    from dapt_contract.held_out import max_held_out_tokens
     from dapt_contract.stages.common import DistributionConfig
     from dapt_contract.stop_rule import StopRule
     from support.toy_training import SEQUENCE_LENGTH, make_work_volume, pretrain_config
 
     batch = 64
     training_tokens = options.steps * batch * SEQUENCE_LENGTH
-    held_out = min(round(HELD_OUT_FRACTION * training_tokens), most_tokens(training_tokens, CHECKPOINTS))
+    held_out = min(round(HELD_OUT_FRACTION * training_tokens), max_held_out_tokens(training_tokens, CHECKPOINTS))
     work = make_work_volume(folder / "work", sequences=4 * batch)
     make_larger_model(work / "model")
     hold_out(work, held_out)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dapt_contract.harness import refusal
+from dapt_contract.harness import unknown_task_message
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.api.validation.unsupported import ADAPTATION, PROFILE, unsupported_messages
@@ -275,7 +275,8 @@ INVALID = {
     ),
     "a task that the harness has not": (
         '  evaluation: {general: {tasks: [{name: mmlu}, {name: own, source: "s3://q/q.jsonl"}, {name: financeqa}]}}',
-        f"spec.evaluation.general.tasks[2].name (line 9): 'financeqa' is not accepted; {refusal('financeqa')}",
+        "spec.evaluation.general.tasks[2].name (line 9): 'financeqa' is not accepted; "
+        f"{unknown_task_message('financeqa')}",
     ),
     "weights that rank nothing": (
         "  selection: {weights: {domainPerplexity: 0, domainTasks: 0}}\n"

@@ -10,7 +10,7 @@ import pytest
 from dapt_contract.envelope import ContractError, read_envelope, write_envelope
 from dapt_contract.failure import PRECEDENCE, Cause, cause_of_exit_code, first_cause
 from dapt_contract.measure import Measure, Perplexity, Score, SidePerplexity
-from dapt_contract.message import MAX_MESSAGE_BYTES, decode_message, encode_message
+from dapt_contract.message import MAX_MESSAGE_BYTES, RunEnd, decode_message, encode_message
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile, find_report, finished_report, write_report
 from dapt_contract.stages.baseline import BaselineFacts
@@ -83,9 +83,7 @@ def largest_facts() -> dict[str, object]:
 @pytest.mark.parametrize("kind", list(largest_facts()))
 def test_the_largest_legal_message_of_each_kind_fits_and_reads_back(kind: str) -> None:
     facts = largest_facts()[kind]
-    text = encode_message(
-        KEY, kind, exit_code=76, cause=Cause.FORGETTING_LIMIT, message="s" * 5000, facts=facts
-    )
+    text = encode_message(KEY, kind, RunEnd(76, Cause.FORGETTING_LIMIT, "s" * 5000), facts=facts)
     assert len(text.encode()) <= MAX_MESSAGE_BYTES
     read = decode_message(text)
     assert read.cause is Cause.FORGETTING_LIMIT

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from dapt_contract.failure import ALTERED, Cause
+from dapt_contract.failure import ALTERED_STAGE_FILE, Cause
 from dapt_contract.stage_file import StageFile
 from dapt_operator.testing.objects import Ends, Script, Stays
 from support.builders import facts_for, healthy
@@ -263,7 +263,7 @@ def test_a_changed_file_stalls_and_the_run_is_left_as_it_is() -> None:
     status, reason, message = world.condition("Stalled")
     assert (status, reason) == ("True", "Tampered")
     assert message.startswith(f"pretrain: ConfigMap {name} was changed after it was written")
-    assert message.endswith("delete the ConfigMap, then the stage starts anew")
+    assert message.endswith("delete the ConfigMap, then the stage starts again")
     assert world.running == "pretrain"
     assert world.visit().delete == ()
 
@@ -308,7 +308,7 @@ def altered(stage: StageFile) -> Ends | None:
 
 def test_a_pod_that_finds_its_file_changed_gets_another_with_the_next_try() -> None:
     world = World()
-    world.live(failing("baseline", once(Ends(64, message=str(ALTERED), cause=Cause.BAD_INPUT))))
+    world.live(failing("baseline", once(Ends(64, message=str(ALTERED_STAGE_FILE), cause=Cause.BAD_INPUT))))
     assert world.tries.count("baseline/2") == 1
     assert world.status["phase"] == "Published"
 

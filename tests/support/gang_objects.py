@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dapt_contract.failure import Cause
-from dapt_contract.message import encode_message
+from dapt_contract.message import RunEnd, encode_message
 from dapt_contract.stages.publish import PublishFacts
 from dapt_operator.launchers import all_states, indexed_job, jobset
 from dapt_operator.stage_run import Children, RunState, StageRun, plain
@@ -90,9 +90,17 @@ def deleted(found: dict[str, Any], until: str, grace_seconds: int = 30) -> dict[
     return found | {"metadata": found["metadata"] | metadata}
 
 
-def said(code: int, cause: Cause | None, sentence: str, **more: Any) -> str:
-    """A termination message of `RUN`."""
-    return encode_message(RUN.identity.key, "publish", exit_code=code, cause=cause, message=sentence, **more)
+def termination_message(
+    code: int,
+    cause: Cause | None,
+    sentence: str,
+    *,
+    is_effect: bool = False,
+    facts: PublishFacts | None = None,
+) -> str:
+    """Return a termination message of `RUN`."""
+    end = RunEnd(code, cause, sentence, is_effect)
+    return encode_message(RUN.identity.key, "publish", end, facts=facts)
 
 
 def state_of(

@@ -1,6 +1,6 @@
-"""What operator and trainer say to each other: files, messages, exit codes and the one stop rule.
+"""Defines what operator and trainer exchange: files, messages, exit codes and the stop rule.
 
-Needs pydantic and the standard library only, so that both sides, and any tool of a user's, can read it.
+It needs pydantic and the standard library only, so that both sides, and any tool that a user writes, can read it.
 """
 
 from dapt_contract.version import PRODUCT_VERSION

@@ -1,9 +1,8 @@
-"""The base of every value in the contract: frozen, bounded, additive."""
+"""Defines the base classes of every value in the contract: frozen, bounded, additive."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from pydantic import (
     BaseModel,
@@ -16,9 +15,9 @@ from pydantic import (
 
 
 class Contract(BaseModel):
-    """A frozen value that ignores unknown fields, so that an old reader can read a new file.
+    """Ignores unknown fields, so that an old reader can read a new file. Instances are frozen.
 
-    New fields come with a default, so that a new reader can read an old file.
+    Every new field needs a default, so that a new reader can read an old file.
     """
 
     model_config = ConfigDict(
@@ -27,15 +26,15 @@ class Contract(BaseModel):
 
 
 class Row(Contract):
-    """A value that messages spell as a list, because pods have 3.5 KiB to say everything.
+    """Is written as a list in termination messages, because a message holds 3.5 KiB. Files keep the field names.
 
-    In the order of the fields; a reader drops what it does not know at the end and takes defaults for what is missing,
-    so rows are additive like everything else. Files keep the field names.
+    The items stand in the order of the fields. A reader drops the items at the end that it does not know and takes
+    defaults for missing ones, so rows are additive like everything else: append new fields, never insert them.
     """
 
     @model_validator(mode="before")
     @classmethod
-    def _from_list(cls, value: Any) -> Any:
+    def _from_list(cls, value: object) -> object:
         if isinstance(value, list | tuple):
             return {
                 name: item for name, item in zip(cls.model_fields, value, strict=False) if item is not None
@@ -43,20 +42,22 @@ class Row(Contract):
         return value
 
     @model_serializer(mode="wrap")
-    def _to_list(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:
+    def _to_list(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> object:
         if info.context and info.context.get("compact"):
             names = type(self).model_fields
             values = [getattr(self, name) for name in names]
+            # Only None at the end may go: the place of an item is its name.
             while values and values[-1] is None:
                 values.pop()
             return [compact_number(value) for value in values]
         return handler(self)
 
 
-def compact_number(value: Any) -> Any:
-    """Floats at six significant digits, what is no number by name (JSON has no other way); all else as it is."""
+def compact_number(value: object) -> object:
+    """Round a float to six significant digits; return every other value unchanged."""
     if not isinstance(value, float):
         return value
     if not math.isfinite(value):
+        # JSON has no literal for these; pydantic reads them back from these names.
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return float(f"{value:.6g}")

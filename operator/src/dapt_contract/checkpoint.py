@@ -1,8 +1,8 @@
-"""A checkpoint exists when its manifest does.
+"""Defines the manifest of a checkpoint. A checkpoint exists when its manifest does.
 
-Order of a save: files written and fsynced in `try-N/checkpoint-STEP.partial/`, folder renamed to
-`try-N/checkpoint-STEP/`, manifest `try-N/checkpoint-STEP.json` written last. A reader trusts nothing else: it takes the
-newest manifest whose files all have the listed size and SHA-256, and says which it skipped and why.
+A save writes and fsyncs the files in `try-N/checkpoint-STEP.partial/`, renames that folder to `try-N/checkpoint-STEP/`,
+and writes the manifest `try-N/checkpoint-STEP.json` last. A reader trusts nothing else: it takes the newest manifest
+whose files all have the listed size and SHA-256, and reports which ones it skipped and why.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ CHECKPOINT_SCHEMA = "dapt.checkpoint"
 
 
 class FileEntry(Contract):
-    """One file of a checkpoint."""
+    """Describes one file of a folder by its path, size and content."""
 
     path: str
-    """Relative to the checkpoint's folder."""
+    """Path relative to the folder."""
     size_bytes: int = Field(ge=0)
     sha256: str
 
 
 class CheckpointManifest(Contract):
-    """Written after everything else of a checkpoint."""
+    """Lists the files of a checkpoint and identifies the run, the configuration and the weights behind them."""
 
     folder: str
-    """Relative to the work volume."""
+    """Path of the checkpoint's folder relative to the work volume."""
     candidate: str
     """Id of the candidate, for example `a1-s4560`."""
     step: int = Field(ge=0)
@@ -42,25 +42,26 @@ class CheckpointManifest(Contract):
     fence: int = Field(ge=1)
     lineage: str
     config_digest: str
-    """Of the configuration that trained it; another one must not resume from it."""
+    """Digest of the configuration that trained it; a run of another configuration must not resume from it."""
     weights_digest: str
-    """SHA-256 over the weights' files; the name under which results are stored."""
+    """SHA-256 over the weights' files; results are stored under it."""
     has_optimizer: bool = True
-    """False once the optimizer state was dropped to save space: good for evaluation, not for resuming."""
+    """False once the optimizer state was dropped to save space: the checkpoint can be evaluated, not resumed."""
     domain: SidePerplexity | None = None
-    """None until both perplexities were measured: the checkpoint is saved first, so that a stop loses nothing. A
-    checkpoint without them is good for resuming alone and is no candidate."""
+    """None until both perplexities are measured: the checkpoint is saved first, so that a stop loses nothing. A
+    checkpoint without them can be resumed from and is not a candidate."""
     general: SidePerplexity | None = None
     files: tuple[FileEntry, ...]
     signature: str = ""
     """HMAC-SHA256 over the manifest without this field; checked before a pickle of the checkpoint is opened."""
 
     def signed(self, key: bytes) -> CheckpointManifest:
-        """A copy with its signature."""
+        """Return a copy with its signature."""
         return self.model_copy(update={"signature": self._mac(key)})
 
     def is_signed_with(self, key: bytes) -> bool:
-        """Whether the signature fits the content and the key."""
+        """Return whether the signature fits the content and the key."""
+        # Constant time: the manifest lies on a volume that others may write to.
         return hmac.compare_digest(self.signature, self._mac(key))
 
     def _mac(self, key: bytes) -> str:
@@ -69,15 +70,15 @@ class CheckpointManifest(Contract):
 
 
 def candidate_id(attempt: int, step: int) -> str:
-    """The id of a plain checkpoint as candidate."""
+    """Return the id of a candidate that is one checkpoint."""
     return f"a{attempt}-s{step}"
 
 
 def average_id(attempt: int, members: int) -> str:
-    """The id of the mean of an attempt's last checkpoints."""
+    """Return the id of a candidate that is the mean of an attempt's last checkpoints."""
     return f"a{attempt}-avg{members}"
 
 
 def interpolation_id(candidate: str, share: float) -> str:
-    """The id of a candidate brought towards the base model: `share` of the way from it is kept."""
+    """Return the id of a candidate interpolated with the base model, which keeps `share` of the way from it."""
     return f"{candidate}-i{share:g}"

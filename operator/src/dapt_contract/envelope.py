@@ -1,7 +1,7 @@
-"""Files with a name, a version and a producer; written atomically, read with a check.
+"""Writes contract files atomically and reads them with checks. Each has a schema name, a version and a producer.
 
-Exceptions: `ContractError` (a `ValueError`): the file is missing, not JSON, of another schema or a newer major
-version, or does not fit its model. A retry does not help; the message names the file and the reason.
+Reading raises `ContractError` (a `ValueError`) when the file is missing, is not JSON, has another schema or a newer
+major version, or does not fit its model. A retry does not help; the message names the file and the reason.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -22,50 +23,52 @@ from dapt_contract.version import PRODUCT_VERSION
 Body = TypeVar("Body", bound=BaseModel)
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
-"""No contract file is larger; a larger one is refused unread."""
+"""Upper bound of a contract file; a larger one is refused before it is read."""
 
 
 class ContractError(ValueError):
-    """A file or message that does not keep the contract. Trying again does not help."""
+    """Reports a file or message that breaks the contract. A retry does not help."""
 
 
 class Envelope(Contract):
-    """What stands around the body of every contract file."""
+    """Wraps the body of every contract file."""
 
     schema_name: str
     """For example `dapt.report.prepare`."""
     version: int
-    """Major version: raised only when an old reader must not read on."""
+    """Major version: raised only when an old reader must not read the file."""
     producer: str
     """Name and version of the program that wrote the file."""
     run_key: str
-    """The run that wrote it; empty where no run did."""
-    body: dict[str, Any]
+    """Key of the run that wrote the file; empty where no run did."""
+    body: dict[str, object]
 
 
 def canonical_json(value: object) -> str:
-    """The one spelling of a value: sorted keys, no spaces. Digests are taken of it."""
+    """Return the JSON of a value that digests are taken of: sorted keys, no spaces, ASCII."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
-def digest_of(value: BaseModel | dict[str, Any]) -> str:
-    """`sha256:` and the hexadecimal SHA-256 of the canonical JSON of a value."""
+def digest_of(value: BaseModel | Mapping[str, object]) -> str:
+    """Return `sha256:` and the hexadecimal SHA-256 of the canonical JSON of a value."""
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     return "sha256:" + hashlib.sha256(canonical_json(plain).encode()).hexdigest()
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """Write `content` so that a reader sees the old file or the new one, also after a power cut.
+    """Write `content` so that a reader sees the old file or the new one, even after a power cut.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; the old file is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, because a rename across file systems is a copy, which is not atomic.
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
+            # Before the rename: else a power cut can leave the new name on an empty file.
             os.fsync(file.fileno())
         Path(temporary).replace(path)
     except BaseException:
@@ -92,6 +95,11 @@ def write_envelope(
     Raises:
         OSError: as `write_bytes_atomically`.
     """
+    write_bytes_atomically(path, envelope_bytes(schema_name, body, run_key=run_key, version=version))
+
+
+def envelope_bytes(schema_name: str, body: BaseModel, *, run_key: str = "", version: int = 1) -> bytes:
+    """Return the content of the file that holds `body` in its envelope."""
     envelope = Envelope(
         schema_name=schema_name,
         version=version,
@@ -99,13 +107,13 @@ def write_envelope(
         run_key=run_key,
         body=body.model_dump(mode="json"),
     )
-    write_bytes_atomically(path, (envelope.model_dump_json(indent=1) + "\n").encode())
+    return (envelope.model_dump_json(indent=1) + "\n").encode()
 
 
 def read_envelope(
     path: Path, schema_name: str, model: type[Body], *, version: int = 1
 ) -> tuple[Envelope, Body]:
-    """Read a file that `write_envelope` wrote.
+    """Read and check a file that `write_envelope` wrote.
 
     Raises:
         ContractError: see the module's docstring.
@@ -119,8 +127,8 @@ def read_envelope(
         raise ContractError(f"{path}: no such file; expected a {schema_name} file") from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ContractError(f"{path}: not a valid {schema_name} file: {where}: {first['msg']}") from error
+        field = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ContractError(f"{path}: not a valid {schema_name} file: {field}: {first['msg']}") from error
     if envelope.schema_name != schema_name:
         raise ContractError(f"{path}: holds {envelope.schema_name}, expected {schema_name}")
     if envelope.version > version:

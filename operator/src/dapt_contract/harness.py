@@ -1,7 +1,7 @@
-"""Names of the tasks that lm-evaluation-harness ships, so that a wrong one is refused before anything runs.
+"""Lists the tasks that lm-evaluation-harness ships, so that a wrong name is refused before anything runs.
 
 `python -m dapt_trainer.data.harness.task_names` writes `harness_tasks.txt.gz` from the installed harness; a test fails
-when it is stale. Names longer than a manifest allows are left out.
+when the file is stale. Names longer than a manifest allows are left out.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from functools import cache
 from importlib.resources import files
 
 NAMES_FILE = "harness_tasks.txt.gz"
-LONGEST_NAME = 40
-"""Characters; as in a manifest."""
+MAX_NAME_CHARACTERS = 40
+"""The limit that a manifest sets for a task's name."""
 
 _MEDICINE = ("medqa_4options", "medmcqa", "pubmedqa", "multimedqa")
 _LAW = ("legalbench", "mmlu_professional_law", "mmlu_jurisprudence", "law_stack_exchange")
 _FINANCE = ("mmlu_professional_accounting", "mmlu_econometrics", "mmlu_business_ethics", "financial_tweets")
-NEAR: dict[str, tuple[str, ...]] = {
+RELATED_TASKS: dict[str, tuple[str, ...]] = {
     "arc": ("arc_challenge", "arc_easy", "ai2_arc"),
     "bioasq": _MEDICINE,
     "careqa": _MEDICINE,
@@ -44,48 +44,49 @@ NEAR: dict[str, tuple[str, ...]] = {
     "tatqa": _FINANCE,
     "usmle": _MEDICINE,
 }
-"""What those who write these names are looking for: the spelling alone would not find it."""
-_SHOWN = 4
+"""Tasks to suggest for names that the harness does not have and that no similar spelling leads to."""
+_MAX_SUGGESTIONS = 4
 
 
 @dataclass(frozen=True)
 class HarnessTasks:
-    """What one release of the harness has."""
+    """Holds the names that one release of the harness knows."""
 
     version: str
     names: tuple[str, ...]
-    """Sorted: tasks, groups and tags."""
+    """Tasks, groups and tags, sorted."""
 
     def pack(self) -> bytes:
-        """The content of `NAMES_FILE`; equal names, equal bytes."""
-        names = sorted(name for name in self.names if len(name) <= LONGEST_NAME)
+        """Return the content of `NAMES_FILE`; equal names give equal bytes."""
+        names = sorted(name for name in self.names if len(name) <= MAX_NAME_CHARACTERS)
+        # gzip stores the time by default, which would change the file with every run.
         return gzip.compress("\n".join((self.version, *names)).encode(), 9, mtime=0)
 
 
 @cache
-def listed() -> HarnessTasks:
-    """The release that the list was made from."""
+def shipped_tasks() -> HarnessTasks:
+    """Return the names in `NAMES_FILE`, with the release that they come from."""
     packed = files("dapt_contract").joinpath(NAMES_FILE).read_bytes()
     version, *names = gzip.decompress(packed).decode().split()
     return HarnessTasks(version, tuple(names))
 
 
-def refusal(name: str, known: HarnessTasks | None = None) -> str | None:
-    """What to write instead of a task's name, when the harness has no such task.
+def unknown_task_message(name: str, tasks: HarnessTasks | None = None) -> str | None:
+    """Return the message for a task that the harness does not have, with suggestions; None when it has the task.
 
     Args:
         name: as the user wrote it.
-        known: the harness that will run; the list's when left out.
+        tasks: names that the installed harness knows; None: `shipped_tasks()`.
     """
-    release = known or listed()
-    names = release.names
-    if name in names:
+    tasks = tasks or shipped_tasks()
+    if name in tasks.names:
         return None
-    wanted = name.lower().replace("-", "_")
-    near = [item for item in NEAR.get(wanted, ()) if item in names]
-    near += [item for item in difflib.get_close_matches(wanted, names, n=_SHOWN) if item not in near]
-    hint = f"; near: {', '.join(near[:_SHOWN])}" if near else ""
+    spelling = name.lower().replace("-", "_")
+    suggestions = [task for task in RELATED_TASKS.get(spelling, ()) if task in tasks.names]
+    similar = difflib.get_close_matches(spelling, tasks.names, n=_MAX_SUGGESTIONS)
+    suggestions += [task for task in similar if task not in suggestions]
+    hint = f"; near: {', '.join(suggestions[:_MAX_SUGGESTIONS])}" if suggestions else ""
     return (
-        f"lm-evaluation-harness {release.version} has no task {name!r}{hint}; write one of its names, or give the"
+        f"lm-evaluation-harness {tasks.version} has no task {name!r}{hint}; write one of its names, or give the"
         " task a source of your own"
     )

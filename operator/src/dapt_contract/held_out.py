@@ -1,25 +1,26 @@
-"""How much text is held out where the manifest does not say: what every checkpoint is read on must not hold it up.
+"""Limits the held-out text where the manifest leaves it open, because every checkpoint is measured on all of it.
 
-A reading is one forward pass over both sides' text; a training step is a forward pass and a backward pass of twice its
-cost. So readings take checkpoints x 2 x tokens / 3 of what the training's own tokens take.
+Measuring a checkpoint is one forward pass over both sides' text; a training step is a forward pass and a backward pass,
+which costs twice as much. So all measurements together take checkpoints x 2 x tokens / 3 of the time that the training
+takes for the same number of tokens.
 """
 
 from __future__ import annotations
 
-READING_SHARE = 0.02
-"""Of the training's time, for all readings together. With the saves a run stays below 3 %."""
-MOST_TOKENS = 1_000_000
-"""Of a side. A token's loss spreads by some 3 nats, so the mean of so many by 0.003; more only costs time."""
-FEWEST_TOKENS = 2_000
-"""Of a side, however short the training: on less a reading says little."""
+MEASURING_FRACTION = 0.02
+"""Share of the training's time that all measurements may take. With the saves a run stays below 3 %."""
+MAX_TOKENS = 1_000_000
+"""Upper bound a side. A token's loss spreads by some 3 nats, so the mean of so many by 0.003; more only costs time."""
+MIN_TOKENS = 2_000
+"""Lower bound a side, however short the training: a perplexity on less text is too noisy to compare."""
 
 
-def most_tokens(training_tokens: float, checkpoints: int) -> int:
-    """Largest number of tokens to hold out on a side.
+def max_held_out_tokens(training_tokens: float, checkpoints: int) -> int:
+    """Return the largest number of tokens to hold out on a side.
 
     Args:
-        training_tokens: of the whole pretraining, replay included.
-        checkpoints: readings of it.
+        training_tokens: tokens of the whole pretraining, replay included.
+        checkpoints: how many of its checkpoints are measured.
     """
-    affordable = READING_SHARE * 3.0 * training_tokens / (2 * checkpoints)
-    return max(FEWEST_TOKENS, min(MOST_TOKENS, round(affordable)))
+    affordable = MEASURING_FRACTION * 3.0 * training_tokens / (2 * checkpoints)
+    return max(MIN_TOKENS, min(MAX_TOKENS, round(affordable)))

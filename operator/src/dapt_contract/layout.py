@@ -1,4 +1,4 @@
-"""Where things lie on the work volume. All paths are relative to its root and use '/'."""
+"""Names the folders and files of the work volume. All paths are relative to its root and use '/'."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dapt_contract.run_identity import RunIdentity
 MODEL = "model"
 """The base model: safetensors, config, tokenizer, and `facts.json`."""
 EXTENDED_MODEL = "model-extended"
-"""The base model with the rows of a grown tokenizer, and that tokenizer; only when the spec extends it."""
+"""The base model with the rows of an extended tokenizer, and that tokenizer; only when the spec extends it."""
 DATA = "data"
 """Packed shards, one folder a source: `data/domain-0`, `data/general-0`; `data/manifest.json` above them."""
 HELD_OUT = "held-out"
@@ -20,24 +20,27 @@ INSTRUCTIONS = "instructions"
 PREFERENCES = "preferences"
 """DPO data: `preferences/train.jsonl` with prompt, chosen and rejected as lists of messages a line."""
 HARNESS = "harness"
-"""Data of the harness' own tasks: `harness/NAME/task.json` and the splits that are read, beside it."""
+"""Data of the tasks that the harness ships: `harness/NAME/task.json`, and the splits that are read in the same
+folder."""
 HUB_CACHE = "hf-cache"
 """HF_HOME of the stages that run offline."""
 STAGES = "stages"
 REPORT = "report.json"
-"""In a try's folder; written last."""
+"""Name of a run's report in its own folder; written last."""
+PREPARED = (MODEL, EXTENDED_MODEL, HELD_OUT, TASKS, HARNESS, PROBES, INSTRUCTIONS, PREFERENCES, DATA)
+"""Folders that prepare writes, in the order in which it moves them into place: the data with its manifest last."""
 
 
 def lineage_folder(identity: RunIdentity) -> str:
-    """Shared by all tries of the same work."""
+    """Return the folder that all runs of the same work share."""
     return f"{STAGES}/{identity.lineage}"
 
 
 def try_folder(identity: RunIdentity) -> str:
-    """The only folder below which this run writes."""
+    """Return the only folder below which this run writes."""
     return f"{lineage_folder(identity)}/try-{identity.try_number}"
 
 
 def report_path(identity: RunIdentity) -> str:
-    """This run's full report."""
+    """Return the path of this run's report."""
     return f"{try_folder(identity)}/{REPORT}"

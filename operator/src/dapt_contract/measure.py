@@ -1,4 +1,4 @@
-"""Measures of a model: perplexities on held-out halves, scores of tasks and probes, compared with the base model."""
+"""Defines the measures of a model: perplexities on held-out text, and scores compared with the base model's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Side = Literal["domain", "general"]
 
 
 class Perplexity(Row):
-    """Sum of the negative log-likelihood over held-out text, with the two denominators.
+    """Holds the sum of the negative log-likelihood over held-out text, with its two denominators.
 
     perplexity = exp(nll_nats / tokens); bits per byte = nll_nats / (ln 2 x bytes) (Gao et al. 2020, The Pile, 3.1).
     """
@@ -21,27 +21,27 @@ class Perplexity(Row):
     nll_nats: float = Field(allow_inf_nan=True)
     """Total over all scored tokens."""
     tokens: int = Field(ge=1)
-    """Number of BASE-tokenizer tokens of the same text: comparable when the tokenizer grows."""
+    """Tokens of the same text in the BASE model's tokenizer, so that values compare when the tokenizer is extended."""
     bytes: int = Field(ge=1)
     """UTF-8 bytes of the same text."""
 
     @property
     def loss_nats(self) -> float:
-        """Mean negative log-likelihood a base-tokenizer token."""
+        """Return the mean negative log-likelihood of a base-tokenizer token."""
         return self.nll_nats / self.tokens
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean; infinite when that overflows."""
+        """Return exp of the mean; infinity when that overflows."""
         return math.exp(self.loss_nats) if self.loss_nats < 700 else math.inf
 
     @property
     def bits_per_byte(self) -> float:
-        """Comparable between any two models."""
+        """Return the loss in bits a byte, which compares any two models."""
         return self.nll_nats / (math.log(2) * self.bytes)
 
     def __add__(self, other: Perplexity) -> Perplexity:
-        """Both texts together."""
+        """Return the perplexity of both texts together."""
         return Perplexity(
             nll_nats=self.nll_nats + other.nll_nats,
             tokens=self.tokens + other.tokens,
@@ -50,19 +50,19 @@ class Perplexity(Row):
 
 
 class SidePerplexity(Contract):
-    """One side's held-out text in its two halves: A ranks candidates, B judges the strict gates."""
+    """Holds the perplexities of one side's two held-out halves: A ranks candidates, B decides the strict gates."""
 
     a: Perplexity
     b: Perplexity
 
     @property
     def both(self) -> Perplexity:
-        """The whole held-out text of the side."""
+        """Return the perplexity of the side's whole held-out text."""
         return self.a + self.b
 
 
 class Score(Row):
-    """A task's or probe set's score as a fraction of 1, higher is better, with its comparison to the base model."""
+    """Holds the score of a task or probe set, 0 to 1, higher is better, and its difference from the base model's."""
 
     name: str = Field(max_length=40)
     side: Side
@@ -73,16 +73,16 @@ class Score(Row):
     difference: float | None = None
     """Score minus the base model's on the same items; None for the base model itself."""
     difference_standard_error: float | None = None
-    """Paired: standard deviation of the items' differences over the root of their number."""
+    """Paired standard error: standard deviation of the items' differences over the root of their number."""
     score_a: float | None = None
-    """On half A of the items, which ranks candidates; only with at least 200 items."""
+    """Score on half A of the items, which ranks candidates; only with at least 200 items."""
     difference_b: float | None = None
-    """On half B, which the strict gates read; only with at least 200 items."""
+    """Difference on half B, which the strict gates read; only with at least 200 items."""
     difference_b_standard_error: float | None = None
 
 
 class Measure(Contract):
-    """Everything measured on one model, identified by the digest of its weights."""
+    """Holds everything measured on one model, identified by the digest of its weights."""
 
     digest: str
     """SHA-256 of the weights that were scored."""
@@ -92,5 +92,5 @@ class Measure(Contract):
     """At most 8 tasks and 2 probe sets a side."""
 
     def of_side(self, side: Side) -> tuple[Score, ...]:
-        """Tasks and probe sets of one side."""
+        """Return the scores of one side's tasks and probe sets."""
         return tuple(score for score in self.scores if score.side == side)

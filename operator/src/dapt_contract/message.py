@@ -1,13 +1,13 @@
-"""The termination message: compact JSON with everything that a gate, a selection or a rollback reads.
+"""Encodes and decodes termination messages: compact JSON with everything that a gate, selection or rollback reads.
 
-Kubernetes keeps the LAST 4,096 bytes of a longer one, which would not be JSON any more, so ours ends at 3.5 KiB; a test
-builds the largest legal one of every kind.
+Of a longer message Kubernetes keeps the LAST 4,096 bytes, which are not JSON any more. So a message ends at 3.5 KiB; a
+test builds the largest legal message of every kind of stage.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from dataclasses import dataclass
 
 from pydantic import Field, ValidationError
 
@@ -17,12 +17,14 @@ from dapt_contract.failure import Cause
 from dapt_contract.stages import KINDS
 
 MAX_MESSAGE_BYTES = 3584
-_MAX_SENTENCE = 600
+_KUBERNETES_MAX_BYTES = 4096
+_SENTENCE_CHARACTERS = (600, 120, 0)
+"""Lengths to which the sentence is cut, tried in this order until the message fits."""
 _WARNING_CHARACTERS = 160
 
 
 class StageMessage(Contract):
-    """How a run ended."""
+    """Describes how a run ended."""
 
     key: str
     """Run key."""
@@ -32,12 +34,12 @@ class StageMessage(Contract):
     message: str = Field(default="", max_length=4096)
     """One sentence for people; for a failure the root cause with its place and the next step."""
     effect: bool = False
-    """A failure that a peer's failure explains: a broken collective. It counts only where nothing else failed."""
-    facts: dict[str, Any] | None = None
-    """The kind's facts; None after a failure, except that pretraining tells its checkpoints then too."""
+    """Whether a peer's failure explains this one (a broken collective); it counts only where nothing else failed."""
+    facts: dict[str, object] | None = None
+    """Facts of the kind of stage; None after a failure, but pretraining reports its checkpoints after a failure too."""
 
     def parsed_facts(self) -> Contract | None:
-        """Facts as their own model.
+        """Return the facts as the model of their kind.
 
         Raises:
             ContractError: the facts do not fit the kind.
@@ -52,41 +54,57 @@ class StageMessage(Contract):
             raise ContractError(f"termination message of {self.kind}: {error.errors()[0]['msg']}") from error
 
 
-def encode_message(
-    key: str,
-    kind: str,
-    *,
-    exit_code: int = 0,
-    cause: Cause | None = None,
-    message: str = "",
-    effect: bool = False,
-    facts: Contract | None = None,
-) -> str:
-    """Spell a message in at most `MAX_MESSAGE_BYTES` bytes.
+@dataclass(frozen=True)
+class RunEnd:
+    """Says how a run ended, with a sentence of any length; a success needs no fields."""
+
+    exit_code: int = 0
+    cause: Cause | None = None
+    message: str = ""
+    is_effect: bool = False
+    """Whether a peer's failure explains this one."""
+
+
+def encode_message(key: str, kind: str, end: RunEnd | None = None, *, facts: Contract | None = None) -> str:
+    """Return the message of a run as JSON of at most `MAX_MESSAGE_BYTES` bytes.
+
+    The sentence is cut first, then warnings are dropped: the report on the volume has both in full.
+
+    Args:
+        key: run key.
+        kind: kind of stage.
+        end: how the run ended; None: with success.
+        facts: of the kind.
 
     Raises:
         ContractError: facts alone are too long; bounds in the models make that impossible for legal facts.
     """
-    body: dict[str, Any] = {"key": key, "kind": kind}
-    if exit_code:
-        body["exit_code"] = int(exit_code)
-    if cause is not None:
-        body["cause"] = cause.value
-    if effect:
+    end = end or RunEnd()
+    body: dict[str, object] = {"key": key, "kind": kind}
+    if end.exit_code:
+        body["exit_code"] = int(end.exit_code)
+    if end.cause is not None:
+        body["cause"] = end.cause.value
+    if end.is_effect:
         body["effect"] = True
+    warnings: list[str] = []
     if facts is not None:
-        body["facts"] = _shorten(
-            facts.model_dump(mode="json", exclude_none=True, exclude_defaults=True, context={"compact": True})
+        dumped = facts.model_dump(
+            mode="json", exclude_none=True, exclude_defaults=True, context={"compact": True}
         )
-    body["message"] = message[:_MAX_SENTENCE]
-    for room in (_MAX_SENTENCE, 120, 0):
-        body["message"] = message[:room]
-        text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+        compact = {name: _with_compact_numbers(value) for name, value in dumped.items()}
+        if "warnings" in dumped:
+            # The body holds this very list: dropping a warning below shortens the message.
+            compact["warnings"] = warnings = [text[:_WARNING_CHARACTERS] for text in dumped["warnings"]]
+        body["facts"] = compact
+    for characters in _SENTENCE_CHARACTERS:
+        body["message"] = end.message[:characters]
+        text = _compact_json(body)
         if len(text.encode()) <= MAX_MESSAGE_BYTES:
             return text
-    while body.get("facts", {}).get("warnings"):
-        body["facts"]["warnings"].pop()  # the report on the volume has them all
-        text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+    while warnings:
+        warnings.pop()
+        text = _compact_json(body)
         if len(text.encode()) <= MAX_MESSAGE_BYTES:
             return text
     raise ContractError(
@@ -95,28 +113,27 @@ def encode_message(
 
 
 def decode_message(text: str) -> StageMessage:
-    """Read what a pod left; hostile input is refused, never evaluated.
+    """Parse the message that a pod left. The text is untrusted: it is validated, never evaluated.
 
     Raises:
         ContractError: too long, not JSON, or not a message.
     """
-    if len(text.encode(errors="replace")) > 4096:
-        raise ContractError("termination message longer than 4,096 bytes")
+    if len(text.encode(errors="replace")) > _KUBERNETES_MAX_BYTES:
+        raise ContractError(f"termination message longer than {_KUBERNETES_MAX_BYTES:,} bytes")
     try:
         return StageMessage.model_validate_json(text)
     except ValidationError as error:
         raise ContractError(f"not a termination message: {error.errors()[0]['msg']}") from error
 
 
-def _shorten(value: Any) -> Any:
-    """Six significant digits for floats, cut sentences in `warnings`."""
+def _compact_json(body: dict[str, object]) -> str:
+    return json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+
+
+def _with_compact_numbers(value: object) -> object:
+    """Return a JSON value with all its floats rounded."""
     if isinstance(value, dict):
-        return {
-            name: [sentence[:_WARNING_CHARACTERS] for sentence in item]
-            if name == "warnings"
-            else _shorten(item)
-            for name, item in value.items()
-        }
+        return {name: _with_compact_numbers(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_shorten(item) for item in value]
+        return [_with_compact_numbers(item) for item in value]
     return compact_number(value)

@@ -1,20 +1,21 @@
-"""What rank 0 answers at `/progress`. Losing a reading loses nothing: nothing decides by it."""
+"""Defines what rank 0 answers at `/progress`. No decision depends on it, so a lost reading does no harm."""
 
 from __future__ import annotations
 
 from pydantic import Field
 
 from dapt_contract.base import Contract
+from dapt_contract.stages.common import MAX_CHECKPOINTS
 from dapt_contract.stages.pretrain import CheckpointFacts
 
 
 class Progress(Contract):
-    """One live reading of a running stage."""
+    """Holds one live reading of a running stage."""
 
     run_key: str
     stage: str
     activity: str = Field(default="", max_length=200)
-    """What is going on, in a few words: `tokenizing domain-0`, `training`, `evaluating general held-out text`."""
+    """What the stage is doing, in a few words: `tokenizing domain-0`, `training`, `base: general held-out text`."""
     fraction: float = Field(default=0.0, ge=0.0, le=1.0)
     step: int | None = None
     total_steps: int | None = None
@@ -25,7 +26,7 @@ class Progress(Contract):
     gradient_norm: float | None = None
     domain_perplexity: float | None = None
     general_perplexity: float | None = None
-    checkpoints: tuple[CheckpointFacts, ...] = Field(default=(), max_length=50)
-    """Checkpoints that are complete and measured so far: evaluations of them may begin beside the training."""
+    checkpoints: tuple[CheckpointFacts, ...] = Field(default=(), max_length=MAX_CHECKPOINTS)
+    """Checkpoints that are complete and measured so far: their evaluations may start in parallel with the training."""
     eta_seconds: float | None = None
-    """Time left in this stage, by its own estimate."""
+    """Time left in this stage, as the stage estimates it."""

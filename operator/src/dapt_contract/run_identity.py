@@ -1,7 +1,8 @@
-"""Identity of a run: what is the same work, which try of it, and who may write.
+"""Identifies a run: which work it does, which run of that work it is, and which of several runs may write.
 
-Run key = (resource uid, stage, attempt, candidate, try). A *lineage* is the run key without the try: all tries of a
-lineage share one folder, each writes only below its own `try-N/`, and the newest fencing number wins.
+A run key is made of the resource's uid, stage, attempt, candidate and try number. A *lineage* is the same without the
+try number: all runs of a lineage do the same work and share one folder, each writes only below its own `try-N/`, and
+the newest fencing number wins.
 """
 
 from __future__ import annotations
@@ -14,30 +15,31 @@ from dapt_contract.base import Contract
 
 
 class RunIdentity(Contract):
-    """Names one try of one stage of one attempt of one adaptation."""
+    """Identifies one run of one stage of one attempt of one adaptation."""
 
     namespace: str
     name: str
-    """Of the DomainAdaptation."""
+    """Name of the DomainAdaptation."""
     uid: str
-    """Of the DomainAdaptation, so that a resource created anew never finds its predecessor's work."""
+    """Uid of the DomainAdaptation, so that a resource of the same name created later never uses this one's work."""
     stage: str
     """For example `pretrain`; the name in status.stages."""
     attempt: int = Field(ge=1)
     candidate: str | None = None
     try_number: int = Field(ge=1)
+    """Counts the runs of a lineage from 1."""
     fence: int = Field(ge=1)
     """Rises with every run of the adaptation; a checkpoint manifest below the newest claim is refused."""
 
     @property
     def lineage(self) -> str:
-        """Stage, attempt and candidate: the name of the folder that all tries share."""
+        """Return stage, attempt and candidate: the name of the folder that all runs of the work share."""
         parts = [self.stage, f"a{self.attempt}"] + ([self.candidate] if self.candidate else [])
         return "-".join(parts)
 
     @property
     def key(self) -> str:
-        """SHA-256 in hexadecimal of everything that makes this run this run."""
+        """Return the hexadecimal SHA-256 over the parts of the run key."""
         text = "\n".join(
             [self.uid, self.stage, str(self.attempt), self.candidate or "", str(self.try_number)]
         )

@@ -1,9 +1,8 @@
-"""`stage.json`: what the operator tells a pod to do. `report.json`: what the pod leaves on the volume."""
+"""Defines `stage.json`, which tells a pod what to run, and `report.json`, which the run leaves on the work volume."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import SerializeAsAny, ValidationError, model_validator
 
@@ -17,12 +16,12 @@ STAGE_SCHEMA = "dapt.stage"
 
 
 def report_schema(kind: str) -> str:
-    """The schema name of a kind's report."""
+    """Return the schema name of the report of a kind of stage."""
     return f"dapt.report.{kind}"
 
 
 class StageFile(Contract):
-    """One run: who it is, what kind of stage, and its configuration."""
+    """Describes one run: its identity, its kind of stage and its configuration."""
 
     run: RunIdentity
     kind: str
@@ -30,7 +29,7 @@ class StageFile(Contract):
 
     @model_validator(mode="before")
     @classmethod
-    def _config_of_its_kind(cls, value: Any) -> Any:
+    def _config_of_its_kind(cls, value: object) -> object:
         if isinstance(value, dict) and isinstance(value.get("config"), dict):
             kind = KINDS.get(value.get("kind", ""))
             if kind is None:
@@ -40,20 +39,20 @@ class StageFile(Contract):
 
     @property
     def config_digest(self) -> str:
-        """Equal digests mean equal work: it covers the configuration, not the try."""
+        """Return the digest of the configuration; runs of the same configuration do the same work."""
         return digest_of(self.config)
 
 
 class StoredReport(Contract):
-    """The body of report.json: the digest says which configuration it answers."""
+    """Holds the body of report.json, with the digest of the configuration that it belongs to."""
 
     kind: str
     config_digest: str
-    report: dict[str, Any]
+    report: dict[str, object]
 
 
 def write_report(work: Path, stage: StageFile, report: Contract) -> None:
-    """Write a run's report, the last thing a stage does.
+    """Write a run's report, which is the last thing that a stage does.
 
     Raises:
         OSError: the volume is full or read-only.
@@ -65,17 +64,17 @@ def write_report(work: Path, stage: StageFile, report: Contract) -> None:
 
 
 def find_report(work: Path, lineage: str, kind: str, config_digest: str | None = None) -> Contract | None:
-    """The newest finished report of a lineage folder (as `layout.lineage_folder`), whichever try wrote it.
+    """Return the newest finished report in a lineage folder, of any of its runs; None when there is none.
 
     Args:
         work: root of the work volume.
-        lineage: folder relative to it.
+        lineage: folder relative to it, as `layout.lineage_folder` gives it.
         kind: kind of the stage.
         config_digest: only a report of this configuration; None: any.
     """
     folder = work / lineage
-    tries = sorted(folder.glob("try-*/report.json"), key=lambda path: int(path.parent.name[4:]), reverse=True)
-    for path in tries:
+    paths = sorted(folder.glob("try-*/report.json"), key=lambda path: int(path.parent.name[4:]), reverse=True)
+    for path in paths:
         try:
             _, body = read_envelope(path, report_schema(kind), StoredReport)
             if config_digest in (None, body.config_digest):
@@ -86,5 +85,5 @@ def find_report(work: Path, lineage: str, kind: str, config_digest: str | None =
 
 
 def finished_report(work: Path, stage: StageFile) -> Contract | None:
-    """A finished report of the same work, so that a repeated run re-emits it and exits 0."""
+    """Return the finished report of the same work, if any: a repeated run sends its facts again and exits 0."""
     return find_report(work, lineage_folder(stage.run), stage.kind, stage.config_digest)

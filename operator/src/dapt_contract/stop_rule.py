@@ -1,12 +1,13 @@
-"""The one rule by which a running pretraining is stopped for forgetting.
+"""Decides when a running pretraining is stopped for forgetting.
 
-The trainer applies it at each checkpoint, so that no accelerator waits for an operator that is down; the operator
-applies the same function to the same readings, so that the two always agree.
+The trainer applies the rule at each checkpoint, so that no accelerator waits for an operator that is down; the operator
+applies the same function to the same perplexities, so that the two always agree.
 
-Re-warming lifts the old loss, it stays up while the rate is high, and decay takes a third to two thirds of the rise
-off again; an interpolation with the base model halves the rest (docs/decisions/0011). So a reading a little over the
-limit means little: a run is stopped when `patience` readings in a row are over twice the limit and the last of them is
-not falling, or at once at `hard_stop_factor` times the limit, or when a reading is not a number.
+Re-warming the learning rate raises the loss on general text. The loss stays up while the rate is high, the decay of the
+rate takes back a third to two thirds of the rise, and an interpolation with the base model halves the rest
+(docs/decisions/0011). So a perplexity a little over the limit means little in the middle of a run. A run is stopped
+when `patience` perplexities in a row are over twice the limit and the last of them is not falling, at once at
+`hard_stop_factor` times the limit, and when a perplexity is not a number.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from enum import StrEnum
 from dapt_contract.base import Contract
 
 PATIENCE_FACTOR = 2.0
-"""Readings over so many times the limit count for `patience`; the limit itself judges what the run ends with."""
+"""Perplexities over this many times the limit count for `patience`; the limit itself applies to the end of the run."""
 FALLING_FRACTION = 0.005
-"""A reading falls when it is below the one before by more than this share of it."""
+"""A perplexity falls when it is below the one before by more than this share of it."""
 
 
 class StopVerdict(StrEnum):
-    """What the stop rule says of a run so far."""
+    """Names what the stop rule decides about a run."""
 
     CONTINUE = "Continue"
     FORGETTING_LIMIT = "ForgettingLimit"
@@ -32,32 +33,32 @@ class StopVerdict(StrEnum):
 
 
 class StopRule(Contract):
-    """The numbers of the rule."""
+    """Holds the numbers of the rule."""
 
     max_increase_fraction: float
-    """Allowed general perplexity over the base model's, minus 1."""
+    """The limit: allowed general perplexity over the base model's, minus 1."""
     patience: int
-    """Readings in a row over twice the limit, the last not falling, before the run is stopped."""
+    """Perplexities in a row over twice the limit, the last not falling, before the run is stopped."""
     hard_stop_factor: float
-    """This many times the limit stops the run at once."""
+    """An increase of this many times the limit stops the run at once."""
     enforce_limit: bool = True
     """False under `onBreach: Warn`: then only divergence stops a run."""
 
 
 class StopDecision(Contract):
-    """A verdict with its reason in one sentence."""
+    """Holds a verdict with its reason in one sentence."""
 
     verdict: StopVerdict
     message: str = ""
 
 
 def judge_readings(rule: StopRule, base_perplexity: float, perplexities: Sequence[float]) -> StopDecision:
-    """Judge the general perplexities measured so far, oldest first.
+    """Decide by the general perplexities measured so far whether a run continues.
 
     Args:
         rule: the numbers of the rule.
-        base_perplexity: the frozen base model's general perplexity on the same text.
-        perplexities: one reading a checkpoint.
+        base_perplexity: general perplexity of the frozen base model on the same text.
+        perplexities: one for each checkpoint, oldest first.
     """
     if not perplexities:
         return StopDecision(verdict=StopVerdict.CONTINUE)
@@ -67,27 +68,28 @@ def judge_readings(rule: StopRule, base_perplexity: float, perplexities: Sequenc
             verdict=StopVerdict.DIVERGED,
             message=f"general perplexity is {latest} at reading {len(perplexities)}",
         )
-    increases = [value / base_perplexity - 1.0 for value in perplexities]
     if not rule.enforce_limit:
         return StopDecision(verdict=StopVerdict.CONTINUE)
-    hard = rule.max_increase_fraction * rule.hard_stop_factor
-    if increases[-1] > hard:
+    increases = [value / base_perplexity - 1.0 for value in perplexities]
+    hard_stop = rule.max_increase_fraction * rule.hard_stop_factor
+    if increases[-1] > hard_stop:
         return StopDecision(
             verdict=StopVerdict.FORGETTING_LIMIT,
             message=(
-                f"general perplexity is {increases[-1]:+.1%} over the base model's, past the hard stop of {hard:+.1%} "
-                f"({rule.hard_stop_factor:g} times the limit)"
+                f"general perplexity is {increases[-1]:+.1%} over the base model's, past the hard stop of "
+                f"{hard_stop:+.1%} ({rule.hard_stop_factor:g} times the limit)"
             ),
         )
-    tail = increases[-rule.patience :]
-    hopeless = rule.max_increase_fraction * PATIENCE_FACTOR
-    over = len(tail) == rule.patience and all(value > hopeless for value in tail)
-    falling = len(perplexities) > 1 and latest < perplexities[-2] * (1.0 - FALLING_FRACTION)
-    if over and not falling:
+    latest_increases = increases[-rule.patience :]
+    threshold = rule.max_increase_fraction * PATIENCE_FACTOR
+    is_over = len(latest_increases) == rule.patience and all(value > threshold for value in latest_increases)
+    # A run whose learning rate decays usually falls below the limit by itself: never stop one that is falling.
+    is_falling = len(perplexities) > 1 and latest < perplexities[-2] * (1.0 - FALLING_FRACTION)
+    if is_over and not is_falling:
         return StopDecision(
             verdict=StopVerdict.FORGETTING_LIMIT,
             message=(
-                f"general perplexity is {increases[-1]:+.1%} over the base model's, above {hopeless:+.1%}, "
+                f"general perplexity is {increases[-1]:+.1%} over the base model's, above {threshold:+.1%}, "
                 f"twice the limit, at {rule.patience} checkpoints in a row and not falling"
             ),
         )

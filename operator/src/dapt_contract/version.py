@@ -1,3 +1,3 @@
-"""The version that stands in every file and message as part of its producer."""
+"""Holds the product's version, which every file and message names as part of its producer."""
 
 PRODUCT_VERSION = "0.1.0"

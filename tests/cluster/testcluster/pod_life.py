@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dapt_contract.failure import Cause, ExitCode
-from dapt_contract.message import encode_message
+from dapt_contract.message import RunEnd, encode_message
 from dapt_contract.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_operator.testing.objects import Ends, Script, Stays
@@ -200,14 +200,8 @@ def last_words(pod: ScriptedPod, end: Ends) -> str:
         return ""
     if pod.stage is None:
         return end.message
-    return encode_message(
-        pod.stage.run.key,
-        pod.stage.kind,
-        exit_code=end.exit_code,
-        cause=end.cause,
-        message=end.message,
-        facts=end.facts,
-    )
+    run_end = RunEnd(end.exit_code, end.cause, end.message)
+    return encode_message(pod.stage.run.key, pod.stage.kind, run_end, facts=end.facts)
 
 
 def _conditions(*, ready: bool) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dapt_contract.message import MAX_MESSAGE_BYTES, decode_message, encode_message
+from dapt_contract.message import MAX_MESSAGE_BYTES, RunEnd, decode_message, encode_message
 from dapt_contract.stages.blend import Blend, BlendConfig, BlendFacts, BlendReport, BlendRow
 from dapt_contract.stages.common import Member, ModelReference
 from dapt_trainer.context import SilentProgress
@@ -137,7 +137,7 @@ def test_thirty_rows_fit_into_a_message() -> None:
         )
         for number in range(30)
     )
-    text = encode_message("b" * 64, "blend", message="s" * 5000, facts=BlendFacts(rows=rows))
+    text = encode_message("b" * 64, "blend", RunEnd(message="s" * 5000), facts=BlendFacts(rows=rows))
     assert len(text.encode()) <= MAX_MESSAGE_BYTES
     parsed = decode_message(text).parsed_facts()
     assert isinstance(parsed, BlendFacts)

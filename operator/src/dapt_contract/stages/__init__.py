@@ -1,6 +1,6 @@
-"""Configuration and report of each kind of stage, and the map from a kind to them.
+"""Defines the configuration, facts and report of each kind of stage, and the map from a kind to them.
 
-A new kind of stage: a module here, a module in dapt_trainer/stages, one line in `KINDS`.
+A new kind of stage needs a module here, a module of the same name in dapt_trainer/stages, and one line in `KINDS`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dapt_contract.stages.verify import VerifyConfig, VerifyFacts, VerifyReport
 
 @dataclass(frozen=True)
 class StageKind:
-    """The three models of one kind of stage. Every report has its facts under `facts`."""
+    """Holds the three models of one kind of stage. Every report has its facts under `facts`."""
 
     config: type[Contract]
     facts: type[Contract]

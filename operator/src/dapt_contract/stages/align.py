@@ -1,39 +1,21 @@
-"""align: direct preference optimization (Rafailov et al. 2023) after SFT; the reference is the model it starts from."""
+"""Defines align: direct preference optimization (Rafailov et al. 2023), with the model it starts from as reference."""
 
 from __future__ import annotations
 
 from dapt_contract.base import Contract
-from dapt_contract.stages.common import (
-    DistributionConfig,
-    LoraConfig,
-    ModelReference,
-    OptimizerConfig,
-    ScheduleConfig,
-)
+from dapt_contract.stages.common import ModelReference, TrainingConfig
 from dapt_contract.stages.pretrain import CurvePoint
 
 
-class AlignConfig(Contract):
-    """DPO on preferences/train.jsonl."""
+class AlignConfig(TrainingConfig):
+    """Configures DPO on preferences/train.jsonl; batches count pairs, and the model to train is also the reference."""
 
-    model: ModelReference
-    """Start and reference."""
     beta: float
-    lora: LoraConfig | None = None
-    """None: all weights are trained."""
     epochs: float = 1.0
-    sequence_length_tokens: int
-    global_batch_size: int
-    """Pairs an optimizer step over all ranks."""
-    micro_batch_size: int
-    optimizer: OptimizerConfig
-    schedule: ScheduleConfig
-    distribution: DistributionConfig
-    seed: int = 0
 
 
 class AlignFacts(Contract):
-    """The aligned model."""
+    """Describes the aligned model and how its training went."""
 
     model: ModelReference
     weights_digest: str
@@ -44,15 +26,15 @@ class AlignFacts(Contract):
     reward_accuracy: float
     """Share of pairs of the last tenth of the steps whose chosen answer has the larger implicit reward."""
     reward_margin: float
-    """Mean difference of the implicit rewards there, chosen minus rejected."""
+    """Mean difference of the implicit rewards of those pairs, chosen minus rejected."""
     cut_pairs: int = 0
-    """Of `pairs`, those of which an answer's end lies past the sequence length."""
+    """How many of `pairs` lost the end of an answer, because it lies past the sequence length."""
     dropped_pairs: int = 0
-    """Beside `pairs`: the prompt leaves no room for an answer."""
+    """Pairs that were left out, because the prompt leaves no space for an answer; not counted in `pairs`."""
 
 
 class AlignReport(Contract):
-    """With the curve."""
+    """Adds the loss curve to the facts."""
 
     facts: AlignFacts
     curve: tuple[CurvePoint, ...] = ()

@@ -1,4 +1,4 @@
-"""baseline: the frozen base model's measure, which every other model is compared with."""
+"""Defines baseline, which measures the frozen base model, so that every other model can be compared with it."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from dapt_contract.stages.common import EvaluationConfig, ModelReference
 
 
 class BaselineConfig(Contract):
-    """Measure the frozen base model once; its items are stored for paired comparison."""
+    """Configures the one measurement of the base model, whose items are stored for paired comparison."""
 
     model: ModelReference
     evaluation: EvaluationConfig
 
 
 class BaselineFacts(Contract):
-    """The base model's measure."""
+    """Holds the base model's measure."""
 
     measure: Measure
 
 
 class BaselineReport(Contract):
-    """The measure, and where its items are stored (`items.jsonl`: one line an item with its correctness)."""
+    """Adds the path of the stored items to the facts, and what is needed to use them again."""
 
     facts: BaselineFacts
     items_path: str = ""
+    """File of JSON lines, one for each item with the value that the model got."""
     key: str = ""
     """Digest of model, data and settings: a report with the same key has the same numbers."""
     reused_from: str = ""
-    """Lineage folder of the baseline whose results these are; empty when they were measured here."""
+    """Lineage folder of the baseline that measured these results; empty when this run did."""

@@ -1,30 +1,35 @@
-"""blend: perplexities of averages and interpolations, many in one run, so that they are ranked like checkpoints."""
+"""Defines blend, which measures averages and interpolations in one run, so that they are ranked like checkpoints."""
 
 from __future__ import annotations
+
+from typing import Final
 
 from pydantic import Field
 
 from dapt_contract.base import Contract, Row
 from dapt_contract.stages.common import ModelReference
 
+MAX_BLENDS: Final = 30
+"""Blends that one run measures at most."""
+
 
 class Blend(Contract):
-    """One candidate that is made of others."""
+    """Defines one candidate that is made of others."""
 
     candidate: str = Field(max_length=40)
-    """Its id, for example `a1-s4560-i0.8` or `a1-avg3`."""
+    """Id of the candidate, for example `a1-s4560-i0.8` or `a1-avg3`."""
     model: ModelReference
 
 
 class BlendConfig(Contract):
-    """Measure both perplexities of each; nothing is written but the report."""
+    """Lists the blends whose two perplexities are measured. The stage writes its report and nothing else."""
 
-    blends: tuple[Blend, ...] = Field(max_length=30)
+    blends: tuple[Blend, ...] = Field(max_length=MAX_BLENDS)
     context_length_tokens: int
 
 
 class BlendRow(Row):
-    """One row of the table; losses in nats a base-tokenizer token, by side and half."""
+    """Holds one row of the table: losses in nats a base-tokenizer token, by side and half."""
 
     candidate: str = Field(max_length=40)
     domain_a_nats: float
@@ -36,12 +41,12 @@ class BlendRow(Row):
 
 
 class BlendFacts(Contract):
-    """What selection reads."""
+    """Holds the rows that selection reads."""
 
-    rows: tuple[BlendRow, ...] = Field(max_length=30)
+    rows: tuple[BlendRow, ...] = Field(max_length=MAX_BLENDS)
 
 
 class BlendReport(Contract):
-    """The same, as a report."""
+    """Holds the facts; there is nothing more to report."""
 
     facts: BlendFacts

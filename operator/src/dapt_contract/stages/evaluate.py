@@ -1,4 +1,4 @@
-"""evaluate: one candidate's measure, its scores paired with the base model's items."""
+"""Defines evaluate, which measures one candidate and pairs its scores with the base model's items."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dapt_contract.stages.common import EvaluationConfig, ModelReference
 
 
 class EvaluateConfig(Contract):
-    """Measure one candidate; scores are paired with the base model's items."""
+    """Configures the measurement of one candidate."""
 
     candidate: str
     model: ModelReference
@@ -17,18 +17,18 @@ class EvaluateConfig(Contract):
     """Lineage folder of the baseline, relative to the work volume: its newest report names the items."""
     expected_digest: str | None = None
     """First 12 hexadecimal digits of the recipe's digest, or of its newest part's (the `weights_digest` of a row of
-    checkpoints or blends); a model with another digest is not scored. None: whatever lies there is scored."""
+    checkpoints or blends); a model with another digest is not scored. None: the model is scored unchecked."""
 
 
 class EvaluateFacts(Contract):
-    """One candidate's measure."""
+    """Holds one candidate's measure."""
 
     candidate: str
     measure: Measure
 
 
 class EvaluateReport(Contract):
-    """The measure, and where its items are stored."""
+    """Adds the path of the stored items to the facts."""
 
     facts: EvaluateFacts
     items_path: str = ""

@@ -1,59 +1,43 @@
-"""finetune: supervised fine-tuning; the loss counts response tokens alone."""
+"""Defines finetune: supervised fine-tuning with a loss on response tokens alone."""
 
 from __future__ import annotations
 
 from dapt_contract.base import Contract
-from dapt_contract.stages.common import (
-    DistributionConfig,
-    LoraConfig,
-    ModelReference,
-    OptimizerConfig,
-    ScheduleConfig,
-)
+from dapt_contract.stages.common import ModelReference, TrainingConfig
 from dapt_contract.stages.pretrain import CurvePoint
 
 
-class FinetuneConfig(Contract):
-    """SFT on instructions/train.jsonl."""
+class FinetuneConfig(TrainingConfig):
+    """Configures SFT on instructions/train.jsonl; batches count packed rows."""
 
-    model: ModelReference
-    lora: LoraConfig | None = None
     epochs: float | None = None
     total_steps: int | None = None
     """Exactly one of `epochs` and `total_steps`; an epoch is every packed row once, so every conversation once."""
-    sequence_length_tokens: int
-    global_batch_size: int
-    """Packed rows an optimizer step over all ranks."""
-    micro_batch_size: int
-    optimizer: OptimizerConfig
-    schedule: ScheduleConfig
-    distribution: DistributionConfig
-    seed: int = 0
 
 
 class FinetuneFacts(Contract):
-    """The tuned model."""
+    """Describes the tuned model and how its training went."""
 
     model: ModelReference
     weights_digest: str
     steps: int
     examples: int
-    """Texts that are learned from: conversations, or single turns of them where the chat template asks for that."""
+    """Texts that are learned from: conversations, or their single turns where the chat template requires that."""
     response_tokens: int
     first_loss_nats: float
     last_loss_nats: float
     cut_examples: int = 0
-    """Of `examples`, those whose end lies past the sequence length."""
+    """How many of `examples` lost their end, because it lies past the sequence length."""
     dropped_examples: int = 0
-    """Beside `examples`: no token of a response lies within the sequence length."""
+    """Examples left out, because no token of a response lies within the sequence length; not counted in `examples`."""
     rows: int = 0
-    """Packed rows, that is one epoch."""
+    """Packed rows of one epoch."""
     fill_fraction: float = 0.0
-    """Share of the rows' positions that carry a token."""
+    """Share of the rows' positions that hold a token."""
 
 
 class FinetuneReport(Contract):
-    """With the curve."""
+    """Adds the loss curve to the facts."""
 
     facts: FinetuneFacts
     curve: tuple[CurvePoint, ...] = ()

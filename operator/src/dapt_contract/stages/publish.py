@@ -1,4 +1,4 @@
-"""publish: the only stage that writes outside the work volume."""
+"""Defines publish, the only stage that writes outside the work volume."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dapt_contract.stages.common import ModelReference
 
 
 class CardFacts(Contract):
-    """Facts for the model card; the card says nothing else."""
+    """Holds the facts that the model card is written from; the card has no other content."""
 
     adaptation: str
     base_model: str
@@ -34,18 +34,18 @@ class CardFacts(Contract):
 
 
 class PublishConfig(Contract):
-    """Merge, save, describe, upload."""
+    """Configures what is published: the model to merge and save, its card, and the destination."""
 
     model: ModelReference
     destination: str
     run_digest: str
-    """Digest of everything that decided the model; stands in the destination's manifest."""
+    """Digest of everything that decides the model; the destination's manifest holds it too."""
     model_card: bool = True
     card: CardFacts
 
 
 class PublishFacts(Contract):
-    """What lies at the destination."""
+    """Describes what was written to the destination."""
 
     destination: str
     digest: str
@@ -54,6 +54,6 @@ class PublishFacts(Contract):
 
 
 class PublishReport(Contract):
-    """The same, as a report."""
+    """Holds the facts; there is nothing more to report."""
 
     facts: PublishFacts

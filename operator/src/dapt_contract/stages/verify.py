@@ -1,4 +1,4 @@
-"""verify: the base, chosen and finished model compared on everything, after all training."""
+"""Defines verify, which compares the base, the chosen and the final model on all measures after all training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dapt_contract.stages.common import EvaluationConfig, ModelReference
 
 
 class NamedModel(Contract):
-    """One of the models that verify compares."""
+    """Names one of the models that verify compares."""
 
     name: str
     """`base`, `chosen`, `final`; with DPO also `finetuned`, the model before it."""
@@ -16,7 +16,7 @@ class NamedModel(Contract):
 
 
 class VerifyConfig(Contract):
-    """Compare base, chosen checkpoint and final model on everything, and let each answer the sample prompts."""
+    """Configures the comparison of the models on all measures and on answers to sample prompts."""
 
     models: tuple[NamedModel, ...]
     evaluation: EvaluationConfig
@@ -28,14 +28,14 @@ class VerifyConfig(Contract):
 
 
 class NamedMeasure(Contract):
-    """One model's measure under its name."""
+    """Holds one model's measure under its name."""
 
     name: str
     measure: Measure
 
 
 class Sample(Contract):
-    """One prompt and what each model answered (greedy decoding)."""
+    """Holds one prompt and the answer of each model to it (greedy decoding)."""
 
     prompt: str
     answers: tuple[tuple[str, str], ...]
@@ -43,7 +43,7 @@ class Sample(Contract):
 
 
 class VerifyFacts(Contract):
-    """The final model's measure; base and chosen were measured before, their digests say that they are the same."""
+    """Holds the final model's measure. The digests show that base and chosen model are those measured before."""
 
     final: Measure
     digests: tuple[tuple[str, str], ...]
@@ -51,7 +51,7 @@ class VerifyFacts(Contract):
 
 
 class VerifyReport(Contract):
-    """The facts, every model's measure and the generated samples."""
+    """Adds every model's measure and the generated samples to the facts."""
 
     facts: VerifyFacts
     measures: tuple[NamedMeasure, ...] = ()

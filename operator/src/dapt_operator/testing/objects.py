@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from dapt_contract.base import Contract
 from dapt_contract.failure import Cause
-from dapt_contract.message import encode_message
+from dapt_contract.message import RunEnd, encode_message
 from dapt_contract.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_operator.cluster.port import Event
@@ -150,10 +150,8 @@ def started_at(pod: Mapping[str, Any] | None) -> str | None:
 
 def ended_status(stage: StageFile, outcome: Ends, started: str, finished: str) -> dict[str, Any]:
     """Of a pod that has ended."""
-    text = encode_message(
-        stage.run.key, stage.kind, exit_code=outcome.exit_code, cause=outcome.cause,
-        message=outcome.message, facts=outcome.facts,
-    )  # fmt: skip
+    end = RunEnd(outcome.exit_code, outcome.cause, outcome.message)
+    text = encode_message(stage.run.key, stage.kind, end, facts=outcome.facts)
     done = outcome.exit_code == 0 and not outcome.disrupted
     ended = {
         "exitCode": outcome.exit_code,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dapt_contract.held_out import most_tokens
+from dapt_contract.held_out import max_held_out_tokens
 from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import TrainingLength
 from dapt_trainer.data.packing.held_out import HALVES, Half, HeldOutDocument
@@ -45,7 +45,7 @@ def held_out_limit(training: TrainingLength, domain_tokens: int, step_tokens: in
         tokens, checkpoints = float(training.steps * step_tokens), min(checkpoints, training.steps)
     else:
         tokens = domain_tokens * (training.epochs or 1.0)
-    return most_tokens(tokens, checkpoints)
+    return max_held_out_tokens(tokens, checkpoints)
 
 
 def choose(

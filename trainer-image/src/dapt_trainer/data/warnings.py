@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from dapt_contract.held_out import FEWEST_TOKENS
+from dapt_contract.held_out import MIN_TOKENS
 from dapt_contract.stages.prepare import ModelFacts, SourceFacts
 from dapt_trainer.data.spool import SpooledSource
 
@@ -46,7 +46,7 @@ def warnings_of(
         )
     for side in ("domain", "general"):
         held_out = sum(source.held_out_tokens for source in sources if source.side == side)
-        if held_out < FEWEST_TOKENS:
+        if held_out < MIN_TOKENS:
             found.append(
                 f"Only {held_out:,} {side} tokens are held out: its perplexity is noisy; raise "
                 "spec.corpus.heldOut.fraction."

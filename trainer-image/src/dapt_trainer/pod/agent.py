@@ -19,7 +19,7 @@ from dapt_contract import pod
 from dapt_contract.base import Contract
 from dapt_contract.envelope import ContractError
 from dapt_contract.failure import Cause, ExitCode
-from dapt_contract.message import encode_message
+from dapt_contract.message import RunEnd, encode_message
 from dapt_contract.stage_file import StageFile, finished_report
 from dapt_contract.stages import KINDS
 from dapt_trainer.errors import InputError
@@ -131,15 +131,8 @@ def _say(log: Path, key: str, kind: str, verdict: PodOutcome) -> int:
     if verdict.sentence:
         print(f"dapt: {verdict.sentence}", flush=True)
     try:
-        text = encode_message(
-            key,
-            kind,
-            exit_code=verdict.exit_code,
-            cause=verdict.cause,
-            message=verdict.sentence,
-            effect=verdict.effect,
-            facts=_parsed(kind, verdict.facts),
-        )
+        end = RunEnd(verdict.exit_code, verdict.cause, verdict.sentence, is_effect=verdict.effect)
+        text = encode_message(key, kind, end, facts=_parsed(kind, verdict.facts))
         log.write_text(text, encoding="utf-8")
     except (OSError, ContractError) as error:
         # The operator treats a lost message as a failure; a new try repeats it from the report.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from dapt_contract.failure import ALTERED
+from dapt_contract.failure import ALTERED_STAGE_FILE
 from dapt_contract.stage_file import StageFile
 from dapt_trainer.errors import InputError
 
@@ -32,7 +32,7 @@ def read_stage(config: Path, sha256: str | None, kind: str | None = None) -> Sta
     found = hashlib.sha256(content).hexdigest()
     if sha256 is not None and found != sha256.removeprefix("sha256:"):
         raise InputError(
-            f"{config}: {ALTERED}: SHA-256 {found[:12]}..., expected {sha256[:12]}...; "
+            f"{config}: {ALTERED_STAGE_FILE}: SHA-256 {found[:12]}..., expected {sha256[:12]}...; "
             "delete the ConfigMap and the Job, so that they are created anew"
         )
     try:

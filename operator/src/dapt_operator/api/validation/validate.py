@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from dapt_contract.harness import refusal
+from dapt_contract.harness import unknown_task_message
 from dapt_operator.api.v1alpha1.base import API_VERSION, NAME_PATTERN, SKIP_RULES, Base, camel_case
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
@@ -169,8 +169,8 @@ def _task_problems(model: DomainAdaptation | AdaptationProfile, document: Docume
     if isinstance(model, AdaptationProfile):
         return
     for path, block in _blocks(model.spec.evaluation, ("spec", "evaluation")):
-        if isinstance(block, Task) and block.source is None and (told := refusal(block.name)):
-            yield _problem(document, (*path, "name"), block.name, told)
+        if isinstance(block, Task) and block.source is None and (message := unknown_task_message(block.name)):
+            yield _problem(document, (*path, "name"), block.name, message)
 
 
 def _local_source_problems(model: Base, document: Document) -> Iterator[Problem]:

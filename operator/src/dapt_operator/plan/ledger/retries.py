@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from dapt_contract.failure import ALTERED, Cause
+from dapt_contract.failure import ALTERED_STAGE_FILE, Cause
 from dapt_operator.api.v1alpha1.conditions import (
     BAD_INPUT,
     DIVERGED,
@@ -121,7 +121,7 @@ def stalled(record: RunRecord, limits: Retries) -> tuple[str, str]:
     cause = Cause(record.cause) if record.cause else Cause.CRASH
     said = f": {record.message}" if record.message else ""
     again = "then start it again (any change of the spec does, and so does `dapt run`)"
-    if cause is Cause.BAD_INPUT and ALTERED in record.message:
+    if cause is Cause.BAD_INPUT and ALTERED_STAGE_FILE in record.message:
         return TAMPERED, (
             f"the ConfigMap of {record.stage} was changed under {MAX_ALTERED + 1} tries in a row{said}; find out who"
             f" changes ConfigMaps of this namespace, {again}"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dapt_contract.envelope import write_bytes_atomically
-from dapt_contract.harness import refusal
+from dapt_contract.harness import unknown_task_message
 from dapt_trainer.data.harness.data import TASK_FILE, StoredDataset, StoredSplit, TaskData, call_key
 from dapt_trainer.data.harness.task_names import installed
 from dapt_trainer.data.items.item_limits import shares, spread
@@ -59,7 +59,11 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
 
     manager = TaskManager()
     known = installed(manager)
-    errors = {name: told for name in request["names"] if (told := refusal(name, known))}
+    errors = {
+        name: message
+        for name in request["names"]
+        if (message := unknown_task_message(name, known))
+    }
     tasks: dict[str, Any] = {}
     if errors or request.get("names_alone"):
         return {"tasks": tasks, "errors": errors}
