@@ -174,7 +174,7 @@ def test_behind_others_in_a_queue_of_strict_order_it_says_so(
     eventually(lambda: len(queue.workloads()) == 2, "two workloads")
     adaptation = Adaptation(control_plane, place, make_profile(control_plane), queue="team")
     # Workloads of the same second have no order, so a stage or two may slip through.
-    waits_for(adaptation, "waits for quota", "the queue has not come to it yet: a queue of strict order")
+    waits_for(adaptation, "waits for quota", "the queue has not considered it yet: a queue of strict order")
     control_plane.api.delete("Job", before_us, place)
     waits_for(adaptation, "pretrain", "2 more needed")
 

@@ -9,7 +9,18 @@ import pytest
 
 from dapt_contract.failure import Cause
 from dapt_operator.stage_run import RunPhase
-from support.gang_objects import DISRUPTED, NOW, RUN, deleted, ended, job, job_set, pod, said, state_of
+from support.gang_objects import (
+    DISRUPTED,
+    NOW,
+    RUN,
+    deleted,
+    ended,
+    job,
+    job_set,
+    pod,
+    state_of,
+    termination_message,
+)
 
 AT_ONCE = datetime(2026, 1, 31, 12, 1, 30, tzinfo=UTC)
 """The moment at which `ended` pods ended."""
@@ -29,9 +40,9 @@ BY_TAINT: dict[str, Any] = {
 
 
 def test_peers_of_a_pod_that_failed_by_itself_may_end_at_once() -> None:
-    crash = said(1, Cause.CRASH, "rank 0 failed")
+    crash = termination_message(1, Cause.CRASH, "rank 0 failed")
     state = state_of(ended(0, 1, crash), pod(1, "Running", state=RUNNING), now=AT_ONCE)
-    assert (state.phase, state.ailing, state.peers_to_end) == (RunPhase.RUNNING, True, (PEER,))
+    assert (state.phase, state.has_failed_pod, state.peers_to_end) == (RunPhase.RUNNING, True, (PEER,))
 
 
 def test_a_pod_without_any_message_failed_by_itself() -> None:
@@ -40,14 +51,14 @@ def test_a_pod_without_any_message_failed_by_itself() -> None:
 
 
 def test_a_pod_that_only_felt_a_failure_leaves_its_peers_seconds_to_tell_theirs() -> None:
-    felt = said(75, Cause.INFRASTRUCTURE, "rank 0 lost its peers", effect=True)
+    felt = termination_message(75, Cause.INFRASTRUCTURE, "rank 0 lost its peers", is_effect=True)
     pods = (ended(0, 75, felt), pod(1, "Running"))
     assert state_of(*pods, now=AT_ONCE + timedelta(seconds=4)).peers_to_end == ()
     assert state_of(*pods, now=AT_ONCE + timedelta(seconds=5)).peers_to_end == (PEER,)
 
 
 def test_peers_of_a_pod_that_was_asked_to_stop_may_save() -> None:
-    stopped = said(143, Cause.STOPPED, "stopped at step 40; checkpoint written")
+    stopped = termination_message(143, Cause.STOPPED, "stopped at step 40; checkpoint written")
     assert state_of(ended(0, 143, stopped), pod(1, "Running")).peers_to_end == ()
     assert state_of(ended(0, 143, stopped, **DISRUPTED), pod(1, "Running")).peers_to_end == ()
 
@@ -67,7 +78,7 @@ def test_nothing_ends_while_nothing_failed() -> None:
 @pytest.mark.parametrize("cause", [Cause.CRASH, Cause.HANG, Cause.OUT_OF_MEMORY])
 def test_a_peer_that_was_killed_afterwards_does_not_change_the_cause(cause: Cause, peer_code: int) -> None:
     code = {Cause.CRASH: 1, Cause.HANG: 75, Cause.OUT_OF_MEMORY: 70}[cause]
-    first = ended(0, code, said(code, cause, "the true reason"))
+    first = ended(0, code, termination_message(code, cause, "the true reason"))
     killed = deleted(ended(1, peer_code, at=31), "2026-01-31T12:01:40Z")
     for pods in ((first, killed), (first, deleted(pod(1, "Running"), "2026-01-31T12:01:31Z", 0)), (first,)):
         state = state_of(*pods)
@@ -76,7 +87,7 @@ def test_a_peer_that_was_killed_afterwards_does_not_change_the_cause(cause: Caus
 
 @pytest.mark.parametrize("make", [job, job_set], ids=["Job", "JobSet"])
 def test_the_objects_own_failure_before_or_after_gives_the_same_cause(make: Any) -> None:
-    crash = ended(0, 1, said(1, Cause.CRASH, "rank 0 failed"))
+    crash = ended(0, 1, termination_message(1, Cause.CRASH, "rank 0 failed"))
     peer = deleted(pod(1, "Running", state=RUNNING), "2026-01-31T13:00:20Z")
     over = make(RUN, {"type": "Failed", "reason": "BackoffLimitExceeded", "message": "Job has reached it"})
     told = state_of(crash, peer, of=over)
@@ -94,7 +105,7 @@ def test_what_a_job_is_about_to_say_is_not_said_yet(type_: str) -> None:
 
 def test_a_terminating_pod_lives_until_its_grace_period_and_its_last_words_are_over() -> None:
     drained = deleted(pod(0, "Running", state=RUNNING, **DISRUPTED), "2026-01-31T12:59:56Z")
-    peer = ended(1, 75, said(75, Cause.INFRASTRUCTURE, "lost a peer", effect=True))
+    peer = ended(1, 75, termination_message(75, Cause.INFRASTRUCTURE, "lost a peer", is_effect=True))
     assert state_of(drained, peer).phase is RunPhase.RUNNING
     later = state_of(drained, peer, now=NOW + timedelta(seconds=1))
     assert (later.phase, later.cause, later.message) == (
@@ -119,7 +130,8 @@ def test_a_pod_that_somebody_killed_without_grace_is_gone_and_says_so() -> None:
     )
     assert (state.phase, state.cause) == (RunPhase.FAILED, Cause.INFRASTRUCTURE)
     assert (
-        state.message == "the pod was deleted and its node did not say within its grace period how it ended"
+        state.message
+        == "the pod was deleted and its node did not report within the grace period how it ended"
     )
 
 
@@ -137,11 +149,11 @@ def test_pods_that_were_made_anew_count_instead_of_the_first_ones() -> None:
     new = [made(pod(index, "Running"), "12:30:00") for index in (0, 1)]
     for pods in ((*old, *new), (*new, *old)):
         state = state_of(*pods)
-        assert (state.phase, state.ailing, state.peers_to_end) == (RunPhase.RUNNING, False, ())
+        assert (state.phase, state.has_failed_pod, state.peers_to_end) == (RunPhase.RUNNING, False, ())
 
 
 def test_a_failed_run_keeps_the_last_lines_of_the_pod_that_decided() -> None:
-    felt = said(75, Cause.INFRASTRUCTURE, "lost a peer", effect=True)
+    felt = termination_message(75, Cause.INFRASTRUCTURE, "lost a peer", is_effect=True)
     state = state_of(
         ended(0, 75, felt),
         ended(1, 1),
@@ -153,8 +165,8 @@ def test_a_failed_run_keeps_the_last_lines_of_the_pod_that_decided() -> None:
 def test_a_run_whose_object_was_deleted_says_so() -> None:
     found = job()
     found["metadata"]["deletionTimestamp"] = "2026-01-31T12:59:00Z"
-    assert state_of(pod(0, "Running"), of=found).deleting
-    assert not state_of(pod(0, "Running")).deleting
+    assert state_of(pod(0, "Running"), of=found).is_deleting
+    assert not state_of(pod(0, "Running")).is_deleting
 
 
 @pytest.mark.parametrize("time", ["", "yesterday", "2026-01-31T12:00:00", 5, None])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dapt_operator.launchers.render.environment import ALONE, environment_of
+from dapt_operator.launchers.render.environment import SINGLE_POD, environment_of
 from support.launch_builders import profile, stage_run
 
 GPUS = {"kind": "gpu", "perNode": 8, "memoryGiB": 80}
@@ -18,6 +18,6 @@ GPUS = {"kind": "gpu", "perNode": 8, "memoryGiB": 80}
 def test_the_peak_of_one_accelerator(accelerator: dict[str, object], held: int, told: str | None) -> None:
     run = stage_run(processes=8, accelerators=held)
     variables = {item["name"]: item.get("value") for item in environment_of(
-        run, profile(accelerator=accelerator), ALONE, {}
+        run, profile(accelerator=accelerator), SINGLE_POD, {}
     )}  # fmt: skip
     assert variables.get("DAPT_PEAK_TFLOPS") == told

@@ -10,7 +10,18 @@ from dapt_contract.failure import Cause
 from dapt_operator.cluster.kubernetes.cache.projection import slim
 from dapt_operator.launchers import all_states
 from dapt_operator.stage_run import Children
-from support.gang_objects import DISRUPTED, NOW, RUN, SUCCESS, deleted, ended, job, job_set, pod, said
+from support.gang_objects import (
+    DISRUPTED,
+    NOW,
+    RUN,
+    SUCCESS,
+    deleted,
+    ended,
+    job,
+    job_set,
+    pod,
+    termination_message,
+)
 from support.launch_builders import stage_run
 
 GPUS = stage_run(nodes=2, accelerators=8, queue="team")
@@ -24,7 +35,7 @@ WAITS: dict[str, Any] = {
         {"name": "trainer", "image": "x", "state": {"waiting": {"reason": "ErrImagePull", "message": "no"}}}
     ],
 }
-FELT = said(75, Cause.INFRASTRUCTURE, "lost a peer", effect=True)
+FELT = termination_message(75, Cause.INFRASTRUCTURE, "lost a peer", is_effect=True)
 GANGS: dict[str, tuple[dict[str, Any], ...]] = {
     "none": (),
     "waiting": (pod(0, "Pending") | {"status": WAITS}, pod(1, "Pending")),

@@ -9,11 +9,22 @@ from typing import Any
 import pytest
 
 from dapt_contract.failure import Cause
-from dapt_contract.message import encode_message
+from dapt_contract.message import RunEnd, encode_message
 from dapt_contract.progress import Progress
 from dapt_operator.launchers.indexed_job import states
 from dapt_operator.stage_run import Children, RunPhase
-from support.gang_objects import DISRUPTED, FACTS, NOW, RUN, SUCCESS, ended, job, pod, said, state_of
+from support.gang_objects import (
+    DISRUPTED,
+    FACTS,
+    NOW,
+    RUN,
+    SUCCESS,
+    ended,
+    job,
+    pod,
+    state_of,
+    termination_message,
+)
 from support.launch_builders import stage_run
 
 
@@ -80,14 +91,14 @@ def test_the_first_cause_by_precedence_counts(first: int, second: int, cause: Ca
 
 
 def test_peers_that_were_stopped_do_not_hide_a_crash() -> None:
-    crash = said(1, Cause.CRASH, "rank 1 failed at loop.py:3: KeyError: 'x'")
-    state = state_of(ended(0, 143, said(143, Cause.STOPPED, "stopped")), ended(1, 1, crash))
+    crash = termination_message(1, Cause.CRASH, "rank 1 failed at loop.py:3: KeyError: 'x'")
+    state = state_of(ended(0, 143, termination_message(143, Cause.STOPPED, "stopped")), ended(1, 1, crash))
     assert (state.cause, state.message) == (Cause.CRASH, "rank 1 failed at loop.py:3: KeyError: 'x'")
 
 
 def test_a_broken_collective_does_not_hide_the_crash_that_broke_it() -> None:
-    effect = said(75, Cause.INFRASTRUCTURE, "rank 0 lost its peers", effect=True)
-    crash = said(1, Cause.CRASH, "rank 1 failed at loop.py:3: KeyError: 'x'")
+    effect = termination_message(75, Cause.INFRASTRUCTURE, "rank 0 lost its peers", is_effect=True)
+    crash = termination_message(1, Cause.CRASH, "rank 1 failed at loop.py:3: KeyError: 'x'")
     assert state_of(ended(0, 75, effect, at=1), ended(1, 1, crash, at=9)).cause is Cause.CRASH
     assert state_of(ended(0, 75, effect), ended(1, 75, effect)).cause is Cause.INFRASTRUCTURE
 
@@ -97,7 +108,7 @@ def test_a_container_that_the_kernel_killed_for_memory_ran_out_of_memory() -> No
 
 
 def test_a_hang_is_told_by_the_message() -> None:
-    state = state_of(ended(0, 75, said(75, Cause.HANG, "rank 0 was silent")), ended(1, 143))
+    state = state_of(ended(0, 75, termination_message(75, Cause.HANG, "rank 0 was silent")), ended(1, 143))
     assert (state.cause, state.message) == (Cause.HANG, "rank 0 was silent")
 
 
@@ -113,7 +124,7 @@ def test_bad_input_stays_bad_input_on_a_drained_node() -> None:
 
 def test_a_deadline_is_the_cause_of_what_it_stopped() -> None:
     over = job(RUN, {"type": "Failed", "reason": "DeadlineExceeded", "message": "Job was active longer"})
-    state = state_of(ended(0, 143, said(143, Cause.STOPPED, "saved")), ended(1, 137), of=over)
+    state = state_of(ended(0, 143, termination_message(143, Cause.STOPPED, "saved")), ended(1, 137), of=over)
     assert (state.cause, state.message) == (Cause.DEADLINE, "Job was active longer")
 
 
@@ -135,7 +146,7 @@ def test_a_container_that_never_started_says_why() -> None:
 
 
 def test_failed_pretraining_tells_its_facts_all_the_same() -> None:
-    text = said(77, Cause.DIVERGED, "loss is nan", facts=FACTS)
+    text = termination_message(77, Cause.DIVERGED, "loss is nan", facts=FACTS)
     assert state_of(ended(0, 77, text), ended(1, 75)).facts == FACTS
 
 
@@ -158,7 +169,7 @@ def test_a_success_whose_message_is_lost_is_tried_again(text: str, why: str) -> 
     state = state_of(ended(0, 0, text), ended(1, 0))
     assert (state.phase, state.cause, state.facts) == (RunPhase.FAILED, Cause.CRASH, None)
     assert state.message == (
-        f"the run succeeded but its termination message is lost ({why}); a new try repeats it from the report"
+        f"the run succeeded but its termination message is lost ({why}); a retry repeats it from the report"
     )
 
 
@@ -174,9 +185,7 @@ def test_a_claim_of_success_in_a_failed_pod_is_not_believed() -> None:
 
 
 def test_an_agent_that_could_not_read_its_stage_file_is_heard() -> None:
-    text = encode_message(
-        "", "publish", exit_code=64, cause=Cause.BAD_INPUT, message="stage.json: was altered"
-    )
+    text = encode_message("", "publish", RunEnd(64, Cause.BAD_INPUT, "stage.json: was altered"))
     assert state_of(ended(0, 64, text), ended(1, 143)).message == "stage.json: was altered"
 
 

@@ -200,14 +200,14 @@ def test_a_workload_that_a_person_switched_off_waits_for_a_person() -> None:
 def test_a_queue_that_nobody_serves_says_so() -> None:
     assert quota_of(QUEUED, suspended=True, workload=None) == (
         Quota.WAITING,
-        "the queue has not taken it up yet; this takes Kueue in the cluster",
+        "the queue has no Workload for it yet; install Kueue if the cluster does not have it",
     )
 
 
 def test_a_queue_of_strict_order_that_is_silent_is_explained() -> None:
     assert quota_of(QUEUED, suspended=True, workload={"metadata": {"name": "job-x"}, "spec": {}}) == (
         Quota.WAITING,
-        "the queue has not come to it yet: a queue of strict order serves what is before it first",
+        "the queue has not considered it yet: a queue of strict order admits the workloads before it first",
     )
 
 
@@ -258,8 +258,8 @@ def test_without_a_queue_nothing_is_suspended(make: Any) -> None:
             'Error creating: pods "a-0-x" is forbidden: no PriorityClass with name research was found',
             Hindrance(
                 "Refused",
-                "its pods are forbidden: no PriorityClass with name research was found; once its pods are allowed,"
-                " this goes on by itself",
+                "its pods are forbidden: no PriorityClass with name research was found; allow its pods, then the run"
+                " starts without further action",
             ),
         ),
     ],

@@ -206,7 +206,7 @@ CASES = {
     "a changed copy": Case(
         "Tampered",
         "prepare: ConfigMap clinical-prepare-* was changed after it was written (its stage.json has SHA-256 *, the run"
-        " was started with *): delete the ConfigMap, then the stage starts anew",
+        " was started with *): delete the ConfigMap, then the stage starts again",
         pods=Stays(pending_reason="Unschedulable: 0/3 nodes are available"),
         correct=delete_config_map,
     ),

@@ -1,4 +1,4 @@
-"""One run of one stage, as the planner asks for it and as the launcher reports it."""
+"""One run of one stage: what the planner requests (`StageRun`) and what a launcher reports (`RunState`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from dapt_contract.base import Contract
 from dapt_contract.failure import Cause
@@ -14,9 +14,17 @@ from dapt_contract.progress import Progress
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile
 from dapt_operator.api.names import object_name
+from dapt_operator.api.v1alpha1.run_record import StageKey
 
 Manifest = Mapping[str, Any]
 """A Kubernetes object as plain JSON values."""
+
+HOLDER_KINDS: Final = ("Job", "JobSet")
+"""Kinds of object that hold the pods of a run."""
+MAX_MESSAGE_CHARACTERS: Final = 4000
+"""Length of a run's message."""
+MAX_QUOTE_CHARACTERS: Final = 1000
+"""Length of a sentence that is quoted from the API server or from a queue; a webhook may send any amount."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +38,16 @@ class Owner:
 
 @dataclass(frozen=True)
 class RunResources:
-    """What one run asks for."""
+    """What one run requests."""
 
     nodes: int
     processes_per_node: int
     accelerators_per_node: int
     """0 on CPU, whatever the number of processes."""
     cpu: str | None
-    """A Kubernetes quantity a pod."""
+    """Kubernetes quantity for each pod."""
     memory: str | None
+    """Kubernetes quantity for each pod."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +67,13 @@ class StageRun:
     queue: str | None = None
     """Kueue LocalQueue: the object is created suspended, with Kueue's label."""
     priority_class_name: str | None = None
-    """Of the pods."""
+    """Priority class of the pods."""
     claims: tuple[str, ...] = ()
     """Claims of the namespace that the run reads or writes below /mnt/claims/NAME (`pvc://` in the spec)."""
 
     @property
     def stage_file(self) -> StageFile:
-        """The content of stage.json."""
+        """Content of stage.json."""
         return StageFile(run=self.identity, kind=self.kind, config=self.config)
 
     @property
@@ -74,7 +83,7 @@ class StageRun:
 
 
 class RunPhase(StrEnum):
-    """Where a run stands, folded from its Job and pods."""
+    """Phase of a run, derived from its Job and pods."""
 
     PENDING = "Pending"
     """Created, no pod runs yet."""
@@ -84,27 +93,29 @@ class RunPhase(StrEnum):
 
 
 class Quota(StrEnum):
-    """What a queue says about a run."""
+    """What a queue reports about a run."""
 
     WAITING = "Waiting"
-    """Quota is in use elsewhere: it will be this run's turn."""
+    """Quota is in use elsewhere; the run is admitted once it is released."""
     NEVER = "Never"
-    """It cannot be admitted as things stand: more than the queue's whole quota, or no such queue."""
+    """The run cannot be admitted without a change: it requests more than the queue's whole quota, or there is no such
+    queue."""
     GRANTED = "Granted"
 
 
 @dataclass(frozen=True)
 class Hindrance:
-    """Why pods cannot start until a person has done something."""
+    """A problem that keeps pods from starting until a user has fixed it."""
 
     reason: str
-    """Of the table of conditions: SecretNotFound, ClaimNotFound, ImageNotPulled."""
+    """Condition reason: SecretNotFound, ClaimNotFound, ImageNotPulled or Refused."""
     message: str
+    """What is wrong and what to do."""
 
 
 @dataclass(frozen=True)
 class RunState:
-    """What the objects of one run say. Each object counts into exactly one run, each run has exactly one
+    """State of one run, read from its objects. Each object belongs to exactly one run, each run has exactly one
     phase."""
 
     identity: RunIdentity
@@ -113,69 +124,84 @@ class RunState:
     object_name: str
     phase: RunPhase
     cause: Cause | None = None
-    """Set when failed."""
+    """Set when the run failed."""
     exit_code: int | None = None
     message: str = ""
-    """The run's own sentence, or why it waits."""
+    """The sentence that the run reported, or why it waits."""
     facts: Contract | None = None
-    """Parsed from the termination message; after a failure only pretraining has any."""
+    """Facts from the termination message; after a failure only pretraining has any."""
     created: datetime | None = None
     started: datetime | None = None
     completed: datetime | None = None
     accelerators: int = 0
-    """Accelerators (on CPU: 0) the run held, for the GPU-hours."""
+    """Accelerators that the run holds, for the GPU-hours; 0 on CPU."""
     last_log_lines: tuple[str, ...] = ()
     progress: Progress | None = None
     waiting_reason: str = ""
-    """For a pending run: the scheduler's or kubelet's reason."""
+    """Reason of the scheduler or the kubelet, for a pending run."""
     object_kind: str = "Job"
-    """Kind of the object that holds the pods: what is deleted to stop the run."""
+    """Kind of the object that holds the pods. Deleting that object stops the run."""
     peers_to_end: tuple[str, ...] = ()
-    """Pods that are alive although another of the gang failed by itself: they only wait in a collective that never
-    comes back, so they may be killed at once."""
-    ailing: bool = False
-    """One of its pods has failed and others are alive: it ends within seconds, told or not."""
+    """Pods that are alive although another pod of the gang failed by itself. They wait in a collective that never
+    returns, so they may be killed at once."""
+    has_failed_pod: bool = False
+    """Whether one of its pods has failed while others are alive; such a run ends within seconds without a request."""
     quota: Quota | None = None
-    """None without a queue; also told of a running run, whose quota was granted."""
+    """None without a queue; `GRANTED` for a queued run that is running."""
     quota_message: str = ""
-    """The queue's own sentence."""
+    """Sentence of the queue."""
     hindrance: Hindrance | None = None
-    """For a pending run that waits for a person."""
-    tampered: str = ""
-    """What was changed under the run, in one sentence; empty when nothing was or nobody looked."""
-    stage_file_lost: bool = False
-    """Its ConfigMap is gone while a pod of it still has to start, which it never can: the run is made anew."""
-    deleting: bool = False
-    """The object was deleted and is there until its pods are gone: nothing more is asked of it."""
+    """Set for a pending run that requires user action."""
+    tampering: str = ""
+    """What was changed in the run's files, in one sentence; empty when they are unchanged or were not checked."""
+    is_stage_file_lost: bool = False
+    """Whether its ConfigMap is gone while a pod still has to start. That pod never can, so the run is replaced."""
+    is_deleting: bool = False
+    """Whether the object was deleted and exists only until its pods are gone; it gets no further request."""
 
     @property
     def is_live(self) -> bool:
-        """Whether processes of it may be there, or come."""
+        """Whether processes of the run may exist or may still start."""
         return self.phase in (RunPhase.PENDING, RunPhase.RUNNING)
+
+    @property
+    def stage_key(self) -> StageKey:
+        """Key of the work that the run does."""
+        return StageKey.of(self.identity)
+
+    def held_seconds(self, now: datetime) -> float:
+        """Seconds from the start of the first process to the end, or until now; 0 before it."""
+        if self.started is None:
+            return 0.0
+        return max(0.0, ((self.completed or now) - self.started).total_seconds())
+
+    def accelerator_seconds(self, now: datetime) -> float:
+        """Accelerators that the run holds times the seconds for which it has held them."""
+        return self.accelerators * self.held_seconds(now)
 
 
 @dataclass(frozen=True)
 class Children:
-    """The raw objects that belong to one adaptation, as a cluster adapter found them."""
+    """The raw objects that belong to one adaptation, as a cluster adapter returns them."""
 
     jobs: tuple[Manifest, ...] = ()
-    """Jobs and JobSets that are ours; Jobs that a JobSet made are not among them."""
+    """Jobs and JobSets of the adaptation, without the Jobs that a JobSet created."""
     pods: tuple[Manifest, ...] = ()
     progress: Mapping[str, Progress] = field(default_factory=dict)
     """Live readings by name of the Job or JobSet."""
     workloads: Mapping[str, Manifest] = field(default_factory=dict)
-    """Kueue's Workload of a queued Job or JobSet, by its name; absent when there is none (yet)."""
+    """Kueue's Workload of a queued Job or JobSet, by name of the Job or JobSet; absent when there is none (yet)."""
     refusals: Mapping[str, str] = field(default_factory=dict)
-    """Why the Job controller cannot make a run's pods, by name of the Job or JobSet."""
+    """Why the Job controller cannot create a run's pods, by name of the Job or JobSet."""
     logs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Last lines of failed pods, by pod name, as far as they could be read."""
+    """Last lines of failed pods, by pod name; absent for a log that could not be read."""
     stage_digests: Mapping[str, str | None] = field(default_factory=dict)
-    """SHA-256 of the stage.json that a run's ConfigMap holds, by name; None when the ConfigMap is gone, absent when
-    nobody looked this time."""
+    """SHA-256 of the stage.json in a run's ConfigMap, by name; None when the ConfigMap is gone, absent when it was not
+    checked."""
 
 
 def plain(value: Any) -> Any:
-    """Deep copy of a manifest into plain dictionaries and lists."""
+    """Copy a JSON value deeply into plain dictionaries and lists."""
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

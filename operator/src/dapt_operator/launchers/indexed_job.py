@@ -1,7 +1,7 @@
-"""Indexed Jobs: one pod a node, started together, failed together; nothing has to be installed for them.
+"""Launches runs as Indexed Jobs: one pod for each node, started together, failed together; needs no controller.
 
-A new try is a new Job with its own name. Rendezvous is static: node rank = completion index, the coordinator is the
-first pod's stable host name below the adaptation's headless Service (only runs of several nodes have one).
+A retry is a new Job with its own name. Rendezvous is static: node rank = completion index, and the coordinator is the
+first pod's stable host name below the adaptation's headless Service, which only runs of several nodes have.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dapt_operator.api import names
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.launchers.labels import adaptation_labels
 from dapt_operator.launchers.observe.pod_states import parse_time
-from dapt_operator.launchers.observe.run_states import Gang, fold_all, true_conditions
-from dapt_operator.launchers.render.environment import ALONE, Rendezvous
+from dapt_operator.launchers.observe.run_states import Gang, read_run_states, true_conditions
+from dapt_operator.launchers.render.environment import SINGLE_POD, Rendezvous
 from dapt_operator.launchers.render.objects import (
     gang_metadata,
     job_spec,
@@ -26,11 +26,11 @@ from dapt_operator.stage_run import Children, Manifest, Owner, RunState, StageRu
 
 
 def render(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> tuple[Manifest, ...]:
-    """All objects of one run, in the order of their creation; equal input gives equal output."""
+    """Return all objects of one run, in the order of their creation; equal input gives equal output."""
     config_map, digest = stage_config_map(run, profile, owner)
     spec: dict[str, Any] = job_spec(run, profile, owner, digest, _rendezvous(run, owner))
     if run.queue is not None:
-        spec["suspend"] = True  # at creation alone: from then on it is the queue's
+        spec["suspend"] = True  # only at creation: afterwards the queue owns the field
     job = {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -41,18 +41,18 @@ def render(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> tuple
 
 
 def shared(profile: AdaptationProfileSpec, owner: Owner, nodes: int) -> tuple[Manifest, ...]:
-    """The work volume where the profile has a template for it, and the headless Service of gangs of several pods."""
+    """Return the work volume's claim if the profile has a template for it, and the Service of gangs of several pods."""
     return (*work_claim(profile, owner), *((_service(profile, owner),) if nodes > 1 else ()))
 
 
 def states(children: Children, now: datetime) -> tuple[RunState, ...]:
-    """The state of every run whose Job is there, oldest fence first."""
-    return fold_all(children, now, _read)
+    """Return the state of every run that has a Job, oldest fence first."""
+    return read_run_states(children, now, _read)
 
 
 def _rendezvous(run: StageRun, owner: Owner) -> Rendezvous:
     if run.resources.nodes == 1:
-        return ALONE
+        return SINGLE_POD
     service = names.service_name(owner.name, owner.uid)
     return Rendezvous(host=f"{run.name}-0.{service}", subdomain=service)
 
@@ -65,7 +65,7 @@ def _service(profile: AdaptationProfileSpec, owner: Owner) -> Manifest:
         "metadata": object_metadata(owner, name, adaptation_labels(owner)),
         "spec": {
             "clusterIP": "None",
-            "publishNotReadyAddresses": True,  # ranks look for each other before any pod is ready
+            "publishNotReadyAddresses": True,  # ranks resolve each other before any pod is ready
             "selector": adaptation_labels(owner),
             "ports": [
                 {"name": "coordinator", "port": profile.ports.coordinator},
@@ -83,10 +83,10 @@ def _read(manifest: Manifest) -> Gang | None:
     return Gang(
         kind="Job",
         completions=int(spec.get("completions") or 1),
-        suspended=bool(spec.get("suspend")),
+        is_suspended=bool(spec.get("suspend")),
         pod_spec=(spec.get("template") or {}).get("spec") or {},
         complete=conditions.get("Complete"),
         failed=failed,
-        deadline_passed=(failed or {}).get("reason") == "DeadlineExceeded",
+        is_deadline_passed=(failed or {}).get("reason") == "DeadlineExceeded",
         started=parse_time((manifest.get("status") or {}).get("startTime")),
     )

@@ -1,8 +1,8 @@
-"""JobSets: for clusters whose queues, placement and tools expect them. One Job in each, so a gang is one gang.
+"""Launches runs as JobSets, for clusters whose queues, placement and tools expect them. Each JobSet has one Job.
 
-`maxRestarts: 0`, since a new try is a new object with its own name and its own fence; the one rule of the failure
-policy only tells the Job's deadline from other failures, which a JobSet's condition does not say otherwise. Host names
-lie below a Service that the JobSet controller makes, none of ours; a run of one node has none.
+`maxRestarts` is 0 because a retry is a new object with its own name and its own fence. The failure policy has one rule,
+which only distinguishes the Job's deadline from other failures: a JobSet's condition does not name it otherwise. Host
+names lie below a Service that the JobSet controller creates; a run of one node has none.
 """
 
 from __future__ import annotations
@@ -12,58 +12,58 @@ from datetime import datetime
 from typing import Any, Final
 
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
-from dapt_operator.launchers.observe.run_states import Gang, fold_all, true_conditions
-from dapt_operator.launchers.render.environment import ALONE, Rendezvous
+from dapt_operator.launchers.observe.run_states import Gang, read_run_states, true_conditions
+from dapt_operator.launchers.render.environment import SINGLE_POD, Rendezvous
 from dapt_operator.launchers.render.objects import gang_metadata, job_spec, stage_config_map, work_claim
 from dapt_operator.stage_run import Children, Manifest, Owner, RunState, StageRun
 
 API_VERSION: Final = "jobset.x-k8s.io/v1alpha2"
 REPLICATED_JOB: Final = "n"
-"""Short, since a pod is named JOBSET-n-0-INDEX-xxxxx within 63 characters."""
+"""Short because a pod is named JOBSET-n-0-INDEX-xxxxx within 63 characters."""
 DEADLINE_RULE: Final = {
     "name": "deadline",
     "action": "FailJobSet",
     "onJobFailureReasons": ["DeadlineExceeded"],
 }
 _DEADLINE_REASON: Final = "FailJobSetFailurePolicyAction"
-"""What the JobSet controller writes when `DEADLINE_RULE`, the only rule, has matched."""
+"""Reason that the JobSet controller writes when `DEADLINE_RULE`, the only rule, has matched."""
 
 
 def render(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> tuple[Manifest, ...]:
-    """All objects of one run, in the order of their creation; equal input gives equal output."""
+    """Return all objects of one run, in the order of their creation; equal input gives equal output."""
     config_map, digest = stage_config_map(run, profile, owner)
-    several = run.resources.nodes > 1
-    host = Rendezvous(host=f"{job_name(run.name)}-0.{run.name}") if several else ALONE
+    has_peers = run.resources.nodes > 1
+    rendezvous = Rendezvous(host=f"{job_name(run.name)}-0.{run.name}") if has_peers else SINGLE_POD
     spec: dict[str, Any] = {
-        "network": {"enableDNSHostnames": several, "publishNotReadyAddresses": True},
+        "network": {"enableDNSHostnames": has_peers, "publishNotReadyAddresses": True},
         "failurePolicy": {"maxRestarts": 0, "rules": [DEADLINE_RULE]},
         "replicatedJobs": [
             {
                 "name": REPLICATED_JOB,
                 "replicas": 1,
-                "template": {"spec": job_spec(run, profile, owner, digest, host)},
+                "template": {"spec": job_spec(run, profile, owner, digest, rendezvous)},
             }
         ],
     }
     if run.queue is not None:
-        spec["suspend"] = True  # at creation alone: from then on it is the queue's
+        spec["suspend"] = True  # only at creation: afterwards the queue owns the field
     metadata = gang_metadata(run, profile, owner)
     return (config_map, {"apiVersion": API_VERSION, "kind": "JobSet", "metadata": metadata, "spec": spec})
 
 
 def job_name(jobset: str) -> str:
-    """Name of the Job that the controller makes of a JobSet of ours."""
+    """Return the name of the Job that the JobSet controller creates for a JobSet of ours."""
     return f"{jobset}-{REPLICATED_JOB}-0"
 
 
 def shared(profile: AdaptationProfileSpec, owner: Owner, nodes: int) -> tuple[Manifest, ...]:  # noqa: ARG001
-    """The work volume where the profile has a template for it."""
+    """Return the work volume's claim if the profile has a template for it."""
     return work_claim(profile, owner)
 
 
 def states(children: Children, now: datetime) -> tuple[RunState, ...]:
-    """The state of every run whose JobSet is there, oldest fence first."""
-    return fold_all(children, now, _read)
+    """Return the state of every run that has a JobSet, oldest fence first."""
+    return read_run_states(children, now, _read)
 
 
 def _read(manifest: Manifest) -> Gang | None:
@@ -76,9 +76,9 @@ def _read(manifest: Manifest) -> Gang | None:
     return Gang(
         kind="JobSet",
         completions=int(job.get("completions") or 1),
-        suspended=bool(spec.get("suspend")),
+        is_suspended=bool(spec.get("suspend")),
         pod_spec=(job.get("template") or {}).get("spec") or {},
         complete=conditions.get("Completed"),
         failed=failed,
-        deadline_passed=(failed or {}).get("reason") == _DEADLINE_REASON,
+        is_deadline_passed=(failed or {}).get("reason") == _DEADLINE_REASON,
     )

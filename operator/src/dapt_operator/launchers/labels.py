@@ -1,6 +1,6 @@
-"""A run's identity on its objects, and back.
+"""Writes a run's identity to its objects and reads it back.
 
-Everything of `RunIdentity` stands in labels, so that the state of a run can be told from its objects alone.
+Labels hold all of `RunIdentity`, so the state of a run can be derived from its objects alone.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api import names
 from dapt_operator.stage_run import Manifest, Owner, StageRun
 
-ANNOTATION_ACCELERATOR = f"{names.GROUP}/accelerator"
-"""On a Job: the extended resource whose amount counts as accelerators."""
+ANNOTATION_ACCELERATOR: Final = f"{names.GROUP}/accelerator"
+"""Annotation of a Job: the extended resource whose amount counts as accelerators."""
+QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
+"""Kueue's label of a queued Job or JobSet: the name of its LocalQueue."""
 
 
 def adaptation_labels(owner: Owner) -> dict[str, str]:
-    """Labels of every object of an adaptation; also the selector of its Service."""
+    """Return the labels of every object of an adaptation; also the selector of its Service."""
     return {names.LABEL_NAME: owner.name, names.LABEL_UID: owner.uid}
 
 
 def run_labels(run: StageRun) -> dict[str, str]:
-    """Labels of the objects and pods of one run."""
+    """Return the labels of the objects and pods of one run."""
     identity = run.identity
     labels = {
         "app.kubernetes.io/managed-by": "dapt",
@@ -43,7 +45,7 @@ def run_labels(run: StageRun) -> dict[str, str]:
 
 
 def identity_of(manifest: Manifest) -> RunIdentity | None:
-    """Whose object it is; None for an object that is not one of ours."""
+    """Return the run that an object belongs to; None for an object that is not one of ours."""
     metadata: Mapping[str, Any] = manifest.get("metadata") or {}
     labels: Mapping[str, str] = metadata.get("labels") or {}
     try:
@@ -62,10 +64,10 @@ def identity_of(manifest: Manifest) -> RunIdentity | None:
 
 
 def owner_references(owner: Owner) -> list[dict[str, Any]]:
-    """The DomainAdaptation as controlling owner, so that its children go with it.
+    """Return the DomainAdaptation as controlling owner, so that its children are deleted with it.
 
-    Without `blockOwnerDeletion`: where the admission plugin OwnerReferencesPermissionEnforcement is on, setting it
-    takes the right to change finalizers of adaptations, and nobody waits for the children.
+    `blockOwnerDeletion` is not set. Where the admission plugin OwnerReferencesPermissionEnforcement is on, setting it
+    requires the right to change finalizers of adaptations, and no deletion of ours waits for the children.
     """
     return [
         {
@@ -76,6 +78,3 @@ def owner_references(owner: Owner) -> list[dict[str, Any]]:
             "controller": True,
         }
     ]
-
-
-QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"

@@ -1,4 +1,4 @@
-"""What a launcher is."""
+"""Defines what a launcher must provide."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from dapt_operator.stage_run import Children, Manifest, Owner, RunState, StageRu
 
 
 class Launcher(Protocol):
-    """Three pure functions."""
+    """Three pure functions between runs and Kubernetes objects."""
 
     def render(self, run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> tuple[Manifest, ...]:
-        """All objects of one run, in the order of their creation; equal input gives equal output."""
+        """Return all objects of one run, in the order of their creation; equal input gives equal output."""
         ...
 
     def shared(self, profile: AdaptationProfileSpec, owner: Owner, nodes: int) -> tuple[Manifest, ...]:
-        """Objects that all runs of an adaptation share (work volume, headless Service): created with its first run
-        and again before a new try after a failure.
+        """Return the objects that all runs of an adaptation share (work volume, headless Service).
+
+        They are created with its first run, and again before the retry of a failed one.
 
         Args:
-            profile: storage and ports.
+            profile: source of storage and ports.
             owner: the adaptation.
-            nodes: most nodes that one of its runs has.
+            nodes: largest number of nodes of any of its runs.
         """
         ...
 
     def states(self, children: Children, now: datetime) -> tuple[RunState, ...]:
-        """The state of every run whose objects of this launcher's kind are there, oldest fence first.
+        """Return the state of every run that has an object of this launcher's kind, oldest fence first.
 
         Args:
-            children: everything that was found; objects of other launchers are passed over.
+            children: all objects of the adaptation; objects of other launchers are ignored.
             now: aware, UTC; a pod past its grace period on a lost node counts as gone.
         """
         ...

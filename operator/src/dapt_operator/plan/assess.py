@@ -98,7 +98,7 @@ def _open(at: ChainInputs, stage: StagePlan, record: RunRecord) -> StageAssessme
     if stage.resources.accelerators_per_node and at.left_seconds is not None and at.left_seconds <= 0:
         return StageAssessment(Fact.SPENT, stage, record)
     run = find_state(at.runs, record)
-    if run is None or run.deleting:
+    if run is None or run.is_deleting:
         return StageAssessment(Fact.RUNNING, stage, record)
     reason, message = hindrance(run, stage.stage, at.spec.queue)
     if reason:

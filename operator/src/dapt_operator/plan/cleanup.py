@@ -39,7 +39,7 @@ def leftovers(observed: Observed) -> tuple[Removal, ...]:
     keeps = spec is None or spec.cleanup is None or spec.cleanup.volume != "Delete"
     made = (Removal(kind, name) for kind, _, name in (one.partition("/") for one in ledger.made))
     return (
-        *(Removal(run.object_kind, run.object_name) for run in observed.runs if not run.deleting),
+        *(Removal(run.object_kind, run.object_name) for run in observed.runs if not run.is_deleting),
         *(
             Removal("ConfigMap", name)
             for lineage, tries in all_tries(ledger)

@@ -22,8 +22,7 @@ from dapt_operator.plan.ledger.gpu_hours import limit_seconds, used_seconds
 from dapt_operator.plan.ledger.records import Lineage, lineage_of, put
 from dapt_operator.plan.ledger.update import absorb, ask_to_stop
 from dapt_operator.plan.observed import Observed
-from dapt_operator.plan.sizing.resolve import pretrain_gang
-from dapt_operator.plan.sizing.warnings import most_at_once
+from dapt_operator.plan.sizing.resolve import pretrain_layout
 from dapt_operator.plan.status import build
 from dapt_operator.plan.status.events import Notice, notices
 from dapt_operator.plan.status.size_limit import truncate_status
@@ -124,7 +123,7 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
     start = _start(situation, reached)
     if start is not None:
         assert start.stage is not None
-        nodes = pretrain_gang(wish.spec, wish.profile).nodes  # no stage has more
+        nodes = pretrain_layout(wish.spec, wish.profile).nodes  # no stage has more
         shared = launcher.shared(wish.profile, observed.owner, nodes)
         digest = digest_of({"shared": plain(shared)})
         with_shared = needs_shared(ledger, start.record, digest)
@@ -176,7 +175,7 @@ def _start(situation: ChainInputs, reached: Position) -> StageAssessment | None:
 
 def _room(situation: ChainInputs, reached: Position) -> int:
     """So many more evaluations may run."""
-    return most_at_once(situation.profile) - len(reached.companions)
+    return situation.profile.max_parallel_evaluations - len(reached.companions)
 
 
 def _kept(reached: Position) -> frozenset[Lineage]:
@@ -211,7 +210,7 @@ def _requeue(
 ) -> float | None:
     if any(removal.kind == "Pod" for removal in removed):
         return PEERS_SECONDS
-    if any(run.ailing for run in observed.live):
+    if any(run.has_failed_pod for run in observed.live):
         return STOPPING_SECONDS
     if reached.do is Do.ROLL_BACK or (start is not None and _more_to_start(situation, reached, start)):
         return NEXT_SECONDS

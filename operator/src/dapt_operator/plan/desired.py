@@ -106,7 +106,7 @@ def removals(observed: Observed, wanted: AbstractSet[Lineage]) -> tuple[Removal,
     for run in observed.live:
         if run.identity.try_number > newest.get(lineage_of(run.identity), 0):
             continue
-        if _is_unwanted(run, wanted, newest) and not run.deleting and not run.ailing:
+        if _is_unwanted(run, wanted, newest) and not run.is_deleting and not run.has_failed_pod:
             found.append(Removal(run.object_kind, run.object_name))
         found += [Removal("Pod", name, grace_seconds=0) for name in run.peers_to_end]
     return tuple(found)

@@ -14,8 +14,8 @@ STARTING = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 def hindrance(run: RunState, stage: str, queue: str | None) -> tuple[str, str]:
     """Reason and sentence of what only a person can settle; two empty strings when nothing is known."""
-    if run.tampered:
-        return TAMPERED, f"{stage}: {run.tampered}"[:MAX_MESSAGE]
+    if run.tampering:
+        return TAMPERED, f"{stage}: {run.tampering}"[:MAX_MESSAGE]
     if run.phase is not RunPhase.PENDING:
         return "", ""
     if run.hindrance is not None:

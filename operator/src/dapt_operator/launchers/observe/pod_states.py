@@ -1,229 +1,247 @@
-"""What one pod of a gang says: how far it is, how it ended and why, whether it still lives.
+"""Reads one pod of a gang: how far it is, how and why it ended, whether it is still alive.
 
-What comes from pods is untrusted: a message that is missing, too long, malformed or of another run is a lost message.
+Input from pods is untrusted: a message that is missing, too long, malformed or of another run counts as lost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from dapt_contract.envelope import ContractError
 from dapt_contract.failure import PRECEDENCE, Cause, ExitCode, cause_of_exit_code
 from dapt_contract.message import StageMessage, decode_message
+from dapt_contract.pod import COMPLETION_INDEX
 from dapt_contract.run_identity import RunIdentity
 from dapt_operator.launchers.observe.pod_waiting import hindrance_of, sentence_of, waiting_sentence
-from dapt_operator.launchers.render.environment import COMPLETION_INDEX
 from dapt_operator.launchers.render.pod import CONTAINER
-from dapt_operator.stage_run import Hindrance, Manifest
+from dapt_operator.stage_run import MAX_MESSAGE_CHARACTERS, Hindrance, Manifest
 
-MAX_SENTENCE = 4000
-LAST_WORDS_SECONDS = 5
-"""A pod past its grace period is given up after this much longer: a kubelet that answers reports its end by then."""
-PATIENCE_SECONDS = 5
-"""How long peers of a pod that only felt another's failure (or was taken away) may take to tell theirs."""
-GONE = "the pod was deleted and its node did not say within its grace period how it ended"
-_NEVER_RAN = ("StartError", "ContainerCannotRun")
+ENDED_PHASES: Final = ("Succeeded", "Failed")
+"""Phases of a pod whose containers have all ended."""
+LATE_REPORT_SECONDS: Final = 5
+"""A pod past its grace period counts as gone after this much longer; a kubelet that answers has reported its end by
+then."""
+PEER_REPORT_SECONDS: Final = 5
+"""Time for the peers of a pod that was deleted, or that failed because of a peer, to report their own causes."""
+GONE: Final = "the pod was deleted and its node did not report within the grace period how it ended"
+_NEVER_RAN: Final = ("StartError", "ContainerCannotRun")
 
 
 @dataclass(frozen=True)
 class Pod:
-    """What one pod says."""
+    """State of one pod."""
 
     name: str
     index: int
     phase: str
-    alive: bool
-    """Whether its processes may be there: neither ended nor past the grace period of its deletion."""
+    is_alive: bool
+    """Whether its processes may exist: it has not ended, and the grace period of its deletion is not over."""
     exit_code: int | None = None
     cause: Cause | None = None
-    """Set when failed."""
+    """Set when the pod failed."""
     sentence: str = ""
-    effect: bool = False
-    """It failed because a peer did, or because somebody deleted it: not a cause where there is another."""
-    disrupted: bool = False
+    is_effect: bool = False
+    """Whether it failed because a peer did, or because it was deleted; not a cause where there is another."""
+    is_disrupted: bool = False
     message: StageMessage | None = None
     why_lost: str = "the pod is gone"
+    """Why there is no `message`."""
     waiting: str = ""
+    """Why the pod does not start, as `Reason: message`."""
     hindrance: Hindrance | None = None
-    running: bool = False
+    is_running: bool = False
     created: datetime | None = None
     started: datetime | None = None
     finished: datetime | None = None
 
     @property
-    def failed(self) -> bool:
+    def has_failed(self) -> bool:
         """Whether it ended without success."""
         return self.phase == "Failed"
 
     @property
-    def first_hand(self) -> bool:
-        """Whether it failed by itself: then its peers wait for it in vain."""
-        return self.failed and not self.effect and not self.disrupted and self.cause is not Cause.STOPPED
+    def has_failed_by_itself(self) -> bool:
+        """Whether neither a peer nor a deletion explains its failure. Its peers then wait for it in vain."""
+        return (
+            self.has_failed and not self.is_effect and not self.is_disrupted and self.cause != Cause.STOPPED
+        )
+
+
+def has_ended(pod: Manifest) -> bool:
+    """Whether all containers of a pod have ended."""
+    return (pod.get("status") or {}).get("phase") in ENDED_PHASES
 
 
 def read_pod(pod: Manifest, identity: RunIdentity, kind: str, now: datetime) -> Pod:
     """Read a pod that belongs to the run of `identity` and `kind`; `now` is aware, UTC."""
     metadata, status = pod["metadata"], pod.get("status") or {}
-    phase = str(status.get("phase") or "Pending")
-    ended = phase in ("Succeeded", "Failed")
     container: Mapping[str, Any] = next(
         (item for item in status.get("containerStatuses") or [] if item.get("name") == CONTAINER), {}
     )
     state = container.get("state") or {}
-    disruption = _condition(status, "DisruptionTarget", "True")
-    base: dict[str, Any] = {
-        "name": str(metadata.get("name", "")),
-        "index": _index(metadata),
-        "phase": phase,
-        "alive": not ended,
-        "disrupted": disruption is not None,
-        "created": parse_time(metadata.get("creationTimestamp")),
-    }
-    if not ended and _gone(metadata, now):
-        return Pod(
-            **base | {"phase": "Failed", "alive": False},
+    disruption = _true_condition(status, "DisruptionTarget")
+    phase = str(status.get("phase") or "Pending")
+    read = Pod(
+        name=str(metadata.get("name", "")),
+        index=_index(metadata),
+        phase=phase,
+        is_alive=not has_ended(pod),
+        is_disrupted=disruption is not None,
+        created=parse_time(metadata.get("creationTimestamp")),
+    )
+    if not read.is_alive:
+        return _read_ended(read, pod, state.get("terminated"), disruption, identity, kind)
+    started = parse_time((state.get("running") or {}).get("startedAt"))
+    if _is_gone(metadata, now):
+        return replace(
+            read,
+            phase="Failed",
+            is_alive=False,
             cause=Cause.DISRUPTION if disruption else Cause.INFRASTRUCTURE,
-            sentence=(sentence_of(disruption or {}) or GONE)[:MAX_SENTENCE],
-            effect=disruption is None,
-            started=parse_time((state.get("running") or {}).get("startedAt")),
+            sentence=(sentence_of(disruption or {}) or GONE)[:MAX_MESSAGE_CHARACTERS],
+            is_effect=disruption is None,
+            started=started,
             finished=parse_time(metadata["deletionTimestamp"]),
         )
-    if not ended:
-        running = state.get("running")
-        return Pod(
-            **base,
-            waiting=waiting_sentence(status, state)[:MAX_SENTENCE],
-            hindrance=hindrance_of(status),
-            running=phase == "Running",
-            started=parse_time((running or {}).get("startedAt")),
-        )
-    return _read_ended(base, metadata, status, state.get("terminated"), disruption, identity, kind)
+    return replace(
+        read,
+        waiting=waiting_sentence(status, state)[:MAX_MESSAGE_CHARACTERS],
+        hindrance=hindrance_of(status),
+        is_running=phase == "Running",
+        started=started,
+    )
 
 
 def _read_ended(
-    base: dict[str, Any],
-    metadata: Mapping[str, Any],
-    status: Mapping[str, Any],
+    read: Pod,
+    pod: Manifest,
     ended: Mapping[str, Any] | None,
     disruption: Mapping[str, Any] | None,
     identity: RunIdentity,
     kind: str,
 ) -> Pod:
-    failed = base["phase"] == "Failed"
-    deleted = bool(metadata.get("deletionTimestamp"))
+    """Add cause, sentence and message to `read`; `ended` is the terminated state of the trainer's container."""
+    is_deleted = bool(pod["metadata"].get("deletionTimestamp"))
+    # 1. Without a container state only the pod's own conditions can explain the end.
     if ended is None:
         lost = Cause.DISRUPTION if disruption else Cause.INFRASTRUCTURE
-        sentence = sentence_of(disruption or {}) or sentence_of(status)
-        return Pod(
-            **base,
-            cause=lost if failed else None,
-            sentence=(sentence or "the pod ended before its container started")[:MAX_SENTENCE],
-            effect=deleted and failed and disruption is None,
+        sentence = sentence_of(disruption or {}) or sentence_of(pod.get("status") or {})
+        return replace(
+            read,
+            cause=lost if read.has_failed else None,
+            sentence=(sentence or "the pod ended before its container started")[:MAX_MESSAGE_CHARACTERS],
+            is_effect=is_deleted and read.has_failed and disruption is None,
             finished=parse_time((disruption or {}).get("lastTransitionTime")),
         )
     code = int(ended.get("exitCode", 1))
-    times: dict[str, Any] = {
-        "started": parse_time(ended.get("startedAt")),
-        "finished": parse_time(ended.get("finishedAt")),
-    }
+    finished = parse_time(ended.get("finishedAt"))
+    # 2. The runtime could not start the container: no process of ours ran, so there is no message to look for.
     if ended.get("reason") in _NEVER_RAN:
-        sentence = sentence_of(ended)[:MAX_SENTENCE]
-        return Pod(
-            **base, exit_code=code, cause=Cause.INFRASTRUCTURE, sentence=sentence, finished=times["finished"]
+        return replace(
+            read,
+            exit_code=code,
+            cause=Cause.INFRASTRUCTURE,
+            sentence=sentence_of(ended)[:MAX_MESSAGE_CHARACTERS],
+            finished=finished,
         )
-    message, why = _decode(str(ended.get("message") or ""), identity, kind)
+    # 3. The container ran. Its exit code gives a cause, its message a more precise one.
+    message, why_lost = _decode(str(ended.get("message") or ""), identity, kind)
     cause = cause_of_exit_code(code, oom_killed=ended.get("reason") == "OOMKilled")
     if message is not None and message.cause is not None and message.exit_code == code and code != 0:
+        # Out of memory is certain from the exit code or the kubelet, so a message does not overrule it.
         cause = message.cause if cause is not Cause.OUT_OF_MEMORY else cause
+    # A disruption explains an end, except one that would have come without it.
     if disruption and cause not in (None, *PRECEDENCE[:4]):
         cause = Cause.DISRUPTION
     sentence = message.message if message else ""
-    if failed and not sentence:
-        sentence = sentence_of(disruption or {}) or f"the container ended with exit code {code} ({why})"
-    # A deleted pod that says nothing was killed by whoever deleted it: the Job controller or we, after a peer's end.
-    killed = deleted and message is None and cause is Cause.INFRASTRUCTURE
-    return Pod(
-        **base,
+    if read.has_failed and not sentence:
+        sentence = sentence_of(disruption or {}) or f"the container ended with exit code {code} ({why_lost})"
+    # A deleted pod without a message was killed by whoever deleted it, the Job controller or this operator, because
+    # a peer had ended.
+    is_killed = is_deleted and message is None and cause is Cause.INFRASTRUCTURE
+    return replace(
+        read,
         exit_code=code,
         cause=cause,
-        sentence=sentence[:MAX_SENTENCE],
-        effect=killed or (message is not None and message.effect),
+        sentence=sentence[:MAX_MESSAGE_CHARACTERS],
+        is_effect=is_killed or (message is not None and message.effect),
         message=message,
-        why_lost=why,
-        **times,
+        why_lost=why_lost,
+        started=parse_time(ended.get("startedAt")),
+        finished=finished,
     )
 
 
-def newest(pods: Iterable[Pod]) -> tuple[Pod, ...]:
-    """One pod for each completion index, the one made last, in their order.
+def newest_by_index(pods: Iterable[Pod]) -> tuple[Pod, ...]:
+    """Return the pod that was created last for each completion index, in the order of the indexes.
 
-    A queue that takes its quota back and gives it again has the Job make its pods anew; what the first ones said is
-    history then.
+    A queue that takes its quota back and grants it again makes the Job create its pods again; reports of the first
+    ones are out of date.
     """
-    found: dict[int, Pod] = {}
-    for pod in sorted(pods, key=lambda pod: (_or_long_ago(pod.created), pod.alive)):
-        found[pod.index] = pod
-    return tuple(found[index] for index in sorted(found))
+    newest: dict[int, Pod] = {}
+    for pod in sorted(pods, key=lambda pod: (_or_long_ago(pod.created), pod.is_alive)):
+        newest[pod.index] = pod
+    return tuple(newest[index] for index in sorted(newest))
 
 
 def peers_to_end(pods: tuple[Pod, ...], now: datetime) -> tuple[str, ...]:
-    """Names of the pods that are alive and wait in vain for one that failed.
+    """Return the names of the pods that are alive and wait in vain for one that failed.
 
-    After a failure of its own one pod's peers may go at once. One that only felt a failure, or that was taken away
-    without a save, gives its peers a few seconds to tell what they know. One that was asked to stop gives them
-    their whole grace period: they are saving.
+    The peers of a pod that failed by itself may be killed at once. A pod that failed because of a peer, or that was
+    taken away without a save, leaves its peers a few seconds to report their causes. A pod that stopped on request
+    leaves them their whole grace period: they are saving.
     """
     ends = [
         _or_long_ago(pod.finished)
         for pod in pods
-        if pod.failed and not pod.first_hand and pod.exit_code != ExitCode.STOPPED
+        if pod.has_failed and not pod.has_failed_by_itself and pod.exit_code != ExitCode.STOPPED
     ]
-    impatient = bool(ends) and now - min(ends) >= timedelta(seconds=PATIENCE_SECONDS)
-    if not impatient and not any(pod.first_hand for pod in pods):
+    is_late = bool(ends) and now - min(ends) >= timedelta(seconds=PEER_REPORT_SECONDS)
+    if not is_late and not any(pod.has_failed_by_itself for pod in pods):
         return ()
-    return tuple(pod.name for pod in pods if pod.alive)
+    return tuple(pod.name for pod in pods if pod.is_alive)
 
 
 def _or_long_ago(time: datetime | None) -> datetime:
-    """The time, or the beginning of time for a pod whose end nobody wrote down: it was long ago."""
+    """Return the time, or the smallest one for a pod whose time was not recorded."""
     return time or datetime.min.replace(tzinfo=UTC)
 
 
-def _gone(metadata: Mapping[str, Any], now: datetime) -> bool:
-    """Whether a pod that is not reported as ended counts as gone all the same.
+def _is_gone(metadata: Mapping[str, Any], now: datetime) -> bool:
+    """Whether a pod that is not reported as ended counts as gone.
 
-    `deletionTimestamp` is the end of the grace period. Past it only a node that does not answer keeps a pod; what
-    still runs there is fenced off.
+    `deletionTimestamp` is the end of the grace period. Only a node that does not answer keeps a pod past it; processes
+    that still run there are fenced off.
     """
     deadline = parse_time(metadata.get("deletionTimestamp"))
     if deadline is None:
         return False
     if metadata.get("deletionGracePeriodSeconds") == 0:
         return True
-    return now >= deadline + timedelta(seconds=LAST_WORDS_SECONDS)
+    return now >= deadline + timedelta(seconds=LATE_REPORT_SECONDS)
 
 
-def _condition(status: Mapping[str, Any], kind: str, value: str) -> Mapping[str, Any] | None:
-    for item in status.get("conditions") or []:
-        if item.get("type") == kind and item.get("status") == value:
-            found: Mapping[str, Any] = item
-            return found
-    return None
+def _true_condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:
+    conditions: Iterable[Mapping[str, Any]] = status.get("conditions") or []
+    return next(
+        (item for item in conditions if item.get("type") == kind and item.get("status") == "True"), None
+    )
 
 
 def _decode(text: str, identity: RunIdentity, kind: str) -> tuple[StageMessage | None, str]:
-    """The message, or None and why it is lost."""
+    """Return the message, or None and why it is lost."""
     if not text:
         return None, "no termination message"
     try:
         message = decode_message(text)
     except ContractError as error:
         return None, str(error)
-    unread = not message.key and message.exit_code != 0  # the agent could not read who it is
-    if (message.key != identity.key and not unread) or message.kind != kind:
+    # The agent reports without a key when it failed before it could read which run it is.
+    has_no_key = not message.key and message.exit_code != 0
+    if (message.key != identity.key and not has_no_key) or message.kind != kind:
         return None, "the termination message is that of another run"
     return message, ""
 
@@ -235,8 +253,8 @@ def _index(metadata: Mapping[str, Any]) -> int:
     return int(text) if str(text).isdigit() else 0
 
 
-def parse_time(value: Any) -> datetime | None:
-    """Kubernetes' RFC 3339, aware; None for anything else."""
+def parse_time(value: str | datetime | None) -> datetime | None:
+    """Return a time in Kubernetes' RFC 3339 as an aware one; None for anything else."""
     if not value:
         return None
     try:

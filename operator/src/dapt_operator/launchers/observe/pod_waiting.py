@@ -1,80 +1,87 @@
-"""Why a pod does not start: the words of kubelet and scheduler, and those of them that wait for a person.
+"""Reads why a pod does not start from messages of kubelet and scheduler, and which of them require user action.
 
-The sentences are those of Kubernetes 1.31 to 1.36; what is not recognized stays a waiting reason and nothing more.
+The patterns match the messages of Kubernetes 1.31 to 1.36. A message that matches none remains a waiting reason.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 from dapt_operator.api.v1alpha1.conditions import CLAIM_NOT_FOUND, IMAGE_NOT_PULLED, REFUSED, SECRET_NOT_FOUND
 from dapt_operator.stage_run import Hindrance
 
-_STARTING = ("ContainerCreating", "PodInitializing")
-_IMAGE_REASONS = (
+_STARTING: Final = ("ContainerCreating", "PodInitializing")
+_IMAGE_REASONS: Final = (
     "ErrImagePull",
     "ImagePullBackOff",
     "InvalidImageName",
     "ErrImageNeverPull",
     "ImageInspectError",
 )
-_SECRET = re.compile(r'secret "([^"]{1,253})" not found')
-_SECRET_KEY = re.compile(r"couldn't find key (\S{1,253}) in Secret \S{0,64}/(\S{1,253})")
-_CLAIM = re.compile(r'persistentvolumeclaim "([^"]{1,253})" not found')
-_POD_NAME = re.compile(r'pods "[^"]{1,253}" is')
-_SHOWN = 300
+_SECRET: Final = re.compile(r'secret "([^"]{1,253})" not found')
+_SECRET_KEY: Final = re.compile(r"couldn't find key (\S{1,253}) in Secret \S{0,64}/(\S{1,253})")
+_CLAIM: Final = re.compile(r'persistentvolumeclaim "([^"]{1,253})" not found')
+_POD_NAME: Final = re.compile(r'pods "[^"]{1,253}" is')
+_MAX_REASON_CHARACTERS: Final = 300
 
 
 def waiting_sentence(status: Mapping[str, Any], state: Mapping[str, Any]) -> str:
-    """The kubelet's reason, else the scheduler's, as `Reason: sentence`; empty when it just starts."""
+    """Return the kubelet's reason, else the scheduler's, as `Reason: message`; empty for a pod that is starting."""
     waiting = state.get("waiting") or {}
     if waiting.get("reason") and waiting["reason"] not in _STARTING:
         return sentence_of(waiting)
-    for condition in status.get("conditions") or []:
-        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            return sentence_of(condition)
-    return sentence_of(waiting)
+    unscheduled = _unscheduled(status)
+    return sentence_of(waiting if unscheduled is None else unscheduled)
 
 
 def sentence_of(item: Mapping[str, Any]) -> str:
-    """`Reason: message` of a container state or a condition, as far as it has them."""
+    """Return `Reason: message` of a container state or a condition, or the one of the two that it has."""
     reason, message = str(item.get("reason") or ""), str(item.get("message") or "")
     return f"{reason}: {message}" if reason and message else reason or message
 
 
-def refusal_of(said: str) -> Hindrance | str:
-    """What keeps a Job from getting its pods: a full quota is waited out, anything else waits for a person.
+def refusal_of(message: str) -> Hindrance | str:
+    """Return what keeps a Job from getting its pods: a waiting reason for a full quota, else a hindrance.
+
+    A quota becomes free without user action; a policy or a missing right does not.
 
     Args:
-        said: the Job controller's sentence; the names of the pods in it change at each of its tries.
+        message: of the Job controller.
     """
-    said = _POD_NAME.sub("its pods are", said.removeprefix("Error creating: "))[:_SHOWN]
-    if "exceeded quota" in said:
-        return f"PodsRefused: {said}"
-    return Hindrance(REFUSED, f"{said}; once its pods are allowed, this goes on by itself")
+    # The message names the pod, whose random suffix differs in each attempt of the controller: the condition would
+    # change, and be written, each time.
+    reason = _POD_NAME.sub("its pods are", message.removeprefix("Error creating: "))[:_MAX_REASON_CHARACTERS]
+    if "exceeded quota" in reason:
+        return f"PodsRefused: {reason}"
+    return Hindrance(REFUSED, f"{reason}; allow its pods, then the run starts without further action")
 
 
 def hindrance_of(status: Mapping[str, Any]) -> Hindrance | None:
-    """What a person must do before this pod can start; None when nothing is known to hinder it."""
-    for condition in status.get("conditions") or []:
-        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            claim = _CLAIM.search(str(condition.get("message") or ""))
-            if claim:
-                return Hindrance(
-                    CLAIM_NOT_FOUND,
-                    f"there is no PersistentVolumeClaim {claim[1]} in this namespace: create it, or name another",
-                )
-    for container in status.get("containerStatuses") or []:
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        found = _of_container(str(waiting.get("reason") or ""), str(waiting.get("message") or ""), container)
-        if found is not None:
-            return found
-    return None
+    """Return what a user must fix before this pod can start; None when no such problem is recognized."""
+    claim = _CLAIM.search(str((_unscheduled(status) or {}).get("message") or ""))
+    if claim:
+        return Hindrance(
+            CLAIM_NOT_FOUND,
+            f"there is no PersistentVolumeClaim {claim[1]} in this namespace: create it, or name another",
+        )
+    hindrances = (_hindrance_of_container(container) for container in status.get("containerStatuses") or [])
+    return next((hindrance for hindrance in hindrances if hindrance is not None), None)
 
 
-def _of_container(reason: str, message: str, container: Mapping[str, Any]) -> Hindrance | None:
+def _unscheduled(status: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the condition of a pod that the scheduler could not place."""
+    conditions: Iterable[Mapping[str, Any]] = status.get("conditions") or []
+    return next(
+        (item for item in conditions if item.get("type") == "PodScheduled" and item.get("status") == "False"),
+        None,
+    )
+
+
+def _hindrance_of_container(container: Mapping[str, Any]) -> Hindrance | None:
+    waiting = (container.get("state") or {}).get("waiting") or {}
+    reason, message = str(waiting.get("reason") or ""), str(waiting.get("message") or "")
     if reason == "CreateContainerConfigError":
         secret = _SECRET.search(message)
         if secret:
@@ -91,7 +98,7 @@ def _of_container(reason: str, message: str, container: Mapping[str, Any]) -> Hi
         image = str(container.get("image") or "of the profile")
         return Hindrance(
             IMAGE_NOT_PULLED,
-            f"image {image} cannot be pulled ({reason}: {message[:_SHOWN]}): correct the profile's trainerImage, or"
-            " give its service account access to the registry",
+            f"image {image} cannot be pulled ({reason}: {message[:_MAX_REASON_CHARACTERS]}): correct the profile's"
+            " trainerImage, or give its service account access to the registry",
         )
     return None

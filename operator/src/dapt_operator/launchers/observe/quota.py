@@ -1,12 +1,12 @@
-"""What a queue says about a run, from Kueue's Workload.
+"""Reads from Kueue's Workload whether a run has quota, waits for it, or can never get it.
 
-Kueue 0.14 writes `QuotaReserved=False` with reason `Pending` both for "wait" and for "can never fit"; the message
-tells them apart (pkg/scheduler/flavorassigner and pkg/controller/core of its module, whose sentences the tests hold):
+Kueue 0.14 writes `QuotaReserved=False` with reason `Pending` both for "wait" and for "can never fit". Only the message
+distinguishes them (pkg/scheduler/flavorassigner and pkg/controller/core of Kueue; the tests hold its messages):
 
     couldn't assign flavors to pod set n: REASON, REASON, ...; couldn't assign flavors to pod set ...
 
-A flavor that only lacks unused quota will have it some day. When no flavor is of that sort and one says that the
-request is larger than all it has, the run can never be admitted as things stand.
+A flavor that lacks unused quota will have some later. When no flavor is in that state and at least one reports that
+the request exceeds its maximum, the run can never be admitted without a change.
 """
 
 from __future__ import annotations
@@ -16,18 +16,17 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from dapt_operator.launchers.labels import QUEUE_LABEL
-from dapt_operator.stage_run import Manifest, Quota
+from dapt_operator.stage_run import MAX_QUOTE_CHARACTERS, Manifest, Quota
 
-NOT_SEEN: Final = "the queue has not taken it up yet; this takes Kueue in the cluster"
+NOT_SEEN: Final = "the queue has no Workload for it yet; install Kueue if the cluster does not have it"
 NOT_REACHED: Final = (
-    "the queue has not come to it yet: a queue of strict order serves what is before it first"
+    "the queue has not considered it yet: a queue of strict order admits the workloads before it first"
 )
 CHECKS: Final = "quota is reserved, the queue's admission checks are not done yet"
-MAX_SENTENCE: Final = 1000
 
-_WAITS_IN = re.compile(r"insufficient unused quota for \S+ in flavor ([^\s,;]+)")
-_NEVER_IN = re.compile(r"insufficient quota for \S+ in flavor ([^\s,;]+),[^;]*?> maximum capacity")
-_NEVER_FLAVOR = re.compile(
+_WAITS_IN: Final = re.compile(r"insufficient unused quota for \S+ in flavor ([^\s,;]+)")
+_NEVER_IN: Final = re.compile(r"insufficient quota for \S+ in flavor ([^\s,;]+),[^;]*?> maximum capacity")
+_NEVER_FLAVOR: Final = re.compile(
     r"untolerated taint .{0,300}? in flavor ([^\s,;]+)|flavor ([^\s,;]+) doesn't match node affinity"
 )
 _NEVER: Final = (
@@ -43,12 +42,12 @@ _NEVER: Final = (
 def quota_of(
     labels: Mapping[str, Any], *, suspended: bool, workload: Manifest | None
 ) -> tuple[Quota | None, str]:
-    """Where a queued Job or JobSet stands, and the queue's own sentence; None without a queue.
+    """Return whether a queued Job or JobSet has quota, and the queue's message; None and no message without a queue.
 
     Args:
         labels: of the Job or JobSet.
-        suspended: its `spec.suspend`, which the queue alone takes back.
-        workload: what the queue made of it; None when it made nothing, or nobody looked.
+        suspended: its `spec.suspend`, which only the queue resets.
+        workload: Kueue's Workload of it; None when there is none or it was not read.
     """
     if QUEUE_LABEL not in labels:
         return None, ""
@@ -65,12 +64,12 @@ def quota_of(
     reserved: Mapping[str, Any] = conditions["QuotaReserved"]
     if reserved.get("status") == "True":
         return Quota.WAITING, CHECKS
-    message = str(reserved.get("message") or "")[:MAX_SENTENCE]
-    return (Quota.NEVER if _is_hopeless(message) else Quota.WAITING), message
+    message = str(reserved.get("message") or "")[:MAX_QUOTE_CHARACTERS]
+    return (Quota.NEVER if _can_never_fit(message) else Quota.WAITING), message
 
 
-def _is_hopeless(message: str) -> bool:
-    """Whether waiting cannot help, by Kueue's sentence; False for one that is not known."""
+def _can_never_fit(message: str) -> bool:
+    """Whether waiting cannot help, according to Kueue's message; False for a message that is not recognized."""
     if any(pattern.search(message) for pattern in _NEVER):
         return True
     never = set(_NEVER_IN.findall(message))

@@ -1,12 +1,12 @@
-"""From the object of a run and its pods to the state of the run; the same for every launcher.
+"""Derives the state of a run from its Job or JobSet and its pods; the same for every launcher.
 
-Each pod counts into exactly one run (by its labels), each run has exactly one phase. A run has failed when its object
-says so, or when one pod has failed and none is alive any more (the object's own status lags its pods by seconds). It
-has succeeded when all pods have; then the first pod's termination message must hold the facts. A lost message of a
-failed pod costs nothing but its sentence; a success without facts counts as a failure of cause Crash, whose new try
-re-emits the finished report at once.
+Each pod belongs to exactly one run (by its labels), and each run has exactly one phase. A run has failed when its
+object reports it, or when one pod has failed and none is alive: the object's own status lags its pods by seconds. It
+has succeeded when all pods have, and then the first pod's termination message must hold the facts. A lost message of a
+failed pod costs only its sentence. A success without facts counts as a failure of cause Crash; its retry finds the
+finished report on the volume and reports it again at once.
 
-A memory of objects may strip everything but these paths, which are all that launchers read:
+A cache may strip everything but these paths, which are all that launchers read:
     all      apiVersion, kind, metadata.{name,namespace,uid,labels,annotations,creationTimestamp,deletionTimestamp}
     Job      spec.{completions,suspend}, spec.template.spec.containers[].{name,args,resources.limits},
              status.{conditions,startTime,completionTime}
@@ -20,9 +20,9 @@ A memory of objects may strip everything but these paths, which are all that lau
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from dapt_contract.base import Contract
 from dapt_contract.envelope import ContractError
@@ -31,9 +31,8 @@ from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api import names
 from dapt_operator.launchers.labels import ANNOTATION_ACCELERATOR, identity_of
 from dapt_operator.launchers.observe.pod_states import (
-    MAX_SENTENCE,
     Pod,
-    newest,
+    newest_by_index,
     parse_time,
     peers_to_end,
     read_pod,
@@ -41,16 +40,24 @@ from dapt_operator.launchers.observe.pod_states import (
 from dapt_operator.launchers.observe.pod_waiting import refusal_of
 from dapt_operator.launchers.observe.quota import quota_of
 from dapt_operator.launchers.render.pod import CONTAINER
-from dapt_operator.stage_run import Children, Hindrance, Manifest, RunPhase, RunState
+from dapt_operator.stage_run import (
+    MAX_MESSAGE_CHARACTERS,
+    Children,
+    Hindrance,
+    Manifest,
+    RunPhase,
+    RunState,
+)
 
-_LATEST = datetime.max.replace(tzinfo=UTC)
-LOST_MESSAGE = (
-    "the run succeeded but its termination message is lost ({why}); a new try repeats it from the report"
+LOST_MESSAGE: Final = (
+    "the run succeeded but its termination message is lost ({why}); a retry repeats it from the report"
 )
-TAMPERED = (
-    "ConfigMap {name} was changed after it was written (its stage.json has SHA-256 {found}, the run was started with"
-    " {expected}): delete the ConfigMap, then the stage starts anew"
+TAMPERED: Final = (
+    "ConfigMap {name} was changed after it was written (its stage.json has SHA-256 {actual}, the run was started with"
+    " {expected}): delete the ConfigMap, then the stage starts again"
 )
+_DEADLINE_EFFECTS: Final = frozenset({Cause.STOPPED, Cause.INFRASTRUCTURE, Cause.DISRUPTION, Cause.CRASH})
+_LATEST: Final = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -59,130 +66,145 @@ class Gang:
 
     kind: str
     completions: int
-    """Pods."""
-    suspended: bool
+    """Number of pods."""
+    is_suspended: bool
     pod_spec: Mapping[str, Any]
     complete: Mapping[str, Any] | None
-    """Its condition of success; None while it has none."""
+    """Its condition of success; None before the end and after a failure."""
     failed: Mapping[str, Any] | None
-    deadline_passed: bool = False
+    """Its condition of failure."""
+    is_deadline_passed: bool = False
     """Whether it failed because of its deadline."""
     started: datetime | None = None
 
 
 def true_conditions(manifest: Manifest) -> dict[str, Mapping[str, Any]]:
-    """Conditions that hold, by type."""
-    found = (manifest.get("status") or {}).get("conditions") or []
-    return {str(item.get("type")): item for item in found if item.get("status") == "True"}
+    """Return the conditions whose status is True, by type."""
+    conditions = (manifest.get("status") or {}).get("conditions") or []
+    return {str(item.get("type")): item for item in conditions if item.get("status") == "True"}
 
 
-def fold_all(
+def read_run_states(
     children: Children, now: datetime, read: Callable[[Manifest], Gang | None]
 ) -> tuple[RunState, ...]:
-    """The state of every run whose object `read` knows, oldest fence first.
+    """Return the state of every run whose object `read` accepts, oldest fence first.
 
     Args:
-        children: everything that was found.
+        children: all objects of the adaptation.
         now: aware, UTC.
-        read: the launcher's reading of its own kind of object; None for any other.
+        read: reads the launcher's own kind of object; returns None for any other.
     """
     pods_by_run: dict[str, list[Manifest]] = {}
     for pod in children.pods:
-        owner = identity_of(pod)
-        if owner is not None:
-            pods_by_run.setdefault(owner.key, []).append(pod)
-    found = []
+        pod_identity = identity_of(pod)
+        if pod_identity is not None:
+            pods_by_run.setdefault(pod_identity.key, []).append(pod)
+    states = []
     for item in children.jobs:
         identity = identity_of(item)
         gang = read(item) if identity is not None else None
         if identity is not None and gang is not None:
-            found.append(_fold(identity, item, gang, pods_by_run.get(identity.key, []), children, now))
-    return tuple(sorted(found, key=lambda state: (state.identity.fence, state.object_name)))
+            states.append(_run_state(identity, item, gang, pods_by_run.get(identity.key, []), children, now))
+    return tuple(sorted(states, key=lambda state: (state.identity.fence, state.object_name)))
 
 
-def _fold(
+def _run_state(
     identity: RunIdentity,
     manifest: Manifest,
     gang: Gang,
-    pods: Sequence[Manifest],
+    pod_manifests: Sequence[Manifest],
     children: Children,
     now: datetime,
 ) -> RunState:
     metadata = manifest["metadata"]
     name, labels = metadata["name"], metadata["labels"]
     kind = labels.get(names.LABEL_KIND, identity.stage)
-    seen = newest(read_pod(pod, identity, kind, now) for pod in pods)
-    starts = [pod.started for pod in seen if pod.started] or ([gang.started] if gang.started else [])
-    ends = [pod.finished for pod in seen if pod.finished]
-    base: dict[str, Any] = {
-        "identity": identity,
-        "kind": kind,
-        "config_digest": (metadata.get("annotations") or {}).get(names.ANNOTATION_CONFIG_DIGEST, ""),
-        "object_name": name,
-        "object_kind": gang.kind,
-        "created": parse_time(metadata.get("creationTimestamp")),
-        "started": min(starts, default=None),
-        "accelerators": gang.completions * _accelerators(metadata, gang),
-        "progress": children.progress.get(name),
-        "deleting": bool(metadata.get("deletionTimestamp")),
-    }
-    alive = any(pod.alive for pod in seen)
-    succeeded = sum(pod.phase == "Succeeded" for pod in seen)
-    if gang.complete is not None or (succeeded >= gang.completions and not alive):
-        done = max(ends, default=_transition(gang.complete))
-        return _succeeded(seen, base | {"completed": done})
-    failed = [pod for pod in seen if pod.failed]
-    if gang.failed is not None or (failed and not alive):
-        done = max(ends, default=_transition(gang.failed))
-        return _failed(failed, gang, children.logs, base | {"completed": done})
-    base |= _tampering(name, gang, seen, children)
-    quota, said = quota_of(labels, suspended=gang.suspended, workload=children.workloads.get(name))
-    base |= {"quota": quota, "quota_message": said}
-    if any(pod.running for pod in seen) or failed or succeeded:
-        return RunState(
-            phase=RunPhase.RUNNING, peers_to_end=peers_to_end(seen, now), ailing=bool(failed), **base
-        )
-    return _pending(gang, seen, base, children.refusals.get(name, ""))
-
-
-def _pending(gang: Gang, pods: Sequence[Pod], base: dict[str, Any], refusal: str) -> RunState:
-    waiting = next((pod.waiting for pod in pods if pod.waiting), "")
-    refused = refusal_of(refusal) if refusal and not pods else None
-    if isinstance(refused, str):
-        waiting = refused
-    if not waiting and gang.suspended:
-        waiting = base["quota_message"] or "Suspended: the Job waits to be admitted"
-    base["started"] = None  # a Job starts before its pods do
-    return RunState(
+    pods = newest_by_index(read_pod(pod, identity, kind, now) for pod in pod_manifests)
+    starts = [pod.started for pod in pods if pod.started] or ([gang.started] if gang.started else [])
+    ends = [pod.finished for pod in pods if pod.finished]
+    state = RunState(
+        identity=identity,
+        kind=kind,
+        config_digest=(metadata.get("annotations") or {}).get(names.ANNOTATION_CONFIG_DIGEST, ""),
+        object_name=name,
         phase=RunPhase.PENDING,
+        object_kind=gang.kind,
+        created=parse_time(metadata.get("creationTimestamp")),
+        started=min(starts, default=None),
+        accelerators=gang.completions * _accelerators(metadata, gang),
+        progress=children.progress.get(name),
+        is_deleting=bool(metadata.get("deletionTimestamp")),
+    )
+    is_alive = any(pod.is_alive for pod in pods)
+    num_succeeded = sum(pod.phase == "Succeeded" for pod in pods)
+    # 1. The run is over. The pods decide as well as the object, whose status follows theirs seconds later.
+    if gang.complete is not None or (num_succeeded >= gang.completions and not is_alive):
+        completed = max(ends, default=_transition(gang.complete))
+        return _succeeded(replace(state, completed=completed), pods)
+    failed = [pod for pod in pods if pod.has_failed]
+    if gang.failed is not None or (failed and not is_alive):
+        completed = max(ends, default=_transition(gang.failed))
+        return _failed(replace(state, completed=completed), failed, gang, children.logs)
+    # 2. The run is live: its files and its quota matter.
+    state = _with_tampering(state, gang, pods, children)
+    quota, quota_message = quota_of(
+        labels, suspended=gang.is_suspended, workload=children.workloads.get(name)
+    )
+    state = replace(state, quota=quota, quota_message=quota_message)
+    if any(pod.is_running for pod in pods) or failed or num_succeeded:
+        return replace(
+            state,
+            phase=RunPhase.RUNNING,
+            peers_to_end=peers_to_end(pods, now),
+            has_failed_pod=bool(failed),
+        )
+    return _pending(state, gang, pods, children.refusals.get(name, ""))
+
+
+def _pending(state: RunState, gang: Gang, pods: Sequence[Pod], refusal: str) -> RunState:
+    waiting = next((pod.waiting for pod in pods if pod.waiting), "")
+    hindrance = next((pod.hindrance for pod in pods if pod.hindrance), None)
+    # A refusal is read from an Event, which outlives it: it counts only while there is no pod.
+    if refusal and not pods:
+        refused = refusal_of(refusal)
+        if isinstance(refused, Hindrance):
+            hindrance = hindrance or refused
+        else:
+            waiting = refused
+    if not waiting and gang.is_suspended:
+        waiting = state.quota_message or "Suspended: the Job waits to be admitted"
+    return replace(
+        state,
+        started=None,  # a Job has a start time before any pod of it runs
         message=waiting,
         waiting_reason=waiting.partition(":")[0],
-        hindrance=next((pod.hindrance for pod in pods if pod.hindrance), None)
-        or (refused if isinstance(refused, Hindrance) else None),
-        **base,
+        hindrance=hindrance,
     )
 
 
-def _tampering(name: str, gang: Gang, pods: Sequence[Pod], children: Children) -> dict[str, Any]:
-    """Whether the file that the run was started with is still the one that its pods would read."""
+def _with_tampering(state: RunState, gang: Gang, pods: Sequence[Pod], children: Children) -> RunState:
+    """Compare the file that the run was started with to the one that its pods would read now."""
+    name = state.object_name
     if name not in children.stage_digests:
-        return {}
-    found, expected = children.stage_digests[name], _expected_digest(gang)
-    if found is None:
-        started = sum(pod.running or not pod.alive for pod in pods)
-        return {"stage_file_lost": started < gang.completions}
-    if expected and found != expected:
-        return {"tampered": TAMPERED.format(name=name, found=found[:12], expected=expected[:12])}
-    return {}
+        return state
+    actual, expected = children.stage_digests[name], _expected_digest(gang)
+    if actual is None:
+        num_started = sum(pod.is_running or not pod.is_alive for pod in pods)
+        return replace(state, is_stage_file_lost=num_started < gang.completions)
+    if expected and actual != expected:
+        message = TAMPERED.format(name=name, actual=actual[:12], expected=expected[:12])
+        return replace(state, tampering=message)
+    return state
 
 
 def _expected_digest(gang: Gang) -> str:
+    """Return the SHA-256 that the trainer's container gets as an argument; empty when it has none."""
     arguments = [str(item) for item in _trainer(gang).get("args") or []]
-    place = arguments.index("--sha256") + 1 if "--sha256" in arguments else len(arguments)
-    return arguments[place] if place < len(arguments) else ""
+    position = arguments.index("--sha256") + 1 if "--sha256" in arguments else len(arguments)
+    return arguments[position] if position < len(arguments) else ""
 
 
-def _succeeded(pods: Sequence[Pod], base: dict[str, Any]) -> RunState:
+def _succeeded(state: RunState, pods: Sequence[Pod]) -> RunState:
     first = next((pod for pod in pods if pod.index == 0), None)
     why = first.why_lost if first else "the pod is gone"
     facts: Contract | None = None
@@ -193,50 +215,46 @@ def _succeeded(pods: Sequence[Pod], base: dict[str, Any]) -> RunState:
         except ContractError as error:
             why = str(error)
     if first is None or facts is None:
-        sentence = LOST_MESSAGE.format(why=why)
-        return RunState(phase=RunPhase.FAILED, cause=Cause.CRASH, exit_code=0, message=sentence, **base)
-    return RunState(phase=RunPhase.SUCCEEDED, exit_code=0, message=first.sentence, facts=facts, **base)
+        message = LOST_MESSAGE.format(why=why)
+        return replace(state, phase=RunPhase.FAILED, cause=Cause.CRASH, exit_code=0, message=message)
+    return replace(state, phase=RunPhase.SUCCEEDED, exit_code=0, message=first.sentence, facts=facts)
 
 
 def _failed(
-    failed: Sequence[Pod], gang: Gang, logs: Mapping[str, tuple[str, ...]], base: dict[str, Any]
+    state: RunState, failed: Sequence[Pod], gang: Gang, logs: Mapping[str, tuple[str, ...]]
 ) -> RunState:
-    """The first cause by precedence among the pods; the object's own reason where it is not a pod's failure."""
-    condition, deadline = gang.failed or {}, gang.deadline_passed
+    """Choose the run's cause: the first by precedence of its failed pods, else the object's own reason."""
+    state = replace(state, phase=RunPhase.FAILED, facts=_facts_despite_failure(failed))
     causes = [(pod, pod.cause or Cause.CRASH) for pod in failed]
-    if deadline:
-        # The controller stops the pods at the deadline: being stopped or killed is then its effect, not a cause.
-        effects = {Cause.STOPPED, Cause.INFRASTRUCTURE, Cause.DISRUPTION, Cause.CRASH}
-        causes = [(pod, cause) for pod, cause in causes if cause not in effects]
-    # Peers are stopped because one pod failed, or fail because it is gone.
-    first_hand = [item for item in causes if not item[0].effect] or causes
-    causes = [item for item in first_hand if item[1] != Cause.STOPPED] or first_hand
-    facts = _facts_despite_failure(failed)
+    # 1. At the deadline the controller stops the pods, so being stopped or killed is its effect and not a cause.
+    if gang.is_deadline_passed:
+        causes = [(pod, cause) for pod, cause in causes if cause not in _DEADLINE_EFFECTS]
+    # 2. Peers are stopped because one pod failed, or fail because it is gone; they count where nothing else is known.
+    first_hand = [(pod, cause) for pod, cause in causes if not pod.is_effect] or causes
+    causes = [(pod, cause) for pod, cause in first_hand if cause != Cause.STOPPED] or first_hand
+    # 3. No pod explains the failure.
     if not causes:
-        cause = Cause.DEADLINE if deadline else Cause.INFRASTRUCTURE
-        sentence = condition.get("message") or (
+        cause = Cause.DEADLINE if gang.is_deadline_passed else Cause.INFRASTRUCTURE
+        message = (gang.failed or {}).get("message") or (
             f"the deadline of the {gang.kind} passed"
-            if deadline
+            if gang.is_deadline_passed
             else f"the {gang.kind} failed and its pods are gone"
         )
-        return RunState(
-            phase=RunPhase.FAILED, cause=cause, message=str(sentence)[:MAX_SENTENCE], facts=facts, **base
-        )
-    if gang.suspended:
-        # Only its queue suspends a Job that ran: the pods were deleted for somebody else's sake.
-        taken = (Cause.INFRASTRUCTURE, Cause.STOPPED)
+        return replace(state, cause=cause, message=str(message)[:MAX_MESSAGE_CHARACTERS])
+    # 4. Only its queue suspends a Job that ran: the pods were deleted to make place for another workload.
+    if gang.is_suspended:
+        ended_by_queue = (Cause.INFRASTRUCTURE, Cause.STOPPED)
         causes = [
-            (pod, Cause.DISRUPTION if pod.effect and cause in taken else cause) for pod, cause in causes
+            (pod, Cause.DISRUPTION if pod.is_effect and cause in ended_by_queue else cause)
+            for pod, cause in causes
         ]
     pod, cause = min(causes, key=lambda item: (PRECEDENCE.index(item[1]), item[0].finished or _LATEST))
-    return RunState(
-        phase=RunPhase.FAILED,
+    return replace(
+        state,
         cause=cause,
         exit_code=pod.exit_code,
         message=pod.sentence,
-        facts=facts,
         last_log_lines=tuple(logs.get(pod.name, ())),
-        **base,
     )
 
 
@@ -251,16 +269,15 @@ def _facts_despite_failure(pods: Sequence[Pod]) -> Contract | None:
 
 
 def _trainer(gang: Gang) -> Mapping[str, Any]:
-    containers = gang.pod_spec.get("containers") or []
-    found: Mapping[str, Any] = next((item for item in containers if item.get("name") == CONTAINER), {})
-    return found
+    containers: Sequence[Mapping[str, Any]] = gang.pod_spec.get("containers") or []
+    return next((item for item in containers if item.get("name") == CONTAINER), {})
 
 
 def _accelerators(metadata: Mapping[str, Any], gang: Gang) -> int:
-    """Accelerators of one pod: the trainer's limit of the resource that render noted on the object."""
+    """Return the accelerators of one pod: the trainer's limit of the resource that the object's annotation names."""
     resource = (metadata.get("annotations") or {}).get(ANNOTATION_ACCELERATOR)
-    held = str(((_trainer(gang).get("resources") or {}).get("limits") or {}).get(resource, "0"))
-    return int(held) if held.isdigit() else 0
+    amount = str(((_trainer(gang).get("resources") or {}).get("limits") or {}).get(resource, "0"))
+    return int(amount) if amount.isdigit() else 0
 
 
 def _transition(condition: Mapping[str, Any] | None) -> datetime | None:

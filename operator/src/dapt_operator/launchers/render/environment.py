@@ -1,4 +1,4 @@
-"""What the trainer's container gets: variables and resources."""
+"""Renders the environment variables and the resources of the trainer's container."""
 
 from __future__ import annotations
 
@@ -15,47 +15,56 @@ from dapt_operator.api.validation.pod_template import is_ours
 from dapt_operator.stage_run import StageRun, plain
 
 DEFAULT_GRACE_SECONDS: Final = 120
-"""Grace period of a profile that gives none: time to write a checkpoint of a small model."""
+"""Grace period of a profile that sets none: time to write a checkpoint of a small model."""
 DEFAULT_GPU_RESOURCE: Final = "nvidia.com/gpu"
+"""Extended resource of a profile that names none."""
 ONLINE_KINDS: Final = ("prepare", "publish")
 """Kinds of stage that reach hubs and object stores; all others run offline."""
-COMPLETION_INDEX: Final = "batch.kubernetes.io/job-completion-index"
 SIGNING_KEY: Final = "key"
-"""Entry of the signing Secret."""
+"""Entry of the signing Secret that holds the key."""
 
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """Where the ranks of a run meet."""
+    """Where the ranks of a run find each other."""
 
     host: str
-    """Of the first pod, as the others resolve it."""
+    """Host name of the first pod, as the others resolve it."""
     subdomain: str | None = None
-    """What the pods' host names lie below; None where the launcher's controller sets it, or for a single pod."""
+    """Subdomain of the pods' host names; None for a single pod, or where the launcher's controller sets it."""
 
 
-ALONE = Rendezvous(host="127.0.0.1")
+SINGLE_POD: Final = Rendezvous(host="127.0.0.1")
 
 
 def grace_seconds(profile: AdaptationProfileSpec) -> int:
-    """Seconds between SIGTERM and SIGKILL of a pod."""
+    """Return the seconds between SIGTERM and SIGKILL of a pod."""
     return profile.termination_grace_period_seconds or DEFAULT_GRACE_SECONDS
 
 
 def accelerator_resource(profile: AdaptationProfileSpec) -> str:
-    """The extended resource that a pod with accelerators asks for."""
+    """Return the extended resource that a pod with accelerators requests."""
     return profile.accelerator.resource or DEFAULT_GPU_RESOURCE
 
 
 def uses_model_cache(run: StageRun, profile: AdaptationProfileSpec) -> bool:
-    """Whether the run downloads a base model into the profile's cache, or finds it there."""
+    """Whether the run reads base models from the profile's cache and downloads them into it."""
     return run.kind == "prepare" and profile.model_cache is not None
 
 
 def environment_of(
     run: StageRun, profile: AdaptationProfileSpec, rendezvous: Rendezvous, given: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """The trainer's variables: the contract's, then what the template adds. It may change OMP_NUM_THREADS alone."""
+    """Return the trainer's variables: the contract's, then those of the template.
+
+    Of the contract's variables the template may replace only OMP_NUM_THREADS.
+
+    Args:
+        run: the run that is rendered.
+        profile: its profile.
+        rendezvous: where the ranks find each other.
+        given: the trainer's container in the profile's template.
+    """
     resources = run.resources
     values: dict[str, str] = {
         contract.WORK_DIR: contract.WORK_MOUNT,
@@ -90,7 +99,7 @@ def environment_of(
     ours.append(
         {
             "name": contract.NODE_RANK,
-            "valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{COMPLETION_INDEX}']"}},
+            "valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{contract.COMPLETION_INDEX}']"}},
         }
     )
     theirs = [item for item in given.get("env", []) if not is_ours(str(item.get("name")))]
@@ -99,42 +108,44 @@ def environment_of(
 
 
 def resources_of(run: StageRun, profile: AdaptationProfileSpec, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Requests equal limits for memory and accelerators; CPU has a request and no limit, so that it may burst."""
-    wanted = run.resources
+    """Return requests and limits of the trainer's container.
+
+    Requests equal limits for memory and accelerators. CPU has a request and no limit, so that it may burst.
+    """
+    desired = run.resources
     requests: dict[str, str] = {}
     limits: dict[str, str] = {}
-    if wanted.cpu:
-        requests["cpu"] = wanted.cpu
-    if wanted.memory:
-        requests["memory"] = limits["memory"] = wanted.memory
-    if wanted.accelerators_per_node:
+    if desired.cpu:
+        requests["cpu"] = desired.cpu
+    if desired.memory:
+        requests["memory"] = limits["memory"] = desired.memory
+    if desired.accelerators_per_node:
         resource = accelerator_resource(profile)
-        requests[resource] = limits[resource] = str(wanted.accelerators_per_node)
-    return merged(_further(given, accelerator_resource(profile)), {"requests": requests, "limits": limits})
+        requests[resource] = limits[resource] = str(desired.accelerators_per_node)
+    template_resources = _template_resources(given, accelerator_resource(profile))
+    return merged(template_resources, {"requests": requests, "limits": limits})
 
 
-def _further(given: Mapping[str, Any], accelerator: str) -> dict[str, Any]:
-    """What the template asks for besides; accelerators are the run's alone, since prepare needs none."""
-    found: dict[str, Any] = dict(given.get("resources") or {})
+def _template_resources(given: Mapping[str, Any], accelerator: str) -> dict[str, Any]:
+    """Return the template's resources without accelerators: the run alone sets those, since prepare needs none."""
+    resources: dict[str, Any] = dict(given.get("resources") or {})
     for name in ("requests", "limits"):
-        amounts = found.pop(name, None)
+        amounts = resources.pop(name, None)
         if isinstance(amounts, Mapping):
-            found[name] = {
+            resources[name] = {
                 resource: amount
                 for resource, amount in amounts.items()
                 if resource != accelerator and is_quantity(amount)
             }
-    return found
+    return resources
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid over `base`: maps are merged, everything else is replaced."""
+    """Return `base` overridden by `over`: maps are merged, everything else is replaced."""
     result = dict(base)
     for name, value in over.items():
-        below = result.get(name)
+        old = result.get(name)
         result[name] = (
-            merged(below, value)
-            if isinstance(value, Mapping) and isinstance(below, Mapping)
-            else plain(value)
+            merged(old, value) if isinstance(value, Mapping) and isinstance(old, Mapping) else plain(value)
         )
     return result

@@ -1,4 +1,4 @@
-"""What every launcher makes besides its gang: the work volume's claim, the files of a run, and the shape of a Job."""
+"""Renders what all launchers share: work claim, ConfigMap of a run, metadata, and the spec of a Job."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from dapt_operator.stage_run import Manifest, Owner, StageRun, plain
 
 STAGE_FILE_KEY: Final = "stage.json"
 PROFILE_KEY: Final = "profile.json"
-"""The profile as it was when the run was made: what its pods were made from can be looked up later."""
+"""Copy of the profile at the creation of the run, to look up later what its pods were rendered from."""
 
 
 def object_metadata(owner: Owner, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
-    """Metadata of an object that belongs to the adaptation and goes with it."""
+    """Return the metadata of an object that belongs to the adaptation and is deleted with it."""
     return {
         "name": name,
         "namespace": owner.namespace,
@@ -36,7 +36,10 @@ def object_metadata(owner: Owner, name: str, labels: Mapping[str, str]) -> dict[
 
 
 def gang_metadata(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> dict[str, Any]:
-    """Metadata of the object that holds the pods; the queue's label stands here, so that the gang is admitted whole."""
+    """Return the metadata of the object that holds the pods.
+
+    The queue's label is set here and not on the pods, so that the gang is admitted as a whole.
+    """
     labels = run_labels(run)
     if run.queue is not None:
         labels[QUEUE_LABEL] = run.queue
@@ -48,7 +51,7 @@ def gang_metadata(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -
 
 
 def stage_config_map(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> tuple[Manifest, str]:
-    """The run's files, and the SHA-256 of stage.json in hexadecimal."""
+    """Return the ConfigMap with the run's files, and the SHA-256 of stage.json in hexadecimal."""
     stage_json = canonical_json(run.stage_file.model_dump(mode="json"))
     manifest = {
         "apiVersion": "v1",
@@ -63,10 +66,10 @@ def stage_config_map(run: StageRun, profile: AdaptationProfileSpec, owner: Owner
 def job_spec(
     run: StageRun, profile: AdaptationProfileSpec, owner: Owner, stage_sha256: str, rendezvous: Rendezvous
 ) -> dict[str, Any]:
-    """The spec of the Job whose pods are the gang.
+    """Return the spec of the Job whose pods are the gang.
 
-    A gang has no partial success: `backoffLimit: 0` fails the Job with its first pod and the Job controller deletes the
-    peers, `podReplacementPolicy: Failed` keeps a replacement from overlapping.
+    A gang has no partial success. With `backoffLimit: 0` the Job fails with its first pod and the Job controller
+    deletes the peers; `podReplacementPolicy: Failed` keeps a replacement from overlapping with the pod it replaces.
     """
     spec: dict[str, Any] = {
         "completionMode": "Indexed",
@@ -82,7 +85,7 @@ def job_spec(
 
 
 def work_claim(profile: AdaptationProfileSpec, owner: Owner) -> tuple[Manifest, ...]:
-    """The claim of the work volume, where the profile has a template for it."""
+    """Return the claim of the work volume if the profile has a template for it."""
     if profile.storage.claim_template is None:
         return ()
     name = names.work_claim_name(owner.name, owner.uid)

@@ -1,7 +1,7 @@
-"""The pod of one node of a run: the profile's template, with what dapt owns laid over it.
+"""Renders the pod of one node of a run: the profile's template, overridden by the fields that dapt owns.
 
-`api/validation/pod_fields.py` says who owns which field, `api/validation/pod_template.py` what of a template is
-refused; this module reads the usable part alone. Every container gets the security context of the restricted
+`api/validation/pod_fields.py` defines who owns which field, `api/validation/pod_template.py` which parts of a template
+are refused; this module reads the usable part only. Every container gets the security context of the restricted
 Pod Security standard by default, sidecars too.
 """
 
@@ -16,9 +16,6 @@ from dapt_operator.api.validation.pod_fields import TRAINER, VOLUME_NAMES
 from dapt_operator.api.validation.pod_security import breaches
 from dapt_operator.api.validation.pod_template import CONTAINER_LISTS, usable, usable_trainer
 from dapt_operator.launchers.labels import run_labels
-from dapt_operator.launchers.render.environment import COMPLETION_INDEX as COMPLETION_INDEX
-from dapt_operator.launchers.render.environment import ONLINE_KINDS as ONLINE_KINDS
-from dapt_operator.launchers.render.environment import SIGNING_KEY as SIGNING_KEY
 from dapt_operator.launchers.render.environment import (
     Rendezvous,
     environment_of,
@@ -31,27 +28,26 @@ from dapt_operator.stage_run import Owner, StageRun, plain
 
 CONTAINER: Final = TRAINER
 UNREACHABLE_SECONDS: Final = 30
-"""A pod on a node that does not answer is given up after this long."""
+"""A pod on a node that does not answer is evicted after this long."""
 
 
 def pod_template(
     run: StageRun, profile: AdaptationProfileSpec, owner: Owner, stage_sha256: str, rendezvous: Rendezvous
 ) -> dict[str, Any]:
-    """A PodTemplateSpec; equal for all nodes of the run."""
+    """Return the PodTemplateSpec of a run; it is equal for all its nodes."""
     template: dict[str, Any] = plain(usable(profile.pod_template or {}))
     given: dict[str, Any] = template["spec"]
     trainer = usable_trainer(given)
-    beside = {
-        name: [merged(_container_defaults(), item) for item in given.get(name, [])]
-        for name in CONTAINER_LISTS
-    }
-    others = [item for item in beside["containers"] if item["name"] != CONTAINER]
-    spec = merged(_pod_defaults(given), {name: value for name, value in given.items() if name not in beside})
+    containers = _given_containers(given)
+    sidecars = [item for item in containers["containers"] if item["name"] != CONTAINER]
+    spec = merged(
+        _pod_defaults(given), {name: value for name, value in given.items() if name not in containers}
+    )
     spec |= {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": grace_seconds(profile),
-        "containers": [_container(run, profile, owner, stage_sha256, rendezvous, trainer), *others],
-        "volumes": volumes_of(run, profile, owner) + _free_volumes(given),
+        "containers": [_container(run, profile, owner, stage_sha256, rendezvous, trainer), *sidecars],
+        "volumes": volumes_of(run, profile, owner) + _template_volumes(given),
         "tolerations": [
             {
                 "key": f"node.kubernetes.io/{state}",
@@ -63,8 +59,8 @@ def pod_template(
         ]
         + given.get("tolerations", []),
     }
-    if beside["initContainers"]:
-        spec["initContainers"] = beside["initContainers"]
+    if containers["initContainers"]:
+        spec["initContainers"] = containers["initContainers"]
     if rendezvous.subdomain is not None:
         spec["subdomain"] = rendezvous.subdomain
     if run.priority_class_name is not None:
@@ -74,21 +70,26 @@ def pod_template(
 
 
 def lifted_restrictions(profile: AdaptationProfileSpec) -> tuple[str, ...]:
-    """One warning where the profile's template goes beyond the restricted standard; else nothing.
+    """Return one warning if the profile's template goes beyond the restricted standard; else nothing.
 
-    It is the platform team's to decide, and the namespace has to allow it: said before pods are refused.
+    The platform team may decide so, but the namespace has to allow it; the warning comes before pods are refused.
     """
     given: dict[str, Any] = plain(usable(profile.pod_template or {}))["spec"]
-    spec = merged(_pod_defaults(given), given)
-    for name in CONTAINER_LISTS:
-        spec[name] = [merged(_container_defaults(), item) for item in given.get(name, [])]
-    found = breaches(spec)
-    if not found:
+    breached = breaches(merged(_pod_defaults(given), given) | _given_containers(given))
+    if not breached:
         return ()
     return (
-        f"spec.podTemplate of the profile goes beyond the restricted Pod Security standard ({', '.join(found)}):"
+        f"spec.podTemplate of the profile goes beyond the restricted Pod Security standard ({', '.join(breached)}):"
         " its pods start only in namespaces that allow that",
     )
+
+
+def _given_containers(given: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return the template's lists of containers, each container with the restricted security context as default."""
+    return {
+        name: [merged(_container_defaults(), item) for item in given.get(name, [])]
+        for name in CONTAINER_LISTS
+    }
 
 
 def _pod_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,9 +106,8 @@ def _pod_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
         },
     }
     if given.get("hostNetwork"):
-        defaults["dnsPolicy"] = (
-            "ClusterFirstWithHostNet"  # else the coordinator's name is unknown to the pods
-        )
+        # With the default policy such a pod asks its node's resolver, which does not know the coordinator's name.
+        defaults["dnsPolicy"] = "ClusterFirstWithHostNet"
     return defaults
 
 
@@ -145,9 +145,11 @@ def _container(
         "terminationMessagePolicy": "File",
         "volumeMounts": mounts_of(run, profile, owner) + given.get("volumeMounts", []),
     }
-    theirs = merged(_container_defaults(), {name: value for name, value in given.items() if name not in ours})
-    return theirs | {name: value for name, value in ours.items() if value != []}
+    rest_of_template = {name: value for name, value in given.items() if name not in ours}
+    return merged(_container_defaults(), rest_of_template) | {
+        name: value for name, value in ours.items() if value != []
+    }
 
 
-def _free_volumes(given: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _template_volumes(given: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [item for item in given.get("volumes", []) if item.get("name") not in VOLUME_NAMES]

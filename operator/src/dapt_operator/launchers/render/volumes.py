@@ -1,4 +1,4 @@
-"""A run's volumes: the work volume, scratch, shared memory, its files, its key and its claims."""
+"""Renders a run's volumes: work volume, scratch, shared memory, the run's files, signing key and claims."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dapt_operator.stage_run import Owner, StageRun
 
 
 def mounts_of(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> list[dict[str, Any]]:
-    """Where the run\'s volumes lie in the trainer\'s container."""
+    """Return the volume mounts of the trainer's container."""
     work: dict[str, Any] = {"name": "work", "mountPath": contract.WORK_MOUNT}
     if profile.storage.existing_claim:
-        # A claim that several adaptations share: each keeps to its own folder.
+        # Several adaptations may share this claim: each gets its own folder.
         work["subPath"] = work_claim_name(owner.name, owner.uid)
     mounts: list[dict[str, Any]] = [
         work,
@@ -29,17 +29,17 @@ def mounts_of(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> li
         mounts.append({"name": "model-cache", "mountPath": contract.MODEL_CACHE_MOUNT})
     for number, claim in enumerate(run.claims):
         mount: dict[str, Any] = {"name": f"claim-{number}", "mountPath": f"{contract.CLAIMS_MOUNT}/{claim}"}
-        mounts.append(mount | ({"readOnly": True} if _only_reads(run) else {}))
+        mounts.append(mount | ({"readOnly": True} if _is_reader(run) else {}))
     return mounts
 
 
 def volumes_of(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> list[dict[str, Any]]:
-    """The run\'s volumes."""
+    """Return the volumes of the run's pods."""
     claim = profile.storage.existing_claim or work_claim_name(owner.name, owner.uid)
     volumes: list[dict[str, Any]] = [
         {"name": "work", "persistentVolumeClaim": {"claimName": claim}},
         {"name": "scratch", "emptyDir": {}},
-        # Kubernetes gives 64 MB, too little for data loaders and for NCCL.
+        # A container gets 64 MB of /dev/shm by default, too little for data loaders and for NCCL.
         {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
         {"name": "stage", "configMap": {"name": run.name}},
     ]
@@ -51,18 +51,18 @@ def volumes_of(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> l
         volumes.append({"name": "model-cache", "persistentVolumeClaim": cache})
     for number, name in enumerate(run.claims):
         source: dict[str, Any] = {"claimName": name}
-        if _only_reads(run) and name not in _written(profile, claim):
-            source["readOnly"] = True  # then the kubelet changes no owner of the files either
+        if _is_reader(run) and name not in _written_claims(profile, claim):
+            source["readOnly"] = True  # the kubelet then does not change the files' owner either
         volumes.append({"name": f"claim-{number}", "persistentVolumeClaim": source})
     return volumes
 
 
-def _written(profile: AdaptationProfileSpec, work_claim: str) -> tuple[str, ...]:
-    """Claims that the pod writes to: one claim cannot be both read-only and writable in a pod."""
+def _written_claims(profile: AdaptationProfileSpec, work_claim: str) -> tuple[str, ...]:
+    """Return the claims that the pod writes to: a claim cannot be both read-only and writable in one pod."""
     cache = profile.model_cache
     return (work_claim, cache.existing_claim) if cache is not None else (work_claim,)
 
 
-def _only_reads(run: StageRun) -> bool:
-    """Whether the run's claims hold sources; publish writes to its own."""
+def _is_reader(run: StageRun) -> bool:
+    """Whether the run only reads its claims; publish writes to them."""
     return run.kind != "publish"

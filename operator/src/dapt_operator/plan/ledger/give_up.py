@@ -30,7 +30,7 @@ def give_up_stuck(
     """
     for record in ledger.runs:
         run = find_state(runs, record) if record.state == "Open" else None
-        if run is None or run.deleting:
+        if run is None or run.is_deleting:
             continue
         said = _why(record, run, generation, profile_digest)
         if said:
@@ -39,7 +39,7 @@ def give_up_stuck(
 
 
 def _why(record: RunRecord, run: RunState, generation: int, profile_digest: str) -> str:
-    if run.stage_file_lost:
+    if run.is_stage_file_lost:
         return f"ConfigMap {run.object_name} is gone: the stage starts anew with a new one"
     if run.phase is not RunPhase.PENDING or record.started is not None or not is_stuck(run):
         return ""
