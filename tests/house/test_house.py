@@ -1,8 +1,7 @@
-"""The house keeps its shape: what is installed, what imports what, how long a module is."""
+"""The house keeps its shape: what imports what, how long a module is."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import operator
 import subprocess
 import sys
@@ -10,8 +9,6 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 LONGEST_MODULE_LINES = 400
@@ -20,26 +17,6 @@ LONGEST_MODULE_LINES = 400
 def test_the_folder_named_operator_does_not_shadow_the_standard_library() -> None:
     assert Path(operator.__file__).parent == Path(sysconfig.get_path("stdlib"))
     assert not (ROOT / "operator" / "__init__.py").exists()
-
-
-def required_by(name: str, extras: frozenset[str], seen: dict[str, frozenset[str]]) -> None:
-    """Everything that installing a distribution brings, by the metadata of what is installed here."""
-    name = canonicalize_name(name)
-    if extras <= seen.get(name, frozenset()) and name in seen:
-        return
-    seen[name] = seen.get(name, frozenset()) | extras
-    for line in importlib.metadata.requires(name) or ():
-        wanted = Requirement(line)
-        if wanted.marker is None or any(wanted.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
-            required_by(wanted.name, frozenset(wanted.extras), seen)
-
-
-@pytest.mark.parametrize(("extra", "brings_torch"), [("operator", False), ("trainer", True)])
-def test_the_operator_extra_brings_no_torch(extra: str, brings_torch: bool) -> None:
-    seen: dict[str, frozenset[str]] = {}
-    required_by("dapt", frozenset({extra}), seen)
-    assert "pydantic" in seen
-    assert ("torch" in seen) is brings_torch
 
 
 def test_the_operator_and_its_command_line_start_without_torch() -> None:

@@ -25,7 +25,7 @@ from dapt_contract import pod
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 IMAGES = {"operator/Dockerfile": "operator", "trainer-image/Dockerfile": "trainer"}
-"""Dockerfile -> the extra that it installs."""
+"""Dockerfile -> the lock that it installs, which pins the extra of the same name."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 each_image = pytest.mark.parametrize("dockerfile", IMAGES)
 
@@ -55,6 +55,10 @@ def copied(dockerfile: str) -> list[str]:
     """Sources of COPY from the context."""
     values = [value for instruction, value in instructions(dockerfile) if instruction == "COPY"]
     return [source for value in values if not value.startswith("--from=") for source in value.split()[:-1]]
+
+
+def run_lines(dockerfile: str) -> str:
+    return " ".join(value for instruction, value in instructions(dockerfile) if instruction == "RUN")
 
 
 @each_image
@@ -112,11 +116,24 @@ def test_bases_have_a_tag_and_a_python_that_the_project_takes(dockerfile: str) -
 
 
 @each_image
-def test_the_image_installs_its_extra_and_no_other(dockerfile: str) -> None:
-    runs = " ".join(value for instruction, value in instructions(dockerfile) if instruction == "RUN")
-    extras = re.findall(r"\.\[([^\]]*)\]", runs)
-    assert extras == [IMAGES[dockerfile]]
-    assert extras[0] in PROJECT["project"]["optional-dependencies"]
+def test_the_image_installs_its_lock_and_no_other(dockerfile: str) -> None:
+    lock = f"requirements/{IMAGES[dockerfile]}.txt"
+    installed = re.findall(r"--requirement (\S+)", run_lines(dockerfile))
+    assert sorted(installed) == sorted(["requirements/build.txt", lock])
+    assert set(installed) <= set(copied(dockerfile))
+    assert IMAGES[dockerfile] in PROJECT["project"]["optional-dependencies"]
+
+
+@each_image
+def test_nothing_is_installed_that_has_no_hash_but_our_own_wheel(dockerfile: str) -> None:
+    commands = re.findall(r"pip install (.*?)(?= && |$)", run_lines(dockerfile))
+    locked = [command for command in commands if "--requirement" in command]
+    assert len(locked) == 2
+    for command in locked:
+        assert {"--require-hashes", "--no-deps"} <= set(command.split())
+        # A build in isolation would fetch the newest build tools, whose hashes nobody checks.
+        assert "--no-build-isolation" in command or "--only-binary :all:" in command
+    assert [command for command in commands if command not in locked] == ["--no-deps wheels/*.whl"]
 
 
 @each_image
