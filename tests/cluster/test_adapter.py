@@ -13,16 +13,10 @@ import pytest
 
 from dapt_contract.progress import Progress
 from dapt_operator.api.names import work_claim_name
+from dapt_operator.cluster.errors import CannotCreateError, ConflictError, NameTakenError
 from dapt_operator.cluster.kubernetes import KubernetesCluster, Leadership, Store
 from dapt_operator.cluster.kubernetes import lease as lease_module
-from dapt_operator.cluster.port import (
-    CannotCreateError,
-    ConflictError,
-    Event,
-    Key,
-    NameTakenError,
-    ObjectReference,
-)
+from dapt_operator.cluster.port import Event, Key, ObjectReference
 from dapt_operator.launchers import LAUNCHERS, all_states, indexed_job
 from dapt_operator.reconcile import signing_secret
 from dapt_operator.stage_run import Owner, StageRun, plain
@@ -163,7 +157,7 @@ def test_a_foreign_job_and_a_foreign_config_map_are_told_and_left(world: World) 
             world.cluster.apply(world.key, manifest)
         name, kind = manifest["metadata"]["name"], manifest["kind"]
         assert str(raised.value) == (
-            f"{kind} {name} exists already and is not this adaptation's: it belongs to nobody"
+            f"{kind} {name} exists already and is not this adaptation's: it has no owner"
         )
         world.cluster.delete(world.key, ObjectReference(kind, name))
         found = world.plane.api.get(kind, name, world.namespace)
@@ -413,7 +407,7 @@ def test_a_dead_holders_lease_is_taken_over_and_never_held_by_two(
     renewed = lease["spec"]["renewTime"]
     eventually(lambda: control_plane.api.get("Lease", "dapt", namespace)["spec"]["renewTime"] != renewed)
     assert not second.is_held()
-    first._over.set()  # it dies
+    first._stopped.set()  # it dies
     assert second.wait(30)
     over.set()
     watcher.join()

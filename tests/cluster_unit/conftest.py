@@ -18,7 +18,7 @@ def double() -> Iterator[ApiDouble]:
 
 @pytest.fixture
 def adapter(double: ApiDouble, monkeypatch: pytest.MonkeyPatch) -> Iterator[Adapter]:
-    monkeypatch.setattr(client, "_FIRST_REST_SECONDS", 0.001)
+    monkeypatch.setattr(client, "FIRST_PAUSE_SECONDS", 0.001)
     store = Store()
     made: list[Adapter] = []
     cluster = KubernetesCluster(

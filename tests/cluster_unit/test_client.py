@@ -23,7 +23,7 @@ BUSY = Odd(429, {"Retry-After": "0"}, b'{"reason":"TooManyRequests","message":"s
 
 @pytest.fixture
 def client(double: ApiDouble, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    monkeypatch.setattr(kubernetes_client, "_FIRST_REST_SECONDS", 0.001)
+    monkeypatch.setattr(kubernetes_client, "FIRST_PAUSE_SECONDS", 0.001)
     made = Api(double.client())
     yield made
     made.close()
@@ -91,7 +91,7 @@ def test_an_answer_that_never_ends_is_given_up(double: ApiDouble, client: Api) -
 def test_an_answer_that_is_too_large_is_given_up(
     double: ApiDouble, client: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kubernetes_client, "_MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr(kubernetes_client, "MAX_ANSWER_BYTES", 1000)
     double.odd("GET", Odd(200, {}, 2000 * b" "))
     with pytest.raises(ApiUnavailableError, match="answer of more than 1000 bytes"):
         client.get(f"{MAPS}/one", attempts=1)
@@ -107,7 +107,7 @@ def test_of_a_text_only_the_first_bytes_are_read(double: ApiDouble, client: Api)
 def test_a_list_comes_in_pages_of_one_moment(
     double: ApiDouble, client: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kubernetes_client, "PAGE", 2)
+    monkeypatch.setattr(kubernetes_client, "PAGE_ITEMS", 2)
     for number in range(5):
         double.add(
             f"{MAPS}/m{number}",
@@ -138,7 +138,7 @@ def test_who_may_not_write_sends_nothing(double: ApiDouble) -> None:
 def test_the_right_to_write_is_asked_before_each_attempt(
     double: ApiDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kubernetes_client, "_FIRST_REST_SECONDS", 0.001)
+    monkeypatch.setattr(kubernetes_client, "FIRST_PAUSE_SECONDS", 0.001)
     answers = [True, False]
     client = Api(double.client(), may_write=lambda: answers.pop(0))
     double.odd("POST", BUSY)

@@ -45,7 +45,7 @@ def operators(double: ApiDouble, monkeypatch: pytest.MonkeyPatch) -> Iterator[Op
 
 def freeze(leadership: Leadership, double: ApiDouble) -> None:
     """The process hangs: no renewal any more."""
-    leadership._over.set()
+    leadership._stopped.set()
     assert leadership._thread is not None
     leadership._thread.join()
 

@@ -80,7 +80,7 @@ class PodServer:
 @pytest.fixture
 def pod(monkeypatch: pytest.MonkeyPatch) -> Iterator[PodServer]:
     monkeypatch.setattr(progress, "INTERVAL_SECONDS", 0.02)
-    monkeypatch.setattr(progress, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "WAKE_INTERVAL_SECONDS", 0.0)
     monkeypatch.setattr(progress, "TIMEOUT_SECONDS", 0.5)
     server = PodServer()
     yield server
@@ -104,12 +104,12 @@ def start() -> Iterator[Callable[..., tuple[ProgressPolls, list[Key]]]]:
 def test_a_reading_wakes_its_adaptation_once(pod: PodServer, start: Any) -> None:
     readings, woken = start(pod.target)
     wait_until(lambda: pod.asked > 3, "four questions")
-    assert readings.of(KEY)["clinical-llama-pretrain-01234567"].fraction == 0.25
-    assert readings.of(Key("health", "another")) == {}
+    assert readings.readings(KEY)["clinical-llama-pretrain-01234567"].fraction == 0.25
+    assert readings.readings(Key("health", "another")) == {}
     assert woken == [KEY], "an unchanged reading wakes nobody"
     pod.answer = says(GOOD.replace(b"0.25", b"0.5"))
     wait_until(lambda: len(woken) == 2, "the changed reading")
-    assert readings.of(KEY)["clinical-llama-pretrain-01234567"].fraction == 0.5
+    assert readings.readings(KEY)["clinical-llama-pretrain-01234567"].fraction == 0.5
 
 
 @pytest.mark.parametrize(
@@ -142,8 +142,8 @@ def test_an_odd_answer_is_no_reading_and_harms_no_other(pod: PodServer, start: A
     pod.answer = answer
     readings, woken = start(pod.target, good)
     wait_until(lambda: pod.asked > 1 and other.asked > 1, "two rounds")
-    assert readings.of(KEY) == {}
-    assert readings.of(good.key)["other-pretrain-89abcdef"].fraction == 0.25
+    assert readings.readings(KEY) == {}
+    assert readings.readings(good.key)["other-pretrain-89abcdef"].fraction == 0.25
     assert woken == [good.key]
     other.close()
 
@@ -151,18 +151,18 @@ def test_an_odd_answer_is_no_reading_and_harms_no_other(pod: PodServer, start: A
 def test_nobody_at_the_port_is_no_reading_and_a_lost_one_keeps_the_last(pod: PodServer, start: Any) -> None:
     nobody = Target(Key("health", "nobody"), "x", RUN, "127.0.0.1", free_port())
     readings, _ = start(pod.target, nobody)
-    wait_until(lambda: bool(readings.of(KEY)), "a reading")
+    wait_until(lambda: bool(readings.readings(KEY)), "a reading")
     pod.answer = says(b"?")
     asked = pod.asked
     wait_until(lambda: pod.asked > asked + 1, "two more questions")
-    assert readings.of(KEY)["clinical-llama-pretrain-01234567"].fraction == 0.25
-    assert readings.of(nobody.key) == {}
+    assert readings.readings(KEY)["clinical-llama-pretrain-01234567"].fraction == 0.25
+    assert readings.readings(nobody.key) == {}
 
 
 def test_a_run_that_is_over_has_no_reading(pod: PodServer) -> None:
     targets = [pod.target]
     readings = ProgressPolls(lambda: tuple(targets), lambda key: None)
-    wait_until(lambda: bool(readings.of(KEY)), "a reading")
+    wait_until(lambda: bool(readings.readings(KEY)), "a reading")
     targets.clear()
-    wait_until(lambda: not readings.of(KEY), "its end")
+    wait_until(lambda: not readings.readings(KEY), "its end")
     readings.close()

@@ -34,18 +34,18 @@ def test_what_is_put_is_found_with_its_family(store: Store) -> None:
     of = job()
     assert store.put(of) == KEY
     assert store.put(pod(of)) == KEY
-    family = store.family(KEY)
+    family = store.with_children(KEY)
     assert family.resource is not None
     assert family.resource["metadata"]["resourceVersion"] == "10"
     assert names(family.jobs) == [of["metadata"]["name"]]
     assert names(family.pods) == [f"{of['metadata']['name']}-0-abcde"]
     assert store.keys() == (KEY,)
     assert names(tuple(store.resources())) == ["clinical-llama"]
-    assert store.family(Key("health", "another")).resource is None
+    assert store.with_children(Key("health", "another")).resource is None
 
 
 def test_an_event_older_than_an_own_write_says_nothing(store: Store) -> None:
-    store.put(adaptation(12) | {"status": {"phase": "Training"}}, own=True)
+    store.put(adaptation(12) | {"status": {"phase": "Training"}}, is_own_write=True)
     assert store.put(adaptation(11) | {"status": {"phase": "Preparing"}}) is None
     resource = store.resource(KEY)
     assert resource is not None
@@ -54,7 +54,7 @@ def test_an_event_older_than_an_own_write_says_nothing(store: Store) -> None:
 
 def test_an_own_status_wakes_once_when_the_watch_tells_of_it(store: Store) -> None:
     written = adaptation(12) | {"status": {"phase": "Training"}}
-    store.put(written, own=True)
+    store.put(written, is_own_write=True)
     assert store.put(written) == KEY
     assert store.put(written) is None
 
@@ -62,13 +62,13 @@ def test_an_own_status_wakes_once_when_the_watch_tells_of_it(store: Store) -> No
 def test_the_watch_may_tell_of_an_own_write_before_its_answer_comes(store: Store) -> None:
     written = adaptation(12) | {"status": {"phase": "Training"}}
     assert store.put(written) == KEY
-    assert store.put(written, own=True) is None
+    assert store.put(written, is_own_write=True) is None
     assert store.put(written) is None
 
 
 def test_an_own_job_does_not_wake_when_the_watch_tells_of_it(store: Store) -> None:
     of = job(20)
-    assert store.put(of, own=True) == KEY
+    assert store.put(of, is_own_write=True) == KEY
     assert store.put(of) is None
 
 
@@ -80,7 +80,7 @@ def test_a_change_that_nobody_reads_wakes_nobody(store: Store) -> None:
     assert store.put(job(20) | {"status": {"conditions": [{"type": "Failed", "status": "True"}]}}) is None
     ended = {"conditions": [{"type": "Failed", "status": "True"}]}
     assert store.put(job(22) | {"status": ended}) == KEY
-    assert store.family(KEY).jobs[0]["status"] == ended
+    assert store.with_children(KEY).jobs[0]["status"] == ended
 
 
 def test_a_deleted_object_never_comes_back_by_a_late_event(store: Store) -> None:
@@ -88,14 +88,14 @@ def test_a_deleted_object_never_comes_back_by_a_late_event(store: Store) -> None
     store.put(of)
     assert store.remove(job(25)) == KEY
     assert store.put(job(24)) is None
-    assert store.put(of, own=True) is None
-    assert store.family(KEY).jobs == ()
+    assert store.put(of, is_own_write=True) is None
+    assert store.with_children(KEY).jobs == ()
 
 
 def test_an_object_seen_to_be_gone_before_its_creation_was_told_stays_gone(store: Store) -> None:
     store.remove(job(25))
-    assert store.put(job(20), own=True) is None
-    assert store.family(KEY).jobs == ()
+    assert store.put(job(20), is_own_write=True) is None
+    assert store.with_children(KEY).jobs == ()
 
 
 def test_the_deletion_of_a_predecessor_does_not_remove_its_successor(store: Store) -> None:
@@ -113,11 +113,11 @@ def test_children_of_a_predecessor_are_not_shown(store: Store) -> None:
     store.put(pod(of))
     successor = owner(uid="ffffffff-0000-0000-0000-000000000000")
     store.put(adaptation(99999, uid=successor.uid))
-    assert store.family(KEY).jobs == ()
-    assert store.family(KEY).pods == ()
+    assert store.with_children(KEY).jobs == ()
+    assert store.with_children(KEY).pods == ()
     theirs = job(uid="job-2", of=successor, run=stage_run(of=successor))
     store.put(theirs)
-    assert names(store.family(KEY).jobs) == [theirs["metadata"]["name"]]
+    assert names(store.with_children(KEY).jobs) == [theirs["metadata"]["name"]]
     assert store.uid("Job", "health", of["metadata"]["name"]) == ("job-1", UID)
 
 
@@ -135,8 +135,8 @@ def test_jobs_that_a_jobset_made_are_not_ours_but_their_pods_are(store: Store) -
     ]
     assert store.put(inner) is None
     assert store.put(pod(inner)) == KEY
-    assert store.family(KEY).jobs == ()
-    assert len(store.family(KEY).pods) == 1
+    assert store.with_children(KEY).jobs == ()
+    assert len(store.with_children(KEY).pods) == 1
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_labels_alone_do_not_make_a_job_ours(store: Store, owners: list[Any]) ->
     copied = job()
     copied["metadata"]["ownerReferences"] = owners
     assert store.put(copied) is None
-    assert store.family(KEY).jobs == ()
+    assert store.with_children(KEY).jobs == ()
 
 
 def test_a_job_that_lost_its_labels_is_let_go(store: Store) -> None:
@@ -160,20 +160,20 @@ def test_a_job_that_lost_its_labels_is_let_go(store: Store) -> None:
     bare = job(21)
     bare["metadata"]["labels"] = {}
     assert store.put(bare) == KEY
-    assert store.family(KEY).jobs == ()
+    assert store.with_children(KEY).jobs == ()
 
 
 def test_a_late_event_of_a_foreign_object_of_our_name_is_no_loss(store: Store) -> None:
-    store.put(job(20), own=True)
+    store.put(job(20), is_own_write=True)
     foreign = job(10, uid="theirs")
     foreign["metadata"]["labels"] = {}
     assert store.put(foreign) is None
-    assert len(store.family(KEY).jobs) == 1
+    assert len(store.with_children(KEY).jobs) == 1
     assert store.remove(job(15, uid="theirs")) is None
-    assert len(store.family(KEY).jobs) == 1
+    assert len(store.with_children(KEY).jobs) == 1
     foreign["metadata"]["resourceVersion"] = "30"
     assert store.put(foreign) == KEY, "ours was deleted and theirs stands there now"
-    assert store.family(KEY).jobs == ()
+    assert store.with_children(KEY).jobs == ()
 
 
 def test_last_words_stay_as_long_as_the_job(store: Store) -> None:
@@ -184,13 +184,13 @@ def test_last_words_stay_as_long_as_the_job(store: Store) -> None:
     gone = pod(of, 0, phase="Failed", ended=FAILED)
     assert store.remove(gone) == KEY, "the deletion itself tells how it ended"
     assert store.remove(pod(of, 1)) == KEY
-    left = store.family(KEY).pods
+    left = store.with_children(KEY).pods
     assert [item["status"]["phase"] for item in left] == ["Failed"], "one that did not end is gone"
     assert store.uid("Pod", "health", left[0]["metadata"]["name"]) is None, "there is nothing to delete"
     assert store.replace("Pod", [], "9999999") == set()
-    assert len(store.family(KEY).pods) == 1
+    assert len(store.with_children(KEY).pods) == 1
     store.remove(of)
-    assert store.family(KEY).pods == ()
+    assert store.with_children(KEY).pods == ()
 
 
 def test_a_list_heals_a_deletion_that_was_missed(store: Store) -> None:
@@ -198,17 +198,17 @@ def test_a_list_heals_a_deletion_that_was_missed(store: Store) -> None:
     store.put(kept)
     store.put(missed)
     assert store.replace("Job", [kept], "30") == {KEY}
-    assert names(store.family(KEY).jobs) == [kept["metadata"]["name"]]
+    assert names(store.with_children(KEY).jobs) == [kept["metadata"]["name"]]
     assert store.replace("Job", [kept], "31") == set()
     assert store.put(missed) is None
 
 
 def test_a_list_does_not_take_away_what_was_made_after_it(store: Store) -> None:
-    store.put(job(40), own=True)
+    store.put(job(40), is_own_write=True)
     assert store.replace("Job", [], "39") == set()
-    assert len(store.family(KEY).jobs) == 1
+    assert len(store.with_children(KEY).jobs) == 1
     assert store.replace("Job", [], "40") == {KEY}
-    assert store.family(KEY).jobs == ()
+    assert store.with_children(KEY).jobs == ()
 
 
 def test_a_list_older_than_what_is_known_changes_nothing(store: Store) -> None:
@@ -229,7 +229,7 @@ def test_the_list_of_a_namespace_leaves_the_others_alone(store: Store) -> None:
 def test_items_of_a_list_need_not_say_their_kind(store: Store) -> None:
     bare = {name: value for name, value in job().items() if name not in ("kind", "apiVersion")}
     assert store.replace("Job", [bare], "99999") == {KEY}
-    assert len(store.family(KEY).jobs) == 1
+    assert len(store.with_children(KEY).jobs) == 1
 
 
 def test_profiles_concern_those_who_name_them_and_those_who_name_none(store: Store) -> None:
@@ -281,7 +281,7 @@ def test_states_are_the_same_with_what_is_kept_as_with_everything() -> None:
     store = Store()
     for body in (resource, of, *pods):
         store.put(body)
-    family = store.family(KEY)
+    family = store.with_children(KEY)
     now = observe(resource, None, (), _now()).now
     kept = all_states(Children(family.jobs, family.pods), now)
     whole = all_states(Children((of,), pods), now)
@@ -338,7 +338,7 @@ def test_many_threads_may_use_it_at_once() -> None:
                 one = stored(pod(of, number), uid=f"{number}-{round_number}")
                 one["metadata"]["name"] = f"pod-{number}"
                 store.put(one)
-                store.family(KEY)
+                store.with_children(KEY)
                 store.targets()
                 store.remove(one)
         except BaseException as error:
@@ -355,4 +355,4 @@ def test_many_threads_may_use_it_at_once() -> None:
     finally:
         sys.setswitchinterval(before)
     assert errors == []
-    assert store.family(KEY).pods == ()
+    assert store.with_children(KEY).pods == ()

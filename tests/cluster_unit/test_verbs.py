@@ -7,16 +7,10 @@ from typing import Any
 
 import pytest
 
+from dapt_operator.cluster.errors import CannotCreateError, ConflictError, NameTakenError
 from dapt_operator.cluster.kubernetes import ApiError, NotLeaderError, RequestRefusedError
 from dapt_operator.cluster.kubernetes import cluster as adapter_module
-from dapt_operator.cluster.port import (
-    CannotCreateError,
-    ConflictError,
-    Event,
-    Key,
-    NameTakenError,
-    ObjectReference,
-)
+from dapt_operator.cluster.port import Event, Key, ObjectReference
 from dapt_operator.launchers import indexed_job
 from dapt_operator.reconcile import signing_secret
 from dapt_operator.stage_run import plain
@@ -136,7 +130,7 @@ def place(adapter: Adapter, manifest: Any, **changes: Any) -> None:
 def test_a_foreign_object_of_our_name_is_told_with_its_owner(adapter: Adapter, index: int) -> None:
     manifest = rendered()[index]
     place(adapter, manifest, ownerReferences=[])
-    assert taken(adapter, manifest) == "it belongs to nobody"
+    assert taken(adapter, manifest) == "it has no owner"
     other = {"kind": "CronJob", "name": "nightly", "uid": "c", "controller": True}
     place(adapter, manifest, ownerReferences=[other])
     assert taken(adapter, manifest) == "it belongs to CronJob nightly"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dapt_contract.failure import Cause
-from dapt_operator.cluster.kubernetes.cache.projection import slim
+from dapt_operator.cluster.kubernetes.cache.projection import project
 from dapt_operator.launchers import all_states
 from dapt_operator.stage_run import Children
 from support.gang_objects import (
@@ -64,7 +64,7 @@ def test_what_is_kept_of_the_objects_tells_the_same_state(name: str, gang: str) 
     whole, pods = OBJECTS[name], tuple({"kind": "Pod", **item} for item in GANGS[gang])
     digests = {RUN.name: "f" * 64}
     kept = all_states(
-        Children(jobs=(slim(whole),), pods=tuple(slim(item) for item in pods), stage_digests=digests), NOW
+        Children(jobs=(project(whole),), pods=tuple(project(item) for item in pods), stage_digests=digests), NOW
     )
     assert kept == all_states(Children(jobs=(whole,), pods=pods, stage_digests=digests), NOW)
     assert len(kept) == 1

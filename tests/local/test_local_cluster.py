@@ -17,8 +17,9 @@ from ruamel.yaml import YAML
 from dapt_contract.failure import Cause
 from dapt_contract.message import encode_message
 from dapt_contract.stages.publish import PublishFacts
+from dapt_operator.cluster.errors import ConflictError
 from dapt_operator.cluster.local import LocalCluster, LocalRunError
-from dapt_operator.cluster.port import ConflictError, Event, Key, ObjectReference
+from dapt_operator.cluster.port import Event, Key, ObjectReference
 from dapt_operator.launchers.indexed_job import states
 from dapt_operator.stage_run import Owner, RunPhase, RunState, StageRun
 from support.launch_builders import fake_manifests, owner, resource, stage_run

@@ -101,7 +101,7 @@ def test_a_name_that_is_taken_in_mid_life_loses_nothing() -> None:
     other = World()
     other.live_until("evaluate")
     name = other.job["metadata"]["name"]
-    world.cluster.take_name(world.key, "Job", name, "it belongs to nobody")
+    world.cluster.take_name(world.key, "Job", name, "it has no owner")
     world.live(until=lambda world: world.status["phase"] == "Stalled")
     assert world.condition("Stalled")[1] == "NameTaken"
     assert world.status["stages"][-1]["name"] == "pretrain"

@@ -14,16 +14,8 @@ from dataclasses import replace
 
 from dapt_operator.api.names import signing_secret_name
 from dapt_operator.api.v1alpha1.conditions import NAME_TAKEN, REFUSED
-from dapt_operator.cluster.port import (
-    CannotCreateError,
-    Cluster,
-    ConflictError,
-    Event,
-    Key,
-    NameTakenError,
-    ObjectReference,
-    World,
-)
+from dapt_operator.cluster.errors import CannotCreateError, ConflictError, NameTakenError
+from dapt_operator.cluster.port import Cluster, Event, Key, ObjectReference, World
 from dapt_operator.launchers import all_states
 from dapt_operator.launchers.labels import adaptation_labels, owner_references
 from dapt_operator.launchers.launcher import Launcher
@@ -73,7 +65,7 @@ def _act(cluster: Cluster, key: Key, observed: Observed, launcher: Launcher) -> 
         try:
             _carry_out(cluster, key, observed, plan)
         except NameTakenError as taken:
-            if taken.ours and observed.passed_over < MAX_PASSED_OVER:
+            if taken.is_ours and observed.passed_over < MAX_PASSED_OVER:
                 observed = replace(observed, passed_over=observed.passed_over + 1)
             else:
                 message = f"{taken}; remove it, then this goes on by itself"

@@ -12,7 +12,7 @@ import torch
 from dapt_contract.progress import Progress
 from dapt_contract.stages.common import Member, ModelReference
 from dapt_contract.stages.pretrain import CheckpointFacts, MixturePhase, PretrainConfig, PretrainReport
-from dapt_operator.cluster.kubernetes.polls.progress import MAX_BYTES
+from dapt_operator.cluster.progress_reading import MAX_READING_BYTES
 from dapt_trainer.context import SilentProgress, StageContext
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import pretrain
@@ -193,5 +193,5 @@ def test_the_largest_live_reading_fits_into_what_the_operator_reads() -> None:
     )
     reading = Progress(run_key="k" * 64, stage="pretrain", activity="x" * 200, checkpoints=rows)
     content = reading.model_dump_json(exclude_none=True).encode()
-    assert len(content) < MAX_BYTES / 3
+    assert len(content) < MAX_READING_BYTES / 3
     assert Progress.model_validate_json(content) == reading

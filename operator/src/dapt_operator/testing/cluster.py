@@ -13,15 +13,8 @@ from typing import Any
 
 from dapt_contract.stage_file import StageFile
 from dapt_operator.api.v1alpha1.profile import ProfileEvaluation
-from dapt_operator.cluster.port import (
-    CannotCreateError,
-    ConflictError,
-    Event,
-    Key,
-    NameTakenError,
-    ObjectReference,
-    World,
-)
+from dapt_operator.cluster.errors import CannotCreateError, ConflictError, NameTakenError
+from dapt_operator.cluster.port import Event, Key, ObjectReference, World
 from dapt_operator.stage_run import Children, Manifest
 from dapt_operator.testing import objects as testing_objects
 from dapt_operator.testing.invariants import (
@@ -254,13 +247,13 @@ class MemoryCluster(MemoryKubelet):
         if place in stored.objects:
             old = stored.objects[place]
             if place[0] == "ConfigMap" and old["data"]["stage.json"] != manifest["data"]["stage.json"]:
-                raise NameTakenError(*place, "its stage.json holds something else", ours=True)
+                raise NameTakenError(*place, "its stage.json holds something else", is_ours=True)
             return
         made = copy(manifest)
         if place[0] in GANGS:
             if self.refuse_gangs > 0:
                 self.refuse_gangs -= 1
-                raise NameTakenError(*place, "it belongs to nobody")
+                raise NameTakenError(*place, "it has no owner")
             check_new_job(
                 stored.resource, list(stored.objects.values()), made, self.created, self._evaluations(stored)
             )

@@ -1,4 +1,8 @@
-"""The cluster port on Kubernetes: watches and own writes fill one memory, the five verbs read and write."""
+"""Implements the cluster port on Kubernetes.
+
+Watches and own writes fill one cache (`cache/`), `observe` reads it, the other verbs send requests (`client.py`), and
+`polls/` asks for what no watch reports.
+"""
 
 from dapt_operator.cluster.kubernetes.cache.store import Store
 from dapt_operator.cluster.kubernetes.cluster import KubernetesCluster

@@ -1,8 +1,8 @@
-"""Plain JSON over one connection pool: no model classes, a limit on every wait, retries where they are safe.
+"""Sends JSON to the API server over one connection pool: no model classes, a limit on every wait, safe retries.
 
-Every write of ours may be sent twice: names are functions of the run key (a second POST answers 409), a status goes
-with its resource version, a deletion with the object's uid. So every request is tried again after 429, 5xx and a cut
-connection, a few times and within seconds; afterwards the work queue's rest takes over.
+Every write of ours may be sent twice: names are functions of the run key (a second POST is answered with 409), a status
+carries its resource version, a deletion the object's uid. So every request is sent again after 429, 5xx and a cut
+connection, a few times and within seconds; afterwards the backoff of the work queue takes over.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
 from urllib.parse import urlencode
 
 import kubernetes.client
@@ -29,21 +29,57 @@ from dapt_operator.cluster.kubernetes.errors import (
     NotLeaderError,
     RequestRefusedError,
 )
+from dapt_operator.stage_run import Manifest
 
-CONNECT_SECONDS = 3.0
-ATTEMPT_SECONDS = 10.0
-"""Limit of one attempt. `lease.py` counts on it: no write arrives later than this after its check."""
-ATTEMPTS = 4
-MAX_CONNECTIONS = 32
-PAGE = 250
-_FIRST_REST_SECONDS = 0.2
-_LONGEST_REST_SECONDS = 5.0
-_MAX_ANSWER_BYTES = 256 * 1024 * 1024
-_CHUNK_BYTES = 256 * 1024
-_RETRIED = frozenset({429, 500, 502, 503, 504})
-_REFUSED = frozenset({400, 403, 405, 413, 422})
-_WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+CONNECT_SECONDS: Final = 3.0
+ATTEMPT_SECONDS: Final = 10.0
+"""Limit of one attempt. `lease.py` relies on it: no write arrives later than this after the Lease was checked."""
+ATTEMPTS: Final = 4
+MAX_CONNECTIONS: Final = 32
+PAGE_ITEMS = 250
+FIRST_PAUSE_SECONDS = 0.2
+MAX_ANSWER_BYTES = 256 * 1024 * 1024
+_LONGEST_PAUSE_SECONDS: Final = 5.0
+_CHUNK_BYTES: Final = 256 * 1024
+_MAX_MESSAGE_CHARACTERS: Final = 2000
+_RETRIED: Final = frozenset({429, 500, 502, 503, 504})
+_REFUSED: Final = frozenset({400, 403, 405, 413, 422})
+_WRITES: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_WRITE_QUERY: Final = {"fieldManager": "dapt"}
 _log = logging.getLogger(__name__)
+
+Query = Mapping[str, str | int]
+Decoded = TypeVar("Decoded")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one request."""
+
+    attempts: int = ATTEMPTS
+    seconds: float = ATTEMPT_SECONDS
+    """Time for each attempt."""
+    first_bytes: int | None = None
+    """Read only so many bytes of the answer; None: all, and a huge answer is an error."""
+
+
+DEFAULT_LIMITS: Final = Limits()
+
+
+@dataclass(frozen=True)
+class _Request:
+    method: str
+    path: str
+    query: Query
+    body: bytes | None = None
+    content_type: str = "application/json"
+
+    @property
+    def path_and_query(self) -> str:
+        return self.path + (f"?{urlencode(self.query)}" if self.query else "")
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
 
 
 @dataclass(frozen=True)
@@ -54,15 +90,15 @@ class _Answer:
 
 
 class Api:
-    """The API server, for any number of threads."""
+    """A client of the API server, usable from any number of threads."""
 
     def __init__(
         self, client: kubernetes.client.ApiClient, may_write: Callable[[], bool] = lambda: True
     ) -> None:
         """
         Args:
-            client: its configuration (host, certificates, token) is used, not its methods.
-            may_write: asked before each attempt of a write.
+            client: source of the configuration (host, certificates, token); its methods are not used.
+            may_write: called before each attempt of a write.
         """
         self._configuration = client.configuration
         self._pool = RESTClientObject(client.configuration, maxsize=MAX_CONNECTIONS).pool_manager
@@ -70,7 +106,7 @@ class Api:
         self._closed = threading.Event()
 
     def close(self) -> None:
-        """End all rests between retries: what fails now is not tried again."""
+        """End all pauses between attempts; a request that fails from now on is not sent again."""
         self._closed.set()
         self._pool.clear()
 
@@ -79,81 +115,81 @@ class Api:
     def get(
         self,
         path: str,
-        query: Mapping[str, Any] | None = None,
+        query: Query | None = None,
         *,
         attempts: int = ATTEMPTS,
         timeout_seconds: float = ATTEMPT_SECONDS,
-    ) -> Any:
-        """An object or list; None when it is not there (404).
+    ) -> Manifest | None:
+        """Return an object or a list; None when it does not exist (404).
 
         Raises:
             ApiError: see `errors`.
         """
         try:
-            return self._json("GET", path, query, attempts=attempts, timeout_seconds=timeout_seconds)
+            return self._json("GET", path, query=query, limits=Limits(attempts, timeout_seconds))
         except ApiError as error:
             if error.status == 404:
                 return None
             raise
 
-    def text(self, path: str, query: Mapping[str, Any], *, max_bytes: int, timeout_seconds: float) -> bytes:
-        """The first bytes of an answer that is no JSON; one attempt.
+    def text(self, path: str, query: Query, *, max_bytes: int, timeout_seconds: float) -> bytes:
+        """Return the first bytes of an answer that is not JSON; one attempt.
 
         Raises:
             ApiError: see `errors`.
         """
-        return bytes(
-            self._send("GET", path, query, None, attempts=1, seconds=timeout_seconds, most=max_bytes)
-        )
+        limits = Limits(attempts=1, seconds=timeout_seconds, first_bytes=max_bytes)
+        return self._send(_Request("GET", path, query), limits, bytes)
 
-    def pages(self, path: str, query: Mapping[str, Any] | None = None) -> Iterator[Mapping[str, Any]]:
-        """A list, page by page; all pages are of one moment.
+    def pages(self, path: str, query: Query | None = None) -> Iterator[Manifest]:
+        """Yield a list page by page; all pages show the same moment.
 
         Raises:
-            ApiError: see `errors`; 410 when the list took so long that its moment is forgotten.
+            ApiError: see `errors`; 410 when reading took so long that the server no longer keeps that moment.
         """
-        wanted = {"limit": PAGE, **(query or {})}
+        page_query: dict[str, str | int] = {"limit": PAGE_ITEMS, **(query or {})}
+        limits = replace(DEFAULT_LIMITS, seconds=3 * ATTEMPT_SECONDS)
         while True:
-            page = self._json("GET", path, wanted, attempts=ATTEMPTS, timeout_seconds=3 * ATTEMPT_SECONDS)
+            page = self._json("GET", path, query=page_query, limits=limits)
             yield page
             token = (page.get("metadata") or {}).get("continue")
             if not token:
                 return
-            wanted = wanted | {"continue": token}
+            page_query = page_query | {"continue": str(token)}
 
-    def post(self, path: str, body: Any, *, attempts: int = ATTEMPTS) -> Any:
-        """Create; the answer. `body` has its name, so a second attempt of a POST that took effect answers 409.
-
-        Raises:
-            ApiError: status 409 when it exists; see `errors`.
-        """
-        return self._json("POST", path, {"fieldManager": "dapt"}, body, attempts=attempts)
-
-    def put(self, path: str, body: Any, *, attempts: int = ATTEMPTS) -> Any:
-        """Replace what has the resource version that `body` names; the answer.
+    def post(self, path: str, body: Manifest, *, attempts: int = ATTEMPTS) -> Manifest:
+        """Create an object and return it. `body` has a name, so repeating a POST that took effect is answered with 409.
 
         Raises:
-            ApiError: status 409 when somebody wrote in between; see `errors`.
+            ApiError: status 409 when the object exists; see `errors`.
         """
-        return self._json("PUT", path, {"fieldManager": "dapt"}, body, attempts=attempts)
+        return self._json("POST", path, body, query=_WRITE_QUERY, limits=Limits(attempts))
 
-    def apply(self, path: str, body: Any) -> Any:
-        """Server-side apply with our field manager; the answer.
+    def put(self, path: str, body: Manifest, *, attempts: int = ATTEMPTS) -> Manifest:
+        """Replace the object that has the resource version in `body`, and return it.
+
+        Raises:
+            ApiError: status 409 when someone wrote in between; see `errors`.
+        """
+        return self._json("PUT", path, body, query=_WRITE_QUERY, limits=Limits(attempts))
+
+    def apply(self, path: str, body: Manifest) -> Manifest:
+        """Apply an object server-side with our field manager, and return it.
 
         Raises:
             ApiError: see `errors`.
         """
-        query = {"fieldManager": "dapt", "force": "true"}
-        return self._json("PATCH", path, query, body, content_type="application/apply-patch+yaml")
+        query = {**_WRITE_QUERY, "force": "true"}
+        return self._json("PATCH", path, body, query=query, content_type="application/apply-patch+yaml")
 
-    def delete(self, path: str, options: Mapping[str, Any]) -> None:
-        """Delete; absent (404) or replaced by another object (409, with a uid in `options`): no effect.
+    def delete(self, path: str, options: Manifest) -> None:
+        """Delete an object. No effect if it is absent (404) or, with a uid in `options`, was replaced (409).
 
         Raises:
             ApiError: see `errors`.
         """
         try:
-            self._json("DELETE", path, None, {"apiVersion": "v1", "kind": "DeleteOptions", **options})
+            self._json("DELETE", path, {"apiVersion": "v1", "kind": "DeleteOptions", **options})
         except ApiError as error:
             if error.status not in (404, 409):
                 raise
@@ -164,101 +200,81 @@ class Api:
         self,
         method: str,
         path: str,
-        query: Mapping[str, Any] | None = None,
-        body: Any = None,
+        body: Manifest | None = None,
         *,
+        query: Query | None = None,
         content_type: str = "application/json",
-        attempts: int = ATTEMPTS,
-        timeout_seconds: float = ATTEMPT_SECONDS,
-    ) -> Any:
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> Manifest:
         content = None if body is None else json.dumps(body, separators=(",", ":"), default=dict).encode()
-        return self._send(
-            method, path, query, content,
-            attempts=attempts, seconds=timeout_seconds, content_type=content_type, decode=json.loads,
-        )  # fmt: skip
+        return self._send(_Request(method, path, query or {}, content, content_type), limits, json.loads)
 
-    def _send(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, Any] | None,
-        body: bytes | None,
-        *,
-        attempts: int,
-        seconds: float,
-        content_type: str = "application/json",
-        most: int | None = None,
-        decode: Callable[[bytes], Any] = bytes,
-    ) -> Any:
-        url = self._configuration.host + path + (f"?{urlencode(query)}" if query else "")
-        request = f"{method} {path}"
-        for attempt in range(1, attempts + 1):
-            if method in _WRITES and not self._may_write():
+    def _send(self, request: _Request, limits: Limits, decode: Callable[[bytes], Decoded]) -> Decoded:
+        """Send a request until it is answered, refused, or the attempts are used up."""
+        url = self._configuration.host + request.path_and_query
+        for attempt in range(1, limits.attempts + 1):
+            # Asked before each attempt: the Lease may be lost during the pauses.
+            if request.method in _WRITES and not self._may_write():
                 raise NotLeaderError(f"{request}: the Lease is not held")
-            rest = min(_LONGEST_REST_SECONDS, _FIRST_REST_SECONDS * 3 ** (attempt - 1))
+            pause_seconds = min(_LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 3 ** (attempt - 1))
             try:
-                answer = self._attempt(method, url, body, content_type, seconds, most)
+                answer = self._attempt(request, url, limits)
             except (urllib3.exceptions.HTTPError, OSError) as error:
-                failure = ApiUnavailableError(request, 0, type(error).__name__, str(error))
+                failure = ApiUnavailableError(str(request), 0, type(error).__name__, str(error))
             else:
                 if 200 <= answer.status < 300:
                     try:
                         return decode(answer.content)
                     except ValueError as error:
-                        failure = ApiUnavailableError(request, answer.status, "NotJSON", str(error))
+                        failure = ApiUnavailableError(str(request), answer.status, "NotJSON", str(error))
                 elif answer.status in _RETRIED:
-                    failure = ApiUnavailableError(request, answer.status, *_said(answer.content))
-                    rest = _retry_after(answer, rest)
+                    reason, message = _reason_and_message(answer.content)
+                    failure = ApiUnavailableError(str(request), answer.status, reason, message)
+                    pause_seconds = _retry_after(answer, pause_seconds)
                 else:
                     raise _error(request, answer)
-            if attempt == attempts:
+            if attempt == limits.attempts:
                 break
-            _log.debug("%s; attempt %d of %d", failure, attempt, attempts)
-            # Spread, so that those refused together do not come back together.
-            if self._closed.wait(rest * (0.75 + 0.5 * random.random())):
+            _log.debug("%s; attempt %d of %d", failure, attempt, limits.attempts)
+            # Random, so that clients that were refused together do not come back together.
+            if self._closed.wait(pause_seconds * (0.75 + 0.5 * random.random())):
                 break
         raise failure
 
-    def _attempt(
-        self,
-        method: str,
-        url: str,
-        body: bytes | None,
-        content_type: str,
-        seconds: float,
-        most: int | None,
-    ) -> _Answer:
-        deadline = time.monotonic() + seconds
+    def _attempt(self, request: _Request, url: str, limits: Limits) -> _Answer:
+        deadline = time.monotonic() + limits.seconds
         response = self._pool.urlopen(
-            method,
+            request.method,
             url,
-            body=body,
-            headers=self._headers(content_type if body is not None else None),
-            timeout=urllib3.Timeout(total=seconds, connect=min(CONNECT_SECONDS, seconds)),
+            body=request.body,
+            headers=self._headers(request.content_type if request.body is not None else None),
+            timeout=urllib3.Timeout(total=limits.seconds, connect=min(CONNECT_SECONDS, limits.seconds)),
             retries=False,
             redirect=False,
             preload_content=False,
         )
-        complete = False
+        is_complete = False
+        max_bytes = MAX_ANSWER_BYTES if limits.first_bytes is None else limits.first_bytes
         try:
-            # In pieces, because a timeout of a socket is one of each piece and not of the whole.
-            pieces, size, limit = [], 0, most if most is not None else _MAX_ANSWER_BYTES
+            # Read in pieces, because a socket's timeout applies to each piece and not to the whole answer.
+            pieces, size = [], 0
             while piece := response.read1(_CHUNK_BYTES):
                 pieces.append(piece)
                 size += len(piece)
-                if size > limit:
-                    if most is None:
-                        raise urllib3.exceptions.HTTPError(f"answer of more than {limit} bytes")
+                if size > max_bytes:
+                    if limits.first_bytes is None:
+                        raise urllib3.exceptions.HTTPError(f"answer of more than {max_bytes} bytes")
                     break
                 if time.monotonic() > deadline:
-                    raise urllib3.exceptions.HTTPError(f"answer not complete after {seconds:g} s")
+                    raise urllib3.exceptions.HTTPError(f"answer not complete after {limits.seconds:g} s")
             else:
-                complete = True
-            return _Answer(response.status, response.headers, b"".join(pieces)[:limit])
+                is_complete = True
+            return _Answer(response.status, response.headers, b"".join(pieces)[:max_bytes])
         finally:
-            if complete:
+            if is_complete:
                 response.release_conn()
             else:
+                # The rest of the answer is still on this connection: the next request must not read it.
                 with contextlib.suppress(OSError):
                     response.close()
 
@@ -272,20 +288,20 @@ class Api:
         return headers
 
 
-def _error(request: str, answer: _Answer) -> ApiError:
-    kind = RequestRefusedError if answer.status in _REFUSED else ApiError
-    return kind(request, answer.status, *_said(answer.content))
+def _error(request: _Request, answer: _Answer) -> ApiError:
+    error_class = RequestRefusedError if answer.status in _REFUSED else ApiError
+    return error_class(str(request), answer.status, *_reason_and_message(answer.content))
 
 
-def _said(content: bytes) -> tuple[str, str]:
-    """Reason and sentence of a Status, or the beginning of what came instead."""
+def _reason_and_message(content: bytes) -> tuple[str, str]:
+    """Return reason and message of a Status; without one, an empty reason and the beginning of the content."""
     try:
         status = json.loads(content)
-        return str(status.get("reason") or ""), str(status.get("message") or "")[:2000]
+        return str(status.get("reason") or ""), str(status.get("message") or "")[:_MAX_MESSAGE_CHARACTERS]
     except (ValueError, AttributeError):
         return "", content[:200].decode(errors="replace")
 
 
-def _retry_after(answer: _Answer, otherwise: float) -> float:
+def _retry_after(answer: _Answer, otherwise_seconds: float) -> float:
     value = str(answer.headers.get("Retry-After") or "")
-    return min(_LONGEST_REST_SECONDS, float(value)) if value.isdigit() else otherwise
+    return min(_LONGEST_PAUSE_SECONDS, float(value)) if value.isdigit() else otherwise_seconds

@@ -1,8 +1,8 @@
-"""The five verbs on Kubernetes.
+"""Implements the five verbs on Kubernetes.
 
-`observe` reads the store alone, so it costs no request (but for rare looks at a run's ConfigMap, at why a queue makes
-it wait, and at a failed pod's log). What a write answers goes into the store at once, so that the next `observe` sees
-it however late the watch is.
+`observe` reads only the store, so it sends no request, except for the rate-limited polls of what no watch reports (a
+run's ConfigMap, a queue's reason to wait, a failed pod's log). The answer to a write goes into the store at once, so
+the next `observe` sees it however late the watch is.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import kubernetes.client
 
 from dapt_operator.api.names import API_VERSION, LABEL_NAME, LABEL_RUN, LABEL_UID
-from dapt_operator.cluster.kubernetes.cache.entry import HOLDERS, PROFILE, RESOURCE
-from dapt_operator.cluster.kubernetes.cache.store import Family, Store
-from dapt_operator.cluster.kubernetes.client import Api
+from dapt_operator.cluster.errors import CannotCreateError, ConflictError
+from dapt_operator.cluster.kubernetes.cache.entry import PROFILE, RESOURCE
+from dapt_operator.cluster.kubernetes.cache.store import ResourceWithChildren, Store
+from dapt_operator.cluster.kubernetes.client import Api, Query
 from dapt_operator.cluster.kubernetes.create import create, why_refused
 from dapt_operator.cluster.kubernetes.errors import ApiError
 from dapt_operator.cluster.kubernetes.events import event_manifest
@@ -28,16 +29,16 @@ from dapt_operator.cluster.kubernetes.polls.pod_refusals import PodRefusals
 from dapt_operator.cluster.kubernetes.polls.progress import ProgressPolls
 from dapt_operator.cluster.kubernetes.polls.stage_file_digests import StageDigests
 from dapt_operator.cluster.kubernetes.resources import KINDS
-from dapt_operator.cluster.port import CannotCreateError, ConflictError, Event, Key, ObjectReference, World
-from dapt_operator.stage_run import Children, Manifest
+from dapt_operator.cluster.port import Event, Key, ObjectReference, World
+from dapt_operator.stage_run import HOLDER_KINDS, Children, Manifest
 
-_MOST_REMEMBERED = 20_000
-_EVENT_ATTEMPTS = 2
+_MAX_LISTED_RUNS: Final = 20_000
+_EVENT_ATTEMPTS: Final = 2
 _log = logging.getLogger(__name__)
 
 
 class KubernetesCluster:
-    """The port; synchronous, to be used from any number of threads."""
+    """Implements the port synchronously; usable from any number of threads."""
 
     def __init__(
         self,
@@ -50,49 +51,49 @@ class KubernetesCluster:
     ) -> None:
         """
         Args:
-            api: configured client; its configuration is used, the connections are of a pool of our own.
-            store: filled by watches too.
-            on_change: called from other threads when something changed that no watch tells (a live reading, logs).
-            may_write: asked right before each write; when it says no, the verb raises NotLeader.
-            namespaces: empty for all.
+            api: source of the configuration; the connections come from a pool of this class.
+            store: the cache, which watches fill too.
+            on_change: called from other threads when something changed that no watch reports (a live reading, logs).
+            may_write: called right before each write; the verb raises NotLeaderError if it returns False.
+            namespaces: namespaces to list; empty for all.
         """
         self._api = Api(api, may_write)
         self._store = store
         self._namespaces = tuple(namespaces)
-        self._read_anew: set[str] = set()
+        self._listed_runs: set[str] = set()
         """Uids of runs whose pods were listed because their watch was behind."""
         self._digests = StageDigests(self._api)
         self._workloads = Workloads(self._api)
         self._refusals = PodRefusals(self._api)
         self._logs = PodLogs(self._api, on_change)
-        self._readings = ProgressPolls(store.targets, on_change)
+        self._progress = ProgressPolls(store.targets, on_change)
 
     def close(self) -> None:
-        """Stop the threads; verbs must not be called any more."""
-        self._readings.close()
+        """Stop the threads; no verb may be called afterwards."""
+        self._progress.close()
         self._logs.close()
         self._api.close()
 
     # --- observe ---
 
     def observe(self, key: Key) -> World:
-        """Gather everything that a plan may depend on.
+        """Return everything that a plan may depend on.
 
         Raises:
-            ApiError: pods of a run that is over had to be read anew, and could not be.
+            ApiError: pods of a run that is over had to be listed, and the list could not be read.
         """
-        family = self._store.family(key)
+        cached = self._store.with_children(key)
         now = datetime.now(UTC)
-        if family.resource is None:
+        if cached.resource is None:
             self._digests.forget(key)
             self._workloads.forget(key)
             self._refusals.forget(key)
             return World(now, None, None, Children())
-        family = self._up_to_date(key, family, now)
-        if family.resource is None:
+        cached = self._up_to_date(key, cached, now)
+        if cached.resource is None:
             return World(now, None, None, Children())
-        profile, defaults = self._profile(family.resource)
-        return World(now, family.resource, profile, self._children(key, family), defaults)
+        profile, defaults = self._profile(cached.resource)
+        return World(now, cached.resource, profile, self._children(key, cached), defaults)
 
     def _profile(self, resource: Manifest) -> tuple[Manifest | None, tuple[str, ...]]:
         name = (resource.get("spec") or {}).get("profile")
@@ -101,36 +102,38 @@ class KubernetesCluster:
         defaults = self._store.default_profiles()
         return (self._store.profile(defaults[0]) if len(defaults) == 1 else None), defaults
 
-    def _children(self, key: Key, family: Family) -> Children:
-        jobs, pods = family.jobs, family.pods
-        failed = targets.failed(pods)
+    def _children(self, key: Key, cached: ResourceWithChildren) -> Children:
+        jobs, pods = cached.jobs, cached.pods
+        failed_pods = targets.failed_pods(pods)
+        logs = self._logs.lines(key, failed_pods, targets.log_targets(jobs, failed_pods))
+        workloads = self._workloads.answers(key, targets.queued_runs(jobs))
         return Children(
             jobs=jobs,
             pods=pods,
-            progress=self._readings.of(key),
-            workloads=_known(self._workloads.of(key, targets.queued(jobs))),
-            refusals=self._refusals.of(key, targets.podless(jobs, pods)),
-            logs=self._logs.of(key, failed, targets.worth_reading(jobs, failed)) if failed else {},
-            stage_digests=self._digests.of(key, targets.live(jobs, pods)),
+            progress=self._progress.readings(key),
+            workloads={name: workload for name, workload in workloads.items() if workload is not None},
+            refusals=self._refusals.answers(key, targets.runs_without_pods(jobs, pods)),
+            logs=logs,
+            stage_digests=self._digests.answers(key, targets.live_runs(jobs, pods)),
         )
 
-    def _up_to_date(self, key: Key, family: Family, now: datetime) -> Family:
-        """The same, with the pods of runs that are over read anew where their watch is behind; once for each run."""
+    def _up_to_date(self, key: Key, cached: ResourceWithChildren, now: datetime) -> ResourceWithChildren:
+        """Return the resource with the pods of finished runs listed where their watch is behind; once for each run."""
         runs = [
             job
-            for job in targets.untold(family.jobs, family.pods, now)
-            if str(job["metadata"]["uid"]) not in self._read_anew
+            for job in targets.runs_ahead_of_pods(cached.jobs, cached.pods, now)
+            if str(job["metadata"]["uid"]) not in self._listed_runs
         ]
         if not runs:
-            return family
+            return cached
         for job in runs:
             run, uid = targets.run_of(job), job["metadata"]["labels"][LABEL_UID]
             query = {"labelSelector": f"{LABEL_UID}={uid},{LABEL_RUN}={run}"}
             self._list_once("Pod", key.namespace, query, run)
-            if len(self._read_anew) > _MOST_REMEMBERED:
-                self._read_anew.clear()
-            self._read_anew.add(str(job["metadata"]["uid"]))
-        return self._store.family(key)
+            if len(self._listed_runs) > _MAX_LISTED_RUNS:
+                self._listed_runs.clear()
+            self._listed_runs.add(str(job["metadata"]["uid"]))
+        return self._store.with_children(key)
 
     # --- writes ---
 
@@ -138,50 +141,51 @@ class KubernetesCluster:
         """Make an object exist; see `Cluster.apply`.
 
         Raises:
-            NameTaken: the name belongs to another owner, or an immutable ConfigMap holds something else.
-            CannotMake: the API server refused, or does not know the kind.
-            NotLeader: this process may not write.
-            ApiError: the API server could not be reached, or is in trouble; see `errors`.
+            NameTakenError: the name belongs to another owner, or an immutable ConfigMap has other content.
+            CannotCreateError: the API server refused the object, or does not know the kind.
+            NotLeaderError: this process may not write.
+            ApiError: the API server could not be reached, or failed; see `errors`.
         """
         try:
-            made = create(self._api, manifest)
+            stored = create(self._api, manifest)
         except ApiError as error:
             why = why_refused(error, str(manifest["kind"]))
             if why:
                 raise CannotCreateError(manifest["kind"], manifest["metadata"]["name"], why) from error
             raise
-        if made is not None and manifest["kind"] in HOLDERS:
-            self._store.put(made, own=True)
+        if stored is not None and manifest["kind"] in HOLDER_KINDS:
+            self._store.put(stored, is_own_write=True)
 
     def delete(self, key: Key, reference: ObjectReference) -> None:
-        """Remove an object of this adaptation; one of somebody else is left alone. See `Cluster.delete`.
+        """Remove an object of this adaptation; an object of another owner is left alone. See `Cluster.delete`.
 
         Raises:
-            NotLeader, ApiError: as `apply`.
+            NotLeaderError, ApiError: as `apply`.
         """
         owner = self._store.identity(key)
         if owner is None:
-            return  # its children go with it
+            return  # the API server deletes its children with it
         path = KINDS[reference.kind].path(key.namespace, reference.name)
         uid = self._uid(path, key, reference, owner[0])
         if uid is None:
             return
+        # The uid keeps a repeated request from deleting a new object of the same name.
         options: dict[str, Any] = {"preconditions": {"uid": uid}}
-        if reference.kind in HOLDERS:
+        if reference.kind in HOLDER_KINDS:
+            # In the foreground the Job remains until its pods are gone: their termination messages can be read.
             options["propagationPolicy"] = "Foreground"
         if reference.grace_seconds is not None:
             options["gracePeriodSeconds"] = reference.grace_seconds
         self._api.delete(path, options)
 
     def _uid(self, path: str, key: Key, reference: ObjectReference, owner_uid: str) -> str | None:
-        """Uid of an object that is this adaptation's; None when there is none."""
-        known = self._store.uid(reference.kind, key.namespace, reference.name)
-        if known is not None:
-            return known[0] if known[1] == owner_uid else None
+        """Return the uid of an object that belongs to this adaptation; None when there is no such object."""
+        cached = self._store.uid(reference.kind, key.namespace, reference.name)
+        if cached is not None:
+            return cached[0] if cached[1] == owner_uid else None
         if reference.kind == "Pod":
-            return None  # all pods of ours are known
-        found = self._api.get(path)
-        metadata = (found or {}).get("metadata") or {}
+            return None  # the store has all pods of ours
+        metadata = (self._api.get(path) or {}).get("metadata") or {}
         owners = {str(owner.get("uid")) for owner in metadata.get("ownerReferences") or []}
         return str(metadata["uid"]) if owner_uid in owners else None
 
@@ -189,44 +193,39 @@ class KubernetesCluster:
         """Replace the status.
 
         Raises:
-            Conflict: `resource_version` is not the stored one, or the resource is gone.
-            NotLeader, ApiError: as `apply`.
+            ConflictError: `resource_version` is not the stored one, or the resource is gone.
+            NotLeaderError, ApiError: as `apply`.
         """
         path = KINDS[RESOURCE].path(key.namespace, key.name)
-        body = {
-            "apiVersion": API_VERSION,
-            "kind": RESOURCE,
-            "metadata": {
-                "name": key.name, "namespace": key.namespace, "resourceVersion": resource_version,
-            },
-            "status": status,
-        }  # fmt: skip
+        metadata = {"name": key.name, "namespace": key.namespace, "resourceVersion": resource_version}
+        body = {"apiVersion": API_VERSION, "kind": RESOURCE, "metadata": metadata, "status": status}
         try:
             written = self._api.put(f"{path}/status", body)
         except ApiError as error:
             if error.status not in (404, 409):
                 raise
-            written = self._api.get(path)
-            if written is None:
+            stored = self._api.get(path)
+            if stored is None:
                 self._forget(key)
                 raise ConflictError(f"{key.namespace}/{key.name} is gone") from None
-            if written.get("status") != status:
-                self._store.put(written)
+            if stored.get("status") != status:
+                self._store.put(stored)
                 raise ConflictError(f"{key.namespace}/{key.name}: {error.message}") from None
-            # Our first attempt was written, and its answer lost on the way.
-        self._store.put(written, own=True)
+            # The first attempt was written and its answer lost: the repeated one then met its own resource version.
+            written = stored
+        self._store.put(written, is_own_write=True)
 
     def _forget(self, key: Key) -> None:
-        known = self._store.identity(key)
-        if known is not None:
-            metadata = {"namespace": key.namespace, "name": key.name, "uid": known[0]}
+        identity = self._store.identity(key)
+        if identity is not None:
+            metadata = {"namespace": key.namespace, "name": key.name, "uid": identity[0]}
             self._store.remove({"kind": RESOURCE, "metadata": metadata})
 
     def record(self, key: Key, event: Event) -> None:
-        """Post an Event; failing to is logged.
+        """Post an Event; a failure is only logged, because no decision depends on an Event.
 
         Raises:
-            NotLeader: this process may not write.
+            NotLeaderError: this process may not write.
         """
         manifest = event_manifest(key, self._store.identity(key), event)
         try:
@@ -240,37 +239,38 @@ class KubernetesCluster:
     # --- resync ---
 
     def resync(self) -> set[Key]:
-        """List everything anew; returns the adaptations whose objects changed unnoticed.
+        """List everything again; return the adaptations whose objects changed without a report from a watch.
 
         Raises:
-            ApiError: a list could not be read; what was read before it counts.
+            ApiError: a list could not be read; the lists before it are in the store.
         """
         changed: set[Key] = set()
         for kind in (RESOURCE, PROFILE, "JobSet", "Job", "Pod"):
             query = {} if kind in (RESOURCE, PROFILE) else {"labelSelector": LABEL_NAME}
-            places = self._namespaces if KINDS[kind].namespaced and self._namespaces else (None,)
-            for namespace in places:
+            namespaces = self._namespaces if KINDS[kind].is_namespaced and self._namespaces else (None,)
+            for namespace in namespaces:
                 changed |= self._list(kind, namespace, query)
         return changed
 
-    def _list(self, kind: str, namespace: str | None, query: Mapping[str, str]) -> set[Key]:
+    def _list(self, kind: str, namespace: str | None, query: Query) -> set[Key]:
         profiles_before = self._store.profile_versions()
         try:
             changed = self._list_once(kind, namespace, query)
         except ApiError as error:
             if error.status in (403, 404) and kind == "JobSet":
-                return set()  # JobSet is not installed, or not for us: rights are asked before what there is
+                # JobSet is not installed, or the operator may not read it: the server checks rights first, so a kind
+                # that does not exist may be answered with 403 too.
+                return set()
             if error.status != 410:
                 raise
-            changed = self._list_once(kind, namespace, query)  # its moment was forgotten between two pages
+            # The server dropped the list's moment between two pages; the second list starts at a new one.
+            changed = self._list_once(kind, namespace, query)
         if kind == PROFILE:
             for name in {name for name, _ in profiles_before ^ self._store.profile_versions()}:
                 changed |= set(self._store.keys_of_profile(name))
         return changed
 
-    def _list_once(
-        self, kind: str, namespace: str | None, query: Mapping[str, str], run: str | None = None
-    ) -> set[Key]:
+    def _list_once(self, kind: str, namespace: str | None, query: Query, run: str | None = None) -> set[Key]:
         pages = self._api.pages(KINDS[kind].collection(namespace), query)
         first = next(pages)
         version = str((first.get("metadata") or {}).get("resourceVersion") or "") or None
@@ -278,14 +278,9 @@ class KubernetesCluster:
 
 
 def _items(kind: str, first: Manifest, rest: Iterator[Manifest]) -> Iterator[Manifest]:
-    """The objects of all pages; items of a list do not say of what kind they are."""
+    """Yield the objects of all pages with their kind, which the items of a list do not have."""
     page: Manifest | None = first
     while page is not None:
         for item in page.get("items") or []:
             yield {"kind": kind, "apiVersion": KINDS[kind].api_version, **item}
         page = next(rest, None)
-
-
-def _known(workloads: Mapping[str, Manifest | None]) -> dict[str, Manifest]:
-    """Those that there are."""
-    return {name: workload for name, workload in workloads.items() if workload is not None}

@@ -1,99 +1,93 @@
-"""Making objects exist: once, and never over somebody else's."""
+"""Creates objects once, and never over an object that belongs to someone else."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
+from dapt_operator.cluster.errors import NameTakenError
 from dapt_operator.cluster.kubernetes.client import Api
 from dapt_operator.cluster.kubernetes.errors import ApiError, RequestRefusedError
 from dapt_operator.cluster.kubernetes.resources import KINDS
-from dapt_operator.cluster.port import NameTakenError
-from dapt_operator.stage_run import Manifest
+from dapt_operator.stage_run import MAX_QUOTE_CHARACTERS, Manifest
 
-APPLIED = frozenset({"PersistentVolumeClaim", "Service"})
+APPLIED: Final = frozenset({"PersistentVolumeClaim", "Service"})
 """Kinds that are applied server-side; all others are created once."""
-MAX_SENTENCE = 1000
-"""Of what the API server says; a webhook may say any amount."""
 _log = logging.getLogger(__name__)
 
 
 def create(api: Api, manifest: Manifest) -> Manifest | None:
-    """Make an object exist; returns it as the server holds it, None when that is not known (a Secret that exists).
+    """Make an object exist and return it as the server holds it; None for a Secret that exists already.
 
     Raises:
-        NameTaken: the name belongs to another owner, or a ConfigMap holds something else.
+        NameTakenError: the name belongs to another owner, or a ConfigMap has other content.
         ApiError: see `errors`.
     """
     kind, metadata = str(manifest["kind"]), manifest["metadata"]
     namespace, name = str(metadata["namespace"]), str(metadata["name"])
     if kind in APPLIED:
         return _apply(api, manifest, kind, namespace, name)
-    made: Manifest
     try:
-        made = api.post(KINDS[kind].collection(namespace), manifest)
-        return made
+        return api.post(KINDS[kind].collection(namespace), manifest)
     except ApiError as error:
         if error.status != 409 or error.reason not in ("AlreadyExists", ""):
             raise
     if kind == "Secret":
-        return None  # no right to read Secrets; its name has the resource's uid
-    found = api.get(KINDS[kind].path(namespace, name))
-    if found is None:
-        # Deleted just now: the next reconcile finds the name free.
+        # The operator may not read Secrets. The name holds the resource's uid, so the Secret is ours.
+        return None
+    existing = api.get(KINDS[kind].path(namespace, name))
+    if existing is None:
+        # It was deleted between the two requests: the next reconcile finds the name free.
         raise NameTakenError(kind, name, "it is being deleted")
-    check_owner(found, manifest)
-    if kind == "ConfigMap" and found.get("data") != manifest.get("data"):
-        raise NameTakenError(kind, name, "its content is not what was written", ours=True)
-    result: Manifest = found
-    return result
+    check_owner(existing, manifest)
+    if kind == "ConfigMap" and existing.get("data") != manifest.get("data"):
+        raise NameTakenError(kind, name, "its content is not what was written", is_ours=True)
+    return existing
 
 
 def why_refused(error: ApiError, kind: str) -> str:
-    """Why an object will be refused again, in a sentence; empty when the same request may succeed later."""
-    if (
-        error.status == 404 and kind == "JobSet" and not error.reason
-    ):  # the group's address itself is not there
+    """Return why an object will be refused again, in one sentence; empty when the same request may succeed later."""
+    # A 404 without a reason comes from the path of the group itself: no such kind is installed.
+    if error.status == 404 and kind == "JobSet" and not error.reason:
         return "JobSet is not installed here; install it, or give the profile the launcher IndexedJob"
-    return error.message[:MAX_SENTENCE].strip() if isinstance(error, RequestRefusedError) else ""
+    return error.message[:MAX_QUOTE_CHARACTERS].strip() if isinstance(error, RequestRefusedError) else ""
 
 
-def check_owner(found: Manifest, wanted: Manifest) -> None:
-    """Whether an object of our name is the one we would make.
+def check_owner(existing: Manifest, desired: Manifest) -> None:
+    """Check that an object of our name is the one that we would create.
 
     Raises:
-        NameTaken: it is not.
+        NameTakenError: it is not, or it is being deleted.
     """
-    kind, metadata = str(wanted["kind"]), found.get("metadata") or {}
-    name = str(wanted["metadata"]["name"])
-    ours = {str(owner.get("uid")) for owner in wanted["metadata"].get("ownerReferences") or []}
+    kind, metadata = str(desired["kind"]), existing.get("metadata") or {}
+    name = str(desired["metadata"]["name"])
+    our_uids = {str(owner.get("uid")) for owner in desired["metadata"].get("ownerReferences") or []}
     owners = metadata.get("ownerReferences") or []
-    deleting = bool(metadata.get("deletionTimestamp"))
-    if not any(str(owner.get("uid")) in ours for owner in owners):
-        raise NameTakenError(kind, name, _whose(owners) + (" and is being deleted" if deleting else ""))
-    if deleting:
+    is_deleting = bool(metadata.get("deletionTimestamp"))
+    if not any(str(owner.get("uid")) in our_uids for owner in owners):
+        raise NameTakenError(kind, name, _whose(owners) + (" and is being deleted" if is_deleting else ""))
+    if is_deleting:
         raise NameTakenError(kind, name, "it is being deleted, wait until it is gone")
 
 
-def _whose(owners: list[Any]) -> str:
+def _whose(owners: Sequence[Mapping[str, Any]]) -> str:
     if not owners:
-        return "it belongs to nobody"
+        return "it has no owner"
     owner = next((item for item in owners if item.get("controller")), owners[0])
     return f"it belongs to {str(owner.get('kind'))[:63]} {str(owner.get('name'))[:253]}"
 
 
 def _apply(api: Api, manifest: Manifest, kind: str, namespace: str, name: str) -> Manifest:
     path = KINDS[kind].path(namespace, name)
-    made: Manifest
     try:
-        made = api.apply(path, manifest)
-        return made
+        return api.apply(path, manifest)
     except RequestRefusedError as error:
-        # What a template of the profile says of a claim cannot be changed once it is there. It serves as it is.
-        found = api.get(path)
-        if error.status != 422 or found is None:
+        # Most fields of a claim cannot change once it exists. After a change of the profile's template the existing
+        # claim serves as it is.
+        existing = api.get(path)
+        if error.status != 422 or existing is None:
             raise
-        check_owner(found, manifest)
+        check_owner(existing, manifest)
         _log.warning("%s %s/%s stays as it is: %s", kind, namespace, name, error.message)
-        made = found
-        return made
+        return existing

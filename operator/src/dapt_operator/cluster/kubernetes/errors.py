@@ -1,24 +1,20 @@
-"""What can go wrong between us and the API server.
-
-ApiError            an answer that is no success
-├── Refused         400, 403, 413, 422: the same request is refused again, until a person changes something
-└── Unavailable     no answer, or 429 and 5xx to the last retry: the same request may succeed later
-NotLeader           this process may not write (any more): end quietly, another operator goes on
-"""
+"""Defines what can go wrong between the operator and the API server; `cluster/errors.py` draws the whole tree."""
 
 from __future__ import annotations
 
+from dapt_operator.cluster.errors import ClusterError
 
-class ApiError(Exception):
-    """The API server did not do what was asked."""
+
+class ApiError(ClusterError):
+    """The API server did not do what was requested."""
 
     def __init__(self, request: str, status: int, reason: str, message: str) -> None:
         """
         Args:
             request: for example `POST /api/v1/namespaces/team/configmaps`.
-            status: of HTTP; 0 when there was no answer.
-            reason: Kubernetes' own word, for example `AlreadyExists`; may be empty.
-            message: Kubernetes' own sentence, or what went wrong with the connection.
+            status: HTTP status; 0 when there was no answer.
+            reason: Kubernetes' reason, for example `AlreadyExists`; may be empty.
+            message: Kubernetes' message, or what went wrong with the connection.
         """
         super().__init__(f"{request}: {status or 'no answer'} {reason}: {message}".replace("  ", " "))
         self.status = status
@@ -27,12 +23,12 @@ class ApiError(Exception):
 
 
 class RequestRefusedError(ApiError):
-    """The request itself is refused: RBAC, an admission webhook, a quota of objects, a schema."""
+    """The request itself is refused: RBAC, an admission webhook, a quota of objects, a schema. User action required."""
 
 
 class ApiUnavailableError(ApiError):
-    """The API server is away, overloaded or broken. A retry helps."""
+    """The API server is unreachable, overloaded or broken. A retry helps."""
 
 
-class NotLeaderError(Exception):
-    """The Lease is not held, so nothing may be written. Another operator goes on: end quietly."""
+class NotLeaderError(ClusterError):
+    """This process does not hold the Lease, so it may not write. Another operator continues; do not retry."""

@@ -1,30 +1,30 @@
-"""Kubernetes Events of ours."""
+"""Renders the Kubernetes Events that the operator posts."""
 
 from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from dapt_operator.api.names import API_VERSION
+from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.cluster.port import Event, Key
 
-COMPONENT = "dapt"
-_MAX_MESSAGE_BYTES = 1024
-"""The API server refuses a longer one."""
+COMPONENT: Final = "dapt"
+_MAX_MESSAGE_BYTES: Final = 1024
+"""The API server refuses an Event with a longer message."""
 
 
 def event_manifest(key: Key, identity: tuple[str, str] | None, event: Event) -> dict[str, Any]:
-    """An Event about an adaptation. Its name is made here, so that sending it twice posts it once.
+    """Return an Event about an adaptation. The name is chosen here, so that sending the Event twice posts it once.
 
     Args:
         key: of the adaptation.
-        identity: its uid and resource version, if it is known.
+        identity: its uid and resource version, if they are known.
         event: what happened.
     """
     uid, version = identity or ("", "")
-    now = datetime.now(UTC)
-    stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = timestamp(datetime.now(UTC))
     return {
         "apiVersion": "v1",
         "kind": "Event",
@@ -39,18 +39,18 @@ def event_manifest(key: Key, identity: tuple[str, str] | None, event: Event) -> 
         },
         "type": event.type,
         "reason": event.reason,
-        "message": _cut(event.message),
+        "message": _shortened(event.message),
         "source": {"component": COMPONENT},
         "reportingComponent": COMPONENT,
         "reportingInstance": COMPONENT,
-        "firstTimestamp": stamp,
-        "lastTimestamp": stamp,
+        "firstTimestamp": now,
+        "lastTimestamp": now,
         "count": 1,
     }
 
 
-def _cut(message: str) -> str:
-    """At most 1,024 bytes, with an ellipsis where something is missing."""
+def _shortened(message: str) -> str:
+    """Return at most 1,024 bytes of the message, with an ellipsis at the end if it was cut."""
     encoded = message.encode(errors="replace")
     if len(encoded) <= _MAX_MESSAGE_BYTES:
         return message

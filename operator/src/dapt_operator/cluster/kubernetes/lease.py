@@ -1,9 +1,10 @@
-"""One operator acts at a time: a Lease of coordination.k8s.io/v1.
+"""Ensures that one operator acts at a time, by a Lease of coordination.k8s.io/v1.
 
-Why it is safe: a holder that has not renewed for `WRITE_SECONDS` starts no write any more, and gives up one it has
-started after `api.ATTEMPT_SECONDS`; together they are the Lease's duration, and nobody takes it before it stood
-unchanged for that long under his own eyes. Only intervals on monotonic clocks are compared, never two machines' times
-of day. (The client library's leader election compares times of day, which jump, and has no Lease to lock.)
+Why it is safe: a holder that has not renewed for `WRITE_SECONDS` starts no further write, and abandons one that it has
+started after `client.ATTEMPT_SECONDS`. Together they are the Lease's duration, and another process takes the Lease only
+after it has itself seen it unchanged for that long. Only intervals on monotonic clocks are compared, never the times of
+day of two machines. (The leader election of the client library compares times of day, which jump, and cannot lock a
+Lease.)
 """
 
 from __future__ import annotations
@@ -12,28 +13,28 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import kubernetes.client
 
 from dapt_operator.cluster.kubernetes.client import ATTEMPT_SECONDS, Api
 from dapt_operator.cluster.kubernetes.errors import ApiError
 from dapt_operator.cluster.kubernetes.resources import KINDS
+from dapt_operator.cluster.timestamps import micro_time
 from dapt_operator.stage_run import Manifest
 
 WRITE_SECONDS = 10.0
-"""How long after its last renewal a holder may begin a write."""
+"""Time after its last renewal in which a holder may start a write."""
 DURATION_SECONDS = int(WRITE_SECONDS + ATTEMPT_SECONDS)
 RENEW_SECONDS = 2.5
 ASK_SECONDS = 1.0
-"""Between two attempts to take it."""
-_REQUEST_SECONDS = 3.0
+"""Pause between two attempts to take the Lease."""
+_REQUEST_SECONDS: Final = 3.0
 _log = logging.getLogger(__name__)
 
 
 class Leadership:
-    """Takes the Lease, keeps it, and knows at every moment whether it may still act on it."""
+    """Takes the Lease, renews it, and knows at every moment whether this process may still write."""
 
     def __init__(
         self,
@@ -48,8 +49,8 @@ class Leadership:
         Args:
             api: configured client.
             namespace: of the Lease.
-            name: of the Lease; two operators with different names act side by side.
-            identity: the pod's name and uid: a container that starts again in its pod goes on with its Lease.
+            name: of the Lease; operators with different names act in parallel.
+            identity: name and uid of the pod, so that a container that restarts in its pod keeps its Lease.
             clock: monotonic, in seconds.
         """
         self._api = Api(api)
@@ -59,67 +60,71 @@ class Leadership:
         self._clock = clock
         self._held_until = -1.0
         self._held = threading.Event()
-        self._over = threading.Event()
-        self._lost = False
+        self._stopped = threading.Event()
+        self._is_lost = False
         self._thread: threading.Thread | None = None
-        self._seen: tuple[str, float] | None = None
-        """Resource version of another's Lease, and since when it stands unchanged."""
+        self._observed: tuple[str, float] | None = None
+        """Resource version of another holder's Lease, and since when it is unchanged."""
         self._written: Manifest | None = None
-        """The Lease as we wrote it last."""
+        """The Lease as this process wrote it last."""
 
     def start(self, on_lost: Callable[[], None], on_held: Callable[[], None] | None = None) -> None:
-        """Begin to ask for the Lease, in a thread.
+        """Start a thread that takes and renews the Lease.
 
         Args:
-            on_lost: called at most once, when somebody else has taken it. While the API server is away it is not held
-                and not lost: nobody else can take it either, and it is held again when the server is back.
-            on_held: called once, when it was got.
+            on_lost: called at most once, when another process has taken the Lease. While the API server is unreachable
+                the Lease is neither held nor lost: no other process can take it either, and this one holds it again
+                when the server is back.
+            on_held: called once, when the Lease was taken.
         """
         self._thread = threading.Thread(target=self._run, args=(on_lost, on_held), name="lease", daemon=True)
         self._thread.start()
 
     def is_held(self) -> bool:
-        """Whether we may write now; never true in two processes at once."""
+        """Whether this process may write now; never true in two processes at once."""
         return self._clock() < self._held_until
 
     def wait(self, timeout_seconds: float) -> bool:
-        """Wait until it is held; returns whether it is."""
+        """Wait until the Lease is held; return whether it is."""
         self._held.wait(timeout_seconds)
         return self.is_held()
 
     def stop(self) -> None:
-        """Give the Lease back, so that the next operator need not wait."""
+        """Release the Lease, so that the next operator need not wait."""
         was_held = self.is_held()
-        self._over.set()
+        self._stopped.set()
         self._held_until = -1.0
         self._api.close()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=2 * _REQUEST_SECONDS)
-        if was_held or self._written is not None:  # also what was got while it ended
-            self._give_back()
+        # The thread may have taken the Lease after `was_held` was read.
+        if was_held or self._written is not None:
+            self._release()
 
     def _run(self, on_lost: Callable[[], None], on_held: Callable[[], None] | None) -> None:
-        while not self._over.is_set():
-            asked_at = self._clock()
-            taken = self._take(asked_at)
-            if self._over.is_set():
+        while not self._stopped.is_set():
+            requested_at = self._clock()
+            is_taken = self._take(requested_at)
+            if self._stopped.is_set():
                 return
-            if taken:
-                self._held_until = asked_at + WRITE_SECONDS
+            if is_taken:
+                # Counted from before the request: others count from when they saw its effect, which is later.
+                self._held_until = requested_at + WRITE_SECONDS
                 if not self._held.is_set():
-                    _log.info("the Lease %s/%s is ours", self._namespace, self._name)
+                    _log.info("holding the Lease %s/%s", self._namespace, self._name)
                     self._held.set()
                     if on_held is not None:
                         on_held()
-            elif self._lost:
-                _log.error("the Lease %s/%s was taken by another", self._namespace, self._name)
+            elif self._is_lost:
+                _log.error("another process has taken the Lease %s/%s", self._namespace, self._name)
                 on_lost()
                 return
-            self._over.wait(RENEW_SECONDS if taken else ASK_SECONDS)
+            self._stopped.wait(RENEW_SECONDS if is_taken else ASK_SECONDS)
 
     def _take(self, now: float) -> bool:
-        """Take or renew it once; returns whether it is ours."""
+        """Take or renew the Lease once; return whether this process holds it."""
         path = KINDS["Lease"].path(self._namespace, self._name)
+        # A renewal needs no read: the last written version is used, and a conflict reads the Lease next time.
         lease, self._written = self._written, None
         try:
             if lease is None:
@@ -133,34 +138,35 @@ class Leadership:
             self._written = self._api.put(path, self._lease(lease), attempts=1)
             return True
         except ApiError as error:
-            if error.status not in (404, 409):  # somebody was faster, or deleted it
-                _log.warning("the Lease %s/%s: %s", self._namespace, self._name, error)
+            if error.status not in (404, 409):  # another process was faster, or the Lease was deleted
+                _log.warning("the Lease %s/%s cannot be taken: %s", self._namespace, self._name, error)
             return False
 
     def _is_free(self, lease: Manifest, now: float) -> bool:
-        """Ours, given back, or unchanged for its whole duration while we looked."""
+        """Whether the Lease is ours, released, or was unchanged for its whole duration while we observed it."""
         spec = lease.get("spec") or {}
         holder = spec.get("holderIdentity")
         if not holder or holder == self._identity:
             return True
         if self._held.is_set():
-            self._lost, self._held_until = True, -1.0  # not a moment longer
+            # Another process holds what this one held: no write may start from now on.
+            self._is_lost, self._held_until = True, -1.0
             return False
         version = str(lease["metadata"].get("resourceVersion"))
-        if self._seen is None or self._seen[0] != version:
-            self._seen = (version, now)
-        return now - self._seen[1] > max(DURATION_SECONDS, int(spec.get("leaseDurationSeconds") or 0))
+        if self._observed is None or self._observed[0] != version:
+            self._observed = (version, now)
+        return now - self._observed[1] > max(DURATION_SECONDS, int(spec.get("leaseDurationSeconds") or 0))
 
-    def _lease(self, old: Manifest | None, *, free: bool = False) -> dict[str, Any]:
+    def _lease(self, old: Manifest | None, *, is_released: bool = False) -> dict[str, Any]:
         spec = dict((old or {}).get("spec") or {})
-        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        now = micro_time()
         if spec.get("holderIdentity") != self._identity:
-            spec["acquireTime"] = stamp
+            spec["acquireTime"] = now
             spec["leaseTransitions"] = int(spec.get("leaseTransitions") or 0) + (old is not None)
         spec |= {
-            "holderIdentity": "" if free else self._identity,
-            "leaseDurationSeconds": 1 if free else DURATION_SECONDS,
-            "renewTime": stamp,
+            "holderIdentity": "" if is_released else self._identity,
+            "leaseDurationSeconds": 1 if is_released else DURATION_SECONDS,
+            "renewTime": now,
         }
         metadata: dict[str, Any] = {"name": self._name, "namespace": self._namespace}
         if old is not None:
@@ -173,11 +179,11 @@ class Leadership:
             "spec": spec,
         }
 
-    def _give_back(self) -> None:
+    def _release(self) -> None:
         path = KINDS["Lease"].path(self._namespace, self._name)
         try:
             lease = self._api.get(path, attempts=1, timeout_seconds=_REQUEST_SECONDS)
             if lease is not None and (lease.get("spec") or {}).get("holderIdentity") == self._identity:
-                self._api.put(path, self._lease(lease, free=True), attempts=1)
+                self._api.put(path, self._lease(lease, is_released=True), attempts=1)
         except ApiError as error:
-            _log.warning("the Lease %s/%s is not given back: %s", self._namespace, self._name, error)
+            _log.warning("the Lease %s/%s is not released: %s", self._namespace, self._name, error)

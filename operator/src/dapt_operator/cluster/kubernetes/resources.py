@@ -1,4 +1,4 @@
-"""Where each kind lives in the API."""
+"""Maps each kind to its paths in the Kubernetes API."""
 
 from __future__ import annotations
 
@@ -7,32 +7,33 @@ from typing import Final
 from urllib.parse import quote
 
 from dapt_operator.api.names import API_VERSION
+from dapt_operator.launchers import jobset
 
 
 @dataclass(frozen=True)
 class ResourceKind:
-    """A kind of object."""
+    """A kind of object and its place in the API."""
 
     api_version: str
     plural: str
-    namespaced: bool = True
+    is_namespaced: bool = True
 
     def collection(self, namespace: str | None = None) -> str:
-        """Path of all objects, of one namespace or of all."""
+        """Return the path of all objects of the kind, in one namespace or in all."""
         root = "/api/v1" if self.api_version == "v1" else f"/apis/{self.api_version}"
-        inside = f"/namespaces/{quote(namespace, safe='')}" if self.namespaced and namespace else ""
+        inside = f"/namespaces/{quote(namespace, safe='')}" if self.is_namespaced and namespace else ""
         return f"{root}{inside}/{self.plural}"
 
     def path(self, namespace: str | None, name: str) -> str:
-        """Path of one object."""
+        """Return the path of one object."""
         return f"{self.collection(namespace)}/{quote(name, safe='')}"
 
 
 KINDS: Final = {
     "DomainAdaptation": ResourceKind(API_VERSION, "domainadaptations"),
-    "AdaptationProfile": ResourceKind(API_VERSION, "adaptationprofiles", namespaced=False),
+    "AdaptationProfile": ResourceKind(API_VERSION, "adaptationprofiles", is_namespaced=False),
     "Job": ResourceKind("batch/v1", "jobs"),
-    "JobSet": ResourceKind("jobset.x-k8s.io/v1alpha2", "jobsets"),
+    "JobSet": ResourceKind(jobset.API_VERSION, "jobsets"),
     "Pod": ResourceKind("v1", "pods"),
     "ConfigMap": ResourceKind("v1", "configmaps"),
     "Secret": ResourceKind("v1", "secrets"),
@@ -41,4 +42,4 @@ KINDS: Final = {
     "Event": ResourceKind("v1", "events"),
     "Lease": ResourceKind("coordination.k8s.io/v1", "leases"),
 }
-"""Every kind that we read or write by name; Kueue's Workloads have the version that the server prefers."""
+"""Every kind that the adapter reads or writes. Kueue's Workloads are not here: their version is discovered."""

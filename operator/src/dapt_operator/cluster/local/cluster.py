@@ -21,7 +21,7 @@ from typing import IO, Any, Self
 from dapt_operator.api.names import LABEL_RUN
 from dapt_operator.cluster.local import job_status
 from dapt_operator.cluster.local.capacity import Capacity, demand, machine
-from dapt_operator.cluster.local.errors import LocalRunError, timestamp
+from dapt_operator.cluster.local.errors import LocalRunError
 from dapt_operator.cluster.local.job import LocalJob
 from dapt_operator.cluster.local.object_files import ObjectFiles
 from dapt_operator.cluster.local.pod_to_process import RUN_MARKER
@@ -29,6 +29,7 @@ from dapt_operator.cluster.local.process import kill_marked
 from dapt_operator.cluster.local.progress import LocalProgress
 from dapt_operator.cluster.local.stored_resource import StoredResource
 from dapt_operator.cluster.port import Event, Key, ObjectReference, World
+from dapt_operator.cluster.timestamps import micro_time
 from dapt_operator.launchers.labels import QUEUE_LABEL
 from dapt_operator.stage_run import Children, Manifest
 
@@ -176,7 +177,7 @@ class LocalCluster:
     def record(self, key: Key, event: Event) -> None:
         """Append an Event to `events.jsonl`."""
         self._check(key)
-        line = {"time": timestamp(), "type": event.type, "reason": event.reason, "message": event.message}
+        line = {"time": micro_time(), "type": event.type, "reason": event.reason, "message": event.message}
         with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 

@@ -1,19 +1,15 @@
-"""What a local run may be refused for, and the time in Kubernetes' spelling."""
+"""Defines what a local run is refused for; `cluster/errors.py` draws the whole tree."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+
+from dapt_operator.cluster.errors import ClusterError
 
 
-class LocalRunError(ValueError):
-    """The local run cannot start or go on as asked; one sentence a problem. A retry does not help."""
+class LocalRunError(ClusterError, ValueError):
+    """The local run cannot start or continue as requested; one sentence for each problem. A retry does not help."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
         self.problems: Sequence[str] = problems
-
-
-def timestamp(moment: datetime | None = None) -> str:
-    """RFC 3339 in UTC with microseconds, as the local adapter's objects carry it."""
-    return (moment or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from dapt_operator.cluster.local import job_status
-from dapt_operator.cluster.local.errors import LocalRunError, timestamp
+from dapt_operator.cluster.local.errors import LocalRunError
 from dapt_operator.cluster.local.free_ports import PortReservation
 from dapt_operator.cluster.local.object_files import ObjectFiles
 from dapt_operator.cluster.local.pod_to_process import Launch, pod_folder, prepare_launch
 from dapt_operator.cluster.local.process import PodProcess
+from dapt_operator.cluster.timestamps import micro_time
 from dapt_operator.stage_run import Manifest
 
 logger = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ class LocalJob:
             if delete and not self._deleted:
                 self._deleted = True
                 job = self._job()
-                self._put(job | {"metadata": job["metadata"] | {"deletionTimestamp": timestamp()}})
+                self._put(job | {"metadata": job["metadata"] | {"deletionTimestamp": micro_time()}})
             if self._stopping:
                 return
             self._stopping = True
@@ -170,7 +171,7 @@ class LocalJob:
             if process is None or index not in self._alive:
                 return
             pod = dict(self._pod(index))
-            self._put(pod | {"metadata": pod["metadata"] | {"deletionTimestamp": timestamp()}})
+            self._put(pod | {"metadata": pod["metadata"] | {"deletionTimestamp": micro_time()}})
         process.kill()
 
     def _deadline_passed(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from dapt_operator.cluster.local.errors import timestamp
+from dapt_operator.cluster.timestamps import micro_time
 from dapt_operator.stage_run import Manifest, plain
 
 COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
@@ -44,7 +44,7 @@ def unscheduled(pod: Manifest, why: str) -> dict[str, Any]:
 
 def running(pod: Manifest) -> dict[str, Any]:
     """The pod with its container started now."""
-    now = timestamp()
+    now = micro_time()
     return _with_container(pod, {"phase": "Running", "startTime": now}, {"running": {"startedAt": now}})
 
 
@@ -75,7 +75,7 @@ def ended(
         "exitCode": exit_code,
         "reason": reason or ("Completed" if exit_code == 0 else "Error"),
         "startedAt": before.get("startedAt"),
-        "finishedAt": timestamp(at),
+        "finishedAt": micro_time(at),
     } | ({"message": message} if message else {})
     kept = {name: value for name, value in (pod.get("status") or {}).items() if name == "startTime"}
     return _with_container(pod, kept | status, {"terminated": terminated})
@@ -105,7 +105,7 @@ def job_status(job: Manifest, pods: Sequence[Manifest], failure: tuple[str, str]
             conditions.append(_condition(kind, reason, message))
 
     status: dict[str, Any] = {
-        "startTime": before.get("startTime") or timestamp(),
+        "startTime": before.get("startTime") or micro_time(),
         "active": sum(phase not in TERMINAL_PHASES for phase in phases),
         "succeeded": phases.count("Succeeded"),
         "failed": phases.count("Failed"),
@@ -113,7 +113,7 @@ def job_status(job: Manifest, pods: Sequence[Manifest], failure: tuple[str, str]
     if complete:
         add("SuccessCriteriaMet", "CompletionsReached", "Reached expected number of succeeded pods")
         add("Complete", "CompletionsReached", "Reached expected number of succeeded pods")
-        status["completionTime"] = timestamp()
+        status["completionTime"] = micro_time()
     elif failure is not None:
         add("FailureTarget", *failure)
         if over:
@@ -138,7 +138,7 @@ def _condition(kind: str, reason: str, message: str) -> dict[str, str]:
         "status": "True",
         "reason": reason,
         "message": message,
-        "lastTransitionTime": timestamp(),
+        "lastTransitionTime": micro_time(),
     }
 
 

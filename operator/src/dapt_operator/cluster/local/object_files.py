@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dapt_contract.envelope import write_bytes_atomically
-from dapt_operator.cluster.local.errors import LocalRunError, timestamp
+from dapt_operator.cluster.local.errors import LocalRunError
+from dapt_operator.cluster.timestamps import micro_time
 from dapt_operator.stage_run import Manifest, plain
 
 _RESERVED_BYTES = 1024 * 1024
@@ -62,7 +63,7 @@ class ObjectFiles:
         if key in self._objects:
             return None
         created: dict[str, Any] = plain(manifest)
-        created["metadata"] |= {"uid": str(uuid.uuid4()), "creationTimestamp": timestamp()}
+        created["metadata"] |= {"uid": str(uuid.uuid4()), "creationTimestamp": micro_time()}
         self.put(created)
         return created
 

@@ -18,9 +18,10 @@ from ruamel.yaml import YAML
 from dapt_operator.api.schema.immutable import changed_blocks
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.status import Frozen
-from dapt_operator.cluster.local.errors import LocalRunError, timestamp
+from dapt_operator.cluster.errors import ConflictError
+from dapt_operator.cluster.local.errors import LocalRunError
 from dapt_operator.cluster.local.object_files import ObjectFiles
-from dapt_operator.cluster.port import ConflictError
+from dapt_operator.cluster.timestamps import micro_time
 from dapt_operator.stage_run import Manifest, plain
 
 DEFAULT_NAMESPACE = "default"
@@ -88,7 +89,7 @@ class StoredResource:
             "uid": str(uuid.uuid4()),
             "generation": 1,
             "resourceVersion": "1",
-            "creationTimestamp": timestamp(),
+            "creationTimestamp": micro_time(),
         }
         metadata.setdefault("namespace", DEFAULT_NAMESPACE)
         created: dict[str, Any] = plain(document) | {"metadata": metadata}

@@ -1,34 +1,32 @@
-"""What is kept of one object, and whether it is one of ours."""
+"""Decides what is kept of one object, and whether it is one of ours."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from dapt_contract.pod import COMPLETION_INDEX
 from dapt_operator.api.names import GROUP, LABEL_NAME, LABEL_RUN, LABEL_UID
 from dapt_operator.api.v1alpha1.profile import DEFAULT_PROFILE_ANNOTATION
-from dapt_operator.cluster.kubernetes.cache.projection import slim
+from dapt_operator.cluster.kubernetes.cache.projection import project
 from dapt_operator.cluster.port import Key
-from dapt_operator.stage_run import Manifest
+from dapt_operator.launchers.observe.pod_states import has_ended
+from dapt_operator.stage_run import HOLDER_KINDS, Manifest
 
 RESOURCE, PROFILE = "DomainAdaptation", "AdaptationProfile"
-HOLDERS = ("Job", "JobSet")
-"""Kinds that hold pods."""
-KEPT = (RESOURCE, PROFILE, *HOLDERS, "Pod")
-JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
-JOB_LABEL = "batch.kubernetes.io/job-name"
-_ENDED = ("Succeeded", "Failed")
+CACHED_KINDS: Final = (RESOURCE, PROFILE, *HOLDER_KINDS, "Pod")
+JOBSET_LABEL: Final = "jobset.sigs.k8s.io/jobset-name"
+JOB_LABEL: Final = "batch.kubernetes.io/job-name"
 
-Place = tuple[str, str, str]
+ObjectId = tuple[str, str, str]
 """Kind, namespace, name."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A pod that answers for its run."""
+    """A pod that serves live readings of its run."""
 
     key: Key
     holder: str
@@ -48,63 +46,68 @@ class Entry:
     uid: str
     version: int
     key: Key | None
+    """The adaptation that it belongs to; None for a profile."""
     owner_uid: str = ""
     run: str = ""
-    ended: bool = False
-    """For a pod: it has said its last words."""
-    gone: bool = False
-    """Deleted, and kept for what it said until its Job goes too."""
-    own: bool = False
-    """A status that we wrote and no watch has told of yet."""
+    """First digits of the run key."""
+    has_ended: bool = False
+    """Whether it is a pod whose termination message is complete."""
+    is_retained: bool = False
+    """Whether it is a deleted pod that is kept for its termination message until its Job is deleted too."""
+    is_own_write: bool = False
+    """Whether it is a status that this process wrote and no watch has reported yet."""
     target: Target | None = None
     profile: str = ""
-    """Of a resource: the profile that it names."""
+    """The profile that a resource names."""
     is_default: bool = False
-    """Of a profile: whether it serves resources that name none."""
+    """Whether it is a profile that serves resources that name none."""
 
 
-def place_of(body: Manifest) -> Place:
-    """Where an object stands."""
+def id_of(body: Manifest) -> ObjectId:
+    """Return kind, namespace and name of an object."""
     metadata = body.get("metadata") or {}
     return (str(body.get("kind")), str(metadata.get("namespace") or ""), str(metadata.get("name")))
 
 
-def read(body: Manifest) -> Entry | None:
-    """What is kept of an object; None when it is not one of ours."""
+def entry_of(body: Manifest) -> Entry | None:
+    """Return what is kept of an object; None when it is not one of ours."""
     kind, metadata = body.get("kind"), body.get("metadata") or {}
     uid, version = str(metadata.get("uid", "")), version_of(metadata.get("resourceVersion"))
     namespace = str(metadata.get("namespace") or "")
     if kind == RESOURCE:
         profile = str((body.get("spec") or {}).get("profile") or "")
-        return Entry(_text(body), uid, version, Key(namespace, str(metadata["name"])), profile=profile)
+        return Entry(_json(body), uid, version, Key(namespace, str(metadata["name"])), profile=profile)
     if kind == PROFILE:
         annotations = metadata.get("annotations") or {}
         is_default = annotations.get(DEFAULT_PROFILE_ANNOTATION) == "true"
-        return Entry(_text(body), uid, version, None, is_default=is_default)
+        return Entry(_json(body), uid, version, None, is_default=is_default)
     labels: Mapping[str, str] = metadata.get("labels") or {}
-    name, owner = labels.get(LABEL_NAME), labels.get(LABEL_UID)
-    if not name or not owner or not _is_ours(str(kind), metadata, owner):
+    name, owner_uid = labels.get(LABEL_NAME), labels.get(LABEL_UID)
+    if not name or not owner_uid or not _is_ours(str(kind), metadata, owner_uid):
         return None
-    status = body.get("status") or {}
+    key = Key(namespace, name)
     return Entry(
-        body=_text(body),
+        body=_json(body),
         uid=uid,
         version=version,
-        key=Key(namespace, name),
-        owner_uid=owner,
+        key=key,
+        owner_uid=owner_uid,
         run=labels.get(LABEL_RUN, ""),
-        ended=kind == "Pod" and status.get("phase") in _ENDED,
-        target=_target(body, Key(namespace, name)) if kind == "Pod" else None,
+        has_ended=kind == "Pod" and has_ended(body),
+        target=_target(body, key) if kind == "Pod" else None,
     )
 
 
-def _text(body: Manifest) -> bytes:
-    return json.dumps(slim(body), separators=(",", ":"), ensure_ascii=False).encode()
+def _json(body: Manifest) -> bytes:
+    return json.dumps(project(body), separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _is_ours(kind: str, metadata: Mapping[str, Any], owner_uid: str) -> bool:
-    """Jobs and JobSets are the resource's own; a Job that a JobSet made is not, its pods are. Labels prove nothing:
-    controllers copy them."""
+    """Whether an object with our labels is ours, by its controlling owner.
+
+    Labels prove nothing, because controllers copy them: a Job that a JobSet created has them and is not ours, while
+    its pods are.
+    """
     owners = metadata.get("ownerReferences") or []
     owner: Mapping[str, Any] = next((item for item in owners if item.get("controller")), {})
     if kind == "Pod":
@@ -117,10 +120,11 @@ def _is_ours(kind: str, metadata: Mapping[str, Any], owner_uid: str) -> bool:
 
 
 def _target(pod: Manifest, key: Key) -> Target | None:
-    """Where a running first pod can be asked."""
+    """Return where a running first pod serves its readings; None for any other pod."""
     metadata, status = pod["metadata"], pod.get("status") or {}
     labels, annotations = metadata["labels"], metadata.get("annotations") or {}
     index = annotations.get(COMPLETION_INDEX, labels.get(COMPLETION_INDEX))
+    # A pod of a JobSet has both labels; its run is known by the name of the JobSet.
     holder = labels.get(JOBSET_LABEL) or labels.get(JOB_LABEL)
     port = next(
         (
@@ -137,6 +141,7 @@ def _target(pod: Manifest, key: Key) -> Target | None:
     return Target(key, str(holder), str(run), str(host), int(port))
 
 
-def version_of(value: Any) -> int:
-    """A resource version as a number; 0 for none."""
-    return int(value) if str(value or "").isdigit() else 0
+def version_of(value: object) -> int:
+    """Return a resource version as a number; 0 for none."""
+    text = str(value or "")
+    return int(text) if text.isdigit() else 0

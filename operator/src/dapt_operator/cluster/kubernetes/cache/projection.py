@@ -1,49 +1,59 @@
-"""What is kept of an object: what launchers, planner and this adapter read, and nothing more.
+"""Reduces an object to what launchers, planner and this adapter read.
 
-Thousands of Jobs and pods are in memory at once, and most of each is its pod's specification, who manages which field,
-and volumes. `launchers/observe/run_states.py` lists what launchers read; a test compares the states of whole and of
-kept objects.
+Thousands of Jobs and pods are in memory at once, and most of each is its pod's specification, managed fields and
+volumes. `launchers/observe/run_states.py` lists what launchers read; a test compares the states of whole and of
+reduced objects.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from dapt_operator.stage_run import Manifest
 
-_METADATA = (
-    "name", "namespace", "uid", "labels", "annotations", "creationTimestamp", "deletionTimestamp",
+_METADATA: Final = (
+    "name",
+    "namespace",
+    "uid",
+    "labels",
+    "annotations",
+    "creationTimestamp",
+    "deletionTimestamp",
     "deletionGracePeriodSeconds",
-)  # fmt: skip
-_OWNER = ("apiVersion", "kind", "name", "uid", "controller")
-_BULKY_ANNOTATION = "kubectl.kubernetes.io/last-applied-configuration"
-_CONDITION = ("type", "status", "reason", "message", "lastTransitionTime", "observedGeneration")
+)
+_OWNER: Final = ("apiVersion", "kind", "name", "uid", "controller")
+_LARGE_ANNOTATION: Final = "kubectl.kubernetes.io/last-applied-configuration"
+_CONDITION: Final = ("type", "status", "reason", "message", "lastTransitionTime", "observedGeneration")
+_IGNORED_CONDITIONS: Final = frozenset(
+    {"Initialized", "Ready", "ContainersReady", "PodReadyToStartContainers"}
+)
 
 
-def slim(body: Manifest) -> dict[str, Any]:
-    """The part of an object that is kept. Children without their resource version: a change of that alone is none."""
+def project(body: Manifest) -> dict[str, Any]:
+    """Return the part of an object that is kept.
+
+    Children lose their resource version, so that a change of it alone is no change.
+    """
     kind = str(body.get("kind"))
-    keep = _KEEP.get(kind, _whole)
-    names = _METADATA if kind in _KEEP else (*_METADATA, "resourceVersion", "generation")
-    return {"apiVersion": body.get("apiVersion"), "kind": kind, "metadata": _metadata(body, names)} | keep(
-        body
-    )
+    project_content = _PROJECTIONS.get(kind, _spec_and_status)
+    names = _METADATA if kind in _PROJECTIONS else (*_METADATA, "resourceVersion", "generation")
+    metadata = _metadata(body, names)
+    return {"apiVersion": body.get("apiVersion"), "kind": kind, "metadata": metadata} | project_content(body)
 
 
 def _metadata(body: Manifest, names: tuple[str, ...]) -> dict[str, Any]:
     given = body.get("metadata") or {}
     kept = _only(given, names)
-    if _BULKY_ANNOTATION in (kept.get("annotations") or {}):
+    if _LARGE_ANNOTATION in (kept.get("annotations") or {}):
         kept["annotations"] = {
-            name: value for name, value in kept["annotations"].items() if name != _BULKY_ANNOTATION
+            name: value for name, value in kept["annotations"].items() if name != _LARGE_ANNOTATION
         }
     owners = [_only(owner, _OWNER) for owner in given.get("ownerReferences") or []]
     return kept | ({"ownerReferences": owners} if owners else {})
 
 
-def _whole(body: Manifest) -> dict[str, Any]:
-    """A resource or profile."""
+def _spec_and_status(body: Manifest) -> dict[str, Any]:
     return _only(body, ("spec", "status"))
 
 
@@ -97,8 +107,8 @@ def _pod(body: Manifest) -> dict[str, Any]:
 
 def _state(state: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        word: {name: value for name, value in (said or {}).items() if name != "containerID"}
-        for word, said in state.items()
+        state_name: {name: value for name, value in (details or {}).items() if name != "containerID"}
+        for state_name, details in state.items()
     }
 
 
@@ -108,14 +118,15 @@ def _progress_port(container: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _conditions(status: Mapping[str, Any]) -> dict[str, Any]:
-    found = [
-        _only(item, _CONDITION) for item in status.get("conditions") or [] if item.get("type") not in _NOISE
+    conditions = [
+        _only(item, _CONDITION)
+        for item in status.get("conditions") or []
+        if item.get("type") not in _IGNORED_CONDITIONS
     ]
-    return {"conditions": found} if found else {}
+    return {"conditions": conditions} if conditions else {}
 
 
-_NOISE = frozenset({"Initialized", "Ready", "ContainersReady", "PodReadyToStartContainers"})
-_KEEP = {"Job": _job, "JobSet": _jobset, "Pod": _pod}
+_PROJECTIONS: Final = {"Job": _job, "JobSet": _jobset, "Pod": _pod}
 
 
 def _only(value: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

@@ -1,39 +1,40 @@
-"""Thread-safe memory of what watches, lists and own writes say.
+"""Keeps the newest version of every object that watches, lists and own writes report; thread-safe.
 
-Three sources tell of the same object, in any order: a watch, a list, and the answer to a write of ours. For one object
-(uid) the highest resource version is the truth, and an object that was seen to be gone never comes back.
+Three sources report the same object, in any order: a watch, a list, and the answer to a write of ours. For one object
+(uid) the highest resource version is the truth, and an object that was reported as deleted never comes back.
 
-Objects are kept as compact JSON: a quarter of the memory of dictionaries, and nobody can change what another reads.
+Objects are kept as compact JSON: it takes a quarter of the memory of dictionaries, and a reader cannot change what
+another one reads.
 """
 
 from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import ItemsView, Iterable, Iterator
 from dataclasses import dataclass
 from threading import Lock
+from typing import Final
 
 from dapt_operator.cluster.kubernetes.cache.entry import (
-    HOLDERS,
-    KEPT,
+    CACHED_KINDS,
     PROFILE,
     RESOURCE,
     Entry,
-    Place,
+    ObjectId,
     Target,
-    place_of,
-    read,
+    entry_of,
+    id_of,
     version_of,
 )
 from dapt_operator.cluster.port import Key
-from dapt_operator.stage_run import Manifest
+from dapt_operator.stage_run import HOLDER_KINDS, Manifest
 
-_MOST_DEAD = 50_000
+_MAX_DELETED_UIDS: Final = 50_000
 
 
 @dataclass(frozen=True)
-class Family:
+class ResourceWithChildren:
     """A resource and the children that carry its uid."""
 
     resource: Manifest | None
@@ -42,52 +43,54 @@ class Family:
 
 
 class Store:
-    """The newest known version of every resource, profile, Job, JobSet and pod of ours."""
+    """Holds every resource and profile, and every Job, JobSet and pod of ours."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._objects: dict[str, dict[Place, Entry]] = {kind: {} for kind in KEPT}
-        self._places: dict[Key, dict[Place, None]] = {}
-        """Children of a key, in the order in which they were first seen."""
-        self._dead: OrderedDict[str, None] = OrderedDict()
-        """Uids of objects that are gone, so that a late event does not bring one back."""
+        self._objects: dict[str, dict[ObjectId, Entry]] = {kind: {} for kind in CACHED_KINDS}
+        self._child_ids: dict[Key, dict[ObjectId, None]] = {}
+        """Children of an adaptation, in the order in which they were first reported."""
+        self._deleted_uids: OrderedDict[str, None] = OrderedDict()
+        """Uids of deleted objects, so that a late event does not bring one back."""
 
-    def put(self, body: Manifest, *, own: bool = False) -> Key | None:
-        """Take a version of an object; the newer resource version wins.
+    def put(self, body: Manifest, *, is_own_write: bool = False) -> Key | None:
+        """Store a version of an object; the newer resource version wins.
 
         Args:
-            body: as the API server gave it.
-            own: it is the answer to a write of ours.
+            body: as the API server sent it.
+            is_own_write: whether it is the answer to a write of this process.
 
         Returns:
-            The adaptation concerned; None when the object is not ours, is a profile, or says nothing new. A status
-            that we wrote is new once more when the watch tells of it: what follows from it is decided then.
+            The adaptation to reconcile; None when the object is not ours, is a profile, or has not changed. A status
+            that this process wrote counts as changed once more when the watch reports it: what follows from it is
+            decided then.
         """
-        place = place_of(body)
-        if place[0] not in KEPT or (not own and self._is_known(place, body)):
+        object_id = id_of(body)
+        if object_id[0] not in CACHED_KINDS or (not is_own_write and self._has_version(object_id, body)):
             return None
-        entry = read(body)
+        entry = entry_of(body)
         with self._lock:
             if entry is None:
-                return self._disown(place, body)
-            return self._put(place, entry, own)
+                return self._drop_if_newer(object_id, body)
+            return self._put(object_id, entry, is_own_write)
 
     def remove(self, body: Manifest) -> Key | None:
-        """Forget a deleted object; returns the adaptation concerned.
+        """Remove a deleted object; return the adaptation to reconcile.
 
-        A pod that has ended stays for its last words as long as its Job is there.
+        A pod that has ended is retained for its termination message as long as its Job exists.
         """
-        place, last = place_of(body), read(body)
+        object_id, last = id_of(body), entry_of(body)
         uid = str((body.get("metadata") or {}).get("uid", ""))
         with self._lock:
-            known = self._entry(place)
-            if last is not None or known is not None:
-                self._bury(uid)
-            if known is None or known.uid != uid:
+            entry = self._entry(object_id)
+            if last is not None or entry is not None:
+                self._mark_deleted(uid)
+            if entry is None or entry.uid != uid:
                 return None
-            if last is not None and last.ended and not known.ended:
-                known.body, known.ended, known.target = last.body, True, None
-            return self._drop(place)
+            # The deletion may be the first report of the pod's end.
+            if last is not None and last.has_ended and not entry.has_ended:
+                entry.body, entry.has_ended, entry.target = last.body, True, None
+            return self._drop(object_id)
 
     def replace(
         self,
@@ -97,83 +100,83 @@ class Store:
         namespace: str | None = None,
         run: str | None = None,
     ) -> set[Key]:
-        """Take a full list; what is not in it and not younger than it goes.
+        """Store a full list; remove the objects that are neither in it nor newer than it.
 
         Args:
             kind: of the objects.
-            bodies: all of them; may be an iterator over pages.
-            resource_version: of the list; None: everything that is not in it goes.
-            namespace: whose list it is; None: of all.
-            run: label of the run whose list it is; None: of all.
+            bodies: all objects; may be an iterator over pages.
+            resource_version: of the list; None: remove every object that is not in it.
+            namespace: namespace that was listed; None: all.
+            run: label of the run that was listed; None: all.
 
         Returns:
             Adaptations whose objects changed.
         """
         changed: set[Key] = set()
-        seen = set()
+        listed_uids = set()
         for body in bodies:
-            seen.add(str((body.get("metadata") or {}).get("uid", "")))
+            listed_uids.add(str((body.get("metadata") or {}).get("uid", "")))
             key = self.put({"kind": kind, **body})
             if key is not None:
                 changed.add(key)
         newest = None if resource_version is None else version_of(resource_version)
         with self._lock:
-            over = [
-                place
-                for place, entry in self._objects[kind].items()
-                if (namespace is None or place[1] == namespace)
+            missing = [
+                object_id
+                for object_id, entry in self._objects[kind].items()
+                if (namespace is None or object_id[1] == namespace)
                 and (run is None or entry.run == run)
-                and entry.uid not in seen
-                and not entry.gone
+                and entry.uid not in listed_uids
+                and not entry.is_retained
+                # An object that is newer than the list was created, or written, after the list was made.
                 and (newest is None or entry.version <= newest)
             ]
-            for place in over:
-                self._bury(self._objects[kind][place].uid)
-                key = self._drop(place)
+            for object_id in missing:
+                self._mark_deleted(self._objects[kind][object_id].uid)
+                key = self._drop(object_id)
                 if key is not None:
                     changed.add(key)
         return changed
 
     # --- reading ---
 
-    def family(self, key: Key) -> Family:
-        """A resource with its children; children of a predecessor with the same name are not shown."""
+    def with_children(self, key: Key) -> ResourceWithChildren:
+        """Return a resource with its children, without those of a deleted resource of the same name."""
         with self._lock:
-            own = self._entry((RESOURCE, key.namespace, key.name))
-            if own is None:
-                return Family(None)
-            places = self._places.get(key, {})
-            found = [(place[0], self._objects[place[0]][place]) for place in places]
-            bodies = [(kind, entry.body) for kind, entry in found if entry.owner_uid == own.uid]
-            resource = own.body
-        jobs = tuple(json.loads(body) for kind, body in bodies if kind in HOLDERS)
+            owner = self._entry((RESOURCE, key.namespace, key.name))
+            if owner is None:
+                return ResourceWithChildren(None)
+            children = [(child[0], self._objects[child[0]][child]) for child in self._child_ids.get(key, {})]
+            bodies = [(kind, entry.body) for kind, entry in children if entry.owner_uid == owner.uid]
+            resource = owner.body
+        jobs = tuple(json.loads(body) for kind, body in bodies if kind in HOLDER_KINDS)
         pods = tuple(json.loads(body) for kind, body in bodies if kind == "Pod")
-        return Family(json.loads(resource), jobs, pods)
+        return ResourceWithChildren(json.loads(resource), jobs, pods)
 
     def uid(self, kind: str, namespace: str, name: str) -> tuple[str, str] | None:
-        """Uid of an object and uid of the resource it belongs to; None when it is not known."""
+        """Return the uid of an object and of the resource that it belongs to; None when it is not stored."""
         with self._lock:
             entry = self._entry((kind, namespace, name))
-            return (entry.uid, entry.owner_uid) if entry is not None and not entry.gone else None
+            return (entry.uid, entry.owner_uid) if entry is not None and not entry.is_retained else None
 
     def targets(self) -> tuple[Target, ...]:
-        """The pods that can be asked for a live reading."""
+        """Return the pods that serve live readings."""
         with self._lock:
             return tuple(pod.target for pod in self._objects["Pod"].values() if pod.target is not None)
 
     def keys(self) -> tuple[Key, ...]:
-        """Of all DomainAdaptations."""
+        """Return the keys of all DomainAdaptations."""
         with self._lock:
-            return tuple(Key(place[1], place[2]) for place in self._objects[RESOURCE])
+            return tuple(Key(namespace, name) for _, namespace, name in self._objects[RESOURCE])
 
     def resources(self) -> Iterator[Manifest]:
-        """All DomainAdaptations, each read when its turn comes: a thousand at once take much memory."""
+        """Iterate over all DomainAdaptations; each is parsed only when it is reached, to save memory."""
         with self._lock:
             bodies = [entry.body for entry in self._objects[RESOURCE].values()]
         return map(json.loads, bodies)
 
     def resource(self, key: Key) -> Manifest | None:
-        """One DomainAdaptation."""
+        """Return a DomainAdaptation; None when there is none of that key."""
         with self._lock:
             entry = self._entry((RESOURCE, key.namespace, key.name))
         return None if entry is None else json.loads(entry.body)
@@ -185,115 +188,123 @@ class Store:
             return None if entry is None else (entry.uid, str(entry.version))
 
     def profile(self, name: str) -> Manifest | None:
-        """One AdaptationProfile."""
+        """Return an AdaptationProfile; None when there is none of that name."""
         with self._lock:
             entry = self._entry((PROFILE, "", name))
         return None if entry is None else json.loads(entry.body)
 
     def default_profiles(self) -> tuple[str, ...]:
-        """Names of those that serve resources that name none; more than one is a mistake."""
+        """Return the names of the profiles that serve resources that name none; more than one is a mistake."""
         with self._lock:
-            return tuple(sorted(place[2] for place, one in self._objects[PROFILE].items() if one.is_default))
+            return tuple(sorted(name for (_, _, name), entry in self._profiles() if entry.is_default))
 
     def profile_versions(self) -> set[tuple[str, int]]:
-        """Name and resource version of every AdaptationProfile."""
+        """Return name and resource version of every AdaptationProfile."""
         with self._lock:
-            return {(place[2], one.version) for place, one in self._objects[PROFILE].items()}
+            return {(name, entry.version) for (_, _, name), entry in self._profiles()}
 
     def keys_of_profile(self, name: str) -> tuple[Key, ...]:
-        """Adaptations that a change of this profile concerns: those that name it, and those that name none."""
+        """Return the adaptations that this profile affects: those that name it, and those that name none."""
         with self._lock:
             entries = list(self._objects[RESOURCE].values())
         return tuple(entry.key for entry in entries if entry.key is not None and entry.profile in ("", name))
 
-    def _is_known(self, place: Place, body: Manifest) -> bool:
-        """Whether this very version is here already: most of what a list says, and cheaper than reading it."""
+    def _has_version(self, object_id: ObjectId, body: Manifest) -> bool:
+        """Whether this very version is stored; true for most items of a list, and cheaper than reading them."""
         metadata = body.get("metadata") or {}
         with self._lock:
-            known = self._entry(place)
+            entry = self._entry(object_id)
             return (
-                known is not None
-                and not known.own
-                and known.uid == metadata.get("uid")
-                and known.version == version_of(metadata.get("resourceVersion"))
+                entry is not None
+                and not entry.is_own_write
+                and entry.uid == metadata.get("uid")
+                and entry.version == version_of(metadata.get("resourceVersion"))
             )
 
     # --- with the lock held ---
 
-    def _entry(self, place: Place) -> Entry | None:
-        return self._objects.get(place[0], {}).get(place)
+    def _entry(self, object_id: ObjectId) -> Entry | None:
+        return self._objects.get(object_id[0], {}).get(object_id)
 
-    def _disown(self, place: Place, body: Manifest) -> Key | None:
-        """Let go what was ours, when somebody has taken its labels away or put another object in its place."""
-        known = self._entry(place)
-        if known is None or version_of((body.get("metadata") or {}).get("resourceVersion")) <= known.version:
-            return None
-        return self._drop(place)
+    def _profiles(self) -> ItemsView[ObjectId, Entry]:
+        return self._objects[PROFILE].items()
 
-    def _put(self, place: Place, entry: Entry, own: bool) -> Key | None:
-        if entry.uid in self._dead:
+    def _drop_if_newer(self, object_id: ObjectId, body: Manifest) -> Key | None:
+        """Drop an object that was ours, when its labels were removed or another object has taken its place."""
+        entry = self._entry(object_id)
+        version = version_of((body.get("metadata") or {}).get("resourceVersion"))
+        if entry is None or version <= entry.version:
             return None
-        known = self._entry(place)
-        if known is not None:
-            if entry.version < known.version:
+        return self._drop(object_id)
+
+    def _put(self, object_id: ObjectId, new: Entry, is_own_write: bool) -> Key | None:
+        kind = object_id[0]
+        if new.uid in self._deleted_uids:
+            return None
+        old = self._entry(object_id)
+        if old is not None:
+            if new.version < old.version:
                 return None
-            if entry.version == known.version:
-                echo = known.own and not own
-                known.own = known.own and own
-                return known.key if echo else None
-            if known.uid != entry.uid:
-                self._bury(known.uid)
-                self._drop(place)
-        entry.own = own and place[0] == RESOURCE
-        same = known is not None and known.uid == entry.uid and known.body == entry.body
-        if same and known is not None:
-            known.version = entry.version
+            if new.version == old.version:
+                # The watch reports what this process wrote: the adaptation is reconciled once more.
+                is_echo = old.is_own_write and not is_own_write
+                old.is_own_write = old.is_own_write and is_own_write
+                return old.key if is_echo else None
+            if old.uid != new.uid:
+                self._mark_deleted(old.uid)
+                self._drop(object_id)
+        new.is_own_write = is_own_write and kind == RESOURCE
+        if old is not None and old.uid == new.uid and old.body == new.body:
+            old.version = new.version
             return None
-        self._objects[place[0]][place] = entry
-        if place[0] == RESOURCE:
-            return entry.key
-        if entry.key is None:
+        self._objects[kind][object_id] = new
+        if kind == RESOURCE:
+            return new.key
+        if new.key is None:
             return None  # a profile
-        if known is not None and known.key is not None and known.key != entry.key:
-            self._places.get(known.key, {}).pop(place, None)
-        self._places.setdefault(entry.key, {})[place] = None
+        if old is not None and old.key is not None and old.key != new.key:
+            self._child_ids.get(old.key, {}).pop(object_id, None)
+        self._child_ids.setdefault(new.key, {})[object_id] = None
+        return new.key
+
+    def _drop(self, object_id: ObjectId) -> Key | None:
+        kind, entry = object_id[0], self._entry(object_id)
+        if entry is None:
+            return None
+        if (
+            kind == "Pod"
+            and entry.has_ended
+            and entry.key is not None
+            and self._has_holder(entry.key, entry.run)
+        ):
+            entry.is_retained = True
+            return entry.key
+        del self._objects[kind][object_id]
+        if entry.key is not None and kind != RESOURCE:
+            siblings = self._child_ids.get(entry.key, {})
+            siblings.pop(object_id, None)
+            if kind in HOLDER_KINDS:
+                self._drop_retained_pods(entry.key, entry.run)
+            if not siblings:
+                self._child_ids.pop(entry.key, None)
         return entry.key
 
-    def _drop(self, place: Place) -> Key | None:
-        known = self._entry(place)
-        if known is None:
-            return None
-        if place[0] == "Pod" and known.ended and self._has_holder(known):
-            known.gone = True
-            return known.key
-        del self._objects[place[0]][place]
-        if known.key is not None and place[0] != RESOURCE:
-            siblings = self._places.get(known.key, {})
-            siblings.pop(place, None)
-            if place[0] in HOLDERS:
-                self._drop_ghosts(known)
-            if not siblings:
-                self._places.pop(known.key, None)
-        return known.key
-
-    def _has_holder(self, pod: Entry) -> bool:
-        assert pod.key is not None
-        siblings = self._places.get(pod.key, {})
+    def _has_holder(self, key: Key, run: str) -> bool:
+        """Whether the Job or JobSet of a run is stored."""
+        siblings = self._child_ids.get(key, {})
         return any(
-            place[0] in HOLDERS and self._objects[place[0]][place].run == pod.run for place in siblings
+            sibling[0] in HOLDER_KINDS and self._objects[sibling[0]][sibling].run == run
+            for sibling in siblings
         )
 
-    def _drop_ghosts(self, holder: Entry) -> None:
-        assert holder.key is not None
-        siblings = self._places.get(holder.key, {})
-        pods = self._objects["Pod"]
-        ghosts = [place for place in siblings if place in pods and pods[place].gone]
-        for place in ghosts:
-            if pods[place].run == holder.run:
-                del pods[place]
-                del siblings[place]
+    def _drop_retained_pods(self, key: Key, run: str) -> None:
+        siblings, pods = self._child_ids.get(key, {}), self._objects["Pod"]
+        for pod_id in [sibling for sibling in siblings if sibling in pods]:
+            if pods[pod_id].is_retained and pods[pod_id].run == run:
+                del pods[pod_id]
+                del siblings[pod_id]
 
-    def _bury(self, uid: str) -> None:
-        self._dead[uid] = None
-        if len(self._dead) > _MOST_DEAD:
-            self._dead.popitem(last=False)
+    def _mark_deleted(self, uid: str) -> None:
+        self._deleted_uids[uid] = None
+        if len(self._deleted_uids) > _MAX_DELETED_UIDS:
+            self._deleted_uids.popitem(last=False)

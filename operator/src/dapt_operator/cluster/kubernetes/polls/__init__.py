@@ -1,4 +1,4 @@
-"""Asks at a limited rate for what no watch reports: progress, pod logs, refusals, Kueue's workloads.
+"""Requests at a limited rate what no watch reports: progress, pod logs, refused pods, Kueue's Workloads.
 
 Changes nothing in the cluster.
 """

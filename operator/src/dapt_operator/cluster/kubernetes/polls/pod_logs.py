@@ -1,4 +1,4 @@
-"""The last lines of failed pods, read once each, beside the loop: a dead node must not hold up the next try."""
+"""Reads the last log lines of failed pods, once each, in threads: a dead node must not delay the next run."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Container, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Final
 
-from dapt_operator.cluster.kubernetes.client import Api
+from dapt_operator.cluster.kubernetes.client import Api, Query
 from dapt_operator.cluster.kubernetes.errors import ApiError
 from dapt_operator.cluster.kubernetes.resources import KINDS
 from dapt_operator.cluster.port import Key
 from dapt_operator.launchers.render.pod import CONTAINER
 from dapt_operator.stage_run import Manifest
 
-LINES = 20
-MAX_LINE_CHARACTERS = 400
+MAX_LINES: Final = 20
+MAX_LINE_CHARACTERS: Final = 400
 WAIT_SECONDS = 0.5
-"""How long a reconcile waits for lines; those that come later wake it again."""
-_THREADS = 4
-_TIMEOUT_SECONDS = 3.0
-_MAX_BYTES = 64 * 1024
-_MOST_KEPT = 2000
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Time that a reconcile waits for lines. Lines that come later wake it again."""
+_THREADS: Final = 4
+_TIMEOUT_SECONDS: Final = 3.0
+_MAX_BYTES: Final = 64 * 1024
+_MAX_READS: Final = 2000
+_CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_log = logging.getLogger(__name__)
 
 
 class PodLogs:
-    """Reads the log of a failed pod in a thread of its own pool; keeps the lines by the pod's uid."""
+    """Reads the logs of failed pods in a thread pool and keeps the lines by the pod's uid."""
 
     def __init__(self, api: Api, on_change: Callable[[Key], None]) -> None:
         self._api = api
@@ -37,49 +39,51 @@ class PodLogs:
         self._lock = threading.Lock()
         self._reads: OrderedDict[str, Future[tuple[str, ...]]] = OrderedDict()
 
-    def of(self, key: Key, pods: Sequence[Manifest], read: Container[str]) -> dict[str, tuple[str, ...]]:
-        """Lines by pod name, as far as they could be read by now.
+    def lines(
+        self, key: Key, pods: Sequence[Manifest], to_read: Container[str]
+    ) -> dict[str, tuple[str, ...]]:
+        """Return the lines that have been read so far, by pod name.
 
         Args:
-            key: woken when lines come late.
-            pods: whose lines are wanted, when they are known.
-            read: names of those among them whose log is to be read now, unless it was.
+            key: adaptation of the pods; woken when lines come late.
+            pods: the failed pods.
+            to_read: names of the pods whose log is read now, unless it was read before.
         """
         reads: dict[str, Future[tuple[str, ...]]] = {}
-        fresh = []
+        new_reads = []
         for pod in pods:
             uid, name = str(pod["metadata"]["uid"]), str(pod["metadata"]["name"])
             with self._lock:
-                known = self._reads.get(uid)
-                if known is None and name in read:
-                    known = self._pool.submit(self._read, str(pod["metadata"]["namespace"]), name)
-                    self._reads[uid] = known
-                    fresh.append(known)
-                    while len(self._reads) > _MOST_KEPT:
+                read = self._reads.get(uid)
+                if read is None and name in to_read:
+                    read = self._pool.submit(self._read, str(pod["metadata"]["namespace"]), name)
+                    self._reads[uid] = read
+                    new_reads.append(read)
+                    while len(self._reads) > _MAX_READS:
                         self._reads.popitem(last=False)
-            if known is not None:
-                reads[name] = known
-        if fresh:
-            for late in wait(fresh, timeout=WAIT_SECONDS).not_done:
-                late.add_done_callback(lambda done: self._tell(key, done))
-        done = {name: future.result() for name, future in reads.items() if _is_read(future)}
-        return {name: lines for name, lines in done.items() if lines}
+            if read is not None:
+                reads[name] = read
+        if new_reads:
+            for late in wait(new_reads, timeout=WAIT_SECONDS).not_done:
+                late.add_done_callback(lambda done: self._wake(key, done))
+        lines_by_pod = {name: read.result() for name, read in reads.items() if _is_read(read)}
+        return {name: lines for name, lines in lines_by_pod.items() if lines}
 
     def close(self) -> None:
-        """Read no more."""
+        """Start no further read."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _tell(self, key: Key, read: Future[tuple[str, ...]]) -> None:
+    def _wake(self, key: Key, read: Future[tuple[str, ...]]) -> None:
         if _is_read(read) and read.result():
             self._on_change(key)
 
     def _read(self, namespace: str, name: str) -> tuple[str, ...]:
-        query = {"container": CONTAINER, "tailLines": LINES, "limitBytes": _MAX_BYTES}
+        query: Query = {"container": CONTAINER, "tailLines": MAX_LINES, "limitBytes": _MAX_BYTES}
         path = f"{KINDS['Pod'].path(namespace, name)}/log"
         try:
             text = self._api.text(path, query, max_bytes=_MAX_BYTES, timeout_seconds=_TIMEOUT_SECONDS)
         except ApiError as error:
-            logging.getLogger(__name__).debug("%s", error)
+            _log.debug("%s", error)
             return ()
         return last_lines(text)
 
@@ -89,6 +93,6 @@ def _is_read(read: Future[tuple[str, ...]]) -> bool:
 
 
 def last_lines(text: bytes) -> tuple[str, ...]:
-    """At most 20 lines of at most 400 characters, without control characters: what a pod writes is not trusted."""
+    """Return at most 20 lines of at most 400 characters, without control characters: pods are untrusted."""
     lines = [_CONTROL.sub("", line).rstrip() for line in text.decode(errors="replace").split("\n")]
-    return tuple(line[:MAX_LINE_CHARACTERS] for line in lines if line)[-LINES:]
+    return tuple(line[:MAX_LINE_CHARACTERS] for line in lines if line)[-MAX_LINES:]

@@ -1,4 +1,4 @@
-"""Looks at what no watch tells: questions to the API server about runs, asked now and then."""
+"""Polls the API server at a limited rate for facts about runs that no watch reports."""
 
 from __future__ import annotations
 
@@ -8,75 +8,80 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from dapt_operator.cluster.kubernetes.client import Api
 from dapt_operator.cluster.kubernetes.errors import ApiError
 from dapt_operator.cluster.port import Key
 from dapt_operator.stage_run import Manifest
 
-TIMEOUT_SECONDS = 3.0
+TIMEOUT_SECONDS: Final = 3.0
 _log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 
 @dataclass
-class _Look(Generic[Answer]):
+class _RunPolls(Generic[Answer]):
+    """Times and last answer of the polls of one run, in seconds of the poller's clock."""
+
     first_at: float
     next_at: float
     answers: tuple[Answer, ...] = ()
-    """The last one, once there is one."""
+    """The last answer; empty before the first. A tuple, because an answer may be None."""
 
 
 class Poller(ABC, Generic[Answer]):
-    """What was answered last counts until the next answer; a question that fails changes nothing."""
+    """Keeps the last answer for each run until the next one; a poll that fails changes nothing."""
 
-    first_look_seconds = 0.0
-    """From when a run is first asked about."""
+    first_poll_seconds = 0.0
+    """Age at which a run is first polled, counted from the first call that names it."""
+    interval_seconds: float
 
     def __init__(self, api: Api, clock: Callable[[], float] = time.monotonic) -> None:
         self._api = api
         self._clock = clock
         self._lock = threading.Lock()
-        self._looks: dict[Key, dict[str, _Look[Answer]]] = {}
-        """By adaptation, then by uid of the run's object: only what the last call named is kept."""
+        self._polls: dict[Key, dict[str, _RunPolls[Answer]]] = {}
+        """By adaptation, then by uid of the run's object; holds only the runs that the last call named."""
 
     @abstractmethod
-    def _ask(self, run: Manifest) -> Answer:
-        """One question. Raises ApiError when it could not be answered."""
+    def _poll(self, run: Manifest) -> Answer:
+        """Send one request about a run. Raises ApiError when it could not be answered."""
 
-    @abstractmethod
-    def _rest_seconds(self, asked_for_seconds: float) -> float:
-        """Between two questions about a run that has been asked about for so long."""
+    def _interval_seconds(self, age_seconds: float) -> float:  # noqa: ARG002
+        """Return the pause until the next poll of a run that has been polled for `age_seconds`."""
+        return self.interval_seconds
 
-    def of(self, key: Key, runs: Iterable[Manifest]) -> dict[str, Answer]:
-        """Answers by name of the run, for those that were answered.
+    def answers(self, key: Key, runs: Iterable[Manifest]) -> dict[str, Answer]:
+        """Poll the runs that are due; return the last answers by name of the run, without unanswered runs.
 
         Args:
-            key: whose runs.
+            key: adaptation of the runs.
             runs: Jobs and JobSets.
         """
         now = self._clock()
+        # Taken out under the lock and put back at the end: no request is sent while the lock is held.
         with self._lock:
-            before = self._looks.pop(key, {})
-        looks: dict[str, _Look[Answer]] = {}
-        found: dict[str, Answer] = {}
+            old_polls = self._polls.pop(key, {})
+        polls: dict[str, _RunPolls[Answer]] = {}
+        answers: dict[str, Answer] = {}
         for run in runs:
             uid = str(run["metadata"]["uid"])
-            look = looks[uid] = before.get(uid) or _Look(now, now + self.first_look_seconds)
-            if now >= look.next_at:
-                look.next_at = now + self._rest_seconds(now - look.first_at)
+            run_polls = old_polls.get(uid) or _RunPolls(now, now + self.first_poll_seconds)
+            polls[uid] = run_polls
+            if now >= run_polls.next_at:
+                run_polls.next_at = now + self._interval_seconds(now - run_polls.first_at)
                 try:
-                    look.answers = (self._ask(run),)
+                    run_polls.answers = (self._poll(run),)
                 except ApiError as error:
-                    _log.debug("%s; what was seen before still counts", error)
-            found |= {str(run["metadata"]["name"]): answer for answer in look.answers}
-        if looks:
+                    _log.debug("%s; the last answer still counts", error)
+            answers |= {str(run["metadata"]["name"]): answer for answer in run_polls.answers}
+        if polls:
             with self._lock:
-                self._looks[key] = looks
-        return found
+                self._polls[key] = polls
+        return answers
 
     def forget(self, key: Key) -> None:
-        """The adaptation is gone."""
+        """Drop all answers about an adaptation that was deleted."""
         with self._lock:
-            self._looks.pop(key, None)
+            self._polls.pop(key, None)

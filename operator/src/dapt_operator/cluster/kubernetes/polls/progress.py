@@ -1,7 +1,7 @@
-"""Live readings of the running runs, fetched beside the loop so that no slow or hostile answer delays it.
+"""Polls running pods for live readings, in its own thread so that no slow or hostile answer delays a reconcile.
 
-One thread asks all of them at once (asyncio): a hundred pods behind a firewall that drops packets cost no more time
-than one. Answers are bounded, must be a `Progress` and carry the run's own key; redirects are not followed.
+One thread requests all readings concurrently (asyncio): a hundred pods behind a firewall that drops packets cost no
+more time than one. Answers are bounded, must be a `Progress` and carry the run's own key; redirects are not followed.
 """
 
 from __future__ import annotations
@@ -12,118 +12,120 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import aiohttp
-from pydantic import ValidationError
 
 from dapt_contract.progress import Progress
 from dapt_operator.cluster.kubernetes.cache.entry import Target
 from dapt_operator.cluster.port import Key
+from dapt_operator.cluster.progress_reading import MAX_READING_BYTES, PROGRESS_PATH, parse_reading
 
 INTERVAL_SECONDS = 3.0
-TELL_SECONDS = 6.0
+WAKE_INTERVAL_SECONDS = 6.0
 """Least time between two wakes for the same run; its status is written less often still."""
 TIMEOUT_SECONDS = 2.0
-MAX_BYTES = 64 * 1024
-_AT_ONCE = 128
+_MAX_CONCURRENT: Final = 128
 _log = logging.getLogger(__name__)
 
 
 class ProgressPolls:
-    """Asks the first pod of every running run every three seconds; keeps the last answer of each."""
+    """Requests a reading of the first pod of every running run every three seconds; keeps the last one of each."""
 
     def __init__(self, targets: Callable[[], Sequence[Target]], on_change: Callable[[Key], None]) -> None:
         """
         Args:
-            targets: whom to ask now.
-            on_change: called from the readings' thread when a reading changed.
+            targets: returns the pods to poll now.
+            on_change: called from the thread of the polls when a reading changed.
         """
         self._targets = targets
         self._on_change = on_change
         self._latest: dict[Target, Progress] = {}
         self._by_key: dict[Key, dict[str, Progress]] = {}
-        self._told: dict[Target, tuple[float, Progress]] = {}
+        self._reported: dict[Target, tuple[float, Progress]] = {}
+        """The last reading for which `on_change` was called, and when."""
         self._loop = asyncio.new_event_loop()
-        self._over = asyncio.Event()
-        self._thread = threading.Thread(target=self._run, name="readings", daemon=True)
+        self._stopped = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
         self._thread.start()
 
-    def of(self, key: Key) -> dict[str, Progress]:
-        """The last readings of an adaptation's runs, by name of the Job or JobSet."""
+    def readings(self, key: Key) -> dict[str, Progress]:
+        """Return the last readings of an adaptation's runs, by name of the Job or JobSet."""
         return self._by_key.get(key, {})
 
     def close(self) -> None:
-        """Stop asking."""
+        """Stop polling."""
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._over.set)
+            self._loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join(timeout=2 * TIMEOUT_SECONDS)
 
     def _run(self) -> None:
         try:
-            self._loop.run_until_complete(self._ask_for_ever())
+            self._loop.run_until_complete(self._poll_until_stopped())
         finally:
             self._loop.close()
 
-    async def _ask_for_ever(self) -> None:
-        # No limit of the connector's own: waiting for it would count against the time of an answer.
+    async def _poll_until_stopped(self) -> None:
+        # The connector sets no limit: waiting for a free connection would count against the time of an answer.
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
-        at_once = asyncio.Semaphore(_AT_ONCE)
+        concurrency = asyncio.Semaphore(_MAX_CONCURRENT)
         async with aiohttp.ClientSession(
             connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()
         ) as session:
-            while not self._over.is_set():
+            while not self._stopped.is_set():
                 try:
-                    await self._round(session, at_once)
+                    await self._poll_all(session, concurrency)
                 except Exception:
-                    _log.exception("a round of live readings failed; the next one comes")
+                    _log.exception("polling for live readings failed, polling again")
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._over.wait(), INTERVAL_SECONDS)
+                    await asyncio.wait_for(self._stopped.wait(), INTERVAL_SECONDS)
 
-    async def _round(self, session: aiohttp.ClientSession, at_once: asyncio.Semaphore) -> None:
-        async def ask(target: Target) -> Progress | None:
-            async with at_once:
+    async def _poll_all(self, session: aiohttp.ClientSession, concurrency: asyncio.Semaphore) -> None:
+        async def poll(target: Target) -> Progress | None:
+            async with concurrency:
                 return await fetch(session, target)
 
         targets = self._targets()
-        readings = await asyncio.gather(*(ask(target) for target in targets), return_exceptions=True)
+        answers = await asyncio.gather(*(poll(target) for target in targets), return_exceptions=True)
         latest = {target: self._latest[target] for target in targets if target in self._latest}
-        for target, found in zip(targets, readings, strict=True):
-            if isinstance(found, Progress):
-                latest[target] = found
+        for target, answer in zip(targets, answers, strict=True):
+            if isinstance(answer, Progress):
+                latest[target] = answer
         by_key: dict[Key, dict[str, Progress]] = {}
         for target, reading in latest.items():
             by_key.setdefault(target.key, {})[target.holder] = reading
+        # Both are replaced as a whole, because reconciles read them from other threads without a lock.
         self._latest, self._by_key = latest, by_key
-        self._told = {target: told for target, told in self._told.items() if target in latest}
+        self._reported = {target: last for target, last in self._reported.items() if target in latest}
         now = time.monotonic()
         for target, reading in latest.items():
-            when, what = self._told.get(target, (now - TELL_SECONDS, None))
-            if reading != what and now - when >= TELL_SECONDS:
-                self._told[target] = (now, reading)
+            reported_at, reported = self._reported.get(target, (now - WAKE_INTERVAL_SECONDS, None))
+            if reading != reported and now - reported_at >= WAKE_INTERVAL_SECONDS:
+                self._reported[target] = (now, reading)
                 self._on_change(target.key)
 
 
 async def fetch(session: aiohttp.ClientSession, target: Target) -> Progress | None:
-    """One reading; None when nobody answers in time or what comes is not one of this run."""
+    """Return a reading; None when no process answers in time or the answer is no reading of this run."""
     host = f"[{target.host}]" if ":" in target.host else target.host
+    url = f"http://{host}:{target.port}{PROGRESS_PATH}"
     try:
-        async with session.get(f"http://{host}:{target.port}/progress", allow_redirects=False) as answer:
+        async with session.get(url, allow_redirects=False) as answer:
             if answer.status != 200:
                 return None
             content = await _bounded(answer.content)
-        reading = None if content is None else Progress.model_validate_json(content)
-    except (aiohttp.ClientError, OSError, ValueError, TimeoutError, ValidationError):
+    except (aiohttp.ClientError, OSError, ValueError, TimeoutError):
         return None
-    return reading if reading is not None and reading.run_key.startswith(target.run) else None
+    return parse_reading(content, target.run)
 
 
-async def _bounded(stream: aiohttp.StreamReader) -> bytes | None:
-    """All of it; None when it is longer than a reading may be."""
+async def _bounded(stream: aiohttp.StreamReader) -> bytes:
+    """Return the content, or its beginning as soon as it is longer than a reading may be."""
     pieces, size = [], 0
     async for piece in stream.iter_any():
         pieces.append(piece)
         size += len(piece)
-        if size > MAX_BYTES:
-            return None
+        if size > MAX_READING_BYTES:
+            break
     return b"".join(pieces)

@@ -1,4 +1,4 @@
-"""Whether the stage.json that a live run reads is still the one that was written."""
+"""Polls the ConfigMaps of live runs for changes of stage.json."""
 
 from __future__ import annotations
 
@@ -9,22 +9,18 @@ from dapt_operator.cluster.kubernetes.resources import KINDS
 from dapt_operator.launchers.render.objects import STAGE_FILE_KEY
 from dapt_operator.stage_run import Manifest
 
-LOOK_AGAIN_SECONDS = 45.0
-
 
 class StageDigests(Poller[str | None]):
-    """SHA-256 of stage.json in the ConfigMap of live runs that have pods; None: the ConfigMap is gone."""
+    """Polls the SHA-256 of stage.json in the ConfigMap of each live run with pods; None: the ConfigMap is gone."""
 
-    first_look_seconds = 10.0
-    """After a pod is there. A run that is over sooner is not looked at: its pods compare the digest themselves."""
+    first_poll_seconds = 10.0
+    """Counted from the first pod. A run that ends sooner is not polled: its pods compare the digest themselves."""
+    interval_seconds = 45.0
 
-    def _ask(self, run: Manifest) -> str | None:
+    def _poll(self, run: Manifest) -> str | None:
         path = KINDS["ConfigMap"].path(str(run["metadata"]["namespace"]), str(run["metadata"]["name"]))
-        config = self._api.get(path, attempts=1, timeout_seconds=TIMEOUT_SECONDS)
-        if config is None:
+        config_map = self._api.get(path, attempts=1, timeout_seconds=TIMEOUT_SECONDS)
+        if config_map is None:
             return None
-        text = str((config.get("data") or {}).get(STAGE_FILE_KEY, ""))
+        text = str((config_map.get("data") or {}).get(STAGE_FILE_KEY, ""))
         return hashlib.sha256(text.encode(errors="replace")).hexdigest()
-
-    def _rest_seconds(self, asked_for_seconds: float) -> float:  # noqa: ARG002
-        return LOOK_AGAIN_SECONDS

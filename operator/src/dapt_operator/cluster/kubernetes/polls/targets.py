@@ -1,31 +1,33 @@
-"""What is to be looked at beyond what watches tell, judged from the children of one adaptation. Pure."""
+"""Chooses, among the children of one adaptation, what to poll beyond what watches report. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
+from dapt_contract.failure import ExitCode
 from dapt_operator.api.names import LABEL_FENCE, LABEL_RUN
-from dapt_operator.cluster.kubernetes.polls.kueue_workloads import QUEUE_LABEL
-from dapt_operator.launchers.observe.pod_states import parse_time
+from dapt_operator.launchers.labels import QUEUE_LABEL
+from dapt_operator.launchers.observe.pod_states import has_ended, parse_time
+from dapt_operator.launchers.observe.run_states import true_conditions
 from dapt_operator.stage_run import Manifest
 
-MOST_LOGS = 4
-"""Pods of a failed gang whose logs are read: those that failed first."""
-RECENT = timedelta(seconds=60)
-_STOPPED = (0, 143)
-_OVER = ("Complete", "Completed", "Failed")
+MAX_LOGS: Final = 4
+"""Number of pods of a failed gang whose logs are read."""
+RECENT: Final = timedelta(seconds=60)
+_EXPECTED_EXIT_CODES: Final = (ExitCode.DONE, ExitCode.STOPPED)
+_END_CONDITIONS: Final = ("Complete", "Completed", "Failed")
 
 
-def live(jobs: Sequence[Manifest], pods: Sequence[Manifest]) -> list[Manifest]:
-    """Jobs and JobSets that are not over and have pods that are not."""
-    busy = {run_of(pod) for pod in pods if not _has_ended(pod)}
-    return [job for job in jobs if not _is_over(job) and run_of(job) in busy]
+def live_runs(jobs: Sequence[Manifest], pods: Sequence[Manifest]) -> list[Manifest]:
+    """Return the Jobs and JobSets that have not ended and have pods that have not ended."""
+    runs_with_live_pods = {run_of(pod) for pod in pods if not has_ended(pod)}
+    return [job for job in jobs if not _is_over(job) and run_of(job) in runs_with_live_pods]
 
 
-def queued(jobs: Sequence[Manifest]) -> list[Manifest]:
-    """Jobs and JobSets that wait in a queue."""
+def queued_runs(jobs: Sequence[Manifest]) -> list[Manifest]:
+    """Return the Jobs and JobSets that wait in a queue."""
     return [
         job
         for job in jobs
@@ -33,56 +35,62 @@ def queued(jobs: Sequence[Manifest]) -> list[Manifest]:
     ]
 
 
-def podless(jobs: Sequence[Manifest], pods: Sequence[Manifest]) -> list[Manifest]:
-    """Jobs and JobSets that ought to have a pod and have none."""
-    with_pods = {run_of(pod) for pod in pods}
+def runs_without_pods(jobs: Sequence[Manifest], pods: Sequence[Manifest]) -> list[Manifest]:
+    """Return the Jobs and JobSets that should have a pod and have none."""
+    runs_with_pods = {run_of(pod) for pod in pods}
     return [
-        job for job in jobs if not (job["spec"].get("suspend") or _is_over(job) or run_of(job) in with_pods)
+        job
+        for job in jobs
+        if not (job["spec"].get("suspend") or _is_over(job) or run_of(job) in runs_with_pods)
     ]
 
 
-def failed(pods: Sequence[Manifest]) -> list[Manifest]:
-    """Pods that ended without success."""
+def failed_pods(pods: Sequence[Manifest]) -> list[Manifest]:
+    """Return the pods that ended without success."""
     return [pod for pod in pods if (pod.get("status") or {}).get("phase") == "Failed"]
 
 
-def worth_reading(jobs: Sequence[Manifest], pods: Sequence[Manifest]) -> set[str]:
-    """Names of the failed pods whose logs are read: of the newest run, for the causes of older ones are written down;
-    first those that failed first."""
+def log_targets(jobs: Sequence[Manifest], pods: Sequence[Manifest]) -> set[str]:
+    """Return the names of the failed pods whose logs are read: those of the newest run that failed first.
+
+    The causes of older runs are in the ledger already.
+    """
     if not jobs:
         return set()
     newest = run_of(max(jobs, key=_fence))
     ends = {
         str(pod["metadata"]["name"]): end
         for pod in pods
-        if run_of(pod) == newest and (end := _end(pod)) and end.get("exitCode") not in _STOPPED
+        if run_of(pod) == newest and (end := _end(pod)) and end.get("exitCode") not in _EXPECTED_EXIT_CODES
     }
-    first = sorted(ends, key=lambda name: str(ends[name].get("finishedAt") or "9"))
-    return set(first[:MOST_LOGS])
+    # A pod without a time comes last: "9" is greater than any year.
+    by_end = sorted(ends, key=lambda name: str(ends[name].get("finishedAt") or "9"))
+    return set(by_end[:MAX_LOGS])
 
 
-def untold(jobs: Sequence[Manifest], pods: Sequence[Manifest], now: datetime) -> list[Manifest]:
-    """Jobs and JobSets that are said to be over while some of their pods are not, or are missing.
+def runs_ahead_of_pods(jobs: Sequence[Manifest], pods: Sequence[Manifest], now: datetime) -> list[Manifest]:
+    """Return the Jobs and JobSets that are reported as ended while some of their pods are not, or are missing.
 
-    Jobs and pods are watched separately, and a busy watch of pods may be seconds behind that of Jobs. A run that was
-    judged then would have lost its message: a success would be repeated, and a failure would have no cause.
+    Jobs and pods are watched separately, and a busy watch of pods may be seconds behind that of Jobs. A run that is
+    judged in between has lost its messages: a success would be repeated, and a failure would have no cause.
     """
-    found = []
+    runs = []
     for job in jobs:
-        over = _ending(job)
-        if over is None:
+        end = _end_condition(job)
+        if end is None:
             continue
-        own = [pod for pod in pods if run_of(pod) == run_of(job)]
-        ended = sum(_has_ended(pod) for pod in own)
-        since = parse_time(over.get("lastTransitionTime"))
-        recent = since is not None and now - since < RECENT
-        if ended < len(own) or (recent and ended < _completions(job)):
-            found.append(job)
-    return found
+        own_pods = [pod for pod in pods if run_of(pod) == run_of(job)]
+        num_ended = sum(has_ended(pod) for pod in own_pods)
+        ended_at = parse_time(end.get("lastTransitionTime"))
+        # Pods of an older end may be missing for good, so only a recent end waits for them.
+        is_recent = ended_at is not None and now - ended_at < RECENT
+        if num_ended < len(own_pods) or (is_recent and num_ended < _completions(job)):
+            runs.append(job)
+    return runs
 
 
 def run_of(item: Manifest) -> str:
-    """The label that a run's objects share."""
+    """Return the label that all objects of a run share."""
     return _labels(item).get(LABEL_RUN, "")
 
 
@@ -91,19 +99,14 @@ def _labels(item: Manifest) -> Mapping[str, str]:
     return labels
 
 
-def _has_ended(pod: Manifest) -> bool:
-    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
-
-
-def _ending(job: Manifest) -> Mapping[str, Any] | None:
-    conditions = (job.get("status") or {}).get("conditions") or []
+def _end_condition(job: Manifest) -> Mapping[str, Any] | None:
     return next(
-        (item for item in conditions if item.get("status") == "True" and item.get("type") in _OVER), None
+        (condition for kind, condition in true_conditions(job).items() if kind in _END_CONDITIONS), None
     )
 
 
 def _is_over(job: Manifest) -> bool:
-    return bool(job["metadata"].get("deletionTimestamp")) or _ending(job) is not None
+    return bool(job["metadata"].get("deletionTimestamp")) or _end_condition(job) is not None
 
 
 def _completions(job: Manifest) -> int:
@@ -118,6 +121,6 @@ def _fence(job: Manifest) -> int:
 
 
 def _end(pod: Manifest) -> Mapping[str, Any]:
-    """How its container ended; empty for a pod that never ran."""
+    """Return the terminated state of a pod's container; empty for a pod that never ran."""
     statuses = (pod.get("status") or {}).get("containerStatuses") or []
     return next((end for item in statuses if (end := (item.get("state") or {}).get("terminated"))), {})
