@@ -54,7 +54,7 @@ def entries(lock: str) -> list[tuple[Requirement, list[str]]]:
 
 def pinned(lock: str) -> dict[str, list[Requirement]]:
     """Return the requirements of a lock by name; a name has several where Python's version decides."""
-    found = defaultdict(list)
+    found: dict[str, list[Requirement]] = defaultdict(list)
     for requirement, _ in entries(lock):
         found[canonicalize_name(requirement.name)].append(requirement)
     return found
