@@ -89,14 +89,15 @@ def run_options(shape: Shape, steps: int, batch: Any) -> dict[str, Any]:
 def plan(shape: Shape, method: str, memory_bytes: int) -> Any:
     """What the planner would choose for one such GPU."""
     from dapt_contract.stages.common import LoraConfig
-    from dapt_operator.plan.sizing.parallelism import Wanted, choose
-    from dapt_operator.plan.sizing.resolve import MICRO_BATCH_TOKENS
+    from dapt_operator.plan.sizing.batch import MICRO_BATCH_TOKENS
+    from dapt_operator.plan.sizing.parallelism import SharingRequest, choose_sharing
 
     most = MICRO_BATCH_TOKENS["gpu"] // shape.length
-    way = choose(
-        Wanted(
+    way = choose_sharing(
+        SharingRequest(
             model=facts(shape), lora=LoraConfig(rank=gpu_cases.LORA_RANK) if method == "lora" else None, kind="gpu",
-            world_size=1, ranks_per_node=1, room_bytes=memory_bytes, host_room_bytes=None, precision="bf16",
+            world_size=1, ranks_per_node=1, memory_limit_bytes=memory_bytes, host_memory_limit_bytes=None,
+            precision="bf16",
             sequence_length_tokens=shape.length,
             micro_batch_sizes=tuple(size for size in range(most, 0, -1) if most % size == 0),
         )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dapt_contract.stages.common import DistributionConfig, LoraConfig, ModelReference
-from dapt_operator.plan.sizing.memory import training_memory
+from dapt_operator.plan.sizing.memory import TrainingShape, training_memory
 from support.toy_training import FILTERS, VOCABULARY, make_context, make_work_volume, pretrain_config
 
 torch = pytest.importorskip("torch")
@@ -138,9 +138,18 @@ def test_the_peak_is_what_the_estimate_says(
     monkeypatch.setattr("dapt_trainer.training.setup.choose_kernels", _plain_kernels)
     found = gpu_cases.run_stage(work, config)
     memory = training_memory(
-        gpu.facts(shape), lora, kind="gpu", world_size=1, zero_stage=0, precision="bf16", micro_batch_size=8,
-        sequence_length_tokens=shape.length, gradient_checkpointing=checkpointing,
-    )  # fmt: skip
+        TrainingShape(
+            model=gpu.facts(shape),
+            lora=lora,
+            kind="gpu",
+            world_size=1,
+            zero_stage=0,
+            precision="bf16",
+            micro_batch_size=8,
+            sequence_length_tokens=shape.length,
+            gradient_checkpointing=checkpointing,
+        )
+    )
     assert found["peak_bytes"] == pytest.approx(memory.total - memory.overhead, rel=0.1)
 
 

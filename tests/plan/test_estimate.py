@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
-from dapt_contract.stages.common import LoraConfig
+from dapt_contract.model_size import trainable_parameters
+from dapt_contract.stages.common import LoraConfig, ZeroStage
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.plan.sizing import warnings
-from dapt_operator.plan.sizing.estimate import Estimate, estimate
-from dapt_operator.plan.sizing.memory import GIB, trainable_parameters, training_memory
+from dapt_operator.plan.sizing.estimate import Estimate, EstimateFacts, estimate
+from dapt_operator.plan.sizing.memory import GIB, TrainingShape, training_memory
+from dapt_operator.plan.sizing.warnings import WarningFacts
 from support.builders import adaptation, base_measure, model_facts, profile
 
 LLAMA_8B = model_facts(
@@ -24,7 +26,8 @@ FULL = {"lora": None, "full": {}}
 
 def of(over: dict[str, Any], offered: dict[str, Any] | None = None, *known: Any, **more: Any) -> Estimate:
     spec = DomainAdaptation.model_validate(adaptation(**over)).spec
-    return estimate(spec, AdaptationProfile.model_validate(profile(**(offered or {}))).spec, *known, **more)
+    facts = EstimateFacts(*known, **more)
+    return estimate(spec, AdaptationProfile.model_validate(profile(**(offered or {}))).spec, facts)
 
 
 def big(**over: Any) -> dict[str, Any]:
@@ -90,9 +93,18 @@ def test_replay_is_assumed_until_it_is_measured() -> None:
 
 def test_memory_has_its_parts() -> None:
     memory = training_memory(
-        LLAMA_8B, None, kind="gpu", world_size=16, zero_stage=2, precision="bf16", micro_batch_size=1,
-        sequence_length_tokens=4096, gradient_checkpointing=True,
-    )  # fmt: skip
+        TrainingShape(
+            model=LLAMA_8B,
+            lora=None,
+            kind="gpu",
+            world_size=16,
+            zero_stage=2,
+            precision="bf16",
+            micro_batch_size=1,
+            sequence_length_tokens=4096,
+            gradient_checkpointing=True,
+        )
+    )
     count = LLAMA_8B.parameters
     assert memory.weights == 2 * count
     assert memory.gradients == 2 * count / 16
@@ -107,11 +119,20 @@ def test_memory_has_its_parts() -> None:
 
 
 def test_zero_stages_divide_what_they_say() -> None:
-    def parts(stage: int) -> tuple[float, float]:
+    def parts(stage: ZeroStage) -> tuple[float, float]:
         memory = training_memory(
-            LLAMA_8B, None, kind="gpu", world_size=4, zero_stage=stage, precision="bf16", micro_batch_size=1,
-            sequence_length_tokens=128, gradient_checkpointing=False,
-        )  # fmt: skip
+            TrainingShape(
+                model=LLAMA_8B,
+                lora=None,
+                kind="gpu",
+                world_size=4,
+                zero_stage=stage,
+                precision="bf16",
+                micro_batch_size=1,
+                sequence_length_tokens=128,
+                gradient_checkpointing=False,
+            )
+        )
         return memory.gradients / LLAMA_8B.parameters, memory.optimizer / LLAMA_8B.parameters
 
     assert [parts(stage) for stage in (0, 1, 2)] == [(2, 8), (2, 2), (0.5, 2)]
@@ -191,10 +212,7 @@ def test_much_less_replay_than_the_shift_asks_for_is_warned_about(
 ) -> None:
     asked = DomainAdaptation.model_validate(adaptation(corpus={"replayFraction": replay})).spec
     offered = AdaptationProfile.model_validate(profile()).spec
-    found = warnings.warnings(
-        asked, offered, model=None, domain_tokens=None, general_tokens=None, total_tokens=None,
-        replay_fraction=replay, shift=shift,
-    )  # fmt: skip
+    found = warnings.warnings(asked, offered, WarningFacts(replay_fraction=replay, shift_nats=shift))
     sentence = (
         f"replayFraction is {replay:g}, and the base model predicts the domain {shift:.2f} nats a token worse than"
         f" general text: {wanted} is what such a shift asks for; raise it, or leave it out"

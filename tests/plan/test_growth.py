@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from dapt_contract.model_size import trainable_parameters
 from dapt_contract.stages.common import LoraConfig
 from dapt_contract.stages.prepare import TokenizerFacts
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainFacts
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation, DomainAdaptationSpec
-from dapt_operator.plan.sizing.estimate import Estimate, estimate
+from dapt_operator.plan.sizing.estimate import Estimate, EstimateFacts, estimate
 from dapt_operator.plan.sizing.grown_tokenizer import break_even_tokens, grown_model
-from dapt_operator.plan.sizing.memory import trainable_parameters
 from support.builders import adaptation, base_measure, model_facts, profile
 
 SIZES = {"parameters": 1_000_000, "hidden_size": 100, "vocabulary_size": 5_000}
@@ -57,7 +57,7 @@ def test_the_estimate_counts_the_new_rows() -> None:
     offered = AdaptationProfile.model_validate(profile()).spec
 
     def of(**over: object) -> Estimate:
-        return estimate(spec_of(**over), offered, base, 1_000_000)
+        return estimate(spec_of(**over), offered, EstimateFacts(model=base, domain_tokens=1_000_000))
 
     plain, extended = of(), of(**EXTENDED)
     assert plain.trainable_parameters is not None

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from dapt_contract.stages.common import LoraConfig
+from dapt_contract.stages.common import LoraConfig, Precision, ZeroStage
 from dapt_operator.api.v1alpha1.spec_training import Ewc, KlToBase, L2sp, Regularization
-from dapt_operator.plan.sizing.memory import GIB, penalty_bytes
-from dapt_operator.plan.sizing.parallelism import Wanted, choose
+from dapt_operator.plan.sizing.memory import GIB, TrainingShape, penalty_bytes
+from dapt_operator.plan.sizing.parallelism import SharingRequest, choose_sharing
 from support.builders import model_facts
 
 LLAMA_8B = model_facts(
@@ -43,23 +43,34 @@ L2SP, KL = Regularization(l2sp=L2sp()), Regularization(kl_to_base=KlToBase())
     ],
 )
 def test_bytes_of_a_rank_among_eight(
-    asked: Any, lora: Any, zero_stage: int, precision: str, expected: float
+    asked: Any, lora: Any, zero_stage: ZeroStage, precision: Precision, expected: float
 ) -> None:
-    found = penalty_bytes(asked, LLAMA_8B, lora, world_size=8, zero_stage=zero_stage, precision=precision)
-    assert found == expected
+    shape = TrainingShape(
+        model=LLAMA_8B,
+        lora=lora,
+        kind="gpu",
+        world_size=8,
+        zero_stage=zero_stage,
+        precision=precision,
+        micro_batch_size=1,
+        sequence_length_tokens=4096,
+        gradient_checkpointing=False,
+        regularization=asked,
+    )
+    assert penalty_bytes(shape) == expected
 
 
 def test_a_penalty_that_leaves_no_room_asks_for_recomputed_activations() -> None:
     def checkpointing(asked: Regularization | None) -> bool | None:
-        way = choose(
-            Wanted(
+        way = choose_sharing(
+            SharingRequest(
                 model=LLAMA_8B,
                 lora=None,
                 kind="gpu",
                 world_size=8,
                 ranks_per_node=8,
-                room_bytes=70 * GIB,
-                host_room_bytes=None,
+                memory_limit_bytes=70 * GIB,
+                host_memory_limit_bytes=None,
                 precision="bf16",
                 sequence_length_tokens=4096,
                 micro_batch_sizes=(1,),

@@ -13,12 +13,13 @@ from dapt_contract.stages.prepare import PrepareFacts
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile, AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation, DomainAdaptationSpec
 from dapt_operator.plan.ledger.stage_facts import Facts
+from dapt_operator.plan.sizing.batch import halved
 from dapt_operator.plan.sizing.resolve import RefusedError, budget_steps, replay_fraction
-from dapt_operator.plan.stages.attempts import attempt
-from dapt_operator.plan.stages.finetune import finetune_stage
+from dapt_operator.plan.stages.attempts import measured_attempt
+from dapt_operator.plan.stages.finetune import finetune_batch, finetune_stage
 from dapt_operator.plan.stages.prepare import prepare_stage
 from dapt_operator.plan.stages.pretrain import PretrainingPlan, resolve_pretraining
-from dapt_operator.plan.stages.stage_plan import BASE_REFERENCE
+from dapt_operator.plan.stages.stage_plan import BASE_REFERENCE, StageInputs
 from support.builders import adaptation, base_measure, model_facts, prepare_facts, profile, side
 
 
@@ -32,9 +33,10 @@ def first_attempt(
 ) -> PretrainingPlan | None:
     """The numbers of the first attempt."""
     facts = Facts(prepare=prepared, baseline=BaselineFacts(measure=base))
-    first = attempt(wanted, facts, 1)
-    assert first is not None
-    return resolve_pretraining(wanted, profile_, prepared, base, first, halvings=halvings)
+    first = measured_attempt(wanted, facts, base, 1)
+    numbers = resolve_pretraining(StageInputs(wanted, profile_, prepared), base, first)
+    batch = halved(numbers.batch, halvings)
+    return numbers.with_batch(batch) if batch is not None else None
 
 
 def spec(**over: Any) -> DomainAdaptationSpec:
@@ -184,7 +186,7 @@ def test_a_profile_of_kind_cpu_takes_processes_and_no_accelerator() -> None:
     offer = offered(accelerator={"kind": "cpu", "memoryGiB": 4, "peakTflops": None})
     numbers = first_attempt(spec(), offer, prepare_facts(), base_measure())
     assert numbers is not None
-    assert (numbers.gang.processes_per_node, numbers.gang.accelerators_per_node) == (2, 0)
+    assert (numbers.layout.processes_per_node, numbers.layout.accelerators_per_node) == (2, 0)
     assert numbers.batch.precision == "fp32"
 
 
@@ -192,8 +194,10 @@ def test_fine_tuning_takes_one_node_and_a_batch_that_its_ranks_can_share() -> No
     wanted = spec(
         resources={"nodes": 4, "gpusPerNode": 2}, pretraining={"globalBatchSize": 24, "microBatchSize": 3}
     )
-    stage = finetune_stage(wanted, offered(), prepare_facts(), "a1-s40", BASE_REFERENCE)
-    assert stage is not None
+    assert wanted.finetuning is not None
+    inputs = StageInputs(wanted, offered(), prepare_facts())
+    batch = finetune_batch(inputs, wanted.finetuning)
+    stage = finetune_stage(inputs, wanted.finetuning, batch, "a1-s40", BASE_REFERENCE)
     assert (stage.resources.nodes, stage.resources.processes_per_node) == (1, 2)
     assert stage.config.global_batch_size == 24  # type: ignore[attr-defined]
     assert stage.config.optimizer.learning_rate == 1.0e-4  # type: ignore[attr-defined]
@@ -203,4 +207,4 @@ def test_prepare_gets_the_readers_secrets_alone() -> None:
     wanted = spec(
         credentials=[{"secretName": "dapt-hub", "use": "read"}, {"secretName": "dapt-s3", "use": "write"}]
     )
-    assert prepare_stage(wanted).secret_names == ("dapt-hub",)
+    assert prepare_stage(wanted, offered()).secret_names == ("dapt-hub",)

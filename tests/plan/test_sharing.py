@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from dapt_contract.stages.common import DistributionConfig, LoraConfig
+from dapt_operator.plan.sizing.batch import Batch, halved
 from dapt_operator.plan.sizing.memory import GIB
-from dapt_operator.plan.sizing.parallelism import Wanted, choose, modes, what_would_fit
-from dapt_operator.plan.sizing.resolve import Batch, halved
+from dapt_operator.plan.sizing.parallelism import SharingRequest, choose_sharing, modes, what_would_fit
 from dapt_operator.plan.stages.common import distribution
 from support.builders import model_facts
 
@@ -20,18 +20,18 @@ LLAMA_8B = model_facts(
 )  # fmt: skip
 
 
-def wanted(**over: Any) -> Wanted:
+def request(**over: Any) -> SharingRequest:
     """Full training of 8 B on 80 GB cards, micro-batch 1."""
     defaults: dict[str, Any] = {
         "model": LLAMA_8B, "lora": None, "kind": "gpu", "world_size": 8, "ranks_per_node": 8,
-        "room_bytes": 80 * GIB, "host_room_bytes": 1024 * GIB, "precision": "bf16",
+        "memory_limit_bytes": 80 * GIB, "host_memory_limit_bytes": 1024 * GIB, "precision": "bf16",
         "sequence_length_tokens": 4096, "micro_batch_sizes": (1,),
     }  # fmt: skip
-    return Wanted(**(defaults | over))
+    return SharingRequest(**(defaults | over))
 
 
 def chosen(**over: Any) -> tuple[int, str, bool] | None:
-    way = choose(wanted(**over))
+    way = choose_sharing(request(**over))
     return None if way is None else (way.zero_stage, way.offload, way.gradient_checkpointing)
 
 
@@ -39,15 +39,15 @@ def chosen(**over: Any) -> tuple[int, str, bool] | None:
     ("over", "way"),
     [
         ({}, (2, "none", False)),
-        ({"room_bytes": 48 * GIB}, (2, "none", True)),
-        ({"room_bytes": 24 * GIB, "world_size": 16}, (3, "none", True)),
-        ({"room_bytes": 24 * GIB, "world_size": 4, "ranks_per_node": 4}, (3, "optimizer", True)),
-        ({"room_bytes": 12 * GIB, "world_size": 4, "ranks_per_node": 4}, (3, "all", True)),
+        ({"memory_limit_bytes": 48 * GIB}, (2, "none", True)),
+        ({"memory_limit_bytes": 24 * GIB, "world_size": 16}, (3, "none", True)),
+        ({"memory_limit_bytes": 24 * GIB, "world_size": 4, "ranks_per_node": 4}, (3, "optimizer", True)),
+        ({"memory_limit_bytes": 12 * GIB, "world_size": 4, "ranks_per_node": 4}, (3, "all", True)),
         ({"world_size": 1, "ranks_per_node": 1}, (2, "optimizer", False)),
         ({"world_size": 1, "ranks_per_node": 1, "lora": LoraConfig(rank=64)}, (0, "none", False)),
-        ({"world_size": 1, "ranks_per_node": 1, "host_room_bytes": 100 * GIB}, None),
-        ({"world_size": 1, "ranks_per_node": 1, "host_room_bytes": None}, None),
-        ({"room_bytes": 24 * GIB, "world_size": 16, "may_spread": False}, None),
+        ({"world_size": 1, "ranks_per_node": 1, "host_memory_limit_bytes": 100 * GIB}, None),
+        ({"world_size": 1, "ranks_per_node": 1, "host_memory_limit_bytes": None}, None),
+        ({"memory_limit_bytes": 24 * GIB, "world_size": 16, "may_spread": False}, None),
         ({"kind": "cpu", "precision": "fp32", "world_size": 1, "ranks_per_node": 1}, None),
     ],
 )
@@ -62,7 +62,7 @@ def test_the_cheapest_way_in_communication_that_fits_is_chosen(
     [
         ({}, ((2, "none"), (3, "none"), (2, "optimizer"), (3, "optimizer"), (3, "all"))),
         ({"world_size": 1}, ((0, "none"), (2, "optimizer"), (3, "optimizer"), (3, "all"))),
-        ({"host_room_bytes": None}, ((2, "none"), (3, "none"))),
+        ({"host_memory_limit_bytes": None}, ((2, "none"), (3, "none"))),
         ({"kind": "cpu"}, ((2, "none"), (3, "none"))),
         ({"may_spread": False}, ((2, "none"),)),
         ({"zero_stage": 1}, ((1, "none"), (1, "optimizer"))),
@@ -71,17 +71,17 @@ def test_the_cheapest_way_in_communication_that_fits_is_chosen(
         ({"zero_stage": 3, "world_size": 1, "kind": "cpu"}, ((3, "none"),)),
         ({"zero_stage": 3, "offload": "none"}, ((3, "none"),)),
         ({"offload": "optimizer"}, ((2, "optimizer"), (3, "optimizer"))),
-        ({"offload": "all", "host_room_bytes": None}, ((3, "all"),)),
+        ({"offload": "all", "host_memory_limit_bytes": None}, ((3, "all"),)),
         ({"offload": "optimizer", "kind": "cpu"}, ((2, "optimizer"),)),
     ],
 )
 def test_what_is_asked_for_is_not_changed(over: dict[str, Any], expected: tuple[Any, ...]) -> None:
-    assert modes(wanted(**over)) == expected
+    assert modes(request(**over)) == expected
 
 
 def test_a_refusal_proposes_what_would_fit_with_its_numbers() -> None:
-    alone = wanted(world_size=1, ranks_per_node=1, host_room_bytes=32 * GIB)
-    assert choose(alone) is None
+    alone = request(world_size=1, ranks_per_node=1, host_memory_limit_bytes=32 * GIB)
+    assert choose_sharing(alone) is None
     assert what_would_fit(alone) == [
         "lora (zeroStage 0: 47.9 GiB a rank)",
         "resources.memory above 120Gi (zeroStage 2 with offload optimizer: 47.3 GiB a rank and 119.7 GiB of node memory"
@@ -91,28 +91,34 @@ def test_a_refusal_proposes_what_would_fit_with_its_numbers() -> None:
 
 
 def test_every_proposal_fits_when_it_is_followed() -> None:
-    tight = wanted(world_size=2, ranks_per_node=2, room_bytes=24 * GIB, host_room_bytes=None, zero_stage=2)
-    assert choose(tight) is None
+    tight = request(
+        world_size=2,
+        ranks_per_node=2,
+        memory_limit_bytes=24 * GIB,
+        host_memory_limit_bytes=None,
+        zero_stage=2,
+    )
+    assert choose_sharing(tight) is None
     (first, *_) = what_would_fit(replace(tight, zero_stage=None))
     assert first.startswith("lora (")
-    assert choose(replace(tight, zero_stage=None, lora=LoraConfig())) is not None
+    assert choose_sharing(replace(tight, zero_stage=None, lora=LoraConfig())) is not None
 
 
 def test_leaving_the_choice_to_the_estimate_is_proposed_first() -> None:
-    fixed = wanted(world_size=8, zero_stage=0)
+    fixed = request(world_size=8, zero_stage=0)
     assert what_would_fit(fixed) == [
         "pretraining.distribution left to the estimate (zeroStage 2: 60.4 GiB a rank)"
     ]
 
 
 def test_a_node_that_has_no_room_for_what_is_offloaded_is_not_chosen() -> None:
-    crowded = wanted(room_bytes=24 * GIB, world_size=8, host_room_bytes=64 * GIB)
-    assert chosen(room_bytes=24 * GIB, world_size=8) == (3, "optimizer", True)
-    assert choose(crowded) is None
+    crowded = request(memory_limit_bytes=24 * GIB, world_size=8, host_memory_limit_bytes=64 * GIB)
+    assert chosen(memory_limit_bytes=24 * GIB, world_size=8) == (3, "optimizer", True)
+    assert choose_sharing(crowded) is None
 
 
 def test_the_choice_reaches_trainer_and_a_smaller_micro_batch_keeps_it() -> None:
-    way = choose(wanted(world_size=1, ranks_per_node=1))
+    way = choose_sharing(request(world_size=1, ranks_per_node=1))
     assert way is not None
     batch = Batch(
         64, 4, 16, way.zero_stage, way.gradient_checkpointing, "bf16", way.memory, way.offload, way.host_bytes

@@ -199,17 +199,21 @@ def a_model(parameters: int) -> ModelFacts:
     )
 
 
+def full_training(**fields: int) -> PrepareConfig:
+    return PrepareConfig(model_source="file:///m", domain=(), general=(), trains_all_weights=True, **fields)
+
+
 @pytest.mark.parametrize(
     ("fields", "free_gib", "sentence"),
     [
         (
-            {"trains_all_weights": True},
+            {"checkpoints_kept": 2},
             1.0,
             "not enough disk for two checkpoints: 26.1 GiB are needed, 1.0 GiB are free; use a larger volume, or "
             "train LoRA instead of all weights",
         ),
         (
-            {"trains_all_weights": True, "checkpoints_kept": 10},
+            {"checkpoints_kept": 10},
             30.0,
             "not enough disk for the 10 checkpoints to keep: 41.0 GiB are needed, 30.0 GiB are free; use a larger "
             "volume, or lower spec.pretraining.checkpoints.count",
@@ -222,16 +226,15 @@ def test_room_for_the_checkpoints_is_looked_for(tmp_path, monkeypatch, fields, f
         disk_space.shutil, "disk_usage", lambda _: SimpleNamespace(free=int(free_gib * 1024**3))
     )
     with pytest.raises(InputError) as caught:
-        disk_space.check_space(tmp_path, facts, **({"checkpoints_kept": 2} | fields))
+        disk_space.check_space(tmp_path, facts, full_training(**fields))
     assert str(caught.value) == f"{tmp_path}: {sentence}"
 
 
 def test_a_volume_without_room_for_further_attempts_is_a_warning(tmp_path, monkeypatch) -> None:
-    asked = {"checkpoints_kept": 10, "trains_all_weights": True}
     facts = a_model(parameters=1_000_000_000)
     monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda _: SimpleNamespace(free=50 * 1024**3))
-    assert disk_space.check_space(tmp_path, facts, **asked) is None
-    assert disk_space.check_space(tmp_path, facts, **asked, attempts=3) == (
+    assert disk_space.check_space(tmp_path, facts, full_training(checkpoints_kept=10)) is None
+    assert disk_space.check_space(tmp_path, facts, full_training(checkpoints_kept=10, attempts=3)) == (
         f"{tmp_path} has 50.0 GiB free; the checkpoints of 3 attempts, should the run be rolled back, take up to 78.2 "
         "GiB: use a larger volume, or lower spec.gates.rollback.maxRollbacks or spec.pretraining.checkpoints.count."
     )

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from dapt_contract.model_size import trainable_parameters
 from dapt_contract.stages.common import LoraConfig
-from dapt_operator.plan.sizing.memory import trainable_parameters
 from dapt_trainer.data.base_model.facts import read_model_facts
 from dapt_trainer.distributed import join_ranks
 from dapt_trainer.modeling.attention import choose_attention, use_attention

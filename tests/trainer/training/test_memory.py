@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dapt_contract.stages.common import DistributionConfig, LoraConfig, ModelReference
-from dapt_operator.plan.sizing.memory import training_memory
+from dapt_operator.plan.sizing.memory import TrainingShape, training_memory
 from dapt_trainer.data.base_model.facts import read_model_facts
 from dapt_trainer.distributed import join_ranks
 from dapt_trainer.modeling.compose import load_model
@@ -89,9 +89,18 @@ def test_states_between_steps_are_what_the_estimate_says(
     after = storage_bytes()
     measured = sum(size for place, size in after.items() if before.get(place) != size)
     memory = training_memory(
-        facts, lora, kind="cpu", world_size=1, zero_stage=zero_stage, precision=precision, micro_batch_size=1,
-        sequence_length_tokens=1, gradient_checkpointing=False,
-    )  # fmt: skip
+        TrainingShape(
+            model=facts,
+            lora=lora,
+            kind="cpu",
+            world_size=1,
+            zero_stage=zero_stage,
+            precision=precision,
+            micro_batch_size=1,
+            sequence_length_tokens=1,
+            gradient_checkpointing=False,
+        )
+    )
     states = memory.weights + memory.optimizer + memory.master_weights
     if (
         zero_stage == 3
@@ -113,9 +122,18 @@ def test_what_layers_keep_of_a_forward_pass_is_what_the_estimate_says(
         facts = make_llama(folder / "model", layers=layers)
         measured += sign * kept_bytes(folder, precision, lora, checkpointing=checkpointing)
         memory = training_memory(
-            facts, lora, kind="cpu", world_size=1, zero_stage=0, precision=precision, micro_batch_size=ROWS,
-            sequence_length_tokens=LENGTH, gradient_checkpointing=checkpointing,
-        )  # fmt: skip
+            TrainingShape(
+                model=facts,
+                lora=lora,
+                kind="cpu",
+                world_size=1,
+                zero_stage=0,
+                precision=precision,
+                micro_batch_size=ROWS,
+                sequence_length_tokens=LENGTH,
+                gradient_checkpointing=checkpointing,
+            )
+        )
         estimated += sign * memory.activations
     assert estimated == pytest.approx(measured, rel=0.1)
 

@@ -1,8 +1,9 @@
-"""Parts that the configurations of several stages share."""
+"""Defines the parts that the configurations of several stages share."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Final, Literal
 
 from pydantic import Field
 
@@ -10,9 +11,21 @@ from dapt_contract.base import Contract
 from dapt_contract.layout import MODEL
 from dapt_contract.measure import Side
 
+Precision = Literal["bf16", "fp32"]
+"""Number format of weights and activations in training."""
+ZeroStage = Literal[0, 1, 2, 3]
+"""What ZeRO divides over the ranks: nothing, optimizer state, gradients too, weights too."""
+Offload = Literal["none", "optimizer", "all"]
+"""What is kept in CPU memory between uses: nothing, the optimizer's state, or the weights too (ZeRO 3)."""
+
+MAX_CHECKPOINTS: Final = 50
+"""Checkpoints of one attempt at most."""
+LIVE_PARAMETERS: Final = 500_000_000
+"""Gathered weights that ZeRO 3 keeps at a time, in elements: DeepSpeed's bound, which the memory estimate counts."""
+
 
 class Member(Contract):
-    """One model of an average: full weights, and LoRA adapters merged into them in this order."""
+    """Names one model of an average: full weights, and LoRA adapters that are merged into them in this order."""
 
     weights: str
     """Folder with safetensors, config and tokenizer, relative to the work volume."""
@@ -21,44 +34,57 @@ class Member(Contract):
 
 
 class ModelReference(Contract):
-    """A model on the work volume, as a recipe that every stage follows alike.
+    """Refers to a model on the work volume by a recipe that every stage follows in the same way.
 
-    In this order: merge `adapters` into `weights`; take the mean with the models of `averaged_with`; go the share
-    `interpolation` of the way from `origin` to that: origin + a (model - origin); merge `tuned`.
+    The order is: merge `adapters` into `weights`; take the mean with the models of `averaged_with`; interpolate between
+    `origin` and the result, origin + a (model - origin) with a = `interpolation`; merge `tuned`.
     """
 
     weights: str
     """Folder with safetensors, config and tokenizer, relative to the work volume."""
     adapters: tuple[str, ...] = ()
     """PEFT adapter folders, relative to the work volume."""
-    averaged_with: tuple[Member, ...] = Field(default=(), max_length=50)
-    """Further models of a mean of equal shares; none: no mean is taken."""
+    averaged_with: tuple[Member, ...] = Field(default=(), max_length=MAX_CHECKPOINTS)
+    """Further models of a mean of equal shares; empty: no mean is taken."""
     interpolation: float = Field(default=1.0, ge=0.0, le=1.0)
     """a: 1 is the model itself, 0 the origin."""
     origin: str = MODEL
-    """Folder of the weights that the interpolation starts from: the base model, extended where the tokenizer grew."""
+    """Folder of the weights that the interpolation starts from: the base model, extended where its tokenizer is."""
     tuned: tuple[str, ...] = ()
     """PEFT adapter folders of the stages after selection (SFT, DPO), merged last."""
 
+    def averaged(self, others: Iterable[ModelReference]) -> ModelReference:
+        """Return the mean, in equal shares, of this model and others that are weights and adapters alone."""
+        members = tuple(Member(weights=other.weights, adapters=other.adapters) for other in others)
+        return self.model_copy(update={"averaged_with": members})
+
+    def interpolated(self, share: float) -> ModelReference:
+        """Return the model that lies the share `share` of the way from the origin to this one."""
+        return self.model_copy(update={"interpolation": share})
+
     @property
     def is_plain(self) -> bool:
-        """Whether it is a folder of full weights and nothing else."""
+        """Return whether the reference is a folder of full weights and nothing else."""
         return not (self.adapters or self.averaged_with or self.tuned or self.interpolation != 1.0)
 
 
 class LoraConfig(Contract):
-    """Low-rank adapters (Hu et al. 2021) on all linear layers but the head."""
+    """Configures low-rank adapters (Hu et al. 2021) on all linear layers but the head."""
 
     rank: int = 64
     alpha: float = 128
     dropout: float = 0.0
     targets: str = "all-linear"
     embeddings: bool = False
-    """Embedding and head are trained too: the tokenizer grew, and new rows must learn."""
+    """Whether embedding and head are trained too: an extended tokenizer has new rows, which must learn."""
+
+    def with_embeddings(self) -> LoraConfig:
+        """Return the same adapters with embedding and head trained too."""
+        return self.model_copy(update={"embeddings": True})
 
 
 class OptimizerConfig(Contract):
-    """AdamW; weight decay is not applied to norms and biases."""
+    """Configures AdamW; weight decay is not applied to norms and biases."""
 
     learning_rate: float
     weight_decay: float = 0.1
@@ -67,7 +93,7 @@ class OptimizerConfig(Contract):
 
 
 class ScheduleConfig(Contract):
-    """Linear warm-up, then decay to `minimum_ratio` of the peak."""
+    """Configures the learning rate: linear warm-up, then decay to `minimum_ratio` of the peak."""
 
     type: Literal["cosine", "wsd"] = "cosine"
     warmup_fraction: float = 0.01
@@ -75,27 +101,44 @@ class ScheduleConfig(Contract):
 
 
 class DistributionConfig(Contract):
-    """How the ranks share the model."""
+    """Configures how the ranks share the model."""
 
-    zero_stage: Literal[0, 1, 2, 3] = 2
-    offload: Literal["none", "optimizer", "all"] = "none"
-    """What is kept in CPU memory between uses: nothing, the optimizer's state, or the weights too (ZeRO 3)."""
+    zero_stage: ZeroStage = 2
+    offload: Offload = "none"
     gradient_checkpointing: bool = False
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Precision = "bf16"
+
+
+class TrainingConfig(Contract):
+    """Configures what every stage that trains must know; each adds the length of its training and its loss."""
+
+    model: ModelReference
+    """The model that the training starts from."""
+    lora: LoraConfig | None = None
+    """None: all weights are trained."""
+    sequence_length_tokens: int
+    global_batch_size: int
+    """Sequences, packed rows or pairs of one optimizer step over all ranks."""
+    micro_batch_size: int
+    """As many of one forward pass on one rank; accumulation = global / (micro x world size), exactly."""
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    distribution: DistributionConfig
+    seed: int = 0
 
 
 class TaskConfig(Contract):
-    """One multiple-choice task: the harness' own by name, or a custom one from `tasks/NAME.jsonl`."""
+    """Names one multiple-choice task: a task that the harness ships, or a custom one from `tasks/NAME.jsonl`."""
 
     name: str = Field(max_length=40)
     side: Side
     source: str | None = None
-    """Where prepare reads a custom task from; None for a task that the harness ships."""
+    """URI that prepare reads a custom task from; None for a task that the harness ships."""
     few_shot: int = 0
 
 
 class ProbeConfig(Contract):
-    """One set of probes, from `probes/NAME.jsonl`."""
+    """Names one set of probes, from `probes/NAME.jsonl`."""
 
     name: str = Field(max_length=40)
     side: Side
@@ -103,12 +146,12 @@ class ProbeConfig(Contract):
 
 
 class EvaluationConfig(Contract):
-    """What is measured on a model, the same for every model of an adaptation."""
+    """Lists what is measured on a model; it is the same for every model of an adaptation."""
 
     tasks: tuple[TaskConfig, ...] = ()
     probes: tuple[ProbeConfig, ...] = ()
     limit: int | None = None
-    """Items a task; None: all."""
+    """Largest number of items a task; None: all."""
     context_length_tokens: int
     """Longest context a held-out token is scored with."""
     seed: int = 0

@@ -1,4 +1,4 @@
-"""prepare: the only stage that reads hubs and object stores. Raw sources in, packed shards and held-out text out."""
+"""Defines prepare, the only stage that reads hubs and object stores: it turns sources into shards and held-out text."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pydantic import Field
 
 from dapt_contract.base import Contract, Row
 from dapt_contract.measure import Side
-from dapt_contract.stages.common import ProbeConfig, TaskConfig
+from dapt_contract.stages.common import LoraConfig, Precision, ProbeConfig, TaskConfig
 
 
 class TextSource(Contract):
-    """One source of plain documents."""
+    """Names one source of plain documents."""
 
     source: str
     """URI: hf://, s3://, gs://, file:// or pvc://; JSONL (.gz, .zst), Parquet or text, by the file's name."""
@@ -23,29 +23,29 @@ class TextSource(Contract):
 
 
 class InstructionSource(Contract):
-    """One source of SFT examples."""
+    """Names one source of SFT examples."""
 
     source: str
     format: Literal["messages", "promptResponse", "plain"]
 
 
 class PreferenceInput(Contract):
-    """One source of DPO pairs."""
+    """Names one source of DPO pairs."""
 
     source: str
 
 
 class TokenizerExtensionConfig(Contract):
-    """How the tokenizer grows."""
+    """Configures how the tokenizer is extended."""
 
     vocabulary_size: int
-    """At most so many new tokens."""
+    """Largest number of new tokens."""
     minimum_frequency: int = 50
-    """Occurrences in the domain's training text below which a candidate is not taken."""
+    """Occurrences in the domain's training text below which a pair of tokens is not merged."""
 
 
 class TrainingLength(Contract):
-    """What is known of the pretraining before its text is counted: one of the three lengths, and its checkpoints."""
+    """Holds what is known of the pretraining before its text is counted: one of three lengths, and its checkpoints."""
 
     tokens: int | None = None
     steps: int | None = None
@@ -55,14 +55,14 @@ class TrainingLength(Contract):
 
 
 class PrepareConfig(Contract):
-    """All that prepare needs to know."""
+    """Configures prepare."""
 
     model_source: str
     domain: tuple[TextSource, ...]
     general: tuple[TextSource, ...]
     held_out_fraction: float = 0.005
     held_out_max_tokens: int | None = None
-    """Of a side; None: by `training`, as `held_out.most_tokens` has it."""
+    """Upper bound a side; None: `held_out.max_held_out_tokens` of `training`."""
     training: TrainingLength = TrainingLength(epochs=1.0, checkpoints=10)
     sequence_length_tokens: int | None = None
     """None: the model's longest, at most 4,096."""
@@ -76,20 +76,29 @@ class PrepareConfig(Contract):
     tasks: tuple[TaskConfig, ...] = ()
     probes: tuple[ProbeConfig, ...] = ()
     evaluation_limit: int | None = None
-    """Items a task or probe set that are measured: the training text is cleaned of those. None: all."""
+    """Items of a task or probe set that are measured; the training text is cleaned of those. None: all."""
     global_batch_size: int = 1
-    """Sequences a step: a corpus smaller than one batch is refused."""
+    """Sequences of one optimizer step; a corpus smaller than one batch is refused."""
     checkpoints_kept: int = 2
-    """For the check of free space."""
+    """Checkpoints that must fit on the work volume."""
     attempts: int = Field(default=1, ge=1)
-    """Of pretraining at most, the first included; for the same check."""
+    """Largest number of pretraining attempts, the first included, whose checkpoints should fit."""
     trains_all_weights: bool = False
-    """Full method: a checkpoint holds weights and two optimizer moments of every parameter."""
+    """Whether pretraining trains all weights, not adapters."""
+    lora: LoraConfig | None = None
+    """The adapters that pretraining trains; None where it trains all weights, and in a file from before this field."""
+    precision: Precision = "bf16"
+    """Precision of the weights in pretraining; for the check of free space."""
     seed: int = 0
+
+    @property
+    def trained_adapters(self) -> LoraConfig | None:
+        """Return the adapters that pretraining trains; None where it trains all weights."""
+        return None if self.trains_all_weights else self.lora or LoraConfig()
 
 
 class ModelFacts(Contract):
-    """What the planner must know of the base model."""
+    """Describes the shape and identity of the base model for the planner."""
 
     architecture: str
     parameters: int
@@ -103,11 +112,12 @@ class ModelFacts(Contract):
     tied_embeddings: bool
     has_chat_template: bool
     revision: str
-    """The immutable revision or the content digest that was read."""
+    """Immutable revision of the source, or the digest of its content."""
     digest: str
     weights_bytes: int
     added_tokens: int | None = None
-    """Rows of a grown tokenizer that `parameters` and `vocabulary_size` count; None: they are the base model's own."""
+    """Rows of an extended tokenizer that `parameters` and `vocabulary_size` include; None: these are the base
+    model's."""
     head_size: int | None = None
     """Width of one attention head; None: hidden size over heads."""
     gated_mlp: bool = True
@@ -115,9 +125,44 @@ class ModelFacts(Contract):
     linear_dimensions: int | None = None
     """Inputs and outputs summed over all linear layers but the head: what a LoRA of rank 1 trains. None: unknown."""
 
+    @property
+    def query_width(self) -> int:
+        """Return the outputs of the query matrix: attention heads times the width of one."""
+        return self._width_of_a_head * self.attention_heads
+
+    @property
+    def key_width(self) -> int:
+        """Return the outputs of the key matrix, and of the value matrix."""
+        return self._width_of_a_head * self.key_value_heads
+
+    @property
+    def mlp_matrices(self) -> int:
+        """Return the number of matrices of one MLP."""
+        return 3 if self.gated_mlp else 2
+
+    @property
+    def embedding_matrices(self) -> int:
+        """Return the number of matrices with a row for each token: the embedding, and an untied head."""
+        return 1 if self.tied_embeddings else 2
+
+    @property
+    def _width_of_a_head(self) -> int:
+        return self.head_size or self.hidden_size // max(1, self.attention_heads)
+
+    def with_added_tokens(self, added_tokens: int) -> ModelFacts:
+        """Return the facts of the model with as many new tokens: each has a row in every embedding matrix."""
+        rows = added_tokens * self.embedding_matrices
+        return self.model_copy(
+            update={
+                "parameters": self.parameters + rows * self.hidden_size,
+                "vocabulary_size": self.vocabulary_size + added_tokens,
+                "added_tokens": added_tokens,
+            }
+        )
+
 
 class TokenizerFacts(Contract):
-    """What growing the tokenizer brought; words are runs of non-space characters of the held-out text."""
+    """Says what extending the tokenizer saved, in tokens a word (a run of non-space characters) of held-out text."""
 
     added_tokens: int
     domain_tokens_per_word_before: float
@@ -127,13 +172,13 @@ class TokenizerFacts(Contract):
 
 
 class SourceFacts(Row):
-    """Counts of one source after preparation."""
+    """Counts what became of one source."""
 
     side: Side
     index: int
-    """Place in its side's list, from 0."""
+    """Index in the list of its side, from 0."""
     documents: int
-    """Kept for training."""
+    """Documents that are trained on."""
     train_tokens: int
     sequences: int
     duplicates: int = 0
@@ -144,17 +189,17 @@ class SourceFacts(Row):
     held_out_tokens: int = 0
     cut_documents: int = 0
     fill_fraction: float = 1.0
-    """Share of packed positions that carry a token."""
+    """Share of packed positions that hold a token."""
     weight: float = 1.0
 
     @property
     def name(self) -> str:
-        """`domain-0`, `general-1`: also its folder under data/."""
+        """Return the source's name, for example `domain-0`, which is also its folder under data/."""
         return f"{self.side}-{self.index}"
 
 
 class PrepareFacts(Contract):
-    """What the planner reads of a finished prepare."""
+    """Holds what the planner reads of a finished prepare."""
 
     model: ModelFacts
     sources: tuple[SourceFacts, ...] = Field(max_length=20)
@@ -165,29 +210,29 @@ class PrepareFacts(Contract):
     instruction_examples: int = 0
     preference_pairs: int = 0
     near_duplicates: int = 0
-    """Documents of both sides that were dropped for being near to an earlier one (MinHash); the sources' `duplicates`
+    """Documents of both sides that were dropped as near-duplicates of earlier ones (MinHash); the sources' `duplicates`
     count them too."""
     tokenizer: TokenizerFacts | None = None
     """None: the tokenizer is the base model's."""
     task_items: tuple[tuple[str, int], ...] = ()
     data_digest: str
     warnings: tuple[str, ...] = ()
-    """Sentences for people; the longest are cut in the message, the report has them whole."""
+    """Sentences for people; the message cuts the longest, the report has them in full."""
 
 
 class PrepareReport(Contract):
-    """Everything worth keeping of a prepare run."""
+    """Adds the details of a prepare run to the facts."""
 
     facts: PrepareFacts
     resolved_sources: tuple[tuple[str, str], ...] = ()
-    """URI as written, and as resolved (revision, files, digest)."""
+    """(URI as written, URI as resolved with revision, files and digest)."""
     contamination_by_task: tuple[tuple[str, int], ...] = ()
     near_duplicates_by_source: tuple[tuple[str, int], ...] = ()
-    """Documents that left the training data for being near to held-out ones."""
+    """(source, documents that were dropped as near-duplicates of held-out ones)."""
     repeats_by_source: tuple[tuple[str, int], ...] = ()
-    """Near-duplicates of earlier documents of the corpus, with `deduplicate: near`."""
+    """(source, documents that were dropped as near-duplicates of earlier ones), with `deduplicate: near`."""
     languages_by_source: tuple[tuple[str, tuple[tuple[str, int], ...]], ...] = ()
     """(source, ((ISO 639-1 code, documents), ...)) of a sample, most frequent first."""
     lengths_by_source: tuple[tuple[str, tuple[int, ...]], ...] = ()
-    """(source, tokens of its documents at the 0, 10, 25, 50, 75, 90 and 100th percentile)."""
+    """(source, tokens of its documents at the 0th, 10th, 25th, 50th, 75th, 90th and 100th percentile)."""
     seconds_by_step: tuple[tuple[str, float], ...] = ()

@@ -177,14 +177,7 @@ class _Preparation:
             length = sequence_length(config.sequence_length_tokens, facts)
             if config.tokenizer_extension is not None:
                 check_model(folder, tokenizer.vocabulary_size, source, self._alive)
-            tight = check_space(
-                self._context.work,
-                facts,
-                checkpoints_kept=config.checkpoints_kept,
-                trains_all_weights=config.trains_all_weights,
-                copies=int(config.tokenizer_extension is not None),
-                attempts=config.attempts,
-            )
+            tight = check_space(self._context.work, facts, config)
             self._warnings += [tight] if tight else []
         except InputError as error:
             self._problems.add_error(error)

@@ -1,23 +1,26 @@
-"""From the contract's configuration to the arguments of transformers' Trainer and DeepSpeed."""
+"""Translates the contract's configuration into the arguments of transformers' Trainer and DeepSpeed."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-from dapt_contract.stages.common import DistributionConfig, OptimizerConfig, ScheduleConfig
+from transformers import TrainingArguments
+
+from dapt_contract.stages.align import AlignConfig
+from dapt_contract.stages.common import LIVE_PARAMETERS, DistributionConfig, OptimizerConfig, ScheduleConfig
+from dapt_contract.stages.finetune import FinetuneConfig
+from dapt_contract.stages.pretrain import PretrainConfig
+from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.modeling.kernels import Kernels
 
-_BUCKET_ELEMENTS = 50_000_000
-"""Elements a reduction: 200 MB in fp32, small beside any model that needs more than one bucket."""
-
-LIVE_PARAMETERS = 500_000_000
-"""Gathered weights that stage 3 keeps at a time, in elements; the planner's estimate counts as many."""
+BUCKET_ELEMENTS = 50_000_000
+"""Elements of one reduction: 200 MB in fp32, small compared with any model that needs more than one bucket."""
 
 
 def accumulation_steps(global_batch_size: int, micro_batch_size: int, world_size: int) -> int:
-    """Forward passes a rank makes for one optimizer step.
+    """Return the number of forward passes of a rank for one optimizer step.
 
     Raises:
         InputError: the global batch cannot be split evenly.
@@ -34,12 +37,19 @@ def accumulation_steps(global_batch_size: int, micro_batch_size: int, world_size
 
 
 def warmup_steps(schedule: ScheduleConfig, total_steps: int) -> int:
-    """Steps of linear warm-up, rounded down: a run of fewer than 100 steps has none at the default of 1 %."""
+    """Return the steps of linear warm-up, rounded down: below 100 steps there are none at the default of 1 %."""
     return int(schedule.warmup_fraction * total_steps)
 
 
-def scheduler_settings(schedule: ScheduleConfig, total_steps: int) -> dict[str, Any]:
-    """transformers' name and keywords of a schedule.
+class SchedulerSettings(TypedDict):
+    """Holds transformers' name and keywords of a schedule."""
+
+    lr_scheduler_type: str
+    lr_scheduler_kwargs: dict[str, float | int | str]
+
+
+def scheduler_settings(schedule: ScheduleConfig, total_steps: int) -> SchedulerSettings:
+    """Return transformers' name and keywords of a schedule.
 
     `cosine_warmup_with_min_lr` starts its warm-up at peak / steps, where `cosine_with_min_lr` starts at zero and so
     wastes the first batch. `wsd` is warm-up, a constant rate, and a linear decay over the last fifth (Hu et al. 2024,
@@ -66,29 +76,26 @@ def deepspeed_settings(
     *,
     on_cpu: bool = True,
     load_universal: bool = False,
-) -> dict[str, Any]:
-    """DeepSpeed's configuration; sizes and rates marked `auto` are filled in by the Trainer.
-
-    Offloaded optimizer state is updated by torch's fused AdamW, which has a vectorized CPU kernel: DeepSpeed's own
-    (DeepSpeedCPUAdam) is compiled at first use and would put a C++ compiler into the image.
+) -> dict[str, object]:
+    """Return DeepSpeed's configuration; the Trainer fills in sizes and rates marked `auto`.
 
     Args:
         distribution: ZeRO stage, offload and precision.
         optimizer: for the gradient clip.
-        on_cpu: there is no accelerator: no streams to overlap, no memory to pin.
+        on_cpu: there is no accelerator, so no streams to overlap and no memory to pin.
         load_universal: the checkpoint to resume from is in DeepSpeed's universal format.
     """
     stage, offload = distribution.zero_stage, distribution.offload
-    zero: dict[str, Any] = {"stage": stage}
+    zero: dict[str, object] = {"stage": stage}
     if stage:
         zero |= {
-            "reduce_bucket_size": _BUCKET_ELEMENTS,
-            "allgather_bucket_size": _BUCKET_ELEMENTS,
+            "reduce_bucket_size": BUCKET_ELEMENTS,
+            "allgather_bucket_size": BUCKET_ELEMENTS,
             "overlap_comm": not on_cpu,  # needs accelerator streams
             "contiguous_gradients": True,
         }
     if stage == 3:
-        # By the model's width: matrices are spread over the ranks, norms and biases stay on each of them.
+        # By the model's width: matrices are spread over the ranks, norms and biases stay whole on each of them.
         zero |= {
             "stage3_param_persistence_threshold": "auto",
             "stage3_prefetch_bucket_size": "auto",
@@ -106,6 +113,8 @@ def deepspeed_settings(
         "gradient_clipping": optimizer.gradient_clip,
         "bf16": {"enabled": distribution.precision == "bf16"},
         "zero_optimization": zero,
+        # Offloaded optimizer state is updated by torch's fused AdamW, which has a vectorized CPU kernel. DeepSpeed's
+        # own (DeepSpeedCPUAdam) is compiled at first use and would need a C++ compiler in the image.
         "zero_force_ds_cpu_optimizer": False,
         "checkpoint": {"load_universal": load_universal},
         "steps_per_print": 2**31 - 1,
@@ -114,25 +123,51 @@ def deepspeed_settings(
 
 
 def training_arguments(
-    *,
+    config: PretrainConfig | FinetuneConfig | AlignConfig,
     scratch: Path,
+    ranks: Ranks,
+    *,
     total_steps: int,
-    micro_batch_size: int,
-    accumulation: int,
-    optimizer: OptimizerConfig,
-    schedule: ScheduleConfig,
-    distribution: DistributionConfig,
-    seed: int,
-    on_cpu: bool,
-    load_universal: bool = False,
     kernels: Kernels | None = None,
-) -> dict[str, Any]:
-    """Keywords of `TrainingArguments` for a run that logs, evaluates and saves by our own hooks alone."""
+    load_universal: bool = False,
+) -> TrainingArguments:
+    """Return the arguments of a run that logs, evaluates and saves by our own hooks alone.
+
+    Args:
+        config: of the stage.
+        scratch: folder for temporary files.
+        ranks: that train.
+        total_steps: optimizer steps of the run.
+        kernels: fused kernels; None: transformers' own layers.
+        load_universal: as in `deepspeed_settings`.
+
+    Raises:
+        InputError: the global batch cannot be split evenly.
+    """
+    fields = argument_fields(
+        config, scratch, ranks, total_steps=total_steps, load_universal=load_universal
+    )
+    return TrainingArguments(**fields, **(kernels.arguments if kernels else {}))
+
+
+def argument_fields(
+    config: PretrainConfig | FinetuneConfig | AlignConfig,
+    scratch: Path,
+    ranks: Ranks,
+    *,
+    total_steps: int,
+    load_universal: bool = False,
+) -> dict[str, object]:
+    """Return the keywords of `training_arguments`, for subclasses of `TrainingArguments`."""
+    optimizer, schedule, distribution = config.optimizer, config.schedule, config.distribution
+    on_cpu = ranks.device.type == "cpu"
     return {
         "output_dir": str(scratch / "trainer"),
         "max_steps": total_steps,
-        "per_device_train_batch_size": micro_batch_size,
-        "gradient_accumulation_steps": accumulation,
+        "per_device_train_batch_size": config.micro_batch_size,
+        "gradient_accumulation_steps": accumulation_steps(
+            config.global_batch_size, config.micro_batch_size, ranks.world_size
+        ),
         "learning_rate": optimizer.learning_rate,
         "weight_decay": optimizer.weight_decay,
         "adam_beta1": optimizer.betas[0],
@@ -146,20 +181,19 @@ def training_arguments(
         "deepspeed": deepspeed_settings(
             distribution, optimizer, on_cpu=on_cpu, load_universal=load_universal
         ),
-        "seed": seed,
+        "seed": config.seed,
         "use_cpu": on_cpu,
         "logging_strategy": "no",
         "save_strategy": "no",
         "eval_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
-        "logging_nan_inf_filter": False,
-        "ignore_data_skip": True,
+        "logging_nan_inf_filter": False,  # a loss that is not a number must reach the divergence check
+        "ignore_data_skip": True,  # `BatchOrder` starts at the resumed step
         "remove_unused_columns": False,
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": not on_cpu,
         "average_tokens_across_devices": True,
         "log_level": "warning",
         **scheduler_settings(schedule, total_steps),
-        **(kernels.arguments if kernels else {}),
     }

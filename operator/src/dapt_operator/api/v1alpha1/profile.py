@@ -1,8 +1,9 @@
-"""`AdaptationProfile`: what the platform team offers. Images, hardware, storage, limits and price."""
+"""Defines `AdaptationProfile`: what the platform team offers as image, hardware, storage, limits and price."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -28,21 +29,21 @@ Port = Annotated[Integer, Field(ge=1, le=65_535)]
 
 
 class Accelerator(Base):
-    """What a node trains on."""
+    """The accelerators of a node."""
 
     kind: Literal["gpu", "cpu"] = "gpu"
-    """gpu, or cpu: then perNode counts processes. Default gpu."""
+    """Kind of accelerator: gpu, or cpu, where perNode counts processes. Default gpu."""
     resource: LongName | None = None
-    """Extended resource that a pod asks for. Absent: nvidia.com/gpu for kind gpu, none for kind cpu."""
+    """Extended resource that a pod requests. Absent: nvidia.com/gpu for kind gpu, none for kind cpu."""
     per_node: Annotated[Integer, Field(ge=1, le=64)] = 1
-    """Accelerators a node (kind cpu: processes). Default 1."""
+    """Accelerators per node (kind cpu: processes). Default 1."""
     memory_gib: Annotated[float, Field(gt=0, le=100_000)]
-    """Memory of one accelerator (kind cpu: of one process), in GiB. The estimate fits the run into it."""
+    """Memory of one accelerator (kind cpu: of one process), in GiB. The estimate sizes the run to fit into it."""
     peak_tflops: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
     """Peak bf16 TFLOP/s of one accelerator without sparsity. Absent: the estimate gives tokens and memory
     but no hours."""
     price_per_hour: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
-    """Price of one accelerator for an hour, in your currency. Absent: no cost is shown."""
+    """Price of one accelerator per hour, in your currency. Absent: no cost is shown."""
 
 
 class Storage(Base):
@@ -60,11 +61,22 @@ class Storage(Base):
     claim_template: FreeForm | None = None
     """Spec of the PersistentVolumeClaim that each adaptation gets."""
     existing_claim: LongName | None = None
-    """A claim that is there already, in the namespace of the adaptation."""
+    """Name of an existing PersistentVolumeClaim in the namespace of the adaptation."""
+
+    @property
+    def access_modes(self) -> tuple[str, ...]:
+        """Access modes of the claim template; empty for an existing claim, of which nothing is known."""
+        template: Mapping[str, Any] = self.claim_template or {}
+        return tuple(str(mode) for mode in template.get("accessModes") or ())
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether pods on several nodes can mount the work volume; an existing claim is taken to be shared."""
+        return not self.access_modes or "ReadWriteMany" in self.access_modes
 
 
 class Ports(Base):
-    """Ports of the pods; to be changed where pods use the host's network."""
+    """Ports of the pods. Change them where pods use the host's network."""
 
     RULES = (
         Rule(
@@ -82,16 +94,16 @@ class Ports(Base):
 
 
 class ProfileLimits(Base):
-    """What an adaptation with this profile may ask for."""
+    """What an adaptation with this profile may request."""
 
     nodes: Annotated[Integer, Field(ge=1, le=10_000)] | None = None
-    """Most nodes of one adaptation. Absent: no limit."""
+    """Largest number of nodes of one adaptation. Absent: no limit."""
     gpu_hours: Annotated[float, Field(gt=0, le=100_000_000)] | None = None
-    """Most accelerator-hours of one adaptation. Absent: no limit."""
+    """Largest number of accelerator-hours of one adaptation. Absent: no limit."""
     namespaces: Annotated[tuple[Glob, ...], Field(strict=False, max_length=64)] = ()
-    """Namespaces that may use this profile, with wildcards. Default none given: all."""
+    """Namespaces that may use this profile, with wildcards. Default empty: all may."""
     sources: Annotated[tuple[Glob, ...], Field(strict=False, max_length=64)] = ()
-    """Sources that may be read, with wildcards. Default none given: all."""
+    """Sources that may be read, with wildcards. Default empty: all may."""
     secret_names: Annotated[tuple[Glob, ...], Field(strict=False, max_length=64)] = ("dapt-*",)
     """Secrets that may be named in credentials, with wildcards. Default dapt-*: no Secret is mounted by
     accident."""
@@ -100,28 +112,28 @@ class ProfileLimits(Base):
 
 
 class ProfileEvaluation(Base):
-    """How evaluations run beside pretraining."""
+    """How evaluations run in parallel with pretraining."""
 
     concurrency: Annotated[Integer, Field(ge=1, le=50)] = 2
-    """Evaluations of one adaptation at the same time, beside pretraining. Default 2."""
+    """Evaluations of one adaptation that run at the same time, in parallel with pretraining. Default 2."""
 
 
 class ModelCache(Base):
     """A shared folder of base models, downloaded once."""
 
     existing_claim: LongName
-    """A claim in the namespace of the adaptation."""
+    """Name of a PersistentVolumeClaim in the namespace of the adaptation."""
 
 
 class Mlflow(Base):
-    """MLflow."""
+    """An MLflow tracking server."""
 
     uri: Glob
     """Address of the tracking server."""
 
 
 class Wandb(Base):
-    """Weights & Biases."""
+    """A Weights & Biases project."""
 
     project: LongName
     """Name of the project."""
@@ -143,51 +155,57 @@ class Tracking(Base):
 
 
 class Retries(Base):
-    """How often a stage is tried again, by cause. Bad configuration or data is never tried again; a
-    disruption is free."""
+    """How often a failed stage runs again, by cause. Bad configuration or data is never retried; a disruption
+    uses no retry."""
 
     infrastructure: Annotated[Integer, Field(ge=0, le=100)] = 5
-    """Lost nodes, network faults and the like. Default 5; never three times without a step gained."""
+    """Retries after lost nodes, network faults and the like. Default 5; three failures in a row without a new
+    optimizer step end them earlier."""
     out_of_memory: Annotated[Integer, Field(ge=0, le=10)] = 1
-    """Out of memory, tried with half the micro-batch. Default 1."""
+    """Retries after running out of memory, with half the micro-batch. Default 1."""
     hang: Annotated[Integer, Field(ge=0, le=100)] = 2
-    """No heartbeat within the limit. Default 2."""
+    """Retries after a hang, that is no heartbeat within the limit. Default 2."""
 
 
 class AdaptationProfileSpec(Base):
-    """What the platform offers."""
+    """What the platform offers to adaptations."""
 
     trainer_image: Annotated[str, Field(min_length=1, max_length=512)]
-    """Image of all stages."""
+    """Image that runs all stages."""
     launcher: Literal["IndexedJob", "JobSet"] = "IndexedJob"
-    """How a gang of pods is started. Default IndexedJob: it needs nothing installed."""
+    """Kind of object that starts the pods of a run. Default IndexedJob: it needs nothing else installed."""
     accelerator: Accelerator
-    """What a node trains on."""
+    """The accelerators of a node."""
     storage: Storage
-    """The work volume."""
+    """The work volume of each adaptation."""
     pod_template: FreeForm | None = None
     """Pod template that every pod starts from: node selector, tolerations, volumes, environment, service
     account. The operator owns command, ports, probes and the security context's defaults. Absent: empty."""
     ports: Ports = Ports()
     """Ports of the pods."""
     limits: ProfileLimits = ProfileLimits()
-    """What an adaptation may ask for."""
+    """What an adaptation may request."""
     evaluation: ProfileEvaluation = ProfileEvaluation()
-    """How evaluations run."""
+    """How evaluations run in parallel with pretraining."""
     model_cache: ModelCache | None = None
     """Shared folder of base models. Absent: each adaptation downloads its own."""
     tracking: Tracking | None = None
     """Where curves are sent. Absent: nowhere."""
     retries: Retries = Retries()
-    """How often a stage is tried again."""
+    """How often a failed stage runs again, by cause."""
     startup_timeout_seconds: Annotated[Integer, Field(ge=1, le=86_400)] = 900
     """Seconds from a pod's start to its first heartbeat with a step, before it counts as hung. Default 900:
     loading and compiling a large model takes minutes."""
     pending_timeout_seconds: Annotated[Integer, Field(ge=1, le=31_536_000)] | None = None
-    """Seconds that pods may wait for a node before a person is called. Absent: for ever, since autoscalers
-    and queues exist."""
+    """Seconds that pods may wait for a node before the adaptation stalls with PendingTimeout. Absent: no limit,
+    since autoscalers and queues may take long."""
     termination_grace_period_seconds: Annotated[Integer, Field(ge=1, le=86_400)] | None = None
-    """Seconds between SIGTERM and SIGKILL. Absent: from the estimated time of a save."""
+    """Seconds between SIGTERM and SIGKILL. Absent: derived from the estimated time of a save."""
+
+    @property
+    def max_parallel_evaluations(self) -> int:
+        """Evaluations of one adaptation at the same time: one where a single node can mount the work volume."""
+        return self.evaluation.concurrency if self.storage.is_shared else 1
 
 
 class AdaptationProfile(Base):
@@ -200,7 +218,7 @@ class AdaptationProfile(Base):
     metadata: ObjectMeta
     """Name, labels and annotations."""
     spec: AdaptationProfileSpec
-    """What the platform offers."""
+    """What the platform offers to adaptations."""
 
     @property
     def is_default(self) -> bool:
@@ -209,7 +227,7 @@ class AdaptationProfile(Base):
 
 
 def local_profile(accelerators: int, memory_gib: float, kind: Literal["cpu", "gpu"]) -> AdaptationProfile:
-    """The built-in profile `local` of `dapt run`.
+    """Return the built-in profile `local` of `dapt run`.
 
     accelerators: GPUs, or for kind cpu processes, of this machine. memory_gib: memory of one of them, in GiB.
     """

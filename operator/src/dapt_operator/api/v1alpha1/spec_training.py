@@ -1,4 +1,4 @@
-"""How the model is trained: `spec.pretraining`, `spec.finetuning` and `spec.preference`."""
+"""Defines `spec.pretraining`, `spec.finetuning` and `spec.preference`: how the model is trained."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from dapt_contract.stages.common import MAX_CHECKPOINTS
 from dapt_operator.api.v1alpha1.base import Base, Integer, Rule, SourceUri, count_set, exactly_one
 
 
@@ -61,7 +62,7 @@ class Budget(Base):
             "",
             lambda budget: count_set(budget, "epochs", "tokens", "steps") == 1,
             exactly_one("epochs", "tokens", "steps"),
-            "exactly one of epochs, tokens and steps must be given, since each alone says the whole budget:"
+            "exactly one of epochs, tokens and steps must be given, since each alone is the whole budget:"
             " keep one of them",
         ),
     )
@@ -75,7 +76,7 @@ class Budget(Base):
 
 
 class Optimizer(Base):
-    """AdamW."""
+    """Settings of the AdamW optimizer."""
 
     RULES = (
         Rule(
@@ -123,9 +124,9 @@ class Ewc(Base):
     """Weight of the penalty, half of it times the weighted squared distance; the Fisher information is scaled to
     mean 1, so it does not depend on text length. Default 0.1."""
     samples: Annotated[Integer, Field(ge=1, le=1_000_000)] = 2000
-    """General sequences the Fisher information is estimated from. Default 2000: 1,000 to 5,000 are usual."""
+    """General sequences from which the Fisher information is estimated. Default 2000: 1,000 to 5,000 are usual."""
     parameters: Literal["all", "attention", "mlp"] = "attention"
-    """Group of weights that is held back. Default attention: a third of the memory of all."""
+    """Group of weights that is held back. Default attention: it needs a third of the memory of all."""
 
 
 class L2sp(Base):
@@ -139,8 +140,8 @@ class KlToBase(Base):
     """A pull towards the base model's predictions on general text."""
 
     strength: Annotated[float, Field(gt=0, le=1000)] = 0.1
-    """Weight of the divergence from the base model's predictions, taken on one general sequence for eight of the
-    batch, which costs a sixth more compute. Default 0.1."""
+    """Weight of the divergence from the base model's predictions, measured on one general sequence for every eight
+    of the batch, which costs a sixth more compute. Default 0.1."""
 
 
 class Regularization(Base):
@@ -158,9 +159,9 @@ class Regularization(Base):
     ewc: Ewc | None = None
     """Elastic weight consolidation."""
     l2sp: L2sp | None = None
-    """Pull towards the base weights."""
+    """A pull towards the base model's weights."""
     kl_to_base: KlToBase | None = None
-    """Pull towards the base predictions on general text."""
+    """A pull towards the base model's predictions on general text."""
 
 
 class Distribution(Base):
@@ -188,7 +189,7 @@ class Distribution(Base):
     more bytes than none, else 3, which moves half as many again (Rajbhandari et al. 2020)."""
     offload: Literal["none", "optimizer", "all"] | None = None
     """What is kept in CPU memory between uses: nothing, the optimizer's state (zeroStage 1 to 3), or the
-    weights too (zeroStage 3). Absent: none, unless nothing fits without and resources.memory has room."""
+    weights too (zeroStage 3). Absent: none, unless nothing fits without it and resources.memory is large enough."""
     gradient_checkpointing: bool | None = None
     """Recompute activations in the backward pass: a third more compute, much less memory. Absent: when the
     estimate asks for it."""
@@ -199,12 +200,12 @@ class Distribution(Base):
 class Checkpoints(Base):
     """When the model is saved and measured."""
 
-    count: Annotated[Integer, Field(ge=1, le=50)] = 10
-    """Checkpoints of an attempt, evenly over the budget. Default 10: fine enough to choose from, coarse
-    enough to be evaluated."""
+    count: Annotated[Integer, Field(ge=1, le=MAX_CHECKPOINTS)] = 10
+    """Checkpoints of an attempt, evenly over the budget. Default 10: enough to choose from, and few enough to
+    evaluate."""
     keep: Literal["all"] = "all"
-    """Whose weights are kept (optimizer state is kept for the newest two). Default all: selection needs
-    them."""
+    """Which checkpoints keep their weights (optimizer state is kept for the newest two). Default all: selection
+    needs them."""
 
 
 class Pretraining(Base):
@@ -222,7 +223,7 @@ class Pretraining(Base):
             ),
             "!has(self.regularization) || ((!has(self.distribution.zeroStage) || self.distribution.zeroStage != 3)"
             " && (!has(self.distribution.offload) || self.distribution.offload == 'none'))",
-            "regularization keeps its anchor beside each rank's optimizer state, with zeroStage 0, 1 or 2 and without"
+            "regularization keeps its anchor with each rank's optimizer state and needs zeroStage 0, 1 or 2 without"
             " offload: set distribution.zeroStage to 2 and distribution.offload to none, or remove regularization",
         ),
     )
@@ -232,12 +233,12 @@ class Pretraining(Base):
     budget: Budget = Budget(epochs=1)
     """How long training lasts. Default one pass over the domain tokens."""
     global_batch_size: Annotated[Integer, Field(ge=1, le=1_000_000)] = 64
-    """Sequences an optimizer step, over all ranks. Default 64: at 4096 tokens a quarter of a million tokens
-    a step."""
+    """Sequences per optimizer step, over all ranks. Default 64: at 4096 tokens per sequence a quarter of a million
+    tokens per step."""
     micro_batch_size: Annotated[Integer, Field(ge=1, le=65_536)] | None = None
-    """Sequences a rank in one forward pass. Absent: the largest that fits by the estimate."""
+    """Sequences per rank in one forward pass. Absent: the largest that fits by the estimate."""
     optimizer: Optimizer = Optimizer()
-    """AdamW's settings."""
+    """Settings of the AdamW optimizer."""
     schedule: Schedule = Schedule()
     """The learning rate over the run."""
     regularization: Regularization | None = None
@@ -267,13 +268,13 @@ class FinetuningBudget(Base):
             "",
             lambda budget: count_set(budget, "epochs", "steps") == 1,
             exactly_one("epochs", "steps"),
-            "exactly one of epochs and steps must be given, since each alone says the whole budget:"
+            "exactly one of epochs and steps must be given, since each alone is the whole budget:"
             " keep one of them",
         ),
     )
 
     epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
-    """Passes over the data; a pass is every packed sequence once, and so every conversation once."""
+    """Passes over the data; a pass reads every packed sequence once, and so every conversation once."""
     steps: Annotated[Integer, Field(ge=1, le=100_000_000)] | None = None
     """Optimizer steps in all."""
 
@@ -289,14 +290,14 @@ class Finetuning(Base):
     budget: FinetuningBudget = FinetuningBudget(epochs=2)
     """How long training lasts. Default two epochs: more starts to memorize small data."""
     sequence_length: Annotated[Integer, Field(ge=8, le=1_048_576)] | None = None
-    """Tokens a sequence; conversations are packed whole into sequences, longer ones are cut. Absent: that of the
-    corpus."""
+    """Tokens per sequence; conversations are packed whole into sequences, longer ones are cut. Absent: the
+    corpus' sequenceLength."""
     global_batch_size: Annotated[Integer, Field(ge=1, le=1_000_000)] | None = None
-    """Packed sequences an optimizer step, over all ranks. Absent: that of pretraining."""
+    """Packed sequences per optimizer step, over all ranks. Absent: that of pretraining."""
     micro_batch_size: Annotated[Integer, Field(ge=1, le=65_536)] | None = None
-    """Sequences a rank in one forward pass. Absent: the largest that fits by the estimate."""
+    """Sequences per rank in one forward pass. Absent: the largest that fits by the estimate."""
     optimizer: Optimizer = Optimizer()
-    """AdamW's settings. The learning rate absent: 2e-5 for full training, 1e-4 for LoRA."""
+    """Settings of the AdamW optimizer. Absent learning rate: 2e-5 for full training, 1e-4 for LoRA."""
     schedule: Schedule = Schedule()
     """The learning rate over the run."""
 
@@ -321,11 +322,11 @@ class Preference(Base):
     epochs: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """Passes over the pairs. Default 1: more soon lowers the likelihood of both answers."""
     global_batch_size: Annotated[Integer, Field(ge=1, le=1_000_000)] | None = None
-    """Pairs an optimizer step, over all ranks. Absent: that of pretraining."""
+    """Pairs per optimizer step, over all ranks. Absent: that of pretraining."""
     micro_batch_size: Annotated[Integer, Field(ge=1, le=65_536)] | None = None
-    """Pairs a rank in one forward pass. Absent: the largest that fits by the estimate."""
+    """Pairs per rank in one forward pass. Absent: the largest that fits by the estimate."""
     optimizer: Optimizer = Optimizer()
-    """AdamW's settings. The learning rate absent: 5e-7 for full training, 5e-6 for LoRA."""
+    """Settings of the AdamW optimizer. Absent learning rate: 5e-7 for full training, 5e-6 for LoRA."""
     schedule: Schedule = Schedule(warmup_fraction=0.1)
-    """The learning rate over the run. Default with a warm-up of a tenth: preference data is small, its runs are
-    short."""
+    """The learning rate over the run. Default with a warm-up of a tenth, since preference data is small and its
+    runs are short."""

@@ -12,23 +12,68 @@ gives. Checkpointing keeps the layers' inputs and one whole layer.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Final, Literal
 
-from dapt_contract.stages.common import LoraConfig
+from dapt_contract.model_size import WEIGHT_BYTES, trainable_parameters
+from dapt_contract.stages.common import LIVE_PARAMETERS, LoraConfig, Offload, Precision, ZeroStage
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.v1alpha1.spec_training import Regularization
 
-GIB = 2**30
-OVERHEAD_BYTES = {"gpu": 2 * GIB, "cpu": GIB}
+AcceleratorKind = Literal["gpu", "cpu"]
+
+GIB: Final = 2**30
+OVERHEAD_BYTES: Final[dict[AcceleratorKind, int]] = {"gpu": 2 * GIB, "cpu": GIB}
 """CUDA context, communication buffers and fragmentation; on CPU interpreter and libraries of one process."""
-LOGIT_BYTES = 12
+LOGIT_BYTES: Final = 12
 """A logit, its fp32 copy, the logarithm of its probability and the gradient, as far as they exist at a time."""
-LIVE_PARAMETERS = 500_000_000
-"""Weights that are whole at a time under stage 3; the trainer sets DeepSpeed's bound to it."""
+
+
+@dataclass(frozen=True)
+class TrainingShape:
+    """What the memory of one rank depends on: the model, what of it is trained, and how the ranks share it."""
+
+    model: ModelFacts
+    """With the rows of a grown tokenizer."""
+    lora: LoraConfig | None
+    """The adapters; None when all weights are trained."""
+    kind: AcceleratorKind
+    """For the overhead; offloading frees nothing on a CPU."""
+    world_size: int
+    """Ranks that share what ZeRO divides."""
+    zero_stage: ZeroStage
+    precision: Precision
+    micro_batch_size: int
+    """Sequences of one forward pass."""
+    sequence_length_tokens: int
+    gradient_checkpointing: bool
+    """Whether activations are recomputed."""
+    offload: Offload = "none"
+    regularization: Regularization | None = None
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of one weight, gradient or activation."""
+        return WEIGHT_BYTES[self.precision]
+
+    @property
+    def trained(self) -> int:
+        """Trained parameters."""
+        return trainable_parameters(self.model, self.lora)
+
+    @property
+    def optimizer_shards(self) -> int:
+        """Ranks over which optimizer state and master weights are divided."""
+        return self.world_size if self.zero_stage >= 1 else 1
+
+    @property
+    def gradient_shards(self) -> int:
+        """Ranks over which gradients are divided."""
+        return self.world_size if self.zero_stage >= 2 else 1
 
 
 @dataclass(frozen=True)
 class MemoryParts:
-    """Bytes on one rank's accelerator."""
+    """Bytes on one rank's accelerator. The names are what messages call the parts."""
 
     weights: float
     gradients: float
@@ -41,7 +86,7 @@ class MemoryParts:
     """fp32 gradients of the optimizer's step, as far as they are more than the activations and logits, which are gone
     by then."""
     penalty: float = 0.0
-    """What a penalty against forgetting holds (`plan/sizing/memory.py`)."""
+    """What a penalty against forgetting holds (`penalty_bytes`)."""
 
     @property
     def total(self) -> float:
@@ -49,176 +94,114 @@ class MemoryParts:
         return float(sum(asdict(self).values()))
 
     def text(self) -> str:
-        """`weights 14.9 GiB, gradients ...`, largest first, parts below 0.05 GiB left out."""
+        """Return `weights 14.9 GiB, gradients ...`, largest first, without parts below 0.05 GiB."""
         parts = sorted(asdict(self).items(), key=lambda item: -item[1])
         return ", ".join(
             f"{name.replace('_', ' ')} {value / GIB:.1f} GiB" for name, value in parts if value >= 0.05 * GIB
         )
 
 
-def trainable_parameters(model: ModelFacts, lora: LoraConfig | None) -> int:
-    """All parameters, or those of the adapters: rank x (in + out) of every linear layer but the head, and the rows of a
-    grown tokenizer."""
-    if lora is None:
-        return model.parameters
-    rows = (model.added_tokens or 0) * (1 if model.tied_embeddings else 2) if lora.embeddings else 0
-    if model.linear_dimensions is not None:
-        return lora.rank * model.linear_dimensions + rows * model.hidden_size
-    hidden, inner = model.hidden_size, model.intermediate_size
-    attention = 2 * (hidden + _queries(model)) + 2 * (hidden + _keys(model))
-    mlp = (3 if model.gated_mlp else 2) * (hidden + inner)
-    return lora.rank * model.layers * (attention + mlp) + rows * hidden
-
-
-def training_memory(
-    model: ModelFacts,
-    lora: LoraConfig | None,
-    *,
-    kind: str,
-    world_size: int,
-    zero_stage: int,
-    precision: str,
-    micro_batch_size: int,
-    sequence_length_tokens: int,
-    gradient_checkpointing: bool,
-    offload: str = "none",
-    penalty: float = 0.0,
-) -> MemoryParts:
-    """Parts of one rank's memory, in bytes.
-
-    Args:
-        model: sizes of the base model.
-        lora: the adapters; None when all weights are trained.
-        kind: `gpu` or `cpu`, for the overhead; offloading frees nothing on a CPU.
-        world_size: ranks that share what ZeRO divides.
-        zero_stage: 0 to 3.
-        precision: `bf16` or `fp32`.
-        micro_batch_size: sequences of one forward pass.
-        sequence_length_tokens: of one sequence.
-        gradient_checkpointing: whether activations are recomputed.
-        offload: `none`, `optimizer` or `all`.
-        penalty: bytes that a penalty against forgetting holds.
-    """
-    element = 2 if precision == "bf16" else 4
-    trained = trainable_parameters(model, lora)
-    held = model.parameters + (trained if lora is not None else 0)
-    away = offload if kind == "gpu" else "none"
-    state_share = world_size if zero_stage >= 1 else 1
-    gradient_share = world_size if zero_stage >= 2 else 1
-    tokens = micro_batch_size * sequence_length_tokens
-    activations = tokens * _kept(model, lora, element, gradient_checkpointing=gradient_checkpointing)
-    logits = tokens * model.vocabulary_size * LOGIT_BYTES
-    fp32_gradients = 4 * trained / state_share if precision == "bf16" and away == "none" else 0.0
+def training_memory(shape: TrainingShape) -> MemoryParts:
+    """Return the parts of one rank's memory."""
+    offload = shape.offload if shape.kind == "gpu" else "none"
+    is_on_card = offload == "none"
+    tokens = shape.micro_batch_size * shape.sequence_length_tokens
+    activations = tokens * _activation_bytes_per_token(shape)
+    logits = tokens * shape.model.vocabulary_size * LOGIT_BYTES
+    # DeepSpeed keeps master weights in fp32 too, as soon as it partitions them.
+    has_master_weights = is_on_card and (shape.precision == "bf16" or shape.zero_stage >= 1)
+    # The bf16 optimizer's step casts its gradients to fp32. By then activations and logits are freed, so only the
+    # larger of the two counts.
+    has_fp32_gradients = is_on_card and shape.precision == "bf16"
+    fp32_gradients = 4 * shape.trained / shape.optimizer_shards if has_fp32_gradients else 0.0
+    # From stage 2 on offloaded gradients leave the card bucket by bucket, as the backward pass makes them.
+    keeps_gradients = is_on_card or shape.zero_stage < 2
     return MemoryParts(
-        weights=element * _held_weights(model, held, world_size, zero_stage, away),
-        gradients=0.0 if away != "none" and zero_stage >= 2 else element * trained / gradient_share,
-        optimizer=0.0 if away != "none" else 8 * trained / state_share,
-        master_weights=4 * trained / state_share
-        if away == "none" and (precision == "bf16" or zero_stage >= 1)
-        else 0.0,
+        weights=shape.weight_bytes * _resident_weights(shape, offload),
+        gradients=shape.weight_bytes * shape.trained / shape.gradient_shards if keeps_gradients else 0.0,
+        optimizer=8 * shape.trained / shape.optimizer_shards if is_on_card else 0.0,
+        master_weights=4 * shape.trained / shape.optimizer_shards if has_master_weights else 0.0,
         activations=activations,
         logits=logits,
-        overhead=OVERHEAD_BYTES[kind],
+        overhead=OVERHEAD_BYTES[shape.kind],
         update=max(0.0, fp32_gradients - activations - logits),
-        penalty=penalty,
+        penalty=penalty_bytes(shape),
     )
 
 
-def host_bytes(
-    model: ModelFacts,
-    lora: LoraConfig | None,
-    *,
-    world_size: int,
-    zero_stage: int,
-    precision: str,
-    offload: str,
-) -> float:
-    """What one rank of a GPU profile keeps in its node's memory: fp32 weights, moments and gradients, and its weights.
+def host_bytes(shape: TrainingShape) -> float:
+    """Return what one rank of a GPU profile keeps in its node's memory: fp32 weights, moments and gradients, and its
+    weights.
 
-    16 bytes for each trained parameter of its share (Ren et al. 2021, section 4.1), and `element` bytes for each of
-    the model's with `all`.
+    16 bytes for each trained parameter of its share (Ren et al. 2021, section 4.1), and with `all` the bytes of each of
+    the model's weights.
     """
-    if offload == "none":
+    if shape.offload == "none" or shape.kind != "gpu":
         return 0.0
-    trained = trainable_parameters(model, lora)
-    weights = (2 if precision == "bf16" else 4) * model.parameters if offload == "all" else 0
-    return (16 * trained + weights) / (world_size if zero_stage >= 1 else 1)
+    weights = shape.weight_bytes * shape.model.parameters if shape.offload == "all" else 0
+    return (16 * shape.trained + weights) / shape.optimizer_shards
 
 
-def _held_weights(model: ModelFacts, held: int, world_size: int, zero_stage: int, away: str) -> float:
-    """Parameters on the accelerator: all, or this rank's share and those that are gathered for the moment."""
-    if zero_stage < 3 or (world_size == 1 and away != "all"):
-        return held
-    live = min(held, max(LIVE_PARAMETERS, model.vocabulary_size * model.hidden_size))
-    return live + (0.0 if away == "all" else held / world_size)
-
-
-def _kept(model: ModelFacts, lora: LoraConfig | None, element: int, *, gradient_checkpointing: bool) -> float:
-    """Bytes that a token keeps in all layers.
-
-    A layer: for each of two norms its fp32 input (in bf16 a copy, in fp32 the residual stream itself), the normalized
-    values (where the norm's weight is trained) and its output; queries, keys, values, attention's output; of the MLP
-    each matrix' output and, gated, activation and product. An adapter keeps its inner values as well.
-    """
-    hidden = model.hidden_size
-    norm = 4 * hidden + element * hidden + (element * hidden if lora is None else 0)
-    attention = element * (2 * _queries(model) + 2 * _keys(model))
-    mlp = element * (4 if model.gated_mlp else 2) * model.intermediate_size
-    adapters = element * lora.rank * (7 if model.gated_mlp else 6) if lora is not None else 0
-    layer = 2 * norm + attention + mlp + adapters
-    if gradient_checkpointing:
-        return element * hidden * model.layers + layer
-    return layer * model.layers
-
-
-def _head_size(model: ModelFacts) -> int:
-    return model.head_size or model.hidden_size // max(1, model.attention_heads)
-
-
-def _queries(model: ModelFacts) -> int:
-    return _head_size(model) * model.attention_heads
-
-
-def _keys(model: ModelFacts) -> int:
-    return _head_size(model) * model.key_value_heads
-
-
-def penalty_bytes(
-    asked: Regularization | None,
-    model: ModelFacts,
-    lora: LoraConfig | None,
-    *,
-    world_size: int,
-    zero_stage: int,
-    precision: str,
-) -> float:
-    """What is held beside the training, in bytes.
+def penalty_bytes(shape: TrainingShape) -> float:
+    """Return what a penalty against forgetting holds alongside the training.
 
     ewc: Fisher information and anchor of the held-back weights, of the rank's slice from stage 1 on; with LoRA the
     Fisher information of the rank's layers, in the fp32 that it is measured in. l2sp: the anchor; with LoRA nothing.
     klToBase: the base model; with LoRA nothing, since its adapters are switched off for it.
     """
-    if asked is None:
+    penalty = shape.regularization
+    if penalty is None:
         return 0.0
-    element = 2 if precision == "bf16" else 4
-    if asked.kl_to_base is not None:
-        return float(element * model.parameters) if lora is None else 0.0
-    if lora is not None:
-        return 4.0 * _held_back(asked, model, adapted=True) / world_size if asked.ewc is not None else 0.0
-    numbers = 2 if asked.ewc is not None else 1
-    share = world_size if zero_stage >= 1 else 1
-    return numbers * element * _held_back(asked, model, adapted=False) / share
+    if penalty.kl_to_base is not None:
+        return float(shape.weight_bytes * shape.model.parameters) if shape.lora is None else 0.0
+    if shape.lora is not None:
+        if penalty.ewc is None:
+            return 0.0
+        return 4.0 * _held_back_weights(penalty, shape.model, only_layers=True) / shape.world_size
+    copies = 2 if penalty.ewc is not None else 1
+    held_back = _held_back_weights(penalty, shape.model, only_layers=False)
+    return copies * shape.weight_bytes * held_back / shape.optimizer_shards
 
 
-def _held_back(asked: Regularization, model: ModelFacts, *, adapted: bool) -> float:
-    """Weights of the named group, without biases and norms but in `all`."""
-    group = asked.ewc.parameters if asked.ewc is not None else "all"
-    hidden, heads = model.hidden_size, max(1, model.attention_heads)
-    head = model.head_size or hidden // heads
-    attention = 2 * hidden * head * (heads + model.key_value_heads)
-    mlp = (3 if model.gated_mlp else 2) * hidden * model.intermediate_size
+def _resident_weights(shape: TrainingShape, offload: Offload) -> float:
+    """Return how many parameters lie on the accelerator: all, or this rank's share and those that are gathered for
+    the moment."""
+    adapters = shape.trained if shape.lora is not None else 0
+    parameters = shape.model.parameters + adapters
+    if shape.zero_stage < 3 or (shape.world_size == 1 and offload != "all"):
+        return parameters
+    # One matrix is always gathered whole, and the embedding may be larger than DeepSpeed's bound.
+    gathered = min(parameters, max(LIVE_PARAMETERS, shape.model.vocabulary_size * shape.model.hidden_size))
+    return gathered + (0.0 if offload == "all" else parameters / shape.world_size)
+
+
+def _activation_bytes_per_token(shape: TrainingShape) -> float:
+    """Return the bytes that a token keeps in all layers.
+
+    A layer: for each of two norms its fp32 input (in bf16 a copy, in fp32 the residual stream itself), the normalized
+    values (where the norm's weight is trained) and its output; queries, keys, values, attention's output; of the MLP
+    each matrix' output and, gated, activation and product. An adapter keeps its inner values as well.
+    """
+    model, element, lora = shape.model, shape.weight_bytes, shape.lora
+    hidden = model.hidden_size
+    norm = 4 * hidden + element * hidden + (element * hidden if lora is None else 0)
+    attention = element * (2 * model.query_width + 2 * model.key_width)
+    mlp = element * (4 if model.gated_mlp else 2) * model.intermediate_size
+    adapted_matrices = 4 + model.mlp_matrices
+    adapters = element * lora.rank * adapted_matrices if lora is not None else 0
+    layer = 2 * norm + attention + mlp + adapters
+    if shape.gradient_checkpointing:
+        return element * hidden * model.layers + layer
+    return layer * model.layers
+
+
+def _held_back_weights(penalty: Regularization, model: ModelFacts, *, only_layers: bool) -> float:
+    """Return the number of weights in the penalty's group, without biases and norms but in `all`."""
+    group = penalty.ewc.parameters if penalty.ewc is not None else "all"
+    attention = 2 * model.hidden_size * (model.query_width + model.key_width)
+    mlp = model.mlp_matrices * model.hidden_size * model.intermediate_size
     if group == "attention":
         return float(model.layers * attention)
     if group == "mlp":
         return float(model.layers * mlp)
-    return float(model.layers * (attention + mlp)) if adapted else float(model.parameters)
+    return float(model.layers * (attention + mlp)) if only_layers else float(model.parameters)

@@ -1,82 +1,52 @@
-"""The stages after selection: fine-tuning, preference tuning, verification, publication.
-
-Like those before it (`blueprint`), one function a stage; what a configuration needs of an earlier stage is an argument.
-"""
+"""Plans align: preference tuning (DPO) of the fine-tuned model."""
 
 from __future__ import annotations
 
 from dapt_contract.stages.align import AlignConfig
 from dapt_contract.stages.common import ModelReference
-from dapt_contract.stages.prepare import PrepareFacts
-from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
-from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
-from dapt_operator.plan.sizing.resolve import (
-    align_gang,
-    lora_config,
-    preference_learning_rate,
-)
-from dapt_operator.plan.stages import common
-from dapt_operator.plan.stages.stage_plan import StagePlan
-from dapt_operator.plan.stages.tuning_batch import _batch
+from dapt_operator.api.v1alpha1.spec_training import Preference
+from dapt_operator.plan.sizing.batch import Batch
+from dapt_operator.plan.sizing.resolve import align_layout, preference_learning_rate
+from dapt_operator.plan.stages.stage_plan import StageInputs, StagePlan, rank_resources
+from dapt_operator.plan.stages.tuning import TuningRequest, fit_tuning_batch, tuning_config
+
+
+def align_batch(inputs: StageInputs, settings: Preference) -> Batch:
+    """Return the batch of preference tuning.
+
+    Raises:
+        RefusedError: as `fit_batch`.
+    """
+    return fit_tuning_batch(inputs, _request(inputs, settings))
 
 
 def align_stage(
-    spec: DomainAdaptationSpec,
-    profile: AdaptationProfileSpec,
-    prepared: PrepareFacts,
+    inputs: StageInputs,
+    settings: Preference,
+    batch: Batch,
     candidate: str,
     model: ModelReference,
     *,
     attempt: int = 1,
-    halvings: int = 0,
-) -> StagePlan | None:
-    """Preference tuning of the fine-tuned model; None when the micro-batch cannot be halved as often as that.
-
-    Raises:
-        RefusedError: as `resolve_pretraining`.
-    """
-    wish = spec.preference
-    assert wish is not None
-    gang = align_gang(spec, profile)
-    length = prepared.sequence_length_tokens
-    if spec.finetuning is not None and spec.finetuning.sequence_length is not None:
-        length = min(spec.finetuning.sequence_length, prepared.model.max_positions)
-    lora = lora_config(wish.method)
-    batch = _batch(
-        spec,
-        profile,
-        prepared,
-        gang,
-        "preference",
-        wish,
-        lora,
-        sequence_length_tokens=length,
-        copies=2,
-        halvings=halvings,
-    )
-    if batch is None:
-        return None
-    config = AlignConfig(
-        model=model,
-        beta=wish.beta,
-        lora=lora,
-        epochs=wish.epochs,
-        sequence_length_tokens=length,
-        global_batch_size=batch.global_batch_size,
-        micro_batch_size=batch.micro_batch_size,
-        optimizer=common.optimizer(
-            wish.optimizer, preference_learning_rate(wish.method, wish.optimizer.learning_rate)
-        ),
-        schedule=common.schedule(wish.schedule),
-        distribution=common.distribution(batch),
-        seed=spec.seed,
-    )
+) -> StagePlan:
+    """Return the plan of preference tuning `model` with this batch."""
+    spec, request = inputs.spec, _request(inputs, settings)
+    training = tuning_config(inputs, request, batch, model)
     return StagePlan(
-        "align",
-        "align",
-        attempt,
-        candidate,
-        config,
-        common.gang_resources(gang, spec, spec.stage_resources.align),
+        kind="align",
+        attempt=attempt,
+        candidate=candidate,
+        config=AlignConfig(**vars(training), beta=settings.beta, epochs=settings.epochs),
+        resources=rank_resources(request.layout, spec, spec.stage_resources.align),
         signs_checkpoints=True,
+    )
+
+
+def _request(inputs: StageInputs, settings: Preference) -> TuningRequest:
+    return TuningRequest(
+        block="preference",
+        settings=settings,
+        layout=align_layout(inputs.spec, inputs.profile),
+        learning_rate=preference_learning_rate(settings.method, settings.optimizer.learning_rate),
+        sequences_per_unit=2,  # the chosen answer and the rejected one
     )

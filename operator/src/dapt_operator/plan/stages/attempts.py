@@ -1,7 +1,7 @@
-"""Attempts of pretraining: the numbers of each, and what a rollback makes of the one before it.
+"""Attempts of pretraining: the numbers of each, and the attempt with which a rollback follows the newest.
 
-The first attempt follows from the spec. A later one is written into the ledger when it is decided (`retreat`) and read
-from there ever after, so that an edit of the gates never changes what was trained.
+The first attempt follows from the spec. A later one is written into the ledger when it is decided (`next_attempt`) and
+read from there ever after, so that an edit of the gates never changes what was trained.
 """
 
 from __future__ import annotations
@@ -11,18 +11,24 @@ from datetime import datetime
 from typing import Final
 
 from dapt_contract.checkpoint import candidate_id
+from dapt_contract.measure import Measure
 from dapt_contract.stages.pretrain import CheckpointFacts, MixturePhase
+from dapt_operator.api.v1alpha1.base import MAX_TEXT
 from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.api.v1alpha1.ledger import AttemptRecord, PhaseRecord
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.gates import perplexity
 from dapt_operator.plan.ledger.stage_facts import Facts, measure_of_row
-from dapt_operator.plan.sizing.resolve import budget_steps, learning_rate, replay_fraction
+from dapt_operator.plan.sizing.resolve import (
+    counted_steps,
+    learning_rate,
+    replay_fraction,
+    replay_of_measured,
+)
 from dapt_operator.plan.stages.weights import is_finite
 
 LARGEST_REPLAY: Final = 0.5
 """A rollback never asks for more: the domain is what is to be learned."""
-MAX_REASON: Final = 1024
 
 
 @dataclass(frozen=True)
@@ -39,37 +45,32 @@ class Attempt:
 
     @property
     def steps_before(self) -> int:
-        """Optimizer steps on the way to the start; the budget has so many fewer left."""
+        """Return the optimizer steps on the way to the start; the budget has so many fewer left."""
         return sum(phase.steps for phase in self.phases)
 
 
-def attempt(spec: DomainAdaptationSpec, facts: Facts, number: int) -> Attempt | None:
-    """One attempt by its number; None while its replay is not known."""
+def find_attempt(spec: DomainAdaptationSpec, facts: Facts, number: int) -> Attempt | None:
+    """Return one attempt by its number; None while the first attempt's replay is not known."""
     if number > 1:
-        known = facts.attempts[number - 2]
-        phases = tuple(MixturePhase(steps=p.steps, replay_fraction=p.replay_fraction) for p in known.phases)
-        return Attempt(number, known.learning_rate, known.replay_fraction, known.start, phases)
+        return _recorded(facts.attempts[number - 2])
     replay = replay_fraction(spec, facts.base)
-    if replay is None:
-        return None
-    return Attempt(
-        1, learning_rate(spec.pretraining.method, spec.pretraining.optimizer.learning_rate), replay
-    )
+    return None if replay is None else _first(spec, replay)
 
 
-def total_steps(spec: DomainAdaptationSpec, facts: Facts, known: Attempt) -> int | None:
-    """Optimizer steps of an attempt: what the budget has left after those on the way to its start; None before prepare
-    has counted the tokens. The whole budget follows from the first attempt's replay."""
-    first = attempt(spec, facts, 1)
-    if facts.prepare is None or first is None:
-        return None
-    whole = budget_steps(
-        spec,
-        domain_tokens=facts.prepare.domain_tokens,
-        replay=first.replay_fraction,
-        sequence_length_tokens=facts.prepare.sequence_length_tokens,
-    )
-    return max(1, whole.total_steps - known.steps_before) if whole is not None else None
+def measured_attempt(spec: DomainAdaptationSpec, facts: Facts, base: Measure, number: int) -> Attempt:
+    """Return one attempt by its number, once the base model was measured."""
+    if number > 1:
+        return _recorded(facts.attempts[number - 2])
+    return _first(spec, replay_of_measured(spec, base))
+
+
+def total_steps(spec: DomainAdaptationSpec, facts: Facts, attempt: Attempt) -> int | None:
+    """Return the optimizer steps of an attempt: what the budget has left after those on the way to its start.
+
+    None before prepare has counted the tokens and baseline has measured the shift.
+    """
+    budget = _budget_steps(spec, facts)
+    return None if budget is None else max(1, budget - attempt.steps_before)
 
 
 def next_attempt(
@@ -80,7 +81,7 @@ def next_attempt(
     reason: str,
     now: datetime,
 ) -> AttemptRecord | None:
-    """The attempt that follows a breach under `onBreach: Rollback`; None when no rollback is left.
+    """Return the attempt that follows a breach under `onBreach: Rollback`; None when no rollback is left.
 
     It starts from the newest checkpoint whose general perplexity, on both halves as the stop rule reads it, is within
     the limit, that leaves steps to train and that no task gate has failed; else from the base model.
@@ -92,56 +93,77 @@ def next_attempt(
         reason: why the newest attempt is given up, in one sentence.
         now: aware, UTC.
     """
-    rules = spec.gates.rollback
-    if spec.gates.on_breach != "Rollback" or len(facts.attempts) >= rules.max_rollbacks:
+    rollback = spec.gates.rollback
+    if spec.gates.on_breach != "Rollback" or len(facts.attempts) >= rollback.max_rollbacks:
         return None
-    last = attempt(spec, facts, facts.attempt)
-    assert last is not None
-    whole = total_steps(spec, facts, Attempt(1, 0.0, 0.0))
-    assert whole is not None
-    start, phases = _start(spec, facts, whole, failed)
-    replay = last.replay_fraction
+    newest, budget = find_attempt(spec, facts, facts.attempt), _budget_steps(spec, facts)
+    if newest is None or budget is None:
+        return None
+    start, phases = _start(spec, facts, budget, failed)
+    replay = newest.replay_fraction
     if spec.corpus.general_use == "train":
-        replay = max(replay, min(LARGEST_REPLAY, replay * rules.replay_factor))
+        # The spec may ask for more than the largest replay by itself; a rollback never lowers it.
+        replay = max(replay, min(LARGEST_REPLAY, replay * rollback.replay_factor))
     return AttemptRecord(
         number=facts.attempt + 1,
-        learning_rate=float(f"{last.learning_rate * rules.learning_rate_factor:.6g}"),
+        learning_rate=float(f"{newest.learning_rate * rollback.learning_rate_factor:.6g}"),
         replay_fraction=round(replay, 6),
         start=start,
         phases=tuple(PhaseRecord(steps=p.steps, replay_fraction=p.replay_fraction) for p in phases),
-        reason=reason[:MAX_REASON],
+        reason=reason[:MAX_TEXT],
         time=timestamp(now),
     )
 
 
-def rollback_sentence(new: AttemptRecord) -> str:
-    """What a rollback does and why, in one sentence."""
+def rollback_sentence(attempt: AttemptRecord) -> str:
+    """Return what a rollback does and why."""
     return (
-        f"{new.reason}; attempt {new.number} starts from {new.start or 'the base model'} with learning rate"
-        f" {new.learning_rate:g} and replay {new.replay_fraction:g}"
+        f"{attempt.reason}; attempt {attempt.number} starts from {attempt.start or 'the base model'} with learning rate"
+        f" {attempt.learning_rate:g} and replay {attempt.replay_fraction:g}"
     )
 
 
+def _first(spec: DomainAdaptationSpec, replay: float) -> Attempt:
+    rate = learning_rate(spec.pretraining.method, spec.pretraining.optimizer.learning_rate)
+    return Attempt(1, rate, replay)
+
+
+def _recorded(record: AttemptRecord) -> Attempt:
+    phases = tuple(MixturePhase(steps=p.steps, replay_fraction=p.replay_fraction) for p in record.phases)
+    return Attempt(record.number, record.learning_rate, record.replay_fraction, record.start, phases)
+
+
+def _budget_steps(spec: DomainAdaptationSpec, facts: Facts) -> int | None:
+    """Return the steps of the whole budget, which follows from the first attempt's replay."""
+    first = find_attempt(spec, facts, 1)
+    if facts.prepare is None or first is None:
+        return None
+    return counted_steps(
+        spec,
+        domain_tokens=facts.prepare.domain_tokens,
+        replay=first.replay_fraction,
+        sequence_length_tokens=facts.prepare.sequence_length_tokens,
+    ).total_steps
+
+
 def _start(
-    spec: DomainAdaptationSpec, facts: Facts, whole_steps: int, failed: frozenset[str]
+    spec: DomainAdaptationSpec, facts: Facts, budget_steps: int, failed: frozenset[str]
 ) -> tuple[str | None, tuple[MixturePhase, ...]]:
-    """The checkpoint to start from and what was read on the way to it; None: the base model."""
+    """Return the checkpoint to start from and what was read on the way to it; None: the base model."""
     for number in range(facts.attempt, 0, -1):
-        ended, known = facts.pretrains.get(number), attempt(spec, facts, number)
-        if ended is None or known is None:
+        pretrain_facts, attempt = facts.pretrains.get(number), find_attempt(spec, facts, number)
+        if pretrain_facts is None or attempt is None:
             continue
-        for row in reversed(ended.checkpoints):
+        for row in reversed(pretrain_facts.checkpoints):
             name = candidate_id(number, row.step)
-            leaves_steps = known.steps_before + row.step < whole_steps
-            if leaves_steps and name not in failed and _within_limit(spec, facts, row):
-                return name, (
-                    *known.phases,
-                    MixturePhase(steps=row.step, replay_fraction=known.replay_fraction),
-                )
+            leaves_steps = attempt.steps_before + row.step < budget_steps
+            if leaves_steps and name not in failed and _is_within_limit(spec, facts, row):
+                phase = MixturePhase(steps=row.step, replay_fraction=attempt.replay_fraction)
+                return name, (*attempt.phases, phase)
     return None, ()
 
 
-def _within_limit(spec: DomainAdaptationSpec, facts: Facts, row: CheckpointFacts) -> bool:
+def _is_within_limit(spec: DomainAdaptationSpec, facts: Facts, row: CheckpointFacts) -> bool:
     if facts.base is None or not is_finite(row):
         return False
     return perplexity.passes_on(spec, facts.base, measure_of_row(facts.base, row), "both")

@@ -1,24 +1,19 @@
-"""Spec, profile and the facts of finished stages -> the configuration and resources of every stage.
-
-One function a stage. What a configuration needs of an earlier stage is an argument, so that nothing can be planned
-before it is known.
-"""
+"""Plans baseline, which measures the frozen base model."""
 
 from __future__ import annotations
 
 from dapt_contract.stages.baseline import BaselineConfig
-from dapt_contract.stages.prepare import (
-    PrepareFacts,
-)
-from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
-from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.stages import common
-from dapt_operator.plan.stages.stage_plan import BASE_REFERENCE, StagePlan
+from dapt_operator.plan.stages.stage_plan import BASE_REFERENCE, StageInputs, StagePlan, measuring_resources
 
 
-def baseline_stage(
-    spec: DomainAdaptationSpec, profile: AdaptationProfileSpec, prepared: PrepareFacts
-) -> StagePlan:
-    """Measure the frozen base model."""
-    config = BaselineConfig(model=BASE_REFERENCE, evaluation=common.evaluation_config(spec, prepared))
-    return StagePlan("baseline", "baseline", 1, None, config, common.measuring(spec, profile, "baseline"))
+def baseline_stage(inputs: StageInputs) -> StagePlan:
+    """Return the plan of baseline."""
+    spec = inputs.spec
+    return StagePlan(
+        kind="baseline",
+        config=BaselineConfig(
+            model=BASE_REFERENCE, evaluation=common.evaluation_config(spec, inputs.prepared)
+        ),
+        resources=measuring_resources(spec, inputs.profile, spec.stage_resources.baseline),
+    )

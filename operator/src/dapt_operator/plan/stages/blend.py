@@ -1,34 +1,23 @@
-"""Spec, profile and the facts of finished stages -> the configuration and resources of every stage.
-
-One function a stage. What a configuration needs of an earlier stage is an argument, so that nothing can be planned
-before it is known.
-"""
+"""Plans blend, which measures perplexities of averages and interpolations, all in one run."""
 
 from __future__ import annotations
 
 from dapt_contract.stages.blend import Blend, BlendConfig
-from dapt_contract.stages.prepare import (
-    PrepareFacts,
-)
-from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
-from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
-from dapt_operator.plan.stages import common
-from dapt_operator.plan.stages.stage_plan import StagePlan
+from dapt_operator.plan.stages.stage_plan import StageInputs, StagePlan, measuring_resources
 
 
 def blend_stage(
-    spec: DomainAdaptationSpec,
-    profile: AdaptationProfileSpec,
-    prepared: PrepareFacts,
-    blends: tuple[Blend, ...],
-    *,
-    attempt: int,
-    round_name: str | None = None,
+    inputs: StageInputs, blends: tuple[Blend, ...], *, attempt: int, round_name: str | None = None
 ) -> StagePlan:
-    """Perplexities of averages and interpolations, all in one run.
+    """Return the plan of blend for the blends of one attempt.
 
-    `round_name` tells a second run of an attempt, for blends that an edit of the selection asked for, from the first.
+    `round_name` distinguishes a further run of an attempt, for blends that an edit of the selection added, from the
+    first.
     """
-    config = BlendConfig(blends=blends, context_length_tokens=prepared.sequence_length_tokens)
-    resources = common.measuring(spec, profile, "evaluate")
-    return StagePlan("blend", "blend", attempt, round_name, config, resources)
+    return StagePlan(
+        kind="blend",
+        attempt=attempt,
+        candidate=round_name,
+        config=BlendConfig(blends=blends, context_length_tokens=inputs.prepared.sequence_length_tokens),
+        resources=measuring_resources(inputs.spec, inputs.profile, inputs.spec.stage_resources.evaluate),
+    )

@@ -1,79 +1,51 @@
-"""The stages after selection: fine-tuning, preference tuning, verification, publication.
-
-Like those before it (`blueprint`), one function a stage; what a configuration needs of an earlier stage is an argument.
-"""
+"""Plans finetune: supervised fine-tuning of the chosen model."""
 
 from __future__ import annotations
 
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.finetune import FinetuneConfig
-from dapt_contract.stages.prepare import PrepareFacts
-from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
-from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
-from dapt_operator.plan.sizing.resolve import (
-    finetune_gang,
-    learning_rate,
-    lora_config,
-)
-from dapt_operator.plan.stages import common
-from dapt_operator.plan.stages.stage_plan import StagePlan
-from dapt_operator.plan.stages.tuning_batch import _batch
+from dapt_operator.api.v1alpha1.spec_training import Finetuning
+from dapt_operator.plan.sizing.batch import Batch
+from dapt_operator.plan.sizing.resolve import finetune_layout, learning_rate
+from dapt_operator.plan.stages.stage_plan import StageInputs, StagePlan, rank_resources
+from dapt_operator.plan.stages.tuning import TuningRequest, fit_tuning_batch, tuning_config
+
+
+def finetune_batch(inputs: StageInputs, settings: Finetuning) -> Batch:
+    """Return the batch of fine-tuning.
+
+    Raises:
+        RefusedError: as `fit_batch`.
+    """
+    return fit_tuning_batch(inputs, _request(inputs, settings))
 
 
 def finetune_stage(
-    spec: DomainAdaptationSpec,
-    profile: AdaptationProfileSpec,
-    prepared: PrepareFacts,
+    inputs: StageInputs,
+    settings: Finetuning,
+    batch: Batch,
     candidate: str,
     model: ModelReference,
     *,
     attempt: int = 1,
-    halvings: int = 0,
-) -> StagePlan | None:
-    """Supervised fine-tuning; None when the micro-batch cannot be halved as often as that.
-
-    Raises:
-        RefusedError: as `resolve_pretraining`.
-    """
-    tuning = spec.finetuning
-    assert tuning is not None
-    gang = finetune_gang(spec, profile)
-    length = min(tuning.sequence_length or prepared.sequence_length_tokens, prepared.model.max_positions)
-    lora = lora_config(tuning.method)
-    batch = _batch(
-        spec,
-        profile,
-        prepared,
-        gang,
-        "finetuning",
-        tuning,
-        lora,
-        sequence_length_tokens=length,
-        halvings=halvings,
-    )
-    if batch is None:
-        return None
-    config = FinetuneConfig(
-        model=model,
-        lora=lora,
-        epochs=tuning.budget.epochs,
-        total_steps=tuning.budget.steps,
-        sequence_length_tokens=length,
-        global_batch_size=batch.global_batch_size,
-        micro_batch_size=batch.micro_batch_size,
-        optimizer=common.optimizer(
-            tuning.optimizer, learning_rate(tuning.method, tuning.optimizer.learning_rate)
-        ),
-        schedule=common.schedule(tuning.schedule),
-        distribution=common.distribution(batch),
-        seed=spec.seed,
-    )
+) -> StagePlan:
+    """Return the plan of fine-tuning `model` with this batch."""
+    spec, budget, request = inputs.spec, settings.budget, _request(inputs, settings)
+    training = tuning_config(inputs, request, batch, model)
     return StagePlan(
-        "finetune",
-        "finetune",
-        attempt,
-        candidate,
-        config,
-        common.gang_resources(gang, spec, spec.stage_resources.finetune),
+        kind="finetune",
+        attempt=attempt,
+        candidate=candidate,
+        config=FinetuneConfig(**vars(training), epochs=budget.epochs, total_steps=budget.steps),
+        resources=rank_resources(request.layout, spec, spec.stage_resources.finetune),
         signs_checkpoints=True,
+    )
+
+
+def _request(inputs: StageInputs, settings: Finetuning) -> TuningRequest:
+    return TuningRequest(
+        block="finetuning",
+        settings=settings,
+        layout=finetune_layout(inputs.spec, inputs.profile),
+        learning_rate=learning_rate(settings.method, settings.optimizer.learning_rate),
     )

@@ -1,105 +1,78 @@
-"""Spec, profile and the facts of finished stages -> the configuration and resources of every stage.
-
-One function a stage. What a configuration needs of an earlier stage is an argument, so that nothing can be planned
-before it is known.
-"""
+"""Plans pretrain: the numbers of an attempt of continued pre-training, and its configuration."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dapt_contract.measure import Measure
 from dapt_contract.stages.common import ModelReference
-from dapt_contract.stages.prepare import (
-    PrepareFacts,
-)
-from dapt_contract.stages.pretrain import PretrainConfig
-from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
+from dapt_contract.stages.pretrain import PretrainConfig, RegularizationConfig
+from dapt_contract.stop_rule import StopRule
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
-from dapt_operator.plan.sizing import resolve
+from dapt_operator.plan.sizing.batch import Batch, BatchRequest, fit_batch
 from dapt_operator.plan.sizing.grown_tokenizer import grown_model
 from dapt_operator.plan.sizing.resolve import (
-    Batch,
     RankLayout,
     Steps,
-    budget_steps,
-    fit_batch,
-    halved,
-    pretrain_gang,
-    replay_fraction,
+    counted_steps,
+    evenly_spaced,
+    pretrain_layout,
+    pretraining_lora,
+    replay_of_measured,
 )
 from dapt_operator.plan.stages import common
 from dapt_operator.plan.stages.attempts import Attempt
-from dapt_operator.plan.stages.stage_plan import StagePlan
+from dapt_operator.plan.stages.stage_plan import StageInputs, StagePlan, rank_resources
 
 
 @dataclass(frozen=True)
 class PretrainingPlan:
     """The resolved numbers of pretraining."""
 
-    gang: RankLayout
+    layout: RankLayout
     batch: Batch
     steps: Steps
     learning_rate: float
     replay_fraction: float
     sequence_length_tokens: int
 
+    def with_batch(self, batch: Batch) -> PretrainingPlan:
+        """Return the same numbers with another micro-batch; the global batch, and with it the steps, is the same."""
+        return replace(self, batch=batch)
 
-def resolve_pretraining(
-    spec: DomainAdaptationSpec,
-    profile: AdaptationProfileSpec,
-    prepared: PrepareFacts,
-    base: Measure,
-    attempt: Attempt,
-    *,
-    halvings: int = 0,
-) -> PretrainingPlan | None:
-    """The numbers of an attempt; None when the micro-batch cannot be halved as often as that.
+
+def resolve_pretraining(inputs: StageInputs, base: Measure, attempt: Attempt) -> PretrainingPlan:
+    """Return the numbers of an attempt.
 
     Raises:
         RefusedError: the batch cannot be divided, or nothing fits into memory.
     """
-    gang = pretrain_gang(spec, profile)
-    replay = replay_fraction(spec, base)
+    spec, prepared = inputs.spec, inputs.prepared
+    layout = pretrain_layout(spec, inputs.profile)
     length = prepared.sequence_length_tokens
-    steps = budget_steps(
-        spec, domain_tokens=prepared.domain_tokens, replay=replay, sequence_length_tokens=length
-    )
-    assert replay is not None
-    assert steps is not None
-    batch = fit_batch(
-        grown_model(prepared.model, spec, prepared.tokenizer),
+    # The budget in tokens follows from the first attempt's replay; a rollback changes the mixture, not the budget.
+    budget = counted_steps(
         spec,
-        profile,
-        gang,
-        stage="pretraining",
-        lora=resolve.pretraining_lora(spec),
-        global_batch_size=spec.pretraining.global_batch_size,
-        micro_batch_size=spec.pretraining.micro_batch_size,
+        domain_tokens=prepared.domain_tokens,
+        replay=replay_of_measured(spec, base),
         sequence_length_tokens=length,
     )
-    smaller = halved(batch, halvings)
-    if smaller is None:
-        return None
-    a_step = smaller.global_batch_size * length
-    left = steps_left(steps, attempt.steps_before, a_step)
-    return PretrainingPlan(gang, smaller, left, attempt.learning_rate, attempt.replay_fraction, length)
-
-
-def steps_left(steps: Steps, before: int, tokens_a_step: int) -> Steps:
-    """What an attempt trains that starts after `before` steps of the budget: checkpoints about as far apart as in the
-    whole of it, and at least two, since one reading tells nothing of a direction."""
-    if before == 0:
-        return steps
-    total = max(1, steps.total_steps - before)
-    count = math.ceil(len(steps.checkpoint_steps) * total / steps.total_steps)
-    count = min(total, max(2, count))
-    return Steps(
-        max(1, steps.total_tokens - before * tokens_a_step),
-        total,
-        tuple(round(number * total / count) for number in range(1, count + 1)),
+    batch = fit_batch(
+        BatchRequest(
+            block="pretraining",
+            layout=layout,
+            model=grown_model(prepared.model, spec, prepared.tokenizer),
+            lora=pretraining_lora(spec),
+            global_batch_size=spec.pretraining.global_batch_size,
+            micro_batch_size=spec.pretraining.micro_batch_size,
+            sequence_length_tokens=length,
+        ),
+        spec,
+        inputs.profile,
     )
+    left = _steps_left(budget, attempt.steps_before, batch.global_batch_size * length)
+    return PretrainingPlan(layout, batch, left, attempt.learning_rate, attempt.replay_fraction, length)
 
 
 def pretrain_stage(
@@ -111,10 +84,10 @@ def pretrain_stage(
     *,
     max_train_seconds: float | None = None,
 ) -> StagePlan:
-    """Continued pre-training from `model`."""
+    """Return the plan of an attempt that continues the pre-training of `model`."""
     config = PretrainConfig(
         model=model,
-        lora=resolve.pretraining_lora(spec),
+        lora=pretraining_lora(spec),
         total_steps=numbers.steps.total_steps,
         checkpoint_steps=numbers.steps.checkpoint_steps,
         sequence_length_tokens=numbers.sequence_length_tokens,
@@ -125,20 +98,65 @@ def pretrain_stage(
         optimizer=common.optimizer(spec.pretraining.optimizer, numbers.learning_rate),
         schedule=common.schedule(spec.pretraining.schedule),
         distribution=common.distribution(numbers.batch),
-        stop_rule=common.stop_rule(spec),
+        stop_rule=stop_rule(spec),
         base_general_perplexity=base.general.both.perplexity,
         evaluation_context_length_tokens=numbers.sequence_length_tokens,
         max_train_seconds=max_train_seconds,
-        regularization=common.regularization(spec),
+        regularization=_regularization(spec),
         earlier_phases=attempt.phases,
         seed=spec.seed,
     )
     return StagePlan(
-        "pretrain",
-        "pretrain",
-        attempt.number,
-        None,
-        config,
-        common.gang_resources(numbers.gang, spec, None),
+        kind="pretrain",
+        attempt=attempt.number,
+        config=config,
+        resources=rank_resources(numbers.layout, spec, None),
         signs_checkpoints=True,
     )
+
+
+def stop_rule(spec: DomainAdaptationSpec) -> StopRule:
+    """Return the rule by which trainer and operator stop an attempt."""
+    gates = spec.gates
+    return StopRule(
+        max_increase_fraction=gates.max_general_perplexity_increase,
+        patience=gates.patience,
+        hard_stop_factor=gates.hard_stop_factor,
+        enforce_limit=gates.on_breach != "Warn",
+    )
+
+
+def _steps_left(budget: Steps, steps_before: int, tokens_per_step: int) -> Steps:
+    """Return what an attempt trains that starts after `steps_before` steps of the budget.
+
+    Its checkpoints lie about as far apart as in the whole budget, and there are at least two, since one reading shows
+    no direction.
+    """
+    if steps_before == 0:
+        return budget
+    total = max(1, budget.total_steps - steps_before)
+    checkpoints = math.ceil(len(budget.checkpoint_steps) * total / budget.total_steps)
+    return Steps(
+        max(1, budget.total_tokens - steps_before * tokens_per_step),
+        total,
+        evenly_spaced(total, min(total, max(2, checkpoints))),
+    )
+
+
+def _regularization(spec: DomainAdaptationSpec) -> RegularizationConfig | None:
+    """Return the penalty against forgetting; None where the spec asks for none."""
+    penalty = spec.pretraining.regularization
+    if penalty is None:
+        return None
+    if penalty.ewc is not None:
+        return RegularizationConfig(
+            kind="ewc",
+            strength=penalty.ewc.strength,
+            samples=penalty.ewc.samples,
+            parameters=penalty.ewc.parameters,
+        )
+    if penalty.l2sp is not None:
+        return RegularizationConfig(kind="l2sp", strength=penalty.l2sp.strength)
+    if penalty.kl_to_base is not None:
+        return RegularizationConfig(kind="klToBase", strength=penalty.kl_to_base.strength)
+    return None

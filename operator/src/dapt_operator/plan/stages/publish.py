@@ -1,31 +1,54 @@
-"""The stages after selection: fine-tuning, preference tuning, verification, publication.
-
-Like those before it (`blueprint`), one function a stage; what a configuration needs of an earlier stage is an argument.
-"""
+"""Plans publish, which writes the finished model to its destination."""
 
 from __future__ import annotations
 
+from typing import Final
+
+from dapt_contract.envelope import digest_of
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.publish import CardFacts, PublishConfig
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
-from dapt_operator.plan.stages import common
-from dapt_operator.plan.stages.stage_plan import StagePlan
+from dapt_operator.plan.stages.stage_plan import StagePlan, claims, cpu_resources
+
+DECIDING_BLOCKS: Final = (
+    "model",
+    "corpus",
+    "pretraining",
+    "evaluation",
+    "gates",
+    "selection",
+    "finetuning",
+    "preference",
+    "seed",
+)
+"""Blocks of the spec that decide the model."""
 
 
 def publish_stage(
     spec: DomainAdaptationSpec, candidate: str, final: ModelReference, card: CardFacts, *, attempt: int = 1
 ) -> StagePlan:
-    """Write the model to its destination."""
+    """Return the plan of publish."""
     config = PublishConfig(
         model=final,
         destination=spec.output.destination,
-        run_digest=common.run_digest(spec),
+        run_digest=run_digest(spec),
         model_card=spec.output.model_card,
         card=card,
     )
-    secrets = tuple(credential.secret_name for credential in spec.credentials if credential.use == "write")
-    resources = common.one_process(spec, spec.stage_resources.publish)
-    claims = common.claims((spec.output.destination,))
     return StagePlan(
-        "publish", "publish", attempt, candidate, config, resources, secret_names=secrets, claims=claims
+        kind="publish",
+        attempt=attempt,
+        candidate=candidate,
+        config=config,
+        resources=cpu_resources(spec, spec.stage_resources.publish),
+        secret_names=tuple(
+            credential.secret_name for credential in spec.credentials if credential.use == "write"
+        ),
+        claims=claims((spec.output.destination,)),
     )
+
+
+def run_digest(spec: DomainAdaptationSpec) -> str:
+    """Return the digest of the blocks that decide the model: equal specs find each other's result."""
+    blocks = spec.to_dict()
+    return digest_of({name: blocks[name] for name in DECIDING_BLOCKS if name in blocks})

@@ -1,50 +1,66 @@
-"""The stages after selection: fine-tuning, preference tuning, verification, publication.
-
-Like those before it (`blueprint`), one function a stage; what a configuration needs of an earlier stage is an argument.
-"""
+"""Plans verify, which compares the base, chosen and finished model on everything."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from dapt_contract.layout import STAGES
 from dapt_contract.stages.common import ModelReference
-from dapt_contract.stages.prepare import PrepareFacts
 from dapt_contract.stages.verify import NamedModel, VerifyConfig
-from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
-from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.stages import common
-from dapt_operator.plan.stages.stage_plan import BASE_REFERENCE, BASELINE_LINEAGE, StagePlan
+from dapt_operator.plan.stages.stage_plan import (
+    BASE_REFERENCE,
+    BASELINE_LINEAGE,
+    StageInputs,
+    StagePlan,
+    measuring_resources,
+)
+
+
+@dataclass(frozen=True)
+class ComparedModels:
+    """The models that verify compares with the base model."""
+
+    chosen: ModelReference
+    final: ModelReference
+    finetuned: ModelReference | None = None
+    """The model between the two, where preference tuning followed fine-tuning."""
 
 
 def verify_stage(
-    spec: DomainAdaptationSpec,
-    profile: AdaptationProfileSpec,
-    prepared: PrepareFacts,
-    candidate: str,
-    chosen: ModelReference,
-    final: ModelReference,
-    *,
-    finetuned: ModelReference | None = None,
-    evaluated: bool,
-    attempt: int = 1,
+    inputs: StageInputs, candidate: str, models: ComparedModels, *, is_evaluated: bool, attempt: int = 1
 ) -> StagePlan:
-    """Compare base, chosen and final model; what was measured before is read again, not measured again.
+    """Return the plan of verify; what baseline and an evaluation have measured is not measured again.
 
-    `finetuned` is the model between chosen and final, where preference tuning came after fine-tuning.
+    Args:
+        inputs: of every stage after prepare.
+        candidate: the chosen one.
+        models: to compare.
+        is_evaluated: whether an evaluation of the candidate has finished.
+        attempt: that the candidate comes from.
     """
+    spec = inputs.spec
     reuse = [("base", BASELINE_LINEAGE)]
-    if evaluated:
+    if is_evaluated:
         reuse.append(("chosen", f"{STAGES}/evaluate-a{attempt}-{candidate}"))
+    finetuned = (
+        (NamedModel(name="finetuned", model=models.finetuned),) if models.finetuned is not None else ()
+    )
     config = VerifyConfig(
         models=(
             NamedModel(name="base", model=BASE_REFERENCE),
-            NamedModel(name="chosen", model=chosen),
-            *((NamedModel(name="finetuned", model=finetuned),) if finetuned is not None else ()),
-            NamedModel(name="final", model=final),
+            NamedModel(name="chosen", model=models.chosen),
+            *finetuned,
+            NamedModel(name="final", model=models.final),
         ),
-        evaluation=common.evaluation_config(spec, prepared),
+        evaluation=common.evaluation_config(spec, inputs.prepared),
         base_items_path=BASELINE_LINEAGE,
         reuse_paths=tuple(reuse),
     )
     return StagePlan(
-        "verify", "verify", attempt, candidate, config, common.measuring(spec, profile, "verify")
+        kind="verify",
+        attempt=attempt,
+        candidate=candidate,
+        config=config,
+        resources=measuring_resources(spec, inputs.profile, spec.stage_resources.verify),
     )

@@ -1,0 +1,213 @@
+"""The global batch of a training stage: shared by the ranks, accumulated in micro-batches that fit into memory.
+
+Raises `RefusedError` for what the numbers rule out; the message says which field, which value, and what would do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final, Literal, cast
+
+from dapt_contract.stages.common import LoraConfig, Offload, Precision, ZeroStage
+from dapt_contract.stages.prepare import ModelFacts
+from dapt_operator.api.quantity import parse_quantity
+from dapt_operator.api.v1alpha1.conditions import INVALID_SPEC, NOT_ENOUGH_MEMORY
+from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
+from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
+from dapt_operator.number_format import plural
+from dapt_operator.plan.sizing.memory import GIB, AcceleratorKind, MemoryParts
+from dapt_operator.plan.sizing.parallelism import (
+    SharingRequest,
+    choose_sharing,
+    smallest_sharing,
+    what_would_fit,
+)
+from dapt_operator.plan.sizing.resolve import RankLayout, RefusedError, training_precision
+
+MICRO_BATCH_TOKENS: Final[dict[AcceleratorKind, int]] = {"gpu": 32_768, "cpu": 1024}
+"""More tokens in one forward pass gain nothing: a GPU is busy, a CPU's caches are full."""
+
+TrainingBlock = Literal["pretraining", "finetuning", "preference"]
+"""Blocks of the spec that train."""
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """What one training stage asks for."""
+
+    block: TrainingBlock
+    """Named in messages."""
+    layout: RankLayout
+    model: ModelFacts
+    """With the rows of a grown tokenizer."""
+    lora: LoraConfig | None
+    global_batch_size: int
+    micro_batch_size: int | None
+    """None: the largest that fits."""
+    sequence_length_tokens: int
+    sequences_per_unit: int = 1
+    """Sequences that one unit of the batch holds: two for a pair of preference tuning."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """How the global batch is divided, how the ranks share the model, and the memory that both take."""
+
+    global_batch_size: int
+    micro_batch_size: int
+    accumulation: int
+    zero_stage: ZeroStage
+    gradient_checkpointing: bool
+    precision: Precision
+    memory: MemoryParts
+    offload: Offload = "none"
+    host_bytes: float = 0.0
+    """Bytes that a rank keeps in its node's memory instead of on its accelerator."""
+
+
+def fit_batch(request: BatchRequest, spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) -> Batch:
+    """Return the largest micro-batch that fits by the estimate, with the way to share the model that it fits in.
+
+    Raises:
+        RefusedError: nothing fits, with the parts of the smallest way and what would fit; or the batch cannot be
+            divided.
+    """
+    _check_divisible(request.block, request.global_batch_size, request.layout, request.micro_batch_size)
+    per_rank = request.global_batch_size // request.layout.world_size
+    sharing_request = _sharing_request(request, spec, profile)
+    sharing = choose_sharing(sharing_request)
+    if sharing is None:
+        raise _too_large(request.block, profile, sharing_request)
+    return Batch(
+        global_batch_size=request.global_batch_size,
+        micro_batch_size=sharing.micro_batch_size,
+        accumulation=per_rank // sharing.micro_batch_size,
+        zero_stage=sharing.zero_stage,
+        gradient_checkpointing=sharing.gradient_checkpointing,
+        precision=sharing_request.precision,
+        memory=sharing.memory,
+        offload=sharing.offload,
+        host_bytes=sharing.host_bytes,
+    )
+
+
+def halved(batch: Batch, halvings: int) -> Batch | None:
+    """Return the same global batch with the micro-batch at most half, `halvings` times; None when it is 1 already."""
+    per_rank = batch.micro_batch_size * batch.accumulation
+    size = batch.micro_batch_size
+    for _ in range(halvings):
+        if size == 1:
+            return None
+        size = max(divisor for divisor in range(1, size // 2 + 1) if per_rank % divisor == 0)
+    return replace(batch, micro_batch_size=size, accumulation=per_rank // size)
+
+
+def check_pretraining_batch(spec: DomainAdaptationSpec, layout: RankLayout) -> None:
+    """Check that the ranks can share pretraining's batch, as far as that is known without a model.
+
+    Raises:
+        RefusedError: they cannot.
+    """
+    pretraining = spec.pretraining
+    _check_divisible("pretraining", pretraining.global_batch_size, layout, pretraining.micro_batch_size)
+
+
+def check_finetuning_batch(spec: DomainAdaptationSpec, layout: RankLayout) -> None:
+    """Check fine-tuning's batch before pretraining starts, so that a mistake in it does not cost the pretraining.
+
+    Raises:
+        RefusedError: the ranks cannot share it.
+    """
+    tuning = spec.finetuning
+    if tuning is not None and tuning.global_batch_size is not None:
+        _check_divisible("finetuning", tuning.global_batch_size, layout, tuning.micro_batch_size)
+
+
+def _check_divisible(
+    block: TrainingBlock, global_batch_size: int, layout: RankLayout, micro_batch_size: int | None
+) -> None:
+    """Refuse a batch that cannot be shared equally, and names the nearest that can."""
+    micro = micro_batch_size or 1
+    parts = layout.world_size * micro
+    if global_batch_size % parts == 0:
+        return
+    shared_by = (
+        f"{plural(layout.nodes, 'node')} x {plural(layout.processes_per_node, 'process', 'processes')}"
+    )
+    if micro > 1:
+        shared_by += f" x micro-batch {micro}"
+    below = global_batch_size // parts * parts
+    nearest = f"{below} or {below + parts}" if below else str(parts)
+    raise RefusedError(
+        INVALID_SPEC,
+        f"spec.{block}.globalBatchSize is {global_batch_size}, which cannot be divided by {parts} ({shared_by}):"
+        f" write {nearest}",
+    )
+
+
+def _sharing_request(
+    request: BatchRequest, spec: DomainAdaptationSpec, profile: AdaptationProfileSpec
+) -> SharingRequest:
+    distribution, accelerator = spec.pretraining.distribution, profile.accelerator
+    penalty = spec.pretraining.regularization if request.block == "pretraining" else None
+    return SharingRequest(
+        model=request.model,
+        lora=request.lora,
+        kind=accelerator.kind,
+        world_size=request.layout.world_size,
+        ranks_per_node=request.layout.processes_per_node,
+        memory_limit_bytes=accelerator.memory_gib * GIB,
+        host_memory_limit_bytes=_node_memory_bytes(spec, request.block),
+        precision=training_precision(spec, profile),
+        sequence_length_tokens=request.sequence_length_tokens,
+        micro_batch_sizes=_micro_batch_sizes(request, accelerator.kind),
+        sequences_per_unit=request.sequences_per_unit,
+        zero_stage=cast("ZeroStage | None", distribution.zero_stage),  # the API admits 0 to 3
+        offload=distribution.offload,
+        gradient_checkpointing=distribution.gradient_checkpointing,
+        # The trainer finds no slice of a penalty in weights that are spread, nor in an offloaded optimizer.
+        may_spread=penalty is None,
+        regularization=penalty,
+    )
+
+
+def _micro_batch_sizes(request: BatchRequest, kind: AcceleratorKind) -> tuple[int, ...]:
+    """Return the sizes to choose from, largest first: divisors of a rank's share, so that accumulation is exact."""
+    per_rank = request.global_batch_size // request.layout.world_size
+    divisors = [size for size in range(per_rank, 0, -1) if per_rank % size == 0]
+    if request.micro_batch_size is not None:
+        return tuple(size for size in divisors if size <= request.micro_batch_size)[:1]
+    largest = max(1, MICRO_BATCH_TOKENS[kind] // request.sequence_length_tokens)
+    return tuple(size for size in divisors if size <= largest)
+
+
+def _node_memory_bytes(spec: DomainAdaptationSpec, block: TrainingBlock) -> float | None:
+    """Return the memory that a pod of the stage may use; None where the profile's pod template decides."""
+    resources = {
+        "pretraining": None,
+        "finetuning": spec.stage_resources.finetune,
+        "preference": spec.stage_resources.align,
+    }[block]
+    memory = (resources.memory if resources else None) or spec.resources.memory
+    return None if memory is None else parse_quantity(str(memory))
+
+
+def _too_large(block: TrainingBlock, profile: AdaptationProfileSpec, request: SharingRequest) -> RefusedError:
+    smallest = smallest_sharing(request)
+    proposals = what_would_fit(request)
+    host = ""
+    if smallest.memory.total <= request.memory_limit_bytes and request.host_memory_limit_bytes is not None:
+        host = (
+            f", and {smallest.host_bytes * request.ranks_per_node / GIB:.1f} GiB of a node's memory, of which"
+            f" resources.memory gives {request.host_memory_limit_bytes / GIB:.1f}"
+        )
+    advice = (
+        f"what would fit: {'; '.join(proposals)}"
+        if proposals
+        else "use lora, a shorter corpus.sequenceLength, more ranks, or a profile with more memory"
+    )
+    return RefusedError(
+        NOT_ENOUGH_MEMORY,
+        f"{block} needs {smallest.memory.total / GIB:.1f} GiB a rank by the estimate ({smallest.memory.text()}) and the"
+        f" profile's accelerator.memoryGiB is {profile.accelerator.memory_gib:g}{host}: {advice}",
+    )
