@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 
 from dapt_operator.api.v1alpha1 import conditions as c
+from dapt_operator.api.v1alpha1 import events
 
+OPERATOR = Path(c.__file__).parents[2]
+DECLARES = ("conditions.py", "events.py")
+"""Modules of the API that list words and emit none."""
 NOON = datetime(2026, 1, 31, 12, 0, 0, 999_999, tzinfo=UTC)
 LATER = NOON + timedelta(hours=1)
 
@@ -29,9 +35,11 @@ def test_the_transition_time_stays_while_the_status_stays() -> None:
     before = c.set_condition((), c.READY, "False", c.PROGRESSING, "one", now=NOON)
     same = c.set_condition(before, c.READY, "False", c.PROGRESSING, "one", now=LATER)
     assert same == before
-    worded = c.set_condition(before, c.READY, "False", c.FAILED, "two", now=LATER, observed_generation=4)
+    worded = c.set_condition(
+        before, c.READY, "False", c.INVALID_SPEC, "two", now=LATER, observed_generation=4
+    )
     assert worded[0].last_transition_time == "2026-01-31T12:00:00Z"
-    assert (worded[0].reason, worded[0].message, worded[0].observed_generation) == ("Failed", "two", 4)
+    assert (worded[0].reason, worded[0].message, worded[0].observed_generation) == ("InvalidSpec", "two", 4)
 
 
 def test_the_transition_time_moves_with_the_status_and_the_order_stays() -> None:
@@ -74,3 +82,43 @@ def test_every_constant_is_in_a_table_and_every_entry_has_a_constant() -> None:
             assert word.isalnum()
             assert word[0].isupper()
             assert meaning.endswith(".")
+
+
+def used_names(source: str) -> set[str]:
+    """The constants of the API's conditions and events that a module reads, not only imports."""
+    tree = ast.parse(source)
+    names: set[str] = set()
+    modules: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").endswith(
+            ("v1alpha1.conditions", "v1alpha1.events")
+        ):
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").endswith("api.v1alpha1"):
+            modules |= {alias.asname or alias.name for alias in node.names}
+    return {
+        node.id if isinstance(node, ast.Name) else node.attr
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in names)
+        or (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules)
+    }
+
+
+def test_every_documented_word_is_emitted_somewhere() -> None:
+    used: set[str] = set()
+    for path in OPERATOR.rglob("*.py"):
+        if not (path.parent.name == "v1alpha1" and path.name in DECLARES):
+            used |= used_names(path.read_text())
+    words = {name: value for name, value in vars(c).items() if name.isupper() and isinstance(value, str)}
+    words |= {
+        name: value for name, value in vars(events).items() if name.isupper() and isinstance(value, str)
+    }
+    assert {name for name in words if name not in used} == set()
+
+
+def test_a_word_that_is_only_imported_is_not_emitted() -> None:
+    source = "from dapt_operator.api.v1alpha1.conditions import READY, STALLED\nprint(READY)"
+    assert used_names(source) == {"READY"}
+    assert used_names("from dapt_operator.api.v1alpha1 import conditions\nconditions.PUBLISHED") == {
+        "PUBLISHED"
+    }

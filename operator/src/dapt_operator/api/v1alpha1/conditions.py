@@ -1,8 +1,8 @@
-"""Condition types, reasons and phases: every word that the status may say, with what it means.
+"""Lists condition types, reasons and phases: every word that the status may use, with its meaning.
 
 The tables of the docs are generated from the three maps below. Conditions follow kstatus: `Reconciling` is
-True while there is work, `Ready` when the model is out, `Stalled` when a person must act, `Finished` when
-nothing will run again.
+True while there is work, `Ready` when the model is published, `Stalled` when user action is required, `Finished`
+when nothing will run again.
 """
 
 from __future__ import annotations
@@ -26,17 +26,16 @@ FINISHED: Final = "Finished"
 CONDITION_TYPES: Final[dict[str, str]] = {
     ACCEPTED: "The spec and its profile fit together and a plan was made.",
     READY: "The model is published.",
-    RECONCILING: "There is work going on or waiting for the cluster.",
-    STALLED: "Nothing goes on until a person changes something; the message says what.",
+    RECONCILING: "Work is in progress, or waits for the cluster.",
+    STALLED: "User action is required before anything continues; the message says which.",
     QUOTA_RESERVED: "The queue has granted what the running stage asks for.",
     GATES_PASSED: "The selected candidate passes the gates on the half of the held-out text that judges.",
     SUSPENDED: "spec.suspend is set and nothing runs.",
     FINISHED: "Nothing will run again, whatever becomes of the Jobs.",
 }
-"""Every condition type with its meaning. All are present from the first visit."""
+"""Every condition type with its meaning. All are present from the first reconcile."""
 
 # --- reasons ---
-PENDING: Final = "Pending"
 PLANNED: Final = "Planned"
 INVALID_SPEC: Final = "InvalidSpec"
 NOT_SUPPORTED: Final = "NotSupported"
@@ -55,7 +54,6 @@ RETRYING: Final = "Retrying"
 STOPPING: Final = "Stopping"
 SUSPENDED_BY_USER: Final = "SuspendedByUser"
 NOT_SUSPENDED: Final = "NotSuspended"
-DELETING: Final = "Deleting"
 BAD_INPUT: Final = "BadInput"
 OUT_OF_MEMORY: Final = "OutOfMemory"
 RETRIES_EXHAUSTED: Final = "RetriesExhausted"
@@ -76,15 +74,12 @@ NO_GAIN: Final = "NoGain"
 PIN_UNKNOWN: Final = "PinUnknown"
 ROLLING_BACK: Final = "RollingBack"
 VERIFY_FAILED: Final = "VerifyFailed"
-DESTINATION_NOT_EMPTY: Final = "DestinationNotEmpty"
 PROGRESSING: Final = "Progressing"
 PUBLISHED: Final = "Published"
-FAILED: Final = "Failed"
 BUDGET_EXHAUSTED: Final = "BudgetExhausted"
 NOT_FINISHED: Final = "NotFinished"
 
 REASONS: Final[dict[str, str]] = {
-    PENDING: "Not looked at yet.",
     PLANNED: "A plan was made; its estimate is in status.plan.",
     INVALID_SPEC: "The spec contradicts itself or asks for something impossible; the message lists it all.",
     NOT_SUPPORTED: "The spec uses a field whose behaviour this version does not have.",
@@ -99,39 +94,36 @@ REASONS: Final[dict[str, str]] = {
     QUOTA_GRANTED: "The queue has granted the quota.",
     NO_QUEUE: "The adaptation asks for no queue.",
     NOTHING_RUNNING: "No run is there, so no quota is held or waited for.",
-    RETRYING: "A stage failed by a cause that may pass, and is tried again.",
-    STOPPING: "Running processes were asked to save and stop.",
+    RETRYING: "A stage failed for a cause that may pass, and runs again.",
+    STOPPING: "Running processes were requested to save and stop.",
     SUSPENDED_BY_USER: "spec.suspend is true.",
     NOT_SUSPENDED: "spec.suspend is false.",
-    DELETING: "The adaptation is being deleted.",
     BAD_INPUT: "A stage found its configuration or data wrong (exit code 64); trying again would not help.",
     OUT_OF_MEMORY: "A stage ran out of memory even with a smaller micro-batch.",
     RETRIES_EXHAUSTED: "A stage failed as often as the profile's retries allow.",
     PENDING_TIMEOUT: "Pods waited for a node longer than the profile's pendingTimeoutSeconds.",
     TAMPERED: "A ConfigMap of the run was changed after it was written.",
-    NAME_TAKEN: "An object that a stage needs cannot be made: its name belongs to something else.",
+    NAME_TAKEN: "An object that a stage needs cannot be created: an object of somebody else has its name.",
     REFUSED: "The cluster refuses an object that a stage needs: a quota, a policy, a right, a kind not installed.",
-    SECRET_NOT_FOUND: "A Secret that a pod needs is not there.",
-    CLAIM_NOT_FOUND: "A volume claim that a pod needs is not there.",
+    SECRET_NOT_FOUND: "A Secret that a pod needs is missing.",
+    CLAIM_NOT_FOUND: "A volume claim that a pod needs is missing.",
     IMAGE_NOT_PULLED: "The trainer's image cannot be pulled.",
     QUOTA_TOO_SMALL: "The queue can never grant what the stage asks for, or there is no such queue.",
     DIVERGED: "The loss is not a number or past the hard limit.",
     GATES_BREACHED: (
-        "No candidate passes the gates; all is kept, and a change of gates or selection decides again."
+        "No candidate passes the gates; everything is kept, and a change of gates or selection decides again."
     ),
     GATES_NOT_JUDGED: "No candidate has been judged yet.",
     ALL_GATES_PASSED: "The selected candidate passes every gate.",
     PASSED_WITH_WARNINGS: "A gate was breached and onBreach is Warn; the model card says so.",
     NO_GAIN: "Candidates pass the gates, but none is better in the domain than the base model.",
-    PIN_UNKNOWN: "selection.pin names a candidate that there is not; the message lists those that there are.",
-    ROLLING_BACK: "An attempt was given up, and the next one follows with a lower rate and more replay.",
+    PIN_UNKNOWN: "selection.pin names a candidate that does not exist; the message lists those that do.",
+    ROLLING_BACK: "An attempt was given up; the next one starts with a lower learning rate and more replay.",
     VERIFY_FAILED: "The finished model does not pass the gates that its candidate passed.",
-    DESTINATION_NOT_EMPTY: "The destination holds something that this run did not write.",
-    PROGRESSING: "The model is not published yet; work goes on.",
+    PROGRESSING: "The model is not published yet; work continues.",
     PUBLISHED: "The model is at its destination.",
-    FAILED: "It ended without a model; the message says why.",
     BUDGET_EXHAUSTED: "limits.gpuHours is used up; the best candidate is kept.",
-    NOT_FINISHED: "There is still something to do.",
+    NOT_FINISHED: "There is work left.",
 }
 """Every reason with its meaning."""
 
@@ -163,7 +155,6 @@ STALLING: Final = (
 """Reasons that Stalled may have."""
 
 # --- phases ---
-PHASE_PENDING: Final = "Pending"
 PHASE_PREPARING: Final = "Preparing"
 PHASE_MEASURING_BASE: Final = "MeasuringBase"
 PHASE_PRETRAINING: Final = "Pretraining"
@@ -176,15 +167,12 @@ PHASE_PUBLISHING: Final = "Publishing"
 PHASE_SUSPENDED: Final = "Suspended"
 PHASE_STALLED: Final = "Stalled"
 PHASE_PUBLISHED: Final = "Published"
-PHASE_FAILED: Final = "Failed"
 PHASE_BUDGET_EXHAUSTED: Final = "BudgetExhausted"
-PHASE_DELETING: Final = "Deleting"
 
 PHASES: Final[dict[str, str]] = {
-    PHASE_PENDING: "Nothing has started.",
     PHASE_PREPARING: "Data is read, deduplicated, held out, tokenized and packed.",
     PHASE_MEASURING_BASE: "The base model is measured.",
-    PHASE_PRETRAINING: "Continued pre-training runs, with evaluations beside it.",
+    PHASE_PRETRAINING: "Continued pre-training runs, with evaluations in parallel.",
     PHASE_EVALUATING: "Pretraining has ended and candidates are still measured.",
     PHASE_SELECTING: "Candidates are judged.",
     PHASE_FINETUNING: "Supervised fine-tuning runs.",
@@ -192,11 +180,9 @@ PHASES: Final[dict[str, str]] = {
     PHASE_VERIFYING: "The finished model is measured.",
     PHASE_PUBLISHING: "The finished model is written to its destination.",
     PHASE_SUSPENDED: "spec.suspend is true and nothing runs.",
-    PHASE_STALLED: "A person must act.",
-    PHASE_PUBLISHED: "The model is out.",
-    PHASE_FAILED: "It ended without a model.",
-    PHASE_BUDGET_EXHAUSTED: "It ended because limits.gpuHours is used up.",
-    PHASE_DELETING: "It is being deleted.",
+    PHASE_STALLED: "User action is required.",
+    PHASE_PUBLISHED: "The model is published.",
+    PHASE_BUDGET_EXHAUSTED: "The adaptation ended because limits.gpuHours is used up.",
 }
 """Every phase with its meaning. The phase is derived from the conditions and the stages; nothing reads it
 back."""
@@ -205,17 +191,17 @@ ConditionStatus = Literal["True", "False", "Unknown"]
 
 
 def timestamp(now: datetime) -> str:
-    """`now` (with a time zone) as Kubernetes writes it: UTC, whole seconds, Z."""
+    """Return `now` (time zone aware) as Kubernetes writes it: UTC, whole seconds, Z."""
     return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def find_condition(conditions: Iterable[Condition], type_: str) -> Condition | None:
-    """The condition of that type, or None."""
+    """Return the condition of this type, or None."""
     return next((condition for condition in conditions if condition.type == type_), None)
 
 
 def is_true(conditions: Iterable[Condition], type_: str) -> bool:
-    """Whether the condition of that type is there with status True."""
+    """Return whether the condition of this type exists with status True."""
     condition = find_condition(conditions, type_)
     return condition is not None and condition.status == "True"
 
@@ -230,7 +216,7 @@ def set_condition(
     now: datetime,
     observed_generation: int | None = None,
 ) -> tuple[Condition, ...]:
-    """The conditions with this one set or replaced, in their old order; a new one goes to the end.
+    """Return the conditions with this one set or replaced, in their old order; a new one is added at the end.
 
     `lastTransitionTime` moves only when `status` changes, so that an equal condition stays equal and
     is not written.
