@@ -123,7 +123,7 @@ def test_too_small_a_decrease_fails() -> None:
     verdict = only(minimal_gain.judge(spec(minDomainPerplexityDecrease=0.2), facts(measure(domain_nats=2.9))))
     assert verdict.reason == "LimitMissed"
     assert verdict.message == (
-        "domain perplexity of a1-s40 is -9.5% against the base model's, and a decrease of at least 20.0% is asked for"
+        "domain perplexity of a1-s40 is -9.5% against the base model's, and a decrease of at least 20.0% is required"
     )
 
 

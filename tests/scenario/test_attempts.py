@@ -129,7 +129,7 @@ def test_no_passing_candidate_at_the_end_starts_another_attempt() -> None:
     world.live(by_attempt({1: Ends(facts=pretrain_facts(rows))}))
     assert world.status["attempts"][0]["reason"] == (
         "attempt 1 ended and no candidate passes the gates: domain perplexity of a1-s10 is +10.5% against the base"
-        " model's, and a decrease of at least 0.0% is asked for"
+        " model's, and a decrease of at least 0.0% is required"
     )
     assert world.status["attempts"][1]["start"] == "a1-s10"
     assert trainings(world)[1].total_steps == 30

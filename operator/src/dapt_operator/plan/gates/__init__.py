@@ -1,14 +1,22 @@
-"""The gates, each a verdict function; the list gives their order.
+"""The gates: pure functions that say whether a model may be published.
 
-A new gate: a module with one function, one line in `GATES`.
+To add a gate, write a module here with a constant `GATE`, its name in the status, and a function `judge` of the type
+`verdict.Gate`; then add one line to `GATES`. Selection, verification, the status, the report and `dapt rejudge` read
+that tuple. A limit that users set is a field of `spec.gates` (`api/v1alpha1/spec_evaluation.py`).
 """
 
 from __future__ import annotations
 
+from typing import Final
+
 from dapt_operator.plan.gates import minimal_gain, perplexity, task_drop
 from dapt_operator.plan.gates.verdict import Gate, GateFacts, Verdict
 
-GATES: tuple[Gate, ...] = (perplexity.judge, task_drop.judge, minimal_gain.judge)
-"""In the order in which they are judged and told."""
+GATES: Final[tuple[Gate, ...]] = (
+    perplexity.judge,
+    task_drop.judge,
+    minimal_gain.judge,
+)
+"""In the order in which they judge, and in which their verdicts are reported."""
 
 __all__ = ["GATES", "Gate", "GateFacts", "Verdict"]

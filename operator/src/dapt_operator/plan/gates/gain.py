@@ -1,4 +1,4 @@
-"""Gain of a model over the base model: what candidates are ranked by."""
+"""The gain of a model over the base model, by which candidates are ranked."""
 
 from __future__ import annotations
 
@@ -6,39 +6,41 @@ import math
 
 from dapt_contract.measure import Measure, Score
 from dapt_operator.api.v1alpha1.spec_evaluation import SelectionWeights
+from dapt_operator.plan.gates.perplexity import Half, loss_nats
 
 
-def gain(weights: SelectionWeights, base: Measure, measured: Measure, half: str) -> float:
-    """w1 x (fall of ln domain perplexity) + w2 x mean over domain tasks of (score - base) / (1 - base).
+def gain(weights: SelectionWeights, base: Measure, measured: Measure, half: Half) -> float:
+    """Return w1 x (fall of ln domain perplexity) + w2 x mean over domain tasks of (score - base) / (1 - base).
 
     Args:
         weights: w1 and w2.
         base: the base model's measure.
         measured: the model's.
-        half: `a`, `b` or `both`; tasks without halves count whole on each.
+        half: of the held-out text and items; tasks without halves count whole on each.
 
     Probe sets do not count, and a task on which the base model is perfect has nothing left to win. Minus infinity
     when the perplexity is not a number.
     """
-    fall = getattr(base.domain, half).loss_nats - getattr(measured.domain, half).loss_nats
+    fall = loss_nats(base.domain, half) - loss_nats(measured.domain, half)
     if not math.isfinite(fall):
         return -math.inf
-    before = {score.name: score for score in base.scores}
-    won = [
-        _won(before[score.name], score, half)
+    base_scores = {score.name: score for score in base.scores}
+    shares = [
+        _share_won(base_scores[score.name], score, half)
         for score in measured.of_side("domain")
-        if score.kind == "task" and score.name in before
+        if score.kind == "task" and score.name in base_scores
     ]
-    return float(
-        weights.domain_perplexity * fall + weights.domain_tasks * (sum(won) / len(won) if won else 0.0)
-    )
+    mean_share = sum(shares) / len(shares) if shares else 0.0
+    return weights.domain_perplexity * fall + weights.domain_tasks * mean_share
 
 
-def _won(base: Score, score: Score, half: str) -> float:
+def _share_won(base: Score, score: Score, half: Half) -> float:
+    """Return how much of what the base model gets wrong the model gets right."""
     reference = base.score
     difference = score.score - base.score
     if half == "a" and base.score_a is not None and score.score_a is not None:
         reference, difference = base.score_a, score.score_a - base.score_a
     elif half == "b" and score.difference_b is not None:
+        # The base model's score on half B is not stored: its score on all items stands for it.
         difference = score.difference_b
     return difference / (1.0 - reference) if reference < 1.0 else 0.0

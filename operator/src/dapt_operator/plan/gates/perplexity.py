@@ -1,41 +1,51 @@
-"""General perplexity on the half that judges: at most so much above the base model's."""
+"""The gate of general perplexity: on the half that judges, at most so much above the base model's."""
 
 from __future__ import annotations
 
 import math
+from typing import Final, Literal
 
 from dapt_contract.measure import Measure, SidePerplexity
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.gates.verdict import GateFacts, Verdict
 
-GATE = "generalPerplexity"
+GATE: Final = "generalPerplexity"
+
+Half = Literal["a", "b", "both"]
+"""Half A of the held-out text ranks, half B judges."""
 
 
-def increase(base: SidePerplexity, measured: SidePerplexity, half: str) -> float:
-    """Perplexity over the base model's, minus 1, on half `a` or `b` or on `both`; infinite when it overflows."""
-    before, after = getattr(base, half).loss_nats, getattr(measured, half).loss_nats
+def loss_nats(side: SidePerplexity, half: Half) -> float:
+    """Return the loss of a side's half, in nats a token."""
+    perplexities = {"a": side.a, "b": side.b, "both": side.both}
+    return perplexities[half].loss_nats
+
+
+def increase(base: SidePerplexity, measured: SidePerplexity, half: Half) -> float:
+    """Return the perplexity over the base model's, minus 1; infinite when it overflows."""
+    before, after = loss_nats(base, half), loss_nats(measured, half)
     if not math.isfinite(after):
         return math.inf
-    return math.expm1(min(after - before, 700.0))
+    return math.expm1(min(after - before, 700.0))  # above 709 expm1 overflows
 
 
-def passes_on(spec: DomainAdaptationSpec, base: Measure, measured: Measure, half: str) -> bool:
+def passes_on(spec: DomainAdaptationSpec, base: Measure, measured: Measure, half: Half) -> bool:
     """Whether one half alone would let the model pass."""
     return increase(base.general, measured.general, half) <= spec.gates.max_general_perplexity_increase
 
 
 def judge(spec: DomainAdaptationSpec, facts: GateFacts) -> tuple[Verdict, ...]:
-    """One verdict, on half B."""
+    """Return one verdict, on half B."""
     limit = spec.gates.max_general_perplexity_increase
     rise = increase(facts.base.general, facts.measured.general, "b")
     passed = rise <= limit
-    told = f"general perplexity of {facts.name} is {rise:+.1%} against the base model's"
     return (
         Verdict(
             gate=GATE,
             passed=passed,
             reason="WithinLimit" if passed else "LimitExceeded",
-            message=f"{told}, {'within' if passed else 'over'} the limit of {limit:+.1%}",
+            message=f"general perplexity of {facts.name} is {rise:+.1%} against the base model's,"
+            f" {'within' if passed else 'over'} the limit of {limit:+.1%}",
             numbers={"increase": rise, "limit": limit},
         ),
     )

@@ -1,4 +1,4 @@
-"""What a gate sees and says."""
+"""What a gate is given and what it returns."""
 
 from __future__ import annotations
 
@@ -11,25 +11,32 @@ from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 
 @dataclass(frozen=True)
 class GateFacts:
-    """One model against the base model, both measured on the same text and items."""
+    """All that a gate judges by, besides the spec: one model and the base model, measured on the same text and items.
+
+    A gate must decide by these stored numbers alone, so that an edited limit is judged again without a run.
+    """
 
     name: str
-    """The candidate's id, or `the finished model`."""
+    """The candidate's id, or `the finished model`; messages name the model by it."""
     base: Measure
     measured: Measure
+    """Without scores while the candidate was not evaluated: a gate of scores then returns no verdict."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one gate says of one model."""
+    """Whether one gate lets one model pass, and why. A gate returns one for each thing that it compares."""
 
     gate: str
+    """The gate's `GATE`; a gate that compares several tasks uses it for each of them."""
     passed: bool
     reason: str
-    """One word."""
+    """One word, the same for equal outcomes: `WithinLimit`, `LimitExceeded`."""
     message: str
-    """One sentence with the numbers."""
+    """One sentence with the model, the number and the limit; the status and the model card quote it."""
     numbers: Mapping[str, float] = field(default_factory=dict)
+    """The numbers of the message unrounded, by name, for reports."""
 
 
 Gate = Callable[[DomainAdaptationSpec, GateFacts], tuple[Verdict, ...]]
+"""A gate's `judge`; no verdict lets the model pass."""
