@@ -265,7 +265,7 @@ def test_selection_takes_only_what_passes_and_judges_three_at_most(
         )
     assert len(asked) <= MAX_JUDGED
     if isinstance(choice, Selected):
-        assert choice.passed
+        assert choice.passes
         assert choice.candidate.passes
         assert choice.candidate.passes_a
         assert choice.candidate.id == asked[-1]

@@ -83,7 +83,7 @@ def test_an_edited_gate_answers_what_if() -> None:
 
 
 def test_a_record_without_its_base_is_refused() -> None:
-    with pytest.raises(ValueError, match="a replay needs the facts of prepare and baseline"):
+    with pytest.raises(ValueError, match="judging again needs the facts of prepare and baseline"):
         rejudge(of_world(lived())[0], Facts(), NOW)
 
 

@@ -1,4 +1,4 @@
-"""What could be taken: checkpoints, averages and interpolations of all attempts, with what is known of each."""
+"""Gathers the candidates: checkpoints, averages and interpolations of all attempts, with what was measured on each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dapt_operator.plan.stages.weights import blends, checkpoint_model, is_measu
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that could be taken, with what is known of it."""
+    """A model that can be chosen, with what was measured on it."""
 
     id: str
     attempt: int
@@ -30,110 +30,38 @@ class Candidate:
     model: ModelReference
     measure: Measure
     """With scores once it was evaluated."""
-    evaluated: bool
+    is_evaluated: bool
     gain_a: float
-    """On half A by perplexity alone: it is known of every candidate."""
+    """Gain on half A by perplexity alone: it is known of every candidate."""
     full_gain_a: float
-    """On half A with the tasks; a fair rank only among candidates that were all evaluated."""
+    """Gain on half A with the tasks; a fair rank only among candidates that were all evaluated."""
     passes_a: bool
+    """Whether the perplexity gate lets it pass on half A."""
     verdicts: tuple[Verdict, ...]
-    """On half B; complete only when `evaluated` or when there are no tasks."""
-    lost: str = ""
-    """Why it cannot be measured: its evaluation failed for good, or scored other weights. Empty: it can."""
+    """Verdicts on half B; complete only when `is_evaluated` or when there are no tasks."""
+    why_unmeasurable: str = ""
+    """Why no evaluation of it will give a result: one failed for good, or scored other weights. Empty: one can."""
 
     @property
     def passes(self) -> bool:
-        """Whether every gate judged so far lets it pass."""
+        """Whether every gate that has judged it lets it pass."""
         return all(verdict.passed for verdict in self.verdicts)
 
     @property
     def first_breach(self) -> str:
-        """The first gate that does not."""
+        """Return the message of the first gate that does not let it pass; empty when all do."""
         return next((verdict.message for verdict in self.verdicts if not verdict.passed), "")
 
 
 def candidates(spec: DomainAdaptationSpec, facts: Facts) -> tuple[Candidate, ...]:
-    """All candidates: by attempt, checkpoints in the order of their steps, then averages and interpolations."""
+    """Return all candidates: by attempt, checkpoints in the order of their steps, then averages and interpolations."""
     if facts.base is None:
         return ()
-    return tuple(_all(spec, facts, facts.base))
-
-
-def _all(spec: DomainAdaptationSpec, facts: Facts, base: Measure) -> Iterator[Candidate]:
-    for number in range(1, facts.attempt + 1):
-        told = facts.pretrains.get(number)
-        for row in told.checkpoints if told else ():
-            name = candidate_id(number, row.step)
-            model = checkpoint_model(spec, facts, number, row)
-            yield _candidate(spec, facts, base, name, number, row, model)
-        measured = {row.candidate: row for row in facts.blends.get(number, ())}
-        for blend in blends(spec, facts, number) if measured else ():
-            if blend.candidate in measured:
-                row_ = measured[blend.candidate]
-                yield _candidate(spec, facts, base, blend.candidate, number, row_, blend.model)
-
-
-def _candidate(
-    spec: DomainAdaptationSpec,
-    facts: Facts,
-    base: Measure,
-    name: str,
-    attempt: int,
-    row: CheckpointFacts | BlendRow,
-    model: ModelReference,
-) -> Candidate:
-    measured = measure_of_row(base, row)
-    stored = facts.measures.get(name)
-    lost = ""
-    if stored is not None and not _fits(stored, row, model, facts.expected.get(name)):
-        said = facts.expected.get(name) or stored.digest[:12]
-        lost = f"its evaluation scored the weights {said}, and the candidate has {row.weights_digest}"
-        stored = None
-    elif stored is None and name in facts.given_up:
-        said = facts.given_up[name]
-        lost = f"its evaluation failed{f': {said}' if said else ''}"
-    elif stored is None and name in facts.closed:
-        lost = "its evaluation has ended and its numbers were let go: there is room for so many"
-    shown = stored or measured
-    weights = spec.selection.weights
-    by_perplexity = (
-        gain(weights, base, measured, "a")
-        if weights.domain_perplexity > 0
-        else base.domain.a.loss_nats - measured.domain.a.loss_nats
-    )
-    return Candidate(
-        id=name,
-        attempt=attempt,
-        step=row.step if isinstance(row, CheckpointFacts) else None,
-        digest=row.weights_digest,
-        model=model,
-        measure=shown,
-        evaluated=stored is not None,
-        gain_a=by_perplexity,
-        full_gain_a=gain(weights, base, shown, "a"),
-        passes_a=perplexity.passes_on(spec, base, measured, "a"),
-        verdicts=tuple(v for gate in GATES for v in gate(spec, GateFacts(name, base, shown))),
-        lost=lost,
-    )
-
-
-def _fits(
-    stored: Measure, row: CheckpointFacts | BlendRow, model: ModelReference, expected: str | None
-) -> bool:
-    """Whether a result is about these very weights.
-
-    A row names the digest of its own files; the result names that of the whole recipe, which is the same but for
-    adapters. There the digest that the evaluation was told to expect decides; the trainer scores no other.
-    """
-    if expected is not None and expected != row.weights_digest:
-        return False
-    if model.adapters and isinstance(row, CheckpointFacts):
-        return True
-    return stored.digest.startswith(row.weights_digest)
+    return tuple(_gather(spec, facts, facts.base))
 
 
 def due(spec: DomainAdaptationSpec, known: Iterable[Candidate]) -> tuple[Candidate, ...]:
-    """Candidates whose tasks are to be measured without being asked for by the selection, in their order.
+    """Return the candidates whose tasks are measured without waiting for the selection to ask, in their order.
 
     everyCheckpoint: every checkpoint, and the averages and interpolations that pass the perplexity gate on half A.
     candidates: only what passes it. end: none.
@@ -142,10 +70,98 @@ def due(spec: DomainAdaptationSpec, known: Iterable[Candidate]) -> tuple[Candida
     if when == "end" or not has_scores(spec):
         return ()
     return tuple(
-        one
-        for one in known
-        if not one.evaluated
-        and not one.lost
-        and is_measurable(one.measure)
-        and (one.passes_a or (when == "everyCheckpoint" and one.step is not None))
+        candidate
+        for candidate in known
+        if not candidate.is_evaluated
+        and not candidate.why_unmeasurable
+        and is_measurable(candidate.measure)
+        and (candidate.passes_a or (when == "everyCheckpoint" and candidate.step is not None))
     )
+
+
+def _gather(spec: DomainAdaptationSpec, facts: Facts, base: Measure) -> Iterator[Candidate]:
+    for number in range(1, facts.attempt + 1):
+        pretrain_facts = facts.pretrains.get(number)
+        for row in pretrain_facts.checkpoints if pretrain_facts else ():
+            found = _Found(
+                candidate_id(number, row.step), number, row, checkpoint_model(spec, facts, number, row)
+            )
+            yield _candidate(spec, facts, base, found)
+        rows = {row.candidate: row for row in facts.blends.get(number, ())}
+        for blend in blends(spec, facts, number) if rows else ():
+            # An edit of the selection may have added blends that no run has measured yet.
+            if blend.candidate in rows:
+                found = _Found(blend.candidate, number, rows[blend.candidate], blend.model)
+                yield _candidate(spec, facts, base, found)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A row of a table of checkpoints or blends, and where its weights lie."""
+
+    id: str
+    attempt: int
+    row: CheckpointFacts | BlendRow
+    model: ModelReference
+
+
+def _candidate(spec: DomainAdaptationSpec, facts: Facts, base: Measure, found: _Found) -> Candidate:
+    by_row = measure_of_row(base, found.row)
+    evaluated, why_unmeasurable = _evaluation(facts, found)
+    measure = evaluated or by_row
+    weights = spec.selection.weights
+    # With a weight of 0 for perplexity all candidates would have the same gain: they are ranked by the perplexity.
+    gain_by_perplexity = (
+        gain(weights, base, by_row, "a")
+        if weights.domain_perplexity > 0
+        else base.domain.a.loss_nats - by_row.domain.a.loss_nats
+    )
+    return Candidate(
+        id=found.id,
+        attempt=found.attempt,
+        step=found.row.step if isinstance(found.row, CheckpointFacts) else None,
+        digest=found.row.weights_digest,
+        model=found.model,
+        measure=measure,
+        is_evaluated=evaluated is not None,
+        gain_a=gain_by_perplexity,
+        full_gain_a=gain(weights, base, measure, "a"),
+        passes_a=perplexity.passes_on(spec, base, by_row, "a"),
+        verdicts=tuple(
+            verdict for gate in GATES for verdict in gate(spec, GateFacts(found.id, base, measure))
+        ),
+        why_unmeasurable=why_unmeasurable,
+    )
+
+
+def _evaluation(facts: Facts, found: _Found) -> tuple[Measure | None, str]:
+    """Return a candidate's evaluation, and why there will be none; the latter is empty while one can still come."""
+    stored = facts.measures.get(found.id)
+    expected = facts.expected.get(found.id)
+    if stored is not None:
+        if _is_about(stored, found, expected):
+            return stored, ""
+        scored = expected or stored.digest[:12]
+        return (
+            None,
+            f"its evaluation scored the weights {scored}, and the candidate has {found.row.weights_digest}",
+        )
+    if found.id in facts.given_up:
+        message = facts.given_up[found.id]
+        return None, f"its evaluation failed{f': {message}' if message else ''}"
+    if found.id in facts.closed:
+        return None, "its evaluation has ended and its numbers were dropped to keep the status small"
+    return None, ""
+
+
+def _is_about(stored: Measure, found: _Found, expected: str | None) -> bool:
+    """Whether a result is about these very weights.
+
+    A row names the digest of its own files; the result names that of the whole recipe, which is the same but for
+    adapters. There the digest that the evaluation was given decides; the trainer scores no other.
+    """
+    if expected is not None and expected != found.row.weights_digest:
+        return False
+    if found.model.adapters and isinstance(found.row, CheckpointFacts):
+        return True
+    return stored.digest.startswith(found.row.weights_digest)

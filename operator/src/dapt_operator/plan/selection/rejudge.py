@@ -1,15 +1,15 @@
-"""Recorded reports through the gates again: the same numbers give the same verdicts, choice and rollback.
+"""Judges recorded numbers again: the same numbers give the same verdicts, choice and rollback.
 
-A record is what `status.ledger` knows (`read_facts`), or a file that `recorded` reads: facts of prepare and baseline,
+A record is what `status.ledger` holds (`read_facts`), or a file that `recorded` reads: facts of prepare and baseline,
 of pretraining and blends by attempt, measures by candidate, and the attempts that rollbacks began.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from dapt_contract.envelope import canonical_json
 from dapt_contract.measure import Measure
@@ -19,44 +19,47 @@ from dapt_contract.stages.prepare import PrepareFacts
 from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_contract.stop_rule import StopDecision, judge_readings
 from dapt_operator.api.v1alpha1.ledger import AttemptRecord
+from dapt_operator.api.v1alpha1.run_record import compact_facts
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.gates import Verdict
-from dapt_operator.plan.ledger.records import compact
 from dapt_operator.plan.ledger.stage_facts import Facts, measure_of_row
 from dapt_operator.plan.selection.after_attempt import after_limit, decide_after_attempt
-from dapt_operator.plan.selection.candidates import candidates
-from dapt_operator.plan.selection.choose import Breached, NeedsMeasure, Selected
-from dapt_operator.plan.stages.common import stop_rule
+from dapt_operator.plan.selection.candidates import Candidate, candidates
+from dapt_operator.plan.selection.choose import NeedsMeasure, Selected
+from dapt_operator.plan.stages.pretrain import stop_rule
 
 STOPPED: Final = frozenset({"ForgettingLimit", "Diverged"})
+"""How an attempt ends that is judged at once, whatever its candidates are."""
+
+Decision = Literal["Selected", "NeedsMeasure", "Breached", "RolledBack"]
+AttemptStops = tuple[int, tuple[StopDecision, ...]]
+"""Number of an attempt, and what the stop rule decides after each of its readings."""
 
 
 @dataclass(frozen=True)
 class JudgedCandidate:
-    """One candidate before the gates."""
+    """One candidate with what the gates say of it."""
 
     id: str
     passes_on_a: bool
     verdicts: tuple[Verdict, ...]
-    """On half B, in the order of the gates."""
+    """Verdicts on half B, in the order of the gates."""
     gain_on_a: float
 
 
 @dataclass(frozen=True)
 class Rejudgement:
-    """What the numbers say."""
+    """What is decided from the recorded numbers."""
 
-    stops: tuple[tuple[int, tuple[StopDecision, ...]], ...]
-    """By attempt: the stop rule's verdict after each reading."""
+    stops: tuple[AttemptStops, ...]
     candidates: tuple[JudgedCandidate, ...]
-    decision: str
-    """Selected, NeedsMeasure, Breached or RolledBack."""
+    decision: Decision
     candidate: str | None
-    """The one that is taken, or that would be measured next; None after a breach."""
+    """The candidate that is taken, or that is measured next; None after a breach."""
     reason: str
     """Why, in one sentence."""
     attempt: AttemptRecord | None = None
-    """The one that follows a rollback."""
+    """The attempt with which a rollback follows."""
 
 
 def rejudge(spec: DomainAdaptationSpec, facts: Facts, now: datetime) -> Rejudgement:
@@ -71,81 +74,90 @@ def rejudge(spec: DomainAdaptationSpec, facts: Facts, now: datetime) -> Rejudgem
         ValueError: facts of prepare or baseline are missing.
     """
     if facts.prepare is None or facts.base is None:
-        raise ValueError("a replay needs the facts of prepare and baseline")
+        raise ValueError("judging again needs the facts of prepare and baseline")
     known = candidates(spec, facts)
-    judged = tuple(JudgedCandidate(one.id, one.passes_a, one.verdicts, one.gain_a) for one in known)
-    stops = _stops(spec, facts, facts.base)
+    decision, candidate, reason, attempt = _decide(spec, facts, known, now)
+    return Rejudgement(
+        stops=tuple(_stops(spec, facts, facts.base)),
+        candidates=tuple(
+            JudgedCandidate(candidate.id, candidate.passes_a, candidate.verdicts, candidate.gain_a)
+            for candidate in known
+        ),
+        decision=decision,
+        candidate=candidate,
+        reason=reason,
+        attempt=attempt,
+    )
+
+
+def _decide(
+    spec: DomainAdaptationSpec, facts: Facts, known: tuple[Candidate, ...], now: datetime
+) -> tuple[Decision, str | None, str, AttemptRecord | None]:
+    """Return decision, candidate, reason and the attempt that follows, in the order in which the chain decides."""
     newest = facts.pretrain
     if newest is not None and newest.ended_by in STOPPED:
-        diverged = newest.ended_by == "Diverged"
-        retreat = after_limit(spec, facts, known, diverged=diverged, said=newest.message, now=now)
-        if retreat is not None:
-            return Rejudgement(stops, judged, "RolledBack", retreat.start, retreat.reason, retreat)
+        has_diverged = newest.ended_by == "Diverged"
+        rollback = after_limit(spec, facts, known, has_diverged=has_diverged, message=newest.message, now=now)
+        if rollback is not None:
+            return "RolledBack", rollback.start, rollback.reason, rollback
     outcome = decide_after_attempt(spec, facts, known, now)
-    if outcome.retreat is not None:
-        return Rejudgement(
-            stops, judged, "RolledBack", outcome.retreat.start, outcome.retreat.reason, outcome.retreat
-        )
+    if outcome.rollback is not None:
+        return "RolledBack", outcome.rollback.start, outcome.rollback.reason, outcome.rollback
     choice = outcome.choice
     if isinstance(choice, Selected):
-        return Rejudgement(stops, judged, "Selected", choice.candidate.id, choice.reason)
+        return "Selected", choice.candidate.id, choice.reason, None
     if isinstance(choice, NeedsMeasure):
-        reason = f"{choice.candidate.id} is to be evaluated first"
-        return Rejudgement(stops, judged, "NeedsMeasure", choice.candidate.id, reason)
-    assert isinstance(choice, Breached)
-    return Rejudgement(stops, judged, "Breached", None, choice.why)
+        return "NeedsMeasure", choice.candidate.id, f"{choice.candidate.id} is to be evaluated first", None
+    return "Breached", None, choice.why, None
 
 
-def _stops(
-    spec: DomainAdaptationSpec, facts: Facts, base: Measure
-) -> tuple[tuple[int, tuple[StopDecision, ...]], ...]:
+def _stops(spec: DomainAdaptationSpec, facts: Facts, base: Measure) -> Iterator[AttemptStops]:
     rule, reference = stop_rule(spec), base.general.both.perplexity
-    found = []
-    for number, told in sorted(facts.pretrains.items()):
-        readings = [measure_of_row(base, row).general.both.perplexity for row in told.checkpoints]
-        verdicts = tuple(
-            judge_readings(rule, reference, readings[: place + 1]) for place in range(len(readings))
-        )
-        found.append((number, verdicts))
-    return tuple(found)
+    for number, pretrain_facts in sorted(facts.pretrains.items()):
+        readings = [measure_of_row(base, row).general.both.perplexity for row in pretrain_facts.checkpoints]
+        # After each reading the rule knows that one and those before it.
+        prefixes = (readings[: index + 1] for index in range(len(readings)))
+        yield number, tuple(judge_readings(rule, reference, prefix) for prefix in prefixes)
 
 
 def recorded(body: Mapping[str, Any]) -> Facts:
-    """Facts of a record.
+    """Return the facts of a record.
 
     Raises:
-        pydantic.ValidationError: a part is not what it should be.
+        pydantic.ValidationError: a part does not fit its model.
     """
     return Facts(
         prepare=PrepareFacts.model_validate(body["prepare"]) if "prepare" in body else None,
         baseline=BaselineFacts.model_validate(body["baseline"]) if "baseline" in body else None,
         pretrains={
-            int(number): PretrainFacts.model_validate(told)
-            for number, told in body.get("pretrains", {}).items()
+            int(number): PretrainFacts.model_validate(stored)
+            for number, stored in body.get("pretrains", {}).items()
         },
         blends={
-            int(number): BlendFacts.model_validate(told).rows
-            for number, told in body.get("blends", {}).items()
+            int(number): BlendFacts.model_validate(stored).rows
+            for number, stored in body.get("blends", {}).items()
         },
-        measures={name: Measure.model_validate(told) for name, told in body.get("measures", {}).items()},
+        measures={name: Measure.model_validate(stored) for name, stored in body.get("measures", {}).items()},
         expected=dict(body.get("expected", {})),
         given_up=dict(body.get("givenUp", {})),
-        attempts=tuple(AttemptRecord.model_validate(one) for one in body.get("attempts", ())),
+        attempts=tuple(AttemptRecord.model_validate(stored) for stored in body.get("attempts", ())),
     )
 
 
 def record(facts: Facts) -> str:
-    """A record of facts as JSON, which `recorded` reads again."""
+    """Return a record of facts as JSON, which `recorded` reads again."""
     body: dict[str, Any] = {
-        "pretrains": {str(number): compact(told) for number, told in facts.pretrains.items()},
-        "blends": {str(number): compact(BlendFacts(rows=rows)) for number, rows in facts.blends.items()},
-        "measures": {name: compact(told) for name, told in facts.measures.items()},
+        "pretrains": {str(number): compact_facts(part) for number, part in facts.pretrains.items()},
+        "blends": {
+            str(number): compact_facts(BlendFacts(rows=rows)) for number, rows in facts.blends.items()
+        },
+        "measures": {name: compact_facts(measure) for name, measure in facts.measures.items()},
         "expected": dict(facts.expected),
         "givenUp": dict(facts.given_up),
-        "attempts": [one.to_dict() for one in facts.attempts],
+        "attempts": [attempt.to_dict() for attempt in facts.attempts],
     }
     if facts.prepare is not None:
-        body["prepare"] = compact(facts.prepare)
+        body["prepare"] = compact_facts(facts.prepare)
     if facts.baseline is not None:
-        body["baseline"] = compact(facts.baseline)
+        body["baseline"] = compact_facts(facts.baseline)
     return canonical_json({name: part for name, part in body.items() if part})
