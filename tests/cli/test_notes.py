@@ -14,10 +14,10 @@ from dapt_contract.stages.finetune import FinetuneFacts
 from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_contract.stages.publish import PublishFacts
 from dapt_contract.stages.verify import VerifyFacts
-from dapt_operator.api.v1alpha1.ledger import Ledger, RunRecord
+from dapt_operator.api.v1alpha1.ledger import Ledger
+from dapt_operator.api.v1alpha1.run_record import RunRecord, compact_facts
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus, StageStatus
 from dapt_operator.cli.display.stage_rows import facts_note, stage_note
-from dapt_operator.plan.ledger.records import compact
 
 
 def measure() -> Measure:
@@ -91,7 +91,7 @@ def test_the_note_of_a_stage_comes_from_the_ledger_once_it_succeeded() -> None:
         candidate="a1-s24",
         fence=5,
         state="Succeeded",
-        facts=compact(TUNED),
+        facts=compact_facts(TUNED),
     )
     status = DomainAdaptationStatus(ledger=Ledger(runs=(record,)))
     assert stage_note(status, stage) == "40 steps on 1 example, loss 2.500 to 1.250"

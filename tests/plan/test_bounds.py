@@ -6,7 +6,8 @@ from dapt_contract.base import Contract
 from dapt_contract.measure import Measure
 from dapt_contract.stages.baseline import BaselineFacts
 from dapt_contract.stages.evaluate import EvaluateFacts
-from dapt_operator.api.v1alpha1.ledger import Ledger, RunRecord
+from dapt_operator.api.v1alpha1.ledger import Ledger
+from dapt_operator.api.v1alpha1.run_record import RunRecord, compact_facts
 from dapt_operator.api.v1alpha1.status import (
     CandidateStatus,
     Condition,
@@ -16,7 +17,6 @@ from dapt_operator.api.v1alpha1.status import (
     TaskScore,
 )
 from dapt_operator.plan.ledger.compaction import free_one_record
-from dapt_operator.plan.ledger.records import compact
 from dapt_operator.plan.ledger.stage_facts import read_facts
 from dapt_operator.plan.status.size_limit import size_bytes, truncate_status
 from support.builders import base_measure, checkpoint, measure, pretrain_facts, score
@@ -43,7 +43,7 @@ def record(index: int, kind: str = "evaluate", facts: Contract | None = None, **
         facts = EvaluateFacts(candidate=f"a1-s{index}", measure=found)
     values = {
         "stage": kind, "kind": kind, "candidate": f"a1-s{index}", "fence": index, "state": "Succeeded", "message": LONG,
-        "facts": compact(facts) if facts is not None else None, "acceleratorSeconds": 10.0, "restarts": 1,
+        "facts": compact_facts(facts) if facts is not None else None, "acceleratorSeconds": 10.0, "restarts": 1,
         "failures": {"hang": 1},
     }  # fmt: skip
     return RunRecord.model_validate(values | over)

@@ -7,10 +7,10 @@ from typing import Any
 
 from dapt_contract.failure import Cause
 from dapt_contract.run_identity import RunIdentity
-from dapt_operator.api.v1alpha1.ledger import Ledger, RunRecord
+from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.profile import Retries
-from dapt_operator.plan.ledger.records import find
-from dapt_operator.plan.ledger.update import absorb
+from dapt_operator.api.v1alpha1.run_record import RunRecord
+from dapt_operator.plan.ledger.update import update_ledger
 from dapt_operator.stage_run import RunPhase, RunState
 from support.builders import checkpoint, prepare_facts, pretrain_facts
 
@@ -35,7 +35,7 @@ def run(stage: str = "prepare", try_number: int = 1, fence: int = 1, **over: Any
 
 
 def learn(ledger: Ledger, *runs: RunState, now: datetime = NOW, suspended: bool = False) -> Ledger:
-    return absorb(ledger, runs, now, Retries(), 1, suspended=suspended)
+    return update_ledger(ledger, runs, now, Retries(), 1, is_suspended=suspended)
 
 
 def open_record(stage: str = "prepare", **over: Any) -> Ledger:
@@ -90,7 +90,7 @@ def test_a_run_that_suspension_took_away_was_stopped() -> None:
 def test_facts_survive_the_ledger_unchanged() -> None:
     facts = prepare_facts(warnings=("a",))
     record = only(learn(open_record(), run(phase=RunPhase.SUCCEEDED, facts=facts, completed=NOW)))
-    read = find(Ledger(runs=(record,)), "prepare", 1, None)
+    read = Ledger(runs=(record,)).find("prepare")
     assert read is not None
     assert type(facts).model_validate(read.facts) == facts
 

@@ -1,35 +1,64 @@
-"""The table of transitions is whole."""
+"""The table of transitions and the chain's table of methods are complete."""
 
 from __future__ import annotations
 
 import itertools
+from datetime import UTC, datetime
 
 import pytest
 
+from dapt_operator.api.v1alpha1.ledger import Ledger
+from dapt_operator.api.v1alpha1.profile import AdaptationProfile
+from dapt_operator.api.v1alpha1.spec import DomainAdaptation
+from dapt_operator.plan.assess import ChainInputs
 from dapt_operator.plan.chain import Chain
-from dapt_operator.plan.evaluations import ORDER
-from dapt_operator.plan.transitions import RUN_STATES, TABLE, Do, Fact, Go, Impossible, State, move
+from dapt_operator.plan.evaluations import FACT_ORDER
+from dapt_operator.plan.observed import DesiredState
+from dapt_operator.plan.transitions import (
+    RUN_STATES,
+    TABLE,
+    Action,
+    Fact,
+    Impossible,
+    Next,
+    State,
+    next_move,
+)
+from support.builders import adaptation, profile
 
 
 @pytest.mark.parametrize(("state", "fact"), list(itertools.product(State, Fact)))
 def test_every_pair_of_state_and_fact_is_a_move_or_impossible_with_a_reason(state: State, fact: Fact) -> None:
     found = TABLE[state][fact]
-    assert isinstance(found, Do | Go | Impossible)
+    assert isinstance(found, Action | Next | Impossible)
     if isinstance(found, Impossible):
         assert found.why
         with pytest.raises(AssertionError, match=f"{fact} in {state}"):
-            move(state, fact)
+            next_move(state, fact)
     else:
-        assert move(state, fact) is found
+        assert next_move(state, fact) is found
 
 
-def test_every_state_has_a_look() -> None:
-    assert all(callable(getattr(Chain, f"_{state.name.lower()}")) for state in State)
+def test_the_chain_has_a_method_for_every_state_in_the_order_of_the_states() -> None:
+    desired = DesiredState(
+        DomainAdaptation.model_validate(adaptation()).spec, AdaptationProfile.model_validate(profile()).spec
+    )
+    inputs = ChainInputs(desired, Ledger(), datetime(2026, 1, 31, 12, tzinfo=UTC), 1, "clinical")
+    assert list(Chain(inputs).states) == list(State)
 
 
-def test_a_walk_always_ends() -> None:
+def test_the_order_of_the_states_is_the_order_in_which_they_follow_each_other() -> None:
+    """Only an evaluation is followed by nothing: the chain continues from selection once it has been measured."""
+    order = list(State)
+    for state in State:
+        following = {move.state for move in TABLE[state].values() if isinstance(move, Next)}
+        assert all(order.index(later) > order.index(state) for later in following)
+        assert following or state in (State.EVALUATE, State.PUBLISHED)
+
+
+def test_the_chain_always_comes_to_an_action() -> None:
     """No circle of moves without an action, except over selection, which chooses another candidate each time."""
-    steps = {state: {m.to for m in TABLE[state].values() if isinstance(m, Go)} for state in State}
+    steps = {state: {m.state for m in TABLE[state].values() if isinstance(m, Next)} for state in State}
 
     def reachable(state: State, seen: frozenset[State] = frozenset()) -> bool:
         if state in seen:
@@ -40,28 +69,28 @@ def test_a_walk_always_ends() -> None:
 
 
 def test_only_the_end_of_an_attempt_rolls_back() -> None:
-    rolls = {(state, fact) for state in State for fact in Fact if TABLE[state][fact] is Do.ROLL_BACK}
-    assert rolls == {(State.PRETRAIN, Fact.RETREAT), (State.SELECT, Fact.RETREAT)}
+    rolls = {(state, fact) for state in State for fact in Fact if TABLE[state][fact] is Action.ROLL_BACK}
+    assert rolls == {(State.PRETRAIN, Fact.ROLLBACK), (State.SELECT, Fact.ROLLBACK)}
 
 
 @pytest.mark.parametrize("state", RUN_STATES)
 def test_what_runs_ends_first_when_the_budget_is_spent(state: State) -> None:
-    assert TABLE[state][Fact.SPENT] is Do.CLEAR
+    assert TABLE[state][Fact.SPENT] is Action.CLEAR
 
 
-def test_the_order_in_which_evaluations_speak_for_each_other_is_whole() -> None:
-    """Each fact that an evaluation can have stands in it once."""
+def test_the_order_in_which_evaluations_stand_for_each_other_is_complete() -> None:
+    """Each fact that an evaluation can have is in it once."""
     possible = {fact for fact in Fact if not isinstance(TABLE[State.EVALUATE][fact], Impossible)}
-    assert set(ORDER) == possible
-    assert len(ORDER) == len(set(ORDER))
+    assert set(FACT_ORDER) == possible
+    assert len(FACT_ORDER) == len(set(FACT_ORDER))
 
 
 @pytest.mark.parametrize("state", RUN_STATES)
 def test_nothing_starts_while_suspended_crowded_or_overspent(state: State) -> None:
-    assert TABLE[state][Fact.HELD] is Do.HOLD
-    assert TABLE[state][Fact.CROWDED] is Do.CLEAR
-    assert TABLE[state][Fact.OVERSPENT] is Do.END
+    assert TABLE[state][Fact.HELD] is Action.HOLD
+    assert TABLE[state][Fact.CROWDED] is Action.CLEAR
+    assert TABLE[state][Fact.OVERSPENT] is Action.END
 
 
 def test_no_gate_that_failed_leads_on() -> None:
-    assert {TABLE[state][Fact.BREACHED] for state in (State.SELECT, State.VERIFY)} == {Do.STALL}
+    assert {TABLE[state][Fact.BREACHED] for state in (State.SELECT, State.VERIFY)} == {Action.STALL}

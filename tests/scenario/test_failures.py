@@ -86,7 +86,7 @@ def test_out_of_memory_twice_waits_for_a_person() -> None:
     assert world.condition("Stalled") == (
         "True",
         "OutOfMemory",
-        "pretrain ran out of memory in try 2 and its micro-batch cannot be halved again: CUDA out of memory; give it"
+        "pretrain ran out of memory in run 2 and its micro-batch cannot be halved again: CUDA out of memory; give it"
         " more memory or accelerators, then start it again (any change of the spec does, and so does `dapt run`)",
     )
 
@@ -113,8 +113,8 @@ def test_never_three_failures_without_a_step_gained(stage: str) -> None:
     assert world.condition("Stalled") == (
         "True",
         "RetriesExhausted",
-        f"{stage} failed 3 times in a row without a step gained, last by Infrastructure: the disk is gone; correct"
-        " it, then start it again (any change of the spec does, and so does `dapt run`)",
+        f"{stage} failed 3 times in a row without a new optimizer step, last by Infrastructure: the disk is gone;"
+        " correct it, then start it again (any change of the spec does, and so does `dapt run`)",
     )
 
 
@@ -169,13 +169,13 @@ def test_the_second_failure_in_a_row_waits_before_the_next_try() -> None:
     assert world.tries == ["prepare/1", "prepare/2"]
     assert plan.requeue_after == 10.0
     assert world.condition("Reconciling") == (
-        "True", "Retrying", "prepare failed (Infrastructure) and is tried again at 2026-01-31T12:01:10Z",
+        "True", "Retrying", "prepare failed (Infrastructure) and runs again at 2026-01-31T12:01:10Z",
     )  # fmt: skip
     world.cluster.advance(10)
     world.settle()
     assert world.tries[-1] == "prepare/3"
     assert world.condition("Reconciling") == (
-        "True", "Retrying", "prepare is starting again (try 3)",
+        "True", "Retrying", "prepare is starting again (run 3)",
     )  # fmt: skip
 
 
@@ -215,7 +215,7 @@ def test_pods_that_wait_for_a_node_are_work_in_progress_until_the_timeout() -> N
     assert world.condition("Stalled") == (
         "True",
         "PendingTimeout",
-        f"prepare waits for a node for more than 600 s (pendingTimeoutSeconds): {reason}; make room, or change"
+        f"prepare waits for a node for more than 600 s (pendingTimeoutSeconds): {reason}; free capacity, or change"
         " resources",
     )
     world.cluster.run_pods(world.key, lambda run: Stays())

@@ -193,13 +193,13 @@ CASES = {
     ),
     "a foreign Job under our name": Case(
         "NameTaken",
-        TAKEN.format("Job", "*") + " then this goes on by itself",
+        TAKEN.format("Job", "*") + " then this continues by itself",
         before=squat("Job"),
         correct=move_away("Job"),
     ),
     "a foreign ConfigMap under our name": Case(
         "NameTaken",
-        TAKEN.format("ConfigMap", "*") + " then this goes on by itself",
+        TAKEN.format("ConfigMap", "*") + " then this continues by itself",
         before=squat("ConfigMap"),
         correct=move_away("ConfigMap"),
     ),

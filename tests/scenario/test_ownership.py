@@ -57,9 +57,9 @@ def test_a_name_that_is_taken_stalls_is_not_remembered_and_heals(kind: str) -> N
         "True",
         "NameTaken",
         f"{kind} {name} exists already and is not this adaptation's: it belongs to Job other (uid 7); remove it, then"
-        " this goes on by itself",
+        " this continues by itself",
     )
-    assert world.condition("Reconciling") == ("False", "NameTaken", "waits for a person")
+    assert world.condition("Reconciling") == ("False", "NameTaken", "waits for user action")
     assert "runs" not in world.status["ledger"]
     assert "frozen" not in world.status or world.status["frozen"] == {}
     writes = world.cluster.writes
@@ -82,7 +82,7 @@ def test_what_the_cluster_refuses_stalls_with_its_sentence_and_heals() -> None:
     assert world.condition("Stalled") == (
         "True",
         "Refused",
-        f"the cluster refuses Job {name}: {said}; once it is allowed, this goes on by itself",
+        f"the cluster refuses Job {name}: {said}; once it is allowed, this continues by itself",
     )
     assert "runs" not in world.status["ledger"]
     writes = world.cluster.writes

@@ -73,7 +73,7 @@ def test_what_a_person_must_make_stalls_and_heals_when_the_pod_starts(
     world = World()
     stuck(world, script)
     assert world.condition("Stalled") == ("True", reason, message)
-    assert world.condition("Reconciling") == ("False", reason, "waits for a person")
+    assert world.condition("Reconciling") == ("False", reason, "waits for user action")
     assert world.condition("Accepted")[0] == "True"
     assert world.status["phase"] == "Stalled"
     assert world.visit().requeue_after == 10.0
@@ -145,7 +145,7 @@ def test_a_queue_that_waits_is_work_in_progress_in_its_own_words() -> None:
     world = World({"queue": "team"})
     world.cluster.queues["team"] = FULL
     world.visit()
-    assert world.condition("QuotaReserved") == ("False", "WaitingForQuota", "prepare was put into queue team")
+    assert world.condition("QuotaReserved") == ("False", "WaitingForQuota", "prepare was submitted to queue team")
     stuck(world, healthy)
     assert world.job["spec"]["suspend"] is True
     assert world.condition("QuotaReserved") == (
@@ -166,7 +166,7 @@ def test_a_queue_that_waits_is_work_in_progress_in_its_own_words() -> None:
         world.settle()
         world.cluster.run_pods(world.key, healthy)
     assert world.condition("QuotaReserved") == (
-        "False", "NothingRunning", "nothing runs, so nothing is held of queue team",
+        "False", "NothingRunning", "nothing runs, so no quota of queue team is held",
     )  # fmt: skip
     assert all(job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team" for job in jobs(world))
 
@@ -178,7 +178,7 @@ def jobs(world: World) -> list[dict[str, object]]:
 def test_without_a_queue_nothing_is_said_about_quota() -> None:
     world = World()
     world.live()
-    assert world.condition("QuotaReserved") == ("Unknown", "NoQueue", "no queue is asked for")
+    assert world.condition("QuotaReserved") == ("Unknown", "NoQueue", "the spec names no queue")
 
 
 def test_a_quota_that_can_never_do_stalls_and_heals_when_it_is_raised() -> None:
@@ -222,7 +222,8 @@ def test_waiting_for_quota_too_long_names_the_quota() -> None:
     assert world.condition("Stalled") == (
         "True",
         "PendingTimeout",
-        f"prepare waits for quota for more than 600 s (pendingTimeoutSeconds): {FULL}; make room, or change resources",
+        f"prepare waits for quota for more than 600 s (pendingTimeoutSeconds): {FULL}; free capacity, or change"
+        " resources",
     )
 
 
@@ -320,7 +321,7 @@ def test_files_that_are_changed_again_and_again_stall() -> None:
     assert world.condition("Stalled") == (
         "True",
         "Tampered",
-        "the ConfigMap of baseline was changed under 3 tries in a row: /run/dapt/stage/stage.json: was altered after"
+        "the ConfigMap of baseline was changed in 3 runs in a row: /run/dapt/stage/stage.json: was altered after"
         " the run was created: SHA-256 0123, expected 4567; find out who changes ConfigMaps of this namespace, then"
         " start it again (any change of the spec does, and so does `dapt run`)",
     )

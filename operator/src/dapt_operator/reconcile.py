@@ -1,8 +1,8 @@
-"""Observe, decide, apply: the one loop body that the cluster and the local command share.
+"""Observes, decides, applies: the one reconcile that the cluster and the local command share.
 
-The order makes it safe to stop between any two calls: a run that was created and not written down is found again by
-its name; nothing is deleted that the stored status does not know, nor before what it said last is written there; events
-come last, since losing one loses nothing.
+The order makes it safe to stop between any two calls. A run that was created and not stored is found again by its name.
+Nothing is deleted that the stored status does not know, nor before what it reported last is stored. Events come last,
+since losing one loses nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import base64
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
 from dapt_operator.api.names import signing_secret_name
 from dapt_operator.api.v1alpha1.conditions import NAME_TAKEN, REFUSED
@@ -24,63 +25,42 @@ from dapt_operator.plan.decide import Plan, decide
 from dapt_operator.plan.observed import Observed, Obstacle, observe
 from dapt_operator.stage_run import Manifest, Owner
 
-MAX_CONFLICTS = 5
-MAX_PASSED_OVER = 3
-DEFAULT_LAUNCHER = "IndexedJob"
+MAX_CONFLICTS: Final = 5
+MAX_PASSED_OVER: Final = 3
+DEFAULT_LAUNCHER: Final = "IndexedJob"
 
 
 def reconcile(
     cluster: Cluster, key: Key, launchers: Mapping[str, Launcher], *, local: bool = True, instance: str = ""
 ) -> Plan:
-    """Bring one adaptation a step further. Doing it twice is doing it once.
+    """Bring one adaptation a step further, and return the plan that was carried out. Doing it twice is doing it once.
 
     Args:
         cluster: the port to the world.
         key: which adaptation.
         launchers: by the name that profiles use.
         local: whether stages run where `file://` sources lie.
-        instance: which operator installation this is; another one's adaptations are left alone. Empty: the local run.
+        instance: operator installation that reconciles; adaptations of another one are left alone. Empty: the local
+            run.
 
     Raises:
-        Conflict: someone kept writing the resource; try again later.
+        ConflictError: the resource was written between each observation and our write; try again later.
     """
-    for attempt in range(MAX_CONFLICTS):
-        world = cluster.observe(key)
-        if world.resource is None:
-            return Plan()
-        launcher = _launcher(world, launchers)
-        observed = _observed(world, launchers, local, instance)
+    for _ in range(MAX_CONFLICTS - 1):
         try:
-            return _act(cluster, key, observed, launcher)
+            return _observe_and_act(cluster, key, launchers, local, instance)
         except ConflictError:
-            if attempt == MAX_CONFLICTS - 1:
-                raise
-    raise AssertionError("unreachable")
+            continue  # somebody wrote the resource since it was observed: decide again on the new one
+    return _observe_and_act(cluster, key, launchers, local, instance)
 
 
-def _act(cluster: Cluster, key: Key, observed: Observed, launcher: Launcher) -> Plan:
-    """Carry a plan out; when an object cannot be made, the one that knows it: another number, or a person."""
-    while True:
-        plan = decide(observed, launcher)
-        try:
-            _carry_out(cluster, key, observed, plan)
-        except NameTakenError as taken:
-            if taken.is_ours and observed.passed_over < MAX_PASSED_OVER:
-                observed = replace(observed, passed_over=observed.passed_over + 1)
-            else:
-                message = f"{taken}; remove it, then this goes on by itself"
-                observed = replace(observed, obstacle=Obstacle(NAME_TAKEN, message))
-            continue
-        except CannotCreateError as refusal:
-            message = f"{str(refusal).rstrip('.')}; once it is allowed, this goes on by itself"
-            observed = replace(observed, obstacle=Obstacle(REFUSED, message))
-            continue
-        return plan
-
-
-def _observed(world: World, launchers: Mapping[str, Launcher], local: bool, instance: str) -> Observed:
-    assert world.resource is not None
-    return observe(
+def _observe_and_act(
+    cluster: Cluster, key: Key, launchers: Mapping[str, Launcher], local: bool, instance: str
+) -> Plan:
+    world = cluster.observe(key)
+    if world.resource is None:
+        return Plan()
+    observed = observe(
         world.resource,
         world.profile,
         all_states(world.children, world.now, launchers),
@@ -89,14 +69,38 @@ def _observed(world: World, launchers: Mapping[str, Launcher], local: bool, inst
         instance=instance,
         default_profiles=world.default_profiles,
     )
+    return _act(cluster, key, observed, _launcher(world, launchers))
+
+
+def _act(cluster: Cluster, key: Key, observed: Observed, launcher: Launcher) -> Plan:
+    """Carry a plan out. When an object cannot be created, decide again with that known: another run number is taken,
+    or the status reports that user action is required."""
+    while True:
+        plan = decide(observed, launcher)
+        try:
+            _carry_out(cluster, key, observed, plan)
+        except NameTakenError as taken:
+            if taken.is_ours and observed.num_passed_over < MAX_PASSED_OVER:
+                observed = replace(observed, num_passed_over=observed.num_passed_over + 1)
+            else:
+                message = f"{taken}; remove it, then this continues by itself"
+                observed = replace(observed, obstacle=Obstacle(NAME_TAKEN, message))
+            continue
+        except CannotCreateError as refusal:
+            message = f"{str(refusal).rstrip('.')}; once it is allowed, this continues by itself"
+            observed = replace(observed, obstacle=Obstacle(REFUSED, message))
+            continue
+        return plan
 
 
 def _launcher(world: World, launchers: Mapping[str, Launcher]) -> Launcher:
-    wanted = ((world.profile or {}).get("spec") or {}).get("launcher", DEFAULT_LAUNCHER)
-    return launchers.get(wanted, launchers[DEFAULT_LAUNCHER])
+    name = ((world.profile or {}).get("spec") or {}).get("launcher", DEFAULT_LAUNCHER)
+    # An unknown name makes the profile invalid, which the planner reports; until then any launcher reads the children.
+    return launchers.get(name, launchers[DEFAULT_LAUNCHER])
 
 
 def _carry_out(cluster: Cluster, key: Key, observed: Observed, plan: Plan) -> None:
+    # The order makes it safe to stop between any two calls: see the module.
     if plan.needs_signing_secret:
         cluster.apply(key, signing_secret(observed.owner, secrets.token_bytes(32)))
     for manifest in plan.apply:
@@ -117,7 +121,8 @@ def _delete(cluster: Cluster, key: Key, plan: Plan) -> None:
 
 
 def signing_secret(owner: Owner, token: bytes) -> Manifest:
-    """The Secret with the key of the checkpoints' signatures; created once, so a later token has no effect."""
+    """Return the Secret with the key of the checkpoints' signatures; it is created once, so a later token has no
+    effect."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",

@@ -1,135 +1,151 @@
-"""One look at one stage: everything known about it falls into one bucket of the table's facts."""
+"""Assesses one stage: everything known about its newest run becomes one fact of the table of transitions."""
 
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from dapt_operator.api.v1alpha1.conditions import PENDING_TIMEOUT
-from dapt_operator.api.v1alpha1.ledger import Ledger, RunRecord
+from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
+from dapt_operator.api.v1alpha1.run_record import RunRecord, StageKey
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.ledger.gpu_hours import is_spent
-from dapt_operator.plan.ledger.records import Lineage, find, find_state, lineage_of
 from dapt_operator.plan.ledger.retries import JUDGED, stalled
-from dapt_operator.plan.observed import Obstacle
+from dapt_operator.plan.observed import DesiredState, Obstacle, find_run
 from dapt_operator.plan.stages.stage_plan import StagePlan
 from dapt_operator.plan.transitions import Fact
 from dapt_operator.plan.waiting import hindrance, overdue
 from dapt_operator.stage_run import RunState
 
-WOULD_TRY = frozenset({Fact.DUE, Fact.BACKOFF, Fact.HELD, Fact.CROWDED})
-"""Another try of a failed stage is ahead."""
-STARTABLE = frozenset({Fact.ABSENT, Fact.DUE})
-"""A try may be created in this very visit."""
+RETRIES_AHEAD: Final = frozenset({Fact.DUE, Fact.BACKOFF, Fact.HELD, Fact.CROWDED})
+"""Facts of a failed stage that another run is to follow."""
+STARTABLE: Final = frozenset({Fact.ABSENT, Fact.DUE})
+"""Facts with which a run may be created in this very reconcile."""
 
 
 @dataclass(frozen=True)
 class ChainInputs:
-    """What the walk goes over."""
+    """What the position in the chain is found from."""
 
-    spec: DomainAdaptationSpec
-    profile: AdaptationProfileSpec
+    desired: DesiredState
     ledger: Ledger
     now: datetime
     generation: int
     name: str
+    """Name of the adaptation."""
     runs: tuple[RunState, ...] = ()
-    """Those whose processes may be there."""
+    """Runs whose processes may exist."""
     left_seconds: float | None = None
     """Accelerator-seconds left of the limit; None without one."""
     obstacle: Obstacle | None = None
-    """Why the objects of the due try cannot be made; None: nobody tried, or nothing stood in the way."""
+    """Why the objects of the due run cannot be created; None while nothing is known to prevent it."""
+
+    @property
+    def spec(self) -> DomainAdaptationSpec:
+        """Desired spec."""
+        return self.desired.spec
+
+    @property
+    def profile(self) -> AdaptationProfileSpec:
+        """Profile of the desired spec."""
+        return self.desired.profile
 
 
 @dataclass(frozen=True)
 class StageAssessment:
-    """One state's fact, and what belongs to it."""
+    """The fact of one state, and what it was found from."""
 
     fact: Fact
     stage: StagePlan | None = None
+    """The stage as it would run now; None for a fact that was found without one."""
     record: RunRecord | None = None
     reason: str = ""
     message: str = ""
 
 
 def assess_stage(
-    at: ChainInputs, stage: StagePlan, beside: AbstractSet[Lineage] = frozenset()
+    inputs: ChainInputs, stage: StagePlan, companions: AbstractSet[StageKey] = frozenset()
 ) -> StageAssessment:
-    """The bucket of a stage's newest try.
+    """Return the fact of a stage's newest run.
 
     Args:
-        at: everything known.
+        inputs: everything known.
         stage: as it would run now.
-        beside: lineages whose newest tries may run at the same time.
+        companions: work whose newest runs may run in parallel.
     """
-    record = find(at.ledger, stage.stage, stage.attempt, stage.candidate)
+    record = inputs.ledger.find(*stage.stage_key)
     if record is None:
-        return _wanted(at, Fact.ABSENT, stage, None, beside)
-    if record.state == "Open":
-        return _open(at, stage, record)
-    if record.state == "Succeeded":
+        return _to_run(inputs, Fact.ABSENT, stage, None, companions)
+    if record.is_open:
+        return _running(inputs, stage, record)
+    if record.has_succeeded:
         return StageAssessment(Fact.SUCCEEDED, stage, record)
     if record.cause in JUDGED and stage.kind == "pretrain" and not record.retry:
         return StageAssessment(Fact.LIMIT, stage, record)
-    if not record.retry and record.generation == at.generation:
-        return exhausted(at, StageAssessment(Fact.EXHAUSTED, stage, record))
-    if record.not_before is not None and at.now < datetime.fromisoformat(record.not_before):
-        return _wanted(at, Fact.BACKOFF, stage, record, beside)
-    return _wanted(at, Fact.DUE, stage, record, beside)
+    # A change of the spec is how a user starts again what was given up.
+    if not record.retry and record.generation == inputs.generation:
+        return exhausted(inputs, stage, record)
+    if record.not_before is not None and inputs.now < datetime.fromisoformat(record.not_before):
+        return _to_run(inputs, Fact.BACKOFF, stage, record, companions)
+    return _to_run(inputs, Fact.DUE, stage, record, companions)
 
 
-def exhausted(at: ChainInputs, look: StageAssessment) -> StageAssessment:
-    """The same stage, which gets no further try."""
-    assert look.record is not None
-    reason, message = stalled(look.record, at.profile.retries)
-    return StageAssessment(Fact.EXHAUSTED, look.stage, look.record, reason, message)
+def exhausted(inputs: ChainInputs, stage: StagePlan, record: RunRecord) -> StageAssessment:
+    """Return the assessment of a failed stage that gets no further run."""
+    reason, message = stalled(record, inputs.profile.retries)
+    return StageAssessment(Fact.EXHAUSTED, stage, record, reason, message)
 
 
-def open_lineages(ledger: Ledger, kind: str) -> frozenset[Lineage]:
-    """Lineages of a kind whose newest try is not known to have ended."""
-    return frozenset(lineage_of(r) for r in ledger.runs if r.kind == kind and r.state == "Open")
-
-
-def _open(at: ChainInputs, stage: StagePlan, record: RunRecord) -> StageAssessment:
-    if at.spec.suspend:
+def _running(inputs: ChainInputs, stage: StagePlan, record: RunRecord) -> StageAssessment:
+    if inputs.spec.suspend:
         return StageAssessment(Fact.STOPPING, stage, record)
-    if stage.resources.accelerators_per_node and at.left_seconds is not None and at.left_seconds <= 0:
+    is_over_limit = inputs.left_seconds is not None and inputs.left_seconds <= 0
+    if is_over_limit and stage.resources.accelerators_per_node:
         return StageAssessment(Fact.SPENT, stage, record)
-    run = find_state(at.runs, record)
+    run = find_run(inputs.runs, record)
     if run is None or run.is_deleting:
         return StageAssessment(Fact.RUNNING, stage, record)
-    reason, message = hindrance(run, stage.stage, at.spec.queue)
+    reason, message = hindrance(run, stage.kind, inputs.spec.queue)
     if reason:
         return StageAssessment(Fact.HINDERED, stage, record, reason, message)
-    message = overdue(run, stage.stage, at.now, at.profile.pending_timeout_seconds)
+    message = overdue(run, stage.kind, inputs.now, inputs.profile.pending_timeout_seconds)
     if message:
         return StageAssessment(Fact.UNPLACED, stage, record, PENDING_TIMEOUT, message)
     return StageAssessment(Fact.RUNNING, stage, record)
 
 
-def _wanted(
-    at: ChainInputs, fact: Fact, stage: StagePlan, record: RunRecord | None, beside: AbstractSet[Lineage]
+def _to_run(
+    inputs: ChainInputs,
+    fact: Fact,
+    stage: StagePlan,
+    record: RunRecord | None,
+    companions: AbstractSet[StageKey],
 ) -> StageAssessment:
-    if at.spec.suspend:
-        # what runs beside a stage is asked to stop too, before anything is held
-        stops = any(lineage_of(run.identity) in beside for run in at.runs if run.is_live)
-        return StageAssessment(Fact.STOPPING if stops else Fact.HELD, stage, record)
-    if stage.resources.accelerators_per_node and is_spent(at.left_seconds, record):
+    """Return the fact of a stage that is to run, unless something prevents it."""
+    if inputs.spec.suspend:
+        # Runs alongside the chain are requested to stop too, before the adaptation counts as held.
+        must_stop = any(run.is_live and run.stage_key in companions for run in inputs.runs)
+        return StageAssessment(Fact.STOPPING if must_stop else Fact.HELD, stage, record)
+    if stage.resources.accelerators_per_node and is_spent(inputs.left_seconds, record):
         return StageAssessment(Fact.OVERSPENT, stage, record)
-    if any(_is_in_the_way(at, run, beside) for run in at.runs):
+    if any(_must_end_first(inputs, run, companions) for run in inputs.runs):
         return StageAssessment(Fact.CROWDED, stage, record)
-    if at.obstacle is not None and fact in STARTABLE:
-        return StageAssessment(Fact.OBSTRUCTED, stage, record, at.obstacle.reason, at.obstacle.message)
+    if inputs.obstacle is not None and fact in STARTABLE:
+        return StageAssessment(
+            Fact.OBSTRUCTED, stage, record, inputs.obstacle.reason, inputs.obstacle.message
+        )
     return StageAssessment(fact, stage, record)
 
 
-def _is_in_the_way(at: ChainInputs, run: RunState, beside: AbstractSet[Lineage]) -> bool:
-    """Whether a run must end before another may start: it lives, and it is not the newest try of a companion."""
+def _must_end_first(inputs: ChainInputs, run: RunState, companions: AbstractSet[StageKey]) -> bool:
+    """Whether a run must end before another may start: it is alive, and it is not the newest run of a companion."""
     if not run.is_live:
         return False
-    lineage = lineage_of(run.identity)
-    record = find(at.ledger, *lineage)
-    newest = record is not None and record.try_number == run.identity.try_number and record.state == "Open"
-    return lineage not in beside or not newest
+    key = run.stage_key
+    if key not in companions:
+        return True
+    record = inputs.ledger.find(*key)
+    return record is None or not record.is_open or not record.is_about(run.identity)

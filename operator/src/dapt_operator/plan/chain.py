@@ -1,358 +1,446 @@
-"""Walk the table of transitions over what the ledger knows, to the state where this visit has something to do."""
+"""Finds the position of an adaptation in its chain of stages.
+
+`Chain.states` is the chain: every state in its order, with the method that says what is known about it. A method that
+belongs to a stage renders that stage with the function of `stages/` of the same name and assesses its newest run; a
+method that decides (blend, select) asks `selection/`. Which state follows a fact, or what to do, is the table in
+`transitions`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from dapt_contract.failure import Cause
+from dapt_contract.stages.align import AlignFacts
+from dapt_contract.stages.blend import Blend
 from dapt_contract.stages.common import ModelReference
+from dapt_contract.stages.finetune import FinetuneFacts
+from dapt_contract.stages.verify import VerifyFacts
 from dapt_operator.api.v1alpha1.conditions import VERIFY_FAILED
-from dapt_operator.api.v1alpha1.ledger import AttemptRecord
-from dapt_operator.plan import evaluations
+from dapt_operator.api.v1alpha1.ledger import AttemptRecord, SomeFacts
+from dapt_operator.api.v1alpha1.run_record import RunRecord, StageKey
 from dapt_operator.plan.assess import (
-    WOULD_TRY,
+    RETRIES_AHEAD,
     ChainInputs,
     StageAssessment,
     assess_stage,
     exhausted,
-    open_lineages,
 )
+from dapt_operator.plan.evaluations import representative, startable
 from dapt_operator.plan.gates import GATES, GateFacts, Verdict
 from dapt_operator.plan.ledger.gpu_hours import pretraining_seconds
-from dapt_operator.plan.ledger.records import Lineage, find
-from dapt_operator.plan.ledger.stage_facts import Facts, aligned, finetuned, is_given_up, read_facts, verified
-from dapt_operator.plan.model_card import card_facts
-from dapt_operator.plan.selection import candidates as selection_candidates
+from dapt_operator.plan.ledger.stage_facts import Facts, read_facts
+from dapt_operator.plan.model_card import FinishedModel, card_facts
+from dapt_operator.plan.phases import Chosen, Measured, known
 from dapt_operator.plan.selection.after_attempt import after_limit, decide_after_attempt
-from dapt_operator.plan.selection.candidates import Candidate, candidates
+from dapt_operator.plan.selection.candidates import Candidate, candidates, due
 from dapt_operator.plan.selection.choose import Breached, Choice, NeedsMeasure, Selected, choose, remedies
+from dapt_operator.plan.sizing.batch import Batch, halved
 from dapt_operator.plan.sizing.resolve import RefusedError
-from dapt_operator.plan.sizing.warnings import most_at_once, shares_volume
-from dapt_operator.plan.stages import (
-    align,
-    attempts,
-    baseline,
-    evaluate,
-    finetune,
-    prepare,
-    pretrain,
-    publish,
-    stage_plan,
-    verify,
-    weights,
-)
-from dapt_operator.plan.stages import blend as stages_blend
-from dapt_operator.plan.stages.attempts import Attempt
-from dapt_operator.plan.stages.pretrain import PretrainingPlan
-from dapt_operator.plan.stages.stage_plan import StagePlan
-from dapt_operator.plan.transitions import Do, Fact, Go, State, move
+from dapt_operator.plan.stages.align import align_batch, align_stage
+from dapt_operator.plan.stages.attempts import measured_attempt
+from dapt_operator.plan.stages.baseline import baseline_stage
+from dapt_operator.plan.stages.blend import blend_stage
+from dapt_operator.plan.stages.evaluate import evaluate_stage
+from dapt_operator.plan.stages.finetune import finetune_batch, finetune_stage
+from dapt_operator.plan.stages.prepare import prepare_stage
+from dapt_operator.plan.stages.pretrain import PretrainingPlan, pretrain_stage, resolve_pretraining
+from dapt_operator.plan.stages.publish import publish_stage
+from dapt_operator.plan.stages.stage_plan import StageInputs, StagePlan
+from dapt_operator.plan.stages.verify import ComparedModels, verify_stage
+from dapt_operator.plan.stages.weights import blends, round_name, start_model
+from dapt_operator.plan.transitions import Action, Fact, State, next_move
 
-BESIDE = frozenset({State.PRETRAIN, State.BLEND})
-"""States in which evaluations run beside the chain, where the volume allows it."""
+STATES_WITH_EVALUATIONS: Final = frozenset({State.PRETRAIN, State.BLEND})
+"""States in which evaluations run alongside the chain, where many nodes can mount the volume."""
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where the walk ended."""
+    """Where an adaptation stands in its chain, what to do there, and what was found on the way."""
 
     state: State
-    do: Do
-    look: StageAssessment
+    action: Action
+    assessment: StageAssessment
     facts: Facts
-    numbers: PretrainingPlan | None
-    choice: Choice | None
     candidates: tuple[Candidate, ...] = ()
+    numbers: PretrainingPlan | None = None
+    """Numbers of the newest attempt; None before it was planned."""
+    choice: Choice | None = None
+    """None before an attempt has ended."""
     verdicts: tuple[Verdict, ...] = ()
-    """Of the finished model, once it was verified."""
-    retreat: AttemptRecord | None = None
-    """The attempt that a rollback has decided on, to be written down."""
-    beside: tuple[StageAssessment, ...] = ()
-    """Evaluations that are due beside the chain, as far as they can be planned."""
-    companions: frozenset[Lineage] = frozenset()
-    """Evaluations whose live runs go on."""
+    """Verdicts on the finished model, once it was verified."""
+    rollback: AttemptRecord | None = None
+    """The attempt that a rollback has decided on, with `Action.ROLL_BACK` and never else."""
+    alongside: tuple[StageAssessment, ...] = ()
+    """Evaluations that are due alongside the chain, as far as they can be planned."""
+    companions: frozenset[StageKey] = frozenset()
+    """Evaluations whose live runs continue."""
+    free_slots: int = 0
+    """How many more evaluations may run."""
+
+    @property
+    def to_start(self) -> StageAssessment | None:
+        """The one stage that this reconcile starts: that of the chain, else an evaluation alongside it."""
+        if self.action is Action.START:
+            return self.assessment
+        if self.action is Action.WAIT:
+            return startable(self.alongside, self.free_slots)
+        return None
+
+    @property
+    def has_more_to_start(self) -> bool:
+        """Whether another evaluation can start once that stage is in the ledger."""
+        start = self.to_start
+        if start is None:
+            return False
+        others = [assessment for assessment in self.alongside if assessment is not start]
+        num_taken = 0 if start is self.assessment else 1
+        return startable(others, self.free_slots - num_taken) is not None
+
+    @property
+    def kept(self) -> frozenset[StageKey]:
+        """Work whose live runs continue."""
+        if self.action in (Action.STOP, Action.HOLD, Action.FINISH, Action.END) or self.is_spent:
+            return frozenset()
+        record = self.assessment.record
+        if (
+            record is None
+            or not record.is_open
+            or self.action not in (Action.WAIT, Action.STALL, Action.START)
+        ):
+            return self.companions
+        return self.companions | {record.stage_key}
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether runs must end because limits.gpuHours is used up."""
+        return self.assessment.fact is Fact.SPENT
 
 
 class Chain:
-    """One walk; holds what was found on the way."""
+    """Finds a position once; holds what the states on the way have found."""
 
-    def __init__(self, situation: ChainInputs) -> None:
-        self.at = situation
-        self.facts = read_facts(situation.ledger)
-        self.candidates = candidates(situation.spec, self.facts)
-        self.numbers: PretrainingPlan | None = None
-        self.choice: Choice | None = None
-        self.verdicts: tuple[Verdict, ...] = ()
-        self.retreat: AttemptRecord | None = None
-        self.asked: tuple[Candidate, ...] = ()
-        """Candidates that the selection waits for."""
-        self.companions: frozenset[Lineage] = frozenset()
+    def __init__(self, inputs: ChainInputs) -> None:
+        self.inputs = inputs
+        self.facts = read_facts(inputs.ledger)
+        self.candidates = candidates(inputs.spec, self.facts)
+        self.states: dict[State, Callable[[], StageAssessment]] = {
+            State.PREPARE: self._prepare,
+            State.BASELINE: lambda: self._baseline(self._stage_inputs()),
+            State.PRETRAIN: lambda: self._pretrain(self._measured()),
+            State.BLEND: lambda: self._blend(self._stage_inputs()),
+            State.SELECT: self._select,
+            State.EVALUATE: lambda: self._evaluate(self._stage_inputs()),
+            State.FINETUNE: lambda: self._finetune(self._chosen()),
+            State.ALIGN: lambda: self._align(self._chosen()),
+            State.VERIFY: lambda: self._verify(self._chosen()),
+            State.PUBLISH: lambda: self._publish(self._chosen()),
+            State.PUBLISHED: self._published,
+        }
+        self._numbers: PretrainingPlan | None = None
+        self._choice: Choice | None = None
+        self._awaited: tuple[Candidate, ...] = ()
+        """Candidates that must be evaluated before the selection can choose."""
+        self._verdicts: tuple[Verdict, ...] = ()
+        self._rollback: AttemptRecord | None = None
+        self._companions: frozenset[StageKey] = frozenset()
 
-    def go(self) -> Position:
-        """From the first state to the one where something is to be done."""
+    def position(self) -> Position:
+        """Return the first state, from the beginning of the chain, in which something is to be done or awaited."""
         state = State.PREPARE
         while True:
-            look = self.look(state)
-            step = move(state, look.fact)
-            if isinstance(step, Do):
-                return Position(
-                    state, step, look, self.facts, self.numbers, self.choice, self.candidates, self.verdicts,
-                    self.retreat, self._beside(state), self.companions,
-                )  # fmt: skip
-            assert isinstance(step, Go)
-            state = step.to
+            assessment = self._assess_state(state)
+            move = next_move(state, assessment.fact)
+            if isinstance(move, Action):
+                break
+            state = move.state
+        return Position(
+            state=state,
+            action=move,
+            assessment=assessment,
+            facts=self.facts,
+            candidates=self.candidates,
+            numbers=self._numbers,
+            choice=self._choice,
+            verdicts=self._verdicts,
+            rollback=self._rollback,
+            alongside=self._due_alongside(state),
+            companions=self._companions,
+            free_slots=self._free_slots,
+        )
 
-    def look(self, state: State) -> StageAssessment:
-        """The fact of a state."""
-        self.companions = self._companions(state)
+    def _assess_state(self, state: State) -> StageAssessment:
+        self._companions = self._companions_in(state)
         try:
-            return getattr(self, f"_{state.name.lower()}")()  # type: ignore[no-any-return]
+            return self.states[state]()
         except RefusedError as refused:
             return StageAssessment(Fact.REFUSED, reason=refused.reason, message=refused.message)
 
-    # --- what runs beside the chain ---
+    # --- what the states before one have settled ---
 
-    def _companions(self, state: State) -> frozenset[Lineage]:
-        running = open_lineages(self.at.ledger, "evaluate")
-        if state is State.EVALUATE:
-            asked = {candidate.id for candidate in self.asked}
-            return frozenset(lineage for lineage in running if lineage[2] in asked)
-        if state is State.SELECT:
-            return running
-        if state is State.BLEND:
-            # the tables are final: a checkpoint that was told of and did not last is left
-            known = {candidate.id for candidate in self.candidates}
-            running = frozenset(lineage for lineage in running if lineage[2] in known)
-        beside = state in BESIDE and self.at.spec.evaluation.when != "end" and shares_volume(self.at.profile)
-        return running if beside else frozenset()
+    def _stage_inputs(self) -> StageInputs:
+        return StageInputs(self.inputs.spec, self.inputs.profile, known(self.facts.prepare, "prepare"))
 
-    def _beside(self, state: State) -> tuple[StageAssessment, ...]:
-        if state not in BESIDE or not shares_volume(self.at.profile):
-            return ()
-        return self._evaluations(selection_candidates.due(self.at.spec, self.candidates))
+    def _measured(self) -> Measured:
+        inputs = self._stage_inputs()
+        return Measured(inputs.spec, inputs.profile, inputs.prepared, known(self.facts.base, "baseline"))
 
-    def _evaluations(self, wanted: tuple[Candidate, ...]) -> tuple[StageAssessment, ...]:
-        assert self.facts.prepare is not None or not wanted
-        main = open_lineages(self.at.ledger, "pretrain") | open_lineages(self.at.ledger, "blend")
-        return tuple(
-            assess_stage(self.at, self._evaluate_stage(one), self.companions | main) for one in wanted
+    def _chosen(self) -> Chosen:
+        measured = self._measured()
+        selected = self._choice if isinstance(self._choice, Selected) else None
+        return Chosen(
+            measured.spec,
+            measured.profile,
+            measured.prepared,
+            measured.base,
+            known(self._numbers, "pretrain"),
+            known(selected, "selection"),
         )
 
-    def _evaluate_stage(self, candidate: Candidate) -> StagePlan:
-        assert self.facts.prepare is not None
-        return evaluate.evaluate_stage(
-            self.at.spec, self.at.profile, self.facts.prepare, candidate.id, candidate.model,
-            attempt=candidate.attempt, digest=candidate.digest,
-        )  # fmt: skip
-
-    # --- the chain ---
+    # --- the chain, in its order ---
 
     def _prepare(self) -> StageAssessment:
-        return self._run(prepare.prepare_stage(self.at.spec))
+        return self._assess(prepare_stage(self.inputs.spec, self.inputs.profile))
 
-    def _baseline(self) -> StageAssessment:
-        assert self.facts.prepare is not None
-        return self._run(baseline.baseline_stage(self.at.spec, self.at.profile, self.facts.prepare))
+    def _baseline(self, inputs: StageInputs) -> StageAssessment:
+        return self._assess(baseline_stage(inputs))
 
-    def _pretrain(self) -> StageAssessment:
-        prepared, base = self.facts.prepare, self.facts.base
-        assert prepared is not None
-        assert base is not None
-        attempt = attempts.attempt(self.at.spec, self.facts, self.facts.attempt)
-        assert attempt is not None
-        record = find(self.at.ledger, "pretrain", attempt.number, None)
-        wanted = self._numbers(attempt, record.halvings if record else 0)
-        self.numbers = wanted or self._numbers(attempt, 0)
-        assert self.numbers is not None
-        seconds = pretraining_seconds(
-            self.at.spec, self.at.ledger, self.numbers.gang, self.at.left_seconds, record
+    def _pretrain(self, measured: Measured) -> StageAssessment:
+        """Assess the newest attempt; where it ended at a limit, a rollback may follow."""
+        spec, ledger = measured.spec, self.inputs.ledger
+        attempt = measured_attempt(spec, self.facts, measured.base, self.facts.attempt)
+        record = ledger.find("pretrain", attempt.number)
+        model = start_model(spec, self.facts, attempt.number)
+        full = resolve_pretraining(measured, measured.base, attempt)
+
+        def stage(batch: Batch) -> StagePlan:
+            self._numbers = numbers = full.with_batch(batch)
+            seconds = pretraining_seconds(spec, ledger, numbers.layout, self.inputs.left_seconds, record)
+            return pretrain_stage(spec, numbers, measured.base, attempt, model, max_train_seconds=seconds)
+
+        assessment = self._assess_training(record, full.batch, stage)
+        if assessment.fact is Fact.ABSENT:
+            # What memory rules out later is refused before the pretraining is paid for.
+            if spec.finetuning is not None:
+                finetune_batch(measured, spec.finetuning)
+            if spec.preference is not None:
+                align_batch(measured, spec.preference)
+        if assessment.fact is Fact.LIMIT and record is not None:
+            return self._after_limit(assessment, record)
+        return assessment
+
+    def _after_limit(self, assessment: StageAssessment, record: RunRecord) -> StageAssessment:
+        facts = self.facts.pretrain
+        self._rollback = after_limit(
+            self.inputs.spec,
+            self.facts,
+            self.candidates,
+            has_diverged=record.cause == Cause.DIVERGED,
+            message=(facts.message if facts else "") or record.message,
+            now=self.inputs.now,
         )
-        model = weights.start_model(self.at.spec, self.facts, attempt.number)
-        look = self._run(
-            pretrain.pretrain_stage(
-                self.at.spec, self.numbers, base, attempt, model, max_train_seconds=seconds
-            )
-        )
-        if look.fact is Fact.ABSENT:
-            self._refuse_now_what_follows()
-        if look.fact in WOULD_TRY and wanted is None:
-            return exhausted(self.at, look)
-        if look.fact is Fact.LIMIT:
-            return self._after_the_limit(look)
-        return look
+        if self._rollback is None:
+            return assessment
+        return StageAssessment(Fact.ROLLBACK, message=self._rollback.reason)
 
-    def _numbers(self, attempt: Attempt, halvings: int) -> PretrainingPlan | None:
-        assert self.facts.prepare is not None
-        assert self.facts.base is not None
-        return pretrain.resolve_pretraining(
-            self.at.spec, self.at.profile, self.facts.prepare, self.facts.base, attempt, halvings=halvings
-        )
-
-    def _refuse_now_what_follows(self) -> None:
-        """What memory rules out later is refused before the pretraining is paid for."""
-        prepared = self.facts.prepare
-        assert prepared is not None
-        if self.at.spec.finetuning is not None:
-            finetune.finetune_stage(self.at.spec, self.at.profile, prepared, "", stage_plan.BASE_REFERENCE)
-        if self.at.spec.preference is not None:
-            align.align_stage(self.at.spec, self.at.profile, prepared, "", stage_plan.BASE_REFERENCE)
-
-    def _after_the_limit(self, look: StageAssessment) -> StageAssessment:
-        told, record = self.facts.pretrain, look.record
-        assert record is not None
-        self.retreat = after_limit(
-            self.at.spec, self.facts, self.candidates, diverged=record.cause == Cause.DIVERGED,
-            said=(told.message if told else "") or record.message, now=self.at.now,
-        )  # fmt: skip
-        return (
-            StageAssessment(Fact.RETREAT, message=self.retreat.reason) if self.retreat is not None else look
-        )
-
-    def _blend(self) -> StageAssessment:
+    def _blend(self, inputs: StageInputs) -> StageAssessment:
+        """Assess the blends of every attempt, since an edit of the selection may ask for more of an earlier one."""
         for number in range(1, self.facts.attempt + 1):
-            stage = self._blend_stage(number)
-            look = self._run(stage) if stage is not None else None
-            if look is None or look.fact is Fact.SUCCEEDED:
+            unmeasured = self._unmeasured_blends(number)
+            if not unmeasured:
                 continue
-            lost = look.record is not None and is_given_up(look.record)
-            if not (lost and not isinstance(choose(self.at.spec, self.facts, self.candidates), Breached)):
-                return look  # where they are lost, the checkpoints do without them if one of those passes
+            first = self.inputs.ledger.find("blend", number)
+            is_further_round = first is not None and first.has_succeeded
+            name = round_name(unmeasured) if is_further_round else None
+            assessment = self._assess(blend_stage(inputs, unmeasured, attempt=number, round_name=name))
+            if assessment.fact is Fact.SUCCEEDED:
+                continue
+            is_lost = assessment.record is not None and assessment.record.has_failed_for_good
+            # Lost blends hold nothing up where one of the checkpoints passes without them.
+            if not is_lost or isinstance(choose(inputs.spec, self.facts, self.candidates), Breached):
+                return assessment
         return StageAssessment(Fact.SKIPPED)
 
-    def _blend_stage(self, number: int) -> StagePlan | None:
-        """The blends of an attempt that were not measured yet; None when there are none."""
-        assert self.facts.prepare is not None
-        wanted = weights.blends(self.at.spec, self.facts, number)
-        first = find(self.at.ledger, "blend", number, None)
-        if first is not None and first.state == "Succeeded":
-            measured = {row.candidate for row in self.facts.blends.get(number, ())}
-            wanted = tuple(blend for blend in wanted if blend.candidate not in measured)
-        if not wanted:
-            return None
-        round_name = weights.round_name(wanted) if first is not None and first.state == "Succeeded" else None
-        return stages_blend.blend_stage(
-            self.at.spec, self.at.profile, self.facts.prepare, wanted, attempt=number, round_name=round_name
-        )
+    def _unmeasured_blends(self, attempt: int) -> tuple[Blend, ...]:
+        wanted = blends(self.inputs.spec, self.facts, attempt)
+        first = self.inputs.ledger.find("blend", attempt)
+        if first is None or not first.has_succeeded:
+            return wanted
+        measured = {row.candidate for row in self.facts.blends.get(attempt, ())}
+        return tuple(blend for blend in wanted if blend.candidate not in measured)
 
     def _select(self) -> StageAssessment:
-        outcome = decide_after_attempt(self.at.spec, self.facts, self.candidates, self.at.now)
-        self.choice, self.asked, self.retreat = outcome.choice, outcome.waiting, outcome.retreat
-        if outcome.retreat is not None:
-            return StageAssessment(Fact.RETREAT, message=outcome.retreat.reason)
-        if isinstance(self.choice, Breached):
-            return StageAssessment(Fact.BREACHED, reason=self.choice.reason, message=self.choice.message)
-        return StageAssessment(Fact.UNMEASURED if isinstance(self.choice, NeedsMeasure) else Fact.CHOSEN)
+        decision = decide_after_attempt(self.inputs.spec, self.facts, self.candidates, self.inputs.now)
+        self._choice, self._awaited, self._rollback = decision.choice, decision.awaited, decision.rollback
+        if decision.rollback is not None:
+            return StageAssessment(Fact.ROLLBACK, message=decision.rollback.reason)
+        if isinstance(decision.choice, Breached):
+            return StageAssessment(
+                Fact.BREACHED, reason=decision.choice.reason, message=decision.choice.message
+            )
+        if isinstance(decision.choice, NeedsMeasure):
+            return StageAssessment(Fact.UNMEASURED)
+        return StageAssessment(Fact.CHOSEN)
 
-    def _evaluate(self) -> StageAssessment:
-        room = most_at_once(self.at.profile) - len(self.companions)
-        return evaluations.spokesman(self._evaluations(self.asked), room)
+    def _evaluate(self, inputs: StageInputs) -> StageAssessment:
+        return representative(self._assess_evaluations(inputs, self._awaited), self._free_slots)
 
-    def _finetune(self) -> StageAssessment:
-        if self.at.spec.finetuning is None:
+    def _finetune(self, chosen: Chosen) -> StageAssessment:
+        settings, candidate = chosen.spec.finetuning, chosen.candidate
+        if settings is None:
             return StageAssessment(Fact.SKIPPED)
-        assert self.facts.prepare is not None
-        prepared, chosen = self.facts.prepare, self._chosen.candidate
+        return self._assess_training(
+            self.inputs.ledger.find("finetune", candidate.attempt, candidate.id),
+            finetune_batch(chosen, settings),
+            lambda batch: finetune_stage(
+                chosen, settings, batch, candidate.id, candidate.model, attempt=candidate.attempt
+            ),
+        )
 
-        def stage(halvings: int) -> StagePlan | None:
-            return finetune.finetune_stage(
-                self.at.spec, self.at.profile, prepared, chosen.id, chosen.model,
-                attempt=chosen.attempt, halvings=halvings,
-            )  # fmt: skip
-
-        return self._halving("finetune", stage)
-
-    def _align(self) -> StageAssessment:
-        if self.at.spec.preference is None:
+    def _align(self, chosen: Chosen) -> StageAssessment:
+        settings, candidate = chosen.spec.preference, chosen.candidate
+        if settings is None:
             return StageAssessment(Fact.SKIPPED)
-        assert self.facts.prepare is not None
-        prepared, chosen, start = self.facts.prepare, self._chosen.candidate, self._tuned_model
-
-        def stage(halvings: int) -> StagePlan | None:
-            return align.align_stage(
-                self.at.spec, self.at.profile, prepared, chosen.id, start,
-                attempt=chosen.attempt, halvings=halvings,
-            )  # fmt: skip
-
-        return self._halving("align", stage)
-
-    def _halving(self, kind: str, stage: Callable[[int], StagePlan | None]) -> StageAssessment:
-        """A training stage after selection, with the micro-batch halved as often as it ran out of memory."""
-        chosen = self._chosen.candidate
-        record = find(self.at.ledger, kind, chosen.attempt, chosen.id)
-        wanted = stage(record.halvings if record else 0)
-        look = self._run(wanted or stage(0))
-        if look.fact in WOULD_TRY and wanted is None:
-            return exhausted(self.at, look)
-        return look
-
-    def _verify(self) -> StageAssessment:
-        assert self.facts.prepare is not None
-        chosen, spec = self._chosen.candidate, self.at.spec
-        between = spec.finetuning is not None and spec.preference is not None
-        stage = verify.verify_stage(
-            spec,
-            self.at.profile,
-            self.facts.prepare,
-            chosen.id,
-            chosen.model,
-            self._final_model,
-            finetuned=self._tuned_model if between else None,
-            evaluated=chosen.evaluated,
-            attempt=chosen.attempt,
+        return self._assess_training(
+            self.inputs.ledger.find("align", candidate.attempt, candidate.id),
+            align_batch(chosen, settings),
+            lambda batch: align_stage(
+                chosen, settings, batch, candidate.id, self._tuned_model(chosen), attempt=candidate.attempt
+            ),
         )
-        look = self._run(stage)
-        if look.fact is not Fact.SUCCEEDED:
-            return look
-        facts = verified(self.at.ledger, chosen.id, chosen.attempt)
-        assert facts is not None
-        assert self.facts.base is not None
-        compared = GateFacts("the finished model", self.facts.base, facts.final)
-        self.verdicts = tuple(verdict for gate in GATES for verdict in gate(spec, compared))
-        breached = [verdict.message for verdict in self.verdicts if not verdict.passed]
-        warned = spec.gates.on_breach == "Warn" or (self._chosen.pinned and not self._chosen.passed)
-        if breached and not warned:
-            message = f"verification: {'; '.join(breached)}; {remedies(spec, self.facts)}"
-            return StageAssessment(Fact.BREACHED, record=look.record, reason=VERIFY_FAILED, message=message)
-        return look
 
-    def _publish(self) -> StageAssessment:
-        chosen = self._chosen.candidate
-        card = card_facts(
-            self.at.spec,
-            self.at.name,
-            self.facts,
-            self._chosen,
-            verified(self.at.ledger, chosen.id, chosen.attempt),
-            self.numbers,
-            self.verdicts,
-            tuned=finetuned(self.at.ledger, chosen.id, chosen.attempt),
-            aligned=aligned(self.at.ledger, chosen.id, chosen.attempt),
+    def _verify(self, chosen: Chosen) -> StageAssessment:
+        """Assess the comparison of the finished model, then judge it by the gates."""
+        spec, candidate = chosen.spec, chosen.candidate
+        has_model_between = spec.finetuning is not None and spec.preference is not None
+        models = ComparedModels(
+            chosen=candidate.model,
+            final=self._final_model(chosen),
+            finetuned=self._tuned_model(chosen) if has_model_between else None,
         )
-        return self._run(
-            publish.publish_stage(self.at.spec, chosen.id, self._final_model, card, attempt=chosen.attempt)
+        stage = verify_stage(
+            chosen, candidate.id, models, is_evaluated=candidate.is_evaluated, attempt=candidate.attempt
+        )
+        assessment = self._assess(stage)
+        if assessment.fact is not Fact.SUCCEEDED:
+            return assessment
+        verified = known(self._facts_of_chosen(VerifyFacts, "verify", chosen), "verify")
+        compared = GateFacts("the finished model", chosen.base, verified.final)
+        self._verdicts = tuple(verdict for gate in GATES for verdict in gate(spec, compared))
+        breaches = [verdict.message for verdict in self._verdicts if not verdict.passed]
+        # Who pinned a candidate that fails a gate has accepted that it fails.
+        only_warns = spec.gates.on_breach == "Warn" or (chosen.selected.is_pinned and not chosen.selected.passes)
+        if breaches and not only_warns:
+            message = f"verification: {'; '.join(breaches)}; {remedies(spec, self.facts)}"
+            return StageAssessment(
+                Fact.BREACHED, record=assessment.record, reason=VERIFY_FAILED, message=message
+            )
+        return assessment
+
+    def _publish(self, chosen: Chosen) -> StageAssessment:
+        candidate = chosen.candidate
+        finished = FinishedModel(
+            verified=self._facts_of_chosen(VerifyFacts, "verify", chosen),
+            verdicts=self._verdicts,
+            finetuned=self._facts_of_chosen(FinetuneFacts, "finetune", chosen),
+            aligned=self._facts_of_chosen(AlignFacts, "align", chosen),
+        )
+        attempt = measured_attempt(chosen.spec, self.facts, chosen.base, candidate.attempt)
+        pretrained = self.facts.pretrains.get(candidate.attempt)
+        card = card_facts(self.inputs.name, chosen, attempt, pretrained, finished)
+        return self._assess(
+            publish_stage(
+                chosen.spec, candidate.id, self._final_model(chosen), card, attempt=candidate.attempt
+            )
         )
 
     def _published(self) -> StageAssessment:
         return StageAssessment(Fact.SUCCEEDED)
 
-    @property
-    def _chosen(self) -> Selected:
-        assert isinstance(self.choice, Selected)
-        return self.choice
+    # --- evaluations alongside the chain ---
 
     @property
-    def _tuned_model(self) -> ModelReference:
-        """The fine-tuned model; the chosen one where nothing was fine-tuned."""
-        chosen = self._chosen.candidate
-        tuned = finetuned(self.at.ledger, chosen.id, chosen.attempt)
-        return chosen.model if self.at.spec.finetuning is None or tuned is None else tuned.model
+    def _free_slots(self) -> int:
+        return self.inputs.profile.max_parallel_evaluations - len(self._companions)
 
-    @property
-    def _final_model(self) -> ModelReference:
-        chosen = self._chosen.candidate
-        told = aligned(self.at.ledger, chosen.id, chosen.attempt)
-        return self._tuned_model if self.at.spec.preference is None or told is None else told.model
+    def _companions_in(self, state: State) -> frozenset[StageKey]:
+        """Return the evaluations whose live runs continue in a state."""
+        running = self.inputs.ledger.open_work("evaluate")
+        if state is State.EVALUATE:
+            awaited = {candidate.id for candidate in self._awaited}
+            return frozenset(work for work in running if work.candidate in awaited)
+        if state is State.SELECT:
+            return running
+        if state is State.BLEND:
+            # The attempt has ended and its table is final: a checkpoint that a reading reported and that is not in the
+            # table does not exist, and its evaluation is stopped.
+            ids = {candidate.id for candidate in self.candidates}
+            running = frozenset(work for work in running if work.candidate in ids)
+        return (
+            running
+            if self._allows_evaluations(state) and self.inputs.spec.evaluation.when != "end"
+            else frozenset()
+        )
 
-    def _run(self, stage: StagePlan | None) -> StageAssessment:
-        assert stage is not None
-        return assess_stage(self.at, stage, self.companions)
+    def _due_alongside(self, state: State) -> tuple[StageAssessment, ...]:
+        if not self._allows_evaluations(state):
+            return ()
+        return self._assess_evaluations(self._stage_inputs(), due(self.inputs.spec, self.candidates))
+
+    def _allows_evaluations(self, state: State) -> bool:
+        return state in STATES_WITH_EVALUATIONS and self.inputs.profile.storage.is_shared
+
+    def _assess_evaluations(
+        self, inputs: StageInputs, wanted: tuple[Candidate, ...]
+    ) -> tuple[StageAssessment, ...]:
+        ledger = self.inputs.ledger
+        companions = self._companions | ledger.open_work("pretrain") | ledger.open_work("blend")
+        return tuple(
+            assess_stage(
+                self.inputs,
+                evaluate_stage(
+                    inputs,
+                    candidate.id,
+                    candidate.model,
+                    attempt=candidate.attempt,
+                    digest=candidate.digest,
+                ),
+                companions,
+            )
+            for candidate in wanted
+        )
+
+    # --- parts of several states ---
+
+    def _assess(self, stage: StagePlan) -> StageAssessment:
+        return assess_stage(self.inputs, stage, self._companions)
+
+    def _assess_training(
+        self, record: RunRecord | None, full: Batch, stage: Callable[[Batch], StagePlan]
+    ) -> StageAssessment:
+        """Assess a stage that trains, with the micro-batch halved as often as it ran out of memory."""
+        batch = halved(full, record.halvings) if record is not None else full
+        planned = stage(batch or full)
+        assessment = self._assess(planned)
+        if batch is None and record is not None and assessment.fact in RETRIES_AHEAD:
+            return exhausted(self.inputs, planned, record)
+        return assessment
+
+    def _tuned_model(self, chosen: Chosen) -> ModelReference:
+        """Return the fine-tuned model; the chosen one where nothing was fine-tuned."""
+        tuned = self._facts_of_chosen(FinetuneFacts, "finetune", chosen)
+        return chosen.candidate.model if chosen.spec.finetuning is None or tuned is None else tuned.model
+
+    def _final_model(self, chosen: Chosen) -> ModelReference:
+        """Return the last model of the chain."""
+        aligned = self._facts_of_chosen(AlignFacts, "align", chosen)
+        if chosen.spec.preference is None or aligned is None:
+            return self._tuned_model(chosen)
+        return aligned.model
+
+    def _facts_of_chosen(self, facts_type: type[SomeFacts], stage: str, chosen: Chosen) -> SomeFacts | None:
+        """Return what a stage has reported about the chosen candidate; None before it has finished."""
+        return self.inputs.ledger.facts(facts_type, stage, chosen.candidate.attempt, chosen.candidate.id)

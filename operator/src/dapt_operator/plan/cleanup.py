@@ -1,75 +1,78 @@
-"""What is removed some time after the end: the runs' objects and, when asked for, the volume. Never the resource."""
+"""What is removed some time after the end: the runs' objects and, on request, the volume. Never the resource itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from typing import Final
 
 from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api.names import object_name
 from dapt_operator.api.v1alpha1.conditions import FINISHED, find_condition
 from dapt_operator.api.v1alpha1.ledger import Ledger
+from dapt_operator.api.v1alpha1.run_record import StageKey
 from dapt_operator.plan.desired import Removal
-from dapt_operator.plan.ledger.compaction import closed_run_counts
-from dapt_operator.plan.ledger.records import Lineage, lineage_of
 from dapt_operator.plan.observed import Observed
 
-CLAIM = "PersistentVolumeClaim"
+CLAIM_KIND: Final = "PersistentVolumeClaim"
 
 
 def cleanup_due(observed: Observed) -> datetime | None:
-    """When cleanup is due; None when it was done or is not asked for, or when the spec cannot be read."""
-    spec, ledger = observed.wish.spec, observed.status.ledger or Ledger()
-    ended = find_condition(observed.status.conditions, FINISHED)
+    """Return when cleanup is due; None when it was done or not requested, or when the spec is not valid."""
+    spec, ledger = observed.desired.spec, observed.status.ledger or Ledger()
+    finished = find_condition(observed.status.conditions, FINISHED)
     if spec is None or spec.cleanup is None or spec.cleanup.after_seconds is None:
         return None
-    if ledger.cleaned is not None or ended is None:
+    if ledger.cleaned is not None or finished is None:
         return None
-    return datetime.fromisoformat(ended.last_transition_time) + timedelta(seconds=spec.cleanup.after_seconds)
-
-
-def leftovers(observed: Observed) -> tuple[Removal, ...]:
-    """Everything that cleanup removes.
-
-    Jobs (or JobSets) that are there; the ConfigMaps of all tries, which nobody watches: their names follow from the
-    run keys; the Service; the claim only when the spec says so and it was made from the profile's template. The Secret
-    stays: the operator may create Secrets and nothing more.
-    """
-    spec, ledger = observed.wish.spec, observed.status.ledger or Ledger()
-    keeps = spec is None or spec.cleanup is None or spec.cleanup.volume != "Delete"
-    made = (Removal(kind, name) for kind, _, name in (one.partition("/") for one in ledger.made))
-    return (
-        *(Removal(run.object_kind, run.object_name) for run in observed.runs if not run.is_deleting),
-        *(
-            Removal("ConfigMap", name)
-            for lineage, tries in all_tries(ledger)
-            for name in _names(observed, lineage, tries)
-        ),
-        *(removal for removal in made if not (keeps and removal.kind == CLAIM)),
+    return datetime.fromisoformat(finished.last_transition_time) + timedelta(
+        seconds=spec.cleanup.after_seconds
     )
 
 
-def all_tries(ledger: Ledger) -> Iterator[tuple[Lineage, int]]:
-    """Every lineage with its number of tries, those whose records were let go included."""
-    yield from closed_run_counts(ledger).items()
-    yield from ((lineage_of(record), record.try_number) for record in ledger.runs)
+def leftovers(observed: Observed) -> tuple[Removal, ...]:
+    """Return everything that cleanup removes.
+
+    Jobs (or JobSets) that exist; the ConfigMaps of all runs, which no watch reports: their names follow from the run
+    keys; the Service; the claim only when the spec says so and it was created from the profile's template. The Secret
+    stays: the operator may create Secrets and nothing more.
+    """
+    spec, ledger = observed.desired.spec, observed.status.ledger or Ledger()
+    keeps_volume = spec is None or spec.cleanup is None or spec.cleanup.volume != "Delete"
+    jobs = (Removal(run.object_kind, run.object_name) for run in observed.runs if not run.is_deleting)
+    config_maps = (
+        Removal("ConfigMap", name)
+        for work, num_runs in all_work(ledger)
+        for name in _object_names(observed, work, num_runs)
+    )
+    shared = (Removal(kind, name) for kind, _, name in (made.partition("/") for made in ledger.made))
+    return (
+        *jobs,
+        *config_maps,
+        *(removal for removal in shared if not (keeps_volume and removal.kind == CLAIM_KIND)),
+    )
 
 
-def _names(observed: Observed, lineage: Lineage, tries: int) -> tuple[str, ...]:
-    """Names of the objects of all tries of a lineage."""
+def all_work(ledger: Ledger) -> Iterator[tuple[StageKey, int]]:
+    """Yield all work with its number of runs, that of dropped records included."""
+    yield from ledger.dropped_work().items()
+    yield from ((record.stage_key, record.try_number) for record in ledger.runs)
+
+
+def _object_names(observed: Observed, work: StageKey, num_runs: int) -> tuple[str, ...]:
+    """Return the names of the objects of all runs that did the same work."""
     owner = observed.owner
-    stage, attempt, candidate = lineage
     keys = (
         RunIdentity(
             namespace=owner.namespace,
             name=owner.name,
             uid=owner.uid,
-            stage=stage,
-            attempt=attempt,
-            candidate=candidate,
+            stage=work.stage,
+            attempt=work.attempt,
+            candidate=work.candidate,
             try_number=number,
             fence=1,  # no part of the key
         ).key
-        for number in range(1, tries + 1)
+        for number in range(1, num_runs + 1)
     )
-    return tuple(object_name(owner.name, stage, key) for key in keys)
+    return tuple(object_name(owner.name, work.stage, key) for key in keys)

@@ -1,25 +1,25 @@
-"""The objects that are wanted and those that are not, as values; a shell makes them so."""
+"""The objects that are to be created and removed, as values; `reconcile` creates and removes them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from dapt_contract.failure import Cause
 from dapt_contract.run_identity import RunIdentity
+from dapt_contract.stages.evaluate import EvaluateConfig
 from dapt_operator.api.v1alpha1.conditions import timestamp
-from dapt_operator.api.v1alpha1.ledger import Ledger, RunRecord
-from dapt_operator.plan.ledger.compaction import closed_run_counts
+from dapt_operator.api.v1alpha1.ledger import Ledger
+from dapt_operator.api.v1alpha1.run_record import CreatedRun, RunRecord, StageKey
 from dapt_operator.plan.ledger.gpu_hours import deadline_seconds
-from dapt_operator.plan.ledger.records import Lineage, lineage_of
-from dapt_operator.plan.observed import Observed
+from dapt_operator.plan.observed import DesiredState, Observed
 from dapt_operator.plan.stages.stage_plan import StagePlan
-from dapt_operator.stage_run import Manifest, RunState, StageRun
+from dapt_operator.stage_run import Manifest, StageRun
 
 
 @dataclass(frozen=True)
 class Removal:
-    """An object that has to go."""
+    """An object to be deleted."""
 
     kind: str
     name: str
@@ -29,23 +29,32 @@ class Removal:
 
 def next_run(
     observed: Observed,
+    desired: DesiredState,
     ledger: Ledger,
     stage: StagePlan,
-    record: RunRecord | None,
     left_seconds: float | None,
 ) -> tuple[StageRun, RunRecord]:
-    """The next try of a stage, and the record that remembers it. Numbers of tries and fences only rise."""
-    spec = observed.wish.spec
-    assert spec is not None
-    gone = closed_run_counts(ledger).get((stage.stage, stage.attempt, stage.candidate), 0)
+    """Return the next run of a stage and the record that remembers it. Run numbers and fences only rise.
+
+    Args:
+        observed: of this reconcile.
+        desired: what the run is created from.
+        ledger: after everything that the existing runs report.
+        stage: what the run is to do.
+        left_seconds: accelerator-seconds left of the limit; None without one.
+    """
+    key, spec = stage.stage_key, desired.spec
+    record = ledger.find(*key)
+    # A dropped record leaves its number of runs, so that no number is used again: a run key names files for ever.
+    last_number = record.try_number if record is not None else ledger.dropped_work().get(key, 0)
     identity = RunIdentity(
         namespace=observed.owner.namespace,
         name=observed.owner.name,
         uid=observed.owner.uid,
-        stage=stage.stage,
-        attempt=stage.attempt,
-        candidate=stage.candidate,
-        try_number=(record.try_number if record else gone) + 1 + observed.passed_over,
+        stage=key.stage,
+        attempt=key.attempt,
+        candidate=key.candidate,
+        try_number=last_number + 1 + observed.num_passed_over,
         fence=ledger.fence + 1,
     )
     run = StageRun(
@@ -60,76 +69,52 @@ def next_run(
         priority_class_name=spec.priority_class_name,
         claims=stage.claims,
     )
-    fresh: dict[str, object] = {
-        "try_number": identity.try_number,
-        "fence": identity.fence,
-        "state": "Open",
-        "retry": False,
-        "cause": None,
-        "exit_code": None,
-        "message": "",
-        "config_digest": run.stage_file.config_digest,
-        "expects": getattr(stage.config, "expected_digest", None),
-        "generation": observed.generation,
-        "profile_digest": observed.wish.profile_digest,
-        "created": timestamp(observed.now),
-        "started": None,
-        "completed": None,
-        "not_before": None,
-        "asked_seconds": None,
-        "held": None,
-    }
-    if record is not None and not record.retry:  # a person changed the spec: its budgets begin anew
-        fresh |= {"failures": {}, "stuck": 0}
-    if record is not None and record.cause not in (None, Cause.STOPPED.value):
-        fresh["restarts"] = record.restarts + 1
-    start = record or RunRecord(
-        stage=stage.stage,
-        kind=stage.kind,
-        attempt=stage.attempt,
-        candidate=stage.candidate,
+    created = CreatedRun(
+        number=identity.try_number,
         fence=identity.fence,
+        config_digest=run.stage_file.config_digest,
+        generation=observed.generation,
+        created=timestamp(observed.now),
+        profile_digest=desired.profile_digest,
+        expected_digest=stage.config.expected_digest if isinstance(stage.config, EvaluateConfig) else None,
     )
-    return run, start.model_copy(update=fresh)
+    return run, (record or RunRecord.before_any_run(key, stage.kind)).opened(created)
 
 
-def removals(observed: Observed, wanted: AbstractSet[Lineage]) -> tuple[Removal, ...]:
-    """What has to go: live runs other than the newest tries of the wanted lineages, and the peers of a failed pod.
+def removals(observed: Observed, kept: AbstractSet[StageKey]) -> tuple[Removal, ...]:
+    """Return what is to be deleted: live runs except the newest of the kept work, and the peers of a failed pod.
 
-    Only what the stored status knows: what it does not know is written there first, so that a run is never forgotten
-    and made twice. A run that is being deleted is not deleted again; it is there until its pods are gone. Nor is one
-    whose pods are failing: its failed pods would go with it before all has been told.
+    Only what the stored status knows: what it does not know is stored first, so that a run is never forgotten and
+    created twice. A run that is being deleted is not deleted again; it exists until its pods are gone. Nor is one
+    whose pods are failing: its failed pods would be deleted with it before their reports are read.
     """
     stored = observed.status.ledger or Ledger()
-    newest = {lineage_of(record): record.try_number for record in stored.runs}
-    found: list[Removal] = []
+    newest_numbers = {record.stage_key: record.try_number for record in stored.runs}
+    removed: list[Removal] = []
     for run in observed.live:
-        if run.identity.try_number > newest.get(lineage_of(run.identity), 0):
+        key, number = run.stage_key, run.identity.try_number
+        if number > newest_numbers.get(key, 0):
             continue
-        if _is_unwanted(run, wanted, newest) and not run.is_deleting and not run.has_failed_pod:
-            found.append(Removal(run.object_kind, run.object_name))
-        found += [Removal("Pod", name, grace_seconds=0) for name in run.peers_to_end]
-    return tuple(found)
+        is_unwanted = key not in kept or number < newest_numbers[key]
+        if is_unwanted and not run.is_deleting and not run.has_failed_pod:
+            removed.append(Removal(run.object_kind, run.object_name))
+        removed += [Removal("Pod", name, grace_seconds=0) for name in run.peers_to_end]
+    return tuple(removed)
 
 
-def _is_unwanted(run: RunState, wanted: AbstractSet[Lineage], newest: dict[Lineage, int]) -> bool:
-    lineage = lineage_of(run.identity)
-    return lineage not in wanted or run.identity.try_number < newest[lineage]
+def object_names(manifests: Iterable[Manifest]) -> tuple[str, ...]:
+    """Return the names of objects as KIND/NAME."""
+    return tuple(f"{manifest['kind']}/{manifest['metadata']['name']}" for manifest in manifests)
 
 
-def remembered(ledger: Ledger, shared: tuple[Manifest, ...], digest: str) -> Ledger:
-    """The ledger with the shared objects as they were applied, and all that ever were made."""
-    names = (f"{manifest['kind']}/{manifest['metadata']['name']}" for manifest in shared)
-    made = tuple(dict.fromkeys((*ledger.made, *names)))
-    return ledger.model_copy(update={"shared": digest, "made": made})
+def needs_shared_objects(ledger: Ledger, record: RunRecord | None, digest: str) -> bool:
+    """Whether the objects that all runs share must be applied (again) with the next run.
 
-
-def needs_shared(ledger: Ledger, record: RunRecord | None, digest: str) -> bool:
-    """Whether the objects that all runs share must be made (again) with the next run.
+    A failed run is a reason too: somebody may have deleted one of them.
 
     Args:
         ledger: as it is known.
-        record: the lineage of the next run, None for its first try.
+        record: of the next run's work, None for its first run.
         digest: of the shared objects as they should be.
     """
     return ledger.shared != digest or (record is not None and record.cause is not None)

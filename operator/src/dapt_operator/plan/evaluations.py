@@ -1,6 +1,6 @@
-"""Evaluations: which are due, how many may run at once, and what runs beside the chain.
+"""Evaluations: how many may run at once, and which one stands for several.
 
-They run beside pretraining and blending where the work volume can be mounted by many nodes, and never hold either up.
+They run alongside pretraining and blending where many nodes can mount the work volume, and never hold either up.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 from dapt_operator.plan.assess import STARTABLE, StageAssessment
 from dapt_operator.plan.transitions import Fact
 
-ORDER: Final = (
+FACT_ORDER: Final = (
     Fact.STOPPING,
     Fact.SPENT,
     Fact.RUNNING,
@@ -26,19 +26,23 @@ ORDER: Final = (
     Fact.ABSENT,
     Fact.DUE,
 )
-"""Which of several evaluations speaks for all: what goes on by itself before what needs a person."""
+"""Which of several evaluations stands for all: one that continues by itself before one that requires user action."""
 
 
-def spokesman(looks: Sequence[StageAssessment], room: int) -> StageAssessment:
-    """The one of several evaluations whose fact stands for all: one that can start while there is room, else by ORDER.
+def representative(assessments: Sequence[StageAssessment], free_slots: int) -> StageAssessment:
+    """Return the evaluation whose fact stands for all: one that can start now, else the first by FACT_ORDER.
 
     Args:
-        looks: at least one.
-        room: so many more may run.
+        assessments: of at least one evaluation.
+        free_slots: how many more evaluations may run.
     """
-    return startable(looks, room) or min(looks, key=lambda look: ORDER.index(look.fact))
+    return startable(assessments, free_slots) or min(
+        assessments, key=lambda assessment: FACT_ORDER.index(assessment.fact)
+    )
 
 
-def startable(looks: Iterable[StageAssessment], room: int) -> StageAssessment | None:
-    """The first evaluation that can start now; None when there is no room or none is due."""
-    return next((look for look in looks if look.fact in STARTABLE), None) if room > 0 else None
+def startable(assessments: Iterable[StageAssessment], free_slots: int) -> StageAssessment | None:
+    """Return the first evaluation that can start now; None when no slot is free or none is due."""
+    if free_slots <= 0:
+        return None
+    return next((assessment for assessment in assessments if assessment.fact in STARTABLE), None)

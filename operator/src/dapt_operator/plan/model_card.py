@@ -2,93 +2,98 @@
 
 from __future__ import annotations
 
-from dapt_contract.measure import Measure
+from dataclasses import dataclass
+
 from dapt_contract.stages.align import AlignFacts
 from dapt_contract.stages.finetune import FinetuneFacts
+from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_contract.stages.publish import CardFacts
 from dapt_contract.stages.verify import VerifyFacts
-from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.gates import Verdict
-from dapt_operator.plan.ledger.stage_facts import Facts
-from dapt_operator.plan.selection.choose import Selected
-from dapt_operator.plan.stages.attempts import Attempt, attempt
-from dapt_operator.plan.stages.pretrain import PretrainingPlan
+from dapt_operator.plan.phases import Chosen
+from dapt_operator.plan.stages.attempts import Attempt
 
 NOT_FOR_DEPLOYMENT = (
     "This model had continued pre-training alone, no instruction tuning: it is not for deployment as it is."
 )
 
 
+@dataclass(frozen=True)
+class FinishedModel:
+    """What the stages after selection have reported about the finished model."""
+
+    verified: VerifyFacts | None
+    verdicts: tuple[Verdict, ...]
+    """Verdicts on it, after verify."""
+    finetuned: FinetuneFacts | None = None
+    aligned: AlignFacts | None = None
+
+
 def card_facts(
-    spec: DomainAdaptationSpec,
-    name: str,
-    facts: Facts,
-    chosen: Selected,
-    verified: VerifyFacts | None,
-    numbers: PretrainingPlan | None,
-    verdicts: tuple[Verdict, ...],
-    *,
-    tuned: FinetuneFacts | None = None,
-    aligned: AlignFacts | None = None,
+    name: str, chosen: Chosen, attempt: Attempt, pretrained: PretrainFacts | None, finished: FinishedModel
 ) -> CardFacts:
-    """Everything that the card tells, of finished stages."""
-    assert facts.prepare is not None
-    assert facts.base is not None
-    assert numbers is not None
-    trained = attempt(spec, facts, chosen.candidate.attempt)
-    assert trained is not None
-    final: Measure | None = verified.final if verified else None
-    warnings = list(facts.prepare.warnings)
+    """Return everything that the model card says.
+
+    Args:
+        name: of the adaptation.
+        chosen: the candidate and what it was chosen by.
+        attempt: that the candidate comes from.
+        pretrained: what that attempt has reported.
+        finished: what the stages after selection have reported.
+    """
+    spec, candidate, numbers = chosen.spec, chosen.candidate, chosen.numbers
+    warnings = list(chosen.prepared.warnings)
     if spec.finetuning is None and spec.preference is None:
         warnings.append(NOT_FOR_DEPLOYMENT)
-    warnings += _lost_to_length(tuned, aligned)
+    warnings += _lost_to_length(finished.finetuned, finished.aligned)
     warnings += [
         verdict.message
-        for verdict in (*chosen.candidate.verdicts, *verdicts)
+        for verdict in (*candidate.verdicts, *finished.verdicts)
         if not verdict.passed or verdict.reason == "WithinNoise"
     ]
-    tokens_a_step = numbers.batch.global_batch_size * numbers.sequence_length_tokens
+    tokens_per_step = numbers.batch.global_batch_size * numbers.sequence_length_tokens
     return CardFacts(
         adaptation=name,
         base_model=spec.model.source,
-        base_revision=facts.prepare.model.revision,
+        base_revision=chosen.prepared.model.revision,
         method="lora" if spec.pretraining.method.lora is not None else "full",
-        learning_rate=trained.learning_rate,
-        replay_fraction=trained.replay_fraction,
-        training_tokens=_steps(facts, trained, chosen.candidate.step) * tokens_a_step,
+        learning_rate=attempt.learning_rate,
+        replay_fraction=attempt.replay_fraction,
+        training_tokens=_steps(attempt, pretrained, candidate.step) * tokens_per_step,
         domain_sources=tuple(source.source for source in spec.corpus.domain),
         general_sources=tuple(source.source for source in spec.corpus.general),
-        candidate=chosen.candidate.id,
-        selection_reason=chosen.reason,
+        candidate=candidate.id,
+        selection_reason=chosen.selected.reason,
         fine_tuned=spec.finetuning is not None,
-        sft_examples=tuned.examples if tuned else None,
-        dpo_pairs=aligned.pairs if aligned else None,
-        dpo_beta=spec.preference.beta if aligned and spec.preference else None,
-        base=facts.base,
-        chosen=chosen.candidate.measure,
-        final=final,
+        sft_examples=finished.finetuned.examples if finished.finetuned else None,
+        dpo_pairs=finished.aligned.pairs if finished.aligned else None,
+        dpo_beta=spec.preference.beta if finished.aligned and spec.preference else None,
+        base=chosen.base,
+        chosen=candidate.measure,
+        final=finished.verified.final if finished.verified else None,
         warnings=tuple(warnings),
     )
 
 
-def _lost_to_length(tuned: FinetuneFacts | None, aligned: AlignFacts | None) -> list[str]:
-    """What tuning did not learn from, or not whole."""
+def _lost_to_length(finetuned: FinetuneFacts | None, aligned: AlignFacts | None) -> list[str]:
+    """Return what tuning did not learn from, or not whole."""
     lost = []
-    if tuned is not None and tuned.dropped_examples:
-        found = tuned.examples + tuned.dropped_examples
+    if finetuned is not None and finetuned.dropped_examples:
+        num_examples = finetuned.examples + finetuned.dropped_examples
         lost.append(
-            f"fine-tuning left out {tuned.dropped_examples:,} of {found:,} examples: no token of their responses lies"
-            " within finetuning.sequenceLength"
+            f"fine-tuning left out {finetuned.dropped_examples:,} of {num_examples:,} examples: no token of their"
+            " responses lies within finetuning.sequenceLength"
         )
-    if tuned is not None and tuned.cut_examples:
+    if finetuned is not None and finetuned.cut_examples:
         lost.append(
-            f"fine-tuning cut {tuned.cut_examples:,} of {tuned.examples:,} examples at finetuning.sequenceLength"
+            f"fine-tuning cut {finetuned.cut_examples:,} of {finetuned.examples:,} examples at"
+            " finetuning.sequenceLength"
         )
     if aligned is not None and aligned.dropped_pairs:
-        found = aligned.pairs + aligned.dropped_pairs
+        num_pairs = aligned.pairs + aligned.dropped_pairs
         lost.append(
-            f"preference tuning left out {aligned.dropped_pairs:,} of {found:,} pairs: their prompts leave no room for"
-            " an answer within the sequence length"
+            f"preference tuning left out {aligned.dropped_pairs:,} of {num_pairs:,} pairs: their prompts leave no room"
+            " for an answer within the sequence length"
         )
     if aligned is not None and aligned.cut_pairs:
         lost.append(
@@ -97,8 +102,8 @@ def _lost_to_length(tuned: FinetuneFacts | None, aligned: AlignFacts | None) -> 
     return lost
 
 
-def _steps(facts: Facts, trained: Attempt, step: int | None) -> int:
-    """Optimizer steps on the way to a candidate; of one that is made of several, to the last of its attempt."""
-    told = facts.pretrains.get(trained.number)
-    last = told.checkpoints[-1].step if told and told.checkpoints else 0
-    return trained.steps_before + (last if step is None else step)
+def _steps(attempt: Attempt, pretrained: PretrainFacts | None, step: int | None) -> int:
+    """Return the optimizer steps on the way to a candidate; of a blend, to the last checkpoint of its attempt."""
+    checkpoints = pretrained.checkpoints if pretrained is not None else ()
+    last_step = checkpoints[-1].step if checkpoints else 0
+    return attempt.steps_before + (last_step if step is None else step)

@@ -1,14 +1,15 @@
-"""Frozen facts: everything that a decision may depend on, counted once."""
+"""Everything that a decision may depend on, as frozen values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from dapt_operator.api.v1alpha1.conditions import INVALID_SPEC, PROFILE_AMBIGUOUS, PROFILE_NOT_FOUND
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
+from dapt_operator.api.v1alpha1.run_record import RunRecord
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.plan.parsed import read_adaptation, read_profile, read_status
@@ -16,23 +17,28 @@ from dapt_operator.stage_run import Manifest, Owner, RunState
 
 
 @dataclass(frozen=True)
-class Wish:
-    """The resource and its profile, read and judged.
+class DesiredState:
+    """The desired spec with its profile, each valid by itself; `admission` judges them together."""
 
-    Either both `spec` and `profile` are there and `reason` is empty, or `reason` and `message` say what is wrong.
-    """
-
-    spec: DomainAdaptationSpec | None
-    profile: AdaptationProfileSpec | None
+    spec: DomainAdaptationSpec
+    profile: AdaptationProfileSpec
     profile_name: str = ""
     profile_digest: str = ""
-    reason: str = ""
-    message: str = ""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why an adaptation cannot be worked on until the spec or the profile changes."""
+
+    reason: str
+    message: str
+    spec: DomainAdaptationSpec | None = None
+    """None when not even the spec is valid."""
 
 
 @dataclass(frozen=True)
 class Obstacle:
-    """Why an object of a run cannot be made before a person has done something."""
+    """Why an object of a run cannot be created until a user has fixed it."""
 
     reason: str
     message: str
@@ -46,31 +52,41 @@ class Observed:
     owner: Owner
     generation: int
     resource_version: str
-    deleting: bool
-    wish: Wish
+    is_deleting: bool
+    desired: DesiredState | Refusal
     status: DomainAdaptationStatus
     runs: tuple[RunState, ...]
-    """Runs of this very resource (its uid); others are waited out, never adopted."""
+    """Runs of this very resource (its uid). Runs of an earlier one of the same name are never adopted."""
     written: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The stored status as we would write it."""
     instance: str = ""
-    """Which operator installation looks; empty for the local run."""
+    """Operator installation that reconciles; empty for the local run."""
     obstacle: Obstacle | None = None
-    """What stood in the way in this very visit, when the objects of a run were made."""
-    passed_over: int = 0
-    """So many numbers of a try were found burnt in this very visit: a ConfigMap of ours has the name and holds
-    something else, left from a try that never became a run."""
+    """What prevented the creation of a run's objects in this very reconcile."""
+    num_passed_over: int = 0
+    """Run numbers skipped in this reconcile, because a ConfigMap of ours has the name and holds something else: it was
+    left by a run that was never created."""
 
     @property
     def is_foreign(self) -> bool:
-        """Whether another operator installation owns the adaptation: it is left alone."""
+        """Whether another operator installation owns the adaptation; it is left alone."""
         owner = self.status.digests.owner if self.status.digests else None
         return bool(owner and self.instance and owner != self.instance)
 
     @property
+    def is_suspended(self) -> bool:
+        """Whether the spec is known and asks for suspension."""
+        return self.desired.spec is not None and self.desired.spec.suspend
+
+    @property
     def live(self) -> tuple[RunState, ...]:
-        """Runs whose processes may be there."""
+        """Runs whose processes may exist."""
         return tuple(run for run in self.runs if run.is_live)
+
+
+def find_run(runs: Iterable[RunState], record: RunRecord) -> RunState | None:
+    """Return the observed state of a record's newest run; None when no object of the run exists."""
+    return next((run for run in runs if record.is_about(run.identity)), None)
 
 
 def observe(
@@ -83,15 +99,15 @@ def observe(
     instance: str = "",
     default_profiles: tuple[str, ...] = (),
 ) -> Observed:
-    """Bring raw objects into one frozen value.
+    """Return raw objects as one frozen value.
 
     Args:
         resource: the DomainAdaptation as stored.
         profile: its AdaptationProfile, None when there is none.
-        runs: what a launcher made of the children.
+        runs: what a launcher read from the children.
         now: aware, UTC.
         local: whether `file://` sources can be read where the stages run.
-        instance: which operator installation looks; empty for the local run.
+        instance: operator installation that reconciles; empty for the local run.
         default_profiles: names of all profiles marked as default, when the resource names none.
     """
     metadata = resource["metadata"]
@@ -104,8 +120,8 @@ def observe(
         owner=owner,
         generation=int(metadata.get("generation", 1)),
         resource_version=str(metadata.get("resourceVersion", "")),
-        deleting=bool(metadata.get("deletionTimestamp")),
-        wish=read_wish(resource, profile, local=local, default_profiles=default_profiles),
+        is_deleting=bool(metadata.get("deletionTimestamp")),
+        desired=read_desired(resource, profile, local=local, default_profiles=default_profiles),
         status=status.model,
         written=status.written,
         runs=tuple(run for run in runs if run.identity.uid == owner.uid),
@@ -113,34 +129,28 @@ def observe(
     )
 
 
-def read_wish(
+def read_desired(
     resource: Manifest, profile: Manifest | None, *, local: bool, default_profiles: tuple[str, ...] = ()
-) -> Wish:
-    """Judge resource and profile each by itself; `admission` judges them together."""
-    read = read_adaptation(resource, local=local)
-    adaptation = read.model
-    if adaptation is None:
-        return Wish(None, None, reason=read.reason, message=read.message)
-    if adaptation.spec.profile is None and len(default_profiles) > 1:
+) -> DesiredState | Refusal:
+    """Return the spec and its profile, or which of them is missing or wrong."""
+    adaptation = read_adaptation(resource, local=local)
+    if adaptation.model is None:
+        return Refusal(adaptation.reason, adaptation.message)
+    spec = adaptation.model.spec
+    if spec.profile is None and len(default_profiles) > 1:
         names = ", ".join(sorted(default_profiles))
-        return Wish(
-            adaptation.spec,
-            None,
-            reason=PROFILE_AMBIGUOUS,
-            message=f"{len(default_profiles)} AdaptationProfiles are marked as default ({names}): leave one marked,"
-            " or name one in spec.profile",
+        message = (
+            f"{len(default_profiles)} AdaptationProfiles are marked as default ({names}): leave one marked, or name"
+            " one in spec.profile"
         )
+        return Refusal(PROFILE_AMBIGUOUS, message, spec)
+    if profile is None and spec.profile:
+        message = f"there is no AdaptationProfile {spec.profile}: create it, or name another in spec.profile"
+        return Refusal(PROFILE_NOT_FOUND, message, spec)
     if profile is None:
-        name = adaptation.spec.profile
-        return Wish(
-            adaptation.spec,
-            None,
-            reason=PROFILE_NOT_FOUND,
-            message=f"there is no AdaptationProfile {name}: create it, or name another in spec.profile"
-            if name
-            else "no AdaptationProfile is marked as default: name one in spec.profile",
-        )
-    offered = read_profile(profile, local=local)
-    if offered.model is None:
-        return Wish(adaptation.spec, None, reason=INVALID_SPEC, message=offered.message)
-    return Wish(adaptation.spec, offered.model.spec, offered.model.metadata.name, offered.digest)
+        message = "no AdaptationProfile is marked as default: name one in spec.profile"
+        return Refusal(PROFILE_NOT_FOUND, message, spec)
+    read = read_profile(profile, local=local)
+    if read.model is None:
+        return Refusal(INVALID_SPEC, read.message, spec)
+    return DesiredState(spec, read.model.spec, read.model.metadata.name, read.digest)

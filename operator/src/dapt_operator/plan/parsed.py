@@ -1,4 +1,4 @@
-"""Raw objects -> models, each value read once: a resource is looked at again and again and seldom changes.
+"""Reads raw objects into models, each value once: a resource is reconciled often and seldom changes.
 
 The caches are memory, not state: they are keyed by the whole text of what is read, and bounded.
 """
@@ -22,18 +22,18 @@ from dapt_operator.api.validation.validate import check
 from dapt_operator.api.validation.yaml_source import YamlDocument
 from dapt_operator.stage_run import Manifest, plain
 
-MOST_SPECS: Final = 1024
-"""About 30 KB each."""
-MOST_PROFILES: Final = 64
-MOST_STATUSES: Final = 128
-"""Of adaptations that are working; up to 1 MB each."""
-_METADATA: Final = ("name", "namespace", "labels", "annotations")
-"""What people write of it; the rest is the API server's and no concern of ours."""
+MAX_SPECS: Final = 1024
+"""Specs in the cache, about 30 KB each."""
+MAX_PROFILES: Final = 64
+MAX_STATUSES: Final = 128
+"""Statuses in the cache, of adaptations that are working; up to 1 MB each."""
+_USER_METADATA: Final = ("name", "namespace", "labels", "annotations")
+"""Metadata that users write. The rest changes with every write, which would make the cache useless."""
 
 
 @dataclass(frozen=True)
 class ReadAdaptation:
-    """A DomainAdaptation, or why it cannot be worked with."""
+    """A DomainAdaptation, or why it is not valid."""
 
     model: DomainAdaptation | None
     reason: str = ""
@@ -42,7 +42,7 @@ class ReadAdaptation:
 
 @dataclass(frozen=True)
 class ReadProfile:
-    """An AdaptationProfile with its digest, or why it cannot be worked with."""
+    """An AdaptationProfile with its digest, or why it is not valid."""
 
     model: AdaptationProfile | None
     digest: str = ""
@@ -51,24 +51,24 @@ class ReadProfile:
 
 @dataclass(frozen=True)
 class ReadStatus:
-    """A status, and how we would write it: what the API server filled in makes no difference."""
+    """A status, and how we would write it: equal statuses are equal whatever the API server filled in."""
 
     model: DomainAdaptationStatus
     written: Mapping[str, Any]
 
 
 def read_adaptation(resource: Manifest, *, local: bool) -> ReadAdaptation:
-    """Judge the resource by itself; `local`: whether `file://` sources can be read where the stages run."""
+    """Return the resource, checked by itself; `local`: whether `file://` sources can be read where the stages run."""
     return _adaptation(_text_of(resource), local)
 
 
 def read_profile(profile: Manifest, *, local: bool) -> ReadProfile:
-    """Judge the profile by itself."""
+    """Return the profile, checked by itself; `local`: as for `read_adaptation`."""
     return _profile(_text_of(profile), local)
 
 
 def read_status(resource: Manifest) -> ReadStatus:
-    """The stored status; an empty one when there is none yet."""
+    """Return the stored status; an empty one when there is none yet."""
     return _status(json.dumps(resource.get("status") or {}, sort_keys=True, default=plain))
 
 
@@ -77,37 +77,37 @@ def _text_of(manifest: Manifest) -> str:
     kept = {
         "apiVersion": manifest.get("apiVersion"),
         "kind": manifest.get("kind"),
-        "metadata": {name: metadata[name] for name in _METADATA if metadata.get(name) is not None},
+        "metadata": {name: metadata[name] for name in _USER_METADATA if metadata.get(name) is not None},
         "spec": manifest.get("spec"),
     }
     return json.dumps(kept, sort_keys=True, default=plain)
 
 
-@lru_cache(maxsize=MOST_SPECS)
+@lru_cache(maxsize=MAX_SPECS)
 def _adaptation(text: str, local: bool) -> ReadAdaptation:
     model, problems = check(YamlDocument(json.loads(text)), local=local)
     if isinstance(model, DomainAdaptation):
         return ReadAdaptation(model)
-    unsupported = all(not problem.supported for problem in problems)
+    is_unsupported = all(not problem.is_supported for problem in problems)
     message = "; ".join(_sentence(problem) for problem in problems)
-    return ReadAdaptation(None, NOT_SUPPORTED if unsupported else INVALID_SPEC, message)
+    return ReadAdaptation(None, NOT_SUPPORTED if is_unsupported else INVALID_SPEC, message)
 
 
-@lru_cache(maxsize=MOST_PROFILES)
+@lru_cache(maxsize=MAX_PROFILES)
 def _profile(text: str, local: bool) -> ReadProfile:
     model, problems = check(YamlDocument(json.loads(text)), local=local)
     if isinstance(model, AdaptationProfile):
         return ReadProfile(model, digest_of(model.spec.to_dict()))
-    said = "; ".join(_sentence(problem) for problem in problems)
-    return ReadProfile(None, message=f"the profile is not valid: {said}")
+    details = "; ".join(_sentence(problem) for problem in problems)
+    return ReadProfile(None, message=f"the profile is not valid: {details}")
 
 
-@lru_cache(maxsize=MOST_STATUSES)
+@lru_cache(maxsize=MAX_STATUSES)
 def _status(text: str) -> ReadStatus:
     model = DomainAdaptationStatus.model_validate(json.loads(text))
     return ReadStatus(model, model.to_dict())
 
 
 def _sentence(problem: Problem) -> str:
-    """As it says itself, without the line: the stored object has no lines."""
+    """Return a problem's own text without the line, since the stored object has no lines."""
     return re.sub(r" \(line \d+\): ", ": ", str(problem), count=1)

@@ -1,14 +1,17 @@
 """The state machine of an adaptation as a table.
 
-A state is the stage that the chain has reached; it is found anew at each visit by walking the table from the first
-state over what the ledger knows. A fact is the one bucket into which everything known about that stage falls. Every
-pair of state and fact is in the table, as a move or as impossible with its reason; a test proves it.
+A state is the stage that the chain has reached. No state is stored: each reconcile finds it by following the table from
+the first state over what the ledger knows. A fact is the one bucket into which everything known about that stage falls.
+Every pair of state and fact is in the table, as a next state, as an action, or as impossible with its reason; a test
+proves it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 
 class State(StrEnum):
@@ -32,18 +35,18 @@ class Fact(StrEnum):
     """What is known about the stage of a state."""
 
     ABSENT = "Absent"
-    """No try was made."""
+    """It has no run yet."""
     RUNNING = "Running"
-    """A try is pending, running or stopping."""
+    """A run is pending, running or stopping."""
     BACKOFF = "Backoff"
-    """A try failed, another is due later."""
+    """A run failed, another is due later."""
     DUE = "Due"
-    """A try failed or was stopped, another is due now."""
+    """A run failed or was stopped, another is due now."""
     SUCCEEDED = "Succeeded"
     LIMIT = "Limit"
     """Pretraining was ended by the forgetting limit or by divergence."""
     EXHAUSTED = "Exhausted"
-    """The last try failed and no other may follow."""
+    """The last run failed and no other may follow."""
     REFUSED = "Refused"
     """The numbers rule the stage out: memory, or a batch that cannot be divided."""
     SKIPPED = "Skipped"
@@ -52,60 +55,64 @@ class Fact(StrEnum):
     UNMEASURED = "Unmeasured"
     """Candidates must be evaluated first."""
     BREACHED = "Breached"
-    """The gates let nothing pass."""
-    RETREAT = "Retreat"
-    """The newest attempt is given up and another may follow."""
+    """No candidate passes the gates."""
+    ROLLBACK = "Rollback"
+    """The newest attempt is given up and another follows."""
     HELD = "Held"
-    """A try would be due and spec.suspend holds it back."""
+    """A run would be due and spec.suspend prevents it."""
     STOPPING = "Stopping"
-    """A try may still run and spec.suspend asks it to stop."""
+    """A run may still be alive and spec.suspend requests its stop."""
     HINDERED = "Hindered"
-    """A try waits for what a person must do: a Secret, a claim, an image, a quota, a changed file."""
+    """A run waits for user action: a Secret, a claim, an image, a quota, a changed file."""
     UNPLACED = "Unplaced"
-    """A try waits for a node longer than the profile's pendingTimeoutSeconds."""
+    """A run waits for a node longer than the profile's pendingTimeoutSeconds."""
     CROWDED = "Crowded"
-    """A try would be due, and a run that is not wanted any more must end first."""
+    """A run would be due, and a run that is no longer wanted must end first."""
     OBSTRUCTED = "Obstructed"
-    """A try would be due, and one of its objects cannot be made: its name is taken, or the cluster refuses it."""
+    """A run would be due, and one of its objects cannot be created: its name is taken, or the cluster refuses it."""
     OVERSPENT = "Overspent"
-    """A try would be due and limits.gpuHours is used up."""
+    """A run would be due and limits.gpuHours is used up."""
     SPENT = "Spent"
-    """A try runs and limits.gpuHours is used up: by now its deadline is too late, since others ran beside it."""
+    """A run is alive and limits.gpuHours is used up: its deadline is too late, since others ran in parallel."""
 
 
-class Do(StrEnum):
-    """What a visit does in a state where the walk ends."""
+class Action(StrEnum):
+    """What a reconcile does in the state that it has found."""
 
     START = "Start"
     WAIT = "Wait"
     CLEAR = "Clear"
+    """End the runs that are in the way."""
     STOP = "Stop"
+    """End the runs because of spec.suspend."""
     HOLD = "Hold"
+    """Start nothing because of spec.suspend."""
     STALL = "Stall"
+    """Report that user action is required."""
     FINISH = "Finish"
     ROLL_BACK = "RollBack"
-    """Write down the next attempt; the visit after that starts it."""
+    """Store the next attempt; the next reconcile starts it."""
     END = "End"
     """Finish without a model, since the budget is used up."""
 
 
 @dataclass(frozen=True)
-class Go:
-    """The walk goes on in another state."""
+class Next:
+    """The chain continues in another state."""
 
-    to: State
+    state: State
 
 
 @dataclass(frozen=True)
 class Impossible:
-    """This pair cannot be; why."""
+    """The pair of state and fact cannot be; why."""
 
     why: str
 
 
-Move = Go | Do | Impossible
+Move = Next | Action | Impossible
 
-RUN_STATES: tuple[State, ...] = (
+RUN_STATES: Final = (
     State.PREPARE,
     State.BASELINE,
     State.PRETRAIN,
@@ -118,7 +125,7 @@ RUN_STATES: tuple[State, ...] = (
 )
 """States in which a stage runs."""
 
-_ASKED = Impossible("every adaptation has this stage")
+_REQUIRED = Impossible("every adaptation has this stage")
 _NO_CHOICE = Impossible("only selection chooses")
 _NO_RUN = Impossible("nothing runs in this state")
 _ONLY_ATTEMPTS = Impossible("only pretraining and selection end an attempt")
@@ -126,62 +133,79 @@ _ONLY_PRETRAIN = Impossible("only pretraining is judged after the limit; elsewhe
 _FIXED = Impossible("one process and no batch: no numbers can rule it out")
 
 
-def _runs(succeeded: Move, **special: Move) -> dict[Fact, Move]:
+NO_CHANGES: Final[Mapping[Fact, Move]] = {}
+
+
+def _runs(succeeded: Move, others: Mapping[Fact, Move] = NO_CHANGES) -> dict[Fact, Move]:
+    """Return the moves of a state in which a stage runs; `others`: where it differs from most."""
     table: dict[Fact, Move] = {
-        Fact.ABSENT: Do.START,
-        Fact.RUNNING: Do.WAIT,
-        Fact.BACKOFF: Do.WAIT,
-        Fact.DUE: Do.START,
+        Fact.ABSENT: Action.START,
+        Fact.RUNNING: Action.WAIT,
+        Fact.BACKOFF: Action.WAIT,
+        Fact.DUE: Action.START,
         Fact.SUCCEEDED: succeeded,
         Fact.LIMIT: _ONLY_PRETRAIN,
-        Fact.EXHAUSTED: Do.STALL,
+        Fact.EXHAUSTED: Action.STALL,
         Fact.REFUSED: _FIXED,
-        Fact.SKIPPED: _ASKED,
+        Fact.SKIPPED: _REQUIRED,
         Fact.CHOSEN: _NO_CHOICE,
         Fact.UNMEASURED: _NO_CHOICE,
         Fact.BREACHED: _NO_CHOICE,
-        Fact.RETREAT: _ONLY_ATTEMPTS,
-        Fact.HELD: Do.HOLD,
-        Fact.STOPPING: Do.STOP,
-        Fact.HINDERED: Do.STALL,
-        Fact.UNPLACED: Do.STALL,
-        Fact.CROWDED: Do.CLEAR,
-        Fact.OBSTRUCTED: Do.STALL,
-        Fact.OVERSPENT: Do.END,
-        Fact.SPENT: Do.CLEAR,
+        Fact.ROLLBACK: _ONLY_ATTEMPTS,
+        Fact.HELD: Action.HOLD,
+        Fact.STOPPING: Action.STOP,
+        Fact.HINDERED: Action.STALL,
+        Fact.UNPLACED: Action.STALL,
+        Fact.CROWDED: Action.CLEAR,
+        Fact.OBSTRUCTED: Action.STALL,
+        Fact.OVERSPENT: Action.END,
+        Fact.SPENT: Action.CLEAR,
     }
-    return table | {Fact[name]: move for name, move in special.items()}
+    return {**table, **others}
 
 
-def _decides(**moves: Move) -> dict[Fact, Move]:
+def _decides(moves: Mapping[Fact, Move]) -> dict[Fact, Move]:
+    """Return the moves of a state in which nothing runs."""
     table: dict[Fact, Move] = dict.fromkeys(Fact, _NO_RUN)
-    return table | {Fact[name]: move for name, move in moves.items()}
+    return {**table, **moves}
 
 
-TABLE: dict[State, dict[Fact, Move]] = {
-    State.PREPARE: _runs(Go(State.BASELINE)),
-    State.BASELINE: _runs(Go(State.PRETRAIN)),
-    State.PRETRAIN: _runs(Go(State.BLEND), LIMIT=Go(State.BLEND), RETREAT=Do.ROLL_BACK, REFUSED=Do.STALL),
-    State.BLEND: _runs(Go(State.SELECT), SKIPPED=Go(State.SELECT)),
+TABLE: Final[dict[State, dict[Fact, Move]]] = {
+    State.PREPARE: _runs(Next(State.BASELINE)),
+    State.BASELINE: _runs(Next(State.PRETRAIN)),
+    State.PRETRAIN: _runs(
+        Next(State.BLEND),
+        {
+            Fact.LIMIT: Next(State.BLEND),
+            Fact.ROLLBACK: Action.ROLL_BACK,
+            Fact.REFUSED: Action.STALL,
+        },
+    ),
+    State.BLEND: _runs(Next(State.SELECT), {Fact.SKIPPED: Next(State.SELECT)}),
     State.SELECT: _decides(
-        CHOSEN=Go(State.FINETUNE), UNMEASURED=Go(State.EVALUATE), BREACHED=Do.STALL, RETREAT=Do.ROLL_BACK
+        {
+            Fact.CHOSEN: Next(State.FINETUNE),
+            Fact.UNMEASURED: Next(State.EVALUATE),
+            Fact.BREACHED: Action.STALL,
+            Fact.ROLLBACK: Action.ROLL_BACK,
+        }
     ),
     State.EVALUATE: _runs(Impossible("a measured candidate is not unmeasured")),
-    State.FINETUNE: _runs(Go(State.ALIGN), SKIPPED=Go(State.ALIGN), REFUSED=Do.STALL),
-    State.ALIGN: _runs(Go(State.VERIFY), SKIPPED=Go(State.VERIFY), REFUSED=Do.STALL),
-    State.VERIFY: _runs(Go(State.PUBLISH), BREACHED=Do.STALL),
-    State.PUBLISH: _runs(Go(State.PUBLISHED)),
-    State.PUBLISHED: _decides(SUCCEEDED=Do.FINISH),
+    State.FINETUNE: _runs(Next(State.ALIGN), {Fact.SKIPPED: Next(State.ALIGN), Fact.REFUSED: Action.STALL}),
+    State.ALIGN: _runs(Next(State.VERIFY), {Fact.SKIPPED: Next(State.VERIFY), Fact.REFUSED: Action.STALL}),
+    State.VERIFY: _runs(Next(State.PUBLISH), {Fact.BREACHED: Action.STALL}),
+    State.PUBLISH: _runs(Next(State.PUBLISHED)),
+    State.PUBLISHED: _decides({Fact.SUCCEEDED: Action.FINISH}),
 }
 
 
-def move(state: State, fact: Fact) -> Move:
-    """The table's answer.
+def next_move(state: State, fact: Fact) -> Next | Action:
+    """Return what follows a fact in a state.
 
     Raises:
         AssertionError: the pair is impossible, so an assumption of the planner is broken.
     """
-    found = TABLE[state][fact]
-    if isinstance(found, Impossible):
-        raise AssertionError(f"{fact} in {state}: {found.why}")
-    return found
+    move = TABLE[state][fact]
+    if isinstance(move, Impossible):
+        raise AssertionError(f"{fact} in {state}: {move.why}")
+    return move

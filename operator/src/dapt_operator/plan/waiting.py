@@ -1,19 +1,20 @@
-"""What a run waits for, in words: what a person must do, how long a node may take, what the queue says."""
+"""Why a run waits: required user action, a node that does not come, what the queue or the pods report."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Final
 
+from dapt_operator.api.v1alpha1.base import MAX_MESSAGE
 from dapt_operator.api.v1alpha1.conditions import QUOTA_TOO_SMALL, TAMPERED
 from dapt_operator.stage_run import Quota, RunPhase, RunState
 
-MAX_MESSAGE = 4096
-STARTING = frozenset({"", "ContainerCreating", "PodInitializing"})
-"""Reasons of a pod that is about to run: nothing to tell anybody."""
+STARTING: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
+"""Reasons of a pod that is about to run: nothing to report."""
 
 
 def hindrance(run: RunState, stage: str, queue: str | None) -> tuple[str, str]:
-    """Reason and sentence of what only a person can settle; two empty strings when nothing is known."""
+    """Return reason and message of what requires user action; two empty strings when nothing does."""
     if run.tampering:
         return TAMPERED, f"{stage}: {run.tampering}"[:MAX_MESSAGE]
     if run.phase is not RunPhase.PENDING:
@@ -29,31 +30,33 @@ def hindrance(run: RunState, stage: str, queue: str | None) -> tuple[str, str]:
     return "", ""
 
 
-def steady(message: str, told: str) -> str:
-    """What was told before, when the new sentence differs only from its first bracket on.
+def steady(message: str, reported: str) -> str:
+    """Return the message reported before, when the new one differs only from its first bracket on.
 
-    The kubelet words one and the same failure to pull an image in two ways, by turns: that is no news.
+    The kubelet alternates between two texts for one and the same failure to pull an image: that is no news, and each
+    change would be one more write of the status.
     """
-    return told if message.partition(" (")[0] == told.partition(" (")[0] else message
+    return reported if message.partition(" (")[0] == reported.partition(" (")[0] else message
 
 
 def overdue(run: RunState, stage: str, now: datetime, limit_seconds: int | None) -> str:
-    """The sentence about a run that has waited longer than the profile's pendingTimeoutSeconds; else empty."""
+    """Return the message about a run that has waited longer than the profile's pendingTimeoutSeconds; else empty."""
     if run.phase is not RunPhase.PENDING or limit_seconds is None or run.created is None:
         return ""
     if now - run.created <= timedelta(seconds=limit_seconds):
         return ""
-    what = "quota" if run.quota is Quota.WAITING else "a node"
+    awaited = "quota" if run.quota is Quota.WAITING else "a node"
     return (
-        f"{stage} waits for {what} for more than {limit_seconds} s (pendingTimeoutSeconds):"
-        f" {run.message or 'no reason was given'}; make room, or change resources"
+        f"{stage} waits for {awaited} for more than {limit_seconds} s (pendingTimeoutSeconds):"
+        f" {run.message or 'no reason was given'}; free capacity, or change resources"
     )[:MAX_MESSAGE]
 
 
 def waits_for(run: RunState) -> str:
-    """Why a pending run waits, as its pods or its queue say it; empty when it is just starting."""
+    """Return why a pending run waits, as its pods or its queue report it; empty when it is just starting."""
     if run.phase is not RunPhase.PENDING or run.waiting_reason in STARTING:
         return ""
     if run.hindrance is not None:
-        return run.hindrance.reason  # the kubelet's own words change at each of its tries
+        # The kubelet's own text changes with each of its attempts; the reason does not.
+        return run.hindrance.reason
     return run.message or run.waiting_reason

@@ -1,6 +1,6 @@
-"""The shared ground of every block of the resources: one frozen base class, one kind of cross-field rule.
+"""Defines what every block of the resources shares: a frozen base class, and rules between fields.
 
-Python speaks snake_case, YAML speaks camelCase; the alias generator below is the only place that knows both.
+Python uses snake_case, YAML uses camelCase; the alias generator below is the only place that knows both.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ API_VERSION: Final = "dapt.dev/v1alpha1"
 VERSION = "v1alpha1"
 
 SKIP_RULES = "skip_rules"
-"""Validation-context key: when true, only types and ranges are checked (`validate.check` judges the rules
+"""Validation-context key: when true, only types and ranges are checked (`validate.check` checks the rules
 itself)."""
 
 _SPECIAL_ALIASES = {"try_number": "try"}
@@ -35,7 +35,7 @@ _SPECIAL_WORDS = {"gib": "GiB"}
 
 
 def camel_case(name: str) -> str:
-    """`memory_gib_per_gpu` -> `memoryGiBPerGpu`: the YAML name of a Python attribute."""
+    """Return the YAML name of a Python attribute: `memory_gib_per_gpu` -> `memoryGiBPerGpu`."""
     if name in _SPECIAL_ALIASES:
         return _SPECIAL_ALIASES[name]
     first, *rest = name.split("_")
@@ -44,11 +44,11 @@ def camel_case(name: str) -> str:
 
 @dataclass(frozen=True)
 class Rule:
-    """What one field of a block says about another: judged here in Python and by the API server in CEL.
+    """A constraint between fields of a block, checked here in Python and by the API server in CEL.
 
     field: where the problem is shown, camelCase and relative to the block ('' is the block itself).
-    holds: the judgement on the validated block.
-    cel: the same judgement, with `self` as the block.
+    holds: returns whether a validated block keeps the rule.
+    cel: the same check, with `self` as the block.
     message: one sentence, the same from both.
     """
 
@@ -59,9 +59,10 @@ class Rule:
 
 
 def _kubernetes_schema(schema: dict[str, Any], block: type[BaseModel]) -> None:
-    """Adds to a block's JSON schema what only the class knows: its rules, and the defaults of blocks.
+    """Add to a block's JSON schema what only the class knows: its rules, and the defaults of blocks.
 
-    A block's default is written out in full: the API server judges it by the block's rules before it fills it in.
+    A block's default is written out in full, since the API server checks it by the block's rules before it fills in
+    the defaults inside it.
     """
     for name, field in block.model_fields.items():
         if isinstance(field.default, Base):
@@ -100,16 +101,30 @@ class Base(BaseModel):
             raise PydanticCustomError("rule", "{text}", {"text": "; ".join(broken)})
         return self
 
-    def to_dict(self, *, only_set: bool = False) -> dict[str, Any]:
-        """The block as YAML has it: camelCase, JSON types, absent fields left out.
+    def with_values(self, **values: object) -> Self:
+        """Return a copy with these fields changed, validated as if the block were read again.
 
-        only_set: leave out defaults that nobody wrote, too.
+        `model_copy(update=...)` checks neither names nor types, so a misspelled field would be lost in silence.
+
+        Raises:
+            TypeError: a name is not a field of the block.
+            pydantic.ValidationError: a value does not fit its field, or the fields do not fit together.
+        """
+        unknown = values.keys() - type(self).model_fields.keys()
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no field {', '.join(sorted(unknown))}")
+        return type(self).model_validate({**self.__dict__, **values})
+
+    def to_dict(self, *, only_set: bool = False) -> dict[str, Any]:
+        """Return the block as YAML has it: camelCase, JSON types, absent fields left out.
+
+        only_set: also leave out fields that were not set, and so have their defaults.
         """
         return self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=only_set)
 
 
 class LeanBase(Base):
-    """A block that leaves out empty lists and maps when it is written, besides absent fields."""
+    """A block that is written without empty lists and maps, and without absent fields."""
 
     @model_serializer(mode="wrap")
     def _lean(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -117,7 +132,7 @@ class LeanBase(Base):
 
 
 def _integral(value: Any) -> Any:
-    """`2e9` is how people write two billion tokens: a float without a fraction counts as an integer."""
+    """Return a float without a fraction as an integer, since people write two billion tokens as `2e9`."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -159,23 +174,30 @@ PATTERNS = {
     CANDIDATE_PATTERN: "a candidate's id, such as a1-s4560, a1-avg3 or a1-s4560-i0.8",
     TIME_PATTERN: "a time in UTC, such as 2026-01-31T12:00:00Z",
 }
-"""What each pattern accepts, in words, for messages about a value that does not match."""
+"""What each pattern accepts, as text for messages about a value that does not match."""
+
+MAX_TEXT: Final = 1024
+"""Characters of a sentence in a list or block of the status, and of an Event's message."""
+MAX_MESSAGE: Final = 4096
+"""Characters of a message about a stage or candidate."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN, min_length=1, max_length=63)]
 SecretName = Annotated[str, Field(pattern=NAME_PATTERN, min_length=1, max_length=253)]
 SourceUri = Annotated[str, Field(pattern=SOURCE_PATTERN, max_length=1024)]
 Quantity = Annotated[str, Field(pattern=QUANTITY_PATTERN, max_length=32)]
 Glob = Annotated[str, Field(min_length=1, max_length=1024)]
-Text = Annotated[str, Field(max_length=1024)]
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
+ShortText = Annotated[str, Field(max_length=253)]
+Message = Annotated[str, Field(max_length=MAX_MESSAGE)]
 Time = Annotated[str, Field(pattern=TIME_PATTERN, max_length=20)]
 Digest = Annotated[str, Field(max_length=128)]
 
 
 def exactly_one(*fields: str) -> str:
-    """CEL for 'one of these fields is there, and only one'."""
+    """Return a CEL expression that holds when exactly one of these fields is present."""
     return f"[{', '.join(f'has(self.{field})' for field in fields)}].filter(present, present).size() == 1"
 
 
 def count_set(block: BaseModel, *attributes: str) -> int:
-    """How many of these optional attributes have a value."""
+    """Return how many of these optional attributes have a value."""
     return sum(getattr(block, attribute) is not None for attribute in attributes)

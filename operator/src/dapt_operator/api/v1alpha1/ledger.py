@@ -1,89 +1,29 @@
 """The planner's memory, kept in the status: enough to decide again when every Job is gone.
 
-One record a lineage (stage, attempt, candidate), of its newest try. Facts are the compact form of the termination
-message, at most 3.5 KiB a record. People read `status.stages`; nobody but the planner reads this.
+One record for each piece of work (stage, attempt, candidate), of its newest run. Facts are the compact form of the
+termination message, at most 3.5 KiB a record. Users read `status.stages`; only the planner reads this. The ledger
+changes by its named methods alone, as its records do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import Annotated, Final, Self, TypeVar
 
 from pydantic import ConfigDict, Field
 
-from dapt_operator.api.v1alpha1.base import Digest, FreeForm, Integer, LeanBase, Time
+from dapt_contract.base import Contract
+from dapt_operator.api.v1alpha1.base import Digest, Integer, LeanBase, Time
+from dapt_operator.api.v1alpha1.run_record import RunRecord, ShortText, StageKey
 
 MAX_RECORDS = 40
 MAX_ATTEMPTS = 16
 MAX_MEASURES = 100
 MAX_CLOSED = 800
+_CACHED_TABLES: Final = 16
 
-ShortText = Annotated[str, Field(max_length=253)]
-
-
-class RunRecord(LeanBase):
-    """What is known of one lineage."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    stage: ShortText
-    """Name of the stage."""
-    kind: ShortText
-    """Kind of the stage."""
-    attempt: Integer = 1
-    """Attempt of pretraining it belongs to."""
-    candidate: ShortText | None = None
-    """The candidate it is about."""
-    try_number: Integer = 1
-    """The newest try. In YAML: try."""
-    fence: Integer
-    """Fencing number of the newest try."""
-    state: Literal["Open", "Succeeded", "Failed"] = "Open"
-    """Open: created and not known to have ended."""
-    retry: bool = False
-    """Failed, and another try is due."""
-    cause: ShortText | None = None
-    """Why the newest try failed."""
-    exit_code: Integer | None = None
-    """Exit code that decided."""
-    message: Annotated[str, Field(max_length=4096)] = ""
-    """What the newest try said."""
-    config_digest: Digest = ""
-    """Digest of the configuration of the newest try."""
-    generation: Integer = 0
-    """Generation of the spec when the newest try was created."""
-    profile_digest: Digest | None = None
-    """Digest of the profile when the newest try was created."""
-    created: Time | None = None
-    """When the newest try was created."""
-    started: Time | None = None
-    """When its first process started."""
-    completed: Time | None = None
-    """When it ended."""
-    not_before: Time | None = None
-    """The next try waits until then."""
-    failures: Annotated[Mapping[str, Integer], Field(max_length=8)] = Field(default_factory=dict)
-    """Retries spent, by budget."""
-    stuck: Integer = 0
-    """Failures in a row without a step gained."""
-    step: Integer = 0
-    """Largest optimizer step that was seen."""
-    restarts: Integer = 0
-    """New tries after faults; a suspension is none."""
-    halvings: Integer = 0
-    """How often the micro-batch was halved."""
-    expects: ShortText | None = None
-    """For an evaluation: digest of the weights that it was told to score."""
-    accelerator_seconds: float = 0.0
-    """Accelerator-seconds of the tries that have ended."""
-    held_seconds: float | None = None
-    """Seconds from the first process' start to the end, of all tries that have ended."""
-    asked_seconds: float | None = None
-    """Seconds the newest try had run when it was asked to stop: counted when it is not seen again."""
-    held: Integer | None = None
-    """Accelerators it held then."""
-    facts: FreeForm | None = None
-    """Facts of the stage, as its termination message has them."""
+SomeFacts = TypeVar("SomeFacts", bound=Contract)
 
 
 class PhaseRecord(LeanBase):
@@ -98,13 +38,13 @@ class PhaseRecord(LeanBase):
 
 
 class AttemptRecord(LeanBase):
-    """A rollback as it was decided. It is written down before the new attempt starts, so that no later edit of the
-    gates changes what an attempt is, and no restart of the operator repeats it."""
+    """A rollback as it was decided. It is stored before the new attempt starts, so that no later edit of the gates
+    changes what an attempt is, and no restart of the operator repeats it."""
 
     model_config = ConfigDict(extra="ignore")
 
     number: Integer
-    """Of the new attempt: 2 after the first rollback."""
+    """Number of the new attempt: 2 after the first rollback."""
     learning_rate: float
     """Its peak learning rate."""
     replay_fraction: float
@@ -120,35 +60,50 @@ class AttemptRecord(LeanBase):
 
 
 class MeasureRecord(LeanBase):
-    """What a finished evaluation has measured, in short, when its record was let go."""
+    """What a finished evaluation has measured, in short form, kept when its record was dropped."""
 
     model_config = ConfigDict(extra="ignore")
 
     candidate: ShortText
-    """Its id."""
+    """Id of the candidate."""
     expects: ShortText | None = None
-    """Digest of the weights that it was told to score."""
+    """Digest of the weights that the evaluation was to score."""
     text: Annotated[str, Field(max_length=4096)]
-    """Digest, losses and scores as JSON; what the base model's measure says too is left out."""
+    """Digest, losses and scores as JSON, without what the base model's measure has too."""
 
 
 class ClosedRuns(LeanBase):
-    """What is remembered of records that were let go, since there is room for so many."""
+    """What is remembered of dropped records, since the ledger holds only so many."""
 
     model_config = ConfigDict(extra="ignore")
 
     lineages: Annotated[tuple[ShortText, ...], Field(strict=False, max_length=MAX_CLOSED)] = ()
-    """Stage, attempt, candidate and number of tries of each."""
+    """Stage, attempt, candidate and number of runs of each."""
     accelerator_seconds: Annotated[Mapping[str, float], Field(max_length=16)] = Field(default_factory=dict)
     """What they cost, by kind of stage."""
     failures: Annotated[Mapping[str, Integer], Field(max_length=16)] = Field(default_factory=dict)
-    """Retries that they spent, by budget."""
+    """Retries that they used, by retry budget."""
     restarts: Integer = 0
-    """Their new tries after faults."""
+    """Their new runs after faults."""
+
+    def with_record(self, record: RunRecord) -> Self:
+        """Return what is remembered once this record is dropped too."""
+        work = f"{record.stage} {record.attempt} {record.candidate or ''} "
+        others = tuple(line for line in self.lineages if not line.startswith(work))
+        seconds, failures = dict(self.accelerator_seconds), dict(self.failures)
+        seconds[record.kind] = seconds.get(record.kind, 0.0) + record.accelerator_seconds
+        for budget, count in record.failures.items():
+            failures[budget] = failures.get(budget, 0) + count
+        return self.with_values(
+            lineages=(*others, f"{work}{record.try_number}")[-MAX_CLOSED:],
+            accelerator_seconds=seconds,
+            failures=failures,
+            restarts=self.restarts + record.restarts,
+        )
 
 
 class Ledger(LeanBase):
-    """All records."""
+    """All records of one adaptation."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -159,14 +114,100 @@ class Ledger(LeanBase):
     shared: Digest | None = None
     """Digest of the shared objects (work volume, Service) as they were last applied."""
     made: Annotated[tuple[ShortText, ...], Field(strict=False, max_length=8)] = ()
-    """Shared objects that were made, as KIND/NAME: what cleanup may remove."""
+    """Shared objects that were created, as KIND/NAME: what cleanup may remove."""
     cleaned: Time | None = None
     """When cleanup was done; it is done once."""
     attempts: Annotated[tuple[AttemptRecord, ...], Field(strict=False, max_length=MAX_ATTEMPTS)] = ()
     """Attempts after the first, in their order."""
     measures: Annotated[tuple[MeasureRecord, ...], Field(strict=False, max_length=MAX_MEASURES)] = ()
-    """Evaluations whose records were let go; when there are too many, what has forgotten most goes first."""
+    """Evaluations whose records were dropped; when there are too many, what has forgotten most goes first."""
     closed: ClosedRuns | None = None
-    """Records that were let go."""
+    """Dropped records."""
     runs: Annotated[tuple[RunRecord, ...], Field(strict=False, max_length=MAX_RECORDS)] = ()
-    """One record a lineage, in the order of their first try."""
+    """One record for each piece of work, in the order of their first run."""
+
+    # --- what it says ---
+
+    @property
+    def attempt(self) -> int:
+        """Number of the newest attempt."""
+        return 1 + len(self.attempts)
+
+    def find(self, stage: str, attempt: int = 1, candidate: str | None = None) -> RunRecord | None:
+        """Return the record of a piece of work; None before its first run."""
+        for record in self.runs:
+            if record.stage == stage and record.attempt == attempt and record.candidate == candidate:
+                return record
+        return None
+
+    def facts(
+        self, facts_type: type[SomeFacts], stage: str, attempt: int = 1, candidate: str | None = None
+    ) -> SomeFacts | None:
+        """Return what a stage has reported; None before that, or when it does not fit the type."""
+        record = self.find(stage, attempt, candidate)
+        facts = record.parsed_facts() if record is not None else None
+        return facts if isinstance(facts, facts_type) else None
+
+    def open_work(self, kind: str) -> frozenset[StageKey]:
+        """Return the work of a kind of stage whose newest run is not known to have ended."""
+        return frozenset(record.stage_key for record in self.runs if record.kind == kind and record.is_open)
+
+    def dropped_work(self) -> Mapping[StageKey, int]:
+        """Return all work whose record was dropped, with its number of runs."""
+        return _parsed_work(self.closed.lineages) if self.closed is not None else {}
+
+    # --- how it changes ---
+
+    def with_record(self, record: RunRecord) -> Self:
+        """Return the ledger with this record added, or in the place of the one about the same work."""
+        key = record.stage_key
+        runs = tuple(record if old.stage_key == key else old for old in self.runs)
+        if self.find(*key) is None:
+            runs = (*runs, record)
+        return self.with_records(runs, record.fence)
+
+    def with_records(self, records: Iterable[RunRecord], fence: int) -> Self:
+        """Return the ledger with these records in the place of all; `fence`: newest number seen in the cluster."""
+        runs, newest = tuple(records), max(self.fence, fence)
+        if runs == self.runs and newest == self.fence:
+            return self  # as in most reconciles
+        return self.with_values(runs=runs, fence=newest)
+
+    def without_record(self, record: RunRecord) -> Self:
+        """Return the ledger with a record dropped; what it cost and its number of runs are remembered."""
+        runs = tuple(other for other in self.runs if other is not record)
+        return self.with_values(runs=runs, closed=(self.closed or ClosedRuns()).with_record(record))
+
+    def with_measures(self, measures: Iterable[MeasureRecord]) -> Self:
+        """Return the ledger with these measures of dropped evaluations in the place of all."""
+        return self.with_values(measures=tuple(measures))
+
+    def with_attempt(self, attempt: AttemptRecord) -> Self:
+        """Return the ledger with the attempt that a rollback has decided on."""
+        return self.with_values(attempts=(*self.attempts, attempt))
+
+    def with_shared_objects(self, names: Iterable[str], digest: str) -> Self:
+        """Return the ledger once the shared objects were applied; what was ever created stays named for cleanup."""
+        return self.with_values(shared=digest, made=tuple(dict.fromkeys((*self.made, *names))))
+
+    def with_progress_time(self, time: str | None) -> Self:
+        """Return the ledger once status.progress was written at this time."""
+        return self if time == self.progress_time else self.with_values(progress_time=time)
+
+    def cleaned_at(self, time: str) -> Self:
+        """Return the ledger once cleanup was done."""
+        return self.with_values(cleaned=time)
+
+    def with_messages(self, shorten: Callable[[str], str]) -> Self:
+        """Return the ledger with every record's message shortened."""
+        runs = tuple(record.with_message(shorten(record.message)) for record in self.runs)
+        return self.with_values(runs=runs)
+
+
+@lru_cache(maxsize=_CACHED_TABLES)
+def _parsed_work(lines: tuple[str, ...]) -> Mapping[StageKey, int]:
+    work: dict[StageKey, int] = {}
+    for line in lines:
+        stage, attempt, candidate, runs = line.split(" ")
+        work[StageKey(stage, int(attempt), candidate or None)] = int(runs)
+    return work

@@ -1,8 +1,8 @@
-"""Records that the ledger lets go of: what they cost is summed, what was measured is kept in a shorter form.
+"""Drops records of the ledger: what they cost is summed, what was measured is kept in a shorter form.
 
-A ledger has room for so many records and a status for so many bytes. A finished evaluation leaves its measure without
-what the base model's measure says already (names of tasks, numbers of tokens and bytes), and every lineage that was let
-go leaves its name with its number of tries, so that nothing is done twice and no number of a try is used again.
+A ledger holds only so many records and a status only so many bytes. A finished evaluation leaves its measure without
+what the base model's measure has already (names of tasks, numbers of tokens and bytes), and all dropped work leaves its
+name with its number of runs, so that nothing is done twice and no run number is used again.
 """
 
 from __future__ import annotations
@@ -11,25 +11,17 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 from dapt_contract.base import compact_number
 from dapt_contract.measure import Measure, Perplexity, Score, SidePerplexity
 from dapt_contract.stages.baseline import BaselineFacts
 from dapt_contract.stages.evaluate import EvaluateFacts
-from dapt_operator.api.v1alpha1.ledger import (
-    MAX_CLOSED,
-    MAX_MEASURES,
-    MAX_RECORDS,
-    ClosedRuns,
-    Ledger,
-    MeasureRecord,
-    RunRecord,
-)
-from dapt_operator.plan.ledger.records import Lineage, facts_of, find
+from dapt_operator.api.v1alpha1.ledger import MAX_MEASURES, MAX_RECORDS, Ledger, MeasureRecord
+from dapt_operator.api.v1alpha1.run_record import RunRecord
 
-ROOM_FOR_MEASURES_BYTES: Final = 96 * 1024
-_NUMBERS: Final = (
+MAX_MEASURES_BYTES: Final = 96 * 1024
+_SCORE_FIELDS: Final = (
     "items",
     "score",
     "standard_error",
@@ -39,69 +31,73 @@ _NUMBERS: Final = (
     "difference_b",
     "difference_b_standard_error",
 )
-"""Of a score, in this order; name, side and kind are the base model's."""
-_CACHED: Final = 16
+"""Of a score, in this order; its name, side and kind are those of the base model's score."""
+_CACHED_LEDGERS: Final = 16
 
 
-def closed_run_counts(ledger: Ledger) -> Mapping[Lineage, int]:
-    """Number of tries of every lineage that was let go."""
-    return _closed(ledger.closed.lineages) if ledger.closed is not None else {}
+def free_one_record(ledger: Ledger, candidate: str | None) -> Ledger:
+    """Return a ledger that can hold one more record.
 
+    First go finished evaluations, the oldest first: their measures are kept in short form. Then what was done for
+    another candidate after the selection, the oldest first: its reports are on the volume, and a stage that is needed
+    for it again reads them in one short run. Last an evaluation that was given up: it does not run again.
 
-@lru_cache(maxsize=_CACHED)
-def _closed(lineages: tuple[str, ...]) -> Mapping[Lineage, int]:
-    found: dict[Lineage, int] = {}
-    for line in lineages:
-        stage, attempt, candidate, tries = line.split(" ")
-        found[(stage, int(attempt), candidate or None)] = int(tries)
-    return found
+    Args:
+        ledger: as it is.
+        candidate: whose records stay.
+    """
+    if len(ledger.runs) < MAX_RECORDS:
+        return ledger
+    ended = [
+        record
+        for record in ledger.runs
+        if record.candidate is not None and not record.is_open and not record.retry
+    ]
+    evaluations = [record for record in ended if record.kind == "evaluate"]
+    for group in (
+        [record for record in evaluations if record.has_succeeded],
+        [
+            record
+            for record in ended
+            if record.kind not in ("evaluate", "blend") and record.candidate != candidate
+        ],
+        evaluations,
+    ):
+        if group:
+            return compact_record(ledger, min(group, key=lambda record: record.fence))
+    return ledger
 
 
 def compact_record(ledger: Ledger, record: RunRecord) -> Ledger:
-    """The ledger without this record, which has ended."""
-    closed = ledger.closed or ClosedRuns()
-    name = f"{record.stage} {record.attempt} {record.candidate or ''} {record.try_number}"
-    others = tuple(line for line in closed.lineages if not line.startswith(name.rpartition(" ")[0] + " "))
-    seconds, failures = dict(closed.accelerator_seconds), dict(closed.failures)
-    seconds[record.kind] = seconds.get(record.kind, 0.0) + record.accelerator_seconds
-    for budget, number in record.failures.items():
-        failures[budget] = failures.get(budget, 0) + number
-    closed = ClosedRuns(
-        lineages=(*others, name)[-MAX_CLOSED:],
-        accelerator_seconds=seconds,
-        failures=failures,
-        restarts=closed.restarts + record.restarts,
-    )
-    kept = tuple(one for one in ledger.runs if one is not record)
-    ledger = ledger.model_copy(update={"runs": kept, "closed": closed})
-    return _with_measure(ledger, record)
+    """Return the ledger without this record, which has ended; of an evaluation the measure stays in short form."""
+    return _with_measure(ledger.without_record(record), record)
 
 
 def _with_measure(ledger: Ledger, record: RunRecord) -> Ledger:
-    facts, base = facts_of(record), base_measure(ledger)
-    if not isinstance(facts, EvaluateFacts) or record.state != "Succeeded" or base is None:
+    facts, base = record.parsed_facts(), base_measure(ledger)
+    if not isinstance(facts, EvaluateFacts) or not record.has_succeeded or base is None:
         return ledger
     new = MeasureRecord(candidate=facts.candidate, expects=record.expects, text=encode(base, facts.measure))
-    measures = [one for one in ledger.measures if one.candidate != new.candidate] + [new]
-    while len(measures) > MAX_MEASURES or sum(len(one.text) for one in measures) > ROOM_FOR_MEASURES_BYTES:
+    measures = [old for old in ledger.measures if old.candidate != new.candidate] + [new]
+    while len(measures) > MAX_MEASURES or sum(len(kept.text) for kept in measures) > MAX_MEASURES_BYTES:
         measures.remove(max(measures, key=_general_nats))
-    return ledger.model_copy(update={"measures": tuple(measures)})
+    return ledger.with_measures(measures)
 
 
 def _general_nats(record: MeasureRecord) -> float:
-    """On half A: what has forgotten most is the least likely to be chosen, so it goes first."""
+    """Return the general loss on half A: what has forgotten most is the least likely to be chosen, so it goes first."""
     value = float(json.loads(record.text)["nats"][2])
     return value if math.isfinite(value) else math.inf
 
 
 def base_measure(ledger: Ledger) -> Measure | None:
-    """The base model's."""
-    facts = facts_of(find(ledger, "baseline", 1, None))
-    return facts.measure if isinstance(facts, BaselineFacts) else None
+    """Return the base model's measure; None before it was measured."""
+    facts = ledger.facts(BaselineFacts, "baseline")
+    return facts.measure if facts is not None else None
 
 
 def encode(base: Measure, measured: Measure) -> str:
-    """A measure in short: its digest, four sums of nats, and numbers by task in the order of the base's scores."""
+    """Return a measure in short form: digest, four sums of nats, and the scores in the order of the base model's."""
     by_name = {score.name: score for score in measured.scores}
     body = {
         "digest": measured.digest,
@@ -115,71 +111,46 @@ def _halves(measure: Measure) -> Iterator[Perplexity]:
     yield from (measure.domain.a, measure.domain.b, measure.general.a, measure.general.b)
 
 
-def _numbers(score: Score | None) -> list[Any]:
+def _numbers(score: Score | None) -> list[object]:
     if score is None:
         return []
-    values = [compact_number(getattr(score, name)) for name in _NUMBERS]
+    values = [compact_number(getattr(score, name)) for name in _SCORE_FIELDS]
+    # Only None at the end may go: the place of a number is its name.
     while values and values[-1] is None:
         values.pop()
     return values
 
 
 def stored_measures(ledger: Ledger, base: Measure | None) -> Mapping[str, Measure]:
-    """The measures that were kept in short, by candidate."""
+    """Return the measures that are kept in short form, by candidate."""
     if base is None or not ledger.measures:
         return {}
-    return _decoded(tuple((one.candidate, one.text) for one in ledger.measures), base)
+    return _decoded(tuple((record.candidate, record.text) for record in ledger.measures), base)
 
 
-@lru_cache(maxsize=_CACHED)
+@lru_cache(maxsize=_CACHED_LEDGERS)
 def _decoded(texts: tuple[tuple[str, str], ...], base: Measure) -> Mapping[str, Measure]:
     return {candidate: decode(base, text) for candidate, text in texts}
 
 
 def decode(base: Measure, text: str) -> Measure:
-    """The measure that `encode` has shortened."""
+    """Return the measure that `encode` has shortened."""
     body = json.loads(text)
-    a, b, c, d = (
+    domain_a, domain_b, general_a, general_b = (
         Perplexity(nll_nats=float(nats), tokens=half.tokens, bytes=half.bytes)
         for nats, half in zip(body["nats"], _halves(base), strict=True)
     )
     scores = (
         Score.model_validate(
             {"name": of_base.name, "side": of_base.side, "kind": of_base.kind}
-            | {name: value for name, value in zip(_NUMBERS, numbers, strict=False) if value is not None}
+            | {name: value for name, value in zip(_SCORE_FIELDS, numbers, strict=False) if value is not None}
         )
         for of_base, numbers in zip(base.scores, body["scores"], strict=True)
         if numbers
     )
     return Measure(
         digest=body["digest"],
-        domain=SidePerplexity(a=a, b=b),
-        general=SidePerplexity(a=c, b=d),
+        domain=SidePerplexity(a=domain_a, b=domain_b),
+        general=SidePerplexity(a=general_a, b=general_b),
         scores=tuple(scores),
     )
-
-
-def free_one_record(ledger: Ledger, candidate: str | None) -> Ledger:
-    """A ledger with a place for one more record.
-
-    First go finished evaluations, the oldest first: their measures are kept in short (`past`). Then what was done for
-    another candidate after the selection, the oldest first: its reports are on the volume, and a stage that is asked
-    for it again reads them in one short try. Last an evaluation that was given up: it is not tried again.
-
-    Args:
-        ledger: as it is.
-        candidate: whose records stay.
-    """
-    if len(ledger.runs) < MAX_RECORDS:
-        return ledger
-    ended = [
-        one for one in ledger.runs if one.candidate is not None and one.state != "Open" and not one.retry
-    ]
-    for group in (
-        [one for one in ended if one.kind == "evaluate" and one.state == "Succeeded"],
-        [one for one in ended if one.kind not in ("evaluate", "blend") and one.candidate != candidate],
-        [one for one in ended if one.kind == "evaluate"],
-    ):
-        if group:
-            return compact_record(ledger, min(group, key=lambda one: one.fence))
-    return ledger

@@ -1,68 +1,60 @@
-"""Tries that can never start as they are: they are given up free of charge, and the next try is made anew."""
+"""Closes runs that can never start. Closing one uses no retry; the next reconcile creates a new run."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Final
 
-from dapt_contract.failure import Cause
 from dapt_operator.api.v1alpha1.conditions import timestamp
-from dapt_operator.api.v1alpha1.ledger import Ledger, RunRecord
-from dapt_operator.plan.ledger.records import find_state, put
+from dapt_operator.api.v1alpha1.ledger import Ledger
+from dapt_operator.api.v1alpha1.run_record import RunRecord
+from dapt_operator.plan.observed import find_run
 from dapt_operator.stage_run import Quota, RunPhase, RunState
 
-UNSCHEDULABLE = "Unschedulable"
+UNSCHEDULABLE: Final = "Unschedulable"
 
 
 def give_up_stuck(
     ledger: Ledger, runs: tuple[RunState, ...], now: datetime, generation: int, profile_digest: str
 ) -> Ledger:
-    """Close the open tries that wait in vain; they are no failures, so they spend no retry.
+    """Return the ledger without open runs that wait in vain. They are no failures, so they use no retry.
 
-    Two sorts: the ConfigMap of the try is gone, so that its pods cannot start; or the try hangs on what a person had
-    to correct, none of its pods has started, and the spec or the profile was corrected since.
+    Two kinds: the ConfigMap of the run is gone, so its pods cannot start; or the run waits for something that a user
+    had to correct, none of its pods has started, and the spec or the profile was changed since.
 
     Args:
-        ledger: after `absorb`.
-        runs: what is there now.
+        ledger: after `update_ledger`.
+        runs: those that exist.
         now: aware, UTC.
         generation: of the spec.
         profile_digest: of the profile.
     """
     for record in ledger.runs:
-        run = find_state(runs, record) if record.state == "Open" else None
+        run = find_run(runs, record) if record.is_open else None
         if run is None or run.is_deleting:
             continue
-        said = _why(record, run, generation, profile_digest)
-        if said:
-            ledger = put(ledger, _given_up(record, said, now))
+        reason = _reason(record, run, generation, profile_digest)
+        if reason:
+            ledger = ledger.with_record(record.given_up(timestamp(now), reason))
     return ledger
 
 
-def _why(record: RunRecord, run: RunState, generation: int, profile_digest: str) -> str:
+def _reason(record: RunRecord, run: RunState, generation: int, profile_digest: str) -> str:
+    """Return why a run can never start; empty when it may."""
     if run.is_stage_file_lost:
-        return f"ConfigMap {run.object_name} is gone: the stage starts anew with a new one"
-    if run.phase is not RunPhase.PENDING or record.started is not None or not is_stuck(run):
+        return f"ConfigMap {run.object_name} is gone: the stage starts again with a new one"
+    if run.phase is not RunPhase.PENDING or record.started is not None or not _is_blocked(run):
         return ""
     if record.generation != generation:
-        return "it could not start and the spec was changed: it starts anew"
+        return "it could not start and the spec was changed: it starts again"
+    # An adopted run has no profile digest: nobody knows which profile it was created with.
     if record.profile_digest not in (None, profile_digest):
-        return "it could not start and the profile was changed: it starts anew"
+        return "it could not start and the profile was changed: it starts again"
     return ""
 
 
-def is_stuck(run: RunState) -> bool:
-    """Whether a pending run hangs on something that another spec or profile may settle."""
-    blocked = run.hindrance is not None or run.quota is Quota.NEVER
-    return blocked or run.waiting_reason.startswith(UNSCHEDULABLE)
-
-
-def _given_up(record: RunRecord, said: str, now: datetime) -> RunRecord:
-    return record.model_copy(
-        update={
-            "state": "Failed",
-            "retry": True,
-            "cause": Cause.STOPPED.value,
-            "message": said,
-            "completed": timestamp(now),
-        }
+def _is_blocked(run: RunState) -> bool:
+    """Whether a pending run waits for something that another spec or profile may settle."""
+    return (
+        run.hindrance is not None or run.quota is Quota.NEVER or run.waiting_reason.startswith(UNSCHEDULABLE)
     )

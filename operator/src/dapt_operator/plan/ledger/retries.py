@@ -1,15 +1,16 @@
-"""What follows a cause: whether another try is due, when, and with what change.
+"""What follows a failure: whether another run is due, when, and with what change.
 
-Each cause has its own budget (docs/troubleshooting.md): 64 never, but for a stage.json that was changed; out of memory
-with half the micro-batch; a disruption or a stop is free; infrastructure with backoff, never three times without a
-step gained; a hang by its own budget. The forgetting limit and divergence are not faults: they are judged with the
-checkpoints so far.
+Each cause has its own retry budget (docs/troubleshooting.md). Bad input gets no retry, unless stage.json was changed.
+Out of memory gets one with half the micro-batch. A disruption or a requested stop uses no retry. Infrastructure is
+retried with backoff, but never three times without a new optimizer step. A hang has its own budget. The forgetting
+limit and divergence are no faults: they are judged with the checkpoints so far.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 from dapt_contract.failure import ALTERED_STAGE_FILE, Cause
 from dapt_operator.api.v1alpha1.conditions import (
@@ -20,30 +21,36 @@ from dapt_operator.api.v1alpha1.conditions import (
     TAMPERED,
     timestamp,
 )
-from dapt_operator.api.v1alpha1.ledger import RunRecord
 from dapt_operator.api.v1alpha1.profile import Retries
+from dapt_operator.api.v1alpha1.run_record import RunRecord
 
-FIRST_BACKOFF_SECONDS = 10.0
-LONGEST_BACKOFF_SECONDS = 300.0
-MAX_FAILURES_WITHOUT_A_STEP = 3
-MAX_ALTERED = 2
-"""Tries after pods that found their stage.json changed: once may be an accident."""
-FREE: frozenset[Cause] = frozenset({Cause.DISRUPTION, Cause.STOPPED})
-JUDGED: frozenset[Cause] = frozenset({Cause.FORGETTING_LIMIT, Cause.DIVERGED})
-NEVER: frozenset[Cause] = frozenset({Cause.BAD_INPUT})
-TRAINS: frozenset[str] = frozenset({"pretrain", "finetune", "align"})
+FIRST_BACKOFF_SECONDS: Final = 10.0
+LONGEST_BACKOFF_SECONDS: Final = 300.0
+MAX_FAILURES_WITHOUT_A_STEP: Final = 3
+MAX_ALTERED: Final = 2
+"""Retries after pods that found their stage.json changed: once may be an accident."""
+FREE: Final = frozenset({Cause.DISRUPTION, Cause.STOPPED})
+"""Causes that use no retry."""
+JUDGED: Final = frozenset({Cause.FORGETTING_LIMIT, Cause.DIVERGED})
+"""Causes that end an attempt of pretraining without being a fault."""
+NEVER: Final = frozenset({Cause.BAD_INPUT})
+"""Causes that a retry cannot cure."""
+TRAINS: Final = frozenset({"pretrain", "finetune", "align"})
+"""Kinds of stage that have a micro-batch to halve."""
 
 
 @dataclass(frozen=True)
 class AfterFailure:
-    """What the ledger remembers of a failure, and what is told when no try is left."""
+    """What the ledger remembers of a failure, and whether another run follows."""
 
     retry: bool
     backoff_seconds: float = 0.0
     budget: str = ""
-    """Which count of the record rises."""
+    """The retry budget that the failure uses; empty for none."""
     stuck: int = 0
+    """Consecutive failures without a new optimizer step, this one included."""
     halve: bool = False
+    """Whether the next run has half the micro-batch."""
 
 
 def after_failure(
@@ -51,51 +58,47 @@ def after_failure(
     cause: Cause,
     limits: Retries,
     *,
-    gained: bool,
+    has_gained_step: bool,
     has_facts: bool = True,
-    altered: bool = False,
+    is_altered: bool = False,
 ) -> AfterFailure:
-    """Judge one failure.
+    """Return what follows one failure.
 
     Args:
-        record: the lineage before this failure was counted.
-        cause: why the try ended.
+        record: before this failure was counted.
+        cause: why the run ended.
         limits: the profile's.
-        gained: whether the try went past every step seen before.
-        has_facts: whether its message told its checkpoints; pretraining alone has any after a failure.
-        altered: whether its stage.json was not the one it was started with.
+        has_gained_step: whether the run went past every step that was reported before.
+        has_facts: whether its message listed its checkpoints; pretraining alone has any after a failure.
+        is_altered: whether its stage.json was not the one that it was started with.
     """
     if cause in FREE:
         return AfterFailure(retry=True, stuck=record.stuck)
     if cause in JUDGED and record.kind == "pretrain" and not has_facts:
-        # its report is on the volume: one short try reads it again
-        spent = record.failures.get("lostMessage", 0) + 1
-        return AfterFailure(retry=spent <= 1, budget="lostMessage", stuck=record.stuck)
-    if cause is Cause.BAD_INPUT and altered:
-        # the next try has a ConfigMap of its own, under another name
-        spent = record.failures.get("altered", 0) + 1
-        return AfterFailure(retry=spent <= MAX_ALTERED, budget="altered", stuck=record.stuck)
+        # The gates need its checkpoints. Its report is on the volume: one short run reads it again.
+        used = record.failures.get("lostMessage", 0) + 1
+        return AfterFailure(retry=used <= 1, budget="lostMessage", stuck=record.stuck)
+    if cause is Cause.BAD_INPUT and is_altered:
+        # The input was right when the run was created, and the next run has a ConfigMap of its own.
+        used = record.failures.get("altered", 0) + 1
+        return AfterFailure(retry=used <= MAX_ALTERED, budget="altered", stuck=record.stuck)
     if cause in NEVER or cause in JUDGED:
         return AfterFailure(retry=False, stuck=record.stuck)
     if cause is Cause.OUT_OF_MEMORY:
-        spent = record.failures.get("outOfMemory", 0) + 1
+        used = record.failures.get("outOfMemory", 0) + 1
         return AfterFailure(
-            retry=spent <= limits.out_of_memory and record.kind in TRAINS,
+            retry=used <= limits.out_of_memory and record.kind in TRAINS,
             budget="outOfMemory",
             stuck=record.stuck,
             halve=True,
         )
-    stuck = 1 if gained else record.stuck + 1
-    if cause is Cause.HANG:
-        spent = record.failures.get("hang", 0) + 1
-        allowed = spent <= limits.hang
-        budget = "hang"
-    else:
-        spent = record.failures.get("infrastructure", 0) + 1
-        allowed = spent <= limits.infrastructure
-        budget = "infrastructure"
+    stuck = 1 if has_gained_step else record.stuck + 1
+    budget, allowed = (
+        ("hang", limits.hang) if cause is Cause.HANG else ("infrastructure", limits.infrastructure)
+    )
+    used = record.failures.get(budget, 0) + 1
     return AfterFailure(
-        retry=allowed and stuck < MAX_FAILURES_WITHOUT_A_STEP,
+        retry=used <= allowed and stuck < MAX_FAILURES_WITHOUT_A_STEP,
         backoff_seconds=backoff_seconds(stuck),
         budget=budget,
         stuck=stuck,
@@ -103,40 +106,40 @@ def after_failure(
 
 
 def backoff_seconds(stuck: int) -> float:
-    """0 after the first failure of a row, so that training goes on at once; then 10, 20, 40 and so on."""
+    """Return 0 after the first of several failures, so that training continues at once; then 10, 20, 40 and so on."""
     if stuck <= 1:
         return 0.0
     return float(min(FIRST_BACKOFF_SECONDS * 2 ** (stuck - 2), LONGEST_BACKOFF_SECONDS))
 
 
 def not_before(now: datetime, after: AfterFailure) -> str | None:
-    """When the next try may start, rounded up to the second."""
+    """Return when the next run may start, rounded up to the second; None: at once or never."""
     if not after.retry or after.backoff_seconds <= 0:
         return None
     return timestamp(now + timedelta(seconds=after.backoff_seconds + 0.999))
 
 
 def stalled(record: RunRecord, limits: Retries) -> tuple[str, str]:
-    """Reason and sentence for a lineage that gets no further try."""
+    """Return reason and message for work that gets no further run."""
     cause = Cause(record.cause) if record.cause else Cause.CRASH
-    said = f": {record.message}" if record.message else ""
+    detail = f": {record.message}" if record.message else ""
     again = "then start it again (any change of the spec does, and so does `dapt run`)"
     if cause is Cause.BAD_INPUT and ALTERED_STAGE_FILE in record.message:
         return TAMPERED, (
-            f"the ConfigMap of {record.stage} was changed under {MAX_ALTERED + 1} tries in a row{said}; find out who"
+            f"the ConfigMap of {record.stage} was changed in {MAX_ALTERED + 1} runs in a row{detail}; find out who"
             f" changes ConfigMaps of this namespace, {again}"
         )
     if cause is Cause.BAD_INPUT:
-        return BAD_INPUT, f"{record.stage} found its input wrong{said}; correct it, {again}"
+        return BAD_INPUT, f"{record.stage} found its input wrong{detail}; correct it, {again}"
     if cause is Cause.DIVERGED:
-        return DIVERGED, f"{record.stage} diverged{said}; lower the learning rate, {again}"
+        return DIVERGED, f"{record.stage} diverged{detail}; lower the learning rate, {again}"
     if cause is Cause.OUT_OF_MEMORY:
         return OUT_OF_MEMORY, (
-            f"{record.stage} ran out of memory in try {record.try_number} and its micro-batch cannot be halved"
-            f" again{said}; give it more memory or accelerators, {again}"
+            f"{record.stage} ran out of memory in run {record.try_number} and its micro-batch cannot be halved"
+            f" again{detail}; give it more memory or accelerators, {again}"
         )
     if record.stuck >= MAX_FAILURES_WITHOUT_A_STEP:
-        count = f"{record.stuck} times in a row without a step gained"
+        count = f"{record.stuck} times in a row without a new optimizer step"
     elif cause is Cause.HANG:
         count = f"{record.failures.get('hang', 0)} times by hanging (retries.hang is {limits.hang})"
     else:
@@ -146,5 +149,5 @@ def stalled(record: RunRecord, limits: Retries) -> tuple[str, str]:
         )
     return (
         RETRIES_EXHAUSTED,
-        f"{record.stage} failed {count}, last by {cause.value}{said}; correct it, {again}",
+        f"{record.stage} failed {count}, last by {cause.value}{detail}; correct it, {again}",
     )

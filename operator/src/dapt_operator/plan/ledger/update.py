@@ -1,230 +1,181 @@
-"""What the ledger learns from the runs that are there. Afterwards decisions read the ledger alone.
+"""Updates the ledger from the runs that exist. Afterwards decisions read the ledger alone.
 
-A closed record never opens again by itself, and a lost message or a vanished Job costs one short try: every stage
-re-emits the finished report of its own work.
+A closed record never opens again by itself. A lost message or a vanished Job costs one short run: every stage reports
+its finished work again without doing it twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from dapt_contract.failure import ALTERED, Cause
+from dapt_contract.failure import ALTERED_STAGE_FILE, Cause
 from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_operator.api.v1alpha1.conditions import timestamp
-from dapt_operator.api.v1alpha1.ledger import Ledger, RunRecord
+from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.profile import Retries
-from dapt_operator.plan.ledger.records import (
-    Lineage,
-    accelerator_seconds,
-    compact,
-    facts_of,
-    find,
-    held_seconds,
-    lineage_of,
-    printable,
-    put,
-    was_asked_to_stop,
-)
+from dapt_operator.api.v1alpha1.run_record import CreatedRun, EndedRun, RunRecord, StageKey
 from dapt_operator.plan.ledger.retries import after_failure, not_before
 from dapt_operator.stage_run import RunPhase, RunState
 
-MAX_MESSAGE = 1024
-"""Characters of a run's sentence that are remembered: a status has room for 40 of them."""
-MAX_ROWS = 50
-"""Checkpoints of an attempt."""
-LOST_AFTER_SECONDS = 10.0
-"""A run that was created longer ago and is not seen is gone."""
-NONE_CLOSED: Final[Mapping[Lineage, int]] = {}
+MAX_MESSAGE_CHARACTERS: Final = 1024
+"""Of a run's message: a status holds 40 of them."""
+LOST_AFTER_SECONDS: Final = 10.0
+"""A run that was created longer ago and does not exist is lost."""
 
 
-def absorb(
+def update_ledger(
     ledger: Ledger,
     runs: Iterable[RunState],
     now: datetime,
     limits: Retries,
     generation: int,
     *,
-    suspended: bool = False,
-    closed: Mapping[Lineage, int] = NONE_CLOSED,
+    is_suspended: bool = False,
 ) -> Ledger:
-    """Fold the runs into the ledger.
+    """Return the ledger with everything that the runs report.
 
     Args:
         ledger: as stored.
-        runs: what is there now; older tries of a lineage are ignored.
-        now: for lost runs and backoff.
+        runs: those that exist; an older run of the same work is ignored.
+        now: decides about lost runs and backoff; aware, UTC.
         limits: the profile's retries.
         generation: of the spec.
-        suspended: whether Jobs are being taken away on purpose.
-        closed: tries of the lineages whose records were let go.
+        is_suspended: whether Jobs are being removed on purpose.
     """
-    newest: dict[Lineage, int] = {}
-    records = {lineage_of(record): record for record in ledger.runs}
+    records = {record.stage_key: record for record in ledger.runs}
+    dropped = ledger.dropped_work()
+    newest_numbers: dict[StageKey, int] = {}
     fence = ledger.fence
+    # In the order of their creation: the operator may have stopped after it created a run and before it stored the
+    # status, and then the end of the run before it was not stored either.
     for run in sorted(runs, key=lambda run: run.identity.fence):
-        # in the order of their creation: when a try was created and not written down, the end of the one before it
-        # may not have been either
-        lineage = lineage_of(run.identity)
-        newest[lineage] = run.identity.try_number
+        key, number = run.stage_key, run.identity.try_number
+        newest_numbers[key] = number
         fence = max(fence, run.identity.fence)
-        record = records.get(lineage)
-        if record is None and run.identity.try_number <= closed.get(lineage, 0):
-            continue  # its record was let go
-        if record is None or run.identity.try_number > record.try_number:
-            record = adopted(record, run, generation)
-        if record.state == "Open" and run.identity.try_number == record.try_number:
-            records[lineage] = _advanced(record, run, now, limits)
-    ledger = ledger.model_copy(update={"runs": tuple(records.values()), "fence": fence})
-    for record in ledger.runs:
-        is_there = newest.get(lineage_of(record), 0) >= record.try_number
-        if record.state == "Open" and not is_there and (was_asked_to_stop(record) or _is_lost(record, now)):
-            ledger = put(ledger, _closed_as_lost(record, now, suspended))
-    return ledger
+        record = records.get(key)
+        if record is None and number <= dropped.get(key, 0):
+            continue  # its record was dropped: the run is old, not new
+        if record is None or number > record.try_number:
+            record = _adopted(record, run, generation)
+        if record.is_open and number == record.try_number:
+            records[key] = _advanced(record, run, now, limits)
+    for key, record in tuple(records.items()):
+        # A run that was created a moment ago may not be in the watch's cache yet.
+        exists = newest_numbers.get(key, 0) >= record.try_number
+        if record.is_open and not exists and (record.is_stop_requested or _is_overdue(record, now)):
+            records[key] = _lost(record, now, is_suspended=is_suspended)
+    return ledger.with_records(records.values(), fence)
 
 
-def ask_to_stop(ledger: Ledger, runs: Iterable[RunState], now: datetime) -> Ledger:
-    """Remember that these runs go because of spec.suspend or a used-up budget, and what they have cost: their pods may
-    be gone before what they said is read, and the spec may be resumed by then."""
+def request_stop(ledger: Ledger, runs: Iterable[RunState], now: datetime) -> Ledger:
+    """Return the ledger with a stop request on the newest of these runs, and what each has cost so far.
+
+    The runs are deleted because of spec.suspend or a used-up budget. Their pods may be gone before their report is
+    read, and by then the spec may be resumed: without the note, such an end would look like a fault.
+    """
     for run in runs:
-        record = find(ledger, *lineage_of(run.identity))
-        is_newest = record is not None and record.try_number == run.identity.try_number
-        if record is not None and is_newest and record.state == "Open" and not was_asked_to_stop(record):
-            asked = {"asked_seconds": held_seconds(run, now), "held": run.accelerators}
-            ledger = put(ledger, record.model_copy(update={"cause": Cause.STOPPED.value, **asked}))
+        record = ledger.find(*run.stage_key)
+        if (
+            record is None
+            or not record.is_open
+            or record.is_stop_requested
+            or not record.is_about(run.identity)
+        ):
+            continue
+        stopping = record.stop_requested(held_seconds=run.held_seconds(now), accelerators=run.accelerators)
+        ledger = ledger.with_record(stopping)
     return ledger
 
 
-def adopted(record: RunRecord | None, run: RunState, generation: int) -> RunRecord:
-    """The record of a try whose creation was not written down before the operator stopped."""
-    identity = run.identity
-    fresh: dict[str, object] = {
-        "try_number": identity.try_number,
-        "fence": identity.fence,
-        "state": "Open",
-        "retry": False,
-        "cause": None,
-        "exit_code": None,
-        "message": "",
-        "config_digest": run.config_digest,
-        "generation": generation,
-        "profile_digest": None,
-        "created": timestamp(run.created) if run.created else None,
-        "started": None,
-        "completed": None,
-        "not_before": None,
-        "asked_seconds": None,
-        "held": None,
-    }
-    if record is not None:
-        if record.cause not in (None, Cause.STOPPED.value):
-            fresh["restarts"] = record.restarts + 1
-        return record.model_copy(update=fresh)
-    return RunRecord(
-        stage=identity.stage, kind=run.kind, attempt=identity.attempt, candidate=identity.candidate,
-        fence=identity.fence,
-    ).model_copy(update=fresh)  # fmt: skip
+def printable(text: str) -> str:
+    """Return text from a tenant's pod as one line without control characters."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _adopted(record: RunRecord | None, run: RunState, generation: int) -> RunRecord:
+    created = CreatedRun(
+        number=run.identity.try_number,
+        fence=run.identity.fence,
+        config_digest=run.config_digest,
+        generation=generation,
+        created=timestamp(run.created) if run.created else None,
+    )
+    return (record or RunRecord.before_any_run(run.stage_key, run.kind)).adopted(created)
 
 
 def _advanced(record: RunRecord, run: RunState, now: datetime, limits: Retries) -> RunRecord:
-    started = timestamp(run.started) if run.started else record.started
-    if run.phase in (RunPhase.PENDING, RunPhase.RUNNING):
-        return learned_early(record.model_copy(update={"started": started}), run)
-    completed = run.completed or now
-    closed = record.model_copy(
-        update={
-            "asked_seconds": None,
-            "held": None,
-            "started": started,
-            "completed": timestamp(completed),
-            "exit_code": run.exit_code,
-            "message": printable(run.message)[:MAX_MESSAGE],
-            "accelerator_seconds": record.accelerator_seconds + accelerator_seconds(run, now),
-            "held_seconds": (record.held_seconds or 0.0) + held_seconds(run, now),
-            "facts": compact(run.facts) if run.facts is not None else record.facts,
-        }
+    """Return the record of a run that exists, open or closed."""
+    if run.is_live:
+        started = record.running_since(timestamp(run.started) if run.started else None)
+        return _with_early_checkpoints(started, run)
+    end = EndedRun(
+        completed=timestamp(run.completed or now),
+        started=timestamp(run.started) if run.started else None,
+        exit_code=run.exit_code,
+        message=printable(run.message)[:MAX_MESSAGE_CHARACTERS],
+        accelerator_seconds=run.accelerator_seconds(now),
+        held_seconds=run.held_seconds(now),
+        facts=run.facts,
     )
-    if run.phase is RunPhase.SUCCEEDED:
-        if run.facts is None:
-            return closed.model_copy(
-                update={
-                    "state": "Failed",
-                    "retry": True,
-                    "cause": Cause.DISRUPTION.value,
-                    "message": "it succeeded and its message was lost: a short try reads the report again",
-                }
-            )
-        return closed.model_copy(update={"state": "Succeeded", "cause": None, "retry": False})
-    cause = run.cause or Cause.CRASH
-    reached = _step(run)
-    gained = reached > record.step
+    if run.phase is RunPhase.FAILED:
+        return _failed(record, run, end, now, limits)
+    if run.facts is None:
+        message = "it succeeded and its message was lost: a short run reads the report again"
+        return record.failed(replace(end, message=message), Cause.DISRUPTION, retry=True)
+    return record.succeeded(end)
+
+
+def _failed(record: RunRecord, run: RunState, end: EndedRun, now: datetime, limits: Retries) -> RunRecord:
+    cause, step = run.cause or Cause.CRASH, _reached_step(run)
     after = after_failure(
-        record, cause, limits, gained=gained, has_facts=run.facts is not None, altered=ALTERED in run.message
+        record,
+        cause,
+        limits,
+        has_gained_step=step > record.step,
+        has_facts=run.facts is not None,
+        is_altered=ALTERED_STAGE_FILE in run.message,
     )
-    failures = dict(record.failures)
-    if after.budget:
-        failures[after.budget] = failures.get(after.budget, 0) + 1
-    return closed.model_copy(
-        update={
-            "state": "Failed",
-            "retry": after.retry,
-            "cause": cause.value,
-            "failures": failures,
-            "stuck": after.stuck,
-            "step": max(record.step, reached),
-            "halvings": record.halvings + (1 if after.halve and after.retry else 0),
-            "not_before": not_before(now, after),
-        }
+    closed = record.failed(end, cause, retry=after.retry, not_before=not_before(now, after))
+    return closed.counting_failure(
+        after.budget, stuck=after.stuck, step=step, is_halved=after.halve and after.retry
     )
 
 
-def learned_early(record: RunRecord, run: RunState) -> RunRecord:
-    """The record of a running pretraining with the complete checkpoints that its last reading told of.
+def _with_early_checkpoints(record: RunRecord, run: RunState) -> RunRecord:
+    """Return the record of a running pretraining with the complete checkpoints that its last reading reports.
 
-    They are kept: a reading that is lost afterwards only delays what is not known yet. What the run says at its end
+    They are kept: a reading that is lost afterwards only delays what is not known yet. The report at the end of the run
     replaces them.
     """
     rows = run.progress.checkpoints if run.progress is not None and run.kind == "pretrain" else ()
     if not rows:
         return record
-    known = facts_of(record)
-    if not isinstance(known, PretrainFacts):
-        known = PretrainFacts(ended_by="Stopped", steps=0, tokens=0, checkpoints=())
-    by_step = {row.step: row for row in (*known.checkpoints, *rows)}
-    table = tuple(by_step[step] for step in sorted(by_step))[-MAX_ROWS:]
-    if table == known.checkpoints:
-        return record
-    return record.model_copy(update={"facts": compact(known.model_copy(update={"checkpoints": table}))})
+    facts = record.parsed_facts()
+    if not isinstance(facts, PretrainFacts):
+        facts = PretrainFacts(ended_by="Stopped", steps=0, tokens=0, checkpoints=())
+    merged = facts.with_checkpoints(rows)
+    return record if merged.checkpoints == facts.checkpoints else record.with_facts(merged)
 
 
-def _closed_as_lost(record: RunRecord, now: datetime, suspended: bool) -> RunRecord:
-    cause, said = Cause.DISRUPTION, "its Job is gone"
-    if suspended or was_asked_to_stop(record):
-        cause, said = Cause.STOPPED, "stopped by spec.suspend" if suspended else "it was asked to stop"
-    seconds = record.asked_seconds or 0.0
-    return record.model_copy(
-        update={
-            "state": "Failed",
-            "retry": True,
-            "cause": cause.value,
-            "message": said,
-            "completed": timestamp(now),
-            "accelerator_seconds": record.accelerator_seconds + seconds * (record.held or 0),
-            "held_seconds": (record.held_seconds or 0.0) + seconds if seconds else record.held_seconds,
-            "asked_seconds": None,
-            "held": None,
-        }
-    )
+def _lost(record: RunRecord, now: datetime, *, is_suspended: bool) -> RunRecord:
+    if is_suspended:
+        return record.lost(timestamp(now), Cause.STOPPED, "stopped by spec.suspend")
+    if record.is_stop_requested:
+        return record.lost(timestamp(now), Cause.STOPPED, "its stop was requested")
+    return record.lost(timestamp(now), Cause.DISRUPTION, "its Job is gone")
 
 
-def _is_lost(record: RunRecord, now: datetime) -> bool:
+def _is_overdue(record: RunRecord, now: datetime) -> bool:
     if record.created is None:
         return True
     return now - datetime.fromisoformat(record.created) > timedelta(seconds=LOST_AFTER_SECONDS)
 
 
-def _step(run: RunState) -> int:
-    reached = getattr(run.facts, "steps", 0) if run.kind == "pretrain" else 0
+def _reached_step(run: RunState) -> int:
+    """Return the step that a pretraining reached, by its report or its last reading; 0 for every other stage."""
+    reported = run.facts.steps if isinstance(run.facts, PretrainFacts) else 0
     live = run.progress.step if run.progress is not None and run.progress.step is not None else 0
-    return max(int(reached), live)
+    return max(reported, live)

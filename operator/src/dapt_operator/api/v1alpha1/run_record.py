@@ -1,0 +1,313 @@
+"""One record of the ledger: what the planner remembers of all runs that do the same work.
+
+A record changes by its named methods alone. Each returns a new record whose values were validated, so no caller can
+write half of a change, misspell a field or forget to reset what belongs to the previous run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple, Self
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from dapt_contract.base import Contract
+from dapt_contract.failure import Cause
+from dapt_contract.run_identity import RunIdentity
+from dapt_contract.stages import KINDS
+from dapt_operator.api.v1alpha1.base import Digest, FreeForm, Integer, LeanBase, Time
+
+ShortText = Annotated[str, Field(max_length=253)]
+
+
+class StageKey(NamedTuple):
+    """Names one piece of work: a stage, the attempt it belongs to and the candidate it is about.
+
+    All runs with the same key do the same work and share a folder of the volume; the ledger has one record for them.
+    """
+
+    stage: str
+    attempt: int = 1
+    candidate: str | None = None
+
+    @classmethod
+    def of(cls, identity: RunIdentity) -> StageKey:
+        """Return the key of the work that a run does."""
+        return cls(identity.stage, identity.attempt, identity.candidate)
+
+
+@dataclass(frozen=True)
+class CreatedRun:
+    """What a record keeps of a run from the moment the run is created."""
+
+    number: int
+    fence: int
+    config_digest: str
+    generation: int
+    """Generation of the spec."""
+    created: str | None
+    profile_digest: str | None = None
+    expected_digest: str | None = None
+    """For an evaluation: digest of the weights that it is to score."""
+
+
+@dataclass(frozen=True)
+class EndedRun:
+    """How a run ended and what it cost."""
+
+    completed: str
+    started: str | None = None
+    """None: the record keeps the start it has."""
+    exit_code: int | None = None
+    message: str = ""
+    accelerator_seconds: float = 0.0
+    held_seconds: float | None = None
+    """Seconds from the first process' start to the end; None: not known, nothing is added."""
+    facts: Contract | None = None
+    """None: the record keeps the facts it has."""
+
+
+def compact_facts(facts: Contract) -> dict[str, object]:
+    """Return facts as a termination message spells them: what was read from one comes out unchanged."""
+    values: dict[str, object] = facts.model_dump(
+        mode="json", exclude_none=True, exclude_defaults=True, context={"compact": True}
+    )
+    return values
+
+
+class RunRecord(LeanBase):
+    """What is known of one piece of work. Values describe its newest run unless they say otherwise."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    stage: ShortText
+    """Name of the stage."""
+    kind: ShortText
+    """Kind of the stage."""
+    attempt: Integer = 1
+    """Attempt of pretraining it belongs to."""
+    candidate: ShortText | None = None
+    """The candidate it is about."""
+    try_number: Integer = 1
+    """Number of the newest run. In YAML: try."""
+    fence: Integer
+    """Fencing number of the newest run."""
+    state: Literal["Open", "Succeeded", "Failed"] = "Open"
+    """Open: created and not known to have ended."""
+    retry: bool = False
+    """Failed, and another run is due."""
+    cause: ShortText | None = None
+    """Why the newest run failed."""
+    exit_code: Integer | None = None
+    """Exit code that decided."""
+    message: Annotated[str, Field(max_length=4096)] = ""
+    """Message that the newest run reported."""
+    config_digest: Digest = ""
+    """Digest of the configuration of the newest run."""
+    generation: Integer = 0
+    """Generation of the spec when the newest run was created."""
+    profile_digest: Digest | None = None
+    """Digest of the profile when the newest run was created."""
+    created: Time | None = None
+    """When the newest run was created."""
+    started: Time | None = None
+    """When its first process started."""
+    completed: Time | None = None
+    """When it ended."""
+    not_before: Time | None = None
+    """The next run waits until then."""
+    failures: Annotated[Mapping[str, Integer], Field(max_length=8)] = Field(default_factory=dict)
+    """Retries used, by retry budget."""
+    stuck: Integer = 0
+    """Consecutive failures without a new optimizer step."""
+    step: Integer = 0
+    """Largest optimizer step that was reported."""
+    restarts: Integer = 0
+    """New runs after faults; a run after a suspension does not count."""
+    halvings: Integer = 0
+    """How often the micro-batch was halved."""
+    expects: ShortText | None = None
+    """For an evaluation: digest of the weights that it was to score."""
+    accelerator_seconds: float = 0.0
+    """Accelerator-seconds of the runs that have ended."""
+    held_seconds: float | None = None
+    """Seconds from the first process' start to the end, of all runs that have ended."""
+    asked_seconds: float | None = None
+    """Seconds the newest run had run when its stop was requested: counted when the run is not seen again."""
+    held: Integer | None = None
+    """Accelerators it held then."""
+    facts: FreeForm | None = None
+    """Facts of the stage, as its termination message has them."""
+
+    # --- what it says ---
+
+    @property
+    def stage_key(self) -> StageKey:
+        """Key of the work that the record is about."""
+        return StageKey(self.stage, self.attempt, self.candidate)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the newest run is not known to have ended."""
+        return self.state == "Open"
+
+    @property
+    def has_succeeded(self) -> bool:
+        """Whether the work is done."""
+        return self.state == "Succeeded"
+
+    @property
+    def has_failed_for_good(self) -> bool:
+        """Whether the newest run failed and no other follows by itself."""
+        return self.state == "Failed" and not self.retry
+
+    @property
+    def is_stop_requested(self) -> bool:
+        """Whether the newest run was requested to stop and is not known to have ended."""
+        return self.is_open and self.cause == Cause.STOPPED.value
+
+    def is_about(self, run: RunIdentity) -> bool:
+        """Whether this very run is the newest of the record's work."""
+        return (
+            self.try_number == run.try_number
+            and self.stage == run.stage
+            and self.attempt == run.attempt
+            and self.candidate == run.candidate
+        )
+
+    def parsed_facts(self) -> Contract | None:
+        """Return the facts as the model of the stage's kind; None when there are none or they do not fit it."""
+        if self.facts is None:
+            return None
+        try:
+            return KINDS[self.kind].facts.model_validate(self.facts)
+        except ValidationError:
+            return None
+
+    # --- a run begins ---
+
+    @classmethod
+    def before_any_run(cls, key: StageKey, kind: str) -> RunRecord:
+        """Return the record of work for which no run was created yet; `opened` or `adopted` comes next."""
+        return cls(stage=key.stage, kind=kind, attempt=key.attempt, candidate=key.candidate, fence=0)
+
+    def opened(self, run: CreatedRun) -> Self:
+        """Return the record once the planner has created the next run.
+
+        A failure that no retry follows ends with a change of the spec by a user, so the run after it starts with
+        full retry budgets.
+        """
+        budgets: dict[str, object] = {} if self.retry else {"failures": {}, "stuck": 0}
+        return self._begun(run, expects=run.expected_digest, **budgets)
+
+    def adopted(self, run: CreatedRun) -> Self:
+        """Return the record once a run is found whose creation was not stored before the operator stopped."""
+        return self._begun(run)
+
+    def _begun(self, run: CreatedRun, **others: object) -> Self:
+        is_after_fault = self.cause not in (None, Cause.STOPPED.value)
+        return self.with_values(
+            try_number=run.number,
+            fence=run.fence,
+            state="Open",
+            retry=False,
+            cause=None,
+            exit_code=None,
+            message="",
+            config_digest=run.config_digest,
+            generation=run.generation,
+            profile_digest=run.profile_digest,
+            created=run.created,
+            started=None,
+            completed=None,
+            not_before=None,
+            asked_seconds=None,
+            held=None,
+            restarts=self.restarts + 1 if is_after_fault else self.restarts,
+            **others,
+        )
+
+    # --- a run is observed ---
+
+    def running_since(self, started: str | None) -> Self:
+        """Return the record of a run whose first process started at this time; None: at a time already recorded."""
+        return self if started in (None, self.started) else self.with_values(started=started)
+
+    def with_facts(self, facts: Contract) -> Self:
+        """Return the record with the facts that the newest run has reported so far."""
+        return self.with_values(facts=compact_facts(facts))
+
+    def stop_requested(self, *, held_seconds: float, accelerators: int) -> Self:
+        """Return the record once its newest run was requested to stop, with what the run has cost until then."""
+        return self.with_values(cause=Cause.STOPPED.value, asked_seconds=held_seconds, held=accelerators)
+
+    # --- a run ends ---
+
+    def succeeded(self, end: EndedRun) -> Self:
+        """Return the record once its newest run has done the work."""
+        return self._closed(end, state="Succeeded", retry=False, cause=None)
+
+    def failed(self, end: EndedRun, cause: Cause, *, retry: bool, not_before: str | None = None) -> Self:
+        """Return the record once its newest run has failed; `retry`: whether another run is due."""
+        return self._closed(end, state="Failed", retry=retry, cause=cause.value, not_before=not_before)
+
+    def lost(self, completed: str, cause: Cause, message: str) -> Self:
+        """Return the record once its newest run is gone without a report; its cost is what the stop request noted."""
+        seconds = self.asked_seconds or 0.0
+        end = EndedRun(
+            completed,
+            message=message,
+            accelerator_seconds=seconds * (self.held or 0),
+            held_seconds=seconds or None,
+        )
+        return self.failed(end, cause, retry=True)
+
+    def given_up(self, completed: str, message: str) -> Self:
+        """Return the record once its newest run, which can never start, is given up without using a retry."""
+        return self.with_values(
+            state="Failed", retry=True, cause=Cause.STOPPED.value, message=message, completed=completed
+        )
+
+    def counting_failure(self, budget: str, *, stuck: int, step: int, is_halved: bool) -> Self:
+        """Return the record with one failure counted.
+
+        Args:
+            budget: the retry budget that the failure uses; empty for none.
+            stuck: consecutive failures without a new optimizer step, this one included.
+            step: the step that the failed run reached.
+            is_halved: whether the next run has half the micro-batch.
+        """
+        failures = dict(self.failures)
+        if budget:
+            failures[budget] = failures.get(budget, 0) + 1
+        return self.with_values(
+            failures=failures,
+            stuck=stuck,
+            step=max(self.step, step),
+            halvings=self.halvings + int(is_halved),
+        )
+
+    def _closed(self, end: EndedRun, **outcome: object) -> Self:
+        held_seconds = self.held_seconds
+        if end.held_seconds is not None:
+            held_seconds = (held_seconds or 0.0) + end.held_seconds
+        return self.with_values(
+            started=end.started or self.started,
+            completed=end.completed,
+            exit_code=end.exit_code,
+            message=end.message,
+            accelerator_seconds=self.accelerator_seconds + end.accelerator_seconds,
+            held_seconds=held_seconds,
+            # what a stop request has noted is now part of the sums above
+            asked_seconds=None,
+            held=None,
+            facts=self.facts if end.facts is None else compact_facts(end.facts),
+            **outcome,
+        )
+
+    # --- a status is too long ---
+
+    def with_message(self, message: str) -> Self:
+        """Return the record with a shorter message."""
+        return self.with_values(message=message)
