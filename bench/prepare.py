@@ -61,35 +61,38 @@ def our_seconds(
     from dapt_trainer.data.dedup.contamination import EvaluationItem, contamination_index
     from dapt_trainer.data.dedup.held_out_neighbours import HeldOutShingles
     from dapt_trainer.data.input_problems import Problems
-    from dapt_trainer.data.pack_source import pack_source
+    from dapt_trainer.data.pack_source import PackingRules, pack_source
     from dapt_trainer.data.reading.sources import resolve
-    from dapt_trainer.data.spool import Rules, SideReader, note_repeats
+    from dapt_trainer.data.spool import ReadingRules, SideReader, mark_repeats
 
     question = "Which of the following words is not found in any of the files that are read here"
     index = contamination_index(
         [EvaluationItem("task", f"{question} {n}?", f"word {n}") for n in range(1000)]
     )
-    rules = Rules(17, True, 0.005, 0.0, "uint16", 1, index.tasks)
+    rules = ReadingRules(17, True, 0.005, 0.0, "uint16", 1, index.tasks)
     config = TextSource(source=f"file://{source}")
     started = time.perf_counter()
     problems = Problems()
-    with AnalysisPool(AnalysisSettings(tokenizer_json, None, 0, index, signs=near)) as pool:
+    with AnalysisPool(AnalysisSettings(tokenizer_json, None, 0, index, computes_signatures=near)) as pool:
         reader = SideReader("domain", folder / "spool", rules, pool)
         spooled = reader.read(0, config, resolve(config.source, "source"), problems, lambda _: None)
         reader.close()
     problems.raise_if_any()
     if near:
-        note_repeats([spooled], folder / "bands", lambda: None)
-    held_out = sorted(reader.candidates, key=lambda item: item.key)[:4]
-    packed = pack_source(
-        spooled,
-        folder / "shard",
-        held_out=[item.document for item in held_out],
-        held_out_keys=np.array(sorted(item.key for item in held_out), dtype=np.uint64),
-        shingles=HeldOutShingles([reader.candidate_text(item) for item in held_out]),
+        (spooled,) = mark_repeats([spooled], folder / "bands", lambda: None)
+    held_out = sorted(reader.candidates, key=lambda candidate: candidate.key)[:4]
+    packing = PackingRules(
+        held_out_keys=np.array(sorted(candidate.key for candidate in held_out), dtype=np.uint64),
+        held_out_shingles=HeldOutShingles([reader.candidate_text(candidate) for candidate in held_out]),
         sequence_length_tokens=SEQUENCE_LENGTH,
         token_type="uint16",
         end_of_text_id=0,
+    )
+    packed = pack_source(
+        spooled,
+        folder / "shard",
+        packing,
+        held_out=[candidate.document for candidate in held_out],
         progress=lambda _: None,
     )
     seconds = time.perf_counter() - started

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dapt_contract.measure import Side
-from dapt_trainer.data.choose_held_out import HeldOutChoice, choose
+from dapt_trainer.data.choose_held_out import HeldOutChoice, HeldOutLimits, choose
 from dapt_trainer.data.dedup.held_out_neighbours import SHINGLE_WORDS, HeldOutShingles, sketches
 from dapt_trainer.data.packing.best_fit import Packer
 from dapt_trainer.data.packing.held_out import HeldOutDocument
@@ -90,9 +90,8 @@ def make_side(side: Side, texts: Sequence[str], tokenizer: Any, settings: BedSet
         candidates,
         lambda candidate: texts[candidate.document],
         tokenizer,
-        documents=len(texts),
-        fraction=settings.held_out_fraction,
-        max_tokens=settings.held_out_tokens_a_side,
+        num_documents=len(texts),
+        limits=HeldOutLimits(settings.held_out_fraction, settings.held_out_tokens_a_side),
     )
     kept = _kept(texts, [key for key, _ in places], chosen)
     return SideData(

@@ -62,6 +62,6 @@ def test_the_list_is_that_of_the_installed_harness() -> None:
     """Stale? Run `python -m dapt_trainer.data.harness.task_names` and commit the file."""
     if version("lm_eval") != harness.shipped_tasks().version:
         pytest.skip(f"the list is of lm-evaluation-harness {harness.shipped_tasks().version}")
-    from dapt_trainer.data.harness.task_names import installed
+    from dapt_trainer.data.harness.task_names import installed_tasks
 
-    assert gzip.decompress(installed().pack()).decode().split()[1:] == list(harness.shipped_tasks().names)
+    assert gzip.decompress(installed_tasks().pack()).decode().split()[1:] == list(harness.shipped_tasks().names)

@@ -28,7 +28,7 @@ def read(name: str, tmp_path: Path) -> list[dict[str, Any]]:
     else:
         found = read_instructions(uri, name, "spec.finetuning.data[0]", problems)
     problems.raise_if_any()
-    return list(found.lines)
+    return list(found.records)
 
 
 def test_every_format_of_the_page_is_read(tmp_path: Path) -> None:

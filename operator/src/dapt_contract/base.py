@@ -7,11 +7,15 @@ import math
 from pydantic import (
     BaseModel,
     ConfigDict,
+    JsonValue,
     SerializationInfo,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
 )
+
+JsonObject = dict[str, JsonValue]
+"""A JSON object whose fields are not checked yet."""
 
 
 class Contract(BaseModel):

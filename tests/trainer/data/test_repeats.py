@@ -130,7 +130,7 @@ def test_prepare_drops_near_duplicates_once_and_counts_them_by_source(
     assert report.repeats_by_source == (("domain-0", 5), ("domain-1", 15), ("general-0", 0))
     assert report.facts.near_duplicates == 20
     assert (
-        "domain-1: 15 of 43 documents (35%) were near-duplicates of earlier ones and left the training data."
+        "domain-1: 15 of 43 documents (35%) are near-duplicates of earlier ones and are not trained on."
         in report.facts.warnings
     )
     # the five that domain-0 has too are exact duplicates of dropped ones, as are the three plain copies

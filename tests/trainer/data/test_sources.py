@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from dapt_trainer.data.reading.documents import BadFileError, BadRecord, Document, documents
+from dapt_trainer.data.reading.documents import BadFileError, BadRecord, Document, read_documents
 from dapt_trainer.data.reading.sources import file_format, resolve
 from dapt_trainer.errors import InputError
 
@@ -25,7 +25,7 @@ def lines(texts: list[str] = TEXTS) -> bytes:
 
 
 def read(uri: str, field: str = "text") -> list[str]:
-    return [item.text for item in documents(resolve(uri, "f"), field) if isinstance(item, Document)]
+    return [item.text for item in read_documents(resolve(uri, "f"), field) if isinstance(item, Document)]
 
 
 def test_jsonl_plain_and_packed_and_parquet_give_the_same_documents(tmp_path: Path) -> None:
@@ -73,8 +73,8 @@ def test_records_that_are_no_documents_are_named_with_their_place(tmp_path: Path
         b'{"text": "\\ud800"}\n{"text": "\xff"}\n'
     )
     found = [
-        (item.place.removeprefix(f"{path}:"), item.reason)
-        for item in documents(resolve(f"file://{path}", "f"), "text")
+        (item.location.removeprefix(f"{path}:"), item.reason)
+        for item in read_documents(resolve(f"file://{path}", "f"), "text")
         if isinstance(item, BadRecord)
     ]
     assert found == [
@@ -114,7 +114,7 @@ def test_a_damaged_parquet_file_is_told(tmp_path: Path) -> None:
 
 def test_a_column_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"body": TEXTS, "n": [1, 2, 3]}), tmp_path / "d.parquet")
-    (bad,) = documents(resolve(f"file://{tmp_path}/d.parquet", "f"), "text")
+    (bad,) = read_documents(resolve(f"file://{tmp_path}/d.parquet", "f"), "text")
     assert bad == BadRecord(f"{tmp_path}/d.parquet:1", "no field 'text'", ("body", "n"))
 
 

@@ -13,7 +13,7 @@ from dapt_contract.stages.prepare import PrepareConfig, TextSource, TokenizerExt
 from dapt_trainer.data.packing.data_manifest import read_manifest
 from dapt_trainer.data.packing.held_out import HALVES, read_held_out
 from dapt_trainer.data.packing.shards import open_shards
-from dapt_trainer.data.run_module import Finished
+from dapt_trainer.data.run_module import FinishedProcess
 from dapt_trainer.digests import sha256_of_file
 from dapt_trainer.errors import InputError
 from dapt_trainer.tokenization import grow_in_prepare
@@ -38,14 +38,14 @@ def extending(config: PrepareConfig, tmp_path: Path) -> PrepareConfig:
 def matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stands in for the helper that grows the matrices with torch: links the weights as they are."""
 
-    def run(_module: str, arguments: list[str], _environment: object, beat: object) -> Finished:
+    def run(_module: str, arguments: list[str], _environment: object, beat: object) -> FinishedProcess:
         what, origin, target = arguments[0], *map(Path, arguments[1:])
         if what == "check":
-            return Finished(0, "", "")
+            return FinishedProcess(0, "", "")
         for path in origin.glob("*.safetensors"):
             (target / path.name).write_bytes(path.read_bytes())
         beat()  # type: ignore[operator]
-        return Finished(0, "", "")
+        return FinishedProcess(0, "", "")
 
     monkeypatch.setattr(grow_in_prepare, "run_module", run)
 
@@ -197,8 +197,8 @@ def test_a_tokenizer_without_candidates_stays_and_says_so(extending, prepare, tm
     assert facts.tokenizer.added_tokens == 0
     assert facts.tokenizer.domain_tokens_per_word_after == facts.tokenizer.domain_tokens_per_word_before
     assert (
-        "The tokenizer did not grow: no two tokens inside a word occur together 100000 times in the domain's training "
-        "text; remove spec.model.tokenizer.extend, or lower its minimumFrequency." in facts.warnings
+        "The tokenizer got no new token: no two tokens inside a word occur together 100000 times in the domain's "
+        "training text; remove spec.model.tokenizer.extend, or lower its minimumFrequency." in facts.warnings
     )
     work = tmp_path / "work"
     assert (work / "model-extended/model.safetensors").samefile(work / "model/model.safetensors")
@@ -213,8 +213,8 @@ def test_little_gain_is_warned_about_with_its_number() -> None:
         general_tokens_per_word_after=1.3,
     )
     assert grow_in_prepare.warnings_of(facts, WANTED) == (
-        "The 1,200 new tokens save 1.0% of the domain's held-out tokens: below 2% larger matrices and rows that must "
-        "be learned cost more than that brings; consider removing spec.model.tokenizer.extend.",
+        "The 1,200 new tokens save 1.0% of the domain's held-out tokens: below 2% the larger matrices and the rows "
+        "that must be learned cost more than that saves; consider removing spec.model.tokenizer.extend.",
     )
     better = facts.model_copy(update={"domain_tokens_per_word_after": 1.47})
     assert grow_in_prepare.warnings_of(better, WANTED) == ()
@@ -244,9 +244,9 @@ def test_tokens_beside_the_tokenizers_file_are_not_overwritten(extending, prepar
     with pytest.raises(InputError) as caught:
         prepare(extending)
     assert str(caught.value) == (
-        f"spec.model.tokenizer.extend: the tokenizer of {extending.model_source} has a token beside its tokenizer.json "
-        "(<think>, id 400), whose id an appended one would take; save the model with a tokenizer.json that has it, or "
-        "remove the field"
+        f"spec.model.tokenizer.extend: the tokenizer of {extending.model_source} has a token that its tokenizer.json "
+        "lacks (<think>, id 400), whose id an appended one would take; save the model with a tokenizer.json that has "
+        "it, or remove the field"
     )
 
 
@@ -255,9 +255,9 @@ def test_matrices_that_cannot_grow_are_refused_before_the_corpus_is_read(
 ) -> None:
     calls: list[list[str]] = []
 
-    def run(_module: str, arguments: list[str], *_: object) -> Finished:
+    def run(_module: str, arguments: list[str], *_: object) -> FinishedProcess:
         calls.append(arguments)
-        return Finished(1, "", "its embedding has 399 rows for 400 tokens")
+        return FinishedProcess(1, "", "its embedding has 399 rows for 400 tokens")
 
     monkeypatch.setattr(grow_in_prepare, "run_module", run)
     with pytest.raises(InputError) as caught:

@@ -36,7 +36,7 @@ def read(tmp_path: Path, *records: Any) -> tuple[tuple[dict[str, Any], ...], lis
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     problems = Problems()
-    lines = read_preferences(f"file://{path}", "spec.preference.data[0]", problems).lines
+    lines = read_preferences(f"file://{path}", "spec.preference.data[0]", problems).records
     return lines, [sentence.replace(str(path), "FILE") for sentence in problems.sentences()]
 
 
@@ -87,7 +87,7 @@ def test_a_conversation_of_several_turns_keeps_its_turns(tmp_path: Path) -> None
         ({"prompt": "q", "chosen": [said("user", "a")], "rejected": "b"}, "'chosen' must begin with the assistant's message, it is by 'user'"),
         ({"prompt": "q", "chosen": "a", "rejected": [said("assistant", "b"), said("user", "c")]}, "'rejected' must end with the assistant's message, it is by 'user'"),
         ({"prompt": "q", "chosen": [said("user", "q")], "rejected": "b"}, "'chosen' must begin with the assistant's message, it is none after the prompt"),
-        ({"prompt": "q", "chosen": "Yes  sir", "rejected": "yes sir"}, "'chosen' and 'rejected' say the same; a pair needs two different answers"),
+        ({"prompt": "q", "chosen": "Yes  sir", "rejected": "yes sir"}, "'chosen' and 'rejected' have the same text; a pair needs two different answers"),
         ("text", "not a JSON object but a string; correct the line"),
     ],
 )  # fmt: skip
@@ -142,7 +142,7 @@ def test_prepare_writes_pairs_once_and_without_items(config, prepare, tmp_path: 
     ) in report.resolved_sources
     assert report.facts.warnings[-2:] == (
         "spec.preference.data: 1 of 4 pairs contain an evaluation item and are left out.",
-        "spec.preference.data: 1 of 4 pairs came before and are learned from once.",
+        "spec.preference.data: 1 of 4 pairs repeat an earlier one and are learned from once.",
     )
     without = prepare(config.model_copy(update={"preferences": ()}), try_number=2)
     assert without.facts.data_digest != report.facts.data_digest

@@ -156,26 +156,21 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stored(
     hub: Path, toy_work: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any]]:
-    """A work volume with the toy model and what the helper stored, and what it said."""
+    """A work volume with the toy model and what the snapshot stored, and what it printed."""
     import os
 
-    from dapt_trainer.data.harness.snapshot import main
+    from dapt_trainer.data.harness.items import SnapshotRequest
+    from dapt_trainer.data.harness.snapshot import run
 
     work = tmp_path_factory.mktemp("offline")
     (work / "model").symlink_to(toy_work / "model")
     before = Path.cwd()
     os.chdir(hub)
     try:
-        said = main(
-            {
-                "names": NAMES,
-                "limit": 8,
-                "folder": str(work / HARNESS),
-            }
-        )
+        result = run(SnapshotRequest(names=tuple(NAMES), limit=8, folder=str(work / HARNESS)))
     finally:
         os.chdir(before)
-    return work, json.loads(json.dumps(said))
+    return work, result.model_dump(mode="json")
 
 
 @pytest.fixture

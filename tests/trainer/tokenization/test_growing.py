@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dapt_contract.stages.prepare import TokenizerExtensionConfig
+from dapt_trainer.data.plain_tokenizer import plain_tokenizer
 from dapt_trainer.errors import InputError
-from dapt_trainer.tokenization.extension import GrownTokenizer, grow_tokenizer, plain_tokenizer
-from dapt_trainer.tokenization.learn_merges import learn_merges
+from dapt_trainer.tokenization.extension import GrownTokenizer, grow_tokenizer
+from dapt_trainer.tokenization.learn_merges import MergeLimits, learn_merges
 from support.toy_tokenizers import (
     DOMAIN,
     LLAMA3,
@@ -196,14 +197,8 @@ def test_what_saves_most_is_taken_and_not_what_is_frequent() -> None:
     # `x` is the most frequent word of all and one token already; (1, 2) occurs in 9 words, (3, 4) in 5.
     words = Counter({(9,): 1000, (1, 2): 4, (1, 2, 5): 5, (3, 4): 5, (6, 7): 2})
     texts = {1: "a", 2: "b", 3: "c", 4: "d", 5: "e", 6: "f", 7: "g", 9: "x"}
-    learned = learn_merges(
-        words,
-        texts.__getitem__,
-        vocabulary={text: number for number, text in texts.items()},
-        first_id=10,
-        most_tokens=9,
-        minimum_frequency=3,
-    )
+    vocabulary = {text: number for number, text in texts.items()}
+    learned = learn_merges(words, vocabulary, MergeLimits(max_tokens=9, minimum_frequency=3))
     assert [(token.text, token.id, token.saved_tokens) for token in learned.tokens] == [
         ("ab", 10, 9),
         ("cd", 11, 5),
@@ -214,26 +209,13 @@ def test_what_saves_most_is_taken_and_not_what_is_frequent() -> None:
 
 
 def test_a_text_that_is_a_token_already_is_not_made_again() -> None:
-    learned = learn_merges(
-        {(1, 2): 50, (1, 3): 40},
-        {1: "a", 2: "b", 3: "c"}.__getitem__,
-        vocabulary={"a": 1, "b": 2, "c": 3, "ab": 4},
-        first_id=5,
-        most_tokens=5,
-        minimum_frequency=1,
-    )
+    vocabulary = {"a": 1, "b": 2, "c": 3, "ab": 4}
+    learned = learn_merges({(1, 2): 50, (1, 3): 40}, vocabulary, MergeLimits(5, minimum_frequency=1))
     assert [token.text for token in learned.tokens] == ["ac"]
 
 
 def test_three_equal_tokens_are_one_pair() -> None:
-    learned = learn_merges(
-        {(1, 1, 1): 10},
-        {1: "-"}.__getitem__,
-        vocabulary={"-": 1},
-        first_id=2,
-        most_tokens=1,
-        minimum_frequency=1,
-    )
+    learned = learn_merges({(1, 1, 1): 10}, {"-": 1}, MergeLimits(1, minimum_frequency=1))
     assert [(token.text, token.saved_tokens) for token in learned.tokens] == [("--", 10)]
 
 

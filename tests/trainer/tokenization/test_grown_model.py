@@ -37,7 +37,7 @@ TEXT = "the sensor cools the turbine at low pressure."
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PrepareReport]:
     """A work volume after prepare, and its report."""
-    from dapt_trainer.data.run_module import Finished
+    from dapt_trainer.data.run_module import FinishedProcess
     from dapt_trainer.stages.prepare import run
     from dapt_trainer.tokenization import grow_in_prepare
 
@@ -63,12 +63,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PrepareRep
         progress=Board(),
     )
 
-    def in_this_process(_module: str, arguments: list[str], *_: object) -> Finished:
+    def in_this_process(_module: str, arguments: list[str], *_: object) -> FinishedProcess:
         if arguments[0] == "check":
             check_model(Path(arguments[1]), int(arguments[2]))
         else:
             grow_model(Path(arguments[1]), Path(arguments[2]))
-        return Finished(0, "", "")
+        return FinishedProcess(0, "", "")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grow_in_prepare, "run_module", in_this_process)

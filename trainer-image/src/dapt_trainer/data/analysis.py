@@ -1,7 +1,7 @@
-"""What is computed of each document alone: digest, tokens, evaluation items in it, shingles. Spread over all cores.
+"""Computes on all cores what depends on one document alone: digest, tokens, evaluation items in it, shingles.
 
-A batch gives the same values wherever it is computed, and batches come back in the order in which they were given, so
-the data does not depend on the number of cores. Small corpora are done in this process: starting others takes longer.
+A batch gives the same values in every process, and batches are returned in the order in which they were given, so the
+data does not depend on the number of cores. A small corpus is analysed in this process: starting others takes longer.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy.typing as npt
 from dapt_trainer.data.dedup.contamination import ContaminationIndex
 from dapt_trainer.data.dedup.held_out_neighbours import SHINGLE_WORDS, sketches
 from dapt_trainer.data.dedup.minhash import Signatures, signatures
+from dapt_trainer.data.plain_tokenizer import plain_tokenizer
 from dapt_trainer.data.text import Hashes, WordHasher, normalized, text_digest, words
 from dapt_trainer.errors import InfrastructureError
 from dapt_trainer.linux import die_with_parent
@@ -30,60 +31,57 @@ from dapt_trainer.linux import die_with_parent
 BATCH_CHARACTERS = 1_000_000
 BATCH_DOCUMENTS = 2_000
 _INLINE_CHARACTERS = 6_000_000
-"""Text below this is analysed in this process: starting others would take longer."""
+"""Text up to this length is analysed in this process: starting others would take longer."""
 _BEAT_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class AnalysisSettings:
-    """What every process needs."""
+    """Holds what every process needs."""
 
     tokenizer_json: str
     begin_of_text_id: int | None
     end_of_text_id: int
     contamination: ContaminationIndex
-    signs: bool = False
-    """Near-duplicates within the corpus are looked for: documents get signatures."""
+    computes_signatures: bool = False
+    """Whether documents get signatures, by which near-duplicates within the corpus are found."""
 
 
 @dataclass(frozen=True)
 class AnalysedBatch:
-    """Values of D documents with T tokens and K shingles in all."""
+    """Holds the values of D documents with T tokens and K shingles in total."""
 
     digests: list[bytes]
-    """[D] of the normalized texts; empty bytes where a text has no word or token."""
+    """[D] digests of the normalized texts; empty bytes where a text has no word or token."""
     tokens: npt.NDArray[np.uint32]
-    """[T] of all documents, special tokens around each."""
+    """[T] tokens of all documents, with the special tokens of each."""
     token_counts: npt.NDArray[np.int64]
     """[D]"""
     contaminated_by: npt.NDArray[np.int32]
     """[D] index of the first task with an item in the document, or -1."""
     shingles: Hashes
-    """[K] sampled, sorted within a document."""
+    """[K] sampled shingles, sorted within a document."""
     shingle_counts: npt.NDArray[np.int64]
     """[D]"""
     signatures: Signatures | None = None
-    """[D, HASHES], where they are asked for."""
+    """[D, HASHES]; None unless the settings ask for them."""
 
 
 class Analyst:
     """Analyses batches in one process."""
 
     def __init__(self, settings: AnalysisSettings) -> None:
-        from tokenizers import Tokenizer
-
         self._settings = settings
-        self._tokenizer = Tokenizer.from_str(settings.tokenizer_json)
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._tokenizer.encode_special_tokens = True  # a text that spells end-of-text does not end
+        self._tokenizer = plain_tokenizer(settings.tokenizer_json)
         self._hasher = WordHasher()
 
     def __call__(self, texts: Sequence[str]) -> AnalysedBatch:
-        """All values of a batch."""
+        """Return all values of a batch."""
         plain = [normalized(text) for text in texts]
         text_words = [words(text) for text in plain]
         counts = np.array([len(item) for item in text_words], dtype=np.int64)
+        # The n-grams run over all words of the batch in one pass; those that cross the end of a document are dropped
+        # below, where the counts say how long each document is.
         hashes = self._hasher.hashes([word for item in text_words for word in item])
         lengths = [SHINGLE_WORDS, *self._settings.contamination.lengths]
         ngrams = self._hasher.ngrams(hashes, lengths)
@@ -96,7 +94,7 @@ class Analyst:
             contaminated_by=self._settings.contamination.find(ngrams[1:], counts),
             shingles=shingles,
             shingle_counts=shingle_counts,
-            signatures=signatures(ngrams[0], counts) if self._settings.signs else None,
+            signatures=signatures(ngrams[0], counts) if self._settings.computes_signatures else None,
         )
 
     def _tokens(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
@@ -120,9 +118,9 @@ class AnalysisPool:
 
     Args:
         settings: for every process.
-        processes: 1 means this process.
-        inline_characters: text up to this is done in this process in any case.
-        beat: called while a batch is waited for.
+        processes: how many to start; 1 means this process, None one a core.
+        inline_characters: text up to this length is analysed in this process in any case.
+        beat: called while the pool waits for a batch.
     """
 
     def __init__(
@@ -141,18 +139,19 @@ class AnalysisPool:
         self._pool: ProcessPoolExecutor | None = None
 
     def analysed(self, batches: Iterable[Sequence[str]]) -> Iterator[AnalysedBatch]:
-        """One result a batch, in order; at most two batches a process are under way.
+        """Yield one result for each batch, in order.
 
         Raises:
             InfrastructureError: one of the processes was killed.
         """
-        waiting: deque[Callable[[], AnalysedBatch]] = deque()
+        pending: deque[Callable[[], AnalysedBatch]] = deque()
         for batch in batches:
-            waiting.append(self._start(batch))
-            while len(waiting) > 2 * self._processes:
-                yield waiting.popleft()()
-        while waiting:
-            yield waiting.popleft()()
+            pending.append(self._start(batch))
+            # Two batches a process keep all of them busy and bound the text in memory.
+            while len(pending) > 2 * self._processes:
+                yield pending.popleft()()
+        while pending:
+            yield pending.popleft()()
 
     def _start(self, batch: Sequence[str]) -> Callable[[], AnalysedBatch]:
         characters = sum(len(text) for text in batch)
@@ -164,7 +163,7 @@ class AnalysisPool:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
                 self._processes,
-                # the progress server's threads do not survive a fork
+                # Not a fork: the threads of the progress server do not survive one.
                 mp_context=multiprocessing.get_context("spawn"),
                 initializer=_start_process,
                 initargs=(self._settings, os.getpid()),
@@ -172,21 +171,21 @@ class AnalysisPool:
         try:
             future = self._pool.submit(_analyse, batch)
         except BrokenProcessPool as error:
-            raise _killed() from error
-        return lambda: self._waited(future)
+            raise _process_killed_error() from error
+        return lambda: self._wait_for(future)
 
-    def _waited(self, future: Future[AnalysedBatch]) -> AnalysedBatch:
+    def _wait_for(self, future: Future[AnalysedBatch]) -> AnalysedBatch:
         while True:
             try:
                 return future.result(timeout=_BEAT_SECONDS)
             except TimeoutError:
                 self._beat()
             except BrokenProcessPool as error:
-                self._beat()  # heeds a wish to stop, which may have ended the process
-                raise _killed() from error
+                self._beat()  # raises when a stop is requested, which may have ended the process
+                raise _process_killed_error() from error
 
     def __enter__(self) -> AnalysisPool:
-        """Itself."""
+        """Return the pool."""
         return self
 
     def __exit__(
@@ -197,7 +196,7 @@ class AnalysisPool:
             self._pool.shutdown(cancel_futures=True)
 
 
-def _killed() -> InfrastructureError:
+def _process_killed_error() -> InfrastructureError:
     return InfrastructureError(
         "a process that tokenizes was killed, most likely for memory; give prepare more memory or fewer cores"
     )
@@ -209,11 +208,13 @@ _process_analyst: Analyst | None = None
 def _start_process(settings: AnalysisSettings, parent: int) -> None:
     global _process_analyst
     die_with_parent(parent)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent decides when to stop
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process a core already
+    # Only the parent decides when to stop: it ends its processes itself.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is one process a core already
     _process_analyst = Analyst(settings)
 
 
 def _analyse(texts: Sequence[str]) -> AnalysedBatch:
-    assert _process_analyst is not None
+    if _process_analyst is None:
+        raise RuntimeError("the process was not started by AnalysisPool")
     return _process_analyst(texts)

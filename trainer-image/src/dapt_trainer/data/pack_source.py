@@ -1,4 +1,4 @@
-"""From a spooled source to its shard: what is held out or too near to it leaves, the rest is packed."""
+"""Packs a spooled source into its shard, without held-out documents and their near-duplicates."""
 
 from __future__ import annotations
 
@@ -7,82 +7,92 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from dapt_trainer.data.dedup.held_out_neighbours import HeldOutShingles
 from dapt_trainer.data.packing.best_fit import Packer
 from dapt_trainer.data.packing.data_manifest import ShardManifest, TokenType
 from dapt_trainer.data.packing.shards import ShardWriter
 from dapt_trainer.data.spool import SpooledSource
+from dapt_trainer.data.text import Hashes
 
 _BEAT_DOCUMENTS = 4096
 
 
 @dataclass(frozen=True)
 class PackedSource:
-    """A shard, and how many documents left the training data for being near to held-out ones."""
+    """Holds a shard's manifest and the number of documents that were dropped as near-duplicates of held-out ones."""
 
     manifest: ShardManifest
     near_duplicates: int
 
 
+@dataclass(frozen=True)
+class PackingRules:
+    """Holds what the packing of all sources shares."""
+
+    held_out_keys: Hashes
+    """Sorted hashes of all held-out texts of both sides."""
+    held_out_shingles: HeldOutShingles
+    """Shingles of all held-out texts of both sides."""
+    sequence_length_tokens: int
+    """Positions of a row."""
+    token_type: TokenType
+    """Type of tokens.bin."""
+    end_of_text_id: int
+    """Fills positions without a token."""
+
+
 def pack_source(
     spooled: SpooledSource,
     folder: Path,
+    rules: PackingRules,
     *,
     held_out: Collection[int],
-    held_out_keys: npt.NDArray[np.uint64],
-    shingles: HeldOutShingles,
-    sequence_length_tokens: int,
-    token_type: TokenType,
-    end_of_text_id: int,
     progress: Callable[[float], None],
 ) -> PackedSource:
     """Write the shard of one source.
 
     Args:
-        spooled: its kept documents.
+        spooled: the source's kept documents.
         folder: of the shard.
+        rules: for all sources.
         held_out: numbers of its documents that are held out.
-        held_out_keys: sorted hashes of all held-out texts of both sides.
-        shingles: of all held-out texts of both sides.
-        sequence_length_tokens: positions of a row.
-        token_type: of tokens.bin.
-        end_of_text_id: fills positions without a token.
-        progress: called with the share of the documents that were looked at.
+        progress: called with the share of the documents that were checked.
     """
-    chosen = frozenset(held_out)
-    exact = np.isin(spooled.keys, held_out_keys)
+    held_out_numbers = frozenset(held_out)
+    is_copy = np.isin(spooled.keys, rules.held_out_keys)
     sketch_ends = np.cumsum(spooled.sketch_counts)
     first_tokens = np.concatenate(([0], np.cumsum(spooled.token_counts)))
-    later = spooled.later
+    is_repeat = spooled.is_repeat
     near = documents = tokens = 0
 
-    def wanted() -> Iterator[tuple[int, int]]:
+    def training_documents() -> Iterator[tuple[int, int]]:
         nonlocal near, documents, tokens
         for number, (count, sketch_count) in enumerate(
             zip(spooled.token_counts.tolist(), spooled.sketch_counts.tolist(), strict=True)
         ):
             if number % _BEAT_DOCUMENTS == 0:
                 progress(number / len(spooled.token_counts))
-            if number in chosen or (later is not None and later[number]):
+            if number in held_out_numbers or (is_repeat is not None and is_repeat[number]):
                 continue
             end = int(sketch_ends[number])
-            if exact[number] or shingles.is_near(np.asarray(spooled.sketches[end - sketch_count : end])):
+            sketch = spooled.sketches[end - sketch_count : end]
+            # A copy by its hash is possible across sides, and within one where exact duplicates are kept.
+            if is_copy[number] or rules.held_out_shingles.is_near(np.asarray(sketch)):
                 near += 1
                 continue
             documents += 1
             tokens += count
             yield number, count
 
-    packer = Packer(sequence_length_tokens)
+    packer = Packer(rules.sequence_length_tokens)
     with ShardWriter(
         folder,
-        sequence_length_tokens=sequence_length_tokens,
-        token_type=token_type,
-        end_of_text_id=end_of_text_id,
+        sequence_length_tokens=rules.sequence_length_tokens,
+        token_type=rules.token_type,
+        end_of_text_id=rules.end_of_text_id,
     ) as writer:
-        for row in packer.pack(wanted()):
+        for row in packer.pack(training_documents()):
             starts = [int(first_tokens[piece.document]) + piece.start for piece in row]
             writer.write_row(
                 [
@@ -99,7 +109,7 @@ def pack_source(
         weight=spooled.config.weight,
         sequences=writer.sequences,
         tokens=tokens,
-        positions=writer.sequences * sequence_length_tokens,
+        positions=writer.sequences * rules.sequence_length_tokens,
         filled_positions=writer.filled_positions,
         repeated_tokens=packer.repeated_tokens,
         pieces=packer.pieces,

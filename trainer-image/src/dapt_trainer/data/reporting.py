@@ -1,30 +1,67 @@
-"""What prepare says of its work: facts for the planner, the report for people."""
+"""Computes what prepare reports: facts for the planner, and details for people."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from dapt_contract.measure import Side
+from dapt_contract.envelope import digest_of
+from dapt_contract.layout import DATA, HARNESS, HELD_OUT, INSTRUCTIONS, PREFERENCES, PROBES, TASKS
 from dapt_contract.stages.prepare import (
     ModelFacts,
     PrepareConfig,
     PrepareFacts,
     PrepareReport,
+    SourceFacts,
     TokenizerFacts,
 )
-from dapt_trainer.data.choose_held_out import HeldOutChoice
+from dapt_trainer.data.choose_held_out import Corpus, HeldOutChoice
 from dapt_trainer.data.dedup.contamination import ContaminationIndex
+from dapt_trainer.data.harness.data import TASK_FILE
 from dapt_trainer.data.input_problems import Problems
-from dapt_trainer.data.move_into_place import data_digest, source_facts
-from dapt_trainer.data.other_inputs import SIDES, EvaluationInputs
 from dapt_trainer.data.pack_source import PackedSource
+from dapt_trainer.data.packing.data_manifest import ShardManifest
 from dapt_trainer.data.spool import SpooledSource
+from dapt_trainer.data.stage_inputs import SIDES, EvaluationInputs
 from dapt_trainer.data.warnings import warnings_of
+from dapt_trainer.digests import sha256_of_file
 
 PERCENTILES = (0, 10, 25, 50, 75, 90, 100)
+_MAX_LANGUAGES = 10
+
+
+@dataclass
+class RunNotes:
+    """Collects what a run notes for its report."""
+
+    resolved: list[tuple[str, str]] = field(default_factory=list)
+    """(URI as written, URI as resolved)."""
+    warnings: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Duration of each step."""
+    tokenizer: TokenizerFacts | None = None
+    """What the extension of the tokenizer saved; None without one."""
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """Holds everything that prepare made, before it is reported."""
+
+    model: ModelFacts
+    sequence_length_tokens: int
+    evaluation: EvaluationInputs
+    contamination: ContaminationIndex
+    corpus: Corpus
+    packed: list[PackedSource]
+    """One for each source of the corpus, in its order."""
+
+    @property
+    def shards(self) -> tuple[ShardManifest, ...]:
+        """Return the manifests of all shards."""
+        return tuple(source.manifest for source in self.packed)
 
 
 def check_size(
@@ -37,82 +74,115 @@ def check_size(
     """
     for side in SIDES:
         shards = [source.manifest for source in packed if source.manifest.side == side]
-        sequences, tokens = sum(s.sequences for s in shards), sum(s.tokens for s in shards)
-        least = global_batch_size if side == "domain" else 1
-        if sequences < least:
+        sequences, tokens = sum(shard.sequences for shard in shards), sum(shard.tokens for shard in shards)
+        min_sequences = global_batch_size if side == "domain" else 1
+        if sequences < min_sequences:
             problems.add(
                 f"spec.corpus.{side}: {tokens} training tokens make {sequences} sequence(s) of "
-                f"{sequence_length_tokens} tokens, less than one batch of {least}; add text, or lower "
+                f"{sequence_length_tokens} tokens, less than one batch of {min_sequences}; add text, or lower "
                 "spec.pretraining.globalBatchSize or spec.corpus.sequenceLength"
             )
     problems.raise_if_any()
 
 
-def report_of(
-    config: PrepareConfig,
-    folder: Path,
-    model: ModelFacts,
-    *,
-    sequence_length_tokens: int,
-    tokenizer: TokenizerFacts | None,
-    evaluation: EvaluationInputs,
-    index: ContaminationIndex,
-    spooled: Sequence[SpooledSource],
-    choices: Mapping[Side, HeldOutChoice],
-    packed: Sequence[PackedSource],
-    resolved: Sequence[tuple[str, str]],
-    warnings: Sequence[str],
-    seconds: Mapping[str, float],
-) -> PrepareReport:
-    """The whole report, when all files of the stage are written below `folder`."""
+def report_of(config: PrepareConfig, folder: Path, data: PreparedData, notes: RunNotes) -> PrepareReport:
+    """Return the report of a run.
+
+    Args:
+        config: of the run.
+        folder: with all files that the run wrote.
+        data: what the run made.
+        notes: taken during the run.
+    """
+    spooled, packed = data.corpus.spooled, data.packed
     sources = [
-        source_facts(spool, pack, choices[spool.side]) for spool, pack in zip(spooled, packed, strict=True)
+        source_facts(spool, pack, data.corpus.choices[spool.side])
+        for spool, pack in zip(spooled, packed, strict=True)
     ]
-    near = [pack.near_duplicates for pack in packed]
+    near_duplicates = [pack.near_duplicates for pack in packed]
+    data_warnings = warnings_of(
+        data.model,
+        sources,
+        spooled,
+        near_duplicates,
+        trains_all_weights=config.trains_all_weights,
+        too_short_items=data.contamination.too_short,
+    )
     facts = PrepareFacts(
-        model=model,
+        model=data.model,
         sources=tuple(sources),
-        sequence_length_tokens=sequence_length_tokens,
+        sequence_length_tokens=data.sequence_length_tokens,
         domain_tokens=sum(source.train_tokens for source in sources if source.side == "domain"),
         general_tokens=sum(source.train_tokens for source in sources if source.side == "general"),
-        instruction_examples=len(evaluation.instructions),
-        preference_pairs=len(evaluation.preferences),
+        instruction_examples=len(data.evaluation.instructions),
+        preference_pairs=len(data.evaluation.preferences),
         near_duplicates=sum(spool.repeats for spool in spooled),
-        tokenizer=tokenizer,
-        task_items=tuple(evaluation.item_counts.items()),
-        data_digest=data_digest(folder, [pack.manifest for pack in packed], sequence_length_tokens),
-        warnings=warnings_of(
-            model,
-            sources,
-            spooled,
-            near,
-            trains_all_weights=config.trains_all_weights,
-            too_short_items=index.too_short,
-        )
-        + tuple(warnings),
+        tokenizer=notes.tokenizer,
+        task_items=tuple(data.evaluation.item_counts.items()),
+        data_digest=data_digest(folder, data.shards, data.sequence_length_tokens),
+        warnings=(*data_warnings, *notes.warnings),
     )
-    by_task = {task: sum(spool.counts.contaminated_by[task] for spool in spooled) for task in index.tasks}
+    by_task = {
+        task: sum(spool.counts.contaminated_by[task] for spool in spooled)
+        for task in data.contamination.tasks
+    }
     return PrepareReport(
         facts=facts,
-        resolved_sources=tuple(resolved),
+        resolved_sources=tuple(notes.resolved),
         contamination_by_task=tuple(by_task.items()),
         near_duplicates_by_source=tuple(
-            (spool.name, count) for spool, count in zip(spooled, near, strict=True)
+            (spool.name, count) for spool, count in zip(spooled, near_duplicates, strict=True)
         ),
         repeats_by_source=tuple((spool.name, spool.repeats) for spool in spooled)
         if config.deduplicate == "near"
         else (),
         languages_by_source=tuple(
-            (spool.name, tuple(spool.counts.languages.documents.most_common(10))) for spool in spooled
+            (spool.name, tuple(spool.counts.languages.documents.most_common(_MAX_LANGUAGES)))
+            for spool in spooled
         ),
         lengths_by_source=tuple((spool.name, lengths(spool)) for spool in spooled),
-        seconds_by_step=tuple((name, round(value, 3)) for name, value in seconds.items()),
+        seconds_by_step=tuple((name, round(value, 3)) for name, value in notes.seconds.items()),
     )
 
 
+def source_facts(spool: SpooledSource, packed: PackedSource, choice: HeldOutChoice) -> SourceFacts:
+    """Return what the planner reads of one source."""
+    held_out = [tokens for candidate, tokens in choice.chosen if candidate.source == spool.index]
+    shard, counts = packed.manifest, spool.counts
+    return SourceFacts(
+        side=spool.side,
+        index=spool.index,
+        documents=shard.documents,
+        train_tokens=shard.tokens,
+        sequences=shard.sequences,
+        duplicates=counts.duplicates + spool.repeats,
+        contaminated=counts.contaminated,
+        empty=counts.empty,
+        bad_records=counts.bad_records,
+        held_out_documents=len(held_out),
+        held_out_tokens=sum(held_out),
+        cut_documents=shard.cut_documents,
+        fill_fraction=shard.filled_positions / max(1, shard.positions),
+        weight=spool.config.weight,
+    )
+
+
+def data_digest(folder: Path, shards: Sequence[ShardManifest], sequence_length_tokens: int) -> str:
+    """Return the digest of everything that prepare made, the model apart: shards, and all other files by content."""
+    paths = [
+        path
+        for name in (HELD_OUT, TASKS, PROBES, INSTRUCTIONS, PREFERENCES)
+        for path in sorted((folder / name).glob("*.jsonl"))
+    ]
+    paths += sorted((folder / HARNESS).glob(f"*/{TASK_FILE}"))
+    files = {str(path.relative_to(folder)): sha256_of_file(path) for path in paths}
+    packed = {f"{DATA}/{shard.name}/{file.name}": file.sha256 for shard in shards for file in shard.files}
+    return digest_of({"sequence_length_tokens": sequence_length_tokens, "files": files | packed})
+
+
 def lengths(spool: SpooledSource) -> tuple[int, ...]:
-    """Tokens of a source's documents at `PERCENTILES`, special ones included; empty when it has none."""
-    counts = spool.token_counts if spool.later is None else spool.token_counts[~spool.later]
+    """Return the tokens of a source's documents at `PERCENTILES`, special ones included; empty without documents."""
+    counts = spool.token_counts if spool.is_repeat is None else spool.token_counts[~spool.is_repeat]
     if not len(counts):
         return ()
     return tuple(int(value) for value in np.percentile(counts, PERCENTILES, method="nearest"))

@@ -1,4 +1,4 @@
-"""A step that needs torch, in a process of its own, so that prepare never imports it."""
+"""Runs a step that needs torch in a process of its own, so that prepare itself never imports torch."""
 
 from __future__ import annotations
 
@@ -9,22 +9,30 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 _POLL_SECONDS = 2.0
+_MAX_ERROR_CHARACTERS = 160
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+"""Environment of a module that works on local files alone, and whose standard error holds errors alone."""
 
 
 @dataclass(frozen=True)
-class Finished:
-    """How a helper ended."""
+class FinishedProcess:
+    """Describes how a process ended."""
 
     returncode: int
     output: str
     last_error: str
-    """The last line it wrote to standard error, cut to a sentence's length."""
+    """Last line of standard error, cut to a sentence's length."""
+
+    @property
+    def is_out_of_memory(self) -> bool:
+        """Return whether the process was killed, which the kernel does when memory runs out."""
+        return self.returncode in (-9, 137)
 
 
 def run_module(
     module: str, arguments: Sequence[str], environment: Mapping[str, str], beat: Callable[[], None]
-) -> Finished:
-    """Run `python -m MODULE ARGUMENTS...`, with a heartbeat while it works; it does not outlive the call."""
+) -> FinishedProcess:
+    """Run `python -m MODULE ARGUMENTS...` to its end and call `beat` while it runs; kill it if `beat` raises."""
     process = subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         env=os.environ | environment,
@@ -44,4 +52,4 @@ def run_module(
             process.kill()
             process.wait()
     last = (errors.strip().splitlines() or ["no message"])[-1]
-    return Finished(process.returncode, output, last[:160])
+    return FinishedProcess(process.returncode, output, last[:_MAX_ERROR_CHARACTERS])

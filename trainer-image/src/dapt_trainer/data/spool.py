@@ -1,13 +1,14 @@
-"""Reading the sources: each document judged once, kept ones spooled as tokens until all sources are read.
+"""Reads the sources of a side, decides about each document once, and spools the kept ones as tokens.
 
-A document is, in this order: empty (no word or token), a duplicate (its normalized text came before on its side),
-contaminated (it contains an evaluation item), or kept. Which of the kept ones are held out can only be said when all
-are known, so their tokens and sketches wait in a spool on the work volume.
+A document is, in this order: empty (no word or token), a duplicate (an earlier document of its side has the same
+normalized text), contaminated (it contains an evaluation item), or kept. Which of the kept ones are held out can only
+be decided when all are known, so their tokens and sketches are spooled on the work volume until then.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -25,72 +26,78 @@ import numpy.typing as npt
 from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import TextSource
 from dapt_trainer.data.analysis import AnalysedBatch, AnalysisPool
-from dapt_trainer.data.dedup.minhash import HASHES, find_repeats
+from dapt_trainer.data.dedup.minhash import HASHES, Signatures, find_repeats
 from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.packing.data_manifest import TokenType
+from dapt_trainer.data.packing.shards import Integers, mapped_array, token_dtype
 from dapt_trainer.data.reading.sources import ResolvedSource
 from dapt_trainer.data.reading.text_batches import Counts, TextBatch, TextBatches
 from dapt_trainer.data.text import Hashes
 
-_KEY_SPACE = 1 << 64
+KEY_SPACE = 1 << 64
+"""Number of possible keys: a document belongs to a share s of all when its key is below s times this."""
 SMALLEST_KEPT = 3
-"""Documents a half whose text is kept for being the first by hash, so that no half is ever empty."""
+"""Documents of each half that are candidates because their hashes are the smallest, so that no half is ever empty."""
+TINY_TOKENS = 16
+"""Documents of fewer tokens are counted: there is little in them to predict from."""
+_KEY_BYTES = 8
 
 
 @dataclass(frozen=True)
 class HeldOutCandidate:
-    """A kept document that may be held out."""
+    """Describes a kept document that may be held out."""
 
     key: int
     half: int
     source: int
-    """Place in the side's list."""
+    """Index of the source in the side's list."""
     document: int
     """Number among the source's kept documents."""
     tokens: int
-    """Without special tokens."""
+    """Number of tokens without special ones."""
     text_offset: int
-    """In the side's file of candidate texts."""
+    """Offset in the side's file of candidate texts."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class SpooledSource:
-    """Kept documents of one source: arrays in memory, tokens and sketches on disk."""
+    """Holds the kept documents of one source: counts and keys in memory, tokens and sketches on disk."""
 
     side: Side
     index: int
     config: TextSource
     counts: Counts
     token_counts: npt.NDArray[np.int64]
-    """[documents] with special tokens."""
+    """[documents] tokens of each, special ones included."""
     keys: Hashes
     """[documents] seeded hash of the normalized text."""
     sketch_counts: npt.NDArray[np.int64]
-    tokens: Any
+    """[documents] hashes in the sketch of each."""
+    tokens: Integers
     """[all tokens], memory-mapped."""
-    sketches: Any
+    sketches: Hashes
     """[all sketches], memory-mapped."""
+    signatures: Signatures
+    """[documents, HASHES], memory-mapped; [0, HASHES] unless near-duplicates are searched for."""
     texts: Path | None = None
-    """The documents as JSON strings, one a line, where they are tokenized once more."""
-    signatures: Any = None
-    """[documents, HASHES], memory-mapped, where near-duplicates are looked for."""
-    later: npt.NDArray[np.bool_] | None = None
-    """[documents] which are near-duplicates of an earlier document of the side; None: not looked for."""
+    """File with the documents as JSON strings, one a line; None unless they are tokenized again."""
+    is_repeat: npt.NDArray[np.bool_] | None = None
+    """[documents] whether each is a near-duplicate of an earlier document of the side; None: not searched for."""
 
     @property
     def name(self) -> str:
-        """`domain-0`: also the folder of the shard."""
+        """Return the source's name, for example `domain-0`, which is also the folder of its shard."""
         return f"{self.side}-{self.index}"
 
     @property
     def repeats(self) -> int:
-        """How many of its documents are near-duplicates of earlier ones."""
-        return 0 if self.later is None else int(self.later.sum())
+        """Return how many of its documents are near-duplicates of earlier ones."""
+        return 0 if self.is_repeat is None else int(self.is_repeat.sum())
 
 
 @dataclass(frozen=True)
-class Rules:
-    """What decides about a document."""
+class ReadingRules:
+    """Holds what decides about a document."""
 
     seed: int
     deduplicate: bool
@@ -98,28 +105,28 @@ class Rules:
     bad_records_max_fraction: float
     token_type: TokenType
     special_tokens: int
-    """A document's special tokens: end-of-text, and begin-of-text where there is one."""
+    """Number of a document's special tokens: end-of-text, and begin-of-text where there is one."""
     tasks: tuple[str, ...]
-    """Names that contamination is counted under."""
+    """Names of the tasks that contamination is counted by."""
     keeps_texts: bool = False
-    """The texts of kept documents are spooled too: a tokenizer that grows has to read them again."""
+    """Whether the texts of kept documents are spooled too: an extended tokenizer has to read them again."""
 
 
 class SideReader:
-    """Reads the sources of one side in order; duplicates are looked for over all of them."""
+    """Reads the sources of one side in order, and drops duplicates over all of them."""
 
-    def __init__(self, side: Side, folder: Path, rules: Rules, pool: AnalysisPool) -> None:
+    def __init__(self, side: Side, folder: Path, rules: ReadingRules, pool: AnalysisPool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._side: Side = side
         self._folder = folder
         self._rules = rules
         self._pool = pool
-        self._seen: set[int] = set()
-        self._smallest: list[list[int]] = [[], []]
-        self._threshold = int(rules.held_out_fraction * _KEY_SPACE)
+        self._seen_keys: set[int] = set()
+        self._smallest_keys: list[list[int]] = [[], []]
+        self._threshold = int(rules.held_out_fraction * KEY_SPACE)
         self.candidates: list[HeldOutCandidate] = []
-        self.texts = folder / "candidates.jsonl"
-        self._texts = self.texts.open("wb")
+        self._candidate_texts_path = folder / "candidates.jsonl"
+        self._candidate_texts = self._candidate_texts_path.open("wb")
 
     def read(
         self,
@@ -132,61 +139,64 @@ class SideReader:
         """Read one source to its end or its `max_tokens`.
 
         Args:
-            index: place in the side's list.
+            index: of the source in the side's list.
             config: as the user wrote it.
             resolved: its files.
             problems: gets one sentence for each kind of fault of this source.
-            progress: called with the tokens kept so far.
+            progress: called with the number of tokens kept so far.
         """
         counts = Counts()
+        rules = self._rules
         reader = TextBatches(
-            f"spec.corpus.{self._side}[{index}]",
-            config,
-            resolved,
-            self._rules.bad_records_max_fraction,
-            problems,
+            f"spec.corpus.{self._side}[{index}]", config, resolved, rules.bad_records_max_fraction, problems
         )
         name = f"{self._side}-{index}"
         token_counts, keys, sketch_counts = array("q"), array("Q"), array("q")
         kept_tokens = 0
         limit = config.max_tokens
-        paths = self._folder / f"{name}.tokens", self._folder / f"{name}.sketches"
-        token_type = np.dtype(self._rules.token_type).newbyteorder("<")
-        texts = self._folder / f"{name}.texts" if self._rules.keeps_texts else None
-        signatures = self._folder / f"{name}.signatures"
+        tokens_path, sketches_path = self._folder / f"{name}.tokens", self._folder / f"{name}.sketches"
+        signatures_path = self._folder / f"{name}.signatures"
+        texts_path = self._folder / f"{name}.texts" if rules.keeps_texts else None
+        dtype = token_dtype(rules.token_type)
         with (
-            paths[0].open("wb") as tokens_file,
-            paths[1].open("wb") as sketches_file,
-            signatures.open("wb") as signatures_file,
-            texts.open("wb") if texts else contextlib.nullcontext() as texts_file,
+            tokens_path.open("wb") as tokens_file,
+            sketches_path.open("wb") as sketches_file,
+            signatures_path.open("wb") as signatures_file,
+            texts_path.open("wb") if texts_path else contextlib.nullcontext() as texts_file,
         ):
-            for read, batch in self._analysed(reader):
-                counts.records += read.records
-                counts.bad_records += read.bad_records
-                kept, full = [], False
-                for number, key, half in self._judged(batch, counts):
-                    size = int(batch.token_counts[number])
-                    self._note_candidate(key, half, index, len(token_counts), size, read.texts[number])
-                    counts.tiny += size - self._rules.special_tokens < 16
-                    counts.languages.note(key, read.texts[number], size - self._rules.special_tokens)
+            for batch, analysis in self._analysed(reader):
+                counts.records += batch.records
+                counts.bad_records += batch.bad_records
+                kept, is_full = [], False
+                for number, key, half in self._kept_documents(analysis, counts):
+                    size = int(analysis.token_counts[number])
+                    tokens, text = size - rules.special_tokens, batch.texts[number]
+                    if self._may_be_held_out(key, half):
+                        offset = self._candidate_texts.tell()
+                        self._candidate_texts.write(json.dumps(text).encode() + b"\n")
+                        self.candidates.append(
+                            HeldOutCandidate(key, half, index, len(token_counts), tokens, offset)
+                        )
+                    counts.tiny += tokens < TINY_TOKENS
+                    counts.languages.add(key, text, tokens)
                     kept.append(number)
                     token_counts.append(size)
                     keys.append(key)
-                    sketch_counts.append(int(batch.shingle_counts[number]))
+                    sketch_counts.append(int(analysis.shingle_counts[number]))
                     kept_tokens += size
                     if limit is not None and kept_tokens >= limit:
-                        full = True
+                        is_full = True
                         break
-                _write_chosen(tokens_file, batch.tokens.astype(token_type), batch.token_counts, kept)
-                _write_chosen(sketches_file, batch.shingles, batch.shingle_counts, kept)
-                if batch.signatures is not None:
-                    signatures_file.write(batch.signatures[kept].tobytes())
+                _write_documents(tokens_file, analysis.tokens.astype(dtype), analysis.token_counts, kept)
+                _write_documents(sketches_file, analysis.shingles, analysis.shingle_counts, kept)
+                if analysis.signatures is not None:
+                    signatures_file.write(analysis.signatures[kept].tobytes())
                 if texts_file is not None:
-                    texts_file.writelines(json.dumps(read.texts[number]).encode() + b"\n" for number in kept)
+                    texts_file.writelines(json.dumps(batch.texts[number]).encode() + b"\n" for number in kept)
                 progress(kept_tokens)
-                if full:
+                if is_full:
                     break
-        reader.judge_bad_records(counts)
+        reader.report_bad_records(counts)
         return SpooledSource(
             side=self._side,
             index=index,
@@ -197,110 +207,111 @@ class SideReader:
             else np.empty(0, np.int64),
             keys=np.frombuffer(keys, dtype=np.uint64) if keys else np.empty(0, np.uint64),
             sketch_counts=np.frombuffer(sketch_counts, dtype=np.int64) if keys else np.empty(0, np.int64),
-            tokens=_mapped(paths[0], token_type),
-            sketches=_mapped(paths[1], np.dtype(np.uint64)),
-            texts=texts,
-            signatures=_mapped(signatures, np.dtype(np.uint32)).reshape(-1, HASHES),
+            tokens=mapped_array(tokens_path, dtype),
+            sketches=mapped_array(sketches_path, np.dtype(np.uint64)),
+            texts=texts_path,
+            signatures=mapped_array(signatures_path, np.dtype(np.uint32)).reshape(-1, HASHES),
         )
 
     def close(self) -> None:
-        """No more sources come."""
-        self._texts.close()
+        """Finish the file of candidate texts; call it after the last source."""
+        self._candidate_texts.close()
 
     def __enter__(self) -> SideReader:
-        """Itself."""
+        """Return the reader."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close what is open."""
+        """Close the file of candidate texts."""
         self.close()
 
     def candidate_text(self, candidate: HeldOutCandidate) -> str:
-        """The text of a candidate, after `close`."""
-        with self.texts.open("rb") as file:
+        """Return the text of a candidate; call it after `close`."""
+        with self._candidate_texts_path.open("rb") as file:
             file.seek(candidate.text_offset)
             text: str = json.loads(file.readline())
             return text
 
     def _analysed(self, reader: TextBatches) -> Iterator[tuple[TextBatch, AnalysedBatch]]:
-        under_way: deque[TextBatch] = deque()
+        # The pool reads ahead and returns its results in order, so the texts of a result are the oldest in the queue.
+        pending: deque[TextBatch] = deque()
 
-        def noted() -> Iterator[Sequence[str]]:
-            for read in reader:
-                under_way.append(read)
-                yield read.texts
+        def texts_of_batches() -> Iterator[Sequence[str]]:
+            for batch in reader:
+                pending.append(batch)
+                yield batch.texts
 
-        for batch in self._pool.analysed(noted()):
-            yield under_way.popleft(), batch
+        for analysis in self._pool.analysed(texts_of_batches()):
+            yield pending.popleft(), analysis
 
-    def _judged(self, batch: AnalysedBatch, counts: Counts) -> Iterator[tuple[int, int, int]]:
-        """(place in the batch, key, half) of each document that is kept."""
+    def _kept_documents(self, analysis: AnalysedBatch, counts: Counts) -> Iterator[tuple[int, int, int]]:
+        """Yield (number in the batch, key, half) of each document that is kept; count the others."""
         seed = self._rules.seed.to_bytes(8, "little", signed=True)
-        for number, digest in enumerate(batch.digests):
-            if not digest or batch.token_counts[number] <= self._rules.special_tokens:
+        for number, digest in enumerate(analysis.digests):
+            if not digest or analysis.token_counts[number] <= self._rules.special_tokens:
                 counts.empty += 1
                 continue
-            place = hashlib.blake2b(digest, digest_size=9, key=seed).digest()
-            key = int.from_bytes(place[:8], "little")
+            # The half comes from a byte that the key does not use, so it is independent of being held out.
+            keyed_hash = hashlib.blake2b(digest, digest_size=_KEY_BYTES + 1, key=seed).digest()
+            key = int.from_bytes(keyed_hash[:_KEY_BYTES], "little")
             if self._rules.deduplicate:
-                if key in self._seen:
+                if key in self._seen_keys:
                     counts.duplicates += 1
                     continue
-                self._seen.add(key)
-            task = int(batch.contaminated_by[number])
+                self._seen_keys.add(key)
+            task = int(analysis.contaminated_by[number])
             if task >= 0:
                 counts.contaminated += 1
                 counts.contaminated_by[self._rules.tasks[task]] += 1
                 continue
-            yield number, key, place[8] & 1
+            yield number, key, keyed_hash[_KEY_BYTES] & 1
 
-    def _note_candidate(self, key: int, half: int, source: int, document: int, size: int, text: str) -> None:
-        smallest = self._smallest[half]
+    def _may_be_held_out(self, key: int, half: int) -> bool:
+        """Return whether a document is a candidate: below the threshold, or among the smallest of its half so far."""
+        smallest = self._smallest_keys[half]
         if len(smallest) < SMALLEST_KEPT or key < smallest[-1]:
-            self._smallest[half] = sorted([*smallest, key])[:SMALLEST_KEPT]
-        elif key >= self._threshold:
-            return
-        offset = self._texts.tell()
-        self._texts.write(json.dumps(text).encode() + b"\n")
-        tokens = size - self._rules.special_tokens
-        self.candidates.append(HeldOutCandidate(key, half, source, document, tokens, offset))
+            self._smallest_keys[half] = sorted([*smallest, key])[:SMALLEST_KEPT]
+            return True
+        return key < self._threshold
 
 
-def note_repeats(spools: Sequence[SpooledSource], folder: Path, beat: Callable[[], None]) -> None:
-    """Say of each of a side's documents whether it is a near-duplicate of an earlier one.
+def mark_repeats(
+    spools: Sequence[SpooledSource], folder: Path, beat: Callable[[], None]
+) -> list[SpooledSource]:
+    """Return a side's sources with a mark on each document that is a near-duplicate of an earlier one.
 
     Raises:
         InfrastructureError: one of the processes was killed.
     """
-    later = find_repeats([spool.signatures for spool in spools], folder, beat=beat)
+    marks = find_repeats([spool.signatures for spool in spools], folder, beat=beat)
     shutil.rmtree(folder)
-    for spool, own in zip(spools, later, strict=True):
-        spool.later = own
-
-
-def first_ones(
-    candidates: Sequence[HeldOutCandidate], spools: Sequence[SpooledSource]
-) -> list[HeldOutCandidate]:
-    """The candidates that are no near-duplicates of earlier documents."""
-    later = {spool.index: spool.later for spool in spools}
     return [
-        candidate
-        for candidate in candidates
-        if (own := later[candidate.source]) is None or not own[candidate.document]
+        dataclasses.replace(spool, is_repeat=is_repeat)
+        for spool, is_repeat in zip(spools, marks, strict=True)
     ]
 
 
-def _write_chosen(file: Any, values: Any, counts: npt.NDArray[np.int64], chosen: list[int]) -> None:
-    """Write the values of the chosen documents of a batch, in order."""
-    if len(chosen) == len(counts):
+def candidates_without_repeats(
+    candidates: Sequence[HeldOutCandidate], spools: Sequence[SpooledSource]
+) -> list[HeldOutCandidate]:
+    """Return the candidates that are not near-duplicates of earlier documents."""
+    marks = {spool.index: spool.is_repeat for spool in spools}
+    return [
+        candidate
+        for candidate in candidates
+        if (is_repeat := marks[candidate.source]) is None or not is_repeat[candidate.document]
+    ]
+
+
+def _write_documents(
+    file: BinaryIO, values: Integers, counts: npt.NDArray[np.int64], numbers: list[int]
+) -> None:
+    """Write the values of the documents of a batch that have these numbers, in order."""
+    if len(numbers) == len(counts):
         file.write(values.tobytes())
         return
     ends = np.cumsum(counts)
-    for number in chosen:
+    for number in numbers:
         file.write(values[ends[number] - counts[number] : ends[number]].tobytes())
-
-
-def _mapped(path: Path, dtype: Any) -> Any:
-    return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype=dtype)

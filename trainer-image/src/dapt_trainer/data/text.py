@@ -1,9 +1,9 @@
-"""Normalized text, its words, and hashes of its word n-grams.
+"""Normalizes text, splits it into words, and hashes its word n-grams.
 
 Two texts are duplicates when their normalized forms are equal: Unicode compatibility form (NFKC), lower case, any run
 of white space as one space. Words are runs of letters and digits; each Chinese, Japanese or Korean character is a word.
 
-The hash of the n words from place i on is a polynomial over 2^64 in an odd base B, taken from running sums:
+The hash of the n words from word i on is a polynomial modulo 2^64 in an odd base B, computed from running sums:
 (P[i + n] - P[i]) x B^-i with P[k] = sum over j < k of h(word j) B^j, so that one pass serves every n.
 """
 
@@ -22,54 +22,56 @@ Hashes = npt.NDArray[np.uint64]
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
 _ASCII_WORD = re.compile(r"\w+", re.ASCII)
-"""The same on ASCII text, in half the time."""
+"""Matches the same words in ASCII text in half the time."""
 _BASE = 0x9E3779B97F4A7C15
 _INVERSE = pow(_BASE, -1, 1 << 64)
-_CACHED_WORDS = 1_000_000
+_MAX_CACHED_WORDS = 1_000_000
 
 
 def normalized(text: str) -> str:
-    """The form in which texts are compared."""
+    """Return the form in which texts are compared."""
     return " ".join(unicodedata.normalize("NFKC", text).lower().split())
 
 
 def text_digest(normalized_text: str) -> bytes:
-    """16 bytes that name a normalized text."""
+    """Return the 16 bytes that identify a normalized text."""
     return hashlib.blake2b(normalized_text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def words(normalized_text: str) -> list[str]:
-    """The words of a normalized text, in order."""
+    """Return the words of a normalized text, in order."""
     return (_ASCII_WORD if normalized_text.isascii() else _WORD).findall(normalized_text)
 
 
 class WordHasher:
-    """Hashes words and n-grams of words; remembers the words that it met."""
+    """Hashes words and n-grams of words; caches the hashes of words."""
 
     def __init__(self) -> None:
-        self._known: dict[str, int] = {}
+        self._cache: dict[str, int] = {}
         self._powers = np.ones(1, dtype=np.uint64)
         self._inverses = np.ones(1, dtype=np.uint64)
 
     def hashes(self, text_words: Sequence[str]) -> Hashes:
-        """One 64-bit hash a word."""
-        known = self._known
+        """Return one 64-bit hash for each word."""
+        cache = self._cache
         try:
-            return np.array([known[word] for word in text_words], dtype=np.uint64)
+            # The usual case once the cache is warm: no word of the batch is new.
+            return np.array([cache[word] for word in text_words], dtype=np.uint64)
         except KeyError:
             pass
-        if len(known) > _CACHED_WORDS:
-            known.clear()
+        if len(cache) > _MAX_CACHED_WORDS:
+            cache.clear()
         for word in text_words:
-            if word not in known:
+            if word not in cache:
                 content = word.encode("utf-8", "surrogatepass")
-                known[word] = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
-        return np.array([known[word] for word in text_words], dtype=np.uint64)
+                cache[word] = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+        return np.array([cache[word] for word in text_words], dtype=np.uint64)
 
     def ngrams(self, word_hashes: Hashes, lengths: Sequence[int]) -> list[Hashes]:
-        """For each n of `lengths` the hashes [words - n + 1] of all runs of n words; empty when there are fewer."""
+        """Return for each n of `lengths` the hashes [words - n + 1] of all runs of n words; empty for fewer words."""
         count = len(word_hashes)
-        self._grow(count)
+        self._extend_powers(count)
+        # All arithmetic wraps around at 2^64, which is what makes the hash a polynomial modulo 2^64.
         sums = np.zeros(count + 1, dtype=np.uint64)
         np.cumsum(word_hashes * self._powers[:count], out=sums[1:])
         return [
@@ -79,7 +81,7 @@ class WordHasher:
             for n in lengths
         ]
 
-    def _grow(self, count: int) -> None:
+    def _extend_powers(self, count: int) -> None:
         if count + 1 > len(self._powers):
             size = max(1024, 2 * (count + 1))
             self._powers = _powers(_BASE, size)
@@ -93,6 +95,7 @@ def _powers(base: int, size: int) -> Hashes:
 
 
 def _mixed(values: Hashes) -> Hashes:
+    """Spread the bits of each value over all 64 (the finalizer of MurmurHash3): minima and low bits are used."""
     values = (values ^ (values >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
     values = (values ^ (values >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
     return values ^ (values >> np.uint64(33))

@@ -1,8 +1,8 @@
-"""prepare: raw sources in; base model, packed shards, held-out text, evaluation and SFT data on the work volume out.
+"""Runs prepare, which turns the sources of the manifest into what all other stages read from the work volume.
 
-The only stage that reads hubs and object stores. It works below its own try's folder and moves finished folders into
-place at the end, `data/` with the manifest last: killed at any moment and run again, it ends with the same files, and
-finds out by the manifest when nothing is left to do.
+It is the only stage that reads hubs and object stores. It works below its own run's folder and moves finished folders
+into place at the end, `data/` with the manifest last: killed at any moment and run again, it ends with the same files,
+and a run that finds a finished manifest has nothing left to do.
 """
 
 from __future__ import annotations
@@ -14,20 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from dapt_contract.envelope import digest_of
-from dapt_contract.layout import (
-    DATA,
-    EXTENDED_MODEL,
-    HARNESS,
-    HELD_OUT,
-    INSTRUCTIONS,
-    MODEL,
-    PREFERENCES,
-    PROBES,
-    TASKS,
-)
+from dapt_contract.layout import DATA, HARNESS, HELD_OUT, INSTRUCTIONS, MODEL, PREFERENCES, PROBES, TASKS
 from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import (
     ModelFacts,
@@ -35,7 +23,6 @@ from dapt_contract.stages.prepare import (
     PrepareReport,
     TokenizerExtensionConfig,
 )
-from dapt_contract.stages.prepare import TokenizerFacts as GrownFacts
 from dapt_trainer.context import StageContext
 from dapt_trainer.data.analysis import AnalysisPool, AnalysisSettings
 from dapt_trainer.data.base_model.facts import (
@@ -45,36 +32,47 @@ from dapt_trainer.data.base_model.facts import (
     sequence_length,
 )
 from dapt_trainer.data.base_model.fetch import import_model
-from dapt_trainer.data.choose_held_out import HeldOutChoice, choose, held_out_limit
+from dapt_trainer.data.choose_held_out import Corpus, HeldOutLimits, choose, held_out_limit
 from dapt_trainer.data.dedup.contamination import ContaminationIndex, contamination_index
-from dapt_trainer.data.dedup.held_out_neighbours import HeldOutShingles
 from dapt_trainer.data.disk_space import check_space
 from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.items.json_lines import write_lines
 from dapt_trainer.data.move_into_place import move_into_place
-from dapt_trainer.data.other_inputs import (
+from dapt_trainer.data.pack_source import PackedSource, PackingRules, pack_source
+from dapt_trainer.data.packing.data_manifest import DataManifest, TokenType, finished_manifest, write_manifest
+from dapt_trainer.data.packing.held_out import HALVES, write_held_out
+from dapt_trainer.data.plain_tokenizer import plain_tokenizer
+from dapt_trainer.data.reporting import PreparedData, RunNotes, check_size, report_of
+from dapt_trainer.data.spool import (
+    ReadingRules,
+    SideReader,
+    SpooledSource,
+    candidates_without_repeats,
+    mark_repeats,
+)
+from dapt_trainer.data.stage_inputs import (
     SIDES,
+    CorpusSource,
     EvaluationInputs,
-    ListedSource,
     check_sources,
     clean_tuning_data,
     find_sources,
-    know_all_tasks,
+    harness_has_all_tasks,
     read_evaluation,
 )
-from dapt_trainer.data.pack_source import PackedSource, pack_source
-from dapt_trainer.data.packing.data_manifest import DataManifest, TokenType, finished_manifest, write_manifest
-from dapt_trainer.data.packing.held_out import HALVES, write_held_out
-from dapt_trainer.data.reporting import check_size, report_of
-from dapt_trainer.data.spool import Rules, SideReader, SpooledSource, first_ones, note_repeats
 from dapt_trainer.errors import InfrastructureError, InputError, StopRequested
 from dapt_trainer.tokenization.grow_in_prepare import check_model, grow
 
 _FACTS = "facts.json"
+# Shares of the stage that are done when a step begins, by how long steps usually take.
+_READING_BEGINS = 0.1
+_READING_FRACTION = 0.7
+_PACKING_BEGINS = 0.8
+_PACKING_FRACTION = 0.15
 
 
 def run(config: PrepareConfig, context: StageContext) -> PrepareReport:
-    """Prepare everything; all problems of the input are told at once.
+    """Prepare everything, and report all problems of the input at once.
 
     Raises:
         InputError: what the user must correct.
@@ -94,8 +92,10 @@ def run(config: PrepareConfig, context: StageContext) -> PrepareReport:
         ) from error
 
 
-@dataclass
-class _Model:
+@dataclass(frozen=True)
+class _BaseModel:
+    """Describes the imported model, its tokenizer, and how documents are stored in its tokens."""
+
     facts: ModelFacts
     tokenizer: TokenizerDescription
     sequence_length_tokens: int
@@ -103,251 +103,224 @@ class _Model:
 
 
 class _Preparation:
+    """Runs the steps of one preparation below the run's own folder."""
+
     def __init__(self, config: PrepareConfig, context: StageContext) -> None:
         self._config = config
         self._context = context
         self._problems = Problems()
+        self._notes = RunNotes()
         self._folder = context.try_folder / "prepared"
         self._scratch = context.try_folder / "spool"
-        self._seconds: dict[str, float] = {}
-        self._resolved: list[tuple[str, str]] = []
-        self._warnings: list[str] = []
-        self._tokenizer_facts: GrownFacts | None = None
 
     def run(self) -> PrepareReport:
         try:
-            report = self._run()
+            return self._run()
         finally:
-            self._clean_up()
-        return report
+            self._remove_leftovers()
 
     def _run(self) -> PrepareReport:
         config = self._config
         for folder in (self._folder, self._scratch):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
+
+        # 1. Check the names of tasks first: it takes seconds, while the model and the corpus may be large.
         with self._step("checking the names of tasks", 0.0):
-            named = know_all_tasks(config, self._scratch, self._problems, self._alive)
+            has_all_tasks = harness_has_all_tasks(config, self._scratch, self._problems, self._heartbeat)
+
+        # 2. Read every other input, so that the user sees the problems of all of them after one run.
         with self._step("reading the base model", 0.0):
-            model = self._model() if named else None
+            model = self._import_model() if has_all_tasks else None
         with self._step("finding the sources", 0.05):
-            sources = find_sources(config, self._problems, self._alive)
+            sources = find_sources(config, self._problems, self._heartbeat)
         with self._step("reading evaluation and tuning data", 0.08):
-            harness = self._folder / HARNESS
+            harness_folder = self._folder / HARNESS if has_all_tasks else None
             evaluation = read_evaluation(
-                config, harness, self._scratch, self._problems, self._alive, harness=named
+                config, harness_folder, self._scratch, self._problems, self._heartbeat
             )
-        if not named:  # told within seconds: the model and the corpus may be large
+        if not has_all_tasks:
             raise InputError(*self._problems.sentences())
         if model is None or self._problems:
-            with self._step("checking the corpus", 0.1):
-                check_sources(sources, config.bad_records_max_fraction, self._problems, self._alive)
+            with self._step("checking the corpus", _READING_BEGINS):
+                check_sources(sources, config.bad_records_max_fraction, self._problems, self._heartbeat)
             raise InputError(*self._problems.sentences())
-        self._resolved += [(source.config.source, source.files.resolved) for source in sources]
-        self._resolved += evaluation.resolved
-        index = contamination_index(evaluation.items) if config.decontaminate else ContaminationIndex()
-        self._warnings += clean_tuning_data(evaluation, index, self._problems)
-        with self._step("reading and tokenizing the corpus", 0.1):
-            spooled, choices = self._corpus(model, sources, index)
+        self._notes.resolved += [(source.config.source, source.files.resolved) for source in sources]
+        self._notes.resolved += evaluation.resolved
+
+        # 3. Drop evaluation items from the tuning data; the corpus is cleaned of them while it is read.
+        contamination = (
+            contamination_index(evaluation.items) if config.decontaminate else ContaminationIndex()
+        )
+        self._notes.warnings += clean_tuning_data(evaluation, contamination, self._problems)
+
+        # 4. Tokenize the corpus and choose what is held out.
+        with self._step("reading and tokenizing the corpus", _READING_BEGINS):
+            corpus = self._read_corpus(model, sources, contamination)
         self._problems.raise_if_any()
+
+        # 5. Extend the tokenizer on the training text alone, and tokenize the corpus again.
         if config.tokenizer_extension is not None:
             with self._step("growing the tokenizer", 0.78):
-                model, spooled = self._grown(model, config.tokenizer_extension, spooled, choices)
-        with self._step("packing", 0.8):
-            packed = self._packed(model, spooled, choices)
-        check_size(packed, model.sequence_length_tokens, config.global_batch_size, self._problems)
-        with self._step("finishing", 0.95):
-            return self._finish(model, evaluation, index, spooled, choices, packed)
+                model, corpus = self._extend_tokenizer(model, config.tokenizer_extension, corpus)
 
-    def _clean_up(self) -> None:
-        """Remove what this try and killed ones before it left below their folders."""
-        own = self._context.stage.run.try_number
+        # 6. Pack the training text into shards.
+        with self._step("packing", _PACKING_BEGINS):
+            packed = self._pack(model, corpus)
+        check_size(packed, model.sequence_length_tokens, config.global_batch_size, self._problems)
+
+        # 7. Write the rest, and move everything into place.
+        with self._step("finishing", 0.95):
+            data = PreparedData(
+                model.facts, model.sequence_length_tokens, evaluation, contamination, corpus, packed
+            )
+            return self._finish(model, data)
+
+    def _remove_leftovers(self) -> None:
+        """Remove the working folders of this run, and of earlier runs that were killed."""
+        own_number = self._context.stage.run.try_number
         for folder in self._context.try_folder.parent.glob("try-*"):
-            if int(folder.name.removeprefix("try-")) <= own:
+            # Never those of a later run: it may be at work already.
+            if int(folder.name.removeprefix("try-")) <= own_number:
                 for name in (self._folder.name, self._scratch.name):
                     shutil.rmtree(folder / name, ignore_errors=True)
 
-    def _model(self) -> _Model | None:
+    def _import_model(self) -> _BaseModel | None:
+        """Import the base model and describe it; report its problems and return None when there are any."""
         config, source = self._config, self._config.model_source
         folder = self._folder / MODEL
         try:
-            resolved = import_model(source, folder, self._scratch, self._alive)
+            resolved = import_model(source, folder, self._scratch, self._heartbeat)
             tokenizer = read_tokenizer(folder, source)
             facts = read_model_facts(folder, resolved, has_chat_template=tokenizer.has_chat_template)
             length = sequence_length(config.sequence_length_tokens, facts)
             if config.tokenizer_extension is not None:
-                check_model(folder, tokenizer.vocabulary_size, source, self._alive)
-            tight = check_space(self._context.work, facts, config)
-            self._warnings += [tight] if tight else []
+                check_model(folder, tokenizer.vocabulary_size, source, self._heartbeat)
+            space_warning = check_space(self._context.work, facts, config)
         except InputError as error:
             self._problems.add_error(error)
             return None
-        self._resolved.append((source, resolved))
+        if space_warning:
+            self._notes.warnings.append(space_warning)
+        self._notes.resolved.append((source, resolved))
         (folder / _FACTS).write_text(facts.model_dump_json(indent=1) + "\n")
         token_type: TokenType = "uint16" if tokenizer.vocabulary_size <= 1 << 16 else "uint32"
-        return _Model(facts, tokenizer, length, token_type)
+        return _BaseModel(facts, tokenizer, length, token_type)
 
-    def _corpus(
-        self,
-        model: _Model,
-        sources: list[ListedSource],
-        index: ContaminationIndex,
-    ) -> tuple[list[SpooledSource], dict[Side, HeldOutChoice]]:
-        from tokenizers import Tokenizer
-
-        config, tokens = self._config, model.tokenizer
-        rules = Rules(
+    def _read_corpus(
+        self, model: _BaseModel, sources: list[CorpusSource], contamination: ContaminationIndex
+    ) -> Corpus:
+        """Tokenize all sources and choose what is held out; report their problems."""
+        config, tokenizer = self._config, model.tokenizer
+        rules = ReadingRules(
             seed=config.seed,
             deduplicate=config.deduplicate != "none",
             held_out_fraction=config.held_out_fraction,
             bad_records_max_fraction=config.bad_records_max_fraction,
             token_type=model.token_type,
-            special_tokens=1 + (tokens.begin_of_text_id is not None),
-            tasks=index.tasks,
+            special_tokens=1 + (tokenizer.begin_of_text_id is not None),
+            tasks=contamination.tasks,
             keeps_texts=config.tokenizer_extension is not None,
         )
-        tokenizer = Tokenizer.from_str(tokens.tokenizer_json)
-        tokenizer.no_truncation()
-        tokenizer.encode_special_tokens = True
-        spooled: list[SpooledSource] = []
-        choices: dict[Side, HeldOutChoice] = {}
         settings = AnalysisSettings(
-            tokens.tokenizer_json,
-            tokens.begin_of_text_id,
-            tokens.end_of_text_id,
-            index,
-            signs=config.deduplicate == "near",
+            tokenizer.tokenizer_json,
+            tokenizer.begin_of_text_id,
+            tokenizer.end_of_text_id,
+            contamination,
+            computes_signatures=config.deduplicate == "near",
         )
         sizes = [sum(file.size_bytes for file in source.files.files) for source in sources]
-        done, total = 0, max(1, sum(sizes))
-        with AnalysisPool(settings, beat=self._alive) as pool:
+        done_bytes, total_bytes = 0, max(1, sum(sizes))
+        corpus = Corpus([], {})
+
+        def fraction() -> float:
+            return _READING_BEGINS + _READING_FRACTION * done_bytes / total_bytes
+
+        with AnalysisPool(settings, beat=self._heartbeat) as pool:
             for side in SIDES:
+                spooled: list[SpooledSource] = []
                 with SideReader(side, self._scratch / side, rules, pool) as reader:
                     for source, size in zip(sources, sizes, strict=True):
                         if source.side != side:
                             continue
 
-                        def note(kept: int, name: str = f"{side}-{source.index}", done: int = done) -> None:
-                            self._beat(f"tokenizing {name}", 0.1 + 0.7 * done / total, tokens=kept)
+                        def progress(tokens: int, name: str = f"{side}-{source.index}") -> None:
+                            self._show(f"tokenizing {name}", fraction(), tokens=tokens)
 
                         spooled.append(
-                            reader.read(source.index, source.config, source.files, self._problems, note)
+                            reader.read(source.index, source.config, source.files, self._problems, progress)
                         )
-                        done += size
-                if self._problems:
-                    continue
-                own = [spool for spool in spooled if spool.side == side]
-                if config.deduplicate == "near":
-                    self._beat(f"looking for near-duplicates in {side} text", 0.1 + 0.7 * done / total)
-                    note_repeats(own, self._scratch / side / "bands", self._alive)
-                domain_tokens = sum(int(s.token_counts.sum()) for s in spooled if s.side == "domain")
-                step_tokens = model.sequence_length_tokens * config.global_batch_size
-                try:
-                    choices[side] = choose(
-                        side,
-                        first_ones(reader.candidates, own),
-                        reader.candidate_text,
-                        tokenizer,
-                        documents=sum(len(spool.token_counts) - spool.repeats for spool in own),
-                        fraction=config.held_out_fraction,
-                        max_tokens=config.held_out_max_tokens
-                        or held_out_limit(config.training, domain_tokens, step_tokens),
-                    )
-                except InputError as error:
-                    self._problems.add_error(error)
-        return spooled, choices
+                        done_bytes += size
+                # With a problem the run ends anyway; the other side is still read for problems of its own.
+                if not self._problems and config.deduplicate == "near":
+                    self._show(f"searching for near-duplicates in {side} text", fraction())
+                    spooled = mark_repeats(spooled, self._scratch / side / "bands", self._heartbeat)
+                corpus.spooled.extend(spooled)
+                if not self._problems:
+                    self._choose_held_out(side, reader, model, corpus)
+        return corpus
 
-    def _grown(
-        self,
-        model: _Model,
-        wanted: TokenizerExtensionConfig,
-        spooled: list[SpooledSource],
-        choices: dict[Side, HeldOutChoice],
-    ) -> tuple[_Model, list[SpooledSource]]:
-        """The grown tokenizer beside the base model, and the sources in its tokens."""
-        grown = grow(
-            self._folder / MODEL,
-            self._folder / EXTENDED_MODEL,
-            wanted,
-            spooled,
-            choices,
-            source=self._config.model_source,
-            begin_of_text_id=model.tokenizer.begin_of_text_id,
-            end_of_text_id=model.tokenizer.end_of_text_id,
-            beat=self._alive,
+    def _choose_held_out(self, side: Side, reader: SideReader, model: _BaseModel, corpus: Corpus) -> None:
+        """Choose what is held out of a side whose sources are all read; report a side that is too small."""
+        config = self._config
+        spooled = [spool for spool in corpus.spooled if spool.side == side]
+        domain_tokens = sum(
+            int(spool.token_counts.sum()) for spool in corpus.spooled if spool.side == "domain"
         )
-        self._warnings += grown.warnings
-        self._tokenizer_facts = grown.facts
-        return replace(model, token_type=grown.token_type), grown.spooled
-
-    def _packed(
-        self, model: _Model, spooled: list[SpooledSource], choices: dict[Side, HeldOutChoice]
-    ) -> list[PackedSource]:
-        texts = [
-            document.text
-            for choice in choices.values()
-            for half in HALVES
-            for document in choice.halves[half]
-        ]
-        shingles = HeldOutShingles(texts)
-        keys = np.array(sorted(set().union(*(choice.keys for choice in choices.values()))), dtype=np.uint64)
-        packed = []
-        for place, spool in enumerate(spooled):
-
-            def note(share: float, name: str = spool.name, place: int = place) -> None:
-                self._beat(f"packing {name}", 0.8 + 0.15 * (place + share) / len(spooled))
-
-            packed.append(
-                pack_source(
-                    spool,
-                    self._folder / DATA / spool.name,
-                    held_out={c.document for c, _ in choices[spool.side].chosen if c.source == spool.index},
-                    held_out_keys=keys,
-                    shingles=shingles,
-                    sequence_length_tokens=model.sequence_length_tokens,
-                    token_type=model.token_type,
-                    end_of_text_id=model.tokenizer.end_of_text_id,
-                    progress=note,
-                )
+        step_tokens = model.sequence_length_tokens * config.global_batch_size
+        max_tokens = config.held_out_max_tokens or held_out_limit(config.training, domain_tokens, step_tokens)
+        try:
+            corpus.choices[side] = choose(
+                side,
+                candidates_without_repeats(reader.candidates, spooled),
+                reader.candidate_text,
+                plain_tokenizer(model.tokenizer.tokenizer_json),
+                num_documents=sum(len(spool.token_counts) - spool.repeats for spool in spooled),
+                limits=HeldOutLimits(config.held_out_fraction, max_tokens),
             )
+        except InputError as error:
+            self._problems.add_error(error)
+
+    def _extend_tokenizer(
+        self, model: _BaseModel, extension: TokenizerExtensionConfig, corpus: Corpus
+    ) -> tuple[_BaseModel, Corpus]:
+        """Write the model with the extended tokenizer, and return the corpus in its tokens."""
+        grown = grow(
+            self._folder, extension, corpus, model.tokenizer, self._config.model_source, self._heartbeat
+        )
+        self._notes.warnings += grown.warnings
+        self._notes.tokenizer = grown.facts
+        return replace(model, token_type=grown.token_type), replace(corpus, spooled=grown.spooled)
+
+    def _pack(self, model: _BaseModel, corpus: Corpus) -> list[PackedSource]:
+        rules = PackingRules(
+            corpus.held_out_keys,
+            corpus.held_out_shingles,
+            model.sequence_length_tokens,
+            model.token_type,
+            model.tokenizer.end_of_text_id,
+        )
+        packed = []
+        for number, spool in enumerate(corpus.spooled):
+
+            def progress(fraction: float, name: str = spool.name, number: int = number) -> None:
+                done = (number + fraction) / len(corpus.spooled)
+                self._show(f"packing {name}", _PACKING_BEGINS + _PACKING_FRACTION * done)
+
+            chosen = corpus.choices[spool.side].chosen
+            held_out = {candidate.document for candidate, _ in chosen if candidate.source == spool.index}
+            folder = self._folder / DATA / spool.name
+            packed.append(pack_source(spool, folder, rules, held_out=held_out, progress=progress))
         return packed
 
-    def _finish(
-        self,
-        model: _Model,
-        evaluation: EvaluationInputs,
-        index: ContaminationIndex,
-        spooled: list[SpooledSource],
-        choices: dict[Side, HeldOutChoice],
-        packed: list[PackedSource],
-    ) -> PrepareReport:
-        """Write what is left to write, and move all folders into place, the data last."""
-        for side, choice in choices.items():
+    def _finish(self, model: _BaseModel, data: PreparedData) -> PrepareReport:
+        """Write held-out text, items, tuning data and the manifest, and move all folders into place."""
+        for side, choice in data.corpus.choices.items():
             for half in HALVES:
                 write_held_out(self._folder / HELD_OUT, side, half, choice.halves[half])
-        for name, data in evaluation.tasks.items():
-            write_lines(self._folder / TASKS / f"{name}.jsonl", data.lines)
-        for name, data in evaluation.probes.items():
-            write_lines(self._folder / PROBES / f"{name}.jsonl", data.lines)
-        if self._config.instructions:
-            write_lines(self._folder / INSTRUCTIONS / "train.jsonl", evaluation.instructions)
-        if self._config.preferences:
-            write_lines(self._folder / PREFERENCES / "train.jsonl", evaluation.preferences)
-        report = report_of(
-            self._config,
-            self._folder,
-            model.facts,
-            sequence_length_tokens=model.sequence_length_tokens,
-            tokenizer=self._tokenizer_facts,
-            evaluation=evaluation,
-            index=index,
-            spooled=spooled,
-            choices=choices,
-            packed=packed,
-            resolved=self._resolved,
-            warnings=self._warnings,
-            seconds=self._seconds,
-        )
+        self._write_items(data.evaluation)
+        # The report has the digest of all data, so every file must be written by now.
+        report = report_of(self._config, self._folder, data, self._notes)
         manifest = DataManifest(
             config_digest=digest_of(self._config),
             data_digest=report.facts.data_digest,
@@ -356,26 +329,39 @@ class _Preparation:
             end_of_text_id=model.tokenizer.end_of_text_id,
             begin_of_text_id=model.tokenizer.begin_of_text_id,
             document_boundaries=self._config.document_boundaries,
-            shards=tuple(pack.manifest for pack in packed),
+            shards=data.shards,
             report=report,
         )
         write_manifest(self._folder / DATA, manifest, run_key=self._context.stage.run.key)
         move_into_place(self._folder, self._context.work, self._scratch)
         return report
 
-    def _alive(self) -> None:
-        """A heartbeat, and the place where a wish to stop is heeded."""
+    def _write_items(self, evaluation: EvaluationInputs) -> None:
+        for folder, sets in ((TASKS, evaluation.tasks), (PROBES, evaluation.probes)):
+            for name, items in sets.items():
+                write_lines(self._folder / folder / f"{name}.jsonl", (item.as_line() for item in items))
+        if self._config.instructions:
+            write_lines(self._folder / INSTRUCTIONS / "train.jsonl", evaluation.instructions)
+        if self._config.preferences:
+            write_lines(self._folder / PREFERENCES / "train.jsonl", evaluation.preferences)
+
+    def _heartbeat(self) -> None:
+        """Send a heartbeat.
+
+        Raises:
+            StopRequested: SIGTERM; every step calls this method often, so it is where the stage stops.
+        """
         if self._context.progress.stop_requested():
-            raise StopRequested("prepare was asked to stop; run again, it starts its reading over")
+            raise StopRequested("prepare was stopped before it finished; the next run reads everything again")
         self._context.progress.heartbeat()
 
-    def _beat(self, activity: str, fraction: float, tokens: int | None = None) -> None:
-        self._alive()
+    def _show(self, activity: str, fraction: float, tokens: int | None = None) -> None:
+        self._heartbeat()
         self._context.progress.update(activity=activity, fraction=min(1.0, fraction), tokens=tokens)
 
     @contextmanager
     def _step(self, activity: str, fraction: float) -> Iterator[None]:
-        self._beat(activity, fraction)
+        self._show(activity, fraction)
         started = time.monotonic()
         yield
-        self._seconds[activity] = time.monotonic() - started
+        self._notes.seconds[activity] = time.monotonic() - started

@@ -1,1 +1,1 @@
-"""A tokenizer that grows by the domain's words, and the rows of the model's matrices that belong to them."""
+"""Extends a tokenizer by the domain's words, and the model's matrices by the rows of the new tokens."""

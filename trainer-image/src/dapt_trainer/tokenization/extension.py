@@ -1,9 +1,9 @@
-"""A tokenizer with appended vocabulary: learned, written into its own file format, and checked against the old one.
+"""Learns new vocabulary and writes it into a tokenizer's own file, after everything that is there.
 
 Byte-pair tokenizers, byte-level (GPT-2, Llama 3, Qwen) and SentencePiece's (Llama 2, Mistral, Gemma), get new tokens
-and the merges that make them, behind all old ones. Unigram tokenizers get new pieces with scores. New ids follow the
-largest old one, so no id changes its meaning. Tokens that are merely *added* would be cut out of the middle of other
-words, before the pre-tokenizer ran.
+and the merges that make them, ranked after all old merges. Unigram tokenizers get new pieces with scores. New ids
+follow the largest old one, so no id changes its meaning. Tokens that are merely *added* would be cut out of the middle
+of other words, before the pre-tokenizer runs.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dapt_contract.stages.prepare import TokenizerExtensionConfig
+from dapt_trainer.data.plain_tokenizer import plain_tokenizer
 from dapt_trainer.errors import InputError
-from dapt_trainer.tokenization.learn_merges import Learned, NewToken, learn_merges
+from dapt_trainer.tokenization.learn_merges import Learned, MergeLimits, NewToken, learn_merges
 from dapt_trainer.tokenization.pre_tokens import Boundaries, count_words
 
 FIELD = "spec.model.tokenizer.extend"
@@ -27,18 +28,21 @@ _SAVED_TOKEN_SCORE = 1e-4
 """Far below any difference between two splits that matters, far above rounding."""
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
+TokenizerFile = dict[str, Any]
+"""The content of a tokenizer.json, whose form depends on the kind of its model."""
+
 
 @dataclass(frozen=True)
 class GrownTokenizer:
-    """The old tokenizer's file with more in it."""
+    """Holds the file of an extended tokenizer and the tokens that it adds."""
 
     tokenizer_json: str
     tokens: tuple[NewToken, ...]
-    """In the order of their ids, which have no gap."""
+    """New tokens in the order of their ids, which have no gap."""
 
     @property
     def constituents(self) -> dict[int, tuple[int, ...]]:
-        """Old ids that each new id stands for."""
+        """Return the old ids that each new id stands for."""
         return {token.id: token.constituents for token in self.tokens}
 
 
@@ -48,7 +52,7 @@ def check_extendable(tokenizer_json: str, source: str) -> None:
     Raises:
         InputError: with the reason.
     """
-    content = json.loads(tokenizer_json)
+    content: TokenizerFile = json.loads(tokenizer_json)
     model = content["model"]
     kind, reason = model.get("type"), None
     if kind not in ("BPE", "Unigram"):
@@ -57,10 +61,8 @@ def check_extendable(tokenizer_json: str, source: str) -> None:
         reason = "merges at random (BPE dropout), so that no count of tokens holds"
     elif model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         reason = "marks the inside or the end of words in its tokens, which appended merges cannot keep"
-    elif kind == "Unigram" and _behind(content):
-        reason = (
-            f"has added tokens behind its pieces ({_behind(content)}), whose ids appended pieces would take"
-        )
+    elif kind == "Unigram" and (token := _token_after_pieces(content)):
+        reason = f"has added tokens behind its pieces ({token}), whose ids appended pieces would take"
     if reason is not None:
         raise InputError(f"{FIELD}: the tokenizer of {source} {reason}; remove the field")
 
@@ -68,7 +70,7 @@ def check_extendable(tokenizer_json: str, source: str) -> None:
 def grow_tokenizer(
     tokenizer_json: str,
     texts: Callable[[], Iterable[str]],
-    wanted: TokenizerExtensionConfig,
+    extension: TokenizerExtensionConfig,
     *,
     source: str,
     beat: Callable[[], None] = lambda: None,
@@ -77,8 +79,8 @@ def grow_tokenizer(
 
     Args:
         tokenizer_json: the old tokenizer's file.
-        texts: gives the sample of the domain's training text, once more at each call.
-        wanted: how many tokens at most, and how frequent.
+        texts: returns the sample of the domain's training text; called up to three times.
+        extension: how many tokens to add at most, and how frequent they must be.
         source: of the model, for messages.
         beat: called now and then.
 
@@ -86,68 +88,62 @@ def grow_tokenizer(
         InputError: this tokenizer cannot be extended.
     """
     check_extendable(tokenizer_json, source)
-    content = json.loads(tokenizer_json)
+    content: TokenizerFile = json.loads(tokenizer_json)
+    learned = _learn(content, texts(), extension, beat=beat)
     if content["model"]["type"] == "Unigram":
-        learned = _learned(content, texts(), wanted, beat=beat)
         return GrownTokenizer(with_pieces(content, learned), tuple(learned.tokens))
-    learned = _learned(content, texts(), wanted, beat=beat)
     if content["model"].get("byte_fallback"):
-        least = learned.tokens[-1].saved_tokens if len(learned.tokens) == wanted.vocabulary_size else 0
-        found = characters(content, texts(), wanted, least_saved=least, beat=beat)
-        if found:
-            learned = _learned(content, texts(), wanted, spelled=found, beat=beat)
+        # A character that is spelled in bytes is no merge of tokens. Where some of them save more than the last merge
+        # does, they become tokens first, and the merges are learned again over them.
+        is_full = len(learned.tokens) == extension.vocabulary_size
+        min_saved = learned.tokens[-1].saved_tokens if is_full else 0
+        characters = byte_spelled_characters(content, texts(), extension, min_saved=min_saved, beat=beat)
+        if characters:
+            learned = _learn(content, texts(), extension, characters=characters, beat=beat)
     return GrownTokenizer(appended(content, learned), tuple(learned.tokens))
 
 
-def _learned(
-    content: dict[str, Any],
+def _learn(
+    content: TokenizerFile,
     texts: Iterable[str],
-    wanted: TokenizerExtensionConfig,
+    extension: TokenizerExtensionConfig,
     *,
-    spelled: Sequence[NewToken] = (),
+    characters: Sequence[NewToken] = (),
     beat: Callable[[], None],
 ) -> Learned:
-    """Merges over the old tokens, and over characters that are tokens now."""
-    extended = appended(content, Learned(list(spelled))) if spelled else json.dumps(content)
+    """Learn merges over the old tokens, and over characters that become tokens."""
+    extended = appended(content, Learned(list(characters))) if characters else json.dumps(content)
     tokenizer = plain_tokenizer(extended)
-    taken: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
-    own = {number: text for text, number in taken.items()}
-    learned = learn_merges(
-        count_words(
-            tokenizer,
-            texts,
-            never=_never(content),
-            is_boundary=Boundaries(taken, space="Ġ", digits_alone=True)
-            if _is_byte_level(content)
-            else Boundaries(taken),
-            beat=beat,
-        ),
-        own.__getitem__,
-        vocabulary=taken,
-        first_id=max(taken.values(), default=-1) + 1,
-        most_tokens=wanted.vocabulary_size - len(spelled),
-        minimum_frequency=wanted.minimum_frequency,
-        constituents={token.id: token.constituents for token in spelled},
-        beat=beat,
+    vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
+    is_boundary = (
+        Boundaries(vocabulary, space="Ġ", digits_alone=True)
+        if _is_byte_level(content)
+        else Boundaries(vocabulary)
     )
-    return Learned([*spelled, *learned.tokens], learned.merges)
+    words = count_words(
+        tokenizer, texts, excluded=_unmergeable_ids(content), is_boundary=is_boundary, beat=beat
+    )
+    limits = MergeLimits(extension.vocabulary_size - len(characters), extension.minimum_frequency)
+    constituents = {token.id: token.constituents for token in characters}
+    learned = learn_merges(words, vocabulary, limits, constituents=constituents, beat=beat)
+    return Learned([*characters, *learned.tokens], learned.merges)
 
 
-def characters(
-    content: dict[str, Any],
+def byte_spelled_characters(
+    content: TokenizerFile,
     texts: Iterable[str],
-    wanted: TokenizerExtensionConfig,
+    extension: TokenizerExtensionConfig,
     *,
-    least_saved: int,
+    min_saved: int,
     beat: Callable[[], None] = lambda: None,
 ) -> list[NewToken]:
-    """Characters that the old tokenizer spells in bytes, and that save more tokens than the last of the merges would.
+    """Return new tokens for characters that the old tokenizer spells in bytes, those that save most first.
 
     Args:
         content: of the old tokenizer's file.
         texts: the sample.
-        wanted: how many at most, and how frequent.
-        least_saved: tokens that one must save.
+        extension: how many tokens to add at most, and how frequent they must be.
+        min_saved: tokens that each must save, at least one more.
         beat: called now and then.
     """
     vocabulary: dict[str, int] = content["model"]["vocab"]
@@ -158,55 +154,55 @@ def characters(
         counts.update(text if normalizer is None else normalizer.normalize_str(text))
         if number % _TEXTS_A_BEAT == 0:
             beat()
-    found = []
+    candidates = []
     for character, count in counts.items():
         spelling = character.encode("utf-8", "surrogatepass")
         saved = (len(spelling) - 1) * count
         names = [f"<0x{byte:02X}>" for byte in spelling]
         if (
-            count >= wanted.minimum_frequency
-            and saved > least_saved
+            count >= extension.minimum_frequency
+            and saved > min_saved
             and character not in vocabulary
             and not character.isspace()
             and all(name in vocabulary for name in names)
         ):
-            found.append((-saved, character, tuple(vocabulary[name] for name in names)))
-    first = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+            candidates.append((-saved, character, tuple(vocabulary[name] for name in names)))
+    first_id = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+    chosen = sorted(candidates)[: extension.vocabulary_size]
     return [
-        NewToken(character, first + place, constituents, -negative)
-        for place, (negative, character, constituents) in enumerate(sorted(found)[: wanted.vocabulary_size])
+        NewToken(character, first_id + number, constituents, -negative_saved)
+        for number, (negative_saved, character, constituents) in enumerate(chosen)
     ]
 
 
-def appended(content: dict[str, Any], learned: Learned) -> str:
-    """The tokenizer's file with the learned tokens and merges behind the old ones.
-
-    Added tokens (specials among them) that have an id of their own beside the model's vocabulary are written into it
-    under the same id: a reader that builds the model first and adds them afterwards, as transformers does, would
-    otherwise number them anew, behind the new tokens.
-    """
+def appended(content: TokenizerFile, learned: Learned) -> str:
+    """Return the tokenizer's file with the learned tokens and merges after the old ones."""
     model = content["model"]
+    # Added tokens (specials among them) may have ids of their own outside of the model's vocabulary. They are written
+    # into it under the same ids: a reader that builds the model first and adds them afterwards, as transformers does,
+    # would otherwise give them new ids after the new tokens.
     vocabulary = dict(model["vocab"])
     for token in content.get("added_tokens") or ():
         vocabulary.setdefault(token["content"], token["id"])
     vocabulary |= {token.text: token.id for token in learned.tokens}
     texts = {number: text for text, number in vocabulary.items()}
-    as_text = bool(model["merges"]) and isinstance(model["merges"][0], str)
-    merges = [(texts[left], texts[right]) for left, right in learned.merges]
-    new = [" ".join(pair) for pair in merges] if as_text else [list(pair) for pair in merges]
+    # Older files write a merge as one text with a space, newer ones as a list of two.
+    is_text = bool(model["merges"]) and isinstance(model["merges"][0], str)
+    pairs = [(texts[left], texts[right]) for left, right in learned.merges]
+    merges = [" ".join(pair) for pair in pairs] if is_text else [list(pair) for pair in pairs]
     grown = model | {
         "vocab": dict(sorted(vocabulary.items(), key=lambda item: item[1])),
-        "merges": [*model["merges"], *new],
+        "merges": [*model["merges"], *merges],
     }
     return json.dumps(content | {"model": grown}, ensure_ascii=False)
 
 
-def with_pieces(content: dict[str, Any], learned: Learned) -> str:
-    """A Unigram tokenizer's file with the learned tokens as pieces behind the old ones.
+def with_pieces(content: TokenizerFile, learned: Learned) -> str:
+    """Return a Unigram tokenizer's file with the learned tokens as pieces after the old ones.
 
-    A piece's score is the sum of its constituents' (they are logarithms of probabilities) and a trifle for each token
-    that it saves. So the best split of a text is the one that was best before, with new pieces where their constituents
-    stood; a score like a frequent word's would draw the boundaries of the words around it, too.
+    A piece's score is the sum of its constituents' scores (logarithms of probabilities) and a very small bonus for each
+    token that it saves. So the best split of a text is the one that was best before, with new pieces in place of their
+    constituents; a score like that of a frequent word would also move the boundaries of the words around it.
     """
     model = content["model"]
     scores = [score for _, score in model["vocab"]]
@@ -221,30 +217,20 @@ def with_pieces(content: dict[str, Any], learned: Learned) -> str:
     return json.dumps(content | {"model": model | {"vocab": [*model["vocab"], *new]}}, ensure_ascii=False)
 
 
-def plain_tokenizer(tokenizer_json: str) -> Any:
-    """A tokenizer of the `tokenizers` library that cuts and fills nothing, and reads special tokens as text."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_str(tokenizer_json)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True
-    return tokenizer
-
-
-def _is_byte_level(content: dict[str, Any]) -> bool:
-    """Whether text is split into words before it is merged, over an alphabet of bytes."""
+def _is_byte_level(content: TokenizerFile) -> bool:
+    """Return whether text is split into words before it is merged, over an alphabet of bytes."""
     return '"ByteLevel"' in json.dumps([content.get("pre_tokenizer"), content.get("normalizer")])
 
 
-def _behind(content: dict[str, Any]) -> str:
-    """The first added token with an id behind a Unigram's pieces, if there is one."""
-    pieces = len(content["model"]["vocab"])
-    return next((t["content"] for t in content.get("added_tokens") or () if t["id"] >= pieces), "")
+def _token_after_pieces(content: TokenizerFile) -> str:
+    """Return the first added token whose id follows those of a Unigram's pieces; empty when there is none."""
+    num_pieces = len(content["model"]["vocab"])
+    added = content.get("added_tokens") or ()
+    return next((str(token["content"]) for token in added if token["id"] >= num_pieces), "")
 
 
-def _never(content: dict[str, Any]) -> set[int]:
-    """Ids of added tokens, of the unknown token, and of single bytes that stand in for unknown characters."""
+def _unmergeable_ids(content: TokenizerFile) -> set[int]:
+    """Return the ids of added tokens, of the unknown token, and of single bytes that spell unknown characters."""
     model = content["model"]
     pieces = model["vocab"]
     texts = (
@@ -252,10 +238,12 @@ def _never(content: dict[str, Any]) -> set[int]:
         if isinstance(pieces, dict)
         else {number: piece for number, (piece, _) in enumerate(pieces)}
     )
-    found = {int(token["id"]) for token in content.get("added_tokens") or ()}
+    ids = {int(token["id"]) for token in content.get("added_tokens") or ()}
     if model.get("unk_id") is not None:
-        found.add(int(model["unk_id"]))
-    bytes_alone = bool(model.get("byte_fallback"))
+        ids.add(int(model["unk_id"]))
+    has_bytes = bool(model.get("byte_fallback"))
     unknown = model.get("unk_token")
-    found |= {n for n, text in texts.items() if text == unknown or (bytes_alone and _BYTE.fullmatch(text))}
-    return found
+    ids |= {
+        number for number, text in texts.items() if text == unknown or (has_bytes and _BYTE.fullmatch(text))
+    }
+    return ids

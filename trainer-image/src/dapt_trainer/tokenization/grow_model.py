@@ -1,14 +1,15 @@
-"""`python -m dapt_trainer.tokenization.grow_model grow FOLDER TARGET`: a model's matrices with rows for new tokens.
+"""Writes a model's matrices with rows for new tokens.
 
-`... check FOLDER FIRST_ID` says whether they can grow, and writes nothing.
+    python -m dapt_trainer.tokenization.grow_model grow FOLDER TARGET      writes the extended model
+    python -m dapt_trainer.tokenization.grow_model check FOLDER FIRST_ID   fails when that is not possible
 
-In a process of its own, because it needs torch (numpy knows no bfloat16), which prepare never imports. `TARGET` holds
-the grown tokenizer and `extension.json` already. The model's class, built without weights, says which tensors belong to
-the vocabulary; then the files of the weights that hold them are written anew, and all others linked. No other file is
-ever in memory, and nothing is loaded, resized and saved by a library that may tie, cast or drop on the way.
+It runs in a process of its own, because it needs torch (numpy has no bfloat16), which prepare never imports. `TARGET`
+holds the extended tokenizer and `extension.json` already. The model's class, built without weights, says which tensors
+belong to the vocabulary; the files of weights that hold them are rewritten, and all others linked. One file at a time
+is in memory, and no library loads, resizes and saves the model: it may tie, cast or drop tensors on the way.
 
-Rows are found by token id. A matrix that is longer than the vocabulary (padded, for speed) has rows already where the
-first new ids lie; those are overwritten, and it grows only by what is missing.
+Rows are found by token id. A matrix that is longer than the vocabulary (padded, for speed) has rows at the first new
+ids already; those are overwritten, and the matrix grows only by the rows that it lacks.
 """
 
 from __future__ import annotations
@@ -20,35 +21,38 @@ import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dapt_contract.layout import EXTENDED_MODEL
 
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PretrainedConfig
+
 EXTENSION = "extension.json"
-"""In the grown model's folder: the first new id, and the constituents of each new token in order."""
-_WEIGHTS = "model.safetensors"
+"""File in the extended model's folder: the first new id, and the constituents of each new token in order."""
 _INDEX = "model.safetensors.index.json"
 
 
 class GrowError(Exception):
-    """This model's matrices cannot be grown; the message says why."""
+    """Says why a model's matrices cannot be extended."""
 
 
 @dataclass(frozen=True)
 class Extension:
-    """Which rows are new."""
+    """Says which rows are new, and from which old rows each starts."""
 
     first_id: int
     constituents: tuple[tuple[int, ...], ...]
 
     @property
     def ids(self) -> range:
-        """Of the new tokens."""
+        """Return the ids of the new tokens."""
         return range(self.first_id, self.first_id + len(self.constituents))
 
 
 def write_extension(folder: Path, extension: Extension) -> None:
-    """Leave a note of what is new beside the model."""
+    """Write `extension.json` into the extended model's folder."""
     content = {
         "first_id": extension.first_id,
         "constituents": [list(ids) for ids in extension.constituents],
@@ -57,17 +61,17 @@ def write_extension(folder: Path, extension: Extension) -> None:
 
 
 def read_extension(folder: Path) -> Extension:
-    """The note.
+    """Read `extension.json`.
 
     Raises:
-        FileNotFoundError: the folder's tokenizer has not grown.
+        FileNotFoundError: the folder's tokenizer is not extended.
     """
     content = json.loads((folder / EXTENSION).read_text())
     return Extension(int(content["first_id"]), tuple(tuple(ids) for ids in content["constituents"]))
 
 
 def new_token_ids(work: Path) -> tuple[int, ...]:
-    """Ids of the new tokens of an adaptation; none where its tokenizer did not grow."""
+    """Return the ids of the new tokens of an adaptation; none where its tokenizer is not extended."""
     try:
         return tuple(read_extension(work / EXTENDED_MODEL).ids)
     except FileNotFoundError:
@@ -75,19 +79,19 @@ def new_token_ids(work: Path) -> tuple[int, ...]:
 
 
 def grow_model(folder: Path, target: Path) -> None:
-    """Write weights and configuration of the grown model into `target`, which names at least one new token.
+    """Write weights and configuration of the extended model into `target`, whose extension has at least one token.
 
     Raises:
-        GrowError: a tensor of the vocabulary is missing, or is not one that can be grown.
+        GrowError: a tensor of the vocabulary is missing, or cannot be extended.
     """
     extension = read_extension(target)
     config = json.loads((folder / "config.json").read_text())
-    stored, files, old = _found(folder, extension.first_id)
-    rows = max(old, extension.ids.stop)  # as many as before where the padding holds all new tokens
-    for file in sorted(set(files.values())):
-        wanted = {name for name in stored if files[name] == file}
-        if wanted:
-            _rewrite(folder / file, target / file, wanted, extension, rows)
+    stored = _find_vocabulary(folder, extension.first_id)
+    rows = max(stored.rows, extension.ids.stop)  # as many as before where the padding holds all new tokens
+    for file in sorted(set(stored.files.values())):
+        names = {name for name in stored.names if stored.files[name] == file}
+        if names:
+            _rewrite(folder / file, target / file, names, extension, rows)
         else:
             _link(folder / file, target / file)
     if (folder / _INDEX).is_file():
@@ -97,16 +101,28 @@ def grow_model(folder: Path, target: Path) -> None:
 
 
 def check_model(folder: Path, first_id: int) -> None:
-    """Whether `grow_model` will find what it needs.
+    """Check that `grow_model` will find what it needs.
 
     Raises:
         GrowError: it will not.
     """
-    _found(folder, first_id)
+    _find_vocabulary(folder, first_id)
 
 
-def _found(folder: Path, first_id: int) -> tuple[tuple[str, ...], dict[str, str], int]:
-    """The stored tensors of the vocabulary, the input embedding first; the files of all tensors; rows of the embedding.
+@dataclass(frozen=True)
+class _StoredVocabulary:
+    """Locates the tensors of the vocabulary in the files of a model."""
+
+    names: tuple[str, ...]
+    """Names in the files, the input embedding first."""
+    files: dict[str, str]
+    """File of each tensor of the model."""
+    rows: int
+    """Rows of the input embedding."""
+
+
+def _find_vocabulary(folder: Path, first_id: int) -> _StoredVocabulary:
+    """Find the tensors of the vocabulary.
 
     Raises:
         GrowError: see `grow_model`; also when the embedding is shorter than the vocabulary.
@@ -114,28 +130,28 @@ def _found(folder: Path, first_id: int) -> tuple[tuple[str, ...], dict[str, str]
     from safetensors import safe_open
 
     files = _files(folder)
-    stored = _stored_names(vocabulary_of(folder), folder, files)
-    with safe_open(folder / files[stored[0]], "pt") as file:
-        rows = int(file.get_slice(stored[0]).get_shape()[0])
+    names = _stored_names(vocabulary_of(folder), folder, files)
+    with safe_open(folder / files[names[0]], "pt") as file:
+        rows = int(file.get_slice(names[0]).get_shape()[0])
     if rows < first_id:
         raise GrowError(f"its embedding has {rows} rows for {first_id} tokens")
-    return stored, files, rows
+    return _StoredVocabulary(names, files, rows)
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tensors with a row for each token, and what is known of all others."""
+    """Names the tensors with a row for each token, as the model's class has them."""
 
     required: tuple[str, ...]
     """Input embedding, then an untied head and the head's bias."""
     tied: tuple[str, ...]
     """A head that shares the embedding's tensor; some files hold it twice."""
     shapes: dict[str, tuple[int, ...]]
-    """Of all tensors of the model."""
+    """Shapes of all tensors of the model."""
 
 
 def vocabulary_of(folder: Path) -> Vocabulary:
-    """What the model's class says, built without weights.
+    """Build the model's class without weights and return its vocabulary.
 
     Raises:
         GrowError: there is a tensor with a row for each token that is neither embedding nor head.
@@ -147,27 +163,27 @@ def vocabulary_of(folder: Path) -> Vocabulary:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     modules = {id(module): name for name, module in model.named_modules()}
-    entry, head = model.get_input_embeddings(), model.get_output_embeddings()
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     shapes = {
         name: tuple(tensor.shape)
         for name, tensor in (*model.named_parameters(remove_duplicate=False), *model.named_buffers())
     }
-    required = [f"{modules[id(entry)]}.weight"]
+    required = [f"{modules[id(embedding)]}.weight"]
     tied: list[str] = []
     if head is not None:
-        is_tied = bool(config.tie_word_embeddings) or head.weight is entry.weight
+        is_tied = bool(config.tie_word_embeddings) or head.weight is embedding.weight
         (tied if is_tied else required).append(f"{modules[id(head)]}.weight")
         if getattr(head, "bias", None) is not None:
             required.append(f"{modules[id(head)]}.bias")
-    rows = entry.weight.shape[0]
+    rows = embedding.weight.shape[0]
     for name, shape in shapes.items():
-        if shape[:1] == (rows,) and name not in (*required, *tied) and _depends(config, name):
+        if shape[:1] == (rows,) and name not in (*required, *tied) and _follows_vocabulary(config, name):
             raise GrowError(f"{type(model).__name__} has a further tensor with a row for each token ({name})")
     return Vocabulary(tuple(required), tuple(tied), shapes)
 
 
-def _depends(config: Any, name: str) -> bool:
-    """Whether the tensor's length follows the vocabulary: in a toy other sizes can be equal by chance."""
+def _follows_vocabulary(config: PretrainedConfig, name: str) -> bool:
+    """Return whether the tensor's length depends on the vocabulary: in a toy other sizes can be equal by chance."""
     import copy
 
     import torch
@@ -182,24 +198,24 @@ def _depends(config: Any, name: str) -> bool:
 
 
 def _files(folder: Path) -> dict[str, str]:
-    """File of each stored tensor."""
+    """Return the file of each stored tensor."""
     from safetensors import safe_open
 
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
-            found |= dict.fromkeys(file.keys(), path.name)
-    return found
+            files |= dict.fromkeys(file.keys(), path.name)
+    return files
 
 
 def _stored_names(vocabulary: Vocabulary, folder: Path, files: dict[str, str]) -> tuple[str, ...]:
-    """Under which names the files hold the tensors.
+    """Return the names under which the files hold the tensors of the vocabulary.
 
-    The model's own name, that without the prefix of its core, or (transformers renames the heads of some
-    architectures when it reads them) the one stored tensor of that shape that the model has no name for.
+    A name is the model's own, that without the prefix of its core, or (transformers renames the heads of some
+    architectures when it reads them) that of the one stored tensor of the same shape that the model has no name for.
 
     Raises:
-        GrowError: one that must be there is not.
+        GrowError: a required tensor is missing.
     """
     from safetensors import safe_open
 
@@ -212,39 +228,39 @@ def _stored_names(vocabulary: Vocabulary, folder: Path, files: dict[str, str]) -
     ]
     stored: list[str] = []
     for name in (*vocabulary.required, *vocabulary.tied):
-        own = [candidate for candidate in (name, name.partition(".")[2]) if candidate in files]
-        if own:
-            stored.append(own[0])
+        spellings = [spelling for spelling in (name, name.partition(".")[2]) if spelling in files]
+        if spellings:
+            stored.append(spellings[0])
             continue
         if name in vocabulary.tied:
             continue
-        alike = []
+        same_shape = []
         for other in unknown:
             with safe_open(folder / files[other], "pt") as file:
                 if tuple(file.get_slice(other).get_shape()) == vocabulary.shapes[name]:
-                    alike.append(other)
-        if len(alike) != 1:
+                    same_shape.append(other)
+        if len(same_shape) != 1:
             raise GrowError(f"its weights have no tensor {name}")
-        stored.append(alike[0])
+        stored.append(same_shape[0])
     return tuple(stored)
 
 
-def _rewrite(origin: Path, target: Path, wanted: set[str], extension: Extension, rows: int) -> None:
-    """Write one file of the weights anew, with the wanted tensors grown."""
+def _rewrite(origin: Path, target: Path, names: set[str], extension: Extension, rows: int) -> None:
+    """Write a copy of one file of weights in which the named tensors are extended."""
     from safetensors import safe_open
     from safetensors.torch import save_file
 
     with safe_open(origin, "pt") as file:
         metadata = file.metadata() or {"format": "pt"}
         tensors = {
-            name: grown(file.get_tensor(name), extension, rows) if name in wanted else file.get_tensor(name)
+            name: grown(file.get_tensor(name), extension, rows) if name in names else file.get_tensor(name)
             for name in file.keys()  # noqa: SIM118 (not a mapping)
         }
     save_file(tensors, target, metadata=metadata)
 
 
-def grown(old: Any, extension: Extension, rows: int) -> Any:
-    """A matrix or bias [rows, ...] of the same type: the old rows, and the constituents' means at the new ids.
+def grown(old: Tensor, extension: Extension, rows: int) -> Tensor:
+    """Return a matrix or bias [rows, ...] of the same type: the old rows, and the constituents' means at the new ids.
 
     Args:
         old: [old rows, ...]; all means are read from it.
@@ -262,7 +278,7 @@ def grown(old: Any, extension: Extension, rows: int) -> Any:
 
 
 def _write_index(folder: Path, target: Path) -> None:
-    """The index of several files: the same names, the new total."""
+    """Write the index of several files: the same names, the new total size."""
     index = json.loads((folder / _INDEX).read_text())
     if "total_size" in index.get("metadata", {}):
         change = sum(
@@ -281,11 +297,12 @@ def _link(origin: Path, target: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Do as the arguments say."""
-    what, folder, argument = arguments
+    """Check or extend a model, as the arguments say."""
+    action, folder, argument = arguments
+    # The caller shows the last line of standard error as the reason of a failure.
     warnings.simplefilter("ignore")
     try:
-        if what == "check":
+        if action == "check":
             check_model(Path(folder), int(argument))
         else:
             grow_model(Path(folder), Path(argument))

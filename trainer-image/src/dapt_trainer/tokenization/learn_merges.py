@@ -1,12 +1,12 @@
-"""Byte-pair merges that go on where a tokenizer's own stop.
+"""Learns byte-pair merges that continue those of a tokenizer.
 
-The words of the sample are taken as the old tokenizer leaves them, so a merge joins two neighbouring tokens of one word
+The words of the sample are taken as the old tokenizer splits them, so a merge joins two neighbouring tokens of one word
 and never crosses a boundary of the pre-tokenizer. The pair that occurs most often is merged next (Sennrich et al.
-2016): a merge takes one token from each place where it applies, so the count of a pair is exactly the number of tokens
-that the new token saves; words that are one token already save nothing and are no candidates, however frequent.
+2016): a merge saves one token wherever it applies, so the count of a pair is exactly the number of tokens that the new
+token saves; words that are one token already save nothing and are no candidates, however frequent.
 
-New merges rank behind all old ones and make tokens that no old merge knows, so the old merges are done first and
-text without a new token comes out as before.
+New merges rank after all old ones and make tokens that no old merge knows, so the old merges are applied first and
+text without a new token is tokenized as before.
 """
 
 from __future__ import annotations
@@ -25,174 +25,179 @@ Word = tuple[int, ...]
 
 @dataclass(frozen=True)
 class NewToken:
-    """A token to append."""
+    """Describes a token to append."""
 
     text: str
-    """As it stands in the vocabulary."""
+    """Text of the token in the vocabulary."""
     id: int
     constituents: Word
     """Ids of the old tokens that it stands for, in order."""
     saved_tokens: int
-    """In the sample, beyond what the tokens before it save."""
+    """Tokens that it saves in the sample, beyond what the tokens before it save."""
+
+
+@dataclass(frozen=True)
+class MergeLimits:
+    """Limits which merges are learned."""
+
+    max_tokens: int
+    """Largest number of new tokens."""
+    minimum_frequency: int
+    """Occurrences of a pair below which it is not merged."""
+    max_characters: int = 64
+    """Longest new token: a line of dashes is no word."""
 
 
 @dataclass
 class Learned:
-    """What growing found, in the order in which it was found."""
+    """Holds the new tokens and merges in the order in which they were learned."""
 
     tokens: list[NewToken] = field(default_factory=list)
     merges: list[Pair] = field(default_factory=list)
-    """Ids of the two parts; more than one may make the same token."""
+    """Ids of the two parts; several merges may make the same token."""
 
 
 def learn_merges(
     words: Mapping[Word, int],
-    text_of: Callable[[int], str],
-    *,
     vocabulary: Mapping[str, int],
-    first_id: int,
-    most_tokens: int,
-    minimum_frequency: int,
-    longest_characters: int = 64,
+    limits: MergeLimits,
+    *,
     constituents: Mapping[int, Word] | None = None,
     beat: Callable[[], None] = lambda: None,
 ) -> Learned:
-    """Merges in the order of what they save, until there are enough tokens or none is frequent enough.
+    """Learn merges, those that save most first, until there are enough tokens or no pair is frequent enough.
 
     Args:
-        words: runs of old token ids within which merges are allowed, with their counts.
-        text_of: an old token as it stands in the vocabulary.
-        vocabulary: every text that is taken, with its id.
-        first_id: of the first new token; the others follow.
-        most_tokens: new tokens at most.
-        minimum_frequency: occurrences of a pair below which it is not merged.
-        longest_characters: a longer token is not made; a line of dashes is no word.
-        constituents: old ids of tokens in `words` that are new themselves.
+        words: runs of token ids within which merges are allowed, with their counts.
+        vocabulary: ids of all tokens by their texts; the new ids follow the largest.
+        limits: for the new tokens.
+        constituents: old ids behind the tokens of `words` that are new themselves.
         beat: called now and then.
     """
-    learner = _Learner(words, text_of, vocabulary, first_id, longest_characters, constituents or {})
-    return learner.run(most_tokens, max(1, minimum_frequency), beat)
+    return _Learner(words, vocabulary, limits, constituents or {}).run(beat)
 
 
 class _Learner:
     def __init__(
         self,
         words: Mapping[Word, int],
-        text_of: Callable[[int], str],
         vocabulary: Mapping[str, int],
-        first_id: int,
-        longest: int,
+        limits: MergeLimits,
         constituents: Mapping[int, Word],
     ) -> None:
         ordered = sorted((word, count) for word, count in words.items() if len(word) > 1)
         self._words = [list(word) for word, _ in ordered]
-        self._counts = [count for _, count in ordered]
+        self._word_counts = [count for _, count in ordered]
         self._vocabulary = vocabulary
-        self._longest = longest
-        self._first_id = first_id
+        self._limits = limits
+        self._first_id = max(vocabulary.values(), default=-1) + 1
         self._learned = Learned()
         self._ranks: dict[Pair, int] = {}
-        self._made: dict[Pair, int] = {}
+        self._merged_ids: dict[Pair, int] = {}
         self._new_ids: dict[str, int] = {}
-        self._old_text = text_of
-        self._texts: dict[int, str] = {}
+        self._texts = {number: text for text, number in vocabulary.items()}
         self._constituents = dict(constituents)
-        self._pairs: Counter[Pair] = Counter()
-        self._places: dict[Pair, set[int]] = {}
+        self._pair_counts: Counter[Pair] = Counter()
+        self._words_with: dict[Pair, set[int]] = {}
         for number, word in enumerate(self._words):
-            self._note(number, word, 1)
-        self._heap = [(-count, pair) for pair, count in self._pairs.items()]
+            self._count_pairs(number, word, 1)
+        self._heap = [(-count, pair) for pair, count in self._pair_counts.items()]
         heapq.heapify(self._heap)
 
-    def run(self, most_tokens: int, least: int, beat: Callable[[], None]) -> Learned:
-        """Merge until nothing more is to be gained."""
+    def run(self, beat: Callable[[], None]) -> Learned:
+        """Merge until there are enough tokens or no pair is frequent enough."""
+        min_count = max(1, self._limits.minimum_frequency)
         while self._heap:
-            negative, pair = heapq.heappop(self._heap)
-            count = self._pairs.get(pair, 0)
-            if count < least:
-                if -negative < least:
+            negative_count, pair = heapq.heappop(self._heap)
+            count = self._pair_counts.get(pair, 0)
+            if count < min_count:
+                # Entries may be out of date, but each pair has one whose count is not too low: no better one is left.
+                if -negative_count < min_count:
                     break
                 continue
-            if count != -negative:
+            if count != -negative_count:
                 heapq.heappush(self._heap, (-count, pair))
                 continue
-            text = self._text(pair[0]) + self._text(pair[1])
-            known = self._new_ids.get(text)
-            if text in self._vocabulary or len(text) > self._longest:
+            text = self._texts[pair[0]] + self._texts[pair[1]]
+            new_id = self._new_ids.get(text)
+            if text in self._vocabulary or len(text) > self._limits.max_characters:
                 continue
-            if known is None and len(self._learned.tokens) >= most_tokens:
+            if new_id is None and len(self._learned.tokens) >= self._limits.max_tokens:
                 break
-            self._merge(pair, text, known, count)
+            self._merge(pair, text, new_id, count)
             if len(self._learned.merges) % _MERGES_A_BEAT == 0:
                 beat()
         return self._learned
 
-    def _merge(self, pair: Pair, text: str, known: int | None, count: int) -> None:
-        """Note the merge, and apply it wherever the pair stands."""
-        number = known
-        if number is None:
-            number = self._first_id + len(self._learned.tokens)
-            parts = (*self._parts(pair[0]), *self._parts(pair[1]))
-            self._learned.tokens.append(NewToken(text, number, parts, count))
-            self._new_ids[text] = number
-            self._texts[number] = text
-            self._constituents[number] = parts
-        self._ranks[pair] = len(self._learned.merges)
-        self._made[pair] = number
-        self._learned.merges.append(pair)
-        touched: set[Pair] = set()
-        for place in sorted(self._places.pop(pair)):
-            word = self._words[place]
-            touched |= self._note(place, word, -1)
-            self._words[place] = self._applied(word)
-            touched |= self._note(place, self._words[place], 1)
-        for changed in touched:
-            left = self._pairs.get(changed, 0)
-            if left > 0 and changed not in self._ranks:
-                heapq.heappush(self._heap, (-left, changed))
+    def _merge(self, pair: Pair, text: str, new_id: int | None, count: int) -> None:
+        """Add the merge of a pair and apply it to all words.
 
-    def _applied(self, word: list[int]) -> list[int]:
-        """The word as the grown tokenizer leaves it: the merge of the lowest rank first, leftmost first."""
+        Args:
+            pair: the two parts.
+            text: of the merged token.
+            new_id: of that token, where another merge made it already; None: it is new.
+            count: occurrences of the pair.
+        """
+        if new_id is None:
+            new_id = self._first_id + len(self._learned.tokens)
+            parts = (*self._parts(pair[0]), *self._parts(pair[1]))
+            self._learned.tokens.append(NewToken(text, new_id, parts, count))
+            self._new_ids[text] = new_id
+            self._texts[new_id] = text
+            self._constituents[new_id] = parts
+        self._ranks[pair] = len(self._learned.merges)
+        self._merged_ids[pair] = new_id
+        self._learned.merges.append(pair)
+        changed_pairs: set[Pair] = set()
+        for number in sorted(self._words_with.pop(pair)):
+            word = self._words[number]
+            changed_pairs |= self._count_pairs(number, word, -1)
+            self._words[number] = self._merged(word)
+            changed_pairs |= self._count_pairs(number, self._words[number], 1)
+        for changed in changed_pairs:
+            remaining = self._pair_counts.get(changed, 0)
+            if remaining > 0 and changed not in self._ranks:
+                heapq.heappush(self._heap, (-remaining, changed))
+
+    def _merged(self, word: list[int]) -> list[int]:
+        """Return the word as the extended tokenizer splits it: the merge of the lowest rank first, leftmost first."""
         parts = list(word)
         while len(parts) > 1:
             ranked = [
-                (self._ranks[pair], place)
-                for place, pair in enumerate(itertools.pairwise(parts))
+                (self._ranks[pair], index)
+                for index, pair in enumerate(itertools.pairwise(parts))
                 if pair in self._ranks
             ]
             if not ranked:
                 break
-            _, place = min(ranked)
-            parts[place : place + 2] = [self._made[parts[place], parts[place + 1]]]
+            _, index = min(ranked)
+            parts[index : index + 2] = [self._merged_ids[parts[index], parts[index + 1]]]
         return parts
 
-    def _note(self, place: int, word: list[int], sign: int) -> set[Pair]:
-        """Add a word's pairs to the counts, or take them away."""
+    def _count_pairs(self, number: int, word: list[int], sign: int) -> set[Pair]:
+        """Add a word's pairs to the counts, or subtract them; return the pairs."""
         pairs = _pairs(word)
         for pair in pairs:
-            self._pairs[pair] += sign * self._counts[place]
+            self._pair_counts[pair] += sign * self._word_counts[number]
             if sign > 0:
-                self._places.setdefault(pair, set()).add(place)
-            elif pair in self._places:
-                self._places[pair].discard(place)
-            if self._pairs[pair] <= 0:
-                del self._pairs[pair]
-                self._places.pop(pair, None)
+                self._words_with.setdefault(pair, set()).add(number)
+            elif pair in self._words_with:
+                self._words_with[pair].discard(number)
+            if self._pair_counts[pair] <= 0:
+                del self._pair_counts[pair]
+                self._words_with.pop(pair, None)
         return set(pairs)
-
-    def _text(self, number: int) -> str:
-        return self._texts[number] if number in self._texts else self._old_text(number)
 
     def _parts(self, number: int) -> Word:
         return self._constituents.get(number, (number,))
 
 
 def _pairs(word: list[int]) -> list[Pair]:
-    """Neighbours that can be merged at once: of three equal tokens only the first two are a pair."""
-    found: list[Pair] = []
+    """Return the neighbours that can be merged at once: of three equal tokens only the first two are a pair."""
+    pairs: list[Pair] = []
     overlaps = False
     for pair in itertools.pairwise(word):
-        overlaps = not overlaps and bool(found) and pair[0] == pair[1] and found[-1] == pair
+        overlaps = not overlaps and bool(pairs) and pair[0] == pair[1] and pairs[-1] == pair
         if not overlaps:
-            found.append(pair)
-    return found
+            pairs.append(pair)
+    return pairs

@@ -1,18 +1,23 @@
-"""Rows for new tokens in an embedding matrix or an output head.
+"""Computes the rows of new tokens in an embedding matrix or an output head.
 
-A new token stands for a run of old ones, its constituents; the mean of their rows is where training starts
-(docs/tokenizer.md has the comparison with other beginnings). All rows are read from the matrix as it was before
-any of them was written, so a new token that continues another one has the old tokens of both as its constituents.
+A new token stands for a run of old ones, its constituents; its training starts from the mean of their rows
+(docs/tokenizer.md compares it with other starts). All rows are read from the old matrix, so a new token that continues
+another new one has the old tokens of both as its constituents.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Matrix = torch.Tensor | npt.NDArray[np.float32]
 
 
-def constituent_mean_rows(old_matrix: Any, constituents: Sequence[Sequence[int]]) -> Any:
-    """The mean of each new token's constituents' rows.
+def constituent_mean_rows(old_matrix: Matrix, constituents: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Return the mean of the rows of each new token's constituents.
 
     Args:
         old_matrix: [old rows, width], or [old rows] for a head's bias; a tensor or a numpy array, not changed.
@@ -24,8 +29,6 @@ def constituent_mean_rows(old_matrix: Any, constituents: Sequence[Sequence[int]]
     Raises:
         ValueError: a token has no constituents, or one has no row.
     """
-    import torch
-
     old = torch.as_tensor(old_matrix)
     for ids in constituents:
         if not ids or not all(0 <= number < old.shape[0] for number in ids):
@@ -36,8 +39,8 @@ def constituent_mean_rows(old_matrix: Any, constituents: Sequence[Sequence[int]]
     return rows
 
 
-def random_rows(old_matrix: Any, count: int, *, seed: int) -> Any:
-    """Normal values around 0 with the old matrix' standard deviation: what a new row gets without thought.
+def random_rows(old_matrix: Matrix, count: int, *, seed: int) -> torch.Tensor:
+    """Return normal values around 0 with the old matrix' standard deviation, the usual start of a new row.
 
     Args:
         old_matrix: [old rows, width]; a tensor or a numpy array.
@@ -47,8 +50,6 @@ def random_rows(old_matrix: Any, count: int, *, seed: int) -> Any:
     Returns:
         A tensor [new tokens, width] of the matrix' own type.
     """
-    import torch
-
     old = torch.as_tensor(old_matrix)
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn((count, *old.shape[1:]), generator=generator) * old.float().std()

@@ -1,4 +1,4 @@
-"""Spooled documents, read again: the sample that a tokenizer learns from, and their tokens once it has grown."""
+"""Reads spooled documents again: as the sample that a tokenizer learns from, and to tokenize them with the result."""
 
 from __future__ import annotations
 
@@ -6,49 +6,60 @@ import dataclasses
 import json
 from array import array
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from dapt_trainer.data.dedup.held_out_neighbours import HeldOutShingles
 from dapt_trainer.data.packing.data_manifest import TokenType
-from dapt_trainer.data.spool import SpooledSource
+from dapt_trainer.data.packing.shards import mapped_array, token_dtype
+from dapt_trainer.data.spool import KEY_SPACE, SpooledSource
+from dapt_trainer.data.text import Hashes
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 SAMPLE_BYTES = 64 * 1024 * 1024
-"""Of text that is learned from; more makes hardly better words, and counting so much takes a minute or two."""
+"""Text that a tokenizer learns from: more hardly improves the words, and counting this much takes a minute or two."""
 _BATCH_DOCUMENTS = 512
-_KEY_SPACE = 1 << 64
 
 
-def spooled_texts(spool: SpooledSource) -> Iterator[str]:
-    """The documents in their order."""
-    assert spool.texts is not None
-    with spool.texts.open("rb") as lines:
+def spooled_texts(path: Path) -> Iterator[str]:
+    """Yield the texts of a spool's file in their order."""
+    with path.open("rb") as lines:
         for line in lines:
             yield json.loads(line)
 
 
+def texts_path(spool: SpooledSource) -> Path:
+    """Return the file with the texts of a source.
+
+    Raises:
+        ValueError: the source was spooled without them.
+    """
+    if spool.texts is None:
+        raise ValueError(f"{spool.name} was spooled without its texts")
+    return spool.texts
+
+
 def training_sample(
-    spool: SpooledSource,
-    *,
-    share: float,
-    held_out_keys: npt.NDArray[np.uint64],
-    shingles: HeldOutShingles,
+    spool: SpooledSource, *, share: float, held_out_keys: Hashes, shingles: HeldOutShingles
 ) -> Iterator[str]:
-    """About a share of the documents that will be trained on, chosen by hash; no held-out one, none near to one.
+    """Yield about a share of the documents that will be trained on, without held-out ones and their near-duplicates.
 
     Args:
-        spool: kept documents of one source, each once.
-        share: of them, 0 to 1; those of the largest hashes (held-out ones have the smallest).
+        spool: kept documents of one source.
+        share: of them, 0 to 1.
         held_out_keys: sorted hashes of all held-out texts of both sides.
         shingles: of all held-out texts of both sides.
     """
-    wanted = spool.keys >= np.uint64(min(_KEY_SPACE - 1, int((1.0 - share) * _KEY_SPACE)))
-    wanted &= ~np.isin(spool.keys, held_out_keys)
+    # Held-out documents are those with the smallest keys, so the sample takes those with the largest.
+    is_sampled = spool.keys >= np.uint64(min(KEY_SPACE - 1, int((1.0 - share) * KEY_SPACE)))
+    is_sampled &= ~np.isin(spool.keys, held_out_keys)
     ends = np.cumsum(spool.sketch_counts)
-    for number, text in enumerate(spooled_texts(spool)):
-        if not wanted[number]:
+    for number, text in enumerate(spooled_texts(texts_path(spool))):
+        if not is_sampled[number]:
             continue
         end = int(ends[number])
         if not shingles.is_near(np.asarray(spool.sketches[end - int(spool.sketch_counts[number]) : end])):
@@ -57,26 +68,26 @@ def training_sample(
 
 def retokenized(
     spool: SpooledSource,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     *,
     begin_of_text_id: int | None,
     end_of_text_id: int,
     token_type: TokenType,
     beat: Callable[[], None] = lambda: None,
 ) -> SpooledSource:
-    """The same documents with the tokens of a grown tokenizer; their old tokens and texts leave the disk.
+    """Return the same documents in the tokens of an extended tokenizer, and remove their old tokens and texts.
 
     Args:
         spool: with its texts.
-        tokenizer: of the `tokenizers` library.
-        begin_of_text_id: stands before each document; None: nothing does.
-        end_of_text_id: stands behind each document.
+        tokenizer: the extended one.
+        begin_of_text_id: token before each document; None: there is none.
+        end_of_text_id: token after each document.
         token_type: of the new tokens.
         beat: called after each batch.
     """
-    assert spool.texts is not None
-    path = spool.texts.with_suffix(".grown-tokens")
-    dtype = np.dtype(token_type).newbyteorder("<")
+    texts = texts_path(spool)
+    path = texts.with_suffix(".grown-tokens")
+    dtype = token_dtype(token_type)
     head = [] if begin_of_text_id is None else [begin_of_text_id]
     counts = array("q")
     batch: list[str] = []
@@ -90,17 +101,17 @@ def retokenized(
             batch.clear()
             beat()
 
-        for text in spooled_texts(spool):
+        for text in spooled_texts(texts):
             batch.append(text)
             if len(batch) >= _BATCH_DOCUMENTS:
                 write()
         if batch:
             write()
-    spool.texts.unlink()
-    spool.texts.with_suffix(".tokens").unlink(missing_ok=True)
+    texts.unlink()
+    texts.with_suffix(".tokens").unlink(missing_ok=True)
     return dataclasses.replace(
         spool,
         token_counts=np.array(counts, dtype=np.int64),
-        tokens=np.memmap(path, dtype=dtype, mode="r") if counts else np.empty(0, dtype=dtype),
+        tokens=mapped_array(path, dtype),
         texts=None,
     )

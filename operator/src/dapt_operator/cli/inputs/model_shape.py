@@ -1,4 +1,4 @@
-"""The shape of a model from its files' headers: no weight is read and no torch is imported.
+"""Reads the shape of a model from its files' headers, without reading weights or importing torch.
 
 Reads a Hugging Face folder (config.json, headers of *.safetensors) or the header of one GGUF file.
 """
@@ -12,28 +12,21 @@ import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from dapt_contract.model_files import read_safetensors_header, shape_numbers
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.cli.errors import UserError
 
 _NO_LIMIT_TOKENS = 1_048_576
-"""Positions of a model that does not say how many it has."""
+"""Positions of a model whose configuration does not give them."""
 _MAX_HEADER_BYTES = 100 * 1024 * 1024
-_CONFIG_NAMES = {
-    "hidden_size": ("hidden_size", "n_embd", "d_model"),
-    "layers": ("num_hidden_layers", "n_layer", "num_layers"),
-    "vocabulary_size": ("vocab_size",),
-    "attention_heads": ("num_attention_heads", "n_head"),
-    "key_value_heads": ("num_key_value_heads", "num_attention_heads", "n_head"),
-    "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim"),
-    "max_positions": ("max_position_embeddings", "n_positions", "n_ctx"),
-}
+
 
 
 def local_model(path: Path) -> ModelFacts:
-    """Facts of a model on this machine, as far as headers say them (digest and revision stay empty).
+    """Return the facts of a model on this machine that its headers give; digest and revision stay empty.
 
     Raises:
-        UserError: nothing there, or nothing that dapt reads.
+        UserError: there is no such model, or dapt does not read its format.
     """
     if path.is_dir():
         return _from_folder(path)
@@ -58,16 +51,14 @@ def _from_folder(folder: Path) -> ModelFacts:
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{config_path}: cannot be read ({error}); download the model again") from None
-    numbers = {name: _first(config, keys) for name, keys in _CONFIG_NAMES.items()}
-    if not numbers["intermediate_size"]:
-        numbers["intermediate_size"] = 4 * numbers["hidden_size"]
+    numbers = shape_numbers(config)
     if not numbers["max_positions"]:
         numbers["max_positions"] = _NO_LIMIT_TOKENS
     weights = sorted(folder.glob("*.safetensors"))
     tied = bool(config.get("tie_word_embeddings", False))
     return ModelFacts(
         architecture=(config.get("architectures") or [config.get("model_type", "unknown")])[0],
-        parameters=sum(map(_safetensors_parameters, weights)) or _parameters(numbers, tied),
+        parameters=sum(map(_stored_parameters, weights)) or _parameters(numbers, tied),
         tied_embeddings=tied,
         has_chat_template=(folder / "chat_template.jinja").exists() or _template_in_tokenizer(folder),
         revision="",
@@ -77,12 +68,9 @@ def _from_folder(folder: Path) -> ModelFacts:
     )
 
 
-def _first(config: dict[str, Any], keys: tuple[str, ...]) -> int:
-    return next((int(config[key]) for key in keys if isinstance(config.get(key), int | float)), 0)
-
 
 def _parameters(numbers: dict[str, int], tied: bool) -> int:
-    """Parameters of a gated decoder (Llama and its like) of this shape; norms are too small to count."""
+    """Return the parameters of a gated decoder such as Llama of this shape; norms are too small to count."""
     hidden, heads = numbers["hidden_size"], max(1, numbers["attention_heads"])
     attention = hidden * hidden * (2 + 2 * numbers["key_value_heads"] / heads)
     feed_forward = 3 * hidden * numbers["intermediate_size"]
@@ -90,16 +78,11 @@ def _parameters(numbers: dict[str, int], tied: bool) -> int:
     return round(numbers["layers"] * (attention + feed_forward) + embeddings)
 
 
-def _safetensors_parameters(path: Path) -> int:
-    """Elements of all tensors, from the header (8 bytes of length, then JSON)."""
+def _stored_parameters(path: Path) -> int:
+    """Return the number of elements of all tensors of a safetensors file."""
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > _MAX_HEADER_BYTES:
-                raise ValueError("its header is too long")
-            header = json.loads(file.read(length))
-        return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        return read_safetensors_header(path).parameters
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a safetensors file ({error}); download the model again") from None
 
 
@@ -172,8 +155,8 @@ def _from_gguf(path: Path) -> ModelFacts:
     family = str(values.get("general.architecture", "unknown"))
 
     def setting(key: str, fallback: int = 0) -> int:
-        found = values.get(f"{family}.{key}", fallback)
-        return int(found) if isinstance(found, int | float) else fallback
+        value = values.get(f"{family}.{key}", fallback)
+        return int(value) if isinstance(value, int | float) else fallback
 
     heads = setting("attention.head_count")
     return ModelFacts(
@@ -210,8 +193,8 @@ _IN_NAME = re.compile(r"(?<![\dA-Za-z.])(\d+(?:\.\d+)?)([BbMm])(?![A-Za-z0-9])")
 
 
 def typical_model(parameters: float) -> ModelFacts:
-    """Facts of a decoder with so many parameters, in the shape of the nearest published one."""
-    shape = min(_SHAPES, key=lambda one: abs(math.log(one[0] / parameters)))
+    """Return the facts of a decoder with this many parameters, in the shape of the nearest published one."""
+    shape = min(_SHAPES, key=lambda published: abs(math.log(published[0] / parameters)))
     _, hidden, layers, heads, key_value_heads, intermediate, vocabulary, tied = shape
     return ModelFacts(
         architecture="assumed",
@@ -232,10 +215,10 @@ def typical_model(parameters: float) -> ModelFacts:
 
 
 def parameters_in_name(address: str) -> float | None:
-    """8e9 of `hf://meta-llama/Llama-3.1-8B@0e9e39f`, 135e6 of `SmolLM2-135M`; None when no size is in the name."""
+    """Return 8e9 for `hf://meta-llama/Llama-3.1-8B@0e9e39f`, 135e6 for `SmolLM2-135M`; None without a size."""
     path = re.sub(r"^[a-z]+://", "", address).split("@")[0]
-    found = _IN_NAME.findall(path.replace("_", "-"))
-    if not found:
+    sizes = _IN_NAME.findall(path.replace("_", "-"))
+    if not sizes:
         return None
-    number, unit = found[-1]
+    number, unit = sizes[-1]
     return float(number) * (1e9 if unit in "Bb" else 1e6)

@@ -1,6 +1,8 @@
-"""`python -m dapt_trainer.data.base_model.convert gguf|tokenizer ORIGIN FOLDER` converts in a process of its own.
+"""Converts GGUF files, and tokenizers without tokenizer.json, to the form that the stages read.
 
-Only here does preparation import transformers.
+    python -m dapt_trainer.data.base_model.convert gguf|tokenizer ORIGIN FOLDER
+
+It runs in a process of its own, because it imports torch and transformers.
 """
 
 from __future__ import annotations
@@ -37,10 +39,11 @@ def convert_tokenizer(origin: Path, folder: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Convert as the arguments say."""
-    what, origin, folder = arguments
+    """Run the conversion that the arguments name: gguf or tokenizer, origin, folder."""
+    conversion, origin, folder = arguments
+    # The caller shows the last line of standard error as the reason of a failure.
     warnings.simplefilter("ignore")
-    {"gguf": convert_gguf, "tokenizer": convert_tokenizer}[what](Path(origin), Path(folder))
+    {"gguf": convert_gguf, "tokenizer": convert_tokenizer}[conversion](Path(origin), Path(folder))
 
 
 if __name__ == "__main__":

@@ -1,48 +1,44 @@
-"""What the planner and the other stages must know of the base model, read from its files without loading it."""
+"""Describes the base model for the planner and the other stages, from its files alone: nothing is loaded."""
 
 from __future__ import annotations
 
-import json
 import math
-import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from dapt_contract.model_files import config_number, read_safetensors_header, shape_numbers
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_trainer.data.base_model.fetch import FIELD, check_no_remote_code, read_json
 from dapt_trainer.digests import weights_digest
 from dapt_trainer.errors import InputError
 
-_MAX_HEADER_BYTES = 100 * 1024 * 1024
-_NAMES = {
-    "hidden_size": ("hidden_size", "n_embd", "d_model"),
-    "layers": ("num_hidden_layers", "n_layer", "num_layers"),
-    "vocabulary_size": ("vocab_size",),
-    "attention_heads": ("num_attention_heads", "n_head"),
-    "key_value_heads": ("num_key_value_heads", "num_attention_heads", "n_head"),
-    "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim"),
-    "max_positions": ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length"),
-}
-_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_MAX_DEFAULT_SEQUENCE_TOKENS = 4096
+"""Longest sequence where the manifest does not give a length."""
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shapes of tensors by their names."""
 
 
 @dataclass(frozen=True)
 class TokenizerDescription:
-    """How documents become tokens."""
+    """Describes how documents become tokens."""
 
     tokenizer_json: str
     end_of_text: str
     end_of_text_id: int
     begin_of_text_id: int | None
-    """Put before each document when the tokenizer does so by itself."""
+    """Token before each document, where the tokenizer puts one there by itself."""
     vocabulary_size: int
     """Largest token id plus one."""
     has_chat_template: bool
 
 
 def read_tokenizer(folder: Path, source: str) -> TokenizerDescription:
-    """The tokenizer of an imported model.
+    """Read the tokenizer of an imported model.
 
     Raises:
         InputError: it has no end-of-text token, or cannot be read.
@@ -79,30 +75,31 @@ def read_tokenizer(folder: Path, source: str) -> TokenizerDescription:
 
 
 def read_model_facts(folder: Path, source: str, *, has_chat_template: bool) -> ModelFacts:
-    """Facts of an imported model: configuration and headers of the weights.
+    """Read the facts of an imported model from its configuration and the headers of its weights.
 
     Args:
-        folder: where it was imported to.
-        source: with its immutable revision, where the source has such.
-        has_chat_template: of the tokenizer.
+        folder: that the model was imported to.
+        source: URI with its immutable revision, where the source has revisions.
+        has_chat_template: whether the tokenizer has one.
 
     Raises:
         InputError: remote code, not a causal language model, a damaged file.
     """
     check_no_remote_code(folder, source)
     config = read_json(folder / "config.json", source)
-    architecture = str((config.get("architectures") or ["unknown"])[0])
+    architectures = config.get("architectures")
+    architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else "unknown"
     if not architecture.endswith(("ForCausalLM", "LMHeadModel")):
         raise InputError(
             f"{FIELD}: {source} is {architecture}, not a causal language model (…ForCausalLM); use one that is"
         )
-    numbers = {name: _number(config, keys) for name, keys in _NAMES.items()}
-    absent = [
+    numbers = shape_numbers(config)
+    missing = [
         name for name in ("hidden_size", "layers", "vocabulary_size", "max_positions") if not numbers[name]
     ]
-    if absent:
-        raise InputError(f"{FIELD}: {source}: config.json says no {absent[0]}; use a complete model folder")
-    shapes, size = _weights(folder, source)
+    if missing:
+        raise InputError(f"{FIELD}: {source}: config.json has no {missing[0]}; use a complete model folder")
+    shapes, size = _read_weights_headers(folder, source)
     linear = _linear_layers(shapes, numbers["vocabulary_size"])
     heads = numbers["attention_heads"]
     digest = f"sha256:{weights_digest(folder)}"
@@ -115,36 +112,43 @@ def read_model_facts(folder: Path, source: str, *, has_chat_template: bool) -> M
         revision=pinned or digest,
         digest=digest,
         weights_bytes=size,
-        head_size=_number(config, ("head_dim",)) or (numbers["hidden_size"] // heads if heads else None),
+        head_size=config_number(config, "head_dim") or (numbers["hidden_size"] // heads if heads else None),
         gated_mlp=any("gate" in name or ".w3." in name for name in linear),
         linear_dimensions=sum(sum(shape) for shape in linear.values()) or None,
-        **(numbers | {"intermediate_size": numbers["intermediate_size"] or 4 * numbers["hidden_size"]}),
+        **numbers,
     )
 
 
-def sequence_length(wanted: int | None, facts: ModelFacts) -> int:
-    """The sequence length in tokens; absent: the model's longest, at most 4,096.
+def sequence_length(length: int | None, facts: ModelFacts) -> int:
+    """Return the sequence length in tokens.
+
+    Args:
+        length: as the manifest has it; None: the model's longest, at most 4,096.
+        facts: of the base model.
 
     Raises:
-        InputError: it is past the model's.
+        InputError: the length is past the model's positions.
     """
-    if wanted is None:
-        return min(4096, facts.max_positions)
-    if wanted > facts.max_positions:
+    if length is None:
+        return min(_MAX_DEFAULT_SEQUENCE_TOKENS, facts.max_positions)
+    if length > facts.max_positions:
         raise InputError(
-            f"spec.corpus.sequenceLength: {wanted} is past the model's {facts.max_positions} positions; "
+            f"spec.corpus.sequenceLength: {length} is past the model's {facts.max_positions} positions; "
             f"use at most {facts.max_positions}"
         )
-    return wanted
+    return length
 
 
-def _has_head(shapes: dict[str, list[int]]) -> bool:
-    """Whether the files hold a head of its own; a configuration may leave its class' default for tying unsaid."""
+def _has_head(shapes: Shapes) -> bool:
+    """Return whether the files hold a head of its own.
+
+    A configuration that keeps its class' default for tied embeddings does not mention it.
+    """
     return any(name.startswith(("lm_head.", "embed_out.")) for name in shapes)
 
 
-def _linear_layers(shapes: dict[str, list[int]], vocabulary_size: int) -> dict[str, list[int]]:
-    """Shapes of the matrices of linear layers: all but embeddings, the head, and tables as long as the vocabulary."""
+def _linear_layers(shapes: Shapes, vocabulary_size: int) -> Shapes:
+    """Return the matrices of linear layers: all but embeddings, the head, and tables as long as the vocabulary."""
     return {
         name: shape
         for name, shape in shapes.items()
@@ -155,45 +159,36 @@ def _linear_layers(shapes: dict[str, list[int]], vocabulary_size: int) -> dict[s
     }
 
 
-def _weights(folder: Path, source: str) -> tuple[dict[str, list[int]], int]:
-    """(shapes by name, bytes) by the headers of the safetensors files."""
-    shapes: dict[str, list[int]] = {}
-    size = 0
+def _read_weights_headers(folder: Path, source: str) -> tuple[Shapes, int]:
+    """Return the shapes of all tensors and their bytes; check that no file of weights is cut off."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    weights_bytes = 0
     for path in sorted(folder.glob("*.safetensors")):
         try:
-            with path.open("rb") as file:
-                (length,) = struct.unpack("<Q", file.read(8))
-                if length > _MAX_HEADER_BYTES:
-                    raise ValueError("header too long")
-                header: dict[str, Any] = json.loads(file.read(length))
-            end = 8 + length
-            for name, tensor in header.items():
-                if name != "__metadata__":
-                    shapes[name] = list(tensor["shape"])
-                    size += math.prod(tensor["shape"]) * _BYTES.get(tensor["dtype"], 1)
-                    end = max(end, 8 + length + tensor["data_offsets"][1])
-            if path.stat().st_size != end:
-                raise ValueError(f"has {path.stat().st_size} bytes, its header says {end}")
-        except (ValueError, KeyError, TypeError, struct.error) as error:
+            header = read_safetensors_header(path)
+            size = path.stat().st_size
+            if size != header.file_bytes:
+                raise ValueError(f"has {size} bytes, its header says {header.file_bytes}")
+        except ValueError as error:
             raise InputError(
                 f"{FIELD}: {source}: {path.name} is truncated or damaged ({error}); download the model again"
             ) from error
-    return shapes, size
+        shapes |= header.shapes
+        weights_bytes += header.weights_bytes
+    return shapes, weights_bytes
 
 
-def _number(config: dict[str, Any], keys: tuple[str, ...]) -> int:
-    return next((int(config[key]) for key in keys if isinstance(config.get(key), int)), 0)
-
-
-def _token_text(token: Any) -> str | None:
+def _token_text(token: object) -> str | None:
+    """Return the text of a token, which tokenizer files write as a string or as an object."""
     if isinstance(token, dict):
         token = token.get("content")
     return token if isinstance(token, str) and token else None
 
 
-def _begin_of_text_id(tokenizer: Any) -> int | None:
-    """The one token that the tokenizer puts before any text, if it does."""
+def _begin_of_text_id(tokenizer: Tokenizer) -> int | None:
+    """Return the one token that the tokenizer puts before every text; None when it puts none there."""
     plain = tokenizer.encode("a", add_special_tokens=False).ids
-    whole = tokenizer.encode("a", add_special_tokens=True).ids
-    head = whole[: len(whole) - len(plain)] if plain and whole[-len(plain) :] == plain else whole[:1]
+    with_special = tokenizer.encode("a", add_special_tokens=True).ids
+    ends_alike = plain and with_special[-len(plain) :] == plain
+    head = with_special[: len(with_special) - len(plain)] if ends_alike else with_special[:1]
     return int(head[0]) if len(head) == 1 and head[0] not in plain else None

@@ -1,30 +1,29 @@
-"""The base model on the work volume: an HF folder in safetensors, whatever it came as. Nothing of it is ever executed.
+"""Brings the base model to the work volume as a Hugging Face folder in safetensors. Nothing of it is ever executed.
 
     file://FOLDER, pvc://CLAIM/FOLDER, s3://, gs://   a Hugging Face folder, or a folder with one .gguf file
     ...FILE.gguf                                      one GGUF file, dequantized to bfloat16
     hf://ORG/NAME@REVISION[/FILE.gguf]                a repository of the hub; a moving revision is resolved
 
-Only safetensors, configuration and tokenizer files are taken. torch is needed for GGUF alone, and transformers for a
-tokenizer without tokenizer.json: both in a process of their own (`dapt_trainer.data.base_model.convert`).
+Only safetensors, configuration and tokenizer files are taken. A GGUF file, and a tokenizer without tokenizer.json, are
+converted with transformers in a process of its own (`dapt_trainer.data.base_model.convert`).
 
-Where the profile has a model cache, what comes from the hub stays there as the hub's own client lays it out (blobs by
-their checksum, a folder of links for each commit), and the next adaptation copies it instead of downloading it.
+Where the profile has a model cache, files from the hub stay there in the layout of the hub's own client (blobs by their
+checksum, a folder of links for each commit), and the next adaptation copies them instead of downloading them.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from dapt_contract.base import JsonObject
 from dapt_contract.pod import MODEL_CACHE
 from dapt_trainer.data.input_problems import first_line
 from dapt_trainer.data.reading.sources import filesystem_of, unreachable
-from dapt_trainer.data.run_module import run_module
+from dapt_trainer.data.run_module import OFFLINE, run_module
 from dapt_trainer.errors import InputError, StageOutOfMemoryError
 
 FIELD = "spec.model.source"
@@ -44,46 +43,49 @@ _SMALL_FILES = (
     "chat_template.json",
     "model.safetensors.index.json",
 )
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_INDEX = "model.safetensors.index.json"
 _ACCEPTED = "accepted are a folder with config.json and *.safetensors, and one .gguf file"
 
 Beat = Callable[[], None]
 
 
 def import_model(source: str, folder: Path, scratch: Path, beat: Beat = lambda: None) -> str:
-    """Bring the model into `folder`; the folder is complete when this returns.
+    """Import the model into `folder`, which is complete when this returns.
 
     Args:
         source: as the user wrote it.
         folder: does not exist yet.
-        scratch: for downloads that are converted.
-        beat: called while a process is waited for.
+        scratch: for downloads.
+        beat: called during a conversion.
 
     Returns:
         The source with its immutable revision.
 
     Raises:
-        InputError: nothing there, pickled weights only, not a model, remote code.
+        InputError: there is no model, or one with pickled weights only or with code of its own.
     """
+    # 1. Bring the files to this machine.
     if source.startswith("hf://"):
-        origin, resolved = _hub_snapshot(source, scratch)
+        origin, resolved = _download_from_hub(source, scratch)
     else:
-        origin, resolved = _fetched(source, scratch), source
+        origin, resolved = _fetch(source, scratch), source
+    # 2. Convert them, or take those that the other stages need.
     folder.mkdir(parents=True)
     gguf = _gguf_file(origin, source)
     if gguf is not None:
         _convert("gguf", gguf, folder, source, beat)
-    else:
-        _check_folder(origin, source)
-        for name in _wanted(sorted(path.name for path in origin.iterdir()), origin, source):
-            _link_or_copy(origin / name, folder / name)
-        if not (folder / "tokenizer.json").is_file():
-            _convert("tokenizer", origin, folder, source, beat)
+        return resolved
+    _check_folder(origin, source)
+    for name in _files_to_take(sorted(path.name for path in origin.iterdir()), origin, source):
+        _link_or_copy(origin / name, folder / name)
+    if not (folder / "tokenizer.json").is_file():
+        _convert("tokenizer", origin, folder, source, beat)
     return resolved
 
 
 def check_no_remote_code(folder: Path, source: str) -> None:
-    """Refuse what would run code of the repository.
+    """Refuse a model that would run code of its repository.
 
     Raises:
         InputError: a configuration has `auto_map`.
@@ -96,8 +98,8 @@ def check_no_remote_code(folder: Path, source: str) -> None:
             )
 
 
-def read_json(path: Path, source: str) -> dict[str, Any]:
-    """A JSON object from the model's folder; empty when there is no such file.
+def read_json(path: Path, source: str) -> JsonObject:
+    """Read a JSON object from the model's folder; return an empty one when there is no such file.
 
     Raises:
         InputError: the file is damaged.
@@ -113,8 +115,8 @@ def read_json(path: Path, source: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _fetched(source: str, scratch: Path) -> Path:
-    """The model as a local path: where it lies, or a copy of the files that are wanted."""
+def _fetch(source: str, scratch: Path) -> Path:
+    """Return a local path of the model: its own, or that of a copy of the files that are needed."""
     filesystem, path, _ = filesystem_of(source, FIELD)
     if source.startswith(("file://", "pvc://")):
         local = Path(path)
@@ -122,22 +124,23 @@ def _fetched(source: str, scratch: Path) -> Path:
             raise InputError(f"{FIELD}: {source}: no such file or folder; {_ACCEPTED}")
         return local
     try:
-        single = filesystem.isfile(path)
-        found = [path] if single else [str(item) for item in filesystem.ls(path, detail=False)]
-    except Exception as error:
+        is_file = filesystem.isfile(path)
+        paths = [path] if is_file else [str(entry) for entry in filesystem.ls(path, detail=False)]
+    except Exception as error:  # every object store raises exceptions of its own
         raise InputError(unreachable(source, FIELD, error)) from error
     target = scratch / "model-download"
     target.mkdir(parents=True, exist_ok=True)
-    names = [item.rsplit("/", 1)[-1] for item in found]
-    for item, name in zip(found, names, strict=True):
+    names = [entry.rsplit("/", 1)[-1] for entry in paths]
+    for entry, name in zip(paths, names, strict=True):
         if name.endswith((".safetensors", ".gguf")) or name in _SMALL_FILES:
-            filesystem.get_file(item, str(target / name))
-    if any(fnmatch.fnmatch(name, pattern) for name in names for pattern in _PICKLED) and not _weights(names):
-        raise InputError(_pickled_sentence(source))
-    return target / names[0] if single else target
+            filesystem.get_file(entry, str(target / name))
+    if _has_pickled(names) and not _weights(names):
+        raise InputError(_pickled_message(source))
+    return target / names[0] if is_file else target
 
 
-def _hub_snapshot(source: str, scratch: Path) -> tuple[Path, str]:
+def _download_from_hub(source: str, scratch: Path) -> tuple[Path, str]:
+    """Return the local path of a model of the hub, and its URI with an immutable revision."""
     parts = source.removeprefix("hf://").split("/")
     if len(parts) < 2 or parts[0] == "datasets":
         raise InputError(
@@ -149,35 +152,36 @@ def _hub_snapshot(source: str, scratch: Path) -> tuple[Path, str]:
         from huggingface_hub import HfApi, snapshot_download
 
         info = HfApi().model_info(repository, revision=revision or None)
-        names = [item.rfilename for item in info.siblings or ()]
+        names = [sibling.rfilename for sibling in info.siblings or ()]
         patterns = [file] if file else ["*.safetensors", *_SMALL_FILES]
         if not file and not _weights(names):
-            if any(fnmatch.fnmatch(item, pattern) for item in names for pattern in _PICKLED):
-                raise InputError(_pickled_sentence(source))
+            if _has_pickled(names):
+                raise InputError(_pickled_message(source))
             patterns = ["*.gguf"]
         cache = os.environ.get(MODEL_CACHE)
-        place = {"cache_dir": cache} if cache else {"local_dir": str(scratch / "model-download")}
-        target = Path(snapshot_download(repository, revision=info.sha, allow_patterns=patterns, **place))
+        folder = {"cache_dir": cache} if cache else {"local_dir": str(scratch / "model-download")}
+        target = Path(snapshot_download(repository, revision=info.sha, allow_patterns=patterns, **folder))
     except InputError:
         raise
-    except Exception as error:
+    except Exception as error:  # the hub's client raises exceptions of many libraries
         raise InputError(unreachable(source, FIELD, error)) from error
     resolved = f"hf://{repository}@{info.sha}" + (f"/{file}" if file else "")
     return (target / file if file else target), resolved
 
 
 def _gguf_file(origin: Path, source: str) -> Path | None:
+    """Return the GGUF file to convert; None for a folder in safetensors."""
     if origin.is_file():
         if origin.suffix != ".gguf":
             raise InputError(f"{FIELD}: {source}: not a model file; {_ACCEPTED}")
         return origin
-    found = sorted(origin.glob("*.gguf"))
-    if (origin / "config.json").is_file() or not found:
+    files = sorted(origin.glob("*.gguf"))
+    if (origin / "config.json").is_file() or not files:
         return None
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        raise InputError(f"{FIELD}: {source} has {len(found)} GGUF files ({names}); name one of them")
-    return found[0]
+    if len(files) > 1:
+        names = ", ".join(path.name for path in files)
+        raise InputError(f"{FIELD}: {source} has {len(files)} GGUF files ({names}); name one of them")
+    return files[0]
 
 
 def _check_folder(origin: Path, source: str) -> None:
@@ -185,13 +189,17 @@ def _check_folder(origin: Path, source: str) -> None:
         raise InputError(f"{FIELD}: {source}: no config.json there; {_ACCEPTED}")
     check_no_remote_code(origin, source)
     names = [path.name for path in origin.iterdir()]
-    if not any(name.endswith(".safetensors") for name in names):
-        if any(fnmatch.fnmatch(name, pattern) for name in names for pattern in _PICKLED):
-            raise InputError(_pickled_sentence(source))
+    if not _weights(names):
+        if _has_pickled(names):
+            raise InputError(_pickled_message(source))
         raise InputError(f"{FIELD}: {source}: no *.safetensors file there; {_ACCEPTED}")
 
 
-def _pickled_sentence(source: str) -> str:
+def _has_pickled(names: list[str]) -> bool:
+    return any(name.endswith(_PICKLED) for name in names)
+
+
+def _pickled_message(source: str) -> str:
     return (
         f"{FIELD}: {source} has pickled weights only (.bin, .pt), which can run code when they are read; "
         "use a revision with safetensors, or convert the model"
@@ -202,12 +210,12 @@ def _weights(names: list[str]) -> list[str]:
     return [name for name in names if name.endswith(".safetensors") and "/" not in name]
 
 
-def _wanted(names: list[str], origin: Path, source: str) -> list[str]:
-    """The files to take: of several sets of weights the one that transformers would load."""
+def _files_to_take(names: list[str], origin: Path, source: str) -> list[str]:
+    """Return the files to take: of several sets of weights the one that transformers would load."""
     small = [name for name in names if name in _SMALL_FILES]
-    if "model.safetensors.index.json" in names:
-        index = read_json(origin / "model.safetensors.index.json", source)
-        weights = sorted(set(index.get("weight_map", {}).values()))
+    if _INDEX in names:
+        weight_map = read_json(origin / _INDEX, source).get("weight_map")
+        weights = sorted({str(name) for name in weight_map.values()}) if isinstance(weight_map, dict) else []
         missing = [name for name in weights if name not in names]
         if missing:
             raise InputError(f"{FIELD}: {source}: {missing[0]} is missing; download the model again")
@@ -219,8 +227,8 @@ def _wanted(names: list[str], origin: Path, source: str) -> list[str]:
 
 
 def _link_or_copy(origin: Path, target: Path) -> None:
-    """Weights are linked where the volume allows it; the rest is small."""
-    origin = origin.resolve()
+    """Link weights where the volume allows it, and copy everything else."""
+    origin = origin.resolve()  # a model cache holds symbolic links to its blobs
     if origin.suffix == ".safetensors":
         try:
             os.link(origin, target)
@@ -230,17 +238,18 @@ def _link_or_copy(origin: Path, target: Path) -> None:
     shutil.copyfile(origin, target)
 
 
-def _convert(what: str, origin: Path, folder: Path, source: str, beat: Beat) -> None:
+def _convert(conversion: str, origin: Path, folder: Path, source: str, beat: Beat) -> None:
     """Run the converter, which needs torch or transformers, in a process of its own."""
-    quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    done = run_module("dapt_trainer.data.base_model.convert", [what, str(origin), str(folder)], quiet, beat)
-    if done.returncode in (-9, 137):
+    process = run_module(
+        "dapt_trainer.data.base_model.convert", [conversion, str(origin), str(folder)], OFFLINE, beat
+    )
+    if process.is_out_of_memory:
         raise StageOutOfMemoryError(
             f"{FIELD}: {source}: memory ran out while it was converted; give prepare more memory"
         )
-    if done.returncode:
-        kind = "this GGUF file" if what == "gguf" else "its tokenizer"
+    if process.returncode:
+        unreadable = "this GGUF file" if conversion == "gguf" else "its tokenizer"
         raise InputError(
-            f"{FIELD}: {source}: transformers cannot read {kind} ({done.last_error}); "
+            f"{FIELD}: {source}: transformers cannot read {unreadable} ({process.last_error}); "
             "use the model's safetensors version"
         )

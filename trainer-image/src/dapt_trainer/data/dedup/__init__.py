@@ -1,1 +1,1 @@
-"""Finds near-duplicates and text that evaluation items contain. Removes nothing itself."""
+"""Finds near-duplicates, and documents that contain evaluation items. It removes nothing."""

@@ -1,4 +1,4 @@
-"""Evaluation items in training documents: found by word n-grams, dropped and counted by task.
+"""Finds evaluation items in training documents by word n-grams.
 
 A document contains an item when it contains, after normalization,
 - any 13 words in a row of the item's question (Brown et al. 2020, GPT-3, appendix C), or
@@ -6,9 +6,9 @@ A document contains an item when it contains, after normalization,
 - the question followed by its right answer, also with the word "answer" between, when both together have at least
   `MIN_ITEM_WORDS` words.
 A probe's prompt is the beginning of a statement, not a question: below `MIN_PROMPT_WORDS` words it counts only together
-with its answer. A short question that points to its choices ("which of the following is true?") stands in many texts
-that are no items: it counts only with its answer or with its choices behind it, also numbered by letters. Items shorter
-than that are in every text and cannot be looked for; their number is told.
+with its answer. A short question that points to its choices ("which of the following is true?") appears in many texts
+that are no items: it counts only when its answer or its choices follow, which may be numbered by letters. Shorter items
+appear in too many texts and cannot be searched for; their number is reported.
 """
 
 from __future__ import annotations
@@ -28,48 +28,48 @@ MIN_PROMPT_WORDS = 8
 MIN_ITEM_WORDS = 5
 _POINTS_TO_CHOICES = "following"
 _LETTERS = "abcdefghij"
-_MARKS = np.uint64((1 << 22) - 1)
+_FILTER_BITS = np.uint64((1 << 22) - 1)
 
 
 @dataclass(frozen=True)
 class EvaluationItem:
-    """What must not be trained on."""
+    """Holds an item that must not be trained on."""
 
     task: str
     question: str
     answer: str
     is_prompt: bool = False
-    """A probe's prompt: the beginning of a statement."""
+    """Whether the question is a probe's prompt: the beginning of a statement."""
     choices: tuple[str, ...] = ()
     """All answers, as texts."""
 
 
 @dataclass(frozen=True)
 class ContaminationIndex:
-    """Hashes of the n-grams of all items, by their length in words."""
+    """Holds the hashes of the n-grams of all items, by their length in words."""
 
     tasks: tuple[str, ...] = ()
     lengths: tuple[int, ...] = ()
-    """Numbers of words that are looked for."""
+    """Lengths of the n-grams that are searched for, in words."""
     hashes: tuple[Hashes, ...] = ()
-    """For each length, sorted."""
+    """For each length the hashes, sorted."""
     owners: tuple[npt.NDArray[np.int32], ...] = ()
     """For each length the index of the task that each hash belongs to."""
     too_short: int = 0
-    """Items that cannot be looked for."""
+    """Number of items that cannot be searched for."""
 
     @cached_property
-    def _marks(self) -> list[npt.NDArray[np.bool_]]:
-        """For each length a table of the hashes' low bits: most n-grams are turned away by one look."""
+    def _filters(self) -> list[npt.NDArray[np.bool_]]:
+        """Return for each length a table of the hashes' low bits, which rules out most n-grams without a search."""
         tables = []
-        for known in self.hashes:
-            table = np.zeros(int(_MARKS) + 1, dtype=np.bool_)
-            table[known & _MARKS] = True
+        for hashes in self.hashes:
+            table = np.zeros(int(_FILTER_BITS) + 1, dtype=np.bool_)
+            table[hashes & _FILTER_BITS] = True
             tables.append(table)
         return tables
 
     def find(self, ngrams: Sequence[Hashes], word_counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-        """The first task with an item in each document of a batch, or -1.
+        """Return for each document of a batch the index of the first task with an item in it, or -1.
 
         Args:
             ngrams: for each of `lengths` the hashes over all words of the batch in a row.
@@ -79,18 +79,19 @@ class ContaminationIndex:
         if not self.lengths or not len(word_counts):
             return result
         ends = np.cumsum(word_counts)
-        for length, batch, known, owners, marks in zip(
-            self.lengths, ngrams, self.hashes, self.owners, self._marks, strict=True
+        for length, batch_hashes, hashes, owners, table in zip(
+            self.lengths, ngrams, self.hashes, self.owners, self._filters, strict=True
         ):
-            maybe = np.flatnonzero(marks[batch & _MARKS])
-            places = np.searchsorted(known, batch[maybe])
-            places[places == len(known)] = 0
-            found = known[places] == batch[maybe]
-            hits, places = maybe[found], places[found]
+            candidates = np.flatnonzero(table[batch_hashes & _FILTER_BITS])
+            places = np.searchsorted(hashes, batch_hashes[candidates])
+            places[places == len(hashes)] = 0
+            is_hit = hashes[places] == batch_hashes[candidates]
+            hits, places = candidates[is_hit], places[is_hit]
             documents = np.searchsorted(ends, hits, side="right")
-            inside = hits + length <= ends[documents]  # not across the end of a document
+            # The hashes run over the whole batch: an n-gram that crosses the end of a document is in none.
+            is_inside = hits + length <= ends[documents]
             for document, owner in zip(
-                documents[inside].tolist(), owners[places[inside]].tolist(), strict=True
+                documents[is_inside].tolist(), owners[places[is_inside]].tolist(), strict=True
             ):
                 if result[document] < 0 or owner < result[document]:
                     result[document] = owner
@@ -101,7 +102,7 @@ def contamination_index(items: Iterable[EvaluationItem]) -> ContaminationIndex:
     """Build the index of all items; an n-gram that two tasks share belongs to the first."""
     hasher = WordHasher()
     tasks: list[str] = []
-    found: dict[int, dict[int, int]] = {}
+    owners: dict[int, dict[int, int]] = {}
     too_short = 0
     for item in items:
         if item.task not in tasks:
@@ -112,26 +113,26 @@ def contamination_index(items: Iterable[EvaluationItem]) -> ContaminationIndex:
             length = min(NGRAM_WORDS, len(run))
             (hashes,) = hasher.ngrams(hasher.hashes(run), [length])
             for value in hashes.tolist():
-                found.setdefault(length, {}).setdefault(value, tasks.index(item.task))
-    lengths = tuple(sorted(found))
-    sorted_items = [sorted(found[length].items()) for length in lengths]
+                owners.setdefault(length, {}).setdefault(value, tasks.index(item.task))
+    lengths = tuple(sorted(owners))
+    sorted_owners = [sorted(owners[length].items()) for length in lengths]
     return ContaminationIndex(
         tasks=tuple(tasks),
         lengths=lengths,
-        hashes=tuple(np.array([value for value, _ in pairs], dtype=np.uint64) for pairs in sorted_items),
-        owners=tuple(np.array([owner for _, owner in pairs], dtype=np.int32) for pairs in sorted_items),
+        hashes=tuple(np.array([value for value, _ in pairs], dtype=np.uint64) for pairs in sorted_owners),
+        owners=tuple(np.array([owner for _, owner in pairs], dtype=np.int32) for pairs in sorted_owners),
         too_short=too_short,
     )
 
 
 def _runs(item: EvaluationItem) -> list[list[str]]:
-    """Runs of words of which each 13 in a row, or the whole, give the item away."""
+    """Return runs of words by which an item is found: by any 13 words of a run, or by the whole of a shorter one."""
     question, answer = words(normalized(item.question)), words(normalized(item.answer))
     if len(question) >= NGRAM_WORDS:
         return [question]
-    least = MIN_PROMPT_WORDS if item.is_prompt else MIN_QUESTION_WORDS
+    min_words = MIN_PROMPT_WORDS if item.is_prompt else MIN_QUESTION_WORDS
     runs = []
-    if len(question) >= least and _POINTS_TO_CHOICES not in question:
+    if len(question) >= min_words and _POINTS_TO_CHOICES not in question:
         runs.append(question)
     if question and len(question) + len(answer) >= MIN_ITEM_WORDS:
         runs += [question + answer, [*question, "answer", *answer]]

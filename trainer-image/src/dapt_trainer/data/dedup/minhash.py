@@ -1,13 +1,14 @@
-"""Near-duplicates within a corpus (`deduplicate: near`): MinHash signatures, bands, and the first of each group kept.
+"""Finds near-duplicates within a corpus by MinHash (`deduplicate: near`); the first document of each group stays.
 
 Broder 1997: the share of equal minima of two documents' shingles (word 5-grams) under random hashes estimates their
 Jaccard similarity s. 120 hashes in 20 bands of 6: two documents are compared when a band agrees, with probability
 1 - (1 - s^6)^20, which is 0.61 at s = 0.6, 0.92 at 0.7 and 0.998 at 0.8; they are near-duplicates when at least
-`NEAR_SIMILARITY` of all 120 agree (standard error 0.04 there). Documents that hang together by such pairs are one
-group, and the first in reading order stays.
+`NEAR_SIMILARITY` of all 120 agree (standard error 0.04 there). Documents that such pairs connect are one group, and the
+first in reading order stays.
 
-Signatures are made beside the tokens, where the words are hashed already, so that no source is read twice. datatrove
-finds the documents whose bands agree, band by band, from files on disk; why not all of it: docs/decisions/0008.
+Signatures are computed together with the tokens, where the words are hashed already, so that no source is read twice.
+datatrove finds the documents whose bands agree, band by band, from files on disk; docs/decisions/0008 says why it does
+not do the rest.
 """
 
 from __future__ import annotations
@@ -16,12 +17,10 @@ import itertools
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +35,7 @@ ROWS = 6
 HASHES = BANDS * ROWS
 NEAR_SIMILARITY = 0.7
 Signatures = npt.NDArray[np.uint32]
-"""[documents, HASHES]; a document of fewer than MIN_SHINGLES shingles has zeros and is near to none."""
+"""[documents, HASHES]; a document of fewer than MIN_SHINGLES shingles has zeros and is a near-duplicate of none."""
 Pairs = npt.NDArray[np.int64]
 """[pairs, 2] numbers of documents, the smaller first."""
 
@@ -47,10 +46,10 @@ _BEAT_SECONDS = 2.0
 
 
 def signatures(ngrams: Hashes, word_counts: npt.NDArray[np.int64]) -> Signatures:
-    """MinHash signatures of a batch of documents.
+    """Return the MinHash signatures of a batch of documents.
 
-    The hashes are h(x) = (a x + b) mod 2^64 >> 32 with odd a (Dietzfelbinger et al. 1997), of shingles that are mixed
-    already.
+    The hashes are h(x) = (a x + b) mod 2^64 >> 32 with odd a (Dietzfelbinger et al. 1997), of shingles whose bits are
+    mixed already.
 
     Args:
         ngrams: hashes of the shingles of all words of the batch in a row.
@@ -58,19 +57,19 @@ def signatures(ngrams: Hashes, word_counts: npt.NDArray[np.int64]) -> Signatures
     """
     result = np.zeros((len(word_counts), HASHES), dtype=np.uint32)
     sizes = np.maximum(word_counts - SHINGLE_WORDS + 1, 0)
-    chosen = np.flatnonzero(sizes >= MIN_SHINGLES)
-    if not len(chosen):
+    long_enough = np.flatnonzero(sizes >= MIN_SHINGLES)
+    if not len(long_enough):
         return result
-    firsts = (np.cumsum(word_counts) - word_counts)[chosen]
-    sizes = sizes[chosen]
+    firsts = (np.cumsum(word_counts) - word_counts)[long_enough]
+    sizes = sizes[long_enough]
     starts = np.cumsum(sizes) - sizes
-    own = ngrams[np.repeat(firsts - starts, sizes) + np.arange(sizes.sum())]
+    shingles = ngrams[np.repeat(firsts - starts, sizes) + np.arange(sizes.sum())]
     random = np.random.Generator(np.random.PCG64(_SEED))
     factors = random.integers(0, 1 << 63, HASHES, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     shifts = random.integers(0, 1 << 63, HASHES, dtype=np.uint64)
     for number in range(HASHES):
-        values = ((own * factors[number] + shifts[number]) >> np.uint64(32)).astype(np.uint32)
-        result[chosen, number] = np.minimum.reduceat(values, starts)
+        values = ((shingles * factors[number] + shifts[number]) >> np.uint64(32)).astype(np.uint32)
+        result[long_enough, number] = np.minimum.reduceat(values, starts)
     return result
 
 
@@ -82,14 +81,14 @@ def find_repeats(
     inline_documents: int = _INLINE_DOCUMENTS,
     beat: Callable[[], None] = lambda: None,
 ) -> list[npt.NDArray[np.bool_]]:
-    """For each part of a corpus which of its documents are near-duplicates of an earlier one.
+    """Return for each part of a corpus which of its documents are near-duplicates of an earlier one.
 
     Args:
         parts: signatures in reading order; may be mapped from disk.
-        folder: for files of 28 bytes a document and band; emptied by the caller.
-        processes: to share the bands out to; None: a core each.
-        inline_documents: up to so many documents are compared in this process.
-        beat: called while others work.
+        folder: for files of 28 bytes a document and band; the caller removes it.
+        processes: how many share the bands; None: one a core.
+        inline_documents: up to this number of documents are compared in this process.
+        beat: called while other processes work.
 
     Raises:
         InfrastructureError: one of the processes was killed.
@@ -102,13 +101,13 @@ def find_repeats(
         for part in parts:
             for first in range(0, len(part), _PAIRS_AT_ONCE):
                 file.write(np.ascontiguousarray(part[first : first + _PAIRS_AT_ONCE], dtype="<u4").tobytes())
-    jobs = [_Band(path, total, band) for band in range(BANDS)]
+    bands = [_Band(path, total, number) for number in range(BANDS)]
     processes = processes or len(os.sched_getaffinity(0))
     groups = _Groups(total)
     if total <= inline_documents or processes == 1:
-        for job in jobs:
+        for band in bands:
             beat()
-            groups.join(_near_pairs(job))
+            groups.join(_near_pairs(band))
     elif total:
         with ProcessPoolExecutor(
             processes,
@@ -116,22 +115,21 @@ def find_repeats(
             initializer=die_with_parent,
             initargs=(os.getpid(),),
         ) as pool:
-            for future in [pool.submit(_near_pairs, job) for job in jobs]:
-                groups.join(_waited(future, beat))
-    later = groups.later()
+            for future in [pool.submit(_near_pairs, band) for band in bands]:
+                groups.join(_wait_for(future, beat))
+    is_repeat = groups.is_repeat()
     edges = np.cumsum([0, *sizes])
-    return [later[first:last] for first, last in itertools.pairwise(edges.tolist())]
+    return [is_repeat[first:last] for first, last in itertools.pairwise(edges.tolist())]
 
 
-def _waited(future: Any, beat: Callable[[], None]) -> Pairs:
+def _wait_for(future: Future[Pairs], beat: Callable[[], None]) -> Pairs:
     while True:
         try:
-            pairs: Pairs = future.result(timeout=_BEAT_SECONDS)
-            return pairs
-        except NotYet:
+            return future.result(timeout=_BEAT_SECONDS)
+        except TimeoutError:
             beat()
         except BrokenProcessPool as error:
-            beat()  # heeds a wish to stop, which may have ended the process
+            beat()  # raises when a stop is requested, which may have ended the process
             raise InfrastructureError(
                 "a process that looks for near-duplicates was killed, most likely for memory; give prepare more memory "
                 "or fewer cores"
@@ -146,13 +144,13 @@ class _Band:
 
 
 def _near_pairs(band: _Band) -> Pairs:
-    """Pairs of documents that agree in this band and in enough of all hashes."""
-    all_hashes: Any = (
+    """Return the pairs of documents that agree in this band and in enough of all hashes."""
+    all_hashes: Signatures = (
         np.memmap(band.path, dtype="<u4", mode="r", shape=(band.documents, HASHES))
         if band.documents
         else np.empty((0, HASHES), np.uint32)
     )
-    pairs = _agreeing(all_hashes, band)
+    pairs = _pairs_of_band(all_hashes, band)
     near = [
         part[(all_hashes[part[:, 0]] == all_hashes[part[:, 1]]).mean(axis=1) >= NEAR_SIMILARITY]
         for part in (pairs[first : first + _PAIRS_AT_ONCE] for first in range(0, len(pairs), _PAIRS_AT_ONCE))
@@ -160,8 +158,12 @@ def _near_pairs(band: _Band) -> Pairs:
     return np.concatenate(near) if near else pairs
 
 
-def _agreeing(all_hashes: Signatures, band: _Band) -> Pairs:
-    """Each document of a run with the same band, with the one before it and with the run's first."""
+def _pairs_of_band(all_hashes: Signatures, band: _Band) -> Pairs:
+    """Return pairs of documents whose hashes of this band are equal.
+
+    Of a run of such documents each is paired with the one before it and with the first, not with all others, so that
+    the number of pairs stays linear.
+    """
     from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupBuckets
     from datatrove.utils.hashing import HashConfig
     from loguru import logger
@@ -174,44 +176,44 @@ def _agreeing(all_hashes: Signatures, band: _Band) -> Pairs:
     records = np.empty((len(numbers), ROWS + 1), dtype="<u4")
     records[:, :ROWS] = columns[order]
     records[:, ROWS] = numbers[order]
-    home = band.path.parent / f"band-{band.number:03d}"
-    target = home / "bucket_000"
-    target.mkdir(parents=True, exist_ok=True)
-    (target / "00000.minhash.sig").write_bytes(records.tobytes())
+    folder = band.path.parent / f"band-{band.number:03d}"
+    bucket = folder / "bucket_000"
+    bucket.mkdir(parents=True, exist_ok=True)
+    # The file that datatrove's signature step would have written: (hashes of the band, document), sorted.
+    (bucket / "00000.minhash.sig").write_bytes(records.tobytes())
     config = MinhashConfig(
         num_buckets=1, hashes_per_bucket=ROWS, hash_config=HashConfig(precision=32), n_grams=SHINGLE_WORDS
     )
-    found = home / "pairs"
-    MinhashDedupBuckets(str(home), str(found), config=config, lines_to_buffer=10_000).run(None, 0, 1)
-    content = b"".join(path.read_bytes() for path in sorted(found.glob("*.dups")))
-    follows = np.frombuffer(content, dtype="<u4").reshape(-1, 4)[:, [1, 3]].astype(np.int64)
-    if not len(follows):
-        return follows
-    begins = np.concatenate(([True], follows[1:, 0] != follows[:-1, 1]))
-    first = follows[begins, 0][np.cumsum(begins) - 1]
-    return np.unique(
-        np.sort(np.concatenate((follows, np.column_stack((first, follows[:, 1])))), axis=1), axis=0
-    )
+    pairs_folder = folder / "pairs"
+    MinhashDedupBuckets(str(folder), str(pairs_folder), config=config, lines_to_buffer=10_000).run(None, 0, 1)
+    content = b"".join(path.read_bytes() for path in sorted(pairs_folder.glob("*.dups")))
+    neighbours = np.frombuffer(content, dtype="<u4").reshape(-1, 4)[:, [1, 3]].astype(np.int64)
+    if not len(neighbours):
+        return neighbours
+    starts_run = np.concatenate(([True], neighbours[1:, 0] != neighbours[:-1, 1]))
+    first = neighbours[starts_run, 0][np.cumsum(starts_run) - 1]
+    with_first = np.column_stack((first, neighbours[:, 1]))
+    return np.unique(np.sort(np.concatenate((neighbours, with_first)), axis=1), axis=0)
 
 
 class _Groups:
-    """Documents that hang together by pairs; a group is known by its first document."""
+    """Groups documents that pairs connect (union-find); a group is named by its first document."""
 
     def __init__(self, documents: int) -> None:
-        self._first = np.arange(documents, dtype=np.int64)
+        self._parents = np.arange(documents, dtype=np.int64)
 
     def join(self, pairs: Pairs) -> None:
-        for one, other in pairs.tolist():
-            low, high = sorted((self._root(one), self._root(other)))
-            self._first[high] = low
+        for left, right in pairs.tolist():
+            first, second = sorted((self._root(left), self._root(right)))
+            self._parents[second] = first
 
-    def later(self) -> npt.NDArray[np.bool_]:
-        """Which documents are not the first of their group."""
-        later: npt.NDArray[np.bool_] = self._first != np.arange(len(self._first))
-        return later
+    def is_repeat(self) -> npt.NDArray[np.bool_]:
+        """Return for each document whether it is not the first of its group."""
+        result: npt.NDArray[np.bool_] = self._parents != np.arange(len(self._parents))
+        return result
 
     def _root(self, document: int) -> int:
-        while (above := int(self._first[document])) != document:
-            self._first[document] = self._first[above]
-            document = above
+        while (parent := int(self._parents[document])) != document:
+            self._parents[document] = self._parents[parent]
+            document = parent
         return document

@@ -1,4 +1,1 @@
-"""Stores tasks of lm-evaluation-harness with their data, so that measuring needs no network.
-
-Scores nothing.
-"""
+"""Stores tasks of lm-evaluation-harness with their data, so that measuring needs no network. It scores nothing."""

@@ -1,19 +1,19 @@
-"""Data of the harness' own tasks: what prepare loaded from the hub is served to the stages that run offline.
+"""Serves the data of the harness' tasks, which prepare loaded from the hub, to the stages that run offline.
 
-    harness/NAME/task.json    what the task is made of (`TaskData`)
+    harness/NAME/task.json    which parts and data sets the task has (`TaskData`)
     harness/NAME/0/ ...       one data set each, as `Dataset.save_to_disk` writes it
 
-The cache of `datasets` is not used for this: whether it finds a data set again without a network depends on how it was
-asked for, and it has no place for a digest.
+The cache of `datasets` is not used for this: whether it finds a data set again without a network depends on the
+arguments of the call that loaded it, and it has no place for a digest.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -21,50 +21,53 @@ from dapt_contract.base import Contract
 from dapt_contract.layout import HARNESS
 from dapt_trainer.errors import InputError
 
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
 TASK_FILE = "task.json"
 
 
 class StoredSplit(Contract):
-    """One split on disk."""
+    """Describes one split on disk."""
 
     folder: str
-    """Relative to the task's folder."""
+    """Path relative to the task's folder."""
     rows: int
     sha256: str
-    """Of its Arrow files."""
+    """Digest of its Arrow files."""
 
 
 class StoredDataset(Contract):
-    """What one call of `load_dataset` gave."""
+    """Describes the result of one call of `load_dataset`."""
 
     call: str
-    """Its arguments as JSON."""
+    """Arguments of the call as JSON."""
     splits: tuple[tuple[str, StoredSplit], ...]
     whole: bool = False
-    """The call asked for one split and got it, not a dictionary."""
+    """Whether the call returned one split, not a dictionary of splits."""
 
 
 class TaskData(Contract):
-    """One task, group or tag of the harness."""
+    """Describes the stored data of one task, group or tag of the harness."""
 
     name: str
     folders: tuple[str, ...]
-    """Below the harness' own task folder: where the descriptions of the task and its parts lie."""
+    """Folders, relative to the harness' own task folder, with the definitions of the task and its parts."""
     datasets: tuple[StoredDataset, ...]
     resolved: tuple[tuple[str, str], ...] = ()
-    """Data set as the harness names it, and with the revision that was read."""
+    """(data set as the harness names it, the same with the revision that was read)."""
 
 
-def call_key(path: Any, name: Any, options: dict[str, Any]) -> str:
-    """What identifies a call of `load_dataset`."""
+def call_key(path: object, name: object, options: Mapping[str, object]) -> str:
+    """Return the key of a call of `load_dataset`: equal for equal arguments."""
     return json.dumps([path, name, options], sort_keys=True, default=str)
 
 
 def read_task_data(work: Path, name: str) -> TaskData:
-    """What prepare left of a task.
+    """Read what prepare stored of a task.
 
     Raises:
-        InputError: it left nothing, or the file is damaged.
+        InputError: nothing is stored, or the file is damaged.
     """
     path = work / HARNESS / name / TASK_FILE
     try:
@@ -77,7 +80,7 @@ def read_task_data(work: Path, name: str) -> TaskData:
 
 @contextlib.contextmanager
 def served(work: Path, data: TaskData) -> Iterator[None]:
-    """While it lasts, `datasets.load_dataset` gives what is stored; the harness has no other place to hand data in.
+    """Make `datasets.load_dataset` return the stored data while the block runs.
 
     Raises:
         InputError: from the call, for a data set that is not stored.
@@ -85,25 +88,34 @@ def served(work: Path, data: TaskData) -> Iterator[None]:
     import datasets
 
     stored = {dataset.call: dataset for dataset in data.datasets}
-    before = datasets.load_dataset
 
-    def load_dataset(path: Any, name: Any = None, **options: Any) -> Any:
-        found = stored.get(call_key(path, name, options))
-        if found is None:
+    def load_dataset(path: object, name: object = None, **options: object) -> Dataset | DatasetDict:
+        dataset = stored.get(call_key(path, name, options))
+        if dataset is None:
             raise InputError(
                 f"task {data.name}: data set {path} was not stored by prepare; run prepare again"
             )
         splits = {
-            # in memory, because a mapped file makes the library write its own cache beside it
+            # In memory, because the library writes a cache of its own into the folder of a mapped file.
             split: datasets.load_from_disk(
                 str(work / HARNESS / data.name / entry.folder), keep_in_memory=True
             )
-            for split, entry in found.splits
+            for split, entry in dataset.splits
         }
-        return next(iter(splits.values())) if found.whole else datasets.DatasetDict(splits)
+        return next(iter(splits.values())) if dataset.whole else datasets.DatasetDict(splits)
 
-    datasets.load_dataset = load_dataset
+    with replaced_load_dataset(load_dataset):
+        yield
+
+
+@contextlib.contextmanager
+def replaced_load_dataset(replacement: Callable[..., Dataset | DatasetDict]) -> Iterator[None]:
+    """Replace `datasets.load_dataset` while the block runs: the harness has no parameter for its data."""
+    import datasets
+
+    original = datasets.load_dataset
+    datasets.load_dataset = replacement
     try:
         yield
     finally:
-        datasets.load_dataset = before
+        datasets.load_dataset = original

@@ -1,157 +1,173 @@
-"""Loads the harness' own tasks where there is a network, and stores their data.
+"""Loads tasks of the harness over the network and stores their data.
 
-A program of its own, because the harness imports torch. Names are judged before anything is loaded. A data set's
-revision is resolved once, read at that commit and recorded. Repositories with a loading script, which `datasets` does
-not run any more, are read from the hub's own conversion to Parquet where there is one.
+It runs as a program of its own, because the harness imports torch. Names are checked before anything is loaded. A data
+set's revision is resolved once, read at that commit and recorded. Repositories with a loading script, which `datasets`
+does not run any more, are read from the hub's own conversion to Parquet where there is one.
 
-Of a split that is only drawn on for few-shot examples at most `FEW_SHOT_ROWS` rows are kept.
+A split that only few-shot examples are drawn from keeps at most `FEW_SHOT_ROWS` rows.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dapt_contract.envelope import write_bytes_atomically
 from dapt_contract.harness import unknown_task_message
-from dapt_trainer.data.harness.data import TASK_FILE, StoredDataset, StoredSplit, TaskData, call_key
-from dapt_trainer.data.harness.task_names import installed
+from dapt_trainer.data.harness.data import (
+    TASK_FILE,
+    StoredDataset,
+    StoredSplit,
+    TaskData,
+    call_key,
+    replaced_load_dataset,
+)
+from dapt_trainer.data.harness.items import SnapshotRequest, SnapshotResult, SnapshotTask
+from dapt_trainer.data.harness.task_names import installed_tasks
 from dapt_trainer.data.items.item_limits import shares, spread
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+    from lm_eval.api.task import Task
+    from lm_eval.tasks import TaskManager
 
 FEW_SHOT_ROWS = 2000
 METRICS = ("acc_norm", "acc", "exact_match", "em", "mc2")
-"""Measures that are a share of right answers, the preferred first."""
+"""Metrics that are a share of right answers, the preferred first."""
 CONVERTED = "refs/convert/parquet"
 """The hub's branch with every data set as Parquet that it could convert."""
-_SCRIPTS = "scripts are no longer supported"
-_QUESTIONS = ("question", "query", "ctx", "sentence", "prompt", "sent1")
+_SCRIPT_ERROR = "scripts are no longer supported"
+_QUESTION_KEYS = ("question", "query", "ctx", "sentence", "prompt", "sent1")
+
+LoadedTasks = dict[str, Any]
+"""What `TaskManager.load` returns: `tasks`, `groups` and `group_map` by name."""
+Row = dict[str, Any]
+"""One row of a data set, with the fields that its author chose."""
 
 
 @dataclass
-class _Loaded:
-    """One call of `load_dataset` and what it gave."""
+class _LoadCall:
+    """Records one call of `load_dataset` and its result."""
 
     key: str
-    data: Any
+    data: Dataset | DatasetDict
     resolved: tuple[str, str]
-    splits: set[str] = field(default_factory=set)
-    """That are evaluated on."""
-    examples: set[str] = field(default_factory=set)
-    """That few-shot examples may come from."""
+    evaluated_splits: set[str] = field(default_factory=set)
+    example_splits: set[str] = field(default_factory=set)
+    """Splits that few-shot examples may be drawn from."""
 
 
 class TaskRefusedError(Exception):
-    """A task that cannot be measured; the message says why."""
+    """Says why a task cannot be measured."""
 
 
-def main(request: dict[str, Any]) -> dict[str, Any]:
-    """`{"tasks": {name: {...}}, "errors": {name: sentence}}`; nothing is loaded when a name is wrong.
-
-    Args:
-        request: `names`, `limit` (items a task, or null) and `folder`, where each task gets its own.
-    """
+def run(request: SnapshotRequest) -> SnapshotResult:
+    """Store the data of the tasks; load nothing when a name is wrong or when no folder is given."""
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager()
-    known = installed(manager)
-    errors = {
-        name: message
-        for name in request["names"]
-        if (message := unknown_task_message(name, known))
-    }
-    tasks: dict[str, Any] = {}
-    if errors or request.get("names_alone"):
-        return {"tasks": tasks, "errors": errors}
-    for name in request["names"]:
+    known_tasks = installed_tasks(manager)
+    errors = {name: message for name in request.names if (message := unknown_task_message(name, known_tasks))}
+    tasks: dict[str, SnapshotTask] = {}
+    if errors or request.folder is None:
+        return SnapshotResult(tasks=tasks, errors=errors)
+    for name in request.names:
         try:
-            tasks[name] = _stored(manager, name, request["limit"], Path(request["folder"]) / name)
+            tasks[name] = _store_task(manager, name, request.limit, Path(request.folder) / name)
         except TaskRefusedError as error:
             errors[name] = str(error)
-        except Exception as error:  # the harness and the hub raise anything
+        except Exception as error:  # the harness and the hub raise exceptions of many libraries
             lines = str(error).strip().splitlines() or [type(error).__name__]
             errors[name] = (
                 f"its data cannot be read ({lines[0][:160]}); check the network and the credentials, or give the "
                 "task a source of your own"
             )
-    return {"tasks": tasks, "errors": errors}
+    return SnapshotResult(tasks=tasks, errors=errors)
 
 
-def by_size(loaded: Any, name: str) -> bool:
-    """Whether a group's score is the mean over all items; else it is the mean over its tasks."""
+def is_weighted_by_size(loaded: LoadedTasks, name: str) -> bool:
+    """Return whether a group's score is the mean over all items; else it is the mean over its tasks."""
     group = loaded["groups"].get(name)
-    measures = (group.aggregate_metric_list or ()) if group is not None else ()
-    return all(measure.weight_by_size for measure in measures)
+    metrics = (group.aggregate_metric_list or ()) if group is not None else ()
+    return all(metric.weight_by_size for metric in metrics)
 
 
-def chosen_documents(loaded: Any, name: str, limit: int | None) -> dict[str, list[int]]:
-    """For each task of a task, group or tag the places of the documents that are measured."""
+def chosen_documents(loaded: LoadedTasks, name: str, limit: int | None) -> dict[str, list[int]]:
+    """Return for each task of a task, group or tag the indices of the documents that are measured."""
     tasks = loaded["tasks"]
     sizes = [len(task.eval_docs) for task in tasks.values()]
-    given = shares(sizes, limit, by_size=by_size(loaded, name))
-    return {leaf: spread(size, count) for leaf, size, count in zip(tasks, sizes, given, strict=True) if count}
+    counts = shares(sizes, limit, by_size=is_weighted_by_size(loaded, name))
+    return {
+        part: spread(size, count) for part, size, count in zip(tasks, sizes, counts, strict=True) if count
+    }
 
 
-def _stored(manager: Any, name: str, limit: int | None, folder: Path) -> dict[str, Any]:
-    calls: list[_Loaded] = []
-    loaded = _loaded(manager, name, calls)
-    for leaf, task in loaded["tasks"].items():
-        _check(leaf, task)
-        _note_splits(task, calls)
+def _store_task(manager: TaskManager, name: str, limit: int | None, folder: Path) -> SnapshotTask:
+    calls: list[_LoadCall] = []
+    loaded = _load(manager, name, calls)
+    for part, task in loaded["tasks"].items():
+        _check(part, task)
+        _record_splits(task, calls)
     chosen = chosen_documents(loaded, name, limit)
     data = TaskData(
         name=name,
         folders=tuple(sorted(_folders(manager, [name, *loaded["groups"], *loaded["tasks"]]))),
-        datasets=tuple(_store(call, folder, number) for number, call in enumerate(calls)),
+        datasets=tuple(_store_dataset(call, folder, number) for number, call in enumerate(calls)),
         resolved=tuple(dict.fromkeys(call.resolved for call in calls)),
     )
     write_bytes_atomically(folder / TASK_FILE, data.model_dump_json(indent=1).encode())
-    items = [
-        _item(task, task.eval_docs[place])
-        for leaf, task in loaded["tasks"].items()
-        for place in chosen.get(leaf, ())
-    ]
-    return {"items": items, "resolved": data.resolved}
+    items = tuple(
+        _item(task, task.eval_docs[index])
+        for part, task in loaded["tasks"].items()
+        for index in chosen.get(part, ())
+    )
+    return SnapshotTask(items=items, resolved=data.resolved)
 
 
-def _loaded(manager: Any, name: str, calls: list[_Loaded]) -> Any:
+def _load(manager: TaskManager, name: str, calls: list[_LoadCall]) -> LoadedTasks:
+    """Load a task with its data.
+
+    Args:
+        manager: of the harness.
+        name: of the task, group or tag.
+        calls: gets the calls of `load_dataset`.
+    """
     import datasets
 
-    before = datasets.load_dataset
+    original = datasets.load_dataset
 
-    def load_dataset(path: Any, name: Any = None, **options: Any) -> Any:
+    def load_dataset(path: object, name: object = None, **options: Any) -> Dataset | DatasetDict:
         key = call_key(path, name, options)
-        known = next((call for call in calls if call.key == key), None)
-        if known is None:
+        # The tasks of a group often share a data set: it is loaded and stored once.
+        call = next((call for call in calls if call.key == key), None)
+        if call is None:
             pinned = options
             commit = _commit(path, options.get("revision"))
             if commit:
                 pinned = options | {"revision": commit}
             try:
-                data = before(path, name, **pinned)
+                data = original(path, name, **pinned)
             except RuntimeError as error:
-                if _SCRIPTS not in str(error):
+                if _SCRIPT_ERROR not in str(error):
                     raise
                 commit = _commit(path, CONVERTED) or CONVERTED
-                data = before(path, name, **options | {"revision": commit})
-            shown = f"hf://datasets/{path}"
-            known = _Loaded(key, data, (shown, f"{shown}@{commit}" if commit else shown))
-            calls.append(known)
-        return known.data
+                data = original(path, name, **options | {"revision": commit})
+            uri = f"hf://datasets/{path}"
+            call = _LoadCall(key, data, (uri, f"{uri}@{commit}" if commit else uri))
+            calls.append(call)
+        return call.data
 
-    datasets.load_dataset = load_dataset
-    try:
-        return manager.load([name])
-    finally:
-        datasets.load_dataset = before
+    with replaced_load_dataset(load_dataset):
+        loaded: LoadedTasks = manager.load([name])
+    return loaded
 
 
-def _commit(path: Any, revision: str | None) -> str | None:
-    """The immutable revision of a repository; None for a builder of the library or a folder of this machine."""
+def _commit(path: object, revision: str | None) -> str | None:
+    """Return the immutable revision of a repository; None for a builder of the library or a local folder."""
     if not isinstance(path, str) or path.count("/") != 1 or Path(path).exists():
         return None
     from huggingface_hub import HfApi
@@ -160,59 +176,63 @@ def _commit(path: Any, revision: str | None) -> str | None:
     return commit
 
 
-def _check(leaf: str, task: Any) -> None:
+def _check(part: str, task: Task) -> None:
     if getattr(task, "UNSAFE_CODE", False):
         raise TaskRefusedError(
-            f"{leaf} runs code that the model writes, which dapt does not do; name another task"
+            f"{part} runs code that the model writes, which dapt does not do; name another task"
         )
     if getattr(task, "MULTIMODAL", False):
-        raise TaskRefusedError(f"{leaf} shows pictures or sound, and the model reads text; name another task")
-    measures = list(task.aggregation())
-    if not any(measure in METRICS for measure in measures):
+        raise TaskRefusedError(f"{part} shows pictures or sound, and the model reads text; name another task")
+    metrics = list(task.aggregation())
+    if not any(metric in METRICS for metric in metrics):
         raise TaskRefusedError(
-            f"none of the measures of {leaf} ({', '.join(measures)}) is a share of right answers; dapt reads "
+            f"none of the measures of {part} ({', '.join(metrics)}) is a share of right answers; dapt reads "
             f"{', '.join(METRICS)}: name another task"
         )
 
 
-def _note_splits(task: Any, calls: Iterable[_Loaded]) -> None:
+def _record_splits(task: Task, calls: Iterable[_LoadCall]) -> None:
+    """Record in its call which splits of its data a task evaluates on and draws examples from."""
     call = next((call for call in calls if call.data is task.dataset), None)
     if call is None:
         return
     config = task.config
     evaluated = config.test_split or config.validation_split
     if evaluated is None:
-        call.splits.update(call.data)
+        call.evaluated_splits.update(call.data)
         return
-    call.splits.add(evaluated)
+    call.evaluated_splits.add(evaluated)
     few_shot = getattr(getattr(task, "fewshot_cfg", None), "split", None)
     others = (config.training_split, config.validation_split, config.fewshot_split, few_shot)
-    call.examples.update(split for split in others if split)
+    call.example_splits.update(split for split in others if split)
 
 
-def _store(call: _Loaded, folder: Path, number: int) -> StoredDataset:
+def _store_dataset(call: _LoadCall, folder: Path, number: int) -> StoredDataset:
     import datasets
 
-    whole = not isinstance(call.data, datasets.DatasetDict)
-    splits = {"all": call.data} if whole else dict(call.data)
-    wanted = call.splits | call.examples
-    if not whole and wanted <= splits.keys() and wanted:
-        splits = {split: data for split, data in splits.items() if split in wanted}
+    is_whole = not isinstance(call.data, datasets.DatasetDict)
+    splits = {"all": call.data} if is_whole else dict(call.data)
+    used = call.evaluated_splits | call.example_splits
+    # A split that a task names but the data set lacks means that names differ: then all splits are kept.
+    if not is_whole and used <= splits.keys() and used:
+        splits = {split: data for split, data in splits.items() if split in used}
     stored = []
     for split, data in splits.items():
-        if split in call.examples - call.splits and len(data) > FEW_SHOT_ROWS:
+        if split in call.example_splits - call.evaluated_splits and len(data) > FEW_SHOT_ROWS:
             data = data.select(spread(len(data), FEW_SHOT_ROWS))
-        place = f"{number}/{split}"
-        target = folder / place
+        split_folder = f"{number}/{split}"
+        target = folder / split_folder
+        # A selection is only a list of indices over the whole data: this writes the selected rows alone.
         data.flatten_indices().save_to_disk(str(target))
         digest = hashlib.sha256()
         for file in sorted(target.glob("*.arrow")):
             digest.update(file.read_bytes())
-        stored.append((split, StoredSplit(folder=place, rows=len(data), sha256=digest.hexdigest())))
-    return StoredDataset(call=call.key, splits=tuple(stored), whole=whole)
+        stored.append((split, StoredSplit(folder=split_folder, rows=len(data), sha256=digest.hexdigest())))
+    return StoredDataset(call=call.key, splits=tuple(stored), whole=is_whole)
 
 
-def _folders(manager: Any, names: Iterable[str]) -> set[str]:
+def _folders(manager: TaskManager, names: Iterable[str]) -> set[str]:
+    """Return the folders with the definitions of these tasks, relative to the harness' own task folder."""
     import lm_eval.tasks
 
     root = Path(lm_eval.tasks.__file__).parent
@@ -221,38 +241,39 @@ def _folders(manager: Any, names: Iterable[str]) -> set[str]:
     return {path.parent.relative_to(root).as_posix() for path in paths}
 
 
-def _item(task: Any, document: Any) -> tuple[str, str, list[str]]:
-    """Question, right answer and all answers of a document, as texts where there are texts."""
-    choices = _choices(task, document)
-    target = task.doc_to_target(document)
+def _item(task: Task, row: Row) -> tuple[str, str, tuple[str, ...]]:
+    """Return question, right answer and all answers of a row, as texts where there are texts."""
+    choices = _choices(task, row)
+    target = task.doc_to_target(row)
     answer = target if isinstance(target, str) else ""
-    listed = task.doc_to_choice(document) if task.config.doc_to_choice is not None else []
-    if isinstance(target, str) and target in listed:
-        target = listed.index(target)
+    shown = task.doc_to_choice(row) if task.config.doc_to_choice is not None else []
+    if isinstance(target, str) and target in shown:
+        target = shown.index(target)
     if isinstance(target, int) and not isinstance(target, bool) and 0 <= target < len(choices):
         answer = choices[target]
-    return _question(task, document), answer, choices
+    return _question(task, row), answer, tuple(choices)
 
 
-def _question(task: Any, document: dict[str, Any]) -> str:
-    lower = {key.lower(): value for key, value in document.items()}
-    found = next((lower[key] for key in _QUESTIONS if isinstance(lower.get(key), str) and lower[key]), None)
-    return found if found is not None else str(task.doc_to_text(document))
+def _question(task: Task, row: Row) -> str:
+    by_lower_key = {key.lower(): value for key, value in row.items()}
+    values = (by_lower_key.get(key) for key in _QUESTION_KEYS)
+    question = next((value for value in values if isinstance(value, str) and value), None)
+    return question if question is not None else str(task.doc_to_text(row))
 
 
-def _choices(task: Any, document: dict[str, Any]) -> list[str]:
-    listed = list(task.doc_to_choice(document)) if task.config.doc_to_choice is not None else []
-    if all(isinstance(choice, str) and len(choice) > 1 for choice in listed):
-        return listed
-    # The task shows letters: the texts behind them are a list, or fields that count on.
-    given = document.get("choices") or document.get("endings") or document.get("options")
-    if isinstance(given, dict):
-        given = given.get("text") or list(given.values())
-    if not isinstance(given, list):
-        given = [document[key] for key in sorted(document) if key[:-1] in ("ending", "op", "option")]
-    fits = len(given) == len(listed) and all(isinstance(choice, str) for choice in given)
-    return given if fits else listed
+def _choices(task: Task, row: Row) -> list[str]:
+    shown = list(task.doc_to_choice(row)) if task.config.doc_to_choice is not None else []
+    if all(isinstance(choice, str) and len(choice) > 1 for choice in shown):
+        return shown
+    # The task shows letters: their texts are in a list, or in numbered fields (`ending0`, `opa`, `option1`).
+    texts = row.get("choices") or row.get("endings") or row.get("options")
+    if isinstance(texts, dict):
+        texts = texts.get("text") or list(texts.values())
+    if not isinstance(texts, list):
+        texts = [row[key] for key in sorted(row) if key[:-1] in ("ending", "op", "option")]
+    fits = len(texts) == len(shown) and all(isinstance(choice, str) for choice in texts)
+    return texts if fits else shown
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(json.loads(sys.argv[1]))))
+    print(run(SnapshotRequest.model_validate_json(sys.argv[1])).model_dump_json())

@@ -1,20 +1,30 @@
-"""The names that manifests are judged by: `python -m dapt_trainer.data.harness.task_names` writes the list anew."""
+"""Lists the tasks of the installed harness: `python -m dapt_trainer.data.harness.task_names` updates the stored list.
+
+Manifests are checked against the stored list, because the operator has no harness.
+"""
 
 from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dapt_contract import harness
 
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
 
-def installed(manager: Any = None) -> harness.HarnessTasks:
-    """What the installed harness has; its `TaskManager` takes seconds to make, so one that is at hand is used."""
+
+def installed_tasks(manager: TaskManager | None = None) -> harness.HarnessTasks:
+    """Return the names that the installed harness knows.
+
+    Args:
+        manager: of the harness; None: a new one, which takes seconds to make.
+    """
     from lm_eval.tasks import TaskManager
 
     return harness.HarnessTasks(version("lm_eval"), tuple((manager or TaskManager()).all_tasks))
 
 
 if __name__ == "__main__":
-    (Path(harness.__file__).parent / harness.NAMES_FILE).write_bytes(installed().pack())
+    (Path(harness.__file__).parent / harness.NAMES_FILE).write_bytes(installed_tasks().pack())

@@ -1,4 +1,4 @@
-"""Reads and checks custom evaluation items and tuning data, with file and line of every mistake.
+"""Reads and checks custom evaluation items and tuning data, and reports mistakes with file and line.
 
-Tokenizes nothing.
+It tokenizes nothing.
 """

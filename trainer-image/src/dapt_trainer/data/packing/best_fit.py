@@ -1,13 +1,13 @@
-"""Best-fit packing: documents into sequences of equal length, few of them cut.
+"""Packs documents into sequences of equal length by best fit, so that few documents are cut.
 
 Ding et al. 2024, "Fewer Truncations Improve Language Modeling": documents longer than a sequence are cut into whole
-sequences and a rest; everything else goes, longest first, into the fullest row that still has room. Finding that row
-takes one look at a bit set of the rooms there are.
+sequences and a rest; everything else goes, longest first, into the fullest row that still has enough free positions.
+A bit set of the numbers of free positions finds that row without a search.
 
 Best fit leaves gaps where no document fits. A share of gaps above `MAX_GAP_FRACTION` is closed by cutting: the emptiest
-row is dissolved, and its documents fill the gaps of the others. What is left then is less than one row, and it is
-topped up with the beginnings of other documents, each repeated at most once (this happens in small sources only:
-elsewhere less than a row is no share at all).
+row is dissolved, and its documents fill the gaps of the others. What is left after that is less than one row, and it is
+filled with the beginnings of other documents, each repeated at most once. That happens only in small sources: in a
+large one the gaps of less than one row are below `MAX_GAP_FRACTION`.
 
 Large sources are packed in windows, so that memory is bounded and reading stays local; rows that a window leaves with
 gaps are unpacked into the next window.
@@ -19,14 +19,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 MAX_GAP_FRACTION = 0.004
-"""Share of positions without a token that is left alone; the bar is 0.005."""
+"""Share of positions without a token that needs no closing."""
 WINDOW_TOKENS = 8_000_000
 _MIN_WINDOW_ROWS = 256
 _MAX_CARRIED_FRACTION = 0.25
 
 
 class Piece(NamedTuple):
-    """A run of tokens of one document."""
+    """Names a run of tokens of one document."""
 
     document: int
     start: int
@@ -37,7 +37,7 @@ Row = list[Piece]
 
 
 class Packer:
-    """Packs one source; the counters are final when `pack` is exhausted."""
+    """Packs one source; its counters are final when `pack` is exhausted."""
 
     def __init__(self, sequence_length: int, *, window_tokens: int = WINDOW_TOKENS) -> None:
         self._length = sequence_length
@@ -47,23 +47,23 @@ class Packer:
         self._gaps = 0
         self.pieces = 0
         self.repeated_tokens = 0
-        """Of pieces that stand a second time, to fill the last rows."""
+        """Tokens that appear a second time to fill the last rows."""
 
     @property
     def cut_documents(self) -> int:
-        """Documents that stand in more than one piece."""
+        """Return how many documents are in more than one piece."""
         return len(self._cut)
 
     @property
     def fill_fraction(self) -> float:
-        """Share of positions that carry a token."""
+        """Return the share of positions that hold a token."""
         return 1.0 - self._gaps / self._positions if self._positions else 1.0
 
     def pack(self, lengths: Iterable[tuple[int, int]]) -> Iterator[Row]:
-        """Rows of pieces; each token of each document stands in exactly one, repeated tokens apart.
+        """Yield rows of pieces; each token of each document is in exactly one, except for repeated tokens.
 
         Args:
-            lengths: (number of a document, its tokens) in reading order; no document is empty.
+            lengths: (number of a document, number of its tokens) in reading order; no document is empty.
         """
         window: list[Piece] = []
         size = 0
@@ -74,28 +74,28 @@ class Packer:
                 window.append(Piece(document, start, min(self._length, length - start)))
             size += length
             if size >= self._window_tokens:
-                rows = self._filled(window)
+                rows = self._best_fit(window)
                 window = rows.set_aside(_MAX_CARRIED_FRACTION)
-                if rows.too_empty():
+                # Carrying more into the next window would unbound it: close the gaps by cutting instead.
+                if rows.has_too_many_gaps():
                     rows.close_gaps(self._cut)
                     window = rows.set_aside(1.0)
                 size = sum(piece.length for piece in window)
-                yield from self._counted(rows)
-        rows = self._filled(window)
+                yield from self._count(rows)
+        rows = self._best_fit(window)
         rows.close_gaps(self._cut)
         if self._gaps + rows.gaps > MAX_GAP_FRACTION * (self._positions + rows.positions):
-            self.repeated_tokens += rows.top_up()
-        yield from self._counted(rows)
+            self.repeated_tokens += rows.fill_with_repeats()
+        yield from self._count(rows)
 
-    def _filled(self, pieces: list[Piece]) -> _Rows:
+    def _best_fit(self, pieces: list[Piece]) -> _Rows:
         rows = _Rows(self._length)
-        for piece in sorted(
-            pieces, key=lambda piece: -piece.length
-        ):  # stable: equal lengths keep their order
+        # The sort is stable: pieces of equal length keep their order, so that the packing is reproducible.
+        for piece in sorted(pieces, key=lambda piece: -piece.length):
             rows.add(piece)
         return rows
 
-    def _counted(self, rows: _Rows) -> Iterator[Row]:
+    def _count(self, rows: _Rows) -> Iterator[Row]:
         self._positions += rows.positions
         self._gaps += rows.gaps
         content = rows.content()
@@ -104,11 +104,11 @@ class Packer:
 
 
 def best_fit(lengths: Sequence[int], sequence_length: int) -> list[list[int]]:
-    """Rows of the numbers of texts that are packed whole, none cut and none repeated; best-fit, longest first.
+    """Return rows of the numbers of texts, packed best-fit, longest first; no text is cut or repeated.
 
     Args:
         lengths: tokens of each text, none above the sequence length.
-        sequence_length: most tokens a row.
+        sequence_length: positions of a row.
     """
     rows = _Rows(sequence_length)
     for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
@@ -117,119 +117,127 @@ def best_fit(lengths: Sequence[int], sequence_length: int) -> list[list[int]]:
 
 
 class _Rows:
-    """Open rows, found by their room."""
+    """Holds open rows and finds them by their number of free positions."""
 
     def __init__(self, length: int) -> None:
         self._length = length
         self._rows: list[Row] = []
-        self._room: list[int] = []
-        self._by_room: dict[int, list[int]] = {}
-        self._rooms = 0
-        """Bit r is set when `_by_room` has a row with room r; rows without room are not in it."""
+        self._free: list[int] = []
+        """Free positions of each row."""
+        self._rows_by_free: dict[int, list[int]] = {}
+        self._free_sizes = 0
+        """Bit set: bit n is set when `_rows_by_free` has a row with n free positions, n > 0."""
         self._dropped = 0
         self.gaps = 0
         """Positions without a token."""
 
     @property
     def positions(self) -> int:
-        """Of all rows."""
+        """Return the positions of all rows."""
         return (len(self._rows) - self._dropped) * self._length
 
     def content(self) -> list[Row]:
-        """The rows in the order in which they were opened."""
+        """Return the rows in the order in which they were opened."""
         return [row for row in self._rows if row]
 
-    def too_empty(self) -> bool:
-        """Whether the gaps are more than is left alone."""
+    def has_too_many_gaps(self) -> bool:
+        """Return whether more than `MAX_GAP_FRACTION` of the positions hold no token."""
         return self.gaps > MAX_GAP_FRACTION * self.positions
 
     def add(self, piece: Piece) -> None:
-        """Put a piece no longer than a row into the fullest row that has room for it, or into a new one."""
-        fitting = self._rooms >> piece.length
+        """Put a piece no longer than a row into the fullest row that it fits into, or into a new one."""
+        fitting = self._free_sizes >> piece.length
         if fitting:
+            # The lowest set bit is the smallest number of free positions that is enough.
             row = self._take((fitting & -fitting).bit_length() - 1 + piece.length)
         else:
             row = len(self._rows)
             self._rows.append([])
-            self._room.append(self._length)
+            self._free.append(self._length)
             self.gaps += self._length
         self._put(row, piece)
 
-    def set_aside(self, most: float) -> list[Piece]:
-        """Unpack the emptiest rows, so that the others are full enough.
+    def set_aside(self, max_fraction: float) -> list[Piece]:
+        """Unpack the emptiest rows and return their pieces, so that the other rows are full enough.
 
-        None are when that takes more than this share of the tokens.
+        Nothing is unpacked when that would take more than `max_fraction` of the tokens.
         """
         order = sorted(
-            (row for row in range(len(self._rows)) if self._rows[row]), key=lambda row: -self._room[row]
+            (row for row in range(len(self._rows)) if self._rows[row]), key=lambda row: -self._free[row]
         )
         gaps, count, tokens = self.gaps, 0, 0
         while gaps > MAX_GAP_FRACTION * (len(order) - count) * self._length:
-            gaps -= self._room[order[count]]
-            tokens += self._length - self._room[order[count]]
+            gaps -= self._free[order[count]]
+            tokens += self._length - self._free[order[count]]
             count += 1
-        if tokens > most * (self.positions - self.gaps):
+        if tokens > max_fraction * (self.positions - self.gaps):
             return []
         carried = [piece for _ in range(count) for piece in self._drop_emptiest()]
         return sorted(carried)
 
     def close_gaps(self, cut: set[int]) -> None:
-        """Dissolve the emptiest row into the gaps of the others until few are left; note the documents that are cut."""
-        while self.too_empty():
-            room = self._rooms.bit_length() - 1
-            if self.gaps - room < self._length - room:
-                return  # all rows but part of one are full
+        """Dissolve the emptiest rows into the gaps of the others until few gaps are left.
+
+        Args:
+            cut: gets the documents that are cut.
+        """
+        while self.has_too_many_gaps():
+            free = self._free_sizes.bit_length() - 1
+            if self.gaps - free < self._length - free:
+                return  # the gaps of the other rows are too few for the tokens of the emptiest one
             for piece in self._drop_emptiest():
-                while not self._rooms >> piece.length:
-                    largest = self._rooms.bit_length() - 1
+                while not self._free_sizes >> piece.length:
+                    largest = self._free_sizes.bit_length() - 1
                     cut.add(piece.document)
                     self._put(self._take(largest), piece._replace(length=largest))
                     piece = Piece(piece.document, piece.start + largest, piece.length - largest)
                 self.add(piece)
 
-    def top_up(self) -> int:
-        """Fill the gaps with beginnings of documents from other rows; the tokens that stand twice now."""
+    def fill_with_repeats(self) -> int:
+        """Fill the gaps with the beginnings of documents from other rows; return the number of repeated tokens."""
         repeated = 0
         candidates = [
             (row, piece) for row, pieces in enumerate(self._rows) for piece in pieces if piece.start == 0
         ]
-        while candidates and self._rooms:
-            room = self._rooms.bit_length() - 1
-            row = self._take(room)
-            left = []
+        while candidates and self._free_sizes:
+            free = self._free_sizes.bit_length() - 1
+            row = self._take(free)
+            unused = []
             for home, piece in candidates:
-                if room and home != row:
-                    taken = min(room, piece.length)
-                    self._rows[row].append(piece._replace(length=taken))
-                    room -= taken
-                    repeated += taken
+                if free and home != row:
+                    length = min(free, piece.length)
+                    self._rows[row].append(piece._replace(length=length))
+                    free -= length
+                    repeated += length
                 else:
-                    left.append((home, piece))
-            self._room[row] = room
-            candidates = left
+                    unused.append((home, piece))
+            self._free[row] = free
+            candidates = unused
         self.gaps -= repeated
         return repeated
 
     def _put(self, row: int, piece: Piece) -> None:
-        """Append to a row that is in no list; it goes back into its list when it still has room."""
+        """Append a piece to a row that `_take` returned; list the row again when it has free positions left."""
         self._rows[row].append(piece)
-        room = self._room[row] - piece.length
-        self._room[row] = room
+        free = self._free[row] - piece.length
+        self._free[row] = free
         self.gaps -= piece.length
-        if room:
-            self._by_room.setdefault(room, []).append(row)
-            self._rooms |= 1 << room
+        if free:
+            self._rows_by_free.setdefault(free, []).append(row)
+            self._free_sizes |= 1 << free
 
-    def _take(self, room: int) -> int:
-        rows = self._by_room[room]
+    def _take(self, free: int) -> int:
+        """Return a row with this number of free positions and remove it from the lists."""
+        rows = self._rows_by_free[free]
         row = rows.pop()
         if not rows:
-            self._rooms ^= 1 << room
+            self._free_sizes ^= 1 << free
         return row
 
     def _drop_emptiest(self) -> Row:
-        row = self._take(self._rooms.bit_length() - 1)
+        """Remove the row with the most free positions and return its pieces."""
+        row = self._take(self._free_sizes.bit_length() - 1)
         pieces, self._rows[row] = self._rows[row], []
-        self.gaps -= self._room[row]
+        self.gaps -= self._free[row]
         self._dropped += 1
         return pieces

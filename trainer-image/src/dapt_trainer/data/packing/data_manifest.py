@@ -1,4 +1,4 @@
-"""`data/manifest.json`: what prepare left on the work volume. It is written last; no manifest, no data."""
+"""Reads and writes `data/manifest.json`, which prepare writes last: without it there is no data on the work volume."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TokenType = Literal["uint16", "uint32"]
 
 
 class ShardFile(Contract):
-    """One file of a shard."""
+    """Describes one file of a shard."""
 
     name: str
     size_bytes: int
@@ -29,10 +29,10 @@ class ShardFile(Contract):
 
 
 class ShardManifest(Contract):
-    """One source's packed sequences, with the counts behind them."""
+    """Describes the packed sequences of one source."""
 
     name: str
-    """`domain-0`: also the folder's name."""
+    """Name of the source, for example `domain-0`, which is also the folder's name."""
     side: Side
     index: int
     source: str
@@ -42,11 +42,11 @@ class ShardManifest(Contract):
     tokens: int
     """Tokens of documents, each counted once; end-of-text tokens included."""
     positions: int
-    """Of all sequences."""
+    """Positions of all sequences."""
     filled_positions: int
-    """Packed positions that carry a token: `tokens` and `repeated_tokens` together."""
+    """Positions that hold a token: `tokens` and `repeated_tokens` together."""
     repeated_tokens: int = 0
-    """Tokens that stand twice, so that the last sequence of a small source is full."""
+    """Tokens that appear a second time, so that the last sequence of a small source is full."""
     pieces: int = 0
     """Documents and parts of documents; each is a segment of one sequence."""
     documents: int
@@ -55,24 +55,24 @@ class ShardManifest(Contract):
 
 
 class DataManifest(Contract):
-    """Everything that a reader of the shards must know."""
+    """Describes the shards for everything that reads them."""
 
     config_digest: str
-    """Of the prepare configuration that it answers."""
+    """Digest of the prepare configuration that made them."""
     data_digest: str
     """SHA-256 over shards and held-out, task, probe and instruction files: equal digests, equal data."""
     sequence_length_tokens: int = Field(ge=2)
     token_type: TokenType
     end_of_text_id: int
     begin_of_text_id: int | None = None
-    """Stands before each document when the tokenizer puts one there."""
+    """Token before each document, where the tokenizer puts one there."""
     document_boundaries: bool
     shards: tuple[ShardManifest, ...]
     report: PrepareReport
 
 
 def read_manifest(work: Path) -> DataManifest:
-    """The manifest on the work volume.
+    """Read the manifest on the work volume.
 
     Raises:
         InputError: prepare has not finished there.
@@ -84,19 +84,26 @@ def read_manifest(work: Path) -> DataManifest:
 
 
 def finished_manifest(work: Path, config_digest: str) -> DataManifest | None:
-    """The manifest of a finished prepare of this configuration whose shards are all there; else None."""
+    """Return the manifest of a finished prepare of this configuration whose shards are complete; else None."""
     try:
         manifest = read_manifest(work)
     except InputError:
         return None
-    if manifest.config_digest != config_digest:
+    if manifest.config_digest != config_digest or problem_of_shards(work, manifest):
         return None
+    return manifest
+
+
+def problem_of_shards(work: Path, manifest: DataManifest) -> str | None:
+    """Return what is wrong with the first shard file that lacks or has another size than listed; None when all fit."""
     for shard in manifest.shards:
         for file in shard.files:
             path = work / DATA / shard.name / file.name
-            if not path.is_file() or path.stat().st_size != file.size_bytes:
-                return None
-    return manifest
+            size = path.stat().st_size if path.is_file() else None
+            if size != file.size_bytes:
+                finding = "is missing" if size is None else f"has {size} bytes"
+                return f"{path}: {finding}, the manifest says {file.size_bytes}"
+    return None
 
 
 def write_manifest(folder: Path, manifest: DataManifest, *, run_key: str) -> None:

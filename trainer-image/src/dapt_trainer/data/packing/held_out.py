@@ -1,7 +1,7 @@
-"""Held-out text: chosen by hash, measured on, never trained on.
+"""Reads and writes held-out text, which is chosen by hash, measured on, and never trained on.
 
-A document's place is decided by a keyed hash of its normalized text, so duplicates fall on one side, whatever source
-they come from and in whatever order they are read. One part of the hash says held-out or not, another one which half.
+A keyed hash of its normalized text decides whether a document is held out, so duplicates are treated alike, whatever
+source they come from and in whatever order they are read. Another part of the same hash decides the half.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HALVES: tuple[Half, Half] = ("a", "b")
 
 @dataclass(frozen=True)
 class HeldOutDocument:
-    """One document to measure on."""
+    """Holds one document to measure on."""
 
     ids: list[int]
     """Tokens of the base model's tokenizer, without special tokens."""
@@ -32,12 +32,12 @@ class HeldOutDocument:
 
 
 def held_out_path(folder: Path, side: Side, half: Half) -> Path:
-    """The file of one half below the held-out folder."""
+    """Return the file of one half below the held-out folder."""
     return folder / f"{side}-{half}.jsonl"
 
 
 def read_held_out(work: Path, side: Side, half: Half) -> list[HeldOutDocument]:
-    """One half of a side's held-out text, in the order in which it was written.
+    """Read one half of a side's held-out text, in the order in which it was written.
 
     Raises:
         InputError: prepare has not written it, or it is damaged.
@@ -59,7 +59,7 @@ def read_held_out(work: Path, side: Side, half: Half) -> list[HeldOutDocument]:
 
 
 def write_held_out(folder: Path, side: Side, half: Half, documents: Iterable[HeldOutDocument]) -> None:
-    """Write one half.
+    """Write one half of a side's held-out text.
 
     Raises:
         OSError: the disk is full.

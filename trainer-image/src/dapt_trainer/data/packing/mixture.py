@@ -1,8 +1,8 @@
-"""The training order: which row of which source stands at which place, as a pure function.
+"""Computes the training order as a pure function: which row of which source is read as which sequence of which step.
 
 Slot n = step x global batch + i is the i-th sequence of a step, whatever the world size. Three choices lead from a slot
-to a row, each computed from the slot alone, so that a resume at any step on any number of ranks reads the very next
-sequence:
+to a row. Each is computed from the slot alone, so that a resume at any step on any number of ranks continues with the
+very next sequence:
 
 1. Side. With q the share of general sequences, G(n) = floor(n q + 1/2) slots before n are general; slot n is general
    when G(n + 1) > G(n). In any window the number of general slots is within one of its share (Bresenham's line).
@@ -11,12 +11,14 @@ sequence:
 2. Source within the side, by the same rule as a chain: the first source against the rest, the second against the rest
    of that, and so on. Shares are weight x sequences.
 3. Row within the source: draw k of a source is row P_epoch(k mod rows) in epoch k // rows, where P_epoch is a
-   pseudo-random permutation (a four-round Feistel network over the next power of four, walked until it lands inside;
-   Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains"), so no row comes twice in an epoch.
+   pseudo-random permutation (a four-round Feistel network over the next power of four, repeated until the result lies
+   inside the range; Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains"), so no row appears twice in an
+   epoch.
 
-A later attempt starts from a checkpoint of an earlier one and reads on: 1 and 2 begin anew with its own replay
-fraction, and the draws of each source go on where the phases before left them. How many those were follows from their
-steps and replay fractions alone, so it stays a pure function, and over all phases no row comes twice in an epoch.
+A later attempt starts from a checkpoint of an earlier one: 1 and 2 start again with its own replay fraction, and the
+draws of each source continue after those of the earlier phases. The number of those draws follows from the steps and
+replay fractions of the phases alone, so the order stays a pure function, and over all phases no row appears twice in an
+epoch.
 """
 
 from __future__ import annotations
@@ -41,19 +43,19 @@ _SCALE_BITS = 40
 
 @dataclass(frozen=True)
 class MixtureSource:
-    """What the mixture must know of a source."""
+    """Describes a source for the mixture."""
 
     name: str
     side: Side
     weight: float
     sequences: int
     filled_positions: int
-    """Over all its sequences."""
+    """Positions that hold a token, over all its sequences."""
 
 
 @dataclass(frozen=True)
 class MixtureTotals:
-    """What a number of steps reads."""
+    """Sums up what a number of steps reads."""
 
     tokens_by_source: Mapping[str, int]
     epochs_by_source: Mapping[str, float]
@@ -62,7 +64,7 @@ class MixtureTotals:
 
     @property
     def tokens(self) -> int:
-        """Over all sources."""
+        """Return the tokens of all sources."""
         return sum(self.tokens_by_source.values())
 
 
@@ -70,10 +72,10 @@ class Mixture:
     """Maps steps to rows.
 
     Args:
-        sources: in the manifest's order; those without sequences are left out of the order.
+        sources: in the manifest's order; those without sequences are never read.
         seed: of the order.
         replay_fraction: share of general tokens, 0 to 1.
-        global_batch_size: sequences an optimizer step over all ranks; of the earlier phases too.
+        global_batch_size: sequences of one optimizer step over all ranks; the same in the earlier phases.
         earlier_phases: what was read before the first step, with the same seed and sources, oldest first.
 
     Raises:
@@ -106,7 +108,7 @@ class Mixture:
         self._general_share = self._general_share_of(replay_fraction)
 
     def _general_share_of(self, replay_fraction: float) -> int:
-        """q of a replay fraction, in 2^-40."""
+        """Return q for a replay fraction, in units of 2^-40."""
         needed = {"domain": 1.0 - replay_fraction, "general": replay_fraction}
         missing = [side for side, share in needed.items() if share > 0 and not self._members[side]]
         if missing:
@@ -130,15 +132,15 @@ class Mixture:
         global_batch_size: int,
         earlier_phases: Sequence[MixturePhase] = (),
     ) -> Mixture:
-        """The mixture over opened shards."""
-        sizes = [
+        """Return the mixture of opened shards."""
+        sources = [
             MixtureSource(
                 shard.name, shard.side, shard.weight, len(shard), int(shard.used.sum(dtype=np.int64))
             )
             for shard in shards
         ]
         return cls(
-            sizes,
+            sources,
             seed=seed,
             replay_fraction=replay_fraction,
             global_batch_size=global_batch_size,
@@ -146,21 +148,21 @@ class Mixture:
         )
 
     def rows(self, step: int) -> list[tuple[int, int]]:
-        """The global batch of a step: (index of the source, row), in the order in which ranks take their slices."""
+        """Return (index of the source, row) for each sequence of a step, in the order in which ranks slice them."""
         slots = np.arange(step * self._batch, (step + 1) * self._batch, dtype=np.int64)
         sources, draws = self._draws(slots)
         rows = np.empty_like(draws)
         for index in np.unique(sources).tolist():
-            mine = sources == index
-            rows[mine] = self._rows_of_draws(index, draws[mine] + self._first_draws[index])
+            is_of_source = sources == index
+            rows[is_of_source] = self._rows_of_draws(index, draws[is_of_source] + self._first_draws[index])
         return list(zip(sources.tolist(), rows.tolist(), strict=True))
 
     def totals(self, steps: int, used_by_row: Sequence[npt.NDArray[np.int32]] | None = None) -> MixtureTotals:
-        """What the first `steps` steps read; earlier phases are not counted.
+        """Return what the first `steps` steps read; earlier phases are not counted.
 
         Args:
             steps: optimizer steps from the start of this phase.
-            used_by_row: each source's filled positions by row; exact token counts with it, by the mean fill without.
+            used_by_row: each source's filled positions by row, for exact token counts; None: by the mean fill.
         """
         tokens, epochs = {}, {}
         for index, (source, count) in enumerate(
@@ -174,28 +176,28 @@ class Mixture:
         return MixtureTotals(tokens, epochs, general / max(1, sum(tokens.values())))
 
     def _tokens(self, index: int, draws: int, used_by_row: npt.NDArray[np.int32] | None) -> int:
-        """Of a source's first so many draws."""
+        """Return the tokens of a source's first `draws` draws."""
         source = self._sources[index]
         if not source.sequences:
             return 0
-        full, rest = divmod(draws, source.sequences)
+        epochs, rest = divmod(draws, source.sequences)
         if used_by_row is None:
-            return full * source.filled_positions + round(rest * source.filled_positions / source.sequences)
+            return epochs * source.filled_positions + round(rest * source.filled_positions / source.sequences)
         partial = self._rows_of_draws(index, np.arange(draws - rest, draws, dtype=np.int64))
-        return full * source.filled_positions + int(used_by_row[partial].sum(dtype=np.int64))
+        return epochs * source.filled_positions + int(used_by_row[partial].sum(dtype=np.int64))
 
     def draws_of_sources(self, steps: int) -> list[int]:
-        """Sequences that each source gives in the first `steps` steps; earlier phases are not counted."""
+        """Return how many sequences of each source the first `steps` steps read, without earlier phases."""
         return self._counts(steps, self._general_share)
 
     def _counts(self, steps: int, general_share: int) -> list[int]:
         slots = steps * self._batch
         general = (slots * general_share + _HALF) >> _SCALE_BITS
         counts = [0] * len(self._sources)
-        for side, left in (("domain", slots - general), ("general", general)):
+        for side, remaining in (("domain", slots - general), ("general", general)):
             for index, share in self._chains[side]:
-                counts[index] = (left * share + _HALF) >> _SCALE_BITS
-                left -= counts[index]
+                counts[index] = (remaining * share + _HALF) >> _SCALE_BITS
+                remaining -= counts[index]
         return counts
 
     def _mean_fill(self, side: str) -> float:
@@ -205,25 +207,29 @@ class Mixture:
         return sum(w * f for w, f in zip(weights, fills, strict=True)) / sum(weights)
 
     def _chain(self, members: list[int]) -> list[tuple[int, int]]:
-        """(source, share of what the sources before it left), the share in 2^-40; the last takes all."""
+        """Return (source, its share of what the sources before it leave over) in units of 2^-40.
+
+        The share of the last source is 1.
+        """
         weights = [self._sources[i].weight * self._sources[i].sequences for i in members]
-        left = [math.fsum(weights[k:]) for k in range(len(weights))]
-        return [(i, _scaled(w / rest)) for i, w, rest in zip(members, weights, left, strict=True)]
+        remaining = [math.fsum(weights[k:]) for k in range(len(weights))]
+        return [(i, _scaled(w / rest)) for i, w, rest in zip(members, weights, remaining, strict=True)]
 
     def _draws(self, slots: Slots) -> tuple[Slots, Slots]:
-        """(source, number of its draw) of each slot."""
-        before = _counted(slots, self._general_share)
-        general = _counted(slots + 1, self._general_share) > before
+        """Return the source of each slot, and the number of its draw."""
+        general_before = _rounded_share(slots, self._general_share)
+        is_general = _rounded_share(slots + 1, self._general_share) > general_before
         sources = np.full(len(slots), -1, dtype=np.int64)
-        draws = np.where(general, before, slots - before)
-        for side, of_side in (("domain", ~general), ("general", general)):
-            open_ = of_side.copy()
+        draws = np.where(is_general, general_before, slots - general_before)
+        for side, is_of_side in (("domain", ~is_general), ("general", is_general)):
+            is_open = is_of_side.copy()
             for index, share in self._chains[side]:
-                taken_before = _counted(draws, share)
-                taken = open_ & (_counted(draws + 1, share) > taken_before)
-                sources[taken] = index
-                draws = np.where(taken, taken_before, np.where(open_, draws - taken_before, draws))
-                open_ &= ~taken
+                taken_before = _rounded_share(draws, share)
+                is_taken = is_open & (_rounded_share(draws + 1, share) > taken_before)
+                sources[is_taken] = index
+                # What this source does not take is renumbered for the sources after it in the chain.
+                draws = np.where(is_taken, taken_before, np.where(is_open, draws - taken_before, draws))
+                is_open &= ~is_taken
         return sources, draws
 
     def _rows_of_draws(self, index: int, draws: Slots) -> Slots:
@@ -231,8 +237,10 @@ class Mixture:
         epochs = draws // rows if rows else draws
         result = np.empty_like(draws)
         for epoch in np.unique(epochs).tolist():
-            mine = epochs == epoch
-            result[mine] = permuted(draws[mine] - epoch * rows, rows, (self._seed, index, epoch))
+            is_of_epoch = epochs == epoch
+            result[is_of_epoch] = permuted(
+                draws[is_of_epoch] - epoch * rows, rows, (self._seed, index, epoch)
+            )
         return result
 
 
@@ -244,31 +252,32 @@ def _scaled(share: float) -> int:
     return round(Fraction(share) * (1 << _SCALE_BITS))
 
 
-def _counted(slots: Slots, share: int) -> Slots:
-    """floor(n share + 1/2) for each n below 2^42, without leaving 64 bits: n is split at its 20th bit."""
+def _rounded_share(slots: Slots, share: int) -> Slots:
+    """Return floor(n share + 1/2) for each n below 2^42, in 64 bits: the product would overflow, so n is split."""
     high, low = slots >> _LOW_BITS, slots & ((1 << _LOW_BITS) - 1)
     high_product = high * share  # below 2^22 x 2^40
     carried = (high_product & ((1 << _LOW_BITS) - 1)) << _LOW_BITS
     return (high_product >> (_SCALE_BITS - _LOW_BITS)) + ((carried + low * share + _HALF) >> _SCALE_BITS)
 
 
-def permuted(places: Slots, size: int, key: Sequence[int]) -> Slots:
-    """Images of `places` (each in 0 .. size - 1) under the permutation of that range that `key` names."""
+def permuted(indices: Slots, size: int, key: Sequence[int]) -> Slots:
+    """Return the images of `indices` (each in 0 .. size - 1) under the permutation of that range that `key` names."""
     if size <= 1:
-        return places.copy()
+        return indices.copy()
     half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
     mask = np.uint64((1 << half_bits) - 1)
     shift = np.uint64(half_bits)
     keys = [_round_key(key, number) for number in range(4)]
-    result = places.astype(np.uint64)
-    todo = np.ones(len(result), dtype=bool)
-    while todo.any():
-        values = result[todo]
+    result = indices.astype(np.uint64)
+    is_outside = np.ones(len(result), dtype=bool)
+    # The network permutes the next power of four; values outside the range are mapped again until they fall inside.
+    while is_outside.any():
+        values = result[is_outside]
         left, right = values >> shift, values & mask
         for round_key in keys:
             left, right = right, left ^ (_mixed(right + round_key) & mask)
-        result[todo] = (left << shift) | right
-        todo &= result >= np.uint64(size)
+        result[is_outside] = (left << shift) | right
+        is_outside &= result >= np.uint64(size)
     return result.astype(np.int64)
 
 
@@ -280,7 +289,7 @@ def _round_key(key: Sequence[int], number: int) -> np.uint64:
 
 
 def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finalizer of splitmix64 (Steele, Lea, Flood 2014); wraps around at 2^64."""
+    """Apply the finalizer of splitmix64 (Steele, Lea, Flood 2014), which wraps around at 2^64."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,9 +1,9 @@
-"""Packed sequences on disk, one folder a source, read through memory maps.
+"""Writes packed sequences to disk, one folder a source, and reads them through memory maps.
 
 Files of a shard, little endian, for S sequences of L positions:
 
     tokens.bin     uint16 or uint32 [S, L]   token ids; positions past a row's `used` hold end-of-text
-    used.bin       int32 [S]                 positions of each row that carry a token
+    used.bin       int32 [S]                 positions of each row that hold a token
     row_index.bin  int64 [S + 1]             row r has the segments starts[row_index[r] : row_index[r + 1]]
     starts.bin     int32 [segments]          first position of each segment in its row; the first is always 0
 
@@ -17,39 +17,60 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from dapt_contract.layout import DATA
 from dapt_contract.measure import Side
-from dapt_trainer.data.packing.data_manifest import DataManifest, ShardFile, TokenType, read_manifest
+from dapt_trainer.data.packing.data_manifest import (
+    DataManifest,
+    ShardFile,
+    TokenType,
+    problem_of_shards,
+    read_manifest,
+)
 from dapt_trainer.errors import InputError
 
 TOKENS, USED, ROW_INDEX, STARTS = "tokens.bin", "used.bin", "row_index.bin", "starts.bin"
 
-Integers = npt.NDArray[np.integer[Any]]
+Integer = np.integer[Any]
+"""An integer type of any width."""
+Integers = npt.NDArray[Integer]
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+def token_dtype(token_type: TokenType) -> np.dtype[Integer]:
+    """Return the type of tokens on disk, which is little endian on every machine."""
+    return np.dtype(token_type).newbyteorder("<")
+
+
+def mapped_array(path: Path, dtype: np.dtype[Scalar]) -> npt.NDArray[Scalar]:
+    """Return the values of a file, memory-mapped for reading."""
+    if path.stat().st_size == 0:  # an empty file cannot be mapped
+        return np.empty(0, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r")
 
 
 @dataclass(frozen=True)
 class PackedSequence:
-    """One row of a shard; arrays of shape [L] where not said otherwise."""
+    """Holds one row of a shard; arrays have the shape [L] unless another is given."""
 
     input_ids: npt.NDArray[np.int64]
     position_ids: npt.NDArray[np.int64]
-    """Restart at 0 with each segment, the unused tail included."""
+    """Positions, which restart at 0 with each segment and with the unused tail."""
     segment_ids: npt.NDArray[np.int64]
-    """0, 1, ... by segment; -1 where the row carries no token."""
+    """0, 1, ... by segment; -1 where the row holds no token."""
     starts: npt.NDArray[np.int64]
     """[segments] first position of each segment."""
     used: int
-    """Positions that carry a token."""
+    """Number of positions that hold a token."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The memory-mapped sequences of one source."""
+    """Holds the memory-mapped sequences of one source."""
 
     name: str
     side: Side
@@ -64,14 +85,15 @@ class Shard:
     """[segments]"""
 
     def __len__(self) -> int:
-        """Number of sequences."""
+        """Return the number of sequences."""
         return int(self.tokens.shape[0])
 
     def sequence(self, row: int) -> PackedSequence:
-        """One row with its segments."""
+        """Return one row with its segments."""
         length = self.tokens.shape[1]
         used = int(self.used[row])
         starts = self.starts[self.row_index[row] : self.row_index[row + 1]].astype(np.int64)
+        # The unused tail counts as one more segment, so that its positions restart too.
         edges = starts if used == length else np.append(starts, used)
         positions = np.arange(length, dtype=np.int64)
         segments = np.searchsorted(edges, positions, side="right") - 1
@@ -81,46 +103,43 @@ class Shard:
 
 
 def open_shards(work: Path, manifest: DataManifest | None = None) -> list[Shard]:
-    """All shards of the work volume, in the manifest's order: domain sources first.
+    """Open all shards of the work volume, in the manifest's order: domain sources first.
 
     Raises:
-        InputError: there is no manifest, or a file has not the size that the manifest says.
+        InputError: there is no manifest, or a file does not have the size that the manifest lists.
     """
     manifest = manifest or read_manifest(work)
+    if problem := problem_of_shards(work, manifest):
+        raise InputError(f"{problem}; run prepare again")
+    int32 = np.dtype(np.int32).newbyteorder("<")
+    int64 = np.dtype(np.int64).newbyteorder("<")
     shards = []
     for entry in manifest.shards:
         folder = work / DATA / entry.name
-        for file in entry.files:
-            path = folder / file.name
-            size = path.stat().st_size if path.is_file() else -1
-            if size != file.size_bytes:
-                found = "is missing" if size < 0 else f"has {size} bytes"
-                raise InputError(f"{path}: {found}, the manifest says {file.size_bytes}; run prepare again")
-        shape = (entry.sequences, manifest.sequence_length_tokens)
-        token_type = np.dtype(manifest.token_type).newbyteorder("<")
-        used: Any = _mapped(folder / USED, "<i4")
-        row_index: Any = _mapped(folder / ROW_INDEX, "<i8")
-        starts: Any = _mapped(folder / STARTS, "<i4")
-        tokens = _mapped(folder / TOKENS, token_type).reshape(shape)
-        shards.append(Shard(entry.name, entry.side, entry.weight, tokens, used, row_index, starts))
+        tokens = mapped_array(folder / TOKENS, token_dtype(manifest.token_type))
+        shards.append(
+            Shard(
+                entry.name,
+                entry.side,
+                entry.weight,
+                tokens.reshape(entry.sequences, manifest.sequence_length_tokens),
+                mapped_array(folder / USED, int32),
+                mapped_array(folder / ROW_INDEX, int64),
+                mapped_array(folder / STARTS, int32),
+            )
+        )
     return shards
 
 
-def _mapped(path: Path, dtype: Any) -> Any:
-    if path.stat().st_size == 0:  # an empty file cannot be mapped
-        return np.empty(0, dtype=dtype)
-    return np.memmap(path, dtype=dtype, mode="r")
-
-
 class ShardWriter:
-    """Writes one source's rows in order and the digests of what it wrote."""
+    """Writes one source's rows in order, and the digests of the files."""
 
     def __init__(
         self, folder: Path, *, sequence_length_tokens: int, token_type: TokenType, end_of_text_id: int
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._length = sequence_length_tokens
-        self._type = np.dtype(token_type).newbyteorder("<")
+        self._dtype = token_dtype(token_type)
         self._end_of_text_id = end_of_text_id
         self._files = {name: _HashingFile(folder / name) for name in (TOKENS, USED, ROW_INDEX, STARTS)}
         self._files[ROW_INDEX].write(np.zeros(1, dtype="<i8").tobytes())
@@ -129,7 +148,7 @@ class ShardWriter:
         self.filled_positions = 0
 
     def write_row(self, pieces: list[Integers]) -> None:
-        """Append one sequence made of these segments, in this order.
+        """Append one sequence that is made of these segments, in this order.
 
         Raises:
             ValueError: they do not fit, or one is empty.
@@ -138,7 +157,7 @@ class ShardWriter:
         used = sum(lengths)
         if used > self._length or not pieces or min(lengths) == 0:
             raise ValueError(f"segments of {lengths} tokens are no row of {self._length} positions")
-        row = np.full(self._length, self._end_of_text_id, dtype=self._type)
+        row = np.full(self._length, self._end_of_text_id, dtype=self._dtype)
         np.concatenate(pieces, out=row[:used], casting="unsafe")
         starts = np.cumsum([0, *lengths[:-1]]).astype("<i4")
         self._segments += len(pieces)
@@ -150,23 +169,23 @@ class ShardWriter:
         self.filled_positions += used
 
     def close(self) -> tuple[ShardFile, ...]:
-        """Make the files durable and say what they are."""
+        """Make the files durable and return their sizes and digests."""
         return tuple(file.close() for file in self._files.values())
 
     def __enter__(self) -> ShardWriter:
-        """Itself."""
+        """Return the writer."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close what is still open; a shard without a manifest is none."""
+        """Close the files that are still open; without a manifest they are not a shard."""
         for file in self._files.values():
             file.abandon()
 
 
 class _HashingFile:
-    """A file whose SHA-256 is known when it closes."""
+    """Writes a file and hashes its content on the way, so that it is never read again for its digest."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,7 +1,8 @@
-"""Packed sequences as tensors in the training order.
+"""Serves packed sequences as tensors in the training order.
 
-Shapes: [L] with L the sequence length. A label is the token at the same place (the model shifts), or -100 where nothing
-is learned: the first token of a segment, which its own document cannot predict, and positions without a token.
+Tensors have the shape [L] with L the sequence length. A label is the token at the same position (the model shifts), or
+-100 where nothing is learned: at the first token of a segment, which its own document cannot predict, and at positions
+without a token.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from dapt_trainer.data.packing.shards import Shard, open_shards
 IGNORED_LABEL = -100
 
 
-class PackedDataset(Dataset[dict[str, torch.Tensor]]):  # type: ignore[misc]
-    """Item `step x global_batch_size + i` is the i-th sequence of that step, on any number of ranks.
+class PackedDataset(Dataset[dict[str, torch.Tensor]]):
+    """Returns the i-th sequence of a step as item `step x global_batch_size + i`, on any number of ranks.
 
     Args:
         shards: as `open_shards` gives them, in the order that the mixture was made with.
@@ -51,7 +52,7 @@ class PackedDataset(Dataset[dict[str, torch.Tensor]]):  # type: ignore[misc]
     def on_work_volume(
         cls, work: Path, *, seed: int, replay_fraction: float, total_steps: int, global_batch_size: int
     ) -> PackedDataset:
-        """The data that prepare left in `work`.
+        """Open the data that prepare wrote to the work volume.
 
         Raises:
             InputError: as `open_shards` and `Mixture`.
@@ -63,15 +64,15 @@ class PackedDataset(Dataset[dict[str, torch.Tensor]]):  # type: ignore[misc]
         return cls(shards, mixture, total_steps=total_steps, global_batch_size=global_batch_size)
 
     def __len__(self) -> int:
-        """Sequences of the whole run."""
+        """Return the number of sequences of the whole run."""
         return self._length
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """`input_ids`, `labels` and `position_ids`, each int64 [L]."""
-        step, place = divmod(index, self._batch)
+        """Return `input_ids`, `labels` and `position_ids`, each int64 [L]."""
+        step, number = divmod(index, self._batch)
         if step != self._step:
             self._step, self._rows = step, self._mixture.rows(step)
-        source, row = self._rows[place]
+        source, row = self._rows[number]
         packed = self._shards[source].sequence(row)
         labels = packed.input_ids.copy()
         labels[packed.used :] = IGNORED_LABEL
@@ -88,5 +89,8 @@ class PackedDataset(Dataset[dict[str, torch.Tensor]]):  # type: ignore[misc]
 
 
 def stack_packed(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Collate rows to [rows, L]. There is no padding, hence no attention mask: positions say where documents start."""
+    """Stack rows to tensors [rows, L].
+
+    There is no attention mask, because there is no padding: positions show where documents start.
+    """
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}

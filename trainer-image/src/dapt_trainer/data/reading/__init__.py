@@ -1,1 +1,1 @@
-"""Reads documents from files and stores, in batches. Drops nothing silently."""
+"""Reads documents from files and object stores in batches. It drops no record without counting it."""

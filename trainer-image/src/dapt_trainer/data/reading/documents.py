@@ -1,4 +1,4 @@
-"""Documents out of files: one record a JSON line, a Parquet row, or a whole text file."""
+"""Reads documents from files. A record is a JSON line, a row of a Parquet file, or a whole text file."""
 
 from __future__ import annotations
 
@@ -8,40 +8,47 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
+from dapt_contract.base import JsonObject
 from dapt_trainer.data.input_problems import first_line
 from dapt_trainer.data.reading.sources import ResolvedSource, SourceFile
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+    from fsspec import AbstractFileSystem
+    from zstandard import ZstdDecompressionObj
+
 _PARQUET_ROWS = 1024
-_SHOWN_FIELDS = 12
+_MAX_SHOWN_FIELDS = 12
 
 
 @dataclass(frozen=True)
 class Document:
-    """The text of one record."""
+    """Holds the text of one record."""
 
     text: str
-    place: str
+    location: str
     """`FILE:LINE`, from 1; a row of a Parquet file counts as a line."""
 
 
 @dataclass(frozen=True)
 class BadRecord:
-    """A record that is no document."""
+    """Says why a record is not a document."""
 
-    place: str
+    location: str
+    """`FILE:LINE`, as of a document."""
     reason: str
     fields: tuple[str, ...] = ()
-    """Of a record without the wanted field."""
+    """Names of the record's fields where the text field is missing."""
 
 
 class BadFileError(Exception):
-    """A file that cannot be read on; the message is a sentence without the field of the manifest."""
+    """Ends the reading of a file; the message is a sentence without the field of the manifest."""
 
 
-def documents(source: ResolvedSource, text_field: str) -> Iterator[Document | BadRecord]:
-    """All records of a source, file by file.
+def read_documents(source: ResolvedSource, text_field: str) -> Iterator[Document | BadRecord]:
+    """Yield all records of a source, file by file.
 
     Raises:
         BadFileError: a file breaks off, is not what its name says, or lacks the column.
@@ -50,8 +57,8 @@ def documents(source: ResolvedSource, text_field: str) -> Iterator[Document | Ba
         yield from _READERS[file.format](source.filesystem, file, text_field)
 
 
-def json_lines(source: ResolvedSource) -> Iterator[tuple[str, Any] | BadRecord]:
-    """(place, object) of each line of a source of JSON lines, in order; for data that is not plain text.
+def read_json_lines(source: ResolvedSource) -> Iterator[tuple[str, JsonObject] | BadRecord]:
+    """Yield (location, object) of each line of a source of JSON lines, in order; for data that is not plain text.
 
     Raises:
         BadFileError: a file breaks off or is of another type.
@@ -61,44 +68,51 @@ def json_lines(source: ResolvedSource) -> Iterator[tuple[str, Any] | BadRecord]:
             raise BadFileError(
                 f"{file.label}: not JSON lines; accepted are .jsonl, .ndjson and .json, also .gz or .zst"
             )
-        yield from _json_lines(source.filesystem, file)
+        yield from _json_lines_of_file(source.filesystem, file)
 
 
-def _json_lines(filesystem: Any, file: SourceFile) -> Iterator[tuple[str, Any] | BadRecord]:
-    with _opened(filesystem, file) as stream:
+def _json_lines_of_file(
+    filesystem: AbstractFileSystem, file: SourceFile
+) -> Iterator[tuple[str, JsonObject] | BadRecord]:
+    with _open_unpacked(filesystem, file) as stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
                 continue
-            place = f"{file.label}:{number}"
+            location = f"{file.label}:{number}"
             try:
                 record = json.loads(line)
             except ValueError as error:
-                yield BadRecord(place, f"not JSON ({first_line(error)})")
+                yield BadRecord(location, f"not JSON ({first_line(error)})")
                 continue
+            # Only an escape can spell half of a surrogate pair, and encoding every record to find one is slow.
             if (b"\\ud" in line or b"\\uD" in line) and not _is_unicode(record):
-                yield BadRecord(place, "not Unicode text (half of a surrogate pair)")
+                yield BadRecord(location, "not Unicode text (half of a surrogate pair)")
             elif isinstance(record, dict):
-                yield place, record
+                yield location, record
             else:
-                yield BadRecord(place, f"not a JSON object but {_kind(record)}")
+                yield BadRecord(location, f"not a JSON object but {_json_type(record)}")
 
 
-def _jsonl_documents(filesystem: Any, file: SourceFile, text_field: str) -> Iterator[Document | BadRecord]:
-    for item in _json_lines(filesystem, file):
-        if isinstance(item, BadRecord):
-            yield item
+def _jsonl_documents(
+    filesystem: AbstractFileSystem, file: SourceFile, text_field: str
+) -> Iterator[Document | BadRecord]:
+    for line in _json_lines_of_file(filesystem, file):
+        if isinstance(line, BadRecord):
+            yield line
             continue
-        place, record = item
+        location, record = line
         text = record.get(text_field)
         if isinstance(text, str):
-            yield Document(text, place)
+            yield Document(text, location)
         elif text_field in record:
-            yield BadRecord(place, f"field {text_field!r} is not a string but {_kind(text)}")
+            yield BadRecord(location, f"field {text_field!r} is not a string but {_json_type(text)}")
         else:
-            yield BadRecord(place, f"no field {text_field!r}", tuple(record)[:_SHOWN_FIELDS])
+            yield BadRecord(location, f"no field {text_field!r}", tuple(record)[:_MAX_SHOWN_FIELDS])
 
 
-def _parquet_documents(filesystem: Any, file: SourceFile, text_field: str) -> Iterator[Document | BadRecord]:
+def _parquet_documents(
+    filesystem: AbstractFileSystem, file: SourceFile, text_field: str
+) -> Iterator[Document | BadRecord]:
     import pyarrow
     import pyarrow.parquet
 
@@ -109,27 +123,31 @@ def _parquet_documents(filesystem: Any, file: SourceFile, text_field: str) -> It
                 yield BadRecord(
                     f"{file.label}:1",
                     f"no field {text_field!r}",
-                    tuple(table.schema_arrow.names)[:_SHOWN_FIELDS],
+                    tuple(table.schema_arrow.names)[:_MAX_SHOWN_FIELDS],
                 )
                 return
             number = 0
             for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=[text_field]):
                 for text in batch.column(0).to_pylist():
                     number += 1
-                    place = f"{file.label}:{number}"
+                    location = f"{file.label}:{number}"
                     if isinstance(text, str):
-                        yield Document(text, place)
+                        yield Document(text, location)
                     else:
-                        yield BadRecord(place, f"field {text_field!r} is not a string but {_kind(text)}")
+                        yield BadRecord(
+                            location, f"field {text_field!r} is not a string but {_json_type(text)}"
+                        )
     except (pyarrow.ArrowException, OSError) as error:
         raise BadFileError(
             f"{file.label}: not a readable Parquet file ({first_line(error)}); write it again"
         ) from error
 
 
-def _text_documents(filesystem: Any, file: SourceFile, _text_field: str) -> Iterator[Document | BadRecord]:
-    """A text file is one document."""
-    with _opened(filesystem, file) as stream:
+def _text_documents(
+    filesystem: AbstractFileSystem, file: SourceFile, _text_field: str
+) -> Iterator[Document | BadRecord]:
+    """Yield the whole text file as one document."""
+    with _open_unpacked(filesystem, file) as stream:
         content = stream.read()
     try:
         yield Document(content.decode("utf-8-sig"), f"{file.label}:1")
@@ -142,19 +160,23 @@ _READERS = {"jsonl": _jsonl_documents, "parquet": _parquet_documents, "text": _t
 
 
 class _ZstdFrames(io.RawIOBase):
-    """Zstandard frames one after the other; unlike the library's reader it tells a file that breaks off."""
+    """Reads Zstandard frames one after the other and raises for a file that breaks off.
 
-    def __init__(self, raw: Any) -> None:
+    The library's own stream reader ends without an error when the last frame is not complete, so a copy that was cut
+    off would pass for the whole file.
+    """
+
+    def __init__(self, raw: BinaryIO) -> None:
         super().__init__()
         self._raw = raw
-        self._frame: Any = None
+        self._frame: ZstdDecompressionObj | None = None
         self._unpacked = b""
         self._packed = b""
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
         import zstandard
 
         while not self._unpacked:
@@ -165,20 +187,22 @@ class _ZstdFrames(io.RawIOBase):
                     raise EOFError("the last frame is not complete")
                 return 0
             if self._frame is None:
+                # zstd --long=31 writes windows of 2 GiB, which the library refuses by default.
                 self._frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
             self._unpacked = self._frame.decompress(packed)
             if self._frame.eof:
                 self._packed = self._frame.unused_data
                 self._frame = None
-        count = min(len(buffer), len(self._unpacked))
-        buffer[:count] = self._unpacked[:count]
+        target = memoryview(buffer)
+        count = min(len(target), len(self._unpacked))
+        target[:count] = self._unpacked[:count]
         self._unpacked = self._unpacked[count:]
         return count
 
 
 @contextmanager
-def _opened(filesystem: Any, file: SourceFile) -> Iterator[BinaryIO]:
-    """The unpacked bytes of a file."""
+def _open_unpacked(filesystem: AbstractFileSystem, file: SourceFile) -> Iterator[BinaryIO]:
+    """Open a file of a source for reading its unpacked bytes."""
     import zstandard
 
     try:
@@ -195,7 +219,7 @@ def _opened(filesystem: Any, file: SourceFile) -> Iterator[BinaryIO]:
         ) from error
 
 
-def _is_unicode(record: Any) -> bool:
+def _is_unicode(record: object) -> bool:
     try:
         json.dumps(record, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
@@ -203,10 +227,10 @@ def _is_unicode(record: Any) -> bool:
     return True
 
 
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
+def _json_type(value: object) -> str:
+    """Return the name of a value's type in JSON's words, with its article."""
     names = {
+        type(None): "null",
         bool: "a boolean",
         int: "a number",
         float: "a number",

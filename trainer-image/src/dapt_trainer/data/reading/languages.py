@@ -1,4 +1,4 @@
-"""In which languages a source is written, from a sample of its documents; nothing is downloaded.
+"""Detects in which languages a source is written, from a sample of its documents; nothing is downloaded.
 
 py3langid (a fork of langid.py; Lui and Baldwin 2012, "An Off-the-shelf Language Identification Tool") ships its
 model, knows 97 languages and takes a fraction of a millisecond a document.
@@ -10,53 +10,53 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 FIRST_DOCUMENTS = 200
-"""So many are looked at in any case; after them one in `EVERY`, by hash."""
-EVERY = 32
-MOST_DOCUMENTS = 2000
-_READ_CHARACTERS = 2000
-_FEWEST_CHARACTERS = 40
-"""Of a shorter text the language is a guess."""
-UNKNOWN = "zxx"
+"""Documents that are sampled in any case; after them one in `SAMPLE_EVERY` is, by its hash."""
+SAMPLE_EVERY = 32
+MAX_DOCUMENTS = 2000
+_CLASSIFIED_CHARACTERS = 2000
+_MIN_CHARACTERS = 40
+"""The language of a shorter text would be a guess."""
+NO_LANGUAGE = "zxx"
 """ISO 639: no linguistic content."""
 
 
 @dataclass
 class LanguageSample:
-    """Documents of one source by language, and how many characters its tokens hold."""
+    """Counts the sampled documents of one source by language, and their characters and tokens."""
 
     documents: Counter[str] = field(default_factory=Counter)
-    looked_at: int = 0
+    sampled: int = 0
     characters: int = 0
     tokens: int = 0
 
-    def note(self, key: int, text: str, tokens: int) -> None:
-        """Look at a document if it belongs to the sample.
+    def add(self, key: int, text: str, tokens: int) -> None:
+        """Count a document if it belongs to the sample.
 
         Args:
-            key: hash of its normalized text; decides alone, so that a second run looks at the same documents.
+            key: hash of its normalized text; it alone decides, so that a second run samples the same documents.
             text: as it was read.
-            tokens: without special ones.
+            tokens: number of its tokens without special ones.
         """
-        if self.looked_at >= MOST_DOCUMENTS or (self.looked_at >= FIRST_DOCUMENTS and key % EVERY):
+        if self.sampled >= MAX_DOCUMENTS or (self.sampled >= FIRST_DOCUMENTS and key % SAMPLE_EVERY):
             return
-        self.looked_at += 1
+        self.sampled += 1
         self.characters += len(text)
         self.tokens += tokens
-        if len(text) >= _FEWEST_CHARACTERS:
+        if len(text) >= _MIN_CHARACTERS:
             from py3langid import classify
 
-            self.documents[str(classify(text[:_READ_CHARACTERS])[0])] += 1
+            self.documents[str(classify(text[:_CLASSIFIED_CHARACTERS])[0])] += 1
 
     @property
     def main(self) -> tuple[str, float] | None:
-        """The most frequent language and its share of the documents whose language is known."""
-        known = {language: count for language, count in self.documents.items() if language != UNKNOWN}
-        if not known:
+        """Return the most frequent language and its share of the documents that have one; None without any."""
+        counts = {language: count for language, count in self.documents.items() if language != NO_LANGUAGE}
+        if not counts:
             return None
-        language, count = max(known.items(), key=lambda item: (item[1], item[0]))
-        return language, count / sum(known.values())
+        language, count = max(counts.items(), key=lambda item: (item[1], item[0]))
+        return language, count / sum(counts.values())
 
     @property
     def characters_per_token(self) -> float:
-        """How much text a token holds; 0 of an empty sample."""
+        """Return how many characters a token holds on average; 0 for an empty sample."""
         return self.characters / self.tokens if self.tokens else 0.0

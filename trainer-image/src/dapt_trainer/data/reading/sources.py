@@ -1,4 +1,4 @@
-"""From the URI of a source to its files: local, mounted claims, Hugging Face, S3 and Google Cloud Storage.
+"""Finds the files behind the URI of a source.
 
     file://PATH                          this machine (local runs)
     pvc://CLAIM/PATH                     a claim that the pod mounts at /mnt/claims/CLAIM (see CLAIMS_FOLDER)
@@ -14,11 +14,14 @@ from __future__ import annotations
 import glob
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dapt_contract.pod import CLAIMS_MOUNT
 from dapt_trainer.data.input_problems import first_line
 from dapt_trainer.errors import InputError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 CLAIMS_FOLDER = "DAPT_CLAIMS"
 """Environment variable: folder below which the claims of pvc:// are mounted; default /mnt/claims."""
@@ -41,40 +44,39 @@ _WILDCARDS = "*?["
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of a source."""
+    """Describes one file of a source."""
 
     path: str
-    """As its file system knows it."""
+    """Path in the source's file system."""
     label: str
-    """As messages name it."""
+    """Name of the file in messages."""
     format: str
     """jsonl, parquet or text."""
     compression: str
-    """.gz, .zst or nothing."""
+    """.gz, .zst or empty."""
     size_bytes: int
 
 
 @dataclass(frozen=True)
 class ResolvedSource:
-    """A source whose files are known."""
+    """Lists the files of a source and the file system that they lie in."""
 
     uri: str
-    filesystem: Any
-    """fsspec file system."""
+    filesystem: AbstractFileSystem
     files: tuple[SourceFile, ...]
     resolved: str
-    """URI with an immutable revision, and what was found there: for the record."""
+    """URI with an immutable revision and the number and size of its files, for the report."""
 
 
 def file_format(path: str) -> tuple[str, str] | None:
-    """(format, compression) by the file's name; None when it is of no known type."""
+    """Return (format, compression) by the file's name; None when its type is not known."""
     name = path.rsplit("/", 1)[-1].lower()
     compression = next((ending for ending in COMPRESSIONS if name.endswith(ending)), "")
     name = name[: len(name) - len(compression)]
-    known = next((kind for ending, kind in FORMATS.items() if name.endswith(ending)), None)
-    if known is None or (known == "parquet" and compression):
+    format_name = next((format_ for ending, format_ in FORMATS.items() if name.endswith(ending)), None)
+    if format_name is None or (format_name == "parquet" and compression):
         return None
-    return known, compression
+    return format_name, compression
 
 
 def resolve(uri: str, field: str) -> ResolvedSource:
@@ -82,41 +84,44 @@ def resolve(uri: str, field: str) -> ResolvedSource:
 
     Args:
         uri: as the user wrote it.
-        field: of the manifest, for messages.
+        field: the manifest's field, for messages.
 
     Raises:
-        InputError: it cannot be reached, nothing is there, or the files are of no known type.
+        InputError: the source cannot be reached or has no file of a known type that is not empty.
     """
     filesystem, path, resolved = filesystem_of(uri, field)
     try:
-        found = _files_at(filesystem, path)
+        paths = _list_files(filesystem, path)
     except FileNotFoundError:
-        found = []
-    except Exception as error:  # object stores raise anything; to the user it is one thing
+        paths = []
+    except Exception as error:  # every object store raises exceptions of its own
         raise InputError(unreachable(uri, field, error)) from error
-    if not found:
+    if not paths:
         raise InputError(f"{field}: no file matches {uri}; check the path and its wildcards")
-    known = [(name, size, kind) for name, size in found if (kind := file_format(name)) is not None]
-    if uri.startswith("hf://"):  # a repository's README and descriptions lie beside its data
-        first = next(
-            (kind for kind in ("parquet", "jsonl", "text") if any(k[0] == kind for _, _, k in known)), ""
-        )
-        known = [item for item in known if item[2][0] == first]
-    if not known:
+    files = tuple(
+        SourceFile(name, _label(uri, name), *file_type, size)
+        for name, size in paths
+        if (file_type := file_format(name)) is not None
+    )
+    if uri.startswith("hf://"):
+        # A repository's README and descriptions lie in the same folder as its data, and they are no training text.
+        formats = {file.format for file in files}
+        data_format = next((format_ for format_ in ("parquet", "jsonl", "text") if format_ in formats), "")
+        files = tuple(file for file in files if file.format == data_format)
+    if not files:
         raise InputError(
-            f"{field}: {uri} has no file of a known type (the first is {found[0][0]}); accepted are {ACCEPTED}"
+            f"{field}: {uri} has no file of a known type (the first is {paths[0][0]}); accepted are {ACCEPTED}"
         )
-    if not any(size for _, size, _ in known):
+    total_bytes = sum(file.size_bytes for file in files)
+    if not total_bytes:
         raise InputError(
-            f"{field}: {uri} is empty: {len(known)} file(s) of 0 bytes; fill it or remove the source"
+            f"{field}: {uri} is empty: {len(files)} file(s) of 0 bytes; fill it or remove the source"
         )
-    files = tuple(SourceFile(name, _label(uri, name), kind[0], kind[1], size) for name, size, kind in known)
-    total = sum(file.size_bytes for file in files)
-    return ResolvedSource(uri, filesystem, files, f"{resolved} ({len(files)} files, {total} bytes)")
+    return ResolvedSource(uri, filesystem, files, f"{resolved} ({len(files)} files, {total_bytes} bytes)")
 
 
-def filesystem_of(uri: str, field: str) -> tuple[Any, str, str]:
-    """(fsspec file system, path in it, URI with an immutable revision).
+def filesystem_of(uri: str, field: str) -> tuple[AbstractFileSystem, str, str]:
+    """Return (file system, path in it, URI with an immutable revision).
 
     Raises:
         InputError: the scheme is unknown, its package is missing, or the hub does not know the revision.
@@ -147,7 +152,7 @@ def filesystem_of(uri: str, field: str) -> tuple[Any, str, str]:
 
 
 def unreachable(uri: str, field: str, error: BaseException) -> str:
-    """The sentence for a source that cannot be read."""
+    """Return the message for a source that cannot be read."""
     return (
         f"{field}: {uri} cannot be reached ({type(error).__name__}: {first_line(error)}); "
         "check the address, the credentials and the network"
@@ -184,14 +189,15 @@ def _hub_path(uri: str, path: str, field: str) -> tuple[str, str]:
     return pinned, f"hf://{pinned}"
 
 
-def _files_at(filesystem: Any, path: str) -> list[tuple[str, int]]:
-    """(path, bytes) of the files, sorted by path."""
+def _list_files(filesystem: AbstractFileSystem, path: str) -> list[tuple[str, int]]:
+    """Return (path, bytes) of the files that a path or pattern names, sorted by path."""
     if any(character in path for character in _WILDCARDS):
         details = filesystem.glob(path, detail=True)
     else:
         info = filesystem.info(path)
         if info["type"] == "file":
             return [(info["name"], int(info["size"] or 0))]
+        # A local folder may have wildcards in its own name; object stores would look for the escaped name.
         folder = glob.escape(path) if "file" in _protocols(filesystem) else path
         details = filesystem.glob(f"{folder.rstrip('/')}/**", detail=True)
         details = {
@@ -202,7 +208,7 @@ def _files_at(filesystem: Any, path: str) -> list[tuple[str, int]]:
     return sorted((name, int(info["size"] or 0)) for name, info in details.items() if info["type"] == "file")
 
 
-def _protocols(filesystem: Any) -> tuple[str, ...]:
+def _protocols(filesystem: AbstractFileSystem) -> tuple[str, ...]:
     protocol = filesystem.protocol
     return (protocol,) if isinstance(protocol, str) else tuple(protocol)
 

@@ -1,4 +1,4 @@
-"""The texts of a source in batches, its bad records counted and told."""
+"""Reads the texts of a source in batches, and counts and reports its bad records."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import TextSource
 from dapt_trainer.data.analysis import BATCH_CHARACTERS, BATCH_DOCUMENTS
 from dapt_trainer.data.input_problems import Problems
-from dapt_trainer.data.reading.documents import BadFileError, BadRecord, documents
+from dapt_trainer.data.reading.documents import BadFileError, BadRecord, read_documents
 from dapt_trainer.data.reading.languages import LanguageSample
 from dapt_trainer.data.reading.sources import ResolvedSource
 
-_SHOWN_BAD_RECORDS = 3
+_MAX_SHOWN_BAD_RECORDS = 3
+_CHARACTERS_PER_TOKEN = 4
+"""Rough length of a token, for `max_tokens` where nothing is tokenized."""
 
 
 @dataclass
 class Counts:
-    """What became of a source's records."""
+    """Counts what became of a source's records."""
 
     records: int = 0
     empty: int = 0
@@ -40,9 +42,10 @@ def check_source(
     problems: Problems,
     beat: Callable[[], None],
 ) -> None:
-    """Read a source for its problems alone, when others have been found already: nothing is tokenized.
+    """Read a source only to report its problems, without tokenizing it.
 
-    `max_tokens` is counted at four characters a token.
+    Used when another input has problems already, so that the user sees all of them after one run. `max_tokens` is
+    counted at four characters a token.
     """
     counts = Counts()
     reader = TextBatches(f"spec.corpus.{side}[{index}]", config, resolved, bad_records_max_fraction, problems)
@@ -52,14 +55,14 @@ def check_source(
         counts.records += batch.records
         counts.bad_records += batch.bad_records
         characters += sum(len(text) for text in batch.texts)
-        if config.max_tokens is not None and characters >= 4 * config.max_tokens:
+        if config.max_tokens is not None and characters >= _CHARACTERS_PER_TOKEN * config.max_tokens:
             break
-    reader.judge_bad_records(counts)
+    reader.report_bad_records(counts)
 
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Texts, and how many records it took to get them."""
+    """Holds some texts, and how many records were read to get them."""
 
     texts: list[str]
     records: int
@@ -67,38 +70,46 @@ class TextBatch:
 
 
 class TextBatches:
-    """The texts of a source in batches; bad records are counted and told."""
+    """Iterates over the texts of a source in batches; counts and reports bad records.
+
+    Args:
+        field: the manifest's field, for messages.
+        config: as the user wrote it.
+        resolved: its files.
+        bad_records_max_fraction: share of bad records up to which they are skipped.
+        problems: gets one sentence for each of the first bad records where there are too many.
+    """
 
     def __init__(
         self,
-        field_name: str,
+        field: str,
         config: TextSource,
         resolved: ResolvedSource,
-        most_bad: float,
+        bad_records_max_fraction: float,
         problems: Problems,
     ) -> None:
-        self._field = field_name
+        self._field = field
         self._config = config
         self._resolved = resolved
-        self._most_bad = most_bad
+        self._bad_records_max_fraction = bad_records_max_fraction
         self._problems = problems
         self._shown: list[BadRecord] = []
         self._records = 0
         self._bad_records = 0
 
     def __iter__(self) -> Iterator[TextBatch]:
-        """Until the end, or until the source cannot be used."""
+        """Yield batches until the end of the source, or until the source cannot be used."""
         texts: list[str] = []
         size, records, bad_records = 0, self._records, self._bad_records
         try:
-            for item in documents(self._resolved, self._config.text_field):
+            for record in read_documents(self._resolved, self._config.text_field):
                 self._records += 1
-                if isinstance(item, BadRecord):
-                    if self._ends_with(item):
+                if isinstance(record, BadRecord):
+                    if self._must_stop_after(record):
                         break
                     continue
-                texts.append(item.text)
-                size += len(item.text)
+                texts.append(record.text)
+                size += len(record.text)
                 if size >= BATCH_CHARACTERS or len(texts) >= BATCH_DOCUMENTS:
                     yield TextBatch(texts, self._records - records, self._bad_records - bad_records)
                     texts, size, records, bad_records = [], 0, self._records, self._bad_records
@@ -106,26 +117,32 @@ class TextBatches:
             self._problems.add(f"{self._field}: {error}")
         yield TextBatch(texts, self._records - records, self._bad_records - bad_records)
 
-    def judge_bad_records(self, counts: Counts) -> None:
-        """Note a problem when too many records were skipped, of those up to the source's `max_tokens`."""
-        if counts.bad_records <= self._most_bad * counts.records:
+    def report_bad_records(self, counts: Counts) -> None:
+        """Report the first bad records when too many were skipped.
+
+        Args:
+            counts: of the batches that were used: what was read past the source's `max_tokens` does not count.
+        """
+        if counts.bad_records <= self._bad_records_max_fraction * counts.records:
             return
         for bad in self._shown[: counts.bad_records]:
             self._problems.add(
-                f"{self._field}: {bad.place}: {bad.reason}; correct the line, or allow a share of bad records with "
-                f"spec.corpus.badRecords.maxFraction (it is {self._most_bad:g}; {counts.bad_records} of "
-                f"{counts.records} records read are bad)"
+                f"{self._field}: {bad.location}: {bad.reason}; correct the line, or allow a share of bad records with "
+                f"spec.corpus.badRecords.maxFraction (it is {self._bad_records_max_fraction:g}; {counts.bad_records} "
+                f"of {counts.records} records read are bad)"
             )
 
-    def _ends_with(self, bad: BadRecord) -> bool:
-        """Count a bad record; true when reading on is of no use."""
+    def _must_stop_after(self, bad: BadRecord) -> bool:
+        """Count a bad record and return whether reading further is useless."""
         self._bad_records += 1
-        if bad.fields and self._records == 1:  # not one bad line: the name of the field is wrong
+        # When the very first record lacks the field, its name is wrong in the manifest and every record lacks it.
+        if bad.fields and self._records == 1:
             self._problems.add(
-                f"{self._field}.textField: {bad.place} has no field {self._config.text_field!r}; its fields are "
+                f"{self._field}.textField: {bad.location} has no field {self._config.text_field!r}; its fields are "
                 f"{', '.join(bad.fields)}: name the one that holds the text"
             )
             return True
-        if len(self._shown) < _SHOWN_BAD_RECORDS:
+        if len(self._shown) < _MAX_SHOWN_BAD_RECORDS:
             self._shown.append(bad)
-        return self._most_bad == 0 and self._bad_records >= _SHOWN_BAD_RECORDS
+        # With no bad record allowed the run ends anyway: a few are enough to show.
+        return self._bad_records_max_fraction == 0 and self._bad_records >= _MAX_SHOWN_BAD_RECORDS

@@ -1,0 +1,175 @@
+"""Finds and reads the inputs of prepare, the base model apart, and collects all their problems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dapt_contract.measure import Side
+from dapt_contract.stages.prepare import PrepareConfig, TextSource
+from dapt_trainer.data.dedup.contamination import ContaminationIndex, EvaluationItem
+from dapt_trainer.data.harness.items import check_names, read_harness_tasks
+from dapt_trainer.data.input_problems import Problems
+from dapt_trainer.data.items.custom_items import CustomItem, Kind, evaluation_items, read_items
+from dapt_trainer.data.items.item_limits import spread
+from dapt_trainer.data.items.tuning_data import (
+    TuningRecord,
+    read_instructions,
+    read_preferences,
+    without_items,
+    without_repeats,
+)
+from dapt_trainer.data.reading.sources import ResolvedSource, resolve
+from dapt_trainer.data.reading.text_batches import check_source
+from dapt_trainer.errors import InputError
+
+SIDES: tuple[Side, Side] = ("domain", "general")
+
+Beat = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class CorpusSource:
+    """One source of training text, with its files and its index in the manifest."""
+
+    side: Side
+    index: int
+    """Index in the list of its side."""
+    config: TextSource
+    files: ResolvedSource
+
+
+@dataclass
+class EvaluationInputs:
+    """Holds the data that models are measured with, and what SFT and preference tuning learn from."""
+
+    tasks: dict[str, tuple[CustomItem, ...]] = field(default_factory=dict)
+    """Items of each custom task, by its name."""
+    probes: dict[str, tuple[CustomItem, ...]] = field(default_factory=dict)
+    instructions: list[TuningRecord] = field(default_factory=list)
+    preferences: list[TuningRecord] = field(default_factory=list)
+    items: list[EvaluationItem] = field(default_factory=list)
+    """What decontamination looks for: the items that are measured."""
+    item_counts: dict[str, int] = field(default_factory=dict)
+    resolved: list[tuple[str, str]] = field(default_factory=list)
+    """(URI as written, URI as resolved)."""
+
+
+def find_sources(config: PrepareConfig, problems: Problems, beat: Beat) -> list[CorpusSource]:
+    """Return the sources of training text whose files were found, domain first; report the others."""
+    sources = []
+    for side, side_sources in zip(SIDES, (config.domain, config.general), strict=True):
+        for index, source in enumerate(side_sources):
+            beat()
+            try:
+                files = resolve(source.source, f"spec.corpus.{side}[{index}].source")
+            except InputError as error:
+                problems.add_error(error)
+            else:
+                sources.append(CorpusSource(side, index, source, files))
+    return sources
+
+
+def check_sources(
+    sources: Sequence[CorpusSource], bad_records_max_fraction: float, problems: Problems, beat: Beat
+) -> None:
+    """Read all sources only to report their problems."""
+    for source in sources:
+        check_source(
+            source.side, source.index, source.config, source.files, bad_records_max_fraction, problems, beat
+        )
+
+
+def harness_has_all_tasks(config: PrepareConfig, scratch: Path, problems: Problems, beat: Beat) -> bool:
+    """Return whether the harness has all tasks that are named without a source; report those that it has not."""
+    fields = _fields_of_harness_tasks(config)
+    return not fields or check_names(fields, scratch, problems, beat)
+
+
+def read_evaluation(
+    config: PrepareConfig, harness_folder: Path | None, scratch: Path, problems: Problems, beat: Beat
+) -> EvaluationInputs:
+    """Read tasks, probes, SFT and preference data.
+
+    Args:
+        config: of the stage.
+        harness_folder: gets the data of the tasks that the harness ships, one folder a task; None: they are not read.
+        scratch: for the libraries' caches.
+        problems: gets a sentence for each fault.
+        beat: called now and then.
+    """
+    inputs = EvaluationInputs()
+
+    def read(kind: Kind, name: str, uri: str, field: str) -> tuple[CustomItem, ...]:
+        beat()
+        data = read_items(kind, uri, f"{field}[{name}]", problems)
+        measured = [data.records[index] for index in spread(len(data.records), config.evaluation_limit)]
+        inputs.items += evaluation_items(name, measured)
+        inputs.item_counts[name] = len(measured)
+        inputs.resolved.append((uri, data.resolved))
+        return data.records
+
+    # The order counts: a text that two tasks share is reported as contaminated by the first of them.
+    for task in config.tasks:
+        if task.source is not None:
+            field_name = f"spec.evaluation.{task.side}.tasks"
+            inputs.tasks[task.name] = read("task", task.name, task.source, field_name)
+    fields = _fields_of_harness_tasks(config)
+    if fields and harness_folder is not None:
+        tasks = read_harness_tasks(
+            fields, harness_folder, scratch, problems, beat, limit=config.evaluation_limit
+        )
+        inputs.items += tasks.items
+        inputs.item_counts |= tasks.counts
+        inputs.resolved += tasks.resolved
+    for probe in config.probes:
+        field_name = f"spec.evaluation.probes.{probe.side}"
+        inputs.probes[probe.name] = read("probe", probe.name, probe.source, field_name)
+    for index, source in enumerate(config.instructions):
+        beat()
+        data = read_instructions(source.source, source.format, f"spec.finetuning.data[{index}]", problems)
+        inputs.instructions += data.records
+        inputs.resolved.append((source.source, data.resolved))
+    for index, pairs in enumerate(config.preferences):
+        beat()
+        data = read_preferences(pairs.source, f"spec.preference.data[{index}]", problems)
+        inputs.preferences += data.records
+        inputs.resolved.append((pairs.source, data.resolved))
+    return inputs
+
+
+def _fields_of_harness_tasks(config: PrepareConfig) -> dict[str, str]:
+    """Return the manifest's field of each task that the harness ships, by the task's name."""
+    return {
+        task.name: f"spec.evaluation.{task.side}.tasks[{task.name}]"
+        for task in config.tasks
+        if task.source is None
+    }
+
+
+def clean_tuning_data(inputs: EvaluationInputs, index: ContaminationIndex, problems: Problems) -> list[str]:
+    """Drop examples and pairs that contain an evaluation item, and repeated pairs; return a warning for each kind."""
+    num_examples, num_pairs = len(inputs.instructions), len(inputs.preferences)
+    inputs.preferences, repeats = without_repeats(inputs.preferences)
+    inputs.instructions, bad_examples = without_items(inputs.instructions, index)
+    inputs.preferences, bad_pairs = without_items(inputs.preferences, index)
+    warnings = []
+    for block, noun, read, bad, left in (
+        ("finetuning", "examples", num_examples, bad_examples, len(inputs.instructions)),
+        ("preference", "pairs", num_pairs, bad_pairs, len(inputs.preferences)),
+    ):
+        if read and not left:
+            problems.add(
+                f"spec.{block}.data: each of the {read:,} {noun} contains an evaluation item; give others, or "
+                "evaluate on other items"
+            )
+        if bad:
+            warnings.append(
+                f"spec.{block}.data: {bad:,} of {read:,} {noun} contain an evaluation item and are left out."
+            )
+    if repeats:
+        warnings.append(
+            f"spec.preference.data: {repeats:,} of {num_pairs:,} pairs repeat an earlier one and are learned from once."
+        )
+    return warnings
