@@ -87,7 +87,7 @@ class Screen:
     def show(self, snapshot: Snapshot) -> None:
         self.lines += self.log.lines(snapshot)
 
-    def say(self, line: str) -> None:
+    def add_line(self, line: str) -> None:
         self.lines.append(line)
 
 
@@ -173,7 +173,7 @@ def test_each_failure_is_said_once_and_old_ones_are_not(monkeypatch: pytest.Monk
     _, screen = follow(monkeypatch, cluster)
     assert screen.lines == [
         "[00:00:00] prepare: starting",
-        "[00:00:01] prepare, try 2: failed (Infrastructure): lost a peer",
+        "[00:00:01] prepare, run 2: failed (Infrastructure): lost a peer",
     ]
 
 

@@ -67,8 +67,8 @@ def test_the_cluster_refuses_files_of_this_machine(capsys: pytest.CaptureFixture
     assert (code, out) == (1, "")
     assert len(err.splitlines()) == 4
     assert err.splitlines()[0] == (
-        f"dapt: {good}: spec.model.source (line 5): 'file://base' is not accepted; a file of your"
-        " machine is not there in the cluster's pods; use pvc://, s3://, gs:// or hf://, or run it on this machine"
+        f"dapt: {good}: spec.model.source (line 5): 'file://base' is not accepted; the cluster's pods"
+        " cannot read a file of your machine; use pvc://, s3://, gs:// or hf://, or run the manifest on this machine"
         " with `dapt run`"
     )
 
@@ -100,7 +100,7 @@ def test_definitions_are_written_and_checked(capsys: pytest.CaptureFixture[str],
     code, out, err = call(capsys, "crd", "--out", folder, "--check")
     assert (code, out) == (1, "")
     assert err.splitlines() == [
-        f"dapt: {folder / name}: not what the models say; run `dapt crd --out {folder}`" for name in names
+        f"dapt: {folder / name}: differs from the models; run `dapt crd --out {folder}`" for name in names
     ]
     assert call(capsys, "crd", "--out", folder) == (
         0,

@@ -96,7 +96,7 @@ def test_a_profile_that_is_nowhere_is_named_with_the_way_out(tmp_path: Path) -> 
     )
     other = write(tmp_path / "p.yaml", profile("hall"))
     assert refused(manifest, str(other)) == (
-        f"{manifest}: spec.profile: 'h100' is not among the profiles at hand (hall)",
+        f"{manifest}: spec.profile: 'h100' is not among the given profiles (hall); name one of them",
     )
 
 
@@ -109,10 +109,12 @@ def test_two_profiles_and_no_choice_is_refused(tmp_path: Path) -> None:
 
 def test_one_adaptation_a_run(tmp_path: Path) -> None:
     two = write(tmp_path / "two.yaml", adaptation("one"), adaptation("two"))
-    assert refused(two) == (f"{two}: 2 adaptations (one, two); one is run at a time: one file each",)
+    assert refused(two) == (
+        f"{two}: 2 adaptations (one, two); a run takes one, put each into a file of its own",
+    )
     none = write(tmp_path / "none.yaml", profile("lab"))
     assert refused(none) == (
-        f"{none}: no DomainAdaptation in it, only profiles; give the manifest of the adaptation",
+        f"{none}: has profiles but no DomainAdaptation; give the manifest of the adaptation",
     )
 
 

@@ -156,7 +156,7 @@ def test_missing_and_empty_sources_are_named(tmp_path: Path) -> None:
         ("spec.corpus.general[1].source", "s3://bucket/x.jsonl"),
     ]
     assert missing_files(sources) == [
-        f"spec.corpus.domain[0].source: no file matches file://{tmp_path}/none.jsonl; check the path, it is taken"
-        " from the manifest's folder",
+        f"spec.corpus.domain[0].source: no file matches file://{tmp_path}/none.jsonl; check the path, which starts"
+        " at the manifest's folder",
         f"spec.corpus.general[0].source: file://{tmp_path}/empty.jsonl is empty; fill it, or remove the source",
     ]

@@ -25,7 +25,7 @@ from dapt_contract.stages import (
 from dapt_contract.stages.common import EvaluationConfig, ModelReference
 from dapt_contract.stages.verify import NamedMeasure, Sample
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus, SelectedStatus
-from dapt_operator.cli.display.results import attempts_table, outcome_table, read_outcome, sample_lines
+from dapt_operator.cli.display.results import attempts_table, read_results, results_table, sample_lines
 
 MODEL = ModelReference(weights="model")
 EVALUATION = EvaluationConfig(context_length_tokens=64)
@@ -99,7 +99,7 @@ def verified(work: Path) -> None:
 
 
 def lines(work: Path) -> list[str]:
-    table = outcome_table(read_outcome(work, SELECTED))
+    table = results_table(read_results(work, SELECTED))
     assert table is not None
     out = StringIO()
     Console(file=out, width=140, color_system=None).print(table)
@@ -124,7 +124,7 @@ def test_the_chosen_one_is_the_selected_candidate(tmp_path: Path) -> None:
     baseline(tmp_path)
     evaluated(tmp_path, "a1-s12", FINAL)
     evaluated(tmp_path, "a1-s24", CHOSEN)
-    outcome = read_outcome(tmp_path, SELECTED)
+    outcome = read_results(tmp_path, SELECTED)
     assert [name for name, _ in outcome.measures] == ["base", "chosen"]
     assert outcome.measure("chosen") == CHOSEN
 
@@ -163,12 +163,12 @@ def test_several_attempts_are_told_with_what_ended_each() -> None:
 
 
 def test_nothing_measured_makes_no_table(tmp_path: Path) -> None:
-    assert outcome_table(read_outcome(tmp_path, DomainAdaptationStatus())) is None
+    assert results_table(read_results(tmp_path, DomainAdaptationStatus())) is None
 
 
 def test_one_answer_before_and_after(tmp_path: Path) -> None:
     verified(tmp_path)
-    assert sample_lines(read_outcome(tmp_path, SELECTED)) == [
+    assert sample_lines(read_results(tmp_path, SELECTED)) == [
         "asked:  What is A00?",
         "before: a road",
         "after:  Cholera.",

@@ -58,7 +58,7 @@ def test_the_whole_page(tmp_path: Path) -> None:
     assert problems == []
     assert lines[: lines.index("Memory of one GPU: 60.3 GiB of 80.0 GiB")] == [
         "tiny on profile lab: 1 node with 8 GPUs each",
-        "  model     hf://example/Some-8B@abc: 8 B parameters by its name, in a usual shape",
+        "  model     hf://example/Some-8B@abc: 8 B parameters by its name, in a typical shape",
         "",
         "Data",
         "  domain[0]            1 B tokens  s3://corpora/a.jsonl (its maxTokens)",
@@ -94,8 +94,8 @@ def test_all_that_would_be_refused_is_listed(tmp_path: Path) -> None:
     )
     assert problems == [
         "profile lab: spec.resources.nodes is 3; at most 2 are allowed",
-        f"spec.corpus.general[0].source: no file matches file://{tmp_path}/none.jsonl; check the path, it is taken"
-        " from the manifest's folder",
+        f"spec.corpus.general[0].source: no file matches file://{tmp_path}/none.jsonl; check the path, which starts"
+        " at the manifest's folder",
         "spec.pretraining.globalBatchSize is 60, which cannot be divided by 24 (3 nodes x 8 processes): write 48 or 72",
     ]
 
@@ -125,7 +125,7 @@ def test_what_is_unknown_is_said(tmp_path: Path) -> None:
 
 def test_given_parameters_stand_in_for_the_model(tmp_path: Path) -> None:
     lines, _ = page(tmp_path, ("Some-8B", "Some"), parameters=3e9)
-    assert lines[1] == "  model     hf://example/Some@abc: 3 B parameters as given, in a usual shape"
+    assert lines[1] == "  model     hf://example/Some@abc: 3 B parameters as given, in a typical shape"
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_a_run_that_was_left_says_how_to_go_on(capsys: pytest.CaptureFixture[str
         "✓  prepare     all read",
         "‖  pretrain",
         "",
-        "not running now; `dapt run` with its manifest goes on where it was",
+        "not running now; `dapt run` with its manifest continues it",
     ]
 
 
@@ -174,7 +174,7 @@ def test_a_run_names_all_that_is_missing_before_it_starts(
         f"dapt: m.yaml: spec.model.source: {folder}/base: no such model; give a folder with config.json and"
         " safetensors, or one .gguf file",
         f"dapt: m.yaml: spec.corpus.domain[0].source: no file matches file://{folder}/domain.jsonl; check the path,"
-        " it is taken from the manifest's folder",
+        " which starts at the manifest's folder",
         f"dapt: m.yaml: spec.corpus.general[0].source: file://{folder}/general.jsonl is empty; fill it, or remove"
         " the source",
         "dapt: m.yaml: spec.pretraining.globalBatchSize is 3, which cannot be divided by 2 (2 nodes x 1 process):"
@@ -204,13 +204,13 @@ def test_fresh_leaves_alone_what_is_not_a_run_or_is_in_use(
     mine.mkdir(parents=True)
     (mine / "thesis.txt").write_text("years of work")
     assert call(capsys, "run", "m.yaml", "--fresh")[2] == [
-        "dapt: runs/tiny: not the folder of a run, so --fresh leaves it alone; give another --runs-dir"
+        "dapt: runs/tiny: not the folder of a run, so --fresh does not remove it; give another --runs-dir"
     ]
     (mine / "status.yaml").write_text("status: {}")
     with (mine / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert call(capsys, "run", "m.yaml", "--fresh")[2] == [
-            "dapt: runs/tiny: a dapt run works in it, so --fresh leaves it alone; stop that one first"
+            "dapt: runs/tiny: a dapt run is using it, so --fresh does not remove it; stop that one first"
         ]
     assert (mine / "thesis.txt").is_file()
 
@@ -238,8 +238,8 @@ def test_a_full_disk_ends_a_run_with_the_way_on(
     valid(folder)
     monkeypatch.setattr("dapt_operator.cli.commands.run.follow", full)
     assert call(capsys, "run", "m.yaml")[2] == [
-        "dapt: runs/tiny: cannot be written: No space left on device (runs/tiny/status.yaml); make room or correct"
-        " it, then start the same command again: it goes on where it was"
+        "dapt: runs/tiny: cannot be written: No space left on device (runs/tiny/status.yaml); free space or correct"
+        " it, then start the same command again: it continues the run"
     ]
     assert not RunFolder(folder / "runs" / "tiny").is_in_use
 

@@ -13,10 +13,10 @@ from dapt_operator.cli.signals import StopFlag
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_first_signal_decides_the_exit_code(number: signal.Signals, code: int) -> None:
     with StopFlag() as flag:
-        assert not flag.wanted
+        assert not flag.is_set
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert flag.wanted
+        assert flag.is_set
         assert flag.exit_code == code
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from dapt_contract.progress import Progress
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus, StageStatus, Usage
-from dapt_operator.cli.display.live_view import bar, reading, render
+from dapt_operator.cli.display.live_view import bar, progress_line, render
 from dapt_operator.cli.display.screen import PlainLog
 from dapt_operator.cli.display.stage_rows import Snapshot, stage_rows
 
@@ -111,7 +111,7 @@ def test_a_new_try_takes_the_line_of_the_old_one() -> None:
     first = stage("pretrain", "Failed", message="lost a peer")
     second = stage("pretrain", "Running", **{"try": 2, "startTime": "2026-01-31T12:09:00Z"})
     rows = [row for row in stage_rows(snapshot(first, second)) if row.title.startswith("pretrain")]
-    assert [(row.title, row.state, row.seconds) for row in rows] == [("pretrain, try 2", "Running", 60.0)]
+    assert [(row.title, row.state, row.seconds) for row in rows] == [("pretrain, run 2", "Running", 60.0)]
 
 
 def test_each_candidate_has_its_line() -> None:
@@ -141,10 +141,10 @@ def test_the_bar_stays_in_its_bounds() -> None:
 
 def test_a_reading_says_only_what_is_known() -> None:
     assert (
-        reading(Progress(run_key="k", stage="prepare", activity="tokenizing domain-0"))
+        progress_line(Progress(run_key="k", stage="prepare", activity="tokenizing domain-0"))
         == "tokenizing domain-0"
     )
-    assert reading(Progress(run_key="k", stage="prepare")) == ""
+    assert progress_line(Progress(run_key="k", stage="prepare")) == ""
 
 
 def test_plain_lines_say_each_change_once() -> None:

@@ -39,3 +39,4 @@ KINDS: dict[str, StageKind] = {
     "verify": StageKind(VerifyConfig, VerifyFacts, VerifyReport),
     "publish": StageKind(PublishConfig, PublishFacts, PublishReport),
 }
+"""In the order in which the stages run."""

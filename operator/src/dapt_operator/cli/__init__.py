@@ -1,4 +1,4 @@
-"""The command line `dapt`: thin commands over the same planner, launchers and reconcile as the cluster's.
+"""Provides the command line `dapt`: thin commands over the planner, launchers and reconcile that a cluster uses too.
 
 Nothing heavy is imported before a command needs it, so that `dapt --help` answers at once.
 """

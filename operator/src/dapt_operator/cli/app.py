@@ -1,4 +1,4 @@
-"""The commands and their options. What they do is in the modules beside, imported when a command is called."""
+"""Defines the commands and their options; a module in `commands/` does the work and is imported when it is called."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ app = typer.Typer(
     help=(
         "Adapt a language model to a domain, with forgetting measured, bounded and reported.\n\n"
         "Start with `dapt lint MANIFEST`, then `dapt plan MANIFEST` (what it will need; costs nothing), then"
-        " `dapt run MANIFEST` (on this machine). A run that was interrupted goes on when it is started again."
+        " `dapt run MANIFEST` (on this machine). Starting an interrupted run again continues it."
     ),
     no_args_is_help=True,
     add_completion=False,
@@ -42,8 +42,8 @@ RunsDir = Annotated[
 RUNS = Path("runs")
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(is_requested: bool) -> None:
+    if is_requested:
         typer.echo(f"dapt {PRODUCT_VERSION}")
         raise typer.Exit
 
@@ -100,15 +100,15 @@ def run(
     profile: Profile = None,
     runs_dir: RunsDir = RUNS,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Remove what an earlier run of this name left, and begin anew.")
+        bool, typer.Option("--fresh", help="Remove what an earlier run of this name left, and start over.")
     ] = False,
     no_report: Annotated[
         bool, typer.Option("--no-report", help="Leave out the HTML page at the end.")
     ] = False,
 ) -> None:
-    """Adapt a model on this machine. After any interruption the same command goes on where it was.
+    """Adapt a model on this machine. After any interruption the same command continues the run.
 
-    Exits 0 when the model is at its destination, 1 when a person must act, 130 or 143 when it was stopped.
+    Exits 0 when the model is at its destination, 1 when user action is required, 130 or 143 when it was stopped.
     """
     from dapt_operator.cli.commands.run import Options
     from dapt_operator.cli.commands.run import run as run_here
@@ -127,7 +127,7 @@ def status(
     ] = None,
     runs_dir: RunsDir = RUNS,
 ) -> None:
-    """Show where local runs stand: their stages, candidates, results, and what they wait for."""
+    """Show the state of local runs: stages, candidates, results, and what they wait for."""
     from dapt_operator.cli.commands.status import run_overview, runs_table
     from dapt_operator.cli.display.screen import make_console
     from dapt_operator.cli.run_folder import all_runs, find_run
@@ -136,10 +136,10 @@ def status(
     if name is not None:
         console.print(run_overview(find_run(name, runs_dir)))
         return
-    found = all_runs(runs_dir)
-    if not found:
+    existing = all_runs(runs_dir)
+    if not existing:
         raise UserError(f"no run in {runs_dir}; start one with `dapt run MANIFEST`, or give --runs-dir")
-    console.print(runs_table(found))
+    console.print(runs_table(existing))
 
 
 @app.command()
@@ -156,7 +156,7 @@ def report(
 
 
 @app.command()
-def replay(
+def rejudge(
     run_name: Annotated[
         str,
         typer.Argument(
@@ -167,25 +167,25 @@ def replay(
     manifest: Manifest,
     runs_dir: RunsDir = RUNS,
 ) -> None:
-    """Judge the recorded numbers of a run by the gates and the selection of MANIFEST. Runs and changes nothing."""
-    from dapt_operator.cli.commands.rejudge import judge_again
+    """Apply the gates and the selection of MANIFEST to the recorded numbers of a run. Changes nothing."""
+    from dapt_operator.cli.commands.rejudge import rejudge_run
     from dapt_operator.cli.display.screen import make_console
 
-    make_console().print(judge_again(run_name, manifest, runs_dir))
+    make_console().print(rejudge_run(run_name, manifest, runs_dir))
 
 
 @app.command()
 def lint(
-    manifests: Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="Files to judge.")],
+    manifests: Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="Files to check.")],
     cluster: Annotated[
-        bool, typer.Option("--cluster", help="Judge as the cluster does: files of this machine are refused.")
+        bool, typer.Option("--cluster", help="Check as the cluster does: files of this machine are refused.")
     ] = False,
 ) -> None:
     """Check manifests: every problem at once, with its line and what is accepted. Exits 1 if there is any."""
-    from dapt_operator.cli.commands.lint import lint as judge_all
+    from dapt_operator.cli.commands.lint import lint as check_all
 
-    problems, good = judge_all(manifests, cluster=cluster)
-    for line in good:
+    problems, accepted = check_all(manifests, cluster=cluster)
+    for line in accepted:
         typer.echo(line)
     if problems:
         raise UserError(problems)
@@ -207,9 +207,9 @@ def crd(
         for path in definitions.write(out):
             typer.echo(f"wrote {path}")
         return
-    old = definitions.stale(out)
-    if old:
-        raise UserError([f"{path}: not what the models say; run `dapt crd --out {out}`" for path in old])
+    stale = definitions.stale(out)
+    if stale:
+        raise UserError([f"{path}: differs from the models; run `dapt crd --out {out}`" for path in stale])
     typer.echo(f"{out}: up to date")
 
 
@@ -222,7 +222,7 @@ def operator(
             "-n",
             metavar="NAME",
             envvar="DAPT_NAMESPACES",
-            help="Look after this namespace alone; may be given again. Default: the whole cluster.",
+            help="Watch this namespace only; can be repeated. Default: the whole cluster.",
         ),
     ] = None,
     instance: Annotated[
@@ -230,7 +230,7 @@ def operator(
         typer.Option(
             metavar="NAMESPACE/RELEASE",
             envvar="DAPT_INSTANCE",
-            help="Who this operator is; adaptations of another one are left alone. Default: the lease's namespace"
+            help="Name of this operator; it ignores the adaptations of another one. Default: the lease's namespace"
             " and `dapt`.",
         ),
     ] = None,
@@ -239,36 +239,38 @@ def operator(
         typer.Option(
             metavar="NAME",
             envvar="DAPT_LEASE_NAMESPACE",
-            help="Where the Lease is that lets one operator act. Default: the pod's own namespace.",
+            help="Namespace of the Lease, whose holder alone acts. Default: the pod's own namespace.",
         ),
     ] = None,
     lease_name: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", envvar="DAPT_LEASE_NAME", help="Its name. Default: the instance's release."
+            metavar="NAME",
+            envvar="DAPT_LEASE_NAME",
+            help="Name of the Lease. Default: the instance's release.",
         ),
     ] = None,
     port: Annotated[
-        int, typer.Option(metavar="PORT", envvar="DAPT_PORT", help="Of /healthz, /readyz and /metrics.")
+        int, typer.Option(metavar="PORT", envvar="DAPT_PORT", help="Port of /healthz, /readyz and /metrics.")
     ] = 8080,
     workers: Annotated[
-        int, typer.Option(metavar="N", envvar="DAPT_WORKERS", help="Adaptations worked on at once.")
+        int, typer.Option(metavar="N", envvar="DAPT_WORKERS", help="Adaptations reconciled at once.")
     ] = 8,
     resync_seconds: Annotated[
         float,
         typer.Option(
             metavar="SECONDS",
             envvar="DAPT_RESYNC_SECONDS",
-            help="How often everything is listed anew, in case that a watch went silent.",
+            help="How often everything is listed again, in case a watch went silent.",
         ),
     ] = 60.0,
     log_format: Annotated[
-        str, typer.Option(metavar="json|text", envvar="DAPT_LOG_FORMAT", help="Form of the log lines.")
+        str, typer.Option(metavar="json|text", envvar="DAPT_LOG_FORMAT", help="Format of the log lines.")
     ] = "json",
     log_level: Annotated[
         str,
         typer.Option(
-            metavar="debug|info|warning|error", envvar="DAPT_LOG_LEVEL", help="Least of what is logged."
+            metavar="debug|info|warning|error", envvar="DAPT_LOG_LEVEL", help="Lowest level that is logged."
         ),
     ] = "info",
 ) -> None:
@@ -277,8 +279,9 @@ def operator(
     Exits 0 after SIGTERM, 1 when another operator may act (the Lease was lost).
     """
     from dapt_operator.cli.commands.operator import run as run_operator
+    from dapt_operator.runtime.settings import Options as OperatorOptions
 
-    run_operator(
+    options = OperatorOptions(
         namespaces=namespace or (),
         instance=instance,
         lease_namespace=lease_namespace,
@@ -289,3 +292,4 @@ def operator(
         log_format=log_format,
         log_level=log_level,
     )
+    run_operator(options)

@@ -1,21 +1,21 @@
-"""What a user can get wrong at the command line. One exception, shown as sentences without a traceback."""
+"""Defines the one exception for users' mistakes, shown as sentences without a traceback, and the exit codes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 EXIT_PROBLEM = 1
-"""A manifest, a run or a file needs a person; the sentence on stderr says what for."""
+"""User action is required on a manifest, a run or a file; the sentence on stderr says which."""
 EXIT_USAGE = 2
-"""Unknown command or option, as with any command line."""
+"""The command or an option is unknown, or an option's value is wrong."""
 EXIT_INTERRUPTED = 130
-"""Ctrl-C; the run can be continued."""
+"""Stopped by Ctrl-C; the same command continues the run."""
 EXIT_STOPPED = 143
-"""SIGTERM; the run can be continued."""
+"""Stopped by SIGTERM; the same command continues the run."""
 
 
 class UserError(Exception):
-    """A mistake with its place and the next step.
+    """Reports a user's mistakes, each with its place and the next step.
 
     problems: one sentence each; all of them are shown.
     """

@@ -1,4 +1,4 @@
-"""Folders of local runs: `RUNS/NAME` with status.yaml, report.html, work/ and what the local cluster keeps."""
+"""Finds and reads the folders of local runs: `RUNS/NAME` with status.yaml, report.html, work/ and stored objects."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ LOCK_FILE = ".lock"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run on this machine."""
+    """The folder of one run on this machine."""
 
     path: Path
 
     @property
     def name(self) -> str:
-        """Name of the adaptation, by the folder."""
+        """Name of the adaptation, which is the folder's."""
         return self.path.name
 
     @property
     def work(self) -> Path:
-        """The work volume."""
+        """Folder that stands for the work volume."""
         return self.path / WORK_FOLDER
 
     @property
     def report(self) -> Path:
-        """The page."""
+        """Path of the HTML report."""
         return self.path / REPORT_FILE
 
     @property
     def is_in_use(self) -> bool:
-        """Whether a `dapt run` works in it now."""
+        """Whether a `dapt run` holds the folder's lock now."""
         try:
             with (self.path / LOCK_FILE).open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -53,10 +53,10 @@ class RunFolder:
         return False
 
     def read(self) -> dict[str, Any]:
-        """The resource as status.yaml has it: everything but the spec.
+        """Return the resource as status.yaml has it: everything but the spec.
 
         Raises:
-            UserError: no run here, or the file was damaged.
+            UserError: there is no run here, or the file is damaged.
         """
         path = self.path / STATUS_FILE
         try:
@@ -67,13 +67,13 @@ class RunFolder:
             ) from None
         except (OSError, UnicodeDecodeError, ManifestError) as error:
             raise UserError(f"{path}: cannot be read ({error}); `dapt run` writes it again") from None
-        found = documents[0].data
-        if not isinstance(found, dict):
+        resource = documents[0].data
+        if not isinstance(resource, dict):
             raise UserError(f"{path}: not a status; `dapt run` writes it again")
-        return found
+        return resource
 
     def status(self) -> DomainAdaptationStatus:
-        """The status.
+        """Return the status.
 
         Raises:
             UserError: as `read`.
@@ -88,20 +88,20 @@ class RunFolder:
             ) from None
 
 
-def find_run(wanted: str, runs: Path) -> RunFolder:
-    """The run called `wanted`: a folder, or the name of one below `runs`.
+def find_run(name: str, runs: Path) -> RunFolder:
+    """Return the run of this name below `runs`, or the run in the folder `name`.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such run.
     """
-    for path in (runs / wanted, Path(wanted)):
+    for path in (runs / name, Path(name)):
         if (path / STATUS_FILE).is_file():
             return RunFolder(path)
-    known = ", ".join(run.name for run in all_runs(runs))
-    there = f"there are: {known}" if known else f"there is no run in {runs}"
-    raise UserError(f"no run {wanted!r}; {there}; name one, give its folder, or --runs-dir")
+    names = ", ".join(run.name for run in all_runs(runs))
+    existing = f"there are: {names}" if names else f"there is no run in {runs}"
+    raise UserError(f"no run {name!r}; {existing}; name one, give its folder, or --runs-dir")
 
 
 def all_runs(runs: Path) -> tuple[RunFolder, ...]:
-    """Every run below a folder, by name."""
+    """Return every run below a folder, ordered by name."""
     return tuple(RunFolder(path.parent) for path in sorted(runs.glob(f"*/{STATUS_FILE}")))

@@ -1,4 +1,4 @@
-"""`dapt crd`: the CustomResourceDefinitions as files, and whether those in a folder are fresh."""
+"""`dapt crd` writes the CustomResourceDefinitions, or checks that those in a folder match the models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dapt_operator.cli.errors import UserError
 
 
 def write(folder: Path) -> list[Path]:
-    """Write every definition into `folder`; the paths written.
+    """Write every definition into `folder` and return the paths.
 
     Raises:
         UserError: the folder cannot be written.
@@ -26,7 +26,7 @@ def write(folder: Path) -> list[Path]:
 
 
 def stale(folder: Path) -> list[Path]:
-    """Definitions in `folder` that are missing or differ from the models."""
+    """Return the definitions in `folder` that are missing or differ from the models."""
     return [
         folder / name
         for name, text in render().items()

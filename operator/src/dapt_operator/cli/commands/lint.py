@@ -1,4 +1,4 @@
-"""`dapt lint`: every problem of every file at once."""
+"""`dapt lint` reports every problem of every file at once."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from pathlib import Path
 
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.cli.errors import UserError
-from dapt_operator.cli.inputs.manifests import judge
+from dapt_operator.cli.inputs.manifests import check_file
 from dapt_operator.launchers.render.pod import lifted_restrictions
 
 
 def lint(paths: Sequence[Path], *, cluster: bool = False) -> tuple[list[str], list[str]]:
-    """Problems (for stderr), and `ok` lines and warnings (for stdout), file by file.
+    """Return problems (for stderr), and `ok` lines and warnings (for stdout), file by file.
 
-    cluster: judge as the cluster does, where file:// is refused.
+    cluster: check as the cluster does, where file:// addresses are refused.
     """
     problems: list[str] = []
-    good: list[str] = []
+    accepted: list[str] = []
     for path in paths:
         try:
-            judged = judge(path, local=not cluster)
+            documents = check_file(path, local=not cluster)
         except UserError as error:
             problems += error.problems
             continue
-        for document in judged:
+        for document in documents:
             problems += document.problems
             if document.model is not None:
-                good.append(f"{path}: ok ({document.model.kind} {document.model.metadata.name})")
+                accepted.append(f"{path}: ok ({document.model.kind} {document.model.metadata.name})")
             if isinstance(document.model, AdaptationProfile):
-                good += [f"{path}: warning: {text}" for text in lifted_restrictions(document.model.spec)]
-    return problems, good
+                accepted += [f"{path}: warning: {text}" for text in lifted_restrictions(document.model.spec)]
+    return problems, accepted

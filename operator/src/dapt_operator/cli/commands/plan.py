@@ -1,4 +1,4 @@
-"""`dapt plan`: what a manifest would need. Reads headers and file sizes, asks no network and starts nothing."""
+"""`dapt plan` estimates what a manifest needs. It reads headers and file sizes, uses no network and starts nothing."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from dapt_operator.cli.inputs.model_shape import local_model, parameters_in_name
 from dapt_operator.cli.inputs.source_sizes import BYTES_PER_TOKEN, missing_files, source_size
 from dapt_operator.number_format import count, duration, plural
 from dapt_operator.number_format import size as size_of_bytes
-from dapt_operator.plan.admission import problems as breaches
-from dapt_operator.plan.observed import Wish
-from dapt_operator.plan.sizing.estimate import Estimate, estimate
+from dapt_operator.plan.admission import limit_breaches
+from dapt_operator.plan.observed import DesiredState
+from dapt_operator.plan.sizing.estimate import Estimate, EstimateFacts, estimate
 
 
 @dataclass(frozen=True)
 class SourceTokens:
-    """What is known of one source without reading it."""
+    """The tokens of one source, as far as they are known without reading it."""
 
     field: str
     address: str
@@ -34,44 +34,46 @@ class SourceTokens:
 
 @dataclass(frozen=True)
 class PlanPage:
-    """Lines for stdout, and what would be refused."""
+    """The lines for stdout, and the problems for which a run would be refused."""
 
     lines: tuple[str, ...]
     problems: tuple[str, ...]
 
 
 def plan(request: Request, parameters: float | None = None) -> PlanPage:
-    """The page for one manifest.
+    """Return the page for one manifest.
 
     Args:
         request: manifest and profile.
-        parameters: of the base model, when neither its files nor its name say so.
+        parameters: number of the base model's parameters, when neither its files nor its name give it.
     """
     adaptation = request.adaptation
     profile = request.profile or built_in_profile(adaptation)
     model, how, problems = _model(adaptation, parameters)
     sources = list(_sources(adaptation))
-    found = estimate(
+    estimated = estimate(
         adaptation.spec,
         profile.spec,
-        model,
-        _sum(sources, "domain"),
-        general_tokens=_sum(sources, "general"),
-        instruction_tokens=_sum(sources, "finetuning"),
+        EstimateFacts(
+            model=model,
+            domain_tokens=_sum(sources, "domain"),
+            general_tokens=_sum(sources, "general"),
+            instruction_tokens=_sum(sources, "finetuning"),
+        ),
     )
-    wish = Wish(adaptation.spec, profile.spec, profile.metadata.name)
-    allowed = breaches(wish, adaptation.metadata.namespace or "default")
-    problems += [f"profile {profile.metadata.name}: {breach}" for breach in allowed]
-    problems += [*missing_files(list(sources_of(adaptation))), *found.problems]
+    desired = DesiredState(adaptation.spec, profile.spec, profile.metadata.name)
+    breaches = limit_breaches(desired, adaptation.metadata.namespace or "default")
+    problems += [f"profile {profile.metadata.name}: {breach}" for breach in breaches]
+    problems += [*missing_files(list(sources_of(adaptation))), *estimated.problems]
     lines = [
-        *_head(adaptation, profile, found, how),
+        *_head(adaptation, profile, estimated, how),
         *_data(sources),
-        *_training(found),
-        *_memory(found, profile),
-        *_hours(found, profile),
-        *_section("How it was counted", found.formulas),
-        *_section("Warnings", found.warnings),
-        *_section("To hope for", (found.expectation,) if found.expectation else ()),
+        *_training(estimated),
+        *_memory(estimated, profile),
+        *_hours(estimated, profile),
+        *_section("How it was counted", estimated.formulas),
+        *_section("Warnings", estimated.warnings),
+        *_section("Expected gain", (estimated.expectation,) if estimated.expectation else ()),
     ]
     return PlanPage(tuple(lines), tuple(f"{request.path}: {problem}" for problem in problems))
 
@@ -92,10 +94,10 @@ def _model(
             if parameters is None:
                 return None, "not found", [f"spec.model.source: {problem}" for problem in error.problems]
     if parameters is not None:
-        return typical_model(parameters), f"{count(parameters)} parameters as given, in a usual shape", []
-    named = parameters_in_name(address)
-    if named is not None:
-        return typical_model(named), f"{count(named)} parameters by its name, in a usual shape", []
+        return typical_model(parameters), f"{count(parameters)} parameters as given, in a typical shape", []
+    from_name = parameters_in_name(address)
+    if from_name is not None:
+        return typical_model(from_name), f"{count(from_name)} parameters by its name, in a typical shape", []
     return None, "its size is not in its name: give --parameters (for example 8e9) for memory and hours", []
 
 
@@ -121,21 +123,24 @@ def _corpus_source(field: str, source: Source) -> SourceTokens:
     return SourceTokens(field, source.source, size.tokens, _by_size(True))
 
 
-def _by_size(known: bool) -> str:
-    return f"by file size, {BYTES_PER_TOKEN:g} bytes a token" if known else "unknown until prepared"
+def _by_size(is_local: bool) -> str:
+    return f"by file size, {BYTES_PER_TOKEN:g} bytes a token" if is_local else "unknown until prepared"
 
 
 def _sum(sources: list[SourceTokens], side: str) -> int | None:
-    known = [source.tokens for source in sources if source.field.startswith(side)]
-    return sum(one for one in known if one is not None) if known and None not in known else None
+    tokens = [source.tokens for source in sources if source.field.startswith(side)]
+    # One unknown source makes the whole unknown: a sum of the others would be read as the total.
+    return sum(number for number in tokens if number is not None) if tokens and None not in tokens else None
 
 
-def _head(adaptation: DomainAdaptation, profile: AdaptationProfile, found: Estimate, how: str) -> list[str]:
+def _head(
+    adaptation: DomainAdaptation, profile: AdaptationProfile, estimated: Estimate, how: str
+) -> list[str]:
     unit = ("GPU", "GPUs") if profile.spec.accelerator.kind == "gpu" else ("CPU process", "CPU processes")
     nodes = adaptation.spec.resources.nodes
     return [
         f"{adaptation.metadata.name} on profile {profile.metadata.name}:"
-        f" {plural(nodes, 'node')} with {plural(found.world_size // nodes, *unit)} each",
+        f" {plural(nodes, 'node')} with {plural(estimated.world_size // nodes, *unit)} each",
         f"  model     {adaptation.spec.model.source}: {how}",
     ]
 
@@ -148,70 +153,72 @@ def _data(sources: list[SourceTokens]) -> list[str]:
     return lines
 
 
-def _training(found: Estimate) -> list[str]:
-    assumed = ", assumed until the base model is measured" if found.replay_is_assumed else ""
+def _training(estimated: Estimate) -> list[str]:
+    assumed = ", assumed until the base model is measured" if estimated.replay_is_assumed else ""
     lines = [
         "",
         "Pretraining",
-        f"  method         {found.method}, learning rate {found.learning_rate:g}",
-        f"  replay         {found.replay_fraction:g} of the tokens{assumed}",
+        f"  method         {estimated.method}, learning rate {estimated.learning_rate:g}",
+        f"  replay         {estimated.replay_fraction:g} of the tokens{assumed}",
     ]
-    batch = f"{found.global_batch_size} sequences of {found.sequence_length_tokens:,} tokens"
-    if found.total_tokens is None or found.total_steps is None:
+    batch = f"{estimated.global_batch_size} sequences of {estimated.sequence_length_tokens:,} tokens"
+    if estimated.total_tokens is None or estimated.total_steps is None:
         lines.append(f"  tokens         unknown until prepared; a step is {batch}")
     else:
-        lines.append(f"  tokens         {count(found.total_tokens)}")
+        lines.append(f"  tokens         {count(estimated.total_tokens)}")
         lines.append(
-            f"  steps          {found.total_steps:,} of {batch}, {plural(found.checkpoints or 0, 'checkpoint')}"
+            f"  steps          {estimated.total_steps:,} of {batch}, {plural(estimated.checkpoints or 0, 'checkpoint')}"
         )
-    if found.batch is not None:
-        one = found.batch
-        again = ", activations recomputed" if one.gradient_checkpointing else ""
-        away = f"offload {one.offload}, " if one.offload != "none" else ""
+    if estimated.batch is not None:
+        batch_of_rank = estimated.batch
+        recomputed = ", activations recomputed" if batch_of_rank.gradient_checkpointing else ""
+        offload = f"offload {batch_of_rank.offload}, " if batch_of_rank.offload != "none" else ""
         lines.append(
-            f"  each rank      micro-batch {one.micro_batch_size} x {one.accumulation} accumulated,"
-            f" ZeRO {one.zero_stage}, {away}{one.precision}{again}"
+            f"  each rank      micro-batch {batch_of_rank.micro_batch_size} x {batch_of_rank.accumulation} accumulated,"
+            f" ZeRO {batch_of_rank.zero_stage}, {offload}{batch_of_rank.precision}{recomputed}"
         )
-    if found.trainable_parameters is not None:
-        lines.append(f"  trained        {count(found.trainable_parameters)} parameters")
-    if found.checkpoint_bytes is not None:
-        lines.append(f"  checkpoints    {size_of_bytes(found.checkpoint_bytes)} on the work volume")
+    if estimated.trainable_parameters is not None:
+        lines.append(f"  trained        {count(estimated.trainable_parameters)} parameters")
+    if estimated.checkpoint_bytes is not None:
+        lines.append(f"  checkpoints    {size_of_bytes(estimated.checkpoint_bytes)} on the work volume")
     return lines
 
 
-def _memory(found: Estimate, profile: AdaptationProfile) -> list[str]:
+def _memory(estimated: Estimate, profile: AdaptationProfile) -> list[str]:
     unit = "GPU" if profile.spec.accelerator.kind == "gpu" else "process"
-    if found.memory is None:
+    if estimated.memory is None:
         return ["", f"Memory of one {unit}: unknown without the model's size"]
-    total = f"{size_of_bytes(found.memory.total)} of {size_of_bytes(found.memory_limit_bytes)}"
+    total = f"{size_of_bytes(estimated.memory.total)} of {size_of_bytes(estimated.memory_limit_bytes)}"
     parts = [
         f"  {name.replace('_', ' '):<14} {size_of_bytes(value):>10}"
-        for name, value in asdict(found.memory).items()
+        for name, value in asdict(estimated.memory).items()
         if value
     ]
     return ["", f"Memory of one {unit}: {total}", *parts]
 
 
-def _hours(found: Estimate, profile: AdaptationProfile) -> list[str]:
+def _hours(estimated: Estimate, profile: AdaptationProfile) -> list[str]:
     if profile.spec.accelerator.kind == "cpu":
         return ["", "GPU-hours: 0 (this profile has no GPU)"]
-    if found.gpu_hours is None:
+    if estimated.gpu_hours is None:
         missing = [
-            word
-            for word, absent in (
+            name
+            for name, is_absent in (
                 ("the profile's accelerator.peakTflops", profile.spec.accelerator.peak_tflops is None),
-                ("the model's size", found.trainable_parameters is None),
-                ("the number of tokens", found.total_tokens is None),
+                ("the model's size", estimated.trainable_parameters is None),
+                ("the number of tokens", estimated.total_tokens is None),
             )
-            if absent
+            if is_absent
         ]
         return ["", f"GPU-hours: unknown without {' and '.join(missing)}"]
-    cost = "" if found.cost is None else f", cost {found.cost:,.0f}"
+    cost = "" if estimated.cost is None else f", cost {estimated.cost:,.0f}"
     clock = (
-        "" if found.clock_hours is None else f"; pretraining takes about {duration(found.clock_hours * 3600)}"
+        ""
+        if estimated.clock_hours is None
+        else f"; pretraining takes about {duration(estimated.clock_hours * 3600)}"
     )
-    stages = [f"  {stage.kind:<14} {stage.hours:>10.1f}" for stage in found.stages]
-    return ["", f"GPU-hours: {found.gpu_hours:.1f}{cost}{clock}", *stages]
+    stages = [f"  {stage.kind:<14} {stage.hours:>10.1f}" for stage in estimated.stages]
+    return ["", f"GPU-hours: {estimated.gpu_hours:.1f}{cost}{clock}", *stages]
 
 
 def _section(title: str, sentences: tuple[str, ...]) -> list[str]:

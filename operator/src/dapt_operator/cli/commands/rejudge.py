@@ -1,4 +1,4 @@
-"""`dapt replay`: what the gates of a manifest say of a run's recorded numbers. Nothing runs and nothing is changed."""
+"""`dapt rejudge` applies the gates of a manifest to a run's recorded numbers, and changes nothing."""
 
 from __future__ import annotations
 
@@ -26,22 +26,24 @@ DECISIONS = {
 }
 
 
-def judge_again(run: str, manifest: Path, runs: Path) -> RenderableType:
-    """Candidates with their verdicts, and the decision, by the gates and the selection of `manifest`.
+def rejudge_run(run: str, manifest: Path, runs: Path) -> RenderableType:
+    """Return the candidates with their verdicts, and the decision, by the gates and the selection of `manifest`.
 
     Args:
         run: a local run's name or folder, or a file with the resource as `kubectl get da NAME -o yaml` writes it.
-        manifest: whose gates and selection judge; the run's own, or an edited one for a 'what if'.
+        manifest: its gates and selection apply; the run's own, or an edited one to see what would change.
         runs: folder of local runs.
 
     Raises:
         UserError: a file is wrong, or the run has not measured its base model yet.
     """
-    spec = read_request(manifest, LOCAL_PROFILE_NAME).adaptation.spec  # no profile judges
+    spec = read_request(manifest, LOCAL_PROFILE_NAME).adaptation.spec
     status = _status(run, runs)
     facts = read_facts(status.ledger) if status.ledger is not None else None
     if facts is None or facts.prepare is None or facts.base is None:
-        raise UserError(f"{run}: nothing to judge yet: the base model was not measured")
+        raise UserError(
+            f"{run}: nothing to judge yet, the base model is not measured; try again after the stage baseline"
+        )
     return _page(rejudge(spec, facts, datetime.now(UTC)))
 
 
@@ -52,34 +54,38 @@ def _status(run: str, runs: Path) -> DomainAdaptationStatus:
     stored = data.get("status") if isinstance(data, dict) else None
     if not isinstance(stored, dict):
         raise UserError(
-            f"{run}: no status in it; write one with `kubectl get domainadaptation NAME -o yaml`, or name a local run"
+            f"{run}: has no status; write the file with `kubectl get domainadaptation NAME -o yaml`,"
+            " or name a local run"
         )
     try:
         return DomainAdaptationStatus.model_validate(stored)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{run}: status.{place}: {first['msg']}; take it anew from the cluster") from None
+        raise UserError(f"{run}: status.{place}: {first['msg']}; get it from the cluster again") from None
 
 
-def _page(found: Rejudgement) -> RenderableType:
+def _page(rejudgement: Rejudgement) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for heading in ("candidate", "gain on A", "limit on A", "gates on B"):
         table.add_column(heading, justify="right" if heading == "gain on A" else "left")
-    for one in found.candidates:
-        failed = [verdict.message for verdict in one.verdicts if not verdict.passed]
-        noise = [verdict.message for verdict in one.verdicts if verdict.reason == "WithinNoise"]
+    for candidate in rejudgement.candidates:
+        failed = [verdict.message for verdict in candidate.verdicts if not verdict.passed]
+        noise = [verdict.message for verdict in candidate.verdicts if verdict.reason == "WithinNoise"]
         table.add_row(
-            one.id,
-            f"{one.gain_on_a:.3f}",
-            "pass" if one.passes_on_a else "over",
+            candidate.id,
+            f"{candidate.gain_on_a:.3f}",
+            "pass" if candidate.passes_on_a else "over",
             "; ".join(failed or noise) or "pass",
         )
     stops = [
-        f"attempt {number}: the stop rule fires at reading {place + 1}: {decision.message}"
-        for number, decisions in found.stops
-        for place, decision in enumerate(decisions)
-        if decision.verdict != "Continue" and all(one.verdict == "Continue" for one in decisions[:place])
+        f"attempt {number}: the stop rule fires at reading {index + 1}: {decision.message}"
+        for number, decisions in rejudgement.stops
+        for index, decision in enumerate(decisions)
+        if decision.verdict != "Continue"
+        and all(before.verdict == "Continue" for before in decisions[:index])
     ]
-    decision = DECISIONS[found.decision].format(candidate=found.candidate, reason=found.reason)
+    decision = DECISIONS[rejudgement.decision].format(
+        candidate=rejudgement.candidate, reason=rejudgement.reason
+    )
     return Group(table, Text(), *(Text(line) for line in stops), Text(decision))

@@ -1,4 +1,4 @@
-"""`dapt report`: the HTML page of a run, made again from its status and reports."""
+"""`dapt report` writes the HTML page of a run again, from its status and reports."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dapt_operator.cli.run_folder import all_runs, find_run
 
 
 def rebuild(name: str | None, runs: Path) -> Path:
-    """Write the page of one run; its path.
+    """Write the page of one run and return its path.
 
     Raises:
-        UserError: no such run, or there is nothing to draw yet.
+        UserError: there is no such run, or nothing to draw yet.
     """
     if name is None:
-        found = all_runs(runs)
-        if len(found) != 1:
-            names = ", ".join(run.name for run in found)
+        candidates = all_runs(runs)
+        if len(candidates) != 1:
+            names = ", ".join(run.name for run in candidates)
             raise UserError(
-                f"{len(found)} runs in {runs}{f' ({names})' if names else ''}; name the one to report on"
+                f"{len(candidates)} runs in {runs}{f' ({names})' if names else ''}; name the one to report on"
             )
-        name = str(found[0].path)
+        name = str(candidates[0].path)
     run = find_run(name, runs)
     from dapt_operator.report import build_report
 

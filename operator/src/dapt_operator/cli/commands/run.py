@@ -1,7 +1,7 @@
-"""`dapt run`: one adaptation on this machine, from wherever it stands to its end.
+"""`dapt run` carries one adaptation to its end on this machine, from wherever an earlier run left it.
 
 The loop is the operator's own: reconcile, then wait for a change. What is shown comes from the status and from live
-readings; nothing here decides anything.
+progress; no decision is made here.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ from dapt_operator.launchers import all_states, indexed_job
 from dapt_operator.launchers.launcher import Launcher
 from dapt_operator.number_format import clock as elapsed
 from dapt_operator.number_format import duration
-from dapt_operator.plan.stages.order import kinds
+from dapt_operator.plan.stages.stage_plan import stage_kinds
 from dapt_operator.reconcile import reconcile
 from dapt_operator.stage_run import RunPhase, RunState
 
 _LAUNCHERS: Mapping[str, Launcher] = {"IndexedJob": indexed_job}
-"""Every profile's gang is a Job here: a JobSet's pods are the same, and nothing on this machine reads JobSets."""
+"""Every profile runs as a Job here: a JobSet would have the same pods, and nothing on this machine reads JobSets."""
 RECONCILE_SECONDS = 10.0
-"""At the latest; a change and the plan's own wish come before."""
-LOOK_FOR_SIGNALS_SECONDS = 0.125
-SOONEST_SECONDS = 0.05
-"""Without a change nothing is looked at more often than this."""
+"""Longest time between two reconciles; a change, or the plan's own request to be called again, comes earlier."""
+SIGNAL_CHECK_SECONDS = 0.125
+MIN_RECONCILE_SECONDS = 0.05
+"""Shortest time between two reconciles without a change."""
 AFTER_START_SECONDS = 1.0
-"""After a stage was started, to write down that its processes run."""
+"""Longest wait after a stage was started: the next reconcile records that its processes run."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to run."""
+    """Options of `dapt run`."""
 
     runs: Path
     fresh: bool = False
@@ -59,17 +59,21 @@ class Options:
 
 
 def run(request: Request, options: Options, console: Console) -> int:
-    """Run to the end, a standstill or a signal; the exit code.
+    """Run until the adaptation ends, stalls or a signal arrives, and return the exit code.
 
     Raises:
-        UserError: the run cannot begin, or it ended without a published model.
+        UserError: the run cannot start, or it ended without a published model.
     """
     folder = RunFolder(options.runs / request.adaptation.metadata.name)
-    already = None if options.fresh else _finished(folder)
-    if already is not None and already.reason == PUBLISHED:
-        console.print(f"{folder.name} is finished already: {already.message}", markup=False, highlight=False)
-        wanted = options.with_report and not folder.report.is_file()
-        conclude(folder, folder.status(), console, with_report=wanted)
+    finished = None if options.fresh else _finished(folder)
+    if finished is not None and finished.reason == PUBLISHED:
+        console.print(f"{folder.name} is finished already: {finished.message}", markup=False, highlight=False)
+        conclude(
+            folder,
+            folder.status(),
+            console,
+            with_report=options.with_report and not folder.report.is_file(),
+        )
         return 0
     profile = request.profile or built_in_profile(request.adaptation)
     if options.fresh or not (folder.work / "model").is_dir():
@@ -84,14 +88,14 @@ def run(request: Request, options: Options, console: Console) -> int:
         raise UserError(
             f"{folder.path}: cannot be written ({error.strerror}); give another --runs-dir"
         ) from None
-    begun = time.monotonic()
+    started = time.monotonic()
     with StopFlag(on_second=cluster.kill) as flag:
-        status = _run_in(cluster, kinds(request.adaptation.spec), folder, console, flag)
-        if flag.wanted and not _ended(status):
-            again = f"dapt run {request.path}"
-            console.print(f"stopped; `{again}` goes on where it was", markup=False, highlight=False)
+        status = _run_in(cluster, stage_kinds(request.adaptation.spec), folder, console, flag)
+        if flag.is_set and not _ended(status):
+            command = f"dapt run {request.path}"
+            console.print(f"stopped; `{command}` continues the run", markup=False, highlight=False)
             return flag.exit_code
-    console.print(f"took {duration(time.monotonic() - begun)}", markup=False, highlight=False)
+    console.print(f"took {duration(time.monotonic() - started)}", markup=False, highlight=False)
     conclude(folder, status, console, with_report=options.with_report)
     return 0
 
@@ -99,22 +103,22 @@ def run(request: Request, options: Options, console: Console) -> int:
 def _run_in(
     cluster: LocalCluster, planned: tuple[str, ...], folder: RunFolder, console: Console, flag: StopFlag
 ) -> DomainAdaptationStatus:
-    """Follow the run and leave the cluster with nothing running; the last status."""
+    """Follow the run, leave no process running, and return the last status."""
     try:
         with cluster, screen_for(console) as screen:
             if Snapshot(folder.name, folder.status()).stalled is not None:
-                cluster.ask_again()
+                cluster.renew_retries()
             status = follow(cluster, planned, screen, flag)
-            if flag.wanted and not _ended(status):
-                screen.say("stopping: the running stage saves first (once more to stop at once)")
+            if flag.is_set and not _ended(status):
+                screen.add_line("stopping: the running stage saves first (once more to stop at once)")
         return status
     except LocalRunError as error:
         raise UserError(error.problems) from None
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise UserError(
-            f"{folder.path}: cannot be written: {error.strerror}{where}; make room or correct it, then start the same"
-            " command again: it goes on where it was"
+            f"{folder.path}: cannot be written: {error.strerror}{where}; free space or correct it, then start the same"
+            " command again: it continues the run"
         ) from error
 
 
@@ -125,61 +129,64 @@ def follow(
     flag: StopFlag,
     clock: Callable[[], float] = time.monotonic,
 ) -> DomainAdaptationStatus:
-    """Reconcile until nothing is left to do, a person must act, or a signal comes; the last status."""
-    key, begun = cluster.key, clock()
-    due = begun
-    known = {run.identity.key for run in _failed(cluster)}
-    warned: set[str] = set()
+    """Reconcile until the run ends, user action is required or a signal arrives, and return the last status."""
+    key, started = cluster.key, clock()
+    due = started
+    shown_failures = {run.identity.key for run in _failed(cluster)}
+    shown_warnings: set[str] = set()
     while True:
         moment = clock()
-        if moment >= due and not flag.wanted:  # whoever asked to stop wants nothing started
-            done = reconcile(cluster, key, _LAUNCHERS)
-            wish = RECONCILE_SECONDS if done.requeue_after is None else done.requeue_after
-            latest = AFTER_START_SECONDS if done.apply else RECONCILE_SECONDS
-            due = moment + max(SOONEST_SECONDS, min(wish, latest))
-        world = cluster.observe(key)
-        assert world.resource is not None
-        status = DomainAdaptationStatus.model_validate(world.resource.get("status") or {})
-        readings = {one.run_key: one for one in world.children.progress.values()}
-        shown = Snapshot(key.name, status, planned, readings, datetime.now(UTC), clock() - begun)
+        if moment >= due and not flag.is_set:  # a reconcile would start the next stage after the stop request
+            plan_of_reconcile = reconcile(cluster, key, _LAUNCHERS)
+            requeue_after = plan_of_reconcile.requeue_after
+            requested = RECONCILE_SECONDS if requeue_after is None else requeue_after
+            latest = AFTER_START_SECONDS if plan_of_reconcile.apply else RECONCILE_SECONDS
+            due = moment + max(MIN_RECONCILE_SECONDS, min(requested, latest))
+        observed = cluster.observe(key)
+        resource = observed.resource or {}
+        status = DomainAdaptationStatus.model_validate(resource.get("status") or {})
+        progress = {reported.run_key: reported for reported in observed.children.progress.values()}
+        snapshot = Snapshot(key.name, status, planned, progress, datetime.now(UTC), clock() - started)
         for failed in _failed(cluster):
-            if failed.identity.key not in known:
-                known.add(failed.identity.key)
-                screen.say(f"[{elapsed(clock() - begun)}] {failure_line(failed)}")
+            if failed.identity.key not in shown_failures:
+                shown_failures.add(failed.identity.key)
+                screen.add_line(f"[{elapsed(clock() - started)}] {failure_line(failed)}")
         for warning in status.plan.warnings if status.plan else ():
-            if warning not in warned:
-                warned.add(warning)
-                screen.say(f"warning: {warning}")
-        screen.show(shown)
-        if flag.wanted or _ended(status):
+            if warning not in shown_warnings:
+                shown_warnings.add(warning)
+                screen.add_line(f"warning: {warning}")
+        screen.show(snapshot)
+        if flag.is_set or _ended(status):
             return status
         if _changed(cluster, clock() + min(screen.refresh_seconds, due - clock()), flag, clock):
             due = clock()
 
 
 def _changed(cluster: LocalCluster, until: float, flag: StopFlag, clock: Callable[[], float]) -> bool:
-    """Wait for a change until a moment, or until a signal comes; in short steps, since signals end no wait."""
-    while not flag.wanted and (left := until - clock()) > 0:
-        if cluster.wait_for_change(min(LOOK_FOR_SIGNALS_SECONDS, left)):
+    """Wait until something changes, the time is up or a signal arrives; return whether something changed."""
+    # In short steps: a signal handler sets the flag, but does not end the wait for a change.
+    while not flag.is_set and (left := until - clock()) > 0:
+        if cluster.wait_for_change(min(SIGNAL_CHECK_SECONDS, left)):
             return True
     return False
 
 
 def _failed(cluster: LocalCluster) -> list[RunState]:
-    world = cluster.observe(cluster.key)
-    return [run for run in all_states(world.children, world.now, _LAUNCHERS) if run.phase is RunPhase.FAILED]
+    observed = cluster.observe(cluster.key)
+    states = all_states(observed.children, observed.now, _LAUNCHERS)
+    return [run for run in states if run.phase is RunPhase.FAILED]
 
 
 def failure_line(run: RunState) -> str:
-    """A failed try in one line; the status keeps only the newest."""
+    """Describe a failed run in one line; the status keeps only the newest one."""
     cause = run.cause.value if run.cause else "unknown cause"
-    said = f": {run.message}" if run.message else ""
-    return f"{run.identity.stage}, try {run.identity.try_number}: failed ({cause}){said}"
+    message = f": {run.message}" if run.message else ""
+    return f"{run.identity.stage}, run {run.identity.try_number}: failed ({cause}){message}"
 
 
 def _ended(status: DomainAdaptationStatus) -> bool:
-    shown = Snapshot("", status)
-    return shown.finished is not None or shown.stalled is not None
+    snapshot = Snapshot("", status)
+    return snapshot.finished is not None or snapshot.stalled is not None
 
 
 def _finished(folder: RunFolder) -> Condition | None:
@@ -191,34 +198,35 @@ def _finished(folder: RunFolder) -> Condition | None:
 def _as_stored(
     adaptation: DomainAdaptation, profile: AdaptationProfile
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Both as a cluster would store them; the adaptation names the profile that it gets here."""
-    stored = []
-    for one in (adaptation, profile):
-        stored.append({"apiVersion": one.api_version, "kind": one.kind} | one.to_dict(only_set=True))
-    stored[0]["spec"] = stored[0]["spec"] | {"profile": profile.metadata.name}
-    return stored[0], stored[1]
+    """Return both as a cluster would store them; the adaptation names the profile that it gets here."""
+    stored_adaptation, stored_profile = (
+        {"apiVersion": resource.api_version, "kind": resource.kind} | resource.to_dict(only_set=True)
+        for resource in (adaptation, profile)
+    )
+    stored_adaptation["spec"] = stored_adaptation["spec"] | {"profile": profile.metadata.name}
+    return stored_adaptation, stored_profile
 
 
 def _check_inputs(request: Request) -> None:
-    """What the estimate, the profile's limits and the local files rule out, before anything starts.
+    """Refuse what the estimate, the profile's limits and the local files rule out, before anything starts.
 
-    Once prepare has read everything the files are not needed any more, and the planner judges the rest again.
+    After prepare has read the files they are no longer needed, so a continued run does not check them again.
     """
     if problems := plan(request).problems:
         raise UserError(problems)
 
 
 def _remove(folder: RunFolder) -> None:
-    """Remove a run's folder, and nothing that is not one."""
+    """Remove the folder of a run; refuse any other folder."""
     if not folder.path.exists():
         return
-    known = {STATUS_FILE, "objects", ".lock"}
-    if not any((folder.path / name).exists() for name in known):
+    marks_of_a_run = (STATUS_FILE, "objects", ".lock")
+    if not any((folder.path / name).exists() for name in marks_of_a_run):
         raise UserError(
-            f"{folder.path}: not the folder of a run, so --fresh leaves it alone; give another --runs-dir"
+            f"{folder.path}: not the folder of a run, so --fresh does not remove it; give another --runs-dir"
         )
     if folder.is_in_use:
         raise UserError(
-            f"{folder.path}: a dapt run works in it, so --fresh leaves it alone; stop that one first"
+            f"{folder.path}: a dapt run is using it, so --fresh does not remove it; stop that one first"
         )
     shutil.rmtree(folder.path)

@@ -1,4 +1,4 @@
-"""`dapt status`: all runs in a table, or one with its stages, its conditions and what came out."""
+"""`dapt status` shows all local runs in a table, or one run with its stages, its conditions and its results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.text import Text
 from dapt_operator.api.v1alpha1.conditions import FINISHED, STALLED, find_condition
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.cli.display.live_view import render
-from dapt_operator.cli.display.results import attempts_table, candidates_table, outcome_table, read_outcome
+from dapt_operator.cli.display.results import attempts_table, candidates_table, read_results, results_table
 from dapt_operator.cli.display.stage_rows import Snapshot
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.run_folder import RunFolder
@@ -19,7 +19,7 @@ from dapt_operator.number_format import percent
 
 
 def runs_table(runs: tuple[RunFolder, ...]) -> Table:
-    """One line a run; a run that cannot be read says so in its own line."""
+    """Return one line for each run; a run that cannot be read shows the reason in its line."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for heading in ("NAME", "PHASE", "PROGRESS", "FORGETTING", "GAIN", "SELECTED"):
         table.add_column(heading)
@@ -42,24 +42,24 @@ def runs_table(runs: tuple[RunFolder, ...]) -> Table:
 
 
 def run_overview(run: RunFolder) -> RenderableType:
-    """Stages, why it waits or ended, and the table of results.
+    """Return the stages, the reason why the run waits or ended, and the tables of results.
 
     Raises:
         UserError: the run cannot be read.
     """
     status = run.status()
     started = tuple(dict.fromkeys(stage.kind for stage in status.stages))
-    sentence = standing(status)
+    sentence = reason_of_end(status)
     if not sentence and not run.is_in_use:
         status = _stopped(status)
-        sentence = "not running now; `dapt run` with its manifest goes on where it was"
+        sentence = "not running now; `dapt run` with its manifest continues it"
     parts: list[RenderableType] = [render(Snapshot(run.name, status, started, now=datetime.now(UTC)))]
     if sentence:
         parts += [Text(), Text(sentence)]
     for table in (
         attempts_table(status),
         candidates_table(status),
-        outcome_table(read_outcome(run.work, status)),
+        results_table(read_results(run.work, status)),
     ):
         if table is not None:
             parts += [Text(), table]
@@ -69,7 +69,7 @@ def run_overview(run: RunFolder) -> RenderableType:
 
 
 def _stopped(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
-    """What was running when the local run ended does not run any more."""
+    """Return the status with the stages suspended that were running when `dapt run` ended: their processes are gone."""
     stages = tuple(
         stage.model_copy(update={"state": "Suspended", "start_time": None})
         if stage.state in ("Running", "Pending")
@@ -79,8 +79,8 @@ def _stopped(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
     return status.model_copy(update={"stages": stages})
 
 
-def standing(status: DomainAdaptationStatus) -> str:
-    """Why a person must act or why it ended; empty while it goes on."""
+def reason_of_end(status: DomainAdaptationStatus) -> str:
+    """Return why user action is required or why the run ended; empty while it continues."""
     for type_ in (STALLED, FINISHED):
         condition = find_condition(status.conditions, type_)
         if condition is not None and condition.status == "True":

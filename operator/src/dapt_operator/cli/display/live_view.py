@@ -1,4 +1,4 @@
-"""The live view of `dapt run` in a terminal: a pure function of a snapshot."""
+"""Renders the live view of `dapt run` in a terminal, as a pure function of a snapshot."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BAR_WIDTH = 20
 
 
 def render(snapshot: Snapshot) -> RenderableType:
-    """Stages with their states and times; under the running one its step, speed, loss, perplexities, time left."""
+    """Return the stages with states and times; a running one with its step, speed, loss, perplexities and time left."""
     table = Table.grid(padding=(0, 2))
     for _ in range(3):
         table.add_column(no_wrap=True)
@@ -44,18 +44,18 @@ def render(snapshot: Snapshot) -> RenderableType:
 def _detail(row: StageRow) -> Text:
     if row.progress is None:
         return Text(row.note, style="" if row.state == "Failed" else "dim")
-    return Text(f"{bar(row.progress.fraction)}  {reading(row.progress)}")
+    return Text(f"{bar(row.progress.fraction)}  {progress_line(row.progress)}")
 
 
 def bar(fraction: float) -> str:
-    """A bar of fixed width with its percentage."""
+    """Return a bar of fixed width with its percentage."""
     share = max(0.0, min(1.0, fraction))
-    full = round(share * _BAR_WIDTH)
-    return "█" * full + "░" * (_BAR_WIDTH - full) + f" {100 * share:3.0f} %"
+    filled = round(share * _BAR_WIDTH)
+    return "█" * filled + "░" * (_BAR_WIDTH - filled) + f" {100 * share:3.0f} %"
 
 
-def reading(progress: Progress) -> str:
-    """One live reading in words; what is not known is left out."""
+def progress_line(progress: Progress) -> str:
+    """Return live progress in one line; what is unknown is left out."""
     parts = [progress.activity] if progress.activity else []
     if progress.step is not None and progress.total_steps:
         parts.append(f"step {progress.step}/{progress.total_steps}")

@@ -1,4 +1,4 @@
-"""What came out: base, chosen checkpoint and final model side by side, from the reports on the work volume."""
+"""Shows base, chosen checkpoint and final model side by side, from the reports on the work volume."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.cli.display.stage_rows import Snapshot
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.run_folder import RunFolder
-from dapt_operator.number_format import percent, perplexity, points, with_sign
+from dapt_operator.number_format import percent, perplexity, points
 
 HEADINGS = {"base": "base", "chosen": "chosen", "finetuned": "fine-tuned", "final": "final"}
 _ANSWER_CHARACTERS = 300
@@ -26,19 +26,19 @@ _ANSWER_CHARACTERS = 300
 
 @dataclass(frozen=True)
 class RunResults:
-    """Measures by model name (keys of `HEADINGS`), as far as they are there, and generated answers."""
+    """The measures by model name (keys of `HEADINGS`), as far as they exist, and generated answers."""
 
     measures: tuple[tuple[str, Measure], ...] = ()
     samples: tuple[Sample, ...] = ()
     chosen_id: str | None = None
 
     def measure(self, name: str) -> Measure | None:
-        """The measure of one model."""
+        """Return the measure of one model; None when it was not measured."""
         return dict(self.measures).get(name)
 
 
-def read_outcome(work: Path, status: DomainAdaptationStatus) -> RunResults:
-    """Collect what the finished stages measured; empty when nothing was measured yet."""
+def read_results(work: Path, status: DomainAdaptationStatus) -> RunResults:
+    """Return what the finished stages measured; empty when nothing was measured yet."""
     measures: dict[str, Measure] = {}
     samples: tuple[Sample, ...] = ()
     for kind in ("baseline", "evaluate", "verify"):
@@ -49,7 +49,7 @@ def read_outcome(work: Path, status: DomainAdaptationStatus) -> RunResults:
                 if status.selected is None or report.facts.candidate == status.selected.id:
                     measures["chosen"] = report.facts.measure
             elif isinstance(report, VerifyReport):
-                measures |= {one.name: one.measure for one in report.measures if one.name in HEADINGS}
+                measures |= {named.name: named.measure for named in report.measures if named.name in HEADINGS}
                 measures.setdefault("final", report.facts.final)
                 samples = report.samples
     ordered = tuple((name, measures[name]) for name in HEADINGS if name in measures)
@@ -58,29 +58,29 @@ def read_outcome(work: Path, status: DomainAdaptationStatus) -> RunResults:
 
 def _reports(work: Path, kind: str) -> list[object]:
     folders = sorted({path.parent.parent for path in work.glob(f"stages/{kind}*/try-*/report.json")})
-    found = [find_report(work, str(folder.relative_to(work)), kind) for folder in folders]
-    return [report for report in found if report is not None]
+    reports = (find_report(work, str(folder.relative_to(work)), kind) for folder in folders)
+    return [report for report in reports if report is not None]
 
 
-def outcome_table(outcome: RunResults) -> Table | None:
-    """Perplexities, bits per byte and scores of each model; None when nothing was measured."""
-    base = outcome.measure("base")
+def results_table(results: RunResults) -> Table | None:
+    """Return perplexities, bits per byte and scores of each model; None when nothing was measured."""
+    base = results.measure("base")
     if base is None:
         return None
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("")
-    for name, _ in outcome.measures:
-        heading = f"chosen {outcome.chosen_id}" if name == "chosen" and outcome.chosen_id else HEADINGS[name]
+    for name, _ in results.measures:
+        heading = f"chosen {results.chosen_id}" if name == "chosen" and results.chosen_id else HEADINGS[name]
         table.add_column(heading, justify="right")
     for side in ("domain", "general"):
-        table.add_row(f"{side} perplexity", *(_perplexity_cell(base, m, side) for _, m in outcome.measures))
+        table.add_row(f"{side} perplexity", *(_perplexity_cell(base, m, side) for _, m in results.measures))
         table.add_row(
             f"{side} bits per byte",
-            *(f"{getattr(m, side).both.bits_per_byte:.3f}" for _, m in outcome.measures),
+            *(f"{getattr(m, side).both.bits_per_byte:.3f}" for _, m in results.measures),
         )
     for score in base.scores:
         label = f"{score.side} {score.kind} {score.name} ({score.items})"
-        table.add_row(label, *(_score_cell(_same(m, score)) for _, m in outcome.measures))
+        table.add_row(label, *(_score_cell(_same(m, score)) for _, m in results.measures))
     return table
 
 
@@ -90,57 +90,59 @@ def _perplexity_cell(base: Measure, measure: Measure, side: str) -> str:
     return perplexity(value) + ("" if measure is base else f" ({percent(value / reference - 1)})")
 
 
-def _same(measure: Measure, wanted: Score) -> Score | None:
-    key = (wanted.side, wanted.kind, wanted.name)
+def _same(measure: Measure, base_score: Score) -> Score | None:
+    key = (base_score.side, base_score.kind, base_score.name)
     return next((score for score in measure.scores if (score.side, score.kind, score.name) == key), None)
 
 
 def _score_cell(score: Score | None) -> str:
-    """`41.0 ± 2.2`, and against the base `(+5.5 ± 1.9)` in points, paired."""
+    """Return `41.0 ± 2.2`, and the paired difference to the base model in points, `(+5.5 ± 1.9)`."""
     if score is None:
         return "–"
-    cell = f"{points(score.score)} ± {points(score.standard_error)}"
+    cell = points(score.score, score.standard_error)
     if score.difference is None or score.difference_standard_error is None:
         return cell
-    return f"{cell} ({with_sign(100 * score.difference)} ± {points(score.difference_standard_error)})"
+    return f"{cell} ({points(score.difference, score.difference_standard_error, signed=True)})"
 
 
 def attempts_table(status: DomainAdaptationStatus) -> Table | None:
-    """The attempts with what ended each; None while there is only one."""
+    """Return the attempts with the reason that ended each; None while there is only one."""
     if len(status.attempts) < 2:
         return None
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for heading in ("attempt", "learning rate", "replay", "started from", "ended by", ""):
         table.add_column(heading, justify="right" if heading in ("learning rate", "replay") else "left")
-    for one in status.attempts:
+    for attempt in status.attempts:
         table.add_row(
-            str(one.number),
-            "–" if one.learning_rate is None else f"{one.learning_rate:.3g}",
-            "–" if one.replay_fraction is None else f"{100 * one.replay_fraction:.1f} %",
-            one.start or "base model",
-            one.ended_by or "running",
-            one.reason or "",
+            str(attempt.number),
+            "–" if attempt.learning_rate is None else f"{attempt.learning_rate:.3g}",
+            percent(attempt.replay_fraction, signed=False),
+            attempt.start or "base model",
+            attempt.ended_by or "running",
+            attempt.reason or "",
         )
     return table
 
 
 def candidates_table(status: DomainAdaptationStatus) -> Table | None:
-    """The checkpoints with what was measured of each; None before there is any."""
+    """Return the candidates with what was measured of each; None before there is any."""
     if not status.candidates:
         return None
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for heading in ("candidate", "domain perplexity", "general perplexity", "forgetting", "gain", "gates"):
         table.add_column(heading, justify="left" if heading in ("candidate", "gates") else "right")
-    for one in status.candidates:
-        verdict = "–" if one.passes is None else "pass" if one.passes else one.message or "breached"
-        if status.selected is not None and one.id == status.selected.id:
+    for candidate in status.candidates:
+        passes = candidate.passes
+        verdict = "–" if passes is None else "pass" if passes else candidate.message or "breached"
+        if status.selected is not None and candidate.id == status.selected.id:
             verdict += ", selected"
         table.add_row(
-            one.id,
-            f"{perplexity(one.domain_perplexity)} ({percent(_negative(one.domain_perplexity_decrease))})",
-            perplexity(one.general_perplexity),
-            percent(one.forgetting),
-            "–" if one.gain is None else f"{one.gain:.3f}",
+            candidate.id,
+            f"{perplexity(candidate.domain_perplexity)}"
+            f" ({percent(_negative(candidate.domain_perplexity_decrease))})",
+            perplexity(candidate.general_perplexity),
+            percent(candidate.forgetting),
+            "–" if candidate.gain is None else f"{candidate.gain:.3f}",
             verdict,
         )
     return table
@@ -175,36 +177,36 @@ def _one_line(text: str) -> str:
 def conclude(
     folder: RunFolder, status: DomainAdaptationStatus, console: Console, *, with_report: bool
 ) -> None:
-    """Show what came out, and write the page if it is asked for.
+    """Show the results, and write the page if requested.
 
     Raises:
         UserError: the model was not published; the sentence says why and what to do.
     """
 
-    def say(line: str) -> None:
+    def show(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    outcome = read_outcome(folder.work, status)
-    for table in (candidates_table(status), outcome_table(outcome)):
+    results = read_results(folder.work, status)
+    for table in (candidates_table(status), results_table(results)):
         if table is not None:
             console.print()
             console.print(table)
-    for line in ["", *sample_lines(outcome)] if outcome.samples else []:
-        say(line)
+    for line in ["", *sample_lines(results)] if results.samples else []:
+        show(line)
     console.print()
     if with_report:
         _build_page(folder, console)
     if folder.report.is_file():
-        say(f"report: {folder.report}")
-    shown = Snapshot(folder.name, status)
-    if shown.finished is None or shown.finished.reason != PUBLISHED:
-        raise UserError(_why(folder, shown))
+        show(f"report: {folder.report}")
+    snapshot = Snapshot(folder.name, status)
+    if snapshot.finished is None or snapshot.finished.reason != PUBLISHED:
+        raise UserError(_why(folder, snapshot))
     if status.output is not None and status.output.destination is not None:
-        say(f"model:  {status.output.destination.removeprefix('file://')}")
+        show(f"model:  {status.output.destination.removeprefix('file://')}")
 
 
 def _build_page(folder: RunFolder, console: Console) -> None:
-    """Write the report; a page that cannot be drawn does not undo a run."""
+    """Write the report; a page that cannot be drawn does not fail the run."""
     from dapt_operator.report import ReportError, build_report
 
     try:
@@ -213,9 +215,9 @@ def _build_page(folder: RunFolder, console: Console) -> None:
         console.print(f"no report: {error}", markup=False, highlight=False, style="yellow")
 
 
-def _why(folder: RunFolder, shown: Snapshot) -> str:
-    condition = shown.stalled or shown.finished
+def _why(folder: RunFolder, snapshot: Snapshot) -> str:
+    condition = snapshot.stalled or snapshot.finished
     logs = f"(logs: {folder.path / 'logs'})"
     if condition is None:
-        return f"{folder.name}: it ended without a word {logs}"
+        return f"{folder.name}: the run ended without a condition that says why {logs}"
     return f"{folder.name}: {condition.message} {logs}"

@@ -1,4 +1,4 @@
-"""Where a run is shown: one live view in a terminal, a line for each change elsewhere."""
+"""Shows a run: one live view in a terminal, a line for each change elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 
 from dapt_contract.progress import Progress
-from dapt_operator.cli.display.live_view import reading, render
+from dapt_operator.cli.display.live_view import progress_line, render
 from dapt_operator.cli.display.stage_rows import Snapshot, StageRow, stage_rows
 from dapt_operator.number_format import clock, duration
 
@@ -20,7 +20,7 @@ class Screen(Protocol):
     """Shows snapshots between enter and exit."""
 
     refresh_seconds: float
-    """How often a new snapshot is worth showing."""
+    """Time between two snapshots."""
 
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -28,16 +28,16 @@ class Screen(Protocol):
     ) -> None: ...
 
     def show(self, snapshot: Snapshot) -> None:
-        """Show one moment."""
+        """Show one snapshot."""
         ...
 
-    def say(self, line: str) -> None:
-        """Show a line that stays."""
+    def add_line(self, line: str) -> None:
+        """Show a line that is not replaced."""
         ...
 
 
 class LiveScreen:
-    """One view that is drawn anew."""
+    """Redraws one view in place."""
 
     refresh_seconds = 0.5
 
@@ -55,16 +55,16 @@ class LiveScreen:
         self._live.stop()
 
     def show(self, snapshot: Snapshot) -> None:
-        """Replace what is shown."""
+        """Replace the view."""
         self._live.update(render(snapshot), refresh=True)
 
-    def say(self, line: str) -> None:
+    def add_line(self, line: str) -> None:
         """Print above the view."""
         self._console.print(line, markup=False, highlight=False)
 
 
 class PlainScreen:
-    """Lines for logs and pipes; each is flushed."""
+    """Prints lines for logs and pipes, each flushed."""
 
     refresh_seconds = 1.0
 
@@ -80,76 +80,76 @@ class PlainScreen:
         return
 
     def show(self, snapshot: Snapshot) -> None:
-        """Print what is new."""
+        """Print what changed since the last snapshot."""
         for line in self._log.lines(snapshot):
-            self.say(line)
+            self.add_line(line)
 
-    def say(self, line: str) -> None:
+    def add_line(self, line: str) -> None:
         """Print one line."""
         print(line, flush=True)
 
 
 def make_console() -> Console:
-    """stdout; wide enough for a table where it is not a terminal, since nobody knows the reader's width."""
+    """Return stdout, wide enough for a table where it is not a terminal: the reader's width is unknown there."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
 
 
 def screen_for(console: Console) -> Screen:
-    """A live view when the console is a terminal."""
+    """Return a live view for a terminal, else plain lines."""
     return LiveScreen(console) if console.is_terminal else PlainScreen()
 
 
-_WORDS = {
+_STATE_TEXTS = {
     "Waiting": "starting",
     "Running": "running",
     "Succeeded": "done",
     "Suspended": "suspended",
 }
 STEPS_BETWEEN_LINES_FRACTION = 0.05
-"""A training stage gets a line at least this share of its work after the line before."""
+"""Share of a stage's work between two lines about its progress."""
 
 
 class PlainLog:
-    """Remembers what was said, so that each change is said once."""
+    """Remembers what was printed, so that each change is printed once."""
 
     def __init__(self) -> None:
         self._rows: dict[str, StageRow] = {}
-        self._said: dict[str, Progress] = {}
+        self._printed: dict[str, Progress] = {}
 
     def lines(self, snapshot: Snapshot) -> list[str]:
-        """What is new since the last call."""
-        found: list[str] = []
+        """Return what is new since the last call."""
+        changes: list[str] = []
         for row in stage_rows(snapshot):
             before = self._rows.get(row.title)
             self._rows[row.title] = row
-            if row.state in (
-                "Pending",
-                "Failed",
-            ):  # a failure is said by the run itself, whichever try it was
+            # `dapt run` prints each failure itself: the status keeps only the newest run of a stage.
+            if row.state in ("Pending", "Failed"):
                 continue
             if before is None or before.state != row.state:
-                found.append(_change(row))
+                changes.append(_change(row))
             if row.progress is not None and self._is_news(row.title, row.progress):
-                self._said[row.title] = row.progress
-                found.append(f"{row.title}: {100 * row.progress.fraction:.0f} % · {reading(row.progress)}")
+                self._printed[row.title] = row.progress
+                changes.append(
+                    f"{row.title}: {100 * row.progress.fraction:.0f} % · {progress_line(row.progress)}"
+                )
         stamp = clock(snapshot.elapsed_seconds or 0.0)
-        return [f"[{stamp}] {line}" for line in found]
+        return [f"[{stamp}] {line}" for line in changes]
 
     def _is_news(self, title: str, progress: Progress) -> bool:
-        said = self._said.get(title)
-        if said is None:
+        printed = self._printed.get(title)
+        if printed is None:
             return bool(progress.activity or progress.step)
         return (
-            progress.activity != said.activity
-            or progress.domain_perplexity != said.domain_perplexity
-            or progress.general_perplexity != said.general_perplexity
-            or progress.fraction - said.fraction >= STEPS_BETWEEN_LINES_FRACTION
+            progress.activity != printed.activity
+            or progress.domain_perplexity != printed.domain_perplexity
+            or progress.general_perplexity != printed.general_perplexity
+            or progress.fraction - printed.fraction >= STEPS_BETWEEN_LINES_FRACTION
         )
 
 
 def _change(row: StageRow) -> str:
-    line = f"{row.title}: {_WORDS[row.state]}"
+    line = f"{row.title}: {_STATE_TEXTS[row.state]}"
     if row.state == "Succeeded" and row.seconds is not None:
         line += f" in {duration(row.seconds)}"
     return line + (f": {row.note}" if row.note and row.state != "Running" else "")

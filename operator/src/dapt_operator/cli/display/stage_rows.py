@@ -1,4 +1,4 @@
-"""What both live views show: status and live readings of one moment, brought into rows. Pure."""
+"""Turns the status and live progress of one moment into the rows that both views show. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datetime import datetime
 from dapt_contract.base import Contract
 from dapt_contract.measure import Measure
 from dapt_contract.progress import Progress
+from dapt_contract.stages import KINDS
 from dapt_contract.stages.align import AlignFacts
 from dapt_contract.stages.baseline import BaselineFacts
 from dapt_contract.stages.blend import BlendFacts
@@ -21,9 +22,8 @@ from dapt_contract.stages.verify import VerifyFacts
 from dapt_operator.api.v1alpha1.conditions import FINISHED, STALLED, find_condition
 from dapt_operator.api.v1alpha1.status import Condition, DomainAdaptationStatus, StageStatus
 from dapt_operator.number_format import count, perplexity, plural, size
-from dapt_operator.plan.ledger.records import facts_of, find
 
-CHAIN = ("prepare", "baseline", "pretrain", "blend", "evaluate", "finetune", "align", "verify", "publish")
+CHAIN = tuple(KINDS)
 """Kinds of stages in the order in which they run."""
 _OF_MANY = "evaluate "
 _SHOWN_OF_MANY = 3
@@ -31,16 +31,16 @@ _SHOWN_OF_MANY = 3
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One moment of one adaptation."""
+    """The status and live progress of one adaptation at one moment."""
 
     name: str
     status: DomainAdaptationStatus
     kinds: tuple[str, ...] = CHAIN
     """Kinds of stages that this adaptation will have."""
     progress: Mapping[str, Progress] = field(default_factory=dict)
-    """Live readings by run key."""
+    """Live progress by run key."""
     now: datetime | None = None
-    """Aware; for the time that a running stage has taken."""
+    """Time zone aware; for the time that a running stage has taken."""
     elapsed_seconds: float | None = None
     """Since this command was started; None when nothing runs."""
 
@@ -68,7 +68,7 @@ class StageRow:
 
 
 def stage_rows(snapshot: Snapshot) -> tuple[StageRow, ...]:
-    """Started stages in their order, newest try of each, then what is still to come."""
+    """Return the started stages in order, the newest run of each, then the stages still to come."""
     newest: dict[tuple[str, int, str | None], StageStatus] = {}
     for stage in snapshot.status.stages:
         key = (stage.kind, stage.attempt, stage.candidate)
@@ -85,23 +85,23 @@ def stage_rows(snapshot: Snapshot) -> tuple[StageRow, ...]:
 
 
 def folded(rows: tuple[StageRow, ...]) -> tuple[StageRow, ...]:
-    """The rows with many finished evaluations brought into one, so that a screen has room for what runs."""
+    """Return the rows with many finished evaluations merged into one, so that running stages fit on the screen."""
     done = [row for row in rows if row.title.startswith(_OF_MANY) and row.state == "Succeeded"]
     if len(done) <= _SHOWN_OF_MANY:
         return rows
     seconds = sum(row.seconds or 0.0 for row in done)
-    one = StageRow(title=f"{_OF_MANY}{len(done)} candidates", state="Succeeded", seconds=seconds)
-    return tuple(one if row is done[0] else row for row in rows if row is done[0] or row not in done)
+    merged = StageRow(title=f"{_OF_MANY}{len(done)} candidates", state="Succeeded", seconds=seconds)
+    return tuple(merged if row is done[0] else row for row in rows if row is done[0] or row not in done)
 
 
 def stage_title(stage: StageStatus) -> str:
-    """`pretrain`, `evaluate a1-s24`, `pretrain (attempt 2)`, with the try from the second one on."""
+    """Return `pretrain`, `evaluate a1-s24` or `pretrain (attempt 2)`, with the number of the run from the second on."""
     title = stage.kind
     if stage.candidate:
         title += f" {stage.candidate}"
     elif stage.attempt > 1:
         title += f" (attempt {stage.attempt})"
-    return title + (f", try {stage.try_number}" if stage.try_number > 1 else "")
+    return title + (f", run {stage.try_number}" if stage.try_number > 1 else "")
 
 
 def _row(stage: StageStatus, snapshot: Snapshot) -> StageRow:
@@ -130,16 +130,16 @@ def _when_true(status: DomainAdaptationStatus, type_: str) -> Condition | None:
 
 
 def stage_note(status: DomainAdaptationStatus, stage: StageStatus) -> str:
-    """What a stage came to; its own message when it has one, empty when nothing is known."""
+    """Return a stage's result in one sentence: its message if it has one, empty when nothing is known."""
     if stage.message or status.ledger is None:
         return stage.message or ""
-    record = find(status.ledger, stage.name, stage.attempt, stage.candidate)
-    facts = facts_of(record) if record is not None and record.state == "Succeeded" else None
+    record = status.ledger.find(stage.name, stage.attempt, stage.candidate)
+    facts = record.parsed_facts() if record is not None and record.has_succeeded else None
     return "" if facts is None else facts_note(facts)
 
 
 def facts_note(facts: Contract) -> str:
-    """The sentence for one kind of facts."""
+    """Return the sentence for one kind of facts."""
     match facts:
         case PrepareFacts():
             held_out = sum(source.held_out_tokens for source in facts.sources)

@@ -1,4 +1,4 @@
-"""What this machine offers, for the built-in profile `local`. No torch: nvidia-smi and the operating system know."""
+"""Reads this machine's GPUs and memory for the built-in profile `local`, without torch: from nvidia-smi and psutil."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_PROCESSES = 4
 
 
 def gpus() -> list[float]:
-    """Memory of each usable GPU in GiB; empty without any, or when CUDA_VISIBLE_DEVICES hides them."""
+    """Return the memory of each usable GPU in GiB; empty without GPUs, or when CUDA_VISIBLE_DEVICES hides them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1"):
         return []
@@ -27,11 +27,15 @@ def gpus() -> list[float]:
         memory = [float(line) / 1024 for line in answer.split()]
     except (OSError, subprocess.SubprocessError, ValueError):
         return []
-    return memory if visible is None else memory[: len([one for one in visible.split(",") if one.strip()])]
+    return (
+        memory
+        if visible is None
+        else memory[: len([device for device in visible.split(",") if device.strip()])]
+    )
 
 
 def built_in_profile(adaptation: DomainAdaptation) -> AdaptationProfile:
-    """The profile `local`: the GPUs when there are any, else as many CPU processes as the manifest asks for."""
+    """Return the profile `local`: this machine's GPUs, else as many CPU processes as the manifest asks for."""
     memory = gpus()
     if memory:
         return local_profile(len(memory), min(memory), "gpu")

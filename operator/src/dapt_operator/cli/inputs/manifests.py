@@ -1,4 +1,4 @@
-"""From a file on disk to a checked adaptation with its profile.
+"""Reads a file into a checked adaptation with its profile.
 
 A file may hold several documents. Paths after `file://` that do not begin with `/` are taken from the folder of
 their manifest, so that a manifest means the same wherever `dapt` is started.
@@ -19,13 +19,13 @@ from dapt_operator.api.validation.yaml_source import ManifestError, YamlDocument
 from dapt_operator.cli.errors import UserError
 
 FILE_SCHEME = "file://"
-_PLACES = ("source", "destination")
+_ADDRESS_FIELDS = ("source", "destination")
 """Fields whose value may be a file:// address."""
 
 
 @dataclass(frozen=True)
 class CheckedDocument:
-    """One document with what was found: no problem means that `model` is there."""
+    """One document with its problems; without a problem `model` is set."""
 
     path: Path
     model: DomainAdaptation | AdaptationProfile | None
@@ -35,7 +35,7 @@ class CheckedDocument:
 
 @dataclass(frozen=True)
 class Request:
-    """What `run` and `plan` start from."""
+    """The adaptation and the profile that `run` and `plan` start from."""
 
     path: Path
     adaptation: DomainAdaptation
@@ -45,10 +45,10 @@ class Request:
 
 
 def read_documents(path: Path) -> list[YamlDocument]:
-    """The documents of a manifest.
+    """Return the documents of a manifest.
 
     Raises:
-        UserError: the file is not there, not readable or not YAML.
+        UserError: the file is missing, not readable or not YAML.
     """
     if path.is_dir():
         raise UserError(f"{path}: a folder; give the manifest itself")
@@ -64,90 +64,96 @@ def read_documents(path: Path) -> list[YamlDocument]:
         raise UserError(str(error)) from None
 
 
-def judge(path: Path, *, local: bool = True) -> list[CheckedDocument]:
-    """Every document of a file with all its problems.
+def check_file(path: Path, *, local: bool = True) -> list[CheckedDocument]:
+    """Return every document of a file with all its problems.
 
     Raises:
         UserError: as `read_documents`.
     """
-    return [_judge(path, document, local=local) for document in read_documents(path)]
+    return [_check_document(path, document, local=local) for document in read_documents(path)]
 
 
-def _judge(path: Path, document: YamlDocument, *, local: bool) -> CheckedDocument:
+def _check_document(path: Path, document: YamlDocument, *, local: bool) -> CheckedDocument:
     model, problems = check(document, local=local)
-    if model is not None:  # only now, so that problems show what is written
+    if model is not None:
+        # Addresses become absolute only after the first check, so that problems show what the user wrote.
         model, problems = check(YamlDocument(absolute(document.data, path), document.lines), local=local)
     return CheckedDocument(path, model, tuple(f"{path}: {problem}" for problem in problems))
 
 
 def read_request(manifest: Path, profile: str | None) -> Request:
-    """The one adaptation of `manifest` with the profile that it gets.
+    """Return the one adaptation of `manifest` with its profile.
 
     Args:
-        manifest: file with one DomainAdaptation, and profiles beside it if wanted.
+        manifest: file with one DomainAdaptation and, optionally, profiles.
         profile: file with profiles; `local` for the built-in one; None: one of the manifest's own file.
 
     Raises:
-        UserError: everything that is wrong with the files, at once.
+        UserError: every problem of the files, at once.
     """
-    judged = judge(manifest)
-    from_file = profile is not None and profile != LOCAL_PROFILE_NAME
-    also = judge(Path(profile)) if from_file and profile is not None else []
-    problems = [problem for document in (*judged, *also) for problem in document.problems]
-    adaptations = [one.model for one in judged if isinstance(one.model, DomainAdaptation)]
-    unreadable = any(one.model is None for one in judged)
+    documents = check_file(manifest)
+    has_profile_file = profile is not None and profile != LOCAL_PROFILE_NAME
+    profile_documents = check_file(Path(profile)) if has_profile_file and profile is not None else []
+    problems = [problem for document in (*documents, *profile_documents) for problem in document.problems]
+    adaptations = [document.model for document in documents if isinstance(document.model, DomainAdaptation)]
+    has_unreadable = any(document.model is None for document in documents)
     if len(adaptations) > 1:
-        names = ", ".join(one.metadata.name for one in adaptations)
+        names = ", ".join(adaptation.metadata.name for adaptation in adaptations)
         problems.append(
-            f"{manifest}: {len(adaptations)} adaptations ({names}); one is run at a time: one file each"
+            f"{manifest}: {len(adaptations)} adaptations ({names}); a run takes one, put each into a file of its own"
         )
-    if not adaptations and not unreadable:
+    if not adaptations and not has_unreadable:
         problems.append(
-            f"{manifest}: no DomainAdaptation in it, only profiles; give the manifest of the adaptation"
+            f"{manifest}: has profiles but no DomainAdaptation; give the manifest of the adaptation"
         )
-    if from_file and not any(isinstance(one.model, AdaptationProfile) for one in also) and not problems:
-        problems.append(f"{profile}: no AdaptationProfile in it; give a file with one, or `-p local`")
+    profiles = [
+        document.model
+        for document in (profile_documents if has_profile_file else documents)
+        if isinstance(document.model, AdaptationProfile)
+    ]
+    if has_profile_file and not profiles and not problems:
+        problems.append(f"{profile}: has no AdaptationProfile; give a file with one, or `-p local`")
     if problems:
         raise UserError(problems)
     adaptation = adaptations[0]
     if profile == LOCAL_PROFILE_NAME:
         return Request(manifest, adaptation, None)
-    offered = [
-        one.model for one in (also if from_file else judged) if isinstance(one.model, AdaptationProfile)
-    ]
-    return Request(manifest, adaptation, _choose(offered, adaptation, manifest))
+    return Request(manifest, adaptation, _choose(profiles, adaptation, manifest))
 
 
 def _choose(
-    offered: list[AdaptationProfile], adaptation: DomainAdaptation, manifest: Path
+    profiles: list[AdaptationProfile], adaptation: DomainAdaptation, manifest: Path
 ) -> AdaptationProfile | None:
-    wanted = adaptation.spec.profile
-    named = [one for one in offered if one.metadata.name == wanted]
-    if named:
-        return named[0]
-    names = ", ".join(one.metadata.name for one in offered)
-    if wanted is None:
-        marked = [one for one in offered if one.is_default] or offered
-        if len(marked) > 1:
+    profile_name = adaptation.spec.profile
+    matching = [profile for profile in profiles if profile.metadata.name == profile_name]
+    if matching:
+        return matching[0]
+    names = ", ".join(profile.metadata.name for profile in profiles)
+    if profile_name is None:
+        defaults = [profile for profile in profiles if profile.is_default] or profiles
+        if len(defaults) > 1:
             raise UserError(
                 f"{manifest}: spec.profile is left out and there are several profiles ({names}); name one"
             )
-        return marked[0] if marked else None
-    if wanted == LOCAL_PROFILE_NAME:
+        return defaults[0] if defaults else None
+    if profile_name == LOCAL_PROFILE_NAME:
         return None
-    if offered:
-        raise UserError(f"{manifest}: spec.profile: {wanted!r} is not among the profiles at hand ({names})")
+    if profiles:
+        raise UserError(
+            f"{manifest}: spec.profile: {profile_name!r} is not among the given profiles ({names});"
+            " name one of them"
+        )
     raise UserError(
-        f"{manifest}: spec.profile: {wanted!r} is not in this file; give its file with -p FILE,"
+        f"{manifest}: spec.profile: {profile_name!r} is not in this file; give its file with -p FILE,"
         " or -p local for this machine's own profile"
     )
 
 
 def absolute(value: Any, manifest: Path) -> Any:
-    """A copy of a document in which relative `file://` addresses are absolute."""
+    """Return a copy of a document with relative `file://` addresses made absolute."""
     if isinstance(value, dict):
         return {
-            key: _address(item, manifest) if key in _PLACES else absolute(item, manifest)
+            key: _address(item, manifest) if key in _ADDRESS_FIELDS else absolute(item, manifest)
             for key, item in value.items()
         }
     if isinstance(value, list):
@@ -166,7 +172,7 @@ def _address(value: Any, manifest: Path) -> Any:
 
 
 def sources_of(adaptation: DomainAdaptation) -> Iterator[tuple[str, str]]:
-    """(field, address) of everything that the adaptation reads, model first."""
+    """Yield (field, address) of everything that the adaptation reads, the model first."""
     spec = adaptation.spec
     yield "spec.model.source", spec.model.source
     for side in ("domain", "general"):

@@ -1,4 +1,4 @@
-"""How much text local sources hold, by the size of their files: cheap, and only an estimate."""
+"""Estimates how much text local sources hold from the size of their files, without reading them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pathlib import Path
 from dapt_operator.cli.inputs.manifests import FILE_SCHEME
 
 BYTES_PER_TOKEN = 4.0
-"""Of English text under today's vocabularies; other languages and code need more tokens for the same bytes."""
+"""For English text and today's vocabularies; other languages and code need more tokens for the same bytes."""
 COMPRESSION = {".gz": 3.0, ".zst": 3.5, ".parquet": 2.5}
-"""Usual factors from packed to plain text."""
-KNOWN = {".jsonl", ".ndjson", ".json", ".parquet", ".txt", ".text", ".md"}
-"""Endings of files that prepare reads."""
+"""Typical factors from compressed to plain text."""
+TEXT_SUFFIXES = {".jsonl", ".ndjson", ".json", ".parquet", ".txt", ".text", ".md"}
+"""Suffixes of the files that prepare reads."""
 
 
 @dataclass(frozen=True)
 class SourceSize:
-    """Files behind one `file://` address."""
+    """Number and size of the files behind one `file://` address."""
 
     files: int
     size_bytes: int
     text_bytes: float
-    """After unpacking, by the usual factors."""
+    """After decompression, by the typical factors."""
 
     @property
     def tokens(self) -> int:
@@ -32,7 +32,7 @@ class SourceSize:
 
 
 def local_files(address: str) -> tuple[Path, ...]:
-    """The files behind a `file://` address with wildcards; a folder stands for the files of known form below it."""
+    """Return the files behind a `file://` address with wildcards; a folder stands for all files below it."""
     pattern = address.removeprefix(FILE_SCHEME)
     if Path(pattern).is_dir():
         pattern = f"{glob.escape(pattern)}/**/*"
@@ -42,7 +42,7 @@ def local_files(address: str) -> tuple[Path, ...]:
 
 
 def source_size(address: str) -> SourceSize | None:
-    """Size of a local source; None when it is not local and would have to be asked over the network."""
+    """Return the size of a local source; None when it is not local, since finding out takes the network."""
     if not address.startswith(FILE_SCHEME):
         return None
     files = local_files(address)
@@ -56,16 +56,16 @@ def source_size(address: str) -> SourceSize | None:
 
 
 def missing_files(sources: list[tuple[str, str]]) -> list[str]:
-    """One sentence for each local source without any file or any byte; (field, address) in, nothing read."""
-    found = []
+    """Return one sentence for each local source, given as (field, address), without a file or without a byte."""
+    problems = []
     for field, address in sources:
         size = source_size(address)
         if size is None or field == "spec.model.source":
             continue
         if not size.files:
-            found.append(
-                f"{field}: no file matches {address}; check the path, it is taken from the manifest's folder"
+            problems.append(
+                f"{field}: no file matches {address}; check the path, which starts at the manifest's folder"
             )
         elif not size.size_bytes:
-            found.append(f"{field}: {address} is empty; fill it, or remove the source")
-    return found
+            problems.append(f"{field}: {address} is empty; fill it, or remove the source")
+    return problems

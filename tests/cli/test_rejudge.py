@@ -1,4 +1,4 @@
-"""`dapt replay`: recorded numbers under the gates of a manifest."""
+"""`dapt rejudge`: recorded numbers under the gates of a manifest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from ruamel.yaml import YAML
 
-from dapt_operator.cli.commands.rejudge import judge_again
+from dapt_operator.cli.commands.rejudge import rejudge_run
 from dapt_operator.cli.errors import UserError
 from support.builders import merged
 from support.worlds import World
@@ -51,7 +51,7 @@ def lines(page: Any) -> list[str]:
 
 def test_the_own_gates_decide_as_they_did(lived: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     path, spec = lived
-    told = lines(judge_again(str(path), manifest(tmp_path, spec), tmp_path))
+    told = lines(rejudge_run(str(path), manifest(tmp_path, spec), tmp_path))
     assert told[0].split() == ["candidate", "gain", "on", "A", "limit", "on", "A", "gates", "on", "B"]
     assert next(line for line in told if line.startswith("a1-s40 ")).split()[2:] == ["pass", "pass"]
     assert told[-1] == "selected: a1-s40, largest gain of 4 candidates that pass the gates"
@@ -60,20 +60,20 @@ def test_the_own_gates_decide_as_they_did(lived: tuple[Path, dict[str, Any]], tm
 def test_a_narrower_gate_decides_otherwise(lived: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     path, spec = lived
     gates = {"maxGeneralPerplexityIncrease": 0.0001, "onBreach": "Block"}
-    told = lines(judge_again(str(path), manifest(tmp_path, spec, gates=gates), tmp_path))
+    told = lines(rejudge_run(str(path), manifest(tmp_path, spec, gates=gates), tmp_path))
     assert told[-1].startswith("blocked: no candidate passes the gates: general perplexity of a1-s40 is ")
 
 
 def test_what_cannot_be_judged_is_told(lived: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     _, spec = lived
     asked = manifest(tmp_path, spec)
-    with pytest.raises(UserError, match="no status in it; write one with `kubectl get domainadaptation"):
-        judge_again(str(asked), asked, tmp_path)
+    with pytest.raises(UserError, match="has no status; write the file with `kubectl get domainadaptation"):
+        rejudge_run(str(asked), asked, tmp_path)
     early = write(tmp_path / "early.yaml", {"status": {"phase": "Preparing"}})
-    with pytest.raises(UserError, match="nothing to judge yet: the base model was not measured"):
-        judge_again(str(early), asked, tmp_path)
+    with pytest.raises(UserError, match="nothing to judge yet, the base model is not measured"):
+        rejudge_run(str(early), asked, tmp_path)
     torn = write(tmp_path / "torn.yaml", {"status": {"phase": 5}})
     with pytest.raises(UserError, match=r"torn\.yaml: status\.phase: "):
-        judge_again(str(torn), asked, tmp_path)
+        rejudge_run(str(torn), asked, tmp_path)
     with pytest.raises(UserError, match="no run 'gone'; there is no run in"):
-        judge_again("gone", asked, tmp_path / "none")
+        rejudge_run("gone", asked, tmp_path / "none")
