@@ -68,7 +68,7 @@ def test_a_checkpoint_is_evaluated_while_the_training_goes_on() -> None:
     world.settle()
     assert world.alive == ["evaluate a1-s10", "pretrain"]
     assert world.condition("Reconciling") == (
-        "True", "StageRunning", "pretrain is running; 1 evaluation runs beside it",
+        "True", "StageRunning", "pretrain is running; 1 evaluation runs in parallel",
     )  # fmt: skip
     assert world.status["phase"] == "Pretraining"
     config = world.config("evaluate")
@@ -322,7 +322,7 @@ def test_with_a_volume_of_one_node_evaluations_come_after_the_training() -> None
     world = training(World(spec(), TWO | ONE_NODE))
     assert world.status["plan"]["warnings"][-1] == (
         "the profile's work volume (ReadWriteOnce) can be mounted by one node alone: evaluations run after pretraining,"
-        " one at a time, not beside it; a ReadWriteMany volume lets them run beside it"
+        " one at a time, not in parallel with it; a ReadWriteMany volume lets them run in parallel"
     )
     read(world, *ROWS)
     world.settle()

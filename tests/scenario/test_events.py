@@ -19,13 +19,13 @@ def test_a_whole_life_tells_each_visit_that_moved_it_in_one_event_and_its_end_on
     world = World({"finetuning": None})
     world.live()
     assert told(world) == [
-        ("Normal", "StageStarted", "prepare was started (try 1)"),
-        ("Normal", "StageSucceeded", "prepare succeeded; baseline was started (try 1)"),
-        ("Normal", "StageSucceeded", "baseline succeeded; pretrain was started (try 1)"),
-        ("Normal", "StageSucceeded", "pretrain succeeded; evaluate of a1-s40 was started (try 1)"),
-        ("Normal", "StageSucceeded", "evaluate of a1-s40 succeeded; verify of a1-s40 was started (try 1)"),
+        ("Normal", "StageStarted", "prepare was started (run 1)"),
+        ("Normal", "StageSucceeded", "prepare succeeded; baseline was started (run 1)"),
+        ("Normal", "StageSucceeded", "baseline succeeded; pretrain was started (run 1)"),
+        ("Normal", "StageSucceeded", "pretrain succeeded; evaluate of a1-s40 was started (run 1)"),
+        ("Normal", "StageSucceeded", "evaluate of a1-s40 succeeded; verify of a1-s40 was started (run 1)"),
         ("Normal", "CandidateSelected", "a1-s40: largest gain of 4 candidates that pass the gates"),
-        ("Normal", "StageSucceeded", "verify of a1-s40 succeeded; publish of a1-s40 was started (try 1)"),
+        ("Normal", "StageSucceeded", "verify of a1-s40 succeeded; publish of a1-s40 was started (run 1)"),
         ("Normal", "Published", "model published to file:///out/model"),
     ]
 
@@ -36,10 +36,10 @@ def test_a_failure_is_told_although_the_next_try_starts_in_the_same_visit() -> N
         "baseline", failing("prepare", once(Ends(75, message="it broke", cause=Cause.INFRASTRUCTURE)))
     )
     assert told(world)[:4] == [
-        ("Normal", "StageStarted", "prepare was started (try 1)"),
+        ("Normal", "StageStarted", "prepare was started (run 1)"),
         ("Warning", "StageFailed", "prepare failed (Infrastructure): it broke"),
-        ("Normal", "StageStarted", "prepare was started (try 2)"),
-        ("Normal", "StageSucceeded", "prepare succeeded; baseline was started (try 1)"),
+        ("Normal", "StageStarted", "prepare was started (run 2)"),
+        ("Normal", "StageSucceeded", "prepare succeeded; baseline was started (run 1)"),
     ]
 
 
@@ -65,7 +65,7 @@ def test_a_suspension_is_no_failure() -> None:
     world.settle()
     world.cluster.run_pods(world.key, healthy)
     world.settle()
-    assert told(world) == [("Normal", "StageStarted", "prepare was started (try 1)")]
+    assert told(world) == [("Normal", "StageStarted", "prepare was started (run 1)")]
 
 
 def test_what_ends_without_a_model_is_told_once() -> None:

@@ -37,7 +37,7 @@ def test_the_peers_of_a_failed_pod_are_killed_and_the_next_try_follows_at_once(l
     assert world.tries[-1] == "pretrain/2"
     record = next(one for one in world.status["ledger"]["runs"] if one["stage"] == "pretrain")
     assert record["failures"] == {"infrastructure": 1}
-    assert [event.message for event in world.cluster.events(world.key)][-1] == "pretrain was started (try 2)"
+    assert [event.message for event in world.cluster.events(world.key)][-1] == "pretrain was started (run 2)"
     world.live()
     assert world.status["phase"] == "Published"
 
@@ -107,7 +107,7 @@ def test_a_suspended_run_saves_and_its_last_words_are_kept(stage: str) -> None:
     assert world.job["metadata"]["deletionTimestamp"]
     assert world.visit().delete == ()  # it is not deleted again
     assert world.condition("Reconciling") == (
-        "True", "Stopping", "running processes were asked to save and stop",
+        "True", "Stopping", "stop requested: running processes save and stop",
     )  # fmt: skip
     world.cluster.run_pods(world.key, healthy)
     world.settle()

@@ -21,8 +21,8 @@ def test_every_stage_runs_once_and_in_order() -> None:
     assert {run.run.try_number for run in world.runs} == {1}
     assert world.condition("Finished") == ("True", "Published", "model published to file:///out/model")
     assert world.condition("Ready") == ("True", "Published", "model published to file:///out/model")
-    assert world.condition("Reconciling") == ("False", "Published", "there is nothing left to do")
-    assert world.condition("Stalled") == ("False", "Progressing", "nothing waits for a person")
+    assert world.condition("Reconciling") == ("False", "Published", "no work is left to do")
+    assert world.condition("Stalled") == ("False", "Progressing", "no user action is required")
     assert world.status["phase"] == "Published"
     assert world.status["selected"] == {
         "id": "a1-s40",
@@ -163,10 +163,10 @@ def test_events_tell_each_change_once() -> None:
     world.live()
     told = [(event.reason, event.message) for event in world.cluster.events(world.key)]
     assert told[:2] == [
-        ("StageStarted", "prepare was started (try 1)"),
-        ("StageSucceeded", "prepare succeeded; baseline was started (try 1)"),
+        ("StageStarted", "prepare was started (run 1)"),
+        ("StageSucceeded", "prepare succeeded; baseline was started (run 1)"),
     ]
-    assert ("StageSucceeded", "pretrain succeeded; evaluate of a1-s40 was started (try 1)") in told
+    assert ("StageSucceeded", "pretrain succeeded; evaluate of a1-s40 was started (run 1)") in told
     assert ("CandidateSelected", "a1-s40: largest gain of 4 candidates that pass the gates") in told
     assert told[-1] == ("Published", "model published to file:///out/model")
     assert len(told) == len(set(told))

@@ -1,1 +1,1 @@
-"""Builds the status, its conditions and the Events from the ledger and the plan. Decides nothing."""
+"""Builds the status, its conditions and the Events from the ledger and the position in the chain. Decides nothing."""

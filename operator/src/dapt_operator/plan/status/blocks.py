@@ -1,17 +1,21 @@
-"""The lists and blocks of the status: stages, candidates, attempts, what was resolved, the estimate, the cost."""
+"""Builds the lists and blocks of the status: stages, candidates, attempts, resolved values, estimate, cost."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Final
 
-from dapt_contract.measure import Score
+from dapt_contract.measure import Measure, Score
 from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api.schema.immutable import FROZEN_BY
-from dapt_operator.api.v1alpha1.ledger import Ledger, RunRecord
-from dapt_operator.api.v1alpha1.spec import has_scores
+from dapt_operator.api.v1alpha1.base import MAX_MESSAGE, MAX_TEXT
+from dapt_operator.api.v1alpha1.ledger import Ledger
+from dapt_operator.api.v1alpha1.run_record import RunRecord
+from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec, has_scores
 from dapt_operator.api.v1alpha1.status import (
     MAX_CANDIDATES,
+    MAX_WARNINGS,
     AttemptStatus,
     CandidateStatus,
     Frozen,
@@ -29,29 +33,28 @@ from dapt_operator.plan.assess import ChainInputs
 from dapt_operator.plan.chain import Position
 from dapt_operator.plan.gates import perplexity
 from dapt_operator.plan.gates.gain import gain
-from dapt_operator.plan.ledger.compaction import closed_run_counts
 from dapt_operator.plan.ledger.gpu_hours import ended_seconds
-from dapt_operator.plan.ledger.records import find, find_state, lineage_of, printable
 from dapt_operator.plan.ledger.retries import JUDGED
-from dapt_operator.plan.observed import Observed
-from dapt_operator.plan.selection import choose
+from dapt_operator.plan.ledger.update import printable
+from dapt_operator.plan.observed import Observed, find_run
 from dapt_operator.plan.selection.candidates import Candidate
-from dapt_operator.plan.sizing.estimate import estimate
+from dapt_operator.plan.selection.choose import NeedsMeasure, Selected, breach_on_a
+from dapt_operator.plan.sizing.estimate import EstimateFacts, estimate
 from dapt_operator.plan.sizing.grown_tokenizer import grown_model
 from dapt_operator.plan.sizing.resolve import learning_rate, replay_fraction, sequence_length
-from dapt_operator.plan.sizing.warnings import told_by_prepare
-from dapt_operator.plan.stages.attempts import attempt, total_steps
+from dapt_operator.plan.sizing.warnings import warnings_also_from_prepare
+from dapt_operator.plan.stages.attempts import find_attempt, total_steps
 from dapt_operator.plan.status.goodput import goodput
-from dapt_operator.plan.transitions import Do
+from dapt_operator.plan.transitions import Action
 from dapt_operator.plan.waiting import waits_for
 
-MAX_LOG_LINES = 20
-MAX_LOG_BYTES = 2048
-MAX_LINE = 500
+MAX_LOG_LINES: Final = 20
+MAX_LOG_BYTES: Final = 2048
+MAX_LINE_CHARACTERS: Final = 500
 
 
-def stage(record: RunRecord, observed: Observed) -> StageStatus:
-    """The newest try of one lineage."""
+def stage_status(record: RunRecord, observed: Observed) -> StageStatus:
+    """Return the newest run of one piece of work."""
     identity = RunIdentity(
         namespace=observed.owner.namespace,
         name=observed.owner.name,
@@ -62,8 +65,8 @@ def stage(record: RunRecord, observed: Observed) -> StageStatus:
         try_number=record.try_number,
         fence=record.fence,
     )
-    run = find_state(observed.runs, record)
-    waits = waits_for(run) if run is not None else ""
+    run = find_run(observed.runs, record)
+    message = record.message or (waits_for(run) if run is not None else "")
     return StageStatus(
         name=record.stage,
         kind=record.kind,
@@ -76,221 +79,245 @@ def stage(record: RunRecord, observed: Observed) -> StageStatus:
         exit_code=record.exit_code,
         start_time=record.started,
         completion_time=record.completed,
-        message=(record.message or waits)[:4096] or None,
+        message=message[:MAX_MESSAGE] or None,
         last_log_lines=_log_lines(record, observed),
     )
 
 
 def _log_lines(record: RunRecord, observed: Observed) -> tuple[str, ...]:
-    """Of the newest try that failed, as they come in; kept until the stage succeeds."""
-    if record.state == "Succeeded":
+    """Return the last lines of the newest run that failed; they are kept until the stage succeeds."""
+    if record.has_succeeded:
         return ()
-    lineage = lineage_of(record)
-    tries = [run for run in observed.runs if lineage_of(run.identity) == lineage and run.last_log_lines]
-    if tries:
-        return bounded_lines(max(tries, key=lambda run: run.identity.try_number).last_log_lines)
-    known = (one for one in observed.status.stages if (one.name, one.attempt, one.candidate) == lineage)
-    return next((one.last_log_lines for one in known), ())
+    key = record.stage_key
+    runs = [run for run in observed.runs if run.stage_key == key and run.last_log_lines]
+    if runs:
+        return bounded_lines(max(runs, key=lambda run: run.identity.try_number).last_log_lines)
+    # The pods may be gone by now: what the stored status has is all that is left of their log.
+    stored = (
+        stage.last_log_lines
+        for stage in observed.status.stages
+        if (stage.name, stage.attempt, stage.candidate) == key
+    )
+    return next(stored, ())
 
 
 def bounded_lines(lines: tuple[str, ...]) -> tuple[str, ...]:
-    """The last lines that fit: at most 20 and 2 KiB, without control characters. They come from a tenant's pod."""
+    """Return the last lines that fit: at most 20 and 2 KiB, without control characters; a tenant's pod wrote them."""
     kept: list[str] = []
-    room = MAX_LOG_BYTES
+    left_bytes = MAX_LOG_BYTES
     for line in reversed(lines[-MAX_LOG_LINES:]):
-        clean = printable(line[:MAX_LINE])
-        room -= len(clean.encode())
-        if room < 0:
+        clean = printable(line[:MAX_LINE_CHARACTERS])
+        left_bytes -= len(clean.encode())
+        if left_bytes < 0:
             break
         kept.append(clean)
     return tuple(reversed(kept))
 
 
 def _stage_state(record: RunRecord, observed: Observed) -> StageState:
-    if record.state == "Open":
+    if record.is_open:
         return "Running" if record.started else "Pending"
-    if record.state == "Succeeded":
+    if record.has_succeeded:
         return "Succeeded"
-    suspended = observed.wish.spec is not None and observed.wish.spec.suspend
-    return "Suspended" if record.retry and suspended else "Failed"
+    return "Suspended" if record.retry and observed.is_suspended else "Failed"
 
 
-def most_telling(known: tuple[Candidate, ...], chosen: str | None) -> tuple[Candidate, ...]:
-    """At most 100, in their order: the chosen one; then what passes the perplexity gate; then what was evaluated; the
-    newest first of each."""
+def candidate_statuses(
+    inputs: ChainInputs, position: Position, chosen: Candidate | None
+) -> tuple[CandidateStatus, ...]:
+    """Return the candidates with what was measured; at most 100, those that matter most for the choice."""
+    base = position.facts.base
+    if base is None:
+        return ()
+    listed = _listed_candidates(position.candidates, chosen)
+    return tuple(_candidate_status(inputs.spec, base, candidate) for candidate in listed)
+
+
+def _listed_candidates(known: tuple[Candidate, ...], chosen: Candidate | None) -> tuple[Candidate, ...]:
+    """Return at most 100 in their order: the chosen one; then what passes the perplexity gate; then what was evaluated;
+    the newest first of each."""
     if len(known) <= MAX_CANDIDATES:
         return known
-    places = sorted(
-        range(len(known)),
-        key=lambda i: (known[i].id != chosen, not known[i].passes_a, not known[i].evaluated, -i),
-    )
-    return tuple(known[i] for i in sorted(places[:MAX_CANDIDATES]))
+
+    def rank(index: int) -> tuple[bool, bool, bool, int]:
+        candidate = known[index]
+        is_chosen = chosen is not None and candidate.id == chosen.id
+        return (not is_chosen, not candidate.passes_a, not candidate.is_evaluated, -index)
+
+    indices = sorted(range(len(known)), key=rank)[:MAX_CANDIDATES]
+    return tuple(known[index] for index in sorted(indices))
 
 
-def candidate(situation: ChainInputs, reached: Position, one: Candidate) -> CandidateStatus:
-    """One candidate with what was measured."""
-    base = reached.facts.base
-    assert base is not None
-    measured = one.measure
-    is_measured = one.evaluated or not has_scores(situation.spec)
-    passes = one.passes_a and one.passes
-    why = (
-        one.lost
-        or one.first_breach
-        or ("" if one.passes_a else choose.breach_on_a(situation.spec, base, one))
-    )
+def _candidate_status(spec: DomainAdaptationSpec, base: Measure, candidate: Candidate) -> CandidateStatus:
+    measure = candidate.measure
+    is_judged = candidate.is_evaluated or not has_scores(spec)
+    passes = candidate.passes_a and candidate.passes
+    message = candidate.why_unmeasurable or candidate.first_breach
+    if not message and not candidate.passes_a:
+        message = breach_on_a(spec, base, candidate)
     return CandidateStatus(
-        id=one.id,
-        attempt=one.attempt,
-        step=one.step,
-        digest=one.digest,
-        domain_perplexity=number(measured.domain.both.perplexity),
-        general_perplexity=number(measured.general.both.perplexity),
-        forgetting=number(perplexity.increase(base.general, measured.general, "both")),
-        domain_perplexity_decrease=number(-perplexity.increase(base.domain, measured.domain, "both")),
-        gain=number(gain(situation.spec.selection.weights, base, measured, "both")),
-        tasks={score.name: _score(score) for score in measured.scores},
-        passes=passes if is_measured or not passes else None,
-        message=why[:4096] or None,
+        id=candidate.id,
+        attempt=candidate.attempt,
+        step=candidate.step,
+        digest=candidate.digest,
+        domain_perplexity=rounded(measure.domain.both.perplexity),
+        general_perplexity=rounded(measure.general.both.perplexity),
+        forgetting=rounded(perplexity.increase(base.general, measure.general, "both")),
+        domain_perplexity_decrease=rounded(-perplexity.increase(base.domain, measure.domain, "both")),
+        gain=rounded(gain(spec.selection.weights, base, measure, "both")),
+        tasks={score.name: _task_score(score) for score in measure.scores},
+        # A gate that it fails already is final; that it passes is known once all gates have judged.
+        passes=passes if is_judged or not passes else None,
+        message=message[:MAX_MESSAGE] or None,
     )
 
 
-def _score(score: Score) -> TaskScore:
+def _task_score(score: Score) -> TaskScore:
     error = score.difference_standard_error
     return TaskScore(
         score=score.score,
-        change_points=None if score.difference is None else number(100 * score.difference),
-        standard_error_points=None if error is None else number(100 * error),
+        change_points=None if score.difference is None else rounded(100 * score.difference),
+        standard_error_points=None if error is None else rounded(100 * error),
     )
 
 
-def number(value: float) -> float | None:
-    """Six significant digits; what is not a number is left out."""
+def rounded(value: float) -> float | None:
+    """Return six significant digits; None for what is not a number, which JSON cannot hold."""
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
-def resolved(observed: Observed, situation: ChainInputs, reached: Position) -> Resolved:
-    """What 'automatic' came to, as far as it is known."""
-    prepared, numbers, spec = reached.facts.prepare, reached.numbers, situation.spec
+def resolved_values(inputs: ChainInputs, position: Position) -> Resolved:
+    """Return what the automatic fields of the spec came to, as far as it is known."""
+    prepared, numbers, spec = position.facts.prepare, position.numbers, inputs.spec
     model = None
     if prepared is not None:
         model = ResolvedModel(
             source=spec.model.source, revision=prepared.model.revision, digest=prepared.model.digest
         )
     tuning = spec.finetuning
-    known = Resolved(
+    resolved = Resolved(
         model=model,
-        profile=observed.wish.profile_name,
+        profile=inputs.desired.profile_name,
         learning_rate=learning_rate(spec.pretraining.method, spec.pretraining.optimizer.learning_rate),
         finetuning_learning_rate=learning_rate(tuning.method, tuning.optimizer.learning_rate)
         if tuning
         else None,
-        replay_fraction=replay_fraction(spec, reached.facts.base),
+        replay_fraction=replay_fraction(spec, position.facts.base),
         sequence_length=sequence_length(spec, prepared),
     )
     if numbers is None:
-        return known
+        return resolved
     batch = numbers.batch
-    return known.model_copy(
-        update={
-            "world_size": numbers.gang.world_size,
-            "global_batch_size": batch.global_batch_size,
-            "micro_batch_size": batch.micro_batch_size,
-            "gradient_accumulation_steps": batch.accumulation,
-            "zero_stage": batch.zero_stage,
-            "offload": batch.offload,
-            "gradient_checkpointing": batch.gradient_checkpointing,
-            "precision": batch.precision,
-            "total_tokens": numbers.steps.total_tokens,
-            "total_steps": numbers.steps.total_steps,
-        }
+    return resolved.with_values(
+        world_size=numbers.layout.world_size,
+        global_batch_size=batch.global_batch_size,
+        micro_batch_size=batch.micro_batch_size,
+        gradient_accumulation_steps=batch.accumulation,
+        zero_stage=batch.zero_stage,
+        offload=batch.offload,
+        gradient_checkpointing=batch.gradient_checkpointing,
+        precision=batch.precision,
+        total_tokens=numbers.steps.total_tokens,
+        total_steps=numbers.steps.total_steps,
     )
 
 
-def frozen(ledger: Ledger) -> Frozen:
-    """Blocks whose stage has started."""
-    started = {record.kind for record in ledger.runs} | {stage for stage, _, _ in closed_run_counts(ledger)}
+def frozen_blocks(ledger: Ledger) -> Frozen:
+    """Return the blocks of the spec whose stage has started."""
+    started = {record.kind for record in ledger.runs} | {work.stage for work in ledger.dropped_work()}
     return Frozen.model_validate({block: True for block, kind in FROZEN_BY.items() if kind in started})
 
 
-def plan_summary(situation: ChainInputs, reached: Position) -> PlanSummary:
-    """The estimate, by what is known now."""
-    prepared = reached.facts.prepare
-    known = estimate(
-        situation.spec,
-        situation.profile,
-        grown_model(prepared.model, situation.spec, prepared.tokenizer) if prepared else None,
-        prepared.domain_tokens if prepared else None,
-        general_tokens=prepared.general_tokens if prepared else None,
-        base=reached.facts.base,
-        sequence_length_tokens=prepared.sequence_length_tokens if prepared else None,
-    )
-    said: tuple[str, ...] = known.warnings
+def plan_summary(inputs: ChainInputs, position: Position) -> PlanSummary:
+    """Return the estimate, by what is known now."""
+    spec, prepared = inputs.spec, position.facts.prepare
+    known = EstimateFacts(base=position.facts.base)
     if prepared is not None:
-        twice = told_by_prepare(situation.spec, prepared.model, prepared.domain_tokens)
-        said = (*prepared.warnings, *(sentence for sentence in said if sentence not in twice))
+        known = EstimateFacts(
+            model=grown_model(prepared.model, spec, prepared.tokenizer),
+            domain_tokens=prepared.domain_tokens,
+            general_tokens=prepared.general_tokens,
+            base=position.facts.base,
+            sequence_length_tokens=prepared.sequence_length_tokens,
+        )
+    found = estimate(spec, inputs.profile, known)
+    warnings: tuple[str, ...] = found.warnings
+    if prepared is not None:
+        reported = warnings_also_from_prepare(spec, prepared.model, prepared.domain_tokens)
+        warnings = (*prepared.warnings, *(text for text in warnings if text not in reported))
     return PlanSummary(
-        tokens=known.total_tokens,
-        steps=known.total_steps,
-        gpu_hours=None if known.gpu_hours is None else number(known.gpu_hours),
-        memory_gib_per_gpu=None if known.memory_gib is None else number(known.memory_gib),
-        warnings=tuple(dict.fromkeys(sentence[:1024] for sentence in said))[:32],
+        tokens=found.total_tokens,
+        steps=found.total_steps,
+        gpu_hours=None if found.gpu_hours is None else rounded(found.gpu_hours),
+        memory_gib_per_gpu=None if found.memory_gib is None else rounded(found.memory_gib),
+        warnings=tuple(dict.fromkeys(text[:MAX_TEXT] for text in warnings))[:MAX_WARNINGS],
     )
 
 
-def attempts(situation: ChainInputs, reached: Position, ledger: Ledger) -> tuple[AttemptStatus, ...]:
-    """Pretrainings so far, and one that was just decided on."""
-    spec, facts = situation.spec, replace(reached.facts, attempts=ledger.attempts)
-    if find(ledger, "pretrain", 1, None) is None:
+def attempt_statuses(inputs: ChainInputs, position: Position, ledger: Ledger) -> tuple[AttemptStatus, ...]:
+    """Return the attempts so far, and one that was just decided on."""
+    spec, facts = inputs.spec, replace(position.facts, attempts=ledger.attempts)
+    if ledger.find("pretrain") is None:
         return ()
-    found = []
+    statuses = []
     for number in range(1, facts.attempt + 1):
-        known = attempt(spec, facts, number)
-        record = find(ledger, "pretrain", number, None)
-        if known is None:
+        attempt = find_attempt(spec, facts, number)
+        if attempt is None:
             continue
-        told = facts.pretrains.get(number)
-        ended = record is not None and (
-            record.state == "Succeeded" or (record.cause in JUDGED and not record.retry)
-        )
+        record = ledger.find("pretrain", number)
+        ended = facts.pretrains.get(number) if record is not None and _has_ended(record) else None
         given_up = facts.attempts[number - 1].reason if number < facts.attempt else None
-        found.append(
+        statuses.append(
             AttemptStatus(
                 number=number,
-                learning_rate=known.learning_rate,
-                replay_fraction=known.replay_fraction,
-                start=known.start,
-                total_steps=total_steps(spec, facts, known),
-                ended_by=told.ended_by if ended and told else None,
-                reason=given_up or (told.message or None if ended and told else None),
+                learning_rate=attempt.learning_rate,
+                replay_fraction=attempt.replay_fraction,
+                start=attempt.start,
+                total_steps=total_steps(spec, facts, attempt),
+                ended_by=ended.ended_by if ended else None,
+                reason=given_up or (ended.message or None if ended else None),
             )
         )
-    return tuple(found)
+    return tuple(statuses)
+
+
+def _has_ended(record: RunRecord) -> bool:
+    """Whether a pretraining has ended, by its own plan or by the stop rule."""
+    return record.has_succeeded or (record.cause in JUDGED and not record.retry)
 
 
 def usage(
-    observed: Observed, ledger: Ledger, used_seconds: float, progress: ProgressStatus | None, *, ticked: bool
+    observed: Observed,
+    ledger: Ledger,
+    used_seconds: float,
+    progress: ProgressStatus | None,
+    *,
+    is_progress_new: bool,
 ) -> Usage:
-    """The cost so far; of a running stage it is brought up to date with the progress, not at each visit."""
-    ended = ended_seconds(ledger) / 3600
-    old = observed.status.usage
-    stored = (old.gpu_hours or 0.0) if old else 0.0
-    hours = used_seconds / 3600 if ticked else max(stored, ended)
-    gone = ledger.closed.restarts if ledger.closed is not None else 0
-    restarts = gone + sum(record.restarts for record in ledger.runs)
-    share = goodput(observed, ledger, progress) if ticked or old is None or not observed.live else old.goodput
+    """Return the cost so far.
+
+    That of a running stage moves only with its progress, not at each reconcile: each change is a write of the status.
+    """
+    stored = observed.status.usage
+    stored_hours = (stored.gpu_hours or 0.0) if stored else 0.0
+    hours = used_seconds / 3600 if is_progress_new else max(stored_hours, ended_seconds(ledger) / 3600)
+    dropped_restarts = ledger.closed.restarts if ledger.closed is not None else 0
+    restarts = dropped_restarts + sum(record.restarts for record in ledger.runs)
+    is_due = is_progress_new or stored is None or not observed.live
+    share = goodput(observed, ledger, progress) if is_due or stored is None else stored.goodput
     return Usage(gpu_hours=round(hours, 4), goodput=share, restarts=restarts)
 
 
-def selected(reached: Position) -> SelectedStatus | None:
-    """The candidate that was taken; when the budget ended first, the best so far is kept."""
-    if isinstance(reached.choice, choose.Selected):
-        one, reason = reached.choice.candidate, reached.choice.reason
-    elif isinstance(reached.choice, choose.NeedsMeasure) and reached.do is Do.END:
-        one = reached.choice.candidate
+def selected_status(position: Position) -> SelectedStatus | None:
+    """Return the candidate that was taken; when the budget ended first, the best so far."""
+    choice = position.choice
+    if isinstance(choice, Selected):
+        candidate, reason = choice.candidate, choice.reason
+    elif isinstance(choice, NeedsMeasure) and position.action is Action.END:
+        candidate = choice.candidate
         reason = "largest gain by perplexity when limits.gpuHours was used up; its tasks were not measured"
-        if one.evaluated:
+        if candidate.is_evaluated:
             reason = "largest gain so far when limits.gpuHours was used up; not all candidates were measured"
     else:
         return None
-    return SelectedStatus(id=one.id, reason=reason[:1024], digest=one.digest)
+    return SelectedStatus(id=candidate.id, reason=reason[:MAX_TEXT], digest=candidate.digest)

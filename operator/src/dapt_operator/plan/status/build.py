@@ -1,10 +1,12 @@
-"""The status: what people read, with conditions as kstatus wants them, and the ledger."""
+"""Builds the status: what users read, with conditions as kstatus wants them, and the planner's ledger."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Final
 
-from dapt_operator.api.v1alpha1 import conditions as words
+from dapt_contract.stages.publish import PublishFacts
+from dapt_operator.api.v1alpha1 import conditions as api
 from dapt_operator.api.v1alpha1.conditions import set_condition, timestamp
 from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.status import (
@@ -18,142 +20,163 @@ from dapt_operator.plan.assess import ChainInputs
 from dapt_operator.plan.chain import Position
 from dapt_operator.plan.gates import perplexity
 from dapt_operator.plan.gates.gain import gain
-from dapt_operator.plan.ledger.stage_facts import published
-from dapt_operator.plan.observed import Observed
-from dapt_operator.plan.selection import choose
-from dapt_operator.plan.stages.common import run_digest
-from dapt_operator.plan.status import blocks, conditions
+from dapt_operator.plan.observed import Observed, Refusal
+from dapt_operator.plan.selection.candidates import Candidate
+from dapt_operator.plan.selection.choose import Selected
+from dapt_operator.plan.stages.publish import run_digest
+from dapt_operator.plan.status import blocks
+from dapt_operator.plan.status.conditions import ConditionValue, chain_conditions, refusal_conditions
 from dapt_operator.plan.status.progress import progress
-from dapt_operator.plan.transitions import Do, State
+from dapt_operator.plan.transitions import Action, State
 from dapt_operator.stage_run import StageRun
 
-PHASES: dict[State, str] = {
-    State.PREPARE: words.PHASE_PREPARING,
-    State.BASELINE: words.PHASE_MEASURING_BASE,
-    State.PRETRAIN: words.PHASE_PRETRAINING,
-    State.BLEND: words.PHASE_EVALUATING,
-    State.SELECT: words.PHASE_SELECTING,
-    State.EVALUATE: words.PHASE_EVALUATING,
-    State.FINETUNE: words.PHASE_FINETUNING,
-    State.ALIGN: words.PHASE_ALIGNING,
-    State.VERIFY: words.PHASE_VERIFYING,
-    State.PUBLISH: words.PHASE_PUBLISHING,
-    State.PUBLISHED: words.PHASE_PUBLISHED,
+PHASES: Final[dict[State, str]] = {
+    State.PREPARE: api.PHASE_PREPARING,
+    State.BASELINE: api.PHASE_MEASURING_BASE,
+    State.PRETRAIN: api.PHASE_PRETRAINING,
+    State.BLEND: api.PHASE_EVALUATING,
+    State.SELECT: api.PHASE_SELECTING,
+    State.EVALUATE: api.PHASE_EVALUATING,
+    State.FINETUNE: api.PHASE_FINETUNING,
+    State.ALIGN: api.PHASE_ALIGNING,
+    State.VERIFY: api.PHASE_VERIFYING,
+    State.PUBLISH: api.PHASE_PUBLISHING,
+    State.PUBLISHED: api.PHASE_PUBLISHED,
 }
 
 
-def refused(observed: Observed, reason: str, message: str) -> DomainAdaptationStatus:
-    """For a spec or profile that cannot be worked with; what was known is kept."""
-    suspended = observed.wish.spec is not None and observed.wish.spec.suspend
-    return observed.status.model_copy(
-        update={
-            "observed_generation": observed.generation,
-            "phase": words.PHASE_STALLED,
-            "conditions": _conditions(observed, conditions.refused(reason, message, suspended=suspended)),
-            "digests": (observed.status.digests or Digests()).model_copy(update={"owner": _owner(observed)}),
-        }
+def refused_status(observed: Observed, refusal: Refusal) -> DomainAdaptationStatus:
+    """Return the stored status with the reason why the spec or its profile cannot be worked on."""
+    conditions = refusal_conditions(refusal.reason, refusal.message, is_suspended=observed.is_suspended)
+    stored = observed.status
+    return stored.with_values(
+        observed_generation=observed.generation,
+        phase=api.PHASE_STALLED,
+        conditions=_set_conditions(observed, conditions),
+        digests=(stored.digests or Digests()).with_values(owner=_owner(observed)),
     )
 
 
-def working(
+def working_status(
     observed: Observed,
-    situation: ChainInputs,
+    inputs: ChainInputs,
     ledger: Ledger,
-    reached: Position,
+    position: Position,
     run: StageRun | None,
     used_seconds: float,
 ) -> DomainAdaptationStatus:
-    """For everything else.
+    """Return the status of an adaptation that is worked on.
 
     Args:
         observed: with the stored status.
-        situation: what was decided on.
-        ledger: as it is after this visit.
-        reached: where the walk ended.
-        run: the run that this visit starts.
+        inputs: what the position was found from.
+        ledger: as it is after this reconcile.
+        position: in the chain.
+        run: the run of the chain that this reconcile starts.
         used_seconds: accelerator-seconds so far.
     """
-    spec, base, old = situation.spec, reached.facts.base, observed.status.digests
-    shown = reached.candidates
-    chosen = reached.choice.candidate if isinstance(reached.choice, choose.Selected) else None
-    latest = chosen or next((one for one in reversed(shown) if one.step is not None), None)
-    output = published(ledger, chosen.id, chosen.attempt) if chosen else None
-    told, told_at = progress(observed, ledger)
-    forgetting = won = None
-    if latest is not None and base is not None:
-        forgetting = blocks.number(perplexity.increase(base.general, latest.measure.general, "both"))
-        won = blocks.number(gain(spec.selection.weights, base, latest.measure, "both"))
+    spec, old_digests = inputs.spec, observed.status.digests
+    chosen = position.choice.candidate if isinstance(position.choice, Selected) else None
+    newest_checkpoint = next((c for c in reversed(position.candidates) if c.step is not None), None)
+    forgetting, gained = _compared_with_base(inputs, position, chosen or newest_checkpoint)
+    progress_status, progress_time = progress(observed, ledger)
+    has_pretraining = any(record.kind == "pretrain" for record in ledger.runs)
     return DomainAdaptationStatus(
         observed_generation=observed.generation,
-        phase=_phase(reached),
-        conditions=_conditions(observed, conditions.working(observed, situation, reached, run)),
+        phase=_phase(position),
+        conditions=_set_conditions(observed, chain_conditions(observed, inputs, position, run)),
         forgetting=forgetting,
-        gain=won,
-        attempt=1 + len(ledger.attempts)
-        if any(record.kind == "pretrain" for record in ledger.runs)
-        else None,
-        progress=told,
-        resolved=blocks.resolved(observed, situation, reached),
-        frozen=blocks.frozen(ledger),
+        gain=gained,
+        attempt=ledger.attempt if has_pretraining else None,
+        progress=progress_status,
+        resolved=blocks.resolved_values(inputs, position),
+        frozen=blocks.frozen_blocks(ledger),
         digests=Digests(
-            profile=observed.wish.profile_digest,
-            config=run.stage_file.config_digest if run else (old.config if old else None),
+            profile=inputs.desired.profile_digest,
+            config=run.stage_file.config_digest if run else (old_digests.config if old_digests else None),
             owner=_owner(observed),
             run=run_digest(spec),
         ),
-        plan=blocks.plan_summary(situation, reached),
-        stages=tuple(blocks.stage(record, observed) for record in ledger.runs)[-MAX_STAGES:],
-        candidates=tuple(
-            blocks.candidate(situation, reached, one)
-            for one in blocks.most_telling(shown, chosen.id if chosen else None)
+        plan=blocks.plan_summary(inputs, position),
+        stages=tuple(blocks.stage_status(record, observed) for record in ledger.runs)[-MAX_STAGES:],
+        candidates=blocks.candidate_statuses(inputs, position, chosen),
+        selected=blocks.selected_status(position),
+        attempts=blocks.attempt_statuses(inputs, position, ledger),
+        usage=blocks.usage(
+            observed,
+            ledger,
+            used_seconds,
+            progress_status,
+            is_progress_new=progress_time != ledger.progress_time,
         ),
-        selected=blocks.selected(reached),
-        attempts=blocks.attempts(situation, reached, ledger),
-        usage=blocks.usage(observed, ledger, used_seconds, told, ticked=told_at != ledger.progress_time),
-        output=OutputStatus(
-            destination=output.destination,
-            digest=output.digest,
-            deployable=spec.finetuning is not None or spec.preference is not None,
-        )
-        if output
-        else None,
-        ledger=ledger.model_copy(update={"progress_time": told_at}),
+        output=_output(inputs, ledger, chosen),
+        ledger=ledger.with_progress_time(progress_time),
     )
 
 
-def finished(observed: Observed, cleaned: datetime | None) -> DomainAdaptationStatus:
-    """After the end: nothing but the generation that was looked at, and when cleanup was done, changes any more."""
-    stored = observed.status
-    changed: dict[str, object] = {}
-    if stored.observed_generation != observed.generation:
-        seen = {"observed_generation": observed.generation}
-        changed = {**seen, "conditions": tuple(one.model_copy(update=seen) for one in stored.conditions)}
+def finished_status(observed: Observed, cleaned: datetime | None) -> DomainAdaptationStatus:
+    """Return the status after the end: only the observed generation, and when cleanup was done, change any more."""
+    status = observed.status
+    if status.observed_generation != observed.generation:
+        conditions = tuple(
+            condition.with_values(observed_generation=observed.generation) for condition in status.conditions
+        )
+        status = status.with_values(observed_generation=observed.generation, conditions=conditions)
     if cleaned is not None:
-        ledger = stored.ledger or Ledger()
-        changed["ledger"] = ledger.model_copy(update={"cleaned": timestamp(cleaned)})
-    return stored.model_copy(update=changed) if changed else stored
+        status = status.with_values(ledger=(status.ledger or Ledger()).cleaned_at(timestamp(cleaned)))
+    return status
+
+
+def _compared_with_base(
+    inputs: ChainInputs, position: Position, candidate: Candidate | None
+) -> tuple[float | None, float | None]:
+    """Return forgetting and gain of a candidate; None without one."""
+    base = position.facts.base
+    if candidate is None or base is None:
+        return None, None
+    forgetting = perplexity.increase(base.general, candidate.measure.general, "both")
+    gained = gain(inputs.spec.selection.weights, base, candidate.measure, "both")
+    return blocks.rounded(forgetting), blocks.rounded(gained)
+
+
+def _output(inputs: ChainInputs, ledger: Ledger, chosen: Candidate | None) -> OutputStatus | None:
+    published = ledger.facts(PublishFacts, "publish", chosen.attempt, chosen.id) if chosen else None
+    if published is None:
+        return None
+    return OutputStatus(
+        destination=published.destination,
+        digest=published.digest,
+        deployable=inputs.spec.finetuning is not None or inputs.spec.preference is not None,
+    )
 
 
 def _owner(observed: Observed) -> str | None:
-    """The operator installation that works for the adaptation: the first that wrote a status."""
+    """Return the operator installation that works on the adaptation: the first that wrote a status."""
     return (observed.status.digests.owner if observed.status.digests else None) or observed.instance or None
 
 
-def _phase(reached: Position) -> str:
-    if reached.do is Do.STALL:
-        return words.PHASE_STALLED
-    if reached.do is Do.END:
-        return words.PHASE_BUDGET_EXHAUSTED
-    if reached.do in (Do.HOLD, Do.STOP):
-        return words.PHASE_SUSPENDED
-    return PHASES[reached.state]
+def _phase(position: Position) -> str:
+    if position.action is Action.STALL:
+        return api.PHASE_STALLED
+    if position.action is Action.END:
+        return api.PHASE_BUDGET_EXHAUSTED
+    if position.action in (Action.HOLD, Action.STOP):
+        return api.PHASE_SUSPENDED
+    return PHASES[position.state]
 
 
-def _conditions(observed: Observed, said: dict[str, conditions.ConditionValue]) -> tuple[Condition, ...]:
-    found = observed.status.conditions
-    for type_ in words.CONDITION_TYPES:
-        status, reason, message = said[type_]
-        found = set_condition(
-            found, type_, status, reason, message, now=observed.now, observed_generation=observed.generation
+def _set_conditions(observed: Observed, values: dict[str, ConditionValue]) -> tuple[Condition, ...]:
+    """Return the stored conditions with these values; the time of an unchanged one stays."""
+    conditions = observed.status.conditions
+    for type_ in api.CONDITION_TYPES:
+        value = values[type_]
+        conditions = set_condition(
+            conditions,
+            type_,
+            value.status,
+            value.reason,
+            value.message,
+            now=observed.now,
+            observed_generation=observed.generation,
         )
-    return found
+    return conditions

@@ -1,194 +1,201 @@
-"""What the conditions say: status, reason and one sentence each, as kstatus wants them."""
+"""The value of every condition: status, reason and one sentence, as kstatus wants them."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
-from dapt_operator.api.v1alpha1 import conditions as words
+from dapt_operator.api.v1alpha1 import conditions as api
+from dapt_operator.api.v1alpha1.base import MAX_MESSAGE
 from dapt_operator.api.v1alpha1.conditions import ConditionStatus, find_condition
 from dapt_operator.plan.assess import ChainInputs, StageAssessment
 from dapt_operator.plan.chain import Position
-from dapt_operator.plan.ledger.records import find_state, lineage_of
-from dapt_operator.plan.observed import Observed
-from dapt_operator.plan.selection import choose
+from dapt_operator.plan.observed import Observed, find_run
+from dapt_operator.plan.selection.choose import Breached, NeedsMeasure, Selected
 from dapt_operator.plan.stages.attempts import rollback_sentence
-from dapt_operator.plan.status import conditions
-from dapt_operator.plan.transitions import Do, Fact, State
+from dapt_operator.plan.transitions import Action, Fact, State
 from dapt_operator.plan.waiting import steady, waits_for
 from dapt_operator.stage_run import Quota, RunPhase, RunState, StageRun
 
-ConditionValue = tuple[ConditionStatus, str, str]
-"""Status, reason and message of a condition."""
 
-NOBODY: ConditionValue = ("False", words.PROGRESSING, "nothing waits for a person")
+class ConditionValue(NamedTuple):
+    """What one condition says."""
+
+    status: ConditionStatus
+    reason: str
+    message: str
 
 
-def refused(reason: str, message: str, *, suspended: bool) -> dict[str, ConditionValue]:
-    """For a spec or profile that cannot be worked with."""
+NOT_STALLED: Final = ConditionValue("False", api.PROGRESSING, "no user action is required")
+NOT_READY: Final = ConditionValue("False", api.PROGRESSING, "the model is not published")
+NOT_FINISHED: Final = ConditionValue("False", api.NOT_FINISHED, "work is left to do")
+NOT_JUDGED: Final = ConditionValue("Unknown", api.GATES_NOT_JUDGED, "no candidate was judged")
+NO_QUEUE: Final = ConditionValue("Unknown", api.NO_QUEUE, "the spec names no queue")
+
+
+def refusal_conditions(reason: str, message: str, *, is_suspended: bool) -> dict[str, ConditionValue]:
+    """Return the conditions of a spec or profile that cannot be worked on."""
     return {
-        words.ACCEPTED: ("False", reason, message),
-        words.READY: ("False", words.PROGRESSING, "the model is not published"),
-        words.RECONCILING: ("False", reason, "waits for the spec or the profile to change"),
-        words.STALLED: ("True", reason, message),
-        words.QUOTA_RESERVED: conditions.NO_QUEUE,
-        words.GATES_PASSED: ("Unknown", words.GATES_NOT_JUDGED, "no candidate was judged"),
-        words.SUSPENDED: _suspended(suspended),
-        words.FINISHED: ("False", words.NOT_FINISHED, "there is still something to do"),
+        api.ACCEPTED: ConditionValue("False", reason, message),
+        api.READY: NOT_READY,
+        api.RECONCILING: ConditionValue("False", reason, "waits for the spec or the profile to change"),
+        api.STALLED: ConditionValue("True", reason, message),
+        api.QUOTA_RESERVED: NO_QUEUE,
+        api.GATES_PASSED: NOT_JUDGED,
+        api.SUSPENDED: _suspended(is_suspended),
+        api.FINISHED: NOT_FINISHED,
     }
 
 
-def _suspended(suspended: bool) -> ConditionValue:
-    if suspended:
-        return "True", words.SUSPENDED_BY_USER, "spec.suspend is true"
-    return "False", words.NOT_SUSPENDED, "spec.suspend is false"
-
-
-def working(
-    observed: Observed, situation: ChainInputs, reached: Position, run: StageRun | None
+def chain_conditions(
+    observed: Observed, inputs: ChainInputs, position: Position, run: StageRun | None
 ) -> dict[str, ConditionValue]:
-    """For everything else; `run` is the run that this visit starts."""
-    spec, look = situation.spec, reached.look
-    state = find_state(observed.runs, look.record) if look.record is not None else None
-    where = f"model published to {spec.output.destination}"
-    sayings: dict[str, ConditionValue] = {
-        words.ACCEPTED: ("True", words.PLANNED, "the spec and its profile fit together"),
-        words.READY: ("False", words.PROGRESSING, "the model is not published"),
-        words.RECONCILING: _reconciling(reached, run, state),
-        words.STALLED: NOBODY,
-        words.QUOTA_RESERVED: conditions.reserved(spec.queue, state, run),
-        words.GATES_PASSED: _gates(reached),
-        words.SUSPENDED: _suspended(spec.suspend),
-        words.FINISHED: ("False", words.NOT_FINISHED, "there is still something to do"),
+    """Return the conditions of a position in the chain; `run` is the run that this reconcile starts."""
+    spec, assessment = inputs.spec, position.assessment
+    state = find_run(observed.runs, assessment.record) if assessment.record is not None else None
+    values = {
+        api.ACCEPTED: ConditionValue("True", api.PLANNED, "the spec and its profile fit together"),
+        api.READY: NOT_READY,
+        api.RECONCILING: _reconciling(position, run, state),
+        api.STALLED: NOT_STALLED,
+        api.QUOTA_RESERVED: _quota_reserved(spec.queue, state, run),
+        api.GATES_PASSED: _gates_passed(position),
+        api.SUSPENDED: _suspended(spec.suspend),
+        api.FINISHED: NOT_FINISHED,
     }
-    if reached.do is Do.STALL:
-        sayings[words.ACCEPTED] = (
-            ("False", look.reason, look.message) if look.fact is Fact.REFUSED else sayings[words.ACCEPTED]
-        )
-        sayings[words.STALLED] = ("True", look.reason, _stalled(observed, look))
-    if reached.do is Do.FINISH:
-        sayings[words.READY] = ("True", words.PUBLISHED, where)
-        sayings[words.FINISHED] = ("True", words.PUBLISHED, where)
-    if reached.do is Do.END:
-        message = _overspent(situation, reached)
-        sayings[words.FINISHED] = ("True", words.BUDGET_EXHAUSTED, message)
-        sayings[words.STALLED] = ("True", words.BUDGET_EXHAUSTED, message)
-    return sayings
+    if position.action is Action.STALL:
+        if assessment.fact is Fact.REFUSED:
+            values[api.ACCEPTED] = ConditionValue("False", assessment.reason, assessment.message)
+        values[api.STALLED] = ConditionValue("True", assessment.reason, _stalled(observed, assessment))
+    if position.action is Action.FINISH:
+        message = f"model published to {spec.output.destination}"
+        values[api.READY] = values[api.FINISHED] = ConditionValue("True", api.PUBLISHED, message)
+    if position.action is Action.END:
+        # Stalled too: whoever waits for a failure waits for that condition.
+        message = _over_limit(inputs, position)
+        values[api.FINISHED] = values[api.STALLED] = ConditionValue("True", api.BUDGET_EXHAUSTED, message)
+    return values
 
 
-def _stalled(observed: Observed, look: StageAssessment) -> str:
-    rollback_sentence = find_condition(observed.status.conditions, words.STALLED)
-    if (
-        rollback_sentence is None
-        or rollback_sentence.status != "True"
-        or rollback_sentence.reason != look.reason
-    ):
-        return look.message
-    return steady(look.message, rollback_sentence.message)
-
-
-def _reconciling(reached: Position, run: StageRun | None, state: RunState | None) -> ConditionValue:
-    look = reached.look
-    if run is not None:
-        return _starting(_title(run.identity.stage, run.identity.candidate), run.identity.try_number)
-    if reached.do is Do.WAIT and look.record is not None:
-        title = _title(look.record.stage, look.record.candidate)
-        if look.fact is Fact.BACKOFF:
-            return (
-                "True",
-                words.RETRYING,
-                f"{title} failed ({look.record.cause}) and is tried again at {look.record.not_before}",
-            )
-        if state is not None and state.phase is RunPhase.PENDING:
-            if state.quota is Quota.WAITING:
-                said = state.quota_message or "it has not said anything yet"
-                return "True", words.WAITING_FOR_QUOTA, f"{title} waits for quota: {said}"[:4096]
-            if waiting := waits_for(state):
-                return "True", words.WAITING_FOR_NODES, f"{title} waits: {waiting}"[:4096]
-            return _starting(title, look.record.try_number)
-        beside = len(reached.companions - {lineage_of(look.record)})
-        many = "1 evaluation runs" if beside == 1 else f"{beside} evaluations run"
-        return "True", words.STAGE_RUNNING, f"{title} is running{f'; {many} beside it' if beside else ''}"
-    if reached.do is Do.ROLL_BACK:
-        assert reached.retreat is not None
-        return "True", words.ROLLING_BACK, rollback_sentence(reached.retreat)
-    if reached.do in (Do.STOP, Do.CLEAR):
-        return "True", words.STOPPING, "running processes were asked to save and stop"
-    if reached.do is Do.HOLD:
-        return "False", words.SUSPENDED_BY_USER, "spec.suspend is true"
-    if reached.do is Do.FINISH:
-        return "False", words.PUBLISHED, "there is nothing left to do"
-    return "False", look.reason or words.BUDGET_EXHAUSTED, "waits for a person"
-
-
-def _starting(title: str, try_number: int) -> ConditionValue:
-    if try_number == 1:
-        return "True", words.STAGE_STARTING, f"{title} is starting"
-    return "True", words.RETRYING, f"{title} is starting again (try {try_number})"
-
-
-def _gates(reached: Position) -> ConditionValue:
-    if isinstance(reached.choice, choose.Selected):
-        failed = [v.message for v in (*reached.choice.candidate.verdicts, *reached.verdicts) if not v.passed]
-        if reached.state is State.VERIFY and reached.do is Do.STALL:
-            return "False", words.VERIFY_FAILED, reached.look.message
-        if failed:
-            return "False", words.PASSED_WITH_WARNINGS, "; ".join(failed)
-        rollback_sentence = "; ".join(verdict.message for verdict in reached.choice.candidate.verdicts)
-        return "True", words.ALL_GATES_PASSED, rollback_sentence
-    if isinstance(reached.choice, choose.Breached):
-        return "False", reached.choice.reason, reached.choice.message
-    return "Unknown", words.GATES_NOT_JUDGED, "no candidate was judged"
-
-
-def _overspent(situation: ChainInputs, reached: Position) -> str:
-    spec, profile = situation.spec, situation.profile
-    hours = [h for h in (spec.limits.gpu_hours, profile.limits.gpu_hours) if h is not None]
-    kept = ""
-    if isinstance(reached.choice, choose.Selected | choose.NeedsMeasure):
-        kept = f"; the best candidate {reached.choice.candidate.id} is kept"
-    stage = reached.look.stage.stage if reached.look.stage else "the next stage"
-    return f"limits.gpuHours of {min(hours):g} is used up before {stage}{kept}"
-
-
-def _title(stage: str, candidate: str | None) -> str:
+def run_title(stage: str, candidate: str | None) -> str:
+    """Return how messages name a run: `prepare`, `evaluate of a1-s40`."""
     return f"{stage} of {candidate}" if candidate else stage
 
 
-MAX_MESSAGE = 4096
-NO_QUEUE: Final[tuple[ConditionStatus, str, str]] = ("Unknown", words.NO_QUEUE, "no queue is asked for")
+def _suspended(is_suspended: bool) -> ConditionValue:
+    if is_suspended:
+        return ConditionValue("True", api.SUSPENDED_BY_USER, "spec.suspend is true")
+    return ConditionValue("False", api.NOT_SUSPENDED, "spec.suspend is false")
 
 
-def reserved(
-    queue: str | None, state: RunState | None, run: StageRun | None
-) -> tuple[ConditionStatus, str, str]:
-    """Status, reason and sentence.
+def _stalled(observed: Observed, assessment: StageAssessment) -> str:
+    """Return the message; the stored one where the new one says the same in other words."""
+    stored = find_condition(observed.status.conditions, api.STALLED)
+    if stored is None or stored.status != "True" or stored.reason != assessment.reason:
+        return assessment.message
+    return steady(assessment.message, stored.message)
+
+
+def _reconciling(position: Position, run: StageRun | None, state: RunState | None) -> ConditionValue:
+    assessment = position.assessment
+    if run is not None:
+        return _starting(run_title(run.identity.stage, run.identity.candidate), run.identity.try_number)
+    if position.action is Action.WAIT and assessment.record is not None:
+        return _waiting(position, state)
+    if position.rollback is not None:
+        return ConditionValue("True", api.ROLLING_BACK, rollback_sentence(position.rollback))
+    if position.action in (Action.STOP, Action.CLEAR):
+        return ConditionValue("True", api.STOPPING, "stop requested: running processes save and stop")
+    if position.action is Action.HOLD:
+        return ConditionValue("False", api.SUSPENDED_BY_USER, "spec.suspend is true")
+    if position.action is Action.FINISH:
+        return ConditionValue("False", api.PUBLISHED, "no work is left to do")
+    return ConditionValue("False", assessment.reason or api.BUDGET_EXHAUSTED, "waits for user action")
+
+
+def _waiting(position: Position, state: RunState | None) -> ConditionValue:
+    """Return what a stage with a run, or between two runs, waits for."""
+    record = position.assessment.record
+    if record is None:
+        return NOT_READY
+    title = run_title(record.stage, record.candidate)
+    if position.assessment.fact is Fact.BACKOFF:
+        message = f"{title} failed ({record.cause}) and runs again at {record.not_before}"
+        return ConditionValue("True", api.RETRYING, message)
+    if state is not None and state.phase is RunPhase.PENDING:
+        if state.quota is Quota.WAITING:
+            return _waiting_for_quota("True", title, state)
+        if reason := waits_for(state):
+            return ConditionValue("True", api.WAITING_FOR_NODES, f"{title} waits: {reason}"[:MAX_MESSAGE])
+        return _starting(title, record.try_number)
+    num_parallel = len(position.companions - {record.stage_key})
+    evaluations = "1 evaluation runs" if num_parallel == 1 else f"{num_parallel} evaluations run"
+    parallel = f"; {evaluations} in parallel" if num_parallel else ""
+    return ConditionValue("True", api.STAGE_RUNNING, f"{title} is running{parallel}")
+
+
+def _starting(title: str, number: int) -> ConditionValue:
+    if number == 1:
+        return ConditionValue("True", api.STAGE_STARTING, f"{title} is starting")
+    return ConditionValue("True", api.RETRYING, f"{title} is starting again (run {number})")
+
+
+def _gates_passed(position: Position) -> ConditionValue:
+    choice = position.choice
+    if isinstance(choice, Breached):
+        return ConditionValue("False", choice.reason, choice.message)
+    if not isinstance(choice, Selected):
+        return NOT_JUDGED
+    if position.state is State.VERIFY and position.action is Action.STALL:
+        return ConditionValue("False", api.VERIFY_FAILED, position.assessment.message)
+    verdicts = (*choice.candidate.verdicts, *position.verdicts)
+    breaches = [verdict.message for verdict in verdicts if not verdict.passed]
+    if breaches:
+        return ConditionValue("False", api.PASSED_WITH_WARNINGS, "; ".join(breaches))
+    messages = [verdict.message for verdict in choice.candidate.verdicts]
+    return ConditionValue("True", api.ALL_GATES_PASSED, "; ".join(messages))
+
+
+def _over_limit(inputs: ChainInputs, position: Position) -> str:
+    hours = [h for h in (inputs.spec.limits.gpu_hours, inputs.profile.limits.gpu_hours) if h is not None]
+    kept = ""
+    if isinstance(position.choice, Selected | NeedsMeasure):
+        kept = f"; the best candidate {position.choice.candidate.id} is kept"
+    stage = position.assessment.stage.kind if position.assessment.stage else "the next stage"
+    return f"limits.gpuHours of {min(hours):g} is used up before {stage}{kept}"
+
+
+def _quota_reserved(queue: str | None, state: RunState | None, run: StageRun | None) -> ConditionValue:
+    """Return whether the queue has granted what the stage asks for.
 
     Args:
         queue: of the spec, for the runs to come.
-        state: the newest try of the stage that was reached, as it is; None when nothing of it is there.
-        run: the run that this visit starts.
+        state: the newest run of the stage of the position; None when none of its objects exists.
+        run: the run that this reconcile starts.
     """
     if run is not None:
         if run.queue is None:
             return NO_QUEUE
-        return "False", words.WAITING_FOR_QUOTA, f"{run.identity.stage} was put into queue {run.queue}"
+        message = f"{run.identity.stage} was submitted to queue {run.queue}"
+        return ConditionValue("False", api.WAITING_FOR_QUOTA, message)
     if state is not None and state.is_live and state.quota is not None:
-        return _said(state)
+        return _quota(state)
+    # A run that was created before the spec named a queue runs without quota until its end.
     if queue is None or (state is not None and state.is_live):
         return NO_QUEUE
-    return "False", words.NOTHING_RUNNING, f"nothing runs, so nothing is held of queue {queue}"
+    return ConditionValue("False", api.NOTHING_RUNNING, f"nothing runs, so no quota of queue {queue} is held")
 
 
-def _said(state: RunState) -> tuple[ConditionStatus, str, str]:
+def _quota(state: RunState) -> ConditionValue:
     stage = state.identity.stage
     if state.quota is Quota.GRANTED:
-        return "True", words.QUOTA_GRANTED, f"the queue has granted what {stage} asks for"
+        return ConditionValue("True", api.QUOTA_GRANTED, f"the queue has granted what {stage} asks for")
     if state.quota is Quota.NEVER:
-        said = state.quota_message or "it gives no reason"
-        return (
-            "False",
-            words.QUOTA_TOO_SMALL,
-            f"the queue cannot grant what {stage} asks for: {said}"[:MAX_MESSAGE],
-        )
-    said = state.quota_message or "it has not said anything yet"
-    return "False", words.WAITING_FOR_QUOTA, f"{stage} waits for quota: {said}"[:MAX_MESSAGE]
+        why = state.quota_message or "it gives no reason"
+        message = f"the queue cannot grant what {stage} asks for: {why}"
+        return ConditionValue("False", api.QUOTA_TOO_SMALL, message[:MAX_MESSAGE])
+    return _waiting_for_quota("False", stage, state)
+
+
+def _waiting_for_quota(status: ConditionStatus, title: str, state: RunState) -> ConditionValue:
+    why = state.quota_message or "the queue has given no reason yet"
+    return ConditionValue(status, api.WAITING_FOR_QUOTA, f"{title} waits for quota: {why}"[:MAX_MESSAGE])

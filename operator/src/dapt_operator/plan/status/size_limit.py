@@ -1,4 +1,4 @@
-"""A status has room for so much: what grows is cut in a fixed order, least needed first."""
+"""Keeps the status under its size limit: what grows is cut in a fixed order, what users need least first."""
 
 from __future__ import annotations
 
@@ -6,99 +6,114 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from dapt_operator.api.v1alpha1.ledger import RunRecord
 from dapt_operator.api.v1alpha1.status import MAX_STATUS_BYTES, DomainAdaptationStatus
 from dapt_operator.plan.ledger.compaction import compact_record
 
-ROOM_BYTES: Final = MAX_STATUS_BYTES - 16 * 1024
+SIZE_LIMIT_BYTES: Final = MAX_STATUS_BYTES - 16 * 1024
 """The API server counts its own fields too."""
+MAX_SHORT_MESSAGE: Final = 200
+MAX_SHORT_STAGE_MESSAGE: Final = 300
+MAX_SHORT_CONDITION_MESSAGE: Final = 1000
+KEPT_CANDIDATES: Final = 30
 
 Cut = Callable[[DomainAdaptationStatus], DomainAdaptationStatus]
 
 
 def size_bytes(written: Mapping[str, Any]) -> int:
-    """Bytes of a status as JSON."""
+    """Return the bytes of a status as JSON."""
     return len(json.dumps(written, ensure_ascii=False).encode())
 
 
 def truncate_status(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
-    """The status itself when it fits, else with as few cuts as do."""
+    """Return the status itself when it fits, else with as few cuts as make it fit."""
     for cut in CUTS:
-        if size_bytes(status.to_dict()) <= ROOM_BYTES:
+        if size_bytes(status.to_dict()) <= SIZE_LIMIT_BYTES:
             break
         status = cut(status)
     return status
 
 
-def _evaluations(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
-    """Finished evaluations are kept in short."""
+def _compact_evaluations(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
+    """Replace the records of finished evaluations by their measures alone."""
     ledger = status.ledger
     for record in ledger.runs if ledger is not None else ():
-        if record.kind == "evaluate" and record.state == "Succeeded" and ledger is not None:
+        if record.kind == "evaluate" and record.has_succeeded and ledger is not None:
             ledger = compact_record(ledger, record)
-    return status.model_copy(update={"ledger": ledger})
+    return status.with_values(ledger=ledger)
 
 
-def _short(text: str | None, most: int) -> str | None:
-    return text if text is None or len(text) <= most else text[: most - 3] + "..."
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def _candidates_words(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
-    short = (one.model_copy(update={"message": _short(one.message, 200)}) for one in status.candidates)
-    return status.model_copy(update={"candidates": tuple(short)})
-
-
-def _stages_words(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
-    short = (one.model_copy(update={"message": _short(one.message, 300)}) for one in status.stages)
-    return status.model_copy(update={"stages": tuple(short)})
-
-
-def _older_logs(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
-    with_lines = [index for index, one in enumerate(status.stages) if one.last_log_lines]
-    stages = (
-        one.model_copy(update={"last_log_lines": ()}) if index in with_lines[:-1] else one
-        for index, one in enumerate(status.stages)
+def _shorten_candidates(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
+    candidates = (
+        candidate.with_values(message=_shortened(candidate.message, MAX_SHORT_MESSAGE))
+        if candidate.message
+        else candidate
+        for candidate in status.candidates
     )
-    return status.model_copy(update={"stages": tuple(stages)})
+    return status.with_values(candidates=tuple(candidates))
 
 
-def _others_tasks(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
-    chosen = status.selected.id if status.selected else None
-    kept = (one if one.id == chosen else one.model_copy(update={"tasks": {}}) for one in status.candidates)
-    return status.model_copy(update={"candidates": tuple(kept)})
+def _shorten_stages(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
+    stages = (
+        stage.with_values(message=_shortened(stage.message, MAX_SHORT_STAGE_MESSAGE))
+        if stage.message
+        else stage
+        for stage in status.stages
+    )
+    return status.with_values(stages=tuple(stages))
 
 
-def _conditions_words(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
-    short = (one.model_copy(update={"message": _short(one.message, 1000)}) for one in status.conditions)
-    return status.model_copy(update={"conditions": tuple(short)})
+def _shorten_conditions(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
+    conditions = (
+        condition.with_values(message=_shortened(condition.message, MAX_SHORT_CONDITION_MESSAGE))
+        for condition in status.conditions
+    )
+    return status.with_values(conditions=tuple(conditions))
 
 
-def _older_candidates(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
-    chosen = status.selected.id if status.selected else None
-    newest = status.candidates[-30:]
-    kept = tuple(one for one in status.candidates[:-30] if one.id == chosen)
-    return status.model_copy(update={"candidates": (*kept, *newest)})
-
-
-def _records_words(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
+def _shorten_records(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
     if status.ledger is None:
         return status
+    ledger = status.ledger.with_messages(lambda message: _shortened(message, MAX_SHORT_MESSAGE))
+    return status.with_values(ledger=ledger)
 
-    def short(record: RunRecord) -> RunRecord:
-        return record.model_copy(update={"message": _short(record.message, 200)})
 
-    runs = tuple(short(record) for record in status.ledger.runs)
-    return status.model_copy(update={"ledger": status.ledger.model_copy(update={"runs": runs})})
+def _drop_older_logs(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
+    with_lines = [index for index, stage in enumerate(status.stages) if stage.last_log_lines]
+    stages = (
+        stage.with_values(last_log_lines=()) if index in with_lines[:-1] else stage
+        for index, stage in enumerate(status.stages)
+    )
+    return status.with_values(stages=tuple(stages))
+
+
+def _drop_tasks_but_of_the_chosen(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
+    chosen = status.selected.id if status.selected else None
+    candidates = (
+        candidate if candidate.id == chosen else candidate.with_values(tasks={})
+        for candidate in status.candidates
+    )
+    return status.with_values(candidates=tuple(candidates))
+
+
+def _drop_older_candidates(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
+    chosen = status.selected.id if status.selected else None
+    older, newest = status.candidates[:-KEPT_CANDIDATES], status.candidates[-KEPT_CANDIDATES:]
+    kept = tuple(candidate for candidate in older if candidate.id == chosen)
+    return status.with_values(candidates=(*kept, *newest))
 
 
 CUTS: Final[tuple[Cut, ...]] = (
-    _candidates_words,
-    _older_logs,
-    _evaluations,
-    _others_tasks,
-    _stages_words,
-    _conditions_words,
-    _older_candidates,
-    _records_words,
+    _shorten_candidates,
+    _drop_older_logs,
+    _compact_evaluations,
+    _drop_tasks_but_of_the_chosen,
+    _shorten_stages,
+    _shorten_conditions,
+    _drop_older_candidates,
+    _shorten_records,
 )
 """In this order; what decisions read of the ledger is never cut, only shortened."""
