@@ -353,7 +353,7 @@ def test_a_killed_local_run_takes_its_processes_along_and_costs_no_retry(tmp_pat
         state = state_of(again)
         assert (state.phase, state.cause) == (RunPhase.FAILED, Cause.DISRUPTION)
         assert state.message == (
-            "LocalRunEnded: the local run was ended while this stage ran; it goes on from what was complete"
+            "LocalRunEnded: the local run was ended while this stage ran; the next run continues from what is complete"
         )
 
 
@@ -450,7 +450,7 @@ def test_a_frozen_block_cannot_be_changed(tmp_path: Path) -> None:
         LocalCluster(tmp_path, resource(model={"source": "file://another"}), None)
     assert refused.value.problems == (
         "spec.model cannot change any more, since the stage prepare that reads it has started: restore it, or create a "
-        f"new DomainAdaptation (this run is in {tmp_path}; --fresh starts it afresh, another metadata.name keeps both)",
+        f"new DomainAdaptation (this run is in {tmp_path}; --fresh starts over, another metadata.name keeps both)",
     )
     with LocalCluster(tmp_path, resource(suspend=True), None):
         pass

@@ -120,4 +120,4 @@ class TestGangs:
             )
         with LocalCluster(tmp_path, resource(), None) as local:
             state = last_state(local)
-            assert (state.cause, state.message) == (Cause.STOPPED, "asked to stop; saved at step 3")
+            assert (state.cause, state.message) == (Cause.STOPPED, "stop requested; saved at step 3")

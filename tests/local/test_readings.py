@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from dapt_contract.progress import Progress
-from dapt_operator.cluster.local.progress import LocalProgress, fetch
+from dapt_operator.cluster.local.progress import LocalProgress, ProgressTarget, fetch
 from support.pod_objects import wait_until
 from support.ports import free_port
 
@@ -45,7 +45,7 @@ GOOD = b'{"run_key": "abc123", "stage": "pretrain", "step": 4, "from_the_future"
 
 def test_a_reading_is_parsed_and_what_is_not_known_is_dropped() -> None:
     with serving(GOOD) as port:
-        assert fetch(port) == Progress(run_key="abc123", stage="pretrain", step=4)
+        assert fetch(ProgressTarget(port, "abc")) == Progress(run_key="abc123", stage="pretrain", step=4)
 
 
 @pytest.mark.parametrize(
@@ -61,21 +61,21 @@ def test_a_reading_is_parsed_and_what_is_not_known_is_dropped() -> None:
 )
 def test_what_is_no_reading_is_dropped(content: bytes) -> None:
     with serving(content) as port:
-        assert fetch(port) is None
+        assert fetch(ProgressTarget(port, "")) is None
 
 
 def test_an_error_is_no_reading() -> None:
     with serving(GOOD, status=500) as port:
-        assert fetch(port) is None
+        assert fetch(ProgressTarget(port, "")) is None
 
 
 def test_nobody_at_the_port_is_no_reading() -> None:
-    assert fetch(free_port()) is None
+    assert fetch(ProgressTarget(free_port(), "")) is None
 
 
 def test_only_readings_of_the_run_itself_are_kept_and_only_while_it_runs() -> None:
     with serving(GOOD) as port:
-        targets = {"mine": (port, "abc"), "forged": (port, "xyz")}
+        targets = {"mine": ProgressTarget(port, "abc"), "forged": ProgressTarget(port, "xyz")}
         readings = LocalProgress(lambda: targets)
         wait_until(lambda: "mine" in readings.latest(), "a reading")
         assert set(readings.latest()) == {"mine"}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dapt_operator.cluster.local import LocalCluster
-from dapt_operator.cluster.local.capacity import Capacity, demand, machine
+from dapt_operator.cluster.local.capacity import Capacity, job_request, machine_capacity
 from dapt_operator.cluster.port import ObjectReference
 from dapt_operator.launchers.indexed_job import states
 from dapt_operator.stage_run import RunPhase, RunState
@@ -23,7 +23,7 @@ SLEEP = "import time; time.sleep(600)"
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
     with LocalCluster(tmp_path / "run", resource(), None) as local:
-        local._room = Capacity({"cpu": 4.0, "nvidia.com/gpu": 2.0})
+        local._capacity = Capacity({"cpu": 4.0, "nvidia.com/gpu": 2.0})
         yield local
         local.kill()
 
@@ -54,7 +54,7 @@ def test_what_fits_runs_side_by_side_and_what_does_not_waits_with_a_reason(clust
     first, second, third = (start(cluster, SLEEP, number, cpu="2") for number in (1, 2, 3))
     assert phases(cluster, first, second, third) == ["Running", "Running", "Pending"]
     assert state_of(cluster, third).message == (
-        "Unschedulable: 4 of 4 cpu are in use on this machine and 2 are asked for"
+        "Unschedulable: 4 of 4 cpu are in use on this machine and 2 are requested"
     )
     cluster.delete(cluster.key, ObjectReference("Job", first))
     wait_until(lambda: phases(cluster, third) == ["Running"], "room for the third")
@@ -93,7 +93,7 @@ def test_gangs_with_accelerators_are_bounded_by_those_alone(cluster: LocalCluste
     third = start(cluster, SLEEP, 3, **{"nvidia.com/gpu": "1"})
     assert phases(cluster, first, second, third) == ["Running", "Running", "Pending"]
     assert state_of(cluster, third).message == (
-        "Unschedulable: 2 of 2 nvidia.com/gpu are in use on this machine and 1 are asked for"
+        "Unschedulable: 2 of 2 nvidia.com/gpu are in use on this machine and 1 are requested"
     )
 
 
@@ -102,7 +102,7 @@ def test_all_pods_of_a_gang_count() -> None:
     job = fake_manifests(run)[-1]
     container = job["spec"]["template"]["spec"]["containers"][0]
     container["resources"] = {"requests": {"cpu": "1500m", "memory": "1Gi"}}
-    assert demand(job, Capacity({"cpu": 8.0})) == Capacity({"cpu": 4.5})
+    assert job_request(job, Capacity({"cpu": 8.0})) == Capacity({"cpu": 4.5})
     container["resources"] = {}
-    assert demand(job, Capacity({"cpu": 8.0})) == Capacity({"cpu": 8.0})
-    assert machine({"nvidia.com/gpu": 2}).amounts["nvidia.com/gpu"] == 2.0
+    assert job_request(job, Capacity({"cpu": 8.0})) == Capacity({"cpu": 8.0})
+    assert machine_capacity({"nvidia.com/gpu": 2}).amounts["nvidia.com/gpu"] == 2.0

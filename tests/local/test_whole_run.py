@@ -85,7 +85,7 @@ def test_a_stopped_run_says_how_to_go_on(stopped: Ended) -> None:
     assert stopped.code == 143, stopped.errors
     assert stopped.lines[-2:] == [
         "stopping: the running stage saves first (once more to stop at once)",
-        "stopped; `dapt run toy.yaml` goes on where it was",
+        "stopped; `dapt run toy.yaml` continues the run",
     ]
 
 

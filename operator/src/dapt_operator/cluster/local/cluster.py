@@ -1,4 +1,4 @@
-"""The cluster port on one machine: Jobs are processes, volumes are folders, the rest is files.
+"""Implements the cluster port on one machine: Jobs are processes, volumes are folders, the rest is files.
 
 A run folder holds `objects/*.json` (what an API server would keep), `status.yaml` (the resource with its status),
 `work/` (the work volume), `logs/JOB-INDEX.log`, `events.jsonl` and `pods/` (scratch and mounted files).
@@ -16,40 +16,48 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Final, Self
 
 from dapt_operator.api.names import LABEL_RUN
 from dapt_operator.cluster.local import job_status
-from dapt_operator.cluster.local.capacity import Capacity, demand, machine
+from dapt_operator.cluster.local.capacity import Capacity, job_request, machine_capacity
 from dapt_operator.cluster.local.errors import LocalRunError
 from dapt_operator.cluster.local.job import LocalJob
 from dapt_operator.cluster.local.object_files import ObjectFiles
 from dapt_operator.cluster.local.pod_to_process import RUN_MARKER
 from dapt_operator.cluster.local.process import kill_marked
-from dapt_operator.cluster.local.progress import LocalProgress
+from dapt_operator.cluster.local.progress import LocalProgress, ProgressTarget
 from dapt_operator.cluster.local.stored_resource import StoredResource
 from dapt_operator.cluster.port import Event, Key, ObjectReference, World
 from dapt_operator.cluster.timestamps import micro_time
 from dapt_operator.launchers.labels import QUEUE_LABEL
+from dapt_operator.launchers.observe.pod_states import has_ended
+from dapt_operator.launchers.render.environment import DEFAULT_GPU_RESOURCE
 from dapt_operator.stage_run import Children, Manifest
 
-INTERRUPTED = "the local run was ended while this stage ran; it goes on from what was complete"
+INTERRUPTED: Final = (
+    "the local run was ended while this stage ran; the next run continues from what is complete"
+)
 
 
 class LocalCluster:
-    """One adaptation in one folder. Use as a context manager, from one thread that lives as long as the run."""
+    """Runs one adaptation in one folder.
+
+    Use it as a context manager, from one thread that lives as long as the run: the kernel kills the processes of a Job
+    when the thread that started them ends.
+    """
 
     def __init__(self, folder: Path, resource: Manifest, profile: Manifest | None) -> None:
         """Open or create a run folder.
 
         Args:
             folder: for example `runs/quickstart`.
-            resource: the DomainAdaptation as the user wrote it, valid.
+            resource: the DomainAdaptation as the user wrote it; valid.
             profile: the AdaptationProfile.
 
         Raises:
-            LocalRunError: another process runs in this folder, the folder is another resource's, or a block of the
-                spec was changed that is frozen.
+            LocalRunError: another process runs in this folder, the folder belongs to another resource, or a frozen
+                block of the spec was changed.
         """
         self.folder = folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -59,23 +67,25 @@ class LocalCluster:
             self._store = ObjectFiles(self.folder / "objects")
             self._resource = StoredResource(self.folder, self._store, resource)
             (self.folder / "work").mkdir(exist_ok=True)
-            self._gangs: dict[str, LocalJob] = {}
+            self._jobs: dict[str, LocalJob] = {}
             self._waiting: dict[str, Capacity] = {}
-            """Jobs that there is no room for now, the oldest first, with what they ask for."""
+            """Requests of the Jobs that wait for capacity, by name, oldest first."""
             self._running: dict[str, Capacity] = {}
-            self._room = machine(_accelerators(profile))
+            """Requests of the Jobs that run, by name."""
+            self._capacity = machine_capacity(_accelerators(profile))
             self._changed = threading.Condition()
             self._changes = 0
+            # A local run that was killed may have left processes; they must end before a new run writes to the volume.
             kill_marked(f"{RUN_MARKER}={self.folder}")
-            self._bury_the_interrupted()
+            self._close_interrupted_jobs()
         except BaseException:
             self._lock_file.close()
             raise
-        self._readings = LocalProgress(self._reading_targets)
+        self._progress = LocalProgress(self._progress_targets)
 
     @property
     def key(self) -> Key:
-        """Of the resource in this folder."""
+        """Key of the resource in this folder."""
         metadata = self._resource.value["metadata"]
         return Key(metadata["namespace"], metadata["name"])
 
@@ -87,26 +97,26 @@ class LocalCluster:
     ) -> None:
         self.close()
 
-    def ask_again(self) -> None:
-        """Give a stage that has no try left new ones, as a changed spec would."""
-        self._resource.ask_again()
+    def renew_retries(self) -> None:
+        """Give a stage without retries new ones, as a changed spec does."""
+        self._resource.renew_retries()
 
     def observe(self, key: Key) -> World:
-        """Gather everything that a plan may depend on; Jobs that waited for room are started when there is some."""
+        """Return everything that a plan may depend on, after starting the waiting Jobs that fit by now."""
         self._start_waiting()
-        ours = key == self.key
+        is_ours = key == self.key
         children = Children(
-            jobs=self._store.all("Job"), pods=self._store.all("Pod"), progress=self._readings.latest()
+            jobs=self._store.all("Job"), pods=self._store.all("Pod"), progress=self._progress.latest()
         )
         return World(
             now=datetime.now(UTC),
-            resource=self._resource.value if ours else None,
+            resource=self._resource.value if is_ours else None,
             profile=self._profile,
-            children=children if ours else Children(),
+            children=children if is_ours else Children(),
         )
 
     def apply(self, key: Key, manifest: Manifest) -> None:
-        """Create an object if none of its kind and name exists; a Job's processes are started.
+        """Create an object if none of its kind and name exists; start the processes of a Job if they fit.
 
         Raises:
             OSError: the disk is full.
@@ -120,28 +130,30 @@ class LocalCluster:
             self._store.put(created | {"status": job_status.suspended_status()})
             return
         name = str(manifest["metadata"]["name"])
-        self._gangs[name] = LocalJob(self._store, self.folder, created, self._notify)
-        self._waiting[name] = demand(created, self._room)
+        self._jobs[name] = LocalJob(self._store, self.folder, created, self._notify)
+        self._waiting[name] = job_request(created, self._capacity)
         self._start_waiting()
 
     def _start_waiting(self) -> None:
-        """Start what fits, the oldest first. Called from the thread that lives as long as the run."""
-        self._running = {name: room for name, room in self._running.items() if not self._gangs[name].is_over}
-        for name, wanted in list(self._waiting.items()):
-            if self._gangs[name].is_deleted:
+        """Start the Jobs that fit, oldest first. Called from the thread that lives as long as the run."""
+        self._running = {
+            name: request for name, request in self._running.items() if not self._jobs[name].is_over
+        }
+        for name, request in list(self._waiting.items()):
+            if self._jobs[name].is_deleted:
                 del self._waiting[name]
                 continue
             used = sum(self._running.values(), start=Capacity())
-            lacking = used.lacking(wanted, self._room) if self._running else ""
-            if lacking:
-                self._gangs[name].wait(lacking)
+            why = used.why_no_fit(request, self._capacity) if self._running else ""
+            if why:
+                self._jobs[name].wait(why)
                 continue
             del self._waiting[name]
-            self._running[name] = wanted
-            self._gangs[name].start()
+            self._running[name] = request
+            self._jobs[name].start()
 
     def delete(self, key: Key, reference: ObjectReference) -> None:
-        """Remove an object. A Job's processes get SIGTERM and their grace period; it is gone when they are."""
+        """Remove an object. The processes of a Job get SIGTERM and their grace period; it is gone when they are."""
         self._check(key)
         if reference.kind == "Pod":
             self._delete_pod(reference.name)
@@ -149,25 +161,26 @@ class LocalCluster:
         if reference.kind != "Job":
             self._store.remove(reference.kind, reference.name)
             return
-        job = self._store.get("Job", reference.name)
-        if job is None:
+        manifest = self._store.get("Job", reference.name)
+        if manifest is None:
             return
-        gang = self._gangs.get(reference.name)
-        if gang is None:
-            for index in range(int(job["spec"].get("completions", 1))):
-                self._store.remove("Pod", f"{reference.name}-{index}")
-            self._store.remove("Job", reference.name)
+        job = self._jobs.get(reference.name)
+        if job is not None:
+            job.stop(delete=True)
             return
-        gang.stop(delete=True)
+        # A Job of an earlier local run: it has no process any more.
+        for index in range(int(manifest["spec"].get("completions", 1))):
+            self._store.remove("Pod", f"{reference.name}-{index}")
+        self._store.remove("Job", reference.name)
 
     def _delete_pod(self, name: str) -> None:
-        """Kill one process of a Job at once: the planner takes single pods away only when a peer has failed."""
-        job, _, index = name.rpartition("-")
-        gang = self._gangs.get(job)
-        if gang is None:
+        """Kill one process of a Job at once: the planner deletes single pods only when a peer has failed."""
+        job_name, _, index = name.rpartition("-")
+        job = self._jobs.get(job_name)
+        if job is None:
             self._store.remove("Pod", name)
         elif index.isdigit():
-            gang.kill_pod(int(index))
+            job.kill_pod(int(index))
 
     def write_status(self, key: Key, status: Mapping[str, Any], resource_version: str) -> None:
         """Replace the status; see `Cluster.write_status`."""
@@ -182,28 +195,28 @@ class LocalCluster:
             file.write(json.dumps(line) + "\n")
 
     def wait_for_change(self, timeout_seconds: float) -> bool:
-        """Wait until a process has ended since the last call; returns whether one has."""
+        """Wait until a process has ended since the last call; return whether one has."""
         with self._changed:
             self._changed.wait_for(lambda: self._changes > 0, timeout_seconds)
-            changed, self._changes = self._changes > 0, 0
-        return changed
+            has_changed, self._changes = self._changes > 0, 0
+        return has_changed
 
     def log_path(self, job: str, index: int = 0) -> Path:
-        """Output of one process of a Job."""
+        """Return the file with the output of one process of a Job."""
         return self.folder / "logs" / f"{job}-{index}.log"
 
     def kill(self) -> None:
         """End all processes at once, without their grace period."""
-        for gang in self._gangs.values():
-            gang.kill()
+        for job in self._jobs.values():
+            job.kill()
 
     def close(self) -> None:
-        """Stop what runs (SIGTERM, grace period, SIGKILL), then give the folder free."""
-        for gang in self._gangs.values():
-            gang.stop()
-        while not all(gang.is_over for gang in self._gangs.values()):
+        """Stop all processes (SIGTERM, grace period, SIGKILL), then release the folder."""
+        for job in self._jobs.values():
+            job.stop()
+        while not all(job.is_over for job in self._jobs.values()):
             time.sleep(0.02)
-        self._readings.close()
+        self._progress.close()
         self._lock_file.close()
 
     def _check(self, key: Key) -> None:
@@ -215,16 +228,17 @@ class LocalCluster:
             self._changes += 1
             self._changed.notify_all()
 
-    def _reading_targets(self) -> dict[str, tuple[int, str]]:
+    def _progress_targets(self) -> dict[str, ProgressTarget]:
         targets = {}
-        for name, gang in list(self._gangs.items()):
-            job, port = self._store.get("Job", name), gang.progress_port
-            if job is not None and port is not None and not gang.is_over:
-                targets[name] = (port, str((job["metadata"].get("labels") or {}).get(LABEL_RUN, "")))
+        for name, job in list(self._jobs.items()):
+            manifest, port = self._store.get("Job", name), job.progress_port
+            if manifest is not None and port is not None and not job.is_over:
+                run = str((manifest["metadata"].get("labels") or {}).get(LABEL_RUN, ""))
+                targets[name] = ProgressTarget(port, run)
         return targets
 
-    def _bury_the_interrupted(self) -> None:
-        """Jobs that were running when the last local run was killed have failed, through no fault of theirs."""
+    def _close_interrupted_jobs(self) -> None:
+        """Mark Jobs that were running when the last local run was killed as failed by a disruption."""
         for job in self._store.all("Job"):
             if job_status.is_finished(job) or job["spec"].get("suspend"):
                 continue
@@ -232,7 +246,7 @@ class LocalCluster:
             for index in range(int(job["spec"].get("completions", 1))):
                 name = f"{job['metadata']['name']}-{index}"
                 pod = self._store.get("Pod", name) or job_status.pod_of(job, index)
-                if not job_status.is_over(pod):
+                if not has_ended(pod):
                     pod = job_status.ended(pod, 137, "", disrupted=INTERRUPTED)
                     self._store.put(pod)
                 pods.append(pod)
@@ -243,18 +257,18 @@ class LocalCluster:
 
 
 def _accelerators(profile: Manifest | None) -> dict[str, int]:
-    """The profile's accelerators a node, by resource name; none on CPU."""
+    """Return the profile's accelerators of one node, by resource name; none on CPU."""
     accelerator = ((profile or {}).get("spec") or {}).get("accelerator") or {}
     if accelerator.get("kind") != "gpu":
         return {}
-    return {str(accelerator.get("resource") or "nvidia.com/gpu"): int(accelerator.get("perNode") or 1)}
+    return {str(accelerator.get("resource") or DEFAULT_GPU_RESOURCE): int(accelerator.get("perNode") or 1)}
 
 
 def _exclusive(folder: Path) -> IO[str]:
     """Hold the folder's lock until the file is closed.
 
     Raises:
-        LocalRunError: someone else holds it.
+        LocalRunError: another process holds it.
     """
     file = (folder / ".lock").open("a+", encoding="utf-8")
     try:
@@ -275,7 +289,7 @@ def _exclusive(folder: Path) -> IO[str]:
 
 
 def _admitted(manifest: Manifest) -> Manifest:
-    """A Job of a queue as the queue would start it: there is none on this machine, and nothing to wait for."""
+    """Return a queued Job as its queue would admit it: this machine has no queue, so there is nothing to wait for."""
     if QUEUE_LABEL not in (manifest["metadata"].get("labels") or {}):
         return manifest
     return {**manifest, "spec": {**manifest["spec"], "suspend": False}}

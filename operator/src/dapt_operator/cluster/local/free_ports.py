@@ -1,7 +1,7 @@
-"""Free ports for a run, also when several local runs choose at the same time.
+"""Reserves free ports for a run, also when several local runs choose at the same time.
 
-A port is taken by a lock on a file of its number that all runs of this user share, and it must be free to bind. The
-range lies below the one from which Linux gives out ports by itself.
+A port is reserved by a lock on a file of its number that all runs of this user share, and it must be free to bind. The
+range lies below the one from which Linux assigns ports.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import random
 import socket
 import tempfile
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from dapt_operator.cluster.local.errors import LocalRunError
 
-_RANGE = range(20_000, 32_000)
-_TRIES = 500
+_RANGE: Final = range(20_000, 32_000)
+_MAX_CANDIDATES: Final = 500
 
 
 class PortReservation:
-    """Some ports, until `release`."""
+    """Holds some ports until `release`."""
 
     def __init__(self, count: int) -> None:
         """Reserve ports.
@@ -33,11 +33,11 @@ class PortReservation:
         self.ports: list[int] = []
         folder = Path(tempfile.gettempdir()) / f"dapt-ports-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
-        for port in random.sample(_RANGE, _TRIES):
+        for port in random.sample(_RANGE, _MAX_CANDIDATES):
             if len(self.ports) == count:
                 return
             lock = (folder / str(port)).open("ab")
-            if _locked(lock) and _can_bind(port):
+            if _has_locked(lock) and _can_bind(port):
                 self._locks.append(lock)
                 self.ports.append(port)
             else:
@@ -49,13 +49,13 @@ class PortReservation:
             )
 
     def release(self) -> None:
-        """Give the ports back."""
+        """Release the ports."""
         for lock in self._locks:
             lock.close()
         self._locks.clear()
 
 
-def _locked(file: IO[bytes]) -> bool:
+def _has_locked(file: IO[bytes]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

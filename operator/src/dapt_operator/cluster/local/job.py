@@ -1,4 +1,4 @@
-"""The processes of one Job: started together, watched one by one, failed together."""
+"""Runs the processes of one Job: started together, watched one by one, failed together."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from dapt_contract.pod import TERMINATION_MESSAGE_BYTES
 from dapt_operator.cluster.local import job_status
 from dapt_operator.cluster.local.errors import LocalRunError
 from dapt_operator.cluster.local.free_ports import PortReservation
@@ -20,13 +21,12 @@ from dapt_operator.cluster.local.process import PodProcess
 from dapt_operator.cluster.timestamps import micro_time
 from dapt_operator.stage_run import Manifest
 
-logger = logging.getLogger(__name__)
-MAX_MESSAGE_BYTES = 4096
-_KILL_POLL_SECONDS = 0.02
+_KILL_POLL_SECONDS: Final = 0.02
+_log = logging.getLogger(__name__)
 
 
 class LocalJob:
-    """Runs one Job that was created; writes its status and its pods' into the store."""
+    """Runs one Job; writes its status and that of its pods into the store."""
 
     def __init__(
         self, store: ObjectFiles, folder: Path, job: Manifest, on_change: Callable[[], None]
@@ -40,41 +40,45 @@ class LocalJob:
         self._processes: dict[int, PodProcess] = {}
         self._alive: set[int] = set()
         self._failure: tuple[str, str] | None = None
-        self._stopping = False
-        self._deleted = False
+        """Reason and message of what fails the Job."""
+        self._is_stopping = False
+        self._is_deleted = False
         self._deadline: threading.Timer | None = None
         spec = job["spec"]
         self._grace_seconds = float(spec["template"]["spec"].get("terminationGracePeriodSeconds", 30))
         self._completions = int(spec.get("completions", 1))
         self._deadline_seconds: float | None = spec.get("activeDeadlineSeconds")
         self.progress_port: int | None = None
-        """Where rank 0 of node 0 serves its readings."""
+        """Port on which rank 0 of node 0 serves its readings; None while it does not run."""
 
     @property
     def is_over(self) -> bool:
-        """Whether no process of the Job runs any more."""
+        """Whether no process of the Job runs."""
         with self._lock:
             return not self._alive
 
     @property
     def is_deleted(self) -> bool:
-        """Whether it was taken away, and nothing of it may start any more."""
+        """Whether the Job was deleted, so that none of its processes may start."""
         with self._lock:
-            return self._deleted
+            return self._is_deleted
 
     def wait(self, why: str) -> None:
-        """Show pods that wait for room; nothing runs."""
+        """Write pods that wait for capacity; start nothing."""
         with self._lock:
             job = self._job()
-            pods = [job_status.unscheduled(job_status.pod_of(job, i), why) for i in range(self._completions)]
-            if pods == [self._store.get("Pod", f"{self._name}-{i}") for i in range(self._completions)]:
-                return
+            pods = [
+                job_status.unscheduled(job_status.pod_of(job, index), why)
+                for index in range(self._completions)
+            ]
+            if pods == [self._store.get("Pod", name) for name in self._pod_names]:
+                return  # nothing has changed since the last reconcile
             for pod in pods:
                 self._put(pod)
             self._write_job()
 
     def start(self) -> None:
-        """Start one process for each completion index; from a thread that lives as long as the run."""
+        """Start one process for each completion index. Call it from a thread that lives as long as the run."""
         with self._lock:
             job = self._job()
             for index in range(self._completions):
@@ -95,7 +99,8 @@ class LocalJob:
         declared = [int(item["containerPort"]) for item in container.get("ports") or []]
         self._ports = PortReservation(len(declared))
         ports = dict(zip(declared, self._ports.ports, strict=True))
-        launches: list[tuple[int, Manifest, Launch]] = []
+        # All pods are prepared before the first one starts, so that a missing ConfigMap starts none.
+        launches: list[tuple[int, dict[str, Any], Launch]] = []
         for index in range(self._completions):
             pod = self._pod(index)
             launches.append((index, pod, prepare_launch(pod, self._store, self._folder, ports)))
@@ -114,7 +119,7 @@ class LocalJob:
             ).start()
 
     def _fail_to_start(self, why: str) -> None:
-        """What can be told at once is told at once: nothing here gets better by waiting."""
+        """Fail the Job at once: none of the reasons goes away by waiting."""
         self._failure = ("StartError", why)
         for index in range(self._completions):
             if index not in self._alive:
@@ -125,32 +130,31 @@ class LocalJob:
             self._ports.release()
 
     def log_path(self, index: int) -> Path:
-        """Output of one process, of all its lives."""
+        """Return the file to which the output of one process is appended."""
         return self._folder / "logs" / f"{self._name}-{index}.log"
 
     def stop(self, *, delete: bool = False) -> None:
-        """Ask all processes to stop, kill them when their grace period is over; returns at once.
+        """Request all processes to stop, and kill them when their grace period is over. Returns at once.
 
-        delete: remove the Job and its pods when the last process has ended.
+        Args:
+            delete: whether to remove the Job and its pods when the last process has ended.
         """
         with self._lock:
             if not self._alive:
-                self._deleted = self._deleted or delete
+                self._is_deleted = self._is_deleted or delete
                 self._finish_if_over()
                 return
-            if delete and not self._deleted:
-                self._deleted = True
+            if delete and not self._is_deleted:
+                self._is_deleted = True
                 job = self._job()
                 self._put(job | {"metadata": job["metadata"] | {"deletionTimestamp": micro_time()}})
-            if self._stopping:
+            if self._is_stopping:
                 return
-            self._stopping = True
+            self._is_stopping = True
         threading.Thread(target=self._stop_all, name=f"stop-{self._name}", daemon=True).start()
 
     def _stop_all(self) -> None:
-        with self._lock:
-            processes = [self._processes[index] for index in self._alive]
-        for process in processes:
+        for process in self._live_processes():
             process.terminate()
         end = time.monotonic() + self._grace_seconds
         while not self.is_over and time.monotonic() < end:
@@ -159,18 +163,20 @@ class LocalJob:
 
     def kill(self) -> None:
         """End all processes at once."""
-        with self._lock:
-            remaining = [self._processes[index] for index in self._alive]
-        for process in remaining:
+        for process in self._live_processes():
             process.kill()
 
+    def _live_processes(self) -> list[PodProcess]:
+        with self._lock:
+            return [self._processes[index] for index in self._alive]
+
     def kill_pod(self, index: int) -> None:
-        """End one process at once; its pod says that it was deleted, so that its end counts as no cause."""
+        """End one process at once. Its pod is marked as deleted before, so that its end counts as no cause."""
         with self._lock:
             process = self._processes.get(index)
             if process is None or index not in self._alive:
                 return
-            pod = dict(self._pod(index))
+            pod = self._pod(index)
             self._put(pod | {"metadata": pod["metadata"] | {"deletionTimestamp": micro_time()}})
         process.kill()
 
@@ -186,20 +192,20 @@ class LocalJob:
         code = process.wait()
         message = _termination_message(launch.termination_log)
         with self._lock:
-            self._put(job_status.ended(self._pod(index), code, message, at=process.ended_at))
+            self._put(job_status.ended(self._pod(index), code, message, ended_at=process.ended_at))
             self._alive.discard(index)
             if code != 0 and self._failure is None:
                 self._failure = ("BackoffLimitExceeded", "Job has reached the specified backoff limit")
             self._write_job()
             self._finish_if_over()
-            others = bool(self._alive)
-        if code != 0 and others:
+            has_peers = bool(self._alive)
+        if code != 0 and has_peers:
             self.stop()
         self._on_change()
-        shutil.rmtree(pod_folder(self._folder, self._pod_stub(index)) / "scratch", ignore_errors=True)
+        shutil.rmtree(pod_folder(self._folder, self._pod_name(index)) / "scratch", ignore_errors=True)
 
     def _finish_if_over(self) -> None:
-        """Last things of a Job whose processes have all ended; with the lock held."""
+        """Clean up a Job whose processes have all ended. Called with the lock held."""
         if self._alive:
             return
         if self._deadline is not None:
@@ -207,12 +213,12 @@ class LocalJob:
         if self._ports is not None:
             self._ports.release()
         self.progress_port = None
-        if self._deleted:
-            for index in range(self._completions):
-                self._store.remove("Pod", f"{self._name}-{index}")
+        if self._is_deleted:
+            for name in self._pod_names:
+                self._store.remove("Pod", name)
             self._store.remove("Job", self._name)
-            for index in range(self._completions):
-                shutil.rmtree(pod_folder(self._folder, self._pod_stub(index)), ignore_errors=True)
+            for name in self._pod_names:
+                shutil.rmtree(pod_folder(self._folder, name), ignore_errors=True)
             self._on_change()
 
     def _write_job(self) -> None:
@@ -222,33 +228,37 @@ class LocalJob:
             self._put(job | {"status": job_status.job_status(job, pods, self._failure)})
 
     def _put(self, value: Manifest) -> None:
-        """Write what has happened; a full disk does not undo it."""
+        """Store what has happened; a full disk is only logged, since it cannot undo what has happened."""
         try:
             self._store.put(value)
         except OSError as error:
-            logger.warning("%s of %s was not written: %s", value["kind"], self._name, error)
+            _log.warning("%s of %s was not written: %s", value["kind"], self._name, error)
 
     def _job(self) -> dict[str, Any]:
-        found = self._store.get("Job", self._name)
-        if found is None:
-            raise LookupError(self._name)
-        return found
+        return self._stored("Job", self._name)
 
-    def _pod(self, index: int) -> Manifest:
-        found = self._store.get("Pod", f"{self._name}-{index}")
-        if found is None:
-            raise LookupError(f"{self._name}-{index}")
-        return found
+    def _pod(self, index: int) -> dict[str, Any]:
+        return self._stored("Pod", self._pod_name(index))
 
-    def _pod_stub(self, index: int) -> Manifest:
-        return {"metadata": {"name": f"{self._name}-{index}"}}
+    def _stored(self, kind: str, name: str) -> dict[str, Any]:
+        stored = self._store.get(kind, name)
+        if stored is None:
+            raise LookupError(name)
+        return stored
+
+    def _pod_name(self, index: int) -> str:
+        return f"{self._name}-{index}"
+
+    @property
+    def _pod_names(self) -> list[str]:
+        return [self._pod_name(index) for index in range(self._completions)]
 
 
 def _termination_message(path: Path) -> str:
-    """The last 4,096 bytes, as the kubelet keeps them."""
+    """Return the last 4,096 bytes, as the kubelet does."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - MAX_MESSAGE_BYTES))
-            return file.read(MAX_MESSAGE_BYTES).decode(errors="replace")
+            file.seek(max(0, path.stat().st_size - TERMINATION_MESSAGE_BYTES))
+            return file.read(TERMINATION_MESSAGE_BYTES).decode(errors="replace")
     except OSError:
         return ""

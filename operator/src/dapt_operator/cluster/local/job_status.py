@@ -1,4 +1,4 @@
-"""Job- and Pod-shaped status, as the Job controller and the kubelet write it. Values in, values out."""
+"""Builds the status of Jobs and pods as the Job controller and the kubelet write it. Pure."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from dapt_contract.pod import COMPLETION_INDEX
 from dapt_operator.cluster.timestamps import micro_time
+from dapt_operator.launchers.observe.pod_states import ENDED_PHASES
+from dapt_operator.launchers.observe.run_states import true_conditions
 from dapt_operator.stage_run import Manifest, plain
-
-COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
-TERMINAL_PHASES = ("Succeeded", "Failed")
 
 
 def pod_of(job: Manifest, index: int) -> dict[str, Any]:
-    """The pod of one completion index, waiting to start."""
+    """Return the pod of one completion index, pending."""
     template = job["spec"]["template"]
     metadata = plain(template.get("metadata") or {})
     name = job["metadata"]["name"]
@@ -37,13 +37,13 @@ def pod_of(job: Manifest, index: int) -> dict[str, Any]:
 
 
 def unscheduled(pod: Manifest, why: str) -> dict[str, Any]:
-    """The pod while there is no room for it, as the scheduler says it."""
+    """Return the pod with the scheduler's condition of a pod that fits nowhere."""
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why}
     return {**pod, "status": {"phase": "Pending", "conditions": [condition]}}
 
 
 def running(pod: Manifest) -> dict[str, Any]:
-    """The pod with its container started now."""
+    """Return the pod with its container started now."""
     now = micro_time()
     return _with_container(pod, {"phase": "Running", "startTime": now}, {"running": {"startedAt": now}})
 
@@ -55,50 +55,45 @@ def ended(
     *,
     disrupted: str | None = None,
     reason: str | None = None,
-    at: datetime | None = None,
+    ended_at: datetime | None = None,
 ) -> dict[str, Any]:
-    """The pod after its container ended.
+    """Return the pod after its container ended.
 
     Args:
-        pod: as it was.
-        exit_code: as a container has it, 128 + signal for a kill.
+        pod: the pod before.
+        exit_code: of the container; 128 + signal for a kill.
         message: the termination message.
-        disrupted: why the pod was taken away, for a DisruptionTarget condition.
-        reason: the kubelet's; None: Completed or Error, by the exit code.
-        at: when; None: now.
+        disrupted: why the pod was taken away, for a DisruptionTarget condition; None: it was not.
+        reason: of the kubelet; None: Completed or Error, by the exit code.
+        ended_at: None for now.
     """
-    before = _container_state(pod).get("running") or {}
+    running_state = _container_state(pod).get("running") or {}
     status: dict[str, Any] = {"phase": "Succeeded" if exit_code == 0 else "Failed"}
     if disrupted is not None:
         status["conditions"] = [_condition("DisruptionTarget", "LocalRunEnded", disrupted)]
     terminated = {
         "exitCode": exit_code,
         "reason": reason or ("Completed" if exit_code == 0 else "Error"),
-        "startedAt": before.get("startedAt"),
-        "finishedAt": micro_time(at),
+        "startedAt": running_state.get("startedAt"),
+        "finishedAt": micro_time(ended_at),
     } | ({"message": message} if message else {})
     kept = {name: value for name, value in (pod.get("status") or {}).items() if name == "startTime"}
     return _with_container(pod, kept | status, {"terminated": terminated})
 
 
-def is_over(pod: Manifest) -> bool:
-    """Whether a pod has ended."""
-    return (pod.get("status") or {}).get("phase") in TERMINAL_PHASES
-
-
 def job_status(job: Manifest, pods: Sequence[Manifest], failure: tuple[str, str] | None) -> dict[str, Any]:
-    """Status of a Job from its pods.
+    """Return the status of a Job.
 
     Args:
-        job: as it was; conditions already there stay.
+        job: the Job before; its conditions are kept.
         pods: of all completion indexes.
-        failure: reason and message of what fails the Job; None: nothing so far.
+        failure: reason and message of what fails the Job; None while nothing does.
     """
     before = job.get("status") or {}
     conditions = list(before.get("conditions") or [])
     phases = [(pod.get("status") or {}).get("phase") for pod in pods]
-    over = all(phase in TERMINAL_PHASES for phase in phases)
-    complete = bool(pods) and all(phase == "Succeeded" for phase in phases)
+    num_active = sum(phase not in ENDED_PHASES for phase in phases)
+    is_complete = bool(pods) and all(phase == "Succeeded" for phase in phases)
 
     def add(kind: str, reason: str, message: str) -> None:
         if not any(condition["type"] == kind for condition in conditions):
@@ -106,30 +101,29 @@ def job_status(job: Manifest, pods: Sequence[Manifest], failure: tuple[str, str]
 
     status: dict[str, Any] = {
         "startTime": before.get("startTime") or micro_time(),
-        "active": sum(phase not in TERMINAL_PHASES for phase in phases),
+        "active": num_active,
         "succeeded": phases.count("Succeeded"),
         "failed": phases.count("Failed"),
     }
-    if complete:
+    if is_complete:
         add("SuccessCriteriaMet", "CompletionsReached", "Reached expected number of succeeded pods")
         add("Complete", "CompletionsReached", "Reached expected number of succeeded pods")
         status["completionTime"] = micro_time()
     elif failure is not None:
         add("FailureTarget", *failure)
-        if over:
+        if num_active == 0:
             add("Failed", *failure)
     return status | {"conditions": conditions}
 
 
 def suspended_status() -> dict[str, Any]:
-    """Status of a Job that waits to be admitted."""
+    """Return the status of a Job that waits to be admitted."""
     return {"active": 0, "conditions": [_condition("Suspended", "JobSuspended", "Job suspended")]}
 
 
 def is_finished(job: Manifest) -> bool:
-    """Whether a Job has ended for good."""
-    conditions = (job.get("status") or {}).get("conditions") or []
-    return any(item["type"] in ("Complete", "Failed") and item["status"] == "True" for item in conditions)
+    """Whether a Job has ended."""
+    return not true_conditions(job).keys().isdisjoint(("Complete", "Failed"))
 
 
 def _condition(kind: str, reason: str, message: str) -> dict[str, str]:

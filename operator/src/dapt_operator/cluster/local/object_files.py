@@ -1,6 +1,6 @@
-"""Objects as JSON files, one a file, written atomically: what the API server keeps for a cluster.
+"""Stores objects as JSON files, one for each object, written atomically: the API server of a local run.
 
-Values are replaced, never changed in place, so that a reader may keep what it was given.
+Objects are replaced, never changed in place, so that a reader may keep what it got.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import json
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from dapt_contract.envelope import write_bytes_atomically
 from dapt_operator.cluster.local.errors import LocalRunError
 from dapt_operator.cluster.timestamps import micro_time
 from dapt_operator.stage_run import Manifest, plain
 
-_RESERVED_BYTES = 1024 * 1024
-"""Put aside, so that a run on a full disk can still be written down."""
+_RESERVED_BYTES: Final = 1024 * 1024
+"""Disk space that is reserved, so that the end of a run can still be written on a full disk."""
 
 
 class ObjectFiles:
-    """All objects of one run folder, in memory and on disk."""
+    """Holds all objects of one run folder, in memory and on disk."""
 
     def __init__(self, folder: Path) -> None:
         """Load the objects of a folder.
@@ -37,28 +37,27 @@ class ObjectFiles:
         self._reserve = folder / ".reserve"
         if not self._reserve.exists():
             with contextlib.suppress(OSError):
-                self._reserve.write_bytes(
-                    b"\1" * _RESERVED_BYTES
-                )  # not zeros, which some file systems don't store
+                # Not zeros: some file systems store none, and the file would reserve nothing.
+                self._reserve.write_bytes(b"\1" * _RESERVED_BYTES)
         for path in sorted(folder.glob("*.json")):
             try:
-                found = json.loads(path.read_bytes())
-                self._objects[found["kind"], found["metadata"]["name"]] = found
+                stored = json.loads(path.read_bytes())
+                self._objects[stored["kind"], stored["metadata"]["name"]] = stored
             except (ValueError, KeyError, TypeError) as error:
                 raise LocalRunError(
-                    f"{path}: not an object that dapt wrote ({error}): remove it, or start afresh with --fresh"
+                    f"{path}: not an object that dapt wrote ({error}): remove it, or start over with --fresh"
                 ) from error
 
     def get(self, kind: str, name: str) -> dict[str, Any] | None:
-        """One object; None when it is not there."""
+        """Return an object; None when it does not exist."""
         return self._objects.get((kind, name))
 
     def all(self, kind: str) -> tuple[dict[str, Any], ...]:
-        """All objects of a kind, by name."""
+        """Return all objects of a kind, sorted by name."""
         return tuple(value for key, value in sorted(self._objects.items()) if key[0] == kind)
 
     def create(self, manifest: Manifest) -> dict[str, Any] | None:
-        """Create an object with its uid and time; None when one of this name exists."""
+        """Create an object with a uid and a time and return it; None when one of this name exists."""
         key = (str(manifest["kind"]), str(manifest["metadata"]["name"]))
         if key in self._objects:
             return None
@@ -71,8 +70,8 @@ class ObjectFiles:
         """Replace an object.
 
         Raises:
-            OSError: the disk is full. The object is replaced in memory all the same, so that this run goes on with
-                what is true; the next one takes it for interrupted.
+            OSError: the disk is full. The object is replaced in memory all the same, so that this local run continues
+                with what is true; the next one treats the stage as interrupted.
         """
         stored: dict[str, Any] = plain(value)
         kind, name = stored["kind"], stored["metadata"]["name"]
@@ -80,10 +79,10 @@ class ObjectFiles:
         self.write_file(self._path(kind, name), (json.dumps(stored, indent=1) + "\n").encode())
 
     def write_file(self, path: Path, content: bytes) -> None:
-        """Write a file of the run folder atomically; on a full disk, in the space put aside for it.
+        """Write a file of the run folder atomically; on a full disk, use the reserved space.
 
         Raises:
-            OSError: the disk is full and the reserve is spent.
+            OSError: the disk is full and the reserved space is used up.
         """
         try:
             write_bytes_atomically(path, content)
@@ -94,7 +93,7 @@ class ObjectFiles:
             write_bytes_atomically(path, content)
 
     def remove(self, kind: str, name: str) -> None:
-        """Remove an object; absent: no effect."""
+        """Remove an object; no effect if it is absent."""
         if self._objects.pop((kind, name), None) is not None:
             self._path(kind, name).unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""From a pod's manifest to a process on this machine: command, environment, files.
+"""Translates a pod's manifest to a process on this machine: command, environment, files.
 
 Mount paths become folders wherever a whole argument or value names one, the declared ports become free ones in
 variables whose name ends in PORT, host names of the gang become the loopback address, `python` becomes this
@@ -14,76 +14,80 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from dapt_contract.pod import NODES, PROCESSES_PER_NODE, TERMINATION_PATH
 from dapt_operator.cluster.local.errors import LocalRunError
 from dapt_operator.cluster.local.object_files import ObjectFiles
 from dapt_operator.stage_run import Manifest
 
-RUN_MARKER = "DAPT_LOCAL_RUN"
-"""In the environment of every process of a run folder: the folder."""
-POD_MARKER = "DAPT_LOCAL_POD"
-"""In the environment of every process of a pod: its folder."""
-_LOOPBACK = "127.0.0.1"
-_USERS_OWN = ("XDG_CACHE_HOME", "HOME")
-"""Left as the user has them: the caches of this machine are better than empty ones."""
-_OF_A_GANG = re.compile(
+RUN_MARKER: Final = "DAPT_LOCAL_RUN"
+"""Variable in the environment of every process of a run folder: the folder."""
+POD_MARKER: Final = "DAPT_LOCAL_POD"
+"""Variable in the environment of every process of a pod: its folder."""
+_LOOPBACK: Final = "127.0.0.1"
+_KEPT_FROM_USER: Final = ("XDG_CACHE_HOME", "HOME")
+"""Variables that keep the user's values: the caches of this machine are better than empty ones."""
+_TORCHRUN_VARIABLES: Final = re.compile(
     r"MASTER_(ADDR|PORT)|((LOCAL|GROUP|NODE|ROLE)_)?(RANK|WORLD_SIZE)|(PET|TORCHELASTIC)_.*"
 )
-"""What torchrun and its like tell their processes: started in such a process, a pod would look for that gang."""
-_ANNOTATION = re.compile(r"metadata\.(annotations|labels)\['([^']+)'\]")
+"""Variables that torchrun sets. A pod that inherits them from a process under torchrun would join that gang."""
+_ANNOTATION: Final = re.compile(r"metadata\.(annotations|labels)\['([^']+)'\]")
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What to start for one pod."""
+    """The process to start for one pod."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str]
     termination_log: Path
     progress_port: int | None
-    """Where rank 0 serves its readings; None when the pod declares no such port."""
+    """Port on which rank 0 serves its readings; None when the pod declares none."""
 
 
 def prepare_launch(pod: Manifest, store: ObjectFiles, run_folder: Path, ports: Mapping[int, int]) -> Launch:
-    """Make a pod's folders and files, and say what to start.
+    """Create a pod's folders and files, and return the process to start.
 
     Args:
         pod: the Pod, with its completion index.
-        store: where ConfigMaps and Secrets are.
+        store: holds ConfigMaps and Secrets.
         run_folder: folder of the run; `work` in it is the work volume.
-        ports: declared port -> free port.
+        ports: free port for each declared port.
 
     Raises:
-        LocalRunError: a volume of a kind that has no meaning here, a missing ConfigMap or Secret.
+        LocalRunError: a volume has no meaning in a local run, or a ConfigMap or Secret is missing.
     """
-    folder = pod_folder(run_folder, pod)
+    folder = pod_folder(run_folder, str(pod["metadata"]["name"]))
     container = pod["spec"]["containers"][0]
-    paths = _mounted(pod, container, store, run_folder, folder)
+    paths = _mount_paths(pod, container, store, run_folder, folder)
     termination_log = folder / "termination-log"
     termination_log.unlink(missing_ok=True)
-    paths[container.get("terminationMessagePath", "/dev/termination-log")] = termination_log
+    paths[container.get("terminationMessagePath", TERMINATION_PATH)] = termination_log
     hosts = re.compile(rf"{re.escape(pod['metadata']['labels']['job-name'])}-\d+(\.[a-z0-9.-]+)?")
 
     def translated(text: str) -> str:
+        # The longest mount path first: one may lie inside another.
         for mount in sorted(paths, key=len, reverse=True):
             if text == mount or text.startswith(mount + "/"):
                 return str(paths[mount]) + text[len(mount) :]
         return _LOOPBACK if hosts.fullmatch(text) else text
 
-    inherited = {name: value for name, value in os.environ.items() if not _OF_A_GANG.fullmatch(name)}
-    environment = inherited | _secrets(container, store)
+    inherited = {name: value for name, value in os.environ.items() if not _TORCHRUN_VARIABLES.fullmatch(name)}
+    environment = inherited | _secret_variables(container, store)
     for item in container.get("env") or []:
         name = str(item["name"])
-        value = str(item.get("value", "")) if "valueFrom" not in item else _field(item["valueFrom"], pod)
+        value = (
+            str(item.get("value", "")) if "valueFrom" not in item else _field_value(item["valueFrom"], pod)
+        )
         if name.endswith("PORT") and value.isdigit():
             value = str(ports.get(int(value), int(value)))
-        if name not in _USERS_OWN:
+        if name not in _KEPT_FROM_USER:
             environment[name] = translated(value)
     declared = {str(item["name"]) for item in container.get("env") or []}
     if "OMP_NUM_THREADS" not in declared | set(os.environ):
-        environment["OMP_NUM_THREADS"] = str(_threads(environment))
-    # The tools of this interpreter's environment, as in an image made for it: ninja compiles DeepSpeed's op.
+        environment["OMP_NUM_THREADS"] = str(_threads_per_process(environment))
+    # As in the image, the tools of this interpreter's environment come first: ninja compiles DeepSpeed's op.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
     environment |= {
         RUN_MARKER: str(run_folder.resolve()),
@@ -100,12 +104,12 @@ def prepare_launch(pod: Manifest, store: ObjectFiles, run_folder: Path, ports: M
     return Launch(tuple(command), environment, termination_log, progress)
 
 
-def pod_folder(run_folder: Path, pod: Manifest) -> Path:
-    """Where a pod's volumes and termination message are."""
-    return run_folder / "pods" / str(pod["metadata"]["name"])
+def pod_folder(run_folder: Path, pod_name: str) -> Path:
+    """Return the folder of a pod's volumes and termination message."""
+    return run_folder / "pods" / pod_name
 
 
-def _mounted(
+def _mount_paths(
     pod: Manifest, container: Mapping[str, Any], store: ObjectFiles, run_folder: Path, folder: Path
 ) -> dict[str, Path]:
     volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes") or []}
@@ -114,7 +118,7 @@ def _mounted(
         name = mount["name"]
         volume = volumes[name]
         if mount["mountPath"] == "/dev/shm":
-            continue  # this machine's own is as good
+            continue  # the process uses that of this machine
         if "persistentVolumeClaim" in volume:
             target = run_folder / "work" if name == "work" else run_folder / "claims" / name
         elif "emptyDir" in volume:
@@ -122,9 +126,9 @@ def _mounted(
         elif "hostPath" in volume:
             target = Path(volume["hostPath"]["path"])
         elif "configMap" in volume:
-            target = _materialized(folder / name, _data(store, "ConfigMap", volume["configMap"]["name"]))
+            target = _with_files(folder / name, _data(store, "ConfigMap", volume["configMap"]["name"]))
         elif "secret" in volume:
-            target = _materialized(folder / name, _data(store, "Secret", volume["secret"]["secretName"]))
+            target = _with_files(folder / name, _data(store, "Secret", volume["secret"]["secretName"]))
         else:
             kind = next((key for key in volume if key != "name"), "nothing")
             raise LocalRunError(
@@ -136,37 +140,33 @@ def _mounted(
 
 
 def _data(store: ObjectFiles, kind: str, name: str) -> dict[str, bytes]:
-    found = store.get(kind, name)
-    if found is None:
-        raise LocalRunError(f"{kind} {name} is not there; it should have been created before the Job")
-    plain = {
-        key: str(value).encode() for key, value in (found.get("data") or {}).items() if kind == "ConfigMap"
-    }
-    coded = {
-        key: base64.b64decode(value) for key, value in (found.get("data") or {}).items() if kind == "Secret"
-    }
-    written = {key: str(value).encode() for key, value in (found.get("stringData") or {}).items()}
-    return plain | coded | written
+    """Return the entries of a ConfigMap or Secret."""
+    stored = store.get(kind, name)
+    if stored is None:
+        raise LocalRunError(f"{kind} {name} does not exist; it should have been created before the Job")
+    decode = base64.b64decode if kind == "Secret" else str.encode
+    data = {key: decode(str(value)) for key, value in (stored.get("data") or {}).items()}
+    return data | {key: str(value).encode() for key, value in (stored.get("stringData") or {}).items()}
 
 
-def _materialized(folder: Path, files: Mapping[str, bytes]) -> Path:
+def _with_files(folder: Path, files: Mapping[str, bytes]) -> Path:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return folder
 
 
-def _secrets(container: Mapping[str, Any], store: ObjectFiles) -> dict[str, str]:
-    """Environment from Secrets; one that is not there is left to the user's own environment."""
-    found: dict[str, str] = {}
+def _secret_variables(container: Mapping[str, Any], store: ObjectFiles) -> dict[str, str]:
+    """Return the variables from Secrets; those of a missing Secret come from the user's own environment."""
+    variables: dict[str, str] = {}
     for source in container.get("envFrom") or []:
         name = (source.get("secretRef") or {}).get("name")
         if name and store.get("Secret", name):
-            found |= {key: value.decode() for key, value in _data(store, "Secret", name).items()}
-    return found
+            variables |= {key: value.decode() for key, value in _data(store, "Secret", name).items()}
+    return variables
 
 
-def _field(source: Mapping[str, Any], pod: Manifest) -> str:
+def _field_value(source: Mapping[str, Any], pod: Manifest) -> str:
     path = str((source.get("fieldRef") or {}).get("fieldPath", ""))
     match = _ANNOTATION.fullmatch(path)
     if match:
@@ -178,7 +178,7 @@ def _field(source: Mapping[str, Any], pod: Manifest) -> str:
     raise LocalRunError(f"environment from {dict(source)} has no meaning in a local run")
 
 
-def _threads(environment: Mapping[str, str]) -> int:
-    """Cores for each process of the gang, all of which run here."""
-    processes = int(environment.get("PET_NNODES", "1")) * int(environment.get("PET_NPROC_PER_NODE", "1"))
-    return max(1, (os.cpu_count() or 1) // max(1, processes))
+def _threads_per_process(environment: Mapping[str, str]) -> int:
+    """Return the share of this machine's cores for each process of the gang, all of which run here."""
+    nodes, per_node = environment.get(NODES, "1"), environment.get(PROCESSES_PER_NODE, "1")
+    return max(1, (os.cpu_count() or 1) // max(1, int(nodes) * int(per_node)))

@@ -1,4 +1,4 @@
-"""One process standing for one pod: started, signalled, reaped with everything it left behind."""
+"""Runs one process in place of one pod: starts it, signals it, reaps it with all processes that it left behind."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from dapt_operator.cluster.local.pod_to_process import POD_MARKER, Launch
 
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG: Final = 1
+_LIBC: Final = ctypes.CDLL(None)
 
 
 class PodProcess:
     """A running process group.
 
-    The kernel kills it when the thread that started it ends, so that a killed `dapt run` leaves nothing behind: start
-    processes from a thread that lives as long as the run.
+    The kernel kills it when the thread that started it ends, so that a killed `dapt run` leaves no process.
+    Start processes from a thread that lives as long as the run.
     """
 
     def __init__(self, launch: Launch, log: Path) -> None:
@@ -34,11 +35,12 @@ class PodProcess:
         self._marker = f"{POD_MARKER}={launch.environment[POD_MARKER]}"
         log.parent.mkdir(parents=True, exist_ok=True)
         self.ended_at: datetime | None = None
-        """When the process ended, before anything was cleaned up."""
+        """When the process ended; the clean-up after it does not count."""
         parent = os.getpid()
 
         def die_with_parent() -> None:
             _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            # The parent may have ended between the fork and prctl: then the kernel sends no signal.
             if os.getppid() != parent:
                 os._exit(137)
 
@@ -56,47 +58,44 @@ class PodProcess:
 
     @property
     def pid(self) -> int:
-        """Process id, which is also that of its group."""
+        """Process id, which is also the id of its group."""
         return self._process.pid
 
     def wait(self) -> int:
-        """Wait for the end, then kill what the process left behind; returns the exit code as a container has it."""
+        """Wait for the end, then kill the processes left behind; return the exit code as a container reports it."""
         code = self._process.wait()
         self.ended_at = datetime.now(UTC)
-        self._kill_group()
+        self.kill()
         kill_marked(self._marker)
         return 128 - code if code < 0 else code
 
     def terminate(self) -> None:
-        """Ask it to stop."""
+        """Send SIGTERM."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it and its group."""
-        self._kill_group()
-
-    def _kill_group(self) -> None:
+        """Kill the process and its group."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def kill_marked(marker: str, *, timeout_seconds: float = 5.0) -> int:
-    """Kill every process that carries `NAME=value` in its environment, and wait until they are gone.
+    """Kill every process that has `NAME=value` in its environment, wait until they are gone, and return their number.
 
-    Ranks have sessions of their own, so no group reaches them all. Returns how many were found.
+    Ranks have sessions of their own, so no process group contains them all.
     """
-    found = 0
+    num_killed = 0
     end = time.monotonic() + timeout_seconds
     while pids := list(_marked(marker.encode())):
-        found += len(pids)
+        num_killed += len(pids)
         for pid in pids:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         if time.monotonic() > end:
             break
         time.sleep(0.01)
-    return found
+    return num_killed
 
 
 def _marked(marker: bytes) -> Iterator[int]:
@@ -107,6 +106,6 @@ def _marked(marker: bytes) -> Iterator[int]:
         try:
             environment = (entry / "environ").read_bytes()
         except OSError:
-            continue  # ended meanwhile, or another user's
+            continue  # it ended meanwhile, or belongs to another user
         if marker in environment.split(b"\0"):
             yield int(entry.name)

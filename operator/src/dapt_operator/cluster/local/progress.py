@@ -1,60 +1,67 @@
-"""Live readings of the running stages, fetched beside the loop so that no slow answer delays it."""
+"""Polls the running stages of a local run for live readings, in a thread so that no slow answer delays a reconcile."""
 
 from __future__ import annotations
 
 import http.client
 import threading
 from collections.abc import Callable, Mapping
-
-from pydantic import ValidationError
+from dataclasses import dataclass
+from typing import Final
 
 from dapt_contract.progress import Progress
+from dapt_operator.cluster.progress_reading import MAX_READING_BYTES, PROGRESS_PATH, parse_reading
 
-_TIMEOUT_SECONDS = 0.5
-_INTERVAL_SECONDS = 1.0
-_MAX_BYTES = 64 * 1024
+_TIMEOUT_SECONDS: Final = 0.5
+_INTERVAL_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True)
+class ProgressTarget:
+    """Where a running Job serves its readings."""
+
+    port: int
+    run: str
+    """First digits of the run key that the readings must carry."""
 
 
 class LocalProgress:
-    """Asks every running stage once a second; keeps the last answer of each."""
+    """Polls every running stage once a second; keeps the last reading of each."""
 
-    def __init__(self, targets: Callable[[], Mapping[str, tuple[int, str]]]) -> None:
-        """`targets`: Job name -> port and the first digits of the run key that its readings must carry."""
+    def __init__(self, targets: Callable[[], Mapping[str, ProgressTarget]]) -> None:
+        """`targets` returns what to poll now, by Job name."""
         self._targets = targets
         self._latest: dict[str, Progress] = {}
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="readings", daemon=True)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._poll_until_stopped, name="progress", daemon=True)
         self._thread.start()
 
     def latest(self) -> dict[str, Progress]:
-        """The last reading of every stage that runs, by Job name."""
+        """Return the last reading of every stage that runs, by Job name."""
         running = self._targets()
         return {name: reading for name, reading in dict(self._latest).items() if name in running}
 
     def close(self) -> None:
-        """Stop asking."""
-        self._over.set()
+        """Stop polling."""
+        self._stopped.set()
         self._thread.join(timeout=2 * _TIMEOUT_SECONDS)
 
-    def _loop(self) -> None:
-        while not self._over.wait(_INTERVAL_SECONDS):
-            for name, (port, key) in self._targets().items():
-                reading = fetch(port)
-                if reading is not None and reading.run_key.startswith(key):
+    def _poll_until_stopped(self) -> None:
+        while not self._stopped.wait(_INTERVAL_SECONDS):
+            for name, target in self._targets().items():
+                reading = fetch(target)
+                if reading is not None:
                     self._latest[name] = reading
 
 
-def fetch(port: int) -> Progress | None:
-    """One reading; None when nobody answers in time or what comes is not one."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_SECONDS)
+def fetch(target: ProgressTarget) -> Progress | None:
+    """Return a reading; None when no process answers in time or the answer is no reading of this run."""
+    connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=_TIMEOUT_SECONDS)
     try:
-        connection.request("GET", "/progress")
+        connection.request("GET", PROGRESS_PATH)
         answer = connection.getresponse()
-        content = answer.read(_MAX_BYTES + 1)
-        if answer.status != 200 or len(content) > _MAX_BYTES:
-            return None
-        return Progress.model_validate_json(content)
-    except (OSError, http.client.HTTPException, ValidationError):
+        content = answer.read(MAX_READING_BYTES + 1)
+        return parse_reading(content, target.run) if answer.status == 200 else None
+    except (OSError, http.client.HTTPException):
         return None
     finally:
         connection.close()

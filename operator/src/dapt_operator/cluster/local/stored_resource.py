@@ -1,7 +1,6 @@
-"""The DomainAdaptation of a run folder: identity, generation, status and what may no longer change.
+"""Stores the DomainAdaptation of a run folder: identity, generation, status, and which blocks are frozen.
 
-`objects/domainadaptation-NAME.json` is the truth; `status.yaml` is the same object without its spec, for people and
-scripts.
+`objects/domainadaptation-NAME.json` is the source; `status.yaml` is a copy without the spec, for users and scripts.
 """
 
 from __future__ import annotations
@@ -10,29 +9,31 @@ import io
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from dapt_operator.api.schema.immutable import changed_blocks
+from dapt_operator.api.v1alpha1.conditions import FINISHED, STALLED
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.status import Frozen
 from dapt_operator.cluster.errors import ConflictError
 from dapt_operator.cluster.local.errors import LocalRunError
 from dapt_operator.cluster.local.object_files import ObjectFiles
 from dapt_operator.cluster.timestamps import micro_time
+from dapt_operator.launchers.observe.run_states import true_conditions
 from dapt_operator.stage_run import Manifest, plain
 
-DEFAULT_NAMESPACE = "default"
-KIND = "DomainAdaptation"
+DEFAULT_NAMESPACE: Final = "default"
+KIND: Final = "DomainAdaptation"
 
 
 class StoredResource:
-    """One resource in its run folder."""
+    """Holds the one resource of a run folder."""
 
     def __init__(self, folder: Path, store: ObjectFiles, document: Manifest) -> None:
-        """Create the resource, or take over the stored one with the spec of `document`.
+        """Create the resource, or update the stored one with the spec of `document`.
 
         Raises:
             LocalRunError: the folder belongs to another resource, or a frozen block was changed.
@@ -48,41 +49,42 @@ class StoredResource:
             raise LocalRunError(
                 f"{folder} holds the run of {stored['metadata']['name']}, not of {self._name}: choose another folder"
             )
-        elif stored["spec"] != plain(document["spec"]) or _waits_for_a_person(stored):
+        elif stored["spec"] != plain(document["spec"]) or _requires_user_action(stored):
             self._refuse_frozen_changes(stored, document, folder)
-            metadata = stored["metadata"] | {"generation": stored["metadata"]["generation"] + 1}
-            stored = self._next(stored | {"metadata": metadata, "spec": plain(document["spec"])})
+            stored = self._next_generation(stored | {"spec": plain(document["spec"])})
         self._write(stored)
 
     @property
     def value(self) -> dict[str, Any]:
         """The resource as stored."""
-        found = self._store.get(KIND, self._name)
-        assert found is not None
-        return found
+        stored = self._store.get(KIND, self._name)
+        if stored is None:
+            raise LookupError(f"{KIND} {self._name}")
+        return stored
 
     @property
     def uid(self) -> str:
-        """Identity of the resource."""
+        """Uid of the resource."""
         return str(self.value["metadata"]["uid"])
 
-    def ask_again(self) -> None:
-        """Count one generation up, so that a stage that has no try left gets new ones: a person started the run."""
-        metadata = self.value["metadata"] | {"generation": self.value["metadata"]["generation"] + 1}
-        self._write(self._next(self.value | {"metadata": metadata}))
+    def renew_retries(self) -> None:
+        """Increase the generation, so that a stage without retries gets new ones: starting the run is a user action."""
+        self._write(self._next_generation(self.value))
 
     def write_status(self, status: Mapping[str, Any], resource_version: str) -> None:
         """Replace the status; an equal one is not written.
 
         Raises:
-            Conflict: someone wrote since.
+            ConflictError: someone wrote since it was read.
         """
         current = self.value
-        found = current["metadata"]["resourceVersion"]
-        if found != resource_version:
-            raise ConflictError(f"{self._name} has resource version {found}, not {resource_version}")
+        current_version = current["metadata"]["resourceVersion"]
+        if current_version != resource_version:
+            raise ConflictError(
+                f"{self._name} has resource version {current_version}, not {resource_version}"
+            )
         if current.get("status") != plain(status):
-            self._write(self._next(current | {"status": plain(status)}))
+            self._write(self._next_version(current | {"status": plain(status)}))
 
     def _created(self, document: Manifest) -> dict[str, Any]:
         metadata = plain(document["metadata"]) | {
@@ -97,9 +99,14 @@ class StoredResource:
         return created
 
     @staticmethod
-    def _next(resource: dict[str, Any]) -> dict[str, Any]:
+    def _next_version(resource: dict[str, Any]) -> dict[str, Any]:
         version = str(int(resource["metadata"]["resourceVersion"]) + 1)
         return resource | {"metadata": resource["metadata"] | {"resourceVersion": version}}
+
+    @classmethod
+    def _next_generation(cls, resource: dict[str, Any]) -> dict[str, Any]:
+        metadata = resource["metadata"] | {"generation": resource["metadata"]["generation"] + 1}
+        return cls._next_version(resource | {"metadata": metadata})
 
     @staticmethod
     def _refuse_frozen_changes(stored: Manifest, document: Manifest, folder: Path) -> None:
@@ -110,10 +117,10 @@ class StoredResource:
             problems = changed_blocks(old, new, Frozen.model_validate(frozen) if frozen else None)
         except ValidationError as error:
             raise LocalRunError(
-                f"{folder} was made by another version of dapt ({error.errors()[0]['msg']}): start afresh with --fresh"
+                f"{folder} was written by another version of dapt ({error.errors()[0]['msg']}): start over with --fresh"
             ) from error
         if problems:
-            advice = f"(this run is in {folder}; --fresh starts it afresh, another metadata.name keeps both)"
+            advice = f"(this run is in {folder}; --fresh starts over, another metadata.name keeps both)"
             raise LocalRunError(*(f"{problem} {advice}" for problem in problems.values()))
 
     def _write(self, resource: dict[str, Any]) -> None:
@@ -128,8 +135,7 @@ class StoredResource:
         self._store.write_file(self._path, stream.getvalue().encode())
 
 
-def _waits_for_a_person(resource: Manifest) -> bool:
-    """Whether it is stalled: then starting the command again is the person's act, and counts as a change."""
-    conditions = (resource.get("status") or {}).get("conditions") or []
-    true = {item["type"] for item in conditions if item["status"] == "True"}
-    return "Stalled" in true and "Finished" not in true
+def _requires_user_action(resource: Manifest) -> bool:
+    """Whether the resource is stalled: starting the command again then is the user action, and counts as a change."""
+    conditions = true_conditions(resource)
+    return STALLED in conditions and FINISHED not in conditions
