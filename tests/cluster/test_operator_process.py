@@ -87,7 +87,7 @@ def test_jobsets_are_watched_once_they_can_be_and_no_longer_than_that(
         assert watches() == {"jobsets", "jobs", "pods", "domainadaptations"}
     finally:
         control_plane.api.delete("CustomResourceDefinition", "jobsets.jobset.x-k8s.io")
-    told = operator.wait_for("other kinds are there now", count=2)
+    told = operator.wait_for("watched kinds have changed, restarting the watches", count=2)
     assert "jobsets" not in told["kinds"]
     assert operator.process.is_alive
     assert operator.get("/healthz") == "ok\n"

@@ -66,7 +66,7 @@ def test_the_commands_for_images_name_dockerfiles_and_the_version() -> None:
 
 
 def test_alerts_read_series_and_labels_that_are_exported() -> None:
-    labels = {series.name: {*metrics.LABELS, series.label} for series in metrics.TABLE}
+    labels = {series.name: {*metrics.LABELS, series.label} for series in metrics.SERIES}
     labels |= {metrics.RECONCILE_ERRORS[0]: set(), metrics.RECONCILE_DURATION[0]: set()}
     (group,) = yaml.safe_load(named_blocks(OPERATING)["alerts.yaml"])["groups"]
     assert len(group["rules"]) == 7

@@ -35,8 +35,8 @@ def test_bad_values_are_told_together_and_nothing_starts(capsys: pytest.CaptureF
     assert (code, out) == (2, "")
     assert err.splitlines() == [
         "dapt: --namespace 'Team': not a namespace; give the name of one, and the option again for each further one",
-        "dapt: --workers 0: 1 to 64",
-        "dapt: --log-format 'xml': json or text",
+        "dapt: --workers 0: give a number from 1 to 64",
+        "dapt: --log-format 'xml': give json or text",
     ]
 
 

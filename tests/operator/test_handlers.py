@@ -14,7 +14,8 @@ from kopf._core.engines import indexing
 from kopf._core.reactor import inventory, processing
 
 from dapt_operator.runtime import handlers
-from dapt_operator.runtime.settings import JOBSETS, WATCHED, set_kopf
+from dapt_operator.runtime.kopf_settings import set_kopf
+from dapt_operator.runtime.watched_kinds import JOBSETS, WATCHED
 
 
 class Notes:

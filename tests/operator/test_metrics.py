@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 def scrape(*resources: Manifest) -> dict[str, float]:
     """Samples by name and labels, as Prometheus would read them."""
     registry = CollectorRegistry()
-    registry.register(metrics.Adaptations(lambda: resources))
+    registry.register(metrics.AdaptationCollector(lambda: resources))
     lines = generate_latest(registry).decode().splitlines()
     return {
         name: float(value)
@@ -91,11 +91,11 @@ def test_series_go_with_their_object() -> None:
     world.live()
     resource = stored(world)
     kept: list[Manifest] = [resource]
-    collector = metrics.Adaptations(lambda: kept)
+    collector = metrics.AdaptationCollector(lambda: kept)
     assert sum(len(family.samples) for family in collector.collect()) > 10
     kept.clear()
     assert sum(len(family.samples) for family in collector.collect()) == 0
-    assert collector._kept == {}
+    assert collector._computed == {}
 
 
 def test_what_was_read_is_read_again_only_when_it_changed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ def test_what_was_read_is_read_again_only_when_it_changed(monkeypatch: pytest.Mo
         return whole(one)
 
     monkeypatch.setattr(metrics, "read", counted)
-    collector = metrics.Adaptations(lambda: [resource])
+    collector = metrics.AdaptationCollector(lambda: [resource])
     list(collector.collect())
     list(collector.collect())
     assert len(reads) == 1
@@ -141,11 +141,11 @@ def test_a_resource_without_numbers_has_no_series_and_harms_no_other(resource: d
 
 
 def test_names_follow_the_conventions_and_each_series_has_one_exporter() -> None:
-    names = [series.name for series in metrics.TABLE]
+    names = [series.name for series in metrics.SERIES]
     names += [metrics.RECONCILE_DURATION[0], metrics.RECONCILE_ERRORS[0]]
     names += [f"dapt_trainer_{name}" for name in METRICS]
     assert len(set(names)) == len(names)
-    for series in metrics.TABLE:
+    for series in metrics.SERIES:
         assert series.name.endswith("_total") is (series.kind == "counter")
         assert series.help.endswith(".")
 

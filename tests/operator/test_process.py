@@ -63,12 +63,12 @@ def test_an_api_server_that_is_away_is_one_line_and_the_operator_goes_on_trying(
             assert process.poll() is None
             time.sleep(0.05)
         time.sleep(5)  # several attempts
-        (told,) = lines(log, "the API server cannot be used yet; trying until it can")
+        (told,) = lines(log, "the API server cannot be used yet, retrying until it can")
         assert told["server"] == NOBODY
         assert "Connection refused" in told["error"]
         assert [line["event"] for line in lines(log) if line["level"] != "debug"] == [
             "started",
-            "the API server cannot be used yet; trying until it can",
+            "the API server cannot be used yet, retrying until it can",
         ]
         port = lines(log, "started")[0]["port"]
         assert page(port, "/healthz") == (200, "ok\n")
@@ -90,7 +90,7 @@ def test_the_process_ends_whatever_thread_goes_on(tmp_path: Path) -> None:
         "    threading.Thread(target=time.sleep, args=(60,)).start()\n"
         "    print('ended')\n"
         "    return 0\n"
-        "operator.Service.run = run\n"
+        "operator.Operator.run = run\n"
         "main(['operator', '--port=0'])\n"
     )
     ended = subprocess.run(

@@ -120,8 +120,8 @@ def test_keys_that_are_gone_leave_nothing_behind() -> None:
 
 def test_the_key_that_waited_longest_comes_first() -> None:
     schedule: DueTimes[str] = DueTimes()
-    schedule.wake("late", 0.0, after=5.0)
-    schedule.wake("second", 0.0, after=1.0)
+    schedule.wake("late", 0.0, after_seconds=5.0)
+    schedule.wake("second", 0.0, after_seconds=1.0)
     schedule.wake("first", 0.0)
     assert [schedule.take(9.0) for _ in range(4)] == ["first", "second", "late", None]
 

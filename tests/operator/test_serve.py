@@ -8,7 +8,8 @@ import urllib.request
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from dapt_operator.runtime.http_server import Pages, PortTakenError
+from dapt_operator.runtime.errors import PortTakenError
+from dapt_operator.runtime.http_server import MonitoringServer
 
 
 def get(port: int, path: str) -> tuple[int, str]:
@@ -22,7 +23,7 @@ def get(port: int, path: str) -> tuple[int, str]:
 
 def test_health_and_readiness_are_asked_at_each_request() -> None:
     said = {"alive": "", "ready": "nothing was listed yet"}
-    with Pages(
+    with MonitoringServer(
         0, alive=lambda: said["alive"], ready=lambda: said["ready"], registry=CollectorRegistry()
     ) as pages:
         assert get(pages.port, "/healthz") == (200, "ok\n")
@@ -35,14 +36,14 @@ def test_health_and_readiness_are_asked_at_each_request() -> None:
 def test_metrics_are_those_of_the_registry() -> None:
     registry = CollectorRegistry()
     Counter("dapt_reconcile_errors_total", "Errors.", registry=registry).inc()
-    with Pages(0, alive=str, ready=str, registry=registry) as pages:
+    with MonitoringServer(0, alive=str, ready=str, registry=registry) as pages:
         code, text = get(pages.port, "/metrics")
     assert code == 200
     assert "dapt_reconcile_errors_total 1.0" in text.splitlines()
 
 
 def test_any_other_page_names_those_that_there_are() -> None:
-    with Pages(0, alive=str, ready=str, registry=CollectorRegistry()) as pages:
+    with MonitoringServer(0, alive=str, ready=str, registry=CollectorRegistry()) as pages:
         code, text = get(pages.port, "/secrets")
     assert code == 404
     assert "there are /healthz, /readyz and /metrics" in text
@@ -50,10 +51,10 @@ def test_any_other_page_names_those_that_there_are() -> None:
 
 def test_a_port_that_is_taken_is_said_in_one_sentence() -> None:
     with (
-        Pages(0, alive=str, ready=str, registry=CollectorRegistry()) as first,
+        MonitoringServer(0, alive=str, ready=str, registry=CollectorRegistry()) as first,
         pytest.raises(
             PortTakenError,
             match=f"port {first.port} cannot be served: Address already in use; give another --port",
         ),
     ):
-        Pages(first.port, alive=str, ready=str, registry=CollectorRegistry())
+        MonitoringServer(first.port, alive=str, ready=str, registry=CollectorRegistry())

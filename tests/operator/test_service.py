@@ -12,17 +12,17 @@ from dapt_operator.cluster.kubernetes import NotLeaderError, Store
 from dapt_operator.cluster.port import Key
 from dapt_operator.plan.decide import Plan
 from dapt_operator.runtime import operator
-from dapt_operator.runtime.operator import Service, _Notes, is_finished
+from dapt_operator.runtime.operator import Operator, StoreUpdater, is_finished
 from dapt_operator.runtime.settings import Settings
 
 KEY = Key("team", "clinical")
 
 
 @pytest.fixture
-def service() -> Service:
+def service() -> Operator:
     configuration = Configuration()
     configuration.host = "http://127.0.0.1:9"
-    return Service(Settings(), configuration)
+    return Operator(Settings(), configuration)
 
 
 def resource(name: str = "clinical", profile: str | None = "bench", **status: Any) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def profile(name: str = "bench", version: str = "7") -> dict[str, Any]:
 
 def test_a_note_wakes_whom_it_concerns() -> None:
     woken: list[str] = []
-    notes = _Notes(Store(), lambda key: woken.append(key.name))
+    notes = StoreUpdater(Store(), lambda key: woken.append(key.name))
     notes.put(resource("one"))
     notes.put(resource("two", profile="other"))
     notes.put(resource("any", profile=None))
@@ -76,7 +76,7 @@ def test_nobody_there_is_not_finished() -> None:
     assert not is_finished(None)
 
 
-def test_without_the_lease_a_look_ends_quietly(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_lease_a_look_ends_quietly(service: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: Any, **__: Any) -> Plan:
         raise NotLeaderError("PUT /status: the Lease is not held")
 
@@ -87,7 +87,7 @@ def test_without_the_lease_a_look_ends_quietly(service: Service, monkeypatch: py
 
 
 def test_a_look_asks_to_be_repeated_as_the_plan_wants(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+    service: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: dict[str, Any] = {}
 
@@ -105,11 +105,11 @@ def test_a_look_asks_to_be_repeated_as_the_plan_wants(
     assert samples["dapt_reconcile_errors_total"] == 0.0
 
 
-def test_an_error_is_told_with_the_time_of_the_next_look_and_counted(service: Service) -> None:
+def test_an_error_is_told_with_the_time_of_the_next_look_and_counted(service: Operator) -> None:
     with structlog.testing.capture_logs() as logged:
-        service._tell_error(KEY, RuntimeError("what"), 0.4)
+        service._report_error(KEY, RuntimeError("what"), 0.4)
     (line,) = logged
-    assert line["event"] == "a look failed and is repeated"
+    assert line["event"] == "reconcile failed, retrying"
     assert (line["namespace"], line["name"], line["error"]) == ("team", "clinical", "RuntimeError: what")
     assert line["again_after_seconds"] == 0.4
     samples = {
@@ -118,7 +118,7 @@ def test_an_error_is_told_with_the_time_of_the_next_look_and_counted(service: Se
     assert samples["dapt_reconcile_errors_total"] == 1.0
 
 
-def test_before_the_first_list_it_is_not_ready(service: Service) -> None:
+def test_before_the_first_list_it_is_not_ready(service: Operator) -> None:
     assert service._ready() == "the cluster's objects have not been listed yet"
-    service._listed = True
+    service._has_listed = True
     assert service._ready() == ""

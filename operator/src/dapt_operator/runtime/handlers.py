@@ -1,8 +1,8 @@
-"""What kopf calls: handlers that take notes and wake the queue, and do nothing else.
+"""Registers kopf handlers that pass every watched object on, and do nothing else.
 
-An index function is called for every object that a list or watch tells of, before kopf lets any other handler run;
-so it is the one that takes the notes. It returns nothing, so kopf's own index stays empty. A deletion reaches only
-`on.event`. Neither needs a finalizer, an annotation or a stored state of kopf's.
+kopf calls an index function for every object that a list or a watch reports, before any other handler runs, so it is
+the index function that passes objects on. It returns nothing, so kopf's own index stays empty. A deletion reaches only
+`on.event`. Neither needs a finalizer, an annotation or a stored state of kopf.
 """
 
 from __future__ import annotations
@@ -12,34 +12,36 @@ from typing import Any, Protocol
 
 import kopf
 
+from dapt_operator.runtime.watched_kinds import WatchedKind
 
-class Notes(Protocol):
-    """Where what was seen goes. Called from kopf's event loop, so neither may wait."""
+
+class ObjectSink(Protocol):
+    """Receives watched objects. Its methods are called from kopf's event loop, so they must not block."""
 
     def put(self, body: Mapping[str, Any]) -> None:
-        """An object is there, or has changed."""
+        """Take an object that exists or has changed."""
         ...
 
     def remove(self, body: Mapping[str, Any]) -> None:
-        """An object is gone."""
+        """Take the last state of a deleted object."""
         ...
 
 
 def register(
     registry: kopf.OperatorRegistry,
-    notes: Notes,
-    kinds: Iterable[tuple[str, str, str]],
+    sink: ObjectSink,
+    kinds: Iterable[WatchedKind],
     login: Callable[[], kopf.ConnectionInfo],
     configure: Callable[[kopf.OperatorSettings], None],
 ) -> None:
     """Register every handler.
 
     Args:
-        registry: kopf's, of one run of it.
-        notes: what the handlers write to.
-        kinds: group, version and plural of what is watched; each must exist.
-        login: credentials, asked for again whenever the API server no longer takes the old ones.
-        configure: sets kopf.
+        registry: kopf's registry, for one run of kopf.
+        sink: receives the objects.
+        kinds: kinds to watch; each must exist.
+        login: returns credentials; called again whenever the API server no longer accepts the old ones.
+        configure: sets kopf's settings.
     """
 
     @kopf.on.startup(registry=registry)
@@ -50,15 +52,17 @@ def register(
     async def log_in(**_: Any) -> kopf.ConnectionInfo:
         return login()
 
-    async def seen(body: kopf.Body, **_: Any) -> None:
-        notes.put(dict(body))
+    async def put(body: kopf.Body, **_: Any) -> None:
+        sink.put(dict(body))  # a copy: kopf's own view would keep the whole object alive
 
-    async def gone(event: kopf.RawEvent, **_: Any) -> None:
-        notes.remove(event["object"])
+    async def remove(event: kopf.RawEvent, **_: Any) -> None:
+        sink.remove(event["object"])
 
     def is_deletion(type: str | None, **_: Any) -> bool:
         return type == "DELETED"
 
     for group, version, plural in kinds:
-        kopf.index(group, version, plural, id=f"{plural}-seen", registry=registry)(seen)
-        kopf.on.event(group, version, plural, id=f"{plural}-gone", when=is_deletion, registry=registry)(gone)
+        kopf.index(group, version, plural, id=f"{plural}-put", registry=registry)(put)
+        kopf.on.event(group, version, plural, id=f"{plural}-remove", when=is_deletion, registry=registry)(
+            remove
+        )

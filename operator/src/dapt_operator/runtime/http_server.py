@@ -1,4 +1,4 @@
-"""`/healthz`, `/readyz` and `/metrics` on one port, from a thread."""
+"""Serves `/healthz`, `/readyz` and `/metrics` on one port, from a thread."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+from dapt_operator.runtime.errors import PortTakenError
+
 Check = Callable[[], str]
-"""Empty when all is well, else what is not, in a few words."""
-
-
-class PortTakenError(OSError):
-    """The port cannot be had. A retry helps once whoever has it is gone."""
+"""Returns what is wrong, in a few words; empty when nothing is."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -24,7 +22,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class _DualStackServer(_Server):
-    """For IPv4 and IPv6: a pod of an IPv6 cluster has no other address."""
+    """Serves IPv4 and IPv6: a pod of an IPv6 cluster has no IPv4 address."""
 
     address_family = socket.AF_INET6
 
@@ -33,14 +31,20 @@ class _DualStackServer(_Server):
         super().server_bind()
 
 
-class Pages:
-    """A small HTTP server; entered, it serves."""
+class MonitoringServer:
+    """Serves health and metrics while its context is entered."""
 
     def __init__(self, port: int, *, alive: Check, ready: Check, registry: CollectorRegistry) -> None:
-        """`alive` and `ready` are asked at each request.
+        """Bind the port.
+
+        Args:
+            port: 0 for any free one.
+            alive: called at each request of /healthz.
+            ready: called at each request of /readyz.
+            registry: of the metrics.
 
         Raises:
-            PortTaken: something else has the port.
+            PortTakenError: another process has the port.
         """
         pages: dict[str, Callable[[], tuple[int, str, bytes]]] = {
             "/healthz": lambda: _answer(alive()),
@@ -57,7 +61,7 @@ class Pages:
                     self.send_error(404, "there are /healthz, /readyz and /metrics")
                     return
                 code, content_type, content = page()
-                with contextlib.suppress(ConnectionError):  # who asked did not wait for the answer
+                with contextlib.suppress(ConnectionError):  # the client has closed the connection
                     self.send_response(code)
                     self.send_header("Content-Type", content_type)
                     self.send_header("Content-Length", str(len(content)))
@@ -65,11 +69,11 @@ class Pages:
                     self.wfile.write(content)
 
             def log_message(self, *_: Any) -> None:
-                """Probes and scrapes are not worth a line each."""
+                """Log nothing: probes and scrapes come every few seconds."""
 
         self._server = _bind(port, Handler)
         self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="pages", daemon=True
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="http", daemon=True
         )
 
     @property
@@ -77,7 +81,7 @@ class Pages:
         """The port that is served."""
         return int(self._server.server_address[1])
 
-    def __enter__(self) -> Pages:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -89,7 +93,8 @@ class Pages:
 def _bind(port: int, handler: type[BaseHTTPRequestHandler]) -> _Server:
     try:
         if socket.has_dualstack_ipv6():
-            with contextlib.suppress(OSError):  # the kernel may know IPv6 and have no such address
+            # A kernel may support IPv6 while no interface has an IPv6 address: then binding it fails.
+            with contextlib.suppress(OSError):
                 return _DualStackServer(("::", port), handler)
         return _Server(("", port), handler)
     except OSError as error:

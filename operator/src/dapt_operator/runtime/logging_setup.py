@@ -1,4 +1,4 @@
-"""The operator's log: one line an entry, JSON or text, ours and the libraries'."""
+"""Configures the operator's log: one line for each entry, JSON or text, of our code and of the libraries."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Final
 
 import structlog
+from structlog.typing import Processor
 
 from dapt_operator.runtime.settings import LogFormat, LogLevel
 
-REPEAT_SECONDS = 60.0
+REPEAT_SECONDS: Final = 60.0
 
 
 class OncePerOutage(logging.Filter):
-    """Of kopf's lines about a request that failed and is tried again, lets one through a minute.
+    """Passes one line a minute of kopf's lines about failed requests that are repeated.
 
-    Each watch writes one at each attempt, so an API server that is away for a minute would fill pages.
+    Each watch writes one at each attempt, so an API server that is unreachable for a minute would fill pages.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -27,7 +28,7 @@ class OncePerOutage(logging.Filter):
         self._last = float("-inf")
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether this line is written."""
+        """Whether the line is written."""
         if not str(record.msg).startswith("Request attempt "):
             return True
         now = self._clock()
@@ -38,15 +39,15 @@ class OncePerOutage(logging.Filter):
 
 
 def set_up(format_: LogFormat, level: LogLevel) -> None:
-    """Send everything to standard error: our own lines from `level` on, the libraries' from WARNING on."""
-    shared: list[Any] = [
+    """Send all lines to standard error: our own from `level` on, those of libraries from WARNING on."""
+    shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    renderer: Any = (
+    renderer: Processor = (
         structlog.processors.JSONRenderer()
         if format_ == "json"
         else structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0)
@@ -60,7 +61,7 @@ def set_up(format_: LogFormat, level: LogLevel) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    final: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    final: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if format_ == "json":
         final.append(structlog.processors.format_exc_info)
     handler = logging.StreamHandler(sys.stderr)
@@ -73,6 +74,7 @@ def set_up(format_: LogFormat, level: LogLevel) -> None:
     root.setLevel(logging.WARNING)
     for ours in ("dapt", "dapt_operator"):
         logging.getLogger(ours).setLevel(level.upper())
-    # A line for each retry, which our own code tells of; and that kopf takes no signals in its thread, on purpose.
+    # urllib3 writes a line for each retry, which our own code reports too. kopf writes that it handles no signals in
+    # its thread, which is intended.
     for noisy in ("urllib3.connectionpool", "kopf._core.reactor.running"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

@@ -1,26 +1,26 @@
-"""The reference page of all series, generated from their tables."""
+"""Generates the reference page of all Prometheus series from their tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from dapt_operator.runtime.metrics import RECONCILE_DURATION, RECONCILE_ERRORS, TABLE
+from dapt_operator.runtime.metrics import RECONCILE_DURATION, RECONCILE_ERRORS, SERIES
 
 PAGE: Final = "metrics.md"
 
 
 def page(trainer: Mapping[str, tuple[str, str]]) -> str:
-    """Text of docs/reference/metrics.md.
+    """Return the text of docs/reference/metrics.md.
 
     Args:
-        trainer: the trainer's gauges by name after `dapt_trainer_`, with the field and the help of each.
+        trainer: field and help of the trainer's gauges, by their name after `dapt_trainer_`.
     """
     process = (
         (RECONCILE_DURATION[0], "histogram", "", RECONCILE_DURATION[1]),
         (RECONCILE_ERRORS[0], "counter", "", RECONCILE_ERRORS[1]),
     )
-    ours = [(one.name, one.kind, one.label, one.help) for one in TABLE]
+    ours = [(series.name, series.kind, series.label, series.help) for series in SERIES]
     theirs = [(f"dapt_trainer_{name}", "gauge", "", text) for name, (_, text) in trainer.items()]
     lines = [
         "<!-- Generated from dapt_operator.runtime.metrics and dapt_trainer.pod.progress. Do not edit. -->",
@@ -31,8 +31,8 @@ def page(trainer: Mapping[str, tuple[str, str]]) -> str:
         "",
         "## Of each adaptation, from the operator",
         "",
-        "Labels `namespace` and `name`, and the one in the table. They are read from the stored status when Prometheus"
-        " asks: they survive a restart of the operator, and go with their DomainAdaptation. A series without a value"
+        "Labels `namespace` and `name`, and the one in the table. They are computed from the stored status at each"
+        " scrape: they survive a restart of the operator, and end with their DomainAdaptation. A series without a value"
         " yet is absent.",
         "",
         *_rows(ours),
@@ -44,7 +44,7 @@ def page(trainer: Mapping[str, tuple[str, str]]) -> str:
         "## From the training pods",
         "",
         "Rank 0 of each run serves them on the profile's progress port, with the labels `namespace` and `name`, for as"
-        " long as the pod lives. A stage that does not train leaves out what it does not have.",
+        " long as the pod exists. A stage that does not train omits the series that it has no value for.",
         "",
         *_rows(theirs),
         "",

@@ -1,7 +1,16 @@
-"""The operator as a whole: what it is put together from, how it starts, and how it ends.
+"""Puts the operator together from its parts, starts it and ends it.
 
-The order of the start: serve health, wait until the API server answers, list everything, watch, get the Lease, list
-once more, work. So nothing is decided before everything is known, and nothing is written by two operators at once.
+The way from a watch event to a reconcile:
+
+1. kopf reports an object (`watches.py`, `handlers.py`) to `StoreUpdater`,
+2. which puts it into the store and wakes the adaptation that it belongs to,
+3. the work queue (`work_queue.py`) calls `Operator._reconcile` for that adaptation in one of its threads,
+4. which calls `dapt_operator.reconcile`: observe (from the store), decide, apply. The answers to its writes go into
+   the store too.
+
+`Operator._control` runs alongside, in its own thread. The order of its start: wait until the API server answers, list
+everything, watch, take the Lease, list once more, work. So nothing is decided before all objects are known, and no two
+operators write at the same time.
 """
 
 from __future__ import annotations
@@ -12,8 +21,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Final, NoReturn
 
 import structlog
 from kubernetes.client import ApiClient, ApiException, Configuration
@@ -25,30 +35,61 @@ from dapt_operator.api.v1alpha1.conditions import FINISHED
 from dapt_operator.cluster.kubernetes import ApiError, KubernetesCluster, Leadership, NotLeaderError, Store
 from dapt_operator.cluster.port import Key
 from dapt_operator.launchers import LAUNCHERS
+from dapt_operator.launchers.observe.run_states import true_conditions
 from dapt_operator.reconcile import reconcile
-from dapt_operator.runtime.http_server import Pages
-from dapt_operator.runtime.metrics import Adaptations, Meter
-from dapt_operator.runtime.settings import JOBSETS, WATCHED, Settings
+from dapt_operator.runtime.http_server import MonitoringServer
+from dapt_operator.runtime.metrics import AdaptationCollector, ReconcileMetrics
+from dapt_operator.runtime.settings import Settings
+from dapt_operator.runtime.watched_kinds import JOBSETS, WATCHED, WatchedKind
 from dapt_operator.runtime.watches import Watches
 from dapt_operator.runtime.work_queue import WorkQueue
+from dapt_operator.stage_run import Manifest
 
 log = structlog.get_logger("dapt.operator")
 
-API_AGAIN_SECONDS = 2.0
-"""Until the API server is asked again when it did not answer."""
-FINISH_SECONDS = 3.0
-"""For the reconciles that go on when the operator is asked to stop; each is a few requests."""
-END_SECONDS = 4.0
-"""By then the process has ended, whatever hangs: nothing needs an orderly end to be safe."""
-
-STOP, BROKEN = "stop", "broken"
+API_RETRY_SECONDS: Final = 2.0
+"""Pause until the API server is asked again after it did not answer."""
+FINISH_SECONDS: Final = 3.0
+"""Time for the running reconciles when the operator is stopped; each is a few requests."""
+END_SECONDS: Final = 4.0
+"""The process ends this long after a stop request, whatever hangs: no part needs an orderly end to be safe."""
 
 
-class Service:
+class _End(StrEnum):
+    """Why the operator ends."""
+
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class StoreUpdater:
+    """Puts watched objects into the store and wakes the adaptations that they belong to."""
+
+    def __init__(self, store: Store, wake: Callable[[Key], None]) -> None:
+        self._store = store
+        self._wake = wake
+
+    def put(self, body: Manifest) -> None:
+        """Store an object that exists or has changed."""
+        self._wake_affected(body, self._store.put(body))
+
+    def remove(self, body: Manifest) -> None:
+        """Remove a deleted object from the store."""
+        self._wake_affected(body, self._store.remove(body))
+
+    def _wake_affected(self, body: Manifest, key: Key | None) -> None:
+        if key is not None:
+            self._wake(key)
+        if body.get("kind") == "AdaptationProfile":
+            for key_of_profile in self._store.keys_of_profile(body["metadata"]["name"]):
+                self._wake(key_of_profile)
+
+
+class Operator:
     """One operator process."""
 
     def __init__(self, settings: Settings, configuration: Configuration) -> None:
-        """Nothing is started yet, and no request is made."""
+        """Create the parts; start nothing and send no request."""
         self._settings = settings
         api = ApiClient(configuration)
         api.user_agent = f"dapt-operator/{PRODUCT_VERSION}"
@@ -56,7 +97,7 @@ class Service:
         self._store = Store()
         self._lease = Leadership(api, settings.lease_namespace, settings.lease_name, settings.identity)
         self._queue: WorkQueue[Key] = WorkQueue(
-            self._reconcile, workers=settings.workers, on_error=self._tell_error
+            self._reconcile, workers=settings.workers, on_error=self._report_error
         )
         self._cluster = KubernetesCluster(
             api,
@@ -65,76 +106,98 @@ class Service:
             may_write=self._lease.is_held,
             namespaces=settings.namespaces,
         )
-        notes = _Notes(self._store, self._queue.wake)
-        self._watches = Watches(notes, configuration, self._kinds, settings.namespaces)
+        updater = StoreUpdater(self._store, self._queue.wake)
+        self._watches = Watches(updater, configuration, self._watchable_kinds, settings.namespaces)
         self._registry = CollectorRegistry()
-        self._registry.register(Adaptations(self._store.resources))
-        self._meter = Meter(self._registry)
-        self._ends: queue.SimpleQueue[str] = queue.SimpleQueue()  # may be put into from a signal handler
+        self._registry.register(AdaptationCollector(self._store.resources))
+        self._metrics = ReconcileMetrics(self._registry)
+        # A SimpleQueue, because its put may be called from a signal handler.
+        self._ends: queue.SimpleQueue[_End] = queue.SimpleQueue()
         self._ending = threading.Event()
-        self._listed = False
-        self._with_jobsets = False
-        self._conductor = threading.Thread(target=self._guarded, name="conductor", daemon=True)
+        self._has_listed = False
+        self._has_jobsets = False
+        self._control_thread = threading.Thread(target=self._control_or_fail, name="control", daemon=True)
 
     def run(self) -> int:
-        """Until SIGTERM or SIGINT (0), or until the Lease was lost or a part broke (1).
+        """Run until SIGTERM or SIGINT (returns 0), or until a part has failed (returns 1).
 
         Raises:
-            PortTaken: nothing was started.
+            PortTakenError: nothing was started.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._ends.put(STOP))
-        with Pages(
+            signal.signal(number, lambda *_: self._ends.put(_End.STOPPED))
+        with MonitoringServer(
             self._settings.port, alive=self._alive, ready=self._ready, registry=self._registry
-        ) as pages:
+        ) as server:
             log.info(
                 "started",
                 version=PRODUCT_VERSION,
                 instance=self._settings.instance,
                 namespaces=list(self._settings.namespaces) or "all",
-                port=pages.port,
+                port=server.port,
             )
-            self._conductor.start()
-            why = self._ends.get()
-            if why == STOP:
+            self._control_thread.start()
+            if self._ends.get() is _End.STOPPED:
                 self._stop()
                 return 0
         return 1
 
-    # --- health ---
+    # --- the reconcile, in the queue's threads ---
 
-    def _alive(self) -> str:
-        parts = {
-            "a reconcile thread": self._queue.is_healthy,
-            "the watches": self._watches.is_healthy,
-            "the resync": self._conductor.ident is None or self._conductor.is_alive(),
-        }
-        return ", ".join(f"{name} ended" for name, healthy in parts.items() if not healthy)
-
-    def _ready(self) -> str:
-        return "" if self._listed else "the cluster's objects have not been listed yet"
-
-    # --- the conductor's thread ---
-
-    def _guarded(self) -> None:
+    def _reconcile(self, key: Key) -> float | None:
+        started = time.monotonic()
         try:
-            self._conduct()
-        except Exception:
-            log.exception("the operator cannot go on and ends")
-            self._ends.put(BROKEN)
+            with self._metrics.duration.time():
+                plan = reconcile(self._cluster, key, LAUNCHERS, local=False, instance=self._settings.instance)
+        except NotLeaderError:
+            # The Lease was lost during the reconcile. The next operator reconciles the same adaptation.
+            return None
+        write_line = log.debug if plan.is_empty else log.info
+        write_line(
+            "reconciled",
+            namespace=key.namespace,
+            name=key.name,
+            seconds=round(time.monotonic() - started, 4),
+            **plan.fields(),
+        )
+        return plan.requeue_after
 
-    def _conduct(self) -> None:
+    def _report_error(self, key: Key, error: Exception, delay_seconds: float) -> None:
+        self._metrics.errors.inc()
+        log.error(
+            "reconcile failed, retrying",
+            namespace=key.namespace,
+            name=key.name,
+            error=f"{type(error).__name__}: {error}",
+            again_after_seconds=delay_seconds,
+            exc_info=None if isinstance(error, ApiError) else error,
+        )
+
+    # --- start and resync, in the control thread ---
+
+    def _control_or_fail(self) -> None:
+        try:
+            self._control()
+        except Exception:
+            log.exception("the operator has failed and ends")
+            self._ends.put(_End.FAILED)
+
+    def _control(self) -> None:
+        # 1. Know all objects before anything is decided.
         if not self._list_until_it_works():
             return
         self._watches.start()
-        self._lease.start(on_lost=self._lease_lost)
+        # 2. Write nothing before the Lease is held.
+        self._lease.start(on_lost=self._end_without_lease)
         if not self._wait_for_lease():
             return
+        # 3. Reconcile every adaptation once, finished ones too: their clean-up may be due.
         keys = self._store.keys()
         log.info("acting", adaptations=len(keys), lease=self._lease_title)
-        for key in keys:  # the finished ones too: their clean-up may be due
+        for key in keys:
             self._queue.wake(key)
         self._queue.start()
+        # 4. Find what the watches have missed.
         while not self._ending.wait(self._settings.resync_seconds):
             self._resync()
             self._watches.check()
@@ -144,67 +207,71 @@ class Service:
         return f"{self._settings.lease_namespace}/{self._settings.lease_name}"
 
     def _list_until_it_works(self) -> bool:
-        told = ""
+        """List everything; return False if the operator was stopped before that worked."""
+        last_error = ""
         while not self._ending.is_set():
             try:
                 self._cluster.resync()
             except ApiError as error:
-                if str(error) != told:
-                    told = str(error)
+                # One line for each error, not one for each attempt.
+                if str(error) != last_error:
+                    last_error = str(error)
                     log.warning(
-                        "the API server cannot be used yet; trying until it can",
+                        "the API server cannot be used yet, retrying until it can",
                         server=self._api.configuration.host,
-                        error=told,
+                        error=last_error,
                     )
-                self._ending.wait(API_AGAIN_SECONDS)
+                self._ending.wait(API_RETRY_SECONDS)
                 continue
-            if told:
+            if last_error:
                 log.info("the API server can be used")
-            self._listed = True
+            self._has_listed = True
             return True
         return False
 
     def _wait_for_lease(self) -> bool:
-        """Whether it was got; meanwhile the store is kept fresh, so that taking over is quick."""
+        """Return whether the Lease was taken. The store is kept up to date meanwhile, so that taking over is quick."""
         if self._lease.wait(1.0):
             return True
         log.info("waiting for the Lease: another operator acts", lease=self._lease_title)
-        listed = time.monotonic()
+        listed_at = time.monotonic()
         while not self._ending.is_set():
             if self._lease.wait(0.5):
+                # The other operator may have written until a moment ago.
                 self._resync()
                 return True
-            if time.monotonic() - listed >= self._settings.resync_seconds:
+            if time.monotonic() - listed_at >= self._settings.resync_seconds:
                 self._resync()
-                listed = time.monotonic()
+                listed_at = time.monotonic()
         return False
 
     def _resync(self) -> None:
-        """List everything, and wake whose objects had changed unnoticed, and all that have not finished."""
+        """List everything; wake the adaptations whose changes no watch has reported, and all that are unfinished."""
         try:
             changed = self._cluster.resync()
         except ApiError as error:
-            log.warning("listing everything anew failed; the next time comes by itself", error=str(error))
+            log.warning("the resync failed, the next one follows", error=str(error))
             return
         keys = self._store.keys()
         unfinished = [key for key in keys if not is_finished(self._store.resource(key))]
         for key in changed:
             self._queue.wake(key)
-        spread = self._settings.resync_seconds / 2  # so that what is urgent finds a free thread meanwhile
+        # Spread over half the interval, so that an urgent reconcile finds a free thread meanwhile.
+        spread_seconds = self._settings.resync_seconds / 2
         for number, key in enumerate(unfinished):
-            self._queue.wake(key, spread * number / len(unfinished))
+            self._queue.wake(key, spread_seconds * number / len(unfinished))
 
-    def _kinds(self) -> tuple[tuple[str, str, str], ...]:
-        """What can be watched now: JobSets come and go with their controller and with our rights."""
-        group, version, plural = JOBSETS
-        place = f"namespaces/{self._settings.namespaces[0]}/" if self._settings.namespaces else ""
-        status = self._status_of(f"/apis/{group}/{version}/{place}{plural}")
-        if status in (200, 403, 404):  # anything else tells nothing new
-            self._with_jobsets = status == 200
-        return (*WATCHED, JOBSETS) if self._with_jobsets else WATCHED
+    def _watchable_kinds(self) -> tuple[WatchedKind, ...]:
+        """Return the kinds that can be watched now. JobSets come and go with their controller and with our rights."""
+        namespace = f"namespaces/{self._settings.namespaces[0]}/" if self._settings.namespaces else ""
+        status = self._status_of(f"/apis/{JOBSETS.group}/{JOBSETS.version}/{namespace}{JOBSETS.plural}")
+        # Any other status, such as that of an overloaded server, says nothing about JobSets.
+        if status in (200, 403, 404):
+            self._has_jobsets = status == 200
+        return (*WATCHED, JOBSETS) if self._has_jobsets else WATCHED
 
     def _status_of(self, path: str) -> int:
-        """Status of a list of one; 0 without an answer."""
+        """Return the HTTP status of listing one object; 0 without an answer."""
         try:
             response = self._api.call_api(
                 path,
@@ -221,81 +288,43 @@ class Service:
         response.release_conn()
         return int(response.status)
 
-    # --- the queue's threads ---
+    # --- health ---
 
-    def _reconcile(self, key: Key) -> float | None:
-        begun = time.monotonic()
-        try:
-            with self._meter.duration.time():
-                plan = reconcile(self._cluster, key, LAUNCHERS, local=False, instance=self._settings.instance)
-        except NotLeaderError:
-            return None
-        tell = log.debug if plan.is_empty else log.info
-        tell(
-            "reconciled",
-            namespace=key.namespace,
-            name=key.name,
-            seconds=round(time.monotonic() - begun, 4),
-            **plan.fields(),
-        )
-        return plan.requeue_after
+    def _alive(self) -> str:
+        parts = {
+            "a reconcile thread": self._queue.is_healthy,
+            "the watches": self._watches.is_healthy,
+            "the resync": self._control_thread.ident is None or self._control_thread.is_alive(),
+        }
+        return ", ".join(f"{name} ended" for name, is_healthy in parts.items() if not is_healthy)
 
-    def _tell_error(self, key: Key, error: Exception, delay: float) -> None:
-        self._meter.errors.inc()
-        log.error(
-            "a look failed and is repeated",
-            namespace=key.namespace,
-            name=key.name,
-            error=f"{type(error).__name__}: {error}",
-            again_after_seconds=delay,
-            exc_info=None if isinstance(error, ApiError) else error,
-        )
+    def _ready(self) -> str:
+        return "" if self._has_listed else "the cluster's objects have not been listed yet"
 
     # --- ends ---
 
-    def _lease_lost(self) -> None:
+    def _end_without_lease(self) -> None:
         if self._ending.is_set():
             return
         log.error("the Lease was lost: another operator may act, so this one ends", lease=self._lease_title)
-        end_process(1)  # at once: a thread that goes on might write
+        end_process(1)  # at once: a thread that continues might write
 
     def _stop(self) -> None:
         log.info("stopping")
         threading.Thread(target=_end_after, args=(END_SECONDS,), daemon=True).start()
         self._ending.set()
-        finished = self._queue.stop(FINISH_SECONDS)
-        if finished:
-            self._lease.stop()  # only now: until the last reconcile has ended nobody else may act
+        has_finished = self._queue.stop(FINISH_SECONDS)
+        # Released only now, and only if no reconcile is running: until then no other operator may act.
+        if has_finished:
+            self._lease.stop()
         self._watches.stop(0.5)
         self._cluster.close()
-        log.info("stopped", finished=finished)
+        log.info("stopped", finished=has_finished)
 
 
-class _Notes:
-    """Takes kopf's notes into the store, and wakes whom they concern."""
-
-    def __init__(self, store: Store, wake: Callable[[Key], None]) -> None:
-        self._store = store
-        self._wake = wake
-
-    def put(self, body: Mapping[str, Any]) -> None:
-        self._told(body, self._store.put(body))
-
-    def remove(self, body: Mapping[str, Any]) -> None:
-        self._told(body, self._store.remove(body))
-
-    def _told(self, body: Mapping[str, Any], key: Key | None) -> None:
-        if key is not None:
-            self._wake(key)
-        if body.get("kind") == "AdaptationProfile":
-            for one in self._store.keys_of_profile(body["metadata"]["name"]):
-                self._wake(one)
-
-
-def is_finished(resource: Mapping[str, Any] | None) -> bool:
-    """Whether nothing will ever run again for it."""
-    conditions = ((resource or {}).get("status") or {}).get("conditions") or ()
-    return any(one.get("type") == FINISHED and one.get("status") == "True" for one in conditions)
+def is_finished(resource: Manifest | None) -> bool:
+    """Whether nothing will ever run again for a resource."""
+    return resource is not None and FINISHED in true_conditions(resource)
 
 
 def _end_after(seconds: float) -> None:
@@ -304,10 +333,10 @@ def _end_after(seconds: float) -> None:
 
 
 def end_process(code: int) -> NoReturn:
-    """End at once, what was printed excepted.
+    """End the process at once, after flushing what was printed.
 
-    Python's own way out waits for the executors of kopf's loop, and ends other threads wherever they are, locks in
-    their hands: what hangs then nobody ends any more.
+    Python's own exit waits for the executors of kopf's loop, and stops other threads wherever they are, also with a
+    lock held: a thread that hangs then would keep the process from ending.
     """
     sys.stdout.flush()
     sys.stderr.flush()

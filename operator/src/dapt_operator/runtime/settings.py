@@ -1,21 +1,21 @@
-"""Settings of `dapt operator`, and how kopf is set: each number with its reason."""
+"""Checks the options of `dapt operator` and completes them to its settings."""
 
 from __future__ import annotations
 
 import os
 import re
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-import kopf
-
-from dapt_operator.api.names import GROUP, LABEL_UID
+from dapt_operator.runtime.errors import BadSettingError
 
 LogFormat = Literal["json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+LOG_FORMATS: Final[tuple[LogFormat, ...]] = ("json", "text")
+LOG_LEVELS: Final[tuple[LogLevel, ...]] = ("debug", "info", "warning", "error")
 
 DEFAULT_RELEASE: Final = "dapt"
 SERVICE_ACCOUNT_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -24,60 +24,58 @@ _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 
-class BadSettingError(ValueError):
-    """A setting that cannot be used. problems: one sentence each."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("; ".join(problems))
-
-
 @dataclass(frozen=True)
 class Settings:
-    """How the operator runs."""
+    """Settings of one operator process."""
 
     namespaces: tuple[str, ...] = ()
-    """Looked after; none: the whole cluster."""
+    """Namespaces whose adaptations are reconciled; none: the whole cluster."""
     instance: str = f"default/{DEFAULT_RELEASE}"
-    """Who this operator is. An adaptation belongs to the instance that took it up first; others leave it alone."""
+    """Name of this installation. An adaptation belongs to the instance that reconciled it first; others leave it
+    alone."""
     lease_namespace: str = "default"
     lease_name: str = DEFAULT_RELEASE
     identity: str = "dapt"
-    """Of this process, in the Lease."""
+    """Name of this process in the Lease."""
     port: int = 8080
-    """Of /healthz, /readyz and /metrics; 0: any free one."""
+    """Port of /healthz, /readyz and /metrics; 0: any free one."""
     workers: int = 8
-    """Adaptations worked on at once: enough to hide the API's latency, few enough for one CPU."""
+    """Adaptations that are reconciled concurrently: enough to hide the API's latency, few enough for one CPU."""
     resync_seconds: float = 60.0
-    """How often everything is listed anew, in case that a watch went silent or a deletion was missed."""
+    """Interval at which everything is listed again, in case a watch went silent or a deletion was missed."""
     log_format: LogFormat = "json"
     log_level: LogLevel = "info"
 
 
-def make_settings(
-    *,
-    namespaces: Sequence[str] = (),
-    instance: str | None = None,
-    lease_namespace: str | None = None,
-    lease_name: str | None = None,
-    port: int = 8080,
-    workers: int = 8,
-    resync_seconds: float = 60.0,
-    log_format: str = "json",
-    log_level: str = "info",
-) -> Settings:
-    """Settings from what was asked for; what was not comes from where the process runs.
+@dataclass(frozen=True)
+class Options:
+    """Options of `dapt operator` as given, unchecked; None: derived from where the process runs."""
+
+    namespaces: Sequence[str] = Settings.namespaces
+    instance: str | None = None
+    lease_namespace: str | None = None
+    lease_name: str | None = None
+    port: int = Settings.port
+    workers: int = Settings.workers
+    resync_seconds: float = Settings.resync_seconds
+    log_format: str = Settings.log_format
+    log_level: str = Settings.log_level
+
+
+def make_settings(options: Options) -> Settings:
+    """Return the settings that follow from the options.
 
     Raises:
-        BadSetting: with every problem at once.
+        BadSettingError: with every problem at once.
     """
-    home = own_namespace()
-    lease_namespace = lease_namespace or home
-    instance = instance or f"{lease_namespace}/{DEFAULT_RELEASE}"
-    lease_name = lease_name or instance.rpartition("/")[2]
+    lease_namespace = options.lease_namespace or own_namespace()
+    instance = options.instance or f"{lease_namespace}/{DEFAULT_RELEASE}"
+    lease_name = options.lease_name or instance.rpartition("/")[2]
+    log_format = next((name for name in LOG_FORMATS if name == options.log_format), None)
+    log_level = next((name for name in LOG_LEVELS if name == options.log_level), None)
     problems = [
         f"--namespace {name!r}: not a namespace; give the name of one, and the option again for each further one"
-        for name in namespaces
+        for name in options.namespaces
         if not _LABEL.fullmatch(name)
     ]
     if not all(_NAME.fullmatch(part) for part in instance.split("/")) or len(instance) > 128:
@@ -86,110 +84,37 @@ def make_settings(
         problems.append(f"--lease-namespace {lease_namespace!r}: not a namespace")
     if not _NAME.fullmatch(lease_name):
         problems.append(f"--lease-name {lease_name!r}: not the name of an object")
-    if not 0 <= port <= 65535:
-        problems.append(f"--port {port}: a port is 1 to 65535, or 0 for any free one")
-    if not 1 <= workers <= 64:
-        problems.append(f"--workers {workers}: 1 to 64")
-    if not 1 <= resync_seconds <= 3600:
-        problems.append(f"--resync-seconds {resync_seconds:g}: 1 to 3600")
-    if log_format not in ("json", "text"):
-        problems.append(f"--log-format {log_format!r}: json or text")
-    if log_level not in ("debug", "info", "warning", "error"):
-        problems.append(f"--log-level {log_level!r}: debug, info, warning or error")
-    if problems:
+    if not 0 <= options.port <= 65535:
+        problems.append(f"--port {options.port}: a port is 1 to 65535, or 0 for any free one")
+    if not 1 <= options.workers <= 64:
+        problems.append(f"--workers {options.workers}: give a number from 1 to 64")
+    if not 1 <= options.resync_seconds <= 3600:
+        problems.append(f"--resync-seconds {options.resync_seconds:g}: give a number from 1 to 3600")
+    if log_format is None:
+        problems.append(f"--log-format {options.log_format!r}: give json or text")
+    if log_level is None:
+        problems.append(f"--log-level {options.log_level!r}: give debug, info, warning or error")
+    if problems or log_format is None or log_level is None:
         raise BadSettingError(problems)
     return Settings(
-        namespaces=tuple(dict.fromkeys(namespaces)),
+        namespaces=tuple(dict.fromkeys(options.namespaces)),
         instance=instance,
         lease_namespace=lease_namespace,
         lease_name=lease_name,
         identity=f"{socket.gethostname()}_{os.environ.get('POD_UID') or os.getpid()}",
-        port=port,
-        workers=workers,
-        resync_seconds=resync_seconds,
-        log_format="text" if log_format == "text" else "json",
-        log_level=log_level,  # type: ignore[arg-type]  # checked above
+        port=options.port,
+        workers=options.workers,
+        resync_seconds=options.resync_seconds,
+        log_format=log_format,
+        log_level=log_level,
     )
 
 
 def own_namespace() -> str:
-    """The namespace of the pod that this process runs in; `default` outside a cluster."""
-    if named := os.environ.get("POD_NAMESPACE"):
-        return named
+    """Return the namespace of the pod that this process runs in; `default` outside a cluster."""
+    if namespace := os.environ.get("POD_NAMESPACE"):
+        return namespace
     try:
         return SERVICE_ACCOUNT_NAMESPACE.read_text().strip() or "default"
     except OSError:
         return "default"
-
-
-# --- kopf ---
-
-BOOKMARK_SECONDS = 60.0
-"""The API server sends each watch a bookmark about this often, so silence for longer means a dead connection."""
-
-
-class Forever:
-    """Pauses between the attempts of one API request of kopf's, in seconds, without an end.
-
-    With an end kopf would give up, and the whole operator with it, when the API server is away for longer.
-    """
-
-    _FIRST = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
-    _THEN = 15.0
-
-    def __iter__(self) -> Iterator[float]:
-        yield from self._FIRST
-        while True:
-            yield self._THEN
-
-
-class NoHistory(kopf.DiffBaseStorage):
-    """Nothing is remembered of an object, and so nothing written to it: only high-level handlers would need that, and
-    there are none. It also spares a deep copy of each object at each event."""
-
-    def build(self, **_: Any) -> Any:
-        return {}
-
-    def fetch(self, **_: Any) -> None:
-        return None
-
-    def store(self, **_: Any) -> None:
-        raise AssertionError("nothing of kopf's is ever written to an object")
-
-
-def set_kopf(settings: kopf.OperatorSettings) -> None:
-    """Set kopf to watch and to do nothing else."""
-    settings.posting.enabled = False  # our Events are a fixed set of our own
-    settings.peering.standalone = True  # a Lease of our own decides who acts
-    settings.scanning.disabled = (
-        True  # no rights on CRDs and namespaces; which kinds are there we ask ourselves
-    )
-    settings.persistence.diffbase_storage = NoHistory()
-    # Watches, as one unit: the server ends each after about 5 minutes and it goes on where it was (no new list); a
-    # connection that died is noticed by silence, or at the latest a little after the server should have ended it.
-    settings.watching.server_timeout = 300
-    settings.watching.client_timeout = 330
-    settings.watching.connect_timeout = 10
-    settings.watching.inactivity_timeout = BOOKMARK_SECONDS + 15
-    settings.watching.reconnect_backoff = 0.5
-    settings.watching.chunk_size = 500  # lists come in pages, so that memory does not peak with them
-    for plural in (("v1", "pods"), ("batch", "v1", "jobs"), ("jobset.x-k8s.io", "v1alpha2", "jobsets")):
-        settings.watching.label_selectors[plural] = LABEL_UID  # the API server sends us our own alone
-    settings.networking.request_timeout = 60
-    settings.networking.connect_timeout = 10
-    settings.networking.error_backoffs = Forever()
-    settings.queueing.worker_limit = None  # a limit keeps a slot for idle_timeout after each event
-    settings.queueing.idle_timeout = 1.0  # an object's last body lives that long in kopf's memory
-    settings.queueing.exit_timeout = 0.5  # nothing is lost: handlers only take notes
-    settings.process.ultimate_exiting_timeout = None  # the process ends by our own hand
-
-
-WATCHED: Final = (
-    (GROUP, "v1alpha1", "domainadaptations"),
-    (GROUP, "v1alpha1", "adaptationprofiles"),
-    ("batch", "v1", "jobs"),
-    ("", "v1", "pods"),
-)
-"""Group, version and plural of what is always there."""
-JOBSETS: Final = ("jobset.x-k8s.io", "v1alpha2", "jobsets")
-"""Watched where the JobSet controller is installed and the operator may see them."""

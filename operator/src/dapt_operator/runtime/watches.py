@@ -1,28 +1,27 @@
-"""kopf in a thread of its own: started, stopped, and started anew when it gave up or when a kind came or went."""
+"""Runs kopf in its own thread; restarts it when it gave up, or when a kind was installed or removed."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import Callable
+from typing import Final
 
 import kopf
 import structlog
 from kubernetes.client import Configuration
 
 from dapt_operator.runtime import handlers
-from dapt_operator.runtime.settings import set_kopf
-
-Kind = tuple[str, str, str]
-"""Group, version, plural."""
+from dapt_operator.runtime.kopf_settings import set_kopf
+from dapt_operator.runtime.watched_kinds import WatchedKind
 
 log = structlog.get_logger("dapt.watches")
-AGAIN_SECONDS = 2.0
-"""Until kopf is started again after it gave up."""
+RESTART_SECONDS: Final = 2.0
+"""Pause before kopf is started again after it gave up."""
 
 
 def connection(configuration: Configuration) -> kopf.ConnectionInfo:
-    """Credentials for kopf from the client library's, with its token read anew."""
+    """Return credentials for kopf from those of the client library, with the current token."""
     header = configuration.get_api_key_with_prefix("BearerToken") or configuration.get_api_key_with_prefix(
         "authorization"
     )
@@ -41,72 +40,81 @@ def connection(configuration: Configuration) -> kopf.ConnectionInfo:
 
 
 class Watches:
-    """Watches of some kinds of objects, for as long as the process lives."""
+    """Watches some kinds of objects until `stop`."""
 
     def __init__(
         self,
-        notes: handlers.Notes,
+        sink: handlers.ObjectSink,
         configuration: Configuration,
-        find_kinds: Callable[[], tuple[Kind, ...]],
+        find_kinds: Callable[[], tuple[WatchedKind, ...]],
         namespaces: tuple[str, ...] = (),
     ) -> None:
-        """`find_kinds` is asked before kopf starts, and at each `check`. No namespaces: all."""
-        self._notes = notes
+        """
+        Args:
+            sink: receives the objects.
+            configuration: of the client library.
+            find_kinds: returns the kinds that can be watched now; called before kopf starts, and at each `check`.
+            namespaces: namespaces to watch; empty for all.
+        """
+        self._sink = sink
         self._configuration = configuration
         self._find_kinds = find_kinds
         self._namespaces = namespaces
         self._lock = threading.Lock()
-        self._kinds: tuple[Kind, ...] = ()
-        self._ending = threading.Event()
-        self._stop_round: Callable[[], None] = lambda: None
+        self._kinds: tuple[WatchedKind, ...] = ()
+        self._stopped = threading.Event()
+        self._stop_kopf: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._run, name="watches", daemon=True)
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start watching."""
         self._thread.start()
 
     def check(self) -> None:
-        """Start kopf anew if other kinds are there than it watches."""
+        """Restart kopf if the kinds that can be watched have changed."""
         kinds = self._find_kinds()
         with self._lock:
             if self._kinds and kinds != self._kinds:
-                log.info("other kinds are there now", kinds=[plural for _, _, plural in kinds])
-                self._stop_round()
+                log.info(
+                    "watched kinds have changed, restarting the watches",
+                    kinds=[kind.plural for kind in kinds],
+                )
+                self._stop_kopf()
 
-    def stop(self, timeout: float) -> bool:
-        """End all watches; whether that was done within `timeout` seconds."""
+    def stop(self, timeout_seconds: float) -> bool:
+        """End all watches; return whether they ended within `timeout_seconds`."""
         with self._lock:
-            self._ending.set()
-            self._stop_round()
+            self._stopped.set()
+            self._stop_kopf()
         if self._thread.ident is not None:
-            self._thread.join(timeout)
+            self._thread.join(timeout_seconds)
         return not self._thread.is_alive()
 
     @property
     def is_healthy(self) -> bool:
-        """Whether the thread lives, once it was started."""
+        """Whether the thread is alive, or was not started yet."""
         return self._thread.ident is None or self._thread.is_alive()
 
     def _run(self) -> None:
-        while not self._ending.is_set():
+        while not self._stopped.is_set():
             try:
-                asyncio.run(self._round())
+                asyncio.run(self._run_kopf())
             except Exception as error:
-                log.warning("the watches ended and begin anew", error=f"{type(error).__name__}: {error}")
-                self._ending.wait(AGAIN_SECONDS)
+                log.warning("the watches failed, restarting them", error=f"{type(error).__name__}: {error}")
+                self._stopped.wait(RESTART_SECONDS)
 
-    async def _round(self) -> None:
-        """kopf from its start until it is told to stop."""
+    async def _run_kopf(self) -> None:
+        """Run kopf until `_stop_kopf` is called."""
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
         kinds = await asyncio.to_thread(self._find_kinds)
         with self._lock:
-            if self._ending.is_set():
+            if self._stopped.is_set():
                 return
             self._kinds = kinds
-            self._stop_round = lambda: _set(loop, stop)
+            self._stop_kopf = lambda: _set(loop, stop)
         registry = kopf.OperatorRegistry()
         handlers.register(
-            registry, self._notes, kinds, login=lambda: connection(self._configuration), configure=set_kopf
+            registry, self._sink, kinds, login=lambda: connection(self._configuration), configure=set_kopf
         )
         try:
             await kopf.operator(
@@ -119,7 +127,7 @@ class Watches:
             )
         finally:
             with self._lock:
-                self._stop_round = lambda: None
+                self._stop_kopf = lambda: None
 
 
 def _set(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:

@@ -1,13 +1,13 @@
-"""The work queue: which adaptation is looked at when, and by which thread.
+"""Decides which adaptation is reconciled when, and by which thread.
 
-Two parts. `Schedule` is plain bookkeeping with the clock as an argument, so that its promises can be tested for any
-order of events; `WorkQueue` gives it a lock and threads. The promises:
+`DueTimes` is plain bookkeeping with the clock as an argument, so that its promises can be tested for any order of
+events; `WorkQueue` adds a lock and threads. The promises, where a reconcile is one call of `work(key)`:
 
-1. Never two runs of one key at once.
-2. A wake is never lost: after it, a run of that key begins (while a run goes on, the next one).
-3. Wakes that come together are one run, and two runs of a key are a little apart, so that a burst of events
-   (a Job and its pods) costs one look.
-4. A key that failed rests longer with each failure in a row, whatever wakes it.
+1. Two reconciles of one key never run at the same time.
+2. A wake is never lost: a reconcile of that key starts after it (the next one, if one is running).
+3. Wakes that come together cause one reconcile, and two reconciles of a key keep a small distance, so that a burst of
+   events (a Job and its pods) costs one reconcile.
+4. A key that failed waits longer with each failure in a row, whatever wakes it.
 """
 
 from __future__ import annotations
@@ -18,111 +18,116 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
-SPACING_SECONDS = 0.05
-"""From the end of a key's run to its next: short beside what a person or a bar notices, long beside the spread of the
-events that one write of ours causes."""
-FIRST_BACKOFF_SECONDS = 0.2
-LONGEST_BACKOFF_SECONDS = 30.0
-"""Failures are API calls that were refused after their own retries: soon again, then twice as late each time."""
+SPACING_SECONDS: Final = 0.05
+"""Time from the end of a key's reconcile to the start of its next: shorter than a user or a progress bar notices,
+longer than the spread of the events that one write of ours causes."""
+FIRST_BACKOFF_SECONDS: Final = 0.2
+LONGEST_BACKOFF_SECONDS: Final = 30.0
+"""A failure is an API call that was refused after its own retries: soon again, then after twice the time."""
 
 
 def backoff_seconds(failures: int) -> float:
-    """How long a key rests after so many failures in a row (1 or more)."""
+    """Return how long a key waits after so many failures in a row (1 or more)."""
     return min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, 30))
 
 
 class DueTimes(Generic[K]):
-    """When which key is due. Not safe for threads; times are seconds of any monotonic clock."""
+    """Records when each key is due. Not thread-safe; times are seconds of any monotonic clock."""
 
     def __init__(self, spacing_seconds: float = SPACING_SECONDS) -> None:
         self._spacing = spacing_seconds
         self._due: dict[K, float] = {}
         self._heap: list[tuple[float, int, K]] = []
         self._order = itertools.count()
+        """Heap entries may be out of date: the time in `_due` is the truth (see `_drop_stale`)."""
         self._running: set[K] = set()
         self._failures: dict[K, int] = {}
         self._not_before: dict[K, float] = {}
-        self._resting: deque[tuple[float, K]] = deque()
+        """Earliest start of a key that was reconciled a moment ago or has failed: promises 3 and 4."""
+        self._expiries: deque[tuple[float, K]] = deque()
+        """When entries of `_not_before` expire, so that keys of deleted adaptations leave nothing behind."""
 
     def __len__(self) -> int:
-        """Keys that wait for their time or for a thread."""
+        """Number of keys that wait for their time or for a thread."""
         return len(self._due)
 
     @property
     def running(self) -> frozenset[K]:
-        """Keys whose run goes on."""
+        """Keys that are being reconciled."""
         return frozenset(self._running)
 
-    def wake(self, key: K, now: float, after: float = 0.0) -> None:
-        """Look at `key` in `after` seconds at the latest, but not before its rest is over."""
-        due = max(now + after, self._not_before.get(key, now))
-        known = self._due.get(key)
-        if known is None or due < known:
+    def wake(self, key: K, now: float, after_seconds: float = 0.0) -> None:
+        """Make `key` due in `after_seconds` at the latest, but not before its wait is over."""
+        due = max(now + after_seconds, self._not_before.get(key, now))
+        old_due = self._due.get(key)
+        # An earlier time wins: a wake may bring a reconcile forward, never delay it (promise 2).
+        if old_due is None or due < old_due:
             self._put(key, due)
 
     def take(self, now: float) -> K | None:
-        """The key that has waited longest of those that are due; it counts as running until `done` or `failed`."""
-        while self._heap:
-            due, _, key = self._heap[0]
-            if key in self._running or self._due.get(key) != due:
-                heapq.heappop(self._heap)  # replaced by an earlier time, or put back when its run ends
-                continue
-            if due > now:
-                return None
-            heapq.heappop(self._heap)
-            del self._due[key]
-            self._running.add(key)
-            return key
-        return None
+        """Return the key that has been due longest, or None; it counts as running until `done` or `failed`."""
+        self._drop_stale()
+        if not self._heap or self._heap[0][0] > now:
+            return None
+        _, _, key = heapq.heappop(self._heap)
+        del self._due[key]
+        self._running.add(key)
+        return key
 
     def next_due(self) -> float | None:
-        """When `take` will have something, unless a wake comes before; None when nothing waits."""
-        while self._heap:
-            due, _, key = self._heap[0]
-            if key not in self._running and self._due.get(key) == due:
-                return due
-            heapq.heappop(self._heap)
-        return None
+        """Return when `take` will return a key, unless a wake comes before; None when no key waits."""
+        self._drop_stale()
+        return self._heap[0][0] if self._heap else None
 
-    def done(self, key: K, now: float, again_after: float | None = None) -> None:
-        """The run ended well; the next is due when something woke the key meanwhile, or after `again_after`."""
+    def done(self, key: K, now: float, requeue_seconds: float | None = None) -> None:
+        """Record a success. The key is due again after `requeue_seconds`, or if it was woken while it was running."""
         self._running.discard(key)
         self._failures.pop(key, None)
-        self._rest(key, now, now + self._spacing)
-        if again_after is not None:
-            self.wake(key, now, again_after)
+        self._wait_until(key, now, now + self._spacing)
+        if requeue_seconds is not None:
+            self.wake(key, now, requeue_seconds)
+        # A wake during the reconcile is in `_due`, but not in the heap: now it gets there (promise 2).
         if key in self._due:
             self._put(key, max(self._due[key], self._not_before[key]))
 
     def failed(self, key: K, now: float) -> float:
-        """The run raised; seconds until the next."""
+        """Record a failure; return the seconds until the key is due again."""
         self._running.discard(key)
         self._failures[key] = self._failures.get(key, 0) + 1
-        delay = backoff_seconds(self._failures[key])
-        self._rest(key, now, now + delay)
-        self._put(key, now + delay)
-        return delay
+        delay_seconds = backoff_seconds(self._failures[key])
+        self._wait_until(key, now, now + delay_seconds)
+        self._put(key, now + delay_seconds)
+        return delay_seconds
 
     def _put(self, key: K, due: float) -> None:
         self._due[key] = due
+        # A running key stays out of the heap, so that `take` cannot return it (promise 1).
         if key not in self._running:
             heapq.heappush(self._heap, (due, next(self._order), key))
 
-    def _rest(self, key: K, now: float, until: float) -> None:
-        self._not_before[key] = until
-        self._resting.append((until, key))
-        while self._resting and self._resting[0][0] <= now:  # so that keys that are gone leave nothing behind
-            past, old = self._resting.popleft()
-            if self._not_before.get(old) == past:
-                del self._not_before[old]
+    def _drop_stale(self) -> None:
+        """Remove heap entries that an earlier time replaced, or whose key is running."""
+        while self._heap:
+            due, _, key = self._heap[0]
+            if key not in self._running and self._due.get(key) == due:
+                return
+            heapq.heappop(self._heap)
+
+    def _wait_until(self, key: K, now: float, time: float) -> None:
+        self._not_before[key] = time
+        self._expiries.append((time, key))
+        while self._expiries and self._expiries[0][0] <= now:
+            expiry, old_key = self._expiries.popleft()
+            if self._not_before.get(old_key) == expiry:
+                del self._not_before[old_key]
 
 
 class WorkQueue(Generic[K]):
-    """Runs `work(key)` in threads of its own; `work` returns in how many seconds it wants to be called again."""
+    """Calls `work(key)` in its own threads; `work` returns after how many seconds it is to be called again, or None."""
 
     def __init__(
         self,
@@ -133,35 +138,42 @@ class WorkQueue(Generic[K]):
         clock: Callable[[], float] = time.monotonic,
         spacing_seconds: float = SPACING_SECONDS,
     ) -> None:
-        """`on_error` hears of an exception of `work` and of the seconds until the next attempt."""
+        """
+        Args:
+            work: reconciles one key.
+            workers: number of threads.
+            on_error: called with an exception of `work` and the seconds until the next attempt.
+            clock: monotonic, in seconds.
+            spacing_seconds: see `SPACING_SECONDS`.
+        """
         self._work = work
         self._on_error = on_error
         self._clock = clock
-        self._schedule: DueTimes[K] = DueTimes(spacing_seconds)
+        self._due_times: DueTimes[K] = DueTimes(spacing_seconds)
         self._changed = threading.Condition()
-        self._stopping = False
+        self._is_stopping = False
         self._threads = [
             threading.Thread(target=self._loop, name=f"reconcile-{number}", daemon=True)
             for number in range(workers)
         ]
 
     def start(self) -> None:
-        """Begin to work. Wakes from before are kept."""
+        """Start the threads. Earlier wakes are kept."""
         for thread in self._threads:
             thread.start()
 
-    def wake(self, key: K, after: float = 0.0) -> None:
-        """Look at `key` in `after` seconds at the latest. From any thread, at any time, without waiting."""
+    def wake(self, key: K, after_seconds: float = 0.0) -> None:
+        """Make `key` due in `after_seconds` at the latest. May be called from any thread at any time; never blocks."""
         with self._changed:
-            self._schedule.wake(key, self._clock(), after)
+            self._due_times.wake(key, self._clock(), after_seconds)
             self._changed.notify()
 
-    def stop(self, timeout: float) -> bool:
-        """Begin no further run and wait for those that go on; whether all ended within `timeout` seconds."""
+    def stop(self, timeout_seconds: float) -> bool:
+        """Start no further reconcile and wait for the running ones; return whether all ended in time."""
         with self._changed:
-            self._stopping = True
+            self._is_stopping = True
             self._changed.notify_all()
-        end = self._clock() + timeout
+        end = self._clock() + timeout_seconds
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(max(0.0, end - self._clock()))
@@ -169,36 +181,36 @@ class WorkQueue(Generic[K]):
 
     @property
     def is_healthy(self) -> bool:
-        """Whether every thread that was started lives."""
+        """Whether every thread that was started is alive."""
         return all(thread.is_alive() for thread in self._threads if thread.ident is not None)
 
     @property
     def depth(self) -> int:
-        """Keys that wait for their time or for a thread."""
+        """Number of keys that wait for their time or for a thread."""
         with self._changed:
-            return len(self._schedule)
+            return len(self._due_times)
 
     def _loop(self) -> None:
         while (key := self._next()) is not None:
             try:
-                again_after = self._work(key)
+                requeue_seconds = self._work(key)
             except Exception as error:
                 with self._changed:
-                    delay = self._schedule.failed(key, self._clock())
+                    delay_seconds = self._due_times.failed(key, self._clock())
                     self._changed.notify()
-                self._on_error(key, error, delay)
+                self._on_error(key, error, delay_seconds)
             else:
                 with self._changed:
-                    self._schedule.done(key, self._clock(), again_after)
+                    self._due_times.done(key, self._clock(), requeue_seconds)
                     self._changed.notify()
 
     def _next(self) -> K | None:
         with self._changed:
-            while not self._stopping:
+            while not self._is_stopping:
                 now = self._clock()
-                key = self._schedule.take(now)
+                key = self._due_times.take(now)
                 if key is not None:
                     return key
-                due = self._schedule.next_due()
+                due = self._due_times.next_due()
                 self._changed.wait(None if due is None else max(0.0, due - now))
             return None
