@@ -80,7 +80,7 @@ def test_there_is_no_other_crd() -> None:
 @pytest.mark.parametrize("name", sorted(reference.render()))
 def test_reference_pages_are_current(name: str) -> None:
     assert (ROOT / "docs" / "reference" / name).read_text() == reference.render()[name], (
-        "stale: generate it anew"
+        "stale: run `make crds`"
     )
 
 

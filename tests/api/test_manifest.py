@@ -100,7 +100,7 @@ def test_anchors_and_merges_are_followed() -> None:
         ),
         (
             "a: " + "x" * MAX_BYTES,
-            "m.yaml: larger than 1048576 bytes; a manifest is a page, data belongs elsewhere",
+            "m.yaml: larger than 1048576 bytes; a manifest is short, put data into files of their own",
         ),
     ],
 )

@@ -245,11 +245,11 @@ INVALID = {
     "two ways to say the budget": (
         "  pretraining: {budget: {epochs: 1, tokens: 1_000_000}}",
         "spec.pretraining.budget (line 9): exactly one of epochs, tokens and steps must be given, since each alone"
-        " says the whole budget: keep one of them",
+        " is the whole budget: keep one of them",
     ),
     "two ways to say the budget of fine-tuning": (
         "  finetuning: {data: [{source: s3://c/s}], budget: {epochs: 1, steps: 5}}",
-        "spec.finetuning.budget (line 9): exactly one of epochs and steps must be given, since each alone says the"
+        "spec.finetuning.budget (line 9): exactly one of epochs and steps must be given, since each alone is the"
         " whole budget: keep one of them",
     ),
     "betas in the wrong order": (
@@ -300,13 +300,13 @@ INVALID = {
     ),
     "a file of this machine on the cluster": (
         "  model: {source: file:///models/base}",
-        "spec.model.source (line 5): 'file:///models/base' is not accepted; a file of your machine is not there in the"
-        " cluster's pods; use pvc://, s3://, gs:// or hf://, or run it on this machine with `dapt run`",
+        "spec.model.source (line 5): 'file:///models/base' is not accepted; the cluster's pods cannot read a file"
+        " of your machine; use pvc://, s3://, gs:// or hf://, or run the manifest on this machine with `dapt run`",
     ),
     "an adaptation as base model": (
         "  model: {source: adaptation://other}",
         "not supported yet: spec.model.source adaptation://other (line 5): the result of another adaptation is not"
-        " looked up; give the place where it was published",
+        " looked up; give the address where it was published",
     ),
     "offload without ZeRO": (
         "  pretraining: {distribution: {zeroStage: 0, offload: optimizer}}",

@@ -39,7 +39,7 @@ FOLDER = "write pvc://CLAIM/FOLDER: the name of a claim in this namespace and a 
 def said(**places: str) -> list[str]:
     (document,) = load(MANIFEST.format(**FINE | places))
     _, found = check(document, local=False)
-    return [str(problem) for problem in found if problem.supported]
+    return [str(problem) for problem in found if problem.is_supported]
 
 
 def trainer_of(run: StageRun, **changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:

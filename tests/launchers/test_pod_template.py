@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kubernetes import client
 
-from dapt_operator.api.validation.pod_fields import CONTAINER, METADATA, POD, Shape, Whose, ownership_table
+from dapt_operator.api.validation.pod_fields import CONTAINER, METADATA, POD, Owner, Shape, ownership_table
 from dapt_operator.api.validation.pod_template import problems
 from dapt_operator.api.validation.validate import check
 from dapt_operator.api.validation.yaml_source import load
@@ -27,8 +27,8 @@ EXAMPLES: dict[Shape, Any] = {
     Shape.BLOCKS: [{"name": "theirs", "image": "registry.example/side:1"}],
     Shape.TEXT: "theirs",
     Shape.NUMBER: 7,
-    Shape.TRUTH: True,
-    Shape.TEXTS: {"theirs": "value"},
+    Shape.BOOLEAN: True,
+    Shape.TEXT_MAP: {"theirs": "value"},
 }
 RUN = stage_run(nodes=2, secret_names=("dapt-s3",))
 
@@ -77,25 +77,25 @@ def test_the_documented_table_is_this_one() -> None:
     assert table == ownership_table(), "write pod_fields.ownership_table() into docs/profiles.md"
 
 
-@pytest.mark.parametrize("name", [name for name, field in POD.items() if field.whose is Whose.OPERATOR])
+@pytest.mark.parametrize("name", [name for name, field in POD.items() if field.owner is Owner.OPERATOR])
 def test_a_field_of_the_operators_own_is_refused_in_a_pod_and_has_no_effect(name: str) -> None:
     template = {"spec": {name: EXAMPLES[POD[name].shape]}}
     (sentence,) = said(template)
     assert sentence.startswith(f"spec.podTemplate.spec.{name}: ")
-    assert sentence.endswith(f"is the operator's own ({POD[name].says}); remove it")
+    assert sentence.endswith(f"is the operator's own ({POD[name].effect}); remove it")
     assert pod_spec(template) == pod_spec({})
 
 
-@pytest.mark.parametrize("name", [name for name, field in CONTAINER.items() if field.whose is Whose.OPERATOR])
+@pytest.mark.parametrize("name", [name for name, field in CONTAINER.items() if field.owner is Owner.OPERATOR])
 def test_a_field_of_the_operators_own_is_refused_in_the_trainer_and_has_no_effect(name: str) -> None:
     template = with_trainer(**{name: EXAMPLES[CONTAINER[name].shape]})
     (sentence,) = said(template)
     assert sentence.startswith(f"spec.podTemplate.spec.containers[0].{name}: ")
-    assert sentence.endswith(f"is the operator's own ({CONTAINER[name].says}); remove it")
+    assert sentence.endswith(f"is the operator's own ({CONTAINER[name].effect}); remove it")
     assert trainer(template) == trainer({})
 
 
-@pytest.mark.parametrize("name", [name for name, field in POD.items() if field.whose is Whose.PROFILE])
+@pytest.mark.parametrize("name", [name for name, field in POD.items() if field.owner is Owner.PROFILE])
 def test_a_field_of_the_profiles_own_reaches_the_pod_as_written(name: str) -> None:
     value = EXAMPLES[POD[name].shape]
     assert said({"spec": {name: value}}) == []
@@ -210,7 +210,7 @@ def test_pods_on_the_hosts_network_still_find_each_other_by_name() -> None:
         ),
         (
             {"metadata": {"name": "x"}},
-            "spec.podTemplate.metadata.name: the Job controller makes it; write labels and annotations alone",
+            "spec.podTemplate.metadata.name: the Job controller sets this field; write only labels and annotations",
         ),
         (
             {"metadata": {"labels": {"dapt.dev/stage": "x"}}},
@@ -235,7 +235,7 @@ def test_pods_on_the_hosts_network_still_find_each_other_by_name() -> None:
         ),
         (
             {"spec": {"containers": [{"name": "side"}]}},
-            "spec.podTemplate.spec.containers[0].image: must be a text: a container beside trainer has an image of"
+            "spec.podTemplate.spec.containers[0].image: must be a text: a container other than trainer has an image of"
             " its own",
         ),
         (
@@ -324,10 +324,10 @@ def test_no_template_breaks_or_bends_a_pod(template: Any) -> None:
     lifted_restrictions(profile(podTemplate=template))
     for launcher in LAUNCHERS:
         found, bare = pod_spec(template, launcher), pod_spec({}, launcher)
-        for name in (name for name, field in POD.items() if field.whose is Whose.OPERATOR):
+        for name in (name for name, field in POD.items() if field.owner is Owner.OPERATOR):
             assert found["spec"].get(name) == bare["spec"].get(name)
         ours, bare_ours = found["spec"]["containers"][0], bare["spec"]["containers"][0]
-        for name in (name for name, field in CONTAINER.items() if field.whose is Whose.OPERATOR):
+        for name in (name for name, field in CONTAINER.items() if field.owner is Owner.OPERATOR):
             assert ours.get(name) == bare_ours.get(name)
         assert found["metadata"]["labels"].items() >= bare["metadata"]["labels"].items()
         assert found["spec"]["volumes"][: len(bare["spec"]["volumes"])] == bare["spec"]["volumes"]

@@ -122,7 +122,7 @@ def test_a_conflict_observes_again() -> None:
             {"model": {"source": "adaptation://other"}},
             "NotSupported",
             "not supported yet: spec.model.source adaptation://other: the result of another adaptation is not looked"
-            " up; give the place where it was published",
+            " up; give the address where it was published",
         ),
         (
             {"resources": {"gpusPerNode": 4}, "credentials": [{"secretName": "hub", "use": "read"}]},

@@ -1,4 +1,4 @@
-"""Names, labels and annotations of the objects we make. All are functions of the run key."""
+"""Derives the names, labels and annotations of the objects that the operator creates, from the run key."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ MAX_NAME_PART = 30
 
 
 def object_name(adaptation: str, stage: str, run_key: str) -> str:
-    """At most 30 characters of the resource's name, the stage, 8 characters of the key's hash.
-
+    """Return at most 30 characters of the resource's name, the stage, and 8 characters of the key's hash.
     >>> object_name("clinical-llama", "pretrain", "0123456789abcdef")
     'clinical-llama-pretrain-01234567'
     """
@@ -30,17 +29,17 @@ def object_name(adaptation: str, stage: str, run_key: str) -> str:
 
 
 def service_name(adaptation: str, uid: str) -> str:
-    """The one headless Service of an adaptation."""
+    """Return the name of the one headless Service of an adaptation."""
     return f"{_part(adaptation)}-{uid[:8]}"
 
 
 def signing_secret_name(adaptation: str, uid: str) -> str:
-    """The Secret with the key of the checkpoints' signatures."""
+    """Return the name of the Secret with the key of the checkpoints' signatures."""
     return f"dapt-{_part(adaptation)}-{uid[:8]}-signing"
 
 
 def work_claim_name(adaptation: str, uid: str) -> str:
-    """The claim of the work volume, when the profile has a template for it."""
+    """Return the name of the work volume's claim, for profiles that have a template for it."""
     return f"{_part(adaptation)}-{uid[:8]}-work"
 
 

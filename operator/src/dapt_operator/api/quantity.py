@@ -1,9 +1,8 @@
-"""Kubernetes quantities, as far as a launcher counts with them."""
+"""Parses Kubernetes quantities, as far as a launcher counts with them."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 _SUFFIXES = {
     "m": 1e-3,
@@ -24,7 +23,7 @@ _SUFFIXES = {
 
 
 def parse_quantity(text: str) -> float:
-    """The number behind a quantity, in its base unit (cores or bytes).
+    """Return the value of a quantity in its base unit (cores or bytes).
 
     >>> parse_quantity("500m"), parse_quantity("2Gi")
     (0.5, 2147483648.0)
@@ -43,8 +42,8 @@ def parse_quantity(text: str) -> float:
         raise ValueError(f"{text!r} is not a Kubernetes quantity such as '8', '500m' or '64Gi'") from None
 
 
-def is_quantity(value: Any) -> bool:
-    """Whether Kubernetes takes a value as a quantity: a text of that form, or a number."""
+def is_quantity(value: object) -> bool:
+    """Return whether Kubernetes accepts a value as a quantity: a text of that form, or a number."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return False
     try:

@@ -1,4 +1,4 @@
-"""The reference pages, generated: every field of the resources, and every word of the status.
+"""Generates the reference pages: every field of the resources, and every word of the status.
 
 `render()` returns text and writes nothing.
 """
@@ -24,7 +24,7 @@ _NOTE: Final = "<!-- Generated from the models in dapt_operator.api. Do not edit
 
 
 def render() -> dict[str, str]:
-    """File name in docs/reference -> Markdown text. Deterministic; writes nothing."""
+    """Return file name in docs/reference -> Markdown text. Deterministic; writes nothing."""
     return {API_PAGE: _api_page(), CONDITIONS_PAGE: _conditions_page()}
 
 
@@ -35,15 +35,15 @@ def _api_page() -> str:
         _NOTE,
         "# The API: every field",
         "",
-        "Group `dapt.dev`, version `v1alpha1`. A field that is required says so; any other may be left out. Unknown"
-        " fields are refused.",
+        "Group `dapt.dev`, version `v1alpha1`. Required fields are marked; any other may be left out. Unknown fields"
+        " are refused.",
         "",
         "## DomainAdaptation",
         *_tables(adaptation["properties"]["spec"], "spec"),
         "",
         "### Frozen blocks",
         "",
-        "A block may change until the stage that reads it has started.",
+        "A block may change until the stage that reads it starts.",
         "",
         "| block | frozen when this stage starts |",
         "| --- | --- |",
@@ -51,13 +51,13 @@ def _api_page() -> str:
         "",
         "### Not supported yet",
         "",
-        "These are described above and refused by this version, never ignored.",
+        "This version refuses these fields; it never ignores them.",
         "",
         *_unsupported_lines(ADAPTATION),
         "",
         "## DomainAdaptation status",
         "",
-        "Written by the operator alone.",
+        "Only the operator writes the status.",
         *_tables(adaptation["properties"]["status"], "status"),
         "",
         "## AdaptationProfile",
@@ -78,7 +78,7 @@ def _unsupported_lines(table: tuple[Unsupported, ...]) -> Iterator[str]:
 
 
 def _tables(node: dict[str, Any], path: str) -> Iterator[str]:
-    """One table a block, outer ones first."""
+    """Yield the lines of one table per block, outer blocks first."""
     yield ""
     yield f"### {path}"
     yield ""
@@ -112,13 +112,13 @@ def _tables(node: dict[str, Any], path: str) -> Iterator[str]:
 
 def _accepts(node: dict[str, Any]) -> str:
     if node.get("x-kubernetes-preserve-unknown-fields"):
-        return "a block of Kubernetes' own"
+        return "a block that Kubernetes defines"
     if node["type"] == "object":
         return "a block by name" if "additionalProperties" in node else "a block"
     if node["type"] == "array":
         items = node["items"]
-        inner = "blocks" if items["type"] == "object" else _accepts(items)
-        return _cell(accepted_text(node) + f"; each {inner}" if inner != "blocks" else accepted_text(node))
+        each = "" if items["type"] == "object" else f"; each {_accepts(items)}"
+        return _cell(f"{accepted_text(node)}{each}")
     return _cell(accepted_text(node))
 
 
@@ -142,7 +142,7 @@ def _conditions_page() -> str:
         _NOTE,
         "# Conditions, reasons and phases",
         "",
-        "Conditions follow kstatus. `kubectl wait --for=condition=Finished` waits for the end, whatever it is.",
+        "Conditions follow kstatus. `kubectl wait --for=condition=Finished` waits for the end, whatever the result.",
     ]
     for title, table in (
         ("Condition types", CONDITION_TYPES),
@@ -161,7 +161,7 @@ def _conditions_page() -> str:
         "",
         "## Events",
         "",
-        "Events tell turns, each once; the status has the whole story. No other reasons occur.",
+        "An Event is written once for each change of state; the status has all details. No other reasons occur.",
         "",
         "| reason | type | meaning |",
         "| --- | --- | --- |",

@@ -1,7 +1,7 @@
-"""CustomResourceDefinitions from the models: structural schemas with defaults, bounds and CEL rules.
+"""Generates the CustomResourceDefinitions from the models: structural schemas with defaults, bounds and CEL rules.
 
 `render()` returns text and writes nothing. A structural schema has one type for each value and no references,
-so references are written out and 'or null' is dropped: absent is how this API says 'automatic'.
+so references are written out and 'or null' is dropped: an absent field is how this API expresses 'automatic'.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dapt_operator.api.v1alpha1.base import API_GROUP, HOST_PATTERN, VERSION
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 
-HEADER: Final = "# Generated from the models in dapt_operator.api; `dapt crd` prints it anew. Do not edit.\n"
+HEADER: Final = "# Generated from the models in dapt_operator.api; `dapt crd` prints it. Do not edit.\n"
 
 ADAPTATION_FILE: Final = "dapt.dev_domainadaptations.yaml"
 PROFILE_FILE: Final = "dapt.dev_adaptationprofiles.yaml"
@@ -45,7 +45,7 @@ _KEPT: Final = (
     "x-kubernetes-preserve-unknown-fields",
     "x-kubernetes-validations",
 )
-"""Keys that are taken over as they are."""
+"""Keys that are copied unchanged."""
 
 _HANDLED: Final = (
     "$ref",
@@ -61,13 +61,14 @@ _HANDLED: Final = (
     "ge",
     "le",
 )
-"""Keys that are rewritten or dropped below. Any other key is a mistake of ours, and an error."""
+"""Keys that are rewritten or dropped below. Any other key is a mistake in the models, and an error."""
 
 
 def structural(model: type[BaseModel]) -> dict[str, Any]:
-    """The structural schema of one model.
+    """Return the structural schema of one model.
 
-    Raises ValueError when the model has something that a structural schema cannot say, such as a union.
+    Raises:
+        ValueError: the model has something that a structural schema cannot express, such as a union.
     """
     schema = model.model_json_schema(by_alias=True, mode="validation")
     return _structural(schema, schema.get("$defs", {}))
@@ -92,7 +93,8 @@ def _structural(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
         result["description"] = " ".join(result["description"].split())
     if "const" in node:
         result["enum"] = [node["const"]]
-    for bound, limit in (("ge", "minimum"), ("le", "maximum")):  # pydantic's words, under a validator
+    for bound, limit in (("ge", "minimum"), ("le", "maximum")):
+        # pydantic leaves its own names for bounds in the schema of a type that has a validator, as `Integer` has.
         if bound in node:
             result[limit] = node[bound]
     for exclusive, inclusive in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
@@ -115,11 +117,11 @@ _NAME: Final = {
     "maxLength": 253,
     "description": "Name of the object, at most 63 characters.",
 }
-"""Kubernetes' own bound; declared at all so that a rule about the name can point at it."""
+"""Schema of metadata.name. The API server checks the name anyway; it is declared so that a rule can point at it."""
 
 
 def object_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """The schema of a whole resource: Kubernetes' own fields are left to Kubernetes."""
+    """Return the schema of a whole resource; Kubernetes' own fields are left to Kubernetes."""
     schema = structural(model)
     schema["properties"]["apiVersion"] = {"type": "string"}
     schema["properties"]["kind"] = {"type": "string"}
@@ -142,11 +144,11 @@ _HOST_RULE: Final = {
 }
 
 _COLUMNS: Final = (
-    ("Phase", "string", ".status.phase", "What it is doing, for people."),
+    ("Phase", "string", ".status.phase", "Summary of the conditions, for people."),
     ("Progress", "number", ".status.progress.fraction", "Share of pretraining that is done."),
     ("Forgetting", "number", ".status.forgetting", "Rise of general perplexity over the base model's."),
-    ("Gain", "number", ".status.gain", "What candidates are ranked by."),
-    ("Attempt", "integer", ".status.attempt", "Attempt that is running or was the last."),
+    ("Gain", "number", ".status.gain", "Gain in the domain, by which candidates are ranked."),
+    ("Attempt", "integer", ".status.attempt", "Number of the newest attempt."),
     ("Age", "date", ".metadata.creationTimestamp", "Time since it was created."),
 )
 
@@ -180,7 +182,7 @@ def _definition(
 
 
 def adaptation_definition() -> dict[str, Any]:
-    """The CustomResourceDefinition of DomainAdaptation, as data."""
+    """Return the CustomResourceDefinition of DomainAdaptation, as data."""
     schema = object_schema(DomainAdaptation)
     schema["x-kubernetes-validations"] = [
         dict(_NAME_RULE),
@@ -212,7 +214,7 @@ def adaptation_definition() -> dict[str, Any]:
 
 
 def profile_definition() -> dict[str, Any]:
-    """The CustomResourceDefinition of AdaptationProfile, as data."""
+    """Return the CustomResourceDefinition of AdaptationProfile, as data."""
     schema = object_schema(AdaptationProfile)
     schema["x-kubernetes-validations"] = [dict(_NAME_RULE)]
     return _definition(
@@ -226,7 +228,7 @@ def profile_definition() -> dict[str, Any]:
 
 
 def render() -> dict[str, str]:
-    """File name -> YAML of every CustomResourceDefinition. Deterministic; writes nothing."""
+    """Return file name -> YAML of every CustomResourceDefinition. Deterministic; writes nothing."""
     return {
         ADAPTATION_FILE: _to_yaml(adaptation_definition()),
         PROFILE_FILE: _to_yaml(profile_definition()),
@@ -245,7 +247,7 @@ def _to_yaml(definition: dict[str, Any]) -> str:
 
 
 def _with_blocks(node: Any) -> Any:
-    """Long descriptions as wrapped literal blocks, the way Kubernetes' own generator writes them."""
+    """Return the node with long descriptions as wrapped literal blocks, as Kubernetes' own generator writes them."""
     if isinstance(node, list):
         return [_with_blocks(item) for item in node]
     if not isinstance(node, dict):

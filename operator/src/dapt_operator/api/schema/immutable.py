@@ -1,6 +1,6 @@
-"""Blocks of the spec that may not change once the stage that needs them has started.
+"""Defines which blocks of the spec may not change once the stage that needs them has started.
 
-One table, judged by the API server (a CEL rule per block at the root of the schema, where `oldSelf.status`
+One table is enforced by the API server (a CEL rule per block at the root of the schema, where `oldSelf.status`
 can be read) and by the local run (`changed_blocks`), with the same message.
 """
 
@@ -21,11 +21,11 @@ FROZEN_BY: Final[dict[str, str]] = {
     "preference": "align",
     "output": "publish",
 }
-"""Block of the spec -> the stage whose start freezes it."""
+"""Maps a block of the spec to the stage whose start freezes it."""
 
 
 def message(block: str) -> str:
-    """What is said when a frozen block was changed or removed."""
+    """Return the message about a frozen block that was changed or removed."""
     return (
         f"spec.{block} cannot change any more, since the stage {FROZEN_BY[block]} that reads it has started:"
         " restore it, or create a new DomainAdaptation"
@@ -33,7 +33,7 @@ def message(block: str) -> str:
 
 
 def cel(block: str) -> str:
-    """The rule for one block in CEL, with `self` and `oldSelf` as the whole object."""
+    """Return the rule for one block in CEL, with `self` and `oldSelf` as the whole object."""
     frozen = (
         "!has(oldSelf.status) || !has(oldSelf.status.frozen)"
         f" || !has(oldSelf.status.frozen.{block}) || !oldSelf.status.frozen.{block}"
@@ -48,7 +48,7 @@ def cel(block: str) -> str:
 def changed_blocks(
     old: DomainAdaptationSpec, new: DomainAdaptationSpec, frozen: Frozen | None
 ) -> dict[str, str]:
-    """Frozen blocks that differ between two versions of a spec: block -> message. Empty: allowed."""
+    """Return block -> message for frozen blocks that differ between two versions of a spec. Empty: allowed."""
     if frozen is None:
         return {}
     return {

@@ -1,4 +1,4 @@
-"""The metadata of a Kubernetes object, as far as dapt reads it."""
+"""Defines the metadata of a Kubernetes object, as far as dapt reads it."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ from dapt_operator.api.v1alpha1.base import HOST_PATTERN, Integer, LeanBase, Nam
 
 
 class ObjectMeta(LeanBase):
-    """Metadata of a resource. The fields are Kubernetes' own; those nobody writes by hand come from the API
-    server."""
+    """Metadata of a resource. The fields are Kubernetes' own; the API server sets those that users do not write."""
 
     name: Name
     """Name, unique in its namespace; at most 63 characters, since children carry it as a label."""
     namespace: Name | None = None
-    """Namespace. Absent: that of the caller."""
+    """Namespace of the object. Absent: the caller's."""
     labels: Mapping[str, str] = Field(default_factory=dict)
-    """Labels."""
+    """Labels of the object."""
     annotations: Mapping[str, str] = Field(default_factory=dict)
-    """Annotations."""
+    """Annotations of the object."""
     uid: str | None = None
-    """Identity of this object over its life; a new object of the same name has another one."""
+    """Unique identity of this object; a new object of the same name has another one."""
     resource_version: str | None = None
-    """Version of the object, for writes that must not overwrite another's."""
+    """Version of the object, for writes that must not overwrite a concurrent change."""
     generation: Integer | None = None
-    """Counts changes of the spec."""
+    """Number that grows with each change of the spec."""
     creation_timestamp: str | None = None
-    """When the object was created."""
+    """Time at which the object was created."""
     deletion_timestamp: str | None = None
-    """When deletion was asked for."""
+    """Time at which deletion was requested."""
     deletion_grace_period_seconds: Integer | None = None
     """Seconds until deletion is forced."""
     generate_name: str | None = None
@@ -39,7 +38,7 @@ class ObjectMeta(LeanBase):
     self_link: str | None = None
     """No longer used by Kubernetes."""
     finalizers: tuple[str, ...] = Field(default=(), strict=False)
-    """What must happen before the object goes."""
+    """Work that must be done before the object is removed."""
     owner_references: tuple[Mapping[str, Any], ...] = Field(default=(), strict=False)
     """Objects that own this one."""
     managed_fields: tuple[Mapping[str, Any], ...] = Field(default=(), strict=False)

@@ -1,5 +1,4 @@
-"""`DomainAdaptation`: what a user writes. Every block has its own class; all of them can be imported from
-here."""
+"""Defines `DomainAdaptation`, the resource that users write, and the rules between its blocks."""
 
 from __future__ import annotations
 
@@ -35,19 +34,19 @@ from dapt_operator.api.v1alpha1.spec_training import (
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 
 
-def _adapters_all_the_way(spec: DomainAdaptationSpec) -> bool:
+def _trains_adapters_throughout(spec: DomainAdaptationSpec) -> bool:
     return spec.output.form != "adapter" or (
         spec.pretraining.method.lora is not None
         and (spec.finetuning is None or spec.finetuning.method.lora is not None)
     )
 
 
-def _something_to_rank_by(spec: DomainAdaptationSpec) -> bool:
+def _has_something_to_rank_by(spec: DomainAdaptationSpec) -> bool:
     return spec.selection.weights.domain_perplexity > 0 or len(spec.evaluation.domain.tasks) > 0
 
 
 class DomainAdaptationSpec(Base):
-    """What is asked for."""
+    """The desired adaptation."""
 
     RULES = (
         Rule(
@@ -58,7 +57,7 @@ class DomainAdaptationSpec(Base):
         ),
         Rule(
             "output.form",
-            _adapters_all_the_way,
+            _trains_adapters_throughout,
             "self.output.form != 'adapter' || (has(self.pretraining.method.lora)"
             " && (!has(self.finetuning) || has(self.finetuning.method.lora)))",
             "form: adapter needs method.lora in pretraining and in finetuning: use lora there, or write"
@@ -76,7 +75,7 @@ class DomainAdaptationSpec(Base):
         ),
         Rule(
             "selection.weights",
-            _something_to_rank_by,
+            _has_something_to_rank_by,
             "self.selection.weights.domainPerplexity > 0.0 || self.evaluation.domain.tasks.size() > 0",
             "domainPerplexity 0 ranks candidates by domain tasks alone, and evaluation.domain.tasks is empty:"
             " add a task, or give domainPerplexity a weight",
@@ -84,7 +83,7 @@ class DomainAdaptationSpec(Base):
     )
 
     profile: Name | None = None
-    """Name of the AdaptationProfile. Absent: the one marked default."""
+    """Name of the AdaptationProfile. Absent: the one that is marked as default."""
     suspend: bool = False
     """Stop running Jobs (they save first) and start no new ones. Default false."""
     queue: Annotated[str, Field(pattern=LABEL_PATTERN, min_length=1, max_length=63)] | None = None
@@ -98,15 +97,15 @@ class DomainAdaptationSpec(Base):
     model: Model
     """The base model."""
     corpus: Corpus
-    """The text that is trained on and measured on."""
+    """The text for training and measuring."""
     pretraining: Pretraining = Pretraining()
     """Continued pre-training."""
     evaluation: Evaluation = Evaluation()
     """What is measured besides the perplexities."""
     gates: Gates = Gates()
-    """What a candidate must show."""
+    """Limits that a candidate must keep to be published."""
     selection: Selection = Selection()
-    """Which candidate is taken."""
+    """How one candidate is chosen."""
     finetuning: Finetuning | None = None
     """Supervised fine-tuning. Absent: none, and the result is marked as not for deployment."""
     preference: Preference | None = None
@@ -116,17 +115,17 @@ class DomainAdaptationSpec(Base):
     credentials: Annotated[tuple[Credential, ...], Field(strict=False, max_length=16)] = ()
     """Secrets of this namespace. Default none."""
     resources: Resources
-    """What pretraining gets."""
+    """Nodes, accelerators, CPU and memory of pretraining."""
     stage_resources: StageResources = StageResources()
     """Resources of the other stages."""
     limits: Limits = Limits()
     """Upper bounds of the cost."""
     cleanup: Cleanup | None = None
-    """What is removed after the end. Absent: everything is kept."""
+    """What is removed after the adaptation has ended. Absent: everything is kept."""
 
 
 class DomainAdaptation(Base):
-    """A language model to be adapted to a domain."""
+    """The adaptation of a language model to a domain."""
 
     api_version: Literal["dapt.dev/v1alpha1"] = API_VERSION
     """Version of the resource."""
@@ -135,17 +134,17 @@ class DomainAdaptation(Base):
     metadata: AdaptationMeta
     """Name, namespace, labels and annotations."""
     spec: DomainAdaptationSpec
-    """What is asked for."""
+    """The desired adaptation."""
     status: DomainAdaptationStatus | None = None
-    """What is known about it; written by the operator alone."""
+    """The observed state; only the operator writes it."""
 
 
 def has_scores(spec: DomainAdaptationSpec) -> bool:
-    """Whether anything besides the perplexities is measured."""
-    wanted = spec.evaluation
-    return bool(wanted.domain.tasks or wanted.general.tasks or wanted.probes.domain or wanted.probes.general)
+    """Return whether anything besides the perplexities is measured."""
+    domain, general, probes = spec.evaluation.domain, spec.evaluation.general, spec.evaluation.probes
+    return bool(domain.tasks or general.tasks or probes.domain or probes.general)
 
 
 def has_blends(spec: DomainAdaptationSpec) -> bool:
-    """Whether averages or interpolations are tried."""
+    """Return whether averages of checkpoints or interpolations with the base model are candidates."""
     return spec.selection.average_last > 1 or any(share < 1.0 for share in spec.selection.interpolate)

@@ -1,4 +1,4 @@
-"""What the model starts from and what it reads: `spec.model` and `spec.corpus`."""
+"""Defines `spec.model` and `spec.corpus`: the base model, and the text that it reads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TokenizerExtension(Base):
 
 
 class Tokenizer(Base):
-    """What happens to the base model's tokenizer."""
+    """Changes to the base model's tokenizer."""
 
     extend: TokenizerExtension | None = None
     """Add tokens of the domain to the vocabulary. Absent: the tokenizer stays as the base model has it."""
@@ -54,23 +54,23 @@ class Source(Base):
 
 
 class HeldOut(Base):
-    """Text that is measured on and never trained on; chosen by hash of the normalized text, a set for each
-    side."""
+    """Text for measuring that is never trained on, chosen by hash of the normalized text; each side has its own
+    set."""
 
     fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.005
     """Share of documents held out. Default 0.005: half a percent measures a large corpus well and costs it
     little."""
     max_tokens: Annotated[Integer, Field(ge=1, le=1_000_000_000)] | None = None
-    """Upper bound of held-out tokens for each side. Absent: 1,000,000, and in a short run so many that reading
-    them at every checkpoint takes about 2 % of the training: 3 % of its tokens over the number of checkpoints, at
-    least 2,000."""
+    """Upper bound of held-out tokens for each side. Absent: 1,000,000; in a short run 3 % of the training tokens
+    divided by the number of checkpoints, at least 2,000, so that measuring at every checkpoint takes about 2 % of
+    the training."""
 
 
 class Packing(Base):
-    """How documents are laid into sequences."""
+    """How documents are packed into sequences."""
 
     document_boundaries: bool = True
-    """No attention and no positions across documents. Default true: otherwise a model learns to read
+    """Keep attention and positions within each document. Default true: otherwise a model learns to attend to
     unrelated text."""
 
 
@@ -78,7 +78,7 @@ class BadRecords(Base):
     """What happens to records that cannot be read."""
 
     max_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of a source's records that may be skipped (they are counted); past it the run fails with file
+    """Share of a source's records that may be skipped (they are counted); above it the run fails with file
     and line. Default 0.0: bad data is found before it is trained on."""
 
 
@@ -114,11 +114,11 @@ class Corpus(Base):
     """Share of training tokens that is general text. Absent: from the measured shift, 0.05 (weak) to 0.25
     (strong), recorded in status.resolved; 0 with generalUse: measure."""
     held_out: HeldOut = HeldOut()
-    """Text kept for measuring, on each side."""
+    """Text for measuring, on each side."""
     sequence_length: Annotated[Integer, Field(ge=8, le=1_048_576)] | None = None
-    """Tokens a training sequence. Absent: 4096, or the model's own limit when that is shorter."""
+    """Tokens per training sequence. Absent: 4096, or the model's own limit when that is shorter."""
     packing: Packing = Packing()
-    """How documents are laid into sequences."""
+    """How documents are packed into sequences."""
     deduplicate: Literal["exact", "near", "none"] = "exact"
     """exact: documents with equal normalized text are read once; near: near-duplicates too; none: everything
     is kept. Default exact: cheap, and repeated text is memorized first."""

@@ -1,4 +1,4 @@
-"""What is measured and what follows from it: `spec.evaluation`, `spec.gates` and `spec.selection`."""
+"""Defines `spec.evaluation`, `spec.gates` and `spec.selection`: what is measured, and what is decided by it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from dapt_operator.api.v1alpha1.base import CANDIDATE_PATTERN, TASK_PATTERN, Base, Integer, Rule, SourceUri
 
 DEFAULT_AVERAGE = 3
-"""Checkpoints of the mean that is tried; of a run with fewer, all."""
+"""Default number of last checkpoints whose mean is a candidate; a run with fewer averages all of them."""
 
 
 class Task(Base):
@@ -24,10 +24,10 @@ class Task(Base):
 
 
 class TaskSide(Base):
-    """The tasks of one side."""
+    """Tasks of one side, domain or general."""
 
     tasks: Annotated[tuple[Task, ...], Field(strict=False, max_length=8)] = ()
-    """Tasks of this side, at most 8: their scores travel in a message of 3.5 KiB. Default none: perplexities
+    """Tasks of this side, at most 8, since their scores travel in a message of 3.5 KiB. Default none: perplexities
     are measured in any case."""
 
 
@@ -79,14 +79,14 @@ class Evaluation(Base):
     probes: Probes = Probes()
     """Sets of probes."""
     few_shot: Annotated[Integer, Field(ge=0, le=100)] = 5
-    """Examples shown before each item, for tasks that don't say. Default 5: base models need to see the form
+    """Examples shown before each item, for tasks that set no fewShot. Default 5: base models need to see the form
     of an answer."""
     limit: Annotated[Integer, Field(ge=1, le=1_000_000_000)] | None = None
-    """Items a task, for quick runs. Absent: all."""
+    """Items per task, for quick runs. Absent: all."""
     when: Literal["everyCheckpoint", "candidates", "end"] = "everyCheckpoint"
-    """When tasks run (perplexities are always measured): at every checkpoint, at those that pass the perplexity
-    gate (candidates), both beside pretraining; or at the end, for what selection asks for. Default
-    everyCheckpoint."""
+    """When tasks run (perplexities are always measured). everyCheckpoint: for every checkpoint; candidates: for
+    those that pass the perplexity gate; both in parallel with pretraining. end: after it, for those that selection
+    asks for. Default everyCheckpoint."""
 
 
 class Rollback(Base):
@@ -101,7 +101,7 @@ class Rollback(Base):
 
 
 class Gates(Base):
-    """What a candidate must show before it may be published."""
+    """Limits that a candidate must keep to be published."""
 
     RULES = (
         Rule(
@@ -149,17 +149,18 @@ class Gates(Base):
     """Checkpoints in a row over twice the limit and not falling before a run is stopped. Default 2: re-warming
     lifts the loss for a while and it falls again."""
     hard_stop_factor: Annotated[float, Field(gt=0, le=1000)] = 4.0
-    """This many times the limit stops a run at once, as divergence does. Default 4.0."""
+    """A rise of general perplexity of this many times the limit stops a run at once, as divergence does.
+    Default 4.0."""
     on_breach: Literal["Rollback", "Block", "Warn"] = "Rollback"
-    """Rollback: a new attempt with a lower rate and more replay; Block: artifacts kept, a person decides;
-    Warn: go on and say so in the model card. Default Rollback."""
+    """What follows a breach. Rollback: a new attempt with a lower learning rate and more replay; Block: everything
+    is kept and the user decides; Warn: continue and say so in the model card. Default Rollback."""
     rollback: Rollback = Rollback()
     """What a new attempt changes."""
 
 
 class SelectionWeights(Base):
-    """gain = domainPerplexity x (fall of ln domain perplexity) + domainTasks x (mean share of the missing
-    score won)."""
+    """Weights of the gain, which is domainPerplexity x (fall of ln domain perplexity) + domainTasks x (mean share
+    of the missing score won)."""
 
     RULES = (
         Rule(
@@ -178,7 +179,7 @@ class SelectionWeights(Base):
 
 
 class Selection(Base):
-    """Which candidate is taken: the largest gain of those that pass the gates."""
+    """How one candidate is chosen: the one with the largest gain of those that pass the gates."""
 
     RULES = (
         Rule(
@@ -190,14 +191,14 @@ class Selection(Base):
     )
 
     weights: SelectionWeights = SelectionWeights()
-    """What the gain is made of."""
+    """Weights of the terms of the gain."""
     interpolate: Annotated[
         tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(strict=False, min_length=1, max_length=10)
     ] = (0.6, 0.8, 1.0)
-    """Also try weights between base and checkpoint, base + a x (checkpoint - base), for these a; [1.0] switches
-    it off. Default [0.6, 0.8, 1.0]: a merge with the base model costs no training and often forgets less."""
+    """Candidates between base model and checkpoint, base + a x (checkpoint - base), for these a; [1.0] switches
+    them off. Default [0.6, 0.8, 1.0]: a merge with the base model costs no training and often forgets less."""
     average_last: Annotated[Integer, Field(ge=1, le=50)] = DEFAULT_AVERAGE
-    """Also try the mean of this many last checkpoints, or of as many as there are; 1 switches it off. Default
-    3."""
+    """The mean of this many last checkpoints, or of as many as exist, is a candidate too; 1 switches it off.
+    Default 3."""
     pin: Annotated[str, Field(pattern=CANDIDATE_PATTERN, max_length=64)] | None = None
-    """A candidate chosen by hand, recorded in the model card. Absent: the largest gain."""
+    """Id of a candidate that the user chooses, recorded in the model card. Absent: the largest gain decides."""

@@ -1,4 +1,4 @@
-"""Where the result goes and what may be used for it: output, credentials, resources, limits and cleanup."""
+"""Defines where the result goes and what a run may use: output, credentials, resources, limits and cleanup."""
 
 from __future__ import annotations
 
@@ -32,67 +32,66 @@ class Credential(Base):
 
 
 class Resources(Base):
-    """What pretraining gets, within the profile's limits."""
+    """Resources of pretraining, within the profile's limits."""
 
     nodes: Annotated[Integer, Field(ge=1, le=10_000)] = 1
     """Nodes, one pod on each. Default 1: more nodes need a volume that many nodes can mount."""
     gpus_per_node: Annotated[Integer, Field(ge=1, le=64)] | None = None
-    """Accelerators a node (with a profile of kind cpu: processes). Absent: the profile's
+    """Accelerators per node (with a profile of kind cpu: processes). Absent: the profile's
     accelerator.perNode."""
     cpu: Quantity | None = None
-    """CPUs a pod. Absent: as the pod template of the profile has it."""
+    """CPUs per pod. Absent: the value of the profile's pod template."""
     memory: Quantity | None = None
-    """Memory a pod. Absent: as the pod template of the profile has it."""
+    """Memory per pod. Absent: the value of the profile's pod template."""
 
 
 class CpuResources(Base):
-    """What a stage without accelerator gets."""
+    """Resources of a stage without accelerators."""
 
     cpu: Quantity | None = None
-    """CPUs of the pod. Absent: that of `resources`."""
+    """CPUs of the pod. Absent: the value of `resources`."""
     memory: Quantity | None = None
-    """Memory of the pod. Absent: that of `resources`."""
+    """Memory of the pod. Absent: the value of `resources`."""
 
 
 class GpuResources(CpuResources):
-    """What a stage with accelerators gets."""
+    """Resources of a stage with accelerators."""
 
     gpus: Annotated[Integer, Field(ge=1, le=64)] | None = None
-    """Accelerators (with a profile of kind cpu: processes). Absent: 1 for measuring stages, those of
-    pretraining for training stages."""
+    """Number of accelerators (with a profile of kind cpu: processes). Absent: 1 for measuring stages, as many as
+    pretraining has for training stages."""
 
 
 class StageResources(Base):
     """Resources of the other stages, by stage. prepare and publish take no GPU."""
 
     prepare: CpuResources | None = None
-    """Reading, deduplicating, tokenizing and packing."""
+    """Resources for reading, deduplicating, tokenizing and packing."""
     baseline: GpuResources | None = None
-    """Measuring the base model."""
+    """Resources for measuring the base model."""
     evaluate: GpuResources | None = None
-    """Measuring a candidate."""
+    """Resources for measuring a candidate."""
     finetune: GpuResources | None = None
-    """Supervised fine-tuning."""
+    """Resources for supervised fine-tuning."""
     align: GpuResources | None = None
-    """Preference optimization."""
+    """Resources for preference optimization."""
     verify: GpuResources | None = None
-    """Measuring the finished model."""
+    """Resources for measuring the finished model."""
     publish: CpuResources | None = None
-    """Writing the result to its destination."""
+    """Resources for writing the result to its destination."""
 
 
 class Limits(Base):
     """Upper bounds of what the adaptation may cost."""
 
     gpu_hours: Annotated[float, Field(gt=0, le=100_000_000)] | None = None
-    """Accelerator-hours over all stages, attempts and evaluations. Absent: the profile's limit alone counts.
-    """
+    """Accelerator-hours over all stages, attempts and evaluations. Absent: only the profile's limit applies."""
 
 
 class Cleanup(Base):
-    """What is removed after the end; the resource itself never is."""
+    """What is removed after the adaptation has ended; the resource itself never is."""
 
     after_seconds: Annotated[Integer, Field(ge=0, le=315_360_000)] | None = None
     """Seconds after the end until Jobs and ConfigMaps are removed. Absent: they are kept."""
     volume: Literal["Retain", "Delete"] = "Retain"
-    """Whether the work volume goes with them. Default Retain: checkpoints are expensive."""
+    """Whether the work volume is removed with them. Default Retain: checkpoints are expensive."""

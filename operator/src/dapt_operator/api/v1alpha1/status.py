@@ -1,8 +1,8 @@
-"""`DomainAdaptation.status`: what is known about an adaptation.
+"""Defines `DomainAdaptation.status`, the observed state of an adaptation.
 
-Written by the operator (and by the local run) alone, read by people, kubectl and the planner's next
-visit. Absent fields are left out. Unknown fields are ignored on reading, so that an older operator reads what
-a newer one wrote. Sizes are bounded: 100 candidates, 30 stages, 256 KiB in all.
+Only the operator (and the local run) writes it; users, kubectl and the planner's next reconcile read it. Absent
+fields are left out. Unknown fields are ignored on reading, so that an older operator reads what a newer one wrote.
+Sizes are bounded: 100 candidates, 30 stages, 256 KiB in all.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from dapt_operator.api.v1alpha1.base import Digest, Integer, LeanBase, Text, Time
+from dapt_operator.api.v1alpha1.base import Digest, Integer, LeanBase, Message, ShortText, Text, Time
 from dapt_operator.api.v1alpha1.ledger import Ledger
 
 MAX_CANDIDATES = 100
@@ -20,13 +20,12 @@ MAX_STAGES = 30
 MAX_STATUS_BYTES = 256 * 1024
 
 StageState = Literal["Pending", "Running", "Succeeded", "Failed", "Suspended"]
-Message = Annotated[str, Field(max_length=4096)]
-ShortText = Annotated[str, Field(max_length=253)]
-Warnings = Annotated[tuple[Text, ...], Field(strict=False, max_length=32)]
+MAX_WARNINGS = 32
+Warnings = Annotated[tuple[Text, ...], Field(strict=False, max_length=MAX_WARNINGS)]
 
 
 class StatusBase(LeanBase):
-    """A block of the status: unknown fields are ignored, empty lists and maps left out."""
+    """A block of the status: unknown fields are ignored, empty lists and maps are left out."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -35,21 +34,21 @@ class Condition(StatusBase):
     """One aspect of the state, in Kubernetes' usual form."""
 
     type: ShortText
-    """Which aspect."""
+    """Aspect that the condition describes."""
     status: Literal["True", "False", "Unknown"]
-    """Whether it holds."""
+    """Whether the condition holds."""
     reason: ShortText
-    """Why, in one word of a fixed list."""
+    """Why, as one word of a fixed list."""
     message: Annotated[str, Field(max_length=32_768)] = ""
     """Why, in one sentence with the object, the number, the limit and the next step."""
     last_transition_time: Time
-    """When `status` last changed."""
+    """Time at which `status` last changed."""
     observed_generation: Integer | None = None
-    """Generation of the spec that this was said about."""
+    """Generation of the spec that the condition describes."""
 
 
 class ProgressStatus(StatusBase):
-    """How far the running pretraining is."""
+    """Progress of the running pretraining."""
 
     fraction: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of the whole budget that is done."""
@@ -60,13 +59,13 @@ class ProgressStatus(StatusBase):
     tokens: Integer | None = None
     """Training tokens done."""
     tokens_per_second: float | None = None
-    """Training speed over all ranks, in tokens a second."""
+    """Training speed over all ranks, in tokens per second."""
     eta_seconds: Annotated[float, Field(ge=0)] | None = None
     """Estimated seconds until the stage ends."""
 
 
 class ResolvedModel(StatusBase):
-    """What was found of the base model."""
+    """The base model as prepare has read it."""
 
     source: Text | None = None
     """The source as the spec has it."""
@@ -77,7 +76,7 @@ class ResolvedModel(StatusBase):
 
 
 class Resolved(StatusBase):
-    """What 'automatic' and the defaults that depend on other fields came to."""
+    """Values that were chosen for absent fields, and defaults that depend on other fields."""
 
     model: ResolvedModel | None = None
     """The base model."""
@@ -90,23 +89,23 @@ class Resolved(StatusBase):
     replay_fraction: float | None = None
     """Share of training tokens that is general text."""
     sequence_length: Integer | None = None
-    """Tokens a training sequence."""
+    """Tokens per training sequence."""
     world_size: Integer | None = None
     """Ranks of pretraining."""
     global_batch_size: Integer | None = None
-    """Sequences an optimizer step."""
+    """Sequences per optimizer step."""
     micro_batch_size: Integer | None = None
-    """Sequences a rank in one forward pass."""
+    """Sequences per rank in one forward pass."""
     gradient_accumulation_steps: Integer | None = None
-    """Forward passes an optimizer step."""
+    """Forward passes per optimizer step."""
     zero_stage: Integer | None = None
-    """ZeRO stage."""
+    """ZeRO stage, 0 to 3."""
     offload: ShortText | None = None
-    """What is kept in CPU memory."""
+    """What is kept in CPU memory between uses: none, optimizer or all."""
     gradient_checkpointing: bool | None = None
-    """Whether activations are recomputed."""
+    """Whether activations are recomputed in the backward pass."""
     precision: ShortText | None = None
-    """Number format."""
+    """Number format of forward and backward."""
     total_tokens: Integer | None = None
     """Training tokens of the budget."""
     total_steps: Integer | None = None
@@ -135,20 +134,20 @@ class Frozen(StatusBase):
 
 
 class Digests(StatusBase):
-    """SHA-256 digests that show whether something was changed under us."""
+    """Digests by which a change from outside is noticed, and the owner of the adaptation."""
 
     profile: Digest | None = None
-    """The copy of the profile."""
+    """SHA-256 of the copy of the profile."""
     config: Digest | None = None
-    """The config of the running stage."""
+    """SHA-256 of the configuration of the running stage."""
     owner: Digest | None = None
-    """The operator instance that owns the adaptation."""
+    """Name of the operator instance that owns the adaptation."""
     run: Digest | None = None
-    """The whole run, as published beside the model."""
+    """SHA-256 of the whole run, as published with the model."""
 
 
 class PlanSummary(StatusBase):
-    """What the run is estimated to need."""
+    """The estimate of what the adaptation needs."""
 
     tokens: Integer | None = None
     """Training tokens."""
@@ -159,7 +158,7 @@ class PlanSummary(StatusBase):
     memory_gib_per_gpu: float | None = None
     """Memory of one accelerator, in GiB."""
     warnings: Warnings = ()
-    """What to think about before the money is spent."""
+    """What to consider before the money is spent."""
 
 
 class StageStatus(StatusBase):
@@ -170,27 +169,27 @@ class StageStatus(StatusBase):
     kind: ShortText
     """Kind of stage."""
     attempt: Integer = 1
-    """Attempt of pretraining it belongs to."""
+    """Attempt of pretraining that the run belongs to."""
     try_number: Integer = 1
-    """How often it was started, counting this time. In YAML: try."""
+    """Number of times that the stage was started, including this one. In YAML: try."""
     state: StageState = "Pending"
-    """Where it stands."""
+    """State of the run."""
     candidate: ShortText | None = None
-    """The candidate that an evaluation is about."""
+    """Id of the candidate that an evaluation measures."""
     run_key: Digest | None = None
-    """Identity of the run; names of its objects follow from it."""
+    """Identity of the run, from which the names of its objects are derived."""
     reason: ShortText | None = None
-    """Cause of a failure or of waiting, in one word."""
+    """Cause of a failure or of waiting, as one word."""
     exit_code: Integer | None = None
-    """Exit code that decided."""
+    """Exit code that decided the cause."""
     start_time: Time | None = None
-    """When its first process started."""
+    """Time at which its first process started."""
     completion_time: Time | None = None
-    """When it ended."""
+    """Time at which it ended."""
     message: Message | None = None
-    """What to know about it, in one sentence."""
+    """Result, cause of failure or reason for waiting, in one sentence."""
     last_log_lines: Annotated[tuple[Text, ...], Field(strict=False, max_length=20)] = ()
-    """Last lines of the rank that failed, of the newest try that did; at most 20 and 2 KiB."""
+    """Last log lines of the rank that failed, of the newest run that did; at most 20 and 2 KiB."""
 
 
 class TaskScore(StatusBase):
@@ -199,32 +198,32 @@ class TaskScore(StatusBase):
     score: float
     """Score, 0 to 1."""
     change_points: float | None = None
-    """Points (hundredths) won over the base model; below 0: lost."""
+    """Points (hundredths) gained over the base model; negative when lost."""
     standard_error_points: float | None = None
     """Paired standard error of the change, in points."""
 
 
 class CandidateStatus(StatusBase):
-    """One checkpoint, average or interpolation, with what was measured."""
+    """One checkpoint, average or interpolation, with its measurements."""
 
     id: ShortText
-    """a1-s4560, a1-avg3 or a1-s4560-i0.8."""
+    """Id of the candidate: a1-s4560, a1-avg3 or a1-s4560-i0.8."""
     attempt: Integer | None = None
-    """Attempt it comes from."""
+    """Attempt that it comes from."""
     step: Integer | None = None
-    """Optimizer step it was saved at."""
+    """Optimizer step at which it was saved. Absent: it is an average or interpolation."""
     digest: Digest | None = None
     """SHA-256 of its weights."""
     domain_perplexity: float | None = None
-    """exp(negative log-likelihood / base-tokenizer tokens) of the domain's held-out text."""
+    """Perplexity of the domain's held-out text: exp(negative log-likelihood / base-tokenizer tokens)."""
     general_perplexity: float | None = None
-    """The same of the general held-out text."""
+    """Perplexity of the general held-out text, computed in the same way."""
     forgetting: float | None = None
-    """General perplexity over the base model's, minus 1."""
+    """General perplexity divided by the base model's, minus 1."""
     domain_perplexity_decrease: float | None = None
-    """1 minus domain perplexity over the base model's."""
+    """1 minus domain perplexity divided by the base model's."""
     gain: float | None = None
-    """What candidates are ranked by."""
+    """Gain in the domain, by which candidates are ranked."""
     tasks: Annotated[Mapping[str, TaskScore], Field(max_length=256)] = Field(default_factory=dict)
     """Results by task."""
     passes: bool | None = None
@@ -234,12 +233,12 @@ class CandidateStatus(StatusBase):
 
 
 class SelectedStatus(StatusBase):
-    """The candidate that was taken."""
+    """The chosen candidate."""
 
     id: ShortText
-    """Its id."""
+    """Id of the candidate."""
     reason: Text
-    """Why, in words."""
+    """Why it was chosen."""
     digest: Digest | None = None
     """SHA-256 of its weights."""
 
@@ -248,51 +247,51 @@ class AttemptStatus(StatusBase):
     """One pretraining; a rollback starts the next."""
 
     number: Integer
-    """1 for the first."""
+    """Number of the attempt, 1 for the first."""
     learning_rate: float | None = None
-    """Its peak learning rate."""
+    """Peak learning rate."""
     replay_fraction: float | None = None
-    """Its share of general text."""
+    """Share of training tokens that is general text."""
     start: ShortText | None = None
-    """Candidate that it started from; absent: the base model."""
+    """Id of the candidate that it started from. Absent: the base model."""
     total_steps: Integer | None = None
-    """Optimizer steps that it was given."""
+    """Optimizer steps of its budget."""
     ended_by: ShortText | None = None
-    """Why it ended; absent: it runs."""
+    """Why it ended, as one word. Absent: it is running."""
     reason: Text | None = None
     """Why it was given up for the next attempt, or how it ended, in one sentence."""
 
 
 class Usage(StatusBase):
-    """What it has cost so far."""
+    """What the adaptation has cost so far."""
 
     gpu_hours: float | None = None
     """Accelerator-hours over all stages, attempts and evaluations."""
     goodput: float | None = None
-    """Share of the time that pretraining held its gang which went into optimizer steps that count: loading, saving,
-    measuring and steps that were done twice after a fault do not."""
+    """Share of the time in which pretraining held its accelerators that went into optimizer steps that count:
+    loading, saving, measuring and steps that were repeated after a fault do not."""
     restarts: Integer | None = None
-    """New tries after faults."""
+    """New runs after faults."""
 
 
 class OutputStatus(StatusBase):
     """The published model."""
 
     destination: Text | None = None
-    """Where it is."""
+    """Where the model is."""
     digest: Digest | None = None
-    """Digest of the run, as in the manifest beside the model."""
+    """Digest of the run, as in the manifest that is published with the model."""
     deployable: bool | None = None
-    """False after continued pre-training alone: such a model is not for deployment."""
+    """Whether the model is for deployment: false after continued pre-training alone."""
 
 
 class DomainAdaptationStatus(StatusBase):
-    """What is known about an adaptation."""
+    """The observed state of an adaptation."""
 
     observed_generation: Integer | None = None
     """Generation of the spec that was last acted on."""
     phase: ShortText | None = None
-    """Derived from the conditions, for people; nothing reads it back."""
+    """Summary of the conditions, for people; nothing reads it back."""
     conditions: Annotated[
         tuple[Condition, ...],
         Field(
@@ -301,34 +300,34 @@ class DomainAdaptationStatus(StatusBase):
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
         ),
     ] = ()
-    """All types are present from the first visit."""
+    """Conditions; all types are present from the first reconcile."""
     forgetting: float | None = None
-    """General perplexity over the base model's, minus 1, of the selected candidate, else the latest."""
+    """General perplexity divided by the base model's, minus 1, of the selected candidate, else of the latest."""
     gain: float | None = None
     """Gain of the same candidate."""
     attempt: Integer | None = None
-    """Attempt that is running or was the last."""
+    """Number of the newest attempt."""
     progress: ProgressStatus | None = None
-    """How far pretraining is."""
+    """Progress of pretraining."""
     resolved: Resolved | None = None
-    """What automatic fields came to."""
+    """Values that were chosen for absent fields."""
     frozen: Frozen | None = None
     """Blocks of the spec that may no longer change."""
     digests: Digests | None = None
-    """Digests of what must not change under us."""
+    """Digests by which a change from outside is noticed."""
     plan: PlanSummary | None = None
-    """The estimate."""
+    """The estimate of what the adaptation needs."""
     stages: Annotated[tuple[StageStatus, ...], Field(strict=False, max_length=MAX_STAGES)] = ()
     """Runs of stages, oldest first."""
     candidates: Annotated[tuple[CandidateStatus, ...], Field(strict=False, max_length=MAX_CANDIDATES)] = ()
-    """What was measured."""
+    """Candidates with their measurements."""
     selected: SelectedStatus | None = None
-    """The candidate that was taken."""
+    """The chosen candidate."""
     attempts: Annotated[tuple[AttemptStatus, ...], Field(strict=False, max_length=16)] = ()
-    """Pretrainings so far."""
+    """Attempts of pretraining, in their order."""
     usage: Usage | None = None
-    """The cost so far."""
+    """What the adaptation has cost so far."""
     output: OutputStatus | None = None
     """The published model."""
     ledger: Ledger | None = None
-    """The planner's own memory; not for people."""
+    """The operator's own record of runs; not meant for users."""

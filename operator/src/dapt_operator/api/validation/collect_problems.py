@@ -1,10 +1,13 @@
-"""From pydantic's errors to problems in words, and from a wrong document to one that can be judged further."""
+"""Turns pydantic's errors into problems, and replaces wrong values so that the rest of a document can be checked.
+
+pydantic stops at a block that has a wrong type, so one validation cannot find everything. The collector replaces each
+wrong value by one that the schema accepts; validating again then finds what lies behind it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, Final
@@ -49,9 +52,9 @@ PROFILE_FIELDS: Final = frozenset(
         "volumes",
     }
 )
-"""Names from pod templates. In a DomainAdaptation they are refused as the profile's, not as typing errors."""
+"""Names from pod templates. In a DomainAdaptation they are refused as fields of the profile, not as misspelled ones."""
 
-REASONS: Final[dict[str, str]] = {
+REQUIRED_BECAUSE: Final[dict[str, str]] = {
     "spec.corpus.general": "without general text forgetting cannot be measured",
     "spec.output.destination": "the finished model has to go somewhere",
 }
@@ -67,75 +70,101 @@ _EXAMPLES: Final = {
 
 
 @lru_cache
-def schema_of(model: type[BaseModel]) -> dict[str, Any]:
-    """The structural schema of a model, metadata included."""
-    return structural(model)
+def schema_of(model_type: type[BaseModel]) -> dict[str, Any]:
+    """Return the structural schema of a model, metadata included."""
+    return structural(model_type)
 
 
-@dataclass
-class Repairs:
-    """What was found in one document, and which fields were replaced for it."""
+class ProblemCollector:
+    """Collects the problems of one document over several validations.
 
-    document: YamlDocument
-    model: type[BaseModel]
-    problems: list[Problem] = field(default_factory=list)
-    replaced: set[Path] = field(default_factory=set)
+    Attributes:
+        problems: what was found so far, in no order.
+        replaced: paths of the fields whose value was replaced by an acceptable one.
+    """
 
-    def touch(self, path: Path) -> bool:
-        """Whether a field, something in it or a block around it was replaced, so that it cannot be judged."""
+    def __init__(self, document: YamlDocument, model_type: type[BaseModel]) -> None:
+        self.problems: list[Problem] = []
+        self.replaced: set[Path] = set()
+        self._document = document
+        self._schema = schema_of(model_type)
+
+    def is_affected(self, path: Path) -> bool:
+        """Return whether a field, something in it or a block around it was replaced, so that it cannot be checked."""
         return any(path[: len(other)] == other or other[: len(path)] == path for other in self.replaced)
 
-    def echoes(self, path: Path) -> bool:
-        """Whether a field lies in something that was replaced: then its problem is ours."""
+    def collect(self, data: dict[str, Any], error: ValidationError) -> None:
+        """Record the problems of one validation, and change `data` in place so that the next one finds the rest.
+
+        Within one list wrong items are replaced, never removed, so that the indices of the others stay.
+        """
+        details = error.errors(include_url=False, include_context=False, include_input=False)
+        # Unknown names first: a required field that is missing because its name is misspelled is one problem, not two.
+        for detail in sorted(details, key=lambda detail: detail["type"] != "extra_forbidden"):
+            path: Path = detail["loc"]
+            schema = _schema_at(self._schema, path)
+            if detail["type"] == "extra_forbidden":
+                self._collect_unknown_field(data, path)
+            elif detail["type"] == "missing":
+                self._collect_missing_field(data, path, schema)
+            elif not _counts_only_good_items(detail["type"], _value_at(data, path), schema):
+                self._collect_wrong_value(data, path, schema)
+
+    def _is_within_replaced(self, path: Path) -> bool:
+        """Return whether a field lies in a replaced value: then its problem is of our making."""
         return any(path[: len(other)] == other for other in self.replaced)
 
+    def _collect_unknown_field(self, data: dict[str, Any], path: Path) -> None:
+        parent, name = path[:-1], str(path[-1])
+        siblings = list(_schema_at(self._schema, parent).get("properties", {}))
+        value = _value_at(data, parent).pop(name)
+        nearest = get_close_matches(name, siblings, n=1, cutoff=0.65)
+        nearest = nearest or [other for other in siblings if other.lower().startswith(name.lower())][:1]
+        if nearest:
+            self.replaced.add((*parent, nearest[0]))
+        if not self._is_within_replaced(path):
+            message = _unknown_field_message(self._schema, path, siblings, nearest)
+            self.problems.append(Problem(path_text(path), value, message, self._document.line_of(path)))
 
-def repair(data: dict[str, Any], error: ValidationError, repairs: Repairs) -> None:
-    """Records the problems of one validation and changes `data` in place so that the next one finds the rest.
+    def _collect_missing_field(self, data: dict[str, Any], path: Path, schema: dict[str, Any]) -> None:
+        if not self._is_within_replaced(path):
+            field = path_text(path)
+            reason = f": {REQUIRED_BECAUSE[field]}" if field in REQUIRED_BECAUSE else ""
+            message = f"missing, but required{reason}; add it: {accepted_text(schema)}"
+            self.problems.append(Problem(field, None, message, self._document.line_of(path)))
+        _value_at(data, path[:-1])[path[-1]] = _example(schema)
+        self.replaced.add(path)
 
-    Within one list wrong items are replaced, never removed, so that the places of the others stay.
-    """
-    details = error.errors(include_url=False, include_context=False, include_input=False)
-    # Unknown names first: a required field that is missing because its name is misspelled is one problem, not two.
-    for detail in sorted(details, key=lambda detail: detail["type"] != "extra_forbidden"):
-        path: Path = detail["loc"]
-        node = _schema_at(schema_of(repairs.model), path)
-        if detail["type"] == "extra_forbidden":
-            _unknown_field(data, path, repairs)
-        elif detail["type"] == "missing":
-            if not repairs.echoes(path):
-                repairs.problems.append(_missing(path, node, repairs.document))
-            _block_at(data, path[:-1])[path[-1]] = _example(node)
-            repairs.replaced.add(path)
-        elif not _counts_only_good_items(detail["type"], _block_at(data, path), node):
-            _wrong_value(data, path, node, repairs)
-
-
-def _counts_only_good_items(kind: str, value: Any, node: dict[str, Any]) -> bool:
-    """Whether a list is called too short only because pydantic does not count its wrong items."""
-    return kind == "too_short" and isinstance(value, list) and len(value) >= node.get("minItems", 0)
-
-
-def _unknown_field(data: dict[str, Any], path: Path, repairs: Repairs) -> None:
-    parent, name = path[:-1], str(path[-1])
-    known = list(_schema_at(schema_of(repairs.model), parent).get("properties", {}))
-    value = _block_at(data, parent).pop(name)
-    near = get_close_matches(name, known, n=1, cutoff=0.65)
-    near = near or [other for other in known if other.lower().startswith(name.lower())][:1]
-    if near:
-        repairs.replaced.add((*parent, near[0]))
-    if repairs.echoes(path):
-        return
-    line = repairs.document.line_of(path)
-    message = _unknown_message(parent, name, known, near, repairs.model)
-    repairs.problems.append(Problem(path_text(path), value, message, line))
+    def _collect_wrong_value(self, data: dict[str, Any], path: Path, schema: dict[str, Any]) -> None:
+        parent, key = _value_at(data, path[:-1]), path[-1]
+        value, is_required = parent[key], _is_required(self._schema, path)
+        if not self._is_within_replaced(path):
+            field = path_text(path)
+            message = f"write {accepted_text(schema, value)}{_nearest_choice(value, schema)}"
+            if not isinstance(key, int) and not is_required:
+                message += _default_text(schema)
+            if field in REQUIRED_BECAUSE and isinstance(value, list) and not value:
+                message += f": {REQUIRED_BECAUSE[field]}"
+            line = self._document.line_of(path)
+            self.problems.append(Problem(field, value, message, line, shows_value=True))
+        self.replaced.add(path)
+        if isinstance(key, int) or is_required:
+            parent[key] = _example(schema)
+        else:
+            del parent[key]
 
 
-def _unknown_message(
-    parent: Path, name: str, known: list[str], near: list[str], model: type[BaseModel]
+def _counts_only_good_items(error_type: str, value: Any, schema: dict[str, Any]) -> bool:
+    """Return whether a list is called too short only because pydantic does not count its wrong items."""
+    return error_type == "too_short" and isinstance(value, list) and len(value) >= schema.get("minItems", 0)
+
+
+def _unknown_field_message(
+    whole_schema: dict[str, Any], path: Path, siblings: list[str], nearest: list[str]
 ) -> str:
-    in_adaptation = "suspend" in schema_of(model)["properties"]["spec"]["properties"]
-    if in_adaptation and parent[:1] == ("spec",):
+    parent, name = path[:-1], str(path[-1])
+    is_adaptation = "suspend" in whole_schema["properties"]["spec"]["properties"]
+    if is_adaptation and parent[:1] == ("spec",):
         if name in PROFILE_FIELDS:
             return (
                 "belongs to the profile, which the platform team writes; remove it here and ask for it in the"
@@ -143,117 +172,87 @@ def _unknown_message(
             )
         if name == "namespace":
             return "belongs to metadata.namespace; move it there"
-        if parent == ("spec", "stageResources") or parent[:2] == ("spec", "stageResources"):
+        if parent[:2] == ("spec", "stageResources"):
             stage = str(parent[-1])
             if name == "gpus" and stage in ("prepare", "publish"):
                 return f"{stage} takes no GPU; remove it"
-    if near:
-        return f"unknown field; nearest known name is {near[0]!r}; rename or remove it"
-    elsewhere = [place for place in _places(schema_of(model), name) if place[:1] == ("spec",)]
+    if nearest:
+        return f"unknown field; nearest known name is {nearest[0]!r}; rename or remove it"
+    elsewhere = [other for other in _paths_of(whole_schema, name) if other[:1] == ("spec",)]
     if elsewhere:
         return f"unknown field here; it is known as {path_text(elsewhere[0])}; move it there"
-    if not known:
+    if not siblings:
         return "unknown field; this block has no fields; remove it"
-    return f"unknown field; known here: {', '.join(known)}; remove it"
+    return f"unknown field; known here: {', '.join(siblings)}; remove it"
 
 
-def _places(node: dict[str, Any], name: str, path: Path = ()) -> Iterator[Path]:
-    """Where in the schema a field of this name is known, outer places first."""
-    properties = node.get("properties", {})
+def _paths_of(schema: dict[str, Any], name: str, path: Path = ()) -> Iterator[Path]:
+    """Yield the paths at which the schema has a field of this name, outer ones first."""
+    properties = schema.get("properties", {})
     if name in properties:
         yield (*path, name)
     for key, child in properties.items():
         if key != "status":
-            yield from _places(child, name, (*path, key))
+            yield from _paths_of(child, name, (*path, key))
 
 
-def _missing(path: Path, node: dict[str, Any], document: YamlDocument) -> Problem:
-    text = path_text(path)
-    reason = f": {REASONS[text]}" if text in REASONS else ""
-    return Problem(
-        text,
-        None,
-        f"missing, but required{reason}; add it: {accepted_text(node)}",
-        document.line_of(path),
-    )
-
-
-def _wrong_value(data: dict[str, Any], path: Path, node: dict[str, Any], repairs: Repairs) -> None:
-    parent, key = _block_at(data, path[:-1]), path[-1]
-    value = parent[key]
-    if not repairs.echoes(path):
-        text = path_text(path)
-        message = f"write {accepted_text(node, value)}{_near(value, node)}"
-        message += _otherwise(path, node, repairs.model)
-        if text in REASONS and isinstance(value, list) and not value:
-            message += f": {REASONS[text]}"
-        line = repairs.document.line_of(path)
-        repairs.problems.append(Problem(text, value, message, line, shows_value=True))
-    repairs.replaced.add(path)
-    if isinstance(key, int) or _is_required(path, repairs.model):
-        parent[key] = _example(node)
-    else:
-        del parent[key]
-
-
-def _near(value: Any, node: dict[str, Any]) -> str:
-    if isinstance(value, str) and len(node.get("enum", ())) > 1:
-        near = get_close_matches(value.lower(), {str(item).lower(): item for item in node["enum"]}, n=1)
-        names = {str(item).lower(): str(item) for item in node["enum"]}
-        return f" (nearest: {names[near[0]]})" if near else ""
-    return ""
-
-
-def _otherwise(path: Path, node: dict[str, Any], model: type[BaseModel]) -> str:
-    """What leaving the field out would mean, where it can be left out."""
-    if isinstance(path[-1], int) or _is_required(path, model):
+def _nearest_choice(value: Any, schema: dict[str, Any]) -> str:
+    choices = schema.get("enum", ())
+    if not isinstance(value, str) or len(choices) < 2:
         return ""
-    default = node.get("default")
+    names = {str(choice).lower(): str(choice) for choice in choices}
+    nearest = get_close_matches(value.lower(), names, n=1)
+    return f" (nearest: {names[nearest[0]]})" if nearest else ""
+
+
+def _default_text(schema: dict[str, Any]) -> str:
+    """Return what leaving out an optional field means."""
+    default = schema.get("default")
     if default is None or isinstance(default, dict | list):
         return ", or leave the field out"
     return f", or leave the field out for {default if isinstance(default, str) else value_text(default)}"
 
 
-def _is_required(path: Path, model: type[BaseModel]) -> bool:
-    return path[-1] in _schema_at(schema_of(model), path[:-1]).get("required", ())
+def _is_required(whole_schema: dict[str, Any], path: Path) -> bool:
+    return path[-1] in _schema_at(whole_schema, path[:-1]).get("required", ())
 
 
-def _schema_at(node: dict[str, Any], path: Path) -> dict[str, Any]:
+def _schema_at(schema: dict[str, Any], path: Path) -> dict[str, Any]:
     for part in path:
         if isinstance(part, int):
-            node = node.get("items", {})
+            schema = schema.get("items", {})
         else:
-            child = node.get("properties", {}).get(part)
-            node = child if child is not None else node.get("additionalProperties", {})
-        if not isinstance(node, dict):
+            child = schema.get("properties", {}).get(part)
+            schema = child if child is not None else schema.get("additionalProperties", {})
+        if not isinstance(schema, dict):
             return {}
-    return node
+    return schema
 
 
-def _block_at(data: Any, path: Path) -> Any:
+def _value_at(data: Any, path: Path) -> Any:
     for part in path:
         data = data[part]
     return data
 
 
-def _example(node: dict[str, Any]) -> Any:
-    """Some value that the schema accepts, to judge the rest of a document with. It is never shown."""
-    if "default" in node:
-        return deepcopy(node["default"])
-    if "enum" in node:
-        return node["enum"][0]
-    kind = node.get("type")
+def _example(schema: dict[str, Any]) -> Any:
+    """Return some value that the schema accepts, so that the rest of a document can be checked. It is never shown."""
+    if "default" in schema:
+        return deepcopy(schema["default"])
+    if "enum" in schema:
+        return schema["enum"][0]
+    kind = schema.get("type")
     if kind == "object":
-        return {name: _example(node["properties"][name]) for name in node.get("required", ())}
+        return {name: _example(schema["properties"][name]) for name in schema.get("required", ())}
     if kind == "array":
-        return [_example(node.get("items", {})) for _ in range(node.get("minItems", 0))]
+        return [_example(schema.get("items", {})) for _ in range(schema.get("minItems", 0))]
     if kind == "integer":
-        return max(1, node.get("minimum", 1))
+        return max(1, schema.get("minimum", 1))
     if kind == "number":
-        low, high = node.get("minimum", 0), node.get("maximum", 1)
+        low, high = schema.get("minimum", 0), schema.get("maximum", 1)
         return (low + high) / 2
     if kind == "boolean":
         return False
-    if node.get("pattern") in PATTERNS:
-        return _EXAMPLES.get(node["pattern"], "s3://bucket/x" if "s3" in node["pattern"] else "x")
+    if schema.get("pattern") in PATTERNS:
+        return _EXAMPLES.get(schema["pattern"], "s3://bucket/x" if "s3" in schema["pattern"] else "x")
     return "x"

@@ -1,7 +1,7 @@
-"""Judging a profile's `podTemplate`, which the API server passes on unread: every problem with its path.
+"""Checks a profile's `podTemplate`, which the API server passes on unread, and finds every problem with its path.
 
-A pod that Kubernetes refuses would only be seen as a Job without pods, so what can be told beforehand is told here.
-`usable` gives the part of any template, however odd, that a pod can be made of.
+A pod that Kubernetes refuses would only show as a Job without pods, so what can be checked beforehand is checked here.
+`usable` returns the part of any template, however wrong, that a pod can be made of.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any, Final
 
 from dapt_operator.api.quantity import is_quantity
 from dapt_operator.api.validation import pod_fields
-from dapt_operator.api.validation.pod_fields import TRAINER, PodField, Shape, Whose
+from dapt_operator.api.validation.pod_fields import TRAINER, Owner, PodField, Shape
+from dapt_operator.api.validation.yaml_source import Path
 
-Path = tuple[str | int, ...]
-Found = tuple[Path, Any, str]
+TemplateProblem = tuple[Path, Any, str]
 """Path below `podTemplate`, the value there (None where the field itself is the fault), and what is wrong."""
 
 CONTAINER_LISTS: Final = ("containers", "initContainers")
@@ -23,8 +23,8 @@ CONTAINER_LISTS: Final = ("containers", "initContainers")
 _PART: Final = {"metadata": pod_fields.METADATA, "spec": pod_fields.POD}
 
 
-def problems(template: Any) -> Iterator[Found]:
-    """Everything that is wrong with a template, outer fields first. Never raises, whatever it is given."""
+def problems(template: Any) -> Iterator[TemplateProblem]:
+    """Yield everything that is wrong with a template, outer fields first. Never raises, whatever it is given."""
     if not isinstance(template, Mapping):
         yield (), template, "must be a block with metadata and spec, as in a Kubernetes pod template"
         return
@@ -40,7 +40,7 @@ def problems(template: Any) -> Iterator[Found]:
 
 
 def usable(template: Any) -> dict[str, Any]:
-    """The metadata and spec that the profile may give and that have the right shape, lists of named things by name."""
+    """Return the metadata and spec that the profile owns and that have the right shape; containers have names."""
     if not isinstance(template, Mapping):
         return {"metadata": {}, "spec": {}}
     parts = {name: _usable(template.get(name), fields) for name, fields in _PART.items()}
@@ -52,11 +52,11 @@ def usable(template: Any) -> dict[str, Any]:
 
 
 def usable_trainer(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """What a usable spec gives to the container that runs the stage."""
-    given: Mapping[str, Any] = next(
+    """Return what a usable spec has for the container that runs the stage."""
+    trainer: Mapping[str, Any] = next(
         (item for item in spec.get("containers", []) if item["name"] == TRAINER), {}
     )
-    return _usable(given, pod_fields.CONTAINER)
+    return _usable(trainer, pod_fields.CONTAINER)
 
 
 def _usable(value: Any, fields: Mapping[str, PodField]) -> dict[str, Any]:
@@ -66,23 +66,29 @@ def _usable(value: Any, fields: Mapping[str, PodField]) -> dict[str, Any]:
         name: item
         for name, item in value.items()
         if name in fields
-        and fields[name].whose is not Whose.OPERATOR
+        and fields[name].owner is not Owner.OPERATOR
         and _has_shape(item, fields[name].shape)
     }
 
 
-def _fields(value: Mapping[str, Any], fields: Mapping[str, PodField], path: Path) -> Iterator[Found]:
+def _fields(
+    value: Mapping[str, Any], fields: Mapping[str, PodField], path: Path
+) -> Iterator[TemplateProblem]:
     for name, item in value.items():
         field = fields.get(name)
         if field is None:
             if path == ("metadata",):
-                yield (*path, name), None, "the Job controller makes it; write labels and annotations alone"
+                yield (
+                    (*path, name),
+                    None,
+                    "the Job controller sets this field; write only labels and annotations",
+                )
                 continue
             near = get_close_matches(str(name), fields, n=1)
             hint = f"; nearest known name is {near[0]!r}" if near else ""
             yield (*path, name), None, f"unknown field{hint}; rename or remove it"
-        elif field.whose is Whose.OPERATOR:
-            yield (*path, name), None, f"is the operator's own ({field.says}); remove it"
+        elif field.owner is Owner.OPERATOR:
+            yield (*path, name), None, f"is the operator's own ({field.effect}); remove it"
         elif not _has_shape(item, field.shape):
             yield (*path, name), item, f"must be {field.shape}"
 
@@ -92,23 +98,23 @@ def _has_shape(value: Any, shape: Shape) -> bool:
         return isinstance(value, Mapping)
     if shape is Shape.BLOCKS:
         return isinstance(value, list | tuple) and all(isinstance(item, Mapping) for item in value)
-    if shape is Shape.TEXTS:
+    if shape is Shape.TEXT_MAP:
         return isinstance(value, Mapping) and all(isinstance(item, str) for item in value.values())
-    if shape is Shape.TRUTH:
+    if shape is Shape.BOOLEAN:
         return isinstance(value, bool)
     if shape is Shape.NUMBER:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, str)
 
 
-def _label_problems(template: Mapping[str, Any]) -> Iterator[Found]:
+def _label_problems(template: Mapping[str, Any]) -> Iterator[TemplateProblem]:
     labels = _usable(template.get("metadata"), pod_fields.METADATA).get("labels", {})
     for name in labels:
         if str(name).startswith(pod_fields.LABEL_PREFIXES) or name in pod_fields.LABELS:
             yield ("metadata", "labels", name), None, "is the operator's own label; remove it"
 
 
-def _spec_problems(template: Mapping[str, Any]) -> Iterator[Found]:
+def _spec_problems(template: Mapping[str, Any]) -> Iterator[TemplateProblem]:
     spec = _usable(template.get("spec"), pod_fields.POD)
     for kind in CONTAINER_LISTS:
         yield from _container_problems(spec.get(kind, ()), ("spec", kind))
@@ -125,7 +131,7 @@ def _spec_problems(template: Mapping[str, Any]) -> Iterator[Found]:
             names.add(name)
 
 
-def _container_problems(containers: Any, path: Path) -> Iterator[Found]:
+def _container_problems(containers: Any, path: Path) -> Iterator[TemplateProblem]:
     names: set[str] = set()
     for number, container in enumerate(containers):
         here, name = (*path, number), container.get("name")
@@ -142,22 +148,22 @@ def _container_problems(containers: Any, path: Path) -> Iterator[Found]:
             yield (
                 (*here, "image"),
                 container.get("image"),
-                f"must be a text: a container beside {TRAINER} has an image of its own",
+                f"must be a text: a container other than {TRAINER} has an image of its own",
             )
 
 
-def _trainer_problems(trainer: Mapping[str, Any], path: Path) -> Iterator[Found]:
+def _trainer_problems(trainer: Mapping[str, Any], path: Path) -> Iterator[TemplateProblem]:
     for number, variable in enumerate(trainer.get("env", ())):
         name, here = variable.get("name"), (*path, "env", number, "name")
         if not isinstance(name, str) or not name:
             yield here, name, "must be a text: every variable has a name"
-        elif is_ours(name):
+        elif is_reserved_variable(name):
             yield here, name, "the operator sets this variable; remove it"
     for number, mount in enumerate(trainer.get("volumeMounts", ())):
         folder, here = mount.get("mountPath"), (*path, "volumeMounts", number, "mountPath")
         if not isinstance(folder, str) or not folder.startswith("/"):
             yield here, folder, "must be a folder's absolute path"
-        elif any(_overlap(folder, taken) for taken in pod_fields.MOUNT_PATHS):
+        elif any(_overlap(folder, reserved) for reserved in pod_fields.MOUNT_PATHS):
             yield (
                 here,
                 folder,
@@ -174,11 +180,12 @@ def _trainer_problems(trainer: Mapping[str, Any], path: Path) -> Iterator[Found]
                 yield (*here, resource), amount, "must be a Kubernetes quantity such as '8', '500m' or '64Gi'"
 
 
-def is_ours(variable: str) -> bool:
-    """Whether the operator sets this environment variable."""
-    return variable.startswith(pod_fields.ENVIRONMENT_PREFIXES) or variable in pod_fields.ENVIRONMENT
+def is_reserved_variable(name: str) -> bool:
+    """Return whether the operator sets this environment variable."""
+    return name.startswith(pod_fields.ENVIRONMENT_PREFIXES) or name in pod_fields.ENVIRONMENT
 
 
-def _overlap(folder: str, taken: str) -> bool:
-    first, second = folder.rstrip("/") + "/", taken + "/"
+def _overlap(folder: str, reserved: str) -> bool:
+    # With a slash at the end of both, /work covers /work/data but not /workshop.
+    first, second = folder.rstrip("/") + "/", reserved + "/"
     return first.startswith(second) or second.startswith(first)

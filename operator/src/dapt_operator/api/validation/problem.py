@@ -1,4 +1,4 @@
-"""One problem of a manifest, and the words for values and for what a field accepts."""
+"""Describes one problem of a manifest, and words values and what a field accepts."""
 
 from __future__ import annotations
 
@@ -15,23 +15,27 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_./-]{1,60}")
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with one field.
+    """One thing that is wrong with one field.
 
-    field: path in the manifest, such as spec.corpus.domain[0].source. value: what stands there, None when nothing
-    does. message: what is accepted and the next step. line: from 1. shows_value: whether the sentence names the value
-    as not accepted. supported: false for what this version does not do yet.
+    Attributes:
+        field: path in the manifest, such as spec.corpus.domain[0].source.
+        value: the value there, None when there is none.
+        message: what is accepted and the next step.
+        line: line of the field, from 1.
+        shows_value: whether the sentence names the value as not accepted.
+        is_supported: false for what this version does not do yet.
     """
 
     field: str
-    value: Any
+    value: object
     message: str
     line: int
     shows_value: bool = False
-    supported: bool = True
+    is_supported: bool = True
 
     def __str__(self) -> str:
-        """`spec.seed (line 4): 'abc' is not accepted; write ...` or `not supported yet: spec.queue x (line 5): ...`."""
-        if not self.supported:
+        """Return `spec.seed (line 4): 'abc' is not accepted; ...`, or `not supported yet: spec.queue x (line 5)...`."""
+        if not self.is_supported:
             value = "" if self.value is None else f" {_shortened(str(self.value))}"
             return f"not supported yet: {self.field}{value} (line {self.line}): {self.message}"
         value = f"{value_text(self.value)} is not accepted; " if self.shows_value else ""
@@ -39,7 +43,7 @@ class Problem:
 
 
 def path_text(path: Path) -> str:
-    """('spec', 'corpus', 'domain', 0) -> spec.corpus.domain[0]; a name that is no plain word comes in quotes."""
+    """Return spec.corpus.domain[0] for ('spec', 'corpus', 'domain', 0); a name with other characters is in quotes."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -55,8 +59,8 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
 
 
-def value_text(value: Any) -> str:
-    """A value as it is written in YAML, shortened: texts in quotes, blocks and lists by name."""
+def value_text(value: object) -> str:
+    """Return a value as it is written in YAML, shortened: texts in quotes, blocks and lists by name."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dict):
@@ -68,26 +72,26 @@ def value_text(value: Any) -> str:
     return str(value)
 
 
-def accepted_text(node: dict[str, Any], value: Any = None) -> str:
-    """What a field accepts, in words, from its schema. value: what was written, to name the bound that it breaks."""
-    if "enum" in node:
-        values = [str(value) for value in node["enum"]]
-        return values[0] if len(values) == 1 else f"one of {', '.join(values)}"
-    kind = node.get("type")
+def accepted_text(schema: dict[str, Any], value: object = None) -> str:
+    """Return what a field accepts, by its schema. value: what was written, to name the bound that it breaks."""
+    if "enum" in schema:
+        choices = [str(choice) for choice in schema["enum"]]
+        return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
+    kind = schema.get("type")
     if kind in ("integer", "number"):
-        return ("a whole number" if kind == "integer" else "a number") + _range_text(node)
+        return ("a whole number" if kind == "integer" else "a number") + _range_text(schema)
     if kind == "boolean":
         return "true or false"
     if kind == "array":
-        return f"a list{_count_text(node.get('minItems', 0), node.get('maxItems'), 'items')}"
+        return f"a list{_count_text(schema.get('minItems', 0), schema.get('maxItems'), 'items')}"
     if kind == "object":
-        names = list(node.get("properties", {}))
+        names = list(schema.get("properties", {}))
         return f"a block with {_listed(names)}" if names else "an empty block, {}"
-    if node.get("pattern") in PATTERNS:
-        limit = node.get("maxLength")
-        too_long = limit is not None and isinstance(value, str) and len(value) > limit
-        return PATTERNS[node["pattern"]] + (f", at most {limit} characters" if too_long else "")
-    return f"a text{_count_text(node.get('minLength', 0), node.get('maxLength'), 'characters')}"
+    if schema.get("pattern") in PATTERNS:
+        limit = schema.get("maxLength")
+        is_too_long = limit is not None and isinstance(value, str) and len(value) > limit
+        return PATTERNS[schema["pattern"]] + (f", at most {limit} characters" if is_too_long else "")
+    return f"a text{_count_text(schema.get('minLength', 0), schema.get('maxLength'), 'characters')}"
 
 
 def _listed(names: list[str]) -> str:
@@ -104,12 +108,12 @@ def _count_text(least: int, most: int | None, unit: str) -> str:
     return f" of {least} to {most} {unit}" if least else f" of at most {most} {unit}"
 
 
-def _range_text(node: dict[str, Any]) -> str:
-    low, high = node.get("minimum"), node.get("maximum")
+def _range_text(schema: dict[str, Any]) -> str:
+    low, high = schema.get("minimum"), schema.get("maximum")
     if low is None or high is None:
         return ""
-    if not node.get("exclusiveMinimum") and not node.get("exclusiveMaximum"):
+    if not schema.get("exclusiveMinimum") and not schema.get("exclusiveMaximum"):
         return f" from {low} to {high}"
-    start = f" above {low}" if node.get("exclusiveMinimum") else f" of at least {low}"
-    end = f" and below {high}" if node.get("exclusiveMaximum") else f" and at most {high}"
+    start = f" above {low}" if schema.get("exclusiveMinimum") else f" of at least {low}"
+    end = f" and below {high}" if schema.get("exclusiveMaximum") else f" and at most {high}"
     return start + end

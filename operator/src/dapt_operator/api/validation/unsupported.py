@@ -1,6 +1,6 @@
-"""What the API describes and this version does not do yet. Such a field is refused, never ignored.
+"""Lists what the API describes and this version does not do yet. Such a field is refused, never ignored.
 
-One entry a field, in the order of the manifest; an entry goes when its behaviour arrives.
+There is one entry for each field, in the order of the manifest; it is removed when its behaviour is implemented.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 
 @dataclass(frozen=True)
 class Unsupported:
-    """One refusal.
+    """A field, or a value of it, that is refused.
 
-    field: full path in the manifest. applies: whether a spec asks for it. instead: what happens today and what to do.
+    Attributes:
+        field: full path in the manifest.
+        applies: returns whether a spec uses it.
+        instead: what happens today and what to do.
     """
 
     field: str
@@ -28,12 +31,12 @@ class Unsupported:
 ADAPTATION: Final = (
     Unsupported(
         "spec.model.source",
-        lambda s: s.model.source.startswith("adaptation://"),
-        "the result of another adaptation is not looked up; give the place where it was published",
+        lambda spec: spec.model.source.startswith("adaptation://"),
+        "the result of another adaptation is not looked up; give the address where it was published",
     ),
     Unsupported(
         "spec.output.form",
-        lambda s: s.output.form == "adapter",
+        lambda spec: spec.output.form == "adapter",
         "adapters are merged into the model; write merged, or leave the field out",
     ),
 )
@@ -42,7 +45,7 @@ ADAPTATION: Final = (
 PROFILE: Final = (
     Unsupported(
         "spec.tracking",
-        lambda s: s.tracking is not None,
+        lambda spec: spec.tracking is not None,
         "curves are in the metrics and in the report; remove the field",
     ),
 )
@@ -50,11 +53,11 @@ PROFILE: Final = (
 
 
 def find_unsupported(document: DomainAdaptation | AdaptationProfile) -> tuple[Unsupported, ...]:
-    """The entries that apply to this document, in the order of the manifest."""
+    """Return the entries that apply to this document, in the order of the manifest."""
     table = ADAPTATION if isinstance(document, DomainAdaptation) else PROFILE
     return tuple(entry for entry in table if entry.applies(document.spec))
 
 
 def unsupported_messages(document: DomainAdaptation | AdaptationProfile) -> tuple[str, ...]:
-    """One sentence for each field that this version does not support; empty when it supports all of them."""
+    """Return a sentence for each field that this version does not support; empty when it supports all of them."""
     return tuple(f"not supported yet: {entry.field}; {entry.instead}" for entry in find_unsupported(document))

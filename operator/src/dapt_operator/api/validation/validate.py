@@ -1,11 +1,11 @@
-"""Judging a manifest: every problem at once, each as one sentence with its place, its value and the next step.
+"""Checks a manifest: finds every problem at once, each as one sentence with its field, its value and the next step.
 
     documents = load(text, "manifest.yaml")
     model, problems = check(documents[0], local=True)
 
 Types and ranges come from pydantic, rules between fields from the blocks' `RULES`, refusals from `unsupported`. To find
-all problems in one go a wrong value is replaced by an acceptable one and judging goes on; what depends on a replaced
-value is not judged, so no problem is only the echo of another.
+all problems in one pass a wrong value is replaced by an acceptable one and checking continues; what depends on a
+replaced value is not checked, so no problem is a consequence of another.
 """
 
 from __future__ import annotations
@@ -23,14 +23,10 @@ from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.api.v1alpha1.spec_evaluation import Task
 from dapt_operator.api.validation import pod_template
-from dapt_operator.api.validation.collect_problems import Repairs, repair
-from dapt_operator.api.validation.problem import Problem as Problem
-from dapt_operator.api.validation.problem import path_text
+from dapt_operator.api.validation.collect_problems import ProblemCollector
+from dapt_operator.api.validation.problem import Problem, path_text
 from dapt_operator.api.validation.unsupported import find_unsupported
-from dapt_operator.api.validation.yaml_source import ManifestError as ManifestError
-from dapt_operator.api.validation.yaml_source import Path
-from dapt_operator.api.validation.yaml_source import YamlDocument as Document
-from dapt_operator.api.validation.yaml_source import load as load
+from dapt_operator.api.validation.yaml_source import Path, YamlDocument
 
 KINDS: Final[dict[str, type[DomainAdaptation] | type[AdaptationProfile]]] = {
     "DomainAdaptation": DomainAdaptation,
@@ -38,7 +34,8 @@ KINDS: Final[dict[str, type[DomainAdaptation] | type[AdaptationProfile]]] = {
 }
 
 _MAX_ROUNDS: Final = 25
-_CLAIM_PLACES: Final = {
+"""Validations of one document, each of which replaces what the one before found wrong."""
+_CLAIM_MESSAGES: Final = {
     "source": "write pvc://CLAIM/FILES: the name of a claim in this namespace and a path on it, without '..'",
     "destination": "write pvc://CLAIM/FOLDER: the name of a claim in this namespace and a folder on it, without '..'",
 }
@@ -46,28 +43,29 @@ _CLAIM_PLACES: Final = {
 Checked = tuple[DomainAdaptation | AdaptationProfile | None, list[Problem]]
 
 
-def check(document: Document, *, local: bool) -> Checked:
-    """The model of a document, or None, and every problem found, in the order of the lines.
+def check(document: YamlDocument, *, local: bool) -> Checked:
+    """Return the model of a document, or None, and every problem found, in the order of the lines.
 
-    local: whether the run is on this machine; on the cluster file:// is refused. A `status` in the document is
-    ignored, as the API server does. Never raises for what a user wrote.
+    local: whether the run is on this machine; on a cluster file:// is refused. A `status` in the document is
+    ignored, as the API server does. Never raises, whatever the document holds.
     """
     problems = _kind_problems(document)
     if problems:
         return None, problems
     data = _without_nulls({key: value for key, value in document.data.items() if key != "status"})
     model_type = KINDS[data["kind"]]
-    repairs = Repairs(document, model_type)
+    collector = ProblemCollector(document, model_type)
     model = None
     for _ in range(_MAX_ROUNDS):
         try:
+            # The rules are checked below, once for all: pydantic would stop at the first block that breaks one.
             model = model_type.model_validate(data, by_alias=True, by_name=False, context={SKIP_RULES: True})
             break
         except ValidationError as error:
-            repair(data, error, repairs)
-    problems = list(repairs.problems)
+            collector.collect(data, error)
+    problems = list(collector.problems)
     if model is not None:
-        problems += _rule_problems(model, data, document, repairs)
+        problems += _rule_problems(model, data, document, collector)
         problems += _unsupported_problems(model, data, document)
         problems += _template_problems(model, document)
         problems += _claim_problems(model, document)
@@ -78,7 +76,7 @@ def check(document: Document, *, local: bool) -> Checked:
     return (None if problems else model), problems
 
 
-def _kind_problems(document: Document) -> list[Problem]:
+def _kind_problems(document: YamlDocument) -> list[Problem]:
     data = document.data
     if not isinstance(data, dict):
         return [
@@ -92,20 +90,20 @@ def _kind_problems(document: Document) -> list[Problem]:
         message = f"missing, but required; write {API_VERSION}" if version is None else f"write {API_VERSION}"
         problems.append(_problem(document, ("apiVersion",), version, message))
     if kind not in KINDS:
-        known = " or ".join(KINDS)
-        near = get_close_matches(str(kind), KINDS, n=1)
-        hint = f" (nearest: {near[0]})" if near else ""
-        message = f"missing, but required; write {known}" if kind is None else f"write {known}{hint}"
+        accepted = " or ".join(KINDS)
+        nearest = get_close_matches(str(kind), KINDS, n=1)
+        hint = f" (nearest: {nearest[0]})" if nearest else ""
+        message = f"missing, but required; write {accepted}" if kind is None else f"write {accepted}{hint}"
         problems.append(_problem(document, ("kind",), kind, message))
     return problems
 
 
-def _problem(document: Document, path: Path, value: Any, message: str) -> Problem:
+def _problem(document: YamlDocument, path: Path, value: object, message: str) -> Problem:
     return Problem(path_text(path), value, message, document.line_of(path), shows_value=value is not None)
 
 
 def _without_nulls(value: Any) -> Any:
-    """A copy without fields that are null: the API server drops them, too."""
+    """Return a copy without fields that are null: the API server drops them, too."""
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
@@ -114,21 +112,21 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _blocks(block: Base, path: Path = ()) -> Iterator[tuple[Path, Base]]:
-    """Every block of a model with its path, outer ones first."""
+    """Yield every block of a model with its path, outer ones first."""
     yield path, block
     for name in type(block).model_fields:
         value = getattr(block, name)
-        here = (*path, camel_case(name))
+        field = (*path, camel_case(name))
         if isinstance(value, Base):
-            yield from _blocks(value, here)
+            yield from _blocks(value, field)
         elif isinstance(value, tuple):
             for index, item in enumerate(value):
                 if isinstance(item, Base):
-                    yield from _blocks(item, (*here, index))
+                    yield from _blocks(item, (*field, index))
 
 
-def _scalar_at(data: Any, path: Path) -> Any:
-    """The text or number that stands at a path; None when there is none, or a block or a list."""
+def _scalar_at(data: Any, path: Path) -> str | int | float | None:
+    """Return the text or number at a path; None when there is none, or a block or a list."""
     for part in path:
         try:
             data = data[part]
@@ -138,34 +136,37 @@ def _scalar_at(data: Any, path: Path) -> Any:
 
 
 def _rule_problems(
-    model: Base, data: dict[str, Any], document: Document, repairs: Repairs
+    model: Base, data: dict[str, Any], document: YamlDocument, collector: ProblemCollector
 ) -> Iterator[Problem]:
     for path, block in _blocks(model):
         for rule in block.RULES:
-            read = [(*path, *name.split(".")) for name in re.findall(r"self\.([A-Za-z0-9.]+)", rule.cel)]
-            if any(repairs.touch(field) for field in read) or rule.holds(block):
+            # A rule that reads a replaced value would report a problem of our making.
+            inputs = [(*path, *name.split(".")) for name in re.findall(r"self\.([A-Za-z0-9.]+)", rule.cel)]
+            if any(collector.is_affected(field) for field in inputs) or rule.holds(block):
                 continue
-            place = (*path, *rule.field.split(".")) if rule.field else path
-            yield _problem(document, place, _scalar_at(data, place), rule.message)
+            field = (*path, *rule.field.split(".")) if rule.field else path
+            yield _problem(document, field, _scalar_at(data, field), rule.message)
 
 
 def _unsupported_problems(
-    model: DomainAdaptation | AdaptationProfile, data: dict[str, Any], document: Document
+    model: DomainAdaptation | AdaptationProfile, data: dict[str, Any], document: YamlDocument
 ) -> Iterator[Problem]:
     for entry in find_unsupported(model):
         path = tuple(entry.field.split("."))
         value = _scalar_at(data, path)
-        yield Problem(entry.field, value, entry.instead, document.line_of(path), supported=False)
+        yield Problem(entry.field, value, entry.instead, document.line_of(path), is_supported=False)
 
 
-def _template_problems(model: DomainAdaptation | AdaptationProfile, document: Document) -> Iterator[Problem]:
+def _template_problems(
+    model: DomainAdaptation | AdaptationProfile, document: YamlDocument
+) -> Iterator[Problem]:
     if isinstance(model, AdaptationProfile) and model.spec.pod_template is not None:
         for path, value, message in pod_template.problems(model.spec.pod_template):
             yield _problem(document, ("spec", "podTemplate", *path), value, message)
 
 
-def _task_problems(model: DomainAdaptation | AdaptationProfile, document: Document) -> Iterator[Problem]:
-    """A task that the harness does not have would only show when prepare runs."""
+def _task_problems(model: DomainAdaptation | AdaptationProfile, document: YamlDocument) -> Iterator[Problem]:
+    """Yield tasks that the harness does not have, which would otherwise only show when prepare runs."""
     if isinstance(model, AdaptationProfile):
         return
     for path, block in _blocks(model.spec.evaluation, ("spec", "evaluation")):
@@ -173,7 +174,7 @@ def _task_problems(model: DomainAdaptation | AdaptationProfile, document: Docume
             yield _problem(document, (*path, "name"), block.name, message)
 
 
-def _local_source_problems(model: Base, document: Document) -> Iterator[Problem]:
+def _local_source_problems(model: Base, document: YamlDocument) -> Iterator[Problem]:
     for path, block in _blocks(model):
         for name in ("source", "destination"):
             value = getattr(block, name, None)
@@ -182,19 +183,22 @@ def _local_source_problems(model: Base, document: Document) -> Iterator[Problem]
                     document,
                     (*path, name),
                     value,
-                    "a file of your machine is not there in the cluster's pods; use pvc://, s3://, gs:// or hf://,"
-                    " or run it on this machine with `dapt run`",
+                    "the cluster's pods cannot read a file of your machine; use pvc://, s3://, gs:// or hf://,"
+                    " or run the manifest on this machine with `dapt run`",
                 )
 
 
-def _claim_problems(model: Base, document: Document) -> Iterator[Problem]:
-    """A claim's name becomes a folder of pods; a destination that cannot be would only show after the training."""
+def _claim_problems(model: Base, document: YamlDocument) -> Iterator[Problem]:
+    """Yield addresses of claims that no pod can have.
+
+    A claim's name becomes a folder of pods; a destination that cannot exist would only show after the training.
+    """
     for path, block in _blocks(model):
-        for name, message in _CLAIM_PLACES.items():
+        for name, message in _CLAIM_MESSAGES.items():
             value = getattr(block, name, None)
             if not isinstance(value, str) or not value.startswith("pvc://"):
                 continue
-            claim, _, place = value.removeprefix("pvc://").partition("/")
-            has_place = bool(place.strip("/")) or name == "source"
-            if not re.fullmatch(NAME_PATTERN, claim) or not has_place or ".." in place.split("/"):
+            claim, _, folder = value.removeprefix("pvc://").partition("/")
+            has_folder = bool(folder.strip("/")) or name == "source"
+            if not re.fullmatch(NAME_PATTERN, claim) or not has_folder or ".." in folder.split("/"):
                 yield _problem(document, (*path, name), value, message)

@@ -1,7 +1,7 @@
-"""Reading manifests: YAML 1.2 text -> plain data with the line of every field.
+"""Reads manifests: YAML 1.2 text becomes plain data with the line of every field.
 
-YAML is read as kubectl reads it, with two differences that users want: `2e-5` is a number, and `yes` is a text (YAML
-1.2). Tags are refused, anchors are followed within bounds, nothing is ever constructed but plain data.
+YAML is read as kubectl reads it, with two differences that users expect: `2e-5` is a number, and `yes` is a text (YAML
+1.2). Tags are refused, anchors are followed within bounds, and only plain data is constructed.
 """
 
 from __future__ import annotations
@@ -30,10 +30,13 @@ class ManifestError(ValueError):
 
 @dataclass(frozen=True)
 class YamlDocument:
-    """One document of a manifest, unread as yet.
+    """One document of a manifest, not yet checked.
 
-    data: plain dicts, lists, texts, numbers, booleans and None.
-    lines: path of a field -> line (from 1) where its name, or list item, stands.
+    Attributes:
+        data: plain dicts, lists, texts, numbers, booleans and None.
+        lines: path of a field -> line (from 1) of its name, or of the list item.
+        filename: shown in messages.
+        line: first line of the document, from 1.
     """
 
     data: Any
@@ -42,7 +45,7 @@ class YamlDocument:
     line: int = 1
 
     def line_of(self, path: Path) -> int:
-        """Line of a field; of the nearest block around it when it is not in the text."""
+        """Return the line of a field; of the nearest block around it when it is not in the text."""
         for length in range(len(path), 0, -1):
             line = self.lines.get(path[:length])
             if line is not None:
@@ -51,16 +54,18 @@ class YamlDocument:
 
 
 def load(text: str, filename: str = "<text>") -> list[YamlDocument]:
-    """The documents of a manifest; empty ones are left out.
+    """Return the documents of a manifest; empty ones are left out.
 
-    Raises ManifestError with `file:line:column` for text that is not YAML, for tags, for a field given twice, and for
-    text without any document.
+    Raises:
+        ManifestError: with `file:line:column`, for text that is not YAML, for tags, for a field given twice, and for
+            text without any document.
     """
     if len(text.encode()) > MAX_BYTES:
         raise ManifestError(
-            f"{filename}: larger than {MAX_BYTES} bytes; a manifest is a page, data belongs elsewhere"
+            f"{filename}: larger than {MAX_BYTES} bytes; a manifest is short, put data into files of their own"
         )
     for number, line in enumerate(text.splitlines(), start=1):
+        # `%YAML 1.1` would make `yes` a truth again, and `%TAG` would give tags that are refused another name.
         if line.startswith("%"):
             raise ManifestError(f"{filename}:{number}:1: YAML directives are not accepted; remove this line")
     documents: list[YamlDocument] = []
@@ -72,16 +77,16 @@ def load(text: str, filename: str = "<text>") -> list[YamlDocument]:
                 documents.append(YamlDocument(data, reader.lines, filename, node.start_mark.line + 1))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = f"{filename}:{mark.line + 1}:{mark.column + 1}" if mark else filename
-        what = " ".join(str(error.problem or error.context).split())
+        position = f"{filename}:{mark.line + 1}:{mark.column + 1}" if mark else filename
+        problem = " ".join(str(error.problem or error.context).split())
         raise ManifestError(
-            f"{place}: not valid YAML: {what}; check indentation, quotes and brackets here and in the line above"
+            f"{position}: not valid YAML: {problem}; check indentation, quotes and brackets here and in the line above"
         ) from None
     except YAMLError as error:
-        what = " ".join(str(error).split())
-        raise ManifestError(f"{filename}: not valid YAML: {what}; save the file as UTF-8 text") from None
+        problem = " ".join(str(error).split())
+        raise ManifestError(f"{filename}: not valid YAML: {problem}; save the file as UTF-8 text") from None
     except (RecursionError, LookupError, TypeError, AttributeError) as error:
-        # The parser's own faults on text that nobody writes by hand (thousands of brackets, for one).
+        # The parser fails in its own ways on text that is not written by hand, such as thousands of open brackets.
         raise ManifestError(
             f"{filename}: not valid YAML ({type(error).__name__} in the parser); simplify the file"
         ) from None
@@ -104,16 +109,17 @@ def _nodes(text: str) -> Iterator[Node]:
 
 
 class _Reader:
-    """Turns one document's nodes into plain data and remembers lines."""
+    """Turns one document's nodes into plain data and records the line of each field."""
 
     def __init__(self, filename: str) -> None:
         self.filename = filename
         self.lines: dict[Path, int] = {}
-        self.values = 0
+        self._num_values = 0
 
     def read(self, node: Node, path: Path, depth: int) -> Any:
-        self.values += 1
-        if depth > MAX_DEPTH or self.values > MAX_VALUES:
+        # Counted while reading, since anchors let a few lines stand for billions of values.
+        self._num_values += 1
+        if depth > MAX_DEPTH or self._num_values > MAX_VALUES:
             raise self._error(
                 node, "too deep or too large (anchors count each time); write it without anchors"
             )
@@ -127,7 +133,6 @@ class _Reader:
                 self.lines[(*path, index)] = item.start_mark.line + 1
                 items.append(self.read(item, (*path, index), depth + 1))
             return items
-        assert isinstance(node, ScalarNode)
         return self._scalar(node)
 
     def _mapping(self, node: MappingNode, path: Path, depth: int) -> dict[str, Any]:
@@ -140,7 +145,7 @@ class _Reader:
                     part = self.read(source, path, depth + 1)
                     if not isinstance(part, dict):
                         raise self._error(key_node, "'<<' takes a block; write the fields themselves")
-                    merged = part | merged
+                    merged = part | merged  # of several sources the first wins, as YAML's merge key demands
                 continue
             if not isinstance(key_node, ScalarNode):
                 raise self._error(key_node, "a field's name must be a text; write it as 'name: value'")
@@ -155,7 +160,7 @@ class _Reader:
             result[key] = self.read(value_node, (*path, key), depth + 1)
         return merged | result
 
-    def _scalar(self, node: ScalarNode) -> Any:
+    def _scalar(self, node: Node) -> str | int | float | bool | None:
         tag = str(node.tag)
         text = str(node.value)
         if tag == _TAG + "null":
@@ -175,9 +180,9 @@ class _Reader:
         if tag != _TAG + expected:
             raise self._error(node, f"the tag {tag.replace(_TAG, '!!')} is not accepted; remove it")
 
-    def _error(self, node: Node, what: str) -> ManifestError:
+    def _error(self, node: Node, problem: str) -> ManifestError:
         mark = node.start_mark
-        return ManifestError(f"{self.filename}:{mark.line + 1}:{mark.column + 1}: {what}")
+        return ManifestError(f"{self.filename}:{mark.line + 1}:{mark.column + 1}: {problem}")
 
 
 def _integer(text: str) -> int | str:

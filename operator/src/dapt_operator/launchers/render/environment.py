@@ -11,7 +11,7 @@ from dapt_contract import pod as contract
 from dapt_contract.layout import HUB_CACHE
 from dapt_operator.api.quantity import is_quantity, parse_quantity
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
-from dapt_operator.api.validation.pod_template import is_ours
+from dapt_operator.api.validation.pod_template import is_reserved_variable
 from dapt_operator.stage_run import StageRun, plain
 
 DEFAULT_GRACE_SECONDS: Final = 120
@@ -102,7 +102,7 @@ def environment_of(
             "valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{contract.COMPLETION_INDEX}']"}},
         }
     )
-    theirs = [item for item in given.get("env", []) if not is_ours(str(item.get("name")))]
+    theirs = [item for item in given.get("env", []) if not is_reserved_variable(str(item.get("name")))]
     replaced = {item.get("name") for item in theirs}
     return [item for item in ours if item["name"] not in replaced] + theirs
 
