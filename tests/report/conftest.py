@@ -106,7 +106,7 @@ class Run:
 @pytest.fixture
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests about words: drawing is what takes the time."""
-    monkeypatch.setattr("dapt_operator.report.page.draw", lambda _: ())
+    monkeypatch.setattr("dapt_operator.report.page.draw_charts", lambda _: ())
 
 
 @pytest.fixture

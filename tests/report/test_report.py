@@ -64,12 +64,12 @@ def test_a_finished_run_tells_its_numbers(finished: Run, tmp_path: Path) -> None
         "task facts (general) 60 45.0 ± 6.4 44.0 (−1.0 ± 2.1) 43.0 (−2.0 ± 2.1) no change beyond noise",
         "E11.9",
         "domain-0 (icd.jsonl) 900 60,211 55,296 61 (4,000 tokens) 17 4 0 3 99.8 %",
-        "60 steps at 243 tokens a second",
-        "14 min 00 s 1 new try after faults",
+        "60 steps at 243 tokens per second",
+        "14 min 00 s 1 restart",
         "134,515,008",
         "under 100 M domain tokens: consider retrieval instead",
         "the base model has a chat template: continued pre-training costs the chat ability",
-        "yes, within its card's limits",
+        "yes, within the limits in its model card",
     ):
         assert words in text
     assert "Gates: " not in text  # each gate speaks for itself in the list
@@ -79,7 +79,7 @@ def test_a_finished_run_tells_its_numbers(finished: Run, tmp_path: Path) -> None
 @pytest.mark.usefixtures("without_pictures")
 def test_every_candidate_shows_each_gate(finished: Run, tmp_path: Path) -> None:
     text = page(finished, tmp_path).text
-    assert "a1-s12 18.17 (−18.1 %) 19.11 (+5.1 %) 0.200 ✓ passes not judged ✗ fails" in text
+    assert "a1-s12 18.17 (−18.1 %) 19.11 (+5.1 %) 0.200 ✓ passes not checked ✗ fails" in text
     assert "a1-s60 (chosen) 14.59 (−34.3 %) 18.73 (+3.0 %) 0.420 ✓ passes ✓ passes ✓ passes" in text
 
 
@@ -213,11 +213,11 @@ def test_without_fine_tuning_there_is_no_third_model(finished: Run, tmp_path: Pa
             [],
             [
                 "No candidate has been chosen yet.",
-                "No checkpoint has been measured yet",
-                "Pretraining has left no report yet",
+                "No checkpoint has been measured yet.",
+                "Pretraining has written no report yet.",
                 "No task or probe has been scored yet.",
                 "No answers yet",
-                "The data have not been prepared yet.",
+                "The data has not been prepared yet.",
                 "The model has not been read yet.",
             ],
         ),
@@ -225,11 +225,11 @@ def test_without_fine_tuning_there_is_no_third_model(finished: Run, tmp_path: Pa
         (
             ("prepare", "baseline"),
             ["base model 22.20 – 1.118 18.17 – 1.046"],
-            ["No checkpoint has been measured yet"],
+            ["No checkpoint has been measured yet."],
         ),
         (
             ("prepare", "baseline", "pretrain"),
-            ["60 steps at 243 tokens a second"],
+            ["60 steps at 243 tokens per second"],
             ["No candidate has been chosen yet.", "No answers yet"],
         ),
     ],

@@ -5,57 +5,64 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dapt_operator.report.tradeoff_charts import AttemptPath, Offer, attempts_path, front, trade
+from dapt_operator.report.charts import GateLines
+from dapt_operator.report.tradeoff_charts import (
+    AttemptPath,
+    CandidatePoint,
+    attempts_chart,
+    pareto_front,
+    tradeoff_chart,
+)
 
 shares = st.floats(-0.5, 3.0)
 
 
-def offer(number: int, forgetting: float, gain: float) -> Offer:
-    return Offer(f"a1-s{number}", 1, "checkpoint", forgetting, gain, passes=True)
+def candidate(number: int, forgetting: float, gain: float) -> CandidatePoint:
+    return CandidatePoint(f"a1-s{number}", 1, "checkpoint", forgetting, gain, passes=True)
 
 
 @given(st.lists(st.tuples(shares, shares), max_size=12))
 def test_the_front_holds_what_no_other_beats(values: list[tuple[float, float]]) -> None:
-    offers = [offer(number, *value) for number, value in enumerate(values)]
-    found = front(offers)
+    candidates = [candidate(number, *value) for number, value in enumerate(values)]
+    front = pareto_front(candidates)
 
-    def beats(one: Offer, other: Offer) -> bool:
+    def beats(one: CandidatePoint, other: CandidatePoint) -> bool:
         no_worse = one.forgetting <= other.forgetting and one.gain >= other.gain
         return no_worse and (one.forgetting, one.gain) != (other.forgetting, other.gain)
 
     expected = {
-        (one.forgetting, one.gain) for one in offers if not any(beats(other, one) for other in offers)
+        (one.forgetting, one.gain) for one in candidates if not any(beats(other, one) for other in candidates)
     }
-    assert {(one.forgetting, one.gain) for one in found} == expected
-    assert [one.forgetting for one in found] == sorted(one.forgetting for one in found)
+    assert {(one.forgetting, one.gain) for one in front} == expected
+    assert [one.forgetting for one in front] == sorted(one.forgetting for one in front)
 
 
 def test_the_trade_tells_every_candidate_and_what_is_not_drawn() -> None:
-    offers = [offer(10, 0.02, 0.1), offer(20, 0.1, 0.3), offer(30, 2.0, 0.35)]
-    made = trade(offers, chosen="a1-s20", limit=0.15)
-    assert made.description == (
+    candidates = [candidate(10, 0.02, 0.1), candidate(20, 0.1, 0.3), candidate(30, 2.0, 0.35)]
+    chart = tradeoff_chart(candidates, chosen="a1-s20", gates=GateLines(max_general_increase=0.15))
+    assert chart.description == (
         "a1-s10: forgetting +2.0\u202f%, gain 0.100; a1-s20: forgetting +10.0\u202f%, gain 0.300; "
         "a1-s30: forgetting +200.0\u202f%, gain 0.350; 1 far beyond the gate are not drawn"
     )
-    assert made.png.startswith(b"\x89PNG")
-    assert made.svg.startswith("<svg")
+    assert chart.png.startswith(b"\x89PNG")
+    assert chart.svg.startswith("<svg")
 
 
 def test_a_trade_of_nothing_but_far_candidates_shows_them() -> None:
-    made = trade([offer(10, 2.0, 0.1), offer(20, 3.0, 0.3)], chosen=None, limit=0.15)
-    assert "not drawn" not in made.description
+    candidates = [candidate(10, 2.0, 0.1), candidate(20, 3.0, 0.3)]
+    chart = tradeoff_chart(candidates, chosen=None, gates=GateLines(max_general_increase=0.15))
+    assert "not drawn" not in chart.description
 
 
 def test_the_attempts_tell_where_each_began_and_how_it_ended() -> None:
-    made = attempts_path(
+    chart = attempts_chart(
         [
             AttemptPath(1, 0, 0.0, [(10, 0.4), (20, 3.4e8), (30, float("inf"))], "Diverged"),
             AttemptPath(2, 10, 0.4, [(20, 0.1)], ""),
         ],
-        limit=0.15,
-        hard_stop=0.6,
+        GateLines(max_general_increase=0.15, hard_stop=0.6),
     )
-    assert made.description == (
+    assert chart.description == (
         "attempt 1 from step 0: +40.0\u202f% at step 10, +3.4e+10\u202f% at step 20, "
         "∞\u202f% at step 30; ended by Diverged. "
         "attempt 2 from step 10: +10.0\u202f% at step 20"

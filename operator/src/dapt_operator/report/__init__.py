@@ -1,9 +1,10 @@
-"""The report: one self-contained HTML page and its pictures as PNG, from the status and the stages' reports.
+"""Draws the report: one self-contained HTML page and its charts as PNG, from the status and the stages' reports.
 
-It can be drawn at any time: what a run has not reached yet is said in the place where it will stand. Nothing on the
-page comes from outside: style, pictures and text are in the one file, and all text is escaped.
+It can be drawn at any time: the page says what a run has not reached yet in the place where it will appear. Nothing on
+the page comes from outside: style, charts and text are in the one file, and all text is escaped.
 
-Exceptions: `ReportError` (a `ValueError`): there is no status to report on, or it cannot be read.
+Exceptions: `ReportError` (a `ValueError`): there is no status to report on, or it cannot be read, or the page cannot be
+written.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from dapt_contract.envelope import write_bytes_atomically
-from dapt_operator.report.inputs import Material, ReportError, gather
+from dapt_operator.report.inputs import ReportError, ReportInputs, read_inputs
 from dapt_operator.report.page import render
 
 PAGE = "report.html"
 PICTURES = "report"
-"""Folder of the PNGs, beside the page."""
+"""Folder of the PNGs, in the folder of the page."""
 
-__all__ = ["Material", "ReportError", "build_report", "draw_report"]
+__all__ = ["ReportError", "ReportInputs", "build_report", "draw_report"]
 
 
 def build_report(folder: Path) -> list[Path]:
@@ -37,14 +38,14 @@ def build_report(folder: Path) -> list[Path]:
         The written files, the page first.
 
     Raises:
-        ReportError: no status there, or one that cannot be read; the page cannot be written.
+        ReportError: there is no status, or it cannot be read, or the page cannot be written.
     """
-    resource = _read(folder / "status.yaml")
+    resource = _read_status(folder / "status.yaml")
     stored = next(iter(sorted((folder / "objects").glob("domainadaptation-*.json"))), folder)
     try:
         spec = json.loads(stored.read_text(encoding="utf-8")).get("spec") or {}
     except (OSError, ValueError, AttributeError):
-        spec = {}  # the page does without gates and the sources' names
+        spec = {}  # the page is drawn without gates and the names of sources
     return draw_report(resource.get("status") or {}, {**resource, "spec": spec}, folder / "work", folder)
 
 
@@ -52,8 +53,8 @@ def draw_report(status: Mapping[str, Any], resource: Mapping[str, Any], work: Pa
     """Write `report.html`, and PNGs below `report/`.
 
     Args:
-        status: of the adaptation, as in status.yaml.
-        resource: the adaptation: metadata, and the spec where it is known.
+        status: status of the adaptation, as in status.yaml.
+        resource: metadata of the adaptation, and its spec where it is known.
         work: root of the work volume; may be missing.
         out: folder to write into.
 
@@ -63,7 +64,7 @@ def draw_report(status: Mapping[str, Any], resource: Mapping[str, Any], work: Pa
     Raises:
         ReportError: the status cannot be read, or the files cannot be written.
     """
-    page, pictures = render(gather(status, resource, work))
+    page, pictures = render(read_inputs(status, resource, work))
     written = [out / PAGE]
     try:
         write_bytes_atomically(out / PAGE, page.encode())
@@ -75,15 +76,15 @@ def draw_report(status: Mapping[str, Any], resource: Mapping[str, Any], work: Pa
     return written
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_status(path: Path) -> dict[str, Any]:
     try:
-        found = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        resource = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ReportError(f"{path}: no run to report on; start one with dapt run") from error
     except (OSError, UnicodeDecodeError, YAMLError) as error:
         raise ReportError(
             f"{path}: cannot be read ({type(error).__name__}); `dapt run` writes it again"
         ) from error
-    if not isinstance(found, dict):
+    if not isinstance(resource, dict):
         raise ReportError(f"{path}: not a status; `dapt run` writes it again")
-    return found
+    return resource

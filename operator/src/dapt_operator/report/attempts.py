@@ -1,121 +1,158 @@
-"""Attempts and candidates as the page tells them: what was tried, why it was given up, what the front looks like."""
+"""Gives the page's rows and points about attempts, candidates and the extended tokenizer."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
 
+from dapt_contract.stages.prepare import TokenizerFacts
 from dapt_operator.api.v1alpha1.status import CandidateStatus
 from dapt_operator.number_format import NOT_MEASURED
 from dapt_operator.plan.sizing.grown_tokenizer import break_even_tokens
-from dapt_operator.report.inputs import Material
-from dapt_operator.report.tradeoff_charts import AttemptPath, CandidateKind, Offer
+from dapt_operator.report.inputs import ReportInputs
+from dapt_operator.report.tradeoff_charts import AttemptPath, CandidateKind, CandidatePoint
 from dapt_operator.report.typography import percent, perplexity
 
-_ID = re.compile(r"a(?P<attempt>[0-9]+)-(s[0-9]+|(?P<average>avg[0-9]+))(?P<share>-i[0-9.e-]+)?")
-ENDS = {
+_CANDIDATE_ID = re.compile(r"a(?P<attempt>[0-9]+)-(s[0-9]+|(?P<average>avg[0-9]+))(?P<share>-i[0-9.e-]+)?")
+
+END_TEXTS: Final[Mapping[str, str]] = {
     "Completed": "ran to its end",
     "ForgettingLimit": "stopped: it forgot too much",
     "Diverged": "stopped: it diverged",
     "BudgetReached": "ended: its share of the GPU-hours was used up",
     "Stopped": "was stopped",
 }
+"""Text for each way in which an attempt ends."""
 
 
-def kind_of(candidate_id: str) -> CandidateKind:
-    """What a candidate is, by its id."""
-    found = _ID.fullmatch(candidate_id)
-    if found is None:
+@dataclass(frozen=True)
+class AttemptRow:
+    """One row of the table of attempts."""
+
+    number: int
+    learning_rate: str
+    replay: str
+    start: str
+    end: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class TokenizerRow:
+    """Tokens per word of one side before and after the tokenizer was extended."""
+
+    side: str
+    before: str
+    after: str
+    change: str
+
+
+def candidate_kind(candidate_id: str) -> CandidateKind:
+    """Return what a candidate is, by its id."""
+    match = _CANDIDATE_ID.fullmatch(candidate_id)
+    if match is None:
         return "checkpoint"
-    return "interpolation" if found["share"] else "average" if found["average"] else "checkpoint"
+    return "interpolation" if match["share"] else "average" if match["average"] else "checkpoint"
 
 
-def attempt_of(candidate_id: str | None) -> int | None:
-    """The attempt in an id; None when there is none."""
-    found = _ID.fullmatch(candidate_id or "")
-    return int(found["attempt"]) if found else None
+def candidate_attempt(candidate: CandidateStatus) -> int:
+    """Return the attempt of a candidate, by its row or its id."""
+    match = _CANDIDATE_ID.fullmatch(candidate.id)
+    return candidate.attempt or (int(match["attempt"]) if match else 1)
 
 
-def offers(material: Material) -> list[Offer]:
-    """Every candidate that was measured, in the plane of gain and forgetting."""
+def candidate_points(inputs: ReportInputs) -> list[CandidatePoint]:
+    """Return every candidate that was measured, in the plane of gain and forgetting."""
     return [
-        Offer(one.id, _attempt(one), kind_of(one.id), one.forgetting, one.gain, one.passes)
-        for one in material.status.candidates
-        if one.forgetting is not None and one.gain is not None
+        CandidatePoint(
+            candidate.id,
+            candidate_attempt(candidate),
+            candidate_kind(candidate.id),
+            candidate.forgetting,
+            candidate.gain,
+            candidate.passes,
+        )
+        for candidate in inputs.status.candidates
+        if candidate.forgetting is not None and candidate.gain is not None
     ]
 
 
-def _attempt(one: CandidateStatus) -> int:
-    return one.attempt or attempt_of(one.id) or 1
-
-
-def paths(material: Material) -> list[AttemptPath]:
-    """Forgetting at the checkpoints of each attempt, on the axis of all steps from the base model on."""
-    by_id = {one.id: one for one in material.status.candidates}
-    found: dict[int, AttemptPath] = {}
-    for one in material.status.attempts:
-        begun = by_id.get(one.start) if one.start else None
-        before = found[_attempt(begun)].start_step + (begun.step or 0) if begun else 0
+def attempt_paths(inputs: ReportInputs) -> list[AttemptPath]:
+    """Return forgetting at the checkpoints of each attempt, over all steps since the base model."""
+    candidates = {candidate.id: candidate for candidate in inputs.status.candidates}
+    paths: dict[int, AttemptPath] = {}
+    for attempt in inputs.status.attempts:
+        start = candidates.get(attempt.start) if attempt.start else None
+        start_step = paths[candidate_attempt(start)].start_step + (start.step or 0) if start else 0
         readings = [
-            (before + item.step, item.forgetting)
-            for item in material.status.candidates
-            if _attempt(item) == one.number
-            and kind_of(item.id) == "checkpoint"
-            and item.step is not None
-            and item.forgetting is not None
+            (start_step + candidate.step, candidate.forgetting)
+            for candidate in inputs.status.candidates
+            if candidate_attempt(candidate) == attempt.number
+            and candidate_kind(candidate.id) == "checkpoint"
+            and candidate.step is not None
+            and candidate.forgetting is not None
         ]
-        found[one.number] = AttemptPath(
-            one.number, before, (begun.forgetting or 0.0) if begun else 0.0, readings, one.ended_by or ""
+        start_forgetting = (start.forgetting or 0.0) if start else 0.0
+        paths[attempt.number] = AttemptPath(
+            attempt.number, start_step, start_forgetting, readings, attempt.ended_by or ""
         )
-    return list(found.values())
+    return list(paths.values())
 
 
-def attempt_rows(material: Material) -> list[dict[str, Any]]:
-    """One row an attempt: its numbers, where it began, how it ended, why there was another after it."""
+def attempt_rows(inputs: ReportInputs) -> list[AttemptRow]:
+    """Return one row for each attempt: its numbers, where it started, how it ended, and why another followed."""
     return [
-        {
-            "number": one.number,
-            "rate": NOT_MEASURED if one.learning_rate is None else f"{one.learning_rate:.3g}",
-            "replay": percent(one.replay_fraction, signed=False),
-            "start": one.start or "the base model",
-            "ended": ENDS.get(one.ended_by or "", one.ended_by or "is running"),
-            "reason": one.reason or "",
-        }
-        for one in material.status.attempts
+        AttemptRow(
+            number=attempt.number,
+            learning_rate=NOT_MEASURED if attempt.learning_rate is None else f"{attempt.learning_rate:.3g}",
+            replay=percent(attempt.replay_fraction, signed=False),
+            start=attempt.start or "the base model",
+            end=END_TEXTS.get(attempt.ended_by or "", attempt.ended_by or "is running"),
+            reason=attempt.reason or "",
+        )
+        for attempt in inputs.status.attempts
     ]
 
 
-def tokenizer_rows(material: Material) -> list[dict[str, str]]:
-    """Tokens per word before and after the tokenizer grew; empty where it did not."""
-    grown = material.prepare.facts.tokenizer if material.prepare else None
-    if grown is None:
+def tokenizer_rows(inputs: ReportInputs) -> list[TokenizerRow]:
+    """Return tokens per word before and after the tokenizer was extended; empty where it was not."""
+    tokenizer = _extended_tokenizer(inputs)
+    if tokenizer is None:
         return []
-    rows = []
-    for side in ("domain", "general"):
-        before = float(getattr(grown, f"{side}_tokens_per_word_before"))
-        after = float(getattr(grown, f"{side}_tokens_per_word_after"))
-        change = percent(after / before - 1) if before else NOT_MEASURED
-        rows.append(
-            {"side": side, "before": perplexity(before), "after": perplexity(after), "change": change}
-        )
-    return rows
+    return [
+        _tokenizer_row(
+            "domain", tokenizer.domain_tokens_per_word_before, tokenizer.domain_tokens_per_word_after
+        ),
+        _tokenizer_row(
+            "general", tokenizer.general_tokens_per_word_before, tokenizer.general_tokens_per_word_after
+        ),
+    ]
 
 
-def tokenizer_words(material: Material) -> str:
-    """How much the tokenizer grew, in a sentence; empty where it did not."""
-    grown = material.prepare.facts.tokenizer if material.prepare else None
-    if grown is None:
+def _tokenizer_row(side: str, before: float, after: float) -> TokenizerRow:
+    change = percent(after / before - 1) if before else NOT_MEASURED
+    return TokenizerRow(side, perplexity(before), perplexity(after), change)
+
+
+def tokenizer_text(inputs: ReportInputs) -> str:
+    """Return how many tokens the tokenizer learned and what they brought; empty where it was not extended."""
+    tokenizer = _extended_tokenizer(inputs)
+    if tokenizer is None:
         return ""
-    words = (
-        f"The tokenizer learned {grown.added_tokens:,} tokens from the domain's text. Perplexities here are a token of"
-        " the base model's tokenizer, and bits per byte compare any two models."
+    text = (
+        f"The tokenizer learned {tokenizer.added_tokens:,} tokens from the domain's text. Perplexities here are per"
+        " token of the base model's tokenizer, and bits per byte compare any two models."
     )
-    first = material.pretrains.get(1)
-    if material.base is None or first is None or not first.facts.checkpoints:
-        return words
-    tokens = break_even_tokens(material.base, first.facts)
+    first = inputs.pretrains.get(1)
+    if inputs.base is None or first is None or not first.facts.checkpoints:
+        return text
+    tokens = break_even_tokens(inputs.base, first.facts)
     if tokens is None:
-        return (
-            f"{words} Byte for byte no checkpoint at the end predicts the domain as well as the base model."
-        )
-    return f"{words} Byte for byte it predicts the domain as well as the base model from {tokens:,} training tokens on."
+        return f"{text} Byte for byte the last checkpoint predicts the domain worse than the base model."
+    return f"{text} Byte for byte it predicts the domain as well as the base model from {tokens:,} training tokens on."
+
+
+def _extended_tokenizer(inputs: ReportInputs) -> TokenizerFacts | None:
+    return inputs.prepare.facts.tokenizer if inputs.prepare else None

@@ -1,4 +1,4 @@
-"""What a report is made of: the status, the spec, and every finished stage's report on the work volume."""
+"""Reads what a report is made of: the status, the spec, and every finished stage's report on the work volume."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
@@ -29,15 +29,26 @@ from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.plan.ledger.stage_facts import Facts, read_facts
 from dapt_operator.plan.selection.candidates import Candidate, candidates
 
-_LINEAGE = re.compile(r"(?P<stage>[a-z]+)-a(?P<attempt>[0-9]+)(-(?P<candidate>.+))?")
+_STAGE_FOLDER = re.compile(r"(?P<stage>[a-z]+)-a(?P<attempt>[0-9]+)(-(?P<candidate>.+))?")
+
+SomeReport = TypeVar("SomeReport", bound=Contract)
 
 
 class ReportError(ValueError):
-    """There is nothing that a report could be drawn from."""
+    """There is no status to report on, or it cannot be read, or the page cannot be written."""
+
+
+class ReportKey(NamedTuple):
+    """What a stage's report is about."""
+
+    kind: str
+    attempt: int
+    candidate: str
+    """Id of the candidate; empty for a stage that is about none."""
 
 
 @dataclass(frozen=True)
-class Material:
+class ReportInputs:
     """Everything that is known of a run; None and empty where it has not come so far."""
 
     name: str
@@ -46,22 +57,22 @@ class Material:
     prepare: PrepareReport | None = None
     baseline: BaselineReport | None = None
     pretrains: Mapping[int, PretrainReport] = field(default_factory=dict)
-    """By attempt."""
+    """Reports of pretraining, by attempt."""
     blends: Mapping[int, tuple[BlendRow, ...]] = field(default_factory=dict)
     """Perplexities of averages and interpolations, by attempt."""
     evaluations: Mapping[str, EvaluateReport] = field(default_factory=dict)
-    """By candidate."""
+    """Reports of evaluations, by candidate."""
     finetune: FinetuneReport | None = None
     align: AlignReport | None = None
     verify: VerifyReport | None = None
     publish: PublishReport | None = None
     candidates: tuple[Candidate, ...] = ()
-    """By attempt, in the order of their steps, with the gates' verdicts."""
+    """All candidates by attempt, in the order of their steps, with the gates' verdicts."""
 
     @property
     def pretrain(self) -> PretrainReport | None:
-        """Of the attempt that the chosen candidate comes from, else of the newest."""
-        chosen = next((one.attempt for one in self.status.candidates if one.id == self.chosen_id), None)
+        """Report of the attempt that the chosen candidate comes from, else of the newest."""
+        chosen = next((row.attempt for row in self.status.candidates if row.id == self.chosen_id), None)
         return self.pretrains.get(chosen or max(self.pretrains, default=1))
 
     @property
@@ -71,13 +82,13 @@ class Material:
 
     @property
     def chosen_id(self) -> str | None:
-        """The selected candidate."""
+        """Id of the selected candidate."""
         return self.status.selected.id if self.status.selected else None
 
     @property
     def chosen(self) -> Measure | None:
         """The selected candidate's measure, with scores where it has any."""
-        return next((one.measure for one in self.candidates if one.id == self.chosen_id), None)
+        return next((row.measure for row in self.candidates if row.id == self.chosen_id), None)
 
     @property
     def final(self) -> Measure | None:
@@ -94,110 +105,121 @@ class Material:
 
     @property
     def named_measures(self) -> tuple[tuple[str, Measure], ...]:
-        """Base, chosen, fine-tuned (where preference tuning came after it) and final, as far as they are there."""
-        compared = {one.name: one.measure for one in self.verify.measures} if self.verify else {}
-        tuned = compared.get("finetuned")
-        named = (("base", self.base), ("chosen", self.chosen), ("finetuned", tuned), ("final", self.final))
-        return tuple((name, measure) for name, measure in named if measure is not None)
+        """Base, chosen, fine-tuned (where preference tuning came after it) and final, as far as they exist."""
+        compared = {row.name: row.measure for row in self.verify.measures} if self.verify else {}
+        measures = (
+            ("base", self.base),
+            ("chosen", self.chosen),
+            ("finetuned", compared.get("finetuned")),
+            ("final", self.final),
+        )
+        return tuple((name, measure) for name, measure in measures if measure is not None)
 
 
-def gather(status: Mapping[str, Any], resource: Mapping[str, Any], work: Path) -> Material:
-    """Collect the material of one adaptation.
+def read_inputs(status: Mapping[str, Any], resource: Mapping[str, Any], work: Path) -> ReportInputs:
+    """Return what is known of one adaptation, by its status, its resource and its work volume.
 
     Raises:
         ReportError: the status does not fit its model.
     """
     name = str((resource.get("metadata") or {}).get("name") or "adaptation")
-    try:
-        known = DomainAdaptationStatus.model_validate(status)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "status"
-        raise ReportError(f"{name}: status cannot be read: {place}: {first['msg']}") from error
-    spec = _spec(resource.get("spec"))
-    reports = _reports(work)
-    prepare = _of(PrepareReport, reports, "prepare")
-    baseline = _of(BaselineReport, reports, "baseline")
-    pretrains = _pretrains(reports)
+    parsed_status = _parse_status(name, status)
+    spec = _parse_spec(resource.get("spec"))
+    reports = _read_reports(work)
+    chosen = parsed_status.selected.id if parsed_status.selected else None
+    attempt = next((row.attempt for row in parsed_status.candidates if row.id == chosen), None)
+    attempt = attempt or parsed_status.attempt or 1
+
+    # The ledger has the facts of stages whose report is not on the volume; a report has more, so it goes first.
+    facts = read_facts(parsed_status.ledger) if parsed_status.ledger else Facts()
+    prepare = _find(PrepareReport, reports, "prepare")
+    if prepare is None and facts.prepare is not None:
+        prepare = PrepareReport(facts=facts.prepare)
+    baseline = _find(BaselineReport, reports, "baseline")
+    if baseline is None and facts.baseline is not None:
+        baseline = BaselineReport(facts=facts.baseline)
+    pretrains = {number: PretrainReport(facts=pretrain) for number, pretrain in facts.pretrains.items()}
+    pretrains |= _pretrains(reports)
     evaluations = {
-        candidate: report
-        for (kind, _, candidate), report in reports.items()
-        if kind == "evaluate" and isinstance(report, EvaluateReport)
+        key.candidate: report
+        for key, report in reports.items()
+        if key.kind == "evaluate" and isinstance(report, EvaluateReport)
     }
-    chosen = known.selected.id if known.selected else None
-    told = read_facts(known.ledger) if known.ledger else Facts()
-    attempt = next((one.attempt for one in known.candidates if one.id == chosen), None) or known.attempt or 1
-    if baseline is None and told.baseline is not None:
-        baseline = BaselineReport(facts=told.baseline)
-    if prepare is None and told.prepare is not None:
-        prepare = PrepareReport(facts=told.prepare)
-    pretrains = {number: PretrainReport(facts=one) for number, one in told.pretrains.items()} | pretrains
     facts = replace(
-        told,
+        facts,
         prepare=prepare.facts if prepare else None,
         baseline=baseline.facts if baseline else None,
         pretrains={number: report.facts for number, report in pretrains.items()},
-        measures={**told.measures, **{name: one.facts.measure for name, one in evaluations.items()}},
+        measures={
+            **facts.measures,
+            **{candidate: report.facts.measure for candidate, report in evaluations.items()},
+        },
     )
-    return Material(
+    return ReportInputs(
         name=name,
-        status=known,
+        status=parsed_status,
         spec=spec,
         prepare=prepare,
         baseline=baseline,
         pretrains=pretrains,
         blends=facts.blends,
         evaluations=evaluations,
-        finetune=_of(FinetuneReport, reports, "finetune", attempt, chosen),
-        align=_of(AlignReport, reports, "align", attempt, chosen),
-        verify=_of(VerifyReport, reports, "verify", attempt, chosen),
-        publish=_of(PublishReport, reports, "publish", attempt, chosen),
+        finetune=_find(FinetuneReport, reports, "finetune", attempt, chosen),
+        align=_find(AlignReport, reports, "align", attempt, chosen),
+        verify=_find(VerifyReport, reports, "verify", attempt, chosen),
+        publish=_find(PublishReport, reports, "publish", attempt, chosen),
         candidates=candidates(spec, facts) if spec else (),
     )
 
 
-def _spec(value: Any) -> DomainAdaptationSpec | None:
+def _parse_status(name: str, status: Mapping[str, Any]) -> DomainAdaptationStatus:
+    try:
+        return DomainAdaptationStatus.model_validate(status)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field_path = ".".join(str(part) for part in first["loc"]) or "status"
+        raise ReportError(f"{name}: status cannot be read: {field_path}: {first['msg']}") from error
+
+
+def _parse_spec(value: object) -> DomainAdaptationSpec | None:
     try:
         return DomainAdaptationSpec.model_validate(value) if value else None
     except ValidationError:
-        return None  # written by another version: the page does without its gates
+        return None  # another version wrote it: the page is drawn without its gates
 
 
-def _pretrains(reports: Mapping[_Key, Contract]) -> dict[int, PretrainReport]:
-    return {
-        attempt: report
-        for (kind, attempt, _), report in sorted(reports.items())
-        if kind == "pretrain" and isinstance(report, PretrainReport)
-    }
-
-
-_Key = tuple[str, int, str]
-_Report = TypeVar("_Report", bound=Contract)
-
-
-def _reports(work: Path) -> dict[_Key, Contract]:
-    """Every lineage's finished report, by (kind, attempt, candidate)."""
-    found: dict[_Key, Contract] = {}
+def _read_reports(work: Path) -> dict[ReportKey, Contract]:
+    """Return the report of every stage that has finished."""
+    reports: dict[ReportKey, Contract] = {}
     for folder in sorted((work / STAGES).glob("*")):
-        match = _LINEAGE.fullmatch(folder.name)
+        match = _STAGE_FOLDER.fullmatch(folder.name)
         if match is None or match["stage"] not in KINDS:
             continue
         report = find_report(work, f"{STAGES}/{folder.name}", match["stage"])
         if report is not None:
-            found[match["stage"], int(match["attempt"]), match["candidate"] or ""] = report
-    return found
+            key = ReportKey(match["stage"], int(match["attempt"]), match["candidate"] or "")
+            reports[key] = report
+    return reports
 
 
-def _of(
-    model: type[_Report],
-    reports: Mapping[_Key, Contract],
+def _pretrains(reports: Mapping[ReportKey, Contract]) -> dict[int, PretrainReport]:
+    return {
+        key.attempt: report
+        for key, report in sorted(reports.items())
+        if key.kind == "pretrain" and isinstance(report, PretrainReport)
+    }
+
+
+def _find(
+    report_type: type[SomeReport],
+    reports: Mapping[ReportKey, Contract],
     kind: str,
     attempt: int = 1,
     candidate: str | None = None,
-) -> _Report | None:
-    """The report of a kind; that of the candidate where lineages have one."""
-    for key in ((kind, attempt, candidate or ""), (kind, attempt, "")):
+) -> SomeReport | None:
+    """Return the report of a kind of stage: that of the candidate, else that of the attempt."""
+    for key in (ReportKey(kind, attempt, candidate or ""), ReportKey(kind, attempt, "")):
         report = reports.get(key)
-        if isinstance(report, model):
+        if isinstance(report, report_type):
             return report
     return None

@@ -1,52 +1,72 @@
-"""Labels beside points, where they cover neither a point nor each other; pure."""
+"""Places labels next to points, where they cover neither a point nor each other; pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-_AWAY = 10.0
-"""Points (1/72 inch) from a marker's middle to the near edge of its label."""
+_DISTANCE = 10.0
+"""Distance of a label's near edge from the middle of its marker, in points (1/72 inch)."""
 _MARKER = 5.0
-_LETTER, _LINE = 6.0, 10.0
-"""Width and height of a character."""
+"""Half the width of a marker, in points."""
+_CHARACTER_WIDTH, _CHARACTER_HEIGHT = 6.0, 10.0
+"""Size of a character, in points."""
+_DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))
+"""Above, below, right, left, then the corners: the order of preference."""
+_DISTANCE_FACTORS = (1.0, 1.8, 2.6)
 
-Box = tuple[float, float, float, float]
-"""Left, bottom, right, top, in points."""
+
+class Box(NamedTuple):
+    """A rectangle on the page, in points."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+    def covers(self, other: Box) -> bool:
+        """Return whether the two rectangles share some area."""
+        return (
+            self.left < other.right
+            and other.left < self.right
+            and self.bottom < other.top
+            and other.bottom < self.top
+        )
 
 
-def place(places: Sequence[tuple[float, float]], labels: Sequence[str]) -> list[tuple[float, float]]:
-    """The middle of each label, relative to its place; in points.
+def place_labels(markers: Sequence[tuple[float, float]], labels: Sequence[str]) -> list[tuple[float, float]]:
+    """Return the middle of each label relative to its marker, in points.
 
-    The first of eight directions, then the same further away, that is free; when none is, above.
+    A label gets the first free place of eight directions, at growing distances; when none is free, the one above.
 
     Args:
-        places: all markers, in points; the first ones have labels, in the same order.
+        markers: all markers, in points; the first ones have labels, in the same order.
         labels: their texts.
     """
-    taken = [(x - _MARKER, y - _MARKER, x + _MARKER, y + _MARKER) for x, y in places]
-    found = []
-    for (x, y), label in zip(places, labels, strict=False):
-        shifts = list(_shifts(len(label)))
-        free = [shift for shift in shifts if not _covers(_box(x, y, shift, label), taken)]
-        shift = (free or shifts)[0]
-        taken.append(_box(x, y, shift, label))
-        found.append(shift)
-    return found
+    occupied = [Box(x - _MARKER, y - _MARKER, x + _MARKER, y + _MARKER) for x, y in markers]
+    shifts = []
+    for marker, label in zip(markers, labels, strict=False):
+        candidates = list(_shifts(len(label)))
+        free = (shift for shift in candidates if not _covers_any(label_box(marker, shift, label), occupied))
+        shift = next(free, candidates[0])
+        occupied.append(label_box(marker, shift, label))
+        shifts.append(shift)
+    return shifts
 
 
-def _shifts(letters: int) -> Iterator[tuple[float, float]]:
-    beside = _AWAY + letters * _LETTER / 2
-    for times in (1.0, 1.8, 2.6):
-        for across, along in ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1)):
-            yield across * beside * times, along * _AWAY * times
+def label_box(marker: tuple[float, float], shift: tuple[float, float], label: str) -> Box:
+    """Return the rectangle that a label takes when its middle is shifted from its marker."""
+    half_width, half_height = len(label) * _CHARACTER_WIDTH / 2, _CHARACTER_HEIGHT / 2
+    x, y = marker[0] + shift[0], marker[1] + shift[1]
+    return Box(x - half_width, y - half_height, x + half_width, y + half_height)
 
 
-def _box(x: float, y: float, shift: tuple[float, float], label: str) -> Box:
-    half_width, half_height = len(label) * _LETTER / 2, _LINE / 2
-    middle_x, middle_y = x + shift[0], y + shift[1]
-    return middle_x - half_width, middle_y - half_height, middle_x + half_width, middle_y + half_height
+def _shifts(num_characters: int) -> Iterator[tuple[float, float]]:
+    sideways = _DISTANCE + num_characters * _CHARACTER_WIDTH / 2
+    for factor in _DISTANCE_FACTORS:
+        for x, y in _DIRECTIONS:
+            yield x * sideways * factor, y * _DISTANCE * factor
 
 
-def _covers(box: Box, taken: Sequence[Box]) -> bool:
-    left, bottom, right, top = box
-    return any(left < r and l < right and bottom < t and b < top for l, b, r, t in taken)  # noqa: E741
+def _covers_any(box: Box, others: Sequence[Box]) -> bool:
+    return any(box.covers(other) for other in others)

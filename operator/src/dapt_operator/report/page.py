@@ -1,4 +1,4 @@
-"""From the material to the page: which pictures can be drawn, and the template filled with escaped values."""
+"""Fills the page's template: decides which charts can be drawn, and escapes all text."""
 
 from __future__ import annotations
 
@@ -9,14 +9,23 @@ from markupsafe import Markup
 
 from dapt_contract.version import PRODUCT_VERSION
 from dapt_operator.report import attempts, tables
-from dapt_operator.report.charts import Chart, Point, composition, curve, frontier, scores, timeline
-from dapt_operator.report.inputs import Material
-from dapt_operator.report.tradeoff_charts import attempts_path, trade
+from dapt_operator.report.charts import (
+    Chart,
+    GateLines,
+    PerplexityPoint,
+    loss_chart,
+    perplexity_chart,
+    score_chart,
+    source_chart,
+    time_chart,
+)
+from dapt_operator.report.inputs import ReportInputs
+from dapt_operator.report.tradeoff_charts import attempts_chart, tradeoff_chart
 
 
-def render(material: Material) -> tuple[str, dict[str, bytes]]:
-    """The page, and its pictures as PNG by name."""
-    charts = {chart.name: chart for chart in draw(material)}
+def render(inputs: ReportInputs) -> tuple[str, dict[str, bytes]]:
+    """Return the page, and its charts as PNG by name."""
+    charts = {chart.name: chart for chart in draw_charts(inputs)}
     environment = Environment(
         loader=PackageLoader("dapt_operator.report"),
         autoescape=True,
@@ -25,35 +34,64 @@ def render(material: Material) -> tuple[str, dict[str, bytes]]:
         lstrip_blocks=True,
     )
     page = environment.get_template("report.html.j2").render(
-        material=material,
+        inputs=inputs,
         tables=tables,
-        story=attempts,
-        # Drawn by us from numbers and labels; labels are glyph outlines in it, never markup.
-        pictures={name: Markup(chart.svg) for name, chart in charts.items()},
-        told={name: chart.description for name, chart in charts.items()},
+        attempts=attempts,
+        # The SVG is not escaped: we draw it ourselves, and labels are glyph outlines in it, never markup.
+        charts={name: Markup(chart.svg) for name, chart in charts.items()},
+        descriptions={name: chart.description for name, chart in charts.items()},
         version=PRODUCT_VERSION,
     )
     return page, {name: chart.png for name, chart in charts.items()}
 
 
-def draw(material: Material) -> Iterator[Chart]:
-    """Every picture that there are numbers for."""
-    base = material.base
-    points = tables.checkpoint_points(material)
-    gates = material.spec.gates if material.spec else None
-    if base is not None and points:
-        final = material.final
-        yield frontier(
-            Point("base", base.domain.both.perplexity, base.general.both.perplexity),
-            points,
-            chosen=tables.chosen_step(material),
-            final=Point("final", final.domain.both.perplexity, final.general.both.perplexity)
+def draw_charts(inputs: ReportInputs) -> Iterator[Chart]:
+    """Yield every chart for which there are numbers."""
+    gates = _gate_lines(inputs)
+    yield from _training_charts(inputs, gates)
+    candidates = attempts.candidate_points(inputs)
+    if len(candidates) > 1:
+        yield tradeoff_chart(candidates, chosen=inputs.chosen_id, gates=gates)
+    paths = attempts.attempt_paths(inputs)
+    if len(paths) > 1:
+        yield attempts_chart(paths, gates)
+    rows = tables.score_chart_rows(inputs)
+    if rows:
+        yield score_chart(rows)
+    if inputs.prepare is not None and inputs.prepare.facts.sources:
+        sources, used = inputs.prepare.facts.sources, tables.tokens_by_source(inputs)
+        used_by_source = [used.get(source.name, 0) if used else None for source in sources]
+        yield source_chart(sources, tables.source_labels(inputs), used_by_source)
+    spans = tables.stage_spans(inputs)
+    if spans:
+        yield time_chart(spans)
+
+
+def _gate_lines(inputs: ReportInputs) -> GateLines:
+    if inputs.spec is None:
+        return GateLines()
+    gates = inputs.spec.gates
+    return GateLines(
+        max_general_increase=gates.max_general_perplexity_increase,
+        min_domain_decrease=gates.min_domain_perplexity_decrease,
+        hard_stop=gates.max_general_perplexity_increase * gates.hard_stop_factor,
+    )
+
+
+def _training_charts(inputs: ReportInputs, gates: GateLines) -> Iterator[Chart]:
+    base, final = inputs.base, inputs.final
+    checkpoints = tables.checkpoint_points(inputs)
+    if base is not None and checkpoints:
+        yield perplexity_chart(
+            PerplexityPoint("base", base.domain.both.perplexity, base.general.both.perplexity),
+            checkpoints,
+            chosen=tables.chosen_step(inputs),
+            final=PerplexityPoint("final", final.domain.both.perplexity, final.general.both.perplexity)
             if final
             else None,
-            max_increase=gates.max_general_perplexity_increase if gates else None,
-            min_decrease=gates.min_domain_perplexity_decrease if gates else None,
+            gates=gates,
         )
-    if material.pretrain is not None and material.pretrain.curve:
+    if inputs.pretrain is not None and inputs.pretrain.curve:
         held_out = [(0, base.domain.both.loss_nats, base.general.both.loss_nats)] if base else []
         held_out += [
             (
@@ -61,30 +99,6 @@ def draw(material: Material) -> Iterator[Chart]:
                 (row.domain_a_nats + row.domain_b_nats) / 2,
                 (row.general_a_nats + row.general_b_nats) / 2,
             )
-            for row in material.pretrain.facts.checkpoints
+            for row in inputs.pretrain.facts.checkpoints
         ]
-        yield curve(material.pretrain.curve, held_out)
-    offered = attempts.offers(material)
-    if len(offered) > 1:
-        yield trade(
-            offered, chosen=material.chosen_id, limit=gates.max_general_perplexity_increase if gates else None
-        )
-    paths = attempts.paths(material)
-    if len(paths) > 1:
-        limit = gates.max_general_perplexity_increase if gates else None
-        hard = limit * gates.hard_stop_factor if gates and limit is not None else None
-        yield attempts_path(paths, limit=limit, hard_stop=hard)
-    rows = tables.score_chart_rows(material)
-    if rows:
-        yield scores(rows)
-    if material.prepare is not None and material.prepare.facts.sources:
-        used = tables.tokens_by_source(material)
-        sources = material.prepare.facts.sources
-        yield composition(
-            sources,
-            tables.source_labels(material),
-            [used.get(one.name, 0) if used else None for one in sources],
-        )
-    spans = tables.spans(material)
-    if spans:
-        yield timeline(spans)
+        yield loss_chart(inputs.pretrain.curve, held_out)

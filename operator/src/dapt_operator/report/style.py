@@ -1,4 +1,4 @@
-"""How the charts look: colours that colour-blind eyes tell apart (Okabe and Ito 2008), shapes besides colours."""
+"""Defines how charts look: colours for the colour-blind (Okabe and Ito 2008), and shapes besides colours."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 INK = "#1f2933"
 SOFT = "#52606d"
 GRID = "#dde3ea"
 BASE = "#6b7280"
+CHECKPOINT = "#5aa9d6"
 CHOSEN = "#0072b2"
 FINAL = "#d55e00"
 DOMAIN = "#0072b2"
@@ -20,8 +23,10 @@ LIMIT = "#b3261e"
 TUNED = "#8c6bb1"
 MODEL_COLOURS = {"base": BASE, "chosen": CHOSEN, "finetuned": TUNED, "final": FINAL}
 MODEL_SHAPES = {"base": "o", "chosen": "s", "finetuned": "^", "final": "D"}
+DASHED = (0, (5, 3))
+DOTTED = (0, (1, 2))
 WIDTH_INCHES = 5.2
-"""One width for all, so that text has one size: 13 px in a column, 9 px on a phone."""
+"""Width of every chart: one for all, so that text has one size, 13 px in a column and 9 px on a phone."""
 _DOTS_PER_INCH = 160
 
 _SETTINGS = {
@@ -51,38 +56,52 @@ _SETTINGS = {
 
 
 @contextmanager
-def figure(height_inches: float, rows: int = 1, **settings: Any) -> Iterator[tuple[Any, Any]]:
-    """A figure of the common width and its axes, closed afterwards."""
+def figure(height_inches: float, rows: int = 1, **settings: Any) -> Iterator[tuple[Figure, Any]]:
+    """Open a figure of the common width, and close it afterwards.
+
+    Args:
+        height_inches: height of the figure.
+        rows: number of axes, one above the other.
+        settings: further arguments of `matplotlib.pyplot.subplots`.
+
+    Yields:
+        The figure and its axes; for several rows a sequence of axes.
+    """
+    # Imported here, since it takes a second that commands without a page need not spend.
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     with plt.rc_context(_SETTINGS):
-        made, axes = plt.subplots(
+        figure, axes = plt.subplots(
             rows, 1, figsize=(WIDTH_INCHES, height_inches), layout="constrained", **settings
         )
         try:
-            yield made, axes
+            yield figure, axes
         finally:
-            plt.close(made)
+            plt.close(figure)
 
 
-def save(made: Any, name: str) -> tuple[str, bytes]:
-    """SVG to stand in the page, with ids of its own, and PNG."""
+def save(figure: Figure, name: str) -> tuple[str, bytes]:
+    """Return the figure as SVG for the page, with ids that begin with `name`, and as PNG."""
     import matplotlib
 
     svg, png = io.StringIO(), io.BytesIO()
+    # A fixed salt and no date: the same numbers give the same bytes.
     with matplotlib.rc_context({"svg.hashsalt": name}):
-        made.savefig(
+        figure.savefig(
             svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
         )
-    made.savefig(png, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
+    figure.savefig(png, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
     return _inline(svg.getvalue(), name), png.getvalue()
 
 
 def _inline(svg: str, name: str) -> str:
-    """The svg element alone: no prologue, no metadata, no comments, fluid width, ids that no other chart uses."""
+    """Return the svg element without prologue, metadata and comments, with a fluid width and ids of its own.
+
+    Several charts stand in one page, where an id of one must not be found by a reference of another.
+    """
     text = svg[svg.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)

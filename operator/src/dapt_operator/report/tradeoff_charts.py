@@ -1,208 +1,288 @@
-"""Two pictures of what was won and what it cost: all candidates with their front, and forgetting over the attempts."""
+"""Draws what was gained and what it cost: all candidates with their Pareto front, and forgetting over the attempts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from dapt_operator.number_format import typeset
 from dapt_operator.report import style
-from dapt_operator.report.charts import Chart
-from dapt_operator.report.label_placement import place
+from dapt_operator.report.charts import LABEL_BACKGROUND, Chart, GateLines, positions
+from dapt_operator.report.label_placement import place_labels
 from dapt_operator.report.typography import percent
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 CandidateKind = Literal["checkpoint", "average", "interpolation"]
-KIND_SHAPES: dict[CandidateKind, str] = {"checkpoint": "o", "average": "^", "interpolation": "D"}
-ATTEMPT_COLOURS = ("#5aa9d6", "#e69f00", "#009e73", "#cc79a7", "#8c6bb1")
-"""Of attempts 1 to 5; later ones begin anew."""
-_MAX_LABELS = 14
-_FAR = 3.0
-"""Where the worst candidate forgets that many times more than the gate allows, it would press the rest together."""
+
+_KIND_SHAPES: Final[dict[CandidateKind, str]] = {"checkpoint": "o", "average": "^", "interpolation": "D"}
+_ATTEMPT_COLOURS: Final = (style.CHECKPOINT, "#e69f00", "#009e73", "#cc79a7", "#8c6bb1")
+"""Colours of attempts 1 to 5; later ones start over."""
+_MAX_POINT_LABELS: Final = 14
+_MAX_SHOWN_FACTOR: Final = 3.0
+"""A candidate that forgets more than this many times the limit would squeeze the others together."""
+_HARD_STOP_SHOWN_FACTOR: Final = 1.3
+"""A hard stop more than this many times above the highest reading would leave the chart mostly empty."""
 
 
 @dataclass(frozen=True)
-class Offer:
-    """One candidate: what it won and what it forgot."""
+class CandidatePoint:
+    """One candidate in the plane of gain and forgetting."""
 
     id: str
     attempt: int
     kind: CandidateKind
     forgetting: float
-    """General perplexity over the base model's, minus 1."""
+    """General perplexity divided by the base model's, minus 1."""
     gain: float
     passes: bool | None
 
-
-def front(offers: Iterable[Offer]) -> tuple[Offer, ...]:
-    """Those that no other beats on both sides (Pareto), by rising forgetting."""
-    best, found = -math.inf, []
-    for one in sorted(offers, key=lambda one: (one.forgetting, -one.gain)):
-        if one.gain > best:
-            best = one.gain
-            found.append(one)
-    return tuple(found)
+    @property
+    def position(self) -> tuple[float, float]:
+        """Forgetting in percent, and gain."""
+        return 100 * self.forgetting, self.gain
 
 
-def trade(offers: Sequence[Offer], *, chosen: str | None, limit: float | None) -> Chart:
-    """Gain against forgetting: up is more won, left is less forgotten.
+def pareto_front(candidates: Iterable[CandidatePoint]) -> tuple[CandidatePoint, ...]:
+    """Return the candidates that no other beats on both sides (Pareto), by rising forgetting."""
+    best_gain, front = -math.inf, []
+    for candidate in sorted(candidates, key=lambda candidate: (candidate.forgetting, -candidate.gain)):
+        if candidate.gain > best_gain:
+            best_gain = candidate.gain
+            front.append(candidate)
+    return tuple(front)
+
+
+def tradeoff_chart(candidates: Sequence[CandidatePoint], *, chosen: str | None, gates: GateLines) -> Chart:
+    """Draw gain against forgetting: up is more gained, left is less forgotten.
 
     Args:
-        offers: all candidates that were measured.
+        candidates: all that were measured.
         chosen: id of the selected one.
-        limit: the gate's largest forgetting, as a share.
+        gates: limits to draw.
     """
-    drawn = [one for one in offers if math.isfinite(one.forgetting) and math.isfinite(one.gain)]
-    shown = _near(drawn, limit, chosen)
-    line = front(shown)
-    with style.figure(4.3) as (made, axes):
+    finite = [point for point in candidates if math.isfinite(point.forgetting) and math.isfinite(point.gain)]
+    limit = gates.max_general_increase
+    shown = _without_far_points(finite, limit, chosen)
+    front = pareto_front(shown)
+    with style.figure(4.3) as (figure, axes):
         axes.set_xlabel("forgetting: general perplexity over the base model's (%)")
         axes.set_ylabel("gain in the domain")
         axes.scatter([0], [0], s=60, color=style.BASE, zorder=4, label="base model")
         axes.plot(
-            [100 * one.forgetting for one in line], [one.gain for one in line],
-            color=style.INK, linewidth=1.2, alpha=0.45, zorder=2, label="front",
-        )  # fmt: skip
-        for kind, attempt in dict.fromkeys((one.kind, one.attempt) for one in shown):
-            mine = [one for one in shown if (one.kind, one.attempt) == (kind, attempt) and one.id != chosen]
-            if mine:
-                axes.scatter(
-                    [100 * one.forgetting for one in mine], [one.gain for one in mine],
-                    s=34, marker=KIND_SHAPES[kind], zorder=3, label=_legend(kind, attempt, shown),
-                    facecolors="none" if kind == "interpolation" else colour(attempt), edgecolors=colour(attempt),
-                )  # fmt: skip
-        taken = next((one for one in shown if one.id == chosen), None)
-        if taken is not None:
-            axes.scatter(
-                [100 * taken.forgetting], [taken.gain], s=130, marker="s", zorder=5,
-                facecolors="none", edgecolors=style.CHOSEN, linewidths=2.2, label=f"chosen: {taken.id}",
-            )  # fmt: skip
-            axes.scatter(
-                [100 * taken.forgetting], [taken.gain], s=34, zorder=5,
-                marker=KIND_SHAPES[taken.kind], color=style.CHOSEN,
-            )  # fmt: skip
+            [100 * point.forgetting for point in front],
+            [point.gain for point in front],
+            color=style.INK,
+            linewidth=1.2,
+            alpha=0.45,
+            zorder=2,
+            label="front",
+        )
+        _draw_candidates(axes, shown, chosen)
         if limit is not None:
-            axes.axvline(100 * limit, color=style.LIMIT, linestyle=(0, (5, 3)), linewidth=1.3)
+            axes.axvline(100 * limit, color=style.LIMIT, linestyle=style.DASHED, linewidth=1.3)
             axes.annotate(
-                f"gate: {percent(limit)}", (100 * limit, 0.02), xycoords=("data", "axes fraction"),
-                xytext=(-4, 0), textcoords="offset points", ha="right", rotation=90, color=style.LIMIT, fontsize=9,
-            )  # fmt: skip
+                f"gate: {percent(limit)}",
+                (100 * limit, 0.02),
+                xycoords=("data", "axes fraction"),
+                xytext=(-4, 0),
+                textcoords="offset points",
+                ha="right",
+                rotation=90,
+                color=style.LIMIT,
+                fontsize=9,
+            )
         axes.margins(0.12)
-        made.legend(loc="outside upper left", ncols=2, handletextpad=0.3, columnspacing=1.2)
-        _label(made, axes, shown, line, chosen)
-        svg, png = style.save(made, "trade")
-    left_out = len(offers) - len(shown)
-    told = [
-        f"{one.id}: forgetting {percent(one.forgetting)}, gain {typeset(f'{one.gain:.3f}')}" for one in drawn
+        figure.legend(loc="outside upper left", ncols=2, handletextpad=0.3, columnspacing=1.2)
+        _label_front(figure, axes, shown, front, chosen)
+        svg, png = style.save(figure, "trade")
+    descriptions = [
+        f"{point.id}: forgetting {percent(point.forgetting)}, gain {typeset(f'{point.gain:.3f}')}"
+        for point in finite
     ]
-    if left_out:
-        told.append(f"{left_out} far beyond the gate are not drawn")
-    return Chart("trade", svg, png, "; ".join(told))
+    num_left_out = len(candidates) - len(shown)
+    if num_left_out:
+        descriptions.append(f"{num_left_out} far beyond the gate are not drawn")
+    return Chart("trade", svg, png, "; ".join(descriptions))
 
 
-def colour(attempt: int) -> str:
-    """Of an attempt's marks."""
-    return ATTEMPT_COLOURS[(attempt - 1) % len(ATTEMPT_COLOURS)]
-
-
-def _near(offers: Sequence[Offer], limit: float | None, chosen: str | None) -> list[Offer]:
-    """Without those so far off that they would press the others together, where enough are left."""
+def _without_far_points(
+    candidates: Sequence[CandidatePoint], limit: float | None, chosen: str | None
+) -> list[CandidatePoint]:
+    """Return the candidates without those far beyond the limit, where at least two are left."""
     if limit is None:
-        return list(offers)
-    near = [one for one in offers if one.forgetting <= _FAR * limit or one.id == chosen]
-    return near if len(near) >= 2 else list(offers)
-
-
-def _legend(kind: CandidateKind, attempt: int, offers: Sequence[Offer]) -> str:
-    several = len({one.attempt for one in offers}) > 1
-    return f"{kind}, attempt {attempt}" if several else kind
-
-
-def _label(made: Any, axes: Any, offers: Sequence[Offer], line: Sequence[Offer], chosen: str | None) -> None:
-    """Name the front and the chosen one, as many as there is room for."""
-    named = [one for one in line if one.id != chosen][-_MAX_LABELS:]
-    rest = [one for one in offers if one not in named]
-    made.draw_without_rendering()  # places are known once the layout is
-    places = [
-        tuple(axes.transData.transform((100 * one.forgetting, one.gain)) * 72 / made.dpi)
-        for one in (*named, *rest)
+        return list(candidates)
+    near = [
+        point for point in candidates if point.forgetting <= _MAX_SHOWN_FACTOR * limit or point.id == chosen
     ]
-    for one, shift in zip(named, place(places, [_short(one.id) for one in named]), strict=True):
+    return near if len(near) >= 2 else list(candidates)
+
+
+def _draw_candidates(axes: Axes, candidates: Sequence[CandidatePoint], chosen: str | None) -> None:
+    has_several_attempts = len({point.attempt for point in candidates}) > 1
+    for kind, attempt in dict.fromkeys((point.kind, point.attempt) for point in candidates):
+        group = [
+            point
+            for point in candidates
+            if (point.kind, point.attempt) == (kind, attempt) and point.id != chosen
+        ]
+        if group:
+            colour = _attempt_colour(attempt)
+            axes.scatter(
+                [100 * point.forgetting for point in group],
+                [point.gain for point in group],
+                s=34,
+                marker=_KIND_SHAPES[kind],
+                zorder=3,
+                label=f"{kind}, attempt {attempt}" if has_several_attempts else kind,
+                facecolors="none" if kind == "interpolation" else colour,
+                edgecolors=colour,
+            )
+    for point in candidates:
+        if point.id == chosen:
+            axes.scatter(
+                *point.position,
+                s=130,
+                marker="s",
+                zorder=5,
+                facecolors="none",
+                edgecolors=style.CHOSEN,
+                linewidths=2.2,
+                label=f"chosen: {point.id}",
+            )
+            axes.scatter(*point.position, s=34, zorder=5, marker=_KIND_SHAPES[point.kind], color=style.CHOSEN)
+
+
+def _attempt_colour(attempt: int) -> str:
+    return _ATTEMPT_COLOURS[(attempt - 1) % len(_ATTEMPT_COLOURS)]
+
+
+def _label_front(
+    figure: Figure,
+    axes: Axes,
+    candidates: Sequence[CandidatePoint],
+    front: Sequence[CandidatePoint],
+    chosen: str | None,
+) -> None:
+    """Write the names of the last candidates of the front; the chosen one's stands in the legend."""
+    labelled = [point for point in front if point.id != chosen][-_MAX_POINT_LABELS:]
+    unlabelled = [point for point in candidates if point not in labelled]
+    markers = positions(figure, axes, [point.position for point in (*labelled, *unlabelled)])
+    names = [_short_id(point.id) for point in labelled]
+    for point, name, shift in zip(labelled, names, place_labels(markers, names), strict=True):
         axes.annotate(
-            _short(one.id), (100 * one.forgetting, one.gain), xytext=shift, textcoords="offset points",
-            ha="center", va="center", fontsize=8, zorder=6,
-        )  # fmt: skip
+            name,
+            point.position,
+            xytext=shift,
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=8,
+            zorder=6,
+        )
 
 
-def _short(name: str) -> str:
-    """`s4560-i0.8` for `a1-s4560-i0.8`: the colour says which attempt."""
-    return name.partition("-")[2] or name
+def _short_id(candidate_id: str) -> str:
+    """Return `s4560-i0.8` for `a1-s4560-i0.8`: the colour shows which attempt it is."""
+    return candidate_id.partition("-")[2] or candidate_id
 
 
 @dataclass(frozen=True)
 class AttemptPath:
-    """One attempt: forgetting at its checkpoints, on the axis of the steps that its models have behind them."""
+    """Forgetting at the checkpoints of one attempt, over the steps since the base model."""
 
     number: int
     start_step: int
-    """0 for the base model."""
+    """Steps that the starting checkpoint had; 0 for the base model."""
     start_forgetting: float
     readings: Sequence[tuple[int, float]]
     """(step, forgetting); steps count from the base model on."""
     ended_by: str
 
+    @property
+    def was_stopped(self) -> bool:
+        """Whether it ended before its budget was used up."""
+        return self.ended_by not in ("", "Completed", "BudgetReached")
 
-def attempts_path(paths: Sequence[AttemptPath], *, limit: float | None, hard_stop: float | None) -> Chart:
-    """Forgetting over the steps of every attempt, with the gate's line and the hard stop.
+
+def attempts_chart(paths: Sequence[AttemptPath], gates: GateLines) -> Chart:
+    """Draw forgetting over the steps of every attempt, with the gate's line and the hard stop.
 
     Args:
         paths: in the order of the attempts.
-        limit: the gate's largest forgetting, as a share.
-        hard_stop: the share past which a run is stopped at once.
+        gates: limits to draw.
     """
-    top = _FAR * max(hard_stop or 0.0, limit or 0.0) or math.inf
-    highest = max(
-        (min(share, top) for path in paths for _, share in path.readings if not math.isnan(share)), default=0
-    )
-    with style.figure(3.7) as (made, axes):
+    # A diverged reading would squeeze all others together: it is drawn at the top, with its value and an arrow.
+    top = _MAX_SHOWN_FACTOR * max(gates.hard_stop or 0.0, gates.max_general_increase or 0.0) or math.inf
+    shown = {path.number: _shown_readings(path, top) for path in paths}
+    highest = max((share for readings in shown.values() for _, share in readings), default=0)
+    with style.figure(3.7) as (figure, axes):
         axes.set_xlabel("optimizer steps from the base model on")
         axes.set_ylabel("forgetting (%)")
         for path in paths:
-            known = [(step, share) for step, share in path.readings if not math.isnan(share)]
-            xs = [path.start_step, *(step for step, _ in known)]
-            ys = [100 * path.start_forgetting, *(100 * min(share, top) for _, share in known)]
-            stopped = path.ended_by not in ("", "Completed", "BudgetReached")
-            axes.plot(
-                xs, ys, color=colour(path.number), marker="o", markersize=4.5, linewidth=1.5,
-                label=f"attempt {path.number}" + (": stopped" if stopped else ""),
-            )  # fmt: skip
-            if stopped and known:
-                axes.scatter([xs[-1]], [ys[-1]], s=90, marker="X", color=style.LIMIT, zorder=5)
-            for step, share in known:
-                if share > top:
-                    axes.annotate(
-                        f"{percent(share)} ↑", (step, 100 * top), xytext=(8, 0), textcoords="offset points",
-                        va="center", fontsize=9,
-                    )  # fmt: skip
-        lines = [("gate", limit, (0, (5, 3))), ("hard stop", hard_stop, (0, (1, 2)))]
-        for name, bound, dashes in lines:
-            if bound is None or (name == "hard stop" and bound > 1.3 * highest):
-                continue
-            axes.axhline(100 * bound, color=style.LIMIT, linestyle=dashes, linewidth=1.3)
-            axes.annotate(
-                f"{name}: {percent(bound)}", (1, 100 * bound), xycoords=("axes fraction", "data"),
-                xytext=(-2, 4), textcoords="offset points", ha="right", color=style.LIMIT, fontsize=9,
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.85},
-            )  # fmt: skip
+            _draw_attempt(axes, path, shown[path.number])
+        if gates.max_general_increase is not None:
+            _draw_limit(axes, "gate", gates.max_general_increase, style.DASHED)
+        if gates.hard_stop is not None and gates.hard_stop <= _HARD_STOP_SHOWN_FACTOR * highest:
+            _draw_limit(axes, "hard stop", gates.hard_stop, style.DOTTED)
         axes.margins(0.08)
         axes.set_xlim(left=0)
-        made.legend(loc="outside upper left", ncols=3, handletextpad=0.4, columnspacing=1.2)
-        svg, png = style.save(made, "attempts")
-    told = [
+        figure.legend(loc="outside upper left", ncols=3, handletextpad=0.4, columnspacing=1.2)
+        svg, png = style.save(figure, "attempts")
+    descriptions = [
         f"attempt {path.number} from step {path.start_step}: "
         + ", ".join(f"{percent(share)} at step {step}" for step, share in path.readings)
         + (f"; ended by {path.ended_by}" if path.ended_by else "")
         for path in paths
     ]
-    return Chart("attempts", svg, png, ". ".join(told))
+    return Chart("attempts", svg, png, ". ".join(descriptions))
+
+
+def _shown_readings(path: AttemptPath, top: float) -> list[tuple[int, float]]:
+    return [(step, min(share, top)) for step, share in path.readings if not math.isnan(share)]
+
+
+def _draw_attempt(axes: Axes, path: AttemptPath, shown: Sequence[tuple[int, float]]) -> None:
+    steps = [path.start_step, *(step for step, _ in shown)]
+    percents = [100 * path.start_forgetting, *(100 * share for _, share in shown)]
+    axes.plot(
+        steps,
+        percents,
+        color=_attempt_colour(path.number),
+        marker="o",
+        markersize=4.5,
+        linewidth=1.5,
+        label=f"attempt {path.number}" + (": stopped" if path.was_stopped else ""),
+    )
+    if path.was_stopped and shown:
+        axes.scatter([steps[-1]], [percents[-1]], s=90, marker="X", color=style.LIMIT, zorder=5)
+    shares = dict(shown)
+    for step, share in path.readings:
+        if share > shares.get(step, math.inf):
+            axes.annotate(
+                f"{percent(share)} ↑",
+                (step, 100 * shares[step]),
+                xytext=(8, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
+            )
+
+
+def _draw_limit(axes: Axes, name: str, share: float, dashes: tuple[int, tuple[int, int]]) -> None:
+    axes.axhline(100 * share, color=style.LIMIT, linestyle=dashes, linewidth=1.3)
+    axes.annotate(
+        f"{name}: {percent(share)}",
+        (1, 100 * share),
+        xycoords=("axes fraction", "data"),
+        xytext=(-2, 4),
+        textcoords="offset points",
+        ha="right",
+        color=style.LIMIT,
+        fontsize=9,
+        bbox=LABEL_BACKGROUND,
+    )
