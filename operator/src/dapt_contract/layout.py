@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dapt_contract.run_identity import RunIdentity
+from dapt_contract.run_identity import RunIdentity, lineage_name
 
 MODEL = "model"
 """The base model: safetensors, config, tokenizer, and `facts.json`."""
@@ -33,7 +33,12 @@ PREPARED = (MODEL, EXTENDED_MODEL, HELD_OUT, TASKS, HARNESS, PROBES, INSTRUCTION
 
 def lineage_folder(identity: RunIdentity) -> str:
     """Return the folder that all runs of the same work share."""
-    return f"{STAGES}/{identity.lineage}"
+    return stage_folder(identity.stage, identity.attempt, identity.candidate)
+
+
+def stage_folder(stage: str, attempt: int = 1, candidate: str | None = None) -> str:
+    """Return the folder of the work that a stage does for an attempt and a candidate."""
+    return f"{STAGES}/{lineage_name(stage, attempt, candidate)}"
 
 
 def try_folder(identity: RunIdentity) -> str:

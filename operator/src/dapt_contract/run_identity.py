@@ -14,6 +14,11 @@ from pydantic import Field
 from dapt_contract.base import Contract
 
 
+def lineage_name(stage: str, attempt: int, candidate: str | None = None) -> str:
+    """Return stage, attempt and candidate as one name, for example `evaluate-a1-a1-s40`."""
+    return "-".join((stage, f"a{attempt}", *((candidate,) if candidate else ())))
+
+
 class RunIdentity(Contract):
     """Identifies one run of one stage of one attempt of one adaptation."""
 
@@ -34,8 +39,7 @@ class RunIdentity(Contract):
     @property
     def lineage(self) -> str:
         """Return stage, attempt and candidate: the name of the folder that all runs of the work share."""
-        parts = [self.stage, f"a{self.attempt}"] + ([self.candidate] if self.candidate else [])
-        return "-".join(parts)
+        return lineage_name(self.stage, self.attempt, self.candidate)
 
     @property
     def key(self) -> str:

@@ -83,20 +83,20 @@ def _gather(spec: DomainAdaptationSpec, facts: Facts, base: Measure) -> Iterator
     for number in range(1, facts.attempt + 1):
         pretrain_facts = facts.pretrains.get(number)
         for row in pretrain_facts.checkpoints if pretrain_facts else ():
-            found = _Found(
+            table_row = _TableRow(
                 candidate_id(number, row.step), number, row, checkpoint_model(spec, facts, number, row)
             )
-            yield _candidate(spec, facts, base, found)
+            yield _candidate(spec, facts, base, table_row)
         rows = {row.candidate: row for row in facts.blends.get(number, ())}
         for blend in blends(spec, facts, number) if rows else ():
             # An edit of the selection may have added blends that no run has measured yet.
             if blend.candidate in rows:
-                found = _Found(blend.candidate, number, rows[blend.candidate], blend.model)
-                yield _candidate(spec, facts, base, found)
+                table_row = _TableRow(blend.candidate, number, rows[blend.candidate], blend.model)
+                yield _candidate(spec, facts, base, table_row)
 
 
 @dataclass(frozen=True)
-class _Found:
+class _TableRow:
     """A row of a table of checkpoints or blends, and where its weights lie."""
 
     id: str
@@ -105,9 +105,9 @@ class _Found:
     model: ModelReference
 
 
-def _candidate(spec: DomainAdaptationSpec, facts: Facts, base: Measure, found: _Found) -> Candidate:
-    by_row = measure_of_row(base, found.row)
-    evaluated, why_unmeasurable = _evaluation(facts, found)
+def _candidate(spec: DomainAdaptationSpec, facts: Facts, base: Measure, table_row: _TableRow) -> Candidate:
+    by_row = measure_of_row(base, table_row.row)
+    evaluated, why_unmeasurable = _evaluation(facts, table_row)
     measure = evaluated or by_row
     weights = spec.selection.weights
     # With a weight of 0 for perplexity all candidates would have the same gain: they are ranked by the perplexity.
@@ -117,51 +117,51 @@ def _candidate(spec: DomainAdaptationSpec, facts: Facts, base: Measure, found: _
         else base.domain.a.loss_nats - by_row.domain.a.loss_nats
     )
     return Candidate(
-        id=found.id,
-        attempt=found.attempt,
-        step=found.row.step if isinstance(found.row, CheckpointFacts) else None,
-        digest=found.row.weights_digest,
-        model=found.model,
+        id=table_row.id,
+        attempt=table_row.attempt,
+        step=table_row.row.step if isinstance(table_row.row, CheckpointFacts) else None,
+        digest=table_row.row.weights_digest,
+        model=table_row.model,
         measure=measure,
         is_evaluated=evaluated is not None,
         gain_a=gain_by_perplexity,
         full_gain_a=gain(weights, base, measure, "a"),
         passes_a=perplexity.passes_on(spec, base, by_row, "a"),
         verdicts=tuple(
-            verdict for gate in GATES for verdict in gate(spec, GateFacts(found.id, base, measure))
+            verdict for gate in GATES for verdict in gate(spec, GateFacts(table_row.id, base, measure))
         ),
         why_unmeasurable=why_unmeasurable,
     )
 
 
-def _evaluation(facts: Facts, found: _Found) -> tuple[Measure | None, str]:
+def _evaluation(facts: Facts, table_row: _TableRow) -> tuple[Measure | None, str]:
     """Return a candidate's evaluation, and why there will be none; the latter is empty while one can still come."""
-    stored = facts.measures.get(found.id)
-    expected = facts.expected.get(found.id)
+    stored = facts.measures.get(table_row.id)
+    expected = facts.expected.get(table_row.id)
     if stored is not None:
-        if _is_about(stored, found, expected):
+        if _is_about(stored, table_row, expected):
             return stored, ""
         scored = expected or stored.digest[:12]
         return (
             None,
-            f"its evaluation scored the weights {scored}, and the candidate has {found.row.weights_digest}",
+            f"its evaluation scored the weights {scored}, and the candidate has {table_row.row.weights_digest}",
         )
-    if found.id in facts.given_up:
-        message = facts.given_up[found.id]
+    if table_row.id in facts.given_up:
+        message = facts.given_up[table_row.id]
         return None, f"its evaluation failed{f': {message}' if message else ''}"
-    if found.id in facts.closed:
+    if table_row.id in facts.closed:
         return None, "its evaluation has ended and its numbers were dropped to keep the status small"
     return None, ""
 
 
-def _is_about(stored: Measure, found: _Found, expected: str | None) -> bool:
+def _is_about(stored: Measure, table_row: _TableRow, expected: str | None) -> bool:
     """Whether a result is about these very weights.
 
     A row names the digest of its own files; the result names that of the whole recipe, which is the same but for
     adapters. There the digest that the evaluation was given decides; the trainer scores no other.
     """
-    if expected is not None and expected != found.row.weights_digest:
+    if expected is not None and expected != table_row.row.weights_digest:
         return False
-    if found.model.adapters and isinstance(found.row, CheckpointFacts):
+    if table_row.model.adapters and isinstance(table_row.row, CheckpointFacts):
         return True
-    return stored.digest.startswith(found.row.weights_digest)
+    return stored.digest.startswith(table_row.row.weights_digest)

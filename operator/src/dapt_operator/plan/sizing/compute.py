@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from dapt_contract.stages.prepare import ModelFacts
 
-RECOMPUTE = 4.0 / 3.0
+RECOMPUTE: Final = 4.0 / 3.0
 """Checkpointed activations: the forward pass is done twice (2 of then 8 N D)."""
-MEASURING_MFU = 0.3
-"""Scoring short texts; an assumption, evaluation is a small part."""
+MEASURING_MFU: Final = 0.3
+"""Share of the peak when short texts are scored: an assumption, since evaluation is a small part."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Utilization:
 
 
 def utilization(model: ModelFacts, sequence_length_tokens: int) -> Utilization:
-    """The bar of the field for a model of this size (LLM Foundry, bf16, one node of 8 H100)."""
+    """Return the share that LLM Foundry publishes for a model of this size (bf16, one node of 8 H100)."""
     if model.parameters < 500_000_000:
         return Utilization(0.30, "assumed: small models are not in the published tables")
     if model.parameters < 3_000_000_000:
@@ -32,15 +33,15 @@ def utilization(model: ModelFacts, sequence_length_tokens: int) -> Utilization:
 
 
 def training_flops(model: ModelFacts, tokens: float, *, recompute: bool) -> float:
-    """6 N D (Kaplan et al. 2020, section 2.1), times 4/3 when activations are recomputed."""
+    """Return 6 N D (Kaplan et al. 2020, section 2.1), times 4/3 when activations are recomputed."""
     return 6.0 * model.parameters * tokens * (RECOMPUTE if recompute else 1.0)
 
 
 def measuring_flops(model: ModelFacts, tokens: float) -> float:
-    """2 N D: forward passes alone."""
+    """Return 2 N D: forward passes alone."""
     return 2.0 * model.parameters * tokens
 
 
 def accelerator_hours(flops: float, peak_tflops: float, fraction: float) -> float:
-    """Hours of one accelerator: FLOPs / (peak x MFU)."""
+    """Return the hours of one accelerator: FLOPs / (peak x MFU)."""
     return flops / (peak_tflops * 1e12 * fraction) / 3600.0

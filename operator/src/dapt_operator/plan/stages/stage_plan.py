@@ -8,7 +8,7 @@ from typing import Final
 
 from dapt_contract.base import Contract
 from dapt_contract.layout import MODEL as BASE_MODEL
-from dapt_contract.layout import STAGES
+from dapt_contract.layout import stage_folder
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.prepare import PrepareFacts
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
@@ -19,7 +19,7 @@ from dapt_operator.plan.sizing.resolve import RankLayout
 from dapt_operator.stage_run import RunResources
 
 BASE_REFERENCE: Final = ModelReference(weights=BASE_MODEL)
-BASELINE_LINEAGE: Final = f"{STAGES}/baseline-a1"
+BASELINE_LINEAGE: Final = stage_folder("baseline")
 CLAIM_SCHEME: Final = "pvc://"
 
 

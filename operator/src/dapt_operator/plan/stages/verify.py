@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dapt_contract.layout import STAGES
+from dapt_contract.layout import stage_folder
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.verify import NamedModel, VerifyConfig
 from dapt_operator.plan.stages import common
@@ -42,7 +42,7 @@ def verify_stage(
     spec = inputs.spec
     reuse = [("base", BASELINE_LINEAGE)]
     if is_evaluated:
-        reuse.append(("chosen", f"{STAGES}/evaluate-a{attempt}-{candidate}"))
+        reuse.append(("chosen", stage_folder("evaluate", attempt, candidate)))
     finetuned = (
         (NamedModel(name="finetuned", model=models.finetuned),) if models.finetuned is not None else ()
     )

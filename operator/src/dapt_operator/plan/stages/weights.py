@@ -8,7 +8,7 @@ import re
 from typing import Final
 
 from dapt_contract.checkpoint import average_id, candidate_id, interpolation_id
-from dapt_contract.layout import EXTENDED_MODEL, STAGES
+from dapt_contract.layout import EXTENDED_MODEL, stage_folder
 from dapt_contract.layout import MODEL as BASE_MODEL
 from dapt_contract.measure import Measure
 from dapt_contract.stages.blend import MAX_BLENDS, Blend, BlendRow
@@ -52,7 +52,7 @@ def checkpoint_model(
     spec: DomainAdaptationSpec, facts: Facts, attempt: int, row: CheckpointFacts
 ) -> ModelReference:
     """Return a checkpoint's weights. With LoRA: the adapters of the attempts on the way to it, then its own."""
-    folder = f"{STAGES}/pretrain-a{attempt}/try-{row.try_number}/checkpoint-{row.step}"
+    folder = f"{stage_folder('pretrain', attempt)}/try-{row.try_number}/checkpoint-{row.step}"
     if spec.pretraining.method.lora is None:
         return ModelReference(weights=folder, origin=origin(spec))
     earlier_adapters = start_model(spec, facts, attempt).adapters

@@ -240,16 +240,16 @@ def plan_summary(inputs: ChainInputs, position: Position) -> PlanSummary:
             base=position.facts.base,
             sequence_length_tokens=prepared.sequence_length_tokens,
         )
-    found = estimate(spec, inputs.profile, known)
-    warnings: tuple[str, ...] = found.warnings
+    estimated = estimate(spec, inputs.profile, known)
+    warnings: tuple[str, ...] = estimated.warnings
     if prepared is not None:
         reported = warnings_also_from_prepare(spec, prepared.model, prepared.domain_tokens)
         warnings = (*prepared.warnings, *(text for text in warnings if text not in reported))
     return PlanSummary(
-        tokens=found.total_tokens,
-        steps=found.total_steps,
-        gpu_hours=None if found.gpu_hours is None else rounded(found.gpu_hours),
-        memory_gib_per_gpu=None if found.memory_gib is None else rounded(found.memory_gib),
+        tokens=estimated.total_tokens,
+        steps=estimated.total_steps,
+        gpu_hours=None if estimated.gpu_hours is None else rounded(estimated.gpu_hours),
+        memory_gib_per_gpu=None if estimated.memory_gib is None else rounded(estimated.memory_gib),
         warnings=tuple(dict.fromkeys(text[:MAX_TEXT] for text in warnings))[:MAX_WARNINGS],
     )
 

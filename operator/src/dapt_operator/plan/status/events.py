@@ -45,15 +45,15 @@ def notices(
         after: as it will be.
         reported: the ledger before this reconcile started anything: the next run may hide the end of the one before it.
     """
-    found = list(_failures(before.ledger or Ledger(), reported or after.ledger or Ledger()))
-    found += _stages(before, after)
+    events = list(_failures(before.ledger or Ledger(), reported or after.ledger or Ledger()))
+    events += _stages(before, after)
     num_known = len(before.ledger.attempts) if before.ledger else 0
     for attempt in after.ledger.attempts[num_known:] if after.ledger else ():
-        found.append(_notice(WARNING, ROLLED_BACK, rollback_sentence(attempt)))
+        events.append(_notice(WARNING, ROLLED_BACK, rollback_sentence(attempt)))
     if after.selected is not None and after.selected != before.selected:
         message = f"{after.selected.id}: {after.selected.reason}"
-        found.append(_notice(NORMAL, CANDIDATE_SELECTED, message))
-    return (*found, *_ends(before, after))
+        events.append(_notice(NORMAL, CANDIDATE_SELECTED, message))
+    return (*events, *_ends(before, after))
 
 
 def _notice(type_: str, reason: str, message: str) -> Notice:
@@ -66,10 +66,10 @@ def _stages(before: DomainAdaptationStatus, after: DomainAdaptationStatus) -> It
     What one reconcile did is one Event, since each costs a request: the start that follows a success is reported with
     it, and the success that ends everything is reported by the end.
     """
-    known = {_identity(stage): stage for stage in before.stages}
+    stored = {_identity(stage): stage for stage in before.stages}
     succeeded, started = [], []
     for stage in after.stages:
-        old = known.get(_identity(stage))
+        old = stored.get(_identity(stage))
         title = run_title(stage.name, stage.candidate)
         if old is None or old.try_number != stage.try_number:
             started.append(f"{title} was started (run {stage.try_number})")
@@ -83,9 +83,9 @@ def _stages(before: DomainAdaptationStatus, after: DomainAdaptationStatus) -> It
 
 def _failures(before: Ledger, after: Ledger) -> Iterator[Notice]:
     """Yield runs whose failure is new; one whose stop was requested has not failed."""
-    known = {record.stage_key: record for record in before.runs}
+    stored = {record.stage_key: record for record in before.runs}
     for record in after.runs:
-        old = known.get(record.stage_key)
+        old = stored.get(record.stage_key)
         is_new = old is None or (old.state, old.try_number) != (record.state, record.try_number)
         if record.state == "Failed" and is_new and record.cause != Cause.STOPPED:
             detail = f": {record.message}" if record.message else ""

@@ -47,5 +47,5 @@ def progress(observed: Observed, ledger: Ledger) -> tuple[ProgressStatus | None,
 def _completed(old: ProgressStatus | None, ended: PretrainFacts) -> ProgressStatus:
     """Return the last progress of a pretraining that ran all its steps."""
     # One that is shorter than the time between two readings leaves only its report.
-    known = old or ProgressStatus(total_steps=ended.steps)
-    return known.with_values(fraction=1.0, step=ended.steps, tokens=ended.tokens, eta_seconds=0.0)
+    last = old or ProgressStatus(total_steps=ended.steps)
+    return last.with_values(fraction=1.0, step=ended.steps, tokens=ended.tokens, eta_seconds=0.0)
