@@ -30,13 +30,13 @@ class Losses:
 
 def measure(model: Any, domain: SideData, general: SideData) -> Losses:
     """All four halves; the context is that of training."""
-    from dapt_trainer.evaluation.perplexity import held_out_perplexity
+    from dapt_trainer.evaluation.perplexity import HeldOutScoring, held_out_perplexity
 
     context = domain.shard.tokens.shape[1]
 
     def loss(side: SideData, half: str) -> float:
         return held_out_perplexity(
-            model, side.held_out[half], context_length_tokens=context, end_of_text_id=END_OF_TEXT_ID
+            model, side.held_out[half], HeldOutScoring(context), end_of_text_id=END_OF_TEXT_ID
         ).loss_nats
 
     return Losses(loss(domain, "a"), loss(domain, "b"), loss(general, "a"), loss(general, "b"))

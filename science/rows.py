@@ -93,11 +93,10 @@ def grow_and_adapt(world: World, settings: NewRows) -> dict[str, Any]:
 
 def bits_per_byte(model: Any, documents: list[HeldOutDocument], shard: Shard) -> float:
     """dapt's measure, the one that can be compared between tokenizers."""
-    from dapt_trainer.evaluation.perplexity import held_out_perplexity
+    from dapt_trainer.evaluation.perplexity import HeldOutScoring, held_out_perplexity
 
-    measured = held_out_perplexity(
-        model, documents, context_length_tokens=shard.tokens.shape[1], end_of_text_id=END_OF_TEXT_ID
-    )
+    scoring = HeldOutScoring(shard.tokens.shape[1])
+    measured = held_out_perplexity(model, documents, scoring, end_of_text_id=END_OF_TEXT_ID)
     return measured.bits_per_byte
 
 

@@ -12,7 +12,7 @@ from dapt_contract.stages.common import ModelReference, TaskConfig
 from dapt_trainer.context import SilentProgress, StageContext
 from dapt_trainer.distributed import join_ranks, leave_ranks
 from dapt_trainer.evaluation.harness import SharedContextModel, TaskRunner
-from dapt_trainer.evaluation.perplexity import side_perplexity
+from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.modeling.model_folder import load_tokenizer
 from dapt_trainer.stages import blend
@@ -24,10 +24,8 @@ def measure(work: Path, scratch: Path, rank: int, world_size: int) -> list[objec
     """Return held-out sums, the losses of a blend, and task values."""
     model = load_model(work, ModelReference(weights="model"), precision="fp32")
     tokenizer = load_tokenizer(work)
-    side = side_perplexity(
-        model, work, "domain", context_length_tokens=16, end_of_text_id=0, tokenizer=tokenizer,
-        rank=rank, world_size=world_size,
-    )  # fmt: skip
+    scoring = HeldOutScoring(16, rank, world_size)
+    side = side_perplexity(model, work, "domain", scoring, tokenizer=tokenizer)
     runner = TaskRunner(work, scratch / f"rank-{rank}-{world_size}", [TASK], limit=7, seed=0)
     items = runner.run(SharedContextModel(model, tokenizer, rank=rank, world_size=world_size), TASK)
     blended = blend_losses(work, scratch, rank, world_size)

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from dapt_trainer.errors import InputError
-from dapt_trainer.evaluation.perplexity import held_out_perplexity, windows
+from dapt_trainer.evaluation.perplexity import HeldOutScoring, held_out_perplexity, windows
 from dapt_trainer.evaluation.scoring import Scorer, Tree, batches_by_length, evaluating
 
 pytestmark = pytest.mark.torch
@@ -66,7 +66,7 @@ def naive_nll(model: torch.nn.Module, ids: list[int], context: int) -> float:
 def test_equals_the_naive_loop_whatever_the_batch(batch_tokens: int) -> None:
     model, documents = llama(), texts([1, 5, 33, 16, 17, 70, 2, 40])
     measured = held_out_perplexity(
-        model, documents, context_length_tokens=32, end_of_text_id=END, batch_tokens=batch_tokens
+        model, documents, HeldOutScoring(32, batch_tokens=batch_tokens), end_of_text_id=END
     )
     expected = sum(naive_nll(model, document.ids, 32) for document in documents)
     assert measured.tokens == 184
@@ -78,7 +78,7 @@ def test_equals_the_naive_loop_whatever_the_batch(batch_tokens: int) -> None:
 def test_a_model_that_knows_nothing_has_the_vocabulary_as_perplexity() -> None:
     model = llama()
     torch.nn.init.zeros_(model.lm_head.weight)
-    measured = held_out_perplexity(model, texts([9, 50]), context_length_tokens=16, end_of_text_id=END)
+    measured = held_out_perplexity(model, texts([9, 50]), HeldOutScoring(16), end_of_text_id=END)
     assert measured.perplexity == pytest.approx(97.0, rel=1e-6)
     assert measured.bits_per_byte == pytest.approx(math.log2(97) / 3, rel=1e-6)
 
@@ -108,7 +108,7 @@ def test_soft_capped_logits_are_the_models_own() -> None:
         initializer_range=0.5, attn_implementation="eager",
     )  # fmt: skip
     model, documents = Gemma2ForCausalLM(config).eval(), texts([20, 31])
-    measured = held_out_perplexity(model, documents, context_length_tokens=32, end_of_text_id=END)
+    measured = held_out_perplexity(model, documents, HeldOutScoring(32), end_of_text_id=END)
     expected = sum(naive_nll(model, document.ids, 32) for document in documents)
     assert measured.nll_nats == pytest.approx(expected, rel=1e-5)
 
@@ -118,8 +118,8 @@ def test_training_mode_comes_back_module_by_module() -> None:
     model.train()
     model.model.layers[0].eval()
     documents = texts([30])
-    first = held_out_perplexity(model, documents, context_length_tokens=32, end_of_text_id=END)
-    assert first == held_out_perplexity(model, documents, context_length_tokens=32, end_of_text_id=END)
+    first = held_out_perplexity(model, documents, HeldOutScoring(32), end_of_text_id=END)
+    assert first == held_out_perplexity(model, documents, HeldOutScoring(32), end_of_text_id=END)
     assert model.training
     assert model.model.layers[1].self_attn.training
     assert not model.model.layers[0].self_attn.training
@@ -127,7 +127,7 @@ def test_training_mode_comes_back_module_by_module() -> None:
 
 def test_no_documents_is_an_input_error() -> None:
     with pytest.raises(InputError) as caught:
-        held_out_perplexity(llama(), [Text([], 0)], context_length_tokens=8, end_of_text_id=END)
+        held_out_perplexity(llama(), [Text([], 0)], HeldOutScoring(8), end_of_text_id=END)
     assert str(caught.value) == (
         "held-out text: no token to score; raise corpus.heldOut.fraction or give more text"
     )

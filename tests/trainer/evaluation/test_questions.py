@@ -45,7 +45,7 @@ def test_every_bad_line_is_named(tmp_path: Path) -> None:
         f"{path}:3: not an object; a line is {example}",
         f"{path}:4: 'question' is missing or empty; a line is {example}",
         f"{path}:5: 'choices' must be a list of at least two different texts, none empty",
-        f"{path}:6: 'answer' is 2; it must be one of the choices or its place, 0 to 1",
+        f"{path}:6: 'answer' is 2; it must be one of the choices or its index, 0 to 1",
         f"{path}: and 1 more bad lines",
     ]
 

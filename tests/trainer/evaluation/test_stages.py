@@ -189,7 +189,7 @@ def test_a_stop_ends_the_stage_between_batches(toy_work: Path, tmp_path: Path) -
     shutil.copytree(toy_work, work)
     with pytest.raises(StopRequested) as caught:
         baseline.run(config, context(work, "baseline", config, stop_at="base: task animals"))
-    assert str(caught.value) == "asked to stop while base: task animals; the next try measures again"
+    assert str(caught.value) == "stopped during base: task animals; the next run measures again"
     assert not (work / "stages").exists()
 
 

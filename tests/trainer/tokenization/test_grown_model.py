@@ -19,7 +19,7 @@ from dapt_contract.stages.prepare import PrepareConfig, PrepareReport, TextSourc
 from dapt_trainer.context import StageContext
 from dapt_trainer.data.packing.held_out import HALVES, read_held_out
 from dapt_trainer.errors import InputError
-from dapt_trainer.evaluation.perplexity import side_perplexity
+from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.modeling.lora import with_lora
 from dapt_trainer.modeling.model_folder import load_tokenizer
@@ -104,8 +104,7 @@ def test_held_out_text_is_in_the_tokens_of_the_weights_and_counted_in_the_base_m
         model,
         work,
         "domain",
-        context_length_tokens=32,
-        end_of_text_id=tokenizer.eos_token_id,
+        HeldOutScoring(32),
         tokenizer=tokenizer,
     )
     base = load_tokenizer(work)
@@ -259,8 +258,7 @@ def test_pretraining_trains_the_new_rows_and_its_checkpoints_hold_them(work: Pat
         merged,
         work,
         "domain",
-        context_length_tokens=32,
-        end_of_text_id=0,
+        HeldOutScoring(32),
         tokenizer=load_tokenizer(work, GROWN),
     )
     for half, value, told in (

@@ -1,1 +1,1 @@
-"""Measures of a model: perplexities, tasks, probes."""
+"""Measures models: perplexities, tasks and probes. It changes no model."""

@@ -1,8 +1,8 @@
-"""Custom tasks and probes: JSON lines, checked, never evaluated.
+"""Reads custom tasks and probes from JSON lines. A line is checked and never evaluated as code.
 
 A task's line is `{"question", "choices", "answer"}`, a probe's `{"prompt", "choices", "answer"}` or `{"prompt",
-"order"}`; `answer` is the place of the right choice, counted from 0, or the choice itself. From a task we write the
-harness' YAML ourselves; foreign YAML, templates and functions are never read.
+"order"}`; `answer` is the index of the right choice, from 0, or the choice itself. The harness' YAML of a task is
+written here; YAML, templates and functions of others are never read.
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from dapt_trainer.data.items.item_limits import spread
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.items import distinct_ids, item_id
 
-_SHOWN_PROBLEMS = 5
-_ORDER = '{"prompt": "...", "order": ["...", "..."]}'
+_MAX_SHOWN_PROBLEMS = 5
+_ORDER_EXAMPLE = '{"prompt": "...", "order": ["...", "..."]}'
 _Content = TypeVar("_Content")
 
 
 @dataclass(frozen=True)
 class Question:
-    """One multiple-choice item."""
+    """Holds one multiple-choice item."""
 
     id: str
     text: str
     choices: tuple[str, ...]
     answer: int
-    """Place of the right choice."""
+    """Index of the right choice."""
 
 
 @dataclass(frozen=True)
 class Ordering:
-    """One probe that puts continuations in order."""
+    """Holds one probe that puts continuations in order."""
 
     id: str
     text: str
@@ -44,66 +44,76 @@ class Ordering:
 
 
 def read_questions(path: Path, field: str, *, limit: int | None = None) -> tuple[Question, ...]:
-    """The questions of a task (`field` question); at most `limit` of them, evenly over the file.
+    """Read the questions of a task.
+
+    Args:
+        path: of its JSON lines.
+        field: of a line, which holds the question.
+        limit: at most so many, evenly over the file; None: all.
 
     Raises:
         InputError: the file is missing or empty, or a line is not a question; the first five bad lines are named.
     """
-    found = _read(path, lambda value: _question(value, field), _example(field))
-    ids = distinct_ids(item_id(question) for question in found)
-    questions = [Question(name, *question) for name, question in zip(ids, found, strict=True)]
-    return tuple(questions[place] for place in spread(len(questions), limit))
+    contents = _read(path, lambda value: _question(value, field), _question_example(field))
+    ids = distinct_ids(item_id(content) for content in contents)
+    questions = [Question(id_, *content) for id_, content in zip(ids, contents, strict=True)]
+    return tuple(questions[index] for index in spread(len(questions), limit))
 
 
 def read_probe_lines(path: Path, *, limit: int | None = None) -> tuple[Question | Ordering, ...]:
-    """The probes of a set, those that choose and those that order; at most `limit` of them, evenly over the file.
+    """Read the probes of a set, those that choose and those that order.
+
+    Args:
+        path: of its JSON lines.
+        limit: at most so many, evenly over the file; None: all.
 
     Raises:
         InputError: as `read_questions`.
     """
-    found = _read(path, _probe, f"{_example('prompt')} or {_ORDER}")
-    ids = distinct_ids(item_id(content) for content in found)
+    contents = _read(path, _probe, f"{_question_example('prompt')} or {_ORDER_EXAMPLE}")
+    ids = distinct_ids(item_id(content) for content in contents)
     probes = [
-        Ordering(name, *content) if len(content) == 2 else Question(name, *content)
-        for name, content in zip(ids, found, strict=True)
+        Ordering(id_, *content) if len(content) == 2 else Question(id_, *content)
+        for id_, content in zip(ids, contents, strict=True)
     ]
-    return tuple(probes[place] for place in spread(len(probes), limit))
+    return tuple(probes[index] for index in spread(len(probes), limit))
 
 
-def _read(path: Path, parse: Callable[[Any], _Content], example: str) -> list[_Content]:
+def _read(path: Path, parse: Callable[[object], _Content], example: str) -> list[_Content]:
+    """Parse each line of a file; `parse` raises ValueError for a bad one."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); run prepare again") from error
     problems: list[str] = []
-    found: list[_Content] = []
+    contents: list[_Content] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            found.append(parse(json.loads(line)))
+            contents.append(parse(json.loads(line)))
         except ValueError as error:
             problems.append(f"{path}:{number}: {error}")
     if problems:
-        more = len(problems) - _SHOWN_PROBLEMS
+        more = len(problems) - _MAX_SHOWN_PROBLEMS
         raise InputError(
-            *problems[:_SHOWN_PROBLEMS], *([f"{path}: and {more} more bad lines"] if more > 0 else [])
+            *problems[:_MAX_SHOWN_PROBLEMS], *([f"{path}: and {more} more bad lines"] if more > 0 else [])
         )
-    if not found:
+    if not contents:
         raise InputError(f"{path}: no question in it; a line is {example}")
-    return found
+    return contents
 
 
-def _example(field: str) -> str:
+def _question_example(field: str) -> str:
     return f'{{"{field}": "...", "choices": ["...", "..."], "answer": 0}}'
 
 
-def _probe(value: Any) -> tuple[str, tuple[str, ...], int] | tuple[str, tuple[str, ...]]:
+def _probe(value: object) -> tuple[str, tuple[str, ...], int] | tuple[str, tuple[str, ...]]:
     if not isinstance(value, dict) or "order" not in value:
         return _question(value, "prompt")
     text, order = value.get("prompt"), value["order"]
     if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"'prompt' is missing or empty; a line is {_ORDER}")
+        raise ValueError(f"'prompt' is missing or empty; a line is {_ORDER_EXAMPLE}")
     if (
         not isinstance(order, list)
         or len(order) < 2
@@ -114,12 +124,12 @@ def _probe(value: Any) -> tuple[str, tuple[str, ...], int] | tuple[str, tuple[st
     return text, tuple(order)
 
 
-def _question(value: Any, field: str) -> tuple[str, tuple[str, ...], int]:
+def _question(value: object, field: str) -> tuple[str, tuple[str, ...], int]:
     if not isinstance(value, dict):
-        raise ValueError(f"not an object; a line is {_example(field)}")
+        raise ValueError(f"not an object; a line is {_question_example(field)}")
     text, choices, answer = value.get(field), value.get("choices"), value.get("answer")
     if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"{field!r} is missing or empty; a line is {_example(field)}")
+        raise ValueError(f"{field!r} is missing or empty; a line is {_question_example(field)}")
     if (
         not isinstance(choices, list)
         or len(choices) < 2
@@ -131,7 +141,7 @@ def _question(value: Any, field: str) -> tuple[str, tuple[str, ...], int]:
         answer = choices.index(answer)
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
         raise ValueError(
-            f"'answer' is {answer!r}; it must be one of the choices or its place, 0 to {len(choices) - 1}"
+            f"'answer' is {answer!r}; it must be one of the choices or its index, 0 to {len(choices) - 1}"
         )
     return text, tuple(choices), answer
 
@@ -139,10 +149,10 @@ def _question(value: Any, field: str) -> tuple[str, tuple[str, ...], int]:
 def write_harness_task(folder: Path, name: str, questions: Sequence[Question], few_shot: int) -> None:
     """Write a task's questions and its YAML, which is JSON, so that no text can break out of it.
 
-    Few-shot examples come from the task itself, the asked question left out.
+    Few-shot examples are drawn from the task's other questions.
 
     Raises:
-        InputError: there are fewer questions than examples are wanted.
+        InputError: there are too few questions for the number of examples.
     """
     if few_shot >= len(questions):
         raise InputError(

@@ -1,16 +1,16 @@
-"""Tasks through lm-evaluation-harness' Python API, with our loaded model and our batches.
+"""Runs tasks through lm-evaluation-harness' Python API on a loaded model.
 
-The harness makes the prompts, picks the few-shot examples (the same for every model: its sampler is seeded anew for
-each task) and judges the answers. The log-likelihoods come from `scoring`, which computes a context that answers share
+The harness makes the prompts, picks the few-shot examples (the same for every model, because its sampler is seeded for
+each task) and grades the answers. The log-likelihoods come from `scoring`, which computes a context that answers share
 once and never holds the logits of a whole batch.
 
-The harness' own tasks come with the data that prepare stored (`harness_data`): no hub is asked, and a task is measured
-on exactly the items that decontamination looked for (`chosen`).
+The harness' own tasks read the data that prepare stored (`data.harness.data`): the hub is not contacted, and a task is
+measured on exactly the items that decontamination searched for.
 
-Which of a task's measures becomes its score: for a custom task `acc_bytes`, right when the right answer has the highest
-log-likelihood a UTF-8 byte, because the sum favours short answers and a count of tokens would change with the
-tokenizer; for the harness' own tasks the first of `acc_norm`, `acc`, `exact_match`, ... that the task has. A group is
-one score: the mean over all its items (mmlu), or over its tasks (legalbench), as the group itself says.
+The score of a custom task is `acc_bytes`: an item is right when the right answer has the highest log-likelihood a UTF-8
+byte, because the sum favours short answers and a count of tokens would change with the tokenizer. The score of a task
+that the harness ships is the first of `acc_norm`, `acc`, `exact_match`, ... that the task has. A group has one score,
+the mean over all its items (mmlu) or over its tasks (legalbench), as the group defines it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import lm_eval.tasks
@@ -31,46 +31,63 @@ from lm_eval.tasks import TaskManager
 from dapt_contract.layout import TASKS
 from dapt_contract.stages.common import TaskConfig
 from dapt_trainer.data.harness.data import TaskData, read_task_data, served
-from dapt_trainer.data.harness.snapshot import METRICS, by_size, chosen_documents
+from dapt_trainer.data.harness.snapshot import METRICS, LoadedTasks, chosen_documents, is_weighted_by_size
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.custom_tasks import read_questions, write_harness_task
 from dapt_trainer.evaluation.items import Item, distinct_ids
-from dapt_trainer.evaluation.scoring import Advance, Scorer, Tree, score_shared
+from dapt_trainer.evaluation.scoring import Advance, Scored, Scorer, Tree, score_shared
+
+if TYPE_CHECKING:
+    import torch
+    from lm_eval.api.instance import Instance
+    from transformers import PreTrainedTokenizerBase
 
 CUSTOM_METRIC = "acc_bytes"
 _BATCH_TOKENS = 4096
 
+Request = tuple[tuple[str, str], list[int], list[int]]
+"""One request of the harness: (texts, tokens of the context, tokens of the continuation)."""
+Sample = dict[str, Any]
+"""What the harness logs of one item; which metrics it has depends on the task."""
+
 
 class SharedContextModel(HFLM):  # type: ignore[misc]
-    """The harness' view of a loaded model; log-likelihoods are computed by `scoring`, over all ranks."""
+    """Presents a loaded model to the harness; `scoring` computes the log-likelihoods, over all ranks."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         with _quiet():
             super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=1, backend="causal")
         self._ranks = (rank, world_size)
         self._scorer = Scorer(model, pad_id=self.prefix_token_id)
         self.advance: Advance | None = None
 
-    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """As the harness has it, without a progress bar: the board shows progress."""
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """Return the harness' result without its progress bar: the stage shows progress."""
         return list(super().loglikelihood(requests, disable_tqdm=disable_tqdm))
 
-    def _loglikelihood_tokens(
-        self, requests: list[tuple[Any, list[int], list[int]]], **_: Any
-    ) -> list[tuple[float, bool]]:
-        """Log-likelihood and greediness of each (texts, context, continuation)."""
-        places: dict[tuple[int, ...], list[int]] = {}
+    def _loglikelihood_tokens(self, requests: list[Request], **_: object) -> list[tuple[float, bool]]:
+        """Return for each request the log-likelihood, and whether the continuation is the model's first choice."""
+        # 1. Put the continuations of the same context into one tree.
+        numbers_by_context: dict[tuple[int, ...], list[int]] = {}
         for number, (texts, context, continuation) in enumerate(requests):
             if not continuation:
                 raise InputError(f"the answer {texts[1]!r} has no token of its own; write it differently")
-            places.setdefault(tuple(context), []).append(number)
+            numbers_by_context.setdefault(tuple(context), []).append(number)
         trees = [
             Tree(
                 self._fitting(context, [requests[n][2] for n in numbers]),
                 tuple(requests[n][2] for n in numbers),
             )
-            for context, numbers in places.items()
+            for context, numbers in numbers_by_context.items()
         ]
+        # 2. Score this rank's share, and gather those of the others.
         rank, world_size = self._ranks
         share = score_shared(
             self._scorer,
@@ -81,19 +98,20 @@ class SharedContextModel(HFLM):  # type: ignore[misc]
             advance=self.advance,
         )
         if world_size > 1:
-            shares: list[Any] = [None] * world_size
+            shares: list[dict[int, list[Scored]]] = [{}] * world_size
             dist.all_gather_object(shares, share)
             share = {index: row for part in shares for index, row in part.items()}
+        # 3. Return the results in the order of the requests.
         results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        for index, numbers in enumerate(places.values()):
+        for index, numbers in enumerate(numbers_by_context.values()):
             for number, scored in zip(numbers, share[index], strict=True):
                 results[number] = (scored.log_likelihood_nats, scored.greedy)
         return results
 
     def _fitting(self, context: tuple[int, ...], continuations: Sequence[Sequence[int]]) -> tuple[int, ...]:
-        """The end of the context that leaves room for the longest answer, at least one token of it."""
-        room = self.max_length + 1 - max(len(tokens) for tokens in continuations)
-        return context[-max(1, room) :]
+        """Return the end of the context that fits together with the longest answer, at least one token of it."""
+        max_context = self.max_length + 1 - max(len(tokens) for tokens in continuations)
+        return context[-max(1, max_context) :]
 
 
 class TaskRunner:
@@ -105,26 +123,26 @@ class TaskRunner:
         """Check every task's file before any model is loaded.
 
         Args:
-            work: root of the work volume; custom tasks lie below tasks/, the data of the harness' own below harness/.
-            scratch: for the YAML that we write.
+            work: root of the work volume, with custom tasks below tasks/ and the data of the harness' below harness/.
+            scratch: for the YAML of custom tasks.
             tasks: to run, with unique names.
             limit: items a task; None: all.
             seed: of the few-shot examples.
 
         Raises:
-            InputError: every bad task file, and every task whose data is not there.
+            InputError: every bad task file, and every task whose data is missing.
         """
         self._work = work
         self._limit = limit
         self._seed = seed
-        self._own: dict[str, TaskData] = {}
+        self._harness_data: dict[str, TaskData] = {}
         folder = scratch / "harness-tasks"
         folder.mkdir(parents=True, exist_ok=True)
         problems: list[str] = []
         for task in tasks:
             try:
                 if task.source is None:
-                    self._own[task.name] = read_task_data(work, task.name)
+                    self._harness_data[task.name] = read_task_data(work, task.name)
                 else:
                     questions = read_questions(work / TASKS / f"{task.name}.jsonl", "question", limit=limit)
                     write_harness_task(folder, task.name, questions, task.few_shot)
@@ -136,27 +154,28 @@ class TaskRunner:
             self._custom = TaskManager(include_path=str(folder), include_defaults=False)
 
     def run(self, model: SharedContextModel, task: TaskConfig, advance: Advance | None = None) -> list[Item]:
-        """What the model did on each item of a task, in the task's order.
+        """Return the value of the model on each item of a task, in the task's order.
 
         Raises:
-            InputError: the task's data cannot be had here, or it has no score between 0 and 1.
+            InputError: the task's data is not available here, or it has no score between 0 and 1.
         """
         model.advance = advance
         try:
             with _quiet():
-                loaded = self._loaded(task.name)
-                chosen = chosen_documents(loaded, task.name, self._limit) if task.name in self._own else None
-                for leaf in loaded["tasks"].values():
-                    # A task that declares 0 means it: the harness never overrides that either.
-                    if leaf.get_config("num_fewshot") != 0:
-                        leaf.set_config(key="num_fewshot", value=task.few_shot)
-                    leaf.set_fewshot_seed(seed=self._seed)
-                if chosen is not None:  # to the harness an empty choice is all
-                    kept = {name: leaf for name, leaf in loaded["tasks"].items() if name in chosen}
-                    measured = {"tasks": kept, "groups": {}, "group_map": {}}
-                    results = evaluate(model, measured, samples=chosen, bootstrap_iters=0, log_samples=True)
-                else:
-                    results = evaluate(model, loaded, bootstrap_iters=0, log_samples=True)
+                loaded = self._load(task.name)
+                if task.name in self._harness_data:
+                    chosen = chosen_documents(loaded, task.name, self._limit)
+                    # Parts without a chosen item are left out: the harness takes an empty choice for all items.
+                    parts = {name: part for name, part in loaded["tasks"].items() if name in chosen}
+                    measured = {"tasks": parts, "groups": {}, "group_map": {}}
+                else:  # the limit was applied when the file was written
+                    chosen, measured = None, loaded
+                for part in loaded["tasks"].values():
+                    # A task that declares 0 examples means it: the harness never overrides that either.
+                    if part.get_config("num_fewshot") != 0:
+                        part.set_config(key="num_fewshot", value=task.few_shot)
+                    part.set_fewshot_seed(seed=self._seed)
+                results = evaluate(model, measured, samples=chosen, bootstrap_iters=0, log_samples=True)
         except (OSError, ValueError, KeyError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(
@@ -164,57 +183,67 @@ class TaskRunner:
                 "give it as a custom task with `source:`"
             ) from error
         samples = results["samples"]
-        weights = _weights(loaded, task.name, {name: len(rows) for name, rows in samples.items()})
+        weights = _item_weights(loaded, task.name, {name: len(rows) for name, rows in samples.items()})
         items = [
             item
             for name, rows in sorted(samples.items())
             for item in _items_of(task, "" if len(samples) == 1 else name, weights[name], rows)
         ]
         return [
-            item.model_copy(update={"id": name})
-            for item, name in zip(items, distinct_ids(item.id for item in items), strict=True)
+            item.model_copy(update={"id": id_})
+            for item, id_ in zip(items, distinct_ids(item.id for item in items), strict=True)
         ]
 
-    def _loaded(self, name: str) -> Any:
-        data = self._own.get(name)
-        if data is None:
-            return self._custom.load([name])
-        root = Path(lm_eval.tasks.__file__).parent
-        manager = TaskManager(
-            include_path=[str(root / folder) for folder in data.folders], include_defaults=False
-        )
-        with served(self._work, data):
-            return manager.load([name])
+    def _load(self, name: str) -> LoadedTasks:
+        data = self._harness_data.get(name)
+        manager = self._custom
+        served_data: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if data is not None:
+            root = Path(lm_eval.tasks.__file__).parent
+            # An index of these folders alone: that of all tasks takes seconds to build.
+            manager = TaskManager(
+                include_path=[str(root / folder) for folder in data.folders], include_defaults=False
+            )
+            served_data = served(self._work, data)
+        with served_data:
+            loaded: LoadedTasks = manager.load([name])
+        return loaded
 
 
-def _weights(loaded: Any, name: str, items: dict[str, int]) -> dict[str, float]:
-    """Of an item of each task, so that the weighted mean over all items is the group's score; 1 on average."""
-    if by_size(loaded, name):
-        return dict.fromkeys(items, 1.0)
-    total = sum(items.values())
-    return {task: total / (len(items) * count) for task, count in items.items()}
+def _item_weights(loaded: LoadedTasks, name: str, counts: dict[str, int]) -> dict[str, float]:
+    """Return the weight of an item of each task, 1 on average, so that the mean over all items is the group's score.
+
+    Args:
+        loaded: the group.
+        name: of the group.
+        counts: measured items of each task.
+    """
+    if is_weighted_by_size(loaded, name):
+        return dict.fromkeys(counts, 1.0)
+    total = sum(counts.values())
+    return {task: total / (len(counts) * count) for task, count in counts.items()}
 
 
-def _items_of(
-    task: TaskConfig, group: str, weight: float, samples: Sequence[dict[str, Any]]
-) -> Iterator[Item]:
-    wanted = (CUSTOM_METRIC,) if task.source is not None else METRICS
-    metric = next((name for name in wanted if name in samples[0] and 0 <= float(samples[0][name]) <= 1), None)
+def _items_of(task: TaskConfig, group: str, weight: float, samples: Sequence[Sample]) -> Iterator[Item]:
+    metrics = (CUSTOM_METRIC,) if task.source is not None else METRICS
+    first = samples[0]
+    metric = next((name for name in metrics if name in first and 0 <= float(first[name]) <= 1), None)
     if metric is None:
         raise InputError(
-            f"task {task.name}: none of its measures ({', '.join(samples[0]['metrics'])}) is a share of right answers; "
+            f"task {task.name}: none of its measures ({', '.join(first['metrics'])}) is a share of right answers; "
             f"dapt reads {', '.join(METRICS)}"
         )
     for sample in sorted(samples, key=lambda sample: int(sample["doc_id"])):
-        if sample["filter"] == samples[0]["filter"]:
-            name = sample["doc"].get("id") if task.source is not None else sample["doc_hash"][:16]
-            place = f"{group}/{name}" if group else f"{name}"
-            yield Item(task=task.name, id=place, value=float(sample[metric]), group=group, weight=weight)
+        # A task with several filters logs each item once for each of them.
+        if sample["filter"] == first["filter"]:
+            item_id = sample["doc"].get("id") if task.source is not None else sample["doc_hash"][:16]
+            id_ = f"{group}/{item_id}" if group else f"{item_id}"
+            yield Item(task=task.name, id=id_, value=float(sample[metric]), group=group, weight=weight)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Errors alone from the harness' log: it warns about passing a loaded model, which is what we want."""
+    """Let the harness log only errors while the block runs: it warns about a model that is loaded already."""
     logger = logging.getLogger("lm_eval")
     level, bars = logger.level, not datasets.are_progress_bars_disabled()
     logger.setLevel(logging.ERROR)

@@ -1,24 +1,25 @@
-"""Everything that is measured on one model, in one order, with one precision: perplexities, tasks, probes.
+"""Measures one model: perplexities, tasks and probes, always in the same order and precision.
 
-Precision: fp32 on CPU, bf16 on an accelerator, and the same for every model of an adaptation, so that differences are
-differences of models. Merged weights are rounded once, to that precision.
+The precision is fp32 on CPU and bf16 on an accelerator. It is the same for every model of an adaptation, so that
+differences are differences of models. Merged weights are rounded once, to that precision.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dapt_contract.measure import Measure, Score, Side
 from dapt_contract.stages.common import EvaluationConfig, ModelReference
-from dapt_trainer.context import StageContext, beating
-from dapt_trainer.data.packing.data_manifest import read_manifest
+from dapt_trainer.context import StageContext, keep_alive
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.harness import SharedContextModel, TaskRunner
 from dapt_trainer.evaluation.items import Item, score_of
-from dapt_trainer.evaluation.perplexity import side_perplexity
+from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
 from dapt_trainer.evaluation.probes import read_probes, run_probes
 from dapt_trainer.evaluation.stage_progress import Parts
 from dapt_trainer.modeling.compose import load_model
@@ -29,14 +30,14 @@ _SIDES: tuple[Side, Side] = ("domain", "general")
 
 @dataclass(frozen=True)
 class Measured:
-    """A model's measure and the items behind its scores."""
+    """Holds a model's measure and the items behind its scores."""
 
     measure: Measure
     items: tuple[Item, ...]
 
 
 class Bench:
-    """The checked tasks and probes of an evaluation, ready to measure one model after the other."""
+    """Measures one model after the other on the checked tasks and probes of an evaluation."""
 
     def __init__(
         self, config: EvaluationConfig, context: StageContext, ranks: Ranks, *, models: int = 1
@@ -47,7 +48,7 @@ class Bench:
             config: what to measure.
             context: of the stage.
             ranks: of the stage.
-            models: how many will be measured; for the progress.
+            models: number of models that will be measured, for the progress.
 
         Raises:
             InputError: all problems of all task and probe files and names.
@@ -55,6 +56,9 @@ class Bench:
         self._config = config
         self._context = context
         self._ranks = ranks
+        self._scoring = HeldOutScoring(
+            config.context_length_tokens, ranks.rank, ranks.world_size, context.progress
+        )
         problems: list[str] = []
         self._probes = []
         for probe in config.probes:
@@ -71,19 +75,19 @@ class Bench:
             problems.extend(error.problems)
         if problems:
             raise InputError(*problems)
-        each = len(_SIDES) + len(config.tasks) + len(config.probes)
+        parts_a_model = len(_SIDES) + len(config.tasks) + len(config.probes)
         any_rank = ranks.maximum if ranks.world_size > 1 else float
-        self._parts = Parts(context.progress, each * models, any_rank=any_rank)
+        self._parts = Parts(context.progress, parts_a_model * models, any_rank=any_rank)
 
-    def load(self, reference: ModelReference) -> tuple[Any, Any]:
-        """Model and tokenizer of a reference, on this rank's device, at the precision of evaluations.
+    def load(self, reference: ModelReference) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Load model and tokenizer of a reference, on this rank's device, at the precision of evaluations.
 
         Raises:
             InputError: as `load_model`.
         """
         self._context.progress.update(activity=f"loading {reference.weights}")
         on_cpu = self._ranks.device.type == "cpu"
-        with beating(self._context.progress):  # following a recipe is one long call
+        with keep_alive(self._context.progress):  # following a recipe is one long call
             model = load_model(
                 self._context.work,
                 reference,
@@ -93,7 +97,13 @@ class Bench:
         return model, load_tokenizer(self._context.work, reference.weights)
 
     def measure(
-        self, model: Any, tokenizer: Any, *, digest: str, name: str, base_items: Sequence[Item] | None
+        self,
+        model: torch.nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        digest: str,
+        name: str,
+        base_items: Sequence[Item] | None,
     ) -> Measured:
         """Measure one model.
 
@@ -101,12 +111,12 @@ class Bench:
             model: on its device.
             tokenizer: the model's.
             digest: of its weights.
-            name: for the progress: `base`, a candidate's id.
+            name: shown in the progress: `base`, or a candidate's id.
             base_items: of the base model, for paired differences; None when this is the base model.
 
         Raises:
             InputError: as `side_perplexity`, `TaskRunner.run`, `score_of`.
-            StopRequested: asked to stop.
+            StopRequested: SIGTERM was seen by any rank.
         """
         perplexities = {}
         for side in _SIDES:
@@ -114,13 +124,9 @@ class Bench:
                 model,
                 self._context.work,
                 side,
-                context_length_tokens=self._config.context_length_tokens,
-                end_of_text_id=read_manifest(self._context.work).end_of_text_id,
-                rank=self._ranks.rank,
-                world_size=self._ranks.world_size,
-                progress=self._context.progress,
-                advance=self._parts.begin(f"{name}: {side} held-out text"),
+                self._scoring,
                 tokenizer=tokenizer,
+                advance=self._parts.begin(f"{name}: {side} held-out text"),
             )
         self._context.progress.update(
             domain_perplexity=perplexities["domain"].both.perplexity,
@@ -132,15 +138,15 @@ class Bench:
             model, tokenizer, rank=self._ranks.rank, world_size=self._ranks.world_size
         )
         for task in self._config.tasks:
-            done = self._tasks.run(harness, task, self._parts.begin(f"{name}: task {task.name}"))
-            scores.append(score_of(task.name, task.side, "task", done, base_items))
-            items.extend(done)
-        for probe, questions in self._probes:
-            done = run_probes(
-                harness, probe.name, questions, self._parts.begin(f"{name}: probes {probe.name}")
+            task_items = self._tasks.run(harness, task, self._parts.begin(f"{name}: task {task.name}"))
+            scores.append(score_of(task.name, task.side, "task", task_items, base_items))
+            items.extend(task_items)
+        for probe, probes in self._probes:
+            probe_items = run_probes(
+                harness, probe.name, probes, self._parts.begin(f"{name}: probes {probe.name}")
             )
-            scores.append(score_of(probe.name, probe.side, "probe", done, base_items))
-            items.extend(done)
+            scores.append(score_of(probe.name, probe.side, "probe", probe_items, base_items))
+            items.extend(probe_items)
         measure = Measure(
             digest=digest,
             domain=perplexities["domain"],

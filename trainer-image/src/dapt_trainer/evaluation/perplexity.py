@@ -1,4 +1,4 @@
-"""Held-out perplexity: total negative log-likelihood over tokens and bytes of whole documents.
+"""Measures held-out perplexity: the negative log-likelihood of whole documents, over their tokens and bytes.
 
 perplexity = exp(sum of nll over all tokens / number of tokens); bits per byte = sum / (ln 2 x bytes) (Gao et al. 2020,
 "The Pile", section 3.1). The sums are returned, never a mean of means: documents count by their tokens.
@@ -14,34 +14,51 @@ another document; end-of-text itself is not scored, because a cut-off document h
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from dapt_contract.measure import Perplexity, Side, SidePerplexity
 from dapt_trainer.context import ProgressBoard
 from dapt_trainer.data.packing.data_manifest import read_manifest
 from dapt_trainer.data.packing.held_out import HALVES, HeldOutDocument, read_held_out
+from dapt_trainer.data.plain_tokenizer import plain_tokenizer
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.scoring import Advance, Scorer, Tree, score_shared
 
 BATCH_TOKENS = 4096
-"""Padded tokens of one forward pass; the logits are bounded apart from it."""
+"""Padded tokens of one forward pass; the logits have a bound of their own."""
 
 
 class ScoredDocument(Protocol):
-    """What perplexity needs of a held-out document."""
+    """Describes what perplexity reads of a held-out document."""
 
     @property
     def ids(self) -> Sequence[int]:
-        """Tokens of the model that is measured, without special tokens."""
+        """Return the tokens for the measured model, without special tokens."""
         ...
 
     @property
     def bytes(self) -> int:
-        """UTF-8 bytes of the text."""
+        """Return the UTF-8 bytes of the text."""
         ...
+
+
+@dataclass(frozen=True)
+class HeldOutScoring:
+    """Says how held-out text is scored, and which share of it this rank scores."""
+
+    context_length_tokens: int
+    """Longest context that a token is scored with."""
+    rank: int = 0
+    world_size: int = 1
+    """Number of ranks; with several, the process group must exist."""
+    progress: ProgressBoard | None = None
+    """Gets a heartbeat each batch."""
+    batch_tokens: int = BATCH_TOKENS
 
 
 def windows(ids: Sequence[int], context_length_tokens: int, end_of_text_id: int) -> list[Tree]:
@@ -54,30 +71,22 @@ def windows(ids: Sequence[int], context_length_tokens: int, end_of_text_id: int)
 
 
 def held_out_perplexity(
-    model: Any,
+    model: torch.nn.Module,
     documents: Sequence[ScoredDocument],
+    scoring: HeldOutScoring,
     *,
-    context_length_tokens: int,
     end_of_text_id: int,
-    batch_tokens: int = BATCH_TOKENS,
-    rank: int = 0,
-    world_size: int = 1,
-    progress: ProgressBoard | None = None,
     advance: Advance | None = None,
 ) -> Perplexity:
-    """Measure `model` on `documents`; every rank gets the sums over all ranks.
+    """Measure `model` on `documents` and return the sums over all ranks, on every rank.
 
-    The model's mode is restored. With several ranks each scores its share; the process group must exist.
+    The model's mode is restored. With several ranks each scores its share.
 
     Args:
-        model: causal language model, also wrapped; on its device.
+        model: causal language model, which may be wrapped; on its device.
         documents: the same list on every rank.
-        context_length_tokens: longest context that a token is scored with.
-        end_of_text_id: stands before each document; also the padding.
-        batch_tokens: padded tokens of one forward pass.
-        rank: this process.
-        world_size: number of processes.
-        progress: gets a heartbeat each batch.
+        scoring: how, and this rank's share.
+        end_of_text_id: token before each document; also the padding.
         advance: gets the share done after each batch.
 
     Raises:
@@ -86,34 +95,34 @@ def held_out_perplexity(
     trees = [
         tree
         for document in documents
-        for tree in windows(document.ids, context_length_tokens, end_of_text_id)
+        for tree in windows(document.ids, scoring.context_length_tokens, end_of_text_id)
     ]
     if not trees:
         raise InputError("held-out text: no token to score; raise corpus.heldOut.fraction or give more text")
 
-    def step(fraction: float) -> None:
-        if progress is not None:
-            progress.heartbeat()
+    def after_batch(fraction: float) -> None:
+        if scoring.progress is not None:
+            scoring.progress.heartbeat()
         if advance is not None:
             advance(fraction)
 
     results = score_shared(
         Scorer(model, pad_id=end_of_text_id),
         trees,
-        batch_tokens=batch_tokens,
-        rank=rank,
-        world_size=world_size,
-        advance=step,
+        batch_tokens=scoring.batch_tokens,
+        rank=scoring.rank,
+        world_size=scoring.world_size,
+        advance=after_batch,
     )
     total = -sum(row[0].log_likelihood_nats for row in results.values())
     return Perplexity(
-        nll_nats=_sum_over_ranks(total, world_size, model),
+        nll_nats=_sum_over_ranks(total, scoring.world_size, model),
         tokens=sum(len(document.ids) for document in documents),
         bytes=sum(document.bytes for document in documents),
     )
 
 
-def _sum_over_ranks(value: float, world_size: int, model: Any) -> float:
+def _sum_over_ranks(value: float, world_size: int, model: torch.nn.Module) -> float:
     if world_size == 1:
         return value
     device = next(model.parameters()).device
@@ -123,35 +132,32 @@ def _sum_over_ranks(value: float, world_size: int, model: Any) -> float:
 
 
 def side_perplexity(
-    model: Any,
+    model: torch.nn.Module,
     work: Path,
     side: Side,
+    scoring: HeldOutScoring,
     *,
-    context_length_tokens: int,
-    end_of_text_id: int,
-    tokenizer: Any,
-    batch_tokens: int = BATCH_TOKENS,
-    rank: int = 0,
-    world_size: int = 1,
-    progress: ProgressBoard | None = None,
+    tokenizer: PreTrainedTokenizerBase,
     advance: Advance | None = None,
 ) -> SidePerplexity:
-    """Both halves of one side's held-out text on the work volume. Arguments as `held_out_perplexity`.
+    """Measure both halves of one side's held-out text on the work volume.
 
-    Where the adaptation's tokenizer grew, the text is tokenized by `tokenizer`, the one that lies with the weights that
-    are scored, and the number of tokens is still that of the base model's tokenizer: perplexities of the base model and
-    of adapted ones divide by the same number.
-
-    Where the tokenizer begins every text with a token of its own, that stands before each document in the packed data,
-    and here too, instead of end-of-text.
+    Args:
+        model: as in `held_out_perplexity`.
+        work: root of the work volume.
+        side: of the corpus.
+        scoring: how, and this rank's share.
+        tokenizer: of the scored weights; used where the adaptation's tokenizer is extended.
+        advance: gets the share done after each batch.
 
     Raises:
         InputError: a half or the data manifest is missing, or a half is empty.
     """
     manifest = read_manifest(work)
-    begin_of_text_id = manifest.begin_of_text_id
-    tokenized = None if manifest.report.facts.tokenizer is None else tokenizer
-    before_id = end_of_text_id if begin_of_text_id is None else begin_of_text_id
+    is_extended = manifest.report.facts.tokenizer is not None
+    # A tokenizer that begins every text with a token of its own has that token before each document in the packed
+    # data, so it stands here too, instead of end-of-text.
+    first_id = manifest.end_of_text_id if manifest.begin_of_text_id is None else manifest.begin_of_text_id
     measured = []
     for number, half in enumerate(HALVES):
 
@@ -160,36 +166,30 @@ def side_perplexity(
                 advance((done + fraction) / 2)
 
         documents = read_held_out(work, side, half)
-        base_tokens = sum(len(document.ids) for document in documents)
-        measured.append(
-            held_out_perplexity(
-                model,
-                documents if tokenized is None else in_tokens_of(tokenized, documents),
-                context_length_tokens=context_length_tokens,
-                end_of_text_id=before_id,
-                batch_tokens=batch_tokens,
-                rank=rank,
-                world_size=world_size,
-                progress=progress,
-                advance=advance_half,
-            ).model_copy(update={"tokens": base_tokens})
+        perplexity = held_out_perplexity(
+            model,
+            in_tokens_of(tokenizer, documents) if is_extended else documents,
+            scoring,
+            end_of_text_id=first_id,
+            advance=advance_half,
         )
+        # Always the base tokenizer's count: perplexities of the base model and of adapted ones then divide by the
+        # same number.
+        base_tokens = sum(len(document.ids) for document in documents)
+        measured.append(perplexity.model_copy(update={"tokens": base_tokens}))
     return SidePerplexity(a=measured[0], b=measured[1])
 
 
-def in_tokens_of(tokenizer: Any, documents: Sequence[HeldOutDocument]) -> list[HeldOutDocument]:
-    """The same documents in another tokenizer's tokens; a text that spells a special token stays text, as in prepare.
+def in_tokens_of(
+    tokenizer: PreTrainedTokenizerBase, documents: Sequence[HeldOutDocument]
+) -> list[HeldOutDocument]:
+    """Return the same documents in another tokenizer's tokens; text that spells a special token stays text.
 
     Args:
         tokenizer: of transformers, with a fast backend.
         documents: with their texts.
     """
-    from tokenizers import Tokenizer
-
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_truncation()
-    backend.no_padding()
-    backend.encode_special_tokens = True
+    backend = plain_tokenizer(tokenizer.backend_tokenizer.to_str())
     encodings = backend.encode_batch_fast([document.text for document in documents], add_special_tokens=False)
     return [
         HeldOutDocument(encoding.ids, document.bytes, document.text)

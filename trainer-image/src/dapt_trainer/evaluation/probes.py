@@ -1,8 +1,8 @@
-"""Probes: what a model makes of the right answer against the others, or of an order.
+"""Scores probes by log-likelihoods: of the right answer against the others, or of continuations in an order.
 
 The value of a probe that chooses is the probability of the right answer when the model must give one of the choices,
 exp(l_right) / sum over choices of exp(l), with l the sum of the log-likelihoods of a choice's tokens after the prompt.
-It moves before the order of the choices does, so that a small gain shows.
+It changes before the order of the choices does, so that it shows a small gain.
 
 The value of a probe that orders is the share of pairs of its continuations that l puts in the right order; a tie counts
 half. It is (tau + 1) / 2 with Kendall's tau (Kendall 1938, "A New Measure of Rank Correlation"): 1 the right order, 0
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def read_probes(work: Path, probe: ProbeConfig, *, limit: int | None) -> tuple[Question | Ordering, ...]:
-    """The probes of a set.
+    """Read the probes of a set.
 
     Raises:
         InputError: as `read_probe_lines`.
@@ -42,14 +42,14 @@ def run_probes(
     probes: Sequence[Question | Ordering],
     advance: Advance | None = None,
 ) -> list[Item]:
-    """Each probe's value, in the set's order."""
+    """Return the value of each probe, in the set's order."""
     model.advance = advance
     requests = []
     for probe in probes:
         for continuation in _continuations(probe):
-            # A continuation begins with a word of its own, unless one of the two says how they join.
-            joined = probe.text[-1].isspace() or continuation[0].isspace()
-            answer = continuation if joined else f" {continuation}"
+            # A continuation begins with a word of its own, unless the texts already have the space between them.
+            has_space = probe.text[-1].isspace() or continuation[0].isspace()
+            answer = continuation if has_space else f" {continuation}"
             requests.append(((probe.text, answer), *model._encode_pair(probe.text, answer)))
     results = iter(model._loglikelihood_tokens(requests))
     items = []
@@ -66,7 +66,7 @@ def _value(probe: Question | Ordering, log_likelihoods: list[float]) -> float:
 
 
 def order_share(log_likelihoods: Sequence[float]) -> float:
-    """Share of pairs of which the earlier is the likelier; ties count half."""
+    """Return the share of pairs whose earlier member is the likelier; ties count half."""
     pairs = list(itertools.combinations(log_likelihoods, 2))
     return sum(0.5 if first == second else float(first > second) for first, second in pairs) / len(pairs)
 
@@ -76,7 +76,7 @@ def _continuations(probe: Question | Ordering) -> tuple[str, ...]:
 
 
 def probability(log_likelihoods: list[float], answer: int) -> float:
-    """exp(l_answer) / sum of exp(l), without overflow."""
+    """Return exp(l_answer) / sum of exp(l), computed without overflow."""
     highest = max(log_likelihoods)
     return math.exp(log_likelihoods[answer] - highest) / math.fsum(
         math.exp(value - highest) for value in log_likelihoods

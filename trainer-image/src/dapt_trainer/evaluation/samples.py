@@ -1,11 +1,11 @@
-"""What each model answers to a few prompts, for people to read. Nothing is decided by it."""
+"""Generates each model's answers to a few prompts, for people to read. No decision depends on them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dapt_contract.layout import PROBES, TASKS
 from dapt_contract.stages.common import EvaluationConfig
@@ -15,12 +15,21 @@ from dapt_trainer.evaluation.custom_tasks import read_questions
 from dapt_trainer.evaluation.scoring import evaluating
 
 _BEGINNING_TOKENS = 32
-_LONGEST_PROMPT_TOKENS = 512
+_MAX_PROMPT_TOKENS = 512
 
 
-def sample_prompts(work: Path, config: EvaluationConfig, tokenizer: Any, count: int) -> list[str]:
-    """Prompts about the domain that no model was trained on: questions of custom domain tasks, then domain probes, then
-    beginnings of held-out domain documents.
+def sample_prompts(
+    work: Path, config: EvaluationConfig, tokenizer: PreTrainedTokenizerBase, count: int
+) -> list[str]:
+    """Return prompts about the domain that no model was trained on.
+
+    They are questions of custom domain tasks, then domain probes, then beginnings of held-out domain documents.
+
+    Args:
+        work: root of the work volume.
+        config: says which tasks and probes there are.
+        tokenizer: of the base model.
+        count: how many prompts at most.
     """
     sets: list[list[str]] = []
     for task in config.tasks:
@@ -41,19 +50,21 @@ def _texts(path: Path, field: str, count: int) -> list[str]:
         return []
 
 
-def answers(model: Any, tokenizer: Any, prompts: list[str], *, new_tokens: int) -> list[str]:
-    """Greedy answers, one prompt at a time; through the chat template where the tokenizer has one.
+def answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], *, new_tokens: int
+) -> list[str]:
+    """Return greedy answers to the prompts, through the chat template where the tokenizer has one.
 
     Args:
         model: on its device.
         tokenizer: the model's.
         prompts: plain text.
-        new_tokens: at most that many are generated.
+        new_tokens: largest number of tokens to generate for each.
     """
     texts = []
     with evaluating(model):
         for prompt in prompts:
-            ids = _prompt_ids(tokenizer, prompt)[-_LONGEST_PROMPT_TOKENS:]
+            ids = _prompt_ids(tokenizer, prompt)[-_MAX_PROMPT_TOKENS:]
             ids_1l = torch.tensor([ids], device=next(model.parameters()).device)
             output_1l = model.generate(
                 ids_1l,
@@ -72,7 +83,7 @@ def answers(model: Any, tokenizer: Any, prompts: list[str], *, new_tokens: int) 
     return texts
 
 
-def _prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
+def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     if getattr(tokenizer, "chat_template", None):
         turn = [{"role": "user", "content": prompt}]
         text = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)

@@ -1,16 +1,16 @@
-"""Log-likelihoods of continuations under a causal language model: the one engine behind every measure.
+"""Computes log-likelihoods of continuations under a causal language model, for every measure.
 
 A request is a `Tree`: a context and one or more continuations of it. The tokens of a tree lie in one row, context first
-and continuations behind it; a continuation sees the context and itself, never its neighbours, and its positions count
-on from the context's end. So a context shared by four answers is computed once, and the result is that of four separate
-rows. Models for which that is not so (no mask of ours, positions not from `position_ids`) are found by one
-comparison and get one row a continuation.
+and continuations after it; a continuation attends to the context and itself, never to its neighbours, and its positions
+continue after the context's end. So a context that four answers share is computed once, and the result is that of four
+separate rows. One comparison finds the models for which that does not hold (they ignore the mask, or do not read
+`position_ids`); they get one row for each continuation.
 
-Padding is on the right: under causal attention no token sees what is behind it, so padding changes nothing.
+Padding is on the right: under causal attention no token attends to a later one, so padding changes nothing.
 
-Logits are bounded: the output head is given only the positions that are scored, a few hundred at a time. A hook takes
-the head's input out of the model's own forward pass; where the model does something to its logits after the head
-(soft-capping, scaling) the hook's probe shows it and the whole logits of the forward pass are used.
+The memory of logits is bounded: the output head computes only the positions that are scored, a few hundred at a time. A
+hook takes the head's input out of the model's own forward pass; where the model changes its logits after the head
+(soft-capping, scaling), a comparison shows it and the whole logits of the forward pass are used.
 
 Shape suffixes: B rows, L padded length, H hidden size, N scored positions, V vocabulary.
 """
@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -32,23 +31,26 @@ _COPIES = 3
 _SHARING_TOLERANCE_NATS = 1e-2
 """Sums over a continuation agree far better in fp32 (1e-5); bf16 rounds differently in another order."""
 
+ModelInputs = dict[str, torch.Tensor | bool]
+"""Arguments of a model's forward pass."""
+
 
 @dataclass(frozen=True)
 class Tree:
-    """A context of at least one token, and continuations of at least one token each."""
+    """Holds a context of at least one token, and continuations of at least one token each."""
 
     context: Sequence[int]
     continuations: tuple[Sequence[int], ...]
 
     @property
     def length(self) -> int:
-        """Tokens of its row; a continuation's last token is predicted, never read."""
+        """Return the tokens of its row; a continuation's last token is predicted, never read."""
         return len(self.context) + sum(len(tokens) - 1 for tokens in self.continuations)
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One continuation's result."""
+    """Holds the result of one continuation."""
 
     log_likelihood_nats: float
     """Sum over its tokens."""
@@ -57,7 +59,7 @@ class Scored:
 
 
 def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Indices sorted by length, longest first, cut so that rows x longest row stays within `batch_tokens`.
+    """Return batches of indices, sorted by length, longest first; rows x longest row stays within `batch_tokens`.
 
     A row longer than that is a batch of its own.
     """
@@ -71,8 +73,8 @@ def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[in
 
 
 @contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Evaluation mode without gradients; the mode of every module is as before afterwards."""
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Put the model into evaluation mode without gradients while the block runs, and restore every module's mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -86,22 +88,23 @@ def evaluating(model: Any) -> Iterator[None]:
 class Scorer:
     """Scores batches of trees with one model. Use it inside `evaluating(model)`."""
 
-    def __init__(self, model: Any, *, pad_id: int, logits_bytes: int = LOGITS_BYTES) -> None:
+    def __init__(self, model: torch.nn.Module, *, pad_id: int, logits_bytes: int = LOGITS_BYTES) -> None:
         self.model = model
         self._core = unwrapped(model)
         self.pad_id = pad_id
         self._logits_bytes = logits_bytes
-        self._shares_contexts: bool | None = None
-        # Weights that are spread over the ranks are gathered by the model's own forward pass alone, and by all at once.
-        self._plain_head = not is_sharded(model)
+        self._can_share_contexts: bool | None = None
+        # Weights that are spread over the ranks are gathered by the model's own forward pass, on all ranks at once:
+        # the head cannot be called by itself.
+        self._can_call_head = not is_sharded(model)
 
     def score(self, trees: Sequence[Tree]) -> list[list[Scored]]:
-        """One list a tree with one result a continuation, in order."""
+        """Return one list for each tree with one result for each continuation, in order."""
         if all(len(tree.continuations) == 1 for tree in trees):
             return self._score_rows(trees)
-        if self._shares_contexts is None:
-            self._shares_contexts = self._sharing_is_exact(trees)
-        if self._shares_contexts:
+        if self._can_share_contexts is None:
+            self._can_share_contexts = self._is_sharing_exact(trees)
+        if self._can_share_contexts:
             return self._score_rows(trees)
         return self._score_separately(trees)
 
@@ -115,21 +118,22 @@ class Scorer:
         in_order = iter(results[index] for index in range(len(single)))
         return [[next(in_order) for _ in tree.continuations] for tree in trees]
 
-    def _sharing_is_exact(self, trees: Sequence[Tree]) -> bool:
+    def _is_sharing_exact(self, trees: Sequence[Tree]) -> bool:
+        """Return whether the shortest of the trees has the same result in one row and in separate rows."""
         implementation = getattr(getattr(self._core, "config", None), "_attn_implementation", None)
         if implementation not in ("sdpa", "eager"):
-            return False  # other kernels take no mask of ours
+            return False  # other kernels accept no mask of this form
         several = [tree for tree in trees if len(tree.continuations) > 1]
-        probed = [min(several, key=lambda tree: tree.length)]
+        probe = [min(several, key=lambda tree: tree.length)]
         try:
-            shared = self._score_rows(probed)
+            shared = self._score_rows(probe)
         except (TypeError, ValueError, RuntimeError):
-            return False
-        separate = self._score_separately(probed)
+            return False  # the model accepts no mask or positions
+        separate = self._score_separately(probe)
         return all(
-            abs(one.log_likelihood_nats - other.log_likelihood_nats) <= _SHARING_TOLERANCE_NATS
-            for row, row_separate in zip(shared, separate, strict=True)
-            for one, other in zip(row, row_separate, strict=True)
+            abs(in_shared.log_likelihood_nats - in_own.log_likelihood_nats) <= _SHARING_TOLERANCE_NATS
+            for shared_row, own_rows in zip(shared, separate, strict=True)
+            for in_shared, in_own in zip(shared_row, own_rows, strict=True)
         )
 
     def _score_rows(self, trees: Sequence[Tree]) -> list[list[Scored]]:
@@ -148,26 +152,27 @@ class Scorer:
         return results
 
     def _losses(self, layout: _Layout, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Negative log-likelihood [N] in float64 and whether the target is the first choice [N]."""
+        """Return negative log-likelihoods [N] in float64, and whether each target is the first choice [N]."""
         rows_n, columns_n = layout.rows_n.to(device), layout.columns_n.to(device)
         targets_n = layout.targets_n.to(device)
         inputs = layout.inputs(device, next(self._core.parameters()).dtype)
-        head = self._core.get_output_embeddings() if self._plain_head else None
+        head = self._core.get_output_embeddings() if self._can_call_head else None
         if head is not None:
-            hidden_blh, exact = _hidden_before(head, self.model, inputs)
-            if exact:
+            hidden_blh, is_exact = _hidden_before(head, self.model, inputs)
+            if is_exact:
                 hidden_nh = hidden_blh[rows_n, columns_n]
                 del hidden_blh
                 return self._in_chunks(lambda part: head(hidden_nh[part]), targets_n, head.weight.shape[0])
-            self._plain_head = False
+            self._can_call_head = False
         logits_blv = self.model(**inputs).logits
         return self._in_chunks(
             lambda part: logits_blv[rows_n[part], columns_n[part]], targets_n, logits_blv.shape[-1]
         )
 
     def _in_chunks(
-        self, logits_of: Any, targets_n: torch.Tensor, vocabulary: int
+        self, logits_of: Callable[[slice], torch.Tensor], targets_n: torch.Tensor, vocabulary: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute the losses a few hundred positions at a time; `logits_of` returns the logits [n, V] of a slice."""
         size = max(1, self._logits_bytes // (4 * vocabulary * _COPIES))
         losses, firsts = [], []
         for start in range(0, len(targets_n), size):
@@ -181,7 +186,7 @@ class Scorer:
 
 
 Advance = Callable[[float], None]
-"""Gets the share of the work that is done, 0 to 1, after each batch."""
+"""Is called with the share of the work that is done, 0 to 1, after each batch."""
 
 
 def score_shared(
@@ -193,34 +198,44 @@ def score_shared(
     world_size: int = 1,
     advance: Advance | None = None,
 ) -> dict[int, list[Scored]]:
-    """Score this rank's share of the trees: results by the tree's index.
+    """Score this rank's share of the trees and return the results by the tree's index.
 
-    Every rank makes the same number of forward passes (a one-token row where it has no batch left), so that sharded
-    models work too. Few trees are spread over all ranks rather than filling the first one's batch.
+    Args:
+        scorer: of the model.
+        trees: the same on every rank.
+        batch_tokens: padded tokens of one forward pass.
+        rank: this process.
+        world_size: number of processes.
+        advance: called after each batch.
     """
     lengths = [tree.length for tree in trees]
+    # Few trees are spread over all ranks, not put into one full batch of the first rank.
     batches = batches_by_length(lengths, min(batch_tokens, max(1, sum(lengths) // world_size)))
     rounds = -(-len(batches) // world_size)
     results: dict[int, list[Scored]] = {}
     with evaluating(scorer.model):
         for number in range(rounds):
-            share = number * world_size + rank
-            if share < len(batches):
-                batch = batches[share]
+            batch_number = number * world_size + rank
+            if batch_number < len(batches):
+                batch = batches[batch_number]
                 results |= zip(batch, scorer.score([trees[index] for index in batch]), strict=True)
             else:
+                # A forward pass of a sharded model needs all ranks, also those with no batch left.
                 scorer.score([Tree((scorer.pad_id,), ((scorer.pad_id,),))])
             if advance is not None:
                 advance((number + 1) / rounds)
     return results
 
 
-def _hidden_before(head: Any, model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, bool]:
-    """What the forward pass gives its output head [B, L, H], and whether the head's output is the logits."""
+def _hidden_before(
+    head: torch.nn.Linear, model: torch.nn.Module, inputs: ModelInputs
+) -> tuple[torch.Tensor, bool]:
+    """Return the input of the output head in a forward pass [B, L, H], and whether the head's output is the logits."""
     captured: list[torch.Tensor] = []
 
-    def take(_module: Any, arguments: tuple[Any, ...]) -> tuple[torch.Tensor]:
+    def take(_module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
         captured.append(arguments[0])
+        # One position is enough for the comparison below, and the logits of all would not fit into the bound.
         return (arguments[0][:1, -1:],)
 
     hook = head.register_forward_pre_hook(take)
@@ -230,12 +245,12 @@ def _hidden_before(head: Any, model: Any, inputs: dict[str, torch.Tensor]) -> tu
         hook.remove()
     hidden_blh = captured[0]
     plain_11v = head(hidden_blh[:1, -1:])
-    # All zero tells nothing: scaling and soft-capping leave it alone.
+    # Logits that are all zero prove nothing: scaling and soft-capping do not change them.
     return hidden_blh, torch.equal(probe_11v, plain_11v) and bool(plain_11v.any() or not head.weight.any())
 
 
 class _Layout:
-    """Where the tokens of a batch of trees lie, and which position predicts which target."""
+    """Lays out the tokens of a batch of trees in rows, and records which position predicts which target."""
 
     def __init__(self, trees: Sequence[Tree], pad_id: int) -> None:
         longest = max(tree.length for tree in trees)
@@ -266,9 +281,10 @@ class _Layout:
         self._positions_bl[row, start:stop] = torch.arange(position, position + len(tokens))
         self._segments_bl[row, start:stop] = segment
 
-    def inputs(self, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-        """Arguments of the forward pass: a mask and positions only where rows hold several continuations."""
-        inputs: dict[str, Any] = {"input_ids": self._tokens_bl.to(device), "use_cache": False}
+    def inputs(self, device: torch.device, dtype: torch.dtype) -> ModelInputs:
+        """Return the arguments of the forward pass, with mask and positions where rows hold several continuations."""
+        inputs: ModelInputs = {"input_ids": self._tokens_bl.to(device), "use_cache": False}
+        # Causal attention is all that rows of one continuation need.
         if self._plain:
             return inputs
         segments_bl = self._segments_bl

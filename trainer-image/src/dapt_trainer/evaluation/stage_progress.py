@@ -1,4 +1,4 @@
-"""Progress of a stage that does several things one after the other, and the one place where it may be stopped."""
+"""Shows the progress of a stage that measures several parts one after the other, and stops it when requested."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dapt_trainer.evaluation.scoring import Advance
 
 
 class Parts:
-    """Turns the share done of each part into the share done of all, with an estimate of the time left."""
+    """Computes from the share done of each part the share done of all, and estimates the time left."""
 
     def __init__(
         self,
@@ -23,9 +23,9 @@ class Parts:
     ) -> None:
         """Args:
         board: gets the readings.
-        count: parts, taken as equally long.
-        any_rank: the maximum of a number over all ranks; called as often on each of them.
-        clock: seconds.
+        count: number of parts, which are assumed to take equally long.
+        any_rank: returns the maximum of a number over all ranks; a collective, so all ranks call it equally often.
+        clock: returns seconds.
         """
         self._board = board
         self._count = count
@@ -35,10 +35,10 @@ class Parts:
         self._done = 0
 
     def begin(self, activity: str) -> Advance:
-        """Start the next part; what it returns gets the share done of that part.
+        """Start the next part and return the function that takes the share done of that part.
 
         Raises:
-            StopRequested: from the returned function, when any rank was asked to stop.
+            StopRequested: from the returned function, when any rank received SIGTERM.
         """
         before = self._done
         self._done += 1
@@ -46,7 +46,7 @@ class Parts:
 
         def advance(fraction: float) -> None:
             if self._any_rank(float(self._board.stop_requested())):
-                raise StopRequested(f"asked to stop while {activity}; the next try measures again")
+                raise StopRequested(f"stopped during {activity}; the next run measures again")
             overall = min(1.0, (before + fraction) / self._count)
             elapsed = self._clock() - self._started
             self._board.update(

@@ -1,1 +1,1 @@
-"""What publish writes: card, manifest, destinations."""
+"""Writes the published model: its card, its manifest, and the files at the destination."""

@@ -1,4 +1,4 @@
-"""The model card: YAML front matter and Markdown, from facts alone. What was not measured is not said."""
+"""Writes the model card, YAML front matter and Markdown, from facts alone: it claims nothing that was not measured."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dapt_contract.version import PRODUCT_VERSION
 
 
 def model_card(config: PublishConfig) -> str:
-    """README.md of the published model."""
+    """Return the README.md of the published model."""
     facts = config.card
     parts = [
         _front_matter(facts),
@@ -29,9 +29,9 @@ def model_card(config: PublishConfig) -> str:
 
 
 def _front_matter(facts: CardFacts) -> str:
-    """JSON strings are YAML strings: no value of a user's can break out of the front matter."""
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
     if (base := _hub_name(facts.base_model)) is not None:
+        # A JSON string is a YAML string, so no value that a user wrote can break out of the front matter.
         lines.append(f"base_model: {json.dumps(base)}")
     lines += ["tags:", "- domain-adaptation", "- continued-pretraining"]
     if facts.fine_tuned:
@@ -42,7 +42,7 @@ def _front_matter(facts: CardFacts) -> str:
 
 
 def _hub_name(base_model: str) -> str | None:
-    """`org/name` of an hf:// source; None for others, which the hub could not resolve."""
+    """Return `org/name` of an hf:// source; None for other sources, which the hub cannot resolve."""
     if not base_model.startswith("hf://"):
         return None
     return base_model.removeprefix("hf://").partition("@")[0]
@@ -80,11 +80,10 @@ def _perplexities(facts: CardFacts) -> str:
         lines.append(
             f"| {side} bits per byte | " + " | ".join(f"{value.bits_per_byte:.4f}" for value in both) + " |"
         )
-    tokens = {side: getattr(facts.base, side).both.tokens for side in ("domain", "general")}
     lines.append("")
     lines.append(
-        f"Held out of training: {tokens['domain']:,} domain and {tokens['general']:,} general tokens, counted with the "
-        "base model's tokenizer."
+        f"Held out of training: {facts.base.domain.both.tokens:,} domain and {facts.base.general.both.tokens:,} "
+        "general tokens, counted with the base model's tokenizer."
     )
     return "\n".join(lines)
 
@@ -99,9 +98,9 @@ def _scores(facts: CardFacts) -> str:
         "| --- | --- | ---: |" + " ---: |" * len(columns),
     ]
     for side, kind, name in names:
-        found = [_find(measure, side, kind, name) for _, measure in columns]
-        items = next(score.items for score in found if score is not None)
-        lines.append(f"| {name} ({kind}) | {side} | {items} | " + " | ".join(map(_cell, found)) + " |")
+        scores = [_find(measure, side, kind, name) for _, measure in columns]
+        items = next(score.items for score in scores if score is not None)
+        lines.append(f"| {name} ({kind}) | {side} | {items} | " + " | ".join(map(_cell, scores)) + " |")
     lines.append("")
     lines.append("Share of right answers, with its standard error.")
     return "\n".join(lines)

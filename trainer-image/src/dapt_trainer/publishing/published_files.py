@@ -1,48 +1,33 @@
-"""`dapt.json` at the destination: which run wrote the model, and every file of it."""
+"""Defines `dapt.json` at the destination: which run wrote the model, and the list of its files."""
 
 from __future__ import annotations
 
 from dapt_contract.base import Contract
-from dapt_contract.envelope import Envelope
-from dapt_contract.version import PRODUCT_VERSION
+from dapt_contract.checkpoint import FileEntry
+from dapt_contract.envelope import Envelope, envelope_bytes
 
 MANIFEST = "dapt.json"
 MODEL_SCHEMA = "dapt.model"
 
 
-class PublishedFile(Contract):
-    """One file of the model."""
-
-    path: str
-    size_bytes: int
-    sha256: str
-
-
 class ModelManifest(Contract):
-    """Written last."""
+    """Describes a published model. It is written last."""
 
     run_digest: str
     adaptation: str
     candidate: str
     digest: str
     """`sha256:` over names and digests of all files."""
-    files: tuple[PublishedFile, ...]
+    files: tuple[FileEntry, ...]
 
 
 def manifest_bytes(manifest: ModelManifest) -> bytes:
-    """The manifest in its envelope, ready to be written."""
-    envelope = Envelope(
-        schema_name=MODEL_SCHEMA,
-        version=1,
-        producer=f"dapt {PRODUCT_VERSION}",
-        run_key="",
-        body=manifest.model_dump(mode="json"),
-    )
-    return (envelope.model_dump_json(indent=1) + "\n").encode()
+    """Return the content of the manifest's file."""
+    return envelope_bytes(MODEL_SCHEMA, manifest)
 
 
 def run_digest_of(content: bytes) -> str:
-    """The run digest in a manifest's bytes.
+    """Return the run digest in the content of a manifest.
 
     Raises:
         ValueError: not a manifest.
