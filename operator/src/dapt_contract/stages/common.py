@@ -20,6 +20,8 @@ Offload = Literal["none", "optimizer", "all"]
 
 MAX_CHECKPOINTS: Final = 50
 """Checkpoints of one attempt at most."""
+MAX_ATTEMPTS: Final = 16
+"""Attempts of pretraining at most; the API allows fewer rollbacks."""
 LIVE_PARAMETERS: Final = 500_000_000
 """Gathered weights that ZeRO 3 keeps at a time, in elements: DeepSpeed's bound, which the memory estimate counts."""
 
@@ -61,6 +63,10 @@ class ModelReference(Contract):
     def interpolated(self, share: float) -> ModelReference:
         """Return the model that lies the share `share` of the way from the origin to this one."""
         return self.model_copy(update={"interpolation": share})
+
+    def with_tuned(self, adapter: str) -> ModelReference:
+        """Return this model with one more adapter, which is merged last."""
+        return self.model_copy(update={"tuned": (*self.tuned, adapter)})
 
     @property
     def is_plain(self) -> bool:

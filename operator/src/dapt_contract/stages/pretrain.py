@@ -8,7 +8,7 @@ from typing import Final, Literal
 from pydantic import Field
 
 from dapt_contract.base import Contract, Row
-from dapt_contract.stages.common import MAX_CHECKPOINTS, TrainingConfig
+from dapt_contract.stages.common import MAX_ATTEMPTS, MAX_CHECKPOINTS, TrainingConfig
 from dapt_contract.stop_rule import StopRule
 
 KEPT_OPTIMIZER_STATES: Final = 2
@@ -57,7 +57,7 @@ class PretrainConfig(TrainingConfig):
     """Pretraining's share of the GPU-hour limit as a time; reaching it ends the stage without an error."""
     keep_optimizer_states: int = KEPT_OPTIMIZER_STATES
     regularization: RegularizationConfig | None = None
-    earlier_phases: tuple[MixturePhase, ...] = Field(default=(), max_length=16)
+    earlier_phases: tuple[MixturePhase, ...] = Field(default=(), max_length=MAX_ATTEMPTS)
     """What earlier attempts read up to the checkpoint that this one starts from, oldest first."""
 
 

@@ -14,11 +14,11 @@ from typing import Annotated, Final, Self, TypeVar
 from pydantic import ConfigDict, Field
 
 from dapt_contract.base import Contract
-from dapt_operator.api.v1alpha1.base import Digest, Integer, LeanBase, Time
-from dapt_operator.api.v1alpha1.run_record import RunRecord, ShortText, StageKey
+from dapt_contract.stages.common import MAX_ATTEMPTS
+from dapt_operator.api.v1alpha1.base import Digest, Integer, LeanBase, Message, ShortText, Text, Time
+from dapt_operator.api.v1alpha1.run_record import RunRecord, StageKey
 
 MAX_RECORDS = 40
-MAX_ATTEMPTS = 16
 MAX_MEASURES = 100
 MAX_CLOSED = 800
 _CACHED_TABLES: Final = 16
@@ -53,7 +53,7 @@ class AttemptRecord(LeanBase):
     """Candidate that it starts from; absent: the base model."""
     phases: Annotated[tuple[PhaseRecord, ...], Field(strict=False, max_length=MAX_ATTEMPTS)] = ()
     """What was read on the way to that candidate, oldest first."""
-    reason: Annotated[str, Field(max_length=1024)] = ""
+    reason: Text = ""
     """Why the attempt before it was given up."""
     time: Time | None = None
     """When it was decided."""
@@ -68,7 +68,7 @@ class MeasureRecord(LeanBase):
     """Id of the candidate."""
     expects: ShortText | None = None
     """Digest of the weights that the evaluation was to score."""
-    text: Annotated[str, Field(max_length=4096)]
+    text: Message
     """Digest, losses and scores as JSON, without what the base model's measure has too."""
 
 

@@ -16,9 +16,7 @@ from dapt_contract.base import Contract
 from dapt_contract.failure import Cause
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stages import KINDS
-from dapt_operator.api.v1alpha1.base import Digest, FreeForm, Integer, LeanBase, Time
-
-ShortText = Annotated[str, Field(max_length=253)]
+from dapt_operator.api.v1alpha1.base import Digest, FreeForm, Integer, LeanBase, Message, ShortText, Time
 
 
 class StageKey(NamedTuple):
@@ -101,7 +99,7 @@ class RunRecord(LeanBase):
     """Why the newest run failed."""
     exit_code: Integer | None = None
     """Exit code that decided."""
-    message: Annotated[str, Field(max_length=4096)] = ""
+    message: Message = ""
     """Message that the newest run reported."""
     config_digest: Digest = ""
     """Digest of the configuration of the newest run."""

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
+from dapt_contract.stages.common import MAX_ATTEMPTS
 from dapt_operator.api.v1alpha1.base import Digest, Integer, LeanBase, Message, ShortText, Text, Time
 from dapt_operator.api.v1alpha1.ledger import Ledger
 
@@ -323,7 +324,7 @@ class DomainAdaptationStatus(StatusBase):
     """Candidates with their measurements."""
     selected: SelectedStatus | None = None
     """The chosen candidate."""
-    attempts: Annotated[tuple[AttemptStatus, ...], Field(strict=False, max_length=16)] = ()
+    attempts: Annotated[tuple[AttemptStatus, ...], Field(strict=False, max_length=MAX_ATTEMPTS)] = ()
     """Attempts of pretraining, in their order."""
     usage: Usage | None = None
     """What the adaptation has cost so far."""
