@@ -8,19 +8,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from dapt_contract.version import PRODUCT_VERSION
-from dapt_operator.report import attempts, tables
-from dapt_operator.report.charts import (
-    Chart,
-    GateLines,
-    PerplexityPoint,
-    loss_chart,
-    perplexity_chart,
-    score_chart,
-    source_chart,
-    time_chart,
-)
+from dapt_operator.report import attempts, measurements, run_facts, summary
+from dapt_operator.report.charts import Chart, GateLines, score_chart, source_chart, time_chart
 from dapt_operator.report.inputs import ReportInputs
 from dapt_operator.report.tradeoff_charts import attempts_chart, tradeoff_chart
+from dapt_operator.report.training_charts import PerplexityPoint, loss_chart, perplexity_chart
 
 
 def render(inputs: ReportInputs) -> tuple[str, dict[str, bytes]]:
@@ -35,8 +27,10 @@ def render(inputs: ReportInputs) -> tuple[str, dict[str, bytes]]:
     )
     page = environment.get_template("report.html.j2").render(
         inputs=inputs,
-        tables=tables,
+        summary=summary,
+        measurements=measurements,
         attempts=attempts,
+        run_facts=run_facts,
         # The SVG is not escaped: we draw it ourselves, and labels are glyph outlines in it, never markup.
         charts={name: Markup(chart.svg) for name, chart in charts.items()},
         descriptions={name: chart.description for name, chart in charts.items()},
@@ -55,14 +49,14 @@ def draw_charts(inputs: ReportInputs) -> Iterator[Chart]:
     paths = attempts.attempt_paths(inputs)
     if len(paths) > 1:
         yield attempts_chart(paths, gates)
-    rows = tables.score_chart_rows(inputs)
+    rows = measurements.score_chart_rows(inputs)
     if rows:
         yield score_chart(rows)
     if inputs.prepare is not None and inputs.prepare.facts.sources:
-        sources, used = inputs.prepare.facts.sources, tables.tokens_by_source(inputs)
+        sources, used = inputs.prepare.facts.sources, run_facts.tokens_by_source(inputs)
         used_by_source = [used.get(source.name, 0) if used else None for source in sources]
-        yield source_chart(sources, tables.source_labels(inputs), used_by_source)
-    spans = tables.stage_spans(inputs)
+        yield source_chart(sources, run_facts.source_labels(inputs), used_by_source)
+    spans = run_facts.stage_spans(inputs)
     if spans:
         yield time_chart(spans)
 
@@ -80,12 +74,12 @@ def _gate_lines(inputs: ReportInputs) -> GateLines:
 
 def _training_charts(inputs: ReportInputs, gates: GateLines) -> Iterator[Chart]:
     base, final = inputs.base, inputs.final
-    checkpoints = tables.checkpoint_points(inputs)
+    checkpoints = measurements.checkpoint_points(inputs)
     if base is not None and checkpoints:
         yield perplexity_chart(
             PerplexityPoint("base", base.domain.both.perplexity, base.general.both.perplexity),
             checkpoints,
-            chosen=tables.chosen_step(inputs),
+            chosen=measurements.chosen_step(inputs),
             final=PerplexityPoint("final", final.domain.both.perplexity, final.general.both.perplexity)
             if final
             else None,

@@ -23,8 +23,10 @@ LIMIT = "#b3261e"
 TUNED = "#8c6bb1"
 MODEL_COLOURS = {"base": BASE, "chosen": CHOSEN, "finetuned": TUNED, "final": FINAL}
 MODEL_SHAPES = {"base": "o", "chosen": "s", "finetuned": "^", "final": "D"}
-DASHED = (0, (5, 3))
-DOTTED = (0, (1, 2))
+Dashes = tuple[int, tuple[int, int]]
+"""Offset, and lengths of stroke and gap, in points."""
+DASHED: Dashes = (0, (5, 3))
+DOTTED: Dashes = (0, (1, 2))
 WIDTH_INCHES = 5.2
 """Width of every chart: one for all, so that text has one size, 13 px in a column and 9 px on a phone."""
 _DOTS_PER_INCH = 160

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from dapt_operator.number_format import typeset
 from dapt_operator.report import style
-from dapt_operator.report.charts import LABEL_BACKGROUND, Chart, GateLines, positions
+from dapt_operator.report.charts import (
+    Chart,
+    GateLines,
+    draw_horizontal_limit,
+    draw_vertical_limit,
+    positions,
+)
 from dapt_operator.report.label_placement import place_labels
 from dapt_operator.report.typography import percent
 
@@ -84,17 +90,8 @@ def tradeoff_chart(candidates: Sequence[CandidatePoint], *, chosen: str | None, 
         )
         _draw_candidates(axes, shown, chosen)
         if limit is not None:
-            axes.axvline(100 * limit, color=style.LIMIT, linestyle=style.DASHED, linewidth=1.3)
-            axes.annotate(
-                f"gate: {percent(limit)}",
-                (100 * limit, 0.02),
-                xycoords=("data", "axes fraction"),
-                xytext=(-4, 0),
-                textcoords="offset points",
-                ha="right",
-                rotation=90,
-                color=style.LIMIT,
-                fontsize=9,
+            draw_vertical_limit(
+                axes, 100 * limit, f"gate: {percent(limit)}", style.DASHED, rotation_degrees=90
             )
         axes.margins(0.12)
         figure.legend(loc="outside upper left", ncols=2, handletextpad=0.3, columnspacing=1.2)
@@ -226,9 +223,11 @@ def attempts_chart(paths: Sequence[AttemptPath], gates: GateLines) -> Chart:
         for path in paths:
             _draw_attempt(axes, path, shown[path.number])
         if gates.max_general_increase is not None:
-            _draw_limit(axes, "gate", gates.max_general_increase, style.DASHED)
+            limit = gates.max_general_increase
+            draw_horizontal_limit(axes, 100 * limit, f"gate: {percent(limit)}", style.DASHED)
         if gates.hard_stop is not None and gates.hard_stop <= _HARD_STOP_SHOWN_FACTOR * highest:
-            _draw_limit(axes, "hard stop", gates.hard_stop, style.DOTTED)
+            text = f"hard stop: {percent(gates.hard_stop)}"
+            draw_horizontal_limit(axes, 100 * gates.hard_stop, text, style.DOTTED)
         axes.margins(0.08)
         axes.set_xlim(left=0)
         figure.legend(loc="outside upper left", ncols=3, handletextpad=0.4, columnspacing=1.2)
@@ -271,18 +270,3 @@ def _draw_attempt(axes: Axes, path: AttemptPath, shown: Sequence[tuple[int, floa
                 va="center",
                 fontsize=9,
             )
-
-
-def _draw_limit(axes: Axes, name: str, share: float, dashes: tuple[int, tuple[int, int]]) -> None:
-    axes.axhline(100 * share, color=style.LIMIT, linestyle=dashes, linewidth=1.3)
-    axes.annotate(
-        f"{name}: {percent(share)}",
-        (1, 100 * share),
-        xycoords=("axes fraction", "data"),
-        xytext=(-2, 4),
-        textcoords="offset points",
-        ha="right",
-        color=style.LIMIT,
-        fontsize=9,
-        bbox=LABEL_BACKGROUND,
-    )

@@ -1,0 +1,243 @@
+"""Gives the page's tables of perplexities, scores and candidates, and the points of their charts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from dapt_contract.measure import Measure, Score
+from dapt_operator.api.v1alpha1.status import CandidateStatus
+from dapt_operator.number_format import NOT_MEASURED, typeset
+from dapt_operator.plan.selection.candidates import Candidate
+from dapt_operator.report.charts import ScoreRow
+from dapt_operator.report.inputs import ReportInputs
+from dapt_operator.report.training_charts import PerplexityPoint
+from dapt_operator.report.typography import percent, perplexity, points
+
+GATES: Final = ("generalPerplexity", "generalScoreDrop", "domainGain")
+"""The gates in the order of the columns."""
+_CLEAR_STANDARD_ERRORS: Final = 2.0
+"""A difference of at least this many standard errors is called a change."""
+
+
+@dataclass(frozen=True)
+class SidePerplexityCells:
+    """Cells of one side in the table of perplexities."""
+
+    perplexity: str
+    change: str
+    bits_per_byte: str
+
+
+@dataclass(frozen=True)
+class PerplexityRow:
+    """One model in the table of perplexities."""
+
+    name: str
+    domain: SidePerplexityCells
+    general: SidePerplexityCells
+
+
+@dataclass(frozen=True)
+class ScoreTableRow:
+    """One task or probe set with each model's score."""
+
+    label: str
+    num_items: int
+    cells: list[str]
+    verdict: str
+
+
+@dataclass(frozen=True)
+class GateCell:
+    """What one gate says about one candidate."""
+
+    state: Literal["", "pass", "fail"]
+    """Empty when the gate was not checked."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class CandidateRow:
+    """One candidate with its measurements and the verdict of each gate."""
+
+    id: str
+    is_chosen: bool
+    domain: str
+    domain_change: str
+    general: str
+    general_change: str
+    gain: str
+    gates: list[GateCell]
+    message: str
+
+
+def perplexity_change(base: Measure, measure: Measure, side: Literal["domain", "general"]) -> float:
+    """Return the perplexity of a side divided by the base model's, minus 1."""
+    before, after = (model.domain if side == "domain" else model.general for model in (base, measure))
+    return float(after.both.perplexity / before.both.perplexity - 1.0)
+
+
+def perplexity_rows(inputs: ReportInputs) -> list[PerplexityRow]:
+    """Return both perplexities and bits per byte of base, chosen and final model."""
+    base = inputs.base
+    if base is None:
+        return []
+    return [
+        PerplexityRow(
+            _model_title(inputs, name),
+            _side_cells(base, measure, "domain"),
+            _side_cells(base, measure, "general"),
+        )
+        for name, measure in inputs.named_measures
+    ]
+
+
+def _side_cells(base: Measure, measure: Measure, side: Literal["domain", "general"]) -> SidePerplexityCells:
+    both = (measure.domain if side == "domain" else measure.general).both
+    change = NOT_MEASURED if measure is base else percent(perplexity_change(base, measure, side))
+    return SidePerplexityCells(perplexity(both.perplexity), change, f"{both.bits_per_byte:.3f}")
+
+
+def _model_title(inputs: ReportInputs, name: str) -> str:
+    if name == "chosen":
+        return f"chosen: {inputs.chosen_id}"
+    last = "final (preference-tuned)" if inputs.align else "final (fine-tuned)"
+    return {"base": "base model", "finetuned": "fine-tuned", "final": last}[name]
+
+
+def held_out_sentence(inputs: ReportInputs) -> str:
+    """Return on how much text the perplexities were measured; empty before."""
+    base = inputs.base
+    if base is None:
+        return ""
+    domain, general = base.domain.both.tokens, base.general.both.tokens
+    return (
+        f"Measured on {domain:,} tokens of domain text and {general:,} tokens of general text that no model was"
+        " trained on."
+    )
+
+
+def score_rows(inputs: ReportInputs) -> list[ScoreTableRow]:
+    """Return every task and probe set with its paired difference from the base model."""
+    rows = []
+    for label, scores in _scores_by_model(inputs):
+        base = scores["base"]
+        cells = [points(base.score, base.standard_error)]
+        verdict = ""
+        for name, _ in inputs.named_measures[1:]:
+            score = scores.get(name)
+            if score is None:
+                cells.append("not scored")
+            elif score.difference is None or score.difference_standard_error is None:
+                cells.append(points(score.score, score.standard_error))
+            else:
+                paired = points(score.difference, score.difference_standard_error, signed=True)
+                cells.append(f"{points(score.score)} ({paired})")
+                verdict = _score_verdict(score.difference, score.difference_standard_error)
+        rows.append(ScoreTableRow(label, base.items, cells, verdict))
+    return rows
+
+
+def _score_verdict(difference: float, standard_error: float) -> str:
+    if difference == 0.0 or abs(difference) < _CLEAR_STANDARD_ERRORS * standard_error:
+        return "no change beyond noise"
+    direction = "better" if difference > 0 else "worse"
+    if not standard_error:
+        return direction
+    return f"{direction} by {abs(difference) / standard_error:.1f} standard errors"
+
+
+def _scores_by_model(inputs: ReportInputs) -> Iterator[tuple[str, Mapping[str, Score]]]:
+    """Yield the label of each task and probe set of the base model, with the score of each model that has one."""
+    for score in inputs.base.scores if inputs.base is not None else ():
+        key = (score.side, score.kind, score.name)
+        scores = {
+            model: other
+            for model, measure in inputs.named_measures
+            for other in measure.scores
+            if (other.side, other.kind, other.name) == key
+        }
+        kind = "probes" if score.kind == "probe" else "task"
+        label = score.name if score.name.startswith(("probes", "task")) else f"{kind} {score.name}"
+        yield f"{label} ({score.side})", scores
+
+
+def score_chart_rows(inputs: ReportInputs) -> list[ScoreRow]:
+    """Return every task and probe set with the score of each model, for the chart."""
+    return [
+        ScoreRow(label, [(model, score.score, score.standard_error) for model, score in scores.items()])
+        for label, scores in _scores_by_model(inputs)
+    ]
+
+
+def checkpoint_points(inputs: ReportInputs) -> list[PerplexityPoint]:
+    """Return the checkpoints of the shown attempt in the plane of the perplexities.
+
+    Where the spec is not known, those of all attempts come from the status.
+    """
+    if inputs.candidates:
+        attempt = _shown_attempt(inputs)
+        return [
+            PerplexityPoint(
+                str(candidate.step),
+                candidate.measure.domain.both.perplexity,
+                candidate.measure.general.both.perplexity,
+            )
+            for candidate in inputs.candidates
+            if candidate.step is not None and candidate.attempt == attempt
+        ]
+    return [
+        PerplexityPoint(str(candidate.step), candidate.domain_perplexity, candidate.general_perplexity)
+        for candidate in inputs.status.candidates
+        if candidate.domain_perplexity is not None
+        and candidate.general_perplexity is not None
+        and candidate.step is not None
+    ]
+
+
+def chosen_step(inputs: ReportInputs) -> str | None:
+    """Return the label of the chosen candidate's point; None where none is chosen, or it is no checkpoint."""
+    for candidate in inputs.status.candidates:
+        if candidate.id == inputs.chosen_id and candidate.step is not None:
+            return str(candidate.step)
+    return None
+
+
+def _shown_attempt(inputs: ReportInputs) -> int:
+    """Return the attempt whose checkpoints are drawn: the chosen candidate's, else the newest."""
+    chosen = next((row.attempt for row in inputs.candidates if row.id == inputs.chosen_id), None)
+    return chosen or max((row.attempt for row in inputs.candidates), default=1)
+
+
+def candidate_rows(inputs: ReportInputs) -> list[CandidateRow]:
+    """Return every candidate with the verdict of each gate."""
+    candidates = {candidate.id: candidate for candidate in inputs.candidates}
+    return [
+        _candidate_row(row, candidates.get(row.id), is_chosen=row.id == inputs.chosen_id)
+        for row in inputs.status.candidates
+    ]
+
+
+def _candidate_row(row: CandidateStatus, candidate: Candidate | None, *, is_chosen: bool) -> CandidateRow:
+    decrease = row.domain_perplexity_decrease
+    return CandidateRow(
+        id=row.id,
+        is_chosen=is_chosen,
+        domain=perplexity(row.domain_perplexity),
+        domain_change=percent(None if decrease is None else -decrease),
+        general=perplexity(row.general_perplexity),
+        general_change=percent(row.forgetting),
+        gain=NOT_MEASURED if row.gain is None else typeset(f"{row.gain:.3f}"),
+        gates=[_gate_cell(candidate, gate) for gate in GATES],
+        message=row.message or "",
+    )
+
+
+def _gate_cell(candidate: Candidate | None, gate: str) -> GateCell:
+    verdicts = [verdict for verdict in candidate.verdicts if verdict.gate == gate] if candidate else []
+    if not verdicts:
+        return GateCell("", "")
+    reason = " ".join(verdict.message for verdict in verdicts)
+    return GateCell("pass" if all(verdict.passed for verdict in verdicts) else "fail", reason)

@@ -1,0 +1,151 @@
+"""Gives the page's tables of stages, sources, settings and the base model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from dapt_operator.number_format import NOT_MEASURED, duration, size
+from dapt_operator.report.charts import StageSpan
+from dapt_operator.report.inputs import ReportInputs
+from dapt_operator.report.typography import percent
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One run of a stage."""
+
+    name: str
+    state: str
+    try_number: int
+    duration: str
+    message: str
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    """Counts of one source."""
+
+    name: str
+    documents: str
+    tokens: str
+    used: str
+    held_out: str
+    duplicates: str
+    contaminated: str
+    bad: str
+    cut: str
+    fill: str
+
+
+def stage_spans(inputs: ReportInputs) -> list[StageSpan]:
+    """Return when each stage that has ended ran, in seconds since the first one began."""
+    ended = [stage for stage in inputs.status.stages if stage.start_time and stage.completion_time]
+    if not ended:
+        return []
+    first_start = min(_seconds(stage.start_time) for stage in ended)
+    return [
+        StageSpan(
+            f"{stage.name} {stage.candidate}" if stage.candidate and stage.kind == "evaluate" else stage.name,
+            _seconds(stage.start_time) - first_start,
+            _seconds(stage.completion_time) - _seconds(stage.start_time),
+            has_failed=stage.state == "Failed",
+        )
+        for stage in ended
+    ]
+
+
+def _seconds(time: str | None) -> float:
+    return datetime.fromisoformat(str(time)).timestamp()
+
+
+def stage_rows(inputs: ReportInputs) -> list[StageRow]:
+    """Return every run of a stage, with its state and its message."""
+    return [
+        StageRow(
+            name=stage.name + (f" of {stage.candidate}" if stage.candidate else ""),
+            state=stage.state,
+            try_number=stage.try_number,
+            duration=duration(_seconds(stage.completion_time) - _seconds(stage.start_time))
+            if stage.start_time and stage.completion_time
+            else NOT_MEASURED,
+            message=stage.message or "",
+        )
+        for stage in inputs.status.stages
+    ]
+
+
+def source_rows(inputs: ReportInputs) -> list[SourceRow]:
+    """Return the counts of every source; empty before they are prepared."""
+    if inputs.prepare is None:
+        return []
+    used = tokens_by_source(inputs)
+    return [
+        SourceRow(
+            name=label,
+            documents=f"{source.documents:,}",
+            tokens=f"{source.train_tokens:,}",
+            used=f"{used[source.name]:,}" if source.name in used else NOT_MEASURED,
+            held_out=f"{source.held_out_documents:,} ({source.held_out_tokens:,} tokens)",
+            duplicates=f"{source.duplicates:,}",
+            contaminated=f"{source.contaminated:,}",
+            bad=f"{source.empty + source.bad_records:,}",
+            cut=f"{source.cut_documents:,}",
+            fill=percent(source.fill_fraction, signed=False),
+        )
+        for source, label in zip(inputs.prepare.facts.sources, source_labels(inputs), strict=True)
+    ]
+
+
+def source_labels(inputs: ReportInputs) -> list[str]:
+    """Return `domain-0 (icd.jsonl)` for each source: its name and the end of its URI."""
+    if inputs.prepare is None:
+        return []
+    uris: dict[str, str] = {}
+    if inputs.spec is not None:
+        corpus = inputs.spec.corpus
+        for side, sources in (("domain", corpus.domain), ("general", corpus.general)):
+            uris |= {f"{side}-{index}": source.source for index, source in enumerate(sources)}
+    return [
+        f"{source.name} ({uris[source.name].rstrip('/').rsplit('/', 1)[-1]})"
+        if source.name in uris
+        else source.name
+        for source in inputs.prepare.facts.sources
+    ]
+
+
+def tokens_by_source(inputs: ReportInputs) -> dict[str, int]:
+    """Return the tokens that training read from each source; empty before it."""
+    return dict(inputs.pretrain.tokens_by_source) if inputs.pretrain else {}
+
+
+def resolved_settings(inputs: ReportInputs) -> list[tuple[str, str]]:
+    """Return the values that were chosen for absent fields, by name."""
+    resolved = inputs.status.resolved
+    if resolved is None:
+        return []
+    rows = []
+    for name, value in resolved.model_dump(mode="json", exclude_none=True).items():
+        if isinstance(value, dict):
+            rows += [(f"{name} {inner}", str(item)) for inner, item in value.items() if item is not None]
+        else:
+            rows.append((name.replace("_", " "), f"{value:,}" if type(value) is int else str(value)))
+    return rows
+
+
+def model_facts(inputs: ReportInputs) -> list[tuple[str, str]]:
+    """Return the properties of the base model; empty before it is read."""
+    if inputs.prepare is None:
+        return []
+    facts = inputs.prepare.facts.model
+    return [
+        ("architecture", facts.architecture),
+        ("parameters", f"{facts.parameters:,}"),
+        ("layers × hidden size", f"{facts.layers} × {facts.hidden_size:,}"),
+        ("attention heads (key-value)", f"{facts.attention_heads} ({facts.key_value_heads})"),
+        ("vocabulary", f"{facts.vocabulary_size:,} tokens"),
+        ("longest context", f"{facts.max_positions:,} tokens"),
+        ("chat template", "yes" if facts.has_chat_template else "no"),
+        ("weights", size(facts.weights_bytes)),
+        ("revision", facts.revision),
+    ]

@@ -1,0 +1,106 @@
+"""Gives the sentences and figures that sum up a run, as plain values for the template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from dapt_operator.api.v1alpha1.conditions import FINISHED, GATES_PASSED, RECONCILING, STALLED, find_condition
+from dapt_operator.number_format import duration, plural
+from dapt_operator.report.inputs import ReportInputs
+from dapt_operator.report.measurements import perplexity_change
+from dapt_operator.report.run_facts import stage_spans
+from dapt_operator.report.typography import count, number, percent, perplexity
+
+Tone = Literal["good", "bad", "open"]
+
+
+class Tile(NamedTuple):
+    """One figure at the top of the page."""
+
+    title: str
+    figure: str
+    note: str
+
+
+def run_state(inputs: ReportInputs) -> tuple[Tone, str]:
+    """Return how the run stands: a tone for the colour, and a sentence."""
+    for condition_type in (STALLED, FINISHED):
+        condition = find_condition(inputs.status.conditions, condition_type)
+        if condition is not None and condition.status == "True":
+            is_published = condition_type == FINISHED and condition.reason == "Published"
+            return "good" if is_published else "bad", condition.message
+    reconciling = find_condition(inputs.status.conditions, RECONCILING)
+    is_active = reconciling is not None and reconciling.status == "True" and reconciling.message
+    activity = f" ({reconciling.message})" if reconciling is not None and is_active else ""
+    return "open", f"This run has not ended{activity}: the page shows what is there so far."
+
+
+def tiles(inputs: ReportInputs) -> Iterator[Tile]:
+    """Yield the figures at the top of the page."""
+    base, named_measures = inputs.base, inputs.named_measures
+    if base is not None:
+        domain, general = base.domain.both.perplexity, base.general.both.perplexity
+        if len(named_measures) > 1:
+            name, best = named_measures[-1]
+            note = f"{perplexity(domain)} → {perplexity(best.domain.both.perplexity)} ({name} model)"
+            yield Tile("Domain perplexity", percent(perplexity_change(base, best, "domain")), note)
+            note = f"{perplexity(general)} → {perplexity(best.general.both.perplexity)} ({name} model)"
+            yield Tile("General perplexity", percent(perplexity_change(base, best, "general")), note)
+        else:
+            yield Tile("Domain perplexity", perplexity(domain), "base model")
+            yield Tile("General perplexity", perplexity(general), "base model")
+    if inputs.pretrain is not None:
+        facts = inputs.pretrain.facts
+        speed = f"{facts.steps:,} steps at {number(facts.tokens_per_second)} tokens per second"
+        yield Tile("Trained on", f"{count(facts.tokens)} tokens", speed)
+    spans = stage_spans(inputs)
+    if spans:
+        total = duration(max(span.end_seconds for span in spans))
+        restarts = sum(stage.try_number - 1 for stage in inputs.status.stages)
+        yield Tile("Time", total, plural(restarts, "restart") if restarts else "no restart")
+
+
+def decision_sentences(inputs: ReportInputs) -> list[str]:
+    """Return which candidate was chosen and why, in sentences; empty while there is nothing to say."""
+    sentences = []
+    base, chosen, selected = inputs.base, inputs.chosen, inputs.status.selected
+    if selected is not None:
+        sentences.append(f"{selected.id} was chosen: {selected.reason}.")
+        if base is not None and chosen is not None:
+            limit = inputs.spec.gates.max_general_perplexity_increase if inputs.spec else None
+            allowed = f", where the gate allows {percent(limit)}" if limit is not None else ""
+            sentences.append(
+                f"Against the base model its domain perplexity is {percent(perplexity_change(base, chosen, 'domain'))}"
+                f" and its general perplexity {percent(perplexity_change(base, chosen, 'general'))}{allowed}."
+            )
+    if base is not None and inputs.final is not None:
+        sentences.append(
+            "Fine-tuning then made the final model: domain perplexity "
+            f"{percent(perplexity_change(base, inputs.final, 'domain'))}, general perplexity "
+            f"{percent(perplexity_change(base, inputs.final, 'general'))} against the base model."
+        )
+    if gate_sentences(inputs):
+        return sentences  # the page lists them, gate by gate
+    condition = find_condition(inputs.status.conditions, GATES_PASSED)
+    if condition is not None and condition.status != "Unknown" and condition.message:
+        sentences.append(f"Gates: {condition.message}.")
+    return sentences
+
+
+def gate_sentences(inputs: ReportInputs) -> list[tuple[bool, str]]:
+    """Return for each gate whether the chosen candidate passes, and the sentence."""
+    for candidate in inputs.candidates:
+        if candidate.id == inputs.chosen_id:
+            return [(verdict.passed, verdict.message) for verdict in candidate.verdicts]
+    return []
+
+
+def warnings(inputs: ReportInputs) -> list[str]:
+    """Return the warnings of the plan, of prepare and of pretraining, each once."""
+    sentences = list(inputs.status.plan.warnings) if inputs.status.plan else []
+    if inputs.prepare is not None:
+        sentences += inputs.prepare.facts.warnings
+    if inputs.pretrain is not None:
+        sentences += inputs.pretrain.skipped_checkpoints
+    return list(dict.fromkeys(sentences))
