@@ -1,4 +1,4 @@
-"""How a pod with one rank ends: exit code, termination message, log."""
+"""Tests how a pod with one rank ends: exit code, termination message, log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dapt_contract.stages.publish import PublishFacts
 from support.pod_objects import alive, run_pod, start_pod, stop, wait_until
 
 
-def test_a_finished_stage_tells_its_facts_and_leaves_its_report(tmp_path: Path) -> None:
+def test_a_finished_stage_reports_its_facts_and_writes_its_report(tmp_path: Path) -> None:
     code, pod = run_pod(tmp_path, "done")
     assert code == 0
     assert pod.message.cause is None
@@ -26,12 +26,12 @@ def test_a_finished_stage_tells_its_facts_and_leaves_its_report(tmp_path: Path) 
     assert (pod.work / "stages/publish-a1/try-1/report.json").is_file()
 
 
-def test_a_finished_stage_is_told_again_without_running(tmp_path: Path) -> None:
+def test_a_finished_stage_is_reported_again_without_running(tmp_path: Path) -> None:
     run_pod(tmp_path, "done")
     code, again = run_pod(tmp_path, "done")
     assert code == 0
     assert again.message.parsed_facts() is not None
-    assert again.log == "dapt: publish-a1 is finished already; its report is told again\n"
+    assert again.log == "dapt: publish-a1 is already finished; reporting its result again\n"
 
 
 def test_another_configuration_of_the_same_run_is_not_finished(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_another_configuration_of_the_same_run_is_not_finished(tmp_path: Path) -
         ("exit=3", 1, Cause.CRASH, "rank 0 ended with exit code 3 and left no outcome"),
     ],
 )
-def test_an_end_has_its_exit_code_cause_and_sentence(
+def test_each_end_has_its_exit_code_cause_and_message(
     tmp_path: Path, script: str, code: int, cause: Cause, message: str
 ) -> None:
     found, pod = run_pod(tmp_path, script)
@@ -65,16 +65,16 @@ def test_an_end_has_its_exit_code_cause_and_sentence(
     )
 
 
-def test_divergence_tells_its_facts_all_the_same(tmp_path: Path) -> None:
+def test_a_diverged_stage_still_reports_its_facts(tmp_path: Path) -> None:
     _, pod = run_pod(tmp_path, "diverged")
     assert pod.message.parsed_facts() == PublishFacts(destination="d", digest="x", files=1, size_bytes=1)
 
 
-def test_a_failure_is_told_although_a_stop_comes_at_the_same_moment(tmp_path: Path) -> None:
-    code, pod = run_pod(tmp_path, "crash-while-asked-to-stop")
+def test_a_failure_is_reported_although_sigterm_comes_at_the_same_moment(tmp_path: Path) -> None:
+    code, pod = run_pod(tmp_path, "crash-during-sigterm")
     assert (code, pod.message.cause) == (1, Cause.CRASH)
     assert pod.message.message.startswith("rank 0 failed at fake_stage.py:")
-    assert "AskedToStopError: in the middle of it" in pod.message.message
+    assert "SigtermWhileFormattingError: in the middle of it" in pod.message.message
 
 
 def test_a_crash_is_one_sentence_with_its_place_and_the_traceback_is_in_the_log(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_users_mistake_has_no_traceback(tmp_path: Path) -> None:
     assert pod.log == "dapt: corpus.jsonl:3: not JSON; corpus.jsonl:9: no field 'text'\n"
 
 
-def test_a_full_disk_is_told_with_place_and_free_space(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_with_its_path_and_free_space(tmp_path: Path) -> None:
     code, pod = run_pod(tmp_path, "disk-full")
     assert (code, pod.message.cause) == (75, Cause.INFRASTRUCTURE)
     assert pod.message.message.startswith(
@@ -100,17 +100,17 @@ def test_a_full_disk_is_told_with_place_and_free_space(tmp_path: Path) -> None:
     assert "Traceback" not in pod.log
 
 
-def test_a_file_that_may_not_be_read_is_told_with_the_user_who_may_not(tmp_path: Path) -> None:
+def test_a_file_without_permission_is_reported_with_the_user(tmp_path: Path) -> None:
     code, pod = run_pod(tmp_path, "forbidden")
     assert (code, pod.message.cause) == (64, Cause.BAD_INPUT)
     assert pod.message.message == (
-        f"/mnt/claims/corpora/d.jsonl: user {os.getuid()} of the pod may not use it; let that user (or its group"
-        f" {os.getgid()}) read it, or write it where it is a destination or the work volume"
+        f"/mnt/claims/corpora/d.jsonl: permission denied for user {os.getuid()} of the pod; allow that user (or its "
+        f"group {os.getgid()}) to read it, and to write it where it is a destination or the work volume"
     )
     assert "Traceback" not in pod.log
 
 
-def test_the_longest_message_is_still_one(tmp_path: Path) -> None:
+def test_the_longest_message_stays_within_the_limit(tmp_path: Path) -> None:
     code, pod = run_pod(tmp_path, "input-error=" + "x" * 6000)
     assert code == 64
     assert len(pod.text.encode()) <= MAX_MESSAGE_BYTES
@@ -127,10 +127,10 @@ def test_an_altered_stage_file_is_refused(tmp_path: Path) -> None:
 def test_a_stage_of_another_kind_is_refused(tmp_path: Path) -> None:
     code, pod = run_pod(tmp_path, "done", kind="verify")
     assert code == 64
-    assert pod.message.message.endswith("holds a stage of kind 'publish', but 'verify' was asked for")
+    assert pod.message.message.endswith("holds a stage of kind 'publish', but 'verify' was requested")
 
 
-def test_a_pod_without_a_work_volume_says_so(tmp_path: Path) -> None:
+def test_a_pod_without_a_work_volume_is_refused(tmp_path: Path) -> None:
     code, pod = run_pod(tmp_path, "done", DAPT_WORK="", PET_NNODES="two")
     assert code == 64
     assert "DAPT_WORK is not set" in pod.message.message
@@ -140,7 +140,7 @@ def test_a_pod_without_a_work_volume_says_so(tmp_path: Path) -> None:
 def test_a_silent_rank_is_killed_after_it_wrote_its_stacks(tmp_path: Path) -> None:
     code, pod = run_pod(tmp_path, "step=1,step=2,sleep=100", DAPT_HANG_FLOOR_SECONDS="1")
     assert (code, pod.message.cause) == (75, Cause.HANG)
-    assert pod.message.message.startswith("rank 0 was silent for ")
+    assert pod.message.message.startswith("rank 0 sent no heartbeat for ")
     assert "after its last step (limit 1 s) and counts as hung; the log has the stacks" in pod.message.message
     assert 'fake_stage.py", line' in pod.log
     assert "in _do" in pod.log
@@ -161,16 +161,16 @@ def test_a_stop_lets_the_stage_save(tmp_path: Path) -> None:
     pod = start_pod(tmp_path, "touch=started,polled-sleep=100")
     wait_until((pod.work / "started").exists, "the stage")
     assert stop(pod) == 143
-    assert (pod.message.cause, pod.message.message) == (Cause.STOPPED, "asked to stop; saved at step 3")
+    assert (pod.message.cause, pod.message.message) == (Cause.STOPPED, "stop requested; saved at step 3")
     assert (pod.work / "stages/publish-a1/try-1/saved-0").exists()
 
 
-def test_a_stage_that_never_asks_is_interrupted(tmp_path: Path) -> None:
+def test_a_stage_that_never_polls_is_interrupted(tmp_path: Path) -> None:
     pod = start_pod(tmp_path, "touch=started,sleep=100")
     wait_until((pod.work / "started").exists, "the stage")
     assert stop(pod) == 143
     assert pod.message.message == (
-        "asked to stop where nothing could be saved; the next try goes on from what was complete"
+        "stop requested while nothing could be saved; the next run continues from what is complete"
     )
 
 
@@ -178,7 +178,7 @@ def test_a_stage_that_does_not_stop_is_killed_within_the_grace_period(tmp_path: 
     pod = start_pod(tmp_path, "ignore-stop=0,touch=started,ignore-stop=100", grace=2)
     wait_until((pod.work / "started").exists, "the stage")
     assert stop(pod) == 143
-    assert pod.message.message.startswith("rank 0 was asked to stop and did not within 1 s")
+    assert pod.message.message.startswith("rank 0 did not stop within 1 s of SIGTERM")
 
 
 def test_a_stage_that_finishes_in_spite_of_a_stop_is_done(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_stage_that_finishes_in_spite_of_a_stop_is_done(tmp_path: Path) -> Non
     assert pod.message.parsed_facts() is not None
 
 
-def test_helpers_of_a_stage_end_at_sigterm_as_if_nobody_had_asked(tmp_path: Path) -> None:
+def test_forked_helpers_of_a_stage_end_at_sigterm(tmp_path: Path) -> None:
     code, pod = run_pod(tmp_path, "pool,polled-sleep=0")
     assert code == 0
     assert "Traceback" not in pod.log

@@ -1,4 +1,4 @@
-"""Ranks of one or several pods under torch's launcher: rendezvous, root causes, peers, stops, hangs."""
+"""Tests the ranks of one or several pods under torch's launcher: rendezvous, root causes, peers, stops, hangs."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_pod_that_waits_for_its_peers_stops_when_asked(tmp_path: Path) -> None
     pod = start_pod(tmp_path, "all-reduce", nodes=2, node=1, coordinator=free_port())
     wait_until(lambda: (pod.folder / "scratch/ranks-1/launcher").exists(), "the launcher")
     assert stop(pod) == 143
-    assert pod.message.message == "asked to stop before the ranks ran"
+    assert pod.message.message == "stop requested before the ranks ran"
 
 
 def test_a_pod_whose_peers_never_come_gives_up(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_pod_whose_peers_never_come_gives_up(tmp_path: Path) -> None:
     assert pod.message.message.startswith("the ranks could not be started: DistNetworkError")
 
 
-def test_a_hung_rank_is_told_from_its_waiting_peer(tmp_path: Path) -> None:
+def test_a_hung_rank_is_distinguished_from_its_waiting_peer(tmp_path: Path) -> None:
     script = "all-reduce,step=1,step=2,all-reduce=again|all-reduce,step=1,step=2,sleep=100"
     code, pod = run_pod(tmp_path, script, processes=2, DAPT_HANG_FLOOR_SECONDS="2")
     assert (code, pod.message.cause) == (75, Cause.HANG)

@@ -1,4 +1,4 @@
-"""Heartbeats and what follows from them, without any process."""
+"""Tests heartbeats and the root cause among outcomes, without any process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_hang_limit_is_ten_median_steps_and_at_least_a_minute(
     assert beat.hang_limit_seconds(startup_timeout_seconds=900, floor_seconds=60) == limit
 
 
-def test_a_heart_tells_its_process_and_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_heartbeat_has_the_process_and_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moments = iter([100.0, 101.0, 103.0, 109.0])
     monkeypatch.setattr("time.monotonic", lambda: next(moments))
     heart = Heart(tmp_path, 3)
@@ -73,14 +73,14 @@ def test_a_file_that_is_no_heartbeat_is_none(tmp_path: Path) -> None:
     assert read_heartbeat(tmp_path, 1) is None
 
 
-def failed(rank: int, cause: Cause, code: ExitCode, *, effect: bool = False) -> RankOutcome:
+def failed(rank: int, cause: Cause, code: ExitCode, *, is_effect: bool = False) -> RankOutcome:
     return RankOutcome(
-        rank=rank, exit_code=code, cause=cause, problems=(f"{cause} of {rank}",), effect=effect
+        rank=rank, exit_code=code, cause=cause, problems=(f"{cause} of {rank}",), is_effect=is_effect
     )
 
 
 INPUT = failed(3, Cause.BAD_INPUT, ExitCode.BAD_INPUT)
-LOST = failed(0, Cause.INFRASTRUCTURE, ExitCode.INFRASTRUCTURE, effect=True)
+LOST = failed(0, Cause.INFRASTRUCTURE, ExitCode.INFRASTRUCTURE, is_effect=True)
 CRASH = failed(2, Cause.CRASH, ExitCode.UNKNOWN)
 STOPPED = failed(1, Cause.STOPPED, ExitCode.STOPPED)
 
@@ -96,8 +96,8 @@ STOPPED = failed(1, Cause.STOPPED, ExitCode.STOPPED)
     ],
 )
 def test_the_root_cause_counts(outcomes: tuple[RankOutcome, ...], root: RankOutcome) -> None:
-    verdict = judge(outcomes)
-    assert (verdict.exit_code, verdict.cause, verdict.sentence) == (
+    outcome = judge(outcomes)
+    assert (outcome.exit_code, outcome.cause, outcome.message) == (
         root.exit_code,
         root.cause,
         root.problems[0],
@@ -105,8 +105,8 @@ def test_the_root_cause_counts(outcomes: tuple[RankOutcome, ...], root: RankOutc
 
 
 def test_all_ranks_done_is_a_success_with_the_facts_of_rank_0() -> None:
-    verdict = judge((RankOutcome(rank=1), RankOutcome(rank=0, facts={"files": 1})))
-    assert (verdict.exit_code, verdict.cause, verdict.facts) == (0, None, {"files": 1})
+    outcome = judge((RankOutcome(rank=1), RankOutcome(rank=0, facts={"files": 1})))
+    assert (outcome.exit_code, outcome.cause, outcome.facts) == (0, None, {"files": 1})
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_all_ranks_done_is_a_success_with_the_facts_of_rank_0() -> None:
         (None, False, Cause.INFRASTRUCTURE, 75),
     ],
 )
-def test_a_rank_without_a_word_is_told_by_its_status(
+def test_a_rank_without_an_outcome_is_judged_by_its_exit_status(
     status: int | None, oom_killed: bool, cause: Cause, code: int
 ) -> None:
     outcome = killed_outcome(0, status, oom_killed=oom_killed)

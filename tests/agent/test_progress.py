@@ -1,4 +1,4 @@
-"""The share of the accelerators' peak, which follows from three numbers of a rank."""
+"""Tests the share of the accelerators' peak, which follows from three numbers of a rank."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_share_of_the_peak_is_speed_times_work_over_the_peak(tmp_path: Path)
     assert shown.measures["mfu_ratio"] == pytest.approx(0.4004, abs=1e-4)
 
 
-def test_without_a_peak_nothing_is_said_of_its_share(tmp_path: Path) -> None:
+def test_without_a_peak_there_is_no_share(tmp_path: Path) -> None:
     shown = board(tmp_path)
     shown.update(flops_per_token=6 * 8e9, tokens_per_second=132_000.0)
     assert "mfu_ratio" not in shown.measures

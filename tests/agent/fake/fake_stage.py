@@ -1,6 +1,6 @@
-"""A stage that does what the test writes into its destination: words separated by commas, one a rank or one for all.
+"""Runs the commands that a test writes into the destination, separated by commas.
 
-`rank0|rank1` gives each rank its own words; a single list holds for every rank.
+`rank0|rank1` gives each rank its own commands; a single list is for every rank.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def run(config: PublishConfig, context: StageContext) -> PublishReport:
     )
 
 
-class AskedToStopError(Exception):
-    """SIGTERM comes while its sentence is made: a peer failed in the same moment."""
+class SigtermWhileFormattingError(Exception):
+    """Sends SIGTERM while its message is formatted, as when a peer fails at the same moment."""
 
     def __str__(self) -> str:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -49,7 +49,7 @@ def _do(word: str, context: StageContext) -> None:
             context.progress.heartbeat()
             if context.progress.stop_requested():
                 (context.try_folder / f"saved-{context.rank}").write_text("saved")
-                raise StopRequested("asked to stop; saved at step 3")
+                raise StopRequested("stop requested; saved at step 3")
             time.sleep(0.02)
     elif name == "ignore-stop":
         context.progress.stop_requested()
@@ -87,8 +87,8 @@ def _do(word: str, context: StageContext) -> None:
                 file.write(b"x" * 4096)
     elif name == "crash":
         raise ZeroDivisionError("division by zero")
-    elif name == "crash-while-asked-to-stop":
-        raise AskedToStopError
+    elif name == "crash-during-sigterm":
+        raise SigtermWhileFormattingError
     elif name == "kill-self":
         os.kill(os.getpid(), getattr(signal, value))
     elif name == "exit":

@@ -1,4 +1,4 @@
-"""What a pod of the tests runs: the real agent, with ranks whose stage program is `fake_stage`."""
+"""Runs a pod of the tests: the real agent, with ranks whose stage program is `fake_stage`."""
 
 from __future__ import annotations
 

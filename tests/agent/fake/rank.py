@@ -1,4 +1,4 @@
-"""A rank of the tests: the real worker with another map of stages."""
+"""Runs a rank of the tests: the real worker with another map of stages."""
 
 from __future__ import annotations
 

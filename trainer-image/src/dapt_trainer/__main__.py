@@ -1,4 +1,4 @@
-"""`python -m dapt_trainer STAGE --config FILE --sha256 DIGEST`: the pod's first process."""
+"""Starts the agent, the first process of a pod: `python -m dapt_trainer STAGE --config FILE --sha256 DIGEST`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dapt_trainer.pod.agent import WORKER, run_agent
 
 
 def main(arguments: Sequence[str] | None = None, worker: Sequence[str] = WORKER) -> int:
-    """Run one stage in this pod; returns the contract's exit code. `worker` is what ranks run (tests have others)."""
+    """Run one stage in this pod and return the exit code; `worker` is the command of a rank, which tests replace."""
     parser = argparse.ArgumentParser(
         prog="python -m dapt_trainer", description="Run one stage of an adaptation."
     )

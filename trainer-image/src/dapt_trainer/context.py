@@ -1,4 +1,4 @@
-"""What every stage program gets beside its configuration."""
+"""Defines what every stage program receives alongside its configuration."""
 
 from __future__ import annotations
 
@@ -14,78 +14,82 @@ from dapt_contract.layout import try_folder
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.pretrain import CheckpointFacts
 
-Shown = float | int | str | tuple[CheckpointFacts, ...] | None
-"""What a field of a live reading may be."""
+ReadingValue = float | int | str | tuple[CheckpointFacts, ...] | None
+"""Types that a field of a live reading may have."""
 
 
 class ProgressBoard(Protocol):
-    """Live readings of rank 0 and the heartbeat of every rank; the worker passes the real one, tests a silent one."""
+    """Shows rank 0's live readings and carries every rank's heartbeat; tests pass a silent one."""
 
-    def update(self, **fields: Shown) -> None:
-        """Set fields of `dapt_contract.progress.Progress`; also a heartbeat."""
+    def update(self, **fields: ReadingValue) -> None:
+        """Set fields of `dapt_contract.progress.Progress`; also counts as a heartbeat."""
         ...
 
     def heartbeat(self) -> None:
-        """This rank is alive and moving; call it at least once a step, batch or file."""
+        """Report that this rank is making progress; call it at least once a step, batch or file."""
         ...
 
     def stop_requested(self) -> bool:
-        """Whether SIGTERM was seen by this rank. Multi-rank stages reduce it over all ranks at each step."""
+        """Return whether this rank received SIGTERM. Stages of several ranks reduce it over all ranks at each step."""
         ...
 
 
 @dataclass(frozen=True)
 class StageContext:
-    """Where the run may read and write, and who it is among its ranks."""
+    """Holds where a run may read and write, and which of its ranks this process is."""
 
     stage: StageFile
     work: Path
-    """Root of the work volume (dapt_contract.layout has the paths below it)."""
+    """Root of the work volume; `dapt_contract.layout` has the paths below it."""
     scratch: Path
-    """Temporary files of this pod."""
+    """Folder for temporary files of this pod."""
     progress: ProgressBoard
     rank: int = 0
     local_rank: int = 0
     world_size: int = 1
     signing_key: bytes = b""
-    """Signs checkpoint manifests; empty only for stages that have none."""
+    """Key that signs checkpoint manifests; empty only for stages that write none."""
 
     @property
     def try_folder(self) -> Path:
-        """The only folder below which this run writes its own things."""
+        """Return the only folder of the work volume below which this run writes its own files."""
         return self.work / try_folder(self.stage.run)
 
 
 class SilentProgress:
-    """A board that nobody reads."""
+    """Implements `ProgressBoard` by ignoring every call."""
 
-    def update(self, **fields: Shown) -> None:
-        """Drop the reading."""
+    def update(self, **fields: ReadingValue) -> None:
+        """Ignore the reading."""
 
     def heartbeat(self) -> None:
-        """Nobody waits for it."""
+        """Ignore the heartbeat."""
 
     def stop_requested(self) -> bool:
-        """Nobody asks."""
+        """Return False."""
         return False
 
 
 _INTERVAL_SECONDS = 2.0
-LONGEST_SAVE_SECONDS = 1800.0
-"""After half an hour in one call the beats end, and the agent's hang limit decides."""
+LONGEST_CALL_SECONDS = 1800.0
+"""After half an hour in one call the heartbeats end, and the agent's hang limit decides."""
 
 
 @contextlib.contextmanager
-def beating(progress: ProgressBoard, *, longest_seconds: float = LONGEST_SAVE_SECONDS) -> Iterator[None]:
-    """Beat from a thread while the block runs, at most `longest_seconds` long."""
+def keep_alive(progress: ProgressBoard, *, longest_seconds: float = LONGEST_CALL_SECONDS) -> Iterator[None]:
+    """Send heartbeats from a thread while the block runs, for at most `longest_seconds`.
+
+    For single calls into libraries that take longer than the agent's hang limit, such as loading or saving a model.
+    """
     done = threading.Event()
     started = time.monotonic()
 
     def beat() -> None:
+        # The limit keeps a call that hangs (a dead network volume) from looking alive for ever.
         while not done.wait(_INTERVAL_SECONDS) and time.monotonic() - started < longest_seconds:
             progress.heartbeat()
 
-    thread = threading.Thread(target=beat, name="beating", daemon=True)
+    thread = threading.Thread(target=beat, name="keep-alive", daemon=True)
     thread.start()
     try:
         yield

@@ -1,7 +1,4 @@
-"""Models on the work volume: loaded from safetensors alone, named by a digest.
-
-Nothing here reaches a network, and no code of a model's repository is ever run.
-"""
+"""Computes the digests that name models and files on the work volume."""
 
 from __future__ import annotations
 
@@ -12,11 +9,13 @@ from pathlib import Path
 from dapt_contract.stages.common import ModelReference
 from dapt_trainer.errors import InputError
 
+DIGEST_DIGITS = 12
+"""Digits of a weights digest in facts and messages."""
 _READ_BLOCK_BYTES = 4 * 1024 * 1024
 
 
 def sha256_of_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
+    """Return the hexadecimal SHA-256 of a file's content."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_READ_BLOCK_BYTES):
@@ -25,7 +24,7 @@ def sha256_of_file(path: Path) -> str:
 
 
 def weights_digest(folder: Path) -> str:
-    """Hexadecimal SHA-256 over names and digests of a folder's safetensors files, in the order of their names.
+    """Return the hexadecimal SHA-256 over names and digests of a folder's safetensors files, in the order of names.
 
     Raises:
         InputError: the folder has none.
@@ -37,35 +36,37 @@ def weights_digest(folder: Path) -> str:
 
 
 def is_weights(path: str) -> bool:
-    """Whether a file of a model folder, named relative to it, is one that `weights_digest` covers."""
+    """Return whether `weights_digest` covers a file of a model folder; `path` is relative to the folder."""
     return path.endswith(".safetensors") and "/" not in path
 
 
 def digest_of_weights(sha256_by_name: Mapping[str, str]) -> str:
-    """`weights_digest` of files that were hashed already."""
+    """Return `weights_digest` of files whose digests are already known."""
     lines = "".join(f"{name} {sha256_by_name[name]}\n" for name in sorted(sha256_by_name))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def reference_digest(work: Path, reference: ModelReference, known: dict[str, str] | None = None) -> str:
-    """Hexadecimal SHA-256 that names a whole recipe: its parts' digests, their order and shares.
+def reference_digest(
+    work: Path, reference: ModelReference, folder_digests: dict[str, str] | None = None
+) -> str:
+    """Return the hexadecimal SHA-256 that names a whole recipe: its parts' digests, their order and shares.
 
     A plain folder has the digest of its weights; one with adapters that of the weights' and adapters' digests in order.
 
     Args:
         work: root of the work volume.
         reference: the recipe.
-        known: digests by folder, filled and read: several recipes of the same parts hash them once.
+        folder_digests: digests by folder, read and added to: several recipes of the same parts hash each part once.
 
     Raises:
         InputError: a part has no safetensors file.
     """
-    cache = {} if known is None else known
+    digests = {} if folder_digests is None else folder_digests
 
     def of_folder(name: str) -> str:
-        if name not in cache:
-            cache[name] = weights_digest(work / name)
-        return cache[name]
+        if name not in digests:
+            digests[name] = weights_digest(work / name)
+        return digests[name]
 
     def of_chain(weights: str, adapters: tuple[str, ...]) -> str:
         parts = [of_folder(name) for name in (weights, *adapters)]

@@ -1,12 +1,13 @@
-"""The ranks of a stage: joining them, agreeing on a few numbers, and doing things one after the other.
+"""Joins the ranks of a stage and reduces, broadcasts and gathers small values among them.
 
-All ranks of a run are always there from its start to its end (static rendezvous): a lost one ends the run.
+The set of ranks never changes during a run (static rendezvous): a lost rank ends the run.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -14,16 +15,17 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from dapt_contract.pod import ACCELERATOR
 from dapt_trainer.context import StageContext
 
 Value = TypeVar("Value")
 _COLLECTIVE_TIMEOUT = timedelta(hours=2)
-"""Longer than any save or evaluation that one rank waits for; hangs are the heartbeat watcher's business."""
+"""Longer than any save or evaluation that one rank waits for; the agent finds hangs by their missing heartbeats."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among its peers."""
+    """Identifies this process among the ranks of its stage and communicates with them."""
 
     rank: int
     local_rank: int
@@ -32,16 +34,16 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this rank writes what is written once."""
+        """Return whether this is rank 0, which writes what is written once."""
         return self.rank == 0
 
     def barrier(self) -> None:
-        """Wait for all ranks."""
+        """Wait until all ranks have called this."""
         if self.world_size > 1:
             dist.barrier()
 
     def sum(self, *values: float) -> list[float]:
-        """Sums over all ranks, in fp64; equal on every rank."""
+        """Return the sums over all ranks, in fp64; equal on every rank."""
         if self.world_size == 1:
             return list(values)
         totals = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -49,43 +51,44 @@ class Ranks:
         return [float(total) for total in totals.tolist()]
 
     def maximum(self, value: float) -> float:
-        """The largest of all ranks' values."""
+        """Return the largest of all ranks' values."""
         if self.world_size == 1:
             return value
         largest = torch.tensor([value], dtype=torch.float64, device=self.device)
         dist.all_reduce(largest, op=dist.ReduceOp.MAX)
         return float(largest.item())
 
-    def from_first(self, value: object) -> object:
-        """Rank 0's value on every rank. Meant for small plain values."""
+    def from_first(self, compute: Callable[[], Value]) -> Value:
+        """Call `compute` on rank 0 alone and return its result on every rank. Meant for small plain values."""
         if self.world_size == 1:
-            return value
-        box = [value if self.is_first else None]
-        dist.broadcast_object_list(box, src=0, device=self.device)
-        return box[0]
+            return compute()
+        values: list[Any] = [compute() if self.is_first else None]
+        dist.broadcast_object_list(values, src=0, device=self.device)
+        value: Value = values[0]
+        return value
 
     def gather(self, value: Value) -> list[Value]:
-        """Every rank's value, in the order of ranks, on every rank. Meant for small plain values."""
+        """Return every rank's value, in the order of ranks, on every rank. Meant for small plain values."""
         if self.world_size == 1:
             return [value]
-        found: list[Any] = [None] * self.world_size
-        dist.all_gather_object(found, value)
-        return found
+        values = [value] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
 
 
 def join_ranks(rank: int, local_rank: int, world_size: int) -> Ranks:
-    """Join the process group that torch's launcher declared; a lone process makes its own.
+    """Join the process group that torch's launcher announced, or create one for a single process.
 
-    DeepSpeed and accelerate find the group and use it. Without an accelerator everything runs over gloo on the CPU.
+    DeepSpeed and accelerate use the group that exists. Without an accelerator everything runs over gloo on the CPU.
     """
-    on_cpu = not torch.cuda.is_available() or os.environ.get("DAPT_ACCELERATOR") == "cpu"
+    device = choose_device(local_rank)
+    on_cpu = device.type == "cpu"
     if on_cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        # accelerate leaves DeepSpeed out in silence where this is true; `use_cpu` says what is needed.
+        # Where this is true, accelerate silently runs without DeepSpeed; `use_cpu` of the arguments is enough.
         os.environ["ACCELERATE_USE_CPU"] = "false"
-        _leave_out_shared_memory_op()
-    device = torch.device("cpu") if on_cpu else torch.device("cuda", local_rank)
-    if not on_cpu:
+        _disable_shared_memory_op()
+    else:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         if "MASTER_ADDR" not in os.environ:
@@ -99,12 +102,20 @@ def join_ranks(rank: int, local_rank: int, world_size: int) -> Ranks:
     return Ranks(rank, local_rank, world_size, device)
 
 
-def _leave_out_shared_memory_op() -> None:
-    """Let DeepSpeed's CPU collectives go over gloo.
+def choose_device(local_rank: int) -> torch.device:
+    """Return this rank's accelerator; the CPU where there is none or where DAPT_ACCELERATOR is `cpu`."""
+    if not torch.cuda.is_available() or os.environ.get(ACCELERATOR) == "cpu":
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank)
 
-    Its own op for them is compiled at first use, for half a minute or more, and wants a C++ compiler in the image
-    (docs/decisions/0001-gloo-on-cpu.md).
+
+def _disable_shared_memory_op() -> None:
+    """Make DeepSpeed's CPU collectives use gloo.
+
+    Its own op for them is compiled at first use, which takes half a minute or more and needs a C++ compiler in the
+    image (docs/decisions/0001-gloo-on-cpu.md).
     """
+    # Imported here: DeepSpeed reads DS_ACCELERATOR when it is imported.
     import deepspeed.ops
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 
@@ -125,8 +136,7 @@ def _free_port() -> int:
 
 
 def evaluation_ranks(context: StageContext) -> Ranks:
-    """This process among its peers, on its device."""
+    """Return the ranks of a measuring stage; a single process joins no group, so it needs no DeepSpeed."""
     if context.world_size > 1:
         return join_ranks(context.rank, context.local_rank, context.world_size)
-    on_cpu = not torch.cuda.is_available() or os.environ.get("DAPT_ACCELERATOR") == "cpu"
-    return Ranks(0, 0, 1, torch.device("cpu") if on_cpu else torch.device("cuda", context.local_rank))
+    return Ranks(0, 0, 1, choose_device(context.local_rank))

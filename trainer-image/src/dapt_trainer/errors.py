@@ -1,12 +1,14 @@
-"""Exceptions of the trainer, each with the exit code that tells the operator whether a retry helps.
+"""Defines the exceptions that end a stage, each with the exit code that tells the operator whether a retry helps.
 
-StageError
-├── InputError              64  bad configuration or data; never again with the same input
-├── StopRequested          143  SIGTERM was seen by all ranks; what can be saved was saved
-├── ForgettingLimitReached  76  the stop rule ended pretraining
-├── Diverged                77  loss or gradient is not a number, or past the hard stop
-├── OutOfMemory             70  accelerator or host memory; once more with half the micro-batch
-└── InfrastructureError     75  a peer, the network, the disk; again from the last checkpoint
+StageEnded                       ends the stage early, with an exit code, messages and perhaps facts
+├── StageInterrupted             no error: the program ended early because it was asked to
+│   ├── StopRequested       143  every rank learned of a SIGTERM; what can be saved was saved
+│   └── ForgettingLimitReached 76  the stop rule ended pretraining
+└── StageError                   an error
+    ├── InputError           64  bad configuration or data; fails again with the same input
+    ├── DivergedError        77  loss or gradient is not a number, or past the hard stop
+    ├── StageOutOfMemoryError 70  accelerator or host memory; retried once with half the micro-batch
+    └── InfrastructureError  75  a peer, the network, the disk; retried from the last checkpoint
 """
 
 from __future__ import annotations
@@ -17,58 +19,66 @@ from dapt_contract.base import Contract
 from dapt_contract.failure import Cause, ExitCode
 
 
-class StageError(Exception):
-    """Ends a stage with an exit code and one sentence a problem."""
+class StageEnded(Exception):  # noqa: N818 - half of the tree below it is no error
+    """Ends a stage early with an exit code and one message for each problem."""
 
     exit_code = ExitCode.UNKNOWN
     cause = Cause.CRASH
 
-    def __init__(self, *problems: str, facts: Contract | None = None) -> None:
+    def __init__(self, *problems: str, facts: Contract | None = None, report: Contract | None = None) -> None:
         super().__init__("\n".join(problems))
         self.problems: Sequence[str] = problems
         self.facts = facts
-        """Facts that are told in spite of the failure: pretraining's checkpoints."""
-        self.report: Contract | None = None
-        """The whole report, written in spite of the failure."""
+        """Facts that the operator needs although the stage did not finish: the checkpoints of pretraining."""
+        self.report = report
+        """The whole report, which the worker writes although the stage did not finish."""
 
 
-class InputError(StageError):
-    """Every problem of the input, one sentence each: place, value, what is accepted, next step."""
-
-    exit_code = ExitCode.BAD_INPUT
-    cause = Cause.BAD_INPUT
+class StageInterrupted(StageEnded):
+    """Ends a stage early for a reason that is no error."""
 
 
-class StopRequested(StageError):
-    """The pod was asked to stop."""
+class StopRequested(StageInterrupted):
+    """Ends a stage whose pod received SIGTERM."""
 
     exit_code = ExitCode.STOPPED
     cause = Cause.STOPPED
 
 
-class ForgettingLimitReached(StageError):
-    """The stop rule said so; the report is written all the same."""
+class ForgettingLimitReached(StageInterrupted):
+    """Ends pretraining by decision of the stop rule; the report is written."""
 
     exit_code = ExitCode.FORGETTING_LIMIT
     cause = Cause.FORGETTING_LIMIT
 
 
+class StageError(StageEnded):
+    """Ends a stage by an error."""
+
+
+class InputError(StageError):
+    """Reports every problem of the input, one message each: place, value, what is accepted, next step."""
+
+    exit_code = ExitCode.BAD_INPUT
+    cause = Cause.BAD_INPUT
+
+
 class DivergedError(StageError):
-    """Not a number, or far past the limit."""
+    """Reports that loss, gradient or perplexity is not a number, or far past the limit."""
 
     exit_code = ExitCode.DIVERGED
     cause = Cause.DIVERGED
 
 
 class StageOutOfMemoryError(StageError):
-    """Accelerator or host memory ran out."""
+    """Reports that accelerator or host memory ran out."""
 
     exit_code = ExitCode.OUT_OF_MEMORY
     cause = Cause.OUT_OF_MEMORY
 
 
 class InfrastructureError(StageError):
-    """Not the user's fault, and it may be gone the next time."""
+    """Reports a failure that is not the user's and that a retry may not meet again."""
 
     exit_code = ExitCode.INFRASTRUCTURE
     cause = Cause.INFRASTRUCTURE

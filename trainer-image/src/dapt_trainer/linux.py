@@ -1,4 +1,4 @@
-"""What the agent and the ranks need of Linux: dying with a parent, the cgroup's memory events, names of signals."""
+"""Wraps what the agent and the ranks use of Linux: the parent-death signal, memory events, process states."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 PARENT_PID = "DAPT_PARENT_PID"
-"""Set by the agent for its ranks: the process whose death must be theirs."""
+"""Environment variable in which the agent gives its own pid to its ranks, which must not outlive it."""
 
 
 def die_with_parent(expected_parent: int | None) -> None:
-    """Have the kernel kill this process when its parent dies, so that no rank trains on without its agent.
+    """Have the kernel kill this process when its parent dies, so that no rank keeps training without its agent.
 
     Args:
-        expected_parent: pid of the parent; when it is gone already, this process ends at once.
+        expected_parent: pid of the parent; if it has died already, this process exits at once.
     """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # The parent may have died before the call above; the kernel signals only later deaths.
     if expected_parent is not None and os.getppid() != expected_parent:
         os._exit(137)
 
 
 def oom_kills() -> int:
-    """How often the kernel killed a process of this cgroup for memory; 0 where nobody counts.
+    """Return how often the kernel killed a process of this cgroup for memory; 0 where no cgroup v2 counts it.
 
     Reads `oom_kill` of cgroup v2's `memory.events`.
     """
@@ -51,7 +52,7 @@ def _cgroup_folders() -> list[Path]:
 
 
 def signal_name(number: int) -> str:
-    """`SIGKILL` for 9."""
+    """Return the name of a signal, for example `SIGKILL` for 9."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -59,7 +60,7 @@ def signal_name(number: int) -> str:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (OSError, IndexError):

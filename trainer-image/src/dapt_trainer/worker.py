@@ -1,7 +1,7 @@
-"""One rank: reads stage.json, runs the stage's program, leaves its report and its outcome.
+"""Runs one rank: reads stage.json, runs the program of the stage, writes its report and the rank's outcome.
 
-Started by the agent (`python -m dapt_trainer.worker`), once for every process of the pod. Exit codes are the
-contract's; the outcome file in the scratch folder says the rest, the agent judges over all ranks.
+The agent starts it (`python -m dapt_trainer.worker`), once for every process of the pod. Exit codes are the contract's;
+the outcome file in the scratch folder has the rest, and the agent judges over all ranks.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol, cast
 
 from dapt_contract.base import Contract
 from dapt_contract.failure import Cause, ExitCode
 from dapt_contract.stage_file import write_report
 from dapt_trainer.context import StageContext
-from dapt_trainer.errors import InputError, StageError, StopRequested
+from dapt_trainer.errors import InputError, StageEnded, StopRequested
 from dapt_trainer.linux import PARENT_PID, die_with_parent
 from dapt_trainer.pod.disk_reserve import Reserve
 from dapt_trainer.pod.heartbeat import Heart, stacks_path
@@ -34,8 +34,9 @@ from dapt_trainer.pod.settings import PodSettings
 from dapt_trainer.pod.stage_input import read_stage
 from dapt_trainer.stages import STAGE_MODULES
 
-_MEMORY_SENTENCES = ("can't allocate memory", "not enough memory", "out of memory", "std::bad_alloc")
-_NETWORK_SENTENCES = (
+_MEMORY_PHRASES = ("can't allocate memory", "not enough memory", "out of memory", "std::bad_alloc")
+"""Phrases of torch, CUDA and C++ for a failed allocation, which has no class of its own on the CPU."""
+_NETWORK_PHRASES = (
     "gloo",
     "connection closed by peer",
     "connection reset by peer",
@@ -43,10 +44,19 @@ _NETWORK_SENTENCES = (
     "tcpstore",
     "broken pipe",
 )
+"""Phrases of a broken collective, which torch raises as a plain RuntimeError."""
+
+
+class StageProgram(Protocol):
+    """Describes the module of a kind of stage."""
+
+    def run(self, config: Contract, context: StageContext, /) -> Contract:
+        """Run the stage and return its report."""
+        ...
 
 
 def main(arguments: Sequence[str] | None = None, modules: Mapping[str, str] = STAGE_MODULES) -> int:
-    """Run one rank; returns its exit code. `modules` maps kinds of stage to the modules of their programs."""
+    """Run one rank and return its exit code; `modules` maps kinds of stage to the modules of their programs."""
     parser = argparse.ArgumentParser(prog="python -m dapt_trainer.worker")
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--sha256")
@@ -58,27 +68,29 @@ def main(arguments: Sequence[str] | None = None, modules: Mapping[str, str] = ST
 
     settings = PodSettings.read()
     rank = int(os.environ.get("RANK", "0"))
-    # The agent asks for stacks before it kills a hung rank; ranks that wrote to one log would mix their lines.
+    # The agent requests stacks before it kills a hung rank; ranks that wrote to one log would mix their lines.
     stacks = stacks_path(settings.ranks_folder, rank).open("w")
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
     reserve = Reserve(settings.ranks_folder / f"reserve-{rank}")
     outcome = _outcome(settings, rank, lambda: _run(options.config, options.sha256, settings, rank, modules))
+    # Without an outcome the agent knows only the exit status, so it must be written even on a full disk.
     reserve.write(lambda: write_outcome(settings.ranks_folder, outcome))
     return outcome.exit_code
 
 
 def _outcome(settings: PodSettings, rank: int, work: Callable[[], Contract | None]) -> RankOutcome:
-    """How the rank ended. From there on a stop is not heard any more: the launcher asks the peers of a failed rank to
-    stop, and one that fails itself at that moment must still say how."""
+    """Return how the rank ended, and ignore SIGTERM from then on."""
     try:
         try:
             facts = work()
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            return RankOutcome(rank=rank, facts=_plain(facts) if rank == 0 else None)
+            return RankOutcome(rank=rank, facts=_fields(facts) if rank == 0 else None)
         except BaseException as error:
+            # torch's launcher sends SIGTERM to the peers of a failed rank. A rank that fails itself at that moment must
+            # still report its own failure, not the stop.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             return outcome_of(error, rank, settings.work)
-    except StopRequested as late:  # it came between the failure and the line that stops hearing it
+    except StopRequested as late:  # SIGTERM arrived between the failure and the line that ignores it
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         return outcome_of(late.__context__ or late, rank, settings.work)
 
@@ -88,10 +100,9 @@ def _run(
 ) -> Contract | None:
     stage = read_stage(config, sha256)
     board = Board(stage, Heart(settings.ranks_folder, rank), settings.peak_flops)
-    _take_stops(board)
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # the agent decides; a terminal's Ctrl-C reaches every process
+    _handle_sigterm(board)
+    # Ctrl-C in a terminal reaches every process; the agent alone reacts and sends SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if rank == 0:
         serve(board, stage, settings.progress_port)
     program = _program(stage.kind, modules)
@@ -108,23 +119,23 @@ def _run(
     )
     context.try_folder.mkdir(parents=True, exist_ok=True)
     try:
-        report: Contract = program.run(stage.config, context)
-    except StageError as error:
-        told = getattr(error, "report", None)
-        if rank == 0 and told is not None:
-            write_report(settings.work, stage, told)
+        report = program.run(stage.config, context)
+    except StageEnded as end:
+        # The stop rule ends pretraining by an exception; its curve and checkpoints are needed all the same.
+        if rank == 0 and end.report is not None:
+            write_report(settings.work, stage, end.report)
         raise
     if rank == 0:
         write_report(settings.work, stage, report)
     return _facts_of(report)
 
 
-def _take_stops(board: Board) -> None:
-    """Turn SIGTERM into the board's flag, in this process alone: forked helpers end as if nobody had asked."""
-    own = os.getpid()
+def _handle_sigterm(board: Board) -> None:
+    """Make SIGTERM set the board's flag in this process; in forked helpers it keeps its default action."""
+    own_pid = os.getpid()
 
     def handle(*_: object) -> None:
-        if os.getpid() == own:
+        if os.getpid() == own_pid:
             board.request_stop()
         else:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -133,12 +144,13 @@ def _take_stops(board: Board) -> None:
     signal.signal(signal.SIGTERM, handle)
 
 
-def _program(kind: str, modules: Mapping[str, str]) -> Any:
+def _program(kind: str, modules: Mapping[str, str]) -> StageProgram:
     if kind not in modules:
         raise InputError(
             f"this image has no program for a stage of kind {kind!r}; it has {', '.join(modules)}"
         )
-    return importlib.import_module(modules[kind])
+    # A module that is imported by name has no static type.
+    return cast(StageProgram, importlib.import_module(modules[kind]))
 
 
 def _facts_of(report: Contract) -> Contract | None:
@@ -146,20 +158,20 @@ def _facts_of(report: Contract) -> Contract | None:
     return facts if isinstance(facts, Contract) else None
 
 
-def _plain(facts: Contract | None) -> dict[str, Any] | None:
+def _fields(facts: Contract | None) -> dict[str, object] | None:
     return None if facts is None else facts.model_dump(mode="json")
 
 
 def outcome_of(error: BaseException, rank: int, work: Path) -> RankOutcome:
-    """What an exception means for the run. The traceback of a surprise goes to the log, never into the sentence.
+    """Return the outcome of a rank that raised; the traceback of an unexpected error goes to the log, not the message.
 
     Args:
         error: what ended the stage.
         rank: global rank.
-        work: the work volume, whose free space is told when a disk is full.
+        work: the work volume, whose free space is reported when a disk is full.
     """
-    if isinstance(error, StageError):
-        facts = _plain(error.facts) if rank == 0 else None
+    if isinstance(error, StageEnded):
+        facts = _fields(error.facts) if rank == 0 else None
         return RankOutcome(
             rank=rank,
             exit_code=error.exit_code,
@@ -175,43 +187,43 @@ def outcome_of(error: BaseException, rank: int, work: Path) -> RankOutcome:
         return _failure(rank, Cause.BAD_INPUT, ExitCode.BAD_INPUT, _forbidden(error))
     traceback.print_exception(error, file=sys.stdout)
     names = {kind.__name__ for kind in type(error).__mro__}
-    if isinstance(error, MemoryError) or names & {"OutOfMemoryError"} or _says(lowered, _MEMORY_SENTENCES):
+    if isinstance(error, MemoryError) or names & {"OutOfMemoryError"} or _contains(lowered, _MEMORY_PHRASES):
         return _failure(
             rank, Cause.OUT_OF_MEMORY, ExitCode.OUT_OF_MEMORY, f"rank {rank} ran out of memory: {text}"
         )
-    network = isinstance(error, ConnectionError | TimeoutError) or names & {"DistError"}
-    if network or (isinstance(error, RuntimeError) and _says(lowered, _NETWORK_SENTENCES)):
-        sentence = f"rank {rank} lost its peers or the network: {text}"
-        lost = _failure(rank, Cause.INFRASTRUCTURE, ExitCode.INFRASTRUCTURE, sentence)
-        return lost.model_copy(update={"effect": True})
+    is_network = isinstance(error, ConnectionError | TimeoutError) or names & {"DistError"}
+    if is_network or (isinstance(error, RuntimeError) and _contains(lowered, _NETWORK_PHRASES)):
+        message = f"rank {rank} lost its peers or the network: {text}"
+        # The peer that failed first reports the root cause.
+        return _failure(rank, Cause.INFRASTRUCTURE, ExitCode.INFRASTRUCTURE, message).as_effect()
     place = _place(error)
     return _failure(
         rank, Cause.CRASH, ExitCode.UNKNOWN, f"rank {rank} failed{place}: {text}; the log has the traceback"
     )
 
 
-def _failure(rank: int, cause: Cause, code: ExitCode, sentence: str) -> RankOutcome:
-    return RankOutcome(rank=rank, exit_code=code, cause=cause, problems=(sentence,))
+def _failure(rank: int, cause: Cause, code: ExitCode, message: str) -> RankOutcome:
+    return RankOutcome(rank=rank, exit_code=code, cause=cause, problems=(message,))
 
 
 def _forbidden(error: PermissionError) -> str:
     return (
-        f"{error.filename}: user {os.getuid()} of the pod may not use it; let that user (or its group"
-        f" {os.getgid()}) read it, or write it where it is a destination or the work volume"
+        f"{error.filename}: permission denied for user {os.getuid()} of the pod; allow that user (or its group"
+        f" {os.getgid()}) to read it, and to write it where it is a destination or the work volume"
     )
 
 
-def _says(text: str, parts: Sequence[str]) -> bool:
-    return any(part in text for part in parts)
+def _contains(text: str, phrases: Sequence[str]) -> bool:
+    return any(phrase in text for phrase in phrases)
 
 
 def _disk_full(error: OSError, work: Path) -> str:
-    where = Path(str(error.filename)) if error.filename else work
-    folder = next((path for path in (where, *where.parents) if path.exists()), work)
+    target = Path(str(error.filename)) if error.filename else work
+    folder = next((path for path in (target, *target.parents) if path.exists()), work)
     free = shutil.disk_usage(folder).free
     return (
-        f"{where}: no space left to write it ({free / 2**20:,.0f} MiB free in {folder}); what was complete before is "
-        "kept: free space or enlarge the volume, the run goes on from there"
+        f"{target}: no space left to write it ({free / 2**20:,.0f} MiB free in {folder}); what is complete is kept: "
+        "free space or enlarge the volume, and the next run continues from there"
     )
 
 
@@ -221,7 +233,7 @@ def _place(error: BaseException) -> str:
 
 
 def end(code: int) -> None:
-    """Leave at once: report and outcome are written, and a teardown that hangs must not undo them."""
+    """Exit at once, without the teardown of libraries: report and outcome are written, and a hang would lose them."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

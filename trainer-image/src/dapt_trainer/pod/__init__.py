@@ -1,4 +1,1 @@
-"""The supervisor of one pod: starts the ranks, watches them, reports progress and the outcome.
-
-Imports no torch.
-"""
+"""Supervises the ranks of one pod: starts them, watches them, reports progress and the outcome. Imports no torch."""

@@ -1,7 +1,7 @@
-"""The pod's first process: starts the ranks, watches them, says how the run ended.
+"""Runs as the first process of a pod: starts the ranks, watches them and reports how the run ended.
 
-torchrun alone exits 1 whatever its workers returned. The agent exits with the contract's code for the root cause and
-writes the termination message, which is all that the operator reads of a pod.
+torchrun alone exits with 1 whatever its workers returned. The agent exits with the contract's code for the root cause
+and writes the termination message, which is all that the operator reads of a pod.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -32,12 +32,12 @@ from dapt_trainer.pod.stage_input import read_stage
 from dapt_trainer.pod.watch import Watch
 
 WORKER = ("-m", "dapt_trainer.worker")
-"""What each rank runs, after the interpreter."""
+"""Command of each rank, after the interpreter."""
 _ENDED_BY_RULE = {
     "ForgettingLimit": (ExitCode.FORGETTING_LIMIT, Cause.FORGETTING_LIMIT),
     "Diverged": (ExitCode.DIVERGED, Cause.DIVERGED),
 }
-"""Ends of pretraining that have a report and are no success."""
+"""Ends of pretraining that leave a report and are no success."""
 
 
 def run_agent(kind: str, config: Path, sha256: str | None, worker: Sequence[str] = WORKER) -> int:
@@ -47,65 +47,66 @@ def run_agent(kind: str, config: Path, sha256: str | None, worker: Sequence[str]
         settings = PodSettings.read()
         stage = read_stage(config, sha256, kind)
     except InputError as error:
-        verdict = PodOutcome(error.exit_code, error.cause, "; ".join(error.problems))
-        return _say(log, "", kind, verdict)
+        outcome = PodOutcome(error.exit_code, error.cause, "; ".join(error.problems))
+        return _report(log, "", kind, outcome)
+    # A pod whose termination message was lost is run again: its work is done, so only the message is repeated.
     finished = finished_report(settings.work, stage)
     if finished is not None:
-        print(f"dapt: {stage.run.lineage} is finished already; its report is told again", flush=True)
-        return _say(log, stage.run.key, kind, _verdict_of_report(finished))
-    verdict = _run_ranks(stage, config, sha256, settings, worker, log)
-    shutil.rmtree(
-        settings.ranks_folder, ignore_errors=True
-    )  # with its reserve: the last words must fit on a full disk
-    return _say(log, stage.run.key, kind, verdict)
+        print(f"dapt: {stage.run.lineage} is already finished; reporting its result again", flush=True)
+        return _report(log, stage.run.key, kind, _outcome_of_report(finished))
+    command = [*worker, "--config", str(config), *(["--sha256", sha256] if sha256 else [])]
+    outcome = _run_ranks(stage, command, settings, log)
+    # Deleted with its reserve before the message is written: the message must fit on a full disk.
+    shutil.rmtree(settings.ranks_folder, ignore_errors=True)
+    return _report(log, stage.run.key, kind, outcome)
 
 
-def _run_ranks(
-    stage: StageFile,
-    config: Path,
-    sha256: str | None,
-    settings: PodSettings,
-    worker: Sequence[str],
-    log: Path,
-) -> PodOutcome:
+@dataclass(frozen=True)
+class _RanksEnd:
+    """Holds what is known after the ranks ended, apart from the outcomes that they wrote."""
+
+    statuses: Statuses
+    oom_killed: bool
+    launch_problem: str
+    """Why the ranks could not be started; empty when they were."""
+
+
+def _run_ranks(stage: StageFile, command: Sequence[str], settings: PodSettings, log: Path) -> PodOutcome:
     def stop_before_start() -> None:
-        verdict = PodOutcome(ExitCode.STOPPED, Cause.STOPPED, "asked to stop before the ranks ran")
-        os._exit(_say(log, stage.run.key, stage.kind, verdict))
+        outcome = PodOutcome(ExitCode.STOPPED, Cause.STOPPED, "stop requested before the ranks ran")
+        os._exit(_report(log, stage.run.key, stage.kind, outcome))
 
     shutil.rmtree(settings.ranks_folder, ignore_errors=True)
     settings.ranks_folder.mkdir(parents=True)
     Reserve(settings.ranks_folder / "reserve")
     os.environ[PARENT_PID] = str(os.getpid())
-    command = [*worker, "--config", str(config), *(["--sha256", sha256] if sha256 else [])]
     kills_before = oom_kills()
     watch = Watch(settings, stop_before_start)
     watch.start()
-    lost_peers = ""
+    launch_problem = ""
     statuses: Statuses = {}
     try:
-        alone = settings.world_size == 1
-        statuses = run_single(command) if alone else run_gang(command, settings, stage.run.key[:16])
+        is_alone = settings.world_size == 1
+        statuses = run_single(command) if is_alone else run_gang(command, settings, stage.run.key[:16])
     except Exception as error:  # the rendezvous' own errors have no common class
-        lost_peers = f"the ranks could not be started: {type(error).__name__}: {error}".splitlines()[0]
+        launch_problem = f"the ranks could not be started: {type(error).__name__}: {error}".splitlines()[0]
     watch.close()
-    return _judge_ranks(settings, statuses, watch, oom_kills() > kills_before, lost_peers)
+    return _judge_ranks(settings, watch, _RanksEnd(statuses, oom_kills() > kills_before, launch_problem))
 
 
-def _judge_ranks(
-    settings: PodSettings, statuses: Statuses, watch: Watch, oom_killed: bool, lost_peers: str
-) -> PodOutcome:
+def _judge_ranks(settings: PodSettings, watch: Watch, end: _RanksEnd) -> PodOutcome:
     outcomes = []
     for rank in settings.local_ranks:
         outcome = read_outcome(settings.ranks_folder, rank) or watch.killed.get(rank)
         if outcome is not None and outcome.cause is Cause.STOPPED and not watch.stop_requested:
-            # torch's launcher asks the peers of a failed rank to stop; nobody asked this pod.
-            outcome = outcome.model_copy(update={"effect": True})
-        if outcome is None and lost_peers:
+            # torch's launcher sends SIGTERM to the peers of a failed rank; this pod received no stop request.
+            outcome = outcome.as_effect()
+        if outcome is None and end.launch_problem:
             outcome = RankOutcome(
                 rank=rank,
                 exit_code=ExitCode.INFRASTRUCTURE,
                 cause=Cause.INFRASTRUCTURE,
-                problems=(lost_peers,),
+                problems=(end.launch_problem,),
             )
         if outcome is None and watch.stop_requested:
             outcome = RankOutcome(
@@ -114,36 +115,36 @@ def _judge_ranks(
                 cause=Cause.STOPPED,
                 problems=(f"rank {rank} was stopped before it could save",),
             )
-        outcomes.append(outcome or killed_outcome(rank, statuses.get(rank), oom_killed=oom_killed))
+        outcomes.append(outcome or killed_outcome(rank, end.statuses.get(rank), oom_killed=end.oom_killed))
     return judge(outcomes)
 
 
-def _verdict_of_report(report: Contract) -> PodOutcome:
-    """A report told again ends as its run did."""
-    facts: Any = getattr(report, "facts", None)
+def _outcome_of_report(report: Contract) -> PodOutcome:
+    """Return the outcome of the run that wrote the report."""
+    facts = getattr(report, "facts", None)
     code, cause = _ENDED_BY_RULE.get(getattr(facts, "ended_by", ""), (ExitCode.DONE, None))
-    plain = facts.model_dump(mode="json") if isinstance(facts, Contract) else None
-    return PodOutcome(code, cause, getattr(facts, "message", "") if code else "", facts=plain)
+    fields = facts.model_dump(mode="json") if isinstance(facts, Contract) else None
+    return PodOutcome(code, cause, getattr(facts, "message", "") if code else "", facts=fields)
 
 
-def _say(log: Path, key: str, kind: str, verdict: PodOutcome) -> int:
-    """Write the termination message; returns the exit code."""
-    if verdict.sentence:
-        print(f"dapt: {verdict.sentence}", flush=True)
+def _report(log: Path, key: str, kind: str, outcome: PodOutcome) -> int:
+    """Write the termination message and return the exit code."""
+    if outcome.message:
+        print(f"dapt: {outcome.message}", flush=True)
     try:
-        end = RunEnd(verdict.exit_code, verdict.cause, verdict.sentence, is_effect=verdict.effect)
-        text = encode_message(key, kind, end, facts=_parsed(kind, verdict.facts))
+        end = RunEnd(outcome.exit_code, outcome.cause, outcome.message, is_effect=outcome.is_effect)
+        text = encode_message(key, kind, end, facts=_parsed(kind, outcome.facts))
         log.write_text(text, encoding="utf-8")
     except (OSError, ContractError) as error:
-        # The operator treats a lost message as a failure; a new try repeats it from the report.
+        # The operator treats a lost message as a failure; the next run repeats it from the report.
         print(f"dapt: the termination message is lost: {error}", file=sys.stderr, flush=True)
-    return int(verdict.exit_code)
+    return int(outcome.exit_code)
 
 
-def _parsed(kind: str, facts: Mapping[str, Any] | None) -> Contract | None:
+def _parsed(kind: str, facts: Mapping[str, object] | None) -> Contract | None:
     if facts is None:
         return None
     try:
         return KINDS[kind].facts.model_validate(facts)
     except ValidationError as error:
-        raise ContractError(f"facts of {kind} do not fit: {error.errors()[0]['msg']}") from error
+        raise ContractError(f"facts of {kind} are invalid: {error.errors()[0]['msg']}") from error

@@ -1,7 +1,7 @@
-"""A little disk space put aside for last words.
+"""Reserves a little disk space for the outcome of a run.
 
-When a disk is full, the sentence that says so must still fit on it: locally, work volume, scratch and termination
-message share one disk.
+The message that a disk is full must still fit on that disk: in a local run, work volume, scratch folder and termination
+message share one.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ RESERVED_BYTES = 64 * 1024
 
 
 class Reserve:
-    """A file of `RESERVED_BYTES` bytes that is given up when a write fails."""
+    """Holds a file of `RESERVED_BYTES` bytes that is deleted when a write fails."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with contextlib.suppress(OSError):  # as full as that already: then there is nothing to put aside
+        with contextlib.suppress(OSError):  # the disk is full already: there is nothing left to reserve
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"\1" * RESERVED_BYTES)  # not zeros, which some file systems don't store
 
     def write(self, write: Callable[[], object]) -> None:
-        """Call `write`, and once more without the reserve when it fails.
+        """Call `write`; if it fails, delete the reserve and call it once more.
 
         Raises:
             OSError: it failed both times.
@@ -35,6 +35,6 @@ class Reserve:
             write()
 
     def release(self) -> None:
-        """Give the space back."""
+        """Delete the file, which frees the space."""
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""Heartbeats: each rank leaves a small file, the agent reads them all and tells a hang from slow work.
+"""Writes and reads heartbeats: each rank keeps a small file, from which the agent tells a hang from slow work.
 
-A file holds when the rank beat last, whether it has made a step yet, and the median of its steps, in seconds of the
-machine's monotonic clock (which all processes of a pod share). A beat costs one small write to the scratch volume, at
-most five times a second.
+A file holds the time of the last heartbeat, whether the rank has finished a step yet, and the median duration of its
+steps, in seconds of the machine's monotonic clock (which all processes of a pod share). A heartbeat costs one small
+write to the scratch volume, at most five times a second.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HANG_FLOOR_SECONDS = 60.0
-"""No rank hangs before it was silent for a minute, however short its steps."""
+"""Shortest silence that counts as a hang, however short a rank's steps are."""
 HANG_STEPS = 10.0
-"""A rank hangs when it was silent for this many median steps."""
+"""Silence, in median steps, after which a rank counts as hung."""
 _MINIMUM_INTERVAL_SECONDS = 0.2
 _REMEMBERED_STEPS = 50
 
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """What a rank said last."""
+    """Holds the last heartbeat of a rank."""
 
     rank: int
     pid: int
@@ -36,24 +36,24 @@ class Heartbeat:
     median_step_seconds: float
 
     def hang_limit_seconds(self, startup_timeout_seconds: float, floor_seconds: float) -> float:
-        """How long this rank may stay silent: max(floor, 10 median steps) once it has made a step."""
+        """Return how long this rank may stay silent: max(floor, 10 median steps) once it has finished a step."""
         if not self.stepped:
             return startup_timeout_seconds
         return max(floor_seconds, HANG_STEPS * self.median_step_seconds)
 
 
 def heartbeat_path(folder: Path, rank: int) -> Path:
-    """The file of one rank."""
+    """Return the file of one rank's heartbeat."""
     return folder / f"heartbeat-{rank}.json"
 
 
 def stacks_path(folder: Path, rank: int) -> Path:
-    """Where one rank leaves its stacks when it is asked for them."""
+    """Return the file into which one rank writes its stacks at SIGUSR1."""
     return folder / f"stacks-{rank}.txt"
 
 
 def read_heartbeat(folder: Path, rank: int) -> Heartbeat | None:
-    """A rank's last heartbeat; None before the first."""
+    """Return a rank's last heartbeat; None before the first."""
     try:
         raw = json.loads(heartbeat_path(folder, rank).read_text())
         return Heartbeat(rank, int(raw["pid"]), float(raw["at"]), bool(raw["stepped"]), float(raw["median"]))
@@ -62,7 +62,7 @@ def read_heartbeat(folder: Path, rank: int) -> Heartbeat | None:
 
 
 class Heart:
-    """The writing end, one a rank."""
+    """Writes the heartbeats of one rank."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ class Heart:
         self.beat()
 
     def beat(self, step: int | None = None) -> None:
-        """Say that this rank moves; `step` when an optimizer step is done.
+        """Report that this rank is making progress; `step` is the optimizer step just finished, if one was.
 
         Raises:
             OSError: the scratch volume is full.
@@ -95,6 +95,7 @@ class Heart:
         self._written = now
         median = statistics.median(self._step_seconds) if self._step_seconds else 0.0
         state = {"pid": self._pid, "at": now, "stepped": self._step is not None, "median": median}
+        # Renamed into place: the agent must never read half a file.
         temporary = self._path.with_suffix(".new")
         temporary.write_text(json.dumps(state))
         temporary.replace(self._path)

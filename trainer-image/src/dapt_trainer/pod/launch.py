@@ -1,7 +1,7 @@
-"""Starting the ranks of a pod and waiting for them.
+"""Starts the ranks of a pod and waits for them.
 
-One process over all nodes is a plain subprocess, so that such a stage never loads torch here. More are started by
-torch's own launcher as a library: static rendezvous, no restarts, so that every new try is the operator's decision.
+A run of one rank is a plain subprocess, so that the agent of such a stage never loads torch. Several ranks are started
+by torch's launcher as a library: static rendezvous and no restarts, so that every retry is the operator's decision.
 """
 
 from __future__ import annotations
@@ -9,26 +9,27 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from dapt_trainer.pod.settings import PodSettings
 
 Statuses = Mapping[int, int]
-"""Exit status of ranks by global rank, negative for a signal; ranks that are not in it ended with 0 or unknown."""
+"""Exit status by global rank, negative for a signal; a rank that is missing exited with 0 or is unknown."""
 
 
 def run_single(command: Sequence[str]) -> Statuses:
-    """Run the one rank of a run."""
+    """Run the only rank of a run."""
     return {0: subprocess.call([sys.executable, *command])}
 
 
 def run_gang(command: Sequence[str], settings: PodSettings, run_id: str) -> Statuses:
-    """Run this pod's ranks of a gang: joins the other pods at the coordinator, whichever comes first."""
+    """Run this pod's ranks of a run of several; the pods meet at the coordinator in any order."""
+    # Imported here: an agent with one rank must not load torch.
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logs = settings.ranks_folder / "launcher"
+    logs.mkdir(parents=True, exist_ok=True)
     config = LaunchConfig(
         min_nodes=settings.nodes,
         max_nodes=settings.nodes,
@@ -41,7 +42,7 @@ def run_gang(command: Sequence[str], settings: PodSettings, run_id: str) -> Stat
         max_restarts=0,
         monitor_interval=0.1,
         local_addr=settings.coordinator_host if settings.nodes == 1 else None,
-        logs_specs=DefaultLogsSpecs(log_dir=str(_made(logs))),
+        logs_specs=DefaultLogsSpecs(log_dir=str(logs)),
         signals_to_handle="SIGTERM,SIGINT",
         shutdown_timeout=max(1, round(settings.shutdown_seconds)),
     )
@@ -52,8 +53,3 @@ def run_gang(command: Sequence[str], settings: PodSettings, run_id: str) -> Stat
     except SignalException:
         return {}
     return {}
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -1,4 +1,4 @@
-"""What a pod's environment says (names in `dapt_contract.pod`)."""
+"""Reads the settings of a pod from its environment; `dapt_contract.pod` names the variables."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from dapt_trainer.errors import InputError
 from dapt_trainer.pod.heartbeat import HANG_FLOOR_SECONDS
 
 HANG_FLOOR = "DAPT_HANG_FLOOR_SECONDS"
-"""Shortest silence that counts as a hang; for tests and for stages with very short steps."""
+"""Environment variable of the shortest silence that counts as a hang; for tests and stages of very short steps."""
 _MARGIN_FRACTION = 0.15
-"""Share of the grace period that is kept for writing the termination message."""
+"""Fraction of the grace period that is kept for writing the termination message."""
 
 
 @dataclass(frozen=True)
 class PodSettings:
-    """One pod: where things are, who its peers are, how long things may take."""
+    """Holds the folders, the peers and the time limits of one pod."""
 
     work: Path
     scratch: Path
     termination_log: Path
     progress_port: int
-    """0: any free one."""
+    """Port of the live progress; 0: any free one."""
     grace_seconds: float
     startup_timeout_seconds: float
     hang_floor_seconds: float
@@ -36,40 +36,40 @@ class PodSettings:
     coordinator_port: int
     signing_key_file: Path | None
     peak_tflops: float = 0.0
-    """Of one accelerator; 0 when nobody said."""
+    """Peak of one accelerator; 0 when it is unknown."""
 
     @property
     def peak_flops(self) -> float:
-        """Of all ranks' accelerators together, in FLOP/s; 0 when nobody said."""
+        """Return the peak of all ranks' accelerators together, in FLOP/s; 0 when it is unknown."""
         return self.peak_tflops * 1e12 * self.world_size
 
     @property
     def world_size(self) -> int:
-        """Ranks over all nodes."""
+        """Return the number of ranks over all nodes."""
         return self.nodes * self.processes_per_node
 
     @property
     def local_ranks(self) -> range:
-        """Global ranks of this pod."""
+        """Return the global ranks of this pod."""
         first = self.node_rank * self.processes_per_node
         return range(first, first + self.processes_per_node)
 
     @property
     def ranks_folder(self) -> Path:
-        """Heartbeats and outcomes of this pod's ranks."""
+        """Return the folder of the heartbeats and outcomes of this pod's ranks."""
         return self.scratch / f"ranks-{self.node_rank}"
 
     @property
     def shutdown_seconds(self) -> float:
-        """What ranks get between SIGTERM and SIGKILL: the grace period less the time for the last words."""
+        """Return the time between SIGTERM and SIGKILL for ranks: the grace period less the time for the message."""
         return max(0.5, self.grace_seconds - max(1.0, self.grace_seconds * _MARGIN_FRACTION))
 
     @classmethod
     def read(cls, environment: Mapping[str, str] = os.environ) -> PodSettings:
-        """Read the environment.
+        """Return the settings that the environment holds.
 
         Raises:
-            InputError: a variable is missing or not a number; names every one.
+            InputError: variables are missing or not a number; the error names each.
         """
         problems: list[str] = []
 
@@ -79,7 +79,7 @@ class PodSettings:
                 return float(text)
             except ValueError:
                 problems.append(
-                    f"{name} is {text!r}, expected a number: the pod was not made by this operator"
+                    f"{name} is {text!r}, expected a number: the pod was not created by this operator"
                 )
                 return 0.0
 

@@ -1,4 +1,4 @@
-"""Reading stage.json: the very bytes that the operator digested, or nothing."""
+"""Reads stage.json and refuses it unless its bytes are those that the operator computed the digest of."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dapt_trainer.errors import InputError
 
 
 def read_stage(config: Path, sha256: str | None, kind: str | None = None) -> StageFile:
-    """Read and check stage.json.
+    """Return the checked content of stage.json.
 
     Args:
         config: the file.
@@ -29,11 +29,11 @@ def read_stage(config: Path, sha256: str | None, kind: str | None = None) -> Sta
         raise InputError(
             f"{config}: cannot be read ({error.strerror}); it holds the stage's configuration"
         ) from error
-    found = hashlib.sha256(content).hexdigest()
-    if sha256 is not None and found != sha256.removeprefix("sha256:"):
+    actual = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and actual != sha256.removeprefix("sha256:"):
         raise InputError(
-            f"{config}: {ALTERED_STAGE_FILE}: SHA-256 {found[:12]}..., expected {sha256[:12]}...; "
-            "delete the ConfigMap and the Job, so that they are created anew"
+            f"{config}: {ALTERED_STAGE_FILE}: SHA-256 {actual[:12]}..., expected {sha256[:12]}...; "
+            "delete the ConfigMap and the Job; the operator creates them again"
         )
     try:
         stage = StageFile.model_validate_json(content)
@@ -45,5 +45,5 @@ def read_stage(config: Path, sha256: str | None, kind: str | None = None) -> Sta
             "operator and trainer image must be of the same release"
         ) from error
     if kind is not None and stage.kind != kind:
-        raise InputError(f"{config}: holds a stage of kind {stage.kind!r}, but {kind!r} was asked for")
+        raise InputError(f"{config}: holds a stage of kind {stage.kind!r}, but {kind!r} was requested")
     return stage

@@ -1,7 +1,7 @@
-"""The agent's watch over its ranks: silence, failures of peers, the request to stop.
+"""Watches the ranks of a pod from a thread of the agent: hangs, failures of peers, stop requests.
 
-A thread, since the main thread waits inside torch's launcher. It learns the ranks' process ids from their heartbeats
-and kills; what it killed and why is the agent's to tell, the ranks themselves cannot.
+It is a thread because the main thread waits inside torch's launcher. It learns the ranks' process ids from their
+heartbeats and kills ranks; a killed rank cannot write its outcome, so the agent takes it from here.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from dapt_trainer.pod.outcome import RankOutcome, read_outcome
 from dapt_trainer.pod.settings import PodSettings
 
 PEER_SECONDS = 2.0
-"""What peers of a failed rank get to say how they end; a collective never comes back without it."""
+"""Time for the peers of a failed rank to write their outcomes; their collectives never return without that rank."""
 LINGER_SECONDS = 30.0
-"""What a rank gets between its outcome and its end; teardown of a network library may hang."""
+"""Time between a rank's outcome and the end of its process; the teardown of a network library may hang."""
 STACKS_SECONDS = 5.0
-"""What ranks get at most to write down their stacks."""
+"""Longest time for ranks to write their stacks."""
 _INTERVAL_SECONDS = 0.1
 
 
 class Watch:
-    """Watches from `start` to `close`. `killed` holds the outcome of each rank that was killed here."""
+    """Watches from `start` to `close`; `killed` holds the outcome of each rank that it killed."""
 
     def __init__(self, settings: PodSettings, on_idle_stop: Callable[[], None]) -> None:
         self._settings = settings
         self._on_idle_stop = on_idle_stop
-        """Called when asked to stop before any rank runs; does not return."""
-        self._started = time.monotonic()
+        """Called at a stop request before any rank runs; does not return."""
         self._stop_at: float | None = None
         self._failed_at: float | None = None
-        self._told: set[int] = set()
-        self._ended: dict[int, float] = {}
-        self._over = threading.Event()
+        self._signalled: set[int] = set()
+        """Ranks to which the stop request was forwarded."""
+        self._ended_at: dict[int, float] = {}
+        self._closed = threading.Event()
         self.killed: dict[int, RankOutcome] = {}
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
@@ -49,57 +49,58 @@ class Watch:
         self._thread = threading.Thread(target=self._loop, name="watch", daemon=True)
 
     def start(self) -> None:
-        """Take SIGTERM and begin; from the main thread.
-
-        The wake-up pipe is written by the C handler, so that a stop is seen while the main thread waits in C for
-        its peers.
-        """
+        """Take over SIGTERM and SIGINT and start the thread; call it from the main thread."""
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.signal(signal.SIGINT, lambda *_: None)
+        # Python runs its handlers between bytecodes of the main thread, which may wait in C for its peers for
+        # minutes. The C handler writes to this pipe at once, so the thread sees a stop request in time.
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._thread.start()
 
     def close(self) -> None:
-        """End the watch; the ranks have ended."""
-        self._over.set()
+        """Stop watching, once the ranks have ended."""
+        self._closed.set()
         self._thread.join(timeout=5)
         signal.set_wakeup_fd(-1)
 
     @property
     def stop_requested(self) -> bool:
-        """Whether SIGTERM came."""
+        """Return whether the pod received SIGTERM or SIGINT."""
         return self._stop_at is not None
 
     def _loop(self) -> None:
-        while not self._over.wait(_INTERVAL_SECONDS):
+        while not self._closed.wait(_INTERVAL_SECONDS):
             with contextlib.suppress(OSError):
-                self._look(time.monotonic())
+                self._check(time.monotonic())
 
-    def _look(self, now: float) -> None:
+    def _check(self, now: float) -> None:
         self._read_signals(now)
         ranks = self._settings.local_ranks
         beats = {rank: beat for rank in ranks if (beat := read_heartbeat(self._settings.ranks_folder, rank))}
         outcomes = {rank: out for rank in ranks if (out := read_outcome(self._settings.ranks_folder, rank))}
         alive = {rank: beat for rank, beat in beats.items() if is_alive(beat.pid)}
         if self._stop_at is not None:
-            self._stop(now, alive, bool(beats))
+            if not beats:
+                self._on_idle_stop()
+            self._stop(now, self._stop_at, alive)
         for rank in outcomes:
-            self._ended.setdefault(rank, now)
-        broken = [
+            self._ended_at.setdefault(rank, now)
+        failed = [
             rank
             for rank in beats
             if (rank in outcomes and outcomes[rank].exit_code not in (ExitCode.DONE, ExitCode.STOPPED))
             or (rank not in outcomes and rank not in alive)
         ]
-        if broken:
+        if failed:
             self._failed_at = self._failed_at or now
+            # Not at once: a peer that fails for a reason of its own (a bad record) still reports it.
             if now > self._failed_at + PEER_SECONDS:
                 for rank, beat in alive.items():
                     self._kill(rank, beat, None)
         elif self._stop_at is None:
-            self._find_hang(now, beats, alive, outcomes)
+            self._kill_hung(now, beats, alive, outcomes)
         for rank, beat in alive.items():
-            if rank in self._ended and now > self._ended[rank] + LINGER_SECONDS:
+            if rank in self._ended_at and now > self._ended_at[rank] + LINGER_SECONDS:
                 self._kill(rank, beat, None)
 
     def _read_signals(self, now: float) -> None:
@@ -110,78 +111,75 @@ class Watch:
         if self._stop_at is None and {signal.SIGTERM, signal.SIGINT} & set(numbers):
             self._stop_at = now
 
-    def _stop(self, now: float, alive: dict[int, Heartbeat], any_started: bool) -> None:
-        assert self._stop_at is not None
-        if not any_started:
-            self._on_idle_stop()
+    def _stop(self, now: float, stop_at: float, alive: dict[int, Heartbeat]) -> None:
+        """Forward the stop request to ranks that have not had it; kill those that outlast the grace period."""
         for rank, beat in alive.items():
-            if rank not in self._told:
-                self._told.add(rank)
+            if rank not in self._signalled:
+                self._signalled.add(rank)
                 _signal(beat.pid, signal.SIGTERM)
         limit = self._settings.shutdown_seconds
-        if now > self._stop_at + limit:
+        if now > stop_at + limit:
             for rank, beat in alive.items():
-                sentence = (
-                    f"rank {rank} was asked to stop and did not within {limit:.0f} s; the next try goes on from the "
-                    "last checkpoint"
+                message = (
+                    f"rank {rank} did not stop within {limit:.0f} s of SIGTERM; the next run continues from the last "
+                    "checkpoint"
                 )
-                self._kill(rank, beat, _outcome(rank, ExitCode.STOPPED, Cause.STOPPED, sentence))
+                self._kill(rank, beat, _outcome(rank, ExitCode.STOPPED, Cause.STOPPED, message))
 
-    def _find_hang(
+    def _kill_hung(
         self,
         now: float,
         beats: dict[int, Heartbeat],
         alive: dict[int, Heartbeat],
         outcomes: dict[int, RankOutcome],
     ) -> None:
+        """Kill all ranks when one is silent for longer than its limit."""
         settings = self._settings
         if not beats:
-            return  # torch's rendezvous has its own limit, and says more
+            return  # torch's rendezvous has a limit of its own, and its message has more detail
         for rank, beat in alive.items():
             limit = beat.hang_limit_seconds(settings.startup_timeout_seconds, settings.hang_floor_seconds)
             silent = now - beat.at
             if rank in outcomes or silent <= limit:
                 continue
-            doing = "after its last step" if beat.stepped else "before its first step"
-            sentence = (
-                f"rank {rank} was silent for {silent:.0f} s {doing} (limit {limit:.0f} s) and counts as hung; the log "
-                "has the stacks of all ranks"
+            position = "after its last step" if beat.stepped else "before its first step"
+            message = (
+                f"rank {rank} sent no heartbeat for {silent:.0f} s {position} (limit {limit:.0f} s) and counts as hung;"
+                " the log has the stacks of all ranks"
             )
-            print(f"dapt: {sentence}", flush=True)
-            self._tell_stacks(alive)
+            print(f"dapt: {message}", flush=True)
+            self._print_stacks(alive)
             for other_rank, other in alive.items():
-                told = (
-                    _outcome(rank, ExitCode.INFRASTRUCTURE, Cause.HANG, sentence)
-                    if other_rank == rank
-                    else None
-                )
-                self._kill(other_rank, other, told)
+                is_hung = other_rank == rank
+                outcome = _outcome(rank, ExitCode.INFRASTRUCTURE, Cause.HANG, message) if is_hung else None
+                self._kill(other_rank, other, outcome)
             return
 
-    def _tell_stacks(self, alive: dict[int, Heartbeat]) -> None:
-        """Print the stacks of all ranks, one after the other."""
+    def _print_stacks(self, alive: dict[int, Heartbeat]) -> None:
+        """Print the stacks of all ranks, one rank after the other."""
         for beat in alive.values():
             _signal(beat.pid, signal.SIGUSR1)
         end, before = time.monotonic() + STACKS_SECONDS, dict.fromkeys(alive, "")
+        # faulthandler writes piecemeal and says nothing when it is done: complete is what no longer grows.
         while time.monotonic() < end:
             time.sleep(2 * _INTERVAL_SECONDS)
             now = {rank: _read_text(stacks_path(self._settings.ranks_folder, rank)) for rank in alive}
-            complete = all(now.values()) and now == before
+            is_complete = all(now.values()) and now == before
             before = now
-            if complete:
+            if is_complete:
                 break
         for rank, text in before.items():
-            print(f"dapt: stacks of rank {rank}:\n{text or '  (it wrote none)'}", flush=True)
+            print(f"dapt: stacks of rank {rank}:\n{text or '  (none written)'}", flush=True)
 
     def _kill(self, rank: int, beat: Heartbeat, outcome: RankOutcome | None) -> None:
-        """Kill a rank; `outcome` None: it only shares its peers' fate."""
+        """Kill a rank; `outcome` None: the failure is a peer's."""
         if rank not in self.killed:
             self.killed[rank] = outcome or RankOutcome(rank=rank)
         _signal(beat.pid, signal.SIGKILL)
 
 
-def _outcome(rank: int, code: ExitCode, cause: Cause, sentence: str) -> RankOutcome:
-    return RankOutcome(rank=rank, exit_code=code, cause=cause, problems=(sentence,))
+def _outcome(rank: int, code: ExitCode, cause: Cause, message: str) -> RankOutcome:
+    return RankOutcome(rank=rank, exit_code=code, cause=cause, problems=(message,))
 
 
 def _read_text(path: Path) -> str:
