@@ -57,7 +57,7 @@ def made_of(
     import torch
 
     from dapt_contract.stages.common import Member, ModelReference
-    from dapt_trainer.modeling.compose import follow
+    from dapt_trainer.modeling.compose import compose_model
     from science.world import LOADING
 
     with tempfile.TemporaryDirectory() as folder:
@@ -75,5 +75,5 @@ def made_of(
             recipes[f"avg{len(last)}"] = ModelReference(weights="last", averaged_with=members)
         for name, recipe in recipes.items():
             with LOADING:
-                made = follow(work, recipe, dtype=torch.float32).eval()
+                made = compose_model(work, recipe, dtype=torch.float32).eval()
             yield name, made

@@ -53,7 +53,7 @@ def test_the_fastest_way_that_is_there_is_chosen(
     model: Any,
     chosen: str,
 ) -> None:
-    monkeypatch.setattr(attention, "_has_flash_attention", lambda: installed)
+    monkeypatch.setattr(attention, "has_flash_attention", lambda: installed)
     found = choose_attention(model, device, document_boundaries=boundaries, precision=precision)
     assert found.implementation == chosen
     assert found.collate is (flatten_rows if chosen == "flash_attention_2" else stack_rows)
@@ -143,8 +143,8 @@ def config(**over: Any) -> Any:
 
 
 def test_fused_kernels_are_used_where_they_are_and_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_knows", lambda model_type: model_type == "llama")
-    monkeypatch.setattr(kernels, "_known_switches", lambda _type, switches: switches)
+    monkeypatch.setattr(kernels, "is_supported", lambda model_type: model_type == "llama")
+    monkeypatch.setattr(kernels, "supported_switches", lambda _type, switches: switches)
 
     def of(
         device: Any = GPU, tokens: int = 8192, *, zero: int = 0, installed: bool = True, **over: Any

@@ -14,7 +14,7 @@ from dapt_trainer.context import SilentProgress
 from dapt_trainer.data.packing.held_out import read_held_out
 from dapt_trainer.digests import reference_digest
 from dapt_trainer.errors import InputError, StopRequested
-from dapt_trainer.evaluation.perplexity import held_out_perplexity
+from dapt_trainer.evaluation.perplexity import HeldOutScoring, held_out_perplexity
 from dapt_trainer.modeling import compose
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import blend
@@ -77,7 +77,7 @@ def test_each_row_is_the_perplexity_of_its_recipe(work: Path) -> None:
         ):
             documents = read_held_out(work, side, half)  # type: ignore[arg-type]
             alone = held_out_perplexity(
-                model, documents, context_length_tokens=SEQUENCE_LENGTH, end_of_text_id=END_OF_TEXT
+                model, documents, HeldOutScoring(SEQUENCE_LENGTH), end_of_text_id=END_OF_TEXT
             )
             assert found == alone.loss_nats
         assert row.weights_digest == reference_digest(work, one.model)[:12]
@@ -86,13 +86,13 @@ def test_each_row_is_the_perplexity_of_its_recipe(work: Path) -> None:
 
 def test_interpolations_of_one_checkpoint_share_its_load(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[str] = []
-    load = compose._loaded
+    load = compose.load_folder
 
     def noted(work: Path, weights: str, *rest: Any) -> Any:
         loads.append(weights)
         return load(work, weights, *rest)
 
-    monkeypatch.setattr(compose, "_loaded", noted)
+    monkeypatch.setattr(compose, "load_folder", noted)
     board = Recorder()
     measured(work, progress=board)
     assert loads == ["full-1", "full-1"]
@@ -112,7 +112,7 @@ def test_a_stop_ends_it_between_batches(work: Path) -> None:
     with pytest.raises(StopRequested) as caught:
         measured(work, progress=Recorder("a1-s4-i0.6: general held-out text"))
     assert str(caught.value) == (
-        "asked to stop while a1-s4-i0.6: general held-out text; the next try measures again"
+        "stopped during a1-s4-i0.6: general held-out text; the next run measures again"
     )
 
 

@@ -199,7 +199,7 @@ def test_other_vocabularies_are_refused_with_both_sizes(
         load_model(tmp_path, reference(**fields), precision="fp32")
     assert str(caught.value) == (
         "model has a vocabulary of 260 tokens and grown one of 270: models of different vocabularies cannot be "
-        "combined; where the tokenizer grew, all of them, the origin included, come from model-extended"
+        "combined; where the tokenizer was extended, all of them, the origin included, come from model-extended"
     )
 
 
@@ -265,15 +265,15 @@ def copies(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many models of the recipe are in memory right after each load of one."""
     living: list[weakref.ref[Any]] = []
     counts: list[int] = []
-    load, copy_of = compose._loaded, compose._copied
+    load, copy_of = compose.load_folder, compose.copy_model
 
     def noted(model: Any) -> Any:
         living.append(weakref.ref(model.get_input_embeddings().weight))
         counts.append(sum(one() is not None for one in living))
         return model
 
-    monkeypatch.setattr(compose, "_loaded", lambda *a: noted(load(*a)))
-    monkeypatch.setattr(compose, "_copied", lambda model: noted(copy_of(model)))
+    monkeypatch.setattr(compose, "load_folder", lambda *a: noted(load(*a)))
+    monkeypatch.setattr(compose, "copy_model", lambda model: noted(copy_of(model)))
     return counts
 
 

@@ -1,12 +1,12 @@
-"""Models made of others: adapters merged, a mean taken, brought towards an origin (`ModelReference` has the order).
+"""Composes models of others: merges adapters, averages, interpolates with an origin (`ModelReference` has the order).
 
-All arithmetic is in fp32 on the CPU: bf16 has 8 bits of mantissa, and what a LoRA or a share of a short run changes is
-often smaller than its last one. Plain folders are read one tensor after the other, so there is one fp32 copy of the
-model and one tensor more; a member with adapters is loaded beside it, which makes two copies and never more.
+All arithmetic is in fp32 on the CPU: bf16 has 8 bits of mantissa, and the change by a LoRA or by a fraction of a short
+run is often smaller than the last one. Plain folders are read one tensor after the other, so there is one fp32 copy of
+the model and one more tensor; a member with adapters is loaded as a whole, which makes two copies and never more.
 
-A mean of models and a line between two of them are taken over parameters (Wortsman et al. 2022, "Model soups" and
-"Robust fine-tuning of zero-shot models", WiSE-FT). Buffers and whatever is not floating point stay the first model's;
-tied weights are one parameter and stay tied.
+Means and interpolations are taken over parameters (Wortsman et al. 2022, "Model soups" and "Robust fine-tuning of
+zero-shot models", WiSE-FT). Buffers and everything that is not floating point stay the first model's; tied weights are
+one parameter and stay tied.
 """
 
 from __future__ import annotations
@@ -16,30 +16,33 @@ import gc
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
+from peft import PeftModel
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from dapt_contract.layout import EXTENDED_MODEL
-from dapt_contract.stages.common import Member, ModelReference
+from dapt_contract.stages.common import Member, ModelReference, Precision
 from dapt_trainer.errors import InputError
-from dapt_trainer.modeling.model_folder import Precision, check_model_folder
+from dapt_trainer.modeling.model_folder import check_model_folder
 
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
+_INDEX_FILE = "model.safetensors.index.json"
+_SINGLE_FILE = "model.safetensors"
 DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 Tensors = Callable[[str], torch.Tensor]
-"""A parameter by its name, in fp32 on the CPU."""
+"""Returns a parameter by its name, in fp32 on the CPU."""
 
 
-def follow(work: Path, reference: ModelReference, *, dtype: torch.dtype) -> Any:
-    """The model of a recipe, on the CPU; its weights are rounded to `dtype` once, at the end.
+def compose_model(work: Path, reference: ModelReference, *, dtype: torch.dtype) -> PreTrainedModel:
+    """Return the model of a recipe, on the CPU; its weights are rounded to `dtype` once, at the end.
 
     Raises:
-        InputError: a folder is missing or must not be loaded, or its parts do not fit together.
+        InputError: a folder is missing or must not be loaded, or the parts are not of one architecture.
     """
     if reference.is_plain:
-        return _loaded(work, reference.weights, dtype)
+        return load_folder(work, reference.weights, dtype)
     model = mean_of(work, reference)
     if reference.interpolation != 1.0:
         interpolate(model, work, reference, into=model)
@@ -49,9 +52,9 @@ def follow(work: Path, reference: ModelReference, *, dtype: torch.dtype) -> Any:
 
 
 class SharedMeans:
-    """Models of recipes, one after the other; the next replaces the last, so at most two copies are in memory.
+    """Loads the models of several recipes one after the other; at most two copies are in memory.
 
-    Recipes that differ by their share and origin alone, and follow one another, load and average their models once.
+    Consecutive recipes that differ only in interpolation and origin load and average their members once.
 
     Args:
         work: root of the work volume.
@@ -61,57 +64,59 @@ class SharedMeans:
 
     def __init__(self, work: Path, *, precision: Precision, device: str) -> None:
         self._work = work
-        self._precision: Precision = precision
+        self._precision = precision
         self._dtype = DTYPES[precision]
         self._device = device
         self._key: object = None
-        self._mean: Any = None
-        self._model: Any = None
+        self._mean: PreTrainedModel | None = None
+        self._model: PreTrainedModel | None = None
 
-    def load(self, reference: ModelReference) -> Any:
-        """The recipe's model in evaluation mode. It is good until the next call, which may change its weights.
+    def load(self, reference: ModelReference) -> PreTrainedModel:
+        """Return the recipe's model in evaluation mode; it is valid until the next call, which may change its weights.
 
         Raises:
-            InputError: see `follow`.
+            InputError: as `compose_model`.
         """
         if reference.tuned:
             self._key = self._mean = self._model = None
-            gc.collect()
+            gc.collect()  # models hold themselves in circles: the old copies would outlive the next load
             return load_model(self._work, reference, precision=self._precision, device=self._device)
         if mean_key(reference) != self._key:
+            # Freed before the next is loaded: at most two copies are in memory.
             self._mean = self._model = None
             gc.collect()
             self._mean = mean_of(self._work, reference)
-            self._model = _rounded(_copied(self._mean), self._dtype).to(device=self._device).eval()
+            self._model = _rounded(copy_model(self._mean), self._dtype).to(device=self._device).eval()
             self._key = mean_key(reference)
         interpolate(self._mean, self._work, reference, into=self._model)
         return self._model
 
 
 def mean_key(reference: ModelReference) -> object:
-    """Equal for recipes of the same mean."""
+    """Return a key that is equal for recipes of the same mean."""
     return (reference.weights, reference.adapters, reference.averaged_with, reference.tuned)
 
 
-def _copied(model: Any) -> Any:
+def copy_model(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy with weights of its own."""
     return copy.deepcopy(model)
 
 
-def _rounded(model: Any, dtype: torch.dtype) -> Any:
-    """The model with its parameters in `dtype`, one after the other; not its buffers: rotary frequencies stay fp32."""
+def _rounded(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Convert the parameters to `dtype`, one after the other; not the buffers: rotary frequencies stay fp32."""
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
     return model
 
 
-def mean_of(work: Path, reference: ModelReference) -> Any:
-    """The recipe up to its mean: `weights` with `adapters`, averaged with the further members; fp32.
+def mean_of(work: Path, reference: ModelReference) -> PreTrainedModel:
+    """Return the recipe up to its mean: `weights` with `adapters`, averaged with the further members; fp32.
 
     Raises:
-        InputError: see `follow`.
+        InputError: as `compose_model`.
     """
-    model = _member(work, Member(weights=reference.weights, adapters=reference.adapters))
+    model = _load_member(work, Member(weights=reference.weights, adapters=reference.adapters))
     for member in reference.averaged_with:
         tensor_of = _tensors_of_member(work, member, model, reference.weights)
         for name, parameter in _parameters(model):
@@ -124,17 +129,19 @@ def mean_of(work: Path, reference: ModelReference) -> Any:
     return model
 
 
-def interpolate(model: Any, work: Path, reference: ModelReference, *, into: Any) -> None:
-    """Write origin + a (model - origin) into the parameters of `into`, at their own precision and place.
+def interpolate(
+    model: PreTrainedModel, work: Path, reference: ModelReference, *, into: PreTrainedModel
+) -> None:
+    """Write origin + a (model - origin) into the parameters of `into`, in their own precision and on their device.
 
     Args:
-        model: what `mean_of` returned, in fp32 on the CPU.
+        model: the result of `mean_of`, in fp32 on the CPU.
         work: root of the work volume.
         reference: for the origin and the share a.
-        into: `model` itself, or a model of the same shapes that may lie on an accelerator.
+        into: `model` itself, or a model of the same shapes that may be on an accelerator.
 
     Raises:
-        InputError: the origin is missing, or its shapes are others.
+        InputError: the origin is missing or has other shapes.
     """
     share = reference.interpolation
     targets = dict(_parameters(into))
@@ -144,22 +151,26 @@ def interpolate(model: Any, work: Path, reference: ModelReference, *, into: Any)
             targets[name].copy_(parameter)
             continue
         origin, target = tensor_of(name), targets[name]
-        exact = target if (target.dtype, target.device) == (origin.dtype, origin.device) else None
-        between = torch.sub(parameter, origin, out=exact).mul_(share).add_(origin)
-        if exact is None:
+        # In place where the target can hold fp32 sums: no further tensor of the model's largest matrix.
+        is_exact = (target.dtype, target.device) == (origin.dtype, origin.device)
+        difference = torch.sub(parameter, origin, out=target if is_exact else None)
+        between = difference.mul_(share).add_(origin)
+        if not is_exact:
             target.copy_(between)
 
 
-def _parameters(model: Any) -> list[tuple[str, torch.Tensor]]:
-    """What is averaged: floating-point parameters, tied ones once, without their gradients' history."""
+def _parameters(model: PreTrainedModel) -> list[tuple[str, torch.Tensor]]:
+    """Return what is averaged: floating-point parameters, tied ones once, detached from autograd."""
     return [(name, value.data) for name, value in model.named_parameters() if value.is_floating_point()]
 
 
-def _loaded(work: Path, weights: str, dtype: torch.dtype) -> Any:
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging as transformers_logging
+def load_folder(work: Path, weights: str, dtype: torch.dtype) -> PreTrainedModel:
+    """Return the model of a plain folder, on the CPU.
 
-    transformers_logging.disable_progress_bar()  # a pod's log is no terminal
+    Raises:
+        InputError: as `check_model_folder`.
+    """
+    transformers_logging.disable_progress_bar()  # a pod's log is not a terminal
     folder = work / weights
     check_model_folder(folder)
     return AutoModelForCausalLM.from_pretrained(
@@ -167,105 +178,116 @@ def _loaded(work: Path, weights: str, dtype: torch.dtype) -> Any:
     )
 
 
-def _member(work: Path, member: Member) -> Any:
-    model = _loaded(work, member.weights, torch.float32)
+def _load_member(work: Path, member: Member) -> PreTrainedModel:
+    model = load_folder(work, member.weights, torch.float32)
     for adapter in member.adapters:
         model = _merged(model, work / adapter)
     return model
 
 
-def _merged(model: Any, adapter: Path) -> Any:
-    from peft import PeftModel
-
+def _merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     if not (adapter / "adapter_model.safetensors").is_file():
         raise InputError(f"{adapter}: no adapter there (adapter_model.safetensors is missing)")
     merged = PeftModel.from_pretrained(model, adapter, is_trainable=False).merge_and_unload()
     return merged.requires_grad_(True)  # PEFT froze it; a stage may train all of what an attempt starts from
 
 
-def _tensors_of_member(work: Path, member: Member, like: Any, name_of_like: str) -> Tensors:
+def _tensors_of_member(work: Path, member: Member, target: PreTrainedModel, target_name: str) -> Tensors:
     if not member.adapters:
-        return tensors_of_folder(work, member.weights, like, name_of_like)
-    return _tensors_of_model(_member(work, member), member.weights, like, name_of_like)
+        return tensors_of_folder(work, member.weights, target, target_name)
+    return _tensors_of_model(_load_member(work, member), member.weights, target, target_name)
 
 
-def _tensors_of_model(model: Any, weights: str, like: Any, name_of_like: str) -> Tensors:
-    found = dict(_parameters(model))
-    _require_same_shapes(
-        like, {name: tuple(value.shape) for name, value in found.items()}, name_of_like, weights
-    )
-    return found.__getitem__
+def _tensors_of_model(
+    model: PreTrainedModel, weights: str, target: PreTrainedModel, target_name: str
+) -> Tensors:
+    tensors = dict(_parameters(model))
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    _require_same_shapes(target, shapes, target_name, weights)
+    return tensors.__getitem__
 
 
-def tensors_of_folder(work: Path, weights: str, like: Any, name_of_like: str) -> Tensors:
-    """Read a plain folder tensor by tensor; where its files name them in another way than the model, load it whole."""
-    from safetensors import safe_open
-    from transformers import AutoConfig
+def tensors_of_folder(work: Path, weights: str, target: PreTrainedModel, target_name: str) -> Tensors:
+    """Return a reader of a plain folder's tensors, which loads one at a time.
 
+    Args:
+        work: root of the work volume.
+        weights: the folder.
+        target: model with which the tensors will be combined.
+        target_name: of that model, for messages.
+
+    Raises:
+        InputError: the models cannot be combined, or as `check_model_folder`.
+    """
     folder = work / weights
     check_model_folder(folder)
-    tied = bool(AutoConfig.from_pretrained(folder, local_files_only=True).tie_word_embeddings)
-    if tied != bool(like.config.tie_word_embeddings):
-        words = {True: "ties its head to its embedding", False: "has a head of its own"}
+    is_tied = bool(AutoConfig.from_pretrained(folder, local_files_only=True).tie_word_embeddings)
+    if is_tied != bool(target.config.tie_word_embeddings):
+        phrases = {True: "ties its head to its embedding", False: "has a head of its own"}
         raise InputError(
-            f"{name_of_like} {words[not tied]} and {weights} {words[tied]}: such models cannot be combined"
+            f"{target_name} {phrases[not is_tied]} and {weights} {phrases[is_tied]}: such models cannot be combined"
         )
-    place = _places(folder)
-    wanted = {name for name, _ in _parameters(like)}
-    if place is None or not wanted <= set(place) <= set(like.state_dict()):
-        return _tensors_of_model(_loaded(work, weights, torch.float32), weights, like, name_of_like)
-    files: dict[Path, Any] = {path: safe_open(path, framework="pt") for path in set(place.values())}
-    shapes = {name: tuple(files[place[name]].get_slice(name).get_shape()) for name in wanted}
-    _require_same_shapes(like, shapes, name_of_like, weights)
-    return lambda name: files[place[name]].get_tensor(name).to(torch.float32)
+    file_of = _file_of_each_tensor(folder)
+    names = {name for name, _ in _parameters(target)}
+    # Where files name tensors in another way than the model (mixtures of experts), only loading it whole converts them.
+    if file_of is None or not names <= set(file_of) <= set(target.state_dict()):
+        model = load_folder(work, weights, torch.float32)
+        return _tensors_of_model(model, weights, target, target_name)
+    files = {path: safe_open(path, framework="pt") for path in set(file_of.values())}
+    shapes = {name: tuple(files[file_of[name]].get_slice(name).get_shape()) for name in names}
+    _require_same_shapes(target, shapes, target_name, weights)
+    return lambda name: files[file_of[name]].get_tensor(name).to(torch.float32)
 
 
-def _places(folder: Path) -> dict[str, Path] | None:
-    """File of each tensor; None where the folder is not laid out as transformers does."""
-    from safetensors import safe_open
-
-    if (folder / _INDEX).is_file():
-        weight_map = json.loads((folder / _INDEX).read_text())["weight_map"]
+def _file_of_each_tensor(folder: Path) -> dict[str, Path] | None:
+    """Return the file of each tensor by name; None where the folder is not laid out as transformers does."""
+    if (folder / _INDEX_FILE).is_file():
+        weight_map = json.loads((folder / _INDEX_FILE).read_text())["weight_map"]
         return {name: folder / file for name, file in weight_map.items()}
-    if (folder / _SINGLE).is_file():
-        with safe_open(folder / _SINGLE, framework="pt") as file:
-            return dict.fromkeys(file.keys(), folder / _SINGLE)
+    if (folder / _SINGLE_FILE).is_file():
+        with safe_open(folder / _SINGLE_FILE, framework="pt") as file:
+            return dict.fromkeys(file.keys(), folder / _SINGLE_FILE)
     return None
 
 
-def _require_same_shapes(like: Any, found: Mapping[str, tuple[int, ...]], one: str, other: str) -> None:
-    """Refuse to combine what is not the same model.
+def _require_same_shapes(
+    target: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]], target_name: str, name: str
+) -> None:
+    """Refuse to combine models of different shapes.
 
     Raises:
         InputError: names both vocabularies when they differ, else the first parameter that does.
     """
-    wanted = {name: tuple(value.shape) for name, value in _parameters(like)}
-    embedding = _name_of_embedding(like)
-    if found.get(embedding, wanted[embedding])[0] != wanted[embedding][0]:
+    expected = {parameter: tuple(value.shape) for parameter, value in _parameters(target)}
+    embedding = _name_of_embedding(target)
+    if shapes.get(embedding, expected[embedding])[0] != expected[embedding][0]:
         raise InputError(
-            f"{one} has a vocabulary of {wanted[embedding][0]:,} tokens and {other} one of {found[embedding][0]:,}: "
-            f"models of different vocabularies cannot be combined; where the tokenizer grew, all of them, the origin "
-            f"included, come from {EXTENDED_MODEL}"
+            f"{target_name} has a vocabulary of {expected[embedding][0]:,} tokens and {name} one of "
+            f"{shapes[embedding][0]:,}: models of different vocabularies cannot be combined; where the tokenizer was "
+            f"extended, all of them, the origin included, come from {EXTENDED_MODEL}"
         )
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
+    for parameter in sorted(expected.keys() | shapes.keys()):
+        if expected.get(parameter) != shapes.get(parameter):
             raise InputError(
-                f"{one} and {other} are not of one architecture: {name} is "
-                f"{_words(wanted.get(name))} in the first and {_words(found.get(name))} in the second"
+                f"{target_name} and {name} are not of one architecture: {parameter} is "
+                f"{_shape_text(expected.get(parameter))} in the first and {_shape_text(shapes.get(parameter))} in the "
+                "second"
             )
 
 
-def _name_of_embedding(model: Any) -> str:
+def _name_of_embedding(model: PreTrainedModel) -> str:
     weight = model.get_input_embeddings().weight
     return next(str(name) for name, value in model.named_parameters() if value is weight)
 
 
-def _words(shape: tuple[int, ...] | None) -> str:
+def _shape_text(shape: tuple[int, ...] | None) -> str:
     return "missing" if shape is None else "x".join(str(size) for size in shape)
 
 
-def load_model(work: Path, reference: ModelReference, *, precision: Precision, device: str = "cpu") -> Any:
-    """The referenced model in evaluation mode; `modeling/compose.py` follows the reference.
+def load_model(
+    work: Path, reference: ModelReference, *, precision: Precision, device: str = "cpu"
+) -> PreTrainedModel:
+    """Return the referenced model in evaluation mode.
 
     Args:
         work: root of the work volume.
@@ -274,7 +296,6 @@ def load_model(work: Path, reference: ModelReference, *, precision: Precision, d
         device: where they are put.
 
     Raises:
-        InputError: a folder is missing, has no safetensors, or wants remote code; or parts that do not fit together.
+        InputError: as `compose_model`.
     """
-
-    return follow(work, reference, dtype=DTYPES[precision]).to(device=device).eval()
+    return compose_model(work, reference, dtype=DTYPES[precision]).to(device=device).eval()

@@ -1,30 +1,31 @@
-"""The arithmetic of training, for the share of the accelerators' peak that is used (model FLOPs utilization)."""
+"""Counts the arithmetic of training, for the share of the accelerators' peak that is used (model FLOPs utilization)."""
 
 from __future__ import annotations
 
-from typing import Any
+import torch
+from transformers import PreTrainedModel
 
 
-def flops_per_token(model: Any) -> float:
-    """2 N forward, 2 N back through the activations, and 2 for each weight that is trained.
+def flops_per_token(model: torch.nn.Module) -> float:
+    """Return the FLOPs of one training token: 2 N forward, 2 N back through the activations, 2 for each trained weight.
 
-    So 6 N when all are (Kaplan et al. 2020, section 2.1), and about 4 N for LoRA. Attention over long sequences and
-    activations that are computed twice are left out, as in the published figures of model FLOPs utilization.
+    So 6 N when all are trained (Kaplan et al. 2020, section 2.1), and about 4 N for LoRA. Attention over long sequences
+    and activations that are computed twice are left out, as in the published figures of model FLOPs utilization.
     """
-    weights = [(_numbers(weight), weight.requires_grad) for weight in model.parameters()]
-    return 4.0 * sum(count for count, _ in weights) + 2.0 * sum(
-        count for count, trained in weights if trained
+    counts = [(num_weights(weight), weight.requires_grad) for weight in model.parameters()]
+    return 4.0 * sum(count for count, _ in counts) + 2.0 * sum(
+        count for count, is_trained in counts if is_trained
     )
 
 
 def exact_flops_per_token(
-    model: Any, *, layers: int, attention_width: int, mean_document_tokens: float
+    model: PreTrainedModel, *, layers: int, attention_width: int, mean_document_tokens: float
 ) -> float:
-    """As `flops_per_token`, with attention and without the input embedding, which is a look-up.
+    """Return `flops_per_token` with attention, and without the input embedding, which is a look-up.
 
-    A weight that is a tied head counts once, as the head's product. A token at place t of its document sees t others:
-    queries by keys and weights by values take 2 x 2 x t x width FLOPs forward, twice that backward, and t is half the
-    document in the mean (Chowdhery et al. 2022, appendix B, with the causal half that flash kernels skip):
+    A weight that is a tied head counts once, as the head's product. A token at place t of its document attends to t
+    others: queries by keys and weights by values take 2 x 2 x t x width FLOPs forward, twice that backward, and t is
+    half the document in the mean (Chowdhery et al. 2022, appendix B, with the causal half that flash kernels skip):
     6 x layers x width x mean_document_tokens.
 
     Args:
@@ -36,12 +37,12 @@ def exact_flops_per_token(
     """
     embedding = model.get_input_embeddings().weight
     head = model.get_output_embeddings()
-    tied = head is not None and head.weight is embedding
-    table = 0 if tied else _numbers(embedding)
+    is_tied = head is not None and head.weight is embedding
+    table = 0 if is_tied else num_weights(embedding)
     looked_up = (6.0 if embedding.requires_grad else 4.0) * table
     return flops_per_token(model) - looked_up + 6.0 * layers * attention_width * mean_document_tokens
 
 
-def _numbers(weight: Any) -> int:
-    """How many there are over all ranks: ZeRO's stage 3 leaves an empty tensor on each."""
+def num_weights(weight: torch.Tensor) -> int:
+    """Return the number of weights over all ranks; under ZeRO stage 3 each rank holds an empty tensor."""
     return int(getattr(weight, "ds_numel", weight.numel()))

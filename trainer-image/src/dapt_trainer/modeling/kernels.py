@@ -1,52 +1,58 @@
-"""Liger's fused kernels: on a GPU, where they are installed and where they pay.
+"""Chooses Liger's fused kernels, where they are installed and save memory.
 
 They trade time for memory: norms, rotary embedding and the gated MLP in one pass each, and a loss that never holds all
-logits. With few tokens in a forward pass there is nothing to win. The two thresholds below are assumptions until
-`python -m bench gpu` has run on an accelerator; it prints what the kernels bring.
+logits. With few tokens in a forward pass they gain nothing. The two thresholds below are assumptions until
+`python -m bench gpu` has run on an accelerator; it prints what the kernels gain.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from transformers import PretrainedConfig
 
 SMALLEST_PASS_TOKENS = 4096
 """Tokens of a forward pass from which the fused kernels are used."""
 LARGE_LOGITS_BYTES = 4 * 2**30
-"""Logits, their fp32 copy and gradients, from which the fused loss is used: below, plain logits are faster."""
+"""Size of logits, their fp32 copy and gradients from which the fused loss is used: below, plain logits are faster."""
 LOGIT_BYTES = 12
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """What is used, and why."""
+    """Holds which kernels are used, and why."""
 
     liger: dict[str, bool] | None
     """Liger's switches; None: transformers' own layers."""
     reason: str
 
     @property
-    def arguments(self) -> dict[str, Any]:
-        """Keywords of `TrainingArguments`."""
+    def arguments(self) -> dict[str, object]:
+        """Return keywords for `TrainingArguments`."""
         if self.liger is None:
             return {}
         return {"use_liger_kernel": True, "liger_kernel_config": dict(self.liger)}
 
     @property
     def text(self) -> str:
-        """For log and report."""
+        """Return the choice with its reason, for log and report."""
         if self.liger is None:
             return f"transformers' own layers: {self.reason}"
         return f"Liger ({', '.join(name for name, used in self.liger.items() if used)}): {self.reason}"
 
 
 def choose_kernels(
-    config: Any, device: torch.device, *, tokens_per_pass: int, zero_stage: int, installed: bool | None = None
+    config: PretrainedConfig,
+    device: torch.device,
+    *,
+    tokens_per_pass: int,
+    zero_stage: int,
+    installed: bool | None = None,
 ) -> Kernels:
-    """Whether and which of Liger's kernels are used.
+    """Return whether and which of Liger's kernels are used.
 
     Args:
         config: of the model, for its type and vocabulary.
@@ -61,30 +67,30 @@ def choose_kernels(
         installed = importlib.util.find_spec("liger_kernel") is not None
     if not installed:
         return Kernels(None, "liger-kernel is not installed")
-    if not _knows(config.model_type):
+    if not is_supported(config.model_type):
         return Kernels(None, f"liger-kernel has none for {config.model_type}")
     if tokens_per_pass < SMALLEST_PASS_TOKENS:
         return Kernels(
             None, f"{tokens_per_pass} tokens a forward pass, under {SMALLEST_PASS_TOKENS}, gain nothing"
         )
-    large = tokens_per_pass * config.vocab_size * LOGIT_BYTES >= LARGE_LOGITS_BYTES and zero_stage < 3
+    is_large = tokens_per_pass * config.vocab_size * LOGIT_BYTES >= LARGE_LOGITS_BYTES and zero_stage < 3
     switches = {"rope": True, "rms_norm": True, "swiglu": True}
-    loss = {"fused_linear_cross_entropy": large, "cross_entropy": False}
-    return Kernels(_known_switches(config.model_type, switches | loss), f"{tokens_per_pass} tokens a pass")
+    loss = {"fused_linear_cross_entropy": is_large, "cross_entropy": False}
+    return Kernels(supported_switches(config.model_type, switches | loss), f"{tokens_per_pass} tokens a pass")
 
 
-def _knows(model_type: str) -> bool:
+def is_supported(model_type: str) -> bool:
+    """Return whether Liger has kernels for this architecture."""
+    # Imported here: liger-kernel is an optional dependency that needs a GPU.
     from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
 
     return model_type in MODEL_TYPE_TO_APPLY_LIGER_FN
 
 
-def _known_switches(model_type: str, switches: dict[str, bool]) -> dict[str, bool]:
-    """Those that Liger has for this architecture (a GELU model has `geglu` for `swiglu`)."""
-    import inspect
-
+def supported_switches(model_type: str, switches: dict[str, bool]) -> dict[str, bool]:
+    """Return those switches that Liger has for this architecture (a GELU model has `geglu` for `swiglu`)."""
     from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
 
-    known = inspect.signature(MODEL_TYPE_TO_APPLY_LIGER_FN[model_type]).parameters
-    wanted = switches | {"geglu": switches["swiglu"]}
-    return {name: used for name, used in wanted.items() if name in known}
+    names = inspect.signature(MODEL_TYPE_TO_APPLY_LIGER_FN[model_type]).parameters
+    candidates = switches | {"geglu": switches["swiglu"]}
+    return {name: used for name, used in candidates.items() if name in names}

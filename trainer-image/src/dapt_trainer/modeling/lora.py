@@ -1,36 +1,33 @@
-"""Models on the work volume: loaded from safetensors alone, named by a digest.
-
-Nothing here reaches a network, and no code of a model's repository is ever run.
-"""
+"""Adds low-rank adapters to a model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel, get_peft_model
+from transformers import PreTrainedModel, set_seed
 
 from dapt_contract.stages.common import LoraConfig
 from dapt_trainer.errors import InputError
+from dapt_trainer.modeling.sharding import is_sharded
 
 
-def with_lora(model: Any, lora: LoraConfig, *, seed: int, new_token_ids: Sequence[int] = ()) -> Any:
-    """The model with fresh low-rank adapters as its only trainable parameters; equal seeds give equal adapters.
+def with_lora(
+    model: PreTrainedModel, lora: LoraConfig, *, seed: int, new_token_ids: Sequence[int] = ()
+) -> PeftModel:
+    """Return the model with new low-rank adapters as its only trainable parameters; equal seeds give equal adapters.
 
     Args:
         model: to train.
-        lora: of the adapters.
+        lora: configuration of the adapters.
         seed: of their first values.
-        new_token_ids: of a grown tokenizer; their rows of embedding and head are trained too, those of the old tokens
-            stay the base model's.
+        new_token_ids: tokens that extended the tokenizer; their rows of embedding and head are trained too, those of
+            the old tokens stay the base model's.
 
     Raises:
         InputError: new rows of a model whose weights are spread over the ranks.
     """
-    from peft import LoraConfig as PeftLoraConfig
-    from peft import get_peft_model
-    from transformers import set_seed
-
-    from dapt_trainer.modeling.sharding import is_sharded
-
     if new_token_ids and is_sharded(model):
         raise InputError(
             "spec.pretraining.distribution.zeroStage: with 3, adapters cannot train the rows of new tokens "
@@ -53,11 +50,14 @@ def with_lora(model: Any, lora: LoraConfig, *, seed: int, new_token_ids: Sequenc
     return get_peft_model(model, settings)
 
 
-def new_rows(model: Any, ids: Sequence[int]) -> dict[str, list[int]] | None:
-    """Ids of new tokens by the name of each matrix that holds their rows; a tied head follows the embedding."""
+def new_rows(model: PreTrainedModel, ids: Sequence[int]) -> dict[str, list[int]] | None:
+    """Return the ids of new tokens by the name of each matrix that holds their rows; None when there are none.
+
+    A tied head follows the embedding.
+    """
     if not ids:
         return None
-    tied = bool(model.config.tie_word_embeddings)
-    matrices = [model.get_input_embeddings(), *(() if tied else (model.get_output_embeddings(),))]
+    is_tied = bool(model.config.tie_word_embeddings)
+    matrices = [model.get_input_embeddings(), *(() if is_tied else (model.get_output_embeddings(),))]
     names = [name for matrix in matrices for name, module in model.named_modules() if module is matrix]
     return {name: list(ids) for name in names}

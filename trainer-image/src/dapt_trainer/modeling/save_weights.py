@@ -1,33 +1,38 @@
-"""The weights of a checkpoint or result, as safetensors: an adapter, or a whole model with its tokenizer."""
+"""Saves the weights of a checkpoint or result as safetensors: an adapter, or a whole model with its tokenizer."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+from dapt_trainer.modeling.protocols import Tokenizer
 from dapt_trainer.modeling.sharding import is_sharded, whole_weights
 
 SHARD_BYTES = 4 * 2**30
-"""Of one safetensors file; as much as rank 0 holds of a model that is spread over the ranks."""
+"""Size of one safetensors file, and of what rank 0 holds at a time of a model that is spread over the ranks."""
 
 
-def save_weights(model: Any, tokenizer: Any, folder: Path, *, is_writer: bool = True) -> None:
+def save_weights(
+    model: PreTrainedModel | PeftModel, tokenizer: Tokenizer, folder: Path, *, is_writer: bool = True
+) -> None:
     """Write what a `ModelReference` can name: a PEFT adapter folder, or a model folder with its tokenizer.
 
-    Called by all ranks; under ZeRO's stage 3 they all give their share of each weight.
+    All ranks call it; under ZeRO stage 3 they all contribute their share of each weight.
 
     Args:
         model: to save, without DeepSpeed's wrapper.
-        tokenizer: to lie beside it.
-        folder: made if absent.
+        tokenizer: saved in the same folder as a whole model.
+        folder: created if absent.
         is_writer: whether this is rank 0, which writes.
 
     Raises:
         OSError, safetensors.SafetensorError: the disk is full.
     """
-    from peft import PeftModel
-
     sharded = is_sharded(model)
     if not (is_writer or sharded):
         return
@@ -49,39 +54,35 @@ def save_weights(model: Any, tokenizer: Any, folder: Path, *, is_writer: bool = 
         tokenizer.save_pretrained(folder)
 
 
-def _save_sharded(model: Any, folder: Path, *, is_writer: bool) -> None:
-    """As `save_pretrained`, file by file, so that rank 0 never holds more than one file of weights.
-
-    Models whose names or layouts differ in files (mixtures of experts) are gathered whole first, since transformers
-    turns them back as a whole.
-    """
-    from safetensors.torch import save_file
-
+def _save_sharded(model: PreTrainedModel, folder: Path, *, is_writer: bool) -> None:
+    """Write the files of `save_pretrained` one by one, so that rank 0 never holds more than one of them."""
+    # Where names or layouts differ between files and model (mixtures of experts), transformers converts the model back
+    # as a whole, so it must be gathered whole first.
     if getattr(model, "_weight_conversions", None):
         whole = {name: tensor for name, tensor in whole_weights(model) if tensor is not None}
         if is_writer:
             model.save_pretrained(folder, state_dict=whole)
         return
-    files: list[dict[str, Any]] = [{}]
+    tensors: dict[str, torch.Tensor] = {}
     sizes: dict[str, int] = {}
     names: list[list[str]] = []
 
     def write() -> None:
-        names.append(list(files[0]))
-        save_file(files[0], _part(folder, len(names)), metadata={"format": "pt"})
-        files[0] = {}
+        names.append(list(tensors))
+        save_file(tensors, _part(folder, len(names)), metadata={"format": "pt"})
+        tensors.clear()
 
     for name, tensor in whole_weights(model):
         if tensor is None:
             continue
         sizes[name] = tensor.numel() * tensor.element_size()
-        if files[0] and sum(sizes[held] for held in files[0]) + sizes[name] > SHARD_BYTES:
+        if tensors and sum(sizes[held] for held in tensors) + sizes[name] > SHARD_BYTES:
             write()
-        files[0][name] = tensor
+        tensors[name] = tensor
     if not is_writer:
         return
     write()
-    _name_parts(folder, names, total_bytes=sum(sizes.values()))
+    _rename_parts(folder, names, total_bytes=sum(sizes.values()))
     model.config.architectures = [type(model).__name__]
     model.config.dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     model.config.save_pretrained(folder)
@@ -93,25 +94,22 @@ def _part(folder: Path, number: int) -> Path:
     return folder / f"part-{number}.safetensors"
 
 
-def _name_parts(folder: Path, names: list[list[str]], *, total_bytes: int) -> None:
+def _rename_parts(folder: Path, names: list[list[str]], *, total_bytes: int) -> None:
     """Give the parts the names that `from_pretrained` looks for, and an index when there are several."""
     if len(names) == 1:
         _part(folder, 1).rename(folder / "model.safetensors")
         return
-    places: dict[str, str] = {}
+    file_of: dict[str, str] = {}
     for number, held in enumerate(names, start=1):
         file = f"model-{number:05d}-of-{len(names):05d}.safetensors"
         _part(folder, number).rename(folder / file)
-        places |= dict.fromkeys(held, file)
-    index = {"metadata": {"total_size": total_bytes}, "weight_map": places}
+        file_of |= dict.fromkeys(held, file)
+    index = {"metadata": {"total_size": total_bytes}, "weight_map": file_of}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def _save_adapter(model: Any, folder: Path, *, sharded: bool, is_writer: bool) -> None:
-    """As `PeftModel.save_pretrained`, without its model card and its look at the hub."""
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
-
+def _save_adapter(model: PeftModel, folder: Path, *, sharded: bool, is_writer: bool) -> None:
+    """Write the files of `PeftModel.save_pretrained`, without its model card and its requests to the hub."""
     whole = None
     if sharded:
         whole = {
