@@ -28,12 +28,14 @@ _estimating = threading.Lock()
 def make_penalty(world: World, penalty: Penalty, model: Any) -> Any:
     """The penalty anchored at the model's weights, which are the base model's."""
     from dapt_contract.stages.pretrain import RegularizationConfig
-    from dapt_trainer.training.regularization import single_process
+    from dapt_trainer.training.regularization import single_process_penalty
 
     config = RegularizationConfig(kind=penalty.kind, strength=penalty.strength, samples=penalty.samples)
     rows = general_rows(world, penalty.samples if penalty.kind == "ewc" else _KL_SAMPLES)
     fisher = fisher_of(world, penalty.samples) if penalty.kind == "ewc" else None
-    return single_process(config, model, general=rows, kl_rows=KL_ROWS, fisher=fisher, seed=_FISHER_SEED)
+    return single_process_penalty(
+        config, model, general=rows, kl_rows=KL_ROWS, fisher=fisher, seed=_FISHER_SEED
+    )
 
 
 def general_rows(world: World, count: int) -> list[dict[str, Any]]:

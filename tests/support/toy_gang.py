@@ -24,18 +24,18 @@ class Gang:
 
     def __init__(self, work: Path, number: int, exit_codes: list[int]) -> None:
         self.exit_codes = exit_codes
-        self._work = work
+        self.work = work
         self._number = number
 
     def said(self, rank: int) -> str:
         """The sentence that a rank ended with, when it ended by an exception."""
-        path = self._work / f"said-{self._number}-{rank}.txt"
+        path = self.work / f"said-{self._number}-{rank}.txt"
         return path.read_text() if path.exists() else ""
 
     @property
     def report(self) -> PretrainReport:
         """Of a gang that finished."""
-        path = self._work / f"report-{self._number}.json"
+        path = self.work / f"report-{self._number}.json"
         assert path.exists(), [self.exit_codes, *(self.said(rank) for rank in range(len(self.exit_codes)))]
         return PretrainReport.model_validate_json(path.read_text())
 
@@ -94,18 +94,18 @@ def _note_penalty(work: Path, rank: int) -> None:
     """Write down how much a rank keeps for a penalty."""
     from dapt_trainer.training.step_trainer import StepTrainer
 
-    honest = StepTrainer.hold_back
+    honest = StepTrainer.add_penalty
 
     def noted(self: Any, penalty: Any) -> None:
         (work / f"penalty-bytes-{rank}.txt").write_text(str(penalty.held_bytes()))
         honest(self, penalty)
 
-    StepTrainer.hold_back = noted  # type: ignore[method-assign]
+    StepTrainer.add_penalty = noted  # type: ignore[method-assign]
 
 
 def run_rank(rank: int, world_size: int, work: Path, number: int, changes: dict[str, Any], where: str) -> int:
     """Run one rank's part of pretraining; returns the stage's exit code."""
-    from dapt_trainer.errors import StageError
+    from dapt_trainer.errors import StageEnded
     from dapt_trainer.stages import pretrain
     from support.toy_training import make_context, pretrain_config
 
@@ -134,7 +134,7 @@ def run_rank(rank: int, world_size: int, work: Path, number: int, changes: dict[
         report = pretrain.run(config, context)
         if rank == 0:
             (work / f"report-{number}.json").write_text(report.model_dump_json())
-    except StageError as error:
+    except StageEnded as error:
         (work / f"said-{number}-{rank}.txt").write_text(f"{type(error).__name__}: {error}")
         code = int(error.exit_code)
     except BaseException as error:

@@ -59,6 +59,15 @@ class CheckpointManifest(Contract):
         """Return a copy with its signature."""
         return self.model_copy(update={"signature": self._mac(key)})
 
+    def without_optimizer(self, folder: str) -> CheckpointManifest:
+        """Return an unsigned copy without the files below `folder`, which hold the optimizer state."""
+        files = tuple(entry for entry in self.files if not entry.path.startswith(f"{folder}/"))
+        return self.model_copy(update={"files": files, "has_optimizer": False})
+
+    def with_readings(self, domain: SidePerplexity, general: SidePerplexity) -> CheckpointManifest:
+        """Return an unsigned copy with both perplexities, which make the checkpoint a candidate."""
+        return self.model_copy(update={"domain": domain, "general": general})
+
     def is_signed_with(self, key: bytes) -> bool:
         """Return whether the signature fits the content and the key."""
         # Constant time: the manifest lies on a volume that others may write to.

@@ -181,7 +181,7 @@ def test_pairs_without_room_are_counted_and_refused_when_none_is_left(work: Path
 
 
 class Stopping(SilentProgress):
-    """A board that is asked to stop once it has seen a step, and counts the beats."""
+    """Requests a stop once it has seen a step, and counts the heartbeats."""
 
     def __init__(self) -> None:
         self.activities: list[str] = []
@@ -200,11 +200,11 @@ class Stopping(SilentProgress):
         return self.step > 0
 
 
-def test_stopped_in_the_middle_it_goes_on_and_ends_as_if_nothing_had_happened(work: Path) -> None:
+def test_a_stopped_run_resumes_and_ends_as_an_unbroken_one(work: Path) -> None:
     settings, progress = config(), Stopping()
     with pytest.raises(StopRequested) as caught:
         aligned(work, settings, progress=progress)
-    assert str(caught.value) == "preference tuning: asked to stop at step 2 of 5; its checkpoint is complete"
+    assert str(caught.value) == "preference tuning: stop requested at step 2 of 5; its checkpoint is complete"
     assert progress.activities == [
         "tokenizing preference pairs", "looking for checkpoints", "loading the model", "the reference reads the pairs",
         "training", "training", "saving checkpoint 2",
@@ -219,7 +219,7 @@ def test_stopped_in_the_middle_it_goes_on_and_ends_as_if_nothing_had_happened(wo
     assert [path.name for path in (work / "stages" / "align-a1" / "try-1").glob("checkpoint*")] == []
 
 
-def test_what_is_no_number_ends_the_run(work: Path) -> None:
+def test_a_loss_that_is_not_a_number_ends_the_run(work: Path) -> None:
     settings = config(lora=None, optimizer=OptimizerConfig(learning_rate=1e30))
     with pytest.raises(DivergedError) as caught:
         aligned(work, settings)

@@ -171,19 +171,19 @@ def test_a_plain_example_has_no_template_and_learns_where_to_stop() -> None:
     [
         (
             CHATML.replace("{{ '<|im_start|>assistant\\n' }}", "{{ '<|im_start|>assistant: ' }}"),
-            "the chat template's generation prompt goes on with ': ' where the assistant's turn goes on with '\\n two, "
-            "I think <|im_end|>\\n': what the assistant says cannot be told exactly; give the model a template whose "
-            "generation prompt is how a turn begins",
+            "the chat template's generation prompt continues with ': ' where the assistant's turn continues with "
+            "'\\n two, I think <|im_end|>\\n', so the assistant's text cannot be separated exactly; use a template "
+            "whose generation prompt is the beginning of a turn",
         ),
         (
             "{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}"
             "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}",
             "the chat template ends the assistant's turn with ' two, I think \\n', without a special token: the model "
-            "would never learn to stop; let the template write eos_token after the assistant's content",
+            "would never learn to stop; make the template write eos_token after the assistant's content",
         ),
         (
             "{{ raise_exception('no system here') }}",
-            "the model's chat template refuses the conversation: no system here",
+            "the model's chat template rejects the conversation: no system here",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Checkpoints: complete or not there, signed, fenced, pruned; what is skipped is said."""
+"""Tests checkpoints: complete or absent, signed, fenced, pruned, and skipped with a reason."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def trained(work: Path, config: Any = None, **options: Any) -> PretrainReport:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A work volume on which try 1 has finished."""
+    """A work volume on which run 1 has finished."""
     work = make_work_volume(tmp_path_factory.mktemp("finished"))
     trained(work)
     return work
@@ -77,12 +77,12 @@ def test_a_truncated_checkpoint_is_skipped_and_the_one_before_used(work: Path) -
     report = trained(work, try_number=2)
     assert report.skipped_checkpoints == (
         f"skipped {LINEAGE}/try-1/checkpoint-6.json: adapter_model.safetensors has {size - 10} bytes, "
-        f"written were {size}",
+        f"but {size} were written",
     )
     assert [(row.step, row.try_number) for row in report.facts.checkpoints] == [(2, 1), (4, 1), (6, 2)]
 
 
-def test_an_altered_byte_is_found(work: Path) -> None:
+def test_an_altered_byte_skips_the_checkpoint(work: Path) -> None:
     state = next((work / LINEAGE / "try-1/checkpoint-6/resume").glob("global_step*/*optim_states.pt"))
     content = bytearray(state.read_bytes())
     content[len(content) // 2] ^= 1
@@ -102,8 +102,8 @@ def test_a_manifest_with_a_foreign_signature_is_refused_unread(work: Path) -> No
     path.write_text(json.dumps(envelope))
     report = trained(work, try_number=2)
     assert report.skipped_checkpoints == (
-        f"skipped {LINEAGE}/try-1/checkpoint-6.json: its signature does not fit this adaptation's key, so it was "
-        "altered or is someone else's",
+        f"skipped {LINEAGE}/try-1/checkpoint-6.json: its signature does not match this adaptation's key: it was "
+        "altered or belongs to another adaptation",
     )
 
 
@@ -111,16 +111,17 @@ def test_a_checkpoint_of_another_configuration_is_not_used(work: Path) -> None:
     report = trained(work, pretrain_config(seed=4), try_number=2)
     assert [row.try_number for row in report.facts.checkpoints] == [2, 2, 2]
     assert all(
-        sentence.endswith("another configuration trained it") for sentence in report.skipped_checkpoints
+        sentence.endswith("it was trained with another configuration")
+        for sentence in report.skipped_checkpoints
     )
 
 
-def test_half_the_micro_batch_after_an_out_of_memory_goes_on_from_the_same_checkpoint(work: Path) -> None:
+def test_half_the_micro_batch_resumes_from_the_same_checkpoint(work: Path) -> None:
     report = trained(work, pretrain_config(micro_batch_size=1), try_number=2)
     assert [row.try_number for row in report.facts.checkpoints] == [1, 1, 1]
 
 
-def test_a_finished_run_is_told_again_without_training(work: Path) -> None:
+def test_a_finished_run_is_reported_again_without_training(work: Path) -> None:
     first = trained(work, try_number=2)
     assert [point.step for point in first.curve] == [1, 2, 3, 4, 5, 6]
     assert first.facts.steps == 6
@@ -132,14 +133,14 @@ def test_a_run_that_was_taken_over_writes_nothing(work: Path) -> None:
     with pytest.raises(InfrastructureError) as caught:
         trained(work, try_number=2, fence=8)
     assert str(caught.value) == (
-        "try 3 (fence 9) has taken over pretrain-a1; this run (try 2, fence 8) writes nothing more"
+        "run 3 (fence 9) has taken over pretrain-a1; this is run 2 (fence 8), which writes nothing more"
     )
     claim = read_claim(work / LINEAGE)
     assert claim is not None
     assert (claim.fence, len(claim.adopted)) == (9, 3)
 
 
-def test_what_a_superseded_gang_finishes_late_is_not_read(work: Path) -> None:
+def test_a_checkpoint_that_a_replaced_run_finishes_late_is_not_read(work: Path) -> None:
     late = work / LINEAGE / "try-1/checkpoint-6"
     hidden = work / "hidden"
     (late.with_suffix(".json")).rename(hidden.with_suffix(".json"))
@@ -149,12 +150,12 @@ def test_what_a_superseded_gang_finishes_late_is_not_read(work: Path) -> None:
     hidden.with_suffix(".json").rename(late.with_suffix(".json"))
     report = trained(work, try_number=3)
     assert report.skipped_checkpoints == (
-        f"skipped {LINEAGE}/try-1/checkpoint-6.json: written with fence 1 after fence 2 had taken over",
+        f"skipped {LINEAGE}/try-1/checkpoint-6.json: it was written with fence 1 after fence 2 had taken over",
     )
     assert report.facts.checkpoints[-1].try_number == 2
 
 
-def test_leftovers_of_saves_that_never_ended_are_removed(work: Path) -> None:
+def test_unfinished_saves_are_removed(work: Path) -> None:
     (work / LINEAGE / "try-1/checkpoint-6.json").unlink()
     partial = work / LINEAGE / "try-1/checkpoint-8.partial"
     partial.mkdir()
@@ -164,7 +165,7 @@ def test_leftovers_of_saves_that_never_ended_are_removed(work: Path) -> None:
     assert not (work / LINEAGE / "try-1/checkpoint-6").exists()
 
 
-def test_a_full_disk_in_a_save_is_said_and_costs_nothing_that_was_complete(
+def test_a_full_disk_in_a_save_is_reported_and_keeps_complete_checkpoints(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
     from dapt_trainer.training.step_trainer import StepTrainer
@@ -183,8 +184,8 @@ def test_a_full_disk_in_a_save_is_said_and_costs_nothing_that_was_complete(
     text = str(caught.value)
     assert text.startswith("checkpoint-4 could not be saved: [Errno 28] No space left on device (")
     assert text.endswith(
-        "The last complete checkpoint, step 2, is untouched. Make the volume larger or keep fewer checkpoints; "
-        "the next try goes on from there"
+        "; the last complete checkpoint, step 2, is kept; enlarge the volume or keep fewer checkpoints, and the next "
+        "run continues from there"
     )
     assert not list((work / LINEAGE / "try-1").glob("*.partial"))
     monkeypatch.undo()
@@ -194,11 +195,10 @@ def test_a_full_disk_in_a_save_is_said_and_costs_nothing_that_was_complete(
 
 def test_a_checkpoint_is_completed_while_the_model_is_measured(tmp_path: Path, monkeypatch: Any) -> None:
     from dapt_trainer.checkpoints import run_checkpoints
-    from dapt_trainer.evaluation import perplexity
 
     work = make_work_volume(tmp_path)
     measuring = threading.Event()
-    honest_complete, honest_measure = run_checkpoints.complete, perplexity.side_perplexity
+    honest_complete, honest_measure = run_checkpoints.complete, pretrain.side_perplexity
 
     def complete(folder: Path) -> Any:
         assert measuring.wait(60), "the measuring began only after the checkpoint was complete"
@@ -209,12 +209,12 @@ def test_a_checkpoint_is_completed_while_the_model_is_measured(tmp_path: Path, m
         return honest_measure(*args, **options)
 
     monkeypatch.setattr(run_checkpoints, "complete", complete)
-    monkeypatch.setattr(perplexity, "side_perplexity", measure)
+    monkeypatch.setattr(pretrain, "side_perplexity", measure)
     report = trained(work)
     assert [row.step for row in report.facts.checkpoints] == [2, 4, 6]
 
 
-def test_a_disk_that_is_full_while_the_model_is_measured_is_said_the_same(
+def test_a_full_disk_while_the_model_is_measured_is_reported_the_same_way(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
     from dapt_trainer.checkpoints import save
@@ -226,14 +226,13 @@ def test_a_disk_that_is_full_while_the_model_is_measured_is_said_the_same(
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(save, "_fsync_tree", full)
-    with pytest.raises(InfrastructureError, match=r"checkpoint-4 could not be saved: .*step 2, is untouched"):
+    with pytest.raises(InfrastructureError, match=r"checkpoint-4 could not be saved: .*step 2, is kept"):
         trained(work)
     assert not list((work / LINEAGE / "try-1").glob("*.partial"))
 
 
-def test_an_error_while_measuring_costs_no_checkpoint(tmp_path: Path, monkeypatch: Any) -> None:
+def test_an_error_while_measuring_keeps_the_checkpoint(tmp_path: Path, monkeypatch: Any) -> None:
     from dapt_trainer.checkpoints import run_checkpoints
-    from dapt_trainer.evaluation import perplexity
 
     work = make_work_volume(tmp_path)
     honest = run_checkpoints.complete
@@ -246,7 +245,7 @@ def test_an_error_while_measuring_costs_no_checkpoint(tmp_path: Path, monkeypatc
         raise InputError("the held-out text is gone")
 
     monkeypatch.setattr(run_checkpoints, "complete", slowly)
-    monkeypatch.setattr(perplexity, "side_perplexity", broken)
+    monkeypatch.setattr(pretrain, "side_perplexity", broken)
     with pytest.raises(InputError):
         trained(work)
     assert manifest(work, "try-1/checkpoint-2").domain is None
@@ -266,11 +265,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)  # the shards are still mapped
 
 
-def test_a_disk_that_is_really_full_leaves_the_last_checkpoint_whole(small_disk: Path) -> None:
+def test_a_real_full_disk_leaves_the_last_checkpoint_whole(small_disk: Path) -> None:
     work = make_work_volume(small_disk)
     config = pretrain_config(lora=None, checkpoint_steps=(1, 2, 3, 4, 5, 6), keep_optimizer_states=6)
     with pytest.raises(
-        InfrastructureError, match=r"could not be saved: .*The last complete checkpoint, step"
+        InfrastructureError, match=r"could not be saved: .*the last complete checkpoint, step"
     ):
         trained(work, config)
     complete = [path.stem for path in (work / LINEAGE / "try-1").glob("checkpoint-*.json")]

@@ -16,7 +16,7 @@ from dapt_trainer.distributed import join_ranks
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.modeling.lora import with_lora
 from dapt_trainer.stages.pretrain import PretrainRun
-from dapt_trainer.training.arguments import _BUCKET_ELEMENTS
+from dapt_trainer.training.arguments import BUCKET_ELEMENTS
 from support.toy_training import FILTERS, make_context, make_work_volume, pretrain_config
 
 torch = pytest.importorskip("torch")
@@ -105,7 +105,7 @@ def test_states_between_steps_are_what_the_estimate_says(
     if (
         zero_stage == 3
     ):  # its gradients have a place of their own that stays, and so has the reduction's buffer
-        states += memory.gradients + 2 * _BUCKET_ELEMENTS
+        states += memory.gradients + 2 * BUCKET_ELEMENTS
     assert measured == pytest.approx(states, rel=0.1)
 
 

@@ -194,7 +194,7 @@ def test_an_unknown_place_is_refused_with_those_that_are_known(uri: str, tmp_pat
     with pytest.raises(InputError) as caught:
         open_destination(uri, work=tmp_path)
     assert str(caught.value) == (
-        f"output.destination {uri!r}: one of file://, pvc://, s3://, gs://, hf:// with a place after it is accepted"
+        f"output.destination {uri!r}: accepted is one of file://, pvc://, s3://, gs://, hf:// with a path after it"
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.pretrain import RegularizationConfig
 from dapt_trainer.modeling.compose import load_model
-from dapt_trainer.training.regularization import causal_predictions, estimate_fisher, single_process
+from dapt_trainer.training.regularization import causal_predictions, estimate_fisher, single_process_penalty
 from support.toy_training import VOCABULARY, make_model
 
 torch = pytest.importorskip("torch")
@@ -51,7 +51,7 @@ def gradients(model: Any) -> dict[str, Any]:
 def test_a_distance_has_the_gradient_of_its_formula(model: Any, kind: Any) -> None:
     rows = [sequence(seed) for seed in range(3)]
     anchor = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    penalty = single_process(
+    penalty = single_process_penalty(
         RegularizationConfig(kind=kind, strength=0.3, samples=3, parameters="mlp"), model, general=rows
     )
     fisher = estimate_fisher(
@@ -78,7 +78,7 @@ def test_a_distance_has_the_gradient_of_its_formula(model: Any, kind: Any) -> No
 
 def test_the_divergence_has_the_gradient_of_its_formula(model: Any) -> None:
     rows = [sequence(seed) for seed in range(4)]
-    penalty = single_process(
+    penalty = single_process_penalty(
         RegularizationConfig(kind="klToBase", strength=0.3), model, general=rows, kl_rows=2
     )
     with torch.no_grad():

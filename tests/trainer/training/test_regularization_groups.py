@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dapt_trainer.errors import InputError
-from dapt_trainer.training.regularization.penalty import held_back
+from dapt_trainer.training.regularization.penalty import penalized_names
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
@@ -57,16 +57,16 @@ def names_of(model_type: str) -> list[str]:
 def test_groups_are_the_blocks_attention_and_mlp(model_type: str) -> None:
     names = names_of(model_type)
     for group, suffixes in zip(("attention", "mlp"), EXPECTED[model_type], strict=True):
-        chosen = held_back(names, group, model_type=model_type)  # type: ignore[arg-type]
+        chosen = penalized_names(names, group, model_type=model_type)  # type: ignore[arg-type]
         assert {name.split(".", 3)[3] for name in chosen} == suffixes
         assert {name.split(".")[2] for name in chosen} == {"0", "1"}
         assert len(chosen) == 2 * len(suffixes)
-    assert held_back(names, "all", model_type=model_type) == names
+    assert penalized_names(names, "all", model_type=model_type) == names
 
 
 def test_an_empty_group_is_refused_with_the_type_of_the_model() -> None:
     with pytest.raises(InputError) as refused:
-        held_back(["transformer.h.0.attn_1.weight"], "attention", model_type="oddity")
+        penalized_names(["transformer.h.0.attn_1.weight"], "attention", model_type="oddity")
     assert str(refused.value) == (
         "pretraining.regularization.ewc.parameters: attention names no trained weight of a model of type oddity; "
         "write all"

@@ -10,7 +10,7 @@ from dapt_contract.stages.common import LoraConfig, ModelReference
 from dapt_contract.stages.pretrain import RegularizationConfig
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.modeling.lora import with_lora
-from dapt_trainer.training.regularization import single_process
+from dapt_trainer.training.regularization import single_process_penalty
 from dapt_trainer.training.regularization.low_rank import (
     LayerTerm,
     LowRankPenalty,
@@ -90,7 +90,7 @@ def test_adapters_get_the_gradient_of_the_dense_penalty(model: Any, kind: str, m
 
 def test_built_for_adapters_it_weighs_the_base_models_layers(model: Any, weights: Any) -> None:
     asked = RegularizationConfig(kind="ewc", strength=1.0, samples=3, parameters="attention")
-    penalty = single_process(asked, model, general=ROWS, seed=3)
+    penalty = single_process_penalty(asked, model, general=ROWS, seed=3)
     plain = load_model(weights, ModelReference(weights="model"), precision="fp32")
     names = [layer.name for layer in adapted_layers(model) if ".self_attn." in layer.name]
     assert set(names) <= {name for name, _ in plain.named_parameters()}

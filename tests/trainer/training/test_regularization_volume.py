@@ -49,7 +49,7 @@ def config(**changes: Any) -> Any:
 
 def measured(work: Path, settings: Any, *, try_number: int = 1, progress: Any = None) -> Any:
     context = make_context(work, work / "scratch", settings, try_number=try_number, progress=progress)
-    return measured_fisher(settings, context, join_ranks(0, 0, 1))
+    return measured_fisher(settings, settings.regularization, context, join_ranks(0, 0, 1))
 
 
 def manifests(work: Path) -> list[str]:
@@ -123,8 +123,8 @@ def test_it_can_be_stopped_between_two_sequences(tmp_path: Path) -> None:
     with pytest.raises(StopRequested) as stopped:
         trained(work, config(), progress=Watched(stop_after=4))
     assert str(stopped.value) == (
-        "asked to stop when the Fisher information was measured on 4 of 6 sequences; nothing was trained yet, and the "
-        "next try measures again"
+        "stop requested when the Fisher information was measured on 4 of 6 sequences; nothing was trained yet, and the "
+        "next run measures again"
     )
     assert manifests(work) == []
     assert len(trained(work, config(), try_number=2).penalties) == 6

@@ -99,7 +99,7 @@ def test_a_loss_that_is_no_number_ends_the_run_at_its_step(tmp_path: Path, monke
 def test_a_stop_request_saves_at_the_next_step_and_the_next_try_goes_on_there(tmp_path: Path) -> None:
     unbroken = trained(make_work_volume(tmp_path / "a"), pretrain_config())
     work = make_work_volume(tmp_path / "b")
-    with pytest.raises(StopRequested, match="asked to stop at step 3 of 6; its checkpoint is complete"):
+    with pytest.raises(StopRequested, match="stop requested at step 3 of 6; its checkpoint is complete"):
         trained(work, pretrain_config(), progress=StopsAfter(2))
     resumed = trained(work, pretrain_config(), try_number=2)
     assert [point.loss_nats for point in resumed.curve] == [point.loss_nats for point in unbroken.curve]

@@ -1,1 +1,1 @@
-"""Checkpoints that exist only when their manifest does."""
+"""Saves, finds and resumes checkpoints. A checkpoint exists when its signed manifest does."""

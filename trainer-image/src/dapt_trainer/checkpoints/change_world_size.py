@@ -1,8 +1,8 @@
-"""Resuming on another number of ranks: DeepSpeed's ZeRO shards, made into its universal checkpoint first.
+"""Converts ZeRO checkpoints for another number of ranks, by way of DeepSpeed's universal checkpoint.
 
-Without ZeRO every rank holds the whole optimizer state, so there is nothing to convert. With it the state lies in as
-many shards as there were ranks, and DeepSpeed loads them on another number only by way of its universal format (one
-file a parameter and moment). Signature and digests were checked before: the shards are pickles.
+Without ZeRO every rank holds the whole optimizer state, so there is nothing to convert. With it the state is in as many
+shards as there were ranks, and DeepSpeed loads them on another number only in its universal format (one file for each
+parameter and moment). The shards are pickles: signature and digests must have been checked before.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ import contextlib
 import io
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dapt_trainer.checkpoints.inventory import RESUME_FOLDER
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
 
 
 def convert_to_universal(checkpoint: Path, target: Path) -> None:
@@ -22,12 +25,13 @@ def convert_to_universal(checkpoint: Path, target: Path) -> None:
 
     Args:
         checkpoint: a complete checkpoint's folder.
-        target: made anew; remove it once it was loaded.
+        target: replaced if it exists; remove it once it was loaded.
 
     Raises:
         OSError: the disk is full.
     """
-    from deepspeed.checkpoint.ds_to_universal import main as convert
+    # Imported here: after join_ranks, which tells DeepSpeed which accelerator to choose.
+    from deepspeed.checkpoint.ds_to_universal import main as write_universal
 
     source, converted = checkpoint / RESUME_FOLDER, target / RESUME_FOLDER
     shutil.rmtree(target, ignore_errors=True)
@@ -40,24 +44,24 @@ def convert_to_universal(checkpoint: Path, target: Path) -> None:
         num_merge_workers=1,
         keep_temp_folder=False,
         strict=True,
-        inject_missing_state=True,  # the shards say nothing of a parallel layout of the model: there is none
+        inject_missing_state=True,  # the shards name no parallel layout of the model: there is none
     )
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        convert(options)
+        write_universal(options)
     for name in ("scheduler.pt", "trainer_state.json"):
         shutil.copyfile(source / name, converted / name)
     for name in ("latest", "latest_universal"):
         (converted / name).write_text(tag)
 
 
-def mend_optimizer(engine: Any, weight_decays: list[float]) -> None:
-    """Undo what loading a universal checkpoint of stage 3 does to the optimizer (DeepSpeed 0.19).
+def repair_optimizer(engine: DeepSpeedEngine, weight_decays: list[float]) -> None:
+    """Undo two errors of DeepSpeed 0.19 when it loads a universal checkpoint of stage 3.
 
-    It writes the first group's settings into all groups, so that norms and biases would decay too; and gives all
-    moments one step counter, which each of them then raises, so that Adam's bias correction would end at once.
+    It writes the first group's settings into all groups, so that norms and biases would decay too; and it gives all
+    moments one shared step counter, which each of them then raises, so that Adam's bias correction would end at once.
 
     Args:
-        engine: DeepSpeed's, after loading.
+        engine: after loading.
         weight_decays: of the optimizer's groups, in their order.
     """
     optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)

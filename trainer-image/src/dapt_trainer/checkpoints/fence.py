@@ -1,9 +1,9 @@
-"""Who may write checkpoints of a lineage: the run with the newest fencing number.
+"""Decides which run may write checkpoints of a lineage: the one with the newest fencing number.
 
 At its start a run writes `claim.json` into the lineage's folder: its fence, and the checkpoints of its predecessors
-that it found there. From then on a reader takes the claimant's own checkpoints and the adopted ones, and no others: a
-gang that outlived its end (a partitioned node, the last seconds of a killed pod) may still finish a save, but nobody
-will read it.
+that exist at that moment. From then on a reader accepts the claimant's own checkpoints and the adopted ones, and no
+others: a run that was replaced but still lives (a partitioned node, the last seconds of a killed pod) may finish a
+save, which no run will read.
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ CLAIM_FILE = "claim.json"
 
 
 class Claim(Contract):
-    """The newest claim on a lineage."""
+    """Holds the newest claim on a lineage."""
 
     fence: int = Field(ge=1)
     try_number: int = Field(ge=1)
     adopted: tuple[str, ...] = ()
-    """Folders of the predecessors' checkpoints (relative to the work volume) that were there at the claim."""
+    """Folders of the predecessors' checkpoints at the time of the claim, relative to the work volume."""
 
     def admits(self, manifest: CheckpointManifest) -> bool:
-        """Whether a reader may take the checkpoint."""
+        """Return whether a reader may use the checkpoint."""
+        # A predecessor's checkpoint that was completed after the claim has an older fence and is not in `adopted`.
         return manifest.fence == self.fence or (
             manifest.fence < self.fence and manifest.folder in self.adopted
         )
 
 
 def read_claim(lineage: Path) -> Claim | None:
-    """The newest claim; None before the first.
+    """Return the newest claim; None before the first.
 
     Raises:
-        ContractError: the file is there and cannot be read.
+        ContractError: the file exists and cannot be read.
     """
     path = lineage / CLAIM_FILE
     if not path.exists():
@@ -64,7 +65,7 @@ def write_claim(lineage: Path, identity: RunIdentity, adopted: tuple[str, ...]) 
 
 
 def require_not_superseded(lineage: Path, identity: RunIdentity) -> None:
-    """Stop a run that is not the newest any more, before it writes anything.
+    """Raise if a newer run has claimed the lineage; call it before every write.
 
     Raises:
         InfrastructureError: a newer run has claimed the lineage, or the claim cannot be read.
@@ -75,6 +76,6 @@ def require_not_superseded(lineage: Path, identity: RunIdentity) -> None:
         raise InfrastructureError(f"the claim on {identity.lineage} cannot be read: {error}") from error
     if claim is not None and claim.fence > identity.fence:
         raise InfrastructureError(
-            f"try {claim.try_number} (fence {claim.fence}) has taken over {identity.lineage}; "
-            f"this run (try {identity.try_number}, fence {identity.fence}) writes nothing more"
+            f"run {claim.try_number} (fence {claim.fence}) has taken over {identity.lineage}; "
+            f"this is run {identity.try_number} (fence {identity.fence}), which writes nothing more"
         )

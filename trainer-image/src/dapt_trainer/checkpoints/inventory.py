@@ -1,14 +1,14 @@
-"""Reading checkpoints: what is complete, what was skipped and why.
+"""Reads the checkpoints of a lineage: which are complete, and which are skipped and why.
 
-Nothing of a checkpoint is opened before its manifest's signature fits; nothing but hashing is done with a file before
-its SHA-256 fits.
+No file of a checkpoint is opened before the signature of its manifest matches, and no file is used for anything but
+hashing before its SHA-256 matches.
 """
 
 from __future__ import annotations
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dapt_contract.checkpoint import CHECKPOINT_SCHEMA, CheckpointManifest
@@ -17,49 +17,55 @@ from dapt_trainer.checkpoints.fence import Claim
 from dapt_trainer.digests import sha256_of_file
 
 RESUME_FOLDER = "resume"
-"""Below a checkpoint: everything that only a resume needs (optimizer, scheduler, random states, curve)."""
+"""Folder of a checkpoint for what only a resume needs (optimizer, scheduler, random states, curve)."""
 PARTIAL_SUFFIX = ".partial"
 _HASHING_THREADS = 4
 
 
 @dataclass(frozen=True)
 class StoredCheckpoint:
-    """A checkpoint whose manifest is sound."""
+    """Refers to a checkpoint whose manifest is valid."""
 
     manifest: CheckpointManifest
     manifest_path: Path
     folder: Path
     try_number: int
+    """Number of the run that wrote it."""
+
+    def with_manifest(self, manifest: CheckpointManifest) -> StoredCheckpoint:
+        """Return a copy with another manifest."""
+        return replace(self, manifest=manifest)
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """What a lineage's folder holds."""
+    """Lists the checkpoints in a lineage's folder."""
 
     checkpoints: tuple[StoredCheckpoint, ...]
-    """Sound manifests in the order of (step, fence)."""
+    """Valid checkpoints in the order of (step, fence)."""
     skipped: tuple[str, ...]
-    """One sentence each."""
+    """One message for each checkpoint that was skipped."""
 
 
 def read_inventory(
     work: Path, lineage: Path, *, key: bytes, training_digest: str, claim: Claim | None
 ) -> Inventory:
-    """All checkpoints of a lineage that may be read, over all its tries; files are checked by size alone.
+    """Return all checkpoints of a lineage that may be read, from all its runs; files are checked by size alone.
 
     Args:
         work: root of the work volume.
         lineage: the lineage's folder.
-        key: of the signatures.
-        training_digest: only checkpoints of this configuration.
+        key: key of the signatures.
+        training_digest: digest of the configuration that must have trained them.
         claim: the newest claim; None admits all.
     """
-    found: list[StoredCheckpoint] = []
+    checkpoints: list[StoredCheckpoint] = []
     skipped: list[str] = []
     for path in sorted(lineage.glob("try-*/checkpoint-*.json")):
         try:
             _, manifest = read_envelope(path, CHECKPOINT_SCHEMA, CheckpointManifest)
         except ContractError as error:
+            # Not fatal: an older checkpoint may still be good, and the report lists what was skipped.
             skipped.append(f"skipped a checkpoint: {error}")
             continue
         stored = StoredCheckpoint(manifest, path, work / manifest.folder, int(path.parent.name[4:]))
@@ -69,9 +75,9 @@ def read_inventory(
         if problem:
             skipped.append(f"skipped {path.relative_to(work)}: {problem}")
         else:
-            found.append(stored)
-    found.sort(key=lambda stored: (stored.manifest.step, stored.manifest.fence))
-    return Inventory(tuple(found), tuple(skipped))
+            checkpoints.append(stored)
+    checkpoints.sort(key=lambda stored: (stored.manifest.step, stored.manifest.fence))
+    return Inventory(tuple(checkpoints), tuple(skipped))
 
 
 def _problem_of_manifest(
@@ -79,66 +85,68 @@ def _problem_of_manifest(
 ) -> str | None:
     manifest, path = stored.manifest, stored.manifest_path
     if not manifest.is_signed_with(key):
-        return "its signature does not fit this adaptation's key, so it was altered or is someone else's"
+        return "its signature does not match this adaptation's key: it was altered or belongs to another adaptation"
     if stored.folder != path.with_suffix("") or manifest.lineage != lineage.name:
-        return f"it was written for {manifest.folder} and lies elsewhere"
+        return f"it was written for {manifest.folder} and is in another folder"
     if manifest.config_digest != training_digest:
-        return "another configuration trained it"
+        return "it was trained with another configuration"
     if claim is not None and not claim.admits(manifest):
-        return f"written with fence {manifest.fence} after fence {claim.fence} had taken over"
+        return f"it was written with fence {manifest.fence} after fence {claim.fence} had taken over"
     return None
 
 
 def problem_of_sizes(stored: StoredCheckpoint) -> str | None:
-    """What a look at the file sizes says; None when they fit."""
+    """Return what is wrong with the sizes of the files; None when they match the manifest."""
     for entry in stored.manifest.files:
         path = stored.folder / entry.path
         if not path.is_file():
             return f"{entry.path} is missing"
         if (size := path.stat().st_size) != entry.size_bytes:
-            return f"{entry.path} has {size} bytes, written were {entry.size_bytes}"
+            return f"{entry.path} has {size} bytes, but {entry.size_bytes} were written"
     return None
 
 
 def problem_of_content(stored: StoredCheckpoint) -> str | None:
-    """Hash every file; None when all are what was written."""
+    """Return what is wrong with the content of the files, by hashing each; None when they match the manifest."""
 
-    def wrong(index: int) -> str | None:
+    def check(index: int) -> str | None:
         entry = stored.manifest.files[index]
-        same = sha256_of_file(stored.folder / entry.path) == entry.sha256
-        return None if same else f"{entry.path} was altered (its SHA-256 differs)"
+        is_same = sha256_of_file(stored.folder / entry.path) == entry.sha256
+        return None if is_same else f"{entry.path} was altered (its SHA-256 differs)"
 
     with ThreadPoolExecutor(_HASHING_THREADS) as pool:
-        problems = [problem for problem in pool.map(wrong, range(len(stored.manifest.files))) if problem]
+        problems = [problem for problem in pool.map(check, range(len(stored.manifest.files))) if problem]
     return problems[0] if problems else None
 
 
 def newest_to_resume(work: Path, inventory: Inventory) -> tuple[StoredCheckpoint | None, Inventory]:
-    """The newest checkpoint with an optimizer state whose every byte is right, and the inventory without damaged ones.
+    """Return the newest checkpoint that training can resume from, and the inventory up to it.
 
-    What is newer than it and sound but without optimizer state leaves the inventory too: it will be trained again.
+    It has an optimizer state, and the digest of every file matches. Newer checkpoints leave the inventory even if they
+    are valid but have no optimizer state: their steps are trained again.
     """
+    # Only what will be loaded is hashed: it reads every byte of a checkpoint.
     skipped = list(inventory.skipped)
-    sound = list(inventory.checkpoints)
-    while sound:
-        stored = sound[-1]
+    checkpoints = list(inventory.checkpoints)
+    while checkpoints:
+        stored = checkpoints[-1]
         name = stored.manifest_path.relative_to(work)
         if not stored.manifest.has_optimizer:
             skipped.append(
-                f"skipped {name}: its optimizer state was dropped, so training cannot go on from it"
+                f"skipped {name}: its optimizer state was dropped, so training cannot continue from it"
             )
         elif problem := problem_of_content(stored):
             skipped.append(f"skipped {name}: {problem}")
         else:
-            return stored, Inventory(tuple(sound), tuple(skipped))
-        sound.pop()
+            return stored, Inventory(tuple(checkpoints), tuple(skipped))
+        checkpoints.pop()
     return None, Inventory((), tuple(skipped))
 
 
 def clear_leftovers(lineage: Path, keep: Inventory, own_try: Path) -> None:
-    """Free the space of saves that never ended and, in this run's own folder, of checkpoints that will be rewritten.
+    """Delete unfinished saves of all runs and, in this run's own folder, checkpoints that will be written again.
 
-    Called right after the claim: whoever still writes there has lost the right to.
+    Call it right after the claim: a run that still writes there is no longer allowed to.
     """
     kept = {stored.folder for stored in keep.checkpoints}
     for folder in lineage.glob("try-*/checkpoint-*"):
@@ -147,6 +155,7 @@ def clear_leftovers(lineage: Path, keep: Inventory, own_try: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
     for manifest in own_try.glob("checkpoint-*.json"):
         if manifest.with_suffix("") not in kept:
+            # The manifest first, as in every removal: a checkpoint exists when its manifest does.
             manifest.unlink()
             shutil.rmtree(manifest.with_suffix(""), ignore_errors=True)
 
@@ -154,20 +163,14 @@ def clear_leftovers(lineage: Path, keep: Inventory, own_try: Path) -> None:
 def drop_old_optimizer_states(
     stored: list[StoredCheckpoint], keep: int, *, key: bytes
 ) -> list[StoredCheckpoint]:
-    """Keep the optimizer state of the newest `keep` checkpoints alone.
-
-    The manifest is rewritten first and the files removed after, so a kill in between leaves a sound checkpoint.
-
-    Returns:
-        The checkpoints as they are now.
-    """
+    """Delete the optimizer states of all but the newest `keep` of them; return the checkpoints as they are now."""
     result = list(stored)
-    with_state = [index for index, one in enumerate(stored) if one.manifest.has_optimizer]
+    with_state = [index for index, checkpoint in enumerate(stored) if checkpoint.manifest.has_optimizer]
     for index in with_state[:-keep] if keep else with_state:
-        one = stored[index]
-        files = tuple(entry for entry in one.manifest.files if not entry.path.startswith(f"{RESUME_FOLDER}/"))
-        manifest = one.manifest.model_copy(update={"files": files, "has_optimizer": False}).signed(key)
-        write_envelope(one.manifest_path, CHECKPOINT_SCHEMA, manifest)
-        shutil.rmtree(one.folder / RESUME_FOLDER, ignore_errors=True)
-        result[index] = StoredCheckpoint(manifest, one.manifest_path, one.folder, one.try_number)
+        checkpoint = stored[index]
+        manifest = checkpoint.manifest.without_optimizer(RESUME_FOLDER).signed(key)
+        # The manifest first: killed in between, this leaves a valid checkpoint with files that it does not list.
+        write_envelope(checkpoint.manifest_path, CHECKPOINT_SCHEMA, manifest)
+        shutil.rmtree(checkpoint.folder / RESUME_FOLDER, ignore_errors=True)
+        result[index] = checkpoint.with_manifest(manifest)
     return result

@@ -1,4 +1,4 @@
-"""The checkpoints of one attempt over all its tries, as one try sees them: found at its start, added by its saves."""
+"""Manages the checkpoints of one attempt as one of its runs sees them: found at its start, added by its saves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+
+import torch
 
 from dapt_contract.checkpoint import CheckpointManifest, FileEntry
 from dapt_contract.envelope import ContractError, digest_of
@@ -28,27 +29,27 @@ from dapt_trainer.checkpoints.inventory import (
 )
 from dapt_trainer.checkpoints.save import complete, failing_cleanly, write_manifest, writing
 from dapt_trainer.context import StageContext
-from dapt_trainer.digests import digest_of_weights, is_weights
+from dapt_trainer.digests import DIGEST_DIGITS, digest_of_weights, is_weights
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InfrastructureError
 
 TrainingConfig = PretrainConfig | FinetuneConfig | AlignConfig
-DIGEST_DIGITS = 12
-"""Of a weights digest, in messages."""
+LogEntry = dict[str, object]
+"""One entry of the log that transformers' Trainer keeps in its state."""
 NEUTRAL_FIELDS = frozenset(
     {"micro_batch_size", "stop_rule", "base_general_perplexity", "max_train_seconds", "keep_optimizer_states"}
 )
 """Fields of the configuration that do not change what is trained: a retry with half the micro-batch after an
-out-of-memory, or new gates, go on from the same checkpoints."""
+out-of-memory, or one with new gates, continues from the same checkpoints."""
 
 
 def training_digest(config: TrainingConfig) -> str:
-    """Digest of everything in the configuration that decides the weights."""
+    """Return the digest of everything in the configuration that decides the weights."""
     return digest_of(config.model_dump(mode="json", exclude=set(NEUTRAL_FIELDS)))
 
 
 class RunCheckpoints:
-    """All methods are called by all ranks; rank 0 reads and writes, the others learn the result."""
+    """Opens, saves and removes checkpoints. All ranks call all methods; rank 0 alone reads and writes manifests."""
 
     def __init__(
         self,
@@ -67,9 +68,10 @@ class RunCheckpoints:
         self._checkpoints: list[StoredCheckpoint] = []
         self.resumed: StoredCheckpoint | None = None
         self.skipped: tuple[str, ...] = ()
-        self._background = ThreadPoolExecutor(1, "checkpoint")
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._completion: Future[StoredCheckpoint] | None = None
-        self._begun = False
+        """Completion of the last save, on rank 0 alone."""
+        self._is_save_pending = False
 
     def open(self) -> None:
         """Claim the lineage and find the newest complete checkpoint.
@@ -77,8 +79,7 @@ class RunCheckpoints:
         Raises:
             InfrastructureError: a newer run has claimed the lineage, or the volume fails.
         """
-        found = self._ranks.from_first(self._find() if self._ranks.is_first else None)
-        self.resumed, self._checkpoints, self.skipped = found  # type: ignore[misc]
+        self.resumed, self._checkpoints, self.skipped = self._ranks.from_first(self._find)
 
     def _find(self) -> tuple[StoredCheckpoint | None, list[StoredCheckpoint], tuple[str, ...]]:
         require_not_superseded(self._folder, self._identity)
@@ -92,8 +93,10 @@ class RunCheckpoints:
                 claim=claim,
             )
             resumed, inventory = newest_to_resume(self._context.work, inventory)
+            # Of two checkpoints of one step the one with the newer fence is last, and is kept.
             by_step = {stored.manifest.step: stored for stored in inventory.checkpoints}
             adopted = tuple(stored.manifest.folder for stored in by_step.values())
+            # The claim lists what this run has read; a save that a predecessor finishes later is not in it.
             write_claim(self._folder, self._identity, adopted)
             clear_leftovers(self._folder, inventory, self._context.try_folder)
         except (OSError, ContractError) as error:
@@ -102,86 +105,91 @@ class RunCheckpoints:
 
     @property
     def resumed_is_measured(self) -> bool:
-        """Whether the resumed checkpoint is a candidate already."""
+        """Return whether the resumed checkpoint is already a candidate."""
         return self.resumed is not None and self.resumed.manifest.domain is not None
 
-    def log_history(self) -> list[dict[str, Any]]:
-        """The trainer's log up to the resumed step; empty at a start."""
+    def log_history(self) -> list[LogEntry]:
+        """Return the trainer's log up to the resumed step; empty when training starts from the beginning."""
         if self.resumed is None:
             return []
         state = json.loads((self.resumed.folder / RESUME_FOLDER / "trainer_state.json").read_text())
         return list(state["log_history"])
 
     def save(self, step: int, tokens: int, write: Callable[[Path], None], *, candidate: str) -> None:
-        """`begin` and `settle` in one: what it saves is a checkpoint when it comes back."""
-        self.begin(step, tokens, write, candidate=candidate)
-        self.settle()
+        """Save a checkpoint and return when it is complete: `begin_save` and `finish_save` in one."""
+        self.begin_save(step, tokens, write, candidate=candidate)
+        self.finish_save()
 
-    def begin(self, step: int, tokens: int, write: Callable[[Path], None], *, candidate: str) -> None:
-        """Write a checkpoint of all ranks without readings; what makes it one goes on in a thread of rank 0.
+    def begin_save(self, step: int, tokens: int, write: Callable[[Path], None], *, candidate: str) -> None:
+        """Write a checkpoint of all ranks without readings; a thread of rank 0 completes it.
 
-        The model may be measured meanwhile; `settle` comes before the next save.
+        The model may be measured meanwhile. Call `finish_save` before the next save.
 
         Args:
             step: optimizer steps so far.
             tokens: training tokens so far over all ranks.
-            write: writes this rank's files into the folder it gets.
-            candidate: the checkpoint's id as candidate.
+            write: writes this rank's files into the folder that it is given.
+            candidate: id of the checkpoint as candidate.
 
         Raises:
-            InfrastructureError: a file could not be written, or a newer try took over.
+            InfrastructureError: a file could not be written, or a newer run took over.
         """
         folder = self._context.try_folder / f"checkpoint-{step}"
-        first = self._ranks.is_first
-        if first:
+        is_first = self._ranks.is_first
+        if is_first:
             require_not_superseded(self._folder, self._identity)
         last = self._checkpoints[-1] if self._checkpoints else None
-        named = (
-            f"The last complete checkpoint, step {last.manifest.step}, is untouched"
+        last_complete = (
+            f"the last complete checkpoint, step {last.manifest.step}, is kept"
             if last
-            else "There is no earlier checkpoint"
+            else "there is no earlier checkpoint"
         )
-        with writing(folder, is_writer=first, barrier=self._ranks.barrier, last_complete=named) as partial:
+        with writing(
+            folder, is_writer=is_first, barrier=self._ranks.barrier, last_complete=last_complete
+        ) as partial:
             write(partial)
 
         def finish() -> StoredCheckpoint:
-            with failing_cleanly(folder, named):
+            with failing_cleanly(folder, last_complete):
                 return self._write_manifest(folder, complete(folder), step, tokens, candidate)
 
-        self._begun = True
-        if first:
-            self._completion = self._background.submit(finish)
+        self._is_save_pending = True
+        if is_first:
+            self._completion = self._writer.submit(finish)
 
-    def settle(self) -> None:
-        """Wait until what was begun is a checkpoint, on all ranks; at once when nothing was.
+    def finish_save(self) -> None:
+        """Wait on all ranks until the pending save is a checkpoint; return at once when there is none.
 
         Raises:
-            InfrastructureError: it could not be completed, or a newer try took over.
+            InfrastructureError: it could not be completed, or a newer run took over.
         """
-        if not self._begun:
+        if not self._is_save_pending:
             return
-        self._begun = False
-        stored = self._ranks.from_first(self._completion.result() if self._completion is not None else None)
-        assert isinstance(stored, StoredCheckpoint)
-        self._checkpoints.append(stored)
+        self._is_save_pending = False
+        self._checkpoints.append(self._ranks.from_first(self._completed))
         if self._ranks.is_first:
             self._checkpoints = drop_old_optimizer_states(
                 self._checkpoints, self._keep_optimizer_states, key=self._context.signing_key
             )
 
-    def finish_writing(self) -> None:
+    def _completed(self) -> StoredCheckpoint:
+        if self._completion is None:
+            raise RuntimeError("no save was begun on this rank")
+        return self._completion.result()
+
+    def wait_for_writer(self) -> None:
         """Wait for the thread of this rank alone, before an error ends the process."""
         if self._completion is not None:
             wait([self._completion])
 
-    def forget(self, *, but_newest: bool = False) -> None:
-        """Remove checkpoints that nobody will read: those before the newest, or all once a result stands."""
-        kept = self._checkpoints[-1:] if but_newest else []
+    def remove(self, *, keep_newest: bool = False) -> None:
+        """Remove the checkpoints, or all but the newest."""
+        kept = self._checkpoints[-1:] if keep_newest else []
         if self._ranks.is_first:
             for stored in self._checkpoints[: len(self._checkpoints) - len(kept)]:
-                stored.manifest_path.unlink(
-                    missing_ok=True
-                )  # first: without it the checkpoint does not exist
+                # The manifest first: without it the checkpoint does not exist, so a kill in between leaves none
+                # with missing files.
+                stored.manifest_path.unlink(missing_ok=True)
                 shutil.rmtree(stored.folder, ignore_errors=True)
         self._checkpoints = kept
         if not kept:
@@ -205,6 +213,7 @@ class RunCheckpoints:
             ),
             files=files,
         )
+        # Again, right before the manifest: a newer run may have claimed the lineage during the save.
         require_not_superseded(self._folder, self._identity)
         return self._store(manifest, folder)
 
@@ -214,21 +223,18 @@ class RunCheckpoints:
             signed = write_manifest(path, manifest, key=self._context.signing_key, run_key=self._identity.key)
         except OSError as error:
             raise InfrastructureError(
-                f"the manifest of {folder.name} could not be written: {error}; what was complete before is untouched. "
-                "Make the volume larger; the next try goes on from there"
+                f"the manifest of {folder.name} could not be written: {error}; earlier checkpoints are kept; enlarge "
+                "the volume, and the next run continues from them"
             ) from error
         return StoredCheckpoint(signed, path, folder, int(folder.parent.name[4:]))
 
-    def add_readings(self, step: int, domain: SidePerplexity, general: SidePerplexity) -> None:
+    def add_readings(self, domain: SidePerplexity, general: SidePerplexity) -> None:
         """Put both perplexities into the manifest of the newest checkpoint, which makes it a candidate."""
         newest = self._checkpoints[-1]
-        assert newest.manifest.step == step
-        manifest = newest.manifest.model_copy(update={"domain": domain, "general": general})
+        manifest = newest.manifest.with_readings(domain, general)
         if self._ranks.is_first:
             newest = self._store(manifest, newest.folder)
-        self._checkpoints[-1] = StoredCheckpoint(
-            manifest, newest.manifest_path, newest.folder, newest.try_number
-        )
+        self._checkpoints[-1] = newest.with_manifest(manifest)
         self._ranks.barrier()
 
     def _measured(self) -> list[tuple[StoredCheckpoint, SidePerplexity, SidePerplexity]]:
@@ -239,11 +245,11 @@ class RunCheckpoints:
         ]
 
     def general_perplexities(self) -> list[float]:
-        """Readings for the stop rule, oldest first."""
+        """Return the general perplexities of the measured checkpoints, oldest first, for the stop rule."""
         return [general.both.perplexity for _, _, general in self._measured()]
 
     def checkpoint_facts(self) -> tuple[CheckpointFacts, ...]:
-        """One row for each measured checkpoint, in the order of steps."""
+        """Return the facts of each measured checkpoint, in the order of steps."""
         return tuple(
             CheckpointFacts(
                 step=stored.manifest.step,
@@ -258,9 +264,7 @@ class RunCheckpoints:
         )
 
     def peak_memory_bytes(self) -> int:
-        """The largest of any rank: accelerator memory, or resident memory on CPU."""
-        import torch
-
+        """Return the largest peak of any rank: accelerator memory, or resident memory on the CPU."""
         if self._ranks.device.type == "cuda":
             own = torch.cuda.max_memory_allocated()
         else:

@@ -1,6 +1,6 @@
-"""One readable program a stage: `run(config, context) -> report`.
+"""Holds one program for each kind of stage: `run(config, context) -> report`.
 
-The map holds module names, not modules, so that a stage imports only what it needs (prepare never imports torch).
+The map has module names, not modules, so that a stage imports only what it needs (prepare never imports torch).
 """
 
 from __future__ import annotations

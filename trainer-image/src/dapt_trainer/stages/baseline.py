@@ -1,4 +1,4 @@
-"""baseline: measure the frozen base model once; every gate and gain is relative to it."""
+"""Measures the base model once (baseline); every gate and gain is relative to it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ITEMS = "items.jsonl"
 
 
 def run(config: BaselineConfig, context: StageContext) -> BaselineReport:
-    """Perplexities, tasks and probes of the base model, read again where this volume has them already.
+    """Return perplexities, tasks and probes of the base model; an earlier measurement on this volume is used again.
 
     Raises:
         InputError: bad task or probe files, unknown tasks, empty held-out text, a model that cannot be loaded.
-        StopRequested: asked to stop.
+        StopRequested: SIGTERM; nothing is kept.
     """
     ranks = evaluation_ranks(context)
     bench = Bench(config.evaluation, context, ranks)

@@ -1,19 +1,17 @@
-"""blend: both perplexities of averages and interpolations, so that selection ranks them like checkpoints.
+"""Measures both perplexities of averages and interpolations (blend), so that selection ranks them like checkpoints.
 
-Nothing is written but the report: a recipe is followed again wherever its model is wanted. Blends of the same models
+Only the report is written: whatever needs such a model composes it again from its recipe. Blends of the same models
 share one load of them, so that three interpolations of a checkpoint read it once.
 """
 
 from __future__ import annotations
 
-from dapt_contract.measure import Side, SidePerplexity
+from dapt_contract.measure import Side
 from dapt_contract.stages.blend import Blend, BlendConfig, BlendFacts, BlendReport, BlendRow
-from dapt_trainer.checkpoints.run_checkpoints import DIGEST_DIGITS
-from dapt_trainer.context import StageContext, beating
-from dapt_trainer.data.packing.data_manifest import read_manifest
-from dapt_trainer.digests import reference_digest
-from dapt_trainer.distributed import Ranks, evaluation_ranks
-from dapt_trainer.evaluation.perplexity import side_perplexity
+from dapt_trainer.context import StageContext, keep_alive
+from dapt_trainer.digests import DIGEST_DIGITS, reference_digest
+from dapt_trainer.distributed import evaluation_ranks
+from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
 from dapt_trainer.evaluation.stage_progress import Parts
 from dapt_trainer.modeling.compose import SharedMeans, mean_key
 from dapt_trainer.modeling.model_folder import load_tokenizer
@@ -22,14 +20,14 @@ _SIDES: tuple[Side, Side] = ("domain", "general")
 
 
 def run(config: BlendConfig, context: StageContext) -> BlendReport:
-    """Measure every blend, in an order in which those of the same models follow one another.
+    """Measure every blend, those of the same models one after the other.
 
     Raises:
-        InputError: a part is missing, or parts do not fit together; held-out text is missing.
-        StopRequested: asked to stop; the next try measures all of them.
+        InputError: a part is missing, or parts are not of one architecture; held-out text is missing.
+        StopRequested: SIGTERM; the next run measures all of them.
     """
     ranks = evaluation_ranks(context)
-    # The precision of evaluations: the same for every model of an adaptation.
+    # As in all evaluations of an adaptation, so that perplexities can be compared.
     models = SharedMeans(
         context.work, precision="fp32" if ranks.device.type == "cpu" else "bf16", device=str(ranks.device)
     )
@@ -38,14 +36,24 @@ def run(config: BlendConfig, context: StageContext) -> BlendReport:
         len(_SIDES) * len(config.blends),
         any_rank=ranks.maximum if ranks.world_size > 1 else float,
     )
-    folders: dict[str, str] = {}
+    folder_digests: dict[str, str] = {}
     rows: dict[str, BlendRow] = {}
     for blend in in_groups(config.blends):
         context.progress.update(activity=f"{blend.candidate}: combining the weights")
-        with beating(context.progress):
-            digest = reference_digest(context.work, blend.model, folders)
+        with keep_alive(context.progress):
+            digest = reference_digest(context.work, blend.model, folder_digests)
             model = models.load(blend.model)
-        domain, general = (_measure(model, side, blend, config, context, ranks, parts) for side in _SIDES)
+        domain, general = (
+            side_perplexity(
+                model,
+                context.work,
+                side,
+                HeldOutScoring(config.context_length_tokens, ranks.rank, ranks.world_size, context.progress),
+                advance=parts.begin(f"{blend.candidate}: {side} held-out text"),
+                tokenizer=load_tokenizer(context.work, blend.model.weights),
+            )
+            for side in _SIDES
+        )
         context.progress.update(
             domain_perplexity=domain.both.perplexity, general_perplexity=general.both.perplexity
         )
@@ -61,31 +69,8 @@ def run(config: BlendConfig, context: StageContext) -> BlendReport:
 
 
 def in_groups(blends: tuple[Blend, ...]) -> list[Blend]:
-    """The blends in their order, but those of the same mean right after the first of them."""
+    """Return the blends in their order, but those of the same mean right after the first of them."""
     groups: dict[object, list[Blend]] = {}
     for blend in blends:
         groups.setdefault(mean_key(blend.model), []).append(blend)
     return [blend for group in groups.values() for blend in group]
-
-
-def _measure(
-    model: object,
-    side: Side,
-    blend: Blend,
-    config: BlendConfig,
-    context: StageContext,
-    ranks: Ranks,
-    parts: Parts,
-) -> SidePerplexity:
-    return side_perplexity(
-        model,
-        context.work,
-        side,
-        context_length_tokens=config.context_length_tokens,
-        end_of_text_id=read_manifest(context.work).end_of_text_id,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        progress=context.progress,
-        advance=parts.begin(f"{blend.candidate}: {side} held-out text"),
-        tokenizer=load_tokenizer(context.work, blend.model.weights),
-    )

@@ -1,9 +1,8 @@
-"""pretrain: continued pre-training with exact resume, both perplexities at each checkpoint, and the stop rule.
+"""Continues pre-training with exact resume, both perplexities at each checkpoint, and the stop rule.
 
-Order of things: claim the lineage; find the newest complete checkpoint; load the model; train; at each checkpoint step
-save first, measure after, then let the stop rule judge. What was saved is made durable and signed while the model is
-measured. A save without readings is already good for resuming, so a stop in the middle of an evaluation costs that
-evaluation and no step.
+At each checkpoint step the run saves first, then measures, then applies the stop rule. What was saved is made durable
+and signed while the model is measured. A save without readings is already good for resuming, so a stop in the middle of
+an evaluation costs that evaluation and no step.
 """
 
 from __future__ import annotations
@@ -11,28 +10,44 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+
+from peft import PeftModel
+from transformers import PreTrainedModel
 
 from dapt_contract.checkpoint import candidate_id
-from dapt_contract.measure import SidePerplexity
+from dapt_contract.measure import Side, SidePerplexity
 from dapt_contract.stages.pretrain import EndedBy, PretrainConfig, PretrainFacts, PretrainReport
 from dapt_contract.stop_rule import StopVerdict, judge_readings
+from dapt_trainer.checkpoints.change_world_size import convert_to_universal
+from dapt_trainer.checkpoints.inventory import StoredCheckpoint
 from dapt_trainer.checkpoints.run_checkpoints import RunCheckpoints
-from dapt_trainer.context import StageContext, beating
+from dapt_trainer.context import StageContext, keep_alive
 from dapt_trainer.distributed import Ranks, join_ranks
-from dapt_trainer.errors import DivergedError, ForgettingLimitReached, InputError, StageError, StopRequested
-from dapt_trainer.training.loss_curve import CURVE_FILE, STALL, Journal, curve_of, penalties_of, stall_of
+from dapt_trainer.errors import DivergedError, ForgettingLimitReached, InputError, StageEnded, StopRequested
+from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
+from dapt_trainer.modeling.attention import unpacked_attention
+from dapt_trainer.modeling.flops import flops_per_token
+from dapt_trainer.modeling.model_folder import load_tokenizer
+from dapt_trainer.modeling.protocols import Tokenizer
+from dapt_trainer.modeling.save_weights import save_weights
+from dapt_trainer.training.batch_order import BatchOrder
+from dapt_trainer.training.loss_curve import CURVE_FILE, STALL, LossCurve, curve_of, penalties_of, stall_of
+from dapt_trainer.training.pretrain_penalty import attach_penalty, prepare_fisher
+from dapt_trainer.training.regularization.fisher_store import StoredFisher
+from dapt_trainer.training.setup import Setup, set_up
+from dapt_trainer.training.step_trainer import StepHooks, StepReading, StepRows, StepTrainer
+from dapt_trainer.training.training_rows import TrainingRows, open_rows
 
 
 def run(config: PretrainConfig, context: StageContext) -> PretrainReport:
-    """Train to the last step, or to the budget's end.
+    """Train to the last step, or to the end of the budget.
 
     Raises:
-        InputError: model, shards or batch sizes do not fit.
-        ForgettingLimitReached: the stop rule ended the run; the error carries facts and report.
-        Diverged: loss, gradient or a perplexity is not a number; carries facts and report.
+        InputError: model, shards or batch sizes are missing or do not match.
+        ForgettingLimitReached: the stop rule ended the run; it carries facts and report.
+        DivergedError: loss, gradient or a perplexity is not a number; it carries facts and report.
         StopRequested: SIGTERM; a checkpoint was saved.
-        InfrastructureError: a save failed, or a newer try took over.
+        InfrastructureError: a save failed, or a newer run took over.
     """
     if not context.signing_key:
         raise InputError("pretrain needs the key that signs checkpoints, and none was mounted")
@@ -41,191 +56,215 @@ def run(config: PretrainConfig, context: StageContext) -> PretrainReport:
 
 
 class PretrainRun:
-    """One try of one attempt."""
+    """Runs one attempt once, from the claim to the report."""
 
     def __init__(self, config: PretrainConfig, context: StageContext, ranks: Ranks) -> None:
         self.config = config
         self.context = context
         self.ranks = ranks
+        self.progress = context.progress
         self.started = time.monotonic()
-        self.lineage = RunCheckpoints(
+        self.checkpoints = RunCheckpoints(
             config, context, ranks, keep_optimizer_states=config.keep_optimizer_states
         )
-        self.journal: Journal
-        self.trainer: Any
-        self.setup: Any = None
-        self.model: Any
-        self.tokenizer: Any
-        self.rows: Any
-        self.fisher: Any = None
+        self.saved_step = 0
+        """Step of the newest checkpoint; 0 before the first."""
         self.checkpoint_seconds = 0.0
+        """Duration of the last save and its evaluation."""
         self.stall_seconds = 0.0
+        """Time that all saves and evaluations took, in earlier runs too."""
         self.ended_by: EndedBy = "Completed"
         self.end_message = ""
-        self.saved_step = 0
-        self.owes_reading = False
+        # `run` sets these in the order of its steps.
+        self.curve: LossCurve
+        self.rows: TrainingRows
+        self.fisher: StoredFisher | None
+        self.tokenizer: Tokenizer
+        self.setup: Setup | None = None
+        self.model: PreTrainedModel | PeftModel
+        self.trainer: StepTrainer
 
     def run(self) -> PretrainReport:
-        """From the claim to the report."""
-        from dapt_trainer.training.regularization.pretrain_hooks import fisher_of_run
-        from dapt_trainer.training.training_rows import open_rows
+        """Claim the lineage, resume or start, train, and return the report."""
+        # 1. Claim the lineage before its checkpoints are read: a predecessor that still runs may finish a save later,
+        # and by the claim every reader knows to ignore it.
+        self.progress.update(activity="looking for checkpoints", total_steps=self.config.total_steps)
+        self.checkpoints.open()
 
-        self.context.progress.update(activity="looking for checkpoints", total_steps=self.config.total_steps)
-        self.lineage.open()
-        resumed = self.lineage.resumed
-        history = self.lineage.log_history()
-        earlier = curve_of(history)
-        self.stall_seconds = stall_of(history)
-        curve_path = self.context.try_folder / CURVE_FILE if self.ranks.is_first else None
-        self.journal = Journal(curve_path, earlier)
-        self.context.progress.update(
-            activity="loading model and data", checkpoints=self.lineage.checkpoint_facts()
+        # 2. Restore the curve before anything can end the run: the report of every end contains it.
+        self._restore_curve()
+
+        # 3. Open the data before the model: damaged shards are found in seconds, a model takes minutes to load.
+        self.progress.update(
+            activity="loading model and data", checkpoints=self.checkpoints.checkpoint_facts()
         )
         self.rows = open_rows(self.context.work, self.config)
-        self.saved_step = resumed.manifest.step if resumed else 0
-        self.owes_reading = (
-            resumed is not None
-            and resumed.manifest.domain is None
-            and self._is_checkpoint_step(self.saved_step)
-        )
-        if resumed and not self.owes_reading and self._has_ended():
+
+        # 4. An earlier run may have ended training and been killed before its report. Then nothing is loaded.
+        if self._has_ended():
             return self._report()
-        self.fisher = fisher_of_run(self.config, self.context, self.ranks)
-        self._load_model()
-        self.trainer = self._make_trainer()
-        self.trainer.on_ready = self._when_loaded
+
+        # 5. The Fisher information needs the base model, which must be out of memory before the trained one is loaded.
+        self.fisher = prepare_fisher(self.config, self.context, self.ranks)
+
+        # 6. Arguments before model, model before trainer: see `set_up`.
+        self.setup = self._load_model()
+        self.model = self.setup.model
+        self.trainer = self._make_trainer(self.setup)
+
+        # 7. Train from the resumed step. `_on_ready` runs in between: once the state is loaded, before the first step.
         self.trainer.resume_training(self._resume_folder())
         return self._report()
 
+    # ---- before training ----
+
+    def _restore_curve(self) -> None:
+        history = self.checkpoints.log_history()
+        self.stall_seconds = stall_of(history)
+        path = self.context.try_folder / CURVE_FILE if self.ranks.is_first else None
+        self.curve = LossCurve(path, curve_of(history))
+        self.saved_step = self._resumed.manifest.step if self._resumed else 0
+
+    @property
+    def _resumed(self) -> StoredCheckpoint | None:
+        return self.checkpoints.resumed
+
+    @property
+    def _lacks_reading(self) -> bool:
+        """Return whether the resumed checkpoint is a candidate that was saved and not measured."""
+        return (
+            self._resumed is not None
+            and self._resumed.manifest.domain is None
+            and self._is_checkpoint_step(self._resumed.manifest.step)
+        )
+
     def _has_ended(self) -> bool:
-        """Whether an earlier try came to an end whose report it could not write any more; a stop is raised again."""
+        """Return whether an earlier run ended training and could not write its report.
+
+        Raises:
+            ForgettingLimitReached, DivergedError: it was ended by the stop rule, which decides the same again.
+        """
+        if self._resumed is None or self._lacks_reading:
+            return False
         if self.saved_step == self.config.total_steps:
-            self._judge(self.saved_step)
+            self._apply_stop_rule(self.saved_step)
             return True
         if self._is_checkpoint_step(self.saved_step):
-            self._judge(self.saved_step)
-        if self._time_is_up(self.journal.seconds_before) and self.lineage.resumed_is_measured:
+            self._apply_stop_rule(self.saved_step)
+        if self._time_is_up(self.curve.seconds_before) and self.checkpoints.resumed_is_measured:
             self._note_end_of_time(self.saved_step)
             return True
         return False
 
     def _must_convert(self) -> bool:
-        """Whether the optimizer's shards were written by another number of ranks."""
-        resumed = self.lineage.resumed
+        """Return whether the optimizer's shards were written by another number of ranks."""
         return (
-            resumed is not None
+            self._resumed is not None
             and self.config.distribution.zero_stage > 0
-            and resumed.manifest.world_size != self.ranks.world_size
+            and self._resumed.manifest.world_size != self.ranks.world_size
         )
 
     def _resume_folder(self) -> Path | None:
-        """Where the Trainer finds the resumed state."""
-        from dapt_trainer.checkpoints.change_world_size import convert_to_universal
-
-        resumed = self.lineage.resumed
+        """Return the folder of the state to resume from, converted if necessary; None for a start."""
+        resumed = self._resumed
         if resumed is None or not self._must_convert():
             return resumed.folder if resumed else None
-        converted = self.context.try_folder / "universal"
-        if self.ranks.is_first:
-            self.context.progress.update(
-                activity=f"converting a checkpoint of {resumed.manifest.world_size} ranks for {self.ranks.world_size}"
-            )
-        with beating(self.context.progress):
+        self.progress.update(
+            activity=f"converting a checkpoint of {resumed.manifest.world_size} ranks for {self.ranks.world_size}"
+        )
+        with keep_alive(self.progress):
             if self.ranks.is_first:
-                convert_to_universal(resumed.folder, converted)
+                convert_to_universal(resumed.folder, self._converted_folder)
             self.ranks.barrier()
-        return converted
+        return self._converted_folder
 
-    def _load_model(self) -> None:
-        from dapt_trainer.modeling.flops import flops_per_token
-        from dapt_trainer.modeling.model_folder import load_tokenizer
-        from dapt_trainer.training.setup import set_up
+    @property
+    def _converted_folder(self) -> Path:
+        return self.context.try_folder / "universal"
 
+    def _load_model(self) -> Setup:
         self.tokenizer = load_tokenizer(self.context.work, self.config.model.weights)
-        self.setup = set_up(self.config, self.context, self.ranks, load_universal=self._must_convert())
-        self.model = self.setup.model
-        self.context.progress.update(flops_per_token=flops_per_token(self.model))
+        setup = set_up(
+            self.config,
+            self.context,
+            self.ranks,
+            total_steps=self.config.total_steps,
+            load_universal=self._must_convert(),
+        )
+        self.progress.update(flops_per_token=flops_per_token(setup.model))
+        return setup
 
-    def _make_trainer(self) -> Any:
-        from transformers.trainer_callback import PrinterCallback
-
-        from dapt_trainer.training.batch_order import BatchOrder
-        from dapt_trainer.training.step_trainer import StepTrainer
-
+    def _make_trainer(self, setup: Setup) -> StepTrainer:
         config, ranks = self.config, self.ranks
-        resumed = self.lineage.resumed
         order = BatchOrder(
             total_steps=config.total_steps,
             global_batch_size=config.global_batch_size,
             micro_batch_size=config.micro_batch_size,
             rank=ranks.rank,
             world_size=ranks.world_size,
-            first_step=resumed.manifest.step if resumed else 0,
+            first_step=self.saved_step,
         )
-        trainer = StepTrainer(
-            model=self.model,
-            args=self.setup.arguments,
-            rows=self.rows.dataset,
-            order=order,
+        return StepTrainer(
+            model=setup.model,
+            args=setup.arguments,
+            rows=StepRows(self.rows.dataset, order, self.rows.tokens_of_step),
             ranks=ranks,
-            tokens_of_step=self.rows.tokens_of_step,
-            stop_requested=self.context.progress.stop_requested,
-            out_of_time=self._out_of_time,
-            heartbeat=self.context.progress.heartbeat,
-            on_step=self._after_step,
-            data_collator=self.setup.attention.collate,
+            hooks=StepHooks(
+                on_step=self._after_step,
+                stop_requested=self.progress.stop_requested,
+                out_of_time=self._is_out_of_time,
+                heartbeat=self.progress.heartbeat,
+                on_ready=self._on_ready,
+            ),
+            collate=setup.attention.collate,
         )
-        trainer.remove_callback(PrinterCallback)
-        return trainer
+
+    def _on_ready(self) -> None:
+        """Do what needs the loaded state and must happen before the first step."""
+        self.ranks.barrier()
+        # After the engine has divided the weights among the ranks: the penalty follows that division.
+        if self.saved_step < self.config.total_steps:
+            attach_penalty(self.trainer, self.config, self.context, self.ranks, self.fisher)
+        if self.ranks.is_first:
+            shutil.rmtree(self._converted_folder, ignore_errors=True)
+        # The resumed weights are loaded and not trained further: the only moment for a reading that is missing.
+        if self._lacks_reading:
+            self._measure(self.saved_step)
 
     # ---- at the end of each step ----
 
-    def _after_step(self, reading: Any) -> None:
+    def _after_step(self, reading: StepReading) -> None:
         config = self.config
-        point = self.journal.note(reading, self._seconds())
+        point = self.curve.add(reading, self._seconds())
         self.trainer.state.log_history.append(point.model_dump())
         self._show(reading)
         if not reading.is_finite:
             raise self._ended(
                 DivergedError,
                 "Diverged",
-                f"at step {reading.step} of {config.total_steps}: the loss is {reading.loss_nats:g} and the gradient "
-                f"norm {reading.gradient_norm:g} (learning rate {reading.learning_rate:.3g}); lower "
-                "pretraining.optimizer.learningRate",
+                f"at step {reading.step} of {config.total_steps}: {reading.loss_text} (learning rate "
+                f"{reading.learning_rate:.3g}); lower pretraining.optimizer.learningRate",
             )
-        wanted = self._is_checkpoint_step(reading.step)
-        if not (wanted or reading.stop_requested or reading.out_of_time):
+        is_checkpoint = self._is_checkpoint_step(reading.step)
+        if not (is_checkpoint or reading.stop_requested or reading.out_of_time):
             return
         self._save(reading.step, reading.tokens)
+        # At a stop request the grace period may be too short for an evaluation; the next run measures what was saved.
         if reading.stop_requested:
-            with beating(self.context.progress):
-                self.lineage.settle()
+            with keep_alive(self.progress):
+                self.checkpoints.finish_save()
             raise StopRequested(
-                f"asked to stop at step {reading.step} of {config.total_steps}; its checkpoint is complete"
+                f"stop requested at step {reading.step} of {config.total_steps}; its checkpoint is complete"
             )
         self._measure(reading.step)
         if reading.out_of_time and reading.step < config.total_steps:
             self._note_end_of_time(reading.step)
             self.trainer.control.should_training_stop = True
 
-    def _show(self, reading: Any) -> None:
-        config = self.config
-        steps_left = config.total_steps - reading.step
-        checkpoints_left = sum(1 for step in config.checkpoint_steps if step >= reading.step)
-        eta = steps_left * self.journal.step_seconds_median + checkpoints_left * self.checkpoint_seconds
-        self.context.progress.update(
-            activity="training",
-            fraction=reading.step / config.total_steps,
-            step=reading.step,
-            total_steps=config.total_steps,
-            tokens=reading.tokens,
-            tokens_per_second=self.journal.recent_tokens_per_second,
-            loss_nats=reading.loss_nats,
-            learning_rate=reading.learning_rate,
-            gradient_norm=reading.gradient_norm,
-            step_seconds=reading.seconds,
-            eta_seconds=eta,
-        )
+    def _show(self, reading: StepReading) -> None:
+        checkpoints_left = sum(1 for step in self.config.checkpoint_steps if step >= reading.step)
+        pauses_seconds = checkpoints_left * self.checkpoint_seconds
+        self.progress.update(**self.curve.live_readings(reading, self.config.total_steps, pauses_seconds))
 
     # ---- checkpoints ----
 
@@ -233,106 +272,92 @@ class PretrainRun:
         return step in self.config.checkpoint_steps or step == self.config.total_steps
 
     def _save(self, step: int, tokens: int) -> None:
-        self.context.progress.update(activity=f"saving checkpoint {step}")
+        """Write a checkpoint; it is completed in the background until `finish_save`."""
+        self.progress.update(activity=f"saving checkpoint {step}")
         started = time.monotonic()
 
         def write(folder: Path) -> None:
-            from dapt_trainer.modeling.save_weights import save_weights
-
             save_weights(self.model, self.tokenizer, folder, is_writer=self.ranks.is_first)
             self.trainer.write_resume_state(folder)
 
-        # A try that goes on from here knows what the checkpoints before this one took.
+        # Into the state before it is saved: a run that resumes from it adds to the time of the checkpoints before it.
         self.trainer.state.log_history.append({"step": step, STALL: self.stall_seconds})
-        with beating(self.context.progress):
-            self.lineage.begin(step, tokens, write, candidate=candidate_id(self._attempt, step))
+        with keep_alive(self.progress):
+            candidate = candidate_id(self.context.stage.run.attempt, step)
+            self.checkpoints.begin_save(step, tokens, write, candidate=candidate)
         self.saved_step = step
         self.checkpoint_seconds = time.monotonic() - started
         self.stall_seconds += self.checkpoint_seconds
-        self.context.progress.update(checkpoint_seconds=self.checkpoint_seconds)
-
-    def _when_loaded(self) -> None:
-        """The state is in memory; nothing is trained yet."""
-        from dapt_trainer.training.regularization.pretrain_hooks import hold_back
-
-        self.ranks.barrier()
-        if self.saved_step < self.config.total_steps:
-            hold_back(self.trainer, self.config, self.context, self.ranks, self.fisher)
-        if self.ranks.is_first:
-            shutil.rmtree(self.context.try_folder / "universal", ignore_errors=True)
-        if self.owes_reading:
-            self._measure(self.saved_step)
+        self.progress.update(checkpoint_seconds=self.checkpoint_seconds)
 
     def _measure(self, step: int) -> None:
-        """Both perplexities of the checkpoint just saved, into its manifest; then the stop rule."""
-        from dapt_trainer.evaluation.perplexity import side_perplexity
-        from dapt_trainer.modeling.attention import unpacked_attention
-
+        """Measure both perplexities of the newest checkpoint, add them to its manifest and apply the stop rule."""
         started = time.monotonic()
-
-        def measure(side: Any) -> SidePerplexity:
-            self.context.progress.update(activity=f"evaluating {side} held-out text at step {step}")
-            return side_perplexity(
-                self.trainer.model,
-                self.context.work,
-                side,
-                context_length_tokens=self.config.evaluation_context_length_tokens,
-                end_of_text_id=self.rows.end_of_text_id,
-                rank=self.ranks.rank,
-                world_size=self.ranks.world_size,
-                progress=self.context.progress,
-                tokenizer=self.tokenizer,
-            )
-
         try:
             with unpacked_attention(self.trainer.model):
-                domain, general = measure("domain"), measure("general")
+                domain, general = self._perplexity("domain", step), self._perplexity("general", step)
         except BaseException:
-            self.lineage.finish_writing()
+            # The error ends the process; a save that is being completed must not be cut off.
+            self.checkpoints.wait_for_writer()
             raise
-        with beating(self.context.progress):
-            self.lineage.settle()
-        self.lineage.add_readings(step, domain, general)
+        with keep_alive(self.progress):
+            self.checkpoints.finish_save()
+        self.checkpoints.add_readings(domain, general)
         seconds = time.monotonic() - started
         self.checkpoint_seconds += seconds
         self.stall_seconds += seconds
-        self.context.progress.update(
+        self.progress.update(
             domain_perplexity=domain.both.perplexity,
             general_perplexity=general.both.perplexity,
-            checkpoints=self.lineage.checkpoint_facts(),
+            checkpoints=self.checkpoints.checkpoint_facts(),
         )
-        self._judge(step)
+        # Last: what ends the run reports the checkpoint that was just measured.
+        self._apply_stop_rule(step)
 
-    def _judge(self, step: int) -> None:
-        """The stop rule over all readings so far.
+    def _perplexity(self, side: Side, step: int) -> SidePerplexity:
+        self.progress.update(activity=f"evaluating {side} held-out text at step {step}")
+        return side_perplexity(
+            self.trainer.model,
+            self.context.work,
+            side,
+            HeldOutScoring(
+                self.config.evaluation_context_length_tokens,
+                self.ranks.rank,
+                self.ranks.world_size,
+                self.progress,
+            ),
+            tokenizer=self.tokenizer,
+        )
+
+    def _apply_stop_rule(self, step: int) -> None:
+        """Apply the stop rule to all readings so far.
 
         Raises:
-            ForgettingLimitReached, Diverged: it says so.
+            ForgettingLimitReached, DivergedError: the rule ends the run.
         """
         decision = judge_readings(
-            self.config.stop_rule, self.config.base_general_perplexity, self.lineage.general_perplexities()
+            self.config.stop_rule,
+            self.config.base_general_perplexity,
+            self.checkpoints.general_perplexities(),
         )
-        where = f"at step {step} of {self.config.total_steps}: {decision.message}"
+        message = f"at step {step} of {self.config.total_steps}: {decision.message}"
         if decision.verdict is StopVerdict.DIVERGED:
-            raise self._ended(DivergedError, "Diverged", where)
+            raise self._ended(DivergedError, "Diverged", message)
         if decision.verdict is StopVerdict.FORGETTING_LIMIT:
-            raise self._ended(ForgettingLimitReached, "ForgettingLimit", where)
+            raise self._ended(ForgettingLimitReached, "ForgettingLimit", message)
 
     # ---- ends ----
 
-    @property
-    def _attempt(self) -> int:
-        return self.context.stage.run.attempt
-
     def _seconds(self) -> float:
-        return self.journal.seconds_before + time.monotonic() - self.started
+        """Return the training time of all runs of this attempt."""
+        return self.curve.seconds_before + time.monotonic() - self.started
 
-    def _out_of_time(self) -> bool:
+    def _is_out_of_time(self) -> bool:
+        # Only rank 0's clock counts: the reduction over the ranks then gives all of them the same answer.
         return self.ranks.is_first and self._time_is_up(self._seconds())
 
     def _time_is_up(self, seconds: float) -> bool:
-        limit = self.config.max_train_seconds
-        return limit is not None and seconds >= limit
+        return self.config.max_train_seconds is not None and seconds >= self.config.max_train_seconds
 
     def _note_end_of_time(self, step: int) -> None:
         self.ended_by = "BudgetReached"
@@ -341,25 +366,24 @@ class PretrainRun:
             f"{step} of {self.config.total_steps}"
         )
 
-    def _ended(self, kind: type[StageError], ended_by: EndedBy, message: str) -> StageError:
+    def _ended(self, kind: type[StageEnded], ended_by: EndedBy, message: str) -> StageEnded:
+        """Return the exception that ends the run; it carries the report, which the worker writes all the same."""
         self.ended_by, self.end_message = ended_by, message
         report = self._report()
-        error = kind(f"pretraining stopped {message}", facts=report.facts)
-        error.report = report  # the worker writes it in spite of the failure
-        return error
+        return kind(f"pretraining stopped {message}", facts=report.facts, report=report)
 
     def _report(self) -> PretrainReport:
-        points = self.journal.points
+        points = self.curve.points
         steps = points[-1].step if points else 0
         facts = PretrainFacts(
             ended_by=self.ended_by,
             message=self.end_message,
             steps=steps,
             tokens=points[-1].tokens if points else 0,
-            checkpoints=self.lineage.checkpoint_facts(),
-            tokens_per_second=self.journal.tokens_per_second,
-            step_seconds_median=self.journal.step_seconds_median,
-            peak_memory_bytes=self.lineage.peak_memory_bytes(),
+            checkpoints=self.checkpoints.checkpoint_facts(),
+            tokens_per_second=self.curve.tokens_per_second,
+            step_seconds_median=self.curve.step_seconds_median,
+            peak_memory_bytes=self.checkpoints.peak_memory_bytes(),
         )
         totals = self.rows.totals(steps)
         return PretrainReport(
@@ -370,7 +394,7 @@ class PretrainRun:
             realised_replay_fraction=totals.replay_fraction,
             penalties=penalties_of(points),
             stall_seconds=round(self.stall_seconds, 3),
-            skipped_checkpoints=self.lineage.skipped,
+            skipped_checkpoints=self.checkpoints.skipped,
             attention=self.setup.attention.text if self.setup else "",
             kernels=self.setup.kernels.text if self.setup else "",
         )

@@ -1,7 +1,7 @@
-"""publish: one merged safetensors model with its tokenizer, a card made of facts, and a manifest, at the destination.
+"""Publishes one merged safetensors model with its tokenizer, a model card and a manifest to the destination (publish).
 
-The only stage that writes outside the work volume. The destination's `dapt.json` is written last and carries the run's
-digest: a destination that is not empty is written only where its manifest has the same digest.
+It is the only stage that writes outside the work volume. The destination's `dapt.json` is written last and has the
+run's digest: a destination that is not empty is overwritten only where its manifest has the same digest.
 """
 
 from __future__ import annotations
@@ -9,18 +9,20 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
-from typing import Any
 
-from dapt_contract.stages.common import ModelReference
+from transformers import AutoConfig
+
+from dapt_contract.checkpoint import FileEntry
+from dapt_contract.stages.common import ModelReference, Precision
 from dapt_contract.stages.publish import PublishConfig, PublishFacts, PublishReport
-from dapt_trainer.context import StageContext, beating
+from dapt_trainer.context import StageContext, keep_alive
 from dapt_trainer.digests import sha256_of_file
 from dapt_trainer.errors import InfrastructureError
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.modeling.model_folder import load_tokenizer
 from dapt_trainer.publishing.card import model_card
 from dapt_trainer.publishing.destinations import open_destination
-from dapt_trainer.publishing.published_files import MANIFEST, ModelManifest, PublishedFile, manifest_bytes
+from dapt_trainer.publishing.published_files import MANIFEST, ModelManifest, manifest_bytes
 from dapt_trainer.training.chat import stop_at_end_of_turn
 
 
@@ -28,17 +30,17 @@ def run(config: PublishConfig, context: StageContext) -> PublishReport:
     """Publish the referenced model.
 
     Raises:
-        InputError: the destination cannot be written by us: not empty with another digest, unknown scheme.
+        InputError: the destination is not empty and has another digest, or its scheme is unknown.
         InfrastructureError: the network or the disk failed.
     """
     destination = open_destination(config.destination, work=context.work)
-    context.progress.update(activity="looking at the destination")
+    context.progress.update(activity="checking the destination")
     destination.require_writable(config.run_digest)
     staging = context.try_folder / "publish"
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        context.progress.update(activity="putting the model together", fraction=0.1)
-        with beating(context.progress):
+        context.progress.update(activity="composing the model", fraction=0.1)
+        with keep_alive(context.progress):
             assemble(config, context.work, staging)
             manifest = manifest_of(config, staging)
         (staging / MANIFEST).write_bytes(manifest_bytes(manifest))
@@ -46,8 +48,8 @@ def run(config: PublishConfig, context: StageContext) -> PublishReport:
         destination.write(staging, heartbeat=context.progress.heartbeat)
     except OSError as error:
         raise InfrastructureError(
-            f"publishing to {config.destination} failed: {error}; nothing half-written carries a manifest, so the next "
-            "try writes it anew"
+            f"publishing to {config.destination} failed: {error}; what was written has no manifest, so the next run "
+            "writes it again"
         ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -62,7 +64,7 @@ def run(config: PublishConfig, context: StageContext) -> PublishReport:
 
 
 def assemble(config: PublishConfig, work: Path, folder: Path) -> None:
-    """Merged weights in the base model's own precision, config, generation config, tokenizer and card."""
+    """Write merged weights in the base model's own precision, configuration, tokenizer and model card into a folder."""
     folder.mkdir(parents=True)
     model = load_model(work, config.model, precision=stored_precision(work, config.model))
     model.config.use_cache = True
@@ -74,16 +76,14 @@ def assemble(config: PublishConfig, work: Path, folder: Path) -> None:
         (folder / "README.md").write_text(model_card(config), encoding="utf-8")
 
 
-def stored_precision(work: Path, reference: ModelReference) -> Any:
-    """fp32 where the weights' config says so, else bf16, which every published model's users expect."""
-    from transformers import AutoConfig
-
+def stored_precision(work: Path, reference: ModelReference) -> Precision:
+    """Return fp32 where the weights' configuration says so, else bf16, which users of published models expect."""
     config = AutoConfig.from_pretrained(work / reference.weights, local_files_only=True)
     return "fp32" if str(config.dtype).endswith("float32") else "bf16"
 
 
 def tokenizer_folder(work: Path, reference: ModelReference) -> str:
-    """The newest part of the model that has a tokenizer: fine-tuning leaves one with its chat template."""
+    """Return the newest part of the model that has a tokenizer: fine-tuning writes one with its chat template."""
     for folder in (
         *reversed(reference.tuned),
         *reversed(reference.adapters),
@@ -96,9 +96,9 @@ def tokenizer_folder(work: Path, reference: ModelReference) -> str:
 
 
 def manifest_of(config: PublishConfig, folder: Path) -> ModelManifest:
-    """Every file with its size and SHA-256; the digest is over all of them."""
+    """Return the manifest of a folder: every file with its size and SHA-256, and a digest over all of them."""
     files = tuple(
-        PublishedFile(
+        FileEntry(
             path=path.relative_to(folder).as_posix(),
             size_bytes=path.stat().st_size,
             sha256=sha256_of_file(path),

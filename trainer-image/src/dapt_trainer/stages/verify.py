@@ -1,11 +1,10 @@
-"""verify: base, chosen checkpoint and final model side by side on everything, and what each answers to a few prompts.
+"""Compares base, chosen checkpoint and final model on every measure and by their answers to a few prompts (verify).
 
-A model whose weights have the digest of one that was measured before is not scored again.
+A model whose weights have the digest of one that was measured before is not measured again.
 """
 
 from __future__ import annotations
 
-from dapt_contract.measure import Measure
 from dapt_contract.stages.verify import (
     NamedMeasure,
     NamedModel,
@@ -31,11 +30,11 @@ _FINAL = "final"
 
 
 def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
-    """Measures of all models, the final one's as facts, and their greedy answers.
+    """Return the measures of all models, the final one's as facts, and their greedy answers.
 
     Raises:
         InputError: as evaluate; also when no model is named `final`.
-        StopRequested: asked to stop.
+        StopRequested: SIGTERM; nothing is kept.
     """
     if _FINAL not in {model.name for model in config.models}:
         raise InputError(
@@ -43,21 +42,20 @@ def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
         )
     ranks = evaluation_ranks(context)
     digests = {named.name: reference_digest(context.work, named.model) for named in config.models}
-    known = measured_before(context.work, [path for _, path in config.reuse_paths])
-    pending = list(dict.fromkeys(digest for digest in digests.values() if digest not in known))
+    measures = measured_before(context.work, [path for _, path in config.reuse_paths])
+    pending = {digest for digest in digests.values() if digest not in measures}
     bench = Bench(config.evaluation, context, ranks, models=len(pending))
     paired = base_items(context.work, config.base_items_path)
-    measures: dict[str, Measure] = dict(known)
-    spoken: dict[str, list[str]] = {}
+    answers_of: dict[str, list[str]] = {}
     prompts: list[str] | None = None
     for named in _final_last(config.models):
         digest = digests[named.name]
-        if digest in spoken and digest in measures:
+        if digest in answers_of and digest in measures:
             continue
         model, tokenizer = bench.load(named.model)
         if digest not in measures:
-            own = None if named.name == _BASE else paired
-            measured = bench.measure(model, tokenizer, digest=digest, name=named.name, base_items=own)
+            base = None if named.name == _BASE else paired
+            measured = bench.measure(model, tokenizer, digest=digest, name=named.name, base_items=base)
             measures[digest] = measured.measure
             if ranks.is_first:
                 write_items(context.try_folder / f"items-{named.name}.jsonl", measured.items)
@@ -65,9 +63,9 @@ def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
             prompts = sample_prompts(context.work, config.evaluation, tokenizer, config.sample_prompts)
         context.progress.update(activity=f"{named.name}: answering {len(prompts)} prompts")
         # Every rank generates, so that none waits long at the next collective.
-        speaker = load_tokenizer(context.work, tokenizer_folder(context.work, named.model))
-        stop_at_end_of_turn(model, speaker)
-        spoken[digest] = answers(model, speaker, prompts, new_tokens=config.sample_new_tokens)
+        chat_tokenizer = load_tokenizer(context.work, tokenizer_folder(context.work, named.model))
+        stop_at_end_of_turn(model, chat_tokenizer)
+        answers_of[digest] = answers(model, chat_tokenizer, prompts, new_tokens=config.sample_new_tokens)
         del model
     return VerifyReport(
         facts=VerifyFacts(final=measures[digests[_FINAL]], digests=tuple(digests.items())),
@@ -75,7 +73,7 @@ def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
         samples=tuple(
             Sample(
                 prompt=prompt,
-                answers=tuple((name, spoken[digest][index]) for name, digest in digests.items()),
+                answers=tuple((name, answers_of[digest][index]) for name, digest in digests.items()),
             )
             for index, prompt in enumerate(prompts or [])
         ),
@@ -83,5 +81,5 @@ def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
 
 
 def _final_last(models: tuple[NamedModel, ...]) -> list[NamedModel]:
-    """The base model's tokenizer makes the prompts, so it goes first."""
+    """Return the models with the base first, whose tokenizer makes the prompts, and the final one last."""
     return sorted(models, key=lambda named: (named.name != _BASE, named.name == _FINAL))

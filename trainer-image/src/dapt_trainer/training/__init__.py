@@ -1,1 +1,1 @@
-"""Training loops around the libraries: models, schedule, callbacks."""
+"""Trains models: rows and their order, arguments of the libraries, the loop, the loss curve, the penalties."""

@@ -144,9 +144,7 @@ def training_arguments(
     Raises:
         InputError: the global batch cannot be split evenly.
     """
-    fields = argument_fields(
-        config, scratch, ranks, total_steps=total_steps, load_universal=load_universal
-    )
+    fields = argument_fields(config, scratch, ranks, total_steps=total_steps, load_universal=load_universal)
     return TrainingArguments(**fields, **(kernels.arguments if kernels else {}))
 
 

@@ -1,8 +1,8 @@
-"""Which rows of the training order each rank reads: a pure function of step, rank and the batch's shape.
+"""Assigns rows of the training order to ranks: a pure function of step, rank and the batch's shape.
 
 Row `step * global_batch_size + i` of the order is the i-th sequence of that step, whatever the world size; micro-batch
 m of rank r takes rows m x W x B + r x B to + B of the step (W ranks, micro-batches of B). So a resume at any step and
-on any number of ranks reads the very next rows.
+on any number of ranks reads exactly the next rows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BatchOrder:
-    """A batch sampler of one rank: one list of row indices a micro-batch."""
+    """Yields the row indices of one rank, one list for each micro-batch."""
 
     total_steps: int
     global_batch_size: int
@@ -21,14 +21,14 @@ class BatchOrder:
     rank: int
     world_size: int
     first_step: int = 0
-    """Steps already trained."""
+    """Steps that are trained already."""
 
     def __len__(self) -> int:
-        """Micro-batches of the whole run, the trained ones included: the Trainer derives its epoch from it."""
+        """Return the micro-batches of the whole run, trained ones included: the Trainer derives its epoch from it."""
         return self.total_steps * self.global_batch_size // (self.micro_batch_size * self.world_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Row indices of one micro-batch after the other, from the first untrained step."""
+        """Yield the row indices of one micro-batch after the other, from the first untrained step."""
         stride = self.micro_batch_size * self.world_size
         for step in range(self.first_step, self.total_steps):
             first = step * self.global_batch_size

@@ -1,13 +1,14 @@
-"""Conversations as tokens with labels on what the assistant says, by any chat template, exactly.
+"""Tokenizes conversations with labels on exactly what the assistant writes, for any chat template.
 
 A template is rendered up to each of the assistant's turns: the text that the turn adds after the generation prompt, up
-to and with the token that ends the turn, is a response; all other text is prompt. So the template needs no
+to and including the token that ends the turn, is a response; all other text is prompt. So the template needs no
 `generation` markers, and nothing is guessed from its wording. Prompt and response are tokenized apart: a response
-starts at a token boundary, as it does when the model is asked. A prompt token's label is -100, always.
+starts at a token boundary, as it does in generation. A prompt token's label is always -100.
 
-A template that renders earlier turns otherwise once later ones follow (some drop the reasoning of earlier turns) has no
-one text in which every turn stands as the model would say it: such a conversation becomes one example a turn, each with
-the context that the model sees then. A template whose turns cannot be told from its generation prompt is refused.
+Some templates render earlier turns differently once later ones follow (they drop the reasoning of earlier turns). Then
+no single text contains every turn as the model would write it, so the conversation becomes one example for each turn,
+with the context that the model has at that turn. A template whose turns do not continue its generation prompt is
+refused.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ import itertools
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-IGNORED_LABEL = -100
+from jinja2.exceptions import TemplateError as JinjaError
+from transformers import PreTrainedModel
+
+from dapt_trainer.data.packing.torch_dataset import IGNORED_LABEL
+from dapt_trainer.modeling.protocols import Tokenizer
+
 PLAIN_TEMPLATE = (
     "{%- for message in messages -%}"
     "{%- if message['role'] == 'assistant' -%}{{ 'Answer: ' + message['content'] + eos_token + '\\n' }}"
@@ -27,63 +32,67 @@ PLAIN_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ 'Answer: ' }}{%- endif -%}"
 )
-"""For base models without a chat template of their own; saved with the tuned model."""
+"""Template for base models that have none; saved with the tuned model."""
+MAX_TEMPLATE_PROBLEMS = 5
+"""Problems after which tokenizing a data set ends: a template that is wrong is wrong for every line."""
+LINES_PER_HEARTBEAT = 256
 _SHOWN_CHARACTERS = 40
 
 Messages = list[dict[str, str]]
 
 
 class TemplateError(ValueError):
-    """The chat template and a conversation do not go together; one sentence without its place."""
+    """Reports that the chat template cannot render a conversation as labelled text; the message names no line."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One text as tokens; both have the same length."""
+    """Holds one text as token ids and labels of the same length."""
 
     input_ids: Sequence[int]
     labels: Sequence[int]
-    """The token where it belongs to a response, else -100."""
+    """The token id where the token belongs to a response, else -100."""
 
     @property
     def response_tokens(self) -> int:
-        """What the loss counts."""
+        """Return the number of tokens that the loss counts."""
         return sum(label != IGNORED_LABEL for label in self.labels)
 
     def cut(self, length: int) -> Example:
-        """Its first tokens, at 8 bytes each: a data set of them stays in memory, on every rank."""
+        """Return its first tokens, at 8 bytes each: every rank keeps the whole data set in memory."""
         return Example(array("i", self.input_ids[:length]), array("i", self.labels[:length]))
 
 
-def with_template(tokenizer: Any) -> Any:
-    """The tokenizer with its own chat template, or the plain one where it has none."""
+def with_template(tokenizer: Tokenizer) -> Tokenizer:
+    """Return the tokenizer with its own chat template, or with the plain one where it has none."""
     if not tokenizer.chat_template:
         tokenizer.chat_template = PLAIN_TEMPLATE
     return tokenizer
 
 
-def encode(tokenizer: Any, messages: Messages, *, first: int = 0) -> list[Example]:
-    """A conversation, uncut; more than one example where the template rewrites earlier turns.
+def encode(tokenizer: Tokenizer, messages: Messages, *, first: int = 0) -> list[Example]:
+    """Return a conversation, uncut, as one example, or as several where the template rewrites earlier turns.
 
     Args:
         tokenizer: with its chat template.
-        messages: at least one by the assistant at or after `first`.
+        messages: at least one of the assistant's at or after `first`.
         first: index of the first message that is learned; the assistant's turns before it are context.
 
     Raises:
-        TemplateError: the template refuses the conversation, or hides what the assistant says.
+        TemplateError: the template rejects the conversation, or its turns cannot be separated.
     """
-    turns = [place for place in range(first, len(messages)) if messages[place]["role"] == "assistant"]
+    turns = [index for index in range(first, len(messages)) if messages[index]["role"] == "assistant"]
     spans = [_Span.of(tokenizer, messages, turn) for turn in turns]
+    # One text contains every turn only where each later rendering continues the earlier one.
     if all(after.prompt.startswith(before.whole) for before, after in itertools.pairwise(spans)):
         return [_tokens(tokenizer, spans)]
     return [_tokens(tokenizer, [span]) for span in spans]
 
 
-def encode_plain(tokenizer: Any, prompt: str, response: str) -> Example:
-    """Prompt and response as they stand, one after the other, and the end-of-text token; no template.
+def encode_plain(tokenizer: Tokenizer, prompt: str, response: str) -> Example:
+    """Return prompt, response and the end-of-text token without a template.
 
-    The prompt starts as the tokenizer starts every text (some put a token in front).
+    The prompt starts as the tokenizer starts every text (some add a token in front).
     """
     end = tokenizer.eos_token_id
     context = list(tokenizer(prompt)["input_ids"])
@@ -93,11 +102,11 @@ def encode_plain(tokenizer: Any, prompt: str, response: str) -> Example:
     return Example(context + answer, [IGNORED_LABEL] * len(context) + answer)
 
 
-def stop_at_end_of_turn(model: Any, tokenizer: Any) -> None:
-    """Let generation stop where the chat template ends the assistant's turn.
+def stop_at_end_of_turn(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
+    """Make generation stop at the token with which the chat template ends the assistant's turn.
 
-    Base models often come with a template whose end is not their end of text (ChatML's `<|im_end|>`): fine-tuning
-    teaches the token, and the generation config has to know it.
+    Many base models have a template whose end is not their end of text (ChatML's `<|im_end|>`): fine-tuning teaches the
+    token, and the generation config must list it.
     """
     if not tokenizer.chat_template:
         return
@@ -107,49 +116,44 @@ def stop_at_end_of_turn(model: Any, tokenizer: Any) -> None:
         )
     except TemplateError:
         return
-    known = model.generation_config.eos_token_id
-    ends = [known] if isinstance(known, int) else list(known or [])
+    configured = model.generation_config.eos_token_id
+    ends = [configured] if isinstance(configured, int) else list(configured or [])
     if example.labels[-1] not in ends:
         model.generation_config.eos_token_id = [*ends, example.labels[-1]]
 
 
 @dataclass(frozen=True)
 class _Span:
-    """One turn of the assistant in the rendered conversation."""
+    """Holds one turn of the assistant in the rendered conversation."""
 
     prompt: str
-    """All text before it, with the generation prompt."""
+    """All text before the turn, with the generation prompt."""
     end: int
-    """Characters up to the end of the token that ends the turn."""
+    """Number of characters up to the end of the token that ends the turn."""
     whole: str
     """All text up to the turn's end, with what the template writes after that token."""
 
     @classmethod
-    def of(cls, tokenizer: Any, messages: Messages, turn: int) -> _Span:
+    def of(cls, tokenizer: Tokenizer, messages: Messages, turn: int) -> _Span:
         prompt = _rendered(tokenizer, messages[:turn], add_generation_prompt=True)
         whole = _rendered(tokenizer, messages[: turn + 1])
         if not whole.startswith(prompt):
-            same = next(
-                (
-                    place
-                    for place, (one, other) in enumerate(zip(prompt, whole, strict=False))
-                    if one != other
-                ),
-                min(len(prompt), len(whole)),
-            )
+            pairs = zip(prompt, whole, strict=False)
+            same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
             raise TemplateError(
-                f"the chat template's generation prompt goes on with {_shown(prompt[same:])} where the assistant's "
-                f"turn goes on with {_shown(whole[same:])}: what the assistant says cannot be told exactly; give the "
-                "model a template whose generation prompt is how a turn begins"
+                f"the chat template's generation prompt continues with {_quoted(prompt[same:])} where the assistant's "
+                f"turn continues with {_quoted(whole[same:])}, so the assistant's text cannot be separated exactly; "
+                "use a template whose generation prompt is the beginning of a turn"
             )
         return cls(prompt, len(prompt) + _end_of_turn(tokenizer, whole[len(prompt) :]), whole)
 
 
-def _tokens(tokenizer: Any, spans: list[_Span]) -> Example:
-    """One example of turns whose texts continue each other."""
+def _tokens(tokenizer: Tokenizer, spans: list[_Span]) -> Example:
+    """Return one example of turns whose texts continue each other."""
     input_ids: list[int] = []
     labels: list[int] = []
     for text, is_response in _pieces(spans):
+        # Apart, so that a response starts at a token boundary, as it does in generation.
         ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
         input_ids += ids
         labels += ids if is_response else [IGNORED_LABEL] * len(ids)
@@ -157,15 +161,19 @@ def _tokens(tokenizer: Any, spans: list[_Span]) -> Example:
 
 
 def _pieces(spans: list[_Span]) -> Iterator[tuple[str, bool]]:
-    place = 0
+    """Yield the pieces of the text in their order, each with whether it is a response."""
+    end = 0
     for span in spans:
-        yield span.prompt[place:], False
+        yield span.prompt[end:], False
         yield span.whole[len(span.prompt) : span.end], True
-        place = span.end
+        end = span.end
 
 
-def _end_of_turn(tokenizer: Any, turn: str) -> int:
-    """Characters of a rendered turn up to the end of its last special token; only blanks may follow it."""
+def _end_of_turn(tokenizer: Tokenizer, turn: str) -> int:
+    """Return the number of characters of a rendered turn up to the end of its last special token.
+
+    Only white space may follow that token.
+    """
     special = {
         *tokenizer.all_special_tokens,
         *(token.content for token in tokenizer.added_tokens_decoder.values()),
@@ -173,15 +181,13 @@ def _end_of_turn(tokenizer: Any, turn: str) -> int:
     end = max((turn.rfind(token) + len(token) for token in special if token and token in turn), default=0)
     if end == 0 or turn[end:].strip():
         raise TemplateError(
-            f"the chat template ends the assistant's turn with {_shown(turn)}, without a special token: the model "
-            "would never learn to stop; let the template write eos_token after the assistant's content"
+            f"the chat template ends the assistant's turn with {_quoted(turn)}, without a special token: the model "
+            "would never learn to stop; make the template write eos_token after the assistant's content"
         )
     return end
 
 
-def _rendered(tokenizer: Any, messages: Messages, *, add_generation_prompt: bool = False) -> str:
-    from jinja2.exceptions import TemplateError as JinjaError
-
+def _rendered(tokenizer: Tokenizer, messages: Messages, *, add_generation_prompt: bool = False) -> str:
     try:
         return str(
             tokenizer.apply_chat_template(
@@ -189,9 +195,9 @@ def _rendered(tokenizer: Any, messages: Messages, *, add_generation_prompt: bool
             )
         )
     except JinjaError as error:
-        raise TemplateError(f"the model's chat template refuses the conversation: {error}") from error
+        raise TemplateError(f"the model's chat template rejects the conversation: {error}") from error
 
 
-def _shown(text: str) -> str:
-    """The end of a text, short enough for a sentence."""
+def _quoted(text: str) -> str:
+    """Return the end of a text in quotes, short enough for a message."""
     return repr(text if len(text) <= _SHOWN_CHARACTERS else f"...{text[-_SHOWN_CHARACTERS:]}")

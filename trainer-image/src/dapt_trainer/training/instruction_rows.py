@@ -1,8 +1,8 @@
-"""Fine-tuning's rows: conversations tokenized, packed whole into sequences, in an order that the seed decides.
+"""Tokenizes conversations for fine-tuning and packs them whole into rows, in an order that the seed decides.
 
-Packing is best-fit over the whole data set and cuts nothing: each conversation stands in one row, its positions start
-at 0, and no attention reaches another conversation (as in the packed corpus). So the loss of a packed batch is the mean
-over the response tokens of its conversations, as if each had been read alone.
+Packing is best-fit over the whole data set and cuts nothing: each conversation is in one row, its positions start at 0,
+and no attention reaches another conversation (as in the packed corpus). So the loss of a packed batch is the mean over
+the response tokens of its conversations, as if each had been read alone.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 
 from dapt_contract.layout import INSTRUCTIONS
 from dapt_trainer.context import ProgressBoard, SilentProgress
 from dapt_trainer.data.packing.best_fit import best_fit
 from dapt_trainer.data.packing.mixture import permuted
+from dapt_trainer.data.packing.torch_dataset import IGNORED_LABEL
 from dapt_trainer.errors import InputError
+from dapt_trainer.modeling.protocols import Tokenizer
 from dapt_trainer.training.chat import (
-    IGNORED_LABEL,
+    LINES_PER_HEARTBEAT,
+    MAX_TEMPLATE_PROBLEMS,
     Example,
     Messages,
     TemplateError,
@@ -30,45 +33,43 @@ from dapt_trainer.training.chat import (
     with_template,
 )
 
-_ROUND_TO = 8
-"""Row lengths are multiples of this: tensor cores like them, and few shapes are compiled."""
-_MOST_PROBLEMS = 5
-_BEAT_EVERY = 256
+_ROW_LENGTH_MULTIPLE = 8
+"""Row lengths are multiples of this: tensor cores are fastest then, and few shapes are compiled."""
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """One line of the instructions."""
+    """Holds one line of the instructions."""
 
     line: int
     messages: Messages
     plain: bool = False
-    """Prompt and response as plain text, without a chat template."""
+    """Whether prompt and response are plain text, without a chat template."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What is learned from, and what was lost to the sequence length."""
+    """Holds the examples of a data set, and how many the sequence length cut or dropped."""
 
     kept: tuple[Example, ...]
     cut: int
-    """Examples whose end was cut off."""
+    """Number of examples whose end was cut off."""
     dropped: int
-    """Examples without a response token within the length."""
+    """Number of examples without a response token within the length."""
 
     @property
     def response_tokens(self) -> int:
-        """Of all that is kept."""
+        """Return the response tokens of all kept examples."""
         return sum(example.response_tokens for example in self.kept)
 
 
 def instructions_file(work: Path) -> Path:
-    """Where prepare leaves the conversations."""
+    """Return the file in which prepare writes the conversations."""
     return work / INSTRUCTIONS / "train.jsonl"
 
 
 def read_conversations(work: Path) -> list[Conversation]:
-    """The conversations that prepare left.
+    """Return the conversations that prepare wrote.
 
     Raises:
         InputError: there are none, or a line is damaged.
@@ -92,11 +93,11 @@ def read_conversations(work: Path) -> list[Conversation]:
     return conversations
 
 
-def tokenize(tokenizer: Any, conversation: Conversation) -> list[Example]:
-    """One conversation, uncut.
+def tokenize(tokenizer: Tokenizer, conversation: Conversation) -> list[Example]:
+    """Return the examples of one conversation, uncut.
 
     Raises:
-        TemplateError: the chat template does not go with it.
+        TemplateError: the chat template cannot render it.
     """
     if conversation.plain:
         prompt, response = (message["content"] for message in conversation.messages)
@@ -105,14 +106,14 @@ def tokenize(tokenizer: Any, conversation: Conversation) -> list[Example]:
 
 
 def tokenize_all(
-    tokenizer: Any, work: Path, *, sequence_length_tokens: int, progress: ProgressBoard | None = None
+    tokenizer: Tokenizer, work: Path, *, sequence_length_tokens: int, progress: ProgressBoard | None = None
 ) -> Examples:
-    """All conversations, cut at the sequence length.
+    """Return the examples of all conversations, cut at the sequence length.
 
     A tokenizer without a chat template gets the plain one, unless every example is plain text.
 
     Raises:
-        InputError: none has a response within it, or the chat template does not go with some of them.
+        InputError: none has a response within it, or the chat template cannot render some of them.
     """
     board = progress or SilentProgress()
     conversations = read_conversations(work)
@@ -122,13 +123,13 @@ def tokenize_all(
     cut = dropped = 0
     problems: list[str] = []
     for number, conversation in enumerate(conversations):
-        if number % _BEAT_EVERY == 0:
+        if number % LINES_PER_HEARTBEAT == 0:
             board.heartbeat()
         try:
             whole = tokenize(tokenizer, conversation)
         except TemplateError as error:
             problems.append(f"{instructions_file(work)}:{conversation.line}: {error}")
-            if len(problems) == _MOST_PROBLEMS:
+            if len(problems) == MAX_TEMPLATE_PROBLEMS:
                 break
             continue
         for example in whole:
@@ -149,17 +150,18 @@ def tokenize_all(
 
 
 class PackedExamples:
-    """Row k is packed row P_epoch(k mod n) of epoch k // n: a new permutation each epoch, a pure function of the seed.
+    """Orders packed rows: row k is packed row P_epoch(k mod n) of epoch k // n.
 
-    An epoch is every packed row once, and so every conversation once. Data that packs into less than one global batch
-    is spread over as many rows as the batch has, as far as it has conversations: an epoch stays a step.
+    The permutation P is new each epoch and a pure function of the seed. An epoch is every packed row once, and so every
+    conversation once. Data that packs into less than one global batch is spread over as many rows as the batch has, as
+    far as it has conversations: an epoch stays a step.
 
     Args:
         examples: none longer than a sequence.
         sequence_length_tokens: no row is longer; all are as long as the fullest one.
-        global_batch_size: rows an optimizer step.
+        global_batch_size: rows of an optimizer step.
         seed: decides the order.
-        padding_id: the token at positions that carry none.
+        padding_id: token id at positions without a token.
     """
 
     def __init__(
@@ -180,52 +182,52 @@ class PackedExamples:
             rows = _spread(rows, lengths, min(global_batch_size, len(examples)))
         self._rows = rows
         self._used = [sum(lengths[example] for example in row) for row in rows]
-        self.row_length = min(-(-max(self._used) // _ROUND_TO) * _ROUND_TO, sequence_length_tokens)
+        self.row_length = min(
+            -(-max(self._used) // _ROW_LENGTH_MULTIPLE) * _ROW_LENGTH_MULTIPLE, sequence_length_tokens
+        )
         self._total = len(rows)
 
     @property
     def rows(self) -> int:
-        """Packed rows, that is one epoch."""
+        """Return the number of packed rows, which is one epoch."""
         return len(self._rows)
 
     @property
     def fill_fraction(self) -> float:
-        """Share of positions that carry a token."""
+        """Return the fraction of positions that have a token."""
         return sum(self._used) / (len(self._rows) * self.row_length)
 
     def members(self, index: int) -> tuple[int, ...]:
-        """The examples in a row of the order."""
+        """Return the examples in a row of the order."""
         return tuple(self._rows[self._packed(index)])
 
     def tokens(self, index: int) -> int:
-        """Positions of a row of the order that carry a token."""
+        """Return the number of positions with a token in a row of the order."""
         return self._used[self._packed(index)]
 
     def limit(self, rows: int) -> None:
-        """Set the rows of the whole run."""
+        """Set the number of rows of the whole run."""
         self._total = rows
 
     def __len__(self) -> int:
-        """Rows of the whole run; one epoch unless it was set."""
+        """Return the rows of the whole run; one epoch unless `limit` set it."""
         return self._total
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """`input_ids`, `labels` and `position_ids` of one row of the order, each int64 [row_length]."""
-        import torch
-
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """Return `input_ids`, `labels` and `position_ids` of one row of the order, each int64 [row_length]."""
         ids = np.full(self.row_length, self._padding_id, dtype=np.int64)
         labels = np.full(self.row_length, IGNORED_LABEL, dtype=np.int64)
         positions = np.arange(self.row_length, dtype=np.int64)
-        place = 0
+        start = 0
         for number in self.members(index):
             example = self._examples[number]
-            end = place + len(example.input_ids)
-            ids[place:end] = example.input_ids
-            labels[place:end] = example.labels
-            labels[place] = IGNORED_LABEL  # the token before it belongs to another conversation
-            positions[place:] = np.arange(self.row_length - place)
-            place = end
-        positions[place:] = np.arange(self.row_length - place)  # positions without a token are a segment too
+            end = start + len(example.input_ids)
+            ids[start:end] = example.input_ids
+            labels[start:end] = example.labels
+            labels[start] = IGNORED_LABEL  # the token before it belongs to another conversation
+            positions[start:] = np.arange(self.row_length - start)
+            start = end
+        positions[start:] = np.arange(self.row_length - start)  # positions without a token are a segment too
         return {
             "input_ids": torch.from_numpy(ids),
             "labels": torch.from_numpy(labels),
@@ -233,15 +235,15 @@ class PackedExamples:
         }
 
     def _packed(self, index: int) -> int:
-        epoch, place = divmod(index, len(self._rows))
-        chosen = permuted(np.array([place], dtype=np.int64), len(self._rows), (self._seed, 1, epoch))
+        epoch, position = divmod(index, len(self._rows))
+        chosen = permuted(np.array([position], dtype=np.int64), len(self._rows), (self._seed, 1, epoch))
         return int(chosen[0])
 
 
-def _spread(rows: Sequence[Sequence[int]], lengths: Sequence[int], wanted: int) -> list[list[int]]:
-    """Split the fullest rows in two until there are as many as wanted; a row of one conversation stays."""
+def _spread(rows: Sequence[Sequence[int]], lengths: Sequence[int], num_rows: int) -> list[list[int]]:
+    """Split the fullest rows in two until there are `num_rows`; a row of one conversation stays."""
     spread = [list(row) for row in rows]
-    while len(spread) < wanted:
+    while len(spread) < num_rows:
         splittable = (row for row in spread if len(row) > 1)
         fullest = max(splittable, key=lambda row: sum(lengths[number] for number in row))
         spread.remove(fullest)

@@ -1,8 +1,8 @@
-"""The loss curve: kept in the trainer's state, so that every checkpoint holds it up to its own step, and as a file.
+"""Keeps the loss curve in the trainer's state, so that every checkpoint has it up to its own step, and in a file.
 
-`try-N/curve.jsonl` has one `CurvePoint` a line. A resumed try first writes the points up to its checkpoint, so the
-newest file alone is the whole curve; points that a killed try trained past its last checkpoint are trained again and
-stand in the new file as they were trained again.
+`try-N/curve.jsonl` has one `CurvePoint` a line. A resumed run first writes the points up to its checkpoint, so the
+newest file alone is the whole curve; steps that a killed run trained past its last checkpoint are trained again, and
+the new file has the points of the second time.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import statistics
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from dapt_contract.stages.pretrain import CurvePoint, PenaltyPoint
+from dapt_trainer.checkpoints.run_checkpoints import LogEntry
 from dapt_trainer.training.step_trainer import StepReading
 
 CURVE_FILE = "curve.jsonl"
 STALL = "stall_seconds"
-"""In the trainer's log: what saves and readings had taken so far."""
+"""Key of the trainer's log for the seconds that saves and evaluations have taken so far."""
 _WINDOW_STEPS = 20
 
 
-class Journal:
-    """Collects one point a step and writes it down.
+class LossCurve:
+    """Collects one point for each step and appends it to the file.
 
     Args:
         path: of the file; None on ranks that write nothing.
@@ -42,8 +42,8 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(point.model_dump_json() + "\n" for point in earlier), encoding="utf-8")
 
-    def note(self, reading: StepReading, seconds: float) -> CurvePoint:
-        """Add a step; `seconds` is the training time of all tries so far that led to it."""
+    def add(self, reading: StepReading, seconds: float) -> CurvePoint:
+        """Add a step and return its point; `seconds` is the training time of all runs that led to it."""
         previous = self.points[-1].tokens if self.points else 0
         self._recent.append((reading.tokens - previous, reading.seconds))
         self._step_seconds.append(reading.seconds)
@@ -63,20 +63,38 @@ class Journal:
                 file.write(point.model_dump_json() + "\n")
         return point
 
+    def live_readings(
+        self, reading: StepReading, total_steps: int, pauses_seconds: float = 0.0
+    ) -> dict[str, float | int | str | None]:
+        """Return the live progress after a step that was added; `pauses_seconds` is still spent on checkpoints."""
+        return {
+            "activity": "training",
+            "fraction": reading.step / total_steps,
+            "total_steps": total_steps,
+            "eta_seconds": (total_steps - reading.step) * self.step_seconds_median + pauses_seconds,
+            "step": reading.step,
+            "tokens": reading.tokens,
+            "tokens_per_second": self.recent_tokens_per_second,
+            "loss_nats": reading.loss_nats,
+            "learning_rate": reading.learning_rate,
+            "gradient_norm": reading.gradient_norm,
+            "step_seconds": reading.seconds,
+        }
+
     @property
     def seconds_before(self) -> float:
-        """Training seconds of the earlier tries, up to the resumed step."""
+        """Return the training seconds of earlier runs, up to the resumed step."""
         return self._seconds_before
 
     @property
     def recent_tokens_per_second(self) -> float:
-        """Over the last steps."""
+        """Return the training speed over the last steps."""
         seconds = sum(seconds for _, seconds in self._recent)
         return sum(tokens for tokens, _ in self._recent) / seconds if seconds else 0.0
 
     @property
     def tokens_per_second(self) -> float:
-        """Of this try's training steps, without evaluations and saves; the first step, which warms up, is left out."""
+        """Return the speed of this run's steps without evaluations and saves, and without the first, which warms up."""
         steady = self._step_seconds[1:] or self._step_seconds
         if not steady or not self._trained_tokens:
             return 0.0
@@ -84,22 +102,23 @@ class Journal:
 
     @property
     def step_seconds_median(self) -> float:
-        """Of this try's steps; 0 before the first."""
+        """Return the median duration of this run's steps; 0 before the first."""
         return statistics.median(self._step_seconds) if self._step_seconds else 0.0
 
 
-def stall_of(log_history: list[dict[str, Any]]) -> float:
-    """Seconds that saves and readings had taken when the trainer's state was written; 0 before the first."""
-    return max((float(entry[STALL]) for entry in log_history if STALL in entry), default=0.0)
+def stall_of(log_history: Sequence[LogEntry]) -> float:
+    """Return the seconds that saves and evaluations had taken when the trainer's state was written."""
+    values = [entry.get(STALL) for entry in log_history]
+    return max((float(value) for value in values if isinstance(value, int | float)), default=0.0)
 
 
-def curve_of(log_history: list[dict[str, Any]]) -> tuple[CurvePoint, ...]:
-    """The curve as the trainer's state keeps it."""
+def curve_of(log_history: Sequence[LogEntry]) -> tuple[CurvePoint, ...]:
+    """Return the curve in the log of the trainer's state."""
     return tuple(CurvePoint.model_validate(entry) for entry in log_history if "loss_nats" in entry)
 
 
 def penalties_of(points: Sequence[CurvePoint]) -> tuple[PenaltyPoint, ...]:
-    """The regularization's share of each step; empty without one."""
+    """Return the penalty of each step; empty without a regularization."""
     return tuple(
         PenaltyPoint(step=point.step, penalty_nats=point.penalty_nats)
         for point in points

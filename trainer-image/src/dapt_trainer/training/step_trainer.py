@@ -1,8 +1,8 @@
-"""transformers' Trainer under DeepSpeed, with one hook at the end of each optimizer step.
+"""Runs transformers' Trainer under DeepSpeed with a hook at the end of each optimizer step.
 
 The Trainer owns forward, backward, accumulation, clipping, optimizer and schedule; DeepSpeed owns the ranks' share of
-them. What is ours: the order of the rows, one reduction a step for the readings that all ranks must agree on, and where
-a checkpoint's files go.
+them. Ours are the order of the rows, one reduction a step for the values that all ranks must agree on, and where a
+checkpoint's files go.
 """
 
 from __future__ import annotations
@@ -15,22 +15,27 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from transformers import Trainer, TrainingArguments
+from peft import PeftModel
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
 
-from dapt_trainer.checkpoints.change_world_size import mend_optimizer
+from dapt_trainer.checkpoints.change_world_size import repair_optimizer
 from dapt_trainer.checkpoints.inventory import RESUME_FOLDER
 from dapt_trainer.distributed import Ranks
-from dapt_trainer.modeling.attention import stack_rows
+from dapt_trainer.modeling.attention import Batch, Collate, stack_rows
 from dapt_trainer.training.batch_order import BatchOrder
 from dapt_trainer.training.regularization.penalty import Penalty
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
 
 
 @dataclass(frozen=True)
 class StepReading:
-    """What all ranks agree on after an optimizer step."""
+    """Holds what all ranks agree on after an optimizer step."""
 
     step: int
     loss_nats: float
@@ -38,110 +43,155 @@ class StepReading:
     penalty_nats: float | None
     """What the regularization added to the loss; None without one."""
     gradient_norm: float | None
-    """Before clipping, over all parameters; None where nobody computed it (no clipping, no ZeRO)."""
+    """Norm before clipping, over all parameters; None where nothing computes it (no clipping, no ZeRO)."""
     learning_rate: float
-    """That the step used."""
+    """Learning rate of this step."""
     tokens: int
     """Training tokens since the run's first step, over all ranks."""
     stop_requested: bool
-    """Some rank saw SIGTERM."""
+    """Whether some rank received SIGTERM."""
     out_of_time: bool
-    """The time for training is used up."""
+    """Whether some rank called for the end of training, or for a save, by its clock."""
     seconds: float
-    """Of this step."""
+    """Duration of this step."""
 
     @property
     def is_finite(self) -> bool:
-        """Whether loss and gradient are numbers."""
+        """Return whether loss and gradient are numbers."""
         return math.isfinite(self.loss_nats) and math.isfinite(self.gradient_norm or 0.0)
 
+    @property
+    def loss_text(self) -> str:
+        """Return loss and gradient norm as part of a message."""
+        norm = "unknown" if self.gradient_norm is None else f"{self.gradient_norm:g}"
+        return f"the loss is {self.loss_nats:g} and the gradient norm {norm}"
 
-class StepTrainer(Trainer):  # type: ignore[misc]
-    """A Trainer that reads a fixed order of rows and reports every step.
+
+class RowSource(Protocol):
+    """Describes a data set of a run: row `step * global_batch_size + i` is the i-th sequence of that step."""
+
+    def __len__(self) -> int:
+        """Return the number of rows of the whole run."""
+        ...
+
+    def __getitem__(self, index: int, /) -> object:
+        """Return one row, which the collate function puts into a batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """Holds the rows that a run reads, and in which order."""
+
+    dataset: RowSource
+    order: BatchOrder
+    """Rows of this rank."""
+    tokens_of_step: Callable[[int], int]
+    """Returns the training tokens of a step (counted from 0) over all ranks."""
+
+
+@dataclass(frozen=True)
+class StepHooks:
+    """Holds the functions of a stage that the trainer calls, on every rank."""
+
+    on_step: Callable[[StepReading], None]
+    """Called after each optimizer step; what it raises ends the training."""
+    stop_requested: Callable[[], bool]
+    """Returns whether this rank received SIGTERM."""
+    out_of_time: Callable[[], bool]
+    """Returns whether this rank calls for the end of training, or for a save, by its clock."""
+    heartbeat: Callable[[], None]
+    on_ready: Callable[[], None] = lambda: None
+    """Called when everything is loaded and nothing is trained yet."""
+
+
+class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transformers: its classes are Any
+    """Trains on a fixed order of rows and reports every step.
 
     Args:
-        on_step: called on all ranks after each optimizer step; what it raises ends the training.
-        order: rows of this rank.
-        tokens_of_step: training tokens of a step (counted from 0) over all ranks.
+        model: to train, with adapters where they are trained.
+        args: the run's arguments.
+        rows: what is read.
+        ranks: that train.
+        hooks: functions of the stage.
+        collate: makes a batch of rows.
+        kwargs: of the Trainer, or of a subclass of it that is another base of a subclass of this one.
     """
 
     def __init__(
         self,
         *,
-        model: Any,
+        model: PreTrainedModel | PeftModel,
         args: TrainingArguments,
-        rows: Any,
-        order: BatchOrder,
+        rows: StepRows,
         ranks: Ranks,
-        tokens_of_step: Callable[[int], int],
-        stop_requested: Callable[[], bool],
-        out_of_time: Callable[[], bool],
-        heartbeat: Callable[[], None],
-        on_step: Callable[[StepReading], None],
-        **kwargs: Any,
+        hooks: StepHooks,
+        collate: Collate = stack_rows,
+        **kwargs: object,
     ) -> None:
-        kwargs.setdefault("data_collator", stack_rows)
-        super().__init__(model=model, args=args, train_dataset=rows, **kwargs)
-        self._order = order
+        super().__init__(model=model, args=args, train_dataset=rows.dataset, data_collator=collate, **kwargs)
+        self.remove_callback(PrinterCallback)
+        self._rows = rows
+        self._order = rows.order
         self._ranks = ranks
-        self._tokens_of_step = tokens_of_step
-        self._stop_requested = stop_requested
-        self._out_of_time = out_of_time
-        self.on_ready: Callable[[], None] | None = None
-        self._heartbeat = heartbeat
-        self._on_step = on_step
+        self._hooks = hooks
         self._step_loss = torch.zeros((), dtype=torch.float64, device=ranks.device)
         self._step_started = time.monotonic()
         self._last_step = 0
         self._weight_decays: list[float] = []
         self._penalty: Penalty | None = None
 
-    def get_train_dataloader(self) -> Any:
-        """One loader a rank that reads its own rows in their order; nothing to shard, shuffle or skip."""
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader[Batch]:
+        """Return a loader of this rank's rows in their order; there is nothing to shard, shuffle or skip."""
         return torch.utils.data.DataLoader(
             self.train_dataset,
             batch_sampler=self._order,
             collate_fn=self.data_collator,
-            generator=torch.Generator(),  # a loader draws a seed when it starts; not from dropout's stream
+            # A loader draws a seed when it starts; it must not come from the stream that dropout draws from.
+            generator=torch.Generator(),
             pin_memory=self.args.dataloader_pin_memory,
         )
 
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's; each group's weight decay is noted, since a resume may mix them up."""
-        optimizer = super().create_optimizer(*args, **kwargs)
+    def create_optimizer(self, *args: object, **kwargs: object) -> torch.optim.Optimizer:
+        """Return the Trainer's optimizer and remember each group's weight decay, which a resume may mix up."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
         self._weight_decays = [group["weight_decay"] for group in optimizer.param_groups]
         return optimizer
 
-    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        """Everything is loaded, nothing trained yet: the place for a reading that an interrupted try still owes."""
+    def _prepare_for_training(self, *args: object, **kwargs: object) -> object:
+        """Load everything, then let the stage do what must happen before the first step."""
         prepared = super()._prepare_for_training(*args, **kwargs)
-        mend_optimizer(self.model_wrapped, self._weight_decays)
+        # After the state is loaded, which is what breaks the optimizer, and before the first step.
+        repair_optimizer(self.model_wrapped, self._weight_decays)
         _keep_gradient_norm(self.model_wrapped)
-        if self.on_ready is not None:
-            self.on_ready()
+        self._hooks.on_ready()
         self._step_started = time.monotonic()
         return prepared
 
-    def _prepare_input(self, data: Any) -> Any:
-        """To the accelerator without waiting for it: the batch lies in pinned memory."""
+    def _prepare_input(self, data: object) -> object:
+        """Move a tensor to the accelerator without waiting for it: the batch is in pinned memory."""
         if isinstance(data, torch.Tensor) and not data.is_floating_point():
             return data.to(self.args.device, non_blocking=True)
         return super()._prepare_input(data)
 
     def training_step(
-        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+        self,
+        model: torch.nn.Module,
+        inputs: Batch,
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Forward and backward of a micro-batch; its share of the step's loss is noted."""
+        """Run forward and backward of a micro-batch and add its share to the step's loss."""
         penalty = self._penalty
+        # `sync_gradients` marks the last micro-batch of the step, whose backward pass reduces the gradients.
         if penalty is not None and penalty.before_last_backward and self.accelerator.sync_gradients:
             model.train()
             penalty.add_gradients(self.state.global_step)
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         self._step_loss += loss
-        self._heartbeat()
+        self._hooks.heartbeat()
         return loss
 
-    def hold_back(self, penalty: Penalty) -> None:
+    def add_penalty(self, penalty: Penalty) -> None:
         """Add a penalty's gradient once an optimizer step, before clipping."""
         self._penalty = penalty
         if penalty.before_last_backward:
@@ -149,41 +199,43 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         engine = self.model_wrapped
         update = engine.step
 
-        def held_back_update(*args: Any, **kwargs: Any) -> Any:
+        def update_with_penalty(*args: object, **kwargs: object) -> object:
             # All backward passes are done, and reduced over the ranks.
             penalty.add_gradients(self.state.global_step)
             return update(*args, **kwargs)
 
-        engine.step = held_back_update
+        engine.step = update_with_penalty
 
     def further_backward(self, loss: torch.Tensor) -> None:
-        """A backward pass of the step beside those of its micro-batches, for a loss that is summed over ranks."""
+        """Run another backward pass in this step, for a loss whose gradients are summed over the ranks."""
         engine = self.model_wrapped
+        # Not the last one of the step: the engine must not reduce gradients and update the weights yet.
         engine.set_gradient_accumulation_boundary(is_boundary=False)
-        # Gradients are averaged over the ranks.
+        # DeepSpeed averages gradients over the ranks; the factor turns the average into a sum.
         engine.backward(loss * self._ranks.world_size, scale_wrt_gas=False)
-        self._heartbeat()
+        self._hooks.heartbeat()
 
     def _maybe_log_save_evaluate(
         self,
-        _tr_loss: Any,
-        grad_norm: Any,
-        *_args: Any,
+        _tr_loss: object,
+        grad_norm: torch.Tensor | float | None,
+        *_args: object,
         learning_rate: float | None = None,
-        **_kwargs: Any,
+        **_kwargs: object,
     ) -> None:
-        """End of an optimizer step (and once more at the end of the epoch, which is not a step)."""
+        """Report an optimizer step to the stage."""
         step = int(self.state.global_step)
-        if step == self._last_step:
+        if step == self._last_step:  # the Trainer calls this once more at the end of the epoch
             return
         self._last_step = step
-        loss, stop, late, penalty = self._ranks.sum(
+        # One reduction for all values: every rank must take the same decision, or the next collective hangs.
+        loss, num_stopped, num_late, penalty = self._ranks.sum(
             float(self._step_loss.item()),
-            float(self._stop_requested()),
-            float(self._out_of_time()),
+            float(self._hooks.stop_requested()),
+            float(self._hooks.out_of_time()),
             0.0 if self._penalty is None else self._penalty.value(),
         )
-        self.state.num_input_tokens_seen += self._tokens_of_step(step - 1)
+        self.state.num_input_tokens_seen += self._rows.tokens_of_step(step - 1)
         self._step_loss.zero_()
         now = time.monotonic()
         reading = StepReading(
@@ -193,17 +245,17 @@ class StepTrainer(Trainer):  # type: ignore[misc]
             gradient_norm=None if grad_norm is None else float(grad_norm),
             learning_rate=float(learning_rate if learning_rate is not None else math.nan),
             tokens=int(self.state.num_input_tokens_seen),
-            stop_requested=stop > 0,
-            out_of_time=late > 0,
+            stop_requested=num_stopped > 0,
+            out_of_time=num_late > 0,
             seconds=now - self._step_started,
         )
-        self._on_step(reading)
+        self._hooks.on_step(reading)
         self._step_started = time.monotonic()
 
     def write_resume_state(self, checkpoint: Path) -> None:
-        """Write everything that an exact resume needs below `checkpoint/resume`; called by all ranks.
+        """Write everything that an exact resume needs below `checkpoint/resume`; all ranks call it.
 
-        Optimizer and DeepSpeed state, schedule, random states of every rank, trainer state with the curve.
+        That is optimizer and DeepSpeed state, schedule, random states of every rank, trainer state with the curve.
 
         Raises:
             OSError, RuntimeError: the disk is full.
@@ -215,11 +267,11 @@ class StepTrainer(Trainer):  # type: ignore[misc]
             self._save_rng_state(str(folder))
         if self._ranks.is_first:
             for script in folder.glob("zero_to_*.py"):
-                script.unlink()  # DeepSpeed leaves programs there; a checkpoint is data
+                script.unlink()  # DeepSpeed copies programs there; a checkpoint is data
             self.state.save_to_json(str(folder / "trainer_state.json"))
 
     def resume_training(self, checkpoint: Path | None) -> None:
-        """Train to the end, from the state that `write_resume_state` left or from the start."""
+        """Train to the end, from the state that `write_resume_state` wrote or from the start."""
         if checkpoint is None:
             with _libraries_quiet():
                 self.train()
@@ -232,14 +284,15 @@ class StepTrainer(Trainer):  # type: ignore[misc]
             self.train(resume_from_checkpoint=str(checkpoint / RESUME_FOLDER))
 
     def _restore(self, checkpoint: Path) -> None:
-        """Load a finished training's state and train nothing, for the reading that it may still owe."""
+        """Load the state of a finished training and train nothing, for a reading that is still missing."""
         steps = self._order.total_steps
         with _libraries_quiet():
             self._prepare_for_training(steps, self.get_train_dataloader(), str(checkpoint / RESUME_FOLDER))
 
 
-def _keep_gradient_norm(engine: Any) -> None:
-    """DeepSpeed without ZeRO in fp32 clips by the gradient norm and forgets it; keep it for the reading."""
+def _keep_gradient_norm(engine: DeepSpeedEngine) -> None:
+    """Make DeepSpeed keep the gradient norm that it clips by; without ZeRO in fp32 it drops it."""
+    # Imported here: after join_ranks, which tells DeepSpeed which accelerator to choose.
     from deepspeed.runtime.utils import clip_grad_norm_
 
     def clip() -> None:
@@ -252,15 +305,18 @@ def _keep_gradient_norm(engine: Any) -> None:
 
 @contextlib.contextmanager
 def _libraries_quiet() -> Iterator[None]:
-    """Hide what the libraries say about each other's deprecated calls, and accelerate's notice that DeepSpeed's number
-    of accumulation steps counts, which is what is meant."""
-    notices = logging.getLogger("accelerate.accelerator")
-    level = notices.level
-    notices.setLevel(logging.ERROR)
+    """Hide what the libraries report about one another.
+
+    That is their deprecated calls, and accelerate's notice that DeepSpeed's number of accumulation steps counts, which
+    is intended.
+    """
+    accelerate_log = logging.getLogger("accelerate.accelerator")
+    level = accelerate_log.level
+    accelerate_log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
             yield
     finally:
-        notices.setLevel(level)
+        accelerate_log.setLevel(level)

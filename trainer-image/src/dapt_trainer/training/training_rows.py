@@ -1,4 +1,4 @@
-"""The packed training rows of the work volume in the order of a run's mixture, and what is known of that order."""
+"""Opens the packed training rows of the work volume in the order of a run's mixture."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dapt_trainer.errors import InputError
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """A run's rows, and its tokens as a pure function of the step."""
+    """Holds a run's rows, and computes its tokens as a pure function of the step."""
 
     dataset: PackedDataset
     """Row `step * global_batch_size + i`: input_ids, labels, position_ids, each int64 [sequence_length]."""
@@ -24,11 +24,11 @@ class TrainingRows:
     end_of_text_id: int
 
     def tokens_of_step(self, step: int) -> int:
-        """Positions of the step's global batch that carry a token; `step` counts from 0."""
+        """Return the positions of the step's global batch that have a token; `step` counts from 0."""
         return sum(int(self.shards[source].used[row]) for source, row in self.mixture.rows(step))
 
     def totals(self, steps: int) -> MixtureTotals:
-        """What the first `steps` steps of this attempt read of each source."""
+        """Return what the first `steps` steps of this attempt read of each source."""
         return self.mixture.totals(steps, [shard.used for shard in self.shards])
 
 

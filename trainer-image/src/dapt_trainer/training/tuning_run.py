@@ -1,217 +1,227 @@
-"""What fine-tuning and preference tuning share: how a try goes on, its steps, a result that a reference can name."""
+"""Runs fine-tuning and preference tuning: resume, train, save, and describe the tuned model.
+
+A stage subclasses `TuningRun` with how it makes its trainer; everything else of the two stages is here.
+"""
 
 from __future__ import annotations
 
 import shutil
 import time
-from typing import Any
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from peft import PeftModel
+from transformers import PreTrainedModel
 
 from dapt_contract.checkpoint import candidate_id
 from dapt_contract.stages.align import AlignConfig
-from dapt_contract.stages.common import LoraConfig, ModelReference
+from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.finetune import FinetuneConfig
+from dapt_contract.stages.pretrain import CurvePoint
 from dapt_trainer.checkpoints.inventory import StoredCheckpoint
-from dapt_trainer.checkpoints.run_checkpoints import RunCheckpoints
-from dapt_trainer.context import StageContext, beating
+from dapt_trainer.checkpoints.run_checkpoints import LogEntry, RunCheckpoints
+from dapt_trainer.context import StageContext, keep_alive
+from dapt_trainer.digests import weights_digest
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import DivergedError, InfrastructureError, StopRequested
+from dapt_trainer.modeling.protocols import Tokenizer
+from dapt_trainer.modeling.save_weights import save_weights
 from dapt_trainer.training.batch_order import BatchOrder
-from dapt_trainer.training.loss_curve import CURVE_FILE, Journal, curve_of
-from dapt_trainer.training.step_trainer import StepReading
+from dapt_trainer.training.loss_curve import CURVE_FILE, LossCurve, curve_of
+from dapt_trainer.training.step_trainer import StepHooks, StepReading, StepTrainer
 
-TuningConfig = FinetuneConfig | AlignConfig
 RESULT = "model"
-"""Below the try's folder."""
+"""Folder of the tuned model below the run's folder."""
 SAVE_EVERY_SECONDS = 900.0
-"""Between two checkpoints: what a lost node costs at most, beside the time to start again."""
+"""Time between two checkpoints: the most training that a lost node costs."""
 
 
-class TuningRun:
-    """One try: where it goes on, what it shows of each step, when it saves.
+@dataclass(frozen=True)
+class TunedModel:
+    """Describes the result of a tuning."""
 
-    A tuning is short, so it saves by the clock (`SAVE_EVERY_SECONDS`) and when it is asked to stop, and what it saved
-    is removed once its result stands. Without a key to sign with it saves nothing.
+    reference: ModelReference
+    weights_digest: str
+    """Digest of the adapter or of the weights, whichever was trained."""
+    curve: tuple[CurvePoint, ...]
+
+
+class TuningRun(ABC):
+    """Tunes a model in one run of a stage, from the claim to the result.
+
+    A tuning is short, so it saves by the clock (`SAVE_EVERY_SECONDS`) and at a stop request, and it removes its
+    checkpoints once the result is written. Without a key to sign with it saves nothing.
 
     Args:
         config: of the stage.
-        context: for progress.
-        ranks: this process among its peers.
-        total_steps: of the run.
-        what: `fine-tuning` or `preference tuning`, for sentences.
-        rate_field: the field of the learning rate.
+        context: of the stage.
+        ranks: that train.
+        tokenizer: saved with the result.
+        total_steps: optimizer steps of the run.
     """
+
+    NAME: ClassVar[str]
+    """Name of the tuning in messages."""
+    LEARNING_RATE_FIELD: ClassVar[str]
+    """Field of the spec that sets the learning rate."""
 
     def __init__(
         self,
-        config: TuningConfig,
+        config: FinetuneConfig | AlignConfig,
         context: StageContext,
         ranks: Ranks,
+        tokenizer: Tokenizer,
         total_steps: int,
-        *,
-        what: str,
-        rate_field: str,
     ) -> None:
         self._config = config
-        self._context = context
-        self._ranks = ranks
-        self._steps = total_steps
-        self._what = what
-        self._rate_field = rate_field
-        self._lineage: RunCheckpoints | None = None
+        self.context = context
+        self.ranks = ranks
+        self.tokenizer = tokenizer
+        self.total_steps = total_steps
+        self._checkpoints: RunCheckpoints | None = None
         if context.signing_key:
-            self._lineage = RunCheckpoints(config, context, ranks, keep_optimizer_states=1)
-        self._trainer: Any = None
-        history = self._open()
+            self._checkpoints = RunCheckpoints(config, context, ranks, keep_optimizer_states=1)
+        self.log_history = self._open()
+        """The trainer's log up to the resumed step."""
         path = context.try_folder / CURVE_FILE if ranks.is_first else None
-        self.journal = Journal(path, curve_of(history))
-        self.rewards: list[tuple[float, float]] = [
-            (entry["rewards"][0], entry["rewards"][1]) for entry in history if "rewards" in entry
-        ]
-        """Accuracy and margin at each step; of preference tuning."""
-        self._seconds = self.journal.seconds_before
+        self._curve = LossCurve(path, curve_of(self.log_history))
+        self._seconds = self._curve.seconds_before
         self._saved_at = time.monotonic()
+        self._trainer: StepTrainer
 
-    def _open(self) -> list[dict[str, Any]]:
-        """Find the newest checkpoint; the trainer's log up to it.
+    @abstractmethod
+    def make_trainer(self) -> StepTrainer:
+        """Load the model and return the trainer, ready to train."""
 
-        ZeRO spreads the optimizer over the ranks: another number of them starts again, which is short.
+    def run(self) -> TunedModel:
+        """Train all steps that are left, write the result and remove the checkpoints.
+
+        Raises:
+            InputError: as `load_model` and `accumulation_steps`.
+            DivergedError: loss or gradient is not a number.
+            StopRequested: some rank received SIGTERM; a checkpoint was saved.
+            InfrastructureError: a checkpoint or the result could not be written, or a newer run took over.
         """
-        if self._lineage is None:
+        self.context.progress.update(activity="loading the model")
+        self._trainer = self.make_trainer()
+        self._trainer.resume_training(self._resumed.folder if self._resumed else None)
+        reference = self._save_result(self._trainer.model)
+        newest = reference.tuned[-1] if reference.tuned else reference.weights
+        digest = weights_digest(self.context.work / newest)
+        # Only now: until the result is complete, its checkpoints are the only way to repeat a lost run.
+        if self._checkpoints is not None:
+            self._checkpoints.remove()
+        return TunedModel(reference, digest, tuple(self._curve.points))
+
+    def _open(self) -> list[LogEntry]:
+        """Find the newest checkpoint and return the trainer's log up to it."""
+        if self._checkpoints is None:
             return []
-        self._context.progress.update(activity="looking for checkpoints", total_steps=self._steps)
-        self._lineage.open()
-        resumed = self._lineage.resumed
-        if resumed is not None and resumed.manifest.world_size != self._ranks.world_size:
-            self._lineage.forget()
-        return self._lineage.log_history()
+        self.context.progress.update(activity="looking for checkpoints", total_steps=self.total_steps)
+        self._checkpoints.open()
+        resumed = self._checkpoints.resumed
+        # ZeRO spreads the optimizer over the ranks. With another number of them a tuning starts again: it is short, and
+        # converting the checkpoint is not worth it.
+        if resumed is not None and resumed.manifest.world_size != self.ranks.world_size:
+            self._checkpoints.remove()
+        return self._checkpoints.log_history()
 
     @property
     def _resumed(self) -> StoredCheckpoint | None:
-        return self._lineage.resumed if self._lineage is not None else None
+        return self._checkpoints.resumed if self._checkpoints is not None else None
 
     def order(self) -> BatchOrder:
-        """The rows of this rank, from the first untrained step."""
+        """Return the rows of this rank, from the first untrained step."""
         return BatchOrder(
-            total_steps=self._steps,
+            total_steps=self.total_steps,
             global_batch_size=self._config.global_batch_size,
             micro_batch_size=self._config.micro_batch_size,
-            rank=self._ranks.rank,
-            world_size=self._ranks.world_size,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
             first_step=self._resumed.manifest.step if self._resumed else 0,
         )
 
-    def is_save_due(self) -> bool:
-        """Rank 0's clock decides for all."""
-        late = time.monotonic() - self._saved_at >= SAVE_EVERY_SECONDS
-        return self._lineage is not None and self._ranks.is_first and late
+    def hooks(self) -> StepHooks:
+        """Return the functions that the trainer calls."""
+        return StepHooks(
+            on_step=self.after_step,
+            stop_requested=self.context.progress.stop_requested,
+            out_of_time=self._is_save_due,
+            heartbeat=self.context.progress.heartbeat,
+        )
 
-    def train(self, trainer: Any) -> None:
-        """All steps that are left."""
-        self._trainer = trainer
-        trainer.resume_training(self._resumed.folder if self._resumed else None)
-
-    def finish(self) -> None:
-        """The result stands: what was saved on the way goes."""
-        if self._lineage is not None:
-            self._lineage.forget()
-
-    def note_rewards(self, accuracy: float, margin: float) -> None:
-        """Keep a step's rewards; before `after_step`, so that a checkpoint has them."""
-        self.rewards.append((accuracy, margin))
-        self._trainer.state.log_history.append({"rewards": [accuracy, margin]})
+    def _is_save_due(self) -> bool:
+        # Only rank 0's clock counts: the reduction over the ranks then gives all of them the same answer.
+        is_due = time.monotonic() - self._saved_at >= SAVE_EVERY_SECONDS
+        return self._checkpoints is not None and self.ranks.is_first and is_due
 
     def after_step(self, reading: StepReading) -> None:
-        """Note a step, and save where that is due.
+        """Record a step, and save where that is due.
 
         Raises:
-            Diverged: loss or gradient is not a number.
-            StopRequested: some rank saw SIGTERM; a checkpoint was saved.
+            DivergedError: loss or gradient is not a number.
+            StopRequested: some rank received SIGTERM; a checkpoint was saved.
             InfrastructureError: it could not be saved.
         """
         self._seconds += reading.seconds
-        point = self.journal.note(reading, self._seconds)
+        point = self._curve.add(reading, self._seconds)
         self._trainer.state.log_history.append(point.model_dump())
-        steps = self._steps
-        self._context.progress.update(
-            activity="training",
-            fraction=reading.step / steps,
-            step=reading.step,
-            total_steps=steps,
-            tokens=reading.tokens,
-            tokens_per_second=self.journal.recent_tokens_per_second,
-            loss_nats=reading.loss_nats,
-            learning_rate=reading.learning_rate,
-            gradient_norm=reading.gradient_norm,
-            step_seconds=reading.seconds,
-            eta_seconds=(steps - reading.step) * self.journal.step_seconds_median,
-        )
+        steps = self.total_steps
+        self.context.progress.update(**self._curve.live_readings(reading, steps))
         if not reading.is_finite:
             raise DivergedError(
-                f"{self._what} stopped at step {reading.step} of {steps}: the loss is {reading.loss_nats:g} and the "
-                f"gradient norm {reading.gradient_norm:g}; lower {self._rate_field}"
+                f"{self.NAME} stopped at step {reading.step} of {steps}: {reading.loss_text}; lower "
+                f"{self.LEARNING_RATE_FIELD}"
             )
         if reading.step == steps:
             return
-        if self._lineage is not None and (reading.stop_requested or reading.out_of_time):
-            self._save(self._lineage, reading)
+        if self._checkpoints is not None and (reading.stop_requested or reading.out_of_time):
+            self._save(self._checkpoints, reading)
         if reading.stop_requested:
-            kept = "its checkpoint is complete" if self._lineage else "nothing was saved, for want of a key"
-            raise StopRequested(f"{self._what}: asked to stop at step {reading.step} of {steps}; {kept}")
+            saved = (
+                "its checkpoint is complete" if self._checkpoints else "nothing was saved, for want of a key"
+            )
+            raise StopRequested(f"{self.NAME}: stop requested at step {reading.step} of {steps}; {saved}")
 
-    def _save(self, lineage: RunCheckpoints, reading: StepReading) -> None:
-        self._context.progress.update(activity=f"saving checkpoint {reading.step}")
-        name = candidate_id(self._context.stage.run.attempt, reading.step)
-        with beating(self._context.progress):
-            lineage.save(
-                reading.step, reading.tokens, self._trainer.write_resume_state, candidate=name
-            )  # it holds the weights too: no candidate is made of it
-            lineage.forget(but_newest=True)
+    def _save(self, checkpoints: RunCheckpoints, reading: StepReading) -> None:
+        self.context.progress.update(activity=f"saving checkpoint {reading.step}")
+        name = candidate_id(self.context.stage.run.attempt, reading.step)
+        with keep_alive(self.context.progress):
+            # The resume state has the weights too: a tuning's checkpoint is no candidate, so nothing else is written.
+            checkpoints.save(reading.step, reading.tokens, self._trainer.write_resume_state, candidate=name)
+            checkpoints.remove(keep_newest=True)
         self._saved_at = time.monotonic()
 
+    def _save_result(self, model: PreTrainedModel | PeftModel) -> ModelReference:
+        """Write adapter or weights below the run's folder and return how to find the tuned model."""
+        folder = self.context.try_folder / RESULT
+        self.context.progress.update(activity="saving the tuned model")
+        with keep_alive(self.context.progress):
+            self._write_result(model, folder)
+            self.ranks.barrier()
+        name = folder.relative_to(self.context.work).as_posix()
+        if self._config.lora is None:
+            return ModelReference(weights=name)
+        # The adapter was trained on the whole recipe that the model started from, so it is merged last.
+        return self._config.model.with_tuned(name)
 
-def save_tuned(
-    context: StageContext,
-    ranks: Ranks,
-    model: Any,
-    tokenizer: Any,
-    start: ModelReference,
-    lora: LoraConfig | None,
-) -> ModelReference:
-    """Write adapter or weights below the try's folder and say how to find the tuned model.
-
-    An adapter was trained on the whole recipe that the model started from, so it is merged last.
-
-    Raises:
-        InfrastructureError: the disk is full.
-    """
-    from dapt_trainer.modeling.save_weights import save_weights
-
-    folder = context.try_folder / RESULT
-    partial = folder.with_name(f"{RESULT}.partial")
-    context.progress.update(activity="saving the tuned model")
-    with beating(context.progress):
+    def _write_result(self, model: PreTrainedModel | PeftModel, folder: Path) -> None:
+        is_writer = self.ranks.is_first
+        partial = folder.with_name(f"{folder.name}.partial")
         try:
-            if ranks.is_first:
+            if is_writer:
                 shutil.rmtree(partial, ignore_errors=True)
                 shutil.rmtree(folder, ignore_errors=True)
-            save_weights(model, tokenizer, partial, is_writer=ranks.is_first)
-            if ranks.is_first:
-                tokenizer.save_pretrained(partial)  # with the chat template, also beside an adapter
+            save_weights(model, self.tokenizer, partial, is_writer=is_writer)
+            if is_writer:
+                self.tokenizer.save_pretrained(partial)  # with the chat template, in an adapter's folder too
                 partial.rename(folder)
         except Exception as error:  # torch and safetensors raise their own kinds for a full disk
-            if ranks.is_first:
+            if is_writer:
                 shutil.rmtree(partial, ignore_errors=True)
             raise InfrastructureError(
-                f"the tuned model could not be saved below {context.try_folder}: "
-                f"{' '.join(str(error).split())[:200]}; make the volume larger, then it is tuned again"
+                f"the tuned model could not be saved below {self.context.try_folder}: "
+                f"{' '.join(str(error).split())[:200]}; enlarge the volume, and the next run tunes it again"
             ) from error
-        ranks.barrier()
-    name = folder.relative_to(context.work).as_posix()
-    if lora is None:
-        return ModelReference(weights=name)
-    return start.model_copy(update={"tuned": (*start.tuned, name)})
-
-
-def newest_part(reference: ModelReference) -> str:
-    """The folder that `save_tuned` wrote."""
-    return reference.tuned[-1] if reference.tuned else reference.weights

@@ -1,7 +1,13 @@
-"""Penalties against forgetting behind one interface: EWC, L2-SP and KL to the base model (docs/training.md)."""
+"""Implements penalties against forgetting behind one interface: EWC, L2-SP, KL to the base model (docs/training.md)."""
 
 from dapt_trainer.training.regularization.fisher import estimate_fisher
-from dapt_trainer.training.regularization.penalty import Penalty, Row, causal_predictions, held_back
-from dapt_trainer.training.regularization.single_process import build
+from dapt_trainer.training.regularization.penalty import Penalty, causal_predictions, penalized_names
+from dapt_trainer.training.regularization.single_process import single_process_penalty
 
-__all__ = ["Penalty", "Row", "build", "causal_predictions", "estimate_fisher", "held_back"]
+__all__ = [
+    "Penalty",
+    "causal_predictions",
+    "estimate_fisher",
+    "penalized_names",
+    "single_process_penalty",
+]

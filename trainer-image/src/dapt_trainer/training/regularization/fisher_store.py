@@ -1,11 +1,11 @@
-"""The Fisher information on the work volume: found again by later tries and attempts of the same adaptation.
+"""Stores the Fisher information on the work volume for later runs and attempts of the same adaptation.
 
-Layout, below the folder of the try that estimated it:
+Layout, below the folder of the run that estimated it:
 
     fisher-KEY/part-RANK-001.safetensors ...   fp32, by the weights' names, scaled to mean 1 over the group
-    fisher-KEY.json                            the manifest; written last, and without it there is nothing
+    fisher-KEY.json                            the manifest, written last; without it the files are ignored
 
-KEY begins the digest of everything that decides the numbers. A file is read only after its SHA-256 fits the manifest.
+KEY begins the digest of everything that decides the values. A file is read only after its SHA-256 matches the manifest.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import Field
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from dapt_contract.base import Contract
 from dapt_contract.checkpoint import FileEntry
@@ -33,72 +34,71 @@ _KEY_DIGITS = 16
 
 
 class FisherKey(Contract):
-    """Everything that decides the numbers, but for the order of sums over ranks."""
+    """Holds everything that decides the values, apart from the order of sums over ranks."""
 
     weights_digest: str
-    """Of the anchor's folder."""
+    """Digest of the anchor's folder."""
     general_digest: str
     samples: int
     seed: int
     group: str
     names_digest: str
-    """Of the held-back weights' names."""
+    """Digest of the penalized weights' names."""
     precision: str
     document_boundaries: bool
 
     @property
     def name(self) -> str:
-        """Of the folder and its manifest."""
+        """Return the name of the folder and its manifest."""
         return f"fisher-{digest_of(self).removeprefix('sha256:')[:_KEY_DIGITS]}"
 
 
 class FisherManifest(Contract):
-    """Written after the files."""
+    """Lists the files of a stored Fisher information."""
 
     key: FisherKey
     files: tuple[FileEntry, ...]
     file_of: dict[str, str]
-    """Weight's name -> file."""
+    """File by the name of the weight."""
     mean: float
-    """Before scaling: the mean of the squared gradient of a sequence's log-likelihood over the group."""
+    """Mean before scaling, over the group, of the squared gradient of a sequence's log-likelihood."""
     sequences: int = Field(ge=1)
 
 
 class StoredFisher:
-    """A sound Fisher information on the volume; tensors are read one at a time."""
+    """Reads a stored Fisher information, one tensor at a time."""
 
     def __init__(self, folder: Path, manifest: FisherManifest) -> None:
         self._folder, self.manifest = folder, manifest
-        self._open: dict[str, Any] = {}
+        self._open: dict[str, safe_open] = {}
 
     def tensor(self, name: str) -> torch.Tensor:
-        """Of a weight, fp32, in its shape.
+        """Return the importance of a weight, fp32, in its shape.
 
         Raises:
             KeyError: the weight is not in the group.
         """
-        from safetensors import safe_open
-
         file = self.manifest.file_of[name]
         if file not in self._open:
             self._open[file] = safe_open(self._folder / file, framework="pt")
-        return self._open[file].get_tensor(name)
+        tensor: torch.Tensor = self._open[file].get_tensor(name)
+        return tensor
 
 
 def find_fisher(work: Path, key: FisherKey) -> StoredFisher | None:
-    """What some try of this adaptation left, whose every byte is right; None when there is none."""
+    """Return what some run of this adaptation stored, if all digests match; None when there is none."""
     for path in sorted((work / STAGES).glob(f"*/try-*/{key.name}.json")):
         try:
             _, manifest = read_envelope(path, FISHER_SCHEMA, FisherManifest)
         except ContractError:
             continue
         folder = path.with_suffix("")
-        if manifest.key == key and all(_is_sound(folder, entry) for entry in manifest.files):
+        if manifest.key == key and all(_is_intact(folder, entry) for entry in manifest.files):
             return StoredFisher(folder, manifest)
     return None
 
 
-def _is_sound(folder: Path, entry: FileEntry) -> bool:
+def _is_intact(folder: Path, entry: FileEntry) -> bool:
     path = folder / entry.path
     return (
         Path(entry.path).name == entry.path
@@ -117,18 +117,18 @@ def save_fisher(
     mean: float,
     run_key: str,
 ) -> None:
-    """Write scaled tensors, each rank its own; files first and the manifest last. Called by all ranks.
+    """Write scaled tensors, each rank its own; files first and the manifest last. All ranks call it.
 
     Args:
-        try_folder: of the try that writes.
-        key: of the numbers.
+        try_folder: folder of the run that writes.
+        key: of the values.
         tensors: of this rank, by the weights' names.
-        ranks: this process among its peers.
+        ranks: that estimated it.
         mean: before scaling.
         run_key: of the run that writes.
 
     Raises:
-        InfrastructureError: the disk is full on some rank; nothing half-written is left.
+        InfrastructureError: the disk is full on some rank; the files are removed.
     """
     folder = try_folder / key.name
     if ranks.is_first:
@@ -145,6 +145,7 @@ def save_fisher(
             file_of |= dict.fromkeys(part, entry.path)
     except Exception as error:  # safetensors raises its own kind for a full disk
         problem = " ".join(str(error).split())[:200] or type(error).__name__
+    # Every rank reports its problem before any of them raises: a rank that left early would hang the others.
     written = ranks.gather((files, file_of, problem))
     problems = [of_rank for _, _, of_rank in written if of_rank]
     if ranks.is_first and not problems:
@@ -152,7 +153,7 @@ def save_fisher(
         manifest = FisherManifest(
             key=key,
             files=tuple(entry for entries, _, _ in written for entry in entries),
-            file_of={name: file for _, places, _ in written for name, file in places.items()},
+            file_of={name: file for _, of_rank, _ in written for name, file in of_rank.items()},
             mean=mean,
             sequences=key.samples,
         )
@@ -160,18 +161,18 @@ def save_fisher(
             write_envelope(folder.with_suffix(".json"), FISHER_SCHEMA, manifest, run_key=run_key)
         except OSError as error:
             problems = [str(error)]
-    reason = ranks.from_first(problems[0] if problems else "")
+    reason = ranks.from_first(lambda: problems[0] if problems else "")
     if reason:
         if ranks.is_first:
             shutil.rmtree(folder, ignore_errors=True)
         raise InfrastructureError(
-            f"the Fisher information could not be saved: {reason}. Make the volume larger; the next try measures it "
+            f"the Fisher information could not be saved: {reason}; enlarge the volume, and the next run measures it "
             "again"
         )
 
 
 def _parts(tensors: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
-    """The tensors in files of bearable size."""
+    """Yield the tensors in parts of at most `_PART_BYTES`, unless one tensor is larger."""
     part: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         if part and sum(held.nbytes for held in part.values()) + tensor.nbytes > _PART_BYTES:
@@ -183,8 +184,6 @@ def _parts(tensors: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tens
 
 
 def _write_part(path: Path, part: Mapping[str, torch.Tensor]) -> FileEntry:
-    from safetensors.torch import save_file
-
     save_file({name: tensor.cpu().contiguous() for name, tensor in part.items()}, path)
     with path.open("rb") as file:
         os.fsync(file.fileno())

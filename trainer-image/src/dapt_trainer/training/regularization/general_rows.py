@@ -1,7 +1,7 @@
-"""General training sequences in an order of their own, for the Fisher information and for the divergence.
+"""Reads general training sequences in an order of their own, for the Fisher information and for the divergence.
 
 They come from the shards that training may read, never from held-out text; with `generalUse: measure` the training
-mixture leaves them alone and they are read here all the same. Sources keep their weights.
+mixture does not read them, but the penalties do. Sources keep their weights.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DRAWS = 2**40
 
 
 class GeneralRows:
-    """Row i is the i-th general sequence; after all were read they come again in another order."""
+    """Orders general sequences: row i is the i-th; after all were read they repeat in another order."""
 
     def __init__(self, work: Path, *, seed: int, document_boundaries: bool) -> None:
         """Open the shards.
@@ -48,12 +48,15 @@ class GeneralRows:
         )
 
     def row(self, number: int) -> dict[str, torch.Tensor]:
-        """One sequence; each [L]."""
+        """Return one sequence; each tensor [L]."""
         return self._rows[number]
 
 
 def general_digest(manifest: DataManifest) -> str:
-    """Hexadecimal SHA-256 over the general shards' files and the sources' weights: equal digests, equal rows."""
+    """Return the hexadecimal SHA-256 over the general shards' files and the sources' weights.
+
+    Equal digests mean equal rows.
+    """
     lines = [f"{manifest.sequence_length_tokens}\n"]
     for shard in manifest.shards:
         if shard.side == "general":

@@ -1,89 +1,106 @@
-"""KL to the base model: predictions on general text stay near the frozen base model's (Hinton et al. 2015, Li and
+"""Computes the KL divergence of predictions on general text to the frozen base model's (Hinton et al. 2015, Li and
 Hoiem 2016).
 
-    penalty = strength * mean over places of KL(base || model) = sum_v p_base(v) (log p_base(v) - log p_model(v))
+    penalty = strength * mean over positions of KL(base || model) = sum_v p_base(v) (log p_base(v) - log p_model(v))
 
-at temperature 1, over the labelled places of a few general training sequences that are drawn for each step, a function
-of the step alone. The batch's own general sequences would not do: without replay there are none.
+at temperature 1, over the labelled positions of a few general training sequences that are drawn for each step, as a
+function of the step alone. The batch's own general sequences would not do: without replay there are none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
-from dapt_trainer.training.regularization.penalty import Predictions, Row, causal_predictions
+from dapt_trainer.modeling.attention import Batch
+from dapt_trainer.training.regularization.penalty import Predictions, causal_predictions
 
-_PLACES = 1024
-"""Places whose fp32 probabilities stand side by side."""
+_CHUNK_POSITIONS = 1024
+"""Positions whose fp32 probabilities are in memory at a time."""
+
+
+@dataclass(frozen=True)
+class GeneralBatches:
+    """Provides the general text that the divergence of each step is taken on."""
+
+    of_step: Callable[[int], Sequence[Batch]]
+    """Returns this rank's micro-batches of a step."""
+    positions_of_step: Callable[[int], int]
+    """Returns the labelled positions of a step over all ranks."""
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """Provides the frozen base model."""
+
+    predictions: Callable[[Batch], torch.Tensor]
+    """Returns its logits [n, V] on a batch, without a graph."""
+    held_bytes: int = 0
+    """Memory that it takes in addition to the trained model."""
 
 
 class KlPenalty:
-    """With forward and backward passes of its own."""
+    """Penalizes the divergence from the base model, with forward and backward passes of its own."""
 
     before_last_backward = True
 
     def __init__(
         self,
         strength: float,
-        model: Any,
-        base_predictions: Callable[[Row], torch.Tensor],
-        rows_of_step: Callable[[int], Sequence[Row]],
-        places_of_step: Callable[[int], int],
+        model: torch.nn.Module,
+        base: BaseModel,
+        general: GeneralBatches,
         *,
         backward: Callable[[torch.Tensor], None] = torch.Tensor.backward,
         predictions: Predictions = causal_predictions,
-        held_bytes: int = 0,
     ) -> None:
-        """Make it.
+        """Configure the penalty.
 
         Args:
             strength: weight of the mean divergence.
             model: the trained one.
-            base_predictions: the base model's logits [n, V] on rows, without a graph.
-            rows_of_step: this rank's micro-batches of general sequences.
-            places_of_step: labelled places of the step over all ranks.
+            base: the base model.
+            general: text of each step.
             backward: of a loss whose gradients are summed over ranks.
-            predictions: the model's logits [n, V] on rows.
-            held_bytes: of the base model.
+            predictions: returns the model's logits [n, V] on a batch.
         """
         self._strength = strength
         self._model = model
-        self._base_predictions = base_predictions
-        self._rows_of_step = rows_of_step
-        self._places_of_step = places_of_step
+        self._base = base
+        self._general = general
         self._backward = backward
         self._predictions = predictions
-        self._held_bytes = held_bytes
         self._value = 0.0
 
     def add_gradients(self, step: int, /) -> None:
-        """As the protocol says."""
-        weight = self._strength / self._places_of_step(step)
+        """Run forward and backward passes on the general text of the step."""
+        weight = self._strength / self._general.positions_of_step(step)
         total = 0.0
-        for rows in self._rows_of_step(step):
+        for batch in self._general.of_step(step):
             with torch.no_grad():
-                base = self._base_predictions(rows)
-            logits = self._predictions(self._model, rows)
+                base = self._base.predictions(batch)
+            logits = self._predictions(self._model, batch)
             divergence, gradient = divergence_and_gradient(logits.detach(), base)
-            del base
+            del base  # as large as the logits, and not needed during the backward pass
             total += float(divergence)
+            # The gradient of this product by the logits is `gradient`: no graph of the divergence is built, which would
+            # hold several fp32 copies of all logits.
             self._backward((logits * gradient.mul_(weight)).sum())
         self._value = weight * total
 
     def value(self) -> float:
-        """As the protocol says."""
+        """Return the penalty in nats, as this rank's share."""
         return self._value
 
     def held_bytes(self) -> int:
-        """As the protocol says."""
-        return self._held_bytes
+        """Return the memory of the base model."""
+        return self._base.held_bytes
 
 
 def divergence_and_gradient(logits: torch.Tensor, base: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum over places of KL(base || model), and its gradient p_model - p_base by the logits.
+    """Return the sum over positions of KL(base || model), and its gradient p_model - p_base by the logits.
 
     Args:
         logits: [n, V] of the model.
@@ -91,10 +108,10 @@ def divergence_and_gradient(logits: torch.Tensor, base: torch.Tensor) -> tuple[t
     """
     gradient = torch.empty_like(logits)
     total = torch.zeros((), dtype=torch.float64, device=logits.device)
-    for start in range(0, len(logits), _PLACES):
-        ours = logits[start : start + _PLACES].float().log_softmax(dim=-1)
-        theirs = base[start : start + _PLACES].float().log_softmax(dim=-1)
+    for start in range(0, len(logits), _CHUNK_POSITIONS):
+        ours = logits[start : start + _CHUNK_POSITIONS].float().log_softmax(dim=-1)
+        theirs = base[start : start + _CHUNK_POSITIONS].float().log_softmax(dim=-1)
         probabilities = theirs.exp()
         total += (probabilities * (theirs - ours)).sum(dtype=torch.float64)
-        gradient[start : start + _PLACES] = ours.exp_().sub_(probabilities)
+        gradient[start : start + _CHUNK_POSITIONS] = ours.exp_().sub_(probabilities)
     return total, gradient

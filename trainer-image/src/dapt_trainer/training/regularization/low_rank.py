@@ -1,13 +1,13 @@
-"""EWC and L2-SP for low-rank adapters: the distance is the effective weights' change, not the adapters' size.
+"""Computes EWC and L2-SP for low-rank adapters: the distance is the effective weights' change, not the adapters' size.
 
 An adapted layer's weight is W0 + s B A, so with the base weight W* the distance is D = s B A + (W0 - W*), the second
 part only where earlier adapters are merged into W0. With G = strength F o D (o: by element; F is 1 in L2-SP),
 
     penalty = 1/2 sum G o D        dA = s B^T G        dB = s G A^T
 
-D and F o D are made for one layer at a time and thrown away. The layers are shared out over the ranks, each of which
-keeps F and W* of its own layers alone; the adapters' gradients are then added up over the ranks, which moves as many
-numbers as the adapters have.
+D and F o D are computed for one layer at a time and freed. The layers are divided among the ranks, each of which keeps
+F and W* of its own layers only; the adapters' gradients are then summed over the ranks, which moves as many numbers as
+the adapters have.
 
 Shapes: A [r, in], B [out, r], W, D, F and G [out, in].
 """
@@ -16,51 +16,52 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import torch
 import torch.distributed as dist
+from peft.tuners.lora import LoraLayer
 
-from dapt_trainer.training.regularization.optimizer_slices import HeldWeight
+from dapt_trainer.modeling.protocols import LoraModule
+from dapt_trainer.training.regularization.optimizer_slices import OptimizerSlice
 
 _PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True)
 class AdaptedLayer:
-    """A layer with an adapter."""
+    """Refers to a layer with an adapter."""
 
     name: str
-    """Of its weight, as the base model calls it."""
+    """Name of its weight in the base model."""
     path: str
-    """Of the layer in the PEFT model."""
-    module: Any
+    """Path of the layer in the PEFT model."""
+    module: LoraModule
 
     @property
-    def place(self) -> str:
-        """Name of W0 in the PEFT model."""
+    def weight_name(self) -> str:
+        """Return the name of W0 in the PEFT model."""
         return f"{self.path}.base_layer.weight"
 
     @property
     def a_name(self) -> str:
-        """Name of A in the PEFT model."""
+        """Return the name of A in the PEFT model."""
         return f"{self.path}.lora_A.default.weight"
 
     @property
     def b_name(self) -> str:
-        """Name of B in the PEFT model."""
+        """Return the name of B in the PEFT model."""
         return f"{self.path}.lora_B.default.weight"
 
     @property
     def weight(self) -> torch.Tensor:
-        """W0, frozen."""
-        found: torch.Tensor = self.module.get_base_layer().weight
-        return found
+        """Return W0, which is frozen."""
+        return self.module.get_base_layer().weight
 
 
 @dataclass(frozen=True)
 class LayerTerm:
-    """A held-back layer of this rank."""
+    """Holds a penalized layer of this rank."""
 
     layer: AdaptedLayer
     importance: torch.Tensor | None
@@ -69,19 +70,18 @@ class LayerTerm:
     """W*; None: W0 is the base weight."""
 
 
-def adapted_layers(model: Any) -> list[AdaptedLayer]:
-    """All layers of a PEFT model that have an adapter, in the model's order."""
-    from peft.tuners.lora import LoraLayer
-
+def adapted_layers(model: torch.nn.Module) -> list[AdaptedLayer]:
+    """Return all layers of a PEFT model that have an adapter, in the model's order."""
     return [
-        AdaptedLayer(path.removeprefix(_PREFIX) + ".weight", path, module)
+        # mypy does not follow peft, so the class says nothing of its attributes.
+        AdaptedLayer(path.removeprefix(_PREFIX) + ".weight", path, cast(LoraModule, module))
         for path, module in model.named_modules()
         if isinstance(module, LoraLayer) and "default" in getattr(module, "lora_A", {})
     ]
 
 
 def share_of_layers(layers: Sequence[AdaptedLayer], rank: int, world_size: int) -> list[AdaptedLayer]:
-    """This rank's layers: the largest first, each to the rank with the fewest weights so far."""
+    """Return this rank's layers; the largest are assigned first, each to the rank with the fewest weights so far."""
     loads = [0] * world_size
     mine = []
     for layer in sorted(layers, key=lambda layer: (-layer.weight.numel(), layer.name)):
@@ -93,7 +93,7 @@ def share_of_layers(layers: Sequence[AdaptedLayer], rank: int, world_size: int) 
 
 
 class LowRankPenalty:
-    """Over the layers of a PEFT model."""
+    """Penalizes the change of the effective weights of a PEFT model's layers."""
 
     before_last_backward = False
 
@@ -102,37 +102,38 @@ class LowRankPenalty:
         strength: float,
         terms: Sequence[LayerTerm],
         layers: Sequence[AdaptedLayer],
-        weights: Sequence[HeldWeight],
+        weights: Sequence[OptimizerSlice],
         *,
         world_size: int = 1,
     ) -> None:
-        """Make it.
+        """Configure the penalty.
 
         Args:
             strength: weight of the penalty.
             terms: this rank's layers.
-            layers: all held-back layers, in the same order on every rank.
+            layers: all penalized layers, in the same order on every rank.
             weights: what this rank's optimizer holds of the adapters.
-            world_size: ranks among which the layers are shared out.
+            world_size: number of ranks among which the layers are divided.
         """
         self._strength = strength
         self._terms = tuple(terms)
         self._world_size = world_size
         self._distance = torch.zeros((), dtype=torch.float64)
-        self._places: dict[str, tuple[int, int]] = {}
+        self._spans: dict[str, tuple[int, int]] = {}
         end = 0
         for layer in layers:
             a, b = _matrices(layer)
             for name, matrix in ((layer.a_name, a), (layer.b_name, b)):
-                self._places[name] = (end, matrix.numel())
+                self._spans[name] = (end, matrix.numel())
                 end += matrix.numel()
         self._length = end
-        self._weights = [weight for weight in weights if weight.name in self._places]
+        self._weights = [weight for weight in weights if weight.name in self._spans]
         self._device = layers[0].weight.device
 
     def add_gradients(self, _step: int, /) -> None:
-        """As the protocol says."""
+        """Add the penalty's gradient to that of the adapters."""
         with torch.no_grad():
+            # One flat tensor for the gradients of all adapters: one reduction instead of two a layer.
             flat = torch.zeros(self._length, device=self._device)
             distances = [self._add_layer(term, flat) for term in self._terms]
             if distances:
@@ -140,7 +141,7 @@ class LowRankPenalty:
             if self._world_size > 1:
                 dist.all_reduce(flat)
             for weight in self._weights:
-                first = self._places[weight.name][0] + weight.start
+                first = self._spans[weight.name][0] + weight.start
                 weight.gradient().add_(flat[first : first + weight.count])
 
     def _add_layer(self, term: LayerTerm, flat: torch.Tensor) -> torch.Tensor:
@@ -156,23 +157,24 @@ class LowRankPenalty:
         if term.layer.module.fan_in_fan_out:
             weighted = weighted.T
         scaling *= self._strength
-        self._place(flat, term.layer.a_name, (b.T @ weighted).mul_(scaling))
-        self._place(flat, term.layer.b_name, (weighted @ a.T).mul_(scaling))
+        self._write(flat, term.layer.a_name, (b.T @ weighted).mul_(scaling))
+        self._write(flat, term.layer.b_name, (weighted @ a.T).mul_(scaling))
         return squared
 
-    def _place(self, flat: torch.Tensor, name: str, gradient: torch.Tensor) -> None:
-        start, count = self._places[name]
+    def _write(self, flat: torch.Tensor, name: str, gradient: torch.Tensor) -> None:
+        start, count = self._spans[name]
         flat[start : start + count] = gradient.reshape(-1)
 
     def value(self) -> float:
-        """As the protocol says."""
+        """Return the penalty in nats, as this rank's share."""
         return self._strength / 2.0 * float(self._distance)
 
     def held_bytes(self) -> int:
-        """As the protocol says."""
+        """Return the size of importances and base weights."""
         tensors = [tensor for term in self._terms for tensor in (term.importance, term.base)]
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
 def _matrices(layer: AdaptedLayer) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return A and B of a layer."""
     return layer.module.lora_A["default"].weight, layer.module.lora_B["default"].weight

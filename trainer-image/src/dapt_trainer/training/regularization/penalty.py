@@ -1,8 +1,8 @@
-"""What every penalty is to the training loop, and what a model's predictions are to a penalty.
+"""Defines the interface between a penalty, the training loop and the model's predictions.
 
-In a loop by hand:
+A training loop uses a penalty like this:
 
-    penalty = build(config, model, general=rows)
+    penalty = single_process_penalty(config, model, general=rows)
     for step in range(steps):
         loss(step).backward()            # as many micro-batches as there are
         penalty.add_gradients(step)      # once an optimizer step
@@ -14,25 +14,24 @@ The loss that is trained is the mean loss of the batch's tokens plus the penalty
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Iterable
+from typing import Literal, Protocol
 
 import torch
 
+from dapt_trainer.data.packing.torch_dataset import IGNORED_LABEL
 from dapt_trainer.errors import InputError
+from dapt_trainer.modeling.attention import Batch
 
-Row = Mapping[str, Any]
-"""Packed sequences as the model gets them: input_ids, labels and position_ids, each int64 [rows, L], and what else its
-attention wants."""
-Predictions = Callable[[Any, Row], torch.Tensor]
-"""(model, rows) -> logits [n, V] at the n places whose next token is learned."""
+Predictions = Callable[[torch.nn.Module, Batch], torch.Tensor]
+"""Returns the logits [n, V] of a model at the n positions of a batch whose next token has a label."""
 
 
 class Penalty(Protocol):
-    """A term that is added to the loss of each optimizer step."""
+    """Adds a term to the loss of each optimizer step."""
 
     before_last_backward: bool
-    """True: it makes backward passes of its own, so `add_gradients` comes before the step's last one. False: it adds
+    """True: it runs backward passes of its own, so `add_gradients` is called before the step's last one. False: it adds
     to finished gradients, after the last one (and after their reduction over ranks)."""
 
     def add_gradients(self, step: int, /) -> None:
@@ -40,24 +39,25 @@ class Penalty(Protocol):
         ...
 
     def value(self) -> float:
-        """The penalty in nats when gradients were last added; the ranks' values add up to the whole."""
+        """Return the penalty in nats when gradients were last added; the sum over the ranks is the whole."""
         ...
 
     def held_bytes(self) -> int:
-        """Memory that it keeps between steps on this rank."""
+        """Return the memory that it keeps between steps on this rank."""
         ...
 
 
-def causal_predictions(model: Any, rows: Row) -> torch.Tensor:
-    """Logits [n, V] of a causal language model at the places whose next token has a label."""
-    logits = model(**{name: value for name, value in rows.items() if name != "labels"}).logits
-    return logits[:, :-1][labelled(rows)]
+def causal_predictions(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """Return the logits [n, V] of a causal language model at the positions whose next token has a label."""
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    logits: torch.Tensor = model(**inputs).logits
+    return logits[:, :-1][labelled(batch)]
 
 
-def labelled(rows: Row) -> torch.Tensor:
-    """bool [rows, L - 1]: places whose next token is learned."""
-    found: torch.Tensor = rows["labels"][:, 1:] != -100
-    return found
+def labelled(batch: Batch) -> torch.Tensor:
+    """Return which positions have a next token with a label: bool [rows, L - 1]."""
+    labels: torch.Tensor = batch["labels"]
+    return labels[:, 1:] != IGNORED_LABEL
 
 
 Group = Literal["all", "attention", "mlp"]
@@ -67,15 +67,14 @@ _COMPONENTS = {
 }
 
 
-def held_back(names: Iterable[str], group: Group, *, model_type: str = "") -> list[str]:
-    """Those of the weights' names that belong to the group, in their order.
+def penalized_names(names: Iterable[str], group: Group, *, model_type: str = "") -> list[str]:
+    """Return those of the weights' names that belong to the group, in their order.
 
     Raises:
         InputError: none does.
     """
-    names = list(names)
-    wanted = _COMPONENTS.get(group)
-    chosen = [name for name in names if wanted is None or wanted.intersection(name.split("."))]
+    components = _COMPONENTS.get(group)
+    chosen = [name for name in names if components is None or components.intersection(name.split("."))]
     if not chosen:
         raise InputError(
             f"pretraining.regularization.ewc.parameters: {group} names no trained weight of a model of type "

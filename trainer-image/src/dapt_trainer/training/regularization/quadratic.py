@@ -1,4 +1,4 @@
-"""EWC and L2-SP: a weighted squared distance to the anchor.
+"""Computes EWC and L2-SP: a weighted squared distance to the anchor.
 
     penalty = strength / 2 * sum_i F_i (theta_i - theta*_i)^2        gradient_i = strength F_i (theta_i - theta*_i)
 
@@ -14,43 +14,43 @@ from dataclasses import dataclass
 
 import torch
 
-from dapt_trainer.training.regularization.optimizer_slices import HeldWeight
+from dapt_trainer.training.regularization.optimizer_slices import OptimizerSlice
 
 _PART_ELEMENTS = {"cpu": 2**16, "gpu": 2**24}
 
 
 @dataclass(frozen=True)
 class Term:
-    """One held-back weight, or this rank's part of it; tensors of shape [count]."""
+    """Holds one penalized weight, or this rank's part of it; tensors of shape [count]."""
 
-    weight: HeldWeight
+    weight: OptimizerSlice
     anchor: torch.Tensor
     importance: torch.Tensor | None
-    """None: 1 everywhere."""
+    """F; None: 1 everywhere."""
 
 
 class QuadraticPenalty:
-    """Over trained weights."""
+    """Penalizes the distance of trained weights to their anchors."""
 
     before_last_backward = False
 
     def __init__(self, strength: float, terms: Sequence[Term], *, copies: int = 1) -> None:
-        """`copies`: on how many ranks each term stands, so that the ranks' values add up."""
+        """`copies` is on how many ranks each term exists, so that the ranks' values add up to the whole."""
         self._strength = strength
         self._terms = tuple(terms)
         self._copies = copies
         self._distance = torch.zeros((), dtype=torch.float64)
 
     def add_gradients(self, _step: int, /) -> None:
-        """As the protocol says."""
+        """Add strength F (theta - theta*) to the gradients."""
         with torch.no_grad():
             distances = [self._add(term) for term in self._terms]
         if distances:
             self._distance = torch.stack(distances).sum()
 
     def _add(self, term: Term) -> torch.Tensor:
-        """The weighted squared distance; a part at a time, so that what is in between stays in a CPU's cache, and small
-        on a GPU."""
+        """Add a term's gradient and return its weighted squared distance."""
+        # A part at a time, so that the intermediate values stay in a CPU's cache, and small on a GPU.
         master, gradient = term.weight.master(), term.weight.gradient()
         size = _PART_ELEMENTS["cpu" if master.device.type == "cpu" else "gpu"]
         buffers = torch.empty((2, min(size, len(master))), dtype=torch.float32, device=master.device)
@@ -68,10 +68,10 @@ class QuadraticPenalty:
         return total
 
     def value(self) -> float:
-        """As the protocol says."""
+        """Return strength / 2 sum F (theta - theta*)^2 in nats, as this rank's share."""
         return self._strength / 2.0 * float(self._distance) / self._copies
 
     def held_bytes(self) -> int:
-        """As the protocol says."""
+        """Return the size of anchors and importances."""
         tensors = [tensor for term in self._terms for tensor in (term.anchor, term.importance)]
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)
