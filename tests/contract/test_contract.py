@@ -175,7 +175,7 @@ def test_a_finished_report_is_found_by_a_later_try_of_the_same_work_only(tmp_pat
     assert find_report(tmp_path, "stages/evaluate-a1-a1-s5", "evaluate") == report
 
 
-def test_a_torn_report_counts_as_none(tmp_path: Path) -> None:
+def test_a_truncated_report_is_ignored(tmp_path: Path) -> None:
     report = EvaluateReport(facts=EvaluateFacts(candidate="a1-s5", measure=largest_measure()))
     write_report(tmp_path, stage(), report)
     path = next(tmp_path.glob("stages/*/try-1/report.json"))
@@ -183,7 +183,7 @@ def test_a_torn_report_counts_as_none(tmp_path: Path) -> None:
     assert finished_report(tmp_path, stage()) is None
 
 
-def test_every_cause_has_its_place_and_the_first_counts() -> None:
+def test_precedence_lists_every_cause_and_the_first_counts() -> None:
     assert set(PRECEDENCE) == set(Cause)
     assert first_cause([Cause.CRASH, Cause.INFRASTRUCTURE, Cause.OUT_OF_MEMORY]) is Cause.OUT_OF_MEMORY
     assert first_cause([]) is None
@@ -195,7 +195,7 @@ def test_every_cause_has_its_place_and_the_first_counts() -> None:
      (76, Cause.FORGETTING_LIMIT),
      (77, Cause.DIVERGED), (137, Cause.INFRASTRUCTURE), (143, Cause.STOPPED), (1, Cause.CRASH), (200, Cause.CRASH)],
 )  # fmt: skip
-def test_an_exit_code_means_one_cause(code: int, cause: Cause | None) -> None:
+def test_each_exit_code_has_one_cause(code: int, cause: Cause | None) -> None:
     assert cause_of_exit_code(code) is cause
     if code:
         assert cause_of_exit_code(code, oom_killed=True) is Cause.OUT_OF_MEMORY
@@ -226,20 +226,20 @@ RULE = StopRule(max_increase_fraction=0.15, patience=2, hard_stop_factor=4.0)
         ([float("inf")], StopVerdict.DIVERGED),
     ],
 )
-def test_the_stop_rule_waits_for_patience_unless_the_reading_is_hopeless(
+def test_the_stop_rule_waits_for_patience_below_the_hard_stop(
     increases: list[float], verdict: StopVerdict
 ) -> None:
     readings = [20.0 * (1 + value) for value in increases]
     assert judge_readings(RULE, 20.0, readings).verdict is verdict
 
 
-def test_under_warn_only_divergence_stops() -> None:
+def test_without_an_enforced_limit_only_divergence_stops() -> None:
     rule = RULE.model_copy(update={"enforce_limit": False})
     assert judge_readings(rule, 20.0, [100.0, 200.0]).verdict is StopVerdict.CONTINUE
     assert judge_readings(rule, 20.0, [float("nan")]).verdict is StopVerdict.DIVERGED
 
 
-def test_the_stop_says_its_numbers() -> None:
+def test_the_stop_message_names_increase_threshold_and_patience() -> None:
     decision = judge_readings(RULE, 10.0, [14.0, 14.5])
     assert decision.message == (
         "general perplexity is +45.0% over the base model's, above +30.0%, twice the limit, "
@@ -266,6 +266,6 @@ def test_a_healthy_run_that_is_over_the_limit_but_falling_is_never_stopped(incre
         assert judge_readings(RULE, 20.0, readings[:count]).verdict is StopVerdict.CONTINUE
 
 
-def test_a_fall_within_half_a_percent_is_no_fall() -> None:
+def test_a_fall_within_half_a_percent_does_not_count() -> None:
     assert judge_readings(RULE, 20.0, [28.0, 27.9]).verdict is StopVerdict.FORGETTING_LIMIT
     assert judge_readings(RULE, 20.0, [28.0, 27.8]).verdict is StopVerdict.CONTINUE

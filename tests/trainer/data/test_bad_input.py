@@ -42,7 +42,7 @@ def source(path: Path, **fields: object) -> TextSource:
     return TextSource(source=f"file://{path}", **fields)
 
 
-def test_all_problems_come_at_once(config, problems_of, tmp_path: Path, tokenizer) -> None:
+def test_all_problems_are_reported_at_once(config, problems_of, tmp_path: Path, tokenizer) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"text": "fine"}\nnot json\n')
     other = write_jsonl(tmp_path / "body.jsonl", documents(5), field_name="body")
@@ -90,7 +90,9 @@ def test_bad_records_past_max_tokens_do_not_count(config, prepare, tmp_path: Pat
         prepare(changed(config, domain=(source(path),)))
 
 
-def test_a_corpus_smaller_than_one_batch_says_its_size(config, problems_of, tmp_path: Path) -> None:
+def test_a_corpus_smaller_than_one_batch_is_refused_with_its_size(
+    config, problems_of, tmp_path: Path
+) -> None:
     path = write_jsonl(tmp_path / "d.jsonl", documents(8))
     (sentence,) = problems_of(changed(config, domain=(source(path),), global_batch_size=64))
     assert sentence == (
@@ -154,17 +156,17 @@ def test_pickled_weights_are_refused(config, problems_of, model: Path) -> None:
         ),
     ],
 )
-def test_an_incomplete_model_says_what_is_missing(
+def test_an_incomplete_model_is_refused_with_the_missing_part(
     config, problems_of, model: Path, spoil, sentence: str
 ) -> None:
     size = (model / "model.safetensors").stat().st_size
     spoil(model)
     accepted = "accepted are a folder with config.json and *.safetensors, and one .gguf file"
-    wanted = sentence.format(accepted=accepted, short=size - 8, size=size)
-    assert problems_of(config) == [f"spec.model.source: file://{model}: {wanted}"]
+    message = sentence.format(accepted=accepted, short=size - 8, size=size)
+    assert problems_of(config) == [f"spec.model.source: file://{model}: {message}"]
 
 
-def test_a_model_that_is_not_there_is_one_sentence(config, problems_of, tmp_path: Path) -> None:
+def test_a_missing_model_is_refused_in_one_sentence(config, problems_of, tmp_path: Path) -> None:
     uri = f"file://{tmp_path}/none"
     assert problems_of(changed(config, model_source=uri)) == [
         f"spec.model.source: {uri}: no such file or folder; accepted are a folder with config.json and "
@@ -172,7 +174,7 @@ def test_a_model_that_is_not_there_is_one_sentence(config, problems_of, tmp_path
     ]
 
 
-def test_an_encoder_is_no_language_model(config, problems_of, tmp_path: Path, tokenizer) -> None:
+def test_an_encoder_is_refused(config, problems_of, tmp_path: Path, tokenizer) -> None:
     model = write_model(tmp_path / "bert", tokenizer, architectures=["BertForMaskedLM"])
     assert problems_of(changed(config, model_source=f"file://{model}")) == [
         f"spec.model.source: file://{model} is BertForMaskedLM, not a causal language model (…ForCausalLM); use one "
@@ -220,7 +222,7 @@ def full_training(**fields: int) -> PrepareConfig:
         ),
     ],
 )
-def test_room_for_the_checkpoints_is_looked_for(tmp_path, monkeypatch, fields, free_gib, sentence) -> None:
+def test_checkpoints_that_do_not_fit_are_refused(tmp_path, monkeypatch, fields, free_gib, sentence) -> None:
     facts = a_model(parameters=1_000_000_000)
     monkeypatch.setattr(
         disk_space.shutil, "disk_usage", lambda _: SimpleNamespace(free=int(free_gib * 1024**3))
@@ -230,7 +232,7 @@ def test_room_for_the_checkpoints_is_looked_for(tmp_path, monkeypatch, fields, f
     assert str(caught.value) == f"{tmp_path}: {sentence}"
 
 
-def test_a_volume_without_room_for_further_attempts_is_a_warning(tmp_path, monkeypatch) -> None:
+def test_a_volume_too_small_for_further_attempts_gets_a_warning(tmp_path, monkeypatch) -> None:
     facts = a_model(parameters=1_000_000_000)
     monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda _: SimpleNamespace(free=50 * 1024**3))
     assert disk_space.check_space(tmp_path, facts, full_training(checkpoints_kept=10)) is None
@@ -253,7 +255,7 @@ def test_a_volume_without_room_for_further_attempts_is_a_warning(tmp_path, monke
         ('{"question": "a", "choices": ["x", "y"], "answer": true}', "answer True is not an index from 0 to 1, nor one of the choices; correct it"),
     ],
 )  # fmt: skip
-def test_a_bad_task_item_is_told_with_its_line(
+def test_a_bad_task_item_is_reported_with_its_line(
     config, problems_of, tmp_path: Path, line: str, sentence: str
 ) -> None:
     path = tmp_path / "t.jsonl"
@@ -276,7 +278,7 @@ def test_a_bad_task_item_is_told_with_its_line(
         ('{"question": "a", "answer": 0}', "no field 'prompt' (its fields are question, answer); {choice}"),
     ],
 )  # fmt: skip
-def test_a_bad_probe_is_told_with_its_line(
+def test_a_bad_probe_is_reported_with_its_line(
     config, problems_of, tmp_path: Path, line: str, sentence: str
 ) -> None:
     path = tmp_path / "p.jsonl"
@@ -288,8 +290,8 @@ def test_a_bad_probe_is_told_with_its_line(
     config = changed(config, probes=(ProbeConfig(name="p", side="domain", source=f"file://{path}"),))
     order = 'a probe that orders is {"prompt": text, "order": [texts]}, the likeliest first'
     choice = 'a probe item is {"prompt": text, "choices": [texts], "answer": index}, or {"prompt": text, "order": [texts]}'
-    wanted = sentence.replace("{order}", order).replace("{choice}", choice)
-    assert problems_of(config) == [f"spec.evaluation.probes.domain[p]: {path}:3: {wanted}"]
+    message = sentence.replace("{order}", order).replace("{choice}", choice)
+    assert problems_of(config) == [f"spec.evaluation.probes.domain[p]: {path}:3: {message}"]
 
 
 @pytest.mark.parametrize(
@@ -303,7 +305,7 @@ def test_a_bad_probe_is_told_with_its_line(
         ("messages", '{"messages": [{"role": "assistant", "content": "a"}]}', "no message is by 'user'; a response answers a user"),
     ],
 )  # fmt: skip
-def test_a_bad_example_is_told_with_its_line(
+def test_a_bad_example_is_reported_with_its_line(
     config, problems_of, tmp_path: Path, form, line, sentence
 ) -> None:
     path = tmp_path / "s.jsonl"
@@ -315,16 +317,16 @@ def test_a_bad_example_is_told_with_its_line(
     ]
 
 
-def test_many_bad_lines_are_told_as_a_number(config, problems_of, tmp_path: Path) -> None:
+def test_many_bad_lines_are_reported_as_a_number(config, problems_of, tmp_path: Path) -> None:
     path = tmp_path / "s.jsonl"
     path.write_text("3\n" * 9)
     config = changed(config, instructions=(InstructionSource(source=f"file://{path}", format="messages"),))
-    found = problems_of(config)
-    assert len(found) == 6
-    assert found[-1] == f"spec.finetuning.data[0]: 4 more bad lines in file://{path}"
+    problems = problems_of(config)
+    assert len(problems) == 6
+    assert problems[-1] == f"spec.finetuning.data[0]: 4 more bad lines in file://{path}"
 
 
-def test_an_empty_task_file_is_told(config, problems_of, tmp_path: Path) -> None:
+def test_an_empty_task_file_is_reported(config, problems_of, tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text("\n")
     config = changed(config, tasks=(TaskConfig(name="t", side="general", source=f"file://{path}"),))
@@ -334,7 +336,7 @@ def test_an_empty_task_file_is_told(config, problems_of, tmp_path: Path) -> None
 
 
 @pytest.mark.torch
-def test_a_task_that_the_harness_has_not_is_refused_before_model_and_corpus_are_read(
+def test_an_unknown_harness_task_is_refused_before_model_and_corpus_are_read(
     config, problems_of, tmp_path: Path, board
 ) -> None:
     bad = tmp_path / "t.jsonl"
@@ -379,7 +381,7 @@ def test_a_full_volume_is_the_volumes_fault(config, prepare, monkeypatch) -> Non
         prepare(config)
 
 
-def test_sharded_weights_are_counted_and_of_two_sets_one_is_taken(
+def test_sharded_weights_are_counted_and_only_one_set_is_taken(
     config, prepare, tmp_path, model: Path
 ) -> None:
     size = json.loads((model / "config.json").read_text())["vocab_size"]
@@ -414,14 +416,14 @@ def test_a_large_vocabulary_takes_four_bytes_a_token(config, prepare, tmp_path: 
     assert max(int(shard.tokens.max()) for shard in open_shards(tmp_path / "work")) > 60_000
 
 
-def test_a_chat_template_is_warned_of(config, prepare, model: Path) -> None:
+def test_a_chat_template_gets_a_warning(config, prepare, model: Path) -> None:
     (model / "chat_template.jinja").write_text("{{ messages }}")
     facts = prepare(config).facts
     assert facts.model.has_chat_template
     assert facts.warnings[0].startswith("The base model has a chat template: continued pre-training costs")
 
 
-def test_guidance_counts_what_is_odd(config, prepare, tmp_path: Path) -> None:
+def test_warnings_count_duplicate_empty_and_tiny_documents(config, prepare, tmp_path: Path) -> None:
     texts = documents(60)
     path = write_jsonl(
         tmp_path / "d.jsonl", texts + texts[:30] + ["tiny one " + str(n) for n in range(30)] + [""] * 20

@@ -13,7 +13,7 @@ from dapt_trainer.data.text import WordHasher, normalized, text_digest, words
 from support.toy_corpus import WORDS, documents
 
 
-def found(texts: list[str], items: list[EvaluationItem]) -> list[int]:
+def tasks_found_in(texts: list[str], items: list[EvaluationItem]) -> list[int]:
     """The task found in each text, or -1."""
     index = contamination_index(items)
     hasher = WordHasher()
@@ -42,8 +42,8 @@ def test_a_hundred_planted_items_are_all_found_and_nothing_else() -> None:
         text = clean[number]
         question = item.question if number % 2 else item.question.upper().replace(" ", "\n ")
         planted.append(f"{text[:place]} -- {question} {text[place:]}")
-    assert found(planted, items) == [number % 3 for number in range(100)]
-    hits = sum(owner >= 0 for owner in found(clean, items))
+    assert tasks_found_in(planted, items) == [number % 3 for number in range(100)]
+    hits = sum(owner >= 0 for owner in tasks_found_in(clean, items))
     assert hits / len(clean) < 0.001
 
 
@@ -58,7 +58,7 @@ def test_a_hundred_planted_items_are_all_found_and_nothing_else() -> None:
 )
 def test_a_short_question_is_found_as_a_whole(text: str, is_found: bool) -> None:
     items = [EvaluationItem("t", "What is the funny bone?", "a nerve")]
-    assert found([text], items) == [0 if is_found else -1]
+    assert tasks_found_in([text], items) == [0 if is_found else -1]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_short_question_is_found_as_a_whole(text: str, is_found: bool) -> None
 )
 def test_a_short_prompt_counts_only_with_its_answer(text: str, is_found: bool) -> None:
     items = [EvaluationItem("t", "The capital of France is", "Paris", is_prompt=True)]
-    assert found([text], items) == [0 if is_found else -1]
+    assert tasks_found_in([text], items) == [0 if is_found else -1]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_question_that_points_to_its_choices_counts_only_with_them(text: str, 
     choices = ("They are soft", "They are hard", "They sing", "None")
     question = "Which of the following is true of bones?"
     items = [EvaluationItem("t", question, "They are hard", choices=choices)]
-    assert found([text], items) == [0 if is_found else -1]
+    assert tasks_found_in([text], items) == [0 if is_found else -1]
 
 
 def test_any_thirteen_words_of_a_long_question_give_it_away() -> None:
@@ -95,12 +95,12 @@ def test_any_thirteen_words_of_a_long_question_give_it_away() -> None:
     items = [EvaluationItem("t", question, "a")]
     part = " ".join(f"w{n}" for n in range(9, 22))
     less = " ".join(f"w{n}" for n in range(9, 21))
-    assert found([f"x {part} y", f"x {less} y"], items) == [0, -1]
+    assert tasks_found_in([f"x {part} y", f"x {less} y"], items) == [0, -1]
 
 
 def test_an_item_does_not_reach_over_the_end_of_a_document() -> None:
     items = [EvaluationItem("t", "one two three four five six", "a")]
-    assert found(["zero one two three", "four five six seven"], items) == [-1, -1]
+    assert tasks_found_in(["zero one two three", "four five six seven"], items) == [-1, -1]
 
 
 def test_items_too_short_to_look_for_are_counted() -> None:
@@ -110,7 +110,7 @@ def test_items_too_short_to_look_for_are_counted() -> None:
 
 def test_chinese_is_compared_by_characters() -> None:
     items = [EvaluationItem("t", "心脏位于人体的哪个部位?", "胸部")]
-    assert found(["请问:心脏位于人体的哪个部位。", "心脏位于人体的胸部"], items) == [0, -1]
+    assert tasks_found_in(["请问:心脏位于人体的哪个部位。", "心脏位于人体的胸部"], items) == [0, -1]
 
 
 @pytest.mark.parametrize("text", ["A  b\tC", "a b c", "Ａ ｂ c\n"])
@@ -142,7 +142,7 @@ def test_near_copies_of_held_out_text_are_found_and_others_not(length: int) -> N
     assert not any(index.is_near(sketch(text)) for text in documents(200, first=500, words=length))
 
 
-def test_a_document_that_contains_a_held_out_one_is_near() -> None:
+def test_a_document_that_contains_a_held_out_one_is_a_near_duplicate() -> None:
     held_out = documents(5, words=400)
     index = HeldOutShingles(held_out)
     around = documents(2, first=900, words=3000)
@@ -150,6 +150,6 @@ def test_a_document_that_contains_a_held_out_one_is_near() -> None:
     assert not index.is_near(sketch(f"{around[0]} {around[1]}"))
 
 
-def test_a_short_phrase_is_no_copy() -> None:
+def test_a_short_phrase_is_not_a_near_duplicate() -> None:
     index = HeldOutShingles(["see the notes below for more " + documents(1)[0]])
     assert not index.is_near(sketch("see the notes below for more"))

@@ -86,7 +86,7 @@ def test_a_gguf_file_becomes_a_plain_folder(tmp_path: Path) -> None:
     assert model.num_parameters() == facts.parameters
 
 
-def test_a_file_that_is_no_gguf_is_one_sentence(tmp_path: Path) -> None:
+def test_a_file_that_is_not_gguf_is_refused_in_one_sentence(tmp_path: Path) -> None:
     file = tmp_path / "toy.gguf"
     file.write_bytes(b"GGUF, or so it says")
     with pytest.raises(InputError) as caught:
@@ -96,7 +96,7 @@ def test_a_file_that_is_no_gguf_is_one_sentence(tmp_path: Path) -> None:
     assert sentence.endswith("); use the model's safetensors version")
 
 
-def test_a_folder_with_two_gguf_files_must_be_told_which(tmp_path: Path) -> None:
+def test_a_folder_with_two_gguf_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.gguf").touch()
     (tmp_path / "b.gguf").touch()
     with pytest.raises(InputError) as caught:

@@ -61,7 +61,7 @@ def test_replay_fraction_is_exact_in_tokens_over_a_run(sources, replay: float, b
 
 @settings(max_examples=30, deadline=None)
 @given(sources=SOURCES, replay=st.floats(0.0, 0.9), batch=st.integers(1, 40), first=st.integers(0, 50))
-def test_any_few_batches_hold_the_share_within_one_sequence(sources, replay, batch, first) -> None:
+def test_a_few_batches_hold_the_share_within_one_sequence(sources, replay, batch, first) -> None:
     made = [
         source(f"{side}-{index}", *numbers)
         for side, listed in zip(("domain", "general"), sources, strict=True)

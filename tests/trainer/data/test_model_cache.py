@@ -43,7 +43,7 @@ class Hub:
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    found = Hub()
+    hub = Hub()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -69,7 +69,7 @@ def hub() -> Iterator[Hub]:
                 self.send_error(404)
                 return
             if is_download:
-                found.downloads.append(name)
+                hub.downloads.append(name)
             self._answer(FILES[name])
 
         def _answer(self, body: bytes) -> None:
@@ -89,10 +89,10 @@ def hub() -> Iterator[Hub]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found.url = f"http://127.0.0.1:{server.server_address[1]}"
+    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield found
+    yield hub
     server.shutdown()
     server.server_close()
     thread.join()

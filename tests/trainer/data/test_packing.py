@@ -27,10 +27,10 @@ def once(packer: Packer, rows: list[list[Piece]], lengths: list[int]) -> None:
             times.update(
                 (piece.document, position) for position in range(piece.start, piece.start + piece.length)
             )
-    wanted = {(document, position) for document, length in enumerate(lengths) for position in range(length)}
-    assert set(times) == wanted
+    expected = {(document, position) for document, length in enumerate(lengths) for position in range(length)}
+    assert set(times) == expected
     assert max(times.values(), default=1) <= 2
-    assert sum(times.values()) - len(wanted) == packer.repeated_tokens
+    assert sum(times.values()) - len(expected) == packer.repeated_tokens
 
 
 @settings(max_examples=150, deadline=None)

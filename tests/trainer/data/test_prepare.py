@@ -64,7 +64,9 @@ def test_every_document_is_trained_on_or_held_out(config, prepare, tmp_path: Pat
     assert all(source.fill_fraction >= 0.995 for source in facts.sources)
 
 
-def test_duplicates_are_read_once_and_lie_on_one_side(config, prepare, tmp_path: Path, tokenizer) -> None:
+def test_duplicates_are_read_once_and_never_in_both_splits(
+    config, prepare, tmp_path: Path, tokenizer
+) -> None:
     texts = documents(60)
     first = write_jsonl(tmp_path / "1.jsonl", texts + [text.upper() for text in texts[:20]])
     second = write_jsonl(
@@ -154,8 +156,8 @@ def test_a_short_training_holds_out_what_its_readings_may_cost() -> None:
 
 
 def test_without_a_bound_the_length_of_the_training_gives_it(config, prepare, tmp_path: Path) -> None:
-    wanted = {"held_out_fraction": 0.5, "training": TrainingLength(tokens=1, checkpoints=1)}
-    prepare(config.model_copy(update=wanted))
+    changes = {"held_out_fraction": 0.5, "training": TrainingLength(tokens=1, checkpoints=1)}
+    prepare(config.model_copy(update=changes))
     for side in ("domain", "general"):
         tokens = [sum(len(d.ids) for d in read_held_out(tmp_path / "work", side, half)) for half in HALVES]
         assert all(800 <= count <= 1000 for count in tokens)
@@ -310,7 +312,7 @@ def test_text_that_spells_end_of_text_does_not_end(config, prepare, tmp_path: Pa
     assert ends <= 100
 
 
-def test_progress_rises_and_names_what_goes_on(config, prepare, board) -> None:
+def test_progress_rises_and_names_the_activity(config, prepare, board) -> None:
     prepare(config)
     assert board.fractions == sorted(board.fractions)
     assert "tokenizing domain-0" in board.activities

@@ -79,7 +79,7 @@ def test_killed_between_any_two_signs_of_life_it_ends_with_the_same_files(
     config, prepare, tmp_path: Path
 ) -> None:
     whole = prepare(config, work=tmp_path / "whole")
-    wanted = files(tmp_path / "whole")
+    expected = files(tmp_path / "whole")
     work = tmp_path / "broken"
     work.mkdir()
     beats = 0
@@ -87,7 +87,7 @@ def test_killed_between_any_two_signs_of_life_it_ends_with_the_same_files(
         assert not (work / "data/manifest.json").exists()
         beats += 1
     assert beats > 8
-    assert files(work) == wanted
+    assert files(work) == expected
     assert read_manifest(work).data_digest == whole.facts.data_digest
 
 
@@ -129,7 +129,7 @@ def test_a_finished_prepare_is_not_done_again(config, prepare, board) -> None:
     assert board.activities == []
 
 
-def test_another_configuration_is_done_anew_and_leaves_nothing_of_the_old(
+def test_another_configuration_is_prepared_again_and_replaces_everything(
     config, prepare, tmp_path: Path
 ) -> None:
     prepare(config)

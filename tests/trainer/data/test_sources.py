@@ -72,12 +72,12 @@ def test_records_that_are_no_documents_are_named_with_their_place(tmp_path: Path
         b'{"text": "ok"}\n\n{"text": 3}\n{"body": "x", "id": 1}\n[1]\n{"text": \n'
         b'{"text": "\\ud800"}\n{"text": "\xff"}\n'
     )
-    found = [
+    records = [
         (item.location.removeprefix(f"{path}:"), item.reason)
         for item in read_documents(resolve(f"file://{path}", "f"), "text")
         if isinstance(item, BadRecord)
     ]
-    assert found == [
+    assert records == [
         ("3", "field 'text' is not a string but a number"),
         ("4", "no field 'text'"),
         ("5", "not a JSON object but a list"),
@@ -96,7 +96,7 @@ def test_records_that_are_no_documents_are_named_with_their_place(tmp_path: Path
         ("a.jsonl.zst", b"not zstandard at all"),
     ],
 )
-def test_a_damaged_file_is_told(tmp_path: Path, name: str, content: bytes) -> None:
+def test_a_damaged_file_is_reported(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(
         BadFileError, match=rf"^{tmp_path}/{name}: breaks off or is damaged \(.*\); copy it again$"
@@ -104,7 +104,7 @@ def test_a_damaged_file_is_told(tmp_path: Path, name: str, content: bytes) -> No
         read(f"file://{tmp_path}/{name}")
 
 
-def test_a_damaged_parquet_file_is_told(tmp_path: Path) -> None:
+def test_a_damaged_parquet_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and nothing else PAR1")
     with pytest.raises(
         BadFileError, match=r"a\.parquet: not a readable Parquet file \(.*\); write it again$"
@@ -144,7 +144,7 @@ def test_a_column_that_is_not_there_names_those_that_are(tmp_path: Path) -> None
         ),
     ],
 )
-def test_a_source_without_text_gets_one_sentence(tmp_path: Path, uri: str, sentence: str) -> None:
+def test_a_source_without_text_is_refused_in_one_sentence(tmp_path: Path, uri: str, sentence: str) -> None:
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "table.csv").write_text("a,b\n")
     with pytest.raises(InputError) as caught:
@@ -152,7 +152,7 @@ def test_a_source_without_text_gets_one_sentence(tmp_path: Path, uri: str, sente
     assert str(caught.value) == sentence.replace("{}", str(tmp_path))
 
 
-def test_an_unreachable_hub_is_one_sentence() -> None:
+def test_an_unreachable_hub_is_reported_in_one_sentence() -> None:
     """The tests' environment is offline: the real client says so."""
     with pytest.raises(
         InputError, match=r"^f: hf://datasets/org/name@abc/x\.jsonl cannot be reached \(\w+: .*\); check"
@@ -179,7 +179,7 @@ def test_of_a_hub_repository_only_the_data_is_read(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("name", "found"),
+    ("name", "expected"),
     [
         ("x/a.JSONL", ("jsonl", "")),
         ("a.json.gz", ("jsonl", ".gz")),
@@ -190,8 +190,8 @@ def test_of_a_hub_repository_only_the_data_is_read(tmp_path: Path, monkeypatch: 
         ("README", None),
     ],
 )
-def test_the_name_says_the_format(name: str, found: tuple[str, str] | None) -> None:
-    assert file_format(name) == found
+def test_the_format_follows_from_the_name(name: str, expected: tuple[str, str] | None) -> None:
+    assert file_format(name) == expected
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +239,7 @@ def test_an_object_store_is_read_like_a_folder(bucket: str) -> None:
     assert [file.label for file in source.files] == ["s3://texts/clinical/b.jsonl.zst"]
 
 
-def test_a_bucket_that_is_not_there_is_one_sentence(bucket: str) -> None:
+def test_a_missing_bucket_is_reported_in_one_sentence(bucket: str) -> None:
     with pytest.raises(
         InputError, match=r"^f: no file matches s3://none/a\.jsonl; check the path and its wildcards$"
     ):

@@ -190,7 +190,7 @@ def test_killed_anywhere_it_ends_with_the_same_grown_model(
     assert read_manifest(work).report.facts.tokenizer == whole.facts.tokenizer
 
 
-def test_a_tokenizer_without_candidates_stays_and_says_so(extending, prepare, tmp_path: Path) -> None:
+def test_a_tokenizer_without_candidates_stays_and_gets_a_warning(extending, prepare, tmp_path: Path) -> None:
     rare = TokenizerExtensionConfig(vocabulary_size=30, minimum_frequency=100_000)
     facts = prepare(extending.model_copy(update={"tokenizer_extension": rare})).facts
     assert facts.tokenizer is not None
@@ -204,7 +204,7 @@ def test_a_tokenizer_without_candidates_stays_and_says_so(extending, prepare, tm
     assert (work / "model-extended/model.safetensors").samefile(work / "model/model.safetensors")
 
 
-def test_little_gain_is_warned_about_with_its_number() -> None:
+def test_little_gain_gets_a_warning_with_its_number() -> None:
     facts = TokenizerFacts(
         added_tokens=1200,
         domain_tokens_per_word_before=1.50,
@@ -236,7 +236,7 @@ def test_a_tokenizer_that_cannot_grow_is_refused_before_the_corpus_is_read(
     assert "reading and tokenizing the corpus" not in board.activities
 
 
-def test_tokens_beside_the_tokenizers_file_are_not_overwritten(extending, prepare) -> None:
+def test_tokens_outside_of_tokenizer_json_are_refused(extending, prepare) -> None:
     path = Path(extending.model_source.removeprefix("file://")) / "tokenizer_config.json"
     settings = json.loads(path.read_text())
     settings["added_tokens_decoder"] = {"0": {"content": "<|end|>"}, "400": {"content": "<think>"}}

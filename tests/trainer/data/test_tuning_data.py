@@ -20,15 +20,15 @@ from dapt_trainer.errors import InputError
 FORM = 'a pair is {"prompt": text or messages, "chosen": text or messages, "rejected": text or messages}'
 
 
-def said(role: str, content: str) -> dict[str, str]:
+def message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
 def pair(prompt: str, chosen: str, rejected: str) -> dict[str, Any]:
     return {
-        "prompt": [said("user", prompt)],
-        "chosen": [said("assistant", chosen)],
-        "rejected": [said("assistant", rejected)],
+        "prompt": [message("user", prompt)],
+        "chosen": [message("assistant", chosen)],
+        "rejected": [message("assistant", rejected)],
     }
 
 
@@ -41,30 +41,30 @@ def read(tmp_path: Path, *records: Any) -> tuple[tuple[dict[str, Any], ...], lis
 
 
 def test_every_way_of_writing_a_pair_gives_the_same_lines(tmp_path: Path) -> None:
-    wanted = pair("Why?", "Because.", "No idea.")
-    question = said("user", "Why?")
+    expected = pair("Why?", "Because.", "No idea.")
+    question = message("user", "Why?")
     written = [
         {"prompt": "Why?", "chosen": "Because.", "rejected": "No idea.", "score": 3},
-        wanted,
-        wanted | {"prompt": "Why?"},
-        {key: [question, *wanted[key]] if key != "prompt" else "Why?" for key in wanted},
-        {key: [question, *wanted[key]] for key in ("chosen", "rejected")},
+        expected,
+        expected | {"prompt": "Why?"},
+        {key: [question, *expected[key]] if key != "prompt" else "Why?" for key in expected},
+        {key: [question, *expected[key]] for key in ("chosen", "rejected")},
     ]
     lines, problems = read(tmp_path, *written)
     assert problems == []
-    assert list(lines) == [wanted] * 5
+    assert list(lines) == [expected] * 5
 
 
 def test_a_conversation_of_several_turns_keeps_its_turns(tmp_path: Path) -> None:
     turns = [
-        said("system", "Be brief."),
-        said("user", "Hi"),
-        said("assistant", "Hello."),
-        said("user", "Why?"),
+        message("system", "Be brief."),
+        message("user", "Hi"),
+        message("assistant", "Hello."),
+        message("user", "Why?"),
     ]
     answers = {
-        "chosen": [said("assistant", "x"), said("user", "y"), said("assistant", "z")],
-        "rejected": [said("assistant", "n")],
+        "chosen": [message("assistant", "x"), message("user", "y"), message("assistant", "z")],
+        "rejected": [message("assistant", "n")],
     }
     lines, problems = read(
         tmp_path, {"prompt": turns} | answers, {key: [*turns, *value] for key, value in answers.items()}
@@ -83,22 +83,22 @@ def test_a_conversation_of_several_turns_keeps_its_turns(tmp_path: Path) -> None
         ({"prompt": "q", "chosen": "a"}, f"no field 'rejected' (its fields are prompt, chosen); {FORM}"),
         ({"prompt": "q", "chosen": [{"role": "bot", "content": "a"}], "rejected": "b"}, "chosen[0].role is 'bot'; accepted are system, user, assistant, tool"),
         ({"prompt": "q", "chosen": [{"role": "assistant", "content": " "}], "rejected": "b"}, f"chosen[0].content is not a text; {FORM}"),
-        ({"prompt": [said("assistant", "q")], "chosen": "a", "rejected": "b"}, "the prompt ends with a message by 'assistant'; it must end with the user's"),
-        ({"prompt": "q", "chosen": [said("user", "a")], "rejected": "b"}, "'chosen' must begin with the assistant's message, it is by 'user'"),
-        ({"prompt": "q", "chosen": "a", "rejected": [said("assistant", "b"), said("user", "c")]}, "'rejected' must end with the assistant's message, it is by 'user'"),
-        ({"prompt": "q", "chosen": [said("user", "q")], "rejected": "b"}, "'chosen' must begin with the assistant's message, it is none after the prompt"),
+        ({"prompt": [message("assistant", "q")], "chosen": "a", "rejected": "b"}, "the prompt ends with a message by 'assistant'; it must end with the user's"),
+        ({"prompt": "q", "chosen": [message("user", "a")], "rejected": "b"}, "'chosen' must begin with the assistant's message, it is by 'user'"),
+        ({"prompt": "q", "chosen": "a", "rejected": [message("assistant", "b"), message("user", "c")]}, "'rejected' must end with the assistant's message, it is by 'user'"),
+        ({"prompt": "q", "chosen": [message("user", "q")], "rejected": "b"}, "'chosen' must begin with the assistant's message, it is none after the prompt"),
         ({"prompt": "q", "chosen": "Yes  sir", "rejected": "yes sir"}, "'chosen' and 'rejected' have the same text; a pair needs two different answers"),
         ("text", "not a JSON object but a string; correct the line"),
     ],
 )  # fmt: skip
-def test_a_bad_pair_is_told_with_file_and_line(tmp_path: Path, record, sentence) -> None:
+def test_a_bad_pair_is_reported_with_file_and_line(tmp_path: Path, record, sentence) -> None:
     good = {"prompt": "q", "chosen": "a", "rejected": "b"}
     lines, problems = read(tmp_path, good, record)
     assert list(lines) == [pair("q", "a", "b")]
     assert problems == [f"spec.preference.data[0]: FILE:2: {sentence}"]
 
 
-def test_a_pair_that_comes_again_is_one_the_other_way_round_is_another() -> None:
+def test_repeated_pairs_are_dropped_and_swapped_pairs_are_kept() -> None:
     first, again = pair("Why?", "Because.", "No."), pair("why?", " because.", "NO.")
     kept, repeats = without_repeats([first, again, pair("Why?", "No.", "Because.")])
     assert (kept, repeats) == ([first, pair("Why?", "No.", "Because.")], 1)
@@ -191,5 +191,5 @@ def test_plain_examples_are_marked_and_keep_their_white_space(config, prepare, t
     assert prepare(config.model_copy(update={"instructions": sources})).facts.instruction_examples == 1
     assert json.loads((tmp_path / "work/instructions/train.jsonl").read_text()) == {
         "plain": True,
-        "messages": [said("user", "Code of cholera: "), said("assistant", "A00\n")],
+        "messages": [message("user", "Code of cholera: "), message("assistant", "A00\n")],
     }

@@ -196,24 +196,24 @@ def tree(folder: Path) -> dict[str, int]:
 
 
 def test_what_is_evaluated_is_what_decontamination_gets(stored: tuple[Path, dict[str, Any]]) -> None:
-    said = stored[1]
-    assert said["errors"] == {}
-    assert {name: len(task["items"]) for name, task in said["tasks"].items()} == {
+    result = stored[1]
+    assert result["errors"] == {}
+    assert {name: len(task["items"]) for name, task in result["tasks"].items()} == {
         "arc_challenge": 8, "hellaswag": 8, "truthfulqa_mc1": 7, "ai2_arc": 8,
         "mmlu_social_sciences": 8, "legalbench": 8,
     }  # fmt: skip
-    question, answer, choices = said["tasks"]["arc_challenge"]["items"][1]
+    question, answer, choices = result["tasks"]["arc_challenge"]["items"][1]
     place = spread(30, 8)[1]
     assert question == f"Which coloured thing number {place} is the one that sleeps?"
     assert choices == arc(place)["choices"]["text"]
     assert answer == choices[place % 4]
     # HellaSwag's own preprocessing ran: title marks are gone
-    assert said["tasks"]["hellaswag"]["items"][2] == [
+    assert result["tasks"]["hellaswag"]["items"][2] == [
         "Running: A cat number 2 runs. The dog",
         "sleeps. slowly three",
         [f"sleeps. slowly {word}" for word in ("one", "two", "three", "four")],
     ]
-    assert said["tasks"]["truthfulqa_mc1"]["items"][3][:2] == ["Do birds eat item 3?", "Yes they do"]
+    assert result["tasks"]["truthfulqa_mc1"]["items"][3][:2] == ["Do birds eat item 3?", "Yes they do"]
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,9 @@ def test_a_stored_task_runs_without_a_hub(
         assert asked.count("Q: ") == 7
 
 
-def test_a_tag_is_one_score_over_its_tasks(stored: Any, model: Any, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_tag_has_one_score_over_its_tasks(
+    stored: Any, model: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
     spied(monkeypatch)
     task = TaskConfig(name="ai2_arc", side="general")
     items = TaskRunner(stored[0], tmp_path, [task], limit=8, seed=1).run(model, task)
@@ -296,7 +298,7 @@ def test_a_group_of_equal_parts_weighs_its_parts_alike(
     assert score.standard_error == pytest.approx(1 / 6 / 5)
 
 
-def test_of_a_split_for_examples_a_part_is_kept(stored: Any) -> None:
+def test_only_a_part_of_an_example_split_is_stored(stored: Any) -> None:
     (dataset,) = read_task_data(stored[0], "arc_challenge").datasets
     assert {name: split.rows for name, split in dataset.splits} == {
         "train": 2000,
@@ -305,7 +307,7 @@ def test_of_a_split_for_examples_a_part_is_kept(stored: Any) -> None:
     }
 
 
-def test_a_task_that_prepare_did_not_store_says_what_to_do(toy_work: Path, tmp_path: Path) -> None:
+def test_a_task_without_stored_data_is_refused_with_the_next_step(toy_work: Path, tmp_path: Path) -> None:
     tasks = [
         TaskConfig(name="arc_easy", side="general"),
         TaskConfig(name="missing", side="domain", source="file://missing.jsonl"),

@@ -130,7 +130,7 @@ def test_a_group_is_aggregated_as_the_harness_does(by_size: bool) -> None:
     assert score.standard_error == pytest.approx(expected)
 
 
-def test_parts_of_one_item_each_are_judged_by_what_differs_between_them() -> None:
+def test_parts_of_one_item_each_use_the_deviation_between_parts() -> None:
     items = [Item(task="g", id=str(n), value=float(n % 2), group=f"p{n}") for n in range(6)]
     assert score_of("g", "general", "task", items, None).standard_error == pytest.approx(
         mean_and_error([item.value for item in items])[1]

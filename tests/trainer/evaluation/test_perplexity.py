@@ -113,7 +113,7 @@ def test_soft_capped_logits_are_the_models_own() -> None:
     assert measured.nll_nats == pytest.approx(expected, rel=1e-5)
 
 
-def test_training_mode_comes_back_module_by_module() -> None:
+def test_training_mode_is_restored_for_every_module() -> None:
     model = llama(attention_dropout=0.5)
     model.train()
     model.model.layers[0].eval()
@@ -134,7 +134,7 @@ def test_no_documents_is_an_input_error() -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama-sdpa", "llama-eager", "gpt2", "bloom"])
-def test_answers_that_share_a_context_score_as_alone(kind: str) -> None:
+def test_answers_that_share_a_context_score_as_in_separate_rows(kind: str) -> None:
     if kind == "gpt2":
         torch.manual_seed(0)
         model = GPT2LMHeadModel(

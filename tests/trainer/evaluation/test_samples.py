@@ -37,9 +37,9 @@ def test_questions_about_the_domain_come_first_then_its_held_out_text(toy_work: 
     (work / "tasks" / "animals.jsonl").unlink()
     (work / "probes" / "facts.jsonl").unlink()
     held_out = (work / "held-out" / "domain-a.jsonl").read_text()
-    found = sample_prompts(work, EVALUATION, tokenizer, 2)
-    assert len(found) == 2
-    assert all(prompt in held_out for prompt in found)
+    prompts = sample_prompts(work, EVALUATION, tokenizer, 2)
+    assert len(prompts) == 2
+    assert all(prompt in held_out for prompt in prompts)
 
 
 @pytest.mark.parametrize("template", [None, "<{{ messages[0]['content'] }}>"])

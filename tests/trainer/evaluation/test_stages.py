@@ -166,7 +166,9 @@ def test_verify_scores_nothing_twice(
     assert answers["chosen"] == answers["final"] != answers["base"]
 
 
-def test_verify_measures_what_nobody_measured_before(measured: tuple[Path, Any, Any, Recorder]) -> None:
+def test_verify_measures_only_models_without_earlier_measures(
+    measured: tuple[Path, Any, Any, Recorder],
+) -> None:
     work, base, candidate, _ = measured
     config = verify_config(reuse_paths=(), sample_prompts=0)
     its = context(work, "verify", config)
@@ -215,17 +217,17 @@ def expecting(work: Path, digest: str, **model: Any) -> EvaluateConfig:
     )
 
 
-def test_weights_that_nobody_chose_are_not_scored(
+def test_weights_with_another_digest_are_not_scored(
     measured: tuple[Path, Any, Any, Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work, _, candidate, _ = measured
-    found = candidate.facts.measure.digest
+    digest = candidate.facts.measure.digest
     monkeypatch.setattr(measure, "load_model", None)
     config = expecting(work, "0123456789ab")
     with pytest.raises(InputError) as caught:
         evaluate.run(config, context(work, "evaluate", config))
     assert str(caught.value) == (
-        f"a1-s8: the weights at tuned have the digest {found[:12]}, and 0123456789ab is the one that was chosen for "
+        f"a1-s8: the weights at tuned have the digest {digest[:12]}, and 0123456789ab is the one that was chosen for "
         "evaluation: the files changed since they were written, so nothing is scored; restore them, or train again"
     )
 

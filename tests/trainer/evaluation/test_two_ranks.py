@@ -13,10 +13,10 @@ from support.rank_processes import run_ranks
 pytestmark = [pytest.mark.torch, pytest.mark.distributed]
 
 
-def test_two_ranks_find_what_one_finds(toy_work: Path, tmp_path: Path) -> None:
+def test_two_ranks_measure_the_same_as_one(toy_work: Path, tmp_path: Path) -> None:
     assert run_ranks(evaluate_rank, toy_work, tmp_path, ranks=2) == [0, 0]
-    found = [json.loads((tmp_path / f"found-{rank}.json").read_text()) for rank in range(2)]
-    assert found[0] == found[1]
+    results = [json.loads((tmp_path / f"found-{rank}.json").read_text()) for rank in range(2)]
+    assert results[0] == results[1]
     alone = measure(toy_work, tmp_path, 0, 1)
-    assert found[0][:6] == pytest.approx(alone[:6], rel=1e-6)
-    assert found[0][6:] == alone[6:]
+    assert results[0][:6] == pytest.approx(alone[:6], rel=1e-6)
+    assert results[0][6:] == alone[6:]

@@ -261,12 +261,12 @@ def test_pretraining_trains_the_new_rows_and_its_checkpoints_hold_them(work: Pat
         HeldOutScoring(32),
         tokenizer=load_tokenizer(work, GROWN),
     )
-    for half, value, told in (
+    for half, value, reported in (
         ("a", measured.a, checkpoint.domain_a_nats),
         ("b", measured.b, checkpoint.domain_b_nats),
     ):
         base_tokens = sum(len(document.ids) for document in read_held_out(work, "domain", half))  # type: ignore[arg-type]
-        assert told == pytest.approx(value.nll_nats / base_tokens, rel=1e-4)
+        assert reported == pytest.approx(value.nll_nats / base_tokens, rel=1e-4)
 
 
 def test_new_rows_of_a_model_that_is_spread_over_the_ranks_are_refused(work: Path) -> None:

@@ -31,7 +31,7 @@ Beat = Callable[[], None]
 
 @dataclass(frozen=True)
 class CorpusSource:
-    """One source of training text, with its files and its index in the manifest."""
+    """Describes one source of training text: its files and its index in the manifest."""
 
     side: Side
     index: int

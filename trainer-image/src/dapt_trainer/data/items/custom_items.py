@@ -24,7 +24,7 @@ _QUESTION_KEY: dict[Kind, str] = {"task": "question", "probe": "prompt"}
 
 @dataclass(frozen=True)
 class ChoiceItem:
-    """One checked item with one right answer."""
+    """Holds one checked item with one right answer."""
 
     kind: Kind
     question: str
@@ -53,7 +53,7 @@ class ChoiceItem:
 
 @dataclass(frozen=True)
 class OrderItem:
-    """One checked probe that puts continuations in order."""
+    """Holds one checked probe that puts continuations in order."""
 
     prompt: str
     order: tuple[str, ...]

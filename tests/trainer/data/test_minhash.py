@@ -47,12 +47,12 @@ def test_planted_near_duplicates_are_found_by_their_similarity(tmp_path: Path) -
     (later,) = find_repeats([signed(originals + copies)], tmp_path)
     assert not later[:1200].any()  # not one of 1,200 different documents, and never the first of a pair
     exact = np.array([similarity(*pair) for pair in zip(originals, copies, strict=False)])
-    found = later[1200:]
+    is_repeat = later[1200:]
     assert (exact >= 0.8).sum() > 100
-    assert found[exact >= 0.8].mean() >= 0.98
-    assert found[exact >= 0.9].all()
+    assert is_repeat[exact >= 0.8].mean() >= 0.98
+    assert is_repeat[exact >= 0.9].all()
     assert (exact < 0.55).sum() > 100
-    assert not found[exact < 0.55].any()
+    assert not is_repeat[exact < 0.55].any()
 
 
 def test_signatures_estimate_the_similarity() -> None:
@@ -84,8 +84,8 @@ def test_of_a_group_the_first_stays_wherever_the_parts_end(tmp_path: Path) -> No
     expected = [False, False, True, True, True, False, False]
     whole = signed(texts)
     for edge in range(len(texts) + 1):
-        found = find_repeats([whole[:edge], whole[edge:]], tmp_path / str(edge))
-        assert np.concatenate(found).tolist() == expected
+        is_repeat = find_repeats([whole[:edge], whole[edge:]], tmp_path / str(edge))
+        assert np.concatenate(is_repeat).tolist() == expected
 
 
 def test_other_processes_find_the_same(tmp_path: Path) -> None:
@@ -98,15 +98,15 @@ def test_other_processes_find_the_same(tmp_path: Path) -> None:
     assert here.sum() == 30
 
 
-def test_a_killed_process_is_no_fault_of_the_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_process_is_an_infrastructure_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(minhash, "_near_pairs", killed)
     with pytest.raises(InfrastructureError, match="a process that looks for near-duplicates was killed"):
         find_repeats([signed(documents(20))], tmp_path, processes=2, inline_documents=0)
 
 
 def test_an_empty_corpus_has_no_repeats(tmp_path: Path) -> None:
-    (found,) = find_repeats([np.empty((0, minhash.HASHES), np.uint32)], tmp_path)
-    assert found.tolist() == []
+    (is_repeat,) = find_repeats([np.empty((0, minhash.HASHES), np.uint32)], tmp_path)
+    assert is_repeat.tolist() == []
 
 
 def test_prepare_drops_near_duplicates_once_and_counts_them_by_source(
@@ -146,7 +146,7 @@ def test_prepare_drops_near_duplicates_once_and_counts_them_by_source(
     assert [source.duplicates for source in exact.facts.sources] == [0, 8, 0]
 
 
-def test_languages_and_lengths_are_told_by_source(config, prepare, tmp_path: Path) -> None:
+def test_languages_and_lengths_are_reported_by_source(config, prepare, tmp_path: Path) -> None:
     german = [
         f"Der Patient Nummer {n} wurde am Morgen mit Fieber und starken Schmerzen in die Klinik gebracht."
         for n in range(40)
@@ -163,8 +163,8 @@ def test_languages_and_lengths_are_told_by_source(config, prepare, tmp_path: Pat
     assert languages["domain-0"] == (("de", 40),)
     assert languages["domain-1"] == (("en", 30),)
     assert set(dict(report.lengths_by_source)) == {"domain-0", "domain-1", "general-0"}
-    told = [sentence for sentence in report.facts.warnings if "language" in sentence]
-    assert told[0] == (
+    warnings = [sentence for sentence in report.facts.warnings if "language" in sentence]
+    assert warnings[0] == (
         "domain-1: 100% of a sample of its documents are in language 'en', the domain side is mostly in 'de'; check "
         "that it belongs there."
     )

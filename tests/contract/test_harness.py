@@ -22,7 +22,7 @@ NAMED_IN_THE_LESSONS = (
 
 
 @pytest.mark.parametrize("name", NAMED_IN_THE_LESSONS)
-def test_a_task_that_the_harness_has_is_not_refused(name: str) -> None:
+def test_a_known_task_is_not_refused(name: str) -> None:
     assert harness.unknown_task_message(name) is None
 
 
@@ -39,29 +39,31 @@ def test_a_task_that_the_harness_has_is_not_refused(name: str) -> None:
         ("xyzzy", ""),
     ],
 )
-def test_a_task_that_it_has_not_is_refused_with_what_is_near(name: str, near: str) -> None:
+def test_an_unknown_task_is_refused_with_suggestions(name: str, near: str) -> None:
     assert harness.unknown_task_message(name) == (
         f"lm-evaluation-harness {harness.shipped_tasks().version} has no task {name!r}{near}; write one of its names, "
         "or give the task a source of your own"
     )
 
 
-def test_the_curated_names_are_missing_and_what_is_near_to_them_is_there() -> None:
+def test_related_tasks_exist_and_their_keys_do_not() -> None:
     names = set(harness.shipped_tasks().names)
     assert not names & harness.RELATED_TASKS.keys()
     assert {near for many in harness.RELATED_TASKS.values() for near in many} <= names
 
 
-def test_names_that_no_manifest_can_hold_are_not_in_the_list() -> None:
+def test_names_longer_than_a_manifest_allows_are_left_out() -> None:
     packed = harness.HarnessTasks("1.2", ("short", "l" * 41, "a")).pack()
     assert gzip.decompress(packed) == b"1.2\na\nshort"
 
 
 @pytest.mark.torch
-def test_the_list_is_that_of_the_installed_harness() -> None:
+def test_the_stored_names_match_the_installed_harness() -> None:
     """Stale? Run `python -m dapt_trainer.data.harness.task_names` and commit the file."""
     if version("lm_eval") != harness.shipped_tasks().version:
         pytest.skip(f"the list is of lm-evaluation-harness {harness.shipped_tasks().version}")
     from dapt_trainer.data.harness.task_names import installed_tasks
 
-    assert gzip.decompress(installed_tasks().pack()).decode().split()[1:] == list(harness.shipped_tasks().names)
+    assert gzip.decompress(installed_tasks().pack()).decode().split()[1:] == list(
+        harness.shipped_tasks().names
+    )

@@ -59,7 +59,7 @@ def encode(tokenizer_json: str, text: str) -> list[int]:
     return list(plain_tokenizer(tokenizer_json).encode(text, add_special_tokens=False).ids)
 
 
-def test_a_text_comes_back_wherever_it_came_back_before(old_json: str, grown: GrownTokenizer) -> None:
+def test_decoding_is_lossless_wherever_it_was_before(old_json: str, grown: GrownTokenizer) -> None:
     old, new = plain_tokenizer(old_json), plain_tokenizer(grown.tokenizer_json)
     came_back = 0
     for text in TEXTS:
@@ -156,9 +156,9 @@ def test_characters_that_were_spelled_in_bytes_become_tokens() -> None:
     grown = grow_tokenizer(sentencepiece_bpe(), lambda: DOMAIN, WANTED, source="file://m")
     byte_ids = {f"<0x{byte:02X}>": None for byte in "≥".encode()}
     vocabulary = plain_tokenizer(sentencepiece_bpe()).get_vocab()
-    (found,) = [token for token in grown.tokens if token.text == "≥"]
-    assert found.constituents == tuple(vocabulary[name] for name in byte_ids)
-    assert found.saved_tokens == 2 * 30
+    (token,) = [token for token in grown.tokens if token.text == "≥"]
+    assert token.constituents == tuple(vocabulary[name] for name in byte_ids)
+    assert token.saved_tokens == 2 * 30
     assert not any("<0x" in token.text for token in grown.tokens)
 
 

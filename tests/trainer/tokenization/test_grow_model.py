@@ -40,8 +40,8 @@ OLD = 420
 
 @pytest.fixture(scope="module")
 def grown() -> GrownTokenizer:
-    wanted = TokenizerExtensionConfig(vocabulary_size=20, minimum_frequency=20)
-    return grow_tokenizer(byte_level(), lambda: DOMAIN, wanted, source="file://m")
+    extension = TokenizerExtensionConfig(vocabulary_size=20, minimum_frequency=20)
+    return grow_tokenizer(byte_level(), lambda: DOMAIN, extension, source="file://m")
 
 
 @pytest.fixture
@@ -97,8 +97,10 @@ def check(old: torch.Tensor, new: torch.Tensor, grown: GrownTokenizer, rows: int
     assert new.dtype == old.dtype
     constituents = grown.constituents
     for number in range(rows):
-        wanted = mean(old, constituents[number]) if number in constituents else old[number]
-        assert torch.allclose(new[number], wanted, rtol=1e-2 if old.dtype == torch.bfloat16 else 1e-5), number
+        expected = mean(old, constituents[number]) if number in constituents else old[number]
+        assert torch.allclose(new[number], expected, rtol=1e-2 if old.dtype == torch.bfloat16 else 1e-5), (
+            number
+        )
 
 
 CONFIGS = {
@@ -186,7 +188,7 @@ def test_the_base_model_is_not_touched(tmp_path: Path, grown: GrownTokenizer, in
     assert {path.name: path.read_bytes() for path in base.iterdir()} == before
 
 
-def test_the_note_says_which_rows_are_new(tmp_path: Path, grown: GrownTokenizer, in_process: None) -> None:
+def test_extension_json_lists_the_new_rows(tmp_path: Path, grown: GrownTokenizer, in_process: None) -> None:
     write_grown_model(save(tmp_path / "base", llama()), tmp_path / "grown", grown, source="file://m")
     note = read_extension(tmp_path / "grown")
     assert note.ids == range(OLD, OLD + 20)
@@ -219,8 +221,8 @@ CLASSES = {
 def test_transformers_reads_the_grown_tokenizer_under_every_class_name(tmp_path: Path, name: str) -> None:
     """Some classes build their tokenizer from vocabulary and merges, and add the added tokens afterwards."""
     old_json = CLASSES[name]()
-    wanted = TokenizerExtensionConfig(vocabulary_size=20, minimum_frequency=20)
-    grown = grow_tokenizer(old_json, lambda: DOMAIN, wanted, source="file://m")
+    extension = TokenizerExtensionConfig(vocabulary_size=20, minimum_frequency=20)
+    grown = grow_tokenizer(old_json, lambda: DOMAIN, extension, source="file://m")
     settings = {"tokenizer_class": name, "chat_template": "{{ messages[0]['content'] }}<|end|>"}
     end = "<|end|>" if CLASSES[name] is byte_level else "</s>"
     settings |= dict.fromkeys(("eos_token", "pad_token", "bos_token", "unk_token", "mask_token"), end)
@@ -284,7 +286,7 @@ def test_leftovers_of_other_formats_are_not_copied(
     assert {"config.json", "generation_config.json", "tokenizer_config.json", "extension.json"} <= kept
 
 
-def test_a_head_that_is_missing_from_the_files_is_told(tmp_path: Path) -> None:
+def test_a_head_that_is_missing_from_the_files_is_reported(tmp_path: Path) -> None:
     base = save(tmp_path / "base", llama())
     tensors = load_file(base / "model.safetensors")
     del tensors["lm_head.weight"]
@@ -293,7 +295,7 @@ def test_a_head_that_is_missing_from_the_files_is_told(tmp_path: Path) -> None:
         check_model(base, OLD)
 
 
-def test_a_head_that_is_stored_beside_its_tied_embedding_grows_too(
+def test_a_stored_copy_of_a_tied_head_is_extended_too(
     tmp_path: Path, grown: GrownTokenizer, in_process: None
 ) -> None:
     base = save(tmp_path / "base", llama(tie_word_embeddings=True))
