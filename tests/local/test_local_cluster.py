@@ -92,7 +92,7 @@ def conditions(cluster: LocalCluster) -> list[tuple[str, str]]:
 
 
 def pid_of(cluster: LocalCluster, run: StageRun, index: int = 0) -> int:
-    return cluster._gangs[run.name]._processes[index].pid
+    return cluster._jobs[run.name]._processes[index].pid
 
 
 def test_a_job_succeeds_with_the_message_of_its_process(cluster: LocalCluster) -> None:
@@ -333,7 +333,7 @@ from pathlib import Path
 from test_local_cluster import LocalCluster, resource, start, {program}
 local = LocalCluster(Path({folder!r}), resource(), None)
 run = start(local, {program}, nodes=2)
-print(*(local._gangs[run.name]._processes[index].pid for index in (0, 1)), flush=True)
+print(*(local._jobs[run.name]._processes[index].pid for index in (0, 1)), flush=True)
 time.sleep(600)
 """
 

@@ -83,13 +83,13 @@ def happen(world: World, step: Step) -> None:
     elif step.what in ("suspend", "resume"):
         world.edit(suspend=step.what == "suspend")
     elif step.what == "conflict":
-        cluster.touch_before_status = 1
+        cluster.num_conflicts = 1
     elif step.what == "lose jobs":
-        cluster.lose_jobs(world.key)
+        cluster.delete_jobs(world.key)
     elif step.what == "queue":
         cluster.queues["team"] = QUEUE_SAYS[step.number]
     elif step.what == "refuse":
-        cluster.refuse_gangs = 1
+        cluster.num_taken_names = 1
     elif step.what == "image":
         world.offer(trainerImage=f"registry.example/dapt-trainer:1.0.{len(world.plans)}")
     else:
@@ -112,7 +112,7 @@ def happen_to_pods(world: World, step: Step) -> None:
         elif step.what == "tamper":
             cluster.tamper(world.key, name)
         elif step.what == "lose file":
-            cluster.lose_object(world.key, "ConfigMap", name)
+            cluster.delete_object(world.key, "ConfigMap", name)
             files.discard(name)
 
 
@@ -171,7 +171,7 @@ def test_when_nothing_happens_nothing_is_written(place: Place, life: list[Step])
         world.crashing_visit()
         happen(world, step)
     world.cluster.crash_at = None
-    world.cluster.refuse_gangs = 0
+    world.cluster.num_taken_names = 0
     world.settle()
     world.cluster.advance(4000)  # backoffs, lost runs and patience come to their end
     world.settle()

@@ -106,7 +106,7 @@ def test_a_finished_one_stays_finished_when_its_jobs_are_gone() -> None:
     world = World()
     world.live()
     before = world.status
-    world.cluster.lose_jobs(world.key)
+    world.cluster.delete_jobs(world.key)
     world.cluster.profiles.clear()
     world.cluster.advance(10**6)
     assert world.visit().is_empty

@@ -183,7 +183,7 @@ def test_a_job_that_somebody_deleted_costs_one_try() -> None:
     world = World()
     world.live_until("pretrain")
     world.cluster.advance(60)
-    world.cluster.lose_jobs(world.key)
+    world.cluster.delete_jobs(world.key)
     world.live()
     assert world.tries.count("pretrain/2") == 1
     assert world.status["phase"] == "Published"

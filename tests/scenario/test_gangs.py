@@ -111,7 +111,7 @@ def test_a_suspended_run_saves_and_its_last_words_are_kept(stage: str) -> None:
     )  # fmt: skip
     world.cluster.run_pods(world.key, healthy)
     world.settle()
-    assert world.status["stages"][-1]["message"] == "asked to stop"
+    assert world.status["stages"][-1]["message"] == "stop requested"
     assert world.status["stages"][-1]["exitCode"] == 143
     world.cluster.run_pods(world.key, healthy)  # the Job goes
     assert world.running is None

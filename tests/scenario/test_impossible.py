@@ -63,7 +63,7 @@ def tamper(world: World) -> None:
 
 
 def delete_config_map(world: World) -> None:
-    world.cluster.lose_object(world.key, "ConfigMap", first_job(world))
+    world.cluster.delete_object(world.key, "ConfigMap", first_job(world))
 
 
 TAKEN = "{} clinical-prepare-{} exists already and is not this adaptation's: it belongs to CronJob nightly; remove it,"

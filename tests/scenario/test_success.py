@@ -137,7 +137,7 @@ def test_nothing_is_written_while_nothing_changes() -> None:
 def test_a_finished_adaptation_never_starts_again() -> None:
     world = World()
     world.live()
-    world.cluster.lose_jobs(world.key)
+    world.cluster.delete_jobs(world.key)
     for _ in range(3):
         world.cluster.advance(1000)
         assert world.visit().is_empty
@@ -152,7 +152,7 @@ def test_lost_jobs_of_finished_stages_are_not_run_again() -> None:
     world = World()
     world.live_until("finetune")
     live = world.cluster.live_jobs(world.key)[0]["metadata"]["name"]
-    world.cluster.lose_jobs(world.key, but=live)
+    world.cluster.delete_jobs(world.key, except_prefix=live)
     world.live(healthy)
     assert world.status["phase"] == "Published"
     assert [stage["try"] for stage in world.status["stages"]] == [1] * 7

@@ -109,7 +109,7 @@ def test_a_resource_made_anew_under_the_same_name_does_its_own_work() -> None:
 
 def test_a_conflict_observes_again() -> None:
     world = World()
-    world.cluster.touch_before_status = 1
+    world.cluster.num_conflicts = 1
     world.live()
     assert world.status["phase"] == "Published"
     assert world.tries.count("prepare/1") == 1

@@ -74,12 +74,12 @@ def test_the_last_lines_of_a_failing_rank_are_kept_until_the_stage_succeeds() ->
     world.cluster.run_pods(world.key, lambda stage: Ends(1, message="ValueError: what"))
     world.settle()  # the next try starts before the log was read
     assert "lastLogLines" not in world.status["stages"][-1]
-    world.cluster.say(world.key, f"{name}-0", "step 3", "Traceback", "ValueError: what")
+    world.cluster.write_log(world.key, f"{name}-0", "step 3", "Traceback", "ValueError: what")
     world.settle()
     assert world.status["stages"][-1]["try"] == 2
     assert world.status["stages"][-1]["lastLogLines"] == ["step 3", "Traceback", "ValueError: what"]
     world.cluster._stored[world.key].logs.clear()
-    world.cluster.lose_jobs(world.key, but=world.job["metadata"]["name"])
+    world.cluster.delete_jobs(world.key, except_prefix=world.job["metadata"]["name"])
     world.settle()
     assert world.status["stages"][-1]["lastLogLines"] == ["step 3", "Traceback", "ValueError: what"]
     world.live()

@@ -17,7 +17,7 @@ def test_resuming_before_the_end_of_the_pods_was_read_costs_nothing(stage: str) 
     world.live_until(stage)
     world.edit(suspend=True)
     world.visit()
-    world.cluster.lose_jobs(world.key)  # the Job went with its pods between two visits
+    world.cluster.delete_jobs(world.key)  # the Job went with its pods between two visits
     world.edit(suspend=False)
     began = world.cluster.now
     world.settle()
@@ -41,7 +41,7 @@ def test_a_later_try_whose_job_is_gone_is_noticed_although_the_first_one_is_stil
     world = World()
     world.live(falls_once, until=lambda one: one.tries[-1:] == ["prepare/2"])
     first = world.runs[0].run.key[:8]
-    world.cluster.lose_jobs(world.key, but=f"clinical-prepare-{first}")
+    world.cluster.delete_jobs(world.key, except_prefix=f"clinical-prepare-{first}")
     world.cluster.advance(11)
     world.settle()
     assert world.tries == ["prepare/1", "prepare/2", "prepare/3"]

@@ -272,7 +272,7 @@ def test_a_changed_file_stalls_and_the_run_is_left_as_it_is() -> None:
 def test_a_lost_file_of_pods_that_run_costs_nothing() -> None:
     world = World()
     name = tampered(world)
-    world.cluster.lose_object(world.key, "ConfigMap", name)
+    world.cluster.delete_object(world.key, "ConfigMap", name)
     world.settle()
     assert world.condition("Stalled")[0] == "False"
     assert world.running == "pretrain"
@@ -286,7 +286,7 @@ def test_a_lost_file_of_pods_that_wait_is_made_anew_free_of_charge() -> None:
     world.cluster.tamper(world.key, name)
     world.settle()
     assert world.condition("Stalled")[1] == "Tampered"
-    world.cluster.lose_object(world.key, "ConfigMap", name)
+    world.cluster.delete_object(world.key, "ConfigMap", name)
     world.live()
     assert world.tries.count("pretrain/2") == 1
     assert world.status["phase"] == "Published"

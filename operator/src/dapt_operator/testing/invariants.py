@@ -1,18 +1,23 @@
-"""What a planner must never do, for the cluster in memory: each refusal names an impossible world."""
+"""Checks what a planner must never do; the cluster in memory calls these checks at each verb."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api.v1alpha1.conditions import CONDITION_TYPES, PHASES, REASONS
 from dapt_operator.launchers.labels import identity_of
-from dapt_operator.stage_run import Manifest
-from dapt_operator.testing.objects import GANGS, is_alive, may_run
+from dapt_operator.launchers.observe.pod_states import has_ended
+from dapt_operator.stage_run import HOLDER_KINDS, Manifest
+from dapt_operator.testing.objects import may_run
 
-SUCCESS = ("Complete", "Completed")
+Lineage = tuple[str, int, str | None]
+"""Stage, attempt, candidate."""
+
+SUCCESS: Final = ("Complete", "Completed")
 """Condition of a Job, and of a JobSet, that has succeeded."""
+MAX_STATUS_CHARACTERS: Final = 256 * 1024
 
 
 class ImpossibleWorldError(AssertionError):
@@ -20,19 +25,19 @@ class ImpossibleWorldError(AssertionError):
 
 
 def identity(job: Manifest) -> RunIdentity:
-    """Whose Job it is.
+    """Return the run that a Job belongs to.
 
     Raises:
-        ImpossibleWorldError: nobody's.
+        ImpossibleWorldError: it belongs to none.
     """
-    found = identity_of(job)
-    if found is None:
+    run = identity_of(job)
+    if run is None:
         raise ImpossibleWorldError("a Job without an identity")
-    return found
+    return run
 
 
 def key_of(job: Manifest) -> str:
-    """Run key of a Job."""
+    """Return the run key of a Job."""
     return identity(job).key
 
 
@@ -41,20 +46,21 @@ def check_new_job(
     objects: Sequence[Mapping[str, Any]],
     job: Manifest,
     created: Sequence[str],
-    evaluations: int = 1,
+    max_evaluations: int = 1,
 ) -> None:
-    """A new Job is of this resource, was never there, has the largest fence, and nothing runs beside it but what may:
-    evaluations beside pretraining, blends and each other.
+    """Check that a new Job belongs to the resource, is new, has the largest fence, and runs next to no other run.
+
+    Only evaluations may run in parallel: to pretraining, to blends and to each other.
 
     Args:
         resource: the DomainAdaptation as stored.
         objects: all its children.
-        job: the new one.
+        job: the new Job.
         created: keys of all runs ever created.
-        evaluations: so many may run at once.
+        max_evaluations: number of evaluations that may run at the same time.
 
     Raises:
-        ImpossibleWorldError: it does not.
+        ImpossibleWorldError: the Job breaks one of these rules.
     """
     new = identity(job)
     if new.uid != resource["metadata"]["uid"]:
@@ -67,25 +73,31 @@ def check_new_job(
         raise ImpossibleWorldError("a run was created while suspended")
     decided = ((resource.get("status") or {}).get("ledger") or {}).get("attempts", [])
     if new.attempt > 1 + len(decided):
-        raise ImpossibleWorldError(f"{new.lineage} was created before attempt {new.attempt} was written down")
-    beside = []
+        raise ImpossibleWorldError(f"{new.lineage} was created before the ledger had attempt {new.attempt}")
+    live_runs = []
     for other in objects:
-        if other["kind"] not in GANGS:
+        if other["kind"] not in HOLDER_KINDS:
             continue
-        known = identity(other)
-        if known.uid == new.uid and known.fence >= new.fence:
-            raise ImpossibleWorldError(f"fence {new.fence} is not above {known.fence}")
+        run = identity(other)
+        if run.uid == new.uid and run.fence >= new.fence:
+            raise ImpossibleWorldError(f"fence {new.fence} is not above {run.fence}")
         if may_run(other, _pods_of(other, objects)):
-            beside.append(known)
-            if known.lineage == new.lineage or not _may_meet(known.stage, new.stage):
-                raise ImpossibleWorldError(f"{new.lineage} was created beside {other['metadata']['name']}")
-    if sum(known.stage == "evaluate" for known in (*beside, new)) > max(1, evaluations):
-        raise ImpossibleWorldError(f"{new.lineage} is one evaluation more than {evaluations} at once")
+            live_runs.append(run)
+            if run.lineage == new.lineage or not _may_overlap(run.stage, new.stage):
+                raise ImpossibleWorldError(
+                    f"{new.lineage} was created while {other['metadata']['name']} was live"
+                )
+    num_evaluations = sum(run.stage == "evaluate" for run in (*live_runs, new))
+    if num_evaluations > max(1, max_evaluations):
+        raise ImpossibleWorldError(
+            f"{new.lineage} is evaluation {num_evaluations} at the same time, over the limit of {max_evaluations}"
+        )
 
 
-def _may_meet(one: str, other: str) -> bool:
+def _may_overlap(stage: str, other_stage: str) -> bool:
     """Whether two stages may run at the same time."""
-    return "evaluate" in (one, other) and {one, other} <= {"evaluate", "pretrain", "blend"}
+    stages = {stage, other_stage}
+    return "evaluate" in stages and stages <= {"evaluate", "pretrain", "blend"}
 
 
 def _pods_of(gang: Mapping[str, Any], objects: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -97,119 +109,121 @@ def _pods_of(gang: Mapping[str, Any], objects: Sequence[Mapping[str, Any]]) -> l
 def check_deletion(
     resource: Mapping[str, Any], job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]] = ()
 ) -> None:
-    """Nothing is deleted twice, nor before the stored status knows it and, when it has ended, how.
+    """Check that a Job is deleted once, and only when the stored status has its run and, if it has ended, its end.
 
     Raises:
-        ImpossibleWorldError: it is.
+        ImpossibleWorldError: the deletion breaks one of these rules.
     """
-    gone, name = identity(job), job["metadata"]["name"]
+    deleted, name = identity(job), job["metadata"]["name"]
     if job["metadata"].get("deletionTimestamp"):
         raise ImpossibleWorldError(f"{name} was deleted twice")
-    known = (resource.get("status") or {}).get("ledger", {}).get("runs", [])
-    if not any(run["fence"] >= gone.fence for run in known):
-        raise ImpossibleWorldError(f"{name} was deleted before the status knew it")
+    runs = (resource.get("status") or {}).get("ledger", {}).get("runs", [])
+    if not any(run["fence"] >= deleted.fence for run in runs):
+        raise ImpossibleWorldError(f"{name} was deleted before the status had its run")
     succeeded = any(item["type"] in SUCCESS for item in job["status"].get("conditions", []))
-    if succeeded and not any(run["fence"] == gone.fence and run["state"] == "Succeeded" for run in known):
+    if succeeded and not any(run["fence"] == deleted.fence and run["state"] == "Succeeded" for run in runs):
         raise ImpossibleWorldError(f"{name} was deleted before its result was written")
     failed = any(pod["status"].get("phase") == "Failed" for pod in pods)
-    if failed and any(run["fence"] == gone.fence and run["state"] == "Open" for run in known):
+    if failed and any(run["fence"] == deleted.fence and run["state"] == "Open" for run in runs):
         raise ImpossibleWorldError(f"{name} was deleted before the cause of its failure was written")
 
 
 def check_pod_deletion(
     pod: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], grace_seconds: int | None
 ) -> None:
-    """Only a pod whose peer has failed is deleted by itself, and at once.
+    """Check that a single pod is deleted only when a peer of it has failed, and without a grace period.
 
     Raises:
-        ImpossibleWorldError: another one is.
+        ImpossibleWorldError: the deletion breaks one of these rules.
     """
     name = pod["metadata"]["name"]
-    if not is_alive(pod) or not any(peer["status"].get("phase") == "Failed" for peer in pods):
+    if has_ended(pod) or not any(peer["status"].get("phase") == "Failed" for peer in pods):
         raise ImpossibleWorldError(f"pod {name} was deleted although no peer of it has failed")
     if grace_seconds != 0:
         raise ImpossibleWorldError(f"pod {name} was deleted with a grace period: it would wait in vain")
 
 
 def check_history(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    """What is terminal stays terminal, numbers only rise, nothing is forgotten, and the status stays small.
+    """Check that a final state stays, numbers only rise, no record is lost, and the status stays small.
 
     Raises:
-        ImpossibleWorldError: it does not.
+        ImpossibleWorldError: the new status breaks one of these rules.
     """
     if (ended := condition(before, "Finished")) and condition(after, "Finished") != ended:
         raise ImpossibleWorldError(f"Finished {ended} was taken back")
-    old = {
-        (r["stage"], r["attempt"], r.get("candidate")): r for r in before.get("ledger", {}).get("runs", [])
-    }
-    new = {(r["stage"], r["attempt"], r.get("candidate")): r for r in after.get("ledger", {}).get("runs", [])}
+    old, new = _records(before), _records(after)
     for lineage, record in old.items():
         if lineage not in new:
             if record["state"] != "Open" and _is_closed(lineage, record, after):
                 continue
-            raise ImpossibleWorldError(f"{lineage} was forgotten")
+            raise ImpossibleWorldError(f"the record of {lineage} is lost")
         if new[lineage]["try"] < record["try"]:
-            raise ImpossibleWorldError(f"try of {lineage} fell")
+            raise ImpossibleWorldError(f"the try of {lineage} decreased")
         if record["state"] == "Succeeded" and new[lineage] != record:
             raise ImpossibleWorldError(f"{lineage} succeeded and was changed")
         if record["state"] == "Failed" and new[lineage]["try"] == record["try"] and new[lineage] != record:
-            raise ImpossibleWorldError(f"{lineage} failed and was changed within one try")
-    begun = before.get("ledger", {}).get("attempts", [])
-    if after.get("ledger", {}).get("attempts", [])[: len(begun)] != begun:
+            raise ImpossibleWorldError(f"{lineage} failed and was changed without a new try")
+    old_attempts = before.get("ledger", {}).get("attempts", [])
+    if after.get("ledger", {}).get("attempts", [])[: len(old_attempts)] != old_attempts:
         raise ImpossibleWorldError("an attempt that was decided on was changed")
     if after.get("ledger", {}).get("fence", 0) < before.get("ledger", {}).get("fence", 0):
-        raise ImpossibleWorldError("the fence fell")
-    if len(str(after)) > 256 * 1024:
+        raise ImpossibleWorldError("the fence decreased")
+    if len(str(after)) > MAX_STATUS_CHARACTERS:
         raise ImpossibleWorldError("the status is larger than 256 KiB")
 
 
-def _is_closed(
-    lineage: tuple[str, int, str | None], record: Mapping[str, Any], after: Mapping[str, Any]
-) -> bool:
-    """Whether the ledger tells of a record that was let go."""
+def _records(status: Mapping[str, Any]) -> dict[Lineage, Mapping[str, Any]]:
+    runs: Sequence[Mapping[str, Any]] = status.get("ledger", {}).get("runs", [])
+    return {(run["stage"], run["attempt"], run.get("candidate")): run for run in runs}
+
+
+def _is_closed(lineage: Lineage, record: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether the ledger lists a dropped record as closed."""
     stage, attempt, candidate = lineage
     closed = (after.get("ledger", {}).get("closed") or {}).get("lineages", [])
     return f"{stage} {attempt} {candidate or ''} {record['try']}" in closed
 
 
 def check_conditions(before: Mapping[str, Any], after: Mapping[str, Any], generation: int) -> None:
-    """What kstatus reads never contradicts itself, and is about the spec that is there.
+    """Check that what kstatus reads is consistent, and describes the current generation of the spec.
 
     kstatus: an observed generation that lags, or Reconciling, means in progress; Stalled means failed; Ready means
-    current. So the two first exclude each other, and both exclude the third.
+    current. So these three conditions exclude each other.
 
     Raises:
-        ImpossibleWorldError: it does.
+        ImpossibleWorldError: the conditions break one of these rules.
     """
-    found = {one["type"]: one for one in after.get("conditions", [])}
-    if list(found) != list(CONDITION_TYPES):
-        raise ImpossibleWorldError(f"conditions are {', '.join(found)}")
-    old = {one["type"]: one for one in before.get("conditions", [])}
-    for one in (after, *found.values()):
-        if one.get("observedGeneration") != generation:
+    conditions = {item["type"]: item for item in after.get("conditions", [])}
+    if list(conditions) != list(CONDITION_TYPES):
+        raise ImpossibleWorldError(f"conditions are {', '.join(conditions)}")
+    old_conditions = {item["type"]: item for item in before.get("conditions", [])}
+    for item in (after, *conditions.values()):
+        if item.get("observedGeneration") != generation:
             raise ImpossibleWorldError(
-                f"{one.get('type', 'the status')} is not about generation {generation}"
+                f"{item.get('type', 'the status')} is not about generation {generation}"
             )
-    for type_, one in found.items():
-        known = old.get(type_, one)
-        if known["status"] == one["status"] and known["lastTransitionTime"] != one["lastTransitionTime"]:
-            raise ImpossibleWorldError(f"{type_} moved its transition time and not its status")
-        if not one.get("message") or one["reason"] not in REASONS:
-            raise ImpossibleWorldError(f"{type_} says {one['reason']}: {one.get('message')!r}")
-    true = {type_ for type_, one in found.items() if one["status"] == "True"}
+    for type_, item in conditions.items():
+        old = old_conditions.get(type_, item)
+        if old["status"] == item["status"] and old["lastTransitionTime"] != item["lastTransitionTime"]:
+            raise ImpossibleWorldError(f"{type_} changed its transition time and not its status")
+        if not item.get("message") or item["reason"] not in REASONS:
+            raise ImpossibleWorldError(
+                f"{type_} has reason {item['reason']!r} and message {item.get('message')!r}"
+            )
+    true = {type_ for type_, item in conditions.items() if item["status"] == "True"}
     if len(true & {"Ready", "Reconciling", "Stalled"}) > 1:
-        raise ImpossibleWorldError(f"{sorted(true)} hold at once")
+        raise ImpossibleWorldError(f"{sorted(true)} are True at once")
     if "Ready" in true and "Finished" not in true:
-        raise ImpossibleWorldError("Ready and not Finished")
+        raise ImpossibleWorldError("Ready is True and Finished is not")
     if not true & {"Ready", "Reconciling", "Stalled", "Suspended"}:
-        raise ImpossibleWorldError("nothing goes on and nobody is told why")
+        raise ImpossibleWorldError("no condition says why nothing runs")
     if after.get("phase") not in PHASES:
-        raise ImpossibleWorldError(f"phase {after.get('phase')}")
+        raise ImpossibleWorldError(f"phase {after.get('phase')!r} is not in the table")
 
 
 def condition(status: Mapping[str, Any] | None, type_: str) -> str:
-    """The reason of a condition that is True, else nothing."""
-    for one in (status or {}).get("conditions", []):
-        if one["type"] == type_ and one["status"] == "True":
-            return str(one["reason"])
+    """Return the reason of a condition that is True; empty for any other."""
+    for item in (status or {}).get("conditions", []):
+        if item["type"] == type_ and item["status"] == "True":
+            return str(item["reason"])
     return ""

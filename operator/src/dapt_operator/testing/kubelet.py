@@ -1,42 +1,47 @@
-"""The scripted kubelet, scheduler, queue and Job controller of the cluster in memory."""
+"""Plays kubelet, scheduler, queue and Job controller for the cluster in memory, by a script."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 from typing import Any
 
-from dapt_contract.failure import Cause
+from dapt_contract.failure import Cause, ExitCode
 from dapt_contract.stage_file import StageFile
+from dapt_operator.api.v1alpha1.conditions import timestamp
+from dapt_operator.launchers.labels import QUEUE_LABEL
+from dapt_operator.launchers.observe.pod_states import has_ended
+from dapt_operator.launchers.render.environment import DEFAULT_GRACE_SECONDS
+from dapt_operator.launchers.render.objects import STAGE_FILE_KEY
 from dapt_operator.testing import objects
-from dapt_operator.testing.objects import Ends, Script, Stored, time_text
+from dapt_operator.testing.objects import Ends, Script, Stored
 
 
 def stopped(stage: StageFile) -> Ends:  # noqa: ARG001
-    """How a stage ends that is asked to stop and saves."""
-    return Ends(143, message="asked to stop", cause=Cause.STOPPED)
+    """End a stage that saves after a stop request."""
+    return Ends(ExitCode.STOPPED, message="stop requested", cause=Cause.STOPPED)
 
 
 class MemoryKubelet:
-    """What happens to pods. A subclass holds the adaptations."""
+    """Decides what happens to pods. A subclass holds the adaptations."""
 
     def __init__(self, now: datetime) -> None:
         self.now = now
         self.queues: dict[str, str] = {}
-        """By name of a queue: why it grants nothing; empty: it grants. A queue that is not here says nothing."""
+        """Why a queue grants nothing, by its name; empty: it grants. A queue that is not here creates no Workload."""
         self.on_stop: Script = stopped
-        """What becomes of a run whose Job is deleted while it runs."""
+        """Ends a run whose Job is deleted while it runs."""
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Move the time forward."""
         self.now += timedelta(seconds=seconds)
 
     def stage_file(self, stored: Stored, gang: dict[str, Any]) -> StageFile:
-        """What the run of a gang was told."""
-        text = stored.objects[("ConfigMap", gang["metadata"]["name"])]["data"]["stage.json"]
+        """Return the stage.json of the run of a gang."""
+        text = stored.objects[("ConfigMap", gang["metadata"]["name"])]["data"][STAGE_FILE_KEY]
         return StageFile.model_validate_json(text)
 
     def run_gangs(self, stored: Stored, script: Script, seconds: float) -> int:
-        """Give every live run what the script says; returns how many have ended or gone."""
+        """Do with every live run what the script returns for it; return the number of runs that ended."""
         ended = 0
         for gang in stored.gangs():
             if gang["metadata"].get("deletionTimestamp"):
@@ -52,45 +57,45 @@ class MemoryKubelet:
         return ended
 
     def fail_pod(self, stored: Stored, gang: dict[str, Any], index: int, outcome: Ends) -> None:
-        """One pod ends by itself while its peers go on; the Job controller has not noticed yet."""
+        """End one pod by itself while its peers continue; the Job controller has not noticed yet."""
         self.start_pods(stored, gang)
         name = f"{gang['metadata']['name']}-{index}"
         pod = stored.objects[("Pod", name)]
-        started = objects.started_at(pod) or time_text(self.now)
+        started = objects.started_at(pod) or timestamp(self.now)
         stage = self.stage_file(stored, gang)
-        pod["status"] = objects.ended_status(stage, outcome, started, time_text(self.now))
+        pod["status"] = objects.ended_status(stage, outcome, started, timestamp(self.now))
 
     def start_pods(self, stored: Stored, gang: dict[str, Any]) -> None:
-        """All pods of a gang run."""
+        """Start all pods of a gang."""
         for index in range(int(objects.job_spec(gang)["completions"])):
             old = stored.objects.get(("Pod", f"{gang['metadata']['name']}-{index}"))
             if old is None or old["status"].get("phase") == "Pending":
-                self._put_pod(stored, gang, index, objects.running_status(time_text(self.now)))
+                self._put_pod(stored, gang, index, objects.running_status(timestamp(self.now)))
 
     def delete_gang(self, stored: Stored, gang: dict[str, Any], *, gracefully: bool) -> None:
-        """Foreground deletion: the object is there until its pods are gone."""
+        """Delete a gang in the foreground: the object exists until its pods are gone."""
         name = gang["metadata"]["name"]
-        alive = [pod for pod in stored.pods_of(name) if objects.is_alive(pod)]
+        alive = [pod for pod in stored.pods_of(name) if not has_ended(pod)]
         if not gracefully or not alive:
             self._collect(stored, gang)
             return
-        gang["metadata"]["deletionTimestamp"] = time_text(self.now)
+        gang["metadata"]["deletionTimestamp"] = timestamp(self.now)
         for pod in alive:
             pod["metadata"] |= {
-                "deletionTimestamp": time_text(self.now + timedelta(seconds=120)),
-                "deletionGracePeriodSeconds": 120,
+                "deletionTimestamp": timestamp(self.now + timedelta(seconds=DEFAULT_GRACE_SECONDS)),
+                "deletionGracePeriodSeconds": DEFAULT_GRACE_SECONDS,
             }
 
     # --- inside ---
 
     def _notice_end(self, gang: dict[str, Any]) -> None:
-        """The Job controller sees, after the planner, that the pods have failed."""
+        """Fail a gang whose pods have failed, as the Job controller does; the planner has seen the pods before."""
         if not objects.is_over(gang):
-            now = time_text(self.now)
+            now = timestamp(self.now)
             gang["status"] = objects.gang_status(gang, done=False, started=now, finished=now)
 
     def _admit(self, gang: dict[str, Any]) -> None:
-        if self.queues.get(gang["metadata"]["labels"].get(objects.QUEUE_LABEL, "")) == "":
+        if self.queues.get(gang["metadata"]["labels"].get(QUEUE_LABEL, "")) == "":
             gang["spec"]["suspend"] = False
 
     def _run(self, stored: Stored, gang: dict[str, Any], script: Script, seconds: float) -> int:
@@ -109,22 +114,23 @@ class MemoryKubelet:
         return 0
 
     def _stop(self, stored: Stored, gang: dict[str, Any], seconds: float) -> int:
-        """The pods of a deleted gang say their last words; then all of it goes."""
+        """End the pods of a deleted gang with their termination messages; then remove the gang."""
         name = gang["metadata"]["name"]
-        alive = [pod for pod in stored.pods_of(name) if objects.is_alive(pod)]
+        alive = [pod for pod in stored.pods_of(name) if not has_ended(pod)]
         if not alive:
             self._collect(stored, gang)
             return 1
         self.advance(seconds)
         for pod in alive:
             started = objects.started_at(pod)
-            if started is None:  # it had not started: nothing to say
+            if started is None:  # it never ran, so it has no termination message
                 del stored.objects[("Pod", pod["metadata"]["name"])]
                 continue
             stage = self.stage_file(stored, gang)
             outcome = self.on_stop(stage)
-            assert isinstance(outcome, Ends)
-            pod["status"] = objects.ended_status(stage, outcome, started, time_text(self.now))
+            if not isinstance(outcome, Ends):
+                raise TypeError("on_stop must return Ends: the run is stopped")
+            pod["status"] = objects.ended_status(stage, outcome, started, timestamp(self.now))
         return 1
 
     def _collect(self, stored: Stored, gang: dict[str, Any]) -> None:
@@ -141,9 +147,9 @@ class MemoryKubelet:
         self, stored: Stored, gang: dict[str, Any], stage: StageFile, outcome: Ends, seconds: float
     ) -> None:
         first = stored.objects.get(("Pod", f"{gang['metadata']['name']}-0"))
-        started = objects.started_at(first) or time_text(self.now)
+        started = objects.started_at(first) or timestamp(self.now)
         self.advance(seconds)
-        finished = time_text(self.now)
+        finished = timestamp(self.now)
         status = objects.ended_status(stage, outcome, started, finished)
         for index in range(int(objects.job_spec(gang)["completions"])):
             self._put_pod(stored, gang, index, status)

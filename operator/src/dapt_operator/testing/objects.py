@@ -1,30 +1,27 @@
-"""What the cluster in memory keeps, what a script may say, and the shapes of pods."""
+"""Defines what the cluster in memory stores, what a script may return, and the status of its pods."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from dapt_contract.base import Contract
 from dapt_contract.failure import Cause
 from dapt_contract.message import RunEnd, encode_message
+from dapt_contract.pod import COMPLETION_INDEX
 from dapt_contract.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_operator.cluster.port import Event
-from dapt_operator.stage_run import Manifest
-
-GANGS: Final = ("Job", "JobSet")
-"""Kinds of object that hold pods."""
-INDEX: Final = "batch.kubernetes.io/job-completion-index"
-QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
+from dapt_operator.launchers.observe.pod_states import has_ended
+from dapt_operator.launchers.render.pod import CONTAINER
+from dapt_operator.stage_run import HOLDER_KINDS, Manifest
 
 
 @dataclass(frozen=True)
 class Ends:
-    """How the scripted kubelet ends a run."""
+    """Ends a run: what all its pods report."""
 
     exit_code: int = 0
     facts: Contract | None = None
@@ -37,22 +34,23 @@ class Ends:
 
 @dataclass(frozen=True)
 class Stays:
-    """The run goes on, with this reading."""
+    """Leaves a run alive: running, or pending when a reason is given."""
 
     progress: Progress | None = None
+    """Live reading of the run."""
     pending_reason: str = ""
-    """The scheduler's, as `Reason: message`."""
+    """Why the scheduler does not place its pod, as `Reason: message`."""
     waiting: str = ""
-    """The kubelet's, as `Reason: message`."""
+    """Why the kubelet does not start its container, as `Reason: message`."""
 
 
 Script = Callable[[StageFile], Ends | Stays]
-"""What becomes of a run."""
+"""Decides, from the stage.json of a live run, what happens to the run."""
 
 
 @dataclass
 class Stored:
-    """One adaptation with all that belongs to it."""
+    """Holds one adaptation with all that belongs to it."""
 
     resource: dict[str, Any]
     version: int = 1
@@ -61,16 +59,16 @@ class Stored:
     progress: dict[str, Progress] = field(default_factory=dict)
     logs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     taken: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Kind and name of objects that belong to someone else, with whose they are."""
     refused: dict[str, str] = field(default_factory=dict)
-    """Kinds that the cluster refuses, with its sentence."""
-    """Names of objects that are somebody else's, and whose."""
+    """Kinds that the cluster refuses, with its message."""
 
     def gangs(self) -> list[dict[str, Any]]:
-        """Jobs and JobSets, oldest first."""
-        return [item for (kind, _), item in self.objects.items() if kind in GANGS]
+        """Return the Jobs and JobSets, oldest first."""
+        return [item for (kind, _), item in self.objects.items() if kind in HOLDER_KINDS]
 
     def pods_of(self, name: str) -> list[dict[str, Any]]:
-        """Pods of a gang."""
+        """Return the pods of a Job or JobSet."""
         return [
             item
             for (kind, pod), item in self.objects.items()
@@ -79,7 +77,7 @@ class Stored:
 
 
 def job_spec(gang: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The spec of the Job of a gang, whichever object holds it."""
+    """Return the spec of the Job of a gang, whichever object holds it."""
     spec: Mapping[str, Any] = gang["spec"]
     if gang["kind"] == "JobSet":
         spec = spec["replicatedJobs"][0]["template"]["spec"]
@@ -87,28 +85,23 @@ def job_spec(gang: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def is_over(gang: Mapping[str, Any]) -> bool:
-    """Whether a gang has an end."""
+    """Whether a gang has ended."""
     return bool(gang["status"].get("conditions"))
 
 
 def may_run(gang: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether processes of a gang are there, or may come.
+    """Whether processes of a gang may exist or may still start.
 
     Args:
         gang: a Job or JobSet.
-        pods: its own.
+        pods: of the gang.
     """
-    states = [is_alive(pod) for pod in pods]
-    return not is_over(gang) and (any(states) or not states)
-
-
-def is_alive(pod: Mapping[str, Any]) -> bool:
-    """Whether a pod has no end."""
-    return pod["status"].get("phase") not in ("Succeeded", "Failed")
+    ends = [has_ended(pod) for pod in pods]
+    return not is_over(gang) and (not ends or not all(ends))
 
 
 def pod_of(gang: Mapping[str, Any], index: int, status: dict[str, Any]) -> dict[str, Any]:
-    """One pod of a gang."""
+    """Return one pod of a gang."""
     metadata = gang["metadata"]
     return {
         "kind": "Pod",
@@ -116,19 +109,19 @@ def pod_of(gang: Mapping[str, Any], index: int, status: dict[str, Any]) -> dict[
             "name": f"{metadata['name']}-{index}",
             "namespace": metadata["namespace"],
             "labels": dict(metadata["labels"]),
-            "annotations": {INDEX: str(index)},
+            "annotations": {COMPLETION_INDEX: str(index)},
         },
         "status": status,
     }
 
 
 def pending_status(outcome: Stays) -> dict[str, Any]:
-    """Of a pod that waits for a node, or on its node for something else."""
+    """Return the status of a pod that waits for a node, or on its node for something else."""
     if outcome.waiting:
         reason, _, message = outcome.waiting.partition(": ")
         image = "registry.example/dapt-trainer:1.0.0"
         state = {"waiting": {"reason": reason, "message": message}}
-        container = {"name": "trainer", "image": image, "state": state}
+        container = {"name": CONTAINER, "image": image, "state": state}
         return {"phase": "Pending", "containerStatuses": [container]}
     reason, _, message = outcome.pending_reason.partition(": ")
     condition = {"type": "PodScheduled", "status": "False", "reason": reason, "message": message}
@@ -136,20 +129,20 @@ def pending_status(outcome: Stays) -> dict[str, Any]:
 
 
 def running_status(started: str) -> dict[str, Any]:
-    """Of a pod that runs since then."""
-    container = {"name": "trainer", "state": {"running": {"startedAt": started}}}
+    """Return the status of a pod that has been running since `started`."""
+    container = {"name": CONTAINER, "state": {"running": {"startedAt": started}}}
     return {"phase": "Running", "containerStatuses": [container]}
 
 
 def started_at(pod: Mapping[str, Any] | None) -> str | None:
-    """When a running pod started."""
+    """Return when a running pod started; None for any other pod."""
     containers = ((pod or {}).get("status") or {}).get("containerStatuses") or [{}]
-    found: str | None = containers[0].get("state", {}).get("running", {}).get("startedAt")
-    return found
+    started: str | None = containers[0].get("state", {}).get("running", {}).get("startedAt")
+    return started
 
 
 def ended_status(stage: StageFile, outcome: Ends, started: str, finished: str) -> dict[str, Any]:
-    """Of a pod that has ended."""
+    """Return the status of a pod that has ended."""
     end = RunEnd(outcome.exit_code, outcome.cause, outcome.message)
     text = encode_message(stage.run.key, stage.kind, end, facts=outcome.facts)
     done = outcome.exit_code == 0 and not outcome.disrupted
@@ -162,7 +155,7 @@ def ended_status(stage: StageFile, outcome: Ends, started: str, finished: str) -
     }
     status: dict[str, Any] = {
         "phase": "Succeeded" if done else "Failed",
-        "containerStatuses": [{"name": "trainer", "state": {"terminated": ended}}],
+        "containerStatuses": [{"name": CONTAINER, "state": {"terminated": ended}}],
     }
     if outcome.disrupted:
         status["conditions"] = [
@@ -172,7 +165,7 @@ def ended_status(stage: StageFile, outcome: Ends, started: str, finished: str) -
 
 
 def gang_status(gang: Mapping[str, Any], *, done: bool, started: str, finished: str) -> dict[str, Any]:
-    """Of a gang that has ended."""
+    """Return the status of a gang that has ended."""
     success = "Completed" if gang["kind"] == "JobSet" else "Complete"
     condition = {
         "type": success if done else "Failed",
@@ -184,7 +177,7 @@ def gang_status(gang: Mapping[str, Any], *, done: bool, started: str, finished: 
 
 
 def workload_of(gang: Manifest, sentence: str) -> Manifest:
-    """What Kueue makes of a suspended gang: no quota yet, and why."""
+    """Return Kueue's Workload of a suspended gang: no quota yet, and why."""
     condition = {"type": "QuotaReserved", "status": "False", "reason": "Pending", "message": sentence}
     return {
         "kind": "Workload",
@@ -193,12 +186,7 @@ def workload_of(gang: Manifest, sentence: str) -> Manifest:
     }
 
 
-def time_text(moment: datetime) -> str:
-    """As Kubernetes writes it."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def copy(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy that shares nothing, as an API server gives."""
+    """Return a copy that shares nothing with the value, as an API server does."""
     copied: dict[str, Any] = json.loads(json.dumps(value, default=dict))
     return copied
