@@ -1,4 +1,4 @@
-"""align: TRL's loss is Rafailov's, the reference is the start model, and the result is a recipe that can be loaded."""
+"""Tests align: the loss is that of the paper, the reference is the start model, the result is a loadable recipe."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def log_probability(model: Any, example: Any) -> Any:
     return found[torch.tensor([label != -100 for label in example.labels[1:]])].sum()
 
 
-def test_two_steps_are_those_of_the_papers_loss_computed_apart(work: Path) -> None:
+def test_two_steps_equal_the_papers_loss_computed_by_hand(work: Path) -> None:
     """Equation 7 of Rafailov et al. 2023, pair by pair; AdamW by torch."""
     import torch
 
@@ -131,7 +131,9 @@ def test_two_steps_are_those_of_the_papers_loss_computed_apart(work: Path) -> No
 
 
 @pytest.mark.parametrize(("precision", "tolerance_nats"), [("fp32", 1e-6), ("bf16", 1e-6)])
-def test_at_the_start_model_and_reference_are_one(work: Path, precision: str, tolerance_nats: float) -> None:
+def test_at_the_start_model_and_reference_are_equal(
+    work: Path, precision: str, tolerance_nats: float
+) -> None:
     settings = config(distribution=DistributionConfig(zero_stage=2, precision=precision))
     facts = aligned(work, settings).facts
     assert facts.first_loss_nats == pytest.approx(math.log(2), abs=tolerance_nats)
@@ -140,7 +142,7 @@ def test_at_the_start_model_and_reference_are_one(work: Path, precision: str, to
     assert facts.reward_margin > 0.0
 
 
-def test_adapters_are_appended_to_a_recipe_and_every_start_ends_with_the_same_weights(work: Path) -> None:
+def test_adapters_are_appended_to_a_recipe_and_a_repeated_run_has_the_same_weights(work: Path) -> None:
     write_instructions(work, [(f"what is {number}", f"it is {number}") for number in range(4)])
     tuning = FinetuneConfig(
         **config(global_batch_size=2, micro_batch_size=1).model_dump(exclude={"beta", "epochs"}),
@@ -161,13 +163,13 @@ def test_adapters_are_appended_to_a_recipe_and_every_start_ends_with_the_same_we
     assert any(not tensors[name].equal(before[name]) for name in before)
 
 
-def test_all_weights_make_a_model_of_their_own(work: Path) -> None:
+def test_all_weights_give_a_model_folder(work: Path) -> None:
     report = aligned(work, config(lora=None, optimizer=OptimizerConfig(learning_rate=1e-3)))
     assert report.facts.model == ModelReference(weights="stages/align-a1/try-1/model")
     load_model(work, report.facts.model, precision="bf16")
 
 
-def test_pairs_without_room_are_counted_and_refused_when_none_is_left(work: Path) -> None:
+def test_pairs_that_do_not_fit_are_counted_and_refused_when_none_is_left(work: Path) -> None:
     write_pairs(work, [("q", "yes", "no"), ("q" * 40, "yes", "no"), ("q", "y" * 40, "no")])
     found = tokenize_pairs(with_template(make_tokenizer()), work, sequence_length_tokens=30)
     assert (len(found.kept), found.cut, found.dropped) == (2, 1, 1)
@@ -227,7 +229,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run(work: Path) -> None:
     assert str(caught.value).endswith("lower preference.optimizer.learningRate")
 
 
-def test_a_whole_chain_is_compared_and_each_of_the_four_speaks(work: Path) -> None:
+def test_four_models_of_a_chain_are_compared_and_each_answers(work: Path) -> None:
     write_instructions(work, [(f"what is {number}", f"it is {number}") for number in range(4)])
     evaluation = EvaluationConfig(context_length_tokens=32)
     base = ModelReference(weights="model")

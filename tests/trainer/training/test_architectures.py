@@ -85,7 +85,7 @@ def packed_row() -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("implementation", ["chosen", "eager"])
-def test_packed_documents_get_what_they_get_alone(folder: Path, implementation: str) -> None:
+def test_packed_documents_give_the_outputs_that_each_gives_alone(folder: Path, implementation: str) -> None:
     from dapt_contract.stages.common import ModelReference
 
     model = load_model(folder, ModelReference(weights="model"), precision="fp32")
@@ -108,7 +108,7 @@ def test_packed_documents_get_what_they_get_alone(folder: Path, implementation: 
     torch.testing.assert_close(changed[LENGTHS[0] :], packed[LENGTHS[0] :], atol=0, rtol=0)
 
 
-def test_adapters_sit_on_every_linear_layer_but_the_head(folder: Path) -> None:
+def test_adapters_are_on_every_linear_layer_but_the_head(folder: Path) -> None:
     from dapt_contract.stages.common import ModelReference
 
     lora = LoraConfig(rank=2, alpha=4)

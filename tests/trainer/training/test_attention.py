@@ -1,4 +1,4 @@
-"""Packed documents kept apart: which way is chosen, and that what trains on the CPU gives equal results."""
+"""Tests the choice of attention and kernels, and that every attention on the CPU keeps packed documents apart."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def supporting(*, flash: bool = True, flex: bool = True, sdpa: bool = True) -> A
         (CPU, True, "fp32", False, supporting(sdpa=False), "eager"),
     ],
 )
-def test_the_fastest_way_that_is_there_is_chosen(
+def test_the_fastest_available_attention_is_chosen(
     monkeypatch: pytest.MonkeyPatch,
     device: Any,
     boundaries: bool,
@@ -73,7 +73,7 @@ def rows() -> list[dict[str, Any]]:
     return made
 
 
-def test_rows_of_a_micro_batch_lie_one_after_the_other_for_the_varlen_kernel() -> None:
+def test_rows_of_a_micro_batch_are_concatenated_for_the_varlen_kernel() -> None:
     batch = flatten_rows(rows())
     assert batch["input_ids"].shape == (1, 64)
     assert batch["cu_seq_lens_q"].tolist() == [0, 11, 14, 32, 52, 64]
@@ -116,7 +116,7 @@ def alone(model: Any) -> tuple[float, Any]:
 
 
 @pytest.mark.parametrize("way", ["sdpa", "eager", "flattened"])
-def test_every_way_learns_from_documents_as_if_each_were_alone(model: Any, way: str) -> None:
+def test_every_attention_gives_the_gradients_of_each_document_alone(model: Any, way: str) -> None:
     expected_loss, expected_gradient = alone(model)
     batch = stack_rows(rows())
     if way == "flattened":  # the varlen batch without its borders: transformers finds them in the positions
@@ -131,7 +131,7 @@ def test_every_way_learns_from_documents_as_if_each_were_alone(model: Any, way: 
     torch.testing.assert_close(gradient, expected_gradient, atol=1e-5, rtol=0)
 
 
-def test_scoring_uses_plain_attention_and_gives_the_chosen_one_back(model: Any) -> None:
+def test_scoring_uses_plain_attention_and_restores_the_chosen_one(model: Any) -> None:
     use_attention(model, attention.Attention("flex_attention", "for the test", stack_rows))
     with unpacked_attention(model):
         assert model.config._attn_implementation == "sdpa"
@@ -142,7 +142,9 @@ def config(**over: Any) -> Any:
     return SimpleNamespace(**({"model_type": "llama", "vocab_size": 128_256} | over))
 
 
-def test_fused_kernels_are_used_where_they_are_and_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fused_kernels_are_used_where_installed_and_where_they_save_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(kernels, "is_supported", lambda model_type: model_type == "llama")
     monkeypatch.setattr(kernels, "supported_switches", lambda _type, switches: switches)
 
@@ -166,7 +168,7 @@ def test_fused_kernels_are_used_where_they_are_and_where_they_pay(monkeypatch: p
     assert of(CPU).arguments == {}
 
 
-def test_deepspeed_is_told_what_is_spread_and_what_is_moved_away() -> None:
+def test_deepspeed_settings_follow_zero_stage_and_offload() -> None:
     def zero(**over: Any) -> dict[str, Any]:
         settings = deepspeed_settings(
             DistributionConfig(**over), OptimizerConfig(learning_rate=1e-5), on_cpu=False
@@ -186,7 +188,7 @@ def test_deepspeed_is_told_what_is_spread_and_what_is_moved_away() -> None:
     assert "offload_param" not in zero(zero_stage=3, offload="optimizer")
 
 
-def test_wsd_warms_up_from_the_lowest_rate_holds_and_falls_in_a_straight_line_over_the_last_fifth() -> None:
+def test_wsd_warms_up_holds_and_decays_linearly_over_the_last_fifth() -> None:
     from transformers import get_scheduler
 
     steps, peak, lowest = 50, 2e-3, 0.1

@@ -1,4 +1,4 @@
-"""blend: each recipe's perplexities are those of the model that it names, and equal parts are loaded once."""
+"""Tests blend: each row has the perplexities of its recipe's model, and equal parts are loaded once."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_interpolations_of_one_checkpoint_share_its_load(work: Path, monkeypatch
     assert fractions[-1] == 1.0
 
 
-def test_a_stop_ends_it_between_batches(work: Path) -> None:
+def test_a_stop_request_ends_the_stage_between_batches(work: Path) -> None:
     with pytest.raises(StopRequested) as caught:
         measured(work, progress=Recorder("a1-s4-i0.6: general held-out text"))
     assert str(caught.value) == (

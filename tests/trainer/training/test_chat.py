@@ -1,4 +1,4 @@
-"""Which tokens are learned: for several chat templates, against texts written by hand and TRL's generation markers."""
+"""Tests which tokens have labels, for several chat templates, against hand-written texts and generation markers."""
 
 from __future__ import annotations
 
@@ -121,14 +121,14 @@ def header(role: str) -> str:
         ),
     ],
 )  # fmt: skip
-def test_the_assistants_turns_and_their_ends_are_learned_and_nothing_else(
+def test_only_the_assistants_turns_and_their_ends_have_labels(
     template: str | None, pieces: list[tuple[str, bool]]
 ) -> None:
     tokenizer = with_template(tokenizer_with(template))
     assert encode(tokenizer, CHAT) == [by_hand(tokenizer, pieces)]
 
 
-def test_the_mask_is_that_of_generation_markers() -> None:
+def test_labels_equal_those_of_generation_markers() -> None:
     """Without merges, so that it does not matter that markers need prompt and response tokenized in one."""
     tokenizer = tokenizer_with(of_trl("llama3"), vocabulary=len(SPECIAL) + 256)
     marked = tokenizer_with(of_trl("llama3_training"), vocabulary=len(SPECIAL) + 256)
@@ -159,7 +159,7 @@ def test_a_template_that_drops_earlier_reasoning_gives_one_example_a_turn() -> N
     ]
 
 
-def test_a_plain_example_has_no_template_and_learns_where_to_stop() -> None:
+def test_a_plain_example_has_no_template_and_a_labelled_end() -> None:
     tokenizer = tokenizer_with(CHATML)
     assert encode_plain(tokenizer, "one and", " one is two") == by_hand(
         tokenizer, [("one and", False), (" one is two<|end|>", True)]
@@ -202,7 +202,7 @@ def test_generation_stops_where_the_template_ends_a_turn(known: Any, wanted: Any
     assert model.generation_config.eos_token_id == wanted
 
 
-def test_only_the_answer_is_learned_after_a_prompt_with_earlier_turns() -> None:
+def test_only_the_answer_has_labels_after_a_prompt_with_earlier_turns() -> None:
     tokenizer = tokenizer_with(CHATML)
     (example,) = encode(tokenizer, CHAT, first=4)
     assert [label for label in example.labels if label != IGNORED_LABEL] == tokenizer("four!\n<|im_end|>")[

@@ -63,7 +63,7 @@ def test_a_manifest_lists_every_file_and_is_signed(finished: Path) -> None:
         assert found.domain is not None
 
 
-def test_optimizer_states_are_kept_for_the_newest_alone(finished: Path) -> None:
+def test_only_the_newest_checkpoints_keep_their_optimizer_states(finished: Path) -> None:
     kept = {step: manifest(finished, f"try-1/checkpoint-{step}").has_optimizer for step in (2, 4, 6)}
     assert kept == {2: False, 4: True, 6: True}
     assert not (finished / LINEAGE / "try-1/checkpoint-2/resume").exists()
@@ -282,7 +282,7 @@ def test_a_real_full_disk_leaves_the_last_checkpoint_whole(small_disk: Path) -> 
         )
 
 
-def test_a_checkpoint_without_readings_is_no_candidate(tmp_path: Path) -> None:
+def test_a_checkpoint_without_readings_is_not_a_candidate(tmp_path: Path) -> None:
     from dapt_trainer.context import SilentProgress
 
     class Stops(SilentProgress):

@@ -1,4 +1,4 @@
-"""finetune: labels on responses alone, the same result from every start, a reference that finds the tuned model."""
+"""Tests finetune: labels on responses only, a repeatable result, a reference to the tuned model."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def packed(work: Path, **changes: Any) -> tuple[list[Example], PackedExamples]:
     return list(examples), PackedExamples(examples, **(settings | changes))
 
 
-def test_a_response_past_the_sequence_length_is_cut_and_one_out_of_reach_dropped_and_counted(
+def test_a_response_past_the_sequence_length_is_cut_or_dropped_and_counted(
     work: Path,
 ) -> None:
     tokenizer = with_template(make_tokenizer())
@@ -91,7 +91,7 @@ def test_a_response_past_the_sequence_length_is_cut_and_one_out_of_reach_dropped
     )
 
 
-def test_a_template_that_does_not_fit_is_refused_line_by_line(work: Path) -> None:
+def test_an_unusable_template_is_refused_line_by_line(work: Path) -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     with pytest.raises(InputError) as caught:
@@ -103,7 +103,7 @@ def test_a_template_that_does_not_fit_is_refused_line_by_line(work: Path) -> Non
     )
 
 
-def test_plain_examples_stand_without_a_template(work: Path) -> None:
+def test_plain_examples_need_no_template(work: Path) -> None:
     pair = [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "cd"}]
     (work / "instructions" / "train.jsonl").write_text(json.dumps({"messages": pair, "plain": True}) + "\n")
     tokenizer = make_tokenizer(chat_template=True)
@@ -131,7 +131,7 @@ def test_each_epoch_reads_every_conversation_once_in_a_new_order(work: Path) -> 
         assert set(row["labels"][rows.tokens(k) :].tolist()) <= {-100}
 
 
-def test_rows_are_full_where_lengths_allow_it() -> None:
+def test_at_least_95_percent_of_a_row_is_filled() -> None:
     generator = np.random.default_rng(0)
     examples = [
         Example([1] * length, [1] * length) for length in generator.integers(20, 900, size=400).tolist()
@@ -170,7 +170,7 @@ def test_the_loss_of_packed_rows_is_the_mean_over_single_conversations(
     assert (found.rows, found.examples, found.response_tokens) == (4, 10, tokens)
 
 
-def test_lora_adds_an_adapter_and_every_start_ends_with_the_same_weights(work: Path) -> None:
+def test_lora_adds_an_adapter_and_a_repeated_run_has_the_same_weights(work: Path) -> None:
     first = tuned(work, config())
     again = tuned(work, config(), try_number=2)
     assert first.facts.model == ModelReference(weights="model", tuned=("stages/finetune-a1/try-1/model",))
@@ -180,14 +180,14 @@ def test_lora_adds_an_adapter_and_every_start_ends_with_the_same_weights(work: P
     assert first.facts.last_loss_nats < first.facts.first_loss_nats
 
 
-def test_full_weights_are_a_model_of_their_own(work: Path) -> None:
+def test_full_weights_give_a_model_folder(work: Path) -> None:
     report = tuned(work, config(lora=None, epochs=None, total_steps=2))
     assert report.facts.model == ModelReference(weights="stages/finetune-a1/try-1/model")
     assert report.facts.steps == 2
     load_model(work, report.facts.model, precision="bf16")
 
 
-def test_a_save_by_the_clock_is_gone_on_from_and_removed_at_the_end(
+def test_a_save_by_the_clock_is_resumed_from_and_removed_at_the_end(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tuning_run, "SAVE_EVERY_SECONDS", 0.0)

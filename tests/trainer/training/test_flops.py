@@ -1,4 +1,4 @@
-"""The arithmetic of a token: six for each weight, four for one that is frozen."""
+"""Tests the arithmetic of a token: six FLOPs for each weight, four for one that is frozen."""
 
 from __future__ import annotations
 

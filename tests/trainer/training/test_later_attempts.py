@@ -1,4 +1,4 @@
-"""A second attempt starts from a checkpoint of the first: its model, its data, and what is told of both."""
+"""Tests a second attempt that starts from a checkpoint of the first: its model, its data, and its reports."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_checkpoints_of_a_second_attempt_are_its_adapter_on_top_of_the_first(
     assert abs(alone - second.facts.checkpoints[1].domain_a_nats) > 1e-3
 
 
-def test_it_reads_on_where_the_checkpoint_had_stopped(
+def test_a_second_attempt_continues_reading_after_the_checkpoint(
     attempts: tuple[Path, PretrainReport, PretrainReport, Recorder],
 ) -> None:
     work, _, second, _ = attempts

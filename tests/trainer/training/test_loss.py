@@ -1,4 +1,4 @@
-"""The loss is what it says: a mean over the label tokens of the global batch, documents apart from each other."""
+"""Tests that the loss is the mean over the label tokens of the global batch, with documents kept apart."""
 
 from __future__ import annotations
 

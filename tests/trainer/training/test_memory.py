@@ -1,4 +1,4 @@
-"""The estimate's memory against tensors that are really there: states of DeepSpeed's engine, and a step's peak."""
+"""Compares the estimated memory with real tensors: states of DeepSpeed's engine, and a step's peak."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def storage_bytes() -> dict[int, int]:
     ("zero_stage", "precision"),
     [(0, "fp32"), (2, "fp32"), (0, "bf16"), (1, "bf16"), (2, "bf16"), (3, "bf16")],
 )
-def test_states_between_steps_are_what_the_estimate_says(
+def test_states_between_steps_have_the_estimated_size(
     tmp_path: Path, zero_stage: Any, precision: Any, lora: LoraConfig | None
 ) -> None:
     work = make_work_volume(tmp_path / "work", sequences=16)
@@ -112,7 +112,7 @@ def test_states_between_steps_are_what_the_estimate_says(
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
-def test_what_layers_keep_of_a_forward_pass_is_what_the_estimate_says(
+def test_activations_of_a_forward_pass_have_the_estimated_size(
     tmp_path: Path, precision: Any, lora: LoraConfig | None, checkpointing: bool
 ) -> None:
     """Of four layers: what eight keep less what four do, so that embedding and last norm fall out."""

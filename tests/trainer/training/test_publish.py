@@ -1,4 +1,4 @@
-"""publish: a model that transformers loads, a card of facts, and nothing overwritten that is not ours."""
+"""Tests publish: a model that transformers loads, a card of facts, and no file of others overwritten."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return work
 
 
-def test_the_merged_model_says_what_base_and_adapter_say(trained: Path, tmp_path: Path) -> None:
+def test_the_merged_model_has_the_outputs_of_base_and_adapter(trained: Path, tmp_path: Path) -> None:
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -98,7 +98,7 @@ def test_the_merged_model_says_what_base_and_adapter_say(trained: Path, tmp_path
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_a_folder_with_other_things_is_refused_untouched(trained: Path, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused_unchanged(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("mine")
@@ -111,7 +111,7 @@ def test_a_folder_with_other_things_is_refused_untouched(trained: Path, tmp_path
     assert [path.name for path in out.iterdir()] == ["thesis.txt"]
 
 
-def test_the_same_run_may_publish_again_and_another_may_not(trained: Path, tmp_path: Path) -> None:
+def test_only_the_same_run_may_publish_again(trained: Path, tmp_path: Path) -> None:
     out = f"file://{tmp_path}/out"
     first = published(trained, config(out))
     (tmp_path / "out" / "README.md").unlink()
@@ -179,7 +179,9 @@ def test_a_published_recipe_is_the_model_that_was_measured(trained: Path, tmp_pa
         (("base",), "base"),
     ],
 )
-def test_the_tokenizer_is_the_newest_parts(tmp_path: Path, having: tuple[str, ...], expected: str) -> None:
+def test_the_tokenizer_is_that_of_the_newest_part(
+    tmp_path: Path, having: tuple[str, ...], expected: str
+) -> None:
     for name in having:
         (tmp_path / name).mkdir()
         (tmp_path / name / "tokenizer_config.json").touch()
@@ -190,7 +192,7 @@ def test_the_tokenizer_is_the_newest_parts(tmp_path: Path, having: tuple[str, ..
 
 
 @pytest.mark.parametrize("uri", ["ftp://host/x", "models/out", "file://"])
-def test_an_unknown_place_is_refused_with_those_that_are_known(uri: str, tmp_path: Path) -> None:
+def test_an_unknown_scheme_is_refused_with_the_accepted_ones(uri: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         open_destination(uri, work=tmp_path)
     assert str(caught.value) == (
@@ -198,12 +200,12 @@ def test_an_unknown_place_is_refused_with_those_that_are_known(uri: str, tmp_pat
     )
 
 
-def test_the_works_own_folders_are_no_destination(tmp_path: Path) -> None:
+def test_folders_of_the_work_volume_are_refused_as_destination(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="lies inside the run's own work folder"):
         open_destination(f"file://{tmp_path}/model", work=tmp_path)
 
 
-def test_the_card_says_the_numbers_and_nothing_that_was_not_measured() -> None:
+def test_the_card_has_the_numbers_and_nothing_that_was_not_measured() -> None:
     card = model_card(config("file:///out"))
     assert card.startswith(
         '---\nlibrary_name: transformers\npipeline_tag: text-generation\nbase_model: "org/base"\n'

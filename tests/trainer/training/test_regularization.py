@@ -1,4 +1,4 @@
-"""The penalties on a module in one process: their gradients are the gradients of their formulas."""
+"""Tests the penalties on a module in one process: their gradients are those of their formulas."""
 
 from __future__ import annotations
 

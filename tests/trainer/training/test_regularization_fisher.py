@@ -1,4 +1,4 @@
-"""The Fisher information is what its definition says, where that can be written down."""
+"""Tests the Fisher information against its definition, where it has a closed form."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_estimate_converges_to_the_closed_form_of_softmax_regression() -> No
     assert error_with(4) > 0.08
 
 
-def test_labels_are_drawn_by_number_alone_and_gradients_do_not_stay() -> None:
+def test_labels_depend_on_the_number_alone_and_gradients_are_freed() -> None:
     model, rows = softmax_regression(), inputs(6)
     whole = estimate_fisher(model, list(enumerate(rows)), ["weight"], seed=1, predictions=predictions)
     halves = [

@@ -1,4 +1,4 @@
-"""Named groups of weights are right for each architecture that dapt is tested with."""
+"""Tests the named groups of weights for each architecture that dapt is tested with."""
 
 from __future__ import annotations
 

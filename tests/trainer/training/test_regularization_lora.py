@@ -1,4 +1,4 @@
-"""With adapters it is the effective weights that are held back, computed without making all of them at a time."""
+"""Tests penalties on the effective weights of adapters, which are computed one layer at a time."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_adapters_get_the_gradient_of_the_dense_penalty(model: Any, kind: str, m
         torch.testing.assert_close(found[name], weight.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_built_for_adapters_it_weighs_the_base_models_layers(model: Any, weights: Any) -> None:
+def test_a_penalty_of_adapters_weighs_the_base_models_layers(model: Any, weights: Any) -> None:
     asked = RegularizationConfig(kind="ewc", strength=1.0, samples=3, parameters="attention")
     penalty = single_process_penalty(asked, model, general=ROWS, seed=3)
     plain = load_model(weights, ModelReference(weights="model"), precision="fp32")
@@ -108,7 +108,7 @@ def test_built_for_adapters_it_weighs_the_base_models_layers(model: Any, weights
     }
 
 
-def test_layers_are_shared_out_evenly_and_each_once(model: Any) -> None:
+def test_layers_are_divided_evenly_among_ranks_and_each_once(model: Any) -> None:
     layers = adapted_layers(model)
     shares = [share_of_layers(layers, rank, 3) for rank in range(3)]
     assert sorted(layer.name for share in shares for layer in share) == sorted(layer.name for layer in layers)

@@ -1,4 +1,4 @@
-"""The penalties in the pretrain stage: what DeepSpeed trains is what the formulas say, and a resume repeats it."""
+"""Tests penalties in the pretrain stage: DeepSpeed trains what the formulas say, and a resume repeats it."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_killed_and_resumed_run_repeats_losses_and_penalties_to_the_bit(
     assert len(list(work.glob("stages/pretrain-a1/try-*/fisher-*.json"))) == (asked.kind == "ewc")
 
 
-def test_half_the_micro_batch_goes_on_from_the_same_checkpoint_with_the_same_penalty(tmp_path: Path) -> None:
+def test_half_the_micro_batch_resumes_with_the_same_penalty(tmp_path: Path) -> None:
     unbroken = trained(make_work_volume(tmp_path / "a"), config())
     work = make_work_volume(tmp_path / "b")
     with pytest.raises(Killed):
@@ -144,7 +144,7 @@ def test_half_the_micro_batch_goes_on_from_the_same_checkpoint_with_the_same_pen
         assert found[3] == pytest.approx(expected[3], rel=1e-5)
 
 
-def test_stage_3_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_zero_stage_3_is_refused(tmp_path: Path) -> None:
     work = make_work_volume(tmp_path)
     with pytest.raises(InputError) as refused:
         trained(work, config(3))

@@ -1,4 +1,4 @@
-"""The Fisher information on the volume, and the anchor of later attempts."""
+"""Tests the Fisher information on the volume, and the anchor of later attempts."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def trained(work: Path, settings: Any, **options: Any) -> PretrainReport:
     return pretrain.run(settings, make_context(work, work / "scratch", settings, **options))
 
 
-def test_a_later_try_finds_what_an_earlier_one_measured(tmp_path: Path) -> None:
+def test_a_later_run_uses_the_fisher_of_an_earlier_one(tmp_path: Path) -> None:
     work = make_work_volume(tmp_path)
     first, shown = Watched(), Watched()
     measured(work, config(), progress=first)
@@ -83,14 +83,16 @@ def test_a_later_try_finds_what_an_earlier_one_measured(tmp_path: Path) -> None:
         {"distribution": DistributionConfig(zero_stage=0, precision="bf16")},
     ],
 )
-def test_what_decides_the_numbers_has_a_fisher_of_its_own(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_a_change_of_what_decides_the_fisher_measures_another_one(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
     work = make_work_volume(tmp_path, sequences=8)
     measured(work, config())
     measured(work, config(**changes), try_number=2)
     assert manifests(work) == ["try-1", "try-2"]
 
 
-def test_strength_and_rate_do_not(tmp_path: Path) -> None:
+def test_strength_and_learning_rate_keep_the_fisher(tmp_path: Path) -> None:
     work = make_work_volume(tmp_path, sequences=8)
     measured(work, config())
     measured(work, config(regularization=EWC.model_copy(update={"strength": 1.0}), replay_fraction=0.5))
@@ -109,7 +111,7 @@ def test_a_file_that_was_altered_is_measured_again(tmp_path: Path) -> None:
     torch.testing.assert_close(found.tensor("model.norm.weight"), wanted, rtol=0, atol=0)
 
 
-def test_files_without_a_manifest_are_not_there(tmp_path: Path) -> None:
+def test_files_without_a_manifest_are_ignored(tmp_path: Path) -> None:
     work = make_work_volume(tmp_path, sequences=8)
     measured(work, config())
     (path,) = work.glob("stages/*/*/fisher-*.json")
@@ -118,7 +120,7 @@ def test_files_without_a_manifest_are_not_there(tmp_path: Path) -> None:
     assert manifests(work) == ["try-2"]
 
 
-def test_it_can_be_stopped_between_two_sequences(tmp_path: Path) -> None:
+def test_the_measurement_can_be_stopped_between_two_sequences(tmp_path: Path) -> None:
     work = make_work_volume(tmp_path)
     with pytest.raises(StopRequested) as stopped:
         trained(work, config(), progress=Watched(stop_after=4))
@@ -130,7 +132,7 @@ def test_it_can_be_stopped_between_two_sequences(tmp_path: Path) -> None:
     assert len(trained(work, config(), try_number=2).penalties) == 6
 
 
-def test_no_more_sequences_are_read_than_there_are(tmp_path: Path) -> None:
+def test_no_more_sequences_are_read_than_exist(tmp_path: Path) -> None:
     work = make_work_volume(tmp_path, sequences=5)
     found = measured(work, config(regularization=EWC.model_copy(update={"samples": 2000})))
     assert found.manifest.sequences == 5
@@ -155,7 +157,7 @@ def test_general_text_is_read_though_none_is_trained_on(tmp_path: Path, kind: An
     assert report.penalties[-1].penalty_nats > 1e-4
 
 
-def test_without_general_text_it_is_refused(tmp_path: Path) -> None:
+def test_a_penalty_without_general_text_is_refused(tmp_path: Path) -> None:
     from dapt_trainer.data.packing.data_manifest import read_manifest, write_manifest
 
     work = make_work_volume(tmp_path)
@@ -170,7 +172,7 @@ def test_without_general_text_it_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=4, alpha=8)], ids=["full", "lora"])
-def test_an_attempt_that_starts_from_a_checkpoint_is_held_near_the_base_model(
+def test_an_attempt_from_a_checkpoint_is_anchored_at_the_base_model(
     tmp_path: Path, lora: LoraConfig | None
 ) -> None:
     work = make_work_volume(tmp_path)
@@ -195,7 +197,9 @@ def test_an_attempt_that_starts_from_a_checkpoint_is_held_near_the_base_model(
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=4, alpha=8)], ids=["full", "lora"])
-def test_its_predictions_are_compared_with_the_base_models(tmp_path: Path, lora: LoraConfig | None) -> None:
+def test_an_attempt_from_a_checkpoint_is_compared_with_the_base_models_predictions(
+    tmp_path: Path, lora: LoraConfig | None
+) -> None:
     work = make_work_volume(tmp_path)
     trained(work, config(lora=lora, regularization=None))
     checkpoint = "stages/pretrain-a1/try-1/checkpoint-6"
@@ -210,7 +214,7 @@ def test_its_predictions_are_compared_with_the_base_models(tmp_path: Path, lora:
 
 
 @pytest.mark.parametrize("kind", ["ewc", "l2sp"])
-def test_rows_of_new_tokens_are_free(tmp_path: Path, kind: Any) -> None:
+def test_rows_of_new_tokens_are_not_penalized(tmp_path: Path, kind: Any) -> None:
     from dapt_trainer.tokenization.grow_model import Extension, write_extension
 
     work = make_work_volume(tmp_path)

@@ -1,4 +1,4 @@
-"""Exact resume in one process: a run that dies and one that does not have the same curve, to the bit."""
+"""Tests exact resume in one process: a killed run and an unbroken one have the same curve, to the bit."""
 
 from __future__ import annotations
 

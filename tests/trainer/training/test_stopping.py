@@ -1,4 +1,4 @@
-"""How a pretraining ends when it does not complete: forgetting, divergence, a stop request, the time limit."""
+"""Tests how pretraining ends early: forgetting, divergence, a stop request, the time limit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def trained(work: Path, config: Any, **options: Any) -> PretrainReport:
     return pretrain.run(config, make_context(work, work / "scratch", config, **options))
 
 
-def test_the_stop_rule_ends_the_run_and_tells_its_checkpoints(tmp_path: Path) -> None:
+def test_the_stop_rule_ends_the_run_and_reports_its_checkpoints(tmp_path: Path) -> None:
     work = make_work_volume(tmp_path)
     rule = StopRule(max_increase_fraction=0.1, patience=2, hard_stop_factor=1e6)
     config = pretrain_config(stop_rule=rule, base_general_perplexity=100.0)
@@ -53,7 +53,7 @@ def test_the_stop_rule_ends_the_run_and_tells_its_checkpoints(tmp_path: Path) ->
     assert len(caught.value.report.curve) == 4
 
 
-def test_a_stop_whose_report_was_lost_is_told_again_and_nothing_is_trained(tmp_path: Path) -> None:
+def test_a_stop_whose_report_was_lost_is_reported_again_without_training(tmp_path: Path) -> None:
     work = make_work_volume(tmp_path)
     rule = StopRule(max_increase_fraction=0.1, patience=2, hard_stop_factor=1e6)
     config = pretrain_config(stop_rule=rule, base_general_perplexity=100.0)
@@ -74,7 +74,7 @@ def test_the_hard_stop_ends_the_run_at_the_first_checkpoint(tmp_path: Path) -> N
         trained(work, pretrain_config(stop_rule=rule, base_general_perplexity=100.0))
 
 
-def test_a_loss_that_is_no_number_ends_the_run_at_its_step(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_loss_that_is_not_a_number_ends_the_run_at_its_step(tmp_path: Path, monkeypatch: Any) -> None:
     from dapt_trainer.training.step_trainer import StepTrainer
 
     work = make_work_volume(tmp_path)
@@ -96,7 +96,7 @@ def test_a_loss_that_is_no_number_ends_the_run_at_its_step(tmp_path: Path, monke
     assert (facts.ended_by, [row.step for row in facts.checkpoints]) == ("Diverged", [2])
 
 
-def test_a_stop_request_saves_at_the_next_step_and_the_next_try_goes_on_there(tmp_path: Path) -> None:
+def test_a_stop_request_saves_at_the_next_step_and_the_next_run_continues_there(tmp_path: Path) -> None:
     unbroken = trained(make_work_volume(tmp_path / "a"), pretrain_config())
     work = make_work_volume(tmp_path / "b")
     with pytest.raises(StopRequested, match="stop requested at step 3 of 6; its checkpoint is complete"):
@@ -106,7 +106,7 @@ def test_a_stop_request_saves_at_the_next_step_and_the_next_try_goes_on_there(tm
     assert [row.step for row in resumed.facts.checkpoints] == [2, 4, 6]
 
 
-def test_a_stop_at_a_checkpoint_step_leaves_its_reading_to_the_next_try(tmp_path: Path) -> None:
+def test_a_stop_at_a_checkpoint_step_leaves_its_reading_to_the_next_run(tmp_path: Path) -> None:
     unbroken = trained(make_work_volume(tmp_path / "a"), pretrain_config())
     work = make_work_volume(tmp_path / "b")
     with pytest.raises(StopRequested, match="at step 6 of 6"):

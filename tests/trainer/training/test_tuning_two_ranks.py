@@ -1,4 +1,4 @@
-"""Two ranks tune as one does: fine-tuning with ragged responses, preference tuning with its reference."""
+"""Tests that two ranks tune as one does: fine-tuning with ragged responses, preference tuning with its reference."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The trainer: one program a stage, run by an agent that tells Kubernetes the truth about how it ended."""
+"""Contains the trainer: a program for each kind of stage, and the agent that runs it in a pod and reports how it ended."""
