@@ -40,7 +40,7 @@ POD_SECONDS = 300.0
 LIFE_SECONDS = 900.0
 """The same with a whole adaptation."""
 FAKE_AGENT = (
-    f"import runpy; runpy.run_path('{host_pods.INSIDE}/tests/agent/fake/pod.py', run_name='__main__')"
+    f"import runpy; runpy.run_path('{host_pods.INSIDE}/tests/trainer/pod/fake/pod.py', run_name='__main__')"
 )
 OPERATORS = "dapt-system"
 STEPS, CHECKPOINTS = 100, 5

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dapt_contract.stages.pretrain import PretrainReport, RegularizationConfig
-from support.toy_gang import run_gang
+from support.toy_gang import Gang, run_gang
 from support.toy_training import make_work_volume
 
 pytestmark = [pytest.mark.torch, pytest.mark.distributed]
+Unbroken = Callable[..., Gang]
 EWC = RegularizationConfig(kind="ewc", strength=20.0, samples=5)
 KL = RegularizationConfig(kind="klToBase", strength=5.0)
 
@@ -52,44 +54,47 @@ def held_bytes(work: Path) -> list[int]:
     ids=["zero-0", "zero-1", "zero-2", "zero-2-lora", "kl", "kl-lora"],
 )
 def test_two_ranks_are_held_back_as_one_is_and_share_what_that_takes(
-    tmp_path: Path,
+    unbroken: Unbroken,
     zero_stage: int,
     asked: RegularizationConfig,
     lora: bool,
     bytes_of_both: int,
     largest_share: float,
 ) -> None:
-    alone = finished(make_work_volume(tmp_path / "a"), changes(0, asked, lora=lora), ranks=1)
-    both = finished(make_work_volume(tmp_path / "b"), changes(zero_stage, asked, lora=lora), ranks=2)
+    alone = unbroken(changes(0, asked, lora=lora), ranks=1).report
+    gang = unbroken(changes(zero_stage, asked, lora=lora), ranks=2)
+    both = gang.report
     for one, two in zip(alone.curve, both.curve, strict=True):
         assert two.loss_nats == pytest.approx(one.loss_nats, abs=1e-6)
         assert two.penalty_nats == pytest.approx(one.penalty_nats, abs=1e-6, rel=1e-5)
         assert two.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-5)
     assert (alone.curve[-1].penalty_nats or 0.0) > 1e-3
-    held = held_bytes(tmp_path / "b")
+    held = held_bytes(gang.work)
     assert sum(held) == bytes_of_both
     assert max(held) <= largest_share * bytes_of_both
 
 
-def test_killed_ranks_resume_to_the_unbroken_curve_with_the_fisher_of_the_first_try(tmp_path: Path) -> None:
+def test_killed_ranks_resume_to_the_unbroken_curve_with_the_fisher_of_the_first_try(
+    tmp_path: Path, unbroken: Unbroken
+) -> None:
     asked = changes(2, EWC, precision="bf16")
-    unbroken = finished(make_work_volume(tmp_path / "a"), asked, ranks=2)
-    assert sum(held_bytes(tmp_path / "a")) == 4 * WEIGHTS
-    work = make_work_volume(tmp_path / "b")
+    expected = unbroken(asked, ranks=2)
+    assert sum(held_bytes(expected.work)) == 4 * WEIGHTS
+    work = make_work_volume(tmp_path)
     assert -9 in run_gang(work, 1, asked, "step:3").exit_codes
     resumed = finished(work, asked, ranks=2, number=2)
     assert [(point.loss_nats, point.penalty_nats) for point in resumed.curve] == [
-        (point.loss_nats, point.penalty_nats) for point in unbroken.curve
+        (point.loss_nats, point.penalty_nats) for point in expected.report.curve
     ]
     assert [path.parent.name for path in work.glob("stages/*/*/fisher-*.json")] == ["try-1"]
 
 
-def test_another_number_of_ranks_goes_on_with_the_same_anchor(tmp_path: Path) -> None:
+def test_another_number_of_ranks_goes_on_with_the_same_anchor(tmp_path: Path, unbroken: Unbroken) -> None:
     asked = changes(2, EWC)
-    unbroken = finished(make_work_volume(tmp_path / "a"), asked, ranks=2)
-    work = make_work_volume(tmp_path / "b")
+    expected = unbroken(asked, ranks=2).report
+    work = make_work_volume(tmp_path)
     assert -9 in run_gang(work, 1, asked, "save:6").exit_codes
     resumed = finished(work, asked, ranks=1, number=2)
-    for one, two in zip(unbroken.curve, resumed.curve, strict=True):
+    for one, two in zip(expected.curve, resumed.curve, strict=True):
         assert two.loss_nats == pytest.approx(one.loss_nats, abs=1e-5)
         assert two.penalty_nats == pytest.approx(one.penalty_nats, abs=1e-5)

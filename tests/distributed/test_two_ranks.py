@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dapt_contract.stages.pretrain import PretrainReport
-from support.toy_gang import run_gang
+from support.toy_gang import Gang, run_gang
 from support.toy_training import make_work_volume
 
 pytestmark = [pytest.mark.torch, pytest.mark.distributed]
+Unbroken = Callable[..., Gang]
 ZERO_2_LORA = {"distribution": {"zero_stage": 2, "precision": "fp32"}, "lora": True}
 ZERO_0_FULL = {"distribution": {"zero_stage": 0, "precision": "fp32"}, "lora": False}
 ZERO_2_FULL_BF16 = {"distribution": {"zero_stage": 2, "precision": "bf16"}, "lora": False}
@@ -31,17 +33,17 @@ def curve(report: PretrainReport) -> list[tuple[Any, ...]]:
     ids=["zero-2-lora", "zero-2-full-bf16", "zero-0-full"],
 )
 def test_killed_ranks_resume_to_the_unbroken_curve(
-    tmp_path: Path, changes: dict[str, Any], deaths: list[str]
+    tmp_path: Path, unbroken: Unbroken, changes: dict[str, Any], deaths: list[str]
 ) -> None:
-    unbroken = finished(make_work_volume(tmp_path / "a"), 1, changes)
-    work = make_work_volume(tmp_path / "b")
+    expected = unbroken(changes).report
+    work = make_work_volume(tmp_path)
     for number, death in enumerate(deaths, start=1):
         assert -9 in run_gang(work, number, changes, death).exit_codes
         assert not (work / f"report-{number}.json").exists()
     resumed = finished(work, len(deaths) + 1, changes)
-    assert curve(resumed) == curve(unbroken)
+    assert curve(resumed) == curve(expected)
     assert [row.weights_digest for row in resumed.facts.checkpoints] == [
-        row.weights_digest for row in unbroken.facts.checkpoints
+        row.weights_digest for row in expected.facts.checkpoints
     ]
     assert resumed.facts.checkpoints[0].try_number == 1
     assert not list((work / "stages").rglob("*.partial"))
@@ -52,14 +54,14 @@ def test_one_rank_that_is_asked_to_stop_stops_them_all_with_a_checkpoint(tmp_pat
     stopped = run_gang(work, 1, ZERO_2_LORA, "term:2")
     assert stopped.exit_codes == [143, 143]
     for rank in (0, 1):
-        assert stopped.said(rank) == "StopRequested: asked to stop at step 3 of 6; its checkpoint is complete"
+        assert stopped.said(rank) == "StopRequested: stop requested at step 3 of 6; its checkpoint is complete"
     resumed = finished(work, 2, ZERO_2_LORA)
     assert [point.step for point in resumed.curve] == [1, 2, 3, 4, 5, 6]
 
 
-def test_one_rank_and_two_ranks_train_the_same(tmp_path: Path) -> None:
-    alone = finished(make_work_volume(tmp_path / "a"), 1, ZERO_2_LORA, ranks=1)
-    both = finished(make_work_volume(tmp_path / "b"), 1, ZERO_2_LORA, ranks=2)
+def test_one_rank_and_two_ranks_train_the_same(unbroken: Unbroken) -> None:
+    alone = unbroken(ZERO_2_LORA, ranks=1).report
+    both = unbroken(ZERO_2_LORA, ranks=2).report
     for one, two in zip(alone.curve, both.curve, strict=True):
         assert two.loss_nats == pytest.approx(one.loss_nats, abs=1e-5)
         assert (two.step, two.tokens) == (one.step, one.tokens)
@@ -70,13 +72,13 @@ def test_one_rank_and_two_ranks_train_the_same(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_another_number_of_ranks_reads_on_at_the_next_sample(
-    tmp_path: Path, changes: dict[str, Any], before: int, after: int
+    tmp_path: Path, unbroken: Unbroken, changes: dict[str, Any], before: int, after: int
 ) -> None:
-    unbroken = finished(make_work_volume(tmp_path / "a"), 1, changes, ranks=before)
-    work = make_work_volume(tmp_path / "b")
+    expected = unbroken(changes, ranks=before).report
+    work = make_work_volume(tmp_path)
     assert -9 in run_gang(work, 1, changes, "save:6", ranks=before).exit_codes
     resumed = finished(work, 2, changes, ranks=after)
     assert [row.try_number for row in resumed.facts.checkpoints] == [1, 1, 2]
-    for one, two in zip(unbroken.curve, resumed.curve, strict=True):
+    for one, two in zip(expected.curve, resumed.curve, strict=True):
         assert two.loss_nats == pytest.approx(one.loss_nats, abs=1e-4)
         assert (two.step, two.tokens) == (one.step, one.tokens)

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from dapt_contract.stages.pretrain import PretrainReport
-from support.toy_gang import run_gang
+from support.toy_gang import Gang, run_gang
 from support.toy_training import make_work_volume
 
 pytestmark = [pytest.mark.torch, pytest.mark.distributed]
@@ -38,17 +38,13 @@ def weights(work: Path) -> dict[str, torch.Tensor]:
 Reference = Callable[[bool], tuple[PretrainReport, dict[str, torch.Tensor]]]
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    """One rank without ZeRO: what all others are compared with, run once for full and once for LoRA."""
-    known: dict[bool, tuple[PretrainReport, dict[str, torch.Tensor]]] = {}
+@pytest.fixture
+def reference(unbroken: Callable[..., Gang]) -> Reference:
+    """One rank without ZeRO, for full and for LoRA: what all others are compared with."""
 
     def of(lora: bool) -> tuple[PretrainReport, dict[str, torch.Tensor]]:
-        if lora not in known:
-            work = make_work_volume(tmp_path_factory.mktemp("reference"))
-            report = run_gang(work, 1, changes({"zero_stage": 0}, lora=lora), ranks=1).report
-            known[lora] = (report, weights(work))
-        return known[lora]
+        gang = unbroken(changes({"zero_stage": 0}, lora=lora), ranks=1)
+        return gang.report, weights(gang.work)
 
     return of
 
@@ -122,5 +118,5 @@ def test_a_spread_model_resumes_to_the_unbroken_curve(tmp_path: Path) -> None:
 def test_a_spread_model_stops_with_a_checkpoint_when_one_rank_is_asked_to(tmp_path: Path) -> None:
     stopped = run_gang(make_work_volume(tmp_path), 1, changes(MODES["zero-3"], lora=True), "term:2")
     assert stopped.exit_codes == [143, 143]
-    assert stopped.said(0) == "StopRequested: asked to stop at step 3 of 6; its checkpoint is complete"
+    assert stopped.said(0) == "StopRequested: stop requested at step 3 of 6; its checkpoint is complete"
     assert next(tmp_path.rglob("checkpoint-3")).joinpath("adapter_model.safetensors").is_file()

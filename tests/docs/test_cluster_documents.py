@@ -86,8 +86,8 @@ def condition(type_: str, message: str = "because") -> dict[str, str]:
 @pytest.mark.parametrize(
     ("status", "expected"),
     [
-        (None, ("Progressing", "not looked at yet")),
-        ({"observedGeneration": 1, "conditions": [condition("Ready")]}, ("Progressing", "not looked at yet")),
+        (None, ("Progressing", "not reconciled yet")),
+        ({"observedGeneration": 1, "conditions": [condition("Ready")]}, ("Progressing", "not reconciled yet")),
         ({"observedGeneration": 2, "conditions": [condition("Reconciling")]}, ("Progressing", "because")),
         ({"observedGeneration": 2, "conditions": [condition("Stalled")]}, ("Degraded", "because")),
         (

@@ -106,7 +106,7 @@ class TestGangs:
         with LocalCluster(tmp_path, resource(), None) as local:
             run = start(local, "all-reduce,touch=started,polled-sleep=600", nodes=2)
             wait_until((tmp_path / "work/started").exists, "the stage")
-            os.kill(local._gangs[run.name]._processes[1].pid, signal.SIGKILL)
+            os.kill(local._jobs[run.name]._processes[1].pid, signal.SIGKILL)
             state = wait_for_end(local)
             assert (state.cause, state.exit_code) == (Cause.INFRASTRUCTURE, 137)
             assert ranks_below(tmp_path) == []

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ from dapt_contract.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
 from dapt_operator.testing.cluster import OperatorKilledError
-from dapt_operator.testing.objects import Ends, Script, Stays
+from dapt_operator.testing.objects import Ends, Stays
 from support.builders import checkpoint, facts_for, full_digest, healthy, measure, pretrain_facts
 from support.worlds import World
 
@@ -52,15 +55,17 @@ def rolled_back() -> World:
         "gates": {"onBreach": "Rollback"},
     }
     world = World(spec, {"evaluation": {"concurrency": 2}})
-    world.script = forgetting()
+    world.script = Forgetting()
     return world
 
 
-def forgetting() -> Script:
+class Forgetting:
     """The first attempt tells of one checkpoint and is stopped after the next; evaluations agree with the training."""
-    told: set[str] = set()
 
-    def script(stage: StageFile) -> Ends | Stays:
+    def __init__(self) -> None:
+        self.told: set[str] = set()
+
+    def __call__(self, stage: StageFile) -> Ends | Stays:
         if stage.kind == "evaluate":
             assert isinstance(stage.config, EvaluateConfig)
             found = measure(digest=full_digest(stage.config))
@@ -68,15 +73,13 @@ def forgetting() -> Script:
         if stage.kind != "pretrain":
             return healthy(stage)
         rows = [checkpoint(10, 2.9), checkpoint(20, 2.8, 0.7)]
-        if stage.run.key not in told:
-            told.add(stage.run.key)
+        if stage.run.key not in self.told:
+            self.told.add(stage.run.key)
             return Stays(Progress(run_key=stage.run.key, stage="pretrain", checkpoints=rows[:1]))
         if stage.run.attempt > 1:
             return Ends(facts=pretrain_facts([checkpoint(10, 2.9), checkpoint(30, 2.7)]))
         facts = pretrain_facts(rows, "ForgettingLimit", message="past it")
         return Ends(76, facts=facts, message="past it", cause=Cause.FORGETTING_LIMIT)
-
-    return script
 
 
 CLAIM = {"claimTemplate": {"accessModes": ["ReadWriteMany"]}, "existingClaim": None}
@@ -106,38 +109,57 @@ def script(stage: StageFile) -> Ends | Stays:
     return Ends(facts=facts_for(stage))
 
 
-def live_through(world: World, crash_at: int | None, *, after: bool) -> int:
-    """A whole life with one crash and one suspension; how many writes it took."""
-    is_gang = world.cluster.graceful
-    world.cluster.crash_at, world.cluster.crash_after = crash_at, after
-    suspended = False
-    for _ in range(500):
+@dataclass
+class Life:
+    """A whole life with at most one crash and one suspension."""
+
+    world: World
+    is_suspended: bool = False
+    """Whether it has been suspended already."""
+
+    def step(self) -> bool:
+        """Let the operator, the user, the pods or time do the next thing; returns whether that was the end."""
+        world = self.world
+        is_gang = world.cluster.graceful
         try:
             if not world.visit().is_empty:
-                continue
+                return False
         except OperatorKilledError:
-            continue
-        if world.running == "finetune" and not suspended and not world.job["spec"].get("suspend"):
-            suspended = True
+            return False
+        if world.running == "finetune" and not self.is_suspended and not world.job["spec"].get("suspend"):
+            self.is_suspended = True
             world.cluster.advance(30)
             world.cluster.run_pods(world.key, lambda stage: Stays())
             world.edit(suspend=True)
-            continue
-        if suspended and world.status["phase"] == "Suspended" and world.running is None:
+            return False
+        if self.is_suspended and world.status["phase"] == "Suspended" and world.running is None:
             if world.cluster.run_pods(world.key, healthy):
-                continue
+                return False
             world.cluster.advance(30)
             if world.visit().is_empty:
                 world.edit(suspend=False)
-            continue
+            return False
         if is_gang and trouble(world):
-            continue
+            return False
         if world.cluster.run_pods(world.key, world.script or (script if is_gang else troubled)):
-            continue
+            return False
         if world.status["phase"] == "Published" and world.plans[-1].requeue_after is None:
-            return len(world.cluster.verbs)
+            return True
         world.cluster.advance(15)
-    raise AssertionError(f"no end with a crash at {crash_at}")
+        return False
+
+    def live(self) -> Iterator[None]:
+        """Go on to the end; yields before each step."""
+        for _ in range(500):
+            yield
+            if self.step():
+                return
+        raise AssertionError(f"no end with a crash at {self.world.cluster.crash_at}")
+
+    def branch(self) -> Life:
+        """Return a life that goes on from here by itself; plans and runs are never changed and stay shared."""
+        shared = {id(value): value for value in (*self.world.plans, *self.world.runs)}
+        return copy.deepcopy(self, shared)
 
 
 def ending(world: World) -> dict[str, Any]:
@@ -159,12 +181,20 @@ def ending(world: World) -> dict[str, Any]:
 
 def unbroken(make: Callable[[], World]) -> tuple[dict[str, Any], int, list[str]]:
     world = make()
-    writes = live_through(world, None, after=False)
-    return ending(world), writes, world.tries
+    for _ in Life(world).live():
+        pass
+    return ending(world), len(world.cluster.verbs), world.tries
 
 
 UNBROKEN = {make: unbroken(make) for make in (simple, gang, rolled_back)}
 POINTS = [(make, point) for make, (_, writes, _) in UNBROKEN.items() for point in range(-1, writes)]
+
+
+@functools.cache
+def moments(make: Callable[[], World]) -> list[Life]:
+    """Return the unbroken life as it was before each of its steps."""
+    life = Life(make())
+    return [life.branch() for _ in life.live()]
 
 
 @pytest.mark.parametrize("make", [simple, gang])
@@ -184,7 +214,8 @@ def test_the_life_with_a_rollback_has_evaluations_beside_both_attempts() -> None
 
 def test_the_gangs_life_uses_every_verb() -> None:
     world = gang()
-    live_through(world, None, after=False)
+    for _ in Life(world).live():
+        pass
     used = {
         verb.partition("/")[0] for verb in world.cluster.verbs if not verb.startswith(("record", "write"))
     }
@@ -199,8 +230,14 @@ def test_the_gangs_life_uses_every_verb() -> None:
 def test_a_crash_at_any_write_ends_the_same(make: Callable[[], World], crash_at: int) -> None:
     """After each write, which is before the next; -1 is before the first."""
     expected, _, tries = UNBROKEN[make]
-    world = make()
-    live_through(world, max(crash_at, 0), after=crash_at >= 0)
+    verb = max(crash_at, 0)
+    # Up to the crash all lives are the same: go on from the unbroken one's last moment before that verb.
+    *_, life = (moment for moment in moments(make) if len(moment.world.cluster.verbs) <= verb)
+    life = life.branch()
+    world = life.world
+    world.cluster.crash_at, world.cluster.crash_after = verb, crash_at >= 0
+    for _ in life.live():
+        pass
     assert ending(world) == expected
     assert sorted(world.tries) == sorted(tries)
     assert len(set(world.cluster.created)) == len(world.cluster.created)

@@ -13,7 +13,7 @@ from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.launchers import indexed_job
 from dapt_operator.stage_run import Manifest, Owner, RunResources, StageRun, plain
 
-FAKE_POD = Path(__file__).parents[1] / "agent" / "fake" / "pod.py"
+FAKE_POD = Path(__file__).parents[1] / "trainer" / "pod" / "fake" / "pod.py"
 UID = "0b7c8a52-9d1e-4b6e-8c4f-2f1f6a3d9e10"
 
 

@@ -1,4 +1,4 @@
-"""Recipes of models: every field is followed exactly, in fp32, and parts that do not fit are refused by name."""
+"""Tests composed models: every field applies exactly, in fp32, and parts that do not match are refused by name."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_mean_is_the_mean_of_every_parameter(work: Path) -> None:
     assert equal(mean, {name: (parts[0][name] + parts[1][name] + parts[2][name]) / 3 for name in parts[0]})
 
 
-def test_an_interpolation_lies_on_the_line_from_its_origin(work: Path) -> None:
+def test_an_interpolation_is_between_origin_and_model(work: Path) -> None:
     origin, model = tensors(work, weights="full-2"), tensors(work, weights="full-1")
     on_the_way = tensors(work, weights="full-1", origin="full-2", interpolation=0.3)
     assert equal(on_the_way, {name: origin[name] + 0.3 * (model[name] - origin[name]) for name in origin})
@@ -113,7 +113,7 @@ def test_interpolating_a_lora_checkpoint_scales_its_adapter(work: Path, share: f
     assert not equal(found, tensors(work, adapters=("adapter-1",)), 1e-3)
 
 
-def test_all_fields_together_in_their_order(work: Path) -> None:
+def test_all_fields_apply_in_their_order(work: Path) -> None:
     """Tuned adapters come after the interpolation: they are not scaled."""
     base = tensors(work)
     first = plus(base, delta(work, "adapter-1"))
@@ -151,7 +151,7 @@ def test_weights_are_rounded_once_at_the_end(work: Path) -> None:
     assert all(torch.equal(value, exact[name].bfloat16()) for name, value in rounded.named_parameters())
 
 
-def test_a_folder_whose_names_differ_is_read_all_the_same(work: Path, tmp_path: Path) -> None:
+def test_a_folder_with_other_tensor_names_is_read(work: Path, tmp_path: Path) -> None:
     """Some models on the hub were saved without their head's prefix."""
     from safetensors.torch import load_file, save_file
 
@@ -166,7 +166,7 @@ def test_a_folder_whose_names_differ_is_read_all_the_same(work: Path, tmp_path: 
     )
 
 
-def test_models_in_several_files_are_read_all_the_same(work: Path, tmp_path: Path) -> None:
+def test_a_model_in_several_files_is_read(work: Path, tmp_path: Path) -> None:
     model = load_model(work, reference(weights="full-1"), precision="fp32")
     shutil.copytree(work / "model", tmp_path / "model")
     model.save_pretrained(tmp_path / "full-1", max_shard_size="40KB")
@@ -203,7 +203,7 @@ def test_other_vocabularies_are_refused_with_both_sizes(
     )
 
 
-def test_a_head_of_its_own_is_not_mixed_with_a_tied_one(work: Path, tmp_path: Path) -> None:
+def test_an_untied_head_is_not_combined_with_a_tied_one(work: Path, tmp_path: Path) -> None:
     shutil.copytree(work / "model", tmp_path / "model")
     shutil.copytree(work / "full-1", tmp_path / "full-1")
     config = tmp_path / "full-1/config.json"
@@ -287,7 +287,7 @@ def test_adapters_are_combined_with_two_copies_in_memory(work: Path, copies: lis
     assert copies == [1, 2, 2]
 
 
-def test_one_blend_after_the_other_never_needs_three_copies(work: Path, copies: list[int]) -> None:
+def test_consecutive_blends_never_need_three_copies(work: Path, copies: list[int]) -> None:
     models = compose.SharedMeans(work, precision="fp32", device="cpu")
     for fields in (
         {"adapters": ("adapter-1",), "interpolation": 0.6},
@@ -301,7 +301,7 @@ def test_one_blend_after_the_other_never_needs_three_copies(work: Path, copies: 
     assert max(copies) == 2
 
 
-def test_shared_loads_give_the_models_that_each_recipe_alone_gives(work: Path) -> None:
+def test_shared_loads_give_the_same_models_as_single_loads(work: Path) -> None:
     models = compose.SharedMeans(work, precision="bf16", device="cpu")
     for share in (1.0, 0.6, 0.0, 0.8):
         recipe = reference(**MEAN_OF_ADAPTERS, interpolation=share, origin="full-2")

@@ -143,7 +143,7 @@ def lives() -> dict[str, World]:
 
 
 def write() -> None:
-    """Record anew: `python tests/plan/test_replay.py`, after a change of the gates that is meant."""
+    """Record anew: `python tests/plan/test_rejudge.py`, after a change of the gates that is meant."""
     for name, world in lives().items():
         raw = world.cluster.observe(world.key)
         assert raw.resource is not None

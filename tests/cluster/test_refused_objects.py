@@ -43,7 +43,7 @@ def test_a_launcher_whose_controller_is_not_installed(control_plane: ControlPlan
     assert "JobSet clinical-prepare-" in message
     assert message.endswith(
         "JobSet is not installed here; install it, or give the profile the launcher IndexedJob;"
-        " once it is allowed, this goes on by itself"
+        " once it is allowed, this continues by itself"
     )
     control_plane.api.patch("AdaptationProfile", profile, {"spec": {"launcher": "IndexedJob"}})
     adaptation.wait_for_phase("Published")
