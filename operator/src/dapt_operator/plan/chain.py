@@ -332,7 +332,9 @@ class Chain:
         self._verdicts = tuple(verdict for gate in GATES for verdict in gate(spec, compared))
         breaches = [verdict.message for verdict in self._verdicts if not verdict.passed]
         # Who pinned a candidate that fails a gate has accepted that it fails.
-        only_warns = spec.gates.on_breach == "Warn" or (chosen.selected.is_pinned and not chosen.selected.passes)
+        only_warns = spec.gates.on_breach == "Warn" or (
+            chosen.selected.is_pinned and not chosen.selected.passes
+        )
         if breaches and not only_warns:
             message = f"verification: {'; '.join(breaches)}; {remedies(spec, self.facts)}"
             return StageAssessment(
