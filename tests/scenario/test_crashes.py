@@ -238,6 +238,7 @@ def test_a_crash_at_any_write_ends_the_same(make: Callable[[], World], crash_at:
     world.cluster.crash_at, world.cluster.crash_after = verb, crash_at >= 0
     for _ in life.live():
         pass
+    assert world.cluster.crash_at is None, "the operator was killed"
     assert ending(world) == expected
     assert sorted(world.tries) == sorted(tries)
     assert len(set(world.cluster.created)) == len(world.cluster.created)
