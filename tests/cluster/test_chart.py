@@ -308,7 +308,7 @@ def test_the_api_server_takes_every_object_of_the_chart(
 ) -> None:
     policy = {"enabled": True, "apiServer": {"cidrs": ["10.96.0.1/32"]}}
     said = release.install({"namespaces": [tenant], "networkPolicy": policy, "features": {"kueue": True}})
-    assert f"looks after DomainAdaptations in {tenant}." in said
+    assert f"manages DomainAdaptations in {tenant}." in said
     networks = {"api_version": "networking.k8s.io/v1"}
     assert len(plane.api.list("NetworkPolicy", tenant, **networks)) == 2
     assert len(plane.api.list("NetworkPolicy", "dapt-system", **networks)) == 1

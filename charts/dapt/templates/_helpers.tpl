@@ -12,7 +12,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Names of cluster-scoped objects: releases of one name may stand in several namespaces. */}}
+{{/* Names of cluster-scoped objects: releases of one name may exist in several namespaces. */}}
 {{- define "dapt.clusterName" -}}
 {{- printf "%s-%s" .Release.Namespace (include "dapt.fullname" .) | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
@@ -55,7 +55,7 @@ matchExpressions:
   - {key: dapt.dev/run, operator: Exists}
 {{- end -}}
 
-{{/* Rights in each namespace that the operator looks after. docs/operating.md says what each is for. */}}
+{{/* Rights in each namespace that the operator manages. docs/operating.md says what each is for. */}}
 {{- define "dapt.rules" -}}
 - apiGroups: [dapt.dev]
   resources: [domainadaptations]
