@@ -97,9 +97,14 @@ class PretrainFacts(Contract):
     """Largest peak of any rank: accelerator memory, or resident memory on CPU."""
 
     def with_checkpoints(self, rows: Iterable[CheckpointFacts]) -> PretrainFacts:
-        """Return the facts with these checkpoints added; a later row of the same step replaces the earlier one."""
+        """Return the facts with these checkpoints added, a later row in the place of an earlier one of the same step.
+
+        The facts themselves when nothing changes.
+        """
         by_step = {row.step: row for row in (*self.checkpoints, *rows)}
         newest = tuple(by_step[step] for step in sorted(by_step))[-MAX_CHECKPOINTS:]
+        if newest == self.checkpoints:
+            return self
         return PretrainFacts.model_validate({**self.__dict__, "checkpoints": newest})
 
 

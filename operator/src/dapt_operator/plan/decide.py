@@ -203,9 +203,12 @@ def _with_status(
         plan: without it.
         reported: the ledger before this reconcile started anything, which events about failures are read from.
     """
-    if status is observed.status or status.to_dict() == observed.written:
+    if status is observed.status:
         return plan
-    fitted = truncate_status(status)
+    written = status.to_dict()
+    if written == observed.written:
+        return plan
+    fitted = truncate_status(status, written)
     if fitted is not status and fitted.to_dict() == observed.written:
         return plan
     return replace(plan, status=fitted, events=notices(observed.status, fitted, reported))

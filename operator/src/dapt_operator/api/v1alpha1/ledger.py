@@ -160,10 +160,11 @@ class Ledger(LeanBase):
 
     def with_record(self, record: RunRecord) -> Self:
         """Return the ledger with this record added, or in the place of the one about the same work."""
-        key = record.stage_key
-        runs = tuple(record if old.stage_key == key else old for old in self.runs)
-        if self.find(*key) is None:
-            runs = (*runs, record)
+        known = self.find(*record.stage_key)
+        if known is None:
+            runs: tuple[RunRecord, ...] = (*self.runs, record)
+        else:
+            runs = tuple(record if old is known else old for old in self.runs)
         return self.with_records(runs, record.fence)
 
     def with_records(self, records: Iterable[RunRecord], fence: int) -> Self:

@@ -17,8 +17,9 @@ Half = Literal["a", "b", "both"]
 
 def loss_nats(side: SidePerplexity, half: Half) -> float:
     """Return the loss of a side's half, in nats a token."""
-    perplexities = {"a": side.a, "b": side.b, "both": side.both}
-    return perplexities[half].loss_nats
+    if half == "both":
+        return side.both.loss_nats
+    return (side.a if half == "a" else side.b).loss_nats
 
 
 def increase(base: SidePerplexity, measured: SidePerplexity, half: Half) -> float:

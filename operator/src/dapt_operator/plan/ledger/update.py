@@ -157,7 +157,7 @@ def _with_early_checkpoints(record: RunRecord, run: RunState) -> RunRecord:
     if not isinstance(facts, PretrainFacts):
         facts = PretrainFacts(ended_by="Stopped", steps=0, tokens=0, checkpoints=())
     merged = facts.with_checkpoints(rows)
-    return record if merged.checkpoints == facts.checkpoints else record.with_facts(merged)
+    return record if merged is facts else record.with_facts(merged)
 
 
 def _lost(record: RunRecord, now: datetime, *, is_suspended: bool) -> RunRecord:

@@ -89,7 +89,7 @@ def _log_lines(record: RunRecord, observed: Observed) -> tuple[str, ...]:
     if record.has_succeeded:
         return ()
     key = record.stage_key
-    runs = [run for run in observed.runs if run.stage_key == key and run.last_log_lines]
+    runs = [run for run in observed.runs if run.last_log_lines and run.stage_key == key]
     if runs:
         return bounded_lines(max(runs, key=lambda run: run.identity.try_number).last_log_lines)
     # The pods may be gone by now: what the stored status has is all that is left of their log.

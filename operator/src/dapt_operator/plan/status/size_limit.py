@@ -24,12 +24,21 @@ def size_bytes(written: Mapping[str, Any]) -> int:
     return len(json.dumps(written, ensure_ascii=False).encode())
 
 
-def truncate_status(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
-    """Return the status itself when it fits, else with as few cuts as make it fit."""
+def truncate_status(
+    status: DomainAdaptationStatus, written: Mapping[str, Any] | None = None
+) -> DomainAdaptationStatus:
+    """Return the status itself when it fits, else with as few cuts as make it fit.
+
+    Args:
+        status: of any size.
+        written: the status as it is written, where the caller has it: writing one takes a tenth of a reconcile.
+    """
+    written = status.to_dict() if written is None else written
     for cut in CUTS:
-        if size_bytes(status.to_dict()) <= SIZE_LIMIT_BYTES:
+        if size_bytes(written) <= SIZE_LIMIT_BYTES:
             break
         status = cut(status)
+        written = status.to_dict()
     return status
 
 
