@@ -1,4 +1,4 @@
-"""Conditions: replaced in place, with a transition time that moves only when the status does."""
+"""Conditions are replaced in place, and their transition time changes only with the status."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from dapt_operator.api.v1alpha1 import events
 
 OPERATOR = Path(c.__file__).parents[2]
 DECLARES = ("conditions.py", "events.py")
-"""Modules of the API that list words and emit none."""
+"""Modules of the API that list reasons and phases and emit none."""
 NOON = datetime(2026, 1, 31, 12, 0, 0, 999_999, tzinfo=UTC)
 LATER = NOON + timedelta(hours=1)
 
 
-def test_a_new_condition_goes_to_the_end() -> None:
+def test_a_new_condition_is_added_at_the_end() -> None:
     first = c.set_condition((), c.READY, "False", c.PROGRESSING, "one", now=NOON)
     both = c.set_condition(first, c.STALLED, "False", c.PROGRESSING, "two", now=NOON)
     assert [condition.type for condition in both] == ["Ready", "Stalled"]
@@ -31,7 +31,7 @@ def test_a_new_condition_goes_to_the_end() -> None:
     }
 
 
-def test_the_transition_time_stays_while_the_status_stays() -> None:
+def test_transition_time_stays_while_the_status_stays() -> None:
     before = c.set_condition((), c.READY, "False", c.PROGRESSING, "one", now=NOON)
     same = c.set_condition(before, c.READY, "False", c.PROGRESSING, "one", now=LATER)
     assert same == before
@@ -42,7 +42,7 @@ def test_the_transition_time_stays_while_the_status_stays() -> None:
     assert (worded[0].reason, worded[0].message, worded[0].observed_generation) == ("InvalidSpec", "two", 4)
 
 
-def test_the_transition_time_moves_with_the_status_and_the_order_stays() -> None:
+def test_transition_time_changes_with_the_status_and_the_order_stays() -> None:
     before = c.set_condition((), c.READY, "False", c.PROGRESSING, "", now=NOON)
     before = c.set_condition(before, c.STALLED, "False", c.PROGRESSING, "", now=NOON)
     after = c.set_condition(before, c.READY, "True", c.PUBLISHED, "", now=LATER)
@@ -63,7 +63,7 @@ def test_words_outside_the_tables_are_refused() -> None:
         c.set_condition((), c.READY, "True", "Because", "", now=NOON)
 
 
-def test_looking_up() -> None:
+def test_find_condition_and_is_true() -> None:
     conditions = c.set_condition((), c.FINISHED, "True", c.PUBLISHED, "", now=NOON)
     assert c.is_true(conditions, c.FINISHED)
     assert not c.is_true(conditions, c.READY)

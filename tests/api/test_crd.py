@@ -1,4 +1,4 @@
-"""The generated files: current, structural, and complete."""
+"""The generated files are current, structural and complete."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_defaults_are_complete_and_within_their_own_schema(path: str, node: dict
 
 
 def accept(node: dict[str, Any], value: Any, path: str) -> None:
-    """The API server judges a default as it stands, before it fills in the defaults inside it."""
+    """Check a default as the API server does: as it is written, before it fills in the defaults inside it."""
     kinds: dict[str, Any] = {
         "object": dict,
         "array": list,
@@ -154,7 +154,7 @@ def test_a_rule_names_only_fields_that_the_schema_has() -> None:
                 assert "\n" not in rule["message"]
 
 
-def test_every_block_that_can_freeze_has_its_rule_at_the_root() -> None:
+def test_every_block_that_freezes_has_a_rule_at_the_root() -> None:
     assert set(immutable.FROZEN_BY) == {camel_case(name) for name in Frozen.model_fields}
     rules = {rule["rule"]: rule for rule in schema_of(DEFINITIONS[0])["x-kubernetes-validations"]}
     assert len(rules) == 2 + len(immutable.FROZEN_BY)
@@ -198,7 +198,7 @@ def test_names_columns_and_scopes() -> None:
     ]
 
 
-def test_only_what_others_define_is_free_form() -> None:
+def test_only_blocks_that_kubernetes_defines_are_free_form() -> None:
     free = [
         path
         for definition in DEFINITIONS
@@ -237,7 +237,7 @@ def adaptation(**status: bool) -> tuple[DomainAdaptation, Frozen | None]:
     return DomainAdaptation.model_validate(document), Frozen(**status) if status else None
 
 
-def test_only_frozen_blocks_are_held() -> None:
+def test_only_changes_of_frozen_blocks_are_refused() -> None:
     old, frozen = adaptation(corpus=True, profile=True)
     changed = old.spec.model_copy(
         update={
@@ -255,7 +255,7 @@ def test_only_frozen_blocks_are_held() -> None:
     assert immutable.changed_blocks(old.spec, old.spec, frozen) == {}
 
 
-def test_every_rule_reads_something_and_says_it_in_one_sentence() -> None:
+def test_every_rule_reads_a_field_and_has_one_sentence() -> None:
     def blocks(model: type[Base]) -> Iterator[type[Base]]:
         yield model
         for subclass in model.__subclasses__():

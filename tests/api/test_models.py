@@ -1,4 +1,4 @@
-"""The models: names, defaults, frozenness, and status that survives a round trip."""
+"""The models have the documented names and defaults, are frozen, and survive a round trip."""
 
 from __future__ import annotations
 
@@ -102,14 +102,14 @@ def test_the_shortest_manifest_has_the_documented_defaults() -> None:
     }
 
 
-def test_what_nobody_wrote_can_be_left_out() -> None:
+def test_to_dict_can_leave_out_fields_that_were_not_set() -> None:
     assert minimal().to_dict(only_set=True)["spec"]["corpus"] == {
         "domain": [{"source": "s3://corpora/domain.jsonl"}],
         "general": [{"source": "s3://corpora/general.jsonl"}],
     }
 
 
-def test_a_written_resource_reads_back_equal() -> None:
+def test_a_resource_survives_a_round_trip() -> None:
     document = minimal()
     assert DomainAdaptation.model_validate(document.to_dict()) == document
 
@@ -201,7 +201,7 @@ def test_status_is_written_in_camel_case_without_what_is_absent() -> None:
     }
 
 
-def test_status_reads_back_equal_and_ignores_what_a_newer_operator_wrote() -> None:
+def test_status_survives_a_round_trip_and_ignores_unknown_fields() -> None:
     written = full_status().to_dict()
     assert DomainAdaptationStatus.model_validate(written) == full_status()
     written["invented"] = 1
@@ -245,7 +245,7 @@ def _blocks_in(annotation: Any) -> Iterator[type[Base]]:
 
 
 @pytest.mark.parametrize("resource", [DomainAdaptation, AdaptationProfile])
-def test_every_field_says_what_it_means(resource: type[Base]) -> None:
+def test_every_field_has_a_description(resource: type[Base]) -> None:
     silent = [
         f"{block.__name__}.{name}"
         for block in blocks(resource)

@@ -1,4 +1,4 @@
-"""Every rule is judged twice, in Python and in CEL: the two must agree on every block."""
+"""Every rule is checked twice, in Python and in CEL: the two must agree on every block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judging manifests: what is accepted, and word for word what is said about what is not."""
+"""Validation accepts what it should, and reports every problem word for word."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LINES = (
     "  output: {destination: s3://models/clinical}",
     "  resources: {nodes: 1}",
 )
-"""A manifest without a fault; a fragment replaces one of its lines or goes into line 9 and after."""
+"""A valid manifest; a fragment replaces one of its lines or is added as line 9."""
 
 PROFILE_LINES = (
     "apiVersion: dapt.dev/v1alpha1",
@@ -327,7 +327,7 @@ INVALID = {
 
 
 @pytest.mark.parametrize("name", INVALID)
-def test_what_is_said_about_an_invalid_manifest(name: str) -> None:
+def test_an_invalid_manifest_gets_its_message(name: str) -> None:
     fragment, expected = INVALID[name]
     assert problems(manifest(LINES, fragment)) == [expected]
 
@@ -359,12 +359,12 @@ INVALID_PROFILES = {
 
 
 @pytest.mark.parametrize("name", INVALID_PROFILES)
-def test_what_is_said_about_an_invalid_profile(name: str) -> None:
+def test_an_invalid_profile_gets_its_message(name: str) -> None:
     fragment, expected = INVALID_PROFILES[name]
     assert problems(manifest(PROFILE_LINES, fragment)) == [expected]
 
 
-def test_a_pod_template_is_welcome_in_a_profile() -> None:
+def test_a_pod_template_is_accepted_in_a_profile() -> None:
     assert problems(manifest(PROFILE_LINES, "  podTemplate: {spec: {nodeSelector: {gpu: h100}}}")) == []
 
 
@@ -393,13 +393,13 @@ def test_what_is_supported_is_accepted(fragment: str) -> None:
     assert problems(manifest(LINES, fragment)) == []
 
 
-def test_files_of_this_machine_are_accepted_in_a_local_run() -> None:
+def test_local_files_are_accepted_only_in_a_local_run() -> None:
     text = manifest(LINES, "  model: {source: file://models/base.gguf}")
     assert problems(text, local=True) == []
     assert len(problems(text, local=False)) == 1
 
 
-def test_all_problems_come_at_once_in_the_order_of_the_lines_and_without_echoes() -> None:
+def test_all_problems_are_reported_at_once_in_line_order_without_consequences() -> None:
     text = """
 apiVersion: dapt.dev/v1alpha1
 kind: DomainAdaptation
@@ -520,7 +520,9 @@ _fields = st.sampled_from(
 
 @settings(max_examples=150, deadline=None)
 @given(st.dictionaries(_fields, _values, max_size=5), st.booleans())
-def test_whatever_stands_in_a_spec_is_judged_in_sentences(spec: dict[str, Any], local: bool) -> None:
+def test_any_spec_is_checked_without_raising_and_each_problem_is_one_sentence(
+    spec: dict[str, Any], local: bool
+) -> None:
     data = {
         "apiVersion": "dapt.dev/v1alpha1",
         "kind": "DomainAdaptation",

@@ -1,4 +1,4 @@
-"""Reading YAML: what users mean, where things stand, and one clear sentence for what cannot be read."""
+"""YAML is read as users mean it, with the line of every field, and one sentence for what cannot be read."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_anchors_and_merges_are_followed() -> None:
         ),
     ],
 )
-def test_unreadable_text_is_one_sentence_with_its_place(text: str, message: str) -> None:
+def test_unreadable_text_gets_one_sentence_with_its_position(text: str, message: str) -> None:
     with pytest.raises(ManifestError) as caught:
         load(text, "m.yaml")
     assert str(caught.value) == message
@@ -124,7 +124,7 @@ def test_thousands_of_brackets_are_refused() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(alphabet=st.sampled_from("abc:-[]{}&*!|>'\"%#@\n\t 0159._~<"), max_size=40))
-def test_any_text_is_read_or_refused_in_words(text: str) -> None:
+def test_any_text_is_read_or_refused_with_a_message(text: str) -> None:
     try:
         said = ""
         documents = load(text, "m.yaml")

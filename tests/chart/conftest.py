@@ -1,4 +1,4 @@
-"""Helm, and what it makes of the chart.
+"""Runs Helm on the chart.
 
 Tests that need helm run with those of the cluster, whose build makes it.
 """

@@ -1,4 +1,4 @@
-"""What the chart makes: restricted pods, a command that parses, objects that find each other."""
+"""The chart renders restricted pods, a command line that parses, and objects that refer to each other."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def container_of(objects: Any) -> dict[str, Any]:
 
 
 @each_file
-def test_the_linter_has_nothing_to_say(helm: Any, name: str) -> None:
+def test_helm_lint_reports_nothing(helm: Any, name: str) -> None:
     done = helm(
         "lint", "--strict", "--quiet", CHART, "--values", ROOT / "tests/chart/values" / f"{name}.yaml"
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_versions_are_the_projects() -> None:
+def test_versions_equal_the_product_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert (chart["version"], chart["appVersion"]) == (PRODUCT_VERSION, PRODUCT_VERSION)
 
@@ -67,14 +67,14 @@ def test_one_operator_at_a_time(render: Render, name: str) -> None:
 
 
 @each_file
-def test_the_operators_command_is_one(render: Render, name: str) -> None:
+def test_the_operators_command_line_parses(render: Render, name: str) -> None:
     container = container_of(render(name))
     program, command, *rest = [*container["command"], *container["args"]]
     assert program == "dapt"
     typer.main.get_command(app).commands[command].make_context(command, rest)  # type: ignore[attr-defined]
 
 
-def test_the_operator_is_told_who_it_is_and_where_it_works(render: Render) -> None:
+def test_the_operator_gets_its_instance_lease_and_namespaces(render: Render) -> None:
     arguments = container_of(render("namespaces", release="blue", namespace="tools"))["args"]
     assert arguments[:5] == [
         "--namespace=health",
@@ -86,7 +86,7 @@ def test_the_operator_is_told_who_it_is_and_where_it_works(render: Render) -> No
 
 
 @each_file
-def test_probes_and_monitors_name_ports_that_are_there(render: Render, name: str) -> None:
+def test_probes_and_monitors_name_existing_ports(render: Render, name: str) -> None:
     objects = render(name)
     container = container_of(objects)
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
@@ -118,7 +118,7 @@ def test_selectors_select_the_operators_pod_and_no_other(render: Render, name: s
     )  # training pods say dapt: policies tell them apart
 
 
-def test_a_label_of_the_user_comes_beside_ours(render: Render) -> None:
+def test_labels_of_the_user_are_added(render: Render) -> None:
     labels = operators_pod(render("everything"))["metadata"]["labels"]
     assert labels["team"] == "platform"
     assert labels["app.kubernetes.io/instance"] == "dapt"
@@ -138,7 +138,7 @@ def test_only_the_operators_pod_has_a_token(render: Render) -> None:
     assert operators_pod(objects)["spec"]["automountServiceAccountToken"] is True
 
 
-def test_switches_are_off_unless_asked_for(render: Render) -> None:
+def test_optional_objects_are_off_by_default(render: Render) -> None:
     kinds = {item["kind"] for item in render()}
     assert kinds == {
         "ServiceAccount", "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding",
@@ -158,7 +158,7 @@ def test_monitors_keep_the_labels_of_the_series(render: Render) -> None:
     assert service["spec"]["endpoints"] == [endpoint]
 
 
-def test_two_releases_share_nothing_but_the_definitions(render: Render) -> None:
+def test_two_releases_share_only_the_definitions(render: Render) -> None:
     def names(objects: Any) -> set[tuple[str, str, str]]:
         return {
             (item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"])

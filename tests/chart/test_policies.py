@@ -1,4 +1,4 @@
-"""The NetworkPolicies let through what a run needs and nothing else."""
+"""The NetworkPolicies allow what a run needs and nothing else."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
     )
 
 
-def test_the_operator_reaches_dns_the_api_server_and_progress_alone(
+def test_the_operator_may_reach_only_dns_the_api_server_and_progress(
     render: Render, trainer_labels: dict[str, str]
 ) -> None:
     spec = render("everything").one("NetworkPolicy", "adapter")["spec"]
@@ -56,7 +56,7 @@ def test_the_operator_reaches_dns_the_api_server_and_progress_alone(
     assert not selects(peer["namespaceSelector"], {"kubernetes.io/metadata.name": "law"})
 
 
-def test_metrics_are_for_those_who_are_named(render: Render) -> None:
+def test_only_named_peers_may_scrape_metrics(render: Render) -> None:
     (metrics,) = render("everything").one("NetworkPolicy", "adapter")["spec"]["ingress"]
     assert metrics["ports"] == [{"port": 8081}]
     assert metrics["from"] == [
@@ -64,7 +64,7 @@ def test_metrics_are_for_those_who_are_named(render: Render) -> None:
     ]
 
 
-def test_a_gang_reaches_itself_and_the_operator_reaches_its_progress(
+def test_training_pods_reach_each_other_and_the_operator_their_progress(
     render: Render, trainer_labels: dict[str, str]
 ) -> None:
     policy = render("everything").one("NetworkPolicy", "dapt-system-adapter-trainers")
@@ -84,7 +84,7 @@ def test_a_gang_reaches_itself_and_the_operator_reaches_its_progress(
 @pytest.mark.parametrize(
     "kind", ["prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish"]
 )
-def test_stages_that_run_offline_are_held_there(
+def test_offline_stages_cannot_leave_their_run(
     render: Render, trainer_labels: dict[str, str], kind: str
 ) -> None:
     spec = render("everything").one("NetworkPolicy", "dapt-system-adapter-offline-stages")["spec"]
@@ -93,7 +93,7 @@ def test_stages_that_run_offline_are_held_there(
     assert selects(spec["podSelector"], labels) is (kind not in ONLINE_KINDS)
 
 
-def test_a_whole_cluster_names_the_namespaces_of_its_training_pods(render: Render) -> None:
+def test_trainer_namespaces_are_named_for_a_whole_cluster(render: Render) -> None:
     def places(*sets: str) -> list[str]:
         objects = render("whole-cluster", "networkPolicy.enabled=true", *sets)
         return [item["metadata"]["namespace"] for item in objects.of("NetworkPolicy")]

@@ -1,4 +1,4 @@
-"""The rights that the chart grants are those of the table in docs/operating.md, and none is wider."""
+"""The chart grants exactly the rights of the table in docs/operating.md."""
 
 from __future__ import annotations
 

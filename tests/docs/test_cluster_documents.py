@@ -1,4 +1,4 @@
-"""What the pages about clusters show is what works: manifests, alerts, the health check, the images' commands.
+"""The manifests, alerts, health check and image commands on the pages about clusters work.
 
 Their commands for helm and kubectl are run by tests/cluster/test_chart.py.
 """
@@ -87,7 +87,10 @@ def condition(type_: str, message: str = "because") -> dict[str, str]:
     ("status", "expected"),
     [
         (None, ("Progressing", "not reconciled yet")),
-        ({"observedGeneration": 1, "conditions": [condition("Ready")]}, ("Progressing", "not reconciled yet")),
+        (
+            {"observedGeneration": 1, "conditions": [condition("Ready")]},
+            ("Progressing", "not reconciled yet"),
+        ),
         ({"observedGeneration": 2, "conditions": [condition("Reconciling")]}, ("Progressing", "because")),
         ({"observedGeneration": 2, "conditions": [condition("Stalled")]}, ("Degraded", "because")),
         (
@@ -102,7 +105,7 @@ def condition(type_: str, message: str = "because") -> dict[str, str]:
     ],
     ids=["new", "old", "working", "stalled", "failed", "published", "suspended"],
 )
-def test_the_health_check_for_argo_tells_each_state(status: Any, expected: tuple[str, str]) -> None:
+def test_argo_health_check_reports_each_state(status: Any, expected: tuple[str, str]) -> None:
     script = yaml.safe_load(FILES["argocd-cm.yaml"])["data"][
         "resource.customizations.health.dapt.dev_DomainAdaptation"
     ]

@@ -1,4 +1,4 @@
-"""What the documents say is what the code does: commands parse, links lead somewhere, lists are complete."""
+"""The documents agree with the code: commands parse, links have targets, lists are complete."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ QUOTED = sorted(
 
 
 @pytest.mark.parametrize(("document", "line"), QUOTED, ids=[f"{path}: {line}" for path, line in QUOTED])
-def test_every_quoted_command_is_one(document: str, line: str) -> None:
+def test_every_quoted_command_parses(document: str, line: str) -> None:
     group = typer.main.get_command(app)
     name, *arguments = shlex.split(line)[1:] or ["--help"]
     if name.startswith("-"):
@@ -60,7 +60,7 @@ def anchors(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_every_link_leads_somewhere(document: Path) -> None:
+def test_every_link_has_a_target(document: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", document.read_text()):
         if "://" in target:
             continue
@@ -71,12 +71,12 @@ def test_every_link_leads_somewhere(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_every_file_named_in_code_is_there(document: Path) -> None:
+def test_every_file_named_in_code_exists(document: Path) -> None:
     for name in re.findall(r"`((?:docs|examples|tests|crds|bench)/[\w./-]*)`", document.read_text()):
         assert (ROOT / name).exists(), f"{document.name} names {name}"
 
 
-def test_all_that_is_refused_for_now_is_listed() -> None:
+def test_every_unsupported_field_is_listed() -> None:
     section = (ROOT / "docs" / "concepts.md").read_text().split("## Not supported yet")[1]
     listed = set(re.findall(r"`(spec\.[\w.]+)`", section))
     assert listed == {entry.field for entry in (*ADAPTATION, *PROFILE)}
@@ -94,6 +94,6 @@ def test_every_reason_to_stall_has_a_remedy() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)) == set(STALLING)
 
 
-def test_the_model_of_exit_codes_of_run_is_complete() -> None:
+def test_every_exit_code_of_run_is_listed() -> None:
     text = (ROOT / "docs" / "running-locally.md").read_text()
     assert re.findall(r"^\| (\d+) \|", text, flags=re.MULTILINE) == ["0", "1", "2", "130", "143"]

@@ -47,7 +47,7 @@ def test_examples_for_clusters_are_planned_in_full(path: Path) -> None:
 
 
 @pytest.mark.parametrize("profile", ["local", str(ROOT / "examples" / "profile-cpu.yaml")])
-def test_the_laptop_example_runs_where_its_files_are(
+def test_the_laptop_example_is_planned_with_its_files(
     tmp_path: Path, profile: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -78,7 +78,7 @@ def test_the_laptop_example_runs_where_its_files_are(
 
 
 @pytest.mark.parametrize("name", ["quickstart/quickstart.yaml", "forgetting.yaml"])
-def test_what_runs_on_the_demo_data_is_valid_and_planned(name: str) -> None:
+def test_examples_with_demo_data_are_valid_and_planned(name: str) -> None:
     path = ROOT / "examples" / name
     problems, good = lint([path])
     assert problems == []

@@ -1,4 +1,4 @@
-"""The examples of docs/finetuning.md are read as the page says, and become examples with something to learn."""
+"""The examples of docs/finetuning.md are read as the page says."""
 
 from __future__ import annotations
 

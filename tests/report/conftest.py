@@ -1,4 +1,4 @@
-"""A finished run in miniature, as values: nothing of it was measured."""
+"""Builds a small finished run from made-up values."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ FINAL = Measure(
 
 @dataclass
 class Run:
-    """Reports by kind, and the status; tests take parts away."""
+    """Reports by kind, and the status; tests remove parts of it."""
 
     reports: dict[str, Contract]
     status: dict[str, Any]
     resource: dict[str, Any]
 
     def write(self, folder: Path) -> Path:
-        """The run's folder, as a local run leaves it."""
+        """Write the run's folder as a local run does, and return it."""
         for kind, report in self.reports.items():
             candidate = CHOSEN if kind in ("evaluate", "verify") else None
             identity = RunIdentity(
@@ -105,7 +105,7 @@ class Run:
 
 @pytest.fixture
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests about words: drawing is what takes the time."""
+    """Draw no charts, for tests about text: drawing takes most of the time."""
     monkeypatch.setattr("dapt_operator.report.page.draw_charts", lambda _: ())
 
 

@@ -1,4 +1,4 @@
-"""Labels beside crowded points."""
+"""Labels next to crowded points cover neither points nor each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page: the run's numbers in words, nothing from outside, no markup from texts, and something at any time."""
+"""The page shows a run's results at any time, loads nothing from outside, and escapes all text."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def page(run: Run, folder: Path) -> Text:
     return Text(build_report(run.write(folder))[0].read_text(encoding="utf-8"))
 
 
-def test_a_finished_run_tells_its_numbers(finished: Run, tmp_path: Path) -> None:
+def test_page_of_a_finished_run_has_its_results(finished: Run, tmp_path: Path) -> None:
     text = page(finished, tmp_path).text
     for words in (
         "model published to file://out",
@@ -77,14 +77,14 @@ def test_a_finished_run_tells_its_numbers(finished: Run, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("without_pictures")
-def test_every_candidate_shows_each_gate(finished: Run, tmp_path: Path) -> None:
+def test_every_candidate_shows_the_verdict_of_each_gate(finished: Run, tmp_path: Path) -> None:
     text = page(finished, tmp_path).text
     assert "a1-s12 18.17 (−18.1 %) 19.11 (+5.1 %) 0.200 ✓ passes not checked ✗ fails" in text
     assert "a1-s60 (chosen) 14.59 (−34.3 %) 18.73 (+3.0 %) 0.420 ✓ passes ✓ passes ✓ passes" in text
 
 
 def rolled_back(run: Run) -> Run:
-    """The same run after an attempt that forgot too much, and with a blend."""
+    """Return the run with an earlier attempt that forgot too much, and with an average."""
     early = [
         {"id": f"a1-s{step}", "attempt": 1, "step": step, "forgetting": rise, "gain": 0.5, "passes": False}
         for step, rise in ((12, 0.4), (24, 0.7))
@@ -106,15 +106,15 @@ def rolled_back(run: Run) -> Run:
     return run
 
 
-def test_the_page_tells_the_story_of_a_rollback(finished: Run, tmp_path: Path) -> None:
+def test_page_shows_the_attempts_of_a_rollback(finished: Run, tmp_path: Path) -> None:
     written = build_report(rolled_back(finished).write(tmp_path))
     assert {"trade.png", "attempts.png"} <= {path.name for path in written}
-    told = Text(written[0].read_text(encoding="utf-8"))
+    read = Text(written[0].read_text(encoding="utf-8"))
     assert (
         "1 0.025 0.0 % the base model stopped: it forgot too much general perplexity is +70.0% over the base model's"
         " 2 0.0025 0.0 % the base model ran to its end"
-    ) in told.text
-    pictures = [value for name, value in told.attributes if name == "aria-label"]
+    ) in read.text
+    pictures = [value for name, value in read.attributes if name == "aria-label"]
     assert (
         "attempt 1 from step 0: +40.0\u202f% at step 12, +70.0\u202f% at step 24; ended by ForgettingLimit"
         in next(one for one in pictures if one.startswith("attempt 1"))
@@ -122,7 +122,7 @@ def test_the_page_tells_the_story_of_a_rollback(finished: Run, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("without_pictures")
-def test_the_page_tells_what_a_grown_tokenizer_brought(finished: Run, tmp_path: Path) -> None:
+def test_page_shows_what_an_extended_tokenizer_saved(finished: Run, tmp_path: Path) -> None:
     prepare = finished.reports["prepare"]
     assert isinstance(prepare, PrepareReport)
     grown = TokenizerFacts(
@@ -139,7 +139,7 @@ def test_the_page_tells_what_a_grown_tokenizer_brought(finished: Run, tmp_path: 
     )
 
 
-def test_pictures_are_in_the_page_and_beside_it(finished: Run, tmp_path: Path) -> None:
+def test_charts_are_in_the_page_and_written_as_png(finished: Run, tmp_path: Path) -> None:
     written = build_report(finished.write(tmp_path))
     assert [path.relative_to(tmp_path).as_posix() for path in written] == [
         "report.html",
@@ -160,7 +160,7 @@ def test_pictures_are_in_the_page_and_beside_it(finished: Run, tmp_path: Path) -
     assert labels[4] == "domain-0 (icd.jsonl): 60,211 tokens; general-0 (readmes.jsonl): 28,004 tokens"
 
 
-def test_nothing_comes_from_outside(finished: Run, tmp_path: Path) -> None:
+def test_page_loads_nothing_from_outside(finished: Run, tmp_path: Path) -> None:
     source = build_report(finished.write(tmp_path))[0].read_text(encoding="utf-8")
     read = Text(source)
     assert not {"script", "link", "img", "iframe", "object", "embed", "base"} & set(read.tags)
@@ -175,7 +175,7 @@ def test_nothing_comes_from_outside(finished: Run, tmp_path: Path) -> None:
     assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", source))
 
 
-def test_hostile_text_stays_text(finished: Run, tmp_path: Path) -> None:
+def test_hostile_text_is_escaped(finished: Run, tmp_path: Path) -> None:
     verify: Any = finished.reports["verify"]
     finished.reports["verify"] = verify.model_copy(
         update={"samples": (Sample(prompt=HOSTILE, answers=(("base", HOSTILE), ("final", HOSTILE))),)}
@@ -234,7 +234,7 @@ def test_without_fine_tuning_there_is_no_third_model(finished: Run, tmp_path: Pa
         ),
     ],
 )
-def test_a_run_that_is_not_there_yet_says_what_is_missing(
+def test_page_of_an_unfinished_run_says_what_is_missing(
     finished: Run, tmp_path: Path, reports: tuple[str, ...], there: list[str], missing: list[str]
 ) -> None:
     finished.reports = {kind: report for kind, report in finished.reports.items() if kind in reports}
@@ -247,7 +247,7 @@ def test_a_run_that_is_not_there_yet_says_what_is_missing(
 
 
 @pytest.mark.usefixtures("without_pictures")
-def test_a_blocked_run_leads_with_its_reason(finished: Run, tmp_path: Path) -> None:
+def test_page_of_a_stalled_run_starts_with_the_reason(finished: Run, tmp_path: Path) -> None:
     del finished.status["selected"], finished.status["output"]
     finished.reports.pop("verify")
     finished.status["phase"] = "Stalled"
@@ -266,7 +266,7 @@ def test_a_blocked_run_leads_with_its_reason(finished: Run, tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("without_pictures")
-def test_a_running_run_says_what_it_does(finished: Run, tmp_path: Path) -> None:
+def test_page_of_a_running_run_says_what_is_in_progress(finished: Run, tmp_path: Path) -> None:
     del finished.status["selected"], finished.status["output"]
     finished.status["conditions"] = [
         {
@@ -278,13 +278,13 @@ def test_a_running_run_says_what_it_does(finished: Run, tmp_path: Path) -> None:
     assert "This run has not ended (pretrain is running): the page shows what is there so far." in text
 
 
-def test_an_empty_status_without_a_work_volume_is_still_a_page(tmp_path: Path) -> None:
+def test_an_empty_status_without_a_work_volume_gives_a_page(tmp_path: Path) -> None:
     written = draw_report({}, {"metadata": {"name": "new"}}, tmp_path / "none", tmp_path)
     assert [path.name for path in written] == ["report.html"]
     assert "Pending new This run has not ended" in Text(written[0].read_text()).text
 
 
-def test_a_measure_that_is_not_finite_is_drawn_around(finished: Run, tmp_path: Path) -> None:
+def test_a_measure_that_is_not_finite_is_described_and_not_drawn(finished: Run, tmp_path: Path) -> None:
     pretrain: Any = finished.reports["pretrain"]
     rows = list(pretrain.facts.checkpoints)
     rows[-1] = rows[-1].model_copy(update={"general_a_nats": float("inf"), "general_b_nats": float("nan")})
@@ -300,7 +300,7 @@ def test_a_measure_that_is_not_finite_is_drawn_around(finished: Run, tmp_path: P
     assert "step 60: domain 14.59, general ∞" in label
 
 
-def test_no_run_and_a_damaged_one_are_told_apart(tmp_path: Path) -> None:
+def test_a_missing_status_and_a_damaged_one_get_different_messages(tmp_path: Path) -> None:
     with pytest.raises(ReportError) as caught:
         build_report(tmp_path)
     assert str(caught.value) == f"{tmp_path}/status.yaml: no run to report on; start one with dapt run"

@@ -1,4 +1,4 @@
-"""Gain against forgetting: the front by its definition, and pictures that tell what they show."""
+"""The charts of gain against forgetting: the front keeps its definition, and descriptions have every candidate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def candidate(number: int, forgetting: float, gain: float) -> CandidatePoint:
 
 
 @given(st.lists(st.tuples(shares, shares), max_size=12))
-def test_the_front_holds_what_no_other_beats(values: list[tuple[float, float]]) -> None:
+def test_pareto_front_has_every_candidate_that_no_other_beats(values: list[tuple[float, float]]) -> None:
     candidates = [candidate(number, *value) for number, value in enumerate(values)]
     front = pareto_front(candidates)
 
@@ -37,7 +37,7 @@ def test_the_front_holds_what_no_other_beats(values: list[tuple[float, float]]) 
     assert [one.forgetting for one in front] == sorted(one.forgetting for one in front)
 
 
-def test_the_trade_tells_every_candidate_and_what_is_not_drawn() -> None:
+def test_tradeoff_chart_describes_every_candidate_and_counts_those_not_drawn() -> None:
     candidates = [candidate(10, 0.02, 0.1), candidate(20, 0.1, 0.3), candidate(30, 2.0, 0.35)]
     chart = tradeoff_chart(candidates, chosen="a1-s20", gates=GateLines(max_general_increase=0.15))
     assert chart.description == (
@@ -48,13 +48,13 @@ def test_the_trade_tells_every_candidate_and_what_is_not_drawn() -> None:
     assert chart.svg.startswith("<svg")
 
 
-def test_a_trade_of_nothing_but_far_candidates_shows_them() -> None:
+def test_tradeoff_chart_of_only_far_candidates_shows_them() -> None:
     candidates = [candidate(10, 2.0, 0.1), candidate(20, 3.0, 0.3)]
     chart = tradeoff_chart(candidates, chosen=None, gates=GateLines(max_general_increase=0.15))
     assert "not drawn" not in chart.description
 
 
-def test_the_attempts_tell_where_each_began_and_how_it_ended() -> None:
+def test_attempts_chart_describes_where_each_attempt_began_and_how_it_ended() -> None:
     chart = attempts_chart(
         [
             AttemptPath(1, 0, 0.0, [(10, 0.4), (20, 3.4e8), (30, float("inf"))], "Diverged"),
