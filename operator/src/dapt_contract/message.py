@@ -14,10 +14,10 @@ from pydantic import Field, ValidationError
 from dapt_contract.base import Contract, compact_number
 from dapt_contract.envelope import ContractError
 from dapt_contract.failure import Cause
+from dapt_contract.pod import TERMINATION_MESSAGE_BYTES
 from dapt_contract.stages import KINDS
 
 MAX_MESSAGE_BYTES = 3584
-_KUBERNETES_MAX_BYTES = 4096
 _SENTENCE_CHARACTERS = (600, 120, 0)
 """Lengths to which the sentence is cut, tried in this order until the message fits."""
 _WARNING_CHARACTERS = 160
@@ -31,7 +31,7 @@ class StageMessage(Contract):
     kind: str
     exit_code: int = 0
     cause: Cause | None = None
-    message: str = Field(default="", max_length=4096)
+    message: str = Field(default="", max_length=TERMINATION_MESSAGE_BYTES)
     """One sentence for people; for a failure the root cause with its place and the next step."""
     effect: bool = False
     """Whether a peer's failure explains this one (a broken collective); it counts only where nothing else failed."""
@@ -118,8 +118,8 @@ def decode_message(text: str) -> StageMessage:
     Raises:
         ContractError: too long, not JSON, or not a message.
     """
-    if len(text.encode(errors="replace")) > _KUBERNETES_MAX_BYTES:
-        raise ContractError(f"termination message longer than {_KUBERNETES_MAX_BYTES:,} bytes")
+    if len(text.encode(errors="replace")) > TERMINATION_MESSAGE_BYTES:
+        raise ContractError(f"termination message longer than {TERMINATION_MESSAGE_BYTES:,} bytes")
     try:
         return StageMessage.model_validate_json(text)
     except ValidationError as error:

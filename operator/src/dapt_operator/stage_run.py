@@ -17,7 +17,9 @@ from dapt_operator.api.names import object_name
 from dapt_operator.api.v1alpha1.run_record import StageKey
 
 Manifest = Mapping[str, Any]
-"""A Kubernetes object as plain JSON values."""
+"""A Kubernetes object, or a part of one, as plain JSON values; read only."""
+JsonObject = dict[str, Any]
+"""The same, while it is built or changed."""
 
 HOLDER_KINDS: Final = ("Job", "JobSet")
 """Kinds of object that hold the pods of a run."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from dapt_operator.stage_run import Children, Manifest
 
@@ -80,7 +79,7 @@ class Cluster(Protocol):
         """
         ...
 
-    def write_status(self, key: Key, status: Mapping[str, Any], resource_version: str) -> None:
+    def write_status(self, key: Key, status: Manifest, resource_version: str) -> None:
         """Replace the status.
 
         Raises:

@@ -7,7 +7,6 @@ first pod's stable host name below the adaptation's headless Service, which only
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 from dapt_operator.api import names
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
@@ -22,13 +21,14 @@ from dapt_operator.launchers.render.objects import (
     stage_config_map,
     work_claim,
 )
-from dapt_operator.stage_run import Children, Manifest, Owner, RunState, StageRun
+from dapt_operator.stage_run import Children, JsonObject, Manifest, Owner, RunState, StageRun
 
 
 def render(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> tuple[Manifest, ...]:
     """Return all objects of one run, in the order of their creation; equal input gives equal output."""
+    # The ConfigMap comes first: a pod whose volume is missing waits until the kubelet tries again.
     config_map, digest = stage_config_map(run, profile, owner)
-    spec: dict[str, Any] = job_spec(run, profile, owner, digest, _rendezvous(run, owner))
+    spec: JsonObject = job_spec(run, profile, owner, digest, _rendezvous(run, owner))
     if run.queue is not None:
         spec["suspend"] = True  # only at creation: afterwards the queue owns the field
     job = {

@@ -7,15 +7,14 @@ names lie below a Service that the JobSet controller creates; a run of one node 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.launchers.observe.run_states import Gang, read_run_states, true_conditions
 from dapt_operator.launchers.render.environment import SINGLE_POD, Rendezvous
 from dapt_operator.launchers.render.objects import gang_metadata, job_spec, stage_config_map, work_claim
-from dapt_operator.stage_run import Children, Manifest, Owner, RunState, StageRun
+from dapt_operator.stage_run import Children, JsonObject, Manifest, Owner, RunState, StageRun
 
 API_VERSION: Final = "jobset.x-k8s.io/v1alpha2"
 REPLICATED_JOB: Final = "n"
@@ -34,7 +33,7 @@ def render(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> tuple
     config_map, digest = stage_config_map(run, profile, owner)
     has_peers = run.resources.nodes > 1
     rendezvous = Rendezvous(host=f"{job_name(run.name)}-0.{run.name}") if has_peers else SINGLE_POD
-    spec: dict[str, Any] = {
+    spec: JsonObject = {
         "network": {"enableDNSHostnames": has_peers, "publishNotReadyAddresses": True},
         "failurePolicy": {"maxRestarts": 0, "rules": [DEADLINE_RULE]},
         "replicatedJobs": [
@@ -70,8 +69,8 @@ def _read(manifest: Manifest) -> Gang | None:
     if manifest.get("kind") != "JobSet":
         return None
     spec, conditions = manifest.get("spec") or {}, true_conditions(manifest)
-    replicated: Mapping[str, Any] = next(iter(spec.get("replicatedJobs") or []), {})
-    job: Mapping[str, Any] = (replicated.get("template") or {}).get("spec") or {}
+    replicated: Manifest = next(iter(spec.get("replicatedJobs") or []), {})
+    job: Manifest = (replicated.get("template") or {}).get("spec") or {}
     failed = conditions.get("Failed")
     return Gang(
         kind="JobSet",

@@ -6,13 +6,13 @@ Labels hold all of `RunIdentity`, so the state of a run can be derived from its 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from pydantic import ValidationError
 
 from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api import names
-from dapt_operator.stage_run import Manifest, Owner, StageRun
+from dapt_operator.stage_run import JsonObject, Manifest, Owner, StageRun
 
 ANNOTATION_ACCELERATOR: Final = f"{names.GROUP}/accelerator"
 """Annotation of a Job: the extended resource whose amount counts as accelerators."""
@@ -46,7 +46,7 @@ def run_labels(run: StageRun) -> dict[str, str]:
 
 def identity_of(manifest: Manifest) -> RunIdentity | None:
     """Return the run that an object belongs to; None for an object that is not one of ours."""
-    metadata: Mapping[str, Any] = manifest.get("metadata") or {}
+    metadata: Manifest = manifest.get("metadata") or {}
     labels: Mapping[str, str] = metadata.get("labels") or {}
     try:
         return RunIdentity(
@@ -63,7 +63,7 @@ def identity_of(manifest: Manifest) -> RunIdentity | None:
         return None
 
 
-def owner_references(owner: Owner) -> list[dict[str, Any]]:
+def owner_references(owner: Owner) -> list[JsonObject]:
     """Return the DomainAdaptation as controlling owner, so that its children are deleted with it.
 
     `blockOwnerDeletion` is not set. Where the admission plugin OwnerReferencesPermissionEnforcement is on, setting it

@@ -7,22 +7,23 @@ the index function that passes objects on. It returns nothing, so kopf's own ind
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import kopf
 
 from dapt_operator.runtime.watched_kinds import WatchedKind
+from dapt_operator.stage_run import Manifest
 
 
 class ObjectSink(Protocol):
     """Receives watched objects. Its methods are called from kopf's event loop, so they must not block."""
 
-    def put(self, body: Mapping[str, Any]) -> None:
+    def put(self, body: Manifest) -> None:
         """Take an object that exists or has changed."""
         ...
 
-    def remove(self, body: Mapping[str, Any]) -> None:
+    def remove(self, body: Manifest) -> None:
         """Take the last state of a deleted object."""
         ...
 

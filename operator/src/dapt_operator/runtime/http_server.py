@@ -53,7 +53,7 @@ class MonitoringServer:
         }
 
         class Handler(BaseHTTPRequestHandler):
-            timeout = 10
+            timeout = 10  # of the socket: a client that sends nothing does not keep its thread
 
             def do_GET(self) -> None:
                 page = pages.get(self.path.partition("?")[0])

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final
 import kopf
 
 from dapt_operator.api.names import LABEL_UID
+from dapt_operator.runtime.watched_kinds import JOBSETS
 
 BOOKMARK_SECONDS: Final = 60.0
 """The API server sends each watch a bookmark about this often, so longer silence means a dead connection."""
@@ -61,7 +62,7 @@ def set_kopf(settings: kopf.OperatorSettings) -> None:
     settings.watching.inactivity_timeout = BOOKMARK_SECONDS + 15
     settings.watching.reconnect_backoff = 0.5
     settings.watching.chunk_size = 500  # lists are read in pages, so that memory does not peak
-    for kind in (("v1", "pods"), ("batch", "v1", "jobs"), ("jobset.x-k8s.io", "v1alpha2", "jobsets")):
+    for kind in (("v1", "pods"), ("batch", "v1", "jobs"), (JOBSETS.group, JOBSETS.version, JOBSETS.plural)):
         settings.watching.label_selectors[kind] = LABEL_UID  # the API server sends only objects of ours
     settings.networking.request_timeout = 60
     settings.networking.connect_timeout = 10

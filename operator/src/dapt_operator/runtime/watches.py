@@ -108,6 +108,7 @@ class Watches:
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
         kinds = await asyncio.to_thread(self._find_kinds)
         with self._lock:
+            # `stop` may have been called while the kinds were listed: it found no kopf to stop.
             if self._stopped.is_set():
                 return
             self._kinds = kinds
@@ -131,5 +132,6 @@ class Watches:
 
 
 def _set(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    # kopf may have ended by itself, and its loop with it.
     if not loop.is_closed():
         loop.call_soon_threadsafe(event.set)

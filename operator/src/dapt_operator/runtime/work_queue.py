@@ -166,7 +166,7 @@ class WorkQueue(Generic[K]):
         """Make `key` due in `after_seconds` at the latest. May be called from any thread at any time; never blocks."""
         with self._changed:
             self._due_times.wake(key, self._clock(), after_seconds)
-            self._changed.notify()
+            self._changed.notify()  # a waiting thread may sleep until a later time than this key's
 
     def stop(self, timeout_seconds: float) -> bool:
         """Start no further reconcile and wait for the running ones; return whether all ended in time."""

@@ -7,9 +7,9 @@ statuses carry resource versions; a test can kill the operator before or after a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from dapt_contract.stage_file import StageFile
 from dapt_operator.api.v1alpha1.conditions import timestamp
@@ -18,7 +18,7 @@ from dapt_operator.cluster.errors import CannotCreateError, ConflictError, NameT
 from dapt_operator.cluster.port import Event, Key, ObjectReference, World
 from dapt_operator.launchers.labels import QUEUE_LABEL
 from dapt_operator.launchers.render.objects import STAGE_FILE_KEY
-from dapt_operator.stage_run import HOLDER_KINDS, Children, Manifest
+from dapt_operator.stage_run import HOLDER_KINDS, Children, JsonObject, Manifest
 from dapt_operator.testing.invariants import (
     ImpossibleWorldError,
     check_conditions,
@@ -43,7 +43,7 @@ class MemoryCluster(MemoryKubelet):
 
     def __init__(self) -> None:
         super().__init__(START)
-        self.profiles: dict[str, dict[str, Any]] = {}
+        self.profiles: dict[str, JsonObject] = {}
         """By name."""
         self.verbs: list[str] = []
         """Every writing verb so far, as `apply Job/name`."""
@@ -80,7 +80,7 @@ class MemoryCluster(MemoryKubelet):
         self._stored[key] = Stored(resource)
         return key
 
-    def edit(self, key: Key, change: Callable[[dict[str, Any]], None]) -> None:
+    def edit(self, key: Key, change: Callable[[JsonObject], None]) -> None:
         """Change the spec as `kubectl edit` does: the generation increases."""
         stored = self._stored[key]
         change(stored.resource["spec"])
@@ -150,7 +150,7 @@ class MemoryCluster(MemoryKubelet):
         what = f"{reference.kind}/{reference.name}"
         self._verb("delete", what, lambda: self._delete(key, reference))
 
-    def write_status(self, key: Key, status: Mapping[str, Any], resource_version: str) -> None:
+    def write_status(self, key: Key, status: Manifest, resource_version: str) -> None:
         """Replace the status, or raise ConflictError."""
         self._verb("write_status", key.name, lambda: self._write(key, status, resource_version))
 
@@ -173,7 +173,7 @@ class MemoryCluster(MemoryKubelet):
         """Set the last lines of a pod's log."""
         self._stored[key].logs[pod] = lines
 
-    def live_jobs(self, key: Key) -> list[dict[str, Any]]:
+    def live_jobs(self, key: Key) -> list[JsonObject]:
         """Return the Jobs and JobSets whose processes exist or may still start."""
         stored = self._stored[key]
         return [gang for gang in stored.gangs() if may_run(gang, stored.pods_of(gang["metadata"]["name"]))]
@@ -186,7 +186,7 @@ class MemoryCluster(MemoryKubelet):
             if kind in (*HOLDER_KINDS, "Pod") and not is_kept:
                 del objects[(kind, name)]
 
-    def status(self, key: Key) -> dict[str, Any]:
+    def status(self, key: Key) -> JsonObject:
         """Return the stored status; empty before the first write."""
         return copy(self._stored[key].resource.get("status") or {})
 
@@ -194,7 +194,7 @@ class MemoryCluster(MemoryKubelet):
         """Return all Events so far."""
         return self._stored[key].events
 
-    def objects(self, key: Key, kind: str) -> list[dict[str, Any]]:
+    def objects(self, key: Key, kind: str) -> list[JsonObject]:
         """Return all objects of a kind."""
         return [copy(item) for (item_kind, _), item in self._stored[key].objects.items() if item_kind == kind]
 
@@ -286,7 +286,7 @@ class MemoryCluster(MemoryKubelet):
             check_pod_deletion(existing, peers, reference.grace_seconds)
         del stored.objects[(reference.kind, reference.name)]
 
-    def _write(self, key: Key, status: Mapping[str, Any], resource_version: str) -> None:
+    def _write(self, key: Key, status: Manifest, resource_version: str) -> None:
         stored = self._stored[key]
         if self.num_conflicts > 0:
             self.num_conflicts -= 1

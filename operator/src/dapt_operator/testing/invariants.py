@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api.v1alpha1.conditions import CONDITION_TYPES, PHASES, REASONS
@@ -42,8 +42,8 @@ def key_of(job: Manifest) -> str:
 
 
 def check_new_job(
-    resource: Mapping[str, Any],
-    objects: Sequence[Mapping[str, Any]],
+    resource: Manifest,
+    objects: Sequence[Manifest],
     job: Manifest,
     created: Sequence[str],
     max_evaluations: int = 1,
@@ -100,15 +100,13 @@ def _may_overlap(stage: str, other_stage: str) -> bool:
     return "evaluate" in stages and stages <= {"evaluate", "pretrain", "blend"}
 
 
-def _pods_of(gang: Mapping[str, Any], objects: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _pods_of(gang: Manifest, objects: Sequence[Manifest]) -> list[Manifest]:
     name = gang["metadata"]["name"]
     pods = (item for item in objects if item["kind"] == "Pod")
     return [pod for pod in pods if pod["metadata"]["name"].rpartition("-")[0] == name]
 
 
-def check_deletion(
-    resource: Mapping[str, Any], job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]] = ()
-) -> None:
+def check_deletion(resource: Manifest, job: Manifest, pods: Sequence[Manifest] = ()) -> None:
     """Check that a Job is deleted once, and only when the stored status has its run and, if it has ended, its end.
 
     Raises:
@@ -128,9 +126,7 @@ def check_deletion(
         raise ImpossibleWorldError(f"{name} was deleted before the cause of its failure was written")
 
 
-def check_pod_deletion(
-    pod: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], grace_seconds: int | None
-) -> None:
+def check_pod_deletion(pod: Manifest, pods: Sequence[Manifest], grace_seconds: int | None) -> None:
     """Check that a single pod is deleted only when a peer of it has failed, and without a grace period.
 
     Raises:
@@ -143,7 +139,7 @@ def check_pod_deletion(
         raise ImpossibleWorldError(f"pod {name} was deleted with a grace period: it would wait in vain")
 
 
-def check_history(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+def check_history(before: Manifest, after: Manifest) -> None:
     """Check that a final state stays, numbers only rise, no record is lost, and the status stays small.
 
     Raises:
@@ -172,19 +168,19 @@ def check_history(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
         raise ImpossibleWorldError("the status is larger than 256 KiB")
 
 
-def _records(status: Mapping[str, Any]) -> dict[Lineage, Mapping[str, Any]]:
-    runs: Sequence[Mapping[str, Any]] = status.get("ledger", {}).get("runs", [])
+def _records(status: Manifest) -> dict[Lineage, Manifest]:
+    runs: Sequence[Manifest] = status.get("ledger", {}).get("runs", [])
     return {(run["stage"], run["attempt"], run.get("candidate")): run for run in runs}
 
 
-def _is_closed(lineage: Lineage, record: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+def _is_closed(lineage: Lineage, record: Manifest, after: Manifest) -> bool:
     """Whether the ledger lists a dropped record as closed."""
     stage, attempt, candidate = lineage
     closed = (after.get("ledger", {}).get("closed") or {}).get("lineages", [])
     return f"{stage} {attempt} {candidate or ''} {record['try']}" in closed
 
 
-def check_conditions(before: Mapping[str, Any], after: Mapping[str, Any], generation: int) -> None:
+def check_conditions(before: Manifest, after: Manifest, generation: int) -> None:
     """Check that what kstatus reads is consistent, and describes the current generation of the spec.
 
     kstatus: an observed generation that lags, or Reconciling, means in progress; Stalled means failed; Ready means
@@ -221,7 +217,7 @@ def check_conditions(before: Mapping[str, Any], after: Mapping[str, Any], genera
         raise ImpossibleWorldError(f"phase {after.get('phase')!r} is not in the table")
 
 
-def condition(status: Mapping[str, Any] | None, type_: str) -> str:
+def condition(status: Manifest | None, type_: str) -> str:
     """Return the reason of a condition that is True; empty for any other."""
     for item in (status or {}).get("conditions", []):
         if item["type"] == type_ and item["status"] == "True":

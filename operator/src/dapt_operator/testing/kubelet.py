@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
 
 from dapt_contract.failure import Cause, ExitCode
 from dapt_contract.stage_file import StageFile
@@ -12,6 +11,7 @@ from dapt_operator.launchers.labels import QUEUE_LABEL
 from dapt_operator.launchers.observe.pod_states import has_ended
 from dapt_operator.launchers.render.environment import DEFAULT_GRACE_SECONDS
 from dapt_operator.launchers.render.objects import STAGE_FILE_KEY
+from dapt_operator.stage_run import JsonObject
 from dapt_operator.testing import objects
 from dapt_operator.testing.objects import Ends, Script, Stored
 
@@ -35,7 +35,7 @@ class MemoryKubelet:
         """Move the time forward."""
         self.now += timedelta(seconds=seconds)
 
-    def stage_file(self, stored: Stored, gang: dict[str, Any]) -> StageFile:
+    def stage_file(self, stored: Stored, gang: JsonObject) -> StageFile:
         """Return the stage.json of the run of a gang."""
         text = stored.objects[("ConfigMap", gang["metadata"]["name"])]["data"][STAGE_FILE_KEY]
         return StageFile.model_validate_json(text)
@@ -56,7 +56,7 @@ class MemoryKubelet:
                 ended += self._run(stored, gang, script, seconds)
         return ended
 
-    def fail_pod(self, stored: Stored, gang: dict[str, Any], index: int, outcome: Ends) -> None:
+    def fail_pod(self, stored: Stored, gang: JsonObject, index: int, outcome: Ends) -> None:
         """End one pod by itself while its peers continue; the Job controller has not noticed yet."""
         self.start_pods(stored, gang)
         name = f"{gang['metadata']['name']}-{index}"
@@ -65,14 +65,14 @@ class MemoryKubelet:
         stage = self.stage_file(stored, gang)
         pod["status"] = objects.ended_status(stage, outcome, started, timestamp(self.now))
 
-    def start_pods(self, stored: Stored, gang: dict[str, Any]) -> None:
+    def start_pods(self, stored: Stored, gang: JsonObject) -> None:
         """Start all pods of a gang."""
         for index in range(int(objects.job_spec(gang)["completions"])):
             old = stored.objects.get(("Pod", f"{gang['metadata']['name']}-{index}"))
             if old is None or old["status"].get("phase") == "Pending":
                 self._put_pod(stored, gang, index, objects.running_status(timestamp(self.now)))
 
-    def delete_gang(self, stored: Stored, gang: dict[str, Any], *, gracefully: bool) -> None:
+    def delete_gang(self, stored: Stored, gang: JsonObject, *, gracefully: bool) -> None:
         """Delete a gang in the foreground: the object exists until its pods are gone."""
         name = gang["metadata"]["name"]
         alive = [pod for pod in stored.pods_of(name) if not has_ended(pod)]
@@ -88,17 +88,17 @@ class MemoryKubelet:
 
     # --- inside ---
 
-    def _notice_end(self, gang: dict[str, Any]) -> None:
+    def _notice_end(self, gang: JsonObject) -> None:
         """Fail a gang whose pods have failed, as the Job controller does; the planner has seen the pods before."""
         if not objects.is_over(gang):
             now = timestamp(self.now)
             gang["status"] = objects.gang_status(gang, done=False, started=now, finished=now)
 
-    def _admit(self, gang: dict[str, Any]) -> None:
+    def _admit(self, gang: JsonObject) -> None:
         if self.queues.get(gang["metadata"]["labels"].get(QUEUE_LABEL, "")) == "":
             gang["spec"]["suspend"] = False
 
-    def _run(self, stored: Stored, gang: dict[str, Any], script: Script, seconds: float) -> int:
+    def _run(self, stored: Stored, gang: JsonObject, script: Script, seconds: float) -> int:
         stage = self.stage_file(stored, gang)
         outcome = script(stage)
         if isinstance(outcome, Ends):
@@ -113,7 +113,7 @@ class MemoryKubelet:
             stored.progress[name] = outcome.progress
         return 0
 
-    def _stop(self, stored: Stored, gang: dict[str, Any], seconds: float) -> int:
+    def _stop(self, stored: Stored, gang: JsonObject, seconds: float) -> int:
         """End the pods of a deleted gang with their termination messages; then remove the gang."""
         name = gang["metadata"]["name"]
         alive = [pod for pod in stored.pods_of(name) if not has_ended(pod)]
@@ -133,19 +133,17 @@ class MemoryKubelet:
             pod["status"] = objects.ended_status(stage, outcome, started, timestamp(self.now))
         return 1
 
-    def _collect(self, stored: Stored, gang: dict[str, Any]) -> None:
+    def _collect(self, stored: Stored, gang: JsonObject) -> None:
         name = gang["metadata"]["name"]
         stored.objects.pop((gang["kind"], name), None)
         for pod in stored.pods_of(name):
             del stored.objects[("Pod", pod["metadata"]["name"])]
 
-    def _put_pod(self, stored: Stored, gang: dict[str, Any], index: int, status: dict[str, Any]) -> None:
+    def _put_pod(self, stored: Stored, gang: JsonObject, index: int, status: JsonObject) -> None:
         pod = objects.pod_of(gang, index, status)
         stored.objects[("Pod", pod["metadata"]["name"])] = pod
 
-    def _end(
-        self, stored: Stored, gang: dict[str, Any], stage: StageFile, outcome: Ends, seconds: float
-    ) -> None:
+    def _end(self, stored: Stored, gang: JsonObject, stage: StageFile, outcome: Ends, seconds: float) -> None:
         first = stored.objects.get(("Pod", f"{gang['metadata']['name']}-0"))
         started = objects.started_at(first) or timestamp(self.now)
         self.advance(seconds)

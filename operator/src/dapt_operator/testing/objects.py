@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from dapt_contract.base import Contract
 from dapt_contract.failure import Cause
@@ -16,7 +15,7 @@ from dapt_contract.stage_file import StageFile
 from dapt_operator.cluster.port import Event
 from dapt_operator.launchers.observe.pod_states import has_ended
 from dapt_operator.launchers.render.pod import CONTAINER
-from dapt_operator.stage_run import HOLDER_KINDS, Manifest
+from dapt_operator.stage_run import HOLDER_KINDS, JsonObject, Manifest
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,9 @@ Script = Callable[[StageFile], Ends | Stays]
 class Stored:
     """Holds one adaptation with all that belongs to it."""
 
-    resource: dict[str, Any]
+    resource: JsonObject
     version: int = 1
-    objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    objects: dict[tuple[str, str], JsonObject] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     progress: dict[str, Progress] = field(default_factory=dict)
     logs: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -63,11 +62,11 @@ class Stored:
     refused: dict[str, str] = field(default_factory=dict)
     """Kinds that the cluster refuses, with its message."""
 
-    def gangs(self) -> list[dict[str, Any]]:
+    def gangs(self) -> list[JsonObject]:
         """Return the Jobs and JobSets, oldest first."""
         return [item for (kind, _), item in self.objects.items() if kind in HOLDER_KINDS]
 
-    def pods_of(self, name: str) -> list[dict[str, Any]]:
+    def pods_of(self, name: str) -> list[JsonObject]:
         """Return the pods of a Job or JobSet."""
         return [
             item
@@ -76,20 +75,20 @@ class Stored:
         ]
 
 
-def job_spec(gang: Mapping[str, Any]) -> Mapping[str, Any]:
+def job_spec(gang: Manifest) -> Manifest:
     """Return the spec of the Job of a gang, whichever object holds it."""
-    spec: Mapping[str, Any] = gang["spec"]
+    spec: Manifest = gang["spec"]
     if gang["kind"] == "JobSet":
         spec = spec["replicatedJobs"][0]["template"]["spec"]
     return spec
 
 
-def is_over(gang: Mapping[str, Any]) -> bool:
+def is_over(gang: Manifest) -> bool:
     """Whether a gang has ended."""
     return bool(gang["status"].get("conditions"))
 
 
-def may_run(gang: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> bool:
+def may_run(gang: Manifest, pods: Iterable[Manifest]) -> bool:
     """Whether processes of a gang may exist or may still start.
 
     Args:
@@ -100,7 +99,7 @@ def may_run(gang: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> bool:
     return not is_over(gang) and (not ends or not all(ends))
 
 
-def pod_of(gang: Mapping[str, Any], index: int, status: dict[str, Any]) -> dict[str, Any]:
+def pod_of(gang: Manifest, index: int, status: JsonObject) -> JsonObject:
     """Return one pod of a gang."""
     metadata = gang["metadata"]
     return {
@@ -115,7 +114,7 @@ def pod_of(gang: Mapping[str, Any], index: int, status: dict[str, Any]) -> dict[
     }
 
 
-def pending_status(outcome: Stays) -> dict[str, Any]:
+def pending_status(outcome: Stays) -> JsonObject:
     """Return the status of a pod that waits for a node, or on its node for something else."""
     if outcome.waiting:
         reason, _, message = outcome.waiting.partition(": ")
@@ -128,20 +127,20 @@ def pending_status(outcome: Stays) -> dict[str, Any]:
     return {"phase": "Pending", "conditions": [condition]}
 
 
-def running_status(started: str) -> dict[str, Any]:
+def running_status(started: str) -> JsonObject:
     """Return the status of a pod that has been running since `started`."""
     container = {"name": CONTAINER, "state": {"running": {"startedAt": started}}}
     return {"phase": "Running", "containerStatuses": [container]}
 
 
-def started_at(pod: Mapping[str, Any] | None) -> str | None:
+def started_at(pod: Manifest | None) -> str | None:
     """Return when a running pod started; None for any other pod."""
     containers = ((pod or {}).get("status") or {}).get("containerStatuses") or [{}]
     started: str | None = containers[0].get("state", {}).get("running", {}).get("startedAt")
     return started
 
 
-def ended_status(stage: StageFile, outcome: Ends, started: str, finished: str) -> dict[str, Any]:
+def ended_status(stage: StageFile, outcome: Ends, started: str, finished: str) -> JsonObject:
     """Return the status of a pod that has ended."""
     end = RunEnd(outcome.exit_code, outcome.cause, outcome.message)
     text = encode_message(stage.run.key, stage.kind, end, facts=outcome.facts)
@@ -153,7 +152,7 @@ def ended_status(stage: StageFile, outcome: Ends, started: str, finished: str) -
         "startedAt": started,
         "finishedAt": finished,
     }
-    status: dict[str, Any] = {
+    status: JsonObject = {
         "phase": "Succeeded" if done else "Failed",
         "containerStatuses": [{"name": CONTAINER, "state": {"terminated": ended}}],
     }
@@ -164,7 +163,7 @@ def ended_status(stage: StageFile, outcome: Ends, started: str, finished: str) -
     return status
 
 
-def gang_status(gang: Mapping[str, Any], *, done: bool, started: str, finished: str) -> dict[str, Any]:
+def gang_status(gang: Manifest, *, done: bool, started: str, finished: str) -> JsonObject:
     """Return the status of a gang that has ended."""
     success = "Completed" if gang["kind"] == "JobSet" else "Complete"
     condition = {
@@ -186,7 +185,7 @@ def workload_of(gang: Manifest, sentence: str) -> Manifest:
     }
 
 
-def copy(value: Mapping[str, Any]) -> dict[str, Any]:
+def copy(value: Manifest) -> JsonObject:
     """Return a copy that shares nothing with the value, as an API server does."""
-    copied: dict[str, Any] = json.loads(json.dumps(value, default=dict))
+    copied: JsonObject = json.loads(json.dumps(value, default=dict))
     return copied

@@ -8,9 +8,9 @@ the next `observe` sees it however late the watch is.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 import kubernetes.client
 
@@ -30,7 +30,7 @@ from dapt_operator.cluster.kubernetes.polls.progress import ProgressPolls
 from dapt_operator.cluster.kubernetes.polls.stage_file_digests import StageDigests
 from dapt_operator.cluster.kubernetes.resources import KINDS
 from dapt_operator.cluster.port import Event, Key, ObjectReference, World
-from dapt_operator.stage_run import HOLDER_KINDS, Children, Manifest
+from dapt_operator.stage_run import HOLDER_KINDS, Children, JsonObject, Manifest
 
 _MAX_LISTED_RUNS: Final = 20_000
 _EVENT_ATTEMPTS: Final = 2
@@ -170,7 +170,7 @@ class KubernetesCluster:
         if uid is None:
             return
         # The uid keeps a repeated request from deleting a new object of the same name.
-        options: dict[str, Any] = {"preconditions": {"uid": uid}}
+        options: JsonObject = {"preconditions": {"uid": uid}}
         if reference.kind in HOLDER_KINDS:
             # In the foreground the Job remains until its pods are gone: their termination messages can be read.
             options["propagationPolicy"] = "Foreground"
@@ -189,7 +189,7 @@ class KubernetesCluster:
         owners = {str(owner.get("uid")) for owner in metadata.get("ownerReferences") or []}
         return str(metadata["uid"]) if owner_uid in owners else None
 
-    def write_status(self, key: Key, status: Mapping[str, Any], resource_version: str) -> None:
+    def write_status(self, key: Key, status: Manifest, resource_version: str) -> None:
         """Replace the status.
 
         Raises:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from dapt_operator.cluster.errors import NameTakenError
 from dapt_operator.cluster.kubernetes.client import Api
@@ -71,7 +71,7 @@ def check_owner(existing: Manifest, desired: Manifest) -> None:
         raise NameTakenError(kind, name, "it is being deleted, wait until it is gone")
 
 
-def _whose(owners: Sequence[Mapping[str, Any]]) -> str:
+def _whose(owners: Sequence[Manifest]) -> str:
     if not owners:
         return "it has no owner"
     owner = next((item for item in owners if item.get("controller")), owners[0])

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from dapt_operator.api.names import API_VERSION
 from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.cluster.port import Event, Key
+from dapt_operator.stage_run import JsonObject
 
 COMPONENT: Final = "dapt"
 _MAX_MESSAGE_BYTES: Final = 1024
 """The API server refuses an Event with a longer message."""
 
 
-def event_manifest(key: Key, identity: tuple[str, str] | None, event: Event) -> dict[str, Any]:
+def event_manifest(key: Key, identity: tuple[str, str] | None, event: Event) -> JsonObject:
     """Return an Event about an adaptation. The name is chosen here, so that sending the Event twice posts it once.
 
     Args:

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import kubernetes.client
 
@@ -21,7 +21,7 @@ from dapt_operator.cluster.kubernetes.client import ATTEMPT_SECONDS, Api
 from dapt_operator.cluster.kubernetes.errors import ApiError
 from dapt_operator.cluster.kubernetes.resources import KINDS
 from dapt_operator.cluster.timestamps import micro_time
-from dapt_operator.stage_run import Manifest
+from dapt_operator.stage_run import JsonObject, Manifest
 
 WRITE_SECONDS = 10.0
 """Time after its last renewal in which a holder may start a write."""
@@ -157,7 +157,7 @@ class Leadership:
             self._observed = (version, now)
         return now - self._observed[1] > max(DURATION_SECONDS, int(spec.get("leaseDurationSeconds") or 0))
 
-    def _lease(self, old: Manifest | None, *, is_released: bool = False) -> dict[str, Any]:
+    def _lease(self, old: Manifest | None, *, is_released: bool = False) -> JsonObject:
         spec = dict((old or {}).get("spec") or {})
         now = micro_time()
         if spec.get("holderIdentity") != self._identity:
@@ -168,7 +168,7 @@ class Leadership:
             "leaseDurationSeconds": 1 if is_released else DURATION_SECONDS,
             "renewTime": now,
         }
-        metadata: dict[str, Any] = {"name": self._name, "namespace": self._namespace}
+        metadata: JsonObject = {"name": self._name, "namespace": self._namespace}
         if old is not None:
             metadata = dict(old["metadata"])
             metadata.pop("managedFields", None)

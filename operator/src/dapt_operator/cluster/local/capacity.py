@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from dapt_operator.api.quantity import parse_quantity
 from dapt_operator.stage_run import Manifest
@@ -54,7 +54,7 @@ def job_request(job: Manifest, total: Capacity) -> Capacity:
     amounts: dict[str, float] = {}
     has_devices = False
     for container in job["spec"]["template"]["spec"]["containers"]:
-        resources: Mapping[str, Any] = container.get("resources") or {}
+        resources: Manifest = container.get("resources") or {}
         requested = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
         for name, amount in requested.items():
             if name not in _NOT_COUNTED:

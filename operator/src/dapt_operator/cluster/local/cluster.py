@@ -12,11 +12,10 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final, Self
+from typing import IO, Final, Self
 
 from dapt_operator.api.names import LABEL_RUN
 from dapt_operator.cluster.local import job_status
@@ -144,6 +143,7 @@ class LocalCluster:
                 del self._waiting[name]
                 continue
             used = sum(self._running.values(), start=Capacity())
+            # With nothing else running even a Job that exceeds the machine starts: waiting would not help it.
             why = used.why_no_fit(request, self._capacity) if self._running else ""
             if why:
                 self._jobs[name].wait(why)
@@ -182,7 +182,7 @@ class LocalCluster:
         elif index.isdigit():
             job.kill_pod(int(index))
 
-    def write_status(self, key: Key, status: Mapping[str, Any], resource_version: str) -> None:
+    def write_status(self, key: Key, status: Manifest, resource_version: str) -> None:
         """Replace the status; see `Cluster.write_status`."""
         self._check(key)
         self._resource.write_status(status, resource_version)
@@ -281,6 +281,7 @@ def _exclusive(folder: Path) -> IO[str]:
         raise LocalRunError(
             f"{folder} is in use by another dapt run{who}: wait for it, or stop it, or choose another metadata.name"
         ) from None
+    # The lock is on the open file; its content only names the holder in the message above.
     file.seek(0)
     file.truncate()
     file.write(str(os.getpid()))

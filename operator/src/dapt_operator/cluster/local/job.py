@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from dapt_contract.pod import TERMINATION_MESSAGE_BYTES
 from dapt_operator.cluster.local import job_status
@@ -19,7 +19,7 @@ from dapt_operator.cluster.local.object_files import ObjectFiles
 from dapt_operator.cluster.local.pod_to_process import Launch, pod_folder, prepare_launch
 from dapt_operator.cluster.local.process import PodProcess
 from dapt_operator.cluster.timestamps import micro_time
-from dapt_operator.stage_run import Manifest
+from dapt_operator.stage_run import JsonObject, Manifest
 
 _KILL_POLL_SECONDS: Final = 0.02
 _log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class LocalJob:
         self._ports = PortReservation(len(declared))
         ports = dict(zip(declared, self._ports.ports, strict=True))
         # All pods are prepared before the first one starts, so that a missing ConfigMap starts none.
-        launches: list[tuple[int, dict[str, Any], Launch]] = []
+        launches: list[tuple[int, JsonObject, Launch]] = []
         for index in range(self._completions):
             pod = self._pod(index)
             launches.append((index, pod, prepare_launch(pod, self._store, self._folder, ports)))
@@ -148,6 +148,7 @@ class LocalJob:
                 self._is_deleted = True
                 job = self._job()
                 self._put(job | {"metadata": job["metadata"] | {"deletionTimestamp": micro_time()}})
+            # A second request must not start the grace period again.
             if self._is_stopping:
                 return
             self._is_stopping = True
@@ -182,6 +183,7 @@ class LocalJob:
 
     def _deadline_passed(self) -> None:
         with self._lock:
+            # A process that failed before the deadline keeps its own reason.
             if not self._alive or self._failure is not None:
                 return
             self._failure = ("DeadlineExceeded", "Job was active longer than specified deadline")
@@ -199,6 +201,7 @@ class LocalJob:
             self._write_job()
             self._finish_if_over()
             has_peers = bool(self._alive)
+        # As the Job controller does with backoffLimit 0: the first failed pod ends its peers.
         if code != 0 and has_peers:
             self.stop()
         self._on_change()
@@ -234,13 +237,13 @@ class LocalJob:
         except OSError as error:
             _log.warning("%s of %s was not written: %s", value["kind"], self._name, error)
 
-    def _job(self) -> dict[str, Any]:
+    def _job(self) -> JsonObject:
         return self._stored("Job", self._name)
 
-    def _pod(self, index: int) -> dict[str, Any]:
+    def _pod(self, index: int) -> JsonObject:
         return self._stored("Pod", self._pod_name(index))
 
-    def _stored(self, kind: str, name: str) -> dict[str, Any]:
+    def _stored(self, kind: str, name: str) -> JsonObject:
         stored = self._store.get(kind, name)
         if stored is None:
             raise LookupError(name)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 from dapt_contract.pod import COMPLETION_INDEX
 from dapt_operator.cluster.timestamps import micro_time
 from dapt_operator.launchers.observe.pod_states import ENDED_PHASES
 from dapt_operator.launchers.observe.run_states import true_conditions
-from dapt_operator.stage_run import Manifest, plain
+from dapt_operator.stage_run import JsonObject, Manifest, plain
 
 
-def pod_of(job: Manifest, index: int) -> dict[str, Any]:
+def pod_of(job: Manifest, index: int) -> JsonObject:
     """Return the pod of one completion index, pending."""
     template = job["spec"]["template"]
     metadata = plain(template.get("metadata") or {})
@@ -36,13 +35,13 @@ def pod_of(job: Manifest, index: int) -> dict[str, Any]:
     }
 
 
-def unscheduled(pod: Manifest, why: str) -> dict[str, Any]:
+def unscheduled(pod: Manifest, why: str) -> JsonObject:
     """Return the pod with the scheduler's condition of a pod that fits nowhere."""
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why}
     return {**pod, "status": {"phase": "Pending", "conditions": [condition]}}
 
 
-def running(pod: Manifest) -> dict[str, Any]:
+def running(pod: Manifest) -> JsonObject:
     """Return the pod with its container started now."""
     now = micro_time()
     return _with_container(pod, {"phase": "Running", "startTime": now}, {"running": {"startedAt": now}})
@@ -56,7 +55,7 @@ def ended(
     disrupted: str | None = None,
     reason: str | None = None,
     ended_at: datetime | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the pod after its container ended.
 
     Args:
@@ -68,7 +67,7 @@ def ended(
         ended_at: None for now.
     """
     running_state = _container_state(pod).get("running") or {}
-    status: dict[str, Any] = {"phase": "Succeeded" if exit_code == 0 else "Failed"}
+    status: JsonObject = {"phase": "Succeeded" if exit_code == 0 else "Failed"}
     if disrupted is not None:
         status["conditions"] = [_condition("DisruptionTarget", "LocalRunEnded", disrupted)]
     terminated = {
@@ -81,7 +80,7 @@ def ended(
     return _with_container(pod, kept | status, {"terminated": terminated})
 
 
-def job_status(job: Manifest, pods: Sequence[Manifest], failure: tuple[str, str] | None) -> dict[str, Any]:
+def job_status(job: Manifest, pods: Sequence[Manifest], failure: tuple[str, str] | None) -> JsonObject:
     """Return the status of a Job.
 
     Args:
@@ -99,7 +98,7 @@ def job_status(job: Manifest, pods: Sequence[Manifest], failure: tuple[str, str]
         if not any(condition["type"] == kind for condition in conditions):
             conditions.append(_condition(kind, reason, message))
 
-    status: dict[str, Any] = {
+    status: JsonObject = {
         "startTime": before.get("startTime") or micro_time(),
         "active": num_active,
         "succeeded": phases.count("Succeeded"),
@@ -116,7 +115,7 @@ def job_status(job: Manifest, pods: Sequence[Manifest], failure: tuple[str, str]
     return status | {"conditions": conditions}
 
 
-def suspended_status() -> dict[str, Any]:
+def suspended_status() -> JsonObject:
     """Return the status of a Job that waits to be admitted."""
     return {"active": 0, "conditions": [_condition("Suspended", "JobSuspended", "Job suspended")]}
 
@@ -136,13 +135,13 @@ def _condition(kind: str, reason: str, message: str) -> dict[str, str]:
     }
 
 
-def _container_state(pod: Manifest) -> Mapping[str, Any]:
+def _container_state(pod: Manifest) -> Manifest:
     statuses = (pod.get("status") or {}).get("containerStatuses") or [{}]
-    state: Mapping[str, Any] = statuses[0].get("state") or {}
+    state: Manifest = statuses[0].get("state") or {}
     return state
 
 
-def _with_container(pod: Manifest, status: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
+def _with_container(pod: Manifest, status: Manifest, state: Manifest) -> JsonObject:
     name = pod["spec"]["containers"][0].get("name", "")
     container = {"name": name, "state": state, "restartCount": 0}
     return {**pod, "status": {**status, "containerStatuses": [container]}}

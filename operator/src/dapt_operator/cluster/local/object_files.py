@@ -9,14 +9,13 @@ import contextlib
 import errno
 import json
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from dapt_contract.envelope import write_bytes_atomically
 from dapt_operator.cluster.local.errors import LocalRunError
 from dapt_operator.cluster.timestamps import micro_time
-from dapt_operator.stage_run import Manifest, plain
+from dapt_operator.stage_run import JsonObject, Manifest, plain
 
 _RESERVED_BYTES: Final = 1024 * 1024
 """Disk space that is reserved, so that the end of a run can still be written on a full disk."""
@@ -32,7 +31,7 @@ class ObjectFiles:
             LocalRunError: a file is not an object.
         """
         self._folder = folder
-        self._objects: dict[tuple[str, str], dict[str, Any]] = {}
+        self._objects: dict[tuple[str, str], JsonObject] = {}
         folder.mkdir(parents=True, exist_ok=True)
         self._reserve = folder / ".reserve"
         if not self._reserve.exists():
@@ -48,32 +47,32 @@ class ObjectFiles:
                     f"{path}: not an object that dapt wrote ({error}): remove it, or start over with --fresh"
                 ) from error
 
-    def get(self, kind: str, name: str) -> dict[str, Any] | None:
+    def get(self, kind: str, name: str) -> JsonObject | None:
         """Return an object; None when it does not exist."""
         return self._objects.get((kind, name))
 
-    def all(self, kind: str) -> tuple[dict[str, Any], ...]:
+    def all(self, kind: str) -> tuple[JsonObject, ...]:
         """Return all objects of a kind, sorted by name."""
         return tuple(value for key, value in sorted(self._objects.items()) if key[0] == kind)
 
-    def create(self, manifest: Manifest) -> dict[str, Any] | None:
+    def create(self, manifest: Manifest) -> JsonObject | None:
         """Create an object with a uid and a time and return it; None when one of this name exists."""
         key = (str(manifest["kind"]), str(manifest["metadata"]["name"]))
         if key in self._objects:
             return None
-        created: dict[str, Any] = plain(manifest)
+        created: JsonObject = plain(manifest)
         created["metadata"] |= {"uid": str(uuid.uuid4()), "creationTimestamp": micro_time()}
         self.put(created)
         return created
 
-    def put(self, value: Mapping[str, Any]) -> None:
+    def put(self, value: Manifest) -> None:
         """Replace an object.
 
         Raises:
             OSError: the disk is full. The object is replaced in memory all the same, so that this local run continues
                 with what is true; the next one treats the stage as interrupted.
         """
-        stored: dict[str, Any] = plain(value)
+        stored: JsonObject = plain(value)
         kind, name = stored["kind"], stored["metadata"]["name"]
         self._objects[kind, name] = stored
         self.write_file(self._path(kind, name), (json.dumps(stored, indent=1) + "\n").encode())

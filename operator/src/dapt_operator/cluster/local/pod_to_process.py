@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from dapt_contract.pod import NODES, PROCESSES_PER_NODE, TERMINATION_PATH
 from dapt_operator.cluster.local.errors import LocalRunError
@@ -110,7 +110,7 @@ def pod_folder(run_folder: Path, pod_name: str) -> Path:
 
 
 def _mount_paths(
-    pod: Manifest, container: Mapping[str, Any], store: ObjectFiles, run_folder: Path, folder: Path
+    pod: Manifest, container: Manifest, store: ObjectFiles, run_folder: Path, folder: Path
 ) -> dict[str, Path]:
     volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes") or []}
     paths: dict[str, Path] = {}
@@ -156,7 +156,7 @@ def _with_files(folder: Path, files: Mapping[str, bytes]) -> Path:
     return folder
 
 
-def _secret_variables(container: Mapping[str, Any], store: ObjectFiles) -> dict[str, str]:
+def _secret_variables(container: Manifest, store: ObjectFiles) -> dict[str, str]:
     """Return the variables from Secrets; those of a missing Secret come from the user's own environment."""
     variables: dict[str, str] = {}
     for source in container.get("envFrom") or []:
@@ -166,7 +166,7 @@ def _secret_variables(container: Mapping[str, Any], store: ObjectFiles) -> dict[
     return variables
 
 
-def _field_value(source: Mapping[str, Any], pod: Manifest) -> str:
+def _field_value(source: Manifest, pod: Manifest) -> str:
     path = str((source.get("fieldRef") or {}).get("fieldPath", ""))
     match = _ANNOTATION.fullmatch(path)
     if match:

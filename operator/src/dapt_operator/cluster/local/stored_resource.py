@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import io
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
@@ -23,7 +22,7 @@ from dapt_operator.cluster.local.errors import LocalRunError
 from dapt_operator.cluster.local.object_files import ObjectFiles
 from dapt_operator.cluster.timestamps import micro_time
 from dapt_operator.launchers.observe.run_states import true_conditions
-from dapt_operator.stage_run import Manifest, plain
+from dapt_operator.stage_run import JsonObject, Manifest, plain
 
 DEFAULT_NAMESPACE: Final = "default"
 KIND: Final = "DomainAdaptation"
@@ -55,7 +54,7 @@ class StoredResource:
         self._write(stored)
 
     @property
-    def value(self) -> dict[str, Any]:
+    def value(self) -> JsonObject:
         """The resource as stored."""
         stored = self._store.get(KIND, self._name)
         if stored is None:
@@ -71,7 +70,7 @@ class StoredResource:
         """Increase the generation, so that a stage without retries gets new ones: starting the run is a user action."""
         self._write(self._next_generation(self.value))
 
-    def write_status(self, status: Mapping[str, Any], resource_version: str) -> None:
+    def write_status(self, status: Manifest, resource_version: str) -> None:
         """Replace the status; an equal one is not written.
 
         Raises:
@@ -86,7 +85,7 @@ class StoredResource:
         if current.get("status") != plain(status):
             self._write(self._next_version(current | {"status": plain(status)}))
 
-    def _created(self, document: Manifest) -> dict[str, Any]:
+    def _created(self, document: Manifest) -> JsonObject:
         metadata = plain(document["metadata"]) | {
             "uid": str(uuid.uuid4()),
             "generation": 1,
@@ -94,17 +93,17 @@ class StoredResource:
             "creationTimestamp": micro_time(),
         }
         metadata.setdefault("namespace", DEFAULT_NAMESPACE)
-        created: dict[str, Any] = plain(document) | {"metadata": metadata}
+        created: JsonObject = plain(document) | {"metadata": metadata}
         created.pop("status", None)
         return created
 
     @staticmethod
-    def _next_version(resource: dict[str, Any]) -> dict[str, Any]:
+    def _next_version(resource: JsonObject) -> JsonObject:
         version = str(int(resource["metadata"]["resourceVersion"]) + 1)
         return resource | {"metadata": resource["metadata"] | {"resourceVersion": version}}
 
     @classmethod
-    def _next_generation(cls, resource: dict[str, Any]) -> dict[str, Any]:
+    def _next_generation(cls, resource: JsonObject) -> JsonObject:
         metadata = resource["metadata"] | {"generation": resource["metadata"]["generation"] + 1}
         return cls._next_version(resource | {"metadata": metadata})
 
@@ -123,7 +122,7 @@ class StoredResource:
             advice = f"(this run is in {folder}; --fresh starts over, another metadata.name keeps both)"
             raise LocalRunError(*(f"{problem} {advice}" for problem in problems.values()))
 
-    def _write(self, resource: dict[str, Any]) -> None:
+    def _write(self, resource: JsonObject) -> None:
         if self._store.get(KIND, self._name) != resource:
             self._store.put(resource)
         shown = {name: value for name, value in resource.items() if name != "spec"}

@@ -5,10 +5,10 @@ Input from pods is untrusted: a message that is missing, too long, malformed or 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from dapt_contract.envelope import ContractError
 from dapt_contract.failure import PRECEDENCE, Cause, ExitCode, cause_of_exit_code
@@ -78,7 +78,7 @@ def has_ended(pod: Manifest) -> bool:
 def read_pod(pod: Manifest, identity: RunIdentity, kind: str, now: datetime) -> Pod:
     """Read a pod that belongs to the run of `identity` and `kind`; `now` is aware, UTC."""
     metadata, status = pod["metadata"], pod.get("status") or {}
-    container: Mapping[str, Any] = next(
+    container: Manifest = next(
         (item for item in status.get("containerStatuses") or [] if item.get("name") == CONTAINER), {}
     )
     state = container.get("state") or {}
@@ -118,8 +118,8 @@ def read_pod(pod: Manifest, identity: RunIdentity, kind: str, now: datetime) -> 
 def _read_ended(
     read: Pod,
     pod: Manifest,
-    ended: Mapping[str, Any] | None,
-    disruption: Mapping[str, Any] | None,
+    ended: Manifest | None,
+    disruption: Manifest | None,
     identity: RunIdentity,
     kind: str,
 ) -> Pod:
@@ -210,7 +210,7 @@ def _or_long_ago(time: datetime | None) -> datetime:
     return time or datetime.min.replace(tzinfo=UTC)
 
 
-def _is_gone(metadata: Mapping[str, Any], now: datetime) -> bool:
+def _is_gone(metadata: Manifest, now: datetime) -> bool:
     """Whether a pod that is not reported as ended counts as gone.
 
     `deletionTimestamp` is the end of the grace period. Only a node that does not answer keeps a pod past it; processes
@@ -224,8 +224,8 @@ def _is_gone(metadata: Mapping[str, Any], now: datetime) -> bool:
     return now >= deadline + timedelta(seconds=LATE_REPORT_SECONDS)
 
 
-def _true_condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:
-    conditions: Iterable[Mapping[str, Any]] = status.get("conditions") or []
+def _true_condition(status: Manifest, kind: str) -> Manifest | None:
+    conditions: Iterable[Manifest] = status.get("conditions") or []
     return next(
         (item for item in conditions if item.get("type") == kind and item.get("status") == "True"), None
     )
@@ -246,7 +246,7 @@ def _decode(text: str, identity: RunIdentity, kind: str) -> tuple[StageMessage |
     return message, ""
 
 
-def _index(metadata: Mapping[str, Any]) -> int:
+def _index(metadata: Manifest) -> int:
     annotations = metadata.get("annotations") or {}
     labels = metadata.get("labels") or {}
     text = annotations.get(COMPLETION_INDEX, labels.get(COMPLETION_INDEX, "0"))

@@ -6,11 +6,11 @@ The patterns match the messages of Kubernetes 1.31 to 1.36. A message that match
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 
 from dapt_operator.api.v1alpha1.conditions import CLAIM_NOT_FOUND, IMAGE_NOT_PULLED, REFUSED, SECRET_NOT_FOUND
-from dapt_operator.stage_run import Hindrance
+from dapt_operator.stage_run import Hindrance, Manifest
 
 _STARTING: Final = ("ContainerCreating", "PodInitializing")
 _IMAGE_REASONS: Final = (
@@ -27,7 +27,7 @@ _POD_NAME: Final = re.compile(r'pods "[^"]{1,253}" is')
 _MAX_REASON_CHARACTERS: Final = 300
 
 
-def waiting_sentence(status: Mapping[str, Any], state: Mapping[str, Any]) -> str:
+def waiting_sentence(status: Manifest, state: Manifest) -> str:
     """Return the kubelet's reason, else the scheduler's, as `Reason: message`; empty for a pod that is starting."""
     waiting = state.get("waiting") or {}
     if waiting.get("reason") and waiting["reason"] not in _STARTING:
@@ -36,7 +36,7 @@ def waiting_sentence(status: Mapping[str, Any], state: Mapping[str, Any]) -> str
     return sentence_of(waiting if unscheduled is None else unscheduled)
 
 
-def sentence_of(item: Mapping[str, Any]) -> str:
+def sentence_of(item: Manifest) -> str:
     """Return `Reason: message` of a container state or a condition, or the one of the two that it has."""
     reason, message = str(item.get("reason") or ""), str(item.get("message") or "")
     return f"{reason}: {message}" if reason and message else reason or message
@@ -58,7 +58,7 @@ def refusal_of(message: str) -> Hindrance | str:
     return Hindrance(REFUSED, f"{reason}; allow its pods, then the run starts without further action")
 
 
-def hindrance_of(status: Mapping[str, Any]) -> Hindrance | None:
+def hindrance_of(status: Manifest) -> Hindrance | None:
     """Return what a user must fix before this pod can start; None when no such problem is recognized."""
     claim = _CLAIM.search(str((_unscheduled(status) or {}).get("message") or ""))
     if claim:
@@ -70,16 +70,16 @@ def hindrance_of(status: Mapping[str, Any]) -> Hindrance | None:
     return next((hindrance for hindrance in hindrances if hindrance is not None), None)
 
 
-def _unscheduled(status: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _unscheduled(status: Manifest) -> Manifest | None:
     """Return the condition of a pod that the scheduler could not place."""
-    conditions: Iterable[Mapping[str, Any]] = status.get("conditions") or []
+    conditions: Iterable[Manifest] = status.get("conditions") or []
     return next(
         (item for item in conditions if item.get("type") == "PodScheduled" and item.get("status") == "False"),
         None,
     )
 
 
-def _hindrance_of_container(container: Mapping[str, Any]) -> Hindrance | None:
+def _hindrance_of_container(container: Manifest) -> Hindrance | None:
     waiting = (container.get("state") or {}).get("waiting") or {}
     reason, message = str(waiting.get("reason") or ""), str(waiting.get("message") or "")
     if reason == "CreateContainerConfigError":

@@ -12,8 +12,7 @@ the request exceeds its maximum, the run can never be admitted without a change.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from dapt_operator.launchers.labels import QUEUE_LABEL
 from dapt_operator.stage_run import MAX_QUOTE_CHARACTERS, Manifest, Quota
@@ -39,9 +38,7 @@ _NEVER: Final = (
 )
 
 
-def quota_of(
-    labels: Mapping[str, Any], *, suspended: bool, workload: Manifest | None
-) -> tuple[Quota | None, str]:
+def quota_of(labels: Manifest, *, suspended: bool, workload: Manifest | None) -> tuple[Quota | None, str]:
     """Return whether a queued Job or JobSet has quota, and the queue's message; None and no message without a queue.
 
     Args:
@@ -61,7 +58,7 @@ def quota_of(
     conditions = {item.get("type"): item for item in (workload.get("status") or {}).get("conditions") or []}
     if "QuotaReserved" not in conditions:
         return Quota.WAITING, NOT_REACHED
-    reserved: Mapping[str, Any] = conditions["QuotaReserved"]
+    reserved: Manifest = conditions["QuotaReserved"]
     if reserved.get("status") == "True":
         return Quota.WAITING, CHECKS
     message = str(reserved.get("message") or "")[:MAX_QUOTE_CHARACTERS]

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from dapt_contract.base import Contract
 from dapt_contract.envelope import ContractError
@@ -68,17 +68,17 @@ class Gang:
     completions: int
     """Number of pods."""
     is_suspended: bool
-    pod_spec: Mapping[str, Any]
-    complete: Mapping[str, Any] | None
+    pod_spec: Manifest
+    complete: Manifest | None
     """Its condition of success; None before the end and after a failure."""
-    failed: Mapping[str, Any] | None
+    failed: Manifest | None
     """Its condition of failure."""
     is_deadline_passed: bool = False
     """Whether it failed because of its deadline."""
     started: datetime | None = None
 
 
-def true_conditions(manifest: Manifest) -> dict[str, Mapping[str, Any]]:
+def true_conditions(manifest: Manifest) -> dict[str, Manifest]:
     """Return the conditions whose status is True, by type."""
     conditions = (manifest.get("status") or {}).get("conditions") or []
     return {str(item.get("type")): item for item in conditions if item.get("status") == "True"}
@@ -268,17 +268,17 @@ def _facts_despite_failure(pods: Sequence[Pod]) -> Contract | None:
     return None
 
 
-def _trainer(gang: Gang) -> Mapping[str, Any]:
-    containers: Sequence[Mapping[str, Any]] = gang.pod_spec.get("containers") or []
+def _trainer(gang: Gang) -> Manifest:
+    containers: Sequence[Manifest] = gang.pod_spec.get("containers") or []
     return next((item for item in containers if item.get("name") == CONTAINER), {})
 
 
-def _accelerators(metadata: Mapping[str, Any], gang: Gang) -> int:
+def _accelerators(metadata: Manifest, gang: Gang) -> int:
     """Return the accelerators of one pod: the trainer's limit of the resource that the object's annotation names."""
     resource = (metadata.get("annotations") or {}).get(ANNOTATION_ACCELERATOR)
     amount = str(((_trainer(gang).get("resources") or {}).get("limits") or {}).get(resource, "0"))
     return int(amount) if amount.isdigit() else 0
 
 
-def _transition(condition: Mapping[str, Any] | None) -> datetime | None:
+def _transition(condition: Manifest | None) -> datetime | None:
     return parse_time((condition or {}).get("lastTransitionTime"))

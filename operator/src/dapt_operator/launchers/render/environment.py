@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from dapt_contract import pod as contract
 from dapt_contract.layout import HUB_CACHE
 from dapt_operator.api.quantity import is_quantity, parse_quantity
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.validation.pod_template import is_reserved_variable
-from dapt_operator.stage_run import StageRun, plain
+from dapt_operator.stage_run import JsonObject, Manifest, StageRun, plain
 
 DEFAULT_GRACE_SECONDS: Final = 120
 """Grace period of a profile that sets none: time to write a checkpoint of a small model."""
@@ -53,8 +53,8 @@ def uses_model_cache(run: StageRun, profile: AdaptationProfileSpec) -> bool:
 
 
 def environment_of(
-    run: StageRun, profile: AdaptationProfileSpec, rendezvous: Rendezvous, given: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+    run: StageRun, profile: AdaptationProfileSpec, rendezvous: Rendezvous, given: Manifest
+) -> list[JsonObject]:
     """Return the trainer's variables: the contract's, then those of the template.
 
     Of the contract's variables the template may replace only OMP_NUM_THREADS.
@@ -84,6 +84,7 @@ def environment_of(
     }
     if run.kind not in ONLINE_KINDS:
         values |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+        # Where prepare has cached the data sets that an offline stage reads.
         values["HF_HOME"] = f"{contract.WORK_MOUNT}/{HUB_CACHE}"
     if resources.accelerators_per_node and profile.accelerator.peak_tflops is not None:
         values[contract.PEAK_TFLOPS] = f"{profile.accelerator.peak_tflops:g}"
@@ -95,7 +96,8 @@ def environment_of(
     if cpu is not None:
         threads = math.floor(parse_quantity(str(cpu)) / resources.processes_per_node)
         values["OMP_NUM_THREADS"] = str(max(1, threads))
-    ours: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in values.items()]
+    ours: list[JsonObject] = [{"name": name, "value": value} for name, value in values.items()]
+    # One template serves all pods, so the rank is read from the annotation that the Job controller adds to each.
     ours.append(
         {
             "name": contract.NODE_RANK,
@@ -107,7 +109,7 @@ def environment_of(
     return [item for item in ours if item["name"] not in replaced] + theirs
 
 
-def resources_of(run: StageRun, profile: AdaptationProfileSpec, given: Mapping[str, Any]) -> dict[str, Any]:
+def resources_of(run: StageRun, profile: AdaptationProfileSpec, given: Manifest) -> JsonObject:
     """Return requests and limits of the trainer's container.
 
     Requests equal limits for memory and accelerators. CPU has a request and no limit, so that it may burst.
@@ -126,9 +128,9 @@ def resources_of(run: StageRun, profile: AdaptationProfileSpec, given: Mapping[s
     return merged(template_resources, {"requests": requests, "limits": limits})
 
 
-def _template_resources(given: Mapping[str, Any], accelerator: str) -> dict[str, Any]:
+def _template_resources(given: Manifest, accelerator: str) -> JsonObject:
     """Return the template's resources without accelerators: the run alone sets those, since prepare needs none."""
-    resources: dict[str, Any] = dict(given.get("resources") or {})
+    resources: JsonObject = dict(given.get("resources") or {})
     for name in ("requests", "limits"):
         amounts = resources.pop(name, None)
         if isinstance(amounts, Mapping):
@@ -140,7 +142,7 @@ def _template_resources(given: Mapping[str, Any], accelerator: str) -> dict[str,
     return resources
 
 
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merged(base: Manifest, over: Manifest) -> JsonObject:
     """Return `base` overridden by `over`: maps are merged, everything else is replaced."""
     result = dict(base)
     for name, value in over.items():

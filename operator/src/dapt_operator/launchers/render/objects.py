@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from dapt_contract.envelope import canonical_json
 from dapt_operator.api import names
@@ -18,14 +18,14 @@ from dapt_operator.launchers.labels import (
 )
 from dapt_operator.launchers.render.environment import Rendezvous, accelerator_resource
 from dapt_operator.launchers.render.pod import pod_template
-from dapt_operator.stage_run import Manifest, Owner, StageRun, plain
+from dapt_operator.stage_run import JsonObject, Manifest, Owner, StageRun, plain
 
 STAGE_FILE_KEY: Final = "stage.json"
 PROFILE_KEY: Final = "profile.json"
 """Copy of the profile at the creation of the run, to look up later what its pods were rendered from."""
 
 
-def object_metadata(owner: Owner, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
+def object_metadata(owner: Owner, name: str, labels: Mapping[str, str]) -> JsonObject:
     """Return the metadata of an object that belongs to the adaptation and is deleted with it."""
     return {
         "name": name,
@@ -35,7 +35,7 @@ def object_metadata(owner: Owner, name: str, labels: Mapping[str, str]) -> dict[
     }
 
 
-def gang_metadata(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> dict[str, Any]:
+def gang_metadata(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> JsonObject:
     """Return the metadata of the object that holds the pods.
 
     The queue's label is set here and not on the pods, so that the gang is admitted as a whole.
@@ -65,13 +65,13 @@ def stage_config_map(run: StageRun, profile: AdaptationProfileSpec, owner: Owner
 
 def job_spec(
     run: StageRun, profile: AdaptationProfileSpec, owner: Owner, stage_sha256: str, rendezvous: Rendezvous
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the spec of the Job whose pods are the gang.
 
     A gang has no partial success. With `backoffLimit: 0` the Job fails with its first pod and the Job controller
     deletes the peers; `podReplacementPolicy: Failed` keeps a replacement from overlapping with the pod it replaces.
     """
-    spec: dict[str, Any] = {
+    spec: JsonObject = {
         "completionMode": "Indexed",
         "completions": run.resources.nodes,
         "parallelism": run.resources.nodes,

@@ -7,8 +7,7 @@ Pod Security standard by default, sidecars too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from dapt_contract import pod as contract
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
@@ -24,7 +23,7 @@ from dapt_operator.launchers.render.environment import (
     resources_of,
 )
 from dapt_operator.launchers.render.volumes import mounts_of, volumes_of
-from dapt_operator.stage_run import Owner, StageRun, plain
+from dapt_operator.stage_run import JsonObject, Manifest, Owner, StageRun, plain
 
 CONTAINER: Final = TRAINER
 UNREACHABLE_SECONDS: Final = 30
@@ -33,10 +32,10 @@ UNREACHABLE_SECONDS: Final = 30
 
 def pod_template(
     run: StageRun, profile: AdaptationProfileSpec, owner: Owner, stage_sha256: str, rendezvous: Rendezvous
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the PodTemplateSpec of a run; it is equal for all its nodes."""
-    template: dict[str, Any] = plain(usable(profile.pod_template or {}))
-    given: dict[str, Any] = template["spec"]
+    template: JsonObject = plain(usable(profile.pod_template or {}))
+    given: JsonObject = template["spec"]
     trainer = usable_trainer(given)
     containers = _given_containers(given)
     sidecars = [item for item in containers["containers"] if item["name"] != CONTAINER]
@@ -74,7 +73,7 @@ def lifted_restrictions(profile: AdaptationProfileSpec) -> tuple[str, ...]:
 
     The platform team may decide so, but the namespace has to allow it; the warning comes before pods are refused.
     """
-    given: dict[str, Any] = plain(usable(profile.pod_template or {}))["spec"]
+    given: JsonObject = plain(usable(profile.pod_template or {}))["spec"]
     breached = breaches(merged(_pod_defaults(given), given) | _given_containers(given))
     if not breached:
         return ()
@@ -84,7 +83,7 @@ def lifted_restrictions(profile: AdaptationProfileSpec) -> tuple[str, ...]:
     )
 
 
-def _given_containers(given: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def _given_containers(given: Manifest) -> dict[str, list[JsonObject]]:
     """Return the template's lists of containers, each container with the restricted security context as default."""
     return {
         name: [merged(_container_defaults(), item) for item in given.get(name, [])]
@@ -92,8 +91,8 @@ def _given_containers(given: Mapping[str, Any]) -> dict[str, list[dict[str, Any]
     }
 
 
-def _pod_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
-    defaults: dict[str, Any] = {
+def _pod_defaults(given: Manifest) -> JsonObject:
+    defaults: JsonObject = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": {
@@ -111,7 +110,7 @@ def _pod_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     return defaults
 
 
-def _container_defaults() -> dict[str, Any]:
+def _container_defaults() -> JsonObject:
     return {
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -127,8 +126,8 @@ def _container(
     owner: Owner,
     stage_sha256: str,
     rendezvous: Rendezvous,
-    given: Mapping[str, Any],
-) -> dict[str, Any]:
+    given: Manifest,
+) -> JsonObject:
     ours = {
         "name": CONTAINER,
         "image": profile.trainer_image,
@@ -151,5 +150,5 @@ def _container(
     }
 
 
-def _template_volumes(given: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _template_volumes(given: Manifest) -> list[JsonObject]:
     return [item for item in given.get("volumes", []) if item.get("name") not in VOLUME_NAMES]

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dapt_contract import pod as contract
 from dapt_operator.api.names import signing_secret_name, work_claim_name
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.launchers.render.environment import uses_model_cache
-from dapt_operator.stage_run import Owner, StageRun
+from dapt_operator.stage_run import JsonObject, Owner, StageRun
 
 
-def mounts_of(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> list[dict[str, Any]]:
+def mounts_of(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> list[JsonObject]:
     """Return the volume mounts of the trainer's container."""
-    work: dict[str, Any] = {"name": "work", "mountPath": contract.WORK_MOUNT}
+    work: JsonObject = {"name": "work", "mountPath": contract.WORK_MOUNT}
     if profile.storage.existing_claim:
         # Several adaptations may share this claim: each gets its own folder.
         work["subPath"] = work_claim_name(owner.name, owner.uid)
-    mounts: list[dict[str, Any]] = [
+    mounts: list[JsonObject] = [
         work,
         {"name": "scratch", "mountPath": contract.SCRATCH_MOUNT},
         {"name": "shared-memory", "mountPath": "/dev/shm"},
@@ -28,15 +26,15 @@ def mounts_of(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> li
     if uses_model_cache(run, profile):
         mounts.append({"name": "model-cache", "mountPath": contract.MODEL_CACHE_MOUNT})
     for number, claim in enumerate(run.claims):
-        mount: dict[str, Any] = {"name": f"claim-{number}", "mountPath": f"{contract.CLAIMS_MOUNT}/{claim}"}
+        mount: JsonObject = {"name": f"claim-{number}", "mountPath": f"{contract.CLAIMS_MOUNT}/{claim}"}
         mounts.append(mount | ({"readOnly": True} if _is_reader(run) else {}))
     return mounts
 
 
-def volumes_of(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> list[dict[str, Any]]:
+def volumes_of(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> list[JsonObject]:
     """Return the volumes of the run's pods."""
     claim = profile.storage.existing_claim or work_claim_name(owner.name, owner.uid)
-    volumes: list[dict[str, Any]] = [
+    volumes: list[JsonObject] = [
         {"name": "work", "persistentVolumeClaim": {"claimName": claim}},
         {"name": "scratch", "emptyDir": {}},
         # A container gets 64 MB of /dev/shm by default, too little for data loaders and for NCCL.
@@ -50,7 +48,7 @@ def volumes_of(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> l
         cache = {"claimName": profile.model_cache.existing_claim}
         volumes.append({"name": "model-cache", "persistentVolumeClaim": cache})
     for number, name in enumerate(run.claims):
-        source: dict[str, Any] = {"claimName": name}
+        source: JsonObject = {"claimName": name}
         if _is_reader(run) and name not in _written_claims(profile, claim):
             source["readOnly"] = True  # the kubelet then does not change the files' owner either
         volumes.append({"name": f"claim-{number}", "persistentVolumeClaim": source})

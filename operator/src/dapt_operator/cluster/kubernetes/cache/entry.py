@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from dapt_contract.pod import COMPLETION_INDEX
 from dapt_operator.api.names import GROUP, LABEL_NAME, LABEL_RUN, LABEL_UID
@@ -102,14 +102,14 @@ def _json(body: Manifest) -> bytes:
     return json.dumps(project(body), separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _is_ours(kind: str, metadata: Mapping[str, Any], owner_uid: str) -> bool:
+def _is_ours(kind: str, metadata: Manifest, owner_uid: str) -> bool:
     """Whether an object with our labels is ours, by its controlling owner.
 
     Labels prove nothing, because controllers copy them: a Job that a JobSet created has them and is not ours, while
     its pods are.
     """
     owners = metadata.get("ownerReferences") or []
-    owner: Mapping[str, Any] = next((item for item in owners if item.get("controller")), {})
+    owner: Manifest = next((item for item in owners if item.get("controller")), {})
     if kind == "Pod":
         return owner.get("kind") == "Job"
     return (

@@ -7,10 +7,9 @@ reduced objects.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
-from dapt_operator.stage_run import Manifest
+from dapt_operator.stage_run import JsonObject, Manifest
 
 _METADATA: Final = (
     "name",
@@ -30,7 +29,7 @@ _IGNORED_CONDITIONS: Final = frozenset(
 )
 
 
-def project(body: Manifest) -> dict[str, Any]:
+def project(body: Manifest) -> JsonObject:
     """Return the part of an object that is kept.
 
     Children lose their resource version, so that a change of it alone is no change.
@@ -42,7 +41,7 @@ def project(body: Manifest) -> dict[str, Any]:
     return {"apiVersion": body.get("apiVersion"), "kind": kind, "metadata": metadata} | project_content(body)
 
 
-def _metadata(body: Manifest, names: tuple[str, ...]) -> dict[str, Any]:
+def _metadata(body: Manifest, names: tuple[str, ...]) -> JsonObject:
     given = body.get("metadata") or {}
     kept = _only(given, names)
     if _LARGE_ANNOTATION in (kept.get("annotations") or {}):
@@ -53,15 +52,15 @@ def _metadata(body: Manifest, names: tuple[str, ...]) -> dict[str, Any]:
     return kept | ({"ownerReferences": owners} if owners else {})
 
 
-def _spec_and_status(body: Manifest) -> dict[str, Any]:
+def _spec_and_status(body: Manifest) -> JsonObject:
     return _only(body, ("spec", "status"))
 
 
-def _job(body: Manifest) -> dict[str, Any]:
+def _job(body: Manifest) -> JsonObject:
     return {"spec": _job_spec(body.get("spec") or {}), "status": _job_status(body)}
 
 
-def _jobset(body: Manifest) -> dict[str, Any]:
+def _jobset(body: Manifest) -> JsonObject:
     spec = body.get("spec") or {}
     replicated = [
         _only(item, ("name", "replicas"))
@@ -71,7 +70,7 @@ def _jobset(body: Manifest) -> dict[str, Any]:
     return {"spec": _only(spec, ("suspend",)) | {"replicatedJobs": replicated}, "status": _job_status(body)}
 
 
-def _job_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
+def _job_spec(spec: Manifest) -> JsonObject:
     pod = (spec.get("template") or {}).get("spec") or {}
     containers = [
         _only(item, ("name", "args"))
@@ -83,12 +82,12 @@ def _job_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _job_status(body: Manifest) -> dict[str, Any]:
+def _job_status(body: Manifest) -> JsonObject:
     status = body.get("status") or {}
     return _only(status, ("startTime", "completionTime")) | _conditions(status)
 
 
-def _pod(body: Manifest) -> dict[str, Any]:
+def _pod(body: Manifest) -> JsonObject:
     spec, status = body.get("spec") or {}, body.get("status") or {}
     containers = [
         {"name": item.get("name"), "ports": _progress_port(item)} for item in spec.get("containers") or []
@@ -105,19 +104,19 @@ def _pod(body: Manifest) -> dict[str, Any]:
     }
 
 
-def _state(state: Mapping[str, Any]) -> dict[str, Any]:
+def _state(state: Manifest) -> JsonObject:
     return {
         state_name: {name: value for name, value in (details or {}).items() if name != "containerID"}
         for state_name, details in state.items()
     }
 
 
-def _progress_port(container: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _progress_port(container: Manifest) -> list[JsonObject]:
     ports = container.get("ports") or []
     return [_only(port, ("name", "containerPort")) for port in ports if port.get("name") == "progress"]
 
 
-def _conditions(status: Mapping[str, Any]) -> dict[str, Any]:
+def _conditions(status: Manifest) -> JsonObject:
     conditions = [
         _only(item, _CONDITION)
         for item in status.get("conditions") or []
@@ -129,5 +128,5 @@ def _conditions(status: Mapping[str, Any]) -> dict[str, Any]:
 _PROJECTIONS: Final = {"Job": _job, "JobSet": _jobset, "Pod": _pod}
 
 
-def _only(value: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+def _only(value: Manifest, names: tuple[str, ...]) -> JsonObject:
     return {name: value[name] for name in names if name in value}

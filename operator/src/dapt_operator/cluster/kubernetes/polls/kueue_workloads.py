@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from dapt_operator.cluster.kubernetes.client import Api, Query
 from dapt_operator.cluster.kubernetes.polls.poller import TIMEOUT_SECONDS, Poller
 from dapt_operator.cluster.kubernetes.resources import ResourceKind
-from dapt_operator.stage_run import Manifest
+from dapt_operator.stage_run import JsonObject, Manifest
 
 JOB_UID_LABEL: Final = "kueue.x-k8s.io/job-uid"
 _LONG_WAIT_SECONDS: Final = 60.0
@@ -57,7 +57,7 @@ class Workloads(Poller["Manifest | None"]):
         return kind
 
 
-def _reduced(workload: Manifest) -> dict[str, Any]:
+def _reduced(workload: Manifest) -> JsonObject:
     """Return a Workload without its copies of the pods' templates."""
     metadata, spec = workload.get("metadata") or {}, workload.get("spec") or {}
     return {

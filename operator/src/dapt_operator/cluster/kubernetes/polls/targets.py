@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from dapt_contract.failure import ExitCode
 from dapt_operator.api.names import LABEL_FENCE, LABEL_RUN
@@ -99,7 +99,7 @@ def _labels(item: Manifest) -> Mapping[str, str]:
     return labels
 
 
-def _end_condition(job: Manifest) -> Mapping[str, Any] | None:
+def _end_condition(job: Manifest) -> Manifest | None:
     return next(
         (condition for kind, condition in true_conditions(job).items() if kind in _END_CONDITIONS), None
     )
@@ -120,7 +120,7 @@ def _fence(job: Manifest) -> int:
     return int(fence) if fence.isdigit() else 0
 
 
-def _end(pod: Manifest) -> Mapping[str, Any]:
+def _end(pod: Manifest) -> Manifest:
     """Return the terminated state of a pod's container; empty for a pod that never ran."""
     statuses = (pod.get("status") or {}).get("containerStatuses") or []
     return next((end for item in statuses if (end := (item.get("state") or {}).get("terminated"))), {})
