@@ -64,7 +64,8 @@ def test_what_is_kept_of_the_objects_tells_the_same_state(name: str, gang: str) 
     whole, pods = OBJECTS[name], tuple({"kind": "Pod", **item} for item in GANGS[gang])
     digests = {RUN.name: "f" * 64}
     kept = all_states(
-        Children(jobs=(project(whole),), pods=tuple(project(item) for item in pods), stage_digests=digests), NOW
+        Children(jobs=(project(whole),), pods=tuple(project(item) for item in pods), stage_digests=digests),
+        NOW,
     )
     assert kept == all_states(Children(jobs=(whole,), pods=pods, stage_digests=digests), NOW)
     assert len(kept) == 1

@@ -107,7 +107,9 @@ def test_conditions_that_contradict_each_other(world: World) -> None:
                 one.update(over)
         return changed
 
-    with pytest.raises(ImpossibleWorldError, match=r"\['Accepted', 'Reconciling', 'Stalled'\] are True at once"):
+    with pytest.raises(
+        ImpossibleWorldError, match=r"\['Accepted', 'Reconciling', 'Stalled'\] are True at once"
+    ):
         check_conditions(before, with_condition("Stalled", status="True"), 1)
     with pytest.raises(ImpossibleWorldError, match="the status is not about generation 2"):
         check_conditions(before, world.status, 2)
