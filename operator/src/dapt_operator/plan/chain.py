@@ -9,7 +9,6 @@ method that decides (blend, select) asks `selection/`. Which state follows a fac
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from dapt_contract.failure import Cause
@@ -28,12 +27,13 @@ from dapt_operator.plan.assess import (
     assess_stage,
     exhausted,
 )
-from dapt_operator.plan.evaluations import representative, startable
+from dapt_operator.plan.evaluations import representative
 from dapt_operator.plan.gates import GATES, GateFacts, Verdict
 from dapt_operator.plan.ledger.gpu_hours import pretraining_seconds
-from dapt_operator.plan.ledger.stage_facts import Facts, read_facts
+from dapt_operator.plan.ledger.stage_facts import read_facts
 from dapt_operator.plan.model_card import FinishedModel, card_facts
 from dapt_operator.plan.phases import Chosen, Measured, known
+from dapt_operator.plan.position import Position
 from dapt_operator.plan.selection.after_attempt import after_limit, decide_after_attempt
 from dapt_operator.plan.selection.candidates import Candidate, candidates, due
 from dapt_operator.plan.selection.choose import Breached, Choice, NeedsMeasure, Selected, choose, remedies
@@ -55,69 +55,6 @@ from dapt_operator.plan.transitions import Action, Fact, State, next_move
 
 STATES_WITH_EVALUATIONS: Final = frozenset({State.PRETRAIN, State.BLEND})
 """States in which evaluations run alongside the chain, where many nodes can mount the volume."""
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where an adaptation stands in its chain, what to do there, and what was found on the way."""
-
-    state: State
-    action: Action
-    assessment: StageAssessment
-    facts: Facts
-    candidates: tuple[Candidate, ...] = ()
-    numbers: PretrainingPlan | None = None
-    """Numbers of the newest attempt; None before it was planned."""
-    choice: Choice | None = None
-    """None before an attempt has ended."""
-    verdicts: tuple[Verdict, ...] = ()
-    """Verdicts on the finished model, once it was verified."""
-    rollback: AttemptRecord | None = None
-    """The attempt that a rollback has decided on, with `Action.ROLL_BACK` and never else."""
-    alongside: tuple[StageAssessment, ...] = ()
-    """Evaluations that are due alongside the chain, as far as they can be planned."""
-    companions: frozenset[StageKey] = frozenset()
-    """Evaluations whose live runs continue."""
-    free_slots: int = 0
-    """How many more evaluations may run."""
-
-    @property
-    def to_start(self) -> StageAssessment | None:
-        """The one stage that this reconcile starts: that of the chain, else an evaluation alongside it."""
-        if self.action is Action.START:
-            return self.assessment
-        if self.action is Action.WAIT:
-            return startable(self.alongside, self.free_slots)
-        return None
-
-    @property
-    def has_more_to_start(self) -> bool:
-        """Whether another evaluation can start once that stage is in the ledger."""
-        start = self.to_start
-        if start is None:
-            return False
-        others = [assessment for assessment in self.alongside if assessment is not start]
-        num_taken = 0 if start is self.assessment else 1
-        return startable(others, self.free_slots - num_taken) is not None
-
-    @property
-    def kept(self) -> frozenset[StageKey]:
-        """Work whose live runs continue."""
-        if self.action in (Action.STOP, Action.HOLD, Action.FINISH, Action.END) or self.is_spent:
-            return frozenset()
-        record = self.assessment.record
-        if (
-            record is None
-            or not record.is_open
-            or self.action not in (Action.WAIT, Action.STALL, Action.START)
-        ):
-            return self.companions
-        return self.companions | {record.stage_key}
-
-    @property
-    def is_spent(self) -> bool:
-        """Whether runs must end because limits.gpuHours is used up."""
-        return self.assessment.fact is Fact.SPENT
 
 
 class Chain:

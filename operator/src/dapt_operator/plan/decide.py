@@ -13,7 +13,7 @@ from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.launchers.launcher import Launcher
 from dapt_operator.plan.admission import admit
 from dapt_operator.plan.assess import ChainInputs
-from dapt_operator.plan.chain import Chain, Position
+from dapt_operator.plan.chain import Chain
 from dapt_operator.plan.cleanup import cleanup_due, leftovers
 from dapt_operator.plan.desired import Removal, needs_shared_objects, next_run, object_names, removals
 from dapt_operator.plan.ledger.compaction import free_one_record
@@ -21,6 +21,7 @@ from dapt_operator.plan.ledger.give_up import give_up_stuck
 from dapt_operator.plan.ledger.gpu_hours import limit_seconds, used_seconds
 from dapt_operator.plan.ledger.update import request_stop, update_ledger
 from dapt_operator.plan.observed import DesiredState, Observed, Refusal
+from dapt_operator.plan.position import Position
 from dapt_operator.plan.sizing.resolve import pretrain_layout
 from dapt_operator.plan.status import build
 from dapt_operator.plan.status.events import Notice, notices

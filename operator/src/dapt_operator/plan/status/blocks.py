@@ -30,13 +30,13 @@ from dapt_operator.api.v1alpha1.status import (
     Usage,
 )
 from dapt_operator.plan.assess import ChainInputs
-from dapt_operator.plan.chain import Position
 from dapt_operator.plan.gates import perplexity
 from dapt_operator.plan.gates.gain import gain
 from dapt_operator.plan.ledger.gpu_hours import ended_seconds
 from dapt_operator.plan.ledger.retries import JUDGED
 from dapt_operator.plan.ledger.update import printable
 from dapt_operator.plan.observed import Observed, find_run
+from dapt_operator.plan.position import Position
 from dapt_operator.plan.selection.candidates import Candidate
 from dapt_operator.plan.selection.choose import NeedsMeasure, Selected, breach_on_a
 from dapt_operator.plan.sizing.estimate import EstimateFacts, estimate

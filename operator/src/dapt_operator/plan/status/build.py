@@ -17,10 +17,10 @@ from dapt_operator.api.v1alpha1.status import (
     OutputStatus,
 )
 from dapt_operator.plan.assess import ChainInputs
-from dapt_operator.plan.chain import Position
 from dapt_operator.plan.gates import perplexity
 from dapt_operator.plan.gates.gain import gain
 from dapt_operator.plan.observed import Observed, Refusal
+from dapt_operator.plan.position import Position
 from dapt_operator.plan.selection.candidates import Candidate
 from dapt_operator.plan.selection.choose import Selected
 from dapt_operator.plan.stages.publish import run_digest

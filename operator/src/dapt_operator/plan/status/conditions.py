@@ -8,8 +8,8 @@ from dapt_operator.api.v1alpha1 import conditions as api
 from dapt_operator.api.v1alpha1.base import MAX_MESSAGE
 from dapt_operator.api.v1alpha1.conditions import ConditionStatus, find_condition
 from dapt_operator.plan.assess import ChainInputs, StageAssessment
-from dapt_operator.plan.chain import Position
 from dapt_operator.plan.observed import Observed, find_run
+from dapt_operator.plan.position import Position
 from dapt_operator.plan.selection.choose import Breached, NeedsMeasure, Selected
 from dapt_operator.plan.stages.attempts import rollback_sentence
 from dapt_operator.plan.transitions import Action, Fact, State

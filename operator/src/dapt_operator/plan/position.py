@@ -1,0 +1,79 @@
+"""Describes where an adaptation stands in its chain of stages, and what follows; `chain` finds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dapt_operator.api.v1alpha1.ledger import AttemptRecord
+from dapt_operator.api.v1alpha1.run_record import StageKey
+from dapt_operator.plan.assess import StageAssessment
+from dapt_operator.plan.evaluations import startable
+from dapt_operator.plan.gates import Verdict
+from dapt_operator.plan.ledger.stage_facts import Facts
+from dapt_operator.plan.selection.candidates import Candidate
+from dapt_operator.plan.selection.choose import Choice
+from dapt_operator.plan.stages.pretrain import PretrainingPlan
+from dapt_operator.plan.transitions import Action, Fact, State
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where an adaptation stands in its chain, what to do there, and what was found on the way."""
+
+    state: State
+    action: Action
+    assessment: StageAssessment
+    facts: Facts
+    candidates: tuple[Candidate, ...] = ()
+    numbers: PretrainingPlan | None = None
+    """Numbers of the newest attempt; None before it was planned."""
+    choice: Choice | None = None
+    """None before an attempt has ended."""
+    verdicts: tuple[Verdict, ...] = ()
+    """Verdicts on the finished model, once it was verified."""
+    rollback: AttemptRecord | None = None
+    """The attempt that a rollback has decided on, with `Action.ROLL_BACK` and never else."""
+    alongside: tuple[StageAssessment, ...] = ()
+    """Evaluations that are due alongside the chain, as far as they can be planned."""
+    companions: frozenset[StageKey] = frozenset()
+    """Evaluations whose live runs continue."""
+    free_slots: int = 0
+    """How many more evaluations may run."""
+
+    @property
+    def to_start(self) -> StageAssessment | None:
+        """The one stage that this reconcile starts: that of the chain, else an evaluation alongside it."""
+        if self.action is Action.START:
+            return self.assessment
+        if self.action is Action.WAIT:
+            return startable(self.alongside, self.free_slots)
+        return None
+
+    @property
+    def has_more_to_start(self) -> bool:
+        """Whether another evaluation can start once that stage is in the ledger."""
+        start = self.to_start
+        if start is None:
+            return False
+        others = [assessment for assessment in self.alongside if assessment is not start]
+        num_taken = 0 if start is self.assessment else 1
+        return startable(others, self.free_slots - num_taken) is not None
+
+    @property
+    def kept(self) -> frozenset[StageKey]:
+        """Work whose live runs continue."""
+        if self.action in (Action.STOP, Action.HOLD, Action.FINISH, Action.END) or self.is_spent:
+            return frozenset()
+        record = self.assessment.record
+        if (
+            record is None
+            or not record.is_open
+            or self.action not in (Action.WAIT, Action.STALL, Action.START)
+        ):
+            return self.companions
+        return self.companions | {record.stage_key}
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether runs must end because limits.gpuHours is used up."""
+        return self.assessment.fact is Fact.SPENT
