@@ -1,15 +1,18 @@
-"""What the ledger learns from the runs that are there."""
+"""Updates of the ledger from the runs that exist, and the methods by which records change."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+from pydantic import ValidationError
+
 from dapt_contract.failure import Cause
 from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.profile import Retries
-from dapt_operator.api.v1alpha1.run_record import RunRecord
+from dapt_operator.api.v1alpha1.run_record import CreatedRun, RunRecord, StageKey
 from dapt_operator.plan.ledger.update import update_ledger
 from dapt_operator.stage_run import RunPhase, RunState
 from support.builders import checkpoint, prepare_facts, pretrain_facts
@@ -34,7 +37,7 @@ def run(stage: str = "prepare", try_number: int = 1, fence: int = 1, **over: Any
     return RunState(identity=identity, **(values | over))
 
 
-def learn(ledger: Ledger, *runs: RunState, now: datetime = NOW, suspended: bool = False) -> Ledger:
+def updated(ledger: Ledger, *runs: RunState, now: datetime = NOW, suspended: bool = False) -> Ledger:
     return update_ledger(ledger, runs, now, Retries(), 1, is_suspended=suspended)
 
 
@@ -48,32 +51,32 @@ def only(ledger: Ledger) -> RunRecord:
     return record
 
 
-def test_a_run_that_was_never_written_down_is_found_again() -> None:
-    record = only(learn(Ledger(), run(try_number=1, fence=4)))
+def test_a_run_whose_creation_was_not_stored_is_adopted() -> None:
+    record = only(updated(Ledger(), run(try_number=1, fence=4)))
     assert (record.stage, record.try_number, record.fence, record.state) == ("prepare", 1, 4, "Open")
 
 
-def test_the_newest_fence_is_remembered_even_of_an_older_try() -> None:
-    assert learn(Ledger(), run(fence=3), run(try_number=2, fence=9)).fence == 9
+def test_the_newest_fence_is_kept_even_of_an_older_run() -> None:
+    assert updated(Ledger(), run(fence=3), run(try_number=2, fence=9)).fence == 9
 
 
-def test_an_older_try_that_comes_back_changes_nothing() -> None:
+def test_an_older_run_that_reappears_changes_nothing() -> None:
     ledger = open_record(try_number=2, fence=2)
     late = run(try_number=1, phase=RunPhase.SUCCEEDED, facts=prepare_facts(), completed=NOW)
     newer = run(try_number=2, fence=2)
-    assert learn(ledger, late, newer).runs[0].state == "Open"
+    assert updated(ledger, late, newer).runs[0].state == "Open"
 
 
-def test_what_has_ended_stays_as_it_was_written() -> None:
-    done = learn(open_record(), run(phase=RunPhase.SUCCEEDED, facts=prepare_facts(), completed=NOW))
-    again = learn(done, run(phase=RunPhase.FAILED, cause=Cause.CRASH, completed=NOW))
+def test_a_closed_record_stays_as_it_was_stored() -> None:
+    done = updated(open_record(), run(phase=RunPhase.SUCCEEDED, facts=prepare_facts(), completed=NOW))
+    again = updated(done, run(phase=RunPhase.FAILED, cause=Cause.CRASH, completed=NOW))
     assert again == done
 
 
 def test_a_vanished_run_is_given_time_to_appear() -> None:
     ledger = open_record()
-    assert only(learn(ledger, now=NOW + timedelta(seconds=10))).state == "Open"
-    lost = only(learn(ledger, now=NOW + timedelta(seconds=11)))
+    assert only(updated(ledger, now=NOW + timedelta(seconds=10))).state == "Open"
+    lost = only(updated(ledger, now=NOW + timedelta(seconds=11)))
     assert (lost.state, lost.retry, lost.cause, lost.message) == (
         "Failed",
         True,
@@ -83,13 +86,13 @@ def test_a_vanished_run_is_given_time_to_appear() -> None:
 
 
 def test_a_run_that_suspension_took_away_was_stopped() -> None:
-    stopped = only(learn(open_record(), now=NOW + timedelta(seconds=60), suspended=True))
+    stopped = only(updated(open_record(), now=NOW + timedelta(seconds=60), suspended=True))
     assert (stopped.cause, stopped.message, stopped.retry) == ("Stopped", "stopped by spec.suspend", True)
 
 
 def test_facts_survive_the_ledger_unchanged() -> None:
     facts = prepare_facts(warnings=("a",))
-    record = only(learn(open_record(), run(phase=RunPhase.SUCCEEDED, facts=facts, completed=NOW)))
+    record = only(updated(open_record(), run(phase=RunPhase.SUCCEEDED, facts=facts, completed=NOW)))
     read = Ledger(runs=(record,)).find("prepare")
     assert read is not None
     assert type(facts).model_validate(read.facts) == facts
@@ -102,7 +105,7 @@ def test_steps_of_a_failed_pretraining_count_as_gained_only_when_they_are_new() 
             "pretrain", try_number, try_number, phase=RunPhase.FAILED, cause=Cause.INFRASTRUCTURE, facts=facts,
             completed=NOW, accelerators=2,
         )  # fmt: skip
-        return learn(ledger, broken, now=NOW)
+        return updated(ledger, broken, now=NOW)
 
     first = failed(open_record("pretrain"), 15, 1)
     assert (only(first).stuck, only(first).step, only(first).not_before) == (1, 15, None)
@@ -112,16 +115,83 @@ def test_steps_of_a_failed_pretraining_count_as_gained_only_when_they_are_new() 
     assert (only(third).stuck, only(third).retry, only(third).failures) == (1, True, {"infrastructure": 3})
 
 
-def test_accelerator_seconds_add_up_over_tries() -> None:
+def test_accelerator_seconds_add_up_over_runs() -> None:
     later = NOW + timedelta(seconds=90)
-    first = learn(
+    first = updated(
         open_record("baseline"),
         run("baseline", phase=RunPhase.FAILED, cause=Cause.HANG, completed=later, accelerators=4),
         now=later,
     )
-    second = learn(
+    second = updated(
         first,
         run("baseline", 2, 2, phase=RunPhase.FAILED, cause=Cause.HANG, completed=later, accelerators=4),
         now=later,
     )
     assert only(second).accelerator_seconds == 720.0
+
+
+def test_a_record_refuses_a_misspelled_field_and_a_value_of_another_type() -> None:
+    record = only(open_record())
+    with pytest.raises(TypeError, match="RunRecord has no field retries"):
+        record.with_values(retries=1)
+    with pytest.raises(ValidationError, match="started"):
+        record.running_since("yesterday")
+
+
+def test_a_new_run_resets_what_belongs_to_the_one_before_and_keeps_what_all_runs_cost() -> None:
+    failed = only(
+        updated(
+            open_record("baseline"),
+            run(
+                "baseline",
+                phase=RunPhase.FAILED,
+                cause=Cause.HANG,
+                completed=NOW + timedelta(seconds=30),
+                accelerators=2,
+            ),
+        )
+    )
+    created = CreatedRun(
+        number=2, fence=7, config_digest="sha256:d", generation=3, created="2026-01-31T12:01:00Z"
+    )
+    opened = failed.opened(created)
+    assert (opened.state, opened.retry, opened.cause, opened.completed, opened.message) == (
+        "Open",
+        False,
+        None,
+        None,
+        "",
+    )
+    assert (opened.try_number, opened.fence, opened.generation, opened.restarts) == (2, 7, 3, 1)
+    assert (opened.accelerator_seconds, opened.failures, opened.stuck) == (60.0, {"hang": 1}, 1)
+
+
+def test_a_run_after_the_last_retry_starts_with_full_retry_budgets() -> None:
+    values = {"state": "Failed", "retry": False, "cause": "BadInput", "failures": {"hang": 2}, "stuck": 3}
+    given_up = only(open_record(**values))
+    assert given_up.has_failed_for_good
+    opened = given_up.opened(CreatedRun(2, 2, "sha256:d", 2, "2026-01-31T12:01:00Z"))
+    assert (opened.failures, opened.stuck) == ({}, 0)
+
+
+def test_a_run_that_is_lost_after_a_stop_request_costs_what_was_noted_then() -> None:
+    stopping = only(open_record("baseline")).stop_requested(held_seconds=30.0, accelerators=4)
+    assert stopping.is_stop_requested
+    lost = stopping.lost("2026-01-31T12:01:00Z", Cause.STOPPED, "its stop was requested")
+    assert (lost.accelerator_seconds, lost.held_seconds, lost.asked_seconds, lost.held) == (
+        120.0,
+        30.0,
+        None,
+        None,
+    )
+    assert (lost.state, lost.retry, lost.is_stop_requested) == ("Failed", True, False)
+
+
+def test_a_dropped_record_leaves_its_cost_and_its_number_of_runs() -> None:
+    ledger = open_record("evaluate", candidate="a1-s40", try_number=3, state="Succeeded", restarts=2)
+    (record,) = ledger.runs
+    dropped = ledger.without_record(record)
+    assert dropped.runs == ()
+    assert dropped.dropped_work() == {StageKey("evaluate", 1, "a1-s40"): 3}
+    assert dropped.closed is not None
+    assert dropped.closed.restarts == 2

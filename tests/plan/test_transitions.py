@@ -9,11 +9,13 @@ import pytest
 
 from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
+from dapt_operator.api.v1alpha1.run_record import RunRecord
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.plan.assess import ChainInputs
 from dapt_operator.plan.chain import Chain
 from dapt_operator.plan.evaluations import FACT_ORDER
 from dapt_operator.plan.observed import DesiredState
+from dapt_operator.plan.phases import MissingFactsError
 from dapt_operator.plan.transitions import (
     RUN_STATES,
     TABLE,
@@ -39,12 +41,26 @@ def test_every_pair_of_state_and_fact_is_a_move_or_impossible_with_a_reason(stat
         assert next_move(state, fact) is found
 
 
-def test_the_chain_has_a_method_for_every_state_in_the_order_of_the_states() -> None:
+def chain(ledger: Ledger) -> Chain:
     desired = DesiredState(
         DomainAdaptation.model_validate(adaptation()).spec, AdaptationProfile.model_validate(profile()).spec
     )
-    inputs = ChainInputs(desired, Ledger(), datetime(2026, 1, 31, 12, tzinfo=UTC), 1, "clinical")
-    assert list(Chain(inputs).states) == list(State)
+    return Chain(ChainInputs(desired, ledger, datetime(2026, 1, 31, 12, tzinfo=UTC), 1, "clinical"))
+
+
+def test_the_chain_has_a_method_for_every_state_in_the_order_of_the_states() -> None:
+    assert list(chain(Ledger()).states) == list(State)
+
+
+def test_a_finished_stage_without_readable_facts_is_named() -> None:
+    """A ledger of another version may hold them in a form that this one cannot read."""
+    record = RunRecord(
+        stage="prepare", kind="prepare", fence=1, state="Succeeded", facts={"model": "unknown"}
+    )
+    with pytest.raises(
+        MissingFactsError, match="prepare has finished, and the ledger holds no readable facts of it"
+    ):
+        chain(Ledger(runs=(record,))).position()
 
 
 def test_the_order_of_the_states_is_the_order_in_which_they_follow_each_other() -> None:

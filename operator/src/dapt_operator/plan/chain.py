@@ -64,6 +64,8 @@ class Chain:
         self.inputs = inputs
         self.facts = read_facts(inputs.ledger)
         self.candidates = candidates(inputs.spec, self.facts)
+        # The chain in its order. A method takes what the stages before its state have settled as an argument, so none
+        # can be called before that exists.
         self.states: dict[State, Callable[[], StageAssessment]] = {
             State.PREPARE: self._prepare,
             State.BASELINE: lambda: self._baseline(self._stage_inputs()),
@@ -87,6 +89,8 @@ class Chain:
 
     def position(self) -> Position:
         """Return the first state, from the beginning of the chain, in which something is to be done or awaited."""
+        # No state is stored. Each reconcile goes through the chain from its beginning, so that an edit of the spec, for
+        # example of the gates, takes effect in whichever state it concerns.
         state = State.PREPARE
         while True:
             assessment = self._assess_state(state)
@@ -110,6 +114,7 @@ class Chain:
         )
 
     def _assess_state(self, state: State) -> StageAssessment:
+        # Before the assessment, which reads them: what may run in parallel depends on the state.
         self._companions = self._companions_in(state)
         try:
             return self.states[state]()
