@@ -1,1 +1,1 @@
-"""Contains the trainer: a program for each kind of stage, and the agent that runs it in a pod and reports how it ended."""
+"""Contains the trainer: one program for each kind of stage, and the agent that runs it in a pod."""

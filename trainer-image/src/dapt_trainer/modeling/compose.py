@@ -67,9 +67,8 @@ class SharedMeans:
         self._precision = precision
         self._dtype = DTYPES[precision]
         self._device = device
-        self._key: object = None
-        self._mean: PreTrainedModel | None = None
-        self._model: PreTrainedModel | None = None
+        self._loaded: tuple[object, PreTrainedModel, PreTrainedModel] | None = None
+        """Key of the mean, the mean itself, and the model that is returned."""
 
     def load(self, reference: ModelReference) -> PreTrainedModel:
         """Return the recipe's model in evaluation mode; it is valid until the next call, which may change its weights.
@@ -77,19 +76,21 @@ class SharedMeans:
         Raises:
             InputError: as `compose_model`.
         """
-        if reference.tuned:
-            self._key = self._mean = self._model = None
-            gc.collect()  # models hold themselves in circles: the old copies would outlive the next load
-            return load_model(self._work, reference, precision=self._precision, device=self._device)
-        if mean_key(reference) != self._key:
-            # Freed before the next is loaded: at most two copies are in memory.
-            self._mean = self._model = None
+        key = mean_key(reference)
+        if reference.tuned or self._loaded is None or self._loaded[0] != key:
+            # Freed before the next is loaded: at most two copies are in memory. Models hold themselves in circles, so
+            # only the garbage collector frees them.
+            self._loaded = None
             gc.collect()
-            self._mean = mean_of(self._work, reference)
-            self._model = _rounded(copy_model(self._mean), self._dtype).to(device=self._device).eval()
-            self._key = mean_key(reference)
-        interpolate(self._mean, self._work, reference, into=self._model)
-        return self._model
+        if reference.tuned:
+            return load_model(self._work, reference, precision=self._precision, device=self._device)
+        if self._loaded is None:
+            mean = mean_of(self._work, reference)
+            model = _rounded(copy_model(mean), self._dtype).to(device=self._device).eval()
+            self._loaded = (key, mean, model)
+        _, mean, model = self._loaded
+        interpolate(mean, self._work, reference, into=model)
+        return model
 
 
 def mean_key(reference: ModelReference) -> object:
