@@ -1,4 +1,4 @@
-"""Gangs that several tests compare theirs with."""
+"""Shares unbroken gangs with which several tests compare theirs."""
 
 from __future__ import annotations
 

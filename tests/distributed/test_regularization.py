@@ -1,4 +1,4 @@
-"""Penalties over two ranks: the same training as one rank's, with what they need shared out."""
+"""Tests penalties over two ranks: the training of one rank, with the penalty's memory divided among them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def held_bytes(work: Path) -> list[int]:
     ],
     ids=["zero-0", "zero-1", "zero-2", "zero-2-lora", "kl", "kl-lora"],
 )
-def test_two_ranks_are_held_back_as_one_is_and_share_what_that_takes(
+def test_two_ranks_have_the_penalty_of_one_and_share_its_memory(
     unbroken: Unbroken,
     zero_stage: int,
     asked: RegularizationConfig,
@@ -74,7 +74,7 @@ def test_two_ranks_are_held_back_as_one_is_and_share_what_that_takes(
     assert max(held) <= largest_share * bytes_of_both
 
 
-def test_killed_ranks_resume_to_the_unbroken_curve_with_the_fisher_of_the_first_try(
+def test_killed_ranks_resume_to_the_unbroken_curve_with_the_first_runs_fisher(
     tmp_path: Path, unbroken: Unbroken
 ) -> None:
     asked = changes(2, EWC, precision="bf16")
@@ -89,7 +89,7 @@ def test_killed_ranks_resume_to_the_unbroken_curve_with_the_fisher_of_the_first_
     assert [path.parent.name for path in work.glob("stages/*/*/fisher-*.json")] == ["try-1"]
 
 
-def test_another_number_of_ranks_goes_on_with_the_same_anchor(tmp_path: Path, unbroken: Unbroken) -> None:
+def test_another_number_of_ranks_continues_with_the_same_anchor(tmp_path: Path, unbroken: Unbroken) -> None:
     asked = changes(2, EWC)
     expected = unbroken(asked, ranks=2).report
     work = make_work_volume(tmp_path)

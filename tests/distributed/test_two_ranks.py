@@ -1,4 +1,4 @@
-"""Two ranks: the same curve whatever kills them, and whatever number of ranks goes on."""
+"""Tests that two ranks give the same curve after any kill, and on any number of ranks that continues."""
 
 from __future__ import annotations
 
@@ -49,12 +49,14 @@ def test_killed_ranks_resume_to_the_unbroken_curve(
     assert not list((work / "stages").rglob("*.partial"))
 
 
-def test_one_rank_that_is_asked_to_stop_stops_them_all_with_a_checkpoint(tmp_path: Path) -> None:
+def test_a_stop_request_of_one_rank_stops_all_with_a_checkpoint(tmp_path: Path) -> None:
     work = make_work_volume(tmp_path)
     stopped = run_gang(work, 1, ZERO_2_LORA, "term:2")
     assert stopped.exit_codes == [143, 143]
     for rank in (0, 1):
-        assert stopped.said(rank) == "StopRequested: stop requested at step 3 of 6; its checkpoint is complete"
+        assert (
+            stopped.said(rank) == "StopRequested: stop requested at step 3 of 6; its checkpoint is complete"
+        )
     resumed = finished(work, 2, ZERO_2_LORA)
     assert [point.step for point in resumed.curve] == [1, 2, 3, 4, 5, 6]
 
@@ -71,7 +73,7 @@ def test_one_rank_and_two_ranks_train_the_same(unbroken: Unbroken) -> None:
     "changes", [ZERO_0_FULL, ZERO_2_LORA, ZERO_2_FULL_BF16], ids=["zero-0", "zero-2-lora", "bf16"]
 )
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_another_number_of_ranks_reads_on_at_the_next_sample(
+def test_another_number_of_ranks_continues_at_the_next_sample(
     tmp_path: Path, unbroken: Unbroken, changes: dict[str, Any], before: int, after: int
 ) -> None:
     expected = unbroken(changes, ranks=before).report

@@ -1,4 +1,4 @@
-"""Every way to share a model over ranks trains the same model, and goes on with another number of ranks."""
+"""Tests that every ZeRO stage trains the same model, and continues on another number of ranks."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_every_mode_trains_the_same_model(
         ("zero-3", True, 2, 1),
     ],
 )
-def test_another_number_of_ranks_goes_on_at_the_next_sample(
+def test_another_number_of_ranks_continues_at_the_next_sample(
     tmp_path: Path, reference: Reference, mode: str, lora: bool, before: int, after: int
 ) -> None:
     wanted = changes(MODES[mode], lora=lora)
@@ -115,7 +115,7 @@ def test_a_spread_model_resumes_to_the_unbroken_curve(tmp_path: Path) -> None:
     ]
 
 
-def test_a_spread_model_stops_with_a_checkpoint_when_one_rank_is_asked_to(tmp_path: Path) -> None:
+def test_a_spread_model_stops_with_a_checkpoint_at_a_stop_request_of_one_rank(tmp_path: Path) -> None:
     stopped = run_gang(make_work_volume(tmp_path), 1, changes(MODES["zero-3"], lora=True), "term:2")
     assert stopped.exit_codes == [143, 143]
     assert stopped.said(0) == "StopRequested: stop requested at step 3 of 6; its checkpoint is complete"

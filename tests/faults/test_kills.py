@@ -1,8 +1,9 @@
-"""SIGKILL of a rank, of an agent or of `dapt run`, at random moments of any stage and inside saves.
+"""Kills a rank, an agent or `dapt run` with SIGKILL, at random moments of any stage and inside saves.
 
-One life runs unbroken; then lives of the same manifest are killed again and again. They must end with the same choice,
-the same weights at every checkpoint, and, on CPU, the same loss at every step, to the bit. `make test` kills three
-times; `make faults` kills 20 times, 5 of them inside a save. The seed is printed: DAPT_FAULT_SEED repeats a campaign.
+One adaptation runs unbroken; then adaptations of the same manifest are killed again and again. They must end with the
+same choice, the same weights at every checkpoint, and, on CPU, the same loss at every step, to the bit. `make test`
+kills three times; `make faults` kills 20 times, 5 of them inside a save. The seed is printed:
+DAPT_FAULT_SEED repeats a campaign.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from support.toy_adaptation import make_toy
 KILLS = int(os.environ.get("DAPT_FAULT_KILLS", "3"))
 KILLS_IN_SAVE = int(os.environ.get("DAPT_FAULT_KILLS_IN_SAVE", "1"))
 SEED = int(os.environ.get("DAPT_FAULT_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
-KILLS_A_LIFE = 4
+KILLS_PER_ADAPTATION = 4
 """Below the budget of infrastructure faults, and never three in one lineage without a step gained."""
 STEPS, CHECKPOINTS = 40, 5
 STAGES = ("prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish")
@@ -177,7 +178,7 @@ def plan_kills(seconds: dict[str, float], rng: random.Random) -> list[Kill]:
     return kills
 
 
-def test_killed_lives_end_as_the_unbroken_one(tmp_path: Path) -> None:
+def test_killed_adaptations_end_as_the_unbroken_one(tmp_path: Path) -> None:
     print(f"DAPT_FAULT_SEED={SEED}: {KILLS} kills, {KILLS_IN_SAVE} of them inside a save")
     live(tmp_path / "unbroken", [])
     expected = end_of(tmp_path / "unbroken")
@@ -185,7 +186,7 @@ def test_killed_lives_end_as_the_unbroken_one(tmp_path: Path) -> None:
     pending = plan_kills(stage_seconds(tmp_path / "unbroken"), random.Random(SEED))
     for number in range(2 * KILLS):
         kills = sorted(
-            pending[:KILLS_A_LIFE], key=lambda kill: (STAGES.index(kill.stage), kill.delay_seconds)
+            pending[:KILLS_PER_ADAPTATION], key=lambda kill: (STAGES.index(kill.stage), kill.delay_seconds)
         )
         folder = tmp_path / f"life-{number}"
         told = live(folder, kills)
@@ -196,7 +197,7 @@ def test_killed_lives_end_as_the_unbroken_one(tmp_path: Path) -> None:
         assert found.losses == expected.losses, told
         # a kill whose life ended before it came strikes another life, a little earlier in its stage
         missed = [replace(kill, delay_seconds=kill.delay_seconds / 2) for kill in kills[len(told) :]]
-        pending = pending[KILLS_A_LIFE:] + missed
+        pending = pending[KILLS_PER_ADAPTATION:] + missed
         if not pending:
             return
     pytest.fail(f"{len(pending)} kills never struck: {pending}")
