@@ -83,6 +83,7 @@ def assess_stage(
         return _running(inputs, stage, record)
     if record.has_succeeded:
         return StageAssessment(Fact.SUCCEEDED, stage, record)
+    # No failure: its checkpoints are judged. With a retry due, its message was lost and is read again first.
     if record.cause in JUDGED and stage.kind == "pretrain" and not record.retry:
         return StageAssessment(Fact.LIMIT, stage, record)
     # A change of the spec is how a user starts again what was given up.
@@ -107,6 +108,7 @@ def _running(inputs: ChainInputs, stage: StagePlan, record: RunRecord) -> StageA
         return StageAssessment(Fact.SPENT, stage, record)
     run = find_run(inputs.runs, record)
     if run is None or run.is_deleting:
+        # Created a moment ago and not in the watch's cache yet, or about to end; `update_ledger` finds it lost in time.
         return StageAssessment(Fact.RUNNING, stage, record)
     reason, message = hindrance(run, stage.kind, inputs.spec.queue)
     if reason:
@@ -133,6 +135,7 @@ def _to_run(
         return StageAssessment(Fact.OVERSPENT, stage, record)
     if any(_must_end_first(inputs, run, companions) for run in inputs.runs):
         return StageAssessment(Fact.CROWDED, stage, record)
+    # Last, since an obstacle was met by a run that was about to be created; one that must wait anyway has not met it.
     if inputs.obstacle is not None and fact in STARTABLE:
         return StageAssessment(
             Fact.OBSTRUCTED, stage, record, inputs.obstacle.reason, inputs.obstacle.message

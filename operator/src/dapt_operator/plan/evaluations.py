@@ -43,6 +43,7 @@ def representative(assessments: Sequence[StageAssessment], free_slots: int) -> S
 
 def startable(assessments: Iterable[StageAssessment], free_slots: int) -> StageAssessment | None:
     """Return the first evaluation that can start now; None when no slot is free or none is due."""
+    # A smaller limit in an edited profile makes the number negative: what runs continues, nothing is added.
     if free_slots <= 0:
         return None
     return next((assessment for assessment in assessments if assessment.fact in STARTABLE), None)

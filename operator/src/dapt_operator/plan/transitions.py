@@ -176,6 +176,7 @@ TABLE: Final[dict[State, dict[Fact, Move]]] = {
     State.PRETRAIN: _runs(
         Next(State.BLEND),
         {
+            # The checkpoints from before the limit are candidates like any others.
             Fact.LIMIT: Next(State.BLEND),
             Fact.ROLLBACK: Action.ROLL_BACK,
             Fact.REFUSED: Action.STALL,
@@ -190,9 +191,11 @@ TABLE: Final[dict[State, dict[Fact, Move]]] = {
             Fact.ROLLBACK: Action.ROLL_BACK,
         }
     ),
+    # Selection is asked again in each reconcile, so a finished evaluation leads back to it without a move.
     State.EVALUATE: _runs(Impossible("a measured candidate is not unmeasured")),
     State.FINETUNE: _runs(Next(State.ALIGN), {Fact.SKIPPED: Next(State.ALIGN), Fact.REFUSED: Action.STALL}),
     State.ALIGN: _runs(Next(State.VERIFY), {Fact.SKIPPED: Next(State.VERIFY), Fact.REFUSED: Action.STALL}),
+    # The gates judge again here: tuning may have cost what the chosen candidate still had.
     State.VERIFY: _runs(Next(State.PUBLISH), {Fact.BREACHED: Action.STALL}),
     State.PUBLISH: _runs(Next(State.PUBLISHED)),
     State.PUBLISHED: _decides({Fact.SUCCEEDED: Action.FINISH}),

@@ -79,6 +79,7 @@ def _with_measure(ledger: Ledger, record: RunRecord) -> Ledger:
         return ledger
     new = MeasureRecord(candidate=facts.candidate, expects=record.expects, text=encode(base, facts.measure))
     measures = [old for old in ledger.measures if old.candidate != new.candidate] + [new]
+    # By size too: a status must stay below the API server's limit however many tasks the spec names.
     while len(measures) > MAX_MEASURES or sum(len(kept.text) for kept in measures) > MAX_MEASURES_BYTES:
         measures.remove(max(measures, key=_general_nats))
     return ledger.with_measures(measures)
