@@ -173,7 +173,7 @@ def report(
             continue
         figure(f"gpu_{method}_tokens_per_second", stage["tokens_per_second"], None)
         figure(f"gpu_{method}_flops_per_token", stage["flops_per_token"], None)
-        if real:
+        if peak_tflops is not None:
             mfu = stage["tokens_per_second"] * stage["flops_per_token"] / (peak_tflops * 1e12)
             aim = MFU_AIM if method == "full" else None
             short |= figure(f"gpu_{method}_mfu", mfu, aim)

@@ -180,7 +180,11 @@ def requests(plane: ControlPlane, times: int = 5) -> None:
         for number in range(times):
             mark, name = plane.audit.mark(), f"a{number:04d}"
             plane.api.create(make(namespace, number))
-            eventually(lambda name=name: raw.phase(plane, namespace, name) == "Published", name, seconds=120)
+
+            def is_published(name: str = name) -> bool:
+                return raw.phase(plane, namespace, name) == "Published"
+
+            eventually(is_published, name, seconds=120)
             time.sleep(1)
             ours = [
                 r for r in plane.audit.requests(mark)

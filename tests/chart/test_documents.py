@@ -28,7 +28,7 @@ def test_the_values_of_a_quoted_command_render(helm: Any, tmp_path: Path, line: 
             flags += [name, value]
         if name == "--values":
             (tmp_path / value).write_text(FILES[value])
-            flags += [name, tmp_path / value]
+            flags += [name, str(tmp_path / value)]
     done = helm("template", "dapt", ROOT / "charts" / "dapt", "--kube-version", "1.31.0", *flags)
     assert done.returncode == 0, done.stderr
 

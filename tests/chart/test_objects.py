@@ -69,7 +69,8 @@ def test_one_operator_at_a_time(render: Render, name: str) -> None:
 @each_file
 def test_the_operators_command_line_parses(render: Render, name: str) -> None:
     container = container_of(render(name))
-    program, command, *rest = [*container["command"], *container["args"]]
+    words: list[str] = [*container["command"], *container["args"]]
+    program, command, *rest = words
     assert program == "dapt"
     typer.main.get_command(app).commands[command].make_context(command, rest)  # type: ignore[attr-defined]
 

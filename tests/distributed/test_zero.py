@@ -15,7 +15,7 @@ from support.toy_gang import Gang, run_gang
 from support.toy_training import make_work_volume
 
 pytestmark = [pytest.mark.torch, pytest.mark.distributed]
-MODES = {
+MODES: dict[str, dict[str, Any]] = {
     "zero-1": {"zero_stage": 1},
     "zero-2": {"zero_stage": 2},
     "zero-3": {"zero_stage": 3},
@@ -56,9 +56,9 @@ def assert_same_training(one: PretrainReport, other: PretrainReport, *, nats: fl
     for mine, theirs in zip(one.curve, other.curve, strict=True):
         assert mine.loss_nats == pytest.approx(theirs.loss_nats, abs=nats)
         assert mine.gradient_norm == pytest.approx(theirs.gradient_norm, abs=100 * nats)
-    for mine, theirs in zip(one.facts.checkpoints, other.facts.checkpoints, strict=True):
+    for checkpoint, twin in zip(one.facts.checkpoints, other.facts.checkpoints, strict=True):
         for name in ("domain_a_nats", "domain_b_nats", "general_a_nats", "general_b_nats"):
-            assert getattr(mine, name) == pytest.approx(getattr(theirs, name), abs=nats), name
+            assert getattr(checkpoint, name) == pytest.approx(getattr(twin, name), abs=nats), name
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def test_containers_beside_the_trainer_keep_the_restricted_standard() -> None:
 
 
 def test_what_belongs_to_both_is_added_field_by_field() -> None:
-    template = {
+    template: dict[str, Any] = {
         "spec": {
             "priorityClassName": "low",
             "securityContext": {"fsGroup": 2000},

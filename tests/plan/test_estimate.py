@@ -21,7 +21,7 @@ LLAMA_8B = model_facts(
     key_value_heads=8, intermediate_size=14_336, tied_embeddings=False,
 )  # fmt: skip
 H100 = {"accelerator": {"kind": "gpu", "perNode": 8, "memoryGiB": 80, "peakTflops": 989, "pricePerHour": 2.5}}
-FULL = {"lora": None, "full": {}}
+FULL: dict[str, Any] = {"lora": None, "full": {}}
 
 
 def of(over: dict[str, Any], offered: dict[str, Any] | None = None, *known: Any, **more: Any) -> Estimate:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from dapt_contract.model_size import trainable_parameters
@@ -18,7 +20,7 @@ SIZES = {"parameters": 1_000_000, "hidden_size": 100, "vocabulary_size": 5_000}
 EXTENDED = {"model": {"tokenizer": {"extend": {"vocabularySize": 400}}}}
 
 
-def spec_of(**over: object) -> DomainAdaptationSpec:
+def spec_of(**over: Any) -> DomainAdaptationSpec:
     return DomainAdaptation.model_validate(adaptation(**over)).spec
 
 

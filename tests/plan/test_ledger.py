@@ -167,7 +167,13 @@ def test_a_new_run_resets_what_belongs_to_the_one_before_and_keeps_what_all_runs
 
 
 def test_a_run_after_the_last_retry_starts_with_full_retry_budgets() -> None:
-    values = {"state": "Failed", "retry": False, "cause": "BadInput", "failures": {"hang": 2}, "stuck": 3}
+    values: dict[str, Any] = {
+        "state": "Failed",
+        "retry": False,
+        "cause": "BadInput",
+        "failures": {"hang": 2},
+        "stuck": 3,
+    }
     given_up = only(open_record(**values))
     assert given_up.has_failed_for_good
     opened = given_up.opened(CreatedRun(2, 2, "sha256:d", 2, "2026-01-31T12:01:00Z"))

@@ -126,8 +126,8 @@ def after(world: World, stage: str) -> World:
 
 
 def lives() -> dict[str, World]:
-    shares = {"selection": {"interpolate": [0.6, 0.8, 1.0], "averageLast": 3}}
-    rolls = {"gates": {"onBreach": "Rollback"}}
+    shares: dict[str, Any] = {"selection": {"interpolate": [0.6, 0.8, 1.0], "averageLast": 3}}
+    rolls: dict[str, Any] = {"gates": {"onBreach": "Rollback"}}
     stopped = lived(forgetful("ForgettingLimit"), **rolls)
     begun = stopped.status["ledger"]
     begun["attempts"], begun["runs"] = [], [one for one in begun["runs"] if one["attempt"] == 1]

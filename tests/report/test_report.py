@@ -14,7 +14,7 @@ from dapt_contract.stages.verify import Sample
 from dapt_operator.report import ReportError, build_report, draw_report
 
 if TYPE_CHECKING:
-    from conftest import Run
+    from report.conftest import Run
 
 HOSTILE = '<script>alert("x")</script> {{ 7 * 7 }} $x$ --> <img src=http://e.vil/x>'
 

@@ -42,8 +42,8 @@ def test_no_handler_needs_a_finalizer_or_an_annotation() -> None:
     assert list(registry._changing.get_all_handlers()) == []
     assert list(registry._spawning.get_all_handlers()) == []
     assert list(registry._webhooks.get_all_handlers()) == []
-    watched = {handler.selector.plural or handler.selector.any_name
-               for handler in registry._watching.get_all_handlers()}  # fmt: skip
+    selectors = [handler.selector for handler in registry._watching.get_all_handlers()]
+    watched = {selector and (selector.plural or selector.any_name) for selector in selectors}
     assert watched == {"domainadaptations", "adaptationprofiles", "jobs", "pods", "jobsets"}
 
 

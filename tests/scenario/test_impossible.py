@@ -33,7 +33,7 @@ class Case:
     pods: Stays | None = None
     """What its pods wait for; None: it never comes to pods."""
     before: Callable[[World], None] = lambda world: None
-    correct: Callable[[World], None] = lambda world: None
+    correct: Callable[[World], object] = lambda world: None
 
 
 def default_profiles(world: World) -> None:

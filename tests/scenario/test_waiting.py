@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -145,7 +146,11 @@ def test_a_queue_that_waits_is_work_in_progress_in_its_own_words() -> None:
     world = World({"queue": "team"})
     world.cluster.queues["team"] = FULL
     world.visit()
-    assert world.condition("QuotaReserved") == ("False", "WaitingForQuota", "prepare was submitted to queue team")
+    assert world.condition("QuotaReserved") == (
+        "False",
+        "WaitingForQuota",
+        "prepare was submitted to queue team",
+    )
     stuck(world, healthy)
     assert world.job["spec"]["suspend"] is True
     assert world.condition("QuotaReserved") == (
@@ -171,7 +176,7 @@ def test_a_queue_that_waits_is_work_in_progress_in_its_own_words() -> None:
     assert all(job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team" for job in jobs(world))
 
 
-def jobs(world: World) -> list[dict[str, object]]:
+def jobs(world: World) -> list[dict[str, Any]]:
     return world.cluster.objects(world.key, "Job")  # type: ignore[return-value]
 
 

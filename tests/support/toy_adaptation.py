@@ -109,7 +109,7 @@ def _write_texts(folder: Path, rng: random.Random) -> None:
         for i in range(6)
     ]
     _write_lines(folder / "eval" / "domain-probes.jsonl", list(probes))
-    instructions = [
+    instructions: list[dict[str, object]] = [
         {
             "messages": [
                 {"role": "user", "content": f"Say something about {rng.choice(_DOMAIN['what'])}."},
@@ -118,7 +118,7 @@ def _write_texts(folder: Path, rng: random.Random) -> None:
         }
         for _ in range(24)
     ]
-    _write_lines(folder / "text" / "instructions.jsonl", list(instructions))
+    _write_lines(folder / "text" / "instructions.jsonl", instructions)
 
 
 def _write_model(folder: Path, texts: Path, seed: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dapt_contract.measure import Side
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages import KINDS
@@ -41,8 +42,9 @@ def make_work_volume(work: Path, *, sequences: int = 64, seed: int = 0, chat_tem
     make_model(work / "model", chat_template=chat_template)
     generator = np.random.default_rng(seed)
     shards = []
-    for side, index in (("domain", 0), ("general", 0)):
-        shards.append(_make_shard(work, side, index, sequences, generator))
+    sides: tuple[Side, ...] = ("domain", "general")
+    for side in sides:
+        shards.append(_make_shard(work, side, 0, sequences, generator))
         for half in HALVES:
             documents = [
                 HeldOutDocument(ids=_document(generator, 12), bytes=24, text="held out") for _ in range(3)

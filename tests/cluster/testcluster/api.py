@@ -152,9 +152,10 @@ class Api:
         self, kind: str, namespace: str = "", *, labels: str = "", fields: str = "", api_version: str = ""
     ) -> list[dict[str, Any]]:
         """All objects, of every namespace unless one is named."""
-        query = {"labelSelector": labels, "fieldSelector": fields}
+        selectors = {"labelSelector": labels, "fieldSelector": fields}
+        query: dict[str, Any] = {name: value for name, value in selectors.items() if value}
         path = self.path(kind, namespace, api_version=api_version)
-        return self.request("GET", path, **{name: value for name, value in query.items() if value})["items"]
+        return self.request("GET", path, **query)["items"]
 
     def create(self, manifest: Manifest, namespace: str = "") -> dict[str, Any]:
         """POST; the namespace is the manifest's, or the one given."""
@@ -165,7 +166,7 @@ class Api:
         self, manifest: Manifest, namespace: str = "", *, manager: str = "tests", dry_run: bool = False
     ) -> dict[str, Any]:
         """Server-side apply, as `kubectl apply --server-side --force-conflicts`."""
-        query = {"fieldManager": manager, "force": "true", "fieldValidation": "Strict"}
+        query: dict[str, Any] = {"fieldManager": manager, "force": "true", "fieldValidation": "Strict"}
         return self.request(
             "PATCH",
             self._place(manifest, namespace),

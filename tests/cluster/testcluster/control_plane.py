@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Sequence
@@ -153,7 +154,7 @@ class ControlPlane:
         for manifest in manifests:
             if manifest["kind"] == "CustomResourceDefinition":
                 name = manifest["metadata"]["name"]
-                eventually(lambda name=name: self._is_established(name), f"CRD {name} Established")
+                eventually(functools.partial(self._is_established, name), f"CRD {name} Established")
         return made
 
     def install_crds(self) -> None:

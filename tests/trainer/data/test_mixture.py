@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dapt_contract.measure import Side
 from dapt_contract.stages.pretrain import MixturePhase
 from dapt_trainer.data.packing.mixture import Mixture, MixtureSource, permuted
 from dapt_trainer.errors import InputError
@@ -18,7 +19,7 @@ L = 512
 
 
 def source(name: str, sequences: int, weight: float = 1.0, fill: float = 1.0) -> MixtureSource:
-    side = "domain" if name.startswith("domain") else "general"
+    side: Side = "domain" if name.startswith("domain") else "general"
     return MixtureSource(name, side, weight, sequences, round(sequences * L * fill))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from dapt_contract.measure import Side
 from dapt_contract.stages.common import ProbeConfig, TaskConfig
 from dapt_contract.stages.prepare import InstructionSource, TextSource, TrainingLength
 from dapt_trainer.data import analysis
@@ -38,14 +39,18 @@ def training_texts(work: Path, tokenizer: Tokenizer, side: str) -> list[str]:
     return texts
 
 
-def held_out_texts(work: Path, side: str) -> list[str]:
+def held_out_texts(work: Path, side: Side) -> list[str]:
     return [document.text for half in HALVES for document in read_held_out(work, side, half)]
 
 
 def test_every_document_is_trained_on_or_held_out(config, prepare, tmp_path: Path, tokenizer) -> None:
     facts = prepare(config.model_copy(update={"sequence_length_tokens": 256})).facts
     work = tmp_path / "work"
-    for side, texts in (("domain", documents(120)), ("general", documents(80, first=10_000))):
+    texts_of_sides: dict[Side, list[str]] = {
+        "domain": documents(120),
+        "general": documents(80, first=10_000),
+    }
+    for side, texts in texts_of_sides.items():
         held_out = held_out_texts(work, side)
         trained = training_texts(work, tokenizer, side)
         assert set(held_out) <= set(texts)

@@ -131,4 +131,5 @@ class Peers:
 def test_results_are_read_again_only_when_every_rank_sees_them(
     own: bool, missing: float, all_found: bool
 ) -> None:
-    assert found_by_all(Peers(missing), own) is all_found
+    peers: Any = Peers(missing)
+    assert found_by_all(peers, own) is all_found

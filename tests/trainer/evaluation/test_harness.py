@@ -10,6 +10,7 @@ import pytest
 
 from dapt_contract.stages.common import ModelReference, ProbeConfig, TaskConfig
 from dapt_trainer.errors import InputError
+from dapt_trainer.evaluation.custom_tasks import Question
 from dapt_trainer.evaluation.harness import SharedContextModel, TaskRunner
 from dapt_trainer.evaluation.probes import order_share, probability, read_probes, run_probes
 from dapt_trainer.modeling.compose import load_model
@@ -93,6 +94,7 @@ def test_a_probe_is_the_probability_of_the_right_answer(toy_work: Path, loaded: 
     read = read_probes(toy_work, probe, limit=None)
     items = run_probes(SharedContextModel(*loaded), "facts", read)
     for question, item in zip(read, items, strict=True):
+        assert isinstance(question, Question)
         scores = [log_likelihood(*loaded, question.text, f" {choice}") for choice in question.choices]
         assert item.value == pytest.approx(probability(scores, question.answer), abs=1e-5)
     assert probability([0.0, 0.0, 0.0, 0.0], 2) == 0.25

@@ -39,6 +39,7 @@ def test_a_difference_is_paired_item_by_item() -> None:
     assert score.difference == pytest.approx(0.4)
     assert score.difference_standard_error == pytest.approx(math.sqrt(3 / 50))
     unpaired = math.hypot(score.standard_error, mean_and_error([1, 0, 0, 1, 0])[1])
+    assert score.difference_standard_error is not None
     assert score.difference_standard_error < unpaired
 
 

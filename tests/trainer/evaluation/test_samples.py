@@ -47,7 +47,7 @@ def test_an_answer_is_the_most_likely_token_at_each_place(toy_work: Path, templa
     import torch
 
     model: Any = load_model(toy_work, ModelReference(weights="model"), precision="fp32")
-    tokenizer = load_tokenizer(toy_work)
+    tokenizer: Any = load_tokenizer(toy_work)
     tokenizer.chat_template = template
     prompt = "red cat"
     ids = tokenizer.encode(prompt if template is None else f"<{prompt}>")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,15 @@ def grown() -> GrownTokenizer:
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The helper's work in this process, which has torch already."""
-    from dapt_trainer.data.run_module import Finished
+    from dapt_trainer.data.run_module import FinishedProcess
     from dapt_trainer.tokenization import grow_in_prepare
 
-    def run(_module: str, arguments: list[str], *_: object) -> Finished:
+    def run(_module: str, arguments: list[str], *_: object) -> FinishedProcess:
         try:
             grow_model(Path(arguments[1]), Path(arguments[2]))
         except GrowError as error:
-            return Finished(1, "", str(error))
-        return Finished(0, "", "")
+            return FinishedProcess(1, "", str(error))
+        return FinishedProcess(0, "", "")
 
     monkeypatch.setattr(grow_in_prepare, "run_module", run)
 
@@ -207,7 +208,7 @@ def test_an_embedding_shorter_than_the_vocabulary_is_refused(
     )
 
 
-CLASSES = {
+CLASSES: dict[str, Callable[[], str]] = {
     "GPT2Tokenizer": byte_level,
     "Qwen2Tokenizer": byte_level,
     "GPTNeoXTokenizer": byte_level,

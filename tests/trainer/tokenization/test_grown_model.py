@@ -99,7 +99,7 @@ def test_held_out_text_is_in_the_tokens_of_the_weights_and_counted_in_the_base_m
 ) -> None:
     work, _ = prepared
     model = load_model(work, ModelReference(weights=weights), precision="fp32")
-    tokenizer = load_tokenizer(work, weights)
+    tokenizer: Any = load_tokenizer(work, weights)
     measured = side_perplexity(
         model,
         work,
@@ -107,7 +107,7 @@ def test_held_out_text_is_in_the_tokens_of_the_weights_and_counted_in_the_base_m
         HeldOutScoring(32),
         tokenizer=tokenizer,
     )
-    base = load_tokenizer(work)
+    base: Any = load_tokenizer(work)
     for half, value in zip(HALVES, (measured.a, measured.b), strict=True):
         documents = read_held_out(work, "domain", half)
         nll = sum(
@@ -126,7 +126,8 @@ def test_facts_say_what_growing_brought(prepared: tuple[Path, PrepareReport]) ->
     facts = report.facts.tokenizer
     assert facts is not None
     assert facts.added_tokens == len(new_token_ids(work)) == 25
-    base, grown = load_tokenizer(work), load_tokenizer(work, GROWN)
+    base: Any = load_tokenizer(work)
+    grown: Any = load_tokenizer(work, GROWN)
     for side, before, after in (
         ("domain", facts.domain_tokens_per_word_before, facts.domain_tokens_per_word_after),
         ("general", facts.general_tokens_per_word_before, facts.general_tokens_per_word_after),
@@ -151,7 +152,7 @@ def trained(work: Path, folder: str, *, seed: int = 1) -> Any:
     model = load_model(work, ModelReference(weights=GROWN), precision="fp32")
     lora = LoraConfig(rank=4, embeddings=True)
     model = with_lora(model, lora, seed=seed, new_token_ids=new_token_ids(work))
-    tokenizer = load_tokenizer(work, GROWN)
+    tokenizer: Any = load_tokenizer(work, GROWN)
     ids = torch.tensor([tokenizer.encode(TEXT)])
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     for _ in range(3):
@@ -169,7 +170,8 @@ def test_merging_keeps_the_trained_rows_of_both_matrices(work: Path, tied: bool)
     model = trained(work, "adapter")
     start = load_model(work, ModelReference(weights=GROWN), precision="fp32")
     merged = load_model(work, ModelReference(weights=GROWN, adapters=("adapter",)), precision="fp32")
-    tokenizer, new = load_tokenizer(work, GROWN), list(new_token_ids(work))
+    tokenizer: Any = load_tokenizer(work, GROWN)
+    new = list(new_token_ids(work))
     ids = torch.tensor([tokenizer.encode(TEXT)])
     assert set(ids[0].tolist()) & set(new)
     assert torch.allclose(merged(input_ids=ids).logits, model(input_ids=ids).logits, atol=1e-5)
@@ -211,7 +213,8 @@ def test_blends_are_measured_in_the_tokens_of_the_grown_tokenizer(work: Path, tm
     halfway = ModelReference(weights=GROWN, adapters=("one",), interpolation=0.5, origin=GROWN)
     config = BlendConfig(blends=(Blend(candidate="a1-s3-i0.5", model=halfway),), context_length_tokens=32)
     (row,) = run(config, make_context(work, tmp_path, config, kind="blend")).facts.rows
-    model, tokenizer = load_model(work, halfway, precision="fp32"), load_tokenizer(work, GROWN)
+    model = load_model(work, halfway, precision="fp32")
+    tokenizer: Any = load_tokenizer(work, GROWN)
     documents = read_held_out(work, "domain", "a")
     nll = sum(naive_nll(model, tokenizer.encode(document.text), 0, 32) for document in documents)
     assert row.domain_a_nats == pytest.approx(
@@ -261,11 +264,13 @@ def test_pretraining_trains_the_new_rows_and_its_checkpoints_hold_them(work: Pat
         HeldOutScoring(32),
         tokenizer=load_tokenizer(work, GROWN),
     )
-    for half, value, reported in (
-        ("a", measured.a, checkpoint.domain_a_nats),
-        ("b", measured.b, checkpoint.domain_b_nats),
+    for half, value, reported in zip(
+        HALVES,
+        (measured.a, measured.b),
+        (checkpoint.domain_a_nats, checkpoint.domain_b_nats),
+        strict=True,
     ):
-        base_tokens = sum(len(document.ids) for document in read_held_out(work, "domain", half))  # type: ignore[arg-type]
+        base_tokens = sum(len(document.ids) for document in read_held_out(work, "domain", half))
         assert reported == pytest.approx(value.nll_nats / base_tokens, rel=1e-4)
 
 

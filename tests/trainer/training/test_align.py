@@ -22,6 +22,7 @@ from dapt_contract.stages.common import (
     ScheduleConfig,
 )
 from dapt_contract.stages.finetune import FinetuneConfig
+from dapt_contract.stages.pretrain import CheckpointFacts
 from dapt_contract.stages.verify import NamedModel, VerifyConfig
 from dapt_trainer.context import SilentProgress
 from dapt_trainer.digests import weights_digest
@@ -190,10 +191,13 @@ class Stopping(SilentProgress):
         self.beats = 0
         self.step = 0
 
-    def update(self, **fields: float | int | str | None) -> None:
+    def update(self, **fields: float | int | str | tuple[CheckpointFacts, ...] | None) -> None:
         if "activity" in fields:
             self.activities.append(str(fields["activity"]))
-        self.step = int(fields.get("step") or self.step)
+        step = fields.get("step")
+        if step:
+            assert isinstance(step, int)
+            self.step = step
 
     def heartbeat(self) -> None:
         self.beats += 1

@@ -104,7 +104,8 @@ def loss_and_gradient(model: Any, batch: dict[str, Any]) -> tuple[float, Any]:
 def alone(model: Any) -> tuple[float, Any]:
     """Mean over the label tokens of all documents, each in a row of its own."""
     model.zero_grad()
-    total = count = 0
+    total: Any = 0  # a tensor after the first document
+    count = 0
     for row, lengths in zip(rows(), LENGTHS, strict=True):
         for tokens in row["input_ids"].split(list(lengths)):
             logits = model(input_ids=tokens[None], use_cache=False).logits[0]
@@ -174,7 +175,8 @@ def test_deepspeed_settings_follow_zero_stage_and_offload() -> None:
             DistributionConfig(**over), OptimizerConfig(learning_rate=1e-5), on_cpu=False
         )
         assert settings["zero_force_ds_cpu_optimizer"] is False
-        found: dict[str, Any] = settings["zero_optimization"]
+        found = settings["zero_optimization"]
+        assert isinstance(found, dict)
         return found
 
     away = {"device": "cpu", "pin_memory": True}

@@ -132,9 +132,12 @@ def test_an_object_store_gets_the_same_files_with_the_manifest_last(
     monkeypatch.setattr(destinations, "filesystem_of", lambda uri, field: (memory, "/bucket/model", uri))
     written: list[str] = []
     honest = memory.put_file
-    monkeypatch.setattr(
-        memory, "put_file", lambda source, target: (written.append(target), honest(source, target))
-    )
+
+    def put_file(source: str, target: str) -> None:
+        written.append(target)
+        honest(source, target)
+
+    monkeypatch.setattr(memory, "put_file", put_file)
     report = published(trained, config("s3://bucket/model"))
     assert written[-1] == "/bucket/model/dapt.json"
     assert len(written) == report.facts.files
