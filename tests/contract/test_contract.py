@@ -13,7 +13,10 @@ from dapt_contract.measure import Measure, Perplexity, Score, SidePerplexity
 from dapt_contract.message import MAX_MESSAGE_BYTES, RunEnd, decode_message, encode_message
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile, find_report, finished_report, write_report
+from dapt_contract.stages import KINDS
+from dapt_contract.stages.align import AlignFacts
 from dapt_contract.stages.baseline import BaselineFacts
+from dapt_contract.stages.blend import MAX_BLENDS, BlendFacts, BlendRow
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts, EvaluateReport
 from dapt_contract.stages.finetune import FinetuneFacts
 from dapt_contract.stages.prepare import ModelFacts, PrepareFacts, SourceFacts
@@ -76,11 +79,25 @@ def largest_facts() -> dict[str, object]:
             model={"weights": "w" * 200, "adapters": ["a" * 200] * 4}, weights_digest=DIGEST, steps=10**6,
             examples=10**7, response_tokens=10**9, first_loss_nats=9.87654321, last_loss_nats=1.23456789,
         ),
+        "blend": BlendFacts(
+            rows=tuple(
+                BlendRow(
+                    candidate=f"a10-s1000000-i0.{index:02d}", weights_digest="a" * 12, domain_a_nats=-1.23456789,
+                    domain_b_nats=1.23456789, general_a_nats=1.23456789, general_b_nats=1.23456789,
+                )
+                for index in range(MAX_BLENDS)
+            )
+        ),
+        "align": AlignFacts(
+            model={"weights": "w" * 200, "adapters": ["a" * 200] * 4}, weights_digest=DIGEST, steps=10**6,
+            pairs=10**7, first_loss_nats=9.87654321, last_loss_nats=1.23456789, reward_accuracy=0.99912345,
+            reward_margin=12.3456789,
+        ),
         "publish": PublishFacts(destination="d" * 512, digest=DIGEST, files=10**4, size_bytes=10**13),
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", list(largest_facts()))
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_largest_legal_message_of_each_kind_fits_and_reads_back(kind: str) -> None:
     facts = largest_facts()[kind]
     text = encode_message(KEY, kind, RunEnd(76, Cause.FORGETTING_LIMIT, "s" * 5000), facts=facts)

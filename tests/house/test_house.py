@@ -10,6 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from dapt_contract.stages import KINDS
+from dapt_operator.api.v1alpha1.spec import DomainAdaptation
+from dapt_operator.plan.stages.stage_plan import stage_kinds
+from dapt_trainer.stages import STAGE_MODULES
+from support.builders import adaptation
+
 ROOT = Path(__file__).parents[2]
 LONGEST_MODULE_LINES = 400
 
@@ -29,6 +35,22 @@ def test_the_operator_and_its_command_line_start_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_kind_of_stage_has_its_three_modules_and_its_place_in_the_chain() -> None:
+    whole = adaptation(
+        preference={"data": [{"source": "file:///text/pairs.jsonl"}]}, selection={"averageLast": 3}
+    )
+    spec = DomainAdaptation.model_validate(whole).spec
+    assert tuple(KINDS) == stage_kinds(spec)
+    assert {kind: f"dapt_trainer.stages.{kind}" for kind in KINDS} == STAGE_MODULES
+    folders = (
+        "operator/src/dapt_contract/stages",
+        "operator/src/dapt_operator/plan/stages",
+        "trainer-image/src/dapt_trainer/stages",
+    )
+    modules = [f"{folder}/{kind}.py" for folder in folders for kind in KINDS]
+    assert [module for module in modules if not (ROOT / module).is_file()] == []
 
 
 def test_every_module_stays_below_the_length_at_which_it_is_two() -> None:

@@ -137,5 +137,5 @@ def test_no_gain_on_the_half_that_judges_fails() -> None:
 
 
 def test_the_list_gives_the_order() -> None:
-    verdicts = [v.gate for gate in GATES for v in gate(spec(), facts(measure()))]
+    verdicts = [v.gate for gate in GATES for v in gate.judge(spec(), facts(measure()))]
     assert verdicts == ["generalPerplexity", "generalScoreDrop", "domainGain"]

@@ -238,7 +238,7 @@ def with_crash(world: World) -> None:
         ]
         final = VerifyFacts.model_validate(facts).final
         compared = GateFacts("x", base_measure(), final)
-        assert all(verdict.passed for gate in GATES for verdict in gate(spec, compared))
+        assert all(verdict.passed for gate in GATES for verdict in gate.judge(spec, compared))
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)

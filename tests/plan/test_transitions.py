@@ -15,7 +15,8 @@ from dapt_operator.plan.assess import ChainInputs
 from dapt_operator.plan.chain import Chain
 from dapt_operator.plan.evaluations import FACT_ORDER
 from dapt_operator.plan.observed import DesiredState
-from dapt_operator.plan.phases import MissingFactsError
+from dapt_operator.plan.settled import MissingFactsError
+from dapt_operator.plan.status.build import PHASE_OF_STATE
 from dapt_operator.plan.transitions import (
     RUN_STATES,
     TABLE,
@@ -106,6 +107,14 @@ def test_nothing_starts_while_suspended_crowded_or_overspent(state: State) -> No
     assert TABLE[state][Fact.HELD] is Action.HOLD
     assert TABLE[state][Fact.CROWDED] is Action.CLEAR
     assert TABLE[state][Fact.OVERSPENT] is Action.END
+
+
+def test_every_state_but_the_choice_and_the_end_runs_a_stage() -> None:
+    assert set(State) - set(RUN_STATES) == {State.SELECT, State.PUBLISHED}
+
+
+def test_every_state_has_a_phase() -> None:
+    assert set(PHASE_OF_STATE) == set(State)
 
 
 def test_no_gate_that_failed_leads_on() -> None:

@@ -292,7 +292,8 @@ def facts_for(stage: StageFile) -> Contract:
         )
     if stage.kind == "verify":
         return VerifyFacts(final=measure(), digests=(("base", "b"), ("chosen", "c"), ("final", "f")))
-    assert isinstance(config, PublishConfig)
+    if not isinstance(config, PublishConfig):
+        raise AssertionError(f"facts_for: add the facts of a stage of kind {stage.kind}")
     return PublishFacts(destination=config.destination, digest=config.run_digest, files=5, size_bytes=1000)
 
 

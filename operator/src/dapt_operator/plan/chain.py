@@ -32,11 +32,11 @@ from dapt_operator.plan.gates import GATES, GateFacts, Verdict
 from dapt_operator.plan.ledger.gpu_hours import pretraining_seconds
 from dapt_operator.plan.ledger.stage_facts import read_facts
 from dapt_operator.plan.model_card import FinishedModel, card_facts
-from dapt_operator.plan.phases import Chosen, Measured, known
 from dapt_operator.plan.position import Position
 from dapt_operator.plan.selection.after_attempt import after_limit, decide_after_attempt
 from dapt_operator.plan.selection.candidates import Candidate, candidates, due
 from dapt_operator.plan.selection.choose import Breached, Choice, NeedsMeasure, Selected, choose, remedies
+from dapt_operator.plan.settled import Chosen, Measured, known
 from dapt_operator.plan.sizing.batch import Batch, halved
 from dapt_operator.plan.sizing.resolve import RefusedError
 from dapt_operator.plan.stages.align import align_batch, align_stage
@@ -271,7 +271,7 @@ class Chain:
             return assessment
         verified = known(self._facts_of_chosen(VerifyFacts, "verify", chosen), "verify")
         compared = GateFacts("the finished model", chosen.base, verified.final)
-        self._verdicts = tuple(verdict for gate in GATES for verdict in gate(spec, compared))
+        self._verdicts = tuple(verdict for gate in GATES for verdict in gate.judge(spec, compared))
         breaches = [verdict.message for verdict in self._verdicts if not verdict.passed]
         # Who pinned a candidate that fails a gate has accepted that it fails.
         only_warns = spec.gates.on_breach == "Warn" or (

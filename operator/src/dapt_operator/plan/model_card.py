@@ -10,7 +10,7 @@ from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_contract.stages.publish import CardFacts
 from dapt_contract.stages.verify import VerifyFacts
 from dapt_operator.plan.gates import Verdict
-from dapt_operator.plan.phases import Chosen
+from dapt_operator.plan.settled import Chosen
 from dapt_operator.plan.stages.attempts import Attempt
 
 NOT_FOR_DEPLOYMENT = (

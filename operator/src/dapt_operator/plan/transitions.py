@@ -112,19 +112,6 @@ class Impossible:
 
 Move = Next | Action | Impossible
 
-RUN_STATES: Final = (
-    State.PREPARE,
-    State.BASELINE,
-    State.PRETRAIN,
-    State.BLEND,
-    State.EVALUATE,
-    State.FINETUNE,
-    State.ALIGN,
-    State.VERIFY,
-    State.PUBLISH,
-)
-"""States in which a stage runs."""
-
 _REQUIRED = Impossible("every adaptation has this stage")
 _NO_CHOICE = Impossible("only selection chooses")
 _NO_RUN = Impossible("nothing runs in this state")
@@ -200,6 +187,9 @@ TABLE: Final[dict[State, dict[Fact, Move]]] = {
     State.PUBLISH: _runs(Next(State.PUBLISHED)),
     State.PUBLISHED: _decides({Fact.SUCCEEDED: Action.FINISH}),
 }
+
+RUN_STATES: Final = tuple(state for state in State if TABLE[state][Fact.ABSENT] is Action.START)
+"""States in which a stage runs, in the order of the chain."""
 
 
 def next_move(state: State, fact: Fact) -> Next | Action:

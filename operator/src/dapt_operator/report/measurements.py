@@ -9,14 +9,13 @@ from typing import Final, Literal
 from dapt_contract.measure import Measure, Score
 from dapt_operator.api.v1alpha1.status import CandidateStatus
 from dapt_operator.number_format import NOT_MEASURED, typeset
+from dapt_operator.plan.gates import GATES
 from dapt_operator.plan.selection.candidates import Candidate
 from dapt_operator.report.charts import ScoreRow
 from dapt_operator.report.inputs import ReportInputs
 from dapt_operator.report.training_charts import PerplexityPoint
 from dapt_operator.report.typography import percent, perplexity, points
 
-GATES: Final = ("generalPerplexity", "generalScoreDrop", "domainGain")
-"""The gates in the order of the columns."""
 _CLEAR_STANDARD_ERRORS: Final = 2.0
 """A difference of at least this many standard errors is called a change."""
 
@@ -230,7 +229,7 @@ def _candidate_row(row: CandidateStatus, candidate: Candidate | None, *, is_chos
         general=perplexity(row.general_perplexity),
         general_change=percent(row.forgetting),
         gain=NOT_MEASURED if row.gain is None else typeset(f"{row.gain:.3f}"),
-        gates=[_gate_cell(candidate, gate) for gate in GATES],
+        gates=[_gate_cell(candidate, gate.name) for gate in GATES],
         message=row.message or "",
     )
 

@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from dapt_contract.version import PRODUCT_VERSION
+from dapt_operator.plan.gates import GATES
 from dapt_operator.report import attempts, measurements, run_facts, summary
 from dapt_operator.report.charts import Chart, GateLines, score_chart, source_chart, time_chart
 from dapt_operator.report.inputs import ReportInputs
@@ -29,6 +30,7 @@ def render(inputs: ReportInputs) -> tuple[str, dict[str, bytes]]:
         inputs=inputs,
         summary=summary,
         measurements=measurements,
+        gate_columns=GATES,
         attempts=attempts,
         run_facts=run_facts,
         # The SVG is not escaped: we draw it ourselves, and labels are glyph outlines in it, never markup.

@@ -1,8 +1,8 @@
 """The gates: pure functions that say whether a model may be published.
 
-To add a gate, write a module here with a constant `GATE`, its name in the status, and a function `judge` of the type
-`verdict.Gate`; then add one line to `GATES`. Selection, verification, the status, the report and `dapt rejudge` read
-that tuple. A limit that users set is a field of `spec.gates` (`api/v1alpha1/spec_evaluation.py`).
+To add a gate, write a module here that ends with `GATE`, a `verdict.Gate`, and add one line to `GATES`. Selection,
+verification, the status, the report and `dapt rejudge` read that tuple. A limit that users set is a field of `Gates`
+in `api/v1alpha1/spec_evaluation.py`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dapt_operator.plan.gates import minimal_gain, perplexity, task_drop
 from dapt_operator.plan.gates.verdict import Gate, GateFacts, Verdict
 
 GATES: Final[tuple[Gate, ...]] = (
-    perplexity.judge,
-    task_drop.judge,
-    minimal_gain.judge,
+    perplexity.GATE,
+    task_drop.GATE,
+    minimal_gain.GATE,
 )
 """In the order in which they judge, and in which their verdicts are reported."""
 

@@ -7,9 +7,9 @@ from typing import Final
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.gates.gain import gain
 from dapt_operator.plan.gates.perplexity import increase
-from dapt_operator.plan.gates.verdict import GateFacts, Verdict
+from dapt_operator.plan.gates.verdict import Gate, GateFacts, Verdict
 
-GATE: Final = "domainGain"
+NAME: Final = "domainGain"
 
 
 def judge(spec: DomainAdaptationSpec, facts: GateFacts) -> tuple[Verdict, ...]:
@@ -21,8 +21,11 @@ def judge(spec: DomainAdaptationSpec, facts: GateFacts) -> tuple[Verdict, ...]:
     change = f"domain perplexity of {facts.name} is {-decrease:+.1%} against the base model's"
     if decrease < required:
         message = f"{change}, and a decrease of at least {required:.1%} is required"
-        return (Verdict(GATE, False, "LimitMissed", message, numbers),)
+        return (Verdict(NAME, False, "LimitMissed", message, numbers),)
     if gained <= 0.0:
         message = f"{change} and the gain on the half that judges is {gained:.3f}, not above zero"
-        return (Verdict(GATE, False, "NoGain", message, numbers),)
-    return (Verdict(GATE, True, "Gained", f"{change}, a gain of {gained:.3f}", numbers),)
+        return (Verdict(NAME, False, "NoGain", message, numbers),)
+    return (Verdict(NAME, True, "Gained", f"{change}, a gain of {gained:.3f}", numbers),)
+
+
+GATE: Final = Gate(NAME, "domain gain", judge)

@@ -7,9 +7,9 @@ from typing import Final, Literal
 
 from dapt_contract.measure import Measure, SidePerplexity
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
-from dapt_operator.plan.gates.verdict import GateFacts, Verdict
+from dapt_operator.plan.gates.verdict import Gate, GateFacts, Verdict
 
-GATE: Final = "generalPerplexity"
+NAME: Final = "generalPerplexity"
 
 Half = Literal["a", "b", "both"]
 """Half A of the held-out text ranks, half B judges."""
@@ -42,7 +42,7 @@ def judge(spec: DomainAdaptationSpec, facts: GateFacts) -> tuple[Verdict, ...]:
     passed = rise <= limit
     return (
         Verdict(
-            gate=GATE,
+            gate=NAME,
             passed=passed,
             reason="WithinLimit" if passed else "LimitExceeded",
             message=f"general perplexity of {facts.name} is {rise:+.1%} against the base model's,"
@@ -50,3 +50,6 @@ def judge(spec: DomainAdaptationSpec, facts: GateFacts) -> tuple[Verdict, ...]:
             numbers={"increase": rise, "limit": limit},
         ),
     )
+
+
+GATE: Final = Gate(NAME, "general perplexity", judge)

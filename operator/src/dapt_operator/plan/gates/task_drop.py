@@ -7,9 +7,9 @@ from typing import Final
 
 from dapt_contract.measure import Score
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
-from dapt_operator.plan.gates.verdict import GateFacts, Verdict
+from dapt_operator.plan.gates.verdict import Gate, GateFacts, Verdict
 
-GATE: Final = "generalScoreDrop"
+NAME: Final = "generalScoreDrop"
 
 
 def judge(spec: DomainAdaptationSpec, facts: GateFacts) -> tuple[Verdict, ...]:
@@ -24,7 +24,7 @@ def _judge_score(limit: float, name: str, score: Score) -> Verdict:
     error = score.difference_b_standard_error if has_halves else score.difference_standard_error
     if difference is None or error is None:
         return Verdict(
-            GATE, False, "NotMeasured", f"{score.name} of {name} was not compared with the base model's", {}
+            NAME, False, "NotMeasured", f"{score.name} of {name} was not compared with the base model's", {}
         )
     items = score.items // 2 if has_halves else score.items
     drop, noise = -100.0 * difference, 100.0 * error
@@ -32,12 +32,12 @@ def _judge_score(limit: float, name: str, score: Score) -> Verdict:
     lost = f"{drop:.1f} points" if drop > 0 else "nothing"
     change = f"{score.name} of {name} lost {lost}"
     if drop <= limit:
-        return Verdict(GATE, True, "WithinLimit", f"{change}, within the limit of {limit:.1f}", numbers)
+        return Verdict(NAME, True, "WithinLimit", f"{change}, within the limit of {limit:.1f}", numbers)
     if drop - limit <= noise:
         # The error falls with the root of the number of items: noise x sqrt(items / needed) = drop - limit.
         needed = math.ceil(items * (noise / (drop - limit)) ** 2)
         return Verdict(
-            GATE,
+            NAME,
             True,
             "WithinNoise",
             f"{change}, over the limit of {limit:.1f} but within noise (standard error {noise:.1f});"
@@ -45,9 +45,12 @@ def _judge_score(limit: float, name: str, score: Score) -> Verdict:
             numbers | {"itemsNeeded": float(needed)},
         )
     return Verdict(
-        GATE,
+        NAME,
         False,
         "LimitExceeded",
         f"{change} (standard error {noise:.1f}), over the limit of {limit:.1f}",
         numbers,
     )
+
+
+GATE: Final = Gate(NAME, "general scores", judge)

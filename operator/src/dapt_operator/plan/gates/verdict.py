@@ -28,7 +28,7 @@ class Verdict:
     """Whether one gate lets one model pass, and why. A gate returns one for each thing that it compares."""
 
     gate: str
-    """The gate's `GATE`; a gate that compares several tasks uses it for each of them."""
+    """Name of the gate; a gate that compares several tasks uses it for each of them."""
     passed: bool
     reason: str
     """One word, the same for equal outcomes: `WithinLimit`, `LimitExceeded`."""
@@ -38,5 +38,13 @@ class Verdict:
     """The numbers of the message unrounded, by name, for reports."""
 
 
-Gate = Callable[[DomainAdaptationSpec, GateFacts], tuple[Verdict, ...]]
-"""A gate's `judge`; no verdict lets the model pass."""
+@dataclass(frozen=True)
+class Gate:
+    """One rule that a model must pass before it may be published."""
+
+    name: str
+    """Its name in verdicts, and so in the status."""
+    heading: str
+    """Its column in the report's table of candidates."""
+    judge: Callable[[DomainAdaptationSpec, GateFacts], tuple[Verdict, ...]]
+    """Pure. Returning no verdict lets the model pass."""

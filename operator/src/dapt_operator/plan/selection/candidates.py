@@ -128,7 +128,7 @@ def _candidate(spec: DomainAdaptationSpec, facts: Facts, base: Measure, table_ro
         full_gain_a=gain(weights, base, measure, "a"),
         passes_a=perplexity.passes_on(spec, base, by_row, "a"),
         verdicts=tuple(
-            verdict for gate in GATES for verdict in gate(spec, GateFacts(table_row.id, base, measure))
+            verdict for gate in GATES for verdict in gate.judge(spec, GateFacts(table_row.id, base, measure))
         ),
         why_unmeasurable=why_unmeasurable,
     )

@@ -153,7 +153,7 @@ def _ranked(spec: DomainAdaptationSpec, pool: Sequence[Candidate]) -> list[Candi
 def _fails_by_perplexity(candidate: Candidate) -> bool:
     """Whether stored perplexities alone fail it, so that no evaluation is spent on it."""
     return any(
-        not verdict.passed and (verdict.gate == perplexity.GATE or verdict.reason == "LimitMissed")
+        not verdict.passed and (verdict.gate == perplexity.NAME or verdict.reason == "LimitMissed")
         for verdict in candidate.verdicts
     )
 
@@ -199,4 +199,4 @@ def _breached(
 
 def _fails_by_gain_alone(candidate: Candidate) -> bool:
     failed = {verdict.gate for verdict in candidate.verdicts if not verdict.passed}
-    return failed == {minimal_gain.GATE}
+    return failed == {minimal_gain.NAME}

@@ -30,7 +30,7 @@ from dapt_operator.plan.status.progress import progress
 from dapt_operator.plan.transitions import Action, State
 from dapt_operator.stage_run import StageRun
 
-PHASES: Final[dict[State, str]] = {
+PHASE_OF_STATE: Final[dict[State, str]] = {
     State.PREPARE: api.PHASE_PREPARING,
     State.BASELINE: api.PHASE_MEASURING_BASE,
     State.PRETRAIN: api.PHASE_PRETRAINING,
@@ -162,7 +162,7 @@ def _phase(position: Position) -> str:
         return api.PHASE_BUDGET_EXHAUSTED
     if position.action in (Action.HOLD, Action.STOP):
         return api.PHASE_SUSPENDED
-    return PHASES[position.state]
+    return PHASE_OF_STATE[position.state]
 
 
 def _set_conditions(observed: Observed, values: dict[str, ConditionValue]) -> tuple[Condition, ...]:
