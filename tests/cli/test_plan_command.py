@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from dapt_operator.cli.app import app
 from dapt_operator.cli.commands.plan import plan
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.inputs.manifests import read_request
@@ -161,13 +163,12 @@ def test_planning_needs_no_torch(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_number_of_parameters_must_be_one() -> None:
-    from dapt_operator.cli.app import _number
-
-    assert _number("8e9") == 8e9
-    with pytest.raises(UserError) as error:
-        _number("8 billion")
-    assert error.value.problems == (
-        "--parameters 8 billion: not a number of parameters; write for example 8e9",
-    )
-    assert error.value.exit_code == 2
+def test_a_number_of_parameters_must_be_one(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(MANIFEST)
+    done = CliRunner().invoke(app, ["plan", str(path), "--parameters", "8e9"])
+    assert "8 B parameters as given" in done.output
+    error = CliRunner().invoke(app, ["plan", str(path), "--parameters", "8 billion"]).exception
+    assert isinstance(error, UserError)
+    assert error.problems == ("--parameters 8 billion: not a number of parameters; write for example 8e9",)
+    assert error.exit_code == 2
