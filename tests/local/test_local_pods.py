@@ -50,7 +50,7 @@ def test_a_finished_stage_is_not_run_again_by_a_new_try(tmp_path: Path) -> None:
         again = start(local, "done", try_number=2)
         state = wait_for_end(local)
         assert (state.identity.try_number, state.phase) == (2, RunPhase.SUCCEEDED)
-        assert "is finished already" in local.log_path(again.name).read_text()
+        assert "is already finished" in local.log_path(again.name).read_text()
 
 
 VICTIM = """
