@@ -276,7 +276,7 @@ def test_evaluations_beside_pretraining_wait_in_the_queue_by_themselves(
     """Each has a Workload of its own: pretraining keeps its quota, and they take what is left when it comes."""
     kubelet.script = trains([checkpoint(10, 2.9), checkpoint(20, 2.8)], lambda _: Life())
     profile = make_profile(control_plane, evaluation={"concurrency": 2})
-    beside = {"evaluation": {"when": "everyCheckpoint"}}
+    beside: dict[str, Any] = {"evaluation": {"when": "everyCheckpoint"}}
     adaptation = Adaptation(control_plane, place, profile, queue="team", **beside)
 
     def held() -> dict[str, bool]:

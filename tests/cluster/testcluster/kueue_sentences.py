@@ -6,6 +6,7 @@ the operator's reading of these sentences is tested; the cluster tests compare t
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -94,7 +95,7 @@ _CPU_AND_MEMORY = {
         }
     ],
 }
-_TWO = {"small-flavor": {}, "large-flavor": {}}
+_TWO: dict[str, dict[str, str]] = {"small-flavor": {}, "large-flavor": {}}
 SITUATIONS: tuple[Situation, ...] = (
     Situation("others-hold-the-quota", "wait", before=("1.5",), cpus="1"),
     Situation("larger-than-the-queue", "never", cpus="8"),
@@ -160,7 +161,7 @@ def told(plane: ControlPlane, situation: Situation) -> dict[str, Any]:
         name = f"before-{number}"
         plane.api.create(_job(name, namespace, cpus))
         eventually(
-            lambda name=name: _is_admitted(plane, namespace, name), f"{situation.name}: {name} admitted"
+            functools.partial(_is_admitted, plane, namespace, name), f"{situation.name}: {name} admitted"
         )
     plane.api.create(_job("asks", namespace, situation.cpus, situation.resources, situation.pod))
     workload = eventually(lambda: _spoken(plane, namespace, "asks"), f"{situation.name}: a word of Kueue")

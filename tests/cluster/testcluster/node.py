@@ -125,7 +125,7 @@ class WholeNode:
             self._stack.enter_context(_mount_point(Path(hidden)))
         init = Path(__file__).with_name("node_init.py")
         # -P: our folder's modules must not stand for the standard library's (`operator`).
-        command = [*ISOLATED, sys.executable, "-P", init, plan.write()]
+        command: list[str | Path] = [*ISOLATED, sys.executable, "-P", init, plan.write()]
         process = Process("node", command, self.folder / "node.log")
         self._stack.callback(process.kill)
         process.wait_until((self.folder / "ready").exists, START_SECONDS)

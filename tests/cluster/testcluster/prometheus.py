@@ -64,7 +64,7 @@ class Prometheus:
             raise FetchError(HOW_TO_GET_IT)
         configuration = self.folder / "prometheus.json"
         configuration.write_text(json.dumps(self._configuration()))  # JSON is YAML
-        command = [
+        command: list[str | Path] = [
             program,
             f"--config.file={configuration}",
             f"--storage.tsdb.path={self.folder / 'data'}",
