@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dapt_contract.base import Contract
 from dapt_contract.envelope import ContractError, read_envelope, write_envelope
 from dapt_contract.failure import PRECEDENCE, Cause, cause_of_exit_code, first_cause
 from dapt_contract.measure import Measure, Perplexity, Score, SidePerplexity
@@ -44,7 +45,7 @@ def largest_measure() -> Measure:
     return Measure(digest=DIGEST, domain=side, general=side, scores=scores)
 
 
-def largest_facts() -> dict[str, object]:
+def largest_facts() -> dict[str, Contract]:
     model = ModelFacts(
         architecture="A" * 40, parameters=10**12, hidden_size=99_999, layers=999, vocabulary_size=999_999,
         attention_heads=999, key_value_heads=999, intermediate_size=999_999, max_positions=9_999_999,
