@@ -45,6 +45,8 @@ lint:
 
 types:
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file mypy-tests.ini
+	$(BIN)/mypy --config-file mypy-tests.ini tests/cluster/conftest.py
 
 imports:
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/lint-imports

@@ -247,10 +247,10 @@ def _bare_steps(
     masters = [weight.detach().float().clone() for weight in weights]
     optimizer = torch.optim.AdamW(masters, lr=1e-5, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     order = order_of(config.total_steps, config.global_batch_size, config.micro_batch_size, 0, 1)
+    data: Any = rows.dataset if case.packed else FirstDocuments(rows.dataset)
     loader = torch.utils.data.DataLoader(
-        rows.dataset if case.packed else FirstDocuments(rows.dataset), batch_sampler=order, collate_fn=collate,
-        pin_memory=device.type == "cuda",
-    )  # fmt: skip
+        data, batch_sampler=order, collate_fn=collate, pin_memory=device.type == "cuda"
+    )
     micros, accumulation = iter(loader), config.global_batch_size // config.micro_batch_size
     tokens, started = 0, 0.0
     for step in range(config.total_steps):

@@ -52,7 +52,9 @@ def measure(folder: Path, options: Any) -> list[float]:
 
     batch = 64
     training_tokens = options.steps * batch * SEQUENCE_LENGTH
-    held_out = min(round(HELD_OUT_FRACTION * training_tokens), max_held_out_tokens(training_tokens, CHECKPOINTS))
+    held_out = min(
+        round(HELD_OUT_FRACTION * training_tokens), max_held_out_tokens(training_tokens, CHECKPOINTS)
+    )
     work = make_work_volume(folder / "work", sequences=4 * batch)
     make_larger_model(work / "model")
     hold_out(work, held_out)

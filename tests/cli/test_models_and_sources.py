@@ -109,7 +109,7 @@ def test_a_gguf_file_is_read_from_its_header(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_not_a_model_is_refused(tmp_path: Path, make, sentence: str) -> None:  # type: ignore[no-untyped-def]
+def test_what_is_not_a_model_is_refused(tmp_path: Path, make, sentence: str) -> None:
     path = tmp_path / "thing"
     make(path)
     with pytest.raises(UserError) as error:

@@ -80,7 +80,7 @@ class World:
     def pods(self) -> list[dict[str, Any]]:
         """As the adapter sees them after a resync."""
         self.cluster.resync()
-        return list(self.cluster.observe(self.key).children.pods)
+        return [dict(pod) for pod in self.cluster.observe(self.key).children.pods]
 
     @property
     def version(self) -> str:

@@ -68,7 +68,7 @@ def firing(promtool: Path, folder: Path, series: dict[str, str], expected: dict[
         ],
     }
     (folder / "test.yaml").write_text(json.dumps(test))
-    command = [promtool, "test", "rules", "test.yaml"]
+    command: list[str | Path] = [promtool, "test", "rules", "test.yaml"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     return "" if done.returncode == 0 else done.stdout + done.stderr
 

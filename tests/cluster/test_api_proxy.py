@@ -148,6 +148,7 @@ def test_a_watch_tells_until_it_is_silenced(
                 )
             )
         )
+        assert answer is not None
         lines = iter(answer)
         assert json.loads(next(lines))["object"]["metadata"]["name"] == "kube-root-ca.crt"
         control_plane.api.create(a_map("heard"), namespace)

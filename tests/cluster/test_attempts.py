@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -74,7 +75,7 @@ def end_all(kubelet: ScriptedKubelet, stage: str, candidate: str | None = None) 
     picked = is_of(stage, candidate)
     for one in [pod for pod in kubelet.pods if picked(pod)]:
         assert one.stage is not None
-        kubelet.change(ends_well(one.stage), lambda pod, uid=one.uid: pod.uid == uid)
+        kubelet.change(ends_well(one.stage), partial(lambda uid, pod: pod.uid == uid, one.uid))
 
 
 def end_pretraining(kubelet: ScriptedKubelet, rows: Sequence[CheckpointFacts]) -> None:

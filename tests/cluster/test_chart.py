@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -129,7 +130,7 @@ def others(plane: ControlPlane) -> Iterator[None]:
         group, name = definition["spec"]["group"], definition["metadata"]["name"]
         version = definition["spec"]["versions"][0]["name"]
         path = f"/apis/{group}/{version}/{name.partition('.')[0]}"
-        eventually(lambda path=path: answers(plane.api, path), f"{name} served")
+        eventually(partial(answers, plane.api, path), f"{name} served")
     yield
     for definition in definitions:
         plane.api.delete("CustomResourceDefinition", definition["metadata"]["name"])
@@ -232,7 +233,7 @@ def live_through_everything(plane: ControlPlane, release: Release, tenant: str) 
         eventually(lambda: look_again in used(plane, release.user, mark)[0], "a conflict", every_seconds=0.5)
     becomes(whole, "Finished", "True", "Published")
     for kind in ("Job", "ConfigMap", "Service", "PersistentVolumeClaim"):
-        eventually(lambda kind=kind: not whole.children(kind), f"no {kind} of it left")
+        eventually(partial(lambda kind: not whole.children(kind), kind), f"no {kind} of it left")
     assert ("pretrain", 2) in whole.runs()
     # The garbage collector takes half a minute to learn of a new kind.
     eventually(lambda: not api.list("JobSet", tenant, **jobsets), "no JobSet", seconds=60)
@@ -355,9 +356,7 @@ def test_the_clusters_own_roles_learn_of_adaptations(
             }
         )
         # The controller-manager gathers the rules of these roles.
-        eventually(
-            lambda role=role: may(plane, role, "list", "domainadaptations", tenant), f"{role} gathered"
-        )
+        eventually(partial(may, plane, role, "list", "domainadaptations", tenant), f"{role} gathered")
     eventually(lambda: may(plane, "edit", "create", "domainadaptations", tenant), "edit gathered")
     assert may(plane, "edit", "delete", "domainadaptations", tenant)
     assert not may(plane, "edit", "create", "domainadaptations", "default")
@@ -372,7 +371,9 @@ def test_definitions_that_are_there_already_are_handed_over_or_left(
     for kind in ("domainadaptations", "adaptationprofiles"):
         plane.api.delete("CustomResourceDefinition", f"{kind}.{names.GROUP}")
         eventually(
-            lambda kind=kind: plane.api.find("CustomResourceDefinition", f"{kind}.{names.GROUP}") is None,
+            partial(
+                lambda kind: plane.api.find("CustomResourceDefinition", f"{kind}.{names.GROUP}") is None, kind
+            ),
             "it gone",
         )
     plane.install_crds()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dapt_contract.failure import Cause, ExitCode
+from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_operator.testing.objects import Ends
 from testcluster.adaptations import STAGES, Adaptation, healthy, make_claim, make_profile, stays_in
 from testcluster.control_plane import ControlPlane
@@ -140,6 +141,7 @@ def test_out_of_memory_is_tried_again_with_half_the_micro_batch(
     def too_large_once(pod: ScriptedPod) -> Life:
         if pod.stage is None or pod.stage.kind != "pretrain" or pod.index:
             return healthy(pod)
+        assert isinstance(pod.stage.config, PretrainConfig)
         micro_batches.append(pod.stage.config.micro_batch_size)
         return (
             Life(then=Ends(oom_killed=True, lose_message=True)) if len(micro_batches) == 1 else healthy(pod)

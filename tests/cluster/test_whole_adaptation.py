@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 
@@ -319,7 +320,9 @@ def test_deleted_in_each_phase_it_leaves_nothing(
     kinds = ("Job", "Pod", "ConfigMap", "Service", "Secret")
     for life in lives:
         eventually(
-            lambda life=life: not any(map(life.children, kinds)), f"the end of {life.name}", seconds=60
+            partial(lambda life: not any(map(life.children, kinds)), life),
+            f"the end of {life.name}",
+            seconds=60,
         )
     assert [line for line in operator.lines() if line.get("level") == "error"] == []
 
@@ -335,11 +338,13 @@ def test_suspended_in_each_phase_and_resumed_it_loses_nothing(
         adaptation.wait_for_run(stage, pods)
         adaptation.patch(suspend=True)
         adaptation.wait_for_phase("Suspended")
-        adaptation.wait(lambda one, stage=stage: not one.running(stage), f"no pod of {stage}")
+        adaptation.wait(partial(lambda stage, one: not one.running(stage), stage), f"no pod of {stage}")
         assert adaptation.condition("Suspended")["status"] == "True"
         adaptation.patch(suspend=False)
         # The status may still tell of the first try's last moments.
-        adaptation.wait(lambda one, stage=stage: one.runs()[-1] == (stage, 2), f"a second try of {stage}")
+        adaptation.wait(
+            partial(lambda stage, one: one.runs()[-1] == (stage, 2), stage), f"a second try of {stage}"
+        )
         adaptation.wait_for_run(stage, pods)
         kubelet.change(end_of(kubelet, stage))
     adaptation.wait_for_phase("Published")

@@ -92,10 +92,8 @@ def install_chart(cluster: Cluster, *flags: str) -> None:
     file = cluster.plane.folder / "values.json"
     file.write_text(json.dumps(values))
     chart = host_pods.ROOT / "charts" / "dapt"
-    helm(
-        *("upgrade", "--install", "dapt", chart, "--namespace", OPERATORS, "--values", file, *flags),
-        kubeconfig=cluster.plane.kubeconfig,
-    )
+    arguments: tuple[str | Path, ...] = ("upgrade", "--install", "dapt", chart, "--namespace", OPERATORS)
+    helm(*arguments, "--values", file, *flags, kubeconfig=cluster.plane.kubeconfig)
 
 
 @pytest.fixture(scope="module")

@@ -147,7 +147,7 @@ def labelled(job: dict[str, Any], **labels: str) -> dict[str, Any]:
     """The same Job under another identity."""
     made = json.loads(json.dumps(job))
     made["metadata"]["labels"] |= {f"dapt.dev/{name}": value for name, value in labels.items()}
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def test_an_attempt_that_starts_before_it_was_written_down_or_changes_afterwards(world: World) -> None:

@@ -54,7 +54,7 @@ def scores(codes: float, facts: float, probes: float, *, paired: bool) -> tuple[
     rows.append(("probes-domain-0", "domain", "probe", 100, probes))
     return tuple(
         Score(
-            name=name, side=which, kind=kind, items=items, score=score,  # type: ignore[arg-type]
+            name=name, side=which, kind=kind, items=items, score=score,
             standard_error=math.sqrt(score * (1 - score) / items),
             difference=score - base[name] if paired else None,
             difference_standard_error=0.021 if paired else None,

@@ -176,7 +176,7 @@ def ending(world: World) -> dict[str, Any]:
     kept["conditions"] = [(c["type"], c["status"], c["reason"], c["message"]) for c in status["conditions"]]
     kept["objects"] = sorted(place for place in world.cluster._stored[world.key].objects)
     kept["restarts"] = status["usage"]["restarts"]
-    return json.loads(json.dumps(kept))  # type: ignore[no-any-return]
+    return json.loads(json.dumps(kept))
 
 
 def unbroken(make: Callable[[], World]) -> tuple[dict[str, Any], int, list[str]]:

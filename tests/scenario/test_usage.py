@@ -21,7 +21,7 @@ def timed(stage: StageFile) -> Ends | Stays:
 
 
 def goodput(world: World) -> float | None:
-    return world.status["usage"].get("goodput")  # type: ignore[no-any-return]
+    return world.status["usage"].get("goodput")
 
 
 def test_goodput_is_the_share_of_pretrainings_time_that_went_into_steps_that_count() -> None:

@@ -177,7 +177,7 @@ def test_a_queue_that_waits_is_work_in_progress_in_its_own_words() -> None:
 
 
 def jobs(world: World) -> list[dict[str, Any]]:
-    return world.cluster.objects(world.key, "Job")  # type: ignore[return-value]
+    return world.cluster.objects(world.key, "Job")
 
 
 def test_without_a_queue_nothing_is_said_about_quota() -> None:

@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def _install(plane: ControlPlane, manifests: list[dict[str, Any]]) -> None:
             list(pool.map(plane.api.apply, group))
     for item in first:
         if item["kind"] == "CustomResourceDefinition":
-            eventually(lambda name=item["metadata"]["name"]: _is_established(plane, name), "CRD Established")
+            eventually(partial(_is_established, plane, item["metadata"]["name"]), "CRD Established")
 
 
 def _is_established(plane: ControlPlane, name: str) -> bool:

@@ -164,11 +164,13 @@ def told(plane: ControlPlane, situation: Situation) -> dict[str, Any]:
             functools.partial(_is_admitted, plane, namespace, name), f"{situation.name}: {name} admitted"
         )
     plane.api.create(_job("asks", namespace, situation.cpus, situation.resources, situation.pod))
-    workload = eventually(lambda: _spoken(plane, namespace, "asks"), f"{situation.name}: a word of Kueue")
+    workload = (
+        eventually(lambda: _spoken(plane, namespace, "asks"), f"{situation.name}: a word of Kueue") or {}
+    )
     if situation.after is not None:
         situation.after(plane, namespace, workload["metadata"]["name"])
-        eventually(lambda: not _workload(plane, namespace, "asks")["spec"].get("active", True))
-    workload = _workload(plane, namespace, "asks")
+        eventually(lambda: not (_workload(plane, namespace, "asks") or {})["spec"].get("active", True))
+    workload = _workload(plane, namespace, "asks") or {}
     reserved = next(item for item in workload["status"]["conditions"] if item["type"] == "QuotaReserved")
     return {
         "name": situation.name,
@@ -283,7 +285,7 @@ def main() -> int:
     sys.stdout.write(HEADER)
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # untyped in the library
     yaml.width = 1000
     yaml.dump(told_all, sys.stdout)
     return 0

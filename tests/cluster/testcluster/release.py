@@ -71,7 +71,8 @@ class Release:
         """Start what the Deployment's container would; returns when it is ready."""
         self.stop_operator()
         (container,) = self._deployment["spec"]["template"]["spec"]["containers"]
-        program, *arguments = [*container["command"], *container["args"]]
+        command: list[str] = [*container["command"], *container["args"]]
+        program, arguments = command[0], command[1:]
         self.port = free_port()
         arguments = [f"--port={self.port}" if word.startswith("--port=") else word for word in arguments]
         account = self.user.rpartition(":")[2]

@@ -156,7 +156,7 @@ def kept_bytes(work: Path, precision: Any, lora: LoraConfig | None, *, checkpoin
     return kept
 
 
-class NewStorages(TorchDispatchMode):  # type: ignore[misc]
+class NewStorages(TorchDispatchMode):
     """Every storage that an operation makes, for as long as something holds it; a model's parameters are not new."""
 
     def __init__(self, model: Any) -> None:
