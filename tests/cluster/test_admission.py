@@ -148,7 +148,9 @@ def test_the_manifest_that_the_wrong_ones_start_from_is_accepted(
 
 
 @pytest.mark.parametrize(
-    ("kind", "place", "value", "field", "says"), WRONG, ids=lambda value: str(value)[:40] or "empty"
+    ("kind", "place", "value", "field", "says"),
+    WRONG,
+    ids=lambda value: "removed" if value is REMOVED else str(value)[:40] or "empty",
 )
 def test_a_wrong_manifest_is_refused_and_its_field_is_named(
     control_plane: ControlPlane,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 LAST_WORDS_BYTES = 2000
+FIRST_PORT, PORT_RANGES, PORTS_IN_A_RANGE = 14_000, 8, 2_000
 
 
 class StartError(Exception):
@@ -105,10 +106,15 @@ class Process:
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """A port that nobody listens on, below the range from which the kernel takes ports of its own choice."""
+    """A port that no process listens on, below the range from which the kernel takes ports of its own choice.
+
+    Each worker of pytest-xdist has a range of its own: two workers never find the same port free at the same moment.
+    """
     chooser = random.Random()
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = FIRST_PORT + worker % PORT_RANGES * PORTS_IN_A_RANGE
     for _ in range(200):
-        port = chooser.randrange(15_000, 30_000)
+        port = chooser.randrange(first, first + PORTS_IN_A_RANGE)
         with socket.socket() as probe:
             try:
                 probe.bind((address, port))
