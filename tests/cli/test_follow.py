@@ -160,7 +160,7 @@ def test_a_change_is_acted_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cluster.reconciled == [0.0, 0.125]
 
 
-def test_each_failure_is_said_once_and_old_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_follow_prints_each_new_failure_once(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(Clock(), [RUNNING, RUNNING, ENDED])
     cluster.failed = (failure(1),)
     before = cluster.wait_for_change
@@ -177,7 +177,7 @@ def test_each_failure_is_said_once_and_old_ones_are_not(monkeypatch: pytest.Monk
     ]
 
 
-def test_each_warning_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_follow_prints_each_warning_once(monkeypatch: pytest.MonkeyPatch) -> None:
     planned = RUNNING | {"plan": {"warnings": ["little text", "no finetuning"]}}
     cluster = Cluster(Clock(), [RUNNING, planned, planned, ENDED])
     _, screen = follow(monkeypatch, cluster)

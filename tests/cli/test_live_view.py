@@ -107,7 +107,7 @@ def test_a_failure_keeps_its_sentence_and_restarts_are_counted() -> None:
     assert lines[-1] == "2 restart(s) after faults"
 
 
-def test_a_new_try_takes_the_line_of_the_old_one() -> None:
+def test_new_run_replaces_the_row_of_the_old_one() -> None:
     first = stage("pretrain", "Failed", message="lost a peer")
     second = stage("pretrain", "Running", **{"try": 2, "startTime": "2026-01-31T12:09:00Z"})
     rows = [row for row in stage_rows(snapshot(first, second)) if row.title.startswith("pretrain")]
@@ -139,7 +139,7 @@ def test_the_bar_stays_in_its_bounds() -> None:
     assert len(bar(0.333)) == len(bar(1.0))
 
 
-def test_a_reading_says_only_what_is_known() -> None:
+def test_progress_line_shows_only_known_fields() -> None:
     assert (
         progress_line(Progress(run_key="k", stage="prepare", activity="tokenizing domain-0"))
         == "tokenizing domain-0"

@@ -59,7 +59,7 @@ def test_a_program_that_fails_means_no_gpu(tmp_path: Path, monkeypatch: pytest.M
     assert machine.gpus() == []
 
 
-def test_without_gpus_the_manifest_says_how_many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_built_in_profile_without_gpus_follows_the_manifest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     accelerator = machine.built_in_profile(adaptation(nodes=2, per_node=3)).spec.accelerator
     assert (accelerator.kind, accelerator.per_node) == ("cpu", 3)

@@ -66,7 +66,7 @@ def test_relative_files_are_taken_from_the_manifests_folder(tmp_path: Path) -> N
     assert request.profile is None
 
 
-def test_a_profile_beside_the_adaptation_is_used(tmp_path: Path) -> None:
+def test_profile_in_the_manifest_of_the_adaptation_is_used(tmp_path: Path) -> None:
     request = read_request(write(tmp_path / "m.yaml", profile("lab"), adaptation()), None)
     assert request.profile is not None
     assert request.profile.metadata.name == "lab"

@@ -109,7 +109,7 @@ def test_too_little_memory_is_refused_with_the_parts(tmp_path: Path) -> None:
     assert problems[0].endswith("; 16 ranks (zeroStage 3, recomputed activations: 18.1 GiB a rank)")
 
 
-def test_what_is_unknown_is_said(tmp_path: Path) -> None:
+def test_plan_page_lists_what_is_unknown(tmp_path: Path) -> None:
     lines, problems = page(
         tmp_path, ("Some-8B", "Some"), (", maxTokens: 1_000_000_000", ""), ("peakTflops: 989, ", "")
     )

@@ -64,7 +64,9 @@ def test_a_narrower_gate_decides_otherwise(lived: tuple[Path, dict[str, Any]], t
     assert told[-1].startswith("blocked: no candidate passes the gates: general perplexity of a1-s40 is ")
 
 
-def test_what_cannot_be_judged_is_told(lived: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_rejudge_reports_why_a_file_cannot_be_judged(
+    lived: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     _, spec = lived
     asked = manifest(tmp_path, spec)
     with pytest.raises(UserError, match="has no status; write the file with `kubectl get domainadaptation"):

@@ -141,7 +141,7 @@ def test_the_model_between_chosen_and_final_has_its_column(tmp_path: Path) -> No
     assert lines(tmp_path)[0].split() == ["base", "chosen", "a1-s24", "fine-tuned", "final"]
 
 
-def test_several_attempts_are_told_with_what_ended_each() -> None:
+def test_attempts_table_shows_what_ended_each_attempt() -> None:
     first = {
         "number": 1,
         "learningRate": 2.5e-2,

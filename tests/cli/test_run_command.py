@@ -88,7 +88,9 @@ def condition(type_: str, reason: str, message: str) -> dict[str, str]:
     }
 
 
-def test_without_runs_the_way_to_start_one_is_said(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_status_and_report_without_runs_explain_how_to_start_one(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
     assert call(capsys, "status") == (
         1,
         [],
@@ -126,7 +128,9 @@ def test_all_runs_in_one_table(capsys: pytest.CaptureFixture[str], folder: Path)
     assert lines[-1].split() == ["tiny", "Pretraining", "41", "%", "+2.1", "%", "0.180", "a1-s24"]
 
 
-def test_a_run_that_was_left_says_how_to_go_on(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_status_of_an_interrupted_run_explains_how_to_continue(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
     write_status(folder)
     assert call(capsys, "status", "tiny")[1] == [
         "tiny  Pretraining",
