@@ -148,7 +148,7 @@ def versions(found: list[dict[str, Any]]) -> list[str]:
     return [item["metadata"]["resourceVersion"] for item in found]
 
 
-def test_a_foreign_job_and_a_foreign_config_map_are_told_and_left(world: World) -> None:
+def test_foreign_job_and_config_map_are_reported_and_left(world: World) -> None:
     for manifest in world.render():
         theirs = plain(manifest)
         theirs["metadata"] = {"name": manifest["metadata"]["name"]}
@@ -165,7 +165,7 @@ def test_a_foreign_job_and_a_foreign_config_map_are_told_and_left(world: World) 
     assert world.cluster.observe(world.key).children.jobs == ()
 
 
-def test_a_config_map_that_was_made_anew_with_another_content_is_told(world: World) -> None:
+def test_config_map_recreated_with_other_content_is_reported(world: World) -> None:
     config, _ = world.render()
     world.plane.api.create(config | {"data": {"stage.json": "{}"}})
     with pytest.raises(NameTakenError, match="its content is not what was written"):
@@ -181,7 +181,7 @@ def test_a_claim_whose_template_changed_serves_as_it_is(world: World) -> None:
     assert found["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
-def test_a_quota_of_objects_is_told_in_the_servers_words(world: World) -> None:
+def test_object_quota_is_reported_with_the_message_of_the_server(world: World) -> None:
     quota = {
         "apiVersion": "v1",
         "kind": "ResourceQuota",
@@ -250,9 +250,7 @@ def test_an_event_is_readable_by_kubectl(world: World) -> None:
     }
 
 
-def test_a_deleted_job_stays_until_its_pods_have_said_their_last_words(
-    world: World, kubelet: ScriptedKubelet
-) -> None:
+def test_deleted_job_stays_until_its_pods_have_ended(world: World, kubelet: ScriptedKubelet) -> None:
     saved = Ends(exit_code=143, message="asked to stop; step 7 is saved")
     kubelet.script = lambda pod: Life(on_stop=saved, stop_seconds=1.0)
     job = world.start()
@@ -330,7 +328,7 @@ def test_the_log_of_a_failed_pod_is_read_through_the_kubelet(world: World, kubel
     assert set(logs.values()) == {("step 1", "loss is not finite")}
 
 
-def test_a_resync_heals_what_no_watch_told(world: World) -> None:
+def test_resync_finds_a_deletion_that_no_watch_reported(world: World) -> None:
     for manifest in world.render():
         world.cluster.apply(world.key, manifest)
     world.cluster.resync()
@@ -347,7 +345,7 @@ def test_a_resync_heals_what_no_watch_told(world: World) -> None:
     assert world.cluster.resync() == {Key(world.namespace, "other")}
 
 
-def test_a_resource_made_anew_does_not_see_its_predecessors_children(world: World) -> None:
+def test_recreated_resource_does_not_see_the_children_of_its_predecessor(world: World) -> None:
     config, job = world.render()
     job["metadata"]["finalizers"] = ["example.dev/stays"]
     world.cluster.apply(world.key, config)

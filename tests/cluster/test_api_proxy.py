@@ -181,7 +181,7 @@ def _opened(answer: urllib3.BaseHTTPResponse) -> urllib3.BaseHTTPResponse | None
         ("GET", "/readyz", "get", "", "", ""),
     ],
 )  # fmt: skip
-def test_a_call_is_told_from_its_address(
+def test_api_call_is_parsed_from_its_url(
     method: str, path: str, verb: str, resource: str, namespace: str, name: str
 ) -> None:
     call = parse_call(method, path, "agent/1.2 (linux)")

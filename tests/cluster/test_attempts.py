@@ -120,7 +120,7 @@ def config_of(adaptation: Adaptation, job: dict[str, Any]) -> Any:
     return StageFile.model_validate_json(found["data"]["stage.json"]).config
 
 
-def test_two_evaluations_run_beside_pretraining_and_deleted_in_the_middle_nothing_is_left(
+def test_two_evaluations_run_in_parallel_with_pretraining_and_deletion_leaves_nothing(
     control_plane: ControlPlane, place: str, kubelet: ScriptedKubelet
 ) -> None:
     rows = [*ROWS[:1]]
@@ -143,7 +143,7 @@ def test_two_evaluations_run_beside_pretraining_and_deleted_in_the_middle_nothin
     eventually(lambda: not any(map(adaptation.children, KINDS)), "the end of all children", seconds=60)
 
 
-def test_the_selection_waits_for_evaluations_that_began_beside_pretraining(
+def test_selection_waits_for_evaluations_started_during_pretraining(
     control_plane: ControlPlane, place: str, kubelet: ScriptedKubelet
 ) -> None:
     kubelet.script = trains(ROWS[:2], runs_on)

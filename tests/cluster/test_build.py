@@ -63,7 +63,7 @@ def test_the_folder_of_the_ecosystems_variable_comes_first(
     assert find_components() == assets
 
 
-def test_a_folder_without_a_controller_manager_is_passed_over_and_said_so(
+def test_assets_folder_without_a_controller_manager_is_skipped_and_reported(
     nothing_built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assets = nothing_built / "assets"

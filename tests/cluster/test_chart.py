@@ -259,7 +259,7 @@ def test_what_is_granted_is_what_is_used(
 
 
 @pytest.mark.usefixtures("others")
-def test_without_switches_a_life_needs_no_more_than_is_granted_and_a_profile_that_does_says_so(
+def test_default_chart_rights_suffice_and_a_jobset_profile_without_its_switch_is_refused(
     plane: ControlPlane, release: Release, tenant: str
 ) -> None:
     release.install({})

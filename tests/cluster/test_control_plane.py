@@ -105,7 +105,7 @@ def test_a_field_that_the_schema_does_not_know_is_refused(
         control_plane.api.apply(manifest, namespace, dry_run=True)
 
 
-def test_a_deleted_pod_ends_as_its_script_says_and_goes(
+def test_deleted_pod_ends_as_scripted_and_is_removed(
     control_plane: ControlPlane, namespace: str, kubelet: ScriptedKubelet
 ) -> None:
     control_plane.api.create(job_of_two(), namespace)
@@ -208,7 +208,7 @@ def test_pods_have_loopback_addresses_where_no_others_can_be_had(
     [(5, 143, "saved"), (1, 137, None)],
     ids=["in time", "too slow"],
 )
-def test_a_pod_that_is_asked_to_stop_has_its_grace_period_and_no_more(
+def test_stopping_pod_gets_its_grace_period_and_no_more(
     control_plane: ControlPlane,
     namespace: str,
     kubelet: ScriptedKubelet,

@@ -141,7 +141,7 @@ def tries(life: Adaptation) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("name", ["crash", "network", "hang", "killed", "memory", "oom-killed"])
-def test_a_fault_of_one_pod_costs_one_try_of_the_whole_gang(lives: dict[str, Adaptation], name: str) -> None:
+def test_fault_of_one_pod_costs_one_run_of_the_whole_gang(lives: dict[str, Adaptation], name: str) -> None:
     life = lives[name]
     life.wait_for_phase("Published", seconds=180)
     assert tries(life) == dict.fromkeys(STAGES, 1) | {"pretrain": 2}
@@ -149,7 +149,7 @@ def test_a_fault_of_one_pod_costs_one_try_of_the_whole_gang(lives: dict[str, Ada
     assert [job["spec"]["completions"] for job in life.jobs("pretrain")] == [2, 2]
 
 
-def test_a_disruption_costs_a_try_and_no_budget(lives: dict[str, Adaptation]) -> None:
+def test_disruption_costs_a_run_and_no_retry(lives: dict[str, Adaptation]) -> None:
     life = lives["drained"]
     life.wait_for_phase("Published", seconds=180)
     assert tries(life) == dict.fromkeys(STAGES, 1) | {"pretrain": 2}
@@ -157,7 +157,7 @@ def test_a_disruption_costs_a_try_and_no_budget(lives: dict[str, Adaptation]) ->
     assert record.get("failures", {}) == {}
 
 
-def test_a_success_whose_message_was_lost_costs_a_short_try(lives: dict[str, Adaptation]) -> None:
+def test_success_with_a_lost_termination_message_costs_a_short_run(lives: dict[str, Adaptation]) -> None:
     life = lives["lost-words"]
     life.wait_for_phase("Published", seconds=180)
     assert tries(life) == dict.fromkeys(STAGES, 1) | {"prepare": 2}
@@ -188,7 +188,7 @@ def stage_config(life: Adaptation, name: str) -> dict[str, Any]:
         ("no-progress", "RetriesExhausted", "the disk is gone", 3),
     ],
 )
-def test_what_no_further_try_can_mend_waits_for_a_person(
+def test_failure_that_no_further_run_can_fix_needs_user_action(
     lives: dict[str, Adaptation], name: str, reason: str, said: str, number: int
 ) -> None:
     life = lives[name]
@@ -220,7 +220,7 @@ def test_the_last_lines_of_a_failing_rank_are_kept(lives: dict[str, Adaptation])
 
 
 @pytest.mark.usefixtures("lives")
-def test_hostile_last_words_cost_their_own_adaptation_a_try(control_plane: ControlPlane) -> None:
+def test_hostile_termination_message_costs_only_its_own_adaptation_a_run(control_plane: ControlPlane) -> None:
     place, profile = "failures", make_profile(control_plane, terminationGracePeriodSeconds=2)
     made = {name: Adaptation(control_plane, place, profile, name) for name in HOSTILE}
     for life in made.values():
@@ -229,7 +229,7 @@ def test_hostile_last_words_cost_their_own_adaptation_a_try(control_plane: Contr
 
 
 @pytest.mark.usefixtures("lives")
-def test_odd_readings_harm_nobody(control_plane: ControlPlane) -> None:
+def test_malformed_progress_readings_harm_no_adaptation(control_plane: ControlPlane) -> None:
     place, profile = "failures", make_profile(control_plane, terminationGracePeriodSeconds=2)
     made = [Adaptation(control_plane, place, profile, name) for name in ODD_READINGS]
     for life in made:

@@ -116,7 +116,7 @@ def test_the_gang_finds_its_first_pod_by_the_name_that_jobset_gives_it(
     assert adaptation.children("Service") == []
 
 
-def test_a_lost_rank_means_a_new_try_of_the_gang(
+def test_lost_rank_starts_a_new_run_of_the_gang(
     control_plane: ControlPlane, place: str, profile: str, kubelet: ScriptedKubelet
 ) -> None:
     lost = Ends(ExitCode.INFRASTRUCTURE, cause=Cause.INFRASTRUCTURE, message="the network is gone")
@@ -153,7 +153,7 @@ def test_out_of_memory_is_tried_again_with_half_the_micro_batch(
     assert micro_batches == [2, 1]
 
 
-def test_suspended_its_pods_are_gone_and_resumed_it_goes_on(
+def test_suspended_jobset_deletes_its_pods_and_resumes(
     control_plane: ControlPlane, place: str, profile: str, kubelet: ScriptedKubelet
 ) -> None:
     kubelet.script = stays_in("pretrain")

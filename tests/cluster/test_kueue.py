@@ -164,7 +164,7 @@ def test_an_unknown_queue_stalls_and_heals_when_it_is_made(
     adaptation.wait_for_phase("Published")
 
 
-def test_behind_others_in_a_queue_of_strict_order_it_says_so(
+def test_adaptation_behind_others_in_a_strict_fifo_queue_reports_its_wait(
     control_plane: ControlPlane, place: str, queue: Queues, kubelet: ScriptedKubelet
 ) -> None:
     kubelet.script = healthy
@@ -270,7 +270,7 @@ def test_jobsets_wait_in_the_queue_as_jobs_do(
     eventually(lambda: queue.used() == {GPU: "0"}, "all quota given back")
 
 
-def test_evaluations_beside_pretraining_wait_in_the_queue_by_themselves(
+def test_parallel_evaluations_wait_in_the_queue_independently_of_pretraining(
     control_plane: ControlPlane, place: str, queue: Queues, kubelet: ScriptedKubelet
 ) -> None:
     """Each has a Workload of its own: pretraining keeps its quota, and they take what is left when it comes."""

@@ -93,7 +93,7 @@ def test_jobsets_are_watched_once_they_can_be_and_no_longer_than_that(
     assert operator.get("/healthz") == "ok\n"
 
 
-def test_watches_that_fall_silent_are_made_up_for_by_listing_anew(
+def test_resync_makes_up_for_silent_watches(
     control_plane: ControlPlane, namespace: str, kubelet: ScriptedKubelet
 ) -> None:
     make_claim(control_plane, namespace)

@@ -66,7 +66,9 @@ def test_a_quota_of_objects(control_plane: ControlPlane, place: str) -> None:
     assert adaptation.runs() == [(stage, 1) for stage in STAGES]
 
 
-def test_pods_past_a_quota_are_waited_out_in_its_words(control_plane: ControlPlane, place: str) -> None:
+def test_pods_over_a_quota_are_waited_out_with_the_message_of_the_quota(
+    control_plane: ControlPlane, place: str
+) -> None:
     control_plane.api.create(
         {
             "apiVersion": "v1",

@@ -113,7 +113,7 @@ def test_the_job_controller_alone_gives_the_same_cause(
     assert gang.ends() == {(RunPhase.FAILED, Cause.CRASH, CRASH.message)}
 
 
-def test_a_run_is_over_before_the_job_says_so(
+def test_run_is_failed_before_the_job_condition_is_set(
     control_plane: ControlPlane, namespace: str, kubelet: ScriptedKubelet
 ) -> None:
     kubelet.script = lambda _: CRASH
@@ -124,7 +124,7 @@ def test_a_run_is_over_before_the_job_says_so(
     assert gang.ends() == {(RunPhase.FAILED, Cause.CRASH, CRASH.message)}
 
 
-def test_both_pods_asked_to_stop_end_as_stopped(
+def test_gang_deleted_while_running_ends_as_stopped(
     control_plane: ControlPlane, namespace: str, kubelet: ScriptedKubelet
 ) -> None:
     gang = Gang(control_plane, namespace)
@@ -153,7 +153,7 @@ def test_a_queue_that_takes_its_quota_back_costs_no_retry(
     gang.until(lambda state: state.phase is RunPhase.RUNNING, "it runs again")
 
 
-def test_a_pod_on_a_node_that_is_gone_does_not_hold_up_the_next_try(
+def test_pod_on_a_lost_node_does_not_delay_the_end_of_the_run(
     control_plane: ControlPlane, namespace: str, kubelet: ScriptedKubelet
 ) -> None:
     """Its peer feels it; the lost pod stays Terminating for ever, since nobody answers for it."""

@@ -286,7 +286,7 @@ def test_the_killed_pod_was_one_of_two(life: Life) -> None:
     assert list(ends.values()).count(0) == 2, ends
 
 
-def test_an_event_says_what_befell_the_gang(life: Life) -> None:
+def test_failed_gang_is_reported_in_a_warning_event(life: Life) -> None:
     events = life.cluster.plane.api.list("Event", NAMESPACE, fields="involvedObject.kind=DomainAdaptation")
     warnings = [(item["reason"], item["message"]) for item in events if item["type"] == "Warning"]
     said = "the container ended with exit code 137 (no termination message)"
