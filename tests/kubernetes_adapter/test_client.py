@@ -135,7 +135,7 @@ def test_who_may_not_write_sends_nothing(double: ApiDouble) -> None:
     client.close()
 
 
-def test_the_right_to_write_is_asked_before_each_attempt(
+def test_client_checks_the_right_to_write_before_each_attempt(
     double: ApiDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kubernetes_client, "FIRST_PAUSE_SECONDS", 0.001)

@@ -127,7 +127,7 @@ def place(adapter: Adapter, manifest: Any, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize("index", [0, 1], ids=["ConfigMap", "Job"])
-def test_a_foreign_object_of_our_name_is_told_with_its_owner(adapter: Adapter, index: int) -> None:
+def test_apply_reports_the_owner_of_a_foreign_object_with_our_name(adapter: Adapter, index: int) -> None:
     manifest = rendered()[index]
     place(adapter, manifest, ownerReferences=[])
     assert taken(adapter, manifest) == "it has no owner"
@@ -148,7 +148,7 @@ def test_a_config_map_with_another_content_is_not_taken_for_ours(adapter: Adapte
     assert taken(adapter, config) == "its content is not what was written"
 
 
-def test_an_object_that_goes_while_we_look_is_waited_out(adapter: Adapter) -> None:
+def test_apply_waits_for_an_object_that_is_being_deleted(adapter: Adapter) -> None:
     adapter.double.odd("POST", Odd(409, {}, b'{"reason":"AlreadyExists"}'))
     assert taken(adapter, rendered()[1]) == "it is being deleted"
     adapter.cluster.apply(KEY, rendered()[1])
@@ -185,7 +185,7 @@ def test_what_the_server_refuses_is_raised_with_its_sentence(adapter: Adapter) -
         adapter.cluster.apply(KEY, of)
 
 
-def test_a_kind_that_is_not_installed_is_told_with_what_to_do(adapter: Adapter) -> None:
+def test_apply_reports_how_to_fix_a_kind_that_is_not_installed(adapter: Adapter) -> None:
     adapter.double.odd("POST", Odd(404, {"Content-Type": "text/plain"}, b"404 page not found\n"))
     of = rendered()[1] | {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet"}
     with pytest.raises(
@@ -352,7 +352,7 @@ def test_an_event_that_cannot_be_posted_is_logged(adapter: Adapter, caplog: pyte
 # --- may_write ---
 
 
-def test_without_the_lease_every_writing_verb_ends_quietly_and_observing_goes_on(adapter: Adapter) -> None:
+def test_without_the_lease_writes_raise_not_leader_and_observe_still_works(adapter: Adapter) -> None:
     of = job()
     adapter.store.put(of)
     adapter.may_write = False
@@ -406,7 +406,7 @@ def test_a_resync_finds_a_profile_that_changed(adapter: Adapter) -> None:
     assert adapter.cluster.resync() == {KEY}
 
 
-def test_a_list_whose_moment_was_forgotten_is_begun_anew(adapter: Adapter) -> None:
+def test_resync_restarts_a_list_whose_resource_version_expired(adapter: Adapter) -> None:
     adapter.double.odd("GET .*/pods", Odd(410, {}, b'{"reason":"Expired","message":"too old"}'))
     assert adapter.cluster.resync() == set()
     assert len(adapter.double.sent("GET .*/pods")) == 2

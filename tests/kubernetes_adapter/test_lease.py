@@ -91,7 +91,7 @@ def test_a_dead_holder_is_replaced_after_the_whole_duration_and_not_before(
     assert (holder(double), double.objects[PATH]["spec"]["leaseTransitions"]) == ("b", 1)
 
 
-def test_a_holder_that_cannot_renew_stops_writing_and_goes_on_when_it_can(
+def test_lease_holder_that_cannot_renew_stops_writing_until_it_can(
     operators: Operators, double: ApiDouble
 ) -> None:
     first = operators.start("a")
@@ -126,7 +126,7 @@ def test_a_holder_whose_lease_was_taken_writes_not_a_moment_longer(
     assert holder(double) == "b"
 
 
-def test_who_starts_again_under_the_same_identity_goes_on_at_once(
+def test_restart_under_the_same_identity_holds_the_lease_at_once(
     operators: Operators, double: ApiDouble
 ) -> None:
     first = operators.start("a")

@@ -77,7 +77,7 @@ def test_the_stage_file_is_looked_at_after_a_while_and_then_now_and_then(
     assert children(adapter).stage_digests == {name: None}
 
 
-def test_a_look_that_fails_tells_what_was_seen_before(
+def test_failed_poll_returns_the_previous_result(
     adapter: Adapter, clock: list[float], live: dict[str, Any]
 ) -> None:
     children(adapter)
@@ -116,7 +116,7 @@ def failed_create(name: str, job_name: str, message: str, last: str) -> dict[str
     }
 
 
-def test_a_job_that_gets_no_pods_is_asked_about_after_a_moment(adapter: Adapter, clock: list[float]) -> None:
+def test_events_of_a_job_without_pods_are_polled_after_a_delay(adapter: Adapter, clock: list[float]) -> None:
     made = job()
     adapter.store.put(made)
     name = made["metadata"]["name"]
@@ -241,7 +241,7 @@ def test_of_a_large_gang_the_first_that_failed_are_read_and_not_those_that_were_
     assert logs_read(adapter) == sorted(names[4:])
 
 
-def test_the_log_of_an_older_try_is_not_read_but_stays_known(adapter: Adapter) -> None:
+def test_log_of_an_older_run_is_not_read_again_but_kept(adapter: Adapter) -> None:
     first = job()
     adapter.store.put(first)
     name = fail(adapter, first, 0, 1)

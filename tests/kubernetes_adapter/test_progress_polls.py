@@ -148,7 +148,9 @@ def test_an_odd_answer_is_no_reading_and_harms_no_other(pod: PodServer, start: A
     other.close()
 
 
-def test_nobody_at_the_port_is_no_reading_and_a_lost_one_keeps_the_last(pod: PodServer, start: Any) -> None:
+def test_closed_port_gives_no_reading_and_a_failed_poll_keeps_the_last_one(
+    pod: PodServer, start: Any
+) -> None:
     nobody = Target(Key("health", "nobody"), "x", RUN, "127.0.0.1", free_port())
     readings, _ = start(pod.target, nobody)
     wait_until(lambda: bool(readings.readings(KEY)), "a reading")

@@ -44,7 +44,7 @@ def test_what_is_put_is_found_with_its_family(store: Store) -> None:
     assert store.with_children(Key("health", "another")).resource is None
 
 
-def test_an_event_older_than_an_own_write_says_nothing(store: Store) -> None:
+def test_store_ignores_an_event_older_than_its_own_write(store: Store) -> None:
     store.put(adaptation(12) | {"status": {"phase": "Training"}}, is_own_write=True)
     assert store.put(adaptation(11) | {"status": {"phase": "Preparing"}}) is None
     resource = store.resource(KEY)
@@ -72,7 +72,7 @@ def test_an_own_job_does_not_wake_when_the_watch_tells_of_it(store: Store) -> No
     assert store.put(of) is None
 
 
-def test_a_change_that_nobody_reads_wakes_nobody(store: Store) -> None:
+def test_store_wakes_no_key_for_a_change_without_a_reader(store: Store) -> None:
     of = job(20)
     store.put(of)
     later = job(21) | {"status": {"active": 2, "ready": 1, "uncountedTerminatedPods": {}}}
@@ -92,7 +92,7 @@ def test_a_deleted_object_never_comes_back_by_a_late_event(store: Store) -> None
     assert store.with_children(KEY).jobs == ()
 
 
-def test_an_object_seen_to_be_gone_before_its_creation_was_told_stays_gone(store: Store) -> None:
+def test_store_keeps_an_object_deleted_before_its_creation_was_reported(store: Store) -> None:
     store.remove(job(25))
     assert store.put(job(20), is_own_write=True) is None
     assert store.with_children(KEY).jobs == ()
@@ -176,7 +176,7 @@ def test_a_late_event_of_a_foreign_object_of_our_name_is_no_loss(store: Store) -
     assert store.with_children(KEY).jobs == ()
 
 
-def test_last_words_stay_as_long_as_the_job(store: Store) -> None:
+def test_store_keeps_an_ended_pod_as_long_as_its_job(store: Store) -> None:
     of = job()
     store.put(of)
     store.put(pod(of, 0))
@@ -296,7 +296,7 @@ def _now() -> Any:
     return datetime(2026, 1, 31, 12, 1, tzinfo=UTC)
 
 
-def test_bulk_that_nobody_reads_is_not_kept(store: Store) -> None:
+def test_store_drops_managed_fields_and_last_applied_configuration(store: Store) -> None:
     with_note = adaptation(70)
     with_note["metadata"]["annotations"] = {
         "kubectl.kubernetes.io/last-applied-configuration": 10_000 * "x", "team": "nlp",
