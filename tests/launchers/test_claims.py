@@ -63,13 +63,13 @@ def test_places_on_claims_are_accepted() -> None:
 
 
 @pytest.mark.parametrize("place", ["pvc://Texts/a.jsonl", "pvc://../a.jsonl", "pvc://texts/../b", "pvc:///a"])
-def test_a_source_that_names_no_claim_is_told(place: str) -> None:
+def test_source_that_names_no_claim_is_refused(place: str) -> None:
     assert said(text=place) == [f"spec.corpus.domain[0].source (line 7): {place!r} is not accepted; {SOURCE}"]
     assert said(model=place) == [f"spec.model.source (line 6): {place!r} is not accepted; {SOURCE}"]
 
 
 @pytest.mark.parametrize("place", ["pvc://models", "pvc://models/", "pvc://models/../x", "pvc://-/x"])
-def test_a_destination_that_cannot_be_is_told_before_anything_runs(place: str) -> None:
+def test_invalid_destination_is_refused_in_the_manifest(place: str) -> None:
     assert said(destination=place) == [
         f"spec.output.destination (line 8): {place!r} is not accepted; {FOLDER}"
     ]
@@ -112,7 +112,7 @@ def test_the_trainer_reads_and_writes_below_the_mounts(
     assert (tmp_path / "models/clinical/1/dapt.json").read_text() == "{}"
 
 
-def test_without_the_variable_the_trainer_looks_where_the_launcher_mounts(
+def test_trainer_defaults_to_the_claims_folder_that_the_launcher_mounts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv(CLAIMS_FOLDER, raising=False)

@@ -57,7 +57,7 @@ def test_a_pod_that_only_felt_a_failure_leaves_its_peers_seconds_to_tell_theirs(
     assert state_of(*pods, now=AT_ONCE + timedelta(seconds=5)).peers_to_end == (PEER,)
 
 
-def test_peers_of_a_pod_that_was_asked_to_stop_may_save() -> None:
+def test_peers_of_a_stopped_pod_may_save() -> None:
     stopped = termination_message(143, Cause.STOPPED, "stopped at step 40; checkpoint written")
     assert state_of(ended(0, 143, stopped), pod(1, "Running")).peers_to_end == ()
     assert state_of(ended(0, 143, stopped, **DISRUPTED), pod(1, "Running")).peers_to_end == ()
@@ -98,12 +98,12 @@ def test_the_objects_own_failure_before_or_after_gives_the_same_cause(make: Any)
 
 
 @pytest.mark.parametrize("type_", ["FailureTarget", "SuccessCriteriaMet"])
-def test_what_a_job_is_about_to_say_is_not_said_yet(type_: str) -> None:
+def test_job_condition_that_announces_an_end_does_not_end_the_run(type_: str) -> None:
     state = state_of(pod(0, "Running"), pod(1, "Running"), of=job(RUN, {"type": type_}))
     assert state.phase is RunPhase.RUNNING
 
 
-def test_a_terminating_pod_lives_until_its_grace_period_and_its_last_words_are_over() -> None:
+def test_terminating_pod_counts_as_running_until_its_grace_period_is_over() -> None:
     drained = deleted(pod(0, "Running", state=RUNNING, **DISRUPTED), "2026-01-31T12:59:56Z")
     peer = ended(1, 75, termination_message(75, Cause.INFRASTRUCTURE, "lost a peer", is_effect=True))
     assert state_of(drained, peer).phase is RunPhase.RUNNING
@@ -115,7 +115,7 @@ def test_a_terminating_pod_lives_until_its_grace_period_and_its_last_words_are_o
     )
 
 
-def test_a_pod_on_a_lost_node_does_not_hold_up_the_next_try() -> None:
+def test_pod_on_a_lost_node_does_not_delay_the_end_of_the_run() -> None:
     lost = deleted(pod(0, "Running", state=RUNNING, **BY_TAINT), "2026-01-31T12:59:00Z")
     state = state_of(lost, pod(1, "Running"))
     assert (state.phase, state.peers_to_end) == (RunPhase.RUNNING, (PEER,))
@@ -124,7 +124,7 @@ def test_a_pod_on_a_lost_node_does_not_hold_up_the_next_try() -> None:
     assert over.message == "DeletionByTaintManager: Taint manager: deleting due to NoExecute taint"
 
 
-def test_a_pod_that_somebody_killed_without_grace_is_gone_and_says_so() -> None:
+def test_pod_deleted_without_grace_is_reported_as_infrastructure_failure() -> None:
     state = state_of(
         *(deleted(pod(index, "Running", state=RUNNING), "2026-01-31T13:00:00Z", 0) for index in (0, 1))
     )
@@ -141,7 +141,7 @@ def test_a_queue_that_takes_its_quota_back_costs_no_retry() -> None:
     assert (state.phase, state.cause) == (RunPhase.FAILED, Cause.DISRUPTION)
 
 
-def test_pods_that_were_made_anew_count_instead_of_the_first_ones() -> None:
+def test_recreated_pods_replace_the_first_ones() -> None:
     def made(found: dict[str, Any], at: str) -> dict[str, Any]:
         return found | {"metadata": found["metadata"] | {"creationTimestamp": f"2026-01-31T{at}Z"}}
 
@@ -162,7 +162,7 @@ def test_a_failed_run_keeps_the_last_lines_of_the_pod_that_decided() -> None:
     assert (state.cause, state.last_log_lines) == (Cause.CRASH, ("step 3", "KeyError: 'x'"))
 
 
-def test_a_run_whose_object_was_deleted_says_so() -> None:
+def test_run_whose_job_is_deleted_is_marked_deleting() -> None:
     found = job()
     found["metadata"]["deletionTimestamp"] = "2026-01-31T12:59:00Z"
     assert state_of(pod(0, "Running"), of=found).is_deleting

@@ -143,7 +143,7 @@ def test_names_stay_short_enough_for_host_names() -> None:
         assert len(item["metadata"]["name"]) <= 52, item["kind"]  # 63 less "-INDEX" of the pods' host names
 
 
-def test_two_tries_have_different_names() -> None:
+def test_job_names_of_two_runs_differ() -> None:
     assert stage_run(try_number=1).name != stage_run(try_number=2).name
 
 

@@ -108,7 +108,7 @@ def test_a_job_complete_condition_is_not_a_jobsets() -> None:
     assert state_of(pod(0, "Running"), of=job_set(RUN, {"type": "Complete"})).phase is RunPhase.RUNNING
 
 
-def test_a_deadline_is_told_from_another_failure() -> None:
+def test_jobset_deadline_is_distinguished_from_another_failure() -> None:
     passed = job_set(RUN, {"type": "Failed", "reason": "FailJobSetFailurePolicyAction"})
     state = state_of(ended(0, 143), ended(1, 137), of=passed)
     assert (state.cause, state.message) == (Cause.DEADLINE, "the deadline of the JobSet passed")

@@ -120,7 +120,7 @@ def test_labels_and_annotations_join_the_runs_own() -> None:
     assert found["labels"].items() > pod_spec({})["metadata"]["labels"].items()
 
 
-def test_containers_beside_the_trainer_keep_the_restricted_standard() -> None:
+def test_sidecar_containers_keep_the_restricted_standard() -> None:
     beside = {"name": "exporter", "image": "registry.example/exporter:1"}
     found = pod_spec({"spec": {"containers": [beside]}})["spec"]["containers"]
     assert [item["name"] for item in found] == ["trainer", "exporter"]
@@ -271,7 +271,7 @@ def test_pods_on_the_hosts_network_still_find_each_other_by_name() -> None:
         ),
     ],
 )
-def test_what_is_said_about_a_template(template: Any, sentence: str) -> None:
+def test_refused_pod_template_is_reported_with_its_reason(template: Any, sentence: str) -> None:
     assert said(template) == [sentence]
 
 

@@ -76,7 +76,9 @@ def unschedulable(message: str) -> dict[str, Any]:
         ),
     ],
 )
-def test_what_a_person_must_do_is_told(found: dict[str, Any], hindrance: Hindrance) -> None:
+def test_pending_pod_that_needs_user_action_reports_a_hindrance(
+    found: dict[str, Any], hindrance: Hindrance
+) -> None:
     state = state_of(found)
     assert (state.phase, state.hindrance) == (RunPhase.PENDING, hindrance)
 
@@ -99,7 +101,7 @@ def test_every_reason_of_an_image_is_known(reason: str) -> None:
         waiting("CreateContainerConfigError", "failed to sync configmap cache"),
     ],
 )
-def test_what_may_pass_by_itself_calls_nobody(found: dict[str, Any]) -> None:
+def test_pending_pod_that_may_recover_reports_no_hindrance(found: dict[str, Any]) -> None:
     assert state_of(found).hindrance is None
 
 
@@ -170,7 +172,9 @@ MAXIMUM = (
         (Quota.WAITING, ""),
     ],
 )
-def test_waiting_and_never_are_told_apart_by_the_queues_words(quota: Quota, message: str) -> None:
+def test_quota_waiting_and_never_are_distinguished_by_the_workload_message(
+    quota: Quota, message: str
+) -> None:
     assert quota_of(QUEUED, suspended=True, workload=workload(message)) == (quota, message)
 
 
@@ -190,14 +194,14 @@ def test_reserved_quota_may_still_wait_for_checks() -> None:
     )
 
 
-def test_a_workload_that_a_person_switched_off_waits_for_a_person() -> None:
+def test_deactivated_workload_needs_user_action() -> None:
     assert quota_of(QUEUED, suspended=True, workload=workload("x", active=False)) == (
         Quota.NEVER,
         "Workload job-x was deactivated: set its spec.active to true again",
     )
 
 
-def test_a_queue_that_nobody_serves_says_so() -> None:
+def test_queue_without_a_workload_reports_that_kueue_may_be_missing() -> None:
     assert quota_of(QUEUED, suspended=True, workload=None) == (
         Quota.WAITING,
         "the queue has no Workload for it yet; install Kueue if the cluster does not have it",
@@ -264,5 +268,5 @@ def test_without_a_queue_nothing_is_suspended(make: Any) -> None:
         ),
     ],
 )
-def test_a_full_quota_is_waited_out_and_other_refusals_wait_for_a_person(said: str, told: object) -> None:
+def test_full_quota_is_waited_out_and_other_refusals_need_user_action(said: str, told: object) -> None:
     assert refusal_of(said) == told

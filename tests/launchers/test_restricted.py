@@ -62,7 +62,7 @@ def test_the_least_pod_that_keeps_the_standard_is_known() -> None:
         ({"volumes": [{"name": "d", "nfs": {}}]}, "volume d is of kind nfs"),
     ],
 )
-def test_a_pod_that_breaks_the_standard_is_told(change: dict[str, Any], breach: str) -> None:
+def test_pod_field_that_breaks_the_standard_is_reported(change: dict[str, Any], breach: str) -> None:
     assert breaches(KEPT | change) == (breach,)
 
 
@@ -76,7 +76,9 @@ def test_a_pod_that_breaks_the_standard_is_told(change: dict[str, Any], breach: 
         ({"sysctls": [{"name": "kernel.msgmax"}]}, "sysctls sets kernel.msgmax"),
     ],
 )
-def test_a_pods_security_context_that_breaks_it_is_told(context: dict[str, Any], breach: str) -> None:
+def test_pod_security_context_that_breaks_the_standard_is_reported(
+    context: dict[str, Any], breach: str
+) -> None:
     pod = KEPT | {"securityContext": KEPT["securityContext"] | context}
     assert breaches(pod) == (f"securityContext.{breach}",)
 
@@ -91,13 +93,15 @@ def test_a_pods_security_context_that_breaks_it_is_told(context: dict[str, Any],
         ({"procMount": "Unmasked"}, "procMount is Unmasked"),
     ],
 )
-def test_a_containers_security_context_that_breaks_it_is_told(context: dict[str, Any], breach: str) -> None:
+def test_container_security_context_that_breaks_the_standard_is_reported(
+    context: dict[str, Any], breach: str
+) -> None:
     container = KEPT["containers"][0]
     changed = container | {"securityContext": container["securityContext"] | context}
     assert breaches(KEPT | {"containers": [changed]}) == (f"containers[trainer].securityContext.{breach}",)
 
 
-def test_a_bare_pod_breaks_all_that_must_be_said() -> None:
+def test_bare_pod_breaks_every_required_field() -> None:
     where = "containers[trainer].securityContext"
     assert breaches({"containers": [{"name": "trainer"}]}) == (
         f"{where}.allowPrivilegeEscalation is not false",

@@ -107,7 +107,7 @@ def test_a_container_that_the_kernel_killed_for_memory_ran_out_of_memory() -> No
     assert state_of(ended(0, 137, reason="OOMKilled"), ended(1, 75)).cause is Cause.OUT_OF_MEMORY
 
 
-def test_a_hang_is_told_by_the_message() -> None:
+def test_hang_is_recognized_by_the_termination_message() -> None:
     state = state_of(ended(0, 75, termination_message(75, Cause.HANG, "rank 0 was silent")), ended(1, 143))
     assert (state.cause, state.message) == (Cause.HANG, "rank 0 was silent")
 
@@ -138,7 +138,7 @@ def test_a_failed_job_without_pods_is_infrastructure() -> None:
     assert (state.cause, state.message) == (Cause.INFRASTRUCTURE, "the Job failed and its pods are gone")
 
 
-def test_a_container_that_never_started_says_why() -> None:
+def test_container_start_error_is_reported_with_its_message() -> None:
     state = state_of(
         ended(0, 128, "no such file: python", reason="StartError"), ended(1, 128, "x", reason="StartError")
     )
@@ -231,14 +231,14 @@ def test_a_long_sentence_is_cut() -> None:
         ({}, "", ""),
     ],
 )
-def test_a_pending_run_says_what_it_waits_for(found: dict[str, Any], reason: str, message: str) -> None:
+def test_pending_run_reports_what_it_waits_for(found: dict[str, Any], reason: str, message: str) -> None:
     waits = pod(0, "Pending")
     waits["status"] = {"phase": "Pending"} | found
     state = state_of(waits)
     assert (state.phase, state.waiting_reason, state.message) == (RunPhase.PENDING, reason, message)
 
 
-def test_a_job_without_pods_is_pending_and_a_suspended_one_says_so() -> None:
+def test_job_without_pods_is_pending_and_reports_suspension() -> None:
     assert state_of().phase is RunPhase.PENDING
     assert state_of(of=job(RUN, suspend=True)).waiting_reason == "Suspended"
 
