@@ -33,7 +33,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_stage_that_fills_the_disk_says_so_on_the_full_disk(small_disk: Path) -> None:
+def test_stage_that_fills_the_disk_reports_no_space_left(small_disk: Path) -> None:
     with LocalCluster(small_disk, resource(), None) as local:
         start(local, "fill")
         state = wait_for_end(local)

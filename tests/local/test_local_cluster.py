@@ -186,7 +186,7 @@ def test_the_users_own_caches_are_kept(cluster: LocalCluster, monkeypatch: pytes
     assert wait_for_end(cluster).exit_code == 0
 
 
-def test_a_pod_does_not_look_for_the_gang_that_dapt_was_started_in(
+def test_local_pod_does_not_inherit_the_distributed_environment_of_dapt(
     cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gang = (

@@ -43,7 +43,7 @@ def test_an_altered_config_map_is_refused(tmp_path: Path) -> None:
         assert "was altered after the run was created" in state.message
 
 
-def test_a_finished_stage_is_not_run_again_by_a_new_try(tmp_path: Path) -> None:
+def test_new_run_does_not_repeat_a_finished_stage(tmp_path: Path) -> None:
     with LocalCluster(tmp_path, resource(), None) as local:
         start(local, "done")
         assert wait_for_end(local).phase is RunPhase.SUCCEEDED
@@ -76,7 +76,7 @@ def killed_run(folder: Path, script: str, nodes: int) -> None:
     wait_until(lambda: not any(alive(pid) for pid in pids), "the end of agents and ranks")
 
 
-def test_a_killed_local_run_goes_on_with_a_free_retry(tmp_path: Path) -> None:
+def test_killed_local_run_continues_without_using_a_retry(tmp_path: Path) -> None:
     killed_run(tmp_path, "touch=started,wait-for=go", 1)
     with LocalCluster(tmp_path, resource(), None) as local:
         assert last_state(local).cause is Cause.DISRUPTION

@@ -69,7 +69,7 @@ def test_an_error_is_no_reading() -> None:
         assert fetch(ProgressTarget(port, "")) is None
 
 
-def test_nobody_at_the_port_is_no_reading() -> None:
+def test_closed_port_gives_no_progress_reading() -> None:
     assert fetch(ProgressTarget(free_port(), "")) is None
 
 

@@ -96,7 +96,7 @@ def finished(toy: Path, stopped: Ended) -> Ended:
     return dapt(toy, "run", "toy.yaml")
 
 
-def test_a_stopped_run_says_how_to_go_on(stopped: Ended) -> None:
+def test_stopped_run_explains_how_to_continue(stopped: Ended) -> None:
     assert stopped.code == 143, stopped.errors
     assert stopped.lines[-2:] == [
         "stopping: the running stage saves first (once more to stop at once)",
@@ -104,7 +104,7 @@ def test_a_stopped_run_says_how_to_go_on(stopped: Ended) -> None:
     ]
 
 
-def test_the_run_goes_on_and_publishes(finished: Ended, toy: Path) -> None:
+def test_stopped_run_continues_and_publishes(finished: Ended, toy: Path) -> None:
     assert finished.code == 0, finished.errors
     assert finished.lines[-2:] == ["report: runs/toy/report.html", f"model:  {toy}/out"]
 
