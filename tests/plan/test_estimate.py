@@ -228,7 +228,7 @@ def test_text_that_is_only_measured_leaves_the_model_to_itself() -> None:
     )
 
 
-def test_nothing_is_said_about_a_corpus_that_fits_its_method() -> None:
+def test_estimate_of_a_corpus_that_fits_its_method_has_no_warnings() -> None:
     assert of({"pretraining": {"method": {"lora": {}}}}, None, None, 500_000_000).warnings == ()
 
 
@@ -260,7 +260,7 @@ def test_many_nodes_on_a_volume_for_one_are_warned_about() -> None:
     )
 
 
-def test_what_may_be_hoped_for_is_told_by_the_size() -> None:
+def test_estimate_expectation_depends_on_the_corpus_size() -> None:
     assert of({}, None, None, 60_000).expectation == ""
     assert of({}, None, None, 2_000_000_000).expectation == (
         "with 2 B domain tokens, 15 to 25 points on domain benchmarks are what published adaptations of such size"

@@ -161,7 +161,7 @@ def test_an_attempt_that_starts_before_it_was_written_down_or_changes_afterwards
         check_history(decided, {"ledger": {"attempts": [{"number": 2, "start": "a1-s10"}]}})
 
 
-def test_an_evaluation_runs_beside_a_training_and_no_more_than_are_allowed(world: World) -> None:
+def test_invariants_allow_parallel_evaluations_up_to_the_limit(world: World) -> None:
     resource, _, job = parts(world)
     training = labelled(job, stage="pretrain", fence="3")
     first = labelled(job, stage="evaluate", candidate="a1-s10", fence="4")

@@ -75,7 +75,7 @@ def test_the_cheapest_way_in_communication_that_fits_is_chosen(
         ({"offload": "optimizer", "kind": "cpu"}, ((2, "optimizer"),)),
     ],
 )
-def test_what_is_asked_for_is_not_changed(over: dict[str, Any], expected: tuple[Any, ...]) -> None:
+def test_explicit_sharing_options_are_not_changed(over: dict[str, Any], expected: tuple[Any, ...]) -> None:
     assert modes(request(**over)) == expected
 
 
@@ -111,7 +111,7 @@ def test_leaving_the_choice_to_the_estimate_is_proposed_first() -> None:
     ]
 
 
-def test_a_node_that_has_no_room_for_what_is_offloaded_is_not_chosen() -> None:
+def test_offload_beyond_the_host_memory_is_not_chosen() -> None:
     crowded = request(memory_limit_bytes=24 * GIB, world_size=8, host_memory_limit_bytes=64 * GIB)
     assert chosen(memory_limit_bytes=24 * GIB, world_size=8) == (3, "optimizer", True)
     assert choose_sharing(crowded) is None

@@ -60,7 +60,7 @@ def test_bytes_of_a_rank_among_eight(
     assert penalty_bytes(shape) == expected
 
 
-def test_a_penalty_that_leaves_no_room_asks_for_recomputed_activations() -> None:
+def test_penalty_that_exceeds_the_memory_turns_on_gradient_checkpointing() -> None:
     def checkpointing(asked: Regularization | None) -> bool | None:
         way = choose_sharing(
             SharingRequest(

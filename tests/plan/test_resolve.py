@@ -55,7 +55,7 @@ def test_replay_follows_the_measured_shift(shift: float, share: float) -> None:
     assert replay_fraction(spec(), base) == share
 
 
-def test_replay_is_what_is_asked_for_and_none_for_measuring() -> None:
+def test_replay_fraction_follows_the_spec_and_is_zero_for_measuring() -> None:
     assert replay_fraction(spec(corpus={"replayFraction": 0.3}), None) == 0.3
     assert replay_fraction(spec(corpus={"generalUse": "measure"}), base_measure()) == 0.0
     assert replay_fraction(spec(), None) is None
