@@ -21,7 +21,7 @@ def get(port: int, path: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-def test_health_and_readiness_are_asked_at_each_request() -> None:
+def test_health_and_readiness_are_evaluated_at_each_request() -> None:
     said = {"alive": "", "ready": "nothing was listed yet"}
     with MonitoringServer(
         0, alive=lambda: said["alive"], ready=lambda: said["ready"], registry=CollectorRegistry()
@@ -49,7 +49,7 @@ def test_any_other_page_names_those_that_there_are() -> None:
     assert "there are /healthz, /readyz and /metrics" in text
 
 
-def test_a_port_that_is_taken_is_said_in_one_sentence() -> None:
+def test_taken_port_is_reported_in_one_line() -> None:
     with (
         MonitoringServer(0, alive=str, ready=str, registry=CollectorRegistry()) as first,
         pytest.raises(

@@ -66,7 +66,7 @@ def test_a_whole_life_has_every_series() -> None:
     assert len(conditions) == 8
 
 
-def test_faults_are_told_by_their_cause() -> None:
+def test_restart_metrics_are_labelled_by_cause() -> None:
     fallen: list[str] = []
 
     def falls(stage: StageFile) -> Ends | Stays:

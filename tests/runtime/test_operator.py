@@ -68,15 +68,19 @@ def test_a_note_wakes_whom_it_concerns() -> None:
         ([{"type": "Finished", "status": "True"}], True),
     ],
 )
-def test_what_is_finished_is_told_by_its_condition(conditions: list[dict[str, str]], finished: bool) -> None:
+def test_finished_resource_is_recognized_by_its_condition(
+    conditions: list[dict[str, str]], finished: bool
+) -> None:
     assert is_finished(resource(conditions=conditions)) is finished
 
 
-def test_nobody_there_is_not_finished() -> None:
+def test_missing_resource_is_not_finished() -> None:
     assert not is_finished(None)
 
 
-def test_without_the_lease_a_look_ends_quietly(service: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reconcile_without_the_lease_ends_without_a_log_line(
+    service: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(*_: Any, **__: Any) -> Plan:
         raise NotLeaderError("PUT /status: the Lease is not held")
 
@@ -86,7 +90,7 @@ def test_without_the_lease_a_look_ends_quietly(service: Operator, monkeypatch: p
     assert logged == []
 
 
-def test_a_look_asks_to_be_repeated_as_the_plan_wants(
+def test_reconcile_returns_the_requeue_delay_of_the_plan(
     service: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: dict[str, Any] = {}
@@ -105,7 +109,7 @@ def test_a_look_asks_to_be_repeated_as_the_plan_wants(
     assert samples["dapt_reconcile_errors_total"] == 0.0
 
 
-def test_an_error_is_told_with_the_time_of_the_next_look_and_counted(service: Operator) -> None:
+def test_reconcile_error_is_logged_with_the_retry_delay_and_counted(service: Operator) -> None:
     with structlog.testing.capture_logs() as logged:
         service._report_error(KEY, RuntimeError("what"), 0.4)
     (line,) = logged

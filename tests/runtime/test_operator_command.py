@@ -30,7 +30,9 @@ def test_help_names_every_option_with_its_variable(capsys: pytest.CaptureFixture
     assert "DAPT_RESYNC_SECONDS" in out
 
 
-def test_bad_values_are_told_together_and_nothing_starts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_operator_command_reports_all_bad_values_and_starts_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     code, out, err = run(capsys, "--workers", "0", "--namespace", "Team", "--log-format", "xml")
     assert (code, out) == (2, "")
     assert err.splitlines() == [
@@ -46,7 +48,7 @@ def test_an_unknown_option_is_a_mistake_of_usage(capsys: pytest.CaptureFixture[s
     assert "No such option: --leader-elect" in err
 
 
-def test_without_a_cluster_the_next_step_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_operator_command_without_a_cluster_reports_the_next_step(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys)
     assert (code, out) == (1, "")
     assert err == (

@@ -50,7 +50,7 @@ def page(port: int, path: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-def test_an_api_server_that_is_away_is_one_line_and_the_operator_goes_on_trying(tmp_path: Path) -> None:
+def test_operator_logs_an_unreachable_api_server_once_and_keeps_retrying(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("w") as file:
         process = subprocess.Popen(
@@ -81,7 +81,7 @@ def test_an_api_server_that_is_away_is_one_line_and_the_operator_goes_on_trying(
         process.wait()
 
 
-def test_the_process_ends_whatever_thread_goes_on(tmp_path: Path) -> None:
+def test_operator_process_exits_although_a_thread_still_runs(tmp_path: Path) -> None:
     hanging = (
         "import threading, time\n"
         "from dapt_operator.cli import main\n"

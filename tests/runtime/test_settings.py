@@ -19,7 +19,7 @@ def outside_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("POD_NAMESPACE", raising=False)
 
 
-def test_every_problem_is_told_at_once() -> None:
+def test_settings_error_lists_every_problem() -> None:
     with pytest.raises(BadSettingError) as raised:
         make_settings(
             Options(

@@ -169,7 +169,7 @@ def test_wakes_from_before_the_start_are_kept() -> None:
     assert queue.stop(10)
 
 
-def test_an_exception_is_told_and_the_key_comes_back() -> None:
+def test_work_queue_reports_an_exception_and_retries_the_key() -> None:
     calls: list[str] = []
     told: list[tuple[str, str, float]] = []
     good = threading.Event()
@@ -209,7 +209,7 @@ def test_what_work_asks_for_is_done() -> None:
     assert len(calls) == 3
 
 
-def test_stopping_waits_for_the_run_that_goes_on_and_begins_no_other() -> None:
+def test_work_queue_stop_waits_for_the_running_key_and_starts_no_other() -> None:
     begun, may_end = threading.Event(), threading.Event()
     ended: list[str] = []
 
