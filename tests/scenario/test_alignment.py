@@ -48,7 +48,7 @@ def test_running_out_of_memory_halves_the_micro_batch() -> None:
     assert second.micro_batch_size == first.micro_batch_size // 2
 
 
-def test_the_phase_says_so() -> None:
+def test_phase_is_aligning_while_align_runs() -> None:
     world = World(PREFERENCE)
     world.live_until("align")
     assert world.status["phase"] == "Aligning"

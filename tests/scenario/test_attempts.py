@@ -69,7 +69,7 @@ def test_the_forgetting_limit_starts_an_attempt_from_the_newest_checkpoint_that_
     assert world.status["phase"] == "Published"
 
 
-def test_the_status_tells_the_story_of_the_attempts() -> None:
+def test_status_lists_the_attempts_and_how_each_ended() -> None:
     world = World(PLAIN)
     world.live(by_attempt({1: limit([checkpoint(10, 2.9, 0.05), checkpoint(20, 2.7, 0.7)])}))
     reason = f"attempt 1 was stopped at the forgetting limit: {LIMIT}"
@@ -112,7 +112,7 @@ def test_the_decision_is_written_down_before_it_is_carried_out() -> None:
     assert trainings(world)[-1].optimizer.learning_rate == 5.0e-5
 
 
-def test_divergence_before_any_checkpoint_starts_anew_from_the_base_model() -> None:
+def test_divergence_before_any_checkpoint_restarts_from_the_base_model() -> None:
     world = World(PLAIN)
     world.live(by_attempt({1: diverged([])}))
     second = trainings(world)[1]
@@ -242,7 +242,7 @@ def test_gpu_hours_and_goodput_count_every_attempt() -> None:
     assert world.status["usage"]["goodput"] == (10 + 20) * 1.5 / 60
 
 
-def test_a_suspended_second_attempt_goes_on_as_it_was() -> None:
+def test_suspended_second_attempt_resumes_unchanged() -> None:
     world = World(PLAIN)
     script = by_attempt({1: limit([checkpoint(10, 2.9, 0.05), checkpoint(20, 2.8, 0.7)])})
     world.live(script, lambda w: w.running == "pretrain" and w.runs[-1].run.attempt == 2)

@@ -189,7 +189,7 @@ def test_blends_that_cannot_be_measured_are_done_without() -> None:
     assert world.status["phase"] == "Published"
 
 
-def test_where_only_blends_could_pass_their_failure_needs_a_person_and_no_rollback() -> None:
+def test_failed_blend_that_alone_could_pass_needs_user_action_and_no_rollback() -> None:
     world = World(BLENDS | {"gates": {"onBreach": "Rollback"}})
     fails = told(
         [checkpoint(10, 2.5, 0.4)], blend=Ends(64, message="parts do not fit", cause=Cause.BAD_INPUT)
@@ -221,7 +221,7 @@ def test_with_every_checkpoint_blends_that_pass_are_evaluated_too() -> None:
     assert world.status["selected"]["id"] == "a1-avg3-i0.8"
 
 
-def test_evaluations_go_on_beside_the_blends() -> None:
+def test_evaluations_run_in_parallel_with_the_blend() -> None:
     world = World(BLENDS | {"evaluation": {"when": "everyCheckpoint"}}, {"evaluation": {"concurrency": 2}})
     world.live_until("pretrain")
     world.end("pretrain", Ends(facts=pretrain_facts(ROWS)))

@@ -80,7 +80,7 @@ def test_the_profiles_limit_counts_when_the_spec_has_none() -> None:
     assert deadline(world) == 7200
 
 
-def test_reaching_pretrainings_share_goes_on_with_what_is_there() -> None:
+def test_pretraining_that_reaches_its_budget_share_continues_to_publication() -> None:
     world = World(HOUR)
 
     def script(stage: StageFile) -> Ends | Stays:
@@ -132,7 +132,7 @@ def test_a_deadline_made_of_the_limit_ends_it_too() -> None:
     )
 
 
-def test_publishing_needs_no_accelerator_and_goes_on() -> None:
+def test_publishing_continues_after_the_gpu_hours_are_used_up() -> None:
     world = World({**HOUR, "finetuning": None})
     world.live_until("verify")
     world.cluster.run_pods(world.key, healthy, seconds=4000)

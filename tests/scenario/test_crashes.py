@@ -205,7 +205,7 @@ def test_the_unbroken_life_has_a_retry_and_a_suspension(make: Callable[[], World
     ]  # fmt: skip
 
 
-def test_the_life_with_a_rollback_has_evaluations_beside_both_attempts() -> None:
+def test_rollback_scenario_evaluates_in_parallel_with_both_attempts() -> None:
     assert UNBROKEN[rolled_back][2] == [
         "prepare/1", "baseline/1", "pretrain/1", "evaluate/1", "pretrain/1", "evaluate/1", "evaluate/1", "blend/1",
         "evaluate/1", "blend/1", "evaluate/1", "evaluate/1", "finetune/1", "finetune/2", "verify/1", "publish/1",

@@ -58,7 +58,7 @@ def test_the_largest_gain_among_those_that_pass_is_taken() -> None:
     assert passes == {"a1-s10": None, "a1-s20": True, "a1-s30": False, "a1-s40": False}
 
 
-def test_when_none_passes_everything_is_kept_and_a_person_decides() -> None:
+def test_gates_that_no_candidate_passes_stall_with_remedies() -> None:
     world = World()
     world.live(measured(rows(0.2, 0.21)))
     assert world.stages[-1] == "pretrain"
@@ -156,7 +156,7 @@ def test_divergence_before_the_first_checkpoint_blocks() -> None:
     )
 
 
-def test_a_lost_message_of_a_limit_costs_one_short_try() -> None:
+def test_lost_message_of_a_reached_limit_costs_one_short_run() -> None:
     world = World()
     facts = pretrain_facts(rows(0.05), "ForgettingLimit")
 
@@ -177,7 +177,7 @@ def test_divergence_whose_message_is_lost_twice_blocks() -> None:
     assert world.condition("Stalled")[2] == f"pretraining ended without a checkpoint; {REMEDIES}"
 
 
-def test_a_warning_lets_the_best_through_and_says_so() -> None:
+def test_on_breach_warn_publishes_the_best_candidate_with_a_warning() -> None:
     world = World({"gates": {"onBreach": "Warn"}})
     world.live(measured(rows(0.2, 0.21), {"a1-s20": measure(increase=0.21)}, measure(increase=0.21)))
     breach = "general perplexity of a1-s20 is +21.0% against the base model's, over the limit of +15.0%"
@@ -196,7 +196,7 @@ def test_a_warning_lets_the_best_through_and_says_so() -> None:
     assert pretrain.stop_rule.enforce_limit is False
 
 
-def test_within_noise_passes_and_the_card_says_so() -> None:
+def test_loss_within_noise_passes_and_the_model_card_warns() -> None:
     world = World()
     world.live(measured(rows(0.05), {"a1-s10": measure(general_drop=0.035)}))
     publish = world.config("publish")
@@ -235,7 +235,7 @@ def test_an_edit_that_selects_another_candidate_stops_the_work_on_the_first() ->
     assert world.status["phase"] == "Published"
 
 
-def test_only_the_chosen_candidate_is_told_in_the_columns() -> None:
+def test_status_columns_show_the_selected_candidate_only() -> None:
     world = World()
     world.live(measured(rows(0.05, 0.3)))
     assert world.status["forgetting"] == pytest.approx(0.05, abs=1e-5)

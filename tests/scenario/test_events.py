@@ -30,7 +30,7 @@ def test_a_whole_life_tells_each_visit_that_moved_it_in_one_event_and_its_end_on
     ]
 
 
-def test_a_failure_is_told_although_the_next_try_starts_in_the_same_visit() -> None:
+def test_failure_event_is_recorded_although_the_next_run_starts_at_once() -> None:
     world = World()
     world.live_until(
         "baseline", failing("prepare", once(Ends(75, message="it broke", cause=Cause.INFRASTRUCTURE)))
@@ -43,7 +43,7 @@ def test_a_failure_is_told_although_the_next_try_starts_in_the_same_visit() -> N
     ]
 
 
-def test_a_stall_is_told_once_and_again_when_its_sentence_changes() -> None:
+def test_stall_event_is_recorded_again_only_when_its_message_changes() -> None:
     world = World({"profile": "other"})
     world.settle()
     world.cluster.advance(600)
@@ -68,7 +68,7 @@ def test_a_suspension_is_no_failure() -> None:
     assert told(world) == [("Normal", "StageStarted", "prepare was started (run 1)")]
 
 
-def test_what_ends_without_a_model_is_told_once() -> None:
+def test_budget_exhausted_event_is_recorded_once() -> None:
     def dear(stage: StageFile) -> Ends | Stays:
         return healthy(stage)
 

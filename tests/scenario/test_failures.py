@@ -27,7 +27,7 @@ STAGES = ["prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "
     ],
     ids=["infrastructure", "hang", "crash", "disruption", "killed", "lost message"],
 )
-def test_a_fault_costs_one_try_of_its_stage(stage: str, ends: Ends) -> None:
+def test_fault_costs_one_run_of_its_stage(stage: str, ends: Ends) -> None:
     world = World()
     world.live(failing(stage, once(ends)))
     assert world.status["phase"] == "Published"
@@ -56,7 +56,7 @@ def test_bad_input_is_never_tried_again_by_itself(stage: str) -> None:
     assert world.visit().is_empty
 
 
-def test_a_changed_spec_tries_bad_input_again() -> None:
+def test_changed_spec_retries_a_stage_that_ended_with_bad_input() -> None:
     world = World()
     world.live(failing("prepare", lambda run: Ends(64, cause=Cause.BAD_INPUT)))
     world.edit(corpus={"badRecords": {"maxFraction": 0.01}})
@@ -77,7 +77,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_global_batch() -> No
     assert world.status["phase"] == "Published"
 
 
-def test_out_of_memory_twice_waits_for_a_person() -> None:
+def test_second_out_of_memory_needs_user_action() -> None:
     world = World()
     world.live(
         failing("pretrain", lambda run: Ends(70, message="CUDA out of memory", cause=Cause.OUT_OF_MEMORY))
@@ -118,7 +118,7 @@ def test_never_three_failures_without_a_step_gained(stage: str) -> None:
     )
 
 
-def test_steps_gained_earn_tries_up_to_the_profiles_retries() -> None:
+def test_gained_steps_allow_runs_up_to_the_retries_of_the_profile() -> None:
     world = World(offered={"retries": {"infrastructure": 5}})
 
     def gaining(run: StageFile) -> Ends:
@@ -154,7 +154,7 @@ def test_disruptions_are_free() -> None:
     assert world.tries.count("pretrain/20") == 1
 
 
-def test_the_second_failure_in_a_row_waits_before_the_next_try() -> None:
+def test_second_failure_in_a_row_delays_the_next_run() -> None:
     world = World()
     script = failing(
         "prepare", lambda run: Ends(75, cause=Cause.INFRASTRUCTURE) if run.run.try_number < 3 else None
@@ -179,7 +179,7 @@ def test_the_second_failure_in_a_row_waits_before_the_next_try() -> None:
     )  # fmt: skip
 
 
-def test_a_job_that_somebody_deleted_costs_one_try() -> None:
+def test_job_deleted_from_outside_costs_one_run() -> None:
     world = World()
     world.live_until("pretrain")
     world.cluster.advance(60)
@@ -189,7 +189,7 @@ def test_a_job_that_somebody_deleted_costs_one_try() -> None:
     assert world.status["phase"] == "Published"
 
 
-def test_a_finetuning_that_diverges_waits_for_a_person() -> None:
+def test_diverged_finetuning_needs_user_action() -> None:
     world = World()
     world.live(
         failing("finetune", lambda run: Ends(77, message="the loss is nan at step 3", cause=Cause.DIVERGED))

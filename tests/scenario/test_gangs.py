@@ -24,7 +24,7 @@ def gang(graceful: bool = True, launcher: str = "IndexedJob") -> World:
 
 
 @pytest.mark.parametrize("launcher", ["IndexedJob", "JobSet"])
-def test_the_peers_of_a_failed_pod_are_killed_and_the_next_try_follows_at_once(launcher: str) -> None:
+def test_failed_pod_kills_its_peers_and_the_next_run_starts_at_once(launcher: str) -> None:
     world = gang(launcher=launcher)
     name = world.job["metadata"]["name"]
     assert world.job["kind"] == ("JobSet" if launcher == "JobSet" else "Job")
@@ -52,7 +52,7 @@ def test_nothing_is_waited_for_between_the_first_failed_pod_and_the_next_gang() 
     assert world.tries[-1] == "pretrain/2"
 
 
-def test_a_shared_object_is_made_again_with_the_try_after_a_failure() -> None:
+def test_run_after_a_failure_applies_the_shared_service_again() -> None:
     world = gang()
     first = [manifest["kind"] for manifest in world.plans[0].apply]
     assert first == ["Service", "ConfigMap", "Job"]
@@ -96,7 +96,7 @@ def test_a_gang_that_fails_while_suspending_tells_its_cause_first() -> None:
 
 
 @pytest.mark.parametrize("stage", ["prepare", "pretrain", "publish"])
-def test_a_suspended_run_saves_and_its_last_words_are_kept(stage: str) -> None:
+def test_suspended_run_saves_and_its_termination_message_is_kept(stage: str) -> None:
     world = World(graceful=True)
     world.live_until(stage)
     world.cluster.run_pods(world.key, lambda run: Stays())
@@ -123,7 +123,7 @@ def test_a_suspended_run_saves_and_its_last_words_are_kept(stage: str) -> None:
     assert world.status["usage"]["restarts"] == 0
 
 
-def test_a_job_that_somebody_deletes_is_neither_lost_nor_wanted_until_it_is_gone() -> None:
+def test_job_being_deleted_from_outside_is_left_until_it_is_gone() -> None:
     world = gang()
     stored = world.cluster._stored[world.key]
     world.cluster.delete_gang(stored, world.job, gracefully=True)

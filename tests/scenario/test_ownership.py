@@ -111,7 +111,7 @@ def test_a_name_that_is_taken_in_mid_life_loses_nothing() -> None:
     assert world.status["phase"] == "Published"
 
 
-def test_a_leftover_of_a_try_that_never_became_a_run_is_passed_over() -> None:
+def test_leftover_config_map_without_a_job_is_skipped() -> None:
     """Killed after the ConfigMap and before the Job; then the spec is changed, and with it the stage's file."""
     world = World()
     world.cluster.crash_at, world.cluster.crash_after = 1, True  # Secret, ConfigMap
@@ -151,7 +151,7 @@ def test_a_named_profile_counts_whatever_is_marked() -> None:
     assert world.status["resolved"]["profile"] == "bench"
 
 
-def test_no_default_profile_is_told() -> None:
+def test_missing_default_profile_stalls_with_a_message() -> None:
     world = World({"profile": None})
     world.settle()
     assert world.condition("Stalled")[1:] == (

@@ -62,7 +62,7 @@ def ids(world: World) -> list[str | None]:
     return [run.run.candidate for run in world.runs if run.kind == "evaluate"]
 
 
-def test_a_checkpoint_is_evaluated_while_the_training_goes_on() -> None:
+def test_checkpoint_is_evaluated_while_the_training_continues() -> None:
     world = training(World(spec(), TWO))
     read(world, *ROWS[:1])
     world.settle()
@@ -139,7 +139,7 @@ def test_the_selection_waits_for_every_evaluation_and_ranks_by_the_tasks_too() -
     assert world.stages[-3:] == ["finetune", "verify", "publish"]
 
 
-def test_while_evaluations_are_left_the_phase_says_so() -> None:
+def test_phase_is_evaluating_while_evaluations_are_left() -> None:
     world = training(World(spec(), TWO))
     world.end("pretrain", Ends(facts=pretrain_facts(ROWS)))
     world.settle()
@@ -207,7 +207,7 @@ def test_an_evaluation_that_fails_for_good_costs_its_candidate_alone() -> None:
     assert world.status["phase"] == "Published"
 
 
-def test_an_edit_does_not_repeat_what_was_given_up_while_the_chain_goes_on() -> None:
+def test_edit_does_not_repeat_a_failed_evaluation_while_the_chain_continues() -> None:
     world = World(spec(), TWO)
     world.live_until("finetune", failing_evaluation("a1-s40"))
     world.edit(limits={"gpuHours": 100})
@@ -216,7 +216,7 @@ def test_an_edit_does_not_repeat_what_was_given_up_while_the_chain_goes_on() -> 
 
 
 @pytest.mark.parametrize("when", ["everyCheckpoint", "candidates", "end"])
-def test_when_every_evaluation_fails_a_person_decides_and_an_edit_tries_again(when: str) -> None:
+def test_failure_of_every_evaluation_needs_user_action_and_an_edit_retries(when: str) -> None:
     def broken(stage: StageFile) -> Ends | Stays:
         if stage.kind == "evaluate":
             return Ends(64, message="a task is broken", cause=Cause.BAD_INPUT)
@@ -355,7 +355,7 @@ def test_deleting_the_resource_ends_everything() -> None:
     assert world.visit().is_empty
 
 
-def test_a_run_that_cannot_be_made_waits_beside_the_training() -> None:
+def test_evaluation_job_over_the_quota_waits_while_the_training_continues() -> None:
     world = training(World(spec(), TWO))
     world.cluster.refuse(world.key, "Job", "exceeded quota: jobs")
     read(world, *ROWS[:1])

@@ -50,7 +50,7 @@ def test_the_pinned_candidate_is_evaluated_and_taken() -> None:
     assert world.status["phase"] == "Published"
 
 
-def test_a_pinned_candidate_that_fails_a_gate_is_taken_and_everybody_is_told() -> None:
+def test_pinned_candidate_that_breaches_a_gate_is_published_with_warnings() -> None:
     world = World(spec("a1-s30"))
     world.live(told(increase=0.4))
     breach = "general perplexity of a1-s30 is +40.0% against the base model's, over the limit of +15.0%"

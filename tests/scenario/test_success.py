@@ -226,7 +226,7 @@ def test_a_pretraining_too_short_to_be_read_ends_at_its_last_step_too() -> None:
     }  # fmt: skip
 
 
-def test_warnings_of_the_data_are_told_once() -> None:
+def test_data_warnings_appear_once_in_the_plan() -> None:
     said = (
         "The domain corpus has 60,000 training tokens; below 100,000,000 consider retrieval or fine-tuning.",
     )

@@ -92,7 +92,7 @@ def test_a_resource_that_is_being_deleted_starts_nothing() -> None:
     assert world.runs == []
 
 
-def test_a_resource_made_anew_under_the_same_name_does_its_own_work() -> None:
+def test_recreated_resource_ignores_the_jobs_of_its_predecessor() -> None:
     world = World()
     world.live_until("pretrain")
     leftover = world.cluster._stored[world.key].objects
@@ -158,7 +158,7 @@ def test_a_spec_that_cannot_be_is_stalled_before_anything_runs(
     assert world.runs == []
 
 
-def test_a_corrected_spec_goes_on() -> None:
+def test_corrected_spec_continues_to_publication() -> None:
     world = World({"model": {"source": "adaptation://other"}})
     world.settle()
     world.edit(model={"source": "file:///models/base"})

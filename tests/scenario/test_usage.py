@@ -35,7 +35,7 @@ def test_goodput_is_the_share_of_pretrainings_time_that_went_into_steps_that_cou
     assert goodput(world) == 0.8  # other stages do not count
 
 
-def test_a_try_that_is_lost_is_time_without_steps() -> None:
+def test_lost_run_lowers_the_goodput() -> None:
     world = World()
     world.live_until("pretrain", timed)
     world.cluster.run_pods(
@@ -48,7 +48,7 @@ def test_a_try_that_is_lost_is_time_without_steps() -> None:
     assert goodput(world) == 0.5  # 20 s of 15 + 25 s
 
 
-def test_goodput_of_a_running_try_follows_its_readings_as_they_are_written() -> None:
+def test_goodput_of_a_running_run_follows_its_progress_readings() -> None:
     world = World()
     world.live_until("pretrain")
     world.cluster.run_pods(world.key, lambda stage: Stays())

@@ -29,7 +29,7 @@ def test_resuming_before_the_end_of_the_pods_was_read_costs_nothing(stage: str) 
     assert world.status["usage"]["restarts"] == 0
 
 
-def test_a_later_try_whose_job_is_gone_is_noticed_although_the_first_one_is_still_listed() -> None:
+def test_vanished_job_of_a_later_run_is_noticed_while_the_first_job_is_listed() -> None:
     fallen: list[str] = []
 
     def falls_once(stage: StageFile) -> Ends | Stays:

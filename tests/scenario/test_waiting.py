@@ -68,7 +68,7 @@ def stuck(world: World, script: Script) -> None:
     ],
     ids=["secret", "claim", "image"],
 )
-def test_what_a_person_must_make_stalls_and_heals_when_the_pod_starts(
+def test_missing_object_stalls_and_recovers_when_the_pod_starts(
     script: Script, reason: str, message: str
 ) -> None:
     world = World()
@@ -108,7 +108,7 @@ def test_the_kubelets_two_wordings_of_one_failure_are_written_once() -> None:
     ids=["spec", "profile", "resources"],
 )
 @pytest.mark.parametrize("graceful", [False, True])
-def test_a_corrected_spec_or_profile_replaces_a_try_that_could_not_start(
+def test_corrected_spec_or_profile_replaces_a_run_that_could_not_start(
     script: Script, correct: Callable[[World], None], graceful: bool
 ) -> None:
     world = World(graceful=graceful)
@@ -125,7 +125,7 @@ def test_a_corrected_spec_or_profile_replaces_a_try_that_could_not_start(
     assert world.status["usage"]["restarts"] == 0
 
 
-def test_an_edit_leaves_a_try_alone_that_is_starting_or_runs() -> None:
+def test_edit_keeps_a_run_that_is_starting_or_running() -> None:
     world = World()
     world.settle()
     world.edit(gates={"maxGeneralPerplexityIncrease": 0.3})
@@ -142,7 +142,7 @@ def test_a_run_that_started_is_left_alone_whatever_changes() -> None:
     assert world.running == "prepare"
 
 
-def test_a_queue_that_waits_is_work_in_progress_in_its_own_words() -> None:
+def test_run_waiting_for_quota_is_reconciling_with_the_message_of_the_queue() -> None:
     world = World({"queue": "team"})
     world.cluster.queues["team"] = FULL
     world.visit()
@@ -180,7 +180,7 @@ def jobs(world: World) -> list[dict[str, Any]]:
     return world.cluster.objects(world.key, "Job")
 
 
-def test_without_a_queue_nothing_is_said_about_quota() -> None:
+def test_quota_condition_without_a_queue_is_unknown() -> None:
     world = World()
     world.live()
     assert world.condition("QuotaReserved") == ("Unknown", "NoQueue", "the spec names no queue")
@@ -207,7 +207,7 @@ def test_a_quota_that_can_never_do_stalls_and_heals_when_it_is_raised() -> None:
     assert world.tries == ["prepare/1"]
 
 
-def test_another_queue_replaces_a_try_that_could_never_be_admitted() -> None:
+def test_another_queue_replaces_a_run_that_could_never_be_admitted() -> None:
     world = World({"queue": "team"})
     world.cluster.queues |= {"team": SMALL, "large": ""}
     stuck(world, healthy)
@@ -283,7 +283,7 @@ def test_a_lost_file_of_pods_that_run_costs_nothing() -> None:
     assert world.running == "pretrain"
 
 
-def test_a_lost_file_of_pods_that_wait_is_made_anew_free_of_charge() -> None:
+def test_deleted_config_map_of_pending_pods_is_recreated_without_using_a_retry() -> None:
     world = World({"resources": {"nodes": 2}, "pretraining": {"globalBatchSize": 16}})
     world.live_until("pretrain")
     stuck(world, pending(NODES))
@@ -298,7 +298,7 @@ def test_a_lost_file_of_pods_that_wait_is_made_anew_free_of_charge() -> None:
     assert world.status["usage"]["restarts"] == 0
 
 
-def test_a_finished_stage_with_a_changed_file_goes_on() -> None:
+def test_finished_stage_with_a_changed_file_continues() -> None:
     world = World()
     tampered(world)
     world.cluster.run_pods(world.key, lambda stage: Ends(facts=facts_for(stage)))
@@ -312,7 +312,7 @@ def altered(stage: StageFile) -> Ends | None:
     return Ends(64, message=said, cause=Cause.BAD_INPUT)
 
 
-def test_a_pod_that_finds_its_file_changed_gets_another_with_the_next_try() -> None:
+def test_pod_that_finds_its_stage_file_changed_gets_a_new_run() -> None:
     world = World()
     world.live(failing("baseline", once(Ends(64, message=str(ALTERED_STAGE_FILE), cause=Cause.BAD_INPUT))))
     assert world.tries.count("baseline/2") == 1
