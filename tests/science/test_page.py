@@ -34,7 +34,7 @@ def test_every_claim_stands_in_the_summary_with_its_verdict() -> None:
             assert f"| [{verdict.name}](#" in text
 
 
-def test_results_without_runs_make_a_page_that_says_so(tmp_path: Path) -> None:
+def test_science_page_without_runs_reports_no_experiment_and_open_verdicts(tmp_path: Path) -> None:
     text = page.text(tmp_path)
     assert "No experiment was run yet." in text
     assert text.count("VERDICT ") == sum(len(experiment.claims) for experiment in EXPERIMENTS)

@@ -54,7 +54,7 @@ def test_bed_and_base_are_made_once(world: World, monkeypatch: pytest.MonkeyPatc
     assert again.readings == world.readings
 
 
-def test_a_base_that_was_cut_off_goes_on_to_the_same_weights(
+def test_interrupted_base_training_resumes_to_the_same_weights(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
@@ -129,7 +129,7 @@ def test_new_rows_begin_as_asked(world: World) -> None:
     )
 
 
-def test_a_run_is_done_once_and_an_interrupted_campaign_goes_on(
+def test_campaign_resumes_after_an_interruption_and_repeats_no_run(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[Any] = []

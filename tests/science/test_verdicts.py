@@ -132,7 +132,7 @@ def test_replay_fails_where_two_shares_forget_alike_or_gain_is_lost_or_shuffled_
     assert verdicts(replay.EXPERIMENT, only_last(taught))["replay.control"] is False
 
 
-def test_a_missing_seed_leaves_the_verdict_open_and_says_how_many_runs_there_are() -> None:
+def test_verdict_with_a_missing_seed_is_open_and_counts_the_runs_done() -> None:
     runs = [only_last(replayed)(settings) for settings in replay.EXPERIMENT.runs(SEEDS[:2])]
     strong = replay.EXPERIMENT.judge(Records(runs, BASES)).verdicts[0]
     assert strong.line == "VERDICT replay.strong: open - 10 of its 15 runs were done"
