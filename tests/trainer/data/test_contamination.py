@@ -103,7 +103,7 @@ def test_an_item_does_not_reach_over_the_end_of_a_document() -> None:
     assert tasks_found_in(["zero one two three", "four five six seven"], items) == [-1, -1]
 
 
-def test_items_too_short_to_look_for_are_counted() -> None:
+def test_items_too_short_to_match_are_counted() -> None:
     index = contamination_index([EvaluationItem("t", "Why?", "so"), EvaluationItem("t", "a b c d e f", "g")])
     assert index.too_short == 1
 

@@ -166,7 +166,7 @@ def test_two_steps_save_a_checkpoint_that_reloads_to_the_same_model(
         assert not torch.allclose(base(**inputs).logits, trained, atol=1e-4)
 
 
-def test_exact_flops_leave_out_the_look_up_and_count_attention(folder: Path) -> None:
+def test_exact_flops_exclude_the_embedding_lookup_and_count_attention(folder: Path) -> None:
     from dapt_contract.stages.common import ModelReference
 
     model = load_model(folder, ModelReference(weights="model"), precision="fp32")
