@@ -185,7 +185,7 @@ def test_a_stage_file_reads_back_as_the_same_work() -> None:
     assert read.config_digest != stage(candidate="a1-s9").config_digest
 
 
-def test_a_finished_report_is_found_by_a_later_try_of_the_same_work_only(tmp_path: Path) -> None:
+def test_finished_report_is_found_only_by_a_later_run_of_the_same_work(tmp_path: Path) -> None:
     report = EvaluateReport(facts=EvaluateFacts(candidate="a1-s5", measure=largest_measure()))
     write_report(tmp_path, stage(), report)
     assert finished_report(tmp_path, stage(try_number=3)) == report

@@ -50,7 +50,7 @@ def test_a_title_inside_a_sentence_keeps_its_abbreviations() -> None:
     assert lower_first("ST elevation") == "ST elevation"
 
 
-def test_codes_and_diagnoses_that_are_asked_about_stand_in_no_document(
+def test_answers_to_the_questions_appear_in_no_document(
     entries: tuple[Entry, ...], domain: list[str]
 ) -> None:
     text = "\n".join(domain).lower()

@@ -123,7 +123,7 @@ def test_every_mode_of_one_gpu_trains_the_same_model(tmp_path: Path, lora: LoraC
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=64, alpha=128)], ids=["full", "lora"])
-def test_the_peak_is_what_the_estimate_says(
+def test_peak_memory_matches_the_estimate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: LoraConfig | None, checkpointing: bool
 ) -> None:
     """About 0.3 B parameters, 8 rows of 2,048: enough that what the formulas leave out is small."""

@@ -137,7 +137,7 @@ def test_nothing_is_installed_that_has_no_hash_but_our_own_wheel(dockerfile: str
 
 
 @each_image
-def test_nobody_is_root_and_the_user_has_a_name(dockerfile: str) -> None:
+def test_image_user_is_not_root_and_has_a_name(dockerfile: str) -> None:
     last = last_stage(dockerfile)
     assert last["USER"] == "1000:1000"  # a number: the node can tell that it is not root
     assert "useradd --uid 1000 --user-group " in last["RUN"]

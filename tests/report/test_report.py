@@ -234,7 +234,7 @@ def test_without_fine_tuning_there_is_no_third_model(finished: Run, tmp_path: Pa
         ),
     ],
 )
-def test_page_of_an_unfinished_run_says_what_is_missing(
+def test_report_of_an_unfinished_run_lists_what_is_missing(
     finished: Run, tmp_path: Path, reports: tuple[str, ...], there: list[str], missing: list[str]
 ) -> None:
     finished.reports = {kind: report for kind, report in finished.reports.items() if kind in reports}
@@ -266,7 +266,7 @@ def test_page_of_a_stalled_run_starts_with_the_reason(finished: Run, tmp_path: P
 
 
 @pytest.mark.usefixtures("without_pictures")
-def test_page_of_a_running_run_says_what_is_in_progress(finished: Run, tmp_path: Path) -> None:
+def test_report_of_a_running_run_shows_what_is_in_progress(finished: Run, tmp_path: Path) -> None:
     del finished.status["selected"], finished.status["output"]
     finished.status["conditions"] = [
         {
