@@ -232,6 +232,7 @@ class Api:
                     failure = ApiUnavailableError(str(request), answer.status, reason, message)
                     pause_seconds = _retry_after(answer, pause_seconds)
                 else:
+                    # Any other answer would be the same for another attempt.
                     raise _error(request, answer)
             if attempt == limits.attempts:
                 break
@@ -243,6 +244,8 @@ class Api:
 
     def _attempt(self, request: _Request, url: str, limits: Limits) -> _Answer:
         deadline = time.monotonic() + limits.seconds
+        # Without the pool's own retries and redirects: `_send` repeats a request, and asks for the Lease before each
+        # attempt.
         response = self._pool.urlopen(
             request.method,
             url,
@@ -280,6 +283,8 @@ class Api:
 
     def _headers(self, content_type: str | None) -> dict[str, str]:
         headers = {"Accept": "application/json, */*", "User-Agent": f"dapt-operator/{PRODUCT_VERSION}"}
+        # Asked for at each request: a service account's token expires, and the client library then reads its file
+        # again.
         token = self._configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
         if token:
             headers["Authorization"] = token
@@ -304,4 +309,6 @@ def _reason_and_message(content: bytes) -> tuple[str, str]:
 
 def _retry_after(answer: _Answer, otherwise_seconds: float) -> float:
     value = str(answer.headers.get("Retry-After") or "")
+    # The header may also be a date, which would compare the times of day of two machines. A reconcile waits here, so
+    # there is a bound, whatever the server asks for.
     return min(_LONGEST_PAUSE_SECONDS, float(value)) if value.isdigit() else otherwise_seconds

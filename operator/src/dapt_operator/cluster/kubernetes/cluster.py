@@ -90,6 +90,7 @@ class KubernetesCluster:
             self._refusals.forget(key)
             return World(now, None, None, Children())
         cached = self._up_to_date(key, cached, now)
+        # The lists took a moment, in which the resource may have been deleted.
         if cached.resource is None:
             return World(now, None, None, Children())
         profile, defaults = self._profile(cached.resource)
@@ -132,6 +133,7 @@ class KubernetesCluster:
             self._list_once("Pod", key.namespace, query, run)
             if len(self._listed_runs) > _MAX_LISTED_RUNS:
                 self._listed_runs.clear()
+            # After the list: one that could not be read is read again at the next visit.
             self._listed_runs.add(str(job["metadata"]["uid"]))
         return self._store.with_children(key)
 
@@ -204,6 +206,7 @@ class KubernetesCluster:
         except ApiError as error:
             if error.status not in (404, 409):
                 raise
+            # From the API server, since a conflict means that the store is behind.
             stored = self._api.get(path)
             if stored is None:
                 self._forget(key)
@@ -231,6 +234,7 @@ class KubernetesCluster:
         try:
             self._api.post(KINDS["Event"].collection(key.namespace), manifest, attempts=_EVENT_ATTEMPTS)
         except ApiError as error:
+            # 409: the name is this Event's own, so an earlier attempt was posted and its answer was lost.
             if error.status != 409:
                 _log.warning(
                     "Event %s of %s/%s is not posted: %s", event.reason, key.namespace, key.name, error
@@ -266,6 +270,7 @@ class KubernetesCluster:
             # The server dropped the list's moment between two pages; the second list starts at a new one.
             changed = self._list_once(kind, namespace, query)
         if kind == PROFILE:
+            # The store reports no key for a profile; a new, changed or removed one affects all that name it, or none.
             for name in {name for name, _ in profiles_before ^ self._store.profile_versions()}:
                 changed |= set(self._store.keys_of_profile(name))
         return changed

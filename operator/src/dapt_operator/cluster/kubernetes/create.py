@@ -31,6 +31,7 @@ def create(api: Api, manifest: Manifest) -> Manifest | None:
     try:
         return api.post(KINDS[kind].collection(namespace), manifest)
     except ApiError as error:
+        # A 409 with another reason (Conflict: a quota was updated meanwhile) does not say that the name is taken.
         if error.status != 409 or error.reason not in ("AlreadyExists", ""):
             raise
     if kind == "Secret":

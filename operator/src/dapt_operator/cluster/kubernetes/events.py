@@ -55,4 +55,5 @@ def _shortened(message: str) -> str:
     encoded = message.encode(errors="replace")
     if len(encoded) <= _MAX_MESSAGE_BYTES:
         return message
+    # The ellipsis takes three bytes. The cut may lie inside a character, whose first bytes are dropped.
     return encoded[: _MAX_MESSAGE_BYTES - 3].decode(errors="ignore") + "…"

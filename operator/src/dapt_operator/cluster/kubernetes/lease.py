@@ -94,6 +94,7 @@ class Leadership:
         was_held = self.is_held()
         self._stopped.set()
         self._held_until = -1.0
+        # Ends the pauses between attempts, so that the thread does not outlive the wait below.
         self._api.close()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=2 * _REQUEST_SECONDS)
@@ -170,6 +171,7 @@ class Leadership:
         }
         metadata: JsonObject = {"name": self._name, "namespace": self._namespace}
         if old is not None:
+            # With its resource version: the API server refuses the write if another process wrote in between.
             metadata = dict(old["metadata"])
             metadata.pop("managedFields", None)
         return {
@@ -182,6 +184,7 @@ class Leadership:
     def _release(self) -> None:
         path = KINDS["Lease"].path(self._namespace, self._name)
         try:
+            # Read once more: another process may have taken the Lease meanwhile, and its Lease must stay.
             lease = self._api.get(path, attempts=1, timeout_seconds=_REQUEST_SECONDS)
             if lease is not None and (lease.get("spec") or {}).get("holderIdentity") == self._identity:
                 self._api.put(path, self._lease(lease, is_released=True), attempts=1)

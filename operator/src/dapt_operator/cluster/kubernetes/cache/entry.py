@@ -136,6 +136,7 @@ def _target(pod: Manifest, key: Key) -> Target | None:
         None,
     )
     run, host = labels.get(LABEL_RUN), status.get("podIP")
+    # Rank 0 alone serves readings, and it runs in the first pod.
     if status.get("phase") != "Running" or index != "0" or not (run and host and holder and port):
         return None
     return Target(key, str(holder), str(run), str(host), int(port))

@@ -68,6 +68,7 @@ class Store:
         object_id = id_of(body)
         if object_id[0] not in CACHED_KINDS or (not is_own_write and self._has_version(object_id, body)):
             return None
+        # Before the lock is taken: writing an object as JSON takes long, and every reconcile waits for this lock.
         entry = entry_of(body)
         with self._lock:
             if entry is None:
@@ -85,6 +86,7 @@ class Store:
             entry = self._entry(object_id)
             if last is not None or entry is not None:
                 self._mark_deleted(uid)
+            # The name may belong to a new object already, which the late report of the old one must not remove.
             if entry is None or entry.uid != uid:
                 return None
             # The deletion may be the first report of the pod's end.
@@ -149,6 +151,7 @@ class Store:
             children = [(child[0], self._objects[child[0]][child]) for child in self._child_ids.get(key, {})]
             bodies = [(kind, entry.body) for kind, entry in children if entry.owner_uid == owner.uid]
             resource = owner.body
+        # Parsed after the lock is released: a gang's pods take long, and the watches wait for this lock.
         jobs = tuple(json.loads(body) for kind, body in bodies if kind in HOLDER_KINDS)
         pods = tuple(json.loads(body) for kind, body in bodies if kind == "Pod")
         return ResourceWithChildren(json.loads(resource), jobs, pods)
@@ -214,6 +217,7 @@ class Store:
         metadata = body.get("metadata") or {}
         with self._lock:
             entry = self._entry(object_id)
+            # Our own write does not count: when the watch reports it, the adaptation is reconciled once more.
             return (
                 entry is not None
                 and not entry.is_own_write
@@ -243,6 +247,8 @@ class Store:
             return None
         old = self._entry(object_id)
         if old is not None:
+            # Watches, lists and answers to writes come in any order: what is older than the stored version says
+            # nothing new.
             if new.version < old.version:
                 return None
             if new.version == old.version:
@@ -250,10 +256,13 @@ class Store:
                 is_echo = old.is_own_write and not is_own_write
                 old.is_own_write = old.is_own_write and is_own_write
                 return old.key if is_echo else None
+            # Deleted and created again under its name; the deletion itself is still to be reported, or was missed.
             if old.uid != new.uid:
                 self._mark_deleted(old.uid)
                 self._drop(object_id)
         new.is_own_write = is_own_write and kind == RESOURCE
+        # Only parts that are not kept have changed, so nothing depends on it; the version moves on for the comparisons
+        # above.
         if old is not None and old.uid == new.uid and old.body == new.body:
             old.version = new.version
             return None
@@ -271,6 +280,7 @@ class Store:
         kind, entry = object_id[0], self._entry(object_id)
         if entry is None:
             return None
+        # The API server no longer has the pod, nor its termination message: both stay here until the Job is gone too.
         if (
             kind == "Pod"
             and entry.has_ended
@@ -283,6 +293,7 @@ class Store:
         if entry.key is not None and kind != RESOURCE:
             siblings = self._child_ids.get(entry.key, {})
             siblings.pop(object_id, None)
+            # No watch reports the end of pods that only this store still has.
             if kind in HOLDER_KINDS:
                 self._drop_retained_pods(entry.key, entry.run)
             if not siblings:

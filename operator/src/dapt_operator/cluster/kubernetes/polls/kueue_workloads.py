@@ -48,6 +48,7 @@ class Workloads(Poller["Manifest | None"]):
         with self._lock:
             if self._kind is not None or now < self._next_discovery:
                 return self._kind
+            # Set before the request, which is sent without the lock: no other thread asks meanwhile, and none waits.
             self._next_discovery = now + _DISCOVERY_INTERVAL_SECONDS
         group = self._api.get(_GROUP_PATH, attempts=1, timeout_seconds=TIMEOUT_SECONDS)
         version = ((group or {}).get("preferredVersion") or {}).get("groupVersion")

@@ -64,6 +64,8 @@ class PodLogs:
             if read is not None:
                 reads[name] = read
         if new_reads:
+            # Only reads that began just now are waited for: a dead node delays one reconcile, and not every one after
+            # it.
             for late in wait(new_reads, timeout=WAIT_SECONDS).not_done:
                 late.add_done_callback(lambda done: self._wake(key, done))
         lines_by_pod = {name: read.result() for name, read in reads.items() if _is_read(read)}

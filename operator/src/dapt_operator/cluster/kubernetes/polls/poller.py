@@ -70,6 +70,7 @@ class Poller(ABC, Generic[Answer]):
             run_polls = old_polls.get(uid) or _RunPolls(now, now + self.first_poll_seconds)
             polls[uid] = run_polls
             if now >= run_polls.next_at:
+                # Before the request, so that one that fails is not repeated before the next interval either.
                 run_polls.next_at = now + self._interval_seconds(now - run_polls.first_at)
                 try:
                     run_polls.answers = (self._poll(run),)

@@ -87,7 +87,9 @@ class ProgressPolls:
                 return await fetch(session, target)
 
         targets = self._targets()
+        # Exceptions are returned: one pod's answer must not discard those of all others.
         answers = await asyncio.gather(*(poll(target) for target in targets), return_exceptions=True)
+        # A pod that does not answer in time keeps its last reading as long as it runs.
         latest = {target: self._latest[target] for target in targets if target in self._latest}
         for target, answer in zip(targets, answers, strict=True):
             if isinstance(answer, Progress):
