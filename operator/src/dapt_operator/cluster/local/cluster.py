@@ -60,6 +60,7 @@ class LocalCluster:
         """
         self.folder = folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
+        # Before anything is read: a second run in this folder would take the processes of the first for leftovers.
         self._lock_file = _exclusive(self.folder)
         try:
             self._profile = profile
@@ -216,6 +217,7 @@ class LocalCluster:
             job.stop()
         while not all(job.is_over for job in self._jobs.values()):
             time.sleep(0.02)
+        # The folder is released last: another run may not begin while a process of this one writes to the volume.
         self._progress.close()
         self._lock_file.close()
 
@@ -247,6 +249,7 @@ class LocalCluster:
                 name = f"{job['metadata']['name']}-{index}"
                 pod = self._store.get("Pod", name) or job_status.pod_of(job, index)
                 if not has_ended(pod):
+                    # A disruption uses up no retry: that the run was ended is no fault of the stage.
                     pod = job_status.ended(pod, 137, "", disrupted=INTERRUPTED)
                     self._store.put(pod)
                 pods.append(pod)
@@ -270,6 +273,7 @@ def _exclusive(folder: Path) -> IO[str]:
     Raises:
         LocalRunError: another process holds it.
     """
+    # Not "w": that would remove the holder's number before the lock is known to be free.
     file = (folder / ".lock").open("a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -65,6 +65,7 @@ def _has_locked(file: IO[bytes]) -> bool:
 
 def _can_bind(port: int) -> bool:
     with socket.socket() as probe:
+        # Without it a port counts as taken while old connections of it are in TIME_WAIT.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", port))

@@ -35,6 +35,7 @@ class LocalJob:
         self._folder = folder
         self._name = str(job["metadata"]["name"])
         self._on_change = on_change
+        # Reentrant: `start` holds the lock when it fails and stops what it has started.
         self._lock = threading.RLock()
         self._ports: PortReservation | None = None
         self._processes: dict[int, PodProcess] = {}
@@ -196,6 +197,7 @@ class LocalJob:
         with self._lock:
             self._put(job_status.ended(self._pod(index), code, message, ended_at=process.ended_at))
             self._alive.discard(index)
+            # The first reason stays: the ends of the peers, or of all processes at a deadline, follow from it.
             if code != 0 and self._failure is None:
                 self._failure = ("BackoffLimitExceeded", "Job has reached the specified backoff limit")
             self._write_job()

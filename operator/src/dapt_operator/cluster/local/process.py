@@ -87,6 +87,7 @@ def kill_marked(marker: str, *, timeout_seconds: float = 5.0) -> int:
     """
     num_killed = 0
     end = time.monotonic() + timeout_seconds
+    # Until none is found: a process may start another one while the list is made.
     while pids := list(_marked(marker.encode())):
         num_killed += len(pids)
         for pid in pids:

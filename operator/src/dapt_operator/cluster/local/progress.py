@@ -38,6 +38,7 @@ class LocalProgress:
     def latest(self) -> dict[str, Progress]:
         """Return the last reading of every stage that runs, by Job name."""
         running = self._targets()
+        # A copy, because the polling thread adds to the dictionary meanwhile.
         return {name: reading for name, reading in dict(self._latest).items() if name in running}
 
     def close(self) -> None:
