@@ -219,6 +219,7 @@ def _is_gone(metadata: Manifest, now: datetime) -> bool:
     deadline = parse_time(metadata.get("deletionTimestamp"))
     if deadline is None:
         return False
+    # Deleted by force: the API server does not wait for the node, so no report of the end will come.
     if metadata.get("deletionGracePeriodSeconds") == 0:
         return True
     return now >= deadline + timedelta(seconds=LATE_REPORT_SECONDS)

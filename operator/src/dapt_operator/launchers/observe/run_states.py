@@ -189,6 +189,7 @@ def _with_tampering(state: RunState, gang: Gang, pods: Sequence[Pod], children: 
         return state
     actual, expected = children.stage_digests[name], _expected_digest(gang)
     if actual is None:
+        # A pod reads the ConfigMap when it starts: only those that are still to start miss it.
         num_started = sum(pod.is_running or not pod.is_alive for pod in pods)
         return replace(state, is_stage_file_lost=num_started < gang.completions)
     if expected and actual != expected:

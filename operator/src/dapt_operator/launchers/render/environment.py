@@ -79,6 +79,7 @@ def environment_of(
         contract.COORDINATOR_HOST: rendezvous.host,
         contract.COORDINATOR_PORT: str(profile.ports.coordinator),
         "PYTHONUNBUFFERED": "1",
+        # The root file system is read-only: what libraries write goes to the scratch volume.
         "TMPDIR": contract.SCRATCH_MOUNT,
         "XDG_CACHE_HOME": f"{contract.SCRATCH_MOUNT}/cache",
     }

@@ -57,6 +57,8 @@ def stage_config_map(run: StageRun, profile: AdaptationProfileSpec, owner: Owner
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": object_metadata(owner, run.name, run_labels(run)),
+        # A tenant can edit the ConfigMaps of the namespace; of this one only a deletion is left, which the digest
+        # shows.
         "immutable": True,
         "data": {STAGE_FILE_KEY: stage_json, PROFILE_KEY: canonical_json(profile.to_dict())},
     }

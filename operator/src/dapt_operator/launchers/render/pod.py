@@ -43,10 +43,12 @@ def pod_template(
         _pod_defaults(given), {name: value for name, value in given.items() if name not in containers}
     )
     spec |= {
+        # A gang restarts as a whole, as a new try: a container that came back alone would find no peers to join.
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": grace_seconds(profile),
         "containers": [_container(run, profile, owner, stage_sha256, rendezvous, trainer), *sidecars],
         "volumes": volumes_of(run, profile, owner) + _template_volumes(given),
+        # Kubernetes' own default is 300 s, all of which a gang would wait for the pod on a node that is gone.
         "tolerations": [
             {
                 "key": f"node.kubernetes.io/{state}",
@@ -93,6 +95,7 @@ def _given_containers(given: Manifest) -> dict[str, list[JsonObject]]:
 
 def _pod_defaults(given: Manifest) -> JsonObject:
     defaults: JsonObject = {
+        # No process of a stage calls the API server.
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": {
@@ -100,6 +103,7 @@ def _pod_defaults(given: Manifest) -> JsonObject:
             "runAsUser": 1000,
             "runAsGroup": 1000,
             "fsGroup": 1000,
+            # By default the kubelet changes the group of every file of the volume at each start of a pod.
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
@@ -141,6 +145,7 @@ def _container(
         ],
         "resources": resources_of(run, profile, given),
         "terminationMessagePath": contract.TERMINATION_PATH,
+        # The other policy puts the end of the log in place of a lost message, and that is none.
         "terminationMessagePolicy": "File",
         "volumeMounts": mounts_of(run, profile, owner) + given.get("volumeMounts", []),
     }
