@@ -311,6 +311,7 @@ class Operator:
 
     def _stop(self) -> None:
         log.info("stopping")
+        # First, so that the process ends in time whatever hangs below.
         threading.Thread(target=_end_after, args=(END_SECONDS,), daemon=True).start()
         self._ending.set()
         has_finished = self._queue.stop(FINISH_SECONDS)

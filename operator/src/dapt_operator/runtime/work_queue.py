@@ -100,6 +100,7 @@ class DueTimes(Generic[K]):
         self._failures[key] = self._failures.get(key, 0) + 1
         delay_seconds = backoff_seconds(self._failures[key])
         self._wait_until(key, now, now + delay_seconds)
+        # In place of an earlier wake during the reconcile: a key that failed waits, whatever wakes it (promise 4).
         self._put(key, now + delay_seconds)
         return delay_seconds
 
