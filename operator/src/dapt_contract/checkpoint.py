@@ -74,6 +74,8 @@ class CheckpointManifest(Contract):
         return hmac.compare_digest(self.signature, self._mac(key))
 
     def _mac(self, key: bytes) -> str:
+        # In one form that does not depend on the order or the spaces of the file, so that a reader computes the same
+        # bytes.
         text = canonical_json(self.model_dump(mode="json", exclude={"signature"}))
         return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
 

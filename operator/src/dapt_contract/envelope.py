@@ -71,10 +71,12 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
             # Before the rename: else a power cut can leave the new name on an empty file.
             os.fsync(file.fileno())
         Path(temporary).replace(path)
+    # Of any kind: a stop request is raised from a signal handler, wherever the process is.
     except BaseException:
         with contextlib.suppress(OSError):
             Path(temporary).unlink()
         raise
+    # The rename itself is durable only after this.
     fsync_folder(path.parent)
 
 

@@ -89,6 +89,7 @@ def encode_message(key: str, kind: str, end: RunEnd | None = None, *, facts: Con
         body["effect"] = True
     warnings: list[str] = []
     if facts is not None:
+        # Without defaults: they come back when the message is parsed, and every byte counts.
         dumped = facts.model_dump(
             mode="json", exclude_none=True, exclude_defaults=True, context={"compact": True}
         )
@@ -118,6 +119,7 @@ def decode_message(text: str) -> StageMessage:
     Raises:
         ContractError: too long, not JSON, or not a message.
     """
+    # Half of a surrogate pair, which a hostile pod may send, must not raise here: only the length is wanted.
     if len(text.encode(errors="replace")) > TERMINATION_MESSAGE_BYTES:
         raise ContractError(f"termination message longer than {TERMINATION_MESSAGE_BYTES:,} bytes")
     try:
@@ -127,6 +129,7 @@ def decode_message(text: str) -> StageMessage:
 
 
 def _compact_json(body: dict[str, object]) -> str:
+    # As UTF-8: an escape takes six bytes or twelve where the character takes two to four.
     return json.dumps(body, separators=(",", ":"), ensure_ascii=False)
 
 
