@@ -147,7 +147,7 @@ def test_progress_line_shows_only_known_fields() -> None:
     assert progress_line(Progress(run_key="k", stage="prepare")) == ""
 
 
-def test_plain_lines_say_each_change_once() -> None:
+def test_plain_log_prints_each_change_once() -> None:
     log = PlainLog()
     assert log.lines(snapshot(PREPARED)) == [
         "[00:10:00] prepare: done in 1 min 05 s: 60,210 tokens of domain text in 118 sequences"
