@@ -121,7 +121,7 @@ def test_a_request_that_is_never_answered(proxy: ApiProxy, through: Api, namespa
     through.list("ConfigMap", namespace)
 
 
-def test_a_watch_tells_until_it_is_silenced(
+def test_proxied_watch_delivers_events_until_it_is_silenced(
     control_plane: ControlPlane, proxy: ApiProxy, namespace: str
 ) -> None:
     token = control_plane.token_for(namespace, "default")

@@ -83,7 +83,7 @@ def end_pretraining(kubelet: ScriptedKubelet, rows: Sequence[CheckpointFacts]) -
     assert kubelet.change(Ends(facts=pretrain_facts(rows)), is_of("pretrain"))
 
 
-def test_a_life_with_a_rollback_ends_published(
+def test_adaptation_with_a_rollback_is_published(
     control_plane: ControlPlane, place: str, kubelet: ScriptedKubelet
 ) -> None:
     kubelet.script = forgets_first

@@ -235,7 +235,7 @@ def test_stopping_pod_gets_its_grace_period_and_no_more(
     control_plane.api.patch("Pod", "alone", {"metadata": {"finalizers": None}}, namespace)
 
 
-def test_nothing_is_heard_of_a_frozen_pod(
+def test_frozen_pod_reports_no_status(
     control_plane: ControlPlane, namespace: str, kubelet: ScriptedKubelet
 ) -> None:
     control_plane.api.create(job_of_two(), namespace)

@@ -225,7 +225,7 @@ def world(control_plane: ControlPlane) -> Iterator[tuple[dict[str, Adaptation], 
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it_stalls_with_its_reason_and_heals_by_the_correction_alone(
+def test_impossible_spec_stalls_with_its_reason_and_recovers_by_correction(
     world: tuple[dict[str, Adaptation], Kubelet, ScriptedKubelet], name: str
 ) -> None:
     (lives, script, kubelet), case = world, CASES[name]

@@ -77,7 +77,7 @@ def lasting(value: Any) -> Any:
     return [lasting(item) for item in value] if isinstance(value, list) else value
 
 
-def test_a_whole_life_ends_as_with_indexed_jobs(
+def test_jobset_adaptation_ends_with_the_same_status_as_indexed_jobs(
     control_plane: ControlPlane, place: str, profile: str, kubelet: ScriptedKubelet
 ) -> None:
     kubelet.script = healthy

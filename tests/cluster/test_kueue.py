@@ -133,7 +133,7 @@ def test_a_stage_waits_for_quota_and_starts_when_it_is_granted(
     eventually(lambda: queue.used() == {GPU: "0"}, "all quota given back")
 
 
-def test_a_stage_that_can_never_fit_stalls_and_heals_when_the_queue_grows(
+def test_stage_larger_than_the_queue_stalls_until_the_queue_grows(
     control_plane: ControlPlane, place: str, queue: Queues, kubelet: ScriptedKubelet
 ) -> None:
     kubelet.script = healthy
@@ -152,7 +152,7 @@ def test_a_stage_that_can_never_fit_stalls_and_heals_when_the_queue_grows(
     assert adaptation.runs() == [(stage, 1) for stage in STAGES]
 
 
-def test_an_unknown_queue_stalls_and_heals_when_it_is_made(
+def test_unknown_queue_stalls_until_it_is_created(
     control_plane: ControlPlane, place: str, kubelet: ScriptedKubelet
 ) -> None:
     kubelet.script = healthy
@@ -179,7 +179,7 @@ def test_adaptation_behind_others_in_a_strict_fifo_queue_reports_its_wait(
     waits_for(adaptation, "pretrain", "2 more needed")
 
 
-def test_suspend_gives_the_quota_back_and_resuming_asks_for_it_again(
+def test_suspension_releases_the_quota_and_resuming_requests_it_again(
     control_plane: ControlPlane, place: str, queue: Queues, kubelet: ScriptedKubelet
 ) -> None:
     kubelet.script = stays_in("pretrain")

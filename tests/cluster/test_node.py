@@ -63,7 +63,7 @@ def traces(node: WholeNode) -> dict[str, Any]:
     }
 
 
-def test_a_pod_lives_on_the_node_and_nothing_is_left_of_both() -> None:
+def test_pod_runs_on_the_node_and_cleanup_leaves_nothing() -> None:
     why_not = hindrance()
     if why_not:
         pytest.skip(why_not)

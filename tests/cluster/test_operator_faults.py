@@ -158,7 +158,9 @@ def test_killed_before_and_after_its_writes_it_ends_the_same(stand: Stand) -> No
     killed_around_its_writes(stand, POINTS)
 
 
-def test_killed_in_a_life_with_a_rollback_it_ends_the_same(stand: Stand, kubelet: ScriptedKubelet) -> None:
+def test_operator_killed_during_a_rollback_reaches_the_same_end(
+    stand: Stand, kubelet: ScriptedKubelet
+) -> None:
     """The decision for another attempt is one write and its Job another; between them it must not be taken twice."""
     kubelet.script = forgets_first
     runs = (

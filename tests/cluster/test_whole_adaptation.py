@@ -75,7 +75,7 @@ def ends_published(adaptation: Adaptation, plane: ControlPlane, since: int) -> N
     assert len(created_jobs(plane, adaptation.namespace, since)) == len(STAGES)
 
 
-def test_a_whole_life_from_a_manifest_to_a_published_model(
+def test_adaptation_runs_from_manifest_to_published_model(
     control_plane: ControlPlane, place: str, profile: str, kubelet: ScriptedKubelet, start: Start
 ) -> None:
     kubelet.script = healthy
