@@ -142,7 +142,7 @@ def test_apply_reports_the_owner_of_a_foreign_object_with_our_name(adapter: Adap
     assert adapter.cluster.observe(KEY).children.jobs == ()
 
 
-def test_a_config_map_with_another_content_is_not_taken_for_ours(adapter: Adapter) -> None:
+def test_apply_refuses_an_existing_config_map_with_other_content(adapter: Adapter) -> None:
     config = rendered()[0]
     place(adapter, config | {"data": {"stage.json": "{}"}})
     assert taken(adapter, config) == "its content is not what was written"
@@ -156,7 +156,7 @@ def test_apply_waits_for_an_object_that_is_being_deleted(adapter: Adapter) -> No
 
 
 @pytest.mark.parametrize("odd", [Odd(cut=True, after_effect=True), Odd(500, {}, b"?", after_effect=True)])
-def test_a_job_whose_answer_was_lost_is_ours(adapter: Adapter, odd: Odd) -> None:
+def test_apply_adopts_the_job_whose_create_response_was_lost(adapter: Adapter, odd: Odd) -> None:
     adapter.double.odd("POST", odd)
     adapter.cluster.apply(KEY, rendered()[1])
     assert len(adapter.cluster.observe(KEY).children.jobs) == 1
@@ -228,7 +228,7 @@ def test_a_pod_can_be_killed_at_once(adapter: Adapter) -> None:
     assert f"{HEALTH}/pods/{name}" not in adapter.double.objects
 
 
-def test_what_is_not_ours_is_not_deleted(adapter: Adapter) -> None:
+def test_delete_leaves_foreign_objects(adapter: Adapter) -> None:
     config, foreign = rendered()
     place(adapter, config, ownerReferences=[])
     place(
@@ -246,7 +246,7 @@ def test_what_is_not_ours_is_not_deleted(adapter: Adapter) -> None:
     assert adapter.double.sent("DELETE") == []
 
 
-def test_what_is_not_kept_in_memory_is_looked_at_before_it_is_deleted(adapter: Adapter) -> None:
+def test_delete_reads_an_object_that_is_not_cached_first(adapter: Adapter) -> None:
     config = rendered()[0]
     adapter.cluster.apply(KEY, config)
     adapter.cluster.delete(KEY, ObjectReference("ConfigMap", config["metadata"]["name"]))
@@ -372,7 +372,7 @@ def test_without_the_lease_writes_raise_not_leader_and_observe_still_works(adapt
 # --- resync ---
 
 
-def test_a_resync_heals_what_watches_lost(adapter: Adapter) -> None:
+def test_resync_finds_changes_that_watches_missed(adapter: Adapter) -> None:
     of = rendered()[1]
     adapter.cluster.apply(KEY, of)
     assert adapter.cluster.resync() == set()

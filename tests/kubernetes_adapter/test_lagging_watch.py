@@ -65,7 +65,7 @@ def test_pods_that_were_never_seen_are_read_when_their_job_has_just_ended(adapte
     assert len(adapter.double.sent("GET .*/pods$")) == 1
 
 
-def test_it_is_looked_at_once_even_if_nothing_more_is_there(adapter: Adapter) -> None:
+def test_pods_of_an_ended_job_are_listed_only_once(adapter: Adapter) -> None:
     of = over("Failed")
     adapter.store.put(of)
     assert phases(adapter) == []

@@ -149,14 +149,16 @@ def test_a_lease_that_is_given_back_is_taken_at_once(operators: Operators, doubl
     assert operators.lost == [], "giving back is no loss"
 
 
-def test_of_two_that_ask_at_the_same_moment_one_gets_it(operators: Operators, double: ApiDouble) -> None:
+def test_lease_is_given_to_one_of_two_simultaneous_candidates(
+    operators: Operators, double: ApiDouble
+) -> None:
     both = [operators.start(name) for name in "ab"]
     wait_until(lambda: any(one.is_held() for one in both), "a holder")
     asked(double, 10)
     assert sorted(one.is_held() for one in both) == [False, True]
 
 
-def test_callbacks_tell_of_the_beginning_and_the_end(
+def test_deleted_lease_is_recreated_without_a_loss_callback(
     double: ApiDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "RENEW_SECONDS", 0.01)

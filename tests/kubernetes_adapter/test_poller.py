@@ -55,7 +55,7 @@ def looks(adapter: Adapter) -> int:
     return len(adapter.double.sent("GET .*/configmaps/"))
 
 
-def test_the_stage_file_is_looked_at_after_a_while_and_then_now_and_then(
+def test_stage_file_is_polled_after_a_delay_and_then_periodically(
     adapter: Adapter, clock: list[float], live: dict[str, Any]
 ) -> None:
     name = live["metadata"]["name"]
@@ -93,9 +93,7 @@ def test_failed_poll_returns_the_previous_result(
     assert looks(adapter) == 3, "one attempt each"
 
 
-def test_a_run_that_is_over_is_not_looked_at(
-    adapter: Adapter, clock: list[float], live: dict[str, Any]
-) -> None:
+def test_ended_run_is_not_polled(adapter: Adapter, clock: list[float], live: dict[str, Any]) -> None:
     children(adapter)
     clock[0] += 100
     adapter.store.put(job(10**6, conditions=[{"type": "Complete", "status": "True"}]))

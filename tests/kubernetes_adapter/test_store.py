@@ -52,21 +52,21 @@ def test_store_ignores_an_event_older_than_its_own_write(store: Store) -> None:
     assert resource["status"] == {"phase": "Training"}
 
 
-def test_an_own_status_wakes_once_when_the_watch_tells_of_it(store: Store) -> None:
+def test_own_status_write_wakes_once_when_the_watch_reports_it(store: Store) -> None:
     written = adaptation(12) | {"status": {"phase": "Training"}}
     store.put(written, is_own_write=True)
     assert store.put(written) == KEY
     assert store.put(written) is None
 
 
-def test_the_watch_may_tell_of_an_own_write_before_its_answer_comes(store: Store) -> None:
+def test_watch_may_report_an_own_write_before_its_response(store: Store) -> None:
     written = adaptation(12) | {"status": {"phase": "Training"}}
     assert store.put(written) == KEY
     assert store.put(written, is_own_write=True) is None
     assert store.put(written) is None
 
 
-def test_an_own_job_does_not_wake_when_the_watch_tells_of_it(store: Store) -> None:
+def test_own_job_does_not_wake_when_the_watch_reports_it(store: Store) -> None:
     of = job(20)
     assert store.put(of, is_own_write=True) == KEY
     assert store.put(of) is None
@@ -121,7 +121,7 @@ def test_children_of_a_predecessor_are_not_shown(store: Store) -> None:
     assert store.uid("Job", "health", of["metadata"]["name"]) == ("job-1", UID)
 
 
-def test_jobs_that_a_jobset_made_are_not_ours_but_their_pods_are(store: Store) -> None:
+def test_store_skips_the_jobs_of_a_jobset_and_keeps_their_pods(store: Store) -> None:
     inner = job(uid="inner")
     inner["metadata"]["labels"]["jobset.sigs.k8s.io/jobset-name"] = "gang"
     inner["metadata"]["ownerReferences"] = [
@@ -148,14 +148,14 @@ def test_jobs_that_a_jobset_made_are_not_ours_but_their_pods_are(store: Store) -
         [{"apiVersion": "dapt.dev/v1alpha1", "kind": "DomainAdaptation", "uid": UID}],
     ],
 )
-def test_labels_alone_do_not_make_a_job_ours(store: Store, owners: list[Any]) -> None:
+def test_store_skips_a_job_with_our_labels_and_another_owner(store: Store, owners: list[Any]) -> None:
     copied = job()
     copied["metadata"]["ownerReferences"] = owners
     assert store.put(copied) is None
     assert store.with_children(KEY).jobs == ()
 
 
-def test_a_job_that_lost_its_labels_is_let_go(store: Store) -> None:
+def test_store_drops_a_job_that_lost_its_labels(store: Store) -> None:
     store.put(job(20))
     bare = job(21)
     bare["metadata"]["labels"] = {}
@@ -193,7 +193,7 @@ def test_store_keeps_an_ended_pod_as_long_as_its_job(store: Store) -> None:
     assert store.with_children(KEY).pods == ()
 
 
-def test_a_list_heals_a_deletion_that_was_missed(store: Store) -> None:
+def test_list_removes_an_object_whose_deletion_was_missed(store: Store) -> None:
     kept, missed = job(20, uid="a"), job(21, uid="b", run=stage_run(try_number=2, fence=2))
     store.put(kept)
     store.put(missed)
@@ -226,7 +226,7 @@ def test_the_list_of_a_namespace_leaves_the_others_alone(store: Store) -> None:
     assert store.keys() == ()
 
 
-def test_items_of_a_list_need_not_say_their_kind(store: Store) -> None:
+def test_list_items_without_a_kind_are_accepted(store: Store) -> None:
     bare = {name: value for name, value in job().items() if name not in ("kind", "apiVersion")}
     assert store.replace("Job", [bare], "99999") == {KEY}
     assert len(store.with_children(KEY).jobs) == 1
@@ -321,7 +321,7 @@ def test_store_drops_managed_fields_and_last_applied_configuration(store: Store)
         {"kind": "Job"},
     ],
 )
-def test_objects_that_are_not_ours_are_passed_over(store: Store, body: Any) -> None:
+def test_store_skips_foreign_objects(store: Store, body: Any) -> None:
     assert store.put(body) is None
     assert store.remove(body) is None
 
