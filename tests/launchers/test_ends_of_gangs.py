@@ -50,7 +50,7 @@ def test_a_pod_without_any_message_failed_by_itself() -> None:
     assert state.peers_to_end == (PEER,)
 
 
-def test_a_pod_that_only_felt_a_failure_leaves_its_peers_seconds_to_tell_theirs() -> None:
+def test_secondary_failure_gives_peers_seconds_to_report_the_cause() -> None:
     felt = termination_message(75, Cause.INFRASTRUCTURE, "rank 0 lost its peers", is_effect=True)
     pods = (ended(0, 75, felt), pod(1, "Running"))
     assert state_of(*pods, now=AT_ONCE + timedelta(seconds=4)).peers_to_end == ()

@@ -49,7 +49,7 @@ def test_the_identity_can_be_read_back_from_job_and_pod(case: str) -> None:
     assert identity_of(pod) == CASES[case][0].identity
 
 
-def test_an_object_of_somebody_else_has_no_identity() -> None:
+def test_foreign_object_has_no_run_identity() -> None:
     assert (
         identity_of(
             {"metadata": {"name": "x", "labels": {"dapt.dev/adaptation": "x", "dapt.dev/try": "one"}}}

@@ -64,7 +64,7 @@ def test_a_jobset_brings_its_own_service() -> None:
     assert kinds == ["PersistentVolumeClaim", "ConfigMap", "JobSet"]
 
 
-def test_the_job_that_a_jobset_makes_is_no_run_of_ours() -> None:
+def test_job_made_by_a_jobset_carries_no_run_labels() -> None:
     """Its labels would make it one."""
     (replicated,) = _set("one-cpu-pod")["spec"]["replicatedJobs"]
     assert "metadata" not in replicated["template"]
@@ -139,7 +139,7 @@ def test_a_profile_may_change_its_launcher_between_two_runs() -> None:
 @pytest.mark.parametrize(
     "spec", [{}, {"replicatedJobs": []}, {"replicatedJobs": [{}]}, {"replicatedJobs": None}]
 )
-def test_a_jobset_that_somebody_emptied_harms_nothing(spec: dict[str, Any]) -> None:
+def test_jobset_with_an_emptied_spec_is_pending(spec: dict[str, Any]) -> None:
     found = job_set()
     found["spec"] = spec
     assert state_of(of=found).phase is RunPhase.PENDING

@@ -179,7 +179,7 @@ def test_quota_waiting_and_never_are_distinguished_by_the_workload_message(
 
 
 @pytest.mark.parametrize("recorded", RECORDED, ids=[item["name"] for item in RECORDED])
-def test_what_a_real_kueue_was_heard_to_say_is_understood(recorded: dict[str, Any]) -> None:
+def test_recorded_kueue_messages_are_classified(recorded: dict[str, Any]) -> None:
     """`kueue_sentences.yaml` is a recording; the sentences above add what its source says besides."""
     found = workload(recorded["message"], recorded["status"], active=recorded["active"])
     quota, _ = quota_of(QUEUED, suspended=True, workload=found)

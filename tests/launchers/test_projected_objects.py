@@ -60,7 +60,7 @@ OBJECTS = {
 
 @pytest.mark.parametrize("gang", GANGS)
 @pytest.mark.parametrize("name", OBJECTS)
-def test_what_is_kept_of_the_objects_tells_the_same_state(name: str, gang: str) -> None:
+def test_projected_objects_give_the_same_run_state(name: str, gang: str) -> None:
     whole, pods = OBJECTS[name], tuple({"kind": "Pod", **item} for item in GANGS[gang])
     digests = {RUN.name: "f" * 64}
     kept = all_states(

@@ -44,7 +44,7 @@ def test_a_run_of_which_one_pod_is_done_still_runs() -> None:
     assert state_of(ended(0, 0, SUCCESS), pod(1, "Running")).phase is RunPhase.RUNNING
 
 
-def test_a_run_with_a_failed_pod_is_not_over_while_its_peer_lives() -> None:
+def test_run_with_a_failed_pod_is_running_while_its_peer_runs() -> None:
     assert state_of(ended(0, 75), pod(1, "Running")).phase is RunPhase.RUNNING
 
 
@@ -145,7 +145,7 @@ def test_container_start_error_is_reported_with_its_message() -> None:
     assert (state.cause, state.message) == (Cause.INFRASTRUCTURE, "StartError: no such file: python")
 
 
-def test_failed_pretraining_tells_its_facts_all_the_same() -> None:
+def test_failed_pretraining_reports_its_facts() -> None:
     text = termination_message(77, Cause.DIVERGED, "loss is nan", facts=FACTS)
     assert state_of(ended(0, 77, text), ended(1, 75)).facts == FACTS
 
@@ -184,7 +184,7 @@ def test_a_claim_of_success_in_a_failed_pod_is_not_believed() -> None:
     assert (state.phase, state.cause) == (RunPhase.FAILED, Cause.CRASH)
 
 
-def test_an_agent_that_could_not_read_its_stage_file_is_heard() -> None:
+def test_unreadable_stage_file_is_reported_with_the_message_of_the_agent() -> None:
     text = encode_message("", "publish", RunEnd(64, Cause.BAD_INPUT, "stage.json: was altered"))
     assert state_of(ended(0, 64, text), ended(1, 143)).message == "stage.json: was altered"
 
@@ -261,7 +261,7 @@ def test_states_come_in_the_order_of_their_fences_and_take_only_their_own_pods()
     assert found[1].progress == progress[second.name]
 
 
-def test_a_job_that_is_not_ours_is_no_run() -> None:
+def test_foreign_job_is_no_run() -> None:
     assert states(Children(jobs=({"metadata": {"name": "x"}, "spec": {}},)), NOW) == ()
 
 
