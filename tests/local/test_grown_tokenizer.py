@@ -87,7 +87,7 @@ def test_base_and_adapted_models_are_compared_by_the_same_count_of_tokens(finish
     assert nats[1] < nats[0], "the toy learns its domain"
 
 
-def test_the_report_tells_what_growing_brought(finished: Path) -> None:
+def test_report_shows_the_gain_of_the_extended_tokenizer(finished: Path) -> None:
     page = (finished / "runs/toy/report.html").read_text(encoding="utf-8")
     assert "The tokenizer learned 25 tokens" in page
     assert "Byte for byte it predicts the domain as well as the base model from" in page
