@@ -118,7 +118,7 @@ def test_memory_has_its_parts() -> None:
     )  # fmt: skip
 
 
-def test_zero_stages_divide_what_they_say() -> None:
+def test_zero_stages_divide_gradients_and_optimizer_state() -> None:
     def parts(stage: ZeroStage) -> tuple[float, float]:
         memory = training_memory(
             TrainingShape(
@@ -207,7 +207,7 @@ def test_lora_on_much_text_learns_less() -> None:
         (0.25, 3.0, None),
     ],
 )
-def test_much_less_replay_than_the_shift_asks_for_is_warned_about(
+def test_replay_far_below_what_the_shift_needs_is_warned_about(
     replay: float, shift: float, wanted: float | None
 ) -> None:
     asked = DomainAdaptation.model_validate(adaptation(corpus={"replayFraction": replay})).spec

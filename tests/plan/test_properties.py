@@ -150,7 +150,7 @@ def begin(place: Place) -> World:
 
 @SLOW
 @given(places, lives)
-def test_no_life_leads_to_an_impossible_world(place: Place, life: list[Step]) -> None:
+def test_random_events_never_lead_to_an_impossible_world(place: Place, life: list[Step]) -> None:
     """No run twice, none beside another that may not be, numbers only rise, what is terminal stays, an attempt is
     written down before it starts and never changed, nothing is deleted twice or before it is known, conditions never
     contradict each other (`MemoryCluster` checks each)."""

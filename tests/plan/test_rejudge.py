@@ -60,7 +60,7 @@ def of_world(world: World) -> tuple[DomainAdaptationSpec, Facts]:
     return spec_of(dict(raw.resource["spec"])), read_facts(Ledger.model_validate(world.status["ledger"]))
 
 
-def test_the_ledger_of_a_life_is_a_record_and_survives_being_written() -> None:
+def test_rejudging_a_recorded_ledger_gives_the_same_decision() -> None:
     world = World({"selection": {"interpolate": [0.6, 1.0], "averageLast": 3}})
     world.live()
     spec, facts = of_world(world)

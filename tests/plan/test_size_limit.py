@@ -137,7 +137,7 @@ def test_a_full_ledger_lets_go_of_measures_first_then_of_what_was_done_for_anoth
     assert free_one_record(short, "a1-s3") is short
 
 
-def test_what_is_let_go_is_counted_and_what_has_forgotten_most_goes_first() -> None:
+def test_compaction_counts_dropped_records_and_drops_the_most_forgetting_first() -> None:
     ledger = Ledger(runs=chain())
     for index in range(5, 205):
         ledger = free_one_record(ledger.model_copy(update={"runs": (*ledger.runs, record(index))}), None)

@@ -95,7 +95,7 @@ def test_what_runs_ends_first_when_the_budget_is_spent(state: State) -> None:
     assert TABLE[state][Fact.SPENT] is Action.CLEAR
 
 
-def test_the_order_in_which_evaluations_stand_for_each_other_is_complete() -> None:
+def test_evaluation_fact_order_lists_every_possible_fact_once() -> None:
     """Each fact that an evaluation can have is in it once."""
     possible = {fact for fact in Fact if not isinstance(TABLE[State.EVALUATE][fact], Impossible)}
     assert set(FACT_ORDER) == possible
