@@ -25,7 +25,7 @@ def as_before() -> Iterator[None]:
         logger.handlers[:] = handlers
 
 
-def test_a_line_of_ours_and_one_of_a_library_have_the_same_form(capsys: pytest.CaptureFixture[str]) -> None:
+def test_operator_and_library_log_lines_have_the_same_form(capsys: pytest.CaptureFixture[str]) -> None:
     logging_setup.set_up("json", "info")
     structlog.get_logger("dapt.tests").info("reconciled", namespace="team", apply=["Job/a"])
     logging.getLogger("kopf.somewhere").warning("the watch of %s ended", "pods")
@@ -41,7 +41,7 @@ def test_a_line_of_ours_and_one_of_a_library_have_the_same_form(capsys: pytest.C
     assert first["timestamp"].endswith("Z")
 
 
-def test_libraries_are_heard_from_warnings_on_and_ours_from_the_level_that_was_asked(
+def test_log_level_applies_to_the_operator_and_libraries_log_warnings(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     logging_setup.set_up("json", "error")

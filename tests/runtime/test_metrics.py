@@ -40,7 +40,7 @@ def stored(world: World) -> dict[str, Any]:
 OF = 'name="clinical",namespace="health"'
 
 
-def test_a_whole_life_has_every_series() -> None:
+def test_published_adaptation_exports_every_metric() -> None:
     world = World()
     world.live()
     found = scrape(stored(world))

@@ -190,7 +190,7 @@ def test_work_queue_reports_an_exception_and_retries_the_key() -> None:
     assert told == [("a", "the API said no", 0.2)]
 
 
-def test_what_work_asks_for_is_done() -> None:
+def test_work_queue_runs_a_key_again_when_work_returns_a_delay() -> None:
     calls: list[int] = []
     third = threading.Event()
 
