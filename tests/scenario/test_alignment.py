@@ -67,7 +67,7 @@ def test_a_failed_verification_blocks_and_never_rolls_back(on_breach: str) -> No
     assert world.stages.count("pretrain") == 1
 
 
-def test_the_card_tells_what_was_tuned_on_and_what_was_lost_to_the_length() -> None:
+def test_model_card_lists_tuning_data_and_examples_lost_to_the_length() -> None:
     def script(stage: StageFile) -> Ends | Stays:
         lost = {
             "finetune": {"dropped_examples": 3, "cut_examples": 7},

@@ -198,7 +198,7 @@ def moments(make: Callable[[], World]) -> list[Life]:
 
 
 @pytest.mark.parametrize("make", [simple, gang])
-def test_the_unbroken_life_has_a_retry_and_a_suspension(make: Callable[[], World]) -> None:
+def test_scenario_without_crashes_has_a_retry_and_a_suspension(make: Callable[[], World]) -> None:
     assert UNBROKEN[make][2] == [
         "prepare/1", "baseline/1", "pretrain/1", "pretrain/2", "evaluate/1", "finetune/1", "finetune/2", "verify/1",
         "publish/1",
@@ -212,7 +212,7 @@ def test_rollback_scenario_evaluates_in_parallel_with_both_attempts() -> None:
     ]  # fmt: skip
 
 
-def test_the_gangs_life_uses_every_verb() -> None:
+def test_gang_scenario_uses_every_cluster_verb() -> None:
     world = gang()
     for _ in Life(world).live():
         pass

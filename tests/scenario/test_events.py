@@ -15,7 +15,7 @@ def told(world: World) -> list[tuple[str, str, str]]:
     return [(event.type, event.reason, event.message) for event in world.cluster.events(world.key)]
 
 
-def test_a_whole_life_tells_each_visit_that_moved_it_in_one_event_and_its_end_once() -> None:
+def test_events_record_each_stage_change_and_the_publication_once() -> None:
     world = World({"finetuning": None})
     world.live()
     assert told(world) == [

@@ -81,7 +81,7 @@ def test_an_effect_alone_is_waited_out_within_seconds() -> None:
     assert plan.requeue_after == 1.0
 
 
-def test_a_gang_that_fails_while_suspending_tells_its_cause_first() -> None:
+def test_gang_that_fails_while_suspending_reports_its_cause_first() -> None:
     world = gang()
     world.cluster.break_pod(world.key, 1, Ends(70, message="CUDA out of memory", cause=Cause.OUT_OF_MEMORY))
     world.edit(suspend=True)
@@ -163,7 +163,7 @@ def test_the_profile_may_change_its_launcher_between_two_runs() -> None:
     assert len(world.cluster.objects(world.key, "JobSet")) == 2
 
 
-def test_a_jobset_lives_a_whole_life() -> None:
+def test_jobset_adaptation_with_a_lost_rank_is_published() -> None:
     def troubled(stage: StageFile) -> Ends | Stays:
         if stage.kind == "pretrain" and stage.run.try_number == 1:
             return LOST

@@ -225,7 +225,7 @@ def exact(case: Case, said: str) -> bool:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it_stalls_with_its_reason_and_heals_by_correction_alone(name: str) -> None:
+def test_impossible_spec_stalls_with_its_reason_and_recovers_by_correction(name: str) -> None:
     case = CASES[name]
     world = World(case.spec, case.offered, graceful=True)
     case.before(world)

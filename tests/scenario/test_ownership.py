@@ -47,7 +47,7 @@ def test_an_adaptation_that_is_refused_is_owned_too() -> None:
 
 
 @pytest.mark.parametrize("kind", ["Job", "ConfigMap"])
-def test_a_name_that_is_taken_stalls_is_not_remembered_and_heals(kind: str) -> None:
+def test_taken_name_stalls_and_recovers_when_it_is_free(kind: str) -> None:
     world = World()
     name = job_name(world)
     world.cluster.take_name(world.key, kind, name, "it belongs to Job other (uid 7)")
@@ -72,7 +72,7 @@ def test_a_name_that_is_taken_stalls_is_not_remembered_and_heals(kind: str) -> N
     assert world.status["phase"] == "Published"
 
 
-def test_what_the_cluster_refuses_stalls_with_its_sentence_and_heals() -> None:
+def test_refused_object_stalls_with_the_message_of_the_cluster_and_recovers() -> None:
     world = World()
     said = 'jobs.batch "x" is forbidden: exceeded quota: team, requested: count/jobs.batch=1, used: count/jobs.batch=4'
     name = job_name(world)
@@ -95,7 +95,7 @@ def test_what_the_cluster_refuses_stalls_with_its_sentence_and_heals() -> None:
     assert world.status["phase"] == "Published"
 
 
-def test_a_name_that_is_taken_in_mid_life_loses_nothing() -> None:
+def test_name_taken_during_the_run_loses_no_progress() -> None:
     world = World()
     world.live_until("pretrain")
     other = World()

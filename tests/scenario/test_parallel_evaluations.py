@@ -77,7 +77,7 @@ def test_checkpoint_is_evaluated_while_the_training_continues() -> None:
     assert config.expected_digest == "00000000000a"
 
 
-def test_no_more_than_the_profile_allows_run_at_once_and_one_is_started_a_visit() -> None:
+def test_evaluations_start_one_per_reconcile_up_to_the_concurrency() -> None:
     world = training(World(spec(), TWO))
     read(world, *ROWS)
     assert len(world.visit().apply) == 2  # ConfigMap and Job of one run

@@ -32,7 +32,7 @@ def test_every_stage_runs_once_and_in_order() -> None:
     assert world.status["output"]["deployable"] is True
 
 
-def test_all_conditions_are_there_from_the_first_visit() -> None:
+def test_first_reconcile_sets_all_conditions() -> None:
     world = World()
     world.visit()
     assert [item["type"] for item in world.status["conditions"]] == list(CONDITION_TYPES)
@@ -158,7 +158,7 @@ def test_lost_jobs_of_finished_stages_are_not_run_again() -> None:
     assert [stage["try"] for stage in world.status["stages"]] == [1] * 7
 
 
-def test_events_tell_each_change_once() -> None:
+def test_events_report_each_change_once() -> None:
     world = World()
     world.live()
     told = [(event.reason, event.message) for event in world.cluster.events(world.key)]

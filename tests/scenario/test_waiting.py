@@ -186,7 +186,7 @@ def test_quota_condition_without_a_queue_is_unknown() -> None:
     assert world.condition("QuotaReserved") == ("Unknown", "NoQueue", "the spec names no queue")
 
 
-def test_a_quota_that_can_never_do_stalls_and_heals_when_it_is_raised() -> None:
+def test_quota_that_is_too_small_stalls_until_it_is_raised() -> None:
     world = World({"queue": "team"})
     world.cluster.queues["team"] = SMALL
     stuck(world, healthy)
