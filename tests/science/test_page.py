@@ -26,7 +26,7 @@ def test_every_figure_of_the_page_is_there_and_none_is_left_over() -> None:
     assert all((DOCS / page.FIGURES / name).read_bytes().startswith(b"\x89PNG") for name in named)
 
 
-def test_every_claim_stands_in_the_summary_with_its_verdict() -> None:
+def test_summary_lists_every_claim_with_its_verdict() -> None:
     text = (DOCS / page.PAGE).read_text()
     for experiment in EXPERIMENTS:
         for verdict in page.outcome_of(store.RESULTS, experiment).verdicts:
