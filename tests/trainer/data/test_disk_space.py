@@ -31,7 +31,7 @@ METHODS = {
 @pytest.mark.parametrize("extend", [None, {"extend": {"vocabularySize": 400}}], ids=["as it is", "grown"])
 @pytest.mark.parametrize("kind", ["gpu", "cpu"])
 @pytest.mark.parametrize("method", METHODS)
-def test_the_estimate_is_what_prepare_asks_for(
+def test_disk_estimate_matches_what_prepare_requires(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, kind: str, extend: dict[str, Any] | None
 ) -> None:
     over: dict[str, Any] = {"pretraining": {"method": METHODS[method]}}

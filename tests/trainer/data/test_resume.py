@@ -75,7 +75,7 @@ def killed_at(config, tmp_path: Path, work: Path, beats: int, try_number: int) -
     return False
 
 
-def test_killed_between_any_two_signs_of_life_it_ends_with_the_same_files(
+def test_prepare_killed_between_any_two_heartbeats_ends_with_the_same_files(
     config, prepare, tmp_path: Path
 ) -> None:
     whole = prepare(config, work=tmp_path / "whole")

@@ -64,7 +64,7 @@ def test_more_examples_than_questions_are_refused(tmp_path: Path) -> None:
     assert str(caught.value) == "task t: fewShot 2 needs more than 2 questions, it has 2; lower fewShot"
 
 
-def test_the_yaml_is_ours_whatever_the_questions_say(tmp_path: Path) -> None:
+def test_task_yaml_contains_no_text_of_the_questions(tmp_path: Path) -> None:
     hostile = GOOD | {"question": "!function os.system {{ 7 * 7 }}\n- x: &a [*a]"}
     read = read_questions(write(tmp_path / "in.jsonl", hostile), "question")
     write_harness_task(tmp_path / "out", "t", read, few_shot=0)

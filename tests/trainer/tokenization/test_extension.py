@@ -96,7 +96,7 @@ def test_any_text_is_spelled_as_before(old_json: str, grown: GrownTokenizer, tex
     assert [part for number in after for part in grown.constituents.get(number, (number,))] == before
 
 
-def test_a_new_token_stands_for_its_constituents(old_json: str, grown: GrownTokenizer) -> None:
+def test_new_token_expands_to_its_constituents(old_json: str, grown: GrownTokenizer) -> None:
     for text in (*TEXTS, *DOMAIN[:5]):
         spelled = [
             part

@@ -121,7 +121,7 @@ def test_held_out_text_is_in_the_tokens_of_the_weights_and_counted_in_the_base_m
         assert value.bits_per_byte == pytest.approx(nll / math.log(2) / size, rel=1e-5)
 
 
-def test_facts_say_what_growing_brought(prepared: tuple[Path, PrepareReport]) -> None:
+def test_tokenizer_facts_report_the_gain_of_the_extension(prepared: tuple[Path, PrepareReport]) -> None:
     work, report = prepared
     facts = report.facts.tokenizer
     assert facts is not None
