@@ -23,7 +23,7 @@ def bench_on_the_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         del sys.modules[name]
 
 
-def test_every_case_runs_dry(capsys: pytest.CaptureFixture[str]) -> None:
+def test_gpu_bench_dry_run_lists_every_case(capsys: pytest.CaptureFixture[str]) -> None:
     from bench import gpu
 
     assert gpu.main(["--dry-run"]) == 0
