@@ -1,4 +1,4 @@
-"""The loop of `dapt run` over a cluster double: when it looks again, what it says, when it ends."""
+"""Tests the loop of `dapt run` over a cluster double: when it reads again, what it prints, when it ends."""
 
 from __future__ import annotations
 

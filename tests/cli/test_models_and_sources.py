@@ -1,4 +1,4 @@
-"""What headers and file sizes tell without torch."""
+"""Tests what is read from headers and file sizes without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of runs: what status, report and run say before anything is started."""
+"""Tests folders of runs: what status, report and run print before anything is started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the API server itself says: fifty wrong manifests are refused with their field, and frozen blocks stay.
+"""Tests admission: the API server refuses fifty wrong manifests with their field, and frozen blocks stay.
 
 Nothing of ours runs here but the CRDs, as on a cluster whose operator is down.
 """

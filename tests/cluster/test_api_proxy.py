@@ -1,4 +1,4 @@
-"""The proxy in front of the API server: it counts, cuts, refuses and falls silent where it was told to."""
+"""Tests the proxy in front of the API server: it counts, cuts, refuses and falls silent where a fault is planted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attempts and evaluations beside pretraining on a real control plane: several Jobs of one adaptation at a time."""
+"""Tests attempts and evaluations in parallel with pretraining on a real control plane: several Jobs at a time."""
 
 from __future__ import annotations
 

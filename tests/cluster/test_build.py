@@ -1,4 +1,4 @@
-"""Where the components of the test cluster come from, and what is said when there are none."""
+"""Tests where the components of the test cluster come from, and the error when there are none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Manifests that are valid and cannot work here: each stalls with its reason, and goes on by the correction alone.
+"""Tests valid manifests that cannot work here: each stalls with its reason and continues by the correction alone.
 
 All at once, in one namespace, under one operator: so one's trouble must not become another's.
 """

@@ -1,4 +1,4 @@
-"""The operator process beside the lives: its Lease, its watches, its start and its end."""
+"""Tests the operator process itself: its Lease, its watches, its start and its end."""
 
 from __future__ import annotations
 

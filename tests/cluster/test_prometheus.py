@@ -1,4 +1,4 @@
-"""What a real Prometheus reads of an adaptation: from the operator, and from rank 0 of the run that lives."""
+"""Tests what a real Prometheus scrapes of an adaptation: from the operator, and from rank 0 of the running run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objects that the cluster refuses to make: the status says so in the cluster's words, and a change alone heals it."""
+"""Tests objects that the cluster refuses: the status quotes the cluster's message, and a change alone recovers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole lives on a real control plane: what a person sees, and what the operator survives."""
+"""Tests whole adaptations on a real control plane: what a user sees, and what the operator survives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training text: what it says, and what it must not say."""
+"""Tests the training text: what it contains, and what it must not contain."""
 
 from __future__ import annotations
 

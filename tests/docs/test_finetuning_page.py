@@ -1,4 +1,4 @@
-"""The examples of docs/finetuning.md are read as the page says."""
+"""Tests that the examples of docs/finetuning.md are read as the page describes."""
 
 from __future__ import annotations
 

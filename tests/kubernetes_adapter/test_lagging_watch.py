@@ -1,4 +1,4 @@
-"""A Job may be told to be over before its pods are: two watches, and one of them is behind."""
+"""Tests a lagging watch: the end of a Job may be reported before the end of its pods."""
 
 from __future__ import annotations
 

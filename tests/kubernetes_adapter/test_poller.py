@@ -1,4 +1,4 @@
-"""What observe looks at now and then: a run's ConfigMap, its place in a queue, a failed pod's log."""
+"""Tests what observe polls: a run's ConfigMap, its place in a queue, a failed pod's log."""
 
 from __future__ import annotations
 

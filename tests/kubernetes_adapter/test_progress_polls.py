@@ -1,4 +1,4 @@
-"""Live readings: whatever a pod answers, only a reading of its own run counts, and nobody waits for it."""
+"""Tests progress polls: whatever a pod answers, only a reading of its own run counts, and no caller waits for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One memory for watches, lists and own writes, whatever the order in which they tell."""
+"""Tests the store of watches, lists and own writes, in whatever order they arrive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When one pod ends: whether its peers still live, which of them wait in vain, and whose cause counts."""
+"""Tests the end of one pod: whether its peers still run, which of them must be ended, and whose cause counts."""
 
 from __future__ import annotations
 

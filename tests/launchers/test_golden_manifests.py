@@ -1,5 +1,5 @@
 """What launchers render, compared with manifests in `tests/golden`; `DAPT_UPDATE_GOLDEN=1 pytest tests/launchers`
-writes them anew."""
+writes them again."""
 
 from __future__ import annotations
 

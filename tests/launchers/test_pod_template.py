@@ -1,4 +1,4 @@
-"""What a profile's pod template may say, what is refused, and that no template can break or bend a pod."""
+"""Tests what a profile's pod template may set, what is refused, and that no template can break a pod."""
 
 from __future__ import annotations
 

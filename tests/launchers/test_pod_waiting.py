@@ -1,4 +1,4 @@
-"""What a run that has not started waits for, in the words of kubelet, scheduler and Kueue as they write them."""
+"""Tests what a pending run waits for, from the messages of kubelet, scheduler and Kueue as they write them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every pod keeps the restricted Pod Security standard, whatever the launcher; a template that widens it is told."""
+"""Tests that every pod keeps the restricted Pod Security standard, and that a template that breaks it is reported."""
 
 from __future__ import annotations
 

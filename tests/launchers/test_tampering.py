@@ -1,4 +1,4 @@
-"""What is said when somebody changes or removes the file that a run was started with."""
+"""Tests the message when the file that a run was started with is changed or removed."""
 
 from __future__ import annotations
 

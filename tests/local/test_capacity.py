@@ -1,4 +1,4 @@
-"""Jobs that share one machine: what there is no room for waits, and says for what."""
+"""Tests Jobs that share one machine: a Job beyond the capacity waits and reports what it waits for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Live readings are a courtesy of processes that nobody trusts."""
+"""Tests progress readings of local processes, whose answers are not trusted."""
 
 from __future__ import annotations
 

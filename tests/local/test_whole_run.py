@@ -1,4 +1,4 @@
-"""One whole adaptation through the command line: interrupted in the middle of training, gone on with, finished.
+"""Tests one whole adaptation through the command line: interrupted during training, continued, finished.
 
 Two nodes with one process each on CPU, a toy model, all seven stages, the real trainer.
 """

@@ -1,4 +1,4 @@
-"""What each gate says, word for word."""
+"""Tests the message of each gate, word for word."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The series of an adaptation, read from what a life in memory has stored."""
+"""Tests the metrics of an adaptation, read from the status that a run in memory stored."""
 
 from __future__ import annotations
 

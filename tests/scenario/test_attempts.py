@@ -1,4 +1,4 @@
-"""Rollback over whole lives: what a new attempt starts from and with, and what it leaves as it was."""
+"""Tests rollback over whole adaptations: what a new attempt starts from and with, and what it leaves unchanged."""
 
 from __future__ import annotations
 

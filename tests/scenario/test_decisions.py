@@ -1,4 +1,4 @@
-"""Selection and gates over whole lives: what blocks, what an edit decides again, what a warning lets through."""
+"""Tests selection and gates over whole adaptations: what blocks, what an edit decides again, what a warning passes."""
 
 from __future__ import annotations
 

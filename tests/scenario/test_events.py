@@ -1,4 +1,4 @@
-"""Events come from a fixed set, and tell each thing once."""
+"""Tests events: they come from a fixed set and report each change once."""
 
 from __future__ import annotations
 

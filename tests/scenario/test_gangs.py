@@ -1,4 +1,4 @@
-"""One pod of a gang fails: its peers go at once, the cause is kept, and the next try starts in the same breath."""
+"""Tests a gang with a failed pod: its peers are deleted, the cause is kept, and the next run starts at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Twenty manifests that are valid and cannot be: each stalls with its reason, and heals by its correction alone."""
+"""Tests twenty valid manifests that cannot work: each stalls with its reason and recovers by its correction alone."""
 
 from __future__ import annotations
 

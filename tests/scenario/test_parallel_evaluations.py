@@ -1,4 +1,4 @@
-"""Evaluations beside pretraining: learned early, never in the way, waited for by the selection."""
+"""Tests evaluations in parallel with pretraining: they start early, never block, and the selection waits for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole lives in which all goes well."""
+"""Tests whole adaptations without a failure."""
 
 from __future__ import annotations
 

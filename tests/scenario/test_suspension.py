@@ -1,4 +1,4 @@
-"""Suspension, deletion and somebody else's changes."""
+"""Tests suspension, deletion and changes from outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What it has cost, how much of that was worth something, and what a failing rank said last."""
+"""Tests the goodput of pretraining, and the last lines of a failed rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs that are gone before anybody read what their pods said."""
+"""Tests Jobs that are gone before the messages of their pods were read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run waits for: a person, a queue, a node. It stalls with the reason and heals by the correction alone."""
+"""Tests what a run waits for: user action, a queue, a node. It stalls with the reason and recovers by correction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each verdict says yes to planted numbers that hold its claim, no to others, and open while a run is missing."""
+"""Tests verdicts: yes for planted numbers that hold the claim, no for others, open while a run is missing."""
 
 from __future__ import annotations
 
