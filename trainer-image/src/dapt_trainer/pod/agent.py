@@ -80,8 +80,10 @@ def _run_ranks(stage: StageFile, command: Sequence[str], settings: PodSettings, 
     settings.ranks_folder.mkdir(parents=True)
     Reserve(settings.ranks_folder / "reserve")
     os.environ[PARENT_PID] = str(os.getpid())
+    # The counter also holds earlier kills of this cgroup: only what is added while the ranks run counts.
     kills_before = oom_kills()
     watch = Watch(settings, stop_before_start)
+    # Before the ranks, so that no stop request is lost in between.
     watch.start()
     launch_problem = ""
     statuses: Statuses = {}
@@ -97,6 +99,7 @@ def _run_ranks(stage: StageFile, command: Sequence[str], settings: PodSettings, 
 def _judge_ranks(settings: PodSettings, watch: Watch, end: _RanksEnd) -> PodOutcome:
     outcomes = []
     for rank in settings.local_ranks:
+        # A rank that was killed after it had written its outcome keeps that outcome.
         outcome = read_outcome(settings.ranks_folder, rank) or watch.killed.get(rank)
         if outcome is not None and outcome.cause is Cause.STOPPED and not watch.stop_requested:
             # torch's launcher sends SIGTERM to the peers of a failed rank; this pod received no stop request.

@@ -93,6 +93,7 @@ class Heart:
         if not new_step and now - self._written < _MINIMUM_INTERVAL_SECONDS:
             return
         self._written = now
+        # The median, which a few slow steps do not move.
         median = statistics.median(self._step_seconds) if self._step_seconds else 0.0
         state = {"pid": self._pid, "at": now, "stepped": self._step is not None, "median": median}
         # Renamed into place: the agent must never read half a file.

@@ -85,6 +85,7 @@ def killed_outcome(rank: int, status: int | None, *, oom_killed: bool) -> RankOu
             cause=Cause.INFRASTRUCTURE,
             problems=(f"rank {rank} ended without an outcome, and its exit status is unknown",),
         )
+    # For the process, a kill for memory is a SIGKILL like any other: only the cgroup's counter tells them apart.
     if status < 0 and oom_killed:
         message = f"rank {rank} was killed because the pod's memory ran out"
         return RankOutcome(

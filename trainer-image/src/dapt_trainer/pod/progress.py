@@ -67,6 +67,7 @@ class Board:
                 name: float(value) for name, value in fields.items() if isinstance(value, int | float)
             }
             try:
+                # No decision depends on a reading, so an invalid one is dropped and never ends the stage.
                 self._progress = Progress.model_validate(self._progress.model_dump() | shown)
             except ValidationError as error:
                 logger.debug("dropped an invalid reading: %s", error)

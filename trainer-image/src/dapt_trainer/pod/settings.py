@@ -62,6 +62,7 @@ class PodSettings:
     @property
     def shutdown_seconds(self) -> float:
         """Return the time between SIGTERM and SIGKILL for ranks: the grace period less the time for the message."""
+        # After the grace period the kubelet kills the agent too, and a message that is not written by then is lost.
         return max(0.5, self.grace_seconds - max(1.0, self.grace_seconds * _MARGIN_FRACTION))
 
     @classmethod

@@ -50,6 +50,8 @@ class Watch:
 
     def start(self) -> None:
         """Take over SIGTERM and SIGINT and start the thread; call it from the main thread."""
+        # Handlers that do nothing: by default the signal would end the process, and an ignored one writes nothing to
+        # the pipe.
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.signal(signal.SIGINT, lambda *_: None)
         # Python runs its handlers between bytecodes of the main thread, which may wait in C for its peers for
@@ -97,6 +99,7 @@ class Watch:
             if now > self._failed_at + PEER_SECONDS:
                 for rank, beat in alive.items():
                     self._kill(rank, beat, None)
+        # After a stop request the grace period is the only limit.
         elif self._stop_at is None:
             self._kill_hung(now, beats, alive, outcomes)
         for rank, beat in alive.items():
