@@ -58,6 +58,7 @@ def write_claim(lineage: Path, identity: RunIdentity, adopted: tuple[str, ...]) 
         InfrastructureError: a newer run has claimed it.
         OSError: the volume is full or read-only.
     """
+    # The fences of a lineage only rise: a run that was replaced may be slow, and must not take the lineage back.
     require_not_superseded(lineage, identity)
     claim = Claim(fence=identity.fence, try_number=identity.try_number, adopted=adopted)
     write_envelope(lineage / CLAIM_FILE, CLAIM_SCHEMA, claim, run_key=identity.key)

@@ -76,6 +76,7 @@ def read_inventory(
             skipped.append(f"skipped {path.relative_to(work)}: {problem}")
         else:
             checkpoints.append(stored)
+    # By fence too: of two checkpoints of one step the newer run's comes last, which is the one that is kept.
     checkpoints.sort(key=lambda stored: (stored.manifest.step, stored.manifest.fence))
     return Inventory(tuple(checkpoints), tuple(skipped))
 

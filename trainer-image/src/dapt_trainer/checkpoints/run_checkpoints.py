@@ -168,6 +168,7 @@ class RunCheckpoints:
         self._is_save_pending = False
         self._checkpoints.append(self._ranks.from_first(self._completed))
         if self._ranks.is_first:
+            # After the save: until it is complete, the older optimizer states are what a resume needs.
             self._checkpoints = drop_old_optimizer_states(
                 self._checkpoints, self._keep_optimizer_states, key=self._context.signing_key
             )
@@ -268,5 +269,6 @@ class RunCheckpoints:
         if self._ranks.device.type == "cuda":
             own = torch.cuda.max_memory_allocated()
         else:
+            # Linux counts this in KiB.
             own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return int(self._ranks.maximum(float(own)))

@@ -41,6 +41,7 @@ def writing(
     partial = partial_of(folder)
     with failing_cleanly(folder, last_complete):
         if is_writer:
+            # Left from a save that did not get as far as its manifest: neither is a checkpoint.
             shutil.rmtree(partial, ignore_errors=True)
             shutil.rmtree(folder, ignore_errors=True)
             partial.mkdir(parents=True)
@@ -107,6 +108,7 @@ def _fsync_tree(root: Path) -> None:
 def list_files(folder: Path) -> tuple[FileEntry, ...]:
     """Return every file below a folder with its size and SHA-256, in the order of paths."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    # Threads are enough: hashlib releases the interpreter's lock while it hashes.
     with ThreadPoolExecutor(_THREADS) as pool:
         digests = list(pool.map(sha256_of_file, paths))
     return tuple(
