@@ -43,11 +43,13 @@ def run_module(
     try:
         while True:
             try:
+                # Not `wait`: it would never return once the process has filled one of its pipes.
                 output, errors = process.communicate(timeout=_POLL_SECONDS)
                 break
             except subprocess.TimeoutExpired:
                 beat()
     finally:
+        # `beat` raises at a stop request; the process must not go on writing after that.
         if process.poll() is None:
             process.kill()
             process.wait()

@@ -173,6 +173,7 @@ class SideReader:
                     tokens, text = size - rules.special_tokens, batch.texts[number]
                     if self._may_be_held_out(key, half):
                         offset = self._candidate_texts.tell()
+                        # JSON escapes line breaks, so that each text is one line.
                         self._candidate_texts.write(json.dumps(text).encode() + b"\n")
                         self.candidates.append(
                             HeldOutCandidate(key, half, index, len(token_counts), tokens, offset)

@@ -60,6 +60,7 @@ class WordHasher:
         except KeyError:
             pass
         if len(cache) > _MAX_CACHED_WORDS:
+            # Bounded: a corpus has more different words (numbers, names) than memory should hold.
             cache.clear()
         for word in text_words:
             if word not in cache:

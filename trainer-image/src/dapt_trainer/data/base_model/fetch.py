@@ -160,6 +160,7 @@ def _download_from_hub(source: str, scratch: Path) -> tuple[Path, str]:
             patterns = ["*.gguf"]
         cache = os.environ.get(MODEL_CACHE)
         folder = {"cache_dir": cache} if cache else {"local_dir": str(scratch / "model-download")}
+        # By the commit: a branch may move between the two requests, and the commit is what gets recorded.
         target = Path(snapshot_download(repository, revision=info.sha, allow_patterns=patterns, **folder))
     except InputError:
         raise

@@ -84,6 +84,8 @@ class ContaminationIndex:
         ):
             candidates = np.flatnonzero(table[batch_hashes & _FILTER_BITS])
             places = np.searchsorted(hashes, batch_hashes[candidates])
+            # `searchsorted` gives the length for a hash behind the last: any valid place will do, since the
+            # comparison fails there.
             places[places == len(hashes)] = 0
             is_hit = hashes[places] == batch_hashes[candidates]
             hits, places = candidates[is_hit], places[is_hit]

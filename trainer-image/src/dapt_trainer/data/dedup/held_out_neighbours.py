@@ -39,6 +39,7 @@ def sketches(ngrams: Hashes, word_counts: npt.NDArray[np.int64]) -> tuple[Hashes
     first = 0
     for number, count in enumerate(word_counts.tolist()):
         shingles = ngrams[first : first + count - SHINGLE_WORDS + 1] if count >= SHINGLE_WORDS else ngrams[:0]
+        # By value and not by number: whether a shingle is sampled must not depend on the document that it occurs in.
         sketch = np.unique(shingles[shingles < _SAMPLED_BELOW])
         if len(sketch) < _MIN_SKETCH:
             sketch = np.unique(shingles)[:_MIN_SKETCH]

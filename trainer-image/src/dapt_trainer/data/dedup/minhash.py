@@ -68,6 +68,7 @@ def signatures(ngrams: Hashes, word_counts: npt.NDArray[np.int64]) -> Signatures
     factors = random.integers(0, 1 << 63, HASHES, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     shifts = random.integers(0, 1 << 63, HASHES, dtype=np.uint64)
     for number in range(HASHES):
+        # The high half: in a product modulo 2^64 a low bit depends on the bits below it alone.
         values = ((shingles * factors[number] + shifts[number]) >> np.uint64(32)).astype(np.uint32)
         result[long_enough, number] = np.minimum.reduceat(values, starts)
     return result
@@ -204,6 +205,7 @@ class _Groups:
 
     def join(self, pairs: Pairs) -> None:
         for left, right in pairs.tolist():
+            # The smaller number stays the root: the first document of a group names it, and is kept.
             first, second = sorted((self._root(left), self._root(right)))
             self._parents[second] = first
 

@@ -154,6 +154,7 @@ def _load(manager: TaskManager, name: str, calls: list[_LoadCall]) -> LoadedTask
             except RuntimeError as error:
                 if _SCRIPT_ERROR not in str(error):
                     raise
+                # The hub's conversion has a history of its own, so it is pinned to a commit too.
                 commit = _commit(path, CONVERTED) or CONVERTED
                 data = original(path, name, **options | {"revision": commit})
             uri = f"hf://datasets/{path}"

@@ -31,6 +31,7 @@ def shares(sizes: Sequence[int], limit: int | None, *, by_size: bool) -> list[in
         return list(sizes)
     if by_size:
         counts = [limit * size // total for size in sizes]
+        # Of equal remainders the first tasks get the items: every model must be measured on the same ones.
         order = sorted(range(len(sizes)), key=lambda task: (-(limit * sizes[task] % total), task))
         for task in order[: limit - sum(counts)]:
             counts[task] += 1

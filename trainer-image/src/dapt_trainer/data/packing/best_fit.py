@@ -187,6 +187,7 @@ class _Rows:
                 return  # the gaps of the other rows are too few for the tokens of the emptiest one
             for piece in self._drop_emptiest():
                 while not self._free_sizes >> piece.length:
+                    # No gap takes the whole piece: the largest leaves the fewest further cuts.
                     largest = self._free_sizes.bit_length() - 1
                     cut.add(piece.document)
                     self._put(self._take(largest), piece._replace(length=largest))
@@ -204,6 +205,7 @@ class _Rows:
             row = self._take(free)
             unused = []
             for home, piece in candidates:
+                # Not into its own row, which would then hold the same text twice.
                 if free and home != row:
                     length = min(free, piece.length)
                     self._rows[row].append(piece._replace(length=length))

@@ -249,6 +249,7 @@ _LOW_BITS = 20
 
 
 def _scaled(share: float) -> int:
+    # A fraction holds a float exactly, so nothing is rounded before the end.
     return round(Fraction(share) * (1 << _SCALE_BITS))
 
 

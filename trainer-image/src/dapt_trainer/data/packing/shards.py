@@ -158,6 +158,7 @@ class ShardWriter:
         if used > self._length or not pieces or min(lengths) == 0:
             raise ValueError(f"segments of {lengths} tokens are no row of {self._length} positions")
         row = np.full(self._length, self._end_of_text_id, dtype=self._dtype)
+        # "unsafe" only for numpy: the type of the tokens on disk holds every id of the vocabulary.
         np.concatenate(pieces, out=row[:used], casting="unsafe")
         starts = np.cumsum([0, *lengths[:-1]]).astype("<i4")
         self._segments += len(pieces)
@@ -200,6 +201,7 @@ class _HashingFile:
 
     def close(self) -> ShardFile:
         self._file.flush()
+        # On disk before the manifest lists the file with its digest.
         os.fsync(self._file.fileno())
         self._file.close()
         return ShardFile(name=self._path.name, size_bytes=self._size, sha256=self._hash.hexdigest())

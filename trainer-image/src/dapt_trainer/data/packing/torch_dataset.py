@@ -70,6 +70,7 @@ class PackedDataset(Dataset[dict[str, torch.Tensor]]):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """Return `input_ids`, `labels` and `position_ids`, each int64 [L]."""
         step, number = divmod(index, self._batch)
+        # The rows of a step are computed together, and its sequences are read one after the other.
         if step != self._step:
             self._step, self._rows = step, self._mixture.rows(step)
         source, row = self._rows[number]
@@ -78,6 +79,7 @@ class PackedDataset(Dataset[dict[str, torch.Tensor]]):
         labels[packed.used :] = IGNORED_LABEL
         positions = packed.position_ids
         if self._boundaries:
+            # The token before a segment belongs to another document, which does not predict it.
             labels[packed.starts] = IGNORED_LABEL
         else:
             positions = np.arange(len(labels), dtype=np.int64)

@@ -150,6 +150,7 @@ def _text_documents(
     with _open_unpacked(filesystem, file) as stream:
         content = stream.read()
     try:
+        # A byte order mark is no part of the text.
         yield Document(content.decode("utf-8-sig"), f"{file.label}:1")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1

@@ -162,6 +162,7 @@ def unreachable(uri: str, field: str, error: BaseException) -> str:
 def _claim_path(uri: str, path: str, field: str) -> str:
     root = os.environ.get(CLAIMS_FOLDER, CLAIMS_MOUNT)
     claim = path.split("/", 1)[0]
+    # The path must stay inside the claim: the pod has other volumes too.
     if ".." in path.split("/") or not claim:
         raise InputError(f"{field}: {uri}: a claim's path is pvc://CLAIM/PATH without '..'")
     if not os.path.isdir(os.path.join(root, claim)):
@@ -181,6 +182,7 @@ def _hub_path(uri: str, path: str, field: str) -> tuple[str, str]:
     try:
         from huggingface_hub import HfApi
 
+        # A branch may move while files are read: all are read at one commit, which the report names.
         commit = HfApi().dataset_info(repository, revision=revision or None).sha
     except Exception as error:
         raise InputError(unreachable(uri, field, error)) from error
