@@ -167,6 +167,7 @@ def byte_spelled_characters(
             and all(name in vocabulary for name in names)
         ):
             candidates.append((-saved, character, tuple(vocabulary[name] for name in names)))
+    # Added tokens count: their ids may lie behind the model's own vocabulary.
     first_id = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
     chosen = sorted(candidates)[: extension.vocabulary_size]
     return [

@@ -99,6 +99,7 @@ def grow(
     # 3. Write the model, and tokenize all documents again.
     write_grown_model(prepared / MODEL, prepared / EXTENDED_MODEL, grown, source=source, beat=beat)
     largest_id = max(new.get_vocab(with_added_tokens=True).values())
+    # The new ids may be the first that 16 bits cannot hold.
     token_type: TokenType = "uint16" if largest_id < 1 << 16 else "uint32"
     spooled = [
         retokenized(

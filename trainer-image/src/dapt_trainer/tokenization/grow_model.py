@@ -176,6 +176,7 @@ def vocabulary_of(folder: Path) -> Vocabulary:
         if getattr(head, "bias", None) is not None:
             required.append(f"{modules[id(head)]}.bias")
     rows = embedding.weight.shape[0]
+    # A tensor that has a row for each token and is not extended would leave the new tokens without theirs.
     for name, shape in shapes.items():
         if shape[:1] == (rows,) and name not in (*required, *tied) and _follows_vocabulary(config, name):
             raise GrowError(f"{type(model).__name__} has a further tensor with a row for each token ({name})")
@@ -271,6 +272,7 @@ def grown(old: Tensor, extension: Extension, rows: int) -> Tensor:
 
     from dapt_trainer.tokenization.new_rows import constituent_mean_rows
 
+    # The type of the old rows, so that these are copied bit by bit.
     matrix = torch.empty((rows, *old.shape[1:]), dtype=old.dtype)
     matrix[: old.shape[0]] = old
     matrix[torch.tensor(list(extension.ids))] = constituent_mean_rows(old, extension.constituents)

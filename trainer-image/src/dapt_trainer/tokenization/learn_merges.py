@@ -115,6 +115,7 @@ class _Learner:
                 if -negative_count < min_count:
                     break
                 continue
+            # Counts fall as other pairs are merged: the pair goes back under its present count.
             if count != -negative_count:
                 heapq.heappush(self._heap, (-count, pair))
                 continue

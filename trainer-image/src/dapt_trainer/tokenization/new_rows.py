@@ -35,6 +35,7 @@ def constituent_mean_rows(old_matrix: Matrix, constituents: Sequence[Sequence[in
             raise ValueError(f"constituents {list(ids)} of a matrix with {old.shape[0]} rows")
     rows = torch.empty((len(constituents), *old.shape[1:]), dtype=old.dtype)
     for place, ids in enumerate(constituents):
+        # fp32: a sum in bf16 keeps 8 bits of its largest term.
         rows[place] = old[list(ids)].float().mean(dim=0).to(old.dtype)
     return rows
 
