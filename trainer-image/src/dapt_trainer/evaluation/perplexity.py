@@ -126,6 +126,7 @@ def _sum_over_ranks(value: float, world_size: int, model: torch.nn.Module) -> fl
     if world_size == 1:
         return value
     device = next(model.parameters()).device
+    # In fp32 a sum of a few million nats would be rounded to a quarter of one.
     total = torch.tensor(value, dtype=torch.float64, device=device)
     torch.distributed.all_reduce(total)
     return float(total)

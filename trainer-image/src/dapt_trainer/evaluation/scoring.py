@@ -64,6 +64,7 @@ def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[in
     A row longer than that is a batch of its own.
     """
     batches: list[list[int]] = []
+    # By index too: every rank makes the same batches, of which it then takes its own.
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= batch_tokens:
             batches[-1].append(index)
@@ -160,6 +161,7 @@ class Scorer:
         if head is not None:
             hidden_blh, is_exact = _hidden_before(head, self.model, inputs)
             if is_exact:
+                # The head needs the scored positions alone; all others are freed before the logits exist.
                 hidden_nh = hidden_blh[rows_n, columns_n]
                 del hidden_blh
                 return self._in_chunks(lambda part: head(hidden_nh[part]), targets_n, head.weight.shape[0])
@@ -177,6 +179,7 @@ class Scorer:
         losses, firsts = [], []
         for start in range(0, len(targets_n), size):
             part = slice(start, start + size)
+            # fp32 for the sum over the vocabulary, and float64 below for the sums over whole documents.
             logits_nv = logits_of(part).float()
             target_n = targets_n[part]
             chosen_n = logits_nv.gather(1, target_n[:, None])[:, 0]
@@ -268,6 +271,7 @@ class _Layout:
             for number, tokens in enumerate(tree.continuations, start=1):
                 self._place(row, start, tokens[:-1], context, number)
                 rows += [row] * len(tokens)
+                # A position predicts the next token: the context's last one predicts the first of every continuation.
                 columns += [context - 1, *range(start, start + len(tokens) - 1)]
                 targets += list(tokens)
                 start += len(tokens) - 1
