@@ -228,6 +228,7 @@ def _base_model(trained: TrainedModel) -> BaseModel:
     if config.lora is not None and starts_at_origin(config.model) and not config.lora.embeddings:
 
         def without_adapters(batch: Batch) -> torch.Tensor:
+            # With dropout the base model's predictions would differ from one pass to the next.
             was_training = model.training
             model.eval()
             try:
@@ -243,6 +244,7 @@ def _base_model(trained: TrainedModel) -> BaseModel:
         precision=config.distribution.precision,
         device=str(trained.ranks.device),
     )
+    # Batches are collated for the trained model's attention, so both models need the same.
     base.set_attn_implementation(model.config._attn_implementation)
     base.requires_grad_(False)
     base.config.use_cache = False

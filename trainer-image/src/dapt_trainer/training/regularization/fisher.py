@@ -84,6 +84,7 @@ def estimate_shared_fisher(
             _sampled_backward(model, row, _seed_of(seed, number or 0), causal_predictions)
             # Here and not in hooks: the reductions need the same order on every rank, and autograd's may differ.
             for name, weight in chosen.items():
+                # A rank whose sequence does not count still takes part in every reduction, with zeros.
                 square = zeros_for(weight)
                 if weight.grad is not None and number is not None:
                     _take_square(square, weight)
@@ -106,6 +107,7 @@ def _only_trained(model: torch.nn.Module, names: Iterable[str]) -> Iterator[dict
     chosen = {name: weights[name] for name in names}
     trained = {name: weight.requires_grad for name, weight in weights.items()}
     for name, weight in weights.items():
+        # Else autograd would compute and keep the gradients of weights that nobody sums.
         weight.requires_grad_(name in chosen)
     try:
         yield chosen
@@ -125,6 +127,7 @@ def _take_square(total: torch.Tensor, weight: torch.Tensor) -> None:
 def _sampled_backward(model: torch.nn.Module, row: Batch, seed: int, predictions: Predictions) -> None:
     """Compute the gradients of one sequence's log-likelihood, with labels drawn from the model."""
     logits = predictions(model, row).float()
+    # A generator of its own: the labels depend on the sample alone, not on how many ranks share the samples.
     generator = torch.Generator(logits.device).manual_seed(seed)
     with torch.no_grad():
         drawn = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator).squeeze(1)

@@ -142,9 +142,8 @@ def _estimate(
     def rows_of_rank() -> Iterator[tuple[int | None, Batch]]:
         for first in range(0, key.samples, ranks.world_size):
             number = first + ranks.rank
-            counts = (
-                number < key.samples
-            )  # in the last round, ranks without a sequence repeat one that does not count
+            # In the last round, ranks without a sequence repeat one that does not count.
+            counts = number < key.samples
             batch = attention.collate([rows.row(number if counts else first)])
             yield (number if counts else None, on_device(batch, ranks.device))
 
@@ -152,6 +151,7 @@ def _estimate(
         nonlocal done
         done += 1
         context.progress.update(activity=_ACTIVITY, fraction=done / rounds)
+        # All ranks stop after the same round: one that left alone would leave the others waiting in a reduction.
         if ranks.sum(float(context.progress.stop_requested()))[0]:
             measured = min(key.samples, done * ranks.world_size)
             raise StopRequested(
@@ -190,6 +190,7 @@ def _owners(model: PreTrainedModel, names: list[str], world_size: int) -> dict[s
     sizes = {name: weight.numel() for name, weight in model.named_parameters()}
     loads = [0] * world_size
     owners = {}
+    # By name too: every rank has to find the same owners, also among weights of one size.
     for name in sorted(names, key=lambda name: (-sizes[name], name)):
         owners[name] = loads.index(min(loads))
         loads[owners[name]] += sizes[name]

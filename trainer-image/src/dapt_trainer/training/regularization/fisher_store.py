@@ -90,6 +90,7 @@ def find_fisher(work: Path, key: FisherKey) -> StoredFisher | None:
     for path in sorted((work / STAGES).glob(f"*/try-*/{key.name}.json")):
         try:
             _, manifest = read_envelope(path, FISHER_SCHEMA, FisherManifest)
+        # A damaged file costs a new estimate and never the run.
         except ContractError:
             continue
         folder = path.with_suffix("")
@@ -101,6 +102,7 @@ def find_fisher(work: Path, key: FisherKey) -> StoredFisher | None:
 def _is_intact(folder: Path, entry: FileEntry) -> bool:
     path = folder / entry.path
     return (
+        # A manifest must not lead to a file outside of its folder.
         Path(entry.path).name == entry.path
         and path.is_file()
         and path.stat().st_size == entry.size_bytes
@@ -186,5 +188,6 @@ def _parts(tensors: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tens
 def _write_part(path: Path, part: Mapping[str, torch.Tensor]) -> FileEntry:
     save_file({name: tensor.cpu().contiguous() for name, tensor in part.items()}, path)
     with path.open("rb") as file:
+        # On disk before the manifest lists it.
         os.fsync(file.fileno())
     return FileEntry(path=path.name, size_bytes=path.stat().st_size, sha256=sha256_of_file(path))

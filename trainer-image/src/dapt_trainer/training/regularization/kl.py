@@ -76,6 +76,8 @@ class KlPenalty:
 
     def add_gradients(self, step: int, /) -> None:
         """Run forward and backward passes on the general text of the step."""
+        # By the positions of all ranks, since the ranks' gradients are summed: a mean of means would weigh ranks, not
+        # tokens.
         weight = self._strength / self._general.positions_of_step(step)
         total = 0.0
         for batch in self._general.of_step(step):
@@ -109,6 +111,7 @@ def divergence_and_gradient(logits: torch.Tensor, base: torch.Tensor) -> tuple[t
     gradient = torch.empty_like(logits)
     total = torch.zeros((), dtype=torch.float64, device=logits.device)
     for start in range(0, len(logits), _CHUNK_POSITIONS):
+        # fp32: a log-softmax in bf16 would round away what two similar models differ by.
         ours = logits[start : start + _CHUNK_POSITIONS].float().log_softmax(dim=-1)
         theirs = base[start : start + _CHUNK_POSITIONS].float().log_softmax(dim=-1)
         probabilities = theirs.exp()

@@ -84,6 +84,7 @@ def share_of_layers(layers: Sequence[AdaptedLayer], rank: int, world_size: int) 
     """Return this rank's layers; the largest are assigned first, each to the rank with the fewest weights so far."""
     loads = [0] * world_size
     mine = []
+    # By name too: every rank has to divide layers of one size alike.
     for layer in sorted(layers, key=lambda layer: (-layer.weight.numel(), layer.name)):
         lightest = loads.index(min(loads))
         loads[lightest] += layer.weight.numel()
@@ -148,6 +149,7 @@ class LowRankPenalty:
         a, b = (matrix.float() for matrix in _matrices(term.layer))
         scaling = float(term.layer.module.scaling["default"])
         distance = (b @ a).mul_(scaling)
+        # Layers such as GPT-2's Conv1D hold their weight as [in, out].
         if term.layer.module.fan_in_fan_out:
             distance = distance.T
         if term.base is not None:

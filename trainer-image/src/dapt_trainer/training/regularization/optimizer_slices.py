@@ -147,6 +147,7 @@ def engine_weights(engine: DeepSpeedEngine, model: torch.nn.Module) -> tuple[lis
             for name, weight in trained
             if getattr(weight, "_hp_mapping", None) is not None
         ], 1
+    # Without ZeRO every rank has the whole optimizer, so each computes the whole penalty.
     copies = int(engine.dp_world_size)
     if hasattr(optimizer, "fp32_groups_flat"):
         masters = dict(_masters(optimizer.fp16_groups, optimizer.fp32_groups_flat))

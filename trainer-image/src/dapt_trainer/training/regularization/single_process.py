@@ -48,6 +48,7 @@ def single_process_penalty(
         InputError: the group is empty.
     """
     if config.kind == "klToBase":
+        # A copy, because the model itself will be trained away from its anchor.
         base = copy.deepcopy(model).eval().requires_grad_(False)
 
         def rows_of_step(step: int) -> list[Batch]:
