@@ -83,6 +83,7 @@ def _save_sharded(model: PreTrainedModel, folder: Path, *, is_writer: bool) -> N
         return
     write()
     _rename_parts(folder, names, total_bytes=sum(sizes.values()))
+    # What `save_pretrained` would write into the configuration; readers choose class and type by it.
     model.config.architectures = [type(model).__name__]
     model.config.dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     model.config.save_pretrained(folder)
@@ -119,11 +120,13 @@ def _save_adapter(model: PeftModel, folder: Path, *, sharded: bool, is_writer: b
         return
     settings = model.peft_config["default"]
     was_inference = settings.inference_mode
+    # As `PeftModel.save_pretrained` does.
     settings.inference_mode = True
     try:
         settings.save_pretrained(folder)
     finally:
         settings.inference_mode = was_inference
     state = get_peft_model_state_dict(model, state_dict=whole, save_embedding_layers=False)
+    # safetensors refuses tensors that are not contiguous.
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in state.items()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
