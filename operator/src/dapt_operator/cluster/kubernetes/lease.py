@@ -92,6 +92,7 @@ class Leadership:
     def stop(self) -> None:
         """Release the Lease, so that the next operator need not wait."""
         was_held = self.is_held()
+        # In this order: the thread asks for `_stopped` before it extends `_held_until`.
         self._stopped.set()
         self._held_until = -1.0
         # Ends the pauses between attempts, so that the thread does not outlive the wait below.

@@ -95,6 +95,7 @@ def job_status(job: Manifest, pods: Sequence[Manifest], failure: tuple[str, str]
     is_complete = bool(pods) and all(phase == "Succeeded" for phase in phases)
 
     def add(kind: str, reason: str, message: str) -> None:
+        # A condition keeps the time of its first transition.
         if not any(condition["type"] == kind for condition in conditions):
             conditions.append(_condition(kind, reason, message))
 
@@ -110,6 +111,7 @@ def job_status(job: Manifest, pods: Sequence[Manifest], failure: tuple[str, str]
         status["completionTime"] = micro_time()
     elif failure is not None:
         add("FailureTarget", *failure)
+        # As the Job controller does since Kubernetes 1.31: a Job is Failed only when none of its pods is active.
         if num_active == 0:
             add("Failed", *failure)
     return status | {"conditions": conditions}
