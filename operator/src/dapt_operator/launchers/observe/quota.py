@@ -71,4 +71,5 @@ def _can_never_fit(message: str) -> bool:
         return True
     never = set(_NEVER_IN.findall(message))
     never |= {name for pair in _NEVER_FLAVOR.findall(message) for name in pair if name}
+    # One flavor that may have quota later is enough to wait for.
     return bool(never) and not set(_WAITS_IN.findall(message)) - never

@@ -261,6 +261,7 @@ def _failed(
 
 def _facts_despite_failure(pods: Sequence[Pod]) -> Contract | None:
     for pod in pods:
+        # Rank 0 alone reports facts; pretraining reports its checkpoints after a failure too.
         if pod.index == 0 and pod.message is not None:
             try:
                 return pod.message.parsed_facts()
