@@ -59,6 +59,7 @@ def register(
     async def remove(event: kopf.RawEvent, **_: Any) -> None:
         sink.remove(event["object"])
 
+    # The index function is not called for a deletion, and `on.event` is called for every event.
     def is_deletion(type: str | None, **_: Any) -> bool:
         return type == "DELETED"
 

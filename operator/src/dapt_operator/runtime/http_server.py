@@ -18,6 +18,7 @@ Check = Callable[[], str]
 
 
 class _Server(ThreadingHTTPServer):
+    # A scrape that hangs must not keep the process from ending.
     daemon_threads = True
 
 

@@ -262,6 +262,7 @@ class AdaptationCollector:
             for series, family, series_values in zip(SERIES, families, values, strict=True):
                 for label, value in series_values:
                     family.add_metric([*names, label] if series.label else names, value)
+        # Replaced as a whole, so that deleted resources leave nothing behind.
         self._computed = computed
         yield from families
 

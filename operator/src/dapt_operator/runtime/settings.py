@@ -101,6 +101,7 @@ def make_settings(options: Options) -> Settings:
         instance=instance,
         lease_namespace=lease_namespace,
         lease_name=lease_name,
+        # With the pod's uid, so that a container that restarts in its pod has its Lease at once.
         identity=f"{socket.gethostname()}_{os.environ.get('POD_UID') or os.getpid()}",
         port=options.port,
         workers=options.workers,

@@ -100,6 +100,7 @@ class Watches:
             try:
                 asyncio.run(self._run_kopf())
             except Exception as error:
+                # Nothing is lost meanwhile: kopf lists everything when it starts, and the resync does too.
                 log.warning("the watches failed, restarting them", error=f"{type(error).__name__}: {error}")
                 self._stopped.wait(RESTART_SECONDS)
 
