@@ -68,6 +68,7 @@ def judge_readings(rule: StopRule, base_perplexity: float, perplexities: Sequenc
             verdict=StopVerdict.DIVERGED,
             message=f"general perplexity is {latest} at reading {len(perplexities)}",
         )
+    # After divergence: no setting lets a run go on whose perplexity is not a number.
     if not rule.enforce_limit:
         return StopDecision(verdict=StopVerdict.CONTINUE)
     increases = [value / base_perplexity - 1.0 for value in perplexities]
