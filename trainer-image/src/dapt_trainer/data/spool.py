@@ -261,6 +261,7 @@ class SideReader:
                 if key in self._seen_keys:
                     counts.duplicates += 1
                     continue
+                # Before the search for items: a copy of a contaminated document counts as a duplicate.
                 self._seen_keys.add(key)
             task = int(analysis.contaminated_by[number])
             if task >= 0:

@@ -232,6 +232,7 @@ def _link_or_copy(origin: Path, target: Path) -> None:
     origin = origin.resolve()  # a model cache holds symbolic links to its blobs
     if origin.suffix == ".safetensors":
         try:
+            # Some volumes have no hard links, and none leads to another file system.
             os.link(origin, target)
             return
         except OSError:

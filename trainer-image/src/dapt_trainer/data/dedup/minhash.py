@@ -112,6 +112,7 @@ def find_repeats(
     elif total:
         with ProcessPoolExecutor(
             processes,
+            # Not a fork, as in `AnalysisPool`.
             mp_context=multiprocessing.get_context("spawn"),
             initializer=die_with_parent,
             initargs=(os.getpid(),),
@@ -171,6 +172,7 @@ def _pairs_of_band(all_hashes: Signatures, band: _Band) -> Pairs:
 
     logger.disable("datatrove")
     columns = np.asarray(all_hashes[:, band.number * ROWS : (band.number + 1) * ROWS])
+    # Documents that are too short have zeros, and would all agree with each other.
     numbers = np.flatnonzero(columns.any(axis=1))
     columns = columns[numbers]
     order = np.lexsort((numbers, *columns.T[::-1]))
