@@ -293,6 +293,7 @@ def _write_index(folder: Path, target: Path) -> None:
 
 def _link(origin: Path, target: Path) -> None:
     try:
+        # Some volumes have no hard links.
         os.link(origin, target)
     except OSError:
         shutil.copyfile(origin, target)

@@ -121,6 +121,7 @@ class _Learner:
                 continue
             text = self._texts[pair[0]] + self._texts[pair[1]]
             new_id = self._new_ids.get(text)
+            # A merge that makes an old token would change how text without new tokens is split.
             if text in self._vocabulary or len(text) > self._limits.max_characters:
                 continue
             if new_id is None and len(self._learned.tokens) >= self._limits.max_tokens:
