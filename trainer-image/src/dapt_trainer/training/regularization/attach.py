@@ -139,6 +139,7 @@ def _dense(
 def _slice_of(tensor: torch.Tensor, weight: OptimizerSlice, dtype: torch.dtype) -> torch.Tensor:
     """Return this rank's part of a weight's anchor or importance, on the weight's device."""
     part = tensor.reshape(-1)[weight.start : weight.start + weight.count]
+    # A copy, because a view would keep the whole tensor in memory.
     return part.to(device=weight.master().device, dtype=dtype, copy=True)
 
 
