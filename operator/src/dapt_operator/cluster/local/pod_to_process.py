@@ -150,6 +150,7 @@ def _data(store: ObjectFiles, kind: str, name: str) -> dict[str, bytes]:
 
 
 def _with_files(folder: Path, files: Mapping[str, bytes]) -> Path:
+    # For this user alone: Secrets are written here too.
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for name, content in files.items():
         (folder / name).write_bytes(content)

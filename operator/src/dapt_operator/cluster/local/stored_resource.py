@@ -125,6 +125,7 @@ class StoredResource:
     def _write(self, resource: JsonObject) -> None:
         if self._store.get(KIND, self._name) != resource:
             self._store.put(resource)
+        # The copy comes second: after a kill in between, the next write makes it good.
         shown = {name: value for name, value in resource.items() if name != "spec"}
         stream = io.StringIO()
         yaml = YAML(typ="safe", pure=True)
