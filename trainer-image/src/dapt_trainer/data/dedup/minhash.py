@@ -7,7 +7,7 @@ Jaccard similarity s. 120 hashes in 20 bands of 6: two documents are compared wh
 first in reading order stays.
 
 Signatures are computed together with the tokens, where the words are hashed already, so that no source is read twice.
-datatrove finds the documents whose bands agree, band by band, from files on disk; docs/decisions/0008 says why it does
+datatrove finds the documents whose bands agree, band by band, from files on disk; docs/decisions/0009 says why it does
 not do the rest.
 """
 
