@@ -12,24 +12,16 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
+from multiprocessing.forkserver import ensure_running
+from pathlib import Path
 from typing import Any
 
 from support.ports import free_port
 
-PRELOADED = (
-    "torch",
-    "deepspeed",
-    "deepspeed.module_inject.auto_ep_layer",
-    "deepspeed.runtime.zero.muon.muon_optimizer",
-    "peft",
-    "transformers.trainer",
-    "dapt_trainer.stages.pretrain",
-    "dapt_trainer.training.setup",
-    "dapt_trainer.training.step_trainer",
-)
-"""What every rank imports sooner or later; names inside libraries may be missing in some of their releases."""
-NEEDED = "dapt_trainer.training.step_trainer"
-"""Of those, the module that imports most."""
+TESTS = Path(__file__).parents[1]
+IMPORTS = "support.rank_imports"
+"""The module whose imports the server has."""
 LONGEST_SECONDS = 240.0
 PATIENCE_SECONDS = 1.0
 """How long the peers of a dead rank may take to say why they end."""
@@ -46,8 +38,7 @@ def run_ranks(program: Callable[..., int], *arguments: Any, ranks: int) -> list[
     Returns:
         The exit codes by rank, negative for signals.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
+    context = _start_server()
     port = free_port()
     processes: list[Any] = [
         context.Process(target=_enter, args=(program, rank, ranks, port, arguments)) for rank in range(ranks)
@@ -65,6 +56,21 @@ def run_ranks(program: Callable[..., int], *arguments: Any, ranks: int) -> list[
     return [process.exitcode for process in processes]
 
 
+def _start_server() -> ForkServerContext:
+    """Start the server where it does not run; it takes its path from the environment, not from this process."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([IMPORTS])
+    path = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), *([path] if path else [])])
+    try:
+        ensure_running()
+    finally:
+        del os.environ["PYTHONPATH"]
+        if path is not None:
+            os.environ["PYTHONPATH"] = path
+    return context
+
+
 def _enter(
     program: Callable[..., int], rank: int, world_size: int, port: int, arguments: tuple[Any, ...]
 ) -> None:
@@ -72,7 +78,7 @@ def _enter(
     code = 1
     try:
         # The server passes over what it cannot import, in silence: the tests would still pass, slowly.
-        assert NEEDED in sys.modules, f"the server of the ranks did not import {NEEDED}"
+        assert IMPORTS in sys.modules, f"the server of the ranks did not import {IMPORTS}"
         gc.freeze()  # a round of the garbage collector over all imports takes as long as three steps
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
