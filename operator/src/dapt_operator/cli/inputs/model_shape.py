@@ -21,7 +21,6 @@ _NO_LIMIT_TOKENS = 1_048_576
 _MAX_HEADER_BYTES = 100 * 1024 * 1024
 
 
-
 def local_model(path: Path) -> ModelFacts:
     """Return the facts of a model on this machine that its headers give; digest and revision stay empty.
 
@@ -66,7 +65,6 @@ def _from_folder(folder: Path) -> ModelFacts:
         weights_bytes=sum(file.stat().st_size for file in weights),
         **numbers,
     )
-
 
 
 def _parameters(numbers: dict[str, int], tied: bool) -> int:
