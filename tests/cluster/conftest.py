@@ -12,7 +12,22 @@ if TYPE_CHECKING:  # loaded by the fixtures: this file is read for tests that ne
     from testcluster.control_plane import ControlPlane
     from testcluster.kubelet_script import ScriptedKubelet
 
+LONGEST = (
+    "test_whole_node.py",
+    "test_operator_faults.py",
+    "test_kueue.py",
+    "test_whole_adaptation.py",
+    "test_impossible.py",
+    "test_chart.py",
+    "test_refused_objects.py",
+)
+"""Files that take longest: they come first, so that in the end no worker is left alone with one of them."""
 _numbers = itertools.count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -12,6 +12,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -52,10 +53,17 @@ def by_us(call: Call) -> bool:
 
 
 class Stand:
-    """One namespace with a kubelet, a proxy and an operator behind it."""
+    """One namespace with a kubelet, a proxy and an operator behind it.
 
-    def __init__(self, plane: ControlPlane, namespace: str) -> None:
+    Args:
+        plane: the cluster.
+        namespace: where the operator acts.
+        resync_seconds: after how long the operator notices what no watch reports.
+    """
+
+    def __init__(self, plane: ControlPlane, namespace: str, *, resync_seconds: int = 5) -> None:
         self.plane, self.namespace = plane, namespace
+        self._flags = [f"--resync-seconds={resync_seconds}", "--log-level=info"]
         make_claim(plane, namespace)
         self.profile = make_profile(plane)
         self.proxy = ApiProxy(plane)
@@ -64,9 +72,7 @@ class Stand:
     def __enter__(self) -> Stand:
         self.proxy.__enter__()
         config = token_kubeconfig(self.plane, self.namespace, self.proxy.url)
-        self.operator = OperatorProcess(
-            self.plane, [self.namespace], kubeconfig=config, flags=["--resync-seconds=5", "--log-level=info"]
-        )
+        self.operator = OperatorProcess(self.plane, [self.namespace], kubeconfig=config, flags=self._flags)
         self.operator.start()
         self.operator.wait_for("acting")
         return self
@@ -106,6 +112,25 @@ def stand(control_plane: ControlPlane, namespace: str, kubelet: ScriptedKubelet)
         yield made
 
 
+@dataclass(frozen=True)
+class Unbroken:
+    """A life without a fault."""
+
+    end: dict[str, Any]
+    num_writes: int
+    """How many writes of the operator it took."""
+
+
+@pytest.fixture(scope="module")
+def unbroken(control_plane: ControlPlane) -> Iterator[Unbroken]:
+    """The life that all broken ones are compared with, but those with a rollback."""
+    namespace = control_plane.make_namespace("unbroken")
+    with ScriptedKubelet(control_plane, healthy), Stand(control_plane, namespace) as made:
+        life = lived(made)
+    yield life
+    control_plane.api.delete("Namespace", namespace)
+
+
 def lasting(value: Any) -> Any:
     """A status without what must differ."""
     if isinstance(value, dict):
@@ -140,8 +165,8 @@ def end_of(life: Adaptation) -> dict[str, Any]:
     }
 
 
-def lived(stand: Stand, runs: Sequence[tuple[str, str]] = ONCE, **over: Any) -> tuple[dict[str, Any], int]:
-    """An unbroken life of these stages and attempts: its end and how many writes it took."""
+def lived(stand: Stand, runs: Sequence[tuple[str, str]] = ONCE, **over: Any) -> Unbroken:
+    """Live an unbroken life of these stages and attempts."""
     before = len(stand.proxy.calls)
     life = stand.begin(**over)
     life.wait_for_phase("Published")
@@ -151,11 +176,11 @@ def lived(stand: Stand, runs: Sequence[tuple[str, str]] = ONCE, **over: Any) -> 
     end = end_of(life)
     assert end["jobs"] == Counter((stage, attempt, "1") for stage, attempt in runs)
     stand.bury(life)
-    return end, len(writes)
+    return Unbroken(end, len(writes))
 
 
-def test_killed_before_and_after_its_writes_it_ends_the_same(stand: Stand) -> None:
-    killed_around_its_writes(stand, POINTS)
+def test_killed_before_and_after_its_writes_it_ends_the_same(stand: Stand, unbroken: Unbroken) -> None:
+    killed_around_its_writes(stand, POINTS, unbroken)
 
 
 def test_operator_killed_during_a_rollback_reaches_the_same_end(
@@ -167,14 +192,13 @@ def test_operator_killed_during_a_rollback_reaches_the_same_end(
         ("prepare", "1"), ("baseline", "1"), ("pretrain", "1"), ("pretrain", "2"), ("blend", "1"), ("blend", "2"),
         ("evaluate", "2"), ("finetune", "2"), ("verify", "2"), ("publish", "2"),
     )  # fmt: skip
-    killed_around_its_writes(stand, POINTS and max(1, POINTS // 2), runs, **ROLLBACK)
+    with_rollback = lived(stand, runs, **ROLLBACK)
+    killed_around_its_writes(stand, POINTS and max(1, POINTS // 2), with_rollback, **ROLLBACK)
 
 
-def killed_around_its_writes(
-    stand: Stand, sample: int, runs: Sequence[tuple[str, str]] = ONCE, **over: Any
-) -> None:
+def killed_around_its_writes(stand: Stand, sample: int, unbroken: Unbroken, **over: Any) -> None:
     """Break lives at a sample of points before and after their writes, at all of them for 0."""
-    unbroken, writes = lived(stand, runs, **over)
+    writes = unbroken.num_writes
     chooser = random.Random(SEED)
     points = [(number, when) for number in range(1, writes + 1) for when in ("before", "after")]
     if sample:
@@ -194,7 +218,7 @@ def killed_around_its_writes(
         told = (
             f"{when} write {number} ({struck[0].verb} {struck[0].resource})" if struck else f"{when} {number}"
         )
-        assert end_of(life) == unbroken, told
+        assert end_of(life) == unbroken.end, told
         print(f"killed {told}: the same end after {time.monotonic() - begun:.1f} s")
         stand.bury(life)
     # A stage that ends before it was seen running saves a write, so the last points of one life may not be in another.
@@ -211,8 +235,9 @@ def killed_around_its_writes(
         pytest.param(Cut.AFTER, id="cut-after-it-took-effect"),
     ],
 )
-def test_an_api_server_in_trouble_changes_nothing_of_the_end(stand: Stand, effect: Effect) -> None:
-    unbroken, _ = lived(stand)
+def test_an_api_server_in_trouble_changes_nothing_of_the_end(
+    stand: Stand, unbroken: Unbroken, effect: Effect
+) -> None:
     chooser = random.Random(SEED)
     fault = stand.proxy.plant(
         effect,
@@ -223,22 +248,27 @@ def test_an_api_server_in_trouble_changes_nothing_of_the_end(stand: Stand, effec
     life.wait_for_phase("Published", seconds=180)
     stand.proxy.heal()
     assert fault.hits >= 5
-    assert end_of(life) == unbroken
+    assert end_of(life) == unbroken.end
 
 
-def test_watches_that_fell_silent_are_noticed(stand: Stand) -> None:
-    unbroken, _ = lived(stand)
-    assert stand.proxy.silence_watches() > 0
-    life = stand.begin()
-    life.wait_for_phase("Published", seconds=240)
-    assert end_of(life) == unbroken
+def test_watches_that_fell_silent_are_noticed(
+    control_plane: ControlPlane, namespace: str, kubelet: ScriptedKubelet
+) -> None:
+    kubelet.script = healthy
+    # Each stage's end is noticed by the next resync alone.
+    with Stand(control_plane, namespace, resync_seconds=1) as stand:
+        unbroken = lived(stand)  # also the proof that all watches are open
+        assert stand.proxy.silence_watches() > 0
+        life = stand.begin()
+        life.wait_for_phase("Published", seconds=240)
+        assert end_of(life) == unbroken.end
 
 
 def test_cut_watches_are_opened_again(stand: Stand) -> None:
-    unbroken, _ = lived(stand)
+    unbroken = lived(stand)
     life = stand.begin()
     for _ in range(5):
         assert stand.proxy.cut_watches() > 0
         time.sleep(0.3)
     life.wait_for_phase("Published", seconds=120)
-    assert end_of(life) == unbroken
+    assert end_of(life) == unbroken.end
