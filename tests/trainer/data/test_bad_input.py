@@ -14,7 +14,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from dapt_contract.stages.common import ProbeConfig, TaskConfig
-from dapt_contract.stages.prepare import InstructionSource, ModelFacts, PrepareConfig, TextSource
+from dapt_contract.stages.prepare import ModelFacts, PrepareConfig, TextSource
+from dapt_contract.stages.tuning_data import InstructionSource
 from dapt_trainer.data import disk_space
 from dapt_trainer.errors import InfrastructureError, InputError
 from support.toy_corpus import documents, train_tokenizer, write_jsonl, write_model

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer
 
 from dapt_contract.measure import Side
 from dapt_contract.stages.common import ProbeConfig, TaskConfig
-from dapt_contract.stages.prepare import InstructionSource, TextSource, TrainingLength
+from dapt_contract.stages.prepare import TextSource, TrainingLength
+from dapt_contract.stages.tuning_data import InstructionSource
 from dapt_trainer.data import analysis
 from dapt_trainer.data.choose_held_out import held_out_limit
 from dapt_trainer.data.packing.data_manifest import read_manifest

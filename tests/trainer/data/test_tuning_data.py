@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dapt_contract.stages.common import TaskConfig
-from dapt_contract.stages.prepare import InstructionSource, PreferenceInput
+from dapt_contract.stages.tuning_data import InstructionSource, PreferenceInput
 from dapt_trainer.data.dedup.contamination import EvaluationItem, contamination_index
 from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.items.tuning_data import read_preferences, without_items, without_repeats

@@ -9,6 +9,12 @@ from pydantic import Field
 from dapt_contract.base import Contract, Row
 from dapt_contract.measure import Side
 from dapt_contract.stages.common import LoraConfig, Precision, ProbeConfig, TaskConfig
+from dapt_contract.stages.tuning_data import (
+    InstructionSource,
+    PreferenceInput,
+    TuningDataConfig,
+    TuningDataFacts,
+)
 
 
 class TextSource(Contract):
@@ -20,19 +26,6 @@ class TextSource(Contract):
     weight: float = 1.0
     """Multiplies the source's natural share within its side."""
     max_tokens: int | None = None
-
-
-class InstructionSource(Contract):
-    """Names one source of SFT examples."""
-
-    source: str
-    format: Literal["messages", "promptResponse", "plain"]
-
-
-class PreferenceInput(Contract):
-    """Names one source of DPO pairs."""
-
-    source: str
 
 
 class TokenizerExtensionConfig(Contract):
@@ -72,6 +65,8 @@ class PrepareConfig(Contract):
     bad_records_max_fraction: float = 0.0
     instructions: tuple[InstructionSource, ...] = ()
     preferences: tuple[PreferenceInput, ...] = ()
+    tuning_data: tuple[TuningDataConfig, ...] = Field(default=(), max_length=2)
+    """What fine-tuning and preference tuning will learn from, as far as it is known when prepare starts."""
     tokenizer_extension: TokenizerExtensionConfig | None = None
     tasks: tuple[TaskConfig, ...] = ()
     probes: tuple[ProbeConfig, ...] = ()
@@ -216,6 +211,8 @@ class PrepareFacts(Contract):
     """None: the tokenizer is the base model's."""
     task_items: tuple[tuple[str, int], ...] = ()
     data_digest: str
+    tuning_data: tuple[TuningDataFacts, ...] = Field(default=(), max_length=2)
+    """What was prepared of `PrepareConfig.tuning_data`; empty also in facts from before that field."""
     warnings: tuple[str, ...] = ()
     """Sentences for people; the message cuts the longest, the report has them in full."""
 

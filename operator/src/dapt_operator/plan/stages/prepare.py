@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from dapt_contract.stages.prepare import (
-    InstructionSource,
-    PreferenceInput,
-    PrepareConfig,
-    TextSource,
-    TrainingLength,
-)
+from dapt_contract.stages.prepare import PrepareConfig, TextSource, TrainingLength
+from dapt_contract.stages.tuning_data import InstructionSource, PreferenceInput
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.spec_corpus import Source

@@ -1,0 +1,90 @@
+"""Defines tuning_data, which reads the examples of fine-tuning or the pairs of preference tuning, and nothing else.
+
+Prepare reads both at the beginning, so that their faults are found before anything is paid for. Whoever edits them
+afterwards, before the stage that learns from them has started, gets a run of this stage: it takes seconds and leaves
+the corpus as it is. A configuration names its folder by its digest, so other data is never learned from.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from dapt_contract.base import Contract, Row
+from dapt_contract.envelope import digest_of
+from dapt_contract.layout import INSTRUCTIONS, PREFERENCES
+from dapt_contract.stages.common import ProbeConfig, TaskConfig
+
+TuningKind = Literal["instructions", "preferences"]
+"""Examples of fine-tuning, or pairs of preference tuning."""
+
+
+class InstructionSource(Contract):
+    """Names one source of SFT examples."""
+
+    source: str
+    format: Literal["messages", "promptResponse", "plain"]
+
+
+class PreferenceInput(Contract):
+    """Names one source of DPO pairs."""
+
+    source: str
+
+
+class TuningDataConfig(Contract):
+    """Configures the reading of one kind of tuning data; its digest is the identity of the data."""
+
+    kind: TuningKind
+    instructions: tuple[InstructionSource, ...] = ()
+    """Sources of examples; empty where `kind` is `preferences`."""
+    preferences: tuple[PreferenceInput, ...] = ()
+    bad_records_max_fraction: float = 0.0
+    sequence_length_tokens: int | None = None
+    """Length that the stage cuts at, as the spec has it; None: what prepare packs."""
+    decontaminate: bool = True
+    """Whether examples with an evaluation item are left out."""
+    tasks: tuple[TaskConfig, ...] = ()
+    probes: tuple[ProbeConfig, ...] = ()
+    evaluation_limit: int | None = None
+    content: tuple[tuple[str, str], ...] = ()
+    """(source, digest of the names, sizes and modification times of its files), where the files are on the machine that
+    plans: files corrected in place are other data. Empty in a cluster, whose operator cannot see them."""
+
+    @property
+    def digest(self) -> str:
+        """Return the identity of the data that this configuration describes."""
+        return digest_of(self)
+
+    @property
+    def folder(self) -> str:
+        """Return the folder of the data, relative to the work volume."""
+        root = INSTRUCTIONS if self.kind == "instructions" else PREFERENCES
+        return f"{root}/{self.digest.removeprefix('sha256:')[:12]}"
+
+
+class TuningDataFacts(Row):
+    """Counts what became of one kind of tuning data."""
+
+    kind: TuningKind
+    config_digest: str
+    """`TuningDataConfig.digest` of what was read."""
+    records: int
+    """Examples or pairs that can be learned from."""
+    data_digest: str = ""
+    """SHA-256 of the records as they lie on the work volume."""
+    bad_records: int = 0
+    contaminated: int = 0
+    """Records left out, since they contain an evaluation item."""
+    repeats: int = 0
+    """Pairs left out, since an earlier one has the same text."""
+
+
+class TuningDataReport(Contract):
+    """Adds what only people read to the facts."""
+
+    facts: TuningDataFacts
+    resolved_sources: tuple[tuple[str, str], ...] = ()
+    """(URI as written, URI as resolved with revision, files and digest)."""
+    warnings: tuple[str, ...] = Field(default=())
