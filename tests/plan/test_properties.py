@@ -106,7 +106,7 @@ def happen_to_pods(world: World, step: Step) -> None:
             continue
         if step.what == "break" and not held and step.ends is not None:
             nodes = int(job_spec(job)["completions"])
-            cluster.fail_pod(cluster._stored[world.key], job, step.number % nodes, step.ends)
+            cluster.fail_pod(cluster.stored(world.key), job, step.number % nodes, step.ends)
         elif step.what == "wait":
             cluster.run_pods(world.key, lambda stage: WAITS[step.number])
         elif step.what == "tamper":

@@ -121,7 +121,7 @@ def after(world: World, stage: str) -> World:
     """The same world as it was before a stage had told anything: its record is left out."""
     ledger = world.status["ledger"]
     ledger["runs"] = [one for one in ledger["runs"] if one["stage"] != stage]
-    world.cluster._stored[world.key].resource["status"] |= {"ledger": ledger}
+    world.cluster.stored(world.key).resource["status"] |= {"ledger": ledger}
     return world
 
 
@@ -131,7 +131,7 @@ def lives() -> dict[str, World]:
     stopped = lived(forgetful("ForgettingLimit"), **rolls)
     begun = stopped.status["ledger"]
     begun["attempts"], begun["runs"] = [], [one for one in begun["runs"] if one["attempt"] == 1]
-    stopped.cluster._stored[stopped.key].resource["status"] |= {"ledger": begun}
+    stopped.cluster.stored(stopped.key).resource["status"] |= {"ledger": begun}
     return {
         "life-healthy": lived(**shares),
         "life-unmeasured": after(lived(), "evaluate"),

@@ -20,7 +20,7 @@ TEMPLATE: dict[str, Any] = {
 
 def kinds(world: World) -> list[str]:
     """Kinds of all that is there, without pods."""
-    found = world.cluster._stored[world.key].objects
+    found = world.cluster.stored(world.key).objects
     return sorted({kind for kind, _ in found if kind != "Pod"})
 
 

@@ -174,7 +174,7 @@ def ending(world: World) -> dict[str, Any]:
     )
     kept["attempts"] = status["attempts"]
     kept["conditions"] = [(c["type"], c["status"], c["reason"], c["message"]) for c in status["conditions"]]
-    kept["objects"] = sorted(place for place in world.cluster._stored[world.key].objects)
+    kept["objects"] = sorted(place for place in world.cluster.stored(world.key).objects)
     kept["restarts"] = status["usage"]["restarts"]
     return json.loads(json.dumps(kept))
 

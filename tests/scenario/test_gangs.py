@@ -125,7 +125,7 @@ def test_suspended_run_saves_and_its_termination_message_is_kept(stage: str) -> 
 
 def test_job_being_deleted_from_outside_is_left_until_it_is_gone() -> None:
     world = gang()
-    stored = world.cluster._stored[world.key]
+    stored = world.cluster.stored(world.key)
     world.cluster.delete_gang(stored, world.job, gracefully=True)
     world.cluster.advance(60)
     plan = world.visit()

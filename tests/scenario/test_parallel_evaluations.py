@@ -351,7 +351,7 @@ def test_deleting_the_resource_ends_everything() -> None:
     world = training(World(spec(), TWO))
     read(world, *ROWS)
     world.settle()
-    world.cluster._stored[world.key].resource["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"
+    world.cluster.stored(world.key).resource["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"
     assert world.visit().is_empty
 
 

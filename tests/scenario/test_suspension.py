@@ -87,7 +87,7 @@ def test_deleting_the_resource_ends_everything(stage: str) -> None:
 
 def test_a_resource_that_is_being_deleted_starts_nothing() -> None:
     world = World()
-    world.cluster._stored[world.key].resource["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"
+    world.cluster.stored(world.key).resource["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"
     assert world.visit().is_empty
     assert world.runs == []
 
@@ -95,10 +95,10 @@ def test_a_resource_that_is_being_deleted_starts_nothing() -> None:
 def test_recreated_resource_ignores_the_jobs_of_its_predecessor() -> None:
     world = World()
     world.live_until("pretrain")
-    leftover = world.cluster._stored[world.key].objects
+    leftover = world.cluster.stored(world.key).objects
     world.cluster.remove(world.key)
     world.key = world.cluster.add(adaptation())
-    world.cluster._stored[world.key].objects.update(leftover)
+    world.cluster.stored(world.key).objects.update(leftover)
     for job in [place for place in leftover if place[0] == "Job"]:
         leftover[job]["status"]["conditions"] = [{"type": "Failed", "status": "True"}]
     world.runs.clear()

@@ -78,7 +78,7 @@ def test_the_last_lines_of_a_failing_rank_are_kept_until_the_stage_succeeds() ->
     world.settle()
     assert world.status["stages"][-1]["try"] == 2
     assert world.status["stages"][-1]["lastLogLines"] == ["step 3", "Traceback", "ValueError: what"]
-    world.cluster._stored[world.key].logs.clear()
+    world.cluster.stored(world.key).logs.clear()
     world.cluster.delete_jobs(world.key, except_prefix=world.job["metadata"]["name"])
     world.settle()
     assert world.status["stages"][-1]["lastLogLines"] == ["step 3", "Traceback", "ValueError: what"]

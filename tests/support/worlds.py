@@ -108,7 +108,7 @@ class World:
     def alive(self) -> list[str]:
         """Every run that lives: its stage, with its candidate where it has one."""
         jobs = self.cluster.live_jobs(self.key)
-        found = [self.cluster.stage_file(self.cluster._stored[self.key], job).run for job in jobs]
+        found = [self.cluster.stage_file(self.cluster.stored(self.key), job).run for job in jobs]
         return sorted(f"{run.stage} {run.candidate or ''}".strip() for run in found)
 
     @property

@@ -160,6 +160,10 @@ class MemoryCluster(MemoryKubelet):
 
     # --- what a test reads and moves ---
 
+    def stored(self, key: Key) -> Stored:
+        """Return what the cluster holds for an adaptation, itself and no copy: a test may change it unnoticed."""
+        return self._stored[key]
+
     def run_pods(self, key: Key, script: Script, seconds: float = 30.0) -> int:
         """Do with every live run what the script returns for it; return the number of runs that ended."""
         return self.run_gangs(self._stored[key], script, seconds)
