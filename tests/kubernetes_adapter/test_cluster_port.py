@@ -331,7 +331,7 @@ def test_an_event_names_the_resource_and_who_reports(adapter: Adapter) -> None:
     }
     assert (event["type"], event["reason"], event["count"]) == ("Warning", "StageFailed", 1)
     assert (event["reportingComponent"], event["source"]) == ("dapt", {"component": "dapt"})
-    assert event["message"].endswith("ä…")
+    assert event["message"].endswith("ä...")
     assert len(event["message"].encode()) <= 1024
 
 

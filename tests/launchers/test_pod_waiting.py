@@ -219,7 +219,8 @@ def test_a_very_long_sentence_takes_no_time_and_is_cut() -> None:
     quota, message = quota_of(
         QUEUED, suspended=True, workload=workload("insufficient quota for a in flavor b," * 9999)
     )
-    assert (quota, len(message)) == (Quota.WAITING, 1000)
+    assert (quota, message[-9:]) == (Quota.WAITING, "flavor...")
+    assert len(message) <= 1000
 
 
 @pytest.mark.parametrize("make", [job, job_set], ids=["Job", "JobSet"])

@@ -15,12 +15,14 @@ from dapt_contract.base import Contract, compact_number
 from dapt_contract.envelope import ContractError
 from dapt_contract.failure import Cause
 from dapt_contract.pod import TERMINATION_MESSAGE_BYTES
+from dapt_contract.sentences import shortened
 from dapt_contract.stages import KINDS
 
 MAX_MESSAGE_BYTES = 3584
 _SENTENCE_CHARACTERS = (600, 120, 0)
 """Lengths to which the sentence is cut, tried in this order until the message fits."""
 _WARNING_CHARACTERS = 160
+_MORE_WARNINGS = "{number} more warnings: see its report"
 
 
 class StageMessage(Contract):
@@ -96,18 +98,26 @@ def encode_message(key: str, kind: str, end: RunEnd | None = None, *, facts: Con
         compact = {name: _with_compact_numbers(value) for name, value in dumped.items()}
         if "warnings" in dumped:
             # The body holds this very list: dropping a warning below shortens the message.
-            compact["warnings"] = warnings = [text[:_WARNING_CHARACTERS] for text in dumped["warnings"]]
+            compact["warnings"] = warnings = [
+                shortened(text, _WARNING_CHARACTERS) for text in dumped["warnings"]
+            ]
         body["facts"] = compact
     for characters in _SENTENCE_CHARACTERS:
-        body["message"] = end.message[:characters]
+        body["message"] = shortened(end.message, characters)
         text = _compact_json(body)
         if len(text.encode()) <= MAX_MESSAGE_BYTES:
             return text
-    while warnings:
-        warnings.pop()
+    num_warnings = len(warnings)
+    for num_kept in reversed(range(num_warnings)):
+        # Nothing is dropped silently: the last line counts what is in the report alone.
+        warnings[num_kept:] = [_MORE_WARNINGS.format(number=num_warnings - num_kept)]
         text = _compact_json(body)
         if len(text.encode()) <= MAX_MESSAGE_BYTES:
             return text
+    warnings.clear()
+    text = _compact_json(body)
+    if len(text.encode()) <= MAX_MESSAGE_BYTES:
+        return text
     raise ContractError(
         f"facts of {kind} take {len(text.encode())} bytes; a message holds {MAX_MESSAGE_BYTES}"
     )

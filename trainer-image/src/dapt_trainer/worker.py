@@ -23,6 +23,7 @@ from typing import Protocol, cast
 
 from dapt_contract.base import Contract
 from dapt_contract.failure import Cause, ExitCode
+from dapt_contract.sentences import shortened
 from dapt_contract.stage_file import write_report
 from dapt_trainer.context import StageContext
 from dapt_trainer.errors import InputError, StageEnded, StopRequested
@@ -35,6 +36,7 @@ from dapt_trainer.pod.settings import PodSettings
 from dapt_trainer.pod.stage_input import read_stage
 from dapt_trainer.stages import STAGE_MODULES
 
+_MAX_ERROR_CHARACTERS = 400
 _MEMORY_PHRASES = ("can't allocate memory", "not enough memory", "out of memory", "std::bad_alloc")
 """Phrases of torch, CUDA and C++ for a failed allocation, which has no class of its own on the CPU."""
 _NETWORK_PHRASES = (
@@ -187,7 +189,7 @@ def outcome_of(error: BaseException, rank: int, work: Path) -> RankOutcome:
             problems=tuple(error.problems),
             facts=facts,
         )
-    text = f"{type(error).__name__}: {error}".splitlines()[0][:400]
+    text = shortened(f"{type(error).__name__}: {error}".splitlines()[0], _MAX_ERROR_CHARACTERS)
     lowered = text.lower()
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _failure(rank, Cause.INFRASTRUCTURE, ExitCode.INFRASTRUCTURE, _disk_full(error, work))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final
 
+from dapt_contract.sentences import shortened
 from dapt_operator.api.v1alpha1.base import MAX_MESSAGE
 from dapt_operator.api.v1alpha1.conditions import QUOTA_TOO_SMALL, TAMPERED
 from dapt_operator.stage_run import Quota, RunPhase, RunState
@@ -16,17 +17,19 @@ STARTING: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
 def hindrance(run: RunState, stage: str, queue: str | None) -> tuple[str, str]:
     """Return reason and message of what requires user action; two empty strings when nothing does."""
     if run.tampering:
-        return TAMPERED, f"{stage}: {run.tampering}"[:MAX_MESSAGE]
+        return TAMPERED, shortened(f"{stage}: {run.tampering}", MAX_MESSAGE)
     if run.phase is not RunPhase.PENDING:
         return "", ""
     if run.hindrance is not None:
-        return run.hindrance.reason, f"{stage} cannot start: {run.hindrance.message}"[:MAX_MESSAGE]
+        message = f"{stage} cannot start: {run.hindrance.message}"
+        return run.hindrance.reason, shortened(message, MAX_MESSAGE)
     if run.quota is Quota.NEVER:
         named = f"queue {queue}" if queue else "its queue"
-        return QUOTA_TOO_SMALL, (
+        message = (
             f"{stage} cannot be admitted by {named}: {run.quota_message or 'it gives no reason'}; ask for less in"
             " resources, name another queue, or have its quota raised"
-        )[:MAX_MESSAGE]
+        )
+        return QUOTA_TOO_SMALL, shortened(message, MAX_MESSAGE)
     return "", ""
 
 
@@ -46,10 +49,11 @@ def overdue(run: RunState, stage: str, now: datetime, limit_seconds: int | None)
     if now - run.created <= timedelta(seconds=limit_seconds):
         return ""
     awaited = "quota" if run.quota is Quota.WAITING else "a node"
-    return (
+    message = (
         f"{stage} waits for {awaited} for more than {limit_seconds} s (pendingTimeoutSeconds):"
         f" {run.message or 'no reason was given'}; free capacity, or change resources"
-    )[:MAX_MESSAGE]
+    )
+    return shortened(message, MAX_MESSAGE)
 
 
 def waits_for(run: RunState) -> str:

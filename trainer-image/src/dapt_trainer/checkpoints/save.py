@@ -16,6 +16,7 @@ from pathlib import Path
 
 from dapt_contract.checkpoint import CHECKPOINT_SCHEMA, CheckpointManifest, FileEntry
 from dapt_contract.envelope import fsync_folder, write_envelope
+from dapt_contract.sentences import shortened
 from dapt_trainer.checkpoints.inventory import PARTIAL_SUFFIX
 from dapt_trainer.digests import sha256_of_file
 from dapt_trainer.errors import InfrastructureError, StageEnded
@@ -87,7 +88,7 @@ def failing_cleanly(folder: Path, last_complete: str) -> Iterator[None]:
     except Exception as error:  # torch and safetensors raise their own kinds for a full disk
         free_bytes = shutil.disk_usage(folder.parent if folder.parent.exists() else Path("/")).free
         shutil.rmtree(partial_of(folder), ignore_errors=True)
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = shortened(" ".join(str(error).split()), 200) or type(error).__name__
         raise InfrastructureError(
             f"{folder.name} could not be saved: {reason} ({free_bytes / 2**20:.0f} MiB were free on the work volume); "
             f"{last_complete}; enlarge the volume or keep fewer checkpoints, and the next run continues from there"

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from dapt_contract.sentences import shortened
+
 _POLL_SECONDS = 2.0
 _MAX_ERROR_CHARACTERS = 160
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
@@ -54,4 +56,4 @@ def run_module(
             process.kill()
             process.wait()
     last = (errors.strip().splitlines() or ["no message"])[-1]
-    return FinishedProcess(process.returncode, output, last[:_MAX_ERROR_CHARACTERS])
+    return FinishedProcess(process.returncode, output, shortened(last, _MAX_ERROR_CHARACTERS))

@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, gen
 from pydantic import ValidationError
 
 from dapt_contract.progress import Progress
+from dapt_contract.sentences import shortened
 from dapt_contract.stage_file import StageFile
 from dapt_trainer.context import ReadingValue
 from dapt_trainer.errors import StopRequested
@@ -61,7 +62,7 @@ class Board:
         self._heart.beat(int(step) if isinstance(step, int | float) else None)
         shown = {name: value for name, value in fields.items() if name in Progress.model_fields}
         if isinstance(shown.get("activity"), str):
-            shown["activity"] = str(shown["activity"])[:200]
+            shown["activity"] = shortened(str(shown["activity"]), 200)
         with self._lock:
             self._measures |= {
                 name: float(value) for name, value in fields.items() if isinstance(value, int | float)

@@ -16,6 +16,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from dapt_contract.checkpoint import candidate_id
+from dapt_contract.sentences import shortened
 from dapt_contract.stages.align import AlignConfig
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.finetune import FinetuneConfig
@@ -223,5 +224,5 @@ class TuningRun(ABC):
                 shutil.rmtree(partial, ignore_errors=True)
             raise InfrastructureError(
                 f"the tuned model could not be saved below {self.context.try_folder}: "
-                f"{' '.join(str(error).split())[:200]}; enlarge the volume, and the next run tunes it again"
+                f"{shortened(' '.join(str(error).split()), 200)}; enlarge the volume, and the next run tunes it again"
             ) from error

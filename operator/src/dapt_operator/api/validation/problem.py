@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from dapt_contract.sentences import shortened
 from dapt_operator.api.v1alpha1.base import PATTERNS
 from dapt_operator.api.validation.yaml_source import Path
 
@@ -36,7 +37,7 @@ class Problem:
     def __str__(self) -> str:
         """Return `spec.seed (line 4): 'abc' is not accepted; ...`, or `not supported yet: spec.queue x (line 5)...`."""
         if not self.is_supported:
-            value = "" if self.value is None else f" {_shortened(str(self.value))}"
+            value = "" if self.value is None else f" {shortened(str(self.value), _SHOWN_CHARACTERS)}"
             return f"not supported yet: {self.field}{value} (line {self.line}): {self.message}"
         value = f"{value_text(self.value)} is not accepted; " if self.shows_value else ""
         return f"{self.field or 'document'} (line {self.line}): {value}{self.message}"
@@ -51,12 +52,8 @@ def path_text(path: Path) -> str:
         elif _PLAIN_NAME.fullmatch(part):
             text += f".{part}"
         else:
-            text += f"[{_shortened(part)!r}]"
+            text += f"[{shortened(part, _SHOWN_CHARACTERS)!r}]"
     return text.removeprefix(".")
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
 
 
 def value_text(value: object) -> str:
@@ -68,7 +65,7 @@ def value_text(value: object) -> str:
     if isinstance(value, list):
         return f"a list of {len(value)} items" if value else "an empty list"
     if isinstance(value, str):
-        return repr(_shortened(value))
+        return repr(shortened(value, _SHOWN_CHARACTERS))
     return str(value)
 
 

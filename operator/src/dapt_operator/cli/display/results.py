@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dapt_contract.measure import Measure, Score
+from dapt_contract.sentences import shortened
 from dapt_contract.stage_file import find_report
 from dapt_contract.stages.baseline import BaselineReport
 from dapt_contract.stages.evaluate import EvaluateReport
@@ -171,7 +172,7 @@ def sample_lines(outcome: RunResults) -> list[str]:
 
 def _one_line(text: str) -> str:
     flat = " ".join(text.split())
-    return flat if len(flat) <= _ANSWER_CHARACTERS else flat[: _ANSWER_CHARACTERS - 1] + "…"
+    return shortened(flat, _ANSWER_CHARACTERS)
 
 
 def conclude(

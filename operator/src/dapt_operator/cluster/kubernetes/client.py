@@ -22,6 +22,7 @@ import kubernetes.client
 import urllib3
 from kubernetes.client.rest import RESTClientObject
 
+from dapt_contract.sentences import shortened
 from dapt_contract.version import PRODUCT_VERSION
 from dapt_operator.cluster.kubernetes.errors import (
     ApiError,
@@ -41,6 +42,8 @@ FIRST_PAUSE_SECONDS = 0.2
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 _CHUNK_BYTES: Final = 256 * 1024
+_MAX_CONTENT_CHARACTERS: Final = 200
+"""Of an answer that is no Status."""
 _MAX_MESSAGE_CHARACTERS: Final = 2000
 _RETRIED: Final = frozenset({429, 500, 502, 503, 504})
 _REFUSED: Final = frozenset({400, 403, 405, 413, 422})
@@ -302,9 +305,11 @@ def _reason_and_message(content: bytes) -> tuple[str, str]:
     """Return reason and message of a Status; without one, an empty reason and the beginning of the content."""
     try:
         status = json.loads(content)
-        return str(status.get("reason") or ""), str(status.get("message") or "")[:_MAX_MESSAGE_CHARACTERS]
+        return str(status.get("reason") or ""), shortened(
+            str(status.get("message") or ""), _MAX_MESSAGE_CHARACTERS
+        )
     except (ValueError, AttributeError):
-        return "", content[:200].decode(errors="replace")
+        return "", shortened(content.decode(errors="replace"), _MAX_CONTENT_CHARACTERS)
 
 
 def _retry_after(answer: _Answer, otherwise_seconds: float) -> float:

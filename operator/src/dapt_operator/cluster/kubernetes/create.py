@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
+from dapt_contract.sentences import shortened
 from dapt_operator.cluster.errors import NameTakenError
 from dapt_operator.cluster.kubernetes.client import Api
 from dapt_operator.cluster.kubernetes.errors import ApiError, RequestRefusedError
@@ -52,7 +53,11 @@ def why_refused(error: ApiError, kind: str) -> str:
     # A 404 without a reason comes from the path of the group itself: no such kind is installed.
     if error.status == 404 and kind == "JobSet" and not error.reason:
         return "JobSet is not installed here; install it, or give the profile the launcher IndexedJob"
-    return error.message[:MAX_QUOTE_CHARACTERS].strip() if isinstance(error, RequestRefusedError) else ""
+    return (
+        shortened(error.message.strip(), MAX_QUOTE_CHARACTERS)
+        if isinstance(error, RequestRefusedError)
+        else ""
+    )
 
 
 def check_owner(existing: Manifest, desired: Manifest) -> None:

@@ -6,6 +6,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Final
 
+from dapt_contract.sentences import shortened_to_bytes
 from dapt_operator.api.names import API_VERSION
 from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.cluster.port import Event, Key
@@ -40,7 +41,7 @@ def event_manifest(key: Key, identity: tuple[str, str] | None, event: Event) -> 
         },
         "type": event.type,
         "reason": event.reason,
-        "message": _shortened(event.message),
+        "message": shortened_to_bytes(event.message, _MAX_MESSAGE_BYTES),
         "source": {"component": COMPONENT},
         "reportingComponent": COMPONENT,
         "reportingInstance": COMPONENT,
@@ -48,12 +49,3 @@ def event_manifest(key: Key, identity: tuple[str, str] | None, event: Event) -> 
         "lastTimestamp": now,
         "count": 1,
     }
-
-
-def _shortened(message: str) -> str:
-    """Return at most 1,024 bytes of the message, with an ellipsis at the end if it was cut."""
-    encoded = message.encode(errors="replace")
-    if len(encoded) <= _MAX_MESSAGE_BYTES:
-        return message
-    # The ellipsis takes three bytes. The cut may lie inside a character, whose first bytes are dropped.
-    return encoded[: _MAX_MESSAGE_BYTES - 3].decode(errors="ignore") + "…"

@@ -15,6 +15,7 @@ from dapt_contract.failure import PRECEDENCE, Cause, ExitCode, cause_of_exit_cod
 from dapt_contract.message import StageMessage, decode_message
 from dapt_contract.pod import COMPLETION_INDEX
 from dapt_contract.run_identity import RunIdentity
+from dapt_contract.sentences import shortened
 from dapt_operator.launchers.observe.pod_waiting import hindrance_of, sentence_of, waiting_sentence
 from dapt_operator.launchers.render.pod import CONTAINER
 from dapt_operator.stage_run import MAX_MESSAGE_CHARACTERS, Hindrance, Manifest
@@ -101,14 +102,14 @@ def read_pod(pod: Manifest, identity: RunIdentity, kind: str, now: datetime) -> 
             phase="Failed",
             is_alive=False,
             cause=Cause.DISRUPTION if disruption else Cause.INFRASTRUCTURE,
-            sentence=(sentence_of(disruption or {}) or GONE)[:MAX_MESSAGE_CHARACTERS],
+            sentence=shortened(sentence_of(disruption or {}) or GONE, MAX_MESSAGE_CHARACTERS),
             is_effect=disruption is None,
             started=started,
             finished=parse_time(metadata["deletionTimestamp"]),
         )
     return replace(
         read,
-        waiting=waiting_sentence(status, state)[:MAX_MESSAGE_CHARACTERS],
+        waiting=shortened(waiting_sentence(status, state), MAX_MESSAGE_CHARACTERS),
         hindrance=hindrance_of(status),
         is_running=phase == "Running",
         started=started,
@@ -132,7 +133,9 @@ def _read_ended(
         return replace(
             read,
             cause=lost if read.has_failed else None,
-            sentence=(sentence or "the pod ended before its container started")[:MAX_MESSAGE_CHARACTERS],
+            sentence=shortened(
+                sentence or "the pod ended before its container started", MAX_MESSAGE_CHARACTERS
+            ),
             is_effect=is_deleted and read.has_failed and disruption is None,
             finished=parse_time((disruption or {}).get("lastTransitionTime")),
         )
@@ -144,7 +147,7 @@ def _read_ended(
             read,
             exit_code=code,
             cause=Cause.INFRASTRUCTURE,
-            sentence=sentence_of(ended)[:MAX_MESSAGE_CHARACTERS],
+            sentence=shortened(sentence_of(ended), MAX_MESSAGE_CHARACTERS),
             finished=finished,
         )
     # 3. The container ran. Its exit code gives a cause, its message a more precise one.
@@ -166,7 +169,7 @@ def _read_ended(
         read,
         exit_code=code,
         cause=cause,
-        sentence=sentence[:MAX_MESSAGE_CHARACTERS],
+        sentence=shortened(sentence, MAX_MESSAGE_CHARACTERS),
         is_effect=is_killed or (message is not None and message.effect),
         message=message,
         why_lost=why_lost,

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from dapt_contract.sentences import shortened
 from dapt_operator.api.v1alpha1.conditions import CLAIM_NOT_FOUND, IMAGE_NOT_PULLED, REFUSED, SECRET_NOT_FOUND
 from dapt_operator.stage_run import Hindrance, Manifest
 
@@ -52,7 +53,8 @@ def refusal_of(message: str) -> Hindrance | str:
     """
     # The message names the pod, whose random suffix differs in each attempt of the controller: the condition would
     # change, and be written, each time.
-    reason = _POD_NAME.sub("its pods are", message.removeprefix("Error creating: "))[:_MAX_REASON_CHARACTERS]
+    reason = _POD_NAME.sub("its pods are", message.removeprefix("Error creating: "))
+    reason = shortened(reason, _MAX_REASON_CHARACTERS)
     if "exceeded quota" in reason:
         return f"PodsRefused: {reason}"
     return Hindrance(REFUSED, f"{reason}; allow its pods, then the run starts without further action")
@@ -98,7 +100,7 @@ def _hindrance_of_container(container: Manifest) -> Hindrance | None:
         image = str(container.get("image") or "of the profile")
         return Hindrance(
             IMAGE_NOT_PULLED,
-            f"image {image} cannot be pulled ({reason}: {message[:_MAX_REASON_CHARACTERS]}): correct the profile's"
-            " trainerImage, or give its service account access to the registry",
+            f"image {image} cannot be pulled ({reason}: {shortened(message, _MAX_REASON_CHARACTERS)}): correct the"
+            " profile's trainerImage, or give its service account access to the registry",
         )
     return None

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from dapt_contract.sentences import shortened
 from dapt_operator.launchers.labels import QUEUE_LABEL
 from dapt_operator.stage_run import MAX_QUOTE_CHARACTERS, Manifest, Quota
 
@@ -61,7 +62,7 @@ def quota_of(labels: Manifest, *, suspended: bool, workload: Manifest | None) ->
     reserved: Manifest = conditions["QuotaReserved"]
     if reserved.get("status") == "True":
         return Quota.WAITING, CHECKS
-    message = str(reserved.get("message") or "")[:MAX_QUOTE_CHARACTERS]
+    message = shortened(str(reserved.get("message") or ""), MAX_QUOTE_CHARACTERS)
     return (Quota.NEVER if _can_never_fit(message) else Quota.WAITING), message
 
 

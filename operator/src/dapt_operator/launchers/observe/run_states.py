@@ -28,6 +28,7 @@ from dapt_contract.base import Contract
 from dapt_contract.envelope import ContractError
 from dapt_contract.failure import PRECEDENCE, Cause
 from dapt_contract.run_identity import RunIdentity
+from dapt_contract.sentences import shortened
 from dapt_operator.api import names
 from dapt_operator.launchers.labels import ANNOTATION_ACCELERATOR, identity_of
 from dapt_operator.launchers.observe.pod_states import (
@@ -241,7 +242,7 @@ def _failed(
             if gang.is_deadline_passed
             else f"the {gang.kind} failed and its pods are gone"
         )
-        return replace(state, cause=cause, message=str(message)[:MAX_MESSAGE_CHARACTERS])
+        return replace(state, cause=cause, message=shortened(str(message), MAX_MESSAGE_CHARACTERS))
     # 4. Only its queue suspends a Job that ran: the pods were deleted to make place for another workload.
     if gang.is_suspended:
         ended_by_queue = (Cause.INFRASTRUCTURE, Cause.STOPPED)

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from dapt_contract.failure import ALTERED_STAGE_FILE, Cause
+from dapt_contract.sentences import shortened
 from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.api.v1alpha1.ledger import Ledger
@@ -115,7 +116,7 @@ def _advanced(record: RunRecord, run: RunState, now: datetime, limits: Retries) 
         completed=timestamp(run.completed or now),
         started=timestamp(run.started) if run.started else None,
         exit_code=run.exit_code,
-        message=printable(run.message)[:MAX_MESSAGE_CHARACTERS],
+        message=shortened(printable(run.message), MAX_MESSAGE_CHARACTERS),
         accelerator_seconds=run.accelerator_seconds(now),
         held_seconds=run.held_seconds(now),
         facts=run.facts,

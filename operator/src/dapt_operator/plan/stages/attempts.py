@@ -12,6 +12,7 @@ from typing import Final
 
 from dapt_contract.checkpoint import candidate_id
 from dapt_contract.measure import Measure
+from dapt_contract.sentences import shortened
 from dapt_contract.stages.pretrain import CheckpointFacts, MixturePhase
 from dapt_operator.api.v1alpha1.base import MAX_TEXT
 from dapt_operator.api.v1alpha1.conditions import timestamp
@@ -110,7 +111,7 @@ def next_attempt(
         replay_fraction=round(replay, 6),
         start=start,
         phases=tuple(PhaseRecord(steps=p.steps, replay_fraction=p.replay_fraction) for p in phases),
-        reason=reason[:MAX_TEXT],
+        reason=shortened(reason, MAX_TEXT),
         time=timestamp(now),
     )
 

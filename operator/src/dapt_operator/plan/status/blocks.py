@@ -8,6 +8,7 @@ from typing import Final
 
 from dapt_contract.measure import Measure, Score
 from dapt_contract.run_identity import RunIdentity
+from dapt_contract.sentences import shortened
 from dapt_operator.api.schema.immutable import FROZEN_BY
 from dapt_operator.api.v1alpha1.base import MAX_MESSAGE, MAX_TEXT
 from dapt_operator.api.v1alpha1.ledger import Ledger
@@ -79,7 +80,7 @@ def stage_status(record: RunRecord, observed: Observed) -> StageStatus:
         exit_code=record.exit_code,
         start_time=record.started,
         completion_time=record.completed,
-        message=message[:MAX_MESSAGE] or None,
+        message=shortened(message, MAX_MESSAGE) or None,
         last_log_lines=_log_lines(record, observed),
     )
 
@@ -106,7 +107,7 @@ def bounded_lines(lines: tuple[str, ...]) -> tuple[str, ...]:
     kept: list[str] = []
     left_bytes = MAX_LOG_BYTES
     for line in reversed(lines[-MAX_LOG_LINES:]):
-        clean = printable(line[:MAX_LINE_CHARACTERS])
+        clean = printable(shortened(line, MAX_LINE_CHARACTERS))
         left_bytes -= len(clean.encode())
         if left_bytes < 0:
             break
@@ -168,7 +169,7 @@ def _candidate_status(spec: DomainAdaptationSpec, base: Measure, candidate: Cand
         tasks={score.name: _task_score(score) for score in measure.scores},
         # A gate that it fails already is final; that it passes is known once all gates have judged.
         passes=passes if is_judged or not passes else None,
-        message=message[:MAX_MESSAGE] or None,
+        message=shortened(message, MAX_MESSAGE) or None,
     )
 
 
@@ -250,7 +251,7 @@ def plan_summary(inputs: ChainInputs, position: Position) -> PlanSummary:
         steps=estimated.total_steps,
         gpu_hours=None if estimated.gpu_hours is None else rounded(estimated.gpu_hours),
         memory_gib_per_gpu=None if estimated.memory_gib is None else rounded(estimated.memory_gib),
-        warnings=tuple(dict.fromkeys(text[:MAX_TEXT] for text in warnings))[:MAX_WARNINGS],
+        warnings=tuple(dict.fromkeys(shortened(text, MAX_TEXT) for text in warnings))[:MAX_WARNINGS],
     )
 
 
@@ -320,4 +321,4 @@ def selected_status(position: Position) -> SelectedStatus | None:
             reason = "largest gain so far when limits.gpuHours was used up; not all candidates were measured"
     else:
         return None
-    return SelectedStatus(id=candidate.id, reason=reason[:MAX_TEXT], digest=candidate.digest)
+    return SelectedStatus(id=candidate.id, reason=shortened(reason, MAX_TEXT), digest=candidate.digest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from dapt_contract.sentences import shortened
 from dapt_operator.api.v1alpha1 import conditions as api
 from dapt_operator.api.v1alpha1.base import MAX_MESSAGE
 from dapt_operator.api.v1alpha1.conditions import ConditionStatus, find_condition
@@ -125,7 +126,9 @@ def _waiting(position: Position, state: RunState | None) -> ConditionValue:
         if state.quota is Quota.WAITING:
             return _waiting_for_quota("True", title, state)
         if reason := waits_for(state):
-            return ConditionValue("True", api.WAITING_FOR_NODES, f"{title} waits: {reason}"[:MAX_MESSAGE])
+            return ConditionValue(
+                "True", api.WAITING_FOR_NODES, shortened(f"{title} waits: {reason}", MAX_MESSAGE)
+            )
         return _starting(title, record.try_number)
     num_parallel = len(position.companions - {record.stage_key})
     evaluations = "1 evaluation runs" if num_parallel == 1 else f"{num_parallel} evaluations run"
@@ -192,10 +195,11 @@ def _quota(state: RunState) -> ConditionValue:
     if state.quota is Quota.NEVER:
         why = state.quota_message or "it gives no reason"
         message = f"the queue cannot grant what {stage} asks for: {why}"
-        return ConditionValue("False", api.QUOTA_TOO_SMALL, message[:MAX_MESSAGE])
+        return ConditionValue("False", api.QUOTA_TOO_SMALL, shortened(message, MAX_MESSAGE))
     return _waiting_for_quota("False", stage, state)
 
 
 def _waiting_for_quota(status: ConditionStatus, title: str, state: RunState) -> ConditionValue:
     why = state.quota_message or "the queue has given no reason yet"
-    return ConditionValue(status, api.WAITING_FOR_QUOTA, f"{title} waits for quota: {why}"[:MAX_MESSAGE])
+    message = shortened(f"{title} waits for quota: {why}", MAX_MESSAGE)
+    return ConditionValue(status, api.WAITING_FOR_QUOTA, message)

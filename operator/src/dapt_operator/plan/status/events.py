@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dapt_contract.failure import Cause
+from dapt_contract.sentences import shortened
 from dapt_operator.api.v1alpha1.base import MAX_TEXT
 from dapt_operator.api.v1alpha1.conditions import FINISHED, STALLED, find_condition, is_true
 from dapt_operator.api.v1alpha1.events import (
@@ -57,7 +58,7 @@ def notices(
 
 
 def _notice(type_: str, reason: str, message: str) -> Notice:
-    return Notice(type_, reason, message[:MAX_TEXT])
+    return Notice(type_, reason, shortened(message, MAX_TEXT))
 
 
 def _stages(before: DomainAdaptationStatus, after: DomainAdaptationStatus) -> Iterator[Notice]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from dapt_contract.sentences import shortened
 from dapt_operator.api.v1alpha1.status import MAX_STATUS_BYTES, DomainAdaptationStatus
 from dapt_operator.plan.ledger.compaction import compact_record
 
@@ -51,13 +52,9 @@ def _compact_evaluations(status: DomainAdaptationStatus) -> DomainAdaptationStat
     return status.with_values(ledger=ledger)
 
 
-def _shortened(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 3] + "..."
-
-
 def _shorten_candidates(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
     candidates = (
-        candidate.with_values(message=_shortened(candidate.message, MAX_SHORT_MESSAGE))
+        candidate.with_values(message=shortened(candidate.message, MAX_SHORT_MESSAGE))
         if candidate.message
         else candidate
         for candidate in status.candidates
@@ -67,7 +64,7 @@ def _shorten_candidates(status: DomainAdaptationStatus) -> DomainAdaptationStatu
 
 def _shorten_stages(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
     stages = (
-        stage.with_values(message=_shortened(stage.message, MAX_SHORT_STAGE_MESSAGE))
+        stage.with_values(message=shortened(stage.message, MAX_SHORT_STAGE_MESSAGE))
         if stage.message
         else stage
         for stage in status.stages
@@ -77,7 +74,7 @@ def _shorten_stages(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
 
 def _shorten_conditions(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
     conditions = (
-        condition.with_values(message=_shortened(condition.message, MAX_SHORT_CONDITION_MESSAGE))
+        condition.with_values(message=shortened(condition.message, MAX_SHORT_CONDITION_MESSAGE))
         for condition in status.conditions
     )
     return status.with_values(conditions=tuple(conditions))
@@ -86,7 +83,7 @@ def _shorten_conditions(status: DomainAdaptationStatus) -> DomainAdaptationStatu
 def _shorten_records(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
     if status.ledger is None:
         return status
-    ledger = status.ledger.with_messages(lambda message: _shortened(message, MAX_SHORT_MESSAGE))
+    ledger = status.ledger.with_messages(lambda message: shortened(message, MAX_SHORT_MESSAGE))
     return status.with_values(ledger=ledger)
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from dapt_contract.envelope import write_bytes_atomically
 from dapt_contract.harness import unknown_task_message
+from dapt_contract.sentences import shortened
 from dapt_trainer.data.harness.data import (
     TASK_FILE,
     StoredDataset,
@@ -83,8 +84,8 @@ def run(request: SnapshotRequest) -> SnapshotResult:
         except Exception as error:  # the harness and the hub raise exceptions of many libraries
             lines = str(error).strip().splitlines() or [type(error).__name__]
             errors[name] = (
-                f"its data cannot be read ({lines[0][:160]}); check the network and the credentials, or give the "
-                "task a source of your own"
+                f"its data cannot be read ({shortened(lines[0], 160)}); check the network and the credentials, or give "
+                "the task a source of your own"
             )
     return SnapshotResult(tasks=tasks, errors=errors)
 

@@ -24,6 +24,7 @@ from dapt_contract.base import Contract
 from dapt_contract.checkpoint import FileEntry
 from dapt_contract.envelope import ContractError, digest_of, fsync_folder, read_envelope, write_envelope
 from dapt_contract.layout import STAGES
+from dapt_contract.sentences import shortened
 from dapt_trainer.digests import sha256_of_file
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InfrastructureError
@@ -146,7 +147,7 @@ def save_fisher(
             files.append(entry)
             file_of |= dict.fromkeys(part, entry.path)
     except Exception as error:  # safetensors raises its own kind for a full disk
-        problem = " ".join(str(error).split())[:200] or type(error).__name__
+        problem = shortened(" ".join(str(error).split()), 200) or type(error).__name__
     # Every rank reports its problem before any of them raises: a rank that left early would hang the others.
     written = ranks.gather((files, file_of, problem))
     problems = [of_rank for _, _, of_rank in written if of_rank]

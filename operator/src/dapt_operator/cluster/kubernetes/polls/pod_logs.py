@@ -10,6 +10,7 @@ from collections.abc import Callable, Container, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Final
 
+from dapt_contract.sentences import shortened
 from dapt_operator.cluster.kubernetes.client import Api, Query
 from dapt_operator.cluster.kubernetes.errors import ApiError
 from dapt_operator.cluster.kubernetes.resources import KINDS
@@ -97,4 +98,4 @@ def _is_read(read: Future[tuple[str, ...]]) -> bool:
 def last_lines(text: bytes) -> tuple[str, ...]:
     """Return at most 20 lines of at most 400 characters, without control characters: pods are untrusted."""
     lines = [_CONTROL.sub("", line).rstrip() for line in text.decode(errors="replace").split("\n")]
-    return tuple(line[:MAX_LINE_CHARACTERS] for line in lines if line)[-MAX_LINES:]
+    return tuple(shortened(line, MAX_LINE_CHARACTERS) for line in lines if line)[-MAX_LINES:]
