@@ -5,6 +5,7 @@ from __future__ import annotations
 from io import StringIO
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from dapt_contract.base import Contract
@@ -75,14 +76,15 @@ def evaluated(work: Path, candidate: str, result: Measure) -> None:
     finished(work, "evaluate", config, report, candidate)
 
 
-def verified(work: Path) -> None:
+def verified(work: Path, candidate: str = "a1-s24", samples: tuple[Sample, ...] = ()) -> None:
     report = VerifyReport(
         facts=VerifyFacts(final=FINAL, digests=()),
         measures=tuple(
             NamedMeasure(name=name, measure=one)
             for name, one in (("base", BASE), ("chosen", CHOSEN), ("final", FINAL))
         ),
-        samples=(
+        samples=samples
+        or (
             Sample(prompt="Same?", answers=(("base", "yes"), ("final", "yes"))),
             Sample(
                 prompt="What is  A00?", answers=(("base", "a road"), ("chosen", "x"), ("final", "Cholera."))
@@ -94,7 +96,7 @@ def verified(work: Path) -> None:
         "verify",
         VerifyConfig(models=(), evaluation=EVALUATION, base_items_path="stages/x"),
         report,
-        "a1-s24",
+        candidate,
     )
 
 
@@ -173,3 +175,47 @@ def test_one_answer_before_and_after(tmp_path: Path) -> None:
         "before: a road",
         "after:  Cholera.",
     ]
+
+
+@pytest.mark.parametrize("answer", ["", "  \n "])
+def test_an_answer_without_words_is_the_final_models_all_the_same(tmp_path: Path, answer: str) -> None:
+    sample = Sample(
+        prompt="What is A00?",
+        answers=(("base", "a road"), ("chosen", "x"), ("finetuned", "y"), ("final", answer)),
+    )
+    verified(tmp_path, samples=(sample,))
+    assert sample_lines(read_results(tmp_path, SELECTED)) == [
+        "asked:  What is A00?",
+        "before: a road",
+        "after:  (nothing)",
+    ]
+
+
+def test_no_other_models_answer_stands_in_for_a_missing_one(tmp_path: Path) -> None:
+    sample = Sample(prompt="What is A00?", answers=(("base", ""), ("chosen", "x")))
+    verified(tmp_path, samples=(sample,))
+    assert sample_lines(read_results(tmp_path, SELECTED)) == ["asked:  What is A00?", "before: (nothing)"]
+
+
+def test_a_sample_in_which_only_another_model_differs_is_not_preferred(tmp_path: Path) -> None:
+    same = Sample(prompt="1?", answers=(("base", "a"), ("chosen", "b"), ("final", "a")))
+    other = Sample(prompt="2?", answers=(("base", "a"), ("chosen", "a"), ("final", "c")))
+    verified(tmp_path, samples=(same, other))
+    assert sample_lines(read_results(tmp_path, SELECTED))[0] == "asked:  2?"
+
+
+def test_what_an_earlier_selection_verified_is_not_shown(tmp_path: Path) -> None:
+    baseline(tmp_path)
+    verified(tmp_path, candidate="a1-s9")
+    evaluated(tmp_path, "a1-s9", FINAL)
+    results = read_results(tmp_path, SELECTED)
+    assert [name for name, _ in results.measures] == ["base"]
+    assert results.samples == ()
+    undecided = read_results(tmp_path, DomainAdaptationStatus())
+    assert [name for name, _ in undecided.measures] == ["base"]
+
+
+def test_a_chosen_candidate_that_was_not_evaluated_has_the_measure_of_verify(tmp_path: Path) -> None:
+    baseline(tmp_path)
+    verified(tmp_path)
+    assert read_results(tmp_path, SELECTED).measure("chosen") == CHOSEN

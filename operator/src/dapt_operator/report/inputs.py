@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
@@ -29,7 +29,9 @@ from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.plan.ledger.stage_facts import Facts, read_facts
 from dapt_operator.plan.selection.candidates import Candidate, candidates
 
-_STAGE_FOLDER = re.compile(r"(?P<stage>[a-z]+)-a(?P<attempt>[0-9]+)(-(?P<candidate>.+))?")
+NO_ANSWER: Final = "(nothing)"
+"""Text for an answer of a model that said nothing."""
+_STAGE_FOLDER = re.compile(r"(?P<stage>[a-z_]+)-a(?P<attempt>[0-9]+)(-(?P<candidate>.+))?")
 
 SomeReport = TypeVar("SomeReport", bound=Contract)
 
@@ -125,17 +127,15 @@ def read_inputs(status: Mapping[str, Any], resource: Mapping[str, Any], work: Pa
     name = str((resource.get("metadata") or {}).get("name") or "adaptation")
     parsed_status = _parse_status(name, status)
     spec = _parse_spec(resource.get("spec"))
-    reports = _read_reports(work)
+    reports = read_reports(work)
     chosen = parsed_status.selected.id if parsed_status.selected else None
-    attempt = next((row.attempt for row in parsed_status.candidates if row.id == chosen), None)
-    attempt = attempt or parsed_status.attempt or 1
 
     # The ledger has the facts of stages whose report is not on the volume; a report has more, so it goes first.
     facts = read_facts(parsed_status.ledger) if parsed_status.ledger else Facts()
-    prepare = _find(PrepareReport, reports, "prepare")
+    prepare = find_stage_report(PrepareReport, reports, "prepare")
     if prepare is None and facts.prepare is not None:
         prepare = PrepareReport(facts=facts.prepare)
-    baseline = _find(BaselineReport, reports, "baseline")
+    baseline = find_stage_report(BaselineReport, reports, "baseline")
     if baseline is None and facts.baseline is not None:
         baseline = BaselineReport(facts=facts.baseline)
     pretrains = {number: PretrainReport(facts=pretrain) for number, pretrain in facts.pretrains.items()}
@@ -164,10 +164,10 @@ def read_inputs(status: Mapping[str, Any], resource: Mapping[str, Any], work: Pa
         pretrains=pretrains,
         blends=facts.blends,
         evaluations=evaluations,
-        finetune=_find(FinetuneReport, reports, "finetune", attempt, chosen),
-        align=_find(AlignReport, reports, "align", attempt, chosen),
-        verify=_find(VerifyReport, reports, "verify", attempt, chosen),
-        publish=_find(PublishReport, reports, "publish", attempt, chosen),
+        finetune=find_stage_report(FinetuneReport, reports, "finetune", chosen),
+        align=find_stage_report(AlignReport, reports, "align", chosen),
+        verify=find_stage_report(VerifyReport, reports, "verify", chosen),
+        publish=find_stage_report(PublishReport, reports, "publish", chosen),
         candidates=candidates(spec, facts) if spec else (),
     )
 
@@ -188,7 +188,7 @@ def _parse_spec(value: object) -> DomainAdaptationSpec | None:
         return None  # another version wrote it: the page is drawn without its gates
 
 
-def _read_reports(work: Path) -> dict[ReportKey, Contract]:
+def read_reports(work: Path) -> dict[ReportKey, Contract]:
     """Return the report of every stage that has finished."""
     reports: dict[ReportKey, Contract] = {}
     for folder in sorted((work / STAGES).glob("*")):
@@ -210,16 +210,21 @@ def _pretrains(reports: Mapping[ReportKey, Contract]) -> dict[int, PretrainRepor
     }
 
 
-def _find(
+def find_stage_report(
     report_type: type[SomeReport],
     reports: Mapping[ReportKey, Contract],
     kind: str,
-    attempt: int = 1,
     candidate: str | None = None,
 ) -> SomeReport | None:
-    """Return the report of a kind of stage: that of the candidate, else that of the attempt."""
-    for key in (ReportKey(kind, attempt, candidate or ""), ReportKey(kind, attempt, "")):
-        report = reports.get(key)
-        if isinstance(report, report_type):
+    """Return the report of a kind of stage that is about this candidate and no other; None before it has finished.
+
+    Args:
+        report_type: its class.
+        reports: of all stages.
+        kind: of the stage.
+        candidate: its id, which names the attempt too; None for a stage that is about no candidate.
+    """
+    for key, report in reports.items():
+        if key.kind == kind and key.candidate == (candidate or "") and isinstance(report, report_type):
             return report
     return None

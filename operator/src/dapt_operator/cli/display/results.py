@@ -10,7 +10,6 @@ from rich.table import Table
 
 from dapt_contract.measure import Measure, Score
 from dapt_contract.sentences import shortened
-from dapt_contract.stage_file import find_report
 from dapt_contract.stages.baseline import BaselineReport
 from dapt_contract.stages.evaluate import EvaluateReport
 from dapt_contract.stages.verify import Sample, VerifyReport
@@ -20,6 +19,7 @@ from dapt_operator.cli.display.stage_rows import Snapshot
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.run_folder import RunFolder
 from dapt_operator.number_format import percent, perplexity, points
+from dapt_operator.report.inputs import NO_ANSWER, find_stage_report, read_reports
 
 HEADINGS = {"base": "base", "chosen": "chosen", "finetuned": "fine-tuned", "final": "final"}
 _ANSWER_CHARACTERS = 300
@@ -39,28 +39,26 @@ class RunResults:
 
 
 def read_results(work: Path, status: DomainAdaptationStatus) -> RunResults:
-    """Return what the finished stages measured; empty when nothing was measured yet."""
+    """Return what the finished stages measured; empty when nothing was measured yet.
+
+    Reports about another candidate than the selected one, which a changed selection leaves behind, do not count.
+    """
+    selected = status.selected.id if status.selected else None
+    reports = read_reports(work)
     measures: dict[str, Measure] = {}
     samples: tuple[Sample, ...] = ()
-    for kind in ("baseline", "evaluate", "verify"):
-        for report in _reports(work, kind):
-            if isinstance(report, BaselineReport):
-                measures["base"] = report.facts.measure
-            elif isinstance(report, EvaluateReport):
-                if status.selected is None or report.facts.candidate == status.selected.id:
-                    measures["chosen"] = report.facts.measure
-            elif isinstance(report, VerifyReport):
-                measures |= {named.name: named.measure for named in report.measures if named.name in HEADINGS}
-                measures.setdefault("final", report.facts.final)
-                samples = report.samples
+    if baseline := find_stage_report(BaselineReport, reports, "baseline"):
+        measures["base"] = baseline.facts.measure
+    if selected is not None:
+        if evaluation := find_stage_report(EvaluateReport, reports, "evaluate", selected):
+            measures["chosen"] = evaluation.facts.measure
+        if verification := find_stage_report(VerifyReport, reports, "verify", selected):
+            compared = {named.name: named.measure for named in verification.measures}
+            measures |= {name: measure for name, measure in compared.items() if name in HEADINGS}
+            measures["final"] = verification.facts.final
+            samples = verification.samples
     ordered = tuple((name, measures[name]) for name in HEADINGS if name in measures)
-    return RunResults(ordered, samples, status.selected.id if status.selected else None)
-
-
-def _reports(work: Path, kind: str) -> list[object]:
-    folders = sorted({path.parent.parent for path in work.glob(f"stages/{kind}*/try-*/report.json")})
-    reports = (find_report(work, str(folder.relative_to(work)), kind) for folder in folders)
-    return [report for report in reports if report is not None]
+    return RunResults(ordered, samples, selected)
 
 
 def results_table(results: RunResults) -> Table | None:
@@ -153,26 +151,29 @@ def _negative(value: float | None) -> float | None:
     return None if value is None else -value
 
 
-def sample_lines(outcome: RunResults) -> list[str]:
-    """One generated answer before and after: the first sample whose answers differ, else the first."""
-    if not outcome.samples:
+def sample_lines(results: RunResults) -> list[str]:
+    """Return one answer of the base model and of the final one: of the first sample where they differ, else the first.
+
+    No other model's answer stands in for one that is missing, and an answer without text is shown as such.
+    """
+    if not results.samples:
         return []
-    sample = next(
-        (one for one in outcome.samples if len({text for _, text in one.answers}) > 1), outcome.samples[0]
-    )
+    sample = next((sample for sample in results.samples if _differs(sample)), results.samples[0])
     answers = dict(sample.answers)
-    after = answers.get("final") or answers.get("chosen")
     lines = [f"asked:  {_one_line(sample.prompt)}"]
-    if "base" in answers:
-        lines.append(f"before: {_one_line(answers['base'])}")
-    if after is not None:
-        lines.append(f"after:  {_one_line(after)}")
+    for label, model in (("before:", "base"), ("after: ", "final")):
+        if model in answers:
+            lines.append(f"{label} {_one_line(answers[model]) or NO_ANSWER}")
     return lines
 
 
+def _differs(sample: Sample) -> bool:
+    answers = dict(sample.answers)
+    return answers.get("base") != answers.get("final")
+
+
 def _one_line(text: str) -> str:
-    flat = " ".join(text.split())
-    return shortened(flat, _ANSWER_CHARACTERS)
+    return shortened(" ".join(text.split()), _ANSWER_CHARACTERS)
 
 
 def conclude(
