@@ -15,10 +15,14 @@ HELD_OUT = "held-out"
 TASKS = "tasks"
 """Custom evaluation tasks and probe sets as JSONL: `tasks/NAME.jsonl`, `probes/NAME.jsonl`."""
 PROBES = "probes"
+ITEMS = "items"
+"""`items/items.jsonl`: question and answers of every measured item, which no training text may contain."""
 INSTRUCTIONS = "instructions"
-"""SFT data in one format: `instructions/train.jsonl` with a list of messages a line."""
+"""SFT data: `instructions/DIGEST/train.jsonl`, rendered by the chat template; DIGEST names its configuration."""
 PREFERENCES = "preferences"
-"""DPO data: `preferences/train.jsonl` with prompt, chosen and rejected as lists of messages a line."""
+"""DPO data: `preferences/DIGEST/train.jsonl`, rendered in the same way."""
+TUNING_RECORDS = "train.jsonl"
+"""Name of the file of examples or pairs in its folder."""
 HARNESS = "harness"
 """Data of the tasks that the harness ships: `harness/NAME/task.json`, and the splits that are read in the same
 folder."""
@@ -27,7 +31,7 @@ HUB_CACHE = "hf-cache"
 STAGES = "stages"
 REPORT = "report.json"
 """Name of a run's report in its own folder; written last."""
-PREPARED = (MODEL, EXTENDED_MODEL, HELD_OUT, TASKS, HARNESS, PROBES, INSTRUCTIONS, PREFERENCES, DATA)
+PREPARED = (MODEL, EXTENDED_MODEL, HELD_OUT, TASKS, HARNESS, PROBES, ITEMS, INSTRUCTIONS, PREFERENCES, DATA)
 """Folders that prepare writes, in the order in which it moves them into place: the data with its manifest last."""
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dapt_contract.base import Contract
+from dapt_contract.layout import PREFERENCES
 from dapt_contract.stages.common import ModelReference, TrainingConfig
 from dapt_contract.stages.pretrain import CurvePoint
 
 
 class AlignConfig(TrainingConfig):
-    """Configures DPO on preferences/train.jsonl; batches count pairs, and the model to train is also the reference."""
+    """Configures DPO; batches count pairs, and the model to train is also the reference."""
 
+    data_folder: str = PREFERENCES
+    """Folder of the pairs, relative to the work volume: `TuningDataConfig.folder`."""
     beta: float
     epochs: float = 1.0
 
@@ -31,6 +34,8 @@ class AlignFacts(Contract):
     """How many of `pairs` lost the end of an answer, because it lies past the sequence length."""
     dropped_pairs: int = 0
     """Pairs that were left out, because the prompt leaves no space for an answer; not counted in `pairs`."""
+    equal_pairs: int = 0
+    """Pairs that were left out, because their answers are equal once they are cut; not counted in `pairs`."""
 
 
 class AlignReport(Contract):

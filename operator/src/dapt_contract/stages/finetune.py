@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dapt_contract.base import Contract
+from dapt_contract.layout import INSTRUCTIONS
 from dapt_contract.stages.common import ModelReference, TrainingConfig
 from dapt_contract.stages.pretrain import CurvePoint
 
 
 class FinetuneConfig(TrainingConfig):
-    """Configures SFT on instructions/train.jsonl; batches count packed rows."""
+    """Configures SFT; batches count packed rows."""
 
+    data_folder: str = INSTRUCTIONS
+    """Folder of the examples, relative to the work volume: `TuningDataConfig.folder`."""
     epochs: float | None = None
     total_steps: int | None = None
     """Exactly one of `epochs` and `total_steps`; an epoch is every packed row once, so every conversation once."""

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from dapt_contract.base import Contract, Row
+from dapt_contract.base import Contract
 from dapt_contract.envelope import digest_of
 from dapt_contract.layout import INSTRUCTIONS, PREFERENCES
 from dapt_contract.stages.common import ProbeConfig, TaskConfig
@@ -20,17 +20,45 @@ TuningKind = Literal["instructions", "preferences"]
 """Examples of fine-tuning, or pairs of preference tuning."""
 
 
+class FieldNames(Contract):
+    """Says which of a record's own fields hold what the stage reads; None: the record is recognized by its fields."""
+
+    prompt: str | None = None
+    input: str | None = None
+    """Text that belongs to the prompt and follows it, as in Alpaca's records."""
+    response: str | None = None
+    messages: str | None = None
+    chosen: str | None = None
+    rejected: str | None = None
+    system: str | None = None
+    tools: str | None = None
+    role: str | None = None
+    """Field of a message that names its author."""
+    content: str | None = None
+    """Field of a message that holds its text."""
+    roles: dict[str, str] = Field(default_factory=dict)
+    """What the records call a role -> system, user, assistant or tool."""
+
+
+def data_folder(kind: TuningKind, digest: str) -> str:
+    """Return the folder of the data with this `TuningDataConfig.digest`, relative to the work volume."""
+    root = INSTRUCTIONS if kind == "instructions" else PREFERENCES
+    return f"{root}/{digest.removeprefix('sha256:')[:12]}"
+
+
 class InstructionSource(Contract):
     """Names one source of SFT examples."""
 
     source: str
     format: Literal["messages", "promptResponse", "plain"]
+    fields: FieldNames | None = None
 
 
 class PreferenceInput(Contract):
     """Names one source of DPO pairs."""
 
     source: str
+    fields: FieldNames | None = None
 
 
 class TuningDataConfig(Contract):
@@ -60,11 +88,10 @@ class TuningDataConfig(Contract):
     @property
     def folder(self) -> str:
         """Return the folder of the data, relative to the work volume."""
-        root = INSTRUCTIONS if self.kind == "instructions" else PREFERENCES
-        return f"{root}/{self.digest.removeprefix('sha256:')[:12]}"
+        return data_folder(self.kind, self.digest)
 
 
-class TuningDataFacts(Row):
+class TuningDataFacts(Contract):
     """Counts what became of one kind of tuning data."""
 
     kind: TuningKind
@@ -79,6 +106,10 @@ class TuningDataFacts(Row):
     """Records left out, since they contain an evaluation item."""
     repeats: int = 0
     """Pairs left out, since an earlier one has the same text."""
+    without_response: int = 0
+    """Records left out, since no token of a response (of both answers of a pair) lies within the sequence length."""
+    equal_pairs: int = 0
+    """Pairs left out, since their answers are equal within the sequence length."""
 
 
 class TuningDataReport(Contract):

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from dapt_contract.stages.common import MAX_CHECKPOINTS
 from dapt_operator.api.v1alpha1.base import Base, Integer, Rule, SourceUri, count_set, exactly_one
+from dapt_operator.api.v1alpha1.spec_corpus import BadRecords
+from dapt_operator.api.v1alpha1.spec_tuning_data import InstructionFields, PreferenceFields
 
 
 class Full(Base):
@@ -253,11 +255,14 @@ class FinetuningSource(Base):
     """One set of instruction data."""
 
     source: SourceUri
-    """JSONL or Parquet files, with wildcards."""
+    """JSONL (also .gz and .zst), JSON arrays or Parquet files, with wildcards."""
     format: Literal["messages", "promptResponse", "plain"] = "messages"
-    """messages: a list of {role, content}; promptResponse: fields prompt and response, as one turn of a chat;
-    plain: the same two fields as plain text, the response right after the prompt, without a chat template. Default
-    messages: what chat models are trained on."""
+    """messages and promptResponse: a chat, which is recognized by its fields: a list of messages, or prompt and
+    response; plain: prompt and response as plain text, the response right after the prompt, without a chat
+    template. Default messages: what chat models are trained on."""
+    fields: InstructionFields | None = None
+    """Which of a record's own fields hold what. Absent: the usual names are recognized; docs/finetuning.md lists
+    them."""
 
 
 class FinetuningBudget(Base):
@@ -284,6 +289,8 @@ class Finetuning(Base):
 
     data: Annotated[tuple[FinetuningSource, ...], Field(strict=False, min_length=1, max_length=64)]
     """Instruction data."""
+    bad_records: BadRecords = BadRecords()
+    """What happens to records that cannot be read or learned from."""
     method: Method = Method(lora=Lora(rank=16))
     """Which weights are trained. Default LoRA of rank 16 (alpha 32): instructions need little capacity and
     should move little."""
@@ -306,7 +313,10 @@ class PreferenceSource(Base):
     """One set of preference data."""
 
     source: SourceUri
-    """JSONL or Parquet files with the fields prompt, chosen and rejected."""
+    """JSONL (also .gz and .zst), JSON arrays or Parquet files, with wildcards."""
+    fields: PreferenceFields | None = None
+    """Which of a record's own fields hold what. Absent: the usual names are recognized, such as prompt, chosen and
+    rejected; docs/finetuning.md lists them."""
 
 
 class Preference(Base):
@@ -314,6 +324,8 @@ class Preference(Base):
 
     data: Annotated[tuple[PreferenceSource, ...], Field(strict=False, min_length=1, max_length=64)]
     """Preference data."""
+    bad_records: BadRecords = BadRecords()
+    """What happens to records that cannot be read or learned from."""
     beta: Annotated[float, Field(gt=0, le=100)] = 0.1
     """How strongly the model is held to the fine-tuned one. Default 0.1: the value of the DPO paper."""
     method: Method = Method(lora=Lora(rank=16))

@@ -1,0 +1,55 @@
+"""Defines the `fields` of tuning data: which of a record's own fields hold what an example or a pair needs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dapt_operator.api.v1alpha1.base import Base
+
+FieldName = Annotated[str, Field(min_length=1, max_length=128)]
+"""Name of a field of a record."""
+
+
+class MessageFields(Base):
+    """Which of a record's own fields hold a conversation. With any of the names given, nothing is guessed."""
+
+    messages: FieldName | None = None
+    """List of messages."""
+    system: FieldName | None = None
+    """Text of a system message at the beginning."""
+    tools: FieldName | None = None
+    """Tools that the assistant may call."""
+    role: FieldName | None = None
+    """Field of a message that names its author. Absent: role."""
+    content: FieldName | None = None
+    """Field of a message that holds its text. Absent: content."""
+    roles: Annotated[dict[str, Literal["system", "user", "assistant", "tool"]], Field(max_length=32)] = Field(
+        default_factory=dict
+    )
+    """What the records call a role -> system, user, assistant or tool, as in {human: user, gpt: assistant}."""
+
+
+class InstructionFields(MessageFields):
+    """Which of a record's own fields hold an example: messages, or prompt and response."""
+
+    prompt: FieldName | None = None
+    """Text of the user."""
+    input: FieldName | None = None
+    """Text that follows the prompt after an empty line, where it is not empty."""
+    response: FieldName | None = None
+    """Text of the assistant, which is learned."""
+
+
+class PreferenceFields(MessageFields):
+    """Which of a record's own fields hold a pair: chosen and rejected, and the prompt or the messages before them."""
+
+    prompt: FieldName | None = None
+    """Text or messages that both answers follow."""
+    input: FieldName | None = None
+    """Text that follows the prompt after an empty line, where it is not empty."""
+    chosen: FieldName | None = None
+    """The better answer."""
+    rejected: FieldName | None = None
+    """The worse answer."""
