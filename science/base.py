@@ -24,7 +24,7 @@ BED_CODE = (
     "dapt_trainer.data.text",
 )
 TRAINING_CODE = ("science.model",)
-_SAVE_EVERY_STEPS = 200
+SAVE_EVERY_STEPS = 200
 _NOTE = "note.txt"
 SIDES = ("general", "strong", "weak")
 
@@ -123,7 +123,7 @@ def open_base(settings: BaseSettings, made: Bed, say: Callable[[str], None]) -> 
         say(f"base: goes on from step {training.steps_done} of {settings.steps}")
     while training.steps_done < settings.steps:
         loss = training.step()
-        if training.steps_done % _SAVE_EVERY_STEPS == 0:
+        if training.steps_done % SAVE_EVERY_STEPS == 0:
             _save(training.state_dict(), partial)
             per_step = training.cpu_seconds / training.steps_done
             say(

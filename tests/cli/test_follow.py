@@ -134,7 +134,7 @@ def follow(
     screen = Screen()
     launcher = SimpleNamespace(states=lambda _, __: cluster.failed)
     monkeypatch.setattr(module, "reconcile", cluster.reconcile)
-    monkeypatch.setattr(module, "_LAUNCHERS", {"one": launcher})
+    monkeypatch.setattr(module, "LAUNCHERS", {"one": launcher})
     status = module.follow(
         cluster,  # type: ignore[arg-type]
         ("prepare",),
@@ -205,7 +205,7 @@ def test_what_is_stored_is_valid_also_with_the_built_in_profile(
     path = tmp_path / "m.yaml"
     path.write_text(MANIFEST)
     request = read_request(path, profile)
-    stored = module._as_stored(request.adaptation, built_in_profile(request.adaptation))
+    stored = module.as_stored(request.adaptation, built_in_profile(request.adaptation))
     for manifest in stored:
         model, problems = check(YamlDocument(manifest), local=True)
         assert problems == []

@@ -385,12 +385,15 @@ def test_a_dead_holders_lease_is_taken_over_and_never_held_by_two(
     namespace: str,
     leaderships: Callable[[str, str], Leadership],
     monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     monkeypatch.setattr(lease_module, "WRITE_SECONDS", 1.0)
     monkeypatch.setattr(lease_module, "DURATION_SECONDS", 2)
     monkeypatch.setattr(lease_module, "RENEW_SECONDS", 0.2)
     monkeypatch.setattr(lease_module, "ASK_SECONDS", 0.1)
-    first, second = leaderships(namespace, "first"), leaderships(namespace, "second")
+    api_of_first = client(control_plane)
+    first, second = Leadership(api_of_first, namespace, "dapt", "first"), leaderships(namespace, "second")
+    request.addfinalizer(first.stop)
     both_at_once: list[bool] = []
     over = threading.Event()
 
@@ -408,7 +411,7 @@ def test_a_dead_holders_lease_is_taken_over_and_never_held_by_two(
     renewed = lease["spec"]["renewTime"]
     eventually(lambda: control_plane.api.get("Lease", "dapt", namespace)["spec"]["renewTime"] != renewed)
     assert not second.is_held()
-    first._stopped.set()  # it dies
+    api_of_first.configuration.host = "https://127.0.0.1:9"  # for the other one it has died
     assert second.wait(30)
     over.set()
     watcher.join()

@@ -33,7 +33,7 @@ def test_a_component_is_found_again_by_its_content_and_not_after_a_change(
     (module / "main.go").write_text("package main\n")
     monkeypatch.setattr(build, "MODULES", module.parent)
     assert build.built("pause") is None
-    place = build._folder(build.COMPONENTS["pause"])
+    place = build.folder_of(build.COMPONENTS["pause"])
     place.mkdir(parents=True)
     assert build.built("pause") == place
     (module / "main.go").write_text("package main // changed\n")

@@ -192,7 +192,7 @@ def test_progress_and_logs_are_answered_as_a_pod_would(
 def test_pods_have_loopback_addresses_where_no_others_can_be_had(
     control_plane: ControlPlane, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leftovers, "_route", lambda verb, network: False)
+    monkeypatch.setattr(leftovers, "route", lambda verb, network: False)
     job = job_of_two()
     job["spec"]["template"]["spec"]["containers"][0]["ports"] = [{"name": "progress", "containerPort": 9500}]
     with ScriptedKubelet(control_plane, lambda pod: Life(progress=Answer(b"{}"))) as kubelet:

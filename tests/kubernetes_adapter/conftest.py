@@ -26,6 +26,7 @@ def adapter(double: ApiDouble, monkeypatch: pytest.MonkeyPatch) -> Iterator[Adap
         store,
         on_change=lambda key: made[0].woken.append(key),
         may_write=lambda: made[0].may_write,
+        clock=lambda: made[0].clock(),
     )
     made.append(Adapter(double, cluster, store))
     yield made[0]

@@ -60,10 +60,14 @@ def test_after_a_few_attempts_it_is_unavailable(double: ApiDouble, client: Api) 
     assert len(double.sent("GET")) == 4
 
 
-def test_no_server_is_unavailable(client: Api, double: ApiDouble) -> None:
-    client._configuration.host = "http://127.0.0.1:9"
+def test_no_server_is_unavailable(double: ApiDouble, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kubernetes_client, "FIRST_PAUSE_SECONDS", 0.001)
+    configured = double.client()
+    configured.configuration.host = "http://127.0.0.1:9"
+    client = Api(configured)
     with pytest.raises(ApiUnavailableError, match=r"^GET /version: no answer NewConnectionError: "):
         client.get("/version")
+    client.close()
 
 
 def test_what_is_refused_is_not_sent_again(double: ApiDouble, client: Api) -> None:
@@ -160,8 +164,7 @@ def test_closing_ends_the_rests(double: ApiDouble) -> None:
 def test_connections_are_used_again(double: ApiDouble, client: Api) -> None:
     for _ in range(5):
         client.get(f"{MAPS}/one")
-    (pool,) = [client._pool.pools[key] for key in client._pool.pools.keys()]  # noqa: SIM118
-    assert (pool.num_connections, pool.num_requests) == (1, 5)
+    assert (double.num_connections, len(double.requests)) == (1, 5)
 
 
 def test_the_token_and_who_we_are_go_with_each_request(double: ApiDouble) -> None:

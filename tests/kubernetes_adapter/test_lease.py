@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from kubernetes.client import ApiClient
 
 from dapt_operator.cluster.kubernetes import lease as module
 from dapt_operator.cluster.kubernetes.client import ATTEMPT_SECONDS
@@ -25,12 +26,19 @@ class Operators:
         self.made: list[Leadership] = []
         self.lost: list[str] = []
         self._double = double
+        self._clients: dict[Leadership, ApiClient] = {}
 
     def start(self, identity: str) -> Leadership:
-        made = Leadership(self._double.client(), "dapt", "operator", identity, clock=lambda: self.now)
+        client = self._double.client()
+        made = Leadership(client, "dapt", "operator", identity, clock=lambda: self.now)
         self.made.append(made)
+        self._clients[made] = client
         made.start(lambda: self.lost.append(identity))
         return made
+
+    def cut_off(self, leadership: Leadership) -> None:
+        """Let no further request of a candidate arrive: for the others it has died."""
+        self._clients[leadership].configuration.host = "http://127.0.0.1:9"
 
 
 @pytest.fixture
@@ -41,13 +49,6 @@ def operators(double: ApiDouble, monkeypatch: pytest.MonkeyPatch) -> Iterator[Op
     yield found
     for made in found.made:
         made.stop()
-
-
-def freeze(leadership: Leadership, double: ApiDouble) -> None:
-    """The process hangs: no renewal any more."""
-    leadership._stopped.set()
-    assert leadership._thread is not None
-    leadership._thread.join()
 
 
 def holder(double: ApiDouble) -> Any:
@@ -79,7 +80,7 @@ def test_a_dead_holder_is_replaced_after_the_whole_duration_and_not_before(
 ) -> None:
     first = operators.start("a")
     assert first.wait(30)
-    freeze(first, double)
+    operators.cut_off(first)
     second = operators.start("b")
     asked(double)
     operators.now += DURATION_SECONDS
@@ -118,7 +119,7 @@ def test_a_holder_whose_lease_was_taken_writes_not_a_moment_longer(
 ) -> None:
     first = operators.start("a")
     assert first.wait(30)
-    with double._lock:
+    with double.lock:
         taken = double.objects[PATH]
         double.add(PATH, taken | {"spec": taken["spec"] | {"holderIdentity": "b"}})
     wait_until(lambda: operators.lost == ["a"], "the end of the operator")
@@ -131,7 +132,7 @@ def test_restart_under_the_same_identity_holds_the_lease_at_once(
 ) -> None:
     first = operators.start("a")
     assert first.wait(30)
-    freeze(first, double)
+    operators.cut_off(first)
     again = operators.start("a")
     assert again.wait(30)
     assert double.objects[PATH]["spec"]["leaseTransitions"] == 0

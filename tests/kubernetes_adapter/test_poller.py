@@ -27,9 +27,7 @@ def _resource(adapter: Adapter) -> None:
 @pytest.fixture
 def clock(adapter: Adapter) -> list[float]:
     now = [1000.0]
-    adapter.cluster._digests._clock = lambda: now[0]
-    adapter.cluster._workloads._clock = lambda: now[0]
-    adapter.cluster._refusals._clock = lambda: now[0]
+    adapter.clock = lambda: now[0]
     return now
 
 
@@ -280,7 +278,7 @@ def test_lines_are_bounded_and_without_control_characters() -> None:
     lines = last_lines(text)
     assert len(lines) == 20
     assert lines[0] == "line 11"
-    assert lines[-1] == 400 * "x"
+    assert lines[-1] == 397 * "x" + "..."
     assert last_lines(b"") == ()
 
 

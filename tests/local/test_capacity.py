@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dapt_operator.cluster.local import LocalCluster
+from dapt_operator.cluster.local import cluster as cluster_module
 from dapt_operator.cluster.local.capacity import Capacity, job_request, machine_capacity
 from dapt_operator.cluster.port import ObjectReference
 from dapt_operator.launchers.indexed_job import states
@@ -21,9 +22,10 @@ SLEEP = "import time; time.sleep(600)"
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCluster]:
+    machine = Capacity({"cpu": 4.0, "nvidia.com/gpu": 2.0})
+    monkeypatch.setattr(cluster_module, "machine_capacity", lambda accelerators: machine)
     with LocalCluster(tmp_path / "run", resource(), None) as local:
-        local._capacity = Capacity({"cpu": 4.0, "nvidia.com/gpu": 2.0})
         yield local
         local.kill()
 

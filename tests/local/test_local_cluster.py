@@ -23,6 +23,7 @@ from dapt_operator.cluster.port import Event, Key, ObjectReference
 from dapt_operator.launchers.indexed_job import states
 from dapt_operator.stage_run import Owner, RunPhase, RunState, StageRun
 from support.launch_builders import fake_manifests, owner, resource, stage_run
+from support.local_runs import pid_of
 from support.pod_objects import alive, wait_until
 
 SLEEP = "import time; time.sleep(600)"
@@ -89,10 +90,6 @@ def job_of(cluster: LocalCluster) -> Any:
 
 def conditions(cluster: LocalCluster) -> list[tuple[str, str]]:
     return [(item["type"], item["reason"]) for item in job_of(cluster)["status"]["conditions"]]
-
-
-def pid_of(cluster: LocalCluster, run: StageRun, index: int = 0) -> int:
-    return cluster._jobs[run.name]._processes[index].pid
 
 
 def test_a_job_succeeds_with_the_message_of_its_process(cluster: LocalCluster) -> None:
@@ -330,10 +327,10 @@ KILLED = """
 import sys, time
 sys.path[:0] = {path!r}
 from pathlib import Path
-from test_local_cluster import LocalCluster, resource, start, {program}
+from test_local_cluster import LocalCluster, pid_of, resource, start, {program}
 local = LocalCluster(Path({folder!r}), resource(), None)
 run = start(local, {program}, nodes=2)
-print(*(local._jobs[run.name]._processes[index].pid for index in (0, 1)), flush=True)
+print(*(pid_of(local, run, index) for index in (0, 1)), flush=True)
 time.sleep(600)
 """
 

@@ -14,7 +14,7 @@ from dapt_contract.failure import Cause
 from dapt_operator.cluster.local import LocalCluster
 from dapt_operator.stage_run import RunPhase
 from support.launch_builders import fake_manifests, resource, stage_run
-from support.local_runs import last_state, owner_of, ranks_below, start, wait_for_end
+from support.local_runs import last_state, owner_of, pid_of, ranks_below, start, wait_for_end
 from support.pod_objects import alive, wait_until
 
 pytestmark = [pytest.mark.local]
@@ -106,7 +106,7 @@ class TestGangs:
         with LocalCluster(tmp_path, resource(), None) as local:
             run = start(local, "all-reduce,touch=started,polled-sleep=600", nodes=2)
             wait_until((tmp_path / "work/started").exists, "the stage")
-            os.kill(local._jobs[run.name]._processes[1].pid, signal.SIGKILL)
+            os.kill(pid_of(local, run, 1), signal.SIGKILL)
             state = wait_for_end(local)
             assert (state.cause, state.exit_code) == (Cause.INFRASTRUCTURE, 137)
             assert ranks_below(tmp_path) == []

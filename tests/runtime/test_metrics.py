@@ -95,7 +95,25 @@ def test_series_go_with_their_object() -> None:
     assert sum(len(family.samples) for family in collector.collect()) > 10
     kept.clear()
     assert sum(len(family.samples) for family in collector.collect()) == 0
-    assert collector._computed == {}
+
+
+def test_what_is_gone_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource: Manifest = {"metadata": {"name": "new", "namespace": "a", "uid": "1", "resourceVersion": "1"}}
+    kept: list[Manifest] = [resource]
+    reads: list[Manifest] = []
+
+    def counted(one: Manifest) -> list[list[metrics.Value]]:
+        reads.append(one)
+        return [[] for _ in metrics.SERIES]
+
+    monkeypatch.setattr(metrics, "read", counted)
+    collector = metrics.AdaptationCollector(lambda: kept)
+    list(collector.collect())
+    kept.clear()
+    list(collector.collect())
+    kept.append(resource)
+    list(collector.collect())
+    assert reads == [resource, resource], "the same version again, and nothing was kept of it"
 
 
 def test_what_was_read_is_read_again_only_when_it_changed(monkeypatch: pytest.MonkeyPatch) -> None:

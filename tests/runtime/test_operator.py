@@ -86,7 +86,7 @@ def test_reconcile_without_the_lease_ends_without_a_log_line(
 
     monkeypatch.setattr(operator, "reconcile", refused)
     with structlog.testing.capture_logs() as logged:
-        assert service._reconcile(KEY) is None
+        assert service.reconcile_one(KEY) is None
     assert logged == []
 
 
@@ -100,10 +100,10 @@ def test_reconcile_returns_the_requeue_delay_of_the_plan(
         return Plan(requeue_after=12.5)
 
     monkeypatch.setattr(operator, "reconcile", looked)
-    assert service._reconcile(KEY) == 12.5
+    assert service.reconcile_one(KEY) == 12.5
     assert asked == {"local": False, "instance": "default/dapt"}
     samples = {
-        sample.name: sample.value for family in service._registry.collect() for sample in family.samples
+        sample.name: sample.value for family in service.registry.collect() for sample in family.samples
     }
     assert samples["dapt_reconcile_duration_seconds_count"] == 1.0
     assert samples["dapt_reconcile_errors_total"] == 0.0
@@ -111,18 +111,18 @@ def test_reconcile_returns_the_requeue_delay_of_the_plan(
 
 def test_reconcile_error_is_logged_with_the_retry_delay_and_counted(service: Operator) -> None:
     with structlog.testing.capture_logs() as logged:
-        service._report_error(KEY, RuntimeError("what"), 0.4)
+        service.report_error(KEY, RuntimeError("what"), 0.4)
     (line,) = logged
     assert line["event"] == "reconcile failed, retrying"
     assert (line["namespace"], line["name"], line["error"]) == ("team", "clinical", "RuntimeError: what")
     assert line["again_after_seconds"] == 0.4
     samples = {
-        sample.name: sample.value for family in service._registry.collect() for sample in family.samples
+        sample.name: sample.value for family in service.registry.collect() for sample in family.samples
     }
     assert samples["dapt_reconcile_errors_total"] == 1.0
 
 
 def test_before_the_first_list_it_is_not_ready(service: Operator) -> None:
-    assert service._ready() == "the cluster's objects have not been listed yet"
-    service._has_listed = True
-    assert service._ready() == ""
+    assert service.readiness() == "the cluster's objects have not been listed yet"
+    service.has_listed = True
+    assert service.readiness() == ""

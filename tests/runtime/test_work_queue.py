@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import pytest
 from hypothesis import settings
@@ -108,13 +110,22 @@ def test_the_rest_after_failures_doubles_up_to_its_bound() -> None:
     assert backoff_seconds(1000) == LONGEST_BACKOFF_SECONDS
 
 
+class Adaptation:
+    """A key that a weak reference can follow."""
+
+
 def test_keys_that_are_gone_leave_nothing_behind() -> None:
-    schedule: DueTimes[int] = DueTimes()
+    schedule: DueTimes[Adaptation] = DueTimes()
+    left: weakref.WeakSet[Adaptation] = weakref.WeakSet()
     for number in range(1000):
-        schedule.wake(number, now=float(number))
-        assert schedule.take(float(number)) == number
-        schedule.done(number, float(number))
-    assert len(schedule._not_before) <= 1
+        key = Adaptation()
+        left.add(key)
+        schedule.wake(key, now=float(number))
+        assert schedule.take(float(number)) is key
+        schedule.done(key, float(number))
+    del key
+    gc.collect()
+    assert len(left) <= 1
     assert len(schedule) == 0
 
 

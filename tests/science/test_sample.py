@@ -70,7 +70,7 @@ def test_interrupted_base_training_resumes_to_the_same_weights(
             raise CutOffError
 
     monkeypatch.setenv("DAPT_SCIENCE", str(tmp_path))
-    monkeypatch.setattr(base, "_SAVE_EVERY_STEPS", 40)
+    monkeypatch.setattr(base, "SAVE_EVERY_STEPS", 40)
     with pytest.raises(CutOffError):
         base.open_base(sample.SETTINGS, world.bed, cut)
     resumed = base.open_base(sample.SETTINGS, world.bed, said.append)

@@ -14,6 +14,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -74,7 +75,8 @@ class ApiDouble:
         """Whether every request is answered with 503."""
         self.version = 100
         self._odd: list[tuple[re.Pattern[str], Odd]] = []
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
+        """Held while a request is answered; a test holds it to change objects between two requests."""
         self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
@@ -89,6 +91,11 @@ class ApiDouble:
         self._thread.join()
 
     @property
+    def num_connections(self) -> int:
+        """How many connections clients have opened so far."""
+        return self._server.num_connections
+
+    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
@@ -97,7 +104,7 @@ class ApiDouble:
 
     def odd(self, pattern: str, *answers: Odd) -> None:
         """The next requests whose `METHOD /path` matches get these answers, in this order."""
-        with self._lock:
+        with self.lock:
             self._odd += [(re.compile(pattern), answer) for answer in answers]
 
     def sent(self, pattern: str = "") -> list[Request]:
@@ -106,7 +113,7 @@ class ApiDouble:
 
     def add(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Somebody else creates an object."""
-        with self._lock:
+        with self.lock:
             return self._store(path, body)
 
     def _store(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -124,7 +131,7 @@ class ApiDouble:
 
     def answer(self, request: Request) -> Odd:
         """What the server does with a request."""
-        with self._lock:
+        with self.lock:
             self.requests.append(request)
             if self.away:
                 return Odd(503)
@@ -221,8 +228,10 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.open: set[socket.socket] = set()
+        self.num_connections = 0
 
     def process_request(self, request: Any, client_address: Any) -> None:
+        self.num_connections += 1
         self.open.add(request)
         super().process_request(request, client_address)
 
@@ -286,6 +295,8 @@ class Adapter:
     store: Store
     woken: list[Key] = field(default_factory=list)
     may_write: bool = True
+    clock: Callable[[], float] = time.monotonic
+    """Of the polls."""
 
     def add_resource(self, resource: Any) -> Any:
         """Somebody creates a DomainAdaptation and the watch tells of it."""

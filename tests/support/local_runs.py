@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
+
 from dapt_operator.cluster.local import LocalCluster
+from dapt_operator.cluster.local.pod_to_process import POD_MARKER, pod_folder
 from dapt_operator.launchers.indexed_job import states
 from dapt_operator.stage_run import Owner, RunPhase, RunState, StageRun
 from support.launch_builders import fake_manifests, owner, stage_run
@@ -33,6 +36,14 @@ def last_state(local: LocalCluster) -> RunState:
 def wait_for_end(local: LocalCluster) -> RunState:
     wait_until(lambda: last_state(local).phase in (RunPhase.SUCCEEDED, RunPhase.FAILED), "the run's end")
     return last_state(local)
+
+
+def pid_of(local: LocalCluster, run: StageRun, index: int = 0) -> int:
+    """Return the process id of one pod of a run that this process has started."""
+    marker = f"{POD_MARKER}={pod_folder(local.folder, f'{run.name}-{index}')}".encode()
+    children = [child.pid for child in psutil.Process().children()]
+    (found,) = [pid for pid in children if marker in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")]
+    return found
 
 
 def ranks_below(folder: Path) -> list[int]:

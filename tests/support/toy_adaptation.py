@@ -123,14 +123,16 @@ def _write_texts(folder: Path, rng: random.Random) -> None:
 
 def _write_model(folder: Path, texts: Path, seed: int) -> None:
     import torch
-    from tokenizers import ByteLevelBPETokenizer
+    from tokenizers import ByteLevelBPETokenizer, Tokenizer
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     bpe = ByteLevelBPETokenizer()
     files = [str(path) for path in sorted(texts.glob("*.jsonl"))]
     bpe.train(files, vocab_size=400, min_frequency=2, special_tokens=["<|endoftext|>"], show_progress=False)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
+        tokenizer_object=Tokenizer.from_str(bpe.to_str()),
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
     )
     tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)

@@ -101,7 +101,7 @@ def cache_folder() -> Path:
 
 def built(name: str) -> Path | None:
     """Folder of a component that was built before from the same content; None if it was not."""
-    folder = _folder(_component(name))
+    folder = folder_of(_component(name))
     return folder if folder.is_dir() else None
 
 
@@ -117,7 +117,7 @@ def build(name: str) -> Path:
         BuildError: an unknown name, no Go, or a failed build.
     """
     component = _component(name)
-    folder = _folder(component)
+    folder = folder_of(component)
     if folder.is_dir():
         return folder
     if not have_go():
@@ -137,7 +137,7 @@ def _component(name: str) -> Component:
     return COMPONENTS[name]
 
 
-def _folder(component: Component) -> Path:
+def folder_of(component: Component) -> Path:
     """Keyed by content. Go's own version is not part of it: the same sources are the same component."""
     recipe = (component.package, component.links, component.variables)
     digest = hashlib.sha256(f"{recipe!r} {platform.system()} {platform.machine()}".encode())

@@ -23,7 +23,7 @@ def new_folder() -> Path:
 
 def add_route(network: IPv4Network, folder: Path) -> bool:
     """Make a network this host's own and note it; whether that was possible."""
-    if not _route("add", network):
+    if not route("add", network):
         return False
     _note(network, folder).touch()
     return True
@@ -31,14 +31,14 @@ def add_route(network: IPv4Network, folder: Path) -> bool:
 
 def remove_route(network: IPv4Network, folder: Path) -> None:
     """Take it away again."""
-    _route("del", network)
+    route("del", network)
     _note(network, folder).unlink(missing_ok=True)
 
 
 def remove(folder: Path) -> None:
     """A cluster's folder with everything noted in it."""
     for note in folder.glob(f"*{ROUTE_SUFFIX}"):
-        _route("del", IPv4Network(note.name.removesuffix(ROUTE_SUFFIX).replace("_", "/")))
+        route("del", IPv4Network(note.name.removesuffix(ROUTE_SUFFIX).replace("_", "/")))
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -54,7 +54,8 @@ def _note(network: IPv4Network, folder: Path) -> Path:
     return folder / f"{str(network).replace('/', '_')}{ROUTE_SUFFIX}"
 
 
-def _route(verb: str, network: IPv4Network) -> bool:
+def route(verb: str, network: IPv4Network) -> bool:
+    """Add or delete (`verb`) a network of this host's own; whether the kernel did."""
     if shutil.which("ip") is None:
         return False
     command = ["ip", "route", verb, "local", str(network), "dev", "lo"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import sys
@@ -17,6 +18,7 @@ from testcluster.processes import Process
 from testcluster.waiting import eventually
 
 DAPT = Path(sysconfig.get_path("scripts")) / "dapt"
+_numbers = itertools.count(1)
 
 
 class OperatorProcess:
@@ -31,8 +33,6 @@ class OperatorProcess:
         flags: further ones.
     """
 
-    _number = 0
-
     def __init__(
         self,
         plane: ControlPlane,
@@ -43,7 +43,6 @@ class OperatorProcess:
         kubeconfig: Path | None = None,
         flags: Sequence[str] = (),
     ) -> None:
-        OperatorProcess._number += 1
         home = namespaces[0] if namespaces else "default"
         self._command: list[str | Path] = [
             sys.executable,
@@ -57,7 +56,7 @@ class OperatorProcess:
             *flags,
         ]
         self._environment = {"KUBECONFIG": str(kubeconfig or plane.kubeconfig), "POD_UID": pod}
-        self._log = plane.folder / f"operator-{OperatorProcess._number}.log"
+        self._log = plane.folder / f"operator-{next(_numbers)}.log"
         self._process: Process | None = None
 
     def __enter__(self) -> OperatorProcess:

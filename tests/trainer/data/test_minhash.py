@@ -99,7 +99,7 @@ def test_other_processes_find_the_same(tmp_path: Path) -> None:
 
 
 def test_a_killed_process_is_an_infrastructure_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(minhash, "_near_pairs", killed)
+    monkeypatch.setattr(minhash, "near_pairs", killed)
     with pytest.raises(InfrastructureError, match="a process that looks for near-duplicates was killed"):
         find_repeats([signed(documents(20))], tmp_path, processes=2, inline_documents=0)
 

@@ -273,7 +273,7 @@ def test_a_killed_helper_ends_the_stage_instead_of_hanging_it(config, prepare, m
         "__init__",
         lambda pool, settings, beat: init(pool, settings, processes=2, inline_characters=0, beat=beat),
     )
-    monkeypatch.setattr(analysis, "_analyse", killed)
+    monkeypatch.setattr(analysis, "analyse", killed)
     with pytest.raises(InfrastructureError) as caught:
         prepare(config)
     assert str(caught.value) == (

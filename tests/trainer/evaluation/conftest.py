@@ -41,7 +41,7 @@ def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
 def toy_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Root of a work volume as prepare leaves it: do not write to it, copy it."""
     import torch
-    from tokenizers import ByteLevelBPETokenizer
+    from tokenizers import ByteLevelBPETokenizer, Tokenizer
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     from dapt_contract.stages.prepare import ModelFacts, PrepareFacts, PrepareReport
@@ -54,7 +54,7 @@ def toy_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sentences(0, 200), vocab_size=330, special_tokens=["<|end|>"], show_progress=False
     )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer, eos_token="<|end|>", pad_token="<|end|>"
+        tokenizer_object=Tokenizer.from_str(bpe.to_str()), eos_token="<|end|>", pad_token="<|end|>"
     )
     tokenizer.save_pretrained(work / "model")
     for seed, name in enumerate(("model", "tuned")):

@@ -225,7 +225,7 @@ def test_a_full_disk_while_the_model_is_measured_is_reported_the_same_way(
         if root.name.startswith("checkpoint-4"):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(save, "_fsync_tree", full)
+    monkeypatch.setattr(save, "fsync_tree", full)
     with pytest.raises(InfrastructureError, match=r"checkpoint-4 could not be saved: .*step 2, is kept"):
         trained(work)
     assert not list((work / LINEAGE / "try-1").glob("*.partial"))

@@ -17,6 +17,7 @@ from dapt_contract.stages.common import (
     ScheduleConfig,
 )
 from dapt_contract.stages.finetune import FinetuneConfig, FinetuneReport
+from dapt_trainer.checkpoints.run_checkpoints import RunCheckpoints
 from dapt_trainer.digests import weights_digest
 from dapt_trainer.errors import InputError
 from dapt_trainer.modeling.compose import load_model
@@ -195,15 +196,15 @@ def test_a_save_by_the_clock_is_resumed_from_and_removed_at_the_end(
     whole = tuned(work, settings)
     assert [path.name for path in (work / "stages" / "finetune-a1" / "try-1").glob("checkpoint*")] == []
     saved: list[int] = []
-    real = tuning_run.TuningRun._save
+    real = RunCheckpoints.save
 
-    def save_and_die(run: Any, lineage: Any, reading: Any) -> None:
-        real(run, lineage, reading)
-        saved.append(reading.step)
-        if reading.step == 2:
+    def save_and_die(checkpoints: RunCheckpoints, step: int, *rest: Any, **named: Any) -> None:
+        real(checkpoints, step, *rest, **named)
+        saved.append(step)
+        if step == 2:
             raise RuntimeError("killed")
 
-    monkeypatch.setattr(tuning_run.TuningRun, "_save", save_and_die)
+    monkeypatch.setattr(RunCheckpoints, "save", save_and_die)
     with pytest.raises(RuntimeError, match="killed"):
         tuned(work, settings, try_number=2)
     again = tuned(work, settings, try_number=3)

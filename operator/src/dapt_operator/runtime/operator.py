@@ -4,7 +4,7 @@ The way from a watch event to a reconcile:
 
 1. kopf reports an object (`watches.py`, `handlers.py`) to `StoreUpdater`,
 2. which puts it into the store and wakes the adaptation that it belongs to,
-3. the work queue (`work_queue.py`) calls `Operator._reconcile` for that adaptation in one of its threads,
+3. the work queue (`work_queue.py`) calls `Operator.reconcile_one` for that adaptation in one of its threads,
 4. which calls `dapt_operator.reconcile`: observe (from the store), decide, apply. The answers to its writes go into
    the store too.
 
@@ -97,7 +97,7 @@ class Operator:
         self._store = Store()
         self._lease = Leadership(api, settings.lease_namespace, settings.lease_name, settings.identity)
         self._queue: WorkQueue[Key] = WorkQueue(
-            self._reconcile, workers=settings.workers, on_error=self._report_error
+            self.reconcile_one, workers=settings.workers, on_error=self.report_error
         )
         self._cluster = KubernetesCluster(
             api,
@@ -108,13 +108,15 @@ class Operator:
         )
         updater = StoreUpdater(self._store, self._queue.wake)
         self._watches = Watches(updater, configuration, self._watchable_kinds, settings.namespaces)
-        self._registry = CollectorRegistry()
-        self._registry.register(AdaptationCollector(self._store.resources))
-        self._metrics = ReconcileMetrics(self._registry)
+        self.registry = CollectorRegistry()
+        """Everything that /metrics serves."""
+        self.registry.register(AdaptationCollector(self._store.resources))
+        self._metrics = ReconcileMetrics(self.registry)
         # A SimpleQueue, because its put may be called from a signal handler.
         self._ends: queue.SimpleQueue[_End] = queue.SimpleQueue()
         self._ending = threading.Event()
-        self._has_listed = False
+        self.has_listed = False
+        """Whether the store holds everything that exists."""
         self._has_jobsets = False
         self._control_thread = threading.Thread(target=self._control_or_fail, name="control", daemon=True)
 
@@ -127,7 +129,7 @@ class Operator:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._ends.put(_End.STOPPED))
         with MonitoringServer(
-            self._settings.port, alive=self._alive, ready=self._ready, registry=self._registry
+            self._settings.port, alive=self._alive, ready=self.readiness, registry=self.registry
         ) as server:
             log.info(
                 "started",
@@ -144,7 +146,8 @@ class Operator:
 
     # --- the reconcile, in the queue's threads ---
 
-    def _reconcile(self, key: Key) -> float | None:
+    def reconcile_one(self, key: Key) -> float | None:
+        """Reconcile one adaptation; return the seconds until it is due again, None if only a change makes it so."""
         started = time.monotonic()
         try:
             with self._metrics.duration.time():
@@ -162,7 +165,8 @@ class Operator:
         )
         return plan.requeue_after
 
-    def _report_error(self, key: Key, error: Exception, delay_seconds: float) -> None:
+    def report_error(self, key: Key, error: Exception, delay_seconds: float) -> None:
+        """Count and log a reconcile that failed and is repeated after so many seconds."""
         self._metrics.errors.inc()
         log.error(
             "reconcile failed, retrying",
@@ -225,7 +229,7 @@ class Operator:
                 continue
             if last_error:
                 log.info("the API server can be used")
-            self._has_listed = True
+            self.has_listed = True
             return True
         return False
 
@@ -298,8 +302,9 @@ class Operator:
         }
         return ", ".join(f"{name} ended" for name, is_healthy in parts.items() if not is_healthy)
 
-    def _ready(self) -> str:
-        return "" if self._has_listed else "the cluster's objects have not been listed yet"
+    def readiness(self) -> str:
+        """Return why the operator is not ready; empty when it is."""
+        return "" if self.has_listed else "the cluster's objects have not been listed yet"
 
     # --- ends ---
 

@@ -60,7 +60,7 @@ def complete(folder: Path) -> tuple[FileEntry, ...]:
     partial = partial_of(folder)
     # The digests need the processor and fsync needs the disk, so both run at once.
     with ThreadPoolExecutor(1) as disk:
-        flushed = disk.submit(_fsync_tree, partial)
+        flushed = disk.submit(fsync_tree, partial)
         files = list_files(partial)
         flushed.result()
     # After the content is on disk, or a power cut could leave a complete name on incomplete files.
@@ -95,7 +95,7 @@ def failing_cleanly(folder: Path, last_complete: str) -> Iterator[None]:
         ) from error
 
 
-def _fsync_tree(root: Path) -> None:
+def fsync_tree(root: Path) -> None:
     """Flush every file and folder below `root` to disk."""
     for path in sorted(root.rglob("*"), reverse=True):  # files before the folders that list them
         descriptor = os.open(path, os.O_RDONLY)

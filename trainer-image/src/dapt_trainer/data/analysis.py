@@ -169,7 +169,7 @@ class AnalysisPool:
                 initargs=(self._settings, os.getpid()),
             )
         try:
-            future = self._pool.submit(_analyse, batch)
+            future = self._pool.submit(analyse, batch)
         except BrokenProcessPool as error:
             raise _process_killed_error() from error
         return lambda: self._wait_for(future)
@@ -214,7 +214,8 @@ def _start_process(settings: AnalysisSettings, parent: int) -> None:
     _process_analyst = Analyst(settings)
 
 
-def _analyse(texts: Sequence[str]) -> AnalysedBatch:
+def analyse(texts: Sequence[str]) -> AnalysedBatch:
+    """Analyse a batch in a process of the pool, which `_start_process` has prepared."""
     if _process_analyst is None:
         raise RuntimeError("the process was not started by AnalysisPool")
     return _process_analyst(texts)

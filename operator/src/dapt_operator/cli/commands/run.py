@@ -38,7 +38,7 @@ from dapt_operator.plan.stages.stage_plan import stage_kinds
 from dapt_operator.reconcile import reconcile
 from dapt_operator.stage_run import RunPhase, RunState
 
-_LAUNCHERS: Mapping[str, Launcher] = {"IndexedJob": indexed_job}
+LAUNCHERS: Mapping[str, Launcher] = {"IndexedJob": indexed_job}
 """Every profile runs as a Job here: a JobSet would have the same pods, and nothing on this machine reads JobSets."""
 RECONCILE_SECONDS = 10.0
 """Longest time between two reconciles; a change, or the plan's own request to be called again, comes earlier."""
@@ -81,7 +81,7 @@ def run(request: Request, options: Options, console: Console) -> int:
     if options.fresh:
         _remove(folder)
     try:
-        cluster = LocalCluster(folder.path, *_as_stored(request.adaptation, profile))
+        cluster = LocalCluster(folder.path, *as_stored(request.adaptation, profile))
     except LocalRunError as error:
         raise UserError(error.problems) from None
     except OSError as error:
@@ -137,7 +137,7 @@ def follow(
     while True:
         moment = clock()
         if moment >= due and not flag.is_set:  # a reconcile would start the next stage after the stop request
-            plan_of_reconcile = reconcile(cluster, key, _LAUNCHERS)
+            plan_of_reconcile = reconcile(cluster, key, LAUNCHERS)
             requeue_after = plan_of_reconcile.requeue_after
             requested = RECONCILE_SECONDS if requeue_after is None else requeue_after
             latest = AFTER_START_SECONDS if plan_of_reconcile.apply else RECONCILE_SECONDS
@@ -173,7 +173,7 @@ def _changed(cluster: LocalCluster, until: float, flag: StopFlag, clock: Callabl
 
 def _failed(cluster: LocalCluster) -> list[RunState]:
     observed = cluster.observe(cluster.key)
-    states = all_states(observed.children, observed.now, _LAUNCHERS)
+    states = all_states(observed.children, observed.now, LAUNCHERS)
     return [run for run in states if run.phase is RunPhase.FAILED]
 
 
@@ -195,7 +195,7 @@ def _finished(folder: RunFolder) -> Condition | None:
     return Snapshot(folder.name, folder.status()).finished
 
 
-def _as_stored(
+def as_stored(
     adaptation: DomainAdaptation, profile: AdaptationProfile
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return both as a cluster would store them; the adaptation names the profile that it gets here."""

@@ -8,6 +8,7 @@ the next `observe` sees it however late the watch is.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -48,6 +49,7 @@ class KubernetesCluster:
         on_change: Callable[[Key], None],
         may_write: Callable[[], bool] = lambda: True,
         namespaces: Sequence[str] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
@@ -56,15 +58,16 @@ class KubernetesCluster:
             on_change: called from other threads when something changed that no watch reports (a live reading, logs).
             may_write: called right before each write; the verb raises NotLeaderError if it returns False.
             namespaces: namespaces to list; empty for all.
+            clock: of the polls' intervals; monotonic, in seconds.
         """
         self._api = Api(api, may_write)
         self._store = store
         self._namespaces = tuple(namespaces)
         self._listed_runs: set[str] = set()
         """Uids of runs whose pods were listed because their watch was behind."""
-        self._digests = StageDigests(self._api)
-        self._workloads = Workloads(self._api)
-        self._refusals = PodRefusals(self._api)
+        self._digests = StageDigests(self._api, clock)
+        self._workloads = Workloads(self._api, clock)
+        self._refusals = PodRefusals(self._api, clock)
         self._logs = PodLogs(self._api, on_change)
         self._progress = ProgressPolls(store.targets, on_change)
 

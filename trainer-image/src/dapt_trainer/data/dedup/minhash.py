@@ -102,13 +102,13 @@ def find_repeats(
         for part in parts:
             for first in range(0, len(part), _PAIRS_AT_ONCE):
                 file.write(np.ascontiguousarray(part[first : first + _PAIRS_AT_ONCE], dtype="<u4").tobytes())
-    bands = [_Band(path, total, number) for number in range(BANDS)]
+    bands = [Band(path, total, number) for number in range(BANDS)]
     processes = processes or len(os.sched_getaffinity(0))
     groups = _Groups(total)
     if total <= inline_documents or processes == 1:
         for band in bands:
             beat()
-            groups.join(_near_pairs(band))
+            groups.join(near_pairs(band))
     elif total:
         with ProcessPoolExecutor(
             processes,
@@ -117,7 +117,7 @@ def find_repeats(
             initializer=die_with_parent,
             initargs=(os.getpid(),),
         ) as pool:
-            for future in [pool.submit(_near_pairs, band) for band in bands]:
+            for future in [pool.submit(near_pairs, band) for band in bands]:
                 groups.join(_wait_for(future, beat))
     is_repeat = groups.is_repeat()
     edges = np.cumsum([0, *sizes])
@@ -139,13 +139,13 @@ def _wait_for(future: Future[Pairs], beat: Callable[[], None]) -> Pairs:
 
 
 @dataclass(frozen=True)
-class _Band:
+class Band:
     path: Path
     documents: int
     number: int
 
 
-def _near_pairs(band: _Band) -> Pairs:
+def near_pairs(band: Band) -> Pairs:
     """Return the pairs of documents that agree in this band and in enough of all hashes."""
     all_hashes: Signatures = (
         np.memmap(band.path, dtype="<u4", mode="r", shape=(band.documents, HASHES))
@@ -160,7 +160,7 @@ def _near_pairs(band: _Band) -> Pairs:
     return np.concatenate(near) if near else pairs
 
 
-def _pairs_of_band(all_hashes: Signatures, band: _Band) -> Pairs:
+def _pairs_of_band(all_hashes: Signatures, band: Band) -> Pairs:
     """Return pairs of documents whose hashes of this band are equal.
 
     Of a run of such documents each is paired with the one before it and with the first, not with all others, so that
