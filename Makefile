@@ -67,7 +67,7 @@ cluster-extras: $(VENV)/.installed ## Build JobSet and Kueue, fetch Prometheus, 
 
 cluster-tests: $(VENV)/.installed ## Tests on a real Kubernetes control plane and node; builds them first where Go is
 	@if test -z "$$KUBEBUILDER_ASSETS" && command -v go >/dev/null; then $(MAKE) --no-print-directory cluster; fi
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "cluster and not faults"
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(BOTH_CORES) -m "cluster and not faults"
 
 bench: setup ## Print each figure against its bar: NAME VALUE BAR ok|short
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m bench

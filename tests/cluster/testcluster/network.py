@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import ipaddress
 import json
 import os
@@ -14,6 +15,8 @@ from pathlib import Path
 PREFIX = "daptb"
 """Of the bridge's name; the rest is the process id of its owner. The kernel allows 15 characters."""
 NETWORKS = tuple(ipaddress.IPv4Network("10.213.0.0/16").subnets(new_prefix=24))
+LOCK = Path("/tmp/dapt-node.lock")
+"""Held while a bridge, and with it a node, is there; the kernel drops it with the process."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,21 @@ class Bridge:
 def bridge() -> Iterator[Bridge]:
     """A bridge on a free network, gone at the end with everything attached; bridges of dead owners go as well.
 
+    Waits while another process of this machine, such as the other worker of the tests, has one.
+
     Raises:
         subprocess.CalledProcessError: the kernel refuses; needs root.
     """
+    with LOCK.open("w") as lock:
+        # Two nodes would mount on the same folders of the machine (`node.HIDDEN`), each in a namespace of its own. The
+        # first to end removes those that it made, and the kernel then takes away what the other has mounted there.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with _only_bridge() as made:
+            yield made
+
+
+@contextlib.contextmanager
+def _only_bridge() -> Iterator[Bridge]:
     _sweep()
     taken = [ipaddress.IPv4Network(route, strict=False) for route in _routes()]
     network = next(
