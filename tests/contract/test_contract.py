@@ -18,11 +18,21 @@ from dapt_contract.stages import KINDS
 from dapt_contract.stages.align import AlignFacts
 from dapt_contract.stages.baseline import BaselineFacts
 from dapt_contract.stages.blend import MAX_BLENDS, BlendFacts, BlendRow
+from dapt_contract.stages.common import ProbeConfig, TaskConfig
+from dapt_contract.stages.destination import DestinationFacts
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts, EvaluateReport
 from dapt_contract.stages.finetune import FinetuneFacts
-from dapt_contract.stages.prepare import ModelFacts, PrepareFacts, SourceFacts
+from dapt_contract.stages.prepare import (
+    ModelFacts,
+    PrepareConfig,
+    PrepareFacts,
+    SourceFacts,
+    TextSource,
+    TrainingLength,
+)
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainFacts
 from dapt_contract.stages.publish import PublishFacts
+from dapt_contract.stages.tuning_data import TuningDataConfig, TuningDataFacts, data_folder
 from dapt_contract.stages.verify import VerifyFacts
 from dapt_contract.stop_rule import StopRule, StopVerdict, judge_readings
 
@@ -64,11 +74,18 @@ def largest_facts() -> dict[str, Contract]:
         for index in range(50)
     )  # fmt: skip
     measure = largest_measure()
+    tuning_data = TuningDataFacts(
+        kind="instructions", config_digest="a" * 12, records=10**9, data_digest=DIGEST, bad_records=10**8,
+        contaminated=10**8, repeats=10**8, without_response=10**8, equal_pairs=10**8,
+    )  # fmt: skip
     return {
         "prepare": PrepareFacts(
             model=model, sources=(source,) * 20, sequence_length_tokens=131_072, domain_tokens=10**12,
-            general_tokens=10**12, instruction_examples=10**7, data_digest=DIGEST, warnings=("w" * 500,) * 30,
+            general_tokens=10**12, data_digest=DIGEST, warnings=("w" * 500,) * 30,
+            tuning_data=(tuning_data, tuning_data),
         ),
+        "tuning_data": tuning_data,
+        "destination": DestinationFacts(destination="d" * 512, found="empty"),
         "baseline": BaselineFacts(measure=measure),
         "pretrain": PretrainFacts(
             ended_by="ForgettingLimit", message="m" * 160, steps=10**6, tokens=10**12, checkpoints=rows,
@@ -107,6 +124,10 @@ def test_the_largest_legal_message_of_each_kind_fits_and_reads_back(kind: str) -
     assert read.cause is Cause.FORGETTING_LIMIT
     parsed = read.parsed_facts()
     assert type(parsed) is type(facts)
+    if isinstance(parsed, PrepareFacts):
+        assert (
+            parsed.tuning_data == (largest_facts()["tuning_data"].model_copy(update={"data_digest": ""}),) * 2
+        )
     if isinstance(parsed, PretrainFacts):
         assert len(parsed.checkpoints) == 50
         assert parsed.checkpoints[49].domain_b_nats == 1.23457
@@ -287,3 +308,64 @@ def test_a_healthy_run_that_is_over_the_limit_but_falling_is_never_stopped(incre
 def test_a_fall_within_half_a_percent_does_not_count() -> None:
     assert judge_readings(RULE, 20.0, [28.0, 27.9]).verdict is StopVerdict.FORGETTING_LIMIT
     assert judge_readings(RULE, 20.0, [28.0, 27.8]).verdict is StopVerdict.CONTINUE
+
+
+def prepare_config(**over: object) -> PrepareConfig:
+    values: dict[str, object] = {
+        "model_source": "file:///models/base",
+        "domain": (TextSource(source="file:///text/domain.jsonl"),),
+        "general": (TextSource(source="file:///text/general.jsonl"),),
+        "tasks": (TaskConfig(name="codes", side="domain", source="file:///eval/codes.jsonl"),),
+    }
+    return PrepareConfig.model_validate(values | over)
+
+
+ITEMS: list[dict[str, object]] = [
+    {"tasks": ()},
+    {"probes": (ProbeConfig(name="probes-domain-0", side="domain", source="file:///eval/p.jsonl"),)},
+    {"evaluation_limit": 10},
+    {"evaluation_content": (("file:///eval/codes.jsonl", "0" * 12),)},
+]
+CHECKED: list[dict[str, object]] = [
+    {"training": TrainingLength(steps=5, checkpoints=1)},
+    {"global_batch_size": 64},
+    {"checkpoints_kept": 9},
+    {"attempts": 3},
+    {"trains_all_weights": True},
+    {"precision": "fp32"},
+    {"tuning_data": (TuningDataConfig(kind="preferences"),)},
+]
+
+
+@pytest.mark.parametrize("change", CHECKED)
+def test_what_prepare_only_checks_leaves_a_finished_corpus_as_it_is(change: dict[str, object]) -> None:
+    before, after = prepare_config(), prepare_config(**change)
+    assert (after.corpus_digest, after.inputs_digest) == (before.corpus_digest, before.inputs_digest)
+
+
+@pytest.mark.parametrize("change", ITEMS)
+@pytest.mark.parametrize("decontaminate", [True, False])
+def test_evaluation_items_change_the_corpus_where_it_is_cleaned_of_them(
+    change: dict[str, object], decontaminate: bool
+) -> None:
+    before = prepare_config(decontaminate=decontaminate)
+    after = prepare_config(decontaminate=decontaminate, **change)
+    assert after.inputs_digest != before.inputs_digest
+    assert (after.corpus_digest != before.corpus_digest) is decontaminate
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 4}, {"domain": ()}, {"model_source": "hf://x"}, {"sequence_length_tokens": 64}, {"deduplicate": "none"}],
+)  # fmt: skip
+def test_sources_and_seed_decide_the_corpus(change: dict[str, object]) -> None:
+    before, after = prepare_config(), prepare_config(**change)
+    assert after.corpus_digest != before.corpus_digest
+    assert after.inputs_digest != before.inputs_digest
+
+
+def test_tuning_data_lies_in_a_folder_named_by_its_digest() -> None:
+    config = TuningDataConfig(kind="preferences", content=(("file:///pairs.jsonl", "1"),))
+    corrected = TuningDataConfig(kind="preferences", content=(("file:///pairs.jsonl", "2"),))
+    assert config.folder == f"preferences/{config.digest}" == data_folder("preferences", config.digest)
+    assert corrected.folder != config.folder

@@ -30,7 +30,7 @@ class Contract(BaseModel):
 
 
 class Row(Contract):
-    """Is written as a list in termination messages, because a message holds 3.5 KiB. Files keep the field names.
+    """Is written as a list in termination messages, because a message holds 3.75 KiB. Files keep the field names.
 
     The items stand in the order of the fields. A reader drops the items at the end that it does not know and takes
     defaults for missing ones, so rows are additive like everything else: append new fields, never insert them.

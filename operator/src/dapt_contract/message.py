@@ -1,6 +1,6 @@
 """Encodes and decodes termination messages: compact JSON with everything that a gate, selection or rollback reads.
 
-Of a longer message Kubernetes keeps the LAST 4,096 bytes, which are not JSON any more. So a message ends at 3.5 KiB; a
+Of a longer message Kubernetes keeps the LAST 4,096 bytes, which are not JSON any more. So a message ends at 3.75 KiB; a
 test builds the largest legal message of every kind of stage.
 """
 
@@ -18,7 +18,7 @@ from dapt_contract.pod import TERMINATION_MESSAGE_BYTES
 from dapt_contract.sentences import shortened
 from dapt_contract.stages import KINDS
 
-MAX_MESSAGE_BYTES = 3584
+MAX_MESSAGE_BYTES = 3840
 _SENTENCE_CHARACTERS = (600, 120, 0)
 """Lengths to which the sentence is cut, tried in this order until the message fits."""
 _WARNING_CHARACTERS = 160

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializationInfo, SerializerFunctionWrapHandler, field_serializer
 
 from dapt_contract.base import Contract, Row
+from dapt_contract.envelope import digest_of
 from dapt_contract.measure import Side
 from dapt_contract.stages.common import LoraConfig, Precision, ProbeConfig, TaskConfig
 from dapt_contract.stages.tuning_data import (
@@ -15,6 +16,23 @@ from dapt_contract.stages.tuning_data import (
     TuningDataConfig,
     TuningDataFacts,
 )
+
+_TUNING_FIELDS: Final = frozenset({"instructions", "preferences", "tuning_data"})
+"""Fields of PrepareConfig about tuning data, which has digests of its own."""
+_CHECKED_FIELDS: Final = frozenset(
+    {
+        "training",
+        "global_batch_size",
+        "checkpoints_kept",
+        "attempts",
+        "trains_all_weights",
+        "lora",
+        "precision",
+    }
+)
+"""Fields that prepare checks the corpus and the volume by; a change of them leaves a finished corpus as it is."""
+_EVALUATION_FIELDS: Final = frozenset({"tasks", "probes", "evaluation_limit", "evaluation_content"})
+"""Fields that decide the evaluation items."""
 
 
 class TextSource(Contract):
@@ -72,6 +90,8 @@ class PrepareConfig(Contract):
     probes: tuple[ProbeConfig, ...] = ()
     evaluation_limit: int | None = None
     """Items of a task or probe set that are measured; the training text is cleaned of those. None: all."""
+    evaluation_content: tuple[tuple[str, str], ...] = ()
+    """(source of items, digest of its files), as `TuningDataConfig.content`; empty in a cluster."""
     global_batch_size: int = 1
     """Sequences of one optimizer step; a corpus smaller than one batch is refused."""
     checkpoints_kept: int = 2
@@ -85,6 +105,23 @@ class PrepareConfig(Contract):
     precision: Precision = "bf16"
     """Precision of the weights in pretraining; for the check of free space."""
     seed: int = 0
+
+    @property
+    def corpus_digest(self) -> str:
+        """Return the digest of what decides shards and held-out text.
+
+        It covers the evaluation items only where the text is cleaned of them. Tuning data and what prepare merely
+        checks are left out: a change of them never makes prepare read the corpus again.
+        """
+        left_out = (
+            _TUNING_FIELDS | _CHECKED_FIELDS | (frozenset() if self.decontaminate else _EVALUATION_FIELDS)
+        )
+        return digest_of(self.model_dump(mode="json", exclude=set(left_out)))
+
+    @property
+    def inputs_digest(self) -> str:
+        """Return the digest of what decides the corpus and the evaluation items: a prepare with another must follow."""
+        return digest_of(self.model_dump(mode="json", exclude=set(_TUNING_FIELDS | _CHECKED_FIELDS)))
 
     @property
     def trained_adapters(self) -> LoraConfig | None:
@@ -215,6 +252,19 @@ class PrepareFacts(Contract):
     """What was prepared of `PrepareConfig.tuning_data`; empty also in facts from before that field."""
     warnings: tuple[str, ...] = ()
     """Sentences for people; the message cuts the longest, the report has them in full."""
+
+    @field_serializer("tuning_data", mode="wrap")
+    def _as_rows(
+        self,
+        tuning_data: tuple[TuningDataFacts, ...],
+        handler: SerializerFunctionWrapHandler,
+        info: SerializationInfo,
+    ) -> object:
+        if not (info.context and info.context.get("compact")):
+            return handler(tuning_data)
+        # Shorter, as a message has little space: without names, and without the digest that nothing is decided by.
+        rows = ({**facts.model_dump(), "data_digest": ""} for facts in tuning_data)
+        return [list(row.values()) for row in rows]
 
 
 class PrepareReport(Contract):

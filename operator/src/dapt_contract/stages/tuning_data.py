@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dapt_contract.base import Contract
 from dapt_contract.envelope import digest_of
@@ -43,7 +43,7 @@ class FieldNames(Contract):
 def data_folder(kind: TuningKind, digest: str) -> str:
     """Return the folder of the data with this `TuningDataConfig.digest`, relative to the work volume."""
     root = INSTRUCTIONS if kind == "instructions" else PREFERENCES
-    return f"{root}/{digest.removeprefix('sha256:')[:12]}"
+    return f"{root}/{digest}"
 
 
 class InstructionSource(Contract):
@@ -82,8 +82,8 @@ class TuningDataConfig(Contract):
 
     @property
     def digest(self) -> str:
-        """Return the identity of the data that this configuration describes."""
-        return digest_of(self)
+        """Return the identity of the data that this configuration describes: 12 hexadecimal digits."""
+        return digest_of(self).removeprefix("sha256:")[:12]
 
     @property
     def folder(self) -> str:
@@ -110,6 +110,12 @@ class TuningDataFacts(Contract):
     """Records left out, since no token of a response (of both answers of a pair) lies within the sequence length."""
     equal_pairs: int = 0
     """Pairs left out, since their answers are equal within the sequence length."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_list(cls, value: object) -> object:
+        # Within the facts of prepare, whose message has little space, they are a list in the order of the fields.
+        return dict(zip(cls.model_fields, value, strict=False)) if isinstance(value, list | tuple) else value
 
 
 class TuningDataReport(Contract):

@@ -1,7 +1,7 @@
 """The planner's memory, kept in the status: enough to decide again when every Job is gone.
 
 One record for each piece of work (stage, attempt, candidate), of its newest run. Facts are the compact form of the
-termination message, at most 3.5 KiB a record. Users read `status.stages`; only the planner reads this. The ledger
+termination message, at most 3.75 KiB a record. Users read `status.stages`; only the planner reads this. The ledger
 changes by its named methods alone, as its records do.
 """
 

@@ -27,7 +27,7 @@ class TaskSide(Base):
     """Tasks of one side, domain or general."""
 
     tasks: Annotated[tuple[Task, ...], Field(strict=False, max_length=8)] = ()
-    """Tasks of this side, at most 8, since their scores travel in a message of 3.5 KiB. Default none: perplexities
+    """Tasks of this side, at most 8, since their scores travel in a message of 3.75 KiB. Default none: perplexities
     are measured in any case."""
 
 
