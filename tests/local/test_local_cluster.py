@@ -19,30 +19,15 @@ from dapt_contract.message import encode_message
 from dapt_contract.stages.publish import PublishFacts
 from dapt_operator.cluster.errors import ConflictError
 from dapt_operator.cluster.local import LocalCluster, LocalRunError
+from dapt_operator.cluster.local.job_status import STOPPED_UNSAVED
 from dapt_operator.cluster.port import Event, Key, ObjectReference
-from dapt_operator.launchers.indexed_job import states
-from dapt_operator.stage_run import Owner, RunPhase, RunState, StageRun
-from support.launch_builders import fake_manifests, owner, resource, stage_run
+from dapt_operator.stage_run import RunPhase, RunState
+from support.launch_builders import fake_manifests, resource, stage_run
+from support.local_programs import SAVES, SLEEP, STUBBORN, owner_of, start, state_of
 from support.local_runs import pid_of
 from support.pod_objects import alive, wait_until
 
-SLEEP = "import time; time.sleep(600)"
 SAY = "import os; open(os.environ['DAPT_TERMINATION_LOG'], 'w').write({text!r})"
-SAVES = """
-import os, signal, sys, time
-def stop(*_):
-    open(os.path.join(os.environ['DAPT_WORK'], 'saved-' + os.environ['PET_NODE_RANK']), 'w').close()
-    sys.exit(143)
-signal.signal(signal.SIGTERM, stop)
-open(os.path.join(os.environ['DAPT_WORK'], 'ready-' + os.environ['PET_NODE_RANK']), 'w').close()
-time.sleep(600)
-"""
-STUBBORN = """
-import os, signal, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-open(os.path.join(os.environ['DAPT_WORK'], 'ready-' + os.environ['PET_NODE_RANK']), 'w').close()
-time.sleep(600)
-"""
 
 
 @pytest.fixture
@@ -50,32 +35,6 @@ def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
     with LocalCluster(tmp_path / "run", resource(), None) as local:
         yield local
         local.kill()
-
-
-def owner_of(cluster: LocalCluster) -> Owner:
-    found = cluster.observe(cluster.key).resource
-    assert found is not None
-    return owner(found["metadata"]["name"], found["metadata"]["uid"])
-
-
-def start(cluster: LocalCluster, program: str, *, nodes: int = 1, grace: int = 5, **job: Any) -> StageRun:
-    """Apply a run whose pods execute a line of Python."""
-    of = owner_of(cluster)
-    run = stage_run("done", nodes=nodes, of=of)
-    manifests = fake_manifests(run, of, terminationGracePeriodSeconds=grace)
-    container = manifests[-1]["spec"]["template"]["spec"]["containers"][0]
-    container["command"], container["args"] = ["python", "-c", program], []
-    container |= job.pop("container", {})
-    manifests[-1]["spec"] |= job
-    for manifest in manifests:
-        cluster.apply(cluster.key, manifest)
-    return run
-
-
-def state_of(cluster: LocalCluster) -> RunState:
-    world = cluster.observe(cluster.key)
-    (state,) = states(world.children, world.now)
-    return state
 
 
 def wait_for_end(cluster: LocalCluster) -> RunState:
@@ -321,13 +280,19 @@ def test_killing_ends_at_once_what_does_not_stop(tmp_path: Path) -> None:
         pid = pid_of(local, run)
         threading.Timer(0.2, local.kill).start()
     assert not alive(pid)
+    with LocalCluster(tmp_path, resource(), None) as again:
+        state = state_of(again)
+    assert (state.cause, state.exit_code, state.message) == (Cause.STOPPED, 143, STOPPED_UNSAVED)
 
 
 KILLED = """
 import sys, time
 sys.path[:0] = {path!r}
 from pathlib import Path
-from test_local_cluster import LocalCluster, pid_of, resource, start, {program}
+from dapt_operator.cluster.local import LocalCluster
+from support.launch_builders import resource
+from support.local_programs import start, {program}
+from support.local_runs import pid_of
 local = LocalCluster(Path({folder!r}), resource(), None)
 run = start(local, {program}, nodes=2)
 print(*(pid_of(local, run, index) for index in (0, 1)), flush=True)

@@ -8,6 +8,8 @@ EXIT_PROBLEM = 1
 """User action is required on a manifest, a run or a file; the sentence on stderr says which."""
 EXIT_USAGE = 2
 """The command or an option is unknown, or an option's value is wrong."""
+EXIT_HUNG_UP = 129
+"""Stopped because the terminal was closed (SIGHUP); the same command continues the run."""
 EXIT_INTERRUPTED = 130
 """Stopped by Ctrl-C; the same command continues the run."""
 EXIT_STOPPED = 143

@@ -73,6 +73,7 @@ class LocalCluster:
             self._running: dict[str, Capacity] = {}
             """Requests of the Jobs that run, by name."""
             self._capacity = machine_capacity(_accelerators(profile))
+            self._is_killed = False
             self._changed = threading.Condition()
             self._changes = 0
             # A local run that was killed may have left processes; they must end before a new run writes to the volume.
@@ -136,6 +137,8 @@ class LocalCluster:
 
     def _start_waiting(self) -> None:
         """Start the Jobs that fit, oldest first. Called from the thread that lives as long as the run."""
+        if self._is_killed:
+            return
         self._running = {
             name: request for name, request in self._running.items() if not self._jobs[name].is_over
         }
@@ -207,14 +210,20 @@ class LocalCluster:
         return self.folder / "logs" / f"{job}-{index}.log"
 
     def kill(self) -> None:
-        """End all processes at once, without their grace period."""
-        for job in self._jobs.values():
-            job.kill()
+        """End all processes at once, without their grace period, and start no others: the user does not want to wait.
+
+        May be called by a signal handler.
+        """
+        self._is_killed = True
+        for job in tuple(self._jobs.values()):
+            job.interrupt(at_once=True)
 
     def close(self) -> None:
         """Stop all processes (SIGTERM, grace period, SIGKILL), then release the folder."""
         for job in self._jobs.values():
-            job.stop()
+            job.note_user_stop()
+            # At once also what was being started when `kill` was called.
+            job.interrupt(at_once=self._is_killed)
         while not all(job.is_over for job in self._jobs.values()):
             time.sleep(0.02)
         # The folder is released last: another run may not begin while a process of this one writes to the volume.
@@ -240,7 +249,11 @@ class LocalCluster:
         return targets
 
     def _close_interrupted_jobs(self) -> None:
-        """Mark Jobs that were running when the last local run was killed as failed by a disruption."""
+        """Mark Jobs that were running when the last local run was killed as failed by a disruption.
+
+        A stop, which is no fault, is what waited for capacity then and so has not run at all, and what the user had
+        requested to stop before the local run was killed.
+        """
         for job in self._store.all("Job"):
             if job_status.is_finished(job) or job["spec"].get("suspend"):
                 continue
@@ -248,7 +261,11 @@ class LocalCluster:
             for index in range(int(job["spec"].get("completions", 1))):
                 name = f"{job['metadata']['name']}-{index}"
                 pod = self._store.get("Pod", name) or job_status.pod_of(job, index)
-                if not has_ended(pod):
+                is_stop = job_status.is_noted_as_stopped(job) or not job_status.has_started(pod)
+                if not has_ended(pod) and is_stop:
+                    pod = job_status.stopped(pod)
+                    self._store.put(pod)
+                elif not has_ended(pod):
                     # A disruption uses up no retry: that the run was ended is no fault of the stage.
                     pod = job_status.ended(pod, 137, "", disrupted=INTERRUPTED)
                     self._store.put(pod)

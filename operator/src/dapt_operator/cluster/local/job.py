@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from dapt_contract.failure import ExitCode
 from dapt_contract.pod import TERMINATION_MESSAGE_BYTES
 from dapt_operator.cluster.local import job_status
 from dapt_operator.cluster.local.errors import LocalRunError
@@ -22,6 +23,8 @@ from dapt_operator.cluster.timestamps import micro_time
 from dapt_operator.stage_run import JsonObject, Manifest
 
 _KILL_POLL_SECONDS: Final = 0.02
+_SIGNALLED: Final = 128
+"""A container that a signal has ended has this exit code plus the signal's number."""
 _log = logging.getLogger(__name__)
 
 
@@ -44,6 +47,7 @@ class LocalJob:
         """Reason and message of what fails the Job."""
         self._is_stopping = False
         self._is_deleted = False
+        self._is_interrupted = False
         self._deadline: threading.Timer | None = None
         spec = job["spec"]
         self._grace_seconds = float(spec["template"]["spec"].get("terminationGracePeriodSeconds", 30))
@@ -134,6 +138,25 @@ class LocalJob:
         """Return the file to which the output of one process is appended."""
         return self._folder / "logs" / f"{self._name}-{index}.log"
 
+    def note_user_stop(self) -> None:
+        """Write that the user stops what runs, for a machine that does not wait until it has saved."""
+        with self._lock:
+            if self._alive:
+                self._put(job_status.noted_as_stopped(self._job()))
+
+    def interrupt(self, *, at_once: bool) -> None:
+        """End all processes because the user ends the local run, so that their ends count as a stop and as no fault.
+
+        Args:
+            at_once: whether to kill them; else they may save within their grace period. Returns at once either way.
+        """
+        # A flag alone: a signal handler calls this, perhaps in the middle of a write to the store.
+        self._is_interrupted = True
+        if at_once:
+            self.kill()
+        else:
+            self.stop()
+
     def stop(self, *, delete: bool = False) -> None:
         """Request all processes to stop, and kill them when their grace period is over. Returns at once.
 
@@ -195,7 +218,13 @@ class LocalJob:
         code = process.wait()
         message = _termination_message(launch.termination_log)
         with self._lock:
-            self._put(job_status.ended(self._pod(index), code, message, ended_at=process.ended_at))
+            pod = self._pod(index)
+            # What saved reports 143 itself. Any other end by a signal is ours: at the user's second signal, at the end
+            # of the grace period, or before the agent had its handlers.
+            if self._is_interrupted and code > _SIGNALLED and (code != ExitCode.STOPPED or not message):
+                self._put(job_status.stopped(pod, ended_at=process.ended_at))
+            else:
+                self._put(job_status.ended(pod, code, message, ended_at=process.ended_at))
             self._alive.discard(index)
             # The first reason stays: the ends of the peers, or of all processes at a deadline, follow from it.
             if code != 0 and self._failure is None:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
+from dapt_contract.failure import Cause, ExitCode
+from dapt_contract.message import RunEnd, encode_message
 from dapt_contract.pod import COMPLETION_INDEX
+from dapt_operator.api.names import LABEL_KIND
 from dapt_operator.cluster.timestamps import micro_time
 from dapt_operator.launchers.observe.pod_states import ENDED_PHASES
 from dapt_operator.launchers.observe.run_states import true_conditions
 from dapt_operator.stage_run import JsonObject, Manifest, plain
+
+_STOPPED_BY_USER: Final = "local.dapt.dev/stopped-by-user"
+STOPPED_UNSAVED: Final = (
+    "the local run was stopped before this stage could save; the next run continues from what is complete"
+)
 
 
 def pod_of(job: Manifest, index: int) -> JsonObject:
@@ -115,6 +124,30 @@ def job_status(job: Manifest, pods: Sequence[Manifest], failure: tuple[str, str]
         if num_active == 0:
             add("Failed", *failure)
     return status | {"conditions": conditions}
+
+
+def stopped(pod: Manifest, *, ended_at: datetime | None = None) -> JsonObject:
+    """Return the pod after the user ended the local run before its stage could save: a stop, and no fault."""
+    kind = str((pod["metadata"].get("labels") or {}).get(LABEL_KIND, ""))
+    end = RunEnd(int(ExitCode.STOPPED), Cause.STOPPED, STOPPED_UNSAVED)
+    # Without a run key, as an agent reports that was stopped before it knew which run it is.
+    return ended(pod, int(ExitCode.STOPPED), encode_message("", kind, end), ended_at=ended_at)
+
+
+def noted_as_stopped(job: Manifest) -> JsonObject:
+    """Return a Job with the note that the user requested its stop."""
+    annotations = (job["metadata"].get("annotations") or {}) | {_STOPPED_BY_USER: "true"}
+    return {**job, "metadata": {**job["metadata"], "annotations": annotations}}
+
+
+def is_noted_as_stopped(job: Manifest) -> bool:
+    """Whether the user requested the stop of a Job."""
+    return _STOPPED_BY_USER in (job["metadata"].get("annotations") or {})
+
+
+def has_started(pod: Manifest) -> bool:
+    """Whether the container of a pod ran at any time."""
+    return not _container_state(pod).keys().isdisjoint(("running", "terminated"))
 
 
 def suspended_status() -> JsonObject:
