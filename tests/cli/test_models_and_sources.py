@@ -147,6 +147,27 @@ def test_sources_are_sized_by_their_files(tmp_path: Path) -> None:
     assert source_size("s3://bucket/x.jsonl") is None
 
 
+def test_links_and_odd_names_are_sized_as_the_stages_read_them(tmp_path: Path) -> None:
+    folder = tmp_path / "my [v2] texts"
+    (folder / "snap").mkdir(parents=True)
+    (folder / "blob").write_bytes(b"x" * 400)
+    (folder / "snap" / "a.jsonl").symlink_to("../blob")
+    (folder / "snap" / "b.jsonl").symlink_to("a.jsonl")
+    for pattern in ("snap", "snap/*.jsonl", "**/*.jsonl", "snap/b.jsonl"):
+        size = source_size(f"file://{folder}/{pattern}")
+        assert size is not None
+        assert (size.files, size.size_bytes) == (1, 400), pattern
+    (folder / "snap" / "c.jsonl").symlink_to("gone")
+    assert missing_files([("f", f"file://{folder}/snap")]) == [
+        f"f: {folder}/snap/c.jsonl: a link to gone, which does not exist; fetch the file (by the hub's client, "
+        "dvc pull or git annex get), or remove the link"
+    ]
+    assert missing_files([("f", f"file://{folder}/blob")]) == [
+        f"f: file://{folder}/blob has no file of a known type (the first is {folder}/blob); accepted are .jsonl, "
+        ".ndjson or .json (one record a line), .parquet, .txt, .md, each but .parquet also .gz or .zst"
+    ]
+
+
 def test_missing_and_empty_sources_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
     sources = [

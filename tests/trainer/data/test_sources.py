@@ -7,14 +7,16 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
 
+from dapt_contract.source_files import file_format
 from dapt_trainer.data.reading.documents import BadFileError, BadRecord, Document, read_documents
-from dapt_trainer.data.reading.sources import file_format, resolve
+from dapt_trainer.data.reading.sources import resolve
 from dapt_trainer.errors import InputError
 
 TEXTS = ["first text", "second, with ü and 漢字", "third"]
@@ -64,6 +66,77 @@ def test_a_claim_is_read_where_the_pod_mounts_it(tmp_path: Path, monkeypatch: py
         f"spec.corpus.domain[0].source: pvc://other/a.jsonl: claim 'other' is not mounted at {tmp_path}/other; "
         "check that the claim exists in the namespace"
     )
+
+
+def test_links_of_a_claim_stay_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAPT_CLAIMS", str(tmp_path))
+    (tmp_path / "texts/blobs").mkdir(parents=True)
+    (tmp_path / "texts/blobs/ab").write_bytes(lines())
+    (tmp_path / "texts/snap").mkdir()
+    (tmp_path / "texts/snap/a.jsonl").symlink_to("../blobs/ab")
+    assert read("pvc://texts/snap") == TEXTS
+    (tmp_path / "other").write_bytes(lines())
+    (tmp_path / "texts/snap/b.jsonl").symlink_to(tmp_path / "other")
+    with pytest.raises(InputError) as caught:
+        resolve("pvc://texts/snap/*.jsonl", "f")
+    assert str(caught.value) == (
+        f"f: {tmp_path}/texts/snap/b.jsonl: leads to {tmp_path}/other, outside of {tmp_path}/texts; "
+        "copy what it leads to into the claim"
+    )
+
+
+def test_a_second_name_of_a_file_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines())
+    (tmp_path / "b.jsonl").symlink_to("a.jsonl")
+    source = resolve(f"file://{tmp_path}", "f")
+    assert [file.path for file in source.files] == [f"{tmp_path}/a.jsonl"]
+    assert source.resolved.endswith(f"is {tmp_path}/a.jsonl)")
+    assert len(source.notes) == 1
+
+
+def test_a_name_that_is_not_unicode_can_be_read_and_reported(tmp_path: Path) -> None:
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jsonl")
+    Path(path).write_bytes(lines() + b"broken\n")
+    source = resolve(f"file://{tmp_path}", "f")
+    *_, bad = read_documents(source, "text")
+    assert bad.location == f"{tmp_path}/caf\\udce9.jsonl:4"
+    assert source.resolved.encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "revision", "rest"),
+    [
+        ("o/n@main/a.jsonl", "main", "a.jsonl"),
+        ("o/n@main", "main", ""),
+        ("o/n/data/*.jsonl", None, "data/*.jsonl"),
+        ("o/n@feature/x/data/a.jsonl", "feature/x", "data/a.jsonl"),
+        ("o/n@feature%2Fx/data/a.jsonl", "feature/x", "data/a.jsonl"),
+        ("o/n@user/a/b/c.jsonl", "user/a/b", "c.jsonl"),
+        ("o/n@refs/pr/1/a.jsonl", "refs/pr/1", "a.jsonl"),
+        ("o/n@refs/convert/parquet/default/0.parquet", "refs/convert/parquet", "default/0.parquet"),
+    ],
+)
+def test_a_revision_may_have_slashes(
+    monkeypatch: pytest.MonkeyPatch, path: str, revision: str | None, rest: str
+) -> None:
+    """The hub's client is replaced by one that knows these revisions."""
+    import huggingface_hub
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    from dapt_trainer.data.reading.sources import filesystem_of
+
+    class Hub:
+        def dataset_info(self, repository: str, revision: str | None) -> SimpleNamespace:
+            if revision not in (None, "main", "feature/x", "user/a/b", "refs/pr/1", "refs/convert/parquet"):
+                raise RevisionNotFoundError("404", response=SimpleNamespace(headers={}, request=None))
+            return SimpleNamespace(sha=f"sha-of-{revision}")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    _, pinned, resolved = filesystem_of(f"hf://datasets/{path}", "f")
+    assert pinned == "/".join([f"datasets/o/n@sha-of-{revision}", *([rest] if rest else [])])
+    assert resolved == f"hf://{pinned}"
+    with pytest.raises(InputError, match=r"^f: hf://datasets/o/n@none/x/a cannot be reached"):
+        filesystem_of("hf://datasets/o/n@none/x/a", "f")
 
 
 def test_records_that_are_no_documents_are_named_with_their_place(tmp_path: Path) -> None:
@@ -237,6 +310,27 @@ def test_an_object_store_is_read_like_a_folder(bucket: str) -> None:
     assert read(f"s3://{bucket}/clinical/b.jsonl.zst") == TEXTS
     source = resolve(f"s3://{bucket}/clinical/*.zst", "f")
     assert [file.label for file in source.files] == ["s3://texts/clinical/b.jsonl.zst"]
+
+
+def test_keys_are_taken_as_they_are_written(bucket: str) -> None:
+    import s3fs
+
+    store = s3fs.S3FileSystem(client_kwargs={"endpoint_url": os.environ["AWS_ENDPOINT_URL"]})
+    keys = ("my notes/a b.jsonl", "v[2]/50%20#.jsonl", "v2/x.jsonl", "t.json/part-0.json")
+    for key in keys:
+        store.pipe_file(f"{bucket}/odd/{key}", lines([key]))
+    store.invalidate_cache()
+    for pattern, expected in {
+        "my notes/a b.jsonl": [keys[0]],
+        "my notes/*": [keys[0]],
+        "v[2]/*.jsonl": [keys[1]],
+        "v[2]": [keys[1]],
+        "v[[]2]/50%20#.jsonl": [keys[1]],
+        "*[2]/*.jsonl": [keys[2]],
+        "**/*.jsonl": [keys[0], keys[2], keys[1]],
+        "*.json": [keys[3]],
+    }.items():
+        assert sorted(read(f"s3://{bucket}/odd/{pattern}")) == sorted(expected), pattern
 
 
 def test_a_missing_bucket_is_reported_in_one_sentence(bucket: str) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import glob
 from dataclasses import dataclass
-from pathlib import Path
 
+from dapt_contract.source_files import ACCEPTED, LocalFile, LocalFiles, file_format
+from dapt_contract.source_files import local_files as files_of_path
 from dapt_operator.cli.inputs.manifests import FILE_SCHEME
 
 BYTES_PER_TOKEN = 4.0
 """For English text and today's vocabularies; other languages and code need more tokens for the same bytes."""
 COMPRESSION = {".gz": 3.0, ".zst": 3.5, ".parquet": 2.5}
-"""Typical factors from compressed to plain text."""
-TEXT_SUFFIXES = {".jsonl", ".ndjson", ".json", ".parquet", ".txt", ".text", ".md"}
-"""Suffixes of the files that prepare reads."""
+"""Typical factors from compressed to plain text, by the end of a file's name."""
 
 
 @dataclass(frozen=True)
@@ -31,28 +29,26 @@ class SourceSize:
         return round(self.text_bytes / BYTES_PER_TOKEN)
 
 
-def local_files(address: str) -> tuple[Path, ...]:
-    """Return the files behind a `file://` address with wildcards; a folder stands for all files below it."""
-    pattern = address.removeprefix(FILE_SCHEME)
-    if Path(pattern).is_dir():
-        pattern = f"{glob.escape(pattern)}/**/*"
-    return tuple(
-        sorted(path for name in glob.glob(pattern, recursive=True) if (path := Path(name)).is_file())
-    )
+def local_files(address: str) -> LocalFiles:
+    """Return the files behind a `file://` address, as the stages find them."""
+    return files_of_path(address.removeprefix(FILE_SCHEME))
 
 
 def source_size(address: str) -> SourceSize | None:
     """Return the size of a local source; None when it is not local, since finding out takes the network."""
     if not address.startswith(FILE_SCHEME):
         return None
-    files = local_files(address)
-    sizes = [path.stat().st_size for path in files]
-    factors = [COMPRESSION.get(path.suffix, 1.0) for path in files]
+    files = [file for file in local_files(address).files if file_format(file.path)]
     return SourceSize(
         files=len(files),
-        size_bytes=sum(sizes),
-        text_bytes=sum(size * factor for size, factor in zip(sizes, factors, strict=True)),
+        size_bytes=sum(file.size_bytes for file in files),
+        text_bytes=sum(file.size_bytes * _factor(file) for file in files),
     )
+
+
+def _factor(file: LocalFile) -> float:
+    name = file.path.lower()
+    return next((factor for ending, factor in COMPRESSION.items() if name.endswith(ending)), 1.0)
 
 
 def missing_files(sources: list[tuple[str, str]]) -> list[str]:
@@ -62,9 +58,17 @@ def missing_files(sources: list[tuple[str, str]]) -> list[str]:
         size = source_size(address)
         if size is None or field == "spec.model.source":
             continue
-        if not size.files:
+        found = local_files(address)
+        if found.problems:
+            problems += [f"{field}: {problem}" for problem in found.problems]
+        elif not found.files:
             problems.append(
                 f"{field}: no file matches {address}; check the path, which starts at the manifest's folder"
+            )
+        elif not size.files:
+            problems.append(
+                f"{field}: {address} has no file of a known type (the first is {found.files[0].path}); "
+                f"accepted are {ACCEPTED}"
             )
         elif not size.size_bytes:
             problems.append(f"{field}: {address} is empty; fill it, or remove the source")

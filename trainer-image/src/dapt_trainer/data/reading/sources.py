@@ -5,19 +5,27 @@
     hf://datasets/ORG/NAME@REVISION/PATH files of a data set; a moving revision is resolved and recorded
     s3://BUCKET/PATH, gs://BUCKET/PATH   object stores; credentials and AWS_ENDPOINT_URL from the environment
 
-PATH may hold wildcards (`*`, `**`, `?`, `[a-z]`); a folder stands for all files of a known type below it. Files are
-read in the order of their names.
+What a path names, with its wildcards and links, is defined in `dapt_contract.source_files`. Nothing in an address is
+decoded but `%2F` in a revision, where a `/` may also stand as it is. Files are read in the order of their names.
 """
 
 from __future__ import annotations
 
-import glob
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dapt_contract.pod import CLAIMS_MOUNT
+from dapt_contract.source_files import (
+    ACCEPTED,
+    always_has_wildcards,
+    file_format,
+    has_wildcards,
+    local_files,
+    names_match,
+)
 from dapt_trainer.data.input_problems import first_line
+from dapt_trainer.data.reading.hub_revision import look_up
 from dapt_trainer.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,21 +33,7 @@ if TYPE_CHECKING:
 
 CLAIMS_FOLDER = "DAPT_CLAIMS"
 """Environment variable: folder below which the claims of pvc:// are mounted; default /mnt/claims."""
-
-FORMATS = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".parquet": "parquet",
-    ".txt": "text",
-    ".text": "text",
-    ".md": "text",
-}
-COMPRESSIONS = (".gz", ".zst")
-ACCEPTED = (
-    ".jsonl, .ndjson or .json (one record a line), .parquet, .txt, .md, each but .parquet also .gz or .zst"
-)
-_WILDCARDS = "*?["
+_LOCAL_SCHEMES = ("file://", "pvc://")
 
 
 @dataclass(frozen=True)
@@ -66,17 +60,8 @@ class ResolvedSource:
     files: tuple[SourceFile, ...]
     resolved: str
     """URI with an immutable revision and the number and size of its files, for the report."""
-
-
-def file_format(path: str) -> tuple[str, str] | None:
-    """Return (format, compression) by the file's name; None when its type is not known."""
-    name = path.rsplit("/", 1)[-1].lower()
-    compression = next((ending for ending in COMPRESSIONS if name.endswith(ending)), "")
-    name = name[: len(name) - len(compression)]
-    format_name = next((format_ for ending, format_ in FORMATS.items() if name.endswith(ending)), None)
-    if format_name is None or (format_name == "parquet" and compression):
-        return None
-    return format_name, compression
+    notes: tuple[str, ...] = ()
+    """What was left out although the source names it, because it is read under another name."""
 
 
 def resolve(uri: str, field: str) -> ResolvedSource:
@@ -90,12 +75,20 @@ def resolve(uri: str, field: str) -> ResolvedSource:
         InputError: the source cannot be reached or has no file of a known type that is not empty.
     """
     filesystem, path, resolved = filesystem_of(uri, field)
-    try:
-        paths = _list_files(filesystem, path)
-    except FileNotFoundError:
-        paths = []
-    except Exception as error:  # every object store raises exceptions of its own
-        raise InputError(unreachable(uri, field, error)) from error
+    notes: tuple[str, ...] = ()
+    if uri.startswith(_LOCAL_SCHEMES):
+        local = local_files(path, root=claim_root(uri))
+        if local.problems:
+            raise InputError(*(f"{field}: {_printable(problem)}" for problem in local.problems))
+        paths = [(file.path, file.size_bytes) for file in local.files]
+        notes = tuple(_printable(note) for note in local.notes)
+    else:
+        try:
+            paths = _stored_files(filesystem, path)
+        except FileNotFoundError:
+            paths = []
+        except Exception as error:  # every object store raises exceptions of its own
+            raise InputError(unreachable(uri, field, error)) from error
     if not paths:
         raise InputError(f"{field}: no file matches {uri}; check the path and its wildcards")
     files = tuple(
@@ -110,14 +103,16 @@ def resolve(uri: str, field: str) -> ResolvedSource:
         files = tuple(file for file in files if file.format == data_format)
     if not files:
         raise InputError(
-            f"{field}: {uri} has no file of a known type (the first is {paths[0][0]}); accepted are {ACCEPTED}"
+            f"{field}: {uri} has no file of a known type (the first is {_printable(paths[0][0])}); "
+            f"accepted are {ACCEPTED}"
         )
     total_bytes = sum(file.size_bytes for file in files)
     if not total_bytes:
         raise InputError(
             f"{field}: {uri} is empty: {len(files)} file(s) of 0 bytes; fill it or remove the source"
         )
-    return ResolvedSource(uri, filesystem, files, f"{resolved} ({len(files)} files, {total_bytes} bytes)")
+    counted = "; ".join([f"{len(files)} files, {total_bytes} bytes", *notes])
+    return ResolvedSource(uri, filesystem, files, f"{resolved} ({counted})", notes)
 
 
 def filesystem_of(uri: str, field: str) -> tuple[AbstractFileSystem, str, str]:
@@ -160,8 +155,7 @@ def unreachable(uri: str, field: str, error: BaseException) -> str:
 
 
 def _claim_path(uri: str, path: str, field: str) -> str:
-    root = os.environ.get(CLAIMS_FOLDER, CLAIMS_MOUNT)
-    claim = path.split("/", 1)[0]
+    root, claim = _claims_folder(), path.split("/", 1)[0]
     # The path must stay inside the claim: the pod has other volumes too.
     if ".." in path.split("/") or not claim:
         raise InputError(f"{field}: {uri}: a claim's path is pvc://CLAIM/PATH without '..'")
@@ -171,6 +165,17 @@ def _claim_path(uri: str, path: str, field: str) -> str:
             "check that the claim exists in the namespace"
         )
     return os.path.join(root, path)
+
+
+def claim_root(uri: str) -> str | None:
+    """Return the folder that no link of a `pvc://` address may leave; None for other addresses."""
+    if not uri.startswith("pvc://"):
+        return None
+    return os.path.join(_claims_folder(), uri.removeprefix("pvc://").split("/", 1)[0])
+
+
+def _claims_folder() -> str:
+    return os.environ.get(CLAIMS_FOLDER, CLAIMS_MOUNT)
 
 
 def _hub_path(uri: str, path: str, field: str) -> tuple[str, str]:
@@ -183,38 +188,63 @@ def _hub_path(uri: str, path: str, field: str) -> tuple[str, str]:
         from huggingface_hub import HfApi
 
         # A branch may move while files are read: all are read at one commit, which the report names.
-        commit = HfApi().dataset_info(repository, revision=revision or None).sha
+        info, rest = look_up(
+            revision, parts[3:], lambda revision: HfApi().dataset_info(repository, revision=revision)
+        )
     except Exception as error:
         raise InputError(unreachable(uri, field, error)) from error
-    rest = "/".join(parts[3:])
-    pinned = f"datasets/{repository}@{commit}" + (f"/{rest}" if rest else "")
+    pinned = "/".join([f"datasets/{repository}@{info.sha}", *rest])
     return pinned, f"hf://{pinned}"
 
 
-def _list_files(filesystem: AbstractFileSystem, path: str) -> list[tuple[str, int]]:
-    """Return (path, bytes) of the files that a path or pattern names, sorted by path."""
-    if any(character in path for character in _WILDCARDS):
-        details = filesystem.glob(path, detail=True)
-    else:
-        info = filesystem.info(path)
+def _stored_files(filesystem: AbstractFileSystem, path: str) -> list[tuple[str, int]]:
+    """Return (path, bytes) of the files of an object store or hub that a path names, sorted by path."""
+    names = path.split("/")
+    num_literal = 0
+    # A name with brackets may be the name of a key: it is asked for before it is taken for a wildcard.
+    while num_literal < len(names) and (
+        not has_wildcards(names[num_literal])
+        or (
+            not always_has_wildcards(names[num_literal])
+            and filesystem.exists("/".join(names[: num_literal + 1]))
+        )
+    ):
+        num_literal += 1
+    base, patterns = "/".join(names[:num_literal]).rstrip("/"), names[num_literal:]
+    if not patterns:
+        info = filesystem.info(base)
         if info["type"] == "file":
             return [(info["name"], int(info["size"] or 0))]
-        # A local folder may have wildcards in its own name; object stores would look for the escaped name.
-        folder = glob.escape(path) if "file" in _protocols(filesystem) else path
-        details = filesystem.glob(f"{folder.rstrip('/')}/**", detail=True)
-        details = {
-            name: info
-            for name, info in details.items()
-            if file_format(name) and "/." not in name[len(path) :]
-        }
-    return sorted((name, int(info["size"] or 0)) for name, info in details.items() if info["type"] == "file")
+        return _files_below(filesystem, base)
+    max_depth = None if "**" in patterns else len(patterns)
+    found = filesystem.find(base, maxdepth=max_depth, withdirs=True, detail=True)
+    files: dict[str, int] = {}
+    for name, info in found.items():
+        if not names_match(name.removeprefix(base).strip("/").split("/"), patterns):
+            continue
+        if info["type"] == "file":
+            files[name] = int(info["size"] or 0)
+        elif file_format(name) is not None:
+            # A folder of a known type's name is how Spark writes one table.
+            files |= dict(_files_below(filesystem, name))
+    return sorted(files.items())
 
 
-def _protocols(filesystem: AbstractFileSystem) -> tuple[str, ...]:
-    protocol = filesystem.protocol
-    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+def _files_below(filesystem: AbstractFileSystem, folder: str) -> list[tuple[str, int]]:
+    """Return (path, bytes) of all files of a known type below a folder, hidden ones left out, sorted by path."""
+    found = filesystem.find(folder, detail=True)
+    return sorted(
+        (name, int(info["size"] or 0))
+        for name, info in found.items()
+        if info["type"] == "file" and file_format(name) and "/." not in name.removeprefix(folder)
+    )
 
 
 def _label(uri: str, path: str) -> str:
     scheme = uri.partition("://")[0]
-    return path if scheme in ("file", "pvc") else f"{scheme}://{path}"
+    return _printable(path) if uri.startswith(_LOCAL_SCHEMES) else f"{scheme}://{path}"
+
+
+def _printable(text: str) -> str:
+    """Return a text that can be written as UTF-8: a file's name on this machine may hold any bytes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
