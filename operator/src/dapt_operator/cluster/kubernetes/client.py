@@ -111,6 +111,7 @@ class Api:
     def close(self) -> None:
         """End all pauses between attempts; a request that fails from now on is not sent again."""
         self._closed.set()
+        # Idle connections end now; one that still carries a request is closed when its answer was read.
         self._pool.clear()
 
     # --- verbs ---
@@ -151,6 +152,7 @@ class Api:
             ApiError: see `errors`; 410 when reading took so long that the server no longer keeps that moment.
         """
         page_query: dict[str, str | int] = {"limit": PAGE_ITEMS, **(query or {})}
+        # A page holds 250 objects. Only reads may take that long: the Lease relies on the limit of a write.
         limits = replace(DEFAULT_LIMITS, seconds=3 * ATTEMPT_SECONDS)
         while True:
             page = self._json("GET", path, query=page_query, limits=limits)
@@ -158,6 +160,8 @@ class Api:
             token = (page.get("metadata") or {}).get("continue")
             if not token:
                 return
+            # The token holds the moment of the first page and the server's place in the list; limit and selectors must
+            # stay.
             page_query = page_query | {"continue": str(token)}
 
     def post(self, path: str, body: Manifest, *, attempts: int = ATTEMPTS) -> Manifest:
@@ -305,6 +309,7 @@ def _reason_and_message(content: bytes) -> tuple[str, str]:
     """Return reason and message of a Status; without one, an empty reason and the beginning of the content."""
     try:
         status = json.loads(content)
+        # Not every answer is a Status: a proxy in front of the API server may answer with a page.
         return str(status.get("reason") or ""), shortened(
             str(status.get("message") or ""), _MAX_MESSAGE_CHARACTERS
         )

@@ -88,6 +88,7 @@ class KubernetesCluster:
         cached = self._store.with_children(key)
         now = datetime.now(UTC)
         if cached.resource is None:
+            # Its runs end with it, and answers about them would stay for the life of the process.
             self._digests.forget(key)
             self._workloads.forget(key)
             self._refusals.forget(key)
@@ -102,6 +103,8 @@ class KubernetesCluster:
     def _profile(self, resource: Manifest) -> tuple[Manifest | None, tuple[str, ...]]:
         name = (resource.get("spec") or {}).get("profile")
         if name:
+            # A profile that does not exist is reported as such: a default must not stand in for a name that is
+            # misspelled.
             return self._store.profile(str(name)), ()
         defaults = self._store.default_profiles()
         return (self._store.profile(defaults[0]) if len(defaults) == 1 else None), defaults
@@ -135,6 +138,7 @@ class KubernetesCluster:
             query = {"labelSelector": f"{LABEL_UID}={uid},{LABEL_RUN}={run}"}
             self._list_once("Pod", key.namespace, query, run)
             if len(self._listed_runs) > _MAX_LISTED_RUNS:
+                # A bound on memory. What is forgotten here costs one more list of one run's pods.
                 self._listed_runs.clear()
             # After the list: one that could not be read is read again at the next visit.
             self._listed_runs.add(str(job["metadata"]["uid"]))
@@ -158,6 +162,7 @@ class KubernetesCluster:
             if why:
                 raise CannotCreateError(manifest["kind"], manifest["metadata"]["name"], why) from error
             raise
+        # At once, or the next reconcile would see no run where this one has created it and the watch is late.
         if stored is not None and manifest["kind"] in HOLDER_KINDS:
             self._store.put(stored, is_own_write=True)
 
@@ -187,6 +192,7 @@ class KubernetesCluster:
         """Return the uid of an object that belongs to this adaptation; None when there is no such object."""
         cached = self._store.uid(reference.kind, key.namespace, reference.name)
         if cached is not None:
+            # A child of a deleted resource of the same name is the garbage collector's.
             return cached[0] if cached[1] == owner_uid else None
         if reference.kind == "Pod":
             return None  # the store has all pods of ours

@@ -27,6 +27,7 @@ def create(api: Api, manifest: Manifest) -> Manifest | None:
     """
     kind, metadata = str(manifest["kind"]), manifest["metadata"]
     namespace, name = str(metadata["namespace"]), str(metadata["name"])
+    # They live as long as the adaptation, and the profile may change meanwhile; the objects of a run never change.
     if kind in APPLIED:
         return _apply(api, manifest, kind, namespace, name)
     try:
@@ -43,6 +44,7 @@ def create(api: Api, manifest: Manifest) -> Manifest | None:
         # It was deleted between the two requests: the next reconcile finds the name free.
         raise NameTakenError(kind, name, "it is being deleted")
     check_owner(existing, manifest)
+    # It is immutable and says what another run was started with: the planner takes the next run number.
     if kind == "ConfigMap" and existing.get("data") != manifest.get("data"):
         raise NameTakenError(kind, name, "its content is not what was written", is_ours=True)
     return existing
@@ -68,6 +70,7 @@ def check_owner(existing: Manifest, desired: Manifest) -> None:
     """
     kind, metadata = str(desired["kind"]), existing.get("metadata") or {}
     name = str(desired["metadata"]["name"])
+    # By uid: a resource that was created again under its name does not own what its predecessor left.
     our_uids = {str(owner.get("uid")) for owner in desired["metadata"].get("ownerReferences") or []}
     owners = metadata.get("ownerReferences") or []
     is_deleting = bool(metadata.get("deletionTimestamp"))

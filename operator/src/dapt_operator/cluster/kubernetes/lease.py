@@ -97,6 +97,8 @@ class Leadership:
         self._held_until = -1.0
         # Ends the pauses between attempts, so that the thread does not outlive the wait below.
         self._api.close()
+        # `on_lost` and `on_held` are called by the thread itself and may end in `stop`: a thread cannot wait for
+        # itself.
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=2 * _REQUEST_SECONDS)
         # The thread may have taken the Lease after `was_held` was read.
@@ -127,6 +129,7 @@ class Leadership:
         """Take or renew the Lease once; return whether this process holds it."""
         path = KINDS["Lease"].path(self._namespace, self._name)
         # A renewal needs no read: the last written version is used, and a conflict reads the Lease next time.
+        # Each request is sent once: `_run` repeats it, with a new `requested_at`.
         lease, self._written = self._written, None
         try:
             if lease is None:
@@ -157,6 +160,7 @@ class Leadership:
         version = str(lease["metadata"].get("resourceVersion"))
         if self._observed is None or self._observed[0] != version:
             self._observed = (version, now)
+        # The holder may run another version, whose duration is the one that it relies on.
         return now - self._observed[1] > max(DURATION_SECONDS, int(spec.get("leaseDurationSeconds") or 0))
 
     def _lease(self, old: Manifest | None, *, is_released: bool = False) -> JsonObject:
@@ -164,6 +168,7 @@ class Leadership:
         now = micro_time()
         if spec.get("holderIdentity") != self._identity:
             spec["acquireTime"] = now
+            # Kubernetes counts changes of the holder here, and the first of all is none.
             spec["leaseTransitions"] = int(spec.get("leaseTransitions") or 0) + (old is not None)
         spec |= {
             "holderIdentity": "" if is_released else self._identity,

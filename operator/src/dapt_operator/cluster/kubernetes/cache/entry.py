@@ -111,6 +111,8 @@ def _is_ours(kind: str, metadata: Manifest, owner_uid: str) -> bool:
     owners = metadata.get("ownerReferences") or []
     owner: Manifest = next((item for item in owners if item.get("controller")), {})
     if kind == "Pod":
+        # Our label holds the uid of the adaptation, and a pod's owner is its Job. JobSets own no pods: theirs belong to
+        # the Jobs that they create.
         return owner.get("kind") == "Job"
     return (
         owner.get("kind") == RESOURCE

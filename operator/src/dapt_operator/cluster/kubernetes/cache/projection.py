@@ -44,6 +44,7 @@ def project(body: Manifest) -> JsonObject:
 def _metadata(body: Manifest, names: tuple[str, ...]) -> JsonObject:
     given = body.get("metadata") or {}
     kept = _only(given, names)
+    # kubectl keeps the whole manifest once more in this annotation; nothing here reads it.
     if _LARGE_ANNOTATION in (kept.get("annotations") or {}):
         kept["annotations"] = {
             name: value for name, value in kept["annotations"].items() if name != _LARGE_ANNOTATION
@@ -120,6 +121,8 @@ def _conditions(status: Manifest) -> JsonObject:
     conditions = [
         _only(item, _CONDITION)
         for item in status.get("conditions") or []
+        # They change several times while a pod starts and no decision reads them: kept, each change would cause a
+        # reconcile.
         if item.get("type") not in _IGNORED_CONDITIONS
     ]
     return {"conditions": conditions} if conditions else {}

@@ -46,6 +46,7 @@ class Store:
     """Holds every resource and profile, and every Job, JobSet and pod of ours."""
 
     def __init__(self) -> None:
+        # One lock for all maps: an object, its place among its siblings and its deletion change together.
         self._lock = Lock()
         self._objects: dict[str, dict[ObjectId, Entry]] = {kind: {} for kind in CACHED_KINDS}
         self._child_ids: dict[Key, dict[ObjectId, None]] = {}
@@ -117,6 +118,7 @@ class Store:
         changed: set[Key] = set()
         listed_uids = set()
         for body in bodies:
+            # Each item is stored as it comes, so that one page and not the whole list is in memory.
             listed_uids.add(str((body.get("metadata") or {}).get("uid", "")))
             key = self.put({"kind": kind, **body})
             if key is not None:
@@ -129,6 +131,7 @@ class Store:
                 if (namespace is None or object_id[1] == namespace)
                 and (run is None or entry.run == run)
                 and entry.uid not in listed_uids
+                # The API server has lost it already, and its message is still to be read.
                 and not entry.is_retained
                 # An object that is newer than the list was created, or written, after the list was made.
                 and (newest is None or entry.version <= newest)
@@ -175,6 +178,8 @@ class Store:
     def resources(self) -> Iterator[Manifest]:
         """Iterate over all DomainAdaptations; each is parsed only when it is reached, to save memory."""
         with self._lock:
+            # Copied under the lock and parsed outside: a scrape reads every resource, and no reconcile is to wait for
+            # it.
             bodies = [entry.body for entry in self._objects[RESOURCE].values()]
         return map(json.loads, bodies)
 
@@ -272,6 +277,7 @@ class Store:
         if new.key is None:
             return None  # a profile
         if old is not None and old.key is not None and old.key != new.key:
+            # Somebody has changed its labels: it must not count for two adaptations.
             self._child_ids.get(old.key, {}).pop(object_id, None)
         self._child_ids.setdefault(new.key, {})[object_id] = None
         return new.key
@@ -318,4 +324,5 @@ class Store:
     def _mark_deleted(self, uid: str) -> None:
         self._deleted_uids[uid] = None
         if len(self._deleted_uids) > _MAX_DELETED_UIDS:
+            # The oldest first: a late report is about a recent deletion.
             self._deleted_uids.popitem(last=False)

@@ -34,6 +34,7 @@ class Workloads(Poller["Manifest | None"]):
         kind = self._discovered_kind(self._clock())
         if kind is None:
             return None
+        # By the label with the run's uid: Kueue chooses the names of its Workloads.
         query: Query = {"labelSelector": f"{JOB_UID_LABEL}={run['metadata']['uid']}", "limit": 2}
         path = kind.collection(str(run["metadata"]["namespace"]))
         answer = self._api.get(path, query, attempts=1, timeout_seconds=TIMEOUT_SECONDS)

@@ -60,6 +60,7 @@ class PodLogs:
                     read = self._pool.submit(self._read, str(pod["metadata"]["namespace"]), name)
                     self._reads[uid] = read
                     new_reads.append(read)
+                    # Nothing tells this class when a pod is gone: without a bound every failed pod would be kept.
                     while len(self._reads) > _MAX_READS:
                         self._reads.popitem(last=False)
             if read is not None:
@@ -69,6 +70,7 @@ class PodLogs:
             # it.
             for late in wait(new_reads, timeout=WAIT_SECONDS).not_done:
                 late.add_done_callback(lambda done: self._wake(key, done))
+        # A read that failed has no lines, and stays in `_reads`: a node that does not answer is asked once.
         lines_by_pod = {name: read.result() for name, read in reads.items() if _is_read(read)}
         return {name: lines for name, lines in lines_by_pod.items() if lines}
 

@@ -22,11 +22,13 @@ class PodRefusals(Poller[str]):
 
     def _poll(self, run: Manifest) -> str:
         metadata = run["metadata"]
+        # Events name the Job that could not create its pods, which a JobSet has created under a name of its own.
         job = job_name(metadata["name"]) if run["kind"] == "JobSet" else metadata["name"]
         selector = f"involvedObject.kind=Job,involvedObject.name={job},reason=FailedCreate"
         path = KINDS["Event"].collection(str(metadata["namespace"]))
         query: Query = {"fieldSelector": selector, "limit": _MAX_EVENTS}
         answer = self._api.get(path, query, attempts=1, timeout_seconds=TIMEOUT_SECONDS)
         events: list[Manifest] = (answer or {}).get("items") or []
+        # The server sorts Events by name. An older refusal may be about a cause that was removed since.
         newest = max(events, key=lambda item: str(item.get("lastTimestamp") or ""), default={})
         return str(newest.get("message") or "")

@@ -67,6 +67,8 @@ class Poller(ABC, Generic[Answer]):
         answers: dict[str, Answer] = {}
         for run in runs:
             uid = str(run["metadata"]["uid"])
+            # By uid: a run that was created again under its name has its first poll before it. Runs that are not named
+            # any more are dropped here.
             run_polls = old_polls.get(uid) or _RunPolls(now, now + self.first_poll_seconds)
             polls[uid] = run_polls
             if now >= run_polls.next_at:

@@ -57,10 +57,12 @@ def log_targets(jobs: Sequence[Manifest], pods: Sequence[Manifest]) -> set[str]:
     """
     if not jobs:
         return set()
+    # By fence and not by creation: fences rise with every run, and times of creation may be equal.
     newest = run_of(max(jobs, key=_fence))
     ends = {
         str(pod["metadata"]["name"]): end
         for pod in pods
+        # Of peers that were stopped the logs tell nothing about the cause, and would fill the four places.
         if run_of(pod) == newest and (end := _end(pod)) and end.get("exitCode") not in _EXPECTED_EXIT_CODES
     }
     # A pod without a time comes last: "9" is greater than any year.
