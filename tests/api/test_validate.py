@@ -130,7 +130,7 @@ INVALID = {
     "a number in quotes": (
         '  pretraining: {optimizer: {learningRate: "2e-5"}}',
         "spec.pretraining.optimizer.learningRate (line 9): '2e-5' is not accepted; write a number above 0 and at most"
-        f" 1{OUT}",
+        f" 1{OUT}; write it without quotes: 2e-5",
     ),
     "a fraction for a whole number": (
         "  pretraining: {globalBatchSize: 6.5}",
@@ -159,7 +159,8 @@ INVALID = {
     ),
     "a block for a list": (
         "  corpus: {domain: {source: s3://c/d}, general: [{source: s3://c/g}]}",
-        "spec.corpus.domain (line 6): a block is not accepted; write a list of 1 to 10 items",
+        "spec.corpus.domain (line 6): a block is not accepted; write a list of 1 to 10 items; its items begin with"
+        " '- ': put it before the first field",
     ),
     "a misspelled choice": (
         "  pretraining: {schedule: {type: cosin}}",

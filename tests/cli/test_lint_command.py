@@ -108,3 +108,17 @@ def test_definitions_are_written_and_checked(capsys: pytest.CaptureFixture[str],
         "",
     )
     assert call(capsys, "crd", "--out", folder, "--check") == (0, f"{folder}: up to date\n", "")
+
+
+def test_the_same_cause_is_named_once_with_its_lines(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "m.yaml"
+    sources = "\n".join(f"      - {{source: 's3://c/{number}.jsonl', wieght: 2}}" for number in range(9))
+    path.write_text(GOOD.replace('[{source: "file://domain.jsonl"}]', f"\n{sources}"))
+    _, _, err = call(capsys, "lint", "--cluster", path)
+    (line,) = [line for line in err.splitlines() if "wieght" in line]
+    assert line == (
+        f"dapt: {path}: spec.corpus.domain[0].wieght (line 8): unknown field; nearest known name is 'weight'; rename or"
+        " remove it (and 8 more like it, lines 9, 10, 11, 12, 13, ...)"
+    )

@@ -6,9 +6,7 @@ wrong value by one that the schema accepts; validating again then finds what lie
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import deepcopy
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, Final
 
@@ -23,7 +21,10 @@ from dapt_operator.api.v1alpha1.base import (
     QUANTITY_PATTERN,
     TIME_PATTERN,
 )
+from dapt_operator.api.validation.advice import Trial, schema_at
 from dapt_operator.api.validation.problem import Problem, accepted_text, path_text, value_text
+from dapt_operator.api.validation.unknown_fields import UnknownField, message, nearest_sibling, proposal
+from dapt_operator.api.validation.value_hints import nearest_choice, replacement
 from dapt_operator.api.validation.yaml_source import Path, YamlDocument
 
 PROFILE_FIELDS: Final = frozenset(
@@ -69,6 +70,10 @@ _EXAMPLES: Final = {
 }
 
 
+_MOST_PROPOSALS: Final = 50
+"""Problems of one document that get a proposal."""
+
+
 @lru_cache
 def schema_of(model_type: type[BaseModel]) -> dict[str, Any]:
     """Return the structural schema of a model, metadata included."""
@@ -83,11 +88,21 @@ class ProblemCollector:
         replaced: paths of the fields whose value was replaced by an acceptable one.
     """
 
-    def __init__(self, document: YamlDocument, model_type: type[BaseModel]) -> None:
+    def __init__(
+        self, document: YamlDocument, model_type: type[BaseModel], is_accepted: Trial | None = None
+    ) -> None:
+        """Start with no problem.
+
+        Args:
+            document: as the user wrote it.
+            model_type: of the resource.
+            is_accepted: tries what a message would propose; None: messages propose nothing.
+        """
         self.problems: list[Problem] = []
         self.replaced: set[Path] = set()
         self._document = document
         self._schema = schema_of(model_type)
+        self._is_accepted = is_accepted
 
     def is_affected(self, path: Path) -> bool:
         """Return whether a field, something in it or a block around it was replaced, so that it cannot be checked."""
@@ -102,7 +117,7 @@ class ProblemCollector:
         # Unknown names first: a required field that is missing because its name is misspelled is one problem, not two.
         for detail in sorted(details, key=lambda detail: detail["type"] != "extra_forbidden"):
             path: Path = detail["loc"]
-            schema = _schema_at(self._schema, path)
+            schema = schema_at(self._schema, path)
             if detail["type"] == "extra_forbidden":
                 self._collect_unknown_field(data, path)
             elif detail["type"] == "missing":
@@ -115,23 +130,31 @@ class ProblemCollector:
         return any(path[: len(other)] == other for other in self.replaced)
 
     def _collect_unknown_field(self, data: dict[str, Any], path: Path) -> None:
-        parent, name = path[:-1], str(path[-1])
-        siblings = list(_schema_at(self._schema, parent).get("properties", {}))
-        value = _value_at(data, parent).pop(name)
-        nearest = get_close_matches(name, siblings, n=1, cutoff=0.65)
-        nearest = nearest or [other for other in siblings if other.lower().startswith(name.lower())][:1]
-        if nearest:
-            self.replaced.add((*parent, nearest[0]))
+        field = UnknownField(self._document, self._schema, path)
+        value = _value_at(data, path[:-1]).pop(str(path[-1]))
+        nearest = nearest_sibling(field)
+        if nearest is not None:
+            self.replaced.add((*path[:-1], nearest))
         if not self._is_within_replaced(path):
-            message = _unknown_field_message(self._schema, path, siblings, nearest)
-            self.problems.append(Problem(path_text(path), value, message, self._document.line_of(path)))
+            refusal, trial = _refusal(field), self._trial()
+            advice = None if refusal or trial is None else proposal(field, trial)
+            text = refusal or message(field, advice)
+            line = self._document.line_of(path)
+            self.problems.append(Problem(path_text(path), value, text, line, advice=advice))
+            # What a rule misses at the proposed place is no second problem.
+            self.replaced |= {place for place, _ in advice.added} if advice is not None else set()
+
+    def _trial(self) -> Trial | None:
+        # Each change that is tried is a validation of the document, so a document full of mistakes gets proposals for
+        # the first of them alone.
+        return self._is_accepted if len(self.problems) < _MOST_PROPOSALS else None
 
     def _collect_missing_field(self, data: dict[str, Any], path: Path, schema: dict[str, Any]) -> None:
         if not self._is_within_replaced(path):
             field = path_text(path)
             reason = f": {REQUIRED_BECAUSE[field]}" if field in REQUIRED_BECAUSE else ""
-            message = f"missing, but required{reason}; add it: {accepted_text(schema)}"
-            self.problems.append(Problem(field, None, message, self._document.line_of(path)))
+            text = f"missing, but required{reason}; add it: {accepted_text(schema)}"
+            self.problems.append(Problem(field, None, text, self._document.line_of(path)))
         _value_at(data, path[:-1])[path[-1]] = _example(schema)
         self.replaced.add(path)
 
@@ -140,13 +163,16 @@ class ProblemCollector:
         value, is_required = parent[key], _is_required(self._schema, path)
         if not self._is_within_replaced(path):
             field = path_text(path)
-            message = f"write {accepted_text(schema, value)}{_nearest_choice(value, schema)}"
+            text = f"write {accepted_text(schema, value)}{nearest_choice(value, schema)}"
             if not isinstance(key, int) and not is_required:
-                message += _default_text(schema)
+                text += _default_text(schema)
             if field in REQUIRED_BECAUSE and isinstance(value, list) and not value:
-                message += f": {REQUIRED_BECAUSE[field]}"
+                text += f": {REQUIRED_BECAUSE[field]}"
+            trial = self._trial()
+            advice = None if trial is None else replacement(path, value, schema, trial)
+            text += f"; {advice.text}" if advice is not None else ""
             line = self._document.line_of(path)
-            self.problems.append(Problem(field, value, message, line, shows_value=True))
+            self.problems.append(Problem(field, value, text, line, shows_value=True, advice=advice))
         self.replaced.add(path)
         if isinstance(key, int) or is_required:
             parent[key] = _example(schema)
@@ -159,50 +185,23 @@ def _counts_only_good_items(error_type: str, value: Any, schema: dict[str, Any])
     return error_type == "too_short" and isinstance(value, list) and len(value) >= schema.get("minItems", 0)
 
 
-def _unknown_field_message(
-    whole_schema: dict[str, Any], path: Path, siblings: list[str], nearest: list[str]
-) -> str:
-    parent, name = path[:-1], str(path[-1])
-    is_adaptation = "suspend" in whole_schema["properties"]["spec"]["properties"]
-    if is_adaptation and parent[:1] == ("spec",):
-        if name in PROFILE_FIELDS:
-            return (
-                "belongs to the profile, which the platform team writes; remove it here and ask for it in the"
-                " AdaptationProfile"
-            )
-        if name == "namespace":
-            return "belongs to metadata.namespace; move it there"
-        if parent[:2] == ("spec", "stageResources"):
-            stage = str(parent[-1])
-            if name == "gpus" and stage in ("prepare", "publish"):
-                return f"{stage} takes no GPU; remove it"
-    if nearest:
-        return f"unknown field; nearest known name is {nearest[0]!r}; rename or remove it"
-    elsewhere = [other for other in _paths_of(whole_schema, name) if other[:1] == ("spec",)]
-    if elsewhere:
-        return f"unknown field here; it is known as {path_text(elsewhere[0])}; move it there"
-    if not siblings:
-        return "unknown field; this block has no fields; remove it"
-    return f"unknown field; known here: {', '.join(siblings)}; remove it"
-
-
-def _paths_of(schema: dict[str, Any], name: str, path: Path = ()) -> Iterator[Path]:
-    """Yield the paths at which the schema has a field of this name, outer ones first."""
-    properties = schema.get("properties", {})
-    if name in properties:
-        yield (*path, name)
-    for key, child in properties.items():
-        if key != "status":
-            yield from _paths_of(child, name, (*path, key))
-
-
-def _nearest_choice(value: Any, schema: dict[str, Any]) -> str:
-    choices = schema.get("enum", ())
-    if not isinstance(value, str) or len(choices) < 2:
+def _refusal(field: UnknownField) -> str:
+    """Return the sentence about a field that belongs elsewhere on purpose; empty for one that is only unknown."""
+    is_adaptation = "suspend" in field.schema["properties"]["spec"]["properties"]
+    if not is_adaptation or field.parent[:1] != ("spec",):
         return ""
-    names = {str(choice).lower(): str(choice) for choice in choices}
-    nearest = get_close_matches(value.lower(), names, n=1)
-    return f" (nearest: {names[nearest[0]]})" if nearest else ""
+    if field.name in PROFILE_FIELDS:
+        return (
+            "belongs to the profile, which the platform team writes; remove it here and ask for it in the"
+            " AdaptationProfile"
+        )
+    if field.name == "namespace":
+        return "belongs to metadata.namespace; move it there"
+    if field.parent[:2] == ("spec", "stageResources"):
+        stage = str(field.parent[-1])
+        if field.name == "gpus" and stage in ("prepare", "publish"):
+            return f"{stage} takes no GPU; remove it"
+    return ""
 
 
 def _default_text(schema: dict[str, Any]) -> str:
@@ -214,19 +213,7 @@ def _default_text(schema: dict[str, Any]) -> str:
 
 
 def _is_required(whole_schema: dict[str, Any], path: Path) -> bool:
-    return path[-1] in _schema_at(whole_schema, path[:-1]).get("required", ())
-
-
-def _schema_at(schema: dict[str, Any], path: Path) -> dict[str, Any]:
-    for part in path:
-        if isinstance(part, int):
-            schema = schema.get("items", {})
-        else:
-            child = schema.get("properties", {}).get(part)
-            schema = child if child is not None else schema.get("additionalProperties", {})
-        if not isinstance(schema, dict):
-            return {}
-    return schema
+    return path[-1] in schema_at(whole_schema, path[:-1]).get("required", ())
 
 
 def _value_at(data: Any, path: Path) -> Any:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dapt_contract.sentences import shortened
 from dapt_operator.api.v1alpha1.base import PATTERNS
+from dapt_operator.api.validation.advice import Advice
 from dapt_operator.api.validation.yaml_source import Path
 
 _SHOWN_CHARACTERS = 60
+_SHOWN_LINES = 5
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_./-]{1,60}")
 
 
@@ -25,6 +28,8 @@ class Problem:
         line: line of the field, from 1.
         shows_value: whether the sentence names the value as not accepted.
         is_supported: false for what this version does not do yet.
+        advice: the change that the message proposes, tried on the document; None: it proposes none.
+        other_lines: lines of other fields with the same problem, which are not listed on their own.
     """
 
     field: str
@@ -33,6 +38,8 @@ class Problem:
     line: int
     shows_value: bool = False
     is_supported: bool = True
+    advice: Advice | None = None
+    other_lines: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         """Return `spec.seed (line 4): 'abc' is not accepted; ...`, or `not supported yet: spec.queue x (line 5)...`."""
@@ -40,7 +47,28 @@ class Problem:
             value = "" if self.value is None else f" {shortened(str(self.value), _SHOWN_CHARACTERS)}"
             return f"not supported yet: {self.field}{value} (line {self.line}): {self.message}"
         value = f"{value_text(self.value)} is not accepted; " if self.shows_value else ""
-        return f"{self.field or 'document'} (line {self.line}): {value}{self.message}"
+        return f"{self.field or 'document'} (line {self.line}): {value}{self.message}{self._others_text()}"
+
+    def _others_text(self) -> str:
+        if not self.other_lines:
+            return ""
+        lines = sorted({*self.other_lines} - {self.line})
+        shown = ", ".join(map(str, lines[:_SHOWN_LINES])) + (", ..." if len(lines) > _SHOWN_LINES else "")
+        where = f", line{'s' if len(lines) > 1 else ''} {shown}" if lines else ""
+        return f" (and {len(self.other_lines)} more like it{where})"
+
+
+def grouped(problems: Iterable[Problem]) -> list[Problem]:
+    """Return one problem for each cause, with the lines of the others: the same sentence about items of one list."""
+    groups: dict[tuple[object, ...], list[Problem]] = {}
+    for problem in problems:
+        field = re.sub(r"\[\d+\]", "[]", problem.field)
+        value = value_text(problem.value) if problem.shows_value else ""
+        groups.setdefault((field, value, problem.message), []).append(problem)
+    return [
+        replace(first, other_lines=tuple(problem.line for problem in others))
+        for first, *others in groups.values()
+    ]
 
 
 def path_text(path: Path) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
+from functools import cache
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -23,9 +24,11 @@ from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.api.v1alpha1.spec_evaluation import Task
 from dapt_operator.api.validation import pod_template
-from dapt_operator.api.validation.collect_problems import ProblemCollector
-from dapt_operator.api.validation.problem import Problem, path_text
+from dapt_operator.api.validation.advice import Advice, Trial
+from dapt_operator.api.validation.collect_problems import ProblemCollector, schema_of
+from dapt_operator.api.validation.problem import Problem, path_text, value_text
 from dapt_operator.api.validation.unsupported import find_unsupported
+from dapt_operator.api.validation.value_warnings import value_warnings
 from dapt_operator.api.validation.yaml_source import Path, YamlDocument
 
 KINDS: Final[dict[str, type[DomainAdaptation] | type[AdaptationProfile]]] = {
@@ -49,12 +52,43 @@ def check(document: YamlDocument, *, local: bool) -> Checked:
     local: whether the run is on this machine; on a cluster file:// is refused. A `status` in the document is
     ignored, as the API server does. Never raises, whatever the document holds.
     """
+    return _check(document, local=local, is_accepted=_trial_of(document, local=local))
+
+
+def warnings_of(document: YamlDocument) -> list[Problem]:
+    """Return what a document without problems has that looks like a mistake all the same, in the order of the lines."""
+    return value_warnings(document, schema_of(KINDS[document.data["kind"]]))
+
+
+def _trial_of(document: YamlDocument, *, local: bool) -> Trial:
+    """Return the trial of changes of a document: whether they bring it no problem that it does not have already."""
+
+    @cache
+    def known() -> frozenset[tuple[str, str, str]]:
+        return _problem_keys(document, local=local)
+
+    def is_accepted(advice: Advice) -> bool:
+        changed = YamlDocument(
+            advice.applied(document.data), document.lines, document.filename, document.line
+        )
+        return _problem_keys(changed, local=local) <= known()
+
+    return is_accepted
+
+
+def _problem_keys(document: YamlDocument, *, local: bool) -> frozenset[tuple[str, str, str]]:
+    _, problems = _check(document, local=local, is_accepted=None)
+    return frozenset((problem.field, value_text(problem.value), problem.message) for problem in problems)
+
+
+def _check(document: YamlDocument, *, local: bool, is_accepted: Trial | None) -> Checked:
+    """Return what `check` does. is_accepted: tries what a message would propose; None: messages propose nothing."""
     problems = _kind_problems(document)
     if problems:
         return None, problems
     data = _without_nulls({key: value for key, value in document.data.items() if key != "status"})
     model_type = KINDS[data["kind"]]
-    collector = ProblemCollector(document, model_type)
+    collector = ProblemCollector(document, model_type, is_accepted)
     model = None
     for _ in range(_MAX_ROUNDS):
         try:
@@ -69,7 +103,7 @@ def check(document: YamlDocument, *, local: bool) -> Checked:
         problems += _unsupported_problems(model, data, document)
         problems += _template_problems(model, document)
         problems += _claim_problems(model, document)
-        problems += _task_problems(model, document)
+        problems += _task_problems(model, document, collector)
         if not local:
             problems += _local_source_problems(model, document)
     problems.sort(key=lambda problem: (problem.line, problem.field))
@@ -165,12 +199,16 @@ def _template_problems(
             yield _problem(document, ("spec", "podTemplate", *path), value, message)
 
 
-def _task_problems(model: DomainAdaptation | AdaptationProfile, document: YamlDocument) -> Iterator[Problem]:
+def _task_problems(
+    model: DomainAdaptation | AdaptationProfile, document: YamlDocument, collector: ProblemCollector
+) -> Iterator[Problem]:
     """Yield tasks that the harness does not have, which would otherwise only show when prepare runs."""
     if isinstance(model, AdaptationProfile):
         return
     for path, block in _blocks(model.spec.evaluation, ("spec", "evaluation")):
-        if isinstance(block, Task) and block.source is None and (message := unknown_task_message(block.name)):
+        if not isinstance(block, Task) or block.source is not None or collector.is_affected((*path, "name")):
+            continue
+        if message := unknown_task_message(block.name):
             yield _problem(document, (*path, "name"), block.name, message)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from dapt_operator.api.v1alpha1.profile import LOCAL_PROFILE_NAME, AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
+from dapt_operator.api.validation.problem import grouped
 from dapt_operator.api.validation.validate import check
 from dapt_operator.api.validation.yaml_source import ManifestError, YamlDocument, load
 from dapt_operator.cli.errors import UserError
@@ -78,7 +79,7 @@ def _check_document(path: Path, document: YamlDocument, *, local: bool) -> Check
     if model is not None:
         # Addresses become absolute only after the first check, so that problems show what the user wrote.
         model, problems = check(YamlDocument(absolute(document.data, path), document.lines), local=local)
-    return CheckedDocument(path, model, tuple(f"{path}: {problem}" for problem in problems))
+    return CheckedDocument(path, model, tuple(f"{path}: {problem}" for problem in grouped(problems)))
 
 
 def read_request(manifest: Path, profile: str | None) -> Request:

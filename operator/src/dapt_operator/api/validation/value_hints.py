@@ -1,0 +1,119 @@
+"""Proposes what a value that is not accepted may have meant. What is proposed was tried on the document first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Any
+
+from dapt_operator.api.v1alpha1.base import DESTINATION_PATTERN, MODEL_PATTERN, SOURCE_PATTERN
+from dapt_operator.api.validation.advice import Advice, Trial
+from dapt_operator.api.validation.units import readings, unit_of
+from dapt_operator.api.validation.yaml_source import Path
+
+_MAX_TEXT = 160
+"""Characters of a proposal; a longer one, of a long value, is left out."""
+_ADDRESSES = (MODEL_PATTERN, SOURCE_PATTERN, DESTINATION_PATTERN)
+_HUB_PAGE = re.compile(
+    r"https?://(?:www\.)?huggingface\.co/(datasets/)?([\w.-]+/[\w.-]+)(?:/(?:tree|blob)/([\w.-]+)(?:/(.*))?)?/?"
+)
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?")
+
+
+def replacement(path: Path, value: object, schema: dict[str, Any], is_accepted: Trial) -> Advice | None:
+    """Return what the value may have meant, as in `for 15 % write 0.15`; None where nothing is accepted."""
+    name = next((str(part) for part in reversed(path) if isinstance(part, str)), "")
+    for text, other_value in _replacements(name, value, schema):
+        advice = Advice(text, ((path, other_value),))
+        if text.isprintable() and len(text) <= _MAX_TEXT and is_accepted(advice):
+            return advice
+    return None
+
+
+def nearest_choice(value: object, schema: dict[str, Any]) -> str:
+    """Return ` (nearest: Warn)` for a value near one of a field's choices; else an empty text."""
+    choices = schema.get("enum", ())
+    if not isinstance(value, str) or len(choices) < 2:
+        return ""
+    names = {str(choice).lower(): str(choice) for choice in choices}
+    nearest = get_close_matches(value.lower(), names, n=1)
+    return f" (nearest: {names[nearest[0]]})" if nearest else ""
+
+
+def _replacements(name: str, value: object, schema: dict[str, Any]) -> Iterator[tuple[str, object]]:
+    kind, unit = schema.get("type"), unit_of(name, schema)
+    if unit is not None:
+        yield from readings(value, unit, is_integer=kind == "integer")
+    if kind == "array":
+        yield from _for_list(value, schema)
+    elif kind == "object":
+        yield from _for_block(value, schema)
+    elif isinstance(value, list) and len(value) == 1 and not isinstance(value[0], dict | list):
+        yield "write the value alone, without a list", value[0]
+    elif schema.get("pattern") in _ADDRESSES and isinstance(value, str):
+        yield from ((f"write {address}", address) for address in _addresses(value))
+    elif kind == "string" and "pattern" not in schema and isinstance(value, int | float):
+        yield f"write it in quotes: '{value}'", str(value)
+
+
+def _for_list(value: object, schema: dict[str, Any]) -> Iterator[tuple[str, object]]:
+    """Yield a list of what stands there alone."""
+    items = schema.get("items", {})
+    if isinstance(value, dict):
+        yield "its items begin with '- ': put it before the first field", [value]
+    elif not isinstance(value, list):
+        yield f"write it as a list: [{value}]", [value]
+        yield from ((f"write it as a list: [{text}]", [block]) for text, block in _blocks_of(value, items))
+        if isinstance(value, str) and "," in value:
+            parts = [part.strip() for part in value.split(",")]
+            yield f"write it as a list: [{', '.join(parts)}]", parts
+
+
+def _for_block(value: object, schema: dict[str, Any]) -> Iterator[tuple[str, object]]:
+    """Yield a block of what stands there without the block's field."""
+    if isinstance(value, list):
+        if len(value) == 1 and isinstance(value[0], dict):
+            yield "it is no list: remove the '- ' before its first field", value[0]
+        elif value and all(isinstance(item, dict) and len(item) == 1 for item in value):
+            yield (
+                "it is no list: remove the '- ' before its fields",
+                {key: field for item in value for key, field in item.items()},
+            )
+        return
+    yield from ((f"write {text}", block) for text, block in _blocks_of(value, schema))
+    if value is True:
+        yield "write {}", {}
+
+
+def _blocks_of(value: object, schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, object]]]:
+    """Yield blocks with the value as their only required field, or with the block that the value names."""
+    properties = schema.get("properties", {})
+    if isinstance(value, str):
+        for name, child in properties.items():
+            if name.lower() == value.lower() and child.get("type") == "object":
+                yield f"{{{name}: {{}}}}", {name: {}}
+    required = schema.get("required", ())
+    for name in required if len(required) == 1 else ():
+        yield f"{{{name}: {value}}}", {name: value}
+        for address in _addresses(value) if isinstance(value, str) else ():
+            yield f"{{{name}: {address}}}", {name: address}
+
+
+def _addresses(value: str) -> Iterator[str]:
+    """Yield addresses with the scheme that a path, a repository or a page of the hub lacks."""
+    if match := _HUB_PAGE.fullmatch(value):
+        revision = f"@{match[3]}" if match[3] else ""
+        folder = f"/{match[4]}" if match[4] else ""
+        yield f"hf://{match[1] or ''}{match[2]}{revision}{folder}"
+    elif value.startswith(("/", "./", "../", "~/")):
+        yield f"file://{value}"
+    elif "://" in value:
+        return
+    elif re.match(r"[a-z0-9]+:/", value):
+        scheme, _, rest = value.partition(":/")
+        yield f"{scheme}://{rest}"
+    elif _REPOSITORY.fullmatch(value):
+        yield f"hf://{value}"
+    else:
+        yield f"file://{value}"
