@@ -64,6 +64,7 @@ def register(
         return type == "DELETED"
 
     for group, version, plural in kinds:
+        # Ids of their own: kopf keeps one index for each id.
         kopf.index(group, version, plural, id=f"{plural}-put", registry=registry)(put)
         kopf.on.event(group, version, plural, id=f"{plural}-remove", when=is_deletion, registry=registry)(
             remove

@@ -61,6 +61,8 @@ class MonitoringServer:
                 if page is None:
                     self.send_error(404, "there are /healthz, /readyz and /metrics")
                     return
+                # Before the status line: a page that fails ends its connection instead of sending half an answer with
+                # 200.
                 code, content_type, content = page()
                 with contextlib.suppress(ConnectionError):  # the client has closed the connection
                     self.send_response(code)

@@ -63,6 +63,7 @@ def set_up(format_: LogFormat, level: LogLevel) -> None:
     )
     final: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if format_ == "json":
+        # For JSON alone: the console renderer draws tracebacks itself, and structlog warns where it gets their text.
         final.append(structlog.processors.format_exc_info)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -70,6 +71,7 @@ def set_up(format_: LogFormat, level: LogLevel) -> None:
     )
     handler.addFilter(OncePerOutage())
     root = logging.getLogger()
+    # In place of any that are installed already: each of them would write the line once more.
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     for ours in ("dapt", "dapt_operator"):

@@ -235,6 +235,7 @@ class Operator:
 
     def _wait_for_lease(self) -> bool:
         """Return whether the Lease was taken. The store is kept up to date meanwhile, so that taking over is quick."""
+        # Mostly it is free or our own: then nothing is said about waiting.
         if self._lease.wait(1.0):
             return True
         log.info("waiting for the Lease: another operator acts", lease=self._lease_title)
@@ -289,6 +290,7 @@ class Operator:
             return int(error.status or 0)
         except (HTTPError, OSError):
             return 0
+        # Its content was not read: without this the connection would not return to the pool.
         response.release_conn()
         return int(response.status)
 

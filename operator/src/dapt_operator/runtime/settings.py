@@ -97,6 +97,7 @@ def make_settings(options: Options) -> Settings:
     if problems or log_format is None or log_level is None:
         raise BadSettingError(problems)
     return Settings(
+        # Named twice, a namespace would be listed and watched twice.
         namespaces=tuple(dict.fromkeys(options.namespaces)),
         instance=instance,
         lease_namespace=lease_namespace,

@@ -25,6 +25,7 @@ def connection(configuration: Configuration) -> kopf.ConnectionInfo:
     header = configuration.get_api_key_with_prefix("BearerToken") or configuration.get_api_key_with_prefix(
         "authorization"
     )
+    # `Bearer TOKEN`, or a bare token, which then stands where the scheme does.
     scheme, _, token = (header or "").partition(" ")
     return kopf.ConnectionInfo(
         server=configuration.host,
@@ -74,6 +75,7 @@ class Watches:
         """Restart kopf if the kinds that can be watched have changed."""
         kinds = self._find_kinds()
         with self._lock:
+            # Without kinds kopf has not been started yet: it asks for them itself.
             if self._kinds and kinds != self._kinds:
                 log.info(
                     "watched kinds have changed, restarting the watches",
@@ -114,6 +116,7 @@ class Watches:
                 return
             self._kinds = kinds
             self._stop_kopf = lambda: _set(loop, stop)
+        # A new registry each time: handlers are added to one and never removed, and the kinds may have changed.
         registry = kopf.OperatorRegistry()
         handlers.register(
             registry, self._sink, kinds, login=lambda: connection(self._configuration), configure=set_kopf
@@ -129,6 +132,7 @@ class Watches:
             )
         finally:
             with self._lock:
+                # The loop of this kopf ends now: a later stop must not reach for it.
                 self._stop_kopf = lambda: None
 
 

@@ -32,6 +32,7 @@ LONGEST_BACKOFF_SECONDS: Final = 30.0
 
 def backoff_seconds(failures: int) -> float:
     """Return how long a key waits after so many failures in a row (1 or more)."""
+    # The exponent has a bound, since 2.0 ** 1024 is an OverflowError.
     return min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, 30))
 
 
@@ -87,6 +88,7 @@ class DueTimes(Generic[K]):
         """Record a success. The key is due again after `requeue_seconds`, or if it was woken while it was running."""
         self._running.discard(key)
         self._failures.pop(key, None)
+        # Before the wake below, which may be due at once and is moved behind the spacing.
         self._wait_until(key, now, now + self._spacing)
         if requeue_seconds is not None:
             self.wake(key, now, requeue_seconds)
@@ -121,6 +123,8 @@ class DueTimes(Generic[K]):
     def _wait_until(self, key: K, now: float, time: float) -> None:
         self._not_before[key] = time
         self._expiries.append((time, key))
+        # Not in order of time, since a key that failed waits longer: what stands behind it goes later. Only memory
+        # depends on it, because `wake` takes the later of both times.
         while self._expiries and self._expiries[0][0] <= now:
             expiry, old_key = self._expiries.popleft()
             if self._not_before.get(old_key) == expiry:
@@ -199,6 +203,7 @@ class WorkQueue(Generic[K]):
                 with self._changed:
                     delay_seconds = self._due_times.failed(key, self._clock())
                     self._changed.notify()
+                # Without the lock: it writes a line of the log, and no other thread is to wait for that.
                 self._on_error(key, error, delay_seconds)
             else:
                 with self._changed:
@@ -213,5 +218,6 @@ class WorkQueue(Generic[K]):
                 if key is not None:
                     return key
                 due = self._due_times.next_due()
+                # A wake of an earlier time notifies; otherwise the time itself ends the wait.
                 self._changed.wait(None if due is None else max(0.0, due - now))
             return None
