@@ -44,6 +44,7 @@ class Capacity:
 
 def machine_capacity(accelerators: Mapping[str, int] | None = None) -> Capacity:
     """Return the cores of this machine that this process may use, and its accelerators by resource name."""
+    # Not `os.cpu_count`: a container or taskset may leave this process fewer cores.
     cores = float(len(os.sched_getaffinity(0)))
     return Capacity({CPU: cores} | {name: float(count) for name, count in (accelerators or {}).items()})
 
@@ -55,6 +56,7 @@ def job_request(job: Manifest, total: Capacity) -> Capacity:
     has_devices = False
     for container in job["spec"]["template"]["spec"]["containers"]:
         resources: Manifest = container.get("resources") or {}
+        # As Kubernetes does: without a request of its own a limit is the request.
         requested = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
         for name, amount in requested.items():
             if name not in _NOT_COUNTED:

@@ -32,11 +32,14 @@ class PortReservation:
         self._locks: list[IO[bytes]] = []
         self.ports: list[int] = []
         folder = Path(tempfile.gettempdir()) / f"dapt-ports-{os.getuid()}"
+        # One folder a user: lock files of another user could not be opened.
         folder.mkdir(mode=0o700, exist_ok=True)
+        # At random: two runs that start at once would else try the same ports in the same order.
         for port in random.sample(_RANGE, _MAX_CANDIDATES):
             if len(self.ports) == count:
                 return
             lock = (folder / str(port)).open("ab")
+            # Both: a run binds its ports only when its processes start, and other programs know nothing of the lock.
             if _has_locked(lock) and _can_bind(port):
                 self._locks.append(lock)
                 self.ports.append(port)

@@ -256,6 +256,7 @@ class LocalJob:
             self._on_change()
 
     def _write_job(self) -> None:
+        # The Job or a pod may have been deleted while its last process ended.
         with contextlib.suppress(LookupError):
             job = self._job()
             pods = [self._pod(index) for index in range(self._completions)]

@@ -72,6 +72,7 @@ class ObjectFiles:
             OSError: the disk is full. The object is replaced in memory all the same, so that this local run continues
                 with what is true; the next one treats the stage as interrupted.
         """
+        # A copy without tuples and models: what a reader gets now is what a restart would load.
         stored: JsonObject = plain(value)
         kind, name = stored["kind"], stored["metadata"]["name"]
         self._objects[kind, name] = stored
@@ -88,6 +89,7 @@ class ObjectFiles:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
+            # The end of this run is what it was kept for; the next one reserves it again.
             self._reserve.unlink(missing_ok=True)
             write_bytes_atomically(path, content)
 

@@ -62,6 +62,7 @@ def prepare_launch(pod: Manifest, store: ObjectFiles, run_folder: Path, ports: M
     container = pod["spec"]["containers"][0]
     paths = _mount_paths(pod, container, store, run_folder, folder)
     termination_log = folder / "termination-log"
+    # The folder of an earlier process of this pod may be left, and its message is not this one's.
     termination_log.unlink(missing_ok=True)
     paths[container.get("terminationMessagePath", TERMINATION_PATH)] = termination_log
     hosts = re.compile(rf"{re.escape(pod['metadata']['labels']['job-name'])}-\d+(\.[a-z0-9.-]+)?")
@@ -74,12 +75,14 @@ def prepare_launch(pod: Manifest, store: ObjectFiles, run_folder: Path, ports: M
         return _LOOPBACK if hosts.fullmatch(text) else text
 
     inherited = {name: value for name, value in os.environ.items() if not _TORCHRUN_VARIABLES.fullmatch(name)}
+    # In this order, as in a container: variables of the pod win over those of a Secret, and both over the user's.
     environment = inherited | _secret_variables(container, store)
     for item in container.get("env") or []:
         name = str(item["name"])
         value = (
             str(item.get("value", "")) if "valueFrom" not in item else _field_value(item["valueFrom"], pod)
         )
+        # All pods share this machine's ports: each declared port stands for one that is free here.
         if name.endswith("PORT") and value.isdigit():
             value = str(ports.get(int(value), int(value)))
         if name not in _KEPT_FROM_USER:

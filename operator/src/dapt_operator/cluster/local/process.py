@@ -67,6 +67,7 @@ class PodProcess:
         self.ended_at = datetime.now(UTC)
         self.kill()
         kill_marked(self._marker)
+        # Popen gives minus the signal, a container 128 plus the signal.
         return 128 - code if code < 0 else code
 
     def terminate(self) -> None:

@@ -60,6 +60,7 @@ def fetch(target: ProgressTarget) -> Progress | None:
     try:
         connection.request("GET", PROGRESS_PATH)
         answer = connection.getresponse()
+        # One byte more than a reading may have tells a longer answer from one that just fits.
         content = answer.read(MAX_READING_BYTES + 1)
         return parse_reading(content, target.run) if answer.status == 200 else None
     except (OSError, http.client.HTTPException):

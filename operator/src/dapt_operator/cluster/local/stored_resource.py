@@ -94,6 +94,7 @@ class StoredResource:
         }
         metadata.setdefault("namespace", DEFAULT_NAMESPACE)
         created: JsonObject = plain(document) | {"metadata": metadata}
+        # A manifest that was read from a cluster may have one, and this run begins without.
         created.pop("status", None)
         return created
 

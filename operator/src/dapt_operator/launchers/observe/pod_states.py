@@ -185,6 +185,8 @@ def newest_by_index(pods: Iterable[Pod]) -> tuple[Pod, ...]:
     ones are out of date.
     """
     newest: dict[int, Pod] = {}
+    # The last one of an index stays. Times of creation are whole seconds; of two equal ones the living pod is the
+    # newer.
     for pod in sorted(pods, key=lambda pod: (_or_long_ago(pod.created), pod.is_alive)):
         newest[pod.index] = pod
     return tuple(newest[index] for index in sorted(newest))

@@ -31,6 +31,7 @@ _MAX_REASON_CHARACTERS: Final = 300
 def waiting_sentence(status: Manifest, state: Manifest) -> str:
     """Return the kubelet's reason, else the scheduler's, as `Reason: message`; empty for a pod that is starting."""
     waiting = state.get("waiting") or {}
+    # The kubelet knows more than the scheduler: it has got the pod already.
     if waiting.get("reason") and waiting["reason"] not in _STARTING:
         return sentence_of(waiting)
     unscheduled = _unscheduled(status)
@@ -62,6 +63,7 @@ def refusal_of(message: str) -> Hindrance | str:
 
 def hindrance_of(status: Manifest) -> Hindrance | None:
     """Return what a user must fix before this pod can start; None when no such problem is recognized."""
+    # A claim that is missing is reported by the scheduler, before any kubelet has the pod.
     claim = _CLAIM.search(str((_unscheduled(status) or {}).get("message") or ""))
     if claim:
         return Hindrance(

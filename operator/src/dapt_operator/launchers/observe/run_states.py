@@ -106,6 +106,7 @@ def read_run_states(
         gang = read(item) if identity is not None else None
         if identity is not None and gang is not None:
             states.append(_run_state(identity, item, gang, pods_by_run.get(identity.key, []), children, now))
+    # By name too: the order must not depend on that of the cache.
     return tuple(sorted(states, key=lambda state: (state.identity.fence, state.object_name)))
 
 
@@ -250,6 +251,7 @@ def _failed(
             (pod, Cause.DISRUPTION if pod.is_effect and cause in ended_by_queue else cause)
             for pod, cause in causes
         ]
+    # Of equal causes the earliest: it is the nearest to what went wrong first.
     pod, cause = min(causes, key=lambda item: (PRECEDENCE.index(item[1]), item[0].finished or _LATEST))
     return replace(
         state,

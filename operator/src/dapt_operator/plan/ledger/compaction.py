@@ -64,6 +64,7 @@ def free_one_record(ledger: Ledger, candidate: str | None) -> Ledger:
         evaluations,
     ):
         if group:
+            # By fence: the oldest run was created first, whatever its number among the tries of its stage.
             return compact_record(ledger, min(group, key=lambda record: record.fence))
     return ledger
 
@@ -77,6 +78,7 @@ def _with_measure(ledger: Ledger, record: RunRecord) -> Ledger:
     facts, base = record.parsed_facts(), base_measure(ledger)
     if not isinstance(facts, EvaluateFacts) or not record.has_succeeded or base is None:
         return ledger
+    # One measure a candidate: an evaluation that ran again replaces what it measured before.
     new = MeasureRecord(candidate=facts.candidate, expects=record.expects, text=encode(base, facts.measure))
     measures = [old for old in ledger.measures if old.candidate != new.candidate] + [new]
     # By size too: a status must stay below the API server's limit however many tasks the spec names.
@@ -124,11 +126,13 @@ def _numbers(score: Score | None) -> list[object]:
 
 def stored_measures(ledger: Ledger, base: Measure | None) -> Mapping[str, Measure]:
     """Return the measures that are kept in short form, by candidate."""
+    # Without the base model's measure nothing can be decoded: names and numbers of items are there alone.
     if base is None or not ledger.measures:
         return {}
     return _decoded(tuple((record.candidate, record.text) for record in ledger.measures), base)
 
 
+# Every reconcile reads all of them, and they change only when an evaluation ends.
 @lru_cache(maxsize=_CACHED_LEDGERS)
 def _decoded(texts: tuple[tuple[str, str], ...], base: Measure) -> Mapping[str, Measure]:
     return {candidate: decode(base, text) for candidate, text in texts}

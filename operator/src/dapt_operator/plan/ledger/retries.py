@@ -72,6 +72,7 @@ def after_failure(
         has_facts: whether its message listed its checkpoints; pretraining alone has any after a failure.
         is_altered: whether its stage.json was not the one that it was started with.
     """
+    # `stuck` stays: a run that was stopped or evicted says nothing about whether the stage can go on.
     if cause in FREE:
         return AfterFailure(retry=True, stuck=record.stuck)
     if cause in JUDGED and record.kind == "pretrain" and not has_facts:
@@ -87,11 +88,13 @@ def after_failure(
     if cause is Cause.OUT_OF_MEMORY:
         used = record.failures.get("outOfMemory", 0) + 1
         return AfterFailure(
+            # Without a micro-batch the next run would need as much memory as this one.
             retry=used <= limits.out_of_memory and record.kind in TRAINS,
             budget="outOfMemory",
             stuck=record.stuck,
             halve=True,
         )
+    # A new step proves that the stage can go on: failures before it no longer count as a row.
     stuck = 1 if has_gained_step else record.stuck + 1
     budget, allowed = (
         ("hang", limits.hang) if cause is Cause.HANG else ("infrastructure", limits.infrastructure)
@@ -116,6 +119,7 @@ def not_before(now: datetime, after: AfterFailure) -> str | None:
     """Return when the next run may start, rounded up to the second; None: at once or never."""
     if not after.retry or after.backoff_seconds <= 0:
         return None
+    # Times in a status have no fractions: rounded down, the run would start before its time.
     return timestamp(now + timedelta(seconds=after.backoff_seconds + 0.999))
 
 

@@ -77,6 +77,7 @@ def read_facts(ledger: Ledger) -> Facts:
         facts = record.parsed_facts()
         if isinstance(facts, PretrainFacts):
             pretrains[record.attempt] = facts
+        # Added up: an edited selection may ask for a further round of blends of the same attempt.
         elif isinstance(facts, BlendFacts) and record.has_succeeded:
             blends[record.attempt] = (*blends.get(record.attempt, ()), *facts.rows)
         elif isinstance(facts, EvaluateFacts) and record.has_succeeded:
