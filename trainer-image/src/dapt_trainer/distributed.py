@@ -89,6 +89,7 @@ def join_ranks(rank: int, local_rank: int, world_size: int) -> Ranks:
         os.environ["ACCELERATE_USE_CPU"] = "false"
         _disable_shared_memory_op()
     else:
+        # `all_gather_object` sends from the current device, which must be another one for each rank of a node.
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         if "MASTER_ADDR" not in os.environ:
@@ -97,6 +98,7 @@ def join_ranks(rank: int, local_rank: int, world_size: int) -> Ranks:
                     f"{world_size} ranks, but no MASTER_ADDR: start them with torch's launcher"
                 )
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        # Read by `init_process_group`, and later by DeepSpeed and accelerate.
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(local_rank), "WORLD_SIZE": str(world_size)}
         dist.init_process_group("gloo" if on_cpu else "nccl", timeout=_COLLECTIVE_TIMEOUT)
     return Ranks(rank, local_rank, world_size, device)

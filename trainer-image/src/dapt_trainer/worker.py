@@ -196,6 +196,7 @@ def outcome_of(error: BaseException, rank: int, work: Path) -> RankOutcome:
     if isinstance(error, PermissionError) and error.filename is not None:
         return _failure(rank, Cause.BAD_INPUT, ExitCode.BAD_INPUT, _forbidden(error))
     traceback.print_exception(error, file=sys.stdout)
+    # By name: the classes are torch's, which only the stage's program imports.
     names = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, MemoryError) or names & {"OutOfMemoryError"} or _contains(lowered, _MEMORY_PHRASES):
         return _failure(

@@ -46,8 +46,10 @@ def convert_to_universal(checkpoint: Path, target: Path) -> None:
         strict=True,
         inject_missing_state=True,  # the shards name no parallel layout of the model: there is none
     )
+    # DeepSpeed prints its options and draws a progress bar.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         write_universal(options)
+    # What transformers reads alongside. The random states stay behind: each belongs to one of the old ranks.
     for name in ("scheduler.pt", "trainer_state.json"):
         shutil.copyfile(source / name, converted / name)
     for name in ("latest", "latest_universal"):

@@ -85,6 +85,7 @@ def _problem_of_manifest(
     stored: StoredCheckpoint, lineage: Path, key: bytes, training_digest: str, claim: Claim | None
 ) -> str | None:
     manifest, path = stored.manifest, stored.manifest_path
+    # First: of a manifest that anybody may have written nothing else is believed.
     if not manifest.is_signed_with(key):
         return "its signature does not match this adaptation's key: it was altered or belongs to another adaptation"
     if stored.folder != path.with_suffix("") or manifest.lineage != lineage.name:
@@ -151,6 +152,7 @@ def clear_leftovers(lineage: Path, keep: Inventory, own_try: Path) -> None:
     """
     kept = {stored.folder for stored in keep.checkpoints}
     for folder in lineage.glob("try-*/checkpoint-*"):
+        # Without a manifest: the run ended between the rename and the manifest of a save.
         unfinished = folder.is_dir() and not folder.with_suffix(".json").exists()
         if folder.name.endswith(PARTIAL_SUFFIX) or unfinished:
             shutil.rmtree(folder, ignore_errors=True)
@@ -167,6 +169,7 @@ def drop_old_optimizer_states(
     """Delete the optimizer states of all but the newest `keep` of them; return the checkpoints as they are now."""
     result = list(stored)
     with_state = [index for index, checkpoint in enumerate(stored) if checkpoint.manifest.has_optimizer]
+    # `[:-0]` would be empty.
     for index in with_state[:-keep] if keep else with_state:
         checkpoint = stored[index]
         manifest = checkpoint.manifest.without_optimizer(RESUME_FOLDER).signed(key)

@@ -68,6 +68,7 @@ class RunCheckpoints:
         self._checkpoints: list[StoredCheckpoint] = []
         self.resumed: StoredCheckpoint | None = None
         self.skipped: tuple[str, ...] = ()
+        # One thread: saves are completed in their order.
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._completion: Future[StoredCheckpoint] | None = None
         """Completion of the last save, on rank 0 alone."""
@@ -79,6 +80,7 @@ class RunCheckpoints:
         Raises:
             InfrastructureError: a newer run has claimed the lineage, or the volume fails.
         """
+        # Rank 0 decides for all: they must resume from the same checkpoint.
         self.resumed, self._checkpoints, self.skipped = self._ranks.from_first(self._find)
 
     def _find(self) -> tuple[StoredCheckpoint | None, list[StoredCheckpoint], tuple[str, ...]]:
@@ -112,6 +114,7 @@ class RunCheckpoints:
         """Return the trainer's log up to the resumed step; empty when training starts from the beginning."""
         if self.resumed is None:
             return []
+        # From the checkpoint and not from the curve's file, which may have steps that are trained again.
         state = json.loads((self.resumed.folder / RESUME_FOLDER / "trainer_state.json").read_text())
         return list(state["log_history"])
 

@@ -86,6 +86,7 @@ def failing_cleanly(folder: Path, last_complete: str) -> Iterator[None]:
     except StageEnded:
         raise
     except Exception as error:  # torch and safetensors raise their own kinds for a full disk
+        # Before the partial folder is removed: that is what was free when the save failed.
         free_bytes = shutil.disk_usage(folder.parent if folder.parent.exists() else Path("/")).free
         shutil.rmtree(partial_of(folder), ignore_errors=True)
         reason = shortened(" ".join(str(error).split()), 200) or type(error).__name__

@@ -155,6 +155,8 @@ def interpolate(
         # In place where the target can hold fp32 sums: no further tensor of the model's largest matrix.
         is_exact = (target.dtype, target.device) == (origin.dtype, origin.device)
         difference = torch.sub(parameter, origin, out=target if is_exact else None)
+        # In this form a parameter that training left alone keeps its exact value; (1 - a) origin + a model would round
+        # it.
         between = difference.mul_(share).add_(origin)
         if not is_exact:
             target.copy_(between)
@@ -174,6 +176,7 @@ def load_folder(work: Path, weights: str, dtype: torch.dtype) -> PreTrainedModel
     transformers_logging.disable_progress_bar()  # a pod's log is not a terminal
     folder = work / weights
     check_model_folder(folder)
+    # No code and no pickles of a model's folder are ever run: a folder may come from anybody.
     return AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True
     )
@@ -235,6 +238,7 @@ def tensors_of_folder(work: Path, weights: str, target: PreTrainedModel, target_
         model = load_folder(work, weights, torch.float32)
         return _tensors_of_model(model, weights, target, target_name)
     files = {path: safe_open(path, framework="pt") for path in set(file_of.values())}
+    # From the headers, before any value is read.
     shapes = {name: tuple(files[file_of[name]].get_slice(name).get_shape()) for name in names}
     _require_same_shapes(target, shapes, target_name, weights)
     return lambda name: files[file_of[name]].get_tensor(name).to(torch.float32)

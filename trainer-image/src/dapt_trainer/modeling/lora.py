@@ -34,6 +34,7 @@ def with_lora(
             "(spec.model.tokenizer.extend); write 2, with offload: optimizer where memory is short, or train all "
             "weights"
         )
+    # PEFT draws the first values from torch's global stream.
     set_seed(seed)
     targets = (
         lora.targets if lora.targets == "all-linear" else [name.strip() for name in lora.targets.split(",")]

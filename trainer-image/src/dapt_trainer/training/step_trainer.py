@@ -130,6 +130,7 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
         **kwargs: object,
     ) -> None:
         super().__init__(model=model, args=args, train_dataset=rows.dataset, data_collator=collate, **kwargs)
+        # The Trainer adds it where progress bars are off, and it prints every entry of the log.
         self.remove_callback(PrinterCallback)
         self._rows = rows
         self._order = rows.order
@@ -187,6 +188,7 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
             model.train()
             penalty.add_gradients(self.state.global_step)
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        # Stays on the accelerator: a number would have to be waited for, once for each micro-batch.
         self._step_loss += loss
         self._hooks.heartbeat()
         return loss
@@ -235,6 +237,7 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
             float(self._hooks.out_of_time()),
             0.0 if self._penalty is None else self._penalty.value(),
         )
+        # In the trainer's state, which a checkpoint holds, so that a resumed run counts on.
         self.state.num_input_tokens_seen += self._rows.tokens_of_step(step - 1)
         self._step_loss.zero_()
         now = time.monotonic()

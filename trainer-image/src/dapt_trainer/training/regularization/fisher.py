@@ -126,6 +126,7 @@ def _take_square(total: torch.Tensor, weight: torch.Tensor) -> None:
 
 def _sampled_backward(model: torch.nn.Module, row: Batch, seed: int, predictions: Predictions) -> None:
     """Compute the gradients of one sequence's log-likelihood, with labels drawn from the model."""
+    # In fp32, as transformers computes its own losses.
     logits = predictions(model, row).float()
     # A generator of its own: the labels depend on the sample alone, not on how many ranks share the samples.
     generator = torch.Generator(logits.device).manual_seed(seed)
@@ -150,6 +151,7 @@ def scaled_to_mean_one(sums: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
 
 def mean_of(sums: Mapping[str, torch.Tensor]) -> float:
     """Return the mean over all weights of the group."""
+    # In fp64: an fp32 sum over millions of squares drops the small ones.
     total = sum(float(tensor.sum(dtype=torch.float64)) for tensor in sums.values())
     return total / sum(tensor.numel() for tensor in sums.values())
 

@@ -137,6 +137,7 @@ class LowRankPenalty:
             # One flat tensor for the gradients of all adapters: one reduction instead of two a layer.
             flat = torch.zeros(self._length, device=self._device)
             distances = [self._add_layer(term, flat) for term in self._terms]
+            # With more ranks than layers a rank has none.
             if distances:
                 self._distance = torch.stack(distances).sum(dtype=torch.float64)
             if self._world_size > 1:

@@ -51,6 +51,7 @@ class PlainWeight:
         """Return the gradient, flat; zeros for a weight that the batch did not reach."""
         if self._weight.grad is None:
             self._weight.grad = torch.zeros_like(self._weight, memory_format=torch.contiguous_format)
+        # A flat copy would take the additions in place of the gradient that the optimizer reads.
         elif not self._weight.grad.is_contiguous():
             self._weight.grad = self._weight.grad.contiguous()
         return self._weight.grad.view(-1)
@@ -145,6 +146,7 @@ def engine_weights(engine: DeepSpeedEngine, model: torch.nn.Module) -> tuple[lis
         return [
             PartitionedWeight(name, weight)
             for name, weight in trained
+            # DeepSpeed sets it on the weights of which this rank has a part.
             if getattr(weight, "_hp_mapping", None) is not None
         ], 1
     # Without ZeRO every rank has the whole optimizer, so each computes the whole penalty.
