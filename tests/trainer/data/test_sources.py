@@ -156,7 +156,7 @@ def test_records_that_are_no_documents_are_named_with_their_place(tmp_path: Path
         ("5", "not a JSON object but a list"),
         ("6", "not JSON (Expecting value: line 2 column 1 (char 10))"),
         ("7", "not Unicode text (half of a surrogate pair)"),
-        ("8", "not JSON ('utf-8' codec can't decode byte 0xff in position 10: invalid start byte)"),
+        ("8", "not UTF-8 text (byte 0xff at byte 11)"),
     ]
 
 
@@ -187,8 +187,12 @@ def test_a_damaged_parquet_file_is_reported(tmp_path: Path) -> None:
 
 def test_a_column_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"body": TEXTS, "n": [1, 2, 3]}), tmp_path / "d.parquet")
-    (bad,) = read_documents(resolve(f"file://{tmp_path}/d.parquet", "f"), "text")
-    assert bad == BadRecord(f"{tmp_path}/d.parquet:1", "no field 'text'", ("body", "n"))
+    with pytest.raises(BadFileError) as caught:
+        read(f"file://{tmp_path}/d.parquet")
+    assert str(caught.value) == (
+        f"{tmp_path}/d.parquet: no column 'text', its columns are body, n; name the one that holds the text as "
+        "textField, or remove the file"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,49 @@
-"""Reads documents from files. A record is a JSON line, a row of a Parquet file, or a whole text file."""
+"""Reads documents from files. A record is a JSON line, a row of a Parquet file, or a whole text file.
+
+A line ends with the byte `\\n` alone. Other characters that Unicode calls line breaks (U+2028, U+0085, form feed) are
+content: JSON allows them inside a string, and text scraped from the web has them.
+"""
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from dapt_contract.base import JsonObject
 from dapt_trainer.data.input_problems import first_line
 from dapt_trainer.data.reading.sources import ResolvedSource, SourceFile
+from dapt_trainer.data.reading.unpacked import (
+    MAX_LINE_BYTES,
+    BadFileError,
+    is_utf16,
+    lines_of,
+    open_unpacked,
+)
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
     from fsspec import AbstractFileSystem
-    from zstandard import ZstdDecompressionObj
+    from pyarrow import Array, DataType
+    from pyarrow.parquet import ParquetFile
+
+__all__ = [
+    "BadFileError",
+    "BadRecord",
+    "Document",
+    "is_unicode",
+    "json_type",
+    "open_unpacked",
+    "read_documents",
+    "read_file",
+    "read_json_lines",
+]
 
 _PARQUET_ROWS = 1024
 _MAX_SHOWN_FIELDS = 12
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_MAX_DIGITS_MESSAGE = "Exceeds the limit"
+"""Beginning of Python's message about an integer of thousands of digits, which goes on about its own settings."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +66,6 @@ class BadRecord:
     """Names of the record's fields where the text field is missing."""
 
 
-class BadFileError(Exception):
-    """Ends the reading of a file; the message is a sentence without the field of the manifest."""
-
-
 def read_documents(source: ResolvedSource, text_field: str) -> Iterator[Document | BadRecord]:
     """Yield all records of a source, file by file.
 
@@ -54,7 +73,18 @@ def read_documents(source: ResolvedSource, text_field: str) -> Iterator[Document
         BadFileError: a file breaks off, is not what its name says, or lacks the column.
     """
     for file in source.files:
-        yield from _READERS[file.format](source.filesystem, file, text_field)
+        yield from read_file(source.filesystem, file, text_field)
+
+
+def read_file(
+    filesystem: AbstractFileSystem, file: SourceFile, text_field: str
+) -> Iterator[Document | BadRecord]:
+    """Yield all records of one file.
+
+    Raises:
+        BadFileError: as `read_documents`.
+    """
+    return _READERS[file.format](filesystem, file, text_field)
 
 
 def read_json_lines(source: ResolvedSource) -> Iterator[tuple[str, JsonObject] | BadRecord]:
@@ -74,23 +104,71 @@ def read_json_lines(source: ResolvedSource) -> Iterator[tuple[str, JsonObject] |
 def _json_lines_of_file(
     filesystem: AbstractFileSystem, file: SourceFile
 ) -> Iterator[tuple[str, JsonObject] | BadRecord]:
-    with _open_unpacked(filesystem, file) as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
+    with open_unpacked(filesystem, file) as stream:
+        is_first = True
+        for number, line in enumerate(lines_of(stream), start=1):
             location = f"{file.label}:{number}"
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                yield BadRecord(location, f"not JSON ({first_line(error)})")
+            if line is None:
+                yield BadRecord(location, f"longer than {MAX_LINE_BYTES >> 20} MiB")
                 continue
-            # Only an escape can spell half of a surrogate pair, and encoding every record to find one is slow.
-            if (b"\\ud" in line or b"\\uD" in line) and not _is_unicode(record):
-                yield BadRecord(location, "not Unicode text (half of a surrogate pair)")
-            elif isinstance(record, dict):
+            if number == 1:
+                line = _checked_beginning(file, line)
+            if line.isspace() or not line:
+                continue
+            record = _parsed(line)
+            is_first, was_first = False, is_first
+            if isinstance(record, dict):
                 yield location, record
-            else:
-                yield BadRecord(location, f"not a JSON object but {_json_type(record)}")
+                continue
+            if was_first and _begins_array(line, record):
+                raise BadFileError(
+                    f"{file.label}: one JSON array, not one record a line; write each record on a line of its own "
+                    "(jq -c '.[]')"
+                )
+            yield BadRecord(
+                location,
+                str(record)
+                if isinstance(record, _NoJsonError)
+                else f"not a JSON object but {json_type(record)}",
+            )
+
+
+class _NoJsonError(Exception):
+    """Says why a line is not a JSON value."""
+
+
+def _parsed(line: bytes) -> object:
+    """Return the value of a line; the reason, as an exception that is not raised, where it has none."""
+    try:
+        # Strictly: `json.loads` would let halves of surrogate pairs pass, as CESU-8 writes them.
+        record = json.loads(line.decode("utf-8"))
+    except RecursionError:
+        return _NoJsonError("nested too deeply")
+    except UnicodeDecodeError as error:
+        return _NoJsonError(f"not UTF-8 text (byte {line[error.start]:#04x} at byte {error.start + 1})")
+    except ValueError as error:
+        reason = first_line(error)
+        if reason.startswith(_MAX_DIGITS_MESSAGE):
+            return _NoJsonError("a number of thousands of digits")
+        return _NoJsonError(f"not JSON ({reason})")
+    # Only an escape can spell half of a surrogate pair, and encoding every record to find one is slow.
+    if (b"\\ud" in line or b"\\uD" in line) and not is_unicode(record):
+        return _NoJsonError("not Unicode text (half of a surrogate pair)")
+    return record
+
+
+def _checked_beginning(file: SourceFile, line: bytes) -> bytes:
+    """Return the first line without a byte order mark, which is no part of the text; refuse UTF-16."""
+    if is_utf16(line[:64]):
+        raise BadFileError(f"{file.label}: not UTF-8 but UTF-16 text; convert it (iconv -f UTF-16 -t UTF-8)")
+    return line.removeprefix(_BYTE_ORDER_MARK)
+
+
+def _begins_array(line: bytes, record: object) -> bool:
+    """Return whether a first line, with its value or the reason for having none, is the beginning of an array."""
+    if isinstance(record, list):
+        return any(isinstance(item, dict) for item in record)
+    return line.lstrip().startswith(b"[")
 
 
 def _jsonl_documents(
@@ -105,7 +183,7 @@ def _jsonl_documents(
         if isinstance(text, str):
             yield Document(text, location)
         elif text_field in record:
-            yield BadRecord(location, f"field {text_field!r} is not a string but {_json_type(text)}")
+            yield BadRecord(location, f"field {text_field!r} is not a string but {json_type(text)}")
         else:
             yield BadRecord(location, f"no field {text_field!r}", tuple(record)[:_MAX_SHOWN_FIELDS])
 
@@ -113,45 +191,92 @@ def _jsonl_documents(
 def _parquet_documents(
     filesystem: AbstractFileSystem, file: SourceFile, text_field: str
 ) -> Iterator[Document | BadRecord]:
-    import pyarrow
     import pyarrow.parquet
 
     try:
         with filesystem.open(file.path, "rb") as stream:
             table = pyarrow.parquet.ParquetFile(stream)
-            if text_field not in table.schema_arrow.names:
-                yield BadRecord(
-                    f"{file.label}:1",
-                    f"no field {text_field!r}",
-                    tuple(table.schema_arrow.names)[:_MAX_SHOWN_FIELDS],
-                )
-                return
+            _check_column(table, file, text_field)
             number = 0
             for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=[text_field]):
-                for text in batch.column(0).to_pylist():
+                for text in _texts(batch.column(0)):
                     number += 1
                     location = f"{file.label}:{number}"
                     if isinstance(text, str):
                         yield Document(text, location)
+                    elif isinstance(text, bytes):
+                        yield BadRecord(location, f"field {text_field!r} is not UTF-8 text")
                     else:
                         yield BadRecord(
-                            location, f"field {text_field!r} is not a string but {_json_type(text)}"
+                            location, f"field {text_field!r} is not a string but {json_type(text)}"
                         )
-    except (pyarrow.ArrowException, OSError) as error:
+    except BadFileError:
+        raise
+    except Exception as error:  # damage shows in as many ways as the library has decoders
         raise BadFileError(
             f"{file.label}: not a readable Parquet file ({first_line(error)}); write it again"
         ) from error
+
+
+def _check_column(table: ParquetFile, file: SourceFile, text_field: str) -> None:
+    """Refuse a file without the column, or with one that holds no text: every row of it would be lost."""
+    names = table.schema_arrow.names
+    if text_field not in names:
+        shown = ", ".join(names[:_MAX_SHOWN_FIELDS]) or "none"
+        raise BadFileError(
+            f"{file.label}: no column {text_field!r}, its columns are {shown}; name the one that holds the text as "
+            "textField, or remove the file"
+        )
+    column_type = table.schema_arrow.field(names.index(text_field)).type
+    if not _is_text(column_type):
+        raise BadFileError(
+            f"{file.label}: column {text_field!r} holds {column_type}, not text; name the one that holds the text as "
+            "textField, or write the column as strings"
+        )
+
+
+def _is_text(column_type: DataType) -> bool:
+    from pyarrow import types
+
+    if types.is_dictionary(column_type):
+        column_type = column_type.value_type
+    return bool(
+        types.is_string(column_type)
+        or types.is_large_string(column_type)
+        or types.is_string_view(column_type)
+    )
+
+
+def _texts(column: Array) -> list[object]:
+    """Return the values of a column of text; bytes where they are not UTF-8, which Parquet does not check."""
+    import pyarrow
+
+    try:
+        values: list[object] = column.to_pylist()
+    except UnicodeDecodeError:
+        values = column.cast(pyarrow.binary()).to_pylist()
+        values = [_decoded(value) if isinstance(value, bytes) else value for value in values]
+    return values
+
+
+def _decoded(value: bytes) -> str | bytes:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value
 
 
 def _text_documents(
     filesystem: AbstractFileSystem, file: SourceFile, _text_field: str
 ) -> Iterator[Document | BadRecord]:
     """Yield the whole text file as one document."""
-    with _open_unpacked(filesystem, file) as stream:
+    with open_unpacked(filesystem, file) as stream:
         content = stream.read()
+    if is_utf16(content[:1024]):
+        yield BadRecord(f"{file.label}:1", "not UTF-8 but UTF-16 text, or no text")
+        return
     try:
-        # A byte order mark is no part of the text.
-        yield Document(content.decode("utf-8-sig"), f"{file.label}:1")
+        yield Document(content.removeprefix(_BYTE_ORDER_MARK).decode("utf-8"), f"{file.label}:1")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         yield BadRecord(f"{file.label}:{line}", f"not UTF-8 text (byte {content[error.start]:#04x})")
@@ -160,75 +285,16 @@ def _text_documents(
 _READERS = {"jsonl": _jsonl_documents, "parquet": _parquet_documents, "text": _text_documents}
 
 
-class _ZstdFrames(io.RawIOBase):
-    """Reads Zstandard frames one after the other and raises for a file that breaks off.
-
-    The library's own stream reader ends without an error when the last frame is not complete, so a copy that was cut
-    off would pass for the whole file.
-    """
-
-    def __init__(self, raw: BinaryIO) -> None:
-        super().__init__()
-        self._raw = raw
-        self._frame: ZstdDecompressionObj | None = None
-        self._unpacked = b""
-        self._packed = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        import zstandard
-
-        while not self._unpacked:
-            packed = self._packed or self._raw.read(256 * 1024)
-            self._packed = b""
-            if not packed:
-                if self._frame is not None:
-                    raise EOFError("the last frame is not complete")
-                return 0
-            if self._frame is None:
-                # zstd --long=31 writes windows of 2 GiB, which the library refuses by default.
-                self._frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-            self._unpacked = self._frame.decompress(packed)
-            if self._frame.eof:
-                self._packed = self._frame.unused_data
-                self._frame = None
-        target = memoryview(buffer)
-        count = min(len(target), len(self._unpacked))
-        target[:count] = self._unpacked[:count]
-        self._unpacked = self._unpacked[count:]
-        return count
-
-
-@contextmanager
-def _open_unpacked(filesystem: AbstractFileSystem, file: SourceFile) -> Iterator[BinaryIO]:
-    """Open a file of a source for reading its unpacked bytes."""
-    import zstandard
-
-    try:
-        with filesystem.open(file.path, "rb") as raw:
-            if file.compression == ".gz":
-                yield io.BufferedReader(gzip.GzipFile(fileobj=raw))
-            elif file.compression == ".zst":
-                yield io.BufferedReader(_ZstdFrames(raw), buffer_size=1024 * 1024)
-            else:
-                yield raw
-    except (OSError, EOFError, zstandard.ZstdError) as error:
-        raise BadFileError(
-            f"{file.label}: breaks off or is damaged ({type(error).__name__}: {first_line(error)}); copy it again"
-        ) from error
-
-
-def _is_unicode(record: object) -> bool:
+def is_unicode(record: object) -> bool:
+    """Return whether all texts of a JSON value can be written as UTF-8."""
     try:
         json.dumps(record, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:
+    except (UnicodeEncodeError, RecursionError):
         return False
     return True
 
 
-def _json_type(value: object) -> str:
+def json_type(value: object) -> str:
     """Return the name of a value's type in JSON's words, with its article."""
     names = {
         type(None): "null",

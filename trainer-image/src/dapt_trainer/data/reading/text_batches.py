@@ -10,11 +10,14 @@ from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import TextSource
 from dapt_trainer.data.analysis import BATCH_CHARACTERS, BATCH_DOCUMENTS
 from dapt_trainer.data.input_problems import Problems
-from dapt_trainer.data.reading.documents import BadFileError, BadRecord, read_documents
+from dapt_trainer.data.reading.documents import BadFileError, BadRecord, read_documents, read_file
 from dapt_trainer.data.reading.languages import LanguageSample
 from dapt_trainer.data.reading.sources import ResolvedSource
 
 _MAX_SHOWN_BAD_RECORDS = 3
+_MAX_SHOWN_BAD_FILES = 5
+_MAX_OPENED_FILES = 200
+"""Files that are opened to look for more bad ones: the run ends anyway."""
 _CHARACTERS_PER_TOKEN = 4
 """Rough length of a token, for `max_tokens` where nothing is tokenized."""
 
@@ -114,8 +117,22 @@ class TextBatches:
                     yield TextBatch(texts, self._records - records, self._bad_records - bad_records)
                     texts, size, records, bad_records = [], 0, self._records, self._bad_records
         except BadFileError as error:
-            self._problems.add(f"{self._field}: {error}")
+            self._report_bad_files(error)
         yield TextBatch(texts, self._records - records, self._bad_records - bad_records)
+
+    def _report_bad_files(self, first: BadFileError) -> None:
+        """Report a bad file, and others whose beginning shows that they are bad too: one run names them all."""
+        reported = [str(first)]
+        for file in self._resolved.files[:_MAX_OPENED_FILES]:
+            if len(reported) == _MAX_SHOWN_BAD_FILES:
+                break
+            try:
+                next(read_file(self._resolved.filesystem, file, self._config.text_field), None)
+            except BadFileError as error:
+                if str(error) not in reported:
+                    reported.append(str(error))
+        for sentence in reported:
+            self._problems.add(f"{self._field}: {sentence}")
 
     def report_bad_records(self, counts: Counts) -> None:
         """Report the first bad records when too many were skipped.

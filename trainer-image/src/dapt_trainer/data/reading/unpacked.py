@@ -1,0 +1,130 @@
+"""Opens files of a source and unpacks them; whatever is wrong with their bytes is one sentence."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO
+
+from dapt_trainer.data.input_problems import first_line
+from dapt_trainer.data.reading.sources import SourceFile
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+    from fsspec import AbstractFileSystem
+    from zstandard import ZstdDecompressionObj
+
+MAX_LINE_BYTES = 256 * 1024 * 1024
+"""A longer line is no record: a file without line breaks would fill the memory."""
+_BUFFER_BYTES = 1024 * 1024
+_UTF16_BEGINNINGS = (b"\xff\xfe", b"\xfe\xff")
+
+
+class BadFileError(Exception):
+    """Ends the reading of a file; the message is a sentence without the field of the manifest."""
+
+
+@contextmanager
+def open_unpacked(filesystem: AbstractFileSystem, file: SourceFile) -> Iterator[BinaryIO]:
+    """Open a file of a source for reading its unpacked bytes.
+
+    Raises:
+        BadFileError: the file cannot be opened or read to its end, or is damaged.
+    """
+    import zstandard
+
+    try:
+        with filesystem.open(file.path, "rb") as raw:
+            if file.compression == ".gz":
+                yield io.BufferedReader(gzip.GzipFile(fileobj=raw), buffer_size=_BUFFER_BYTES)
+            elif file.compression == ".zst":
+                yield io.BufferedReader(_ZstdFrames(raw), buffer_size=_BUFFER_BYTES)
+            elif _is_local(filesystem):
+                yield raw
+            else:
+                # An object store's own file reads a line byte block by byte block, and knows no limit of a line.
+                yield io.BufferedReader(raw, buffer_size=_BUFFER_BYTES)
+    except BadFileError:
+        raise
+    except (FileNotFoundError, PermissionError) as error:
+        raise BadFileError(
+            f"{file.label}: cannot be opened ({error.strerror or first_line(error)}); check the file and its "
+            "permissions"
+        ) from error
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        raise BadFileError(
+            f"{file.label}: breaks off or is damaged ({type(error).__name__}: {first_line(error)}); copy it again"
+        ) from error
+    except Exception as error:  # every object store raises exceptions of its own
+        if _is_local(filesystem):
+            raise
+        raise BadFileError(
+            f"{file.label}: cannot be read to its end ({type(error).__name__}: {first_line(error)}); check the network "
+            "and the credentials"
+        ) from error
+
+
+def _is_local(filesystem: AbstractFileSystem) -> bool:
+    protocol = filesystem.protocol
+    return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+
+
+def lines_of(stream: BinaryIO) -> Iterator[bytes | None]:
+    r"""Yield the lines of a stream, which end with \n and with nothing else; None for a line that is too long."""
+    read_line = stream.readline
+    while line := read_line(MAX_LINE_BYTES):
+        if len(line) < MAX_LINE_BYTES or line.endswith(b"\n"):
+            yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = read_line(MAX_LINE_BYTES)
+        yield None
+
+
+def is_utf16(beginning: bytes) -> bool:
+    """Return whether a text of this beginning is UTF-16 or UTF-32, by its byte order mark or its many zero bytes."""
+    return beginning.startswith(_UTF16_BEGINNINGS) or 4 * beginning.count(b"\0") >= max(4, len(beginning))
+
+
+class _ZstdFrames(io.RawIOBase):
+    """Reads Zstandard frames one after the other and raises for a file that breaks off.
+
+    The library's own stream reader ends without an error when the last frame is not complete, so a copy that was cut
+    off would pass for the whole file.
+    """
+
+    def __init__(self, raw: BinaryIO) -> None:
+        super().__init__()
+        self._raw = raw
+        self._frame: ZstdDecompressionObj | None = None
+        self._unpacked = b""
+        self._packed = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        import zstandard
+
+        while not self._unpacked:
+            packed = self._packed or self._raw.read(256 * 1024)
+            self._packed = b""
+            if not packed:
+                if self._frame is not None:
+                    raise EOFError("the last frame is not complete")
+                return 0
+            if self._frame is None:
+                # zstd --long=31 writes windows of 2 GiB, which the library refuses by default.
+                self._frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+            self._unpacked = self._frame.decompress(packed)
+            if self._frame.eof:
+                self._packed = self._frame.unused_data
+                self._frame = None
+        target = memoryview(buffer)
+        count = min(len(target), len(self._unpacked))
+        target[:count] = self._unpacked[:count]
+        self._unpacked = self._unpacked[count:]
+        return count
