@@ -30,6 +30,13 @@ $(VENV)/.installed: pyproject.toml requirements/build.txt requirements/developme
 	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true # on all cores; pip would use one
 	@touch $@
 
+# The oldest transformers that published models must load in; everything else it shares with .venv.
+OLDER := build/older-transformers
+$(OLDER)/.installed: requirements/older-transformers.txt $(VENV)/.installed
+	rm -rf $(OLDER)
+	$(PIP) --require-hashes --target $(OLDER) --requirement requirements/older-transformers.txt
+	@touch $@
+
 setup: $(VENV)/.installed ## Install everything into .venv (about 5 minutes, 7 GB)
 
 demo: setup ## Adapt SmolLM2-135M to clinical coding on this machine (about 15 minutes on 2 cores)
@@ -54,7 +61,7 @@ imports:
 unit: ## Tests that need no torch
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(BOTH_CORES) -m "not torch and not distributed and not local and not faults and not gpu and not cluster"
 
-torch-tests: ## Tests with toy models, several ranks, and whole local runs
+torch-tests: $(OLDER)/.installed ## Tests with toy models, several ranks, and whole local runs
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(BOTH_CORES) -m "(torch or distributed or local or faults) and not gpu and not cluster"
 
 cluster: $(VENV)/.installed ## Build the real Kubernetes that the cluster tests run on (about 10 minutes, once)
@@ -88,6 +95,7 @@ lock: ## Write requirements/ from the ranges in pyproject.toml (UPGRADE=1 takes 
 	$(COMPILE) pyproject.toml --extra trainer --constraint requirements/development.txt --output-file requirements/trainer.txt
 	$(COMPILE) requirements/build.in --constraint requirements/development.txt --output-file requirements/build.txt
 	$(COMPILE) requirements/demo.in --no-deps --output-file requirements/demo.txt
+	$(COMPILE) requirements/older-transformers.in --no-deps --output-file requirements/older-transformers.txt
 
 crds: $(VENV)/.installed ## Generate crds/, the chart's copy and docs/reference/ from the API models
 	$(BIN)/dapt crd --out crds

@@ -14,7 +14,7 @@ from pathlib import Path
 
 _MAX_HEADER_BYTES = 100 * 1024 * 1024
 """A larger number means that the file is not one of safetensors, or is damaged."""
-_DTYPE_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
+_DTYPE_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 _CONFIG_KEYS = {
     "hidden_size": ("hidden_size", "n_embd", "d_model"),
     "layers": ("num_hidden_layers", "n_layer", "num_layers"),
@@ -32,6 +32,10 @@ class SafetensorsHeader:
 
     shapes: dict[str, tuple[int, ...]]
     """Shape of each tensor by its name."""
+    dtypes: dict[str, str]
+    """Type of each tensor by its name, in the words of safetensors: F32, BF16, I8."""
+    offsets: dict[str, tuple[int, int]]
+    """First byte of each tensor in the file, and the byte behind its last."""
     weights_bytes: int
     """Bytes of all tensors, by their shapes and types."""
     file_bytes: int
@@ -66,6 +70,8 @@ def read_safetensors_header(path: Path) -> SafetensorsHeader:
         ValueError: the header is damaged.
     """
     shapes: dict[str, tuple[int, ...]] = {}
+    dtypes: dict[str, str] = {}
+    offsets: dict[str, tuple[int, int]] = {}
     weights_bytes = 0
     try:
         with path.open("rb") as file:
@@ -77,8 +83,11 @@ def read_safetensors_header(path: Path) -> SafetensorsHeader:
         for name, tensor in header.items():
             if name != "__metadata__":
                 shapes[name] = tuple(tensor["shape"])
+                dtypes[name] = tensor["dtype"]
+                begin, end = tensor["data_offsets"]
+                offsets[name] = (8 + length + begin, 8 + length + end)
                 weights_bytes += math.prod(shapes[name]) * _DTYPE_BYTES.get(tensor["dtype"], 1)
-                file_bytes = max(file_bytes, 8 + length + tensor["data_offsets"][1])
+                file_bytes = max(file_bytes, 8 + length + end)
     except (KeyError, TypeError, AttributeError, struct.error) as error:
         raise ValueError(str(error)) from error
-    return SafetensorsHeader(shapes, weights_bytes, file_bytes)
+    return SafetensorsHeader(shapes, dtypes, offsets, weights_bytes, file_bytes)

@@ -10,20 +10,26 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from transformers import AutoConfig
+from transformers import PreTrainedModel
 
 from dapt_contract.checkpoint import FileEntry
-from dapt_contract.stages.common import ModelReference, Precision
+from dapt_contract.layout import STAGES
+from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.publish import PublishConfig, PublishFacts, PublishReport
 from dapt_trainer.context import StageContext, keep_alive
 from dapt_trainer.digests import sha256_of_file
 from dapt_trainer.errors import InfrastructureError
-from dapt_trainer.modeling.compose import load_model
+from dapt_trainer.modeling.compose import compose_model
 from dapt_trainer.modeling.model_folder import load_tokenizer
+from dapt_trainer.modeling.save_weights import SHARD_BYTES
+from dapt_trainer.modeling.stored_types import read_stored_types, round_as_stored
+from dapt_trainer.publishing.base_files import Changes, write_base_files
 from dapt_trainer.publishing.card import model_card
 from dapt_trainer.publishing.destinations import open_destination
 from dapt_trainer.publishing.published_files import MANIFEST, ModelManifest, manifest_bytes
 from dapt_trainer.training.chat import stop_at_end_of_turn
+
+_TUNING_STAGES = ("finetune", "align")
 
 
 def run(config: PublishConfig, context: StageContext) -> PublishReport:
@@ -64,22 +70,44 @@ def run(config: PublishConfig, context: StageContext) -> PublishReport:
 
 
 def assemble(config: PublishConfig, work: Path, folder: Path) -> None:
-    """Write merged weights in the base model's own precision, configuration, tokenizer and model card into a folder."""
+    """Write merged weights in the base model's own precision, its own files, and the model card into a folder."""
     folder.mkdir(parents=True)
-    model = load_model(work, config.model, precision=stored_precision(work, config.model))
-    model.config.use_cache = True
-    tokenizer = load_tokenizer(work, tokenizer_folder(work, config.model))
-    stop_at_end_of_turn(model, tokenizer)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    reference = config.model
+    origin = work / reference.origin
+    stored = read_stored_types(origin)
+    model = compose_model(work, reference, dtype=stored.widest)
+    dtype = round_as_stored(model, stored)
+    changes = Changes(
+        chat_template=_new_template(work, reference),
+        end_token_ids=_new_ends(model, work, reference),
+        dtype=None if dtype == stored.main else str(dtype).removeprefix("torch."),
+    )
+    model.save_pretrained(folder, max_shard_size=SHARD_BYTES)
+    write_base_files(origin, folder, changes)
     if config.model_card:
         (folder / "README.md").write_text(model_card(config), encoding="utf-8")
 
 
-def stored_precision(work: Path, reference: ModelReference) -> Precision:
-    """Return fp32 where the weights' configuration says so, else bf16, which users of published models expect."""
-    config = AutoConfig.from_pretrained(work / reference.weights, local_files_only=True)
-    return "fp32" if str(config.dtype).endswith("float32") else "bf16"
+def _new_template(work: Path, reference: ModelReference) -> str | None:
+    """Return the chat template that tuning has added; None where the base model's files have it."""
+    template = load_tokenizer(work, tokenizer_folder(work, reference)).chat_template
+    return None if template == load_tokenizer(work, reference.origin).chat_template else template
+
+
+def _new_ends(model: PreTrainedModel, work: Path, reference: ModelReference) -> list[int] | None:
+    """Return the tokens at which a tuned model stops; None where they are the base model's."""
+    if not _is_tuned(reference):
+        return None
+    before = model.generation_config.eos_token_id
+    stop_at_end_of_turn(model, load_tokenizer(work, tokenizer_folder(work, reference)))
+    after = model.generation_config.eos_token_id
+    return None if after == before else list(after)
+
+
+def _is_tuned(reference: ModelReference) -> bool:
+    """Return whether a stage after selection has trained the model."""
+    parts = (reference.weights, *reference.tuned)
+    return any(part.startswith(tuple(f"{STAGES}/{stage}-" for stage in _TUNING_STAGES)) for part in parts)
 
 
 def tokenizer_folder(work: Path, reference: ModelReference) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from dapt_contract.layout import EXTENDED_MODEL, MODEL
 from dapt_contract.stages.prepare import TokenizerExtensionConfig, TokenizerFacts
 from dapt_trainer.data.base_model.facts import TokenizerDescription
-from dapt_trainer.data.base_model.fetch import read_json
+from dapt_trainer.data.base_model.files import FACTS, read_json
 from dapt_trainer.data.choose_held_out import Corpus
 from dapt_trainer.data.packing.data_manifest import TokenType
 from dapt_trainer.data.packing.held_out import HeldOutDocument
@@ -30,7 +30,14 @@ from dapt_trainer.tokenization.retokenize import SAMPLE_BYTES, retokenized, text
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
-_OLD_FORMATS = ("vocab.json", "merges.txt", "tokenizer.model", "spiece.model")
+_OLD_FORMATS = (
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+)
 """Other forms of the old vocabulary, which would contradict the extended one in the same folder."""
 WORTHWHILE_FRACTION = 0.02
 """Share of the domain's held-out tokens that an extension must save, else prepare warns."""
@@ -127,7 +134,9 @@ def write_grown_model(
     """
     target.mkdir(parents=True)
     for path in sorted(model.iterdir()):
-        if path.suffix != ".safetensors" and path.name not in (*_OLD_FORMATS, "tokenizer.json", "facts.json"):
+        if path.is_dir():
+            shutil.copytree(path, target / path.name)
+        elif path.suffix != ".safetensors" and path.name not in (*_OLD_FORMATS, "tokenizer.json", FACTS):
             shutil.copyfile(path, target / path.name)
     (target / "tokenizer.json").write_text(grown.tokenizer_json, encoding="utf-8")
     first = grown.tokens[0].id if grown.tokens else 0

@@ -24,14 +24,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dapt_contract.layout import EXTENDED_MODEL
+from dapt_trainer.data.base_model.files import EXTENSION, INDEX
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PretrainedConfig
-
-EXTENSION = "extension.json"
-"""File in the extended model's folder: the first new id, and the constituents of each new token in order."""
-_INDEX = "model.safetensors.index.json"
 
 
 class GrowError(Exception):
@@ -94,7 +91,7 @@ def grow_model(folder: Path, target: Path) -> None:
             _rewrite(folder / file, target / file, names, extension, rows)
         else:
             _link(folder / file, target / file)
-    if (folder / _INDEX).is_file():
+    if (folder / INDEX).is_file():
         _write_index(folder, target)
     config["vocab_size"] = rows
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -281,14 +278,14 @@ def grown(old: Tensor, extension: Extension, rows: int) -> Tensor:
 
 def _write_index(folder: Path, target: Path) -> None:
     """Write the index of several files: the same names, the new total size."""
-    index = json.loads((folder / _INDEX).read_text())
+    index = json.loads((folder / INDEX).read_text())
     if "total_size" in index.get("metadata", {}):
         change = sum(
             (target / name).stat().st_size - (folder / name).stat().st_size
             for name in set(index["weight_map"].values())
         )
         index["metadata"]["total_size"] += change
-    (target / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    (target / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _link(origin: Path, target: Path) -> None:

@@ -204,7 +204,7 @@ class TuningRun(ABC):
             self.ranks.barrier()
         name = folder.relative_to(self.context.work).as_posix()
         if self._config.lora is None:
-            return ModelReference(weights=name)
+            return ModelReference(weights=name, origin=self._config.model.origin)
         # The adapter was trained on the whole recipe that the model started from, so it is merged last.
         return self._config.model.with_tuned(name)
 

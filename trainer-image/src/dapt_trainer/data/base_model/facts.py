@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from dapt_contract.model_files import config_number, read_safetensors_header, shape_numbers
 from dapt_contract.stages.prepare import ModelFacts
-from dapt_trainer.data.base_model.fetch import FIELD, check_no_remote_code, read_json
+from dapt_trainer.data.base_model.fetch import check_no_remote_code
+from dapt_trainer.data.base_model.files import FIELD, read_json
 from dapt_trainer.digests import weights_digest
 from dapt_trainer.errors import InputError
 
@@ -66,7 +67,7 @@ def read_tokenizer(folder: Path, source: str) -> TokenizerDescription:
         tokenizer_json=content,
         end_of_text=token,
         end_of_text_id=int(number),
-        begin_of_text_id=None if settings.get("add_bos_token") is False else _begin_of_text_id(tokenizer),
+        begin_of_text_id=None if settings.get("add_bos_token") is False else begin_of_text_id(tokenizer),
         vocabulary_size=max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0) + 1,
         has_chat_template=bool(settings.get("chat_template"))
         or (folder / "chat_template.jinja").is_file()
@@ -185,7 +186,7 @@ def _token_text(token: object) -> str | None:
     return token if isinstance(token, str) and token else None
 
 
-def _begin_of_text_id(tokenizer: Tokenizer) -> int | None:
+def begin_of_text_id(tokenizer: Tokenizer) -> int | None:
     """Return the one token that the tokenizer puts before every text; None when it puts none there."""
     plain = tokenizer.encode("a", add_special_tokens=False).ids
     with_special = tokenizer.encode("a", add_special_tokens=True).ids

@@ -4,8 +4,9 @@
     ...FILE.gguf                                      one GGUF file, dequantized to bfloat16
     hf://ORG/NAME@REVISION[/FILE.gguf]                a repository of the hub; a moving revision is resolved
 
-Only safetensors, configuration and tokenizer files are taken. A GGUF file, and a tokenizer without tokenizer.json, are
-converted with transformers in a process of its own (`dapt_trainer.data.base_model.convert`).
+Only safetensors, configuration, tokenizer and licence files are taken, byte for byte: the published model has them
+again. A GGUF file, and a tokenizer without tokenizer.json, are converted with transformers in a process of its own
+(`dapt_trainer.data.base_model.convert`).
 
 Where the profile has a model cache, files from the hub stay there in the layout of the hub's own client (blobs by their
 checksum, a folder of links for each commit), and the next adaptation copies them instead of downloading them.
@@ -13,38 +14,19 @@ checksum, a folder of links for each commit), and the next adaptation copies the
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from dapt_contract.base import JsonObject
 from dapt_contract.pod import MODEL_CACHE
-from dapt_trainer.data.input_problems import first_line
+from dapt_trainer.data.base_model.files import FIELD, files_to_take, is_small_file, read_json
+from dapt_trainer.data.reading.hub_revision import look_up
 from dapt_trainer.data.reading.sources import filesystem_of, unreachable
 from dapt_trainer.data.run_module import OFFLINE, run_module
 from dapt_trainer.errors import InputError, StageOutOfMemoryError
 
-FIELD = "spec.model.source"
-_SMALL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "chat_template.jinja",
-    "chat_template.json",
-    "model.safetensors.index.json",
-)
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_INDEX = "model.safetensors.index.json"
 _ACCEPTED = "accepted are a folder with config.json and *.safetensors, and one .gguf file"
 
 Beat = Callable[[], None]
@@ -77,10 +59,11 @@ def import_model(source: str, folder: Path, scratch: Path, beat: Beat = lambda: 
         _convert("gguf", gguf, folder, source, beat)
         return resolved
     _check_folder(origin, source)
-    for name in _files_to_take(sorted(path.name for path in origin.iterdir()), origin, source):
+    for name in files_to_take(origin, source):
+        (folder / name).parent.mkdir(exist_ok=True)
         _link_or_copy(origin / name, folder / name)
     if not (folder / "tokenizer.json").is_file():
-        _convert("tokenizer", origin, folder, source, beat)
+        _convert_tokenizer(origin, folder, scratch, source, beat)
     return resolved
 
 
@@ -96,23 +79,6 @@ def check_no_remote_code(folder: Path, source: str) -> None:
                 f"{FIELD}: {source}: {name} asks for code from the model's repository (auto_map), which dapt never "
                 "runs; use a model of an architecture that transformers knows"
             )
-
-
-def read_json(path: Path, source: str) -> JsonObject:
-    """Read a JSON object from the model's folder; return an empty one when there is no such file.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{FIELD}: {source}: {path.name} is not readable JSON ({first_line(error)}); download the model again"
-        ) from error
-    return value if isinstance(value, dict) else {}
 
 
 def _fetch(source: str, scratch: Path) -> Path:
@@ -132,7 +98,7 @@ def _fetch(source: str, scratch: Path) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     names = [entry.rsplit("/", 1)[-1] for entry in paths]
     for entry, name in zip(paths, names, strict=True):
-        if name.endswith((".safetensors", ".gguf")) or name in _SMALL_FILES:
+        if name.endswith((".safetensors", ".gguf")) or is_small_file(name):
             filesystem.get_file(entry, str(target / name))
     if _has_pickled(names) and not _weights(names):
         raise InputError(_pickled_message(source))
@@ -147,13 +113,16 @@ def _download_from_hub(source: str, scratch: Path) -> tuple[Path, str]:
             f"{FIELD}: {source}: a model on the hub is hf://ORG/NAME@REVISION, also with /FILE.gguf"
         )
     name, _, revision = parts[1].partition("@")
-    repository, file = f"{parts[0]}/{name}", "/".join(parts[2:])
+    repository = f"{parts[0]}/{name}"
     try:
         from huggingface_hub import HfApi, snapshot_download
 
-        info = HfApi().model_info(repository, revision=revision or None)
+        info, rest = look_up(
+            revision, parts[2:], lambda revision: HfApi().model_info(repository, revision=revision)
+        )
+        file = "/".join(rest)
         names = [sibling.rfilename for sibling in info.siblings or ()]
-        patterns = [file] if file else ["*.safetensors", *_SMALL_FILES]
+        patterns = [file] if file else ["*.safetensors", *(name for name in names if is_small_file(name))]
         if not file and not _weights(names):
             if _has_pickled(names):
                 raise InputError(_pickled_message(source))
@@ -211,22 +180,6 @@ def _weights(names: list[str]) -> list[str]:
     return [name for name in names if name.endswith(".safetensors") and "/" not in name]
 
 
-def _files_to_take(names: list[str], origin: Path, source: str) -> list[str]:
-    """Return the files to take: of several sets of weights the one that transformers would load."""
-    small = [name for name in names if name in _SMALL_FILES]
-    if _INDEX in names:
-        weight_map = read_json(origin / _INDEX, source).get("weight_map")
-        weights = sorted({str(name) for name in weight_map.values()}) if isinstance(weight_map, dict) else []
-        missing = [name for name in weights if name not in names]
-        if missing:
-            raise InputError(f"{FIELD}: {source}: {missing[0]} is missing; download the model again")
-        return small + weights
-    weights = _weights(names)
-    if len(weights) > 1 and "model.safetensors" in weights:
-        weights = ["model.safetensors"]
-    return small + weights
-
-
 def _link_or_copy(origin: Path, target: Path) -> None:
     """Link weights where the volume allows it, and copy everything else."""
     origin = origin.resolve()  # a model cache holds symbolic links to its blobs
@@ -238,6 +191,17 @@ def _link_or_copy(origin: Path, target: Path) -> None:
         except OSError:
             pass
     shutil.copyfile(origin, target)
+
+
+def _convert_tokenizer(origin: Path, folder: Path, scratch: Path, source: str, beat: Beat) -> None:
+    """Add tokenizer.json; all other files of the tokenizer stay as they came, where they are enough."""
+    converted = scratch / "converted-tokenizer"
+    _convert("tokenizer", origin, converted, source, beat)
+    shutil.copyfile(converted / "tokenizer.json", folder / "tokenizer.json")
+    # Old tokenizers leave their special tokens to the defaults of a class, which only the converter knows.
+    names = ("tokenizer_config.json", "special_tokens_map.json")
+    if not any(read_json(folder / name, source).get("eos_token") for name in names):
+        shutil.copyfile(converted / "tokenizer_config.json", folder / "tokenizer_config.json")
 
 
 def _convert(conversion: str, origin: Path, folder: Path, source: str, beat: Beat) -> None:

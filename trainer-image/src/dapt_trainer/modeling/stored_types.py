@@ -1,0 +1,74 @@
+"""Reads in which number formats a model folder stores its tensors, and rounds a model to the same.
+
+Some models keep a few tensors in fp32 (routers, state-space parameters) where all others are in 16 bits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from dapt_contract.model_files import read_safetensors_header
+
+_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class StoredTypes:
+    """Holds the floating-point formats of a folder's tensors."""
+
+    main: torch.dtype
+    """That of most bytes."""
+    by_name: Mapping[str, torch.dtype]
+
+    @property
+    def widest(self) -> torch.dtype:
+        """Return a format that holds the model's values until they are rounded one by one.
+
+        fp16 has too small a range for weights that were trained in another format.
+        """
+        has_others = bool(set(self.by_name.values()) - {self.main})
+        return torch.float32 if has_others or self.main == torch.float16 else self.main
+
+
+def read_stored_types(folder: Path) -> StoredTypes:
+    """Read the formats from the headers of a model folder's weights; a folder without any counts as fp32."""
+    by_name: dict[str, torch.dtype] = {}
+    sizes: Counter[torch.dtype] = Counter()
+    for path in sorted(folder.glob("*.safetensors")):
+        header = read_safetensors_header(path)
+        for name, type_name in header.dtypes.items():
+            if type_name in _TYPES:
+                begin, end = header.offsets[name]
+                by_name[name] = _TYPES[type_name]
+                sizes[_TYPES[type_name]] += end - begin
+    main = sizes.most_common(1)[0][0] if sizes else torch.float32
+    return StoredTypes(main, by_name)
+
+
+def round_as_stored(model: PreTrainedModel, stored: StoredTypes) -> torch.dtype:
+    """Convert a model's parameters, one after the other, to the formats of the base model's tensors.
+
+    Returns:
+        The format of most tensors: bf16 instead of fp16 where training has made weights that fp16 cannot hold.
+    """
+    main = stored.main
+    if main == torch.float16 and not _fits_fp16(model):
+        main = torch.bfloat16
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point():
+            dtype = stored.by_name.get(name, stored.main)
+            parameter.data = parameter.data.to(main if dtype == stored.main else dtype)
+    return main
+
+
+def _fits_fp16(model: PreTrainedModel) -> bool:
+    largest = torch.finfo(torch.float16).max
+    return all(
+        bool((value.abs() <= largest).all()) for value in model.parameters() if value.is_floating_point()
+    )
