@@ -13,7 +13,7 @@ from dapt_operator.cluster.kubernetes import (
     RequestRefusedError,
 )
 from dapt_operator.cluster.kubernetes import client as kubernetes_client
-from dapt_operator.cluster.kubernetes.client import Api
+from dapt_operator.cluster.kubernetes.client import ApiServerClient
 from support.api_double import ApiDouble, Odd
 
 MAPS = "/api/v1/namespaces/health/configmaps"
@@ -22,9 +22,9 @@ BUSY = Odd(429, {"Retry-After": "0"}, b'{"reason":"TooManyRequests","message":"s
 
 
 @pytest.fixture
-def client(double: ApiDouble, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+def client(double: ApiDouble, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServerClient]:
     monkeypatch.setattr(kubernetes_client, "FIRST_PAUSE_SECONDS", 0.001)
-    made = Api(double.client())
+    made = ApiServerClient(double.client())
     yield made
     made.close()
 
@@ -41,7 +41,9 @@ def client(double: ApiDouble, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     ],
     ids=["429", "500", "503", "cut before", "cut after", "broken JSON"],
 )
-def test_a_creation_takes_effect_once_whatever_comes_back(double: ApiDouble, client: Api, odd: Odd) -> None:
+def test_a_creation_takes_effect_once_whatever_comes_back(
+    double: ApiDouble, client: ApiServerClient, odd: Odd
+) -> None:
     double.odd("POST", odd)
     if odd.after_effect:
         with pytest.raises(ApiError, match="409 AlreadyExists"):
@@ -52,7 +54,7 @@ def test_a_creation_takes_effect_once_whatever_comes_back(double: ApiDouble, cli
     assert list(double.objects) == [f"{MAPS}/one"]
 
 
-def test_after_a_few_attempts_it_is_unavailable(double: ApiDouble, client: Api) -> None:
+def test_after_a_few_attempts_it_is_unavailable(double: ApiDouble, client: ApiServerClient) -> None:
     double.odd("GET", *[BUSY] * 10)
     with pytest.raises(ApiUnavailableError) as raised:
         client.get(f"{MAPS}/one")
@@ -64,13 +66,13 @@ def test_no_server_is_unavailable(double: ApiDouble, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(kubernetes_client, "FIRST_PAUSE_SECONDS", 0.001)
     configured = double.client()
     configured.configuration.host = "http://127.0.0.1:9"
-    client = Api(configured)
+    client = ApiServerClient(configured)
     with pytest.raises(ApiUnavailableError, match=r"^GET /version: no answer NewConnectionError: "):
         client.get("/version")
     client.close()
 
 
-def test_what_is_refused_is_not_sent_again(double: ApiDouble, client: Api) -> None:
+def test_what_is_refused_is_not_sent_again(double: ApiDouble, client: ApiServerClient) -> None:
     body = b'{"reason":"Forbidden","message":"exceeded quota: maps, used: count/configmaps=5"}'
     double.odd("POST", Odd(403, {}, body))
     with pytest.raises(RequestRefusedError) as raised:
@@ -79,21 +81,21 @@ def test_what_is_refused_is_not_sent_again(double: ApiDouble, client: Api) -> No
     assert len(double.requests) == 1
 
 
-def test_a_redirect_is_not_followed(double: ApiDouble, client: Api) -> None:
+def test_a_redirect_is_not_followed(double: ApiDouble, client: ApiServerClient) -> None:
     double.odd("GET", Odd(302, {"Location": "http://127.0.0.1:9/secret"}))
     with pytest.raises(ApiError, match="302"):
         client.get(f"{MAPS}/one")
     assert len(double.requests) == 1
 
 
-def test_an_answer_that_never_ends_is_given_up(double: ApiDouble, client: Api) -> None:
+def test_an_answer_that_never_ends_is_given_up(double: ApiDouble, client: ApiServerClient) -> None:
     double.odd("GET", Odd(drip_seconds=0.01))
     with pytest.raises(ApiUnavailableError, match=r"answer not complete after 0\.2 s"):
         client.get(f"{MAPS}/one", attempts=1, timeout_seconds=0.2)
 
 
 def test_an_answer_that_is_too_large_is_given_up(
-    double: ApiDouble, client: Api, monkeypatch: pytest.MonkeyPatch
+    double: ApiDouble, client: ApiServerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kubernetes_client, "MAX_ANSWER_BYTES", 1000)
     double.odd("GET", Odd(200, {}, 2000 * b" "))
@@ -101,7 +103,7 @@ def test_an_answer_that_is_too_large_is_given_up(
         client.get(f"{MAPS}/one", attempts=1)
 
 
-def test_of_a_text_only_the_first_bytes_are_read(double: ApiDouble, client: Api) -> None:
+def test_of_a_text_only_the_first_bytes_are_read(double: ApiDouble, client: ApiServerClient) -> None:
     double.logs["one"] = 5000 * b"x"
     path = "/api/v1/namespaces/health/pods/one/log"
     assert client.text(path, {}, max_bytes=1000, timeout_seconds=5) == 1000 * b"x"
@@ -109,7 +111,7 @@ def test_of_a_text_only_the_first_bytes_are_read(double: ApiDouble, client: Api)
 
 
 def test_a_list_comes_in_pages_of_one_moment(
-    double: ApiDouble, client: Api, monkeypatch: pytest.MonkeyPatch
+    double: ApiDouble, client: ApiServerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kubernetes_client, "PAGE_ITEMS", 2)
     for number in range(5):
@@ -125,7 +127,7 @@ def test_a_list_comes_in_pages_of_one_moment(
 
 
 def test_who_may_not_write_sends_nothing(double: ApiDouble) -> None:
-    client = Api(double.client(), may_write=lambda: False)
+    client = ApiServerClient(double.client(), may_write=lambda: False)
     for verb in (
         lambda: client.post(MAPS, ONE),
         lambda: client.put(f"{MAPS}/one", ONE),
@@ -144,7 +146,7 @@ def test_client_checks_the_right_to_write_before_each_attempt(
 ) -> None:
     monkeypatch.setattr(kubernetes_client, "FIRST_PAUSE_SECONDS", 0.001)
     answers = [True, False]
-    client = Api(double.client(), may_write=lambda: answers.pop(0))
+    client = ApiServerClient(double.client(), may_write=lambda: answers.pop(0))
     double.odd("POST", BUSY)
     with pytest.raises(NotLeaderError):
         client.post(MAPS, ONE)
@@ -153,7 +155,7 @@ def test_client_checks_the_right_to_write_before_each_attempt(
 
 
 def test_closing_ends_the_rests(double: ApiDouble) -> None:
-    client = Api(double.client())
+    client = ApiServerClient(double.client())
     double.odd("GET", *[Odd(503, {"Retry-After": "5"})] * 4)
     client.close()
     with pytest.raises(ApiUnavailableError):
@@ -161,7 +163,7 @@ def test_closing_ends_the_rests(double: ApiDouble) -> None:
     assert len(double.requests) == 1
 
 
-def test_connections_are_used_again(double: ApiDouble, client: Api) -> None:
+def test_connections_are_used_again(double: ApiDouble, client: ApiServerClient) -> None:
     for _ in range(5):
         client.get(f"{MAPS}/one")
     assert (double.num_connections, len(double.requests)) == (1, 5)
@@ -170,7 +172,7 @@ def test_connections_are_used_again(double: ApiDouble, client: Api) -> None:
 def test_the_token_and_who_we_are_go_with_each_request(double: ApiDouble) -> None:
     configured = double.client()
     configured.configuration.api_key["authorization"] = "Bearer secret"
-    client = Api(configured)
+    client = ApiServerClient(configured)
     client.get(f"{MAPS}/one")
     (request,) = double.requests
     assert request.headers["Authorization"] == "Bearer secret"

@@ -153,6 +153,6 @@ def test_compaction_counts_dropped_records_and_drops_the_most_forgetting_first()
     assert len(kept) > 60
     facts = read_facts(ledger)
     assert set(kept) <= set(facts.measures)
-    assert facts.closed == {f"a1-s{index}" for index in range(5, 178)}
+    assert facts.dropped_evaluations == {f"a1-s{index}" for index in range(5, 178)}
     assert facts.measures["a1-s5"] == EvaluateFacts.model_validate(record(5).facts).measure
     assert size_bytes(truncate_status(DomainAdaptationStatus(ledger=ledger)).to_dict()) <= 240 * 1024

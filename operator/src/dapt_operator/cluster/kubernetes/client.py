@@ -92,7 +92,7 @@ class _Answer:
     content: bytes
 
 
-class Api:
+class ApiServerClient:
     """A client of the API server, usable from any number of threads."""
 
     def __init__(

@@ -19,7 +19,7 @@ from dapt_operator.api.names import API_VERSION, LABEL_NAME, LABEL_RUN, LABEL_UI
 from dapt_operator.cluster.errors import CannotCreateError, ConflictError
 from dapt_operator.cluster.kubernetes.cache.entry import PROFILE, RESOURCE
 from dapt_operator.cluster.kubernetes.cache.store import ResourceWithChildren, Store
-from dapt_operator.cluster.kubernetes.client import Api, Query
+from dapt_operator.cluster.kubernetes.client import ApiServerClient, Query
 from dapt_operator.cluster.kubernetes.create import create, why_refused
 from dapt_operator.cluster.kubernetes.errors import ApiError
 from dapt_operator.cluster.kubernetes.events import event_manifest
@@ -60,7 +60,7 @@ class KubernetesCluster:
             namespaces: namespaces to list; empty for all.
             clock: of the polls' intervals; monotonic, in seconds.
         """
-        self._api = Api(api, may_write)
+        self._api = ApiServerClient(api, may_write)
         self._store = store
         self._namespaces = tuple(namespaces)
         self._listed_runs: set[str] = set()

@@ -8,7 +8,7 @@ from typing import Final
 
 from dapt_contract.sentences import shortened
 from dapt_operator.cluster.errors import NameTakenError
-from dapt_operator.cluster.kubernetes.client import Api
+from dapt_operator.cluster.kubernetes.client import ApiServerClient
 from dapt_operator.cluster.kubernetes.errors import ApiError, RequestRefusedError
 from dapt_operator.cluster.kubernetes.resources import KINDS
 from dapt_operator.stage_run import MAX_QUOTE_CHARACTERS, Manifest
@@ -18,7 +18,7 @@ APPLIED: Final = frozenset({"PersistentVolumeClaim", "Service"})
 _log = logging.getLogger(__name__)
 
 
-def create(api: Api, manifest: Manifest) -> Manifest | None:
+def create(api: ApiServerClient, manifest: Manifest) -> Manifest | None:
     """Make an object exist and return it as the server holds it; None for a Secret that exists already.
 
     Raises:
@@ -87,7 +87,7 @@ def _whose(owners: Sequence[Manifest]) -> str:
     return f"it belongs to {str(owner.get('kind'))[:63]} {str(owner.get('name'))[:253]}"
 
 
-def _apply(api: Api, manifest: Manifest, kind: str, namespace: str, name: str) -> Manifest:
+def _apply(api: ApiServerClient, manifest: Manifest, kind: str, namespace: str, name: str) -> Manifest:
     path = KINDS[kind].path(namespace, name)
     try:
         return api.apply(path, manifest)

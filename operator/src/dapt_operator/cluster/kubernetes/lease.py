@@ -17,7 +17,7 @@ from typing import Final
 
 import kubernetes.client
 
-from dapt_operator.cluster.kubernetes.client import ATTEMPT_SECONDS, Api
+from dapt_operator.cluster.kubernetes.client import ATTEMPT_SECONDS, ApiServerClient
 from dapt_operator.cluster.kubernetes.errors import ApiError
 from dapt_operator.cluster.kubernetes.resources import KINDS
 from dapt_operator.cluster.timestamps import micro_time
@@ -53,7 +53,7 @@ class Leadership:
             identity: name and uid of the pod, so that a container that restarts in its pod keeps its Lease.
             clock: monotonic, in seconds.
         """
-        self._api = Api(api)
+        self._api = ApiServerClient(api)
         self._namespace = namespace
         self._name = name
         self._identity = identity

@@ -35,7 +35,7 @@ class Facts:
     """Digest of the weights that an evaluation was to score, by candidate."""
     given_up: Mapping[str, str] = field(default_factory=dict)
     """Last messages of evaluations that failed for good, by candidate."""
-    closed: frozenset[str] = frozenset()
+    dropped_evaluations: frozenset[str] = frozenset()
     """Candidates whose evaluation has ended and whose record was dropped."""
     lost_blends: Mapping[int, str] = field(default_factory=dict)
     """Last messages of blend runs that failed for good, by attempt."""
@@ -96,7 +96,7 @@ def read_facts(ledger: Ledger) -> Facts:
         measures=measures,
         expected=expected,
         given_up=given_up,
-        closed=frozenset(
+        dropped_evaluations=frozenset(
             work.candidate
             for work in ledger.dropped_work()
             if work.stage == "evaluate" and work.candidate is not None

@@ -149,7 +149,7 @@ def _evaluation(facts: Facts, table_row: _TableRow) -> tuple[Measure | None, str
     if table_row.id in facts.given_up:
         message = facts.given_up[table_row.id]
         return None, f"its evaluation failed{f': {message}' if message else ''}"
-    if table_row.id in facts.closed:
+    if table_row.id in facts.dropped_evaluations:
         return None, "its evaluation has ended and its numbers were dropped to keep the status small"
     return None, ""
 

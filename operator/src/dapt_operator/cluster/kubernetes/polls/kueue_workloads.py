@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from dapt_operator.cluster.kubernetes.client import Api, Query
+from dapt_operator.cluster.kubernetes.client import ApiServerClient, Query
 from dapt_operator.cluster.kubernetes.polls.poller import TIMEOUT_SECONDS, Poller
 from dapt_operator.cluster.kubernetes.resources import ResourceKind
 from dapt_operator.stage_run import JsonObject, Manifest
@@ -25,7 +25,7 @@ class Workloads(Poller["Manifest | None"]):
 
     interval_seconds = 5.0
 
-    def __init__(self, api: Api, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, api: ApiServerClient, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(api, clock)
         self._kind: ResourceKind | None = None
         self._next_discovery = 0.0

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Final
 
 from dapt_contract.sentences import shortened
-from dapt_operator.cluster.kubernetes.client import Api, Query
+from dapt_operator.cluster.kubernetes.client import ApiServerClient, Query
 from dapt_operator.cluster.kubernetes.errors import ApiError
 from dapt_operator.cluster.kubernetes.resources import KINDS
 from dapt_operator.cluster.port import Key
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 class PodLogs:
     """Reads the logs of failed pods in a thread pool and keeps the lines by the pod's uid."""
 
-    def __init__(self, api: Api, on_change: Callable[[Key], None]) -> None:
+    def __init__(self, api: ApiServerClient, on_change: Callable[[Key], None]) -> None:
         self._api = api
         self._on_change = on_change
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="pod-logs")

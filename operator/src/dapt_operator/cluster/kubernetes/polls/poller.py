@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from dapt_operator.cluster.kubernetes.client import Api
+from dapt_operator.cluster.kubernetes.client import ApiServerClient
 from dapt_operator.cluster.kubernetes.errors import ApiError
 from dapt_operator.cluster.port import Key
 from dapt_operator.stage_run import Manifest
@@ -37,7 +37,7 @@ class Poller(ABC, Generic[Answer]):
     """Age at which a run is first polled, counted from the first call that names it."""
     interval_seconds: float
 
-    def __init__(self, api: Api, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, api: ApiServerClient, clock: Callable[[], float] = time.monotonic) -> None:
         self._api = api
         self._clock = clock
         self._lock = threading.Lock()
