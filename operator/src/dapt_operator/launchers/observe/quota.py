@@ -53,6 +53,7 @@ def quota_of(labels: Manifest, *, suspended: bool, workload: Manifest | None) ->
         return Quota.GRANTED, ""
     if workload is None:
         return Quota.WAITING, NOT_SEEN
+    # Not falsy: where the field is absent Kueue takes it for true.
     if (workload.get("spec") or {}).get("active") is False:
         name = (workload.get("metadata") or {}).get("name", "")
         return Quota.NEVER, f"Workload {name} was deactivated: set its spec.active to true again"

@@ -31,6 +31,7 @@ def give_up_stuck(
     """
     for record in ledger.runs:
         run = find_run(runs, record) if record.is_open else None
+        # A run that is gone, or about to be, is closed by `update_ledger`.
         if run is None or run.is_deleting:
             continue
         reason = _reason(record, run, generation, profile_digest)

@@ -82,6 +82,7 @@ def reserved_seconds(spec: DomainAdaptationSpec, ledger: Ledger) -> float:
     evaluation_seconds = baseline.accelerator_seconds if baseline is not None else 0.0
     num_tunings = (spec.finetuning is not None) + (spec.preference is not None)
     num_shares = sum(share < 1.0 for share in spec.selection.interpolate)
+    # As `blends` makes them: of each share two checkpoints and, where there is one, the average.
     num_averages = int(spec.selection.average_last > 1)
     num_blends = num_averages + num_shares * (2 + num_averages)
     num_evaluations = 1

@@ -47,6 +47,7 @@ def after_limit(
         message: why, as the trainer reported it.
         now: aware, UTC.
     """
+    # Who pins a candidate wants that one, whatever another attempt would give.
     if any(candidate.id == spec.selection.pin for candidate in known):
         return None
     ended = "diverged" if has_diverged else "was stopped at the forgetting limit"

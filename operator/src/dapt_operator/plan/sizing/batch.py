@@ -98,6 +98,7 @@ def halved(batch: Batch, halvings: int) -> Batch | None:
     for _ in range(halvings):
         if size == 1:
             return None
+        # A divisor of the rank's share, so that the global batch stays what it was.
         size = max(divisor for divisor in range(1, size // 2 + 1) if per_rank % divisor == 0)
     return replace(batch, micro_batch_size=size, accumulation=per_rank // size)
 

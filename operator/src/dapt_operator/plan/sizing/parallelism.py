@@ -173,6 +173,7 @@ def what_would_fit(request: SharingRequest) -> list[str]:
             proposals.append(f"{change} ({sharing.text()})")
         return sharing is not None
 
+    # First without what the spec fixes: the estimate may find a way where the chosen one does not fit.
     free = replace(request, zero_stage=None, offload=None, gradient_checkpointing=None)
     if free != request and propose("pretraining.distribution left to the estimate", free):
         return proposals

@@ -69,6 +69,7 @@ def blends(spec: DomainAdaptationSpec, facts: Facts, attempt: int) -> tuple[Blen
     rows = [row for row in pretrain_facts.checkpoints if is_finite(row)] if pretrain_facts else []
     if not rows:
         return ()
+    # With the step, so that equal losses give the same checkpoint in every reconcile.
     best = min(rows, key=lambda row: (row.domain_a_nats, row.step))
     sources = {
         candidate_id(attempt, row.step): checkpoint_model(spec, facts, attempt, row)
