@@ -103,8 +103,8 @@ def test_a_failure_keeps_its_sentence_and_restarts_are_counted() -> None:
             "q", snapshot(failed).status.model_copy(update={"usage": Usage(restarts=2)})
         )
     )
-    assert lines[1] == "✗  prepare   3 s  corpus.jsonl:7: not JSON"
-    assert lines[-1] == "2 restart(s) after faults"
+    assert lines[2] == "✗  prepare      3 s  corpus.jsonl:7: not JSON"
+    assert lines[-1] == "2 restarts after faults"
 
 
 def test_new_run_replaces_the_row_of_the_old_one() -> None:

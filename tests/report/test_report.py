@@ -11,6 +11,7 @@ import pytest
 
 from dapt_contract.stages.prepare import PrepareReport, TokenizerFacts
 from dapt_contract.stages.verify import Sample
+from dapt_operator.cluster.local.invocations import Invocations
 from dapt_operator.report import ReportError, build_report, draw_report
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def test_page_of_a_finished_run_has_its_results(finished: Run, tmp_path: Path) -
         "E11.9",
         "domain-0 (icd.jsonl) 900 60,211 55,296 61 (4,000 tokens) 17 4 0 3 99.8 %",
         "60 steps at 243 tokens per second",
-        "14 min 00 s 1 restart",
+        "14 min 00 s no restart after a fault",
         "134,515,008",
         "under 100 M domain tokens: consider retrieval instead",
         "the base model has a chat template: continued pre-training costs the chat ability",
@@ -310,3 +311,26 @@ def test_a_missing_status_and_a_damaged_one_get_different_messages(tmp_path: Pat
     (tmp_path / "status.yaml").write_text("status: {candidates: 3}")
     with pytest.raises(ReportError, match=r"^adaptation: status cannot be read: candidates: "):
         build_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("usage", "words"),
+    [
+        ({}, "14 min 00 s no restart after a fault"),
+        ({"restarts": 0}, "14 min 00 s no restart after a fault"),
+        ({"restarts": 1}, "14 min 00 s 1 restart after a fault"),
+        ({"restarts": 3}, "14 min 00 s 3 restarts after faults"),
+    ],
+)
+def test_restarts_are_those_of_the_status_whatever_the_numbers_of_the_runs(
+    finished: Run, tmp_path: Path, without_pictures: None, usage: dict[str, int], words: str
+) -> None:
+    finished.status["usage"] = usage
+    finished.status["stages"][0]["try"] = 4  # stopped by the user three times
+    assert words in page(finished, tmp_path).text
+
+
+def test_the_time_is_that_of_all_invocations(finished: Run, tmp_path: Path, without_pictures: None) -> None:
+    folder = finished.write(tmp_path)
+    Invocations().next(Path("m.yaml")).after(600).next(Path("m.yaml")).after(75).write(folder)
+    assert "11 min 15 s no restart after a fault" in page(finished, tmp_path).text

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.api.validation.yaml_source import ManifestError, load
 from dapt_operator.cli.errors import UserError
+from dapt_operator.cluster.local.invocations import Invocations, read_invocations
 
 STATUS_FILE = "status.yaml"
 REPORT_FILE = "report.html"
@@ -51,6 +52,11 @@ class RunFolder:
         except OSError:
             return True
         return False
+
+    @property
+    def invocations(self) -> Invocations:
+        """What is kept of the invocations of `dapt run`."""
+        return read_invocations(self.path)
 
     def read(self) -> dict[str, Any]:
         """Return the resource as status.yaml has it: everything but the spec.

@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from dapt_contract.envelope import write_bytes_atomically
+from dapt_operator.cluster.local.invocations import read_invocations
 from dapt_operator.report.inputs import ReportError, ReportInputs, read_inputs
 from dapt_operator.report.page import render
 
@@ -46,10 +47,20 @@ def build_report(folder: Path) -> list[Path]:
         spec = json.loads(stored.read_text(encoding="utf-8")).get("spec") or {}
     except (OSError, ValueError, AttributeError):
         spec = {}  # the page is drawn without gates and the names of sources
-    return draw_report(resource.get("status") or {}, {**resource, "spec": spec}, folder / "work", folder)
+    # Without a file of the invocations it is not known how long they took.
+    run_seconds = read_invocations(folder).seconds or None
+    return draw_report(
+        resource.get("status") or {}, {**resource, "spec": spec}, folder / "work", folder, run_seconds
+    )
 
 
-def draw_report(status: Mapping[str, Any], resource: Mapping[str, Any], work: Path, out: Path) -> list[Path]:
+def draw_report(
+    status: Mapping[str, Any],
+    resource: Mapping[str, Any],
+    work: Path,
+    out: Path,
+    run_seconds: float | None = None,
+) -> list[Path]:
     """Write `report.html`, and PNGs below `report/`.
 
     Args:
@@ -57,6 +68,7 @@ def draw_report(status: Mapping[str, Any], resource: Mapping[str, Any], work: Pa
         resource: metadata of the adaptation, and its spec where it is known.
         work: root of the work volume; may be missing.
         out: folder to write into.
+        run_seconds: time of all invocations of a local run, where it is known.
 
     Returns:
         The written files, the page first.
@@ -64,7 +76,7 @@ def draw_report(status: Mapping[str, Any], resource: Mapping[str, Any], work: Pa
     Raises:
         ReportError: the status cannot be read, or the files cannot be written.
     """
-    page, pictures = render(read_inputs(status, resource, work))
+    page, pictures = render(read_inputs(status, resource, work, run_seconds))
     written = [out / PAGE]
     try:
         write_bytes_atomically(out / PAGE, page.encode())

@@ -68,6 +68,8 @@ class ReportInputs:
     align: AlignReport | None = None
     verify: VerifyReport | None = None
     publish: PublishReport | None = None
+    run_seconds: float | None = None
+    """Time of all invocations of a local run; None where it is not known."""
     candidates: tuple[Candidate, ...] = ()
     """All candidates by attempt, in the order of their steps, with the gates' verdicts."""
 
@@ -118,7 +120,12 @@ class ReportInputs:
         return tuple((name, measure) for name, measure in measures if measure is not None)
 
 
-def read_inputs(status: Mapping[str, Any], resource: Mapping[str, Any], work: Path) -> ReportInputs:
+def read_inputs(
+    status: Mapping[str, Any],
+    resource: Mapping[str, Any],
+    work: Path,
+    run_seconds: float | None = None,
+) -> ReportInputs:
     """Return what is known of one adaptation, by its status, its resource and its work volume.
 
     Raises:
@@ -167,6 +174,7 @@ def read_inputs(status: Mapping[str, Any], resource: Mapping[str, Any], work: Pa
         finetune=find_stage_report(FinetuneReport, reports, "finetune", chosen),
         align=find_stage_report(AlignReport, reports, "align", chosen),
         verify=find_stage_report(VerifyReport, reports, "verify", chosen),
+        run_seconds=run_seconds,
         publish=find_stage_report(PublishReport, reports, "publish", chosen),
         candidates=candidates(spec, facts) if spec else (),
     )

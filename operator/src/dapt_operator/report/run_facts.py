@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.number_format import NOT_MEASURED, duration, size
 from dapt_operator.report.charts import StageSpan
 from dapt_operator.report.inputs import ReportInputs
@@ -36,6 +37,18 @@ class SourceRow:
     bad: str
     cut: str
     fill: str
+
+
+def restarts(status: DomainAdaptationStatus) -> int:
+    """Return the new runs after faults; one after a stop or a suspension is none. Every page and screen shows this."""
+    return (status.usage.restarts or 0) if status.usage is not None else 0
+
+
+def restarts_text(number: int) -> str:
+    """Return `no restart after a fault`, `1 restart after a fault` or `2 restarts after faults`."""
+    if number == 0:
+        return "no restart after a fault"
+    return "1 restart after a fault" if number == 1 else f"{number} restarts after faults"
 
 
 def stage_spans(inputs: ReportInputs) -> list[StageSpan]:

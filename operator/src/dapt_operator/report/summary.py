@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from dapt_operator.api.v1alpha1.conditions import FINISHED, GATES_PASSED, RECONCILING, STALLED, find_condition
-from dapt_operator.number_format import duration, plural
+from dapt_operator.number_format import duration
 from dapt_operator.report.inputs import ReportInputs
 from dapt_operator.report.measurements import perplexity_change
-from dapt_operator.report.run_facts import stage_spans
+from dapt_operator.report.run_facts import restarts, restarts_text, stage_spans
 from dapt_operator.report.typography import count, number, percent, perplexity
 
 Tone = Literal["good", "bad", "open"]
@@ -56,9 +56,9 @@ def tiles(inputs: ReportInputs) -> Iterator[Tile]:
         yield Tile("Trained on", f"{count(facts.tokens)} tokens", speed)
     spans = stage_spans(inputs)
     if spans:
-        total = duration(max(span.end_seconds for span in spans))
-        restarts = sum(stage.try_number - 1 for stage in inputs.status.stages)
-        yield Tile("Time", total, plural(restarts, "restart") if restarts else "no restart")
+        # A local run knows its own time; elsewhere it is that between the first start and the last end.
+        total_seconds = inputs.run_seconds or max(span.end_seconds for span in spans)
+        yield Tile("Time", duration(total_seconds), restarts_text(restarts(inputs.status)))
 
 
 def decision_sentences(inputs: ReportInputs) -> list[str]:

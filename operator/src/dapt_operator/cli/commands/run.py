@@ -6,6 +6,7 @@ progress; no decision is made here.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -29,7 +30,9 @@ from dapt_operator.cli.inputs.machine import built_in_profile
 from dapt_operator.cli.inputs.manifests import Request
 from dapt_operator.cli.run_folder import STATUS_FILE, RunFolder
 from dapt_operator.cli.signals import StopFlag
+from dapt_operator.cli.spec_changes import differences
 from dapt_operator.cluster.local import LocalCluster, LocalRunError
+from dapt_operator.cluster.local.invocations import Invocations, RunTime
 from dapt_operator.launchers import all_states, indexed_job
 from dapt_operator.launchers.launcher import Launcher
 from dapt_operator.number_format import clock as elapsed
@@ -67,14 +70,7 @@ def run(request: Request, options: Options, console: Console) -> int:
     folder = RunFolder(options.runs / request.adaptation.metadata.name)
     finished = None if options.fresh else _finished(folder)
     if finished is not None and finished.reason == PUBLISHED:
-        console.print(f"{folder.name} is finished already: {finished.message}", markup=False, highlight=False)
-        conclude(
-            folder,
-            folder.status(),
-            console,
-            with_report=options.with_report and not folder.report.is_file(),
-        )
-        return 0
+        return _show_finished(folder, request, finished, options, console)
     profile = request.profile or built_in_profile(request.adaptation)
     if options.fresh or not (folder.work / "model").is_dir():
         _check_inputs(replace(request, profile=profile))
@@ -88,38 +84,76 @@ def run(request: Request, options: Options, console: Console) -> int:
         raise UserError(
             f"{folder.path}: cannot be written ({error.strerror}); give another --runs-dir"
         ) from None
-    started = time.monotonic()
+    invocations = folder.invocations.next(request.path)
     with StopFlag(on_second=cluster.kill) as flag:
-        status = _run_in(cluster, stage_kinds(request.adaptation.spec), folder, console, flag)
+        status = _run_in(cluster, stage_kinds(request.adaptation.spec), folder, console, flag, invocations)
         if flag.is_set and not _ended(status):
             command = f"dapt run {request.path}"
             console.print(f"stopped; `{command}` continues the run", markup=False, highlight=False)
             return flag.exit_code
-    console.print(f"took {duration(time.monotonic() - started)}", markup=False, highlight=False)
+    console.print(_took(folder.invocations), markup=False, highlight=False)
     conclude(folder, status, console, with_report=options.with_report)
     return 0
 
 
+def _took(invocations: Invocations) -> str:
+    """Return the time of all invocations, since only together they made the model."""
+    together = f", in {invocations.number} invocations of dapt run" if invocations.number > 1 else ""
+    return f"took {duration(invocations.seconds)}{together}"
+
+
+def _show_finished(
+    folder: RunFolder, request: Request, finished: Condition, options: Options, console: Console
+) -> int:
+    """Show the results of a published run.
+
+    Raises:
+        UserError: the manifest asks for something else than what was run.
+    """
+    console.print(f"{folder.name} is finished already: {finished.message}", markup=False, highlight=False)
+    conclude(
+        folder,
+        folder.status(),
+        console,
+        with_report=options.with_report and not folder.report.is_file(),
+    )
+    if problem := differences(folder, request.adaptation.spec, request.path):
+        raise UserError(problem)
+    return 0
+
+
 def _run_in(
-    cluster: LocalCluster, planned: tuple[str, ...], folder: RunFolder, console: Console, flag: StopFlag
+    cluster: LocalCluster,
+    planned: tuple[str, ...],
+    folder: RunFolder,
+    console: Console,
+    flag: StopFlag,
+    invocations: Invocations,
 ) -> DomainAdaptationStatus:
     """Follow the run, leave no process running, and return the last status."""
+    run_time = RunTime(folder.path, invocations)
     try:
         with cluster, screen_for(console) as screen:
             if Snapshot(folder.name, folder.status()).stalled is not None:
                 cluster.renew_retries()
-            status = follow(cluster, planned, screen, flag)
+            status = follow(cluster, planned, screen, flag, run_time=run_time)
             if flag.is_set and not _ended(status):
                 screen.add_line("stopping: the running stage saves first (once more to stop at once)")
         return status
     except LocalRunError as error:
         raise UserError(error.problems) from None
+    except BrokenPipeError:
+        raise  # nobody reads the output any more, as after `dapt run ... | head`: a stop, and no full disk
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise UserError(
             f"{folder.path}: cannot be written: {error.strerror}{where}; free space or correct it, then start the same"
             " command again: it continues the run"
         ) from error
+    finally:
+        # After the processes have ended: the time in which they saved counts too.
+        with contextlib.suppress(OSError):
+            run_time.save()
 
 
 def follow(
@@ -128,12 +162,23 @@ def follow(
     screen: Screen,
     flag: StopFlag,
     clock: Callable[[], float] = time.monotonic,
+    run_time: RunTime | None = None,
 ) -> DomainAdaptationStatus:
-    """Reconcile until the run ends, user action is required or a signal arrives, and return the last status."""
+    """Reconcile until the run ends, user action is required or a signal arrives, and return the last status.
+
+    Args:
+        cluster: holds the run.
+        planned: kinds of stages that it will have.
+        screen: shows it.
+        flag: is set by a signal.
+        clock: seconds from any moment on.
+        run_time: of all invocations, which the shown times then count; None: they count from now.
+    """
     key, started = cluster.key, clock()
     due = started
+    # What an earlier invocation has shown is not shown again.
     shown_failures = {run.identity.key for run in _failed(cluster)}
-    shown_warnings: set[str] = set()
+    shown_warnings = set(_warnings(_status_of(cluster)))
     while True:
         moment = clock()
         if moment >= due and not flag.is_set:  # a reconcile would start the next stage after the stop request
@@ -142,16 +187,18 @@ def follow(
             requested = RECONCILE_SECONDS if requeue_after is None else requeue_after
             latest = AFTER_START_SECONDS if plan_of_reconcile.apply else RECONCILE_SECONDS
             due = moment + max(MIN_RECONCILE_SECONDS, min(requested, latest))
+            if run_time is not None:
+                run_time.save()
+        seconds = clock() - started if run_time is None else run_time.total_seconds
         observed = cluster.observe(key)
-        resource = observed.resource or {}
-        status = DomainAdaptationStatus.model_validate(resource.get("status") or {})
+        status = DomainAdaptationStatus.model_validate((observed.resource or {}).get("status") or {})
         progress = {reported.run_key: reported for reported in observed.children.progress.values()}
-        snapshot = Snapshot(key.name, status, planned, progress, datetime.now(UTC), clock() - started)
+        snapshot = Snapshot(key.name, status, planned, progress, datetime.now(UTC), seconds)
         for failed in _failed(cluster):
             if failed.identity.key not in shown_failures:
                 shown_failures.add(failed.identity.key)
-                screen.add_line(f"[{elapsed(clock() - started)}] {failure_line(failed)}")
-        for warning in status.plan.warnings if status.plan else ():
+                screen.add_line(f"[{elapsed(seconds)}] {failure_line(failed)}")
+        for warning in _warnings(status):
             if warning not in shown_warnings:
                 shown_warnings.add(warning)
                 screen.add_line(f"warning: {warning}")
@@ -160,6 +207,15 @@ def follow(
             return status
         if _changed(cluster, clock() + min(screen.refresh_seconds, due - clock()), flag, clock):
             due = clock()
+
+
+def _status_of(cluster: LocalCluster) -> DomainAdaptationStatus:
+    resource = cluster.observe(cluster.key).resource or {}
+    return DomainAdaptationStatus.model_validate(resource.get("status") or {})
+
+
+def _warnings(status: DomainAdaptationStatus) -> tuple[str, ...]:
+    return status.plan.warnings if status.plan is not None else ()
 
 
 def _changed(cluster: LocalCluster, until: float, flag: StopFlag, clock: Callable[[], float]) -> bool:

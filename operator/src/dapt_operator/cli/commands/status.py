@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from dapt_operator.api.v1alpha1.conditions import FINISHED, STALLED, find_condition
+from dapt_operator.api.v1alpha1.profile import LOCAL_PROFILE_NAME
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.cli.display.live_view import render
 from dapt_operator.cli.display.results import attempts_table, candidates_table, read_results, results_table
 from dapt_operator.cli.display.stage_rows import Snapshot
 from dapt_operator.cli.errors import UserError
+from dapt_operator.cli.inputs.manifests import read_request
 from dapt_operator.cli.run_folder import RunFolder
+from dapt_operator.cli.spec_changes import differences
 from dapt_operator.number_format import percent
 
 
@@ -53,9 +57,13 @@ def run_overview(run: RunFolder) -> RenderableType:
     if not sentence and not run.is_in_use:
         status = _stopped(status)
         sentence = "not running now; `dapt run` with its manifest continues it"
-    parts: list[RenderableType] = [render(Snapshot(run.name, status, started, now=datetime.now(UTC)))]
-    if sentence:
-        parts += [Text(), Text(sentence)]
+    # Without a file of them it is not known how long the invocations took together.
+    seconds = run.invocations.seconds or None
+    snapshot = Snapshot(run.name, status, started, now=datetime.now(UTC), elapsed_seconds=seconds)
+    parts: list[RenderableType] = [render(snapshot)]
+    for line in (sentence, _edited_since(run, status)):
+        if line:
+            parts += [Text(), Text(line)]
     for table in (
         attempts_table(status),
         candidates_table(status),
@@ -66,6 +74,21 @@ def run_overview(run: RunFolder) -> RenderableType:
     if run.report.is_file():
         parts += [Text(), Text(f"report: {run.report}")]
     return Group(*parts)
+
+
+def _edited_since(run: RunFolder, status: DomainAdaptationStatus) -> str:
+    """Return what an ended run says of its manifest when that was edited since; empty where nothing is known."""
+    finished = find_condition(status.conditions, FINISHED)
+    manifest = Path(run.invocations.manifest)
+    if finished is None or finished.status != "True" or not manifest.is_file():
+        return ""
+    try:
+        adaptation = read_request(manifest, LOCAL_PROFILE_NAME).adaptation
+    except UserError:
+        return ""  # it is another document by now, or in the middle of an edit
+    if adaptation.metadata.name != run.name:
+        return ""
+    return differences(run, adaptation.spec, manifest)
 
 
 def _stopped(status: DomainAdaptationStatus) -> DomainAdaptationStatus:

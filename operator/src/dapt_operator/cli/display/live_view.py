@@ -9,6 +9,7 @@ from rich.text import Text
 from dapt_contract.progress import Progress
 from dapt_operator.cli.display.stage_rows import Snapshot, StageRow, folded, stage_rows
 from dapt_operator.number_format import clock, count, duration, perplexity
+from dapt_operator.report.run_facts import restarts, restarts_text
 
 _MARKS = {
     "Pending": ("·", "dim"),
@@ -35,9 +36,8 @@ def render(snapshot: Snapshot) -> RenderableType:
     since = "" if snapshot.elapsed_seconds is None else f"  {clock(snapshot.elapsed_seconds)}"
     head = Text.assemble((snapshot.name, "bold"), f"  {phase}{since}")
     parts: list[RenderableType] = [head, table]
-    usage = snapshot.status.usage
-    if usage is not None and usage.restarts:
-        parts.append(Text(f"{usage.restarts} restart(s) after faults", style="yellow"))
+    if num_restarts := restarts(snapshot.status):
+        parts.append(Text(restarts_text(num_restarts), style="yellow"))
     return Group(*parts)
 
 

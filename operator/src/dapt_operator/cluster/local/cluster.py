@@ -1,7 +1,8 @@
 """Implements the cluster port on one machine: Jobs are processes, volumes are folders, the rest is files.
 
 A run folder holds `objects/*.json` (what an API server would keep), `status.yaml` (the resource with its status),
-`work/` (the work volume), `logs/JOB-INDEX.log`, `events.jsonl` and `pods/` (scratch and mounted files).
+`work/` (the work volume), `logs/JOB-INDEX.log`, `events.jsonl`, `invocations.json` (the time of all invocations) and
+`pods/` (scratch and mounted files).
 """
 
 from __future__ import annotations
