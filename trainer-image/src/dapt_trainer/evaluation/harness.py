@@ -175,6 +175,7 @@ class TaskRunner:
                     if part.get_config("num_fewshot") != 0:
                         part.set_config(key="num_fewshot", value=task.few_shot)
                     part.set_fewshot_seed(seed=self._seed)
+                # Without bootstrap: standard errors are computed from the items (`evaluation/items.py`).
                 results = evaluate(model, measured, samples=chosen, bootstrap_iters=0, log_samples=True)
         except (OSError, ValueError, KeyError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -68,6 +68,7 @@ def half_of(id_: str) -> Literal["a", "b"]:
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and its standard error; the error of a single value cannot be estimated and is 0."""
     count = len(values)
+    # `fsum` is exact, so the order of the items does not change a score.
     mean = math.fsum(values) / count
     if count < 2:
         return mean, 0.0
