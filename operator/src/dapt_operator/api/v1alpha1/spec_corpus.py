@@ -42,7 +42,8 @@ class Source(Base):
 
     source: SourceUri
     """Files, with wildcards: hf://datasets/org/name@revision/files, s3://, gs://, pvc://claim/files or
-    file:// (local runs). JSONL (also .gz and .zst), Parquet and plain text are read."""
+    file:// (local runs). JSONL (also .gz and .zst), Parquet and plain text are read. Names are taken as they are
+    written, with their spaces; links are followed."""
     text_field: Annotated[str, Field(min_length=1, max_length=128)] = "text"
     """Field of a record (JSONL) or column (Parquet) that holds the text. Default text: what most corpora
     use."""
@@ -50,7 +51,8 @@ class Source(Base):
     """Multiplies the source's natural share of tokens within its side. Default 1.0: each source by its size.
     """
     max_tokens: Annotated[Integer, Field(ge=1, le=100_000_000_000_000)] | None = None
-    """Reading stops after this many tokens of the base tokenizer. Absent: the whole source."""
+    """Read a sample of this many tokens of the base tokenizer, drawn over all files by the seed. Absent: the
+    whole source."""
 
 
 class HeldOut(Base):
