@@ -211,7 +211,7 @@ def test_no_advice_for_a_misplaced_field_of_any_block_is_refused(path: str) -> N
 
 
 def test_the_schema_has_a_place_for_every_name_that_another_library_uses() -> None:
-    from dapt_operator.api.validation.unknown_fields import _OTHER_NAMES
+    from dapt_operator.api.validation.unknown_fields import OTHER_NAMES
 
     known = {
         name
@@ -219,7 +219,7 @@ def test_the_schema_has_a_place_for_every_name_that_another_library_uses() -> No
         for _, schema in _blocks(structural(model))
         for name in schema["properties"]
     } | {"source", "textField"}
-    assert set(_OTHER_NAMES.values()) <= known
+    assert set(OTHER_NAMES.values()) <= known
 
 
 def test_an_advice_leaves_the_original_as_it_is() -> None:

@@ -27,7 +27,7 @@ _NEAR: Final = 0.65
 _MOST_TRIALS: Final = 8
 """Changes that are tried for one unknown field; each is a validation of the whole document."""
 
-_OTHER_NAMES: Final = {
+OTHER_NAMES: Final = {
     "lr": "learningRate",
     "numepochs": "epochs",
     "numtrainepochs": "epochs",
@@ -104,7 +104,7 @@ class UnknownField:
     @property
     def names(self) -> tuple[str, ...]:
         """The field's name, and the API's name for the same thing where another library calls it so."""
-        other = _OTHER_NAMES.get(plain_name(self.name))
+        other = OTHER_NAMES.get(plain_name(self.name))
         return (self.name,) if other is None else (self.name, other)
 
 
