@@ -50,6 +50,19 @@ def test_every_bad_line_is_named(tmp_path: Path) -> None:
     ]
 
 
+def test_what_unicode_calls_a_line_break_is_part_of_a_question(tmp_path: Path) -> None:
+    separators = "\u2028\u2029\u0085"
+    rows = [
+        GOOD | {"question": f"{number} a{separators}b", "choices": [f"x{separators}", "y"]}
+        for number in range(3)
+    ]
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    questions = read_questions(path, "question")
+    assert [question.text for question in questions] == [row["question"] for row in rows]
+    assert questions[0].choices == (f"x{separators}", "y")
+
+
 def test_an_empty_file_and_a_missing_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no question in it"):
         read_questions(write(tmp_path / "t.jsonl"), "question")

@@ -136,3 +136,10 @@ def test_parts_of_one_item_each_use_the_deviation_between_parts() -> None:
     assert score_of("g", "general", "task", items, None).standard_error == pytest.approx(
         mean_and_error([item.value for item in items])[1]
     )
+
+
+def test_items_are_read_as_they_were_written(tmp_path: Path) -> None:
+    """The names of items come from people's texts, which hold what Unicode calls line breaks."""
+    written = [Item(task="t\u2028\u0085", id=f"ü\x0b\x1c{number}", value=1.0) for number in range(3)]
+    write_items(tmp_path / "items.jsonl", written)
+    assert read_items(tmp_path / "items.jsonl") == tuple(written)

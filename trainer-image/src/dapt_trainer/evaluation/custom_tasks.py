@@ -82,7 +82,8 @@ def read_probe_lines(path: Path, *, limit: int | None = None) -> tuple[Question 
 def _read(path: Path, parse: Callable[[object], _Content], example: str) -> list[_Content]:
     """Parse each line of a file; `parse` raises ValueError for a bad one."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not `splitlines`: a question may hold U+2028 and other characters that it takes for line breaks.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); run prepare again") from error
     problems: list[str] = []

@@ -170,7 +170,9 @@ def read_items(path: Path) -> tuple[Item, ...]:
         InputError: the file is missing or damaged.
     """
     try:
-        return tuple(Item.model_validate_json(line) for line in path.read_text().splitlines())
+        # Not `splitlines`: an answer may hold U+2028 and other characters that it takes for line breaks.
+        lines = path.read_text(encoding="utf-8").split("\n")
+        return tuple(Item.model_validate_json(line) for line in lines if line)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: the base model's items cannot be read ({type(error).__name__}); run baseline again"

@@ -117,8 +117,8 @@ def _run(request: SnapshotRequest, scratch: Path, beat: Callable[[], None]) -> S
     environment = {"HF_HOME": str(scratch / "hub"), "DATASETS_VERBOSITY": "error"}
     process = run_module(_MODULE, [request.model_dump_json()], environment, beat)
     # Libraries may print lines of their own before the result.
-    lines = process.output.strip().splitlines()
-    if process.returncode == 0 and lines:
+    lines = process.output.strip().split("\n")
+    if process.returncode == 0 and lines[-1]:
         return SnapshotResult.model_validate(json.loads(lines[-1]))
     sentence = f"lm-evaluation-harness failed to list its tasks or load their data ({process.last_error})"
     return SnapshotResult(errors=dict.fromkeys(request.names, sentence))
