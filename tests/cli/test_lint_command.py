@@ -8,6 +8,7 @@ import pytest
 
 from dapt_contract.version import PRODUCT_VERSION
 from dapt_operator.cli import main
+from support.model_headers import write_model
 
 GOOD = """\
 apiVersion: dapt.dev/v1alpha1
@@ -17,7 +18,7 @@ spec:
   model: {source: "file://base"}
   corpus:
     domain: [{source: "file://domain.jsonl"}]
-    general: [{source: "file:///data/general.jsonl"}]
+    general: [{source: "file://general.jsonl"}]
   output: {destination: "file://out"}
   resources: {nodes: 1}
 """
@@ -37,6 +38,9 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
 def good(tmp_path: Path) -> Path:
     path = tmp_path / "good.yaml"
     path.write_text(GOOD)
+    write_model(tmp_path / "base")
+    for name in ("domain.jsonl", "general.jsonl"):
+        (tmp_path / name).write_text('{"text": "something"}\n')
     return path
 
 

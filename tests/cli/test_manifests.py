@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dapt_operator.cli.errors import UserError
-from dapt_operator.cli.inputs.manifests import read_request, sources_of
+from dapt_operator.cli.inputs.manifests import read_request
 
 ADAPTATION = """\
 apiVersion: dapt.dev/v1alpha1
@@ -56,13 +56,14 @@ def test_relative_files_are_taken_from_the_manifests_folder(tmp_path: Path) -> N
     folder = tmp_path / "here"
     folder.mkdir()
     request = read_request(write(folder / "m.yaml", adaptation()), None)
-    assert list(sources_of(request.adaptation)) == [
-        ("spec.model.source", f"file://{folder}/base"),
-        ("spec.corpus.domain[0].source", f"file://{tmp_path}/shared/*.jsonl"),
-        ("spec.corpus.general[0].source", "file:///data/general.jsonl"),
-        ("spec.corpus.general[1].source", "s3://bucket/x.jsonl"),
+    spec = request.adaptation.spec
+    assert spec.model.source == f"file://{folder}/base"
+    assert [source.source for source in (*spec.corpus.domain, *spec.corpus.general)] == [
+        f"file://{tmp_path}/shared/*.jsonl",
+        "file:///data/general.jsonl",
+        "s3://bucket/x.jsonl",
     ]
-    assert request.adaptation.spec.output.destination == f"file://{folder}/out"
+    assert spec.output.destination == f"file://{folder}/out"
     assert request.profile is None
 
 

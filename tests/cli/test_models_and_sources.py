@@ -10,27 +10,8 @@ import pytest
 
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.inputs.model_shape import local_model
-from dapt_operator.cli.inputs.source_sizes import missing_files, source_size
-
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 8,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 16,
-    "max_position_embeddings": 128,
-    "vocab_size": 100,
-    "tie_word_embeddings": True,
-}
-
-
-def safetensors(path: Path, **shapes: list[int]) -> None:
-    header = {"__metadata__": {"format": "pt"}} | {
-        name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()
-    }
-    body = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(body)) + body)
+from dapt_operator.cli.inputs.source_sizes import source_problems, source_size
+from support.model_headers import CONFIG, write_safetensors
 
 
 def folder(tmp_path: Path, config: dict[str, object] = CONFIG) -> Path:
@@ -42,8 +23,8 @@ def folder(tmp_path: Path, config: dict[str, object] = CONFIG) -> Path:
 
 def test_a_folder_is_read_from_its_headers(tmp_path: Path) -> None:
     path = folder(tmp_path)
-    safetensors(path / "model-1.safetensors", a=[100, 8], b=[8, 8])
-    safetensors(path / "model-2.safetensors", c=[3])
+    write_safetensors(path / "model-1.safetensors", a=[100, 8], b=[8, 8])
+    write_safetensors(path / "model-2.safetensors", c=[3])
     facts = local_model(path)
     assert facts.parameters == 100 * 8 + 8 * 8 + 3
     assert (facts.architecture, facts.layers, facts.key_value_heads) == ("LlamaForCausalLM", 2, 2)
@@ -158,26 +139,33 @@ def test_links_and_odd_names_are_sized_as_the_stages_read_them(tmp_path: Path) -
         assert size is not None
         assert (size.files, size.size_bytes) == (1, 400), pattern
     (folder / "snap" / "c.jsonl").symlink_to("gone")
-    assert missing_files([("f", f"file://{folder}/snap")]) == [
-        f"f: {folder}/snap/c.jsonl: a link to gone, which does not exist; fetch the file (by the hub's client, "
+    assert source_problems(f"file://{folder}/snap") == [
+        f"{folder}/snap/c.jsonl: a link to gone, which does not exist; fetch the file (by the hub's client, "
         "dvc pull or git annex get), or remove the link"
     ]
-    assert missing_files([("f", f"file://{folder}/blob")]) == [
-        f"f: file://{folder}/blob has no file of a known type (the first is {folder}/blob); accepted are .jsonl, "
+    assert source_problems(f"file://{folder}/blob") == [
+        f"file://{folder}/blob has no file of a known type (the first is {folder}/blob); accepted are .jsonl, "
         ".ndjson or .json (one record a line), .parquet, .txt, .md, each but .parquet also .gz or .zst"
     ]
 
 
 def test_missing_and_empty_sources_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
-    sources = [
-        ("spec.model.source", "file:///nowhere"),
-        ("spec.corpus.domain[0].source", f"file://{tmp_path}/none.jsonl"),
-        ("spec.corpus.general[0].source", f"file://{tmp_path}/empty.jsonl"),
-        ("spec.corpus.general[1].source", "s3://bucket/x.jsonl"),
+    assert source_problems(f"file://{tmp_path}/none.jsonl") == [
+        f"no file matches file://{tmp_path}/none.jsonl; check the path, which starts at the manifest's folder"
     ]
-    assert missing_files(sources) == [
-        f"spec.corpus.domain[0].source: no file matches file://{tmp_path}/none.jsonl; check the path, which starts"
-        " at the manifest's folder",
-        f"spec.corpus.general[0].source: file://{tmp_path}/empty.jsonl is empty; fill it, or remove the source",
+    assert source_problems(f"file://{tmp_path}/empty.jsonl") == [
+        f"file://{tmp_path}/empty.jsonl is empty; fill it, or remove the source"
     ]
+    assert source_problems("s3://bucket/x.jsonl") == []
+
+
+def test_a_folder_with_one_gguf_file_is_a_model(tmp_path: Path) -> None:
+    gguf(tmp_path / "base.gguf")
+    assert local_model(tmp_path).architecture == "llama"
+    gguf(tmp_path / "other.gguf")
+    with pytest.raises(UserError) as error:
+        local_model(tmp_path)
+    assert error.value.problems == (
+        f"{tmp_path}: has 2 GGUF files (base.gguf, other.gguf); name one of them",
+    )

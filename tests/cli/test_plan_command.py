@@ -96,8 +96,8 @@ def test_all_that_would_be_refused_is_listed(tmp_path: Path) -> None:
     )
     assert problems == [
         "profile lab: spec.resources.nodes is 3; at most 2 are allowed",
-        f"spec.corpus.general[0].source: no file matches file://{tmp_path}/none.jsonl; check the path, which starts"
-        " at the manifest's folder",
+        f"spec.corpus.general[0].source (line 17): no file matches file://{tmp_path}/none.jsonl; check the path,"
+        " which starts at the manifest's folder",
         "spec.pretraining.globalBatchSize is 60, which cannot be divided by 24 (3 nodes x 8 processes): write 48 or 72",
     ]
 

@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 
 from dapt_operator.cli import main
 from dapt_operator.cli.run_folder import RunFolder
+from support.model_headers import write_model
 
 MANIFEST = """\
 apiVersion: dapt.dev/v1alpha1
@@ -175,12 +176,12 @@ def test_a_run_names_all_that_is_missing_before_it_starts(
     code, out, errors = call(capsys, "run", "m.yaml")
     assert (code, out) == (1, [])
     assert errors == [
-        f"dapt: m.yaml: spec.model.source: {folder}/base: no such model; give a folder with config.json and"
+        f"dapt: m.yaml: spec.model.source (line 5): {folder}/base: no such model; give a folder with config.json and"
         " safetensors, or one .gguf file",
-        f"dapt: m.yaml: spec.corpus.domain[0].source: no file matches file://{folder}/domain.jsonl; check the path,"
-        " which starts at the manifest's folder",
-        f"dapt: m.yaml: spec.corpus.general[0].source: file://{folder}/general.jsonl is empty; fill it, or remove"
-        " the source",
+        f"dapt: m.yaml: spec.corpus.domain[0].source (line 7): no file matches file://{folder}/domain.jsonl; check the"
+        " path, which starts at the manifest's folder",
+        f"dapt: m.yaml: spec.corpus.general[0].source (line 8): file://{folder}/general.jsonl is empty; fill it, or"
+        " remove the source",
         "dapt: m.yaml: spec.pretraining.globalBatchSize is 3, which cannot be divided by 2 (2 nodes x 1 process):"
         " write 2 or 4",
     ]
@@ -189,10 +190,7 @@ def test_a_run_names_all_that_is_missing_before_it_starts(
 
 def valid(folder: Path) -> Path:
     """A manifest whose inputs are there, as far as headers and sizes tell."""
-    (folder / "base").mkdir()
-    (folder / "base" / "config.json").write_text(
-        '{"hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 9}'
-    )
+    write_model(folder / "base")
     for name in ("domain.jsonl", "general.jsonl"):
         (folder / name).write_text('{"text": "something"}\n')
     path = folder / "m.yaml"

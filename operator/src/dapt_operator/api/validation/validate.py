@@ -19,11 +19,13 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from dapt_contract.harness import unknown_task_message
-from dapt_operator.api.v1alpha1.base import API_VERSION, NAME_PATTERN, SKIP_RULES, Base, camel_case
+from dapt_operator.api.v1alpha1.base import API_VERSION, SKIP_RULES, Base, camel_case
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
+from dapt_operator.api.v1alpha1.spec_corpus import Model
 from dapt_operator.api.v1alpha1.spec_evaluation import Task
 from dapt_operator.api.validation import pod_template
+from dapt_operator.api.validation.addresses import Role, address_message
 from dapt_operator.api.validation.advice import Advice, Trial
 from dapt_operator.api.validation.collect_problems import ProblemCollector, schema_of
 from dapt_operator.api.validation.problem import Problem, path_text, value_text
@@ -38,11 +40,6 @@ KINDS: Final[dict[str, type[DomainAdaptation] | type[AdaptationProfile]]] = {
 
 _MAX_ROUNDS: Final = 25
 """Validations of one document, each of which replaces what the one before found wrong."""
-_CLAIM_MESSAGES: Final = {
-    "source": "write pvc://CLAIM/FILES: the name of a claim in this namespace and a path on it, without '..'",
-    "destination": "write pvc://CLAIM/FOLDER: the name of a claim in this namespace and a folder on it, without '..'",
-}
-
 Checked = tuple[DomainAdaptation | AdaptationProfile | None, list[Problem]]
 
 
@@ -102,7 +99,7 @@ def _check(document: YamlDocument, *, local: bool, is_accepted: Trial | None) ->
         problems += _rule_problems(model, data, document, collector)
         problems += _unsupported_problems(model, data, document)
         problems += _template_problems(model, document)
-        problems += _claim_problems(model, document)
+        problems += _address_problems(model, document, collector)
         problems += _task_problems(model, document, collector)
         if not local:
             problems += _local_source_problems(model, document)
@@ -226,17 +223,14 @@ def _local_source_problems(model: Base, document: YamlDocument) -> Iterator[Prob
                 )
 
 
-def _claim_problems(model: Base, document: YamlDocument) -> Iterator[Problem]:
-    """Yield addresses of claims that no pod can have.
-
-    A claim's name becomes a folder of pods; a destination that cannot exist would only show after the training.
-    """
+def _address_problems(model: Base, document: YamlDocument, collector: ProblemCollector) -> Iterator[Problem]:
+    """Yield addresses whose names no library would accept."""
     for path, block in _blocks(model):
-        for name, message in _CLAIM_MESSAGES.items():
-            value = getattr(block, name, None)
-            if not isinstance(value, str) or not value.startswith("pvc://"):
+        for name in ("source", "destination"):
+            value, field = getattr(block, name, None), (*path, name)
+            if not isinstance(value, str) or collector.is_affected(field):
                 continue
-            claim, _, folder = value.removeprefix("pvc://").partition("/")
-            has_folder = bool(folder.strip("/")) or name == "source"
-            if not re.fullmatch(NAME_PATTERN, claim) or not has_folder or ".." in folder.split("/"):
-                yield _problem(document, (*path, name), value, message)
+            role: Role = "destination" if name == "destination" else "source"
+            message = address_message(value, "model" if isinstance(block, Model) else role)
+            if message is not None:
+                yield _problem(document, field, value, message)

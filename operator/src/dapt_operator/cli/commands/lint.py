@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
+from dapt_operator.api.v1alpha1.spec import DomainAdaptation
+from dapt_operator.api.validation.problem import grouped
 from dapt_operator.cli.errors import UserError
-from dapt_operator.cli.inputs.manifests import check_file
+from dapt_operator.cli.inputs.local_inputs import local_problems
+from dapt_operator.cli.inputs.manifests import CheckedDocument, check_file
 from dapt_operator.launchers.render.pod import lifted_restrictions
 
 
 def lint(paths: Sequence[Path], *, cluster: bool = False) -> tuple[list[str], list[str]]:
     """Return problems (for stderr), and `ok` lines and warnings (for stdout), file by file.
 
-    cluster: check as the cluster does, where file:// addresses are refused.
+    cluster: check as the cluster does, where file:// addresses are refused; else what they name is looked for.
     """
     problems: list[str] = []
     accepted: list[str] = []
@@ -24,10 +27,20 @@ def lint(paths: Sequence[Path], *, cluster: bool = False) -> tuple[list[str], li
         except UserError as error:
             problems += error.problems
             continue
-        for document in documents:
-            problems += document.problems
-            if document.model is not None:
-                accepted.append(f"{path}: ok ({document.model.kind} {document.model.metadata.name})")
-            if isinstance(document.model, AdaptationProfile):
-                accepted += [f"{path}: warning: {text}" for text in lifted_restrictions(document.model.spec)]
+        for checked in documents:
+            found = [*checked.problems, *_missing(checked, path, cluster=cluster)]
+            problems += found
+            if checked.model is not None and not found:
+                accepted.append(f"{path}: ok ({checked.model.kind} {checked.model.metadata.name})")
+            accepted += [f"{path}: warning: {text}" for text in checked.warnings]
+            if isinstance(checked.model, AdaptationProfile):
+                accepted += [f"{path}: warning: {text}" for text in lifted_restrictions(checked.model.spec)]
     return problems, accepted
+
+
+def _missing(checked: CheckedDocument, path: Path, *, cluster: bool) -> list[str]:
+    """Return what the document names on this machine and cannot have."""
+    if cluster:
+        return []
+    adaptation = checked.model if isinstance(checked.model, DomainAdaptation) else None
+    return [f"{path}: {problem}" for problem in grouped(local_problems(checked.document, path, adaptation))]

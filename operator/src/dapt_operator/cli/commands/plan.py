@@ -10,11 +10,13 @@ from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.api.v1alpha1.spec_corpus import Source
+from dapt_operator.api.validation.problem import grouped
 from dapt_operator.cli.errors import UserError
+from dapt_operator.cli.inputs.local_inputs import local_problems, not_looked_at
 from dapt_operator.cli.inputs.machine import built_in_profile
-from dapt_operator.cli.inputs.manifests import FILE_SCHEME, Request, sources_of
+from dapt_operator.cli.inputs.manifests import FILE_SCHEME, Request
 from dapt_operator.cli.inputs.model_shape import local_model, parameters_in_name, typical_model
-from dapt_operator.cli.inputs.source_sizes import BYTES_PER_TOKEN, missing_files, source_size
+from dapt_operator.cli.inputs.source_sizes import BYTES_PER_TOKEN, source_size
 from dapt_operator.number_format import count, duration, plural
 from dapt_operator.number_format import size as size_of_bytes
 from dapt_operator.plan.admission import limit_breaches
@@ -49,7 +51,7 @@ def plan(request: Request, parameters: float | None = None) -> PlanPage:
     """
     adaptation = request.adaptation
     profile = request.profile or built_in_profile(adaptation)
-    model, how, problems = _model(adaptation, parameters)
+    model, how = _model(adaptation, parameters)
     sources = list(_sources(adaptation))
     estimated = estimate(
         adaptation.spec,
@@ -63,8 +65,14 @@ def plan(request: Request, parameters: float | None = None) -> PlanPage:
     )
     desired = DesiredState(adaptation.spec, profile.spec, profile.metadata.name)
     breaches = limit_breaches(desired, adaptation.metadata.namespace or "default")
-    problems += [f"profile {profile.metadata.name}: {breach}" for breach in breaches]
-    problems += [*missing_files(list(sources_of(adaptation))), *estimated.problems]
+    problems = [f"profile {profile.metadata.name}: {breach}" for breach in breaches]
+    missing = [
+        problem
+        for problem in local_problems(request.document, request.path, adaptation)
+        # Given parameters stand in for a model that is not on this machine.
+        if parameters is None or problem.field != "spec.model.source"
+    ]
+    problems += [*map(str, grouped(missing)), *estimated.problems]
     lines = [
         *_head(adaptation, profile, estimated, how),
         *_data(sources),
@@ -72,33 +80,29 @@ def plan(request: Request, parameters: float | None = None) -> PlanPage:
         *_memory(estimated, profile),
         *_hours(estimated, profile),
         *_section("How it was counted", estimated.formulas),
-        *_section("Warnings", estimated.warnings),
+        *_section("Warnings", (*request.warnings, *estimated.warnings)),
+        *_section("Not looked at", not_looked_at(request.document)),
         *_section("Expected gain", (estimated.expectation,) if estimated.expectation else ()),
     ]
     return PlanPage(tuple(lines), tuple(f"{request.path}: {problem}" for problem in problems))
 
 
-def _model(
-    adaptation: DomainAdaptation, parameters: float | None
-) -> tuple[ModelFacts | None, str, list[str]]:
+def _model(adaptation: DomainAdaptation, parameters: float | None) -> tuple[ModelFacts | None, str]:
+    """Return what is known of the base model's shape, and from where."""
     address = adaptation.spec.model.source
     if address.startswith(FILE_SCHEME):
         try:
             facts = local_model(Path(address.removeprefix(FILE_SCHEME)))
-            return (
-                facts,
-                f"{facts.architecture}, {count(facts.parameters)} parameters, read from its headers",
-                [],
-            )
-        except UserError as error:
+            return facts, f"{facts.architecture}, {count(facts.parameters)} parameters, read from its headers"
+        except UserError:  # reported with its line, among what is missing on this machine
             if parameters is None:
-                return None, "not found", [f"spec.model.source: {problem}" for problem in error.problems]
+                return None, "not found"
     if parameters is not None:
-        return typical_model(parameters), f"{count(parameters)} parameters as given, in a typical shape", []
+        return typical_model(parameters), f"{count(parameters)} parameters as given, in a typical shape"
     from_name = parameters_in_name(address)
     if from_name is not None:
-        return typical_model(from_name), f"{count(from_name)} parameters by its name, in a typical shape", []
-    return None, "its size is not in its name: give --parameters (for example 8e9) for memory and hours", []
+        return typical_model(from_name), f"{count(from_name)} parameters by its name, in a typical shape"
+    return None, "its size is not in its name: give --parameters (for example 8e9) for memory and hours"
 
 
 def _sources(adaptation: DomainAdaptation) -> Iterator[SourceTokens]:

@@ -7,7 +7,6 @@ their manifest, so that a manifest means the same wherever `dapt` is started.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from dapt_operator.api.v1alpha1.profile import LOCAL_PROFILE_NAME, AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.api.validation.problem import grouped
-from dapt_operator.api.validation.validate import check
+from dapt_operator.api.validation.validate import check, warnings_of
 from dapt_operator.api.validation.yaml_source import ManifestError, YamlDocument, load
 from dapt_operator.cli.errors import UserError
 
@@ -32,6 +31,10 @@ class CheckedDocument:
     model: DomainAdaptation | AdaptationProfile | None
     problems: tuple[str, ...]
     """`FILE: FIELD (line N): ...`"""
+    warnings: tuple[str, ...]
+    """`FIELD (line N): ...`, of what is accepted but looks like a mistake."""
+    document: YamlDocument
+    """As the user wrote it."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,10 @@ class Request:
     """With absolute file:// paths."""
     profile: AdaptationProfile | None
     """None: the built-in profile of this machine."""
+    document: YamlDocument
+    """The adaptation as the user wrote it."""
+    warnings: tuple[str, ...] = ()
+    """Of the adaptation and the profile, as in `CheckedDocument`."""
 
 
 def read_documents(path: Path) -> list[YamlDocument]:
@@ -79,7 +86,14 @@ def _check_document(path: Path, document: YamlDocument, *, local: bool) -> Check
     if model is not None:
         # Addresses become absolute only after the first check, so that problems show what the user wrote.
         model, problems = check(YamlDocument(absolute(document.data, path), document.lines), local=local)
-    return CheckedDocument(path, model, tuple(f"{path}: {problem}" for problem in grouped(problems)))
+    warnings = grouped(warnings_of(document)) if model is not None else []
+    return CheckedDocument(
+        path,
+        model,
+        problems=tuple(f"{path}: {problem}" for problem in grouped(problems)),
+        warnings=tuple(map(str, warnings)),
+        document=document,
+    )
 
 
 def read_request(manifest: Path, profile: str | None) -> Request:
@@ -96,10 +110,12 @@ def read_request(manifest: Path, profile: str | None) -> Request:
     has_profile_file = profile is not None and profile != LOCAL_PROFILE_NAME
     profile_documents = check_file(Path(profile)) if has_profile_file and profile is not None else []
     problems = [problem for document in (*documents, *profile_documents) for problem in document.problems]
-    adaptations = [document.model for document in documents if isinstance(document.model, DomainAdaptation)]
+    adaptations = [
+        (document.model, document) for document in documents if isinstance(document.model, DomainAdaptation)
+    ]
     has_unreadable = any(document.model is None for document in documents)
     if len(adaptations) > 1:
-        names = ", ".join(adaptation.metadata.name for adaptation in adaptations)
+        names = ", ".join(adaptation.metadata.name for adaptation, _ in adaptations)
         problems.append(
             f"{manifest}: {len(adaptations)} adaptations ({names}); a run takes one, put each into a file of its own"
         )
@@ -116,10 +132,16 @@ def read_request(manifest: Path, profile: str | None) -> Request:
         problems.append(f"{profile}: has no AdaptationProfile; give a file with one, or `-p local`")
     if problems:
         raise UserError(problems)
-    adaptation = adaptations[0]
-    if profile == LOCAL_PROFILE_NAME:
-        return Request(manifest, adaptation, None)
-    return Request(manifest, adaptation, _choose(profiles, adaptation, manifest))
+    adaptation, checked = adaptations[0]
+    is_local = profile == LOCAL_PROFILE_NAME
+    chosen = None if is_local else _choose(profiles, adaptation, manifest)
+    warnings = [
+        warning
+        for document in (checked, *documents, *profile_documents)
+        for warning in document.warnings
+        if document is checked or (chosen is not None and document.model is chosen)
+    ]
+    return Request(manifest, adaptation, chosen, checked.document, tuple(dict.fromkeys(warnings)))
 
 
 def _choose(
@@ -169,21 +191,7 @@ def _address(value: Any, manifest: Path) -> Any:
     if not path or path.startswith("/"):
         return value
     folder = manifest.resolve().parent
-    return FILE_SCHEME + os.path.normpath(folder / Path(path).expanduser())
-
-
-def sources_of(adaptation: DomainAdaptation) -> Iterator[tuple[str, str]]:
-    """Yield (field, address) of everything that the adaptation reads, the model first."""
-    spec = adaptation.spec
-    yield "spec.model.source", spec.model.source
-    for side in ("domain", "general"):
-        for index, source in enumerate(getattr(spec.corpus, side)):
-            yield f"spec.corpus.{side}[{index}].source", source.source
-        for index, task in enumerate(getattr(spec.evaluation, side).tasks):
-            if task.source is not None:
-                yield f"spec.evaluation.{side}.tasks[{index}].source", task.source
-        for index, probe in enumerate(getattr(spec.evaluation.probes, side)):
-            yield f"spec.evaluation.probes.{side}[{index}].source", probe.source
-    if spec.finetuning is not None:
-        for index, data in enumerate(spec.finetuning.data):
-            yield f"spec.finetuning.data[{index}].source", data.source
+    try:
+        return FILE_SCHEME + os.path.normpath(folder / Path(path).expanduser())
+    except RuntimeError:  # ~NAME of a user that this machine does not know
+        return FILE_SCHEME + os.path.normpath(folder / path)

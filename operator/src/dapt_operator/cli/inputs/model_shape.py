@@ -28,7 +28,8 @@ def local_model(path: Path) -> ModelFacts:
         UserError: there is no such model, or dapt does not read its format.
     """
     if path.is_dir():
-        return _from_folder(path)
+        gguf = _gguf_of_folder(path)
+        return _from_folder(path) if gguf is None else _from_gguf(gguf)
     if path.is_file() and path.suffix == ".gguf":
         return _from_gguf(path)
     if path.exists():
@@ -38,6 +39,19 @@ def local_model(path: Path) -> ModelFacts:
     raise UserError(
         f"{path}: no such model; give a folder with config.json and safetensors, or one .gguf file"
     )
+
+
+def _gguf_of_folder(folder: Path) -> Path | None:
+    """Return the GGUF file of a folder that is no Hugging Face model; None for any other folder.
+
+    Raises:
+        UserError: there are several.
+    """
+    files = [] if (folder / "config.json").exists() else sorted(folder.glob("*.gguf"))
+    if len(files) > 1:
+        names = ", ".join(path.name for path in files)
+        raise UserError(f"{folder}: has {len(files)} GGUF files ({names}); name one of them")
+    return files[0] if files else None
 
 
 def _from_folder(folder: Path) -> ModelFacts:

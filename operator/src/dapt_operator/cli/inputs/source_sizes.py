@@ -51,25 +51,18 @@ def _factor(file: LocalFile) -> float:
     return next((factor for ending, factor in COMPRESSION.items() if name.endswith(ending)), 1.0)
 
 
-def missing_files(sources: list[tuple[str, str]]) -> list[str]:
-    """Return one sentence for each local source, given as (field, address), without a file or without a byte."""
-    problems = []
-    for field, address in sources:
-        size = source_size(address)
-        if size is None or field == "spec.model.source":
-            continue
-        found = local_files(address)
-        if found.problems:
-            problems += [f"{field}: {problem}" for problem in found.problems]
-        elif not found.files:
-            problems.append(
-                f"{field}: no file matches {address}; check the path, which starts at the manifest's folder"
-            )
-        elif not size.files:
-            problems.append(
-                f"{field}: {address} has no file of a known type (the first is {found.files[0].path}); "
-                f"accepted are {ACCEPTED}"
-            )
-        elif not size.size_bytes:
-            problems.append(f"{field}: {address} is empty; fill it, or remove the source")
-    return problems
+def source_problems(address: str) -> list[str]:
+    """Return a sentence for what keeps a local source from being read; none for a source that is not local."""
+    size = source_size(address)
+    if size is None:
+        return []
+    found = local_files(address)
+    if found.problems:
+        return list(found.problems)
+    if not found.files:
+        return [f"no file matches {address}; check the path, which starts at the manifest's folder"]
+    if not size.files:
+        return [
+            f"{address} has no file of a known type (the first is {found.files[0].path}); accepted are {ACCEPTED}"
+        ]
+    return [] if size.size_bytes else [f"{address} is empty; fill it, or remove the source"]

@@ -1,0 +1,142 @@
+"""Looks whether what a manifest reads and writes on this machine is there, without reading it.
+
+What lies elsewhere is not looked up: that takes the network, credentials or a cluster. `not_looked_at` says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from dapt_operator.api.v1alpha1.spec import DomainAdaptation
+from dapt_operator.api.validation.advice import leaves
+from dapt_operator.api.validation.problem import Problem, path_text
+from dapt_operator.api.validation.yaml_source import YamlDocument
+from dapt_operator.cli.errors import UserError
+from dapt_operator.cli.inputs.local_destination import destination_problem
+from dapt_operator.cli.inputs.manifests import FILE_SCHEME, absolute
+from dapt_operator.cli.inputs.model_shape import local_model
+from dapt_operator.cli.inputs.source_sizes import source_problems
+
+MODEL_FIELD = ("spec", "model", "source")
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+"""Names by which transformers finds weights: one file, or the list of several."""
+_PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+_LARGEST_POINTER_BYTES = 1024
+_POINTER_BEGINS = b"version https://git-lfs.github.com/spec/"
+_HUB, _STORE = "on the hub (needs the network)", "in an object store (needs the network and credentials)"
+_PLACES = {"hf": _HUB, "s3": _STORE, "gs": _STORE, "pvc": "on a claim (needs the cluster)"}
+
+
+def local_problems(
+    document: YamlDocument, manifest: Path, adaptation: DomainAdaptation | None
+) -> list[Problem]:
+    """Return what is missing or in the way on this machine, each with its field and line.
+
+    Args:
+        document: as the user wrote it; what is wrong with its fields does not matter here.
+        manifest: its file, from whose folder relative paths start.
+        adaptation: of the document; None: it has problems of its own.
+    """
+    problems = []
+    for path, value in leaves(absolute(document.data, manifest)):
+        if path[:1] != ("spec",) or not isinstance(value, str) or not value.startswith(FILE_SCHEME):
+            continue
+        if path[-1] == "destination":
+            sentences = list(destination_problem(value, adaptation))
+        elif path == MODEL_FIELD:
+            sentences = list(_model_problems(Path(value.removeprefix(FILE_SCHEME))))
+        elif path[-1] == "source":
+            sentences = _source_problems(value)
+        else:
+            continue
+        line = document.line_of(path)
+        problems += [Problem(path_text(path), value, sentence, line) for sentence in sentences]
+    return problems
+
+
+def not_looked_at(document: YamlDocument) -> tuple[str, ...]:
+    """Return a line for each place that is not on this machine, with the fields that lead there."""
+    fields: dict[str, list[str]] = {}
+    for path, value in leaves(document.data):
+        if path[:1] != ("spec",) or path[-1] not in ("source", "destination") or not isinstance(value, str):
+            continue
+        place = _PLACES.get(value.partition("://")[0])
+        if place is not None:
+            fields.setdefault(place, []).append(path_text(path))
+    return tuple(f"{place}: {', '.join(names)}" for place, names in fields.items())
+
+
+def _source_problems(address: str) -> list[str]:
+    path = Path(address.removeprefix(FILE_SCHEME))
+    problems = source_problems(address)
+    if not problems and path.is_file() and _is_pointer(path):
+        return [_pointer_text(path)]
+    return problems
+
+
+def _model_problems(path: Path) -> Iterator[str]:
+    """Yield what keeps a local model from being read, by its files' names and headers."""
+    if path.is_symlink() and not path.exists():
+        yield f"{path}: a link to {os.readlink(path)}, which is not there; restore its target"
+        return
+    try:
+        missing = list(_missing_weights(path)) if (path / "config.json").is_file() else []
+        yield from missing
+        if not missing:
+            local_model(path)
+    except UserError as error:
+        yield from error.problems
+    except OSError as error:
+        yield f"{path}: cannot be read ({error.strerror}); check its permissions"
+
+
+def _missing_weights(folder: Path) -> Iterator[str]:
+    names = {path.name for path in folder.iterdir()}
+    dead = sorted(path.name for path in folder.iterdir() if path.is_symlink() and not path.exists())
+    if dead:
+        yield f"{folder}: {_first_of(dead)} is a link to nothing; download the model again"
+    elif _WEIGHTS in names:
+        if _is_pointer(folder / _WEIGHTS):
+            yield _pointer_text(folder / _WEIGHTS)
+    elif _INDEX in names:
+        yield from _missing_shards(folder, names)
+    elif any(name.endswith(_PICKLED_SUFFIXES) for name in names):
+        yield f"{folder}: has pickled weights only, which are never opened; convert them to safetensors"
+    else:
+        yield f"{folder}: has neither {_WEIGHTS} nor {_INDEX}, by which weights are found; download the model again"
+
+
+def _missing_shards(folder: Path, names: set[str]) -> Iterator[str]:
+    try:
+        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        shards = sorted({str(name) for name in index["weight_map"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        yield f"{folder / _INDEX}: cannot be read ({error}); download the model again"
+        return
+    missing = [name for name in shards if name not in names]
+    if missing:
+        yield f"{folder}: {_first_of(missing)} is missing, which {_INDEX} names; download the model again"
+    elif any(_is_pointer(folder / name) for name in shards):
+        yield _pointer_text(folder / next(name for name in shards if _is_pointer(folder / name)))
+
+
+def _first_of(names: list[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def _is_pointer(path: Path) -> bool:
+    """Return whether a file only says where git-lfs has the content."""
+    try:
+        if path.stat().st_size > _LARGEST_POINTER_BYTES:
+            return False
+        with path.open("rb") as file:
+            return file.read(len(_POINTER_BEGINS)) == _POINTER_BEGINS
+    except OSError:
+        return False
+
+
+def _pointer_text(path: Path) -> str:
+    return f"{path}: a pointer of git-lfs, not the content; fetch it with `git lfs pull`"

@@ -1,0 +1,294 @@
+"""`dapt lint` names every local file that is missing, and a local destination that cannot take the model."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dapt_operator.api.v1alpha1.spec import DomainAdaptation
+from dapt_operator.cli.commands.lint import lint
+from dapt_operator.cli.inputs.local_inputs import not_looked_at
+from dapt_operator.cli.inputs.manifests import check_file, read_documents
+from dapt_operator.plan.stages.publish import run_digest
+from support.model_headers import write_model, write_safetensors
+
+MANIFEST = """\
+apiVersion: dapt.dev/v1alpha1
+kind: DomainAdaptation
+metadata: {name: tiny}
+spec:
+  model:
+    source: file://base
+  corpus:
+    domain:
+    - source: file://text/domain.jsonl
+    general:
+    - source: file://text/general.jsonl
+  evaluation:
+    domain: {tasks: [{name: own, source: "file://items/own.jsonl"}]}
+    probes: {general: [{source: "file://items/probes.jsonl"}]}
+  finetuning:
+    data: [{source: "file://tuning/*.jsonl"}]
+  preference:
+    data: [{source: "file://tuning/pairs.jsonl"}]
+  output:
+    destination: file://out
+  resources: {nodes: 1}
+"""
+FILES = (
+    "text/domain.jsonl",
+    "text/general.jsonl",
+    "items/own.jsonl",
+    "items/probes.jsonl",
+    "tuning/pairs.jsonl",
+)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """Return a manifest all of whose files are there."""
+    write_model(tmp_path / "base")
+    for name in FILES:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text('{"text": "something"}\n')
+    (tmp_path / "m.yaml").write_text(MANIFEST)
+    return tmp_path / "m.yaml"
+
+
+def problems_of(manifest: Path) -> list[str]:
+    return [problem.removeprefix(f"{manifest}: ") for problem in lint([manifest])[0]]
+
+
+def fields(problems: list[str]) -> list[str]:
+    return [problem.split(": ")[0] for problem in problems]
+
+
+def test_a_manifest_with_all_its_files_is_ok(manifest: Path) -> None:
+    assert lint([manifest]) == ([], [f"{manifest}: ok (DomainAdaptation tiny)"])
+
+
+def test_everything_that_is_missing_is_named_with_field_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(MANIFEST)
+    assert fields(problems_of(path)) == [
+        "spec.model.source (line 6)",
+        "spec.corpus.domain[0].source (line 9)",
+        "spec.corpus.general[0].source (line 11)",
+        "spec.evaluation.domain.tasks[0].source (line 13)",
+        "spec.evaluation.probes.general[0].source (line 14)",
+        "spec.finetuning.data[0].source (line 16)",
+        "spec.preference.data[0].source (line 18)",
+    ]
+
+
+def test_missing_files_come_together_with_other_mistakes(manifest: Path) -> None:
+    (manifest.parent / "text" / "domain.jsonl").unlink()
+    manifest.write_text(MANIFEST + "  sed: 4\n")
+    assert fields(problems_of(manifest)) == ["spec.sed (line 22)", "spec.corpus.domain[0].source (line 9)"]
+
+
+def test_the_cluster_does_not_look_at_this_machine(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(MANIFEST.replace("file://", "pvc://claim/"))
+    assert lint([path], cluster=True)[0] == []
+    assert lint([path])[0] == []
+
+
+def _dead_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("gone")
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _pointer(path: Path) -> None:
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 5\n")
+
+
+def _folder_without_data(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "notes.docx").write_text("x")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("text/domain.jsonl", _dead_link, "a link to gone, which does not exist"),
+        ("text/general.jsonl", _pipe, "a named pipe"),
+        (
+            "tuning/pairs.jsonl",
+            _pointer,
+            "a pointer of git-lfs, not the content; fetch it with `git lfs pull`",
+        ),
+        ("items/own.jsonl", lambda path: path.write_text(""), "is empty; fill it, or remove the source"),
+        ("items/probes.jsonl", Path.unlink, "no file matches"),
+        ("text/domain.jsonl", _folder_without_data, "a folder without any file of a known type"),
+    ],
+)
+def test_source_that_cannot_be_read_is_named(
+    manifest: Path, name: str, change: Callable[[Path], object], message: str
+) -> None:
+    change(manifest.parent / name)
+    problems = problems_of(manifest)
+    assert problems
+    assert all(message in problem for problem in problems)
+
+
+def test_links_to_files_are_followed(manifest: Path) -> None:
+    path = manifest.parent / "text" / "domain.jsonl"
+    store = manifest.parent / "store"
+    store.mkdir()
+    path.rename(store / "3f2a")
+    path.symlink_to(store / "3f2a")
+    base = manifest.parent / "base"
+    base.rename(store / "model")
+    base.symlink_to(store / "model")
+    assert problems_of(manifest) == []
+
+
+def _no_weights(base: Path) -> None:
+    (base / "model.safetensors").unlink()
+
+
+def _pickled(base: Path) -> None:
+    (base / "model.safetensors").rename(base / "pytorch_model.bin")
+
+
+def _missing_shard(base: Path) -> None:
+    (base / "model.safetensors").unlink()
+    write_safetensors(base / "model-00001-of-00003.safetensors", a=[100, 8])
+    shards = {f"layer.{number}": f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)}
+    (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+
+
+def _dead_weights(base: Path) -> None:
+    (base / "model.safetensors").unlink()
+    (base / "model.safetensors").symlink_to("../blobs/gone")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            _no_weights,
+            "has neither model.safetensors nor model.safetensors.index.json, by which weights are found; download the"
+            " model again",
+        ),
+        (_pickled, "has pickled weights only, which are never opened; convert them to safetensors"),
+        (
+            _missing_shard,
+            "model-00002-of-00003.safetensors and 1 more is missing, which model.safetensors.index.json names; download"
+            " the model again",
+        ),
+        (_dead_weights, "model.safetensors is a link to nothing; download the model again"),
+        (
+            lambda base: (base / "config.json").unlink(),
+            "no config.json; give the folder of a Hugging Face model, or a .gguf file",
+        ),
+        (
+            lambda base: (base / "model.safetensors").write_bytes(b"\xff" * 16),
+            "not a safetensors file (its header is too long); download the model again",
+        ),
+    ],
+)
+def test_model_that_is_not_complete_is_named(
+    manifest: Path, change: Callable[[Path], object], message: str
+) -> None:
+    change(manifest.parent / "base")
+    (problem,) = problems_of(manifest)
+    assert problem.startswith("spec.model.source (line 6): ")
+    assert problem.endswith(message)
+
+
+def test_model_whose_weights_are_a_pointer_is_named(manifest: Path) -> None:
+    _pointer(manifest.parent / "base" / "model.safetensors")
+    (problem,) = problems_of(manifest)
+    assert problem.endswith("a pointer of git-lfs, not the content; fetch it with `git lfs pull`")
+
+
+def published_by(manifest: Path, digest: str | None = None) -> None:
+    """Write a published model to the destination: with the digest of the manifest's own run, or another one."""
+    if digest is None:
+        (checked,) = check_file(manifest)
+        assert isinstance(checked.model, DomainAdaptation)
+        digest = run_digest(checked.model.spec)
+    out = manifest.parent / "out"
+    out.mkdir()
+    (out / "dapt.json").write_text(json.dumps({"body": {"run_digest": digest}}))
+
+
+def test_destination_of_the_same_run_may_be_replaced(manifest: Path) -> None:
+    published_by(manifest)
+    assert problems_of(manifest) == []
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda out: out.write_text("x"), "a file; give a folder, which need not exist"),
+        (
+            lambda out: (out.mkdir(), (out / "thesis.txt").write_text("x")),
+            "not empty, and no dapt.json says that this run wrote it; empty it, or choose another place",
+        ),
+        (
+            lambda out: (out.mkdir(), (out / "dapt.json").write_text("{}")),
+            "its dapt.json cannot be read; empty the folder, or choose another place",
+        ),
+        (lambda out: out.symlink_to("gone"), "a link to gone, which is not there; restore or remove it"),
+    ],
+)
+def test_destination_that_is_taken_is_named(
+    manifest: Path, prepare: Callable[[Path], object], message: str
+) -> None:
+    out = manifest.parent / "out"
+    prepare(out)
+    assert problems_of(manifest) == [f"spec.output.destination (line 20): {out}: {message}"]
+
+
+def test_destination_with_another_runs_model_is_named(manifest: Path) -> None:
+    published_by(manifest, "sha256:other")
+    out = manifest.parent / "out"
+    assert problems_of(manifest) == [
+        f"spec.output.destination (line 20): {out}: holds the model of another run; empty it, or choose another place"
+    ]
+
+
+def test_destination_below_a_file_is_named(manifest: Path) -> None:
+    manifest.write_text(MANIFEST.replace("file://out", "file://m.yaml/deep/out"))
+    (problem,) = problems_of(manifest)
+    assert problem.endswith(f"{manifest} is a file, so no folder can be made in it; choose another place")
+
+
+def test_destination_that_cannot_be_written_is_named(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whoever runs the tests as root may write everywhere, so the answer of the system is replaced.
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    (problem,) = problems_of(manifest)
+    assert problem == (
+        f"spec.output.destination (line 20): {manifest.parent}/out: {manifest.parent} cannot be written; change its"
+        " permissions, or choose another place"
+    )
+
+
+def test_empty_folder_is_a_good_destination(manifest: Path) -> None:
+    (manifest.parent / "out").mkdir()
+    assert problems_of(manifest) == []
+
+
+def test_what_is_elsewhere_is_listed_by_place(manifest: Path) -> None:
+    text = MANIFEST.replace("file://base", "hf://org/base").replace("file://out", "s3://models/out")
+    manifest.write_text(text.replace("file://tuning/*.jsonl", "pvc://claim/tuning/*.jsonl"))
+    (document,) = read_documents(manifest)
+    assert not_looked_at(document) == (
+        "on the hub (needs the network): spec.model.source",
+        "on a claim (needs the cluster): spec.finetuning.data[0].source",
+        "in an object store (needs the network and credentials): spec.output.destination",
+    )
