@@ -235,7 +235,7 @@ class Operator:
 
     def _wait_for_lease(self) -> bool:
         """Return whether the Lease was taken. The store is kept up to date meanwhile, so that taking over is quick."""
-        # Mostly it is free or our own: then nothing is said about waiting.
+        # Mostly it is free or our own: then no line is logged about waiting.
         if self._lease.wait(1.0):
             return True
         log.info("waiting for the Lease: another operator acts", lease=self._lease_title)

@@ -72,7 +72,7 @@ def after_failure(
         has_facts: whether its message listed its checkpoints; pretraining alone has any after a failure.
         is_altered: whether its stage.json was not the one that it was started with.
     """
-    # `stuck` stays: a run that was stopped or evicted says nothing about whether the stage can go on.
+    # `stuck` stays: a run that was stopped or evicted does not show whether the stage can progress.
     if cause in FREE:
         return AfterFailure(retry=True, stuck=record.stuck)
     if cause in JUDGED and record.kind == "pretrain" and not has_facts:
@@ -94,7 +94,7 @@ def after_failure(
             stuck=record.stuck,
             halve=True,
         )
-    # A new step proves that the stage can go on: failures before it no longer count as a row.
+    # A new step shows that the stage can progress: the count of failures without one begins again.
     stuck = 1 if has_gained_step else record.stuck + 1
     budget, allowed = (
         ("hang", limits.hang) if cause is Cause.HANG else ("infrastructure", limits.infrastructure)
