@@ -3,48 +3,78 @@
 All three follow the same rule (`require_writable`): a destination that is not empty is written only when its
 `dapt.json` has the same run digest. In all three the manifest appears last: in an object store it is written last, a
 folder appears as a whole, and a commit is atomic.
+
+`probe` does before the training what publishing will do after it, as far as that leaves nothing behind.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from dapt_contract.layout import HUB_CACHE, PREPARED, STAGES
 from dapt_trainer.data.reading.sources import filesystem_of
-from dapt_trainer.errors import InputError
+from dapt_trainer.errors import InputError, StageError
+from dapt_trainer.publishing.destination_errors import stage_error
 from dapt_trainer.publishing.published_files import MANIFEST, run_digest_of
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 Heartbeat = Callable[[], None]
+Found = Literal["empty", "ours"]
+"""What lies at a destination that may be written: nothing, or a result of the same run."""
 SCHEMES = ("file", "pvc", "s3", "gs", "hf")
 FIELD = "output.destination"
 _RESERVED_FOLDERS = frozenset((*PREPARED, HUB_CACHE, STAGES))
 """Folders of the work volume that no model may be published into."""
 _SHOWN_DIGEST_CHARACTERS = 19
+PROBE = ".dapt-probe"
+"""Name of the object that is written and removed; where it may not be removed, it counts as nothing."""
+_BUCKET_NAMES = {
+    "s3": (
+        re.compile(r"(?!.*\.\.)(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"),
+        "lower-case letters, digits, '.' and '-'",
+    ),
+    "gs": (
+        re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"),
+        "lower-case letters, digits, '.', '_' and '-'",
+    ),
+}
+"""What a bucket may be called, as a pattern and in words."""
 
 
 class Destination(Protocol):
     """Describes a place that a model can be written to."""
 
-    def require_writable(self, run_digest: str) -> None:
+    def require_writable(self, run_digest: str) -> Found:
         """Refuse a destination that is not empty and was not written by the same run.
 
         Raises:
-            InputError: it holds another run's model, or files of unknown origin.
+            InputError: it holds another run's model, or files of unknown origin; or it cannot be read.
+            InfrastructureError: the network failed.
+        """
+        ...
+
+    def probe(self) -> None:
+        """Write something and remove it, with the credentials that publishing will have.
+
+        Raises:
+            InputError: the credentials do not suffice, or the place does not exist.
+            InfrastructureError: the network failed, or the disk is full.
         """
         ...
 
     def write(self, folder: Path, *, heartbeat: Heartbeat) -> None:
-        """Write a folder's files, the manifest last.
+        """Write a folder's files, the manifest last: what was begun and has none is written again.
 
         Raises:
-            OSError: disk or network failed.
+            InputError, InfrastructureError: as `probe`.
         """
         ...
 
@@ -57,49 +87,97 @@ def open_destination(uri: str, *, work: Path) -> Destination:
         work: root of the work volume, whose own folders are no destinations.
 
     Raises:
-        InputError: the scheme is unknown, or the place is inside the work volume's own folders.
+        InputError: the scheme is unknown, its library does not accept the name, or the place is inside the work
+            volume's own folders.
     """
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme not in SCHEMES or not rest.strip("/"):
         accepted = ", ".join(f"{name}://" for name in SCHEMES)
-        raise InputError(f"output.destination {uri!r}: accepted is one of {accepted} with a path after it")
+        raise InputError(f"{FIELD} {uri!r}: accepted is one of {accepted} with a path after it")
     if scheme == "hf":
-        return Hub(uri, rest.strip("/"))
+        return Hub(uri, _repository(uri, rest))
     if scheme == "pvc" and "/" not in rest.strip("/"):
         raise InputError(
-            f"output.destination {uri!r}: the claim itself cannot be replaced as a whole; write pvc://CLAIM/FOLDER"
+            f"{FIELD} {uri!r}: the claim itself cannot be replaced as a whole; write pvc://CLAIM/FOLDER"
         )
     files, path, _ = filesystem_of(uri, FIELD)
     if scheme in ("s3", "gs"):
+        _check_bucket(uri, scheme, rest.partition("/")[0])
         return ObjectStore(uri, files, path)
-    folder = Path(path)
-    if folder.resolve() == work.resolve() or work.resolve() in folder.resolve().parents:
-        inside = folder.resolve().relative_to(work.resolve()).parts
+    # A link to a folder on a larger disk stays a link: what it points to is replaced.
+    folder = Path(path).resolve()
+    if folder == work.resolve() or work.resolve() in folder.parents:
+        inside = folder.relative_to(work.resolve()).parts
         if not inside or inside[0] in _RESERVED_FOLDERS:
-            raise InputError(
-                f"output.destination {uri!r}: lies inside the run's own work folder; choose another place"
-            )
+            raise InputError(f"{FIELD} {uri!r}: lies inside the run's own work folder; choose another place")
     return Folder(uri, folder)
 
 
-def _check_writable(uri: str, is_empty: bool, manifest: bytes | None, run_digest: str) -> None:
+def _repository(uri: str, rest: str) -> str:
+    """Return ORG/NAME.
+
+    Raises:
+        InputError: the hub does not accept such a name.
+    """
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    repository = rest.strip("/")
+    if repository.count("/") != 1:
+        raise InputError(f"{FIELD} {uri!r}: a model on the hub is hf://ORG/NAME, without revision or folder")
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise InputError(
+            f"{FIELD} {uri!r}: the hub does not accept {repository!r}: at most 96 letters, digits, '-', '_' and '.', "
+            "none of '--' and '..', and '-' or '.' neither first nor last; choose another name"
+        ) from error
+    return repository
+
+
+def _check_bucket(uri: str, scheme: str, bucket: str) -> None:
+    pattern, characters = _BUCKET_NAMES[scheme]
+    if not pattern.fullmatch(bucket):
+        raise InputError(
+            f"{FIELD} {uri!r}: {bucket!r} is no name of a bucket: 3 characters or more of {characters}, a letter or "
+            "digit first and last; write the bucket's name"
+        )
+
+
+def _check_writable(uri: str, is_empty: bool, manifest: bytes | None, run_digest: str) -> Found:
     """Refuse a destination by what lies there; see `Destination.require_writable`."""
     if is_empty:
-        return
+        return "empty"
     if manifest is None:
         raise InputError(
-            f"output.destination {uri}: not empty, and no {MANIFEST} says that this run wrote it; empty it, or choose "
+            f"{FIELD} {uri}: not empty, and no {MANIFEST} says that this run wrote it; empty it, or choose "
             "another place"
         )
     try:
         other_digest = run_digest_of(manifest)
     except ValueError as error:
-        raise InputError(f"output.destination {uri}: its {MANIFEST} cannot be read ({error})") from error
+        raise InputError(
+            f"{FIELD} {uri}: not empty, and its {MANIFEST} is none that dapt wrote; empty it, or choose another place"
+        ) from error
     if other_digest != run_digest:
         raise InputError(
-            f"output.destination {uri}: holds the model of another run ({other_digest[:_SHOWN_DIGEST_CHARACTERS]}..., "
+            f"{FIELD} {uri}: holds the model of another run ({other_digest[:_SHOWN_DIGEST_CHARACTERS]}..., "
             f"this one is {run_digest[:_SHOWN_DIGEST_CHARACTERS]}...); empty it, or choose another place"
         )
+    return "ours"
+
+
+@contextlib.contextmanager
+def _errors_as_sentences(uri: str, action: str) -> Iterator[None]:
+    """Turn what a library raises in the block into an error of the stage; `action` completes 'cannot be ...'."""
+    try:
+        yield
+    except StageError:
+        raise
+    except Exception as error:  # every store raises exceptions of its own
+        failure = stage_error(f"{FIELD} {uri}", action, error)
+        if failure is None:
+            raise
+        raise failure from error
 
 
 class Folder:
@@ -109,17 +187,44 @@ class Folder:
         self._uri = uri
         self._folder = folder
 
-    def require_writable(self, run_digest: str) -> None:
+    def require_writable(self, run_digest: str) -> Found:
         """Check the folder; see `Destination`."""
-        if self._folder.exists() and not self._folder.is_dir():
-            raise InputError(f"output.destination {self._uri}: is a file; a folder is needed")
-        manifest = self._folder / MANIFEST
-        is_empty = not self._folder.is_dir() or not any(self._folder.iterdir())
-        content = manifest.read_bytes() if manifest.is_file() else None
-        _check_writable(self._uri, is_empty, content, run_digest)
+        with _errors_as_sentences(self._uri, "read"):
+            for path in (self._folder, *self._folder.parents):
+                if path.exists() and not path.is_dir():
+                    name = "it" if path == self._folder else str(path)
+                    raise InputError(f"{FIELD} {self._uri}: {name} is a file; a folder is needed")
+            if self._folder.is_mount():
+                raise InputError(
+                    f"{FIELD} {self._uri}: is where a volume is mounted, which cannot be replaced as a whole; name a "
+                    "folder on it"
+                )
+            manifest = self._folder / MANIFEST
+            is_empty = not self._folder.is_dir() or not any(self._folder.iterdir())
+            content = manifest.read_bytes() if manifest.is_file() else None
+        return _check_writable(self._uri, is_empty, content, run_digest)
+
+    def probe(self) -> None:
+        """Make and remove a folder next to it, and the folders above it; see `Destination`."""
+        with _errors_as_sentences(self._uri, "written"):
+            missing = [folder for folder in self._folder.parents if not folder.exists()]
+            probe = self._folder.with_name(f".{self._folder.name}.probing")
+            try:
+                probe.mkdir(parents=True, exist_ok=True)
+                (probe / PROBE).write_bytes(b"dapt")
+            finally:
+                shutil.rmtree(probe, ignore_errors=True)
+                for folder in missing:
+                    # Another run may have put something there meanwhile.
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
 
     def write(self, folder: Path, *, heartbeat: Heartbeat) -> None:
         """Write the files next to the folder and replace it; see `Destination`."""
+        with _errors_as_sentences(self._uri, "written"):
+            self._write(folder, heartbeat)
+
+    def _write(self, folder: Path, heartbeat: Heartbeat) -> None:
         self._folder.parent.mkdir(parents=True, exist_ok=True)
         new = self._folder.with_name(f".{self._folder.name}.writing")
         old = self._folder.with_name(f".{self._folder.name}.before")
@@ -149,21 +254,35 @@ class ObjectStore:
         self._filesystem = filesystem
         self._root = root.rstrip("/")
 
-    def require_writable(self, run_digest: str) -> None:
+    def require_writable(self, run_digest: str) -> Found:
         """Check the prefix; see `Destination`."""
-        try:
-            paths = self._filesystem.find(self._root)
-        except FileNotFoundError:
-            paths = []
-        manifest = f"{self._root}/{MANIFEST}"
-        content = self._filesystem.cat_file(manifest) if self._filesystem.exists(manifest) else None
-        _check_writable(self._uri, not paths, content, run_digest)
+        with _errors_as_sentences(self._uri, "read"):
+            # Listings are cached for the life of the process.
+            self._filesystem.invalidate_cache()
+            try:
+                paths = self._filesystem.find(self._root)
+            except FileNotFoundError:
+                paths = []
+            paths = [path for path in paths if not path.endswith(f"/{PROBE}")]
+            manifest = f"{self._root}/{MANIFEST}"
+            content = self._filesystem.cat_file(manifest) if self._filesystem.exists(manifest) else None
+        return _check_writable(self._uri, not paths, content, run_digest)
+
+    def probe(self) -> None:
+        """Put an object and remove it; see `Destination`."""
+        path = f"{self._root}/{PROBE}"
+        with _errors_as_sentences(self._uri, "written"):
+            self._filesystem.pipe_file(path, b"dapt")
+        # Publishing removes nothing, so credentials that may only add objects are enough.
+        with contextlib.suppress(Exception):
+            self._filesystem.rm_file(path)
 
     def write(self, folder: Path, *, heartbeat: Heartbeat) -> None:
         """Upload the files, the manifest last; see `Destination`."""
-        for path in _files(folder):
-            self._filesystem.put_file(str(path), f"{self._root}/{path.relative_to(folder).as_posix()}")
-            heartbeat()
+        with _errors_as_sentences(self._uri, "written"):
+            for path in _files(folder):
+                self._filesystem.put_file(str(path), f"{self._root}/{path.relative_to(folder).as_posix()}")
+                heartbeat()
 
 
 class Hub:
@@ -176,26 +295,42 @@ class Hub:
         self._repository = repository
         self._api = HfApi()
 
-    def require_writable(self, run_digest: str) -> None:
+    def require_writable(self, run_digest: str) -> Found:
         """Check the repository; see `Destination`."""
         from huggingface_hub import hf_hub_download
 
-        if not self._api.repo_exists(self._repository):
-            return
-        # The hub puts .gitattributes into every new repository.
-        files = [name for name in self._api.list_repo_files(self._repository) if name != ".gitattributes"]
-        content = None
-        if MANIFEST in files:
-            content = Path(hf_hub_download(self._repository, MANIFEST)).read_bytes()
-        _check_writable(self._uri, not files, content, run_digest)
+        with _errors_as_sentences(self._uri, "read"):
+            if not self._api.repo_exists(self._repository):
+                return "empty"
+            # The hub puts .gitattributes into every new repository.
+            files = [name for name in self._api.list_repo_files(self._repository) if name != ".gitattributes"]
+            content = None
+            if MANIFEST in files:
+                content = Path(hf_hub_download(self._repository, MANIFEST)).read_bytes()
+        return _check_writable(self._uri, not files, content, run_digest)
+
+    def probe(self) -> None:
+        """Ask for the right to write to the repository; see `Destination`.
+
+        One that does not exist is made and removed again: a commit would stay in the history of one that does.
+        """
+        with _errors_as_sentences(self._uri, "written"):
+            if self._api.repo_exists(self._repository):
+                self._api.auth_check(self._repository, write=True)
+                return
+            self._api.create_repo(self._repository, private=True, exist_ok=False)
+        # Whoever may make a repository may not always remove it; an empty one is as good as none.
+        with contextlib.suppress(Exception):
+            self._api.delete_repo(self._repository)
 
     def write(self, folder: Path, *, heartbeat: Heartbeat) -> None:
         """Upload the files in one commit; see `Destination`."""
         heartbeat()
-        self._api.create_repo(self._repository, private=True, exist_ok=True)
-        self._api.upload_folder(
-            repo_id=self._repository, folder_path=folder, commit_message="Publish the adapted model"
-        )
+        with _errors_as_sentences(self._uri, "written"):
+            self._api.create_repo(self._repository, private=True, exist_ok=True)
+            self._api.upload_folder(
+                repo_id=self._repository, folder_path=folder, commit_message="Publish the adapted model"
+            )
 
 
 def _files(folder: Path) -> list[Path]:

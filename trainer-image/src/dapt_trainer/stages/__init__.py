@@ -6,11 +6,13 @@ The map has module names, not modules, so that a stage imports only what it need
 from __future__ import annotations
 
 STAGE_MODULES: dict[str, str] = {
+    "destination": "dapt_trainer.stages.destination",
     "prepare": "dapt_trainer.stages.prepare",
     "baseline": "dapt_trainer.stages.baseline",
     "pretrain": "dapt_trainer.stages.pretrain",
     "blend": "dapt_trainer.stages.blend",
     "evaluate": "dapt_trainer.stages.evaluate",
+    "tuning_data": "dapt_trainer.stages.tuning_data",
     "finetune": "dapt_trainer.stages.finetune",
     "align": "dapt_trainer.stages.align",
     "verify": "dapt_trainer.stages.verify",

@@ -90,8 +90,11 @@ def assemble(config: PublishConfig, work: Path, folder: Path) -> None:
 
 def _new_template(work: Path, reference: ModelReference) -> str | None:
     """Return the chat template that tuning has added; None where the base model's files have it."""
-    template = load_tokenizer(work, tokenizer_folder(work, reference)).chat_template
-    return None if template == load_tokenizer(work, reference.origin).chat_template else template
+    tuned = load_tokenizer(work, tokenizer_folder(work, reference)).chat_template
+    own = load_tokenizer(work, reference.origin).chat_template
+    # Of several templates, tuning uses one.
+    known = (own, *own.values()) if isinstance(own, dict) else (own,)
+    return tuned if isinstance(tuned, str) and tuned not in known else None
 
 
 def _new_ends(model: PreTrainedModel, work: Path, reference: ModelReference) -> list[int] | None:

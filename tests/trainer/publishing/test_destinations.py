@@ -1,0 +1,408 @@
+"""Each kind of destination is tried as publishing will write it; each fault has its sentence; nothing is left."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dapt_contract.run_identity import RunIdentity
+from dapt_contract.stage_file import StageFile
+from dapt_contract.stages.destination import DestinationConfig
+from dapt_trainer.context import SilentProgress, StageContext
+from dapt_trainer.errors import InfrastructureError, InputError
+from dapt_trainer.publishing.destinations import PROBE, open_destination
+from dapt_trainer.publishing.published_files import ModelManifest, manifest_bytes
+from dapt_trainer.stages.destination import run
+
+DIGEST, OTHER = "sha256:" + "1" * 64, "sha256:" + "2" * 64
+SUFFIX = "; check that the place exists and that the credentials of use `write` may write there"
+
+
+def manifest(digest: str = DIGEST) -> bytes:
+    return manifest_bytes(
+        ModelManifest(run_digest=digest, adaptation="toy", candidate="a1-s2", digest="sha256:0", files=())
+    )
+
+
+def tried(uri: str, tmp_path: Path) -> str:
+    """Return what the stage finds there."""
+    config = DestinationConfig(destination=uri, run_digest=DIGEST)
+    identity = RunIdentity(
+        namespace="default", name="toy", uid="u", stage="destination", attempt=1, try_number=1, fence=1
+    )
+    work = tmp_path / "work"
+    work.mkdir(exist_ok=True)
+    context = StageContext(
+        stage=StageFile(run=identity, kind="destination", config=config),
+        work=work,
+        scratch=tmp_path,
+        progress=SilentProgress(),
+    )
+    report = run(config, context)
+    assert report.facts.destination == uri
+    return report.facts.found
+
+
+def refused(uri: str, tmp_path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        tried(uri, tmp_path)
+    return str(caught.value)
+
+
+def everything(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+# Folders
+
+
+def test_a_folder_is_tried_and_nothing_is_left(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    assert tried(f"file://{place}/models/new/clinical", tmp_path) == "empty"
+    assert everything(place) == []
+    (place / "out").mkdir()
+    assert tried(f"file://{place}/out", tmp_path) == "empty"
+    (place / "out/dapt.json").write_bytes(manifest())
+    (place / "out/model.safetensors").touch()
+    assert tried(f"file://{place}/out", tmp_path) == "ours"
+    assert everything(place) == ["out", "out/dapt.json", "out/model.safetensors"]
+
+
+def test_a_folder_of_another_run_or_of_unknown_files_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").touch()
+    start = f"output.destination file://{out}: "
+    assert refused(f"file://{out}", tmp_path) == (
+        f"{start}not empty, and no dapt.json says that this run wrote it; empty it, or choose another place"
+    )
+    (out / "dapt.json").write_bytes(manifest(OTHER))
+    assert refused(f"file://{out}", tmp_path) == (
+        f"{start}holds the model of another run (sha256:222222222222..., this one is sha256:111111111111...); "
+        "empty it, or choose another place"
+    )
+    (out / "dapt.json").write_text('{"kind": "of something else"}')
+    assert refused(f"file://{out}", tmp_path) == (
+        f"{start}not empty, and its dapt.json is none that dapt wrote; empty it, or choose another place"
+    )
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    assert refused(f"file://{tmp_path}/a", tmp_path) == (
+        f"output.destination file://{tmp_path}/a: it is a file; a folder is needed"
+    )
+    assert refused(f"file://{tmp_path}/a/b/c", tmp_path) == (
+        f"output.destination file://{tmp_path}/a/b/c: {tmp_path}/a is a file; a folder is needed"
+    )
+
+
+def test_a_volume_that_is_read_only_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mkdir(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system", f"{tmp_path}/out")
+
+    (tmp_path / "work").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", mkdir)
+        with pytest.raises(InputError) as caught:
+            open_destination(f"file://{tmp_path}/out", work=tmp_path / "work").probe()
+    assert str(caught.value) == (
+        f"output.destination file://{tmp_path}/out cannot be written (OSError: [Errno 30] Read-only file system: "
+        f"'{tmp_path}/out'){SUFFIX}"
+    )
+
+
+def test_a_full_disk_is_not_the_users_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_bytes(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    with pytest.raises(InfrastructureError, match="No space left on device"):
+        tried(f"file://{tmp_path}/out", tmp_path)
+    assert everything(tmp_path) == ["work"]
+
+
+def test_a_name_that_the_file_system_cannot_hold_is_refused(tmp_path: Path) -> None:
+    assert "File name too long" in refused(f"file://{tmp_path}/{'x' * 300}", tmp_path)
+    assert "File name too long" in refused(
+        f"file://{tmp_path}/{'x' * 250}", tmp_path
+    )  # as it is being written
+
+
+def test_where_a_volume_is_mounted_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "mounted")
+    (tmp_path / "mounted").mkdir()
+    assert refused(f"file://{tmp_path}/mounted", tmp_path) == (
+        f"output.destination file://{tmp_path}/mounted: is where a volume is mounted, which cannot be replaced as a "
+        "whole; name a folder on it"
+    )
+    assert tried(f"file://{tmp_path}/mounted/out", tmp_path) == "empty"
+
+
+def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path: Path) -> None:
+    large = tmp_path / "large-disk"
+    large.mkdir()
+    (tmp_path / "out").symlink_to(large)
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "dapt.json").write_bytes(manifest())
+    open_destination(f"file://{tmp_path}/out", work=tmp_path / "work").write(model, heartbeat=lambda: None)
+    assert (tmp_path / "out").is_symlink()
+    assert everything(large) == ["dapt.json"]
+    assert tried(f"file://{tmp_path}/out", tmp_path) == "ours"
+
+
+def test_a_claim_is_tried_where_the_pod_mounts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAPT_CLAIMS", str(tmp_path / "claims"))
+    (tmp_path / "claims/models").mkdir(parents=True)
+    assert tried("pvc://models/team/clinical", tmp_path) == "empty"
+    assert everything(tmp_path / "claims") == ["models"]
+    assert refused("pvc://models", tmp_path) == (
+        "output.destination 'pvc://models': the claim itself cannot be replaced as a whole; write pvc://CLAIM/FOLDER"
+    )
+    assert "claim 'other' is not mounted" in refused("pvc://other/x", tmp_path)
+
+
+# Object stores
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """An S3 server in this process."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def store(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The client of a server with the bucket `models`."""
+    import s3fs
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "NO_PROXY": "127.0.0.1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    store = s3fs.S3FileSystem(client_kwargs={"endpoint_url": os.environ["AWS_ENDPOINT_URL"]})
+    if store.exists("models"):
+        store.rm("models", recursive=True)
+    store.mkdir("models")
+    yield store
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_bucket_is_tried_and_nothing_is_left(store: Any, tmp_path: Path) -> None:
+    assert tried("s3://models/team/clinical", tmp_path) == "empty"
+    assert store.find("models") == []
+    store.pipe_file("models/team/clinical/dapt.json", manifest())
+    assert tried("s3://models/team/clinical", tmp_path) == "ours"
+    store.pipe_file("models/team/clinical/dapt.json", manifest(OTHER))
+    assert "holds the model of another run" in refused("s3://models/team/clinical", tmp_path)
+    store.invalidate_cache()
+    assert store.find("models") == ["models/team/clinical/dapt.json"]
+
+
+def test_a_bucket_that_does_not_exist_is_named(store: Any, tmp_path: Path) -> None:
+    sentence = refused("s3://no-such-bucket/clinical", tmp_path)
+    assert sentence.startswith(
+        "output.destination s3://no-such-bucket/clinical cannot be written (FileNotFoundError: "
+    )
+    assert sentence.endswith(SUFFIX)
+
+
+def test_credentials_that_may_not_write_are_refused(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(store, "pipe_file", denied)
+    assert refused("s3://models/clinical", tmp_path) == (
+        f"output.destination s3://models/clinical cannot be written (PermissionError: Access Denied){SUFFIX}"
+    )
+
+
+def test_credentials_that_may_only_add_objects_are_enough(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError("Access Denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "rm_file", denied)
+        assert tried("s3://models/clinical", tmp_path) == "empty"
+    assert store.find("models") == [f"models/clinical/{PROBE}"]
+    assert tried("s3://models/clinical", tmp_path) == "empty"  # what was left counts as nothing
+
+
+def test_a_store_that_cannot_be_reached_is_tried_again(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class EndpointConnectionError(Exception):
+        pass
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise EndpointConnectionError("Could not connect")
+
+    monkeypatch.setattr(store, "find", unreachable)
+    with pytest.raises(
+        InfrastructureError, match="cannot be read \\(EndpointConnectionError: Could not connect"
+    ):
+        tried("s3://models/clinical", tmp_path)
+
+
+def test_a_fault_of_ours_is_no_sentence(store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise TypeError("ours")
+
+    monkeypatch.setattr(store, "pipe_file", broken)
+    with pytest.raises(TypeError):
+        tried("s3://models/clinical", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["s3://Models/x", "s3://ab/x", "s3://my bucket/x", "s3://10.0.0.1/x", "s3://a..b/x", "gs://-models/x"],
+)
+def test_no_bucket_has_such_a_name(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dapt_trainer.publishing import destinations
+
+    monkeypatch.setattr(destinations, "filesystem_of", lambda uri, field: (None, uri, uri))
+    bucket = uri.split("/")[2]
+    assert f"output.destination {uri!r}: {bucket!r} is no name of a bucket: " in refused(uri, tmp_path)
+
+
+# The hub
+
+
+class HubError(Exception):
+    """An HTTP answer as the hub's client raises it."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"{status} Client Error")
+        self.response = SimpleNamespace(status_code=status)
+
+
+@dataclass
+class Hub:
+    """A hub with repositories, and what a token may do there."""
+
+    repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    creates: bool = True
+    removes: bool = True
+    writes: bool = True
+    status: int = 0
+    """Answer to every question; 0: as it is."""
+
+    def repo_exists(self, name: str) -> bool:
+        if self.status:
+            raise HubError(self.status)
+        return name in self.repositories
+
+    def list_repo_files(self, name: str) -> list[str]:
+        return [".gitattributes", *self.repositories[name]]
+
+    def auth_check(self, name: str, *, write: bool) -> None:
+        if write and not self.writes:
+            raise HubError(403)
+
+    def create_repo(self, name: str, *, private: bool, exist_ok: bool) -> None:
+        if not self.creates:
+            raise HubError(403)
+        assert (private, exist_ok) == (True, False)
+        self.repositories[name] = {}
+
+    def delete_repo(self, name: str) -> None:
+        if not self.removes:
+            raise HubError(403)
+        del self.repositories[name]
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    import huggingface_hub
+
+    hub = Hub()
+
+    def download(name: str, file: str) -> str:
+        path = tmp_path / "downloaded"
+        path.write_bytes(hub.repositories[name][file])
+        return str(path)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    return hub
+
+
+def test_a_repository_that_does_not_exist_is_made_and_removed(hub: Hub, tmp_path: Path) -> None:
+    assert tried("hf://org/clinical", tmp_path) == "empty"
+    assert hub.repositories == {}
+    hub.removes = False
+    assert tried("hf://org/clinical", tmp_path) == "empty"
+    assert hub.repositories == {"org/clinical": {}}
+    assert tried("hf://org/clinical", tmp_path) == "empty"
+
+
+def test_a_repository_that_exists_is_not_changed(hub: Hub, tmp_path: Path) -> None:
+    hub.repositories["org/clinical"] = {"dapt.json": manifest(), "model.safetensors": b""}
+    assert tried("hf://org/clinical", tmp_path) == "ours"
+    assert hub.repositories["org/clinical"].keys() == {"dapt.json", "model.safetensors"}
+    hub.repositories["org/other"] = {"README.md": b""}
+    assert "not empty, and no dapt.json" in refused("hf://org/other", tmp_path)
+    hub.writes = False
+    assert refused("hf://org/clinical", tmp_path) == (
+        f"output.destination hf://org/clinical cannot be written (HubError: 403 Client Error){SUFFIX}"
+    )
+
+
+def test_a_token_without_rights_is_refused_and_a_hub_in_trouble_is_asked_again(
+    hub: Hub, tmp_path: Path
+) -> None:
+    hub.creates = False
+    assert "cannot be written (HubError: 403" in refused("hf://org/clinical", tmp_path)
+    for status, error in ((401, InputError), (429, InfrastructureError), (503, InfrastructureError)):
+        hub.status = status
+        with pytest.raises(error, match=f"cannot be read \\(HubError: {status}"):
+            tried("hf://org/clinical", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["org/a--b", "org/.hidden", "org/" + "x" * 97, "org/ü", "org/model.git"])
+def test_a_name_that_the_hub_does_not_accept_is_refused(name: str, hub: Hub, tmp_path: Path) -> None:
+    assert f"output.destination 'hf://{name}': the hub does not accept {name!r}: " in refused(
+        f"hf://{name}", tmp_path
+    )
+
+
+@pytest.mark.parametrize("name", ["clinical", "datasets/org/clinical", "org/clinical/v1"])
+def test_a_model_on_the_hub_has_an_owner_and_a_name(name: str, hub: Hub, tmp_path: Path) -> None:
+    assert refused(f"hf://{name}", tmp_path) == (
+        f"output.destination 'hf://{name}': a model on the hub is hf://ORG/NAME, without revision or folder"
+    )
+
+
+def test_the_stage_starts_without_torch() -> None:
+    import subprocess
+    import sys
+
+    program = (
+        "import sys, dapt_trainer.stages.destination\n"
+        "sys.exit(len({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
