@@ -30,7 +30,7 @@ def test_general_perplexity_within_the_limit_passes() -> None:
     verdict = only(perplexity.judge(spec(), facts(measure(increase=0.149))))
     assert verdict.passed
     assert verdict.message == (
-        "general perplexity of a1-s40 is +14.9% against the base model's, within the limit of +15.0%"
+        "general perplexity of a1-s40 on half B is +14.9% against the base model's, within the limit of +15.0%"
     )
 
 
@@ -39,7 +39,7 @@ def test_general_perplexity_over_the_limit_fails() -> None:
     assert not verdict.passed
     assert verdict.reason == "LimitExceeded"
     assert verdict.message == (
-        "general perplexity of a1-s40 is +21.0% against the base model's, over the limit of +15.0%"
+        "general perplexity of a1-s40 on half B is +21.0% against the base model's, over the limit of +15.0%"
     )
     assert verdict.numbers["increase"] == pytest.approx(0.21, abs=1e-6)
 
@@ -62,16 +62,21 @@ def test_the_other_half_does_not_judge() -> None:
 @pytest.mark.parametrize(
     ("drop", "error", "passed", "message"),
     [
-        (-0.02, 0.01, True, "general of a1-s40 lost nothing, within the limit of 3.0"),
-        (0.025, 0.01, True, "general of a1-s40 lost 2.5 points, within the limit of 3.0"),
+        (-0.02, 0.01, True, "general of a1-s40 lost nothing on half B, within the limit of 3.0"),
+        (0.025, 0.01, True, "general of a1-s40 lost 2.5 points on half B, within the limit of 3.0"),
         (
             0.035,
             0.01,
             True,
-            "general of a1-s40 lost 3.5 points, over the limit of 3.0 but within noise (standard error 1.0);"
+            "general of a1-s40 lost 3.5 points on half B, over the limit of 3.0 but within noise (standard error 1.0);"
             " about 800 items would settle it",
         ),
-        (0.05, 0.01, False, "general of a1-s40 lost 5.0 points (standard error 1.0), over the limit of 3.0"),
+        (
+            0.05,
+            0.01,
+            False,
+            "general of a1-s40 lost 5.0 points on half B (standard error 1.0), over the limit of 3.0",
+        ),
     ],
 )
 def test_a_drop_counts_when_it_exceeds_the_limit_by_more_than_the_paired_error(
@@ -115,7 +120,7 @@ def test_domain_gain_above_zero_passes() -> None:
     verdict = only(minimal_gain.judge(spec(), facts(measure(domain_nats=2.9))))
     assert verdict.passed
     assert verdict.message == (
-        "domain perplexity of a1-s40 is -9.5% against the base model's, a gain of 0.300"
+        "domain perplexity of a1-s40 on half B is -9.5% against the base model's, a gain of 0.300"
     )
 
 
@@ -123,7 +128,8 @@ def test_too_small_a_decrease_fails() -> None:
     verdict = only(minimal_gain.judge(spec(minDomainPerplexityDecrease=0.2), facts(measure(domain_nats=2.9))))
     assert verdict.reason == "LimitMissed"
     assert verdict.message == (
-        "domain perplexity of a1-s40 is -9.5% against the base model's, and a decrease of at least 20.0% is required"
+        "domain perplexity of a1-s40 on half B is -9.5% against the base model's, and a decrease of at"
+        " least 20.0% is required"
     )
 
 
@@ -131,7 +137,7 @@ def test_no_gain_on_the_half_that_judges_fails() -> None:
     verdict = only(minimal_gain.judge(spec(), facts(measure(domain_nats=2.99, domain_gain=-0.1))))
     assert verdict.reason == "NoGain"
     assert verdict.message == (
-        "domain perplexity of a1-s40 is -1.0% against the base model's and the gain on the half that judges is"
+        "domain perplexity of a1-s40 on half B is -1.0% against the base model's and the gain there is"
         " -0.190, not above zero"
     )
 

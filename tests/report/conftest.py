@@ -227,6 +227,7 @@ _STATUS: dict[str, Any] = {
         }
         for step, domain, general in CHECKPOINTS
     ],
-    "selected": {"id": CHOSEN, "reason": "largest gain of 5 candidates that pass the gates"},
+    "selected": {"id": CHOSEN, "reason": "largest gain of 5 candidates within the perplexity limit on half A;"
+        " it passes the gates on half B"},
     "output": {"destination": "file://out", "digest": "sha256:0", "deployable": True},
 }  # fmt: skip

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dapt_contract.stages.prepare import PrepareReport, TokenizerFacts
+from dapt_contract.stages.pretrain import PretrainReport
 from dapt_contract.stages.verify import Sample
 from dapt_operator.cluster.local.invocations import Invocations
 from dapt_operator.report import ReportError, build_report, draw_report
@@ -56,11 +57,12 @@ def test_page_of_a_finished_run_has_its_results(finished: Run, tmp_path: Path) -
     text = page(finished, tmp_path).text
     for words in (
         "model published to file://out",
-        "a1-s60 was chosen: largest gain of 5 candidates that pass the gates.",
+        "a1-s60 was chosen: largest gain of 5 candidates within the perplexity limit on half A;"
+        " it passes the gates on half B.",
         "its domain perplexity is −34.3 % and its general perplexity +3.0 %, where the gate allows +15.0 %",
         "Fine-tuning then made the final model: domain perplexity −29.5 %, general perplexity +9.4 %",
         "22.20 → 15.64 (final model)",
-        "passes : general perplexity of a1-s60 is +3.0% against the base model's, within the limit of +15.0%",
+        "passes : general perplexity of a1-s60 on half B is +3.0% against the base model's, within the limit of +15.0%",
         "task codes (domain) 120 31.0 ± 4.2 32.0 (+1.0 ± 2.1) 47.0 (+16.0 ± 2.1) better by 7.6 standard errors",
         "task facts (general) 60 45.0 ± 6.4 44.0 (−1.0 ± 2.1) 43.0 (−2.0 ± 2.1) no change beyond noise",
         "E11.9",
@@ -80,7 +82,7 @@ def test_page_of_a_finished_run_has_its_results(finished: Run, tmp_path: Path) -
 @pytest.mark.usefixtures("without_pictures")
 def test_every_candidate_shows_the_verdict_of_each_gate(finished: Run, tmp_path: Path) -> None:
     text = page(finished, tmp_path).text
-    assert "a1-s12 18.17 (−18.1 %) 19.11 (+5.1 %) 0.200 ✓ passes not checked ✗ fails" in text
+    assert "a1-s12 18.17 (−18.1 %) 19.11 (+5.1 %) 0.200 ✓ passes not judged ✗ fails" in text
     assert "a1-s60 (chosen) 14.59 (−34.3 %) 18.73 (+3.0 %) 0.420 ✓ passes ✓ passes ✓ passes" in text
 
 
@@ -102,7 +104,8 @@ def rolled_back(run: Run) -> Run:
             {"number": 2, "learningRate": 2.5e-3, "replayFraction": 0.0, "endedBy": "Completed"},
         ],
         "candidates": [*early, *later, blend],
-        "selected": {"id": "a2-avg3", "reason": "largest gain of 6 candidates that pass the gates"},
+        "selected": {"id": "a2-avg3", "reason": "largest gain of 6 candidates within the perplexity limit on half A;"
+            " it passes the gates on half B"},
     }  # fmt: skip
     return run
 
@@ -334,3 +337,51 @@ def test_the_time_is_that_of_all_invocations(finished: Run, tmp_path: Path, with
     folder = finished.write(tmp_path)
     Invocations().next(Path("m.yaml")).after(600).next(Path("m.yaml")).after(75).write(folder)
     assert "11 min 15 s no restart after a fault" in page(finished, tmp_path).text
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_nothing_passes_a_gate_that_has_not_judged_all(finished: Run, tmp_path: Path) -> None:
+    # Evaluated candidates alone have passed the gate of the gain: of the others the tasks are missing.
+    gates = finished.resource["spec"]["gates"]
+    gates["minDomainPerplexityDecrease"] = 0.0
+    text = page(finished, tmp_path).text
+    assert "a1-s48 15.00 (−32.4 %)" not in text  # a guard: the row is as the status has it
+    rows = [line for line in text.split("a1-s") if line.startswith(("12 ", "24 ", "36 ", "48 "))]
+    assert rows
+    assert all("✓ passes not judged not judged" in row for row in rows)
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_candidate_over_the_limit_on_half_a_alone_fails(finished: Run, tmp_path: Path) -> None:
+    report = finished.reports["pretrain"]
+    assert isinstance(report, PretrainReport)
+    first = report.facts.checkpoints[0]
+    only_a = first.model_copy(update={"general_a_nats": first.general_a_nats + 0.3})
+    rows = (only_a, *report.facts.checkpoints[1:])
+    facts = report.facts.model_copy(update={"checkpoints": rows})
+    finished.reports["pretrain"] = report.model_copy(update={"facts": facts})
+    drawn = page(finished, tmp_path)
+    assert "a1-s12 18.17 (−18.1 %) 19.11 (+5.1 %) 0.200 ✗ fails not judged ✗ fails" in drawn.text
+    assert (
+        "general perplexity of a1-s12 on half A is +41.9% against the base model's, over the limit of +15.0%"
+        in ((tmp_path / "report.html").read_text().replace("&#39;", "'"))
+    )
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_the_gates_speak_of_the_finished_model_too(finished: Run, tmp_path: Path) -> None:
+    text = page(finished, tmp_path).text
+    assert (
+        "passes : general perplexity of the finished model on half B is +9.4% against the base model's, within the"
+        " limit of +15.0%"
+    ) in text
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_column_of_gains_has_one_definition(finished: Run, tmp_path: Path) -> None:
+    assert "general perplexity gain gate:" in page(finished, tmp_path).text
+    finished.status["candidates"][-1]["gainWithTasks"] = 0.431
+    text = page(finished, tmp_path).text
+    assert "general perplexity gain with tasks gate:" in text
+    assert "0.420 0.431 ✓ passes" in text
+    assert "0.200 – ✓ passes" in text

@@ -128,8 +128,8 @@ def test_no_passing_candidate_at_the_end_starts_another_attempt() -> None:
     rows[0] = checkpoint(10, 3.1, 0.1)  # within the limit and no gain
     world.live(by_attempt({1: Ends(facts=pretrain_facts(rows))}))
     assert world.status["attempts"][0]["reason"] == (
-        "attempt 1 ended and no candidate passes the gates: domain perplexity of a1-s10 is +10.5% against the base"
-        " model's, and a decrease of at least 0.0% is required"
+        "attempt 1 ended and no candidate passes the gates: domain perplexity of a1-s10 on half B is +10.5% against"
+        " the base model's, and a decrease of at least 0.0% is required"
     )
     assert world.status["attempts"][1]["start"] == "a1-s10"
     assert trainings(world)[1].total_steps == 30

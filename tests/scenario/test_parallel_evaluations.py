@@ -134,7 +134,8 @@ def test_the_selection_waits_for_every_evaluation_and_ranks_by_the_tasks_too() -
     world.live(script)
     assert ids(world) == ["a1-s10", "a1-s20", "a1-s30", "a1-s40"]
     assert world.status["selected"] == {
-        "id": "a1-s20", "reason": "largest gain of 3 candidates that pass the gates", "digest": "000000000014",
+        "id": "a1-s20", "reason": "largest gain of 3 candidates within the perplexity limit on half A;"
+        " it passes the gates on half B", "digest": "000000000014",
     }  # fmt: skip
     assert world.stages[-3:] == ["finetune", "verify", "publish"]
 
@@ -194,7 +195,8 @@ def test_an_evaluation_that_fails_for_good_costs_its_candidate_alone() -> None:
     world.live(failing_evaluation("a1-s40"))
     assert world.status["selected"]["id"] == "a1-s20"
     assert world.status["selected"]["reason"] == (
-        "largest gain of 2 candidates that pass the gates; without a1-s40, whose evaluation gave no result"
+        "largest gain of 2 candidates within the perplexity limit on half A;"
+        " it passes the gates on half B; without a1-s40, whose evaluation gave no result"
     )
     failed = next(one for one in world.status["stages"] if one.get("candidate") == "a1-s40")
     assert (failed["state"], failed["reason"], failed["message"]) == (
@@ -262,7 +264,7 @@ def test_suspension_stops_all_and_resuming_costs_no_retry() -> None:
         world.cluster.run_pods(world.key, healthy)
     assert world.alive == []
     assert world.status["phase"] == "Suspended"
-    assert {one["state"] for one in world.status["stages"][2:]} == {"Suspended"}
+    assert {one["state"] for one in world.status["stages"][3:]} == {"Suspended"}
     world.edit(suspend=False)
     world.settle()
     assert world.alive == ["evaluate a1-s10", "evaluate a1-s20", "pretrain"]

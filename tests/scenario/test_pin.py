@@ -53,7 +53,9 @@ def test_the_pinned_candidate_is_evaluated_and_taken() -> None:
 def test_pinned_candidate_that_breaches_a_gate_is_published_with_warnings() -> None:
     world = World(spec("a1-s30"))
     world.live(told(increase=0.4))
-    breach = "general perplexity of a1-s30 is +40.0% against the base model's, over the limit of +15.0%"
+    breach = (
+        "general perplexity of a1-s30 on half B is +40.0% against the base model's, over the limit of +15.0%"
+    )
     assert (
         world.status["selected"]["reason"] == f"chosen by hand (selection.pin); it breaches a gate: {breach}"
     )

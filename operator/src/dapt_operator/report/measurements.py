@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from dapt_contract.measure import Measure, Score
+from dapt_operator.api.v1alpha1.spec import has_scores
 from dapt_operator.api.v1alpha1.status import CandidateStatus
 from dapt_operator.number_format import NOT_MEASURED, typeset
-from dapt_operator.plan.gates import GATES
+from dapt_operator.plan.gates import GATES, minimal_gain
+from dapt_operator.plan.gates import perplexity as perplexity_gate
 from dapt_operator.plan.selection.candidates import Candidate
+from dapt_operator.plan.selection.choose import breach_on_a
 from dapt_operator.report.charts import ScoreRow
 from dapt_operator.report.inputs import ReportInputs
 from dapt_operator.report.training_charts import PerplexityPoint
@@ -68,6 +71,7 @@ class CandidateRow:
     general: str
     general_change: str
     gain: str
+    gain_with_tasks: str
     gates: list[GateCell]
     message: str
 
@@ -213,30 +217,46 @@ def _shown_attempt(inputs: ReportInputs) -> int:
 def candidate_rows(inputs: ReportInputs) -> list[CandidateRow]:
     """Return every candidate with the verdict of each gate."""
     candidates = {candidate.id: candidate for candidate in inputs.candidates}
-    return [
-        _candidate_row(row, candidates.get(row.id), is_chosen=row.id == inputs.chosen_id)
-        for row in inputs.status.candidates
-    ]
+    return [_candidate_row(inputs, row, candidates.get(row.id)) for row in inputs.status.candidates]
 
 
-def _candidate_row(row: CandidateStatus, candidate: Candidate | None, *, is_chosen: bool) -> CandidateRow:
+def has_task_gains(inputs: ReportInputs) -> bool:
+    """Whether the domain tasks of any candidate were measured."""
+    return any(row.gain_with_tasks is not None for row in inputs.status.candidates)
+
+
+def _gain_cell(gain: float | None) -> str:
+    return NOT_MEASURED if gain is None else typeset(f"{gain:.3f}")
+
+
+def _candidate_row(inputs: ReportInputs, row: CandidateStatus, candidate: Candidate | None) -> CandidateRow:
     decrease = row.domain_perplexity_decrease
     return CandidateRow(
         id=row.id,
-        is_chosen=is_chosen,
+        is_chosen=row.id == inputs.chosen_id,
         domain=perplexity(row.domain_perplexity),
         domain_change=percent(None if decrease is None else -decrease),
         general=perplexity(row.general_perplexity),
         general_change=percent(row.forgetting),
-        gain=NOT_MEASURED if row.gain is None else typeset(f"{row.gain:.3f}"),
-        gates=[_gate_cell(candidate, gate.name) for gate in GATES],
+        gain=_gain_cell(row.gain),
+        gain_with_tasks=_gain_cell(row.gain_with_tasks),
+        gates=[_gate_cell(inputs, candidate, gate.name) for gate in GATES],
         message=row.message or "",
     )
 
 
-def _gate_cell(candidate: Candidate | None, gate: str) -> GateCell:
+def _gate_cell(inputs: ReportInputs, candidate: Candidate | None, gate: str) -> GateCell:
+    """Return what a gate says; nothing where it has not judged, or not on all that it judges by."""
     verdicts = [verdict for verdict in candidate.verdicts if verdict.gate == gate] if candidate else []
-    if not verdicts:
+    if candidate is None or inputs.spec is None or not verdicts:
         return GateCell("", "")
-    reason = " ".join(verdict.message for verdict in verdicts)
-    return GateCell("pass" if all(verdict.passed for verdict in verdicts) else "fail", reason)
+    reasons = [verdict.message for verdict in verdicts]
+    passes = all(verdict.passed for verdict in verdicts)
+    if gate == perplexity_gate.NAME and not candidate.passes_a and inputs.base is not None:
+        reasons.insert(0, breach_on_a(inputs.spec, inputs.base, candidate))
+        passes = False
+    # The gain of a candidate whose tasks were not measured is that of perplexity alone: it may fall below zero yet.
+    is_partial = gate == minimal_gain.NAME and not candidate.is_evaluated and has_scores(inputs.spec)
+    if passes and is_partial:
+        return GateCell("", "its tasks were not measured")
+    return GateCell("pass" if passes else "fail", " ".join(reasons))

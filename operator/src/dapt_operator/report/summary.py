@@ -7,6 +7,8 @@ from typing import Literal, NamedTuple
 
 from dapt_operator.api.v1alpha1.conditions import FINISHED, GATES_PASSED, RECONCILING, STALLED, find_condition
 from dapt_operator.number_format import duration
+from dapt_operator.plan.gates import FINISHED_MODEL, GATES, GateFacts, Verdict
+from dapt_operator.plan.selection.choose import breach_on_a
 from dapt_operator.report.inputs import ReportInputs
 from dapt_operator.report.measurements import perplexity_change
 from dapt_operator.report.run_facts import restarts, restarts_text, stage_spans
@@ -69,9 +71,10 @@ def decision_sentences(inputs: ReportInputs) -> list[str]:
         sentences.append(f"{selected.id} was chosen: {selected.reason}.")
         if base is not None and chosen is not None:
             limit = inputs.spec.gates.max_general_perplexity_increase if inputs.spec else None
-            allowed = f", where the gate allows {percent(limit)}" if limit is not None else ""
+            allowed = f", where the gate allows {percent(limit)} on half B" if limit is not None else ""
             sentences.append(
-                f"Against the base model its domain perplexity is {percent(perplexity_change(base, chosen, 'domain'))}"
+                "Against the base model, over both halves of the held-out text, its domain perplexity is"
+                f" {percent(perplexity_change(base, chosen, 'domain'))}"
                 f" and its general perplexity {percent(perplexity_change(base, chosen, 'general'))}{allowed}."
             )
     if base is not None and inputs.final is not None:
@@ -89,11 +92,25 @@ def decision_sentences(inputs: ReportInputs) -> list[str]:
 
 
 def gate_sentences(inputs: ReportInputs) -> list[tuple[bool, str]]:
-    """Return for each gate whether the chosen candidate passes, and the sentence."""
+    """Return for each gate whether the chosen candidate and the finished model pass, and the sentence."""
     for candidate in inputs.candidates:
-        if candidate.id == inputs.chosen_id:
-            return [(verdict.passed, verdict.message) for verdict in candidate.verdicts]
+        if candidate.id != inputs.chosen_id:
+            continue
+        sentences = [
+            (verdict.passed, verdict.message) for verdict in (*candidate.verdicts, *_final_verdicts(inputs))
+        ]
+        if not candidate.passes_a and inputs.spec is not None and inputs.base is not None:
+            sentences.insert(0, (False, breach_on_a(inputs.spec, inputs.base, candidate)))
+        return sentences
     return []
+
+
+def _final_verdicts(inputs: ReportInputs) -> Iterator[Verdict]:
+    """Yield what the gates say of the finished model, where tuning made another one of the chosen candidate."""
+    if inputs.spec is None or inputs.base is None or inputs.final is None:
+        return
+    for gate in GATES:
+        yield from gate.judge(inputs.spec, GateFacts(FINISHED_MODEL, inputs.base, inputs.final))
 
 
 def warnings(inputs: ReportInputs) -> list[str]:

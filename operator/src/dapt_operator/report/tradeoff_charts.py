@@ -77,7 +77,7 @@ def tradeoff_chart(candidates: Sequence[CandidatePoint], *, chosen: str | None, 
     front = pareto_front(shown)
     with style.figure(4.3) as (figure, axes):
         axes.set_xlabel("forgetting: general perplexity over the base model's (%)")
-        axes.set_ylabel("gain in the domain")
+        axes.set_ylabel("gain in the domain, by perplexity")
         axes.scatter([0], [0], s=60, color=style.BASE, zorder=4, label="base model")
         axes.plot(
             [100 * point.forgetting for point in front],

@@ -114,8 +114,10 @@ class Resolved(StatusBase):
 
 
 class Frozen(StatusBase):
-    """Blocks of the spec that may no longer change, since the stage that needs them has started."""
+    """Blocks of the spec that may no longer change, since the stage that needs them has started or has succeeded."""
 
+    seed: bool | None = None
+    """spec.seed, with prepare."""
     model: bool | None = None
     """spec.model, with prepare."""
     corpus: bool | None = None
@@ -131,7 +133,7 @@ class Frozen(StatusBase):
     preference: bool | None = None
     """spec.preference, with align."""
     output: bool | None = None
-    """spec.output, with publish."""
+    """spec.output, once the model is published."""
 
 
 class Digests(StatusBase):
@@ -145,6 +147,8 @@ class Digests(StatusBase):
     """Name of the operator instance that owns the adaptation."""
     run: Digest | None = None
     """SHA-256 of the whole run, as published with the model."""
+    blocks: Annotated[Mapping[str, ShortText], Field(max_length=16)] = Field(default_factory=dict)
+    """Once it has ended: beginning of the SHA-256 of each block of the spec that decided the result."""
 
 
 class PlanSummary(StatusBase):
@@ -224,7 +228,10 @@ class CandidateStatus(StatusBase):
     domain_perplexity_decrease: float | None = None
     """1 minus domain perplexity divided by the base model's."""
     gain: float | None = None
-    """Gain in the domain, by which candidates are ranked."""
+    """Gain by perplexity alone, which is known of every candidate: weights.domainPerplexity x fall of ln domain
+    perplexity on both halves. With a weight of 0: the fall itself."""
+    gain_with_tasks: float | None = None
+    """The whole gain, with the domain tasks. Absent: they were not measured, or there are none."""
     tasks: Annotated[Mapping[str, TaskScore], Field(max_length=256)] = Field(default_factory=dict)
     """Results by task."""
     passes: bool | None = None
@@ -305,7 +312,7 @@ class DomainAdaptationStatus(StatusBase):
     forgetting: float | None = None
     """General perplexity divided by the base model's, minus 1, of the selected candidate, else of the latest."""
     gain: float | None = None
-    """Gain of the same candidate."""
+    """Gain of the same candidate: with the domain tasks once they were measured."""
     attempt: Integer | None = None
     """Number of the newest attempt."""
     progress: ProgressStatus | None = None

@@ -76,7 +76,7 @@ def _page(rejudgement: Rejudgement) -> RenderableType:
             candidate.id,
             f"{candidate.gain_on_a:.3f}",
             "pass" if candidate.passes_on_a else "over",
-            "; ".join(failed or noise) or "pass",
+            "; ".join(failed or noise) or ("pass" if candidate.is_judged else "–"),
         )
     stops = [
         f"attempt {number}: the stop rule fires at reading {index + 1}: {decision.message}"

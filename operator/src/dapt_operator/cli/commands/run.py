@@ -136,7 +136,7 @@ def _run_in(
         with cluster, screen_for(console) as screen:
             if Snapshot(folder.name, folder.status()).stalled is not None:
                 cluster.renew_retries()
-            status = follow(cluster, planned, screen, flag, run_time=run_time)
+            status = follow(cluster, planned, screen, flag, time.monotonic, run_time)
             if flag.is_set and not _ended(status):
                 screen.add_line("stopping: the running stage saves first (once more to stop at once)")
         return status

@@ -18,7 +18,7 @@ from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.cli.display.stage_rows import Snapshot
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.run_folder import RunFolder
-from dapt_operator.number_format import percent, perplexity, points
+from dapt_operator.number_format import NOT_MEASURED, percent, perplexity, points
 from dapt_operator.report.inputs import NO_ANSWER, find_stage_report, read_reports
 
 HEADINGS = {"base": "base", "chosen": "chosen", "finetuned": "fine-tuned", "final": "final"}
@@ -128,7 +128,10 @@ def candidates_table(status: DomainAdaptationStatus) -> Table | None:
     if not status.candidates:
         return None
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("candidate", "domain perplexity", "general perplexity", "forgetting", "gain", "gates"):
+    # Two columns, since the tasks are measured of some candidates alone: each has one definition.
+    has_tasks = any(candidate.gain_with_tasks is not None for candidate in status.candidates)
+    gains = ("gain", "with tasks") if has_tasks else ("gain",)
+    for heading in ("candidate", "domain perplexity", "general perplexity", "forgetting", *gains, "gates"):
         table.add_column(heading, justify="left" if heading in ("candidate", "gates") else "right")
     for candidate in status.candidates:
         passes = candidate.passes
@@ -141,10 +144,14 @@ def candidates_table(status: DomainAdaptationStatus) -> Table | None:
             f" ({percent(_negative(candidate.domain_perplexity_decrease))})",
             perplexity(candidate.general_perplexity),
             percent(candidate.forgetting),
-            "–" if candidate.gain is None else f"{candidate.gain:.3f}",
+            *(_gain_cell(gain) for gain in (candidate.gain, candidate.gain_with_tasks)[: len(gains)]),
             verdict,
         )
     return table
+
+
+def _gain_cell(gain: float | None) -> str:
+    return NOT_MEASURED if gain is None else f"{gain:.3f}"
 
 
 def _negative(value: float | None) -> float | None:

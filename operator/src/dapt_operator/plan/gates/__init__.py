@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from dapt_operator.plan.gates import minimal_gain, perplexity, task_drop
-from dapt_operator.plan.gates.verdict import Gate, GateFacts, Verdict
+from dapt_operator.plan.gates.verdict import FINISHED_MODEL, Gate, GateFacts, Verdict
 
 GATES: Final[tuple[Gate, ...]] = (
     perplexity.GATE,
@@ -19,4 +19,4 @@ GATES: Final[tuple[Gate, ...]] = (
 )
 """In the order in which they judge, and in which their verdicts are reported."""
 
-__all__ = ["GATES", "Gate", "GateFacts", "Verdict"]
+__all__ = ["FINISHED_MODEL", "GATES", "Gate", "GateFacts", "Verdict"]

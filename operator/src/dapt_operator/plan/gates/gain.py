@@ -34,6 +34,22 @@ def gain(weights: SelectionWeights, base: Measure, measured: Measure, half: Half
     return weights.domain_perplexity * fall + weights.domain_tasks * mean_share
 
 
+def gain_by_perplexity(weights: SelectionWeights, base: Measure, measured: Measure, half: Half) -> float:
+    """Return the term of perplexity alone, which is known of every candidate.
+
+    With a weight of 0 all candidates would have the same gain: then it is the fall of ln domain perplexity itself.
+    """
+    fall = loss_nats(base.domain, half) - loss_nats(measured.domain, half)
+    if not math.isfinite(fall):
+        return -math.inf
+    return weights.domain_perplexity * fall if weights.domain_perplexity > 0 else fall
+
+
+def has_task_gain(weights: SelectionWeights, measured: Measure) -> bool:
+    """Whether domain tasks are part of the gain of a model that was measured like this."""
+    return weights.domain_tasks > 0 and any(score.kind == "task" for score in measured.of_side("domain"))
+
+
 def _share_won(base: Score, score: Score, half: Half) -> float:
     """Return how much of what the base model gets wrong the model gets right."""
     reference = base.score

@@ -18,12 +18,12 @@ def judge(spec: DomainAdaptationSpec, facts: GateFacts) -> tuple[Verdict, ...]:
     decrease = -increase(facts.base.domain, facts.measured.domain, "b")
     gained = gain(spec.selection.weights, facts.base, facts.measured, "b")
     numbers = {"decrease": decrease, "limit": required, "gain": gained}
-    change = f"domain perplexity of {facts.name} is {-decrease:+.1%} against the base model's"
+    change = f"domain perplexity of {facts.name} on half B is {-decrease:+.1%} against the base model's"
     if decrease < required:
         message = f"{change}, and a decrease of at least {required:.1%} is required"
         return (Verdict(NAME, False, "LimitMissed", message, numbers),)
     if gained <= 0.0:
-        message = f"{change} and the gain on the half that judges is {gained:.3f}, not above zero"
+        message = f"{change} and the gain there is {gained:.3f}, not above zero"
         return (Verdict(NAME, False, "NoGain", message, numbers),)
     return (Verdict(NAME, True, "Gained", f"{change}, a gain of {gained:.3f}", numbers),)
 

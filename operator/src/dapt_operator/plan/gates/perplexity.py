@@ -35,6 +35,14 @@ def passes_on(spec: DomainAdaptationSpec, base: Measure, measured: Measure, half
     return increase(base.general, measured.general, half) <= spec.gates.max_general_perplexity_increase
 
 
+def sentence(name: str, rise: float, limit: float, half: Literal["a", "b"], *, passed: bool) -> str:
+    """Return what one half says about a model, with the half, the number and the limit."""
+    return (
+        f"general perplexity of {name} on half {half.upper()} is {rise:+.1%} against the base model's,"
+        f" {'within' if passed else 'over'} the limit of {limit:+.1%}"
+    )
+
+
 def judge(spec: DomainAdaptationSpec, facts: GateFacts) -> tuple[Verdict, ...]:
     """Return one verdict, on half B."""
     limit = spec.gates.max_general_perplexity_increase
@@ -45,8 +53,7 @@ def judge(spec: DomainAdaptationSpec, facts: GateFacts) -> tuple[Verdict, ...]:
             gate=NAME,
             passed=passed,
             reason="WithinLimit" if passed else "LimitExceeded",
-            message=f"general perplexity of {facts.name} is {rise:+.1%} against the base model's,"
-            f" {'within' if passed else 'over'} the limit of {limit:+.1%}",
+            message=sentence(facts.name, rise, limit, "b", passed=passed),
             numbers={"increase": rise, "limit": limit},
         ),
     )

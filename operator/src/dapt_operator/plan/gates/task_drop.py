@@ -30,7 +30,7 @@ def _judge_score(limit: float, name: str, score: Score) -> Verdict:
     drop, noise = -100.0 * difference, 100.0 * error
     numbers = {"drop": drop, "standardError": noise, "limit": limit, "items": float(items)}
     lost = f"{drop:.1f} points" if drop > 0 else "nothing"
-    change = f"{score.name} of {name} lost {lost}"
+    change = f"{score.name} of {name} lost {lost} {'on half B' if has_halves else 'on all items'}"
     if drop <= limit:
         return Verdict(NAME, True, "WithinLimit", f"{change}, within the limit of {limit:.1f}", numbers)
     if drop - limit <= noise:

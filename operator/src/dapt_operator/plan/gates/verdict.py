@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from dapt_contract.measure import Measure
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
+
+FINISHED_MODEL: Final = "the finished model"
+"""Name under which verdicts speak of the model after all tuning."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.pretrain import CheckpointFacts
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec, has_scores
 from dapt_operator.plan.gates import GATES, GateFacts, Verdict, perplexity
-from dapt_operator.plan.gates.gain import gain
+from dapt_operator.plan.gates.gain import gain, gain_by_perplexity
 from dapt_operator.plan.ledger.stage_facts import Facts, measure_of_row
 from dapt_operator.plan.stages.weights import blends, checkpoint_model, is_measurable
 
@@ -110,12 +110,6 @@ def _candidate(spec: DomainAdaptationSpec, facts: Facts, base: Measure, table_ro
     evaluated, why_unmeasurable = _evaluation(facts, table_row)
     measure = evaluated or by_row
     weights = spec.selection.weights
-    # With a weight of 0 for perplexity all candidates would have the same gain: they are ranked by the perplexity.
-    gain_by_perplexity = (
-        gain(weights, base, by_row, "a")
-        if weights.domain_perplexity > 0
-        else base.domain.a.loss_nats - by_row.domain.a.loss_nats
-    )
     return Candidate(
         id=table_row.id,
         attempt=table_row.attempt,
@@ -124,7 +118,7 @@ def _candidate(spec: DomainAdaptationSpec, facts: Facts, base: Measure, table_ro
         model=table_row.model,
         measure=measure,
         is_evaluated=evaluated is not None,
-        gain_a=gain_by_perplexity,
+        gain_a=gain_by_perplexity(weights, base, by_row, "a"),
         full_gain_a=gain(weights, base, measure, "a"),
         passes_a=perplexity.passes_on(spec, base, by_row, "a"),
         verdicts=tuple(

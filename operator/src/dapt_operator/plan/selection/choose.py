@@ -14,6 +14,7 @@ from typing import Final
 from dapt_contract.measure import Measure
 from dapt_operator.api.v1alpha1.conditions import GATES_BREACHED, NO_GAIN, PIN_UNKNOWN
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec, has_scores
+from dapt_operator.number_format import plural
 from dapt_operator.plan.gates import minimal_gain, perplexity
 from dapt_operator.plan.ledger.stage_facts import Facts
 from dapt_operator.plan.selection.candidates import Candidate, candidates
@@ -85,20 +86,20 @@ def choose(spec: DomainAdaptationSpec, facts: Facts, known: tuple[Candidate, ...
         return NeedsMeasure(_ranked(spec, failed)[0])
     # 3. under onBreach: Warn the best all the same
     measurable = [c for c in known if not c.why_unmeasurable and math.isfinite(c.gain_a)]
-    if spec.gates.on_breach == "Warn" and measurable:
+    if spec.gates.on_breach == "Warn" and measurable and facts.base is not None:
         best = (judged or _ranked(spec, measurable))[0]
         if has_scores(spec) and not best.is_evaluated:
             return NeedsMeasure(best)
-        why = best.first_breach or "its general perplexity on the half that ranks is over the limit"
+        why = best.first_breach or breach_on_a(spec, facts.base, best)
         return Selected(best, f"largest gain; it breaches a gate and onBreach is Warn: {why}", passes=False)
-    return _breached(spec, facts, known, judged)
+    return _breached(spec, facts, known, judged, len(passing))
 
 
 def breach_on_a(spec: DomainAdaptationSpec, base: Measure, candidate: Candidate) -> str:
     """Return why a candidate is not even ranked."""
     rise = perplexity.increase(base.general, candidate.measure.general, "a")
     limit = spec.gates.max_general_perplexity_increase
-    return f"general perplexity of {candidate.id} is {rise:+.1%} on the half that ranks, over the limit of {limit:+.1%}"
+    return perplexity.sentence(candidate.id, rise, limit, "a", passed=False)
 
 
 def remedies(spec: DomainAdaptationSpec, facts: Facts) -> str:
@@ -160,7 +161,7 @@ def _fails_by_perplexity(candidate: Candidate) -> bool:
 
 def _reason(facts: Facts, num_passing: int, judged: list[Candidate], known: tuple[Candidate, ...]) -> str:
     """Return why the last of `judged` is taken, and what was left out of the comparison."""
-    them = "candidate that passes" if num_passing == 1 else "candidates that pass"
+    ranked = f"{plural(num_passing, 'candidate')} within the perplexity limit on half A"
     unmeasurable = [candidate.id for candidate in known if candidate.passes_a and candidate.why_unmeasurable]
     left_out = ""
     if unmeasurable:
@@ -170,12 +171,9 @@ def _reason(facts: Facts, num_passing: int, judged: list[Candidate], known: tupl
             f"; without the blends of attempt {number}, whose stage failed{f': {message}' if message else ''}"
         )
     if len(judged) == 1:
-        return f"largest gain of {num_passing} {them} the gates{left_out}"
+        return f"largest gain of {ranked}; it passes the gates on half B{left_out}"
     failed = " and ".join(candidate.id for candidate in judged[:-1])
-    return (
-        f"largest gain of {num_passing} {them} the perplexity gate, after {failed} failed on the half that judges"
-        f"{left_out}"
-    )
+    return f"largest gain of {ranked} that passes the gates on half B, after {failed} failed there{left_out}"
 
 
 def _listed(ids: Sequence[str], most: int) -> str:
@@ -184,7 +182,11 @@ def _listed(ids: Sequence[str], most: int) -> str:
 
 
 def _breached(
-    spec: DomainAdaptationSpec, facts: Facts, known: tuple[Candidate, ...], judged: list[Candidate]
+    spec: DomainAdaptationSpec,
+    facts: Facts,
+    known: tuple[Candidate, ...],
+    judged: list[Candidate],
+    num_passing: int,
 ) -> Breached:
     shown = judged or _ranked(spec, known)[:MAX_JUDGED]
     if not shown or facts.base is None:
@@ -192,7 +194,10 @@ def _breached(
         why = f"pretraining ended without a checkpoint{f' ({message})' if message else ''}"
         return Breached(GATES_BREACHED, f"{why}; {remedies(spec, facts)}", None, why=why)
     breaches = [c.why_unmeasurable or c.first_breach or breach_on_a(spec, facts.base, c) for c in shown]
-    why = f"no candidate passes the gates: {'; '.join(breaches)}"
+    # Only so many are judged: of the others it is not known whether they pass.
+    is_part = num_passing > len(judged) > 0
+    none = f"none of the best {len(judged)} of {num_passing} candidates" if is_part else "no candidate"
+    why = f"{none} passes the gates: {'; '.join(breaches)}"
     reason = NO_GAIN if judged and all(_fails_by_gain_alone(c) for c in judged) else GATES_BREACHED
     return Breached(reason, f"{why}; {remedies(spec, facts)}", shown[0], why=why)
 

@@ -20,7 +20,7 @@ from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_contract.stop_rule import StopDecision, judge_readings
 from dapt_operator.api.v1alpha1.ledger import AttemptRecord
 from dapt_operator.api.v1alpha1.run_record import compact_facts
-from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
+from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec, has_scores
 from dapt_operator.plan.gates import Verdict
 from dapt_operator.plan.ledger.stage_facts import Facts, measure_of_row
 from dapt_operator.plan.selection.after_attempt import after_limit, decide_after_attempt
@@ -45,6 +45,9 @@ class JudgedCandidate:
     verdicts: tuple[Verdict, ...]
     """Verdicts on half B, in the order of the gates."""
     gain_on_a: float
+    """By perplexity alone, which is known of every candidate."""
+    is_judged: bool = True
+    """Whether all gates have judged it; False before its tasks were measured."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,13 @@ def rejudge(spec: DomainAdaptationSpec, facts: Facts, now: datetime) -> Rejudgem
     return Rejudgement(
         stops=tuple(_stops(spec, facts, facts.base)),
         candidates=tuple(
-            JudgedCandidate(candidate.id, candidate.passes_a, candidate.verdicts, candidate.gain_a)
+            JudgedCandidate(
+                candidate.id,
+                candidate.passes_a,
+                candidate.verdicts,
+                candidate.gain_a,
+                is_judged=candidate.is_evaluated or not has_scores(spec),
+            )
             for candidate in known
         ),
         decision=decision,
