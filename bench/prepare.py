@@ -62,6 +62,7 @@ def our_seconds(
     from dapt_trainer.data.dedup.held_out_neighbours import HeldOutShingles
     from dapt_trainer.data.input_problems import Problems
     from dapt_trainer.data.pack_source import PackingRules, pack_source
+    from dapt_trainer.data.plain_tokenizer import plain_tokenizer
     from dapt_trainer.data.reading.sources import resolve
     from dapt_trainer.data.spool import ReadingRules, SideReader, mark_repeats
 
@@ -87,6 +88,7 @@ def our_seconds(
         sequence_length_tokens=SEQUENCE_LENGTH,
         token_type="uint16",
         end_of_text_id=0,
+        decode=plain_tokenizer(tokenizer_json).decode,
     )
     packed = pack_source(
         spooled,

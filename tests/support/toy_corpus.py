@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -13,6 +14,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from dapt_trainer.data.packing.data_manifest import read_manifest
+from dapt_trainer.data.packing.shards import open_shards
 
 WORDS = tuple(
     word
@@ -63,6 +67,23 @@ def write_jsonl(path: Path, texts: list[str], field_name: str = "text") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps({field_name: text}) + "\n" for text in texts), encoding="utf-8")
     return path
+
+
+def training_texts(work: Path, tokenizer: Tokenizer, side: str) -> list[str]:
+    """The documents of one side's shards, put together again from their pieces; repeated beginnings left out."""
+    manifest = read_manifest(work)
+    texts = []
+    for shard in open_shards(work):
+        if shard.side != side:
+            continue
+        for row in range(len(shard)):
+            packed = shard.sequence(row)
+            edges = [*packed.starts.tolist(), packed.used]
+            for first, last in itertools.pairwise(edges):
+                ids = packed.input_ids[first:last].tolist()
+                if ids[-1] == manifest.end_of_text_id:
+                    texts.append(tokenizer.decode(ids[:-1]))
+    return texts
 
 
 def train_tokenizer(texts: list[str], vocabulary: int = 400) -> Tokenizer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 
@@ -20,24 +19,7 @@ from dapt_trainer.data.packing.data_manifest import read_manifest
 from dapt_trainer.data.packing.held_out import HALVES, read_held_out
 from dapt_trainer.data.packing.shards import open_shards
 from dapt_trainer.errors import InfrastructureError, StopRequested
-from support.toy_corpus import documents, killed, write_jsonl
-
-
-def training_texts(work: Path, tokenizer: Tokenizer, side: str) -> list[str]:
-    """The documents of one side's shards, put together again from their pieces; repeated beginnings left out."""
-    manifest = read_manifest(work)
-    texts = []
-    for shard in open_shards(work):
-        if shard.side != side:
-            continue
-        for row in range(len(shard)):
-            packed = shard.sequence(row)
-            edges = [*packed.starts.tolist(), packed.used]
-            for first, last in itertools.pairwise(edges):
-                ids = packed.input_ids[first:last].tolist()
-                if ids[-1] == manifest.end_of_text_id:
-                    texts.append(tokenizer.decode(ids[:-1]))
-    return texts
+from support.toy_corpus import documents, killed, training_texts, write_jsonl
 
 
 def held_out_texts(work: Path, side: Side) -> list[str]:

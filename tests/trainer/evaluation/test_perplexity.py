@@ -29,7 +29,8 @@ END = 0
 @dataclass(frozen=True)
 class Text:
     ids: list[int]
-    bytes: int
+    scored_bytes: int
+    lead_tokens: int = 0
 
 
 def llama(seed: int = 0, **changes: object) -> LlamaForCausalLM:
@@ -44,7 +45,7 @@ def llama(seed: int = 0, **changes: object) -> LlamaForCausalLM:
 def texts(lengths: list[int], seed: int = 1) -> list[Text]:
     generator = torch.Generator().manual_seed(seed)
     return [
-        Text(torch.randint(1, 97, (length,), generator=generator).tolist(), bytes=3 * length)
+        Text(torch.randint(1, 97, (length,), generator=generator).tolist(), scored_bytes=3 * length)
         for length in lengths
     ]
 
@@ -73,6 +74,24 @@ def test_equals_the_naive_loop_whatever_the_batch(batch_tokens: int) -> None:
     assert measured.bytes == 552
     assert measured.loss_nats == pytest.approx(expected / 184, abs=1e-5)
     assert measured.perplexity == pytest.approx(math.exp(expected / 184), rel=1e-5)
+
+
+@pytest.mark.parametrize(("lead", "context"), [(1, 8), (3, 8), (8, 8), (11, 8), (1, 64)])
+def test_a_lead_is_context_and_is_not_scored(lead: int, context: int) -> None:
+    """Against the model on the document alone, as training sees it: end-of-text stands nowhere."""
+    model = llama()
+    documents = [Text(text.ids, text.scored_bytes, lead) for text in texts([33, 16, 12, 11])]
+    measured = held_out_perplexity(model, documents, HeldOutScoring(context), end_of_text_id=END)
+    nll = 0.0
+    for document in documents:
+        for place in range(lead, len(document.ids)):
+            # Documents longer than the context are cut into windows, each of which begins with one token of context.
+            start = (place - 1) // context * context
+            with torch.no_grad():
+                logits = model(torch.tensor([document.ids[start:place]])).logits[0, -1].double()
+            nll -= float(torch.log_softmax(logits, 0)[document.ids[place]])
+    assert measured.tokens == 72 - 4 * lead
+    assert measured.nll_nats == pytest.approx(nll, rel=1e-5)
 
 
 def test_a_model_that_knows_nothing_has_the_vocabulary_as_perplexity() -> None:

@@ -80,17 +80,25 @@ def work(prepared: tuple[Path, PrepareReport], tmp_path: Path) -> Path:
     return Path(shutil.copytree(prepared[0], tmp_path / "work"))
 
 
-def naive_nll(model: Any, ids: list[int], end: int, context: int) -> float:
+def naive_nll(model: Any, ids: list[int], context: int, *, lead: int) -> float:
+    """Of a document alone, one token after the other, without the tokens of its lead."""
     total = 0.0
-    for start in range(0, len(ids), context):
-        part = ids[start : start + context]
-        before = ids[start - 1] if start else end
+    for place in range(lead, len(ids)):
+        start = (place - 1) // context * context
         with torch.no_grad():
-            logits = model(torch.tensor([[before, *part[:-1]]])).logits[0].double()
-        total -= sum(
-            float(torch.log_softmax(row, 0)[target]) for row, target in zip(logits, part, strict=True)
-        )
+            logits = model(torch.tensor([ids[start:place]])).logits[0, -1].double()
+        total -= float(torch.log_softmax(logits, 0)[ids[place]])
     return total
+
+
+def lead_of(tokenizer: Any, text: str, size: int) -> int:
+    """The tokens that spell the first bytes of a text."""
+    spelled = 0
+    for number, token in enumerate(tokenizer.convert_ids_to_tokens(tokenizer.encode(text))):
+        if spelled == size:
+            return number
+        spelled += len(token)
+    raise AssertionError("the lead ends within a token")
 
 
 @pytest.mark.parametrize("weights", ["model", GROWN])
@@ -108,15 +116,22 @@ def test_held_out_text_is_in_the_tokens_of_the_weights_and_counted_in_the_base_m
         tokenizer=tokenizer,
     )
     base: Any = load_tokenizer(work)
+    grown: Any = load_tokenizer(work, GROWN)
     for half, value in zip(HALVES, (measured.a, measured.b), strict=True):
         documents = read_held_out(work, "domain", half)
+        texts = [document.text for document in documents]
+        # Of each document the first token of the extended tokenizer, in which that of the base model begins.
+        leads = [len(grown.convert_ids_to_tokens(grown.encode(text))[0]) for text in texts]
         nll = sum(
-            naive_nll(model, tokenizer.encode(document.text), tokenizer.eos_token_id, 32)
-            for document in documents
+            naive_nll(model, tokenizer.encode(text), 32, lead=lead_of(tokenizer, text, size))
+            for text, size in zip(texts, leads, strict=True)
         )
         assert value.nll_nats == pytest.approx(nll, rel=1e-5)
-        assert value.tokens == sum(len(base.encode(document.text)) for document in documents)
-        size = sum(len(document.text.encode()) for document in documents)
+        assert value.tokens == sum(
+            len(base.encode(text)) - lead_of(base, text, size)
+            for text, size in zip(texts, leads, strict=True)
+        )
+        size = sum(len(text.encode()) for text in texts) - sum(leads)
         assert value.bytes == size
         assert value.bits_per_byte == pytest.approx(nll / math.log(2) / size, rel=1e-5)
 
@@ -216,9 +231,10 @@ def test_blends_are_measured_in_the_tokens_of_the_grown_tokenizer(work: Path, tm
     model = load_model(work, halfway, precision="fp32")
     tokenizer: Any = load_tokenizer(work, GROWN)
     documents = read_held_out(work, "domain", "a")
-    nll = sum(naive_nll(model, tokenizer.encode(document.text), 0, 32) for document in documents)
+    # The first token of the extended tokenizer, in whatever tokens of the base model.
+    nll = sum(naive_nll(model, tokenizer.encode(document.text), 32, lead=1) for document in documents)
     assert row.domain_a_nats == pytest.approx(
-        nll / sum(len(document.ids) for document in documents), rel=1e-5
+        nll / sum(document.scored_tokens for document in documents), rel=1e-5
     )
 
 
@@ -270,7 +286,7 @@ def test_pretraining_trains_the_new_rows_and_its_checkpoints_hold_them(work: Pat
         (checkpoint.domain_a_nats, checkpoint.domain_b_nats),
         strict=True,
     ):
-        base_tokens = sum(len(document.ids) for document in read_held_out(work, "domain", half))
+        base_tokens = sum(document.scored_tokens for document in read_held_out(work, "domain", half))
         assert reported == pytest.approx(value.nll_nats / base_tokens, rel=1e-4)
 
 

@@ -276,6 +276,10 @@ class PrepareReport(Contract):
     contamination_by_task: tuple[tuple[str, int], ...] = ()
     near_duplicates_by_source: tuple[tuple[str, int], ...] = ()
     """(source, documents that were dropped as near-duplicates of held-out ones)."""
+    contained_by_source: tuple[tuple[str, int], ...] = ()
+    """(source, short documents that were dropped since they stand in a held-out one)."""
+    shared_by_source: tuple[tuple[str, int], ...] = ()
+    """(source, documents that the other side has too; they are held out of neither)."""
     repeats_by_source: tuple[tuple[str, int], ...] = ()
     """(source, documents that were dropped as near-duplicates of earlier ones), with `deduplicate: near`."""
     languages_by_source: tuple[tuple[str, tuple[tuple[str, int], ...]], ...] = ()

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dapt_contract.held_out import max_held_out_tokens
+from dapt_contract.layout import HELD_OUT
 from dapt_contract.measure import Side
-from dapt_contract.stages.prepare import TrainingLength
-from dapt_trainer.data.dedup.held_out_neighbours import HeldOutShingles
-from dapt_trainer.data.packing.held_out import HALVES, Half, HeldOutDocument
-from dapt_trainer.data.spool import KEY_SPACE, HeldOutCandidate, SpooledSource
+from dapt_contract.stages.prepare import PrepareConfig, TrainingLength
+from dapt_trainer.data.dedup.held_out_neighbours import HeldOutShingles, can_be_found
+from dapt_trainer.data.input_problems import Problems
+from dapt_trainer.data.packing.held_out import HALVES, Half, HeldOutDocument, write_held_out
+from dapt_trainer.data.packing.leads import with_lead
+from dapt_trainer.data.spool import KEY_SPACE, HeldOutCandidate, SideReader, SpooledSource
 from dapt_trainer.data.text import Hashes
 from dapt_trainer.errors import InputError
 
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
 
 MIN_DOCUMENTS = 3
 """One document for each half, and one to train on."""
+_MAX_LATER_CANDIDATES = 3
+"""Candidates of a half above the threshold that are tried: with more, a half would hold its shortest documents."""
 _FULL_FRACTION = 0.9
 """Share of its tokens at which a half is full enough: further documents are not searched for a smaller one."""
 
@@ -57,6 +63,8 @@ class Corpus:
 
     spooled: list[SpooledSource]
     choices: dict[Side, HeldOutChoice]
+    shared: dict[str, int] = field(default_factory=dict)
+    """Number of a source's documents that stand on the other side too, by its name."""
 
     @property
     def held_out_documents(self) -> list[HeldOutDocument]:
@@ -91,6 +99,129 @@ def held_out_limit(training: TrainingLength, domain_tokens: int, step_tokens: in
     else:
         tokens = domain_tokens * (training.epochs or 1.0)
     return max_held_out_tokens(tokens, checkpoints)
+
+
+def limits_of(config: PrepareConfig, corpus: Corpus, sequence_length_tokens: int) -> HeldOutLimits:
+    """Return the bounds of each side's held-out text; a corpus whose sides are all read."""
+    domain_tokens = sum(int(spool.token_counts.sum()) for spool in corpus.spooled if spool.side == "domain")
+    step_tokens = sequence_length_tokens * config.global_batch_size
+    max_tokens = config.held_out_max_tokens or held_out_limit(config.training, domain_tokens, step_tokens)
+    return HeldOutLimits(config.held_out_fraction, max_tokens)
+
+
+def write_choices(
+    folder: Path, choices: Mapping[Side, HeldOutChoice], tokenizers: Sequence[Tokenizer]
+) -> None:
+    """Write the held-out documents of all sides below a prepared folder.
+
+    Args:
+        folder: root of what prepare makes.
+        choices: of each side.
+        tokenizers: all that the text is scored in, the base model's first; empty where every token is scored.
+    """
+    for side, choice in choices.items():
+        for half in HALVES:
+            documents = [with_lead(document, tokenizers) for document in choice.halves[half]]
+            write_held_out(folder / HELD_OUT, side, half, documents)
+
+
+def choose_sides(
+    readers: Mapping[Side, SideReader],
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    limits: HeldOutLimits,
+    problems: Problems,
+) -> None:
+    """Choose the held-out documents of both sides, and count the documents that stand on both.
+
+    Such a document is held out of neither side: learning and forgetting could not be told apart on it.
+
+    Args:
+        readers: of the sides, which were read to their ends.
+        corpus: gets the choices and the counts.
+        tokenizer: of the base model.
+        limits: of each side.
+        problems: gets a sentence for each side that has too few documents of its own.
+    """
+    domain_keys, general_keys = _keys(corpus, "domain"), _keys(corpus, "general")
+    shared = np.intersect1d(domain_keys, general_keys)
+    corpus.shared.update({spool.name: int(np.isin(spool.keys, shared).sum()) for spool in corpus.spooled})
+    for side, reader in readers.items():
+        spools = {spool.index: spool for spool in corpus.spooled if spool.side == side}
+        try:
+            corpus.choices[side] = choose(
+                side,
+                _own_candidates(side, reader.candidates, spools, shared, corpus.held_out_shingles),
+                reader.candidate_text,
+                tokenizer,
+                num_documents=_num_documents(spools),
+                limits=limits,
+            )
+        except InputError as error:
+            problems.add_error(error)
+
+
+def _keys(corpus: Corpus, side: Side) -> Hashes:
+    keys = [spool.keys for spool in corpus.spooled if spool.side == side]
+    return np.concatenate(keys) if keys else np.empty(0, dtype=np.uint64)
+
+
+def _own_candidates(
+    side: Side,
+    candidates: Sequence[HeldOutCandidate],
+    spools: Mapping[int, SpooledSource],
+    shared: Hashes,
+    held_out: HeldOutShingles,
+) -> list[HeldOutCandidate]:
+    """Return the candidates of a side that stand on no other side, and that copies can be told from.
+
+    Args:
+        side: for messages.
+        candidates: all of the side.
+        spools: sources of the side, by their index.
+        shared: sorted hashes of the texts that both sides have.
+        held_out: what the other side holds out already.
+
+    Raises:
+        InputError: every candidate of a half stands on the other side too.
+    """
+    is_shared = np.isin(np.array([candidate.key for candidate in candidates], dtype=np.uint64), shared)
+    own: list[HeldOutCandidate] = []
+    for half in range(len(HALVES)):
+        unrepeated = [
+            (candidate, is_on_both)
+            for candidate, is_on_both in zip(candidates, is_shared.tolist(), strict=True)
+            if candidate.half == half and not _is_repeat(candidate, spools)
+        ]
+        unshared = [
+            candidate
+            for candidate, is_on_both in unrepeated
+            if not is_on_both and not held_out.is_near(spools[candidate.source].sketch(candidate.document))
+        ]
+        # A side that is too small anyway is refused for that.
+        if _num_documents(spools) >= MIN_DOCUMENTS and unrepeated and not unshared:
+            other = "general" if side == "domain" else "domain"
+            raise InputError(
+                f"spec.corpus.{side}: its documents stand in spec.corpus.{other} too, so that none can be held out of "
+                "it to tell learning from forgetting; remove them from one of the two, or add other text"
+            )
+        # Copies of a very short document cannot be told from other text: it is held out only where there is no other.
+        own += [
+            candidate
+            for candidate in unshared
+            if can_be_found(spools[candidate.source].sketch(candidate.document))
+        ] or unshared
+    return own
+
+
+def _num_documents(spools: Mapping[int, SpooledSource]) -> int:
+    """Return the number of a side's different documents."""
+    return sum(len(spool.token_counts) - spool.repeats for spool in spools.values())
+
+
+def _is_repeat(candidate: HeldOutCandidate, spools: Mapping[int, SpooledSource]) -> bool:
+    is_repeat = spools[candidate.source].is_repeat
+    return is_repeat is not None and bool(is_repeat[candidate.document])
 
 
 def choose(
@@ -152,7 +283,8 @@ def _first_by_hash(
     picked: list[HeldOutCandidate] = []
     keys: set[int] = set()
     tokens = 0
-    for candidate in candidates:
+    num_below = sum(candidate.key < threshold for candidate in candidates)
+    for candidate in candidates[: num_below + _MAX_LATER_CANDIDATES]:
         # Without deduplication two candidates may hold the same text.
         if candidate.key in keys:
             continue

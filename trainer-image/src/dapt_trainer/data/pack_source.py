@@ -1,8 +1,8 @@
-"""Packs a spooled source into its shard, without held-out documents and their near-duplicates."""
+"""Packs a spooled source into its shard, without held-out documents, their near-duplicates and parts of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +20,13 @@ _BEAT_DOCUMENTS = 4096
 
 @dataclass(frozen=True)
 class PackedSource:
-    """Holds a shard's manifest and the number of documents that were dropped as near-duplicates of held-out ones."""
+    """Holds a shard's manifest, and how many documents were dropped because of held-out ones."""
 
     manifest: ShardManifest
     near_duplicates: int
+    """Documents that are nearly equal to a held-out one, or contain one."""
+    contained: int
+    """Short documents that stand in a held-out one."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class PackingRules:
     """Type of tokens.bin."""
     end_of_text_id: int
     """Fills positions without a token."""
+    decode: Callable[[Sequence[int]], str]
+    """Returns the text of tokens, without special ones; asked for the few documents that are suspected."""
 
 
 def pack_source(
@@ -64,10 +69,10 @@ def pack_source(
     sketch_ends = np.cumsum(spooled.sketch_counts)
     first_tokens = np.concatenate(([0], np.cumsum(spooled.token_counts)))
     is_repeat = spooled.is_repeat
-    near = documents = tokens = 0
+    near = contained = documents = tokens = 0
 
     def training_documents() -> Iterator[tuple[int, int]]:
-        nonlocal near, documents, tokens
+        nonlocal near, contained, documents, tokens
         for number, (count, sketch_count) in enumerate(
             zip(spooled.token_counts.tolist(), spooled.sketch_counts.tolist(), strict=True)
         ):
@@ -76,11 +81,21 @@ def pack_source(
             if number in held_out_numbers or (is_repeat is not None and is_repeat[number]):
                 continue
             end = int(sketch_ends[number])
-            sketch = spooled.sketches[end - sketch_count : end]
+            sketch = np.asarray(spooled.sketches[end - sketch_count : end])
             # A copy by its hash is possible across sides, and within one where exact duplicates are kept.
-            if is_copy[number] or rules.held_out_shingles.is_near(np.asarray(sketch)):
+            if is_copy[number] or rules.held_out_shingles.is_near(sketch):
                 near += 1
                 continue
+            if rules.held_out_shingles.contains(sketch):
+                contained += 1
+                continue
+            if rules.held_out_shingles.may_contain_one(sketch):
+                first = int(first_tokens[number])
+                if rules.held_out_shingles.contains_one(
+                    rules.decode(spooled.tokens[first : first + count].tolist())
+                ):
+                    near += 1
+                    continue
             documents += 1
             tokens += count
             yield number, count
@@ -117,4 +132,4 @@ def pack_source(
         cut_documents=packer.cut_documents,
         files=files,
     )
-    return PackedSource(manifest, near)
+    return PackedSource(manifest, near, contained)

@@ -26,7 +26,7 @@ from dapt_trainer.data.pack_source import PackedSource
 from dapt_trainer.data.packing.data_manifest import ShardManifest
 from dapt_trainer.data.spool import SpooledSource
 from dapt_trainer.data.stage_inputs import SIDES, EvaluationInputs
-from dapt_trainer.data.warnings import warnings_of
+from dapt_trainer.data.warnings import SourceFindings, warnings_of
 from dapt_trainer.digests import sha256_of_file
 
 PERCENTILES = (0, 10, 25, 50, 75, 90, 100)
@@ -103,8 +103,10 @@ def report_of(config: PrepareConfig, folder: Path, data: PreparedData, notes: Ru
     data_warnings = warnings_of(
         data.model,
         sources,
-        spooled,
-        near_duplicates,
+        [
+            SourceFindings(spool, pack.near_duplicates, pack.contained, data.corpus.shared.get(spool.name, 0))
+            for spool, pack in zip(spooled, packed, strict=True)
+        ],
         trains_all_weights=config.trains_all_weights,
         too_short_items=data.contamination.too_short,
     )
@@ -133,6 +135,10 @@ def report_of(config: PrepareConfig, folder: Path, data: PreparedData, notes: Ru
         near_duplicates_by_source=tuple(
             (spool.name, count) for spool, count in zip(spooled, near_duplicates, strict=True)
         ),
+        contained_by_source=tuple(
+            (spool.name, pack.contained) for spool, pack in zip(spooled, packed, strict=True)
+        ),
+        shared_by_source=tuple(data.corpus.shared.items()),
         repeats_by_source=tuple((spool.name, spool.repeats) for spool in spooled)
         if config.deduplicate == "near"
         else (),

@@ -16,6 +16,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -36,8 +37,11 @@ from dapt_trainer.data.text import Hashes
 
 KEY_SPACE = 1 << 64
 """Number of possible keys: a document belongs to a share s of all when its key is below s times this."""
-SMALLEST_KEPT = 3
-"""Documents of each half that are candidates because their hashes are the smallest, so that no half is ever empty."""
+SMALLEST_KEPT = 64
+"""Documents of each half that are candidates because their hashes are the smallest, so that no half is ever empty: many
+of them may turn out to stand on the other side too, or to be too short."""
+MIN_HELD_OUT_TOKENS = 2
+"""Of a document of one token nothing may be scored (`packing.leads`)."""
 TINY_TOKENS = 16
 """Documents of fewer tokens are counted: there is little in them to predict from."""
 _KEY_BYTES = 8
@@ -83,6 +87,15 @@ class SpooledSource:
     """File with the documents as JSON strings, one a line; None unless they are tokenized again."""
     is_repeat: npt.NDArray[np.bool_] | None = None
     """[documents] whether each is a near-duplicate of an earlier document of the side; None: not searched for."""
+
+    def sketch(self, document: int) -> Hashes:
+        """Return the sketch of one of its documents."""
+        end = int(self._sketch_ends[document])
+        return np.asarray(self.sketches[end - int(self.sketch_counts[document]) : end])
+
+    @cached_property
+    def _sketch_ends(self) -> npt.NDArray[np.int64]:
+        return np.cumsum(self.sketch_counts)
 
     @property
     def name(self) -> str:
@@ -171,7 +184,7 @@ class SideReader:
                 for number, key, half in self._kept_documents(analysis, counts):
                     size = int(analysis.token_counts[number])
                     tokens, text = size - rules.special_tokens, batch.texts[number]
-                    if self._may_be_held_out(key, half):
+                    if tokens >= MIN_HELD_OUT_TOKENS and self._may_be_held_out(key, half):
                         offset = self._candidate_texts.tell()
                         # JSON escapes line breaks, so that each text is one line.
                         self._candidate_texts.write(json.dumps(text).encode() + b"\n")
@@ -292,18 +305,6 @@ def mark_repeats(
     return [
         dataclasses.replace(spool, is_repeat=is_repeat)
         for spool, is_repeat in zip(spools, marks, strict=True)
-    ]
-
-
-def candidates_without_repeats(
-    candidates: Sequence[HeldOutCandidate], spools: Sequence[SpooledSource]
-) -> list[HeldOutCandidate]:
-    """Return the candidates that are not near-duplicates of earlier documents."""
-    marks = {spool.index: spool.is_repeat for spool in spools}
-    return [
-        candidate
-        for candidate in candidates
-        if (is_repeat := marks[candidate.source]) is None or not is_repeat[candidate.document]
     ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from dapt_contract.held_out import MIN_TOKENS
 from dapt_contract.stages.prepare import ModelFacts, SourceFacts
@@ -25,11 +26,23 @@ _POOR_FIT_FRACTION = 0.6
 """Characters a token, as a share of those in general text, below which the tokenizer fits the text badly."""
 
 
+@dataclass(frozen=True)
+class SourceFindings:
+    """Holds what was found in one source."""
+
+    spool: SpooledSource
+    near_duplicates: int
+    """Documents that are nearly equal to a held-out one, or contain one."""
+    contained: int
+    """Short documents that stand in a held-out one."""
+    shared: int
+    """Documents that the other side has too."""
+
+
 def warnings_of(
     model: ModelFacts,
     sources: Sequence[SourceFacts],
-    spooled: Sequence[SpooledSource],
-    near_duplicates: Sequence[int],
+    findings: Sequence[SourceFindings],
     *,
     trains_all_weights: bool,
     too_short_items: int,
@@ -55,9 +68,9 @@ def warnings_of(
                 f"Only {held_out:,} {side} tokens are held out: its perplexity is noisy; raise "
                 "spec.corpus.heldOut.fraction."
             )
-    warnings += _language_warnings(spooled)
-    for source, spool, near in zip(sources, spooled, near_duplicates, strict=True):
-        warnings += _source_warnings(source, spool, near)
+    warnings += _language_warnings([found.spool for found in findings])
+    for source, found in zip(sources, findings, strict=True):
+        warnings += _source_warnings(source, found)
     if too_short_items:
         warnings.append(
             f"{too_short_items} evaluation item(s) have fewer than {MIN_ITEM_WORDS} words and cannot be searched for "
@@ -100,9 +113,9 @@ def _language_warnings(spooled: Sequence[SpooledSource]) -> list[str]:
     return warnings
 
 
-def _source_warnings(source: SourceFacts, spool: SpooledSource, near_duplicates: int) -> list[str]:
+def _source_warnings(source: SourceFacts, found: SourceFindings) -> list[str]:
     warnings = []
-    counts = spool.counts
+    spool, counts = found.spool, found.spool.counts
     good = max(1, counts.records - counts.bad_records)
     kept = max(1, len(spool.token_counts))
     if counts.duplicates > _NOTABLE_FRACTION * good:
@@ -124,10 +137,21 @@ def _source_warnings(source: SourceFacts, spool: SpooledSource, near_duplicates:
             f"{source.name}: {counts.tiny:,} of {kept:,} documents ({counts.tiny / kept:.0%}) have fewer than "
             f"{TINY_TOKENS} tokens; join them into longer ones, so that there is something to predict from."
         )
-    if near_duplicates > _NOTABLE_FRACTION * kept:
+    if found.near_duplicates > _NOTABLE_FRACTION * kept:
         warnings.append(
-            f"{source.name}: {near_duplicates:,} of {kept:,} documents ({near_duplicates / kept:.0%}) are "
+            f"{source.name}: {found.near_duplicates:,} of {kept:,} documents ({found.near_duplicates / kept:.0%}) are "
             "near-duplicates of held-out documents and are not trained on."
+        )
+    if found.contained > _NOTABLE_FRACTION * kept:
+        warnings.append(
+            f"{source.name}: {found.contained:,} of {kept:,} documents ({found.contained / kept:.0%}) are short and "
+            "stand in held-out documents; they are not trained on."
+        )
+    if found.shared:
+        other = "general" if source.side == "domain" else "domain"
+        warnings.append(
+            f"{source.name}: {found.shared:,} of {kept:,} documents ({found.shared / kept:.0%}) are {other} text too; "
+            "they are trained on on both sides and held out of neither."
         )
     if counts.contaminated:
         warnings.append(

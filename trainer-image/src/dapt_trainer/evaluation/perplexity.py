@@ -3,18 +3,19 @@
 perplexity = exp(sum of nll over all tokens / number of tokens); bits per byte = sum / (ln 2 x bytes) (Gao et al. 2020,
 "The Pile", section 3.1). The sums are returned, never a mean of means: documents count by their tokens.
 
-Masking: every token of every document is scored exactly once. The first token of a document is conditioned on
-end-of-text, as it is in packed training. A document longer than the context is cut into disjoint windows of
-`context_length_tokens`; each later window is conditioned on the one token before it (the rolling scheme of
-lm-evaluation-harness' `get_rolling_token_windows` with context length 1), so a token is scored with at most
-`context_length_tokens` tokens before it and the cost is one forward pass over the text. No token of one document sees
-another document; end-of-text itself is not scored, because a cut-off document has none.
+Masking: every token of every document is scored exactly once, but those of its lead (`packing.leads`). What stands
+before the first scored token is what stood there in packed training: begin-of-text where the tokenizer has it; the
+lead where documents do not see each other; else end-of-text, which ends the document before. A document longer than
+the context is cut into disjoint windows of `context_length_tokens`; each later window is conditioned on the one token
+before it (the rolling scheme of lm-evaluation-harness' `get_rolling_token_windows` with context length 1), so a token
+is scored with at most `context_length_tokens` tokens before it and the cost is one forward pass over the text. No
+token of one document sees another document; end-of-text itself is not scored, because a cut-off document has none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +26,7 @@ from dapt_contract.measure import Perplexity, Side, SidePerplexity
 from dapt_trainer.context import ProgressBoard
 from dapt_trainer.data.packing.data_manifest import read_manifest
 from dapt_trainer.data.packing.held_out import HALVES, HeldOutDocument, read_held_out
+from dapt_trainer.data.packing.leads import tokens_of_lead
 from dapt_trainer.data.plain_tokenizer import plain_tokenizer
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.scoring import Advance, Scorer, Tree, score_shared
@@ -42,8 +44,13 @@ class ScoredDocument(Protocol):
         ...
 
     @property
-    def bytes(self) -> int:
-        """Return the UTF-8 bytes of the text."""
+    def lead_tokens(self) -> int:
+        """Return how many of the first tokens are not scored."""
+        ...
+
+    @property
+    def scored_bytes(self) -> int:
+        """Return the UTF-8 bytes of the text that is scored."""
         ...
 
 
@@ -61,13 +68,19 @@ class HeldOutScoring:
     batch_tokens: int = BATCH_TOKENS
 
 
-def windows(ids: Sequence[int], context_length_tokens: int, end_of_text_id: int) -> list[Tree]:
-    """Cut one document so that each of its tokens is predicted once."""
-    preceded = [end_of_text_id, *ids]
-    return [
-        Tree((preceded[start],), (ids[start : start + context_length_tokens],))
-        for start in range(0, len(ids), context_length_tokens)
-    ]
+def windows(
+    ids: Sequence[int], context_length_tokens: int, end_of_text_id: int, lead_tokens: int = 0
+) -> list[Tree]:
+    """Cut one document so that each of its tokens is predicted once, but those of its lead."""
+    # With a lead the first window begins with it, and end-of-text stands nowhere.
+    preceded = list(ids) if lead_tokens else [end_of_text_id, *ids]
+    first = lead_tokens or 1
+    trees = []
+    for start in range(0, len(preceded) - 1, context_length_tokens):
+        targets = preceded[max(first, start + 1) : start + context_length_tokens + 1]
+        if targets:
+            trees.append(Tree(tuple(preceded[start : max(first, start + 1)]), (targets,)))
+    return trees
 
 
 def held_out_perplexity(
@@ -86,7 +99,7 @@ def held_out_perplexity(
         model: causal language model, which may be wrapped; on its device.
         documents: the same list on every rank.
         scoring: how, and this rank's share.
-        end_of_text_id: token before each document; also the padding.
+        end_of_text_id: token before each document without a lead; also the padding.
         advance: gets the share done after each batch.
 
     Raises:
@@ -95,7 +108,7 @@ def held_out_perplexity(
     trees = [
         tree
         for document in documents
-        for tree in windows(document.ids, scoring.context_length_tokens, end_of_text_id)
+        for tree in windows(document.ids, scoring.context_length_tokens, end_of_text_id, document.lead_tokens)
     ]
     if not trees:
         raise InputError("held-out text: no token to score; raise corpus.heldOut.fraction or give more text")
@@ -117,8 +130,8 @@ def held_out_perplexity(
     total = -sum(row[0].log_likelihood_nats for row in results.values())
     return Perplexity(
         nll_nats=_sum_over_ranks(total, scoring.world_size, model),
-        tokens=sum(len(document.ids) for document in documents),
-        bytes=sum(document.bytes for document in documents),
+        tokens=sum(len(document.ids) - document.lead_tokens for document in documents),
+        bytes=sum(document.scored_bytes for document in documents),
     )
 
 
@@ -176,7 +189,7 @@ def side_perplexity(
         )
         # Always the base tokenizer's count: perplexities of the base model and of adapted ones then divide by the
         # same number.
-        base_tokens = sum(len(document.ids) for document in documents)
+        base_tokens = sum(document.scored_tokens for document in documents)
         measured.append(perplexity.model_copy(update={"tokens": base_tokens}))
     return SidePerplexity(a=measured[0], b=measured[1])
 
@@ -191,8 +204,14 @@ def in_tokens_of(
         documents: with their texts.
     """
     backend = plain_tokenizer(tokenizer.backend_tokenizer.to_str())
-    encodings = backend.encode_batch_fast([document.text for document in documents], add_special_tokens=False)
+    encodings = backend.encode_batch([document.text for document in documents], add_special_tokens=False)
     return [
-        HeldOutDocument(encoding.ids, document.bytes, document.text)
+        replace(
+            document,
+            ids=encoding.ids,
+            lead_tokens=tokens_of_lead(encoding.offsets, document.lead_characters)
+            if document.lead_tokens
+            else 0,
+        )
         for encoding, document in zip(encodings, documents, strict=True)
     ]

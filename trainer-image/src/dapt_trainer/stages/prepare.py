@@ -13,9 +13,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from dapt_contract.envelope import digest_of
-from dapt_contract.layout import DATA, HARNESS, HELD_OUT, INSTRUCTIONS, MODEL, PREFERENCES, PROBES, TASKS
+from dapt_contract.layout import (
+    DATA,
+    EXTENDED_MODEL,
+    HARNESS,
+    INSTRUCTIONS,
+    MODEL,
+    PREFERENCES,
+    PROBES,
+    TASKS,
+)
 from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import (
     ModelFacts,
@@ -32,7 +42,7 @@ from dapt_trainer.data.base_model.facts import (
     sequence_length,
 )
 from dapt_trainer.data.base_model.fetch import import_model
-from dapt_trainer.data.choose_held_out import Corpus, HeldOutLimits, choose, held_out_limit
+from dapt_trainer.data.choose_held_out import Corpus, choose_sides, limits_of, write_choices
 from dapt_trainer.data.dedup.contamination import ContaminationIndex, contamination_index
 from dapt_trainer.data.disk_space import check_space
 from dapt_trainer.data.input_problems import Problems
@@ -40,14 +50,12 @@ from dapt_trainer.data.items.json_lines import write_lines
 from dapt_trainer.data.move_into_place import move_into_place
 from dapt_trainer.data.pack_source import PackedSource, PackingRules, pack_source
 from dapt_trainer.data.packing.data_manifest import DataManifest, TokenType, finished_manifest, write_manifest
-from dapt_trainer.data.packing.held_out import HALVES, write_held_out
 from dapt_trainer.data.plain_tokenizer import plain_tokenizer
 from dapt_trainer.data.reporting import PreparedData, RunNotes, check_size, report_of
 from dapt_trainer.data.spool import (
     ReadingRules,
     SideReader,
     SpooledSource,
-    candidates_without_repeats,
     mark_repeats,
 )
 from dapt_trainer.data.stage_inputs import (
@@ -64,6 +72,9 @@ from dapt_trainer.errors import InfrastructureError, InputError, StopRequested
 from dapt_trainer.tokenization.grow_in_prepare import check_model, grow
 
 _FACTS = "facts.json"
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 # Shares of the stage that are done when a step begins, by how long steps usually take.
 _READING_BEGINS = 0.1
 _READING_FRACTION = 0.7
@@ -232,6 +243,7 @@ class _Preparation:
         sizes = [sum(file.size_bytes for file in source.files.files) for source in sources]
         done_bytes, total_bytes = 0, max(1, sum(sizes))
         corpus = Corpus([], {})
+        readers: dict[Side, SideReader] = {}
 
         def fraction() -> float:
             return _READING_BEGINS + _READING_FRACTION * done_bytes / total_bytes
@@ -240,6 +252,7 @@ class _Preparation:
             for side in SIDES:
                 spooled: list[SpooledSource] = []
                 with SideReader(side, self._scratch / side, rules, pool) as reader:
+                    readers[side] = reader
                     for source, size in zip(sources, sizes, strict=True):
                         if source.side != side:
                             continue
@@ -256,30 +269,15 @@ class _Preparation:
                     self._show(f"searching for near-duplicates in {side} text", fraction())
                     spooled = mark_repeats(spooled, self._scratch / side / "bands", self._heartbeat)
                 corpus.spooled.extend(spooled)
-                if not self._problems:
-                    self._choose_held_out(side, reader, model, corpus)
+        if not self._problems:
+            self._choose_held_out(readers, model, corpus)
         return corpus
 
-    def _choose_held_out(self, side: Side, reader: SideReader, model: _BaseModel, corpus: Corpus) -> None:
-        """Choose what is held out of a side whose sources are all read; report a side that is too small."""
-        config = self._config
-        spooled = [spool for spool in corpus.spooled if spool.side == side]
-        domain_tokens = sum(
-            int(spool.token_counts.sum()) for spool in corpus.spooled if spool.side == "domain"
-        )
-        step_tokens = model.sequence_length_tokens * config.global_batch_size
-        max_tokens = config.held_out_max_tokens or held_out_limit(config.training, domain_tokens, step_tokens)
-        try:
-            corpus.choices[side] = choose(
-                side,
-                candidates_without_repeats(reader.candidates, spooled),
-                reader.candidate_text,
-                plain_tokenizer(model.tokenizer.tokenizer_json),
-                num_documents=sum(len(spool.token_counts) - spool.repeats for spool in spooled),
-                limits=HeldOutLimits(config.held_out_fraction, max_tokens),
-            )
-        except InputError as error:
-            self._problems.add_error(error)
+    def _choose_held_out(self, readers: dict[Side, SideReader], model: _BaseModel, corpus: Corpus) -> None:
+        """Choose what is held out, now that both sides are read; report a side that is too small."""
+        tokenizer = plain_tokenizer(model.tokenizer.tokenizer_json)
+        limits = limits_of(self._config, corpus, model.sequence_length_tokens)
+        choose_sides(readers, corpus, tokenizer, limits, self._problems)
 
     def _extend_tokenizer(
         self, model: _BaseModel, extension: TokenizerExtensionConfig, corpus: Corpus
@@ -299,6 +297,7 @@ class _Preparation:
             model.sequence_length_tokens,
             model.token_type,
             model.tokenizer.end_of_text_id,
+            self._scored_tokenizers()[-1].decode,
         )
         packed = []
         for number, spool in enumerate(corpus.spooled):
@@ -315,9 +314,9 @@ class _Preparation:
 
     def _finish(self, model: _BaseModel, data: PreparedData) -> PrepareReport:
         """Write held-out text, items, tuning data and the manifest, and move all folders into place."""
-        for side, choice in data.corpus.choices.items():
-            for half in HALVES:
-                write_held_out(self._folder / HELD_OUT, side, half, choice.halves[half])
+        # Without a token that begins a text, nothing predicts a document's first token in training.
+        has_leads = model.tokenizer.begin_of_text_id is None and self._config.document_boundaries
+        write_choices(self._folder, data.corpus.choices, self._scored_tokenizers() if has_leads else [])
         self._write_items(data.evaluation)
         # The report has the digest of all data, so every file must be written by now.
         report = report_of(self._config, self._folder, data, self._notes)
@@ -344,6 +343,14 @@ class _Preparation:
             write_lines(self._folder / INSTRUCTIONS / "train.jsonl", evaluation.instructions)
         if self._config.preferences:
             write_lines(self._folder / PREFERENCES / "train.jsonl", evaluation.preferences)
+
+    def _scored_tokenizers(self) -> list[Tokenizer]:
+        """Return the tokenizer of the base model, and the extended one behind it."""
+        folders = [MODEL] if self._config.tokenizer_extension is None else [MODEL, EXTENDED_MODEL]
+        return [
+            plain_tokenizer((self._folder / folder / "tokenizer.json").read_text(encoding="utf-8"))
+            for folder in folders
+        ]
 
     def _heartbeat(self) -> None:
         """Send a heartbeat.

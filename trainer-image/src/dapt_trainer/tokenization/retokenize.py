@@ -57,12 +57,11 @@ def training_sample(
     # Held-out documents are those with the smallest keys, so the sample takes those with the largest.
     is_sampled = spool.keys >= np.uint64(min(KEY_SPACE - 1, int((1.0 - share) * KEY_SPACE)))
     is_sampled &= ~np.isin(spool.keys, held_out_keys)
-    ends = np.cumsum(spool.sketch_counts)
     for number, text in enumerate(spooled_texts(texts_path(spool))):
         if not is_sampled[number]:
             continue
-        end = int(ends[number])
-        if not shingles.is_near(np.asarray(spool.sketches[end - int(spool.sketch_counts[number]) : end])):
+        sketch = spool.sketch(number)
+        if not shingles.is_near(sketch) and not shingles.contains(sketch):
             yield text
 
 

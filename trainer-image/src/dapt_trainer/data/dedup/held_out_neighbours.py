@@ -5,7 +5,12 @@ another (containment) can be estimated from the shingles with the smallest hashe
 whose hash is below 2^64 / 8, and at least its 64 smallest; a document of fewer shingles is compared whole.
 
 A training document is a near-duplicate when `NEAR_FRACTION` of its shingles occur in one held-out document, or when it
-contains that share of a held-out document. Exact duplicates need no shingles: they have the same hash.
+contains that share of a held-out document. One of fewer than `MIN_SHINGLES` shingles is contained when one held-out
+document has all of them. Exact duplicates need no shingles: they have the same hash.
+
+The sketch of a long document has one shingle in eight, so it has few or none of a short held-out document that stands
+in it. Where it has most of those few, the document is suspected, and its text decides. A held-out document without any
+such shingle could not be found, so it is not held out where there is another (`can_be_found`).
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from dapt_trainer.data.text import Hashes, WordHasher, normalized, words
 SHINGLE_WORDS = 5
 NEAR_FRACTION = 0.7
 MIN_SHINGLES = 8
-"""A document of fewer shingles is compared by its digest alone: short phrases recur without being copies."""
+"""A document of fewer shingles is a near-duplicate of none: short phrases recur without being copies."""
 _SAMPLED_BELOW = np.uint64(1 << 61)
 _MIN_SKETCH = 64
 
@@ -49,6 +54,11 @@ def sketches(ngrams: Hashes, word_counts: npt.NDArray[np.int64]) -> tuple[Hashes
     return (np.concatenate(parts) if parts else np.empty(0, dtype=np.uint64)), counts
 
 
+def can_be_found(sketch: Hashes) -> bool:
+    """Return whether a held-out document with this sketch is recognized in every document that contains it."""
+    return len(sketch) >= MIN_SHINGLES and bool((sketch < _SAMPLED_BELOW).any())
+
+
 class HeldOutShingles:
     """Holds all shingles of the held-out documents, and which documents each occurs in."""
 
@@ -67,6 +77,11 @@ class HeldOutShingles:
         self._sampled_sizes = np.array(
             [np.searchsorted(hashes, _SAMPLED_BELOW) for hashes in shingles], dtype=np.int64
         )
+        self._sizes = np.array([len(hashes) for hashes in shingles], dtype=np.int64)
+        # Documents of which a sketch may have too few shingles to decide by them.
+        self._is_short = (self._sizes >= MIN_SHINGLES) & (self._sampled_sizes < MIN_SHINGLES)
+        self._has_short = bool(self._is_short.any())
+        self._hasher = hasher
 
     def is_near(self, sketch: Hashes) -> bool:
         """Return whether the document with this sketch is a near-duplicate of a held-out one."""
@@ -87,6 +102,36 @@ class HeldOutShingles:
             return False
         shares = self._count(first[is_sampled], last[is_sampled]) / np.maximum(self._sampled_sizes, 1)
         return bool((shares[self._sampled_sizes >= MIN_SHINGLES] >= NEAR_FRACTION).any())
+
+    def contains(self, sketch: Hashes) -> bool:
+        """Return whether the document with this sketch is short, and one held-out document has all its shingles."""
+        if not 0 < len(sketch) < MIN_SHINGLES or self._documents == 0:
+            return False
+        first = np.searchsorted(self._hashes, sketch, side="left")
+        last = np.searchsorted(self._hashes, sketch, side="right")
+        return bool((last > first).all() and self._count(first, last).max() == len(sketch))
+
+    def may_contain_one(self, sketch: Hashes) -> bool:
+        """Return whether a short held-out document may stand in the document with this sketch: look at its text."""
+        if not self._has_short:
+            return False
+        sampled = sketch[: np.searchsorted(sketch, _SAMPLED_BELOW)]
+        first = np.searchsorted(self._hashes, sampled, side="left")
+        last = np.searchsorted(self._hashes, sampled, side="right")
+        is_shared = last > first
+        if not is_shared.any():
+            return False
+        counts = self._count(first[is_shared], last[is_shared])
+        return bool((self._is_short & (counts > 0) & (counts >= NEAR_FRACTION * self._sampled_sizes)).any())
+
+    def contains_one(self, text: str) -> bool:
+        """Return whether most of a held-out document stands in this text."""
+        (ngrams,) = self._hasher.ngrams(self._hasher.hashes(words(normalized(text))), [SHINGLE_WORDS])
+        shingles = np.unique(ngrams)
+        first = np.searchsorted(self._hashes, shingles, side="left")
+        last = np.searchsorted(self._hashes, shingles, side="right")
+        counts = self._count(first, last)
+        return bool(((self._sizes >= MIN_SHINGLES) & (counts >= NEAR_FRACTION * self._sizes)).any())
 
     def _count(self, first: npt.NDArray[np.int64], last: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return how many of the shingles at first .. last - 1 each held-out document has."""

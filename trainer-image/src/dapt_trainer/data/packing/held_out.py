@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +29,25 @@ class HeldOutDocument:
     bytes: int
     """UTF-8 bytes of the text."""
     text: str = ""
+    lead_tokens: int = 0
+    """First tokens that are not scored (`packing.leads`)."""
+    lead_characters: int = 0
+    """Characters of these tokens."""
+
+    @property
+    def scored_tokens(self) -> int:
+        """Return the number of tokens that are scored."""
+        return len(self.ids) - self.lead_tokens
+
+    @property
+    def scored_bytes(self) -> int:
+        """Return the UTF-8 bytes of the text that is scored."""
+        lead = self.text[: self.lead_characters]
+        return self.bytes - len(lead.encode("utf-8", "surrogatepass"))
+
+    def with_lead(self, tokens: int, characters: int) -> HeldOutDocument:
+        """Return the document with a lead of so many tokens, which spell so many characters."""
+        return replace(self, lead_tokens=tokens, lead_characters=characters)
 
 
 def held_out_path(folder: Path, side: Side, half: Half) -> Path:
@@ -45,10 +64,11 @@ def read_held_out(work: Path, side: Side, half: Half) -> list[HeldOutDocument]:
     path = held_out_path(work / HELD_OUT, side, half)
     documents = []
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8", newline="\n") as lines:
             for line in lines:
                 record = json.loads(line)
-                documents.append(HeldOutDocument(record["ids"], record["bytes"], record["text"]))
+                document = HeldOutDocument(record["ids"], record["bytes"], record["text"])
+                documents.append(document.with_lead(*record.get("lead", (0, 0))))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no held-out text there; run prepare again") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -68,4 +88,6 @@ def write_held_out(folder: Path, side: Side, half: Half, documents: Iterable[Hel
     with held_out_path(folder, side, half).open("w", encoding="utf-8") as file:
         for document in documents:
             record = {"text": document.text, "ids": document.ids, "bytes": document.bytes}
+            if document.lead_tokens:
+                record["lead"] = [document.lead_tokens, document.lead_characters]
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
