@@ -89,7 +89,7 @@ def test_every_object_is_accepted_where_gangs_are_jobsets(jobset_plane: ControlP
 
 
 @pytest.mark.parametrize(
-    "stage", ["prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish"]
+    "stage", ["destination", "prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish"]
 )
 def test_the_longest_names_are_accepted(
     control_plane: ControlPlane, restricted: str, jobset_plane: ControlPlane, stage: str

@@ -35,7 +35,7 @@ SEED = int(os.environ.get("DAPT_FAULT_SEED", "0")) or random.SystemRandom().rand
 KILLS_PER_ADAPTATION = 4
 """Below the budget of infrastructure faults, and never three in one lineage without a step gained."""
 STEPS, CHECKPOINTS = 40, 5
-STAGES = ("prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish")
+STAGES = ("destination", "prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish")
 VICTIMS = ("rank", "agent", "dapt")
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200)]

@@ -15,7 +15,7 @@ from support.launch_builders import owner, profile, stage_run
 from support.launch_cases import CASES, rendered
 
 LONGEST_NAME = "a" * 63
-STAGES = ("prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish")
+STAGES = ("destination", "prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish")
 
 
 def _set(case: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from support.toy_adaptation import make_toy
 pytestmark = [pytest.mark.local, pytest.mark.timeout(900)]
 
 STEPS, CHECKPOINTS = 100, 5
-STAGES = ["prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish"]
+STAGES = ["destination", "prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish"]
 
 
 @dataclass

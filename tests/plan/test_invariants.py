@@ -45,7 +45,7 @@ def test_a_run_that_is_created_twice(world: World) -> None:
 
 def test_a_fence_that_does_not_rise(world: World) -> None:
     resource, jobs, job = parts(world)
-    with pytest.raises(ImpossibleWorldError, match="fence 2 is not above 2"):
+    with pytest.raises(ImpossibleWorldError, match="fence 3 is not above 3"):
         check_new_job(resource, jobs, job, [])
 
 

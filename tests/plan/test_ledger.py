@@ -38,7 +38,7 @@ def run(stage: str = "prepare", try_number: int = 1, fence: int = 1, **over: Any
 
 
 def updated(ledger: Ledger, *runs: RunState, now: datetime = NOW, suspended: bool = False) -> Ledger:
-    return update_ledger(ledger, runs, now, Retries(), 1, is_suspended=suspended)
+    return update_ledger(ledger, runs, now, Retries(), is_suspended=suspended)
 
 
 def open_record(stage: str = "prepare", **over: Any) -> Ledger:

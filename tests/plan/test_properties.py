@@ -12,9 +12,13 @@ from dapt_contract.failure import Cause
 from dapt_contract.measure import Measure
 from dapt_contract.progress import Progress
 from dapt_contract.stage_file import StageFile
+from dapt_contract.stages.align import AlignConfig
 from dapt_contract.stages.baseline import BaselineFacts
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
+from dapt_contract.stages.finetune import FinetuneConfig
+from dapt_contract.stages.prepare import PrepareConfig
 from dapt_contract.stages.pretrain import CheckpointFacts
+from dapt_contract.stages.tuning_data import TuningDataConfig
 from dapt_contract.stages.verify import VerifyFacts
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.launchers import LAUNCHERS, all_states
@@ -90,10 +94,28 @@ def happen(world: World, step: Step) -> None:
         cluster.queues["team"] = QUEUE_SAYS[step.number]
     elif step.what == "refuse":
         cluster.num_taken_names = 1
+    elif step.what == "edit":
+        edit_what_may_change(world, EDITS[step.number])
     elif step.what == "image":
         world.offer(trainerImage=f"registry.example/dapt-trainer:1.0.{len(world.plans)}")
     else:
         happen_to_pods(world, step)
+
+
+def edit_what_may_change(world: World, over: dict[str, Any]) -> None:
+    """The edit of a user, where the API server does not refuse it."""
+    frozen = world.status.get("frozen", {})
+    if not any(frozen.get(block) for block in over):
+        world.edit(**over)
+
+
+def prepared_folders(world: World, before: int) -> set[str]:
+    """Folders of tuning data that runs with a smaller fence were to write."""
+    configs = [run.config for run in world.runs if run.run.fence < before]
+    prepared = [
+        data for config in configs if isinstance(config, PrepareConfig) for data in config.tuning_data
+    ]
+    return {data.folder for data in (*prepared, *configs) if isinstance(data, TuningDataConfig)}
 
 
 def happen_to_pods(world: World, step: Step) -> None:
@@ -116,6 +138,16 @@ def happen_to_pods(world: World, step: Step) -> None:
             files.discard(name)
 
 
+EDITS: tuple[dict[str, Any], ...] = (
+    {"finetuning": {"data": [{"source": "s3://corpora/version-2.jsonl"}]}},
+    {"finetuning": {"data": [{"source": "file:///text/instructions.jsonl"}]}},
+    {"preference": {"data": [{"source": "s3://corpora/pairs.jsonl"}]}},
+    {"preference": None},
+    {"evaluation": {"domain": {"tasks": [{"name": "codes", "source": "s3://eval/codes-2.jsonl"}]}}},
+    {"evaluation": {"domain": {"tasks": [{"name": "codes", "source": "file:///eval/codes.jsonl"}]}}},
+    {"output": {"destination": "file:///out/other"}},
+    {"output": {"destination": "file:///out/model"}},
+)
 RUNS = ("succeed", "fail", "limit", "start", "read", "end training", "end evaluations")
 SHARES = ([1.0], [0.5, 1.0], [0.3, 0.5])
 QUEUE_SAYS = (
@@ -153,13 +185,16 @@ def begin(place: Place) -> World:
 def test_random_events_never_lead_to_an_impossible_world(place: Place, life: list[Step]) -> None:
     """No run twice, none beside another that may not be, numbers only rise, what is terminal stays, an attempt is
     written down before it starts and never changed, nothing is deleted twice or before it is known, conditions never
-    contradict each other (`MemoryCluster` checks each)."""
+    contradict each other (`MemoryCluster` checks each). No stage learns from data that nobody was to prepare."""
     world = begin(place)
     for step in life:
         world.crashing_visit()
         happen(world, step)
     world.cluster.crash_at = None
     world.settle()
+    for run in world.runs:
+        if isinstance(run.config, FinetuneConfig | AlignConfig):
+            assert run.config.data_folder in prepared_folders(world, run.run.fence)
 
 
 @SLOW

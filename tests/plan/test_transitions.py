@@ -61,7 +61,7 @@ def test_a_finished_stage_without_readable_facts_is_named() -> None:
     with pytest.raises(
         MissingFactsError, match="prepare has finished, and the ledger holds no readable facts of it"
     ):
-        chain(Ledger(runs=(record,))).position()
+        chain(Ledger(runs=(record, RunRecord(stage="baseline", kind="baseline", fence=2)))).position()
 
 
 def test_the_order_of_the_states_is_the_order_in_which_they_follow_each_other() -> None:

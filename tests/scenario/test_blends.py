@@ -50,7 +50,7 @@ def test_one_run_measures_the_average_and_the_ways_back_to_the_base() -> None:
     world = World(BLENDS)
     world.live(told())
     assert world.stages == [
-        "prepare", "baseline", "pretrain", "blend", "evaluate", "finetune", "verify", "publish",
+        "destination", "prepare", "baseline", "pretrain", "blend", "evaluate", "finetune", "verify", "publish",
     ]  # fmt: skip
     config = world.config("blend")
     assert isinstance(config, BlendConfig)
@@ -90,7 +90,9 @@ def test_a_way_back_to_the_base_may_be_the_best_that_passes() -> None:
     world = World(BLENDS)
     world.live(told(blends={"a1-s20-i0.8": (2.55, 0.1)}))
     assert world.status["selected"]["id"] == "a1-s20-i0.8"
-    assert world.status["selected"]["reason"] == "largest gain of 10 candidates that pass the gates"
+    assert world.status["selected"]["reason"] == (
+        "largest gain of 10 candidates within the perplexity limit on half A; it passes the gates on half B"
+    )
     config = world.config("evaluate")
     assert isinstance(config, EvaluateConfig)
     assert (config.model.interpolation, config.model.adapters) == (0.8, (folder(20),))
@@ -120,7 +122,15 @@ def test_no_blend_that_passes_starts_another_attempt_and_all_attempts_are_blende
 
     world = World(BLENDS | {"gates": {"onBreach": "Rollback"}})
     world.live(script)
-    assert world.stages[:6] == ["prepare", "baseline", "pretrain", "blend", "pretrain", "blend"]
+    assert world.stages[:7] == [
+        "destination",
+        "prepare",
+        "baseline",
+        "pretrain",
+        "blend",
+        "pretrain",
+        "blend",
+    ]
     assert [run.run.attempt for run in world.runs if run.kind == "blend"] == [1, 2]
     assert world.status["phase"] == "Published"
 
@@ -134,7 +144,7 @@ def test_an_attempt_stopped_at_the_limit_is_blended_when_the_last_has_ended() ->
 
     world = World(BLENDS | {"gates": {"onBreach": "Rollback"}})
     world.live(script)
-    assert world.stages[2:6] == ["pretrain", "pretrain", "blend", "blend"]
+    assert world.stages[3:7] == ["pretrain", "pretrain", "blend", "blend"]
 
 
 def test_weights_after_a_divergence_are_no_part_of_a_blend() -> None:
@@ -183,7 +193,8 @@ def test_blends_that_cannot_be_measured_are_done_without() -> None:
     world.live(told(blend=Ends(64, message="parts do not fit", cause=Cause.BAD_INPUT)))
     assert world.status["selected"]["id"] == "a1-s40"
     assert world.status["selected"]["reason"] == (
-        "largest gain of 3 candidates that pass the gates; without the blends of attempt 1, whose stage failed: parts"
+        "largest gain of 3 candidates within the perplexity limit on half A;"
+        " it passes the gates on half B; without the blends of attempt 1, whose stage failed: parts"
         " do not fit"
     )
     assert world.status["phase"] == "Published"

@@ -52,7 +52,7 @@ def test_everything_but_the_secret_goes_when_its_time_has_come(volume: str, left
     before = world.status
     plan = world.visit()
     assert kinds(world) == left
-    assert len([one for one in plan.delete if one.kind == "ConfigMap"]) == 8  # all tries, the failed one too
+    assert len([one for one in plan.delete if one.kind == "ConfigMap"]) == 9  # all tries, the failed one too
     after = world.status
     assert after["ledger"].pop("cleaned") == world.cluster.now.strftime("%Y-%m-%dT%H:%M:%SZ")
     assert after == before
@@ -117,7 +117,7 @@ def test_an_edit_after_the_end_is_seen_and_changes_nothing() -> None:
     world = World()
     world.live()
     before = world.status
-    world.edit(seed=99)
+    world.edit(limits={"gpuHours": 99}, suspend=True)
     world.settle()
     after = world.status
     assert after["observedGeneration"] == 2

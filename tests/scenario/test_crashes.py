@@ -200,14 +200,14 @@ def moments(make: Callable[[], World]) -> list[Life]:
 @pytest.mark.parametrize("make", [simple, gang])
 def test_scenario_without_crashes_has_a_retry_and_a_suspension(make: Callable[[], World]) -> None:
     assert UNBROKEN[make][2] == [
-        "prepare/1", "baseline/1", "pretrain/1", "pretrain/2", "evaluate/1", "finetune/1", "finetune/2", "verify/1",
+        "destination/1", "prepare/1", "baseline/1", "pretrain/1", "pretrain/2", "evaluate/1", "finetune/1", "finetune/2", "verify/1",
         "publish/1",
     ]  # fmt: skip
 
 
 def test_rollback_scenario_evaluates_in_parallel_with_both_attempts() -> None:
     assert UNBROKEN[rolled_back][2] == [
-        "prepare/1", "baseline/1", "pretrain/1", "evaluate/1", "pretrain/1", "evaluate/1", "evaluate/1", "blend/1",
+        "destination/1", "prepare/1", "baseline/1", "pretrain/1", "evaluate/1", "pretrain/1", "evaluate/1", "evaluate/1", "blend/1",
         "evaluate/1", "blend/1", "evaluate/1", "evaluate/1", "finetune/1", "finetune/2", "verify/1", "publish/1",
     ]  # fmt: skip
 

@@ -53,7 +53,9 @@ def test_the_largest_gain_among_those_that_pass_is_taken() -> None:
     world = World()
     world.live(measured(rows(0.05, 0.14, 0.3, 0.5)))
     assert world.status["selected"]["id"] == "a1-s20"
-    assert world.status["selected"]["reason"] == "largest gain of 2 candidates that pass the gates"
+    assert world.status["selected"]["reason"] == (
+        "largest gain of 2 candidates within the perplexity limit on half A; it passes the gates on half B"
+    )
     passes = {one["id"]: one.get("passes") for one in world.status["candidates"]}
     assert passes == {"a1-s10": None, "a1-s20": True, "a1-s30": False, "a1-s40": False}
 
@@ -63,9 +65,10 @@ def test_gates_that_no_candidate_passes_stall_with_remedies() -> None:
     world.live(measured(rows(0.2, 0.21)))
     assert world.stages[-1] == "pretrain"
     message = (
-        "no candidate passes the gates: general perplexity of a1-s20 is +21.0% against the base model's, over the"
-        " limit of +15.0%; general perplexity of a1-s10 is +20.0% against the base model's, over the limit of +15.0%; "
-        + REMEDIES
+        "no candidate passes the gates: general perplexity of a1-s20 on half B is +21.0% against"
+        " the base model's, over the"
+        " limit of +15.0%; general perplexity of a1-s10 on half B is +20.0% against"
+        " the base model's, over the limit of +15.0%; " + REMEDIES
     )
     assert world.condition("Stalled") == ("True", "GatesBreached", message)
     assert world.condition("GatesPassed") == ("False", "GatesBreached", message)
@@ -79,7 +82,7 @@ def test_a_wider_gate_decides_again_without_a_new_pretraining() -> None:
     world.live(measured(rows(0.2, 0.21)))
     world.edit(gates={"maxGeneralPerplexityIncrease": 0.205})
     world.live(measured(rows(0.2, 0.21), {"a1-s10": measure(increase=0.2)}, measure(increase=0.2)))
-    assert world.tries[3:] == ["evaluate/1", "finetune/1", "verify/1", "publish/1"]
+    assert world.tries[4:] == ["evaluate/1", "finetune/1", "verify/1", "publish/1"]
     assert world.status["selected"]["id"] == "a1-s10"
     assert world.status["phase"] == "Published"
 
@@ -91,7 +94,8 @@ def test_a_candidate_that_fails_on_tasks_gives_way_to_the_next() -> None:
     assert [run.run.candidate for run in world.runs if run.kind == "evaluate"] == ["a1-s30", "a1-s20"]
     assert world.status["selected"]["id"] == "a1-s20"
     assert world.status["selected"]["reason"] == (
-        "largest gain of 3 candidates that pass the perplexity gate, after a1-s30 failed on the half that judges"
+        "largest gain of 3 candidates within the perplexity limit on half A that passes the gates on half B, after"
+        " a1-s30 failed there"
     )
 
 
@@ -105,11 +109,11 @@ def test_three_candidates_fail_and_no_fourth_is_tried() -> None:
         "a1-s30",
         "a1-s20",
     ]
-    lost = "lost 6.0 points (standard error 1.0), over the limit of 3.0"
+    lost = "lost 6.0 points on half B (standard error 1.0), over the limit of 3.0"
     assert world.condition("Stalled") == (
         "True",
         "GatesBreached",
-        f"no candidate passes the gates: general of a1-s40 {lost}; general of a1-s30 {lost};"
+        f"none of the best 3 of 4 candidates passes the gates: general of a1-s40 {lost}; general of a1-s30 {lost};"
         f" general of a1-s20 {lost}; {REMEDIES}",
     )
 
@@ -127,8 +131,8 @@ def test_no_gain_on_the_half_that_judges_blocks() -> None:
     world.live(measured([checkpoint(40, 3.0, 0.01)]))
     assert world.condition("Stalled")[1:] == (
         "NoGain",
-        "no candidate passes the gates: domain perplexity of a1-s40 is +0.0% against the base model's and the gain on"
-        f" the half that judges is 0.000, not above zero; {REMEDIES}",
+        "no candidate passes the gates: domain perplexity of a1-s40 on half B is +0.0% against the base"
+        f" model's and the gain there is 0.000, not above zero; {REMEDIES}",
     )
 
 
@@ -180,8 +184,13 @@ def test_divergence_whose_message_is_lost_twice_blocks() -> None:
 def test_on_breach_warn_publishes_the_best_candidate_with_a_warning() -> None:
     world = World({"gates": {"onBreach": "Warn"}})
     world.live(measured(rows(0.2, 0.21), {"a1-s20": measure(increase=0.21)}, measure(increase=0.21)))
-    breach = "general perplexity of a1-s20 is +21.0% against the base model's, over the limit of +15.0%"
-    final = "general perplexity of the finished model is +21.0% against the base model's, over the limit of +15.0%"
+    breach = (
+        "general perplexity of a1-s20 on half B is +21.0% against the base model's, over the limit of +15.0%"
+    )
+    final = (
+        "general perplexity of the finished model on half B is +21.0% against the base model's,"
+        " over the limit of +15.0%"
+    )
     assert world.status["phase"] == "Published"
     assert (
         world.status["selected"]["reason"]
@@ -202,7 +211,7 @@ def test_loss_within_noise_passes_and_the_model_card_warns() -> None:
     publish = world.config("publish")
     assert isinstance(publish, PublishConfig)
     assert publish.card.warnings == (
-        "general of a1-s10 lost 3.5 points, over the limit of 3.0 but within noise (standard error 1.0);"
+        "general of a1-s10 lost 3.5 points on half B, over the limit of 3.0 but within noise (standard error 1.0);"
         " about 800 items would settle it",
     )
 
@@ -212,7 +221,8 @@ def test_a_finished_model_that_breaches_a_gate_is_not_published() -> None:
     world.live(measured(rows(0.05), final=measure(increase=0.4)))
     assert world.stages[-1] == "verify"
     message = (
-        "verification: general perplexity of the finished model is +40.0% against the base model's, over the limit of"
+        "verification: general perplexity of the finished model on half B is +40.0% against"
+        " the base model's, over the limit of"
         f" +15.0%; {REMEDIES}"
     )
     assert world.condition("Stalled") == ("True", "VerifyFailed", message)
@@ -247,7 +257,8 @@ def test_another_answer_to_a_breach_prepares_nothing_again() -> None:
     world.live(measured(rows(0.2, 0.21)))
     world.edit(gates={"onBreach": "Rollback", "rollback": {"maxRollbacks": 5}})
     world.live(measured(rows(0.05, 0.06)))
-    assert [one for one in world.tries if one.startswith(("prepare", "baseline"))] == [
+    assert [one for one in world.tries if one.startswith(("destination", "prepare", "baseline"))] == [
+        "destination/1",
         "prepare/1",
         "baseline/1",
     ]

@@ -19,12 +19,17 @@ def test_events_record_each_stage_change_and_the_publication_once() -> None:
     world = World({"finetuning": None})
     world.live()
     assert told(world) == [
-        ("Normal", "StageStarted", "prepare was started (run 1)"),
+        ("Normal", "StageStarted", "destination was started (run 1)"),
+        ("Normal", "StageSucceeded", "destination succeeded; prepare was started (run 1)"),
         ("Normal", "StageSucceeded", "prepare succeeded; baseline was started (run 1)"),
         ("Normal", "StageSucceeded", "baseline succeeded; pretrain was started (run 1)"),
         ("Normal", "StageSucceeded", "pretrain succeeded; evaluate of a1-s40 was started (run 1)"),
         ("Normal", "StageSucceeded", "evaluate of a1-s40 succeeded; verify of a1-s40 was started (run 1)"),
-        ("Normal", "CandidateSelected", "a1-s40: largest gain of 4 candidates that pass the gates"),
+        (
+            "Normal",
+            "CandidateSelected",
+            "a1-s40: largest gain of 4 candidates within the perplexity limit on half A; it passes the gates on half B",
+        ),
         ("Normal", "StageSucceeded", "verify of a1-s40 succeeded; publish of a1-s40 was started (run 1)"),
         ("Normal", "Published", "model published to file:///out/model"),
     ]
@@ -35,8 +40,8 @@ def test_failure_event_is_recorded_although_the_next_run_starts_at_once() -> Non
     world.live_until(
         "baseline", failing("prepare", once(Ends(75, message="it broke", cause=Cause.INFRASTRUCTURE)))
     )
-    assert told(world)[:4] == [
-        ("Normal", "StageStarted", "prepare was started (run 1)"),
+    assert told(world)[1:5] == [
+        ("Normal", "StageSucceeded", "destination succeeded; prepare was started (run 1)"),
         ("Warning", "StageFailed", "prepare failed (Infrastructure): it broke"),
         ("Normal", "StageStarted", "prepare was started (run 2)"),
         ("Normal", "StageSucceeded", "prepare succeeded; baseline was started (run 1)"),
@@ -65,7 +70,9 @@ def test_a_suspension_is_no_failure() -> None:
     world.settle()
     world.cluster.run_pods(world.key, healthy)
     world.settle()
-    assert told(world) == [("Normal", "StageStarted", "prepare was started (run 1)")]
+    assert told(world)[1:] == [
+        ("Normal", "StageSucceeded", "destination succeeded; prepare was started (run 1)")
+    ]
 
 
 def test_budget_exhausted_event_is_recorded_once() -> None:

@@ -160,7 +160,7 @@ def test_the_profile_may_change_its_launcher_between_two_runs() -> None:
     assert len(world.cluster.objects(world.key, "Service")) == 1
     world.live()
     assert world.status["phase"] == "Published"
-    assert len(world.cluster.objects(world.key, "JobSet")) == 2
+    assert len(world.cluster.objects(world.key, "JobSet")) == 3
 
 
 def test_jobset_adaptation_with_a_lost_rank_is_published() -> None:
@@ -174,4 +174,4 @@ def test_jobset_adaptation_with_a_lost_rank_is_published() -> None:
     assert world.status["phase"] == "Published"
     assert world.cluster.objects(world.key, "Job") == []
     assert world.cluster.objects(world.key, "Service") == []
-    assert len(world.cluster.objects(world.key, "JobSet")) == 8
+    assert len(world.cluster.objects(world.key, "JobSet")) == 9

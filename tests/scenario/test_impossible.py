@@ -66,7 +66,7 @@ def delete_config_map(world: World) -> None:
     world.cluster.delete_object(world.key, "ConfigMap", first_job(world))
 
 
-TAKEN = "{} clinical-prepare-{} exists already and is not this adaptation's: it belongs to CronJob nightly; remove it,"
+TAKEN = "{} clinical-destination-{} exists already and is not this adaptation's: it belongs to CronJob nightly; remove it,"
 
 CASES = {
     "no such profile": Case(
@@ -156,27 +156,28 @@ CASES = {
     ),
     "a missing Secret": Case(
         "SecretNotFound",
-        "prepare cannot start: there is no Secret dapt-hub in this namespace: create it; the pod waits for it",
-        {"credentials": [{"secretName": "dapt-hub", "use": "read"}]},
+        "destination cannot start: there is no Secret dapt-hub in this namespace: create it; the pod waits for it",
+        {"credentials": [{"secretName": "dapt-hub", "use": "write"}]},
         pods=Stays(waiting='CreateContainerConfigError: secret "dapt-hub" not found'),
     ),
     "a missing claim": Case(
         "ClaimNotFound",
-        "prepare cannot start: there is no PersistentVolumeClaim corpora in this namespace: create it, or name another",
-        {"corpus": {"domain": [{"source": "pvc://corpora/d.jsonl"}]}},
+        "destination cannot start: there is no PersistentVolumeClaim corpora in this namespace: create it, or name"
+        " another",
+        {"output": {"destination": "pvc://corpora/model"}},
         pods=Stays(pending_reason='Unschedulable: persistentvolumeclaim "corpora" not found'),
     ),
     "an image that cannot be pulled": Case(
         "ImageNotPulled",
-        f"prepare cannot start: image registry.example/dapt-trainer:1.0.0 cannot be pulled ({PULL}): correct the"
+        f"destination cannot start: image registry.example/dapt-trainer:1.0.0 cannot be pulled ({PULL}): correct the"
         " profile's trainerImage, or give its service account access to the registry",
         pods=Stays(waiting=PULL),
         correct=lambda world: world.offer(trainerImage="registry.example/dapt-trainer:1.0.1"),
     ),
     "a quota that is too small": Case(
         "QuotaTooSmall",
-        f"prepare cannot be admitted by queue team: {SMALL}; ask for less in resources, name another queue, or have its"
-        " quota raised",
+        f"destination cannot be admitted by queue team: {SMALL}; ask for less in resources, name another queue, or have"
+        " its quota raised",
         {"queue": "team"},
         pods=Stays(),
         before=lambda world: world.cluster.queues.update(team=SMALL),
@@ -184,8 +185,8 @@ CASES = {
     ),
     "no such queue": Case(
         "QuotaTooSmall",
-        f"prepare cannot be admitted by queue team: {HOPELESS}; ask for less in resources, name another queue, or have"
-        " its quota raised",
+        f"destination cannot be admitted by queue team: {HOPELESS}; ask for less in resources, name another queue, or"
+        " have its quota raised",
         {"queue": "team"},
         pods=Stays(),
         before=lambda world: world.cluster.queues.update(team=HOPELESS),
@@ -205,8 +206,8 @@ CASES = {
     ),
     "a changed copy": Case(
         "Tampered",
-        "prepare: ConfigMap clinical-prepare-* was changed after it was written (its stage.json has SHA-256 *, the run"
-        " was started with *): delete the ConfigMap, then the stage starts again",
+        "destination: ConfigMap clinical-destination-* was changed after it was written (its stage.json has SHA-256 *,"
+        " the run was started with *): delete the ConfigMap, then the stage starts again",
         pods=Stays(pending_reason="Unschedulable: 0/3 nodes are available"),
         correct=delete_config_map,
     ),
@@ -221,7 +222,7 @@ def matches(said: str, pattern: str) -> bool:
 
 
 def exact(case: Case, said: str) -> bool:
-    return matches(said, case.message) if "clinical-prepare-" in case.message else said == case.message
+    return matches(said, case.message) if "clinical-destination-" in case.message else said == case.message
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -271,5 +272,5 @@ def test_pods_that_no_node_can_take_are_work_in_progress() -> None:
     reason = "Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu"
     world.cluster.run_pods(world.key, lambda stage: Stays(pending_reason=reason))
     world.settle()
-    assert world.condition("Reconciling") == ("True", "WaitingForNodes", f"prepare waits: {reason}")
+    assert world.condition("Reconciling") == ("True", "WaitingForNodes", f"destination waits: {reason}")
     assert world.condition("Stalled")[0] == "False"

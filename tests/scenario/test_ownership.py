@@ -16,7 +16,7 @@ def job_name(world: World) -> str:
     other = World()
     other.settle()
     key = other.runs[0].run.key
-    return object_name("clinical", "prepare", key)
+    return object_name("clinical", "destination", key)
 
 
 def test_the_first_operator_that_writes_a_status_owns_the_adaptation() -> None:
@@ -68,7 +68,7 @@ def test_taken_name_stalls_and_recovers_when_it_is_free(kind: str) -> None:
     assert world.cluster.writes == writes
     world.cluster.free_name(world.key, kind, name)
     world.live()
-    assert world.tries[:2] == ["prepare/1", "baseline/1"]
+    assert world.tries[:3] == ["destination/1", "prepare/1", "baseline/1"]
     assert world.status["phase"] == "Published"
 
 
@@ -91,7 +91,7 @@ def test_refused_object_stalls_with_the_message_of_the_cluster_and_recovers() ->
     assert world.cluster.writes == writes
     world.cluster.refuse(world.key, "Job")
     world.live()
-    assert world.tries[:2] == ["prepare/1", "baseline/1"]
+    assert world.tries[:3] == ["destination/1", "prepare/1", "baseline/1"]
     assert world.status["phase"] == "Published"
 
 
@@ -119,7 +119,7 @@ def test_leftover_config_map_without_a_job_is_skipped() -> None:
     assert world.runs == []
     world.edit(seed=99)
     world.live()
-    assert world.tries[:2] == ["prepare/2", "baseline/1"]
+    assert world.tries[:2] == ["destination/2", "prepare/1"]
     assert world.status["phase"] == "Published"
     assert world.status["usage"]["restarts"] == 0
 

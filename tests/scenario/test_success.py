@@ -16,8 +16,10 @@ from support.worlds import World
 def test_every_stage_runs_once_and_in_order() -> None:
     world = World()
     world.live()
-    assert world.stages == ["prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish"]
-    assert [run.run.fence for run in world.runs] == [1, 2, 3, 4, 5, 6, 7]
+    assert world.stages == [
+        "destination", "prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish",
+    ]  # fmt: skip
+    assert [run.run.fence for run in world.runs] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert {run.run.try_number for run in world.runs} == {1}
     assert world.condition("Finished") == ("True", "Published", "model published to file:///out/model")
     assert world.condition("Ready") == ("True", "Published", "model published to file:///out/model")
@@ -26,7 +28,7 @@ def test_every_stage_runs_once_and_in_order() -> None:
     assert world.status["phase"] == "Published"
     assert world.status["selected"] == {
         "id": "a1-s40",
-        "reason": "largest gain of 4 candidates that pass the gates",
+        "reason": "largest gain of 4 candidates within the perplexity limit on half A; it passes the gates on half B",
         "digest": "000000000028",
     }
     assert world.status["output"]["deployable"] is True
@@ -37,7 +39,7 @@ def test_first_reconcile_sets_all_conditions() -> None:
     world.visit()
     assert [item["type"] for item in world.status["conditions"]] == list(CONDITION_TYPES)
     assert world.condition("Accepted") == ("True", "Planned", "the spec and its profile fit together")
-    assert world.condition("Reconciling") == ("True", "StageStarting", "prepare is starting")
+    assert world.condition("Reconciling") == ("True", "StageStarting", "destination is starting")
     assert world.status["observedGeneration"] == 1
     assert world.status["phase"] == "Preparing"
 
@@ -56,10 +58,12 @@ def test_what_was_automatic_is_shown() -> None:
 def test_blocks_freeze_when_their_stage_starts() -> None:
     world = World()
     world.visit()
-    assert world.status["frozen"] == {"model": True, "corpus": True}
+    assert "frozen" not in world.status
+    world.live_until("prepare")
+    assert world.status["frozen"] == {"seed": True, "model": True, "corpus": True}
     world.live_until("pretrain")
     assert world.status["frozen"] == {
-        "model": True, "corpus": True, "evaluation": True, "profile": True, "pretraining": True,
+        "seed": True, "model": True, "corpus": True, "evaluation": True, "profile": True, "pretraining": True,
     }  # fmt: skip
 
 
@@ -76,7 +80,9 @@ def test_each_configuration_follows_from_the_stages_before() -> None:
     ]  # fmt: skip
     assert verify.reuse_paths == (("base", "stages/baseline-a1"), ("chosen", "stages/evaluate-a1-a1-s40"))
     assert isinstance(publish, PublishConfig)
-    assert publish.card.selection_reason == "largest gain of 4 candidates that pass the gates"
+    assert publish.card.selection_reason == (
+        "largest gain of 4 candidates within the perplexity limit on half A; it passes the gates on half B"
+    )
     assert publish.card.training_tokens == 40 * 8 * 128
     assert publish.run_digest == world.status["digests"]["run"]
 
@@ -93,7 +99,7 @@ def test_the_key_of_the_signatures_is_made_once_with_the_first_run() -> None:
 def test_without_tasks_nothing_is_evaluated_apart() -> None:
     world = World({"evaluation": None})
     world.live()
-    assert world.stages == ["prepare", "baseline", "pretrain", "finetune", "verify", "publish"]
+    assert world.stages == ["destination", "prepare", "baseline", "pretrain", "finetune", "verify", "publish"]
 
 
 def test_without_fine_tuning_the_model_is_not_for_deployment() -> None:
@@ -155,19 +161,23 @@ def test_lost_jobs_of_finished_stages_are_not_run_again() -> None:
     world.cluster.delete_jobs(world.key, except_prefix=live)
     world.live(healthy)
     assert world.status["phase"] == "Published"
-    assert [stage["try"] for stage in world.status["stages"]] == [1] * 7
+    assert [stage["try"] for stage in world.status["stages"]] == [1] * 8
 
 
 def test_events_report_each_change_once() -> None:
     world = World()
     world.live()
     told = [(event.reason, event.message) for event in world.cluster.events(world.key)]
-    assert told[:2] == [
-        ("StageStarted", "prepare was started (run 1)"),
+    assert told[:3] == [
+        ("StageStarted", "destination was started (run 1)"),
+        ("StageSucceeded", "destination succeeded; prepare was started (run 1)"),
         ("StageSucceeded", "prepare succeeded; baseline was started (run 1)"),
     ]
     assert ("StageSucceeded", "pretrain succeeded; evaluate of a1-s40 was started (run 1)") in told
-    assert ("CandidateSelected", "a1-s40: largest gain of 4 candidates that pass the gates") in told
+    assert (
+        "CandidateSelected",
+        "a1-s40: largest gain of 4 candidates within the perplexity limit on half A; it passes the gates on half B",
+    ) in told
     assert told[-1] == ("Published", "model published to file:///out/model")
     assert len(told) == len(set(told))
 

@@ -11,7 +11,7 @@ from dapt_operator.reconcile import reconcile
 from support.builders import adaptation, healthy
 from support.worlds import World
 
-STAGES = ["prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish"]
+STAGES = ["destination", "prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -74,7 +74,7 @@ def test_a_run_that_the_status_does_not_know_is_written_down_before_it_is_delete
     world.cluster.advance(60)
     world.edit(suspend=False)
     world.live()
-    assert world.tries[:2] == ["prepare/1", "prepare/2"]
+    assert world.tries[:2] == ["destination/1", "destination/2"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -104,7 +104,7 @@ def test_recreated_resource_ignores_the_jobs_of_its_predecessor() -> None:
     world.runs.clear()
     plan = world.visit()
     assert [manifest["kind"] for manifest in plan.apply] == ["ConfigMap", "Job"]
-    assert plan.apply[-1]["metadata"]["labels"]["dapt.dev/stage"] == "prepare"
+    assert plan.apply[-1]["metadata"]["labels"]["dapt.dev/stage"] == "destination"
 
 
 def test_a_conflict_observes_again() -> None:
@@ -169,7 +169,7 @@ def test_corrected_spec_continues_to_publication() -> None:
 def test_a_fine_tuning_that_does_not_fit_is_refused_before_the_pretraining_is_paid_for() -> None:
     world = World({"finetuning": {"method": {"full": {}}}}, {"accelerator": {"memoryGiB": 3.1}})
     world.live()
-    assert world.stages == ["prepare", "baseline"]
+    assert world.stages == ["destination", "prepare", "baseline"]
     assert world.condition("Stalled")[1] == "NotEnoughMemory"
     assert re.match(r"finetuning needs \d\.\d GiB a rank by the estimate", world.condition("Stalled")[2])
     world.edit(finetuning={"method": {"full": None, "lora": {}}})

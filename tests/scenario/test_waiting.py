@@ -50,19 +50,19 @@ def stuck(world: World, script: Script) -> None:
         (
             waiting(SECRET),
             "SecretNotFound",
-            "prepare cannot start: there is no Secret dapt-hub in this namespace: create it; the pod waits for it",
+            "destination cannot start: there is no Secret dapt-hub in this namespace: create it; the pod waits for it",
         ),
         (
             pending(CLAIM),
             "ClaimNotFound",
-            "prepare cannot start: there is no PersistentVolumeClaim corpora in this namespace: create it, or name"
+            "destination cannot start: there is no PersistentVolumeClaim corpora in this namespace: create it, or name"
             " another",
         ),
         (
             waiting(PULL),
             "ImageNotPulled",
-            "prepare cannot start: image registry.example/dapt-trainer:1.0.0 cannot be pulled (ErrImagePull: failed to"
-            ' pull image "registry.example/dapt-trainer:1.0.0": not found): correct the profile\'s trainerImage, or'
+            "destination cannot start: image registry.example/dapt-trainer:1.0.0 cannot be pulled (ErrImagePull: failed"
+            ' to pull image "registry.example/dapt-trainer:1.0.0": not found): correct the profile\'s trainerImage, or'
             " give its service account access to the registry",
         ),
     ],
@@ -83,8 +83,8 @@ def test_missing_object_stalls_and_recovers_when_the_pod_starts(
     assert world.condition("Stalled")[0] == "False"
     assert world.status["phase"] == "Preparing"
     world.live()
-    assert world.tries[0] == "prepare/1"
-    assert world.tries.count("prepare/2") == 0
+    assert world.tries[0] == "destination/1"
+    assert world.tries.count("destination/2") == 0
     assert world.status["phase"] == "Published"
 
 
@@ -117,10 +117,10 @@ def test_corrected_spec_or_profile_replaces_a_run_that_could_not_start(
     correct(world)
     first = world.visit()
     assert [(removal.kind, removal.name) for removal in first.delete] == [
-        ("Job", world.runs[0].run.name + "-prepare-" + world.runs[0].run.key[:8])
+        ("Job", world.runs[0].run.name + "-destination-" + world.runs[0].run.key[:8])
     ]
     world.live()
-    assert world.tries[:3] == ["prepare/1", "prepare/2", "baseline/1"]
+    assert world.tries[:3] == ["destination/1", "destination/2", "prepare/1"]
     assert world.status["phase"] == "Published"
     assert world.status["usage"]["restarts"] == 0
 
@@ -130,7 +130,7 @@ def test_edit_keeps_a_run_that_is_starting_or_running() -> None:
     world.settle()
     world.edit(gates={"maxGeneralPerplexityIncrease": 0.3})
     world.live()
-    assert world.tries.count("prepare/2") == 0
+    assert world.tries.count("destination/2") == 0
 
 
 def test_a_run_that_started_is_left_alone_whatever_changes() -> None:
@@ -139,7 +139,7 @@ def test_a_run_that_started_is_left_alone_whatever_changes() -> None:
     world.offer(trainerImage="registry.example/dapt-trainer:1.0.1")
     world.edit(resources={"gpusPerNode": 1})
     assert world.visit().delete == ()
-    assert world.running == "prepare"
+    assert world.running == "destination"
 
 
 def test_run_waiting_for_quota_is_reconciling_with_the_message_of_the_queue() -> None:
@@ -149,23 +149,23 @@ def test_run_waiting_for_quota_is_reconciling_with_the_message_of_the_queue() ->
     assert world.condition("QuotaReserved") == (
         "False",
         "WaitingForQuota",
-        "prepare was submitted to queue team",
+        "destination was submitted to queue team",
     )
     stuck(world, healthy)
     assert world.job["spec"]["suspend"] is True
     assert world.condition("QuotaReserved") == (
         "False",
         "WaitingForQuota",
-        f"prepare waits for quota: {FULL}",
+        f"destination waits for quota: {FULL}",
     )
-    assert world.condition("Reconciling") == ("True", "WaitingForQuota", f"prepare waits for quota: {FULL}")
+    assert world.condition("Reconciling") == ("True", "WaitingForQuota", f"destination waits for quota: {FULL}")
     assert world.condition("Stalled")[0] == "False"
     world.cluster.queues["team"] = ""
     world.cluster.run_pods(world.key, healthy)  # admitted
     world.cluster.run_pods(world.key, lambda stage: Stays())
     world.settle()
     assert world.condition("QuotaReserved") == (
-        "True", "QuotaGranted", "the queue has granted what prepare asks for",
+        "True", "QuotaGranted", "the queue has granted what destination asks for",
     )  # fmt: skip
     while world.status["phase"] != "Published":
         world.settle()
@@ -193,18 +193,18 @@ def test_quota_that_is_too_small_stalls_until_it_is_raised() -> None:
     assert world.condition("Stalled") == (
         "True",
         "QuotaTooSmall",
-        f"prepare cannot be admitted by queue team: {SMALL}; ask for less in resources, name another queue, or have its"
-        " quota raised",
+        f"destination cannot be admitted by queue team: {SMALL}; ask for less in resources, name another queue, or have"
+        " its quota raised",
     )
     assert world.condition("QuotaReserved") == (
-        "False", "QuotaTooSmall", f"the queue cannot grant what prepare asks for: {SMALL}",
+        "False", "QuotaTooSmall", f"the queue cannot grant what destination asks for: {SMALL}",
     )  # fmt: skip
     world.cluster.queues["team"] = ""
     world.cluster.run_pods(world.key, healthy)
     world.cluster.run_pods(world.key, lambda stage: Stays())
     world.settle()
     assert world.condition("Stalled")[0] == "False"
-    assert world.tries == ["prepare/1"]
+    assert world.tries == ["destination/1"]
 
 
 def test_another_queue_replaces_a_run_that_could_never_be_admitted() -> None:
@@ -214,7 +214,7 @@ def test_another_queue_replaces_a_run_that_could_never_be_admitted() -> None:
     world.cluster.advance(5)
     world.edit(queue="large")
     world.settle()
-    assert world.tries == ["prepare/1", "prepare/2"]
+    assert world.tries == ["destination/1", "destination/2"]
     assert world.job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "large"
 
 
@@ -227,7 +227,7 @@ def test_waiting_for_quota_too_long_names_the_quota() -> None:
     assert world.condition("Stalled") == (
         "True",
         "PendingTimeout",
-        f"prepare waits for quota for more than 600 s (pendingTimeoutSeconds): {FULL}; free capacity, or change"
+        f"destination waits for quota for more than 600 s (pendingTimeoutSeconds): {FULL}; free capacity, or change"
         " resources",
     )
 
@@ -249,7 +249,7 @@ def test_suspending_gives_the_quota_back() -> None:
 def test_a_pod_that_just_starts_is_no_news() -> None:
     world = World()
     stuck(world, waiting("ContainerCreating"))
-    assert world.condition("Reconciling") == ("True", "StageStarting", "prepare is starting")
+    assert world.condition("Reconciling") == ("True", "StageStarting", "destination is starting")
     assert "message" not in world.status["stages"][0]
 
 
@@ -322,7 +322,7 @@ def test_pod_that_finds_its_stage_file_changed_gets_a_new_run() -> None:
 def test_files_that_are_changed_again_and_again_stall() -> None:
     world = World()
     world.live(failing("baseline", altered))
-    assert world.tries == ["prepare/1", "baseline/1", "baseline/2", "baseline/3"]
+    assert world.tries == ["destination/1", "prepare/1", "baseline/1", "baseline/2", "baseline/3"]
     assert world.condition("Stalled") == (
         "True",
         "Tampered",

@@ -25,9 +25,11 @@ from dapt_contract.stages import (
 )
 from dapt_contract.stages.blend import Blend, BlendRow
 from dapt_contract.stages.common import ModelReference
+from dapt_contract.stages.destination import DestinationConfig, DestinationFacts
 from dapt_contract.stages.evaluate import EvaluateConfig
-from dapt_contract.stages.prepare import ModelFacts, SourceFacts
+from dapt_contract.stages.prepare import ModelFacts, PrepareConfig, SourceFacts
 from dapt_contract.stages.pretrain import CheckpointFacts
+from dapt_contract.stages.tuning_data import TuningDataConfig, TuningDataFacts
 from dapt_operator.testing.objects import Ends, Stays
 
 BASE_DOMAIN_NATS = 3.0
@@ -145,6 +147,12 @@ def prepare_facts(**over: Any) -> PrepareFacts:
     return PrepareFacts.model_validate(values | over)
 
 
+def tuning_data_facts(config: TuningDataConfig, **over: Any) -> TuningDataFacts:
+    """100 examples or pairs of this configuration."""
+    values = {"kind": config.kind, "config_digest": config.digest, "records": 100}
+    return TuningDataFacts.model_validate(values | over)
+
+
 def perplexity(nats: float, tokens: int = 2000) -> Perplexity:
     """A half of held-out text with this loss a token."""
     return Perplexity(nll_nats=nats * tokens, tokens=tokens, bytes=4 * tokens)
@@ -259,8 +267,12 @@ def blended(blend: Blend, domain_nats: float = 2.7, increase: float = 0.03) -> B
 def facts_for(stage: StageFile) -> Contract:
     """What a healthy run of this stage says."""
     config = stage.config
-    if stage.kind == "prepare":
-        return prepare_facts()
+    if isinstance(config, PrepareConfig):
+        return prepare_facts(tuning_data=tuple(tuning_data_facts(data) for data in config.tuning_data))
+    if isinstance(config, TuningDataConfig):
+        return tuning_data_facts(config)
+    if isinstance(config, DestinationConfig):
+        return DestinationFacts(destination=config.destination, found="empty")
     if stage.kind == "baseline":
         return BaselineFacts(measure=base_measure())
     if isinstance(config, PretrainConfig):

@@ -134,6 +134,8 @@ steps = st.one_of(
     st.builds(Step, what=st.just("break"), ends=failures(), number=st.integers(0, 1)),
     st.builds(Step, what=st.just("wait"), number=st.integers(0, 3)),
     st.builds(Step, what=st.just("queue"), number=st.integers(0, 3)),
+    st.builds(Step, what=st.just("edit"), number=st.integers(0, 7)),
+    st.builds(Step, what=st.just("edit"), number=st.integers(0, 7)),
     _plain("tamper"),
     _plain("lose file"),
     _plain("refuse"),

@@ -8,9 +8,11 @@ from typing import Any
 
 from dapt_contract.base import Contract
 from dapt_contract.stage_file import StageFile
-from dapt_operator.launchers import LAUNCHERS
-from dapt_operator.plan.decide import Plan
+from dapt_operator.launchers import LAUNCHERS, all_states
+from dapt_operator.plan.decide import Plan, decide
+from dapt_operator.plan.observed import observe
 from dapt_operator.reconcile import reconcile
+from dapt_operator.stage_run import HOLDER_KINDS
 from dapt_operator.testing.cluster import MemoryCluster, OperatorKilledError
 from dapt_operator.testing.objects import Ends, Script, Stays
 from support.builders import adaptation, healthy, merged, profile
@@ -66,6 +68,35 @@ class World:
     def _note_runs(self) -> None:
         seen = {run.run.key for run in self.runs}
         self.runs += [stage for stage in self.cluster.stage_files(self.key) if stage.run.key not in seen]
+
+    def live_until_interrupted(self, stage: str) -> None:
+        """Live until the operator dies right after it has created the first run of a stage, with nothing stored."""
+        for _ in range(200):
+            plan = self._next_plan()
+            kinds = [
+                job["metadata"]["labels"]["dapt.dev/stage"]
+                for job in plan.apply
+                if job["kind"] in HOLDER_KINDS
+            ]
+            if kinds == [stage]:
+                num_writes = len(plan.apply) + int(plan.needs_signing_secret)
+                self.cluster.crash_at, self.cluster.crash_after = (
+                    len(self.cluster.verbs) + num_writes - 1,
+                    True,
+                )
+                self.crashing_visit()
+                return
+            if self.visit().is_empty:
+                self.cluster.run_pods(self.key, healthy)
+        raise AssertionError(f"{stage} is never created")
+
+    def _next_plan(self) -> Plan:
+        """What the next reconcile will do."""
+        raw = self.cluster.observe(self.key)
+        assert raw.resource is not None
+        runs = all_states(raw.children, raw.now)
+        observed = observe(raw.resource, raw.profile, runs, raw.now, contents=raw.contents)
+        return decide(observed, LAUNCHERS["IndexedJob"])
 
     def crashing_visit(self) -> None:
         """A reconcile that is killed at the verb that the cluster was told."""

@@ -68,6 +68,7 @@ def _observe_and_act(
         local=local,
         instance=instance,
         default_profiles=world.default_profiles,
+        contents=world.contents,
     )
     return _act(cluster, key, observed, _launcher(world, launchers))
 

@@ -17,7 +17,7 @@ from testcluster.control_plane import ControlPlane
 from testcluster.pod_life import Life, PodScript, ScriptedPod
 from testcluster.waiting import eventually
 
-STAGES = ("prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish")
+STAGES = ("destination", "prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish")
 """Of a whole life with fine-tuning, in their order."""
 ON_THE_CLUSTER: dict[str, Any] = {
     "model": {"source": "hf://org/base@0e9e39f"},

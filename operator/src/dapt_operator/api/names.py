@@ -24,8 +24,10 @@ def object_name(adaptation: str, stage: str, run_key: str) -> str:
     """Return at most 30 characters of the resource's name, the stage, and 8 characters of the key's hash.
     >>> object_name("clinical-llama", "pretrain", "0123456789abcdef")
     'clinical-llama-pretrain-01234567'
+    >>> object_name("clinical-llama", "tuning_data", "0123456789abcdef")
+    'clinical-llama-tuning-data-01234567'
     """
-    return f"{_part(adaptation)}-{stage}-{run_key[:8]}"
+    return f"{_part(adaptation)}-{stage.replace('_', '-')}-{run_key[:8]}"
 
 
 def service_name(adaptation: str, uid: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from dapt_operator.api.schema.crd import structural
-from dapt_operator.api.schema.immutable import FROZEN_BY
+from dapt_operator.api.schema.immutable import FROZEN_BY, FROZEN_BY_SUCCESS
 from dapt_operator.api.v1alpha1.conditions import CONDITION_TYPES, PHASES, REASONS
 from dapt_operator.api.v1alpha1.events import EVENTS
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
@@ -30,7 +30,8 @@ def render() -> dict[str, str]:
 
 def _api_page() -> str:
     adaptation, profile = structural(DomainAdaptation), structural(AdaptationProfile)
-    frozen = [f"| `spec.{block}` | {stage} |" for block, stage in FROZEN_BY.items()]
+    frozen = [f"| `spec.{block}` | {stage} starts |" for block, stage in FROZEN_BY.items()]
+    frozen += [f"| `spec.{block}` | {stage} succeeds |" for block, stage in FROZEN_BY_SUCCESS.items()]
     lines = [
         _NOTE,
         "# The API: every field",
@@ -43,9 +44,9 @@ def _api_page() -> str:
         "",
         "### Frozen blocks",
         "",
-        "A block may change until the stage that reads it starts.",
+        "A block may change until the stage that reads it starts; `output` until the model is published.",
         "",
-        "| block | frozen when this stage starts |",
+        "| block | frozen when |",
         "| --- | --- |",
         *frozen,
         "",

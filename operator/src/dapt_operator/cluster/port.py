@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -30,6 +31,9 @@ class World:
     children: Children
     default_profiles: tuple[str, ...] = ()
     """Names of all profiles marked as default, if the resource names none. More than one is an error."""
+    contents: Mapping[str, str] = field(default_factory=dict)
+    """Digest of the files that a source of tuning data or evaluation items names, for sources on this machine: files
+    that are corrected in place count as an edit. Empty in a cluster, whose operator cannot see them."""
 
 
 @dataclass(frozen=True)

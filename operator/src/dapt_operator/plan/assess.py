@@ -81,13 +81,14 @@ def assess_stage(
         return _to_run(inputs, Fact.ABSENT, stage, None, companions)
     if record.is_open:
         return _running(inputs, stage, record)
-    if record.has_succeeded:
+    is_outdated = stage.is_outdated(record)
+    if record.has_succeeded and not is_outdated:
         return StageAssessment(Fact.SUCCEEDED, stage, record)
     # No failure: its checkpoints are judged. With a retry due, its message was lost and is read again first.
     if record.cause in JUDGED and stage.kind == "pretrain" and not record.retry:
         return StageAssessment(Fact.LIMIT, stage, record)
-    # A change of the spec is how a user starts again what was given up.
-    if not record.retry and record.generation == inputs.generation:
+    # A change of the spec, or of the files that it names, is how a user starts again what was given up.
+    if not record.retry and record.generation == inputs.generation and not is_outdated:
         return exhausted(inputs, stage, record)
     if record.not_before is not None and inputs.now < datetime.fromisoformat(record.not_before):
         return _to_run(inputs, Fact.BACKOFF, stage, record, companions)
@@ -103,6 +104,8 @@ def exhausted(inputs: ChainInputs, stage: StagePlan, record: RunRecord) -> Stage
 def _running(inputs: ChainInputs, stage: StagePlan, record: RunRecord) -> StageAssessment:
     if inputs.spec.suspend:
         return StageAssessment(Fact.STOPPING, stage, record)
+    if stage.is_outdated(record):
+        return StageAssessment(Fact.CROWDED, stage, record)
     is_over_limit = inputs.left_seconds is not None and inputs.left_seconds <= 0
     if is_over_limit and stage.resources.accelerators_per_node:
         return StageAssessment(Fact.SPENT, stage, record)

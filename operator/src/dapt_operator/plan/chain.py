@@ -9,7 +9,6 @@ method that decides (blend, select) asks `selection/`. Which state follows a fac
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 from dapt_contract.failure import Cause
 from dapt_contract.stages.align import AlignFacts
@@ -27,8 +26,13 @@ from dapt_operator.plan.assess import (
     assess_stage,
     exhausted,
 )
-from dapt_operator.plan.evaluations import representative
-from dapt_operator.plan.gates import GATES, GateFacts, Verdict
+from dapt_operator.plan.evaluations import (
+    assess_evaluations,
+    companions_in,
+    may_evaluate_alongside,
+    representative,
+)
+from dapt_operator.plan.gates import FINISHED_MODEL, GATES, GateFacts, Verdict
 from dapt_operator.plan.ledger.gpu_hours import pretraining_seconds
 from dapt_operator.plan.ledger.stage_facts import read_facts
 from dapt_operator.plan.model_card import FinishedModel, card_facts
@@ -43,18 +47,16 @@ from dapt_operator.plan.stages.align import align_batch, align_stage
 from dapt_operator.plan.stages.attempts import measured_attempt
 from dapt_operator.plan.stages.baseline import baseline_stage
 from dapt_operator.plan.stages.blend import blend_stage
-from dapt_operator.plan.stages.evaluate import evaluate_stage
+from dapt_operator.plan.stages.destination import destination_stage
 from dapt_operator.plan.stages.finetune import finetune_batch, finetune_stage
 from dapt_operator.plan.stages.prepare import prepare_stage
 from dapt_operator.plan.stages.pretrain import PretrainingPlan, pretrain_stage, resolve_pretraining
 from dapt_operator.plan.stages.publish import publish_stage
-from dapt_operator.plan.stages.stage_plan import StageInputs, StagePlan
+from dapt_operator.plan.stages.stage_plan import StageInputs, StagePlan, TuningData
+from dapt_operator.plan.stages.tuning_data import tuning_data, tuning_data_configs, tuning_data_stage
 from dapt_operator.plan.stages.verify import ComparedModels, verify_stage
 from dapt_operator.plan.stages.weights import blends, round_name, start_model
 from dapt_operator.plan.transitions import Action, Fact, State, next_move
-
-STATES_WITH_EVALUATIONS: Final = frozenset({State.PRETRAIN, State.BLEND})
-"""States in which evaluations run alongside the chain, where many nodes can mount the volume."""
 
 
 class Chain:
@@ -67,18 +69,22 @@ class Chain:
         # The chain in its order. A method takes what the stages before its state have settled as an argument, so none
         # can be called before that exists.
         self.states: dict[State, Callable[[], StageAssessment]] = {
+            State.DESTINATION: self._destination,
             State.PREPARE: self._prepare,
             State.BASELINE: lambda: self._baseline(self._stage_inputs()),
             State.PRETRAIN: lambda: self._pretrain(self._measured()),
             State.BLEND: lambda: self._blend(self._stage_inputs()),
             State.SELECT: self._select,
             State.EVALUATE: lambda: self._evaluate(self._stage_inputs()),
+            State.INSTRUCTIONS: lambda: self._read_edited(self._stage_inputs().instructions),
             State.FINETUNE: lambda: self._finetune(self._chosen()),
+            State.PREFERENCES: lambda: self._read_edited(self._stage_inputs().preferences),
             State.ALIGN: lambda: self._align(self._chosen()),
             State.VERIFY: lambda: self._verify(self._chosen()),
             State.PUBLISH: lambda: self._publish(self._chosen()),
             State.PUBLISHED: self._published,
         }
+        self._inputs_of_stages: StageInputs | None = None
         self._numbers: PretrainingPlan | None = None
         self._choice: Choice | None = None
         self._awaited: tuple[Candidate, ...] = ()
@@ -91,7 +97,7 @@ class Chain:
         """Return the first state, from the beginning of the chain, in which something is to be done or awaited."""
         # No state is stored. Each reconcile goes through the chain from its beginning, so that an edit of the spec, for
         # example of the gates, takes effect in whichever state it concerns.
-        state = State.PREPARE
+        state = State.DESTINATION
         while True:
             assessment = self._assess_state(state)
             move = next_move(state, assessment.fact)
@@ -124,28 +130,47 @@ class Chain:
     # --- what the states before one have settled ---
 
     def _stage_inputs(self) -> StageInputs:
-        return StageInputs(self.inputs.spec, self.inputs.profile, known(self.facts.prepare, "prepare"))
+        if self._inputs_of_stages is None:
+            prepared = known(self.facts.prepare, "prepare")
+            read = {
+                config.kind: tuning_data(config, self.inputs.ledger, prepared)
+                for config in tuning_data_configs(self.inputs.spec, self.inputs.desired.contents)
+            }
+            self._inputs_of_stages = StageInputs(self.inputs.spec, self.inputs.profile, prepared, **read)
+        return self._inputs_of_stages
 
     def _measured(self) -> Measured:
-        inputs = self._stage_inputs()
-        return Measured(inputs.spec, inputs.profile, inputs.prepared, known(self.facts.base, "baseline"))
+        return Measured(**vars(self._stage_inputs()), base=known(self.facts.base, "baseline"))
 
     def _chosen(self) -> Chosen:
-        measured = self._measured()
         selected = self._choice if isinstance(self._choice, Selected) else None
         return Chosen(
-            measured.spec,
-            measured.profile,
-            measured.prepared,
-            measured.base,
-            known(self._numbers, "pretrain"),
-            known(selected, "selection"),
+            **vars(self._measured()),
+            numbers=known(self._numbers, "pretrain"),
+            selected=known(selected, "selection"),
         )
 
     # --- the chain, in its order ---
 
+    def _destination(self) -> StageAssessment:
+        """Assess the trial of the destination: before prepare, and after an edit as long as nothing is paid for."""
+        prepare = self.inputs.ledger.find("prepare")
+        # A running prepare goes on: the new destination is tried after it.
+        if self._is_measured or (prepare is not None and prepare.is_open):
+            return StageAssessment(Fact.SKIPPED)
+        return self._assess(destination_stage(self.inputs.spec))
+
     def _prepare(self) -> StageAssessment:
-        return self._assess(prepare_stage(self.inputs.spec, self.inputs.profile))
+        desired = self.inputs.desired
+        stage = prepare_stage(
+            desired.spec, desired.profile, desired.contents, may_follow=not self._is_measured
+        )
+        return self._assess(stage)
+
+    @property
+    def _is_measured(self) -> bool:
+        """Whether the base model's measurement has started, which freezes what the corpus is cleaned of."""
+        return "baseline" in self.inputs.ledger.started_kinds()
 
     def _baseline(self, inputs: StageInputs) -> StageAssessment:
         return self._assess(baseline_stage(inputs))
@@ -230,6 +255,12 @@ class Chain:
     def _evaluate(self, inputs: StageInputs) -> StageAssessment:
         return representative(self._assess_evaluations(inputs, self._awaited), self._free_slots)
 
+    def _read_edited(self, data: TuningData | None) -> StageAssessment:
+        """Assess the reading of tuning data that prepare has not read: it was added or edited since."""
+        if data is None or data.unread is None:
+            return StageAssessment(Fact.SKIPPED)
+        return self._assess(tuning_data_stage(self.inputs.spec, data.unread))
+
     def _finetune(self, chosen: Chosen) -> StageAssessment:
         settings, candidate = chosen.spec.finetuning, chosen.candidate
         if settings is None:
@@ -270,7 +301,7 @@ class Chain:
         if assessment.fact is not Fact.SUCCEEDED:
             return assessment
         verified = known(self._facts_of_chosen(VerifyFacts, "verify", chosen), "verify")
-        compared = GateFacts("the finished model", chosen.base, verified.final)
+        compared = GateFacts(FINISHED_MODEL, chosen.base, verified.final)
         self._verdicts = tuple(verdict for gate in GATES for verdict in gate.judge(spec, compared))
         breaches = [verdict.message for verdict in self._verdicts if not verdict.passed]
         # Who pinned a candidate that fails a gate has accepted that it fails.
@@ -311,51 +342,20 @@ class Chain:
         return self.inputs.profile.max_parallel_evaluations - len(self._companions)
 
     def _companions_in(self, state: State) -> frozenset[StageKey]:
-        """Return the evaluations whose live runs continue in a state."""
-        running = self.inputs.ledger.open_work("evaluate")
-        if state is State.EVALUATE:
-            awaited = {candidate.id for candidate in self._awaited}
-            return frozenset(work for work in running if work.candidate in awaited)
-        if state is State.SELECT:
-            return running
-        if state is State.BLEND:
-            # The attempt has ended and its table is final: a checkpoint that a reading reported and that is not in the
-            # table does not exist, and its evaluation is stopped.
-            ids = {candidate.id for candidate in self.candidates}
-            running = frozenset(work for work in running if work.candidate in ids)
-        return (
-            running
-            if self._allows_evaluations(state) and self.inputs.spec.evaluation.when != "end"
-            else frozenset()
-        )
+        awaited = {candidate.id for candidate in self._awaited}
+        return companions_in(state, self.inputs, awaited, {candidate.id for candidate in self.candidates})
 
     def _due_alongside(self, state: State) -> tuple[StageAssessment, ...]:
-        if not self._allows_evaluations(state):
+        if not may_evaluate_alongside(state, self.inputs):
             return ()
         return self._assess_evaluations(self._stage_inputs(), due(self.inputs.spec, self.candidates))
-
-    def _allows_evaluations(self, state: State) -> bool:
-        return state in STATES_WITH_EVALUATIONS and self.inputs.profile.storage.is_shared
 
     def _assess_evaluations(
         self, inputs: StageInputs, wanted: tuple[Candidate, ...]
     ) -> tuple[StageAssessment, ...]:
         ledger = self.inputs.ledger
         companions = self._companions | ledger.open_work("pretrain") | ledger.open_work("blend")
-        return tuple(
-            assess_stage(
-                self.inputs,
-                evaluate_stage(
-                    inputs,
-                    candidate.id,
-                    candidate.model,
-                    attempt=candidate.attempt,
-                    digest=candidate.digest,
-                ),
-                companions,
-            )
-            for candidate in wanted
-        )
+        return assess_evaluations(self.inputs, inputs, wanted, companions)
 
     # --- parts of several states ---
 

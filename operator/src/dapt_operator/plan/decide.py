@@ -9,6 +9,7 @@ from typing import Final
 from dapt_contract.envelope import digest_of
 from dapt_operator.api.v1alpha1.conditions import FINISHED, is_true
 from dapt_operator.api.v1alpha1.ledger import Ledger
+from dapt_operator.api.v1alpha1.run_record import CreatedRun
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.launchers.launcher import Launcher
 from dapt_operator.plan.admission import admit
@@ -19,7 +20,7 @@ from dapt_operator.plan.desired import Removal, needs_shared_objects, next_run, 
 from dapt_operator.plan.ledger.compaction import free_one_record
 from dapt_operator.plan.ledger.give_up import give_up_stuck
 from dapt_operator.plan.ledger.gpu_hours import limit_seconds, used_seconds
-from dapt_operator.plan.ledger.update import request_stop, update_ledger
+from dapt_operator.plan.ledger.update import as_found, request_stop, update_ledger
 from dapt_operator.plan.observed import DesiredState, Observed, Refusal
 from dapt_operator.plan.position import Position
 from dapt_operator.plan.sizing.resolve import pretrain_layout
@@ -27,7 +28,7 @@ from dapt_operator.plan.status import build
 from dapt_operator.plan.status.events import Notice, notices
 from dapt_operator.plan.status.size_limit import truncate_status
 from dapt_operator.plan.transitions import Action, Fact
-from dapt_operator.stage_run import Manifest, StageRun, plain
+from dapt_operator.stage_run import Manifest, RunState, StageRun, plain
 
 RUNNING_SECONDS: Final = 10.0
 """Until the next reconcile while a stage runs: for its progress, its time, and what a watch may have lost."""
@@ -131,6 +132,9 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
     ledger = start.ledger if start is not None else reported
     if position.action is Action.STOP or position.is_spent:
         ledger = request_stop(ledger, observed.live, observed.now)
+    elif position.action is Action.CLEAR:
+        unwanted = (run for run in observed.live if run.stage_key not in position.kept)
+        ledger = request_stop(ledger, unwanted, observed.now)
     if position.rollback is not None:
         ledger = ledger.with_attempt(position.rollback)
     removed = removals(observed, position.kept)
@@ -156,20 +160,60 @@ def _after_the_end(observed: Observed) -> Plan:
     left_seconds = (due - observed.now).total_seconds()
     if left_seconds > 0:
         return _with_status(observed, build.finished_status(observed, None), Plan(requeue_after=left_seconds))
+    # The mark in the status comes last: a stop in between repeats deletions that find nothing, and leaves no object
+    # behind.
     plan = Plan(delete=leftovers(observed), deletes_first=True)
     return _with_status(observed, build.finished_status(observed, observed.now), plan)
 
 
 def _reported_ledger(observed: Observed, desired: DesiredState) -> Ledger:
+    def created(ledger: Ledger, run: RunState) -> CreatedRun | None:
+        return _creation(observed, desired, ledger, run)
+
     ledger = update_ledger(
         observed.status.ledger or Ledger(),
         observed.runs,
         observed.now,
         desired.profile.retries,
-        observed.generation,
+        created,
         is_suspended=desired.spec.suspend,
     )
     return give_up_stuck(ledger, observed.runs, observed.now, observed.generation, desired.profile_digest)
+
+
+def _creation(
+    observed: Observed, desired: DesiredState, ledger: Ledger, run: RunState
+) -> CreatedRun | None:
+    """Return how a run was created that the stored ledger does not know; None when it would not be created now.
+
+    The operator stopped between the creation of the run and the write of the status, and the spec may have been edited
+    since. The digest of the configuration decides: a run with another one does other work.
+
+    Args:
+        observed: of this reconcile.
+        desired: what runs are created from now.
+        ledger: as it was when the run was created.
+        run: the unknown run.
+    """
+    limit = limit_seconds(desired.spec, desired.profile)
+    others = [other for other in observed.runs if other.identity.fence < run.identity.fence]
+    inputs = ChainInputs(
+        desired=desired,
+        ledger=ledger,
+        now=observed.now,
+        generation=observed.generation,
+        name=observed.owner.name,
+        left_seconds=None if limit is None else limit - used_seconds(ledger, others, observed.now),
+    )
+    position = Chain(inputs).position()
+    for assessment in (position.assessment, *position.alongside):
+        stage = assessment.stage
+        if stage is None or stage.stage_key != run.stage_key:
+            continue
+        if digest_of(stage.config) == run.config_digest:
+            created = as_found(ledger, run)
+            return replace(created, generation=observed.generation, inputs_digest=stage.inputs_digest)
+    return None
 
 
 def _start(observed: Observed, inputs: ChainInputs, position: Position, launcher: Launcher) -> _Start | None:
@@ -184,6 +228,7 @@ def _start(observed: Observed, inputs: ChainInputs, position: Position, launcher
     has_shared_objects = needs_shared_objects(ledger, due.record, digest)
     run, record = next_run(observed, inputs.desired, ledger, due.stage, inputs.left_seconds)
     if due.record is None:
+        # A first run brings a record of its own; a further one replaces that of the run before it.
         ledger = free_one_record(ledger, record.candidate)
     return _Start(
         run=run,
@@ -210,6 +255,7 @@ def _with_status(
     if written == observed.written:
         return plan
     fitted = truncate_status(status, written)
+    # Shortening is deterministic: a status that was too long before is again the one that is stored.
     if fitted is not status and fitted.to_dict() == observed.written:
         return plan
     return replace(plan, status=fitted, events=notices(observed.status, fitted, reported))
@@ -219,6 +265,7 @@ def _requeue_seconds(observed: Observed, position: Position, removed: tuple[Remo
     """Return when the next reconcile is due without a change; None: never."""
     if any(removal.kind == "Pod" for removal in removed):
         return PEERS_SECONDS
+    # Before everything else that is due: until the gang has ended its cause is not known.
     if any(run.has_failed_pod for run in observed.live):
         return STOPPING_SECONDS
     if position.rollback is not None or position.has_more_to_start:

@@ -7,7 +7,6 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from dapt_contract.run_identity import RunIdentity
-from dapt_contract.stages.evaluate import EvaluateConfig
 from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.run_record import CreatedRun, RunRecord, StageKey
@@ -76,7 +75,7 @@ def next_run(
         generation=observed.generation,
         created=timestamp(observed.now),
         profile_digest=desired.profile_digest,
-        expected_digest=stage.config.expected_digest if isinstance(stage.config, EvaluateConfig) else None,
+        inputs_digest=stage.inputs_digest,
     )
     return run, (record or RunRecord.before_any_run(key, stage.kind)).opened(created)
 

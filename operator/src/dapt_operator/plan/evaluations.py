@@ -1,4 +1,4 @@
-"""Evaluations: how many may run at once, and which one stands for several.
+"""Evaluations: where they may run, how many at once, and which one stands for several.
 
 They run alongside pretraining and blending where many nodes can mount the work volume, and never hold either up.
 """
@@ -6,10 +6,18 @@ They run alongside pretraining and blending where many nodes can mount the work 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final
 
-from dapt_operator.plan.assess import STARTABLE, StageAssessment
-from dapt_operator.plan.transitions import Fact
+from dapt_operator.api.v1alpha1.run_record import StageKey
+from dapt_operator.plan.assess import STARTABLE, ChainInputs, StageAssessment, assess_stage
+from dapt_operator.plan.selection.candidates import Candidate
+from dapt_operator.plan.stages.evaluate import evaluate_stage
+from dapt_operator.plan.stages.stage_plan import StageInputs
+from dapt_operator.plan.transitions import Fact, State
+
+STATES_WITH_EVALUATIONS: Final = frozenset({State.PRETRAIN, State.BLEND})
+"""States in which evaluations run alongside the chain, where many nodes can mount the volume."""
 
 FACT_ORDER: Final = (
     Fact.STOPPING,
@@ -27,6 +35,55 @@ FACT_ORDER: Final = (
     Fact.DUE,
 )
 """Which of several evaluations stands for all: one that continues by itself before one that requires user action."""
+
+
+def may_evaluate_alongside(state: State, inputs: ChainInputs) -> bool:
+    """Whether evaluations may run alongside the stage of a state."""
+    return state in STATES_WITH_EVALUATIONS and inputs.profile.storage.is_shared
+
+
+def companions_in(
+    state: State, inputs: ChainInputs, awaited: AbstractSet[str], candidates: AbstractSet[str]
+) -> frozenset[StageKey]:
+    """Return the evaluations whose live runs continue in a state.
+
+    Args:
+        state: of the chain.
+        inputs: everything known.
+        awaited: candidates that the selection waits for.
+        candidates: every candidate that there is.
+    """
+    running = inputs.ledger.open_work("evaluate")
+    if state is State.EVALUATE:
+        return frozenset(work for work in running if work.candidate in awaited)
+    if state is State.SELECT:
+        return running
+    if state is State.BLEND:
+        # The attempt has ended and its table is final: a checkpoint that a reading reported and that is not in the
+        # table does not exist, and its evaluation is stopped.
+        running = frozenset(work for work in running if work.candidate in candidates)
+    goes_on = may_evaluate_alongside(state, inputs) and inputs.spec.evaluation.when != "end"
+    return running if goes_on else frozenset()
+
+
+def assess_evaluations(
+    inputs: ChainInputs,
+    stage_inputs: StageInputs,
+    wanted: Iterable[Candidate],
+    companions: AbstractSet[StageKey],
+) -> tuple[StageAssessment, ...]:
+    """Return the fact of each candidate's evaluation; `companions`: work whose newest runs may run in parallel."""
+    stages = (
+        evaluate_stage(
+            stage_inputs,
+            candidate.id,
+            candidate.model,
+            attempt=candidate.attempt,
+            digest=candidate.digest,
+        )
+        for candidate in wanted
+    )
+    return tuple(assess_stage(inputs, stage, companions) for stage in stages)
 
 
 def representative(assessments: Sequence[StageAssessment], free_slots: int) -> StageAssessment:

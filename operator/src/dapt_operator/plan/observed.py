@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -24,6 +24,8 @@ class DesiredState:
     profile: AdaptationProfileSpec
     profile_name: str = ""
     profile_digest: str = ""
+    contents: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Digest of the files of a source, for sources on the machine that plans; empty in a cluster."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def observe(
     local: bool = True,
     instance: str = "",
     default_profiles: tuple[str, ...] = (),
+    contents: Mapping[str, str] | None = None,
 ) -> Observed:
     """Return raw objects as one frozen value.
 
@@ -109,19 +112,23 @@ def observe(
         local: whether `file://` sources can be read where the stages run.
         instance: operator installation that reconciles; empty for the local run.
         default_profiles: names of all profiles marked as default, when the resource names none.
+        contents: digest of the files of a source, for sources on this machine.
     """
     metadata = resource["metadata"]
     owner = Owner(
         namespace=metadata.get("namespace", "default"), name=metadata["name"], uid=metadata.get("uid", "")
     )
     status = read_status(resource)
+    desired = read_desired(resource, profile, local=local, default_profiles=default_profiles)
+    if contents and isinstance(desired, DesiredState):
+        desired = replace(desired, contents=contents)
     return Observed(
         now=now,
         owner=owner,
         generation=int(metadata.get("generation", 1)),
         resource_version=str(metadata.get("resourceVersion", "")),
         is_deleting=bool(metadata.get("deletionTimestamp")),
-        desired=read_desired(resource, profile, local=local, default_profiles=default_profiles),
+        desired=desired,
         status=status.model,
         written=status.written,
         runs=tuple(run for run in runs if run.identity.uid == owner.uid),

@@ -17,6 +17,7 @@ from typing import Final
 class State(StrEnum):
     """How far the chain has come."""
 
+    DESTINATION = "Destination"
     PREPARE = "Prepare"
     BASELINE = "Baseline"
     PRETRAIN = "Pretrain"
@@ -24,7 +25,11 @@ class State(StrEnum):
     BLEND = "Blend"
     SELECT = "Select"
     EVALUATE = "Evaluate"
+    INSTRUCTIONS = "Instructions"
+    """Examples that were edited after prepare had read them are read."""
     FINETUNE = "Finetune"
+    PREFERENCES = "Preferences"
+    """Pairs that were edited after prepare had read them are read."""
     ALIGN = "Align"
     VERIFY = "Verify"
     PUBLISH = "Publish"
@@ -50,7 +55,7 @@ class Fact(StrEnum):
     REFUSED = "Refused"
     """The numbers rule the stage out: memory, or a batch that cannot be divided."""
     SKIPPED = "Skipped"
-    """The spec does not ask for the stage."""
+    """The spec does not ask for the stage, or nothing is left for it to do."""
     CHOSEN = "Chosen"
     UNMEASURED = "Unmeasured"
     """Candidates must be evaluated first."""
@@ -158,6 +163,7 @@ def _decides(moves: Mapping[Fact, Move]) -> dict[Fact, Move]:
 
 
 TABLE: Final[dict[State, dict[Fact, Move]]] = {
+    State.DESTINATION: _runs(Next(State.PREPARE), {Fact.SKIPPED: Next(State.PREPARE)}),
     State.PREPARE: _runs(Next(State.BASELINE)),
     State.BASELINE: _runs(Next(State.PRETRAIN)),
     State.PRETRAIN: _runs(
@@ -172,7 +178,7 @@ TABLE: Final[dict[State, dict[Fact, Move]]] = {
     State.BLEND: _runs(Next(State.SELECT), {Fact.SKIPPED: Next(State.SELECT)}),
     State.SELECT: _decides(
         {
-            Fact.CHOSEN: Next(State.FINETUNE),
+            Fact.CHOSEN: Next(State.INSTRUCTIONS),
             Fact.UNMEASURED: Next(State.EVALUATE),
             Fact.BREACHED: Action.STALL,
             Fact.ROLLBACK: Action.ROLL_BACK,
@@ -180,7 +186,11 @@ TABLE: Final[dict[State, dict[Fact, Move]]] = {
     ),
     # Selection is asked again in each reconcile, so a finished evaluation leads back to it without a move.
     State.EVALUATE: _runs(Impossible("a measured candidate is not unmeasured")),
-    State.FINETUNE: _runs(Next(State.ALIGN), {Fact.SKIPPED: Next(State.ALIGN), Fact.REFUSED: Action.STALL}),
+    State.INSTRUCTIONS: _runs(Next(State.FINETUNE), {Fact.SKIPPED: Next(State.FINETUNE)}),
+    State.FINETUNE: _runs(
+        Next(State.PREFERENCES), {Fact.SKIPPED: Next(State.PREFERENCES), Fact.REFUSED: Action.STALL}
+    ),
+    State.PREFERENCES: _runs(Next(State.ALIGN), {Fact.SKIPPED: Next(State.ALIGN)}),
     State.ALIGN: _runs(Next(State.VERIFY), {Fact.SKIPPED: Next(State.VERIFY), Fact.REFUSED: Action.STALL}),
     # The gates judge again here: tuning may have cost what the chosen candidate still had.
     State.VERIFY: _runs(Next(State.PUBLISH), {Fact.BREACHED: Action.STALL}),

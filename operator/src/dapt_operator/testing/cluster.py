@@ -59,6 +59,8 @@ class MemoryCluster(MemoryKubelet):
         """Keys of all runs ever created, in order."""
         self.writes = 0
         """Number of status writes."""
+        self.contents: dict[str, str] = {}
+        """Digests of the files that sources name, as a local run reports them."""
         self.graceful = False
         """Whether the pods of a deleted Job get their grace period, as on a cluster; else they are gone at once."""
         self._stored: dict[Key, Stored] = {}
@@ -138,7 +140,9 @@ class MemoryCluster(MemoryKubelet):
         )
         chosen = name or (marked[0] if len(marked) == 1 else None)
         profile = self.profiles.get(chosen) if chosen else None
-        return World(self.now, resource, profile, self._children(stored), () if name else marked)
+        default_profiles = () if name else marked
+        children = self._children(stored)
+        return World(self.now, resource, profile, children, default_profiles, dict(self.contents))
 
     def apply(self, key: Key, manifest: Manifest) -> None:
         """Make an object exist."""

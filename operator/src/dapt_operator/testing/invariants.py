@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from dapt_contract.run_identity import RunIdentity
@@ -155,7 +155,11 @@ def check_history(before: Manifest, after: Manifest) -> None:
             raise ImpossibleWorldError(f"the record of {lineage} is lost")
         if new[lineage]["try"] < record["try"]:
             raise ImpossibleWorldError(f"the try of {lineage} decreased")
-        if record["state"] == "Succeeded" and new[lineage] != record:
+        if (
+            record["state"] == "Succeeded"
+            and new[lineage] != record
+            and not _is_redone(record, new[lineage], old)
+        ):
             raise ImpossibleWorldError(f"{lineage} succeeded and was changed")
         if record["state"] == "Failed" and new[lineage]["try"] == record["try"] and new[lineage] != record:
             raise ImpossibleWorldError(f"{lineage} failed and was changed without a new try")
@@ -166,6 +170,20 @@ def check_history(before: Manifest, after: Manifest) -> None:
         raise ImpossibleWorldError("the fence decreased")
     if len(str(after)) > MAX_STATUS_CHARACTERS:
         raise ImpossibleWorldError("the status is larger than 256 KiB")
+
+
+def _is_redone(record: Manifest, newer: Manifest, records: Mapping[Lineage, Manifest]) -> bool:
+    """Whether work that succeeded is done again in a new run because its inputs were edited since.
+
+    Prepare is, until the base model's measurement has started, and publish, whose end is known before the edit is.
+    """
+    has_new_run = newer["try"] > record["try"] and newer.get("expects") != record.get("expects")
+    is_measured = any(
+        stage == "baseline" and not other.get("discarded") for (stage, _, _), other in records.items()
+    )
+    return has_new_run and (
+        record["stage"] == "publish" or (record["stage"] == "prepare" and not is_measured)
+    )
 
 
 def _records(status: Manifest) -> dict[Lineage, Manifest]:

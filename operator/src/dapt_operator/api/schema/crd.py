@@ -193,7 +193,7 @@ def adaptation_definition() -> dict[str, Any]:
                 "message": immutable.message(block),
                 "fieldPath": f".spec.{block}",
             }
-            for block in immutable.FROZEN_BY
+            for block in immutable.FROZEN_BLOCKS
         ),
     ]
     return _definition(

@@ -1,6 +1,6 @@
-"""Defines which blocks of the spec may not change once the stage that needs them has started.
+"""Defines which blocks of the spec may not change once the stage that needs them has started, or has succeeded.
 
-One table is enforced by the API server (a CEL rule per block at the root of the schema, where `oldSelf.status`
+Two tables are enforced by the API server (a CEL rule per block at the root of the schema, where `oldSelf.status`
 can be read) and by the local run (`changed_blocks`), with the same message.
 """
 
@@ -12,6 +12,7 @@ from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.status import Frozen
 
 FROZEN_BY: Final[dict[str, str]] = {
+    "seed": "prepare",
     "model": "prepare",
     "corpus": "prepare",
     "evaluation": "baseline",
@@ -19,13 +20,20 @@ FROZEN_BY: Final[dict[str, str]] = {
     "pretraining": "pretrain",
     "finetuning": "finetune",
     "preference": "align",
-    "output": "publish",
 }
 """Maps a block of the spec to the stage whose start freezes it."""
+FROZEN_BY_SUCCESS: Final[dict[str, str]] = {"output": "publish"}
+"""Maps a block of the spec to the stage whose success freezes it: until then its correction is tried."""
+FROZEN_BLOCKS: Final = (*FROZEN_BY, *FROZEN_BY_SUCCESS)
 
 
 def message(block: str) -> str:
     """Return the message about a frozen block that was changed or removed."""
+    if block in FROZEN_BY_SUCCESS:
+        return (
+            f"spec.{block} cannot change any more, since the model is published: restore it, or create a new"
+            " DomainAdaptation"
+        )
     return (
         f"spec.{block} cannot change any more, since the stage {FROZEN_BY[block]} that reads it has started:"
         " restore it, or create a new DomainAdaptation"
@@ -53,6 +61,6 @@ def changed_blocks(
         return {}
     return {
         block: message(block)
-        for block in FROZEN_BY
+        for block in FROZEN_BLOCKS
         if getattr(frozen, block) and getattr(old, block) != getattr(new, block)
     }

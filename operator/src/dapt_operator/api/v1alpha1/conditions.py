@@ -170,7 +170,10 @@ PHASE_PUBLISHED: Final = "Published"
 PHASE_BUDGET_EXHAUSTED: Final = "BudgetExhausted"
 
 PHASES: Final[dict[str, str]] = {
-    PHASE_PREPARING: "Data is read, deduplicated, held out, tokenized and packed.",
+    PHASE_PREPARING: (
+        "The destination is tried; data is read, deduplicated, held out, tokenized and packed; tuning data that was"
+        " edited later is read again."
+    ),
     PHASE_MEASURING_BASE: "The base model is measured.",
     PHASE_PRETRAINING: "Continued pre-training runs, with evaluations in parallel.",
     PHASE_EVALUATING: "Pretraining has ended and candidates are still measured.",

@@ -133,6 +133,12 @@ class Ledger(LeanBase):
         """Number of the newest attempt."""
         return 1 + len(self.attempts)
 
+    @property
+    def restarts(self) -> int:
+        """New runs after faults, of all work that was ever begun."""
+        dropped = self.closed.restarts if self.closed is not None else 0
+        return dropped + sum(record.restarts for record in self.runs)
+
     def find(self, stage: str, attempt: int = 1, candidate: str | None = None) -> RunRecord | None:
         """Return the record of a piece of work; None before its first run."""
         for record in self.runs:
@@ -151,6 +157,11 @@ class Ledger(LeanBase):
     def open_work(self, kind: str) -> frozenset[StageKey]:
         """Return the work of a kind of stage whose newest run is not known to have ended."""
         return frozenset(record.stage_key for record in self.runs if record.kind == kind and record.is_open)
+
+    def started_kinds(self) -> frozenset[str]:
+        """Return the kinds of stages that have had a run which counts."""
+        recorded = (record.kind for record in self.runs if not record.discarded)
+        return frozenset((*recorded, *(work.stage for work in self.dropped_work())))
 
     def dropped_work(self) -> Mapping[StageKey, int]:
         """Return all work whose record was dropped, with its number of runs."""

@@ -34,6 +34,13 @@ class StageKey(NamedTuple):
         """Return the key of the work that a run does."""
         return cls(identity.stage, identity.attempt, identity.candidate)
 
+    @property
+    def shown_candidate(self) -> str | None:
+        """Return the candidate as people are told it: a digest that only keeps works apart says nothing to them."""
+        if self.candidate is None or self.stage == "destination":
+            return None
+        return self.candidate.rpartition("-")[0] if self.stage == "tuning_data" else self.candidate
+
 
 @dataclass(frozen=True)
 class CreatedRun:
@@ -46,8 +53,8 @@ class CreatedRun:
     """Generation of the spec."""
     created: str | None
     profile_digest: str | None = None
-    expected_digest: str | None = None
-    """For an evaluation: digest of the weights that it is to score."""
+    inputs_digest: str | None = None
+    """Digest of what the run works on; see `RunRecord.expects`."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,10 @@ class RunRecord(LeanBase):
     halvings: Integer = 0
     """How often the micro-batch was halved."""
     expects: ShortText | None = None
-    """For an evaluation: digest of the weights that it was to score."""
+    """Digest of what the newest run was to work on: the weights that an evaluation scores, the data that a tuning stage
+    learns from, the sources that prepare reads, the place that publish writes to. Absent for other stages."""
+    discarded: bool = False
+    """No run of it counts: each was found after an interruption, created from another spec than there is now."""
     accelerator_seconds: float = 0.0
     """Accelerator-seconds of the runs that have ended."""
     held_seconds: float | None = None
@@ -187,23 +197,23 @@ class RunRecord(LeanBase):
 
     @classmethod
     def before_any_run(cls, key: StageKey, kind: str) -> RunRecord:
-        """Return the record of work for which no run was created yet; `opened` or `adopted` comes next."""
+        """Return the record of work for which no run was created yet; `opened` or `discarding` comes next."""
         return cls(stage=key.stage, kind=kind, attempt=key.attempt, candidate=key.candidate, fence=0)
 
     def opened(self, run: CreatedRun) -> Self:
-        """Return the record once the planner has created the next run.
+        """Return the record once the next run was created: just now, or before the operator stopped and stored it."""
+        return self._begun(run, expects=run.inputs_digest, discarded=False)
 
-        A failure that no retry follows ends with a change of the spec by a user, so the run after it starts with
-        full retry budgets.
-        """
+    def discarding(self, run: CreatedRun, completed: str, message: str) -> Self:
+        """Return the record once a run is found that was created from another spec: it ends, and uses no retry."""
+        has_counted = self.fence > 0 and not self.discarded
+        begun = self._begun(run, expects=self.expects, discarded=not has_counted)
+        return begun.given_up(completed, message)
+
+    def _begun(self, run: CreatedRun, *, expects: str | None, discarded: bool) -> Self:
+        # A failure that no retry follows ends with a change of the spec by a user, so the run after it starts with full
+        # retry budgets.
         budgets: dict[str, object] = {} if self.retry else {"failures": {}, "stuck": 0}
-        return self._begun(run, expects=run.expected_digest, **budgets)
-
-    def adopted(self, run: CreatedRun) -> Self:
-        """Return the record once a run is found whose creation was not stored before the operator stopped."""
-        return self._begun(run)
-
-    def _begun(self, run: CreatedRun, **others: object) -> Self:
         is_after_fault = self.cause not in (None, Cause.STOPPED.value)
         return self.with_values(
             try_number=run.number,
@@ -223,7 +233,9 @@ class RunRecord(LeanBase):
             asked_seconds=None,
             held=None,
             restarts=self.restarts + 1 if is_after_fault else self.restarts,
-            **others,
+            expects=expects,
+            discarded=discarded,
+            **budgets,
         )
 
     # --- a run is observed ---

@@ -28,7 +28,8 @@ class Credential(Base):
     secret_name: SecretName
     """Name of the Secret; it must match the profile's limits.secretNames."""
     use: Literal["read", "write"]
-    """read: only prepare sees it; write: only publish sees it."""
+    """read: only the stages that read sources see it (prepare, tuning_data); write: only those that write the
+    destination (destination, publish)."""
 
 
 class Resources(Base):

@@ -13,18 +13,23 @@ from dapt_contract.stages import KINDS
 from dapt_contract.stages.align import AlignFacts
 from dapt_contract.stages.baseline import BaselineFacts
 from dapt_contract.stages.blend import BlendFacts
+from dapt_contract.stages.destination import DestinationFacts
 from dapt_contract.stages.evaluate import EvaluateFacts
 from dapt_contract.stages.finetune import FinetuneFacts
 from dapt_contract.stages.prepare import PrepareFacts
 from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_contract.stages.publish import PublishFacts
+from dapt_contract.stages.tuning_data import TuningDataFacts
 from dapt_contract.stages.verify import VerifyFacts
 from dapt_operator.api.v1alpha1.conditions import FINISHED, STALLED, find_condition
+from dapt_operator.api.v1alpha1.run_record import StageKey
 from dapt_operator.api.v1alpha1.status import Condition, DomainAdaptationStatus, StageStatus
 from dapt_operator.number_format import count, perplexity, plural, size
+from dapt_operator.plan.stages.stage_plan import ON_DEMAND
 
 CHAIN = tuple(KINDS)
 """Kinds of stages in the order in which they run."""
+PLANNED = tuple(kind for kind in CHAIN if kind not in ON_DEMAND)
 _OF_MANY = "evaluate "
 _SHOWN_OF_MANY = 3
 
@@ -35,7 +40,7 @@ class Snapshot:
 
     name: str
     status: DomainAdaptationStatus
-    kinds: tuple[str, ...] = CHAIN
+    kinds: tuple[str, ...] = PLANNED
     """Kinds of stages that this adaptation will have."""
     progress: Mapping[str, Progress] = field(default_factory=dict)
     """Live progress by run key."""
@@ -76,10 +81,10 @@ def stage_rows(snapshot: Snapshot) -> tuple[StageRow, ...]:
             newest[key] = stage
     started = {kind for kind, _, _ in newest}
     rows: list[StageRow] = []
-    for kind in snapshot.kinds:
+    for kind in CHAIN:
         if kind in started:
             rows += [_row(stage, snapshot) for stage in newest.values() if stage.kind == kind]
-        else:
+        elif kind in snapshot.kinds:
             rows.append(StageRow(title=kind, state="Pending"))
     return tuple(rows)
 
@@ -97,8 +102,8 @@ def folded(rows: tuple[StageRow, ...]) -> tuple[StageRow, ...]:
 def stage_title(stage: StageStatus) -> str:
     """Return `pretrain`, `evaluate a1-s24` or `pretrain (attempt 2)`, with the number of the run from the second on."""
     title = stage.kind
-    if stage.candidate:
-        title += f" {stage.candidate}"
+    if shown := StageKey(stage.kind, candidate=stage.candidate).shown_candidate:
+        title += f" {shown}"
     elif stage.attempt > 1:
         title += f" (attempt {stage.attempt})"
     return title + (f", run {stage.try_number}" if stage.try_number > 1 else "")
@@ -161,6 +166,15 @@ def facts_note(facts: Contract) -> str:
             return (
                 f"{plural(facts.steps, 'step')} on {plural(facts.examples, 'example')},"
                 f" loss {facts.first_loss_nats:.3f} to {facts.last_loss_nats:.3f}"
+            )
+        case TuningDataFacts():
+            unit = "example" if facts.kind == "instructions" else "pair"
+            return f"{plural(facts.records, unit)} to learn from"
+        case DestinationFacts():
+            return (
+                "empty and writable"
+                if facts.found == "empty"
+                else "holds a model of this run, and is writable"
             )
         case BlendFacts():
             return f"{plural(len(facts.rows), 'average or interpolation', 'averages and interpolations')} measured"

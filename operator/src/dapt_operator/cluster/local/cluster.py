@@ -27,6 +27,7 @@ from dapt_operator.cluster.local.object_files import ObjectFiles
 from dapt_operator.cluster.local.pod_to_process import RUN_MARKER
 from dapt_operator.cluster.local.process import kill_marked
 from dapt_operator.cluster.local.progress import LocalProgress, ProgressTarget
+from dapt_operator.cluster.local.source_contents import SourceContents
 from dapt_operator.cluster.local.stored_resource import StoredResource
 from dapt_operator.cluster.port import Event, Key, ObjectReference, World
 from dapt_operator.cluster.timestamps import micro_time
@@ -67,6 +68,7 @@ class LocalCluster:
             self._profile = profile
             self._store = ObjectFiles(self.folder / "objects")
             self._resource = StoredResource(self.folder, self._store, resource)
+            self._contents = SourceContents(self._resource.value)
             (self.folder / "work").mkdir(exist_ok=True)
             self._jobs: dict[str, LocalJob] = {}
             self._waiting: dict[str, Capacity] = {}
@@ -115,6 +117,7 @@ class LocalCluster:
             resource=self._resource.value if is_ours else None,
             profile=self._profile,
             children=children if is_ours else Children(),
+            contents=self._contents.latest() if is_ours else {},
         )
 
     def apply(self, key: Key, manifest: Manifest) -> None:

@@ -18,7 +18,7 @@ DEFAULT_GRACE_SECONDS: Final = 120
 """Grace period of a profile that sets none: time to write a checkpoint of a small model."""
 DEFAULT_GPU_RESOURCE: Final = "nvidia.com/gpu"
 """Extended resource of a profile that names none."""
-ONLINE_KINDS: Final = ("prepare", "publish")
+ONLINE_KINDS: Final = ("destination", "prepare", "tuning_data", "publish")
 """Kinds of stage that reach hubs and object stores; all others run offline."""
 SIGNING_KEY: Final = "key"
 """Entry of the signing Secret that holds the key."""

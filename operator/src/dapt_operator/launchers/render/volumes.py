@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from dapt_contract import pod as contract
 from dapt_operator.api.names import signing_secret_name, work_claim_name
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.launchers.render.environment import uses_model_cache
 from dapt_operator.stage_run import JsonObject, Owner, StageRun
+
+WRITING_KINDS: Final = ("destination", "publish")
+"""Kinds of stage that write to the claim of the destination."""
 
 
 def mounts_of(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> list[JsonObject]:
@@ -62,5 +67,5 @@ def _written_claims(profile: AdaptationProfileSpec, work_claim: str) -> tuple[st
 
 
 def _is_reader(run: StageRun) -> bool:
-    """Whether the run only reads its claims; publish writes to them."""
-    return run.kind != "publish"
+    """Whether the run only reads its claims."""
+    return run.kind not in WRITING_KINDS

@@ -6,7 +6,7 @@ its finished work again without doing it twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -23,8 +23,26 @@ from dapt_operator.stage_run import RunPhase, RunState
 
 MAX_MESSAGE_CHARACTERS: Final = 1024
 """Of a run's message: a status holds 40 of them."""
+STOP_EFFECTS: Final = frozenset({Cause.INFRASTRUCTURE, Cause.DISRUPTION, Cause.HANG, Cause.CRASH})
+"""Causes by which a run seems to end that was requested to stop: it was killed, or broke off at any point."""
 LOST_AFTER_SECONDS: Final = 10.0
 """A run that was created longer ago and does not exist is lost."""
+DISCARDED: Final = "it was created from another spec while the operator was interrupted: it is replaced"
+
+Confirm = Callable[[Ledger, RunState], CreatedRun | None]
+"""Returns how a run was created whose creation was not stored, from the ledger as it was then; None when such a run
+would not be created now."""
+
+
+def as_found(ledger: Ledger, run: RunState) -> CreatedRun:  # noqa: ARG001
+    """Return what the objects of a run say of its creation."""
+    return CreatedRun(
+        number=run.identity.try_number,
+        fence=run.identity.fence,
+        config_digest=run.config_digest,
+        generation=0,
+        created=timestamp(run.created) if run.created else None,
+    )
 
 
 def update_ledger(
@@ -32,7 +50,7 @@ def update_ledger(
     runs: Iterable[RunState],
     now: datetime,
     limits: Retries,
-    generation: int,
+    confirm: Confirm = as_found,
     *,
     is_suspended: bool = False,
 ) -> Ledger:
@@ -43,7 +61,7 @@ def update_ledger(
         runs: those that exist; an older run of the same work is ignored.
         now: decides about lost runs and backoff; aware, UTC.
         limits: the profile's retries.
-        generation: of the spec.
+        confirm: tells a run that continues from one that is replaced, where the stored ledger knows neither.
         is_suspended: whether Jobs are being removed on purpose.
     """
     records = {record.stage_key: record for record in ledger.runs}
@@ -54,13 +72,23 @@ def update_ledger(
     # status, and then the end of the run before it was not stored either.
     for run in sorted(runs, key=lambda run: run.identity.fence):
         key, number = run.stage_key, run.identity.try_number
+        # Fences rise with the numbers of a work, so the last one seen is its newest.
         newest_numbers[key] = number
+        # Of runs that were created and not stored too: no later run may get the same fence.
         fence = max(fence, run.identity.fence)
         record = records.get(key)
         if record is None and number <= dropped.get(key, 0):
             continue  # its record was dropped: the run is old, not new
         if record is None or number > record.try_number:
-            record = _adopted(record, run, generation)
+            # The spec may have been edited since: what was created from another one must not go on unnoticed, nor may
+            # its result count.
+            created = confirm(ledger.with_records(records.values(), fence), run)
+            known = record or RunRecord.before_any_run(key, run.kind)
+            if created is None:
+                records[key] = known.discarding(as_found(ledger, run), timestamp(now), DISCARDED)
+                continue
+            record = known.opened(created)
+        # An older run of the same work changes nothing: the record is about a newer one.
         if record.is_open and number == record.try_number:
             records[key] = _advanced(record, run, now, limits)
     for key, record in tuple(records.items()):
@@ -96,17 +124,6 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
-def _adopted(record: RunRecord | None, run: RunState, generation: int) -> RunRecord:
-    created = CreatedRun(
-        number=run.identity.try_number,
-        fence=run.identity.fence,
-        config_digest=run.config_digest,
-        generation=generation,
-        created=timestamp(run.created) if run.created else None,
-    )
-    return (record or RunRecord.before_any_run(run.stage_key, run.kind)).adopted(created)
-
-
 def _advanced(record: RunRecord, run: RunState, now: datetime, limits: Retries) -> RunRecord:
     """Return the record of a run that exists, open or closed."""
     if run.is_live:
@@ -131,6 +148,9 @@ def _advanced(record: RunRecord, run: RunState, now: datetime, limits: Retries) 
 
 def _failed(record: RunRecord, run: RunState, end: EndedRun, now: datetime, limits: Retries) -> RunRecord:
     cause, step = run.cause or Cause.CRASH, _reached_step(run)
+    # A run that was requested to stop and did not save in time is killed by whoever requested it.
+    if record.is_stop_requested and cause in STOP_EFFECTS:
+        cause = Cause.STOPPED
     after = after_failure(
         record,
         cause,
@@ -166,6 +186,7 @@ def _lost(record: RunRecord, now: datetime, *, is_suspended: bool) -> RunRecord:
         return record.lost(timestamp(now), Cause.STOPPED, "stopped by spec.suspend")
     if record.is_stop_requested:
         return record.lost(timestamp(now), Cause.STOPPED, "its stop was requested")
+    # How it ended is unknown. That Jobs are deleted from outside is no fault of the stage.
     return record.lost(timestamp(now), Cause.DISRUPTION, "its Job is gone")
 
 

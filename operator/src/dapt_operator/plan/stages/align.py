@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dapt_contract.layout import PREFERENCES
 from dapt_contract.stages.align import AlignConfig
 from dapt_contract.stages.common import ModelReference
 from dapt_operator.api.v1alpha1.spec_training import Preference
 from dapt_operator.plan.sizing.batch import Batch
 from dapt_operator.plan.sizing.resolve import align_layout, preference_learning_rate
-from dapt_operator.plan.stages.stage_plan import StageInputs, StagePlan, rank_resources
+from dapt_operator.plan.stages.stage_plan import StageInputs, StagePlan, TuningData, rank_resources
 from dapt_operator.plan.stages.tuning import TuningRequest, fit_tuning_batch, tuning_config
 
 
@@ -32,11 +33,15 @@ def align_stage(
     """Return the plan of preference tuning `model` with this batch."""
     spec, request = inputs.spec, _request(inputs, settings)
     training = tuning_config(inputs, request, batch, model)
+    data = inputs.preferences or TuningData(PREFERENCES)
     return StagePlan(
         kind="align",
         attempt=attempt,
         candidate=candidate,
-        config=AlignConfig(**vars(training), beta=settings.beta, epochs=settings.epochs),
+        inputs_digest=data.digest,
+        config=AlignConfig(
+            **vars(training), data_folder=data.folder, beta=settings.beta, epochs=settings.epochs
+        ),
         resources=rank_resources(request.layout, spec, spec.stage_resources.align),
         signs_checkpoints=True,
     )

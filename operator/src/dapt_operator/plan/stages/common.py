@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from dapt_contract.measure import Side
@@ -56,6 +57,16 @@ def probes(spec: DomainAdaptationSpec) -> tuple[ProbeConfig, ...]:
         for side in SIDES
         for index, probe in enumerate(by_side[side])
     )
+
+
+def item_sources(tasks: Iterable[TaskConfig], probes: Iterable[ProbeConfig]) -> tuple[str, ...]:
+    """Return the sources of custom evaluation items."""
+    return (*(task.source for task in tasks if task.source is not None), *(probe.source for probe in probes))
+
+
+def content(sources: Iterable[str], contents: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return (source, digest of its files) of those sources whose files are on the machine that plans."""
+    return tuple((source, contents[source]) for source in dict.fromkeys(sources) if source in contents)
 
 
 def optimizer(settings: Optimizer, learning_rate: float) -> OptimizerConfig:

@@ -42,6 +42,7 @@ def evaluate_stage(
         kind="evaluate",
         attempt=attempt,
         candidate=candidate,
+        inputs_digest=digest,
         config=config,
         resources=measuring_resources(spec, inputs.profile, spec.stage_resources.evaluate),
     )

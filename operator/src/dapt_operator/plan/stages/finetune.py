@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dapt_contract.layout import INSTRUCTIONS
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.finetune import FinetuneConfig
 from dapt_operator.api.v1alpha1.spec_training import Finetuning
 from dapt_operator.plan.sizing.batch import Batch
 from dapt_operator.plan.sizing.resolve import finetune_layout, learning_rate
-from dapt_operator.plan.stages.stage_plan import StageInputs, StagePlan, rank_resources
+from dapt_operator.plan.stages.stage_plan import StageInputs, StagePlan, TuningData, rank_resources
 from dapt_operator.plan.stages.tuning import TuningRequest, fit_tuning_batch, tuning_config
 
 
@@ -32,11 +33,15 @@ def finetune_stage(
     """Return the plan of fine-tuning `model` with this batch."""
     spec, budget, request = inputs.spec, settings.budget, _request(inputs, settings)
     training = tuning_config(inputs, request, batch, model)
+    data = inputs.instructions or TuningData(INSTRUCTIONS)
     return StagePlan(
         kind="finetune",
         attempt=attempt,
         candidate=candidate,
-        config=FinetuneConfig(**vars(training), epochs=budget.epochs, total_steps=budget.steps),
+        inputs_digest=data.digest,
+        config=FinetuneConfig(
+            **vars(training), data_folder=data.folder, epochs=budget.epochs, total_steps=budget.steps
+        ),
         resources=rank_resources(request.layout, spec, spec.stage_resources.finetune),
         signs_checkpoints=True,
     )

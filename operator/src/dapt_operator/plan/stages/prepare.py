@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
 from dapt_contract.stages.prepare import PrepareConfig, TextSource, TrainingLength
-from dapt_contract.stages.tuning_data import InstructionSource, PreferenceInput
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.spec_corpus import Source
 from dapt_operator.plan.sizing import resolve
 from dapt_operator.plan.stages import common
-from dapt_operator.plan.stages.stage_plan import StagePlan, claims, cpu_resources
+from dapt_operator.plan.stages.stage_plan import StagePlan, claims, cpu_resources, secret_names
+from dapt_operator.plan.stages.tuning_data import tuning_data_configs
+
+NO_CONTENTS: Final[Mapping[str, str]] = {}
 
 
-def prepare_stage(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) -> StagePlan:
-    """Return the plan of prepare; it needs no earlier stage."""
+def prepare_stage(
+    spec: DomainAdaptationSpec,
+    profile: AdaptationProfileSpec,
+    contents: Mapping[str, str] = NO_CONTENTS,
+    *,
+    may_follow: bool = True,
+) -> StagePlan:
+    """Return the plan of prepare; it needs no earlier stage.
+
+    Args:
+        spec: the desired spec.
+        profile: its profile.
+        contents: digest of the files of a source, for sources on the machine that plans.
+        may_follow: whether an edit of what it reads makes it run again; not once the base model is measured.
+    """
     corpus, budget = spec.corpus, spec.pretraining.budget
     num_checkpoints = spec.pretraining.checkpoints.count
-    instructions = spec.finetuning.data if spec.finetuning else ()
-    preferences = spec.preference.data if spec.preference else ()
+    tasks, probes = common.tasks(spec), common.probes(spec)
+    tuning_data = tuning_data_configs(spec, contents)
     config = PrepareConfig(
         model_source=spec.model.source,
         domain=tuple(_text_source(source) for source in corpus.domain),
@@ -32,12 +50,14 @@ def prepare_stage(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) ->
         deduplicate=corpus.deduplicate,
         decontaminate=corpus.decontaminate,
         bad_records_max_fraction=corpus.bad_records.max_fraction,
-        instructions=tuple(InstructionSource(source=s.source, format=s.format) for s in instructions),
-        preferences=tuple(PreferenceInput(source=s.source) for s in preferences),
+        instructions=tuple(source for data in tuning_data for source in data.instructions),
+        preferences=tuple(source for data in tuning_data for source in data.preferences),
+        tuning_data=tuning_data,
         tokenizer_extension=resolve.tokenizer_extension(spec),
-        tasks=common.tasks(spec),
-        probes=common.probes(spec),
+        tasks=tasks,
+        probes=probes,
         evaluation_limit=spec.evaluation.limit,
+        evaluation_content=common.content(common.item_sources(tasks, probes), contents),
         global_batch_size=spec.pretraining.global_batch_size,
         checkpoints_kept=min(num_checkpoints, budget.steps or num_checkpoints),
         attempts=1 + (spec.gates.rollback.max_rollbacks if spec.gates.on_breach == "Rollback" else 0),
@@ -50,10 +70,10 @@ def prepare_stage(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) ->
         kind="prepare",
         config=config,
         resources=cpu_resources(spec, spec.stage_resources.prepare),
-        secret_names=tuple(
-            credential.secret_name for credential in spec.credentials if credential.use == "read"
-        ),
+        secret_names=secret_names(spec, "read"),
         claims=claims(sources(spec)),
+        inputs_digest=config.inputs_digest,
+        follows_inputs=may_follow,
     )
 
 

@@ -8,7 +8,7 @@ from dapt_contract.envelope import digest_of
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.publish import CardFacts, PublishConfig
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
-from dapt_operator.plan.stages.stage_plan import StagePlan, claims, cpu_resources
+from dapt_operator.plan.stages.stage_plan import StagePlan, claims, cpu_resources, secret_names
 
 DECIDING_BLOCKS: Final = (
     "model",
@@ -41,10 +41,10 @@ def publish_stage(
         candidate=candidate,
         config=config,
         resources=cpu_resources(spec, spec.stage_resources.publish),
-        secret_names=tuple(
-            credential.secret_name for credential in spec.credentials if credential.use == "write"
-        ),
+        secret_names=secret_names(spec, "write"),
         claims=claims((spec.output.destination,)),
+        inputs_digest=digest_of({"output": spec.output.to_dict()}),
+        follows_inputs=True,
     )
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, Literal
 
 from dapt_contract.base import Contract
 from dapt_contract.layout import MODEL as BASE_MODEL
 from dapt_contract.layout import stage_folder
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.prepare import PrepareFacts
+from dapt_contract.stages.tuning_data import TuningDataConfig, TuningDataFacts
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
-from dapt_operator.api.v1alpha1.run_record import StageKey
+from dapt_operator.api.v1alpha1.run_record import RunRecord, StageKey
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec, has_blends, has_scores
 from dapt_operator.api.v1alpha1.spec_operation import CpuResources, GpuResources
 from dapt_operator.plan.sizing.resolve import RankLayout
@@ -24,12 +25,30 @@ CLAIM_SCHEME: Final = "pvc://"
 
 
 @dataclass(frozen=True)
+class TuningData:
+    """The data that fine-tuning or preference tuning learns from, or will once it is prepared."""
+
+    folder: str
+    """Relative to the work volume."""
+    digest: str | None = None
+    """None: prepared by a version that gave the data no digest."""
+    facts: TuningDataFacts | None = None
+    """What it holds; None while it is not prepared, and where that version prepared it."""
+    unread: TuningDataConfig | None = None
+    """How it is read, while it is not prepared."""
+
+
+@dataclass(frozen=True)
 class StageInputs:
     """What every stage after prepare is planned from."""
 
     spec: DomainAdaptationSpec
     profile: AdaptationProfileSpec
     prepared: PrepareFacts
+    instructions: TuningData | None = field(default=None, kw_only=True)
+    """Examples of fine-tuning; None where the spec has none."""
+    preferences: TuningData | None = field(default=None, kw_only=True)
+    """Pairs of preference tuning; None where the spec has none."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +61,11 @@ class StagePlan:
     attempt: int = 1
     """Attempt of pretraining that it belongs to; 1 for what comes before the first."""
     candidate: str | None = None
-    """Candidate that it is about, or the name of a further round of blends."""
+    """Candidate that it is about, or the name of a further round of blends, of tuning data or of a destination."""
+    inputs_digest: str | None = None
+    """Digest of what it works on; see `RunRecord.expects`."""
+    follows_inputs: bool = False
+    """Whether work on other inputs does not count: it ends, and is done again."""
     secret_names: tuple[str, ...] = ()
     signs_checkpoints: bool = False
     claims: tuple[str, ...] = ()
@@ -52,14 +75,23 @@ class StagePlan:
         """Return the key of the work; a stage is named by its kind in the identity of its runs."""
         return StageKey(self.kind, self.attempt, self.candidate)
 
+    def is_outdated(self, record: RunRecord) -> bool:
+        """Return whether the newest run of this work was given other inputs than there are now."""
+        return self.follows_inputs and record.expects not in (None, self.inputs_digest)
+
+
+ON_DEMAND: Final = ("tuning_data",)
+"""Stages that run only where an input was edited after prepare had read it."""
+
 
 def stage_kinds(spec: DomainAdaptationSpec) -> tuple[str, ...]:
-    """Return the stages of an adaptation in their order."""
+    """Return the stages of an adaptation in their order, without those that only an edit asks for."""
     blended = ("blend",) if has_blends(spec) else ()
     evaluated = ("evaluate",) if has_scores(spec) else ()
     tuned = ("finetune",) if spec.finetuning is not None else ()
     aligned = ("align",) if spec.preference is not None else ()
-    return ("prepare", "baseline", "pretrain", *blended, *evaluated, *tuned, *aligned, "verify", "publish")
+    optional = (*blended, *evaluated, *tuned, *aligned)
+    return ("destination", "prepare", "baseline", "pretrain", *optional, "verify", "publish")
 
 
 def rank_resources(layout: RankLayout, spec: DomainAdaptationSpec, own: CpuResources | None) -> RunResources:
@@ -85,6 +117,11 @@ def measuring_resources(
 def cpu_resources(spec: DomainAdaptationSpec, own: CpuResources | None) -> RunResources:
     """Return what a stage of one process without an accelerator asks for."""
     return rank_resources(RankLayout(1, 1, 0), spec, own)
+
+
+def secret_names(spec: DomainAdaptationSpec, use: Literal["read", "write"]) -> tuple[str, ...]:
+    """Return the names of the Secrets with the credentials for reading sources, or for writing the destination."""
+    return tuple(credential.secret_name for credential in spec.credentials if credential.use == use)
 
 
 def claims(uris: Iterable[str]) -> tuple[str, ...]:

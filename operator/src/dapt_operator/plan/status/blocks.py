@@ -9,7 +9,7 @@ from typing import Final
 from dapt_contract.measure import Measure, Score
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.sentences import shortened
-from dapt_operator.api.schema.immutable import FROZEN_BY
+from dapt_operator.api.schema.immutable import FROZEN_BY, FROZEN_BY_SUCCESS
 from dapt_operator.api.v1alpha1.base import MAX_MESSAGE, MAX_TEXT
 from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.run_record import RunRecord
@@ -32,7 +32,7 @@ from dapt_operator.api.v1alpha1.status import (
 )
 from dapt_operator.plan.assess import ChainInputs
 from dapt_operator.plan.gates import perplexity
-from dapt_operator.plan.gates.gain import gain
+from dapt_operator.plan.gates.gain import gain, gain_by_perplexity, has_task_gain
 from dapt_operator.plan.ledger.gpu_hours import ended_seconds
 from dapt_operator.plan.ledger.retries import JUDGED
 from dapt_operator.plan.ledger.update import printable
@@ -151,6 +151,8 @@ def _listed_candidates(known: tuple[Candidate, ...], chosen: Candidate | None) -
 
 def _candidate_status(spec: DomainAdaptationSpec, base: Measure, candidate: Candidate) -> CandidateStatus:
     measure = candidate.measure
+    weights = spec.selection.weights
+    has_full_gain = candidate.is_evaluated and has_task_gain(weights, measure)
     is_judged = candidate.is_evaluated or not has_scores(spec)
     passes = candidate.passes_a and candidate.passes
     message = candidate.why_unmeasurable or candidate.first_breach
@@ -165,7 +167,8 @@ def _candidate_status(spec: DomainAdaptationSpec, base: Measure, candidate: Cand
         general_perplexity=rounded(measure.general.both.perplexity),
         forgetting=rounded(perplexity.increase(base.general, measure.general, "both")),
         domain_perplexity_decrease=rounded(-perplexity.increase(base.domain, measure.domain, "both")),
-        gain=rounded(gain(spec.selection.weights, base, measure, "both")),
+        gain=rounded(gain_by_perplexity(weights, base, measure, "both")),
+        gain_with_tasks=rounded(gain(weights, base, measure, "both")) if has_full_gain else None,
         tasks={score.name: _task_score(score) for score in measure.scores},
         # A gate that it fails already is final; that it passes is known once all gates have judged.
         passes=passes if is_judged or not passes else None,
@@ -224,9 +227,12 @@ def resolved_values(inputs: ChainInputs, position: Position) -> Resolved:
 
 
 def frozen_blocks(ledger: Ledger) -> Frozen:
-    """Return the blocks of the spec whose stage has started."""
-    started = {record.kind for record in ledger.runs} | {work.stage for work in ledger.dropped_work()}
-    return Frozen.model_validate({block: True for block, kind in FROZEN_BY.items() if kind in started})
+    """Return the blocks of the spec that may not change any more."""
+    started = ledger.started_kinds()
+    succeeded = {record.kind for record in ledger.runs if record.has_succeeded}
+    frozen = {block: True for block, kind in FROZEN_BY.items() if kind in started}
+    ended = {block: True for block, kind in FROZEN_BY_SUCCESS.items() if kind in succeeded}
+    return Frozen.model_validate(frozen | ended)
 
 
 def plan_summary(inputs: ChainInputs, position: Position) -> PlanSummary:
@@ -302,11 +308,9 @@ def usage(
     stored = observed.status.usage
     stored_hours = (stored.gpu_hours or 0.0) if stored else 0.0
     hours = used_seconds / 3600 if is_progress_new else max(stored_hours, ended_seconds(ledger) / 3600)
-    dropped_restarts = ledger.closed.restarts if ledger.closed is not None else 0
-    restarts = dropped_restarts + sum(record.restarts for record in ledger.runs)
     is_due = is_progress_new or stored is None or not observed.live
     share = goodput(observed, ledger, progress) if is_due or stored is None else stored.goodput
-    return Usage(gpu_hours=round(hours, 4), goodput=share, restarts=restarts)
+    return Usage(gpu_hours=round(hours, 4), goodput=share, restarts=ledger.restarts)
 
 
 def selected_status(position: Position) -> SelectedStatus | None:

@@ -26,18 +26,22 @@ from dapt_operator.plan.selection.choose import Selected
 from dapt_operator.plan.stages.publish import run_digest
 from dapt_operator.plan.status import blocks
 from dapt_operator.plan.status.conditions import ConditionValue, chain_conditions, refusal_conditions
+from dapt_operator.plan.status.ended_spec import block_digests, message_about_edits
 from dapt_operator.plan.status.progress import progress
 from dapt_operator.plan.transitions import Action, State
 from dapt_operator.stage_run import StageRun
 
 PHASE_OF_STATE: Final[dict[State, str]] = {
+    State.DESTINATION: api.PHASE_PREPARING,
     State.PREPARE: api.PHASE_PREPARING,
     State.BASELINE: api.PHASE_MEASURING_BASE,
     State.PRETRAIN: api.PHASE_PRETRAINING,
     State.BLEND: api.PHASE_EVALUATING,
     State.SELECT: api.PHASE_SELECTING,
     State.EVALUATE: api.PHASE_EVALUATING,
+    State.INSTRUCTIONS: api.PHASE_PREPARING,
     State.FINETUNE: api.PHASE_FINETUNING,
+    State.PREFERENCES: api.PHASE_PREPARING,
     State.ALIGN: api.PHASE_ALIGNING,
     State.VERIFY: api.PHASE_VERIFYING,
     State.PUBLISH: api.PHASE_PUBLISHING,
@@ -96,6 +100,7 @@ def working_status(
             config=run.stage_file.config_digest if run else (old_digests.config if old_digests else None),
             owner=_owner(observed),
             run=run_digest(spec),
+            blocks=block_digests(spec) if position.action in (Action.FINISH, Action.END) else {},
         ),
         plan=blocks.plan_summary(inputs, position),
         stages=tuple(blocks.stage_status(record, observed) for record in ledger.runs)[-MAX_STAGES:],
@@ -115,11 +120,21 @@ def working_status(
 
 
 def finished_status(observed: Observed, cleaned: datetime | None) -> DomainAdaptationStatus:
-    """Return the status after the end: only the observed generation, and when cleanup was done, change any more."""
+    """Return the status after the end.
+
+    Only the observed generation, when cleanup was done, and what the end says of an edited spec change any more.
+    """
     status = observed.status
     if status.observed_generation != observed.generation:
+        spec = observed.desired.spec
         conditions = tuple(
-            condition.with_values(observed_generation=observed.generation) for condition in status.conditions
+            condition.with_values(
+                observed_generation=observed.generation,
+                message=message_about_edits(condition.message, status, spec)
+                if condition.type == api.FINISHED
+                else condition.message,
+            )
+            for condition in status.conditions
         )
         status = status.with_values(observed_generation=observed.generation, conditions=conditions)
     if cleaned is not None:

@@ -8,6 +8,7 @@ from dapt_contract.sentences import shortened
 from dapt_operator.api.v1alpha1 import conditions as api
 from dapt_operator.api.v1alpha1.base import MAX_MESSAGE
 from dapt_operator.api.v1alpha1.conditions import ConditionStatus, find_condition
+from dapt_operator.api.v1alpha1.run_record import StageKey
 from dapt_operator.plan.assess import ChainInputs, StageAssessment
 from dapt_operator.plan.observed import Observed, find_run
 from dapt_operator.plan.position import Position
@@ -79,7 +80,8 @@ def chain_conditions(
 
 def run_title(stage: str, candidate: str | None) -> str:
     """Return how messages name a run: `prepare`, `evaluate of a1-s40`."""
-    return f"{stage} of {candidate}" if candidate else stage
+    shown = StageKey(stage, candidate=candidate).shown_candidate
+    return f"{stage} of {shown}" if shown else stage
 
 
 def _suspended(is_suspended: bool) -> ConditionValue:
@@ -152,6 +154,9 @@ def _gates_passed(position: Position) -> ConditionValue:
         return ConditionValue("False", api.VERIFY_FAILED, position.assessment.message)
     verdicts = (*choice.candidate.verdicts, *position.verdicts)
     breaches = [verdict.message for verdict in verdicts if not verdict.passed]
+    if not choice.passes and not breaches:
+        # It was taken all the same although half A, or an evaluation that gave no result, does not let it pass.
+        return ConditionValue("False", api.PASSED_WITH_WARNINGS, choice.reason)
     if breaches:
         return ConditionValue("False", api.PASSED_WITH_WARNINGS, "; ".join(breaches))
     messages = [verdict.message for verdict in choice.candidate.verdicts]
