@@ -201,3 +201,26 @@ def test_a_dropped_record_leaves_its_cost_and_its_number_of_runs() -> None:
     assert dropped.dropped_work() == {StageKey("evaluate", 1, "a1-s40"): 3}
     assert dropped.closed is not None
     assert dropped.closed.restarts == 2
+
+
+@pytest.mark.parametrize("cause", [Cause.INFRASTRUCTURE, Cause.DISRUPTION, Cause.HANG, Cause.CRASH])
+def test_a_run_that_was_asked_to_stop_and_was_killed_was_stopped(cause: Cause) -> None:
+    (record,) = open_record("blend").runs
+    stopping = record.stop_requested(held_seconds=30.0, accelerators=4)
+    ended = only(
+        updated(
+            Ledger(fence=1, runs=(stopping,)),
+            run("blend", phase=RunPhase.FAILED, cause=cause, completed=NOW, exit_code=137),
+        )
+    )
+    assert (ended.state, ended.cause, ended.retry, dict(ended.failures)) == ("Failed", "Stopped", True, {})
+    again = ended.opened(CreatedRun(2, 2, "sha256:d", 2, "2026-01-31T12:01:00Z"))
+    assert again.restarts == 0
+
+
+@pytest.mark.parametrize("cause", [Cause.BAD_INPUT, Cause.OUT_OF_MEMORY])
+def test_a_failure_of_its_own_stays_one_after_a_stop_request(cause: Cause) -> None:
+    (record,) = open_record("pretrain").runs
+    stopping = record.stop_requested(held_seconds=30.0, accelerators=4)
+    runs = run("pretrain", phase=RunPhase.FAILED, cause=cause, completed=NOW)
+    assert only(updated(Ledger(fence=1, runs=(stopping,)), runs)).cause == cause.value
