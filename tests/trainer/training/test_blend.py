@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,51 @@ def test_a_stop_request_ends_the_stage_between_batches(work: Path) -> None:
     with pytest.raises(StopRequested) as caught:
         measured(work, progress=Recorder("a1-s4-i0.6: general held-out text"))
     assert str(caught.value) == (
-        "stopped during a1-s4-i0.6: general held-out text; the next run measures again"
+        "stopped during a1-s4-i0.6: general held-out text; the next run measures what is missing"
     )
+
+
+def run_number(work: Path, number: int, config: BlendConfig = CONFIG, progress: Any = None) -> BlendReport:
+    """Measure as the run of this number, whose folder is its own."""
+    context = make_context(work, work / "scratch", config, kind="blend", progress=progress)
+    attempt = 2 + number // 10  # of its own for each test, so that no other test has measured anything for it
+    run = context.stage.run.model_copy(update={"try_number": number, "stage": "blend", "attempt": attempt})
+    return blend.run(config, replace(context, stage=context.stage.model_copy(update={"run": run})))
+
+
+def combined(board: Recorder) -> list[str]:
+    what = ": combining the weights"
+    activities = [str(one.get("activity", "")) for one in board.readings]
+    return [activity.removesuffix(what) for activity in activities if activity.endswith(what)]
+
+
+def test_the_run_after_a_stop_measures_only_what_is_missing(work: Path) -> None:
+    whole = measured(work)
+    stopped, resumed = Recorder("a1-s4-i0.8: domain held-out text"), Recorder()
+    with pytest.raises(StopRequested):
+        run_number(work, 2, progress=stopped)
+    assert combined(stopped) == ["a1-s4-i0.6", "a1-s4-i0.8"]
+    assert run_number(work, 3, progress=resumed) == whole
+    assert combined(resumed) == ["a1-s4-i0.8", "a1-avg2"]
+    fractions = [one["fraction"] for one in resumed.readings if "fraction" in one]
+    assert (fractions[0], fractions[-1]) == (0.0, 1.0)
+
+
+def test_rows_of_another_model_length_or_file_are_measured_again(work: Path) -> None:
+    one = CONFIG.model_copy(update={"blends": BLENDS[:1]})
+    run_number(work, 11, one)
+    longer, board = one.model_copy(update={"context_length_tokens": SEQUENCE_LENGTH // 2}), Recorder()
+    run_number(work, 12, longer, board)
+    assert combined(board) == ["a1-s4-i0.6"]
+    other = Blend(candidate="a1-s4-i0.6", model=FULL.model_copy(update={"interpolation": 0.7}))
+    board = Recorder()
+    run_number(work, 13, one.model_copy(update={"blends": (other,)}), board)
+    assert combined(board) == ["a1-s4-i0.6"]
+    for path in work.glob("stages/*/try-*/measured.json"):
+        path.write_bytes(path.read_bytes()[:-20])
+    board = Recorder()
+    run_number(work, 14, one, board)
+    assert combined(board) == ["a1-s4-i0.6"]
 
 
 def test_a_missing_part_is_named(work: Path) -> None:

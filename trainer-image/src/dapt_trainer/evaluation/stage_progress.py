@@ -19,17 +19,20 @@ class Parts:
         count: int,
         *,
         any_rank: Callable[[float], float] = float,
+        after_stop: str = "measures again",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Args:
         board: gets the readings.
         count: number of parts, which are assumed to take equally long.
         any_rank: returns the maximum of a number over all ranks; a collective, so all ranks call it equally often.
+        after_stop: what the next run does after a stop.
         clock: returns seconds.
         """
         self._board = board
         self._count = count
         self._any_rank = any_rank
+        self._after_stop = after_stop
         self._clock = clock
         self._started = clock()
         self._done = 0
@@ -46,7 +49,7 @@ class Parts:
 
         def advance(fraction: float) -> None:
             if self._any_rank(float(self._board.stop_requested())):
-                raise StopRequested(f"stopped during {activity}; the next run measures again")
+                raise StopRequested(f"stopped during {activity}; the next run {self._after_stop}")
             overall = min(1.0, (before + fraction) / self._count)
             elapsed = self._clock() - self._started
             self._board.update(

@@ -1,11 +1,17 @@
 """Measures both perplexities of averages and interpolations (blend), so that selection ranks them like checkpoints.
 
-Only the report is written: whatever needs such a model composes it again from its recipe. Blends of the same models
-share one load of them, so that three interpolations of a checkpoint read it once.
+Only numbers are written: whatever needs such a model composes it again from its recipe. Blends of the same models share
+one load of them, so that three interpolations of a checkpoint read it once. Each row is kept on the work volume as soon
+as it is measured, so a run that was stopped or killed costs only the blend that it was measuring.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
+from dapt_contract.base import Contract
+from dapt_contract.envelope import ContractError, read_envelope, write_envelope
+from dapt_contract.layout import lineage_folder
 from dapt_contract.measure import Side
 from dapt_contract.stages.blend import Blend, BlendConfig, BlendFacts, BlendReport, BlendRow
 from dapt_trainer.context import StageContext, keep_alive
@@ -17,6 +23,16 @@ from dapt_trainer.modeling.compose import SharedMeans, mean_key
 from dapt_trainer.modeling.model_folder import load_tokenizer
 
 _SIDES: tuple[Side, Side] = ("domain", "general")
+_KEPT: Final = "measured.json"
+"""Name of the file with the rows so far, in the folder of the run."""
+_KEPT_SCHEMA: Final = "dapt.measured-blends"
+
+
+class _KeptRows(Contract):
+    """Holds what a run has measured so far."""
+
+    context_length_tokens: int
+    rows: tuple[BlendRow, ...]
 
 
 def run(config: BlendConfig, context: StageContext) -> BlendReport:
@@ -24,21 +40,26 @@ def run(config: BlendConfig, context: StageContext) -> BlendReport:
 
     Raises:
         InputError: a part is missing, or parts are not of one architecture; held-out text is missing.
-        StopRequested: SIGTERM; the next run measures all of them.
+        StopRequested: SIGTERM; the next run measures what is missing.
     """
     ranks = evaluation_ranks(context)
     # As in all evaluations of an adaptation, so that perplexities can be compared.
     models = SharedMeans(
         context.work, precision="fp32" if ranks.device.type == "cpu" else "bf16", device=str(ranks.device)
     )
+    folder_digests: dict[str, str] = {}
+    with keep_alive(context.progress):
+        rows = _kept_rows(config, context, folder_digests)
+    missing = [blend for blend in in_groups(config.blends) if blend.candidate not in rows]
+    if rows:
+        print(f"dapt: {len(rows)} of {len(config.blends)} blends were measured by an earlier run", flush=True)
     parts = Parts(
         context.progress,
-        len(_SIDES) * len(config.blends),
+        len(_SIDES) * len(missing),
         any_rank=ranks.maximum if ranks.world_size > 1 else float,
+        after_stop="measures what is missing",
     )
-    folder_digests: dict[str, str] = {}
-    rows: dict[str, BlendRow] = {}
-    for blend in in_groups(config.blends):
+    for blend in missing:
         context.progress.update(activity=f"{blend.candidate}: combining the weights")
         with keep_alive(context.progress):
             digest = reference_digest(context.work, blend.model, folder_digests)
@@ -65,7 +86,35 @@ def run(config: BlendConfig, context: StageContext) -> BlendReport:
             general_b_nats=general.b.loss_nats,
             weights_digest=digest[:DIGEST_DIGITS],
         )
+        if ranks.is_first:
+            kept = _KeptRows(context_length_tokens=config.context_length_tokens, rows=tuple(rows.values()))
+            write_envelope(context.try_folder / _KEPT, _KEPT_SCHEMA, kept, run_key=context.stage.run.key)
     return BlendReport(facts=BlendFacts(rows=tuple(rows[blend.candidate] for blend in config.blends)))
+
+
+def _kept_rows(
+    config: BlendConfig, context: StageContext, folder_digests: dict[str, str]
+) -> dict[str, BlendRow]:
+    """Return the rows that earlier runs of the same work have measured of the very models that are wanted now."""
+    rows: dict[str, BlendRow] = {}
+    wanted = {blend.candidate: blend.model for blend in config.blends}
+    lineage = context.work / lineage_folder(context.stage.run)
+    # Of earlier runs alone: no other rank of this one may find more than the first rank did.
+    for path in sorted(lineage.glob(f"try-*/{_KEPT}")):
+        if path.parent == context.try_folder:
+            continue
+        try:
+            _, kept = read_envelope(path, _KEPT_SCHEMA, _KeptRows)
+        except ContractError:
+            continue  # it is measured again
+        for row in kept.rows if kept.context_length_tokens == config.context_length_tokens else ():
+            model = wanted.get(row.candidate)
+            if model is None or row.candidate in rows:
+                continue
+            digest = reference_digest(context.work, model, folder_digests)
+            if row.weights_digest == digest[:DIGEST_DIGITS]:
+                rows[row.candidate] = row
+    return rows
 
 
 def in_groups(blends: tuple[Blend, ...]) -> list[Blend]:
