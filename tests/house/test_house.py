@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from dapt_contract.stages import KINDS
+from dapt_operator.api.v1alpha1.base import DESTINATION_PATTERN, SOURCE_PATTERN
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.plan.stages.stage_plan import ON_DEMAND, stage_kinds
+from dapt_trainer.data.reading import sources
+from dapt_trainer.publishing import destinations
 from dapt_trainer.stages import STAGE_MODULES
 from support.builders import adaptation
 
@@ -52,6 +55,18 @@ def test_every_kind_of_stage_has_its_three_modules_and_its_place_in_the_chain() 
     )
     modules = [f"{folder}/{kind}.py" for folder in folders for kind in KINDS]
     assert [module for module in modules if not (ROOT / module).is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "openers"),
+    [(SOURCE_PATTERN, sources.OPENERS), (DESTINATION_PATTERN, destinations.OPENERS)],
+    ids=["sources", "destinations"],
+)
+def test_the_trainer_opens_every_scheme_that_the_api_accepts(
+    pattern: str, openers: dict[str, object]
+) -> None:
+    schemes = pattern.partition("(")[2].partition(")")[0].split("|")
+    assert sorted(schemes) == sorted(openers)
 
 
 def test_every_module_stays_below_the_length_at_which_it_is_two() -> None:

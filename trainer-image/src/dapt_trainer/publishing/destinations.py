@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 Heartbeat = Callable[[], None]
 Found = Literal["empty", "ours"]
 """What lies at a destination that may be written: nothing, or a result of the same run."""
-SCHEMES = ("file", "pvc", "s3", "gs", "hf")
 FIELD = "output.destination"
 _RESERVED_FOLDERS = frozenset((*PREPARED, HUB_CACHE, STAGES))
 """Folders of the work volume that no model may be published into."""
@@ -90,20 +89,23 @@ def open_destination(uri: str, *, work: Path) -> Destination:
         InputError: the scheme is unknown, its library does not accept the name, or the place is inside the work
             volume's own folders.
     """
-    scheme, separator, rest = uri.partition("://")
-    if not separator or scheme not in SCHEMES or not rest.strip("/"):
-        accepted = ", ".join(f"{name}://" for name in SCHEMES)
+    scheme, _, rest = uri.partition("://")
+    if scheme not in OPENERS or not rest.strip("/"):
+        accepted = ", ".join(f"{name}://" for name in OPENERS)
         raise InputError(f"{FIELD} {uri!r}: accepted is one of {accepted} with a path after it")
-    if scheme == "hf":
-        return Hub(uri, _repository(uri, rest))
-    if scheme == "pvc" and "/" not in rest.strip("/"):
+    return OPENERS[scheme](uri, work)
+
+
+def _open_claim(uri: str, work: Path) -> Destination:
+    if "/" not in uri.partition("://")[2].strip("/"):
         raise InputError(
             f"{FIELD} {uri!r}: the claim itself cannot be replaced as a whole; write pvc://CLAIM/FOLDER"
         )
-    files, path, _ = filesystem_of(uri, FIELD)
-    if scheme in ("s3", "gs"):
-        _check_bucket(uri, scheme, rest.partition("/")[0])
-        return ObjectStore(uri, files, path)
+    return _open_folder(uri, work)
+
+
+def _open_folder(uri: str, work: Path) -> Destination:
+    _, path, _ = filesystem_of(uri, FIELD)
     # A link to a folder on a larger disk stays a link: what it points to is replaced.
     folder = Path(path).resolve()
     if folder == work.resolve() or work.resolve() in folder.parents:
@@ -113,15 +115,23 @@ def open_destination(uri: str, *, work: Path) -> Destination:
     return Folder(uri, folder)
 
 
-def _repository(uri: str, rest: str) -> str:
-    """Return ORG/NAME.
+def _open_bucket(uri: str, work: Path) -> Destination:  # noqa: ARG001
+    scheme, _, rest = uri.partition("://")
+    bucket = rest.partition("/")[0]
+    files, path, _ = filesystem_of(uri, FIELD)
+    pattern, characters = _BUCKET_NAMES[scheme]
+    if not pattern.fullmatch(bucket):
+        raise InputError(
+            f"{FIELD} {uri!r}: {bucket!r} is no name of a bucket: 3 characters or more of {characters}, a letter or "
+            "digit first and last; write the bucket's name"
+        )
+    return ObjectStore(uri, files, path)
 
-    Raises:
-        InputError: the hub does not accept such a name.
-    """
+
+def _open_repository(uri: str, work: Path) -> Destination:  # noqa: ARG001
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-    repository = rest.strip("/")
+    repository = uri.partition("://")[2].strip("/")
     if repository.count("/") != 1:
         raise InputError(f"{FIELD} {uri!r}: a model on the hub is hf://ORG/NAME, without revision or folder")
     try:
@@ -131,16 +141,17 @@ def _repository(uri: str, rest: str) -> str:
             f"{FIELD} {uri!r}: the hub does not accept {repository!r}: at most 96 letters, digits, '-', '_' and '.', "
             "none of '--' and '..', and '-' or '.' neither first nor last; choose another name"
         ) from error
-    return repository
+    return Hub(uri, repository)
 
 
-def _check_bucket(uri: str, scheme: str, bucket: str) -> None:
-    pattern, characters = _BUCKET_NAMES[scheme]
-    if not pattern.fullmatch(bucket):
-        raise InputError(
-            f"{FIELD} {uri!r}: {bucket!r} is no name of a bucket: 3 characters or more of {characters}, a letter or "
-            "digit first and last; write the bucket's name"
-        )
+OPENERS: dict[str, Callable[[str, Path], Destination]] = {
+    "file": _open_folder,
+    "pvc": _open_claim,
+    "s3": _open_bucket,
+    "gs": _open_bucket,
+    "hf": _open_repository,
+}
+"""By scheme: opens the destination of a URI, given the root of the work volume. Raises InputError."""
 
 
 def _check_writable(uri: str, is_empty: bool, manifest: bytes | None, run_digest: str) -> Found:

@@ -12,6 +12,7 @@ decoded but `%2F` in a revision, where a `/` may also stand as it is. Files are 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,9 @@ from dapt_trainer.errors import InputError
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
+
+    Opened = tuple[AbstractFileSystem, str, str]
+    """File system, path in it, URI with an immutable revision."""
 
 CLAIMS_FOLDER = "DAPT_CLAIMS"
 """Environment variable: folder below which the claims of pvc:// are mounted; default /mnt/claims."""
@@ -115,35 +119,64 @@ def resolve(uri: str, field: str) -> ResolvedSource:
     return ResolvedSource(uri, filesystem, files, f"{resolved} ({counted})", notes)
 
 
-def filesystem_of(uri: str, field: str) -> tuple[AbstractFileSystem, str, str]:
-    """Return (file system, path in it, URI with an immutable revision).
+def filesystem_of(uri: str, field: str) -> Opened:
+    """Open what a URI names.
 
     Raises:
         InputError: the scheme is unknown, its package is missing, or the hub does not know the revision.
     """
-    import fsspec
-
     scheme, _, path = uri.partition("://")
-    if scheme == "file":
-        return fsspec.filesystem("file"), os.path.abspath(path), uri
-    if scheme == "pvc":
-        return fsspec.filesystem("file"), _claim_path(uri, path, field), uri
-    if scheme not in ("hf", "s3", "gs"):
-        raise InputError(
-            f"{field}: {uri}: scheme not known; accepted are hf://, s3://, gs://, pvc:// and file://"
-        )
+    if scheme not in OPENERS:
+        *others, last = (f"{name}://" for name in OPENERS)
+        raise InputError(f"{field}: {uri}: scheme not known; accepted are {', '.join(others)} and {last}")
     try:
-        if scheme == "s3":
-            endpoint = os.environ.get("AWS_ENDPOINT_URL")
-            options = {"client_kwargs": {"endpoint_url": endpoint}} if endpoint else {}
-            return fsspec.filesystem("s3", **options), path, uri
-        if scheme == "gs":
-            return fsspec.filesystem("gs"), path, uri
-        return fsspec.filesystem("hf"), *_hub_path(uri, path, field)
+        return OPENERS[scheme](uri, path, field)
     except ImportError as error:
         raise InputError(
             f"{field}: {uri}: this image cannot read {scheme}:// ({first_line(error)}); copy the files to s3:// or hf://"
         ) from error
+
+
+def _open_hub(uri: str, path: str, field: str) -> Opened:
+    import fsspec
+
+    return fsspec.filesystem("hf"), *_hub_path(uri, path, field)
+
+
+def _open_s3(uri: str, path: str, field: str) -> Opened:  # noqa: ARG001
+    import fsspec
+
+    endpoint = os.environ.get("AWS_ENDPOINT_URL")
+    options = {"client_kwargs": {"endpoint_url": endpoint}} if endpoint else {}
+    return fsspec.filesystem("s3", **options), path, uri
+
+
+def _open_gs(uri: str, path: str, field: str) -> Opened:  # noqa: ARG001
+    import fsspec
+
+    return fsspec.filesystem("gs"), path, uri
+
+
+def _open_claim(uri: str, path: str, field: str) -> Opened:
+    import fsspec
+
+    return fsspec.filesystem("file"), _claim_path(uri, path, field), uri
+
+
+def _open_folder(uri: str, path: str, field: str) -> Opened:  # noqa: ARG001
+    import fsspec
+
+    return fsspec.filesystem("file"), os.path.abspath(path), uri
+
+
+OPENERS: dict[str, Callable[[str, str, str], Opened]] = {
+    "hf": _open_hub,
+    "s3": _open_s3,
+    "gs": _open_gs,
+    "pvc": _open_claim,
+    "file": _open_folder,
+}
+"""By scheme: opens a URI, given the path in it and the field for messages. Raises InputError and ImportError."""
 
 
 def unreachable(uri: str, field: str, error: BaseException) -> str:
