@@ -66,7 +66,6 @@ def test_the_shortest_manifest_has_the_documented_defaults() -> None:
             "pretraining": {
                 "method": {"full": {}},
                 "budget": {"epochs": 1.0},
-                "globalBatchSize": 64,
                 "optimizer": {"weightDecay": 0.1, "betas": [0.9, 0.95], "gradientClip": 1.0},
                 "schedule": {"type": "cosine", "warmupFraction": 0.01, "minimumRatio": 0.1},
                 "distribution": {},

@@ -135,7 +135,7 @@ INVALID = {
     "a fraction for a whole number": (
         "  pretraining: {globalBatchSize: 6.5}",
         "spec.pretraining.globalBatchSize (line 9): 6.5 is not accepted; write a whole number from 1 to"
-        f" 1000000{OUT} for 64",
+        f" 1000000{OUT}",
     ),
     "an infinite number": (
         "  gates: {hardStopFactor: .inf}",

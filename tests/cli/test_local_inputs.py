@@ -292,3 +292,17 @@ def test_what_is_elsewhere_is_listed_by_place(manifest: Path) -> None:
         "on a claim (needs the cluster): spec.finetuning.data[0].source",
         "in an object store (needs the network and credentials): spec.output.destination",
     )
+
+
+@pytest.mark.parametrize(
+    ("field", "line"),
+    [
+        ("  corpus:\n    sequenceLength: 512\n", "spec.corpus.sequenceLength (line 8)"),
+        ("  finetuning:\n    sequenceLength: 512\n", "spec.finetuning.sequenceLength (line 16)"),
+    ],
+)
+def test_sequences_longer_than_the_model_reads_are_named(manifest: Path, field: str, line: str) -> None:
+    manifest.write_text(MANIFEST.replace(field.split("\n")[0] + "\n", field))
+    assert problems_of(manifest) == [
+        f"{line}: 512 is longer than the model's 128 positions; write at most 128"
+    ]

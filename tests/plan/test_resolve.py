@@ -63,7 +63,7 @@ def test_replay_fraction_follows_the_spec_and_is_zero_for_measuring() -> None:
 
 def test_epochs_become_total_tokens_and_steps() -> None:
     wanted = spec(pretraining={"budget": {"steps": None, "epochs": 2}})
-    steps = budget_steps(wanted, domain_tokens=1_000_000, replay=0.2, sequence_length_tokens=128)
+    steps = budget_steps(wanted, ranks=2, domain_tokens=1_000_000, replay=0.2, sequence_length_tokens=128)
     assert steps is not None
     assert steps.total_tokens == 2_500_000
     assert steps.total_steps == 2441
@@ -72,7 +72,7 @@ def test_epochs_become_total_tokens_and_steps() -> None:
 
 def test_fewer_steps_than_checkpoints_give_one_a_step() -> None:
     wanted = spec(pretraining={"budget": {"steps": 3}, "checkpoints": {"count": 10}})
-    steps = budget_steps(wanted, domain_tokens=None, replay=0.1, sequence_length_tokens=128)
+    steps = budget_steps(wanted, ranks=2, domain_tokens=None, replay=0.1, sequence_length_tokens=128)
     assert steps is not None
     assert steps.checkpoint_steps == (1, 2, 3)
 
@@ -80,7 +80,7 @@ def test_fewer_steps_than_checkpoints_give_one_a_step() -> None:
 def test_checkpoints_rise_and_end_at_the_last_step() -> None:
     for total in range(1, 200):
         wanted = spec(pretraining={"budget": {"steps": total}, "checkpoints": {"count": 50}})
-        found = budget_steps(wanted, domain_tokens=None, replay=0.1, sequence_length_tokens=128)
+        found = budget_steps(wanted, ranks=2, domain_tokens=None, replay=0.1, sequence_length_tokens=128)
         assert found is not None
         assert len(found.checkpoint_steps) == min(total, 50)
         assert sorted(set(found.checkpoint_steps)) == list(found.checkpoint_steps)
@@ -89,7 +89,7 @@ def test_checkpoints_rise_and_end_at_the_last_step() -> None:
 
 def test_tokens_of_an_unknown_corpus_are_unknown() -> None:
     wanted = spec(pretraining={"budget": {"steps": None, "epochs": 1}})
-    assert budget_steps(wanted, domain_tokens=None, replay=0.1, sequence_length_tokens=128) is None
+    assert budget_steps(wanted, ranks=2, domain_tokens=None, replay=0.1, sequence_length_tokens=128) is None
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from dapt_contract.failure import Cause
@@ -14,7 +16,9 @@ from dapt_operator.testing.objects import Ends, Stays
 from support.builders import facts_for, healthy, measure
 from support.worlds import World
 
-PREFERENCE = {"preference": {"data": [{"source": "file:///text/preferences.jsonl"}]}}
+PREFERENCE: dict[str, dict[str, Any]] = {
+    "preference": {"data": [{"source": "file:///text/preferences.jsonl"}]}
+}
 TUNED = ModelReference(weights="model", adapters=("a", "b"))
 ALIGNED = ModelReference(weights="model", adapters=("a",), tuned=("b", "c"))
 
@@ -41,7 +45,7 @@ def test_running_out_of_memory_halves_the_micro_batch() -> None:
             return Ends(70, message="out of memory", cause=Cause.OUT_OF_MEMORY)
         return healthy(stage)
 
-    world = World(PREFERENCE)
+    world = World({"preference": PREFERENCE["preference"] | {"globalBatchSize": 8}})
     world.live(script)
     first, second = [run.config for run in world.runs if isinstance(run.config, AlignConfig)]
     assert (first.global_batch_size, second.global_batch_size) == (first.global_batch_size,) * 2

@@ -42,7 +42,7 @@ from dapt_operator.plan.selection.candidates import Candidate, candidates, due
 from dapt_operator.plan.selection.choose import Breached, Choice, NeedsMeasure, Selected, choose, remedies
 from dapt_operator.plan.settled import Chosen, Measured, known
 from dapt_operator.plan.sizing.batch import Batch, halved
-from dapt_operator.plan.sizing.resolve import RefusedError
+from dapt_operator.plan.sizing.resolve import RefusedError, pretrain_layout
 from dapt_operator.plan.stages.align import align_batch, align_stage
 from dapt_operator.plan.stages.attempts import measured_attempt
 from dapt_operator.plan.stages.baseline import baseline_stage
@@ -64,7 +64,7 @@ class Chain:
 
     def __init__(self, inputs: ChainInputs) -> None:
         self.inputs = inputs
-        self.facts = read_facts(inputs.ledger)
+        self.facts = read_facts(inputs.ledger, pretrain_layout(inputs.spec, inputs.profile).world_size)
         self.candidates = candidates(inputs.spec, self.facts)
         # The chain in its order. A method takes what the stages before its state have settled as an argument, so none
         # can be called before that exists.

@@ -234,9 +234,10 @@ class Pretraining(Base):
     """Which weights are trained. Default full: it learns a domain best where memory allows it."""
     budget: Budget = Budget(epochs=1)
     """How long training lasts. Default one pass over the domain tokens."""
-    global_batch_size: Annotated[Integer, Field(ge=1, le=1_000_000)] = 64
-    """Sequences per optimizer step, over all ranks. Default 64: at 4096 tokens per sequence a quarter of a million
-    tokens per step."""
+    global_batch_size: Annotated[Integer, Field(ge=1, le=1_000_000)] | None = None
+    """Sequences per optimizer step, over all ranks. Absent: 64, a quarter of a million tokens at 4096 a sequence, and
+    for small data as many fewer that training has about 100 steps, unless the budget is in steps; always a multiple of
+    what the ranks share."""
     micro_batch_size: Annotated[Integer, Field(ge=1, le=65_536)] | None = None
     """Sequences per rank in one forward pass. Absent: the largest that fits by the estimate."""
     optimizer: Optimizer = Optimizer()
@@ -300,7 +301,8 @@ class Finetuning(Base):
     """Tokens per sequence; conversations are packed whole into sequences, longer ones are cut. Absent: the
     corpus' sequenceLength."""
     global_batch_size: Annotated[Integer, Field(ge=1, le=1_000_000)] | None = None
-    """Packed sequences per optimizer step, over all ranks. Absent: that of pretraining."""
+    """Packed sequences per optimizer step, over all ranks. Absent: that of pretraining (64 where it has none), and for
+    small data as many fewer that training has about 100 steps, with the conversations spread over enough sequences."""
     micro_batch_size: Annotated[Integer, Field(ge=1, le=65_536)] | None = None
     """Sequences per rank in one forward pass. Absent: the largest that fits by the estimate."""
     optimizer: Optimizer = Optimizer()
@@ -334,7 +336,8 @@ class Preference(Base):
     epochs: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """Passes over the pairs. Default 1: more soon lowers the likelihood of both answers."""
     global_batch_size: Annotated[Integer, Field(ge=1, le=1_000_000)] | None = None
-    """Pairs per optimizer step, over all ranks. Absent: that of pretraining."""
+    """Pairs per optimizer step, over all ranks. Absent: that of pretraining (64 where it has none), and for small data
+    as many fewer that training has about 100 steps."""
     micro_batch_size: Annotated[Integer, Field(ge=1, le=65_536)] | None = None
     """Pairs per rank in one forward pass. Absent: the largest that fits by the estimate."""
     optimizer: Optimizer = Optimizer()

@@ -9,7 +9,7 @@ from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.api.validation.problem import grouped
 from dapt_operator.cli.errors import UserError
-from dapt_operator.cli.inputs.local_inputs import local_problems
+from dapt_operator.cli.inputs.local_inputs import length_problems, local_problems
 from dapt_operator.cli.inputs.manifests import CheckedDocument, check_file
 from dapt_operator.launchers.render.pod import lifted_restrictions
 
@@ -43,4 +43,7 @@ def _missing(checked: CheckedDocument, path: Path, *, cluster: bool) -> list[str
     if cluster:
         return []
     adaptation = checked.model if isinstance(checked.model, DomainAdaptation) else None
-    return [f"{path}: {problem}" for problem in grouped(local_problems(checked.document, path, adaptation))]
+    problems = local_problems(checked.document, path, adaptation)
+    if adaptation is not None:
+        problems += length_problems(checked.document, adaptation)
+    return [f"{path}: {problem}" for problem in grouped(problems)]

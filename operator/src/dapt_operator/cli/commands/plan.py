@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dapt_contract.stages.prepare import ModelFacts
+from dapt_operator.api.quantity import parse_quantity
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.api.v1alpha1.spec_corpus import Source
+from dapt_operator.api.v1alpha1.spec_training import Finetuning, Preference
 from dapt_operator.api.validation.problem import grouped
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.inputs.local_inputs import local_problems, not_looked_at
 from dapt_operator.cli.inputs.machine import built_in_profile
 from dapt_operator.cli.inputs.manifests import FILE_SCHEME, Request
 from dapt_operator.cli.inputs.model_shape import local_model, parameters_in_name, typical_model
+from dapt_operator.cli.inputs.record_counts import tuning_size
 from dapt_operator.cli.inputs.source_sizes import BYTES_PER_TOKEN, source_size
 from dapt_operator.number_format import count, duration, plural
 from dapt_operator.number_format import size as size_of_bytes
 from dapt_operator.plan.admission import limit_breaches
 from dapt_operator.plan.observed import DesiredState
+from dapt_operator.plan.sizing.batch import Batch
+from dapt_operator.plan.sizing.compute import ComputeRate, cpu_rate
 from dapt_operator.plan.sizing.estimate import Estimate, EstimateFacts, estimate
+from dapt_operator.plan.sizing.resolve import pretrain_layout
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,9 @@ def plan(request: Request, parameters: float | None = None) -> PlanPage:
             model=model,
             domain_tokens=_sum(sources, "domain"),
             general_tokens=_sum(sources, "general"),
-            instruction_tokens=_sum(sources, "finetuning"),
+            instructions=tuning_size(_tuning_addresses(adaptation.spec.finetuning)),
+            preferences=tuning_size(_tuning_addresses(adaptation.spec.preference), sequences_per_record=2),
+            cpu_rate=_cpu_rate(adaptation, profile),
         ),
     )
     desired = DesiredState(adaptation.spec, profile.spec, profile.metadata.name)
@@ -77,6 +86,7 @@ def plan(request: Request, parameters: float | None = None) -> PlanPage:
         *_head(adaptation, profile, estimated, how),
         *_data(sources),
         *_training(estimated),
+        *_tuning(estimated),
         *_memory(estimated, profile),
         *_hours(estimated, profile),
         *_section("How it was counted", estimated.formulas),
@@ -109,10 +119,26 @@ def _sources(adaptation: DomainAdaptation) -> Iterator[SourceTokens]:
     for side in ("domain", "general"):
         for index, source in enumerate(getattr(adaptation.spec.corpus, side)):
             yield _corpus_source(f"{side}[{index}]", source)
-    for index, data in enumerate(adaptation.spec.finetuning.data if adaptation.spec.finetuning else ()):
-        size = source_size(data.source)
-        tokens = None if size is None else size.tokens
-        yield SourceTokens(f"finetuning[{index}]", data.source, tokens, _by_size(size is not None))
+    for name, block in (
+        ("finetuning", adaptation.spec.finetuning),
+        ("preference", adaptation.spec.preference),
+    ):
+        for index, address in enumerate(_tuning_addresses(block)):
+            size = source_size(address)
+            tokens = None if size is None else size.tokens
+            yield SourceTokens(f"{name}[{index}]", address, tokens, _by_size(size is not None))
+
+
+def _tuning_addresses(block: Finetuning | Preference | None) -> tuple[str, ...]:
+    return tuple(data.source for data in block.data) if block is not None else ()
+
+
+def _cpu_rate(adaptation: DomainAdaptation, profile: AdaptationProfile) -> ComputeRate:
+    """Return what a process of a CPU profile computes: with its share of the pod's CPUs, else of this machine's."""
+    processes = pretrain_layout(adaptation.spec, profile.spec).processes_per_node
+    cpus = adaptation.spec.resources.cpu
+    cores = parse_quantity(cpus) if cpus is not None else os.cpu_count() or 1
+    return cpu_rate(max(1.0, cores / processes))
 
 
 def _corpus_source(field: str, source: Source) -> SourceTokens:
@@ -174,17 +200,51 @@ def _training(estimated: Estimate) -> list[str]:
             f"  steps          {estimated.total_steps:,} of {batch}, {plural(estimated.checkpoints or 0, 'checkpoint')}"
         )
     if estimated.batch is not None:
-        batch_of_rank = estimated.batch
-        recomputed = ", activations recomputed" if batch_of_rank.gradient_checkpointing else ""
-        offload = f"offload {batch_of_rank.offload}, " if batch_of_rank.offload != "none" else ""
-        lines.append(
-            f"  each rank      micro-batch {batch_of_rank.micro_batch_size} x {batch_of_rank.accumulation} accumulated,"
-            f" ZeRO {batch_of_rank.zero_stage}, {offload}{batch_of_rank.precision}{recomputed}"
-        )
+        lines.append(f"  each rank      {_rank_text(estimated.batch)}")
     if estimated.trainable_parameters is not None:
         lines.append(f"  trained        {count(estimated.trainable_parameters)} parameters")
     if estimated.checkpoint_bytes is not None:
         lines.append(f"  checkpoints    {size_of_bytes(estimated.checkpoint_bytes)} on the work volume")
+    return lines
+
+
+def _rank_text(batch: Batch) -> str:
+    recomputed = ", activations recomputed" if batch.gradient_checkpointing else ""
+    offload = f"offload {batch.offload}, " if batch.offload != "none" else ""
+    return (
+        f"micro-batch {batch.micro_batch_size} x {batch.accumulation} accumulated,"
+        f" ZeRO {batch.zero_stage}, {offload}{batch.precision}{recomputed}"
+    )
+
+
+def _tuning(estimated: Estimate) -> list[str]:
+    """Return a section for each tuning stage."""
+    lines = []
+    for stage in estimated.tuning:
+        is_sft = stage.name == "finetuning"
+        lines += [
+            "",
+            "Fine-tuning" if is_sft else "Preference tuning",
+            f"  method         {stage.method}, learning rate {stage.learning_rate:g}",
+        ]
+        of_step = plural(stage.global_batch_size, "sequence" if is_sft else "pair")
+        batch = f"{of_step} of up to {stage.sequence_length_tokens:,} tokens"
+        if stage.size.records is None:
+            lines.append("  data           unknown until prepared")
+        else:
+            records = "examples" if is_sft else "pairs"
+            tokens = "" if stage.size.tokens is None else f", {count(stage.size.tokens)} tokens a pass"
+            lines.append(f"  data           about {count(stage.size.records)} {records}{tokens}")
+        steps = (
+            "unknown until prepared; a step is" if stage.total_steps is None else f"{stage.total_steps:,} of"
+        )
+        lines.append(f"  steps          {steps} {batch}")
+        if stage.batch is not None:
+            memory = size_of_bytes(stage.batch.memory.total)
+            lines.append(f"  each rank      {_rank_text(stage.batch)}")
+            lines.append(f"  memory         {memory} of {size_of_bytes(estimated.memory_limit_bytes)}")
+        if stage.trainable_parameters is not None:
+            lines.append(f"  trained        {count(stage.trainable_parameters)} parameters")
     return lines
 
 
@@ -203,7 +263,7 @@ def _memory(estimated: Estimate, profile: AdaptationProfile) -> list[str]:
 
 def _hours(estimated: Estimate, profile: AdaptationProfile) -> list[str]:
     if profile.spec.accelerator.kind == "cpu":
-        return ["", "GPU-hours: 0 (this profile has no GPU)"]
+        return _cpu_hours(estimated)
     if estimated.gpu_hours is None:
         missing = [
             name
@@ -223,6 +283,18 @@ def _hours(estimated: Estimate, profile: AdaptationProfile) -> list[str]:
     )
     stages = [f"  {stage.kind:<14} {stage.hours:>10.1f}" for stage in estimated.stages]
     return ["", f"GPU-hours: {estimated.gpu_hours:.1f}{cost}{clock}", *stages]
+
+
+def _cpu_hours(estimated: Estimate) -> list[str]:
+    """Return the time on the clock without a GPU, by the rate that it is counted with."""
+    lines = ["", "GPU-hours: 0 (this profile has no GPU)"]
+    if estimated.rate is None or estimated.total_clock_hours is None:
+        return [*lines, "Time: unknown without the model's size and the number of tokens"]
+    stages = [
+        f"  {stage.kind:<14} {duration(3600 * stage.hours / stage.ranks):>14}" for stage in estimated.stages
+    ]
+    total = duration(estimated.total_clock_hours * 3600)
+    return [*lines, f"Time: about {total}, by a rate of {estimated.rate.training_text}", *stages]
 
 
 def _section(title: str, sentences: tuple[str, ...]) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
-from dapt_operator.api.validation.advice import leaves
+from dapt_operator.api.validation.advice import leaves, value_at
 from dapt_operator.api.validation.problem import Problem, path_text
 from dapt_operator.api.validation.yaml_source import YamlDocument
 from dapt_operator.cli.errors import UserError
@@ -21,6 +21,7 @@ from dapt_operator.cli.inputs.model_shape import local_model
 from dapt_operator.cli.inputs.source_sizes import source_problems
 
 MODEL_FIELD = ("spec", "model", "source")
+_LENGTH_FIELDS = (("spec", "corpus", "sequenceLength"), ("spec", "finetuning", "sequenceLength"))
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 """Names by which transformers finds weights: one file, or the list of several."""
 _PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
@@ -54,6 +55,24 @@ def local_problems(
             continue
         line = document.line_of(path)
         problems += [Problem(path_text(path), value, sentence, line) for sentence in sentences]
+    return problems
+
+
+def length_problems(document: YamlDocument, adaptation: DomainAdaptation) -> list[Problem]:
+    """Return the sequence lengths that a model on this machine cannot read."""
+    address = adaptation.spec.model.source
+    if not address.startswith(FILE_SCHEME):
+        return []
+    try:
+        positions = local_model(Path(address.removeprefix(FILE_SCHEME))).max_positions
+    except (UserError, OSError):  # named by `local_problems`
+        return []
+    problems = []
+    for path in _LENGTH_FIELDS:
+        tokens = value_at(document.data, path)
+        if isinstance(tokens, int | float) and tokens > positions:
+            sentence = f"{tokens} is longer than the model's {positions} positions; write at most {positions}"
+            problems.append(Problem(path_text(path), tokens, sentence, document.line_of(path)))
     return problems
 
 

@@ -41,6 +41,8 @@ class Facts:
     """Last messages of blend runs that failed for good, by attempt."""
     attempts: tuple[AttemptRecord, ...] = ()
     """Attempts after the first."""
+    ranks: int = 1
+    """Ranks of pretraining, which a default global batch depends on."""
 
     @property
     def base(self) -> Measure | None:
@@ -58,8 +60,8 @@ class Facts:
         return self.pretrains.get(self.attempt)
 
 
-def read_facts(ledger: Ledger) -> Facts:
-    """Return the facts that do not depend on the selected candidate."""
+def read_facts(ledger: Ledger, ranks: int = 1) -> Facts:
+    """Return the facts that do not depend on the selected candidate. ranks: of pretraining."""
     prepare = ledger.facts(PrepareFacts, "prepare")
     baseline = ledger.facts(BaselineFacts, "baseline")
     base = baseline.measure if baseline is not None else None
@@ -103,6 +105,7 @@ def read_facts(ledger: Ledger) -> Facts:
         ),
         lost_blends=lost_blends,
         attempts=ledger.attempts,
+        ranks=ranks,
     )
 
 

@@ -110,7 +110,8 @@ def check_pretraining_batch(spec: DomainAdaptationSpec, layout: RankLayout) -> N
         RefusedError: they cannot.
     """
     pretraining = spec.pretraining
-    _check_divisible("pretraining", pretraining.global_batch_size, layout, pretraining.micro_batch_size)
+    if pretraining.global_batch_size is not None:
+        _check_divisible("pretraining", pretraining.global_batch_size, layout, pretraining.micro_batch_size)
 
 
 def check_finetuning_batch(spec: DomainAdaptationSpec, layout: RankLayout) -> None:

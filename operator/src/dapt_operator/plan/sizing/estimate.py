@@ -7,9 +7,7 @@ number comes with its formula.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
-from dapt_contract.held_out import max_held_out_tokens
 from dapt_contract.measure import Measure
 from dapt_contract.model_size import checkpoint_size, trainable_parameters
 from dapt_contract.stages.prepare import ModelFacts
@@ -17,19 +15,27 @@ from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.launchers.render.pod import lifted_restrictions
 from dapt_operator.number_format import count
-from dapt_operator.plan.sizing import compute, resolve
+from dapt_operator.plan.sizing import resolve
 from dapt_operator.plan.sizing.batch import Batch, BatchRequest, check_pretraining_batch, fit_batch
+from dapt_operator.plan.sizing.batch_size import pretraining_batch_size
+from dapt_operator.plan.sizing.compute import ComputeRate, accelerator_rate
 from dapt_operator.plan.sizing.grown_tokenizer import grown_model
+from dapt_operator.plan.sizing.measuring import measuring_problem
 from dapt_operator.plan.sizing.memory import GIB, MemoryParts
-from dapt_operator.plan.sizing.warnings import WarningFacts, expectation, volume_warnings, warnings
-
-ASSUMED_ITEMS: Final = 1000
-"""Items of a task without a limit, as far as the estimate knows."""
-ASSUMED_EXAMPLE_TOKENS: Final = 100
-"""Tokens of one few-shot example or item; four choices score four of them."""
-CHOICES: Final = 4
-MEASURED_MODELS: Final = 3
-"""Base model, best candidate and finished model; checkpoints are measured by perplexity alone."""
+from dapt_operator.plan.sizing.stage_hours import StageHours, stage_hours
+from dapt_operator.plan.sizing.tuning_estimate import (
+    UNKNOWN_SIZE,
+    TuningEstimate,
+    TuningSize,
+    tuning_estimates,
+)
+from dapt_operator.plan.sizing.warnings import (
+    WarningFacts,
+    expectation,
+    few_steps_warnings,
+    volume_warnings,
+    warnings,
+)
 
 
 @dataclass(frozen=True)
@@ -46,17 +52,12 @@ class EstimateFacts:
     """The measured base model, for the replay share."""
     sequence_length_tokens: int | None = None
     """What prepare packed; None: the spec's, else the model's limit up to 4,096."""
-    instruction_tokens: int | None = None
-    """Tokens of one pass over the fine-tuning data."""
-
-
-@dataclass(frozen=True)
-class StageHours:
-    """Accelerator-hours of one kind of stage."""
-
-    kind: str
-    hours: float
-    formula: str
+    instructions: TuningSize = UNKNOWN_SIZE
+    """Examples of fine-tuning."""
+    preferences: TuningSize = UNKNOWN_SIZE
+    """Pairs of preference tuning."""
+    cpu_rate: ComputeRate | None = None
+    """What a process of a CPU profile computes; None: by the profile's peak, else not known."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,17 @@ class Estimate:
     """Micro-batch, accumulation, ZeRO stage, precision and memory by parts."""
     memory_limit_bytes: float
     trainable_parameters: int | None
+    tuning: tuple[TuningEstimate, ...]
+    """Fine-tuning and preference tuning, as far as the spec asks for them."""
     stages: tuple[StageHours, ...]
     gpu_hours: float | None
     """Over all stages; 0 for a profile of kind cpu, None when peak or tokens are unknown."""
     clock_hours: float | None
     """Hours of pretraining on the clock."""
+    total_clock_hours: float | None
+    """Hours of all stages on the clock."""
+    rate: ComputeRate | None
+    """What one accelerator or process computes; None: not known."""
     cost: float | None
     checkpoint_bytes: float | None
     """Bytes that all checkpoints of one attempt take on the work volume."""
@@ -123,11 +130,30 @@ def estimate(
     lora = resolve.pretraining_lora(spec)
     model = grown_model(known.model, spec) if known.model else None
     steps = resolve.budget_steps(
-        spec, domain_tokens=domain_tokens, replay=replay, sequence_length_tokens=length
+        spec,
+        ranks=layout.world_size,
+        domain_tokens=domain_tokens,
+        replay=replay,
+        sequence_length_tokens=length,
     )
-    batch = _batch(spec, profile, model, length, problems)
+    batch_size = (
+        steps.global_batch_size
+        if steps is not None
+        else pretraining_batch_size(spec, layout.world_size, total_tokens=None, sequence_length_tokens=length)
+    )
+    batch = _batch(spec, profile, model, (batch_size, length), problems)
+    tuning = tuning_estimates(
+        spec, profile, model, packed_tokens=length, sizes=(known.instructions, known.preferences)
+    )
+    problems += [problem for stage in tuning for problem in stage.problems]
+    if model is not None and (problem := measuring_problem(spec, profile, model)):
+        problems.append(problem)
     # 3. hours and money
-    stages = _StageCompute(spec, profile, model, batch, length, steps).stages(known.instruction_tokens)
+    rate = None if model is None else accelerator_rate(profile, model, length, known.cpu_rate)
+    stages: tuple[StageHours, ...] = ()
+    if model is not None and rate is not None and steps is not None:
+        pretraining = (batch, layout.world_size)
+        stages = stage_hours(spec, model, rate, steps=steps, pretraining=pretraining, tuning=tuning)
     hours = _total_hours(profile, stages)
     price = profile.accelerator.price_per_hour
     warning_facts = WarningFacts(
@@ -147,7 +173,7 @@ def estimate(
         replay_is_assumed=measured_replay is None,
         sequence_length_tokens=length,
         world_size=layout.world_size,
-        global_batch_size=spec.pretraining.global_batch_size,
+        global_batch_size=batch_size,
         domain_tokens=domain_tokens,
         total_tokens=steps.total_tokens if steps else None,
         total_steps=steps.total_steps if steps else None,
@@ -155,86 +181,30 @@ def estimate(
         batch=batch,
         memory_limit_bytes=profile.accelerator.memory_gib * GIB,
         trainable_parameters=trainable_parameters(model, lora) if model else None,
+        tuning=tuning,
         stages=stages,
         gpu_hours=hours,
         clock_hours=stages[0].hours / layout.world_size if stages else None,
+        total_clock_hours=sum(stage.hours / stage.ranks for stage in stages) if stages else None,
+        rate=rate,
         cost=hours * price if hours is not None and price is not None else None,
         checkpoint_bytes=_checkpoint_bytes(spec, profile, model, steps),
         formulas=(
             *_token_formulas(spec, steps, domain_tokens, replay, length),
+            *(formula for stage in tuning for formula in stage.formulas),
             *(stage.formula for stage in stages),
         ),
         warnings=(
             *warnings(spec, profile, warning_facts),
+            *few_steps_warnings({"pretraining": steps.total_steps} if steps else {}),
+            *few_steps_warnings({stage.name: stage.total_steps for stage in tuning}),
+            *(warning for stage in tuning for warning in stage.warnings),
             *lifted_restrictions(profile),
             *volume_warnings(spec, profile),
         ),
         problems=tuple(problems),
         expectation=expectation(domain_tokens),
     )
-
-
-@dataclass(frozen=True)
-class _StageCompute:
-    """Counts accelerator-hours by stage."""
-
-    spec: DomainAdaptationSpec
-    profile: AdaptationProfileSpec
-    model: ModelFacts | None
-    batch: Batch | None
-    length: int
-    steps: resolve.Steps | None
-
-    def stages(self, instruction_tokens: int | None) -> tuple[StageHours, ...]:
-        """Return pretraining first; nothing where peak, model or tokens are unknown."""
-        peak_tflops = self.profile.accelerator.peak_tflops
-        if peak_tflops is None or self.model is None or self.steps is None:
-            return ()
-        hours = [self._training("pretrain", self.model, self.steps.total_tokens, peak_tflops)]
-        if self.spec.finetuning is not None and instruction_tokens is not None:
-            tokens = instruction_tokens * (self.spec.finetuning.budget.epochs or 1.0)
-            hours.append(self._training("finetune", self.model, tokens, peak_tflops))
-        hours.append(self._measuring(self.model, self.steps, peak_tflops))
-        return tuple(hours)
-
-    def _training(self, kind: str, model: ModelFacts, tokens: float, peak_tflops: float) -> StageHours:
-        recompute = self.batch.gradient_checkpointing if self.batch else False
-        used = compute.utilization(model, self.length)
-        flops = compute.training_flops(model, tokens, recompute=recompute)
-        hours = compute.accelerator_hours(flops, peak_tflops, used.fraction)
-        recomputed = " x 4/3 (recomputed activations)" if recompute else ""
-        lora = (
-            "; LoRA saves memory, at most a third of the compute" if self.spec.pretraining.method.lora else ""
-        )
-        return StageHours(
-            kind,
-            hours,
-            f"{kind}: 6 x {count(model.parameters)} parameters x {count(tokens)} tokens{recomputed}"
-            f" = {flops:.3g} FLOP; / ({peak_tflops:g} TFLOP/s x {used.fraction:.1%} of the peak, {used.source})"
-            f" = {hours:.3g} accelerator-hours{lora}",
-        )
-
-    def _measuring(self, model: ModelFacts, steps: resolve.Steps, peak_tflops: float) -> StageHours:
-        evaluation = self.spec.evaluation
-        held_out = self.spec.corpus.held_out
-        num_checkpoints = len(steps.checkpoint_steps)
-        most = held_out.max_tokens or max_held_out_tokens(steps.total_tokens, num_checkpoints)
-        held_out_tokens = 2.0 * min(most, steps.total_tokens * held_out.fraction)
-        tasks = (*evaluation.domain.tasks, *evaluation.general.tasks)
-        shots = [evaluation.few_shot if task.few_shot is None else task.few_shot for task in tasks]
-        items = evaluation.limit or ASSUMED_ITEMS
-        scored_tokens = sum(items * CHOICES * ASSUMED_EXAMPLE_TOKENS * (shot + 1) for shot in shots)
-        tokens = held_out_tokens * (MEASURED_MODELS + num_checkpoints) + scored_tokens * MEASURED_MODELS
-        flops = compute.measuring_flops(model, tokens)
-        hours = compute.accelerator_hours(flops, peak_tflops, compute.MEASURING_MFU)
-        return StageHours(
-            "measure",
-            hours,
-            f"measure: 2 x {count(model.parameters)} parameters x {count(tokens)} tokens (held-out text of"
-            f" {MEASURED_MODELS} models and {num_checkpoints} checkpoints, items of {len(tasks)} tasks)"
-            f" = {flops:.3g} FLOP; / ({peak_tflops:g} TFLOP/s x {compute.MEASURING_MFU:.0%}, assumed)"
-            f" = {hours:.3g} accelerator-hours",
-        )
 
 
 def _total_hours(profile: AdaptationProfileSpec, stages: tuple[StageHours, ...]) -> float | None:
@@ -266,10 +236,13 @@ def _batch(
     spec: DomainAdaptationSpec,
     profile: AdaptationProfileSpec,
     model: ModelFacts | None,
-    length: int,
+    size: tuple[int, int],
     problems: list[str],
 ) -> Batch | None:
-    """Return pretraining's batch; None without a model, or where it is refused, which is added to `problems`."""
+    """Return pretraining's batch; None without a model, or where it is refused, which is added to `problems`.
+
+    size: sequences of a step, and tokens of a sequence.
+    """
     layout = resolve.pretrain_layout(spec, profile)
     try:
         if model is None:
@@ -280,9 +253,9 @@ def _batch(
             layout=layout,
             model=model,
             lora=resolve.pretraining_lora(spec),
-            global_batch_size=spec.pretraining.global_batch_size,
+            global_batch_size=size[0],
             micro_batch_size=spec.pretraining.micro_batch_size,
-            sequence_length_tokens=length,
+            sequence_length_tokens=size[1],
         )
         return fit_batch(request, spec, profile)
     except resolve.RefusedError as refused:
@@ -322,6 +295,6 @@ def _token_formulas(
         tokens = f"tokens: {count(steps.total_tokens)}, as the budget says"
     return (
         tokens,
-        f"steps: {count(steps.total_tokens)} tokens / ({spec.pretraining.global_batch_size} sequences"
+        f"steps: {count(steps.total_tokens)} tokens / ({steps.global_batch_size} sequences"
         f" x {length} tokens) = {steps.total_steps}",
     )

@@ -11,6 +11,7 @@ from dapt_contract.stages.prepare import PrepareFacts, TokenizerExtensionConfig
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.spec_training import Method
+from dapt_operator.plan.sizing.batch_size import pretraining_batch_size
 
 FULL_LEARNING_RATE: Final = 2.0e-5
 LORA_LEARNING_RATE: Final = 1.0e-4
@@ -53,6 +54,8 @@ class Steps:
     total_tokens: int
     total_steps: int
     checkpoint_steps: tuple[int, ...]
+    global_batch_size: int
+    """Sequences of a step, over all ranks."""
 
 
 def lora_config(method: Method) -> LoraConfig | None:
@@ -167,6 +170,7 @@ def sequence_length(spec: DomainAdaptationSpec, prepare: PrepareFacts | None) ->
 def budget_steps(
     spec: DomainAdaptationSpec,
     *,
+    ranks: int,
     domain_tokens: int | None,
     replay: float | None,
     sequence_length_tokens: int,
@@ -178,6 +182,7 @@ def budget_steps(
         return None
     return counted_steps(
         spec,
+        ranks=ranks,
         domain_tokens=domain_tokens or 0,
         replay=replay or 0.0,
         sequence_length_tokens=sequence_length_tokens,
@@ -185,20 +190,29 @@ def budget_steps(
 
 
 def counted_steps(
-    spec: DomainAdaptationSpec, *, domain_tokens: int, replay: float, sequence_length_tokens: int
+    spec: DomainAdaptationSpec,
+    *,
+    ranks: int,
+    domain_tokens: int,
+    replay: float,
+    sequence_length_tokens: int,
 ) -> Steps:
-    """Return total tokens, steps and checkpoints of a corpus that was counted.
+    """Return total tokens, steps, checkpoints and the global batch of a corpus that was counted.
 
     With epochs: total tokens = domain tokens x epochs / (1 - replay), since replay replaces nothing of the passes.
     """
     budget = spec.pretraining.budget
-    tokens_per_step = spec.pretraining.global_batch_size * sequence_length_tokens
+    tokens = budget.tokens or round(domain_tokens * (budget.epochs or 1.0) / (1.0 - replay))
+    batch_size = pretraining_batch_size(
+        spec, ranks, total_tokens=tokens, sequence_length_tokens=sequence_length_tokens
+    )
+    tokens_per_step = batch_size * sequence_length_tokens
     if budget.steps is not None:
         steps, tokens = budget.steps, budget.steps * tokens_per_step
     else:
-        tokens = budget.tokens or round(domain_tokens * (budget.epochs or 1.0) / (1.0 - replay))
         steps = max(1, round(tokens / tokens_per_step))
-    return Steps(tokens, steps, evenly_spaced(steps, min(spec.pretraining.checkpoints.count, steps)))
+    checkpoint_steps = evenly_spaced(steps, min(spec.pretraining.checkpoints.count, steps))
+    return Steps(tokens, steps, checkpoint_steps, batch_size)
 
 
 def evenly_spaced(steps: int, checkpoints: int) -> tuple[int, ...]:

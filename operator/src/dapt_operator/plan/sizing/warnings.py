@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec, has_scores
-from dapt_operator.number_format import count
+from dapt_operator.number_format import count, plural
+from dapt_operator.plan.sizing.batch_size import FEW_STEPS
 from dapt_operator.plan.sizing.resolve import replay_by_shift
 
 MILLION: Final = 1_000_000
@@ -73,6 +74,16 @@ def warnings_also_from_prepare(
     """Return those of `warnings` that prepare reports too, in its own sentences from the data itself."""
     is_small = domain_tokens is not None and domain_tokens < SMALL_CORPUS_TOKENS
     return (*_model(model), *(_corpus(spec, domain_tokens) if is_small else ()))
+
+
+def few_steps_warnings(steps_by_block: Mapping[str, int | None]) -> tuple[str, ...]:
+    """Return a warning for each training that is too short for its learning rate to rise and fall."""
+    return tuple(
+        f"{block} has {plural(steps, 'optimizer step')}, under {FEW_STEPS}: too few for the learning rate to rise and"
+        f" fall; use more data or passes, or a smaller {block}.globalBatchSize"
+        for block, steps in steps_by_block.items()
+        if steps is not None and steps < FEW_STEPS
+    )
 
 
 def volume_warnings(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) -> tuple[str, ...]:

@@ -7,9 +7,9 @@ from dapt_contract.stages.align import AlignConfig
 from dapt_contract.stages.common import ModelReference
 from dapt_operator.api.v1alpha1.spec_training import Preference
 from dapt_operator.plan.sizing.batch import Batch
-from dapt_operator.plan.sizing.resolve import align_layout, preference_learning_rate
+from dapt_operator.plan.sizing.tuning import preference_request
 from dapt_operator.plan.stages.stage_plan import StageInputs, StagePlan, TuningData, rank_resources
-from dapt_operator.plan.stages.tuning import TuningRequest, fit_tuning_batch, tuning_config
+from dapt_operator.plan.stages.tuning import fit_tuning_batch, tuning_config
 
 
 def align_batch(inputs: StageInputs, settings: Preference) -> Batch:
@@ -18,7 +18,8 @@ def align_batch(inputs: StageInputs, settings: Preference) -> Batch:
     Raises:
         RefusedError: as `fit_batch`.
     """
-    return fit_tuning_batch(inputs, _request(inputs, settings))
+    request = preference_request(inputs.spec, inputs.profile, settings)
+    return fit_tuning_batch(inputs, request, inputs.preferences)
 
 
 def align_stage(
@@ -31,7 +32,7 @@ def align_stage(
     attempt: int = 1,
 ) -> StagePlan:
     """Return the plan of preference tuning `model` with this batch."""
-    spec, request = inputs.spec, _request(inputs, settings)
+    spec, request = inputs.spec, preference_request(inputs.spec, inputs.profile, settings)
     training = tuning_config(inputs, request, batch, model)
     data = inputs.preferences or TuningData(PREFERENCES)
     return StagePlan(
@@ -44,14 +45,4 @@ def align_stage(
         ),
         resources=rank_resources(request.layout, spec, spec.stage_resources.align),
         signs_checkpoints=True,
-    )
-
-
-def _request(inputs: StageInputs, settings: Preference) -> TuningRequest:
-    return TuningRequest(
-        block="preference",
-        settings=settings,
-        layout=align_layout(inputs.spec, inputs.profile),
-        learning_rate=preference_learning_rate(settings.method, settings.optimizer.learning_rate),
-        sequences_per_unit=2,  # the chosen answer and the rejected one
     )

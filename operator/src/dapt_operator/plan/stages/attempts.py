@@ -141,6 +141,7 @@ def _budget_steps(spec: DomainAdaptationSpec, facts: Facts) -> int | None:
         return None
     return counted_steps(
         spec,
+        ranks=facts.ranks,
         domain_tokens=facts.prepare.domain_tokens,
         replay=first.replay_fraction,
         sequence_length_tokens=facts.prepare.sequence_length_tokens,

@@ -7,9 +7,9 @@ from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.finetune import FinetuneConfig
 from dapt_operator.api.v1alpha1.spec_training import Finetuning
 from dapt_operator.plan.sizing.batch import Batch
-from dapt_operator.plan.sizing.resolve import finetune_layout, learning_rate
+from dapt_operator.plan.sizing.tuning import finetuning_request
 from dapt_operator.plan.stages.stage_plan import StageInputs, StagePlan, TuningData, rank_resources
-from dapt_operator.plan.stages.tuning import TuningRequest, fit_tuning_batch, tuning_config
+from dapt_operator.plan.stages.tuning import fit_tuning_batch, num_records, tuning_config
 
 
 def finetune_batch(inputs: StageInputs, settings: Finetuning) -> Batch:
@@ -18,7 +18,8 @@ def finetune_batch(inputs: StageInputs, settings: Finetuning) -> Batch:
     Raises:
         RefusedError: as `fit_batch`.
     """
-    return fit_tuning_batch(inputs, _request(inputs, settings))
+    request = finetuning_request(inputs.spec, inputs.profile, settings)
+    return fit_tuning_batch(inputs, request, inputs.instructions)
 
 
 def finetune_stage(
@@ -31,7 +32,8 @@ def finetune_stage(
     attempt: int = 1,
 ) -> StagePlan:
     """Return the plan of fine-tuning `model` with this batch."""
-    spec, budget, request = inputs.spec, settings.budget, _request(inputs, settings)
+    spec, budget = inputs.spec, settings.budget
+    request = finetuning_request(spec, inputs.profile, settings)
     training = tuning_config(inputs, request, batch, model)
     data = inputs.instructions or TuningData(INSTRUCTIONS)
     return StagePlan(
@@ -40,17 +42,12 @@ def finetune_stage(
         candidate=candidate,
         inputs_digest=data.digest,
         config=FinetuneConfig(
-            **vars(training), data_folder=data.folder, epochs=budget.epochs, total_steps=budget.steps
+            **vars(training),
+            data_folder=data.folder,
+            epochs=budget.epochs,
+            total_steps=budget.steps,
+            minimum_rows=request.minimum_rows(num_records(data)) or 1,
         ),
         resources=rank_resources(request.layout, spec, spec.stage_resources.finetune),
         signs_checkpoints=True,
-    )
-
-
-def _request(inputs: StageInputs, settings: Finetuning) -> TuningRequest:
-    return TuningRequest(
-        block="finetuning",
-        settings=settings,
-        layout=finetune_layout(inputs.spec, inputs.profile),
-        learning_rate=learning_rate(settings.method, settings.optimizer.learning_rate),
     )

@@ -10,6 +10,7 @@ from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.spec_corpus import Source
 from dapt_operator.plan.sizing import resolve
+from dapt_operator.plan.sizing.batch_size import smallest_pretraining_batch
 from dapt_operator.plan.stages import common
 from dapt_operator.plan.stages.stage_plan import StagePlan, claims, cpu_resources, secret_names
 from dapt_operator.plan.stages.tuning_data import tuning_data_configs
@@ -58,7 +59,7 @@ def prepare_stage(
         probes=probes,
         evaluation_limit=spec.evaluation.limit,
         evaluation_content=common.content(common.item_sources(tasks, probes), contents),
-        global_batch_size=spec.pretraining.global_batch_size,
+        global_batch_size=smallest_pretraining_batch(spec, resolve.pretrain_layout(spec, profile).world_size),
         checkpoints_kept=min(num_checkpoints, budget.steps or num_checkpoints),
         attempts=1 + (spec.gates.rollback.max_rollbacks if spec.gates.on_breach == "Rollback" else 0),
         trains_all_weights=spec.pretraining.method.lora is None,

@@ -54,6 +54,7 @@ def resolve_pretraining(inputs: StageInputs, base: Measure, attempt: Attempt) ->
     # The budget in tokens follows from the first attempt's replay; a rollback changes the mixture, not the budget.
     budget = counted_steps(
         spec,
+        ranks=layout.world_size,
         domain_tokens=prepared.domain_tokens,
         replay=replay_of_measured(spec, base),
         sequence_length_tokens=length,
@@ -64,7 +65,7 @@ def resolve_pretraining(inputs: StageInputs, base: Measure, attempt: Attempt) ->
             layout=layout,
             model=grown_model(prepared.model, spec, prepared.tokenizer),
             lora=pretraining_lora(spec),
-            global_batch_size=spec.pretraining.global_batch_size,
+            global_batch_size=budget.global_batch_size,
             micro_batch_size=spec.pretraining.micro_batch_size,
             sequence_length_tokens=length,
         ),
@@ -140,6 +141,7 @@ def _steps_left(budget: Steps, steps_before: int, tokens_per_step: int) -> Steps
         max(1, budget.total_tokens - steps_before * tokens_per_step),
         total,
         evenly_spaced(total, min(total, max(2, checkpoints))),
+        budget.global_batch_size,
     )
 
 

@@ -43,6 +43,7 @@ from dapt_operator.plan.selection.choose import NeedsMeasure, Selected, breach_o
 from dapt_operator.plan.sizing.estimate import EstimateFacts, estimate
 from dapt_operator.plan.sizing.grown_tokenizer import grown_model
 from dapt_operator.plan.sizing.resolve import learning_rate, replay_fraction, sequence_length
+from dapt_operator.plan.sizing.tuning_estimate import TuningSize
 from dapt_operator.plan.sizing.warnings import warnings_also_from_prepare
 from dapt_operator.plan.stages.attempts import find_attempt, total_steps
 from dapt_operator.plan.status.goodput import goodput
@@ -246,6 +247,8 @@ def plan_summary(inputs: ChainInputs, position: Position) -> PlanSummary:
             general_tokens=prepared.general_tokens,
             base=position.facts.base,
             sequence_length_tokens=prepared.sequence_length_tokens,
+            instructions=TuningSize(records=prepared.instruction_examples or None),
+            preferences=TuningSize(records=prepared.preference_pairs or None),
         )
     estimated = estimate(spec, inputs.profile, known)
     warnings: tuple[str, ...] = estimated.warnings

@@ -1,0 +1,59 @@
+"""Estimates how many records local tuning data has, from the beginning of its files."""
+
+from __future__ import annotations
+
+import zlib
+
+from dapt_contract.source_files import LocalFile, file_format
+from dapt_operator.cli.inputs.source_sizes import BYTES_PER_TOKEN, local_files, source_size
+from dapt_operator.plan.sizing.tuning_estimate import TuningSize
+
+SAMPLE_BYTES = 1 << 20
+"""Bytes of a file that are read: its mean line stands for all lines."""
+ASSUMED_RECORD_BYTES = 1000
+"""Of the text of a record in a file whose beginning does not show one: Parquet, zst, one JSON array."""
+
+
+def tuning_size(addresses: tuple[str, ...], *, sequences_per_record: int = 1) -> TuningSize:
+    """Return records and tokens of all sources; unknown as soon as one is not on this machine.
+
+    sequences_per_record: texts of a record; the two answers of a pair share its prompt, which is then read twice.
+    """
+    if not addresses:
+        return TuningSize()
+    records, tokens = 0, 0
+    for address in addresses:
+        size = source_size(address)
+        if size is None or not size.files:
+            return TuningSize()
+        files = [file for file in local_files(address).files if file_format(file.path) is not None]
+        records += sum(_records(file, size.text_bytes / max(1, size.size_bytes)) for file in files)
+        tokens += round(size.text_bytes / BYTES_PER_TOKEN)
+    # Of a pair's text a third is each of prompt, chosen and rejected answer: reading it twice adds the prompt again.
+    factor = 1.0 if sequences_per_record == 1 else 4 / 3
+    return TuningSize(max(1, records), round(tokens * factor))
+
+
+def _records(file: LocalFile, expansion: float) -> int:
+    """Return the records of one file. expansion: bytes of text for each byte of the file, by its type."""
+    assumed = max(1, round(file.size_bytes * expansion / ASSUMED_RECORD_BYTES))
+    if file_format(file.path) not in (("jsonl", ""), ("jsonl", ".gz")):
+        return assumed
+    try:
+        text, read_bytes = _beginning(file)
+    except (OSError, zlib.error):
+        return assumed
+    lines = sum(1 for line in text.split(b"\n") if line.strip())
+    if text.lstrip()[:1] == b"[" or not lines or not read_bytes:
+        return assumed
+    return max(1, round(lines * file.size_bytes / read_bytes))
+
+
+def _beginning(file: LocalFile) -> tuple[bytes, int]:
+    """Return the text at the beginning of a file, and how many of the file's bytes it takes."""
+    with open(file.path, "rb") as stream:
+        content = stream.read(SAMPLE_BYTES)
+    if not file.path.lower().endswith(".gz"):
+        return content, len(content)
+    unpacked = zlib.decompressobj(wbits=31)
+    return unpacked.decompress(content), len(content)

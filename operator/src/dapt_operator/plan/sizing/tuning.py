@@ -1,0 +1,149 @@
+"""Fine-tuning and preference tuning as the spec asks for them: ranks, rates, batches and steps. Knows no run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from dapt_contract.stages.common import LoraConfig
+from dapt_contract.stages.prepare import ModelFacts
+from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
+from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
+from dapt_operator.api.v1alpha1.spec_training import Finetuning, Preference
+from dapt_operator.plan.sizing.batch import Batch, BatchRequest, TrainingBlock, fit_batch
+from dapt_operator.plan.sizing.batch_size import ENOUGH_STEPS, LARGEST_DEFAULT, default_batch_size
+from dapt_operator.plan.sizing.resolve import (
+    RankLayout,
+    align_layout,
+    finetune_layout,
+    learning_rate,
+    lora_config,
+    preference_learning_rate,
+)
+
+
+@dataclass(frozen=True)
+class TuningRequest:
+    """One of the two tuning stages, as its block of the spec asks for it."""
+
+    block: TrainingBlock
+    settings: Finetuning | Preference
+    layout: RankLayout
+    learning_rate: float
+    epochs: float | None
+    """Passes over the data; None: the number of steps is given."""
+    steps: int | None
+    pretraining_batch_size: int | None
+    """As the spec has it: the largest that a default may be."""
+    sequences_per_unit: int = 1
+    """Sequences that one unit of the batch holds."""
+
+    @property
+    def lora(self) -> LoraConfig | None:
+        """Adapters that are trained; None where all weights are."""
+        return lora_config(self.settings.method)
+
+    def global_batch_size(self, records: int | None) -> int:
+        """Return the global batch: as requested, else the default for so many records.
+
+        records: examples or pairs of the data; None: not known, then as large as a default may be.
+        """
+        settings = self.settings
+        if settings.global_batch_size is not None:
+            return settings.global_batch_size
+        # Examples are packed into rows, but small data is spread over more of them (`minimum_rows`), so what counts is
+        # the number of examples.
+        units = records * self.epochs if records is not None and self.epochs is not None else None
+        shared_by = self.layout.world_size * (settings.micro_batch_size or 1)
+        return default_batch_size(shared_by, units, largest=self.pretraining_batch_size or LARGEST_DEFAULT)
+
+    def minimum_rows(self, records: int | None) -> int | None:
+        """Return over how many rows fine-tuning spreads its examples at least, so that a default batch has steps.
+
+        None where that is left as it is: the batch is requested, or the steps are.
+        """
+        if self.settings.global_batch_size is not None or records is None or self.epochs is None:
+            return None
+        return min(records, math.ceil(ENOUGH_STEPS * self.global_batch_size(records) / self.epochs))
+
+    def total_steps(self, records: int, tokens: int | None, sequence_length_tokens: int) -> int:
+        """Return the optimizer steps as the stage counts them, as far as they are known before it has packed.
+
+        Args:
+            records: examples or pairs.
+            tokens: of all examples; None: not known, then each is a row of its own.
+            sequence_length_tokens: length of a row.
+        """
+        if self.steps is not None:
+            return self.steps
+        batch_size, units = self.global_batch_size(records), records
+        if self.block == "finetuning" and tokens is not None:
+            packed = math.ceil(tokens / sequence_length_tokens)
+            units = min(records, max(packed, batch_size, self.minimum_rows(records) or 1))
+        return max(1, math.ceil((self.epochs or 1.0) * units / batch_size))
+
+    def fit(
+        self,
+        spec: DomainAdaptationSpec,
+        profile: AdaptationProfileSpec,
+        model: ModelFacts,
+        *,
+        records: int | None,
+        sequence_length_tokens: int,
+    ) -> Batch:
+        """Return the batch with the way in which the ranks share the model.
+
+        Raises:
+            RefusedError: as `fit_batch`.
+        """
+        return fit_batch(
+            BatchRequest(
+                block=self.block,
+                layout=self.layout,
+                model=model,
+                lora=self.lora,
+                global_batch_size=self.global_batch_size(records),
+                micro_batch_size=self.settings.micro_batch_size,
+                sequence_length_tokens=sequence_length_tokens,
+                sequences_per_unit=self.sequences_per_unit,
+            ),
+            spec,
+            profile,
+        )
+
+
+def finetuning_request(
+    spec: DomainAdaptationSpec, profile: AdaptationProfileSpec, settings: Finetuning
+) -> TuningRequest:
+    """Return what fine-tuning asks for."""
+    return TuningRequest(
+        block="finetuning",
+        settings=settings,
+        layout=finetune_layout(spec, profile),
+        learning_rate=learning_rate(settings.method, settings.optimizer.learning_rate),
+        epochs=settings.budget.epochs,
+        steps=settings.budget.steps,
+        pretraining_batch_size=spec.pretraining.global_batch_size,
+    )
+
+
+def preference_request(
+    spec: DomainAdaptationSpec, profile: AdaptationProfileSpec, settings: Preference
+) -> TuningRequest:
+    """Return what preference tuning asks for."""
+    return TuningRequest(
+        block="preference",
+        settings=settings,
+        layout=align_layout(spec, profile),
+        learning_rate=preference_learning_rate(settings.method, settings.optimizer.learning_rate),
+        epochs=settings.epochs,
+        steps=None,
+        pretraining_batch_size=spec.pretraining.global_batch_size,
+        sequences_per_unit=2,  # the chosen answer and the rejected one
+    )
+
+
+def tuning_sequence_length(spec: DomainAdaptationSpec, packed_tokens: int, max_positions: int) -> int:
+    """Return fine-tuning's length, which preference tuning follows; by default what prepare packed."""
+    requested = spec.finetuning.sequence_length if spec.finetuning is not None else None
+    return min(requested or packed_tokens, max_positions)
