@@ -136,6 +136,7 @@ def save_fisher(
     folder = try_folder / key.name
     if ranks.is_first:
         shutil.rmtree(folder, ignore_errors=True)
+        # Empty: a save that did not get as far as its manifest may have left files.
         folder.mkdir(parents=True)
     ranks.barrier()
     files: list[FileEntry] = []

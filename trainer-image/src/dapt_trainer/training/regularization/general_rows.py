@@ -38,6 +38,7 @@ class GeneralRows:
                 "it; add general text, or remove regularization"
             )
         shards = open_shards(work, manifest)
+        # With batches of one sequence, step i of the mixture is the i-th general sequence.
         mixture = Mixture.of_shards(shards, seed=seed, replay_fraction=1.0, global_batch_size=1)
         self._rows = PackedDataset(
             shards,

@@ -100,6 +100,7 @@ def single_process_penalty(
 def _estimated(
     model: torch.nn.Module, rows: Sequence[Batch], names: Sequence[str], seed: int
 ) -> dict[str, torch.Tensor]:
+    # Without dropout: the gradients would be those of a thinned model.
     was_training = model.training
     model.eval()
     try:
