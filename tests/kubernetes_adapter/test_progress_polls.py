@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import aiohttp
 import pytest
 
 from dapt_contract.progress import Progress
@@ -168,3 +170,18 @@ def test_a_run_that_is_over_has_no_reading(pod: PodServer) -> None:
     targets.clear()
     wait_until(lambda: not readings.readings(KEY), "its end")
     readings.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "fd00:10:244::7"])
+def test_a_pod_is_asked_at_its_address_of_either_family(host: str) -> None:
+    urls: list[str] = []
+
+    class Session:
+        def get(self, url: str, **_: object) -> Any:
+            urls.append(str(aiohttp.client.URL(url)))
+            raise aiohttp.ClientConnectionError("no such pod")
+
+    target = Target(KEY, "clinical-llama-pretrain-01234567", RUN, host, 9464)
+    assert asyncio.run(progress.fetch(Session(), target)) is None  # type: ignore[arg-type]
+    bracketed = f"[{host}]" if ":" in host else host
+    assert urls == [f"http://{bracketed}:9464/progress"]

@@ -1,15 +1,24 @@
-"""Tests the share of the accelerators' peak, which follows from three numbers of a rank."""
+"""Tests what a rank publishes: the share of the accelerators' peak, and its page on every address of the pod."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import json
+import socket
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from dapt_trainer.pod.heartbeat import Heart
-from dapt_trainer.pod.progress import Board
+from dapt_trainer.pod.progress import Board, serve
 from dapt_trainer.pod.settings import PodSettings
 from support.launch_builders import stage_run
+
+
+STAGE = stage_run().run.stage
 
 
 def board(folder: Path, peak_flops: float = 0.0) -> Board:
@@ -34,3 +43,87 @@ def test_the_peak_is_that_of_all_ranks() -> None:
     pod = {"DAPT_WORK": "/work", "PET_NNODES": "2", "PET_NPROC_PER_NODE": "8"}
     assert PodSettings.read(pod | {"DAPT_PEAK_TFLOPS": "989"}).peak_flops == 16 * 989e12
     assert PodSettings.read(pod).peak_flops == 0.0
+
+
+def loopbacks() -> list[str]:
+    """The loopback addresses that this machine has; a kernel may have been started without one of the families."""
+    found = []
+    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        with contextlib.suppress(OSError), socket.socket(family) as probe:
+            probe.bind((host, 0))
+            found.append(host)
+    return found
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Callable[[], int]]:
+    """Serve a board and return the port; the server ends with the test."""
+    servers = []
+
+    def start() -> int:
+        server = serve(board(tmp_path), stage_run().stage_file, 0)
+        assert server is not None
+        servers.append(server)
+        return int(server.server_address[1])
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def reading(host: str, port: int) -> str:
+    address = f"[{host}]" if ":" in host else host
+    with urllib.request.urlopen(f"http://{address}:{port}/progress", timeout=10) as answer:
+        return str(json.load(answer)["stage"])
+
+
+def test_a_pod_answers_on_every_family_that_it_has(served: Callable[[], int]) -> None:
+    port = served()
+    assert [reading(host, port) for host in loopbacks()] == [STAGE for _ in loopbacks()]
+
+
+@pytest.mark.parametrize("host", loopbacks())
+def test_a_local_run_serves_on_its_own_address_alone(
+    served: Callable[[], int], monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setenv("DAPT_PROGRESS_HOST", host)
+    port = served()
+    assert reading(host, port) == STAGE
+    for other in set(loopbacks()) - {host}:
+        with pytest.raises(OSError, match="refused"):
+            reading(other, port)
+
+
+@pytest.mark.parametrize("kernel", ["without IPv6", "without an IPv6 address"])
+def test_a_kernel_without_the_newer_family_serves_the_other(
+    served: Callable[[], int], monkeypatch: pytest.MonkeyPatch, kernel: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+
+    if kernel == "without IPv6":
+        monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    else:
+        monkeypatch.setattr("dapt_trainer.pod.progress.DualStackServer", refuse)
+    assert reading("127.0.0.1", served()) == STAGE
+
+
+def test_a_taken_port_costs_the_live_view_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert serve(board(tmp_path), stage_run().stage_file, port) is None
+    assert caplog.messages == [
+        f"cannot serve port {port} (Address already in use): no live progress of this run"
+    ]
+
+
+def test_no_name_is_looked_up(served: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:
+    def looked_up(*_: object) -> str:
+        raise AssertionError("a pod may have no DNS that answers")
+
+    for name in ("getfqdn", "gethostbyaddr"):
+        monkeypatch.setattr(socket, name, looked_up)
+    served()

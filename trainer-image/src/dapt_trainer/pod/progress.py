@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 from pydantic import ValidationError
@@ -114,6 +116,42 @@ class Board:
         return measures
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def server_bind(self) -> None:
+        # Without the class between: it asks the DNS for this host's name, which may take many seconds in a pod.
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+
+class _IPv6Server(_Server):
+    address_family = socket.AF_INET6
+
+
+class DualStackServer(_IPv6Server):
+    """Serves IPv4 and IPv6: a pod of an IPv6 cluster has no IPv4 address."""
+
+    def server_bind(self) -> None:
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+
+def _bind(host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+    """Return a server on one address, or on all of both families where the host is empty.
+
+    Raises:
+        OSError: the port is taken, or there is no such address.
+    """
+    if host:
+        return (_IPv6Server if ":" in host else _Server)((host, port), handler)
+    if socket.has_dualstack_ipv6():
+        # A kernel may support IPv6 while no interface has an IPv6 address: then binding it fails.
+        with contextlib.suppress(OSError):
+            return DualStackServer(("::", port), handler)
+    return _Server(("", port), handler)
+
+
 def serve(board: Board, stage: StageFile, port: int) -> ThreadingHTTPServer | None:
     """Serve `/progress` and `/metrics` from a thread; return None when the port cannot be bound."""
     pages: dict[str, Callable[[], tuple[str, bytes]]] = {
@@ -139,11 +177,10 @@ def serve(board: Board, stage: StageFile, port: int) -> ThreadingHTTPServer | No
             """Log nothing: the operator polls every few seconds."""
 
     try:
-        server = ThreadingHTTPServer((os.environ.get(HOST, ""), port), Handler)
+        server = _bind(os.environ.get(HOST, ""), port, Handler)
     except OSError as error:
         logger.warning("cannot serve port %d (%s): no live progress of this run", port, error.strerror)
         return None
-    server.daemon_threads = True
     threading.Thread(target=server.serve_forever, name="progress", daemon=True).start()
     return server
 
