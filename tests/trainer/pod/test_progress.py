@@ -17,8 +17,7 @@ from dapt_trainer.pod.progress import Board, serve
 from dapt_trainer.pod.settings import PodSettings
 from support.launch_builders import stage_run
 
-
-STAGE = stage_run().run.stage
+STAGE = stage_run().identity.stage
 
 
 def board(folder: Path, peak_flops: float = 0.0) -> Board:
