@@ -11,7 +11,7 @@ import pytest
 
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.cli.commands.lint import lint
-from dapt_operator.cli.inputs.local_inputs import not_looked_at
+from dapt_operator.cli.inputs.local_inputs import local_problems, not_looked_at
 from dapt_operator.cli.inputs.manifests import check_file, read_documents
 from dapt_operator.plan.stages.publish import run_digest
 from support.model_headers import write_model, write_safetensors
@@ -306,3 +306,17 @@ def test_sequences_longer_than_the_model_reads_are_named(manifest: Path, field: 
     assert problems_of(manifest) == [
         f"{line}: 512 is longer than the model's 128 positions; write at most 128"
     ]
+
+
+def test_destination_in_a_folder_that_is_removed_first_is_free(manifest: Path) -> None:
+    published_by(manifest, "sha256:other")
+    (document,) = read_documents(manifest)
+    assert [problem.field for problem in local_problems(document, manifest, None)] == []
+    (checked,) = check_file(manifest)
+    assert isinstance(checked.model, DomainAdaptation)
+    taken = local_problems(document, manifest, checked.model)
+    assert [problem.field for problem in taken] == ["spec.output.destination"]
+    for removed in (manifest.parent / "out", manifest.parent):
+        assert local_problems(document, manifest, checked.model, removed=removed) == []
+    elsewhere = manifest.parent / "runs"
+    assert local_problems(document, manifest, checked.model, removed=elsewhere) == taken

@@ -14,6 +14,7 @@ from dapt_operator.cli.commands.plan import plan
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.inputs.manifests import read_request
 from dapt_operator.cli.inputs.model_shape import parameters_in_name, typical_model
+from support.model_headers import write_model
 
 MANIFEST = """\
 apiVersion: dapt.dev/v1alpha1
@@ -150,13 +151,14 @@ def test_a_usual_shape_is_the_nearest_published_one() -> None:
     assert typical_model(1e9).layers == 16
 
 
-def test_planning_needs_no_torch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["plan", "lint"])
+def test_what_only_reads_needs_no_torch(tmp_path: Path, command: str) -> None:
     path = tmp_path / "m.yaml"
     path.write_text(MANIFEST)
-    heavy = ("torch", "transformers", "kopf", "kubernetes", "matplotlib")
+    heavy = ("torch", "transformers", "kopf", "kubernetes", "matplotlib", "numpy", "huggingface_hub")
     code = (
         "import sys; from dapt_operator.cli import main\n"
-        f"try: main(['plan', {str(path)!r}])\n"
+        f"try: main([{command!r}, {str(path)!r}])\n"
         f"finally: print([name for name in {heavy!r} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -172,3 +174,86 @@ def test_a_number_of_parameters_must_be_one(tmp_path: Path) -> None:
     assert isinstance(error, UserError)
     assert error.problems == ("--parameters 8 billion: not a number of parameters; write for example 8e9",)
     assert error.exit_code == 2
+
+
+LOCAL = """\
+apiVersion: dapt.dev/v1alpha1
+kind: DomainAdaptation
+metadata: {name: tiny}
+spec:
+  model: {source: "file://base"}
+  corpus:
+    domain: [{source: "file://text.jsonl"}]
+    general: [{source: "file://text.jsonl"}]
+  gates: {maxGeneralPerplexityIncrease: 15}
+  finetuning: {data: [{source: "file://sft.jsonl"}]}
+  preference: {data: [{source: "file://pairs.jsonl"}], optimizer: {learningRate: 0.5}}
+  output: {destination: "file://out"}
+  resources: {nodes: 1, gpusPerNode: 1, cpu: "2"}
+"""
+
+
+def local_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], tuple[str, ...]]:
+    """Lines and problems for a manifest of this machine, with 400 texts, 300 examples and 12 pairs."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    write_model(tmp_path / "base")
+    for name, records in (("text", 400), ("sft", 300), ("pairs", 12)):
+        (tmp_path / f"{name}.jsonl").write_text(('{"text": "' + "x" * 387 + '"}\n') * records)
+    (tmp_path / "m.yaml").write_text(LOCAL)
+    found = plan(read_request(tmp_path / "m.yaml", None))
+    return list(found.lines), found.problems
+
+
+def test_tuning_stages_have_sections_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines, problems = local_page(tmp_path, monkeypatch)
+    assert problems == ()
+    sections = lines[lines.index("Fine-tuning") : lines.index("Preference tuning") + 7]
+    assert [line for line in sections if not line.startswith("  memory")] == [
+        "Fine-tuning",
+        "  method         lora, learning rate 0.0001",
+        "  data           about 300 examples, 30 k tokens a pass",
+        "  steps          118 of 4 sequences of up to 128 tokens",
+        "  each rank      micro-batch 4 x 1 accumulated, ZeRO 0, fp32",
+        "  trained        4,096 parameters",
+        "",
+        "Preference tuning",
+        "  method         lora, learning rate 0.5",
+        "  data           about 12 pairs, 1,600 tokens a pass",
+        "  steps          12 of 1 pair of up to 128 tokens",
+        "  each rank      micro-batch 1 x 1 accumulated, ZeRO 0, fp32",
+        "  trained        4,096 parameters",
+    ]
+
+
+def test_warnings_of_values_and_of_few_steps_come_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines, _ = local_page(tmp_path, monkeypatch)
+    warnings = lines[lines.index("Warnings") + 1 :]
+    assert warnings[:2] == [
+        "  - spec.gates.maxGeneralPerplexityIncrease (line 9): 15 is a share of 1, that is 1500 %: for 15 % write 0.15",
+        "  - spec.preference.optimizer.learningRate (line 11): 0.5 is very large for a language model: usual are 2e-5"
+        " (all weights) and 1e-4 (LoRA); check the exponent",
+    ]
+    assert any(line.startswith("  - preference has 12 optimizer steps, under 20: ") for line in warnings)
+
+
+def test_time_on_a_cpu_says_by_which_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines, _ = local_page(tmp_path, monkeypatch)
+    (time,) = [line for line in lines if line.startswith("Time: ")]
+    assert time.endswith(", by a rate of 2 cores x 50 GFLOP/s, assumed")
+    assert [line.split()[0] for line in lines[lines.index(time) + 1 :][:4]] == [
+        "pretrain",
+        "finetune",
+        "align",
+        "measure",
+    ]
+
+
+def test_page_says_what_was_not_looked_at(tmp_path: Path) -> None:
+    lines, _ = page(tmp_path)
+    assert lines[lines.index("Not looked at") + 1 :][:2] == [
+        "  - on the hub (needs the network): spec.model.source",
+        "  - in an object store (needs the network and credentials): spec.corpus.domain[0].source,"
+        " spec.corpus.general[0].source, spec.output.destination",
+    ]

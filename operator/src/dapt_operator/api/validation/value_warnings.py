@@ -29,7 +29,7 @@ _LARGE_SHARE: Final = 0.3
 _SMALL_SHARE: Final = 0.005
 _LIMIT_PART: Final = 0.02
 """A limit at or below this part of its default may be a percentage that was divided once too often."""
-_LARGEST_RATE: Final = 1e-2
+_LARGEST_RATE: Final = 0.05
 _SMALLEST_RATE: Final = 1e-8
 _FEWEST_SECONDS: Final = 10
 _SHORTEST_TIMEOUT_SECONDS: Final = 60

@@ -49,12 +49,13 @@ class PlanPage:
     problems: tuple[str, ...]
 
 
-def plan(request: Request, parameters: float | None = None) -> PlanPage:
+def plan(request: Request, parameters: float | None = None, *, removed: Path | None = None) -> PlanPage:
     """Return the page for one manifest.
 
     Args:
         request: manifest and profile.
         parameters: number of the base model's parameters, when neither its files nor its name give it.
+        removed: folder that will be gone when the run starts; a destination in it is free.
     """
     adaptation = request.adaptation
     profile = request.profile or built_in_profile(adaptation)
@@ -77,7 +78,7 @@ def plan(request: Request, parameters: float | None = None) -> PlanPage:
     problems = [f"profile {profile.metadata.name}: {breach}" for breach in breaches]
     missing = [
         problem
-        for problem in local_problems(request.document, request.path, adaptation)
+        for problem in local_problems(request.document, request.path, adaptation, removed=removed)
         # Given parameters stand in for a model that is not on this machine.
         if parameters is None or problem.field != "spec.model.source"
     ]
@@ -258,7 +259,14 @@ def _memory(estimated: Estimate, profile: AdaptationProfile) -> list[str]:
         for name, value in asdict(estimated.memory).items()
         if value
     ]
-    return ["", f"Memory of one {unit}: {total}", *parts]
+    measuring = (
+        []
+        if estimated.measuring_bytes is None
+        else [
+            f"  to measure     {'at least ' + size_of_bytes(estimated.measuring_bytes):>10} (the whole model)"
+        ]
+    )
+    return ["", f"Memory of one {unit}: {total}", *parts, *measuring]
 
 
 def _hours(estimated: Estimate, profile: AdaptationProfile) -> list[str]:

@@ -73,7 +73,7 @@ def run(request: Request, options: Options, console: Console) -> int:
         return _show_finished(folder, request, finished, options, console)
     profile = request.profile or built_in_profile(request.adaptation)
     if options.fresh or not (folder.work / "model").is_dir():
-        _check_inputs(replace(request, profile=profile))
+        _check_inputs(replace(request, profile=profile), folder.path if options.fresh else None)
     if options.fresh:
         _remove(folder)
     try:
@@ -263,12 +263,14 @@ def as_stored(
     return stored_adaptation, stored_profile
 
 
-def _check_inputs(request: Request) -> None:
+def _check_inputs(request: Request, removed: Path | None) -> None:
     """Refuse what the estimate, the profile's limits and the local files rule out, before anything starts.
 
     After prepare has read the files they are no longer needed, so a continued run does not check them again.
+
+    removed: folder that is removed before the run starts, with the destination if that is in it.
     """
-    if problems := plan(request).problems:
+    if problems := plan(request, removed=removed).problems:
         raise UserError(problems)
 
 

@@ -32,7 +32,11 @@ _PLACES = {"hf": _HUB, "s3": _STORE, "gs": _STORE, "pvc": "on a claim (needs the
 
 
 def local_problems(
-    document: YamlDocument, manifest: Path, adaptation: DomainAdaptation | None
+    document: YamlDocument,
+    manifest: Path,
+    adaptation: DomainAdaptation | None,
+    *,
+    removed: Path | None = None,
 ) -> list[Problem]:
     """Return what is missing or in the way on this machine, each with its field and line.
 
@@ -40,13 +44,15 @@ def local_problems(
         document: as the user wrote it; what is wrong with its fields does not matter here.
         manifest: its file, from whose folder relative paths start.
         adaptation: of the document; None: it has problems of its own.
+        removed: folder that will be gone when the run starts; a destination in it is free.
     """
     problems = []
     for path, value in leaves(absolute(document.data, manifest)):
         if path[:1] != ("spec",) or not isinstance(value, str) or not value.startswith(FILE_SCHEME):
             continue
         if path[-1] == "destination":
-            sentences = list(destination_problem(value, adaptation))
+            is_removed = removed is not None and _is_below(Path(value.removeprefix(FILE_SCHEME)), removed)
+            sentences = [] if is_removed else list(destination_problem(value, adaptation))
         elif path == MODEL_FIELD:
             sentences = list(_model_problems(Path(value.removeprefix(FILE_SCHEME))))
         elif path[-1] == "source":
@@ -86,6 +92,10 @@ def not_looked_at(document: YamlDocument) -> tuple[str, ...]:
         if place is not None:
             fields.setdefault(place, []).append(path_text(path))
     return tuple(f"{place}: {', '.join(names)}" for place, names in fields.items())
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _source_problems(address: str) -> list[str]:

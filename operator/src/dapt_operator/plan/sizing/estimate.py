@@ -20,7 +20,7 @@ from dapt_operator.plan.sizing.batch import Batch, BatchRequest, check_pretraini
 from dapt_operator.plan.sizing.batch_size import pretraining_batch_size
 from dapt_operator.plan.sizing.compute import ComputeRate, accelerator_rate
 from dapt_operator.plan.sizing.grown_tokenizer import grown_model
-from dapt_operator.plan.sizing.measuring import measuring_problem
+from dapt_operator.plan.sizing.measuring import measuring_bytes, measuring_problem
 from dapt_operator.plan.sizing.memory import GIB, MemoryParts
 from dapt_operator.plan.sizing.stage_hours import StageHours, stage_hours
 from dapt_operator.plan.sizing.tuning_estimate import (
@@ -80,6 +80,8 @@ class Estimate:
     batch: Batch | None
     """Micro-batch, accumulation, ZeRO stage, precision and memory by parts."""
     memory_limit_bytes: float
+    measuring_bytes: float | None
+    """Least memory of one process of the stages that measure."""
     trainable_parameters: int | None
     tuning: tuple[TuningEstimate, ...]
     """Fine-tuning and preference tuning, as far as the spec asks for them."""
@@ -180,6 +182,7 @@ def estimate(
         checkpoints=len(steps.checkpoint_steps) if steps else None,
         batch=batch,
         memory_limit_bytes=profile.accelerator.memory_gib * GIB,
+        measuring_bytes=measuring_bytes(profile, model) if model else None,
         trainable_parameters=trainable_parameters(model, lora) if model else None,
         tuning=tuning,
         stages=stages,
