@@ -155,9 +155,9 @@ def test_a_rule_names_only_fields_that_the_schema_has() -> None:
 
 
 def test_every_block_that_freezes_has_a_rule_at_the_root() -> None:
-    assert set(immutable.FROZEN_BY) == {camel_case(name) for name in Frozen.model_fields}
+    assert set(immutable.FROZEN_BLOCKS) == {camel_case(name) for name in Frozen.model_fields}
     rules = {rule["rule"]: rule for rule in schema_of(DEFINITIONS[0])["x-kubernetes-validations"]}
-    assert len(rules) == 2 + len(immutable.FROZEN_BY)
+    assert len(rules) == 2 + len(immutable.FROZEN_BLOCKS)
     assert rules[immutable.cel("corpus")] == {
         "rule": (
             "!has(oldSelf.status) || !has(oldSelf.status.frozen) || !has(oldSelf.status.frozen.corpus)"

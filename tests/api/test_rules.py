@@ -179,6 +179,7 @@ def test_python_and_cel_agree_on_any_gates(data: dict[str, Any]) -> None:
 
 
 CHANGES: dict[str, Any] = {
+    "seed": 4,
     "model": {"source": "s3://other"},
     "corpus": SIDES | {"deduplicate": "none"},
     "evaluation": {"fewShot": 1},
@@ -191,7 +192,7 @@ CHANGES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("frozen", [True, False, None])
-@pytest.mark.parametrize("block", immutable.FROZEN_BY)
+@pytest.mark.parametrize("block", immutable.FROZEN_BLOCKS)
 def test_python_and_cel_agree_on_frozen_blocks(block: str, frozen: bool | None) -> None:
     status = None if frozen is None else {"frozen": {block: frozen}}
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dapt_operator.api.schema.immutable import FROZEN_BY, message
+from dapt_operator.api.schema.immutable import FROZEN_BLOCKS, message
 from support.builders import adaptation, profile
 from testcluster.api import ApiError
 from testcluster.control_plane import ControlPlane
@@ -265,15 +265,15 @@ def change(control_plane: ControlPlane, namespace: str, name: str, block: str) -
     return control_plane.api.patch(DA, name, patch, namespace)
 
 
-@pytest.mark.parametrize("block", FROZEN_BY)
+@pytest.mark.parametrize("block", FROZEN_BLOCKS)
 def test_a_block_may_change_until_its_stage_has_started(
     control_plane: ControlPlane, namespace: str, stored: str, block: str
 ) -> None:
-    freeze(control_plane, namespace, stored, *(other for other in FROZEN_BY if other != block))
+    freeze(control_plane, namespace, stored, *(other for other in FROZEN_BLOCKS if other != block))
     assert change(control_plane, namespace, stored, block)["metadata"]["generation"] == 2
 
 
-@pytest.mark.parametrize("block", FROZEN_BY)
+@pytest.mark.parametrize("block", FROZEN_BLOCKS)
 def test_a_frozen_block_is_refused_with_our_message_while_labels_change(
     control_plane: ControlPlane, namespace: str, stored: str, block: str
 ) -> None:
@@ -300,7 +300,7 @@ def test_a_frozen_block_cannot_be_removed_either(
 def test_what_reaches_the_next_run_may_change_when_everything_is_frozen(
     control_plane: ControlPlane, namespace: str, stored: str
 ) -> None:
-    freeze(control_plane, namespace, stored, *FROZEN_BY)
+    freeze(control_plane, namespace, stored, *FROZEN_BLOCKS)
     for number, (block, value) in enumerate(REMAINS_FREE.items(), start=2):
         edited = control_plane.api.patch(DA, stored, {"spec": {block: value}}, namespace)
         assert edited["metadata"]["generation"] == number, block

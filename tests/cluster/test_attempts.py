@@ -91,7 +91,8 @@ def test_adaptation_with_a_rollback_is_published(
     adaptation.wait_for_phase("Published", seconds=90)
     told = [(row["name"], row["attempt"], row["state"]) for row in adaptation.status["stages"]]
     assert told == [
-        ("prepare", 1, "Succeeded"), ("baseline", 1, "Succeeded"), ("pretrain", 1, "Failed"),
+        ("destination", 1, "Succeeded"), ("prepare", 1, "Succeeded"), ("baseline", 1, "Succeeded"),
+        ("pretrain", 1, "Failed"),
         ("pretrain", 2, "Succeeded"), ("blend", 1, "Succeeded"), ("blend", 2, "Succeeded"),
         ("evaluate", 2, "Succeeded"), ("finetune", 2, "Succeeded"), ("verify", 2, "Succeeded"),
         ("publish", 2, "Succeeded"),

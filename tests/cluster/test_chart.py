@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from dapt_contract.failure import Cause, ExitCode
-from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api import names
 from dapt_operator.testing.objects import Ends
 from support.builders import facts_for
@@ -152,20 +151,6 @@ def becomes(adaptation: Adaptation, type_: str, status: str, reason: str) -> Non
     adaptation.wait(look, f"{type_}={status} {reason} of {adaptation.name}", seconds=90)
 
 
-def first_run(adaptation: Adaptation) -> str:
-    """Name of the objects of an adaptation's first run."""
-    identity = RunIdentity(
-        namespace=adaptation.namespace,
-        name=adaptation.name,
-        uid=adaptation.uid,
-        stage="prepare",
-        attempt=1,
-        try_number=1,
-        fence=1,
-    )
-    return names.object_name(adaptation.name, "prepare", identity.key)
-
-
 @contextlib.contextmanager
 def somebody_edits(adaptation: Adaptation) -> Iterator[None]:
     """Annotates a resource again and again, so that a status is written against an old version now and then."""
@@ -212,7 +197,7 @@ def live_through_everything(plane: ControlPlane, release: Release, tenant: str) 
     # Somebody has the names of two runs: jobs get, jobsets get.
     taken = [Adaptation(plane, tenant, gangs, "job"), Adaptation(plane, tenant, sets, "set")]
     for adaptation, foreign in zip(taken, (FOREIGN_JOB, FOREIGN_JOBSET), strict=True):
-        api.create(foreign | {"metadata": {"name": first_run(adaptation), "namespace": tenant}})
+        api.create(foreign | {"metadata": {"name": adaptation.first_run(), "namespace": tenant}})
     release.run_operator()
     for adaptation in taken:
         becomes(adaptation, "Stalled", "True", "NameTaken")

@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-from dapt_contract.run_identity import RunIdentity
-from dapt_operator.api.names import object_name
 from testcluster.adaptations import Adaptation, healthy, make_claim, make_profile
 from testcluster.control_plane import ControlPlane
 from testcluster.kubelet_script import ScriptedKubelet
@@ -51,20 +49,11 @@ def edit_profile(**spec: Any) -> Callable[[Adaptation], Any]:
     )
 
 
-def first_name(life: Adaptation) -> str:
-    """Name of the Job and of the ConfigMap of its first try."""
-    identity = RunIdentity(
-        namespace=life.namespace, name=life.name, uid=life.uid, stage="prepare", attempt=1, candidate=None,
-        try_number=1, fence=1,
-    )  # fmt: skip
-    return object_name(life.name, "prepare", identity.key)
-
-
 def foreign_job(life: Adaptation) -> None:
     container = {"name": "c", "image": "registry.example/none"}
     template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
     life.plane.api.create(
-        {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": first_name(life)},
+        {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": life.first_run()},
          "spec": {"suspend": True, "template": template}},
         life.namespace,
     )  # fmt: skip
@@ -72,13 +61,13 @@ def foreign_job(life: Adaptation) -> None:
 
 def foreign_config_map(life: Adaptation) -> None:
     life.plane.api.create(
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": first_name(life)}, "data": {"a": "b"}},
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": life.first_run()}, "data": {"a": "b"}},
         life.namespace,
     )
 
 
 def remove(kind: str) -> Callable[[Adaptation], Any]:
-    return lambda life: life.plane.api.delete(kind, first_name(life), life.namespace)
+    return lambda life: life.plane.api.delete(kind, life.first_run(), life.namespace)
 
 
 def make_secret(name: str) -> Callable[[Adaptation], Any]:
@@ -199,7 +188,7 @@ class World:
 
     lives: dict[str, Adaptation]
     tampered: Adaptation
-    """A valid one whose ConfigMap somebody has replaced while its first stage runs."""
+    """A valid one whose ConfigMap somebody has replaced while prepare runs."""
     script: Kubelet
     kubelet: ScriptedKubelet
 
@@ -239,9 +228,9 @@ def world(control_plane: ControlPlane) -> Iterator[World]:
 
 
 def replace_config_map(life: Adaptation) -> None:
-    """Put another source into the stage file of the running first stage."""
+    """Put another source into the stage file of the running prepare."""
     life.wait_for_run("prepare")
-    name, api = first_name(life), life.plane.api
+    name, api = life.first_run("prepare"), life.plane.api
     copy = api.get("ConfigMap", name, PLACE)
     api.delete("ConfigMap", name, PLACE)
     text = copy["data"]["stage.json"].replace("s3://text/d.jsonl", "s3://elsewhere/d.jsonl")
@@ -288,7 +277,7 @@ def test_impossible_spec_recovers_by_its_correction_alone(
 
 
 def test_a_changed_copy_is_noticed_while_the_stage_runs(world: World, control_plane: ControlPlane) -> None:
-    life, name = world.tampered, first_name(world.tampered)
+    life, name = world.tampered, world.tampered.first_run("prepare")
     life.wait(
         lambda one: one.condition("Stalled").get("reason") == "Tampered", "Tampered", STALLED_WITHIN_SECONDS
     )

@@ -189,8 +189,8 @@ def test_operator_killed_during_a_rollback_reaches_the_same_end(
     """The decision for another attempt is one write and its Job another; between them it must not be taken twice."""
     kubelet.script = forgets_first
     runs = (
-        ("prepare", "1"), ("baseline", "1"), ("pretrain", "1"), ("pretrain", "2"), ("blend", "1"), ("blend", "2"),
-        ("evaluate", "2"), ("finetune", "2"), ("verify", "2"), ("publish", "2"),
+        ("destination", "1"), ("prepare", "1"), ("baseline", "1"), ("pretrain", "1"), ("pretrain", "2"), ("blend", "1"),
+        ("blend", "2"), ("evaluate", "2"), ("finetune", "2"), ("verify", "2"), ("publish", "2"),
     )  # fmt: skip
     with_rollback = lived(stand, runs, **ROLLBACK)
     killed_around_its_writes(stand, POINTS and max(1, POINTS // 2), with_rollback, **ROLLBACK)

@@ -40,7 +40,7 @@ def test_a_launcher_whose_controller_is_not_installed(control_plane: ControlPlan
     profile = make_profile(control_plane, launcher="JobSet")
     adaptation = Adaptation(control_plane, place, profile)
     message = refusal(adaptation)
-    assert "JobSet clinical-prepare-" in message
+    assert "JobSet clinical-destination-" in message
     assert message.endswith(
         "JobSet is not installed here; install it, or give the profile the launcher IndexedJob;"
         " once it is allowed, this continues by itself"
@@ -48,7 +48,7 @@ def test_a_launcher_whose_controller_is_not_installed(control_plane: ControlPlan
     control_plane.api.patch("AdaptationProfile", profile, {"spec": {"launcher": "IndexedJob"}})
     adaptation.wait_for_phase("Published")
     # The ConfigMap of the first try holds the old profile's copy, so its number is passed over.
-    assert adaptation.runs() == [(stage, 2 if stage == "prepare" else 1) for stage in STAGES]
+    assert adaptation.runs() == [(stage, 2 if stage == "destination" else 1) for stage in STAGES]
 
 
 def test_a_quota_of_objects(control_plane: ControlPlane, place: str) -> None:
@@ -86,7 +86,7 @@ def test_pods_over_a_quota_are_waited_out_with_the_message_of_the_quota(
     assert adaptation.condition("Reconciling")["status"] == "True"
     assert adaptation.condition("Stalled")["status"] == "False"
     assert adaptation.condition("Reconciling")["message"].startswith(
-        "prepare waits: PodsRefused: its pods are forbidden"
+        "destination waits: PodsRefused: its pods are forbidden"
     )
     control_plane.api.delete("ResourceQuota", "team", place)
     adaptation.wait_for_phase("Published", seconds=120)  # the Job controller tries again ever less often
@@ -127,7 +127,7 @@ def test_a_policy_of_the_cluster(control_plane: ControlPlane, place: str) -> Non
             },
             "validations": [
                 {
-                    "expression": f"{labels} != 'prepare'",
+                    "expression": f"{labels} != 'destination'",
                     "message": "no training before the review of the data",
                 }
             ],
@@ -163,7 +163,7 @@ def wait_until_denied(plane: ControlPlane, namespace: str) -> None:
     job = {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": "try", "labels": {"dapt.dev/stage": "prepare"}},
+        "metadata": {"name": "try", "labels": {"dapt.dev/stage": "destination"}},
         "spec": {
             "template": {
                 "spec": {

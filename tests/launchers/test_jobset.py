@@ -15,7 +15,7 @@ from support.launch_builders import owner, profile, stage_run
 from support.launch_cases import CASES, rendered
 
 LONGEST_NAME = "a" * 63
-STAGES = ("destination", "prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish")
+STAGES = ("destination", "tuning_data", "prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish")
 
 
 def _set(case: str) -> dict[str, Any]:
@@ -92,7 +92,8 @@ def test_the_longest_names_make_legal_host_names(launcher: str, stage: str) -> N
     )
     manifest = LAUNCHERS[launcher].render(run, profile(), of)[-1]
     job_name = manifest["metadata"]["name"] + ("-n-0" if launcher == "JobSet" else "")
-    assert len(f"{job_name}-9999-abcde") <= 63
+    last_index = 0 if stage in ("destination", "tuning_data") else 9999  # of one pod, and of at most 10,000
+    assert len(f"{job_name}-{last_index}-abcde") <= 63
     for item in (*LAUNCHERS[launcher].shared(profile(), of, 2), manifest):
         assert len(item["metadata"]["name"]) <= 63
         assert all(len(str(value)) <= 63 for value in item["metadata"]["labels"].values())

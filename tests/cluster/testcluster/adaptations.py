@@ -9,8 +9,13 @@ from typing import Any
 
 from dapt_contract.failure import Cause
 from dapt_contract.progress import Progress
+from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.pretrain import CheckpointFacts
+from dapt_operator.api.names import object_name
+from dapt_operator.api.v1alpha1.run_record import StageKey
+from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
+from dapt_operator.plan.stages.destination import destination_stage
 from dapt_operator.testing.objects import Ends
 from support import builders
 from testcluster.control_plane import ControlPlane
@@ -160,6 +165,22 @@ class Adaptation:
         self.uid = str(plane.api.create(manifest)["metadata"]["uid"])
 
     # --- what is there ---
+
+    def first_run(self, stage: str = "") -> str:
+        """Name of the objects of a stage's first run, before it is made too; by default of the first stage."""
+        first = destination_stage(DomainAdaptationSpec.model_validate(self.resource["spec"])).stage_key
+        key = StageKey(stage) if stage else first
+        identity = RunIdentity(
+            namespace=self.namespace,
+            name=self.name,
+            uid=self.uid,
+            stage=key.stage,
+            attempt=key.attempt,
+            candidate=key.candidate,
+            try_number=1,
+            fence=1,
+        )
+        return object_name(self.name, key.stage, identity.key)
 
     @property
     def resource(self) -> dict[str, Any]:

@@ -68,6 +68,12 @@ class MemoryCluster(MemoryKubelet):
 
     # --- what users and other controllers do ---
 
+    def advance(self, seconds: float) -> None:
+        """Move the time forward; a deleted run whose grace period ends meanwhile is killed."""
+        super().advance(seconds)
+        for stored in self._stored.values():
+            self.kill_overdue(stored)
+
     def add_profile(self, manifest: Manifest) -> None:
         """Create or replace a profile."""
         self.profiles[manifest["metadata"]["name"]] = copy(manifest)

@@ -86,6 +86,16 @@ class MemoryKubelet:
                 "deletionGracePeriodSeconds": DEFAULT_GRACE_SECONDS,
             }
 
+    def kill_overdue(self, stored: Stored) -> None:
+        """Remove deleted gangs whose grace period is over: what has not ended by then is killed without a message."""
+        now = timestamp(self.now)
+        for gang in stored.gangs():
+            pods = [pod for pod in stored.pods_of(gang["metadata"]["name"]) if not has_ended(pod)]
+            is_deleted = bool(gang["metadata"].get("deletionTimestamp"))
+            # Timestamps of one form and one zone are ordered as text is.
+            if is_deleted and all(pod["metadata"].get("deletionTimestamp", now) < now for pod in pods):
+                self._collect(stored, gang)
+
     # --- inside ---
 
     def _notice_end(self, gang: JsonObject) -> None:
@@ -123,7 +133,8 @@ class MemoryKubelet:
         self.advance(seconds)
         for pod in alive:
             started = objects.started_at(pod)
-            if started is None:  # it never ran, so it has no termination message
+            # It never ran, so it has no termination message; or nobody knows any more what it would say.
+            if started is None or ("ConfigMap", name) not in stored.objects:
                 del stored.objects[("Pod", pod["metadata"]["name"])]
                 continue
             stage = self.stage_file(stored, gang)
