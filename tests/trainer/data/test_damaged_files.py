@@ -19,7 +19,7 @@ from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.reading import unpacked
 from dapt_trainer.data.reading.documents import BadFileError, BadRecord, Document, read_documents
 from dapt_trainer.data.reading.sources import resolve
-from dapt_trainer.data.reading.text_batches import Counts, TextBatches
+from dapt_trainer.data.reading.text_batches import Counts, RecordRules, TextBatches
 
 GOOD = b'{"text": "good"}\n'
 DEEP = b'{"text": "x", "meta": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
@@ -192,7 +192,9 @@ def problems_of(folder: Path, allowed: float) -> list[str]:
     problems = Problems()
     counts = Counts()
     source = TextSource(source=f"file://{folder}")
-    reader = TextBatches("spec.corpus.domain[0]", source, resolve(source.source, "f"), allowed, problems)
+    reader = TextBatches(
+        "spec.corpus.domain[0]", source, resolve(source.source, "f"), RecordRules(allowed, 7), problems
+    )
     for batch in reader:
         counts.records += batch.records
         counts.bad_records += batch.bad_records

@@ -32,7 +32,7 @@ from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.packing.data_manifest import TokenType
 from dapt_trainer.data.packing.shards import Integers, mapped_array, token_dtype
 from dapt_trainer.data.reading.sources import ResolvedSource
-from dapt_trainer.data.reading.text_batches import Counts, TextBatch, TextBatches
+from dapt_trainer.data.reading.text_batches import Counts, RecordRules, TextBatch, TextBatches
 from dapt_trainer.data.text import Hashes
 
 KEY_SPACE = 1 << 64
@@ -160,9 +160,8 @@ class SideReader:
         """
         counts = Counts()
         rules = self._rules
-        reader = TextBatches(
-            f"spec.corpus.{self._side}[{index}]", config, resolved, rules.bad_records_max_fraction, problems
-        )
+        record_rules = RecordRules(rules.bad_records_max_fraction, rules.seed)
+        reader = TextBatches(f"spec.corpus.{self._side}[{index}]", config, resolved, record_rules, problems)
         name = f"{self._side}-{index}"
         token_counts, keys, sketch_counts = array("q"), array("Q"), array("q")
         kept_tokens = 0

@@ -21,7 +21,7 @@ from dapt_trainer.data.items.tuning_data import (
     without_repeats,
 )
 from dapt_trainer.data.reading.sources import ResolvedSource, resolve
-from dapt_trainer.data.reading.text_batches import check_source
+from dapt_trainer.data.reading.text_batches import RecordRules, check_source
 from dapt_trainer.errors import InputError
 
 SIDES: tuple[Side, Side] = ("domain", "general")
@@ -72,13 +72,12 @@ def find_sources(config: PrepareConfig, problems: Problems, beat: Beat) -> list[
 
 
 def check_sources(
-    sources: Sequence[CorpusSource], bad_records_max_fraction: float, problems: Problems, beat: Beat
+    sources: Sequence[CorpusSource], config: PrepareConfig, problems: Problems, beat: Beat
 ) -> None:
     """Read all sources only to report their problems."""
+    rules = RecordRules(config.bad_records_max_fraction, config.seed)
     for source in sources:
-        check_source(
-            source.side, source.index, source.config, source.files, bad_records_max_fraction, problems, beat
-        )
+        check_source(source.side, source.index, source.config, source.files, rules, problems, beat)
 
 
 def harness_has_all_tasks(config: PrepareConfig, scratch: Path, problems: Problems, beat: Beat) -> bool:

@@ -154,7 +154,7 @@ class _Preparation:
             raise InputError(*self._problems.sentences())
         if model is None or self._problems:
             with self._step("checking the corpus", _READING_BEGINS):
-                check_sources(sources, config.bad_records_max_fraction, self._problems, self._heartbeat)
+                check_sources(sources, config, self._problems, self._heartbeat)
             raise InputError(*self._problems.sentences())
         self._notes.resolved += [(source.config.source, source.files.resolved) for source in sources]
         self._notes.resolved += evaluation.resolved

@@ -6,10 +6,11 @@ content: JSON allows them inside a string, and text scraped from the web has the
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from dapt_contract.base import JsonObject
 from dapt_trainer.data.input_problems import first_line
@@ -40,6 +41,10 @@ __all__ = [
 ]
 
 _PARQUET_ROWS = 1024
+_BLOCK_RECORDS = 4
+"""Records that a pass takes or leaves together."""
+BYTE_MARK = "byte "
+"""Stands in a location before the byte that a line begins at, where its number is not known."""
 _MAX_SHOWN_FIELDS = 12
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MAX_DIGITS_MESSAGE = "Exceeds the limit"
@@ -66,6 +71,27 @@ class BadRecord:
     """Names of the record's fields where the text field is missing."""
 
 
+@dataclass(frozen=True)
+class FilePart:
+    """Names a part of a file: a range of its bytes, or one of several passes that share its blocks of records."""
+
+    file: SourceFile
+    first_byte: int = 0
+    end_byte: int | None = None
+    """A line belongs to the range in which it begins; None: the end of the file."""
+    number: int = 0
+    num_passes: int = 1
+    key: bytes = b""
+    """Decides, with a block's number, which pass reads it."""
+
+    def is_read(self, block: int) -> bool:
+        """Return whether this pass reads a block of records."""
+        if self.num_passes == 1:
+            return True
+        digest = hashlib.blake2b(b"%s:%d" % (self.key, block), digest_size=8).digest()
+        return int.from_bytes(digest, "little") % self.num_passes == self.number
+
+
 def read_documents(source: ResolvedSource, text_field: str) -> Iterator[Document | BadRecord]:
     """Yield all records of a source, file by file.
 
@@ -84,7 +110,18 @@ def read_file(
     Raises:
         BadFileError: as `read_documents`.
     """
-    return _READERS[file.format](filesystem, file, text_field)
+    return read_part(filesystem, FilePart(file), text_field)
+
+
+def read_part(
+    filesystem: AbstractFileSystem, part: FilePart, text_field: str
+) -> Iterator[Document | BadRecord]:
+    """Yield the records of a part of a file.
+
+    Raises:
+        BadFileError: as `read_documents`.
+    """
+    return _READERS[part.file.format](filesystem, part, text_field)
 
 
 def read_json_lines(source: ResolvedSource) -> Iterator[tuple[str, JsonObject] | BadRecord]:
@@ -98,15 +135,16 @@ def read_json_lines(source: ResolvedSource) -> Iterator[tuple[str, JsonObject] |
             raise BadFileError(
                 f"{file.label}: not JSON lines; accepted are .jsonl, .ndjson and .json, also .gz or .zst"
             )
-        yield from _json_lines_of_file(source.filesystem, file)
+        yield from _json_lines(source.filesystem, FilePart(file))
 
 
-def _json_lines_of_file(
-    filesystem: AbstractFileSystem, file: SourceFile
+def _json_lines(
+    filesystem: AbstractFileSystem, part: FilePart
 ) -> Iterator[tuple[str, JsonObject] | BadRecord]:
+    file = part.file
     with open_unpacked(filesystem, file) as stream:
-        is_first = True
-        for number, line in enumerate(lines_of(stream), start=1):
+        is_first = part.first_byte == 0
+        for number, line in _lines(stream, part):
             location = f"{file.label}:{number}"
             if line is None:
                 yield BadRecord(location, f"longer than {MAX_LINE_BYTES >> 20} MiB")
@@ -131,6 +169,30 @@ def _json_lines_of_file(
                 if isinstance(record, _NoJsonError)
                 else f"not a JSON object but {json_type(record)}",
             )
+
+
+def _lines(stream: BinaryIO, part: FilePart) -> Iterator[tuple[int | str, bytes | None]]:
+    """Return the lines of a part with their numbers; in a range that does not begin the file, with their bytes."""
+    if part.end_byte is not None:
+        return _lines_of_range(stream, part.first_byte, part.end_byte)
+    lines = enumerate(lines_of(stream), start=1)
+    if part.num_passes == 1:
+        return lines
+    return ((number, line) for number, line in lines if part.is_read((number - 1) // _BLOCK_RECORDS))
+
+
+def _lines_of_range(
+    stream: BinaryIO, first_byte: int, end_byte: int
+) -> Iterator[tuple[int | str, bytes | None]]:
+    if first_byte:
+        # Up to the end of the line before, which may end right here.
+        stream.seek(first_byte - 1)
+        stream.readline()
+    position = stream.tell()
+    lines = lines_of(stream)
+    while position < end_byte and (line := next(lines, b"")) != b"":
+        yield (f"{BYTE_MARK}{position}" if position else 1), line
+        position = stream.tell() if line is None else position + len(line)
 
 
 class _NoJsonError(Exception):
@@ -172,9 +234,9 @@ def _begins_array(line: bytes, record: object) -> bool:
 
 
 def _jsonl_documents(
-    filesystem: AbstractFileSystem, file: SourceFile, text_field: str
+    filesystem: AbstractFileSystem, part: FilePart, text_field: str
 ) -> Iterator[Document | BadRecord]:
-    for line in _json_lines_of_file(filesystem, file):
+    for line in _json_lines(filesystem, part):
         if isinstance(line, BadRecord):
             yield line
             continue
@@ -189,33 +251,45 @@ def _jsonl_documents(
 
 
 def _parquet_documents(
-    filesystem: AbstractFileSystem, file: SourceFile, text_field: str
+    filesystem: AbstractFileSystem, part: FilePart, text_field: str
 ) -> Iterator[Document | BadRecord]:
     import pyarrow.parquet
 
+    file = part.file
     try:
         with filesystem.open(file.path, "rb") as stream:
             table = pyarrow.parquet.ParquetFile(stream)
             _check_column(table, file, text_field)
-            number = 0
-            for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=[text_field]):
-                for text in _texts(batch.column(0)):
-                    number += 1
-                    location = f"{file.label}:{number}"
-                    if isinstance(text, str):
-                        yield Document(text, location)
-                    elif isinstance(text, bytes):
-                        yield BadRecord(location, f"field {text_field!r} is not UTF-8 text")
-                    else:
-                        yield BadRecord(
-                            location, f"field {text_field!r} is not a string but {json_type(text)}"
-                        )
+            for number, text in _rows(table, part, text_field):
+                location = f"{file.label}:{number}"
+                if isinstance(text, str):
+                    yield Document(text, location)
+                elif isinstance(text, bytes):
+                    yield BadRecord(location, f"field {text_field!r} is not UTF-8 text")
+                else:
+                    yield BadRecord(location, f"field {text_field!r} is not a string but {json_type(text)}")
     except BadFileError:
         raise
     except Exception as error:  # damage shows in as many ways as the library has decoders
         raise BadFileError(
             f"{file.label}: not a readable Parquet file ({first_line(error)}); write it again"
         ) from error
+
+
+def _rows(table: ParquetFile, part: FilePart, text_field: str) -> Iterator[tuple[int, object]]:
+    """Yield (number, text) of the rows of a part."""
+    # Whole row groups are left out where there are enough of them, since they need not be read.
+    has_many = table.num_row_groups >= part.num_passes
+    number = 0
+    for group in range(table.num_row_groups):
+        if has_many and not part.is_read(group):
+            number += table.metadata.row_group(group).num_rows
+            continue
+        for batch in table.iter_batches(_PARQUET_ROWS, row_groups=[group], columns=[text_field]):
+            for text in _texts(batch.column(0)):
+                number += 1
+                if has_many or part.is_read((number - 1) // _BLOCK_RECORDS):
+                    yield number, text
 
 
 def _check_column(table: ParquetFile, file: SourceFile, text_field: str) -> None:
@@ -267,9 +341,10 @@ def _decoded(value: bytes) -> str | bytes:
 
 
 def _text_documents(
-    filesystem: AbstractFileSystem, file: SourceFile, _text_field: str
+    filesystem: AbstractFileSystem, part: FilePart, _text_field: str
 ) -> Iterator[Document | BadRecord]:
     """Yield the whole text file as one document."""
+    file = part.file
     with open_unpacked(filesystem, file) as stream:
         content = stream.read()
     if is_utf16(content[:1024]):

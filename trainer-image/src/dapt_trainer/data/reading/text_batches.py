@@ -10,8 +10,15 @@ from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import TextSource
 from dapt_trainer.data.analysis import BATCH_CHARACTERS, BATCH_DOCUMENTS
 from dapt_trainer.data.input_problems import Problems
-from dapt_trainer.data.reading.documents import BadFileError, BadRecord, read_documents, read_file
+from dapt_trainer.data.reading.documents import (
+    BadFileError,
+    BadRecord,
+    Document,
+    read_documents,
+    read_file,
+)
 from dapt_trainer.data.reading.languages import LanguageSample
+from dapt_trainer.data.reading.sampling import Sample, sampled_documents, with_line
 from dapt_trainer.data.reading.sources import ResolvedSource
 
 _MAX_SHOWN_BAD_RECORDS = 3
@@ -36,12 +43,22 @@ class Counts:
     languages: LanguageSample = field(default_factory=LanguageSample)
 
 
+@dataclass(frozen=True)
+class RecordRules:
+    """Holds what the reading of all sources shares."""
+
+    bad_records_max_fraction: float
+    """Share of a source's records that may be bad: they are skipped."""
+    seed: int
+    """Decides which sample of a source with `max_tokens` is read."""
+
+
 def check_source(
     side: Side,
     index: int,
     config: TextSource,
     resolved: ResolvedSource,
-    bad_records_max_fraction: float,
+    rules: RecordRules,
     problems: Problems,
     beat: Callable[[], None],
 ) -> None:
@@ -51,7 +68,7 @@ def check_source(
     counted at four characters a token.
     """
     counts = Counts()
-    reader = TextBatches(f"spec.corpus.{side}[{index}]", config, resolved, bad_records_max_fraction, problems)
+    reader = TextBatches(f"spec.corpus.{side}[{index}]", config, resolved, rules, problems)
     characters = 0
     for batch in reader:
         beat()
@@ -79,7 +96,7 @@ class TextBatches:
         field: the manifest's field, for messages.
         config: as the user wrote it.
         resolved: its files.
-        bad_records_max_fraction: share of bad records up to which they are skipped.
+        rules: for all sources.
         problems: gets one sentence for each of the first bad records where there are too many.
     """
 
@@ -88,13 +105,14 @@ class TextBatches:
         field: str,
         config: TextSource,
         resolved: ResolvedSource,
-        bad_records_max_fraction: float,
+        rules: RecordRules,
         problems: Problems,
     ) -> None:
         self._field = field
         self._config = config
         self._resolved = resolved
-        self._bad_records_max_fraction = bad_records_max_fraction
+        self._bad_records_max_fraction = rules.bad_records_max_fraction
+        self._seed = rules.seed
         self._problems = problems
         self._shown: list[BadRecord] = []
         self._records = 0
@@ -105,7 +123,7 @@ class TextBatches:
         texts: list[str] = []
         size, records, bad_records = 0, self._records, self._bad_records
         try:
-            for record in read_documents(self._resolved, self._config.text_field):
+            for record in self._read():
                 self._records += 1
                 if isinstance(record, BadRecord):
                     if self._must_stop_after(record):
@@ -119,6 +137,12 @@ class TextBatches:
         except BadFileError as error:
             self._report_bad_files(error)
         yield TextBatch(texts, self._records - records, self._bad_records - bad_records)
+
+    def _read(self) -> Iterator[Document | BadRecord]:
+        if self._config.max_tokens is None:
+            return read_documents(self._resolved, self._config.text_field)
+        sample = Sample(self._config.max_tokens, self._seed)
+        return sampled_documents(self._resolved, self._config.text_field, sample)
 
     def _report_bad_files(self, first: BadFileError) -> None:
         """Report a bad file, and others whose beginning shows that they are bad too: one run names them all."""
@@ -154,12 +178,13 @@ class TextBatches:
         self._bad_records += 1
         # When the very first record lacks the field, its name is wrong in the manifest and every record lacks it.
         if bad.fields and self._records == 1:
+            place = with_line(bad, self._resolved).location
             self._problems.add(
-                f"{self._field}.textField: {bad.location} has no field {self._config.text_field!r}; its fields are "
+                f"{self._field}.textField: {place} has no field {self._config.text_field!r}; its fields are "
                 f"{', '.join(bad.fields)}: name the one that holds the text"
             )
             return True
         if len(self._shown) < _MAX_SHOWN_BAD_RECORDS:
-            self._shown.append(bad)
+            self._shown.append(with_line(bad, self._resolved))
         # With no bad record allowed the run ends anyway: a few are enough to show.
         return self._bad_records_max_fraction == 0 and self._bad_records >= _MAX_SHOWN_BAD_RECORDS
