@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -227,19 +226,6 @@ def make_context(
         world_size=world_size,
         signing_key=KEY,
     )
-
-
-def write_instructions(work: Path, pairs: list[tuple[str, str]]) -> None:
-    """SFT data as prepare writes it."""
-    path = work / "instructions" / "train.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [
-        json.dumps(
-            {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]}
-        )
-        for asked, answer in pairs
-    ]
-    path.write_text("\n".join(lines) + "\n")
 
 
 FILTERS = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -25,13 +24,14 @@ from dapt_contract.stages.finetune import FinetuneConfig
 from dapt_contract.stages.pretrain import CheckpointFacts
 from dapt_contract.stages.verify import NamedModel, VerifyConfig
 from dapt_trainer.context import SilentProgress
+from dapt_trainer.data.chat.tokens import Pair
 from dapt_trainer.digests import weights_digest
 from dapt_trainer.errors import DivergedError, InputError, StopRequested
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import align, baseline, finetune, verify
-from dapt_trainer.training.chat import with_template
-from dapt_trainer.training.preference_pairs import Pair, ShuffledPairs, tokenize_pairs
-from support.toy_training import FILTERS, make_context, make_tokenizer, make_work_volume, write_instructions
+from dapt_trainer.training.preference_pairs import ShuffledPairs, tokenize_pairs
+from support.toy_training import FILTERS, make_context, make_tokenizer, make_work_volume
+from support.tuning_texts import write_instructions, write_pairs
 
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
 BETA = 0.3
@@ -57,24 +57,6 @@ def aligned(work: Path, settings: AlignConfig, **options: Any) -> AlignReport:
     return align.run(settings, make_context(work, work / "scratch", settings, kind="align", **options))
 
 
-def message(role: str, content: str) -> list[dict[str, str]]:
-    return [{"role": role, "content": content}]
-
-
-def write_pairs(work: Path, pairs: list[tuple[str, str, str]]) -> None:
-    path = work / "preferences" / "train.jsonl"
-    path.parent.mkdir(exist_ok=True)
-    lines = [
-        {
-            "prompt": message("user", prompt),
-            "chosen": message("assistant", chosen),
-            "rejected": message("assistant", rejected),
-        }
-        for prompt, chosen, rejected in pairs
-    ]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
     make_work_volume(tmp_path)
@@ -85,7 +67,7 @@ def work(tmp_path: Path) -> Path:
 
 
 def pairs_of(work: Path, length: int = 64) -> tuple[Pair, ...]:
-    return tokenize_pairs(with_template(make_tokenizer()), work, sequence_length_tokens=length).kept
+    return tokenize_pairs(make_tokenizer(), work / "preferences", sequence_length_tokens=length).kept
 
 
 def log_probability(model: Any, example: Any) -> Any:
@@ -172,15 +154,23 @@ def test_all_weights_give_a_model_folder(work: Path) -> None:
 
 def test_pairs_that_do_not_fit_are_counted_and_refused_when_none_is_left(work: Path) -> None:
     write_pairs(work, [("q", "yes", "no"), ("q" * 40, "yes", "no"), ("q", "y" * 40, "no")])
-    found = tokenize_pairs(with_template(make_tokenizer()), work, sequence_length_tokens=30)
-    assert (len(found.kept), found.cut, found.dropped) == (2, 1, 1)
+    found = tokenize_pairs(make_tokenizer(), work / "preferences", sequence_length_tokens=30)
+    assert (len(found.kept), found.cut, found.dropped, found.equal) == (2, 1, 1, 0)
     write_pairs(work, [("q" * 40, "yes", "no")])
     with pytest.raises(InputError) as caught:
         aligned(work, config(sequence_length_tokens=30))
     assert str(caught.value) == (
-        f"{work}/preferences/train.jsonl: none of 1 pairs has a prompt and both answers begun within 30 tokens; raise "
+        f"{work}/preferences: none of 1 pairs has a prompt and two different answers begun within 30 tokens; raise "
         "finetuning.sequenceLength or corpus.sequenceLength, or shorten the prompts"
     )
+
+
+def test_a_pair_that_is_equal_after_the_cut_is_dropped_and_counted(work: Path) -> None:
+    write_pairs(work, [("q", "y" * 30 + "A", "y" * 30 + "B"), ("q", "yes", "no")])
+    found = tokenize_pairs(make_tokenizer(), work / "preferences", sequence_length_tokens=40)
+    assert (len(found.kept), found.cut, found.dropped, found.equal) == (1, 0, 0, 1)
+    facts = aligned(work, config(sequence_length_tokens=40)).facts
+    assert (facts.pairs, facts.equal_pairs) == (1, 1)
 
 
 class Stopping(SilentProgress):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,12 @@ from dapt_contract.stages.common import (
 )
 from dapt_contract.stages.finetune import FinetuneConfig, FinetuneReport
 from dapt_trainer.checkpoints.run_checkpoints import RunCheckpoints
+from dapt_trainer.data.chat.tokens import Example
 from dapt_trainer.digests import weights_digest
 from dapt_trainer.errors import InputError
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import finetune
 from dapt_trainer.training import tuning_run
-from dapt_trainer.training.chat import Example, with_template
 from dapt_trainer.training.instruction_rows import PackedExamples, tokenize_all
 from support.toy_training import (
     FILTERS,
@@ -31,8 +30,8 @@ from support.toy_training import (
     make_context,
     make_tokenizer,
     make_work_volume,
-    write_instructions,
 )
+from support.tuning_texts import write_instructions, write_plain
 
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
 
@@ -64,11 +63,10 @@ def work(tmp_path: Path) -> Path:
 
 
 def packed(work: Path, **changes: Any) -> tuple[list[Example], PackedExamples]:
-    tokenizer = with_template(make_tokenizer())
-    examples = tokenize_all(tokenizer, work, sequence_length_tokens=128).kept
+    examples = tokenize_all(make_tokenizer(), work / "instructions", sequence_length_tokens=128).kept
     settings: dict[str, Any] = {
         "sequence_length_tokens": 128,
-        "global_batch_size": 2,
+        "minimum_rows": 2,
         "seed": 1,
         "padding_id": 0,
     }
@@ -78,42 +76,38 @@ def packed(work: Path, **changes: Any) -> tuple[list[Example], PackedExamples]:
 def test_a_response_past_the_sequence_length_is_cut_or_dropped_and_counted(
     work: Path,
 ) -> None:
-    tokenizer = with_template(make_tokenizer())
+    tokenizer, folder = make_tokenizer(), work / "instructions"
     write_instructions(
         work, [("short?", "yes"), ("short?", "y" * 40), ("a question of many letters? " * 2, "no")]
     )
-    examples = tokenize_all(tokenizer, work, sequence_length_tokens=SEQUENCE_LENGTH)
+    examples = tokenize_all(tokenizer, folder, sequence_length_tokens=SEQUENCE_LENGTH)
     assert [len(example.labels) for example in examples.kept] == [29, SEQUENCE_LENGTH]
     assert (examples.cut, examples.dropped) == (1, 1)
     with pytest.raises(InputError) as caught:
-        tokenize_all(tokenizer, work, sequence_length_tokens=8)
+        tokenize_all(tokenizer, folder, sequence_length_tokens=8)
     assert str(caught.value) == (
         "none of 3 conversations has a response within 8 tokens; raise finetuning.sequenceLength or shorten the prompts"
     )
 
 
-def test_an_unusable_template_is_refused_line_by_line(work: Path) -> None:
-    tokenizer = make_tokenizer()
-    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
-    with pytest.raises(InputError) as caught:
-        tokenize_all(tokenizer, work, sequence_length_tokens=128)
-    lines = str(caught.value).splitlines()
-    assert len(lines) == 5
-    assert lines[1].startswith(
-        f"{work}/instructions/train.jsonl:2: the chat template ends the assistant's turn with 'it is 2', without"
-    )
-
-
 def test_plain_examples_need_no_template(work: Path) -> None:
-    pair = [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "cd"}]
-    (work / "instructions" / "train.jsonl").write_text(json.dumps({"messages": pair, "plain": True}) + "\n")
+    write_plain(work, [("ab", "cd")])
     tokenizer = make_tokenizer(chat_template=True)
-    (example,) = tokenize_all(tokenizer, work, sequence_length_tokens=128).kept
+    (example,) = tokenize_all(tokenizer, work / "instructions", sequence_length_tokens=128).kept
     assert tokenizer.decode(example.input_ids) == "abcd<|end|>"
     assert list(example.labels) == [-100, -100, *example.input_ids[2:]]
     bare = make_tokenizer()
-    tokenize_all(bare, work, sequence_length_tokens=128)
+    tokenize_all(bare, work / "instructions", sequence_length_tokens=128)
     assert not bare.chat_template
+
+
+def test_examples_are_read_from_the_folder_that_the_configuration_names(work: Path) -> None:
+    (work / "instructions").rename(work / "prepared")
+    settings = config(epochs=None, total_steps=1, data_folder="prepared")
+    assert tuned(work, settings).facts.examples == 10
+    with pytest.raises(InputError) as caught:
+        tuned(work, config(), try_number=2)
+    assert str(caught.value) == (f"{work}/instructions/train.jsonl: no tuning data there; run prepare again")
 
 
 def test_each_epoch_reads_every_conversation_once_in_a_new_order(work: Path) -> None:
@@ -137,16 +131,16 @@ def test_at_least_95_percent_of_a_row_is_filled() -> None:
     examples = [
         Example([1] * length, [1] * length) for length in generator.integers(20, 900, size=400).tolist()
     ]
-    rows = PackedExamples(examples, sequence_length_tokens=1024, global_batch_size=8, seed=0, padding_id=0)
+    rows = PackedExamples(examples, sequence_length_tokens=1024, minimum_rows=8, seed=0, padding_id=0)
     assert rows.fill_fraction >= 0.95
     assert rows.row_length == 1024
     assert max(rows.tokens(k) for k in range(rows.rows)) <= 1024
 
 
-def test_little_data_is_spread_over_the_batch(work: Path) -> None:
-    wide = packed(work, global_batch_size=4)[1]
+def test_little_data_is_spread_over_the_rows_that_are_asked_for(work: Path) -> None:
+    wide = packed(work, minimum_rows=4)[1]
     assert (wide.rows, wide.row_length) == (4, 112)
-    wider = packed(work, global_batch_size=64)[1]
+    wider = packed(work, minimum_rows=64)[1]
     assert (wider.rows, wider.row_length) == (10, 40)
 
 
@@ -157,7 +151,7 @@ def test_the_loss_of_packed_rows_is_the_mean_over_single_conversations(
     import torch
 
     settings = config(lora=None, micro_batch_size=micro_batch_size, total_steps=1, epochs=None)
-    examples, rows = packed(work, global_batch_size=4, seed=0)
+    examples, rows = packed(work, minimum_rows=4, seed=0)
     model = load_model(work, settings.model, precision="fp32")
     total, tokens = 0.0, 0
     for number in (member for row in range(4) for member in rows.members(row)):

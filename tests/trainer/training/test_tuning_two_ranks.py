@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from support.rank_processes import run_ranks
-from support.toy_training import FILTERS, make_work_volume, write_instructions
+from support.toy_training import FILTERS, make_work_volume
 from support.tuning_ranks import tune, tune_rank
+from support.tuning_texts import write_instructions, write_pairs
 
 pytestmark = [
     pytest.mark.torch,
@@ -21,16 +22,7 @@ pytestmark = [
 def test_two_ranks_tune_as_one(tmp_path: Path) -> None:
     make_work_volume(tmp_path)
     write_instructions(tmp_path, [("why?" * (1 + n % 4), "so " * (1 + 5 * (n % 3))) for n in range(9)])
-    lines = [
-        {
-            "prompt": [{"role": "user", "content": f"q{n}"}],
-            "chosen": [{"role": "assistant", "content": "yes " * (1 + n)}],
-            "rejected": [{"role": "assistant", "content": "no " * (6 - n)}],
-        }
-        for n in range(5)
-    ]
-    (tmp_path / "preferences").mkdir()
-    (tmp_path / "preferences" / "train.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    write_pairs(tmp_path, [(f"q{n}", "yes " * (1 + n), "no " * (6 - n)) for n in range(5)])
     assert run_ranks(tune_rank, tmp_path, ranks=2) == [0, 0]
     found = [json.loads((tmp_path / f"found-{rank}.json").read_text()) for rank in range(2)]
     assert found[0] == found[1]

@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+
+from dapt_contract.sentences import shortened
 from dapt_trainer.errors import InputError
 
 MAX_PROBLEMS = 50
+_NUMBER = re.compile(r"\d+")
+
+
+@dataclass
+class _Place:
+    """Holds the first place of a cause in a field of the manifest, and how many places have it."""
+
+    sentence: str
+    count: int = 1
 
 
 class Problems:
     """Holds one sentence for each problem; a stage with any of them fails."""
 
     def __init__(self) -> None:
-        self._sentences: list[str] = []
+        self._entries: dict[tuple[str, str], _Place] = {}
 
     def add(self, sentence: str) -> None:
         """Add one problem, unless the same sentence is there already."""
-        if sentence not in self._sentences:
-            self._sentences.append(sentence)
+        self._entries.setdefault(("", sentence), _Place(sentence))
+
+    def add_at(self, field: str, location: str, cause: str) -> None:
+        """Add a problem of one record; the same cause in further records of the field is counted.
+
+        Causes that differ in numbers alone ("messages[1]" and "messages[3]") are the same one.
+
+        Args:
+            field: of the manifest.
+            location: `FILE:LINE`.
+            cause: what is wrong with the record, and what to do.
+        """
+        key = (field, _NUMBER.sub("0", cause))
+        known = self._entries.get(key)
+        if known is None:
+            self._entries[key] = _Place(f"{field}: {location}: {cause}")
+        else:
+            known.count += 1
 
     def add_error(self, error: InputError) -> None:
         """Add the problems of an error that was caught, so that the other inputs are read too."""
@@ -25,12 +54,12 @@ class Problems:
 
     def __bool__(self) -> bool:
         """Return whether there is any problem."""
-        return bool(self._sentences)
+        return bool(self._entries)
 
     def sentences(self) -> list[str]:
         """Return the sentences; past `MAX_PROBLEMS` one sentence says how many more there are."""
-        shown = self._sentences[:MAX_PROBLEMS]
-        left = len(self._sentences) - len(shown)
+        shown = [_counted(place) for place in list(self._entries.values())[:MAX_PROBLEMS]]
+        left = len(self._entries) - len(shown)
         return [*shown, f"and {left} more problems like these"] if left else shown
 
     def raise_if_any(self) -> None:
@@ -39,7 +68,7 @@ class Problems:
         Raises:
             InputError: there is at least one problem.
         """
-        if self._sentences:
+        if self._entries:
             raise InputError(*self.sentences())
 
 
@@ -47,4 +76,11 @@ def first_line(error: BaseException, limit: int = 160) -> str:
     """Return the first line of an exception's message, cut to `limit` characters; its class name without a message."""
     lines = str(error).strip().splitlines()
     text = lines[0].strip().rstrip(".") if lines else type(error).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return shortened(text, limit)
+
+
+def _counted(place: _Place) -> str:
+    if place.count == 1:
+        return place.sentence
+    more = place.count - 1
+    return f"{place.sentence} ({more:,} more {'record has' if more == 1 else 'records have'} the same fault)"

@@ -30,6 +30,17 @@ def move_into_place(prepared: Path, work: Path, trash: Path) -> None:
     shutil.rmtree(prepared, ignore_errors=True)
 
 
+def move_folder(source: Path, target: Path, trash: Path) -> None:
+    """Replace one folder of the work volume by a finished one.
+
+    Raises:
+        OSError: the volume cannot be written.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _replace(target, source, trash)
+    fsync_folder(target.parent)
+
+
 def _replace(target: Path, source: Path | None, trash: Path) -> None:
     # Renames alone: a removal takes long, and a kill in the middle of it would leave half a folder in place.
     if target.exists():

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dapt_contract.envelope import digest_of
-from dapt_contract.layout import DATA, HARNESS, HELD_OUT, INSTRUCTIONS, PREFERENCES, PROBES, TASKS
+from dapt_contract.layout import DATA, HARNESS, HELD_OUT, INSTRUCTIONS, ITEMS, PREFERENCES, PROBES, TASKS
 from dapt_contract.stages.prepare import (
     ModelFacts,
     PrepareConfig,
@@ -18,6 +18,7 @@ from dapt_contract.stages.prepare import (
     SourceFacts,
     TokenizerFacts,
 )
+from dapt_contract.stages.tuning_data import TuningDataFacts
 from dapt_trainer.data.choose_held_out import Corpus, HeldOutChoice
 from dapt_trainer.data.dedup.contamination import ContaminationIndex
 from dapt_trainer.data.harness.data import TASK_FILE
@@ -25,7 +26,7 @@ from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.pack_source import PackedSource
 from dapt_trainer.data.packing.data_manifest import ShardManifest
 from dapt_trainer.data.spool import SpooledSource
-from dapt_trainer.data.stage_inputs import SIDES, EvaluationInputs
+from dapt_trainer.data.stage_inputs import SIDES, CorpusSource, EvaluationInputs
 from dapt_trainer.data.warnings import SourceFindings, warnings_of
 from dapt_trainer.digests import sha256_of_file
 
@@ -45,6 +46,12 @@ class RunNotes:
     tokenizer: TokenizerFacts | None = None
     """What the extension of the tokenizer saved; None without one."""
 
+    def add_sources(self, sources: Sequence[CorpusSource]) -> None:
+        """Note which files the sources have, and warn of those that have a second name."""
+        for source in sources:
+            self.resolved.append((source.config.source, source.files.resolved))
+            self.warnings += [f"{source.side}-{source.index}: {note}." for note in source.files.notes]
+
 
 @dataclass(frozen=True)
 class PreparedData:
@@ -53,6 +60,7 @@ class PreparedData:
     model: ModelFacts
     sequence_length_tokens: int
     evaluation: EvaluationInputs
+    tuning_data: tuple[TuningDataFacts, ...]
     contamination: ContaminationIndex
     corpus: Corpus
     packed: list[PackedSource]
@@ -116,12 +124,13 @@ def report_of(config: PrepareConfig, folder: Path, data: PreparedData, notes: Ru
         sequence_length_tokens=data.sequence_length_tokens,
         domain_tokens=sum(source.train_tokens for source in sources if source.side == "domain"),
         general_tokens=sum(source.train_tokens for source in sources if source.side == "general"),
-        instruction_examples=len(data.evaluation.instructions),
-        preference_pairs=len(data.evaluation.preferences),
+        instruction_examples=sum(facts.records for facts in data.tuning_data if facts.kind == "instructions"),
+        preference_pairs=sum(facts.records for facts in data.tuning_data if facts.kind == "preferences"),
         near_duplicates=sum(spool.repeats for spool in spooled),
         tokenizer=notes.tokenizer,
         task_items=tuple(data.evaluation.item_counts.items()),
         data_digest=data_digest(folder, data.shards, data.sequence_length_tokens),
+        tuning_data=data.tuning_data,
         warnings=(*data_warnings, *notes.warnings),
     )
     by_task = {
@@ -135,9 +144,7 @@ def report_of(config: PrepareConfig, folder: Path, data: PreparedData, notes: Ru
         near_duplicates_by_source=tuple(
             (spool.name, count) for spool, count in zip(spooled, near_duplicates, strict=True)
         ),
-        contained_by_source=tuple(
-            (spool.name, pack.contained) for spool, pack in zip(spooled, packed, strict=True)
-        ),
+        contained_by_source=tuple((spool.name, pack.contained) for spool, pack in zip(spooled, packed, strict=True)),
         shared_by_source=tuple(data.corpus.shared.items()),
         repeats_by_source=tuple((spool.name, spool.repeats) for spool in spooled)
         if config.deduplicate == "near"
@@ -177,8 +184,8 @@ def data_digest(folder: Path, shards: Sequence[ShardManifest], sequence_length_t
     """Return the digest of everything that prepare made, the model apart: shards, and all other files by content."""
     paths = [
         path
-        for name in (HELD_OUT, TASKS, PROBES, INSTRUCTIONS, PREFERENCES)
-        for path in sorted((folder / name).glob("*.jsonl"))
+        for name in (HELD_OUT, TASKS, PROBES, ITEMS, INSTRUCTIONS, PREFERENCES)
+        for path in sorted((folder / name).glob("**/*.jsonl"))
     ]
     paths += sorted((folder / HARNESS).glob(f"*/{TASK_FILE}"))
     files = {str(path.relative_to(folder)): sha256_of_file(path) for path in paths}

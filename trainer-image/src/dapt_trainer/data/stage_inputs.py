@@ -6,20 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dapt_contract.layout import PROBES, TASKS
 from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import PrepareConfig, TextSource
-from dapt_trainer.data.dedup.contamination import ContaminationIndex, EvaluationItem
+from dapt_trainer.data.dedup.contamination import EvaluationItem
 from dapt_trainer.data.harness.items import check_names, read_harness_tasks
 from dapt_trainer.data.input_problems import Problems
+from dapt_trainer.data.items.checked_records import write_lines
 from dapt_trainer.data.items.custom_items import CustomItem, Kind, evaluation_items, read_items
 from dapt_trainer.data.items.item_limits import spread
-from dapt_trainer.data.items.tuning_data import (
-    TuningRecord,
-    read_instructions,
-    read_preferences,
-    without_items,
-    without_repeats,
-)
+from dapt_trainer.data.items.measured_items import write_measured_items
 from dapt_trainer.data.reading.sources import ResolvedSource, resolve
 from dapt_trainer.data.reading.text_batches import RecordRules, check_source
 from dapt_trainer.errors import InputError
@@ -42,13 +38,11 @@ class CorpusSource:
 
 @dataclass
 class EvaluationInputs:
-    """Holds the data that models are measured with, and what SFT and preference tuning learn from."""
+    """Holds the data that models are measured with."""
 
     tasks: dict[str, tuple[CustomItem, ...]] = field(default_factory=dict)
     """Items of each custom task, by its name."""
     probes: dict[str, tuple[CustomItem, ...]] = field(default_factory=dict)
-    instructions: list[TuningRecord] = field(default_factory=list)
-    preferences: list[TuningRecord] = field(default_factory=list)
     items: list[EvaluationItem] = field(default_factory=list)
     """What decontamination looks for: the items that are measured."""
     item_counts: dict[str, int] = field(default_factory=dict)
@@ -77,7 +71,9 @@ def check_sources(
     """Read all sources only to report their problems."""
     rules = RecordRules(config.bad_records_max_fraction, config.seed)
     for source in sources:
-        check_source(source.side, source.index, source.config, source.files, rules, problems, beat)
+        check_source(
+            source.side, source.index, source.config, source.files, rules, problems, beat
+        )
 
 
 def harness_has_all_tasks(config: PrepareConfig, scratch: Path, problems: Problems, beat: Beat) -> bool:
@@ -89,7 +85,7 @@ def harness_has_all_tasks(config: PrepareConfig, scratch: Path, problems: Proble
 def read_evaluation(
     config: PrepareConfig, harness_folder: Path | None, scratch: Path, problems: Problems, beat: Beat
 ) -> EvaluationInputs:
-    """Read tasks, probes, SFT and preference data.
+    """Read tasks and probes.
 
     Args:
         config: of the stage.
@@ -102,12 +98,13 @@ def read_evaluation(
 
     def read(kind: Kind, name: str, uri: str, field: str) -> tuple[CustomItem, ...]:
         beat()
-        data = read_items(kind, uri, f"{field}[{name}]", problems)
-        measured = [data.records[index] for index in spread(len(data.records), config.evaluation_limit)]
+        data = read_items(kind, uri, f"{field}[{name}]", problems, beat)
+        items = data.values
+        measured = [items[index] for index in spread(len(items), config.evaluation_limit)]
         inputs.items += evaluation_items(name, measured)
         inputs.item_counts[name] = len(measured)
         inputs.resolved.append((uri, data.resolved))
-        return data.records
+        return items
 
     # The order counts: a text that two tasks share is reported as contaminated by the first of them.
     for task in config.tasks:
@@ -125,17 +122,19 @@ def read_evaluation(
     for probe in config.probes:
         field_name = f"spec.evaluation.probes.{probe.side}"
         inputs.probes[probe.name] = read("probe", probe.name, probe.source, field_name)
-    for index, source in enumerate(config.instructions):
-        beat()
-        data = read_instructions(source.source, source.format, f"spec.finetuning.data[{index}]", problems)
-        inputs.instructions += data.records
-        inputs.resolved.append((source.source, data.resolved))
-    for index, pairs in enumerate(config.preferences):
-        beat()
-        data = read_preferences(pairs.source, f"spec.preference.data[{index}]", problems)
-        inputs.preferences += data.records
-        inputs.resolved.append((pairs.source, data.resolved))
     return inputs
+
+
+def write_evaluation(folder: Path, inputs: EvaluationInputs) -> None:
+    """Write custom tasks, probes, and the items that no training text may contain.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    for name_of_folder, sets in ((TASKS, inputs.tasks), (PROBES, inputs.probes)):
+        for name, items in sets.items():
+            write_lines(folder / name_of_folder / f"{name}.jsonl", (item.as_line() for item in items))
+    write_measured_items(folder, inputs.items)
 
 
 def _fields_of_harness_tasks(config: PrepareConfig) -> dict[str, str]:
@@ -145,30 +144,3 @@ def _fields_of_harness_tasks(config: PrepareConfig) -> dict[str, str]:
         for task in config.tasks
         if task.source is None
     }
-
-
-def clean_tuning_data(inputs: EvaluationInputs, index: ContaminationIndex, problems: Problems) -> list[str]:
-    """Drop examples and pairs that contain an evaluation item, and repeated pairs; return a warning for each kind."""
-    num_examples, num_pairs = len(inputs.instructions), len(inputs.preferences)
-    inputs.preferences, repeats = without_repeats(inputs.preferences)
-    inputs.instructions, bad_examples = without_items(inputs.instructions, index)
-    inputs.preferences, bad_pairs = without_items(inputs.preferences, index)
-    warnings = []
-    for block, noun, read, bad, left in (
-        ("finetuning", "examples", num_examples, bad_examples, len(inputs.instructions)),
-        ("preference", "pairs", num_pairs, bad_pairs, len(inputs.preferences)),
-    ):
-        if read and not left:
-            problems.add(
-                f"spec.{block}.data: each of the {read:,} {noun} contains an evaluation item; give others, or "
-                "evaluate on other items"
-            )
-        if bad:
-            warnings.append(
-                f"spec.{block}.data: {bad:,} of {read:,} {noun} contain an evaluation item and are left out."
-            )
-    if repeats:
-        warnings.append(
-            f"spec.preference.data: {repeats:,} of {num_pairs:,} pairs repeat an earlier one and are learned from once."
-        )
-    return warnings

@@ -42,18 +42,17 @@ class Tokenizer(Protocol):
         ...
 
     @property
+    def special_tokens_map(self) -> Mapping[str, str]:
+        """Return the texts of the special tokens by their names, such as eos_token."""
+        ...
+
+    @property
     def added_tokens_decoder(self) -> Mapping[int, AddedToken]:
         """Return the added tokens by their ids."""
         ...
 
     def __call__(self, text: str, *, add_special_tokens: bool = True) -> Mapping[str, Sequence[int]]:
         """Return the token ids of a text under `input_ids`."""
-        ...
-
-    def apply_chat_template(
-        self, conversation: Sequence[Mapping[str, str]], *, tokenize: bool, add_generation_prompt: bool
-    ) -> object:
-        """Return the conversation as text where `tokenize` is False."""
         ...
 
     def save_pretrained(self, save_directory: object) -> object:

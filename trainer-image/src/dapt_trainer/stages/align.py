@@ -35,7 +35,7 @@ def run(config: AlignConfig, context: StageContext) -> AlignReport:
     """Tune the referenced model on preference pairs.
 
     Raises:
-        InputError: no pair can be learned from, the chat template cannot render them, or batch sizes do not divide.
+        InputError: no pair can be learned from, or batch sizes do not divide.
         DivergedError: loss or gradient is not a number.
         StopRequested: SIGTERM; a checkpoint was saved.
         InfrastructureError: a checkpoint or the result could not be written, or a newer run took over.
@@ -45,18 +45,20 @@ def run(config: AlignConfig, context: StageContext) -> AlignReport:
     tokenizer = with_template(load_tokenizer(context.work, config.model.weights))
     pairs = tokenize_pairs(
         tokenizer,
-        context.work,
+        context.work / config.data_folder,
         sequence_length_tokens=config.sequence_length_tokens,
         progress=context.progress,
     )
     steps = max(1, math.ceil(config.epochs * len(pairs.kept) / config.global_batch_size))
     rows = ShuffledPairs(pairs.kept, rows=steps * config.global_batch_size, seed=config.seed)
-    if ranks.is_first and (pairs.cut or pairs.dropped):
+    if ranks.is_first and (pairs.cut or pairs.dropped or pairs.equal):
         logger.warning(
-            "answers of %d pairs are cut at %d tokens, %d more have no space for them and are left out",
+            "answers of %d pairs are cut at %d tokens, %d more have no space for them and are left out, and %d whose "
+            "answers are equal up to there",
             pairs.cut,
             config.sequence_length_tokens,
             pairs.dropped,
+            pairs.equal,
         )
     alignment = AlignRun(config, context, ranks, tokenizer, rows, steps)
     tuned = alignment.run()
@@ -72,6 +74,7 @@ def run(config: AlignConfig, context: StageContext) -> AlignReport:
         reward_margin=fmean(margin for _, margin in last),
         cut_pairs=pairs.cut,
         dropped_pairs=pairs.dropped,
+        equal_pairs=pairs.equal,
     )
     return AlignReport(facts=facts, curve=tuned.curve)
 

@@ -27,8 +27,7 @@ def run(config: FinetuneConfig, context: StageContext) -> FinetuneReport:
     """Tune the referenced model.
 
     Raises:
-        InputError: no conversation can be learned from, the chat template cannot render them, or batch sizes do not
-            divide.
+        InputError: no conversation can be learned from, or batch sizes do not divide.
         DivergedError: loss or gradient is not a number.
         StopRequested: SIGTERM; a checkpoint was saved.
         InfrastructureError: a checkpoint or the result could not be written, or a newer run took over.
@@ -38,14 +37,14 @@ def run(config: FinetuneConfig, context: StageContext) -> FinetuneReport:
     tokenizer = load_tokenizer(context.work, config.model.weights)
     examples = tokenize_all(
         tokenizer,
-        context.work,
+        context.work / config.data_folder,
         sequence_length_tokens=config.sequence_length_tokens,
         progress=context.progress,
     )
     rows = PackedExamples(
         examples.kept,
         sequence_length_tokens=config.sequence_length_tokens,
-        global_batch_size=config.global_batch_size,
+        minimum_rows=max(config.global_batch_size, config.minimum_rows),
         seed=config.seed,
         padding_id=tokenizer.pad_token_id or 0,
     )

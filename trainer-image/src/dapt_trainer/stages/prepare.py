@@ -16,16 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dapt_contract.envelope import digest_of
-from dapt_contract.layout import (
-    DATA,
-    EXTENDED_MODEL,
-    HARNESS,
-    INSTRUCTIONS,
-    MODEL,
-    PREFERENCES,
-    PROBES,
-    TASKS,
-)
+from dapt_contract.layout import DATA, EXTENDED_MODEL, HARNESS, MODEL
 from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import (
     ModelFacts,
@@ -33,6 +24,7 @@ from dapt_contract.stages.prepare import (
     PrepareReport,
     TokenizerExtensionConfig,
 )
+from dapt_contract.stages.tuning_data import TuningDataReport
 from dapt_trainer.context import StageContext
 from dapt_trainer.data.analysis import AnalysisPool, AnalysisSettings
 from dapt_trainer.data.base_model.facts import (
@@ -42,11 +34,11 @@ from dapt_trainer.data.base_model.facts import (
     sequence_length,
 )
 from dapt_trainer.data.base_model.fetch import import_model
+from dapt_trainer.data.base_model.files import FACTS
 from dapt_trainer.data.choose_held_out import Corpus, choose_sides, limits_of, write_choices
 from dapt_trainer.data.dedup.contamination import ContaminationIndex, contamination_index
 from dapt_trainer.data.disk_space import check_space
 from dapt_trainer.data.input_problems import Problems
-from dapt_trainer.data.items.json_lines import write_lines
 from dapt_trainer.data.move_into_place import move_into_place
 from dapt_trainer.data.pack_source import PackedSource, PackingRules, pack_source
 from dapt_trainer.data.packing.data_manifest import DataManifest, TokenType, finished_manifest, write_manifest
@@ -61,17 +53,22 @@ from dapt_trainer.data.spool import (
 from dapt_trainer.data.stage_inputs import (
     SIDES,
     CorpusSource,
-    EvaluationInputs,
     check_sources,
-    clean_tuning_data,
     find_sources,
     harness_has_all_tasks,
     read_evaluation,
+    write_evaluation,
+)
+from dapt_trainer.data.tuning_data import (
+    TuningModel,
+    prepare_tuning_data,
+    read_tuning_data,
+    report_bad_records,
+    tuning_length,
 )
 from dapt_trainer.errors import InfrastructureError, InputError, StopRequested
 from dapt_trainer.tokenization.grow_in_prepare import check_model, grow
 
-_FACTS = "facts.json"
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -150,40 +147,44 @@ class _Preparation:
             evaluation = read_evaluation(
                 config, harness_folder, self._scratch, self._problems, self._heartbeat
             )
+            contamination = (
+                contamination_index(evaluation.items) if config.decontaminate else ContaminationIndex()
+            )
+            tuning_data = self._prepare_tuning_data(model, contamination)
         if not has_all_tasks:
             raise InputError(*self._problems.sentences())
         if model is None or self._problems:
             with self._step("checking the corpus", _READING_BEGINS):
                 check_sources(sources, config, self._problems, self._heartbeat)
             raise InputError(*self._problems.sentences())
-        self._notes.resolved += [(source.config.source, source.files.resolved) for source in sources]
+        self._notes.add_sources(sources)
         self._notes.resolved += evaluation.resolved
 
-        # 3. Drop evaluation items from the tuning data; the corpus is cleaned of them while it is read.
-        contamination = (
-            contamination_index(evaluation.items) if config.decontaminate else ContaminationIndex()
-        )
-        self._notes.warnings += clean_tuning_data(evaluation, contamination, self._problems)
-
-        # 4. Tokenize the corpus and choose what is held out.
+        # 3. Tokenize the corpus and choose what is held out.
         with self._step("reading and tokenizing the corpus", _READING_BEGINS):
             corpus = self._read_corpus(model, sources, contamination)
         self._problems.raise_if_any()
 
-        # 5. Extend the tokenizer on the training text alone, and tokenize the corpus again.
+        # 4. Extend the tokenizer on the training text alone, and tokenize the corpus again.
         if config.tokenizer_extension is not None:
             with self._step("growing the tokenizer", 0.78):
                 model, corpus = self._extend_tokenizer(model, config.tokenizer_extension, corpus)
 
-        # 6. Pack the training text into shards.
+        # 5. Pack the training text into shards.
         with self._step("packing", _PACKING_BEGINS):
             packed = self._pack(model, corpus)
         check_size(packed, model.sequence_length_tokens, config.global_batch_size, self._problems)
 
-        # 7. Write the rest, and move everything into place.
+        # 6. Write the rest, and move everything into place.
         with self._step("finishing", 0.95):
             data = PreparedData(
-                model.facts, model.sequence_length_tokens, evaluation, contamination, corpus, packed
+                model.facts,
+                model.sequence_length_tokens,
+                evaluation,
+                tuple(report.facts for report in tuning_data),
+                contamination,
+                corpus,
+                packed,
             )
             return self._finish(model, data)
 
@@ -214,9 +215,40 @@ class _Preparation:
         if space_warning:
             self._notes.warnings.append(space_warning)
         self._notes.resolved.append((source, resolved))
-        (folder / _FACTS).write_text(facts.model_dump_json(indent=1) + "\n")
+        (folder / FACTS).write_text(facts.model_dump_json(indent=1) + "\n")
         token_type: TokenType = "uint16" if tokenizer.vocabulary_size <= 1 << 16 else "uint32"
         return _BaseModel(facts, tokenizer, length, token_type)
+
+    def _prepare_tuning_data(
+        self, model: _BaseModel | None, contamination: ContaminationIndex
+    ) -> list[TuningDataReport]:
+        """Read, render and write the tuning data; report its problems. Without a model it is only checked."""
+        reports = []
+        for config in self._config.tuning_data:
+            data = read_tuning_data(config, self._problems, self._heartbeat)
+            if model is None:
+                report_bad_records(data, self._problems)
+                continue
+            length = tuning_length(config, model.sequence_length_tokens, model.facts.max_positions)
+            try:
+                tuning_model = TuningModel.of_folder(
+                    self._folder / MODEL, model.tokenizer.end_of_text, length
+                )
+            except InputError as error:
+                self._problems.add_error(error)
+                continue
+            report = prepare_tuning_data(
+                data,
+                tuning_model,
+                contamination,
+                self._folder / config.folder,
+                self._problems,
+                self._heartbeat,
+            )
+            self._notes.resolved += report.resolved_sources
+            self._notes.warnings += report.warnings
+            reports.append(report)
+        return reports
 
     def _read_corpus(
         self, model: _BaseModel, sources: list[CorpusSource], contamination: ContaminationIndex
@@ -317,7 +349,7 @@ class _Preparation:
         # Without a token that begins a text, nothing predicts a document's first token in training.
         has_leads = model.tokenizer.begin_of_text_id is None and self._config.document_boundaries
         write_choices(self._folder, data.corpus.choices, self._scored_tokenizers() if has_leads else [])
-        self._write_items(data.evaluation)
+        write_evaluation(self._folder, data.evaluation)
         # The report has the digest of all data, so every file must be written by now.
         report = report_of(self._config, self._folder, data, self._notes)
         manifest = DataManifest(
@@ -335,17 +367,15 @@ class _Preparation:
         move_into_place(self._folder, self._context.work, self._scratch)
         return report
 
-    def _write_items(self, evaluation: EvaluationInputs) -> None:
-        for folder, sets in ((TASKS, evaluation.tasks), (PROBES, evaluation.probes)):
-            for name, items in sets.items():
-                write_lines(self._folder / folder / f"{name}.jsonl", (item.as_line() for item in items))
-        if self._config.instructions:
-            write_lines(self._folder / INSTRUCTIONS / "train.jsonl", evaluation.instructions)
-        if self._config.preferences:
-            write_lines(self._folder / PREFERENCES / "train.jsonl", evaluation.preferences)
-
     def _scored_tokenizers(self) -> list[Tokenizer]:
         """Return the tokenizer of the base model, and the extended one behind it."""
+        folders = [MODEL] if self._config.tokenizer_extension is None else [MODEL, EXTENDED_MODEL]
+        return [plain_tokenizer((self._folder / folder / "tokenizer.json").read_text(encoding="utf-8")) for folder in folders]
+
+    def _tokenizers_with_lead(self, model: _BaseModel) -> list[Tokenizer]:
+        """Return the tokenizers that held-out text is scored in; none where each of its tokens is scored."""
+        if model.tokenizer.begin_of_text_id is not None or not self._config.document_boundaries:
+            return []
         folders = [MODEL] if self._config.tokenizer_extension is None else [MODEL, EXTENDED_MODEL]
         return [
             plain_tokenizer((self._folder / folder / "tokenizer.json").read_text(encoding="utf-8"))

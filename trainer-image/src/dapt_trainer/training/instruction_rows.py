@@ -7,7 +7,7 @@ the response tokens of its conversations, as if each had been read alone.
 
 from __future__ import annotations
 
-import json
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,36 +15,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dapt_contract.layout import INSTRUCTIONS
 from dapt_trainer.context import ProgressBoard, SilentProgress
+from dapt_trainer.data.chat.rendering import LabelledText
+from dapt_trainer.data.chat.tokens import Example, cut_examples
+from dapt_trainer.data.labels import IGNORED_LABEL
 from dapt_trainer.data.packing.best_fit import best_fit
 from dapt_trainer.data.packing.mixture import permuted
-from dapt_trainer.data.packing.torch_dataset import IGNORED_LABEL
 from dapt_trainer.errors import InputError
 from dapt_trainer.modeling.protocols import Tokenizer
-from dapt_trainer.training.chat import (
-    LINES_PER_HEARTBEAT,
-    MAX_TEMPLATE_PROBLEMS,
-    Example,
-    Messages,
-    TemplateError,
-    encode,
-    encode_plain,
-    with_template,
-)
+from dapt_trainer.training.chat import LINES_PER_HEARTBEAT, encoder_of, with_template
+from dapt_trainer.training.tuning_lines import read_tuning_lines
 
 _ROW_LENGTH_MULTIPLE = 8
 """Row lengths are multiples of this: tensor cores are fastest then, and few shapes are compiled."""
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """Holds one line of the instructions."""
-
-    line: int
-    messages: Messages
-    plain: bool = False
-    """Whether prompt and response are plain text, without a chat template."""
 
 
 @dataclass(frozen=True)
@@ -63,84 +46,54 @@ class Examples:
         return sum(example.response_tokens for example in self.kept)
 
 
-def instructions_file(work: Path) -> Path:
-    """Return the file in which prepare writes the conversations."""
-    return work / INSTRUCTIONS / "train.jsonl"
-
-
-def read_conversations(work: Path) -> list[Conversation]:
-    """Return the conversations that prepare wrote.
+def read_texts(folder: Path) -> list[tuple[LabelledText, ...]]:
+    """Return the texts of each conversation that was prepared in a folder.
 
     Raises:
         InputError: there are none, or a line is damaged.
     """
-    path = instructions_file(work)
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no instructions there; run prepare again") from error
     conversations = []
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
+    for place, record in read_tuning_lines(folder, "spec.finetuning.data"):
+        texts = record.get("texts")
         try:
-            record = json.loads(line)
-            conversations.append(Conversation(number, record["messages"], bool(record.get("plain"))))
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}:{number}: not a list of messages; run prepare again") from error
-    if not conversations:
-        raise InputError(f"{path}: no conversation in it; give finetuning.data or leave finetuning out")
+            conversations.append(
+                tuple(map(LabelledText.of_line, texts if isinstance(texts, list) else [None]))
+            )
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{place}: not an example; run tuning_data again") from error
     return conversations
 
 
-def tokenize(tokenizer: Tokenizer, conversation: Conversation) -> list[Example]:
-    """Return the examples of one conversation, uncut.
-
-    Raises:
-        TemplateError: the chat template cannot render it.
-    """
-    if conversation.plain:
-        prompt, response = (message["content"] for message in conversation.messages)
-        return [encode_plain(tokenizer, prompt, response)]
-    return encode(tokenizer, conversation.messages)
-
-
 def tokenize_all(
-    tokenizer: Tokenizer, work: Path, *, sequence_length_tokens: int, progress: ProgressBoard | None = None
+    tokenizer: Tokenizer, folder: Path, *, sequence_length_tokens: int, progress: ProgressBoard | None = None
 ) -> Examples:
     """Return the examples of all conversations, cut at the sequence length.
 
     A tokenizer without a chat template gets the plain one, unless every example is plain text.
 
+    Args:
+        tokenizer: of the model.
+        folder: in which the examples were prepared.
+        sequence_length_tokens: no example is longer.
+        progress: gets heartbeats.
+
     Raises:
-        InputError: none has a response within it, or the chat template cannot render some of them.
+        InputError: there are no examples, or none has a response within the length.
     """
     board = progress or SilentProgress()
-    conversations = read_conversations(work)
-    if not all(conversation.plain for conversation in conversations):
+    conversations = read_texts(folder)
+    if not all(text.is_plain for texts in conversations for text in texts):
         with_template(tokenizer)
+    encoder = encoder_of(tokenizer)
     kept: list[Example] = []
     cut = dropped = 0
-    problems: list[str] = []
-    for number, conversation in enumerate(conversations):
+    for number, texts in enumerate(conversations):
         if number % LINES_PER_HEARTBEAT == 0:
             board.heartbeat()
-        try:
-            whole = tokenize(tokenizer, conversation)
-        except TemplateError as error:
-            problems.append(f"{instructions_file(work)}:{conversation.line}: {error}")
-            if len(problems) == MAX_TEMPLATE_PROBLEMS:
-                break
-            continue
-        for example in whole:
-            short = example.cut(sequence_length_tokens)
-            if short.response_tokens:
-                kept.append(short)
-                cut += len(short.labels) < len(example.labels)
-            else:
-                dropped += 1
-    if problems:
-        raise InputError(*problems)
+        examples, num_cut, num_dropped = cut_examples(texts, encoder, sequence_length_tokens)
+        kept += examples
+        cut += num_cut
+        dropped += num_dropped
     if not kept:
         raise InputError(
             f"none of {len(conversations)} conversations has a response within {sequence_length_tokens} tokens; "
@@ -153,13 +106,13 @@ class PackedExamples:
     """Orders packed rows: row k is packed row P_epoch(k mod n) of epoch k // n.
 
     The permutation P is new each epoch and a pure function of the seed. An epoch is every packed row once, and so every
-    conversation once. Data that packs into less than one global batch is spread over as many rows as the batch has, as
-    far as it has conversations: an epoch stays a step.
+    conversation once. Data that packs into less rows than the minimum is spread over as many, as far as it has
+    conversations: an epoch fills a global batch, and small data makes enough steps.
 
     Args:
         examples: none longer than a sequence.
         sequence_length_tokens: no row is longer; all are as long as the fullest one.
-        global_batch_size: rows of an optimizer step.
+        minimum_rows: rows of an epoch, as far as there are so many examples.
         seed: decides the order.
         padding_id: token id at positions without a token.
     """
@@ -169,7 +122,7 @@ class PackedExamples:
         examples: Sequence[Example],
         *,
         sequence_length_tokens: int,
-        global_batch_size: int,
+        minimum_rows: int,
         seed: int,
         padding_id: int,
     ) -> None:
@@ -178,8 +131,8 @@ class PackedExamples:
         self._padding_id = padding_id
         lengths = [len(example.input_ids) for example in examples]
         rows = best_fit(lengths, sequence_length_tokens)
-        if len(rows) < min(global_batch_size, len(examples)):
-            rows = _spread(rows, lengths, min(global_batch_size, len(examples)))
+        if len(rows) < min(minimum_rows, len(examples)):
+            rows = _spread(rows, lengths, min(minimum_rows, len(examples)))
         self._rows = rows
         self._used = [sum(lengths[example] for example in row) for row in rows]
         self.row_length = min(
@@ -242,13 +195,22 @@ class PackedExamples:
 
 def _spread(rows: Sequence[Sequence[int]], lengths: Sequence[int], num_rows: int) -> list[list[int]]:
     """Split the fullest rows in two until there are `num_rows`; a row of one conversation stays."""
-    spread = [list(row) for row in rows]
+    spread = dict(enumerate(list(row) for row in rows))
+    splittable = [(-_tokens_of(row, lengths), number) for number, row in spread.items() if len(row) > 1]
+    heapq.heapify(splittable)
+    next_number = len(spread)
     while len(spread) < num_rows:
-        splittable = (row for row in spread if len(row) > 1)
-        fullest = max(splittable, key=lambda row: sum(lengths[number] for number in row))
-        spread.remove(fullest)
+        _, fullest = heapq.heappop(splittable)
         halves: tuple[list[int], list[int]] = ([], [])
-        for number in sorted(fullest, key=lambda number: -lengths[number]):
-            min(halves, key=lambda half: sum(lengths[member] for member in half)).append(number)
-        spread += halves
-    return spread
+        for example in sorted(spread.pop(fullest), key=lambda example: -lengths[example]):
+            min(halves, key=lambda half: _tokens_of(half, lengths)).append(example)
+        for half in halves:
+            spread[next_number] = half
+            if len(half) > 1:
+                heapq.heappush(splittable, (-_tokens_of(half, lengths), next_number))
+            next_number += 1
+    return list(spread.values())
+
+
+def _tokens_of(row: Sequence[int], lengths: Sequence[int]) -> int:
+    return sum(lengths[example] for example in row)

@@ -1,13 +1,13 @@
 """Tokenizes preference pairs, which are one prompt and two answers to it, and orders and batches them.
 
-Both answers are rendered by the chat template after the same prompt, as in fine-tuning (`training/chat.py`): an answer
-is the assistant's text, up to and including the token that ends its turn. A pair's answers are cut at the sequence
-length; a pair whose prompt leaves no space for one of them teaches nothing, so it is left out and counted.
+Both answers were rendered by the chat template after the same prompt, as in fine-tuning (`data/chat`): an answer is the
+assistant's text, up to and including the token that ends its turn. A pair's answers are cut at the sequence length. A
+pair whose prompt leaves no space for one of them, or whose answers are equal up to there, teaches nothing: it is left
+out and counted.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,32 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dapt_contract.layout import PREFERENCES
 from dapt_trainer.context import ProgressBoard, SilentProgress
+from dapt_trainer.data.chat.rendering import LabelledText
+from dapt_trainer.data.chat.tokens import Lengths, Pair, cut_pair
 from dapt_trainer.data.packing.mixture import permuted
 from dapt_trainer.errors import InputError
 from dapt_trainer.modeling.protocols import Tokenizer
-from dapt_trainer.training.chat import (
-    LINES_PER_HEARTBEAT,
-    MAX_TEMPLATE_PROBLEMS,
-    Example,
-    Messages,
-    TemplateError,
-    encode,
-)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Holds one prompt with its two answers; only the answers have labels."""
-
-    chosen: Example
-    rejected: Example
-
-    @property
-    def tokens(self) -> int:
-        """Return the number of tokens of both texts."""
-        return len(self.chosen.input_ids) + len(self.rejected.input_ids)
+from dapt_trainer.training.chat import LINES_PER_HEARTBEAT, encoder_of
+from dapt_trainer.training.tuning_lines import read_tuning_lines
 
 
 @dataclass(frozen=True)
@@ -53,80 +35,39 @@ class Pairs:
     """Number of pairs with an answer whose end was cut off."""
     dropped: int
     """Number of pairs whose prompt leaves no space for an answer."""
-
-
-def preferences_file(work: Path) -> Path:
-    """Return the file in which prepare writes the pairs."""
-    return work / PREFERENCES / "train.jsonl"
-
-
-def tokenize_pair(tokenizer: Tokenizer, prompt: Messages, chosen: Messages, rejected: Messages) -> Pair:
-    """Return one pair, uncut.
-
-    Raises:
-        TemplateError: the chat template cannot render it.
-    """
-
-    def answered(answer: Messages) -> Example:
-        examples = encode(tokenizer, [*prompt, *answer], first=len(prompt))
-        if len(examples) != 1:
-            raise TemplateError(
-                "the chat template renders earlier turns differently once later ones follow, so an answer of several "
-                "turns has no single text; use answers of one turn"
-            )
-        return examples[0]
-
-    return Pair(answered(chosen), answered(rejected))
+    equal: int = 0
+    """Number of pairs whose answers are equal once they are cut."""
 
 
 def tokenize_pairs(
-    tokenizer: Tokenizer, work: Path, *, sequence_length_tokens: int, progress: ProgressBoard | None = None
+    tokenizer: Tokenizer, folder: Path, *, sequence_length_tokens: int, progress: ProgressBoard | None = None
 ) -> Pairs:
-    """Return all pairs that prepare wrote, cut at the sequence length.
+    """Return all pairs that were prepared in a folder, cut at the sequence length.
 
     Raises:
-        InputError: there are none, a line is damaged, the chat template cannot render some of them, or no pair has
-            space for both its answers.
+        InputError: there are none, a line is damaged, or no pair has space for both its answers.
     """
     board = progress or SilentProgress()
-    path = preferences_file(work)
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no preference pairs there; run prepare again") from error
+    encoder = encoder_of(tokenizer)
     kept: list[Pair] = []
-    cut = dropped = 0
-    problems: list[str] = []
-    for number, line in enumerate(lines, start=1):
+    lengths = Lengths()
+    for number, (place, record) in enumerate(read_tuning_lines(folder, "spec.preference.data")):
         if number % LINES_PER_HEARTBEAT == 0:
             board.heartbeat()
-        if not line:
-            continue
         try:
-            record = json.loads(line)
-            whole = tokenize_pair(tokenizer, record["prompt"], record["chosen"], record["rejected"])
-        except TemplateError as error:
-            problems.append(f"{path}:{number}: {error}")
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}:{number}: not a preference pair; run prepare again") from error
-        else:
-            short = Pair(whole.chosen.cut(sequence_length_tokens), whole.rejected.cut(sequence_length_tokens))
-            if short.chosen.response_tokens and short.rejected.response_tokens:
-                kept.append(short)
-                cut += short.tokens < whole.tokens
-            else:
-                dropped += 1
-        if len(problems) == MAX_TEMPLATE_PROBLEMS:
-            break
-    if problems:
-        raise InputError(*problems)
+            chosen, rejected = (LabelledText.of_line(record.get(name)) for name in ("chosen", "rejected"))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{place}: not a preference pair; run tuning_data again") from error
+        pair = cut_pair(chosen, rejected, encoder, sequence_length_tokens, lengths)
+        if pair is not None:
+            kept.append(pair)
     if not kept:
-        pairs = f"none of {dropped} pairs" if dropped else "no pair in it, so none"
         raise InputError(
-            f"{path}: {pairs} has a prompt and both answers begun within {sequence_length_tokens} tokens; raise "
-            "finetuning.sequenceLength or corpus.sequenceLength, or shorten the prompts"
+            f"{folder}: none of {lengths.without_response + lengths.equal} pairs has a prompt and two different "
+            f"answers begun within {sequence_length_tokens} tokens; raise finetuning.sequenceLength or "
+            "corpus.sequenceLength, or shorten the prompts"
         )
-    return Pairs(tuple(kept), cut, dropped)
+    return Pairs(tuple(kept), lengths.cut, lengths.without_response, lengths.equal)
 
 
 @dataclass(frozen=True)

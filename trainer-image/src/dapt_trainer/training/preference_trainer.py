@@ -27,7 +27,7 @@ from trl.models import prepare_deepspeed
 
 from dapt_contract.stages.align import AlignConfig
 from dapt_trainer.context import StageContext
-from dapt_trainer.data.packing.torch_dataset import IGNORED_LABEL
+from dapt_trainer.data.labels import IGNORED_LABEL
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.modeling.protocols import Tokenizer
 from dapt_trainer.training.arguments import argument_fields

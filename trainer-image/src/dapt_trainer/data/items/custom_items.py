@@ -1,25 +1,33 @@
-"""Reads custom tasks and probe sets, checks them line by line, and writes them in one form.
+"""Reads custom tasks and probe sets, checks them item by item, and writes them in one form.
 
     tasks/NAME.jsonl               {"question": str, "choices": [str, ...], "answer": index}
     probes/NAME.jsonl              {"prompt": str, "choices": [str, ...], "answer": index}
                                    {"prompt": str, "order": [str, ...]}, the likeliest continuation first
 
-A user may give an answer as the index, from 0, or as the text of one of the choices; it is written as the index.
+An answer may be given as the index, from 0, as the text of one of the choices, or as its letter or label; it is written
+as the index. An answer that can be read in two ways is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from dapt_contract.base import JsonObject
 from dapt_trainer.data.dedup.contamination import EvaluationItem
 from dapt_trainer.data.input_problems import Problems
-from dapt_trainer.data.items.json_lines import DataSet, missing_text, read_checked
+from dapt_trainer.data.items.checked_records import CheckedSource, missing_text, read_checked
 
 Kind = Literal["task", "probe"]
 _QUESTION_KEY: dict[Kind, str] = {"task": "question", "probe": "prompt"}
+_CHOICES_KEYS = ("choices", "options")
+_ANSWER_KEYS = ("answer", "answerKey", "answer_key", "answer_idx", "answer_index", "target", "gold")
+_LAST_ANSWER_KEY = "label"
+"""Names the answer in some sets, and a topic in others: it counts where nothing else names an answer."""
+_LETTER = re.compile(r"\(?([A-Za-z])[.):]?")
+_DIGITS = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
@@ -71,9 +79,17 @@ class OrderItem:
 CustomItem = ChoiceItem | OrderItem
 
 
-def read_items(kind: Kind, uri: str, field: str, problems: Problems) -> DataSet[CustomItem]:
-    """Read the items of a custom task or probe set, and report what is wrong with them line by line."""
-    return read_checked(uri, field, problems, lambda record: _checked_item(kind, record))
+def read_items(
+    kind: Kind, uri: str, field: str, problems: Problems, beat: Callable[[], None] = lambda: None
+) -> CheckedSource[CustomItem]:
+    """Read the items of a custom task or probe set, and report what is wrong with them."""
+
+    def check(record: JsonObject) -> CustomItem | str:
+        return _checked_item(kind, record)
+
+    source: CheckedSource[CustomItem] = read_checked(uri, field, problems, check, beat)
+    source.report(problems)
+    return source
 
 
 def evaluation_items(name: str, items: Iterable[CustomItem]) -> list[EvaluationItem]:
@@ -86,33 +102,117 @@ def evaluation_items(name: str, items: Iterable[CustomItem]) -> list[EvaluationI
     return [item.as_evaluation_item(name) for item in items]
 
 
+@dataclass(frozen=True)
+class _Choices:
+    """Holds the choices of an item, with the labels that the record has for them."""
+
+    texts: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+
+
 def _checked_item(kind: Kind, record: JsonObject) -> CustomItem | str:
     key = _QUESTION_KEY[kind]
-    accepted = f'a {kind} item is {{"{key}": text, "choices": [texts], "answer": index}}'
-    if kind == "probe" and "order" in record:
+    accepted = f'a {kind} item is {{"{key}": text, "choices": [texts], "answer": index, letter or text}}'
+    if kind == "probe" and record.get("order") is not None:
         return _checked_order(record)
     if kind == "probe":
         accepted += ', or {"prompt": text, "order": [texts]}'
-    question, answer = record.get(key), record.get("answer")
-    choices = _texts(record.get("choices"))
+    question = record.get(key)
     if not isinstance(question, str) or not question.strip():
         return f"{missing_text(record, key)}; {accepted}"
+    choices = _choices(record)
     if choices is None:
         return f"field 'choices' is not a list of at least two texts; {accepted}"
-    if len(set(choices)) < len(choices):
+    if len(set(choices.texts)) < len(choices.texts):
         return "two of the choices are equal; every choice must differ"
-    if isinstance(answer, str) and answer in choices:
-        answer = choices.index(answer)
-    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
-        return f"answer {answer!r} is not an index from 0 to {len(choices) - 1}, nor one of the choices; correct it"
-    return ChoiceItem(kind, question, choices, answer)
+    answer = _answer(record, choices, accepted)
+    return answer if isinstance(answer, str) else ChoiceItem(kind, question, choices.texts, answer)
+
+
+def _choices(record: JsonObject) -> _Choices | None:
+    """Return the choices: a list of texts, texts by their labels, or texts and labels as ARC has them."""
+    value = next((record[key] for key in _CHOICES_KEYS if record.get(key) is not None), None)
+    if isinstance(value, dict):
+        if set(value) == {"text", "label"}:
+            texts, labels = _texts(value["text"]), _texts(value["label"])
+        else:
+            # Tables fill the labels that a record does not have.
+            filled = {label: text for label, text in value.items() if text is not None}
+            texts, labels = _texts(list(filled.values())), tuple(filled)
+        if texts is None or labels is None or not len(texts) == len(set(labels)) == len(labels):
+            return None
+        return _Choices(texts, labels)
+    if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
+        texts = _texts([entry.get("text") for entry in value if isinstance(entry, dict)])
+        labels = _texts([entry.get("label") for entry in value if isinstance(entry, dict)])
+        if texts is None or labels is None or len(set(labels)) < len(labels):
+            return None
+        return _Choices(texts, labels)
+    texts = _texts(value)
+    return None if texts is None else _Choices(texts)
+
+
+def _answer(record: JsonObject, choices: _Choices, accepted: str) -> int | str:
+    """Return the index of the right choice, or what is wrong with the fields that name it."""
+    given = {key: record[key] for key in _ANSWER_KEYS if record.get(key) is not None}
+    if not given and record.get(_LAST_ANSWER_KEY) is not None:
+        given = {_LAST_ANSWER_KEY: record[_LAST_ANSWER_KEY]}
+    if not given:
+        return f"{missing_text(record, 'answer')}; {accepted}"
+    readings: dict[str, int] = {}
+    for key, value in given.items():
+        readings_of_value = _readings(value, choices)
+        if len(readings_of_value) > 1:
+            ways = " and ".join(f"choice {index} ({why})" for index, why in sorted(readings_of_value.items()))
+            return f"{key} {value!r} can be read as {ways}; write the index, from 0, as a number"
+        if not readings_of_value:
+            named = ", ".join(choices.labels) if choices.labels else f"A to {chr(64 + len(choices.texts))}"
+            return (
+                f"{key} {value!r} is not an index from 0 to {len(choices.texts) - 1}, nor one of the choices, nor one "
+                f"of {named}; correct it"
+            )
+        (readings[key],) = readings_of_value
+    if len(set(readings.values())) > 1:
+        told = " and ".join(f"{key} {given[key]!r}" for key in readings)
+        return f"{told} name different choices; keep one of them"
+    return next(iter(readings.values()))
+
+
+def _readings(value: object, choices: _Choices) -> dict[int, str]:
+    """Return the choices that an answer can mean, each with the reason."""
+    count = len(choices.texts)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # tables hold whole numbers as fractions where some rows have none
+    if isinstance(value, int) and not isinstance(value, bool):
+        if choices.labels and str(value) in choices.labels:
+            found = {choices.labels.index(str(value)): "its label"}
+            # Labels that count from 0 say the same as the index.
+            return found | ({value: "its index"} if 0 <= value < count else {})
+        return {value: "its index"} if 0 <= value < count else {}
+    if not isinstance(value, str):
+        return {}
+    readings = {}
+    if value in choices.texts:
+        readings[choices.texts.index(value)] = "its text"
+    text = value.strip()
+    letter = _LETTER.fullmatch(text)
+    if choices.labels:
+        label = text if text in choices.labels else letter.group(1).upper() if letter else ""
+        if label in choices.labels:
+            readings.setdefault(choices.labels.index(label), "its label")
+    else:
+        if letter and ord(letter.group(1).upper()) - ord("A") < count:
+            readings.setdefault(ord(letter.group(1).upper()) - ord("A"), "its letter")
+        if _DIGITS.fullmatch(text) and int(text) < count:
+            readings.setdefault(int(text), "its index")
+    return readings
 
 
 def _checked_order(record: JsonObject) -> OrderItem | str:
     accepted = 'a probe that orders is {"prompt": text, "order": [texts]}, the likeliest first'
     prompt = record.get("prompt")
     order = _texts(record["order"])
-    if "choices" in record or "answer" in record:
+    if record.get("choices") is not None or record.get("answer") is not None:
         return f"it has 'order' and also 'choices' or 'answer', but a probe chooses or orders; {accepted}"
     if not isinstance(prompt, str) or not prompt.strip():
         return f"{missing_text(record, 'prompt')}; {accepted}"

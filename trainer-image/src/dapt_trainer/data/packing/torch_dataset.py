@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from dapt_trainer.data.labels import IGNORED_LABEL
 from dapt_trainer.data.packing.mixture import Mixture
 from dapt_trainer.data.packing.shards import Shard, open_shards
-
-IGNORED_LABEL = -100
 
 
 class PackedDataset(Dataset[dict[str, torch.Tensor]]):

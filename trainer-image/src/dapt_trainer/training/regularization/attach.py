@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from dapt_contract.layout import EXTENDED_MODEL
 from dapt_contract.stages.common import DistributionConfig, ModelReference
 from dapt_contract.stages.pretrain import PretrainConfig, RegularizationConfig
-from dapt_trainer.data.packing.torch_dataset import IGNORED_LABEL
+from dapt_trainer.data.labels import IGNORED_LABEL
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.modeling.attention import Batch, Collate

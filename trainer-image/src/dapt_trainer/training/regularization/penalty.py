@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 
 import torch
 
-from dapt_trainer.data.packing.torch_dataset import IGNORED_LABEL
+from dapt_trainer.data.labels import IGNORED_LABEL
 from dapt_trainer.errors import InputError
 from dapt_trainer.modeling.attention import Batch
 
