@@ -12,7 +12,6 @@ from tokenizers import Tokenizer
 from dapt_contract.measure import Side
 from dapt_contract.stages.common import ProbeConfig, TaskConfig
 from dapt_contract.stages.prepare import TextSource, TrainingLength
-from dapt_contract.stages.tuning_data import InstructionSource
 from dapt_trainer.data import analysis
 from dapt_trainer.data.choose_held_out import held_out_limit
 from dapt_trainer.data.packing.data_manifest import read_manifest
@@ -200,27 +199,6 @@ def test_training_documents_with_evaluation_items_are_dropped_and_counted_by_tas
     assert "domain-0: 2 documents contain an evaluation item and are not trained on." in report.facts.warnings
     kept = prepare(config.model_copy(update={"decontaminate": False}), work=tmp_path / "other")
     assert kept.facts.sources[0].contaminated == 0
-
-
-def test_fine_tuning_data_is_written_in_one_form(config, prepare, tmp_path: Path) -> None:
-    (tmp_path / "m.jsonl").write_text(
-        '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "id": 1}\n'
-    )
-    (tmp_path / "p.jsonl").write_text('{"prompt": "c", "response": "d"}\n')
-    config = config.model_copy(
-        update={
-            "instructions": (
-                InstructionSource(source=f"file://{tmp_path}/m.jsonl", format="messages"),
-                InstructionSource(source=f"file://{tmp_path}/p.jsonl", format="promptResponse"),
-            )
-        }
-    )
-    assert prepare(config).facts.instruction_examples == 2
-    lines = (tmp_path / "work/instructions/train.jsonl").read_text().splitlines()
-    assert [[m["content"] for m in json.loads(line)["messages"]] for line in lines] == [
-        ["a", "b"],
-        ["c", "d"],
-    ]
 
 
 def test_bad_records_are_skipped_up_to_the_share_that_is_allowed(config, prepare, tmp_path: Path) -> None:
