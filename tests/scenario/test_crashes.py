@@ -122,7 +122,7 @@ class Life:
         world = self.world
         is_gang = world.cluster.graceful
         try:
-            if not world.visit().is_empty:
+            if not world.reconcile().is_empty:
                 return False
         except OperatorKilledError:
             return False
@@ -136,7 +136,7 @@ class Life:
             if world.cluster.run_pods(world.key, healthy):
                 return False
             world.cluster.advance(30)
-            if world.visit().is_empty:
+            if world.reconcile().is_empty:
                 world.edit(suspend=False)
             return False
         if is_gang and trouble(world):
@@ -200,16 +200,39 @@ def moments(make: Callable[[], World]) -> list[Life]:
 @pytest.mark.parametrize("make", [simple, gang])
 def test_scenario_without_crashes_has_a_retry_and_a_suspension(make: Callable[[], World]) -> None:
     assert UNBROKEN[make][2] == [
-        "destination/1", "prepare/1", "baseline/1", "pretrain/1", "pretrain/2", "evaluate/1", "finetune/1", "finetune/2", "verify/1",
+        "destination/1",
+        "prepare/1",
+        "baseline/1",
+        "pretrain/1",
+        "pretrain/2",
+        "evaluate/1",
+        "finetune/1",
+        "finetune/2",
+        "verify/1",
         "publish/1",
-    ]  # fmt: skip
+    ]
 
 
 def test_rollback_scenario_evaluates_in_parallel_with_both_attempts() -> None:
     assert UNBROKEN[rolled_back][2] == [
-        "destination/1", "prepare/1", "baseline/1", "pretrain/1", "evaluate/1", "pretrain/1", "evaluate/1", "evaluate/1", "blend/1",
-        "evaluate/1", "blend/1", "evaluate/1", "evaluate/1", "finetune/1", "finetune/2", "verify/1", "publish/1",
-    ]  # fmt: skip
+        "destination/1",
+        "prepare/1",
+        "baseline/1",
+        "pretrain/1",
+        "evaluate/1",
+        "pretrain/1",
+        "evaluate/1",
+        "evaluate/1",
+        "blend/1",
+        "evaluate/1",
+        "blend/1",
+        "evaluate/1",
+        "evaluate/1",
+        "finetune/1",
+        "finetune/2",
+        "verify/1",
+        "publish/1",
+    ]
 
 
 def test_gang_scenario_uses_every_cluster_verb() -> None:

@@ -12,9 +12,9 @@ from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.align import AlignConfig
 from dapt_contract.stages.baseline import BaselineConfig
 from dapt_contract.stages.finetune import FinetuneConfig
-from dapt_contract.stages.prepare import PrepareConfig
+from dapt_contract.stages.prepare import PrepareConfig, PrepareFacts
 from dapt_contract.stages.publish import PublishConfig
-from dapt_contract.stages.tuning_data import TuningDataConfig
+from dapt_contract.stages.tuning_data import TuningDataConfig, TuningDataFacts
 from dapt_operator.testing.objects import Ends, Stays
 from support.builders import facts_for, healthy, prepare_facts
 from support.worlds import World, failing
@@ -168,8 +168,8 @@ def test_two_edits_of_both_kinds_are_read_once_each() -> None:
         *BEFORE_FINETUNE, "tuning_data", "finetune", "tuning_data", "align", "verify", "publish",
     ]  # fmt: skip
     titles = [event.message for event in world.cluster.events(world.key)]
-    assert any(message.startswith("tuning_data of instructions succeeded") for message in titles)
-    assert any(message.startswith("tuning_data of preferences succeeded") for message in titles)
+    assert any(message.startswith("tuning data of instructions succeeded") for message in titles)
+    assert any(message.startswith("tuning data of preferences succeeded") for message in titles)
 
 
 def test_an_edit_during_a_suspension_counts_when_it_is_resumed() -> None:
@@ -231,7 +231,7 @@ def test_broken_data_is_corrected_by_its_block_alone() -> None:
     assert world.condition("Stalled") == (
         "True",
         "BadInput",
-        f"tuning_data found its input wrong: {said}; correct it, then start it again (any change of the spec does, and"
+        f"tuning data found its input wrong: {said}; correct it, then start it again (any change of the spec does, and"
         " so does `dapt run`)",
     )
     assert "finetuning" not in world.status["frozen"]
@@ -285,6 +285,34 @@ def test_the_data_that_is_used_is_what_the_status_counts() -> None:
     world = edited("pretrain", OTHER)
     facts = [run for run in world.status["ledger"]["runs"] if run["stage"] == "tuning_data"]
     assert [run["facts"]["config_digest"] for run in facts] == [finetune(world).data_folder.partition("/")[2]]
+
+
+def test_what_was_found_in_replaced_data_is_said_no_more() -> None:
+    of_corpus = "the domain corpus has 200,000,000 tokens"
+    of_pairs = "spec.preference.data: 2 of 9 pairs repeat an earlier one and are learned from once."
+    before = "spec.finetuning.data: 3 bad records are skipped."
+    after = "spec.finetuning.data: 1 of 9 examples contain an evaluation item and are left out."
+
+    def script(stage: StageFile) -> Ends | Stays:
+        facts = facts_for(stage)
+        if isinstance(facts, PrepareFacts):
+            return Ends(facts=facts.model_copy(update={"warnings": (of_corpus, before, of_pairs)}))
+        if isinstance(facts, TuningDataFacts):
+            return Ends(facts=facts.model_copy(update={"warnings": (after,)}))
+        return Ends(facts=facts)
+
+    world = World(PAIRS)
+    world.live_until("pretrain", script)
+    assert {of_corpus, before, of_pairs} <= set(world.status["plan"]["warnings"])
+    world.edit(**OTHER)
+    world.live(script)
+    shown = set(world.status["plan"]["warnings"])
+    assert {of_corpus, of_pairs, after} <= shown
+    assert before not in shown
+    publish = world.config("publish")
+    assert isinstance(publish, PublishConfig)
+    assert {of_corpus, of_pairs, after} <= set(publish.card.warnings)
+    assert before not in publish.card.warnings
 
 
 # --- evaluation items, and what prepare only checks ---
@@ -544,7 +572,7 @@ def test_a_run_that_is_unknown_and_was_created_from_another_spec_is_replaced(sta
 def test_a_discarded_run_freezes_nothing() -> None:
     world = interrupted("finetune")
     world.edit(**OTHER)
-    world.visit()
+    world.reconcile()
     record = next(run for run in world.status["ledger"]["runs"] if run["stage"] == "finetune")
     assert (record["state"], record["cause"], record["discarded"]) == ("Failed", "Stopped", True)
     assert record["message"] == (

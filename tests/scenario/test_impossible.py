@@ -66,7 +66,9 @@ def delete_config_map(world: World) -> None:
     world.cluster.delete_object(world.key, "ConfigMap", first_job(world))
 
 
-TAKEN = "{} clinical-destination-{} exists already and is not this adaptation's: it belongs to CronJob nightly; remove it,"
+TAKEN = (
+    "{} clinical-destination-{} exists already and is not this adaptation's: it belongs to CronJob nightly; remove it,"
+)
 
 CASES = {
     "no such profile": Case(

@@ -110,6 +110,7 @@ class Chain:
             assessment=assessment,
             facts=self.facts,
             candidates=self.candidates,
+            stage_inputs=self._stage_inputs() if self.facts.prepare is not None else None,
             numbers=self._numbers,
             choice=self._choice,
             verdicts=self._verdicts,

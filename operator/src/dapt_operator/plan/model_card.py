@@ -12,6 +12,7 @@ from dapt_contract.stages.verify import VerifyFacts
 from dapt_operator.plan.gates import Verdict
 from dapt_operator.plan.settled import Chosen
 from dapt_operator.plan.stages.attempts import Attempt
+from dapt_operator.plan.stages.tuning_data import current_warnings
 
 NOT_FOR_DEPLOYMENT = (
     "This model had continued pre-training alone, no instruction tuning: it is not for deployment as it is."
@@ -42,7 +43,7 @@ def card_facts(
         finished: what the stages after selection have reported.
     """
     spec, candidate, numbers = chosen.spec, chosen.candidate, chosen.numbers
-    warnings = list(chosen.prepared.warnings)
+    warnings = list(current_warnings(chosen))
     if spec.finetuning is None and spec.preference is None:
         warnings.append(NOT_FOR_DEPLOYMENT)
     warnings += _lost_to_length(finished.finetuned, finished.aligned)

@@ -13,6 +13,7 @@ from dapt_operator.plan.ledger.stage_facts import Facts
 from dapt_operator.plan.selection.candidates import Candidate
 from dapt_operator.plan.selection.choose import Choice
 from dapt_operator.plan.stages.pretrain import PretrainingPlan
+from dapt_operator.plan.stages.stage_plan import StageInputs
 from dapt_operator.plan.transitions import Action, Fact, State
 
 
@@ -25,6 +26,8 @@ class Position:
     assessment: StageAssessment
     facts: Facts
     candidates: tuple[Candidate, ...] = ()
+    stage_inputs: StageInputs | None = None
+    """What every stage after prepare is planned from; None before prepare has finished."""
     numbers: PretrainingPlan | None = None
     """Numbers of the newest attempt; None before it was planned."""
     choice: Choice | None = None

@@ -25,11 +25,20 @@ from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.spec_training import Finetuning, Preference
 from dapt_operator.plan.stages import common
-from dapt_operator.plan.stages.stage_plan import StagePlan, TuningData, claims, cpu_resources, secret_names
+from dapt_operator.plan.stages.stage_plan import (
+    StageInputs,
+    StagePlan,
+    TuningData,
+    claims,
+    cpu_resources,
+    secret_names,
+)
 
 TUNING_KINDS: Final[tuple[TuningKind, ...]] = ("instructions", "preferences")
 LEARNED_BY: Final[Mapping[TuningKind, str]] = {"instructions": "finetune", "preferences": "align"}
 """Kind of the stage that learns from the data."""
+_FIELDS: Final = {"instructions": "spec.finetuning", "preferences": "spec.preference"}
+"""Field that sentences about the data begin with."""
 _FOLDER_WITHOUT_DIGEST: Final[Mapping[TuningKind, str]] = {
     "instructions": INSTRUCTIONS,
     "preferences": PREFERENCES,
@@ -113,6 +122,21 @@ def tuning_data(config: TuningDataConfig, ledger: Ledger, prepared: PrepareFacts
     facts = _read_facts(config.kind, digest, ledger, prepared)
     is_unread = given is None and facts is None
     return TuningData(data_folder(config.kind, digest), digest, facts, unread=config if is_unread else None)
+
+
+def current_warnings(inputs: StageInputs) -> tuple[str, ...]:
+    """Return what was found in the data that is used: not what prepare found in tuning data that was edited since."""
+    prepared, warnings = inputs.prepared, list(inputs.prepared.warnings)
+    for kind, data in (("instructions", inputs.instructions), ("preferences", inputs.preferences)):
+        facts = data.facts if data is not None else None
+        if facts is not None and facts in prepared.tuning_data:
+            continue
+        # From before the data had a digest: prepare's own sentences are about what is used.
+        if data is not None and data.digest is None:
+            continue
+        warnings = [text for text in warnings if not text.startswith(f"{_FIELDS[kind]}.data")]
+        warnings += facts.warnings if facts is not None else ()
+    return tuple(warnings)
 
 
 def _read_facts(

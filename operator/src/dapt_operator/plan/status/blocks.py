@@ -46,6 +46,8 @@ from dapt_operator.plan.sizing.resolve import learning_rate, replay_fraction, se
 from dapt_operator.plan.sizing.tuning_estimate import TuningSize
 from dapt_operator.plan.sizing.warnings import warnings_also_from_prepare
 from dapt_operator.plan.stages.attempts import find_attempt, total_steps
+from dapt_operator.plan.stages.tuning import num_records
+from dapt_operator.plan.stages.tuning_data import current_warnings
 from dapt_operator.plan.status.goodput import goodput
 from dapt_operator.plan.transitions import Action
 from dapt_operator.plan.waiting import waits_for
@@ -240,21 +242,22 @@ def plan_summary(inputs: ChainInputs, position: Position) -> PlanSummary:
     """Return the estimate, by what is known now."""
     spec, prepared = inputs.spec, position.facts.prepare
     known = EstimateFacts(base=position.facts.base)
-    if prepared is not None:
+    stage_inputs = position.stage_inputs
+    if prepared is not None and stage_inputs is not None:
         known = EstimateFacts(
             model=grown_model(prepared.model, spec, prepared.tokenizer),
             domain_tokens=prepared.domain_tokens,
             general_tokens=prepared.general_tokens,
             base=position.facts.base,
             sequence_length_tokens=prepared.sequence_length_tokens,
-            instructions=TuningSize(records=prepared.instruction_examples or None),
-            preferences=TuningSize(records=prepared.preference_pairs or None),
+            instructions=TuningSize(records=num_records(stage_inputs.instructions)),
+            preferences=TuningSize(records=num_records(stage_inputs.preferences)),
         )
     estimated = estimate(spec, inputs.profile, known)
     warnings: tuple[str, ...] = estimated.warnings
-    if prepared is not None:
+    if prepared is not None and stage_inputs is not None:
         reported = warnings_also_from_prepare(spec, prepared.model, prepared.domain_tokens)
-        warnings = (*prepared.warnings, *(text for text in warnings if text not in reported))
+        warnings = (*current_warnings(stage_inputs), *(text for text in warnings if text not in reported))
     return PlanSummary(
         tokens=estimated.total_tokens,
         steps=estimated.total_steps,
