@@ -153,7 +153,7 @@ def single(plane: ControlPlane, times: int = 15) -> None:
 def requests_by_stage(ours: Sequence[Request]) -> list[int]:
     """A stage's requests go from its ConfigMap to what is written when it has ended; what all share is the first's.
 
-    The visit that ends a stage makes the next one's ConfigMap and Job, then writes the status and the Events: those
+    The reconcile that ends a stage makes the next one's ConfigMap and Job, then writes the status and the Events: those
     belong to the stage that ended.
     """
     done = [r for r in ours if r.stage == "ResponseComplete" and r.verb != "watch"]

@@ -188,7 +188,7 @@ def test_random_events_never_lead_to_an_impossible_world(place: Place, life: lis
     contradict each other (`MemoryCluster` checks each). No stage learns from data that nobody was to prepare."""
     world = begin(place)
     for step in life:
-        world.crashing_visit()
+        world.crashing_reconcile()
         happen(world, step)
     world.cluster.crash_at = None
     world.settle()
@@ -203,7 +203,7 @@ def test_when_nothing_happens_nothing_is_written(place: Place, life: list[Step])
     """Ten minutes in which only the clock moves, looked at as often as the plans ask for and more."""
     world = begin(place)
     for step in life:
-        world.crashing_visit()
+        world.crashing_reconcile()
         happen(world, step)
     world.cluster.crash_at = None
     world.cluster.num_taken_names = 0
@@ -213,7 +213,7 @@ def test_when_nothing_happens_nothing_is_written(place: Place, life: list[Step])
     verbs = len(world.cluster.verbs)
     for _ in range(10):
         world.cluster.advance(60)
-        assert world.visit().is_empty
+        assert world.reconcile().is_empty
     assert len(world.cluster.verbs) == verbs
 
 
@@ -222,7 +222,7 @@ def test_when_nothing_happens_nothing_is_written(place: Place, life: list[Step])
 def test_planning_twice_changes_nothing(place: Place, life: list[Step]) -> None:
     world = begin(place)
     for step in life:
-        world.crashing_visit()
+        world.crashing_reconcile()
         happen(world, step)
         raw = world.cluster.observe(world.key)
         assert raw.resource is not None
@@ -232,7 +232,7 @@ def test_planning_twice_changes_nothing(place: Place, life: list[Step]) -> None:
     world.cluster.crash_at = None
     world.settle()
     writes = world.cluster.writes
-    assert world.visit().is_empty
+    assert world.reconcile().is_empty
     assert world.cluster.writes == writes
 
 
@@ -252,10 +252,10 @@ def test_no_model_is_published_that_a_gate_failed(place: Place, life: list[Step]
 
 
 def with_crash(world: World) -> None:
-    """A visit after which a run of publish was planned only on passing verdicts, by the spec of that moment."""
+    """A reconcile after which a run of publish was planned only on passing verdicts, by the spec of that moment."""
     before = len(world.runs)
     try:
-        world.visit()
+        world.reconcile()
     except OperatorKilledError:
         return
     for run in world.runs[before:]:

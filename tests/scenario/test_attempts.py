@@ -100,14 +100,14 @@ def test_the_decision_is_written_down_before_it_is_carried_out() -> None:
     world = World(PLAIN)
     world.live_until("pretrain")
     world.end("pretrain", limit([checkpoint(10, 2.9, 0.7)]))
-    world.visit()
+    world.reconcile()
     assert world.running is None
     (attempt,) = world.status["ledger"]["attempts"]
     assert (attempt["number"], attempt["learningRate"], attempt.get("start")) == (2, 5.0e-5, None)
     assert world.condition("Reconciling")[:2] == ("True", "RollingBack")
     assert world.plans[-1].requeue_after == 0.1
     world.edit(gates={"maxGeneralPerplexityIncrease": 1.0, "onBreach": "Block"})
-    world.visit()
+    world.reconcile()
     assert world.running == "pretrain"
     assert trainings(world)[-1].optimizer.learning_rate == 5.0e-5
 
@@ -168,7 +168,7 @@ def test_rollbacks_used_up_block_with_all_attempts_judged() -> None:
     assert "general perplexity of a1-s10" in world.condition("Stalled")[2]
     assert "a lower learningRate (it was 2.5e-05)" in world.condition("Stalled")[2]
     assert [one["id"] for one in world.status["candidates"]] == ["a1-s10", "a2-s10", "a3-s10"]
-    assert world.visit().is_empty
+    assert world.reconcile().is_empty
     world.edit(gates={"maxGeneralPerplexityIncrease": 0.8})
     world.live()
     assert len(trainings(world)) == 3

@@ -45,18 +45,18 @@ ALL = ["ConfigMap", "Job", "PersistentVolumeClaim", "Secret", "Service"]
 def test_everything_but_the_secret_goes_when_its_time_has_come(volume: str, left: list[str]) -> None:
     world = ended(afterSeconds=3600, volume=volume)
     assert kinds(world) == ALL
-    assert world.visit().requeue_after == 3600.0
+    assert world.reconcile().requeue_after == 3600.0
     world.cluster.advance(3599)
-    assert world.visit().is_empty
+    assert world.reconcile().is_empty
     world.cluster.advance(1)
     before = world.status
-    plan = world.visit()
+    plan = world.reconcile()
     assert kinds(world) == left
     assert len([one for one in plan.delete if one.kind == "ConfigMap"]) == 9  # all tries, the failed one too
     after = world.status
     assert after["ledger"].pop("cleaned") == world.cluster.now.strftime("%Y-%m-%dT%H:%M:%SZ")
     assert after == before
-    assert world.visit().is_empty
+    assert world.reconcile().is_empty
     assert world.plans[-1].requeue_after is None
     assert world.status["phase"] == "Published"
 
@@ -74,7 +74,7 @@ def test_cleanup_is_done_once() -> None:
 def test_without_a_time_everything_is_kept() -> None:
     world = ended(volume="Delete")
     world.cluster.advance(10**8)
-    assert world.visit().is_empty
+    assert world.reconcile().is_empty
     assert world.plans[-1].requeue_after is None
     assert kinds(world) == ALL
 
@@ -99,7 +99,7 @@ def test_an_adaptation_that_stalls_is_not_collected() -> None:
     world = World({"cleanup": {"afterSeconds": 0}})
     world.live(lambda stage: Ends(64, cause=Cause.BAD_INPUT))
     world.cluster.advance(10**6)
-    assert world.visit().delete == ()
+    assert world.reconcile().delete == ()
 
 
 def test_a_finished_one_stays_finished_when_its_jobs_are_gone() -> None:
@@ -109,7 +109,7 @@ def test_a_finished_one_stays_finished_when_its_jobs_are_gone() -> None:
     world.cluster.delete_jobs(world.key)
     world.cluster.profiles.clear()
     world.cluster.advance(10**6)
-    assert world.visit().is_empty
+    assert world.reconcile().is_empty
     assert world.status == before
 
 

@@ -74,7 +74,7 @@ def test_gates_that_no_candidate_passes_stall_with_remedies() -> None:
     assert world.condition("GatesPassed") == ("False", "GatesBreached", message)
     assert world.condition("Finished")[0] == "False"
     assert world.status["phase"] == "Stalled"
-    assert world.visit().is_empty
+    assert world.reconcile().is_empty
 
 
 def test_a_wider_gate_decides_again_without_a_new_pretraining() -> None:

@@ -42,7 +42,7 @@ def test_the_blocks_that_differ_are_named(ended: World, edit: dict[str, Any], wh
     assert after[FINISHED] == f"{before[FINISHED]}; the spec was changed since in {where} {DONE}"
     assert after[READY] == before[READY]
     assert ended.status["phase"] == "Published"
-    assert ended.visit().is_empty
+    assert ended.reconcile().is_empty
 
 
 def test_an_edit_that_is_taken_back_is_forgotten(ended: World) -> None:

@@ -53,7 +53,7 @@ def test_bad_input_is_never_tried_again_by_itself(stage: str) -> None:
     assert world.condition("Finished")[0] == "False"
     assert world.status["phase"] == "Stalled"
     world.cluster.advance(86_400)
-    assert world.visit().is_empty
+    assert world.reconcile().is_empty
 
 
 def test_changed_spec_retries_a_stage_that_ended_with_bad_input() -> None:
@@ -164,7 +164,7 @@ def test_second_failure_in_a_row_delays_the_next_run() -> None:
     world.settle()
     assert world.tries[1:] == ["prepare/1", "prepare/2"]
     world.cluster.run_pods(world.key, script)
-    plan = world.visit()
+    plan = world.reconcile()
     world.settle()
     assert world.tries[1:] == ["prepare/1", "prepare/2"]
     assert plan.requeue_after == 10.0
@@ -204,7 +204,7 @@ def test_diverged_finetuning_needs_user_action() -> None:
 
 def test_pods_that_wait_for_a_node_are_work_in_progress_until_the_timeout() -> None:
     world = World(offered={"pendingTimeoutSeconds": 600})
-    world.visit()
+    world.reconcile()
     reason = "Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu"
     world.cluster.run_pods(world.key, lambda run: Stays(pending_reason=reason))
     world.settle()

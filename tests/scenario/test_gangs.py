@@ -29,10 +29,10 @@ def test_failed_pod_kills_its_peers_and_the_next_run_starts_at_once(launcher: st
     name = world.job["metadata"]["name"]
     assert world.job["kind"] == ("JobSet" if launcher == "JobSet" else "Job")
     world.cluster.break_pod(world.key, 1, LOST)
-    first = world.visit()
+    first = world.reconcile()
     assert [(one.kind, one.name, one.grace_seconds) for one in first.delete] == [("Pod", f"{name}-0", 0)]
     assert first.requeue_after == 0.2
-    second = world.visit()
+    second = world.reconcile()
     assert [manifest["kind"] for manifest in second.apply][-1] == world.job["kind"]
     assert world.tries[-1] == "pretrain/2"
     record = next(one for one in world.status["ledger"]["runs"] if one["stage"] == "pretrain")
@@ -43,7 +43,7 @@ def test_failed_pod_kills_its_peers_and_the_next_run_starts_at_once(launcher: st
 
 
 def test_nothing_is_waited_for_between_the_first_failed_pod_and_the_next_gang() -> None:
-    """Time stands still in these two visits: no backoff and no look after seconds is in the way."""
+    """Time stands still in these two reconciles: no backoff and no look after seconds is in the way."""
     world = gang()
     moment = world.cluster.now
     world.cluster.break_pod(world.key, 0, LOST)
@@ -59,8 +59,8 @@ def test_run_after_a_failure_applies_the_shared_service_again() -> None:
     others = [plan.apply for plan in world.plans[1:] if plan.apply]
     assert {tuple(manifest["kind"] for manifest in apply) for apply in others} == {("ConfigMap", "Job")}
     world.cluster.break_pod(world.key, 0, LOST)
-    world.visit()
-    assert [manifest["kind"] for manifest in world.visit().apply] == ["Service", "ConfigMap", "Job"]
+    world.reconcile()
+    assert [manifest["kind"] for manifest in world.reconcile().apply] == ["Service", "ConfigMap", "Job"]
 
 
 def test_more_nodes_than_before_get_their_service() -> None:
@@ -76,7 +76,7 @@ def test_more_nodes_than_before_get_their_service() -> None:
 def test_an_effect_alone_is_waited_out_within_seconds() -> None:
     world = gang()
     world.cluster.break_pod(world.key, 0, Ends(143, message="evicted", disrupted=True))
-    plan = world.visit()
+    plan = world.reconcile()
     assert plan.delete == ()
     assert plan.requeue_after == 1.0
 
@@ -85,7 +85,7 @@ def test_gang_that_fails_while_suspending_reports_its_cause_first() -> None:
     world = gang()
     world.cluster.break_pod(world.key, 1, Ends(70, message="CUDA out of memory", cause=Cause.OUT_OF_MEMORY))
     world.edit(suspend=True)
-    first = world.visit()
+    first = world.reconcile()
     assert [one.kind for one in first.delete] == ["Pod"]
     world.settle()
     stage = world.status["stages"][-1]
@@ -102,10 +102,10 @@ def test_suspended_run_saves_and_its_termination_message_is_kept(stage: str) -> 
     world.cluster.run_pods(world.key, lambda run: Stays())
     world.settle()
     world.edit(suspend=True)
-    first = world.visit()
+    first = world.reconcile()
     assert [one.kind for one in first.delete] == ["Job"]
     assert world.job["metadata"]["deletionTimestamp"]
-    assert world.visit().delete == ()  # it is not deleted again
+    assert world.reconcile().delete == ()  # it is not deleted again
     assert world.condition("Reconciling") == (
         "True", "Stopping", "stop requested: running processes save and stop",
     )  # fmt: skip
@@ -128,7 +128,7 @@ def test_job_being_deleted_from_outside_is_left_until_it_is_gone() -> None:
     stored = world.cluster.stored(world.key)
     world.cluster.delete_gang(stored, world.job, gracefully=True)
     world.cluster.advance(60)
-    plan = world.visit()
+    plan = world.reconcile()
     assert (plan.apply, plan.delete) == ((), ())
     assert world.tries[-1] == "pretrain/1"
     world.live()
@@ -139,7 +139,7 @@ def test_job_being_deleted_from_outside_is_left_until_it_is_gone() -> None:
 def test_a_run_that_finishes_while_it_is_being_deleted_is_not_run_again() -> None:
     world = gang()
     world.edit(suspend=True)
-    world.visit()
+    world.reconcile()
     world.cluster.on_stop = lambda stage: healthy(stage)
     world.cluster.run_pods(world.key, healthy)
     world.settle()

@@ -65,4 +65,4 @@ def test_fifty_checkpoints_in_each_of_three_attempts() -> None:
     measured = len(evaluated) * 30 / 3600
     assert world.status["usage"]["gpuHours"] >= round(measured, 2)
     for _ in range(3):
-        assert world.visit().is_empty
+        assert world.reconcile().is_empty

@@ -27,7 +27,7 @@ def test_the_first_operator_that_writes_a_status_owns_the_adaptation() -> None:
     writes, verbs = world.cluster.writes, len(world.cluster.verbs)
     world.instance = "team-a/dapt"
     world.cluster.run_pods(world.key, healthy)
-    plan = world.visit()
+    plan = world.reconcile()
     assert plan.is_empty
     assert plan.requeue_after is None
     assert (world.cluster.writes, len(world.cluster.verbs)) == (writes, verbs)
@@ -43,7 +43,7 @@ def test_an_adaptation_that_is_refused_is_owned_too() -> None:
     assert world.status["digests"] == {"owner": "dapt-system/dapt"}
     world.instance = "team-a/dapt"
     world.edit(profile="bench")
-    assert world.visit().is_empty
+    assert world.reconcile().is_empty
 
 
 @pytest.mark.parametrize("kind", ["Job", "ConfigMap"])
@@ -51,7 +51,7 @@ def test_taken_name_stalls_and_recovers_when_it_is_free(kind: str) -> None:
     world = World()
     name = job_name(world)
     world.cluster.take_name(world.key, kind, name, "it belongs to Job other (uid 7)")
-    plan = world.visit()
+    plan = world.reconcile()
     assert plan.requeue_after == 15.0
     assert world.condition("Stalled") == (
         "True",
@@ -64,7 +64,7 @@ def test_taken_name_stalls_and_recovers_when_it_is_free(kind: str) -> None:
     assert "frozen" not in world.status or world.status["frozen"] == {}
     writes = world.cluster.writes
     world.cluster.advance(15)
-    assert world.visit().requeue_after == 15.0
+    assert world.reconcile().requeue_after == 15.0
     assert world.cluster.writes == writes
     world.cluster.free_name(world.key, kind, name)
     world.live()
@@ -77,7 +77,7 @@ def test_refused_object_stalls_with_the_message_of_the_cluster_and_recovers() ->
     said = 'jobs.batch "x" is forbidden: exceeded quota: team, requested: count/jobs.batch=1, used: count/jobs.batch=4'
     name = job_name(world)
     world.cluster.refuse(world.key, "Job", said)
-    plan = world.visit()
+    plan = world.reconcile()
     assert plan.requeue_after == 15.0
     assert world.condition("Stalled") == (
         "True",
@@ -87,7 +87,7 @@ def test_refused_object_stalls_with_the_message_of_the_cluster_and_recovers() ->
     assert "runs" not in world.status["ledger"]
     writes = world.cluster.writes
     world.cluster.advance(15)
-    assert world.visit().requeue_after == 15.0
+    assert world.reconcile().requeue_after == 15.0
     assert world.cluster.writes == writes
     world.cluster.refuse(world.key, "Job")
     world.live()
@@ -115,7 +115,7 @@ def test_leftover_config_map_without_a_job_is_skipped() -> None:
     """Killed after the ConfigMap and before the Job; then the spec is changed, and with it the stage's file."""
     world = World()
     world.cluster.crash_at, world.cluster.crash_after = 1, True  # Secret, ConfigMap
-    world.crashing_visit()
+    world.crashing_reconcile()
     assert world.runs == []
     world.edit(seed=99)
     world.live()

@@ -80,7 +80,7 @@ def test_checkpoint_is_evaluated_while_the_training_continues() -> None:
 def test_evaluations_start_one_per_reconcile_up_to_the_concurrency() -> None:
     world = training(World(spec(), TWO))
     read(world, *ROWS)
-    assert len(world.visit().apply) == 2  # ConfigMap and Job of one run
+    assert len(world.reconcile().apply) == 2  # ConfigMap and Job of one run
     assert world.plans[-1].requeue_after == 0.1
     world.settle()
     assert world.alive == ["evaluate a1-s10", "evaluate a1-s20", "pretrain"]
@@ -229,7 +229,7 @@ def test_failure_of_every_evaluation_needs_user_action_and_an_edit_retries(when:
     assert world.condition("Stalled")[1] == "BadInput"
     assert world.condition("Stalled")[2].startswith("evaluate found its input wrong: a task is broken")
     assert world.stages.count("pretrain") == 1
-    assert world.visit().is_empty
+    assert world.reconcile().is_empty
     world.edit(seed=18)
     world.live()
     assert world.status["phase"] == "Published"
@@ -278,7 +278,7 @@ def test_suspension_in_the_middle_of_the_last_evaluations() -> None:
     world.end("pretrain", Ends(facts=pretrain_facts(ROWS)))
     world.settle()
     world.edit(suspend=True)
-    world.visit()
+    world.reconcile()
     assert world.alive == []
     world.settle()
     world.cluster.advance(60)
@@ -354,7 +354,7 @@ def test_deleting_the_resource_ends_everything() -> None:
     read(world, *ROWS)
     world.settle()
     world.cluster.stored(world.key).resource["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"
-    assert world.visit().is_empty
+    assert world.reconcile().is_empty
 
 
 def test_evaluation_job_over_the_quota_waits_while_the_training_continues() -> None:

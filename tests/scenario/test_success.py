@@ -36,7 +36,7 @@ def test_every_stage_runs_once_and_in_order() -> None:
 
 def test_first_reconcile_sets_all_conditions() -> None:
     world = World()
-    world.visit()
+    world.reconcile()
     assert [item["type"] for item in world.status["conditions"]] == list(CONDITION_TYPES)
     assert world.condition("Accepted") == ("True", "Planned", "the spec and its profile fit together")
     assert world.condition("Reconciling") == ("True", "StageStarting", "destination is starting")
@@ -57,7 +57,7 @@ def test_what_was_automatic_is_shown() -> None:
 
 def test_blocks_freeze_when_their_stage_starts() -> None:
     world = World()
-    world.visit()
+    world.reconcile()
     assert "frozen" not in world.status
     world.live_until("prepare")
     assert world.status["frozen"] == {"seed": True, "model": True, "corpus": True}
@@ -136,7 +136,7 @@ def test_nothing_is_written_while_nothing_changes() -> None:
     writes = world.cluster.writes
     for _ in range(5):
         world.cluster.advance(120)
-        assert world.visit().is_empty
+        assert world.reconcile().is_empty
     assert world.cluster.writes == writes
 
 
@@ -146,7 +146,7 @@ def test_a_finished_adaptation_never_starts_again() -> None:
     world.cluster.delete_jobs(world.key)
     for _ in range(3):
         world.cluster.advance(1000)
-        assert world.visit().is_empty
+        assert world.reconcile().is_empty
     world.edit(gates={"maxGeneralPerplexityIncrease": 0.01})
     runs = list(world.runs)
     world.settle()
@@ -203,10 +203,10 @@ def test_progress_is_written_at_most_every_ten_seconds_and_percent() -> None:
     writes = world.cluster.writes
     world.cluster.advance(60)
     reading(10)
-    assert world.visit().is_empty
+    assert world.reconcile().is_empty
     world.cluster.advance(-55)
     reading(100)
-    assert world.visit().is_empty
+    assert world.reconcile().is_empty
     world.cluster.advance(60)
     world.settle()
     assert world.status["progress"]["step"] == 100

@@ -20,7 +20,7 @@ def test_suspending_stops_a_running_stage_and_resuming_costs_no_retry(stage: str
     world.live_until(stage)
     world.cluster.advance(60)
     world.edit(suspend=True)
-    world.visit()
+    world.reconcile()
     assert world.running is None
     world.settle()
     world.cluster.advance(60)
@@ -29,7 +29,7 @@ def test_suspending_stops_a_running_stage_and_resuming_costs_no_retry(stage: str
     assert world.condition("Suspended") == ("True", "SuspendedByUser", "spec.suspend is true")
     assert world.condition("Reconciling") == ("False", "SuspendedByUser", "spec.suspend is true")
     assert world.status["stages"][-1]["state"] == "Suspended"
-    assert world.visit().requeue_after is None
+    assert world.reconcile().requeue_after is None
     world.edit(suspend=False)
     world.live()
     assert world.tries.count(f"{stage}/2") == 1
@@ -65,11 +65,11 @@ def test_a_run_that_the_status_does_not_know_is_written_down_before_it_is_delete
     world.cluster.crash_at = (
         len(world.cluster.verbs) + 3
     )  # after Secret, ConfigMap and Job, before the status
-    world.crashing_visit()
+    world.crashing_reconcile()
     world.edit(suspend=True)
-    first = world.visit()
+    first = world.reconcile()
     assert first.delete == ()
-    assert world.visit().delete != ()
+    assert world.reconcile().delete != ()
     world.settle()
     world.cluster.advance(60)
     world.edit(suspend=False)
@@ -88,7 +88,7 @@ def test_deleting_the_resource_ends_everything(stage: str) -> None:
 def test_a_resource_that_is_being_deleted_starts_nothing() -> None:
     world = World()
     world.cluster.stored(world.key).resource["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"
-    assert world.visit().is_empty
+    assert world.reconcile().is_empty
     assert world.runs == []
 
 
@@ -102,7 +102,7 @@ def test_recreated_resource_ignores_the_jobs_of_its_predecessor() -> None:
     for job in [place for place in leftover if place[0] == "Job"]:
         leftover[job]["status"]["conditions"] = [{"type": "Failed", "status": "True"}]
     world.runs.clear()
-    plan = world.visit()
+    plan = world.reconcile()
     assert [manifest["kind"] for manifest in plan.apply] == ["ConfigMap", "Job"]
     assert plan.apply[-1]["metadata"]["labels"]["dapt.dev/stage"] == "destination"
 

@@ -63,7 +63,7 @@ def test_goodput_of_a_running_run_follows_its_progress_readings() -> None:
     assert goodput(world) == 0.5
     writes = world.cluster.writes
     world.cluster.advance(300)
-    assert world.visit().is_empty  # nothing new was read
+    assert world.reconcile().is_empty  # nothing new was read
     assert world.cluster.writes == writes
 
 

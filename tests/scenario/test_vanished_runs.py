@@ -16,8 +16,8 @@ def test_resuming_before_the_end_of_the_pods_was_read_costs_nothing(stage: str) 
     world = World()
     world.live_until(stage)
     world.edit(suspend=True)
-    world.visit()
-    world.cluster.delete_jobs(world.key)  # the Job went with its pods between two visits
+    world.reconcile()
+    world.cluster.delete_jobs(world.key)  # the Job went with its pods between two reconciles
     world.edit(suspend=False)
     began = world.cluster.now
     world.settle()

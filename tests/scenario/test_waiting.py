@@ -77,7 +77,7 @@ def test_missing_object_stalls_and_recovers_when_the_pod_starts(
     assert world.condition("Reconciling") == ("False", reason, "waits for user action")
     assert world.condition("Accepted")[0] == "True"
     assert world.status["phase"] == "Stalled"
-    assert world.visit().requeue_after == 10.0
+    assert world.reconcile().requeue_after == 10.0
     world.cluster.run_pods(world.key, lambda stage: Stays())
     world.settle()
     assert world.condition("Stalled")[0] == "False"
@@ -94,7 +94,7 @@ def test_the_kubelets_two_wordings_of_one_failure_are_written_once() -> None:
     writes, told = world.cluster.writes, world.condition("Stalled")
     for text in (BACK_OFF, PULL, BACK_OFF):
         world.cluster.run_pods(world.key, waiting(text))
-        assert world.visit().is_empty
+        assert world.reconcile().is_empty
     assert (world.cluster.writes, world.condition("Stalled")) == (writes, told)
 
 
@@ -115,7 +115,7 @@ def test_corrected_spec_or_profile_replaces_a_run_that_could_not_start(
     stuck(world, script)
     world.cluster.advance(5)
     correct(world)
-    first = world.visit()
+    first = world.reconcile()
     assert [(removal.kind, removal.name) for removal in first.delete] == [
         ("Job", world.runs[0].run.name + "-destination-" + world.runs[0].run.key[:8])
     ]
@@ -138,14 +138,14 @@ def test_a_run_that_started_is_left_alone_whatever_changes() -> None:
     stuck(world, lambda stage: Stays())
     world.offer(trainerImage="registry.example/dapt-trainer:1.0.1")
     world.edit(resources={"gpusPerNode": 1})
-    assert world.visit().delete == ()
+    assert world.reconcile().delete == ()
     assert world.running == "destination"
 
 
 def test_run_waiting_for_quota_is_reconciling_with_the_message_of_the_queue() -> None:
     world = World({"queue": "team"})
     world.cluster.queues["team"] = FULL
-    world.visit()
+    world.reconcile()
     assert world.condition("QuotaReserved") == (
         "False",
         "WaitingForQuota",
@@ -158,7 +158,11 @@ def test_run_waiting_for_quota_is_reconciling_with_the_message_of_the_queue() ->
         "WaitingForQuota",
         f"destination waits for quota: {FULL}",
     )
-    assert world.condition("Reconciling") == ("True", "WaitingForQuota", f"destination waits for quota: {FULL}")
+    assert world.condition("Reconciling") == (
+        "True",
+        "WaitingForQuota",
+        f"destination waits for quota: {FULL}",
+    )
     assert world.condition("Stalled")[0] == "False"
     world.cluster.queues["team"] = ""
     world.cluster.run_pods(world.key, healthy)  # admitted
@@ -271,7 +275,7 @@ def test_a_changed_file_stalls_and_the_run_is_left_as_it_is() -> None:
     assert message.startswith(f"pretrain: ConfigMap {name} was changed after it was written")
     assert message.endswith("delete the ConfigMap, then the stage starts again")
     assert world.running == "pretrain"
-    assert world.visit().delete == ()
+    assert world.reconcile().delete == ()
 
 
 def test_a_lost_file_of_pods_that_run_costs_nothing() -> None:

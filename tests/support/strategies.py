@@ -141,7 +141,7 @@ steps = st.one_of(
     _plain("refuse"),
     _plain("image"),
 )
-"""Anything that can happen between two visits."""
+"""Anything that can happen between two reconciles."""
 
 _TABLE = (checkpoint(20, 2.8), checkpoint(40))
 _BAD_TABLE = (checkpoint(10, 2.9), checkpoint(20, 2.8, 0.7))

@@ -34,7 +34,7 @@ def once(ends: Ends) -> Callable[[StageFile], Ends | None]:
 
 
 class World:
-    """Shorthand for scenarios: `visit` is one reconcile, `live` goes on until nothing happens."""
+    """Shorthand for scenarios: `reconcile` does so once, `live` until nothing happens any more."""
 
     def __init__(
         self,
@@ -53,8 +53,8 @@ class World:
         self.script: Script | None = None
         """What this world's pods do, for tests that share one loop over several worlds."""
 
-    def visit(self) -> Plan:
-        """One reconcile."""
+    def reconcile(self) -> Plan:
+        """Reconcile once."""
         try:
             plan = reconcile(self.cluster, self.key, LAUNCHERS, instance=self.instance)
         except OperatorKilledError:
@@ -84,9 +84,9 @@ class World:
                     len(self.cluster.verbs) + num_writes - 1,
                     True,
                 )
-                self.crashing_visit()
+                self.crashing_reconcile()
                 return
-            if self.visit().is_empty:
+            if self.reconcile().is_empty:
                 self.cluster.run_pods(self.key, healthy)
         raise AssertionError(f"{stage} is never created")
 
@@ -98,15 +98,15 @@ class World:
         observed = observe(raw.resource, raw.profile, runs, raw.now, contents=raw.contents)
         return decide(observed, LAUNCHERS["IndexedJob"])
 
-    def crashing_visit(self) -> None:
+    def crashing_reconcile(self) -> None:
         """A reconcile that is killed at the verb that the cluster was told."""
         with contextlib.suppress(OperatorKilledError):
-            self.visit()
+            self.reconcile()
 
     def settle(self) -> None:
-        """Reconcile until a visit changes nothing."""
+        """Reconcile until there is nothing to do."""
         for _ in range(20):
-            if self.visit().is_empty:
+            if self.reconcile().is_empty:
                 return
         raise AssertionError("planning does not come to rest")
 

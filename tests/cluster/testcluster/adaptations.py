@@ -189,13 +189,13 @@ class Adaptation:
 
     @property
     def status(self) -> dict[str, Any]:
-        """Empty before the first visit."""
+        """Empty before the first reconcile."""
         status: dict[str, Any] = self.resource.get("status") or {}
         return status
 
     @property
     def phase(self) -> str:
-        """As people see it; empty before the first visit."""
+        """As people see it; empty before the first reconcile."""
         return str(self.status.get("phase", ""))
 
     def condition(self, type_: str) -> dict[str, Any]:

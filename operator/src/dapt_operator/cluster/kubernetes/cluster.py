@@ -140,7 +140,7 @@ class KubernetesCluster:
             if len(self._listed_runs) > _MAX_LISTED_RUNS:
                 # A bound on memory. What is forgotten here costs one more list of one run's pods.
                 self._listed_runs.clear()
-            # After the list: one that could not be read is read again at the next visit.
+            # After the list: one that could not be read is read again at the next reconcile.
             self._listed_runs.add(str(job["metadata"]["uid"]))
         return self._store.with_children(key)
 
