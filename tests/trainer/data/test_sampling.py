@@ -151,7 +151,7 @@ def test_a_bad_line_in_the_middle_is_named_by_its_number(
     source = resolve(f"file://{path}", "f")
     (bad,) = [r for r in sampled_documents(source, "text", Sample(100, 7)) if isinstance(r, BadRecord)]
     assert with_line(bad, source).location == f"{path}:2001"
-    monkeypatch.setattr(sampling, "_MAX_COUNTED_BYTES", 1000)
+    monkeypatch.setattr(sampling, "MAX_COUNTED_BYTES", 1000)
     assert with_line(bad, source).location == f"{path}:byte {sum(len(line(text)) for text in content[:2000])}"
 
 

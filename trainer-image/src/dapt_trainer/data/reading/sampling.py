@@ -41,7 +41,7 @@ _MAX_PARTS = 200_000
 _BYTES_PER_TOKEN = 4
 _UNPACKED = {".gz": 3.0, ".zst": 3.5, ".parquet": 2.5}
 """Typical factors from packed to plain text, by the end of a file's name; they decide how much is skipped."""
-_MAX_COUNTED_BYTES = 64 * 1024 * 1024
+MAX_COUNTED_BYTES = 64 * 1024 * 1024
 """A line further behind is named by its byte: counting the lines before it would read all of them."""
 
 
@@ -127,7 +127,7 @@ def with_line(bad: BadRecord, source: ResolvedSource) -> BadRecord:
     """Return a bad record with the number of its line, where finding out does not read too much."""
     label, mark, byte = bad.location.rpartition(f":{BYTE_MARK}")
     file = next((file for file in source.files if mark and file.label == label), None)
-    if file is None or int(byte) > _MAX_COUNTED_BYTES:
+    if file is None or int(byte) > MAX_COUNTED_BYTES:
         return bad
     with source.filesystem.open(file.path, "rb") as stream:
         number = int(stream.read(int(byte)).count(b"\n")) + 1
