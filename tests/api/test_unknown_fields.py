@@ -11,6 +11,7 @@ from dapt_operator.api.schema.crd import structural
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.api.validation.advice import has_value, value_at
+from dapt_operator.api.validation.field_places import OTHER_NAMES
 from dapt_operator.api.validation.problem import Problem
 from dapt_operator.api.validation.validate import check
 from dapt_operator.api.validation.yaml_source import Path, YamlDocument, load
@@ -62,6 +63,19 @@ MOVES: tuple[tuple[str, object, str, str], ...] = (
     ("spec/finetuning/warmupFraction", 0.1, "spec.finetuning.schedule.warmupFraction", "move"),
     ("spec/finetuning/lora", {"rank": 8}, "spec.finetuning.method.lora", "move"),
     ("spec/finetuning/rank", 8, "spec.finetuning.method.lora.rank", "move"),
+    ("spec/finetuning/lora_rank", 8, "spec.finetuning.method.lora.rank", "move"),
+    ("spec/finetuning/optimizer.learningRate", 1e-4, "spec.finetuning.optimizer.learningRate", "move"),
+    ("spec/finetuning/warmup", 0.03, "spec.finetuning.schedule.warmupFraction", "move"),
+    ("spec/corpus/held_out_fraction", 0.01, "spec.corpus.heldOut.fraction", "move"),
+    ("spec/model/extend", {"vocabularySize": 9}, "spec.model.tokenizer.extend", "move"),
+    (
+        "spec/epochs",
+        2,
+        "spec.preference.epochs or spec.pretraining.budget.epochs or spec.finetuning.budget.epochs",
+        "move",
+    ),
+    ("spec/evaluation/tasks", [{"name": "mmlu"}], "domain.tasks or spec.evaluation.general.tasks", "move"),
+    ("spec/labels", {"team": "a"}, "metadata.labels", "move"),
     ("spec/finetuning/format", "promptResponse", "spec.finetuning.data[].format", "move"),
     ("spec/preference/weight_decay", 0.0, "spec.preference.optimizer.weightDecay", "move"),
     ("spec/preference/budget", {"epochs": 2}, "spec.preference.epochs", "unwrap"),
@@ -133,6 +147,13 @@ def test_the_advice_of_the_issue_is_word_for_word() -> None:
             8,
             "unknown field here; it is known as spec.pretraining.method.lora.rank; move it there",
         ),
+        # known in its own block, though not with this value: never another stage's
+        (
+            "spec/finetuning/lora",
+            True,
+            "unknown field here; it is known as spec.finetuning.method.lora, which takes a block with the fields rank,"
+            " alpha, dropout and targets and has to go with the fields around it; correct and move it, or remove it",
+        ),
         (
             "spec/pretraining/budget/epoch",
             "many",
@@ -162,7 +183,10 @@ def test_a_place_that_breaks_a_rule_is_not_proposed() -> None:
     data["spec"]["pretraining"]["method"] = {"full": {}}
     (problem,) = problems_of(data)
     assert problem.advice is None
-    assert problem.message == ("unknown field here; only spec.pretraining.method.lora is known; remove it")
+    assert problem.message == (
+        "unknown field here; it is known as spec.pretraining.method.lora, which takes a block with the fields rank,"
+        " alpha, dropout and targets and has to go with the fields around it; correct and move it, or remove it"
+    )
 
 
 def test_field_of_a_pod_belongs_to_the_template_of_the_profile() -> None:
@@ -211,15 +235,13 @@ def test_no_advice_for_a_misplaced_field_of_any_block_is_refused(path: str) -> N
 
 
 def test_the_schema_has_a_place_for_every_name_that_another_library_uses() -> None:
-    from dapt_operator.api.validation.unknown_fields import OTHER_NAMES
-
     known = {
         name
         for model in (DomainAdaptation, AdaptationProfile)
         for _, schema in _blocks(structural(model))
         for name in schema["properties"]
-    } | {"source", "textField"}
-    assert set(OTHER_NAMES.values()) <= known
+    } | {"source", "textField", "name"}
+    assert {name for names in OTHER_NAMES.values() for name in names} <= known
 
 
 def test_an_advice_leaves_the_original_as_it_is() -> None:
@@ -229,3 +251,15 @@ def test_an_advice_leaves_the_original_as_it_is() -> None:
     assert problem.advice is not None
     problem.advice.applied(data)
     assert value_at(data, path) == 3
+
+
+def test_a_source_without_its_list_makes_one_problem_and_a_list() -> None:
+    data = with_field("spec/finetuning", {"source": "s3://c/s.jsonl"})
+    (problem,) = problems_of(data)
+    assert problem.message == (
+        "unknown field here; it is known as spec.finetuning.data[].source; move it there"
+    )
+    assert problem.advice is not None
+    changed: Any = problem.advice.applied(data)
+    assert changed["spec"]["finetuning"] == {"data": [{"source": "s3://c/s.jsonl"}]}
+    assert problems_of(changed) == []

@@ -100,6 +100,8 @@ def _with(data: object, path: Path, value: object) -> object:
     if not path:
         return value
     head, rest = path[0], path[1:]
+    if isinstance(head, int) and not isinstance(data, list):
+        return [_with(None, rest, value)]
     if isinstance(data, list):
         return [_with(item, rest, value) if index == head else item for index, item in enumerate(data)]
     block = data if isinstance(data, dict) else {}

@@ -150,7 +150,7 @@ class ProblemCollector:
         return self._is_accepted if len(self.problems) < _MOST_PROPOSALS else None
 
     def _collect_missing_field(self, data: dict[str, Any], path: Path, schema: dict[str, Any]) -> None:
-        if not self._is_within_replaced(path):
+        if not self.is_affected(path):
             field = path_text(path)
             reason = f": {REQUIRED_BECAUSE[field]}" if field in REQUIRED_BECAUSE else ""
             text = f"missing, but required{reason}; add it: {accepted_text(schema)}"
