@@ -149,7 +149,7 @@ INVALID = {
     "a number where a quantity is wanted": (
         "  resources: {cpu: 32}",
         "spec.resources.cpu (line 8): 32 is not accepted; write a Kubernetes quantity in quotes, such as '8', '500m'"
-        f" or '64Gi'{OUT}",
+        f" or '64Gi'{OUT}; write it in quotes: '32'",
     ),
     "a number for a block": (
         "  gates: 5",

@@ -113,6 +113,20 @@ HINTS = {
     "pretraining: [{method: {full: {}}}, {globalBatchSize: 8}]": "it is no list: remove the '- ' before its fields",
     "selection: {interpolate: 0.8}": "write it as a list: [0.8]",
     "evaluation: {limit: [100]}": "write the value alone, without a list",
+    "evaluation: {domain: [{name: mmlu}]}": "write it below tasks, a field of this block",
+    CORPUS + "heldOut: 0.01}": "write {fraction: 0.01}",
+    CORPUS + "heldOut: 1%}": "for 1% write 0.01 as {fraction: 0.01}",
+    CORPUS + "badRecords: 0.01}": "write {maxFraction: 0.01}",
+    "pretraining: {checkpoints: 5}": "write {count: 5}",
+    "pretraining: {schedule: cosine}": "write {type: cosine}",
+    "resources: {memory: 64GB}": "write 64G",
+    "resources: {memory: 64 GiB}": "write 64Gi",
+    "resources: {memory: 64}": "for 64 GiB write '64Gi'",
+    "resources: {cpu: 8}": "write it in quotes: '8'",
+    "resources: {cpu: 500 m}": "write 500m",
+    "resources: {cpu: 8 cores}": "write 8",
+    "model: {source: 'hf:org/base'}": "write hf://org/base",
+    "model: {source: 's3:/bucket/base'}": "write s3://bucket/base",
 }
 
 
@@ -135,6 +149,9 @@ def test_what_a_message_proposes_is_accepted(fragment: str) -> None:
     [
         CORPUS + "heldOut: {fraction: 60}}",  # 0.6 is over the bound as well
         "seed: 1.5",
+        "pretraining: {budget: 3}",  # epochs, tokens or steps
+        "model: {source: 'C:\\\\models'}",
+        "evaluation: {probes: [{source: s3://c/p}]}",  # of the domain, or general
         "pretraining: {globalBatchSize: many}",
         "model: {source: 'a b://c'}",
         "gates: {hardStopFactor: -1}",

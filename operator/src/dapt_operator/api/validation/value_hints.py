@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
 
-from dapt_operator.api.v1alpha1.base import DESTINATION_PATTERN, MODEL_PATTERN, SOURCE_PATTERN
+from dapt_operator.api.v1alpha1.base import (
+    DESTINATION_PATTERN,
+    MODEL_PATTERN,
+    QUANTITY_PATTERN,
+    SOURCE_PATTERN,
+)
 from dapt_operator.api.validation.advice import Advice, Trial
 from dapt_operator.api.validation.units import readings, unit_of
 from dapt_operator.api.validation.yaml_source import Path
@@ -18,6 +23,12 @@ _ADDRESSES = (MODEL_PATTERN, SOURCE_PATTERN, DESTINATION_PATTERN)
 _HUB_PAGE = re.compile(
     r"https?://(?:www\.)?huggingface\.co/(datasets/)?([\w.-]+/[\w.-]+)(?:/(?:tree|blob)/([\w.-]+)(?:/(.*))?)?/?"
 )
+_SCHEME = re.compile(r"(hf|s3|gs|pvc|file|adaptation):/?([^/].*)")
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)")
+_QUANTITY_UNITS = {
+    "kb": "k", "mb": "M", "gb": "G", "tb": "T", "kib": "Ki", "mib": "Mi", "gib": "Gi", "tib": "Ti", "ki": "Ki",
+    "mi": "Mi", "gi": "Gi", "ti": "Ti", "g": "G", "t": "T", "cores": "", "cpus": "", "core": "", "cpu": "",
+}  # fmt: skip
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?")
 
 
@@ -51,6 +62,8 @@ def _replacements(name: str, value: object, schema: dict[str, Any]) -> Iterator[
         yield from _for_block(value, schema)
     elif isinstance(value, list) and len(value) == 1 and not isinstance(value[0], dict | list):
         yield "write the value alone, without a list", value[0]
+    elif schema.get("pattern") == QUANTITY_PATTERN:
+        yield from _quantities(name, value)
     elif schema.get("pattern") in _ADDRESSES and isinstance(value, str):
         yield from ((f"write {address}", address) for address in _addresses(value))
     elif kind == "string" and "pattern" not in schema and isinstance(value, int | float):
@@ -72,7 +85,10 @@ def _for_list(value: object, schema: dict[str, Any]) -> Iterator[tuple[str, obje
 
 def _for_block(value: object, schema: dict[str, Any]) -> Iterator[tuple[str, object]]:
     """Yield a block of what stands there without the block's field."""
+    names = [name for name, child in schema.get("properties", {}).items() if _could_be(name, child, value)]
     if isinstance(value, list):
+        if len(names) == 1:
+            yield f"write it below {names[0]}, a field of this block", {names[0]: value}
         if len(value) == 1 and isinstance(value[0], dict):
             yield "it is no list: remove the '- ' before its first field", value[0]
         elif value and all(isinstance(item, dict) and len(item) == 1 for item in value):
@@ -82,6 +98,12 @@ def _for_block(value: object, schema: dict[str, Any]) -> Iterator[tuple[str, obj
             )
         return
     yield from ((f"write {text}", block) for text, block in _blocks_of(value, schema))
+    if len(names) == 1:
+        name = names[0]
+        child = schema["properties"][name]
+        yield f"write {{{name}: {value}}}", {name: value}
+        for text, other in _replacements(name, value, child):
+            yield f"{text} as {{{name}: {other}}}", {name: other}
     if value is True:
         yield "write {}", {}
 
@@ -100,6 +122,36 @@ def _blocks_of(value: object, schema: dict[str, Any]) -> Iterator[tuple[str, dic
             yield f"{{{name}: {address}}}", {name: address}
 
 
+def _could_be(name: str, schema: dict[str, Any], value: object) -> bool:
+    """Return whether a value could be that of a field, as far as its type tells."""
+    kind = schema.get("type")
+    if isinstance(value, list):
+        return kind == "array"
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, int | float):
+        return kind == "number" or (kind == "integer" and float(value).is_integer())
+    if not isinstance(value, str) or schema.get("pattern") in _ADDRESSES:
+        return False
+    unit = unit_of(name, schema)
+    is_number = (
+        unit is not None and next(readings(value, unit, is_integer=kind == "integer"), None) is not None
+    )
+    return is_number or value in schema.get("enum", ())
+
+
+def _quantities(name: str, value: object) -> Iterator[tuple[str, str]]:
+    """Yield Kubernetes quantities for numbers and for other ways to write them: 64GB, 500 m, 64 gib."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if name == "memory":
+            yield f"for {value:g} GiB write '{value:g}Gi'", f"{value:g}Gi"
+        else:
+            yield f"write it in quotes: '{value:g}'", f"{value:g}"
+    elif isinstance(value, str) and (match := _QUANTITY.fullmatch(value.strip())):
+        unit = _QUANTITY_UNITS.get(match[2].lower(), match[2])
+        yield f"write {match[1]}{unit}", f"{match[1]}{unit}"
+
+
 def _addresses(value: str) -> Iterator[str]:
     """Yield addresses with the scheme that a path, a repository or a page of the hub lacks."""
     if match := _HUB_PAGE.fullmatch(value):
@@ -110,9 +162,10 @@ def _addresses(value: str) -> Iterator[str]:
         yield f"file://{value}"
     elif "://" in value:
         return
-    elif re.match(r"[a-z0-9]+:/", value):
-        scheme, _, rest = value.partition(":/")
-        yield f"{scheme}://{rest}"
+    elif match := _SCHEME.fullmatch(value):
+        yield f"{match[1]}://{match[2]}"
+    elif ":" in value:
+        return
     elif _REPOSITORY.fullmatch(value):
         yield f"hf://{value}"
     else:
