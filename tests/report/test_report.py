@@ -13,7 +13,7 @@ from dapt_contract.stages.prepare import PrepareReport, TokenizerFacts
 from dapt_contract.stages.pretrain import PretrainReport
 from dapt_contract.stages.verify import Sample
 from dapt_operator.cluster.local.invocations import Invocations
-from dapt_operator.report import ReportError, build_report, draw_report
+from dapt_operator.report import ReportError, build_report, draw_report, style
 
 if TYPE_CHECKING:
     from report.conftest import Run
@@ -160,8 +160,10 @@ def test_charts_are_in_the_page_and_written_as_png(finished: Run, tmp_path: Path
     ids = [value for name, value in read.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     labels = [value for name, value in read.attributes if name == "aria-label"]
-    assert "step 60: domain 14.59, general 18.73" in labels[0]
-    assert labels[4] == "domain-0 (icd.jsonl): 60,211 tokens; general-0 (readmes.jsonl): 28,004 tokens"
+    assert "step 60: domain 14.59, general 18.73" in next(
+        label for label in labels if label.startswith("base model")
+    )
+    assert "domain-0 (icd.jsonl): 60,211 tokens; general-0 (readmes.jsonl): 28,004 tokens" in labels
 
 
 def test_page_loads_nothing_from_outside(finished: Run, tmp_path: Path) -> None:
@@ -385,3 +387,90 @@ def test_a_column_of_gains_has_one_definition(finished: Run, tmp_path: Path) -> 
     assert "general perplexity gain with tasks gate:" in text
     assert "0.420 0.431 ✓ passes" in text
     assert "0.200 – ✓ passes" in text
+
+
+def failed(run: Run, **status: Any) -> Run:
+    """Return the run as it is when prepare has found its input wrong."""
+    message = "corpus.jsonl:7: no field 'text' (its fields are body, title)"
+    condition = {
+        "type": "Stalled", "status": "True", "reason": "BadInput",
+        "message": f"prepare found its input wrong: {message}", "lastTransitionTime": "2026-03-01T10:01:00Z",
+    }  # fmt: skip
+    run.reports = {}
+    stages = [{**run.status["stages"][0], "state": "Failed", "message": message}]
+    run.status = {"phase": "Stalled", "conditions": [condition], "stages": stages} | status
+    return run
+
+
+def headings(source: str) -> list[str]:
+    return re.findall(r"<h[23]>(.*?)</h[23]>", source)
+
+
+def test_a_failure_leaves_no_empty_sections(finished: Run, tmp_path: Path) -> None:
+    source = build_report(failed(finished).write(tmp_path))[0].read_text(encoding="utf-8")
+    assert headings(source) == ["Time"]
+    assert "yet" not in Text(source).text
+    assert 'class="missing"' not in source
+    assert "prepare found its input wrong: corpus.jsonl:7: no field &#39;text&#39;" in source
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_run_that_has_not_ended_says_what_will_come(finished: Run, tmp_path: Path) -> None:
+    run = failed(finished, conditions=[])
+    text = page(run, tmp_path).text
+    for words in (
+        "No candidate has been chosen yet.",
+        "No checkpoint has been measured yet.",
+        "No task or probe has been scored yet.",
+        "The data has not been prepared yet.",
+    ):
+        assert words in text
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_without_tasks_there_is_no_section_of_them(finished: Run, tmp_path: Path) -> None:
+    run = failed(finished, conditions=[])
+    del run.resource["spec"]["evaluation"]
+    assert "Tasks and probes" not in page(run, tmp_path).text
+
+
+def test_charts_follow_the_colours_of_the_page_and_have_one_size_of_text(
+    finished: Run, tmp_path: Path
+) -> None:
+    source = build_report(rolled_back(finished).write(tmp_path))[0].read_text(encoding="utf-8")
+    head, _, body = source.partition("</style>")
+    assert "@media screen and (prefers-color-scheme: dark)" in head
+    assert re.findall(r"#[0-9a-f]{6}\b", body) == []
+    used = set(re.findall(r"var\((--chart-[0-9a-f]{6})\)", body))
+    light, dark = head.split("prefers-color-scheme: dark", 1)
+    assert used
+    assert all(f"{name}: #" in light and f"{name}: #" in dark for name in used)
+    # Glyphs are scaled to the size of the text, and every chart is equally wide.
+    widths = set(re.findall(r'viewBox="0 0 ([0-9.]+) ', body))
+    sizes = set(re.findall(r"scale\((0\.[0-9]+) -0\.[0-9]+\)", body))
+    assert len(widths) == 1
+    assert sizes == {"0.09"}
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_table_says_that_it_scrolls(finished: Run, tmp_path: Path) -> None:
+    drawn = page(finished, tmp_path)
+    assert drawn.tags.count("table") == drawn.text.count("scroll sideways for more →") > 4
+    assert drawn.attributes.count(("tabindex", "0")) == drawn.tags.count("table")
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the contrast of two colours as WCAG 2 defines it."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("colour", sorted(set(style.DARK) - {style.PAPER, style.GRID}))
+def test_what_a_chart_draws_is_legible_in_the_dark(colour: str) -> None:
+    assert contrast(style.DARK[colour], style.DARK[style.PAPER]) >= 4.5

@@ -8,6 +8,7 @@ from typing import Final
 from dapt_contract.sentences import shortened
 from dapt_operator.api.v1alpha1.base import MAX_MESSAGE
 from dapt_operator.api.v1alpha1.conditions import QUOTA_TOO_SMALL, TAMPERED
+from dapt_operator.api.v1alpha1.run_record import StageKey
 from dapt_operator.stage_run import Quota, RunPhase, RunState
 
 STARTING: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
@@ -16,6 +17,7 @@ STARTING: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 def hindrance(run: RunState, stage: str, queue: str | None) -> tuple[str, str]:
     """Return reason and message of what requires user action; two empty strings when nothing does."""
+    stage = StageKey(stage).shown_stage
     if run.tampering:
         return TAMPERED, shortened(f"{stage}: {run.tampering}", MAX_MESSAGE)
     if run.phase is not RunPhase.PENDING:
@@ -48,6 +50,7 @@ def overdue(run: RunState, stage: str, now: datetime, limit_seconds: int | None)
         return ""
     if now - run.created <= timedelta(seconds=limit_seconds):
         return ""
+    stage = StageKey(stage).shown_stage
     awaited = "quota" if run.quota is Quota.WAITING else "a node"
     message = (
         f"{stage} waits for {awaited} for more than {limit_seconds} s (pendingTimeoutSeconds):"

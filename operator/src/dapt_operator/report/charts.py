@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _MAX_NAME_CHARACTERS: Final = 34
 _POINTS_PER_INCH: Final = 72
-_LABEL_BACKGROUND: Final = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.85}
+_LABEL_BACKGROUND: Final = {"facecolor": style.PAPER, "edgecolor": "none", "pad": 0.5, "alpha": 0.85}
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,6 @@ def draw_horizontal_limit(axes: Axes, value: float, text: str, dashes: style.Das
         textcoords="offset points",
         ha="right",
         color=style.LIMIT,
-        fontsize=9,
         bbox=_LABEL_BACKGROUND,
     )
 
@@ -76,7 +75,6 @@ def draw_vertical_limit(
         ha="right",
         rotation=rotation_degrees,
         color=style.LIMIT,
-        fontsize=9,
     )
 
 
@@ -174,7 +172,7 @@ def source_chart(sources: Sequence[SourceFacts], labels: Sequence[str], used: Se
 
 
 def _write_at_bar(axes: Axes, length: float, height: float, text: str) -> None:
-    axes.annotate(text, (length, height), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
+    axes.annotate(text, (length, height), xytext=(4, 0), textcoords="offset points", va="center")
 
 
 @dataclass(frozen=True)
@@ -209,7 +207,7 @@ def time_chart(spans: Sequence[StageSpan]) -> Chart:
             )
             # The duration stands in a long bar, else beside it, on the side where there is space.
             if span.seconds > 0.3 * total_seconds:
-                position, shift, alignment, colour = start + length / 2, 0, "center", "white"
+                position, shift, alignment, colour = start + length / 2, 0, "center", style.PAPER
             elif span.end_seconds > 0.7 * total_seconds:
                 position, shift, alignment, colour = start, -4, "right", style.INK
             else:
@@ -222,7 +220,6 @@ def time_chart(spans: Sequence[StageSpan]) -> Chart:
                 va="center",
                 ha=alignment,
                 color=colour,
-                fontsize=9,
             )
         _name_rows(axes, [span.label for span in spans])
         axes.set_xlim(left=0)

@@ -122,6 +122,11 @@ def held_out_sentence(inputs: ReportInputs) -> str:
     )
 
 
+def asks_for_scores(inputs: ReportInputs) -> bool:
+    """Whether anything besides the perplexities is to be measured; True where the spec is not known."""
+    return inputs.spec is None or has_scores(inputs.spec)
+
+
 def score_rows(inputs: ReportInputs) -> list[ScoreTableRow]:
     """Return every task and probe set with its paired difference from the base model."""
     rows = []

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from dapt_contract.version import PRODUCT_VERSION
 from dapt_operator.plan.gates import GATES
-from dapt_operator.report import attempts, measurements, run_facts, summary
+from dapt_operator.report import attempts, measurements, run_facts, style, summary
 from dapt_operator.report.charts import Chart, GateLines, score_chart, source_chart, time_chart
 from dapt_operator.report.inputs import NO_ANSWER, ReportInputs
 from dapt_operator.report.tradeoff_charts import attempts_chart, tradeoff_chart
@@ -34,6 +34,9 @@ def render(inputs: ReportInputs) -> tuple[str, dict[str, bytes]]:
         attempts=attempts,
         run_facts=run_facts,
         no_answer=NO_ANSWER,
+        is_over=summary.run_state(inputs)[0] != "open",
+        light_variables=Markup(style.light_variables()),
+        dark_variables=Markup(style.dark_variables()),
         # The SVG is not escaped: we draw it ourselves, and labels are glyph outlines in it, never markup.
         charts={name: Markup(chart.svg) for name, chart in charts.items()},
         descriptions={name: chart.description for name, chart in charts.items()},

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.number_format import NOT_MEASURED, duration, size
+from dapt_operator.plan.status.conditions import run_title
 from dapt_operator.report.charts import StageSpan
 from dapt_operator.report.inputs import ReportInputs
 from dapt_operator.report.typography import percent
+
+_SHOWN_WITH_CANDIDATE: Final = frozenset({"evaluate", "tuning_data"})
+"""Kinds of stage of which several may run; the others are about the chosen candidate, which the page names."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ def stage_spans(inputs: ReportInputs) -> list[StageSpan]:
     first_start = min(_seconds(stage.start_time) for stage in ended)
     return [
         StageSpan(
-            f"{stage.name} {stage.candidate}" if stage.candidate and stage.kind == "evaluate" else stage.name,
+            run_title(stage.name, stage.candidate if stage.kind in _SHOWN_WITH_CANDIDATE else None),
             _seconds(stage.start_time) - first_start,
             _seconds(stage.completion_time) - _seconds(stage.start_time),
             has_failed=stage.state == "Failed",
@@ -76,7 +81,7 @@ def stage_rows(inputs: ReportInputs) -> list[StageRow]:
     """Return every run of a stage, with its state and its message."""
     return [
         StageRow(
-            name=stage.name + (f" of {stage.candidate}" if stage.candidate else ""),
+            name=run_title(stage.name, stage.candidate),
             state=stage.state,
             try_number=stage.try_number,
             duration=duration(_seconds(stage.completion_time) - _seconds(stage.start_time))

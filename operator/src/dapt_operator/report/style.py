@@ -1,15 +1,20 @@
-"""Defines how charts look: colours for the colour-blind (Okabe and Ito 2008), and shapes besides colours."""
+"""Defines how charts look: colours for the colour-blind (Okabe and Ito 2008), and shapes besides colours.
+
+On the page a colour is a CSS variable, so that a chart follows the reader's light or dark scheme; a PNG is light.
+"""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+PAPER = "#ffffff"
 INK = "#1f2933"
 SOFT = "#52606d"
 GRID = "#dde3ea"
@@ -21,21 +26,42 @@ DOMAIN = "#0072b2"
 GENERAL = "#009e73"
 LIMIT = "#b3261e"
 TUNED = "#8c6bb1"
+ATTEMPTS = (CHECKPOINT, "#e69f00", GENERAL, "#cc79a7", TUNED)
+"""Colours of attempts 1 to 5; later ones start over."""
+DARK: Final[Mapping[str, str]] = {
+    PAPER: "#161b22",
+    INK: "#e6edf3",
+    SOFT: "#9da9b5",
+    GRID: "#30363d",
+    BASE: "#9aa4b2",
+    CHECKPOINT: "#79c0ea",
+    CHOSEN: "#4fa8e0",
+    FINAL: "#f0883e",
+    GENERAL: "#2fbf8f",
+    LIMIT: "#ff7b72",
+    TUNED: "#b79ae0",
+    "#e69f00": "#f2b134",
+    "#cc79a7": "#e39bc4",
+}
+"""Each colour of a chart in the dark scheme; text and lines have a contrast of at least 4.5 to the paper."""
+TEXT_POINTS = 9
+"""Size of all text in a chart."""
 MODEL_COLOURS = {"base": BASE, "chosen": CHOSEN, "finetuned": TUNED, "final": FINAL}
 MODEL_SHAPES = {"base": "o", "chosen": "s", "finetuned": "^", "final": "D"}
 Dashes = tuple[int, tuple[int, int]]
 """Offset, and lengths of stroke and gap, in points."""
 DASHED: Dashes = (0, (5, 3))
 DOTTED: Dashes = (0, (1, 2))
-WIDTH_INCHES = 5.2
-"""Width of every chart: one for all, so that text has one size, 13 px in a column and 9 px on a phone."""
+WIDTH_INCHES = 4.6
+"""Width of every chart: one for all, and the page shows all in columns of one width, so that text has one size: 14 px
+in a column and 9 px on a phone."""
 _DOTS_PER_INCH = 160
 
 _SETTINGS = {
     "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.titlesize": 10,
-    "axes.labelsize": 10,
+    "font.size": TEXT_POINTS,
+    "axes.titlesize": TEXT_POINTS,
+    "axes.labelsize": TEXT_POINTS,
     "axes.labelcolor": INK,
     "axes.edgecolor": SOFT,
     "axes.linewidth": 0.8,
@@ -50,7 +76,9 @@ _SETTINGS = {
     "xtick.color": SOFT,
     "ytick.color": SOFT,
     "legend.frameon": False,
-    "legend.fontsize": 9,
+    "xtick.labelsize": TEXT_POINTS,
+    "ytick.labelsize": TEXT_POINTS,
+    "legend.fontsize": TEXT_POINTS,
     "svg.fonttype": "path",
     "figure.facecolor": "white",
     "axes.unicode_minus": True,
@@ -112,4 +140,28 @@ def _inline(svg: str, name: str) -> str:
     text = f"{head}>{rest}".replace("xlink:href", "href")
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'href="#', f'href="#{name}-', text)
-    return text.replace("url(#", f"url(#{name}-").strip()
+    text = text.replace("url(#", f"url(#{name}-").strip()
+    return _COLOUR.sub(_variable, text)
+
+
+_COLOUR = re.compile(r"#[0-9a-f]{6}\b")
+
+
+def _variable(match: re.Match[str]) -> str:
+    """Return a colour of ours as a CSS variable; any other as it is."""
+    colour = match[0]
+    return f"var(--{_name(colour)})" if colour in DARK else colour
+
+
+def _name(colour: str) -> str:
+    return f"chart-{colour.removeprefix('#')}"
+
+
+def light_variables() -> str:
+    """Return the declarations of all colours for the light scheme."""
+    return " ".join(f"--{_name(colour)}: {colour};" for colour in DARK)
+
+
+def dark_variables() -> str:
+    """Return the declarations of all colours for the dark scheme."""
+    return " ".join(f"--{_name(colour)}: {dark};" for colour, dark in DARK.items())

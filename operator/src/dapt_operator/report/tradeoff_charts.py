@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 CandidateKind = Literal["checkpoint", "average", "interpolation"]
 
 _KIND_SHAPES: Final[dict[CandidateKind, str]] = {"checkpoint": "o", "average": "^", "interpolation": "D"}
-_ATTEMPT_COLOURS: Final = (style.CHECKPOINT, "#e69f00", "#009e73", "#cc79a7", "#8c6bb1")
-"""Colours of attempts 1 to 5; later ones start over."""
 _MAX_POINT_LABELS: Final = 14
 _MAX_SHOWN_FACTOR: Final = 3.0
 """A candidate that forgets more than this many times the limit would squeeze the others together."""
@@ -155,7 +153,7 @@ def _draw_candidates(axes: Axes, candidates: Sequence[CandidatePoint], chosen: s
 
 
 def _attempt_colour(attempt: int) -> str:
-    return _ATTEMPT_COLOURS[(attempt - 1) % len(_ATTEMPT_COLOURS)]
+    return style.ATTEMPTS[(attempt - 1) % len(style.ATTEMPTS)]
 
 
 def _label_front(
@@ -178,7 +176,6 @@ def _label_front(
             textcoords="offset points",
             ha="center",
             va="center",
-            fontsize=8,
             zorder=6,
         )
 
@@ -268,5 +265,4 @@ def _draw_attempt(axes: Axes, path: AttemptPath, shown: Sequence[tuple[int, floa
                 xytext=(8, 0),
                 textcoords="offset points",
                 va="center",
-                fontsize=9,
             )

@@ -169,7 +169,6 @@ def _label_checkpoints(
             textcoords="offset points",
             ha="center",
             va="center",
-            fontsize=9,
             zorder=6,
             fontweight="bold" if point.label == chosen else "normal",
         )

@@ -35,6 +35,11 @@ class StageKey(NamedTuple):
         return cls(identity.stage, identity.attempt, identity.candidate)
 
     @property
+    def shown_stage(self) -> str:
+        """Return the stage as people are told it, in words: `tuning data`."""
+        return self.stage.replace("_", " ")
+
+    @property
     def shown_candidate(self) -> str | None:
         """Return the candidate as people are told it: a digest that only keeps works apart says nothing to them."""
         if self.candidate is None or self.stage == "destination":

@@ -101,9 +101,10 @@ def folded(rows: tuple[StageRow, ...]) -> tuple[StageRow, ...]:
 
 def stage_title(stage: StageStatus) -> str:
     """Return `pretrain`, `evaluate a1-s24` or `pretrain (attempt 2)`, with the number of the run from the second on."""
-    title = stage.kind
-    if shown := StageKey(stage.kind, candidate=stage.candidate).shown_candidate:
-        title += f" {shown}"
+    key = StageKey(stage.kind, candidate=stage.candidate)
+    title = key.shown_stage
+    if key.shown_candidate:
+        title += f" {key.shown_candidate}"
     elif stage.attempt > 1:
         title += f" (attempt {stage.attempt})"
     return title + (f", run {stage.try_number}" if stage.try_number > 1 else "")

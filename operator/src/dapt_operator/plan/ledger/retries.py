@@ -125,21 +125,22 @@ def not_before(now: datetime, after: AfterFailure) -> str | None:
 
 def stalled(record: RunRecord, limits: Retries) -> tuple[str, str]:
     """Return reason and message for work that gets no further run."""
+    stage = record.stage_key.shown_stage
     cause = Cause(record.cause) if record.cause else Cause.CRASH
     detail = f": {record.message}" if record.message else ""
     again = "then start it again (any change of the spec does, and so does `dapt run`)"
     if cause is Cause.BAD_INPUT and ALTERED_STAGE_FILE in record.message:
         return TAMPERED, (
-            f"the ConfigMap of {record.stage} was changed in {MAX_ALTERED + 1} runs in a row{detail}; find out who"
+            f"the ConfigMap of {stage} was changed in {MAX_ALTERED + 1} runs in a row{detail}; find out who"
             f" changes ConfigMaps of this namespace, {again}"
         )
     if cause is Cause.BAD_INPUT:
-        return BAD_INPUT, f"{record.stage} found its input wrong{detail}; correct it, {again}"
+        return BAD_INPUT, f"{stage} found its input wrong{detail}; correct it, {again}"
     if cause is Cause.DIVERGED:
-        return DIVERGED, f"{record.stage} diverged{detail}; lower the learning rate, {again}"
+        return DIVERGED, f"{stage} diverged{detail}; lower the learning rate, {again}"
     if cause is Cause.OUT_OF_MEMORY:
         return OUT_OF_MEMORY, (
-            f"{record.stage} ran out of memory in run {record.try_number} and its micro-batch cannot be halved"
+            f"{stage} ran out of memory in run {record.try_number} and its micro-batch cannot be halved"
             f" again{detail}; give it more memory or accelerators, {again}"
         )
     if record.stuck >= MAX_FAILURES_WITHOUT_A_STEP:
@@ -153,5 +154,5 @@ def stalled(record: RunRecord, limits: Retries) -> tuple[str, str]:
         )
     return (
         RETRIES_EXHAUSTED,
-        f"{record.stage} failed {count}, last by {cause.value}{detail}; correct it, {again}",
+        f"{stage} failed {count}, last by {cause.value}{detail}; correct it, {again}",
     )

@@ -79,9 +79,9 @@ def chain_conditions(
 
 
 def run_title(stage: str, candidate: str | None) -> str:
-    """Return how messages name a run: `prepare`, `evaluate of a1-s40`."""
-    shown = StageKey(stage, candidate=candidate).shown_candidate
-    return f"{stage} of {shown}" if shown else stage
+    """Return how messages name a run: `prepare`, `evaluate of a1-s40`, `tuning data of instructions`."""
+    key = StageKey(stage, candidate=candidate)
+    return f"{key.shown_stage} of {key.shown_candidate}" if key.shown_candidate else key.shown_stage
 
 
 def _suspended(is_suspended: bool) -> ConditionValue:
