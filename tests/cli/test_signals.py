@@ -13,7 +13,7 @@ from dapt_operator.cli.signals import StopFlag
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)]
 )
 def test_the_first_signal_decides_the_exit_code(number: signal.Signals, code: int) -> None:
     with StopFlag() as flag:
@@ -79,4 +79,4 @@ def test_a_closed_terminal_fails_no_write() -> None:
         os.execv(sys.executable, [sys.executable, "-c", program])
     assert b"ready" in os.read(terminal, 100)
     os.close(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 129
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 143

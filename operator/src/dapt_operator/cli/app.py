@@ -108,7 +108,7 @@ def run(
 ) -> None:
     """Adapt a model on this machine. After any interruption the same command continues the run.
 
-    Exits 0 when the model is at its destination, 1 when user action is required, 129, 130 or 143 when it was stopped.
+    Exits 0 when the model is at its destination, 1 when user action is required, 130 or 143 when it was stopped.
     """
     from dapt_operator.cli.commands.run import Options
     from dapt_operator.cli.commands.run import run as run_here

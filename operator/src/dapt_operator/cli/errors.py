@@ -8,12 +8,10 @@ EXIT_PROBLEM = 1
 """User action is required on a manifest, a run or a file; the sentence on stderr says which."""
 EXIT_USAGE = 2
 """The command or an option is unknown, or an option's value is wrong."""
-EXIT_HUNG_UP = 129
-"""Stopped because the terminal was closed (SIGHUP); the same command continues the run."""
 EXIT_INTERRUPTED = 130
 """Stopped by Ctrl-C; the same command continues the run."""
 EXIT_STOPPED = 143
-"""Stopped by SIGTERM; the same command continues the run."""
+"""Stopped by SIGTERM, or by the end of the terminal; the same command continues the run."""
 
 
 class UserError(Exception):

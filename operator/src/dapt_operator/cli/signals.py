@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
-from dapt_operator.cli.errors import EXIT_HUNG_UP, EXIT_INTERRUPTED, EXIT_STOPPED
+from dapt_operator.cli.errors import EXIT_INTERRUPTED, EXIT_STOPPED
 
 _EXIT_CODES: Final[Mapping[int, int]] = {
     signal.SIGINT: EXIT_INTERRUPTED,
     signal.SIGTERM: EXIT_STOPPED,
-    signal.SIGHUP: EXIT_HUNG_UP,
+    signal.SIGHUP: EXIT_STOPPED,
 }
 _STANDARD_OUTPUTS: Final = (1, 2)
 
@@ -36,7 +36,7 @@ class StopFlag:
 
     @property
     def exit_code(self) -> int:
-        """Return the code of the first signal: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP."""
+        """Return the code of the first signal: 130 after Ctrl-C, 143 after SIGTERM and SIGHUP."""
         return _EXIT_CODES[self.received[0]] if self.received else EXIT_STOPPED
 
     def __enter__(self) -> Self:
