@@ -80,7 +80,9 @@ class HeldOutShingles:
         self._sizes = np.array([len(hashes) for hashes in shingles], dtype=np.int64)
         # Documents of which a sketch may have too few shingles to decide by them.
         self._is_short = (self._sizes >= MIN_SHINGLES) & (self._sampled_sizes < MIN_SHINGLES)
-        self._has_short = bool(self._is_short.any())
+        self._hashes_of_short = np.unique(
+            self._hashes[self._is_short[self._owners] & (self._hashes < _SAMPLED_BELOW)]
+        )
         self._hasher = hasher
 
     def is_near(self, sketch: Hashes) -> bool:
@@ -113,15 +115,18 @@ class HeldOutShingles:
 
     def may_contain_one(self, sketch: Hashes) -> bool:
         """Return whether a short held-out document may stand in the document with this sketch: look at its text."""
-        if not self._has_short:
+        if not len(self._hashes_of_short) or not len(sketch):
             return False
-        sampled = sketch[: np.searchsorted(sketch, _SAMPLED_BELOW)]
-        first = np.searchsorted(self._hashes, sampled, side="left")
-        last = np.searchsorted(self._hashes, sampled, side="right")
-        is_shared = last > first
-        if not is_shared.any():
+        # Few documents share any of these few shingles: this decides for nearly all of them.
+        places = np.searchsorted(self._hashes_of_short, sketch)
+        places[places == len(self._hashes_of_short)] = 0
+        shared = sketch[self._hashes_of_short[places] == sketch]
+        if not len(shared):
             return False
-        counts = self._count(first[is_shared], last[is_shared])
+        counts = self._count(
+            np.searchsorted(self._hashes, shared, side="left"),
+            np.searchsorted(self._hashes, shared, side="right"),
+        )
         return bool((self._is_short & (counts > 0) & (counts >= NEAR_FRACTION * self._sampled_sizes)).any())
 
     def contains_one(self, text: str) -> bool:
