@@ -348,6 +348,34 @@ def test_a_missing_bucket_is_reported_in_one_sentence(bucket: str) -> None:
         resolve(f"s3://{bucket}/none/*", "f")
 
 
+@pytest.mark.parametrize(
+    ("name", "leads", "problem"),
+    [
+        ("model.safetensors", "../gone", "a link to ../gone, which does not exist"),
+        ("tokenizer_config.json", "../outside", "leads to {}/outside, outside of {}/claim"),
+        ("config.json", "config.json", "a link that leads back to itself"),
+        ("tokenizer.json", None, "a named pipe, not a file"),
+    ],
+)
+def test_files_of_a_model_that_cannot_be_read_are_named(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, name: str, leads: str | None, problem: str
+) -> None:
+    from dapt_trainer.data.base_model.fetch import import_model
+
+    monkeypatch.setenv("DAPT_CLAIMS", str(tmp_path))
+    (tmp_path / "outside").write_text("{}")
+    folder = model.rename(tmp_path / "claim")
+    (folder / name).unlink()
+    if leads is None:
+        os.mkfifo(folder / name)
+    else:
+        (folder / name).symlink_to(leads)
+    with pytest.raises(InputError) as caught:
+        import_model("pvc://claim", tmp_path / "made", tmp_path / "scratch")
+    sentence = f"spec.model.source: {folder / name}: {problem.replace('{}', str(tmp_path))}; "
+    assert str(caught.value).startswith(sentence)
+
+
 def test_a_model_is_fetched_from_an_object_store(bucket: str, tmp_path: Path, model: Path) -> None:
     import s3fs
 

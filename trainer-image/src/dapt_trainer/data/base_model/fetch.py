@@ -22,7 +22,7 @@ from pathlib import Path
 from dapt_contract.pod import MODEL_CACHE
 from dapt_trainer.data.base_model.files import FIELD, files_to_take, is_small_file, read_json
 from dapt_trainer.data.reading.hub_revision import look_up
-from dapt_trainer.data.reading.sources import filesystem_of, unreachable
+from dapt_trainer.data.reading.sources import check_files, filesystem_of, unreachable
 from dapt_trainer.data.run_module import OFFLINE, run_module
 from dapt_trainer.errors import InputError, StageOutOfMemoryError
 
@@ -88,6 +88,8 @@ def _fetch(source: str, scratch: Path) -> Path:
         local = Path(path)
         if not local.exists():
             raise InputError(f"{FIELD}: {source}: no such file or folder; {_ACCEPTED}")
+        files = [local] if local.is_file() else [local / name for name in sorted(os.listdir(local))]
+        check_files((str(path) for path in files if _is_taken(path.name)), source, FIELD)
         return local
     try:
         is_file = filesystem.isfile(path)
@@ -98,7 +100,7 @@ def _fetch(source: str, scratch: Path) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     names = [entry.rsplit("/", 1)[-1] for entry in paths]
     for entry, name in zip(paths, names, strict=True):
-        if name.endswith((".safetensors", ".gguf")) or is_small_file(name):
+        if _is_taken(name):
             filesystem.get_file(entry, str(target / name))
     if _has_pickled(names) and not _weights(names):
         raise InputError(_pickled_message(source))
@@ -178,6 +180,10 @@ def _pickled_message(source: str) -> str:
 
 def _weights(names: list[str]) -> list[str]:
     return [name for name in names if name.endswith(".safetensors") and "/" not in name]
+
+
+def _is_taken(name: str) -> bool:
+    return name.endswith((".safetensors", ".gguf")) or is_small_file(name)
 
 
 def _link_or_copy(origin: Path, target: Path) -> None:

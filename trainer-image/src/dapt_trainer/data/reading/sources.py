@@ -12,7 +12,7 @@ decoded but `%2F` in a revision, where a `/` may also stand as it is. Files are 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from dapt_contract.pod import CLAIMS_MOUNT
 from dapt_contract.source_files import (
     ACCEPTED,
     always_has_wildcards,
+    escaped,
     file_format,
     has_wildcards,
     local_files,
@@ -198,6 +199,24 @@ def _claim_path(uri: str, path: str, field: str) -> str:
             "check that the claim exists in the namespace"
         )
     return os.path.join(root, path)
+
+
+def check_files(paths: Iterable[str], uri: str, field: str) -> None:
+    """Refuse files on this machine that are named one by one, where any is no file or lies outside its claim.
+
+    Args:
+        paths: of the files.
+        uri: of the source that they belong to.
+        field: the manifest's field, for messages.
+
+    Raises:
+        InputError: with a sentence for each of them; none was opened.
+    """
+    root = claim_root(uri)
+    found = [local_files(escaped(path), root=root) for path in paths]
+    problems = [problem for files in found for problem in files.problems]
+    if problems:
+        raise InputError(*(f"{field}: {_printable(problem)}" for problem in problems))
 
 
 def claim_root(uri: str) -> str | None:
