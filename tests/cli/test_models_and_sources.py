@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dapt_operator.cli.errors import UserError
+from dapt_operator.cli.inputs.manifests import absolute
 from dapt_operator.cli.inputs.model_shape import local_model
 from dapt_operator.cli.inputs.source_sizes import source_problems, source_size
 from support.model_headers import CONFIG, write_safetensors
@@ -147,6 +148,25 @@ def test_links_and_odd_names_are_sized_as_the_stages_read_them(tmp_path: Path) -
         f"file://{folder}/blob has no file of a known type (the first is {folder}/blob); accepted are .jsonl, "
         ".ndjson or .json (one record a line), .parquet, .txt, .md, each but .parquet also .gz or .zst"
     ]
+
+
+@pytest.mark.parametrize("name", ["my projects", "proj[v2]", "what?", "a*b", "50%20#", "{x}", "ü"])
+def test_the_manifests_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    """Only what the user wrote has wildcards; the model's folder has none."""
+    for folder in (name, "projv", "whatx", "aXb"):
+        (tmp_path / folder / "text").mkdir(parents=True)
+        (tmp_path / folder / "text" / "d.jsonl").write_bytes(b"x" * 4)
+    document = {
+        "spec": {
+            "model": {"source": "file://base"},
+            "corpus": {"domain": [{"source": "file://text/*.jsonl"}]},
+        }
+    }
+    spec = absolute(document, tmp_path / name / "my.yaml")["spec"]
+    size = source_size(spec["corpus"]["domain"][0]["source"])
+    assert size is not None
+    assert size.files == 1
+    assert spec["model"]["source"] == f"file://{tmp_path}/{name}/base"
 
 
 def test_missing_and_empty_sources_are_named(tmp_path: Path) -> None:

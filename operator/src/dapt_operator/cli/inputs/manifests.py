@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dapt_contract.source_files import escaped
 from dapt_operator.api.v1alpha1.profile import LOCAL_PROFILE_NAME, AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.api.validation.problem import grouped
@@ -172,25 +173,37 @@ def _choose(
     )
 
 
-def absolute(value: Any, manifest: Path) -> Any:
-    """Return a copy of a document with relative `file://` addresses made absolute."""
+def absolute(value: Any, manifest: Path, block: str = "") -> Any:
+    """Return a copy of a document with relative `file://` addresses made absolute.
+
+    Args:
+        value: the document, or a part of it.
+        manifest: its file.
+        block: name of the block that the part is.
+    """
     if isinstance(value, dict):
         return {
-            key: _address(item, manifest) if key in _ADDRESS_FIELDS else absolute(item, manifest)
+            # The model and the destination are one folder each: wildcards mean nothing there.
+            key: _address(item, manifest, is_pattern=key == "source" and block != "model")
+            if key in _ADDRESS_FIELDS
+            else absolute(item, manifest, key)
             for key, item in value.items()
         }
     if isinstance(value, list):
-        return [absolute(item, manifest) for item in value]
+        return [absolute(item, manifest, block) for item in value]
     return value
 
 
-def _address(value: Any, manifest: Path) -> Any:
+def _address(value: Any, manifest: Path, *, is_pattern: bool) -> Any:
     if not isinstance(value, str) or not value.startswith(FILE_SCHEME):
         return value
     path = value.removeprefix(FILE_SCHEME)
     if not path or path.startswith("/"):
         return value
     folder = manifest.resolve().parent
+    if is_pattern:
+        # Only what the user wrote has wildcards, not the folder that the manifest happens to lie in.
+        folder = Path(escaped(str(folder)))
     try:
         return FILE_SCHEME + os.path.normpath(folder / Path(path).expanduser())
     except RuntimeError:  # ~NAME of a user that this machine does not know
