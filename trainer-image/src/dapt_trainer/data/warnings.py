@@ -7,7 +7,7 @@ pre-training pays (docs/training.md has the sources).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dapt_contract.held_out import MIN_TOKENS
@@ -69,8 +69,7 @@ def warnings_of(
                 "spec.corpus.heldOut.fraction."
             )
     warnings += _language_warnings([found.spool for found in findings])
-    for source, found in zip(sources, findings, strict=True):
-        warnings += _source_warnings(source, found)
+    warnings += _source_warnings(sources, findings)
     if too_short_items:
         warnings.append(
             f"{too_short_items} evaluation item(s) have fewer than {MIN_ITEM_WORDS} words and cannot be searched for "
@@ -113,57 +112,73 @@ def _language_warnings(spooled: Sequence[SpooledSource]) -> list[str]:
     return warnings
 
 
-def _source_warnings(source: SourceFacts, found: SourceFindings) -> list[str]:
-    warnings = []
+@dataclass(frozen=True)
+class _Count:
+    """What was counted in one source that is worth a warning."""
+
+    source: str
+    number: int
+    total: int
+    """Of how many; 0: the sentence does not say."""
+    text: str
+    """What is true of them, and what it means; counts with the same text become one warning."""
+    unit: str = "documents"
+    has_share: bool = True
+
+
+def _source_warnings(sources: Sequence[SourceFacts], findings: Sequence[SourceFindings]) -> list[str]:
+    """Return one warning for each thing that was found, with the first source and the sum over all."""
+    counts: dict[str, list[_Count]] = {}
+    for source, found in zip(sources, findings, strict=True):
+        for count in _counts(source, found):
+            counts.setdefault(count.text, []).append(count)
+    return [_sentence(same) for same in counts.values()]
+
+
+def _sentence(counts: Sequence[_Count]) -> str:
+    first, num_more = counts[0], len(counts) - 1
+    place = first.source
+    if num_more:
+        place += f" and {num_more} more source{'s' if num_more > 1 else ''}"
+    number, total = sum(count.number for count in counts), sum(count.total for count in counts)
+    of_total = f" of {total:,}" if total else ""
+    share = f" ({number / total:.0%})" if total and first.has_share else ""
+    return f"{place}: {number:,}{of_total} {first.unit}{share} {first.text}"
+
+
+def _counts(source: SourceFacts, found: SourceFindings) -> Iterator[_Count]:
     spool, counts = found.spool, found.spool.counts
     good = max(1, counts.records - counts.bad_records)
     kept = max(1, len(spool.token_counts))
     if counts.duplicates > _NOTABLE_FRACTION * good:
-        warnings.append(
-            f"{source.name}: {counts.duplicates:,} of {good:,} documents ({counts.duplicates / good:.0%}) are "
-            "duplicates and are read once."
-        )
+        yield _Count(source.name, counts.duplicates, good, "are duplicates and are read once.")
     if spool.repeats > _NOTABLE_FRACTION * good:
-        warnings.append(
-            f"{source.name}: {spool.repeats:,} of {good:,} documents ({spool.repeats / good:.0%}) are near-duplicates "
-            "of earlier ones and are not trained on."
-        )
+        text = "are near-duplicates of earlier ones and are not trained on."
+        yield _Count(source.name, spool.repeats, good, text)
     if counts.empty > _NOTABLE_FRACTION * good:
-        warnings.append(
-            f"{source.name}: {counts.empty:,} of {good:,} documents ({counts.empty / good:.0%}) are empty."
-        )
+        yield _Count(source.name, counts.empty, good, "are empty.")
     if counts.tiny > _NOTABLE_FRACTION * kept:
-        warnings.append(
-            f"{source.name}: {counts.tiny:,} of {kept:,} documents ({counts.tiny / kept:.0%}) have fewer than "
-            f"{TINY_TOKENS} tokens; join them into longer ones, so that there is something to predict from."
+        text = (
+            f"have fewer than {TINY_TOKENS} tokens; join them into longer ones, so that there is something to predict"
+            " from."
         )
+        yield _Count(source.name, counts.tiny, kept, text)
     if found.near_duplicates > _NOTABLE_FRACTION * kept:
-        warnings.append(
-            f"{source.name}: {found.near_duplicates:,} of {kept:,} documents ({found.near_duplicates / kept:.0%}) are "
-            "near-duplicates of held-out documents and are not trained on."
-        )
+        text = "are near-duplicates of held-out documents and are not trained on."
+        yield _Count(source.name, found.near_duplicates, kept, text)
     if found.contained > _NOTABLE_FRACTION * kept:
-        warnings.append(
-            f"{source.name}: {found.contained:,} of {kept:,} documents ({found.contained / kept:.0%}) are short and "
-            "stand in held-out documents; they are not trained on."
-        )
+        text = "are short and stand in held-out documents; they are not trained on."
+        yield _Count(source.name, found.contained, kept, text)
     if found.shared:
         other = "general" if source.side == "domain" else "domain"
-        warnings.append(
-            f"{source.name}: {found.shared:,} of {kept:,} documents ({found.shared / kept:.0%}) are {other} text too; "
-            "they are trained on on both sides and held out of neither."
-        )
+        text = f"are {other} text too; they are trained on on both sides and held out of neither."
+        yield _Count(source.name, found.shared, kept, text)
     if counts.contaminated:
-        warnings.append(
-            f"{source.name}: {counts.contaminated:,} documents contain an evaluation item and are not trained on."
-        )
+        text = "contain an evaluation item and are not trained on."
+        yield _Count(source.name, counts.contaminated, 0, text)
     if counts.bad_records:
-        warnings.append(
-            f"{source.name}: {counts.bad_records:,} of {counts.records:,} records are bad and were skipped."
-        )
+        text = "are bad and were skipped."
+        yield _Count(source.name, counts.bad_records, counts.records, text, "records", has_share=False)
     if source.cut_documents > _CUT_FRACTION * max(1, source.documents):
-        warnings.append(
-            f"{source.name}: {source.cut_documents:,} of {source.documents:,} documents are longer than a sequence or "
-            "were cut; a larger spec.corpus.sequenceLength keeps them whole."
-        )
-    return warnings
+        text = "are longer than a sequence or were cut; a larger spec.corpus.sequenceLength keeps them whole."
+        yield _Count(source.name, source.cut_documents, source.documents, text, has_share=False)
