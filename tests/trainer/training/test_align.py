@@ -128,7 +128,9 @@ def test_at_the_start_model_and_reference_are_equal(
 def test_adapters_are_appended_to_a_recipe_and_a_repeated_run_has_the_same_weights(work: Path) -> None:
     write_instructions(work, [(f"what is {number}", f"it is {number}") for number in range(4)])
     tuning = FinetuneConfig(
-        **config(global_batch_size=2, micro_batch_size=1).model_dump(exclude={"beta", "epochs"}),
+        **config(global_batch_size=2, micro_batch_size=1).model_dump(
+            exclude={"beta", "epochs", "data_folder"}
+        ),
         total_steps=1,
     )
     start = finetune.run(tuning, make_context(work, work / "scratch", tuning, kind="finetune")).facts.model
@@ -235,7 +237,7 @@ def test_four_models_of_a_chain_are_compared_and_each_answers(work: Path) -> Non
         return report
 
     measured = stage(baseline, "baseline", BaselineConfig(model=base, evaluation=evaluation))
-    tuning = FinetuneConfig(**config().model_dump(exclude={"beta", "epochs"}), epochs=1.0)
+    tuning = FinetuneConfig(**config().model_dump(exclude={"beta", "epochs", "data_folder"}), epochs=1.0)
     tuned = stage(finetune, "finetune", tuning)
     aligned_model = stage(align, "align", config(model=tuned.facts.model)).facts.model
     assert aligned_model.tuned == ("stages/finetune-a1/try-1/model", "stages/align-a1/try-1/model")

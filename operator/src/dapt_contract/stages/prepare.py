@@ -107,6 +107,18 @@ class PrepareConfig(Contract):
     seed: int = 0
 
     @property
+    def read_tuning_data(self) -> tuple[TuningDataConfig, ...]:
+        """Return the tuning data to read; that of `instructions` and `preferences` in a file without `tuning_data`."""
+        if self.tuning_data:
+            return self.tuning_data
+        rules = {"decontaminate": self.decontaminate, "tasks": self.tasks, "probes": self.probes}
+        parts = (
+            TuningDataConfig(kind="instructions", instructions=self.instructions, **rules),
+            TuningDataConfig(kind="preferences", preferences=self.preferences, **rules),
+        )
+        return tuple(part for part in parts if part.instructions or part.preferences)
+
+    @property
     def corpus_digest(self) -> str:
         """Return the digest of what decides shards and held-out text.
 

@@ -110,6 +110,8 @@ class TuningDataFacts(Contract):
     """Records left out, since no token of a response (of both answers of a pair) lies within the sequence length."""
     equal_pairs: int = 0
     """Pairs left out, since their answers are equal within the sequence length."""
+    warnings: tuple[str, ...] = ()
+    """Sentences for people; empty in the facts of prepare, which has them among its own."""
 
     @model_validator(mode="before")
     @classmethod
