@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from dapt_contract.sentences import shortened
 from dapt_contract.stages.prepare import PrepareReport, TokenizerFacts
 from dapt_contract.stages.pretrain import PretrainReport
 from dapt_contract.stages.verify import Sample
@@ -474,3 +475,27 @@ def contrast(one: str, other: str) -> float:
 @pytest.mark.parametrize("colour", sorted(set(style.DARK) - {style.PAPER, style.GRID}))
 def test_what_a_chart_draws_is_legible_in_the_dark(colour: str) -> None:
     assert contrast(style.DARK[colour], style.DARK[style.PAPER]) >= 4.5
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_warning_that_the_status_has_cut_is_shown_once_and_whole(finished: Run, tmp_path: Path) -> None:
+    report = finished.reports["prepare"]
+    assert isinstance(report, PrepareReport)
+    whole = (
+        "domain-0: " + "much is to be said of this " * 9 + "source.",
+        "general-0: 3 of 9 records are bad.",
+    )
+    facts = report.facts.model_copy(update={"warnings": whole})
+    finished.reports["prepare"] = report.model_copy(update={"facts": facts})
+    finished.status["plan"]["warnings"] = [
+        shortened(whole[0], 160),
+        "more warnings in its report: 1",
+        "little text",
+    ]
+    text = page(finished, tmp_path).text
+    assert [text.count(words) for words in ("domain-0: much", whole[1], "little text", "more warnings")] == [
+        1,
+        1,
+        1,
+        0,
+    ]

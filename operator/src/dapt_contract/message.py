@@ -22,7 +22,8 @@ MAX_MESSAGE_BYTES = 3840
 _SENTENCE_CHARACTERS = (600, 120, 0)
 """Lengths to which the sentence is cut, tried in this order until the message fits."""
 _WARNING_CHARACTERS = 160
-_MORE_WARNINGS = "{number} more warnings: see its report"
+MORE_WARNINGS = "more warnings in its report: {number}"
+"""Stands for the warnings that a message has no place for."""
 
 
 class StageMessage(Contract):
@@ -110,7 +111,7 @@ def encode_message(key: str, kind: str, end: RunEnd | None = None, *, facts: Con
     num_warnings = len(warnings)
     for num_kept in reversed(range(num_warnings)):
         # Nothing is dropped silently: the last line counts what is in the report alone.
-        warnings[num_kept:] = [_MORE_WARNINGS.format(number=num_warnings - num_kept)]
+        warnings[num_kept:] = [MORE_WARNINGS.format(number=num_warnings - num_kept)]
         text = _compact_json(body)
         if len(text.encode()) <= MAX_MESSAGE_BYTES:
             return text

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final, Literal, NamedTuple
 
+from dapt_contract.message import MORE_WARNINGS
+from dapt_contract.sentences import CUT_MARK
 from dapt_operator.api.v1alpha1.conditions import FINISHED, GATES_PASSED, RECONCILING, STALLED, find_condition
 from dapt_operator.number_format import duration
 from dapt_operator.plan.gates import FINISHED_MODEL, GATES, GateFacts, Verdict
@@ -15,6 +18,7 @@ from dapt_operator.report.run_facts import restarts, restarts_text, stage_spans
 from dapt_operator.report.typography import count, number, percent, perplexity
 
 Tone = Literal["good", "bad", "open"]
+_COUNT_OF_MORE: Final = re.compile(re.escape(MORE_WARNINGS).replace(re.escape("{number}"), "[0-9]+"))
 
 
 class Tile(NamedTuple):
@@ -117,7 +121,20 @@ def warnings(inputs: ReportInputs) -> list[str]:
     """Return the warnings of the plan, of prepare and of pretraining, each once."""
     sentences = list(inputs.status.plan.warnings) if inputs.status.plan else []
     if inputs.prepare is not None:
-        sentences += inputs.prepare.facts.warnings
+        of_prepare = inputs.prepare.facts.warnings
+        # The status has what fits into a message: some are cut, and the rest is counted. The report has all.
+        if not any(_COUNT_OF_MORE.fullmatch(sentence) for sentence in of_prepare):
+            sentences = [
+                sentence
+                for sentence in sentences
+                if not _COUNT_OF_MORE.fullmatch(sentence) and not _is_cut_of(sentence, of_prepare)
+            ]
+        sentences += of_prepare
     if inputs.pretrain is not None:
         sentences += inputs.pretrain.skipped_checkpoints
     return list(dict.fromkeys(sentences))
+
+
+def _is_cut_of(sentence: str, others: Sequence[str]) -> bool:
+    kept = sentence.removesuffix(CUT_MARK)
+    return kept != sentence and any(other.startswith(kept) for other in others)
