@@ -9,6 +9,8 @@ import json
 import random
 from pathlib import Path
 
+from support.toy_learning import learn_a_little
+
 MANIFEST = """\
 apiVersion: dapt.dev/v1alpha1
 kind: AdaptationProfile
@@ -68,6 +70,8 @@ _GENERAL = {
     "how": ("in the morning", "with great care", "before supper", "on the hill", "by mistake"),
 }
 
+_SIDES = {"domain": _DOMAIN, "general": _GENERAL}
+
 
 def make_toy(folder: Path, *, name: str = "toy", steps: int = 8, checkpoints: int = 2, seed: int = 3) -> Path:
     """Write model, data and manifest below `folder`; the manifest's path."""
@@ -92,7 +96,7 @@ def _write_lines(path: Path, rows: list[dict[str, object]]) -> None:
 
 
 def _write_texts(folder: Path, rng: random.Random) -> None:
-    for side, words in (("domain", _DOMAIN), ("general", _GENERAL)):
+    for side, words in _SIDES.items():
         documents = [" ".join(_sentence(words, rng) for _ in range(rng.randint(4, 9))) for _ in range(160)]
         _write_lines(folder / "text" / f"{side}.jsonl", [{"text": text} for text in documents])
         items = [
@@ -149,4 +153,7 @@ def _write_model(folder: Path, texts: Path, seed: int) -> None:
         bos_token_id=None,
         pad_token_id=tokenizer.pad_token_id,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model = LlamaForCausalLM(config)
+    documents = [json.loads(line)["text"] for side in _SIDES for line in (texts / f"{side}.jsonl").open()]
+    learn_a_little(model, tokenizer, documents[::9])
+    model.save_pretrained(folder)

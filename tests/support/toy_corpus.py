@@ -120,15 +120,32 @@ def write_model(
         "tie_word_embeddings": True,
     }
     (folder / "config.json").write_text(json.dumps(settings | config))
-    weights = {
-        "model.embed_tokens.weight": np.zeros((size, 32), np.float32),
-        "model.norm.weight": np.ones(32, np.float32),
-    }
-    save_file(weights, folder / "model.safetensors")
+    save_file(llama_weights(size), folder / "model.safetensors")
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {"eos_token": end_of_text} if end_of_text else {}
     (folder / "tokenizer_config.json").write_text(json.dumps(names))
     return folder
+
+
+def llama_weights(vocabulary: int, *, hidden: int = 32, inner: int = 64, layers: int = 2) -> dict[str, Any]:
+    """Random tensors of a llama with tied embeddings, four heads and two heads of keys and values."""
+    random_numbers = np.random.default_rng(1)
+    shapes = {"model.embed_tokens.weight": (vocabulary, hidden), "model.norm.weight": (hidden,)}
+    for layer in range(layers):
+        prefix = f"model.layers.{layer}"
+        shapes |= {
+            f"{prefix}.{name}.weight": (hidden,) for name in ("input_layernorm", "post_attention_layernorm")
+        }
+        shapes |= {f"{prefix}.self_attn.{name}_proj.weight": (hidden, hidden) for name in ("q", "o")}
+        shapes |= {f"{prefix}.self_attn.{name}_proj.weight": (hidden // 2, hidden) for name in ("k", "v")}
+        shapes |= {f"{prefix}.mlp.{name}_proj.weight": (inner, hidden) for name in ("gate", "up")}
+        shapes[f"{prefix}.mlp.down_proj.weight"] = (hidden, inner)
+    return {
+        name: np.ones(shape, np.float32)
+        if len(shape) == 1
+        else (0.02 * random_numbers.standard_normal(shape)).astype(np.float32)
+        for name, shape in shapes.items()
+    }
 
 
 def killed(*_: Any) -> None:

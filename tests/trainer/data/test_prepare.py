@@ -18,7 +18,7 @@ from dapt_trainer.data.packing.data_manifest import read_manifest
 from dapt_trainer.data.packing.held_out import HALVES, read_held_out
 from dapt_trainer.data.packing.shards import open_shards
 from dapt_trainer.errors import InfrastructureError, StopRequested
-from support.toy_corpus import documents, killed, training_texts, write_jsonl
+from support.toy_corpus import documents, killed, training_texts, write_jsonl, write_model
 
 
 def held_out_texts(work: Path, side: Side) -> list[str]:
@@ -259,7 +259,7 @@ def test_a_tokenizer_that_begins_texts_begins_every_document(
     tokenizer.post_processor = TemplateProcessing(
         single="<|begin|> $A", special_tokens=[("<|begin|>", begin)]
     )
-    tokenizer.save(str(model / "tokenizer.json"))
+    write_model(model, tokenizer)
     prepare(config)
     work = tmp_path / "work"
     assert read_manifest(work).begin_of_text_id == begin

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from support.toy_learning import learn_a_little
+
 WORDS = (
     "red",
     "green",
@@ -64,7 +66,9 @@ def toy_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
             num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128, initializer_range=0.3,
             bos_token_id=None, eos_token_id=0, pad_token_id=0,
         )  # fmt: skip
-        LlamaForCausalLM(config).save_pretrained(work / name)
+        model = LlamaForCausalLM(config)
+        learn_a_little(model, tokenizer, sentences(90, 48), steps=20)
+        model.save_pretrained(work / name)
         tokenizer.save_pretrained(work / name)
     for seed, (side, half) in enumerate(
         [("domain", "a"), ("domain", "b"), ("general", "a"), ("general", "b")]

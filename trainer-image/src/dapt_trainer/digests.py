@@ -11,6 +11,30 @@ from dapt_trainer.errors import InputError
 
 DIGEST_DIGITS = 12
 """Digits of a weights digest in facts and messages."""
+_WEIGHTS = ".safetensors"
+_LOADED = frozenset(
+    (
+        "config.json",
+        "generation_config.json",
+        "adapter_config.json",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "vocab.txt",
+        "merges.txt",
+        "tokenizer.model",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+        "tekken.json",
+        "chat_template.jinja",
+        "chat_template.json",
+    )
+)
+"""Files besides the weights that decide what is computed."""
+_TEMPLATES = "additional_chat_templates/"
 _READ_BLOCK_BYTES = 4 * 1024 * 1024
 
 
@@ -24,20 +48,23 @@ def sha256_of_file(path: Path) -> str:
 
 
 def weights_digest(folder: Path) -> str:
-    """Return the hexadecimal SHA-256 over names and digests of a folder's safetensors files, in the order of names.
+    """Return the hexadecimal SHA-256 over names and digests of all files that are loaded from a folder of weights.
+
+    Equal tensors are another model under another configuration, and other text to it with another tokenizer.
 
     Raises:
-        InputError: the folder has none.
+        InputError: the folder has no safetensors file.
     """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    if not any(name.endswith(_WEIGHTS) for name in files):
         raise InputError(f"{folder}: no *.safetensors file to name the model by")
-    return digest_of_weights({path.name: sha256_of_file(path) for path in files})
+    return digest_of_weights({name: sha256_of_file(path) for name, path in files.items() if is_loaded(name)})
 
 
-def is_weights(path: str) -> bool:
-    """Return whether `weights_digest` covers a file of a model folder; `path` is relative to the folder."""
-    return path.endswith(".safetensors") and "/" not in path
+def is_loaded(path: str) -> bool:
+    """Return whether `weights_digest` covers a file of a folder of weights; `path` is relative to the folder."""
+    is_at_top = "/" not in path
+    return (is_at_top and (path.endswith(_WEIGHTS) or path in _LOADED)) or path.startswith(_TEMPLATES)
 
 
 def digest_of_weights(sha256_by_name: Mapping[str, str]) -> str:

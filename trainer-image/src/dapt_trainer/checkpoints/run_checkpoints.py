@@ -29,7 +29,7 @@ from dapt_trainer.checkpoints.inventory import (
 )
 from dapt_trainer.checkpoints.save import complete, failing_cleanly, write_manifest, writing
 from dapt_trainer.context import StageContext
-from dapt_trainer.digests import DIGEST_DIGITS, digest_of_weights, is_weights
+from dapt_trainer.digests import DIGEST_DIGITS, digest_of_weights, is_loaded
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InfrastructureError
 
@@ -213,7 +213,7 @@ class RunCheckpoints:
             lineage=self._folder.name,
             config_digest=self._digest,
             weights_digest=digest_of_weights(
-                {entry.path: entry.sha256 for entry in files if is_weights(entry.path)}
+                {entry.path: entry.sha256 for entry in files if is_loaded(entry.path)}
             ),
             files=files,
         )

@@ -16,6 +16,7 @@ import gc
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -31,6 +32,7 @@ from dapt_trainer.modeling.model_folder import check_model_folder
 _INDEX_FILE = "model.safetensors.index.json"
 _SINGLE_FILE = "model.safetensors"
 DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
+_SHOWN_NAMES = 3
 Tensors = Callable[[str], torch.Tensor]
 """Returns a parameter by its name, in fp32 on the CPU."""
 
@@ -171,15 +173,52 @@ def load_folder(work: Path, weights: str, dtype: torch.dtype) -> PreTrainedModel
     """Return the model of a plain folder, on the CPU.
 
     Raises:
-        InputError: as `check_model_folder`.
+        InputError: as `check_model_folder`; or the files hold other tensors than the architecture has.
     """
     transformers_logging.disable_progress_bar()  # a pod's log is not a terminal
     folder = work / weights
     check_model_folder(folder)
     # No code and no pickles of a model's folder are ever run: a folder may come from anybody.
-    return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True
+    model, loaded = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        trust_remote_code=False,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused below, with their names
     )
+    _require_all_tensors(model, loaded, folder)
+    return model
+
+
+def _require_all_tensors(model: PreTrainedModel, loaded: Mapping[str, Any], folder: Path) -> None:
+    """Refuse a model of which transformers has made up a tensor or dropped one: each load would give another model.
+
+    Prepare has compared the base model already; this covers every other folder too.
+
+    Raises:
+        InputError: names the first tensors.
+    """
+    differences = {
+        "missing": loaded["missing_keys"],
+        "of another shape": [name for name, *_ in loaded["mismatched_keys"]],
+        "unknown to the architecture": loaded["unexpected_keys"],
+    }
+    parts = [
+        f"{len(names)} {kind} ({_some(names)})"
+        for kind, found in differences.items()
+        if (names := sorted(found))
+    ]
+    if parts:
+        raise InputError(
+            f"{folder}: its tensors are not those of {type(model).__name__}: {'; '.join(parts)}; correct config.json, "
+            "or use a complete checkpoint"
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
 
 
 def _load_member(work: Path, member: Member) -> PreTrainedModel:

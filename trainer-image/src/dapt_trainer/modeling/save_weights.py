@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -118,14 +119,13 @@ def _save_adapter(model: PeftModel, folder: Path, *, sharded: bool, is_writer: b
         }
     if not is_writer:
         return
-    settings = model.peft_config["default"]
-    was_inference = settings.inference_mode
-    # As `PeftModel.save_pretrained` does.
-    settings.inference_mode = True
-    try:
-        settings.save_pretrained(folder)
-    finally:
-        settings.inference_mode = was_inference
+    settings = copy.copy(model.peft_config["default"])
+    settings.inference_mode = True  # as `PeftModel.save_pretrained` does
+    # The file is part of the adapter's digest: no path of this machine, and no order that changes with each process.
+    settings.base_model_name_or_path = None
+    if isinstance(settings.target_modules, set):
+        settings.target_modules = sorted(settings.target_modules)
+    settings.save_pretrained(folder)
     state = get_peft_model_state_dict(model, state_dict=whole, save_embedding_layers=False)
     # safetensors refuses tensors that are not contiguous.
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in state.items()}

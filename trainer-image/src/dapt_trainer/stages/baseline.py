@@ -7,6 +7,7 @@ from dapt_contract.stages.baseline import BaselineConfig, BaselineFacts, Baselin
 from dapt_trainer.context import StageContext
 from dapt_trainer.digests import reference_digest
 from dapt_trainer.distributed import evaluation_ranks
+from dapt_trainer.evaluation.base_sanity import check_base
 from dapt_trainer.evaluation.earlier_results import found_by_all, kept_results, results_key
 from dapt_trainer.evaluation.items import write_items
 from dapt_trainer.evaluation.measure import Bench
@@ -18,7 +19,8 @@ def run(config: BaselineConfig, context: StageContext) -> BaselineReport:
     """Return perplexities, tasks and probes of the base model; an earlier measurement on this volume is used again.
 
     Raises:
-        InputError: bad task or probe files, unknown tasks, empty held-out text, a model that cannot be loaded.
+        InputError: bad task or probe files, unknown tasks, empty held-out text, a model that cannot be loaded, or one
+            that predicts no better than by chance.
         StopRequested: SIGTERM; nothing is kept.
     """
     ranks = evaluation_ranks(context)
@@ -40,6 +42,7 @@ def run(config: BaselineConfig, context: StageContext) -> BaselineReport:
         return report.model_copy(update={"items_path": items_path, "reused_from": lineage})
     model, tokenizer = bench.load(config.model)
     measured = bench.measure(model, tokenizer, digest=digest, name="base", base_items=None)
+    check_base(measured.measure, model.config.vocab_size)
     if ranks.is_first:
         write_items(context.try_folder / ITEMS, measured.items)
     return BaselineReport(facts=BaselineFacts(measure=measured.measure), items_path=items_path, key=key)

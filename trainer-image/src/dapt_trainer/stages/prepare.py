@@ -27,6 +27,7 @@ from dapt_contract.stages.prepare import (
 from dapt_contract.stages.tuning_data import TuningDataReport
 from dapt_trainer.context import StageContext
 from dapt_trainer.data.analysis import AnalysisPool, AnalysisSettings
+from dapt_trainer.data.base_model.check import check_base_model
 from dapt_trainer.data.base_model.facts import (
     TokenizerDescription,
     read_model_facts,
@@ -204,6 +205,7 @@ class _Preparation:
         try:
             resolved = import_model(source, folder, self._scratch, self._heartbeat)
             tokenizer = read_tokenizer(folder, source)
+            check_base_model(folder, tokenizer.tokenizer_json, source, self._heartbeat)
             facts = read_model_facts(folder, resolved, has_chat_template=tokenizer.has_chat_template)
             length = sequence_length(config.sequence_length_tokens, facts)
             if config.tokenizer_extension is not None:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from dapt_contract.layout import EXTENDED_MODEL, MODEL
 from dapt_contract.stages.prepare import TokenizerExtensionConfig, TokenizerFacts
+from dapt_trainer.data.base_model.check import named_tokens
 from dapt_trainer.data.base_model.facts import TokenizerDescription
-from dapt_trainer.data.base_model.files import FACTS, read_json
+from dapt_trainer.data.base_model.files import FACTS
 from dapt_trainer.data.choose_held_out import Corpus
 from dapt_trainer.data.packing.data_manifest import TokenType
 from dapt_trainer.data.packing.held_out import HeldOutDocument
@@ -157,13 +158,7 @@ def _check_named_tokens(model: Path, tokenizer_json: str, source: str) -> None:
         InputError: with the first of them.
     """
     vocabulary = plain_tokenizer(tokenizer_json).get_vocab(with_added_tokens=True)
-    ids: dict[str, int] = {}
-    decoder = read_json(model / "tokenizer_config.json", source).get("added_tokens_decoder")
-    for number, token in decoder.items() if isinstance(decoder, dict) else ():
-        if isinstance(token, dict):
-            ids[str(token["content"])] = int(number)
-    added = read_json(model / "added_tokens.json", source)
-    ids |= {text: number for text, number in added.items() if isinstance(number, int)}
+    ids = named_tokens(model, source)
     for text, token_id in sorted(ids.items(), key=lambda item: item[1]):
         if text not in vocabulary:
             raise InputError(

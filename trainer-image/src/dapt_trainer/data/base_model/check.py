@@ -1,0 +1,56 @@
+"""Checks that an imported base model is what its configuration says, before anything is done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dapt_trainer.data.base_model.complete import compare, completeness_problems
+from dapt_trainer.data.base_model.files import read_json
+from dapt_trainer.data.base_model.weights import check_vocabulary, weights_problems
+from dapt_trainer.data.plain_tokenizer import plain_tokenizer
+from dapt_trainer.errors import InputError
+
+
+def check_base_model(folder: Path, tokenizer_json: str, source: str, beat: Callable[[], None]) -> None:
+    """Refuse a model that would be another one than its files say, or none.
+
+    Args:
+        folder: that the model was imported to.
+        tokenizer_json: content of the tokenizer's file.
+        source: URI of the model, for messages.
+        beat: called now and then.
+
+    Raises:
+        InputError: a sentence for each kind of fault, with the first tensors or tokens that have it.
+        StageOutOfMemoryError: memory ran out.
+    """
+    # 1. What cannot be loaded at all has no architecture that it could be compared with.
+    problems = weights_problems(folder, source, beat)
+    # 2. Names and shapes, as transformers sees them.
+    comparison = compare(folder, source, beat)
+    problems += completeness_problems(comparison, source)
+    # 3. Every token needs a row.
+    try:
+        check_vocabulary(comparison.embedding_rows, token_ids(folder, tokenizer_json, source), source)
+    except InputError as error:
+        problems += error.problems
+    if problems:
+        raise InputError(*problems)
+
+
+def token_ids(folder: Path, tokenizer_json: str, source: str) -> dict[str, int]:
+    """Return the ids of all tokens by their texts, also of those that only other files than tokenizer.json name."""
+    ids: dict[str, int] = plain_tokenizer(tokenizer_json).get_vocab(with_added_tokens=True)
+    return ids | named_tokens(folder, source)
+
+
+def named_tokens(folder: Path, source: str) -> dict[str, int]:
+    """Return the tokens of tokenizer_config.json and added_tokens.json, which transformers adds where they lack."""
+    ids: dict[str, int] = {}
+    decoder = read_json(folder / "tokenizer_config.json", source).get("added_tokens_decoder")
+    for number, token in decoder.items() if isinstance(decoder, dict) else ():
+        if isinstance(token, dict):
+            ids[str(token["content"])] = int(number)
+    added = read_json(folder / "added_tokens.json", source)
+    return ids | {text: number for text, number in added.items() if isinstance(number, int)}
