@@ -20,6 +20,7 @@ from dapt_operator.api.v1alpha1.base import (
     PATTERNS,
     QUANTITY_PATTERN,
     TIME_PATTERN,
+    camel_case,
 )
 from dapt_operator.api.validation.advice import Trial, schema_at
 from dapt_operator.api.validation.problem import Problem, accepted_text, path_text, value_text
@@ -76,8 +77,18 @@ _MOST_PROPOSALS: Final = 50
 
 @lru_cache
 def schema_of(model_type: type[BaseModel]) -> dict[str, Any]:
-    """Return the structural schema of a model, metadata included."""
-    return structural(model_type)
+    """Return the structural schema of a resource without its status, which nobody writes and which is half of it."""
+    properties: dict[str, Any] = {}
+    for name, field in model_type.model_fields.items():
+        if name == "status":
+            continue
+        block = field.annotation
+        if isinstance(block, type) and issubclass(block, BaseModel):
+            properties[camel_case(name)] = structural(block)
+        else:
+            properties[camel_case(name)] = {"type": "string", "enum": [field.default]}
+    required = [camel_case(name) for name, field in model_type.model_fields.items() if field.is_required()]
+    return {"type": "object", "properties": properties, "required": required}
 
 
 class ProblemCollector:

@@ -41,21 +41,20 @@ _BY_ENDING: Final = (
     ("tflops", Unit.TFLOPS),
 )
 
+# Patterns are texts: a manifest without such values, which is nearly every one, does not wait for their compilation.
 _NUMBER: Final = r"([0-9]+(?:[.,][0-9]+)?(?:[eE][+-]?[0-9]+)?)"
-_PERCENT: Final = re.compile(rf"{_NUMBER}\s*(?:%|percent|per cent)", re.IGNORECASE)
-_POINTS: Final = re.compile(rf"{_NUMBER}\s*(?:%|percent|points?|pp|pt)", re.IGNORECASE)
-_DURATION: Final = re.compile(
+_PERCENT: Final = rf"{_NUMBER}\s*(?:%|percent|per cent)"
+_POINTS: Final = rf"{_NUMBER}\s*(?:%|percent|points?|pp|pt)"
+_DURATION: Final = (
     r"(?:[0-9]+(?:\.[0-9]+)?\s*(?:ms|s|sec|seconds?|m|min|minutes?|h|hours?|d|days?|w|weeks?)\s*)+"
 )
-_DURATION_PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]+)")
+_DURATION_PART: Final = r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]+)"
 _SECONDS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_MAGNITUDE: Final = re.compile(
-    rf"{_NUMBER}\s*(k|m|mio|million|b|g|bn|billion|t|trillion)(?:\s*tok(?:en)?s?)?", re.IGNORECASE
-)
+_MAGNITUDE: Final = rf"{_NUMBER}\s*(k|m|mio|million|b|g|bn|billion|t|trillion)(?:\s*tok(?:en)?s?)?"
 _FACTORS: Final = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
-_MEMORY: Final = re.compile(rf"{_NUMBER}\s*(ki|mi|gi|ti|k|m|g|t)?(?:i?b)?", re.IGNORECASE)
+_MEMORY: Final = rf"{_NUMBER}\s*(ki|mi|gi|ti|k|m|g|t)?(?:i?b)?"
 _BYTES: Final = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
-_GROUPED: Final = re.compile(r"[0-9]{1,3}(?:[ ,'_][0-9]{3})+")
+_GROUPED: Final = r"[0-9]{1,3}(?:[ ,'_][0-9]{3})+"
 
 
 def unit_of(name: str, schema: dict[str, Any]) -> Unit | None:
@@ -101,19 +100,19 @@ def _of_text(text: str, unit: Unit) -> Iterator[tuple[str, float]]:
     if plain is not None:
         yield "write", plain
         return
-    if unit is Unit.SHARE and (match := _PERCENT.fullmatch(text)):
+    if unit is Unit.SHARE and (match := re.fullmatch(_PERCENT, text, re.IGNORECASE)):
         yield f"for {text} write", _float(match[1]) / 100
-    elif unit is Unit.POINTS and (match := _POINTS.fullmatch(text)):
+    elif unit is Unit.POINTS and (match := re.fullmatch(_POINTS, text, re.IGNORECASE)):
         yield f"for {text} write", _float(match[1])
-    elif unit in (Unit.SECONDS, Unit.HOURS) and _DURATION.fullmatch(text.lower()):
+    elif unit in (Unit.SECONDS, Unit.HOURS) and re.fullmatch(_DURATION, text.lower()):
         seconds = sum(
             float(number) * _SECONDS["ms" if name == "ms" else name[0]]
-            for number, name in _DURATION_PART.findall(text.lower())
+            for number, name in re.findall(_DURATION_PART, text.lower())
         )
         yield f"for {text} write", seconds if unit is Unit.SECONDS else seconds / 3600
-    elif unit is Unit.GIB and (match := _MEMORY.fullmatch(text)):
+    elif unit is Unit.GIB and (match := re.fullmatch(_MEMORY, text, re.IGNORECASE)):
         yield f"for {text} write", _float(match[1]) * _BYTES[(match[2] or "gi").lower()] / 2**30
-    elif match := _MAGNITUDE.fullmatch(text):
+    elif match := re.fullmatch(_MAGNITUDE, text, re.IGNORECASE):
         letter = match[2][0].lower()
         # The lengths of sequences are powers of two: 4k is 4,096.
         factor = 1024.0 if unit is Unit.LENGTH and letter == "k" else _FACTORS[letter]
@@ -139,7 +138,7 @@ def _plain_number(text: str) -> float | None:
     """Return the number of a text in quotes, with thousands separators or with a decimal comma; else None."""
     if _is_number(text):
         return float(text.replace("_", ""))
-    if _GROUPED.fullmatch(text):
+    if re.fullmatch(_GROUPED, text):
         return float(re.sub(r"[ ,'_]", "", text))
     return float(text.replace(",", ".")) if re.fullmatch(r"[0-9]+,[0-9]+", text) else None
 

@@ -20,16 +20,14 @@ from dapt_operator.api.validation.yaml_source import Path
 _MAX_TEXT = 160
 """Characters of a proposal; a longer one, of a long value, is left out."""
 _ADDRESSES = (MODEL_PATTERN, SOURCE_PATTERN, DESTINATION_PATTERN)
-_HUB_PAGE = re.compile(
-    r"https?://(?:www\.)?huggingface\.co/(datasets/)?([\w.-]+/[\w.-]+)(?:/(?:tree|blob)/([\w.-]+)(?:/(.*))?)?/?"
-)
-_SCHEME = re.compile(r"(hf|s3|gs|pvc|file|adaptation):/?([^/].*)")
-_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)")
+_HUB_PAGE = r"https?://(?:www\.)?huggingface\.co/(datasets/)?([\w.-]+/[\w.-]+)(?:/(?:tree|blob)/([\w.-]+)(?:/(.*))?)?/?"
+_SCHEME = r"(hf|s3|gs|pvc|file|adaptation):/?([^/].*)"
+_QUANTITY = r"([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)"
 _QUANTITY_UNITS = {
     "kb": "k", "mb": "M", "gb": "G", "tb": "T", "kib": "Ki", "mib": "Mi", "gib": "Gi", "tib": "Ti", "ki": "Ki",
     "mi": "Mi", "gi": "Gi", "ti": "Ti", "g": "G", "t": "T", "cores": "", "cpus": "", "core": "", "cpu": "",
 }  # fmt: skip
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?")
+_REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?"
 
 
 def replacement(path: Path, value: object, schema: dict[str, Any], is_accepted: Trial) -> Advice | None:
@@ -147,14 +145,14 @@ def _quantities(name: str, value: object) -> Iterator[tuple[str, str]]:
             yield f"for {value:g} GiB write '{value:g}Gi'", f"{value:g}Gi"
         else:
             yield f"write it in quotes: '{value:g}'", f"{value:g}"
-    elif isinstance(value, str) and (match := _QUANTITY.fullmatch(value.strip())):
+    elif isinstance(value, str) and (match := re.fullmatch(_QUANTITY, value.strip())):
         unit = _QUANTITY_UNITS.get(match[2].lower(), match[2])
         yield f"write {match[1]}{unit}", f"{match[1]}{unit}"
 
 
 def _addresses(value: str) -> Iterator[str]:
     """Yield addresses with the scheme that a path, a repository or a page of the hub lacks."""
-    if match := _HUB_PAGE.fullmatch(value):
+    if match := re.fullmatch(_HUB_PAGE, value):
         revision = f"@{match[3]}" if match[3] else ""
         folder = f"/{match[4]}" if match[4] else ""
         yield f"hf://{match[1] or ''}{match[2]}{revision}{folder}"
@@ -162,11 +160,11 @@ def _addresses(value: str) -> Iterator[str]:
         yield f"file://{value}"
     elif "://" in value:
         return
-    elif match := _SCHEME.fullmatch(value):
+    elif match := re.fullmatch(_SCHEME, value):
         yield f"{match[1]}://{match[2]}"
     elif ":" in value:
         return
-    elif _REPOSITORY.fullmatch(value):
+    elif re.fullmatch(_REPOSITORY, value):
         yield f"hf://{value}"
     else:
         yield f"file://{value}"

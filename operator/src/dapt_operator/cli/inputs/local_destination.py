@@ -9,7 +9,6 @@ from pathlib import Path
 
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.cli.inputs.manifests import FILE_SCHEME
-from dapt_operator.plan.stages.publish import run_digest
 
 _MANIFEST = "dapt.json"
 """File that publish writes last; its run digest says whose model a folder holds."""
@@ -44,6 +43,9 @@ def _occupied(folder: Path, adaptation: DomainAdaptation | None) -> Iterator[str
     except (OSError, ValueError, KeyError, TypeError):
         yield f"{folder}: its {_MANIFEST} cannot be read; empty the folder, or choose another place"
         return
+    # The planner's modules take a while to load, and few manifests name a place that is taken.
+    from dapt_operator.plan.stages.publish import run_digest
+
     if adaptation is not None and digest != run_digest(adaptation.spec):
         yield f"{folder}: holds the model of another run; empty it, or choose another place"
     else:
