@@ -34,6 +34,7 @@ def lint(paths: Sequence[Path], *, cluster: bool = False) -> tuple[list[str], li
             accepted += [f"{path}: warning: {text}" for text in checked.warnings]
             if isinstance(checked.model, AdaptationProfile):
                 # Rendering pods takes a while to load, and most manifests have no profile.
+                from dapt_operator.launchers.render.pod import lifted_restrictions
 
                 accepted += [f"{path}: warning: {text}" for text in lifted_restrictions(checked.model.spec)]
     return problems, accepted
