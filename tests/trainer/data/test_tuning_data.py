@@ -134,9 +134,9 @@ def test_pairs_are_written_once_and_without_items(config, prepare, tmp_path: Pat
         "spec.preference.data: 1 of 4 pairs repeat an earlier one and are learned from once.",
         "spec.preference.data: 1 of 4 pairs contain an evaluation item and are left out.",
     )
-    without = prepare(with_data(config), try_number=2)
+    without = prepare(with_data(config), work=tmp_path / "other")
     assert without.facts.data_digest != report.facts.data_digest
-    assert not (tmp_path / "work/preferences").exists()
+    assert not (tmp_path / "other/preferences").exists()
 
 
 def test_pairs_that_are_all_items_end_the_stage(config, prepare, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def missing_field(record: JsonObject, name: str, accepted: str) -> str:
     if not name:
         return f"its fields are {fields}; {accepted}, or name its fields with `fields`"
     if name in record:
-        return f"field {name!r} is null; {accepted}"
+        return f"field {name!r} is empty; {accepted}"
     return f"no field {name!r} (its fields are {fields}); {accepted}"
 
 
