@@ -158,7 +158,7 @@ def test_status_of_a_finished_run_says_that_its_manifest_was_edited(
     assert "differs" not in call(capsys, "status", "tiny")[1]
     write_manifest(edited(lambda spec: spec.update(seed=18)))
     lines = call(capsys, "status", "tiny")[1].splitlines()
-    assert lines[0].rstrip() == "tiny  Published  00:01:15"
+    assert (lines[0].rstrip(), "took 1 min 15 s") == ("tiny  Published", lines[2].rstrip())
     shown = " ".join(line.strip() for line in lines)
     assert "differs from what was run, and nothing of that is done: spec.seed is 18 and was 17" in shown
     Path("m.yaml").unlink()
@@ -184,6 +184,8 @@ def test_the_time_of_all_invocations_is_kept(tmp_path: Path) -> None:
         run_time.save()
     stored = read_invocations(tmp_path)
     assert (stored.number, stored.seconds) == (2, 85.0)
+    assert stored.sentence == "took 1 min 25 s, in 2 invocations of dapt run"
+    assert Invocations(1, 48.0).sentence == "took 48 s"
     assert stored.manifest == str(Path("m.yaml").resolve())
     (tmp_path / "invocations.json").write_text("{")
     assert read_invocations(tmp_path) == Invocations()

@@ -20,6 +20,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from dapt_operator.cli import main
+from dapt_operator.cli.run_folder import RunFolder
 from support.toy_adaptation import make_toy
 
 pytestmark = [pytest.mark.local, pytest.mark.timeout(900)]
@@ -107,12 +108,17 @@ def test_stopped_run_explains_how_to_continue(stopped: Ended) -> None:
 def test_stopped_run_continues_and_publishes(finished: Ended, toy: Path) -> None:
     assert finished.code == 0, finished.errors
     assert finished.lines[-2:] == ["report: runs/toy/report.html", f"model:  {toy}/out"]
+    (took,) = [line for line in finished.lines if line.startswith("took ")]
+    assert took.endswith(", in 2 invocations of dapt run")
 
 
 def test_nothing_that_was_done_is_done_again(finished: Ended, toy: Path) -> None:
     found = {(stage["kind"], stage["try"], stage["state"]) for stage in stages(toy)}
     assert [stage["kind"] for stage in stages(toy)] == STAGES
     assert found == {(kind, 2 if kind == "pretrain" else 1, "Succeeded") for kind in STAGES}
+    usage = RunFolder(toy / "runs" / "toy").status().usage
+    assert usage is not None
+    assert usage.restarts == 0, "a stop by the user is no fault"
 
 
 def test_training_went_on_from_what_was_saved(finished: Ended, toy: Path) -> None:

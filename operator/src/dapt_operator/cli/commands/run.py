@@ -36,7 +36,6 @@ from dapt_operator.cluster.local.invocations import Invocations, RunTime
 from dapt_operator.launchers import all_states, indexed_job
 from dapt_operator.launchers.launcher import Launcher
 from dapt_operator.number_format import clock as elapsed
-from dapt_operator.number_format import duration
 from dapt_operator.plan.stages.stage_plan import stage_kinds
 from dapt_operator.reconcile import reconcile
 from dapt_operator.stage_run import RunPhase, RunState
@@ -91,15 +90,9 @@ def run(request: Request, options: Options, console: Console) -> int:
             command = f"dapt run {request.path}"
             console.print(f"stopped; `{command}` continues the run", markup=False, highlight=False)
             return flag.exit_code
-    console.print(_took(folder.invocations), markup=False, highlight=False)
+    console.print(folder.invocations.sentence, markup=False, highlight=False)
     conclude(folder, status, console, with_report=options.with_report)
     return 0
-
-
-def _took(invocations: Invocations) -> str:
-    """Return the time of all invocations, since only together they made the model."""
-    together = f", in {invocations.number} invocations of dapt run" if invocations.number > 1 else ""
-    return f"took {duration(invocations.seconds)}{together}"
 
 
 def _show_finished(

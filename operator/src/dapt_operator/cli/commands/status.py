@@ -57,11 +57,10 @@ def run_overview(run: RunFolder) -> RenderableType:
     if not sentence and not run.is_in_use:
         status = _stopped(status)
         sentence = "not running now; `dapt run` with its manifest continues it"
-    # Without a file of them it is not known how long the invocations took together.
-    seconds = run.invocations.seconds or None
-    snapshot = Snapshot(run.name, status, started, now=datetime.now(UTC), elapsed_seconds=seconds)
-    parts: list[RenderableType] = [render(snapshot)]
-    for line in (sentence, _edited_since(run, status)):
+    parts: list[RenderableType] = [render(Snapshot(run.name, status, started, now=datetime.now(UTC)))]
+    # Without a file of the invocations it is not known how long they took together.
+    took = run.invocations.sentence if run.invocations.number else ""
+    for line in (took, sentence, _edited_since(run, status)):
         if line:
             parts += [Text(), Text(line)]
     for table in (

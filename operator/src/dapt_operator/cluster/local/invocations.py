@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from dapt_contract.envelope import write_bytes_atomically
+from dapt_operator.number_format import duration
 
 FILE: Final = "invocations.json"
 
@@ -23,6 +24,12 @@ class Invocations:
     """Together; the time between two invocations does not count."""
     manifest: str = ""
     """Absolute path of the manifest that the newest was given."""
+
+    @property
+    def sentence(self) -> str:
+        """Return the time of all of them, since only together they made the model."""
+        together = f", in {self.number} invocations of dapt run" if self.number > 1 else ""
+        return f"took {duration(self.seconds)}{together}"
 
     def next(self, manifest: Path) -> Invocations:
         """Return what is known once another invocation has begun."""
