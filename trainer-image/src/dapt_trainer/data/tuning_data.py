@@ -45,17 +45,24 @@ class TuningModel:
 
     templates: TemplateSet
     encoder: TextEncoder
-    sequence_length_tokens: int
-    """Length at which the stage cuts, at most the model's positions."""
+    packed_tokens: int
+    """Length of the packed sequences of the corpus."""
+    max_positions: int
 
     @classmethod
-    def of_folder(cls, folder: Path, end_of_text: str, sequence_length_tokens: int) -> TuningModel:
+    def of_folder(
+        cls, folder: Path, end_of_text: str, *, packed_tokens: int, max_positions: int
+    ) -> TuningModel:
         """Read the chat templates and the tokenizer of a model folder.
 
         Raises:
             InputError: they are damaged.
         """
-        return cls(read_templates(folder), read_encoder(folder, end_of_text), sequence_length_tokens)
+        return cls(read_templates(folder), read_encoder(folder, end_of_text), packed_tokens, max_positions)
+
+    def length_tokens(self, config: TuningDataConfig) -> int:
+        """Return the length that the stage cuts at: as configured, else what prepare packs, at most the model's."""
+        return min(config.sequence_length_tokens or self.packed_tokens, self.max_positions)
 
 
 @dataclass(frozen=True)
@@ -90,11 +97,6 @@ class ReadTuningData:
         return sum(len(source.records) for source in self.sources)
 
 
-def tuning_length(config: TuningDataConfig, packed_tokens: int, max_positions: int) -> int:
-    """Return the length that the stage cuts at: as configured, else what prepare packs, at most the model's."""
-    return min(config.sequence_length_tokens or packed_tokens, max_positions)
-
-
 def read_tuning_data(config: TuningDataConfig, problems: Problems, beat: Beat) -> ReadTuningData:
     """Read all sources of one kind of tuning data; report those that cannot be read to their end."""
     field_name = f"{_BLOCKS[config.kind].field}.data"
@@ -119,6 +121,31 @@ def report_bad_records(data: ReadTuningData, problems: Problems) -> None:
         )
 
 
+def prepare_or_check(
+    config: TuningDataConfig,
+    model: TuningModel | None,
+    index: ContaminationIndex,
+    root: Path,
+    problems: Problems,
+    beat: Beat,
+) -> TuningDataReport | None:
+    """Read one kind of tuning data and write it below a folder; without a model only report its problems.
+
+    Args:
+        config: of the data.
+        model: the base model's chat templates and tokenizer; None where they cannot be read.
+        index: of the evaluation items.
+        root: folder that becomes the work volume.
+        problems: gets a sentence for each cause.
+        beat: called now and then.
+    """
+    data = read_tuning_data(config, problems, beat)
+    if model is None:
+        report_bad_records(data, problems)
+        return None
+    return prepare_tuning_data(data, model, index, root / config.folder, problems, beat)
+
+
 def prepare_tuning_data(
     data: ReadTuningData,
     model: TuningModel,
@@ -138,6 +165,7 @@ def prepare_tuning_data(
         beat: called now and then.
     """
     config, block = data.config, _BLOCKS[data.config.kind]
+    length_tokens = model.length_tokens(config)
     warnings = _layout_warnings(data.sources)
     # 1. Leave out repeated pairs, and what contains an evaluation item.
     num_read = data.num_read
@@ -158,17 +186,17 @@ def prepare_tuning_data(
                 lines.append(_line_of(texts, config.kind))
                 # 3. Count what the sequence length cuts; the stage that learns leaves out the same records.
                 count = count_example if config.kind == "instructions" else count_pair
-                count(texts, model.encoder, model.sequence_length_tokens, lengths)
+                count(texts, model.encoder, length_tokens, lengths)
     report_bad_records(data, problems)
     if lines and not lengths.kept:
         problems.add(
             f"{block.field}.data: none of {len(lines):,} {block.noun} has a response within "
-            f"{model.sequence_length_tokens:,} tokens; raise {block.length_field}, or shorten the prompts"
+            f"{length_tokens:,} tokens; raise {block.length_field}, or shorten the prompts"
         )
     # 4. Write the file and say what became of the records.
     path = folder / TUNING_RECORDS
     write_lines(path, lines)
-    warnings += _count_warnings(data, num_read, lengths, model.sequence_length_tokens)
+    warnings += _count_warnings(data, num_read, lengths, length_tokens)
     facts = TuningDataFacts(
         kind=config.kind,
         config_digest=config.digest,

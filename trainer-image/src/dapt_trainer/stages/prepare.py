@@ -60,13 +60,7 @@ from dapt_trainer.data.stage_inputs import (
     read_evaluation,
     write_evaluation,
 )
-from dapt_trainer.data.tuning_data import (
-    TuningModel,
-    prepare_tuning_data,
-    read_tuning_data,
-    report_bad_records,
-    tuning_length,
-)
+from dapt_trainer.data.tuning_data import TuningModel, prepare_or_check
 from dapt_trainer.errors import InfrastructureError, InputError, StopRequested
 from dapt_trainer.tokenization.grow_in_prepare import check_model, grow
 
@@ -152,6 +146,9 @@ class _Preparation:
                 contamination_index(evaluation.items) if config.decontaminate else ContaminationIndex()
             )
             tuning_data = self._prepare_tuning_data(model, contamination)
+        for report in tuning_data:
+            self._notes.resolved += report.resolved_sources
+            self._notes.warnings += report.warnings
         if not has_all_tasks:
             raise InputError(*self._problems.sentences())
         if model is None or self._problems:
@@ -225,32 +222,24 @@ class _Preparation:
         self, model: _BaseModel | None, contamination: ContaminationIndex
     ) -> list[TuningDataReport]:
         """Read, render and write the tuning data; report its problems. Without a model it is only checked."""
-        reports = []
-        for config in self._config.tuning_data:
-            data = read_tuning_data(config, self._problems, self._heartbeat)
-            if model is None:
-                report_bad_records(data, self._problems)
-                continue
-            length = tuning_length(config, model.sequence_length_tokens, model.facts.max_positions)
+        configs, tuning_model = self._config.read_tuning_data, None
+        if model is not None and configs:
             try:
                 tuning_model = TuningModel.of_folder(
-                    self._folder / MODEL, model.tokenizer.end_of_text, length
+                    self._folder / MODEL,
+                    model.tokenizer.end_of_text,
+                    packed_tokens=model.sequence_length_tokens,
+                    max_positions=model.facts.max_positions,
                 )
             except InputError as error:
                 self._problems.add_error(error)
-                continue
-            report = prepare_tuning_data(
-                data,
-                tuning_model,
-                contamination,
-                self._folder / config.folder,
-                self._problems,
-                self._heartbeat,
+        reports = [
+            prepare_or_check(
+                config, tuning_model, contamination, self._folder, self._problems, self._heartbeat
             )
-            self._notes.resolved += report.resolved_sources
-            self._notes.warnings += report.warnings
-            reports.append(report)
-        return reports
+            for config in configs
+        ]
+        return [report for report in reports if report is not None]
 
     def _read_corpus(
         self, model: _BaseModel, sources: list[CorpusSource], contamination: ContaminationIndex
@@ -372,7 +361,10 @@ class _Preparation:
     def _scored_tokenizers(self) -> list[Tokenizer]:
         """Return the tokenizer of the base model, and the extended one behind it."""
         folders = [MODEL] if self._config.tokenizer_extension is None else [MODEL, EXTENDED_MODEL]
-        return [plain_tokenizer((self._folder / folder / "tokenizer.json").read_text(encoding="utf-8")) for folder in folders]
+        return [
+            plain_tokenizer((self._folder / folder / "tokenizer.json").read_text(encoding="utf-8"))
+            for folder in folders
+        ]
 
     def _tokenizers_with_lead(self, model: _BaseModel) -> list[Tokenizer]:
         """Return the tokenizers that held-out text is scored in; none where each of its tokens is scored."""

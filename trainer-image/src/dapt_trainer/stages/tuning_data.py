@@ -20,7 +20,7 @@ from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.items.measured_items import read_measured_items
 from dapt_trainer.data.move_into_place import move_folder
 from dapt_trainer.data.packing.data_manifest import read_manifest
-from dapt_trainer.data.tuning_data import TuningModel, prepare_tuning_data, read_tuning_data, tuning_length
+from dapt_trainer.data.tuning_data import TuningModel, prepare_tuning_data, read_tuning_data
 from dapt_trainer.errors import InfrastructureError, InputError, StopRequested
 
 
@@ -58,7 +58,7 @@ def _run(config: TuningDataConfig, context: StageContext) -> TuningDataReport:
     context.progress.update(activity=f"reading {config.kind}")
     problems = Problems()
     data = read_tuning_data(config, problems, heartbeat)
-    model = _model(config, context)
+    model = _model(context)
     # Items without tasks need no file: a volume from before it was written has none.
     has_items = config.decontaminate and bool(config.tasks or config.probes)
     index = contamination_index(read_measured_items(context.work)) if has_items else ContaminationIndex()
@@ -72,7 +72,7 @@ def _run(config: TuningDataConfig, context: StageContext) -> TuningDataReport:
     return report.model_copy(update={"facts": facts})
 
 
-def _model(config: TuningDataConfig, context: StageContext) -> TuningModel:
+def _model(context: StageContext) -> TuningModel:
     """Return what the base model on the volume gives.
 
     Raises:
@@ -87,5 +87,9 @@ def _model(config: TuningDataConfig, context: StageContext) -> TuningModel:
             f"{folder / FACTS}: cannot be read ({type(error).__name__}); run prepare again"
         ) from error
     tokenizer = read_tokenizer(folder, str(folder))
-    length = tuning_length(config, manifest.sequence_length_tokens, facts.max_positions)
-    return TuningModel.of_folder(folder, tokenizer.end_of_text, length)
+    return TuningModel.of_folder(
+        folder,
+        tokenizer.end_of_text,
+        packed_tokens=manifest.sequence_length_tokens,
+        max_positions=facts.max_positions,
+    )
