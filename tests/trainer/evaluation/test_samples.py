@@ -42,15 +42,17 @@ def test_questions_about_the_domain_come_first_then_its_held_out_text(toy_work: 
     assert all(prompt in held_out for prompt in prompts)
 
 
-@pytest.mark.parametrize("template", [None, "<{{ messages[0]['content'] }}>"])
-def test_an_answer_is_the_most_likely_token_at_each_place(toy_work: Path, template: str | None) -> None:
+@pytest.mark.parametrize(
+    "template", [None, {"rag": "of several, none the default"}, "<{{ messages[0]['content'] }}>"]
+)
+def test_an_answer_is_the_most_likely_token_at_each_place(toy_work: Path, template: Any) -> None:
     import torch
 
     model: Any = load_model(toy_work, ModelReference(weights="model"), precision="fp32")
     tokenizer: Any = load_tokenizer(toy_work)
     tokenizer.chat_template = template
     prompt = "red cat"
-    ids = tokenizer.encode(prompt if template is None else f"<{prompt}>")
+    ids = tokenizer.encode(f"<{prompt}>" if isinstance(template, str) else prompt)
     expected: list[int] = []
     with torch.no_grad():
         for _ in range(6):

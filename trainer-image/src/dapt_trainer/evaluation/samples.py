@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dapt_contract.layout import PROBES, TASKS
 from dapt_contract.stages.common import EvaluationConfig
+from dapt_trainer.data.chat.template_files import has_usable_template
 from dapt_trainer.data.packing.held_out import read_held_out
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.custom_tasks import read_questions
@@ -84,7 +85,8 @@ def answers(
 
 
 def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    if getattr(tokenizer, "chat_template", None):
+    # Of several templates without a default none can be chosen: the prompt is then text like any other.
+    if has_usable_template(tokenizer.chat_template):
         turn = [{"role": "user", "content": prompt}]
         text = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
         return list(tokenizer.encode(text, add_special_tokens=False))
