@@ -11,7 +11,6 @@ import pytest
 from dapt_contract.stages.common import Member, ModelReference
 from dapt_contract.stages.publish import PublishConfig, PublishReport
 from dapt_trainer.errors import InputError
-from dapt_trainer.publishing.card import model_card
 from dapt_trainer.publishing.destinations import open_destination
 from dapt_trainer.stages import pretrain, publish
 from support.card_builders import publish_config as config
@@ -172,15 +171,3 @@ def test_an_unknown_scheme_is_refused_with_the_accepted_ones(uri: str, tmp_path:
 def test_folders_of_the_work_volume_are_refused_as_destination(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="lies inside the run's own work folder"):
         open_destination(f"file://{tmp_path}/model", work=tmp_path)
-
-
-def test_the_card_has_the_numbers_and_nothing_that_was_not_measured() -> None:
-    card = model_card(config("file:///out"))
-    assert card.startswith(
-        '---\nlibrary_name: transformers\npipeline_tag: text-generation\nbase_model: "org/base"\n'
-    )
-    assert "| domain perplexity | 20.086 | 12.182 |" in card
-    assert "| codes (task) | domain | 50 | 0.300 ± 0.070 | 0.500 ± 0.070 |" in card
-    assert "not meant for deployment" in card
-    assert "- the domain has 745 tokens" in card
-    assert "this model" not in card.split("## Training")[0].split("## Measurements")[1]

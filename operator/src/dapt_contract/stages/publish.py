@@ -27,6 +27,10 @@ class CardFacts(Contract):
     dpo_pairs: int | None = None
     """Pairs that preference tuning learned from; None without it."""
     dpo_beta: float | None = None
+    tuning_sources: tuple[str, ...] = ()
+    """Sources of fine-tuning and preference tuning, as the manifest has them."""
+    context_length_tokens: int | None = None
+    """Longest context that the perplexities were measured with."""
     base: Measure
     chosen: Measure
     final: Measure | None = None

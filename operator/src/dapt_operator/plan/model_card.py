@@ -69,6 +69,13 @@ def card_facts(
         sft_examples=finished.finetuned.examples if finished.finetuned else None,
         dpo_pairs=finished.aligned.pairs if finished.aligned else None,
         dpo_beta=spec.preference.beta if finished.aligned and spec.preference else None,
+        tuning_sources=tuple(
+            source.source
+            for block in (spec.finetuning, spec.preference)
+            if block is not None
+            for source in block.data
+        ),
+        context_length_tokens=numbers.sequence_length_tokens,
         base=chosen.base,
         chosen=candidate.measure,
         final=finished.verified.final if finished.verified else None,

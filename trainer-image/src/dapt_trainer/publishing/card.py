@@ -3,19 +3,50 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from dapt_contract.measure import Measure, Score
 from dapt_contract.stages.publish import CardFacts, PublishConfig
 from dapt_contract.version import PRODUCT_VERSION
+from dapt_trainer.data.base_model.files import CARD
+from dapt_trainer.publishing.older_transformers import OLDEST_TRANSFORMERS
 
 
-def model_card(config: PublishConfig) -> str:
-    """Return the README.md of the published model."""
+@dataclass(frozen=True)
+class BaseCard:
+    """Holds what the base model's own card says and the published model's card repeats."""
+
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    language: str | list[str] | None = None
+
+
+def read_base_card(folder: Path) -> BaseCard:
+    """Return the licence and language of the base model by the card in its folder; nothing where it has none."""
+    try:
+        data = ModelCard.load(folder / CARD, ignore_metadata_errors=True).data
+    except (OSError, ValueError):
+        return BaseCard()
+    return BaseCard(data.license, data.license_name, data.license_link, data.language)
+
+
+def model_card(config: PublishConfig, base_card: BaseCard | None = None) -> str:
+    """Return the README.md of the published model.
+
+    Args:
+        config: with the facts, which are all that the card says of the training.
+        base_card: what it repeats of the base model's card.
+    """
     facts = config.card
     parts = [
-        _front_matter(facts),
         f"# {facts.adaptation}",
         _summary(facts),
+        "## Use",
+        _usage(config),
         "## Measurements",
         _perplexities(facts),
         _scores(facts),
@@ -25,27 +56,90 @@ def model_card(config: PublishConfig) -> str:
     if facts.warnings:
         parts += ["## Warnings", "\n".join(f"- {warning}" for warning in facts.warnings)]
     parts.append(f"Written by dapt {PRODUCT_VERSION} from run `{config.run_digest}`.")
-    return "\n\n".join(part for part in parts if part) + "\n"
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    # The hub's own classes write the metadata, so that no value that a user wrote can break out of it.
+    return f"---\n{_metadata(facts, base_card or BaseCard()).to_yaml()}\n---\n\n{text}"
 
 
-def _front_matter(facts: CardFacts) -> str:
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
-    if (base := _hub_name(facts.base_model)) is not None:
-        # A JSON string is a YAML string, so no value that a user wrote can break out of the front matter.
-        lines.append(f"base_model: {json.dumps(base)}")
-    lines += ["tags:", "- domain-adaptation", "- continued-pretraining"]
-    if facts.fine_tuned:
-        lines.append("- sft")
-    if facts.dpo_pairs is not None:
-        lines.append("- dpo")
-    return "\n".join([*lines, "---"])
+def _metadata(facts: CardFacts, base_card: BaseCard) -> ModelCardData:
+    tags = ["domain-adaptation", "continued-pretraining"]
+    tags += ["sft"] if facts.fine_tuned else []
+    tags += ["dpo"] if facts.dpo_pairs is not None else []
+    sources = (*facts.domain_sources, *facts.general_sources, *facts.tuning_sources)
+    datasets = sorted({name for source in sources if (name := _hub_name(source, "hf://datasets/"))})
+    return ModelCardData(
+        model_name=facts.adaptation,
+        base_model=_hub_name(facts.base_model, "hf://"),
+        license=base_card.license,
+        license_name=base_card.license_name,
+        license_link=base_card.license_link,
+        language=base_card.language,
+        datasets=datasets or None,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=tags,
+        eval_results=_results(facts),
+    )
 
 
-def _hub_name(base_model: str) -> str | None:
-    """Return `org/name` of an hf:// source; None for other sources, which the hub cannot resolve."""
-    if not base_model.startswith("hf://"):
+def _results(facts: CardFacts) -> list[EvalResult]:
+    """Return what was measured on this model, or on the chosen candidate where nothing came after it."""
+    measure = facts.final or facts.chosen
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=f"held-out-{side}",  # the hub takes results of one type as those of one data set
+            dataset_name=f"held-out {side} text",
+            metric_type="perplexity",
+            metric_value=round(value.both.perplexity, 3),
+        )
+        for side, value in (("domain", measure.domain), ("general", measure.general))
+    ]
+    return results + [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=f"{score.side}-{score.name}",
+            dataset_name=f"{score.name} ({score.side})",
+            metric_type="accuracy",
+            metric_value=round(score.score, 4),
+        )
+        for score in measure.scores
+    ]
+
+
+def _usage(config: PublishConfig) -> str:
+    facts = config.card
+    scheme, _, rest = config.destination.partition("://")
+    name = rest if scheme == "hf" else f"./{facts.adaptation}"
+    call = (
+        'messages = [{"role": "user", "content": "..."}]\n'
+        "inputs = tokenizer.apply_chat_template(\n"
+        '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True\n)'
+        if facts.fine_tuned or facts.dpo_pairs is not None
+        else 'inputs = tokenizer("...", return_tensors="pt")'
+    )
+    return (
+        f"Needs transformers {OLDEST_TRANSFORMERS} or later, and at least the version that its base model needs.\n\n"
+        f"```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\nname = {json.dumps(name)}\n"
+        "tokenizer = AutoTokenizer.from_pretrained(name)\n"
+        'model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")\n'
+        f"{call}\n"
+        "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=100)[0]))\n```"
+    )
+
+
+def _hub_name(source: str, prefix: str) -> str | None:
+    """Return `org/name` of a source of the hub; None for other sources, which the hub cannot resolve."""
+    if not source.startswith(prefix):
         return None
-    return base_model.removeprefix("hf://").partition("@")[0]
+    parts = source.removeprefix(prefix).split("/")
+    return f"{parts[0]}/{parts[1].partition('@')[0]}" if len(parts) > 1 else None
+
+
+def shown_source(source: str) -> str:
+    """Return a source as the public sees it: of paths, claims and buckets only the last name."""
+    scheme, _, path = source.partition("://")
+    return source if scheme == "hf" else path.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _summary(facts: CardFacts) -> str:
@@ -53,8 +147,8 @@ def _summary(facts: CardFacts) -> str:
     if facts.dpo_pairs is not None:
         tuned += ", then direct preference optimization"
     text = (
-        f"{facts.base_model} (revision `{facts.base_revision}`) adapted to a domain by continued pre-training "
-        f"({facts.method}){tuned}. Chosen candidate: `{facts.candidate}` ({facts.selection_reason})."
+        f"{shown_source(facts.base_model)} (revision `{facts.base_revision}`) adapted to a domain by continued "
+        f"pre-training ({facts.method}){tuned}. Chosen candidate: `{facts.candidate}` ({facts.selection_reason})."
     )
     if not facts.fine_tuned and facts.dpo_pairs is None:
         text += "\n\nThis model has had continued pre-training alone: it is a base model, not meant for deployment."
@@ -84,6 +178,11 @@ def _perplexities(facts: CardFacts) -> str:
     lines.append(
         f"Held out of training: {facts.base.domain.both.tokens:,} domain and {facts.base.general.both.tokens:,} "
         "general tokens, counted with the base model's tokenizer."
+        + (
+            f" Each token has at most {context:,} tokens before it."
+            if (context := facts.context_length_tokens)
+            else ""
+        )
     )
     return "\n".join(lines)
 
@@ -122,8 +221,9 @@ def _training(facts: CardFacts) -> str:
         f"- Training tokens: {facts.training_tokens:,}",
         f"- Peak learning rate: {facts.learning_rate:g}",
         f"- Replay of general text: {facts.replay_fraction:.1%} of tokens",
-        *(f"- Domain source: `{source}`" for source in facts.domain_sources),
-        *(f"- General source: `{source}`" for source in facts.general_sources),
+        *(f"- Domain source: `{shown_source(source)}`" for source in facts.domain_sources),
+        *(f"- General source: `{shown_source(source)}`" for source in facts.general_sources),
+        *(f"- Tuning source: `{shown_source(source)}`" for source in facts.tuning_sources),
     ]
     if facts.sft_examples is not None:
         lines.append(f"- Fine-tuning: {facts.sft_examples:,} examples, the loss on responses alone")

@@ -24,7 +24,7 @@ from dapt_trainer.modeling.model_folder import load_tokenizer
 from dapt_trainer.modeling.save_weights import SHARD_BYTES
 from dapt_trainer.modeling.stored_types import read_stored_types, round_as_stored
 from dapt_trainer.publishing.base_files import Changes, write_base_files
-from dapt_trainer.publishing.card import model_card
+from dapt_trainer.publishing.card import model_card, read_base_card
 from dapt_trainer.publishing.destinations import open_destination
 from dapt_trainer.publishing.published_files import MANIFEST, ModelManifest, manifest_bytes
 from dapt_trainer.training.chat import stop_at_end_of_turn
@@ -85,7 +85,7 @@ def assemble(config: PublishConfig, work: Path, folder: Path) -> None:
     model.save_pretrained(folder, max_shard_size=SHARD_BYTES)
     write_base_files(origin, folder, changes)
     if config.model_card:
-        (folder / "README.md").write_text(model_card(config), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(config, read_base_card(origin)), encoding="utf-8")
 
 
 def _new_template(work: Path, reference: ModelReference) -> str | None:
