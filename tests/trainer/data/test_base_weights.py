@@ -48,7 +48,7 @@ def refused(model: Path) -> list[str]:
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_no_numbers_are_named(model: Path, dtype: type, value: float) -> None:
-    tensor = np.ones((64, 32), dtype)
+    tensor: np.ndarray = np.ones((64, 32), dtype)
     tensor[63, 31] = value
     changed(model, UP.format(1), tensor)
     assert weights_problems(model, "toy") == [
