@@ -183,5 +183,6 @@ def test_bad_lines_end_a_run_with_their_places(tmp_path: Path) -> None:
     assert "badRecords.maxFraction" in ended.errors[0]
     assert ended.errors[0].endswith("(logs: runs/bad/logs)")
     assert [(stage["kind"], stage["try"], stage["state"]) for stage in stages(tmp_path, "bad")] == [
-        ("prepare", 1, "Failed")
+        ("destination", 1, "Succeeded"),
+        ("prepare", 1, "Failed"),
     ]

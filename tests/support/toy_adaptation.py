@@ -154,6 +154,11 @@ def _write_model(folder: Path, texts: Path, seed: int) -> None:
         pad_token_id=tokenizer.pad_token_id,
     )
     model = LlamaForCausalLM(config)
-    documents = [json.loads(line)["text"] for side in _SIDES for line in (texts / f"{side}.jsonl").open()]
+    documents = [
+        json.loads(line)["text"]
+        for side in _SIDES
+        for line in (texts / f"{side}.jsonl").read_text().split("\n")
+        if line
+    ]
     learn_a_little(model, tokenizer, documents[::9])
     model.save_pretrained(folder)
