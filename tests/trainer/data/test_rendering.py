@@ -252,7 +252,10 @@ def test_a_template_that_never_ends_or_fills_the_memory_is_stopped(template: str
 
 
 def test_a_pool_answers_in_order_and_goes_on_after_a_limit() -> None:
-    template = "{% if messages[0].content == 'loop' %}{{ 9 ** (9 ** 9) }}{% endif %}" + CHATML
+    template = (
+        "{% if messages[0].content == 'loop' %}{{ 9 ** (9 ** (2 * messages[0].content | length + 1)) }}{% endif %}"
+        + CHATML
+    )
     chats = [
         [{"role": "user", "content": word}, {"role": "assistant", "content": "yes"}]
         for word in ("one", "loop", "two", "three")

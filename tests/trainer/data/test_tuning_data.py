@@ -363,6 +363,16 @@ def test_the_models_own_template_renders_and_names_the_end_of_a_turn(
     )
 
 
+def test_a_field_that_the_plain_template_ignores_is_refused(config, prepare, tmp_path: Path) -> None:
+    path = tmp_path / "sft.jsonl"
+    uri = write(path, {"messages": [turn("user", "a"), turn("assistant", "b") | {"thinking": "c"}]})
+    with pytest.raises(InputError) as caught:
+        prepare(with_data(config, examples(uri)))
+    assert caught.value.problems == (
+        f"spec.finetuning.data[0]: {path}:1: messages[1].thinking is not used by the plain chat template, which a model without one of its own gets; remove the field, or use a model whose template has a place for it",
+    )
+
+
 def test_the_digest_covers_the_mapping_of_fields() -> None:
     plain = InstructionSource(source="file:///a", format="messages")
     mapped = plain.model_copy(update={"fields": FieldNames(messages="dialogue")})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -47,6 +48,7 @@ class RenderPool:
             templates=dict(templates.templates),
             special_tokens=dict(templates.special_tokens),
             control_tokens=tuple(templates.control_tokens),
+            description=templates.description,
             max_cpu_seconds=max_cpu_seconds,
         )
         self._num_processes = processes or min(_MAX_PROCESSES, len(os.sched_getaffinity(0)))
@@ -132,7 +134,7 @@ class _RenderProcess:
         line = self._answer(process, request.model_dump_json())
         if not line:
             self._process = None
-            process.wait()
+            _end(process)
             raise LimitExceededError(
                 f"rendering the conversation takes more than {self._settings.max_cpu_seconds} seconds of processor "
                 f"time or {MEMORY_BYTES >> 30} GiB of memory; use a model with another chat template, or shorten the "
@@ -152,11 +154,7 @@ class _RenderProcess:
         """End the process."""
         self._is_closed = True
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            for pipe in (self._process.stdin, self._process.stdout):
-                if pipe is not None:
-                    pipe.close()
+            _end(self._process)
 
     def _started(self) -> subprocess.Popen[str]:
         if self._is_closed:
@@ -186,3 +184,13 @@ class _RenderProcess:
         if process.stdin is not None:
             process.stdin.write(line + "\n")
             process.stdin.flush()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Kill a process and close its pipes."""
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):  # what it never read cannot be flushed
+                pipe.close()

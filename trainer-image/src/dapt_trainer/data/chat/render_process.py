@@ -26,6 +26,7 @@ class RendererSettings(Contract):
     templates: dict[str, str]
     special_tokens: dict[str, str]
     control_tokens: tuple[str, ...]
+    description: str
     max_cpu_seconds: int
     """Processor time of one conversation."""
 
@@ -57,7 +58,11 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     settings = RendererSettings.model_validate_json(sys.stdin.readline())
-    renderer = Renderer(TemplateSet(settings.templates, settings.special_tokens, settings.control_tokens))
+    renderer = Renderer(
+        TemplateSet(
+            settings.templates, settings.special_tokens, settings.control_tokens, settings.description
+        )
+    )
     for line in sys.stdin:
         _limit_cpu_seconds(settings.max_cpu_seconds)
         sys.stdout.write(_answer(renderer, line).model_dump_json() + "\n")

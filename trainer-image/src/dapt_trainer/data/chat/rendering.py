@@ -107,6 +107,8 @@ class TemplateSet:
     """Texts of bos_token, eos_token and others, which templates name."""
     control_tokens: Sequence[str] = ()
     """Texts of all added tokens, one of which must end a turn."""
+    description: str = "the model's chat template"
+    """What messages call the template."""
 
     def name_for(self, *, has_tools: bool) -> str:
         """Return the name of the template for a conversation, as transformers chooses it.
@@ -207,7 +209,7 @@ class Renderer:
             with_field = self._text(conversation, index + 1)
             if with_field == self._text(_with_field(conversation, index, name, None), index + 1):
                 raise TemplateError(
-                    f"messages[{index}].{name} is not used by the model's chat template; remove the field, or use a "
+                    f"messages[{index}].{name} is not used by {self._set.description}; remove the field, or use a "
                     "model whose template has a place for it"
                 )
         last = max(conversation.learned) + 1
@@ -216,7 +218,7 @@ class Renderer:
             without = Conversation(conversation.messages, conversation.learned, others)
             if self._text(conversation, last) == self._text(without, last):
                 raise TemplateError(
-                    f"field {name!r} is not used by the model's chat template; remove it, or use a model whose "
+                    f"field {name!r} is not used by {self._set.description}; remove it, or use a model whose "
                     "template has a place for it"
                 )
 

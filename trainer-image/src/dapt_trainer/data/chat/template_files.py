@@ -40,11 +40,11 @@ def read_templates(folder: Path) -> TemplateSet:
     if files:  # files replace what the configuration has
         templates = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
     tokens = [token for token in _added_tokens(folder) if token]
-    return TemplateSet(
-        templates or {"default": PLAIN_TEMPLATE},
-        special_tokens,
-        tuple(dict.fromkeys([*special_tokens.values(), *tokens])),
-    )
+    control_tokens = tuple(dict.fromkeys([*special_tokens.values(), *tokens]))
+    if not templates:
+        description = "the plain chat template, which a model without one of its own gets"
+        return TemplateSet({"default": PLAIN_TEMPLATE}, special_tokens, control_tokens, description)
+    return TemplateSet(templates, special_tokens, control_tokens)
 
 
 def has_usable_template(template: object) -> bool:
