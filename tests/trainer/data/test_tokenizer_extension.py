@@ -241,6 +241,9 @@ def test_tokens_outside_of_tokenizer_json_are_refused(extending, prepare) -> Non
     settings = json.loads(path.read_text())
     settings["added_tokens_decoder"] = {"0": {"content": "<|end|>"}, "400": {"content": "<think>"}}
     path.write_text(json.dumps(settings))
+    # The embedding has rows for more tokens than tokenizer.json has.
+    config = path.with_name("config.json")
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"vocab_size": 416}))
     with pytest.raises(InputError) as caught:
         prepare(extending)
     assert str(caught.value) == (

@@ -92,7 +92,10 @@ def check_vocabulary(rows: int, ids: Mapping[str, int], source: str) -> None:
 
 def _header(path: Path, source: str) -> SafetensorsHeader:
     try:
-        return read_safetensors_header(path)
+        header = read_safetensors_header(path)
+        if (size := path.stat().st_size) != header.file_bytes:
+            raise ValueError(f"has {size} bytes, its header says {header.file_bytes}")
+        return header
     except ValueError as error:
         raise InputError(
             f"{FIELD}: {source}: {path.name} is truncated or damaged ({error}); download the model again"
