@@ -22,6 +22,7 @@ from dapt_trainer.data.reading.sources import resolve
 from dapt_trainer.data.reading.text_batches import Counts, RecordRules, TextBatches
 
 GOOD = b'{"text": "good"}\n'
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12345\n"
 DEEP = b'{"text": "x", "meta": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
 
 
@@ -100,6 +101,12 @@ def test_damage_anywhere_in_a_packed_file_is_a_bad_file(tmp_path: Path, suffix: 
         ("a.jsonl", b'[{"text": "a"},\n {"text": "b"}]', "one JSON array, not one record a line; write each record on a line of its own (jq -c '.[]')"),
         ("a.json", b'\n[\n  {"text": "a"}\n]\n', "one JSON array, not one record a line; write each record on a line of its own (jq -c '.[]')"),
         ("a.json", b'[{"text": "a"}]', "one JSON array, not one record a line; write each record on a line of its own (jq -c '.[]')"),
+        ("a.jsonl", gzip.compress(GOOD * 50), "not JSON lines but gzip; unpack it, or correct its name"),
+        ("a.jsonl.gz", gzip.compress(zstandard.compress(GOOD)), "not JSON lines but Zstandard; unpack it, or correct its name"),
+        ("a.jsonl", b"PAR1 and columns", "not JSON lines but Parquet; unpack it, or correct its name"),
+        ("a.jsonl", (GOOD * 9).replace(b"\n", b"\r"), r"its lines end with carriage returns; let them end with line feeds (tr '\r' '\n')"),
+        *((name, LFS, "a pointer of git-lfs, not the content; fetch it with `git lfs pull`") for name in ("a.txt", "a.jsonl", "a.md.gz", "a.jsonl.zst", "a.parquet")),
+        ("a.txt", b"/annex/objects/SHA256E-s9--ab.txt\n", "a pointer of git-annex, not the content; fetch it with `git annex get`"),
     ],
 )  # fmt: skip
 def test_a_file_in_another_form_is_a_bad_file(

@@ -17,7 +17,8 @@ import zstandard
 from fsspec import AbstractFileSystem
 
 from dapt_trainer.data.reading import sampling
-from dapt_trainer.data.reading.documents import BadFileError, BadRecord, Document, FilePart, read_documents
+from dapt_trainer.data.reading.documents import BadFileError, BadRecord, Document, read_documents
+from dapt_trainer.data.reading.file_parts import FilePart
 from dapt_trainer.data.reading.sampling import Sample, sampled_documents, with_line
 from dapt_trainer.data.reading.sources import resolve
 

@@ -6,7 +6,6 @@ content: JSON allows them inside a string, and text scraped from the web has the
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from dapt_contract.base import JsonObject
 from dapt_trainer.data.input_problems import first_line
+from dapt_trainer.data.reading.file_parts import BLOCK_RECORDS, FilePart
+from dapt_trainer.data.reading.parquet_columns import text_rows
 from dapt_trainer.data.reading.sources import ResolvedSource, SourceFile
 from dapt_trainer.data.reading.unpacked import (
     MAX_LINE_BYTES,
@@ -21,12 +22,11 @@ from dapt_trainer.data.reading.unpacked import (
     is_utf16,
     lines_of,
     open_unpacked,
+    other_format,
 )
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
-    from pyarrow import Array, DataType
-    from pyarrow.parquet import ParquetFile
 
 __all__ = [
     "BadFileError",
@@ -40,9 +40,6 @@ __all__ = [
     "read_json_lines",
 ]
 
-_PARQUET_ROWS = 1024
-_BLOCK_RECORDS = 4
-"""Records that a pass takes or leaves together."""
 BYTE_MARK = "byte "
 """Stands in a location before the byte that a line begins at, where its number is not known."""
 _MAX_SHOWN_FIELDS = 12
@@ -69,27 +66,6 @@ class BadRecord:
     reason: str
     fields: tuple[str, ...] = ()
     """Names of the record's fields where the text field is missing."""
-
-
-@dataclass(frozen=True)
-class FilePart:
-    """Names a part of a file: a range of its bytes, or one of several passes that share its blocks of records."""
-
-    file: SourceFile
-    first_byte: int = 0
-    end_byte: int | None = None
-    """A line belongs to the range in which it begins; None: the end of the file."""
-    number: int = 0
-    num_passes: int = 1
-    key: bytes = b""
-    """Decides, with a block's number, which pass reads it."""
-
-    def is_read(self, block: int) -> bool:
-        """Return whether this pass reads a block of records."""
-        if self.num_passes == 1:
-            return True
-        digest = hashlib.blake2b(b"%s:%d" % (self.key, block), digest_size=8).digest()
-        return int.from_bytes(digest, "little") % self.num_passes == self.number
 
 
 def read_documents(source: ResolvedSource, text_field: str) -> Iterator[Document | BadRecord]:
@@ -158,6 +134,10 @@ def _json_lines(
             if isinstance(record, dict):
                 yield location, record
                 continue
+            if was_first and b"}\r" in line.rstrip(b"\r\n"):
+                raise BadFileError(
+                    f"{file.label}: its lines end with carriage returns; let them end with line feeds (tr '\\r' '\\n')"
+                )
             if was_first and _begins_array(line, record):
                 raise BadFileError(
                     f"{file.label}: one JSON array, not one record a line; write each record on a line of its own "
@@ -178,7 +158,7 @@ def _lines(stream: BinaryIO, part: FilePart) -> Iterator[tuple[int | str, bytes 
     lines = enumerate(lines_of(stream), start=1)
     if part.num_passes == 1:
         return lines
-    return ((number, line) for number, line in lines if part.is_read((number - 1) // _BLOCK_RECORDS))
+    return ((number, line) for number, line in lines if part.is_read((number - 1) // BLOCK_RECORDS))
 
 
 def _lines_of_range(
@@ -223,6 +203,9 @@ def _checked_beginning(file: SourceFile, line: bytes) -> bytes:
     """Return the first line without a byte order mark, which is no part of the text; refuse UTF-16."""
     if is_utf16(line[:64]):
         raise BadFileError(f"{file.label}: not UTF-8 but UTF-16 text; convert it (iconv -f UTF-16 -t UTF-8)")
+    format_name = other_format(line)
+    if format_name is not None:
+        raise BadFileError(f"{file.label}: not JSON lines but {format_name}; unpack it, or correct its name")
     return line.removeprefix(_BYTE_ORDER_MARK)
 
 
@@ -253,91 +236,14 @@ def _jsonl_documents(
 def _parquet_documents(
     filesystem: AbstractFileSystem, part: FilePart, text_field: str
 ) -> Iterator[Document | BadRecord]:
-    import pyarrow.parquet
-
-    file = part.file
-    try:
-        with filesystem.open(file.path, "rb") as stream:
-            table = pyarrow.parquet.ParquetFile(stream)
-            _check_column(table, file, text_field)
-            for number, text in _rows(table, part, text_field):
-                location = f"{file.label}:{number}"
-                if isinstance(text, str):
-                    yield Document(text, location)
-                elif isinstance(text, bytes):
-                    yield BadRecord(location, f"field {text_field!r} is not UTF-8 text")
-                else:
-                    yield BadRecord(location, f"field {text_field!r} is not a string but {json_type(text)}")
-    except BadFileError:
-        raise
-    except Exception as error:  # damage shows in as many ways as the library has decoders
-        raise BadFileError(
-            f"{file.label}: not a readable Parquet file ({first_line(error)}); write it again"
-        ) from error
-
-
-def _rows(table: ParquetFile, part: FilePart, text_field: str) -> Iterator[tuple[int, object]]:
-    """Yield (number, text) of the rows of a part."""
-    # Whole row groups are left out where there are enough of them, since they need not be read.
-    has_many = table.num_row_groups >= part.num_passes
-    number = 0
-    for group in range(table.num_row_groups):
-        if has_many and not part.is_read(group):
-            number += table.metadata.row_group(group).num_rows
-            continue
-        for batch in table.iter_batches(_PARQUET_ROWS, row_groups=[group], columns=[text_field]):
-            for text in _texts(batch.column(0)):
-                number += 1
-                if has_many or part.is_read((number - 1) // _BLOCK_RECORDS):
-                    yield number, text
-
-
-def _check_column(table: ParquetFile, file: SourceFile, text_field: str) -> None:
-    """Refuse a file without the column, or with one that holds no text: every row of it would be lost."""
-    names = table.schema_arrow.names
-    if text_field not in names:
-        shown = ", ".join(names[:_MAX_SHOWN_FIELDS]) or "none"
-        raise BadFileError(
-            f"{file.label}: no column {text_field!r}, its columns are {shown}; name the one that holds the text as "
-            "textField, or remove the file"
-        )
-    column_type = table.schema_arrow.field(names.index(text_field)).type
-    if not _is_text(column_type):
-        raise BadFileError(
-            f"{file.label}: column {text_field!r} holds {column_type}, not text; name the one that holds the text as "
-            "textField, or write the column as strings"
-        )
-
-
-def _is_text(column_type: DataType) -> bool:
-    from pyarrow import types
-
-    if types.is_dictionary(column_type):
-        column_type = column_type.value_type
-    return bool(
-        types.is_string(column_type)
-        or types.is_large_string(column_type)
-        or types.is_string_view(column_type)
-    )
-
-
-def _texts(column: Array) -> list[object]:
-    """Return the values of a column of text; bytes where they are not UTF-8, which Parquet does not check."""
-    import pyarrow
-
-    try:
-        values: list[object] = column.to_pylist()
-    except UnicodeDecodeError:
-        values = column.cast(pyarrow.binary()).to_pylist()
-        values = [_decoded(value) if isinstance(value, bytes) else value for value in values]
-    return values
-
-
-def _decoded(value: bytes) -> str | bytes:
-    try:
-        return value.decode("utf-8")
-    except UnicodeDecodeError:
-        return value
+    for number, text in text_rows(filesystem, part, text_field):
+        location = f"{part.file.label}:{number}"
+        if isinstance(text, str):
+            yield Document(text, location)
+        elif isinstance(text, bytes):
+            yield BadRecord(location, f"field {text_field!r} is not UTF-8 text")
+        else:
+            yield BadRecord(location, f"field {text_field!r} is not a string but {json_type(text)}")
 
 
 def _text_documents(

@@ -22,10 +22,10 @@ from dapt_trainer.data.reading.documents import (
     BYTE_MARK,
     BadRecord,
     Document,
-    FilePart,
     read_file,
     read_part,
 )
+from dapt_trainer.data.reading.file_parts import FilePart
 from dapt_trainer.data.reading.sources import ResolvedSource, SourceFile
 
 PLACES = 16

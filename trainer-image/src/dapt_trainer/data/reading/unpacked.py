@@ -21,6 +21,20 @@ MAX_LINE_BYTES = 256 * 1024 * 1024
 """A longer line is no record: a file without line breaks would fill the memory."""
 _BUFFER_BYTES = 1024 * 1024
 _UTF16_BEGINNINGS = (b"\xff\xfe", b"\xfe\xff")
+_OTHER_BEGINNINGS = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+    b"PAR1": "Parquet",
+    b"PK\x03\x04": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"%PDF": "PDF",
+}
+_POINTERS = {
+    b"version https://git-lfs.github.com/spec/": "git-lfs, not the content; fetch it with `git lfs pull`",
+    b"/annex/objects/": "git-annex, not the content; fetch it with `git annex get`",
+}
+_LARGEST_POINTER_BYTES = 1024
 
 
 class BadFileError(Exception):
@@ -37,6 +51,7 @@ def open_unpacked(filesystem: AbstractFileSystem, file: SourceFile) -> Iterator[
     import zstandard
 
     try:
+        refuse_pointer(filesystem, file)
         with filesystem.open(file.path, "rb") as raw:
             if file.compression == ".gz":
                 yield io.BufferedReader(gzip.GzipFile(fileobj=raw), buffer_size=_BUFFER_BYTES)
@@ -65,6 +80,26 @@ def open_unpacked(filesystem: AbstractFileSystem, file: SourceFile) -> Iterator[
             f"{file.label}: cannot be read to its end ({type(error).__name__}: {first_line(error)}); check the network "
             "and the credentials"
         ) from error
+
+
+def refuse_pointer(filesystem: AbstractFileSystem, file: SourceFile) -> None:
+    """Refuse a file that only says where its content is: as text it would be trained on.
+
+    Raises:
+        BadFileError: it is a pointer of git-lfs or git-annex.
+    """
+    if file.size_bytes > _LARGEST_POINTER_BYTES:
+        return
+    with filesystem.open(file.path, "rb") as stream:
+        content = stream.read(_LARGEST_POINTER_BYTES)
+    for beginning, owner in _POINTERS.items():
+        if content.startswith(beginning):
+            raise BadFileError(f"{file.label}: a pointer of {owner}")
+
+
+def other_format(beginning: bytes) -> str | None:
+    """Return the name of the binary format that a file's beginning shows; None where it shows none."""
+    return next((name for magic, name in _OTHER_BEGINNINGS.items() if beginning.startswith(magic)), None)
 
 
 def _is_local(filesystem: AbstractFileSystem) -> bool:
