@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from dapt_contract.envelope import digest_of
 from dapt_trainer.data.packing.data_manifest import read_manifest
 from dapt_trainer.digests import sha256_of_file
 from support.toy_corpus import Board
@@ -135,7 +134,7 @@ def test_another_configuration_is_prepared_again_and_replaces_everything(
     prepare(config)
     other = config.model_copy(update={"seed": 99})
     prepare(other, try_number=2)
-    assert read_manifest(tmp_path / "work").config_digest == digest_of(other)
+    assert read_manifest(tmp_path / "work").config_digest == other.corpus_digest
     tries = tmp_path / "work/stages/prepare-a1"
     assert [path.name for path in tries.rglob("*") if path.is_file()] == []
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dapt_contract.envelope import digest_of
 from dapt_trainer.data.packing.data_manifest import finished_manifest, read_manifest
 from dapt_trainer.data.packing.shards import ShardWriter, open_shards
 from dapt_trainer.errors import InputError
@@ -48,7 +47,7 @@ def test_a_shortened_shard_is_not_read(tmp_path: Path, config, prepare) -> None:
     path = work / "data/domain-0/tokens.bin"
     size = path.stat().st_size
     path.write_bytes(path.read_bytes()[:-10])
-    assert finished_manifest(work, digest_of(config)) is None
+    assert finished_manifest(work, config.corpus_digest) is None
     with pytest.raises(InputError) as caught:
         open_shards(work)
     assert str(caught.value) == (

@@ -144,7 +144,9 @@ def report_of(config: PrepareConfig, folder: Path, data: PreparedData, notes: Ru
         near_duplicates_by_source=tuple(
             (spool.name, count) for spool, count in zip(spooled, near_duplicates, strict=True)
         ),
-        contained_by_source=tuple((spool.name, pack.contained) for spool, pack in zip(spooled, packed, strict=True)),
+        contained_by_source=tuple(
+            (spool.name, pack.contained) for spool, pack in zip(spooled, packed, strict=True)
+        ),
         shared_by_source=tuple(data.corpus.shared.items()),
         repeats_by_source=tuple((spool.name, spool.repeats) for spool in spooled)
         if config.deduplicate == "near"

@@ -71,9 +71,7 @@ def check_sources(
     """Read all sources only to report their problems."""
     rules = RecordRules(config.bad_records_max_fraction, config.seed)
     for source in sources:
-        check_source(
-            source.side, source.index, source.config, source.files, rules, problems, beat
-        )
+        check_source(source.side, source.index, source.config, source.files, rules, problems, beat)
 
 
 def harness_has_all_tasks(config: PrepareConfig, scratch: Path, problems: Problems, beat: Beat) -> bool:

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dapt_contract.envelope import digest_of
 from dapt_contract.layout import DATA, EXTENDED_MODEL, HARNESS, MODEL
 from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import (
@@ -44,6 +43,7 @@ from dapt_trainer.data.move_into_place import move_into_place
 from dapt_trainer.data.pack_source import PackedSource, PackingRules, pack_source
 from dapt_trainer.data.packing.data_manifest import DataManifest, TokenType, finished_manifest, write_manifest
 from dapt_trainer.data.plain_tokenizer import plain_tokenizer
+from dapt_trainer.data.renewed_items import with_current_items
 from dapt_trainer.data.reporting import PreparedData, RunNotes, check_size, report_of
 from dapt_trainer.data.spool import (
     ReadingRules,
@@ -82,11 +82,12 @@ def run(config: PrepareConfig, context: StageContext) -> PrepareReport:
         InfrastructureError: the work volume is full.
         StopRequested: SIGTERM.
     """
-    finished = finished_manifest(context.work, digest_of(config))
-    if finished is not None:
-        return finished.report
+    finished = finished_manifest(context.work, config.corpus_digest)
+    preparation = _Preparation(config, context)
     try:
-        return _Preparation(config, context).run()
+        if finished is not None:
+            return with_current_items(finished, config, context, preparation.heartbeat)
+        return preparation.run()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -130,17 +131,17 @@ class _Preparation:
 
         # 1. Check the names of tasks first: it takes seconds, while the model and the corpus may be large.
         with self._step("checking the names of tasks", 0.0):
-            has_all_tasks = harness_has_all_tasks(config, self._scratch, self._problems, self._heartbeat)
+            has_all_tasks = harness_has_all_tasks(config, self._scratch, self._problems, self.heartbeat)
 
         # 2. Read every other input, so that the user sees the problems of all of them after one run.
         with self._step("reading the base model", 0.0):
             model = self._import_model() if has_all_tasks else None
         with self._step("finding the sources", 0.05):
-            sources = find_sources(config, self._problems, self._heartbeat)
+            sources = find_sources(config, self._problems, self.heartbeat)
         with self._step("reading evaluation and tuning data", 0.08):
             harness_folder = self._folder / HARNESS if has_all_tasks else None
             evaluation = read_evaluation(
-                config, harness_folder, self._scratch, self._problems, self._heartbeat
+                config, harness_folder, self._scratch, self._problems, self.heartbeat
             )
             contamination = (
                 contamination_index(evaluation.items) if config.decontaminate else ContaminationIndex()
@@ -153,7 +154,7 @@ class _Preparation:
             raise InputError(*self._problems.sentences())
         if model is None or self._problems:
             with self._step("checking the corpus", _READING_BEGINS):
-                check_sources(sources, config, self._problems, self._heartbeat)
+                check_sources(sources, config, self._problems, self.heartbeat)
             raise InputError(*self._problems.sentences())
         self._notes.add_sources(sources)
         self._notes.resolved += evaluation.resolved
@@ -200,13 +201,13 @@ class _Preparation:
         config, source = self._config, self._config.model_source
         folder = self._folder / MODEL
         try:
-            resolved = import_model(source, folder, self._scratch, self._heartbeat)
+            resolved = import_model(source, folder, self._scratch, self.heartbeat)
             tokenizer = read_tokenizer(folder, source)
-            check_base_model(folder, tokenizer.tokenizer_json, source, self._heartbeat)
+            check_base_model(folder, tokenizer.tokenizer_json, source, self.heartbeat)
             facts = read_model_facts(folder, resolved, has_chat_template=tokenizer.has_chat_template)
             length = sequence_length(config.sequence_length_tokens, facts)
             if config.tokenizer_extension is not None:
-                check_model(folder, tokenizer.vocabulary_size, source, self._heartbeat)
+                check_model(folder, tokenizer.vocabulary_size, source, self.heartbeat)
             space_warning = check_space(self._context.work, facts, config)
         except InputError as error:
             self._problems.add_error(error)
@@ -235,7 +236,7 @@ class _Preparation:
                 self._problems.add_error(error)
         reports = [
             prepare_or_check(
-                config, tuning_model, contamination, self._folder, self._problems, self._heartbeat
+                config, tuning_model, contamination, self._folder, self._problems, self.heartbeat
             )
             for config in configs
         ]
@@ -271,7 +272,7 @@ class _Preparation:
         def fraction() -> float:
             return _READING_BEGINS + _READING_FRACTION * done_bytes / total_bytes
 
-        with AnalysisPool(settings, beat=self._heartbeat) as pool:
+        with AnalysisPool(settings, beat=self.heartbeat) as pool:
             for side in SIDES:
                 spooled: list[SpooledSource] = []
                 with SideReader(side, self._scratch / side, rules, pool) as reader:
@@ -290,7 +291,7 @@ class _Preparation:
                 # With a problem the run ends anyway; the other side is still read for problems of its own.
                 if not self._problems and config.deduplicate == "near":
                     self._show(f"searching for near-duplicates in {side} text", fraction())
-                    spooled = mark_repeats(spooled, self._scratch / side / "bands", self._heartbeat)
+                    spooled = mark_repeats(spooled, self._scratch / side / "bands", self.heartbeat)
                 corpus.spooled.extend(spooled)
         if not self._problems:
             self._choose_held_out(readers, model, corpus)
@@ -307,7 +308,7 @@ class _Preparation:
     ) -> tuple[_BaseModel, Corpus]:
         """Write the model with the extended tokenizer, and return the corpus in its tokens."""
         grown = grow(
-            self._folder, extension, corpus, model.tokenizer, self._config.model_source, self._heartbeat
+            self._folder, extension, corpus, model.tokenizer, self._config.model_source, self.heartbeat
         )
         self._notes.warnings += grown.warnings
         self._notes.tokenizer = grown.facts
@@ -344,7 +345,8 @@ class _Preparation:
         # The report has the digest of all data, so every file must be written by now.
         report = report_of(self._config, self._folder, data, self._notes)
         manifest = DataManifest(
-            config_digest=digest_of(self._config),
+            config_digest=self._config.corpus_digest,
+            inputs_digest=self._config.inputs_digest,
             data_digest=report.facts.data_digest,
             sequence_length_tokens=model.sequence_length_tokens,
             token_type=model.token_type,
@@ -376,7 +378,7 @@ class _Preparation:
             for folder in folders
         ]
 
-    def _heartbeat(self) -> None:
+    def heartbeat(self) -> None:
         """Send a heartbeat.
 
         Raises:
@@ -387,7 +389,7 @@ class _Preparation:
         self._context.progress.heartbeat()
 
     def _show(self, activity: str, fraction: float, tokens: int | None = None) -> None:
-        self._heartbeat()
+        self.heartbeat()
         self._context.progress.update(activity=activity, fraction=min(1.0, fraction), tokens=tokens)
 
     @contextmanager

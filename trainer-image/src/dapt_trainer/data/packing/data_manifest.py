@@ -58,7 +58,9 @@ class DataManifest(Contract):
     """Describes the shards for everything that reads them."""
 
     config_digest: str
-    """Digest of the prepare configuration that made them."""
+    """`PrepareConfig.corpus_digest` of the configuration that made them."""
+    inputs_digest: str = ""
+    """`PrepareConfig.inputs_digest`: also of the evaluation items next to them."""
     data_digest: str
     """SHA-256 over shards and held-out, task, probe and instruction files: equal digests, equal data."""
     sequence_length_tokens: int = Field(ge=2)

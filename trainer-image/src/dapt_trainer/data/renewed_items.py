@@ -1,0 +1,83 @@
+"""Reads evaluation items again for a corpus that is finished and does not depend on them.
+
+Where the text is cleaned of the items, other items are another corpus. Where it is not, only the items are replaced.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from dapt_contract.layout import DATA, HARNESS, ITEMS, PROBES, TASKS
+from dapt_contract.stages.prepare import PrepareConfig, PrepareReport
+from dapt_trainer.context import StageContext
+from dapt_trainer.data.input_problems import Problems
+from dapt_trainer.data.move_into_place import move_folder
+from dapt_trainer.data.packing.data_manifest import DataManifest, write_manifest
+from dapt_trainer.data.reporting import data_digest
+from dapt_trainer.data.stage_inputs import harness_has_all_tasks, read_evaluation, write_evaluation
+from dapt_trainer.errors import InputError
+
+_FOLDERS = (TASKS, HARNESS, PROBES, ITEMS)
+
+
+def with_current_items(
+    finished: DataManifest, config: PrepareConfig, context: StageContext, beat: Callable[[], None]
+) -> PrepareReport:
+    """Return the report of a finished corpus with the evaluation items of this configuration.
+
+    Args:
+        finished: manifest of the corpus on the work volume.
+        config: of this run; it makes the same corpus.
+        context: of this run.
+        beat: called now and then.
+
+    Raises:
+        InputError: what the user must correct in the items.
+        OSError: the work volume cannot be written.
+        StopRequested: SIGTERM.
+    """
+    if finished.inputs_digest == config.inputs_digest:
+        return finished.report
+    folder = context.try_folder / "items"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        return _renewed(finished, config, context, folder, beat)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _renewed(
+    finished: DataManifest,
+    config: PrepareConfig,
+    context: StageContext,
+    folder: Path,
+    beat: Callable[[], None],
+) -> PrepareReport:
+    work, scratch, problems = context.work, folder / "scratch", Problems()
+    scratch.mkdir(parents=True)
+    for name in _FOLDERS:
+        (folder / name).mkdir()  # so that a folder of which nothing is left is replaced too
+    if not harness_has_all_tasks(config, scratch, problems, beat):
+        raise InputError(*problems.sentences())
+    evaluation = read_evaluation(config, folder / HARNESS, scratch, problems, beat)
+    problems.raise_if_any()
+    write_evaluation(folder, evaluation)
+    for name in _FOLDERS:
+        move_folder(folder / name, work / name, scratch)
+    digest = data_digest(work, finished.shards, finished.sequence_length_tokens)
+    of_items = {source for source, _ in evaluation.resolved}
+    facts = finished.report.facts.model_copy(
+        update={"task_items": tuple(evaluation.item_counts.items()), "data_digest": digest}
+    )
+    resolved = (pair for pair in finished.report.resolved_sources if pair[0] not in of_items)
+    report = finished.report.model_copy(
+        update={"facts": facts, "resolved_sources": (*resolved, *evaluation.resolved)}
+    )
+    # Last: a run that is killed before leaves a manifest that does not name these items, and the next reads them again.
+    manifest = finished.model_copy(
+        update={"inputs_digest": config.inputs_digest, "data_digest": digest, "report": report}
+    )
+    write_manifest(work / DATA, manifest, run_key=context.stage.run.key)
+    return report
