@@ -15,7 +15,17 @@ from support.launch_builders import owner, profile, stage_run
 from support.launch_cases import CASES, rendered
 
 LONGEST_NAME = "a" * 63
-STAGES = ("destination", "tuning_data", "prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish")
+STAGES = (
+    "destination",
+    "tuning_data",
+    "prepare",
+    "baseline",
+    "pretrain",
+    "evaluate",
+    "finetune",
+    "verify",
+    "publish",
+)
 
 
 def _set(case: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from dapt_contract.stages.pretrain import CurvePoint
 from dapt_operator.report import style
 from dapt_operator.report.charts import GateLines, ScoreRow, score_chart
-from dapt_operator.report.tradeoff_charts import CandidatePoint, tradeoff_chart
+from dapt_operator.report.tradeoff_charts import CandidateKind, CandidatePoint, tradeoff_chart
 from dapt_operator.report.training_charts import PerplexityPoint, loss_chart, perplexity_chart
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def test_the_readme_explains_every_entry_of_a_legend(legends: dict[str, list[str
     point = PerplexityPoint("10", 9.0, 9.0)
     gates = GateLines(0.1, 0.1, 0.4)
     perplexity_chart(point, [point, PerplexityPoint("20", 8.0, 9.5)], chosen="20", final=point, gates=gates)
-    kinds = ("checkpoint", "average", "interpolation")
+    kinds: tuple[CandidateKind, ...] = ("checkpoint", "average", "interpolation")
     candidates = [CandidatePoint(f"a1-{kind}", 1, kind, 0.01, 0.1, True) for kind in kinds]
     tradeoff_chart(
         [*candidates, CandidatePoint("a1-s9", 1, "checkpoint", 0.02, 0.2, True)], chosen="a1-s9", gates=gates

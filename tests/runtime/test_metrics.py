@@ -56,7 +56,16 @@ def test_published_adaptation_exports_every_metric() -> None:
     stages = {key for key in found if key.startswith("dapt_stage_duration_seconds")}
     assert stages == {
         f'dapt_stage_duration_seconds{{{OF},stage="{stage}"}}'
-        for stage in ("destination", "prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish")
+        for stage in (
+            "destination",
+            "prepare",
+            "baseline",
+            "pretrain",
+            "evaluate",
+            "finetune",
+            "verify",
+            "publish",
+        )
     }
     assert not any(key.startswith("dapt_restarts_total") for key in found)
     conditions = {key: value for key, value in found.items() if key.startswith("dapt_condition")}

@@ -67,7 +67,8 @@ def delete_config_map(world: World) -> None:
 
 
 TAKEN = (
-    "{} clinical-destination-{} exists already and is not this adaptation's: it belongs to CronJob nightly; remove it,"
+    "{} clinical-destination-{} exists already and is not this adaptation's: it belongs to CronJob nightly;"
+    " remove it,"
 )
 
 CASES = {

@@ -101,11 +101,17 @@ def with_control_tokens(tokenizer_json: str) -> Tokenizer:
     return made
 
 
+def id_of(tokenizer: Tokenizer, token: str) -> int:
+    token_id = tokenizer.token_to_id(token)
+    assert token_id is not None
+    return token_id
+
+
 def encoder_of(tokenizer: Tokenizer) -> TextEncoder:
     return TextEncoder(
         lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
         lambda text: tokenizer.encode(text).ids,
-        tokenizer.token_to_id("</s>"),
+        id_of(tokenizer, "</s>"),
     )
 
 
@@ -171,7 +177,7 @@ def test_a_token_that_would_span_the_border_is_split_there() -> None:
     encoder = TextEncoder(
         lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
         lambda text: tokenizer.encode(text).ids,
-        tokenizer.token_to_id("<|end|>"),
+        id_of(tokenizer, "<|end|>"),
     )
     text = LabelledText("seen the heart<|end|>", ((9, 21),))
     assert [tokenizer.id_to_token(token) for token in encoder.encode(text.text)][-2:] == ["Ġheart", "<|end|>"]
@@ -208,7 +214,7 @@ def test_pairs_are_cut_counted_and_dropped_where_they_are_equal() -> None:
     encoder = TextEncoder(
         lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
         lambda text: tokenizer.encode(text).ids,
-        tokenizer.token_to_id("<|end|>"),
+        id_of(tokenizer, "<|end|>"),
     )
 
     def answer(text: str) -> LabelledText:

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from dapt_contract.base import JsonObject
 from dapt_trainer.data.chat.render_pool import LimitExceededError, RenderPool
 from dapt_trainer.data.chat.rendering import Conversation, LabelledText, Renderer, TemplateError, TemplateSet
 from dapt_trainer.data.chat.template_files import PLAIN_TEMPLATE
 from support.chat_templates import CHATML, DROPS_REASONING, GEMMA, LLAMA3, QWEN3, SPECIAL, TOOL_CHATML
 
-CHAT = [
+CHAT: list[JsonObject] = [
     {"role": "system", "content": "be brief"},
     {"role": "user", "content": "what is  one and one?"},
     {"role": "assistant", "content": " two, I think "},
@@ -256,7 +257,7 @@ def test_a_pool_answers_in_order_and_goes_on_after_a_limit() -> None:
         "{% if messages[0].content == 'loop' %}{{ 9 ** (9 ** (2 * messages[0].content | length + 1)) }}{% endif %}"
         + CHATML
     )
-    chats = [
+    chats: list[list[JsonObject]] = [
         [{"role": "user", "content": word}, {"role": "assistant", "content": "yes"}]
         for word in ("one", "loop", "two", "three")
     ]

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from dapt_contract.base import JsonObject
 from dapt_trainer.data.chat.rendering import Conversation, Renderer
 from dapt_trainer.data.chat.template_files import PLAIN_TEMPLATE
 from dapt_trainer.training.chat import stop_at_end_of_turn, templates_of, with_template
 from support.chat_templates import CHATML, GEMMA, LLAMA3, QWEN3, TOOL_CHATML, tokenizer_with
 
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
-CHAT = [
+CHAT: list[JsonObject] = [
     {"role": "user", "content": "what is  one and one?"},
     {"role": "assistant", "content": " two, I think "},
     {"role": "user", "content": "and <three>\u2028 & one?"},

@@ -181,9 +181,7 @@ def _reported_ledger(observed: Observed, desired: DesiredState) -> Ledger:
     return give_up_stuck(ledger, observed.runs, observed.now, observed.generation, desired.profile_digest)
 
 
-def _creation(
-    observed: Observed, desired: DesiredState, ledger: Ledger, run: RunState
-) -> CreatedRun | None:
+def _creation(observed: Observed, desired: DesiredState, ledger: Ledger, run: RunState) -> CreatedRun | None:
     """Return how a run was created that the stored ledger does not know; None when it would not be created now.
 
     The operator stopped between the creation of the run and the write of the status, and the spec may have been edited

@@ -14,9 +14,8 @@ from __future__ import annotations
 import copy
 import gc
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftModel
@@ -192,7 +191,9 @@ def load_folder(work: Path, weights: str, dtype: torch.dtype) -> PreTrainedModel
     return model
 
 
-def _require_all_tensors(model: PreTrainedModel, loaded: Mapping[str, Any], folder: Path) -> None:
+def _require_all_tensors(
+    model: PreTrainedModel, loaded: Mapping[str, Iterable[str | tuple[str, object, object]]], folder: Path
+) -> None:
     """Refuse a model of which transformers has made up a tensor or dropped one: each load would give another model.
 
     Prepare has compared the base model already; this covers every other folder too.
@@ -202,13 +203,14 @@ def _require_all_tensors(model: PreTrainedModel, loaded: Mapping[str, Any], fold
     """
     differences = {
         "missing": loaded["missing_keys"],
-        "of another shape": [name for name, *_ in loaded["mismatched_keys"]],
+        "of another shape": loaded["mismatched_keys"],
         "unknown to the architecture": loaded["unexpected_keys"],
     }
     parts = [
         f"{len(names)} {kind} ({_some(names)})"
-        for kind, found in differences.items()
-        if (names := sorted(found))
+        for kind, keys in differences.items()
+        # A mismatched tensor is listed with both of its shapes.
+        if (names := sorted(key if isinstance(key, str) else key[0] for key in keys))
     ]
     if parts:
         raise InputError(
