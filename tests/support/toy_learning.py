@@ -8,13 +8,19 @@ from typing import Any
 
 def learn_a_little(model: Any, tokenizer: Any, texts: Sequence[str], *, steps: int = 12) -> None:
     """Take some optimizer steps on the texts, each on the next few; the same ones give the same model."""
+    learn_rows(
+        model, [tokenizer(text)["input_ids"] for text in texts], end_id=tokenizer.eos_token_id, steps=steps
+    )
+
+
+def learn_rows(model: Any, rows: Sequence[Sequence[int]], *, end_id: int, steps: int = 12) -> None:
+    """Take some optimizer steps on texts that are token ids already, four a step in turn."""
     import torch
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    end = [tokenizer.eos_token_id]
     for step in range(steps):
-        rows = [tokenizer(texts[(step * 4 + row) % len(texts)])["input_ids"] for row in range(4)]
-        ids = torch.tensor([end + [token for row in rows for token in [*row, *end]]])[:, :96]
+        chosen = [rows[(step * 4 + place) % len(rows)] for place in range(4)]
+        ids = torch.tensor([[end_id, *(token for row in chosen for token in [*row, end_id])]])[:, :96]
         model(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dapt_contract.measure import Side
 from dapt_contract.stage_file import write_report
 from dapt_contract.stages.align import AlignConfig, AlignReport
 from dapt_contract.stages.baseline import BaselineConfig
@@ -25,12 +26,14 @@ from dapt_contract.stages.pretrain import CheckpointFacts
 from dapt_contract.stages.verify import NamedModel, VerifyConfig
 from dapt_trainer.context import SilentProgress
 from dapt_trainer.data.chat.tokens import Pair
+from dapt_trainer.data.packing.held_out import HALVES, read_held_out
 from dapt_trainer.digests import weights_digest
 from dapt_trainer.errors import DivergedError, InputError, StopRequested
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import align, baseline, finetune, verify
 from dapt_trainer.training.preference_pairs import ShuffledPairs, tokenize_pairs
-from support.toy_training import FILTERS, make_context, make_tokenizer, make_work_volume
+from support.toy_learning import learn_rows
+from support.toy_training import END_OF_TEXT, FILTERS, make_context, make_tokenizer, make_work_volume
 from support.tuning_texts import write_instructions, write_pairs
 
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
@@ -225,7 +228,19 @@ def test_a_loss_that_is_not_a_number_ends_the_run(work: Path) -> None:
     assert str(caught.value).endswith("lower preference.optimizer.learningRate")
 
 
+def teach_base_model(work: Path) -> None:
+    """Let the base model learn the held-out texts a little: the baseline refuses one that predicts by chance."""
+    model = load_model(work, ModelReference(weights="model"), precision="fp32")
+    sides: tuple[Side, ...] = ("domain", "general")
+    documents = [
+        document for side in sides for half in HALVES for document in read_held_out(work, side, half)
+    ]
+    learn_rows(model, [document.ids for document in documents], end_id=END_OF_TEXT)
+    model.save_pretrained(work / "model")
+
+
 def test_four_models_of_a_chain_are_compared_and_each_answers(work: Path) -> None:
+    teach_base_model(work)
     write_instructions(work, [(f"what is {number}", f"it is {number}") for number in range(4)])
     evaluation = EvaluationConfig(context_length_tokens=32)
     base = ModelReference(weights="model")
