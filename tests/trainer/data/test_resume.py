@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from dapt_contract.stages.common import TaskConfig
 from dapt_trainer.data.packing.data_manifest import read_manifest
 from dapt_trainer.digests import sha256_of_file
+from dapt_trainer.errors import InputError
 from support.toy_corpus import Board
 
 FOLDERS = ("model", "data", "held-out")
@@ -137,6 +140,49 @@ def test_another_configuration_is_prepared_again_and_replaces_everything(
     assert read_manifest(tmp_path / "work").config_digest == other.corpus_digest
     tries = tmp_path / "work/stages/prepare-a1"
     assert [path.name for path in tries.rglob("*") if path.is_file()] == []
+
+
+def items(path: Path, *questions: str) -> TaskConfig:
+    rows = ({"question": question, "choices": ["yes", "no"], "answer": 0} for question in questions)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return TaskConfig(name="bones", side="domain", source=f"file://{path}")
+
+
+@pytest.mark.parametrize("decontaminate", [False, True])
+def test_other_items_are_another_corpus_only_where_it_is_cleaned_of_them(
+    config, prepare, board, tmp_path: Path, decontaminate: bool
+) -> None:
+    work = tmp_path / "work"
+    first = items(tmp_path / "1.jsonl", "Is a femur a bone?")
+    config = config.model_copy(update={"decontaminate": decontaminate, "tasks": (first,)})
+    before, kept = prepare(config), files(work)
+    board.activities.clear()
+    second = items(tmp_path / "2.jsonl", "Is a femur a bone?", "Is blood a bone?")
+    other = config.model_copy(update={"tasks": (second,)})
+    after = prepare(other, try_number=2)
+    assert files(work) == kept
+    assert ("packing" in board.activities) is decontaminate
+    assert len((work / "tasks/bones.jsonl").read_text().splitlines()) == 2
+    assert (before.facts.task_items, after.facts.task_items) == ((("bones", 1),), (("bones", 2),))
+    assert after.facts.data_digest != before.facts.data_digest
+    board.activities.clear()
+    assert prepare(other, try_number=3) == after == read_manifest(work).report
+    assert board.activities == []
+
+
+def test_broken_items_leave_the_finished_corpus_with_the_items_it_has(
+    config, prepare, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    task = items(tmp_path / "1.jsonl", "Is a femur a bone?")
+    config = config.model_copy(update={"decontaminate": False, "tasks": (task,)})
+    report = prepare(config)
+    (tmp_path / "2.jsonl").write_text("{\n")
+    broken = TaskConfig(name="bones", side="domain", source=f"file://{tmp_path}/2.jsonl")
+    with pytest.raises(InputError, match=r"2\.jsonl"):
+        prepare(config.model_copy(update={"tasks": (broken,)}), try_number=2)
+    assert read_manifest(work).report == report
+    assert len((work / "tasks/bones.jsonl").read_text().splitlines()) == 1
 
 
 @pytest.mark.faults
