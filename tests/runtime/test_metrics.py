@@ -47,7 +47,7 @@ def test_published_adaptation_exports_every_metric() -> None:
     assert found[f"dapt_general_perplexity_increase_ratio{{{OF}}}"] == pytest.approx(0.05, abs=1e-5)
     assert found[f"dapt_domain_perplexity_decrease_ratio{{{OF}}}"] == pytest.approx(0.32968, abs=1e-4)
     assert found[f'dapt_task_drop_points{{{OF},task="general"}}'] == 0.0
-    assert found[f"dapt_gain{{{OF}}}"] == pytest.approx(0.4, abs=1e-4)
+    assert found[f"dapt_gain{{{OF}}}"] == stored(world)["status"]["gain"] == pytest.approx(0.6, abs=1e-4)
     for gate in ("generalPerplexity", "generalScoreDrop", "domainGain"):
         assert found[f'dapt_gate_passed{{gate="{gate}",{OF}}}'] == 1.0
     assert found[f"dapt_selected_step{{{OF}}}"] == 40.0
