@@ -233,6 +233,7 @@ CHANGES: dict[str, tuple[str, Any]] = {
     "finetuning": ("spec.finetuning.budget", {"epochs": 1}),
     "preference": ("spec.preference", {"data": [SOURCE]}),
     "output": ("spec.output.destination", "s3://models/other"),
+    "seed": ("spec.seed", 7),
 }
 REMAINS_FREE = {
     "suspend": True,
