@@ -12,27 +12,26 @@ from dapt_trainer.errors import InputError
 DIGEST_DIGITS = 12
 """Digits of a weights digest in facts and messages."""
 _WEIGHTS = ".safetensors"
-_LOADED = frozenset(
-    (
-        "config.json",
-        "generation_config.json",
-        "adapter_config.json",
-        "model.safetensors.index.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "vocab.json",
-        "vocab.txt",
-        "merges.txt",
-        "tokenizer.model",
-        "spiece.model",
-        "sentencepiece.bpe.model",
-        "tekken.json",
-        "chat_template.jinja",
-        "chat_template.json",
-    )
+SIDE_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "model.safetensors.index.json",
 )
+"""Files that may lie beside the weights of a base model and are loaded with them."""
+_LOADED = frozenset((*SIDE_FILES, "adapter_config.json"))
 """Files besides the weights that decide what is computed."""
 _TEMPLATES = "additional_chat_templates/"
 _READ_BLOCK_BYTES = 4 * 1024 * 1024

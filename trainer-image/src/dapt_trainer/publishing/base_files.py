@@ -24,7 +24,7 @@ GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 _NOT_COPIED = (CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG, INDEX, CARD, FACTS, EXTENSION)
-"""Written anew, or of no use for whoever loads the model."""
+"""Written again by publication, or of no use for whoever loads the model."""
 
 
 @dataclass(frozen=True)

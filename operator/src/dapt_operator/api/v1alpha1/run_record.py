@@ -36,12 +36,12 @@ class StageKey(NamedTuple):
 
     @property
     def shown_stage(self) -> str:
-        """Return the stage as people are told it, in words: `tuning data`."""
+        """Return the stage as messages name it, in words: `tuning data`."""
         return self.stage.replace("_", " ")
 
     @property
     def shown_candidate(self) -> str | None:
-        """Return the candidate as people are told it: a digest that only keeps works apart says nothing to them."""
+        """Return the candidate as messages name it: a digest that only separates pieces of work is left out."""
         if self.candidate is None or self.stage == "destination":
             return None
         return self.candidate.rpartition("-")[0] if self.stage == "tuning_data" else self.candidate

@@ -179,4 +179,4 @@ _CHECKS: Final[dict[Unit | None, Callable[[_Number], Iterator[str]]]] = {
     Unit.GIB: _of_gib,
     Unit.TFLOPS: _of_tflops,
 }
-"""Check of the values in a unit; what has none cannot be told from another unit."""
+"""Check of the values in a unit; a value without such a check could be in any unit."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dapt_contract.base import JsonObject
 from dapt_trainer.data.input_problems import first_line
+from dapt_trainer.digests import SIDE_FILES
 from dapt_trainer.errors import InputError
 
 FIELD = "spec.model.source"
@@ -18,25 +19,7 @@ FACTS = "facts.json"
 """Written next to the model by prepare."""
 EXTENSION = "extension.json"
 """In the folder of an extended model: the first new id, and the constituents of each new token in order."""
-_SMALL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tekken.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    INDEX,
-    CARD,
-)
+_SMALL_FILES = (*SIDE_FILES, CARD)
 _LEGAL = re.compile(r"(licen[cs]e|copying|notice|use[_-]?policy)([._-][\w.-]*)?", re.IGNORECASE)
 """Names of files with the terms of a model, which whoever passes the model on must pass on too."""
 _FURTHER_TEMPLATES = re.compile(r"additional_chat_templates/[\w.-]+\.jinja")

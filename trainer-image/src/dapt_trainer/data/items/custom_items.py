@@ -173,8 +173,8 @@ def _answer(record: JsonObject, choices: _Choices, accepted: str) -> int | str:
             )
         (readings[key],) = readings_of_value
     if len(set(readings.values())) > 1:
-        told = " and ".join(f"{key} {given[key]!r}" for key in readings)
-        return f"{told} name different choices; keep one of them"
+        named_answers = " and ".join(f"{key} {given[key]!r}" for key in readings)
+        return f"{named_answers} name different choices; keep one of them"
     return next(iter(readings.values()))
 
 

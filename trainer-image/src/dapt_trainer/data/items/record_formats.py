@@ -111,8 +111,10 @@ def layout_of(record: JsonObject, names: FieldNames, accepted: str) -> Layout:
         return fitting[0]
     if not fitting:
         raise RecordError(missing_field(record, "", accepted))
-    told = " and ".join(dict.fromkeys(" + ".join(layout.fields) for layout in fitting))
-    raise RecordError(f"its fields fit several formats ({told}); say with `fields` which of them to read")
+    fitting_fields = " and ".join(dict.fromkeys(" + ".join(layout.fields) for layout in fitting))
+    raise RecordError(
+        f"its fields fit several formats ({fitting_fields}); say with `fields` which of them to read"
+    )
 
 
 def missing_field(record: JsonObject, name: str, accepted: str) -> str:
