@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "cluster"))
 import psutil
 
 from bench import operator_raw as raw
-from dapt_contract.failure import Cause
+from dapt_contract.pod.failure import Cause
 from dapt_operator.testing.objects import Ends
 from support.builders import adaptation, facts_for, profile
 from testcluster.audit import Request

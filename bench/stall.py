@@ -45,7 +45,7 @@ def main() -> int:
 def measure(folder: Path, options: Any) -> list[float]:
     """Share of the time of a run with ten checkpoints that they took, one value a round."""
     from bench.pretrain import make_larger_model
-    from dapt_contract.held_out import max_held_out_tokens
+    from dapt_contract.inputs.held_out import max_held_out_tokens
     from dapt_contract.stages.common import DistributionConfig
     from dapt_contract.stop_rule import StopRule
     from support.toy_training import SEQUENCE_LENGTH, make_work_volume, pretrain_config

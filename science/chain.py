@@ -22,7 +22,7 @@ from science.world import World
 CHAIN_CODE = (
     "science.chain",
     "science.controller",
-    "dapt_operator.plan.stages.attempts",
+    "dapt_operator.plan.stage_parts.attempts",
     "dapt_contract.stop_rule",
 )
 READINGS = 10

@@ -20,7 +20,7 @@ from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.ledger.stage_facts import Facts
 from dapt_operator.plan.selection import choose
 from dapt_operator.plan.sizing import resolve
-from dapt_operator.plan.stages import attempts
+from dapt_operator.plan.stage_parts import attempts
 
 _TOKENS = 18_000
 """Of a half: all halves are of about this size, and only ratios of losses are read."""

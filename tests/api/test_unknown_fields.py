@@ -10,8 +10,8 @@ import pytest
 from dapt_operator.api.schema.crd import structural
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
-from dapt_operator.api.validation.advice import has_value, value_at
-from dapt_operator.api.validation.field_places import OTHER_NAMES
+from dapt_operator.api.validation.hints.advice import has_value, value_at
+from dapt_operator.api.validation.hints.field_places import OTHER_NAMES
 from dapt_operator.api.validation.problem import Problem
 from dapt_operator.api.validation.validate import check
 from dapt_operator.api.validation.yaml_source import Path, YamlDocument, load

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dapt_contract.harness import unknown_task_message
+from dapt_contract.inputs.harness import unknown_task_message
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.api.validation.unsupported import ADAPTATION, PROFILE, unsupported_messages

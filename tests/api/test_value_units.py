@@ -10,7 +10,7 @@ import pytest
 from dapt_operator.api.schema.crd import structural
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
-from dapt_operator.api.validation.units import Unit, unit_of
+from dapt_operator.api.validation.hints.units import Unit, unit_of
 from dapt_operator.api.validation.validate import check, warnings_of
 from dapt_operator.api.validation.yaml_source import load
 

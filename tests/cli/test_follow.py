@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dapt_contract.failure import Cause
+from dapt_contract.pod.failure import Cause
 from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api.validation.validate import check
 from dapt_operator.api.validation.yaml_source import YamlDocument

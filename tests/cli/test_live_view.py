@@ -7,7 +7,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from dapt_contract.progress import Progress
+from dapt_contract.pod.progress import Progress
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus, StageStatus, Usage
 from dapt_operator.cli.display.live_view import bar, progress_line, render
 from dapt_operator.cli.display.screen import PlainLog

@@ -11,7 +11,7 @@ from typing import Any
 import kubernetes.config
 import pytest
 
-from dapt_contract.progress import Progress
+from dapt_contract.pod.progress import Progress
 from dapt_operator.api.names import work_claim_name
 from dapt_operator.cluster.errors import CannotCreateError, ConflictError, NameTakenError
 from dapt_operator.cluster.kubernetes import KubernetesCluster, Leadership, Store

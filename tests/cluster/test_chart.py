@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dapt_contract.failure import Cause, ExitCode
+from dapt_contract.pod.failure import Cause, ExitCode
 from dapt_operator.api import names
 from dapt_operator.testing.objects import Ends
 from support.builders import facts_for

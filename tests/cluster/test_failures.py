@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dapt_contract.failure import Cause
+from dapt_contract.pod.failure import Cause
 from dapt_operator.testing.objects import Ends
 from support import builders
 from testcluster.adaptations import STAGES, Adaptation, healthy, make_claim, make_profile

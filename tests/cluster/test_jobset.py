@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dapt_contract.failure import Cause, ExitCode
+from dapt_contract.pod.failure import Cause, ExitCode
 from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_operator.testing.objects import Ends
 from testcluster.adaptations import STAGES, Adaptation, healthy, make_claim, make_profile, stays_in

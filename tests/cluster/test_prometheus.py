@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from dapt_contract.failure import Cause, ExitCode
+from dapt_contract.pod.failure import Cause, ExitCode
 from dapt_contract.stage_file import StageFile
 from dapt_operator.testing.objects import Ends
 from dapt_trainer.pod import progress as trainer

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dapt_contract.failure import Cause, ExitCode
+from dapt_contract.pod.failure import Cause, ExitCode
 from dapt_operator.launchers import LAUNCHERS, all_states
 from dapt_operator.stage_run import Children, Owner, RunPhase, RunState, StageRun, plain
 from dapt_operator.testing.objects import Ends

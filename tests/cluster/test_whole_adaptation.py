@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from dapt_contract.progress import Progress
+from dapt_contract.pod.progress import Progress
 from dapt_operator.testing.objects import Ends
 from testcluster.adaptations import (
     STAGES,

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from dapt_contract.message import decode_message
+from dapt_contract.pod.message import decode_message
 from dapt_contract.stages.publish import PublishFacts
 from dapt_operator.launchers import indexed_job
 from dapt_operator.stage_run import Owner

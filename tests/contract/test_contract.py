@@ -9,9 +9,9 @@ import pytest
 
 from dapt_contract.base import Contract
 from dapt_contract.envelope import ContractError, read_envelope, write_envelope
-from dapt_contract.failure import PRECEDENCE, Cause, cause_of_exit_code, first_cause
 from dapt_contract.measure import Measure, Perplexity, Score, SidePerplexity
-from dapt_contract.message import MAX_MESSAGE_BYTES, RunEnd, decode_message, encode_message
+from dapt_contract.pod.failure import PRECEDENCE, Cause, cause_of_exit_code, first_cause
+from dapt_contract.pod.message import MAX_MESSAGE_BYTES, RunEnd, decode_message, encode_message
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile, find_report, finished_report, write_report
 from dapt_contract.stages import KINDS

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import pytest
 
-from dapt_contract import harness
+from dapt_contract.inputs import harness
 
 NAMED_IN_THE_LESSONS = (
     "medqa_4options",

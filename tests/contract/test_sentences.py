@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from dapt_contract.message import MAX_MESSAGE_BYTES, RunEnd, encode_message
+from dapt_contract.pod.message import MAX_MESSAGE_BYTES, RunEnd, encode_message
 from dapt_contract.sentences import shortened, shortened_to_bytes
 
 SENTENCE = "domain-0: 12 of 13 documents are longer than a sequence or were cut"

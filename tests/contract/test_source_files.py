@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dapt_contract.source_files import escaped, local_files, names_match
+from dapt_contract.inputs.source_files import escaped, local_files, names_match
 
 
 def make(folder: Path, *names: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from dapt_contract.failure import Cause, ExitCode
+from dapt_contract.pod.failure import Cause, ExitCode
 from dapt_operator.api.v1alpha1.conditions import STALLING
 from dapt_operator.api.validation.unsupported import ADAPTATION, PROFILE
 from dapt_operator.cli.app import app

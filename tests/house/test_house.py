@@ -13,7 +13,7 @@ import pytest
 from dapt_contract.stages import KINDS
 from dapt_operator.api.v1alpha1.base import DESTINATION_PATTERN, SOURCE_PATTERN
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
-from dapt_operator.plan.stages.stage_plan import ON_DEMAND, stage_kinds
+from dapt_operator.plan.stage_parts.stage_plan import ON_DEMAND, stage_kinds
 from dapt_trainer.data.reading import sources
 from dapt_trainer.publishing import destinations
 from dapt_trainer.stages import STAGE_MODULES

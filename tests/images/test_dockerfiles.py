@@ -20,7 +20,7 @@ from dockerfile_parse import DockerfileParser
 from packaging.requirements import Requirement
 from pathspec import GitIgnoreSpec
 
-from dapt_contract import pod
+from dapt_contract.pod import environment as pod
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(sysconfig.get_path("scripts"))

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from dapt_contract.progress import Progress
+from dapt_contract.pod.progress import Progress
 from dapt_operator.cluster.kubernetes.cache.entry import Target
 from dapt_operator.cluster.kubernetes.polls import progress
 from dapt_operator.cluster.kubernetes.polls.progress import ProgressPolls

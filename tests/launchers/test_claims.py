@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dapt_contract import pod as contract
+from dapt_contract.pod import environment as contract
 from dapt_operator.api.validation.validate import check
 from dapt_operator.api.validation.yaml_source import load
 from dapt_operator.launchers import LAUNCHERS

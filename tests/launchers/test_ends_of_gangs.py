@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dapt_contract.failure import Cause
+from dapt_contract.pod.failure import Cause
 from dapt_operator.stage_run import RunPhase
 from support.gang_objects import (
     DISRUPTED,

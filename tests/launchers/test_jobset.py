@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dapt_contract.failure import Cause
+from dapt_contract.pod.failure import Cause
 from dapt_operator.launchers import LAUNCHERS, all_states, indexed_job, jobset
 from dapt_operator.launchers.labels import identity_of
 from dapt_operator.stage_run import Children, RunPhase, StageRun, plain

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dapt_contract.failure import Cause
+from dapt_contract.pod.failure import Cause
 from dapt_operator.cluster.kubernetes.cache.projection import project
 from dapt_operator.launchers import all_states
 from dapt_operator.stage_run import Children

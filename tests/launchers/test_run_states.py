@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from dapt_contract.failure import Cause
-from dapt_contract.message import RunEnd, encode_message
-from dapt_contract.progress import Progress
+from dapt_contract.pod.failure import Cause
+from dapt_contract.pod.message import RunEnd, encode_message
+from dapt_contract.pod.progress import Progress
 from dapt_operator.launchers.indexed_job import states
 from dapt_operator.stage_run import Children, RunPhase
 from support.gang_objects import (

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from dapt_contract.failure import Cause
+from dapt_contract.pod.failure import Cause
 from dapt_operator.cluster.local import LocalCluster
 from support.launch_builders import resource
 from support.local_runs import last_state, start, wait_for_end

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from dapt_contract.failure import Cause
-from dapt_contract.message import encode_message
+from dapt_contract.pod.failure import Cause
+from dapt_contract.pod.message import encode_message
 from dapt_contract.stages.publish import PublishFacts
 from dapt_operator.cluster.errors import ConflictError
 from dapt_operator.cluster.local import LocalCluster, LocalRunError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dapt_contract.failure import Cause
+from dapt_contract.pod.failure import Cause
 from dapt_operator.cluster.local import LocalCluster
 from dapt_operator.stage_run import RunPhase
 from support.launch_builders import resource

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from dapt_contract.progress import Progress
+from dapt_contract.pod.progress import Progress
 from dapt_operator.cluster.local.progress import LocalProgress, ProgressTarget, fetch
 from support.pod_objects import wait_until
 from support.ports import free_port

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dapt_contract.failure import Cause
+from dapt_contract.pod.failure import Cause
 from dapt_operator.cluster.local import LocalCluster
 from dapt_operator.cluster.local.job_status import STOPPED_UNSAVED
 from dapt_operator.stage_run import RunPhase

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dapt_contract.model_size import trainable_parameters
+from dapt_contract.inputs.model_size import trainable_parameters
 from dapt_contract.stages.common import LoraConfig, ZeroStage
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation

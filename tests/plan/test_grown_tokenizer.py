@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dapt_contract.model_size import trainable_parameters
+from dapt_contract.inputs.model_size import trainable_parameters
 from dapt_contract.stages.common import LoraConfig
 from dapt_contract.stages.prepare import TokenizerFacts
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainFacts

@@ -11,7 +11,7 @@ from dapt_contract.stages.common import DistributionConfig, LoraConfig
 from dapt_operator.plan.sizing.batch import Batch, halved
 from dapt_operator.plan.sizing.memory import GIB
 from dapt_operator.plan.sizing.parallelism import SharingRequest, choose_sharing, modes, what_would_fit
-from dapt_operator.plan.stages.common import distribution
+from dapt_operator.plan.stage_parts.common import distribution
 from support.builders import model_facts
 
 LLAMA_8B = model_facts(

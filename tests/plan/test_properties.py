@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dapt_contract.failure import Cause
 from dapt_contract.measure import Measure
-from dapt_contract.progress import Progress
+from dapt_contract.pod.failure import Cause
+from dapt_contract.pod.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.align import AlignConfig
 from dapt_contract.stages.baseline import BaselineFacts

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dapt_contract.failure import Cause
+from dapt_contract.pod.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
 from dapt_operator.api.v1alpha1.ledger import Ledger

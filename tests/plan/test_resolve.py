@@ -15,11 +15,11 @@ from dapt_operator.api.v1alpha1.spec import DomainAdaptation, DomainAdaptationSp
 from dapt_operator.plan.ledger.stage_facts import Facts
 from dapt_operator.plan.sizing.batch import halved
 from dapt_operator.plan.sizing.resolve import RefusedError, budget_steps, replay_fraction
-from dapt_operator.plan.stages.attempts import measured_attempt
+from dapt_operator.plan.stage_parts.attempts import measured_attempt
+from dapt_operator.plan.stage_parts.stage_plan import BASE_REFERENCE, StageInputs
 from dapt_operator.plan.stages.finetune import finetune_batch, finetune_stage
 from dapt_operator.plan.stages.prepare import prepare_stage
 from dapt_operator.plan.stages.pretrain import PretrainingPlan, resolve_pretraining
-from dapt_operator.plan.stages.stage_plan import BASE_REFERENCE, StageInputs
 from support.builders import adaptation, base_measure, model_facts, prepare_facts, profile, side
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dapt_contract.failure import Cause
+from dapt_contract.pod.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.align import AlignConfig
 from dapt_contract.stages.common import ModelReference

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dapt_contract.failure import Cause
+from dapt_contract.pod.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.blend import BlendConfig, BlendFacts
 from dapt_contract.stages.common import Member, ModelReference

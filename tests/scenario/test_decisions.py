@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from dapt_contract.failure import Cause
 from dapt_contract.measure import Measure
+from dapt_contract.pod.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainConfig

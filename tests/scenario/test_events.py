@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dapt_contract.failure import Cause
+from dapt_contract.pod.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_operator.api.v1alpha1 import conditions as words
 from dapt_operator.api.v1alpha1.events import EVENTS

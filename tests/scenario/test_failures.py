@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dapt_contract.failure import Cause
+from dapt_contract.pod.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_operator.testing.objects import Ends, Stays

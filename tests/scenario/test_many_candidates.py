@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from dapt_contract.failure import Cause
+from dapt_contract.pod.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
 from dapt_contract.stages.pretrain import PretrainConfig

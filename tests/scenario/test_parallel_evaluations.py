@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from dapt_contract.failure import Cause
-from dapt_contract.progress import Progress
+from dapt_contract.pod.failure import Cause
+from dapt_contract.pod.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
 from dapt_contract.stages.pretrain import CheckpointFacts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dapt_contract.failure import Cause
+from dapt_contract.pod.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
 from dapt_contract.stages.publish import PublishConfig

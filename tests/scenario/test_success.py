@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dapt_contract.progress import Progress
+from dapt_contract.pod.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_contract.stages.publish import PublishConfig

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dapt_contract.failure import Cause
-from dapt_contract.progress import Progress
+from dapt_contract.pod.failure import Cause
+from dapt_contract.pod.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_operator.plan.status.blocks import bounded_lines

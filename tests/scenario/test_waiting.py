@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dapt_contract.failure import ALTERED_STAGE_FILE, Cause
+from dapt_contract.pod.failure import ALTERED_STAGE_FILE, Cause
 from dapt_contract.stage_file import StageFile
 from dapt_operator.testing.objects import Ends, Script, Stays
 from support.builders import facts_for, healthy

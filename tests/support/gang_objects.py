@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from dapt_contract.failure import Cause
-from dapt_contract.message import RunEnd, encode_message
+from dapt_contract.pod.failure import Cause
+from dapt_contract.pod.message import RunEnd, encode_message
 from dapt_contract.stages.publish import PublishFacts
 from dapt_operator.launchers import all_states, indexed_job, jobset
 from dapt_operator.stage_run import Children, RunState, StageRun, plain

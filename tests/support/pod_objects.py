@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dapt_contract.message import StageMessage, decode_message
+from dapt_contract.pod.message import StageMessage, decode_message
 from support.launch_builders import FAKE_POD, stage_run
 from support.ports import free_port
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from dapt_contract.failure import Cause
 from dapt_contract.measure import Measure
+from dapt_contract.pod.failure import Cause
 from dapt_contract.stages.pretrain import CheckpointFacts
 from dapt_operator.testing.objects import Ends
 from support.builders import checkpoint, measure, pretrain_facts

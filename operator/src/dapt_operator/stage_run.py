@@ -9,8 +9,8 @@ from enum import StrEnum
 from typing import Any, Final
 
 from dapt_contract.base import Contract
-from dapt_contract.failure import Cause
-from dapt_contract.progress import Progress
+from dapt_contract.pod.failure import Cause
+from dapt_contract.pod.progress import Progress
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile
 from dapt_operator.api.names import object_name

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dapt_contract.failure import Cause
-from dapt_contract.progress import Progress
+from dapt_contract.pod.failure import Cause
+from dapt_contract.pod.progress import Progress
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.pretrain import CheckpointFacts

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from dapt_contract.failure import Cause, ExitCode
-from dapt_contract.message import RunEnd, encode_message
-from dapt_contract.progress import Progress
+from dapt_contract.pod.failure import Cause, ExitCode
+from dapt_contract.pod.message import RunEnd, encode_message
+from dapt_contract.pod.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_operator.testing.objects import Ends, Script, Stays
 

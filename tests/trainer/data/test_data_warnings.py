@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from dapt_contract.stages.prepare import SourceFacts
-from dapt_trainer.data.warnings import SourceFindings, warnings_of
+from dapt_trainer.data.results.warnings import SourceFindings, warnings_of
 
 MODEL: Any = SimpleNamespace(has_chat_template=False)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dapt_contract.model_size import checkpoint_size
+from dapt_contract.inputs.model_size import checkpoint_size
 from dapt_contract.stages.common import LoraConfig
 from dapt_contract.stages.prepare import PrepareConfig
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile

@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from dapt_contract.source_files import file_format
+from dapt_contract.inputs.source_files import file_format
 from dapt_trainer.data.reading.documents import BadFileError, BadRecord, Document, read_documents
 from dapt_trainer.data.reading.sources import resolve
 from dapt_trainer.errors import InputError

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dapt_contract.failure import Cause
-from dapt_contract.message import MAX_MESSAGE_BYTES
-from dapt_contract.progress import Progress
+from dapt_contract.pod.failure import Cause
+from dapt_contract.pod.message import MAX_MESSAGE_BYTES
+from dapt_contract.pod.progress import Progress
 from dapt_contract.stages.publish import PublishFacts
 from support.pod_objects import alive, run_pod, start_pod, stop, wait_until
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dapt_contract.failure import Cause
+from dapt_contract.pod.failure import Cause
 from dapt_contract.stages.publish import PublishFacts
 from support.pod_objects import alive, run_pod, start_pod, stop, wait_until
 from support.ports import free_port

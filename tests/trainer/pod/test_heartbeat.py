@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dapt_contract.failure import Cause, ExitCode
+from dapt_contract.pod.failure import Cause, ExitCode
 from dapt_trainer.pod.heartbeat import Heart, Heartbeat, read_heartbeat
 from dapt_trainer.pod.outcome import RankOutcome, judge, killed_outcome
 

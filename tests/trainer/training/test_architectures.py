@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dapt_contract.model_size import trainable_parameters
+from dapt_contract.inputs.model_size import trainable_parameters
 from dapt_contract.stages.common import LoraConfig
 from dapt_trainer.data.base_model.facts import read_model_facts
 from dapt_trainer.distributed import join_ranks

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dapt_contract.message import MAX_MESSAGE_BYTES, RunEnd, decode_message, encode_message
+from dapt_contract.pod.message import MAX_MESSAGE_BYTES, RunEnd, decode_message, encode_message
 from dapt_contract.stages.blend import Blend, BlendConfig, BlendFacts, BlendReport, BlendRow
 from dapt_contract.stages.common import Member, ModelReference
 from dapt_trainer.context import SilentProgress

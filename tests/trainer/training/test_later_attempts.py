@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from dapt_contract.progress import Progress
+from dapt_contract.pod.progress import Progress
 from dapt_contract.stages.common import Member, ModelReference
 from dapt_contract.stages.pretrain import CheckpointFacts, MixturePhase, PretrainConfig, PretrainReport
 from dapt_operator.cluster.progress_reading import MAX_READING_BYTES

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dapt_contract.model_files import read_safetensors_header
+from dapt_contract.inputs.model_files import read_safetensors_header
 from dapt_contract.stages.common import ModelReference
 from dapt_trainer.publishing.older_transformers import OLDEST_TRANSFORMERS
 from dapt_trainer.stages.publish import assemble

@@ -22,7 +22,7 @@ class ProgressBoard(Protocol):
     """Shows rank 0's live readings and carries every rank's heartbeat; tests pass a silent one."""
 
     def update(self, **fields: ReadingValue) -> None:
-        """Set fields of `dapt_contract.progress.Progress`; also counts as a heartbeat."""
+        """Set fields of `dapt_contract.pod.progress.Progress`; also counts as a heartbeat."""
         ...
 
     def heartbeat(self) -> None:

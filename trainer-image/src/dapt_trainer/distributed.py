@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from dapt_contract.pod import ACCELERATOR
+from dapt_contract.pod.environment import ACCELERATOR
 from dapt_trainer.context import StageContext
 
 Value = TypeVar("Value")

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dapt_contract.base import Contract
-from dapt_contract.failure import Cause, ExitCode
+from dapt_contract.pod.failure import Cause, ExitCode
 
 
 class StageEnded(Exception):  # noqa: N818 - half of the tree below it is no error

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from dapt_contract.base import Contract
-from dapt_contract.failure import Cause, ExitCode
+from dapt_contract.pod.failure import Cause, ExitCode
 from dapt_contract.sentences import shortened
 from dapt_contract.stage_file import write_report
 from dapt_trainer.context import StageContext

@@ -6,7 +6,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from dapt_contract.progress import Progress
+from dapt_contract.pod.progress import Progress
 
 PROGRESS_PATH: Final = "/progress"
 MAX_READING_BYTES: Final = 64 * 1024

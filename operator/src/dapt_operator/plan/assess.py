@@ -15,7 +15,7 @@ from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.ledger.gpu_hours import is_spent
 from dapt_operator.plan.ledger.retries import JUDGED, stalled
 from dapt_operator.plan.observed import DesiredState, Obstacle, find_run
-from dapt_operator.plan.stages.stage_plan import StagePlan
+from dapt_operator.plan.stage_parts.stage_plan import StagePlan
 from dapt_operator.plan.transitions import Fact
 from dapt_operator.plan.waiting import hindrance, overdue
 from dapt_operator.stage_run import RunState

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dapt_contract.failure import Cause
+from dapt_contract.pod.failure import Cause
 from dapt_contract.stages.align import AlignFacts
 from dapt_contract.stages.blend import Blend
 from dapt_contract.stages.common import ModelReference
@@ -43,8 +43,10 @@ from dapt_operator.plan.selection.choose import Breached, Choice, NeedsMeasure, 
 from dapt_operator.plan.settled import Chosen, Measured, known
 from dapt_operator.plan.sizing.batch import Batch, halved
 from dapt_operator.plan.sizing.resolve import RefusedError, pretrain_layout
+from dapt_operator.plan.stage_parts.attempts import measured_attempt
+from dapt_operator.plan.stage_parts.stage_plan import StageInputs, StagePlan, TuningData
+from dapt_operator.plan.stage_parts.weights import blends, round_name, start_model
 from dapt_operator.plan.stages.align import align_batch, align_stage
-from dapt_operator.plan.stages.attempts import measured_attempt
 from dapt_operator.plan.stages.baseline import baseline_stage
 from dapt_operator.plan.stages.blend import blend_stage
 from dapt_operator.plan.stages.destination import destination_stage
@@ -52,10 +54,8 @@ from dapt_operator.plan.stages.finetune import finetune_batch, finetune_stage
 from dapt_operator.plan.stages.prepare import prepare_stage
 from dapt_operator.plan.stages.pretrain import PretrainingPlan, pretrain_stage, resolve_pretraining
 from dapt_operator.plan.stages.publish import publish_stage
-from dapt_operator.plan.stages.stage_plan import StageInputs, StagePlan, TuningData
 from dapt_operator.plan.stages.tuning_data import tuning_data, tuning_data_configs, tuning_data_stage
 from dapt_operator.plan.stages.verify import ComparedModels, verify_stage
-from dapt_operator.plan.stages.weights import blends, round_name, start_model
 from dapt_operator.plan.transitions import Action, Fact, State, next_move
 
 

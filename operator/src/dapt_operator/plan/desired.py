@@ -12,7 +12,7 @@ from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.run_record import CreatedRun, RunRecord, StageKey
 from dapt_operator.plan.ledger.gpu_hours import deadline_seconds
 from dapt_operator.plan.observed import DesiredState, Observed
-from dapt_operator.plan.stages.stage_plan import StagePlan
+from dapt_operator.plan.stage_parts.stage_plan import StagePlan
 from dapt_operator.stage_run import Manifest, StageRun
 
 

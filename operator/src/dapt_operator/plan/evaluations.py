@@ -12,8 +12,8 @@ from typing import Final
 from dapt_operator.api.v1alpha1.run_record import StageKey
 from dapt_operator.plan.assess import STARTABLE, ChainInputs, StageAssessment, assess_stage
 from dapt_operator.plan.selection.candidates import Candidate
+from dapt_operator.plan.stage_parts.stage_plan import StageInputs
 from dapt_operator.plan.stages.evaluate import evaluate_stage
-from dapt_operator.plan.stages.stage_plan import StageInputs
 from dapt_operator.plan.transitions import Fact, State
 
 STATES_WITH_EVALUATIONS: Final = frozenset({State.PRETRAIN, State.BLEND})

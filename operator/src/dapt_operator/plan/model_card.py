@@ -11,7 +11,7 @@ from dapt_contract.stages.publish import CardFacts
 from dapt_contract.stages.verify import VerifyFacts
 from dapt_operator.plan.gates import Verdict
 from dapt_operator.plan.settled import Chosen
-from dapt_operator.plan.stages.attempts import Attempt
+from dapt_operator.plan.stage_parts.attempts import Attempt
 from dapt_operator.plan.stages.tuning_data import current_warnings
 
 NOT_FOR_DEPLOYMENT = (

@@ -12,8 +12,8 @@ from dapt_operator.plan.gates import Verdict
 from dapt_operator.plan.ledger.stage_facts import Facts
 from dapt_operator.plan.selection.candidates import Candidate
 from dapt_operator.plan.selection.choose import Choice
+from dapt_operator.plan.stage_parts.stage_plan import StageInputs
 from dapt_operator.plan.stages.pretrain import PretrainingPlan
-from dapt_operator.plan.stages.stage_plan import StageInputs
 from dapt_operator.plan.transitions import Action, Fact, State
 
 

@@ -12,8 +12,8 @@ from typing import TypeVar
 from dapt_contract.measure import Measure
 from dapt_operator.plan.selection.candidates import Candidate
 from dapt_operator.plan.selection.choose import Selected
+from dapt_operator.plan.stage_parts.stage_plan import StageInputs
 from dapt_operator.plan.stages.pretrain import PretrainingPlan
-from dapt_operator.plan.stages.stage_plan import StageInputs
 
 Value = TypeVar("Value")
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final, Literal, NamedTuple
 
-from dapt_contract.message import MORE_WARNINGS
+from dapt_contract.pod.message import MORE_WARNINGS
 from dapt_contract.sentences import CUT_MARK
 from dapt_operator.api.v1alpha1.conditions import FINISHED, GATES_PASSED, RECONCILING, STALLED, find_condition
 from dapt_operator.number_format import duration

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from dapt_contract.failure import Cause, ExitCode
+from dapt_contract.pod.failure import Cause, ExitCode
 from dapt_contract.stage_file import StageFile
 from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.launchers.labels import QUEUE_LABEL

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from dapt_contract.base import Contract
-from dapt_contract.failure import Cause
-from dapt_contract.message import RunEnd, encode_message
-from dapt_contract.pod import COMPLETION_INDEX
-from dapt_contract.progress import Progress
+from dapt_contract.pod.environment import COMPLETION_INDEX
+from dapt_contract.pod.failure import Cause
+from dapt_contract.pod.message import RunEnd, encode_message
+from dapt_contract.pod.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_operator.cluster.port import Event
 from dapt_operator.launchers.observe.pod_states import has_ended

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dapt_contract.held_out import max_held_out_tokens
+from dapt_contract.inputs.held_out import max_held_out_tokens
 from dapt_contract.layout import HELD_OUT
 from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import PrepareConfig, TrainingLength

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from dapt_contract.model_size import checkpoint_size
+from dapt_contract.inputs.model_size import checkpoint_size
 from dapt_contract.stages.prepare import ModelFacts, PrepareConfig
 from dapt_trainer.errors import InputError
 
@@ -17,7 +17,7 @@ def check_space(work: Path, model: ModelFacts, config: PrepareConfig) -> str | N
     """Refuse a run whose checkpoints cannot be written; return a warning where those of further attempts do not fit.
 
     A further attempt begins only where the one before forgot too much, so space for it is no condition. Sizes are those
-    of the planner's estimate (`dapt_contract.model_size`).
+    of the planner's estimate (`dapt_contract.inputs.model_size`).
 
     Args:
         work: root of the work volume.

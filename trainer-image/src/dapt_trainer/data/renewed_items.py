@@ -13,9 +13,9 @@ from dapt_contract.layout import DATA, HARNESS, ITEMS, PROBES, TASKS
 from dapt_contract.stages.prepare import PrepareConfig, PrepareReport
 from dapt_trainer.context import StageContext
 from dapt_trainer.data.input_problems import Problems
-from dapt_trainer.data.move_into_place import move_folder
 from dapt_trainer.data.packing.data_manifest import DataManifest, write_manifest
-from dapt_trainer.data.reporting import data_digest
+from dapt_trainer.data.results.move_into_place import move_folder
+from dapt_trainer.data.results.reporting import data_digest
 from dapt_trainer.data.stage_inputs import harness_has_all_tasks, read_evaluation, write_evaluation
 from dapt_trainer.errors import InputError
 

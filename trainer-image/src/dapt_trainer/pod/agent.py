@@ -15,11 +15,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from dapt_contract import pod
 from dapt_contract.base import Contract
 from dapt_contract.envelope import ContractError
-from dapt_contract.failure import Cause, ExitCode
-from dapt_contract.message import RunEnd, encode_message
+from dapt_contract.pod import environment as pod
+from dapt_contract.pod.failure import Cause, ExitCode
+from dapt_contract.pod.message import RunEnd, encode_message
 from dapt_contract.stage_file import StageFile, finished_report
 from dapt_contract.stages import KINDS
 from dapt_trainer.errors import InputError

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from dapt_contract.base import Contract
 from dapt_contract.envelope import write_bytes_atomically
-from dapt_contract.failure import PRECEDENCE, Cause, ExitCode, cause_of_exit_code
+from dapt_contract.pod.failure import PRECEDENCE, Cause, ExitCode, cause_of_exit_code
 from dapt_trainer.linux import signal_name
 
 

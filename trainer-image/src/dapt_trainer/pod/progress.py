@@ -17,7 +17,7 @@ from socketserver import TCPServer
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 from pydantic import ValidationError
 
-from dapt_contract.progress import Progress
+from dapt_contract.pod.progress import Progress
 from dapt_contract.sentences import shortened
 from dapt_contract.stage_file import StageFile
 from dapt_trainer.context import ReadingValue

@@ -1,4 +1,4 @@
-"""Reads the settings of a pod from its environment; `dapt_contract.pod` names the variables."""
+"""Reads the settings of a pod from its environment; `dapt_contract.pod.environment` names the variables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dapt_contract import pod
+from dapt_contract.pod import environment as pod
 from dapt_trainer.errors import InputError
 from dapt_trainer.pod.heartbeat import HANG_FLOOR_SECONDS
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from dapt_contract.failure import ALTERED_STAGE_FILE
+from dapt_contract.pod.failure import ALTERED_STAGE_FILE
 from dapt_contract.stage_file import StageFile
 from dapt_trainer.errors import InputError
 

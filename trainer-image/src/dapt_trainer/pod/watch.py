@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dapt_contract.failure import Cause, ExitCode
+from dapt_contract.pod.failure import Cause, ExitCode
 from dapt_trainer.linux import is_alive
 from dapt_trainer.pod.heartbeat import Heartbeat, read_heartbeat, stacks_path
 from dapt_trainer.pod.outcome import RankOutcome, read_outcome

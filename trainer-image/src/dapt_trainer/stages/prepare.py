@@ -39,12 +39,12 @@ from dapt_trainer.data.choose_held_out import Corpus, choose_sides, limits_of, w
 from dapt_trainer.data.dedup.contamination import ContaminationIndex, contamination_index
 from dapt_trainer.data.disk_space import check_space
 from dapt_trainer.data.input_problems import Problems
-from dapt_trainer.data.move_into_place import move_into_place
 from dapt_trainer.data.pack_source import PackedSource, PackingRules, pack_source
 from dapt_trainer.data.packing.data_manifest import DataManifest, TokenType, finished_manifest, write_manifest
 from dapt_trainer.data.plain_tokenizer import plain_tokenizer
 from dapt_trainer.data.renewed_items import with_current_items
-from dapt_trainer.data.reporting import PreparedData, RunNotes, check_size, report_of
+from dapt_trainer.data.results.move_into_place import move_into_place
+from dapt_trainer.data.results.reporting import PreparedData, RunNotes, check_size, report_of
 from dapt_trainer.data.spool import (
     ReadingRules,
     SideReader,

@@ -18,8 +18,8 @@ from dapt_trainer.data.base_model.files import FACTS
 from dapt_trainer.data.dedup.contamination import ContaminationIndex, contamination_index
 from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.items.measured_items import read_measured_items
-from dapt_trainer.data.move_into_place import move_folder
 from dapt_trainer.data.packing.data_manifest import read_manifest
+from dapt_trainer.data.results.move_into_place import move_folder
 from dapt_trainer.data.tuning_data import TuningModel, prepare_tuning_data, read_tuning_data
 from dapt_trainer.errors import InfrastructureError, InputError, StopRequested
 

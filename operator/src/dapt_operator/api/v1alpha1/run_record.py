@@ -13,7 +13,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import ConfigDict, Field, ValidationError
 
 from dapt_contract.base import Contract
-from dapt_contract.failure import Cause
+from dapt_contract.pod.failure import Cause
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stages import KINDS
 from dapt_operator.api.v1alpha1.base import Digest, FreeForm, Integer, LeanBase, Message, ShortText, Time

@@ -22,10 +22,10 @@ from dapt_operator.api.v1alpha1.base import (
     TIME_PATTERN,
     camel_case,
 )
-from dapt_operator.api.validation.advice import Trial, schema_at
+from dapt_operator.api.validation.hints.advice import Trial, schema_at
+from dapt_operator.api.validation.hints.unknown_fields import UnknownField, message, nearest_sibling, proposal
+from dapt_operator.api.validation.hints.value_hints import nearest_choice, replacement
 from dapt_operator.api.validation.problem import Problem, accepted_text, path_text, value_text
-from dapt_operator.api.validation.unknown_fields import UnknownField, message, nearest_sibling, proposal
-from dapt_operator.api.validation.value_hints import nearest_choice, replacement
 from dapt_operator.api.validation.yaml_source import Path, YamlDocument
 
 PROFILE_FIELDS: Final = frozenset(

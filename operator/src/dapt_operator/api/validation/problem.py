@@ -9,7 +9,7 @@ from typing import Any
 
 from dapt_contract.sentences import shortened
 from dapt_operator.api.v1alpha1.base import PATTERNS
-from dapt_operator.api.validation.advice import Advice
+from dapt_operator.api.validation.hints.advice import Advice
 from dapt_operator.api.validation.yaml_source import Path
 
 _SHOWN_CHARACTERS = 60

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from dapt_contract.harness import unknown_task_message
+from dapt_contract.inputs.harness import unknown_task_message
 from dapt_operator.api.v1alpha1.base import API_VERSION, SKIP_RULES, Base, camel_case
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
@@ -26,11 +26,11 @@ from dapt_operator.api.v1alpha1.spec_corpus import Model
 from dapt_operator.api.v1alpha1.spec_evaluation import Task
 from dapt_operator.api.validation import pod_template
 from dapt_operator.api.validation.addresses import Role, address_message
-from dapt_operator.api.validation.advice import Advice, Trial
 from dapt_operator.api.validation.collect_problems import ProblemCollector, schema_of
+from dapt_operator.api.validation.hints.advice import Advice, Trial
+from dapt_operator.api.validation.hints.value_warnings import value_warnings
 from dapt_operator.api.validation.problem import Problem, path_text, value_text
 from dapt_operator.api.validation.unsupported import find_unsupported
-from dapt_operator.api.validation.value_warnings import value_warnings
 from dapt_operator.api.validation.yaml_source import Path, YamlDocument
 
 KINDS: Final[dict[str, type[DomainAdaptation] | type[AdaptationProfile]]] = {

@@ -36,7 +36,7 @@ from dapt_operator.cluster.local.invocations import Invocations, RunTime
 from dapt_operator.launchers import all_states, indexed_job
 from dapt_operator.launchers.launcher import Launcher
 from dapt_operator.number_format import clock as elapsed
-from dapt_operator.plan.stages.stage_plan import stage_kinds
+from dapt_operator.plan.stage_parts.stage_plan import stage_kinds
 from dapt_operator.reconcile import reconcile
 from dapt_operator.stage_run import RunPhase, RunState
 

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dapt_contract.progress import Progress
+from dapt_contract.pod.progress import Progress
 from dapt_operator.cli.display.stage_rows import Snapshot, StageRow, folded, stage_rows
 from dapt_operator.number_format import clock, count, duration, perplexity
 from dapt_operator.report.run_facts import restarts, restarts_text

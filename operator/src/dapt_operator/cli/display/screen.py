@@ -8,7 +8,7 @@ from typing import Protocol, Self
 from rich.console import Console
 from rich.live import Live
 
-from dapt_contract.progress import Progress
+from dapt_contract.pod.progress import Progress
 from dapt_operator.cli.display.live_view import progress_line, render
 from dapt_operator.cli.display.stage_rows import Snapshot, StageRow, stage_rows
 from dapt_operator.number_format import clock, duration

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from dapt_contract.base import Contract
 from dapt_contract.measure import Measure
-from dapt_contract.progress import Progress
+from dapt_contract.pod.progress import Progress
 from dapt_contract.stages import KINDS
 from dapt_contract.stages.align import AlignFacts
 from dapt_contract.stages.baseline import BaselineFacts
@@ -25,7 +25,7 @@ from dapt_operator.api.v1alpha1.conditions import FINISHED, STALLED, find_condit
 from dapt_operator.api.v1alpha1.run_record import StageKey
 from dapt_operator.api.v1alpha1.status import Condition, DomainAdaptationStatus, StageStatus
 from dapt_operator.number_format import count, perplexity, plural, size
-from dapt_operator.plan.stages.stage_plan import ON_DEMAND
+from dapt_operator.plan.stage_parts.stage_plan import ON_DEMAND
 
 CHAIN = tuple(KINDS)
 """Kinds of stages in the order in which they run."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
-from dapt_operator.api.validation.advice import leaves, value_at
+from dapt_operator.api.validation.hints.advice import leaves, value_at
 from dapt_operator.api.validation.problem import Problem, path_text
 from dapt_operator.api.validation.yaml_source import YamlDocument
 from dapt_operator.cli.errors import UserError

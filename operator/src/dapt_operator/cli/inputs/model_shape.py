@@ -12,7 +12,7 @@ import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dapt_contract.model_files import read_safetensors_header, shape_numbers
+from dapt_contract.inputs.model_files import read_safetensors_header, shape_numbers
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.cli.errors import UserError
 

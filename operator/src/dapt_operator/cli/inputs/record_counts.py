@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 
-from dapt_contract.source_files import LocalFile, file_format
+from dapt_contract.inputs.source_files import LocalFile, file_format
 from dapt_operator.cli.inputs.source_sizes import BYTES_PER_TOKEN, local_files, source_size
 from dapt_operator.plan.sizing.tuning_estimate import TuningSize
 

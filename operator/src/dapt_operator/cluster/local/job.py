@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from dapt_contract.failure import ExitCode
-from dapt_contract.pod import TERMINATION_MESSAGE_BYTES
+from dapt_contract.pod.environment import TERMINATION_MESSAGE_BYTES
+from dapt_contract.pod.failure import ExitCode
 from dapt_operator.cluster.local import job_status
 from dapt_operator.cluster.local.errors import LocalRunError
 from dapt_operator.cluster.local.free_ports import PortReservation

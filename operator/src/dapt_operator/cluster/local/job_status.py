@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from dapt_contract.failure import Cause, ExitCode
-from dapt_contract.message import RunEnd, encode_message
-from dapt_contract.pod import COMPLETION_INDEX
+from dapt_contract.pod.environment import COMPLETION_INDEX
+from dapt_contract.pod.failure import Cause, ExitCode
+from dapt_contract.pod.message import RunEnd, encode_message
 from dapt_operator.api.names import LABEL_KIND
 from dapt_operator.cluster.timestamps import micro_time
 from dapt_operator.launchers.observe.pod_states import ENDED_PHASES

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dapt_contract.pod import NODES, PROCESSES_PER_NODE, TERMINATION_PATH
+from dapt_contract.pod.environment import NODES, PROCESSES_PER_NODE, TERMINATION_PATH
 from dapt_operator.cluster.local.errors import LocalRunError
 from dapt_operator.cluster.local.object_files import ObjectFiles
 from dapt_operator.stage_run import Manifest

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from dapt_contract.progress import Progress
+from dapt_contract.pod.progress import Progress
 from dapt_operator.cluster.progress_reading import MAX_READING_BYTES, PROGRESS_PATH, parse_reading
 
 _TIMEOUT_SECONDS: Final = 0.5

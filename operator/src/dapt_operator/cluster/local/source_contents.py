@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from dapt_contract.envelope import digest_of
-from dapt_contract.source_files import local_files
+from dapt_contract.inputs.source_files import local_files
 from dapt_operator.stage_run import Manifest
 
 FILE_SCHEME: Final = "file://"

@@ -11,9 +11,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from dapt_contract.envelope import ContractError
-from dapt_contract.failure import PRECEDENCE, Cause, ExitCode, cause_of_exit_code
-from dapt_contract.message import StageMessage, decode_message
-from dapt_contract.pod import COMPLETION_INDEX
+from dapt_contract.pod.environment import COMPLETION_INDEX
+from dapt_contract.pod.failure import PRECEDENCE, Cause, ExitCode, cause_of_exit_code
+from dapt_contract.pod.message import StageMessage, decode_message
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.sentences import shortened
 from dapt_operator.launchers.observe.pod_waiting import hindrance_of, sentence_of, waiting_sentence

@@ -26,7 +26,7 @@ from typing import Final
 
 from dapt_contract.base import Contract
 from dapt_contract.envelope import ContractError
-from dapt_contract.failure import PRECEDENCE, Cause
+from dapt_contract.pod.failure import PRECEDENCE, Cause
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.sentences import shortened
 from dapt_operator.api import names

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from dapt_contract import pod as contract
 from dapt_contract.layout import HUB_CACHE
+from dapt_contract.pod import environment as contract
 from dapt_operator.api.quantity import is_quantity, parse_quantity
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.validation.pod_template import is_reserved_variable

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from dapt_contract import pod as contract
+from dapt_contract.pod import environment as contract
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.validation.pod_fields import TRAINER, VOLUME_NAMES
 from dapt_operator.api.validation.pod_security import breaches

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from dapt_contract import pod as contract
+from dapt_contract.pod import environment as contract
 from dapt_operator.api.names import signing_secret_name, work_claim_name
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.launchers.render.environment import uses_model_cache

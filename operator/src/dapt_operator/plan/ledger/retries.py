@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from dapt_contract.failure import ALTERED_STAGE_FILE, Cause
+from dapt_contract.pod.failure import ALTERED_STAGE_FILE, Cause
 from dapt_operator.api.v1alpha1.conditions import (
     BAD_INPUT,
     DIVERGED,

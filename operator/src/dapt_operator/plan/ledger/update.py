@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from dapt_contract.failure import ALTERED_STAGE_FILE, Cause
+from dapt_contract.pod.failure import ALTERED_STAGE_FILE, Cause
 from dapt_contract.sentences import shortened
 from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_operator.api.v1alpha1.conditions import timestamp

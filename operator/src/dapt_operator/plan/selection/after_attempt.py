@@ -14,7 +14,7 @@ from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.ledger.stage_facts import Facts
 from dapt_operator.plan.selection.candidates import Candidate, due
 from dapt_operator.plan.selection.choose import Breached, Choice, NeedsMeasure, choose
-from dapt_operator.plan.stages import attempts
+from dapt_operator.plan.stage_parts import attempts
 
 
 @dataclass(frozen=True)

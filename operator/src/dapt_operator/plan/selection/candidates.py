@@ -14,7 +14,7 @@ from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec, has_scores
 from dapt_operator.plan.gates import GATES, GateFacts, Verdict, perplexity
 from dapt_operator.plan.gates.gain import gain, gain_by_perplexity
 from dapt_operator.plan.ledger.stage_facts import Facts, measure_of_row
-from dapt_operator.plan.stages.weights import blends, checkpoint_model, is_measurable
+from dapt_operator.plan.stage_parts.weights import blends, checkpoint_model, is_measurable
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from dapt_operator.plan.gates import minimal_gain, perplexity
 from dapt_operator.plan.ledger.stage_facts import Facts
 from dapt_operator.plan.selection.candidates import Candidate, candidates
 from dapt_operator.plan.sizing.resolve import learning_rate, replay_fraction
-from dapt_operator.plan.stages.attempts import find_attempt
+from dapt_operator.plan.stage_parts.attempts import find_attempt
 
 MAX_JUDGED: Final = 3
 MAX_LISTED: Final = 20

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dapt_contract.inputs.model_size import checkpoint_size, trainable_parameters
 from dapt_contract.measure import Measure
-from dapt_contract.model_size import checkpoint_size, trainable_parameters
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dapt_contract.model_size import WEIGHT_BYTES
+from dapt_contract.inputs.model_size import WEIGHT_BYTES
 from dapt_contract.stages.common import Precision
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec

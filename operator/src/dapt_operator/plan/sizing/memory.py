@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Final, Literal
 
-from dapt_contract.model_size import WEIGHT_BYTES, trainable_parameters
+from dapt_contract.inputs.model_size import WEIGHT_BYTES, trainable_parameters
 from dapt_contract.stages.common import LIVE_PARAMETERS, LoraConfig, Offload, Precision, ZeroStage
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.v1alpha1.spec_training import Regularization

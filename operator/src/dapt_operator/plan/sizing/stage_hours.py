@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from dapt_contract.held_out import max_held_out_tokens
+from dapt_contract.inputs.held_out import max_held_out_tokens
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.number_format import count

@@ -8,8 +8,8 @@ from dapt_contract.stages.common import ModelReference
 from dapt_operator.api.v1alpha1.spec_training import Preference
 from dapt_operator.plan.sizing.batch import Batch
 from dapt_operator.plan.sizing.tuning import preference_request
-from dapt_operator.plan.stages.stage_plan import StageInputs, StagePlan, TuningData, rank_resources
-from dapt_operator.plan.stages.tuning import fit_tuning_batch, tuning_config
+from dapt_operator.plan.stage_parts.stage_plan import StageInputs, StagePlan, TuningData, rank_resources
+from dapt_operator.plan.stage_parts.tuning import fit_tuning_batch, tuning_config
 
 
 def align_batch(inputs: StageInputs, settings: Preference) -> Batch:

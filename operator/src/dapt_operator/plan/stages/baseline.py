@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dapt_contract.stages.baseline import BaselineConfig
-from dapt_operator.plan.stages import common
-from dapt_operator.plan.stages.stage_plan import BASE_REFERENCE, StageInputs, StagePlan, measuring_resources
+from dapt_operator.plan.stage_parts import common
+from dapt_operator.plan.stage_parts.stage_plan import (
+    BASE_REFERENCE,
+    StageInputs,
+    StagePlan,
+    measuring_resources,
+)
 
 
 def baseline_stage(inputs: StageInputs) -> StagePlan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dapt_contract.stages.blend import Blend, BlendConfig
-from dapt_operator.plan.stages.stage_plan import StageInputs, StagePlan, measuring_resources
+from dapt_operator.plan.stage_parts.stage_plan import StageInputs, StagePlan, measuring_resources
 
 
 def blend_stage(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dapt_contract.envelope import digest_of
 from dapt_contract.stages.destination import DestinationConfig
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
+from dapt_operator.plan.stage_parts.stage_plan import StagePlan, claims, cpu_resources, secret_names
 from dapt_operator.plan.stages.publish import run_digest
-from dapt_operator.plan.stages.stage_plan import StagePlan, claims, cpu_resources, secret_names
 
 _DIGITS = 12
 

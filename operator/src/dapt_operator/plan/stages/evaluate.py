@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.evaluate import EvaluateConfig
-from dapt_operator.plan.stages import common
-from dapt_operator.plan.stages.stage_plan import (
+from dapt_operator.plan.stage_parts import common
+from dapt_operator.plan.stage_parts.stage_plan import (
     BASELINE_LINEAGE,
     StageInputs,
     StagePlan,

@@ -11,8 +11,8 @@ from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.spec_corpus import Source
 from dapt_operator.plan.sizing import resolve
 from dapt_operator.plan.sizing.batch_size import smallest_pretraining_batch
-from dapt_operator.plan.stages import common
-from dapt_operator.plan.stages.stage_plan import StagePlan, claims, cpu_resources, secret_names
+from dapt_operator.plan.stage_parts import common
+from dapt_operator.plan.stage_parts.stage_plan import StagePlan, claims, cpu_resources, secret_names
 from dapt_operator.plan.stages.tuning_data import tuning_data_configs
 
 NO_CONTENTS: Final[Mapping[str, str]] = {}

@@ -21,9 +21,9 @@ from dapt_operator.plan.sizing.resolve import (
     pretraining_lora,
     replay_of_measured,
 )
-from dapt_operator.plan.stages import common
-from dapt_operator.plan.stages.attempts import Attempt
-from dapt_operator.plan.stages.stage_plan import StageInputs, StagePlan, rank_resources
+from dapt_operator.plan.stage_parts import common
+from dapt_operator.plan.stage_parts.attempts import Attempt
+from dapt_operator.plan.stage_parts.stage_plan import StageInputs, StagePlan, rank_resources
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dapt_contract.envelope import digest_of
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.publish import CardFacts, PublishConfig
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
-from dapt_operator.plan.stages.stage_plan import StagePlan, claims, cpu_resources, secret_names
+from dapt_operator.plan.stage_parts.stage_plan import StagePlan, claims, cpu_resources, secret_names
 
 DECIDING_BLOCKS: Final = (
     "model",

@@ -24,8 +24,8 @@ from dapt_contract.stages.tuning_data import (
 from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.spec_training import Finetuning, Preference
-from dapt_operator.plan.stages import common
-from dapt_operator.plan.stages.stage_plan import (
+from dapt_operator.plan.stage_parts import common
+from dapt_operator.plan.stage_parts.stage_plan import (
     StageInputs,
     StagePlan,
     TuningData,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from dapt_contract.layout import stage_folder
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.verify import NamedModel, VerifyConfig
-from dapt_operator.plan.stages import common
-from dapt_operator.plan.stages.stage_plan import (
+from dapt_operator.plan.stage_parts import common
+from dapt_operator.plan.stage_parts.stage_plan import (
     BASE_REFERENCE,
     BASELINE_LINEAGE,
     StageInputs,

@@ -45,8 +45,8 @@ from dapt_operator.plan.sizing.grown_tokenizer import grown_model
 from dapt_operator.plan.sizing.resolve import learning_rate, replay_fraction, sequence_length
 from dapt_operator.plan.sizing.tuning_estimate import TuningSize
 from dapt_operator.plan.sizing.warnings import warnings_also_from_prepare
-from dapt_operator.plan.stages.attempts import find_attempt, total_steps
-from dapt_operator.plan.stages.tuning import num_records
+from dapt_operator.plan.stage_parts.attempts import find_attempt, total_steps
+from dapt_operator.plan.stage_parts.tuning import num_records
 from dapt_operator.plan.stages.tuning_data import current_warnings
 from dapt_operator.plan.status.goodput import goodput
 from dapt_operator.plan.transitions import Action

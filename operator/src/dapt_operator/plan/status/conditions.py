@@ -13,7 +13,7 @@ from dapt_operator.plan.assess import ChainInputs, StageAssessment
 from dapt_operator.plan.observed import Observed, find_run
 from dapt_operator.plan.position import Position
 from dapt_operator.plan.selection.choose import Breached, NeedsMeasure, Selected
-from dapt_operator.plan.stages.attempts import rollback_sentence
+from dapt_operator.plan.stage_parts.attempts import rollback_sentence
 from dapt_operator.plan.transitions import Action, Fact, State
 from dapt_operator.plan.waiting import steady, waits_for
 from dapt_operator.stage_run import Quota, RunPhase, RunState, StageRun

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dapt_contract.failure import Cause
+from dapt_contract.pod.failure import Cause
 from dapt_contract.sentences import shortened
 from dapt_operator.api.v1alpha1.base import MAX_TEXT
 from dapt_operator.api.v1alpha1.conditions import FINISHED, STALLED, find_condition, is_true
@@ -21,7 +21,7 @@ from dapt_operator.api.v1alpha1.events import (
 )
 from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus, StageStatus
-from dapt_operator.plan.stages.attempts import rollback_sentence
+from dapt_operator.plan.stage_parts.attempts import rollback_sentence
 from dapt_operator.plan.status.conditions import run_title
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dapt_contract.model_files import config_number, read_safetensors_header, shape_numbers
+from dapt_contract.inputs.model_files import config_number, read_safetensors_header, shape_numbers
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_trainer.data.base_model.fetch import check_no_remote_code
 from dapt_trainer.data.base_model.files import FIELD, read_json

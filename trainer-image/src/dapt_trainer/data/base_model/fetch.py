@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from dapt_contract.pod import MODEL_CACHE
+from dapt_contract.pod.environment import MODEL_CACHE
 from dapt_trainer.data.base_model.files import FIELD, files_to_take, is_small_file, read_json
 from dapt_trainer.data.reading.hub_revision import look_up
 from dapt_trainer.data.reading.sources import check_files, filesystem_of, unreachable

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dapt_contract.model_files import SafetensorsHeader, read_safetensors_header
+from dapt_contract.inputs.model_files import SafetensorsHeader, read_safetensors_header
 from dapt_trainer.data.base_model.files import FIELD, read_json
 from dapt_trainer.errors import InputError
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dapt_contract.envelope import write_bytes_atomically
-from dapt_contract.harness import unknown_task_message
+from dapt_contract.inputs.harness import unknown_task_message
 from dapt_contract.sentences import shortened
 from dapt_trainer.data.harness.data import (
     TASK_FILE,

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dapt_contract import harness
+from dapt_contract.inputs import harness
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager

@@ -5,8 +5,9 @@
     hf://datasets/ORG/NAME@REVISION/PATH files of a data set; a moving revision is resolved and recorded
     s3://BUCKET/PATH, gs://BUCKET/PATH   object stores; credentials and AWS_ENDPOINT_URL from the environment
 
-What a path names, with its wildcards and links, is defined in `dapt_contract.source_files`. Nothing in an address is
-decoded but `%2F` in a revision, where a `/` may also stand as it is. Files are read in the order of their names.
+What a path names, with its wildcards and links, is defined in `dapt_contract.inputs.source_files`. Nothing in an
+address is decoded but `%2F` in a revision, where a `/` may also stand as it is. Files are read in the order of their
+names.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dapt_contract.pod import CLAIMS_MOUNT
-from dapt_contract.source_files import (
+from dapt_contract.inputs.source_files import (
     ACCEPTED,
     always_has_wildcards,
     escaped,
@@ -26,6 +26,7 @@ from dapt_contract.source_files import (
     local_files,
     names_match,
 )
+from dapt_contract.pod.environment import CLAIMS_MOUNT
 from dapt_trainer.data.input_problems import first_line
 from dapt_trainer.data.reading.hub_revision import look_up
 from dapt_trainer.errors import InputError

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from dapt_contract.pod import COMPLETION_INDEX
+from dapt_contract.pod.environment import COMPLETION_INDEX
 from dapt_operator.api.names import GROUP, LABEL_NAME, LABEL_RUN, LABEL_UID
 from dapt_operator.api.v1alpha1.profile import DEFAULT_PROFILE_ANNOTATION
 from dapt_operator.cluster.kubernetes.cache.projection import project

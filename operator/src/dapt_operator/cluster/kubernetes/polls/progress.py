@@ -16,7 +16,7 @@ from typing import Final
 
 import aiohttp
 
-from dapt_contract.progress import Progress
+from dapt_contract.pod.progress import Progress
 from dapt_operator.cluster.kubernetes.cache.entry import Target
 from dapt_operator.cluster.port import Key
 from dapt_operator.cluster.progress_reading import MAX_READING_BYTES, PROGRESS_PATH, parse_reading

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from dapt_contract.failure import ExitCode
+from dapt_contract.pod.failure import ExitCode
 from dapt_operator.api.names import LABEL_FENCE, LABEL_RUN
 from dapt_operator.launchers.labels import QUEUE_LABEL
 from dapt_operator.launchers.observe.pod_states import has_ended, parse_time

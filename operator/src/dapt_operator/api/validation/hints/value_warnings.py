@@ -18,9 +18,9 @@ from dapt_operator.api.v1alpha1.base import (
     QUANTITY_PATTERN,
     SOURCE_PATTERN,
 )
-from dapt_operator.api.validation.advice import leaves, schema_at
+from dapt_operator.api.validation.hints.advice import leaves, schema_at
+from dapt_operator.api.validation.hints.units import Unit, number_text, unit_of
 from dapt_operator.api.validation.problem import Problem, path_text
-from dapt_operator.api.validation.units import Unit, number_text, unit_of
 from dapt_operator.api.validation.yaml_source import YamlDocument
 
 _SMALL_DEFAULT_SHARE: Final = 0.05

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from difflib import SequenceMatcher
 from typing import Any, Final
 
-from dapt_operator.api.validation.advice import has_value, schema_at, value_at
+from dapt_operator.api.validation.hints.advice import has_value, schema_at, value_at
 from dapt_operator.api.validation.problem import path_text
 from dapt_operator.api.validation.yaml_source import Path
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dapt_contract.held_out import MIN_TOKENS
+from dapt_contract.inputs.held_out import MIN_TOKENS
 from dapt_contract.stages.prepare import ModelFacts, SourceFacts
 from dapt_trainer.data.dedup.contamination import MIN_ITEM_WORDS
 from dapt_trainer.data.spool import TINY_TOKENS, SpooledSource

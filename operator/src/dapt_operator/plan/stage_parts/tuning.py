@@ -6,8 +6,8 @@ from dapt_contract.stages.common import ModelReference, TrainingConfig
 from dapt_operator.plan.sizing.batch import Batch
 from dapt_operator.plan.sizing.grown_tokenizer import grown_model
 from dapt_operator.plan.sizing.tuning import TuningRequest, tuning_sequence_length
-from dapt_operator.plan.stages import common
-from dapt_operator.plan.stages.stage_plan import StageInputs, TuningData
+from dapt_operator.plan.stage_parts import common
+from dapt_operator.plan.stage_parts.stage_plan import StageInputs, TuningData
 
 
 def fit_tuning_batch(inputs: StageInputs, request: TuningRequest, data: TuningData | None) -> Batch:

@@ -13,8 +13,8 @@ from dapt_operator.api.v1alpha1.base import (
     QUANTITY_PATTERN,
     SOURCE_PATTERN,
 )
-from dapt_operator.api.validation.advice import Advice, Trial
-from dapt_operator.api.validation.units import readings, unit_of
+from dapt_operator.api.validation.hints.advice import Advice, Trial
+from dapt_operator.api.validation.hints.units import readings, unit_of
 from dapt_operator.api.validation.yaml_source import Path
 
 _MAX_TEXT = 160

@@ -13,8 +13,8 @@ from pydantic import Field, ValidationError
 
 from dapt_contract.base import Contract, compact_number
 from dapt_contract.envelope import ContractError
-from dapt_contract.failure import Cause
-from dapt_contract.pod import TERMINATION_MESSAGE_BYTES
+from dapt_contract.pod.environment import TERMINATION_MESSAGE_BYTES
+from dapt_contract.pod.failure import Cause
 from dapt_contract.sentences import shortened
 from dapt_contract.stages import KINDS
 

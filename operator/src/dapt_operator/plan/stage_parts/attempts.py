@@ -26,7 +26,7 @@ from dapt_operator.plan.sizing.resolve import (
     replay_fraction,
     replay_of_measured,
 )
-from dapt_operator.plan.stages.weights import is_finite
+from dapt_operator.plan.stage_parts.weights import is_finite
 
 LARGEST_REPLAY: Final = 0.5
 """A rollback never asks for more: the domain is what is to be learned."""

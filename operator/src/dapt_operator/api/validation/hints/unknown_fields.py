@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
-from dapt_operator.api.validation.advice import Advice, Trial, schema_at, value_at
-from dapt_operator.api.validation.field_places import (
+from dapt_operator.api.validation.hints.advice import Advice, Trial, schema_at, value_at
+from dapt_operator.api.validation.hints.field_places import (
     ANY_ITEM,
     in_items,
     is_given,
