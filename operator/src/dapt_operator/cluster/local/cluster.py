@@ -141,6 +141,7 @@ class LocalCluster:
 
     def _start_waiting(self) -> None:
         """Start the Jobs that fit, oldest first. Called from the thread that lives as long as the run."""
+        # What the kill sets free must not start the next Job.
         if self._is_killed:
             return
         self._running = {
@@ -245,6 +246,7 @@ class LocalCluster:
 
     def _progress_targets(self) -> dict[str, ProgressTarget]:
         targets = {}
+        # A copy: the thread that polls calls this while a Job is added.
         for name, job in list(self._jobs.items()):
             manifest, port = self._store.get("Job", name), job.progress_port
             if manifest is not None and port is not None and not job.is_over:

@@ -176,6 +176,7 @@ class LocalJob:
             if self._is_stopping:
                 return
             self._is_stopping = True
+        # In a thread: a grace period lasts minutes, and the reconcile has other Jobs to stop.
         threading.Thread(target=self._stop_all, name=f"stop-{self._name}", daemon=True).start()
 
     def _stop_all(self) -> None:

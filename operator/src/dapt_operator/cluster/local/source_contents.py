@@ -44,6 +44,7 @@ class SourceContents:
 def fingerprint(source: str) -> str:
     """Return the digest of what a `file://` source names at this moment; a file that is missing is part of it."""
     found = local_files(source.removeprefix(FILE_SCHEME))
+    # Not the bytes: they may be gigabytes, and this is asked every second.
     files = [[file.path, file.size_bytes, file.modified_ns] for file in found.files]
     digest = digest_of({"files": files, "problems": list(found.problems)})
     return digest.removeprefix("sha256:")[:_DIGITS]

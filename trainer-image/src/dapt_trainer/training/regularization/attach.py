@@ -124,6 +124,7 @@ def _dense(
         anchor = base(weight.name)
         importance = None if fisher is None else fisher.tensor(weight.name)
         if weight.name in unpenalized_rows:
+            # Zeroed and not cut out: a term covers a whole weight, of which the optimizer holds any slice.
             importance = torch.ones_like(anchor) if importance is None else importance.clone()
             importance[unpenalized_rows[weight.name]] = 0.0
         terms.append(
@@ -190,6 +191,7 @@ def _kl(trained: TrainedModel, regularization: RegularizationConfig) -> KlPenalt
     general = GeneralRows(
         trained.work, seed=config.seed ^ _KL_SEED, document_boundaries=config.document_boundaries
     )
+    # All that a step reads follows from its number, so that a resumed run reads what an uninterrupted one would have.
     count = max(1, config.global_batch_size // KL_SHARE)
     size = min(config.micro_batch_size, -(-count // ranks.world_size))
     passes = -(-count // (ranks.world_size * size))

@@ -53,6 +53,7 @@ def measured_fisher(
     count = min(regularization.samples, rows.available)
     context.progress.update(activity="looking for a measured Fisher information")
     with keep_alive(context.progress):
+        # One rank for all: the digest reads every byte of the base model.
         key = ranks.from_first(lambda: _key(config, regularization, context, names, count))
         fisher = find_fisher(context.work, key) if ranks.is_first else None
         # Rank 0 decides for all: the ranks must not disagree on whether they estimate together.
@@ -168,6 +169,7 @@ def _estimate(
             model, rows_of_rank(), owners, seed=config.seed, rank=ranks.rank, after_row=after_row
         )
     num_weights = sum(weight.numel() for name, weight in model.named_parameters() if name in owners)
+    # Freed before the training loads its own: two copies of the model might not fit.
     del model
     with keep_alive(context.progress):
         (total,) = ranks.sum(float(sum(tensor.sum(dtype=torch.float64) for tensor in sums.values())))
@@ -177,6 +179,7 @@ def _estimate(
                 f"the Fisher information of {len(names)} weights is {mean:g} on average: general text gives the base "
                 "model no gradient there; check the model, or remove pretraining.regularization"
             )
+        # To mean 1, so that a strength means the same whatever the model and the number of sequences.
         for tensor in sums.values():
             tensor.div_(mean)
         save_fisher(

@@ -147,6 +147,7 @@ class LowRankPenalty:
                 weight.gradient().add_(flat[first : first + weight.count])
 
     def _add_layer(self, term: LayerTerm, flat: torch.Tensor) -> torch.Tensor:
+        # fp32: the change is small beside the weights, and bf16 would lose it in the difference below.
         a, b = (matrix.float() for matrix in _matrices(term.layer))
         scaling = float(term.layer.module.scaling["default"])
         distance = (b @ a).mul_(scaling)

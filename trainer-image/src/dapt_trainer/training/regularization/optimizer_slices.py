@@ -162,6 +162,7 @@ def _masters(
 ) -> Iterator[tuple[torch.nn.Parameter, torch.Tensor]]:
     """Yield each weight with its slice of the flat fp32 copy."""
     for group, flat in zip(groups, flat_groups, strict=True):
+        # DeepSpeed concatenates a group's weights in their order, and says nowhere where each begins.
         start = 0
         for weight in group:
             yield weight, flat.narrow(0, start, weight.numel())

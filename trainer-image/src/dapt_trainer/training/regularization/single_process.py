@@ -68,6 +68,7 @@ def single_process_penalty(
     layers = adapted_layers(model)
     weights = plain_weights(model)
     model_type = getattr(getattr(model, "config", None), "model_type", "")
+    # A PEFT model is penalized by its layers: the adapters' own weights say nothing of the distance to the base model.
     trained = [layer.name for layer in layers] or [weight.name for weight in weights]
     names = penalized_names(trained, config.parameters, model_type=model_type)
     if config.kind == "ewc" and fisher is None:
