@@ -60,10 +60,51 @@ def test_the_operators_pod_keeps_the_restricted_standard(render: Render, name: s
     assert all(set(volume) - {"name"} <= allowed for volume in spec["volumes"])
 
 
-@each_file
-def test_one_operator_at_a_time(render: Render, name: str) -> None:
-    spec = render(name).one("Deployment")["spec"]
+def test_a_single_replica_ends_before_the_next_one_starts(render: Render) -> None:
+    objects = render("namespaces")
+    spec = objects.one("Deployment")["spec"]
     assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+    assert "topologySpreadConstraints" not in spec["template"]["spec"]
+    assert not objects.of("PodDisruptionBudget")
+
+
+def test_several_replicas_are_spread_and_never_all_drained(render: Render) -> None:
+    objects = render("everything")
+    spec = objects.one("Deployment")["spec"]
+    assert (spec["replicas"], spec["strategy"]) == (2, {"type": "RollingUpdate"})
+    selector = spec["selector"]["matchLabels"]
+    spread = spec["template"]["spec"]["topologySpreadConstraints"]
+    assert [item["topologyKey"] for item in spread] == [
+        "kubernetes.io/hostname",
+        "topology.kubernetes.io/zone",
+    ]
+    # A cluster of one node still gets both.
+    assert {item["whenUnsatisfiable"] for item in spread} == {"ScheduleAnyway"}
+    assert all(item["labelSelector"]["matchLabels"] == selector for item in spread)
+    budget = objects.one("PodDisruptionBudget")["spec"]
+    assert (budget["maxUnavailable"], budget["selector"]["matchLabels"]) == (1, selector)
+
+
+@each_file
+def test_the_operator_leaves_a_lost_node_soon(render: Render, name: str) -> None:
+    tolerations = operators_pod(render(name))["spec"]["tolerations"]
+    seconds = {item["key"]: item["tolerationSeconds"] for item in tolerations if "tolerationSeconds" in item}
+    assert seconds == {"node.kubernetes.io/unreachable": 30, "node.kubernetes.io/not-ready": 30}
+
+
+def test_a_platform_may_assign_the_user_ids(render: Render) -> None:
+    ids = "podSecurityContext.runAsUser=null,podSecurityContext.runAsGroup=null"
+    pod = operators_pod(render("whole-cluster", ids))["spec"]
+    assert pod["securityContext"] == {
+        "runAsNonRoot": True,
+        "fsGroup": 1000,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    pod = operators_pod(render("whole-cluster", "podSecurityContext=null,containerSecurityContext=null"))[
+        "spec"
+    ]
+    assert "securityContext" not in pod
+    assert "securityContext" not in pod["containers"][0]
 
 
 @each_file

@@ -115,9 +115,24 @@ def test_a_field_of_the_profiles_own_reaches_the_trainer_as_written(name: str) -
 def test_labels_and_annotations_join_the_runs_own() -> None:
     assert list(METADATA) == ["labels", "annotations"]
     found = pod_spec({"metadata": {"labels": {"zone": "a"}, "annotations": {"team": "ml"}}})["metadata"]
-    assert found["annotations"] == {"team": "ml"}
+    assert found["annotations"] == pod_spec({})["metadata"]["annotations"] | {"team": "ml"}
     assert found["labels"]["zone"] == "a"
     assert found["labels"].items() > pod_spec({})["metadata"]["labels"].items()
+
+
+def test_autoscalers_leave_the_node_of_a_running_gang_alone_unless_a_profile_says_otherwise() -> None:
+    safe, karpenter = "cluster-autoscaler.kubernetes.io/safe-to-evict", "karpenter.sh/do-not-disrupt"
+    assert pod_spec({})["metadata"]["annotations"] == {safe: "false", karpenter: "true"}
+    own = pod_spec({"metadata": {"annotations": {safe: "true", "team": "ml"}}})
+    assert own["metadata"]["annotations"] == {safe: "true", karpenter: "true", "team": "ml"}
+
+
+def test_a_platform_that_assigns_user_ids_gets_pods_without_any() -> None:
+    (*_, gang) = LAUNCHERS["IndexedJob"].render(RUN, profile(platformAssignsUserIds=True), owner())
+    security = plain(gang["spec"])["template"]["spec"]["securityContext"]
+    assert not {"runAsUser", "runAsGroup", "fsGroup"} & set(security)
+    assert security["runAsNonRoot"] is True
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
 
 
 def test_sidecar_containers_keep_the_restricted_standard() -> None:

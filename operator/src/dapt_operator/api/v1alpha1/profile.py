@@ -181,6 +181,9 @@ class AdaptationProfileSpec(Base):
     pod_template: FreeForm | None = None
     """Pod template that every pod starts from: node selector, tolerations, volumes, environment, service
     account. The operator owns command, ports, probes and the security context's defaults. Absent: empty."""
+    platform_assigns_user_ids: bool = False
+    """Whether the platform gives pods their user and group ids, as OpenShift does. Default false: pods run as user
+    and group 1000. True: none are set."""
     ports: Ports = Ports()
     """Ports of the pods."""
     limits: ProfileLimits = ProfileLimits()

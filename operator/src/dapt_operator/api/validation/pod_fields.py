@@ -58,7 +58,10 @@ def _both(shape: Shape, effect: str) -> PodField:
 
 METADATA: Final[dict[str, PodField]] = {
     "labels": _both(Shape.TEXT_MAP, "added to the run's own, which begin with dapt.dev/"),
-    "annotations": _profile(Shape.TEXT_MAP),
+    "annotations": _both(
+        Shape.TEXT_MAP,
+        "merged over those that keep autoscalers from evicting a pod (safe-to-evict, do-not-disrupt)",
+    ),
 }
 """Fields of `metadata`; the Job controller writes all others."""
 

@@ -28,6 +28,13 @@ from dapt_operator.stage_run import JsonObject, Manifest, Owner, StageRun, plain
 CONTAINER: Final = TRAINER
 UNREACHABLE_SECONDS: Final = 30
 """A pod on a node that does not answer is evicted after this long."""
+KEEP_ON_NODE: Final = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+}
+"""Annotations by which autoscalers leave the node alone: one evicted pod costs all ranks the steps since the last
+checkpoint. A profile's template may say otherwise."""
+_ASSIGNED_IDS: Final = ("runAsUser", "runAsGroup", "fsGroup")
 
 
 def pod_template(
@@ -40,7 +47,8 @@ def pod_template(
     containers = _given_containers(given)
     sidecars = [item for item in containers["containers"] if item["name"] != CONTAINER]
     spec = merged(
-        _pod_defaults(given), {name: value for name, value in given.items() if name not in containers}
+        _pod_defaults(given, profile),
+        {name: value for name, value in given.items() if name not in containers},
     )
     spec |= {
         # A gang restarts as a whole, as a new try: a container that came back alone would find no peers to join.
@@ -66,7 +74,8 @@ def pod_template(
         spec["subdomain"] = rendezvous.subdomain
     if run.priority_class_name is not None:
         spec["priorityClassName"] = run.priority_class_name
-    metadata = merged(template["metadata"], {"labels": run_labels(run)})
+    metadata = merged({"annotations": KEEP_ON_NODE}, template["metadata"])
+    metadata = merged(metadata, {"labels": run_labels(run)})
     return {"metadata": metadata, "spec": spec}
 
 
@@ -76,7 +85,7 @@ def lifted_restrictions(profile: AdaptationProfileSpec) -> tuple[str, ...]:
     The platform team may decide so, but the namespace has to allow it; the warning comes before pods are refused.
     """
     given: JsonObject = plain(usable(profile.pod_template or {}))["spec"]
-    breached = breaches(merged(_pod_defaults(given), given) | _given_containers(given))
+    breached = breaches(merged(_pod_defaults(given, profile), given) | _given_containers(given))
     if not breached:
         return ()
     return (
@@ -93,20 +102,23 @@ def _given_containers(given: Manifest) -> dict[str, list[JsonObject]]:
     }
 
 
-def _pod_defaults(given: Manifest) -> JsonObject:
+def _pod_defaults(given: Manifest, profile: AdaptationProfileSpec) -> JsonObject:
+    security: JsonObject = {
+        "runAsNonRoot": True,
+        "runAsUser": 1000,
+        "runAsGroup": 1000,
+        "fsGroup": 1000,
+        # By default the kubelet changes the group of every file of the volume at each start of a pod.
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    if profile.platform_assigns_user_ids:
+        security = {name: value for name, value in security.items() if name not in _ASSIGNED_IDS}
     defaults: JsonObject = {
         # No process of a stage calls the API server.
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 1000,
-            "runAsGroup": 1000,
-            "fsGroup": 1000,
-            # By default the kubelet changes the group of every file of the volume at each start of a pod.
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": security,
     }
     if given.get("hostNetwork"):
         # With the default policy such a pod asks its node's resolver, which does not know the coordinator's name.
