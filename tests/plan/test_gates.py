@@ -7,18 +7,39 @@ import math
 import pytest
 
 from dapt_contract.measure import Measure
+from dapt_contract.stages.baseline import BaselineFacts
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation, DomainAdaptationSpec
 from dapt_operator.plan.gates import GATES, GateFacts, Verdict, minimal_gain, perplexity, task_drop
 from dapt_operator.plan.gates.gain import gain
-from support.builders import adaptation, base_measure, measure, score
+from dapt_operator.plan.ledger.stage_facts import Facts
+from dapt_operator.plan.selection.candidates import candidates
+from dapt_operator.plan.selection.choose import breach_on_a
+from support.builders import adaptation, base_measure, checkpoint, measure, pretrain_facts, score
 
 
 def spec(**gates: object) -> DomainAdaptationSpec:
     return DomainAdaptation.model_validate(adaptation(gates=gates)).spec
 
 
-def facts(measured: Measure) -> GateFacts:
-    return GateFacts("a1-s40", base_measure(), measured)
+def facts(measured: Measure, base: Measure | None = None) -> GateFacts:
+    return GateFacts("a1-s40", base or base_measure(), measured)
+
+
+def with_loss(measured: Measure, side: str, half: str, nats: float) -> Measure:
+    """The measure with another loss of one half of a side."""
+    halves = getattr(measured, side)
+    changed = getattr(halves, half).model_copy(update={"nll_nats": nats})
+    return measured.model_copy(update={side: halves.model_copy(update={half: changed})})
+
+
+def with_score(measured: Measure, name: str, **over: object) -> Measure:
+    """The measure with other numbers of one score."""
+    scores = (score.model_copy(update=over) if score.name == name else score for score in measured.scores)
+    return measured.model_copy(update={"scores": tuple(scores)})
+
+
+def without_score(measured: Measure, name: str) -> Measure:
+    return measured.model_copy(update={"scores": tuple(s for s in measured.scores if s.name != name)})
 
 
 def only(verdicts: tuple[Verdict, ...]) -> Verdict:
@@ -44,13 +65,34 @@ def test_general_perplexity_over_the_limit_fails() -> None:
     assert verdict.numbers["increase"] == pytest.approx(0.21, abs=1e-6)
 
 
-def test_a_perplexity_that_is_not_a_number_fails() -> None:
-    measured = measure()
-    broken = measured.model_copy(
-        update={"general": measured.general.model_copy(update={"b": measured.general.b.model_copy(
-            update={"nll_nats": math.nan})})}
-    )  # fmt: skip
-    assert not only(perplexity.judge(spec(), facts(broken))).passed
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("side", ["general", "domain"])
+def test_a_perplexity_that_is_not_finite_fails_on_either_side(side: str, value: float) -> None:
+    gate = perplexity if side == "general" else minimal_gain
+    broken = only(gate.judge(spec(), facts(with_loss(measure(), side, "b", value))))
+    assert (broken.passed, broken.reason, broken.message) == (
+        False,
+        "NotFinite",
+        f"{side} perplexity of a1-s40 on half B is not a finite number",
+    )
+    broken_base = with_loss(base_measure(), side, "b", value)
+    of_base = only(gate.judge(spec(), facts(measure(), broken_base)))
+    assert (of_base.passed, of_base.message) == (
+        False,
+        f"{side} perplexity of the base model on half B is not a finite number",
+    )
+    assert not perplexity.passes_on(spec(), with_loss(base_measure(), "general", "a", value), measure(), "a")
+
+
+def test_a_loss_that_is_not_finite_on_the_half_that_ranks_is_said_as_such() -> None:
+    candidate = next(iter(candidates(spec(), Facts(
+        baseline=BaselineFacts(measure=base_measure()),
+        pretrains={1: pretrain_facts([checkpoint(10, increase=math.inf)])},
+    ))))  # fmt: skip
+    assert not candidate.passes_a
+    assert breach_on_a(spec(), base_measure(), candidate) == (
+        "general perplexity of a1-s10 on half A is not a finite number"
+    )
 
 
 def test_the_other_half_does_not_judge() -> None:
@@ -91,7 +133,8 @@ def test_without_halves_the_whole_task_judges() -> None:
         update={"difference_b": None, "difference_b_standard_error": None}
     )
     measured = measure().model_copy(update={"scores": (whole,)})
-    verdict = only(task_drop.judge(spec(), facts(measured)))
+    base = with_score(base_measure(), "general", score_a=None)
+    verdict = only(task_drop.judge(spec(), facts(measured, base)))
     assert not verdict.passed
     assert verdict.numbers["items"] == 400
 
@@ -103,6 +146,68 @@ def test_a_general_task_that_was_not_compared_fails() -> None:
         False,
         "general of a1-s40 was not compared with the base model's",
     )
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ({"items": 0}, "general of a1-s40 has 0 items, and the base model's has 400"),
+        ({"items": 100}, "general of a1-s40 has 100 items, and the base model's has 400"),
+        ({"difference": None}, "general of a1-s40 was not compared with the base model's"),
+        ({"difference_b": None}, "general of a1-s40 was not compared with the base model's on half B"),
+        (
+            {"difference_b_standard_error": None},
+            "general of a1-s40 was not compared with the base model's on half B",
+        ),
+        ({"difference_b": math.nan}, "general of a1-s40 or of the base model is not a finite number"),
+        ({"difference_b": math.inf}, "general of a1-s40 or of the base model is not a finite number"),
+        (
+            {"difference_b": -0.05, "difference_b_standard_error": math.inf},
+            "general of a1-s40 or of the base model is not a finite number",
+        ),
+    ],
+)
+def test_a_general_score_that_says_less_than_the_base_models_fails(
+    over: dict[str, object], message: str
+) -> None:
+    verdict = only(task_drop.judge(spec(), facts(with_score(measure(), "general", **over))))
+    assert (verdict.passed, verdict.reason, verdict.message) == (False, "NotMeasured", message)
+
+
+def test_a_task_that_only_one_of_the_models_was_scored_on_fails() -> None:
+    missing = only(task_drop.judge(spec(), facts(without_score(measure(), "general"))))
+    assert (missing.passed, missing.message) == (False, "general was not measured on a1-s40")
+    unknown, uncompared = task_drop.judge(spec(), facts(measure(), without_score(base_measure(), "general")))
+    assert (unknown.passed, unknown.message) == (False, "general was not measured on the base model")
+    assert not uncompared.passed
+
+
+def test_a_candidate_that_was_not_evaluated_is_not_judged_by_its_tasks() -> None:
+    known = GateFacts(
+        "a1-s40", base_measure(), measure().model_copy(update={"scores": ()}), is_evaluated=False
+    )
+    assert task_drop.judge(spec(), known) == ()
+    assert only(minimal_gain.judge(spec(), known)).passed
+
+
+def test_a_gain_of_fewer_tasks_than_the_base_model_has_fails() -> None:
+    short = without_score(measure(), "codes")
+    verdict = only(minimal_gain.judge(spec(), facts(short)))
+    assert (verdict.passed, verdict.reason, verdict.message) == (
+        False,
+        "NotMeasured",
+        "codes was not measured on a1-s40",
+    )
+    assert gain(spec().selection.weights, base_measure(), short, "b") == -math.inf
+    broken = with_score(measure(), "codes", score=math.nan, difference_b=math.nan)
+    assert not only(minimal_gain.judge(spec(), facts(broken))).passed
+    assert gain(spec().selection.weights, base_measure(), broken, "b") == -math.inf
+
+
+def test_a_drop_that_is_barely_over_the_limit_is_within_noise() -> None:
+    verdict = only(task_drop.judge(spec(maxGeneralScoreDrop=0.0), facts(measure(general_drop=1e-200))))
+    assert verdict.passed
+    assert verdict.reason == "WithinNoise"
 
 
 def test_gain_is_the_weighted_sum_of_both_parts() -> None:

@@ -151,6 +151,11 @@ class ProbeConfig(Contract):
     source: str
 
 
+def probe_name(side: Side, index: int) -> str:
+    """Return the name of a side's probe set, by its place in the spec."""
+    return f"probes-{side}-{index}"
+
+
 class EvaluationConfig(Contract):
     """Lists what is measured on a model; it is the same for every model of an adaptation."""
 

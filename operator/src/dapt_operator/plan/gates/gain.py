@@ -18,20 +18,19 @@ def gain(weights: SelectionWeights, base: Measure, measured: Measure, half: Half
         measured: the model's.
         half: of the held-out text and items; tasks without halves count whole on each.
 
-    Probe sets do not count, and a task on which the base model is perfect has nothing left to win. Minus infinity
-    when the perplexity is not a number.
+    Probe sets do not count, and a task on which the base model is perfect has nothing left to win. A model without any
+    score has the part of perplexity alone. Minus infinity when a number of it is not finite, or when some of the base
+    model's tasks were not measured: the mean of the others is not that of all.
     """
     fall = loss_nats(base.domain, half) - loss_nats(measured.domain, half)
-    if not math.isfinite(fall):
+    base_scores = {score.name: score for score in base.of_side("domain") if score.kind == "task"}
+    scores = [score for score in measured.of_side("domain") if score.name in base_scores]
+    if measured.scores and len(scores) < len(base_scores):
         return -math.inf
-    base_scores = {score.name: score for score in base.scores}
-    shares = [
-        _share_won(base_scores[score.name], score, half)
-        for score in measured.of_side("domain")
-        if score.kind == "task" and score.name in base_scores
-    ]
+    shares = [_share_won(base_scores[score.name], score, half) for score in scores]
     mean_share = sum(shares) / len(shares) if shares else 0.0
-    return weights.domain_perplexity * fall + weights.domain_tasks * mean_share
+    gained = weights.domain_perplexity * fall + weights.domain_tasks * mean_share
+    return gained if math.isfinite(gained) else -math.inf
 
 
 def gain_by_perplexity(weights: SelectionWeights, base: Measure, measured: Measure, half: Half) -> float:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import Final, Literal
 
-from dapt_contract.measure import Measure, SidePerplexity
+from dapt_contract.measure import Measure, Side, SidePerplexity
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.gates.verdict import Gate, GateFacts, Verdict
 
 NAME: Final = "generalPerplexity"
+NOT_FINITE: Final = "NotFinite"
+"""Reason of a verdict on a number that is infinite or none."""
 
 Half = Literal["a", "b", "both"]
 """Half A of the held-out text ranks, half B judges."""
@@ -23,11 +25,29 @@ def loss_nats(side: SidePerplexity, half: Half) -> float:
 
 
 def increase(base: SidePerplexity, measured: SidePerplexity, half: Half) -> float:
-    """Return the perplexity over the base model's, minus 1; infinite when it overflows."""
+    """Return the perplexity over the base model's, minus 1; infinite when one of the two is not a finite number."""
     before, after = loss_nats(base, half), loss_nats(measured, half)
-    if not math.isfinite(after):
+    # Of both: against an infinite base model every model would have improved by 100 %.
+    if not (math.isfinite(before) and math.isfinite(after)):
         return math.inf
     return math.expm1(min(after - before, 700.0))  # above 709 expm1 overflows
+
+
+def unreadable_loss(name: str, base: Measure, measured: Measure, side: Side, half: Half) -> str:
+    """Return which of two models has a loss that is not a finite number; empty when neither has.
+
+    Args:
+        name: of the measured model.
+        base: the base model's measure.
+        measured: the model's.
+        side: of the held-out text.
+        half: of it.
+    """
+    for model, measure in (("the base model", base), (name, measured)):
+        of_side = measure.domain if side == "domain" else measure.general
+        if not math.isfinite(loss_nats(of_side, half)):
+            return f"{side} perplexity of {model} on half {half.upper()} is not a finite number"
+    return ""
 
 
 def passes_on(spec: DomainAdaptationSpec, base: Measure, measured: Measure, half: Half) -> bool:
@@ -46,6 +66,9 @@ def sentence(name: str, rise: float, limit: float, half: Literal["a", "b"], *, p
 def judge(spec: DomainAdaptationSpec, facts: GateFacts) -> tuple[Verdict, ...]:
     """Return one verdict, on half B."""
     limit = spec.gates.max_general_perplexity_increase
+    unreadable = unreadable_loss(facts.name, facts.base, facts.measured, "general", "b")
+    if unreadable:
+        return (Verdict(NAME, False, NOT_FINITE, unreadable, {"limit": limit}),)
     rise = increase(facts.base.general, facts.measured.general, "b")
     passed = rise <= limit
     return (

@@ -24,7 +24,8 @@ class GateFacts:
     """The candidate's id, or `the finished model`; messages name the model by it."""
     base: Measure
     measured: Measure
-    """Without scores while the candidate was not evaluated: a gate of scores then returns no verdict."""
+    is_evaluated: bool = True
+    """False while only the perplexities of a candidate are known: a gate of scores then returns no verdict."""
 
 
 @dataclass(frozen=True)

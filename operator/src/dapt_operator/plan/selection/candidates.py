@@ -110,6 +110,7 @@ def _candidate(spec: DomainAdaptationSpec, facts: Facts, base: Measure, table_ro
     evaluated, why_unmeasurable = _evaluation(facts, table_row)
     measure = evaluated or by_row
     weights = spec.selection.weights
+    gate_facts = GateFacts(table_row.id, base, measure, is_evaluated=evaluated is not None)
     return Candidate(
         id=table_row.id,
         attempt=table_row.attempt,
@@ -121,9 +122,7 @@ def _candidate(spec: DomainAdaptationSpec, facts: Facts, base: Measure, table_ro
         gain_a=gain_by_perplexity(weights, base, by_row, "a"),
         full_gain_a=gain(weights, base, measure, "a"),
         passes_a=perplexity.passes_on(spec, base, by_row, "a"),
-        verdicts=tuple(
-            verdict for gate in GATES for verdict in gate.judge(spec, GateFacts(table_row.id, base, measure))
-        ),
+        verdicts=tuple(verdict for gate in GATES for verdict in gate.judge(spec, gate_facts)),
         why_unmeasurable=why_unmeasurable,
     )
 

@@ -97,6 +97,9 @@ def choose(spec: DomainAdaptationSpec, facts: Facts, known: tuple[Candidate, ...
 
 def breach_on_a(spec: DomainAdaptationSpec, base: Measure, candidate: Candidate) -> str:
     """Return why a candidate is not even ranked."""
+    unreadable = perplexity.unreadable_loss(candidate.id, base, candidate.measure, "general", "a")
+    if unreadable:
+        return unreadable
     rise = perplexity.increase(base.general, candidate.measure.general, "a")
     limit = spec.gates.max_general_perplexity_increase
     return perplexity.sentence(candidate.id, rise, limit, "a", passed=False)
@@ -154,7 +157,8 @@ def _ranked(spec: DomainAdaptationSpec, pool: Sequence[Candidate]) -> list[Candi
 def _fails_by_perplexity(candidate: Candidate) -> bool:
     """Whether stored perplexities alone fail it, so that no evaluation is spent on it."""
     return any(
-        not verdict.passed and (verdict.gate == perplexity.NAME or verdict.reason == "LimitMissed")
+        not verdict.passed
+        and (verdict.gate == perplexity.NAME or verdict.reason in ("LimitMissed", perplexity.NOT_FINITE))
         for verdict in candidate.verdicts
     )
 

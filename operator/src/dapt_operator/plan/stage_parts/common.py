@@ -13,6 +13,7 @@ from dapt_contract.stages.common import (
     ProbeConfig,
     ScheduleConfig,
     TaskConfig,
+    probe_name,
 )
 from dapt_contract.stages.prepare import PrepareFacts
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
@@ -53,7 +54,7 @@ def probes(spec: DomainAdaptationSpec) -> tuple[ProbeConfig, ...]:
     """Return the probe sets of both sides, each named by its side and its index."""
     by_side = {"domain": spec.evaluation.probes.domain, "general": spec.evaluation.probes.general}
     return tuple(
-        ProbeConfig(name=f"probes-{side}-{index}", side=side, source=probe.source)
+        ProbeConfig(name=probe_name(side, index), side=side, source=probe.source)
         for side in SIDES
         for index, probe in enumerate(by_side[side])
     )
