@@ -22,6 +22,7 @@ from dapt_trainer.data.reading.sources import resolve
 from dapt_trainer.data.reading.text_batches import Counts, RecordRules, TextBatches
 
 GOOD = b'{"text": "good"}\n'
+TAR = b"a.jsonl".ljust(257, b"\0") + b"ustar\0" + bytes(249) + GOOD
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12345\n"
 DEEP = b'{"text": "x", "meta": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
 
@@ -98,9 +99,15 @@ def test_damage_anywhere_in_a_packed_file_is_a_bad_file(tmp_path: Path, suffix: 
     [
         ("a.jsonl", '{"text": "a"}\n'.encode("utf-16"), "not UTF-8 but UTF-16 text; convert it (iconv -f UTF-16 -t UTF-8)"),
         ("a.jsonl", '{"text": "a"}\n'.encode("utf-16-be"), "not UTF-8 but UTF-16 text; convert it (iconv -f UTF-16 -t UTF-8)"),
-        ("a.jsonl", b'[{"text": "a"},\n {"text": "b"}]', "one JSON array, not one record a line; write each record on a line of its own (jq -c '.[]')"),
-        ("a.json", b'\n[\n  {"text": "a"}\n]\n', "one JSON array, not one record a line; write each record on a line of its own (jq -c '.[]')"),
-        ("a.json", b'[{"text": "a"}]', "one JSON array, not one record a line; write each record on a line of its own (jq -c '.[]')"),
+        ("a.jsonl", b'[{"text": "a"},\n {"text": "b"}]', "one JSON array, not one record a line; name it .json, or write each record on a line of its own (jq -c '.[]')"),
+        ("a.ndjson", b'\n[\n  {"text": "a"}\n]\n', "one JSON array, not one record a line; name it .json, or write each record on a line of its own (jq -c '.[]')"),
+        ("a.jsonl", b'[{"text": "a"}]', "one JSON array, not one record a line; name it .json, or write each record on a line of its own (jq -c '.[]')"),
+        ("a.json", b'[{"text": "a"},\n {"text":', "its array breaks off in element 2; copy it again"),
+        ("a.json", b'[{"text": "a"}]\n{"text": "b"}', "has text behind the end of its array; give one array or one record a line"),
+        ("a.json", b'{\n  "text": "a"\n}\n', "its first record goes over several lines; write each record on a line of its own (jq -c .)"),
+        ("a.json", '[{"text": "a"}]'.encode("utf-32"), "not UTF-8 but UTF-32 text; convert it (iconv -f UTF-32 -t UTF-8)"),
+        ("a.jsonl", bytes(1000), "holds zero bytes, as a copy that broke off; copy it again"),
+        ("a.jsonl.gz", gzip.compress(TAR), "not JSON lines but tar; unpack it, or correct its name"),
         ("a.jsonl", gzip.compress(GOOD * 50), "not JSON lines but gzip; unpack it, or correct its name"),
         ("a.jsonl.gz", gzip.compress(zstandard.compress(GOOD)), "not JSON lines but Zstandard; unpack it, or correct its name"),
         ("a.jsonl", b"PAR1 and columns", "not JSON lines but Parquet; unpack it, or correct its name"),
@@ -126,6 +133,9 @@ def test_a_file_in_another_form_is_a_bad_file(
         (b"one\ntwo \xe9", "2: not UTF-8 text (byte 0xe9)"),
         ("text".encode("utf-16"), "1: not UTF-8 but UTF-16 text, or no text"),
         ("text of some length".encode("utf-16-le"), "1: not UTF-8 but UTF-16 text, or no text"),
+        (b"%PDF-1.7 text", "1: not text but PDF"),
+        (gzip.compress(b"text"), "1: not text but gzip"),
+        (TAR, "1: not text but tar"),
         (b"a form\x00feed in long text", "a form\x00feed in long text"),
     ],
 )
@@ -218,8 +228,33 @@ def test_all_bad_files_of_a_source_are_named_at_once(tmp_path: Path) -> None:
     # However many bad records are allowed: a bad file is all of its rows.
     assert problems_of(tmp_path, 1.0) == [
         *(f"spec.corpus.domain[0]: {tmp_path}/{name}.parquet: {columns}" for name in "bcd"),
-        f"spec.corpus.domain[0]: {tmp_path}/e.jsonl: one JSON array, not one record a line; write each record on a line of its own (jq -c '.[]')",
+        f"spec.corpus.domain[0]: {tmp_path}/e.jsonl: one JSON array, not one record a line; name it .json, or write each record on a line of its own (jq -c '.[]')",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "cause"),
+    [
+        ("a.jsonl.gz", gzip.compress(b""), ""),
+        ("a.jsonl", b" \n\n", ""),
+        ("a.json", b"[]", ""),
+        ("a.txt", b"caf\xe9", ": each of its 1 records is bad"),
+    ],
+)
+def test_a_source_without_any_document_is_named(
+    tmp_path: Path, name: str, content: bytes, cause: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert problems_of(tmp_path, 1.0) == [
+        f"spec.corpus.domain[0].source: file://{tmp_path} has no document{cause}; fill it, or remove the source"
+    ]
+
+
+def test_a_table_with_two_columns_of_the_name_is_a_bad_file(tmp_path: Path) -> None:
+    columns = [pyarrow.array(["a"]), pyarrow.array(["b"])]
+    pyarrow.parquet.write_table(pyarrow.table(columns, ["text", "text"]), tmp_path / "a.parquet")
+    with pytest.raises(BadFileError, match="has 2 columns 'text'; rename all but one"):
+        read(tmp_path / "a.parquet")
 
 
 def test_the_allowed_share_of_bad_records_is_honoured(tmp_path: Path) -> None:

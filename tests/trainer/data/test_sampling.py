@@ -158,10 +158,18 @@ def test_a_bad_line_in_the_middle_is_named_by_its_number(
 
 def test_a_file_that_is_bad_is_found_wherever_its_sample_begins(tmp_path: Path) -> None:
     content = b"[\n" + b",\n".join(line(text).strip() for text in texts("a", 2000)) + b"]\n"
-    (tmp_path / "a.json").write_bytes(content)
+    (tmp_path / "a.jsonl").write_bytes(content)
     for seed in range(4):
         with pytest.raises(BadFileError, match="one JSON array"):
             sampled(tmp_path, 100, seed)
+
+
+def test_an_array_is_sampled_in_passes(tmp_path: Path) -> None:
+    content = texts("a", 2000)
+    (tmp_path / "a.json").write_text(json.dumps([{"text": text} for text in content]))
+    assert sorted(sampled(tmp_path, 1_000)) == sorted(content)
+    places = [int(text.split()[2]) for text in first(sampled(tmp_path, 1_000), 4_000)]
+    assert max(places) > 1_000
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n", ""])

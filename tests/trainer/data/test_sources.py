@@ -210,7 +210,8 @@ def test_a_column_that_is_not_there_names_those_that_are(tmp_path: Path) -> None
         (
             "file://{}/table.csv",
             "f: file://{}/table.csv has no file of a known type (the first is {}/table.csv); accepted are .jsonl, "
-            ".ndjson or .json (one record a line), .parquet, .txt, .md, each but .parquet also .gz or .zst",
+            ".ndjson or .json (one record a line; .json also one array), .parquet, .txt, .md, each but .parquet also "
+            ".gz or .zst",
         ),
         ("ftp://x/y", "f: ftp://x/y: scheme not known; accepted are hf://, s3://, gs://, pvc:// and file://"),
         ("hf://org/name", "f: hf://org/name: text on the hub is hf://datasets/ORG/NAME@REVISION/FILES"),

@@ -36,22 +36,59 @@ FORMATS = {
 """Format of a file by the end of its name."""
 COMPRESSIONS = (".gz", ".zst")
 ACCEPTED = (
-    ".jsonl, .ndjson or .json (one record a line), .parquet, .txt, .md, each but .parquet also .gz or .zst"
+    ".jsonl, .ndjson or .json (one record a line; .json also one array), .parquet, .txt, .md, each but .parquet also "
+    ".gz or .zst"
 )
 _MAX_PROBLEMS = 5
+_TEXT_OF_OTHER_TYPES = (
+    ".csv", ".tsv", ".xls", ".xlsx", ".ods", ".arrow", ".feather", ".avro", ".orc", ".sqlite", ".db", ".pdf", ".doc",
+    ".docx", ".odt", ".rtf", ".epub", ".htm", ".html", ".xml", ".tex", ".rst", ".jsonlines", ".json5", ".bz2", ".xz",
+    ".lz4", ".br", ".zip", ".7z", ".rar", ".tar", ".tgz", ".gz", ".zst",
+)  # fmt: skip
+"""Ends of names of files that may hold text and are not read: whoever gives their folder is told so."""
+_DESCRIPTIONS = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
+"""Files that the `datasets` library and the hub put next to data, and that hold none."""
 _ANY_NUMBER_OF_FOLDERS = "**"
 _SPECIAL_KINDS = ((stat.S_ISFIFO, "named pipe"), (stat.S_ISSOCK, "socket"))
 
 
 def file_format(path: str) -> tuple[str, str] | None:
     """Return (format, compression) by the file's name; None when its type is not known."""
-    name = path.rsplit("/", 1)[-1].lower()
+    name = _name(path).lower()
     compression = next((ending for ending in COMPRESSIONS if name.endswith(ending)), "")
     name = name[: len(name) - len(compression)]
     format_name = next((format_ for ending, format_ in FORMATS.items() if name.endswith(ending)), None)
     if format_name is None or (format_name == "parquet" and compression):
         return None
     return format_name, compression
+
+
+def without_descriptions(paths: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the files of a folder that hold data, and those that only describe it.
+
+    READMEs are cards of data sets where there is no other text but files of records.
+    """
+    formats = [format_[0] for path in paths if (format_ := file_format(path)) and not _is_card(path)]
+    has_cards = bool(formats) and "text" not in formats
+    data: list[str] = []
+    descriptions: list[str] = []
+    for path in paths:
+        is_description = _name(path) in _DESCRIPTIONS or (has_cards and _is_card(path))
+        (descriptions if is_description else data).append(path)
+    return data, descriptions
+
+
+def _is_card(path: str) -> bool:
+    return _name(path).lower() == "readme.md"
+
+
+def _name(path: str) -> str:
+    return path.rsplit("/", 1)[-1]
+
+
+def may_hold_text(path: str) -> bool:
+    """Return whether a file of a type that is not read may hold text all the same, by its name."""
+    return file_format(path) is None and path.lower().endswith(_TEXT_OF_OTHER_TYPES)
 
 
 def has_wildcards(name: str) -> bool:
@@ -105,6 +142,8 @@ class LocalFiles:
     """A sentence for each thing that cannot be read, without the field of the manifest."""
     notes: tuple[str, ...] = ()
     """What is read once though it has two names."""
+    others: tuple[str, ...] = ()
+    """Files of other types below the folders that it names, sorted; none that a name or a wildcard names."""
 
 
 def local_files(path: str, *, root: str | None = None) -> LocalFiles:
@@ -128,6 +167,7 @@ class _Search:
     """File and real path, by path."""
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    others: set[str] = field(default_factory=set)
     real_folders: dict[str, str] = field(default_factory=dict)
 
     def expand(self, folder: str, names: tuple[str, ...], ancestors: tuple[tuple[int, int], ...]) -> None:
@@ -177,7 +217,8 @@ class _Search:
         problems = list(dict.fromkeys(self.problems))
         left = len(problems) - _MAX_PROBLEMS
         more = [f"and {left} more files and links that cannot be read"] if left > 0 else []
-        return LocalFiles(tuple(files), (*problems[:_MAX_PROBLEMS], *more), tuple(notes))
+        problems = [*problems[:_MAX_PROBLEMS], *more]
+        return LocalFiles(tuple(files), tuple(problems), tuple(notes), tuple(sorted(self.others)))
 
     @staticmethod
     def _is_literal(folder: str, name: str) -> bool:
@@ -254,6 +295,8 @@ class _Search:
                     self._add(path, status)
             elif is_data:
                 self.problems.append(_special(path, status))
+            elif stat.S_ISREG(status.st_mode):
+                self.others.add(path)
 
     def _add(self, path: str, status: os.stat_result) -> None:
         if self._is_inside(path):

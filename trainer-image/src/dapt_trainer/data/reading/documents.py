@@ -1,4 +1,5 @@
-"""Reads documents from files. A record is a JSON line, a row of a Parquet file, or a whole text file.
+"""Reads documents from files. A record is a JSON line, an element of a JSON array, a row of a Parquet file, or a whole
+text file.
 
 A line ends with the byte `\\n` alone. Other characters that Unicode calls line breaks (U+2028, U+0085, form feed) are
 content: JSON allows them inside a string, and text scraped from the web has them.
@@ -14,15 +15,17 @@ from typing import TYPE_CHECKING, BinaryIO
 from dapt_contract.base import JsonObject
 from dapt_trainer.data.input_problems import first_line
 from dapt_trainer.data.reading.file_parts import BLOCK_RECORDS, FilePart
+from dapt_trainer.data.reading.json_arrays import elements_of, has_array
 from dapt_trainer.data.reading.parquet_columns import text_rows
 from dapt_trainer.data.reading.sources import ResolvedSource, SourceFile
 from dapt_trainer.data.reading.unpacked import (
     MAX_LINE_BYTES,
     BadFileError,
-    is_utf16,
     lines_of,
     open_unpacked,
+    other_encoding,
     other_format,
+    refuse_other_text,
 )
 
 if TYPE_CHECKING:
@@ -54,7 +57,7 @@ class Document:
 
     text: str
     location: str
-    """`FILE:LINE`, from 1; a row of a Parquet file counts as a line."""
+    """`FILE:LINE`, from 1; a row of a Parquet file and an element of an array count as a line."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,24 @@ def read_json_lines(source: ResolvedSource) -> Iterator[tuple[str, JsonObject] |
         yield from _json_lines(source.filesystem, FilePart(file))
 
 
+def read_array(
+    filesystem: AbstractFileSystem, part: FilePart
+) -> Iterator[tuple[str, JsonObject] | BadRecord]:
+    """Yield (location, object) of the elements of a file that is one JSON array.
+
+    Raises:
+        BadFileError: the file is damaged or of another type.
+    """
+    file = part.file
+    with open_unpacked(filesystem, file) as stream:
+        for number, element in enumerate(elements_of(stream, file), start=1):
+            if not part.is_read((number - 1) // BLOCK_RECORDS):
+                continue
+            location = f"{file.label}:{number}"
+            record = _parsed(element)
+            yield (location, record) if isinstance(record, dict) else _no_object(location, record)
+
+
 def _json_lines(
     filesystem: AbstractFileSystem, part: FilePart
 ) -> Iterator[tuple[str, JsonObject] | BadRecord]:
@@ -126,7 +147,8 @@ def _json_lines(
                 yield BadRecord(location, f"longer than {MAX_LINE_BYTES >> 20} MiB")
                 continue
             if number == 1:
-                line = _checked_beginning(file, line)
+                refuse_other_text(file, line)
+                line = line.removeprefix(_BYTE_ORDER_MARK)
             if line.isspace() or not line:
                 continue
             record = _parsed(line)
@@ -134,21 +156,36 @@ def _json_lines(
             if isinstance(record, dict):
                 yield location, record
                 continue
-            if was_first and b"}\r" in line.rstrip(b"\r\n"):
-                raise BadFileError(
-                    f"{file.label}: its lines end with carriage returns; let them end with line feeds (tr '\\r' '\\n')"
-                )
-            if was_first and _begins_array(line, record):
-                raise BadFileError(
-                    f"{file.label}: one JSON array, not one record a line; write each record on a line of its own "
-                    "(jq -c '.[]')"
-                )
-            yield BadRecord(
-                location,
-                str(record)
-                if isinstance(record, _NoJsonError)
-                else f"not a JSON object but {json_type(record)}",
-            )
+            if was_first:
+                _refuse_other_layout(file, line, record)
+            yield _no_object(location, record)
+
+
+def _refuse_other_layout(file: SourceFile, line: bytes, record: object) -> None:
+    """Refuse a file whose first line shows that its records are not one a line.
+
+    Raises:
+        BadFileError: it is one array under another name, or its records go over several lines.
+    """
+    if b"}\r" in line.rstrip(b"\r\n"):
+        raise BadFileError(
+            f"{file.label}: its lines end with carriage returns; let them end with line feeds (tr '\\r' '\\n')"
+        )
+    if _begins_array(line, record):
+        raise BadFileError(
+            f"{file.label}: one JSON array, not one record a line; name it .json, or write each record on a line "
+            "of its own (jq -c '.[]')"
+        )
+    if line.strip() == b"{":
+        raise BadFileError(
+            f"{file.label}: its first record goes over several lines; write each record on a line of its own (jq -c .)"
+        )
+
+
+def _no_object(location: str, record: object) -> BadRecord:
+    """Return what is wrong with a value that is no object, or with the reason for having none."""
+    is_error = isinstance(record, _NoJsonError)
+    return BadRecord(location, str(record) if is_error else f"not a JSON object but {json_type(record)}")
 
 
 def _lines(stream: BinaryIO, part: FilePart) -> Iterator[tuple[int | str, bytes | None]]:
@@ -199,16 +236,6 @@ def _parsed(line: bytes) -> object:
     return record
 
 
-def _checked_beginning(file: SourceFile, line: bytes) -> bytes:
-    """Return the first line without a byte order mark, which is no part of the text; refuse UTF-16."""
-    if is_utf16(line[:64]):
-        raise BadFileError(f"{file.label}: not UTF-8 but UTF-16 text; convert it (iconv -f UTF-16 -t UTF-8)")
-    format_name = other_format(line)
-    if format_name is not None:
-        raise BadFileError(f"{file.label}: not JSON lines but {format_name}; unpack it, or correct its name")
-    return line.removeprefix(_BYTE_ORDER_MARK)
-
-
 def _begins_array(line: bytes, record: object) -> bool:
     """Return whether a first line, with its value or the reason for having none, is the beginning of an array."""
     if isinstance(record, list):
@@ -219,7 +246,8 @@ def _begins_array(line: bytes, record: object) -> bool:
 def _jsonl_documents(
     filesystem: AbstractFileSystem, part: FilePart, text_field: str
 ) -> Iterator[Document | BadRecord]:
-    for line in _json_lines(filesystem, part):
+    is_array = part.end_byte is None and has_array(filesystem, part.file)
+    for line in read_array(filesystem, part) if is_array else _json_lines(filesystem, part):
         if isinstance(line, BadRecord):
             yield line
             continue
@@ -252,15 +280,27 @@ def _text_documents(
     """Yield the whole text file as one document."""
     file = part.file
     with open_unpacked(filesystem, file) as stream:
-        content = stream.read()
-    if is_utf16(content[:1024]):
-        yield BadRecord(f"{file.label}:1", "not UTF-8 but UTF-16 text, or no text")
+        content = stream.read(MAX_LINE_BYTES + 1)
+    reason = _no_text(content)
+    if reason:
+        yield BadRecord(f"{file.label}:1", reason)
         return
     try:
         yield Document(content.removeprefix(_BYTE_ORDER_MARK).decode("utf-8"), f"{file.label}:1")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         yield BadRecord(f"{file.label}:{line}", f"not UTF-8 text (byte {content[error.start]:#04x})")
+
+
+def _no_text(content: bytes) -> str:
+    """Return why a whole file is no text, by its size and its beginning; empty where it may be one."""
+    if len(content) > MAX_LINE_BYTES:
+        return f"longer than {MAX_LINE_BYTES >> 20} MiB"
+    if format_name := other_format(content[:1024]):
+        return f"not text but {format_name}"
+    if encoding := other_encoding(content[:1024]):
+        return f"not UTF-8 but {encoding} text, or no text"
+    return ""
 
 
 _READERS = {"jsonl": _jsonl_documents, "parquet": _parquet_documents, "text": _text_documents}

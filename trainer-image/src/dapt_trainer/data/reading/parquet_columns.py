@@ -65,6 +65,8 @@ def _check_column(table: ParquetFile, file: SourceFile, column: str) -> None:
             f"{file.label}: no column {column!r}, its columns are {shown}; name the one that holds the text as "
             "textField, or remove the file"
         )
+    if names.count(column) > 1:
+        raise BadFileError(f"{file.label}: has {names.count(column)} columns {column!r}; rename all but one")
     column_type = table.schema_arrow.field(names.index(column)).type
     if not _is_text(column_type):
         raise BadFileError(

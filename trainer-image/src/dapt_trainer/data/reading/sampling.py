@@ -1,13 +1,14 @@
 """Reads a sample of a source for its `maxTokens`, without reading all of it where that can be avoided.
 
 A source is divided into parts: ranges of bytes of a plain file of JSON lines, which are found without reading what lies
-before them; whole text files; and passes over compressed and Parquet files, of which each takes every R-th block of
-records, drawn at random. The parts are put in an order by a keyed hash of their names, and `PLACES` of them are read in
-turns. The order depends on the seed and on the names and sizes of the files, but neither on the folder that they lie in
-nor on the number of processes, so a second run reads the same.
+before them; whole text files; and passes over compressed files, Parquet files and JSON arrays, of which each takes
+every R-th block of records, drawn at random. The parts are put in an order by a keyed hash of their names, and `PLACES`
+of them are read in turns. The order depends on the seed and on the names and sizes of the files, but neither on the
+folder that they lie in nor on the number of processes, so a second run reads the same.
 
-A compressed file can only be read from its beginning. R grows with the share that is left out, up to `MAX_PASSES`: of a
-much larger file no more than so many times the wanted text is unpacked, and all of it from the file's beginning.
+A compressed file or an array can only be read from its beginning. R grows with the share that is left out, up to
+`MAX_PASSES`: of a much larger file no more than so many times the wanted text is unpacked, and all of it from the
+file's beginning.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from dapt_trainer.data.reading.documents import (
     read_part,
 )
 from dapt_trainer.data.reading.file_parts import FilePart
+from dapt_trainer.data.reading.json_arrays import has_array
 from dapt_trainer.data.reading.sources import ResolvedSource, SourceFile
 
 PLACES = 16
@@ -100,7 +102,11 @@ def _parts(source: ResolvedSource, sample: Sample) -> tuple[list[FilePart], int]
     key = sample.seed.to_bytes(8, "little", signed=True)
     for file in source.files:
         name = file.path[len(folder) :].encode("utf-8", "surrogateescape")
-        for number, part in enumerate(_parts_of_file(file, range_bytes, num_passes, key + name)):
+        has_ranges = (
+            file.format == "jsonl" and not file.compression and not has_array(source.filesystem, file)
+        )
+        file_range = range_bytes if has_ranges else 0
+        for number, part in enumerate(_parts_of_file(file, file_range, num_passes, key + name)):
             order = hashlib.blake2b(b"%s:%d" % (name, number), digest_size=16, key=key).digest()
             # All files have their first pass before one has its second.
             parts.append((part.number, order, part))
@@ -111,7 +117,7 @@ def _parts(source: ResolvedSource, sample: Sample) -> tuple[list[FilePart], int]
 def _parts_of_file(file: SourceFile, range_bytes: int, num_passes: int, key: bytes) -> list[FilePart]:
     if file.format == "text":
         return [FilePart(file)]
-    if file.format == "jsonl" and not file.compression:
+    if range_bytes:
         return [
             FilePart(file, first_byte=first, end_byte=first + range_bytes)
             for first in range(0, file.size_bytes, range_bytes)

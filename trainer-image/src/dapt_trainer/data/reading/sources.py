@@ -13,7 +13,7 @@ names.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,9 @@ from dapt_contract.inputs.source_files import (
     file_format,
     has_wildcards,
     local_files,
+    may_hold_text,
     names_match,
+    without_descriptions,
 )
 from dapt_contract.pod.environment import CLAIMS_MOUNT
 from dapt_trainer.data.input_problems import first_line
@@ -67,7 +69,7 @@ class ResolvedSource:
     resolved: str
     """URI with an immutable revision and the number and size of its files, for the report."""
     notes: tuple[str, ...] = ()
-    """What was left out although the source names it, because it is read under another name."""
+    """What was left out although the source names it: files with two names, and those of types that are not read."""
 
 
 def resolve(uri: str, field: str) -> ResolvedSource:
@@ -80,37 +82,40 @@ def resolve(uri: str, field: str) -> ResolvedSource:
     Raises:
         InputError: the source cannot be reached or has no file of a known type that is not empty.
     """
+    # 1. Everything that the address names.
     filesystem, path, resolved = filesystem_of(uri, field)
-    notes: tuple[str, ...] = ()
     if uri.startswith(_LOCAL_SCHEMES):
-        local = local_files(path, root=claim_root(uri))
-        if local.problems:
-            raise InputError(*(f"{field}: {_printable(problem)}" for problem in local.problems))
-        paths = [(file.path, file.size_bytes) for file in local.files]
-        notes = tuple(_printable(note) for note in local.notes)
+        found = _found_here(path, uri, field)
     else:
-        try:
-            paths = _stored_files(filesystem, path)
-        except FileNotFoundError:
-            paths = []
-        except Exception as error:  # every object store raises exceptions of its own
-            raise InputError(unreachable(uri, field, error)) from error
-    if not paths:
-        raise InputError(f"{field}: no file matches {uri}; check the path and its wildcards")
+        found = _found_in_store(filesystem, path, uri, field)
+    # 2. Of that the files of known types, without those that only describe a data set.
+    names = [name for name in found.sizes if file_format(name) is not None]
+    notes = found.notes
+    if names != [path]:
+        data, descriptions = without_descriptions(names)
+        if data or found.others:
+            names = data
+            notes += _left_out(descriptions, "describing the data")
+    notes += _left_out([name for name in found.others if may_hold_text(name)], "of types that are not read")
     files = tuple(
-        SourceFile(name, _label(uri, name), *file_type, size)
-        for name, size in paths
-        if (file_type := file_format(name)) is not None
+        SourceFile(name, _label(uri, name), *format_, found.sizes[name])
+        for name in names
+        if (format_ := file_format(name)) is not None
     )
     if uri.startswith("hf://"):
-        # A repository's README and descriptions lie in the same folder as its data, and they are no training text.
+        # Repositories hold their data in several formats, and texts about it.
         formats = {file.format for file in files}
         data_format = next((format_ for format_ in ("parquet", "jsonl", "text") if format_ in formats), "")
+        others = [file.path for file in files if file.format != data_format]
+        notes += _left_out(others, f"of other types than {data_format}")
         files = tuple(file for file in files if file.format == data_format)
+    # 3. A source without any text is a mistake.
+    if not files and not found.others:
+        raise InputError(f"{field}: no file matches {uri}; check the path and its wildcards")
     if not files:
+        first = _printable(found.others[0])
         raise InputError(
-            f"{field}: {uri} has no file of a known type (the first is {_printable(paths[0][0])}); "
-            f"accepted are {ACCEPTED}"
+            f"{field}: {uri} has no file of a known type (the first is {first}); {_advice(found.others)}"
         )
     total_bytes = sum(file.size_bytes for file in files)
     if not total_bytes:
@@ -118,7 +123,54 @@ def resolve(uri: str, field: str) -> ResolvedSource:
             f"{field}: {uri} is empty: {len(files)} file(s) of 0 bytes; fill it or remove the source"
         )
     counted = "; ".join([f"{len(files)} files, {total_bytes} bytes", *notes])
-    return ResolvedSource(uri, filesystem, files, f"{resolved} ({counted})", notes)
+    return ResolvedSource(uri, filesystem, files, f"{resolved} ({counted})", tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Holds what an address names."""
+
+    sizes: dict[str, int]
+    """Bytes of the files, by path."""
+    others: list[str]
+    """Files of other types than are read."""
+    notes: list[str]
+
+
+def _found_here(path: str, uri: str, field: str) -> _Found:
+    local = local_files(path, root=claim_root(uri))
+    if local.problems:
+        raise InputError(*(f"{field}: {_printable(problem)}" for problem in local.problems))
+    sizes = {file.path: file.size_bytes for file in local.files}
+    others = [name for name in (*sizes, *local.others) if file_format(name) is None]
+    return _Found(sizes, others, [_printable(note) for note in local.notes])
+
+
+def _found_in_store(filesystem: AbstractFileSystem, path: str, uri: str, field: str) -> _Found:
+    try:
+        sizes = dict(_stored_files(filesystem, path))
+    except FileNotFoundError:
+        sizes = {}
+    except Exception as error:  # every object store raises exceptions of its own
+        raise InputError(unreachable(uri, field, error)) from error
+    return _Found(sizes, [name for name in sizes if file_format(name) is None], [])
+
+
+def _left_out(names: Sequence[str], reason: str) -> list[str]:
+    """Return the note about files that are not read."""
+    if not names:
+        return []
+    counted = "1 file" if len(names) == 1 else f"{len(names):,} files"
+    return [f"{counted} {reason} {'is' if len(names) == 1 else 'are'} left out ({_printable(names[0])})"]
+
+
+def _advice(others: Sequence[str]) -> str:
+    """Return what to do about files of other types."""
+    if any(name.endswith(".arrow") for name in others):
+        return (
+            "write a data set that `save_to_disk` wrote as Parquet: load_from_disk(FOLDER).to_parquet(FILE)"
+        )
+    return f"accepted are {ACCEPTED}"
 
 
 def filesystem_of(uri: str, field: str) -> Opened:
@@ -284,12 +336,12 @@ def _stored_files(filesystem: AbstractFileSystem, path: str) -> list[tuple[str, 
 
 
 def _files_below(filesystem: AbstractFileSystem, folder: str) -> list[tuple[str, int]]:
-    """Return (path, bytes) of all files of a known type below a folder, hidden ones left out, sorted by path."""
+    """Return (path, bytes) of all files below a folder, hidden ones left out, sorted by path."""
     found = filesystem.find(folder, detail=True)
     return sorted(
         (name, int(info["size"] or 0))
         for name, info in found.items()
-        if info["type"] == "file" and file_format(name) and "/." not in name.removeprefix(folder)
+        if info["type"] == "file" and "/." not in name.removeprefix(folder)
     )
 
 

@@ -117,6 +117,7 @@ class TextBatches:
         self._shown: list[BadRecord] = []
         self._records = 0
         self._bad_records = 0
+        self._has_failed = False
 
     def __iter__(self) -> Iterator[TextBatch]:
         """Yield batches until the end of the source, or until the source cannot be used."""
@@ -146,6 +147,7 @@ class TextBatches:
 
     def _report_bad_files(self, first: BadFileError) -> None:
         """Report a bad file, and others whose beginning shows that they are bad too: one run names them all."""
+        self._has_failed = True
         reported = [str(first)]
         for file in self._resolved.files[:_MAX_OPENED_FILES]:
             if len(reported) == _MAX_SHOWN_BAD_FILES:
@@ -159,12 +161,17 @@ class TextBatches:
             self._problems.add(f"{self._field}: {sentence}")
 
     def report_bad_records(self, counts: Counts) -> None:
-        """Report the first bad records when too many were skipped.
+        """Report the first bad records when too many were skipped, and a source without any good one.
 
         Args:
             counts: of the batches that were used: what was read past the source's `max_tokens` does not count.
         """
         if counts.bad_records <= self._bad_records_max_fraction * counts.records:
+            if counts.bad_records == counts.records and not self._has_failed:
+                bad = f": each of its {counts.records:,} records is bad" if counts.records else ""
+                self._problems.add(
+                    f"{self._field}.source: {self._config.source} has no document{bad}; fill it, or remove the source"
+                )
             return
         for bad in self._shown[: counts.bad_records]:
             self._problems.add(
@@ -178,6 +185,7 @@ class TextBatches:
         self._bad_records += 1
         # When the very first record lacks the field, its name is wrong in the manifest and every record lacks it.
         if bad.fields and self._records == 1:
+            self._has_failed = True
             place = with_line(bad, self._resolved).location
             self._problems.add(
                 f"{self._field}.textField: {place} has no field {self._config.text_field!r}; its fields are "

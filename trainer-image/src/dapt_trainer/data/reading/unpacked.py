@@ -21,6 +21,8 @@ MAX_LINE_BYTES = 256 * 1024 * 1024
 """A longer line is no record: a file without line breaks would fill the memory."""
 _BUFFER_BYTES = 1024 * 1024
 _UTF16_BEGINNINGS = (b"\xff\xfe", b"\xfe\xff")
+_UTF32_BEGINNINGS = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
+_TAR_MARK, _TAR_MARK_AT = b"ustar", 257
 _OTHER_BEGINNINGS = {
     b"\x1f\x8b": "gzip",
     b"\x28\xb5\x2f\xfd": "Zstandard",
@@ -99,7 +101,27 @@ def refuse_pointer(filesystem: AbstractFileSystem, file: SourceFile) -> None:
 
 def other_format(beginning: bytes) -> str | None:
     """Return the name of the binary format that a file's beginning shows; None where it shows none."""
+    if beginning[_TAR_MARK_AT:].startswith(_TAR_MARK):
+        return "tar"
     return next((name for magic, name in _OTHER_BEGINNINGS.items() if beginning.startswith(magic)), None)
+
+
+def refuse_other_text(file: SourceFile, beginning: bytes) -> None:
+    """Refuse a file of JSON that is no UTF-8 text, by its first bytes.
+
+    Raises:
+        BadFileError: it is UTF-16, packed, or empty space.
+    """
+    format_name = other_format(beginning)
+    if format_name is not None:
+        raise BadFileError(f"{file.label}: not JSON lines but {format_name}; unpack it, or correct its name")
+    if beginning and not beginning.strip(b"\0"):
+        raise BadFileError(f"{file.label}: holds zero bytes, as a copy that broke off; copy it again")
+    encoding = other_encoding(beginning[:64])
+    if encoding is not None:
+        raise BadFileError(
+            f"{file.label}: not UTF-8 but {encoding} text; convert it (iconv -f {encoding} -t UTF-8)"
+        )
 
 
 def _is_local(filesystem: AbstractFileSystem) -> bool:
@@ -119,9 +141,13 @@ def lines_of(stream: BinaryIO) -> Iterator[bytes | None]:
         yield None
 
 
-def is_utf16(beginning: bytes) -> bool:
-    """Return whether a text of this beginning is UTF-16 or UTF-32, by its byte order mark or its many zero bytes."""
-    return beginning.startswith(_UTF16_BEGINNINGS) or 4 * beginning.count(b"\0") >= max(4, len(beginning))
+def other_encoding(beginning: bytes) -> str | None:
+    """Return UTF-16 or UTF-32 for a text of this beginning, by its byte order mark or its many zero bytes."""
+    if beginning.startswith(_UTF32_BEGINNINGS):
+        return "UTF-32"
+    if beginning.startswith(_UTF16_BEGINNINGS) or 4 * beginning.count(b"\0") >= max(4, len(beginning)):
+        return "UTF-16"
+    return None
 
 
 class _ZstdFrames(io.RawIOBase):
