@@ -60,7 +60,7 @@ class AttemptRecord(LeanBase):
 
 
 class MeasureRecord(LeanBase):
-    """What a finished evaluation has measured, in short form, kept when its record was dropped."""
+    """What a finished evaluation has measured, in short form."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -117,10 +117,12 @@ class Ledger(LeanBase):
     """Shared objects that were created, as KIND/NAME: what cleanup may remove."""
     cleaned: Time | None = None
     """When cleanup was done; it is done once."""
+    has_tables_only: bool = False
+    """Whether the adaptation has finished and its ledger no longer holds what decisions were made from."""
     attempts: Annotated[tuple[AttemptRecord, ...], Field(strict=False, max_length=MAX_ATTEMPTS)] = ()
     """Attempts after the first, in their order."""
     measures: Annotated[tuple[MeasureRecord, ...], Field(strict=False, max_length=MAX_MEASURES)] = ()
-    """Evaluations whose records were dropped; when there are too many, what has forgotten most goes first."""
+    """Finished evaluations in short form; when there are too many, what has forgotten most goes first."""
     closed: ClosedRuns | None = None
     """Dropped records."""
     runs: Annotated[tuple[RunRecord, ...], Field(strict=False, max_length=MAX_RECORDS)] = ()
@@ -205,6 +207,10 @@ class Ledger(LeanBase):
     def with_progress_time(self, time: str | None) -> Self:
         """Return the ledger once status.progress was written at this time."""
         return self if time == self.progress_time else self.with_values(progress_time=time)
+
+    def reduced_to_tables(self) -> Self:
+        """Return the ledger marked as one that decides nothing any more."""
+        return self.with_values(has_tables_only=True)
 
     def cleaned_at(self, time: str) -> Self:
         """Return the ledger once cleanup was done."""

@@ -39,6 +39,11 @@ def rejudge_run(run: str, manifest: Path, runs: Path) -> RenderableType:
     """
     spec = read_request(manifest, LOCAL_PROFILE_NAME).adaptation.spec
     status = _status(run, runs)
+    if status.ledger is not None and status.ledger.has_tables_only:
+        raise UserError(
+            f"{run}: has finished, and its status keeps the tables alone; judge a copy of the resource that was saved"
+            " before it finished, or a local run"
+        )
     facts = read_facts(status.ledger) if status.ledger is not None else None
     if facts is None or facts.prepare is None or facts.base is None:
         raise UserError(

@@ -140,8 +140,23 @@ def stage_note(status: DomainAdaptationStatus, stage: StageStatus) -> str:
     if stage.message or status.ledger is None:
         return stage.message or ""
     record = status.ledger.find(stage.name, stage.attempt, stage.candidate)
-    facts = record.parsed_facts() if record is not None and record.has_succeeded else None
-    return "" if facts is None else facts_note(facts)
+    if record is None or not record.has_succeeded:
+        return ""
+    facts = record.parsed_facts()
+    if facts is not None:
+        return facts_note(facts)
+    # The ledger keeps an evaluation's measure in short form, which the candidate's row was made from.
+    row = next((candidate for candidate in status.candidates if candidate.id == stage.candidate), None)
+    if (
+        stage.kind != "evaluate"
+        or row is None
+        or row.domain_perplexity is None
+        or row.general_perplexity is None
+    ):
+        return ""
+    return (
+        f"perplexity domain {perplexity(row.domain_perplexity)}, general {perplexity(row.general_perplexity)}"
+    )
 
 
 def facts_note(facts: Contract) -> str:

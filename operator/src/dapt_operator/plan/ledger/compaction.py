@@ -1,8 +1,9 @@
-"""Drops records of the ledger: what they cost is summed, what was measured is kept in a shorter form.
+"""Keeps the ledger short: measures lose what the base model's has too, and records that are not needed are dropped.
 
-A ledger holds only so many records and a status only so many bytes. A finished evaluation leaves its measure without
-what the base model's measure has already (names of tasks, numbers of tokens and bytes), and all dropped work leaves its
-name with its number of runs, so that nothing is done twice and no run number is used again.
+A finished evaluation's measure is kept without names of tasks and numbers of tokens and bytes, which are those of the
+base model's measure. A ledger holds only a few records and a status only a few kilobytes: what dropped records cost is
+summed, and all dropped work leaves its name with its number of runs, so that nothing is done twice and no run number is
+used again. What has finished keeps what its table and its metrics are read from.
 """
 
 from __future__ import annotations
@@ -69,6 +70,35 @@ def free_one_record(ledger: Ledger, candidate: str | None) -> Ledger:
     return ledger
 
 
+def shorten_evaluations(ledger: Ledger) -> Ledger:
+    """Return the ledger with the measures of all finished evaluations in short form; their records stay."""
+    for record in ledger.runs:
+        if record.kind == "evaluate" and record.has_succeeded and record.facts is not None:
+            shortened = _with_measure(ledger.with_record(record.without_facts()), record)
+            # Without the base model's measure there is no short form: the facts stay where they are.
+            if shortened.measures is not ledger.measures:
+                ledger = shortened
+    return ledger
+
+
+def keep_tables(ledger: Ledger, chosen: str | None) -> Ledger:
+    """Return the ledger of what has finished: nothing is decided any more, so what decisions needed goes.
+
+    Records of evaluations, blends and other candidates' stages are dropped, and of the measures that of the chosen
+    candidate stays, for its gates' metrics. Sums, names and run numbers stay for costs and cleanup.
+
+    Args:
+        ledger: with no open record.
+        chosen: id of the candidate that was taken; None without one.
+    """
+    ledger = shorten_evaluations(ledger)
+    for record in ledger.runs:
+        if record.kind in ("evaluate", "blend") or record.candidate not in (None, chosen):
+            ledger = ledger.without_record(record)
+    measures = (record for record in ledger.measures if record.candidate == chosen)
+    return ledger.with_measures(measures).reduced_to_tables()
+
+
 def compact_record(ledger: Ledger, record: RunRecord) -> Ledger:
     """Return the ledger without this record, which has ended; of an evaluation the measure stays in short form."""
     return _with_measure(ledger.without_record(record), record)
@@ -83,7 +113,12 @@ def _with_measure(ledger: Ledger, record: RunRecord) -> Ledger:
     measures = [old for old in ledger.measures if old.candidate != new.candidate] + [new]
     # By size too: a status must stay below the API server's limit however many tasks the spec names.
     while len(measures) > MAX_MEASURES or sum(len(kept.text) for kept in measures) > MAX_MEASURES_BYTES:
-        measures.remove(max(measures, key=_general_nats))
+        lost = max(measures, key=_general_nats)
+        measures.remove(lost)
+        # A record without its measure would seem to be an evaluation that reported nothing, and run again.
+        for of_lost in ledger.runs:
+            if of_lost.kind == "evaluate" and of_lost.candidate == lost.candidate:
+                ledger = ledger.without_record(of_lost)
     return ledger.with_measures(measures)
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from dapt_contract.stages.publish import PublishFacts
 from dapt_operator.api.v1alpha1 import conditions as api
-from dapt_operator.api.v1alpha1.conditions import set_condition, timestamp
+from dapt_operator.api.v1alpha1.conditions import is_true, set_condition, timestamp
 from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.status import (
     MAX_STAGES,
@@ -15,10 +15,13 @@ from dapt_operator.api.v1alpha1.status import (
     Digests,
     DomainAdaptationStatus,
     OutputStatus,
+    Usage,
 )
 from dapt_operator.plan.assess import ChainInputs
 from dapt_operator.plan.gates import perplexity
 from dapt_operator.plan.gates.gain import gain
+from dapt_operator.plan.ledger import gpu_hours
+from dapt_operator.plan.ledger.gpu_hours import note_running
 from dapt_operator.plan.observed import Observed, Refusal
 from dapt_operator.plan.position import Position
 from dapt_operator.plan.selection.candidates import Candidate
@@ -26,6 +29,7 @@ from dapt_operator.plan.selection.choose import Selected
 from dapt_operator.plan.stages.publish import run_digest
 from dapt_operator.plan.status import blocks
 from dapt_operator.plan.status.conditions import ConditionValue, chain_conditions, refusal_conditions
+from dapt_operator.plan.status.end_size import reduce_to_tables
 from dapt_operator.plan.status.ended_spec import block_digests, message_about_edits
 from dapt_operator.plan.status.progress import progress
 from dapt_operator.plan.transitions import Action, State
@@ -79,13 +83,14 @@ def working_status(
         run: the run of the chain that this reconcile starts.
         used_seconds: accelerator-seconds so far.
     """
+    ledger = note_running(ledger, observed.live, observed.now, is_written=False)
     spec, old_digests = inputs.spec, observed.status.digests
     chosen = position.choice.candidate if isinstance(position.choice, Selected) else None
     newest_checkpoint = next((c for c in reversed(position.candidates) if c.step is not None), None)
     forgetting, gained = _compared_with_base(inputs, position, chosen or newest_checkpoint)
     progress_status, progress_time = progress(observed, ledger)
     has_pretraining = any(record.kind == "pretrain" for record in ledger.runs)
-    return DomainAdaptationStatus(
+    status = DomainAdaptationStatus(
         observed_generation=observed.generation,
         phase=_phase(position),
         conditions=_set_conditions(observed, chain_conditions(observed, inputs, position, run)),
@@ -117,12 +122,30 @@ def working_status(
         output=_output(inputs, ledger, chosen),
         ledger=ledger.with_progress_time(progress_time),
     )
+    has_ended = is_true(status.conditions, api.FINISHED)
+    return reduce_to_tables(status) if has_ended and not observed.is_local else status
+
+
+def with_running_hours(observed: Observed, status: DomainAdaptationStatus) -> DomainAdaptationStatus:
+    """Return a status that is about to be written with how long its running runs have run until now.
+
+    In a status that is compared with the stored one these numbers stay as they are: by themselves they are no reason to
+    write it.
+    """
+    if status.ledger is None:
+        return status
+    ledger = note_running(status.ledger, observed.live, observed.now, is_written=True)
+    if ledger is status.ledger:
+        return status
+    hours = round(gpu_hours.used_seconds(ledger, observed.runs, observed.now) / 3600, 4)
+    return status.with_values(ledger=ledger, usage=(status.usage or Usage()).with_values(gpu_hours=hours))
 
 
 def finished_status(observed: Observed, cleaned: datetime | None) -> DomainAdaptationStatus:
     """Return the status after the end.
 
-    Only the observed generation, when cleanup was done, and what the end says of an edited spec change any more.
+    Only the observed generation, when cleanup was done, and what the end says of an edited spec change any more. In a
+    cluster it is reduced to its tables, once.
     """
     status = observed.status
     if status.observed_generation != observed.generation:
@@ -137,6 +160,8 @@ def finished_status(observed: Observed, cleaned: datetime | None) -> DomainAdapt
             for condition in status.conditions
         )
         status = status.with_values(observed_generation=observed.generation, conditions=conditions)
+    if not observed.is_local:
+        status = reduce_to_tables(status)
     if cleaned is not None:
         status = status.with_values(ledger=(status.ledger or Ledger()).cleaned_at(timestamp(cleaned)))
     return status
