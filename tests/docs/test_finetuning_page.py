@@ -65,7 +65,7 @@ def test_every_format_of_pairs_is_read(name: str, tmp_path: Path) -> None:
 
 def test_the_page_has_an_example_of_each_format_and_plain_text(tmp_path: Path) -> None:
     assert len(CHATS) == 9
-    assert len(PAIRS) == 6
+    assert len(PAIRS) == 7
     plain = example("plain", tmp_path).plain
     assert plain is not None
     assert plain.text == "Diagnosis of A00: cholera"

@@ -322,7 +322,7 @@ def test_every_kind_of_record_file_is_read_alike(config, prepare, tmp_path: Path
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("a.json", b'[{"prompt": "a"', "{path}: not a readable JSON array (Expecting ',' delimiter: line 1 column 16 (char 15)); write it again"),
+        ("a.json", b'[{"prompt": "a"', "{path}: its array breaks off in element 1; copy it again"),
         ("a.parquet", b"PAR1 no table", "{path}: not a readable Parquet file after row 0 ("),
         ("a.txt", b"text", "{path}: not a file of records; accepted are .jsonl, .ndjson and .json (one record a line, or an array), also .gz or .zst, and .parquet"),
         ("a.jsonl", b'{"prompt": "a", "response": "\\ud800"}\n', "{path}:1: not Unicode text (half of a surrogate pair); correct the line"),

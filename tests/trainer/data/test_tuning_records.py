@@ -74,6 +74,9 @@ def texts(record: TuningRecord, number: int = 0) -> list[tuple[Any, Any]]:
         {"conversation": ASKED},
         {"prompt": "a", "response": "b"},
         {"prompt": [turn("user", "a")], "completion": [turn("assistant", "b")]},
+        {"prompt": json.dumps([turn("user", "a")]), "response": "b"},
+        {"prompt": "\n\nHuman: a\n\nAssistant:", "completion": " b"},
+        {"conversation": [turn("user", "a") | {"toxic": False, "redacted": False, "country": "NO"}, turn("assistant", "b")]},
         {"instruction": "a", "input": " ", "output": "b", "text": "Below is an instruction"},
         {"instruction": "a", "context": "", "response": "b"},
         {"question": "a", "answer": "b"},
@@ -135,6 +138,24 @@ def test_what_a_template_must_use_is_noted(tmp_path: Path) -> None:
     assert conversation.messages[2]["tool_call_id"] == "c1"
 
 
+def test_calls_of_sharegpt_are_tool_calls(tmp_path: Path) -> None:
+    turns = [
+        ("human", "a"),
+        ("function_call", '{"name": "f", "arguments": {"x": 1}}'),
+        ("observation", "o"),
+        ("gpt", "b"),
+    ]
+    record = {
+        "conversations": [{"from": role, "value": text} for role, text in turns],
+        "tools": '[{"name": "f"}]',
+    }
+    (found,), problems = read(tmp_path, record)
+    assert problems == []
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+    assert found.conversations[0].messages[1] == {"role": "assistant", "content": None, "tool_calls": [call]}
+    assert found.conversations[0].learned == [1, 3]
+
+
 def test_reasoning_of_a_record_belongs_to_its_answer(tmp_path: Path) -> None:
     (record,), problems = read(tmp_path, {"prompt": "a", "response": "b", "reasoning": "c"})
     assert problems == []
@@ -149,7 +170,7 @@ def test_reasoning_of_a_record_belongs_to_its_answer(tmp_path: Path) -> None:
         ({"messages": ASKED, "conversations": ASKED}, "its fields fit several formats (messages and conversations); say with `fields` which of them to read"),
         ({"prompt": "a", "instruction": "a", "response": "b"}, "its fields fit several formats (prompt + response and instruction + context + response); say with `fields` which of them to read"),
         ({"prompt": "a", "response": " "}, "field 'response' is empty"),
-        ({"prompt": 3, "response": "b"}, "field 'prompt' is no list of messages"),
+        ({"prompt": 3, "response": "b"}, "field 'prompt' is neither a text nor a list of messages"),
         ({"messages": [{"role": "bot", "content": "a"}]}, "messages[0].role is 'bot'; accepted are system, user, assistant, tool: map other names with `fields: {roles: ...}`"),
         ({"messages": [turn("user", ""), ASKED[1]]}, "messages[0].content is empty; a message needs a text, a list of text parts, or tool_calls"),
         ({"messages": [ASKED[0], {"role": "assistant", "content": None}]}, "messages[1].content is null; a message needs a text, a list of text parts, or tool_calls"),
@@ -169,7 +190,10 @@ def test_reasoning_of_a_record_belongs_to_its_answer(tmp_path: Path) -> None:
         ({"messages": [ASKED[0], ASKED[1] | {"reasoning": "x", "thinking": "y"}]}, "messages[1].thinking differs from reasoning of the same message; keep one of them"),
         ({"messages": [turn("system", "s"), *ASKED], "system": "t"}, "field 'system' differs from the system message of the same record; keep one of them"),
         ({"prompt": "a", "response": "b", "weight": 0}, "field 'weight' is 0: nothing of the record is learned; remove the record"),
-        ({"prompt": "a", "completion": "b", "label": False}, "field 'label' judges the answer, which fine-tuning does not honour; remove the field"),
+        ({"prompt": "a", "completion": "b", "label": False}, "field 'label' judges the answer, which is not honoured; remove the field"),
+        ({"messages": ASKED, "kto_tag": False}, "field 'kto_tag' judges the answer, which is not honoured; remove the field"),
+        ({"instruction": "a", "output": ["b", "c"]}, "field 'output' is neither a text nor a list of messages"),
+        ({"conversations": [ASKED[0], {"role": "function_call", "content": "f()"}]}, "conversations[1].content is not JSON (Expecting value: line 1 column 1 (char 0))"),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, f"its fields are prompt, chosen, rejected; {CHAT}, or name its fields with `fields`"),
         ("text", "not a JSON object but a string; correct the line"),
     ],
@@ -195,6 +219,10 @@ def test_fields_name_what_to_read_and_nothing_is_guessed(tmp_path: Path) -> None
     )
     assert (problems, texts(record)[:2]) == ([], [("system", "s"), ("user", "a\n\nb")])
     assert record.conversations[0].variables == {"tools": [{"name": "f"}]}
+    _, problems = read(
+        tmp_path, {"instruction": "a", "more": "b", "output": "c"}, fields=FieldNames(input="more")
+    )
+    assert problems == [f"1: no field 'prompt' (its fields are instruction, more, output); {CHAT}"]
     _, problems = read(
         tmp_path, {"q": "a", "r": "c", "input": "lost"}, fields=FieldNames(prompt="q", response="r")
     )
@@ -225,6 +253,13 @@ def test_plain_text_takes_every_form_without_messages(tmp_path: Path) -> None:
         {"prompt": "Why?", "chosen": [turn("user", "Why?"), turn("assistant", "Because.")], "rejected": [turn("user", "Why?"), turn("assistant", "No idea.")], "messages": [turn("user", "Why?"), turn("assistant", "Because.")], "score_chosen": 1.0},
         {"chosen": [turn("user", "Why?"), turn("assistant", "Because.")], "rejected": [turn("user", "Why?"), turn("assistant", "No idea.")]},
         {"chosen": "\n\nHuman: Why?\n\nAssistant: Because.", "rejected": "\n\nHuman: Why?\n\nAssistant: No idea."},
+        {"chosen": "Human: Why?\r\n\r\nAssistant: Because.", "rejected": "Human: Why?\n\nAssistant: No idea."},
+        {"prompt": "Human: Why?\n\nAssistant:", "chosen": " Because.", "rejected": " No idea."},
+        {"prompt": None, "chosen": [turn("user", "Why?"), turn("assistant", "Because.")], "rejected": [turn("user", "Why?"), turn("assistant", "No idea.")]},
+        {"prompt": "Why?", "chosen": json.dumps([turn("assistant", "Because.")]), "rejected": json.dumps([turn("assistant", "No idea.")])},
+        {"messages": [turn("user", "Why?")], "chosen": "Because.", "rejected": "No idea."},
+        {"instruction": "Why?", "completions": [{"response": "Hm.", "overall_score": 5}, {"response": "No idea.", "overall_score": 2.5}, {"response": "Because.", "overall_score": 9, "critique": "Good"}]},
+        {"prompt": "\n\nHuman: Why?\n\nAssistant: ", "answers": [{"answer": "No idea.", "rank": 7.0}, {"answer": "Because.", "rank": 1.0}]},
         {"prompt": "\n\nHuman: Why?\n\nAssistant:", "chosen": "Because.", "rejected": "No idea."},
         {"question": "Why?", "system": "", "chosen": "Because.", "rejected": "No idea."},
         {"instruction": "Why?", "input": "", "chosen": "Because.", "rejected": "No idea."},
@@ -270,7 +305,7 @@ def test_a_pair_of_several_turns_keeps_its_turns_its_system_and_its_tools(tmp_pa
     [
         ({"chosen": "a", "rejected": "b"}, f"its fields are chosen, rejected, none is a prompt, and 'chosen' and 'rejected' do not begin alike; {PAIR}, or name its fields with `fields`"),
         ({"prompt": "", "chosen": "a", "rejected": "b"}, f"field 'prompt' is empty; {PAIR}"),
-        ({"prompt": "q", "chosen": 3, "rejected": "b"}, "field 'chosen' is no list of messages"),
+        ({"prompt": "q", "chosen": 3, "rejected": "b"}, "field 'chosen' is neither a text nor a list of messages"),
         ({"prompt": "q", "chosen": "a", "rejected": []}, f"field 'rejected' is empty; {PAIR}"),
         ({"prompt": "q", "chosen": "a"}, f"no field 'rejected' (its fields are prompt, chosen); {PAIR}"),
         ({"prompt": [turn("assistant", "q")], "chosen": "a", "rejected": "b"}, "the prompt ends with a message by 'assistant'; it must end with the user's"),
@@ -278,6 +313,9 @@ def test_a_pair_of_several_turns_keeps_its_turns_its_system_and_its_tools(tmp_pa
         ({"prompt": "q", "chosen": "a", "rejected": [turn("assistant", "b"), turn("user", "c")]}, "'rejected' must end with the assistant's message, it is by 'user'"),
         ({"prompt": "q", "chosen": [turn("user", "q")], "rejected": "b"}, "'chosen' must begin with the assistant's message, it is none after the prompt"),
         ({"prompt": "q", "chosen": "Yes  sir", "rejected": "yes sir"}, "'chosen' and 'rejected' have the same text; a pair needs two different answers"),
+        ({"prompt": "q", "completion": "a", "label": True}, f"field 'label' judges one answer (KTO), which is not learned from; {PAIR}"),
+        ({"instruction": "q", "completions": [{"response": "a", "overall_score": 5}, {"response": "b", "overall_score": 5}]}, "the overall_score of all completions is equal; a pair needs a better and a worse answer"),
+        ({"instruction": "q", "completions": [{"response": "a"}]}, "completions[0] has no response with overall_score, by which the best and the worst answer become a pair"),
         ({"prompt": "q", "question": "q", "chosen": "a", "rejected": "b"}, "'prompt' and 'question' may each be the prompt; say which with `fields`"),
         ({"prompt": "q", "chosen": "a", "rejected": "b", "images": ["x"]}, "field 'images' would change the example and is not used; map it with `fields`, or remove it"),
         ({"prompt": "q", "chosen": [turn("assistant", "a") | {"weight": 0}], "rejected": "b"}, "'chosen' has a message of weight 0, but all of an answer is compared; remove the weight"),
@@ -287,6 +325,22 @@ def test_a_bad_pair_is_reported_with_file_and_line(tmp_path: Path, record: Any, 
     found, problems = read_pairs(tmp_path, {"prompt": "q", "chosen": "a", "rejected": "b"}, record)
     assert len(found) == 1
     assert problems == [f"2: {sentence}"]
+
+
+def test_a_prompt_that_repeats_the_last_question_leaves_what_stands_before_it(tmp_path: Path) -> None:
+    before = [
+        turn("system", "s"),
+        turn("user", "Hi") | {"name": "Ann"},
+        turn("assistant", "Hello."),
+        turn("user", "Why?"),
+    ]
+    answers = {"chosen": [*before, turn("assistant", "x")], "rejected": [*before, turn("assistant", "y")]}
+    (found,), problems = read_pairs(tmp_path, {"prompt": " Why?\n"} | answers)
+    assert problems == []
+    assert [role for role, _ in texts(found, 1)] == ["system", "user", "assistant", "user", "assistant"]
+    assert [conversation.learned for conversation in found.conversations] == [[4], [4]]
+    # What stands in the prompt must be used by the template too.
+    assert [conversation.checked_fields for conversation in found.conversations] == [[(1, "name")]] * 2
 
 
 def test_fields_of_pairs_are_mapped(tmp_path: Path) -> None:

@@ -7,12 +7,14 @@ Every field that can change what the model reads or learns is used: it goes to t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dapt_contract.base import JsonObject
 from dapt_contract.stages.tuning_data import FieldNames
 from dapt_trainer.data.chat.rendering import Message
+from dapt_trainer.data.text import normalized
 
 ROLES = ("system", "user", "assistant", "tool")
 KNOWN_ROLES = {"human": "user", "gpt": "assistant", "developer": "system", "observation": "tool"} | {
@@ -21,14 +23,20 @@ KNOWN_ROLES = {"human": "user", "gpt": "assistant", "developer": "system", "obse
 """Roles of ShareGPT and OpenAI -> the role that templates know."""
 IGNORED_FIELDS = frozenset(
     {
-        "created", "created_at", "hash", "id", "idx", "index", "lang", "language", "model", "num_tokens", "rank",
-        "rating", "score", "source", "timestamp", "tokens", "url", "uuid",
+        "country", "created", "created_at", "hash", "hashed_ip", "header", "id", "idx", "index", "lang", "language",
+        "model", "num_tokens", "rank", "rating", "redacted", "score", "source", "state", "timestamp", "tokens", "toxic",
+        "turn_identifier", "url", "uuid",
     }
 )  # fmt: skip
 """Fields of messages and records that say where a text is from or how good it is; no model reads them."""
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 _MEDIA = frozenset({"image", "images", "audio", "audios", "video", "videos", "file", "files"})
 _OLD_FUNCTIONS = frozenset({"function_call", "functions"})
+_MESSAGE_FIELDS = (frozenset({"role", "content"}), frozenset({"from", "value"}))
+_CALL_ROLES = frozenset({"function_call", "tool_call"})
+"""Roles of ShareGPT's messages whose text is a call, or several, as JSON."""
+_DIALOGUE_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):[ \t]?")
+_DIALOGUE_ROLES = {"Human": "user", "Assistant": "assistant"}
 _LINKS = frozenset({"tool_call_id"})
 """Fields that tie messages together; a template may do without them, since the order says the same."""
 
@@ -87,6 +95,58 @@ def read_messages(value: object, key: str, names: FieldNames) -> Messages:
     return result
 
 
+def dialogue_of(value: object) -> Messages | None:
+    """Return the messages of a text that is a whole dialogue, as Anthropic's HH-RLHF writes it; None for others."""
+    text = value.replace("\r\n", "\n").strip() if isinstance(value, str) else ""
+    if not text.startswith("Human:") or "\n\nAssistant:" not in text:
+        return None
+    pieces = _DIALOGUE_TURN.split(text)
+    messages = Messages([])
+    for name, turn in zip(pieces[1::2], pieces[2::2], strict=True):
+        messages = text_message(_DIALOGUE_ROLES[name], turn.strip()).after(messages)
+    # A prompt ends where the assistant's answer begins.
+    if messages.messages and messages.messages[-1] == {"role": "assistant", "content": ""}:
+        messages.messages.pop()
+    return messages
+
+
+def learned_messages(messages: Messages, first: int) -> list[int]:
+    """Return the indices of the assistant's messages that are learned, from the message `first` on."""
+    return [
+        index
+        for index, message in enumerate(messages.messages)
+        if index >= first and message["role"] == "assistant" and messages.weights.get(index, True)
+    ]
+
+
+def normalized_messages(messages: Sequence[Message]) -> list[list[str]]:
+    """Return roles and texts in the form in which conversations are compared."""
+    return [[str(message["role"]), *map(normalized, texts_of(message))] for message in messages]
+
+
+def texts_of(message: Message) -> list[str]:
+    """Return what a message says: its text, and each other field but the role as a text."""
+    return [
+        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+        for name, value in message.items()
+        if name != "role" and value is not None
+    ]
+
+
+def is_list_of_messages(text: str) -> bool:
+    """Return whether a text is a list of messages written as JSON, as tables often hold it."""
+    if not text.lstrip().startswith("["):
+        return False
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return bool(entries) and all(
+        isinstance(entry, dict) and any(names <= entry.keys() for names in _MESSAGE_FIELDS)
+        for entry in entries
+    )
+
+
 def is_empty(value: object) -> bool:
     """Return whether a field says nothing: tables fill the fields that a record does not have."""
     return value is None or (isinstance(value, str | list | dict) and not value)
@@ -118,6 +178,11 @@ def read_tools(value: object, key: str) -> list[JsonObject]:
 def _message(entry: JsonObject, place: str, names: FieldNames) -> Messages:
     role_key = names.role or ("role" if "role" in entry or "from" not in entry else "from")
     content_key = names.content or ("content" if "content" in entry or "value" not in entry else "value")
+    author = entry.get(role_key)
+    if author in _CALL_ROLES and author not in names.roles:
+        calls = _tool_calls(entry.get(content_key), f"{place}.{content_key}")
+        others = {name: value for name, value in entry.items() if name != content_key}
+        entry = others | {role_key: "assistant", "tool_calls": list(calls)}
     role = _role(entry.get(role_key), f"{place}.{role_key}", names)
     message: Message = {"role": role}
     result = Messages([message])
@@ -210,6 +275,7 @@ def _text_of_parts(parts: list[object], place: str) -> str:
 
 def _tool_calls(value: object, place: str) -> list[JsonObject]:
     calls = _parsed(value, place) if isinstance(value, str) else value
+    calls = [calls] if isinstance(calls, dict) else calls
     if not isinstance(calls, list):
         raise RecordError(f"{place} is no list of calls")
     return [_tool_call(call, f"{place}[{number}]") for number, call in enumerate(calls)]

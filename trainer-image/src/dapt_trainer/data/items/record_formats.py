@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 
 from dapt_contract.base import JsonObject
 from dapt_contract.stages.tuning_data import FieldNames
+from dapt_trainer.data.chat.rendering import Conversation, LabelledText
 from dapt_trainer.data.items.messages import (
     IGNORED_FIELDS,
     REASONING_FIELDS,
     Messages,
     RecordError,
     is_empty,
+    is_list_of_messages,
     read_messages,
     read_tools,
     read_weight,
@@ -25,6 +27,8 @@ from dapt_trainer.data.items.messages import (
 _MAX_SHOWN_FIELDS = 12
 _SYSTEM_FIELDS = ("system", "system_prompt")
 _VARIABLES = ("tools", "documents", "chat_template_kwargs")
+JUDGEMENTS = ("label", "kto_tag")
+"""Fields of KTO's records, which hold one answer each and whether it is good."""
 _IGNORED_OF_RECORDS = IGNORED_FIELDS | {"parallel_tool_calls", "prompt_id"}
 _MEANINGFUL = frozenset(
     {
@@ -74,6 +78,19 @@ LAYOUTS = (
 
 
 @dataclass(frozen=True)
+class TuningRecord:
+    """Holds an example or a pair before it is rendered."""
+
+    conversations: tuple[Conversation, ...]
+    """One of an example; of a pair the chosen and the rejected one, which begin alike."""
+    plain: LabelledText | None = None
+    """The text of an example without a chat template, which has no conversation."""
+    layout: str = ""
+    """What the record was recognized as; empty for the forms of the reference."""
+    unused_fields: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class RecordParts:
     """Holds what a record says besides its messages, and what became of its fields."""
 
@@ -94,7 +111,7 @@ def layout_of(record: JsonObject, names: FieldNames, accepted: str) -> Layout:
     Raises:
         RecordError: none fits, or several do.
     """
-    if names.messages or names.prompt or names.response:
+    if names.messages or names.prompt or names.response or names.input:
         own = Layout(
             "fields",
             messages=names.messages or "",
@@ -152,8 +169,16 @@ def messages_of(value: object, key: str, role: str, names: FieldNames) -> Messag
     if isinstance(value, str):
         if not value.strip():
             raise RecordError(f"field {key!r} is empty")
-        return text_message(role, value)
+        return (
+            text_message(role, value) if not is_list_of_messages(value) else read_messages(value, key, names)
+        )
+    if not isinstance(value, dict) and not (isinstance(value, list) and any(map(_is_object, value))):
+        raise RecordError(f"field {key!r} is neither a text nor a list of messages")
     return read_messages(value, key, names)
+
+
+def _is_object(value: object) -> bool:
+    return isinstance(value, dict)
 
 
 def with_system(messages: Messages, record: JsonObject, names: FieldNames) -> tuple[Messages, set[str]]:
@@ -204,10 +229,8 @@ def parts_of(record: JsonObject, used: set[str], names: FieldNames) -> RecordPar
         elif name in ("weight", "train"):
             if not read_weight(value, f"field {name!r}"):
                 raise RecordError(f"field {name!r} is 0: nothing of the record is learned; remove the record")
-        elif name == "label" and isinstance(value, bool):
-            raise RecordError(
-                "field 'label' judges the answer, which fine-tuning does not honour; remove the field"
-            )
+        elif name in JUDGEMENTS and isinstance(value, bool):
+            raise RecordError(f"field {name!r} judges the answer, which is not honoured; remove the field")
         elif name in _MEANINGFUL:
             raise RecordError(
                 f"field {name!r} would change the example and is not used; map it with `fields`, or remove it"
