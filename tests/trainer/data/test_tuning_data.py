@@ -199,6 +199,45 @@ def test_a_share_of_bad_records_is_skipped_and_counted(config, prepare, model: P
     )
 
 
+def test_a_bad_pair_leaves_the_others_as_they_are(config, prepare, tmp_path: Path) -> None:
+    """A chosen answer with the token that ends a turn is rejected; the pair's other answer is no later pair's."""
+    answers = [("b0", "c0"), ("b1<|end|>b1", "c1"), ("b2", "c2<|end|>c2"), ("b3", "c3"), ("b4", "c4")]
+    uri = write(
+        tmp_path / "p.jsonl",
+        *({"prompt": f"a{n}", "chosen": b, "rejected": c} for n, (b, c) in enumerate(answers)),
+    )
+    data = pairs(uri, bad_records_max_fraction=0.5)
+    facts = prepare(with_data(config, data)).facts.tuning_data[0]
+    assert (facts.records, facts.bad_records) == (3, 2)
+    assert [
+        (line["chosen"]["text"], line["rejected"]["text"]) for line in lines(tmp_path / "work", data)
+    ] == [(f"Question: a{n}\nAnswer: b{n}<|end|>", f"Question: a{n}\nAnswer: c{n}<|end|>") for n in (0, 3, 4)]
+
+
+def test_conversations_past_the_limits_are_bad_records_up_to_a_number(
+    config, prepare, model: Path, tmp_path: Path
+) -> None:
+    loop = "{% if messages[0].content == 'loop' %}{{ 'x' * 9000000000 }}{% endif %}"
+    (model / "chat_template.jinja").write_text(loop + NO_SYSTEM)
+    good = [{"prompt": f"a{n}", "response": "b"} for n in range(8)]
+    slow = {"prompt": "loop", "response": "b"}
+    data = examples(
+        write(tmp_path / "two.jsonl", slow, *good[:4], slow, *good[4:]), bad_records_max_fraction=0.5
+    )
+    facts = prepare(with_data(config, data)).facts.tuning_data[0]
+    assert (facts.records, facts.bad_records) == (8, 2)
+    uri = write(tmp_path / "three.jsonl", slow, slow, *good, slow, slow)
+    for share, line in ((0.5, 11), (0.0, 1)):
+        with pytest.raises(InputError) as caught:
+            prepare(
+                with_data(config, examples(uri, bad_records_max_fraction=share)), work=tmp_path / str(share)
+            )
+        (problem,) = caught.value.problems
+        assert problem.startswith(
+            f"spec.finetuning.data[0]: {tmp_path}/three.jsonl:{line}: rendering the conversation takes more than "
+        )
+
+
 def test_what_the_sequence_length_does_is_counted_before_anything_is_trained(
     config, prepare, tmp_path: Path
 ) -> None:
@@ -223,6 +262,13 @@ def test_what_the_sequence_length_does_is_counted_before_anything_is_trained(
                   {"prompt": "a", "chosen": "b", "rejected": "c"})  # fmt: skip
     facts = prepare(with_data(config, pairs(equal)), work=tmp_path / "pairs").facts
     assert (facts.tuning_data[0].records, facts.tuning_data[0].equal_pairs) == (1, 1)
+    write(
+        tmp_path / "dpo.jsonl", {"prompt": "a", "chosen": "x y " * 200 + "1", "rejected": "x y " * 200 + "2"}
+    )
+    with pytest.raises(
+        InputError, match="none of 1 pairs has two different answers within 128 tokens; raise "
+    ):
+        prepare(with_data(config, pairs(equal)), work=tmp_path / "none")
 
 
 def test_the_stage_alone_ends_with_the_files_of_prepare(config, prepare, read_again, tmp_path: Path) -> None:

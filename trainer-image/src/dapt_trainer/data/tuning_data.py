@@ -35,6 +35,8 @@ from dapt_trainer.digests import sha256_of_file
 
 _MAX_SHOWN_FIELDS = 12
 _RECORDS_PER_BEAT = 256
+_MAX_LIMITS_EXCEEDED = 3
+"""Conversations of a source that may exceed the limits of time and memory: the next may take as long."""
 
 Beat = Callable[[], None]
 
@@ -180,7 +182,8 @@ def prepare_tuning_data(
     lines: list[dict[str, object]] = []
     with RenderPool(model.templates, beat=beat) as pool:
         for source in data.sources:
-            for texts in _rendered(source, pool, config.kind):
+            max_exceeded = _MAX_LIMITS_EXCEEDED if config.bad_records_max_fraction else 1
+            for texts in _rendered(source, pool, config.kind, max_exceeded, problems):
                 if len(lines) % _RECORDS_PER_BEAT == 0:
                     beat()
                 lines.append(_line_of(texts, config.kind))
@@ -189,8 +192,9 @@ def prepare_tuning_data(
                 count(texts, model.encoder, length_tokens, lengths)
     report_bad_records(data, problems)
     if lines and not lengths.kept:
+        what = "two different answers" if lengths.equal else "a response"
         problems.add(
-            f"{block.field}.data: none of {len(lines):,} {block.noun} has a response within "
+            f"{block.field}.data: none of {len(lines):,} {block.noun} has {what} within "
             f"{length_tokens:,} tokens; raise {block.length_field}, or shorten the prompts"
         )
     # 4. Write the file and say what became of the records.
@@ -228,12 +232,18 @@ def _clean(data: ReadTuningData, index: ContaminationIndex) -> None:
 
 
 def _rendered(
-    source: CheckedSource[TuningRecord], pool: RenderPool, kind: TuningKind
+    source: CheckedSource[TuningRecord],
+    pool: RenderPool,
+    kind: TuningKind,
+    max_exceeded: int,
+    problems: Problems,
 ) -> Iterator[tuple[LabelledText, ...]]:
     """Yield the texts of each record of a source; move those that the template rejects to its bad records.
 
-    An example has one text or more; a pair has two: with the chosen and with the rejected answer.
+    An example has one text or more; a pair has two: with the chosen and with the rejected answer. Once `max_exceeded`
+    records have exceeded the limits, the source has failed, which is reported.
     """
+    num_exceeded = 0
     answers = pool.rendered(
         conversation for record in source.records for conversation in record.value.conversations
     )
@@ -243,11 +253,19 @@ def _rendered(
             good.append(record)
             yield (record.value.plain,)
             continue
+        # All answers of the record are taken before one is judged: the next record begins behind them.
+        record_answers = [next(answers) for _ in record.value.conversations]
         try:
-            texts = [_texts(next(answers), kind) for _ in record.value.conversations]
+            texts = [_texts(answer, kind) for answer in record_answers]
         except LimitExceededError as error:
             source.bad.append(BadPlace(record.location, str(error)))
-            break  # every further conversation may take as long
+            num_exceeded += 1
+            if num_exceeded < max_exceeded:
+                continue
+            # The rest stays unread, so no allowed share of bad records can excuse it.
+            problems.add_at(source.manifest_field, record.location, str(error))
+            source.has_failed = True
+            break
         except TemplateError as error:
             source.bad.append(BadPlace(record.location, str(error)))
             continue

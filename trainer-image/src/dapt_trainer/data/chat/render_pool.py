@@ -69,12 +69,17 @@ class RenderPool:
             whatever `beat` raises.
         """
         pending: deque[Future[tuple[LabelledText, ...] | TemplateError]] = deque()
-        for conversation in conversations:
-            pending.append(self._threads.submit(self._render, conversation))
-            if len(pending) > _PENDING_A_PROCESS * self._num_processes:
+        try:
+            for conversation in conversations:
+                pending.append(self._threads.submit(self._render, conversation))
+                if len(pending) > _PENDING_A_PROCESS * self._num_processes:
+                    yield self._wait_for(pending.popleft())
+            while pending:
                 yield self._wait_for(pending.popleft())
-        while pending:
-            yield self._wait_for(pending.popleft())
+        finally:
+            # Whoever stops reading the answers must not make the next conversations wait for these.
+            for future in pending:
+                future.cancel()
 
     def _render(self, conversation: Conversation) -> tuple[LabelledText, ...] | TemplateError:
         process = self._idle.get()
