@@ -32,7 +32,7 @@ from dapt_contract.stages.prepare import (
 )
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainFacts
 from dapt_contract.stages.publish import PublishFacts
-from dapt_contract.stages.tuning_data import TuningDataConfig, TuningDataFacts, data_folder
+from dapt_contract.stages.tuning_data import SHOWN_DIGITS, TuningDataConfig, TuningDataFacts, data_folder
 from dapt_contract.stages.verify import VerifyFacts
 from dapt_contract.stop_rule import StopRule, StopVerdict, judge_readings
 
@@ -75,14 +75,14 @@ def largest_facts() -> dict[str, Contract]:
     )  # fmt: skip
     measure = largest_measure()
     tuning_data = TuningDataFacts(
-        kind="instructions", config_digest="a" * 12, records=10**9, data_digest=DIGEST, bad_records=10**8,
-        contaminated=10**8, repeats=10**8, without_response=10**8, equal_pairs=10**8,
+        kind="instructions", config_digest="a" * 12, records=10**9, data_digest="a" * 64, bad_records=10**8,
+        contaminated=10**8, repeats=10**8, without_response=10**8, equal_pairs=10**8, tokens=10**12,
     )  # fmt: skip
     return {
         "prepare": PrepareFacts(
             model=model, sources=(source,) * 20, sequence_length_tokens=131_072, domain_tokens=10**12,
             general_tokens=10**12, data_digest=DIGEST, warnings=("w" * 500,) * 30,
-            tuning_data=(tuning_data, tuning_data),
+            tuning_data=(tuning_data, tuning_data), task_items=(("t" * 40, 10**5),) * 20,
         ),
         "tuning_data": tuning_data,
         "destination": DestinationFacts(destination="d" * 512, found="empty"),
@@ -125,9 +125,8 @@ def test_the_largest_legal_message_of_each_kind_fits_and_reads_back(kind: str) -
     parsed = read.parsed_facts()
     assert type(parsed) is type(facts)
     if isinstance(parsed, PrepareFacts):
-        assert (
-            parsed.tuning_data == (largest_facts()["tuning_data"].model_copy(update={"data_digest": ""}),) * 2
-        )
+        shown = largest_facts()["tuning_data"].model_copy(update={"data_digest": "a" * SHOWN_DIGITS})
+        assert parsed.tuning_data == (shown,) * 2
     if isinstance(parsed, PretrainFacts):
         assert len(parsed.checkpoints) == 50
         assert parsed.checkpoints[49].domain_b_nats == 1.23457

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,31 @@ def test_verify_measures_only_models_without_earlier_measures(
         "chosen: task animals",
         "chosen: task colours",
     ]
+
+
+@pytest.mark.parametrize("file", ["chat_template.jinja", "tokenizer.json"])
+def test_verify_asks_equal_weights_with_another_tokenizer_themselves(
+    measured: tuple[Path, Any, Any, Recorder], file: str
+) -> None:
+    work = measured[0]
+    other = work / f"with-{file}"
+    shutil.copytree(work / "tuned", other)
+    if file == "tokenizer.json":
+        tokenizer = json.loads((other / file).read_text())
+        tokenizer["model"]["merges"] = []  # letters alone
+        (other / file).write_text(json.dumps(tokenizer))
+    else:
+        (other / file).write_text("{% for m in messages %}{{ m.content }} the bird{% endfor %}")
+    final = NamedModel(name="final", model=ModelReference(weights=other.name))
+    config = verify_config(
+        models=(*verify_config().models[:2], final),
+        evaluation=EvaluationConfig(context_length_tokens=32),
+        reuse_paths=(),
+    )
+    report = verify.run(config, context(work, "verify", config))
+    digests = dict(report.facts.digests)
+    assert digests["final"] != digests["chosen"]
+    assert any(answers["final"] != answers["chosen"] for answers in (dict(s.answers) for s in report.samples))
 
 
 def test_a_stop_ends_the_stage_between_batches(toy_work: Path, tmp_path: Path) -> None:

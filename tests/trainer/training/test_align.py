@@ -23,11 +23,12 @@ from dapt_contract.stages.common import (
 )
 from dapt_contract.stages.finetune import FinetuneConfig
 from dapt_contract.stages.pretrain import CheckpointFacts
+from dapt_contract.stages.tuning_data import SHOWN_DIGITS
 from dapt_contract.stages.verify import NamedModel, VerifyConfig
 from dapt_trainer.context import SilentProgress
 from dapt_trainer.data.chat.tokens import Pair
 from dapt_trainer.data.packing.held_out import HALVES, read_held_out
-from dapt_trainer.digests import weights_digest
+from dapt_trainer.digests import sha256_of_file, weights_digest
 from dapt_trainer.errors import DivergedError, InputError, StopRequested
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import align, baseline, finetune, verify
@@ -168,6 +169,14 @@ def test_pairs_that_do_not_fit_are_counted_and_refused_when_none_is_left(work: P
         f"{work}/preferences: none of 1 pairs has a prompt and two different answers begun within 30 tokens; raise "
         "finetuning.sequenceLength or corpus.sequenceLength, or shorten the prompts"
     )
+
+
+def test_pairs_that_changed_since_they_were_prepared_are_not_learned_from(work: Path) -> None:
+    path = work / "preferences/train.jsonl"
+    settings = config(data_digest=sha256_of_file(path)[:SHOWN_DIGITS])
+    path.write_text(path.read_text().rpartition('{"chosen"')[0])
+    with pytest.raises(InputError, match=f"{path}: has the SHA-256 .* was written there"):
+        aligned(work, settings)
 
 
 def test_a_pair_that_is_equal_after_the_cut_is_dropped_and_counted(work: Path) -> None:

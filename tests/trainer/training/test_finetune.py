@@ -16,9 +16,10 @@ from dapt_contract.stages.common import (
     ScheduleConfig,
 )
 from dapt_contract.stages.finetune import FinetuneConfig, FinetuneReport
+from dapt_contract.stages.tuning_data import SHOWN_DIGITS
 from dapt_trainer.checkpoints.run_checkpoints import RunCheckpoints
 from dapt_trainer.data.chat.tokens import Example
-from dapt_trainer.digests import weights_digest
+from dapt_trainer.digests import sha256_of_file, weights_digest
 from dapt_trainer.errors import InputError
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import finetune
@@ -108,6 +109,14 @@ def test_examples_are_read_from_the_folder_that_the_configuration_names(work: Pa
     with pytest.raises(InputError) as caught:
         tuned(work, config(), try_number=2)
     assert str(caught.value) == (f"{work}/instructions/train.jsonl: no tuning data there; run prepare again")
+
+
+def test_examples_that_changed_since_they_were_prepared_are_not_learned_from(work: Path) -> None:
+    path = work / "instructions/train.jsonl"
+    settings = config(data_digest=sha256_of_file(path)[:SHOWN_DIGITS])
+    path.write_text(path.read_text().rpartition("{")[0])
+    with pytest.raises(InputError, match=f"{path}: has the SHA-256 .* was written there"):
+        tuned(work, settings)
 
 
 def test_each_epoch_reads_every_conversation_once_in_a_new_order(work: Path) -> None:

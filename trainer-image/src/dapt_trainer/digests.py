@@ -46,6 +46,22 @@ def sha256_of_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def changed_file(path: Path, found: str | None, expected: str) -> InputError:
+    """Return the error about a file of the work volume that is not the one which a stage wrote there.
+
+    Args:
+        path: of the file.
+        found: its SHA-256; None: it is missing.
+        expected: SHA-256 of the file that was written, or its first digits.
+    """
+    shown = min(DIGEST_DIGITS, len(expected))
+    finding = "is missing" if found is None else f"has the SHA-256 {found[:shown]}"
+    return InputError(
+        f"{path}: {finding}, and {expected[:shown]} was written there: the work volume changed since, so the file is "
+        "not used; restore it, or create a new DomainAdaptation, which writes it again"
+    )
+
+
 def weights_digest(folder: Path) -> str:
     """Return the hexadecimal SHA-256 over names and digests of all files that are loaded from a folder of weights.
 

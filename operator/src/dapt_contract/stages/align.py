@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dapt_contract.base import Contract
+from dapt_contract.base import Contract, Count, DigestText
 from dapt_contract.layout import PREFERENCES
 from dapt_contract.stages.common import ModelReference, TrainingConfig
 from dapt_contract.stages.pretrain import CurvePoint
@@ -13,6 +13,8 @@ class AlignConfig(TrainingConfig):
 
     data_folder: str = PREFERENCES
     """Folder of the pairs, relative to the work volume: `TuningDataConfig.folder`."""
+    data_digest: str | None = None
+    """First digits of the SHA-256 of the file of pairs, which is refused if it has another. None: not known."""
     beta: float
     epochs: float = 1.0
 
@@ -21,20 +23,20 @@ class AlignFacts(Contract):
     """Describes the aligned model and how its training went."""
 
     model: ModelReference
-    weights_digest: str
-    steps: int
-    pairs: int
+    weights_digest: DigestText
+    steps: Count
+    pairs: Count
     first_loss_nats: float
     last_loss_nats: float
     reward_accuracy: float
     """Share of pairs of the last tenth of the steps whose chosen answer has the larger implicit reward."""
     reward_margin: float
     """Mean difference of the implicit rewards of those pairs, chosen minus rejected."""
-    cut_pairs: int = 0
+    cut_pairs: Count = 0
     """How many of `pairs` lost the end of an answer, because it lies past the sequence length."""
-    dropped_pairs: int = 0
+    dropped_pairs: Count = 0
     """Pairs that were left out, because the prompt leaves no space for an answer; not counted in `pairs`."""
-    equal_pairs: int = 0
+    equal_pairs: Count = 0
     """Pairs that were left out, because their answers are equal once they are cut; not counted in `pairs`."""
 
 

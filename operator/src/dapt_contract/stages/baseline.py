@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final, Self
+
+from pydantic import model_validator
+from pydantic_core import PydanticCustomError
+
 from dapt_contract.base import Contract
 from dapt_contract.measure import Measure
 from dapt_contract.stages.common import EvaluationConfig, ModelReference
@@ -14,10 +19,26 @@ class BaselineConfig(Contract):
     evaluation: EvaluationConfig
 
 
+LARGEST_BASE_LOSS_NATS: Final = 100.0
+"""Of a token; guessing among a million tokens has a loss of 14 nats."""
+
+
 class BaselineFacts(Contract):
-    """Holds the base model's measure."""
+    """Holds the base model's measure. Everything is compared with it, so its losses must be numbers to divide by."""
 
     measure: Measure
+
+    @model_validator(mode="after")
+    def _is_a_reference(self) -> Self:
+        for side, measured in (("domain", self.measure.domain), ("general", self.measure.general)):
+            for half in (measured.a, measured.b):
+                if not 0.0 <= half.loss_nats <= LARGEST_BASE_LOSS_NATS:
+                    raise PydanticCustomError(
+                        "base_loss",
+                        "the base model's loss on {side} text is {loss} nats a token: it must lie between 0 and {most}",
+                        {"side": side, "loss": f"{half.loss_nats:g}", "most": f"{LARGEST_BASE_LOSS_NATS:g}"},
+                    )
+        return self
 
 
 class BaselineReport(Contract):
@@ -26,6 +47,8 @@ class BaselineReport(Contract):
     facts: BaselineFacts
     items_path: str = ""
     """File of JSON lines, one for each item with the value that the model got."""
+    items_digest: str = ""
+    """SHA-256 of that file; empty in a report from before this field."""
     key: str = ""
     """Digest of model, data and settings: a report with the same key has the same numbers."""
     reused_from: str = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dapt_contract.base import Contract
+from dapt_contract.base import Contract, Count, DigestText, Fraction
 from dapt_contract.layout import INSTRUCTIONS
 from dapt_contract.stages.common import ModelReference, TrainingConfig
 from dapt_contract.stages.pretrain import CurvePoint
@@ -13,6 +13,8 @@ class FinetuneConfig(TrainingConfig):
 
     data_folder: str = INSTRUCTIONS
     """Folder of the examples, relative to the work volume: `TuningDataConfig.folder`."""
+    data_digest: str | None = None
+    """First digits of the SHA-256 of the file of examples, which is refused if it has another. None: not known."""
     epochs: float | None = None
     total_steps: int | None = None
     """Exactly one of `epochs` and `total_steps`; an epoch is every packed row once, so every conversation once."""
@@ -25,20 +27,20 @@ class FinetuneFacts(Contract):
     """Describes the tuned model and how its training went."""
 
     model: ModelReference
-    weights_digest: str
-    steps: int
-    examples: int
+    weights_digest: DigestText
+    steps: Count
+    examples: Count
     """Texts that are learned from: conversations, or their single turns where the chat template requires that."""
-    response_tokens: int
+    response_tokens: Count
     first_loss_nats: float
     last_loss_nats: float
-    cut_examples: int = 0
+    cut_examples: Count = 0
     """How many of `examples` lost their end, because it lies past the sequence length."""
-    dropped_examples: int = 0
+    dropped_examples: Count = 0
     """Examples left out, because no token of a response lies within the sequence length; not counted in `examples`."""
-    rows: int = 0
+    rows: Count = 0
     """Packed rows of one epoch."""
-    fill_fraction: float = 0.0
+    fill_fraction: Fraction = 0.0
     """Share of the rows' positions that hold a token."""
 
 

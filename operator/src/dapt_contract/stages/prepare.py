@@ -6,18 +6,22 @@ from typing import Final, Literal
 
 from pydantic import Field, SerializationInfo, SerializerFunctionWrapHandler, field_serializer
 
-from dapt_contract.base import Contract, Row
+from dapt_contract.base import (
+    Amount,
+    Contract,
+    Count,
+    DigestText,
+    Fraction,
+    PositiveCount,
+    Row,
+    ShortText,
+)
 from dapt_contract.envelope import digest_of
 from dapt_contract.measure import Side
 from dapt_contract.stages.common import LoraConfig, Precision, ProbeConfig, TaskConfig
-from dapt_contract.stages.tuning_data import (
-    InstructionSource,
-    PreferenceInput,
-    TuningDataConfig,
-    TuningDataFacts,
-)
+from dapt_contract.stages.tuning_data import TuningDataConfig, TuningDataFacts
 
-_TUNING_FIELDS: Final = frozenset({"instructions", "preferences", "tuning_data"})
+_TUNING_FIELDS: Final = frozenset({"tuning_data"})
 """Fields of PrepareConfig about tuning data, which has digests of its own."""
 _CHECKED_FIELDS: Final = frozenset(
     {
@@ -81,8 +85,6 @@ class PrepareConfig(Contract):
     deduplicate: Literal["exact", "near", "none"] = "exact"
     decontaminate: bool = True
     bad_records_max_fraction: float = 0.0
-    instructions: tuple[InstructionSource, ...] = ()
-    preferences: tuple[PreferenceInput, ...] = ()
     tuning_data: tuple[TuningDataConfig, ...] = Field(default=(), max_length=2)
     """What fine-tuning and preference tuning will learn from, as far as it is known when prepare starts."""
     tokenizer_extension: TokenizerExtensionConfig | None = None
@@ -105,18 +107,6 @@ class PrepareConfig(Contract):
     precision: Precision = "bf16"
     """Precision of the weights in pretraining; for the check of free space."""
     seed: int = 0
-
-    @property
-    def read_tuning_data(self) -> tuple[TuningDataConfig, ...]:
-        """Return the tuning data to read; that of `instructions` and `preferences` in a file without `tuning_data`."""
-        if self.tuning_data:
-            return self.tuning_data
-        rules = {"decontaminate": self.decontaminate, "tasks": self.tasks, "probes": self.probes}
-        parts = (
-            TuningDataConfig(kind="instructions", instructions=self.instructions, **rules),
-            TuningDataConfig(kind="preferences", preferences=self.preferences, **rules),
-        )
-        return tuple(part for part in parts if part.instructions or part.preferences)
 
     @property
     def corpus_digest(self) -> str:
@@ -144,29 +134,29 @@ class PrepareConfig(Contract):
 class ModelFacts(Contract):
     """Describes the shape and identity of the base model for the planner."""
 
-    architecture: str
-    parameters: int
-    hidden_size: int
-    layers: int
-    vocabulary_size: int
-    attention_heads: int
-    key_value_heads: int
-    intermediate_size: int
-    max_positions: int
+    architecture: ShortText
+    parameters: PositiveCount
+    hidden_size: PositiveCount
+    layers: PositiveCount
+    vocabulary_size: PositiveCount
+    attention_heads: Count
+    key_value_heads: Count
+    intermediate_size: Count
+    max_positions: PositiveCount
     tied_embeddings: bool
     has_chat_template: bool
-    revision: str
+    revision: DigestText
     """Immutable revision of the source, or the digest of its content."""
-    digest: str
-    weights_bytes: int
-    added_tokens: int | None = None
+    digest: DigestText
+    weights_bytes: Count
+    added_tokens: Count | None = None
     """Rows of an extended tokenizer that `parameters` and `vocabulary_size` include; None: these are the base
     model's."""
-    head_size: int | None = None
+    head_size: PositiveCount | None = None
     """Width of one attention head; None: hidden size over heads."""
     gated_mlp: bool = True
     """Whether an MLP has three matrices (gate, up, down) or two."""
-    linear_dimensions: int | None = None
+    linear_dimensions: Count | None = None
     """Inputs and outputs summed over all linear layers but the head: what a LoRA of rank 1 trains. None: unknown."""
 
     @property
@@ -208,33 +198,33 @@ class ModelFacts(Contract):
 class TokenizerFacts(Contract):
     """Says what extending the tokenizer saved, in tokens a word (a run of non-space characters) of held-out text."""
 
-    added_tokens: int
-    domain_tokens_per_word_before: float
-    domain_tokens_per_word_after: float
-    general_tokens_per_word_before: float
-    general_tokens_per_word_after: float
+    added_tokens: Count
+    domain_tokens_per_word_before: Amount
+    domain_tokens_per_word_after: Amount
+    general_tokens_per_word_before: Amount
+    general_tokens_per_word_after: Amount
 
 
 class SourceFacts(Row):
     """Counts what became of one source."""
 
     side: Side
-    index: int
+    index: Count
     """Index in the list of its side, from 0."""
-    documents: int
+    documents: Count
     """Documents that are trained on."""
-    train_tokens: int
-    sequences: int
-    duplicates: int = 0
-    contaminated: int = 0
-    empty: int = 0
-    bad_records: int = 0
-    held_out_documents: int = 0
-    held_out_tokens: int = 0
-    cut_documents: int = 0
-    fill_fraction: float = 1.0
+    train_tokens: Count
+    sequences: Count
+    duplicates: Count = 0
+    contaminated: Count = 0
+    empty: Count = 0
+    bad_records: Count = 0
+    held_out_documents: Count = 0
+    held_out_tokens: Count = 0
+    cut_documents: Count = 0
+    fill_fraction: Fraction = 1.0
     """Share of packed positions that hold a token."""
-    weight: float = 1.0
+    weight: Amount = 1.0
 
     @property
     def name(self) -> str:
@@ -248,22 +238,32 @@ class PrepareFacts(Contract):
     model: ModelFacts
     sources: tuple[SourceFacts, ...] = Field(max_length=20)
     """At most 10 a side."""
-    sequence_length_tokens: int
-    domain_tokens: int
-    general_tokens: int
-    instruction_examples: int = 0
-    preference_pairs: int = 0
-    near_duplicates: int = 0
+    sequence_length_tokens: PositiveCount
+    domain_tokens: Count
+    general_tokens: Count
+    instruction_examples: Count = 0
+    preference_pairs: Count = 0
+    near_duplicates: Count = 0
     """Documents of both sides that were dropped as near-duplicates of earlier ones (MinHash); the sources' `duplicates`
     count them too."""
     tokenizer: TokenizerFacts | None = None
     """None: the tokenizer is the base model's."""
-    task_items: tuple[tuple[str, int], ...] = ()
-    data_digest: str
+    task_items: tuple[tuple[ShortText, Count], ...] = ()
+    """(task or probe set, items that are measured), for people; a message leaves it out."""
+    data_digest: DigestText
     tuning_data: tuple[TuningDataFacts, ...] = Field(default=(), max_length=2)
     """What was prepared of `PrepareConfig.tuning_data`; empty also in facts from before that field."""
     warnings: tuple[str, ...] = ()
     """Sentences for people; the message cuts the longest, the report has them in full."""
+
+    @field_serializer("task_items", mode="wrap")
+    def _for_people(
+        self,
+        task_items: tuple[tuple[str, int], ...],
+        handler: SerializerFunctionWrapHandler,
+        info: SerializationInfo,
+    ) -> object:
+        return [] if info.context and info.context.get("compact") else handler(task_items)
 
     @field_serializer("tuning_data", mode="wrap")
     def _as_rows(
@@ -274,8 +274,8 @@ class PrepareFacts(Contract):
     ) -> object:
         if not (info.context and info.context.get("compact")):
             return handler(tuning_data)
-        # Shorter, as a message has little space: without names, and without the digest that nothing is decided by.
-        rows = ({**facts.model_dump(), "data_digest": ""} for facts in tuning_data)
+        # Shorter, as a message has little space: without names, and with a part of the digest.
+        rows = ({**facts.model_dump(), "data_digest": facts.shown_digest or ""} for facts in tuning_data)
         return [list(row.values()) for row in rows]
 
 

@@ -7,17 +7,19 @@ the corpus as it is. A configuration names its folder by its digest, so other da
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, model_validator
 
-from dapt_contract.base import Contract
+from dapt_contract.base import Contract, Count, DigestText
 from dapt_contract.envelope import digest_of
 from dapt_contract.layout import INSTRUCTIONS, PREFERENCES
 from dapt_contract.stages.common import ProbeConfig, TaskConfig
 
 TuningKind = Literal["instructions", "preferences"]
 """Examples of fine-tuning, or pairs of preference tuning."""
+SHOWN_DIGITS: Final = 16
+"""Hexadecimal digits of a digest of tuning data in configurations, messages, the status and the card."""
 
 
 class FieldNames(Contract):
@@ -95,23 +97,31 @@ class TuningDataFacts(Contract):
     """Counts what became of one kind of tuning data."""
 
     kind: TuningKind
-    config_digest: str
+    config_digest: DigestText
     """`TuningDataConfig.digest` of what was read."""
-    records: int
+    records: Count
     """Examples or pairs that can be learned from."""
-    data_digest: str = ""
-    """SHA-256 of the records as they lie on the work volume."""
-    bad_records: int = 0
-    contaminated: int = 0
+    data_digest: DigestText = ""
+    """SHA-256 of the records as they lie on the work volume; `SHOWN_DIGITS` of it in a message of prepare."""
+    bad_records: Count = 0
+    contaminated: Count = 0
     """Records left out, since they contain an evaluation item."""
-    repeats: int = 0
+    repeats: Count = 0
     """Pairs left out, since an earlier one has the same text."""
-    without_response: int = 0
+    without_response: Count = 0
     """Records left out, since no token of a response (of both answers of a pair) lies within the sequence length."""
-    equal_pairs: int = 0
+    equal_pairs: Count = 0
     """Pairs left out, since their answers are equal within the sequence length."""
     warnings: tuple[str, ...] = ()
     """Sentences for people; empty in the facts of prepare, which has them among its own."""
+    tokens: Count | None = None
+    """Tokens of the records, each cut at the sequence length; of a pair both answers count, each with its prompt. None:
+    not counted."""
+
+    @property
+    def shown_digest(self) -> str | None:
+        """Return the beginning of `data_digest`; None where the data was prepared without one."""
+        return self.data_digest[:SHOWN_DIGITS] or None
 
     @model_validator(mode="before")
     @classmethod

@@ -14,6 +14,7 @@ from dapt_contract.stages.prepare import PrepareConfig, PrepareReport
 from dapt_trainer.context import StageContext
 from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.packing.data_manifest import DataManifest, write_manifest
+from dapt_trainer.data.prepared_files import digests_of_files
 from dapt_trainer.data.results.move_into_place import move_folder
 from dapt_trainer.data.results.reporting import data_digest
 from dapt_trainer.data.stage_inputs import harness_has_all_tasks, read_evaluation, write_evaluation
@@ -77,7 +78,12 @@ def _renewed(
     )
     # Last: a run that is killed before leaves a manifest that does not name these items, and the next reads them again.
     manifest = finished.model_copy(
-        update={"inputs_digest": config.inputs_digest, "data_digest": digest, "report": report}
+        update={
+            "inputs_digest": config.inputs_digest,
+            "data_digest": digest,
+            "files": tuple(digests_of_files(work).items()),
+            "report": report,
+        }
     )
     write_manifest(work / DATA, manifest, run_key=context.stage.run.key)
     return report

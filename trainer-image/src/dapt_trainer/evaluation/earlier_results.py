@@ -67,9 +67,9 @@ def kept_results(work: Path, key: str) -> tuple[BaselineReport, tuple[Item, ...]
         if not isinstance(report, BaselineReport) or report.key != key:
             continue
         try:
-            return report, read_items(work / report.items_path), lineage
+            return report, read_items(work / report.items_path, report.items_digest), lineage
         except InputError:
-            continue  # its items were removed to free space
+            continue  # its items were removed to free space, or changed
     return None
 
 
@@ -104,7 +104,7 @@ def base_items(work: Path, lineage: str) -> tuple[Item, ...]:
     report = find_report(work, lineage, "baseline")
     if not isinstance(report, BaselineReport):
         raise InputError(f"{work / lineage}: no finished baseline to compare with; run baseline first")
-    return read_items(work / report.items_path)
+    return read_items(work / report.items_path, report.items_digest)
 
 
 def measured_before(work: Path, lineages: Iterable[str]) -> dict[str, Measure]:

@@ -22,6 +22,7 @@ from typing import Literal
 from dapt_contract.base import Contract
 from dapt_contract.envelope import write_bytes_atomically
 from dapt_contract.measure import Score, Side
+from dapt_trainer.digests import changed_file
 from dapt_trainer.errors import InputError
 
 MIN_ITEMS_FOR_HALVES = 200
@@ -160,19 +161,35 @@ def write_items(path: Path, items: Iterable[Item]) -> None:
     Raises:
         OSError: the volume is full or read-only.
     """
-    write_bytes_atomically(path, "".join(item.model_dump_json() + "\n" for item in items).encode())
+    write_bytes_atomically(path, _content(items))
 
 
-def read_items(path: Path) -> tuple[Item, ...]:
+def items_digest(items: Iterable[Item]) -> str:
+    """Return the hexadecimal SHA-256 of the file that `write_items` writes."""
+    return hashlib.sha256(_content(items)).hexdigest()
+
+
+def _content(items: Iterable[Item]) -> bytes:
+    return "".join(item.model_dump_json() + "\n" for item in items).encode()
+
+
+def read_items(path: Path, expected_digest: str = "") -> tuple[Item, ...]:
     """Read what `write_items` wrote.
 
+    Args:
+        path: of the file.
+        expected_digest: its `items_digest`; empty: it is not known, and the file is read unchecked.
+
     Raises:
-        InputError: the file is missing or damaged.
+        InputError: the file is missing or damaged, or it is not the one that was written.
     """
     try:
+        content = path.read_bytes()
+        found = hashlib.sha256(content).hexdigest()
+        if expected_digest and found != expected_digest:
+            raise changed_file(path, found, expected_digest)
         # Not `splitlines`: an answer may hold U+2028 and other characters that it takes for line breaks.
-        lines = path.read_text(encoding="utf-8").split("\n")
-        return tuple(Item.model_validate_json(line) for line in lines if line)
+        return tuple(Item.model_validate_json(line) for line in content.split(b"\n") if line)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: the base model's items cannot be read ({type(error).__name__}); run baseline again"

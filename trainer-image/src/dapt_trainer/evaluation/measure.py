@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dapt_contract.layout import HARNESS, PROBES, TASKS
 from dapt_contract.measure import Measure, Score, Side
 from dapt_contract.stages.common import EvaluationConfig, ModelReference
 from dapt_trainer.context import StageContext, keep_alive
+from dapt_trainer.data.prepared_files import check_prepared
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.harness import SharedContextModel, TaskRunner
@@ -51,7 +53,7 @@ class Bench:
             models: number of models that will be measured, for the progress.
 
         Raises:
-            InputError: all problems of all task and probe files and names.
+            InputError: all problems of all task and probe files and names, or a file that prepare did not write.
         """
         self._config = config
         self._context = context
@@ -59,6 +61,8 @@ class Bench:
         self._scoring = HeldOutScoring(
             config.context_length_tokens, ranks.rank, ranks.world_size, context.progress
         )
+        # Held-out text is compared when it is read.
+        check_prepared(context.work, TASKS, PROBES, HARNESS)
         problems: list[str] = []
         self._probes = []
         for probe in config.probes:

@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from dapt_contract.measure import Perplexity, Side, SidePerplexity
 from dapt_trainer.context import ProgressBoard
 from dapt_trainer.data.packing.data_manifest import read_manifest
-from dapt_trainer.data.packing.held_out import HALVES, HeldOutDocument, read_held_out
+from dapt_trainer.data.packing.held_out import HALVES, HeldOutDocument, held_out_name, read_held_out
 from dapt_trainer.data.packing.leads import tokens_of_lead
 from dapt_trainer.data.plain_tokenizer import plain_tokenizer
 from dapt_trainer.errors import InputError
@@ -172,6 +172,7 @@ def side_perplexity(
     # A tokenizer that begins every text with a token of its own has that token before each document in the packed
     # data, so it stands here too, instead of end-of-text.
     first_id = manifest.end_of_text_id if manifest.begin_of_text_id is None else manifest.begin_of_text_id
+    listed = dict(manifest.files)
     measured = []
     for number, half in enumerate(HALVES):
 
@@ -179,7 +180,7 @@ def side_perplexity(
             if advance is not None:
                 advance((done + fraction) / 2)
 
-        documents = read_held_out(work, side, half)
+        documents = read_held_out(work, side, half, expected_digest=listed.get(held_out_name(side, half)))
         perplexity = held_out_perplexity(
             model,
             in_tokens_of(tokenizer, documents) if is_extended else documents,

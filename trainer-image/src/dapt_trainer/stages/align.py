@@ -47,6 +47,7 @@ def run(config: AlignConfig, context: StageContext) -> AlignReport:
         tokenizer,
         context.work / config.data_folder,
         sequence_length_tokens=config.sequence_length_tokens,
+        expected_digest=config.data_digest,
         progress=context.progress,
     )
     steps = max(1, math.ceil(config.epochs * len(pairs.kept) / config.global_batch_size))

@@ -9,7 +9,7 @@ from dapt_trainer.digests import reference_digest
 from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.evaluation.base_sanity import check_base
 from dapt_trainer.evaluation.earlier_results import found_by_all, kept_results, results_key
-from dapt_trainer.evaluation.items import write_items
+from dapt_trainer.evaluation.items import items_digest, write_items
 from dapt_trainer.evaluation.measure import Bench
 
 ITEMS = "items.jsonl"
@@ -45,4 +45,9 @@ def run(config: BaselineConfig, context: StageContext) -> BaselineReport:
     check_base(measured.measure, model.config.vocab_size)
     if ranks.is_first:
         write_items(context.try_folder / ITEMS, measured.items)
-    return BaselineReport(facts=BaselineFacts(measure=measured.measure), items_path=items_path, key=key)
+    return BaselineReport(
+        facts=BaselineFacts(measure=measured.measure),
+        items_path=items_path,
+        items_digest=items_digest(measured.items),
+        key=key,
+    )

@@ -39,6 +39,7 @@ def run(config: FinetuneConfig, context: StageContext) -> FinetuneReport:
         tokenizer,
         context.work / config.data_folder,
         sequence_length_tokens=config.sequence_length_tokens,
+        expected_digest=config.data_digest,
         progress=context.progress,
     )
     rows = PackedExamples(

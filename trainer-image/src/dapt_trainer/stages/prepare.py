@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dapt_contract.layout import DATA, EXTENDED_MODEL, HARNESS, MODEL
+from dapt_contract.layout import DATA, EXTENDED_MODEL, HARNESS, HELD_OUT, MODEL
 from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import (
     ModelFacts,
@@ -42,6 +42,7 @@ from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.pack_source import PackedSource, PackingRules, pack_source
 from dapt_trainer.data.packing.data_manifest import DataManifest, TokenType, finished_manifest, write_manifest
 from dapt_trainer.data.plain_tokenizer import plain_tokenizer
+from dapt_trainer.data.prepared_files import digests_of_files, is_as_prepared
 from dapt_trainer.data.renewed_items import with_current_items
 from dapt_trainer.data.results.move_into_place import move_into_place
 from dapt_trainer.data.results.reporting import PreparedData, RunNotes, check_size, report_of
@@ -85,7 +86,7 @@ def run(config: PrepareConfig, context: StageContext) -> PrepareReport:
     finished = finished_manifest(context.work, config.corpus_digest)
     preparation = _Preparation(config, context)
     try:
-        if finished is not None:
+        if finished is not None and is_as_prepared(context.work, finished, HELD_OUT):
             return with_current_items(finished, config, context, preparation.heartbeat)
         return preparation.run()
     except OSError as error:
@@ -223,7 +224,7 @@ class _Preparation:
         self, model: _BaseModel | None, contamination: ContaminationIndex
     ) -> list[TuningDataReport]:
         """Read, render and write the tuning data; report its problems. Without a model it is only checked."""
-        configs, tuning_model = self._config.read_tuning_data, None
+        configs, tuning_model = self._config.tuning_data, None
         if model is not None and configs:
             try:
                 tuning_model = TuningModel.of_folder(
@@ -354,6 +355,7 @@ class _Preparation:
             begin_of_text_id=model.tokenizer.begin_of_text_id,
             document_boundaries=self._config.document_boundaries,
             shards=data.shards,
+            files=tuple(digests_of_files(self._folder).items()),
             report=report,
         )
         write_manifest(self._folder / DATA, manifest, run_key=self._context.stage.run.key)
@@ -362,16 +364,6 @@ class _Preparation:
 
     def _scored_tokenizers(self) -> list[Tokenizer]:
         """Return the tokenizer of the base model, and the extended one behind it."""
-        folders = [MODEL] if self._config.tokenizer_extension is None else [MODEL, EXTENDED_MODEL]
-        return [
-            plain_tokenizer((self._folder / folder / "tokenizer.json").read_text(encoding="utf-8"))
-            for folder in folders
-        ]
-
-    def _tokenizers_with_lead(self, model: _BaseModel) -> list[Tokenizer]:
-        """Return the tokenizers that held-out text is scored in; none where each of its tokens is scored."""
-        if model.tokenizer.begin_of_text_id is not None or not self._config.document_boundaries:
-            return []
         folders = [MODEL] if self._config.tokenizer_extension is None else [MODEL, EXTENDED_MODEL]
         return [
             plain_tokenizer((self._folder / folder / "tokenizer.json").read_text(encoding="utf-8"))

@@ -15,9 +15,9 @@ from dapt_contract.stages.tuning_data import TuningDataConfig, TuningDataReport
 from dapt_trainer.context import StageContext
 from dapt_trainer.data.base_model.facts import read_tokenizer
 from dapt_trainer.data.base_model.files import FACTS
-from dapt_trainer.data.dedup.contamination import ContaminationIndex, contamination_index
+from dapt_trainer.data.dedup.contamination import contamination_index
 from dapt_trainer.data.input_problems import Problems
-from dapt_trainer.data.items.measured_items import read_measured_items
+from dapt_trainer.data.items.measured_items import MeasuredItems, measured_items
 from dapt_trainer.data.packing.data_manifest import read_manifest
 from dapt_trainer.data.results.move_into_place import move_folder
 from dapt_trainer.data.tuning_data import TuningModel, prepare_tuning_data, read_tuning_data
@@ -59,17 +59,27 @@ def _run(config: TuningDataConfig, context: StageContext) -> TuningDataReport:
     problems = Problems()
     data = read_tuning_data(config, problems, heartbeat)
     model = _model(context)
-    # Items without tasks need no file: a volume from before it was written has none.
-    has_items = config.decontaminate and bool(config.tasks or config.probes)
-    index = contamination_index(read_measured_items(context.work)) if has_items else ContaminationIndex()
+    items = measured_items(context.work, config) if config.decontaminate else MeasuredItems([])
+    index = contamination_index(items.items)
     context.progress.update(activity=f"rendering {config.kind}")
     folder = context.try_folder / "prepared" / "data"
     report = prepare_tuning_data(data, model, index, folder, problems, heartbeat)
     problems.raise_if_any()
     # Renamed only when it is complete: a folder with this name is finished data.
     move_folder(folder, context.work / config.folder, context.try_folder / "prepared")
-    facts = report.facts.model_copy(update={"warnings": report.warnings})
-    return report.model_copy(update={"facts": facts})
+    warnings = (*report.warnings, *_unsearched(config, items.unknown_tasks))
+    facts = report.facts.model_copy(update={"warnings": warnings})
+    return report.model_copy(update={"facts": facts, "warnings": warnings})
+
+
+def _unsearched(config: TuningDataConfig, tasks: tuple[str, ...]) -> tuple[str, ...]:
+    if not tasks:
+        return ()
+    field = "spec.finetuning.data" if config.kind == "instructions" else "spec.preference.data"
+    return (
+        f"{field}: the items of {', '.join(tasks)} were not searched for, since the work volume was prepared by a "
+        "version of dapt that did not keep them.",
+    )
 
 
 def _model(context: StageContext) -> TuningModel:

@@ -46,14 +46,14 @@ class Examples:
         return sum(example.response_tokens for example in self.kept)
 
 
-def read_texts(folder: Path) -> list[tuple[LabelledText, ...]]:
+def read_texts(folder: Path, expected_digest: str | None = None) -> list[tuple[LabelledText, ...]]:
     """Return the texts of each conversation that was prepared in a folder.
 
     Raises:
-        InputError: there are none, or a line is damaged.
+        InputError: as `read_tuning_lines`.
     """
     conversations = []
-    for place, record in read_tuning_lines(folder, "spec.finetuning.data"):
+    for place, record in read_tuning_lines(folder, "spec.finetuning.data", expected_digest):
         texts = record.get("texts")
         try:
             conversations.append(
@@ -65,7 +65,12 @@ def read_texts(folder: Path) -> list[tuple[LabelledText, ...]]:
 
 
 def tokenize_all(
-    tokenizer: Tokenizer, folder: Path, *, sequence_length_tokens: int, progress: ProgressBoard | None = None
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    sequence_length_tokens: int,
+    expected_digest: str | None = None,
+    progress: ProgressBoard | None = None,
 ) -> Examples:
     """Return the examples of all conversations, cut at the sequence length.
 
@@ -75,13 +80,14 @@ def tokenize_all(
         tokenizer: of the model.
         folder: in which the examples were prepared.
         sequence_length_tokens: no example is longer.
+        expected_digest: first digits of the file's SHA-256; None: it is not known.
         progress: gets heartbeats.
 
     Raises:
-        InputError: there are no examples, or none has a response within the length.
+        InputError: as `read_tuning_lines`; also when no example has a response within the length.
     """
     board = progress or SilentProgress()
-    conversations = read_texts(folder)
+    conversations = read_texts(folder, expected_digest)
     if not all(text.is_plain for texts in conversations for text in texts):
         with_template(tokenizer)
     encoder = encoder_of(tokenizer)

@@ -40,18 +40,31 @@ class Pairs:
 
 
 def tokenize_pairs(
-    tokenizer: Tokenizer, folder: Path, *, sequence_length_tokens: int, progress: ProgressBoard | None = None
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    sequence_length_tokens: int,
+    expected_digest: str | None = None,
+    progress: ProgressBoard | None = None,
 ) -> Pairs:
     """Return all pairs that were prepared in a folder, cut at the sequence length.
 
+    Args:
+        tokenizer: of the model.
+        folder: in which the pairs were prepared.
+        sequence_length_tokens: no text is longer.
+        expected_digest: first digits of the file's SHA-256; None: it is not known.
+        progress: gets heartbeats.
+
     Raises:
-        InputError: there are none, a line is damaged, or no pair has space for both its answers.
+        InputError: as `read_tuning_lines`; also when no pair has space for both its answers.
     """
     board = progress or SilentProgress()
     encoder = encoder_of(tokenizer)
     kept: list[Pair] = []
     lengths = Lengths()
-    for number, (place, record) in enumerate(read_tuning_lines(folder, "spec.preference.data")):
+    records = read_tuning_lines(folder, "spec.preference.data", expected_digest)
+    for number, (place, record) in enumerate(records):
         if number % LINES_PER_HEARTBEAT == 0:
             board.heartbeat()
         try:

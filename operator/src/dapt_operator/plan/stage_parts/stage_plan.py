@@ -37,6 +37,11 @@ class TuningData:
     unread: TuningDataConfig | None = None
     """How it is read, while it is not prepared."""
 
+    @property
+    def content_digest(self) -> str | None:
+        """Return the first digits of the SHA-256 of the prepared records; None where they are not known."""
+        return self.facts.shown_digest if self.facts is not None else None
+
 
 @dataclass(frozen=True)
 class StageInputs:

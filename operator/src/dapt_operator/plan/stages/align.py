@@ -41,7 +41,11 @@ def align_stage(
         candidate=candidate,
         inputs_digest=data.digest,
         config=AlignConfig(
-            **vars(training), data_folder=data.folder, beta=settings.beta, epochs=settings.epochs
+            **vars(training),
+            data_folder=data.folder,
+            data_digest=data.content_digest,
+            beta=settings.beta,
+            epochs=settings.epochs,
         ),
         resources=rank_resources(request.layout, spec, spec.stage_resources.align),
         signs_checkpoints=True,

@@ -44,6 +44,7 @@ def finetune_stage(
         config=FinetuneConfig(
             **vars(training),
             data_folder=data.folder,
+            data_digest=data.content_digest,
             epochs=budget.epochs,
             total_steps=budget.steps,
             minimum_rows=request.minimum_rows(num_records(data)) or 1,

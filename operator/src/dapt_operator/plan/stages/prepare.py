@@ -36,7 +36,6 @@ def prepare_stage(
     corpus, budget = spec.corpus, spec.pretraining.budget
     num_checkpoints = spec.pretraining.checkpoints.count
     tasks, probes = common.tasks(spec), common.probes(spec)
-    tuning_data = tuning_data_configs(spec, contents)
     config = PrepareConfig(
         model_source=spec.model.source,
         domain=tuple(_text_source(source) for source in corpus.domain),
@@ -51,9 +50,7 @@ def prepare_stage(
         deduplicate=corpus.deduplicate,
         decontaminate=corpus.decontaminate,
         bad_records_max_fraction=corpus.bad_records.max_fraction,
-        instructions=tuple(source for data in tuning_data for source in data.instructions),
-        preferences=tuple(source for data in tuning_data for source in data.preferences),
-        tuning_data=tuning_data,
+        tuning_data=tuning_data_configs(spec, contents),
         tokenizer_extension=resolve.tokenizer_extension(spec),
         tasks=tasks,
         probes=probes,

@@ -78,6 +78,8 @@ class Lengths:
     """How many have no response (a pair: not both) within the length."""
     equal: int = 0
     """Pairs whose answers are equal within the length."""
+    tokens: int = 0
+    """Tokens of the kept ones within the length; of a pair both texts count."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def cut_pair(
         return None
     lengths.kept += 1
     lengths.cut += pair.tokens < whole.tokens
+    lengths.tokens += pair.tokens
     return pair
 
 
@@ -139,6 +142,7 @@ def count_example(
     lengths.kept += bool(kept)
     lengths.cut += bool(cut)
     lengths.without_response += not kept
+    lengths.tokens += sum(len(example.input_ids) for example in kept)
 
 
 def count_pair(

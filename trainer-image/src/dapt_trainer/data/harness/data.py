@@ -10,6 +10,7 @@ arguments of the call that loaded it, and it has no place for a digest.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from pydantic import ValidationError
 
 from dapt_contract.base import Contract
 from dapt_contract.layout import HARNESS
+from dapt_trainer.digests import changed_file
 from dapt_trainer.errors import InputError
 
 if TYPE_CHECKING:
@@ -98,7 +100,7 @@ def served(work: Path, data: TaskData) -> Iterator[None]:
         splits = {
             # In memory, because the library writes a cache of its own into the folder of a mapped file.
             split: datasets.load_from_disk(
-                str(work / HARNESS / data.name / entry.folder), keep_in_memory=True
+                str(_checked(work / HARNESS / data.name / entry.folder, entry)), keep_in_memory=True
             )
             for split, entry in dataset.splits
         }
@@ -106,6 +108,26 @@ def served(work: Path, data: TaskData) -> Iterator[None]:
 
     with replaced_load_dataset(load_dataset):
         yield
+
+
+def digest_of_split(folder: Path) -> str:
+    """Return the hexadecimal SHA-256 of the Arrow files of a split on disk."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.arrow")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _checked(folder: Path, split: StoredSplit) -> Path:
+    """Return the folder of a split whose files are those that prepare wrote.
+
+    Raises:
+        InputError: they are not.
+    """
+    found = digest_of_split(folder)
+    if found != split.sha256:
+        raise changed_file(folder, found, split.sha256)
+    return folder
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ A split that only few-shot examples are drawn from keeps at most `FEW_SHOT_ROWS`
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from dapt_trainer.data.harness.data import (
     StoredSplit,
     TaskData,
     call_key,
+    digest_of_split,
     replaced_load_dataset,
 )
 from dapt_trainer.data.harness.items import SnapshotRequest, SnapshotResult, SnapshotTask
@@ -226,10 +226,8 @@ def _store_dataset(call: _LoadCall, folder: Path, number: int) -> StoredDataset:
         target = folder / split_folder
         # A selection is only a list of indices over the whole data: this writes the selected rows alone.
         data.flatten_indices().save_to_disk(str(target))
-        digest = hashlib.sha256()
-        for file in sorted(target.glob("*.arrow")):
-            digest.update(file.read_bytes())
-        stored.append((split, StoredSplit(folder=split_folder, rows=len(data), sha256=digest.hexdigest())))
+        digest = digest_of_split(target)
+        stored.append((split, StoredSplit(folder=split_folder, rows=len(data), sha256=digest)))
     return StoredDataset(call=call.key, splits=tuple(stored), whole=is_whole)
 
 

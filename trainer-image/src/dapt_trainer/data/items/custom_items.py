@@ -10,24 +10,35 @@ as the index. An answer that can be read in two ways is refused.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from dapt_contract.base import JsonObject
 from dapt_trainer.data.dedup.contamination import EvaluationItem
 from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.items.checked_records import CheckedSource, missing_text, read_checked
+from dapt_trainer.errors import InputError
 
 Kind = Literal["task", "probe"]
 _QUESTION_KEY: dict[Kind, str] = {"task": "question", "probe": "prompt"}
 _CHOICES_KEYS = ("choices", "options")
+_CHOICE_TEXT_KEYS, _CHOICE_LABEL_KEYS = ("text", "value"), ("label", "key")
+_PARTS_OF_QUESTIONS = (
+    "article", "audio", "background", "context", "image", "images", "passage", "premise", "story", "support", "system",
+)  # fmt: skip
+"""Fields that a question cannot be answered without, in sets that have them."""
 _ANSWER_KEYS = ("answer", "answerKey", "answer_key", "answer_idx", "answer_index", "target", "gold")
 _LAST_ANSWER_KEY = "label"
 """Names the answer in some sets, and a topic in others: it counts where nothing else names an answer."""
 _LETTER = re.compile(r"\(?([A-Za-z])[.):]?")
 _DIGITS = re.compile(r"\d+")
+_MAX_CHANCE, _MAX_CHANCE_WITH_LAST = 1e-4, 0.3
+"""Answers that are never 0 count from 1 where that would happen less often by chance: by itself, and where some are the
+number of choices, which is no index."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +95,91 @@ def read_items(
 ) -> CheckedSource[CustomItem]:
     """Read the items of a custom task or probe set, and report what is wrong with them."""
 
+    indices = _Indices()
+
     def check(record: JsonObject) -> CustomItem | str:
-        return _checked_item(kind, record)
+        item = _checked_item(kind, record)
+        indices.add(record, item)
+        return item
 
     source: CheckedSource[CustomItem] = read_checked(uri, field, problems, check, beat)
     source.report(problems)
+    if indices.count_from_one:
+        problems.add(
+            f"{field}: none of {indices.num:,} answers is 0, so they count from 1, but an index counts from 0; "
+            "subtract 1, or give letters or the choices themselves"
+        )
+    _report_contradictions(source, problems)
     return source
+
+
+@dataclass
+class _Indices:
+    """Counts the answers of a set that are numbers, to find sets that count from 1."""
+
+    num: int = 0
+    num_zero: int = 0
+    num_past_end: int = 0
+    """Answers that are the number of choices, which only counting from 1 makes of the last one."""
+    chance_of_no_zero: float = 1.0
+
+    def add(self, record: JsonObject, item: CustomItem | str) -> None:
+        """Count a record's answer, where it is read as an index or as none."""
+        choices = _choices(record)
+        value = next((record[key] for key in _ANSWER_KEYS if record.get(key) is not None), None)
+        number = int(value) if isinstance(value, str) and _DIGITS.fullmatch(value.strip()) else value
+        if not isinstance(number, int) or isinstance(number, bool) or not isinstance(choices, _Choices):
+            return
+        count = len(choices.texts)
+        is_past_end = isinstance(item, str) and number == count
+        if choices.labels or not (is_past_end or (isinstance(item, ChoiceItem) and item.answer == number)):
+            return
+        self.num += 1
+        self.num_zero += number == 0
+        self.num_past_end += is_past_end
+        self.chance_of_no_zero *= 1 - 1 / count
+
+    @property
+    def count_from_one(self) -> bool:
+        """Return whether the answers can hardly be indices from 0."""
+        max_chance = _MAX_CHANCE_WITH_LAST if self.num_past_end else _MAX_CHANCE
+        return self.num_zero == 0 and self.chance_of_no_zero < max_chance
+
+
+def _report_contradictions(source: CheckedSource[CustomItem], problems: Problems) -> None:
+    """Report questions that stand in a set twice with different answers: one of them is wrong."""
+    answers: dict[tuple[str, frozenset[str]], tuple[str, str]] = {}
+    for record in source.records:
+        item = record.value
+        if not isinstance(item, ChoiceItem):
+            continue
+        answer = item.choices[item.answer]
+        place, other = answers.setdefault((item.question, frozenset(item.choices)), (record.location, answer))
+        if other != answer:
+            line = place.rpartition(":")[2]
+            problems.add_at(
+                source.manifest_field,
+                record.location,
+                f"has the question and choices of line {line} with another answer; keep the right one",
+            )
+
+
+def read_written_items(kind: Kind, path: Path) -> tuple[CustomItem, ...]:
+    """Read a task or probe set that prepare wrote.
+
+    Raises:
+        InputError: there is no file, or it is damaged.
+    """
+    items = []
+    try:
+        for line in path.read_bytes().split(b"\n"):
+            item = _checked_item(kind, json.loads(line)) if line else None
+            if isinstance(item, str):
+                raise ValueError(item)
+            items += [item] if item is not None else []
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({type(error).__name__}); run prepare again") from error
+    return tuple(items)
 
 
 def evaluation_items(name: str, items: Iterable[CustomItem]) -> list[EvaluationItem]:
@@ -120,36 +210,59 @@ def _checked_item(kind: Kind, record: JsonObject) -> CustomItem | str:
     question = record.get(key)
     if not isinstance(question, str) or not question.strip():
         return f"{missing_text(record, key)}; {accepted}"
+    part = next((name for name in _PARTS_OF_QUESTIONS if record.get(name)), None)
+    if part is not None:
+        return f"field {part!r} belongs to the question and is not used; write it into {key!r}, or remove it"
     choices = _choices(record)
-    if choices is None:
-        return f"field 'choices' is not a list of at least two texts; {accepted}"
+    if isinstance(choices, str):
+        return f"{choices}; {accepted}"
     if len(set(choices.texts)) < len(choices.texts):
         return "two of the choices are equal; every choice must differ"
     answer = _answer(record, choices, accepted)
     return answer if isinstance(answer, str) else ChoiceItem(kind, question, choices.texts, answer)
 
 
-def _choices(record: JsonObject) -> _Choices | None:
-    """Return the choices: a list of texts, texts by their labels, or texts and labels as ARC has them."""
-    value = next((record[key] for key in _CHOICES_KEYS if record.get(key) is not None), None)
+def _choices(record: JsonObject) -> _Choices | str:
+    """Return the choices, or why there are none.
+
+    They are a list of texts, texts by their labels, texts and labels as ARC has them, or objects with both.
+    """
+    given = [record[key] for key in _CHOICES_KEYS if record.get(key) is not None]
+    if len(given) > 1 and given[0] != given[1]:
+        return f"its fields {' and '.join(map(repr, _CHOICES_KEYS))} differ, keep one of them"
+    value = given[0] if given else None
+    texts, labels = _texts_and_labels(value)
+    if texts is None or labels is None or len(set(labels)) < len(labels):
+        return "field 'choices' is not a list of at least two texts"
+    if labels and len(labels) != len(texts):
+        return "field 'choices' is not a list of at least two texts"
+    return _Choices(texts, labels)
+
+
+def _texts_and_labels(value: object) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+    """Return the texts of choices and their labels, which a plain list has not; None for what is no list of texts."""
     if isinstance(value, dict):
         if set(value) == {"text", "label"}:
-            texts, labels = _texts(value["text"]), _texts(value["label"])
-        else:
-            # Tables fill the labels that a record does not have.
-            filled = {label: text for label, text in value.items() if text is not None}
-            texts, labels = _texts(list(filled.values())), tuple(filled)
-        if texts is None or labels is None or not len(texts) == len(set(labels)) == len(labels):
-            return None
-        return _Choices(texts, labels)
+            return _texts(value["text"]), _labels(value["label"])
+        # Tables fill the labels that a record does not have.
+        filled = {label: text for label, text in value.items() if text is not None}
+        return _texts(list(filled.values())), tuple(filled)
     if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
-        texts = _texts([entry.get("text") for entry in value if isinstance(entry, dict)])
-        labels = _texts([entry.get("label") for entry in value if isinstance(entry, dict)])
-        if texts is None or labels is None or len(set(labels)) < len(labels):
-            return None
-        return _Choices(texts, labels)
-    texts = _texts(value)
-    return None if texts is None else _Choices(texts)
+        texts = _texts([_first_of(entry, _CHOICE_TEXT_KEYS) for entry in value])
+        return texts, _labels([_first_of(entry, _CHOICE_LABEL_KEYS) for entry in value])
+    return _texts(value), ()
+
+
+def _first_of(entry: object, names: Iterable[str]) -> object:
+    return next((entry[name] for name in names if name in entry), None) if isinstance(entry, dict) else None
+
+
+def _labels(value: object) -> tuple[str, ...] | None:
+    """Return the labels of choices, which may be numbers."""
+    labels = value if isinstance(value, list) else []
+    if any(isinstance(label, bool) or not isinstance(label, str | int) or label == "" for label in labels):
+        return None
+    return tuple(str(label) for label in labels) or None
 
 
 def _answer(record: JsonObject, choices: _Choices, accepted: str) -> int | str:
@@ -192,9 +305,12 @@ def _readings(value: object, choices: _Choices) -> dict[int, str]:
     if not isinstance(value, str):
         return {}
     readings = {}
+    text = value.strip()
+    stripped = [choice.strip() for choice in choices.texts]
     if value in choices.texts:
         readings[choices.texts.index(value)] = "its text"
-    text = value.strip()
+    elif stripped.count(text) == 1:
+        readings[stripped.index(text)] = "its text"
     letter = _LETTER.fullmatch(text)
     if choices.labels:
         label = text if text in choices.labels else letter.group(1).upper() if letter else ""

@@ -70,6 +70,9 @@ class DataManifest(Contract):
     """Token before each document, where the tokenizer puts one there."""
     document_boundaries: bool
     shards: tuple[ShardManifest, ...]
+    files: tuple[tuple[str, str], ...] = ()
+    """(path on the work volume, SHA-256) of held-out text, evaluation items, tasks and probes; empty in a manifest from
+    before this field."""
     report: PrepareReport
 
 

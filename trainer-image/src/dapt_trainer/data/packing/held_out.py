@@ -6,6 +6,7 @@ source they come from and in whatever order they are read. Another part of the s
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from typing import Literal
 
 from dapt_contract.layout import HELD_OUT
 from dapt_contract.measure import Side
+from dapt_trainer.digests import changed_file
 from dapt_trainer.errors import InputError
 
 Half = Literal["a", "b"]
@@ -55,17 +57,32 @@ def held_out_path(folder: Path, side: Side, half: Half) -> Path:
     return folder / f"{side}-{half}.jsonl"
 
 
-def read_held_out(work: Path, side: Side, half: Half) -> list[HeldOutDocument]:
+def held_out_name(side: Side, half: Half) -> str:
+    """Return the path of the file of one half, relative to the work volume."""
+    return held_out_path(Path(HELD_OUT), side, half).as_posix()
+
+
+def read_held_out(
+    work: Path, side: Side, half: Half, expected_digest: str | None = None
+) -> list[HeldOutDocument]:
     """Read one half of a side's held-out text, in the order in which it was written.
 
+    Args:
+        work: root of the work volume.
+        side: of the corpus.
+        half: of the side.
+        expected_digest: SHA-256 of the file; None: it is not known, and the file is read unchecked.
+
     Raises:
-        InputError: prepare has not written it, or it is damaged.
+        InputError: prepare has not written it, it is damaged, or it is not the file that prepare wrote.
     """
     path = held_out_path(work / HELD_OUT, side, half)
     documents = []
+    digest = hashlib.sha256()
     try:
-        with path.open(encoding="utf-8", newline="\n") as lines:
+        with path.open("rb") as lines:
             for line in lines:
+                digest.update(line)
                 record = json.loads(line)
                 document = HeldOutDocument(record["ids"], record["bytes"], record["text"])
                 documents.append(document.with_lead(*record.get("lead", (0, 0))))
@@ -75,6 +92,9 @@ def read_held_out(work: Path, side: Side, half: Half) -> list[HeldOutDocument]:
         raise InputError(
             f"{path}:{len(documents) + 1}: not a held-out document; run prepare again"
         ) from error
+    # Hashed on the way: the text is read at every checkpoint.
+    if expected_digest is not None and digest.hexdigest() != expected_digest:
+        raise changed_file(path, digest.hexdigest(), expected_digest)
     return documents
 
 

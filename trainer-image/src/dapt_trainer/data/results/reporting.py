@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dapt_contract.envelope import digest_of
-from dapt_contract.layout import DATA, HARNESS, HELD_OUT, INSTRUCTIONS, ITEMS, PREFERENCES, PROBES, TASKS
+from dapt_contract.layout import DATA, INSTRUCTIONS, PREFERENCES
 from dapt_contract.stages.prepare import (
     ModelFacts,
     PrepareConfig,
@@ -21,10 +21,10 @@ from dapt_contract.stages.prepare import (
 from dapt_contract.stages.tuning_data import TuningDataFacts
 from dapt_trainer.data.choose_held_out import Corpus, HeldOutChoice
 from dapt_trainer.data.dedup.contamination import ContaminationIndex
-from dapt_trainer.data.harness.data import TASK_FILE
 from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.pack_source import PackedSource
 from dapt_trainer.data.packing.data_manifest import ShardManifest
+from dapt_trainer.data.prepared_files import digests_of_files
 from dapt_trainer.data.results.warnings import SourceFindings, warnings_of
 from dapt_trainer.data.spool import SpooledSource
 from dapt_trainer.data.stage_inputs import SIDES, CorpusSource, EvaluationInputs
@@ -184,13 +184,11 @@ def source_facts(spool: SpooledSource, packed: PackedSource, choice: HeldOutChoi
 
 def data_digest(folder: Path, shards: Sequence[ShardManifest], sequence_length_tokens: int) -> str:
     """Return the digest of everything that prepare made, the model apart: shards, and all other files by content."""
-    paths = [
-        path
-        for name in (HELD_OUT, TASKS, PROBES, ITEMS, INSTRUCTIONS, PREFERENCES)
-        for path in sorted((folder / name).glob("**/*.jsonl"))
-    ]
-    paths += sorted((folder / HARNESS).glob(f"*/{TASK_FILE}"))
-    files = {str(path.relative_to(folder)): sha256_of_file(path) for path in paths}
+    tuning_data = (
+        path for name in (INSTRUCTIONS, PREFERENCES) for path in sorted((folder / name).glob("**/*.jsonl"))
+    )
+    files = digests_of_files(folder)
+    files |= {str(path.relative_to(folder)): sha256_of_file(path) for path in tuning_data}
     packed = {f"{DATA}/{shard.name}/{file.name}": file.sha256 for shard in shards for file in shard.files}
     return digest_of({"sequence_length_tokens": sequence_length_tokens, "files": files | packed})
 
