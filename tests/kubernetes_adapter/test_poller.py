@@ -98,7 +98,7 @@ def test_ended_run_is_not_polled(adapter: Adapter, clock: list[float], live: dic
     assert (children(adapter).stage_digests, looks(adapter)) == ({}, 0)
 
 
-# --- Jobs without pods ---
+# --- Jobs that lack pods ---
 
 
 def failed_create(name: str, job_name: str, message: str, last: str) -> dict[str, Any]:
@@ -112,7 +112,9 @@ def failed_create(name: str, job_name: str, message: str, last: str) -> dict[str
     }
 
 
-def test_events_of_a_job_without_pods_are_polled_after_a_delay(adapter: Adapter, clock: list[float]) -> None:
+def test_events_of_a_job_that_lacks_pods_are_polled_after_a_delay(
+    adapter: Adapter, clock: list[float]
+) -> None:
     made = job()
     adapter.store.put(made)
     name = made["metadata"]["name"]
@@ -128,9 +130,12 @@ def test_events_of_a_job_without_pods_are_polled_after_a_delay(adapter: Adapter,
     assert asked.query["fieldSelector"] == (
         f"involvedObject.kind=Job,involvedObject.name={name},reason=FailedCreate"
     )
-    adapter.store.put(pod(made))
+    adapter.store.put(pod(made, 0))
     clock[0] += 60
-    assert children(adapter).refusals == {}, "it has one now"
+    assert children(adapter).refusals == {name: "exceeded quota: b"}, "the second of two is still missing"
+    adapter.store.put(pod(made, 1))
+    clock[0] += 60
+    assert children(adapter).refusals == {}, "it has both now"
 
 
 # --- queues ---

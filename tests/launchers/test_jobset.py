@@ -10,7 +10,7 @@ from dapt_contract.pod.failure import Cause
 from dapt_operator.launchers import LAUNCHERS, all_states, indexed_job, jobset
 from dapt_operator.launchers.labels import identity_of
 from dapt_operator.stage_run import Children, RunPhase, StageRun, plain
-from support.gang_objects import FACTS, NOW, RUN, SUCCESS, ended, job, job_set, pod, state_of
+from support.gang_objects import FACTS, NOW, RUN, SUCCESS, ended, job, job_set, job_uid, pod, state_of
 from support.launch_builders import owner, profile, stage_run
 from support.launch_cases import CASES, rendered
 
@@ -138,6 +138,7 @@ def test_a_profile_may_change_its_launcher_between_two_runs() -> None:
     children = Children(
         jobs=(job_set(second), job(first)),
         pods=(ended(0, 75, run=first), ended(1, 75, run=first), pod(0, "Running", second)),
+        child_jobs={second.name: job_uid(second)},
     )
     assert [(state.object_kind, state.phase) for state in all_states(children, NOW)] == [
         ("Job", RunPhase.FAILED),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from dapt_operator.launchers.labels import QUEUE_LABEL
-from dapt_operator.launchers.observe.pod_waiting import refusal_of
+from dapt_operator.launchers.observe.pod_waiting import event_sentence, is_unexplained, refusal_of
 from dapt_operator.launchers.observe.quota import quota_of
 from dapt_operator.stage_run import Hindrance, Quota, RunPhase
 from support.gang_objects import RUN, job, job_set, pod, state_of
@@ -267,7 +268,135 @@ def test_without_a_queue_nothing_is_suspended(make: Any) -> None:
                 " starts without further action",
             ),
         ),
+        (
+            'Error creating: Pod "a-0-x7k2p" is invalid: spec.priority: Invalid value',
+            Hindrance(
+                "Refused",
+                "its pods are invalid: spec.priority: Invalid value; allow its pods, then the run starts without"
+                " further action",
+            ),
+        ),
+        (
+            'Error creating: Internal error occurred: failed calling webhook "proxy.example": connection refused',
+            'PodsRefused: Internal error occurred: failed calling webhook "proxy.example": connection refused',
+        ),
     ],
 )
 def test_full_quota_is_waited_out_and_other_refusals_need_user_action(said: str, told: object) -> None:
     assert refusal_of(said) == told
+
+
+def test_refusal_of_a_limit_range_is_the_same_sentence_each_time() -> None:
+    """The limits come in another order, and the pod has another name, in each attempt of the Job controller."""
+    memory = "maximum memory usage per Container is 1Gi, but limit is 2Gi"
+    ratio = "cpu max limit to request ratio per Container is 2, but provided ratio is 4.000000"
+    refusals = {
+        refusal_of(f'Error creating: pods "a-0-{name}" is forbidden: [{first}, {second}]')
+        for name, first, second in (("x7k2p", memory, ratio), ("bq9zz", ratio, memory))
+    }
+    assert [refusal.message for refusal in refusals if isinstance(refusal, Hindrance)] == [
+        f"its pods are forbidden: [{ratio}, {memory}]; allow its pods, then the run starts without further action"
+    ]
+
+
+# --- Events of a pod ---
+
+
+def event(reason: str, message: str, second: int, type_: str = "Warning") -> dict[str, Any]:
+    time = f"2026-01-31T12:00:{second:02d}Z"
+    return {"type": type_, "reason": reason, "message": message, "lastTimestamp": time}
+
+
+MOUNT = event("FailedMount", 'MountVolume.SetUp failed for volume "texts" : secret "s3" not found', 20)
+ATTACH = event(
+    "FailedAttachVolume", 'Multi-Attach error for volume "pvc-1" Volume is already used by pod(s) other', 10
+)
+SCHEDULED = event("Scheduled", "Successfully assigned health/a-0 to node-1", 1, "Normal")
+
+
+@pytest.mark.parametrize(
+    ("events", "sentence"),
+    [
+        ((), ""),
+        ((SCHEDULED,), ""),
+        ((MOUNT, SCHEDULED), f"FailedMount: {MOUNT['message']}"),
+        ((SCHEDULED, ATTACH, MOUNT), f"FailedAttachVolume: {ATTACH['message']}"),
+        ((MOUNT, ATTACH, event("SuccessfulAttachVolume", "AttachVolume.Attach succeeded", 15, "Normal")),
+         f"FailedMount: {MOUNT['message']}"),
+        ((MOUNT, event("Pulling", 'Pulling image "dapt:1"', 30, "Normal")), 'Pulling: Pulling image "dapt:1"'),
+        ((MOUNT, event("Started", "Started container", 30, "Normal")), ""),
+        ((event("FailedScheduling", "0/3 nodes", 1), SCHEDULED), ""),
+        (
+            (event("FailedMount", "Unable to attach or mount volumes: unmounted volumes=[work], unattached"
+                   " volumes=[work scratch stage]: timed out waiting for the condition", 5),),
+            "FailedMount: Unable to attach or mount volumes: unmounted volumes=[work]: timed out waiting for the"
+            " condition",
+        ),
+        ((event("NodeNotReady", "Node is not ready", 5) | {"lastTimestamp": None, "eventTime": "odd"},),
+         "NodeNotReady: Node is not ready"),
+    ],
+)  # fmt: skip
+def test_events_of_a_pod_say_what_is_in_its_way_now(
+    events: tuple[dict[str, Any], ...], sentence: str
+) -> None:
+    assert event_sentence(events) == sentence
+
+
+def test_pod_without_a_reason_in_its_status_waits_for_what_its_events_report() -> None:
+    found = waiting("ContainerCreating", "")
+    state = state_of(found, pod_events={found["metadata"]["name"]: f"FailedMount: {MOUNT['message']}"})
+    assert (state.phase, state.waiting_reason) == (RunPhase.PENDING, "FailedMount")
+    assert state.message == 'FailedMount: MountVolume.SetUp failed for volume "texts" : secret "s3" not found'
+
+
+def test_only_a_pod_on_a_node_without_a_reason_is_unexplained() -> None:
+    def on_a_node(found: dict[str, Any], **metadata: str) -> dict[str, Any]:
+        return found | {"spec": {"nodeName": "node-1"}, "metadata": found["metadata"] | metadata}
+
+    creating = waiting("ContainerCreating", "")
+    assert is_unexplained(on_a_node(creating))
+    assert is_unexplained(on_a_node(pod(0, "Pending")))
+    assert not is_unexplained(creating), "the scheduler's condition explains it"
+    assert not is_unexplained(on_a_node(creating, deletionTimestamp="2026-01-31T12:00:00Z"))
+    assert not is_unexplained(on_a_node(waiting("ErrImagePull", "not found")))
+    assert not is_unexplained(on_a_node(pod(0, "Running", state={"running": {}})))
+
+
+# --- a gang that is partly running ---
+
+RUNS = {"running": {"startedAt": "2026-01-31T12:00:05Z"}}
+
+
+def late(found: dict[str, Any]) -> dict[str, Any]:
+    """The second pod of the gang, which was created at 12:30."""
+    other = pod(1, "Pending")
+    return other | {
+        "status": found["status"],
+        "metadata": other["metadata"] | {"creationTimestamp": "2026-01-31T12:30:00Z"},
+    }
+
+
+def test_gang_of_which_one_pod_waits_reports_why() -> None:
+    state = state_of(pod(0, "Running", state=RUNS), late(unschedulable("0/3 nodes are available")))
+    assert (state.phase, state.is_partly_running, state.is_waiting) == (RunPhase.RUNNING, True, True)
+    assert (state.waiting_reason, state.message) == (
+        "Unschedulable",
+        "1 of 2 pods: Unschedulable: 0/3 nodes are available",
+    )
+    assert state.waiting_since == datetime(2026, 1, 31, 12, 30, tzinfo=UTC)
+    hindered = state_of(pod(0, "Running", state=RUNS), late(waiting("ErrImagePull", "x")))
+    assert hindered.hindrance is not None
+
+
+def test_gang_whose_second_pod_is_refused_reports_the_refusal() -> None:
+    refusal = 'Error creating: pods "a-1-x" is forbidden: exceeded quota: team'
+    state = state_of(pod(0, "Running", state=RUNS), refusals={RUN.name: refusal})
+    assert state.message == "1 of 2 pods: PodsRefused: its pods are forbidden: exceeded quota: team"
+    assert state.waiting_since == state.created
+    both = state_of(*(pod(index, "Running", state=RUNS) for index in (0, 1)), refusals={RUN.name: refusal})
+    assert (both.is_partly_running, both.message) == (False, ""), "an Event outlives its cause"
+
+
+def test_gang_that_is_just_starting_reports_nothing() -> None:
+    state = state_of(pod(0, "Running", state=RUNS), late(waiting("ContainerCreating", "")))
+    assert (state.is_partly_running, state.message) == (True, "")

@@ -42,6 +42,7 @@ def _created(
     rendered: dict[str, Any], conditions: tuple[dict[str, str], ...], spec: dict[str, Any]
 ) -> dict[str, Any]:
     rendered["metadata"]["creationTimestamp"] = "2026-01-31T12:00:00Z"
+    rendered["metadata"]["uid"] = f"{rendered['kind']} {rendered['metadata']['name']}"
     rendered["spec"] |= spec
     rendered["status"] = {"conditions": [{"status": "True"} | item for item in conditions]}
     return rendered
@@ -50,17 +51,24 @@ def _created(
 def pod(
     index: int, phase: str, run: StageRun = RUN, state: dict[str, Any] | None = None, **status: Any
 ) -> dict[str, Any]:
-    """A pod of a run."""
+    """A pod of a run: of its Job, or of the Job of its JobSet, which has the same uid here."""
     metadata = job(run)["spec"]["template"]["metadata"]
+    owner_reference = {"apiVersion": "batch/v1", "kind": "Job", "uid": job_uid(run), "controller": True}
     return {
         "metadata": metadata
         | {
             "name": f"{run.name}-{index}",
             "namespace": "health",
             "annotations": {"batch.kubernetes.io/job-completion-index": str(index)},
+            "ownerReferences": [owner_reference],
         },
         "status": {"phase": phase, "containerStatuses": [{"name": "trainer", "state": state or {}}]} | status,
     }
+
+
+def job_uid(run: StageRun = RUN) -> str:
+    """The uid of the Job whose pods are a run's."""
+    return f"Job {run.name}"
 
 
 def ended(
@@ -107,5 +115,6 @@ def state_of(
     *pods: dict[str, Any], of: dict[str, Any] | None = None, now: datetime = NOW, **more: Any
 ) -> RunState:
     """The one run's state; `more`: further fields of Children."""
-    (state,) = all_states(Children(jobs=(of or job(),), pods=pods, **more), now)
+    child_jobs = {RUN.name: job_uid()}
+    (state,) = all_states(Children(jobs=(of or job(),), pods=pods, child_jobs=child_jobs, **more), now)
     return state

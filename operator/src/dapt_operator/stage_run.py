@@ -140,9 +140,18 @@ class RunState:
     last_log_lines: tuple[str, ...] = ()
     progress: Progress | None = None
     waiting_reason: str = ""
-    """Reason of the scheduler or the kubelet, for a pending run."""
+    """Reason of the scheduler or the kubelet, for a run that waits."""
     object_kind: str = "Job"
     """Kind of the object that holds the pods. Deleting that object stops the run."""
+    object_uid: str = ""
+    """Uid of that object."""
+    is_partly_running: bool = False
+    """Whether some of its pods run, or have ended, while others have not started."""
+    waiting_since: datetime | None = None
+    """Creation of the first pod that has not started, of a gang that is partly running."""
+    lingering_pods: tuple[str, ...] = ()
+    """Pods whose trainer has ended and which have not: another container of theirs still runs. The run does not wait
+    for them, and they hold what it held until somebody deletes them."""
     peers_to_end: tuple[str, ...] = ()
     """Pods that are alive although another pod of the gang failed by itself. They wait in a collective that never
     returns, so they may be killed at once."""
@@ -153,7 +162,7 @@ class RunState:
     quota_message: str = ""
     """Sentence of the queue."""
     hindrance: Hindrance | None = None
-    """Set for a pending run that requires user action."""
+    """Set for a run that waits and requires user action."""
     tampering: str = ""
     """What was changed in the run's files, in one sentence; empty when they are unchanged or were not checked."""
     is_stage_file_lost: bool = False
@@ -165,6 +174,11 @@ class RunState:
     def is_live(self) -> bool:
         """Whether processes of the run may exist or may still start."""
         return self.phase in (RunPhase.PENDING, RunPhase.RUNNING)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a pod of it has not started."""
+        return self.phase is RunPhase.PENDING or self.is_partly_running
 
     @property
     def stage_key(self) -> StageKey:
@@ -194,7 +208,12 @@ class Children:
     workloads: Mapping[str, Manifest] = field(default_factory=dict)
     """Kueue's Workload of a queued Job or JobSet, by name of the Job or JobSet; absent when there is none (yet)."""
     refusals: Mapping[str, str] = field(default_factory=dict)
-    """Why the Job controller cannot create a run's pods, by name of the Job or JobSet."""
+    """Why a run's pods cannot be created, by name of the Job or JobSet: the last message of their controller."""
+    pod_events: Mapping[str, str] = field(default_factory=dict)
+    """Why a pod on its node does not start, by pod name, as `Reason: message`: volumes, the pod's network, an image
+    that is pulled. Only Events report it."""
+    child_jobs: Mapping[str, str] = field(default_factory=dict)
+    """Uid of the Job that a JobSet has created, by name of the JobSet; pods of a JobSet belong to that Job."""
     logs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Last lines of failed pods, by pod name; absent for a log that could not be read."""
     stage_digests: Mapping[str, str | None] = field(default_factory=dict)

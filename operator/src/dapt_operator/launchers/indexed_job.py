@@ -11,7 +11,7 @@ from datetime import datetime
 from dapt_operator.api import names
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.launchers.labels import adaptation_labels
-from dapt_operator.launchers.observe.pod_states import parse_time
+from dapt_operator.launchers.observe.containers import parse_time
 from dapt_operator.launchers.observe.run_states import Gang, read_run_states, true_conditions
 from dapt_operator.launchers.render.environment import SINGLE_POD, Rendezvous
 from dapt_operator.launchers.render.objects import (

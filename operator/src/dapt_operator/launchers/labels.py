@@ -1,11 +1,14 @@
 """Writes a run's identity to its objects and reads it back.
 
-Labels hold all of `RunIdentity`, so the state of a run can be derived from its objects alone.
+Labels hold all of `RunIdentity`, so the state of a run can be derived from its objects alone. Anybody may copy a label,
+and whoever may edit a Job may remove one. So a Job or JobSet counts as a run only if the adaptation controls it and its
+name is the one that its identity gives, and its identity is read from its pods' template, which nobody can change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from pydantic import ValidationError
@@ -18,6 +21,15 @@ ANNOTATION_ACCELERATOR: Final = f"{names.GROUP}/accelerator"
 """Annotation of a Job: the extended resource whose amount counts as accelerators."""
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 """Kueue's label of a queued Job or JobSet: the name of its LocalQueue."""
+
+
+@dataclass(frozen=True)
+class HeldRun:
+    """The run whose pods a Job or JobSet holds."""
+
+    identity: RunIdentity
+    kind: str
+    """Kind of the stage."""
 
 
 def adaptation_labels(owner: Owner) -> dict[str, str]:
@@ -61,6 +73,51 @@ def identity_of(manifest: Manifest) -> RunIdentity | None:
         )
     except (KeyError, ValueError, ValidationError):
         return None
+
+
+def held_run(manifest: Manifest) -> HeldRun | None:
+    """Return the run of a Job or JobSet that the operator created; None for any other object."""
+    metadata: Manifest = manifest.get("metadata") or {}
+    controller = controller_of(manifest)
+    for labels in _label_sets(manifest):
+        identity = identity_of({"metadata": {"namespace": metadata.get("namespace", ""), "labels": labels}})
+        if identity is None or not controls(controller, identity.name, identity.uid):
+            continue
+        if metadata.get("name") == names.object_name(identity.name, identity.stage, identity.key):
+            return HeldRun(identity, str(labels.get(names.LABEL_KIND, identity.stage)))
+    return None
+
+
+def controller_of(manifest: Manifest) -> Manifest:
+    """Return the controlling owner reference of an object; empty when no controller owns it."""
+    owners = (manifest.get("metadata") or {}).get("ownerReferences") or []
+    return next((owner for owner in owners if owner.get("controller")), {})
+
+
+def controls(controller: Manifest, name: str, uid: str) -> bool:
+    """Whether an owner reference names this very DomainAdaptation."""
+    return (
+        controller.get("kind") == "DomainAdaptation"
+        and str(controller.get("apiVersion", "")).startswith(f"{names.GROUP}/")
+        and controller.get("name") == name
+        and controller.get("uid") == uid
+    )
+
+
+def template_labels(manifest: Manifest) -> Mapping[str, str]:
+    """Return the labels of the pods' template of a Job or JobSet; empty when it has none."""
+    spec: Manifest = manifest.get("spec") or {}
+    if "replicatedJobs" in spec:
+        replicated: Manifest = next(iter(spec["replicatedJobs"] or []), {})
+        spec = (replicated.get("template") or {}).get("spec") or {}
+    labels: Mapping[str, str] = ((spec.get("template") or {}).get("metadata") or {}).get("labels") or {}
+    return labels
+
+
+def _label_sets(manifest: Manifest) -> Iterator[Mapping[str, str]]:
+    """Yield the labels that may hold the identity, the trustworthy ones first."""
+    yield template_labels(manifest)
+    yield (manifest.get("metadata") or {}).get("labels") or {}
 
 
 def owner_references(owner: Owner) -> list[JsonObject]:

@@ -16,7 +16,15 @@ from dapt_operator.plan.admission import admit
 from dapt_operator.plan.assess import ChainInputs
 from dapt_operator.plan.chain import Chain
 from dapt_operator.plan.cleanup import cleanup_due, leftovers
-from dapt_operator.plan.desired import Removal, needs_shared_objects, next_run, object_names, removals
+from dapt_operator.plan.desired import (
+    Removal,
+    lingering,
+    needs_shared_objects,
+    next_run,
+    object_names,
+    removals,
+    seconds_to_lingering,
+)
 from dapt_operator.plan.ledger.compaction import free_one_record
 from dapt_operator.plan.ledger.give_up import give_up_stuck
 from dapt_operator.plan.ledger.gpu_hours import limit_seconds, used_seconds
@@ -102,10 +110,11 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
     if observed.is_foreign or observed.is_deleting:
         return Plan()
     if is_true(observed.status.conditions, FINISHED):
-        return _after_the_end(observed)
+        return _with_lingering(observed, _after_the_end(observed))
     desired = admit(observed.desired, observed.owner.namespace)
     if isinstance(desired, Refusal):
-        return _with_status(observed, build.refused_status(observed, desired), Plan())
+        refused = _with_status(observed, build.refused_status(observed, desired), Plan())
+        return _with_lingering(observed, refused)
 
     # 2. Update the ledger with everything that the runs report. From here on decisions read the ledger, so that they
     #    are the same when every Job is gone.
@@ -140,7 +149,7 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
     removed = removals(observed, position.kept)
     plan = Plan(
         apply=start.manifests if start is not None else (),
-        delete=removed,
+        delete=(*removed, *lingering(observed)),
         requeue_after=_requeue_seconds(observed, position, removed),
         needs_signing_secret=start is not None and start.has_shared_objects,
     )
@@ -164,6 +173,16 @@ def _after_the_end(observed: Observed) -> Plan:
     # behind.
     plan = Plan(delete=leftovers(observed), deletes_first=True)
     return _with_status(observed, build.finished_status(observed, observed.now), plan)
+
+
+def _with_lingering(observed: Observed, plan: Plan) -> Plan:
+    """Return the plan with the deletion of pods that go on after the end of their trainer."""
+    wait_seconds = seconds_to_lingering(observed)
+    # A cleanup deletes them too.
+    if wait_seconds is None or plan.delete:
+        return plan
+    requeue_after = min(wait_seconds, RUNNING_SECONDS if plan.requeue_after is None else plan.requeue_after)
+    return replace(plan, delete=lingering(observed), requeue_after=requeue_after)
 
 
 def _reported_ledger(observed: Observed, desired: DesiredState) -> Ledger:
@@ -261,6 +280,17 @@ def _with_status(
 
 def _requeue_seconds(observed: Observed, position: Position, removed: tuple[Removal, ...]) -> float | None:
     """Return when the next reconcile is due without a change; None: never."""
+    seconds = _next_reconcile_seconds(observed, position, removed)
+    lingering_seconds = seconds_to_lingering(observed)
+    if seconds is None or lingering_seconds is None:
+        return seconds if lingering_seconds is None else lingering_seconds
+    return min(seconds, lingering_seconds)
+
+
+def _next_reconcile_seconds(
+    observed: Observed, position: Position, removed: tuple[Removal, ...]
+) -> float | None:
+    """Return the same for what lives and what is to be started."""
     if any(removal.kind == "Pod" for removal in removed):
         return PEERS_SECONDS
     # Before everything else that is due: until the gang has ended its cause is not known.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
 
 from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api.v1alpha1.conditions import timestamp
@@ -12,8 +14,14 @@ from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.run_record import CreatedRun, RunRecord, StageKey
 from dapt_operator.plan.ledger.gpu_hours import deadline_seconds
 from dapt_operator.plan.observed import DesiredState, Observed
+from dapt_operator.plan.own_runs import fence_floor
 from dapt_operator.plan.stage_parts.stage_plan import StagePlan
-from dapt_operator.stage_run import Manifest, StageRun
+from dapt_operator.stage_run import Manifest, RunState, StageRun
+
+LINGER_SECONDS: Final = 5.0
+"""Time that the other containers of a pod have to end after the trainer; native sidecars do so by themselves."""
+LINGER_GRACE_SECONDS: Final = 10
+"""Grace period of a pod of which only other containers are left."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ def next_run(
         attempt=key.attempt,
         candidate=key.candidate,
         try_number=last_number + 1 + observed.num_passed_over,
-        fence=ledger.fence + 1,
+        fence=max(ledger.fence, fence_floor(observed.status.ledger or Ledger(), observed.age_seconds)) + 1,
     )
     run = StageRun(
         identity=identity,
@@ -99,6 +107,49 @@ def removals(observed: Observed, kept: AbstractSet[StageKey]) -> tuple[Removal, 
             removed.append(Removal(run.object_kind, run.object_name))
         removed += [Removal("Pod", name, grace_seconds=0) for name in run.peers_to_end]
     return tuple(removed)
+
+
+def lingering(observed: Observed) -> tuple[Removal, ...]:
+    """Return what is to be deleted of ended runs whose pods go on: a sidecar that nobody has told to end.
+
+    The whole object goes: when one of its pods is deleted alone, the Job controller counts the pod as failed, and a
+    stage that has succeeded would leave a failed Job. Not before the stored status has the end of the run, and not in
+    its first seconds: native sidecars end by themselves once the trainer has.
+    """
+    stored = observed.status.ledger or Ledger()
+    removed: list[Removal] = []
+    for run in _lingering_runs(observed):
+        if _linger_wait_seconds(run, observed.now) > 0.0 or not _has_stored_end(stored, run):
+            continue
+        removed.append(Removal(run.object_kind, run.object_name))
+        # Nothing of ours is left in them to be saved, and they hold the accelerators that the next stage waits for.
+        removed += [Removal("Pod", name, grace_seconds=LINGER_GRACE_SECONDS) for name in run.lingering_pods]
+    return tuple(removed)
+
+
+def seconds_to_lingering(observed: Observed) -> float | None:
+    """Return when the next pods that go on are to be deleted; None when there are none."""
+    waits = (_linger_wait_seconds(run, observed.now) for run in _lingering_runs(observed))
+    # Those that are due now are deleted now, or once the status is stored, which wakes the next reconcile.
+    return min((max(wait, 1.0) for wait in waits), default=None)
+
+
+def _lingering_runs(observed: Observed) -> list[RunState]:
+    return [run for run in observed.runs if run.lingering_pods and not run.is_live and not run.is_deleting]
+
+
+def _linger_wait_seconds(run: RunState, now: datetime) -> float:
+    """Return the seconds that are left to the other containers of the pods of an ended run."""
+    age_seconds = (now - run.completed).total_seconds() if run.completed is not None else LINGER_SECONDS
+    return LINGER_SECONDS - age_seconds
+
+
+def _has_stored_end(stored: Ledger, run: RunState) -> bool:
+    """Whether the stored status has the end of a run, or knows that a newer run has replaced it."""
+    record, number = stored.find(*run.stage_key), run.identity.try_number
+    if record is None:
+        return number <= stored.dropped_work().get(run.stage_key, 0)
+    return number < record.try_number or (number == record.try_number and not record.is_open)
 
 
 def object_names(manifests: Iterable[Manifest]) -> tuple[str, ...]:

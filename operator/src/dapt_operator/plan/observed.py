@@ -8,10 +8,13 @@ from datetime import datetime
 from typing import Any
 
 from dapt_operator.api.v1alpha1.conditions import INVALID_SPEC, PROFILE_AMBIGUOUS, PROFILE_NOT_FOUND
+from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.run_record import RunRecord
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
+from dapt_operator.launchers.observe.containers import parse_time
+from dapt_operator.plan.own_runs import own_runs
 from dapt_operator.plan.parsed import read_adaptation, read_profile, read_status
 from dapt_operator.stage_run import Manifest, Owner, RunState
 
@@ -58,7 +61,10 @@ class Observed:
     desired: DesiredState | Refusal
     status: DomainAdaptationStatus
     runs: tuple[RunState, ...]
-    """Runs of this very resource (its uid). Runs of an earlier one of the same name are never adopted."""
+    """Runs of this very resource (its uid) that the operator has created: see `own_runs`. Runs of an earlier one of the
+    same name are never adopted."""
+    age_seconds: float = 0.0
+    """Since the creation of the resource."""
     written: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The stored status as we would write it."""
     instance: str = ""
@@ -119,6 +125,8 @@ def observe(
         namespace=metadata.get("namespace", "default"), name=metadata["name"], uid=metadata.get("uid", "")
     )
     status = read_status(resource)
+    created = parse_time(metadata.get("creationTimestamp"))
+    age_seconds = (now - created).total_seconds() if created is not None else 0.0
     desired = read_desired(resource, profile, local=local, default_profiles=default_profiles)
     if contents and isinstance(desired, DesiredState):
         desired = replace(desired, contents=contents)
@@ -131,7 +139,8 @@ def observe(
         desired=desired,
         status=status.model,
         written=status.written,
-        runs=tuple(run for run in runs if run.identity.uid == owner.uid),
+        runs=own_runs(runs, owner, status.model.ledger or Ledger(), age_seconds),
+        age_seconds=age_seconds,
         instance=instance,
     )
 

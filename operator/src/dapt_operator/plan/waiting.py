@@ -9,7 +9,7 @@ from dapt_contract.sentences import shortened
 from dapt_operator.api.v1alpha1.base import MAX_MESSAGE
 from dapt_operator.api.v1alpha1.conditions import QUOTA_TOO_SMALL, TAMPERED
 from dapt_operator.api.v1alpha1.run_record import StageKey
-from dapt_operator.stage_run import Quota, RunPhase, RunState
+from dapt_operator.stage_run import Quota, RunState
 
 STARTING: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
 """Reasons of a pod that is about to run: nothing to report."""
@@ -20,7 +20,7 @@ def hindrance(run: RunState, stage: str, queue: str | None) -> tuple[str, str]:
     stage = StageKey(stage).shown_stage
     if run.tampering:
         return TAMPERED, shortened(f"{stage}: {run.tampering}", MAX_MESSAGE)
-    if run.phase is not RunPhase.PENDING:
+    if not run.is_waiting:
         return "", ""
     if run.hindrance is not None:
         message = f"{stage} cannot start: {run.hindrance.message}"
@@ -45,13 +45,21 @@ def steady(message: str, reported: str) -> str:
 
 
 def overdue(run: RunState, stage: str, now: datetime, limit_seconds: int | None) -> str:
-    """Return the message about a run that has waited longer than the profile's pendingTimeoutSeconds; else empty."""
-    if run.phase is not RunPhase.PENDING or limit_seconds is None or run.created is None:
+    """Return the message about a run that has waited longer than the profile's pendingTimeoutSeconds; else empty.
+
+    A gang of which only a part runs waits too, and holds what its running pods hold: it counts from the creation of the
+    first pod that has not started.
+    """
+    since = run.waiting_since if run.is_partly_running else run.created
+    if not run.is_waiting or limit_seconds is None or since is None:
         return ""
-    if now - run.created <= timedelta(seconds=limit_seconds):
+    if now - since <= timedelta(seconds=limit_seconds):
         return ""
     stage = StageKey(stage).shown_stage
-    awaited = "quota" if run.quota is Quota.WAITING else "a node"
+    if run.is_partly_running:
+        awaited = "the rest of its pods"
+    else:
+        awaited = "quota" if run.quota is Quota.WAITING else "a node"
     message = (
         f"{stage} waits for {awaited} for more than {limit_seconds} s (pendingTimeoutSeconds):"
         f" {run.message or 'no reason was given'}; free capacity, or change resources"
@@ -60,8 +68,8 @@ def overdue(run: RunState, stage: str, now: datetime, limit_seconds: int | None)
 
 
 def waits_for(run: RunState) -> str:
-    """Return why a pending run waits, as its pods or its queue report it; empty when it is just starting."""
-    if run.phase is not RunPhase.PENDING or run.waiting_reason in STARTING:
+    """Return why a run waits, as its pods or its queue report it; empty when it runs or is just starting."""
+    if not run.is_waiting or run.waiting_reason in STARTING:
         return ""
     if run.hindrance is not None:
         # The kubelet's own text changes with each of its attempts; the reason does not.

@@ -29,7 +29,7 @@ from dapt_operator.testing.invariants import (
     key_of,
 )
 from dapt_operator.testing.kubelet import MemoryKubelet
-from dapt_operator.testing.objects import Ends, Script, Stored, copy, is_over, may_run, workload_of
+from dapt_operator.testing.objects import Ends, Script, Stored, copy, is_over, job_uid, may_run, workload_of
 
 START: Final = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 
@@ -243,6 +243,9 @@ class MemoryCluster(MemoryKubelet):
             workloads=workloads,
             logs=dict(stored.logs),
             stage_digests=digests,
+            child_jobs={
+                gang["metadata"]["name"]: job_uid(gang) for gang in gangs if gang["kind"] == "JobSet"
+            },
         )
 
     def _verb(self, verb: str, what: str, effect: Callable[[], object]) -> None:
@@ -277,6 +280,7 @@ class MemoryCluster(MemoryKubelet):
             check_new_job(stored.resource, objects, created, self.created, self._max_evaluations(stored))
             self.created.append(key_of(created))
             created["status"] = {}
+            created["metadata"]["uid"] = f"{kind}-{len(self.created):08d}"
             created["metadata"]["creationTimestamp"] = timestamp(self.now)
         stored.objects[kind, name] = created
 

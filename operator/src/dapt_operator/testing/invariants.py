@@ -8,7 +8,7 @@ from typing import Final
 from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api.v1alpha1.conditions import CONDITION_TYPES, PHASES, REASONS
 from dapt_operator.launchers.labels import identity_of
-from dapt_operator.launchers.observe.pod_states import has_ended
+from dapt_operator.launchers.observe.containers import has_ended, is_over, phase_of
 from dapt_operator.stage_run import HOLDER_KINDS, Manifest
 from dapt_operator.testing.objects import may_run
 
@@ -118,10 +118,12 @@ def check_deletion(resource: Manifest, job: Manifest, pods: Sequence[Manifest] =
     runs = (resource.get("status") or {}).get("ledger", {}).get("runs", [])
     if not any(run["fence"] >= deleted.fence for run in runs):
         raise ImpossibleWorldError(f"{name} was deleted before the status had its run")
-    succeeded = any(item["type"] in SUCCESS for item in job["status"].get("conditions", []))
+    phases = [phase_of(pod["status"]) for pod in pods]
+    is_complete = any(item["type"] in SUCCESS for item in job["status"].get("conditions", []))
+    succeeded = is_complete or (bool(phases) and all(phase == "Succeeded" for phase in phases))
     if succeeded and not any(run["fence"] == deleted.fence and run["state"] == "Succeeded" for run in runs):
         raise ImpossibleWorldError(f"{name} was deleted before its result was written")
-    failed = any(pod["status"].get("phase") == "Failed" for pod in pods)
+    failed = "Failed" in phases
     if failed and any(run["fence"] == deleted.fence and run["state"] == "Open" for run in runs):
         raise ImpossibleWorldError(f"{name} was deleted before the cause of its failure was written")
 
@@ -129,11 +131,15 @@ def check_deletion(resource: Manifest, job: Manifest, pods: Sequence[Manifest] =
 def check_pod_deletion(pod: Manifest, pods: Sequence[Manifest], grace_seconds: int | None) -> None:
     """Check that a single pod is deleted only when a peer of it has failed, and without a grace period.
 
+    A pod of which only other containers than the trainer are left may be deleted too.
+
     Raises:
         ImpossibleWorldError: the deletion breaks one of these rules.
     """
     name = pod["metadata"]["name"]
-    if has_ended(pod) or not any(peer["status"].get("phase") == "Failed" for peer in pods):
+    if has_ended(pod) and not is_over(pod):
+        return
+    if has_ended(pod) or not any(phase_of(peer["status"]) == "Failed" for peer in pods):
         raise ImpossibleWorldError(f"pod {name} was deleted although no peer of it has failed")
     if grace_seconds != 0:
         raise ImpossibleWorldError(f"pod {name} was deleted with a grace period: it would wait in vain")

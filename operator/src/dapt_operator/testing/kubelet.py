@@ -8,7 +8,7 @@ from dapt_contract.pod.failure import Cause, ExitCode
 from dapt_contract.stage_file import StageFile
 from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.launchers.labels import QUEUE_LABEL
-from dapt_operator.launchers.observe.pod_states import has_ended
+from dapt_operator.launchers.observe.containers import has_ended, is_over
 from dapt_operator.launchers.render.environment import DEFAULT_GRACE_SECONDS
 from dapt_operator.launchers.render.objects import STAGE_FILE_KEY
 from dapt_operator.stage_run import JsonObject
@@ -46,8 +46,9 @@ class MemoryKubelet:
         for gang in stored.gangs():
             if gang["metadata"].get("deletionTimestamp"):
                 ended += self._stop(stored, gang, seconds)
-            elif not objects.may_run(gang, stored.pods_of(gang["metadata"]["name"])):
-                self._notice_end(gang)
+            elif not objects.may_run(gang, pods := stored.pods_of(gang["metadata"]["name"])):
+                if all(is_over(pod) for pod in pods):
+                    self._notice_end(gang)
             elif gang["spec"].get("suspend"):
                 self._admit(gang)
             elif ("ConfigMap", gang["metadata"]["name"]) not in stored.objects:
@@ -162,5 +163,7 @@ class MemoryKubelet:
         status = objects.ended_status(stage, outcome, started, finished)
         for index in range(int(objects.job_spec(gang)["completions"])):
             self._put_pod(stored, gang, index, status)
+        if outcome.lingers:
+            return
         done = outcome.exit_code == 0 and not outcome.disrupted
         gang["status"] = objects.gang_status(gang, done=done, started=started, finished=finished)

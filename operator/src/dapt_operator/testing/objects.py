@@ -13,7 +13,7 @@ from dapt_contract.pod.message import RunEnd, encode_message
 from dapt_contract.pod.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_operator.cluster.port import Event
-from dapt_operator.launchers.observe.pod_states import has_ended
+from dapt_operator.launchers.observe.containers import has_ended
 from dapt_operator.launchers.render.pod import CONTAINER
 from dapt_operator.stage_run import HOLDER_KINDS, JsonObject, Manifest
 
@@ -29,6 +29,8 @@ class Ends:
     oom_killed: bool = False
     disrupted: bool = False
     lose_message: bool = False
+    lingers: bool = False
+    """Whether a sidecar of each pod goes on, so that the Job does not end."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,12 @@ def job_spec(gang: Manifest) -> Manifest:
     return spec
 
 
+def job_uid(gang: Manifest) -> str:
+    """Return the uid of the Job of a gang: the gang itself, or the Job that a JobSet has created."""
+    uid = str(gang["metadata"]["uid"])
+    return f"{uid}-job" if gang["kind"] == "JobSet" else uid
+
+
 def is_over(gang: Manifest) -> bool:
     """Whether a gang has ended."""
     return bool(gang["status"].get("conditions"))
@@ -109,6 +117,15 @@ def pod_of(gang: Manifest, index: int, status: JsonObject) -> JsonObject:
             "namespace": metadata["namespace"],
             "labels": dict(metadata["labels"]),
             "annotations": {COMPLETION_INDEX: str(index)},
+            "ownerReferences": [
+                {
+                    "apiVersion": "batch/v1",
+                    "kind": "Job",
+                    "name": metadata["name"],
+                    "uid": job_uid(gang),
+                    "controller": True,
+                }
+            ],
         },
         "status": status,
     }
@@ -156,6 +173,9 @@ def ended_status(stage: StageFile, outcome: Ends, started: str, finished: str) -
         "phase": "Succeeded" if done else "Failed",
         "containerStatuses": [{"name": CONTAINER, "state": {"terminated": ended}}],
     }
+    if outcome.lingers:
+        sidecar = {"name": "sidecar", "state": {"running": {"startedAt": started}}}
+        status |= {"phase": "Running", "containerStatuses": [*status["containerStatuses"], sidecar]}
     if outcome.disrupted:
         status["conditions"] = [
             {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}

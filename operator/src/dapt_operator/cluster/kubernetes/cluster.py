@@ -18,13 +18,15 @@ import kubernetes.client
 from dapt_operator.api.names import API_VERSION, LABEL_NAME, LABEL_RUN, LABEL_UID
 from dapt_operator.cluster.errors import CannotCreateError, ConflictError
 from dapt_operator.cluster.kubernetes.cache.entry import PROFILE, RESOURCE
-from dapt_operator.cluster.kubernetes.cache.store import ResourceWithChildren, Store
+from dapt_operator.cluster.kubernetes.cache.store import Store
 from dapt_operator.cluster.kubernetes.client import ApiServerClient, Query
 from dapt_operator.cluster.kubernetes.create import create, why_refused
 from dapt_operator.cluster.kubernetes.errors import ApiError
 from dapt_operator.cluster.kubernetes.events import event_manifest
+from dapt_operator.cluster.kubernetes.own_children import ChildrenFilter, OwnChildren
 from dapt_operator.cluster.kubernetes.polls import targets
 from dapt_operator.cluster.kubernetes.polls.kueue_workloads import Workloads
+from dapt_operator.cluster.kubernetes.polls.pod_events import PodEvents
 from dapt_operator.cluster.kubernetes.polls.pod_logs import PodLogs
 from dapt_operator.cluster.kubernetes.polls.pod_refusals import PodRefusals
 from dapt_operator.cluster.kubernetes.polls.progress import ProgressPolls
@@ -69,7 +71,9 @@ class KubernetesCluster:
         self._workloads = Workloads(self._api, clock)
         self._refusals = PodRefusals(self._api, clock)
         self._logs = PodLogs(self._api, on_change)
-        self._progress = ProgressPolls(store.targets, on_change)
+        self._pod_events = PodEvents(self._api, clock)
+        self._filter = ChildrenFilter(self._api, store, clock)
+        self._progress = ProgressPolls(self._filter.own_targets, on_change)
 
     def close(self) -> None:
         """Stop the threads; no verb may be called afterwards."""
@@ -83,7 +87,8 @@ class KubernetesCluster:
         """Return everything that a plan may depend on.
 
         Raises:
-            ApiError: pods of a run that is over had to be listed, and the list could not be read.
+            ApiError: pods of a run that is over had to be listed, or a run that is missing in the cache looked for, and
+                the API server did not answer.
         """
         cached = self._store.with_children(key)
         now = datetime.now(UTC)
@@ -92,13 +97,17 @@ class KubernetesCluster:
             self._digests.forget(key)
             self._workloads.forget(key)
             self._refusals.forget(key)
-            return World(now, None, None, Children())
-        cached = self._up_to_date(key, cached, now)
-        # The lists took a moment, in which the resource may have been deleted.
-        if cached.resource is None:
+            self._pod_events.forget(key)
             return World(now, None, None, Children())
         profile, defaults = self._profile(cached.resource)
-        return World(now, cached.resource, profile, self._children(key, cached), defaults)
+        launcher = str(((profile or {}).get("spec") or {}).get("launcher", ""))
+        own = self._filter.own_children(cached, launcher)
+        if own is not None and self._list_missing_pods(key, own, now):
+            own = self._filter.own_children(self._store.with_children(key), launcher)
+        # The lists took a moment, in which the resource may have been deleted.
+        if own is None:
+            return World(now, None, None, Children())
+        return World(now, own.resource, profile, self._children(key, own), defaults)
 
     def _profile(self, resource: Manifest) -> tuple[Manifest | None, tuple[str, ...]]:
         name = (resource.get("spec") or {}).get("profile")
@@ -109,8 +118,8 @@ class KubernetesCluster:
         defaults = self._store.default_profiles()
         return (self._store.profile(defaults[0]) if len(defaults) == 1 else None), defaults
 
-    def _children(self, key: Key, cached: ResourceWithChildren) -> Children:
-        jobs, pods = cached.jobs, cached.pods
+    def _children(self, key: Key, own: OwnChildren) -> Children:
+        jobs, pods = own.jobs, own.pods
         failed_pods = targets.failed_pods(pods)
         logs = self._logs.lines(key, failed_pods, targets.log_targets(jobs, failed_pods))
         workloads = self._workloads.answers(key, targets.queued_runs(jobs))
@@ -119,22 +128,22 @@ class KubernetesCluster:
             pods=pods,
             progress=self._progress.readings(key),
             workloads={name: workload for name, workload in workloads.items() if workload is not None},
-            refusals=self._refusals.answers(key, targets.runs_without_pods(jobs, pods)),
+            refusals=self._refusals.answers(key, targets.runs_lacking_pods(jobs, pods)),
+            pod_events=self._pod_events.answers(key, targets.unexplained_pods(jobs, pods)),
+            child_jobs=own.child_jobs,
             logs=logs,
             stage_digests=self._digests.answers(key, targets.live_runs(jobs, pods)),
         )
 
-    def _up_to_date(self, key: Key, cached: ResourceWithChildren, now: datetime) -> ResourceWithChildren:
-        """Return the resource with the pods of finished runs listed where their watch is behind; once for each run."""
+    def _list_missing_pods(self, key: Key, own: OwnChildren, now: datetime) -> bool:
+        """List the pods of finished runs where their watch is behind, once for each run; return whether any were."""
         runs = [
             job
-            for job in targets.runs_ahead_of_pods(cached.jobs, cached.pods, now)
+            for job in targets.runs_ahead_of_pods(own.jobs, own.pods, now)
             if str(job["metadata"]["uid"]) not in self._listed_runs
         ]
-        if not runs:
-            return cached
         for job in runs:
-            run, uid = targets.run_of(job), job["metadata"]["labels"][LABEL_UID]
+            run, uid = targets.run_of(job), own.resource["metadata"]["uid"]
             query = {"labelSelector": f"{LABEL_UID}={uid},{LABEL_RUN}={run}"}
             self._list_once("Pod", key.namespace, query, run)
             if len(self._listed_runs) > _MAX_LISTED_RUNS:
@@ -142,7 +151,7 @@ class KubernetesCluster:
                 self._listed_runs.clear()
             # After the list: one that could not be read is read again at the next reconcile.
             self._listed_runs.add(str(job["metadata"]["uid"]))
-        return self._store.with_children(key)
+        return bool(runs)
 
     # --- writes ---
 

@@ -32,7 +32,7 @@ from dapt_operator.cluster.local.stored_resource import StoredResource
 from dapt_operator.cluster.port import Event, Key, ObjectReference, World
 from dapt_operator.cluster.timestamps import micro_time
 from dapt_operator.launchers.labels import QUEUE_LABEL
-from dapt_operator.launchers.observe.pod_states import has_ended
+from dapt_operator.launchers.observe.containers import has_ended
 from dapt_operator.launchers.render.environment import DEFAULT_GPU_RESOURCE
 from dapt_operator.stage_run import Children, Manifest
 

@@ -11,7 +11,7 @@ from dapt_contract.pod.failure import Cause, ExitCode
 from dapt_contract.pod.message import RunEnd, encode_message
 from dapt_operator.api.names import LABEL_KIND
 from dapt_operator.cluster.timestamps import micro_time
-from dapt_operator.launchers.observe.pod_states import ENDED_PHASES
+from dapt_operator.launchers.observe.containers import ENDED_PHASES
 from dapt_operator.launchers.observe.run_states import true_conditions
 from dapt_operator.stage_run import JsonObject, Manifest, plain
 
@@ -36,7 +36,13 @@ def pod_of(job: Manifest, index: int) -> JsonObject:
             "labels": (metadata.get("labels") or {}) | {"job-name": name, COMPLETION_INDEX: str(index)},
             "annotations": (metadata.get("annotations") or {}) | {COMPLETION_INDEX: str(index)},
             "ownerReferences": [
-                {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job["metadata"]["uid"]}
+                {
+                    "apiVersion": "batch/v1",
+                    "kind": "Job",
+                    "name": name,
+                    "uid": job["metadata"]["uid"],
+                    "controller": True,
+                }
             ],
         },
         "spec": plain(template["spec"]),

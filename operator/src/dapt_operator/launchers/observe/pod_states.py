@@ -1,6 +1,7 @@
 """Reads one pod of a gang: how far it is, how and why it ended, whether it is still alive.
 
-Input from pods is untrusted: a message that is missing, too long, malformed or of another run counts as lost.
+The trainer's container decides, and not the pod's phase: see `containers`. Input from pods is untrusted: a message that
+is missing, too long, malformed or of another run counts as lost.
 """
 
 from __future__ import annotations
@@ -16,12 +17,18 @@ from dapt_contract.pod.failure import PRECEDENCE, Cause, ExitCode, cause_of_exit
 from dapt_contract.pod.message import StageMessage, decode_message
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.sentences import shortened
+from dapt_operator.launchers.observe.containers import (
+    exit_code_of,
+    failed_init_sentence,
+    has_ended,
+    is_over,
+    parse_time,
+    phase_of,
+    trainer_state,
+)
 from dapt_operator.launchers.observe.pod_waiting import hindrance_of, sentence_of, waiting_sentence
-from dapt_operator.launchers.render.pod import CONTAINER
 from dapt_operator.stage_run import MAX_MESSAGE_CHARACTERS, Hindrance, Manifest
 
-ENDED_PHASES: Final = ("Succeeded", "Failed")
-"""Phases of a pod whose containers have all ended."""
 LATE_REPORT_SECONDS: Final = 5
 """A pod past its grace period counts as gone after this much longer; a kubelet that answers has reported its end by
 then."""
@@ -29,6 +36,7 @@ PEER_REPORT_SECONDS: Final = 5
 """Time for the peers of a pod that was deleted, or that failed because of a peer, to report their own causes."""
 GONE: Final = "the pod was deleted and its node did not report within the grace period how it ended"
 _NEVER_RAN: Final = ("StartError", "ContainerCannotRun")
+_MAX_INDEX_DIGITS: Final = 6
 
 
 @dataclass(frozen=True)
@@ -38,8 +46,12 @@ class Pod:
     name: str
     index: int
     phase: str
+    """Phase that the trainer alone would give it."""
     is_alive: bool
-    """Whether its processes may exist: it has not ended, and the grace period of its deletion is not over."""
+    """Whether a process of the trainer may exist: it has not ended, and the grace period of its deletion is not
+    over."""
+    is_lingering: bool = False
+    """Whether its trainer has ended and another container of it has not."""
     exit_code: int | None = None
     cause: Cause | None = None
     """Set when the pod failed."""
@@ -71,25 +83,26 @@ class Pod:
         )
 
 
-def has_ended(pod: Manifest) -> bool:
-    """Whether all containers of a pod have ended."""
-    return (pod.get("status") or {}).get("phase") in ENDED_PHASES
+def read_pod(pod: Manifest, identity: RunIdentity, kind: str, now: datetime, event: str = "") -> Pod:
+    """Read a pod of a run.
 
-
-def read_pod(pod: Manifest, identity: RunIdentity, kind: str, now: datetime) -> Pod:
-    """Read a pod that belongs to the run of `identity` and `kind`; `now` is aware, UTC."""
+    Args:
+        pod: as the cluster holds it.
+        identity: of the run.
+        kind: of its stage.
+        now: aware, UTC.
+        event: what Events report about a pod that does not start; empty when they were not read.
+    """
     metadata, status = pod["metadata"], pod.get("status") or {}
-    container: Manifest = next(
-        (item for item in status.get("containerStatuses") or [] if item.get("name") == CONTAINER), {}
-    )
-    state = container.get("state") or {}
+    state = trainer_state(status)
     disruption = _true_condition(status, "DisruptionTarget")
-    phase = str(status.get("phase") or "Pending")
+    phase = phase_of(status)
     read = Pod(
         name=str(metadata.get("name", "")),
         index=_index(metadata),
         phase=phase,
         is_alive=not has_ended(pod),
+        is_lingering=has_ended(pod) and not is_over(pod),
         is_disrupted=disruption is not None,
         created=parse_time(metadata.get("creationTimestamp")),
     )
@@ -107,12 +120,13 @@ def read_pod(pod: Manifest, identity: RunIdentity, kind: str, now: datetime) -> 
             started=started,
             finished=parse_time(metadata["deletionTimestamp"]),
         )
+    if phase == "Running":
+        # What its other containers wait for does not concern the trainer.
+        return replace(read, is_running=True, started=started)
     return replace(
         read,
-        waiting=shortened(waiting_sentence(status, state), MAX_MESSAGE_CHARACTERS),
+        waiting=shortened(waiting_sentence(status, event), MAX_MESSAGE_CHARACTERS),
         hindrance=hindrance_of(status),
-        is_running=phase == "Running",
-        started=started,
     )
 
 
@@ -129,7 +143,8 @@ def _read_ended(
     # 1. Without a container state only the pod's own conditions can explain the end.
     if ended is None:
         lost = Cause.DISRUPTION if disruption else Cause.INFRASTRUCTURE
-        sentence = sentence_of(disruption or {}) or sentence_of(pod.get("status") or {})
+        status = pod.get("status") or {}
+        sentence = sentence_of(disruption or {}) or sentence_of(status) or failed_init_sentence(status)
         return replace(
             read,
             cause=lost if read.has_failed else None,
@@ -139,7 +154,7 @@ def _read_ended(
             is_effect=is_deleted and read.has_failed and disruption is None,
             finished=parse_time((disruption or {}).get("lastTransitionTime")),
         )
-    code = int(ended.get("exitCode", 1))
+    code = exit_code_of(ended)
     finished = parse_time(ended.get("finishedAt"))
     # 2. The runtime could not start the container: no process of ours ran, so there is no message to look for.
     if ended.get("reason") in _NEVER_RAN:
@@ -255,20 +270,5 @@ def _decode(text: str, identity: RunIdentity, kind: str) -> tuple[StageMessage |
 def _index(metadata: Manifest) -> int:
     annotations = metadata.get("annotations") or {}
     labels = metadata.get("labels") or {}
-    text = annotations.get(COMPLETION_INDEX, labels.get(COMPLETION_INDEX, "0"))
-    return int(text) if str(text).isdigit() else 0
-
-
-def parse_time(value: str | datetime | None) -> datetime | None:
-    """Return a time in Kubernetes' RFC 3339 as an aware one; None for anything else."""
-    if not value:
-        return None
-    try:
-        time = (
-            value
-            if isinstance(value, datetime)
-            else datetime.fromisoformat(str(value).replace("Z", "+00:00"))
-        )
-    except ValueError:
-        return None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    text = str(annotations.get(COMPLETION_INDEX, labels.get(COMPLETION_INDEX, "0")))
+    return int(text) if text.isdecimal() and len(text) <= _MAX_INDEX_DIGITS else 0

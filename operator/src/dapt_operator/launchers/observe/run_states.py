@@ -1,19 +1,24 @@
 """Derives the state of a run from its Job or JobSet and its pods; the same for every launcher.
 
-Each pod belongs to exactly one run (by its labels), and each run has exactly one phase. A run has failed when its
-object reports it, or when one pod has failed and none is alive: the object's own status lags its pods by seconds. It
-has succeeded when all pods have, and then the first pod's termination message must hold the facts. A lost message of a
-failed pod costs only its sentence. A success without facts counts as a failure of cause Crash; its retry finds the
-finished report on the volume and reports it again at once.
+A Job or JobSet is a run if the adaptation controls it and its name is the one that we would give it
+(`labels.held_run`). A pod belongs to the run whose Job controls it, by the Job's uid, whatever its labels say. Each run
+has exactly one phase. A run has failed when its object reports it, or when one trainer has failed and none is alive:
+the object's own status lags its pods by seconds. It has succeeded when all trainers have, whatever became of other
+containers of their pods, and then the first pod's termination message must hold the facts. A lost message of a failed
+pod costs only its sentence. A success without facts counts as a failure of cause Crash; its retry finds the finished
+report on the volume and reports it again at once.
 
 A cache may strip everything but these paths, which are all that launchers read:
-    all      apiVersion, kind, metadata.{name,namespace,uid,labels,annotations,creationTimestamp,deletionTimestamp}
-    Job      spec.{completions,suspend}, spec.template.spec.containers[].{name,args,resources.limits},
+    all      apiVersion, kind, metadata.{name,namespace,uid,labels,annotations,creationTimestamp,deletionTimestamp,
+             ownerReferences}
+    Job      spec.{completions,suspend}, spec.template.metadata.labels,
+             spec.template.spec.containers[].{name,args,resources.limits},
              status.{conditions,startTime,completionTime}
-    JobSet   spec.suspend, spec.replicatedJobs[].template.spec.{completions,template.spec.containers as above},
+    JobSet   spec.suspend, spec.replicatedJobs[].template.spec.{completions,template as above},
              status.conditions
-    Pod      metadata.deletionGracePeriodSeconds,
-             status.{phase,reason,message,conditions}, status.containerStatuses[].{name,image,state}
+    Pod      metadata.deletionGracePeriodSeconds, spec.nodeName,
+             status.{phase,reason,message,conditions},
+             status.{initContainerStatuses,containerStatuses}[].{name,image,state,started}
     Workload metadata.name, spec.active, status.conditions[].{type,status,message}
 """
 
@@ -27,18 +32,12 @@ from typing import Final
 from dapt_contract.base import Contract
 from dapt_contract.envelope import ContractError
 from dapt_contract.pod.failure import PRECEDENCE, Cause
-from dapt_contract.run_identity import RunIdentity
 from dapt_contract.sentences import shortened
 from dapt_operator.api import names
-from dapt_operator.launchers.labels import ANNOTATION_ACCELERATOR, identity_of
-from dapt_operator.launchers.observe.pod_states import (
-    Pod,
-    newest_by_index,
-    parse_time,
-    peers_to_end,
-    read_pod,
-)
-from dapt_operator.launchers.observe.pod_waiting import refusal_of
+from dapt_operator.launchers.labels import ANNOTATION_ACCELERATOR, HeldRun, controller_of, held_run
+from dapt_operator.launchers.observe.containers import parse_time
+from dapt_operator.launchers.observe.pod_states import Pod, newest_by_index, peers_to_end, read_pod
+from dapt_operator.launchers.observe.pod_waiting import STARTING, refusal_of
 from dapt_operator.launchers.observe.quota import quota_of
 from dapt_operator.launchers.render.pod import CONTAINER
 from dapt_operator.stage_run import (
@@ -95,33 +94,39 @@ def read_run_states(
         now: aware, UTC.
         read: reads the launcher's own kind of object; returns None for any other.
     """
-    pods_by_run: dict[str, list[Manifest]] = {}
-    for pod in children.pods:
-        pod_identity = identity_of(pod)
-        if pod_identity is not None:
-            pods_by_run.setdefault(pod_identity.key, []).append(pod)
     states = []
     for item in children.jobs:
-        identity = identity_of(item)
-        gang = read(item) if identity is not None else None
-        if identity is not None and gang is not None:
-            states.append(_run_state(identity, item, gang, pods_by_run.get(identity.key, []), children, now))
+        held = held_run(item)
+        gang = read(item) if held is not None else None
+        if held is not None and gang is not None:
+            states.append(_run_state(held, item, gang, children, now))
     # By name too: the order must not depend on that of the cache.
     return tuple(sorted(states, key=lambda state: (state.identity.fence, state.object_name)))
 
 
-def _run_state(
-    identity: RunIdentity,
-    manifest: Manifest,
-    gang: Gang,
-    pod_manifests: Sequence[Manifest],
-    children: Children,
-    now: datetime,
-) -> RunState:
+def pods_of(manifest: Manifest, children: Children) -> tuple[Manifest, ...]:
+    """Return the pods of a Job or JobSet: those that its Job controls."""
     metadata = manifest["metadata"]
-    name, labels = metadata["name"], metadata["labels"]
-    kind = labels.get(names.LABEL_KIND, identity.stage)
-    pods = newest_by_index(read_pod(pod, identity, kind, now) for pod in pod_manifests)
+    uid = (
+        children.child_jobs.get(metadata["name"]) if manifest.get("kind") == "JobSet" else metadata.get("uid")
+    )
+    return tuple(pod for pod in children.pods if uid and is_controlled_by_job(pod, str(uid)))
+
+
+def is_controlled_by_job(pod: Manifest, uid: str) -> bool:
+    """Whether a pod's controller is the Job of this uid."""
+    controller = controller_of(pod)
+    is_job = controller.get("kind") == "Job" and str(controller.get("apiVersion", "")).startswith("batch/")
+    return is_job and controller.get("uid") == uid
+
+
+def _run_state(held: HeldRun, manifest: Manifest, gang: Gang, children: Children, now: datetime) -> RunState:
+    metadata, identity, kind = manifest["metadata"], held.identity, held.kind
+    name, labels = metadata["name"], metadata.get("labels") or {}
+    pods = newest_by_index(
+        read_pod(pod, identity, kind, now, children.pod_events.get(pod["metadata"].get("name", ""), ""))
+        for pod in pods_of(manifest, children)
+    )
     starts = [pod.started for pod in pods if pod.started] or ([gang.started] if gang.started else [])
     ends = [pod.finished for pod in pods if pod.finished]
     state = RunState(
@@ -131,11 +136,13 @@ def _run_state(
         object_name=name,
         phase=RunPhase.PENDING,
         object_kind=gang.kind,
+        object_uid=str(metadata.get("uid") or ""),
         created=parse_time(metadata.get("creationTimestamp")),
         started=min(starts, default=None),
         accelerators=gang.completions * _accelerators(metadata, gang),
         progress=children.progress.get(name),
         is_deleting=bool(metadata.get("deletionTimestamp")),
+        lingering_pods=tuple(pod.name for pod in pods if pod.is_lingering),
     )
     is_alive = any(pod.is_alive for pod in pods)
     num_succeeded = sum(pod.phase == "Succeeded" for pod in pods)
@@ -153,34 +160,65 @@ def _run_state(
         labels, suspended=gang.is_suspended, workload=children.workloads.get(name)
     )
     state = replace(state, quota=quota, quota_message=quota_message)
-    if any(pod.is_running for pod in pods) or failed or num_succeeded:
+    waiting = _waiting(gang, pods, children.refusals.get(name, ""))
+    if failed:
         return replace(
-            state,
-            phase=RunPhase.RUNNING,
-            peers_to_end=peers_to_end(pods, now),
-            has_failed_pod=bool(failed),
+            state, phase=RunPhase.RUNNING, peers_to_end=peers_to_end(pods, now), has_failed_pod=True
         )
-    return _pending(state, gang, pods, children.refusals.get(name, ""))
-
-
-def _pending(state: RunState, gang: Gang, pods: Sequence[Pod], refusal: str) -> RunState:
-    waiting = next((pod.waiting for pod in pods if pod.waiting), "")
-    hindrance = next((pod.hindrance for pod in pods if pod.hindrance), None)
-    # A refusal is read from an Event, which outlives it: it counts only while there is no pod.
-    if refusal and not pods:
-        refused = refusal_of(refusal)
-        if isinstance(refused, Hindrance):
-            hindrance = hindrance or refused
-        else:
-            waiting = refused
-    if not waiting and gang.is_suspended:
-        waiting = state.quota_message or "Suspended: the Job waits to be admitted"
+    if any(pod.is_running for pod in pods) or num_succeeded:
+        return _partly_running(replace(state, phase=RunPhase.RUNNING), gang, pods, waiting)
+    if not waiting.message and gang.is_suspended:
+        waiting = replace(waiting, message=quota_message or "Suspended: the Job waits to be admitted")
     return replace(
         state,
         started=None,  # a Job has a start time before any pod of it runs
-        message=waiting,
-        waiting_reason=waiting.partition(":")[0],
-        hindrance=hindrance,
+        message=waiting.message,
+        waiting_reason=waiting.message.partition(":")[0],
+        hindrance=waiting.hindrance,
+    )
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """What the pods of a gang that have not started wait for."""
+
+    message: str
+    hindrance: Hindrance | None
+
+
+def _waiting(gang: Gang, pods: Sequence[Pod], refusal: str) -> _Waiting:
+    messages = [pod.waiting for pod in pods if pod.waiting]
+    # Of several pods the one that says more than that it is starting.
+    message = next(
+        (text for text in messages if text.partition(":")[0] not in STARTING), next(iter(messages), "")
+    )
+    hindrance = next((pod.hindrance for pod in pods if pod.hindrance), None)
+    # A refusal is read from an Event, which outlives it: it counts only while a pod is missing.
+    if refusal and len(pods) < gang.completions:
+        refused = refusal_of(refusal)
+        if isinstance(refused, Hindrance):
+            return _Waiting(message, hindrance or refused)
+        message = refused
+    return _Waiting(message, hindrance)
+
+
+def _partly_running(state: RunState, gang: Gang, pods: Sequence[Pod], waiting: _Waiting) -> RunState:
+    """Return the state of a gang that runs, with what the rest of its pods wait for."""
+    late = [pod for pod in pods if not pod.is_running and pod.is_alive]
+    num_late = len(late) + max(0, gang.completions - len(pods))
+    if num_late == 0:
+        return state
+    created = [pod.created for pod in late if pod.created] or ([state.created] if state.created else [])
+    # Pods of a gang start within seconds of each other, which is nothing to report.
+    is_starting = waiting.message.partition(":")[0] in STARTING
+    message = "" if is_starting else f"{num_late} of {gang.completions} pods: {waiting.message}"
+    return replace(
+        state,
+        is_partly_running=True,
+        waiting_since=min(created, default=None),
+        message=message,
+        waiting_reason=waiting.message.partition(":")[0],
+        hindrance=waiting.hindrance,
     )
 
 

@@ -127,7 +127,9 @@ def printable(text: str) -> str:
 def _advanced(record: RunRecord, run: RunState, now: datetime, limits: Retries) -> RunRecord:
     """Return the record of a run that exists, open or closed."""
     if run.is_live:
-        started = record.running_since(timestamp(run.started) if run.started else None)
+        started = record.running_since(
+            timestamp(run.started) if run.started else None, run.object_uid or None
+        )
         return _with_early_checkpoints(started, run)
     end = EndedRun(
         completed=timestamp(run.completed or now),

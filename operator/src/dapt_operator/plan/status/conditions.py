@@ -128,14 +128,18 @@ def _waiting(position: Position, state: RunState | None) -> ConditionValue:
         if state.quota is Quota.WAITING:
             return _waiting_for_quota("True", title, state)
         if reason := waits_for(state):
-            return ConditionValue(
-                "True", api.WAITING_FOR_NODES, shortened(f"{title} waits: {reason}", MAX_MESSAGE)
-            )
+            return _waiting_for_nodes(title, reason)
         return _starting(title, record.try_number)
+    if state is not None and (reason := waits_for(state)):
+        return _waiting_for_nodes(title, reason)
     num_parallel = len(position.companions - {record.stage_key})
     evaluations = "1 evaluation runs" if num_parallel == 1 else f"{num_parallel} evaluations run"
     parallel = f"; {evaluations} in parallel" if num_parallel else ""
     return ConditionValue("True", api.STAGE_RUNNING, f"{title} is running{parallel}")
+
+
+def _waiting_for_nodes(title: str, reason: str) -> ConditionValue:
+    return ConditionValue("True", api.WAITING_FOR_NODES, shortened(f"{title} waits: {reason}", MAX_MESSAGE))
 
 
 def _starting(title: str, number: int) -> ConditionValue:

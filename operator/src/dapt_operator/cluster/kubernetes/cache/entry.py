@@ -12,7 +12,8 @@ from dapt_operator.api.names import GROUP, LABEL_NAME, LABEL_RUN, LABEL_UID
 from dapt_operator.api.v1alpha1.profile import DEFAULT_PROFILE_ANNOTATION
 from dapt_operator.cluster.kubernetes.cache.projection import project
 from dapt_operator.cluster.port import Key
-from dapt_operator.launchers.observe.pod_states import has_ended
+from dapt_operator.launchers.labels import controller_of
+from dapt_operator.launchers.observe.containers import has_ended
 from dapt_operator.stage_run import HOLDER_KINDS, Manifest
 
 RESOURCE, PROFILE = "DomainAdaptation", "AdaptationProfile"
@@ -35,6 +36,8 @@ class Target:
     """First digits of the run key."""
     host: str
     port: int
+    job_uid: str
+    """Uid of the Job that controls the pod."""
 
 
 @dataclass(slots=True)
@@ -108,11 +111,10 @@ def _is_ours(kind: str, metadata: Manifest, owner_uid: str) -> bool:
     Labels prove nothing, because controllers copy them: a Job that a JobSet created has them and is not ours, while
     its pods are.
     """
-    owners = metadata.get("ownerReferences") or []
-    owner: Manifest = next((item for item in owners if item.get("controller")), {})
+    owner = controller_of({"metadata": metadata})
     if kind == "Pod":
         # Our label holds the uid of the adaptation, and a pod's owner is its Job. JobSets own no pods: theirs belong to
-        # the Jobs that they create.
+        # the Jobs that they create. Whether that Job is one of ours is found when the pod is read.
         return owner.get("kind") == "Job"
     return (
         owner.get("kind") == RESOURCE
@@ -139,9 +141,11 @@ def _target(pod: Manifest, key: Key) -> Target | None:
     )
     run, host = labels.get(LABEL_RUN), status.get("podIP")
     # Rank 0 alone serves readings, and it runs in the first pod.
-    if status.get("phase") != "Running" or index != "0" or not (run and host and holder and port):
+    is_running = status.get("phase") == "Running" and not has_ended(pod)
+    if not is_running or index != "0" or not (run and host and holder and port):
         return None
-    return Target(key, str(holder), str(run), str(host), int(port))
+    job_uid = str(controller_of(pod).get("uid", ""))
+    return Target(key, str(holder), str(run), str(host), int(port), job_uid)
 
 
 def version_of(value: object) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from dapt_operator.api.names import GROUP
 from dapt_operator.stage_run import JsonObject, Manifest
 
 _METADATA: Final = (
@@ -78,8 +79,11 @@ def _job_spec(spec: Manifest) -> JsonObject:
         | {"resources": _only(item.get("resources") or {}, ("limits",)), "ports": _progress_port(item)}
         for item in pod.get("containers") or []
     ]
+    labels = ((spec.get("template") or {}).get("metadata") or {}).get("labels") or {}
+    # A run's identity: nobody can change these labels, and anybody who may edit a Job can change the Job's own.
+    kept = {name: value for name, value in labels.items() if name.startswith(f"{GROUP}/")}
     return _only(spec, ("completions", "parallelism", "suspend")) | {
-        "template": {"spec": {"containers": containers}}
+        "template": {"metadata": {"labels": kept}, "spec": {"containers": containers}}
     }
 
 
@@ -93,16 +97,18 @@ def _pod(body: Manifest) -> JsonObject:
     containers = [
         {"name": item.get("name"), "ports": _progress_port(item)} for item in spec.get("containers") or []
     ]
-    states = [
-        _only(item, ("name", "image")) | {"state": _state(item.get("state") or {})}
-        for item in status.get("containerStatuses") or []
-    ]
+    init_states = _containers(status.get("initContainerStatuses") or [], ("name", "image", "started"))
     return {
         "spec": _only(spec, ("nodeName",)) | {"containers": [item for item in containers if item["ports"]]},
         "status": _only(status, ("phase", "reason", "message", "podIP"))
         | _conditions(status)
-        | {"containerStatuses": states},
+        | ({"initContainerStatuses": init_states} if init_states else {})
+        | {"containerStatuses": _containers(status.get("containerStatuses") or [], ("name", "image"))},
     }
+
+
+def _containers(statuses: list[Manifest], names: tuple[str, ...]) -> list[JsonObject]:
+    return [_only(item, names) | {"state": _state(item.get("state") or {})} for item in statuses]
 
 
 def _state(state: Manifest) -> JsonObject:

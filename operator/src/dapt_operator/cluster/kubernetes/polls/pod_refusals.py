@@ -1,4 +1,4 @@
-"""Polls why a Job has no pods: the Job controller reports the API server's refusal only in an Event."""
+"""Polls why a Job lacks pods: controllers report the API server's refusal only in an Event."""
 
 from __future__ import annotations
 
@@ -11,22 +11,33 @@ from dapt_operator.launchers.jobset import job_name
 from dapt_operator.stage_run import Manifest
 
 _MAX_EVENTS: Final = 20
+_JOB_REFUSED: Final = "JobCreationFailed"
+"""Reason of the JobSet controller."""
 
 
 class PodRefusals(Poller[str]):
-    """Polls the Job controller's newest message on runs that should have pods and have none; empty: no message."""
+    """Polls the controller's newest message on runs that have fewer pods than they should; empty: no message."""
 
     first_poll_seconds = 3.0
-    """Time that the Job controller gets to create pods, counted from the first observation without one."""
+    """Time that the Job controller gets to create pods, counted from the first observation without one of them."""
     interval_seconds = 10.0
 
     def _poll(self, run: Manifest) -> str:
         metadata = run["metadata"]
-        # Events name the Job that could not create its pods, which a JobSet has created under a name of its own.
-        job = job_name(metadata["name"]) if run["kind"] == "JobSet" else metadata["name"]
-        selector = f"involvedObject.kind=Job,involvedObject.name={job},reason=FailedCreate"
-        path = KINDS["Event"].collection(str(metadata["namespace"]))
+        namespace, name = str(metadata["namespace"]), str(metadata["name"])
+        if run["kind"] != "JobSet":
+            return self._newest(
+                namespace, f"involvedObject.kind=Job,involvedObject.name={name},reason=FailedCreate"
+            )
+        # Events name the Job that could not create its pods, which a JobSet has created under a name of its own; or the
+        # JobSet itself, whose Job was refused.
+        job = f"involvedObject.kind=Job,involvedObject.name={job_name(name)},reason=FailedCreate"
+        job_set = f"involvedObject.kind=JobSet,involvedObject.name={name},reason={_JOB_REFUSED}"
+        return self._newest(namespace, job) or self._newest(namespace, job_set)
+
+    def _newest(self, namespace: str, selector: str) -> str:
         query: Query = {"fieldSelector": selector, "limit": _MAX_EVENTS}
+        path = KINDS["Event"].collection(namespace)
         answer = self._api.get(path, query, attempts=1, timeout_seconds=TIMEOUT_SECONDS)
         events: list[Manifest] = (answer or {}).get("items") or []
         # The server sorts Events by name. An older refusal may be about a cause that was removed since.

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
 from dapt_contract.pod.failure import ExitCode
 from dapt_operator.api.names import LABEL_FENCE, LABEL_RUN
-from dapt_operator.launchers.labels import QUEUE_LABEL
-from dapt_operator.launchers.observe.pod_states import has_ended, parse_time
+from dapt_operator.launchers.labels import QUEUE_LABEL, template_labels
+from dapt_operator.launchers.observe.containers import (
+    exit_code_of,
+    has_ended,
+    parse_time,
+    phase_of,
+    trainer_end,
+)
+from dapt_operator.launchers.observe.pod_waiting import is_unexplained
 from dapt_operator.launchers.observe.run_states import true_conditions
 from dapt_operator.stage_run import Manifest
 
@@ -35,19 +43,31 @@ def queued_runs(jobs: Sequence[Manifest]) -> list[Manifest]:
     ]
 
 
-def runs_without_pods(jobs: Sequence[Manifest], pods: Sequence[Manifest]) -> list[Manifest]:
-    """Return the Jobs and JobSets that should have a pod and have none."""
-    runs_with_pods = {run_of(pod) for pod in pods}
+def runs_lacking_pods(jobs: Sequence[Manifest], pods: Sequence[Manifest]) -> list[Manifest]:
+    """Return the Jobs and JobSets that have fewer pods than they should."""
+    num_pods = Counter(run_of(pod) for pod in pods)
     return [
         job
         for job in jobs
-        if not (job["spec"].get("suspend") or _is_over(job) or run_of(job) in runs_with_pods)
+        if not (job["spec"].get("suspend") or _is_over(job)) and num_pods[run_of(job)] < _completions(job)
     ]
 
 
+def unexplained_pods(jobs: Sequence[Manifest], pods: Sequence[Manifest]) -> list[Manifest]:
+    """Return of each live run the first pod whose status does not say why it does not start.
+
+    One for each run is enough: what holds up one pod of a gang holds up the gang.
+    """
+    first: dict[str, Manifest] = {}
+    for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["name"])):
+        if is_unexplained(pod):
+            first.setdefault(run_of(pod), pod)
+    return [first[run_of(job)] for job in jobs if not _is_over(job) and run_of(job) in first]
+
+
 def failed_pods(pods: Sequence[Manifest]) -> list[Manifest]:
-    """Return the pods that ended without success."""
-    return [pod for pod in pods if (pod.get("status") or {}).get("phase") == "Failed"]
+    """Return the pods whose trainer ended without success, or never started."""
+    return [pod for pod in pods if phase_of(pod.get("status") or {}) == "Failed"]
 
 
 def log_targets(jobs: Sequence[Manifest], pods: Sequence[Manifest]) -> set[str]:
@@ -63,7 +83,9 @@ def log_targets(jobs: Sequence[Manifest], pods: Sequence[Manifest]) -> set[str]:
         str(pod["metadata"]["name"]): end
         for pod in pods
         # Of peers that were stopped the logs tell nothing about the cause, and would fill the four places.
-        if run_of(pod) == newest and (end := _end(pod)) and end.get("exitCode") not in _EXPECTED_EXIT_CODES
+        if run_of(pod) == newest
+        and (end := trainer_end(pod))
+        and exit_code_of(end) not in _EXPECTED_EXIT_CODES
     }
     # A pod without a time comes last: "9" is greater than any year.
     by_end = sorted(ends, key=lambda name: str(ends[name].get("finishedAt") or "9"))
@@ -92,8 +114,8 @@ def runs_ahead_of_pods(jobs: Sequence[Manifest], pods: Sequence[Manifest], now: 
 
 
 def run_of(item: Manifest) -> str:
-    """Return the label that all objects of a run share."""
-    return _labels(item).get(LABEL_RUN, "")
+    """Return the label that all objects of a run share; of a Job that of its pods' template, which nobody can change."""
+    return template_labels(item).get(LABEL_RUN) or _labels(item).get(LABEL_RUN, "")
 
 
 def _labels(item: Manifest) -> Mapping[str, str]:
@@ -120,9 +142,3 @@ def _completions(job: Manifest) -> int:
 def _fence(job: Manifest) -> int:
     fence = _labels(job).get(LABEL_FENCE, "")
     return int(fence) if fence.isdigit() else 0
-
-
-def _end(pod: Manifest) -> Manifest:
-    """Return the terminated state of a pod's container; empty for a pod that never ran."""
-    statuses = (pod.get("status") or {}).get("containerStatuses") or []
-    return next((end for item in statuses if (end := (item.get("state") or {}).get("terminated"))), {})

@@ -1,0 +1,169 @@
+"""Tests objects that claim to be ours: a self-made Job, copied and removed labels, a status that was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from dapt_contract.run_identity import RunIdentity
+from dapt_operator.api.names import object_name
+from dapt_operator.api.v1alpha1.conditions import timestamp
+from dapt_operator.stage_run import JsonObject
+from dapt_operator.testing.objects import Stays, copy
+from support.builders import healthy
+from support.worlds import World
+
+HUGE = 10**18
+
+
+def training(**offered: Any) -> World:
+    """Pretraining runs, and the ledger has the uid of its Job."""
+    world = World(offered=offered)
+    world.live_until("pretrain")
+    world.cluster.run_pods(world.key, lambda stage: Stays())
+    world.settle()
+    return world
+
+
+def self_made(world: World, **changes: int) -> JsonObject:
+    """A Job that somebody has made after the running one; owner, labels and name are as ours would be."""
+    made = copy(world.job)
+    run = world.runs[-1].run
+    identity = RunIdentity.model_validate(run.model_dump() | changes)
+    labels = {
+        "dapt.dev/attempt": str(identity.attempt),
+        "dapt.dev/try": str(identity.try_number),
+        "dapt.dev/fence": str(identity.fence),
+    }
+    made["metadata"] |= {"name": object_name(identity.name, identity.stage, identity.key), "uid": "self-made"}
+    for metadata in (made["metadata"], made["spec"]["template"]["metadata"]):
+        metadata["labels"] |= labels
+    return made
+
+
+def add(world: World, made: JsonObject) -> None:
+    world.cluster.stored(world.key).objects[(made["kind"], made["metadata"]["name"])] = made
+
+
+def unchanged(world: World) -> bool:
+    """Whether a reconcile does nothing at all."""
+    before = world.status
+    return world.reconcile().is_empty and world.status == before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"try_number": 2, "fence": HUGE},
+        {"try_number": HUGE, "fence": 5},
+        {"try_number": 2, "attempt": 7, "fence": 5},
+        {"try_number": 2, "fence": 1},
+    ],
+    ids=["fence", "number", "attempt", "old fence"],
+)
+@pytest.mark.parametrize("launcher", ["IndexedJob", "JobSet"])
+def test_self_made_job_changes_nothing(launcher: str, changes: dict[str, int]) -> None:
+    world = training(launcher=launcher)
+    if launcher == "JobSet":
+        made = copy(world.job)
+        made["metadata"] |= {"name": "copied", "uid": "self-made"}
+    else:
+        made = self_made(world, **changes)
+    add(world, made)
+    assert unchanged(world)
+    world.cluster.delete_object(world.key, made["kind"], made["metadata"]["name"])
+    world.live()
+    assert world.status["phase"] == "Published"
+    assert world.tries.count("pretrain/2") == 0
+
+
+def test_job_that_takes_the_place_of_a_deleted_one_does_not_speak_for_it() -> None:
+    world = training()
+    made = copy(world.job)
+    world.cluster.delete_jobs(world.key)
+    made["metadata"]["uid"] = "self-made"
+    made["status"] = {"conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}]}
+    add(world, made)
+    world.cluster.advance(11)
+    world.reconcile()
+    record = next(one for one in world.status["ledger"]["runs"] if one["stage"] == "pretrain")
+    assert (world.tries[-1], record["try"], record.get("failures", {})) == ("pretrain/2", 2, {})
+    world.live()
+    assert world.status["phase"] == "Published"
+
+
+def test_pod_with_copied_labels_changes_nothing() -> None:
+    world = training()
+    objects = world.cluster.stored(world.key).objects
+    copied = world.cluster.objects(world.key, "Pod")[-1]
+    copied["metadata"]["ownerReferences"][0]["uid"] = "self-made"
+    copied["metadata"]["name"] = f"{world.job['metadata']['name']}-9"
+    copied["status"]["containerStatuses"][0]["state"] = {"terminated": {"exitCode": 64, "message": "theirs"}}
+    copied["status"]["phase"] = "Failed"
+    objects[("Pod", copied["metadata"]["name"])] = copied
+    assert unchanged(world)
+
+
+def _without(labels: JsonObject) -> None:
+    labels.clear()
+
+
+def _another_try(labels: JsonObject) -> None:
+    labels |= {"dapt.dev/try": "3", "dapt.dev/fence": str(HUGE)}
+
+
+@pytest.mark.parametrize("change", [_without, _another_try])
+@pytest.mark.parametrize("launcher", ["IndexedJob", "JobSet"])
+def test_job_whose_labels_are_changed_and_put_back_stays_the_one_gang(
+    launcher: str, change: Callable[[JsonObject], None]
+) -> None:
+    world = training(launcher=launcher)
+    labels = world.job["metadata"]["labels"]
+    before = dict(labels)
+    change(labels)
+    world.cluster.advance(60)
+    assert unchanged(world)
+    labels.clear()
+    labels |= before
+    assert unchanged(world)
+    world.live()
+    assert world.status["phase"] == "Published"
+    assert world.tries.count("pretrain/2") == 0
+
+
+def _lose_status(world: World) -> None:
+    world.cluster.stored(world.key).resource.pop("status")
+    world.cluster.touch(world.key)
+
+
+def test_run_after_a_lost_status_has_a_fence_above_all_earlier_ones() -> None:
+    """Checkpoints on the volume have the fences of runs that nobody remembers any more."""
+    world = training()
+    resource = world.cluster.stored(world.key).resource
+    resource["metadata"]["creationTimestamp"] = timestamp(world.cluster.now - timedelta(hours=1))
+    last = world.runs[-1].run.fence
+    _lose_status(world)
+    for kind in ("Job", "Pod", "ConfigMap"):
+        for item in world.cluster.objects(world.key, kind):
+            world.cluster.delete_object(world.key, kind, item["metadata"]["name"])
+    world.cluster.created.clear()
+    world.reconcile()
+    (first,) = world.cluster.objects(world.key, "Job")
+    assert int(first["metadata"]["labels"]["dapt.dev/fence"]) == 3601 > last
+    world.live()
+    assert world.status["phase"] == "Published"
+
+
+def test_runs_that_exist_are_known_again_after_a_lost_status() -> None:
+    world = training()
+    fences = [run.run.fence for run in world.runs]
+    _lose_status(world)
+    world.settle()
+    assert world.status["ledger"]["fence"] == max(fences)
+    assert world.running == "pretrain"
+    world.live(healthy)
+    assert world.status["phase"] == "Published"
+    assert world.tries.count("pretrain/2") == 0
