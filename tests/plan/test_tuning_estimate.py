@@ -58,10 +58,38 @@ def test_both_tuning_stages_have_steps_rates_memory_and_formulas() -> None:
         assert stage.batch.memory.total > 0
     assert [stage.kind for stage in found.stages] == ["pretrain", "finetune", "align", "measure"]
     assert (
-        "finetuning steps: 1,000 examples, packed into sequences of 1024 tokens, x 2 epochs / 16 a step = 100"
-        in (found.formulas)
+        "finetuning steps: 1,000 examples of 300 k tokens, packed into sequences of 1024 tokens, x 2 epochs / 16 a"
+        " step = 100" in found.formulas
     )
     assert "preference steps: 500 pairs, not packed, x 1 epochs / 4 a step = 125" in found.formulas
+
+
+@pytest.mark.parametrize(("epochs", "reference_share"), [(1, 1 / 3), (4, 1 / 12)])
+def test_hours_of_preference_tuning_have_the_reference_model_reading_each_pair_once(
+    epochs: int, reference_share: float
+) -> None:
+    preference = TUNING["preference"] | {"epochs": epochs}
+    unchecked = {"pretraining": TUNING["pretraining"] | {"distribution": {"gradientCheckpointing": False}}}
+    found = estimated(unchecked | {"preference": preference})
+    (hours,) = (stage for stage in found.stages if stage.kind == "align")
+    assert found.rate is not None
+    trained = 6e9 * epochs * 400_000 / found.rate.training_flops_per_second / 3600
+    assert hours.hours == pytest.approx(trained * (1 + reference_share))
+    assert "+ 2 x 1 B parameters x 400 k tokens (the reference)" in hours.formula
+
+
+def test_steps_without_the_tokens_of_examples_are_called_the_most_there_can_be() -> None:
+    batch = {"finetuning": TUNING["finetuning"] | {"globalBatchSize": 32}}
+    counted = estimated(batch, instructions=TuningSize(300, 30_000))
+    assert counted.tuning[0].total_steps == 2
+    assert counted.warnings[-1].startswith("finetuning has 2 optimizer steps, under 20")
+    uncounted = estimated(batch, instructions=TuningSize(300))
+    assert uncounted.tuning[0].total_steps == 19
+    assert uncounted.warnings[-1].startswith("finetuning has at most 19 optimizer steps, under 20")
+    assert (
+        "finetuning steps: 300 examples, each counted as a sequence, since their tokens are not known, x 2 epochs / 32"
+        " a step = 19" in uncounted.formulas
+    )
 
 
 def test_what_is_not_known_of_tuning_data_is_unknown() -> None:

@@ -200,7 +200,10 @@ def estimate(
         warnings=(
             *warnings(spec, profile, warning_facts),
             *few_steps_warnings({"pretraining": steps.total_steps} if steps else {}),
-            *few_steps_warnings({stage.name: stage.total_steps for stage in tuning}),
+            *few_steps_warnings(
+                {stage.name: stage.total_steps for stage in tuning},
+                at_most=frozenset(stage.name for stage in tuning if not stage.counts_sequences),
+            ),
             *(warning for stage in tuning for warning in stage.warnings),
             *lifted_restrictions(profile),
             *volume_warnings(spec, profile),

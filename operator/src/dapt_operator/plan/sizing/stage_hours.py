@@ -70,7 +70,12 @@ def _tuning_hours(hours: _Hours, tuning: tuple[TuningEstimate, ...]) -> Iterator
         if stage.total_tokens is None:
             continue
         yield hours.training(
-            stage.stage, stage.total_tokens, stage.batch, stage.ranks, stage.method == "lora"
+            stage.stage,
+            stage.total_tokens,
+            stage.batch,
+            stage.ranks,
+            stage.method == "lora",
+            reference_tokens=stage.reference_tokens,
         )
 
 
@@ -96,17 +101,30 @@ class _Hours:
     rate: ComputeRate
 
     def training(
-        self, kind: str, tokens: float, batch: Batch | None, ranks: int, is_lora: bool
+        self,
+        kind: str,
+        tokens: float,
+        batch: Batch | None,
+        ranks: int,
+        is_lora: bool,
+        reference_tokens: float = 0,
     ) -> StageHours:
         recompute = batch.gradient_checkpointing if batch is not None else False
         flops = training_flops(self.model, tokens, recompute=recompute)
+        flops += measuring_flops(self.model, reference_tokens)
         hours = flops / self.rate.training_flops_per_second / 3600.0
+        parameters = count(self.model.parameters)
         recomputed = " x 4/3 (recomputed activations)" if recompute else ""
+        reference = (
+            f" + 2 x {parameters} parameters x {count(reference_tokens)} tokens (the reference)"
+            if reference_tokens
+            else ""
+        )
         lora = "; LoRA saves memory, at most a third of the compute" if is_lora else ""
         return StageHours(
             kind,
             hours,
-            f"{kind}: 6 x {count(self.model.parameters)} parameters x {count(tokens)} tokens{recomputed}"
+            f"{kind}: 6 x {parameters} parameters x {count(tokens)} tokens{recomputed}{reference}"
             f" = {flops:.3g} FLOP; / ({self.rate.training_text}) = {hours:.3g} accelerator-hours{lora}",
             ranks,
         )

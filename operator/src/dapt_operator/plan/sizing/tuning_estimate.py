@@ -57,6 +57,21 @@ class TuningEstimate:
     warnings: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
+    @property
+    def reference_tokens(self) -> int:
+        """Return the tokens that the reference model reads: each pair once, whatever the number of epochs."""
+        if self.stage != "align":
+            return 0
+        return min(self.size.tokens or 0, self.total_tokens or 0)
+
+    @property
+    def counts_sequences(self) -> bool:
+        """Return whether the steps follow from the sequences of a pass; else they are the most there can be.
+
+        Examples are packed into sequences by their tokens. Where these are not known, each example counts as one.
+        """
+        return self.epochs is None or self.stage == "align" or self.size.tokens is not None
+
 
 def tuning_estimates(
     spec: DomainAdaptationSpec,
@@ -155,17 +170,17 @@ class _Estimation:
         request, records = self.request, self.size.records
         if steps is None or records is None or request.epochs is None:
             return ()
-        unit = "examples" if request.block == "finetuning" else "pairs"
         size = request.global_batch_size(records)
-        what = (
-            f"packed into sequences of {self._length} tokens"
-            if request.block == "finetuning"
-            else "not packed"
-        )
-        return (
-            f"{request.block} steps: {count(records)} {unit}, {what}, x {request.epochs:g} epochs"
-            f" / {size} a step = {steps:,}",
-        )
+        if request.block == "preference":
+            data = f"{count(records)} pairs, not packed"
+        elif self.size.tokens is not None:
+            data = (
+                f"{count(records)} examples of {count(self.size.tokens)} tokens, packed into sequences of"
+                f" {self._length} tokens"
+            )
+        else:
+            data = f"{count(records)} examples, each counted as a sequence, since their tokens are not known"
+        return (f"{request.block} steps: {data}, x {request.epochs:g} epochs / {size} a step = {steps:,}",)
 
     def _warnings(self) -> tuple[str, ...]:
         requested = self.spec.finetuning.sequence_length if self.spec.finetuning is not None else None

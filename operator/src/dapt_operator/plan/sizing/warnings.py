@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -76,11 +76,19 @@ def warnings_also_from_prepare(
     return (*_model(model), *(_corpus(spec, domain_tokens) if is_small else ()))
 
 
-def few_steps_warnings(steps_by_block: Mapping[str, int | None]) -> tuple[str, ...]:
-    """Return a warning for each training that is too short for its learning rate to rise and fall."""
+def few_steps_warnings(
+    steps_by_block: Mapping[str, int | None], at_most: Container[str] = ()
+) -> tuple[str, ...]:
+    """Return a warning for each training that is too short for its learning rate to rise and fall.
+
+    Args:
+        steps_by_block: optimizer steps by block of the spec; None: not known.
+        at_most: blocks whose steps are an upper bound.
+    """
     return tuple(
-        f"{block} has {plural(steps, 'optimizer step')}, under {FEW_STEPS}: too few for the learning rate to rise and"
-        f" fall; use more data or passes, or a smaller {block}.globalBatchSize"
+        f"{block} has {'at most ' if block in at_most else ''}{plural(steps, 'optimizer step')}, under {FEW_STEPS}:"
+        " too few for the learning rate to rise and fall; use more data or passes, or a smaller"
+        f" {block}.globalBatchSize"
         for block, steps in steps_by_block.items()
         if steps is not None and steps < FEW_STEPS
     )

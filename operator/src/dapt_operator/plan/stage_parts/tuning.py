@@ -6,6 +6,7 @@ from dapt_contract.stages.common import ModelReference, TrainingConfig
 from dapt_operator.plan.sizing.batch import Batch
 from dapt_operator.plan.sizing.grown_tokenizer import grown_model
 from dapt_operator.plan.sizing.tuning import TuningRequest, tuning_sequence_length
+from dapt_operator.plan.sizing.tuning_estimate import UNKNOWN_SIZE, TuningSize
 from dapt_operator.plan.stage_parts import common
 from dapt_operator.plan.stage_parts.stage_plan import StageInputs, TuningData
 
@@ -29,6 +30,13 @@ def fit_tuning_batch(inputs: StageInputs, request: TuningRequest, data: TuningDa
 def num_records(data: TuningData | None) -> int | None:
     """Return how many examples or pairs there are; None where that was not counted."""
     return data.facts.records if data is not None and data.facts is not None else None
+
+
+def prepared_size(data: TuningData | None) -> TuningSize:
+    """Return how much data there is, as prepare has counted it."""
+    if data is None or data.facts is None:
+        return UNKNOWN_SIZE
+    return TuningSize(records=data.facts.records, tokens=data.facts.tokens)
 
 
 def tuning_config(
