@@ -48,6 +48,9 @@ def read(tmp_path: Path, *records: Any, kind: Kind = "task") -> tuple[list[Any],
         {"choices": {"text": CHOICES, "label": ["A", "B", "C", "D"]}, "answerKey": "B"},
         {"choices": {"text": CHOICES, "label": ["1", "2", "3", "4"]}, "answerKey": "2"},
         {"choices": [{"label": label, "text": text} for label, text in zip("ABCD", CHOICES, strict=True)], "answer": "B"},
+        {"options": [{"key": key, "value": text} for key, text in zip("ABCD", CHOICES, strict=True)], "answer_idx": "B"},
+        {"choices": {"text": CHOICES, "label": [1, 2, 3, 4]}, "answerKey": "2"},
+        {"choices": CHOICES, "options": CHOICES, "answer": "B"},
     ],
 )  # fmt: skip
 def test_an_answer_is_read_however_it_is_written(tmp_path: Path, fields: dict[str, Any]) -> None:
@@ -72,6 +75,9 @@ def test_an_answer_is_read_however_it_is_written(tmp_path: Path, fields: dict[st
         ({"choices": CHOICES, "answer": "B", "answer_index": 2}, "answer 'B' and answer_index 2 name different choices; keep one of them"),
         ({"choices": {"text": CHOICES, "label": ["A", "A", "B", "C"]}, "answer": "A"}, "field 'choices' is not a list of at least two texts; {accepted}"),
         ({"choices": {"text": CHOICES, "label": ["A", "B"]}, "answer": "A"}, "field 'choices' is not a list of at least two texts; {accepted}"),
+        ({"choices": [" b", " a"], "answer": "b"}, "answer 'b' can be read as choice 0 (its text) and choice 1 (its letter); write the index, from 0, as a number"),
+        ({"choices": CHOICES, "options": ["a", "b"], "answer": 0}, "its fields 'choices' and 'options' differ, keep one of them; {accepted}"),
+        ({"choices": CHOICES, "answer": 0, "passage": "Read this."}, "field 'passage' belongs to the question and is not used; write it into 'question', or remove it"),
         ({"choices": CHOICES}, "no field 'answer' (its fields are question, choices); {accepted}"),
     ],
 )  # fmt: skip
@@ -99,6 +105,38 @@ def test_a_cause_is_reported_once_with_a_count_and_the_first_place(tmp_path: Pat
     assert problems == [
         "spec.evaluation.domain.tasks[t]: FILE:2: answer 4 is not an index from 0 to 3, nor one of the choices, nor one of A to D; correct it (4 more records have the same fault)",
         'spec.evaluation.domain.tasks[t]: FILE:7: field \'question\' is empty or of the wrong type; a task item is {"question": text, "choices": [texts], "answer": index, letter or text}',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answers", "counts_from_one"),
+    [
+        ([1, 2, 3, 4, 2], True),
+        (["1", "4", "3", "4", "2"], True),
+        ([1, 2, 3] * 11, True),  # four choices, and never the first: once in ten thousand sets of 33
+        ([1, 2, 3] * 10, False),
+        ([0, *[1, 2, 3] * 30], False),
+        (["b", "c", "d"] * 30, False),
+    ],
+)
+def test_answers_that_count_from_one_are_found(
+    tmp_path: Path, answers: list[Any], counts_from_one: bool
+) -> None:
+    records = [
+        {"question": f"which {n}?", "choices": CHOICES, "answer": answer} for n, answer in enumerate(answers)
+    ]
+    _, problems = read(tmp_path, *records)
+    assert (
+        f"spec.evaluation.domain.tasks[t]: none of {len(answers)} answers is 0, so they count from 1, but an index counts from 0; subtract 1, or give letters or the choices themselves"
+        in problems
+    ) == counts_from_one
+
+
+def test_a_question_with_two_answers_is_named_by_both_lines(tmp_path: Path) -> None:
+    item = {"question": "which?", "choices": CHOICES}
+    _, problems = read(tmp_path, item | {"answer": 0}, item | {"answer": "io"}, item | {"answer": 2})
+    assert problems == [
+        "spec.evaluation.domain.tasks[t]: FILE:3: has the question and choices of line 1 with another answer; keep the right one"
     ]
 
 
