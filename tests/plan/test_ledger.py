@@ -13,6 +13,8 @@ from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.profile import Retries
 from dapt_operator.api.v1alpha1.run_record import CreatedRun, RunRecord, StageKey
+from dapt_operator.plan.ledger.gpu_hours import NOTE_SECONDS
+from dapt_operator.plan.ledger.retries import backoff_seconds, stalled
 from dapt_operator.plan.ledger.update import update_ledger
 from dapt_operator.stage_run import RunPhase, RunState
 from support.builders import checkpoint, prepare_facts, pretrain_facts
@@ -191,6 +193,59 @@ def test_a_run_that_is_lost_after_a_stop_request_costs_what_was_noted_then() -> 
         None,
     )
     assert (lost.state, lost.retry, lost.is_stop_requested) == ("Failed", True, False)
+
+
+def test_what_a_run_was_seen_to_have_run_is_never_lowered() -> None:
+    noted = only(open_record("pretrain")).noting(held_seconds=300.0, accelerators=4, step=7)
+    again = noted.noting(held_seconds=20.0, accelerators=1, step=3)
+    assert (again.ran_seconds, again.accelerators, again.seen_step) == (300.0, 4, 7)
+
+
+def test_a_stop_request_of_an_older_version_is_counted_as_it_was_noted() -> None:
+    stopping = open_record("baseline", cause="Stopped", asked_seconds=30.0, held=4)
+    lost = only(updated(stopping, now=NOW + timedelta(seconds=60)))
+    assert (lost.accelerator_seconds, lost.held_seconds) == (120.0, 30.0)
+
+
+def test_a_run_that_vanishes_costs_the_time_until_it_was_missed() -> None:
+    ledger = open_record("baseline", accelerators=4, started="2026-01-31T12:00:00Z")
+    lost = only(updated(ledger, now=NOW + timedelta(seconds=60)))
+    assert lost.accelerator_seconds == 240.0
+    long_ago = only(updated(ledger, now=NOW + timedelta(days=1)))
+    assert long_ago.accelerator_seconds == 4 * NOTE_SECONDS
+    never_started = open_record("baseline", accelerators=4)
+    assert only(updated(never_started, now=NOW + timedelta(days=1))).accelerator_seconds == 0.0
+
+
+def test_pods_that_are_gone_do_not_take_their_time_with_them() -> None:
+    ledger = open_record("baseline", accelerators=4, ran_seconds=500.0, started="2026-01-31T12:00:00Z")
+    later = NOW + timedelta(seconds=600)
+    ended = run("baseline", phase=RunPhase.FAILED, cause=Cause.HANG, started=later, completed=later)
+    assert only(updated(ledger, ended, now=later)).accelerator_seconds == 2000.0
+
+
+def test_a_run_whose_end_was_never_seen_leaves_its_cost_to_the_next() -> None:
+    ledger = open_record("baseline", accelerators=4, ran_seconds=500.0)
+    adopted = only(updated(ledger, run("baseline", 2, 2), now=NOW))
+    assert (adopted.try_number, adopted.accelerator_seconds) == (2, 2000.0)
+
+
+def test_a_disruption_after_a_step_gained_begins_the_count_again() -> None:
+    ledger = open_record("pretrain", disruptions=7, step=40, seen_step=50, started="2026-01-31T12:00:00Z")
+    lost = only(updated(ledger, now=NOW + timedelta(seconds=60)))
+    assert (lost.disruptions, lost.step, lost.retry, lost.not_before) == (1, 50, True, None)
+    stuck = open_record("pretrain", disruptions=7, step=50, seen_step=50, started="2026-01-31T12:00:00Z")
+    assert only(updated(stuck, now=NOW + timedelta(seconds=60))).disruptions == 8
+
+
+@pytest.mark.parametrize(("in_a_row", "seconds"), [(1, 0), (2, 10), (3, 20), (7, 300), (10**12, 300)])
+def test_the_wait_between_runs_doubles_up_to_five_minutes(in_a_row: int, seconds: float) -> None:
+    assert backoff_seconds(in_a_row) == seconds
+
+
+def test_a_cause_of_another_version_is_said_as_a_crash() -> None:
+    record = only(open_record(state="Failed", cause="Meteorite", stuck=3, message="gone"))
+    assert stalled(record, Retries())[1].startswith("prepare failed 3 times in a row")
 
 
 def test_a_dropped_record_leaves_its_cost_and_its_number_of_runs() -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from dapt_contract.pod.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.pretrain import PretrainConfig
+from dapt_operator.plan.ledger.gpu_hours import NOTE_SECONDS
 from dapt_operator.testing.objects import Ends, Stays
 from support.builders import checkpoint, healthy, pretrain_facts
 from support.worlds import World
@@ -139,3 +144,103 @@ def test_publishing_continues_after_the_gpu_hours_are_used_up() -> None:
     world.live()
     assert world.status["phase"] == "Published"
     assert world.status["usage"]["gpuHours"] > 1.0
+
+
+def used_hours(world: World) -> float:
+    hours: float = world.status["usage"]["gpuHours"]
+    return hours
+
+
+def kill_by_hand(world: World, seconds: float) -> None:
+    """The live run trains for so long, then somebody deletes its Job; the operator sees only that it is gone."""
+    world.cluster.run_pods(world.key, lambda stage: Stays())
+    world.settle()
+    world.cluster.advance(seconds)
+    world.cluster.delete_jobs(world.key)
+    world.live(lambda stage: Stays(), until=lambda one: one.running is not None)
+
+
+def test_the_limit_holds_although_jobs_are_deleted_by_hand() -> None:
+    world = World(HOUR)
+    world.live_until("pretrain")
+    before = used_hours(world)
+    for number in range(1, 5):
+        kill_by_hand(world, 400)
+        assert used_hours(world) == pytest.approx(before + number * 800 / 3600, rel=0.01)
+    assert deadline(world) == int((1.0 - used_hours(world)) * 3600 / 2)
+    stop_at_the_deadline(world)
+    assert world.condition("Finished")[1] == "BudgetExhausted"
+    assert used_hours(world) == pytest.approx(1.0, rel=0.01)
+
+
+def stop_at_the_deadline(world: World) -> None:
+    left = deadline(world)
+    assert left is not None
+    world.cluster.run_pods(world.key, lambda stage: Stays())
+    world.settle()
+    world.cluster.run_pods(world.key, lambda stage: Ends(1, cause=Cause.DEADLINE), seconds=left)
+    world.settle()
+
+
+def test_what_a_job_says_of_its_accelerators_later_costs_nothing_less() -> None:
+    world = World(HOUR)
+    world.live_until("pretrain")
+    before = used_hours(world)
+    world.cluster.run_pods(world.key, lambda stage: Stays())
+    world.settle()
+    world.job["metadata"]["annotations"] = {}
+    world.cluster.run_pods(world.key, healthy, seconds=900)
+    world.settle()
+    assert used_hours(world) == pytest.approx(before + 2 * 900 / 3600, rel=0.01)
+
+
+def test_a_run_that_vanished_while_nobody_watched_costs_at_most_half_an_hour_more_than_was_seen() -> None:
+    world = World()
+    world.live_until("pretrain")
+    before = used_hours(world)
+    world.cluster.run_pods(world.key, lambda stage: Stays())
+    world.settle()
+    world.cluster.advance(36_000)
+    world.cluster.delete_jobs(world.key)
+    world.settle()
+    assert used_hours(world) == pytest.approx(before + 2 * NOTE_SECONDS / 3600, rel=0.01)
+
+
+def test_the_time_of_a_long_run_is_written_twice_an_hour_and_with_every_other_write() -> None:
+    world = World()
+    world.live_until("pretrain")
+    world.cluster.run_pods(world.key, lambda stage: Stays())
+    world.settle()
+    writes = world.cluster.writes
+    for _ in range(360):
+        world.cluster.advance(10)
+        world.reconcile()
+    assert world.cluster.writes - writes == 2
+    assert record_of(world)["ranSeconds"] == pytest.approx(3600, abs=20)
+    world.cluster.advance(100)
+    world.edit(gates={"maxGeneralPerplexityIncrease": 0.2})
+    world.settle()
+    assert record_of(world)["ranSeconds"] == pytest.approx(3700, abs=20)
+    assert used_hours(world) == pytest.approx(30 / 3600 + 2 * 3700 / 3600, rel=0.01)
+
+
+def record_of(world: World) -> dict[str, Any]:
+    (record,) = [one for one in world.status["ledger"]["runs"] if one["stage"] == "pretrain"]
+    found: dict[str, Any] = record
+    return found
+
+
+def test_a_restored_backup_counts_what_it_had_noted() -> None:
+    world = World()
+    world.live_until("pretrain")
+    world.cluster.run_pods(world.key, lambda stage: Stays())
+    world.settle()
+    world.cluster.advance(NOTE_SECONDS)
+    world.settle()
+    backup = world.cluster.status(world.key)
+    noted = used_hours(world)
+    world.cluster.run_pods(world.key, healthy, seconds=30)
+    world.cluster.delete_jobs(world.key)
+    world.cluster.stored(world.key).resource["status"] = backup
+    world.settle()
+    assert used_hours(world) >= noted

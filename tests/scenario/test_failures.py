@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from dapt_contract.pod.failure import Cause
@@ -145,13 +147,84 @@ def test_hanging_has_its_own_budget() -> None:
     )
 
 
-def test_disruptions_are_free() -> None:
+def evicted(run: StageFile, steps: int = 0) -> Ends:
+    """The pod of a run is taken away; `steps`: that pretraining reached."""
+    facts = pretrain_facts([checkpoint(10)], "Stopped", steps=steps) if steps else None
+    return Ends(143, disrupted=True, message="evicted by the node", facts=facts)
+
+
+def test_disruptions_are_free_while_pretraining_gains_steps() -> None:
     world = World()
     world.live(
-        failing("pretrain", lambda run: Ends(143, disrupted=True) if run.run.try_number < 20 else None)
+        failing(
+            "pretrain",
+            lambda run: evicted(run, run.run.try_number) if run.run.try_number < 20 else None,
+        )
     )
     assert world.status["phase"] == "Published"
     assert world.tries.count("pretrain/20") == 1
+    assert world.cluster.now < datetime(2026, 1, 31, 13, 0, tzinfo=UTC)  # none of them was waited out
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_disruptions_without_a_step_gained_are_waited_out_and_end_in_user_action(stage: str) -> None:
+    world = World(offered={"retries": {"disruption": 3}})
+    world.live(failing(stage, evicted))
+    assert world.tries[-4:] == [f"{stage}/{number}" for number in range(1, 5)]
+    assert world.condition("Stalled") == (
+        "True",
+        "RetriesExhausted",
+        f"{stage} was interrupted 4 times in a row without a new optimizer step (retries.disruption is 3), last by"
+        " Disruption: evicted by the node; give it capacity that is not taken away so soon (another queue, priority"
+        " class or node pool), then start it again (any change of the spec does, and so does `dapt run`)",
+    )
+    world.edit(gates={"maxGeneralPerplexityIncrease": 0.2})
+    world.live()
+    assert world.status["phase"] == "Published"
+
+
+def test_the_second_disruption_in_a_row_delays_the_next_run() -> None:
+    world = World()
+    world.live_until("prepare")
+    waits = []
+    for _ in range(4):
+        world.cluster.run_pods(world.key, evicted, seconds=0)
+        world.settle()
+        waits.append(0.0 if world.running else world.plans[-1].requeue_after)
+        world.live(evicted, until=lambda one: one.running is not None)
+    assert waits == [0.0, 10.0, 20.0, 40.0]
+
+
+def test_suspending_again_and_again_is_no_disruption() -> None:
+    world = World(offered={"retries": {"disruption": 1}})
+    world.live_until("pretrain")
+    for _ in range(3):
+        world.cluster.run_pods(world.key, lambda run: Stays())
+        world.edit(suspend=True)
+        world.settle()
+        world.cluster.delete_jobs(world.key)
+        world.settle()
+        world.edit(suspend=False)
+        world.live(lambda run: Stays(), until=lambda one: one.running == "pretrain")
+    assert world.status["stages"][-1]["try"] == 4
+    assert world.status["ledger"]["runs"][-1].get("disruptions", 0) == 0
+
+
+def test_jobs_that_somebody_keeps_deleting_end_in_user_action() -> None:
+    world = World(offered={"retries": {"disruption": 2}})
+    world.live_until("prepare")
+    for _ in range(3):
+        world.cluster.run_pods(world.key, lambda run: Stays())
+        world.settle()
+        world.cluster.advance(11)
+        world.cluster.delete_jobs(world.key)
+        world.live(lambda run: Stays(), until=lambda one: one.running is not None)
+    assert world.condition("Stalled")[1:] == (
+        "RetriesExhausted",
+        "prepare was interrupted 3 times in a row without a new optimizer step (retries.disruption is 2), last by"
+        " Disruption: its Job is gone; give it capacity that is not taken away so soon (another queue, priority class"
+        " or node pool), then start it again (any change of the spec does, and so does `dapt run`)",
+    )
 
 
 def test_second_failure_in_a_row_delays_the_next_run() -> None:

@@ -229,7 +229,12 @@ def _creation(observed: Observed, desired: DesiredState, ledger: Ledger, run: Ru
             continue
         if digest_of(stage.config) == run.config_digest:
             created = as_found(ledger, run)
-            return replace(created, generation=observed.generation, inputs_digest=stage.inputs_digest)
+            return replace(
+                created,
+                generation=observed.generation,
+                inputs_digest=stage.inputs_digest,
+                accelerators=stage.resources.nodes * stage.resources.accelerators_per_node,
+            )
     return None
 
 
@@ -276,6 +281,7 @@ def _with_status(
     if fitted is not status and fitted.to_dict() == observed.written:
         return plan
     return replace(plan, status=fitted, events=notices(observed.status, fitted, reported))
+    fitted = build.with_running_hours(observed, fitted)
 
 
 def _requeue_seconds(observed: Observed, position: Position, removed: tuple[Removal, ...]) -> float | None:

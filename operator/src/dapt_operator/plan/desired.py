@@ -84,6 +84,7 @@ def next_run(
         created=timestamp(observed.now),
         profile_digest=desired.profile_digest,
         inputs_digest=stage.inputs_digest,
+        accelerators=stage.resources.nodes * stage.resources.accelerators_per_node,
     )
     return run, (record or RunRecord.before_any_run(key, stage.kind)).opened(created)
 

@@ -155,8 +155,8 @@ class Tracking(Base):
 
 
 class Retries(Base):
-    """How often a failed stage runs again, by cause. Bad configuration or data is never retried; a disruption
-    uses no retry."""
+    """How often a failed stage runs again, by cause. Bad configuration or data is never retried; a stop that
+    spec.suspend requests is free."""
 
     infrastructure: Annotated[Integer, Field(ge=0, le=100)] = 5
     """Retries after lost nodes, network faults and the like. Default 5; three failures in a row without a new
@@ -165,6 +165,10 @@ class Retries(Base):
     """Retries after running out of memory, with half the micro-batch. Default 1."""
     hang: Annotated[Integer, Field(ge=0, le=100)] = 2
     """Retries after a hang, that is no heartbeat within the limit. Default 2."""
+    disruption: Annotated[Integer, Field(ge=0, le=1000)] = 10
+    """Restarts after evictions, preemptions, drained nodes and deleted Jobs that may follow each other without a new
+    optimizer step. Default 10. The first comes at once, the next ones after 10 s, 20 s and so on up to 5 minutes; a new
+    step begins the count again."""
 
 
 class AdaptationProfileSpec(Base):

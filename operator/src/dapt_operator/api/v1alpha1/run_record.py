@@ -60,6 +60,8 @@ class CreatedRun:
     profile_digest: str | None = None
     inputs_digest: str | None = None
     """Digest of what the run works on; see `RunRecord.expects`."""
+    accelerators: int | None = None
+    """Accelerators that the run asks for; None: not known."""
 
 
 @dataclass(frozen=True)
@@ -148,10 +150,18 @@ class RunRecord(LeanBase):
     """Accelerator-seconds of the runs that have ended."""
     held_seconds: float | None = None
     """Seconds from the first process' start to the end, of all runs that have ended."""
+    accelerators: Integer | None = None
+    """Accelerators that the newest run was created with: its cost is counted by them, whatever its Job says later."""
+    ran_seconds: float | None = None
+    """Seconds that the newest run was last seen to have run: counted when it is not seen again."""
+    seen_step: Integer | None = None
+    """Largest optimizer step that a reading of the newest run had then."""
+    disruptions: Integer = 0
+    """Consecutive restarts after disruptions without a new optimizer step."""
     asked_seconds: float | None = None
-    """Seconds the newest run had run when its stop was requested: counted when the run is not seen again."""
+    """`ranSeconds` at a stop request, as versions before that field wrote it; only read."""
     held: Integer | None = None
-    """Accelerators it held then."""
+    """`accelerators` at a stop request, as versions before that field wrote it; only read."""
     facts: FreeForm | None = None
     """Facts of the stage, as its termination message has them."""
 
@@ -182,6 +192,16 @@ class RunRecord(LeanBase):
         """Whether the newest run was requested to stop and is not known to have ended."""
         return self.is_open and self.cause == Cause.STOPPED.value
 
+    @property
+    def noted_seconds(self) -> float:
+        """Seconds that the newest run is known to have run when it is not seen again."""
+        return max(self.ran_seconds or 0.0, self.asked_seconds or 0.0)
+
+    @property
+    def num_accelerators(self) -> int:
+        """Accelerators of the newest run; 0 where no version of the operator wrote them down."""
+        return self.accelerators if self.accelerators is not None else self.held or 0
+
     def is_about(self, run: RunIdentity) -> bool:
         """Whether this very run is the newest of the record's work."""
         return (
@@ -211,17 +231,21 @@ class RunRecord(LeanBase):
         """Return the record once the next run was created: just now, or before the operator stopped and stored it."""
         return self._begun(run, expects=run.inputs_digest, discarded=False)
 
-    def discarding(self, run: CreatedRun, completed: str, message: str) -> Self:
+    def discarding(
+        self, run: CreatedRun, completed: str, message: str, *, held_seconds: float = 0.0
+    ) -> Self:
         """Return the record once a run is found that was created from another spec: it ends, and uses no retry."""
         has_counted = self.fence > 0 and not self.discarded
         begun = self._begun(run, expects=self.expects, discarded=not has_counted)
-        return begun.given_up(completed, message)
+        return begun.given_up(completed, message, held_seconds=held_seconds)
 
     def _begun(self, run: CreatedRun, *, expects: str | None, discarded: bool) -> Self:
         # A failure that no retry follows ends with a change of the spec by a user, so the run after it starts with full
         # retry budgets.
-        budgets: dict[str, object] = {} if self.retry else {"failures": {}, "stuck": 0}
+        budgets: dict[str, object] = {} if self.retry else {"failures": {}, "stuck": 0, "disruptions": 0}
         is_after_fault = self.cause not in (None, Cause.STOPPED.value)
+        # The end of the run before it was never seen, as after a restored backup: what is known of its cost stays.
+        unseen_seconds = self.noted_seconds if self.is_open else 0.0
         return self.with_values(
             try_number=run.number,
             fence=run.fence,
@@ -238,6 +262,10 @@ class RunRecord(LeanBase):
             started=None,
             completed=None,
             not_before=None,
+            accelerator_seconds=self.accelerator_seconds + unseen_seconds * self.num_accelerators,
+            accelerators=run.accelerators,
+            ran_seconds=None,
+            seen_step=None,
             asked_seconds=None,
             held=None,
             restarts=self.restarts + 1 if is_after_fault else self.restarts,
@@ -263,9 +291,24 @@ class RunRecord(LeanBase):
         """Return the record with the facts that the newest run has reported so far."""
         return self.with_values(facts=compact_facts(facts))
 
+    def noting(self, *, held_seconds: float, accelerators: int, step: int = 0) -> Self:
+        """Return the record with how far its newest run was seen to be; what was noted before is never lowered.
+
+        Args:
+            held_seconds: since its first process' start.
+            accelerators: that it holds, where the record does not know them.
+            step: optimizer step of its last reading.
+        """
+        return self.with_values(
+            accelerators=self.accelerators if self.accelerators is not None else accelerators,
+            ran_seconds=max(self.noted_seconds, round(held_seconds, 1)),
+            seen_step=max(self.seen_step or 0, step) or None,
+        )
+
     def stop_requested(self, *, held_seconds: float, accelerators: int) -> Self:
         """Return the record once its newest run was requested to stop, with what the run has cost until then."""
-        return self.with_values(cause=Cause.STOPPED.value, asked_seconds=held_seconds, held=accelerators)
+        noted = self.noting(held_seconds=held_seconds, accelerators=accelerators)
+        return noted.with_values(cause=Cause.STOPPED.value)
 
     # --- a run ends ---
 
@@ -277,29 +320,48 @@ class RunRecord(LeanBase):
         """Return the record once its newest run has failed; `retry`: whether another run is due."""
         return self._closed(end, state="Failed", retry=retry, cause=cause.value, not_before=not_before)
 
-    def lost(self, completed: str, cause: Cause, message: str) -> Self:
-        """Return the record once its newest run is gone without a report; its cost is what the stop request noted."""
-        seconds = self.asked_seconds or 0.0
+    def lost(
+        self,
+        completed: str,
+        cause: Cause,
+        message: str,
+        *,
+        held_seconds: float = 0.0,
+        retry: bool = True,
+        not_before: str | None = None,
+    ) -> Self:
+        """Return the record once its newest run is gone without a report.
+
+        Args:
+            completed: when that was noticed.
+            cause: what it counts as.
+            message: one sentence.
+            held_seconds: that it has run at least; more may be noted.
+            retry: whether another run is due.
+            not_before: when that may start; None: at once.
+        """
+        seconds = max(held_seconds, self.noted_seconds)
         end = EndedRun(
             completed,
             message=message,
-            accelerator_seconds=seconds * (self.held or 0),
+            accelerator_seconds=seconds * self.num_accelerators,
             held_seconds=seconds or None,
         )
-        return self.failed(end, cause, retry=True)
+        return self.failed(end, cause, retry=retry, not_before=not_before)
 
-    def given_up(self, completed: str, message: str) -> Self:
-        """Return the record once its newest run, which can never start, is given up without using a retry."""
-        return self.with_values(
-            state="Failed", retry=True, cause=Cause.STOPPED.value, message=message, completed=completed
-        )
+    def given_up(self, completed: str, message: str, *, held_seconds: float = 0.0) -> Self:
+        """Return the record once its newest run, which can never do its work, is given up without using a retry."""
+        return self.lost(completed, Cause.STOPPED, message, held_seconds=held_seconds)
 
-    def counting_failure(self, budget: str, *, stuck: int, step: int, is_halved: bool) -> Self:
+    def counting_failure(
+        self, budget: str, *, stuck: int, disruptions: int, step: int, is_halved: bool = False
+    ) -> Self:
         """Return the record with one failure counted.
 
         Args:
             budget: the retry budget that the failure uses; empty for none.
             stuck: consecutive failures without a new optimizer step, this one included.
+            disruptions: consecutive restarts after disruptions without one, this one included.
             step: the step that the failed run reached.
             is_halved: whether the next run has half the micro-batch.
         """
@@ -309,6 +371,7 @@ class RunRecord(LeanBase):
         return self.with_values(
             failures=failures,
             stuck=stuck,
+            disruptions=disruptions,
             step=max(self.step, step),
             halvings=self.halvings + int(is_halved),
         )
@@ -324,7 +387,9 @@ class RunRecord(LeanBase):
             message=end.message,
             accelerator_seconds=self.accelerator_seconds + end.accelerator_seconds,
             held_seconds=held_seconds,
-            # what a stop request has noted is now part of the sums above
+            # what was noted while it ran is now part of the sums above
+            ran_seconds=None,
+            seen_step=None,
             asked_seconds=None,
             held=None,
             facts=self.facts if end.facts is None else compact_facts(end.facts),

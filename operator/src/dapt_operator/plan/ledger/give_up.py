@@ -36,7 +36,8 @@ def give_up_stuck(
             continue
         reason = _reason(record, run, generation, profile_digest)
         if reason:
-            ledger = ledger.with_record(record.given_up(timestamp(now), reason))
+            given_up = record.given_up(timestamp(now), reason, held_seconds=run.held_seconds(now))
+            ledger = ledger.with_record(given_up)
     return ledger
 
 

@@ -1,4 +1,9 @@
-"""Accelerator-hours: what was used, what is left, and how long a run may take. A profile of kind cpu uses none."""
+"""Accelerator-hours: what was used, what is left, and how long a run may take. A profile of kind cpu uses none.
+
+A run's time goes into the ledger while it runs, with each write of the status and at least every `NOTE_SECONDS`. So a
+run that is never seen to end (its Job was deleted, the operator was away, a backup was restored) costs what it used.
+The number of accelerators is the one that the run was created with: whoever may edit its Job cannot lower it.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +12,90 @@ from datetime import datetime
 from typing import Final
 
 from dapt_contract.pod.failure import Cause
+from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.run_record import RunRecord
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
+from dapt_operator.plan.observed import find_run
 from dapt_operator.plan.sizing.resolve import RankLayout
 from dapt_operator.stage_run import RunResources, RunState
 
 SHORTEST_DEADLINE_SECONDS: Final = 60
+NOTE_SECONDS: Final = 1800.0
+"""The time of a running run is written at least this often. Rarely, since each time is a write of the status; a run that
+is gone while the operator watches is charged until that moment all the same."""
+LEAST_NOTE_SECONDS: Final = 1.0
+"""Less is not worth a changed number."""
 
 
 def used_seconds(ledger: Ledger, runs: Iterable[RunState], now: datetime) -> float:
-    """Return the accelerator-seconds of every run that has ended, and of those that run."""
-    return ended_seconds(ledger) + sum(run.accelerator_seconds(now) for run in runs if run.is_live)
+    """Return the accelerator-seconds of every run that has ended, and of those that have not."""
+    live = {run.identity.key: run for run in runs if run.is_live}
+    running = 0.0
+    for record in ledger.runs:
+        run = find_run(live.values(), record) if record.is_open else None
+        if run is not None:
+            del live[run.identity.key]
+        if record.is_open:
+            running += accelerators_of(record, run) * seconds_so_far(record, run, now)
+    # What is left is not in the ledger yet; of a run that it knows as ended, the cost is among those of the ended.
+    unknown = (run for run in live.values() if ledger.find(*run.stage_key) is None)
+    return ended_seconds(ledger) + running + sum(run.accelerator_seconds(now) for run in unknown)
+
+
+def accelerators_of(record: RunRecord, run: RunState | None) -> int:
+    """Return the accelerators of a record's newest run; what its objects say only where the record has none."""
+    if record.accelerators is None and run is not None:
+        return run.accelerators
+    return record.num_accelerators
+
+
+def seconds_so_far(record: RunRecord, run: RunState | None, now: datetime) -> float:
+    """Return the seconds that the newest run of an open record has held its accelerators; `run`: None when not seen."""
+    return max(record.noted_seconds, run.held_seconds(now) if run is not None else 0.0)
+
+
+def seconds_of_vanished(record: RunRecord, now: datetime) -> float:
+    """Return the same for a run that is gone without a report.
+
+    It is noticed at once where the operator watches. Where it did not, the run has ended at some time since the last
+    note; no more is counted than the operator would have left unwritten.
+    """
+    if record.started is None:
+        return record.noted_seconds
+    age_seconds = (now - datetime.fromisoformat(record.started)).total_seconds()
+    return max(record.noted_seconds, min(age_seconds, record.noted_seconds + NOTE_SECONDS))
+
+
+def note_running(ledger: Ledger, runs: Iterable[RunState], now: datetime, *, is_written: bool) -> Ledger:
+    """Return the ledger with how far each running run is, where that is due.
+
+    Args:
+        ledger: after `update_ledger`.
+        runs: those that exist.
+        now: aware, UTC.
+        is_written: whether the status is written in any case, so that a note costs nothing.
+    """
+    live = [run for run in runs if run.is_live and run.started is not None]
+    for record in ledger.runs:
+        run = find_run(live, record) if record.is_open else None
+        if run is None:
+            continue
+        new_seconds = run.held_seconds(now) - record.noted_seconds
+        if new_seconds >= (LEAST_NOTE_SECONDS if is_written else NOTE_SECONDS):
+            noted = record.noting(
+                held_seconds=run.held_seconds(now), accelerators=run.accelerators, step=reached_step(run)
+            )
+            ledger = ledger.with_record(noted)
+    return ledger
+
+
+def reached_step(run: RunState) -> int:
+    """Return the optimizer step that a run reached, by its report or its last reading; 0 for a stage without steps."""
+    reported = run.facts.steps if isinstance(run.facts, PretrainFacts) else 0
+    live = run.progress.step if run.progress is not None and run.progress.step is not None else 0
+    return max(reported, live)
 
 
 def ended_seconds(ledger: Ledger) -> float:

@@ -1,14 +1,15 @@
 """What follows a failure: whether another run is due, when, and with what change.
 
 Each cause has its own retry budget (docs/troubleshooting.md). Bad input gets no retry, unless stage.json was changed.
-Out of memory gets one with half the micro-batch. A disruption or a requested stop uses no retry. Infrastructure is
-retried with backoff, but never three times without a new optimizer step. A hang has its own budget. The forgetting
-limit and divergence are no faults: they are judged with the checkpoints so far.
+Out of memory gets one with half the micro-batch. A requested stop uses no retry. Nor does a disruption, but so many in
+a row without a new optimizer step are a failure, and the second of them is waited out. Infrastructure is retried with
+backoff, but never three times without a new step. A hang has its own budget. The forgetting limit and divergence are no
+faults: they are judged with the checkpoints so far.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -26,15 +27,17 @@ from dapt_operator.api.v1alpha1.run_record import RunRecord
 
 FIRST_BACKOFF_SECONDS: Final = 10.0
 LONGEST_BACKOFF_SECONDS: Final = 300.0
+MAX_DOUBLINGS: Final = 10
 MAX_FAILURES_WITHOUT_A_STEP: Final = 3
 MAX_ALTERED: Final = 2
 """Retries after pods that found their stage.json changed: once may be an accident."""
 FREE: Final = frozenset({Cause.DISRUPTION, Cause.STOPPED})
-"""Causes that use no retry."""
+"""Causes that use no retry: something outside took the run away."""
 JUDGED: Final = frozenset({Cause.FORGETTING_LIMIT, Cause.DIVERGED})
 """Causes that end an attempt of pretraining without being a fault."""
 NEVER: Final = frozenset({Cause.BAD_INPUT})
 """Causes that a retry cannot cure."""
+CAUSES: Final = frozenset(cause.value for cause in Cause)
 TRAINS: Final = frozenset({"pretrain", "finetune", "align"})
 """Kinds of stage that have a micro-batch to halve."""
 
@@ -49,6 +52,8 @@ class AfterFailure:
     """The retry budget that the failure uses; empty for none."""
     stuck: int = 0
     """Consecutive failures without a new optimizer step, this one included."""
+    disruptions: int = 0
+    """Consecutive restarts after disruptions without a new optimizer step, this one included."""
     halve: bool = False
     """Whether the next run has half the micro-batch."""
 
@@ -72,35 +77,46 @@ def after_failure(
         has_facts: whether its message listed its checkpoints; pretraining alone has any after a failure.
         is_altered: whether its stage.json was not the one that it was started with.
     """
+    # A new step shows that the stage can progress: the counts of what happened without one begin again.
+    disruptions = 0 if has_gained_step else record.disruptions
+    unchanged = AfterFailure(retry=True, stuck=record.stuck, disruptions=disruptions)
     # `stuck` stays: a run that was stopped or evicted does not show whether the stage can progress.
+    if cause is Cause.STOPPED and record.is_stop_requested:
+        return unchanged
     if cause in FREE:
-        return AfterFailure(retry=True, stuck=record.stuck)
+        disruptions += 1
+        return replace(
+            unchanged,
+            retry=disruptions <= limits.disruption,
+            backoff_seconds=backoff_seconds(disruptions),
+            disruptions=disruptions,
+        )
     if cause in JUDGED and record.kind == "pretrain" and not has_facts:
         # The gates need its checkpoints. Its report is on the volume: one short run reads it again.
         used = record.failures.get("lostMessage", 0) + 1
-        return AfterFailure(retry=used <= 1, budget="lostMessage", stuck=record.stuck)
+        return replace(unchanged, retry=used <= 1, budget="lostMessage")
     if cause is Cause.BAD_INPUT and is_altered:
         # The input was right when the run was created, and the next run has a ConfigMap of its own.
         used = record.failures.get("altered", 0) + 1
-        return AfterFailure(retry=used <= MAX_ALTERED, budget="altered", stuck=record.stuck)
+        return replace(unchanged, retry=used <= MAX_ALTERED, budget="altered")
     if cause in NEVER or cause in JUDGED:
-        return AfterFailure(retry=False, stuck=record.stuck)
+        return replace(unchanged, retry=False)
     if cause is Cause.OUT_OF_MEMORY:
         used = record.failures.get("outOfMemory", 0) + 1
-        return AfterFailure(
+        return replace(
+            unchanged,
             # Without a micro-batch the next run would need as much memory as this one.
             retry=used <= limits.out_of_memory and record.kind in TRAINS,
             budget="outOfMemory",
-            stuck=record.stuck,
             halve=True,
         )
-    # A new step shows that the stage can progress: the count of failures without one begins again.
     stuck = 1 if has_gained_step else record.stuck + 1
     budget, allowed = (
         ("hang", limits.hang) if cause is Cause.HANG else ("infrastructure", limits.infrastructure)
     )
     used = record.failures.get(budget, 0) + 1
-    return AfterFailure(
+    return replace(
+        unchanged,
         retry=used <= allowed and stuck < MAX_FAILURES_WITHOUT_A_STEP,
         backoff_seconds=backoff_seconds(stuck),
         budget=budget,
@@ -108,11 +124,13 @@ def after_failure(
     )
 
 
-def backoff_seconds(stuck: int) -> float:
+def backoff_seconds(in_a_row: int) -> float:
     """Return 0 after the first of several failures, so that training continues at once; then 10, 20, 40 and so on."""
-    if stuck <= 1:
+    if in_a_row <= 1:
         return 0.0
-    return float(min(FIRST_BACKOFF_SECONDS * 2 ** (stuck - 2), LONGEST_BACKOFF_SECONDS))
+    # Bounded before the power: a stored count may be any number.
+    doublings = min(in_a_row - 2, MAX_DOUBLINGS)
+    return min(FIRST_BACKOFF_SECONDS * 2.0**doublings, LONGEST_BACKOFF_SECONDS)
 
 
 def not_before(now: datetime, after: AfterFailure) -> str | None:
@@ -126,7 +144,8 @@ def not_before(now: datetime, after: AfterFailure) -> str | None:
 def stalled(record: RunRecord, limits: Retries) -> tuple[str, str]:
     """Return reason and message for work that gets no further run."""
     stage = record.stage_key.shown_stage
-    cause = Cause(record.cause) if record.cause else Cause.CRASH
+    # Another version of the operator may have written a cause that this one does not know.
+    cause = Cause(record.cause) if record.cause in CAUSES else Cause.CRASH
     detail = f": {record.message}" if record.message else ""
     again = "then start it again (any change of the spec does, and so does `dapt run`)"
     if cause is Cause.BAD_INPUT and ALTERED_STAGE_FILE in record.message:
@@ -142,6 +161,12 @@ def stalled(record: RunRecord, limits: Retries) -> tuple[str, str]:
         return OUT_OF_MEMORY, (
             f"{stage} ran out of memory in run {record.try_number} and its micro-batch cannot be halved"
             f" again{detail}; give it more memory or accelerators, {again}"
+        )
+    if cause in FREE:
+        return RETRIES_EXHAUSTED, (
+            f"{stage} was interrupted {record.disruptions} times in a row without a new optimizer step"
+            f" (retries.disruption is {limits.disruption}), last by {cause.value}{detail}; give it capacity that is"
+            f" not taken away so soon (another queue, priority class or node pool), {again}"
         )
     if record.stuck >= MAX_FAILURES_WITHOUT_A_STEP:
         count = f"{record.stuck} times in a row without a new optimizer step"

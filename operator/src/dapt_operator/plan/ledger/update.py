@@ -18,7 +18,13 @@ from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.profile import Retries
 from dapt_operator.api.v1alpha1.run_record import CreatedRun, EndedRun, RunRecord, StageKey
-from dapt_operator.plan.ledger.retries import after_failure, not_before
+from dapt_operator.plan.ledger.gpu_hours import (
+    accelerators_of,
+    reached_step,
+    seconds_of_vanished,
+    seconds_so_far,
+)
+from dapt_operator.plan.ledger.retries import AfterFailure, after_failure, not_before
 from dapt_operator.stage_run import RunPhase, RunState
 
 MAX_MESSAGE_CHARACTERS: Final = 1024
@@ -42,6 +48,7 @@ def as_found(ledger: Ledger, run: RunState) -> CreatedRun:  # noqa: ARG001
         config_digest=run.config_digest,
         generation=0,
         created=timestamp(run.created) if run.created else None,
+        accelerators=run.accelerators,
     )
 
 
@@ -85,7 +92,9 @@ def update_ledger(
             created = confirm(ledger.with_records(records.values(), fence), run)
             known = record or RunRecord.before_any_run(key, run.kind)
             if created is None:
-                records[key] = known.discarding(as_found(ledger, run), timestamp(now), DISCARDED)
+                records[key] = known.discarding(
+                    as_found(ledger, run), timestamp(now), DISCARDED, held_seconds=run.held_seconds(now)
+                )
                 continue
             record = known.opened(created)
         # An older run of the same work changes nothing: the record is about a newer one.
@@ -95,7 +104,7 @@ def update_ledger(
         # A run that was created a moment ago may not be in the watch's cache yet.
         exists = newest_numbers.get(key, 0) >= record.try_number
         if record.is_open and not exists and (record.is_stop_requested or _is_overdue(record, now)):
-            records[key] = _lost(record, now, is_suspended=is_suspended)
+            records[key] = _lost(record, now, limits, is_suspended=is_suspended)
     return ledger.with_records(records.values(), fence)
 
 
@@ -131,25 +140,34 @@ def _advanced(record: RunRecord, run: RunState, now: datetime, limits: Retries) 
             timestamp(run.started) if run.started else None, run.object_uid or None
         )
         return _with_early_checkpoints(started, run)
+    # Pods that are gone take their start with them: what was noted while they ran stays.
+    held_seconds = seconds_so_far(record, run, now)
     end = EndedRun(
         completed=timestamp(run.completed or now),
         started=timestamp(run.started) if run.started else None,
         exit_code=run.exit_code,
         message=shortened(printable(run.message), MAX_MESSAGE_CHARACTERS),
-        accelerator_seconds=run.accelerator_seconds(now),
-        held_seconds=run.held_seconds(now),
+        accelerator_seconds=accelerators_of(record, run) * held_seconds,
+        held_seconds=held_seconds,
         facts=run.facts,
     )
     if run.phase is RunPhase.FAILED:
         return _failed(record, run, end, now, limits)
     if run.facts is None:
         message = "it succeeded and its message was lost: a short run reads the report again"
-        return record.failed(replace(end, message=message), Cause.DISRUPTION, retry=True)
+        after = _after_disruption(record, reached_step(run), limits)
+        closed = record.failed(
+            replace(end, message=message),
+            Cause.DISRUPTION,
+            retry=after.retry,
+            not_before=not_before(now, after),
+        )
+        return _counted(closed, after, reached_step(run))
     return record.succeeded(end)
 
 
 def _failed(record: RunRecord, run: RunState, end: EndedRun, now: datetime, limits: Retries) -> RunRecord:
-    cause, step = run.cause or Cause.CRASH, _reached_step(run)
+    cause, step = run.cause or Cause.CRASH, max(reached_step(run), _seen_step(record))
     # A run that was requested to stop and did not save in time is killed by whoever requested it.
     if record.is_stop_requested and cause in STOP_EFFECTS:
         cause = Cause.STOPPED
@@ -162,9 +180,22 @@ def _failed(record: RunRecord, run: RunState, end: EndedRun, now: datetime, limi
         is_altered=ALTERED_STAGE_FILE in run.message,
     )
     closed = record.failed(end, cause, retry=after.retry, not_before=not_before(now, after))
+    return _counted(closed, after, step)
+
+
+def _counted(closed: RunRecord, after: AfterFailure, step: int) -> RunRecord:
+    """Return the record of a failed run with what follows from its failure."""
     return closed.counting_failure(
-        after.budget, stuck=after.stuck, step=step, is_halved=after.halve and after.retry
+        after.budget,
+        stuck=after.stuck,
+        disruptions=after.disruptions,
+        step=step,
+        is_halved=after.halve and after.retry,
     )
+
+
+def _after_disruption(record: RunRecord, step: int, limits: Retries) -> AfterFailure:
+    return after_failure(record, Cause.DISRUPTION, limits, has_gained_step=step > record.step)
 
 
 def _with_early_checkpoints(record: RunRecord, run: RunState) -> RunRecord:
@@ -183,13 +214,31 @@ def _with_early_checkpoints(record: RunRecord, run: RunState) -> RunRecord:
     return record if merged is facts else record.with_facts(merged)
 
 
-def _lost(record: RunRecord, now: datetime, *, is_suspended: bool) -> RunRecord:
-    if is_suspended:
-        return record.lost(timestamp(now), Cause.STOPPED, "stopped by spec.suspend")
-    if record.is_stop_requested:
-        return record.lost(timestamp(now), Cause.STOPPED, "its stop was requested")
+def _lost(record: RunRecord, now: datetime, limits: Retries, *, is_suspended: bool) -> RunRecord:
+    """Return the record of a run that is gone without a report."""
+    held_seconds = seconds_of_vanished(record, now)
+    if is_suspended or record.is_stop_requested:
+        message = "stopped by spec.suspend" if is_suspended else "its stop was requested"
+        return record.lost(timestamp(now), Cause.STOPPED, message, held_seconds=held_seconds)
     # How it ended is unknown. That Jobs are deleted from outside is no fault of the stage.
-    return record.lost(timestamp(now), Cause.DISRUPTION, "its Job is gone")
+    step = _seen_step(record)
+    after = _after_disruption(record, step, limits)
+    lost = record.lost(
+        timestamp(now),
+        Cause.DISRUPTION,
+        "its Job is gone",
+        held_seconds=held_seconds,
+        retry=after.retry,
+        not_before=not_before(now, after),
+    )
+    return _counted(lost, after, step)
+
+
+def _seen_step(record: RunRecord) -> int:
+    """Return the largest step that is known of the newest run, by its readings and its complete checkpoints."""
+    facts = record.parsed_facts() if record.kind == "pretrain" else None
+    checkpoints = facts.checkpoints if isinstance(facts, PretrainFacts) else ()
+    return max((record.seen_step or 0, *(row.step for row in checkpoints)))
 
 
 def _is_overdue(record: RunRecord, now: datetime) -> bool:
@@ -197,9 +246,3 @@ def _is_overdue(record: RunRecord, now: datetime) -> bool:
         return True
     return now - datetime.fromisoformat(record.created) > timedelta(seconds=LOST_AFTER_SECONDS)
 
-
-def _reached_step(run: RunState) -> int:
-    """Return the step that a pretraining reached, by its report or its last reading; 0 for every other stage."""
-    reported = run.facts.steps if isinstance(run.facts, PretrainFacts) else 0
-    live = run.progress.step if run.progress is not None and run.progress.step is not None else 0
-    return max(reported, live)

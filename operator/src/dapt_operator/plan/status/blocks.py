@@ -33,7 +33,7 @@ from dapt_operator.api.v1alpha1.status import (
 from dapt_operator.plan.assess import ChainInputs
 from dapt_operator.plan.gates import perplexity
 from dapt_operator.plan.gates.gain import gain, gain_by_perplexity, has_task_gain
-from dapt_operator.plan.ledger.gpu_hours import ended_seconds
+from dapt_operator.plan.ledger import gpu_hours
 from dapt_operator.plan.ledger.retries import JUDGED
 from dapt_operator.plan.ledger.update import printable
 from dapt_operator.plan.observed import Observed, find_run
@@ -313,7 +313,8 @@ def usage(
     """
     stored = observed.status.usage
     stored_hours = (stored.gpu_hours or 0.0) if stored else 0.0
-    hours = used_seconds / 3600 if is_progress_new else max(stored_hours, ended_seconds(ledger) / 3600)
+    noted_hours = gpu_hours.used_seconds(ledger, (), observed.now) / 3600
+    hours = used_seconds / 3600 if is_progress_new else max(stored_hours, noted_hours)
     is_due = is_progress_new or stored is None or not observed.live
     share = goodput(observed, ledger, progress) if is_due or stored is None else stored.goodput
     return Usage(gpu_hours=round(hours, 4), goodput=share, restarts=ledger.restarts)
