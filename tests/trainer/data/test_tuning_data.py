@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from dapt_contract.stages.tuning_data import (
 )
 from dapt_trainer.context import StageContext
 from dapt_trainer.data.chat.rendering import LabelledText
+from dapt_trainer.data.packing.data_manifest import read_manifest, write_manifest
 from dapt_trainer.errors import InputError, StopRequested
 from dapt_trainer.stages import tuning_data
 from support.chat_templates import CHATML
@@ -159,6 +161,52 @@ def test_examples_with_items_are_left_out_unless_cleaning_is_off(config, prepare
     )
     uncleaned = with_data(config, examples(uri, decontaminate=False), **changes, decontaminate=False)
     assert prepare(uncleaned, work=tmp_path / "other").facts.instruction_examples == 2
+
+
+def test_data_is_cleaned_on_a_volume_from_before_the_items_were_kept(
+    config, prepare, read_again, tmp_path: Path
+) -> None:
+    tasks = (bones(tmp_path),)
+    prepare(config.model_copy(update={"tasks": tasks}))
+    work = tmp_path / "work"
+    shutil.rmtree(work / "items")
+    manifest = read_manifest(work)
+    write_manifest(work / "data", manifest.model_copy(update={"files": ()}), run_key="")
+    records = [("Tell me " + QUESTION, "The humerus."), ("Which bone is it?", "The femur.")]
+    uri = write(tmp_path / "sft.jsonl", *({"prompt": p, "response": r} for p, r in records))
+    data = examples(uri, tasks=(*tasks, TaskConfig(name="mmlu", side="general")))
+    facts = read_again(data).facts
+    assert (facts.records, facts.contaminated) == (1, 1)
+    assert facts.warnings[-1] == (
+        "spec.finetuning.data: the items of mmlu were not searched for, since the work volume was prepared by a version of dapt that did not keep them."
+    )
+
+
+def test_items_that_changed_on_the_volume_are_not_searched_for(
+    config, prepare, read_again, tmp_path: Path
+) -> None:
+    tasks = (bones(tmp_path),)
+    prepare(config.model_copy(update={"tasks": tasks}))
+    uri = write(tmp_path / "sft.jsonl", {"prompt": "a", "response": "b"})
+    path = tmp_path / "work/items/items.jsonl"
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match=f"{path}: has the SHA-256 e3b0c44298fc, and"):
+        read_again(examples(uri, tasks=tasks))
+    path.unlink()
+    with pytest.raises(InputError, match=f"{path}: is missing, and"):
+        read_again(examples(uri, tasks=tasks))
+
+
+def test_the_tokens_of_what_is_learned_are_counted(config, prepare, tmp_path: Path) -> None:
+    sft = write(
+        tmp_path / "sft.jsonl", {"prompt": "a", "response": "b"}, {"prompt": "c", "response": "x y " * 200}
+    )
+    rated = write(tmp_path / "pairs.jsonl", {"prompt": "a", "chosen": "b", "rejected": "x y " * 200})
+    facts = prepare(with_data(config, examples(sft), pairs(rated))).facts
+    short = facts.tuning_data[0].tokens - 128
+    assert 0 < short < 40
+    # The chosen answer with its prompt is as long as the short example, and the rejected one is cut.
+    assert facts.tuning_data[1].tokens == short + 128
 
 
 def test_what_the_template_rejects_is_found_in_preparation_with_its_line(

@@ -211,6 +211,7 @@ def prepare_tuning_data(
         repeats=data.repeats,
         without_response=lengths.without_response,
         equal_pairs=lengths.equal,
+        tokens=lengths.tokens,
     )
     return TuningDataReport(
         facts=facts,
