@@ -125,7 +125,9 @@ def message(field: UnknownField, advice: Advice | None) -> str:
         return _not_accepted(field, place, f"it is known as {place_text(place)}", "move")
     elsewhere = [place for place in places(field.schema, field.names, ()) if place[:1] == ("spec",)]
     if elsewhere and ANY_ITEM not in elsewhere[0]:
-        return f"unknown field here; only {path_text(elsewhere[0])} is known; remove it"
+        *others, last = (path_text(place) for place in elsewhere if ANY_ITEM not in place)
+        known = f"{', '.join(others)} and {last} are" if others else f"{last} is"
+        return f"unknown field here; only {known} known; remove it"
     if not field.siblings:
         return "unknown field; this block has no fields; remove it"
     return f"unknown field; known here: {', '.join(field.siblings)}; remove it"
