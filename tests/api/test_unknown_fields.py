@@ -134,7 +134,8 @@ def test_the_advice_of_the_issue_is_word_for_word() -> None:
         (
             "spec/preference/steps",
             40,
-            "unknown field here; only spec.pretraining.budget.steps and spec.finetuning.budget.steps are known; remove it",
+            "unknown field here; only spec.pretraining.budget.steps and spec.finetuning.budget.steps are known;"
+            " remove it",
         ),
         (
             "spec/finetuning/checkpoints",
