@@ -1,12 +1,19 @@
-"""Defines the base classes of every value in the contract: frozen, bounded, additive."""
+"""Defines the base classes of every value in the contract: frozen, bounded, additive.
+
+What a pod reports is untrusted, and goes into a status with bounds of its own. So every field of facts, messages and
+readings has bounds: a count has a largest value, a text a length, and a float that is counted with is a finite number.
+Losses may be infinite or no number, since that is what divergence is.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Annotated, Final
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     JsonValue,
     SerializationInfo,
     SerializerFunctionWrapHandler,
@@ -16,6 +23,19 @@ from pydantic import (
 
 JsonObject = dict[str, JsonValue]
 """A JSON object whose fields are not checked yet."""
+
+LARGEST_COUNT: Final = 10**15
+"""Of tokens, bytes, steps or documents. A thousand times as many still fit into the 64 bits of a Kubernetes integer."""
+
+Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
+PositiveCount = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
+Amount = Annotated[float, Field(ge=0.0, le=1e15, allow_inf_nan=False)]
+"""A measured quantity that is counted with: a time, a speed."""
+Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+DigestText = Annotated[str, Field(max_length=128)]
+ShortText = Annotated[str, Field(max_length=253)]
+PathText = Annotated[str, Field(max_length=1024)]
+"""A URI, or a path on the work volume."""
 
 
 class Contract(BaseModel):
@@ -55,6 +75,15 @@ class Row(Contract):
                 values.pop()
             return [compact_number(value) for value in values]
         return handler(self)
+
+
+def compact_numbers(value: object) -> object:
+    """Return a JSON value with all its floats as `compact_number` writes them."""
+    if isinstance(value, dict):
+        return {name: compact_numbers(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [compact_numbers(item) for item in value]
+    return compact_number(value)
 
 
 def compact_number(value: object) -> object:
