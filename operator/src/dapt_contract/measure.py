@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from dapt_contract.base import Contract, Row
+from dapt_contract.base import Contract, Count, DigestText, PositiveCount, Row
 
 Side = Literal["domain", "general"]
 
@@ -20,9 +20,9 @@ class Perplexity(Row):
 
     nll_nats: float = Field(allow_inf_nan=True)
     """Total over all scored tokens."""
-    tokens: int = Field(ge=1)
+    tokens: PositiveCount
     """Tokens of the same text in the BASE model's tokenizer, so that values compare when the tokenizer is extended."""
-    bytes: int = Field(ge=1)
+    bytes: PositiveCount
     """UTF-8 bytes of the same text."""
 
     @property
@@ -62,12 +62,15 @@ class SidePerplexity(Contract):
 
 
 class Score(Row):
-    """Holds the score of a task or probe set, 0 to 1, higher is better, and its difference from the base model's."""
+    """Holds the score of a task or probe set, 0 to 1, higher is better, and its difference from the base model's.
+
+    The numbers of a model whose weights are broken may be infinite or no number; a gate fails such a model.
+    """
 
     name: str = Field(max_length=40)
     side: Side
     kind: Literal["task", "probe"] = "task"
-    items: int
+    items: Count
     score: float
     standard_error: float
     difference: float | None = None
@@ -84,7 +87,7 @@ class Score(Row):
 class Measure(Contract):
     """Holds everything measured on one model, identified by the digest of its weights."""
 
-    digest: str
+    digest: DigestText
     """SHA-256 of the weights that were scored."""
     domain: SidePerplexity
     general: SidePerplexity

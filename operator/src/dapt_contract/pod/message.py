@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pydantic import Field, ValidationError
 
-from dapt_contract.base import Contract, compact_number
+from dapt_contract.base import Contract, DigestText, ShortText, compact_numbers
 from dapt_contract.envelope import ContractError
 from dapt_contract.pod.environment import TERMINATION_MESSAGE_BYTES
 from dapt_contract.pod.failure import Cause
@@ -22,6 +22,8 @@ MAX_MESSAGE_BYTES = 3840
 _SENTENCE_CHARACTERS = (600, 120, 0)
 """Lengths to which the sentence is cut, tried in this order until the message fits."""
 _WARNING_CHARACTERS = 160
+_VALUE_CHARACTERS = 60
+"""Of a value that a sentence about a refused message quotes."""
 MORE_WARNINGS = "more warnings in its report: {number}"
 """Stands for the warnings that a message has no place for."""
 
@@ -29,10 +31,10 @@ MORE_WARNINGS = "more warnings in its report: {number}"
 class StageMessage(Contract):
     """Describes how a run ended."""
 
-    key: str
+    key: DigestText
     """Run key."""
-    kind: str
-    exit_code: int = 0
+    kind: ShortText
+    exit_code: int = Field(default=0, ge=-255, le=255)
     cause: Cause | None = None
     message: str = Field(default="", max_length=TERMINATION_MESSAGE_BYTES)
     """One sentence for people; for a failure the root cause with its place and the next step."""
@@ -54,7 +56,7 @@ class StageMessage(Contract):
         try:
             return KINDS[self.kind].facts.model_validate(self.facts)
         except ValidationError as error:
-            raise ContractError(f"termination message of {self.kind}: {error.errors()[0]['msg']}") from error
+            raise ContractError(f"termination message of {self.kind}: {_first_problem(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def encode_message(key: str, kind: str, end: RunEnd | None = None, *, facts: Con
         dumped = facts.model_dump(
             mode="json", exclude_none=True, exclude_defaults=True, context={"compact": True}
         )
-        compact = {name: _with_compact_numbers(value) for name, value in dumped.items()}
+        compact = {name: compact_numbers(value) for name, value in dumped.items()}
         if "warnings" in dumped:
             # The body holds this very list: dropping a warning below shortens the message.
             compact["warnings"] = warnings = [
@@ -136,7 +138,7 @@ def decode_message(text: str) -> StageMessage:
     try:
         return StageMessage.model_validate_json(text)
     except ValidationError as error:
-        raise ContractError(f"not a termination message: {error.errors()[0]['msg']}") from error
+        raise ContractError(f"not a termination message: {_first_problem(error)}") from error
 
 
 def _compact_json(body: dict[str, object]) -> str:
@@ -144,10 +146,21 @@ def _compact_json(body: dict[str, object]) -> str:
     return json.dumps(body, separators=(",", ":"), ensure_ascii=False)
 
 
-def _with_compact_numbers(value: object) -> object:
-    """Return a JSON value with all its floats rounded."""
-    if isinstance(value, dict):
-        return {name: _with_compact_numbers(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_with_compact_numbers(item) for item in value]
-    return compact_number(value)
+def _first_problem(error: ValidationError) -> str:
+    """Return the first problem in words, with its field and its value as far as it is short."""
+    problem = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in problem["loc"])
+    value = shortened(_printable(problem["input"]), _VALUE_CHARACTERS) if problem["type"] != "missing" else ""
+    sentence = str(problem["msg"])
+    return f"{f'{field} is {value}: ' if field and value else f'{field}: ' if field else ''}{sentence}"
+
+
+def _printable(value: object) -> str:
+    # Only plain values: a list or an object would repeat half of the message.
+    if not isinstance(value, str | int | float):
+        return ""
+    try:
+        text = str(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "a number of thousands of digits"
+    return "".join(character for character in text if character.isprintable())

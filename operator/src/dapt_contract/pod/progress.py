@@ -1,10 +1,14 @@
-"""Defines what rank 0 answers at `/progress`. No decision depends on it, so a lost reading does no harm."""
+"""Defines what rank 0 answers at `/progress`. No decision depends on it, so a lost reading does no harm.
+
+Its floats may be infinite or no number: that is how a diverging training looks, and the reading must arrive all the
+same.
+"""
 
 from __future__ import annotations
 
 from pydantic import Field
 
-from dapt_contract.base import Contract
+from dapt_contract.base import Contract, Count, DigestText, ShortText
 from dapt_contract.stages.common import MAX_CHECKPOINTS
 from dapt_contract.stages.pretrain import CheckpointFacts
 
@@ -12,14 +16,14 @@ from dapt_contract.stages.pretrain import CheckpointFacts
 class Progress(Contract):
     """Holds one live reading of a running stage."""
 
-    run_key: str
-    stage: str
+    run_key: DigestText
+    stage: ShortText
     activity: str = Field(default="", max_length=200)
     """What the stage is doing, in a few words: `tokenizing domain-0`, `training`, `base: general held-out text`."""
     fraction: float = Field(default=0.0, ge=0.0, le=1.0)
-    step: int | None = None
-    total_steps: int | None = None
-    tokens: int | None = None
+    step: Count | None = None
+    total_steps: Count | None = None
+    tokens: Count | None = None
     tokens_per_second: float | None = None
     loss_nats: float | None = None
     learning_rate: float | None = None

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from dapt_contract.base import Contract
+from dapt_contract.base import Contract, PathText
 from dapt_contract.layout import MODEL
 from dapt_contract.measure import Side
 
@@ -22,6 +22,8 @@ MAX_CHECKPOINTS: Final = 50
 """Checkpoints of one attempt at most."""
 MAX_ATTEMPTS: Final = 16
 """Attempts of pretraining at most; the API allows fewer rollbacks."""
+MAX_ADAPTERS: Final = 2 * MAX_ATTEMPTS
+"""Adapters of one model at most: one for each attempt on the way to it."""
 LIVE_PARAMETERS: Final = 500_000_000
 """Gathered weights that ZeRO 3 keeps at a time, in elements: DeepSpeed's bound, which the memory estimate counts."""
 
@@ -29,9 +31,9 @@ LIVE_PARAMETERS: Final = 500_000_000
 class Member(Contract):
     """Names one model of an average: full weights, and LoRA adapters that are merged into them in this order."""
 
-    weights: str
+    weights: PathText
     """Folder with safetensors, config and tokenizer, relative to the work volume."""
-    adapters: tuple[str, ...] = ()
+    adapters: tuple[PathText, ...] = Field(default=(), max_length=MAX_ADAPTERS)
     """PEFT adapter folders, relative to the work volume."""
 
 
@@ -42,17 +44,17 @@ class ModelReference(Contract):
     `origin` and the result, origin + a (model - origin) with a = `interpolation`; merge `tuned`.
     """
 
-    weights: str
+    weights: PathText
     """Folder with safetensors, config and tokenizer, relative to the work volume."""
-    adapters: tuple[str, ...] = ()
+    adapters: tuple[PathText, ...] = Field(default=(), max_length=MAX_ADAPTERS)
     """PEFT adapter folders, relative to the work volume."""
     averaged_with: tuple[Member, ...] = Field(default=(), max_length=MAX_CHECKPOINTS)
     """Further models of a mean of equal shares; empty: no mean is taken."""
     interpolation: float = Field(default=1.0, ge=0.0, le=1.0)
     """a: 1 is the model itself, 0 the origin."""
-    origin: str = MODEL
+    origin: PathText = MODEL
     """Folder of the weights that the interpolation starts from: the base model, extended where its tokenizer is."""
-    tuned: tuple[str, ...] = ()
+    tuned: tuple[PathText, ...] = Field(default=(), max_length=MAX_ADAPTERS)
     """PEFT adapter folders of the stages after selection (SFT, DPO), merged last."""
 
     def averaged(self, others: Iterable[ModelReference]) -> ModelReference:

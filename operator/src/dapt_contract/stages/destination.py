@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from dapt_contract.base import Contract
+from dapt_contract.base import Contract, PathText
 
 
 class DestinationConfig(Contract):
@@ -18,7 +18,7 @@ class DestinationConfig(Contract):
 class DestinationFacts(Contract):
     """Says what was found there, after a probe object was written and removed with the write credentials."""
 
-    destination: str
+    destination: PathText
     found: Literal["empty", "ours"]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dapt_contract.base import Contract
+from dapt_contract.base import Contract, ShortText
 from dapt_contract.measure import Measure
 from dapt_contract.stages.common import EvaluationConfig, ModelReference
 
@@ -23,7 +23,7 @@ class EvaluateConfig(Contract):
 class EvaluateFacts(Contract):
     """Holds one candidate's measure."""
 
-    candidate: str
+    candidate: ShortText
     measure: Measure
 
 

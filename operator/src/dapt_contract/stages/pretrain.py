@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from dapt_contract.base import Contract, Row
+from dapt_contract.base import Amount, Contract, Count, PositiveCount, Row
 from dapt_contract.stages.common import MAX_ATTEMPTS, MAX_CHECKPOINTS, TrainingConfig
 from dapt_contract.stop_rule import StopRule
 
@@ -64,8 +64,8 @@ class PretrainConfig(TrainingConfig):
 class CheckpointFacts(Row):
     """Holds one row of the table of checkpoints: losses in nats a base-tokenizer token, by side and half."""
 
-    step: int
-    try_number: int
+    step: Count
+    try_number: PositiveCount
     """Number of the run that wrote it: the checkpoint lies in `stages/LINEAGE/try-N/checkpoint-STEP`."""
     domain_a_nats: float
     domain_b_nats: float
@@ -88,12 +88,12 @@ class PretrainFacts(Contract):
     ended_by: EndedBy
     message: str = Field(default="", max_length=160)
     """Why the stage ended, unless it ran all its steps."""
-    steps: int
-    tokens: int
+    steps: Count
+    tokens: Count
     checkpoints: tuple[CheckpointFacts, ...] = Field(max_length=MAX_CHECKPOINTS)
-    tokens_per_second: float = 0.0
-    step_seconds_median: float = 0.0
-    peak_memory_bytes: int = 0
+    tokens_per_second: Amount = 0.0
+    step_seconds_median: Amount = 0.0
+    peak_memory_bytes: Count = 0
     """Largest peak of any rank: accelerator memory, or resident memory on CPU."""
 
     def with_checkpoints(self, rows: Iterable[CheckpointFacts]) -> PretrainFacts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dapt_contract.base import Contract
+from dapt_contract.base import Contract, Count, DigestText, PathText
 from dapt_contract.measure import Measure
 from dapt_contract.stages.common import ModelReference
 
@@ -51,10 +51,10 @@ class PublishConfig(Contract):
 class PublishFacts(Contract):
     """Describes what was written to the destination."""
 
-    destination: str
-    digest: str
-    files: int
-    size_bytes: int
+    destination: PathText
+    digest: DigestText
+    files: Count
+    size_bytes: Count
 
 
 class PublishReport(Contract):

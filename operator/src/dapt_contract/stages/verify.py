@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dapt_contract.base import Contract
+from pydantic import Field
+
+from dapt_contract.base import Contract, DigestText, ShortText
 from dapt_contract.measure import Measure
 from dapt_contract.stages.common import EvaluationConfig, ModelReference
 
@@ -46,7 +48,7 @@ class VerifyFacts(Contract):
     """Holds the final model's measure. The digests show that base and chosen model are those measured before."""
 
     final: Measure
-    digests: tuple[tuple[str, str], ...]
+    digests: tuple[tuple[ShortText, DigestText], ...] = Field(max_length=16)
     """(model name, digest of its weights)"""
 
 
