@@ -280,8 +280,8 @@ def _with_status(
     # Shortening is deterministic: a status that was too long before is again the one that is stored.
     if fitted is not status and fitted.to_dict() == observed.written:
         return plan
-    return replace(plan, status=fitted, events=notices(observed.status, fitted, reported))
     fitted = build.with_running_hours(observed, fitted)
+    return replace(plan, status=fitted, events=notices(observed.status, fitted, reported))
 
 
 def _requeue_seconds(observed: Observed, position: Position, removed: tuple[Removal, ...]) -> float | None:

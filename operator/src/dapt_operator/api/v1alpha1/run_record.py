@@ -12,7 +12,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from dapt_contract.base import Contract
+from dapt_contract.base import Contract, compact_numbers
 from dapt_contract.pod.failure import Cause
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stages import KINDS
@@ -85,7 +85,8 @@ def compact_facts(facts: Contract) -> dict[str, object]:
     values: dict[str, object] = facts.model_dump(
         mode="json", exclude_none=True, exclude_defaults=True, context={"compact": True}
     )
-    return values
+    # Infinity and "not a number" become words: the API server refuses a status with such a number, at every write.
+    return {name: compact_numbers(value) for name, value in values.items()}
 
 
 class RunRecord(LeanBase):
@@ -212,8 +213,12 @@ class RunRecord(LeanBase):
         )
 
     def parsed_facts(self) -> Contract | None:
-        """Return the facts as the model of the stage's kind; None when there are none or they do not fit it."""
-        if self.facts is None:
+        """Return the facts as the model of the stage's kind.
+
+        None when there are none, when they do not fit it, and for a kind that only another version of the operator
+        knows.
+        """
+        if self.facts is None or self.kind not in KINDS:
             return None
         try:
             return KINDS[self.kind].facts.model_validate(self.facts)
