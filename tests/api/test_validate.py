@@ -204,6 +204,21 @@ INVALID = {
         "spec.output.destination (line 7): missing, but required: the finished model has to go somewhere; add it:"
         " s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, pvc://CLAIM/FOLDER, hf://ORG/NAME or file://PATH",
     ),
+    "a licence in words": (
+        "  output: {destination: s3://m, license: Apache 2.0}",
+        "spec.output.license (line 7): 'Apache 2.0' is not accepted; write the id of a licence, such as apache-2.0,"
+        f" cc-by-4.0, llama3.1 or other{OUT}",
+    ),
+    "one language without a list": (
+        "  output: {destination: s3://m, language: en}",
+        f"spec.output.language (line 7): 'en' is not accepted; write a list of 1 to 16 items{OUT}; write it as a list:"
+        " [en]",
+    ),
+    "a language in words": (
+        "  output: {destination: s3://m, language: [en, English]}",
+        "spec.output.language[1] (line 7): 'English' is not accepted; write a language's code of ISO 639, such as en,"
+        " de or zho, multilingual or code",
+    ),
     "no general text": (
         "  corpus: {domain: [{source: s3://c/d}]}",
         "spec.corpus.general (line 6): missing, but required: without general text forgetting cannot be measured; add"

@@ -13,7 +13,7 @@ from dapt_contract.stages.align import AlignConfig
 from dapt_contract.stages.baseline import BaselineConfig
 from dapt_contract.stages.finetune import FinetuneConfig
 from dapt_contract.stages.prepare import PrepareConfig, PrepareFacts
-from dapt_contract.stages.publish import PublishConfig
+from dapt_contract.stages.publish import LearnedData, PublishConfig
 from dapt_contract.stages.tuning_data import TuningDataConfig, TuningDataFacts
 from dapt_operator.testing.objects import Ends, Stays
 from support.builders import facts_for, healthy, prepare_facts
@@ -313,6 +313,52 @@ def test_what_was_found_in_replaced_data_is_said_no_more() -> None:
     assert isinstance(publish, PublishConfig)
     assert {of_corpus, of_pairs, after} <= set(publish.card.warnings)
     assert before not in publish.card.warnings
+
+
+@pytest.mark.parametrize("at", ["destination", "pretrain"])
+def test_stages_card_and_status_name_the_same_data_by_its_content(at: str) -> None:
+    world = edited(at, OTHER, OTHER_PAIRS, spec=PAIRS)
+    instructions, pairs = finetune(world), align(world)
+    assert instructions.data_digest is not None
+    assert pairs.data_digest is not None
+    assert (len(instructions.data_digest), len(pairs.data_digest)) == (16, 16)
+    assert instructions.data_digest != pairs.data_digest
+    publish = world.config("publish")
+    assert isinstance(publish, PublishConfig)
+    assert publish.card.tuning_data == (
+        LearnedData(
+            kind="instructions",
+            sources=("s3://corpora/version-2.jsonl",),
+            records=100,
+            digest=instructions.data_digest,
+        ),
+        LearnedData(
+            kind="preferences", sources=("s3://corpora/pairs-2.jsonl",), records=100, digest=pairs.data_digest
+        ),
+    )
+    assert world.status["resolved"]["finetuningData"] == {"records": 100, "digest": instructions.data_digest}
+    assert world.status["resolved"]["preferenceData"] == {"records": 100, "digest": pairs.data_digest}
+
+
+def test_few_steps_are_counted_from_the_tokens_that_were_prepared() -> None:
+    world = World({"finetuning": {"globalBatchSize": 32}})
+    world.live_until("baseline")
+    # 12,000 tokens are 94 sequences of 128, each read twice; 100 examples would make 7 steps.
+    (warning,) = (text for text in world.status["plan"]["warnings"] if text.startswith("finetuning has"))
+    assert warning.startswith("finetuning has 6 optimizer steps, under 20")
+
+
+def test_licence_and_language_are_those_at_publication() -> None:
+    world = World({"output": {"license": "mit"}})
+    world.live_until("publish")
+    destination = {"destination": "file:///out/model"}
+    world.edit(output=destination | {"license": "Apache-2.0", "language": ["en", "zho"]})
+    world.live()
+    publish = world.config("publish")
+    assert isinstance(publish, PublishConfig)
+    assert (publish.card.license, publish.card.language) == ("Apache-2.0", ("en", "zho"))
+    assert world.stages.count("publish") == 2
+    assert world.status["frozen"]["output"] is True
 
 
 # --- evaluation items, and what prepare only checks ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -148,8 +149,15 @@ def prepare_facts(**over: Any) -> PrepareFacts:
 
 
 def tuning_data_facts(config: TuningDataConfig, **over: Any) -> TuningDataFacts:
-    """100 examples or pairs of this configuration."""
-    values = {"kind": config.kind, "config_digest": config.digest, "records": 100}
+    """100 examples or pairs of this configuration, whose content is as different as the configuration."""
+    content = hashlib.sha256(config.digest.encode()).hexdigest()
+    values = {
+        "kind": config.kind,
+        "config_digest": config.digest,
+        "records": 100,
+        "data_digest": content,
+        "tokens": 12_000,
+    }
     return TuningDataFacts.model_validate(values | over)
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pytest
 from huggingface_hub import ModelCard
 
-from dapt_trainer.publishing.card import BaseCard, model_card, read_base_card
+from dapt_contract.stages.publish import CardFacts, LearnedData
+from dapt_trainer.publishing.card import model_card
+from dapt_trainer.publishing.card_metadata import BaseCard, read_base_card
+from dapt_trainer.publishing.public_text import without_paths
 from support.card_builders import measure, publish_config
+
+INSTALLED = version("transformers")
 
 
 def card_of(**changes: Any) -> str:
@@ -48,13 +55,112 @@ def test_no_path_of_a_machine_and_no_bucket_is_public() -> None:
     card = card_of(
         base_model="file:///home/alice/models/llama",
         domain_sources=("file:///home/alice/notes.jsonl", "s3://secret-bucket/team/reports/*.parquet"),
-        tuning_sources=("pvc://claims/team/chat.jsonl",),
+        tuning_data=(LearnedData(kind="instructions", sources=("pvc://claims/team/chat.jsonl",)),),
     )
     for private in ("alice", "secret-bucket", "/home", "pvc://", "team"):
         assert private not in card
     assert "- Domain source: `notes.jsonl`" in card
-    assert "- Tuning source: `chat.jsonl`" in card
+    assert "- Fine-tuning source: `chat.jsonl`" in card
     assert ModelCard(card).data.base_model is None
+
+
+PRIVATE = (
+    "a file of /home/alice/my notes/b.jsonl is /home/alice/my notes/a.jsonl",
+    "/home/alice/work has 3.2 GiB free; lower spec.pretraining.checkpoints.count",
+    "domain-0: ~/alice/x.jsonl leads back (file:///srv/alice/y.jsonl)",
+    "s3://alice/data/x.jsonl:3: damaged",
+    "/srv/a, b: alice/c.jsonl is read once",
+    "path=/mnt/claims/alice/z.txt",
+)
+
+
+SOURCES = (
+    "file:///srv/a, b: alice/*.jsonl",
+    "file:///home/alice/my notes/*.jsonl",
+    "pvc://alice/notes.jsonl",
+)
+TEXTS = [name for name, field in CardFacts.model_fields.items() if "str" in str(field.annotation)]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_no_text_of_the_card_has_a_path_of_a_machine(name: str) -> None:
+    is_single = "tuple" not in str(CardFacts.model_fields[name].annotation)
+    for text in SOURCES if name in ("base_model", "domain_sources", "general_sources") else PRIVATE:
+        card = card_of(**{"domain_sources": SOURCES} | {name: text if is_single else (text,)})
+        assert "alice" not in card
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "general perplexity +21.0% (half B: 1/3 of 4,096 tokens/step, and/or more)",
+        "hf://datasets/org/alice@main/data/**/*.parquet",
+        "https://example.org/alice/terms",
+        "spec.corpus.domain[0] / spec.corpus.general[0] have 3 documents",
+    ],
+)
+def test_other_texts_with_slashes_stay_as_they_are(text: str) -> None:
+    assert without_paths(text) == text
+
+
+def test_sentences_about_files_keep_the_names_of_the_files() -> None:
+    assert without_paths(
+        "domain-0: 2 file(s) are read once; /srv/my data/b.jsonl is /srv/my data/a.jsonl."
+    ) == ("domain-0: 2 file(s) are read once; b.jsonl is a.jsonl.")
+
+
+def test_the_card_names_tuning_data_with_its_digest() -> None:
+    card = card_of(
+        tuning_data=(
+            LearnedData(
+                kind="instructions",
+                sources=("file:///home/alice/chat.jsonl", "hf://datasets/org/chats@1/*.jsonl"),
+                records=1200,
+                digest="0123456789abcdef",
+            ),
+            LearnedData(kind="preferences", sources=("s3://bucket/pairs.jsonl",), records=7),
+        )
+    )
+    assert (
+        "- Fine-tuning source: `chat.jsonl`\n- Fine-tuning source: `hf://datasets/org/chats@1/*.jsonl`"
+        in card
+    )
+    assert "- Fine-tuning data: 1,200 prepared examples, SHA-256 `0123456789abcdef...`" in card
+    assert "- Preference source: `pairs.jsonl`" in card
+    assert "Preference data" not in card
+    assert ModelCard(card).data.datasets == ["org/chats"]
+
+
+LLAMA = BaseCard("other", "llama3", "LICENSE", ("en",))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "base", "written"),
+    [
+        (None, LLAMA, ("other", "llama3", "LICENSE")),
+        (None, BaseCard(), (None, None, None)),
+        ("MIT", LLAMA, ("mit", None, None)),
+        ("llama3.1", BaseCard("mit"), ("llama3.1", None, None)),
+        ("Other", LLAMA, ("other", "llama3", "LICENSE")),
+        ("GPL-3.0-only", BaseCard("mit"), ("other", "GPL-3.0-only", None)),
+        (None, BaseCard("other", "ours", "/home/alice/TERMS"), ("other", "ours", "TERMS")),
+    ],
+)
+def test_the_licence_is_the_wanted_one_in_the_words_of_the_hub(
+    wanted: str | None, base: BaseCard, written: tuple[str | None, ...]
+) -> None:
+    config = publish_config("hf://org/clinical")
+    config = config.model_copy(update={"card": config.card.model_copy(update={"license": wanted})})
+    data = ModelCard(model_card(config, base)).data
+    assert (data.license, data.license_name, data.license_link) == written
+
+
+def test_wanted_languages_come_first_and_what_the_hub_refuses_is_left_out() -> None:
+    config = publish_config("hf://org/clinical")
+    base = BaseCard(language=("pt", "es-ES", "English"))
+    assert ModelCard(model_card(config, base)).data.language == ["pt"]
+    wanted = config.model_copy(update={"card": config.card.model_copy(update={"language": ("no", "zho")})})
+    assert ModelCard(model_card(wanted, base)).data.language == ["no", "zho"]
 
 
 def test_licence_and_language_are_the_base_models(tmp_path: Path) -> None:
@@ -62,7 +168,7 @@ def test_licence_and_language_are_the_base_models(tmp_path: Path) -> None:
         "---\nlicense: other\nlicense_name: llama3\nlicense_link: LICENSE\nlanguage: [en, de]\n---\n# Base\n"
     )
     base = read_base_card(tmp_path)
-    assert base == BaseCard("other", "llama3", "LICENSE", ["en", "de"])
+    assert base == BaseCard("other", "llama3", "LICENSE", ("en", "de"))
     data = ModelCard(model_card(publish_config("hf://org/clinical"), base)).data
     assert (data.license, data.license_name, data.language) == ("other", "llama3", ["en", "de"])
     assert read_base_card(tmp_path / "nowhere") == BaseCard()
@@ -75,9 +181,36 @@ def test_a_name_cannot_break_out_of_the_metadata() -> None:
     assert ModelCard(card_of(adaptation=name, base_model="hf://org/x: [y@abc")).data.license is None
 
 
+@pytest.mark.parametrize(
+    ("base", "sentence"),
+    [
+        (
+            BaseCard(model_type="llama", transformers_version="4.31.0"),
+            "Needs transformers 4.57 or later: that version knows `llama`, and none before it was tried.",
+        ),
+        (
+            BaseCard(model_type="qwen3_5_text", transformers_version="5.4.0"),
+            f"Needs a transformers that knows `qwen3_5_text`, which 4.57 does not; trained with {INSTALLED}, and none"
+            " before it was tried. The base model's configuration was written by 5.4.0.",
+        ),
+        (
+            BaseCard(),
+            f"Trained with transformers {INSTALLED}; the version that the base model needs is not known.",
+        ),
+    ],
+)
+def test_the_card_says_which_transformers_its_architecture_needs(base: BaseCard, sentence: str) -> None:
+    assert f"## Use\n\n{sentence}\n\n```python" in model_card(publish_config("hf://org/clinical"), base)
+
+
+def test_the_architecture_is_read_from_the_base_models_configuration(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "phi", "transformers_version": "4.40.0"}')
+    base = read_base_card(tmp_path)
+    assert (base.model_type, base.transformers_version) == ("phi", "4.40.0")
+
+
 def test_the_card_says_how_to_load_the_model_and_what_it_was_measured_with() -> None:
     card = card_of(context_length_tokens=4096)
-    assert "Needs transformers 4.57 or later" in card
     assert 'name = "org/clinical"' in card
     assert "Each token has at most 4,096 tokens before it." in card
     assert "apply_chat_template" not in card

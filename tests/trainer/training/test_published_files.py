@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from dapt_contract.inputs.model_files import read_safetensors_header
 from dapt_contract.stages.common import ModelReference
-from dapt_trainer.publishing.older_transformers import OLDEST_TRANSFORMERS
+from dapt_trainer.publishing.older_transformers import OLDEST_TRANSFORMERS, needed_version
 from dapt_trainer.stages.publish import assemble
 from support.card_builders import publish_config
+from support.older_transformers import FOLDER as OLDEST_FOLDER
 from support.older_transformers import ReadModel, read_models
 from support.toy_families import FAMILIES, make_family_model
 from support.toy_training import CHAT_TEMPLATE, FILTERS, make_model, make_tokenizer
@@ -105,6 +108,20 @@ def test_a_new_template_and_a_new_token_reach_both(readings: dict[str, tuple[Rea
     assert readings[TEMPLATE][1].chat == "<user>a b<|end|><assistant>"
     assert readings["Llama"][1].chat is None
     assert len(readings[EXTENDED][1].tokens) == len(readings["Llama"][1].tokens) - 1
+
+
+def test_the_card_knows_the_architectures_of_the_oldest_transformers(
+    readings: dict[str, tuple[ReadModel, ReadModel]],
+) -> None:
+    assert readings  # the oldest version is installed
+    source = (OLDEST_FOLDER / "transformers/models/auto/modeling_auto.py").read_text()
+    mapping = source.partition("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict(")[2].partition("\n)\n")[0]
+    known = set(re.findall(r'^ +\(\s*"([^"]+)"', mapping, re.MULTILINE))
+    newer = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() - known
+    assert known
+    assert newer
+    assert all("that version knows" in needed_version(name) for name in known)
+    assert not any("that version knows" in needed_version(name) for name in newer)
 
 
 def earlier_base(folder: Path) -> dict[str, bytes]:

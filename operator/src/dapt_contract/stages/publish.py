@@ -5,6 +5,19 @@ from __future__ import annotations
 from dapt_contract.base import Contract, Count, DigestText, PathText
 from dapt_contract.measure import Measure
 from dapt_contract.stages.common import ModelReference
+from dapt_contract.stages.tuning_data import TuningKind
+
+
+class LearnedData(Contract):
+    """Names the data that fine-tuning or preference tuning learned from."""
+
+    kind: TuningKind
+    sources: tuple[str, ...]
+    """As the manifest has them."""
+    records: int | None = None
+    """Examples or pairs that were prepared; None: not counted."""
+    digest: str | None = None
+    """First digits of the SHA-256 of the prepared records; None: not known."""
 
 
 class CardFacts(Contract):
@@ -27,8 +40,12 @@ class CardFacts(Contract):
     dpo_pairs: int | None = None
     """Pairs that preference tuning learned from; None without it."""
     dpo_beta: float | None = None
-    tuning_sources: tuple[str, ...] = ()
-    """Sources of fine-tuning and preference tuning, as the manifest has them."""
+    tuning_data: tuple[LearnedData, ...] = ()
+    """What fine-tuning and preference tuning learned from."""
+    license: str | None = None
+    """Licence of the published model by `output.license`; None: the base model's."""
+    language: tuple[str, ...] = ()
+    """Languages by `output.language`; empty: the base model's."""
     context_length_tokens: int | None = None
     """Longest context that the perplexities were measured with."""
     base: Measure

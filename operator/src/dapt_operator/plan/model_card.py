@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dapt_contract.stages.align import AlignFacts
 from dapt_contract.stages.finetune import FinetuneFacts
 from dapt_contract.stages.pretrain import PretrainFacts
-from dapt_contract.stages.publish import CardFacts
+from dapt_contract.stages.publish import CardFacts, LearnedData
+from dapt_contract.stages.tuning_data import TuningKind
 from dapt_contract.stages.verify import VerifyFacts
+from dapt_operator.api.v1alpha1.spec_training import Finetuning, Preference
 from dapt_operator.plan.gates import Verdict
 from dapt_operator.plan.settled import Chosen
 from dapt_operator.plan.stage_parts.attempts import Attempt
+from dapt_operator.plan.stage_parts.stage_plan import TuningData
+from dapt_operator.plan.stage_parts.tuning import num_records
 from dapt_operator.plan.stages.tuning_data import current_warnings
 
 NOT_FOR_DEPLOYMENT = (
@@ -69,17 +74,32 @@ def card_facts(
         sft_examples=finished.finetuned.examples if finished.finetuned else None,
         dpo_pairs=finished.aligned.pairs if finished.aligned else None,
         dpo_beta=spec.preference.beta if finished.aligned and spec.preference else None,
-        tuning_sources=tuple(
-            source.source
-            for block in (spec.finetuning, spec.preference)
-            if block is not None
-            for source in block.data
-        ),
+        tuning_data=tuple(_learned_data(chosen)),
+        license=spec.output.license,
+        language=spec.output.language or (),
         context_length_tokens=numbers.sequence_length_tokens,
         base=chosen.base,
         chosen=candidate.measure,
         final=finished.verified.final if finished.verified else None,
         warnings=tuple(warnings),
+    )
+
+
+def _learned_data(chosen: Chosen) -> Iterator[LearnedData]:
+    """Yield the data of each tuning stage, with the digest of what the stage was given."""
+    spec = chosen.spec
+    if spec.finetuning is not None:
+        yield _named("instructions", spec.finetuning, chosen.instructions)
+    if spec.preference is not None:
+        yield _named("preferences", spec.preference, chosen.preferences)
+
+
+def _named(kind: TuningKind, block: Finetuning | Preference, data: TuningData | None) -> LearnedData:
+    return LearnedData(
+        kind=kind,
+        sources=tuple(source.source for source in block.data),
+        records=num_records(data),
+        digest=data.content_digest if data is not None else None,
     )
 
 

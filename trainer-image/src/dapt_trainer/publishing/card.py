@@ -3,50 +3,30 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from pathlib import Path
-
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from collections.abc import Iterator
 
 from dapt_contract.measure import Measure, Score
-from dapt_contract.stages.publish import CardFacts, PublishConfig
+from dapt_contract.stages.publish import CardFacts, LearnedData, PublishConfig
 from dapt_contract.version import PRODUCT_VERSION
-from dapt_trainer.data.base_model.files import CARD
-from dapt_trainer.publishing.older_transformers import OLDEST_TRANSFORMERS
+from dapt_trainer.publishing.card_metadata import NOTHING_KNOWN, BaseCard, card_metadata
+from dapt_trainer.publishing.older_transformers import needed_version
+from dapt_trainer.publishing.public_text import public_facts, shown_source
 
 
-@dataclass(frozen=True)
-class BaseCard:
-    """Holds what the base model's own card says and the published model's card repeats."""
-
-    license: str | None = None
-    license_name: str | None = None
-    license_link: str | None = None
-    language: str | list[str] | None = None
-
-
-def read_base_card(folder: Path) -> BaseCard:
-    """Return the licence and language of the base model by the card in its folder; nothing where it has none."""
-    try:
-        data = ModelCard.load(folder / CARD, ignore_metadata_errors=True).data
-    except (OSError, ValueError):
-        return BaseCard()
-    return BaseCard(data.license, data.license_name, data.license_link, data.language)
-
-
-def model_card(config: PublishConfig, base_card: BaseCard | None = None) -> str:
+def model_card(config: PublishConfig, base_card: BaseCard = NOTHING_KNOWN) -> str:
     """Return the README.md of the published model.
 
     Args:
         config: with the facts, which are all that the card says of the training.
-        base_card: what it repeats of the base model's card.
+        base_card: what it repeats of the base model's files.
     """
-    facts = config.card
+    facts = public_facts(config.card)
     parts = [
         f"# {facts.adaptation}",
         _summary(facts),
         "## Use",
-        _usage(config),
+        needed_version(base_card.model_type, base_card.transformers_version),
+        _usage(facts, config.destination),
         "## Measurements",
         _perplexities(facts),
         _scores(facts),
@@ -57,59 +37,11 @@ def model_card(config: PublishConfig, base_card: BaseCard | None = None) -> str:
         parts += ["## Warnings", "\n".join(f"- {warning}" for warning in facts.warnings)]
     parts.append(f"Written by dapt {PRODUCT_VERSION} from run `{config.run_digest}`.")
     text = "\n\n".join(part for part in parts if part) + "\n"
-    # The hub's own classes write the metadata, so that no value that a user wrote can break out of it.
-    return f"---\n{_metadata(facts, base_card or BaseCard()).to_yaml()}\n---\n\n{text}"
+    return f"---\n{card_metadata(facts, base_card).to_yaml()}\n---\n\n{text}"
 
 
-def _metadata(facts: CardFacts, base_card: BaseCard) -> ModelCardData:
-    tags = ["domain-adaptation", "continued-pretraining"]
-    tags += ["sft"] if facts.fine_tuned else []
-    tags += ["dpo"] if facts.dpo_pairs is not None else []
-    sources = (*facts.domain_sources, *facts.general_sources, *facts.tuning_sources)
-    datasets = sorted({name for source in sources if (name := _hub_name(source, "hf://datasets/"))})
-    return ModelCardData(
-        model_name=facts.adaptation,
-        base_model=_hub_name(facts.base_model, "hf://"),
-        license=base_card.license,
-        license_name=base_card.license_name,
-        license_link=base_card.license_link,
-        language=base_card.language,
-        datasets=datasets or None,
-        library_name="transformers",
-        pipeline_tag="text-generation",
-        tags=tags,
-        eval_results=_results(facts),
-    )
-
-
-def _results(facts: CardFacts) -> list[EvalResult]:
-    """Return what was measured on this model, or on the chosen candidate where nothing came after it."""
-    measure = facts.final or facts.chosen
-    results = [
-        EvalResult(
-            task_type="text-generation",
-            dataset_type=f"held-out-{side}",  # the hub takes results of one type as those of one data set
-            dataset_name=f"held-out {side} text",
-            metric_type="perplexity",
-            metric_value=round(value.both.perplexity, 3),
-        )
-        for side, value in (("domain", measure.domain), ("general", measure.general))
-    ]
-    return results + [
-        EvalResult(
-            task_type="text-generation",
-            dataset_type=f"{score.side}-{score.name}",
-            dataset_name=f"{score.name} ({score.side})",
-            metric_type="accuracy",
-            metric_value=round(score.score, 4),
-        )
-        for score in measure.scores
-    ]
-
-
-def _usage(config: PublishConfig) -> str:
-    facts = config.card
-    scheme, _, rest = config.destination.partition("://")
+def _usage(facts: CardFacts, destination: str) -> str:
+    scheme, _, rest = destination.partition("://")
     name = rest if scheme == "hf" else f"./{facts.adaptation}"
     call = (
         'messages = [{"role": "user", "content": "..."}]\n'
@@ -119,27 +51,12 @@ def _usage(config: PublishConfig) -> str:
         else 'inputs = tokenizer("...", return_tensors="pt")'
     )
     return (
-        f"Needs transformers {OLDEST_TRANSFORMERS} or later, and at least the version that its base model needs.\n\n"
         f"```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\nname = {json.dumps(name)}\n"
         "tokenizer = AutoTokenizer.from_pretrained(name)\n"
         'model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")\n'
         f"{call}\n"
         "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=100)[0]))\n```"
     )
-
-
-def _hub_name(source: str, prefix: str) -> str | None:
-    """Return `org/name` of a source of the hub; None for other sources, which the hub cannot resolve."""
-    if not source.startswith(prefix):
-        return None
-    parts = source.removeprefix(prefix).split("/")
-    return f"{parts[0]}/{parts[1].partition('@')[0]}" if len(parts) > 1 else None
-
-
-def shown_source(source: str) -> str:
-    """Return a source as the public sees it: of paths, claims and buckets only the last name."""
-    scheme, _, path = source.partition("://")
-    return source if scheme == "hf" else path.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _summary(facts: CardFacts) -> str:
@@ -223,7 +140,7 @@ def _training(facts: CardFacts) -> str:
         f"- Replay of general text: {facts.replay_fraction:.1%} of tokens",
         *(f"- Domain source: `{shown_source(source)}`" for source in facts.domain_sources),
         *(f"- General source: `{shown_source(source)}`" for source in facts.general_sources),
-        *(f"- Tuning source: `{shown_source(source)}`" for source in facts.tuning_sources),
+        *(f"- {line}" for data in facts.tuning_data for line in _learned_from(data)),
     ]
     if facts.sft_examples is not None:
         lines.append(f"- Fine-tuning: {facts.sft_examples:,} examples, the loss on responses alone")
@@ -231,3 +148,12 @@ def _training(facts: CardFacts) -> str:
         beta = "" if facts.dpo_beta is None else f", beta {facts.dpo_beta:g}"
         lines.append(f"- Preference tuning (DPO): {facts.dpo_pairs:,} pairs{beta}")
     return "\n".join(lines)
+
+
+def _learned_from(data: LearnedData) -> Iterator[str]:
+    """Yield the sources of tuning data, then what was made of them."""
+    name, unit = ("Fine-tuning", "examples") if data.kind == "instructions" else ("Preference", "pairs")
+    for source in data.sources:
+        yield f"{name} source: `{shown_source(source)}`"
+    if data.records is not None and data.digest is not None:
+        yield f"{name} data: {data.records:,} prepared {unit}, SHA-256 `{data.digest}...`"

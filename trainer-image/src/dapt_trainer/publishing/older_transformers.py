@@ -10,12 +10,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import PurePosixPath
 
 from dapt_contract.base import JsonObject
 
 OLDEST_TRANSFORMERS = "4.57"
 """The earliest version that published models are tested with."""
+_TYPES = """
+apertus arcee aria_text bamba bart bert bert-generation big_bird bigbird_pegasus biogpt bitnet blenderbot
+blenderbot-small bloom blt camembert code_llama codegen cohere cohere2 cpmant ctrl data2vec-text dbrx deepseek_v2
+deepseek_v3 diffllama doge dots1 electra emu3 ernie ernie4_5 ernie4_5_moe exaone4 falcon falcon_h1 falcon_mamba
+flex_olmo fuyu gemma gemma2 gemma3 gemma3_text gemma3n gemma3n_text git glm glm4 glm4_moe got_ocr2 gpt-sw3 gpt2
+gpt_bigcode gpt_neo gpt_neox gpt_neox_japanese gpt_oss gptj granite granitemoe granitemoehybrid granitemoeshared
+helium hunyuan_v1_dense hunyuan_v1_moe jamba jetmoe lfm2 llama llama4 llama4_text longcat_flash mamba mamba2 marian
+mbart mega megatron-bert minimax ministral mistral mixtral mllama modernbert-decoder moshi mpt musicgen
+musicgen_melody mvp nemotron olmo olmo2 olmo3 olmoe open-llama openai-gpt opt pegasus persimmon phi phi3
+phi4_multimodal phimoe plbart prophetnet qdqbert qwen2 qwen2_moe qwen3 qwen3_moe qwen3_next recurrent_gemma reformer
+rembert roberta roberta-prelayernorm roc_bert roformer rwkv seed_oss smollm3 speech_to_text_2 stablelm starcoder2
+transfo-xl trocr vaultgemma whisper xglm xlm xlm-prophetnet xlm-roberta xlm-roberta-xl xlnet xlstm xmod zamba zamba2
+"""
+_OLDEST_KNOWS = frozenset(_TYPES.split())
+"""Types of models that `AutoModelForCausalLM` of that version loads."""
 _LOCAL_KEYS = (
     "_attn_implementation",
     "_attn_implementation_autoset",
@@ -38,6 +54,30 @@ _OWN_SPELLINGS: Mapping[str, Mapping[str, str]] = {
     "qwen3_moe": {"num_local_experts": "num_experts"},
 }
 """Keys of earlier versions by model type and by the usual key."""
+
+
+def needed_version(model_type: str | None, written_by: str | None = None) -> str:
+    """Return which transformers a published model needs, in a sentence or two.
+
+    Args:
+        model_type: of the base model's configuration; None: not known.
+        written_by: version of transformers that wrote that configuration, which therefore knows the type.
+    """
+    if model_type in _OLDEST_KNOWS:
+        return (
+            f"Needs transformers {OLDEST_TRANSFORMERS} or later: that version knows `{model_type}`, and none before it "
+            "was tried."
+        )
+    installed = version("transformers")
+    if model_type is None:
+        return f"Trained with transformers {installed}; the version that the base model needs is not known."
+    text = (
+        f"Needs a transformers that knows `{model_type}`, which {OLDEST_TRANSFORMERS} does not; trained with "
+        f"{installed}, and none before it was tried."
+    )
+    if written_by is None or written_by == installed:
+        return text
+    return f"{text} The base model's configuration was written by {written_by}."
 
 
 def published_config(config: JsonObject) -> JsonObject:

@@ -24,7 +24,8 @@ from dapt_trainer.modeling.model_folder import load_tokenizer
 from dapt_trainer.modeling.save_weights import SHARD_BYTES
 from dapt_trainer.modeling.stored_types import read_stored_types, round_as_stored
 from dapt_trainer.publishing.base_files import Changes, write_base_files
-from dapt_trainer.publishing.card import model_card, read_base_card
+from dapt_trainer.publishing.card import model_card
+from dapt_trainer.publishing.card_metadata import read_base_card
 from dapt_trainer.publishing.destinations import open_destination
 from dapt_trainer.publishing.published_files import MANIFEST, ModelManifest, manifest_bytes
 from dapt_trainer.training.chat import stop_at_end_of_turn

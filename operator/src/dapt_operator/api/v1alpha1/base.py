@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Any, ClassVar, Final, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -138,6 +140,12 @@ def _integral(value: Any) -> Any:
 
 Integer = Annotated[int, BeforeValidator(_integral)]
 
+def _existing_time(text: str) -> str:
+    """Return the text of a time that exists: the pattern lets the 99th of February through."""
+    datetime.fromisoformat(text)
+    return text
+
+
 FreeForm = Annotated[
     Mapping[str, Any],
     WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True}),
@@ -152,6 +160,8 @@ MODEL_PATTERN = r"^(hf|s3|gs|pvc|file|adaptation)://\S(.*\S)?$"
 DESTINATION_PATTERN = r"^(s3|gs|pvc|hf|file)://\S(.*\S)?$"
 QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
 TASK_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+LICENSE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9.+-]*$"
+LANGUAGE_PATTERN = r"^([a-z]{2,3}|code|multilingual)$"
 CANDIDATE_PATTERN = r"^a[1-9][0-9]*-(s[0-9]+|avg[0-9]+)(-i(0\.[0-9]+|1\.0))?$"
 TIME_PATTERN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"
 
@@ -171,6 +181,8 @@ PATTERNS = {
     ),
     QUANTITY_PATTERN: "a Kubernetes quantity in quotes, such as '8', '500m' or '64Gi'",
     TASK_PATTERN: "a task's name (letters, digits, '-', '_' and '.')",
+    LICENSE_PATTERN: "the id of a licence, such as apache-2.0, cc-by-4.0, llama3.1 or other",
+    LANGUAGE_PATTERN: "a language's code of ISO 639, such as en, de or zho, multilingual or code",
     CANDIDATE_PATTERN: "a candidate's id, such as a1-s4560, a1-avg3 or a1-s4560-i0.8",
     TIME_PATTERN: "a time in UTC, such as 2026-01-31T12:00:00Z",
 }
@@ -189,7 +201,7 @@ Glob = Annotated[str, Field(min_length=1, max_length=1024)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 ShortText = Annotated[str, Field(max_length=253)]
 Message = Annotated[str, Field(max_length=MAX_MESSAGE)]
-Time = Annotated[str, Field(pattern=TIME_PATTERN, max_length=20)]
+Time = Annotated[str, Field(pattern=TIME_PATTERN, max_length=20), AfterValidator(_existing_time)]
 Digest = Annotated[str, Field(max_length=128)]
 
 

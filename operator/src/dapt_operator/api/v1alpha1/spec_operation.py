@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dapt_operator.api.v1alpha1.base import DESTINATION_PATTERN, Base, Integer, Quantity, SecretName
+from dapt_operator.api.v1alpha1.base import (
+    DESTINATION_PATTERN,
+    LANGUAGE_PATTERN,
+    LICENSE_PATTERN,
+    Base,
+    Integer,
+    Quantity,
+    SecretName,
+)
+
+Language = Annotated[str, Field(pattern=LANGUAGE_PATTERN, max_length=12)]
 
 
 class Output(Base):
@@ -20,6 +30,12 @@ class Output(Base):
     it loads everywhere."""
     model_card: bool = True
     """Write a model card made of the run's facts. Default true."""
+    license: Annotated[str, Field(pattern=LICENSE_PATTERN, max_length=64)] | None = None
+    """Licence of the published model, for its card: an id of the hub or of SPDX, such as apache-2.0 or llama3.1.
+    Absent: the base model's own, where its card names one."""
+    language: Annotated[tuple[Language, ...], Field(strict=False, min_length=1, max_length=16)] | None = None
+    """Languages of the published model, for its card, as codes of ISO 639 such as [en, de], or multilingual.
+    Absent: the base model's own, where its card names them."""
 
 
 class Credential(Base):

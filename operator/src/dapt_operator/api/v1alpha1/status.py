@@ -76,6 +76,15 @@ class ResolvedModel(StatusBase):
     """SHA-256 over the model's files."""
 
 
+class ResolvedTuningData(StatusBase):
+    """Examples or pairs as they were prepared."""
+
+    records: Integer | None = None
+    """Examples or pairs that can be learned from."""
+    digest: Digest | None = None
+    """Beginning of the SHA-256 of the prepared records, as the model card has it."""
+
+
 class Resolved(StatusBase):
     """Values that were chosen for absent fields, and defaults that depend on other fields."""
 
@@ -111,6 +120,10 @@ class Resolved(StatusBase):
     """Training tokens of the budget."""
     total_steps: Integer | None = None
     """Optimizer steps of the budget."""
+    finetuning_data: ResolvedTuningData | None = None
+    """The examples of fine-tuning. Absent: there are none, or they are not prepared yet."""
+    preference_data: ResolvedTuningData | None = None
+    """The pairs of preference tuning. Absent: there are none, or they are not prepared yet."""
 
 
 class Frozen(StatusBase):

@@ -9,6 +9,7 @@ from typing import Final
 from dapt_contract.measure import Measure, Score
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.sentences import shortened
+from dapt_contract.stages.tuning_data import TuningKind
 from dapt_operator.api.schema.immutable import FROZEN_BY, FROZEN_BY_SUCCESS
 from dapt_operator.api.v1alpha1.base import MAX_MESSAGE, MAX_TEXT
 from dapt_operator.api.v1alpha1.ledger import Ledger
@@ -24,6 +25,7 @@ from dapt_operator.api.v1alpha1.status import (
     ProgressStatus,
     Resolved,
     ResolvedModel,
+    ResolvedTuningData,
     SelectedStatus,
     StageState,
     StageStatus,
@@ -43,40 +45,58 @@ from dapt_operator.plan.selection.choose import NeedsMeasure, Selected, breach_o
 from dapt_operator.plan.sizing.estimate import EstimateFacts, estimate
 from dapt_operator.plan.sizing.grown_tokenizer import grown_model
 from dapt_operator.plan.sizing.resolve import learning_rate, replay_fraction, sequence_length
-from dapt_operator.plan.sizing.tuning_estimate import TuningSize
 from dapt_operator.plan.sizing.warnings import warnings_also_from_prepare
 from dapt_operator.plan.stage_parts.attempts import find_attempt, total_steps
-from dapt_operator.plan.stage_parts.tuning import num_records
+from dapt_operator.plan.stage_parts.stage_plan import StageInputs
+from dapt_operator.plan.stage_parts.tuning import prepared_size
 from dapt_operator.plan.stages.tuning_data import current_warnings
 from dapt_operator.plan.status.goodput import goodput
 from dapt_operator.plan.transitions import Action
 from dapt_operator.plan.waiting import waits_for
+from dapt_operator.remembered import remembered
+from dapt_operator.stage_run import Owner
 
 MAX_LOG_LINES: Final = 20
 MAX_LOG_BYTES: Final = 2048
 MAX_LINE_CHARACTERS: Final = 500
+_CACHED_ROWS: Final = 2048
 
 
 def stage_status(record: RunRecord, observed: Observed) -> StageStatus:
     """Return the newest run of one piece of work."""
+    owner = observed.owner
+    if record.has_succeeded:
+        return _succeeded_stage(record, owner.namespace, owner.name, owner.uid)
+    run = find_run(observed.runs, record)
+    message = record.message or (waits_for(run) if run is not None else "")
+    return _stage_row(record, owner, _stage_state(record, observed), message, _log_lines(record, observed))
+
+
+@remembered(_CACHED_ROWS)
+def _succeeded_stage(record: RunRecord, namespace: str, name: str, uid: str) -> StageStatus:
+    owner = Owner(namespace=namespace, name=name, uid=uid)
+    return _stage_row(record, owner, "Succeeded", record.message, ())
+
+
+def _stage_row(
+    record: RunRecord, owner: Owner, state: StageState, message: str, lines: tuple[str, ...]
+) -> StageStatus:
     identity = RunIdentity(
-        namespace=observed.owner.namespace,
-        name=observed.owner.name,
-        uid=observed.owner.uid,
+        namespace=owner.namespace,
+        name=owner.name,
+        uid=owner.uid,
         stage=record.stage,
         attempt=record.attempt,
         candidate=record.candidate,
         try_number=record.try_number,
         fence=record.fence,
     )
-    run = find_run(observed.runs, record)
-    message = record.message or (waits_for(run) if run is not None else "")
     return StageStatus(
         name=record.stage,
         kind=record.kind,
         attempt=record.attempt,
         try_number=record.try_number,
-        state=_stage_state(record, observed),
+        state=state,
         candidate=record.candidate,
         run_key=identity.key,
         reason=record.cause,
@@ -84,14 +104,12 @@ def stage_status(record: RunRecord, observed: Observed) -> StageStatus:
         start_time=record.started,
         completion_time=record.completed,
         message=shortened(message, MAX_MESSAGE) or None,
-        last_log_lines=_log_lines(record, observed),
+        last_log_lines=lines,
     )
 
 
 def _log_lines(record: RunRecord, observed: Observed) -> tuple[str, ...]:
     """Return the last lines of the newest run that failed; they are kept until the stage succeeds."""
-    if record.has_succeeded:
-        return ()
     key = record.stage_key
     runs = [run for run in observed.runs if run.last_log_lines and run.stage_key == key]
     if runs:
@@ -121,8 +139,6 @@ def bounded_lines(lines: tuple[str, ...]) -> tuple[str, ...]:
 def _stage_state(record: RunRecord, observed: Observed) -> StageState:
     if record.is_open:
         return "Running" if record.started else "Pending"
-    if record.has_succeeded:
-        return "Succeeded"
     return "Suspended" if record.retry and observed.is_suspended else "Failed"
 
 
@@ -153,19 +169,40 @@ def _listed_candidates(known: tuple[Candidate, ...], chosen: Candidate | None) -
 
 
 def _candidate_status(spec: DomainAdaptationSpec, base: Measure, candidate: Candidate) -> CandidateStatus:
-    measure = candidate.measure
-    weights = spec.selection.weights
-    has_full_gain = candidate.is_evaluated and has_task_gain(weights, measure)
-    is_judged = candidate.is_evaluated or not has_scores(spec)
-    passes = candidate.passes_a and candidate.passes
     message = candidate.why_unmeasurable or candidate.first_breach
     if not message and not candidate.passes_a:
         message = breach_on_a(spec, base, candidate)
+    row = _row_of_measure(
+        spec, base, candidate.measure, candidate.is_evaluated, candidate.passes_a and candidate.passes
+    )
+    return _candidate_row(row, candidate.id, candidate.attempt, candidate.step, candidate.digest, message)
+
+
+@remembered(_CACHED_ROWS)
+def _candidate_row(
+    row: CandidateStatus, candidate: str, attempt: int, step: int | None, digest: str, message: str
+) -> CandidateStatus:
+    return row.with_values(
+        id=candidate,
+        attempt=attempt,
+        step=step,
+        digest=digest,
+        message=shortened(message, MAX_MESSAGE) or None,
+    )
+
+
+@remembered(_CACHED_ROWS)
+def _row_of_measure(
+    spec: DomainAdaptationSpec, base: Measure, measure: Measure, is_evaluated: bool, passes: bool
+) -> CandidateStatus:
+    """Return what a candidate's row has of its measure; its name is still to be filled in."""
+    weights = spec.selection.weights
+    has_full_gain = is_evaluated and has_task_gain(weights, measure)
+    is_judged = is_evaluated or not has_scores(spec)
     return CandidateStatus(
-        id=candidate.id,
-        attempt=candidate.attempt,
-        step=candidate.step,
-        digest=candidate.digest,
+        id="",
+        attempt=1,
+        digest="",
         domain_perplexity=rounded(measure.domain.both.perplexity),
         general_perplexity=rounded(measure.general.both.perplexity),
         forgetting=rounded(perplexity.increase(base.general, measure.general, "both")),
@@ -175,7 +212,6 @@ def _candidate_status(spec: DomainAdaptationSpec, base: Measure, candidate: Cand
         tasks={score.name: _task_score(score) for score in measure.scores},
         # A gate that it fails already is final; that it passes is known once all gates have judged.
         passes=passes if is_judged or not passes else None,
-        message=shortened(message, MAX_MESSAGE) or None,
     )
 
 
@@ -211,6 +247,8 @@ def resolved_values(inputs: ChainInputs, position: Position) -> Resolved:
         else None,
         replay_fraction=replay_fraction(spec, position.facts.base),
         sequence_length=sequence_length(spec, prepared),
+        finetuning_data=_tuning_data(position.stage_inputs, "instructions"),
+        preference_data=_tuning_data(position.stage_inputs, "preferences"),
     )
     if numbers is None:
         return resolved
@@ -227,6 +265,13 @@ def resolved_values(inputs: ChainInputs, position: Position) -> Resolved:
         total_tokens=numbers.steps.total_tokens,
         total_steps=numbers.steps.total_steps,
     )
+
+
+def _tuning_data(inputs: StageInputs | None, kind: TuningKind) -> ResolvedTuningData | None:
+    data = None if inputs is None else inputs.instructions if kind == "instructions" else inputs.preferences
+    if data is None or data.facts is None:
+        return None
+    return ResolvedTuningData(records=data.facts.records, digest=data.content_digest)
 
 
 def frozen_blocks(ledger: Ledger) -> Frozen:
@@ -250,8 +295,8 @@ def plan_summary(inputs: ChainInputs, position: Position) -> PlanSummary:
             general_tokens=prepared.general_tokens,
             base=position.facts.base,
             sequence_length_tokens=prepared.sequence_length_tokens,
-            instructions=TuningSize(records=num_records(stage_inputs.instructions)),
-            preferences=TuningSize(records=num_records(stage_inputs.preferences)),
+            instructions=prepared_size(stage_inputs.instructions),
+            preferences=prepared_size(stage_inputs.preferences),
         )
     estimated = estimate(spec, inputs.profile, known)
     warnings: tuple[str, ...] = estimated.warnings
