@@ -25,7 +25,7 @@ from dapt_operator.plan.desired import (
     removals,
     seconds_to_lingering,
 )
-from dapt_operator.plan.ledger.compaction import free_one_record
+from dapt_operator.plan.ledger.compaction import free_one_record, shorten_evaluations
 from dapt_operator.plan.ledger.give_up import give_up_stuck
 from dapt_operator.plan.ledger.gpu_hours import limit_seconds, used_seconds
 from dapt_operator.plan.ledger.update import as_found, request_stop, update_ledger
@@ -33,6 +33,7 @@ from dapt_operator.plan.observed import DesiredState, Observed, Refusal
 from dapt_operator.plan.position import Position
 from dapt_operator.plan.sizing.resolve import pretrain_layout
 from dapt_operator.plan.status import build
+from dapt_operator.plan.status.equality import is_equal
 from dapt_operator.plan.status.events import Notice, notices
 from dapt_operator.plan.status.size_limit import truncate_status
 from dapt_operator.plan.transitions import Action, Fact
@@ -197,7 +198,8 @@ def _reported_ledger(observed: Observed, desired: DesiredState) -> Ledger:
         created,
         is_suspended=desired.spec.suspend,
     )
-    return give_up_stuck(ledger, observed.runs, observed.now, observed.generation, desired.profile_digest)
+    ledger = give_up_stuck(ledger, observed.runs, observed.now, observed.generation, desired.profile_digest)
+    return shorten_evaluations(ledger)
 
 
 def _creation(observed: Observed, desired: DesiredState, ledger: Ledger, run: RunState) -> CreatedRun | None:
@@ -271,8 +273,9 @@ def _with_status(
         plan: without it.
         reported: the ledger before this reconcile started anything, which events about failures are read from.
     """
-    if status is observed.status:
+    if status is observed.status or is_equal(status, observed.status):
         return plan
+    # Not equal as values may still be equal as text, where a newer version has a field more.
     written = status.to_dict()
     if written == observed.written:
         return plan

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Final, Literal, NamedTuple, Self
 
 from pydantic import ConfigDict, Field, ValidationError
 
@@ -17,6 +17,9 @@ from dapt_contract.pod.failure import Cause
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stages import KINDS
 from dapt_operator.api.v1alpha1.base import Digest, FreeForm, Integer, LeanBase, Message, ShortText, Time
+from dapt_operator.remembered import remembered
+
+_CACHED_FACTS: Final = 1024
 
 
 class StageKey(NamedTuple):
@@ -89,6 +92,15 @@ def compact_facts(facts: Contract) -> dict[str, object]:
     return {name: compact_numbers(value) for name, value in values.items()}
 
 
+# By the identity of the facts: a ledger that is read once is asked for them at every reconcile.
+@remembered(_CACHED_FACTS)
+def _parsed(kind: str, facts: Mapping[str, object]) -> Contract | None:
+    try:
+        return KINDS[kind].facts.model_validate(facts)
+    except ValidationError:
+        return None
+
+
 class RunRecord(LeanBase):
     """What is known of one piece of work. Values describe its newest run unless they say otherwise."""
 
@@ -98,13 +110,13 @@ class RunRecord(LeanBase):
     """Name of the stage."""
     kind: ShortText
     """Kind of the stage."""
-    attempt: Integer = 1
+    attempt: Annotated[Integer, Field(ge=1)] = 1
     """Attempt of pretraining it belongs to."""
     candidate: ShortText | None = None
     """The candidate it is about."""
-    try_number: Integer = 1
+    try_number: Annotated[Integer, Field(ge=1)] = 1
     """Number of the newest run. In YAML: try."""
-    fence: Integer
+    fence: Annotated[Integer, Field(ge=0)]
     """Fencing number of the newest run."""
     state: Literal["Open", "Succeeded", "Failed"] = "Open"
     """Open: created and not known to have ended."""
@@ -220,10 +232,7 @@ class RunRecord(LeanBase):
         """
         if self.facts is None or self.kind not in KINDS:
             return None
-        try:
-            return KINDS[self.kind].facts.model_validate(self.facts)
-        except ValidationError:
-            return None
+        return _parsed(self.kind, self.facts)
 
     # --- a run begins ---
 
@@ -236,9 +245,7 @@ class RunRecord(LeanBase):
         """Return the record once the next run was created: just now, or before the operator stopped and stored it."""
         return self._begun(run, expects=run.inputs_digest, discarded=False)
 
-    def discarding(
-        self, run: CreatedRun, completed: str, message: str, *, held_seconds: float = 0.0
-    ) -> Self:
+    def discarding(self, run: CreatedRun, completed: str, message: str, *, held_seconds: float = 0.0) -> Self:
         """Return the record once a run is found that was created from another spec: it ends, and uses no retry."""
         has_counted = self.fence > 0 and not self.discarded
         begun = self._begun(run, expects=self.expects, discarded=not has_counted)
@@ -402,6 +409,10 @@ class RunRecord(LeanBase):
         )
 
     # --- a status is too long ---
+
+    def without_facts(self) -> Self:
+        """Return the record without its facts, once they are kept elsewhere in a shorter form."""
+        return self.with_values(facts=None)
 
     def with_message(self, message: str) -> Self:
         """Return the record with a shorter message."""

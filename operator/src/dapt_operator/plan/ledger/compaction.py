@@ -8,10 +8,10 @@ used again. What has finished keeps what its table and its metrics are read from
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from typing import Final
 
 from dapt_contract.base import compact_number
@@ -20,6 +20,7 @@ from dapt_contract.stages.baseline import BaselineFacts
 from dapt_contract.stages.evaluate import EvaluateFacts
 from dapt_operator.api.v1alpha1.ledger import MAX_MEASURES, MAX_RECORDS, Ledger, MeasureRecord
 from dapt_operator.api.v1alpha1.run_record import RunRecord
+from dapt_operator.remembered import remembered
 
 MAX_MEASURES_BYTES: Final = 96 * 1024
 _SCORE_FIELDS: Final = (
@@ -33,7 +34,7 @@ _SCORE_FIELDS: Final = (
     "difference_b_standard_error",
 )
 """Of a score, in this order; its name, side and kind are those of the base model's score."""
-_CACHED_LEDGERS: Final = 16
+_CACHED_MEASURES: Final = 2048
 
 
 def free_one_record(ledger: Ledger, candidate: str | None) -> Ledger:
@@ -124,7 +125,10 @@ def _with_measure(ledger: Ledger, record: RunRecord) -> Ledger:
 
 def _general_nats(record: MeasureRecord) -> float:
     """Return the general loss on half A: what has forgotten most is the least likely to be chosen, so it goes first."""
-    value = float(json.loads(record.text)["nats"][2])
+    try:
+        value = float(json.loads(record.text)["nats"][2])
+    except (ValueError, LookupError, TypeError):  # not written by this version
+        return math.inf
     return value if math.isfinite(value) else math.inf
 
 
@@ -164,15 +168,16 @@ def stored_measures(ledger: Ledger, base: Measure | None) -> Mapping[str, Measur
     # Without the base model's measure nothing can be decoded: names and numbers of items are there alone.
     if base is None or not ledger.measures:
         return {}
-    return _decoded(tuple((record.candidate, record.text) for record in ledger.measures), base)
+    measures: dict[str, Measure] = {}
+    for record in ledger.measures:
+        # A text that another version wrote, or a hand, is no measure: its candidate counts as not measured.
+        with contextlib.suppress(ValueError, LookupError, TypeError):
+            measures[record.candidate] = decode(base, record.text)
+    return measures
 
 
 # Every reconcile reads all of them, and they change only when an evaluation ends.
-@lru_cache(maxsize=_CACHED_LEDGERS)
-def _decoded(texts: tuple[tuple[str, str], ...], base: Measure) -> Mapping[str, Measure]:
-    return {candidate: decode(base, text) for candidate, text in texts}
-
-
+@remembered(_CACHED_MEASURES)
 def decode(base: Measure, text: str) -> Measure:
     """Return the measure that `encode` has shortened."""
     body = json.loads(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from dapt_contract.checkpoint import candidate_id
 from dapt_contract.measure import Measure
@@ -15,6 +16,10 @@ from dapt_operator.plan.gates import GATES, GateFacts, Verdict, perplexity
 from dapt_operator.plan.gates.gain import gain, gain_by_perplexity
 from dapt_operator.plan.ledger.stage_facts import Facts, measure_of_row
 from dapt_operator.plan.stage_parts.weights import blends, checkpoint_model, is_measurable
+from dapt_operator.remembered import remembered
+
+_CACHED_JUDGEMENTS: Final = 2048
+"""Candidates of some forty adaptations that are worked on."""
 
 
 @dataclass(frozen=True)
@@ -105,24 +110,54 @@ class _TableRow:
     model: ModelReference
 
 
-def _candidate(spec: DomainAdaptationSpec, facts: Facts, base: Measure, table_row: _TableRow) -> Candidate:
-    by_row = measure_of_row(base, table_row.row)
-    evaluated, why_unmeasurable = _evaluation(facts, table_row)
+@dataclass(frozen=True)
+class _Judgement:
+    """What follows from a candidate's numbers alone."""
+
+    measure: Measure
+    gain_a: float
+    full_gain_a: float
+    passes_a: bool
+    verdicts: tuple[Verdict, ...]
+
+
+@remembered(_CACHED_JUDGEMENTS)
+def _judge(
+    spec: DomainAdaptationSpec,
+    base: Measure,
+    row: CheckpointFacts | BlendRow,
+    evaluated: Measure | None,
+    name: str,
+) -> _Judgement:
+    by_row = measure_of_row(base, row)
     measure = evaluated or by_row
     weights = spec.selection.weights
-    gate_facts = GateFacts(table_row.id, base, measure, is_evaluated=evaluated is not None)
-    return Candidate(
-        id=table_row.id,
-        attempt=table_row.attempt,
-        step=table_row.row.step if isinstance(table_row.row, CheckpointFacts) else None,
-        digest=table_row.row.weights_digest,
-        model=table_row.model,
+    gate_facts = GateFacts(name, base, measure, is_evaluated=evaluated is not None)
+    return _Judgement(
         measure=measure,
-        is_evaluated=evaluated is not None,
         gain_a=gain_by_perplexity(weights, base, by_row, "a"),
         full_gain_a=gain(weights, base, measure, "a"),
         passes_a=perplexity.passes_on(spec, base, by_row, "a"),
         verdicts=tuple(verdict for gate in GATES for verdict in gate.judge(spec, gate_facts)),
+    )
+
+
+def _candidate(spec: DomainAdaptationSpec, facts: Facts, base: Measure, table_row: _TableRow) -> Candidate:
+    row = table_row.row
+    evaluated, why_unmeasurable = _evaluation(facts, table_row)
+    judgement = _judge(spec, base, row, evaluated, table_row.id)
+    return Candidate(
+        id=table_row.id,
+        attempt=table_row.attempt,
+        step=row.step if isinstance(row, CheckpointFacts) else None,
+        digest=row.weights_digest,
+        model=table_row.model,
+        measure=judgement.measure,
+        is_evaluated=evaluated is not None,
+        gain_a=judgement.gain_a,
+        full_gain_a=judgement.full_gain_a,
+        passes_a=judgement.passes_a,
+        verdicts=judgement.verdicts,
         why_unmeasurable=why_unmeasurable,
     )
 

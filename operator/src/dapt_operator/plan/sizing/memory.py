@@ -11,7 +11,7 @@ gives. Checkpointing keeps the layers' inputs and one whole layer.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Final, Literal
 
 from dapt_contract.inputs.model_size import WEIGHT_BYTES, trainable_parameters
@@ -91,7 +91,7 @@ class MemoryParts:
     @property
     def total(self) -> float:
         """Their sum."""
-        return float(sum(asdict(self).values()))
+        return float(sum(getattr(self, part.name) for part in fields(self)))
 
     def text(self) -> str:
         """Return `weights 14.9 GiB, gradients ...`, largest first, without parts below 0.05 GiB."""

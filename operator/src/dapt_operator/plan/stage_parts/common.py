@@ -19,8 +19,10 @@ from dapt_contract.stages.prepare import PrepareFacts
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.spec_training import Optimizer, Schedule
 from dapt_operator.plan.sizing.batch import Batch
+from dapt_operator.remembered import remembered
 
 SIDES: Final[tuple[Side, ...]] = ("domain", "general")
+_CACHED_SPECS: Final = 256
 
 
 def evaluation_config(spec: DomainAdaptationSpec, prepared: PrepareFacts) -> EvaluationConfig:
@@ -34,6 +36,7 @@ def evaluation_config(spec: DomainAdaptationSpec, prepared: PrepareFacts) -> Eva
     )
 
 
+@remembered(_CACHED_SPECS)
 def tasks(spec: DomainAdaptationSpec) -> tuple[TaskConfig, ...]:
     """Return the tasks of both sides, domain first."""
     evaluation = spec.evaluation
@@ -50,6 +53,7 @@ def tasks(spec: DomainAdaptationSpec) -> tuple[TaskConfig, ...]:
     )
 
 
+@remembered(_CACHED_SPECS)
 def probes(spec: DomainAdaptationSpec) -> tuple[ProbeConfig, ...]:
     """Return the probe sets of both sides, each named by its side and its index."""
     by_side = {"domain": spec.evaluation.probes.domain, "general": spec.evaluation.probes.general}

@@ -9,6 +9,7 @@ from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.publish import CardFacts, PublishConfig
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.stage_parts.stage_plan import StagePlan, claims, cpu_resources, secret_names
+from dapt_operator.remembered import remembered
 
 DECIDING_BLOCKS: Final = (
     "model",
@@ -22,6 +23,7 @@ DECIDING_BLOCKS: Final = (
     "seed",
 )
 """Blocks of the spec that decide the model."""
+_CACHED_SPECS: Final = 256
 
 
 def publish_stage(
@@ -48,6 +50,7 @@ def publish_stage(
     )
 
 
+@remembered(_CACHED_SPECS)
 def run_digest(spec: DomainAdaptationSpec) -> str:
     """Return the digest of the blocks that decide the model: equal specs find each other's result."""
     blocks = spec.to_dict()

@@ -53,32 +53,50 @@ from dapt_operator.plan.stages.tuning_data import current_warnings
 from dapt_operator.plan.status.goodput import goodput
 from dapt_operator.plan.transitions import Action
 from dapt_operator.plan.waiting import waits_for
+from dapt_operator.remembered import remembered
+from dapt_operator.stage_run import Owner
 
 MAX_LOG_LINES: Final = 20
 MAX_LOG_BYTES: Final = 2048
 MAX_LINE_CHARACTERS: Final = 500
+_CACHED_ROWS: Final = 2048
 
 
 def stage_status(record: RunRecord, observed: Observed) -> StageStatus:
     """Return the newest run of one piece of work."""
+    owner = observed.owner
+    if record.has_succeeded:
+        return _succeeded_stage(record, owner.namespace, owner.name, owner.uid)
+    run = find_run(observed.runs, record)
+    message = record.message or (waits_for(run) if run is not None else "")
+    return _stage_row(record, owner, _stage_state(record, observed), message, _log_lines(record, observed))
+
+
+@remembered(_CACHED_ROWS)
+def _succeeded_stage(record: RunRecord, namespace: str, name: str, uid: str) -> StageStatus:
+    owner = Owner(namespace=namespace, name=name, uid=uid)
+    return _stage_row(record, owner, "Succeeded", record.message, ())
+
+
+def _stage_row(
+    record: RunRecord, owner: Owner, state: StageState, message: str, lines: tuple[str, ...]
+) -> StageStatus:
     identity = RunIdentity(
-        namespace=observed.owner.namespace,
-        name=observed.owner.name,
-        uid=observed.owner.uid,
+        namespace=owner.namespace,
+        name=owner.name,
+        uid=owner.uid,
         stage=record.stage,
         attempt=record.attempt,
         candidate=record.candidate,
         try_number=record.try_number,
-        fence=record.fence,
+        fence=max(1, record.fence),  # no part of the key
     )
-    run = find_run(observed.runs, record)
-    message = record.message or (waits_for(run) if run is not None else "")
     return StageStatus(
         name=record.stage,
         kind=record.kind,
         attempt=record.attempt,
         try_number=record.try_number,
-        state=_stage_state(record, observed),
+        state=state,
         candidate=record.candidate,
         run_key=identity.key,
         reason=record.cause,
@@ -86,14 +104,12 @@ def stage_status(record: RunRecord, observed: Observed) -> StageStatus:
         start_time=record.started,
         completion_time=record.completed,
         message=shortened(message, MAX_MESSAGE) or None,
-        last_log_lines=_log_lines(record, observed),
+        last_log_lines=lines,
     )
 
 
 def _log_lines(record: RunRecord, observed: Observed) -> tuple[str, ...]:
     """Return the last lines of the newest run that failed; they are kept until the stage succeeds."""
-    if record.has_succeeded:
-        return ()
     key = record.stage_key
     runs = [run for run in observed.runs if run.last_log_lines and run.stage_key == key]
     if runs:
@@ -123,8 +139,6 @@ def bounded_lines(lines: tuple[str, ...]) -> tuple[str, ...]:
 def _stage_state(record: RunRecord, observed: Observed) -> StageState:
     if record.is_open:
         return "Running" if record.started else "Pending"
-    if record.has_succeeded:
-        return "Succeeded"
     return "Suspended" if record.retry and observed.is_suspended else "Failed"
 
 
@@ -155,19 +169,40 @@ def _listed_candidates(known: tuple[Candidate, ...], chosen: Candidate | None) -
 
 
 def _candidate_status(spec: DomainAdaptationSpec, base: Measure, candidate: Candidate) -> CandidateStatus:
-    measure = candidate.measure
-    weights = spec.selection.weights
-    has_full_gain = candidate.is_evaluated and has_task_gain(weights, measure)
-    is_judged = candidate.is_evaluated or not has_scores(spec)
-    passes = candidate.passes_a and candidate.passes
     message = candidate.why_unmeasurable or candidate.first_breach
     if not message and not candidate.passes_a:
         message = breach_on_a(spec, base, candidate)
+    row = _row_of_measure(
+        spec, base, candidate.measure, candidate.is_evaluated, candidate.passes_a and candidate.passes
+    )
+    return _candidate_row(row, candidate.id, candidate.attempt, candidate.step, candidate.digest, message)
+
+
+@remembered(_CACHED_ROWS)
+def _candidate_row(
+    row: CandidateStatus, candidate: str, attempt: int, step: int | None, digest: str, message: str
+) -> CandidateStatus:
+    return row.with_values(
+        id=candidate,
+        attempt=attempt,
+        step=step,
+        digest=digest,
+        message=shortened(message, MAX_MESSAGE) or None,
+    )
+
+
+@remembered(_CACHED_ROWS)
+def _row_of_measure(
+    spec: DomainAdaptationSpec, base: Measure, measure: Measure, is_evaluated: bool, passes: bool
+) -> CandidateStatus:
+    """Return what a candidate's row has of its measure; its name is still to be filled in."""
+    weights = spec.selection.weights
+    has_full_gain = is_evaluated and has_task_gain(weights, measure)
+    is_judged = is_evaluated or not has_scores(spec)
     return CandidateStatus(
-        id=candidate.id,
-        attempt=candidate.attempt,
-        step=candidate.step,
-        digest=candidate.digest,
+        id="",
+        attempt=1,
+        digest="",
         domain_perplexity=rounded(measure.domain.both.perplexity),
         general_perplexity=rounded(measure.general.both.perplexity),
         forgetting=rounded(perplexity.increase(base.general, measure.general, "both")),
@@ -177,7 +212,6 @@ def _candidate_status(spec: DomainAdaptationSpec, base: Measure, candidate: Cand
         tasks={score.name: _task_score(score) for score in measure.scores},
         # A gate that it fails already is final; that it passes is known once all gates have judged.
         passes=passes if is_judged or not passes else None,
-        message=shortened(message, MAX_MESSAGE) or None,
     )
 
 
