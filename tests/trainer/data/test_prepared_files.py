@@ -13,7 +13,7 @@ from dapt_contract.stages.common import ProbeConfig, TaskConfig
 from dapt_contract.stages.prepare import PrepareConfig
 from dapt_trainer.data.packing.data_manifest import read_manifest
 from dapt_trainer.data.packing.held_out import held_out_name, read_held_out
-from dapt_trainer.data.prepared_files import check_prepared
+from dapt_trainer.data.packing.prepared_files import check_prepared
 from dapt_trainer.digests import sha256_of_file
 from dapt_trainer.errors import InputError
 from support.toy_corpus import Board

@@ -14,7 +14,7 @@ from dapt_contract.stages.prepare import PrepareConfig, PrepareReport
 from dapt_trainer.context import StageContext
 from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.packing.data_manifest import DataManifest, write_manifest
-from dapt_trainer.data.prepared_files import digests_of_files
+from dapt_trainer.data.packing.prepared_files import digests_of_files
 from dapt_trainer.data.results.move_into_place import move_folder
 from dapt_trainer.data.results.reporting import data_digest
 from dapt_trainer.data.stage_inputs import harness_has_all_tasks, read_evaluation, write_evaluation

@@ -16,7 +16,7 @@ from dapt_contract.layout import HARNESS, PROBES, TASKS
 from dapt_contract.measure import Measure, Score, Side
 from dapt_contract.stages.common import EvaluationConfig, ModelReference
 from dapt_trainer.context import StageContext, keep_alive
-from dapt_trainer.data.prepared_files import check_prepared
+from dapt_trainer.data.packing.prepared_files import check_prepared
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.harness import SharedContextModel, TaskRunner

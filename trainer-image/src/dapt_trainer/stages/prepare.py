@@ -41,8 +41,8 @@ from dapt_trainer.data.disk_space import check_space
 from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.pack_source import PackedSource, PackingRules, pack_source
 from dapt_trainer.data.packing.data_manifest import DataManifest, TokenType, finished_manifest, write_manifest
+from dapt_trainer.data.packing.prepared_files import digests_of_files, is_as_prepared
 from dapt_trainer.data.plain_tokenizer import plain_tokenizer
-from dapt_trainer.data.prepared_files import digests_of_files, is_as_prepared
 from dapt_trainer.data.renewed_items import with_current_items
 from dapt_trainer.data.results.move_into_place import move_into_place
 from dapt_trainer.data.results.reporting import PreparedData, RunNotes, check_size, report_of
@@ -204,7 +204,7 @@ class _Preparation:
         try:
             resolved = import_model(source, folder, self._scratch, self.heartbeat)
             tokenizer = read_tokenizer(folder, source)
-            check_base_model(folder, tokenizer.tokenizer_json, source, self.heartbeat)
+            self._notes.warnings += check_base_model(folder, tokenizer, source, self.heartbeat)
             facts = read_model_facts(folder, resolved, has_chat_template=tokenizer.has_chat_template)
             length = sequence_length(config.sequence_length_tokens, facts)
             if config.tokenizer_extension is not None:

@@ -13,7 +13,7 @@ from dapt_trainer.data.dedup.contamination import EvaluationItem
 from dapt_trainer.data.items.checked_records import write_lines
 from dapt_trainer.data.items.custom_items import Kind, evaluation_items, read_written_items
 from dapt_trainer.data.items.item_limits import spread
-from dapt_trainer.data.prepared_files import check_prepared
+from dapt_trainer.data.packing.prepared_files import check_prepared
 from dapt_trainer.errors import InputError
 
 _FILE = f"{ITEMS}/items.jsonl"

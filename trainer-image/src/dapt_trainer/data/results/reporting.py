@@ -24,7 +24,7 @@ from dapt_trainer.data.dedup.contamination import ContaminationIndex
 from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.pack_source import PackedSource
 from dapt_trainer.data.packing.data_manifest import ShardManifest
-from dapt_trainer.data.prepared_files import digests_of_files
+from dapt_trainer.data.packing.prepared_files import digests_of_files
 from dapt_trainer.data.results.warnings import SourceFindings, warnings_of
 from dapt_trainer.data.spool import SpooledSource
 from dapt_trainer.data.stage_inputs import SIDES, CorpusSource, EvaluationInputs
