@@ -7,6 +7,7 @@ folder when there is one. Their files have the fields of the real data sets; the
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -245,6 +246,16 @@ def test_a_stored_task_runs_without_a_hub(
         assert asked.count("Question: ") == 3
     if name == "truthfulqa_mc1":  # a task that says 0 examples means it
         assert asked.count("Q: ") == 7
+
+
+def test_a_stored_split_that_changed_is_not_measured_with(stored: Any, model: Any, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(stored[0] / HARNESS / "arc_challenge", work / HARNESS / "arc_challenge")
+    changed = min((work / HARNESS).rglob("*.arrow"))
+    changed.write_bytes(changed.read_bytes() + b" ")
+    task = TaskConfig(name="arc_challenge", side="general", few_shot=0)
+    with pytest.raises(InputError, match=f"{changed.parent}: has the SHA-256 .* was written there"):
+        TaskRunner(work, tmp_path, [task], limit=8, seed=1).run(model, task)
 
 
 def test_a_tag_has_one_score_over_its_tasks(

@@ -17,6 +17,8 @@ from dapt_contract.stages.common import EvaluationConfig, ModelReference, ProbeC
 from dapt_contract.stages.evaluate import EvaluateConfig
 from dapt_contract.stages.verify import NamedModel, VerifyConfig
 from dapt_trainer.context import SilentProgress, StageContext
+from dapt_trainer.data.packing.data_manifest import read_manifest, write_manifest
+from dapt_trainer.data.packing.prepared_files import digests_of_files
 from dapt_trainer.errors import InputError, StopRequested
 from dapt_trainer.evaluation import measure
 from dapt_trainer.evaluation.items import read_items
@@ -184,6 +186,35 @@ def test_verify_measures_only_models_without_earlier_measures(
         "chosen: task animals",
         "chosen: task colours",
     ]
+
+
+@pytest.mark.parametrize("name", ["tasks/animals.jsonl", "held-out/general-b.jsonl"])
+def test_nothing_is_measured_with_a_file_that_changed_since_it_was_prepared(
+    toy_work: Path, tmp_path: Path, name: str
+) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(toy_work, work)
+    files = tuple(digests_of_files(work).items())
+    write_manifest(work / "data", read_manifest(work).model_copy(update={"files": files}), run_key="")
+    lines = (work / name).read_bytes().splitlines(keepends=True)
+    (work / name).write_bytes(b"".join(lines[:-1]))
+    config = BaselineConfig(model=BASE, evaluation=EVALUATION)
+    with pytest.raises(InputError, match=f"{name}: has the SHA-256 .* was written there"):
+        baseline.run(config, context(work, "baseline", config))
+
+
+def test_scores_are_not_paired_with_items_that_changed_since_the_baseline(
+    measured: tuple[Path, Any, Any, Recorder], tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(measured[0], work)
+    items = work / measured[1].items_path
+    items.write_bytes(items.read_bytes().replace(b'"value":0.0', b'"value":1.0', 1))
+    config = EvaluateConfig(
+        candidate="a1-s9", model=TUNED, evaluation=EVALUATION, base_items_path=BASELINE_LINEAGE
+    )
+    with pytest.raises(InputError, match=f"{items}: has the SHA-256 .* was written there"):
+        evaluate.run(config, context(work, "evaluate", config, candidate="a1-s9"))
 
 
 @pytest.mark.parametrize("file", ["chat_template.jinja", "tokenizer.json"])
