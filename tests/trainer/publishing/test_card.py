@@ -207,6 +207,8 @@ def test_the_architecture_is_read_from_the_base_models_configuration(tmp_path: P
     (tmp_path / "config.json").write_text('{"model_type": "phi", "transformers_version": "4.40.0"}')
     base = read_base_card(tmp_path)
     assert (base.model_type, base.transformers_version) == ("phi", "4.40.0")
+    (tmp_path / "config.json").write_text('{"model_type": "phi`](x)", "transformers_version": 4}')
+    assert read_base_card(tmp_path) == BaseCard()
 
 
 def test_the_card_says_how_to_load_the_model_and_what_it_was_measured_with() -> None:

@@ -27,6 +27,7 @@ unknown unlicense wtfpl zlib
 """
 _LICENSES: Final = frozenset(_IDENTIFIERS.split())
 """Identifiers that the hub takes (huggingface.co/docs/hub/repositories-licenses); it refuses a card with another."""
+_WORD: Final = re.compile(r"[\w.+-]{1,64}")
 _LANGUAGE: Final = re.compile(r"[a-z]{2,3}|code|multilingual")
 """What the hub takes as a language; it refuses a card with another."""
 
@@ -61,8 +62,8 @@ def read_base_card(folder: Path) -> BaseCard:
         _text(data.license_name),
         _text(data.license_link),
         tuple(str(language) for language in languages) if isinstance(languages, list) else (),
-        _text(config.get("model_type")),
-        _text(config.get("transformers_version")),
+        _word(config.get("model_type")),
+        _word(config.get("transformers_version")),
     )
 
 
@@ -152,3 +153,8 @@ def _read_config(path: Path) -> dict[str, object]:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
+
+
+def _word(value: object) -> str | None:
+    """Return a name that stands in the text of the card; None for anything that could be more than a name."""
+    return value if isinstance(value, str) and _WORD.fullmatch(value) else None
