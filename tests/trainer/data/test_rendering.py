@@ -8,6 +8,7 @@ import itertools
 from typing import Any
 
 import pytest
+from pydantic import JsonValue
 
 from dapt_contract.base import JsonObject
 from dapt_trainer.data.chat.render_pool import LimitExceededError, RenderPool
@@ -45,6 +46,13 @@ def pieces(text: LabelledText) -> list[str]:
     """Context and response in turn."""
     edges = [0, *(edge for span in text.responses for edge in span)]
     return [text.text[start:end] for start, end in itertools.pairwise(edges)]
+
+
+def nested(levels: int) -> JsonValue:
+    value: JsonValue = 1
+    for _ in range(levels):
+        value = [value]
+    return value
 
 
 def header(role: str) -> str:
@@ -267,6 +275,33 @@ def test_a_pool_answers_in_order_and_goes_on_after_a_limit() -> None:
     assert [answers[index] for index in (0, 2, 3)] == [
         tuple(render(template, chats[index])) for index in (0, 2, 3)
     ]
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        (nested(210), "the conversation is nested too deeply; shorten what its tools or tool calls hold"),
+        (nested(400), "the conversation is nested too deeply; shorten what its tools or tool calls hold"),
+        (
+            float("nan"),
+            "the conversation holds NaN or an infinite number, which JSON does not have; replace it",
+        ),
+    ],
+    ids=["too deep for the renderer", "too deep for the pool", "no number"],
+)
+def test_a_conversation_that_json_cannot_hold_is_refused(argument: JsonValue, sentence: str) -> None:
+    chat: list[JsonObject] = [
+        {"role": "user", "content": "a"},
+        {
+            "role": "assistant",
+            "content": "b",
+            "tool_calls": [{"function": {"name": "f", "arguments": argument}}],
+        },
+    ]
+    with RenderPool(templates(CHATML), processes=1) as pool:
+        refused, good = pool.rendered([Conversation(chat, (1,)), Conversation(CHAT, (2,))])
+    assert str(refused) == sentence
+    assert not isinstance(good, TemplateError)
 
 
 def test_a_text_can_be_written_and_read_again_and_damage_is_seen() -> None:

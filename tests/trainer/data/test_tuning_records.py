@@ -186,6 +186,8 @@ def test_reasoning_of_a_record_belongs_to_its_answer(tmp_path: Path) -> None:
         ({"instruction": "a", "output": "b", "history": [["c", "d"]]}, "field 'history' would change the example and is not used; map it with `fields`, or remove it"),
         ({"messages": [ASKED[0], ASKED[1] | {"function_call": {"name": "f"}}]}, "messages[1].function_call is OpenAI's old form of a tool call; write it as tool_calls"),
         ({"messages": [ASKED[0], ASKED[1] | {"tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]}, "messages[1].tool_calls[0].arguments is not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
+        ({"messages": [ASKED[0], ASKED[1] | {"tool_calls": [{"function": {"name": "f", "arguments": '{"x": "\\ud83d"}'}}]}]}, "messages[1].tool_calls[0].arguments is not Unicode text (half of a surrogate pair)"),
+        ({"prompt": "a", "response": "b", "tools": '[{"name": "\\ud83d"}]'}, "tools is not Unicode text (half of a surrogate pair)"),
         ({"messages": [ASKED[0] | {"tool_calls": [{"function": {"name": "f"}}]}, ASKED[1]]}, "messages[0].tool_calls stands in a message by 'user'; only the assistant calls tools"),
         ({"messages": [ASKED[0], ASKED[1] | {"reasoning": "x", "thinking": "y"}]}, "messages[1].thinking differs from reasoning of the same message; keep one of them"),
         ({"messages": [turn("system", "s"), *ASKED], "system": "t"}, "field 'system' differs from the system message of the same record; keep one of them"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import LifoQueue
 from types import TracebackType
 
-from dapt_trainer.data.chat.render_process import MEMORY_BYTES, RenderAnswer, RendererSettings, RenderRequest
+from pydantic import ValidationError
+
+from dapt_trainer.data.chat.render_process import (
+    MEMORY_BYTES,
+    RenderAnswer,
+    RendererSettings,
+    RenderRequest,
+    unreadable,
+)
 from dapt_trainer.data.chat.rendering import Conversation, LabelledText, TemplateError, TemplateSet
 
 MAX_CPU_SECONDS = 30
@@ -130,13 +139,7 @@ class _RenderProcess:
             LimitExceededError: it takes too much time or memory.
         """
         process = self._started()
-        request = RenderRequest(
-            messages=list(conversation.messages),
-            learned=tuple(conversation.learned),
-            variables=dict(conversation.variables),
-            checked_fields=tuple(conversation.checked_fields),
-        )
-        line = self._answer(process, request.model_dump_json())
+        line = self._answer(process, _request_line(conversation))
         if not line:
             self._process = None
             _end(process)
@@ -189,6 +192,29 @@ class _RenderProcess:
         if process.stdin is not None:
             process.stdin.write(line + "\n")
             process.stdin.flush()
+
+
+def _request_line(conversation: Conversation) -> str:
+    """Return the line that asks for a conversation.
+
+    Raises:
+        TemplateError: the conversation holds what JSON cannot.
+    """
+    try:
+        request = RenderRequest(
+            messages=list(conversation.messages),
+            learned=tuple(conversation.learned),
+            variables=dict(conversation.variables),
+            checked_fields=tuple(conversation.checked_fields),
+        )
+    except ValidationError as error:
+        raise TemplateError(unreadable(error)) from error
+    try:
+        return json.dumps(request.model_dump(), allow_nan=False)
+    except ValueError as error:
+        raise TemplateError(
+            "the conversation holds NaN or an infinite number, which JSON does not have; replace it"
+        ) from error
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -11,7 +11,7 @@ import resource
 import signal
 import sys
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, ValidationError
 
 from dapt_contract.base import Contract
 from dapt_trainer.data.chat.rendering import Conversation, Renderer, TemplateError, TemplateSet
@@ -50,6 +50,14 @@ class RenderAnswer(Contract):
     """Whether memory ran out."""
 
 
+def unreadable(error: ValidationError) -> str:
+    """Return why a conversation cannot be passed on to the renderer."""
+    reason = str(error.errors(include_url=False, include_input=False)[0]["msg"])
+    if "recursion" in reason.lower():
+        return "the conversation is nested too deeply; shorten what its tools or tool calls hold"
+    return f"the conversation cannot be rendered ({reason})"
+
+
 def main() -> None:
     """Answer every request until the input ends."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, resource.RLIM_INFINITY))
@@ -82,6 +90,8 @@ def _answer(renderer: Renderer, line: str) -> RenderAnswer:
         texts = renderer.render(
             Conversation(request.messages, request.learned, request.variables, request.checked_fields)
         )
+    except ValidationError as error:
+        return RenderAnswer(error=unreadable(error))
     except TemplateError as error:
         return RenderAnswer(error=str(error))
     except MemoryError:

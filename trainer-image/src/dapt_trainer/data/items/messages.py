@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from dapt_contract.base import JsonObject
 from dapt_contract.stages.tuning_data import FieldNames
 from dapt_trainer.data.chat.rendering import Message
+from dapt_trainer.data.reading.documents import is_unicode
 from dapt_trainer.data.text import normalized
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -301,6 +302,10 @@ def _tool_call(call: object, place: str) -> JsonObject:
 
 def _parsed(text: str, place: str) -> object:
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{place} is not JSON ({error})") from error
+    # The record was read as Unicode, but an escape within its text is decoded only here.
+    if not is_unicode(value):
+        raise RecordError(f"{place} is not Unicode text (half of a surrogate pair)")
+    return value
