@@ -20,6 +20,7 @@ from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.api.validation.problem import Problem
 from dapt_operator.api.validation.validate import check
 from dapt_operator.api.validation.yaml_source import YamlDocument
+from dapt_operator.plan.stored_status import read_stored_status
 from dapt_operator.stage_run import Manifest, plain
 
 MAX_SPECS: Final = 1024
@@ -55,6 +56,7 @@ class ReadStatus:
 
     model: DomainAdaptationStatus
     written: Mapping[str, Any]
+    """Empty where a part of the stored status could not be read: then it is written again."""
 
 
 def read_adaptation(resource: Manifest, *, local: bool) -> ReadAdaptation:
@@ -68,7 +70,7 @@ def read_profile(profile: Manifest, *, local: bool) -> ReadProfile:
 
 
 def read_status(resource: Manifest) -> ReadStatus:
-    """Return the stored status; an empty one when there is none yet."""
+    """Return the stored status as far as it can be read; an empty one when there is none yet."""
     return _status(json.dumps(resource.get("status") or {}, sort_keys=True, default=plain))
 
 
@@ -104,8 +106,8 @@ def _profile(text: str, local: bool) -> ReadProfile:
 
 @lru_cache(maxsize=MAX_STATUSES)
 def _status(text: str) -> ReadStatus:
-    model = DomainAdaptationStatus.model_validate(json.loads(text))
-    return ReadStatus(model, model.to_dict())
+    stored = read_stored_status(json.loads(text))
+    return ReadStatus(stored.model, {} if stored.left_out else stored.model.to_dict())
 
 
 def _sentence(problem: Problem) -> str:

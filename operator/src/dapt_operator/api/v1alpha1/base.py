@@ -32,6 +32,8 @@ SKIP_RULES = "skip_rules"
 """Validation-context key: when true, only types and ranges are checked (`validate.check` checks the rules
 itself)."""
 
+LARGEST_INTEGER: Final = 2**63 - 1
+"""As the API server stores it."""
 _SPECIAL_ALIASES = {"try_number": "try"}
 _SPECIAL_WORDS = {"gib": "GiB"}
 
@@ -135,7 +137,10 @@ class LeanBase(Base):
 
 def _integral(value: Any) -> Any:
     """Return a float without a fraction as an integer, since people write two billion tokens as `2e9`."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    whole = int(value) if isinstance(value, float) and value.is_integer() else value
+    if isinstance(whole, int) and abs(whole) > LARGEST_INTEGER:
+        raise ValueError("it does not fit into 64 bits")
+    return whole
 
 
 Integer = Annotated[int, BeforeValidator(_integral)]

@@ -21,6 +21,7 @@ from dapt_operator.api.v1alpha1.run_record import RunRecord, StageKey
 MAX_RECORDS = 40
 MAX_MEASURES = 100
 MAX_CLOSED = 800
+MAX_UNREADABLE = 8
 _CACHED_TABLES: Final = 16
 
 SomeFacts = TypeVar("SomeFacts", bound=Contract)
@@ -31,9 +32,9 @@ class PhaseRecord(LeanBase):
 
     model_config = ConfigDict(extra="ignore")
 
-    steps: Integer
+    steps: Annotated[Integer, Field(ge=0)]
     """Optimizer steps."""
-    replay_fraction: float
+    replay_fraction: Annotated[float, Field(ge=0, le=1)]
     """Share of general text in it."""
 
 
@@ -43,11 +44,11 @@ class AttemptRecord(LeanBase):
 
     model_config = ConfigDict(extra="ignore")
 
-    number: Integer
+    number: Annotated[Integer, Field(ge=2)]
     """Number of the new attempt: 2 after the first rollback."""
-    learning_rate: float
+    learning_rate: Annotated[float, Field(ge=0)]
     """Its peak learning rate."""
-    replay_fraction: float
+    replay_fraction: Annotated[float, Field(ge=0, le=1)]
     """Its share of general text."""
     start: ShortText | None = None
     """Candidate that it starts from; absent: the base model."""
@@ -117,6 +118,8 @@ class Ledger(LeanBase):
     """Shared objects that were created, as KIND/NAME: what cleanup may remove."""
     cleaned: Time | None = None
     """When cleanup was done; it is done once."""
+    unreadable: Annotated[tuple[Text, ...], Field(strict=False, max_length=MAX_UNREADABLE)] = ()
+    """Parts of an earlier status that could not be read and were left out, newest last."""
     has_tables_only: bool = False
     """Whether the adaptation has finished and its ledger no longer holds what decisions were made from."""
     attempts: Annotated[tuple[AttemptRecord, ...], Field(strict=False, max_length=MAX_ATTEMPTS)] = ()
@@ -208,6 +211,10 @@ class Ledger(LeanBase):
         """Return the ledger once status.progress was written at this time."""
         return self if time == self.progress_time else self.with_values(progress_time=time)
 
+    def with_unreadable(self, parts: Iterable[str]) -> Self:
+        """Return the ledger that remembers which parts of an earlier status were left out."""
+        return self.with_values(unreadable=tuple(dict.fromkeys((*self.unreadable, *parts)))[-MAX_UNREADABLE:])
+
     def reduced_to_tables(self) -> Self:
         """Return the ledger marked as one that decides nothing any more."""
         return self.with_values(has_tables_only=True)
@@ -226,6 +233,9 @@ class Ledger(LeanBase):
 def _parsed_work(lines: tuple[str, ...]) -> Mapping[StageKey, int]:
     work: dict[StageKey, int] = {}
     for line in lines:
-        stage, attempt, candidate, runs = line.split(" ")
-        work[StageKey(stage, int(attempt), candidate or None)] = int(runs)
+        stage, _, rest = line.partition(" ")
+        parts = rest.split(" ")
+        # An edit by hand may have left anything here: such a line tells of no work.
+        if len(parts) == 3 and parts[0].isdecimal() and parts[2].isdecimal():
+            work[StageKey(stage, int(parts[0]), parts[1] or None)] = int(parts[2])
     return work

@@ -23,8 +23,8 @@ from dapt_operator.stage_run import RunResources, RunState
 
 SHORTEST_DEADLINE_SECONDS: Final = 60
 NOTE_SECONDS: Final = 1800.0
-"""The time of a running run is written at least this often. Rarely, since each time is a write of the status; a run that
-is gone while the operator watches is charged until that moment all the same."""
+"""The time of a running run is written at least this often. Rarely, since each time is a write of the status; a run
+that is gone while the operator watches is charged until that moment all the same."""
 LEAST_NOTE_SECONDS: Final = 1.0
 """Less is not worth a changed number."""
 

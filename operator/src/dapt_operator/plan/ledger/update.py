@@ -18,6 +18,7 @@ from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.profile import Retries
 from dapt_operator.api.v1alpha1.run_record import CreatedRun, EndedRun, RunRecord, StageKey
+from dapt_operator.plan.ledger.compaction import base_measure, stored_measures
 from dapt_operator.plan.ledger.gpu_hours import (
     accelerators_of,
     reached_step,
@@ -25,6 +26,7 @@ from dapt_operator.plan.ledger.gpu_hours import (
     seconds_so_far,
 )
 from dapt_operator.plan.ledger.retries import AfterFailure, after_failure, not_before
+from dapt_operator.plan.stored_status import REREAD
 from dapt_operator.stage_run import RunPhase, RunState
 
 MAX_MESSAGE_CHARACTERS: Final = 1024
@@ -71,6 +73,7 @@ def update_ledger(
         confirm: tells a run that continues from one that is replaced, where the stored ledger knows neither.
         is_suspended: whether Jobs are being removed on purpose.
     """
+    ledger = _with_lost_measures(ledger, now)
     records = {record.stage_key: record for record in ledger.runs}
     dropped = ledger.dropped_work()
     newest_numbers: dict[StageKey, int] = {}
@@ -106,6 +109,26 @@ def update_ledger(
         if record.is_open and not exists and (record.is_stop_requested or _is_overdue(record, now)):
             records[key] = _lost(record, now, limits, is_suspended=is_suspended)
     return ledger.with_records(records.values(), fence)
+
+
+def _with_lost_measures(ledger: Ledger, now: datetime) -> Ledger:
+    """Return the ledger with evaluations due again whose short measure cannot be read.
+
+    Nothing of ours writes one; a status that was edited by hand or restored in part may hold it.
+    """
+    shortened_ones = [
+        record
+        for record in ledger.runs
+        if record.kind == "evaluate" and record.has_succeeded and record.facts is None
+    ]
+    base = base_measure(ledger) if shortened_ones else None
+    if base is None:
+        return ledger
+    readable = stored_measures(ledger, base)
+    for record in shortened_ones:
+        if record.candidate not in readable:
+            ledger = ledger.with_record(record.lost(timestamp(now), Cause.DISRUPTION, REREAD))
+    return ledger
 
 
 def request_stop(ledger: Ledger, runs: Iterable[RunState], now: datetime) -> Ledger:
@@ -245,4 +268,3 @@ def _is_overdue(record: RunRecord, now: datetime) -> bool:
     if record.created is None:
         return True
     return now - datetime.fromisoformat(record.created) > timedelta(seconds=LOST_AFTER_SECONDS)
-

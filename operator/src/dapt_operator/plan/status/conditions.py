@@ -8,6 +8,7 @@ from dapt_contract.sentences import shortened
 from dapt_operator.api.v1alpha1 import conditions as api
 from dapt_operator.api.v1alpha1.base import MAX_MESSAGE
 from dapt_operator.api.v1alpha1.conditions import ConditionStatus, find_condition
+from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.run_record import StageKey
 from dapt_operator.plan.assess import ChainInputs, StageAssessment
 from dapt_operator.plan.observed import Observed, find_run
@@ -55,7 +56,7 @@ def chain_conditions(
     spec, assessment = inputs.spec, position.assessment
     state = find_run(observed.runs, assessment.record) if assessment.record is not None else None
     values = {
-        api.ACCEPTED: ConditionValue("True", api.PLANNED, "the spec and its profile fit together"),
+        api.ACCEPTED: ConditionValue("True", api.PLANNED, _accepted(inputs.ledger)),
         api.READY: NOT_READY,
         api.RECONCILING: _reconciling(position, run, state),
         api.STALLED: NOT_STALLED,
@@ -76,6 +77,15 @@ def chain_conditions(
         message = _over_limit(inputs, position)
         values[api.FINISHED] = values[api.STALLED] = ConditionValue("True", api.BUDGET_EXHAUSTED, message)
     return values
+
+
+def _accepted(ledger: Ledger) -> str:
+    message = "the spec and its profile fit together"
+    if not ledger.unreadable:
+        return message
+    parts = "; ".join(ledger.unreadable)
+    more = f"parts of an earlier status could not be read, and what they told is done again where it is needed: {parts}"
+    return shortened(f"{message}; {more}", MAX_MESSAGE)
 
 
 def run_title(stage: str, candidate: str | None) -> str:
