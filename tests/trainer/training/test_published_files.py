@@ -138,6 +138,7 @@ def earlier_base(folder: Path) -> dict[str, bytes]:
         '{"temperature": 0.6,\n "do_sample": true, "eos_token_id": 0}'
     )
     (folder / "special_tokens_map.json").write_text('{"eos_token": "<|end|>"}')
+    (folder / "tokenizer.model").write_bytes(b"pieces")
     (folder / "LICENSE.txt").write_text("terms")
     (folder / "NOTICE").write_text("built with")
     (folder / "additional_chat_templates").mkdir()

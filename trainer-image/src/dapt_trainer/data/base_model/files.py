@@ -20,7 +20,10 @@ FACTS = "facts.json"
 EXTENSION = "extension.json"
 """In the folder of an extended model: the first new id, and the constituents of each new token in order."""
 _SMALL_FILES = (*SIDE_FILES, CARD)
-_LEGAL = re.compile(r"(licen[cs]e|copying|notice|use[_-]?policy)([._-][\w.-]*)?", re.IGNORECASE)
+_LEGAL = re.compile(
+    r"(\w+[_-])?(licen[cs]es?|copying|notices?|us(e|age)[_-]?policy|terms[_-]of[_-]use)([._ -][\w. -]*)?",
+    re.IGNORECASE,
+)
 """Names of files with the terms of a model, which whoever passes the model on must pass on too."""
 _FURTHER_TEMPLATES = re.compile(r"additional_chat_templates/[\w.-]+\.jinja")
 
