@@ -97,7 +97,7 @@ def test_doing_it_twice_is_doing_it_once(adapter: Adapter) -> None:
     assert kinds == ["ConfigMap", "DomainAdaptation", "Job", "PersistentVolumeClaim", "Secret", "Service"]
     assert adapter.double.sent(r"GET .*/secrets") == [], "there is no right to read Secrets"
     patches = adapter.double.sent("PATCH")
-    assert len(patches) == 4
+    assert len(patches) == 2, "what is as it should be is not written again"
     assert {request.headers["Content-Type"] for request in patches} == {"application/apply-patch+yaml"}
     assert {(request.query["fieldManager"], request.query["force"]) for request in patches} == {
         ("dapt", "true")
@@ -170,7 +170,7 @@ def test_a_claim_that_cannot_be_changed_any_more_serves_as_it_is(
     adapter.cluster.apply(KEY, claim)
     adapter.double.odd("PATCH", Odd(422, {}, b'{"reason":"Invalid","message":"spec is immutable"}'))
     with caplog.at_level(logging.WARNING):
-        adapter.cluster.apply(KEY, claim)
+        adapter.cluster.apply(KEY, claim | {"spec": {"accessModes": ["ReadWriteOnce"]}})
     assert caplog.messages == [
         "PersistentVolumeClaim health/clinical-llama-0b7c8a52-work stays as it is: spec is immutable"
     ]
@@ -198,6 +198,80 @@ def test_a_server_in_trouble_refuses_nothing(adapter: Adapter) -> None:
     adapter.double.odd("POST", Odd(404, {}, b'{"reason":"NotFound","message":"namespaces health not found"}'))
     with pytest.raises(ApiError, match="namespaces health not found"):
         adapter.cluster.apply(KEY, rendered()[1])
+
+
+def test_apply_reports_whether_it_has_created_the_object(adapter: Adapter) -> None:
+    manifests = [*rendered(), *indexed_job.shared(profile(), owner(), 2), signing_secret(owner(), bytes(32))]
+    assert [adapter.cluster.apply(KEY, manifest) for manifest in manifests] == [True] * 5
+    assert [adapter.cluster.apply(KEY, manifest) for manifest in manifests] == [False] * 5
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["PersistentVolumeClaim", "Service"])
+def test_shared_object_of_somebody_else_is_reported_and_never_taken(adapter: Adapter, index: int) -> None:
+    manifest = indexed_job.shared(profile(), owner(), 2)[index]
+    plural = ("persistentvolumeclaims", "services")[index]
+    metadata = {"name": manifest["metadata"]["name"], "namespace": "health"}
+    theirs = adapter.double.add(f"{HEALTH}/{plural}/{metadata['name']}", {**manifest, "metadata": metadata})
+    assert taken(adapter, manifest) == "it has no owner"
+    assert adapter.double.sent("PATCH") == []
+    assert adapter.double.objects[f"{HEALTH}/{plural}/{metadata['name']}"] == theirs
+
+
+def test_shared_object_that_differs_is_applied_again(adapter: Adapter) -> None:
+    service = plain(indexed_job.shared(profile(), owner(), 2)[1])
+    adapter.cluster.apply(KEY, service)
+    service["spec"]["ports"][0]["port"] = 29501
+    assert not adapter.cluster.apply(KEY, service)
+    assert len(adapter.double.sent("PATCH")) == 2
+
+
+def test_claim_that_was_taken_from_its_owner_is_still_ours(adapter: Adapter) -> None:
+    claim = plain(indexed_job.shared(profile(), owner(), 1)[0])
+    path = f"{HEALTH}/persistentvolumeclaims/{claim['metadata']['name']}"
+    adapter.double.add(path, claim | {"metadata": claim["metadata"] | {"ownerReferences": []}})
+    assert not adapter.cluster.apply(KEY, claim)
+    assert adapter.double.objects[path]["metadata"]["ownerReferences"] == claim["metadata"]["ownerReferences"]
+
+
+def test_job_of_another_spec_that_no_watch_has_reported_is_observed_and_not_adopted(adapter: Adapter) -> None:
+    made = rendered()[1]
+    metadata = plain(made["metadata"])
+    metadata["annotations"]["dapt.dev/generation"] = "1"
+    adapter.double.add(f"{JOBS}/{made['metadata']['name']}", made | {"metadata": metadata})
+    with pytest.raises(ConflictError, match="created from another spec or profile"):
+        adapter.cluster.apply(KEY, made)
+    (seen,) = adapter.cluster.observe(KEY).children.jobs
+    assert seen["metadata"]["annotations"]["dapt.dev/generation"] == "1"
+
+
+# --- what live runs use ---
+
+
+def test_objects_of_live_runs_are_looked_at_once_an_interval(adapter: Adapter) -> None:
+    now = 1000.0
+    adapter.clock = lambda: now
+    assert not adapter.cluster.observe(KEY).is_check_due
+    now += 599.0
+    assert not adapter.cluster.observe(KEY).is_check_due
+    now += 1.0
+    assert adapter.cluster.observe(KEY).is_check_due
+    assert not adapter.cluster.observe(KEY).is_check_due
+
+
+def test_objects_of_runs_that_another_process_has_left_are_looked_at_at_once(adapter: Adapter) -> None:
+    adapter.store.put(job())
+    assert adapter.cluster.observe(KEY).is_check_due
+    assert not adapter.cluster.observe(KEY).is_check_due
+
+
+@pytest.mark.parametrize("odd", [FORBIDDEN, Odd(503)])
+def test_objects_that_could_not_be_made_again_are_looked_at_once_more(adapter: Adapter, odd: Odd) -> None:
+    adapter.store.put(job())
+    assert adapter.cluster.observe(KEY).is_check_due
+    adapter.double.odd("PATCH", *[odd] * 4)
+    with pytest.raises((CannotCreateError, ApiError)):
+        adapter.cluster.apply(KEY, indexed_job.shared(profile(), owner(), 2)[1])
+    assert adapter.cluster.observe(KEY).is_check_due
 
 
 # --- delete ---
@@ -365,7 +439,7 @@ def test_without_the_lease_writes_raise_not_leader_and_observe_still_works(adapt
     ):
         with pytest.raises(NotLeaderError):
             verb()
-    assert adapter.double.requests == []
+    assert {request.method for request in adapter.double.requests} == {"GET"}
     assert adapter.cluster.observe(KEY).children.jobs
 
 

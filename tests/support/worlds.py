@@ -79,7 +79,7 @@ class World:
                 if job["kind"] in HOLDER_KINDS
             ]
             if kinds == [stage]:
-                num_writes = len(plan.apply) + int(plan.needs_signing_secret)
+                num_writes = len(plan.must_exist) + len(plan.apply) + int(plan.needs_signing_secret)
                 self.cluster.crash_at, self.cluster.crash_after = (
                     len(self.cluster.verbs) + num_writes - 1,
                     True,

@@ -15,6 +15,7 @@ from typing import Final
 
 from dapt_operator.api.names import signing_secret_name
 from dapt_operator.api.v1alpha1.conditions import NAME_TAKEN, REFUSED
+from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.cluster.errors import CannotCreateError, ConflictError, NameTakenError
 from dapt_operator.cluster.port import Cluster, Event, Key, ObjectReference, World
 from dapt_operator.launchers import all_states
@@ -22,10 +23,13 @@ from dapt_operator.launchers.labels import adaptation_labels, owner_references
 from dapt_operator.launchers.launcher import Launcher
 from dapt_operator.launchers.render.environment import SIGNING_KEY
 from dapt_operator.plan.decide import Plan, decide
+from dapt_operator.plan.desired import object_names
 from dapt_operator.plan.observed import Observed, Obstacle, observe
 from dapt_operator.stage_run import Manifest, Owner
 
 MAX_CONFLICTS: Final = 5
+_UNLISTED_KINDS: Final = ("Secret", "ConfigMap")
+"""Kinds of objects that must exist and that the ledger does not list by name."""
 MAX_PASSED_OVER: Final = 3
 DEFAULT_LAUNCHER: Final = "IndexedJob"
 
@@ -69,29 +73,57 @@ def _observe_and_act(
         instance=instance,
         default_profiles=world.default_profiles,
         contents=world.contents,
+        is_check_due=world.is_check_due,
     )
     return _act(cluster, key, observed, _launcher(world, launchers))
 
 
 def _act(cluster: Cluster, key: Key, observed: Observed, launcher: Launcher) -> Plan:
     """Carry a plan out. When an object cannot be created, decide again with that known: another run number is taken,
-    or the status reports that user action is required."""
+    or the status reports that user action is required. The same when an object was gone: an Event reports it."""
     while True:
         plan = decide(observed, launcher)
+        try:
+            recreated = _make_sure(cluster, key, observed, plan)
+        except (NameTakenError, CannotCreateError) as refusal:
+            observed = replace(observed, obstacle=_obstacle(refusal))
+            continue
+        if recreated:
+            observed = replace(observed, recreated=(*observed.recreated, *recreated))
+            continue
         try:
             _carry_out(cluster, key, observed, plan)
         except NameTakenError as taken:
             if taken.is_ours and observed.num_passed_over < MAX_PASSED_OVER:
                 observed = replace(observed, num_passed_over=observed.num_passed_over + 1)
             else:
-                message = f"{taken}; remove it, then this continues by itself"
-                observed = replace(observed, obstacle=Obstacle(NAME_TAKEN, message))
+                observed = replace(observed, obstacle=_obstacle(taken))
             continue
         except CannotCreateError as refusal:
-            message = f"{str(refusal).rstrip('.')}; once it is allowed, this continues by itself"
-            observed = replace(observed, obstacle=Obstacle(REFUSED, message))
+            observed = replace(observed, obstacle=_obstacle(refusal))
             continue
         return plan
+
+
+def _obstacle(error: NameTakenError | CannotCreateError) -> Obstacle:
+    if isinstance(error, NameTakenError):
+        return Obstacle(NAME_TAKEN, f"{error}; remove it, then this continues by itself")
+    return Obstacle(REFUSED, f"{str(error).rstrip('.')}; once it is allowed, this continues by itself")
+
+
+def _make_sure(cluster: Cluster, key: Key, observed: Observed, plan: Plan) -> tuple[str, ...]:
+    """Create what must exist and does not; return what was there before, as KIND/NAME."""
+    ledger = observed.status.ledger or Ledger()
+    manifests = list(plan.must_exist)
+    if plan.needs_signing_secret:
+        manifests.append(signing_secret(observed.owner, secrets.token_bytes(32)))
+    created = [manifest for manifest in manifests if cluster.apply(key, manifest)]
+    return tuple(
+        name
+        for manifest, name in zip(created, object_names(created), strict=True)
+        # The Secret is created with the first objects that all runs share, a stage file with its run.
+        if name in ledger.made or (manifest["kind"] in _UNLISTED_KINDS and ledger.shared is not None)
+    )
 
 
 def _launcher(world: World, launchers: Mapping[str, Launcher]) -> Launcher:
@@ -102,8 +134,6 @@ def _launcher(world: World, launchers: Mapping[str, Launcher]) -> Launcher:
 
 def _carry_out(cluster: Cluster, key: Key, observed: Observed, plan: Plan) -> None:
     # The order makes it safe to stop between any two calls: see the module.
-    if plan.needs_signing_secret:
-        cluster.apply(key, signing_secret(observed.owner, secrets.token_bytes(32)))
     for manifest in plan.apply:
         cluster.apply(key, manifest)
     if plan.deletes_first:

@@ -72,6 +72,10 @@ class StageRun:
     """Priority class of the pods."""
     claims: tuple[str, ...] = ()
     """Claims of the namespace that the run reads or writes below /mnt/claims/NAME (`pvc://` in the spec)."""
+    generation: int = 0
+    """Generation of the spec that it is created from; 0 when it is not known."""
+    profile_digest: str = ""
+    """Digest of the profile that it is created from; empty when it is not known."""
 
     @property
     def stage_file(self) -> StageFile:
@@ -166,7 +170,13 @@ class RunState:
     tampering: str = ""
     """What was changed in the run's files, in one sentence; empty when they are unchanged or were not checked."""
     is_stage_file_lost: bool = False
-    """Whether its ConfigMap is gone while a pod still has to start. That pod never can, so the run is replaced."""
+    """Whether its ConfigMap is gone while a pod still has to start, which waits until the ConfigMap is there again."""
+    stage_file_sha256: str = ""
+    """SHA-256 of the stage.json that the run was started with, in hexadecimal; empty when it is not known."""
+    generation: int = 0
+    """Generation of the spec that the run was created from; 0 when its object does not say."""
+    profile_digest: str | None = None
+    """Digest of the profile that the run was created from; None when its object does not say."""
     is_deleting: bool = False
     """Whether the object was deleted and exists only until its pods are gone; it gets no further request."""
 

@@ -17,6 +17,10 @@ LABEL_FENCE = f"{GROUP}/fence"
 LABEL_RUN = f"{GROUP}/run"
 """First 16 hexadecimal digits of the run key."""
 ANNOTATION_CONFIG_DIGEST = f"{GROUP}/config-digest"
+ANNOTATION_GENERATION = f"{GROUP}/generation"
+"""Generation of the spec that a run was created from."""
+ANNOTATION_PROFILE_DIGEST = f"{GROUP}/profile-digest"
+"""Digest of the profile that a run was created from."""
 MAX_NAME_PART = 30
 
 

@@ -34,6 +34,8 @@ class World:
     contents: Mapping[str, str] = field(default_factory=dict)
     """Digest of the files that a source of tuning data or evaluation items names, for sources on this machine: files
     that are corrected in place count as an edit. Empty in a cluster, whose operator cannot see them."""
+    is_check_due: bool = False
+    """Whether it is time to make sure that the objects which live runs use exist. No watch reports those."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,16 @@ class Cluster(Protocol):
         """Return everything that a plan may depend on."""
         ...
 
-    def apply(self, key: Key, manifest: Manifest) -> None:
-        """Make an object exist.
+    def apply(self, key: Key, manifest: Manifest) -> bool:
+        """Make an object exist; return whether it was created by this very call.
 
         Jobs, JobSets, Secrets and immutable ConfigMaps are created once; an existing one is left unchanged. Everything
-        else is applied server-side with one field manager.
+        else is applied server-side with one field manager, unless it is as it should be.
 
         Raises:
             NameTakenError: the name belongs to another owner, or an immutable ConfigMap has other content.
+            ConflictError: a Job or JobSet of this adaptation has the name and was created from another spec or profile;
+                it is observed from now on.
             CannotCreateError: a quota, a policy, missing rights, or a kind that is not installed.
         """
         ...

@@ -56,6 +56,13 @@ def run_labels(run: StageRun) -> dict[str, str]:
     return labels
 
 
+def origin_of(manifest: Manifest) -> tuple[str, ...]:
+    """Return what a Job or JobSet says of its creation: digests of its configuration and profile, generation."""
+    annotations: Mapping[str, str] = (manifest.get("metadata") or {}).get("annotations") or {}
+    origins = (names.ANNOTATION_CONFIG_DIGEST, names.ANNOTATION_GENERATION, names.ANNOTATION_PROFILE_DIGEST)
+    return tuple(str(annotations.get(name, "")) for name in origins)
+
+
 def identity_of(manifest: Manifest) -> RunIdentity | None:
     """Return the run that an object belongs to; None for an object that is not one of ours."""
     metadata: Manifest = manifest.get("metadata") or {}

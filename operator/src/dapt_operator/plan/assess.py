@@ -116,6 +116,9 @@ def _running(inputs: ChainInputs, stage: StagePlan, record: RunRecord) -> StageA
     reason, message = hindrance(run, stage.kind, inputs.spec.queue)
     if reason:
         return StageAssessment(Fact.HINDERED, stage, record, reason, message)
+    if inputs.obstacle is not None and run.is_waiting:
+        # Something that its pods wait for is gone and cannot be made again.
+        return StageAssessment(Fact.HINDERED, stage, record, inputs.obstacle.reason, inputs.obstacle.message)
     message = overdue(run, stage.kind, inputs.now, inputs.profile.pending_timeout_seconds)
     if message:
         return StageAssessment(Fact.UNPLACED, stage, record, PENDING_TIMEOUT, message)

@@ -89,6 +89,7 @@ class Chain:
         self._choice: Choice | None = None
         self._awaited: tuple[Candidate, ...] = ()
         """Candidates that must be evaluated before the selection can choose."""
+        self._awaited_evaluations: tuple[StageAssessment, ...] = ()
         self._verdicts: tuple[Verdict, ...] = ()
         self._rollback: AttemptRecord | None = None
         self._companions: frozenset[StageKey] = frozenset()
@@ -118,6 +119,7 @@ class Chain:
             alongside=self._due_alongside(state),
             companions=self._companions,
             free_slots=self._free_slots,
+            awaited=self._awaited_evaluations,
         )
 
     def _assess_state(self, state: State) -> StageAssessment:
@@ -254,7 +256,8 @@ class Chain:
         return StageAssessment(Fact.CHOSEN)
 
     def _evaluate(self, inputs: StageInputs) -> StageAssessment:
-        return representative(self._assess_evaluations(inputs, self._awaited), self._free_slots)
+        self._awaited_evaluations = self._assess_evaluations(inputs, self._awaited)
+        return representative(self._awaited_evaluations, self._free_slots)
 
     def _read_edited(self, data: TuningData | None) -> StageAssessment:
         """Assess the reading of tuning data that prepare has not read: it was added or edited since."""

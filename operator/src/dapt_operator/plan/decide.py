@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
@@ -18,11 +19,13 @@ from dapt_operator.plan.chain import Chain
 from dapt_operator.plan.cleanup import cleanup_due, leftovers
 from dapt_operator.plan.desired import (
     Removal,
+    each_once,
+    left_before,
     lingering,
-    needs_shared_objects,
     next_run,
     object_names,
     removals,
+    removals_of_all,
     seconds_to_lingering,
 )
 from dapt_operator.plan.ledger.compaction import free_one_record, shorten_evaluations
@@ -30,14 +33,20 @@ from dapt_operator.plan.ledger.give_up import give_up_stuck
 from dapt_operator.plan.ledger.gpu_hours import limit_seconds, used_seconds
 from dapt_operator.plan.ledger.update import as_found, request_stop, update_ledger
 from dapt_operator.plan.observed import DesiredState, Observed, Refusal
-from dapt_operator.plan.position import Position
-from dapt_operator.plan.sizing.resolve import pretrain_layout
+from dapt_operator.plan.position import ENDS, Position
+from dapt_operator.plan.recreation import (
+    lost_stage_files,
+    recreation_notices,
+    shared_objects,
+    used_by_live_runs,
+    with_key_notes,
+)
 from dapt_operator.plan.status import build
 from dapt_operator.plan.status.equality import is_equal
 from dapt_operator.plan.status.events import Notice, notices
 from dapt_operator.plan.status.size_limit import truncate_status
 from dapt_operator.plan.transitions import Action, Fact
-from dapt_operator.stage_run import Manifest, RunState, StageRun, plain
+from dapt_operator.stage_run import Manifest, RunPhase, RunState, StageRun
 
 RUNNING_SECONDS: Final = 10.0
 """Until the next reconcile while a stage runs: for its progress, its time, and what a watch may have lost."""
@@ -54,9 +63,13 @@ OBSTRUCTED_SECONDS: Final = 15.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done, in this order: apply, one status write, delete, events."""
+    """What is to be done, in this order: make sure of what must exist, apply, one status write, delete, events."""
 
+    must_exist: tuple[Manifest, ...] = ()
+    """Objects that the run to start, or a live run, shares with others, and stage files that pods wait for. Mostly they
+    exist already."""
     apply: tuple[Manifest, ...] = ()
+    """Objects of the run to start."""
     status: DomainAdaptationStatus | None = None
     """None: it is as stored, and an unchanged status is never written."""
     delete: tuple[Removal, ...] = ()
@@ -66,12 +79,15 @@ class Plan:
     deletes_first: bool = False
     """Whether the status reports that something was deleted, and so is written after that."""
     needs_signing_secret: bool = False
-    """Whether the key of the checkpoints' signatures belongs to the objects of `apply`. `reconcile` creates it, once:
-    a planner without randomness cannot."""
+    """Whether the key of the checkpoints' signatures belongs to the objects of `must_exist`. `reconcile` creates it: a
+    planner without randomness cannot."""
+    is_foreign: bool = False
+    """Whether another operator installation owns the adaptation, so that nothing is done here."""
 
     def fields(self) -> dict[str, object]:
         """Return the plan's parts for one log line."""
         return {
+            "must_exist": list(object_names(self.must_exist)),
             "apply": list(object_names(self.apply)),
             "delete": [f"{removal.kind}/{removal.name}" for removal in self.delete],
             "status": self.status is not None,
@@ -92,10 +108,12 @@ class _Start:
 
     run: StageRun
     manifests: tuple[Manifest, ...]
+    """Of the run alone."""
+    shared: tuple[Manifest, ...]
+    """Objects that it shares with other runs."""
+    needs_signing_secret: bool
     ledger: Ledger
     """With the run's record."""
-    has_shared_objects: bool
-    """Whether the objects that all runs share are among the manifests."""
 
 
 def decide(observed: Observed, launcher: Launcher) -> Plan:
@@ -105,11 +123,13 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         observed: everything that is known.
         launcher: renders a stage run as manifests.
     """
-    # 1. Gather what is desired. Owner references collect the children of what is being deleted. What has finished never
-    #    runs again, whatever becomes of its spec and its Jobs. A refused spec deletes nothing, so that its correction
-    #    continues with the runs that exist.
-    if observed.is_foreign or observed.is_deleting:
-        return Plan()
+    # 1. Gather what is desired. What has finished never runs again, whatever becomes of its spec and its Jobs. A
+    #    refused spec deletes nothing, so that its correction continues with the runs that exist.
+    if observed.is_foreign:
+        return Plan(is_foreign=True)
+    if observed.is_deleting:
+        # Owner references collect the children, but not before the last finalizer of somebody else is removed.
+        return Plan(delete=removals_of_all(observed))
     if is_true(observed.status.conditions, FINISHED):
         return _with_lingering(observed, _after_the_end(observed))
     desired = admit(observed.desired, observed.owner.namespace)
@@ -119,9 +139,11 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
 
     # 2. Update the ledger with everything that the runs report. From here on decisions read the ledger, so that they
     #    are the same when every Job is gone.
-    reported = _reported_ledger(observed, desired)
+    updated = _updated_ledger(observed, desired)
+    stage_files = lost_stage_files(observed, desired, updated)
+    reported = _without_stuck_runs(observed, desired, updated, stage_files)
     limit = limit_seconds(desired.spec, desired.profile)
-    used = used_seconds(reported, observed.runs, observed.now)
+    used_accelerator_seconds = used_seconds(reported, observed.runs, observed.now)
 
     # 3. Find the position in the chain.
     inputs = ChainInputs(
@@ -131,13 +153,17 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         generation=observed.generation,
         name=observed.owner.name,
         runs=observed.live,
-        left_seconds=None if limit is None else limit - used,
+        left_seconds=None if limit is None else limit - used_accelerator_seconds,
         obstacle=observed.obstacle,
     )
     position = Chain(inputs).position()
+    if position.action in ENDS and any(_holds_up_the_end(run) for run in observed.live):
+        # The end is the end: once the status says so, nothing may run, so what still runs is stopped first.
+        position = position.awaiting_ends()
 
     # 4. Plan: start at most one run, and note in the ledger what is started, stopped or rolled back, since the status
     #    is written before anything is deleted.
+    used = used_by_live_runs(observed, inputs, position, launcher)
     start = _start(observed, inputs, position, launcher)
     ledger = start.ledger if start is not None else reported
     if position.action is Action.STOP or position.is_spent:
@@ -147,29 +173,32 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         ledger = request_stop(ledger, unwanted, observed.now)
     if position.rollback is not None:
         ledger = ledger.with_attempt(position.rollback)
+    ledger = with_key_notes(ledger, observed, position)
     removed = removals(observed, position.kept)
     plan = Plan(
+        must_exist=each_once((*stage_files.values(), *used.manifests, *(start.shared if start else ()))),
         apply=start.manifests if start is not None else (),
         delete=(*removed, *lingering(observed)),
         requeue_after=_requeue_seconds(observed, position, removed),
-        needs_signing_secret=start is not None and start.has_shared_objects,
+        needs_signing_secret=used.needs_signing_secret or bool(start and start.needs_signing_secret),
     )
 
     # 5. Write the status. Its conditions are about the run of the chain, not about an evaluation alongside it.
     is_of_chain = start is not None and position.to_start is position.assessment
     run = start.run if start is not None and is_of_chain else None
-    status = build.working_status(observed, inputs, ledger, position, run, used)
-    return _with_status(observed, status, plan, reported)
+    status = build.working_status(observed, inputs, ledger, position, run, used_accelerator_seconds)
+    plan = _with_status(observed, status, plan, reported)
+    return replace(plan, events=(*recreation_notices(observed), *plan.events))
 
 
 def _after_the_end(observed: Observed) -> Plan:
-    """Return the plan for what has finished: its objects may be removed, once."""
-    due = cleanup_due(observed)
-    if due is None:
-        return _with_status(observed, build.finished_status(observed, None), Plan())
-    left_seconds = (due - observed.now).total_seconds()
-    if left_seconds > 0:
-        return _with_status(observed, build.finished_status(observed, None), Plan(requeue_after=left_seconds))
+    """Return the plan for what has finished: nothing of it may run, and its objects may be removed, once."""
+    # A Job may come back from a backup, or be reported late by a watch.
+    alive, due = removals_of_all(observed), cleanup_due(observed)
+    left_seconds = (due - observed.now).total_seconds() if due is not None else None
+    if left_seconds is None or left_seconds > 0:
+        plan = Plan(delete=alive, requeue_after=left_seconds)
+        return _with_status(observed, build.finished_status(observed, None), plan)
     # The mark in the status comes last: a stop in between repeats deletions that find nothing, and leaves no object
     # behind.
     plan = Plan(delete=leftovers(observed), deletes_first=True)
@@ -186,11 +215,19 @@ def _with_lingering(observed: Observed, plan: Plan) -> Plan:
     return replace(plan, delete=lingering(observed), requeue_after=requeue_after)
 
 
-def _reported_ledger(observed: Observed, desired: DesiredState) -> Ledger:
+def _holds_up_the_end(run: RunState) -> bool:
+    """Whether processes of a live run exist or may still start.
+
+    Of a deleted Job without a running pod nothing starts any more, and somebody's finalizer may keep it for ever.
+    """
+    return not (run.is_deleting and run.phase is RunPhase.PENDING)
+
+
+def _updated_ledger(observed: Observed, desired: DesiredState) -> Ledger:
     def created(ledger: Ledger, run: RunState) -> CreatedRun | None:
         return _creation(observed, desired, ledger, run)
 
-    ledger = update_ledger(
+    return update_ledger(
         observed.status.ledger or Ledger(),
         observed.runs,
         observed.now,
@@ -198,7 +235,17 @@ def _reported_ledger(observed: Observed, desired: DesiredState) -> Ledger:
         created,
         is_suspended=desired.spec.suspend,
     )
-    ledger = give_up_stuck(ledger, observed.runs, observed.now, observed.generation, desired.profile_digest)
+
+
+def _without_stuck_runs(
+    observed: Observed, desired: DesiredState, ledger: Ledger, stage_files: Mapping[str, Manifest]
+) -> Ledger:
+    """Return the ledger without open runs that wait in vain; one whose stage file is made again does not."""
+    runs = tuple(
+        replace(run, is_stage_file_lost=False) if run.object_name in stage_files else run
+        for run in observed.runs
+    )
+    ledger = give_up_stuck(ledger, runs, observed.now, observed.generation, desired.profile_digest)
     return shorten_evaluations(ledger)
 
 
@@ -206,7 +253,10 @@ def _creation(observed: Observed, desired: DesiredState, ledger: Ledger, run: Ru
     """Return how a run was created that the stored ledger does not know; None when it would not be created now.
 
     The operator stopped between the creation of the run and the write of the status, and the spec may have been edited
-    since. The digest of the configuration decides: a run with another one does other work.
+    since. The digest of the configuration decides: a run with another one does other work. One that does the same work
+    continues although other resources or another pod template would be rendered now, as every run does that is known
+    when they are edited. It keeps the generation and the profile that it was created from, so that it is replaced if it
+    cannot start, and runs again if it failed, after they were edited.
 
     Args:
         observed: of this reconcile.
@@ -214,26 +264,23 @@ def _creation(observed: Observed, desired: DesiredState, ledger: Ledger, run: Ru
         ledger: as it was when the run was created.
         run: the unknown run.
     """
-    limit = limit_seconds(desired.spec, desired.profile)
-    others = [other for other in observed.runs if other.identity.fence < run.identity.fence]
     inputs = ChainInputs(
         desired=desired,
         ledger=ledger,
         now=observed.now,
         generation=observed.generation,
         name=observed.owner.name,
-        left_seconds=None if limit is None else limit - used_seconds(ledger, others, observed.now),
+        left_seconds=left_before(observed, desired, ledger, run),
     )
-    position = Chain(inputs).position()
-    for assessment in (position.assessment, *position.alongside):
+    for assessment in Chain(inputs).position().assessments:
         stage = assessment.stage
         if stage is None or stage.stage_key != run.stage_key:
             continue
         if digest_of(stage.config) == run.config_digest:
-            created = as_found(ledger, run)
             return replace(
-                created,
-                generation=observed.generation,
+                as_found(ledger, run),
+                generation=run.generation,
+                profile_digest=run.profile_digest,
                 inputs_digest=stage.inputs_digest,
                 accelerators=stage.resources.nodes * stage.resources.accelerators_per_node,
             )
@@ -246,19 +293,20 @@ def _start(observed: Observed, inputs: ChainInputs, position: Position, launcher
     if due is None or due.stage is None:
         return None
     profile, owner, ledger = inputs.profile, observed.owner, inputs.ledger
-    num_nodes = pretrain_layout(inputs.spec, profile).nodes  # no stage has more
-    shared = launcher.shared(profile, owner, num_nodes)
-    digest = digest_of({"shared": plain(shared)})
-    has_shared_objects = needs_shared_objects(ledger, due.record, digest)
+    shared = shared_objects(observed, inputs, position, launcher)
+    # All with the first run and after an edit of the profile; then those that this run needs, since they may be gone.
+    are_new = ledger.shared != shared.digest
+    needed = shared.manifests if are_new else launcher.shared(profile, owner, due.stage.resources.nodes)
     run, record = next_run(observed, inputs.desired, ledger, due.stage, inputs.left_seconds)
     if due.record is None:
         # A first run brings a record of its own; a further one replaces that of the run before it.
         ledger = free_one_record(ledger, record.candidate)
     return _Start(
         run=run,
-        manifests=(*(shared if has_shared_objects else ()), *launcher.render(run, profile, owner)),
-        ledger=ledger.with_record(record).with_shared_objects(object_names(shared), digest),
-        has_shared_objects=has_shared_objects,
+        manifests=launcher.render(run, profile, owner),
+        shared=needed,
+        needs_signing_secret=are_new or run.signs_checkpoints,
+        ledger=ledger.with_record(record).with_shared_objects(object_names(shared.manifests), shared.digest),
     )
 
 

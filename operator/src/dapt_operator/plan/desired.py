@@ -12,7 +12,7 @@ from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.run_record import CreatedRun, RunRecord, StageKey
-from dapt_operator.plan.ledger.gpu_hours import deadline_seconds
+from dapt_operator.plan.ledger.gpu_hours import deadline_seconds, limit_seconds, used_seconds
 from dapt_operator.plan.observed import DesiredState, Observed
 from dapt_operator.plan.own_runs import fence_floor
 from dapt_operator.plan.stage_parts.stage_plan import StagePlan
@@ -22,6 +22,10 @@ LINGER_SECONDS: Final = 5.0
 """Time that the other containers of a pod have to end after the trainer; native sidecars do so by themselves."""
 LINGER_GRACE_SECONDS: Final = 10
 """Grace period of a pod of which only other containers are left."""
+NEW_KEY: Final = (
+    "it begins from its start, because the key that signed its checkpoints is gone and they are refused"
+)
+"""Note on a run that follows others of its work after their signing key was lost."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ def next_run(
         queue=spec.queue,
         priority_class_name=spec.priority_class_name,
         claims=stage.claims,
+        generation=observed.generation,
+        profile_digest=desired.profile_digest,
     )
     created = CreatedRun(
         number=identity.try_number,
@@ -86,7 +92,36 @@ def next_run(
         inputs_digest=stage.inputs_digest,
         accelerators=stage.resources.nodes * stage.resources.accelerators_per_node,
     )
-    return run, (record or RunRecord.before_any_run(key, stage.kind)).opened(created)
+    opened = (record or RunRecord.before_any_run(key, stage.kind)).opened(created)
+    if loses_checkpoints(observed, stage.signs_checkpoints, record):
+        opened = opened.with_message(NEW_KEY)
+    return run, opened
+
+
+def note_of_live_run(observed: Observed, stage: StagePlan | None, record: RunRecord) -> str:
+    """Return what was noted when a live run was created, or is to be noted now; mostly nothing."""
+    if (
+        observed.has_new_signing_key
+        and stage is not None
+        and stage.signs_checkpoints
+        and record.try_number > 1
+    ):
+        return NEW_KEY
+    return record.message
+
+
+def loses_checkpoints(observed: Observed, signs_checkpoints: bool, record: RunRecord | None) -> bool:
+    """Whether the next run of a record's work cannot resume, because the key of the checkpoints is a new one."""
+    return observed.has_new_signing_key and signs_checkpoints and record is not None
+
+
+def left_before(observed: Observed, desired: DesiredState, ledger: Ledger, run: RunState) -> float | None:
+    """Return the accelerator-seconds that were left of the limit when a run was created; None without a limit."""
+    limit = limit_seconds(desired.spec, desired.profile)
+    if limit is None:
+        return None
+    others = [other for other in observed.runs if other.identity.fence < run.identity.fence]
+    return limit - used_seconds(ledger, others, observed.now)
 
 
 def removals(observed: Observed, kept: AbstractSet[StageKey]) -> tuple[Removal, ...]:
@@ -158,14 +193,15 @@ def object_names(manifests: Iterable[Manifest]) -> tuple[str, ...]:
     return tuple(f"{manifest['kind']}/{manifest['metadata']['name']}" for manifest in manifests)
 
 
-def needs_shared_objects(ledger: Ledger, record: RunRecord | None, digest: str) -> bool:
-    """Whether the objects that all runs share must be applied (again) with the next run.
+def each_once(manifests: Iterable[Manifest]) -> tuple[Manifest, ...]:
+    """Return manifests in their order, each object once."""
+    by_name = {(manifest["kind"], manifest["metadata"]["name"]): manifest for manifest in manifests}
+    return tuple(by_name.values())
 
-    A failed run is a reason too: somebody may have deleted one of them.
 
-    Args:
-        ledger: as it is known.
-        record: of the next run's work, None for its first run.
-        digest: of the shared objects as they should be.
+def removals_of_all(observed: Observed) -> tuple[Removal, ...]:
+    """Return every live run for deletion, of an adaptation that has ended or is being deleted.
+
+    Nothing is decided there any more, so no report has to be stored before its pods are deleted.
     """
-    return ledger.shared != digest or (record is not None and record.cause is not None)
+    return tuple(Removal(run.object_kind, run.object_name) for run in observed.live if not run.is_deleting)

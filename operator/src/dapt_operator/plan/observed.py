@@ -71,6 +71,10 @@ class Observed:
     """Operator installation that reconciles; empty for the local run."""
     obstacle: Obstacle | None = None
     """What prevented the creation of a run's objects in this very reconcile."""
+    is_check_due: bool = False
+    """Whether it is time to make sure that the objects which live runs use exist."""
+    recreated: tuple[str, ...] = ()
+    """Objects as KIND/NAME that were gone and that this very reconcile has created again."""
     num_passed_over: int = 0
     """Run numbers skipped in this reconcile, because a ConfigMap of ours has the name and holds something else: it was
     left by a run that was never created."""
@@ -80,6 +84,11 @@ class Observed:
         """Whether another operator installation owns the adaptation; it is left alone."""
         owner = self.status.digests.owner if self.status.digests else None
         return bool(owner and self.instance and owner != self.instance)
+
+    @property
+    def has_new_signing_key(self) -> bool:
+        """Whether the key of the checkpoints' signatures was gone, and another one has just taken its place."""
+        return any(name.startswith("Secret/") for name in self.recreated)
 
     @property
     def is_suspended(self) -> bool:
@@ -107,6 +116,7 @@ def observe(
     instance: str = "",
     default_profiles: tuple[str, ...] = (),
     contents: Mapping[str, str] | None = None,
+    is_check_due: bool = False,
 ) -> Observed:
     """Return raw objects as one frozen value.
 
@@ -119,6 +129,7 @@ def observe(
         instance: operator installation that reconciles; empty for the local run.
         default_profiles: names of all profiles marked as default, when the resource names none.
         contents: digest of the files of a source, for sources on this machine.
+        is_check_due: whether it is time to make sure that the objects which live runs use exist.
     """
     metadata = resource["metadata"]
     owner = Owner(
@@ -142,6 +153,7 @@ def observe(
         runs=own_runs(runs, owner, status.model.ledger or Ledger(), age_seconds),
         age_seconds=age_seconds,
         instance=instance,
+        is_check_due=is_check_due,
     )
 
 

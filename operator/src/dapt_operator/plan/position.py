@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from dapt_operator.api.v1alpha1.ledger import AttemptRecord
 from dapt_operator.api.v1alpha1.run_record import StageKey
@@ -15,6 +16,9 @@ from dapt_operator.plan.selection.choose import Choice
 from dapt_operator.plan.stage_parts.stage_plan import StageInputs
 from dapt_operator.plan.stages.pretrain import PretrainingPlan
 from dapt_operator.plan.transitions import Action, Fact, State
+
+ENDS: Final = (Action.FINISH, Action.END)
+"""Actions after which nothing runs again."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,19 @@ class Position:
     """Evaluations whose live runs continue."""
     free_slots: int = 0
     """How many more evaluations may run."""
+    awaited: tuple[StageAssessment, ...] = ()
+    """Evaluations that the selection waits for; `assessment` stands for all of them."""
+    is_ending: bool = False
+    """Whether everything is decided, and only the end of live runs is awaited."""
+
+    @property
+    def assessments(self) -> tuple[StageAssessment, ...]:
+        """Return everything that was assessed here: the stage of the chain, and the evaluations."""
+        return (self.assessment, *self.alongside, *self.awaited)
+
+    def awaiting_ends(self) -> Position:
+        """Return the position as long as runs are alive where it would finish or end."""
+        return replace(self, action=Action.CLEAR, is_ending=True)
 
     @property
     def to_start(self) -> StageAssessment | None:
@@ -65,7 +82,7 @@ class Position:
     @property
     def kept(self) -> frozenset[StageKey]:
         """Work whose live runs continue."""
-        if self.action in (Action.STOP, Action.HOLD, Action.FINISH, Action.END) or self.is_spent:
+        if self.action in (Action.STOP, Action.HOLD, *ENDS) or self.is_spent or self.is_ending:
             return frozenset()
         record = self.assessment.record
         if (

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Final
+from datetime import UTC, datetime, timedelta
+from typing import Final, TypeVar
 
 from dapt_contract.stage_file import StageFile
 from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.api.v1alpha1.profile import DEFAULT_PROFILE_ANNOTATION, ProfileEvaluation
 from dapt_operator.cluster.errors import CannotCreateError, ConflictError, NameTakenError
 from dapt_operator.cluster.port import Event, Key, ObjectReference, World
-from dapt_operator.launchers.labels import QUEUE_LABEL
+from dapt_operator.launchers.labels import QUEUE_LABEL, origin_of
 from dapt_operator.launchers.render.objects import STAGE_FILE_KEY
 from dapt_operator.stage_run import HOLDER_KINDS, Children, JsonObject, Manifest
 from dapt_operator.testing.invariants import (
     ImpossibleWorldError,
     check_conditions,
     check_deletion,
+    check_end,
     check_history,
     check_new_job,
     check_pod_deletion,
@@ -32,6 +33,11 @@ from dapt_operator.testing.kubelet import MemoryKubelet
 from dapt_operator.testing.objects import Ends, Script, Stored, copy, is_over, job_uid, may_run, workload_of
 
 START: Final = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
+CHECK_INTERVAL: Final = timedelta(minutes=10)
+"""After this long the objects that live runs use are looked at again, as at a resync."""
+LOOKED_AT: Final = ("PersistentVolumeClaim", "Service")
+"""Kinds of objects that are read before they are written."""
+Result = TypeVar("Result")
 
 
 class OperatorKilledError(Exception):
@@ -64,6 +70,7 @@ class MemoryCluster(MemoryKubelet):
         self.graceful = False
         """Whether the pods of a deleted Job get their grace period, as on a cluster; else they are gone at once."""
         self._stored: dict[Key, Stored] = {}
+        self._next_checks: dict[Key, datetime] = {}
         self._uids = 0
 
     # --- what users and other controllers do ---
@@ -103,6 +110,23 @@ class MemoryCluster(MemoryKubelet):
         """Delete the resource with its children."""
         del self._stored[key]
 
+    def remove_later(self, key: Key) -> None:
+        """Delete the resource while a finalizer of somebody else keeps it, and so its children."""
+        self._stored[key].resource["metadata"]["deletionTimestamp"] = timestamp(self.now)
+        self.touch(key)
+
+    def restore(self, key: Key, manifest: Manifest) -> None:
+        """Bring back an object that was deleted, as a backup does."""
+        self._stored[key].objects[manifest["kind"], manifest["metadata"]["name"]] = copy(manifest)
+
+    def hide(self, key: Key, kind: str, name: str) -> None:
+        """Leave a Job or JobSet with its pods out of what is observed, as a watch does that is behind."""
+        self._stored[key].unreported.add((kind, name))
+
+    def report(self, key: Key) -> None:
+        """Let the watch catch up."""
+        self._stored[key].unreported.clear()
+
     def take_name(self, key: Key, kind: str, name: str, why: str) -> None:
         """Let another owner have an object of that name; `why` says whose it is."""
         self._stored[key].taken[(kind, name)] = why
@@ -124,8 +148,12 @@ class MemoryCluster(MemoryKubelet):
         data[STAGE_FILE_KEY] = data[STAGE_FILE_KEY].replace('"seed":', '"seed": ', 1) + " "
 
     def delete_object(self, key: Key, kind: str, name: str) -> None:
-        """Delete one object, as a user may."""
-        del self._stored[key].objects[(kind, name)]
+        """Delete one object, as a user may; the pods of a Job go with it."""
+        stored = self._stored[key]
+        if kind in HOLDER_KINDS:
+            self.delete_gang(stored, stored.objects[(kind, name)], gracefully=False)
+        else:
+            del stored.objects[(kind, name)]
 
     # --- the five verbs ---
 
@@ -148,12 +176,28 @@ class MemoryCluster(MemoryKubelet):
         profile = self.profiles.get(chosen) if chosen else None
         default_profiles = () if name else marked
         children = self._children(stored)
-        return World(self.now, resource, profile, children, default_profiles, dict(self.contents))
+        return World(
+            self.now,
+            resource,
+            profile,
+            children,
+            default_profiles,
+            dict(self.contents),
+            is_check_due=self._is_check_due(key, children),
+        )
 
-    def apply(self, key: Key, manifest: Manifest) -> None:
-        """Make an object exist."""
+    def apply(self, key: Key, manifest: Manifest) -> bool:
+        """Make an object exist; return whether it was created. A shared object that exists is only looked at."""
+        place = (manifest["kind"], manifest["metadata"]["name"])
+        if manifest["kind"] in LOOKED_AT and place in self._stored[key].objects:
+            return False
         what = f"{manifest['kind']}/{manifest['metadata']['name']}"
-        self._verb("apply", what, lambda: self._apply(key, manifest))
+        try:
+            return self._verb("apply", what, lambda: self._apply(key, manifest))
+        except (CannotCreateError, NameTakenError):
+            # What could not be made is tried again at the next reconcile.
+            self._next_checks.pop(key, None)
+            raise
 
     def delete(self, key: Key, reference: ObjectReference) -> None:
         """Remove an object and the pods of a Job."""
@@ -223,9 +267,20 @@ class MemoryCluster(MemoryKubelet):
 
     # --- inside ---
 
+    def _is_check_due(self, key: Key, children: Children) -> bool:
+        due = self._next_checks.setdefault(key, self.now if children.jobs else self.now + CHECK_INTERVAL)
+        if self.now < due:
+            return False
+        self._next_checks[key] = self.now + CHECK_INTERVAL
+        return True
+
     def _children(self, stored: Stored) -> Children:
-        gangs = [copy(gang) for gang in stored.gangs()]
-        pods = [copy(item) for (kind, _), item in stored.objects.items() if kind == "Pod"]
+        gangs = [copy(gang) for place, gang in stored.objects.items() if _is_reported(stored, place)]
+        pods = [
+            copy(item)
+            for (kind, name), item in stored.objects.items()
+            if kind == "Pod" and not any(name.startswith(f"{gang}-") for _, gang in stored.unreported)
+        ]
         workloads, digests = {}, {}
         for gang in gangs:
             name = gang["metadata"]["name"]
@@ -248,18 +303,19 @@ class MemoryCluster(MemoryKubelet):
             },
         )
 
-    def _verb(self, verb: str, what: str, effect: Callable[[], object]) -> None:
+    def _verb(self, verb: str, what: str, effect: Callable[[], Result]) -> Result:
         number = len(self.verbs)
         if self.crash_at == number and not self.crash_after:
             self.crash_at = None
             raise OperatorKilledError(f"before {verb} {what}")
-        effect()
+        result = effect()
         self.verbs.append(f"{verb} {what}")
         if self.crash_at == number and self.crash_after:
             self.crash_at = None
             raise OperatorKilledError(f"after {verb} {what}")
+        return result
 
-    def _apply(self, key: Key, manifest: Manifest) -> None:
+    def _apply(self, key: Key, manifest: Manifest) -> bool:
         stored = self._stored[key]
         kind, name = manifest["kind"], manifest["metadata"]["name"]
         if kind in stored.refused:
@@ -270,7 +326,11 @@ class MemoryCluster(MemoryKubelet):
         if existing is not None:
             if kind == "ConfigMap" and existing["data"][STAGE_FILE_KEY] != manifest["data"][STAGE_FILE_KEY]:
                 raise NameTakenError(kind, name, "its stage.json has other content", is_ours=True)
-            return
+            # The answer to the request reports it, however late the watch is.
+            stored.unreported.discard((kind, name))
+            if kind in HOLDER_KINDS and origin_of(existing) != origin_of(manifest):
+                raise ConflictError(f"{kind} {name} was created from another spec or profile")
+            return False
         created = copy(manifest)
         if kind in HOLDER_KINDS:
             if self.num_taken_names > 0:
@@ -283,6 +343,7 @@ class MemoryCluster(MemoryKubelet):
             created["metadata"]["uid"] = f"{kind}-{len(self.created):08d}"
             created["metadata"]["creationTimestamp"] = timestamp(self.now)
         stored.objects[kind, name] = created
+        return True
 
     def _max_evaluations(self, stored: Stored) -> int:
         """Return the number of evaluations that the profile allows at the same time."""
@@ -316,6 +377,12 @@ class MemoryCluster(MemoryKubelet):
             raise ImpossibleWorldError("an unchanged status was written")
         check_history(before or {}, after)
         check_conditions(before or {}, after, int(stored.resource["metadata"]["generation"]))
+        check_end(before or {}, after, self.live_jobs(key))
         stored.resource["status"] = after
         stored.version += 1
         self.writes += 1
+
+
+def _is_reported(stored: Stored, place: tuple[str, str]) -> bool:
+    """Whether an object is a Job or JobSet that its watch has reported."""
+    return place[0] in HOLDER_KINDS and place not in stored.unreported

@@ -109,12 +109,16 @@ def _pods_of(gang: Manifest, objects: Sequence[Manifest]) -> list[Manifest]:
 def check_deletion(resource: Manifest, job: Manifest, pods: Sequence[Manifest] = ()) -> None:
     """Check that a Job is deleted once, and only when the stored status has its run and, if it has ended, its end.
 
+    After the end of the adaptation, or of the resource, no report matters any more.
+
     Raises:
         ImpossibleWorldError: the deletion breaks one of these rules.
     """
     deleted, name = identity(job), job["metadata"]["name"]
     if job["metadata"].get("deletionTimestamp"):
         raise ImpossibleWorldError(f"{name} was deleted twice")
+    if resource["metadata"].get("deletionTimestamp") or condition(resource.get("status"), "Finished"):
+        return
     runs = (resource.get("status") or {}).get("ledger", {}).get("runs", [])
     if not any(run["fence"] >= deleted.fence for run in runs):
         raise ImpossibleWorldError(f"{name} was deleted before the status had its run")
@@ -239,6 +243,24 @@ def check_conditions(before: Manifest, after: Manifest, generation: int) -> None
         raise ImpossibleWorldError("no condition says why nothing runs")
     if after.get("phase") not in PHASES:
         raise ImpossibleWorldError(f"phase {after.get('phase')!r} is not in the table")
+
+
+def check_end(before: Manifest, after: Manifest, live: Sequence[Manifest]) -> None:
+    """Check that nothing may run any more, or is about to stop, when the end is written.
+
+    Args:
+        before: the stored status.
+        after: the new one.
+        live: Jobs and JobSets whose processes exist or may still start.
+
+    Raises:
+        ImpossibleWorldError: the end is written while a run goes on.
+    """
+    if not condition(after, "Finished") or condition(before, "Finished"):
+        return
+    running = [job["metadata"]["name"] for job in live if not job["metadata"].get("deletionTimestamp")]
+    if running:
+        raise ImpossibleWorldError(f"the end was written while {', '.join(running)} was live")
 
 
 def condition(status: Manifest | None, type_: str) -> str:

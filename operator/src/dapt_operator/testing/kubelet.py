@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Final
 
 from dapt_contract.pod.failure import Cause, ExitCode
 from dapt_contract.stage_file import StageFile
+from dapt_operator.api.names import LABEL_NAME, LABEL_UID, work_claim_name
 from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.launchers.labels import QUEUE_LABEL
 from dapt_operator.launchers.observe.containers import has_ended, is_over
@@ -13,7 +15,10 @@ from dapt_operator.launchers.render.environment import DEFAULT_GRACE_SECONDS
 from dapt_operator.launchers.render.objects import STAGE_FILE_KEY
 from dapt_operator.stage_run import JsonObject
 from dapt_operator.testing import objects
-from dapt_operator.testing.objects import Ends, Script, Stored
+from dapt_operator.testing.objects import Ends, Script, Stays, Stored
+
+LOST_PEERS: Final = Ends(ExitCode.INFRASTRUCTURE, message="no such host", cause=Cause.INFRASTRUCTURE)
+"""How a gang ends whose ranks cannot resolve each other's names."""
 
 
 def stopped(stage: StageFile) -> Ends:  # noqa: ARG001
@@ -37,7 +42,10 @@ class MemoryKubelet:
 
     def stage_file(self, stored: Stored, gang: JsonObject) -> StageFile:
         """Return the stage.json of the run of a gang."""
-        text = stored.objects[("ConfigMap", gang["metadata"]["name"])]["data"][STAGE_FILE_KEY]
+        name = gang["metadata"]["name"]
+        text = stored.read_stage_files.get(name)
+        if text is None:
+            text = stored.objects[("ConfigMap", name)]["data"][STAGE_FILE_KEY]
         return StageFile.model_validate_json(text)
 
     def run_gangs(self, stored: Stored, script: Script, seconds: float) -> int:
@@ -51,8 +59,8 @@ class MemoryKubelet:
                     self._notice_end(gang)
             elif gang["spec"].get("suspend"):
                 self._admit(gang)
-            elif ("ConfigMap", gang["metadata"]["name"]) not in stored.objects:
-                continue  # the kubelet waits for the volume
+            elif missing := self._missing_volume(stored, gang):
+                self._create_waiting_pods(stored, gang, missing)
             else:
                 ended += self._run(stored, gang, script, seconds)
         return ended
@@ -68,6 +76,7 @@ class MemoryKubelet:
 
     def start_pods(self, stored: Stored, gang: JsonObject) -> None:
         """Start all pods of a gang."""
+        self._read_stage_file(stored, gang)
         for index in range(int(objects.job_spec(gang)["completions"])):
             old = stored.objects.get(("Pod", f"{gang['metadata']['name']}-{index}"))
             if old is None or old["status"].get("phase") == "Pending":
@@ -105,13 +114,48 @@ class MemoryKubelet:
             now = timestamp(self.now)
             gang["status"] = objects.gang_status(gang, done=False, started=now, finished=now)
 
+    def _missing_volume(self, stored: Stored, gang: JsonObject) -> str:
+        """Return what the kubelet reports of an object of ours that a volume names and that does not exist.
+
+        Empty when there is none, and for pods that have started: they do not miss it any more.
+        """
+        name, labels = gang["metadata"]["name"], gang["metadata"]["labels"]
+        if name in stored.read_stage_files:
+            return ""
+        claim = work_claim_name(labels[LABEL_NAME], labels[LABEL_UID])
+        needed = [("ConfigMap", name)]
+        for volume in objects.job_spec(gang)["template"]["spec"]["volumes"]:
+            if "secret" in volume:
+                needed.append(("Secret", volume["secret"]["secretName"]))
+            if (volume.get("persistentVolumeClaim") or {}).get("claimName") == claim:
+                needed.append(("PersistentVolumeClaim", claim))
+        missing = next((place for place in needed if place not in stored.objects), None)
+        return f'FailedMount: {missing[0].lower()} "{missing[1]}" not found' if missing is not None else ""
+
+    def _create_waiting_pods(self, stored: Stored, gang: JsonObject, missing: str) -> None:
+        """Create the pods of a gang, which wait on their nodes for a volume."""
+        waiting = objects.pending_status(Stays(waiting=missing))
+        for index in range(int(objects.job_spec(gang)["completions"])):
+            self._put_pod(stored, gang, index, waiting)
+
+    def _read_stage_file(self, stored: Stored, gang: JsonObject) -> None:
+        name = gang["metadata"]["name"]
+        text = stored.objects[("ConfigMap", name)]["data"][STAGE_FILE_KEY]
+        stored.read_stage_files.setdefault(name, text)
+
+    def _cannot_resolve_peers(self, stored: Stored, gang: JsonObject) -> bool:
+        """Whether ranks on several nodes look for each other below a Service that does not exist."""
+        subdomain = objects.job_spec(gang)["template"]["spec"].get("subdomain")
+        has_started = gang["metadata"]["name"] in stored.read_stage_files
+        return bool(subdomain) and not has_started and ("Service", subdomain) not in stored.objects
+
     def _admit(self, gang: JsonObject) -> None:
         if self.queues.get(gang["metadata"]["labels"].get(QUEUE_LABEL, "")) == "":
             gang["spec"]["suspend"] = False
 
     def _run(self, stored: Stored, gang: JsonObject, script: Script, seconds: float) -> int:
         stage = self.stage_file(stored, gang)
-        outcome = script(stage)
+        outcome = LOST_PEERS if self._cannot_resolve_peers(stored, gang) else script(stage)
         if isinstance(outcome, Ends):
             self._end(stored, gang, stage, outcome, seconds)
             return 1
@@ -135,7 +179,7 @@ class MemoryKubelet:
         for pod in alive:
             started = objects.started_at(pod)
             # It never ran, so it has no termination message; or nobody knows any more what it would say.
-            if started is None or ("ConfigMap", name) not in stored.objects:
+            if started is None or name not in stored.read_stage_files:
                 del stored.objects[("Pod", pod["metadata"]["name"])]
                 continue
             stage = self.stage_file(stored, gang)

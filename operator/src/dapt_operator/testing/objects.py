@@ -63,6 +63,11 @@ class Stored:
     """Kind and name of objects that belong to someone else, with whose they are."""
     refused: dict[str, str] = field(default_factory=dict)
     """Kinds that the cluster refuses, with its message."""
+    read_stage_files: dict[str, str] = field(default_factory=dict)
+    """Content of stage.json as started pods have read it, by name of the Job or JobSet."""
+
+    unreported: set[tuple[str, str]] = field(default_factory=set)
+    """Jobs and JobSets, by kind and name, that no watch has reported yet."""
 
     def gangs(self) -> list[JsonObject]:
         """Return the Jobs and JobSets, oldest first."""

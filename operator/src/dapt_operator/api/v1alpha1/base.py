@@ -145,6 +145,7 @@ def _integral(value: Any) -> Any:
 
 Integer = Annotated[int, BeforeValidator(_integral)]
 
+
 def _existing_time(text: str) -> str:
     """Return the text of a time that exists: the pattern lets the 99th of February through."""
     datetime.fromisoformat(text)

@@ -14,6 +14,7 @@ STAGE_SUCCEEDED: Final = "StageSucceeded"
 STAGE_FAILED: Final = "StageFailed"
 CANDIDATE_SELECTED: Final = "CandidateSelected"
 ROLLED_BACK: Final = "RolledBack"
+RECREATED: Final = "Recreated"
 
 EVENTS: Final[dict[str, tuple[str, str]]] = {
     STAGE_STARTED: (NORMAL, "A run of a stage was created."),
@@ -24,6 +25,10 @@ EVENTS: Final[dict[str, tuple[str, str]]] = {
     STAGE_FAILED: (WARNING, "A run failed; the message gives the cause and the sentence of the trainer."),
     CANDIDATE_SELECTED: (NORMAL, "A candidate was chosen; the message says why."),
     ROLLED_BACK: (WARNING, "An attempt was given up; the message says why, and how the next one starts."),
+    RECREATED: (
+        WARNING,
+        "An object of the operator was gone and was created again; the message names it, and what that costs.",
+    ),
     **dict.fromkeys(STALLING, (WARNING, "User action is required: the reason and message of Stalled.")),
     PUBLISHED: (NORMAL, "The adaptation ended: the model is at its destination."),
     BUDGET_EXHAUSTED: (WARNING, "The adaptation ended without a model: limits.gpuHours is used up."),

@@ -16,7 +16,7 @@ from typing import Final
 import kubernetes.client
 
 from dapt_operator.api.names import API_VERSION, LABEL_NAME, LABEL_RUN, LABEL_UID
-from dapt_operator.cluster.errors import CannotCreateError, ConflictError
+from dapt_operator.cluster.errors import CannotCreateError, ConflictError, NameTakenError
 from dapt_operator.cluster.kubernetes.cache.entry import PROFILE, RESOURCE
 from dapt_operator.cluster.kubernetes.cache.store import Store
 from dapt_operator.cluster.kubernetes.client import ApiServerClient, Query
@@ -33,8 +33,11 @@ from dapt_operator.cluster.kubernetes.polls.progress import ProgressPolls
 from dapt_operator.cluster.kubernetes.polls.stage_file_digests import StageDigests
 from dapt_operator.cluster.kubernetes.resources import KINDS
 from dapt_operator.cluster.port import Event, Key, ObjectReference, World
+from dapt_operator.launchers.labels import origin_of
 from dapt_operator.stage_run import HOLDER_KINDS, Children, JsonObject, Manifest
 
+CHECK_SECONDS: Final = 600.0
+"""Objects that live runs use are looked at again after this long: a pod that starts later needs them."""
 _MAX_LISTED_RUNS: Final = 20_000
 _EVENT_ATTEMPTS: Final = 2
 _log = logging.getLogger(__name__)
@@ -52,6 +55,7 @@ class KubernetesCluster:
         may_write: Callable[[], bool] = lambda: True,
         namespaces: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
+        check_seconds: float = CHECK_SECONDS,
     ) -> None:
         """
         Args:
@@ -61,12 +65,15 @@ class KubernetesCluster:
             may_write: called right before each write; the verb raises NotLeaderError if it returns False.
             namespaces: namespaces to list; empty for all.
             clock: of the polls' intervals; monotonic, in seconds.
+            check_seconds: interval at which the objects that live runs use are looked at again.
         """
         self._api = ApiServerClient(api, may_write)
         self._store = store
         self._namespaces = tuple(namespaces)
         self._listed_runs: set[str] = set()
         """Uids of runs whose pods were listed because their watch was behind."""
+        self._clock, self._check_seconds = clock, check_seconds
+        self._next_checks: dict[Key, float] = {}
         self._digests = StageDigests(self._api, clock)
         self._workloads = Workloads(self._api, clock)
         self._refusals = PodRefusals(self._api, clock)
@@ -98,6 +105,7 @@ class KubernetesCluster:
             self._workloads.forget(key)
             self._refusals.forget(key)
             self._pod_events.forget(key)
+            self._next_checks.pop(key, None)
             return World(now, None, None, Children())
         profile, defaults = self._profile(cached.resource)
         launcher = str(((profile or {}).get("spec") or {}).get("launcher", ""))
@@ -107,7 +115,19 @@ class KubernetesCluster:
         # The lists took a moment, in which the resource may have been deleted.
         if own is None:
             return World(now, None, None, Children())
-        return World(now, own.resource, profile, self._children(key, own), defaults)
+        children, is_check_due = self._children(key, own), self._is_check_due(key, own.jobs)
+        return World(now, own.resource, profile, children, defaults, is_check_due=is_check_due)
+
+    def _is_check_due(self, key: Key, jobs: Sequence[Manifest]) -> bool:
+        """Return whether the objects of live runs are to be looked at now; the next time is an interval later."""
+        now = self._clock()
+        # A resource that has runs when it is first seen here was left by another process: objects may have been deleted
+        # since that one looked.
+        due = self._next_checks.setdefault(key, now if jobs else now + self._check_seconds)
+        if now < due:
+            return False
+        self._next_checks[key] = now + self._check_seconds
+        return True
 
     def _profile(self, resource: Manifest) -> tuple[Manifest | None, tuple[str, ...]]:
         name = (resource.get("spec") or {}).get("profile")
@@ -155,25 +175,32 @@ class KubernetesCluster:
 
     # --- writes ---
 
-    def apply(self, key: Key, manifest: Manifest) -> None:  # noqa: ARG002
+    def apply(self, key: Key, manifest: Manifest) -> bool:
         """Make an object exist; see `Cluster.apply`.
 
         Raises:
             NameTakenError: the name belongs to another owner, or an immutable ConfigMap has other content.
+            ConflictError: a Job or JobSet of the name was created from another spec or profile, and was not known yet.
             CannotCreateError: the API server refused the object, or does not know the kind.
             NotLeaderError: this process may not write.
             ApiError: the API server could not be reached, or failed; see `errors`.
         """
+        kind, name = str(manifest["kind"]), str(manifest["metadata"]["name"])
         try:
-            stored = create(self._api, manifest)
-        except ApiError as error:
-            why = why_refused(error, str(manifest["kind"]))
+            created = create(self._api, manifest)
+        except (ApiError, NameTakenError) as error:
+            # What could not be looked at, or made again, is tried again by the next reconcile.
+            self._next_checks.pop(key, None)
+            why = why_refused(error, kind) if isinstance(error, ApiError) else ""
             if why:
-                raise CannotCreateError(manifest["kind"], manifest["metadata"]["name"], why) from error
+                raise CannotCreateError(kind, name, why) from error
             raise
         # At once, or the next reconcile would see no run where this one has created it and the watch is late.
-        if stored is not None and manifest["kind"] in HOLDER_KINDS:
-            self._store.put(stored, is_own_write=True)
+        if created.manifest is not None and kind in HOLDER_KINDS:
+            self._store.put(created.manifest, is_own_write=True)
+            if not created.is_new and origin_of(created.manifest) != origin_of(manifest):
+                raise ConflictError(f"{kind} {name} exists already, created from another spec or profile")
+        return created.is_new
 
     def delete(self, key: Key, reference: ObjectReference) -> None:
         """Remove an object of this adaptation; an object of another owner is left alone. See `Cluster.delete`.

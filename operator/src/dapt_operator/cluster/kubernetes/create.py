@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from dapt_contract.sentences import shortened
+from dapt_operator.api.names import LABEL_UID
 from dapt_operator.cluster.errors import NameTakenError
 from dapt_operator.cluster.kubernetes.client import ApiServerClient
 from dapt_operator.cluster.kubernetes.errors import ApiError, RequestRefusedError
@@ -18,8 +20,18 @@ APPLIED: Final = frozenset({"PersistentVolumeClaim", "Service"})
 _log = logging.getLogger(__name__)
 
 
-def create(api: ApiServerClient, manifest: Manifest) -> Manifest | None:
-    """Make an object exist and return it as the server holds it; None for a Secret that exists already.
+@dataclass(frozen=True)
+class Created:
+    """An object that exists."""
+
+    manifest: Manifest | None
+    """As the server holds it; None for a Secret that existed already."""
+    is_new: bool
+    """Whether it was created now."""
+
+
+def create(api: ApiServerClient, manifest: Manifest) -> Created:
+    """Make an object exist.
 
     Raises:
         NameTakenError: the name belongs to another owner, or a ConfigMap has other content.
@@ -31,14 +43,14 @@ def create(api: ApiServerClient, manifest: Manifest) -> Manifest | None:
     if kind in APPLIED:
         return _apply(api, manifest, kind, namespace, name)
     try:
-        return api.post(KINDS[kind].collection(namespace), manifest)
+        return Created(api.post(KINDS[kind].collection(namespace), manifest), is_new=True)
     except ApiError as error:
         # A 409 with another reason (Conflict: a quota was updated meanwhile) does not say that the name is taken.
         if error.status != 409 or error.reason not in ("AlreadyExists", ""):
             raise
     if kind == "Secret":
         # The operator may not read Secrets. The name holds the resource's uid, so the Secret is ours.
-        return None
+        return Created(None, is_new=False)
     existing = api.get(KINDS[kind].path(namespace, name))
     if existing is None:
         # It was deleted between the two requests: the next reconcile finds the name free.
@@ -47,7 +59,7 @@ def create(api: ApiServerClient, manifest: Manifest) -> Manifest | None:
     # It is immutable and says what another run was started with: the planner takes the next run number.
     if kind == "ConfigMap" and existing.get("data") != manifest.get("data"):
         raise NameTakenError(kind, name, "its content is not what was written", is_ours=True)
-    return existing
+    return Created(existing, is_new=False)
 
 
 def why_refused(error: ApiError, kind: str) -> str:
@@ -87,10 +99,17 @@ def _whose(owners: Sequence[Manifest]) -> str:
     return f"it belongs to {str(owner.get('kind'))[:63]} {str(owner.get('name'))[:253]}"
 
 
-def _apply(api: ApiServerClient, manifest: Manifest, kind: str, namespace: str, name: str) -> Manifest:
+def _apply(api: ApiServerClient, manifest: Manifest, kind: str, namespace: str, name: str) -> Created:
     path = KINDS[kind].path(namespace, name)
+    existing = api.get(path)
+    if existing is not None:
+        # Before it is applied: applying takes over the fields of an object, whoever made it.
+        if not _is_released_claim(existing, manifest):
+            check_owner(existing, manifest)
+        if _holds(existing, {part: manifest[part] for part in ("metadata", "spec")}):
+            return Created(existing, is_new=False)
     try:
-        return api.apply(path, manifest)
+        return Created(api.apply(path, manifest), is_new=existing is None)
     except RequestRefusedError as error:
         # Most fields of a claim cannot change once it exists. After a change of the profile's template the existing
         # claim serves as it is.
@@ -99,4 +118,27 @@ def _apply(api: ApiServerClient, manifest: Manifest, kind: str, namespace: str, 
             raise
         check_owner(existing, manifest)
         _log.warning("%s %s/%s stays as it is: %s", kind, namespace, name, error.message)
-        return existing
+        return Created(existing, is_new=False)
+
+
+def _is_released_claim(existing: Manifest, desired: Manifest) -> bool:
+    """Whether a claim of ours was taken from its owner, as people do who want to keep it after the adaptation."""
+    metadata = existing.get("metadata") or {}
+    uid = desired["metadata"]["labels"][LABEL_UID]
+    is_ours = (metadata.get("labels") or {}).get(LABEL_UID) == uid and not metadata.get("deletionTimestamp")
+    return desired["kind"] == "PersistentVolumeClaim" and is_ours and not metadata.get("ownerReferences")
+
+
+def _holds(existing: object, desired: object) -> bool:
+    """Whether an object has every value of another one, besides those that the server has filled in."""
+    if isinstance(desired, Mapping):
+        return isinstance(existing, Mapping) and all(
+            name in existing and _holds(existing[name], value) for name, value in desired.items()
+        )
+    if isinstance(desired, list | tuple):
+        return (
+            isinstance(existing, list | tuple)
+            and len(existing) == len(desired)
+            and all(map(_holds, existing, desired))
+        )
+    return existing == desired

@@ -120,8 +120,11 @@ class LocalCluster:
             contents=self._contents.latest() if is_ours else {},
         )
 
-    def apply(self, key: Key, manifest: Manifest) -> None:
+    def apply(self, key: Key, manifest: Manifest) -> bool:
         """Create an object if none of its kind and name exists; start the processes of a Job if they fit.
+
+        Returns:
+            Whether it was created.
 
         Raises:
             OSError: the disk is full.
@@ -130,14 +133,15 @@ class LocalCluster:
         manifest = _admitted(manifest)
         created = self._store.create(manifest)
         if created is None or manifest["kind"] != "Job":
-            return
+            return created is not None
         if manifest["spec"].get("suspend"):
             self._store.put(created | {"status": job_status.suspended_status()})
-            return
+            return True
         name = str(manifest["metadata"]["name"])
         self._jobs[name] = LocalJob(self._store, self.folder, created, self._notify)
         self._waiting[name] = job_request(created, self._capacity)
         self._start_waiting()
+        return True
 
     def _start_waiting(self) -> None:
         """Start the Jobs that fit, oldest first. Called from the thread that lives as long as the run."""

@@ -57,6 +57,8 @@ TAMPERED: Final = (
     " {expected}): delete the ConfigMap, then the stage starts again"
 )
 _DEADLINE_EFFECTS: Final = frozenset({Cause.STOPPED, Cause.INFRASTRUCTURE, Cause.DISRUPTION, Cause.CRASH})
+_MAX_ANNOTATION_CHARACTERS: Final = 128
+_MAX_GENERATION_DIGITS: Final = 18
 _LATEST: Final = datetime.max.replace(tzinfo=UTC)
 
 
@@ -132,7 +134,9 @@ def _run_state(held: HeldRun, manifest: Manifest, gang: Gang, children: Children
     state = RunState(
         identity=identity,
         kind=kind,
-        config_digest=(metadata.get("annotations") or {}).get(names.ANNOTATION_CONFIG_DIGEST, ""),
+        config_digest=_annotation(metadata, names.ANNOTATION_CONFIG_DIGEST),
+        generation=_generation(metadata),
+        profile_digest=_annotation(metadata, names.ANNOTATION_PROFILE_DIGEST) or None,
         object_name=name,
         phase=RunPhase.PENDING,
         object_kind=gang.kind,
@@ -143,6 +147,7 @@ def _run_state(held: HeldRun, manifest: Manifest, gang: Gang, children: Children
         progress=children.progress.get(name),
         is_deleting=bool(metadata.get("deletionTimestamp")),
         lingering_pods=tuple(pod.name for pod in pods if pod.is_lingering),
+        stage_file_sha256=_expected_digest(gang),
     )
     is_alive = any(pod.is_alive for pod in pods)
     num_succeeded = sum(pod.phase == "Succeeded" for pod in pods)
@@ -186,6 +191,16 @@ class _Waiting:
     hindrance: Hindrance | None
 
 
+def _annotation(metadata: Manifest, name: str) -> str:
+    """Return an annotation of a run's object, which whoever may edit the object may write; empty when it has none."""
+    return str((metadata.get("annotations") or {}).get(name, ""))[:_MAX_ANNOTATION_CHARACTERS]
+
+
+def _generation(metadata: Manifest) -> int:
+    text = _annotation(metadata, names.ANNOTATION_GENERATION)
+    return int(text) if text.isdecimal() and len(text) <= _MAX_GENERATION_DIGITS else 0
+
+
 def _waiting(gang: Gang, pods: Sequence[Pod], refusal: str) -> _Waiting:
     messages = [pod.waiting for pod in pods if pod.waiting]
     # Of several pods the one that says more than that it is starting.
@@ -227,7 +242,7 @@ def _with_tampering(state: RunState, gang: Gang, pods: Sequence[Pod], children: 
     name = state.object_name
     if name not in children.stage_digests:
         return state
-    actual, expected = children.stage_digests[name], _expected_digest(gang)
+    actual, expected = children.stage_digests[name], state.stage_file_sha256
     if actual is None:
         # A pod reads the ConfigMap when it starts: only those that are still to start miss it.
         num_started = sum(pod.is_running or not pod.is_alive for pod in pods)

@@ -45,6 +45,11 @@ def gang_metadata(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -
         labels[QUEUE_LABEL] = run.queue
     metadata = object_metadata(owner, run.name, labels)
     metadata["annotations"] = {names.ANNOTATION_CONFIG_DIGEST: run.stage_file.config_digest}
+    # What a run was created from is read back where the operator stopped before it stored the run.
+    if run.generation:
+        metadata["annotations"][names.ANNOTATION_GENERATION] = str(run.generation)
+    if run.profile_digest:
+        metadata["annotations"][names.ANNOTATION_PROFILE_DIGEST] = run.profile_digest
     if run.resources.accelerators_per_node:
         metadata["annotations"][ANNOTATION_ACCELERATOR] = accelerator_resource(profile)
     return metadata

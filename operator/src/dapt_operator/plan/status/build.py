@@ -202,6 +202,8 @@ def _phase(position: Position) -> str:
         return api.PHASE_BUDGET_EXHAUSTED
     if position.action in (Action.HOLD, Action.STOP):
         return api.PHASE_SUSPENDED
+    if position.is_ending and position.state is State.PUBLISHED:
+        return api.PHASE_PUBLISHING
     return PHASE_OF_STATE[position.state]
 
 

@@ -11,6 +11,7 @@ from dapt_operator.api.v1alpha1.conditions import ConditionStatus, find_conditio
 from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.run_record import StageKey
 from dapt_operator.plan.assess import ChainInputs, StageAssessment
+from dapt_operator.plan.desired import NEW_KEY, loses_checkpoints, note_of_live_run
 from dapt_operator.plan.observed import Observed, find_run
 from dapt_operator.plan.position import Position
 from dapt_operator.plan.selection.choose import Breached, NeedsMeasure, Selected
@@ -58,7 +59,7 @@ def chain_conditions(
     values = {
         api.ACCEPTED: ConditionValue("True", api.PLANNED, _accepted(inputs.ledger)),
         api.READY: NOT_READY,
-        api.RECONCILING: _reconciling(position, run, state),
+        api.RECONCILING: _reconciling(observed, position, run, state),
         api.STALLED: NOT_STALLED,
         api.QUOTA_RESERVED: _quota_reserved(spec.queue, state, run),
         api.GATES_PASSED: _gates_passed(position),
@@ -108,12 +109,18 @@ def _stalled(observed: Observed, assessment: StageAssessment) -> str:
     return steady(assessment.message, stored.message)
 
 
-def _reconciling(position: Position, run: StageRun | None, state: RunState | None) -> ConditionValue:
+def _reconciling(
+    observed: Observed, position: Position, run: StageRun | None, state: RunState | None
+) -> ConditionValue:
     assessment = position.assessment
     if run is not None:
-        return _starting(run_title(run.identity.stage, run.identity.candidate), run.identity.try_number)
+        note = NEW_KEY if loses_checkpoints(observed, run.signs_checkpoints, assessment.record) else ""
+        title = run_title(run.identity.stage, run.identity.candidate)
+        return _with_note(_starting(title, run.identity.try_number), note)
     if position.action is Action.WAIT and assessment.record is not None:
-        return _waiting(position, state)
+        is_open = assessment.record.is_open
+        note = note_of_live_run(observed, assessment.stage, assessment.record) if is_open else ""
+        return _with_note(_waiting(position, state), note)
     if position.rollback is not None:
         return ConditionValue("True", api.ROLLING_BACK, rollback_sentence(position.rollback))
     if position.action in (Action.STOP, Action.CLEAR):
@@ -150,6 +157,12 @@ def _waiting(position: Position, state: RunState | None) -> ConditionValue:
 
 def _waiting_for_nodes(title: str, reason: str) -> ConditionValue:
     return ConditionValue("True", api.WAITING_FOR_NODES, shortened(f"{title} waits: {reason}", MAX_MESSAGE))
+
+
+def _with_note(value: ConditionValue, note: str) -> ConditionValue:
+    if not note:
+        return value
+    return value._replace(message=shortened(f"{value.message}; {note}", MAX_MESSAGE))
 
 
 def _starting(title: str, number: int) -> ConditionValue:
