@@ -29,6 +29,7 @@ def test_the_card_has_the_numbers_and_nothing_that_was_not_measured() -> None:
     assert "| codes (task) | domain | 50 | 0.300 ± 0.070 | 0.500 ± 0.070 |" in card
     assert "not meant for deployment" in card
     assert "- the domain has 745 tokens" in card
+    assert "Scored: 200 domain and 200 general tokens of text held out of training" in card
     assert "this model" not in card.split("## Training")[0].split("## Measurements")[1]
 
 

@@ -93,8 +93,9 @@ def _perplexities(facts: CardFacts) -> str:
         )
     lines.append("")
     lines.append(
-        f"Held out of training: {facts.base.domain.both.tokens:,} domain and {facts.base.general.both.tokens:,} "
-        "general tokens, counted with the base model's tokenizer."
+        # Not all held-out tokens: without a token that begins every text, the first one of a document is not scored.
+        f"Scored: {facts.base.domain.both.tokens:,} domain and {facts.base.general.both.tokens:,} general tokens of "
+        "text held out of training, counted with the base model's tokenizer."
         + (
             f" Each token has at most {context:,} tokens before it."
             if (context := facts.context_length_tokens)
