@@ -10,6 +10,8 @@ import pytest
 from dapt_operator.cluster.kubernetes.polls import pod_logs
 from dapt_operator.cluster.kubernetes.polls.pod_logs import last_lines
 from dapt_operator.launchers import indexed_job
+from dapt_operator.launchers.observe.quota import quota_of
+from dapt_operator.stage_run import Quota
 from support.api_double import Adapter, Odd
 from support.cluster_objects import KEY, adaptation, job, pod, rendered
 from support.launch_builders import owner, profile, stage_run
@@ -191,6 +193,21 @@ def test_the_workload_of_a_queued_run_is_found_by_its_uid(
     adapter.double.odd("GET", Odd(503))
     clock[0] += 1
     assert list(children(adapter).workloads) == [queued["metadata"]["name"]], "a failed look changes nothing"
+
+
+def test_without_the_right_to_read_workloads_the_condition_says_so(
+    adapter: Adapter, clock: list[float], queued: dict[str, Any]
+) -> None:
+    adapter.double.groups.add("kueue.x-k8s.io/v1beta1")
+    adapter.double.odd("GET .*/workloads", Odd(403, {}, b'{"reason":"Forbidden","message":"no right"}'))
+    found = children(adapter).workloads[queued["metadata"]["name"]]
+    assert quota_of(queued["metadata"]["labels"], suspended=True, workload=found) == (
+        Quota.WAITING,
+        "its queue decides, and the operator may not read Kueue's Workloads to say what it waits for: set"
+        " features.kueue=true in the operator's chart, or remove spec.queue",
+    )
+    clock[0] += 5
+    assert children(adapter).workloads == {}, "the right was granted, and Kueue has made no Workload yet"
 
 
 def test_an_admitted_run_has_no_workload(

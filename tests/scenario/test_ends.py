@@ -103,10 +103,13 @@ def test_the_end_written_while_a_run_goes_on_is_impossible() -> None:
 # --- after the end ---
 
 
-def test_job_that_comes_back_after_the_end_is_deleted() -> None:
+@pytest.mark.parametrize(
+    "metadata", [{}, {"uid": "restored"}], ids=["reported late", "restored from a backup"]
+)
+def test_job_that_comes_back_after_the_end_is_deleted(metadata: dict[str, str]) -> None:
     world = published()
     before, writes = world.status, world.cluster.writes
-    bring_back(world, "pretrain")
+    bring_back(world, "pretrain", **metadata)
     assert world.running == "pretrain"
     world.settle()
     assert world.running is None

@@ -117,6 +117,13 @@ CASES = {
         {"resources": {"gpusPerNode": 4}},
         correct=lambda world: world.edit(resources={"gpusPerNode": 2}),
     ),
+    "more accelerators for stages than a node has": Case(
+        "OutsideProfileLimits",
+        "profile bench: spec.stageResources.baseline.gpus is 3; a node has 2; spec.stageResources.align.gpus is 8; a node"
+        " has 2",
+        {"stageResources": {"baseline": {"gpus": 3}, "evaluate": {"gpus": 2}, "align": {"gpus": 8}}},
+        correct=lambda world: world.edit(stageResources=None),
+    ),
     "too many GPU-hours": Case(
         "OutsideProfileLimits",
         "profile bench: spec.limits.gpuHours is 500; at most 100 are allowed",

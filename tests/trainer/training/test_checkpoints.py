@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -103,8 +104,17 @@ def test_a_manifest_with_a_foreign_signature_is_refused_unread(work: Path) -> No
     report = trained(work, try_number=2)
     assert report.skipped_checkpoints == (
         f"skipped {LINEAGE}/try-1/checkpoint-6.json: its signature does not match this adaptation's key: it was "
-        "altered or belongs to another adaptation",
+        "altered, belongs to another adaptation, or the key was lost and made again since",
     )
+
+
+def test_run_with_another_key_says_what_it_refuses_and_begins_again(work: Path) -> None:
+    config = pretrain_config()
+    context = make_context(work, work / "scratch", config, try_number=2)
+    report = pretrain.run(config, dataclasses.replace(context, signing_key=b"another"))
+    assert len(report.skipped_checkpoints) == 3
+    assert all("the key was lost and made again since" in sentence for sentence in report.skipped_checkpoints)
+    assert [row.try_number for row in report.facts.checkpoints] == [2, 2, 2]
 
 
 def test_a_checkpoint_of_another_configuration_is_not_used(work: Path) -> None:

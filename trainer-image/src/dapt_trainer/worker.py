@@ -118,7 +118,7 @@ def _run(
         rank=rank,
         local_rank=int(os.environ.get("LOCAL_RANK", "0")),
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
-        signing_key=settings.signing_key_file.read_bytes() if settings.signing_key_file else b"",
+        signing_key=settings.read_signing_key(),
     )
     context.try_folder.mkdir(parents=True, exist_ok=True)
     try:

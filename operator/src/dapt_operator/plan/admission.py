@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
+from dapt_operator.api.v1alpha1.base import camel_case
 from dapt_operator.api.v1alpha1.conditions import OUTSIDE_PROFILE_LIMITS
+from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
+from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.observed import DesiredState, Refusal
 from dapt_operator.plan.sizing.batch import check_finetuning_batch, check_pretraining_batch
 from dapt_operator.plan.sizing.resolve import (
@@ -46,6 +49,7 @@ def limit_breaches(desired: DesiredState, namespace: str) -> tuple[str, ...]:
         breaches.append(
             f"spec.resources.gpusPerNode is {spec.resources.gpus_per_node}; a node has {per_node}"
         )
+    breaches += _breaches_of_stages(spec, profile)
     if (
         limits.gpu_hours is not None
         and spec.limits.gpu_hours is not None
@@ -70,6 +74,21 @@ def limit_breaches(desired: DesiredState, namespace: str) -> tuple[str, ...]:
         allowed = ", ".join(limits.priority_classes) or "none"
         breaches.append(f"spec.priorityClassName {priority_class} is not allowed (allowed: {allowed})")
     return tuple(breaches)
+
+
+def _breaches_of_stages(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) -> list[str]:
+    """Return one sentence for each value by which a stage's own resources exceed a limit."""
+    breaches: list[str] = []
+    per_node, max_nodes = profile.accelerator.per_node, profile.limits.nodes
+    for name, own in spec.stage_resources:
+        # By name: not every stage can have GPUs, or nodes, of its own.
+        gpus, nodes = getattr(own, "gpus", None), getattr(own, "nodes", None)
+        where = f"spec.stageResources.{camel_case(name)}"
+        if gpus is not None and gpus > per_node:
+            breaches.append(f"{where}.gpus is {gpus}; a node has {per_node}")
+        if nodes is not None and max_nodes is not None and nodes > max_nodes:
+            breaches.append(f"{where}.nodes is {nodes}; at most {max_nodes} are allowed")
+    return breaches
 
 
 def _matches(value: str, patterns: tuple[str, ...]) -> bool:

@@ -202,6 +202,11 @@ def each_once(manifests: Iterable[Manifest]) -> tuple[Manifest, ...]:
 def removals_of_all(observed: Observed) -> tuple[Removal, ...]:
     """Return every live run for deletion, of an adaptation that has ended or is being deleted.
 
-    Nothing is decided there any more, so no report has to be stored before its pods are deleted.
+    Nothing is decided there any more, so no report has to be stored before its pods are deleted, and what only claims
+    to be a run goes too.
     """
-    return tuple(Removal(run.object_kind, run.object_name) for run in observed.live if not run.is_deleting)
+    return tuple(
+        Removal(run.object_kind, run.object_name)
+        for run in (*observed.live, *observed.strangers)
+        if run.is_live and not run.is_deleting
+    )

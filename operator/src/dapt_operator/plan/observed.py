@@ -73,6 +73,9 @@ class Observed:
     """What prevented the creation of a run's objects in this very reconcile."""
     is_check_due: bool = False
     """Whether it is time to make sure that the objects which live runs use exist."""
+    strangers: tuple[RunState, ...] = ()
+    """Objects that claim to be runs of this resource and do not count: a backup brought them back, or somebody made
+    them. Nothing is read from them."""
     recreated: tuple[str, ...] = ()
     """Objects as KIND/NAME that were gone and that this very reconcile has created again."""
     num_passed_over: int = 0
@@ -138,6 +141,8 @@ def observe(
     status = read_status(resource)
     created = parse_time(metadata.get("creationTimestamp"))
     age_seconds = (now - created).total_seconds() if created is not None else 0.0
+    own = own_runs(runs, owner, status.model.ledger or Ledger(), age_seconds)
+    own_names = {run.object_name for run in own}
     desired = read_desired(resource, profile, local=local, default_profiles=default_profiles)
     if contents and isinstance(desired, DesiredState):
         desired = replace(desired, contents=contents)
@@ -150,7 +155,10 @@ def observe(
         desired=desired,
         status=status.model,
         written=status.written,
-        runs=own_runs(runs, owner, status.model.ledger or Ledger(), age_seconds),
+        runs=own,
+        strangers=tuple(
+            run for run in runs if run.identity.uid == owner.uid and run.object_name not in own_names
+        ),
         age_seconds=age_seconds,
         instance=instance,
         is_check_due=is_check_due,

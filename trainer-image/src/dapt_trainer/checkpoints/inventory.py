@@ -87,7 +87,10 @@ def _problem_of_manifest(
     manifest, path = stored.manifest, stored.manifest_path
     # First: of a manifest that anybody may have written nothing else is believed.
     if not manifest.is_signed_with(key):
-        return "its signature does not match this adaptation's key: it was altered or belongs to another adaptation"
+        return (
+            "its signature does not match this adaptation's key: it was altered, belongs to another adaptation, or the"
+            " key was lost and made again since"
+        )
     if stored.folder != path.with_suffix("") or manifest.lineage != lineage.name:
         return f"it was written for {manifest.folder} and is in another folder"
     if manifest.config_digest != training_digest:

@@ -65,6 +65,23 @@ class PodSettings:
         # After the grace period the kubelet kills the agent too, and a message that is not written by then is lost.
         return max(0.5, self.grace_seconds - max(1.0, self.grace_seconds * _MARGIN_FRACTION))
 
+    def read_signing_key(self) -> bytes:
+        """Return the key that signs checkpoints; empty for a stage that gets none.
+
+        Raises:
+            InputError: the Secret that is mounted has no key, so it is not the one that the operator creates.
+        """
+        path = self.signing_key_file
+        if path is None:
+            return b""
+        key = path.read_bytes() if path.is_file() else b""
+        if not key:
+            raise InputError(
+                f"the Secret mounted at {path.parent} has no entry {path.name!r} with a key, so it is not the one that"
+                " the operator creates for the signatures of checkpoints: delete it, then the operator makes it again"
+            )
+        return key
+
     @classmethod
     def read(cls, environment: Mapping[str, str] = os.environ) -> PodSettings:
         """Return the settings that the environment holds.

@@ -7,11 +7,16 @@ from collections.abc import Callable
 from typing import Final
 
 from dapt_operator.cluster.kubernetes.client import ApiServerClient, Query
+from dapt_operator.cluster.kubernetes.errors import RequestRefusedError
 from dapt_operator.cluster.kubernetes.polls.poller import TIMEOUT_SECONDS, Poller
 from dapt_operator.cluster.kubernetes.resources import ResourceKind
 from dapt_operator.stage_run import JsonObject, Manifest
 
 JOB_UID_LABEL: Final = "kueue.x-k8s.io/job-uid"
+MAY_NOT_READ: Final = (
+    "its queue decides, and the operator may not read Kueue's Workloads to say what it waits for: set"
+    " features.kueue=true in the operator's chart, or remove spec.queue"
+)
 _LONG_WAIT_SECONDS: Final = 60.0
 _LONG_WAIT_INTERVAL_SECONDS: Final = 30.0
 """Interval for a run that has waited longer than `_LONG_WAIT_SECONDS`. Its admission is not delayed by it: the watch of
@@ -21,7 +26,11 @@ _GROUP_PATH: Final = "/apis/kueue.x-k8s.io"
 
 
 class Workloads(Poller["Manifest | None"]):
-    """Polls the Workload of each run that is suspended and queued; None: there is none yet, or no Kueue."""
+    """Polls the Workload of each run that is suspended and queued; None: there is none yet, or no Kueue.
+
+    Where the operator lacks the right to read Workloads (`features.kueue` of the chart), the answer says so in a
+    Workload's place.
+    """
 
     interval_seconds = 5.0
 
@@ -37,7 +46,13 @@ class Workloads(Poller["Manifest | None"]):
         # By the label with the run's uid: Kueue chooses the names of its Workloads.
         query: Query = {"labelSelector": f"{JOB_UID_LABEL}={run['metadata']['uid']}", "limit": 2}
         path = kind.collection(str(run["metadata"]["namespace"]))
-        answer = self._api.get(path, query, attempts=1, timeout_seconds=TIMEOUT_SECONDS)
+        try:
+            answer = self._api.get(path, query, attempts=1, timeout_seconds=TIMEOUT_SECONDS)
+        except RequestRefusedError as error:
+            if error.status != 403:
+                raise
+            # Without the right the run would wait, perhaps for ever, and nothing would say for what.
+            return _unreadable()
         items = (answer or {}).get("items") or []
         return _reduced(items[0]) if items else None
 
@@ -57,6 +72,12 @@ class Workloads(Poller["Manifest | None"]):
         with self._lock:
             self._kind = kind
         return kind
+
+
+def _unreadable() -> JsonObject:
+    """Return what stands for a Workload that the operator may not read."""
+    condition = {"type": "QuotaReserved", "status": "False", "reason": "Forbidden", "message": MAY_NOT_READ}
+    return {"kind": "Workload", "metadata": {}, "spec": {}, "status": {"conditions": [condition]}}
 
 
 def _reduced(workload: Manifest) -> JsonObject:

@@ -1,0 +1,35 @@
+"""Tests what a pod reads besides its environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dapt_contract.pod.environment import SIGNING_KEY_FILE, WORK_DIR
+from dapt_trainer.errors import InputError
+from dapt_trainer.pod.settings import PodSettings
+
+
+def settings(key_file: Path | None = None) -> PodSettings:
+    return PodSettings.read(
+        {WORK_DIR: "/work"} | ({SIGNING_KEY_FILE: str(key_file)} if key_file is not None else {})
+    )
+
+
+def test_signing_key_is_read_from_the_mounted_secret(tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(b"secret")
+    assert settings(tmp_path / "key").read_signing_key() == b"secret"
+    assert settings().read_signing_key() == b""
+
+
+@pytest.mark.parametrize("content", [None, b""], ids=["no entry", "an empty entry"])
+def test_secret_of_somebody_else_is_refused_with_what_to_do(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "key").write_bytes(content)
+    with pytest.raises(InputError) as raised:
+        settings(tmp_path / "key").read_signing_key()
+    assert str(raised.value) == (
+        f"the Secret mounted at {tmp_path} has no entry 'key' with a key, so it is not the one that the operator"
+        " creates for the signatures of checkpoints: delete it, then the operator makes it again"
+    )
