@@ -237,11 +237,11 @@ def test_destination_of_the_same_run_may_be_replaced(manifest: Path) -> None:
         (lambda out: out.write_text("x"), "a file; give a folder, which need not exist"),
         (
             lambda out: (out.mkdir(), (out / "thesis.txt").write_text("x")),
-            "not empty, and no dapt.json says that this run wrote it; empty it, or choose another place",
+            "not empty, and no dapt.json says that this run wrote it; choose another folder, or empty this one",
         ),
         (
             lambda out: (out.mkdir(), (out / "dapt.json").write_text("{}")),
-            "its dapt.json cannot be read; empty the folder, or choose another place",
+            "its dapt.json cannot be read; choose another folder, or empty this one",
         ),
         (lambda out: out.symlink_to("gone"), "a link to gone, which is not there; restore or remove it"),
     ],
@@ -258,7 +258,8 @@ def test_destination_with_another_runs_model_is_named(manifest: Path) -> None:
     published_by(manifest, "sha256:other")
     out = manifest.parent / "out"
     assert problems_of(manifest) == [
-        f"spec.output.destination (line 20): {out}: holds the model of another run; empty it, or choose another place"
+        f"spec.output.destination (line 20): {out}: holds the model of another run; choose another folder, or"
+        " remove that model"
     ]
 
 
@@ -320,3 +321,50 @@ def test_destination_in_a_folder_that_is_removed_first_is_free(manifest: Path) -
         assert local_problems(document, manifest, checked.model, removed=removed) == []
     elsewhere = manifest.parent / "runs"
     assert local_problems(document, manifest, checked.model, removed=elsewhere) == taken
+
+
+@pytest.mark.parametrize("name", ["text/domain.jsonl", "text/domain.json"])
+def test_a_first_record_without_the_text_field_is_named(manifest: Path, name: str) -> None:
+    manifest.write_text(MANIFEST.replace("text/domain.jsonl", name))
+    record = '{"id": 7, "body": "something"}'
+    (manifest.parent / name).write_text(f"[{record}]" if name.endswith("json") else f"{record}\n")
+    domain = manifest.parent / name
+    assert problems_of(manifest) == [
+        f"spec.corpus.domain[0].textField (line 9): {domain}:1 has no field 'text'; its fields are id, body:"
+        " name the one that holds the text"
+    ]
+
+
+@pytest.mark.parametrize("content", ["not json\n", "[1, 2]\n", '{"text": 7}\n', '{"text": "cut', "\ufeff"])
+def test_other_faults_of_records_are_left_to_prepare(manifest: Path, content: str) -> None:
+    (manifest.parent / "text" / "domain.jsonl").write_text(content)
+    assert problems_of(manifest) == []
+
+
+@pytest.mark.parametrize(
+    ("written", "advice"),
+    [
+        ("text/domian.jsonl", "the nearest name in {folder}/text is domain.jsonl"),
+        ("txet/domain.jsonl", "the nearest name in {folder} is text"),
+        ("text/*.txt", "{folder}/text has domain.jsonl and 1 more"),
+        ("elsewhere/domain.jsonl", "{folder} has no 'elsewhere'"),
+        (
+            "{inside}/text/domain.jsonl",
+            "an absolute path has three slashes: write file://{folder}/text/domain.jsonl",
+        ),
+    ],
+)
+def test_a_path_with_nothing_gets_the_nearest_one(manifest: Path, written: str, advice: str) -> None:
+    folder = manifest.parent
+    inside = str(folder).removeprefix("/")
+    manifest.write_text(MANIFEST.replace("text/domain.jsonl", written.format(inside=inside)))
+    (problem,) = problems_of(manifest)
+    assert problem.endswith(
+        f"; check the path, which starts at the manifest's folder; {advice.format(folder=folder)}"
+    )
+
+
+def test_a_wrong_path_of_the_model_gets_the_nearest_one(manifest: Path) -> None:
+    manifest.write_text(MANIFEST.replace("file://base", "file://bsae"))
+    (problem,) = problems_of(manifest)
+    assert problem.endswith(f"or one .gguf file; the nearest name in {manifest.parent} is base")

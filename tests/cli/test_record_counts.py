@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dapt_operator.cli.inputs import record_counts
+from dapt_operator.cli.inputs import file_beginnings
 from dapt_operator.cli.inputs.record_counts import tuning_size
 
 LINE = json.dumps({"prompt": "q" * 40, "response": "a" * 50}) + "\n"
@@ -23,11 +23,28 @@ def test_lines_of_a_small_file_are_counted(tmp_path: Path) -> None:
 def test_beginning_of_a_large_file_stands_for_all_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record_counts, "SAMPLE_BYTES", 10 * len(LINE))
+    monkeypatch.setattr(file_beginnings, "SAMPLE_BYTES", 10 * len(LINE))
     (tmp_path / "s.jsonl").write_text(LINE * 1000)
     records = tuning_size((f"file://{tmp_path}/*.jsonl",)).records
     assert records is not None
     assert abs(records - 1000) <= 100
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_items_of_one_array_are_counted(tmp_path: Path, indent: int | None) -> None:
+    records = [{"instruction": "ü" * 40, "output": "[1, {}]"}] * 120
+    (tmp_path / "s.json").write_text(json.dumps(records, indent=indent, ensure_ascii=False))
+    assert tuning_size((f"file://{tmp_path}/s.json",)).records == 120
+
+
+def test_beginning_of_a_large_array_stands_for_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_beginnings, "SAMPLE_BYTES", 2000)
+    (tmp_path / "s.json").write_text(json.dumps([{"instruction": "q" * 60, "output": "a"}] * 1000))
+    records = tuning_size((f"file://{tmp_path}/s.json",)).records
+    assert records is not None
+    assert abs(records - 1000) <= 20
 
 
 def test_compressed_lines_are_counted(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.api.validation.problem import grouped
 from dapt_operator.cli.errors import UserError
-from dapt_operator.cli.inputs.local_inputs import length_problems, local_problems
+from dapt_operator.cli.inputs.local_inputs import length_problems, local_problems, text_field_problems
 from dapt_operator.cli.inputs.manifests import CheckedDocument, check_file
 
 
@@ -48,4 +48,5 @@ def _missing(checked: CheckedDocument, path: Path, *, cluster: bool) -> list[str
     problems = local_problems(checked.document, path, adaptation)
     if adaptation is not None:
         problems += length_problems(checked.document, adaptation)
+        problems += text_field_problems(checked.document, adaptation)
     return [f"{path}: {problem}" for problem in grouped(problems)]

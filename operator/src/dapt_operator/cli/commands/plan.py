@@ -15,7 +15,7 @@ from dapt_operator.api.v1alpha1.spec_corpus import Source
 from dapt_operator.api.v1alpha1.spec_training import Finetuning, Preference
 from dapt_operator.api.validation.problem import grouped
 from dapt_operator.cli.errors import UserError
-from dapt_operator.cli.inputs.local_inputs import local_problems, not_looked_at
+from dapt_operator.cli.inputs.local_inputs import local_problems, not_looked_at, text_field_problems
 from dapt_operator.cli.inputs.machine import built_in_profile
 from dapt_operator.cli.inputs.manifests import FILE_SCHEME, Request
 from dapt_operator.cli.inputs.model_shape import local_model, parameters_in_name, typical_model
@@ -82,6 +82,7 @@ def plan(request: Request, parameters: float | None = None, *, removed: Path | N
         # Given parameters stand in for a model that is not on this machine.
         if parameters is None or problem.field != "spec.model.source"
     ]
+    missing += text_field_problems(request.document, adaptation)
     problems += [*map(str, grouped(missing)), *estimated.problems]
     lines = [
         *_head(adaptation, profile, estimated, how),
@@ -252,7 +253,13 @@ def _tuning(estimated: Estimate) -> list[str]:
 def _memory(estimated: Estimate, profile: AdaptationProfile) -> list[str]:
     unit = "GPU" if profile.spec.accelerator.kind == "gpu" else "process"
     if estimated.memory is None:
-        return ["", f"Memory of one {unit}: unknown without the model's size"]
+        is_known = estimated.trainable_parameters is not None
+        why = (
+            "not counted, since pretraining is refused as below"
+            if is_known
+            else "unknown without the model's size"
+        )
+        return ["", f"Memory of one {unit}: {why}"]
     total = f"{size_of_bytes(estimated.memory.total)} of {size_of_bytes(estimated.memory_limit_bytes)}"
     parts = [
         f"  {name.replace('_', ' '):<14} {size_of_bytes(value):>10}"

@@ -36,18 +36,21 @@ def destination_problem(address: str, adaptation: DomainAdaptation | None) -> It
 def _occupied(folder: Path, adaptation: DomainAdaptation | None) -> Iterator[str]:
     manifest = folder / _MANIFEST
     if not manifest.is_file():
-        yield f"{folder}: not empty, and no {_MANIFEST} says that this run wrote it; empty it, or choose another place"
+        yield (
+            f"{folder}: not empty, and no {_MANIFEST} says that this run wrote it; choose another folder, or empty"
+            " this one"
+        )
         return
     try:
         digest = json.loads(manifest.read_text(encoding="utf-8"))["body"]["run_digest"]
     except (OSError, ValueError, KeyError, TypeError):
-        yield f"{folder}: its {_MANIFEST} cannot be read; empty the folder, or choose another place"
+        yield f"{folder}: its {_MANIFEST} cannot be read; choose another folder, or empty this one"
         return
     # The planner's modules take a while to load, and few manifests name a place that is taken.
     from dapt_operator.plan.stages.publish import run_digest
 
     if adaptation is not None and digest != run_digest(adaptation.spec):
-        yield f"{folder}: holds the model of another run; empty it, or choose another place"
+        yield f"{folder}: holds the model of another run; choose another folder, or remove that model"
     else:
         yield from _not_writable(folder)
 

@@ -10,15 +10,18 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from dapt_contract.sentences import shortened
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.api.validation.hints.advice import leaves, value_at
 from dapt_operator.api.validation.problem import Problem, path_text
 from dapt_operator.api.validation.yaml_source import YamlDocument
 from dapt_operator.cli.errors import UserError
+from dapt_operator.cli.inputs.file_beginnings import beginning, first_record
 from dapt_operator.cli.inputs.local_destination import destination_problem
 from dapt_operator.cli.inputs.manifests import FILE_SCHEME, absolute
 from dapt_operator.cli.inputs.model_shape import local_model
-from dapt_operator.cli.inputs.source_sizes import source_problems
+from dapt_operator.cli.inputs.path_advice import path_advice
+from dapt_operator.cli.inputs.source_sizes import local_files, source_problems
 
 MODEL_FIELD = ("spec", "model", "source")
 _LENGTH_FIELDS = (("spec", "corpus", "sequenceLength"), ("spec", "finetuning", "sequenceLength"))
@@ -26,6 +29,7 @@ _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 """Names by which transformers finds weights: one file, or the list of several."""
 _PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 _LARGEST_POINTER_BYTES = 1024
+_MAX_FIELDS_CHARACTERS = 120
 _POINTER_BEGINS = b"version https://git-lfs.github.com/spec/"
 _HUB, _STORE = "on the hub (needs the network)", "in an object store (needs the network and credentials)"
 _PLACES = {"hf": _HUB, "s3": _STORE, "gs": _STORE, "pvc": "on a claim (needs the cluster)"}
@@ -59,6 +63,12 @@ def local_problems(
             sentences = _source_problems(value)
         else:
             continue
+        if (
+            path[-1] == "source"
+            and sentences
+            and (advice := path_advice(value, value_at(document.data, path)))
+        ):
+            sentences = [f"{sentence}; {advice}" for sentence in sentences]
         line = document.line_of(path)
         problems += [Problem(path_text(path), value, sentence, line) for sentence in sentences]
     return problems
@@ -80,6 +90,34 @@ def length_problems(document: YamlDocument, adaptation: DomainAdaptation) -> lis
             sentence = f"{tokens} is longer than the model's {positions} positions; write at most {positions}"
             problems.append(Problem(path_text(path), tokens, sentence, document.line_of(path)))
     return problems
+
+
+def text_field_problems(document: YamlDocument, adaptation: DomainAdaptation) -> list[Problem]:
+    """Return the sources of text on this machine whose first record lacks the field that holds the text.
+
+    That is how the stage `prepare` tells a wrong name from a bad record, after it has read the whole base model.
+    """
+    problems = []
+    for side in ("domain", "general"):
+        for index, source in enumerate(getattr(adaptation.spec.corpus, side)):
+            if not source.source.startswith(FILE_SCHEME):
+                continue
+            files = local_files(source.source).files
+            sample = beginning(files[0]) if files else None
+            record = first_record(sample[0]) if sample else None
+            if isinstance(record, dict) and source.text_field not in record:
+                path = ("spec", "corpus", side, index, "textField")
+                sentence = (
+                    f"{files[0].path}:1 has no field {source.text_field!r}; its fields are {_names(record)}:"
+                    " name the one that holds the text"
+                )
+                problems.append(Problem(path_text(path), source.text_field, sentence, document.line_of(path)))
+    return problems
+
+
+def _names(record: dict[str, object]) -> str:
+    """Return the fields of a record, shortened: a name may be as long as any text."""
+    return shortened(", ".join(record), _MAX_FIELDS_CHARACTERS) or "none"
 
 
 def not_looked_at(document: YamlDocument) -> tuple[str, ...]:

@@ -1,17 +1,14 @@
-"""Estimates how many records local tuning data has, from the beginning of its files."""
+"""Estimates how many records local tuning data has: the mean record at the beginning of a file stands for all."""
 
 from __future__ import annotations
 
-import zlib
-
 from dapt_contract.inputs.source_files import LocalFile, file_format
+from dapt_operator.cli.inputs.file_beginnings import array_items, beginning, is_array
 from dapt_operator.cli.inputs.source_sizes import BYTES_PER_TOKEN, local_files, source_size
 from dapt_operator.plan.sizing.tuning_estimate import TuningSize
 
-SAMPLE_BYTES = 1 << 20
-"""Bytes of a file that are read: its mean line stands for all lines."""
 ASSUMED_RECORD_BYTES = 1000
-"""Of the text of a record in a file whose beginning does not show one: Parquet, zst, one JSON array."""
+"""Of the text of a record in a file whose beginning does not show one: Parquet, zst, a longer record."""
 
 
 def tuning_size(addresses: tuple[str, ...], *, sequences_per_record: int = 1) -> TuningSize:
@@ -37,23 +34,15 @@ def tuning_size(addresses: tuple[str, ...], *, sequences_per_record: int = 1) ->
 def _records(file: LocalFile, expansion: float) -> int:
     """Return the records of one file. expansion: bytes of text for each byte of the file, by its type."""
     assumed = max(1, round(file.size_bytes * expansion / ASSUMED_RECORD_BYTES))
-    if file_format(file.path) not in (("jsonl", ""), ("jsonl", ".gz")):
+    sample = beginning(file)
+    if sample is None or not sample[1]:
         return assumed
-    try:
-        text, read_bytes = _beginning(file)
-    except (OSError, zlib.error):
+    text, read_bytes = sample
+    if is_array(text):
+        ends = [end for _, end in array_items(text)]
+        num_records, share = len(ends), ends[-1] / len(text) if ends else 0.0
+    else:
+        num_records, share = sum(1 for line in text.split("\n") if line.strip()), 1.0
+    if not num_records:
         return assumed
-    lines = sum(1 for line in text.split(b"\n") if line.strip())
-    if text.lstrip()[:1] == b"[" or not lines or not read_bytes:
-        return assumed
-    return max(1, round(lines * file.size_bytes / read_bytes))
-
-
-def _beginning(file: LocalFile) -> tuple[bytes, int]:
-    """Return the text at the beginning of a file, and how many of the file's bytes it takes."""
-    with open(file.path, "rb") as stream:
-        content = stream.read(SAMPLE_BYTES)
-    if not file.path.lower().endswith(".gz"):
-        return content, len(content)
-    unpacked = zlib.decompressobj(wbits=31)
-    return unpacked.decompress(content), len(content)
+    return max(1, round(num_records / share * file.size_bytes / read_bytes))

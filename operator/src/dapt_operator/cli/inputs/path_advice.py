@@ -1,0 +1,54 @@
+"""Says what may have been meant by a path of this machine at which there is nothing."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from dapt_contract.inputs.source_files import has_wildcards
+from dapt_operator.cli.inputs.manifests import FILE_SCHEME
+from dapt_operator.cli.inputs.source_sizes import local_files
+
+_MAX_NAMES: Final = 10_000
+"""Names of a folder that are compared: one with a million files is no place for a guess."""
+
+
+def path_advice(address: str, written: object) -> str:
+    """Return what may have been meant; empty where there is something at the path, or nothing like it.
+
+    Args:
+        address: absolute `file://` address, of a file or folder, or with wildcards.
+        written: as the manifest has it.
+    """
+    path = Path(address.removeprefix(FILE_SCHEME))
+    if path.exists() or (has_wildcards(str(path)) and local_files(address).files):
+        return ""
+    from_root = str(written).removeprefix(FILE_SCHEME)
+    if not from_root.startswith(("/", "~")) and local_files(f"{FILE_SCHEME}/{from_root}").files:
+        return f"an absolute path has three slashes: write {FILE_SCHEME}/{from_root}"
+    folder, missing = _first_missing(path)
+    try:
+        names = [entry.name for entry in islice(folder.iterdir(), _MAX_NAMES)]
+    except OSError:
+        return ""
+    shown = sorted(name for name in names if not name.startswith("."))
+    if has_wildcards(missing):
+        return f"{folder} has {_first_of(shown)}" if shown else f"{folder} is empty"
+    nearest = get_close_matches(missing, shown, n=1)
+    if nearest:
+        return f"the nearest name in {folder} is {nearest[0]}"
+    return "" if folder / missing == path else f"{folder} has no {missing!r}"
+
+
+def _first_missing(path: Path) -> tuple[Path, str]:
+    """Return the deepest folder of a path that exists, and the name after it."""
+    for folder in path.parents:
+        if folder.is_dir():
+            return folder, path.relative_to(folder).parts[0]
+    return path, ""
+
+
+def _first_of(names: list[str]) -> str:
+    return names[0] + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
