@@ -27,6 +27,7 @@ SPEC: dict[str, Any] = {
     "resources": {"nodes": 1, "gpusPerNode": 1},
 }
 ADVICE = "`dapt run m.yaml --fresh` removes this run and starts over, another metadata.name keeps both"
+DESTINATION = "; both need another output.destination too, since this one holds the model"
 DIFFERS = "dapt: m.yaml: differs from what was run, and nothing of that is done: "
 
 
@@ -108,7 +109,22 @@ def test_an_edited_manifest_of_a_finished_run_is_answered_with_the_fields(
     assert code == 1
     assert out.startswith("tiny is finished already: model published to file:///out\n")
     expected = where.replace("{folder}", f"file://{finished.resolve().parents[1]}")
-    assert problems == [f"{DIFFERS}{expected}; {ADVICE}"]
+    destination = "" if "destination" in where else DESTINATION
+    assert problems == [f"{DIFFERS}{expected}; {ADVICE}{destination}"]
+
+
+def test_a_destination_in_the_runs_folder_is_free_after_fresh(
+    capsys: pytest.CaptureFixture[str], finished: Path
+) -> None:
+    inside = {"output": {"destination": "file://runs/tiny/model"}}
+    stored = json.loads((finished / "objects" / "domainadaptation-tiny.json").read_text())
+    stored["spec"]["output"]["destination"] = f"file://{finished.resolve()}/model"
+    (finished / "objects" / "domainadaptation-tiny.json").write_text(json.dumps(stored))
+    write_manifest(edited(lambda spec: spec.update(inside, seed=18)))
+    assert call(capsys, "run", "m.yaml", "--no-report")[2] == [
+        f"{DIFFERS}spec.seed is 18 and was 17; {ADVICE}; another name needs another output.destination too, since"
+        " --fresh removes the model with its run"
+    ]
 
 
 def test_what_gates_and_selection_would_decide_can_be_asked(
@@ -117,7 +133,7 @@ def test_what_gates_and_selection_would_decide_can_be_asked(
     write_manifest(edited(lambda spec: spec.update(selection={"pin": "a1-s19"})))
     assert call(capsys, "run", "m.yaml", "--no-report")[2] == [
         f"{DIFFERS}spec.selection.pin is 'a1-s19' and was not set; {ADVICE}, and `dapt rejudge tiny m.yaml` shows"
-        " what they would decide"
+        f" what they would decide{DESTINATION}"
     ]
 
 

@@ -51,6 +51,7 @@ class Cluster:
     """Plays statuses one after the other; a wait lasts as long as it may, or ends with a change."""
 
     key = Key("default", "tiny")
+    folder = Path("nowhere")
 
     def __init__(
         self, clock: Clock, statuses: list[dict[str, Any]], change_after: float | None = None

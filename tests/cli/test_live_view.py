@@ -74,9 +74,9 @@ def test_the_view_shows_every_stage_and_the_reading_of_the_running_one() -> None
         "quickstart  Pretraining  00:10:00",
         "✓  prepare   1 min 05 s  60,210 tokens of domain text in 118 sequences",
         "✓  baseline  45 s",
-        "▶  pretrain  8 min 00 s  ██████████░░░░░░░░░░  50 %  training · step 12/24 · 141 tokens/s · loss 2.307 ·"
-        " perplexity domain 11.48, general 20.06 · 3",
-        "                         min 04 s left",
+        "▶  pretrain  8 min 00 s  ██████████░░░░░░░░░░  50 %  training · step 12/24 · 141 tokens/s · loss 2.307 · last"
+        " perplexity domain 11.48, general 20.06 ·",
+        "                         3 min 04 s left",
         "·  evaluate",
         "·  verify",
         "·  publish",
@@ -156,8 +156,20 @@ def test_plain_log_prints_each_change_once() -> None:
     assert log.lines(snapshot(PREPARED, MEASURED, TRAINING, reading=READING)) == [
         "[00:10:00] baseline: done in 45 s",
         "[00:10:00] pretrain: running",
-        "[00:10:00] pretrain: 50 % · training · step 12/24 · 141 tokens/s · loss 2.307 · perplexity domain 11.48,"
+        "[00:10:00] pretrain: 50 % · training · step 12/24 · 141 tokens/s · loss 2.307 · last perplexity domain 11.48,"
         " general 20.06 · 3 min 04 s left",
+    ]
+
+
+def test_a_stage_ends_before_the_one_that_follows_it_starts() -> None:
+    times = {"startTime": "2026-01-31T12:08:00Z", "completionTime": "2026-01-31T12:08:30Z"}
+    tuned = stage("finetune", "Succeeded", candidate="a1-s24", **times)
+    read_again = stage("tuning_data", "Pending", candidate="preferences-1a2b")
+    log = PlainLog()
+    log.lines(snapshot())
+    assert log.lines(snapshot(tuned, read_again)) == [
+        "[00:10:00] finetune a1-s24: done in 30 s",
+        "[00:10:00] tuning data preferences: starting",
     ]
 
 

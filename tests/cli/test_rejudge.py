@@ -55,7 +55,8 @@ def test_the_own_gates_decide_as_they_did(lived: tuple[Path, dict[str, Any]], tm
     assert told[0].split() == ["candidate", "gain", "on", "A", "limit", "on", "A", "gates", "on", "B"]
     assert next(line for line in told if line.startswith("a1-s40 ")).split()[2:] == ["pass", "pass"]
     assert (
-        told[-1] == "selected: a1-s40, largest gain of 4 candidates within the perplexity limit on half A;"
+        told[-1]
+        == "would be selected: a1-s40, largest gain of 4 candidates within the perplexity limit on half A;"
         " it passes the gates on half B"
     )
 
@@ -65,7 +66,7 @@ def test_a_narrower_gate_decides_otherwise(lived: tuple[Path, dict[str, Any]], t
     gates = {"maxGeneralPerplexityIncrease": 0.0001, "onBreach": "Block"}
     told = lines(rejudge_run(str(path), manifest(tmp_path, spec, gates=gates), tmp_path))
     assert told[-1].startswith(
-        "blocked: no candidate passes the gates: general perplexity of a1-s40 on half B is "
+        "would be blocked: no candidate passes the gates: general perplexity of a1-s40 on half B is "
     )
 
 

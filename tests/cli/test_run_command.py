@@ -97,7 +97,7 @@ def test_status_and_report_without_runs_explain_how_to_start_one(
         [],
         ["dapt: no run in runs; start one with `dapt run MANIFEST`, or give --runs-dir"],
     )
-    assert call(capsys, "report") == (1, [], ["dapt: 0 runs in runs; name the one to report on"])
+    assert call(capsys, "report") == call(capsys, "status")
 
 
 def test_an_unknown_run_is_answered_with_those_that_are_there(
@@ -126,7 +126,17 @@ def test_all_runs_in_one_table(capsys: pytest.CaptureFixture[str], folder: Path)
     assert code == 0
     assert lines[0].split() == ["NAME", "PHASE", "PROGRESS", "FORGETTING", "GAIN", "SELECTED"]
     assert lines[1].startswith("broken  runs/broken/status.yaml: cannot be read (")
-    assert lines[-1].split() == ["tiny", "Pretraining", "41", "%", "+2.1", "%", "0.180", "a1-s24"]
+    assert lines[-1].split() == [
+        "tiny",
+        "Pretraining",
+        "(stopped)",
+        "41",
+        "%",
+        "+2.1",
+        "%",
+        "0.180",
+        "a1-s24",
+    ]
 
 
 def test_status_of_an_interrupted_run_explains_how_to_continue(
@@ -140,6 +150,21 @@ def test_status_of_an_interrupted_run_explains_how_to_continue(
         "",
         "not running now; `dapt run` with its manifest continues it",
     ]
+
+
+def test_status_of_a_pretraining_shows_how_far_it_is(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    reading = {"fraction": 0.35, "step": 8, "totalSteps": 23, "tokensPerSecond": 80.2, "etaSeconds": 165.0}
+    running = {"name": "pretrain", "kind": "pretrain", "state": "Running", "runKey": "k"}
+    write_status(folder, progress=reading, stages=[STAGES[0], running])
+    assert call(capsys, "status", "tiny")[1][2].split() == ["‖", "pretrain", "step", "8", "of", "23"]
+    with (folder / "runs" / "tiny" / ".lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        line = call(capsys, "status", "tiny")[1][2]
+        phase = call(capsys, "status")[1][-1].split()[1:3]
+    assert line == "▶  pretrain    ███████░░░░░░░░░░░░░  35 %  step 8/23 · 80 tokens/s · 2 min 45 s left"
+    assert phase == ["Pretraining", "35"]
 
 
 def test_a_stalled_run_shows_its_candidates_and_why(capsys: pytest.CaptureFixture[str], folder: Path) -> None:

@@ -50,7 +50,7 @@ BLEND = BlendRow(
     ("facts", "sentence"),
     [
         (BaselineFacts(measure=measure()), "perplexity domain 7.39, general 7.39"),
-        (VerifyFacts(final=measure(), digests=()), "perplexity domain 7.39, general 7.39"),
+        (VerifyFacts(final=measure(), digests=()), "final model: perplexity domain 7.39, general 7.39"),
         (
             PretrainFacts(
                 ended_by="Completed", steps=24, tokens=49_152, checkpoints=(), tokens_per_second=141.2

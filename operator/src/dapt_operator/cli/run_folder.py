@@ -108,6 +108,11 @@ def find_run(name: str, runs: Path) -> RunFolder:
     raise UserError(f"no run {name!r}; {existing}; name one, give its folder, or --runs-dir")
 
 
+def no_run_text(runs: Path) -> str:
+    """Return what to do where no run is below a folder."""
+    return f"no run in {runs}; start one with `dapt run MANIFEST`, or give --runs-dir"
+
+
 def all_runs(runs: Path) -> tuple[RunFolder, ...]:
     """Return every run below a folder, ordered by name."""
     return tuple(RunFolder(path.parent) for path in sorted(runs.glob(f"*/{STATUS_FILE}")))

@@ -35,10 +35,20 @@ def differences(folder: RunFolder, spec: DomainAdaptationSpec, manifest: Path) -
     )
     if all(change.startswith(_DECIDED_AGAIN) for change in changes):
         advice += f", and `dapt rejudge {folder.name} {manifest}` shows what they would decide"
+    if run_spec is not None and run_spec.output.destination == spec.output.destination:
+        advice += _destination_advice(folder, spec.output.destination)
     return (
         f"{manifest}: differs from what was run, and nothing of that is done: {'; '.join(changes[:_MAX_SHOWN])}{more};"
         f" {advice}"
     )
+
+
+def _destination_advice(folder: RunFolder, destination: str) -> str:
+    """Return which of both ways needs another destination too: no run writes over the model of another one."""
+    model = Path(destination.removeprefix("file://"))
+    if destination.startswith("file://") and model.resolve().is_relative_to(folder.path.resolve()):
+        return "; another name needs another output.destination too, since --fresh removes the model with its run"
+    return "; both need another output.destination too, since this one holds the model"
 
 
 def _spec_of_run(folder: RunFolder) -> DomainAdaptationSpec | None:

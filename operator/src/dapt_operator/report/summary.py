@@ -119,20 +119,26 @@ def _final_verdicts(inputs: ReportInputs) -> Iterator[Verdict]:
 
 def warnings(inputs: ReportInputs) -> list[str]:
     """Return the warnings of the plan, of prepare and of pretraining, each once."""
-    sentences = list(inputs.status.plan.warnings) if inputs.status.plan else []
-    if inputs.prepare is not None:
-        of_prepare = inputs.prepare.facts.warnings
-        # The status has what fits into a message: some are cut, and the rest is counted. The report has all.
-        if not any(_COUNT_OF_MORE.fullmatch(sentence) for sentence in of_prepare):
-            sentences = [
-                sentence
-                for sentence in sentences
-                if not _COUNT_OF_MORE.fullmatch(sentence) and not _is_cut_of(sentence, of_prepare)
-            ]
-        sentences += of_prepare
+    of_status = inputs.status.plan.warnings if inputs.status.plan else ()
+    sentences = whole_warnings(of_status, inputs.prepare.facts.warnings if inputs.prepare is not None else ())
     if inputs.pretrain is not None:
         sentences += inputs.pretrain.skipped_checkpoints
     return list(dict.fromkeys(sentences))
+
+
+def whole_warnings(of_status: Sequence[str], of_prepare: Sequence[str]) -> list[str]:
+    """Return the warnings of the status and of prepare's report, each once and none cut.
+
+    The status has what fits into a message: some are cut, and the rest is counted. The report has all.
+    """
+    sentences = list(of_status)
+    if of_prepare and not any(_COUNT_OF_MORE.fullmatch(sentence) for sentence in of_prepare):
+        sentences = [
+            sentence
+            for sentence in sentences
+            if not _COUNT_OF_MORE.fullmatch(sentence) and not _is_cut_of(sentence, of_prepare)
+        ]
+    return list(dict.fromkeys((*sentences, *of_prepare)))
 
 
 def _is_cut_of(sentence: str, others: Sequence[str]) -> bool:

@@ -19,10 +19,10 @@ from dapt_operator.plan.ledger.stage_facts import read_facts
 from dapt_operator.plan.selection.rejudge import Rejudgement, rejudge
 
 DECISIONS = {
-    "Selected": "selected: {candidate}, {reason}",
+    "Selected": "would be selected: {candidate}, {reason}",
     "NeedsMeasure": "not decided: {reason}",
-    "Breached": "blocked: {reason}",
-    "RolledBack": "rolled back: {reason}",
+    "Breached": "would be blocked: {reason}",
+    "RolledBack": "would be rolled back: {reason}",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dapt_operator.cli.errors import UserError
-from dapt_operator.cli.run_folder import all_runs, find_run
+from dapt_operator.cli.run_folder import all_runs, find_run, no_run_text
 
 
 def rebuild(name: str | None, runs: Path) -> Path:
@@ -16,11 +16,11 @@ def rebuild(name: str | None, runs: Path) -> Path:
     """
     if name is None:
         candidates = all_runs(runs)
-        if len(candidates) != 1:
+        if not candidates:
+            raise UserError(no_run_text(runs))
+        if len(candidates) > 1:
             names = ", ".join(run.name for run in candidates)
-            raise UserError(
-                f"{len(candidates)} runs in {runs}{f' ({names})' if names else ''}; name the one to report on"
-            )
+            raise UserError(f"{len(candidates)} runs in {runs} ({names}); name the one to report on")
         name = str(candidates[0].path)
     run = find_run(name, runs)
     from dapt_operator.report import build_report

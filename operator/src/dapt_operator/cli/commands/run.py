@@ -25,10 +25,11 @@ from dapt_operator.cli.commands.plan import plan
 from dapt_operator.cli.display.results import conclude
 from dapt_operator.cli.display.screen import Screen, screen_for
 from dapt_operator.cli.display.stage_rows import Snapshot
+from dapt_operator.cli.display.warning_lines import WarningLines
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.inputs.machine import built_in_profile
 from dapt_operator.cli.inputs.manifests import Request
-from dapt_operator.cli.run_folder import STATUS_FILE, RunFolder
+from dapt_operator.cli.run_folder import STATUS_FILE, WORK_FOLDER, RunFolder
 from dapt_operator.cli.signals import StopFlag
 from dapt_operator.cli.spec_changes import differences
 from dapt_operator.cluster.local import LocalCluster, LocalRunError
@@ -171,7 +172,8 @@ def follow(
     due = started
     # What an earlier invocation has shown is not shown again.
     shown_failures = {run.identity.key for run in _failed(cluster)}
-    shown_warnings = set(_warnings(_status_of(cluster)))
+    warning_lines = WarningLines(cluster.folder / WORK_FOLDER)
+    warning_lines.new(_status_of(cluster))
     while True:
         moment = clock()
         if moment >= due and not flag.is_set:  # a reconcile would start the next stage after the stop request
@@ -191,10 +193,8 @@ def follow(
             if failed.identity.key not in shown_failures:
                 shown_failures.add(failed.identity.key)
                 screen.add_line(f"[{elapsed(seconds)}] {failure_line(failed)}")
-        for warning in _warnings(status):
-            if warning not in shown_warnings:
-                shown_warnings.add(warning)
-                screen.add_line(f"warning: {warning}")
+        for warning in warning_lines.new(status):
+            screen.add_line(f"warning: {warning}")
         screen.show(snapshot)
         if flag.is_set or _ended(status):
             return status
@@ -205,10 +205,6 @@ def follow(
 def _status_of(cluster: LocalCluster) -> DomainAdaptationStatus:
     resource = cluster.observe(cluster.key).resource or {}
     return DomainAdaptationStatus.model_validate(resource.get("status") or {})
-
-
-def _warnings(status: DomainAdaptationStatus) -> tuple[str, ...]:
-    return status.plan.warnings if status.plan is not None else ()
 
 
 def _changed(cluster: LocalCluster, until: float, flag: StopFlag, clock: Callable[[], float]) -> bool:

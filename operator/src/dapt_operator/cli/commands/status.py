@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dapt_contract.pod.progress import Progress
 from dapt_operator.api.v1alpha1.conditions import FINISHED, STALLED, find_condition
 from dapt_operator.api.v1alpha1.profile import LOCAL_PROFILE_NAME
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
@@ -36,13 +37,19 @@ def runs_table(runs: tuple[RunFolder, ...]) -> Table:
         fraction = status.progress.fraction if status.progress else None
         table.add_row(
             run.name,
-            status.phase or "Pending",
+            _phase(run, status),
             "–" if fraction is None else f"{100 * fraction:.0f} %",
             percent(status.forgetting),
             "–" if status.gain is None else f"{status.gain:.3f}",
             status.selected.id if status.selected else "–",
         )
     return table
+
+
+def _phase(run: RunFolder, status: DomainAdaptationStatus) -> str:
+    """Return the phase; of a run that `dapt run` could continue and that no process works on, this too."""
+    phase = status.phase or "Pending"
+    return phase if run.is_in_use or reason_of_end(status) else f"{phase} (stopped)"
 
 
 def run_overview(run: RunFolder) -> RenderableType:
@@ -57,7 +64,8 @@ def run_overview(run: RunFolder) -> RenderableType:
     if not sentence and not run.is_in_use:
         status = _stopped(status)
         sentence = "not running now; `dapt run` with its manifest continues it"
-    parts: list[RenderableType] = [render(Snapshot(run.name, status, started, now=datetime.now(UTC)))]
+    snapshot = Snapshot(run.name, status, started, progress=_last_progress(status), now=datetime.now(UTC))
+    parts: list[RenderableType] = [render(snapshot)]
     # Without a file of the invocations it is not known how long they took together.
     took = run.invocations.sentence if run.invocations.number else ""
     for line in (took, sentence, _edited_since(run, status)):
@@ -73,6 +81,25 @@ def run_overview(run: RunFolder) -> RenderableType:
     if run.report.is_file():
         parts += [Text(), Text(f"report: {run.report}")]
     return Group(*parts)
+
+
+def _last_progress(status: DomainAdaptationStatus) -> dict[str, Progress]:
+    """Return the progress of a running pretraining by its run key, as the status has it: it keeps no other stage's."""
+    reading = status.progress
+    running = [stage for stage in status.stages if stage.kind == "pretrain" and stage.state == "Running"]
+    if reading is None or not running or running[-1].run_key is None:
+        return {}
+    return {
+        running[-1].run_key: Progress(
+            run_key=running[-1].run_key,
+            stage="pretrain",
+            fraction=reading.fraction or 0.0,
+            step=reading.step,
+            total_steps=reading.total_steps,
+            tokens_per_second=reading.tokens_per_second,
+            eta_seconds=reading.eta_seconds,
+        )
+    }
 
 
 def _edited_since(run: RunFolder, status: DomainAdaptationStatus) -> str:
@@ -92,8 +119,16 @@ def _edited_since(run: RunFolder, status: DomainAdaptationStatus) -> str:
 
 def _stopped(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
     """Return the status with the stages suspended that were running when `dapt run` ended: their processes are gone."""
+    reading = status.progress
+    reached = f"step {reading.step} of {reading.total_steps}" if reading and reading.step else None
     stages = tuple(
-        stage.model_copy(update={"state": "Suspended", "start_time": None})
+        stage.model_copy(
+            update={
+                "state": "Suspended",
+                "start_time": None,
+                "message": reached if stage.kind == "pretrain" else stage.message,
+            }
+        )
         if stage.state in ("Running", "Pending")
         else stage
         for stage in status.stages

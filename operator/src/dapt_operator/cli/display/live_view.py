@@ -65,7 +65,7 @@ def progress_line(progress: Progress) -> str:
         parts.append(f"loss {progress.loss_nats:.3f}")
     if progress.domain_perplexity is not None or progress.general_perplexity is not None:
         parts.append(
-            f"perplexity domain {perplexity(progress.domain_perplexity)},"
+            f"last perplexity domain {perplexity(progress.domain_perplexity)},"
             f" general {perplexity(progress.general_perplexity)}"
         )
     if progress.eta_seconds is not None:

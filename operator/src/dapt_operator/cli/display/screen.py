@@ -118,7 +118,8 @@ class PlainLog:
         self._printed: dict[str, Progress] = {}
 
     def lines(self, snapshot: Snapshot) -> list[str]:
-        """Return what is new since the last call."""
+        """Return what is new since the last call, the stages that ended first: those that start follow from them."""
+        endings: list[str] = []
         changes: list[str] = []
         for row in stage_rows(snapshot):
             before = self._rows.get(row.title)
@@ -127,14 +128,14 @@ class PlainLog:
             if row.state in ("Pending", "Failed"):
                 continue
             if before is None or before.state != row.state:
-                changes.append(_change(row))
+                (endings if row.state == "Succeeded" else changes).append(_change(row))
             if row.progress is not None and self._is_news(row.title, row.progress):
                 self._printed[row.title] = row.progress
                 changes.append(
                     f"{row.title}: {100 * row.progress.fraction:.0f} % · {progress_line(row.progress)}"
                 )
         stamp = clock(snapshot.elapsed_seconds or 0.0)
-        return [f"[{stamp}] {line}" for line in changes]
+        return [f"[{stamp}] {line}" for line in (*endings, *changes)]
 
     def _is_news(self, title: str, progress: Progress) -> bool:
         printed = self._printed.get(title)

@@ -173,7 +173,7 @@ def facts_note(facts: Contract) -> str:
         case EvaluateFacts():
             return _measured(facts.measure)
         case VerifyFacts():
-            return _measured(facts.final)
+            return f"final model: {_measured(facts.final)}"
         case PretrainFacts():
             done = f"{plural(facts.steps, 'step')}, {count(facts.tokens)} tokens"
             speed = f", {count(facts.tokens_per_second)} tokens/s" if facts.tokens_per_second else ""
