@@ -15,6 +15,7 @@ from dapt_operator.runtime.work_queue import (
     LONGEST_BACKOFF_SECONDS,
     SPACING_SECONDS,
     DueTimes,
+    Urgency,
     WorkQueue,
     backoff_seconds,
 )
@@ -39,9 +40,9 @@ class AnyOrder(RuleBasedStateMachine):
     def owe(self, key: str, when: float) -> None:
         self.owed[key] = min(when, self.owed.get(key, when))
 
-    @rule(key=KEYS, after=SECONDS)
-    def wake(self, key: str, after: float) -> None:
-        self.schedule.wake(key, self.now, after)
+    @rule(key=KEYS, after=SECONDS, urgency=st.sampled_from(Urgency))
+    def wake(self, key: str, after: float, urgency: Urgency) -> None:
+        self.schedule.wake(key, self.now, after, urgency)
         self.owe(key, self.now + after)
 
     @rule(seconds=SECONDS)
@@ -135,6 +136,61 @@ def test_the_key_that_waited_longest_comes_first() -> None:
     schedule.wake("second", 0.0, after_seconds=1.0)
     schedule.wake("first", 0.0)
     assert [schedule.take(9.0) for _ in range(4)] == ["first", "second", "late", None]
+
+
+def test_failure_goes_before_readings_that_came_earlier() -> None:
+    schedule: DueTimes[str] = DueTimes()
+    schedule.wake("reading", 0.0, urgency=Urgency.ROUTINE)
+    schedule.wake("change", 1.0)
+    schedule.wake("failure", 2.0, urgency=Urgency.FAILURE)
+    assert [schedule.take(2.0) for _ in range(4)] == ["failure", "change", "reading", None]
+
+
+def test_reading_that_waited_longer_than_the_head_start_goes_before_failures() -> None:
+    schedule: DueTimes[str] = DueTimes()
+    schedule.wake("reading", 0.0, urgency=Urgency.ROUTINE)
+    late = Urgency.FAILURE.value + 1.0
+    schedule.wake("failure", late, urgency=Urgency.FAILURE)
+    assert schedule.take(late) == "reading"
+
+
+def test_failure_of_a_key_that_waits_for_a_reading_is_urgent() -> None:
+    schedule: DueTimes[str] = DueTimes()
+    schedule.wake("first", 0.0, urgency=Urgency.ROUTINE)
+    schedule.wake("second", 0.0, urgency=Urgency.ROUTINE)
+    schedule.wake("second", 0.0, urgency=Urgency.FAILURE)
+    schedule.wake("second", 0.0, urgency=Urgency.ROUTINE)
+    assert [schedule.take(0.0) for _ in range(3)] == ["second", "first", None]
+
+
+def test_key_woken_while_it_runs_without_spacing_is_offered_again() -> None:
+    schedule: DueTimes[str] = DueTimes(spacing_seconds=0.0)
+    schedule.wake("a", 0.0)
+    assert schedule.take(0.0) == "a"
+    schedule.wake("a", 0.0)
+    schedule.done("a", 0.0)
+    assert schedule.take(0.0) == "a"
+
+
+def test_report_that_fails_does_not_end_the_thread() -> None:
+    calls: list[str] = []
+    good = threading.Event()
+
+    def work(key: str) -> None:
+        calls.append(key)
+        if len(calls) == 1:
+            raise RuntimeError("the API said no")
+        good.set()
+
+    def report(*_: object) -> None:
+        raise OSError("the log is full")
+
+    queue: WorkQueue[str] = WorkQueue(work, workers=1, on_error=report)
+    queue.start()
+    queue.wake("a")
+    assert good.wait(10)
+    assert queue.is_healthy
+    assert queue.stop(10)
 
 
 def test_threads_never_work_on_one_key_at_once_and_miss_no_wake() -> None:

@@ -8,19 +8,24 @@ events; `WorkQueue` adds a lock and threads. The promises, where a reconcile is 
 3. Wakes that come together cause one reconcile, and two reconciles of a key keep a small distance, so that a burst of
    events (a Job and its pods) costs one reconcile.
 4. A key that failed waits longer with each failure in a row, whatever wakes it.
+5. Of the keys that are due, an urgent one is reconciled before others that became due up to a minute earlier, and none
+   waits for ever behind urgent ones.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
-from typing import Final, Generic, TypeVar
+from enum import Enum
+from typing import Final, Generic, NamedTuple, TypeVar
 
 K = TypeVar("K", bound=Hashable)
+_log = logging.getLogger(__name__)
 
 SPACING_SECONDS: Final = 0.05
 """Time from the end of a key's reconcile to the start of its next: shorter than a user or a progress bar notices,
@@ -30,10 +35,33 @@ LONGEST_BACKOFF_SECONDS: Final = 30.0
 """A failure is an API call that was refused after its own retries: soon again, then after twice the time."""
 
 
+class Urgency(Enum):
+    """How a wake stands to others that are due at the same time; the value is its head start in seconds."""
+
+    ROUTINE = 0.0
+    """A live reading, or a periodic visit: nothing waits for it."""
+    CHANGE = 10.0
+    """A watched object changed, or the time of a decision has come."""
+    FAILURE = 60.0
+    """A pod failed: accelerators are idle until its gang runs again."""
+
+
 def backoff_seconds(failures: int) -> float:
     """Return how long a key waits after so many failures in a row (1 or more)."""
     # The exponent has a bound, since 2.0 ** 1024 is an OverflowError.
     return min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, 30))
+
+
+class _Wake(NamedTuple):
+    """When a key is due, and how urgent it is then."""
+
+    due: float
+    urgency: Urgency
+
+    @property
+    def rank(self) -> float:
+        """Place among the keys that are due: the time of the wake, brought forward by its head start."""
+        return self.due - self.urgency.value
 
 
 class DueTimes(Generic[K]):
@@ -41,10 +69,13 @@ class DueTimes(Generic[K]):
 
     def __init__(self, spacing_seconds: float = SPACING_SECONDS) -> None:
         self._spacing = spacing_seconds
-        self._due: dict[K, float] = {}
-        self._heap: list[tuple[float, int, K]] = []
+        self._wakes: dict[K, _Wake] = {}
+        self._waiting: list[tuple[float, int, K, _Wake]] = []
+        """Heap by time of the keys whose time has not come when they were last looked at."""
+        self._ready: list[tuple[float, int, K, _Wake]] = []
+        """Heap by rank of the keys whose time has come."""
         self._order = itertools.count()
-        """Heap entries may be out of date: the time in `_due` is the truth (see `_drop_stale`)."""
+        """Entries of both heaps may be out of date: the wake in `_wakes` is the truth (see `_drop_stale`)."""
         self._running: set[K] = set()
         self._failures: dict[K, int] = {}
         self._not_before: dict[K, float] = {}
@@ -54,35 +85,45 @@ class DueTimes(Generic[K]):
 
     def __len__(self) -> int:
         """Number of keys that wait for their time or for a thread."""
-        return len(self._due)
+        return len(self._wakes)
 
     @property
     def running(self) -> frozenset[K]:
         """Keys that are being reconciled."""
         return frozenset(self._running)
 
-    def wake(self, key: K, now: float, after_seconds: float = 0.0) -> None:
+    def wake(self, key: K, now: float, after_seconds: float = 0.0, urgency: Urgency = Urgency.CHANGE) -> None:
         """Make `key` due in `after_seconds` at the latest, but not before its wait is over."""
         due = max(now + after_seconds, self._not_before.get(key, now))
-        old_due = self._due.get(key)
-        # An earlier time wins: a wake may bring a reconcile forward, never delay it (promise 2).
-        if old_due is None or due < old_due:
-            self._put(key, due)
+        old = self._wakes.get(key)
+        new = _Wake(due, urgency)
+        if old is not None:
+            # An earlier time and a higher urgency win: a wake may bring a reconcile forward, never delay it (promise
+            # 2).
+            new = _Wake(min(due, old.due), max(urgency, old.urgency, key=lambda item: item.value))
+        if new != old:
+            self._put(key, new)
 
     def take(self, now: float) -> K | None:
-        """Return the key that has been due longest, or None; it counts as running until `done` or `failed`."""
-        self._drop_stale()
-        if not self._heap or self._heap[0][0] > now:
+        """Return the most urgent of the keys that are due, or None; it counts as running until `done` or `failed`."""
+        self._drop_stale(self._waiting)
+        while self._waiting and self._waiting[0][0] <= now:
+            _, number, key, wake = heapq.heappop(self._waiting)
+            heapq.heappush(self._ready, (wake.rank, number, key, wake))
+            self._drop_stale(self._waiting)
+        self._drop_stale(self._ready)
+        if not self._ready:
             return None
-        _, _, key = heapq.heappop(self._heap)
-        del self._due[key]
+        key = heapq.heappop(self._ready)[2]
+        del self._wakes[key]
         self._running.add(key)
         return key
 
     def next_due(self) -> float | None:
         """Return when `take` will return a key, unless a wake comes before; None when no key waits."""
-        self._drop_stale()
-        return self._heap[0][0] if self._heap else None
+        self._drop_stale(self._ready)
+        self._drop_stale(self._waiting)
+        return min((heap[0][3].due for heap in (self._ready, self._waiting) if heap), default=None)
 
     def done(self, key: K, now: float, requeue_seconds: float | None = None) -> None:
         """Record a success. The key is due again after `requeue_seconds`, or if it was woken while it was running."""
@@ -92,9 +133,10 @@ class DueTimes(Generic[K]):
         self._wait_until(key, now, now + self._spacing)
         if requeue_seconds is not None:
             self.wake(key, now, requeue_seconds)
-        # A wake during the reconcile is in `_due`, but not in the heap: now it gets there (promise 2).
-        if key in self._due:
-            self._put(key, max(self._due[key], self._not_before[key]))
+        # A wake during the reconcile is in `_wakes`, but not in a heap: now it gets there (promise 2).
+        if key in self._wakes:
+            wake = self._wakes[key]
+            self._put(key, _Wake(max(wake.due, now + self._spacing), wake.urgency))
 
     def failed(self, key: K, now: float) -> float:
         """Record a failure; return the seconds until the key is due again."""
@@ -103,22 +145,23 @@ class DueTimes(Generic[K]):
         delay_seconds = backoff_seconds(self._failures[key])
         self._wait_until(key, now, now + delay_seconds)
         # In place of an earlier wake during the reconcile: a key that failed waits, whatever wakes it (promise 4).
-        self._put(key, now + delay_seconds)
+        wake = self._wakes.get(key, _Wake(now, Urgency.CHANGE))
+        self._put(key, _Wake(now + delay_seconds, wake.urgency))
         return delay_seconds
 
-    def _put(self, key: K, due: float) -> None:
-        self._due[key] = due
-        # A running key stays out of the heap, so that `take` cannot return it (promise 1).
+    def _put(self, key: K, wake: _Wake) -> None:
+        self._wakes[key] = wake
+        # A running key stays out of the heaps, so that `take` cannot return it (promise 1).
         if key not in self._running:
-            heapq.heappush(self._heap, (due, next(self._order), key))
+            heapq.heappush(self._waiting, (wake.due, next(self._order), key, wake))
 
-    def _drop_stale(self) -> None:
-        """Remove heap entries that an earlier time replaced, or whose key is running."""
-        while self._heap:
-            due, _, key = self._heap[0]
-            if key not in self._running and self._due.get(key) == due:
+    def _drop_stale(self, heap: list[tuple[float, int, K, _Wake]]) -> None:
+        """Remove entries from the top of a heap that another wake replaced, or whose key is running."""
+        while heap:
+            _, _, key, wake = heap[0]
+            if key not in self._running and self._wakes.get(key) == wake:
                 return
-            heapq.heappop(self._heap)
+            heapq.heappop(heap)
 
     def _wait_until(self, key: K, now: float, time: float) -> None:
         self._not_before[key] = time
@@ -167,10 +210,10 @@ class WorkQueue(Generic[K]):
         for thread in self._threads:
             thread.start()
 
-    def wake(self, key: K, after_seconds: float = 0.0) -> None:
+    def wake(self, key: K, after_seconds: float = 0.0, urgency: Urgency = Urgency.CHANGE) -> None:
         """Make `key` due in `after_seconds` at the latest. May be called from any thread at any time; never blocks."""
         with self._changed:
-            self._due_times.wake(key, self._clock(), after_seconds)
+            self._due_times.wake(key, self._clock(), after_seconds, urgency)
             self._changed.notify()  # a waiting thread may sleep until a later time than this key's
 
     def stop(self, timeout_seconds: float) -> bool:
@@ -204,7 +247,11 @@ class WorkQueue(Generic[K]):
                     delay_seconds = self._due_times.failed(key, self._clock())
                     self._changed.notify()
                 # Without the lock: it writes a line of the log, and no other thread is to wait for that.
-                self._on_error(key, error, delay_seconds)
+                try:
+                    self._on_error(key, error, delay_seconds)
+                except Exception:
+                    # The thread goes on: a report that fails must not stop the reconciles.
+                    _log.exception("an error of a reconcile could not be reported")
             else:
                 with self._changed:
                     self._due_times.done(key, self._clock(), requeue_seconds)
