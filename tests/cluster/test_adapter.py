@@ -6,9 +6,9 @@ import json
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
-import kubernetes.config
 import pytest
 
 from dapt_contract.pod.progress import Progress
@@ -16,11 +16,13 @@ from dapt_operator.api.names import work_claim_name
 from dapt_operator.cluster.errors import CannotCreateError, ConflictError, NameTakenError
 from dapt_operator.cluster.kubernetes import KubernetesCluster, Leadership, Store
 from dapt_operator.cluster.kubernetes import lease as lease_module
+from dapt_operator.cluster.kubernetes.kubeconfig import load_kubeconfig
 from dapt_operator.cluster.port import Event, Key, ObjectReference
 from dapt_operator.launchers import LAUNCHERS, all_states, indexed_job
 from dapt_operator.reconcile import signing_secret
 from dapt_operator.stage_run import Owner, StageRun, plain
 from dapt_operator.testing.objects import Ends
+from support.api_double import Line
 from support.launch_builders import profile, stage_run
 from testcluster.adaptations import Adaptation
 from testcluster.control_plane import ControlPlane
@@ -42,7 +44,10 @@ class World:
         self.store = Store()
         self.woken: list[Key] = []
         self.cluster = KubernetesCluster(
-            client(plane), self.store, on_change=self.woken.append, namespaces=(namespace,)
+            load_kubeconfig({"KUBECONFIG": str(plane.kubeconfig)}),
+            self.store,
+            on_change=self.woken.append,
+            namespaces=(namespace,),
         )
         self.cluster.resync()
 
@@ -91,12 +96,9 @@ class World:
 
 def watch(world: World, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """What happens to objects of this kind from now on."""
-    api = kubernetes.client.CustomObjectsApi(client(world.plane))
-    path = world.plane.api.path(kind, world.namespace)
-    answer = api.api_client.call_api(
-        path, "GET", query_params=[("watch", "true"), ("timeoutSeconds", "30")], _preload_content=False,
-        _request_timeout=60, auth_settings=["BearerToken"],
-    )  # fmt: skip
+    connection = load_kubeconfig({"KUBECONFIG": str(world.plane.kubeconfig)})
+    url = f"{connection.server}{world.plane.api.path(kind, world.namespace)}?watch=true&timeoutSeconds=30"
+    answer = connection.pool(1).request("GET", url, preload_content=False, timeout=60)
     for line in answer:
         event = json.loads(line)
         yield event["type"], event["object"]
@@ -106,10 +108,6 @@ def last_words(pod: Any) -> str:
     """The termination message of a pod that has ended."""
     states = [item["state"] for item in pod["status"].get("containerStatuses") or []]
     return next((state["terminated"].get("message", "") for state in states if "terminated" in state), "")
-
-
-def client(plane: ControlPlane) -> Any:
-    return kubernetes.config.new_client_from_config(str(plane.kubeconfig))
 
 
 @pytest.fixture
@@ -372,7 +370,8 @@ def leaderships(control_plane: ControlPlane) -> Iterator[Callable[[str, str], Le
     made: list[Leadership] = []
 
     def make(namespace: str, identity: str) -> Leadership:
-        made.append(Leadership(client(control_plane), namespace, "dapt", identity))
+        connection = load_kubeconfig({"KUBECONFIG": str(control_plane.kubeconfig)})
+        made.append(Leadership(connection, namespace, "dapt", identity))
         return made[-1]
 
     yield make
@@ -391,8 +390,10 @@ def test_a_dead_holders_lease_is_taken_over_and_never_held_by_two(
     monkeypatch.setattr(lease_module, "DURATION_SECONDS", 2)
     monkeypatch.setattr(lease_module, "RENEW_SECONDS", 0.2)
     monkeypatch.setattr(lease_module, "ASK_SECONDS", 0.1)
-    api_of_first = client(control_plane)
-    first, second = Leadership(api_of_first, namespace, "dapt", "first"), leaderships(namespace, "second")
+    line = Line()
+    connection = load_kubeconfig({"KUBECONFIG": str(control_plane.kubeconfig)})
+    first = Leadership(replace(connection, authorization=line), namespace, "dapt", "first")
+    second = leaderships(namespace, "second")
     request.addfinalizer(first.stop)
     both_at_once: list[bool] = []
     over = threading.Event()
@@ -411,7 +412,7 @@ def test_a_dead_holders_lease_is_taken_over_and_never_held_by_two(
     renewed = lease["spec"]["renewTime"]
     eventually(lambda: control_plane.api.get("Lease", "dapt", namespace)["spec"]["renewTime"] != renewed)
     assert not second.is_held()
-    api_of_first.configuration.host = "https://127.0.0.1:9"  # for the other one it has died
+    line.is_cut = True  # for the other one it has died
     assert second.wait(30)
     over.set()
     watcher.join()

@@ -22,7 +22,7 @@ def adapter(double: ApiDouble, monkeypatch: pytest.MonkeyPatch) -> Iterator[Adap
     store = Store()
     made: list[Adapter] = []
     cluster = KubernetesCluster(
-        double.client(),
+        double.connection(),
         store,
         on_change=lambda key: made[0].woken.append(key),
         may_write=lambda: made[0].may_write,

@@ -9,11 +9,13 @@ import pytest
 from dapt_operator.cluster.kubernetes import (
     ApiError,
     ApiUnavailableError,
+    Connection,
     NotLeaderError,
     RequestRefusedError,
 )
 from dapt_operator.cluster.kubernetes import client as kubernetes_client
 from dapt_operator.cluster.kubernetes.client import ApiServerClient
+from dapt_operator.cluster.kubernetes.connection import FixedAuthorization
 from support.api_double import ApiDouble, Odd
 
 MAPS = "/api/v1/namespaces/health/configmaps"
@@ -24,7 +26,7 @@ BUSY = Odd(429, {"Retry-After": "0"}, b'{"reason":"TooManyRequests","message":"s
 @pytest.fixture
 def client(double: ApiDouble, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServerClient]:
     monkeypatch.setattr(kubernetes_client, "FIRST_PAUSE_SECONDS", 0.001)
-    made = ApiServerClient(double.client())
+    made = ApiServerClient(double.connection())
     yield made
     made.close()
 
@@ -62,11 +64,9 @@ def test_after_a_few_attempts_it_is_unavailable(double: ApiDouble, client: ApiSe
     assert len(double.sent("GET")) == 4
 
 
-def test_no_server_is_unavailable(double: ApiDouble, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_server_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kubernetes_client, "FIRST_PAUSE_SECONDS", 0.001)
-    configured = double.client()
-    configured.configuration.host = "http://127.0.0.1:9"
-    client = ApiServerClient(configured)
+    client = ApiServerClient(Connection("http://127.0.0.1:9"))
     with pytest.raises(ApiUnavailableError, match=r"^GET /version: no answer NewConnectionError: "):
         client.get("/version")
     client.close()
@@ -127,7 +127,7 @@ def test_a_list_comes_in_pages_of_one_moment(
 
 
 def test_who_may_not_write_sends_nothing(double: ApiDouble) -> None:
-    client = ApiServerClient(double.client(), may_write=lambda: False)
+    client = ApiServerClient(double.connection(), may_write=lambda: False)
     for verb in (
         lambda: client.post(MAPS, ONE),
         lambda: client.put(f"{MAPS}/one", ONE),
@@ -146,7 +146,7 @@ def test_client_checks_the_right_to_write_before_each_attempt(
 ) -> None:
     monkeypatch.setattr(kubernetes_client, "FIRST_PAUSE_SECONDS", 0.001)
     answers = [True, False]
-    client = ApiServerClient(double.client(), may_write=lambda: answers.pop(0))
+    client = ApiServerClient(double.connection(), may_write=lambda: answers.pop(0))
     double.odd("POST", BUSY)
     with pytest.raises(NotLeaderError):
         client.post(MAPS, ONE)
@@ -155,7 +155,7 @@ def test_client_checks_the_right_to_write_before_each_attempt(
 
 
 def test_closing_ends_the_rests(double: ApiDouble) -> None:
-    client = ApiServerClient(double.client())
+    client = ApiServerClient(double.connection())
     double.odd("GET", *[Odd(503, {"Retry-After": "5"})] * 4)
     client.close()
     with pytest.raises(ApiUnavailableError):
@@ -170,9 +170,7 @@ def test_connections_are_used_again(double: ApiDouble, client: ApiServerClient) 
 
 
 def test_the_token_and_who_we_are_go_with_each_request(double: ApiDouble) -> None:
-    configured = double.client()
-    configured.configuration.api_key["authorization"] = "Bearer secret"
-    client = ApiServerClient(configured)
+    client = ApiServerClient(double.connection(FixedAuthorization("Bearer secret")))
     client.get(f"{MAPS}/one")
     (request,) = double.requests
     assert request.headers["Authorization"] == "Bearer secret"

@@ -280,12 +280,40 @@ def test_objects_that_could_not_be_made_again_are_looked_at_once_more(adapter: A
 def test_a_job_goes_with_its_pods(adapter: Adapter) -> None:
     of = rendered()[1]
     adapter.cluster.apply(KEY, of)
+    uid = adapter.cluster.observe(KEY).children.jobs[0]["metadata"]["uid"]
     adapter.cluster.delete(KEY, ObjectReference("Job", of["metadata"]["name"]))
     (request,) = adapter.double.sent("DELETE")
-    uid = adapter.cluster.observe(KEY).children.jobs[0]["metadata"]["uid"]
     assert request.body["propagationPolicy"] == "Foreground"
     assert request.body["preconditions"] == {"uid": uid}
-    adapter.cluster.delete(KEY, ObjectReference("Job", of["metadata"]["name"]))  # 404: no effect
+    adapter.cluster.delete(KEY, ObjectReference("Job", of["metadata"]["name"]))  # it is gone: no effect
+
+
+def test_job_that_is_being_deleted_is_seen_so_at_once(adapter: Adapter) -> None:
+    of = rendered()[1]
+    adapter.cluster.apply(KEY, of)
+    adapter.double.slow_deletions = True
+    adapter.cluster.delete(KEY, ObjectReference("Job", of["metadata"]["name"]))
+    (seen,) = adapter.cluster.observe(KEY).children.jobs
+    assert seen["metadata"]["deletionTimestamp"]
+
+
+def test_conflict_at_a_deletion_does_not_mean_that_the_job_is_gone(adapter: Adapter) -> None:
+    of = rendered()[1]
+    adapter.cluster.apply(KEY, of)
+    adapter.double.odd("DELETE", Odd(409, {}, b'{"reason":"Conflict"}'))
+    adapter.cluster.delete(KEY, ObjectReference("Job", of["metadata"]["name"]))
+    assert len(adapter.cluster.observe(KEY).children.jobs) == 1
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_job_that_is_gone_is_not_seen_any_more(adapter: Adapter, is_there: bool) -> None:
+    of = rendered()[1]
+    adapter.cluster.apply(KEY, of)
+    if not is_there:
+        del adapter.double.objects[f"{JOBS}/{of['metadata']['name']}"]
+    adapter.cluster.delete(KEY, ObjectReference("Job", of["metadata"]["name"]))
+    assert adapter.cluster.observe(KEY).children.jobs == ()
+    assert adapter.woken == [KEY], "whatever waits for its end goes on"
 
 
 def test_a_pod_can_be_killed_at_once(adapter: Adapter) -> None:
@@ -443,6 +471,33 @@ def test_without_the_lease_writes_raise_not_leader_and_observe_still_works(adapt
     assert adapter.cluster.observe(KEY).children.jobs
 
 
+# --- conditions alone ---
+
+
+def test_conditions_are_replaced_and_the_rest_of_the_status_stays(adapter: Adapter) -> None:
+    status = {"phase": "Pretraining", "ledger": {"odd": 7}, "conditions": [{"type": "Ready"}]}
+    adapter.double.add(RESOURCE, adaptation() | {"status": status})
+    new = [{"type": "Stalled", "status": "True"}]
+    assert adapter.cluster.change_conditions(KEY, lambda stored: new if stored["status"] == status else None)
+    assert adapter.double.objects[RESOURCE]["status"] == status | {"conditions": new}
+    assert adapter.cluster.observe(KEY).resource["status"]["conditions"] == new  # type: ignore[index]
+
+
+def test_conditions_that_say_so_already_are_not_written(adapter: Adapter) -> None:
+    assert not adapter.cluster.change_conditions(KEY, lambda _: None)
+    assert adapter.double.sent("PUT") == []
+
+
+def test_conditions_do_not_undo_what_was_written_meanwhile(adapter: Adapter) -> None:
+    def somebody_writes(stored: Any) -> list[Any]:
+        adapter.double.add(RESOURCE, adaptation() | {"status": {"phase": "Published"}})
+        return []
+
+    with pytest.raises(ApiError, match="409 Conflict"):
+        adapter.cluster.change_conditions(KEY, somebody_writes)
+    assert adapter.double.objects[RESOURCE]["status"] == {"phase": "Published"}
+
+
 # --- resync ---
 
 
@@ -488,14 +543,17 @@ def test_resync_restarts_a_list_whose_resource_version_expired(adapter: Adapter)
 
 def test_a_list_that_fails_leaves_everything_as_it_was(adapter: Adapter) -> None:
     adapter.double.odd("GET", *[Odd(503)] * 4)
-    with pytest.raises(ApiError):
-        adapter.cluster.resync()
+    adapter.cluster.resync()
     assert adapter.cluster.observe(KEY).resource is not None
+    assert [failure.kind for failure in adapter.cluster.lists.failures()] == [
+        "DomainAdaptation",
+        "AdaptationProfile",
+    ]
 
 
 def test_namespaces_are_listed_one_by_one(double: ApiDouble, adapter: Adapter) -> None:
     narrow = adapter_module.KubernetesCluster(
-        double.client(), adapter.store, on_change=adapter.woken.append, namespaces=("health", "finance")
+        double.connection(), adapter.store, on_change=adapter.woken.append, namespaces=("health", "finance")
     )
     narrow.resync()
     paths = [request.path for request in double.requests]

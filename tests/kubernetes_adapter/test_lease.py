@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from kubernetes.client import ApiClient
 
 from dapt_operator.cluster.kubernetes import lease as module
 from dapt_operator.cluster.kubernetes.client import ATTEMPT_SECONDS
 from dapt_operator.cluster.kubernetes.lease import DURATION_SECONDS, WRITE_SECONDS, Leadership
-from support.api_double import ApiDouble
+from support.api_double import ApiDouble, Line, Odd
 from support.pod_objects import wait_until
 
 PATH = "/apis/coordination.k8s.io/v1/namespaces/dapt/leases/operator"
@@ -26,25 +25,27 @@ class Operators:
         self.made: list[Leadership] = []
         self.lost: list[str] = []
         self._double = double
-        self._clients: dict[Leadership, ApiClient] = {}
+        self.lines: dict[Leadership, Line] = {}
 
     def start(self, identity: str) -> Leadership:
-        client = self._double.client()
-        made = Leadership(client, "dapt", "operator", identity, clock=lambda: self.now)
+        line = Line()
+        connection = self._double.connection(line)
+        made = Leadership(connection, "dapt", "operator", identity, clock=lambda: self.now)
         self.made.append(made)
-        self._clients[made] = client
+        self.lines[made] = line
         made.start(lambda: self.lost.append(identity))
         return made
 
     def cut_off(self, leadership: Leadership) -> None:
         """Let no further request of a candidate arrive: for the others it has died."""
-        self._clients[leadership].configuration.host = "http://127.0.0.1:9"
+        self.lines[leadership].is_cut = True
 
 
 @pytest.fixture
 def operators(double: ApiDouble, monkeypatch: pytest.MonkeyPatch) -> Iterator[Operators]:
     monkeypatch.setattr(module, "RENEW_SECONDS", 0.01)
     monkeypatch.setattr(module, "ASK_SECONDS", 0.01)
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
     found = Operators(double)
     yield found
     for made in found.made:
@@ -164,10 +165,69 @@ def test_deleted_lease_is_recreated_without_a_loss_callback(
 ) -> None:
     monkeypatch.setattr(module, "RENEW_SECONDS", 0.01)
     held, lost = threading.Event(), threading.Event()
-    leadership = Leadership(double.client(), "dapt", "operator", "a")
+    leadership = Leadership(double.connection(), "dapt", "operator", "a")
     leadership.start(lost.set, held.set)
     assert held.wait(30)
     del double.objects[PATH]
     wait_until(lambda: PATH in double.objects, "a Lease that somebody deleted is made again")
     leadership.stop()
     assert not lost.is_set()
+
+
+def test_two_renewals_that_hang_are_given_up_before_writes_are_refused() -> None:
+    assert module.RENEW_SECONDS + 2 * module.REQUEST_SECONDS + module.RETRY_SECONDS < WRITE_SECONDS
+
+
+def test_renewal_that_hangs_is_given_up_and_sent_again(
+    operators: Operators, double: ApiDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "REQUEST_SECONDS", 0.1)
+    first = operators.start("a")
+    assert first.wait(30)
+    double.odd(f"PUT {PATH}", Odd(drip_seconds=0.01))
+    operators.now += WRITE_SECONDS - 0.1
+    wait_until(lambda: not double.has_odd, "the request that hangs")
+    operators.now += 0.2
+    wait_until(first.is_held, "the next renewal")
+
+
+@pytest.mark.parametrize(
+    "lease",
+    [b"[]", b'{"metadata": {}, "spec": {"holderIdentity": "b", "leaseDurationSeconds": "long"}}', b"null"],
+    ids=["a list", "a duration that is no number", "nothing"],
+)
+def test_lease_that_cannot_be_read_does_not_end_the_thread(
+    operators: Operators, double: ApiDouble, lease: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    double.odd(f"GET {PATH}", *[Odd(200, {}, lease)] * 3)
+    first = operators.start("a")
+    assert first.wait(30)
+    assert first.is_healthy
+    assert len([line for line in caplog.messages if "cannot be taken" in line]) <= 1, (
+        "one line for each error"
+    )
+
+
+def test_thread_that_hangs_is_not_healthy(operators: Operators) -> None:
+    first = operators.start("a")
+    assert first.wait(30)
+    assert first.is_healthy
+    line = operators.lines[first]
+    line.is_free.clear()
+    assert line.is_busy.wait(30)
+    operators.now += module.HANG_SECONDS
+    assert not first.is_healthy
+    line.is_free.set()
+    wait_until(lambda: first.is_healthy, "the next attempt")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_thread_that_an_error_has_ended_is_not_healthy(double: ApiDouble) -> None:
+    def fails() -> None:
+        raise RuntimeError("whatever it is")
+
+    leadership = Leadership(double.connection(), "dapt", "operator", "a")
+    leadership.start(lambda: None, on_held=fails)
+    wait_until(lambda: not leadership.is_healthy, "the end of the thread")
+    leadership.stop()
+    assert leadership.is_healthy, "it was stopped"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from dapt_contract.pod.failure import Cause
 from dapt_contract.stage_file import StageFile
+from dapt_operator.cluster.kubernetes.resync import FailedList
 from dapt_operator.runtime import metrics, metrics_reference
+from dapt_operator.runtime.operator_metrics import OPERATOR_GAUGES, OperatorCollector
 from dapt_operator.stage_run import Manifest
 from dapt_operator.testing.objects import Ends, Stays
 from dapt_trainer.pod.progress import METRICS
@@ -24,6 +27,19 @@ def scrape(*resources: Manifest) -> dict[str, float]:
     """Samples by name and labels, as Prometheus would read them."""
     registry = CollectorRegistry()
     registry.register(metrics.AdaptationCollector(lambda: resources))
+    lines = generate_latest(registry).decode().splitlines()
+    return {
+        name: float(value)
+        for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    }
+
+
+def scrape_all(*resources: Manifest, failed: Sequence[FailedList] = ()) -> dict[str, float]:
+    """The same with what the operator itself exports."""
+    registry = CollectorRegistry()
+    adaptations = metrics.AdaptationCollector(lambda: resources)
+    registry.register(adaptations)
+    registry.register(OperatorCollector(adaptations, "team/dapt", lambda: failed))
     lines = generate_latest(registry).decode().splitlines()
     return {
         name: float(value)
@@ -167,9 +183,45 @@ def test_a_resource_without_numbers_has_no_series_and_harms_no_other(resource: d
     assert scrape(resource, whole) == scrape(whole)
 
 
+def test_object_that_cannot_be_read_is_counted_and_keeps_its_conditions() -> None:
+    world = World()
+    world.live()
+    stalled = {"type": "Stalled", "status": "True"}
+    broken = {
+        "kind": "DomainAdaptation",
+        "metadata": {"name": "odd", "namespace": "a", "uid": "odd", "resourceVersion": "1"},
+        "status": {"ledger": {"runs": "odd"}, "conditions": [stalled, 7]},
+    }
+    found = scrape_all(broken, stored(world))
+    assert found["dapt_unreadable_adaptations"] == 1.0
+    assert found['dapt_condition{name="odd",namespace="a",type="Stalled"}'] == 1.0
+    assert found[f"dapt_selected_step{{{OF}}}"] == 40.0
+
+
+def test_adaptations_of_other_installations_are_counted() -> None:
+    resources = [
+        {
+            "kind": "DomainAdaptation",
+            "metadata": {"name": name, "namespace": "a", "uid": name, "resourceVersion": "1"},
+            "status": {"digests": {"owner": owner}},
+        }
+        for name, owner in (("ours", "team/dapt"), ("one", "else/dapt"), ("two", "else/dapt"))
+    ]
+    found = scrape_all(*resources)
+    assert {key: value for key, value in found.items() if "foreign" in key} == {
+        'dapt_foreign_adaptations{owner="else/dapt"}': 2.0
+    }
+
+
+def test_list_that_fails_is_exported() -> None:
+    failed = FailedList("Pod", "finance", "403 Forbidden", is_unreachable=False)
+    assert scrape_all(failed=[failed])['dapt_list_failing{kind="Pod",namespace="finance"}'] == 1.0
+
+
 def test_names_follow_the_conventions_and_each_series_has_one_exporter() -> None:
     names = [series.name for series in metrics.SERIES]
     names += [metrics.RECONCILE_DURATION[0], metrics.RECONCILE_ERRORS[0]]
+    names += [name for name, _, _ in OPERATOR_GAUGES]
     names += [f"dapt_trainer_{name}" for name in METRICS]
     assert len(set(names)) == len(names)
     for series in metrics.SERIES:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from dapt_operator.cli import main
@@ -48,10 +50,12 @@ def test_an_unknown_option_is_a_mistake_of_usage(capsys: pytest.CaptureFixture[s
     assert "No such option: --leader-elect" in err
 
 
-def test_operator_command_without_a_cluster_reports_the_next_step(capsys: pytest.CaptureFixture[str]) -> None:
+def test_operator_command_without_a_cluster_reports_the_next_step(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     code, out, err = run(capsys)
     assert (code, out) == (1, "")
     assert err == (
         "dapt: no cluster to work in: this is not a pod with a service account, and the kubeconfig cannot be used"
-        " (Invalid kube-config file. No configuration found); set KUBECONFIG to one that can\n"
+        f" (there is no kubeconfig at {tmp_path}/none); set KUBECONFIG to one that can\n"
     )

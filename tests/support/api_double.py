@@ -20,9 +20,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-import kubernetes.client
-
-from dapt_operator.cluster.kubernetes import KubernetesCluster, Store
+from dapt_operator.cluster.kubernetes import Connection, KubernetesCluster, Store
+from dapt_operator.cluster.kubernetes.connection import Authorization, FixedAuthorization
 from dapt_operator.cluster.port import Key
 
 PLACE = re.compile(
@@ -60,6 +59,28 @@ class Request:
         return f"{self.method} {self.path}"
 
 
+class Line:
+    """The way of a client's requests to the server: each needs the header that it gives."""
+
+    def __init__(self) -> None:
+        self.is_cut = False
+        self.is_busy = threading.Event()
+        """Set when a request waits for the line to be free."""
+        self.is_free = threading.Event()
+        self.is_free.set()
+
+    def header(self) -> str:
+        if self.is_cut:
+            raise OSError("the line is cut")
+        if not self.is_free.is_set():
+            self.is_busy.set()
+            self.is_free.wait(60)
+        return ""
+
+    def renew(self) -> None:
+        pass
+
+
 class ApiDouble:
     """Use as a context manager."""
 
@@ -73,6 +94,8 @@ class ApiDouble:
         """API groups that are installed beside those that every server has; `group` of a path."""
         self.away = False
         """Whether every request is answered with 503."""
+        self.slow_deletions = False
+        """Whether objects stay with a deletionTimestamp, as a Job does while its pods end."""
         self.version = 100
         self._odd: list[tuple[re.Pattern[str], Odd]] = []
         self.lock = threading.RLock()
@@ -99,13 +122,18 @@ class ApiDouble:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def client(self) -> kubernetes.client.ApiClient:
-        return kubernetes.client.ApiClient(kubernetes.client.Configuration(host=self.url))
+    def connection(self, authorization: Authorization | None = None) -> Connection:
+        return Connection(self.url, authorization or FixedAuthorization())
 
     def odd(self, pattern: str, *answers: Odd) -> None:
         """The next requests whose `METHOD /path` matches get these answers, in this order."""
         with self.lock:
             self._odd += [(re.compile(pattern), answer) for answer in answers]
+
+    @property
+    def has_odd(self) -> bool:
+        """Whether an odd answer is still to be given."""
+        return bool(self._odd)
 
     def sent(self, pattern: str = "") -> list[Request]:
         """Requests so far whose `METHOD /path` matches."""
@@ -178,6 +206,9 @@ class ApiDouble:
         wanted = (request.body or {}).get("preconditions", {}).get("uid")
         if wanted and wanted != found["metadata"]["uid"]:
             return _status(409, "Conflict", "the UID in the precondition does not match")
+        if self.slow_deletions:
+            gone = found | {"metadata": found["metadata"] | {"deletionTimestamp": "2026-01-31T13:00:00Z"}}
+            return _json(self._store(path, gone))
         del self.objects[path]
         self.version += 1
         return _status(200, "", "")
@@ -199,6 +230,10 @@ class ApiDouble:
                 for item in items
                 if (found := (item["metadata"].get("labels") or {}).get(label)) and value in ("", found)
             ]
+        if wanted := request.query.get("fieldSelector"):
+            items = [item for item in items if all(_has_field(item, term) for term in wanted.split(","))]
+        if "PartialObjectMetadataList" in request.headers["Accept"]:
+            items = [{"metadata": item["metadata"]} for item in items]
         start = int(request.query.get("continue", "0"))
         end = start + int(request.query.get("limit", len(items) or 1))
         metadata = {"resourceVersion": str(self.version)} | (
@@ -212,6 +247,14 @@ class ApiDouble:
 
 def _merged(below: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return below | over | {"metadata": (below.get("metadata") or {}) | over["metadata"]}
+
+
+def _has_field(item: Any, term: str) -> bool:
+    """Whether an object fits one term of a field selector, `path=value`."""
+    path, _, value = term.partition("=")
+    for name in path.split("."):
+        item = item.get(name, {})
+    return str(item) == value
 
 
 def _json(body: Any, status: int = 200) -> Odd:

@@ -5,7 +5,8 @@ ClusterError
 ├── NameTakenError            another object has the name: take the next run number if it is ours, else user action
 ├── CannotCreateError         the cluster refuses the object: user action
 ├── LocalRunError             `local`: the run folder or the spec forbids the run: user action
-├── NotLeaderError            `kubernetes`: another operator acts: do not retry, end without a report
+├── NotLeaderError            `kubernetes`: the Lease is not held: retry once it is, without a report
+├── NoConnectionError         `kubernetes`: neither a service account nor a kubeconfig that can be used: user action
 └── ApiError                  `kubernetes`: an answer that is no success
     ├── RequestRefusedError   400, 403, 405, 413, 422: the same request is refused again: user action
     └── ApiUnavailableError   no answer, or 429 and 5xx up to the last attempt: retry later

@@ -2,7 +2,8 @@
 
 kopf calls an index function for every object that a list or a watch reports, before any other handler runs, so it is
 the index function that passes objects on. It returns nothing, so kopf's own index stays empty. A deletion reaches only
-`on.event`. Neither needs a finalizer, an annotation or a stored state of kopf.
+`on.event`, which also says whether an object comes from a list. Neither needs a finalizer, an annotation or a stored
+state of kopf.
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-import kopf
-
+from dapt_operator.runtime.kopf_library import kopf
 from dapt_operator.runtime.watched_kinds import WatchedKind
 from dapt_operator.stage_run import Manifest
 
@@ -34,6 +34,7 @@ def register(
     kinds: Iterable[WatchedKind],
     login: Callable[[], kopf.ConnectionInfo],
     configure: Callable[[kopf.OperatorSettings], None],
+    on_listed: Callable[[], None] = lambda: None,
 ) -> None:
     """Register every handler.
 
@@ -43,6 +44,8 @@ def register(
         kinds: kinds to watch; each must exist.
         login: returns credentials; called again whenever the API server no longer accepts the old ones.
         configure: sets kopf's settings.
+        on_listed: called for each object that comes from a list: a watch began, or began anew because the API server
+            no longer kept what came after its last event. A deletion in between is reported by neither.
     """
 
     @kopf.on.startup(registry=registry)
@@ -57,15 +60,18 @@ def register(
         sink.put(dict(body))  # a copy: kopf's own view would keep the whole object alive
 
     async def remove(event: kopf.RawEvent, **_: Any) -> None:
-        sink.remove(event["object"])
+        if event["type"] is None:
+            on_listed()
+        else:
+            sink.remove(event["object"])
 
     # The index function is not called for a deletion, and `on.event` is called for every event.
-    def is_deletion(type: str | None, **_: Any) -> bool:
-        return type == "DELETED"
+    def is_listed_or_deleted(type: str | None, **_: Any) -> bool:
+        return type in (None, "DELETED")
 
     for group, version, plural in kinds:
         # Ids of their own: kopf keeps one index for each id.
         kopf.index(group, version, plural, id=f"{plural}-put", registry=registry)(put)
-        kopf.on.event(group, version, plural, id=f"{plural}-remove", when=is_deletion, registry=registry)(
-            remove
-        )
+        kopf.on.event(
+            group, version, plural, id=f"{plural}-remove", when=is_listed_or_deleted, registry=registry
+        )(remove)

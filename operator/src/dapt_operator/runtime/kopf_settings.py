@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar, Final
 
-import kopf
-
 from dapt_operator.api.names import LABEL_UID
+from dapt_operator.cluster.kubernetes.client import PAGE_ITEMS
+from dapt_operator.runtime.kopf_library import kopf
 from dapt_operator.runtime.watched_kinds import JOBSETS
 
 BOOKMARK_SECONDS: Final = 60.0
@@ -61,7 +61,7 @@ def set_kopf(settings: kopf.OperatorSettings) -> None:
     settings.watching.connect_timeout = 10
     settings.watching.inactivity_timeout = BOOKMARK_SECONDS + 15
     settings.watching.reconnect_backoff = 0.5
-    settings.watching.chunk_size = 500  # lists are read in pages, so that memory does not peak
+    settings.watching.chunk_size = PAGE_ITEMS  # so that memory does not peak
     for kind in (("v1", "pods"), ("batch", "v1", "jobs"), (JOBSETS.group, JOBSETS.version, JOBSETS.plural)):
         settings.watching.label_selectors[kind] = LABEL_UID  # the API server sends only objects of ours
     settings.networking.request_timeout = 60

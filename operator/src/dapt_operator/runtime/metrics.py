@@ -7,24 +7,30 @@ own series (`dapt_trainer_*`); nothing is exported twice.
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal, TypeAlias
 
+import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from pydantic import ValidationError
 
 from dapt_contract.pod.failure import Cause
+from dapt_contract.sentences import shortened
 from dapt_operator.api.v1alpha1.base import SKIP_RULES
+from dapt_operator.api.v1alpha1.conditions import CONDITION_TYPES
 from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.status import CandidateStatus, DomainAdaptationStatus
 from dapt_operator.plan.ledger.stage_facts import read_facts
 from dapt_operator.plan.selection.candidates import Candidate, candidates
+from dapt_operator.runtime.store_updater import owner_of
 from dapt_operator.stage_run import Manifest
 
+log = structlog.get_logger("dapt.metrics")
 LABELS: Final = ("namespace", "name")
 
 Value = tuple[str, float]
@@ -245,10 +251,12 @@ class _Computed:
 
     version: str
     values: list[list[Value]]
+    owner: str
+    is_readable: bool
 
 
 class AdaptationCollector:
-    """Computes the series of the stored resources at each scrape."""
+    """Computes the series of the stored resources at each scrape. One that cannot be read harms no other."""
 
     def __init__(self, resources: Callable[[], Iterable[Manifest]]) -> None:
         self._resources = resources
@@ -263,10 +271,10 @@ class AdaptationCollector:
             metadata = resource["metadata"]
             uid, version = str(metadata.get("uid", "")), str(metadata.get("resourceVersion", ""))
             last = self._computed.get(uid)
-            values = last.values if last is not None and last.version == version else read(resource)
-            computed[uid] = _Computed(version, values)
+            newest = last if last is not None and last.version == version else _compute(resource, version)
+            computed[uid] = newest
             names = [str(metadata.get("namespace", "")), str(metadata.get("name", ""))]
-            for series, family, series_values in zip(SERIES, families, values, strict=True):
+            for series, family, series_values in zip(SERIES, families, newest.values, strict=True):
                 for label, value in series_values:
                     family.add_metric([*names, label] if series.label else names, value)
         # Replaced as a whole, so that deleted resources leave nothing behind.
@@ -276,6 +284,43 @@ class AdaptationCollector:
     def describe(self) -> Iterator[Family]:
         """Return the families without samples, so that registering the collector reads no resource."""
         return iter([_family(series) for series in SERIES])
+
+    @property
+    def num_unreadable(self) -> int:
+        """Adaptations that could not be read at the last scrape."""
+        return sum(not computed.is_readable for computed in self._computed.values())
+
+    @property
+    def num_owned(self) -> Counts[str]:
+        """Adaptations at the last scrape, by the installation that they belong to."""
+        return Counts(computed.owner for computed in self._computed.values() if computed.owner)
+
+
+def _compute(resource: Manifest, version: str) -> _Computed:
+    owner = owner_of(resource)
+    try:
+        return _Computed(version, read(resource), owner, is_readable=True)
+    except Exception as error:
+        # Of any kind: a scrape serves every adaptation, and must not fail for one.
+        log.warning(
+            "an adaptation has no metrics: it cannot be read",
+            namespace=resource["metadata"].get("namespace"),
+            name=resource["metadata"].get("name"),
+            error=shortened(f"{type(error).__name__}: {' '.join(str(error).split())}", 300),
+        )
+        values: list[list[Value]] = [
+            list(_raw_conditions(resource)) if series.read is _conditions else [] for series in SERIES
+        ]
+        return _Computed(version, values, owner, is_readable=False)
+
+
+def _raw_conditions(resource: Manifest) -> Iterator[Value]:
+    """Yield the conditions of a status that is not valid, so that alerts on Stalled fire all the same."""
+    status = resource.get("status")
+    conditions = status.get("conditions") if isinstance(status, dict) else None
+    for item in conditions if isinstance(conditions, list) else ():
+        if isinstance(item, dict) and item.get("type") in CONDITION_TYPES:
+            yield str(item["type"]), float(item.get("status") == "True")
 
 
 def _family(series: Series) -> Family:
@@ -287,11 +332,12 @@ def _family(series: Series) -> Family:
 
 
 def read(resource: Manifest) -> list[list[Value]]:
-    """Return the values of each series. A resource whose status is not valid has none."""
-    try:
-        status = DomainAdaptationStatus.model_validate(resource.get("status") or {})
-    except ValidationError:
-        return [[] for _ in SERIES]
+    """Return the values of each series.
+
+    Raises:
+        ValueError: the status is not valid.
+    """
+    status = DomainAdaptationStatus.model_validate(resource.get("status") or {})
     selected = status.selected.id if status.selected else None
     shown = next((candidate for candidate in status.candidates if candidate.id == selected), None)
     if shown is None and status.candidates:

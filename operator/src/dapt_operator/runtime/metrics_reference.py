@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from dapt_operator.runtime.metrics import RECONCILE_DURATION, RECONCILE_ERRORS, SERIES
+from dapt_operator.runtime.operator_metrics import OPERATOR_GAUGES
 
 PAGE: Final = "metrics.md"
 
@@ -19,6 +20,7 @@ def page(trainer: Mapping[str, tuple[str, str]]) -> str:
     process = (
         (RECONCILE_DURATION[0], "histogram", "", RECONCILE_DURATION[1]),
         (RECONCILE_ERRORS[0], "counter", "", RECONCILE_ERRORS[1]),
+        *((name, "gauge", "`, `".join(labels), text) for name, text, labels in OPERATOR_GAUGES),
     )
     ours = [(series.name, series.kind, series.label, series.help) for series in SERIES]
     theirs = [(f"dapt_trainer_{name}", "gauge", "", text) for name, (_, text) in trainer.items()]

@@ -41,10 +41,16 @@ class Settings:
     """Port of /healthz, /readyz and /metrics; 0: any free one."""
     workers: int = 8
     """Adaptations that are reconciled concurrently: enough to hide the API's latency, few enough for one CPU."""
-    resync_seconds: float = 60.0
-    """Interval at which everything is listed again, in case a watch went silent or a deletion was missed."""
+    resync_seconds: float = 600.0
+    """Interval at which everything is listed again, in case a watch has missed something, and at which adaptations that
+    have not ended are reconciled without a change."""
     log_format: LogFormat = "json"
     log_level: LogLevel = "info"
+
+    @property
+    def lease_title(self) -> str:
+        """Namespace and name of the Lease, for the log."""
+        return f"{self.lease_namespace}/{self.lease_name}"
 
 
 @dataclass(frozen=True)

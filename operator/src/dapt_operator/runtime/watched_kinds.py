@@ -16,12 +16,13 @@ class WatchedKind(NamedTuple):
     plural: str
 
 
-def _watched(kind: str) -> WatchedKind:
+def watched_kind(kind: str) -> WatchedKind:
+    """Return a kind by its name in manifests."""
     group, _, version = KINDS[kind].api_version.rpartition("/")
     return WatchedKind(group, version, KINDS[kind].plural)
 
 
-WATCHED: Final = tuple(_watched(kind) for kind in ("DomainAdaptation", "AdaptationProfile", "Job", "Pod"))
+WATCHED: Final = tuple(watched_kind(kind) for kind in ("DomainAdaptation", "AdaptationProfile", "Job", "Pod"))
 """Kinds that exist in every cluster of the operator."""
-JOBSETS: Final = _watched("JobSet")
+JOBSETS: Final = watched_kind("JobSet")
 """Watched where the JobSet controller is installed and the operator may read JobSets."""

@@ -1,71 +1,80 @@
-"""Runs kopf in its own thread; restarts it when it gave up, or when a kind was installed or removed."""
+"""Runs kopf in threads, one for each watched namespace; restarts it when it gave up, or when its kinds have changed.
+
+kopf gives up as a whole when one of its watches is refused, so each namespace has a kopf of its own: one that is gone
+or forbidden must not end the watches of the others.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
-import kopf
 import structlog
-from kubernetes.client import Configuration
 
+from dapt_operator.cluster.kubernetes import Connection
 from dapt_operator.runtime import handlers
+from dapt_operator.runtime.kopf_library import kopf
 from dapt_operator.runtime.kopf_settings import set_kopf
 from dapt_operator.runtime.watched_kinds import WatchedKind
 
 log = structlog.get_logger("dapt.watches")
 RESTART_SECONDS: Final = 2.0
-"""Pause before kopf is started again after it gave up."""
+"""Pause before kopf is started again after it gave up; twice as long after each further time."""
+LONGEST_RESTART_SECONDS: Final = 30.0
 
 
-def connection(configuration: Configuration) -> kopf.ConnectionInfo:
-    """Return credentials for kopf from those of the client library, with the current token."""
-    header = configuration.get_api_key_with_prefix("BearerToken") or configuration.get_api_key_with_prefix(
-        "authorization"
-    )
-    # `Bearer TOKEN`, or a bare token, which then stands where the scheme does.
-    scheme, _, token = (header or "").partition(" ")
+def connection_info(connection: Connection) -> kopf.ConnectionInfo:
+    """Return a connection as kopf takes it, with the current token.
+
+    Raises:
+        OSError: there is no token at the moment.
+    """
+    scheme, _, token = connection.authorization.header().partition(" ")
+    certificate = connection.certificate
     return kopf.ConnectionInfo(
-        server=configuration.host,
-        ca_path=configuration.ssl_ca_cert,
-        insecure=not configuration.verify_ssl,
-        username=configuration.username or None,
-        password=configuration.password or None,
-        scheme=scheme if token else None,
-        token=token or scheme or None,
-        certificate_path=configuration.cert_file,
-        private_key_path=configuration.key_file,
+        server=connection.server,
+        ca_data=connection.authorities or None,
+        insecure=not connection.is_verified,
+        scheme=scheme or None,
+        token=token or None,
+        certificate_data=certificate.certificate if certificate else None,
+        private_key_data=certificate.key if certificate else None,
     )
 
 
-class Watches:
-    """Watches some kinds of objects until `stop`."""
+class Watch:
+    """Watches the objects of one namespace, or of the whole cluster, until `stop`."""
 
     def __init__(
         self,
         sink: handlers.ObjectSink,
-        configuration: Configuration,
+        connection: Connection,
         find_kinds: Callable[[], tuple[WatchedKind, ...]],
-        namespaces: tuple[str, ...] = (),
+        on_gap: Callable[[], None] = lambda: None,
+        namespace: str | None = None,
     ) -> None:
         """
         Args:
             sink: receives the objects.
-            configuration: of the client library.
+            connection: to the API server.
             find_kinds: returns the kinds that can be watched now; called before kopf starts, and at each `check`.
-            namespaces: namespaces to watch; empty for all.
+            on_gap: called whenever deletions may have happened that no event reports.
+            namespace: namespace to watch; None for all, and for kinds without one.
         """
         self._sink = sink
-        self._configuration = configuration
+        self._connection = connection
         self._find_kinds = find_kinds
-        self._namespaces = namespaces
+        self._on_gap = on_gap
+        self._namespace = namespace
         self._lock = threading.Lock()
         self._kinds: tuple[WatchedKind, ...] = ()
         self._stopped = threading.Event()
         self._stop_kopf: Callable[[], None] = lambda: None
-        self._thread = threading.Thread(target=self._run, name="watches", daemon=True)
+        name = "watches" if namespace is None else f"watches-{namespace}"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         """Start watching."""
@@ -80,6 +89,7 @@ class Watches:
                 log.info(
                     "watched kinds have changed, restarting the watches",
                     kinds=[kind.plural for kind in kinds],
+                    namespace=self._namespace or "all",
                 )
                 self._stop_kopf()
 
@@ -98,13 +108,29 @@ class Watches:
         return self._thread.ident is None or self._thread.is_alive()
 
     def _run(self) -> None:
+        last_error, pause_seconds = "", RESTART_SECONDS
         while not self._stopped.is_set():
+            started_at = time.monotonic()
             try:
                 asyncio.run(self._run_kopf())
             except Exception as error:
-                # Nothing is lost meanwhile: kopf lists everything when it starts, and the resync does too.
-                log.warning("the watches failed, restarting them", error=f"{type(error).__name__}: {error}")
-                self._stopped.wait(RESTART_SECONDS)
+                if time.monotonic() - started_at > LONGEST_RESTART_SECONDS:
+                    last_error, pause_seconds = "", RESTART_SECONDS
+                message = f"{type(error).__name__}: {error}"
+                # One line for each outage, not one for each attempt.
+                if message != last_error:
+                    log.warning(
+                        "the watches failed, restarting them",
+                        error=message,
+                        namespace=self._namespace or "all",
+                    )
+                last_error = message
+                # The lists find out whether something is forbidden now, and what has been deleted meanwhile.
+                self._on_gap()
+                self._stopped.wait(pause_seconds)
+                pause_seconds = min(LONGEST_RESTART_SECONDS, 2.0 * pause_seconds)
+            else:
+                last_error, pause_seconds = "", RESTART_SECONDS
 
     async def _run_kopf(self) -> None:
         """Run kopf until `_stop_kopf` is called."""
@@ -116,18 +142,29 @@ class Watches:
                 return
             self._kinds = kinds
             self._stop_kopf = lambda: _set(loop, stop)
+        if not kinds:
+            # Nothing can be watched in this namespace now. The lists go on, and tell when that has changed.
+            await _wait(stop, RESTART_SECONDS)
+            return
         # A new registry each time: handlers are added to one and never removed, and the kinds may have changed.
         registry = kopf.OperatorRegistry()
         handlers.register(
-            registry, self._sink, kinds, login=lambda: connection(self._configuration), configure=set_kopf
+            registry,
+            self._sink,
+            kinds,
+            login=lambda: connection_info(self._connection),
+            configure=set_kopf,
+            on_listed=self._on_gap,
         )
+        # Also without an object in its list: the last one may just have been deleted.
+        self._on_gap()
         try:
             await kopf.operator(
                 registry=registry,
                 settings=kopf.OperatorSettings(),
                 standalone=True,
-                clusterwide=not self._namespaces,
-                namespaces=self._namespaces,
+                clusterwide=self._namespace is None,
+                namespaces=() if self._namespace is None else (self._namespace,),
                 stop_flag=stop,
             )
         finally:
@@ -140,3 +177,10 @@ def _set(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
     # kopf may have ended by itself, and its loop with it.
     if not loop.is_closed():
         loop.call_soon_threadsafe(event.set)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return

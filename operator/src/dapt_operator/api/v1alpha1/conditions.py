@@ -78,6 +78,7 @@ PROGRESSING: Final = "Progressing"
 PUBLISHED: Final = "Published"
 BUDGET_EXHAUSTED: Final = "BudgetExhausted"
 NOT_FINISHED: Final = "NotFinished"
+INTERNAL_ERROR: Final = "InternalError"
 
 REASONS: Final[dict[str, str]] = {
     PLANNED: "A plan was made; its estimate is in status.plan.",
@@ -124,6 +125,9 @@ REASONS: Final[dict[str, str]] = {
     PUBLISHED: "The model is at its destination.",
     BUDGET_EXHAUSTED: "limits.gpuHours is used up; the best candidate is kept.",
     NOT_FINISHED: "There is work left.",
+    INTERNAL_ERROR: (
+        "The operator fails on this adaptation, and tries again by itself; the message says what to report."
+    ),
 }
 """Every reason with its meaning."""
 
@@ -151,6 +155,7 @@ STALLING: Final = (
     PIN_UNKNOWN,
     VERIFY_FAILED,
     BUDGET_EXHAUSTED,
+    INTERNAL_ERROR,
 )
 """Reasons that Stalled may have."""
 

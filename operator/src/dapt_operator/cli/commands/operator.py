@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from kubernetes import config
-from kubernetes.client import Configuration
-
 from dapt_operator.cli.errors import EXIT_USAGE, UserError
+from dapt_operator.cluster.kubernetes import Connection, NoConnectionError
+from dapt_operator.cluster.kubernetes.connection import service_account
+from dapt_operator.cluster.kubernetes.kubeconfig import load_kubeconfig
 from dapt_operator.runtime import logging_setup
 from dapt_operator.runtime.errors import BadSettingError, PortTakenError
 from dapt_operator.runtime.operator import Operator, end_process
-from dapt_operator.runtime.settings import Options, Settings, make_settings
+from dapt_operator.runtime.settings import Options, make_settings
 
 
 def run(options: Options) -> NoReturn:
@@ -25,32 +25,32 @@ def run(options: Options) -> NoReturn:
     except BadSettingError as error:
         raise UserError(error.problems, EXIT_USAGE) from None
     logging_setup.set_up(settings.log_format, settings.log_level)
-    configuration = find_cluster(settings)
+    connection = find_cluster()
     try:
-        code = Operator(settings, configuration).run()
+        code = Operator(settings, connection).run()
     except PortTakenError as error:
         raise UserError(str(error)) from None
     end_process(code)
 
 
-def find_cluster(settings: Settings) -> Configuration:
+def find_cluster() -> Connection:
     """Return how to reach the API server: as the pod's service account, else as the kubeconfig says.
 
     Raises:
         UserError: there is neither of them.
     """
-    configuration = Configuration()
     try:
-        config.load_incluster_config(client_configuration=configuration)
-    except config.ConfigException:
-        try:
-            config.load_kube_config(client_configuration=configuration)
-        except (config.ConfigException, OSError) as error:
-            raise UserError(
-                f"no cluster to work in: this is not a pod with a service account, and the kubeconfig cannot be used"
-                f" ({str(error).rstrip('.')}); set KUBECONFIG to one that can"
-            ) from None
-    # The queue's threads, the resync, the Lease and the polls each hold one connection at most; urllib3 would close and
-    # reopen connections beyond its pool.
-    configuration.connection_pool_maxsize = settings.workers + 8
-    return configuration
+        account = service_account()
+        if account is not None:
+            return account
+    except NoConnectionError as error:
+        raise UserError(
+            f"no cluster to work in: {error}; mount a token of the pod's service account"
+        ) from None
+    try:
+        return load_kubeconfig()
+    except NoConnectionError as error:
+        raise UserError(
+            f"no cluster to work in: this is not a pod with a service account, and the kubeconfig cannot be used"
+            f" ({error}); set KUBECONFIG to one that can"
+        ) from None

@@ -6,9 +6,11 @@ Watches and own writes fill one cache (`cache/`), `observe` reads it, the other 
 
 from dapt_operator.cluster.kubernetes.cache.store import Store
 from dapt_operator.cluster.kubernetes.cluster import KubernetesCluster
+from dapt_operator.cluster.kubernetes.connection import Connection
 from dapt_operator.cluster.kubernetes.errors import (
     ApiError,
     ApiUnavailableError,
+    NoConnectionError,
     NotLeaderError,
     RequestRefusedError,
 )
@@ -17,8 +19,10 @@ from dapt_operator.cluster.kubernetes.lease import Leadership
 __all__ = [
     "ApiError",
     "ApiUnavailableError",
+    "Connection",
     "KubernetesCluster",
     "Leadership",
+    "NoConnectionError",
     "NotLeaderError",
     "RequestRefusedError",
     "Store",

@@ -18,12 +18,11 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 from urllib.parse import urlencode
 
-import kubernetes.client
 import urllib3
-from kubernetes.client.rest import RESTClientObject
 
 from dapt_contract.sentences import shortened
 from dapt_contract.version import PRODUCT_VERSION
+from dapt_operator.cluster.kubernetes.connection import Connection
 from dapt_operator.cluster.kubernetes.errors import (
     ApiError,
     ApiUnavailableError,
@@ -37,7 +36,8 @@ ATTEMPT_SECONDS: Final = 10.0
 """Limit of one attempt. `lease.py` relies on it: no write arrives later than this after the Lease was checked."""
 ATTEMPTS: Final = 4
 MAX_CONNECTIONS: Final = 32
-PAGE_ITEMS = 250
+PAGE_ITEMS = 50
+"""Objects of one page of a list: an adaptation with a long history takes 100 KB, and six times as much once parsed."""
 FIRST_PAUSE_SECONDS = 0.2
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 _LONGEST_PAUSE_SECONDS: Final = 5.0
@@ -46,6 +46,8 @@ _MAX_CONTENT_CHARACTERS: Final = 200
 """Of an answer that is no Status."""
 _MAX_MESSAGE_CHARACTERS: Final = 2000
 _RETRIED: Final = frozenset({429, 500, 502, 503, 504})
+_ANYTHING: Final = "application/json, */*"
+_METADATA_ALONE: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _REFUSED: Final = frozenset({400, 403, 405, 413, 422})
 _WRITES: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _WRITE_QUERY: Final = {"fieldManager": "dapt"}
@@ -76,6 +78,7 @@ class _Request:
     query: Query
     body: bytes | None = None
     content_type: str = "application/json"
+    accept: str = _ANYTHING
 
     @property
     def path_and_query(self) -> str:
@@ -95,16 +98,14 @@ class _Answer:
 class ApiServerClient:
     """A client of the API server, usable from any number of threads."""
 
-    def __init__(
-        self, client: kubernetes.client.ApiClient, may_write: Callable[[], bool] = lambda: True
-    ) -> None:
+    def __init__(self, connection: Connection, may_write: Callable[[], bool] = lambda: True) -> None:
         """
         Args:
-            client: source of the configuration (host, certificates, token); its methods are not used.
+            connection: where the API server is and who we are there.
             may_write: called before each attempt of a write.
         """
-        self._configuration = client.configuration
-        self._pool = RESTClientObject(client.configuration, maxsize=MAX_CONNECTIONS).pool_manager
+        self._connection = connection
+        self._pool = connection.pool(MAX_CONNECTIONS)
         self._may_write = may_write
         self._closed = threading.Event()
 
@@ -145,40 +146,54 @@ class ApiServerClient:
         limits = Limits(attempts=1, seconds=timeout_seconds, first_bytes=max_bytes)
         return self._send(_Request("GET", path, query), limits, bytes)
 
-    def pages(self, path: str, query: Query | None = None) -> Iterator[Manifest]:
+    def pages(
+        self, path: str, query: Query | None = None, *, metadata_alone: bool = False, attempts: int = ATTEMPTS
+    ) -> Iterator[Manifest]:
         """Yield a list page by page; all pages show the same moment.
+
+        Args:
+            path: of the collection.
+            query: selectors, or `resourceVersion=0` for a list from the server's memory, which may be a moment old.
+            metadata_alone: whether the items have nothing but their metadata.
+            attempts: at each page.
 
         Raises:
             ApiError: see `errors`; 410 when reading took so long that the server no longer keeps that moment.
         """
         page_query: dict[str, str | int] = {"limit": PAGE_ITEMS, **(query or {})}
-        # A page holds 250 objects. Only reads may take that long: the Lease relies on the limit of a write.
-        limits = replace(DEFAULT_LIMITS, seconds=3 * ATTEMPT_SECONDS)
+        # Only reads may take that long: the Lease relies on the limit of a write.
+        limits = replace(DEFAULT_LIMITS, attempts=attempts, seconds=3 * ATTEMPT_SECONDS)
+        accept = _METADATA_ALONE if metadata_alone else _ANYTHING
         while True:
-            page = self._json("GET", path, query=page_query, limits=limits)
+            page = self._send(_Request("GET", path, page_query, accept=accept), limits, json.loads)
             yield page
             token = (page.get("metadata") or {}).get("continue")
             if not token:
                 return
             # The token holds the moment of the first page and the server's place in the list; limit and selectors must
-            # stay.
+            # stay, and another moment must not be asked for.
             page_query = page_query | {"continue": str(token)}
+            page_query.pop("resourceVersion", None)
 
-    def post(self, path: str, body: Manifest, *, attempts: int = ATTEMPTS) -> Manifest:
+    def post(
+        self, path: str, body: Manifest, *, attempts: int = ATTEMPTS, timeout_seconds: float = ATTEMPT_SECONDS
+    ) -> Manifest:
         """Create an object and return it. `body` has a name, so repeating a POST that took effect is answered with 409.
 
         Raises:
             ApiError: status 409 when the object exists; see `errors`.
         """
-        return self._json("POST", path, body, query=_WRITE_QUERY, limits=Limits(attempts))
+        return self._json("POST", path, body, query=_WRITE_QUERY, limits=Limits(attempts, timeout_seconds))
 
-    def put(self, path: str, body: Manifest, *, attempts: int = ATTEMPTS) -> Manifest:
+    def put(
+        self, path: str, body: Manifest, *, attempts: int = ATTEMPTS, timeout_seconds: float = ATTEMPT_SECONDS
+    ) -> Manifest:
         """Replace the object that has the resource version in `body`, and return it.
 
         Raises:
             ApiError: status 409 when someone wrote in between; see `errors`.
         """
-        return self._json("PUT", path, body, query=_WRITE_QUERY, limits=Limits(attempts))
+        return self._json("PUT", path, body, query=_WRITE_QUERY, limits=Limits(attempts, timeout_seconds))
 
     def apply(self, path: str, body: Manifest) -> Manifest:
         """Apply an object server-side with our field manager, and return it.
@@ -189,17 +204,21 @@ class ApiServerClient:
         query = {**_WRITE_QUERY, "force": "true"}
         return self._json("PATCH", path, body, query=query, content_type="application/apply-patch+yaml")
 
-    def delete(self, path: str, options: Manifest) -> None:
-        """Delete an object. No effect if it is absent (404) or, with a uid in `options`, was replaced (409).
+    def delete(self, path: str, options: Manifest) -> Manifest | None:
+        """Delete an object. No effect if it is absent.
+
+        Returns:
+            The object while it is being deleted, or a Status when it is gone at once; None when it is absent (404).
 
         Raises:
-            ApiError: see `errors`.
+            ApiError: status 409 when, with a uid in `options`, another object has its name; see `errors`.
         """
         try:
-            self._json("DELETE", path, {"apiVersion": "v1", "kind": "DeleteOptions", **options})
+            return self._json("DELETE", path, {"apiVersion": "v1", "kind": "DeleteOptions", **options})
         except ApiError as error:
-            if error.status not in (404, 409):
+            if error.status != 404:
                 raise
+            return None
 
     # --- one request ---
 
@@ -218,14 +237,17 @@ class ApiServerClient:
 
     def _send(self, request: _Request, limits: Limits, decode: Callable[[bytes], Decoded]) -> Decoded:
         """Send a request until it is answered, refused, or the attempts are used up."""
-        url = self._configuration.host + request.path_and_query
+        failure: ApiError
+        url = self._connection.server + request.path_and_query
         for attempt in range(1, limits.attempts + 1):
-            # Asked before each attempt: the Lease may be lost during the pauses.
-            if request.method in _WRITES and not self._may_write():
-                raise NotLeaderError(f"{request}: the Lease is not held")
             pause_seconds = min(_LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 3 ** (attempt - 1))
             try:
-                answer = self._attempt(request, url, limits)
+                headers = self._headers(request)
+                # Asked before each attempt, since the Lease may be lost during the pauses, and after the headers, since
+                # a token may take its time.
+                if request.method in _WRITES and not self._may_write():
+                    raise NotLeaderError(f"{request}: the Lease is not held")
+                answer = self._attempt(request, url, headers, limits)
             except (urllib3.exceptions.HTTPError, OSError) as error:
                 failure = ApiUnavailableError(str(request), 0, type(error).__name__, str(error))
             else:
@@ -238,6 +260,10 @@ class ApiServerClient:
                     reason, message = _reason_and_message(answer.content)
                     failure = ApiUnavailableError(str(request), answer.status, reason, message)
                     pause_seconds = _retry_after(answer, pause_seconds)
+                elif answer.status == 401:
+                    # A token that expired, or was replaced before its time.
+                    self._connection.authorization.renew()
+                    failure = _error(request, answer)
                 else:
                     # Any other answer would be the same for another attempt.
                     raise _error(request, answer)
@@ -249,7 +275,7 @@ class ApiServerClient:
                 break
         raise failure
 
-    def _attempt(self, request: _Request, url: str, limits: Limits) -> _Answer:
+    def _attempt(self, request: _Request, url: str, headers: Mapping[str, str], limits: Limits) -> _Answer:
         deadline = time.monotonic() + limits.seconds
         # Without the pool's own retries and redirects: `_send` repeats a request, and asks for the Lease before each
         # attempt.
@@ -257,7 +283,7 @@ class ApiServerClient:
             request.method,
             url,
             body=request.body,
-            headers=self._headers(request.content_type if request.body is not None else None),
+            headers=headers,
             timeout=urllib3.Timeout(total=limits.seconds, connect=min(CONNECT_SECONDS, limits.seconds)),
             retries=False,
             redirect=False,
@@ -288,15 +314,13 @@ class ApiServerClient:
                 with contextlib.suppress(OSError):
                     response.close()
 
-    def _headers(self, content_type: str | None) -> dict[str, str]:
-        headers = {"Accept": "application/json, */*", "User-Agent": f"dapt-operator/{PRODUCT_VERSION}"}
-        # Asked for at each request: a service account's token expires, and the client library then reads its file
-        # again.
-        token = self._configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
-        if token:
-            headers["Authorization"] = token
-        if content_type:
-            headers["Content-Type"] = content_type
+    def _headers(self, request: _Request) -> dict[str, str]:
+        headers = {"Accept": request.accept, "User-Agent": f"dapt-operator/{PRODUCT_VERSION}"}
+        # Asked for at each request, because tokens expire and are replaced.
+        if authorization := self._connection.authorization.header():
+            headers["Authorization"] = authorization
+        if request.body is not None:
+            headers["Content-Type"] = request.content_type
         return headers
 
 

@@ -8,18 +8,18 @@ the next `observe` sees it however late the watch is.
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-import kubernetes.client
-
-from dapt_operator.api.names import API_VERSION, LABEL_NAME, LABEL_RUN, LABEL_UID
+from dapt_operator.api.names import API_VERSION, LABEL_RUN, LABEL_UID
 from dapt_operator.cluster.errors import CannotCreateError, ConflictError, NameTakenError
-from dapt_operator.cluster.kubernetes.cache.entry import PROFILE, RESOURCE
+from dapt_operator.cluster.kubernetes.cache.entry import CACHED_KINDS, RESOURCE
 from dapt_operator.cluster.kubernetes.cache.store import Store
-from dapt_operator.cluster.kubernetes.client import ApiServerClient, Query
+from dapt_operator.cluster.kubernetes.client import ApiServerClient
+from dapt_operator.cluster.kubernetes.connection import Connection
 from dapt_operator.cluster.kubernetes.create import create, why_refused
 from dapt_operator.cluster.kubernetes.errors import ApiError
 from dapt_operator.cluster.kubernetes.events import event_manifest
@@ -32,6 +32,7 @@ from dapt_operator.cluster.kubernetes.polls.pod_refusals import PodRefusals
 from dapt_operator.cluster.kubernetes.polls.progress import ProgressPolls
 from dapt_operator.cluster.kubernetes.polls.stage_file_digests import StageDigests
 from dapt_operator.cluster.kubernetes.resources import KINDS
+from dapt_operator.cluster.kubernetes.resync import Resync, all_items
 from dapt_operator.cluster.port import Event, Key, ObjectReference, World
 from dapt_operator.launchers.labels import origin_of
 from dapt_operator.stage_run import HOLDER_KINDS, Children, JsonObject, Manifest
@@ -48,10 +49,11 @@ class KubernetesCluster:
 
     def __init__(
         self,
-        api: kubernetes.client.ApiClient,
+        connection: Connection,
         store: Store,
         *,
         on_change: Callable[[Key], None],
+        on_reading: Callable[[Key], None] | None = None,
         may_write: Callable[[], bool] = lambda: True,
         namespaces: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
@@ -59,17 +61,20 @@ class KubernetesCluster:
     ) -> None:
         """
         Args:
-            api: source of the configuration; the connections come from a pool of this class.
+            connection: where the API server is; the connections come from a pool of this class.
             store: the cache, which watches fill too.
-            on_change: called from other threads when something changed that no watch reports (a live reading, logs).
+            on_change: called from other threads when something changed that no watch reports.
+            on_reading: called like `on_change` when a live reading changed, which is less urgent; None: `on_change` is.
             may_write: called right before each write; the verb raises NotLeaderError if it returns False.
             namespaces: namespaces to list; empty for all.
             clock: of the polls' intervals; monotonic, in seconds.
             check_seconds: interval at which the objects that live runs use are looked at again.
         """
-        self._api = ApiServerClient(api, may_write)
+        self._api = ApiServerClient(connection, may_write)
         self._store = store
-        self._namespaces = tuple(namespaces)
+        self._on_change = on_change
+        self.lists = Resync(self._api, store, tuple(namespaces), clock)
+        """Lists everything at the start, and again from time to time."""
         self._listed_runs: set[str] = set()
         """Uids of runs whose pods were listed because their watch was behind."""
         self._clock, self._check_seconds = clock, check_seconds
@@ -80,7 +85,7 @@ class KubernetesCluster:
         self._logs = PodLogs(self._api, on_change)
         self._pod_events = PodEvents(self._api, clock)
         self._filter = ChildrenFilter(self._api, store, clock)
-        self._progress = ProgressPolls(self._filter.own_targets, on_change)
+        self._progress = ProgressPolls(self._filter.own_targets, on_reading or on_change)
 
     def close(self) -> None:
         """Stop the threads; no verb may be called afterwards."""
@@ -165,7 +170,10 @@ class KubernetesCluster:
         for job in runs:
             run, uid = targets.run_of(job), own.resource["metadata"]["uid"]
             query = {"labelSelector": f"{LABEL_UID}={uid},{LABEL_RUN}={run}"}
-            self._list_once("Pod", key.namespace, query, run)
+            pages = self._api.pages(KINDS["Pod"].collection(key.namespace), query)
+            first = next(pages)
+            version = str((first.get("metadata") or {}).get("resourceVersion") or "") or None
+            self._store.replace("Pod", all_items("Pod", first, pages), version, key.namespace, run)
             if len(self._listed_runs) > _MAX_LISTED_RUNS:
                 # A bound on memory. What is forgotten here costs one more list of one run's pods.
                 self._listed_runs.clear()
@@ -222,7 +230,30 @@ class KubernetesCluster:
             options["propagationPolicy"] = "Foreground"
         if reference.grace_seconds is not None:
             options["gracePeriodSeconds"] = reference.grace_seconds
-        self._api.delete(path, options)
+        try:
+            answer = self._api.delete(path, options)
+        except ApiError as error:
+            # 409: another object has the name by now, or was just written. Neither says that ours is gone, so that is
+            # left to the watch.
+            if error.status != 409:
+                raise
+            return
+        if reference.kind in CACHED_KINDS:
+            self._store_deletion(key, reference, uid, answer)
+
+    def _store_deletion(
+        self, key: Key, reference: ObjectReference, uid: str, answer: Manifest | None
+    ) -> None:
+        """Put what the API server answered into the store, however late the watch is."""
+        if answer is not None and answer.get("kind") != "Status":
+            # It is being deleted, and goes when its pods or its grace period have ended.
+            self._store.put({**answer, "kind": reference.kind}, is_own_write=True)
+            return
+        # It is gone. A watch that has lost the deletion would report it never, so the store would hold it for long.
+        metadata = {"namespace": key.namespace, "name": reference.name, "uid": uid}
+        changed = self._store.remove({"kind": reference.kind, "metadata": metadata})
+        if changed is not None:
+            self._on_change(changed)
 
     def _uid(self, path: str, key: Key, reference: ObjectReference, owner_uid: str) -> str | None:
         """Return the uid of an object that belongs to this adaptation; None when there is no such object."""
@@ -263,6 +294,30 @@ class KubernetesCluster:
             written = stored
         self._store.put(written, is_own_write=True)
 
+    def change_conditions(self, key: Key, changed: Callable[[Manifest], Sequence[Manifest] | None]) -> bool:
+        """Replace the conditions, and leave the rest of the status as the API server has it.
+
+        Args:
+            key: of the adaptation.
+            changed: gets the stored resource; returns all its conditions, or None for no change.
+
+        Returns:
+            Whether they were written.
+
+        Raises:
+            NotLeaderError, ApiError: as `apply`; status 409 when somebody wrote in between.
+        """
+        path = KINDS[RESOURCE].path(key.namespace, key.name)
+        stored = self._api.get(path)
+        conditions = changed(stored) if stored is not None else None
+        if stored is None or conditions is None:
+            return False
+        # Not a patch, which would need a right that nothing else does. The resource version keeps it from undoing what
+        # somebody wrote since it was read.
+        body = {**stored, "status": {**(stored.get("status") or {}), "conditions": list(conditions)}}
+        self._store.put(self._api.put(f"{path}/status", body), is_own_write=True)
+        return True
+
     def _forget(self, key: Key) -> None:
         identity = self._store.identity(key)
         if identity is not None:
@@ -288,49 +343,9 @@ class KubernetesCluster:
     # --- resync ---
 
     def resync(self) -> set[Key]:
-        """List everything again; return the adaptations whose objects changed without a report from a watch.
+        """List everything now; return the adaptations whose objects changed without a report from a watch.
 
-        Raises:
-            ApiError: a list could not be read; the lists before it are in the store.
+        Lists that cannot be read are in `lists.failures()`.
         """
-        changed: set[Key] = set()
-        for kind in (RESOURCE, PROFILE, "JobSet", "Job", "Pod"):
-            query = {} if kind in (RESOURCE, PROFILE) else {"labelSelector": LABEL_NAME}
-            namespaces = self._namespaces if KINDS[kind].is_namespaced and self._namespaces else (None,)
-            for namespace in namespaces:
-                changed |= self._list(kind, namespace, query)
-        return changed
-
-    def _list(self, kind: str, namespace: str | None, query: Query) -> set[Key]:
-        profiles_before = self._store.profile_versions()
-        try:
-            changed = self._list_once(kind, namespace, query)
-        except ApiError as error:
-            if error.status in (403, 404) and kind == "JobSet":
-                # JobSet is not installed, or the operator may not read it: the server checks rights first, so a kind
-                # that does not exist may be answered with 403 too.
-                return set()
-            if error.status != 410:
-                raise
-            # The server dropped the list's moment between two pages; the second list starts at a new one.
-            changed = self._list_once(kind, namespace, query)
-        if kind == PROFILE:
-            # The store reports no key for a profile; a new, changed or removed one affects all that name it, or none.
-            for name in {name for name, _ in profiles_before ^ self._store.profile_versions()}:
-                changed |= set(self._store.keys_of_profile(name))
-        return changed
-
-    def _list_once(self, kind: str, namespace: str | None, query: Query, run: str | None = None) -> set[Key]:
-        pages = self._api.pages(KINDS[kind].collection(namespace), query)
-        first = next(pages)
-        version = str((first.get("metadata") or {}).get("resourceVersion") or "") or None
-        return self._store.replace(kind, _items(kind, first, pages), version, namespace, run)
-
-
-def _items(kind: str, first: Manifest, rest: Iterator[Manifest]) -> Iterator[Manifest]:
-    """Yield the objects of all pages with their kind, which the items of a list do not have."""
-    page: Manifest | None = first
-    while page is not None:
-        for item in page.get("items") or []:
-            yield {"kind": kind, "apiVersion": KINDS[kind].api_version, **item}
-        page = next(rest, None)
+        self.lists.request_all()
+        return self.lists.list_due(math.inf).changed

@@ -31,4 +31,9 @@ class ApiUnavailableError(ApiError):
 
 
 class NotLeaderError(ClusterError):
-    """This process does not hold the Lease, so it may not write. Another operator continues; do not retry."""
+    """This process does not hold the Lease now, so it may not write. A retry helps once it holds it again; when another
+    process has taken the Lease, this one ends."""
+
+
+class NoConnectionError(ClusterError):
+    """Nothing says how to reach the API server, or what says so cannot be used. User action required."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import ItemsView, Iterable, Iterator
+from collections.abc import Container, ItemsView, Iterable, Iterator
 from dataclasses import dataclass
 from threading import Lock
 from typing import Final
@@ -40,6 +40,16 @@ class ResourceWithChildren:
     resource: Manifest | None
     jobs: tuple[Manifest, ...] = ()
     pods: tuple[Manifest, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a list of metadata says about the stored objects."""
+
+    changed: frozenset[Key]
+    """Adaptations with objects that are gone, and those with a change that no watch has reported."""
+    outdated: tuple[ObjectId, ...]
+    """Objects that are not stored in the listed version or a newer one."""
 
 
 class Store:
@@ -81,8 +91,7 @@ class Store:
 
         A pod that has ended is retained for its termination message as long as its Job exists.
         """
-        object_id, last = id_of(body), entry_of(body)
-        uid = str((body.get("metadata") or {}).get("uid", ""))
+        object_id, last, uid = id_of(body), entry_of(body), _uid_of(body)
         with self._lock:
             entry = self._entry(object_id)
             if last is not None or entry is not None:
@@ -119,10 +128,61 @@ class Store:
         listed_uids = set()
         for body in bodies:
             # Each item is stored as it comes, so that one page and not the whole list is in memory.
-            listed_uids.add(str((body.get("metadata") or {}).get("uid", "")))
+            listed_uids.add(_uid_of(body))
             key = self.put({"kind": kind, **body})
             if key is not None:
                 changed.add(key)
+        return changed | self._drop_missing(kind, listed_uids, resource_version, namespace, run)
+
+    def compare(
+        self, kind: str, items: Iterable[Manifest], resource_version: str, namespace: str | None = None
+    ) -> Comparison:
+        """Compare a full list of metadata with what is stored; remove the objects that are neither in it nor newer.
+
+        Args:
+            kind: of the objects.
+            items: every object with nothing but its metadata.
+            resource_version: of the list.
+            namespace: namespace that was listed; None: all.
+        """
+        changed: set[Key] = set()
+        listed_uids, outdated = set(), []
+        for item in items:
+            body = {**item, "kind": kind}
+            listed_uids.add(_uid_of(body))
+            is_outdated, key = self._compare(body)
+            if key is not None:
+                changed.add(key)
+            if is_outdated:
+                outdated.append(id_of(body))
+        changed |= self._drop_missing(kind, listed_uids, resource_version, namespace)
+        return Comparison(frozenset(changed), tuple(outdated))
+
+    def _compare(self, body: Manifest) -> tuple[bool, Key | None]:
+        """Return whether an object is to be read again, and the adaptation that nobody has reported a change of."""
+        object_id, version = id_of(body), version_of(body["metadata"].get("resourceVersion"))
+        with self._lock:
+            entry = self._entry(object_id)
+            if _uid_of(body) in self._deleted_uids:
+                return False, None  # the list is older than the deletion
+            if entry is not None and entry.uid == _uid_of(body) and version <= entry.version:
+                # The watch has not reported what this process wrote: the adaptation is reconciled once more.
+                is_echo = entry.is_own_write and version == entry.version
+                entry.is_own_write = entry.is_own_write and not is_echo
+                return False, entry.key if is_echo else None
+        # Somebody else's objects may carry our labels, and are not read again at each list.
+        return entry is not None or entry_of(body) is not None, None
+
+    def _drop_missing(
+        self,
+        kind: str,
+        listed_uids: Container[str],
+        resource_version: str | None,
+        namespace: str | None,
+        run: str | None = None,
+    ) -> set[Key]:
+        """Remove the objects that are neither in a list nor newer than it; return the adaptations that had them."""
+        changed: set[Key] = set()
         newest = None if resource_version is None else version_of(resource_version)
         with self._lock:
             missing = [
@@ -326,3 +386,7 @@ class Store:
         if len(self._deleted_uids) > _MAX_DELETED_UIDS:
             # The oldest first: a late report is about a recent deletion.
             self._deleted_uids.popitem(last=False)
+
+
+def _uid_of(body: Manifest) -> str:
+    return str((body.get("metadata") or {}).get("uid", ""))

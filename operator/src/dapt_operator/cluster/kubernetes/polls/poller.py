@@ -78,6 +78,10 @@ class Poller(ABC, Generic[Answer]):
                     run_polls.answers = (self._poll(run),)
                 except ApiError as error:
                     _log.debug("%s; the last answer still counts", error)
+                except Exception:
+                    # An answer that is not what Kubernetes documents. A poll only adds to what is known, so it must
+                    # not keep an adaptation from being reconciled.
+                    _log.warning("an answer about %s cannot be read", run["metadata"]["name"], exc_info=True)
             answers |= {str(run["metadata"]["name"]): answer for answer in run_polls.answers}
         if polls:
             with self._lock:

@@ -1,0 +1,253 @@
+"""Reads the connection to the API server from a kubeconfig, as kubectl does."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from ruamel.yaml import YAML, YAMLError
+
+from dapt_contract.sentences import shortened
+from dapt_operator.cluster.kubernetes.connection import (
+    Authorization,
+    ClientCertificate,
+    Connection,
+    FixedAuthorization,
+    TokenFile,
+    pem_blocks,
+    proxy_for,
+)
+from dapt_operator.cluster.kubernetes.errors import NoConnectionError
+
+DEFAULT_PATH: Final = Path("~/.kube/config")
+EXPIRY_MARGIN: Final = timedelta(seconds=60)
+"""A token is replaced so long before it expires."""
+_PLUGIN_SECONDS: Final = 30.0
+_MAX_QUOTE_CHARACTERS: Final = 300
+
+
+def load_kubeconfig(environment: Mapping[str, str] = os.environ) -> Connection:
+    """Return the connection of the current context. `KUBECONFIG` may name several files; they are merged.
+
+    Raises:
+        NoConnectionError: there is no file, or its current context cannot be used; says which entry is wrong.
+    """
+    paths = [Path(name) for name in environment.get("KUBECONFIG", "").split(os.pathsep) if name]
+    return _Kubeconfig.read(paths or [DEFAULT_PATH.expanduser()], environment).connection()
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One named entry of a file, such as a user."""
+
+    title: str
+    """Kind and name, for messages."""
+    values: Mapping[str, Any]
+    folder: Path
+    """Paths in the file are relative to its folder."""
+
+    def pem(self, name: str) -> str:
+        """Return the PEM blocks of the file that `name` names, or that `name-data` holds; empty without either.
+
+        Raises:
+            NoConnectionError: it cannot be read.
+        """
+        try:
+            if data := self.values.get(f"{name}-data"):
+                return pem_blocks(base64.b64decode(str(data)).decode(errors="replace"))
+            path = self.values.get(name)
+            return pem_blocks((self.folder / str(path)).read_text(errors="replace")) if path else ""
+        except (OSError, ValueError) as error:
+            raise NoConnectionError(f"{name} of {self.title} cannot be read: {error}") from None
+
+
+@dataclass(frozen=True)
+class _Kubeconfig:
+    paths: Sequence[Path]
+    documents: Sequence[tuple[Path, Mapping[str, Any]]]
+    """The files that exist, with their folders; the first file that has a value or an entry wins."""
+    environment: Mapping[str, str]
+
+    @classmethod
+    def read(cls, paths: Sequence[Path], environment: Mapping[str, str]) -> _Kubeconfig:
+        documents = []
+        for path in paths:
+            try:
+                document = YAML(typ="safe", pure=True).load(path.read_text())
+            except FileNotFoundError:
+                continue  # kubectl skips the files of KUBECONFIG that do not exist, too
+            except (OSError, UnicodeDecodeError, YAMLError) as error:
+                message = shortened(" ".join(str(error).split()), _MAX_QUOTE_CHARACTERS)
+                raise NoConnectionError(f"the kubeconfig {path} cannot be read: {message}") from None
+            if not isinstance(document, dict):
+                raise NoConnectionError(f"the kubeconfig {path} is not a mapping")
+            documents.append((path.parent, document))
+        if not documents:
+            raise NoConnectionError(f"there is no kubeconfig at {', '.join(map(str, paths))}")
+        return cls(paths, documents, environment)
+
+    def connection(self) -> Connection:
+        """Return the connection of the current context."""
+        current = next(
+            (
+                document["current-context"]
+                for _, document in self.documents
+                if document.get("current-context")
+            ),
+            None,
+        )
+        if current is None:
+            raise NoConnectionError(f"the kubeconfig {self.paths[0]} has no current-context")
+        context = self._entry("contexts", "context", current)
+        cluster = self._entry("clusters", "cluster", context.values.get("cluster"))
+        user_name = context.values.get("user")
+        user = self._entry("users", "user", user_name) if user_name else _Entry("no user", {}, Path())
+        server = str(cluster.values.get("server") or "")
+        if not server.startswith(("https://", "http://")):
+            raise NoConnectionError(f"server of {cluster.title} is {server!r}; give a URL of http or https")
+        certificate, authorization = self._credentials(user)
+        return Connection(
+            server=server.rstrip("/"),
+            authorization=authorization,
+            authorities=cluster.pem("certificate-authority"),
+            is_verified=not cluster.values.get("insecure-skip-tls-verify"),
+            server_name=str(cluster.values.get("tls-server-name") or ""),
+            certificate=certificate,
+            proxy=str(cluster.values.get("proxy-url") or "") or proxy_for(server, self.environment),
+        )
+
+    def _entry(self, section: str, kind: str, name: object) -> _Entry:
+        for folder, document in self.documents:
+            for item in document.get(section) or []:
+                if isinstance(item, dict) and item.get("name") == name:
+                    values = item.get(kind)
+                    return _Entry(f"{kind} {name}", values if isinstance(values, dict) else {}, folder)
+        raise NoConnectionError(f"the kubeconfig {self.paths[0]} has no {kind} {name}")
+
+    def _credentials(self, user: _Entry) -> tuple[ClientCertificate | None, Authorization]:
+        """Return how the user proves who they are; the first of token, file, password and plugin that is there."""
+        values = user.values
+        pem = user.pem("client-certificate")
+        certificate = ClientCertificate(pem, user.pem("client-key")) if pem else None
+        if values.get("token"):
+            return certificate, FixedAuthorization(f"Bearer {values['token']}")
+        if values.get("tokenFile"):
+            return certificate, TokenFile(user.folder / str(values["tokenFile"]))
+        if values.get("username"):
+            pair = f"{values['username']}:{values.get('password') or ''}"
+            return certificate, FixedAuthorization(f"Basic {base64.b64encode(pair.encode()).decode()}")
+        if isinstance(values.get("exec"), dict):
+            plugin = CredentialPlugin(values["exec"], user.folder, self.environment)
+            try:
+                return plugin.certificate() or certificate, plugin
+            except OSError as error:
+                raise NoConnectionError(str(error)) from None
+        if values.get("auth-provider"):
+            raise NoConnectionError(
+                f"{user.title} has an auth-provider, which is not supported; use exec or token"
+            )
+        return certificate, FixedAuthorization()
+
+
+class CredentialPlugin:
+    """Runs the program that a kubeconfig names under `exec`, again whenever its token has expired."""
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        folder: Path,
+        environment: Mapping[str, str] = os.environ,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """
+        Args:
+            settings: of `exec`.
+            folder: of the kubeconfig, which a relative path of the program starts from.
+            environment: of the program, with what `settings` adds.
+            now: aware, UTC; a plugin gives the expiry as a time of day.
+        """
+        command = str(settings.get("command") or "")
+        program = str(folder / command) if os.sep in command else command
+        self._arguments = [program, *(str(item) for item in settings.get("args") or [])]
+        self._api_version = str(settings.get("apiVersion") or "client.authentication.k8s.io/v1")
+        request = {"apiVersion": self._api_version, "kind": "ExecCredential", "spec": {"interactive": False}}
+        self._environment = dict(environment) | {"KUBERNETES_EXEC_INFO": json.dumps(request)}
+        self._environment |= {str(i.get("name")): str(i.get("value")) for i in settings.get("env") or []}
+        self._now = now
+        self._lock = threading.Lock()
+        self._status: Mapping[str, Any] | None = None
+
+    def header(self) -> str:
+        """Return the header with the plugin's token; empty where it gives a certificate alone.
+
+        Raises:
+            OSError: the program failed, or its output is no ExecCredential.
+        """
+        token = self._current().get("token")
+        return f"Bearer {token}" if token else ""
+
+    def certificate(self) -> ClientCertificate | None:
+        """Return the certificate that the plugin gives; None for none.
+
+        Raises:
+            OSError: as `header`.
+        """
+        status = self._current()
+        pem, key = status.get("clientCertificateData"), status.get("clientKeyData")
+        try:
+            return ClientCertificate(pem_blocks(str(pem)), pem_blocks(str(key))) if pem and key else None
+        except ValueError as error:
+            raise OSError(f"the certificate of {self._title} cannot be used: {error}") from None
+
+    def renew(self) -> None:
+        """Run the program again at the next call."""
+        with self._lock:
+            self._status = None
+
+    def _current(self) -> Mapping[str, Any]:
+        with self._lock:
+            if self._status is None or self._has_expired(self._status):
+                self._status = self._run()
+            return self._status
+
+    def _has_expired(self, status: Mapping[str, Any]) -> bool:
+        expiry = status.get("expirationTimestamp")
+        return bool(expiry) and datetime.fromisoformat(str(expiry)) - self._now() < EXPIRY_MARGIN
+
+    @property
+    def _title(self) -> str:
+        return f"the credential plugin {self._arguments[0]}"
+
+    def _run(self) -> Mapping[str, Any]:
+        title = self._title
+        try:
+            done = subprocess.run(
+                self._arguments,
+                env=self._environment,
+                capture_output=True,
+                timeout=_PLUGIN_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise OSError(f"{title} did not end within {_PLUGIN_SECONDS:g} s") from None
+        except OSError as error:
+            raise OSError(f"{title} cannot be run: {error.strerror}") from None
+        if done.returncode != 0:
+            words = " ".join(done.stderr.decode(errors="replace").split())
+            message = shortened(words, _MAX_QUOTE_CHARACTERS)
+            raise OSError(f"{title} ended with exit code {done.returncode}: {message}")
+        try:
+            status = json.loads(done.stdout)["status"]
+            # Read here, so that a time that cannot be read is reported as the plugin's fault.
+            self._has_expired(status)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise OSError(f"{title} has printed no ExecCredential") from None
+        return dict(status)

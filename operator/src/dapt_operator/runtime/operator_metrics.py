@@ -1,0 +1,67 @@
+"""Defines the series about what the operator sees: what it cannot list, cannot read, or must leave alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from prometheus_client.core import GaugeMetricFamily
+
+from dapt_operator.cluster.kubernetes.resync import FailedList
+from dapt_operator.runtime.metrics import AdaptationCollector
+
+OPERATOR_GAUGES: Final = (
+    (
+        "dapt_foreign_adaptations",
+        "Adaptations that belong to another installation and are left alone, by its name.",
+        ("owner",),
+    ),
+    (
+        "dapt_unreadable_adaptations",
+        "Adaptations that this version cannot read; they have no series but `dapt_condition`.",
+        (),
+    ),
+    (
+        "dapt_list_failing",
+        "1 while the objects of a kind cannot be listed in a namespace (empty: in the cluster); the log has the error.",
+        ("namespace", "kind"),
+    ),
+)
+"""Name, text and labels of the gauges about what the operator sees."""
+
+
+class OperatorCollector:
+    """Exports what concerns the operator's own sight: what it cannot list, read, or must leave alone."""
+
+    def __init__(
+        self,
+        adaptations: AdaptationCollector,
+        instance: str,
+        failed_lists: Callable[[], Iterable[FailedList]],
+    ) -> None:
+        """
+        Args:
+            adaptations: registered before this one, so that it is collected before.
+            instance: name of this installation.
+            failed_lists: returns the lists that cannot be read now.
+        """
+        self._adaptations = adaptations
+        self._instance = instance
+        self._failed_lists = failed_lists
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield the families."""
+        foreign, unreadable, failed = (
+            GaugeMetricFamily(name, text, labels=labels) for name, text, labels in OPERATOR_GAUGES
+        )
+        for owner, number in self._adaptations.num_owned.items():
+            if owner != self._instance:
+                foreign.add_metric([owner], number)
+        unreadable.add_metric([], self._adaptations.num_unreadable)
+        for item in self._failed_lists():
+            failed.add_metric([item.namespace, item.kind], 1.0)
+        yield from (foreign, unreadable, failed)
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        """Return the families without samples."""
+        return iter([GaugeMetricFamily(name, text, labels=labels) for name, text, labels in OPERATOR_GAUGES])
