@@ -86,7 +86,7 @@ def test_every_exit_code_and_cause_is_explained() -> None:
     table = (ROOT / "docs" / "troubleshooting.md").read_text()
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", table, flags=re.MULTILINE)} == set(ExitCode)
     unnamed = {cause.value for cause in Cause} - set(re.findall(r"`(\w+)`", table))
-    assert unnamed == {"Disruption", "Deadline"}  # explained in the order of precedence
+    assert unnamed == {"Deadline"}  # explained in the order of precedence
 
 
 def test_every_reason_to_stall_has_a_remedy() -> None:

@@ -171,7 +171,7 @@ def test_what_belongs_to_both_is_added_field_by_field() -> None:
     assert container["envFrom"] == [{"configMapRef": {"name": "site"}}, {"secretRef": {"name": "dapt-s3"}}]
     assert container["resources"] == {
         "limits": {"rdma/hca": "1"},
-        "requests": {},
+        "requests": {"ephemeral-storage": "1280Mi"},
         "claims": [{"name": "nic"}],
     }
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
@@ -188,7 +188,10 @@ def test_an_adaptations_priority_class_goes_before_the_templates() -> None:
 def test_a_run_without_accelerators_gets_none_from_a_template() -> None:
     asked = {"nvidia.com/gpu": "8", "rdma/hca": "1"}
     template = with_trainer(resources={"limits": asked, "requests": asked})
-    assert trainer(template)["resources"] == {"limits": {"rdma/hca": "1"}, "requests": {"rdma/hca": "1"}}
+    assert trainer(template)["resources"] == {
+        "limits": {"rdma/hca": "1"},
+        "requests": {"rdma/hca": "1", "ephemeral-storage": "1280Mi"},
+    }
 
 
 def test_threads_follow_from_a_templates_cpu_request_too() -> None:

@@ -161,7 +161,7 @@ def test_failed_pretraining_reports_its_facts() -> None:
         (encode_message(RUN.identity.key, "publish"), "it holds no facts"),
         (
             f'{{"key": "{RUN.identity.key}", "kind": "publish", "facts": {{"files": "many"}}}}',
-            "termination message of publish: Field required",
+            "termination message of publish: destination: Field required",
         ),
     ],
 )

@@ -70,6 +70,8 @@ class StageRun:
     """Kueue LocalQueue: the object is created suspended, with Kueue's label."""
     priority_class_name: str | None = None
     """Priority class of the pods."""
+    stop_seconds: float | None = None
+    """Estimated seconds that it needs to end its step and to write a checkpoint; None for a stage that writes none."""
     claims: tuple[str, ...] = ()
     """Claims of the namespace that the run reads or writes below /mnt/claims/NAME (`pvc://` in the spec)."""
     generation: int = 0

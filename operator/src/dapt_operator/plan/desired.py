@@ -9,12 +9,15 @@ from datetime import datetime
 from typing import Final
 
 from dapt_contract.run_identity import RunIdentity
+from dapt_contract.stages.prepare import PrepareFacts
+from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.run_record import CreatedRun, RunRecord, StageKey
 from dapt_operator.plan.ledger.gpu_hours import deadline_seconds, limit_seconds, used_seconds
 from dapt_operator.plan.observed import DesiredState, Observed
 from dapt_operator.plan.own_runs import fence_floor
+from dapt_operator.plan.sizing.stopping import stop_seconds
 from dapt_operator.plan.stage_parts.stage_plan import StagePlan
 from dapt_operator.stage_run import Manifest, RunState, StageRun
 
@@ -79,6 +82,7 @@ def next_run(
         queue=spec.queue,
         priority_class_name=spec.priority_class_name,
         claims=stage.claims,
+        stop_seconds=_stop_seconds(ledger, stage, desired, record),
         generation=observed.generation,
         profile_digest=desired.profile_digest,
     )
@@ -96,6 +100,17 @@ def next_run(
     if loses_checkpoints(observed, stage.signs_checkpoints, record):
         opened = opened.with_message(NEW_KEY)
     return run, opened
+
+
+def _stop_seconds(
+    ledger: Ledger, stage: StagePlan, desired: DesiredState, record: RunRecord | None
+) -> float | None:
+    """Return how long the run will take to save and stop, by the estimate and by what earlier runs have measured."""
+    prepared = ledger.facts(PrepareFacts, "prepare")
+    facts = record.parsed_facts() if record is not None else None
+    measured = facts.step_seconds_median if isinstance(facts, PretrainFacts) else 0.0
+    model = prepared.model if prepared is not None else None
+    return stop_seconds(stage.config, stage.resources, model, desired.profile, measured or None)
 
 
 def note_of_live_run(observed: Observed, stage: StagePlan | None, record: RunRecord) -> str:

@@ -11,7 +11,6 @@ from dapt_operator.api.names import LABEL_NAME, LABEL_UID, work_claim_name
 from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.launchers.labels import QUEUE_LABEL
 from dapt_operator.launchers.observe.containers import has_ended, is_over
-from dapt_operator.launchers.render.environment import DEFAULT_GRACE_SECONDS
 from dapt_operator.launchers.render.objects import STAGE_FILE_KEY
 from dapt_operator.stage_run import JsonObject
 from dapt_operator.testing import objects
@@ -91,9 +90,10 @@ class MemoryKubelet:
             return
         gang["metadata"]["deletionTimestamp"] = timestamp(self.now)
         for pod in alive:
+            grace_seconds = int(objects.job_spec(gang)["template"]["spec"]["terminationGracePeriodSeconds"])
             pod["metadata"] |= {
-                "deletionTimestamp": timestamp(self.now + timedelta(seconds=DEFAULT_GRACE_SECONDS)),
-                "deletionGracePeriodSeconds": DEFAULT_GRACE_SECONDS,
+                "deletionTimestamp": timestamp(self.now + timedelta(seconds=grace_seconds)),
+                "deletionGracePeriodSeconds": grace_seconds,
             }
 
     def kill_overdue(self, stored: Stored) -> None:

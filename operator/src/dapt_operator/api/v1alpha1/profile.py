@@ -171,6 +171,17 @@ class Retries(Base):
     step begins the count again."""
 
 
+class NodeLoss(Base):
+    """How soon a run leaves a node that has failed. Kubernetes takes 40 to 50 s before that to notice it."""
+
+    unreachable_seconds: Annotated[Integer, Field(ge=0, le=3600)] = 5
+    """Seconds that pods stay on a node that no longer answers, before they are evicted and the run starts again
+    elsewhere. Default 5."""
+    not_ready_seconds: Annotated[Integer, Field(ge=0, le=3600)] = 30
+    """Seconds that pods stay on a node that answers and is not ready. Default 30: it may recover, and its processes
+    may go on until then."""
+
+
 class AdaptationProfileSpec(Base):
     """What the platform offers to adaptations."""
 
@@ -200,6 +211,8 @@ class AdaptationProfileSpec(Base):
     """Where curves are sent. Absent: nowhere."""
     retries: Retries = Retries()
     """How often a failed stage runs again, by cause."""
+    node_loss: NodeLoss = NodeLoss()
+    """How soon a run leaves a node that has failed."""
     startup_timeout_seconds: Annotated[Integer, Field(ge=1, le=86_400)] = 900
     """Seconds from a pod's start to its first heartbeat with a step, before it counts as hung. Default 900:
     loading and compiling a large model takes minutes."""
@@ -207,7 +220,8 @@ class AdaptationProfileSpec(Base):
     """Seconds that pods may wait for a node before the adaptation stalls with PendingTimeout. Absent: no limit,
     since autoscalers and queues may take long."""
     termination_grace_period_seconds: Annotated[Integer, Field(ge=1, le=86_400)] | None = None
-    """Seconds between SIGTERM and SIGKILL. Absent: derived from the estimated time of a save."""
+    """Seconds between SIGTERM and SIGKILL. Absent: 30, and for a stage that trains one optimizer step and one save by
+    the estimate, with a margin, at most 1,800."""
 
     @property
     def max_parallel_evaluations(self) -> int:

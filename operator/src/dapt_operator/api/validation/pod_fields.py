@@ -109,7 +109,7 @@ POD: Final[dict[str, PodField]] = {
     "shareProcessNamespace": _operator(Shape.BOOLEAN, "the agent that watches the ranks must be process 1"),
     "subdomain": _operator(Shape.TEXT, "ranks find each other by the run's own subdomain"),
     "terminationGracePeriodSeconds": _operator(Shape.NUMBER, "use spec.terminationGracePeriodSeconds"),
-    "tolerations": _both(Shape.BLOCKS, "added to the one for lost nodes (30 s)"),
+    "tolerations": _both(Shape.BLOCKS, "added to those for lost nodes; their seconds are spec.nodeLoss"),
     "topologySpreadConstraints": _profile(Shape.BLOCKS),
     "volumes": _both(Shape.BLOCKS, "added to the run's own, whose names are reserved"),
 }

@@ -32,6 +32,10 @@ from dapt_operator.stage_run import MAX_MESSAGE_CHARACTERS, Hindrance, Manifest
 LATE_REPORT_SECONDS: Final = 5
 """A pod past its grace period counts as gone after this much longer; a kubelet that answers has reported its end by
 then."""
+LOST_NODE_SECONDS: Final = 10
+"""A pod that was evicted from a lost node counts as gone after this long, whatever its grace period is."""
+TAINTED: Final = "DeletionByTaintManager"
+"""Reason of an eviction by a taint of the node."""
 PEER_REPORT_SECONDS: Final = 5
 """Time for the peers of a pod that was deleted, or that failed because of a peer, to report their own causes."""
 GONE: Final = "the pod was deleted and its node did not report within the grace period how it ended"
@@ -109,7 +113,8 @@ def read_pod(pod: Manifest, identity: RunIdentity, kind: str, now: datetime, eve
     if not read.is_alive:
         return _read_ended(read, pod, state.get("terminated"), disruption, identity, kind)
     started = parse_time((state.get("running") or {}).get("startedAt"))
-    if _is_gone(metadata, now):
+    gone = _gone_since(metadata, status, disruption, now)
+    if gone is not None:
         return replace(
             read,
             phase="Failed",
@@ -118,7 +123,7 @@ def read_pod(pod: Manifest, identity: RunIdentity, kind: str, now: datetime, eve
             sentence=shortened(sentence_of(disruption or {}) or GONE, MAX_MESSAGE_CHARACTERS),
             is_effect=disruption is None,
             started=started,
-            finished=parse_time(metadata["deletionTimestamp"]),
+            finished=gone,
         )
     if phase == "Running":
         # What its other containers wait for does not concern the trainer.
@@ -230,19 +235,41 @@ def _or_long_ago(time: datetime | None) -> datetime:
     return time or datetime.min.replace(tzinfo=UTC)
 
 
-def _is_gone(metadata: Manifest, now: datetime) -> bool:
-    """Whether a pod that is not reported as ended counts as gone.
+def _gone_since(
+    metadata: Manifest, status: Manifest, disruption: Manifest | None, now: datetime
+) -> datetime | None:
+    """Return when a pod was gone that is not reported as ended; None while its end may still be reported.
 
     `deletionTimestamp` is the end of the grace period. Only a node that does not answer keeps a pod past it; processes
     that still run there are fenced off.
     """
     deadline = parse_time(metadata.get("deletionTimestamp"))
     if deadline is None:
-        return False
+        return None
     # Deleted by force: the API server does not wait for the node, so no report of the end will come.
     if metadata.get("deletionGracePeriodSeconds") == 0:
-        return True
-    return now >= deadline + timedelta(seconds=LATE_REPORT_SECONDS)
+        return deadline
+    # The grace period is the node's time to save, and a lost node saves nothing: waiting for it would cost minutes.
+    evicted = parse_time((disruption or {}).get("lastTransitionTime"))
+    if (
+        evicted is not None
+        and _is_node_lost(status, disruption)
+        and now >= evicted + timedelta(seconds=LOST_NODE_SECONDS)
+    ):
+        return min(evicted, deadline)
+    return deadline if now >= deadline + timedelta(seconds=LATE_REPORT_SECONDS) else None
+
+
+def _is_node_lost(status: Manifest, disruption: Manifest | None) -> bool:
+    """Whether a pod was evicted because its node is unreachable or not ready.
+
+    Any NoExecute taint evicts with this reason, that of an announced maintenance too, whose node saves and reports. Of
+    a node that failed the node controller has marked the pods as not ready as well.
+    """
+    ready = [item for item in status.get("conditions") or [] if item.get("type") == "Ready"]
+    return (disruption or {}).get("reason") == TAINTED and any(
+        item.get("status") == "False" for item in ready
+    )
 
 
 def _true_condition(status: Manifest, kind: str) -> Manifest | None:

@@ -14,12 +14,25 @@ from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.validation.pod_template import is_reserved_variable
 from dapt_operator.stage_run import JsonObject, Manifest, StageRun, plain
 
-DEFAULT_GRACE_SECONDS: Final = 120
-"""Grace period of a profile that sets none: time to write a checkpoint of a small model."""
+LEAST_GRACE_SECONDS: Final = 30
+"""Grace period of a stage that writes no checkpoint: its processes end and its message is written."""
+LEAST_TRAINING_GRACE_SECONDS: Final = 60
+"""The same of one that does, beside what is estimated: the step that has begun may be a slow one."""
+LARGEST_GRACE_SECONDS: Final = 1800
+STOP_MARGIN: Final = 1.5
+"""The estimate of a save is that of a volume without other load."""
 DEFAULT_GPU_RESOURCE: Final = "nvidia.com/gpu"
 """Extended resource of a profile that names none."""
 ONLINE_KINDS: Final = ("destination", "prepare", "tuning_data", "publish")
 """Kinds of stage that reach hubs and object stores; all others run offline."""
+EPHEMERAL_STORAGE: Final = "ephemeral-storage"
+EPHEMERAL_MIB: Final = 1024
+EPHEMERAL_MIB_A_PROCESS: Final = 256
+"""What a pod writes to its node at least: logs, compiled kernels, files of tasks."""
+SCRATCH_GIB: Final = 4
+SCRATCH_GIB_A_PROCESS: Final = 1
+SCRATCH_GIB_ONLINE: Final = 16
+"""Parts of the size limit of the scratch volume; see `scratch_limit`."""
 SIGNING_KEY: Final = "key"
 """Entry of the signing Secret that holds the key."""
 
@@ -37,9 +50,17 @@ class Rendezvous:
 SINGLE_POD: Final = Rendezvous(host="127.0.0.1")
 
 
-def grace_seconds(profile: AdaptationProfileSpec) -> int:
-    """Return the seconds between SIGTERM and SIGKILL of a pod."""
-    return profile.termination_grace_period_seconds or DEFAULT_GRACE_SECONDS
+def grace_seconds(run: StageRun, profile: AdaptationProfileSpec) -> int:
+    """Return the seconds between SIGTERM and SIGKILL of a pod: the profile's, else by the estimated time of a save.
+
+    Long enough for the checkpoint, since a stop then costs no step; a drained node waits for so long.
+    """
+    if profile.termination_grace_period_seconds is not None:
+        return profile.termination_grace_period_seconds
+    if run.stop_seconds is None:
+        return LEAST_GRACE_SECONDS
+    seconds = LEAST_TRAINING_GRACE_SECONDS + STOP_MARGIN * run.stop_seconds
+    return min(10 * math.ceil(seconds / 10), LARGEST_GRACE_SECONDS)
 
 
 def accelerator_resource(profile: AdaptationProfileSpec) -> str:
@@ -71,7 +92,7 @@ def environment_of(
         contract.SCRATCH_DIR: contract.SCRATCH_MOUNT,
         contract.TERMINATION_LOG: contract.TERMINATION_PATH,
         contract.PROGRESS_PORT: str(profile.ports.progress),
-        contract.GRACE_SECONDS: str(grace_seconds(profile)),
+        contract.GRACE_SECONDS: str(grace_seconds(run, profile)),
         contract.STARTUP_TIMEOUT_SECONDS: str(profile.startup_timeout_seconds),
         contract.ACCELERATOR: "gpu" if resources.accelerators_per_node else "cpu",
         contract.NODES: str(resources.nodes),
@@ -113,10 +134,15 @@ def environment_of(
 def resources_of(run: StageRun, profile: AdaptationProfileSpec, given: Manifest) -> JsonObject:
     """Return requests and limits of the trainer's container.
 
-    Requests equal limits for memory and accelerators. CPU has a request and no limit, so that it may burst.
+    Requests equal limits for memory and accelerators. CPU has a request and no limit, so that it may burst. Ephemeral
+    storage is requested as far as the template does not, and not in a queue: most queues have no quota for it, and
+    Kueue admits nothing that asks for a resource which its queue does not know.
     """
     desired = run.resources
     requests: dict[str, str] = {}
+    if run.queue is None and given_ephemeral_storage(given) is None:
+        amount = EPHEMERAL_MIB + EPHEMERAL_MIB_A_PROCESS * desired.processes_per_node
+        requests[EPHEMERAL_STORAGE] = f"{amount}Mi"
     limits: dict[str, str] = {}
     if desired.cpu:
         requests["cpu"] = desired.cpu
@@ -127,6 +153,29 @@ def resources_of(run: StageRun, profile: AdaptationProfileSpec, given: Manifest)
         requests[resource] = limits[resource] = str(desired.accelerators_per_node)
     template_resources = _template_resources(given, accelerator_resource(profile))
     return merged(template_resources, {"requests": requests, "limits": limits})
+
+
+def scratch_limit(run: StageRun, given: Manifest) -> str:
+    """Return the size limit of the scratch volume: the template's ephemeral storage, else what the stage may need.
+
+    A pod that writes more is evicted, so it is far above what is written: kernels that each process compiles, files of
+    tasks, and the download cache of the hub's client in the stages that have network.
+    """
+    amount = given_ephemeral_storage(given)
+    if amount is not None:
+        return amount
+    downloads = SCRATCH_GIB_ONLINE if run.kind in ONLINE_KINDS else 0
+    return f"{SCRATCH_GIB + SCRATCH_GIB_A_PROCESS * run.resources.processes_per_node + downloads}Gi"
+
+
+def given_ephemeral_storage(given: Manifest) -> str | None:
+    """Return the ephemeral storage that the template's trainer may use: its limit, else its request."""
+    resources: Manifest = given.get("resources") or {}
+    for name in ("limits", "requests"):
+        amount = (resources.get(name) or {}).get(EPHEMERAL_STORAGE)
+        if amount is not None and is_quantity(amount):
+            return str(amount)
+    return None
 
 
 def _template_resources(given: Manifest, accelerator: str) -> JsonObject:

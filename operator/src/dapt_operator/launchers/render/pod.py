@@ -21,13 +21,12 @@ from dapt_operator.launchers.render.environment import (
     grace_seconds,
     merged,
     resources_of,
+    scratch_limit,
 )
 from dapt_operator.launchers.render.volumes import mounts_of, volumes_of
 from dapt_operator.stage_run import JsonObject, Manifest, Owner, StageRun, plain
 
 CONTAINER: Final = TRAINER
-UNREACHABLE_SECONDS: Final = 30
-"""A pod on a node that does not answer is evicted after this long."""
 KEEP_ON_NODE: Final = {
     "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
     "karpenter.sh/do-not-disrupt": "true",
@@ -53,20 +52,10 @@ def pod_template(
     spec |= {
         # A gang restarts as a whole, as a new try: a container that came back alone would find no peers to join.
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": grace_seconds(profile),
+        "terminationGracePeriodSeconds": grace_seconds(run, profile),
         "containers": [_container(run, profile, owner, stage_sha256, rendezvous, trainer), *sidecars],
-        "volumes": volumes_of(run, profile, owner) + _template_volumes(given),
-        # Kubernetes' own default is 300 s, all of which a gang would wait for the pod on a node that is gone.
-        "tolerations": [
-            {
-                "key": f"node.kubernetes.io/{state}",
-                "operator": "Exists",
-                "effect": "NoExecute",
-                "tolerationSeconds": UNREACHABLE_SECONDS,
-            }
-            for state in ("unreachable", "not-ready")
-        ]
-        + given.get("tolerations", []),
+        "volumes": volumes_of(run, profile, owner, scratch_limit(run, trainer)) + _template_volumes(given),
+        "tolerations": _lost_node_tolerations(profile) + given.get("tolerations", []),
     }
     if containers["initContainers"]:
         spec["initContainers"] = containers["initContainers"]
@@ -165,6 +154,26 @@ def _container(
     return merged(_container_defaults(), rest_of_template) | {
         name: value for name, value in ours.items() if value != []
     }
+
+
+def _lost_node_tolerations(profile: AdaptationProfileSpec) -> list[JsonObject]:
+    """Return how long the pods stay on a node that is lost.
+
+    Kubernetes' own default is 300 s, all of which a gang would wait for the pod on a node that is gone.
+    """
+    seconds = {
+        "unreachable": profile.node_loss.unreachable_seconds,
+        "not-ready": profile.node_loss.not_ready_seconds,
+    }
+    return [
+        {
+            "key": f"node.kubernetes.io/{state}",
+            "operator": "Exists",
+            "effect": "NoExecute",
+            "tolerationSeconds": tolerated,
+        }
+        for state, tolerated in seconds.items()
+    ]
 
 
 def _template_volumes(given: Manifest) -> list[JsonObject]:

@@ -36,12 +36,14 @@ def mounts_of(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> li
     return mounts
 
 
-def volumes_of(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> list[JsonObject]:
-    """Return the volumes of the run's pods."""
+def volumes_of(
+    run: StageRun, profile: AdaptationProfileSpec, owner: Owner, scratch_limit: str
+) -> list[JsonObject]:
+    """Return the volumes of the run's pods; `scratch_limit`: a pod that writes more to its scratch is evicted."""
     claim = profile.storage.existing_claim or work_claim_name(owner.name, owner.uid)
     volumes: list[JsonObject] = [
         {"name": "work", "persistentVolumeClaim": {"claimName": claim}},
-        {"name": "scratch", "emptyDir": {}},
+        {"name": "scratch", "emptyDir": {"sizeLimit": scratch_limit}},
         # A container gets 64 MB of /dev/shm by default, too little for data loaders and for NCCL.
         {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
         {"name": "stage", "configMap": {"name": run.name}},
