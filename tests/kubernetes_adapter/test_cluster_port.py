@@ -170,7 +170,7 @@ def test_a_claim_that_cannot_be_changed_any_more_serves_as_it_is(
     adapter.cluster.apply(KEY, claim)
     adapter.double.odd("PATCH", Odd(422, {}, b'{"reason":"Invalid","message":"spec is immutable"}'))
     with caplog.at_level(logging.WARNING):
-        adapter.cluster.apply(KEY, claim | {"spec": {"accessModes": ["ReadWriteOnce"]}})
+        adapter.cluster.apply(KEY, plain(claim) | {"spec": {"accessModes": ["ReadWriteOnce"]}})
     assert caplog.messages == [
         "PersistentVolumeClaim health/clinical-llama-0b7c8a52-work stays as it is: spec is immutable"
     ]
