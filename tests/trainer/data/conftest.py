@@ -30,7 +30,7 @@ def names_not_compared(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
     if request.node.get_closest_marker("torch"):
         return
 
-    def compare(folder: Path, source: str, beat: Callable[[], None]) -> Comparison:
+    def compare(folder: Path, end_of_text: str, source: str, beat: Callable[[], None]) -> Comparison:
         rows = int(json.loads((folder / "config.json").read_text())["vocab_size"])
         return Comparison(architecture="LlamaForCausalLM", embedding_rows=rows)
 

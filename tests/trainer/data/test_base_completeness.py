@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from dapt_contract.stages.common import ModelReference
 from dapt_trainer.data.base_model.check import check_base_model
 from dapt_trainer.data.base_model.complete import comparison_of, completeness_problems
+from dapt_trainer.data.base_model.facts import read_tokenizer
 from dapt_trainer.digests import weights_digest
 from dapt_trainer.errors import InputError
 from support.toy_families import FAMILIES, make_family_model
@@ -49,7 +50,7 @@ def test_a_complete_model_of_each_family_is_accepted(tmp_path: Path, family: str
 def test_a_head_that_no_file_holds_is_named_by_prepare(tmp_path: Path, model: Path) -> None:
     """The files were saved while the head was tied."""
     configured(model, tie_word_embeddings=False)
-    tokenizer = (model / "tokenizer.json").read_text()
+    tokenizer = read_tokenizer(model, "file:///base")
     with pytest.raises(InputError) as caught:
         check_base_model(model, tokenizer, "file:///base", lambda: None)
     assert list(caught.value.problems) == [
@@ -139,3 +140,25 @@ def test_the_digest_covers_every_file_that_is_loaded(tmp_path: Path, name: str) 
     assert weights_digest(tmp_path) == before
     (tmp_path / name).write_text((tmp_path / name).read_text() + " ")
     assert weights_digest(tmp_path) != before
+
+
+def test_an_architecture_that_is_not_loaded_is_named(tmp_path: Path) -> None:
+    make_family_model(tmp_path, "Llama")
+    configured(tmp_path, architectures=["Qwen2ForCausalLM"])
+    assert problems(tmp_path) == [
+        "spec.model.source: toy: config.json names the architecture Qwen2ForCausalLM, but its model_type loads LlamaForCausalLM, so programs would compute different things from it; correct architectures or model_type"
+    ]
+
+
+def test_masks_that_earlier_versions_stored_are_accepted(tmp_path: Path) -> None:
+    make_family_model(tmp_path, "GPT2")
+
+    def change(tensors: Tensors) -> Tensors:
+        masks: Tensors = {
+            "h.0.attn.masked_bias": np.array([-1e4], np.float32),
+            "h.0.attn.bias": np.ones((1, 1, 8, 8), np.float32),
+        }
+        return {name.removeprefix("transformer."): value for name, value in tensors.items()} | masks
+
+    rewritten(tmp_path, change)
+    assert problems(tmp_path) == []

@@ -102,7 +102,7 @@ def test_a_family_goes_the_whole_way(family: str, tmp_path: Path, monkeypatch: p
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     # In this process: another one with torch takes seconds.
-    monkeypatch.setattr(check, "compare", lambda folder, source, beat: comparison_of(folder))
+    monkeypatch.setattr(check, "compare", lambda folder, end_of_text, source, beat: comparison_of(folder))
     work = tmp_path / "work"
     work.mkdir()
     write_base(tmp_path / "base", family, documents(40, words=20))

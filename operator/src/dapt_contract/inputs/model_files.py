@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+GENERIC_TOKENIZER = "PreTrainedTokenizerFast"
+"""Class in tokenizer_config.json that reads tokenizer.json as it is, in every version of transformers."""
 _MAX_HEADER_BYTES = 100 * 1024 * 1024
 """A larger number means that the file is not one of safetensors, or is damaged."""
 _DTYPE_BYTES = {

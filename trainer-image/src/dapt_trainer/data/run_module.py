@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from dapt_contract.sentences import shortened
 
 _POLL_SECONDS = 2.0
 _MAX_ERROR_CHARACTERS = 160
+_EXCEPTION = re.compile(r"[\w.]*(Error|Exception): .")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 """Environment of a module that works on local files alone, and whose standard error holds errors alone."""
 
@@ -23,7 +25,7 @@ class FinishedProcess:
     returncode: int
     output: str
     last_error: str
-    """Last line of standard error, cut to a sentence's length."""
+    """First line of the last exception, or the last line of standard error, cut to a sentence's length."""
 
     @property
     def is_out_of_memory(self) -> bool:
@@ -55,5 +57,11 @@ def run_module(
         if process.poll() is None:
             process.kill()
             process.wait()
-    last = (errors.strip().splitlines() or ["no message"])[-1]
-    return FinishedProcess(process.returncode, output, shortened(last, _MAX_ERROR_CHARACTERS))
+    return FinishedProcess(process.returncode, output, shortened(_last_error(errors), _MAX_ERROR_CHARACTERS))
+
+
+def _last_error(errors: str) -> str:
+    """Return the first line of the last exception in a process' errors, or their last line."""
+    lines = [line.strip() for line in errors.strip().splitlines()]
+    exceptions = [line for line in lines if _EXCEPTION.match(line)]
+    return (exceptions or lines or ["no message"])[-1]

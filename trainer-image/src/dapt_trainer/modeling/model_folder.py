@@ -8,11 +8,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from dapt_contract.inputs.model_files import GENERIC_TOKENIZER
 from dapt_contract.layout import MODEL
 from dapt_trainer.errors import InputError
 from dapt_trainer.modeling.protocols import Tokenizer
+
+_GENERIC_CLASSES = (GENERIC_TOKENIZER, "TokenizersBackend")
+"""Names of the class that reads tokenizer.json as it is, by earlier versions of transformers and by 5."""
 
 
 def check_model_folder(folder: Path) -> None:
@@ -35,7 +39,12 @@ def check_model_folder(folder: Path) -> None:
 
 def load_tokenizer(work: Path, weights: str = MODEL) -> Tokenizer:
     """Return the tokenizer in a folder of weights, by default the base model's."""
-    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
-        work / weights, trust_remote_code=False, local_files_only=True
-    )
+    folder = work / weights
+    settings_file = folder / "tokenizer_config.json"
+    settings = json.loads(settings_file.read_text(encoding="utf-8")) if settings_file.is_file() else {}
+    # Where a folder names the generic class, tokenizer.json decides: prepare has compared them, and AutoTokenizer would
+    # take the class of the model's type for some types.
+    is_generic = settings.get("tokenizer_class") in _GENERIC_CLASSES and (folder / "tokenizer.json").is_file()
+    loader = PreTrainedTokenizerFast if is_generic else AutoTokenizer
+    tokenizer: Tokenizer = loader.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     return tokenizer

@@ -6,20 +6,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dapt_trainer.data.base_model.complete import compare, completeness_problems
-from dapt_trainer.data.base_model.files import read_json
+from dapt_trainer.data.base_model.facts import TokenizerDescription, begin_of_text_id
+from dapt_trainer.data.base_model.files import FIELD, read_json
+from dapt_trainer.data.base_model.tokenizer_agreement import settle_tokenizer
 from dapt_trainer.data.base_model.weights import check_vocabulary, weights_problems
 from dapt_trainer.data.plain_tokenizer import plain_tokenizer
 from dapt_trainer.errors import InputError
 
 
-def check_base_model(folder: Path, tokenizer_json: str, source: str, beat: Callable[[], None]) -> None:
+def check_base_model(
+    folder: Path, tokenizer: TokenizerDescription, source: str, beat: Callable[[], None]
+) -> list[str]:
     """Refuse a model that would be another one than its files say, or none.
 
     Args:
         folder: that the model was imported to.
-        tokenizer_json: content of the tokenizer's file.
+        tokenizer: as tokenizer.json describes it.
         source: URI of the model, for messages.
         beat: called now and then.
+
+    Returns:
+        A sentence for each thing that was settled instead of refused.
 
     Raises:
         InputError: a sentence for each kind of fault, with the first tensors or tokens that have it.
@@ -28,15 +35,37 @@ def check_base_model(folder: Path, tokenizer_json: str, source: str, beat: Calla
     # 1. What cannot be loaded at all has no architecture that it could be compared with.
     problems = weights_problems(folder, source, beat)
     # 2. Names and shapes, as transformers sees them.
-    comparison = compare(folder, source, beat)
+    comparison = compare(folder, tokenizer.end_of_text, source, beat)
     problems += completeness_problems(comparison, source)
-    # 3. Every token needs a row.
+    # 3. Every token needs a row, and all stages need the same tokens.
+    problem = settled = ""
     try:
-        check_vocabulary(comparison.embedding_rows, token_ids(folder, tokenizer_json, source), source)
+        ids = token_ids(folder, tokenizer.tokenizer_json, source)
+        check_vocabulary(comparison.embedding_rows, ids, source)
+        problem, settled = settle_tokenizer(folder, comparison.tokenizer, source)
     except InputError as error:
         problems += error.problems
+    problems += [sentence for sentence in (problem, begin_of_text_problem(tokenizer, source)) if sentence]
     if problems:
         raise InputError(*problems)
+    return [settled] if settled else []
+
+
+def begin_of_text_problem(tokenizer: TokenizerDescription, source: str) -> str:
+    """Return what is wrong where the files disagree about the token that begins every text; empty where they agree.
+
+    Versions of transformers go by one file or by the other.
+    """
+    if tokenizer.begin_of_text_id is not None:
+        return ""
+    file = plain_tokenizer(tokenizer.tokenizer_json)
+    number = begin_of_text_id(file)
+    if number is None:
+        return ""
+    return (
+        f"{FIELD}: {source}: tokenizer_config.json has add_bos_token: false, but tokenizer.json puts "
+        f"{file.id_to_token(number)!r} before every text; correct the one that is wrong for the model"
+    )
 
 
 def token_ids(folder: Path, tokenizer_json: str, source: str) -> dict[str, int]:

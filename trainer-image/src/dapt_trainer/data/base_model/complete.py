@@ -1,14 +1,15 @@
 """Compares the tensors in a model's files with those of its architecture, and reads nothing but headers.
 
-    python -m dapt_trainer.data.base_model.complete FOLDER
+    python -m dapt_trainer.data.base_model.complete FOLDER END_OF_TEXT
 
-prints a `Comparison` as JSON. It runs in a process of its own, because it needs torch and transformers, which prepare
-never imports: transformers loads the model onto the meta device, so it renames and converts names exactly as it will
-when the model is loaded to be trained.
+prints a `Comparison` as JSON, with what `tokenizer_agreement` finds. It runs in a process of its own, because it needs
+torch and transformers, which prepare never imports: transformers loads the model onto the meta device, so it renames
+and converts names exactly as it will when the model is loaded to be trained.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dapt_contract.base import Contract
-from dapt_trainer.data.base_model.files import FIELD
+from dapt_trainer.data.base_model.files import FIELD, read_json
+from dapt_trainer.data.base_model.tokenizer_agreement import TokenizerComparison, compare_tokenizers
 from dapt_trainer.data.base_model.weights import some
 from dapt_trainer.data.run_module import OFFLINE, run_module
 from dapt_trainer.errors import InputError, StageOutOfMemoryError
@@ -25,10 +27,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_OLD_BUFFERS = re.compile(
+    r"\.(attn|attention|self_attn)\.(bias|masked_bias)$|\.inv_freq$|(^|\.)position_ids$"
+)
+"""Constants that earlier versions of transformers stored: masks, frequencies, positions."""
+
+
 class Comparison(Contract):
     """Says how a model's files differ from its architecture; names are the architecture's."""
 
     architecture: str
+    named_architecture: str = ""
+    """As config.json has it."""
     embedding_rows: int
     missing: tuple[str, ...] = ()
     """Tensors that no file holds, which a load would fill with random numbers."""
@@ -38,16 +48,18 @@ class Comparison(Contract):
     """`NAME (stored AxB, expected CxD)`."""
     untied: tuple[str, ...] = ()
     """Tensors that config.json ties to the embedding and that the files hold with other values."""
+    tokenizer: TokenizerComparison = TokenizerComparison()
 
 
-def compare(folder: Path, source: str, beat: Callable[[], None]) -> Comparison:
+def compare(folder: Path, end_of_text: str, source: str, beat: Callable[[], None]) -> Comparison:
     """Compare in a process of its own, which takes seconds.
 
     Raises:
         InputError: transformers cannot build the model.
         StageOutOfMemoryError: memory ran out.
     """
-    process = run_module("dapt_trainer.data.base_model.complete", [str(folder)], OFFLINE, beat)
+    module = "dapt_trainer.data.base_model.complete"
+    process = run_module(module, [str(folder), end_of_text], OFFLINE, beat)
     if process.is_out_of_memory:
         raise StageOutOfMemoryError(
             f"{FIELD}: {source}: memory ran out while its tensors were compared; give prepare more memory"
@@ -68,6 +80,12 @@ def completeness_problems(comparison: Comparison, source: str) -> list[str]:
 def _sentences(comparison: Comparison) -> list[str]:
     """Return one sentence for each kind of fault."""
     name, sentences = comparison.architecture, []
+    named = comparison.named_architecture
+    if named and named.casefold() != name.casefold():
+        sentences.append(
+            f"config.json names the architecture {named}, but its model_type loads {name}, so programs would compute "
+            "different things from it; correct architectures or model_type"
+        )
     if comparison.missing:
         sentences.append(
             f"no file holds {some(comparison.missing, 'tensor', 'tensors')} of {name}, which would start from random "
@@ -105,11 +123,13 @@ def comparison_of(folder: Path) -> Comparison:
         ignore_mismatched_sizes=True,
     )
     mismatched = sorted(info["mismatched_keys"])
+    named = read_json(folder / "config.json", "").get("architectures")
     return Comparison(
         architecture=type(model).__name__,
+        named_architecture=str(named[0]) if isinstance(named, list) and named else "",
         embedding_rows=int(model.get_input_embeddings().weight.shape[0]),
         missing=tuple(sorted(info["missing_keys"])),
-        unexpected=tuple(sorted(info["unexpected_keys"])),
+        unexpected=tuple(sorted(name for name in info["unexpected_keys"] if not _OLD_BUFFERS.search(name))),
         mismatched=tuple(
             f"{name} (stored {_by(stored)}, expected {_by(shape)})" for name, stored, shape in mismatched
         ),
@@ -141,9 +161,12 @@ def _untied(folder: Path, tied: dict[str, str]) -> list[str]:
 
 
 def main(arguments: list[str]) -> None:
-    """Print the comparison of the folder that the argument names."""
+    """Print the comparison of the folder and the end-of-text token that the arguments name."""
     warnings.simplefilter("ignore")
-    print(comparison_of(Path(arguments[0])).model_dump_json())
+    folder, end_of_text = Path(arguments[0]), arguments[1]
+    comparison = comparison_of(folder)
+    tokenizer = compare_tokenizers(folder, end_of_text, comparison.embedding_rows)
+    print(comparison.model_copy(update={"tokenizer": tokenizer}).model_dump_json())
 
 
 if __name__ == "__main__":

@@ -58,6 +58,11 @@ def read_tokenizer(folder: Path, source: str) -> TokenizerDescription:
         read_json(folder / "special_tokens_map.json", source).get("eos_token")
     )
     number = tokenizer.token_to_id(token) if token else None
+    if token is not None and number is None:
+        raise InputError(
+            f"{FIELD}: {source}: its end-of-text token {token!r} (eos_token) is not in tokenizer.json; correct "
+            "eos_token in tokenizer_config.json"
+        )
     if token is None or number is None:
         raise InputError(
             f"{FIELD}: {source}: its tokenizer has no end-of-text token (eos_token), which must stand between "
@@ -69,9 +74,8 @@ def read_tokenizer(folder: Path, source: str) -> TokenizerDescription:
         end_of_text_id=int(number),
         begin_of_text_id=None if settings.get("add_bos_token") is False else begin_of_text_id(tokenizer),
         vocabulary_size=max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0) + 1,
-        has_chat_template=bool(settings.get("chat_template"))
-        or (folder / "chat_template.jinja").is_file()
-        or (folder / "chat_template.json").is_file(),
+        # chat_template.json belongs to processors of pictures and sound, which tokenizers do not read.
+        has_chat_template=bool(settings.get("chat_template")) or (folder / "chat_template.jinja").is_file(),
     )
 
 
@@ -89,7 +93,12 @@ def read_model_facts(folder: Path, source: str, *, has_chat_template: bool) -> M
     check_no_remote_code(folder, source)
     config = read_json(folder / "config.json", source)
     architectures = config.get("architectures")
-    architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else "unknown"
+    if not isinstance(architectures, list) or not architectures:
+        raise InputError(
+            f"{FIELD}: {source}: config.json names no architectures; use a complete model folder, or add them "
+            '(["LlamaForCausalLM"])'
+        )
+    architecture = str(architectures[0])
     if not architecture.endswith(("ForCausalLM", "LMHeadModel")):
         raise InputError(
             f"{FIELD}: {source} is {architecture}, not a causal language model (…ForCausalLM); use one that is"

@@ -23,9 +23,19 @@ from dapt_contract.pod.environment import MODEL_CACHE
 from dapt_trainer.data.base_model.files import FIELD, files_to_take, is_small_file, read_json
 from dapt_trainer.data.reading.hub_revision import look_up
 from dapt_trainer.data.reading.sources import check_files, filesystem_of, unreachable
+from dapt_trainer.data.reading.unpacked import LARGEST_POINTER_BYTES, pointer_owner
 from dapt_trainer.data.run_module import OFFLINE, run_module
 from dapt_trainer.errors import InputError, StageOutOfMemoryError
 
+_TOKENIZER_FILES = (
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+)
+"""Files that tokenizer.json can be made of."""
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _ACCEPTED = "accepted are a folder with config.json and *.safetensors, and one .gguf file"
 
@@ -159,12 +169,23 @@ def _gguf_file(origin: Path, source: str) -> Path | None:
 def _check_folder(origin: Path, source: str) -> None:
     if not (origin / "config.json").is_file():
         raise InputError(f"{FIELD}: {source}: no config.json there; {_ACCEPTED}")
+    _refuse_pointers(origin, source)
     check_no_remote_code(origin, source)
     names = [path.name for path in origin.iterdir()]
     if not _weights(names):
         if _has_pickled(names):
             raise InputError(_pickled_message(source))
         raise InputError(f"{FIELD}: {source}: no *.safetensors file there; {_ACCEPTED}")
+
+
+def _refuse_pointers(origin: Path, source: str) -> None:
+    """Refuse a clone without the content of its large files."""
+    for path in sorted(origin.iterdir()):
+        if not _is_taken(path.name) or not path.is_file() or path.stat().st_size > LARGEST_POINTER_BYTES:
+            continue
+        owner = pointer_owner(path.read_bytes())
+        if owner is not None:
+            raise InputError(f"{FIELD}: {source}: {path.name} is a pointer of {owner}")
 
 
 def _has_pickled(names: list[str]) -> bool:
@@ -201,6 +222,11 @@ def _link_or_copy(origin: Path, target: Path) -> None:
 
 def _convert_tokenizer(origin: Path, folder: Path, scratch: Path, source: str, beat: Beat) -> None:
     """Add tokenizer.json; all other files of the tokenizer stay as they came, where they are enough."""
+    if not any((origin / name).is_file() for name in _TOKENIZER_FILES):
+        raise InputError(
+            f"{FIELD}: {source}: no tokenizer there; add tokenizer.json, or the file that the model's tokenizer is in "
+            f"({', '.join(_TOKENIZER_FILES)})"
+        )
     converted = scratch / "converted-tokenizer"
     _convert("tokenizer", origin, converted, source, beat)
     shutil.copyfile(converted / "tokenizer.json", folder / "tokenizer.json")
@@ -220,8 +246,9 @@ def _convert(conversion: str, origin: Path, folder: Path, source: str, beat: Bea
             f"{FIELD}: {source}: memory ran out while it was converted; give prepare more memory"
         )
     if process.returncode:
-        unreadable = "this GGUF file" if conversion == "gguf" else "its tokenizer"
+        unreadable, advice = "this GGUF file", "use the model's safetensors version"
+        if conversion == "tokenizer":
+            unreadable, advice = "its tokenizer", "use a version of the model with tokenizer.json"
         raise InputError(
-            f"{FIELD}: {source}: transformers cannot read {unreadable} ({process.last_error}); "
-            "use the model's safetensors version"
+            f"{FIELD}: {source}: transformers cannot read {unreadable} ({process.last_error}); {advice}"
         )

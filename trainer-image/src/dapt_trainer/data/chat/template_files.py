@@ -23,7 +23,8 @@ PLAIN_TEMPLATE: Final = (
 """Template for base models that have none; saved with the tuned model."""
 _TEMPLATE_FILE = "chat_template.jinja"
 _MORE_TEMPLATES = "additional_chat_templates"
-_TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""Special tokens that chat templates may name."""
 
 
 def read_templates(folder: Path) -> TemplateSet:
@@ -82,19 +83,20 @@ def read_encoder(folder: Path, end_of_text: str) -> TextEncoder:
 
 def _named_templates(value: object) -> dict[str, str]:
     """Return the templates of a configuration by their names; it has one text, a list with names, or a map."""
+    named: dict[str, object] = {}
     if isinstance(value, str):
-        return {"default": value}
-    if isinstance(value, dict):
-        return {str(name): str(template) for name, template in value.items()}
-    if isinstance(value, list):
+        named = {"default": value}
+    elif isinstance(value, dict):
+        named = dict(value)
+    elif isinstance(value, list):
         entries = [entry for entry in value if isinstance(entry, dict)]
-        return {str(entry.get("name")): str(entry.get("template")) for entry in entries}
-    return {}
+        named = {str(entry.get("name")): entry.get("template") for entry in entries}
+    return {name: template for name, template in named.items() if isinstance(template, str) and template}
 
 
 def _special_tokens(settings: JsonObject, token_map: JsonObject) -> dict[str, str]:
     tokens: dict[str, str] = {}
-    for name in _TOKEN_NAMES:
+    for name in TOKEN_NAMES:
         for source in (settings, token_map):
             text = _token_text(source.get(name))
             if text:

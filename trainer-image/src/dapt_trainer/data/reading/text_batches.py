@@ -168,9 +168,9 @@ class TextBatches:
         """
         if counts.bad_records <= self._bad_records_max_fraction * counts.records:
             if counts.bad_records == counts.records and not self._has_failed:
-                bad = f": each of its {counts.records:,} records is bad" if counts.records else ""
+                cause = f": each of its {counts.records:,} records is bad" if counts.records else ""
                 self._problems.add(
-                    f"{self._field}.source: {self._config.source} has no document{bad}; fill it, or remove the source"
+                    f"{self._field}.source: {self._config.source} has no document{cause}; fill it, or remove the source"
                 )
             return
         for bad in self._shown[: counts.bad_records]:

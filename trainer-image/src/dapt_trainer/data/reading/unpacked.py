@@ -36,7 +36,7 @@ _POINTERS = {
     b"version https://git-lfs.github.com/spec/": "git-lfs, not the content; fetch it with `git lfs pull`",
     b"/annex/objects/": "git-annex, not the content; fetch it with `git annex get`",
 }
-_LARGEST_POINTER_BYTES = 1024
+LARGEST_POINTER_BYTES = 1024
 
 
 class BadFileError(Exception):
@@ -90,13 +90,18 @@ def refuse_pointer(filesystem: AbstractFileSystem, file: SourceFile) -> None:
     Raises:
         BadFileError: it is a pointer of git-lfs or git-annex.
     """
-    if file.size_bytes > _LARGEST_POINTER_BYTES:
+    if file.size_bytes > LARGEST_POINTER_BYTES:
         return
     with filesystem.open(file.path, "rb") as stream:
-        content = stream.read(_LARGEST_POINTER_BYTES)
-    for beginning, owner in _POINTERS.items():
-        if content.startswith(beginning):
-            raise BadFileError(f"{file.label}: a pointer of {owner}")
+        content = stream.read(LARGEST_POINTER_BYTES)
+    owner = pointer_owner(content)
+    if owner is not None:
+        raise BadFileError(f"{file.label}: a pointer of {owner}")
+
+
+def pointer_owner(content: bytes) -> str | None:
+    """Return whose pointer a file is by its content, and what to do; None for other files."""
+    return next((owner for beginning, owner in _POINTERS.items() if content.startswith(beginning)), None)
 
 
 def other_format(beginning: bytes) -> str | None:
