@@ -118,6 +118,46 @@ def test_reconcile_returns_the_requeue_delay_of_the_plan(
     assert samples["dapt_reconcile_errors_total"] == 0.0
 
 
+def test_nothing_is_reconciled_again_while_nothing_changes_and_nothing_is_due(
+    service: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_reconciles = 0
+
+    def counted(*_: Any, **__: Any) -> Plan:
+        nonlocal num_reconciles
+        num_reconciles += 1
+        return Plan(requeue_after=60.0)
+
+    monkeypatch.setattr(operator, "reconcile", counted)
+    assert service.reconcile_one(KEY) == 60.0
+    left = service.reconcile_one(KEY)
+    assert left is not None
+    assert 0.0 < left <= 60.0
+    assert num_reconciles == 1
+    service.notice(KEY)
+    assert service.reconcile_one(KEY) == 60.0
+    assert num_reconciles == 2
+
+
+def test_a_change_during_a_reconcile_is_not_taken_as_seen(
+    service: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_reconciles = 0
+
+    def interrupted(*_: Any, **__: Any) -> Plan:
+        nonlocal num_reconciles
+        num_reconciles += 1
+        if num_reconciles == 1:
+            service.notice(KEY)
+        return Plan()
+
+    monkeypatch.setattr(operator, "reconcile", interrupted)
+    assert service.reconcile_one(KEY) is None
+    service.reconcile_one(KEY)
+    service.reconcile_one(KEY)
+    assert num_reconciles == 2
+
+
 def test_reconcile_error_is_logged_with_the_retry_delay_and_counted(service: Operator) -> None:
     with structlog.testing.capture_logs() as logged:
         service.report_error(KEY, RuntimeError("what"), 0.4)
@@ -156,6 +196,7 @@ def fails(service: Operator, error: Exception, monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr(operator, "reconcile", failing)
     for _ in range(times):
+        service.notice(KEY)
         with pytest.raises(type(error)):
             service.reconcile_one(KEY)
 

@@ -50,6 +50,8 @@ from dapt_operator.stage_run import Manifest, RunPhase, RunState, StageRun
 
 RUNNING_SECONDS: Final = 10.0
 """Until the next reconcile while a stage runs: for its progress, its time, and what a watch may have lost."""
+QUIET_SECONDS: Final = 60.0
+"""The same while all pods of every run are running and nothing has changed: whatever happens next is reported."""
 STOPPING_SECONDS: Final = 1.0
 """The same while runs save and stop, or while pods end after one of theirs has failed."""
 PEERS_SECONDS: Final = 0.2
@@ -363,6 +365,20 @@ def _next_reconcile_seconds(
     if position.assessment.fact is Fact.BACKOFF and record is not None and record.not_before is not None:
         backoff = max(0.0, (datetime.fromisoformat(record.not_before) - observed.now).total_seconds())
         return min(backoff, RUNNING_SECONDS) if observed.live else backoff
+    if position.action is Action.WAIT and observed.live and all(map(_is_steady, observed.live)):
+        return RUNNING_SECONDS if _has_unwritten_progress(observed) else QUIET_SECONDS
     if position.action in (Action.START, Action.WAIT) or observed.live:
         return RUNNING_SECONDS
     return None
+
+
+def _is_steady(run: RunState) -> bool:
+    """Whether all pods of a run are running: then no time limit of ours counts for it."""
+    return run.phase is RunPhase.RUNNING and not run.is_partly_running and not run.is_deleting
+
+
+def _has_unwritten_progress(observed: Observed) -> bool:
+    """Whether a reading is newer than the status, which is not written at each one."""
+    written = observed.status.progress.fraction if observed.status.progress is not None else None
+    readings = (run.progress for run in observed.live if run.kind == "pretrain" and run.progress is not None)
+    return any(round(reading.fraction, 4) != written for reading in readings)

@@ -7,6 +7,7 @@ the same time. A namespace that cannot be listed is reported and tried again; it
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -65,6 +66,9 @@ class Control:
         self._failures: dict[tuple[str, str], str] = {}
         """Errors of the lists that cannot be read, as they were logged, by kind and namespace."""
         self._next_visit = 0.0
+        self._changes = itertools.count(1)
+        """Numbers of all changes, so that no two have the same."""
+        self._newest_changes: dict[Key, int] = {}
 
     @property
     def scopes(self) -> tuple[str | None, ...]:
@@ -85,6 +89,14 @@ class Control:
         """Wake an adaptation, unless its namespace has not been listed yet: then the list wakes it."""
         if self._cluster.lists.has_listed(key.namespace):
             self._queue.wake(key, after_seconds, urgency)
+
+    def note_change(self, key: Key) -> None:
+        """Note a change of an adaptation, of its objects or of their readings; called before the wake for it."""
+        self._newest_changes[key] = next(self._changes)
+
+    def newest_change(self, key: Key) -> int:
+        """Return the number of the newest change of an adaptation that was reported or found; 0 for none."""
+        return self._newest_changes.get(key, 0)
 
     def find_kinds(self, scope: str | None) -> tuple[WatchedKind, ...]:
         """Return the kinds that can be watched: those that could be listed last. JobSets come and go with their
@@ -161,6 +173,7 @@ class Control:
         found = lists.list_due(self._settings.resync_seconds)
         self._log_failures(found.unreachable)
         for key in found.changed:
+            self.note_change(key)
             self.wake(key)
         for key in self._keys:
             # Its namespace has just become known: wakes before that were left out.
@@ -170,6 +183,10 @@ class Control:
     def _visit(self) -> None:
         """Wake all adaptations that are not settled: a plan may depend on what nothing reports."""
         self._next_visit = time.monotonic() + self._settings.resync_seconds
+        keys = set(self._keys)
+        # What is gone must not stay for the life of the process.
+        for gone in [key for key in tuple(self._newest_changes) if key not in keys]:
+            self._newest_changes.pop(gone, None)
         unsettled = [key for key in self._keys if not is_settled(self._store.resource(key))]
         # Spread over half the interval, so that an urgent reconcile finds a free thread meanwhile.
         spread_seconds = self._settings.resync_seconds / 2

@@ -15,12 +15,14 @@ missed.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import queue
 import signal
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final, NoReturn
@@ -73,6 +75,16 @@ class _End(StrEnum):
     FAILED = "failed"
 
 
+@dataclass(frozen=True)
+class _Rest:
+    """Until when an adaptation needs no reconcile, if nothing changes."""
+
+    newest_change: int
+    """Number of the newest change that had been reported when the reconcile began that found nothing to do."""
+    until: float
+    """On the monotonic clock; infinite: only a change ends it."""
+
+
 class Operator:
     """One operator process."""
 
@@ -87,15 +99,15 @@ class Operator:
         self._cluster = KubernetesCluster(
             connection,
             self._store,
-            on_change=self._wake,
-            on_reading=lambda key: self._wake(key, urgency=Urgency.ROUTINE),
+            on_change=self.notice,
+            on_reading=lambda key: self.notice(key, urgency=Urgency.ROUTINE),
             may_write=self._lease.is_held,
             namespaces=settings.namespaces,
         )
         self._control = Control(
             settings, connection.server, self._cluster, self._store, self._lease, self._queue
         )
-        updater = StoreUpdater(self._store, self._wake, settings.instance)
+        updater = StoreUpdater(self._store, self.notice, settings.instance)
         self._watches = tuple(
             Watch(
                 updater,
@@ -117,6 +129,7 @@ class Operator:
         # A SimpleQueue, because its put may be called from a signal handler.
         self._ends: queue.SimpleQueue[_End] = queue.SimpleQueue()
         self._ending = threading.Event()
+        self._rests: dict[Key, _Rest] = {}
         self._failures: dict[Key, int] = {}
         """Number of unexpected failures in a row, by adaptation."""
         self._control_thread = threading.Thread(target=self._control_or_fail, name="control", daemon=True)
@@ -150,6 +163,12 @@ class Operator:
     def reconcile_one(self, key: Key) -> float | None:
         """Reconcile one adaptation; return the seconds until it is due again, None if only a change makes it so."""
         started = time.monotonic()
+        newest_change = self._control.newest_change(key)
+        rest = self._rests.pop(key, None)
+        if rest is not None and rest.newest_change == newest_change and started < rest.until:
+            # Nothing was reported since a reconcile that had nothing to do, and its next one is not due yet.
+            self._rests[key] = rest
+            return None if math.isinf(rest.until) else rest.until - started
         try:
             with self._metrics.duration.time():
                 plan = reconcile(self._cluster, key, LAUNCHERS, local=False, instance=self._settings.instance)
@@ -161,6 +180,10 @@ class Operator:
             self._note_failure(key, error)
             raise
         self._failures.pop(key, None)
+        if plan.is_empty:
+            # The number from before it began: it may not have seen what was reported in the meantime.
+            due = math.inf if plan.requeue_after is None else time.monotonic() + plan.requeue_after
+            self._rests[key] = _Rest(newest_change, due)
         write_line = log.debug if plan.is_empty else log.info
         write_line(
             "reconciled",
@@ -208,7 +231,9 @@ class Operator:
             exc_info=None if isinstance(error, ApiError) or self._failures.get(key, 0) > 1 else error,
         )
 
-    def _wake(self, key: Key, urgency: Urgency = Urgency.CHANGE) -> None:
+    def notice(self, key: Key, urgency: Urgency = Urgency.CHANGE) -> None:
+        """Take note that something about an adaptation has changed, and wake it."""
+        self._control.note_change(key)
         self._control.wake(key, urgency=urgency)
 
     # --- start and resync, in the control thread ---
