@@ -193,6 +193,7 @@ def test_reasoning_of_a_record_belongs_to_its_answer(tmp_path: Path) -> None:
         ({"messages": [turn("system", "s"), *ASKED], "system": "t"}, "field 'system' differs from the system message of the same record; keep one of them"),
         ({"prompt": "a", "response": "b", "weight": 0}, "field 'weight' is 0: nothing of the record is learned; remove the record"),
         ({"prompt": "a", "completion": "b", "label": False}, "field 'label' judges the answer, which is not honoured; remove the field"),
+        *(({"messages": ASKED, "chat_template_kwargs": {name: "x"}}, f"field 'chat_template_kwargs' has {name!r}, which the template gets from the record or the tokenizer; remove it") for name in ("messages", "add_generation_prompt", "eos_token")),
         ({"messages": ASKED, "kto_tag": False}, "field 'kto_tag' judges the answer, which is not honoured; remove the field"),
         ({"instruction": "a", "output": ["b", "c"]}, "field 'output' is neither a text nor a list of messages"),
         ({"conversations": [ASKED[0], {"role": "function_call", "content": "f()"}]}, "conversations[1].content is not JSON (Expecting value: line 1 column 1 (char 0))"),

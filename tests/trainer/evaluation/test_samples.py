@@ -60,3 +60,18 @@ def test_an_answer_is_the_most_likely_token_at_each_place(toy_work: Path, templa
     if 0 in expected:
         expected = expected[: expected.index(0)]
     assert answers(model, tokenizer, [prompt], new_tokens=6) == [tokenizer.decode(expected).strip()]
+
+
+def test_a_prompt_does_not_end_where_the_tokenizer_ends_every_text(toy_work: Path) -> None:
+    from tokenizers import processors
+
+    model: Any = load_model(toy_work, ModelReference(weights="model"), precision="fp32")
+    tokenizer: Any = load_tokenizer(toy_work)
+    tokenizer.chat_template = None
+    expected = answers(model, tokenizer, ["red cat"], new_tokens=4)
+    end = tokenizer.eos_token
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {end}", special_tokens=[(end, tokenizer.eos_token_id)]
+    )
+    assert tokenizer.encode("red cat")[-1] == tokenizer.eos_token_id
+    assert answers(model, tokenizer, ["red cat"], new_tokens=4) == expected

@@ -90,4 +90,6 @@ def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
         turn = [{"role": "user", "content": prompt}]
         text = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
         return list(tokenizer.encode(text, add_special_tokens=False))
-    return list(tokenizer.encode(prompt))
+    ids = list(tokenizer.encode(prompt))
+    # Some tokenizers end every text with end-of-text, after which there is nothing to continue.
+    return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids

@@ -44,7 +44,7 @@ _LOCAL_KEYS = (
 )
 """Settings of the process that saved a configuration, which readers would take over."""
 _PATH_KEYS = ("_name_or_path", "name_or_path", "tokenizer_file", "special_tokens_map_file", "vocab_file")
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _SHARED_ROPE_KEYS = ("rope_theta", "partial_rotary_factor")
 """Settings that stood beside `rope_scaling` in earlier versions."""
 _OWN_SPELLINGS: Mapping[str, Mapping[str, str]] = {

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from dapt_contract.base import JsonObject
 from dapt_contract.stages.tuning_data import FieldNames
 from dapt_trainer.data.chat.rendering import Conversation, LabelledText
+from dapt_trainer.data.chat.template_files import TOKEN_NAMES
 from dapt_trainer.data.items.messages import (
     IGNORED_FIELDS,
     REASONING_FIELDS,
@@ -27,6 +28,8 @@ from dapt_trainer.data.items.messages import (
 _MAX_SHOWN_FIELDS = 12
 _SYSTEM_FIELDS = ("system", "system_prompt")
 _VARIABLES = ("tools", "documents", "chat_template_kwargs")
+_RESERVED_VARIABLES = frozenset({"messages", "add_generation_prompt"})
+"""Names under which templates get the conversation itself."""
 JUDGEMENTS = ("label", "kto_tag")
 """Fields of KTO's records, which hold one answer each and whether it is good."""
 _IGNORED_OF_RECORDS = IGNORED_FIELDS | {"parallel_tool_calls", "prompt_id"}
@@ -225,7 +228,7 @@ def parts_of(record: JsonObject, used: set[str], names: FieldNames) -> RecordPar
         elif name == "documents" and isinstance(value, list):
             variables[name] = value
         elif name == "chat_template_kwargs" and isinstance(value, dict):
-            variables |= {key: entry for key, entry in value.items() if entry is not None}
+            variables |= _template_variables(value)
         elif name in ("weight", "train"):
             if not read_weight(value, f"field {name!r}"):
                 raise RecordError(f"field {name!r} is 0: nothing of the record is learned; remove the record")
@@ -238,6 +241,21 @@ def parts_of(record: JsonObject, used: set[str], names: FieldNames) -> RecordPar
         else:
             unused.add(name)
     return RecordParts(variables, frozenset(unused))
+
+
+def _template_variables(given: JsonObject) -> JsonObject:
+    """Return what a record passes to the chat template besides its messages.
+
+    Raises:
+        RecordError: it would replace what the record or the tokenizer says.
+    """
+    for name in given:
+        if name in _RESERVED_VARIABLES or name in TOKEN_NAMES:
+            raise RecordError(
+                f"field 'chat_template_kwargs' has {name!r}, which the template gets from the record or the tokenizer; "
+                "remove it"
+            )
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def reasoning_of(record: JsonObject, messages: Messages) -> tuple[Messages, set[str]]:
