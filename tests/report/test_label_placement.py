@@ -26,3 +26,11 @@ def test_crowded_labels_cover_neither_points_nor_each_other() -> None:
         overlap_x = first.left < second.right and second.left < first.right
         overlap_y = first.bottom < second.top and second.bottom < first.top
         assert not (overlap_x and overlap_y)
+
+
+def test_a_label_stays_inside_the_axes() -> None:
+    area = Box(40.0, 40.0, 200.0, 200.0)
+    label = "s23-i0.8"
+    for marker in ((42.0, 198.0), (198.0, 42.0)):
+        (shift,) = place_labels([marker], [label], area)
+        assert area.contains(label_box(marker, shift, label))

@@ -63,7 +63,7 @@ def test_page_of_a_finished_run_has_its_results(finished: Run, tmp_path: Path) -
         "its domain perplexity is −34.3 % and its general perplexity +3.0 %, where the gate allows +15.0 %",
         "Fine-tuning then made the final model: domain perplexity −29.5 %, general perplexity +9.4 %",
         "22.20 → 15.64 (final model)",
-        "passes : general perplexity of a1-s60 on half B is +3.0% against the base model's, within the limit of +15.0%",
+        "passes : general perplexity of a1-s60 on half B is +3.0 % against the base model's, within the limit of +15.0 %",
         "task codes (domain) 120 31.0 ± 4.2 32.0 (+1.0 ± 2.1) 47.0 (+16.0 ± 2.1) better by 7.6 standard errors",
         "task facts (general) 60 45.0 ± 6.4 44.0 (−1.0 ± 2.1) 43.0 (−2.0 ± 2.1) no change beyond noise",
         "E11.9",
@@ -268,7 +268,7 @@ def test_page_of_a_stalled_run_starts_with_the_reason(finished: Run, tmp_path: P
     finished.status["stages"][2] |= {"state": "Failed", "message": "loss is not a number at step 61"}
     read = page(finished, tmp_path)
     assert ("class", "phase bad") in read.attributes
-    assert "Stalled icd no candidate passes the gates: general perplexity of a1-s60 is +21.0%" in read.text
+    assert "Stalled icd no candidate passes the gates: general perplexity of a1-s60 is +21.0 %" in read.text
     assert "loss is not a number at step 61" in read.text
 
 
@@ -283,6 +283,35 @@ def test_report_of_a_running_run_shows_what_is_in_progress(finished: Run, tmp_pa
     ]  # fmt: skip
     text = page(finished, tmp_path).text
     assert "This run has not ended (pretrain is running): the page shows what is there so far." in text
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_stopped_run_is_not_said_to_run(finished: Run, tmp_path: Path) -> None:
+    condition = finished.status["conditions"][0] | {
+        "type": "Reconciling",
+        "reason": "StageRunning",
+        "message": "pretrain is running",
+    }
+    finished.status["conditions"] = [condition]
+    finished.status["stages"] = [finished.status["stages"][2] | {"state": "Running", "completionTime": None}]
+    finished.status["progress"] = {"step": 8, "totalSteps": 60, "tokens": 8192}
+    finished.reports = {name: finished.reports[name] for name in ("prepare", "baseline")}
+    source = build_report(finished.write(tmp_path), is_stopped=True)[0].read_text(encoding="utf-8")
+    text = Text(source).text
+    assert "has not ended and does not run now; `dapt run` with its manifest continues it." in text
+    assert "pretrain Stopped 2" in text
+    assert "Trained on 8,192 tokens step 8 of 60 so far" in text
+    assert "is running" not in text
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_gate_with_nothing_to_judge_has_no_column(finished: Run, tmp_path: Path) -> None:
+    assert "gate: general scores" in page(finished, tmp_path).text
+    finished.resource["spec"]["evaluation"].pop("general")
+    finished.resource["spec"]["evaluation"].pop("probes", None)
+    text = page(finished, tmp_path).text
+    assert "gate: general scores" not in text
+    assert "gate: domain gain" in text
 
 
 def test_an_empty_status_without_a_work_volume_gives_a_page(tmp_path: Path) -> None:
@@ -366,7 +395,8 @@ def test_a_candidate_over_the_limit_on_half_a_alone_fails(finished: Run, tmp_pat
     drawn = page(finished, tmp_path)
     assert "a1-s12 18.17 (−18.1 %) 19.11 (+5.1 %) 0.200 ✗ fails not judged ✗ fails" in drawn.text
     assert (
-        "general perplexity of a1-s12 on half A is +41.9% against the base model's, over the limit of +15.0%"
+        "general perplexity of a1-s12 on half A is +41.9\N{NARROW NO-BREAK SPACE}% against the base model's, over the"
+        " limit of +15.0\N{NARROW NO-BREAK SPACE}%"
         in ((tmp_path / "report.html").read_text().replace("&#39;", "'"))
     )
 
@@ -375,8 +405,8 @@ def test_a_candidate_over_the_limit_on_half_a_alone_fails(finished: Run, tmp_pat
 def test_the_gates_speak_of_the_finished_model_too(finished: Run, tmp_path: Path) -> None:
     text = page(finished, tmp_path).text
     assert (
-        "passes : general perplexity of the finished model on half B is +9.4% against the base model's, within the"
-        " limit of +15.0%"
+        "passes : general perplexity of the finished model on half B is +9.4 % against the base model's, within the"
+        " limit of +15.0 %"
     ) in text
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,12 @@ PICTURES = "report"
 __all__ = ["ReportError", "ReportInputs", "build_report", "draw_report"]
 
 
-def build_report(folder: Path) -> list[Path]:
+def build_report(folder: Path, *, is_stopped: bool = False) -> list[Path]:
     """Write the page of a local run into its folder: `report.html`, and PNGs below `report/`.
 
     Args:
         folder: with `status.yaml`, `objects/domainadaptation-NAME.json` and `work/`.
+        is_stopped: whether no process works on the run; of a run that has ended it does not matter.
 
     Returns:
         The written files, the page first.
@@ -49,9 +51,10 @@ def build_report(folder: Path) -> list[Path]:
         spec = {}  # the page is drawn without gates and the names of sources
     # Without a file of the invocations it is not known how long they took.
     run_seconds = read_invocations(folder).seconds or None
-    return draw_report(
-        resource.get("status") or {}, {**resource, "spec": spec}, folder / "work", folder, run_seconds
+    inputs = read_inputs(
+        resource.get("status") or {}, {**resource, "spec": spec}, folder / "work", run_seconds
     )
+    return _write(replace(inputs, is_stopped=is_stopped), folder)
 
 
 def draw_report(
@@ -76,7 +79,12 @@ def draw_report(
     Raises:
         ReportError: the status cannot be read, or the files cannot be written.
     """
-    page, pictures = render(read_inputs(status, resource, work, run_seconds))
+    return _write(read_inputs(status, resource, work, run_seconds), out)
+
+
+def _write(inputs: ReportInputs, out: Path) -> list[Path]:
+    """Write page and PNGs and return their paths, the page first."""
+    page, pictures = render(inputs)
     written = [out / PAGE]
     try:
         write_bytes_atomically(out / PAGE, page.encode())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from dapt_contract.stages.prepare import SourceFacts
 from dapt_operator.number_format import duration, typeset
 from dapt_operator.report import style
+from dapt_operator.report.label_placement import Box
 from dapt_operator.report.typography import count
 
 if TYPE_CHECKING:
@@ -85,6 +86,12 @@ def positions(figure: Figure, axes: Axes, values: Sequence[tuple[float, float]])
     return [tuple(axes.transData.transform(value) * _POINTS_PER_INCH / figure.dpi) for value in values]
 
 
+def label_area(figure: Figure, axes: Axes) -> Box:
+    """Return the inside of the axes, in points. To be called after `positions`, which lays the figure out."""
+    left, bottom, right, top = (axes.get_window_extent().extents * _POINTS_PER_INCH / figure.dpi).tolist()
+    return Box(left, bottom, right, top)
+
+
 @dataclass(frozen=True)
 class ScoreRow:
     """One task or probe set."""
@@ -119,7 +126,7 @@ def score_chart(rows: Sequence[ScoreRow]) -> Chart:
                 markersize=6,
                 capsize=3,
                 linewidth=1.4,
-                label=model,
+                label=style.MODEL_NAMES[model],
             )
         _name_rows(axes, [row.label for row in rows])
         axes.set_xlim(left=min(0, axes.get_xlim()[0]))
@@ -128,7 +135,10 @@ def score_chart(rows: Sequence[ScoreRow]) -> Chart:
         svg, png = style.save(figure, "scores")
     descriptions = [
         f"{row.label}: "
-        + ", ".join(f"{model} {100 * score:.1f} ± {100 * error:.1f}" for model, score, error in row.values)
+        + ", ".join(
+            f"{style.MODEL_NAMES.get(model, model)} {100 * score:.1f} ± {100 * error:.1f}"
+            for model, score, error in row.values
+        )
         for row in rows
     ]
     return Chart("scores", svg, png, "; ".join(descriptions))

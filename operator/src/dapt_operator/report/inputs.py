@@ -70,6 +70,8 @@ class ReportInputs:
     publish: PublishReport | None = None
     run_seconds: float | None = None
     """Time of all invocations of a local run; None where it is not known."""
+    is_stopped: bool = False
+    """Whether no process works on a local run that has not ended."""
     candidates: tuple[Candidate, ...] = ()
     """All candidates by attempt, in the order of their steps, with the gates' verdicts."""
 

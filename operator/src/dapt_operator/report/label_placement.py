@@ -24,6 +24,15 @@ class Box(NamedTuple):
     right: float
     top: float
 
+    def contains(self, other: Box) -> bool:
+        """Return whether the other rectangle lies in this one as a whole."""
+        return (
+            self.left <= other.left
+            and other.right <= self.right
+            and self.bottom <= other.bottom
+            and other.top <= self.top
+        )
+
     def covers(self, other: Box) -> bool:
         """Return whether the two rectangles share some area."""
         return (
@@ -34,7 +43,9 @@ class Box(NamedTuple):
         )
 
 
-def place_labels(markers: Sequence[tuple[float, float]], labels: Sequence[str]) -> list[tuple[float, float]]:
+def place_labels(
+    markers: Sequence[tuple[float, float]], labels: Sequence[str], area: Box | None = None
+) -> list[tuple[float, float]]:
     """Return the middle of each label relative to its marker, in points.
 
     A label gets the first free place of eight directions, at growing distances; when none is free, the one above.
@@ -42,11 +53,15 @@ def place_labels(markers: Sequence[tuple[float, float]], labels: Sequence[str]) 
     Args:
         markers: all markers, in points; the first ones have labels, in the same order.
         labels: their texts.
+        area: where labels may stand, since the numbers of the axes are around it; None: anywhere.
     """
     occupied = [Box(x - _MARKER, y - _MARKER, x + _MARKER, y + _MARKER) for x, y in markers]
     shifts = []
     for marker, label in zip(markers, labels, strict=False):
         candidates = list(_shifts(len(label)))
+        if area is not None:
+            inside = [shift for shift in candidates if area.contains(label_box(marker, shift, label))]
+            candidates = inside or candidates
         free = (shift for shift in candidates if not _covers_any(label_box(marker, shift, label), occupied))
         shift = next(free, candidates[0])
         occupied.append(label_box(marker, shift, label))

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from dapt_contract.measure import Measure, Score
-from dapt_operator.api.v1alpha1.spec import has_scores
+from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec, has_scores
 from dapt_operator.api.v1alpha1.status import CandidateStatus
 from dapt_operator.number_format import NOT_MEASURED, typeset
-from dapt_operator.plan.gates import GATES, minimal_gain
+from dapt_operator.plan.gates import GATES, minimal_gain, task_drop
 from dapt_operator.plan.gates import perplexity as perplexity_gate
+from dapt_operator.plan.gates.verdict import Gate
 from dapt_operator.plan.selection.candidates import Candidate
 from dapt_operator.plan.selection.choose import breach_on_a
+from dapt_operator.report import style
 from dapt_operator.report.charts import ScoreRow
 from dapt_operator.report.inputs import ReportInputs
 from dapt_operator.report.training_charts import PerplexityPoint
-from dapt_operator.report.typography import percent, perplexity, points
+from dapt_operator.report.typography import percent, perplexity, points, typeset_percents
 
 _CLEAR_STANDARD_ERRORS: Final = 2.0
 """A difference of at least this many standard errors is called a change."""
@@ -106,7 +108,7 @@ def _side_cells(base: Measure, measure: Measure, side: Literal["domain", "genera
 def _model_title(inputs: ReportInputs, name: str) -> str:
     if name == "chosen":
         return f"chosen: {inputs.chosen_id}"
-    last = "final (preference-tuned)" if inputs.align else "final (fine-tuned)"
+    last = f"final ({'preference-tuned' if inputs.align else 'fine-tuned'})"
     return {"base": "base model", "finetuned": "fine-tuned", "final": last}[name]
 
 
@@ -225,6 +227,28 @@ def candidate_rows(inputs: ReportInputs) -> list[CandidateRow]:
     return [_candidate_row(inputs, row, candidates.get(row.id)) for row in inputs.status.candidates]
 
 
+def gate_columns(inputs: ReportInputs) -> tuple[Gate, ...]:
+    """Return the gates that have something to judge: that of general scores only where there are such scores."""
+    if inputs.spec is None or asks_for_general_scores(inputs.spec):
+        return GATES
+    return tuple(gate for gate in GATES if gate.name != task_drop.NAME)
+
+
+def asks_for_general_scores(spec: DomainAdaptationSpec) -> bool:
+    """Whether a general task or probe set is to be measured."""
+    return bool(spec.evaluation.general.tasks or spec.evaluation.probes.general)
+
+
+def has_messages(rows: Sequence[CandidateRow]) -> bool:
+    """Whether any candidate has a message, which says more than its gates."""
+    return any(row.message for row in rows)
+
+
+def model_name(name: str) -> str:
+    """Return the name of a model as tables show it: `fine-tuned`."""
+    return style.MODEL_NAMES.get(name, name)
+
+
 def has_task_gains(inputs: ReportInputs) -> bool:
     """Whether the domain tasks of any candidate were measured."""
     return any(row.gain_with_tasks is not None for row in inputs.status.candidates)
@@ -245,8 +269,8 @@ def _candidate_row(inputs: ReportInputs, row: CandidateStatus, candidate: Candid
         general_change=percent(row.forgetting),
         gain=_gain_cell(row.gain),
         gain_with_tasks=_gain_cell(row.gain_with_tasks),
-        gates=[_gate_cell(inputs, candidate, gate.name) for gate in GATES],
-        message=row.message or "",
+        gates=[_gate_cell(inputs, candidate, gate.name) for gate in gate_columns(inputs)],
+        message=typeset_percents(row.message or ""),
     )
 
 
@@ -264,4 +288,4 @@ def _gate_cell(inputs: ReportInputs, candidate: Candidate | None, gate: str) -> 
     is_partial = gate == minimal_gain.NAME and not candidate.is_evaluated and has_scores(inputs.spec)
     if passes and is_partial:
         return GateCell("", "its tasks were not measured")
-    return GateCell("pass" if passes else "fail", " ".join(reasons))
+    return GateCell("pass" if passes else "fail", typeset_percents(" ".join(reasons)))

@@ -8,7 +8,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from dapt_contract.version import PRODUCT_VERSION
-from dapt_operator.plan.gates import GATES
 from dapt_operator.report import attempts, measurements, run_facts, style, summary
 from dapt_operator.report.charts import Chart, GateLines, score_chart, source_chart, time_chart
 from dapt_operator.report.inputs import NO_ANSWER, ReportInputs
@@ -30,7 +29,6 @@ def render(inputs: ReportInputs) -> tuple[str, dict[str, bytes]]:
         inputs=inputs,
         summary=summary,
         measurements=measurements,
-        gate_columns=GATES,
         attempts=attempts,
         run_facts=run_facts,
         no_answer=NO_ANSWER,
@@ -86,7 +84,9 @@ def _training_charts(inputs: ReportInputs, gates: GateLines) -> Iterator[Chart]:
             PerplexityPoint("base", base.domain.both.perplexity, base.general.both.perplexity),
             checkpoints,
             chosen=measurements.chosen_step(inputs),
-            final=PerplexityPoint("final", final.domain.both.perplexity, final.general.both.perplexity)
+            final=PerplexityPoint(
+                summary.tuned_by(inputs), final.domain.both.perplexity, final.general.both.perplexity
+            )
             if final
             else None,
             gates=gates,

@@ -82,7 +82,7 @@ def stage_rows(inputs: ReportInputs) -> list[StageRow]:
     return [
         StageRow(
             name=run_title(stage.name, stage.candidate),
-            state=stage.state,
+            state="Stopped" if inputs.is_stopped and stage.state in ("Pending", "Running") else stage.state,
             try_number=stage.try_number,
             duration=duration(_seconds(stage.completion_time) - _seconds(stage.start_time))
             if stage.start_time and stage.completion_time
@@ -147,8 +147,14 @@ def resolved_settings(inputs: ReportInputs) -> list[tuple[str, str]]:
         if isinstance(value, dict):
             rows += [(f"{name} {inner}", str(item)) for inner, item in value.items() if item is not None]
         else:
-            rows.append((name.replace("_", " "), f"{value:,}" if type(value) is int else str(value)))
+            rows.append((name.replace("_", " "), _setting(value)))
     return rows
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def model_facts(inputs: ReportInputs) -> list[tuple[str, str]]:

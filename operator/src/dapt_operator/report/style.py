@@ -46,6 +46,8 @@ DARK: Final[Mapping[str, str]] = {
 """Each colour of a chart in the dark scheme; text and lines have a contrast of at least 4.5 to the paper."""
 TEXT_POINTS = 9
 """Size of all text in a chart."""
+MODEL_NAMES = {"base": "base", "chosen": "chosen", "finetuned": "fine-tuned", "final": "final"}
+"""Name of each model in tables and charts."""
 MODEL_COLOURS = {"base": BASE, "chosen": CHOSEN, "finetuned": TUNED, "final": FINAL}
 MODEL_SHAPES = {"base": "o", "chosen": "s", "finetuned": "^", "final": "D"}
 Dashes = tuple[int, tuple[int, int]]

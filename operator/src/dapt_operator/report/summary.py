@@ -9,13 +9,13 @@ from typing import Final, Literal, NamedTuple
 from dapt_contract.pod.message import MORE_WARNINGS
 from dapt_contract.sentences import CUT_MARK
 from dapt_operator.api.v1alpha1.conditions import FINISHED, GATES_PASSED, RECONCILING, STALLED, find_condition
-from dapt_operator.number_format import duration
+from dapt_operator.number_format import duration, plural
 from dapt_operator.plan.gates import FINISHED_MODEL, GATES, GateFacts, Verdict
 from dapt_operator.plan.selection.choose import breach_on_a
 from dapt_operator.report.inputs import ReportInputs
 from dapt_operator.report.measurements import perplexity_change
 from dapt_operator.report.run_facts import restarts, restarts_text, stage_spans
-from dapt_operator.report.typography import count, number, percent, perplexity
+from dapt_operator.report.typography import count, number, percent, perplexity, typeset_percents
 
 Tone = Literal["good", "bad", "open"]
 _COUNT_OF_MORE: Final = re.compile(re.escape(MORE_WARNINGS).replace(re.escape("{number}"), "[0-9]+"))
@@ -35,7 +35,12 @@ def run_state(inputs: ReportInputs) -> tuple[Tone, str]:
         condition = find_condition(inputs.status.conditions, condition_type)
         if condition is not None and condition.status == "True":
             is_published = condition_type == FINISHED and condition.reason == "Published"
-            return "good" if is_published else "bad", condition.message
+            return "good" if is_published else "bad", typeset_percents(condition.message)
+    if inputs.is_stopped:
+        return (
+            "open",
+            "This run has not ended and does not run now; `dapt run` with its manifest continues it.",
+        )
     reconciling = find_condition(inputs.status.conditions, RECONCILING)
     is_active = reconciling is not None and reconciling.status == "True" and reconciling.message
     activity = f" ({reconciling.message})" if reconciling is not None and is_active else ""
@@ -56,15 +61,50 @@ def tiles(inputs: ReportInputs) -> Iterator[Tile]:
         else:
             yield Tile("Domain perplexity", perplexity(domain), "base model")
             yield Tile("General perplexity", perplexity(general), "base model")
-    if inputs.pretrain is not None:
+    progress = inputs.status.progress
+    if inputs.pretrain is not None and inputs.pretrain.facts.steps:
         facts = inputs.pretrain.facts
         speed = f"{facts.steps:,} steps at {number(facts.tokens_per_second)} tokens per second"
         yield Tile("Trained on", f"{count(facts.tokens)} tokens", speed)
+    elif progress is not None and progress.step:
+        of_all = f" of {progress.total_steps:,}" if progress.total_steps else ""
+        yield Tile("Trained on", f"{count(progress.tokens)} tokens", f"step {progress.step:,}{of_all} so far")
     spans = stage_spans(inputs)
     if spans:
         # A local run knows its own time; elsewhere it is that between the first start and the last end.
         total_seconds = inputs.run_seconds or max(span.end_seconds for span in spans)
         yield Tile("Time", duration(total_seconds), restarts_text(restarts(inputs.status)))
+
+
+def tuned_by(inputs: ReportInputs) -> str:
+    """Return what made the final model of the chosen one last: `fine-tuned` or `preference-tuned`."""
+    return "fine-tuned" if inputs.align is None else "preference-tuned"
+
+
+def _tuning_stages(inputs: ReportInputs) -> str:
+    """Return the stages that made the final model, at the beginning of a sentence."""
+    if inputs.align is None:
+        return "Fine-tuning"
+    return "Preference tuning" if inputs.finetune is None else "Fine-tuning and preference tuning"
+
+
+def tuning_sentences(inputs: ReportInputs) -> list[str]:
+    """Return what each tuning stage learned from and what came of it; empty before one has finished."""
+    sentences = []
+    if inputs.finetune is not None:
+        tuned = inputs.finetune.facts
+        sentences.append(
+            f"Fine-tuning: {plural(tuned.steps, 'step')} on {plural(tuned.examples, 'example')},"
+            f" loss {tuned.first_loss_nats:.3f} → {tuned.last_loss_nats:.3f}."
+        )
+    if inputs.align is not None:
+        aligned = inputs.align.facts
+        sentences.append(
+            f"Preference tuning: {plural(aligned.steps, 'step')} on {plural(aligned.pairs, 'pair')},"
+            f" loss {aligned.first_loss_nats:.3f} → {aligned.last_loss_nats:.3f}; at the end the chosen answer has the"
+            f" larger reward in {percent(aligned.reward_accuracy, signed=False)} of the pairs (50 % by chance)."
+        )
+    return sentences
 
 
 def decision_sentences(inputs: ReportInputs) -> list[str]:
@@ -83,7 +123,7 @@ def decision_sentences(inputs: ReportInputs) -> list[str]:
             )
     if base is not None and inputs.final is not None:
         sentences.append(
-            "Fine-tuning then made the final model: domain perplexity "
+            f"{_tuning_stages(inputs)} then made the final model: domain perplexity "
             f"{percent(perplexity_change(base, inputs.final, 'domain'))}, general perplexity "
             f"{percent(perplexity_change(base, inputs.final, 'general'))} against the base model."
         )
@@ -101,10 +141,11 @@ def gate_sentences(inputs: ReportInputs) -> list[tuple[bool, str]]:
         if candidate.id != inputs.chosen_id:
             continue
         sentences = [
-            (verdict.passed, verdict.message) for verdict in (*candidate.verdicts, *_final_verdicts(inputs))
+            (verdict.passed, typeset_percents(verdict.message))
+            for verdict in (*candidate.verdicts, *_final_verdicts(inputs))
         ]
         if not candidate.passes_a and inputs.spec is not None and inputs.base is not None:
-            sentences.insert(0, (False, breach_on_a(inputs.spec, inputs.base, candidate)))
+            sentences.insert(0, (False, typeset_percents(breach_on_a(inputs.spec, inputs.base, candidate))))
         return sentences
     return []
 

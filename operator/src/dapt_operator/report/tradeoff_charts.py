@@ -14,6 +14,7 @@ from dapt_operator.report.charts import (
     GateLines,
     draw_horizontal_limit,
     draw_vertical_limit,
+    label_area,
     positions,
 )
 from dapt_operator.report.label_placement import place_labels
@@ -168,7 +169,9 @@ def _label_front(
     unlabelled = [point for point in candidates if point not in labelled]
     markers = positions(figure, axes, [point.position for point in (*labelled, *unlabelled)])
     names = [_short_id(point.id) for point in labelled]
-    for point, name, shift in zip(labelled, names, place_labels(markers, names), strict=True):
+    for point, name, shift in zip(
+        labelled, names, place_labels(markers, names, label_area(figure, axes)), strict=True
+    ):
         axes.annotate(
             name,
             point.position,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from dapt_contract.stages.pretrain import CurvePoint
@@ -14,6 +14,7 @@ from dapt_operator.report.charts import (
     GateLines,
     draw_horizontal_limit,
     draw_vertical_limit,
+    label_area,
     positions,
 )
 from dapt_operator.report.label_placement import place_labels
@@ -56,7 +57,7 @@ def perplexity_chart(
         base: the base model.
         checkpoints: in the order of their steps; a label is the step.
         chosen: label of the selected one.
-        final: the finished model, where it is another one.
+        final: the finished model, where it is another one; its label says by what it was tuned.
         gates: limits to draw.
     """
     drawn = [point for point in checkpoints if point.is_finite]
@@ -77,7 +78,7 @@ def perplexity_chart(
             if point.label == chosen:
                 _scatter(axes, [point], _CHOSEN_MARKER)
         if final is not None and final.is_finite:
-            _scatter(axes, [final], _FINAL_MARKER)
+            _scatter(axes, [final], replace(_FINAL_MARKER, label=f"final model ({final.label})"))
         _draw_perplexity_gates(axes, base, gates)
         if drawn and base.domain > _LOG_SCALE_FACTOR * min(point.domain for point in drawn):
             _use_log_scale(axes)
@@ -109,7 +110,7 @@ class _Marker:
 _BASE_MARKER = _Marker("base model", style.BASE, size=60, zorder=4)
 _CHECKPOINT_MARKER = _Marker("checkpoint", style.CHECKPOINT, size=34)
 _CHOSEN_MARKER = _Marker("chosen checkpoint", style.CHOSEN, size=95, shape="s", zorder=5)
-_FINAL_MARKER = _Marker("final model (fine-tuned)", style.FINAL, size=85, shape="D", zorder=5)
+_FINAL_MARKER = _Marker("final model", style.FINAL, size=85, shape="D", zorder=5)
 
 
 def _scatter(axes: Axes, points: Sequence[PerplexityPoint], marker: _Marker) -> None:
@@ -160,7 +161,7 @@ def _label_checkpoints(
     markers = positions(
         figure, axes, [(point.domain, point.general) for point in (*labelled, *unlabelled, *others)]
     )
-    shifts = place_labels(markers, [point.label for point in labelled])
+    shifts = place_labels(markers, [point.label for point in labelled], label_area(figure, axes))
     for point, shift in zip(labelled, shifts, strict=True):
         axes.annotate(
             point.label,

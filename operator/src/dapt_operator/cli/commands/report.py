@@ -25,5 +25,5 @@ def rebuild(name: str | None, runs: Path) -> Path:
     run = find_run(name, runs)
     from dapt_operator.report import build_report
 
-    build_report(run.path)
+    build_report(run.path, is_stopped=not run.is_in_use)
     return run.report
