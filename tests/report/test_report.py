@@ -63,7 +63,8 @@ def test_page_of_a_finished_run_has_its_results(finished: Run, tmp_path: Path) -
         "its domain perplexity is −34.3 % and its general perplexity +3.0 %, where the gate allows +15.0 %",
         "Fine-tuning then made the final model: domain perplexity −29.5 %, general perplexity +9.4 %",
         "22.20 → 15.64 (final model)",
-        "passes : general perplexity of a1-s60 on half B is +3.0 % against the base model's, within the limit of +15.0 %",
+        "passes : general perplexity of a1-s60 on half B is +3.0 % against the base model's, within the limit of"
+        " +15.0 %",
         "task codes (domain) 120 31.0 ± 4.2 32.0 (+1.0 ± 2.1) 47.0 (+16.0 ± 2.1) better by 7.6 standard errors",
         "task facts (general) 60 45.0 ± 6.4 44.0 (−1.0 ± 2.1) 43.0 (−2.0 ± 2.1) no change beyond noise",
         "E11.9",

@@ -88,8 +88,8 @@ def positions(figure: Figure, axes: Axes, values: Sequence[tuple[float, float]])
 
 def label_area(figure: Figure, axes: Axes) -> Box:
     """Return the inside of the axes, in points. To be called after `positions`, which lays the figure out."""
-    left, bottom, right, top = (axes.get_window_extent().extents * _POINTS_PER_INCH / figure.dpi).tolist()
-    return Box(left, bottom, right, top)
+    inside, scale = axes.get_window_extent(), _POINTS_PER_INCH / figure.dpi
+    return Box(inside.x0 * scale, inside.y0 * scale, inside.x1 * scale, inside.y1 * scale)
 
 
 @dataclass(frozen=True)

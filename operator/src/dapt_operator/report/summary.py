@@ -102,7 +102,7 @@ def tuning_sentences(inputs: ReportInputs) -> list[str]:
         sentences.append(
             f"Preference tuning: {plural(aligned.steps, 'step')} on {plural(aligned.pairs, 'pair')},"
             f" loss {aligned.first_loss_nats:.3f} → {aligned.last_loss_nats:.3f}; at the end the chosen answer has the"
-            f" larger reward in {percent(aligned.reward_accuracy, signed=False)} of the pairs (50 % by chance)."
+            f" larger reward in {percent(aligned.reward_accuracy, signed=False)} of the pairs (half of them by chance)."
         )
     return sentences
 
