@@ -16,17 +16,12 @@ from typing import Final, Literal, TypeAlias
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from pydantic import ValidationError
 
 from dapt_contract.pod.failure import Cause
 from dapt_contract.sentences import shortened
-from dapt_operator.api.v1alpha1.base import SKIP_RULES
 from dapt_operator.api.v1alpha1.conditions import CONDITION_TYPES
 from dapt_operator.api.v1alpha1.ledger import Ledger
-from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.status import CandidateStatus, DomainAdaptationStatus
-from dapt_operator.plan.ledger.stage_facts import read_facts
-from dapt_operator.plan.selection.candidates import Candidate, candidates
 from dapt_operator.runtime.store_updater import owner_of
 from dapt_operator.stage_run import Manifest
 
@@ -44,8 +39,6 @@ class AdaptationSeries:
     status: DomainAdaptationStatus
     shown: CandidateStatus | None
     """The selected candidate, else the latest."""
-    judged: Candidate | None
-    """The same candidate with its verdicts."""
 
     @property
     def ledger(self) -> Ledger:
@@ -77,17 +70,11 @@ def _ranking_gain(candidate: CandidateStatus | None) -> float | None:
 
 
 def _gates(adaptation: AdaptationSeries) -> Iterable[Value]:
-    gates: dict[str, bool] = {}
-    for verdict in adaptation.judged.verdicts if adaptation.judged else ():
-        gates[verdict.gate] = gates.get(verdict.gate, True) and verdict.passed
-    return ((gate, float(passed)) for gate, passed in gates.items())
+    return ((gate, float(passed)) for gate, passed in (adaptation.status.gates or {}).items())
 
 
 def _task_drops(adaptation: AdaptationSeries) -> Iterable[Value]:
-    if adaptation.judged is None:
-        return ()
-    scores = adaptation.judged.measure.of_side("general")
-    return ((score.name, -100.0 * score.difference) for score in scores if score.difference is not None)
+    return (adaptation.status.task_drop_points or {}).items()
 
 
 def _gpu_seconds(adaptation: AdaptationSeries) -> Iterable[Value]:
@@ -342,21 +329,8 @@ def read(resource: Manifest) -> list[list[Value]]:
     shown = next((candidate for candidate in status.candidates if candidate.id == selected), None)
     if shown is None and status.candidates:
         shown = status.candidates[-1]
-    adaptation = AdaptationSeries(status, shown, _judged(resource, status, shown))
+    adaptation = AdaptationSeries(status, shown)
     return [list(series.read(adaptation)) for series in SERIES]
-
-
-def _judged(
-    resource: Manifest, status: DomainAdaptationStatus, shown: CandidateStatus | None
-) -> Candidate | None:
-    if shown is None or status.ledger is None:
-        return None
-    try:
-        spec = DomainAdaptationSpec.model_validate(resource.get("spec"), context={SKIP_RULES: True})
-    except ValidationError:
-        return None
-    judged = candidates(spec, read_facts(status.ledger))
-    return next((candidate for candidate in judged if candidate.id == shown.id), None)
 
 
 class ReconcileMetrics:

@@ -120,7 +120,10 @@ class Operator:
         )
         self.registry = CollectorRegistry()
         """Everything that /metrics serves."""
-        adaptations = AdaptationCollector(self._store.resources)
+        # A process that waits for the Lease would export every series a second time.
+        adaptations = AdaptationCollector(
+            lambda: self._store.resources() if self._lease.has_been_held else iter(())
+        )
         self.registry.register(adaptations)
         self.registry.register(
             OperatorCollector(adaptations, settings.instance, self._cluster.lists.failures)

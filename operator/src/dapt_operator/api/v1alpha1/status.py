@@ -326,6 +326,10 @@ class DomainAdaptationStatus(StatusBase):
     """General perplexity divided by the base model's, minus 1, of the selected candidate, else of the latest."""
     gain: float | None = None
     """Gain of the same candidate: with the domain tasks once they were measured."""
+    gates: Annotated[Mapping[str, bool], Field(max_length=16)] | None = None
+    """Whether the selected candidate, else the latest one, passes each gate that has judged it."""
+    task_drop_points: Annotated[Mapping[str, float], Field(max_length=100)] | None = None
+    """Points that the same candidate lost on each general task; negative: it won."""
     attempt: Integer | None = None
     """Number of the newest attempt."""
     progress: ProgressStatus | None = None

@@ -92,6 +92,11 @@ class Leadership:
         return self._clock() < self._held_until
 
     @property
+    def has_been_held(self) -> bool:
+        """Whether this process has taken the Lease; it ends when another one takes it."""
+        return self._held.is_set()
+
+    @property
     def is_healthy(self) -> bool:
         """Whether the thread takes and renews the Lease, was not started yet, or was stopped."""
         if self._thread is None or self._stopped.is_set():

@@ -62,7 +62,17 @@ def candidates(spec: DomainAdaptationSpec, facts: Facts) -> tuple[Candidate, ...
     """Return all candidates: by attempt, checkpoints in the order of their steps, then averages and interpolations."""
     if facts.base is None:
         return ()
-    return tuple(_gather(spec, facts, facts.base))
+    return tuple(_candidate(spec, facts, facts.base, table_row) for table_row in _table(spec, facts))
+
+
+def find_candidate(spec: DomainAdaptationSpec, facts: Facts, name: str) -> Candidate | None:
+    """Return the candidate with this id, judging no other; None when there is none."""
+    if facts.base is None:
+        return None
+    for table_row in _table(spec, facts):
+        if table_row.id == name:
+            return _candidate(spec, facts, facts.base, table_row)
+    return None
 
 
 def due(spec: DomainAdaptationSpec, known: Iterable[Candidate]) -> tuple[Candidate, ...]:
@@ -84,20 +94,17 @@ def due(spec: DomainAdaptationSpec, known: Iterable[Candidate]) -> tuple[Candida
     )
 
 
-def _gather(spec: DomainAdaptationSpec, facts: Facts, base: Measure) -> Iterator[Candidate]:
+def _table(spec: DomainAdaptationSpec, facts: Facts) -> Iterator[_TableRow]:
     for number in range(1, facts.attempt + 1):
         pretrain_facts = facts.pretrains.get(number)
         for row in pretrain_facts.checkpoints if pretrain_facts else ():
-            table_row = _TableRow(
-                candidate_id(number, row.step), number, row, checkpoint_model(spec, facts, number, row)
-            )
-            yield _candidate(spec, facts, base, table_row)
+            model = checkpoint_model(spec, facts, number, row)
+            yield _TableRow(candidate_id(number, row.step), number, row, model)
         rows = {row.candidate: row for row in facts.blends.get(number, ())}
         for blend in blends(spec, facts, number) if rows else ():
             # An edit of the selection may have added blends that no run has measured yet.
             if blend.candidate in rows:
-                table_row = _TableRow(blend.candidate, number, rows[blend.candidate], blend.model)
-                yield _candidate(spec, facts, base, table_row)
+                yield _TableRow(blend.candidate, number, rows[blend.candidate], blend.model)
 
 
 @dataclass(frozen=True)

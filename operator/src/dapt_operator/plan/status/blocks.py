@@ -209,10 +209,40 @@ def _row_of_measure(
         domain_perplexity_decrease=rounded(-perplexity.increase(base.domain, measure.domain, "both")),
         gain=rounded(gain_by_perplexity(weights, base, measure, "both")),
         gain_with_tasks=rounded(gain(weights, base, measure, "both")) if has_full_gain else None,
-        tasks={score.name: _task_score(score) for score in measure.scores},
+        # A score that is no number is named by its gate.
+        tasks={score.name: _task_score(score) for score in measure.scores if math.isfinite(score.score)},
         # A gate that it fails already is final; that it passes is known once all gates have judged.
         passes=passes if is_judged or not passes else None,
     )
+
+
+def gate_results(position: Position) -> dict[str, bool] | None:
+    """Return by gate whether the candidate that the status is about passes it; None before any gate has judged."""
+    shown = _shown_candidate(position)
+    results: dict[str, bool] = {}
+    for verdict in shown.verdicts if shown is not None else ():
+        results[verdict.gate] = results.get(verdict.gate, True) and verdict.passed
+    return results or None
+
+
+def task_drop_points(position: Position) -> dict[str, float] | None:
+    """Return what the same candidate lost on each general task; None before one was measured."""
+    shown = _shown_candidate(position)
+    drops: dict[str, float] = {}
+    for score in shown.measure.of_side("general") if shown is not None else ():
+        points = None if score.difference is None else rounded(-100 * score.difference)
+        if points is not None:
+            drops[score.name] = points
+    return drops or None
+
+
+def _shown_candidate(position: Position) -> Candidate | None:
+    """Return the candidate that was selected, else the last one."""
+    selected = selected_status(position)
+    for candidate in position.candidates:
+        if selected is not None and candidate.id == selected.id:
+            return candidate
+    return position.candidates[-1] if position.candidates else None
 
 
 def _task_score(score: Score) -> TaskScore:

@@ -96,6 +96,8 @@ def working_status(
         conditions=_set_conditions(observed, chain_conditions(observed, inputs, position, run)),
         forgetting=forgetting,
         gain=gained,
+        gates=blocks.gate_results(position),
+        task_drop_points=blocks.task_drop_points(position),
         attempt=ledger.attempt if has_pretraining else None,
         progress=progress_status,
         resolved=blocks.resolved_values(inputs, position),
