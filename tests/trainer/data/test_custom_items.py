@@ -111,8 +111,9 @@ def test_a_cause_is_reported_once_with_a_count_and_the_first_place(tmp_path: Pat
 @pytest.mark.parametrize(
     ("answers", "counts_from_one"),
     [
-        ([1, 2, 3, 4, 2], True),
-        (["1", "4", "3", "4", "2"], True),
+        ([1, 2, 3, 4] * 3, True),
+        (["1", "4", "3", "2"] * 3, True),
+        ([1, 2, 4], False),  # too few to say so; the answer past the end is refused by itself
         ([1, 2, 3] * 11, True),  # four choices, and never the first: once in ten thousand sets of 33
         ([1, 2, 3] * 10, False),
         ([0, *[1, 2, 3] * 30], False),

@@ -41,7 +41,7 @@ STRANGE = (
 def test_elements_are_documents_wherever_the_file_is_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indent: int | None, read_bytes: int
 ) -> None:
-    monkeypatch.setattr(json_arrays, "_READ_BYTES", read_bytes)
+    monkeypatch.setattr(json_arrays, "READ_BYTES", read_bytes)
     # More than the beginning, which is read at once.
     texts = ["a" * (64 * 1024 - 500), *STRANGE, *STRANGE]
     records = [{"text": text, "more": [{"a": [1, text[:300]]}]} for text in texts]
@@ -81,7 +81,7 @@ def test_an_element_without_end_does_not_fill_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(json_arrays, "MAX_LINE_BYTES", 1024)
-    monkeypatch.setattr(json_arrays, "_READ_BYTES", 128)
+    monkeypatch.setattr(json_arrays, "READ_BYTES", 128)
     (tmp_path / "a.json").write_text(json.dumps([{"text": "a"}, {"text": "b" * 90_000}]))
     with pytest.raises(
         BadFileError, match=r"a\.json: element 2 of its array is longer than 0 MiB; shorten it"

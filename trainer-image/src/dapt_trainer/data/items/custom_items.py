@@ -36,7 +36,7 @@ _LAST_ANSWER_KEY = "label"
 """Names the answer in some sets, and a topic in others: it counts where nothing else names an answer."""
 _LETTER = re.compile(r"\(?([A-Za-z])[.):]?")
 _DIGITS = re.compile(r"\d+")
-_MAX_CHANCE, _MAX_CHANCE_WITH_LAST = 1e-4, 0.3
+_MAX_CHANCE, _MAX_CHANCE_WITH_LAST = 1e-4, 0.1
 """Answers that are never 0 count from 1 where that would happen less often by chance: by itself, and where some are the
 number of choices, which is no index."""
 

@@ -16,7 +16,8 @@ from dapt_trainer.data.reading.unpacked import MAX_LINE_BYTES, BadFileError, ope
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-_READ_BYTES = 1024 * 1024
+READ_BYTES = 1024 * 1024
+"""Bytes that are read at a time."""
 _BEGINNING_BYTES = 64 * 1024
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},]', re.DOTALL)
@@ -50,7 +51,7 @@ def elements_of(stream: BinaryIO, file: SourceFile) -> Iterator[bytes]:
     Raises:
         BadFileError: it breaks off, goes on behind its end, or has an element that is too long.
     """
-    buffer = stream.read(max(_READ_BYTES, _BEGINNING_BYTES))
+    buffer = stream.read(max(READ_BYTES, _BEGINNING_BYTES))
     refuse_other_text(file, buffer)
     buffer = buffer.removeprefix(_BYTE_ORDER_MARK).lstrip()[1:]
     start = position = depth = count = 0
@@ -65,7 +66,7 @@ def elements_of(stream: BinaryIO, file: SourceFile) -> Iterator[bytes]:
                     "shorten it"
                 )
             # More each time, since a long string is looked at from its beginning.
-            content = stream.read(max(_READ_BYTES, len(buffer) - start))
+            content = stream.read(max(READ_BYTES, len(buffer) - start))
             if not content:
                 raise BadFileError(
                     f"{file.label}: its array breaks off in element {count + 1}; copy it again"
@@ -86,7 +87,7 @@ def elements_of(stream: BinaryIO, file: SourceFile) -> Iterator[bytes]:
                 yield element
             if mark == b"]":
                 break
-    if buffer[position:].strip() or stream.read(_READ_BYTES).strip():
+    if buffer[position:].strip() or stream.read(READ_BYTES).strip():
         raise BadFileError(
             f"{file.label}: has text behind the end of its array; give one array or one record a line"
         )
