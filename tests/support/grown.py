@@ -1,4 +1,4 @@
-"""An adaptation of a realistic size: twenty checkpoints, each evaluated on sixteen tasks, and numbers of full length."""
+"""An adaptation of a realistic size: twenty checkpoints, sixteen tasks on each, and numbers of full length."""
 
 from __future__ import annotations
 

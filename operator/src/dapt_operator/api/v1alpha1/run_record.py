@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
-from dapt_contract.base import Contract, compact_numbers
+from dapt_contract.base import Contract
 from dapt_contract.pod.failure import Cause
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stages import KINDS
 from dapt_operator.api.v1alpha1.base import Digest, FreeForm, Integer, LeanBase, Message, ShortText, Time
-from dapt_operator.remembered import remembered
-
-_CACHED_FACTS: Final = 1024
+from dapt_operator.api.v1alpha1.stored_facts import compact_facts, parse_facts
 
 
 class StageKey(NamedTuple):
@@ -81,24 +79,6 @@ class EndedRun:
     """Seconds from the first process' start to the end; None: not known, nothing is added."""
     facts: Contract | None = None
     """None: the record keeps the facts it has."""
-
-
-def compact_facts(facts: Contract) -> dict[str, object]:
-    """Return facts as a termination message spells them: what was read from one comes out unchanged."""
-    values: dict[str, object] = facts.model_dump(
-        mode="json", exclude_none=True, exclude_defaults=True, context={"compact": True}
-    )
-    # Infinity and "not a number" become words: the API server refuses a status with such a number, at every write.
-    return {name: compact_numbers(value) for name, value in values.items()}
-
-
-# By the identity of the facts: a ledger that is read once is asked for them at every reconcile.
-@remembered(_CACHED_FACTS)
-def _parsed(kind: str, facts: Mapping[str, object]) -> Contract | None:
-    try:
-        return KINDS[kind].facts.model_validate(facts)
-    except ValidationError:
-        return None
 
 
 class RunRecord(LeanBase):
@@ -232,7 +212,7 @@ class RunRecord(LeanBase):
         """
         if self.facts is None or self.kind not in KINDS:
             return None
-        return _parsed(self.kind, self.facts)
+        return parse_facts(self.kind, self.facts)
 
     # --- a run begins ---
 

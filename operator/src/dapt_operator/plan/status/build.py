@@ -27,7 +27,7 @@ from dapt_operator.plan.position import Position
 from dapt_operator.plan.selection.candidates import Candidate
 from dapt_operator.plan.selection.choose import Selected
 from dapt_operator.plan.stages.publish import run_digest
-from dapt_operator.plan.status import blocks
+from dapt_operator.plan.status import blocks, candidate_rows
 from dapt_operator.plan.status.conditions import ConditionValue, chain_conditions, refusal_conditions
 from dapt_operator.plan.status.end_size import reduce_to_tables
 from dapt_operator.plan.status.ended_spec import block_digests, message_about_edits
@@ -96,8 +96,8 @@ def working_status(
         conditions=_set_conditions(observed, chain_conditions(observed, inputs, position, run)),
         forgetting=forgetting,
         gain=gained,
-        gates=blocks.gate_results(position),
-        task_drop_points=blocks.task_drop_points(position),
+        gates=candidate_rows.gate_results(position),
+        task_drop_points=candidate_rows.task_drop_points(position),
         attempt=ledger.attempt if has_pretraining else None,
         progress=progress_status,
         resolved=blocks.resolved_values(inputs, position),
@@ -111,8 +111,8 @@ def working_status(
         ),
         plan=blocks.plan_summary(inputs, position),
         stages=tuple(blocks.stage_status(record, observed) for record in ledger.runs)[-MAX_STAGES:],
-        candidates=blocks.candidate_statuses(inputs, position, chosen),
-        selected=blocks.selected_status(position),
+        candidates=candidate_rows.candidate_statuses(inputs, position, chosen),
+        selected=candidate_rows.selected_status(position),
         attempts=blocks.attempt_statuses(inputs, position, ledger),
         usage=blocks.usage(
             observed,
@@ -178,7 +178,7 @@ def _compared_with_base(
         return None, None
     forgetting = perplexity.increase(base.general, candidate.measure.general, "both")
     gained = gain(inputs.spec.selection.weights, base, candidate.measure, "both")
-    return blocks.rounded(forgetting), blocks.rounded(gained)
+    return candidate_rows.rounded(forgetting), candidate_rows.rounded(gained)
 
 
 def _output(inputs: ChainInputs, ledger: Ledger, chosen: Candidate | None) -> OutputStatus | None:
