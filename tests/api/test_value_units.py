@@ -253,6 +253,7 @@ PLAIN = {
     "strength", "samples", "zeroStage", "count", "beta", "fewShot", "limit", "maxRollbacks", "replayFactor", "patience",
     "hardStopFactor", "domainPerplexity", "domainTasks", "averageLast", "nodes", "gpusPerNode", "gpus", "seed",
     "perNode", "pricePerHour", "coordinator", "progress", "concurrency", "infrastructure", "outOfMemory", "hang",
+    "disruption",
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from dapt_contract.pod.failure import ALTERED_STAGE_FILE, Cause
 from dapt_contract.sentences import shortened
+from dapt_contract.stages.evaluate import EvaluateFacts
 from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.api.v1alpha1.ledger import Ledger
@@ -33,6 +34,8 @@ MAX_MESSAGE_CHARACTERS: Final = 1024
 """Of a run's message: a status holds 40 of them."""
 STOP_EFFECTS: Final = frozenset({Cause.INFRASTRUCTURE, Cause.DISRUPTION, Cause.HANG, Cause.CRASH})
 """Causes by which a run seems to end that was requested to stop: it was killed, or broke off at any point."""
+MAX_NAME_CHARACTERS: Final = 60
+"""Of a name in a report that a message quotes."""
 LOST_AFTER_SECONDS: Final = 10.0
 """A run that was created longer ago and does not exist is lost."""
 DISCARDED: Final = "it was created from another spec while the operator was interrupted: it is replaced"
@@ -176,6 +179,13 @@ def _advanced(record: RunRecord, run: RunState, now: datetime, limits: Retries) 
     )
     if run.phase is RunPhase.FAILED:
         return _failed(record, run, end, now, limits)
+    if isinstance(run.facts, EvaluateFacts) and run.facts.candidate != record.candidate:
+        # Kept under that name, it would leave this candidate without a measure and without a further run.
+        name = shortened(printable(run.facts.candidate), MAX_NAME_CHARACTERS)
+        message = f"its report is about candidate '{name}' and not about {record.candidate}"
+        return _failed(
+            record, replace(run, facts=None), replace(end, message=message, facts=None), now, limits
+        )
     if run.facts is None:
         message = "it succeeded and its message was lost: a short run reads the report again"
         after = _after_disruption(record, reached_step(run), limits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from typing import Final
 
@@ -33,15 +34,21 @@ def progress(observed: Observed, ledger: Ledger) -> tuple[ProgressStatus | None,
         change = abs(reading.fraction - (old.fraction or 0.0))
         if age_seconds < LEAST_SECONDS or change < LEAST_FRACTION:
             return old, old_time
+    eta_seconds = _finite(reading.eta_seconds)
     new = ProgressStatus(
         fraction=round(reading.fraction, 4),
         step=reading.step,
         total_steps=reading.total_steps,
         tokens=reading.tokens,
-        tokens_per_second=reading.tokens_per_second,
-        eta_seconds=max(0.0, reading.eta_seconds) if reading.eta_seconds is not None else None,
+        tokens_per_second=_finite(reading.tokens_per_second),
+        eta_seconds=max(0.0, eta_seconds) if eta_seconds is not None else None,
     )
     return new, timestamp(observed.now)
+
+
+def _finite(value: float | None) -> float | None:
+    """Return a number that a status can hold; a training that diverges may read others."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _completed(old: ProgressStatus | None, ended: PretrainFacts) -> ProgressStatus:
