@@ -56,6 +56,29 @@ def test_a_custom_task_scores_by_log_likelihood_a_byte(
     assert len({item.id for item in items}) == 20
 
 
+@pytest.mark.parametrize("folder", ["run[2]", "run*", "a::b", "$HOME"])
+def test_a_custom_task_is_read_from_a_folder_of_any_name(
+    toy_work: Path, tmp_path: Path, loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """Choices that look like dates stay the texts that they are."""
+    seen: list[tuple[str, str]] = []
+
+    def spy(self: Any, requests: Any, **_: Any) -> list[tuple[float, bool]]:
+        seen.extend(texts for texts, _, _ in requests)
+        return [(-1.0, False)] * len(requests)
+
+    monkeypatch.setattr(SharedContextModel, "_loglikelihood_tokens", spy)
+    task = TaskConfig(name="dates", side="domain", source="file://dates.jsonl", few_shot=0)
+    row = {"question": "When?", "choices": ["2024-01-31", "2024-02-01"], "answer": 0}
+    monkeypatch.setattr("dapt_trainer.evaluation.harness.TASKS", str(tmp_path))
+    (tmp_path / "dates.jsonl").write_text(json.dumps(row) + "\n")
+    runner = TaskRunner(toy_work, tmp_path / folder, [task], limit=None, seed=0)
+    # A neighbour that the name fits as a pattern.
+    TaskRunner(toy_work, tmp_path / "runs", [task], limit=None, seed=0)
+    assert len(runner.run(SharedContextModel(*loaded), task)) == 1
+    assert seen == [("Question: When?\nAnswer:", " 2024-01-31"), ("Question: When?\nAnswer:", " 2024-02-01")]
+
+
 def test_few_shot_examples_are_the_same_for_every_model_and_run(
     toy_work: Path, tmp_path: Path, loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

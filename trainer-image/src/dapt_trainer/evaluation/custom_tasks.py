@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from dapt_contract.base import JsonObject
 from dapt_trainer.data.items.item_limits import spread
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.items import distinct_ids, item_id
@@ -170,7 +171,7 @@ def write_harness_task(folder: Path, name: str, questions: Sequence[Question], f
     task = {
         "task": name,
         "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(data)}, "cache_dir": str(folder / "cache")},
+        "dataset_kwargs": {"data_files": {"test": str(data)}},
         "output_type": "multiple_choice",
         "test_split": "test",
         "fewshot_split": "test",
@@ -185,3 +186,9 @@ def write_harness_task(folder: Path, name: str, questions: Sequence[Question], f
         "metadata": {"version": 1.0},
     }
     (folder / f"{name}.yaml").write_text(json.dumps(task, indent=1))
+
+
+def read_rows(path: Path) -> list[JsonObject]:
+    """Return the questions that `write_harness_task` wrote, as the harness' templates take them."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +30,10 @@ from lm_eval.tasks import TaskManager
 
 from dapt_contract.layout import TASKS
 from dapt_contract.stages.common import TaskConfig
-from dapt_trainer.data.harness.data import TaskData, read_task_data, served
+from dapt_trainer.data.harness.data import TaskData, read_task_data, replaced_load_dataset, served
 from dapt_trainer.data.harness.snapshot import METRICS, LoadedTasks, chosen_documents, is_weighted_by_size
 from dapt_trainer.errors import InputError
-from dapt_trainer.evaluation.custom_tasks import read_questions, write_harness_task
+from dapt_trainer.evaluation.custom_tasks import read_questions, read_rows, write_harness_task
 from dapt_trainer.evaluation.items import Item, distinct_ids
 from dapt_trainer.evaluation.scoring import Advance, Scored, Scorer, Tree, score_shared
 
@@ -198,7 +198,7 @@ class TaskRunner:
     def _load(self, name: str) -> LoadedTasks:
         data = self._harness_data.get(name)
         manager = self._custom
-        served_data: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        served_data = replaced_load_dataset(_load_custom_task)
         if data is not None:
             root = Path(lm_eval.tasks.__file__).parent
             # An index of these folders alone: that of all tasks takes seconds to build.
@@ -209,6 +209,17 @@ class TaskRunner:
         with served_data:
             loaded: LoadedTasks = manager.load([name])
         return loaded
+
+
+def _load_custom_task(*, data_files: Mapping[str, str], **_: object) -> datasets.DatasetDict:
+    """Return the questions of a custom task's file, called as `datasets.load_dataset`.
+
+    The library's own reader takes the file's path as a pattern, so that a folder `run[2]` is not found and `run*` is
+    several folders; and it makes times of texts that look like dates.
+    """
+    return datasets.DatasetDict(
+        {split: datasets.Dataset.from_list(read_rows(Path(file))) for split, file in data_files.items()}
+    )
 
 
 def _item_weights(loaded: LoadedTasks, name: str, counts: dict[str, int]) -> dict[str, float]:
