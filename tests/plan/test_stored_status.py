@@ -156,7 +156,7 @@ def test_attempts_after_a_gap_are_left_out() -> None:
     assert read.left_out == ("ledger.attempts.1: it is numbered 4",)
 
 
-HOSTILE = st.sampled_from(
+HOSTILE: st.SearchStrategy[Any] = st.sampled_from(
     [None, "", "x" * 5000, "Paused", "2026-99-99T00:00:00Z", -1, 0, 10**400, 1.5, True, [], {},
      [[]], {"a": {}}, ["x"] * 1000, "a b c", "1e400"]
 )  # fmt: skip

@@ -21,7 +21,7 @@ from dapt_operator.testing.objects import Stays
 from support.builders import checkpoint, healthy
 from support.worlds import World
 
-HOSTILE = st.sampled_from(
+HOSTILE: st.SearchStrategy[Any] = st.sampled_from(
     [math.nan, math.inf, -math.inf, 1e300, -1e300, 1e-300, 0, -1, 10**15, 10**16, 2**63, 10**400, True, None, "",
      "x" * 900, "NaN", "9" * 900, [], [[]], [0] * 200, {}, {"a": 1}]
 )  # fmt: skip
