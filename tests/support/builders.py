@@ -24,13 +24,15 @@ from dapt_contract.stages import (
     PublishFacts,
     VerifyFacts,
 )
+from dapt_contract.stages.baseline import BaselineConfig
 from dapt_contract.stages.blend import Blend, BlendRow
-from dapt_contract.stages.common import ModelReference
+from dapt_contract.stages.common import EvaluationConfig, ModelReference
 from dapt_contract.stages.destination import DestinationConfig, DestinationFacts
 from dapt_contract.stages.evaluate import EvaluateConfig
 from dapt_contract.stages.prepare import ModelFacts, PrepareConfig, SourceFacts
 from dapt_contract.stages.pretrain import CheckpointFacts
 from dapt_contract.stages.tuning_data import TuningDataConfig, TuningDataFacts
+from dapt_contract.stages.verify import VerifyConfig
 from dapt_operator.testing.objects import Ends, Stays
 
 BASE_DOMAIN_NATS = 3.0
@@ -272,6 +274,20 @@ def blended(blend: Blend, domain_nats: float = 2.7, increase: float = 0.03) -> B
     )
 
 
+def with_tasks_of(measured: Measure, evaluation: EvaluationConfig) -> Measure:
+    """The same on the tasks that a stage was given, where these are others than the usual two."""
+    usual = {score.name: score for score in measured.scores}
+    names = {task.name for task in evaluation.tasks}
+    if names <= set(usual):
+        return measured
+    of_side = {score.side: score for score in measured.scores}
+    scores = tuple(
+        usual.get(task.name) or of_side[task.side].model_copy(update={"name": task.name})
+        for task in evaluation.tasks
+    )
+    return measured.model_copy(update={"scores": scores})
+
+
 def facts_for(stage: StageFile) -> Contract:
     """What a healthy run of this stage says."""
     config = stage.config
@@ -281,12 +297,13 @@ def facts_for(stage: StageFile) -> Contract:
         return tuning_data_facts(config)
     if isinstance(config, DestinationConfig):
         return DestinationFacts(destination=config.destination, found="empty")
-    if stage.kind == "baseline":
-        return BaselineFacts(measure=base_measure())
+    if isinstance(config, BaselineConfig):
+        return BaselineFacts(measure=with_tasks_of(base_measure(), config.evaluation))
     if isinstance(config, PretrainConfig):
         return improving(config)
     if isinstance(config, EvaluateConfig):
-        return EvaluateFacts(candidate=config.candidate, measure=measure(digest=full_digest(config)))
+        found = with_tasks_of(measure(digest=full_digest(config)), config.evaluation)
+        return EvaluateFacts(candidate=config.candidate, measure=found)
     if isinstance(config, BlendConfig):
         return BlendFacts(rows=tuple(blended(blend) for blend in config.blends))
     if stage.kind == "align":
@@ -310,8 +327,9 @@ def facts_for(stage: StageFile) -> Contract:
             first_loss_nats=2.0,
             last_loss_nats=1.0,
         )
-    if stage.kind == "verify":
-        return VerifyFacts(final=measure(), digests=(("base", "b"), ("chosen", "c"), ("final", "f")))
+    if isinstance(config, VerifyConfig):
+        final = with_tasks_of(measure(), config.evaluation)
+        return VerifyFacts(final=final, digests=(("base", "b"), ("chosen", "c"), ("final", "f")))
     if not isinstance(config, PublishConfig):
         raise AssertionError(f"facts_for: add the facts of a stage of kind {stage.kind}")
     return PublishFacts(destination=config.destination, digest=config.run_digest, files=5, size_bytes=1000)
