@@ -272,3 +272,10 @@ def test_a_profile_of_kind_cpu_has_no_accelerator_hours() -> None:
     found = of({}, {"accelerator": {"kind": "cpu", "peakTflops": 1}}, model_facts(), 10**9)
     assert found.gpu_hours == 0.0
     assert found.clock_hours is not None
+
+
+def test_known_items_shorten_the_time_to_measure_and_unknown_ones_are_assumed() -> None:
+    def hours(**items: int) -> float:
+        return of({}, None, model_facts(), 10_000_000, 10_000_000, items=items).stages[-1].hours
+
+    assert hours(codes=60, general=60) < hours(codes=60) < hours() == hours(codes=1000, general=1000)

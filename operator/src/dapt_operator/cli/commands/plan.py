@@ -10,7 +10,7 @@ from pathlib import Path
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.quantity import parse_quantity
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
-from dapt_operator.api.v1alpha1.spec import DomainAdaptation
+from dapt_operator.api.v1alpha1.spec import DomainAdaptation, DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.spec_corpus import Source
 from dapt_operator.api.v1alpha1.spec_training import Finetuning, Preference
 from dapt_operator.api.validation.problem import grouped
@@ -70,6 +70,7 @@ def plan(request: Request, parameters: float | None = None, *, removed: Path | N
             general_tokens=_sum(sources, "general"),
             instructions=tuning_size(_tuning_addresses(adaptation.spec.finetuning)),
             preferences=tuning_size(_tuning_addresses(adaptation.spec.preference), sequences_per_record=2),
+            items=_items(adaptation.spec),
             cpu_rate=_cpu_rate(adaptation, profile),
         ),
     )
@@ -129,6 +130,13 @@ def _sources(adaptation: DomainAdaptation) -> Iterator[SourceTokens]:
             size = source_size(address)
             tokens = None if size is None else size.tokens
             yield SourceTokens(f"{name}[{index}]", address, tokens, _by_size(size is not None))
+
+
+def _items(spec: DomainAdaptationSpec) -> dict[str, int]:
+    """Return by task how many items its file on this machine has."""
+    tasks = (*spec.evaluation.domain.tasks, *spec.evaluation.general.tasks)
+    sizes = {task.name: tuning_size((task.source,)) for task in tasks if task.source is not None}
+    return {name: size.records for name, size in sizes.items() if size.records is not None}
 
 
 def _tuning_addresses(block: Finetuning | Preference | None) -> tuple[str, ...]:

@@ -6,7 +6,8 @@ number comes with its formula.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from dapt_contract.inputs.model_size import checkpoint_size, trainable_parameters
 from dapt_contract.measure import Measure
@@ -56,6 +57,8 @@ class EstimateFacts:
     """Examples of fine-tuning."""
     preferences: TuningSize = UNKNOWN_SIZE
     """Pairs of preference tuning."""
+    items: Mapping[str, int] = field(default_factory=dict)
+    """Items of the tasks of whose items the number is known, by name."""
     cpu_rate: ComputeRate | None = None
     """What a process of a CPU profile computes; None: by the profile's peak, else not known."""
 
@@ -155,7 +158,9 @@ def estimate(
     stages: tuple[StageHours, ...] = ()
     if model is not None and rate is not None and steps is not None:
         pretraining = (batch, layout.world_size)
-        stages = stage_hours(spec, model, rate, steps=steps, pretraining=pretraining, tuning=tuning)
+        stages = stage_hours(
+            spec, model, rate, steps=steps, pretraining=pretraining, tuning=tuning, items=known.items
+        )
     hours = _total_hours(profile, stages)
     price = profile.accelerator.price_per_hour
     warning_facts = WarningFacts(

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from dapt_contract.inputs.held_out import max_held_out_tokens
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
-from dapt_operator.number_format import count
+from dapt_operator.number_format import count, plural
 from dapt_operator.plan.sizing.batch import Batch
 from dapt_operator.plan.sizing.compute import ComputeRate, measuring_flops, training_flops
 from dapt_operator.plan.sizing.resolve import Steps
 from dapt_operator.plan.sizing.tuning_estimate import TuningEstimate
 
 ASSUMED_ITEMS: Final = 1000
-"""Items of a task without a limit, as far as the estimate knows."""
+"""Items of a task of which the estimate does not know how many it has."""
 ASSUMED_EXAMPLE_TOKENS: Final = 100
 """Tokens of one few-shot example or item; four choices score four of them."""
 CHOICES: Final = 4
@@ -43,6 +43,7 @@ def stage_hours(
     steps: Steps,
     pretraining: tuple[Batch | None, int],
     tuning: tuple[TuningEstimate, ...],
+    items: Mapping[str, int],
 ) -> tuple[StageHours, ...]:
     """Return the stages that train and measure, pretraining first; tuning stages without a known size are left out.
 
@@ -53,6 +54,7 @@ def stage_hours(
         steps: of pretraining.
         pretraining: its batch, and its ranks.
         tuning: the estimates of the tuning stages.
+        items: of tasks, by name; others are assumed to have `ASSUMED_ITEMS`.
     """
     hours = _Hours(model, rate)
     batch, ranks = pretraining
@@ -61,7 +63,7 @@ def stage_hours(
             "pretrain", steps.total_tokens, batch, ranks, spec.pretraining.method.lora is not None
         ),
         *_tuning_hours(hours, tuning),
-        _measuring(spec, hours, steps),
+        _measuring(spec, hours, steps, items),
     )
 
 
@@ -79,17 +81,25 @@ def _tuning_hours(hours: _Hours, tuning: tuple[TuningEstimate, ...]) -> Iterator
         )
 
 
-def _measuring(spec: DomainAdaptationSpec, hours: _Hours, steps: Steps) -> StageHours:
+def _measuring(
+    spec: DomainAdaptationSpec, hours: _Hours, steps: Steps, known_items: Mapping[str, int]
+) -> StageHours:
     evaluation, held_out = spec.evaluation, spec.corpus.held_out
     num_checkpoints = len(steps.checkpoint_steps)
     most = held_out.max_tokens or max_held_out_tokens(steps.total_tokens, num_checkpoints)
     held_out_tokens = 2.0 * min(most, steps.total_tokens * held_out.fraction)
     tasks = (*evaluation.domain.tasks, *evaluation.general.tasks)
-    shots = [evaluation.few_shot if task.few_shot is None else task.few_shot for task in tasks]
-    items = evaluation.limit or ASSUMED_ITEMS
-    scored_tokens = sum(items * CHOICES * ASSUMED_EXAMPLE_TOKENS * (shot + 1) for shot in shots)
+    scored_tokens = 0
+    for task in tasks:
+        shots = evaluation.few_shot if task.few_shot is None else task.few_shot
+        items = known_items.get(task.name, ASSUMED_ITEMS)
+        items = min(items, evaluation.limit or items)
+        scored_tokens += items * CHOICES * ASSUMED_EXAMPLE_TOKENS * (shots + 1)
     tokens = held_out_tokens * (MEASURED_MODELS + num_checkpoints) + scored_tokens * MEASURED_MODELS
-    what = f"held-out text of {MEASURED_MODELS} models and {num_checkpoints} checkpoints, items of {len(tasks)} tasks"
+    what = (
+        f"held-out text of {MEASURED_MODELS} models and {plural(num_checkpoints, 'checkpoint')},"
+        f" items of {plural(len(tasks), 'task')}"
+    )
     return hours.measuring(tokens, what)
 
 
