@@ -26,7 +26,9 @@ TIMES = frozenset(
     | {"acceleratorSeconds", "heldSeconds", "gpuHours", "goodput"}
 )
 """When things happened, and how long they took."""
-IDENTITIES = frozenset({"runKey", "profile", "profileDigest", "config", "configDigest", "shared", "made"})
+IDENTITIES = frozenset(
+    {"runKey", "profile", "profileDigest", "config", "configDigest", "shared", "made", "objectUid"}
+)
 """Names of the resource, its profile and its objects, and digests that contain them."""
 
 

@@ -140,6 +140,41 @@ def test_events_of_a_job_that_lacks_pods_are_polled_after_a_delay(
     assert children(adapter).refusals == {}, "it has both now"
 
 
+# --- pods that do not start ---
+
+
+def creating(of: dict[str, Any], index: int) -> dict[str, Any]:
+    """A pod on its node that says nothing about why it does not start."""
+    found = pod(of, index, phase="Pending")
+    found["status"]["containerStatuses"][0]["state"] = {"waiting": {"reason": "ContainerCreating"}}
+    return found
+
+
+def test_events_of_one_waiting_pod_of_a_run_are_polled_after_a_delay(
+    adapter: Adapter, clock: list[float]
+) -> None:
+    made = job()
+    pods = [creating(made, index) for index in (0, 1)]
+    for item in (made, *pods):
+        adapter.store.put(item)
+    name, uid = pods[0]["metadata"]["name"], pods[0]["metadata"]["uid"]
+    reported = {"type": "Warning", "reason": "FailedMount", "message": "timed out", "lastTimestamp": None}
+    about = {"kind": "Pod", "name": name, "uid": uid}
+    place = {"name": "e", "namespace": "health"}
+    adapter.double.add(f"{HEALTH}/events/e", {"metadata": place, "involvedObject": about} | reported)
+    assert children(adapter).pod_events == {}
+    clock[0] += 14.9
+    assert (children(adapter).pod_events, adapter.double.sent("GET .*/events")) == ({}, [])
+    clock[0] += 0.1
+    assert children(adapter).pod_events == {name: "FailedMount: timed out"}
+    clock[0] += 29.9
+    children(adapter)
+    (asked,) = adapter.double.sent("GET .*/events")
+    assert asked.query["fieldSelector"] == f"involvedObject.name={name},involvedObject.uid={uid}"
+    adapter.store.put(pod(made, 0))
+    assert children(adapter).pod_events == {}, "the other one is polled from now on"
+
+
 # --- queues ---
 
 

@@ -70,7 +70,7 @@ class PodServer:
 
         self._server = Quiet(("127.0.0.1", 0), Handler)
         self.target = Target(
-            KEY, "clinical-llama-pretrain-01234567", RUN, "127.0.0.1", self._server.server_address[1]
+            KEY, "clinical-llama-pretrain-01234567", RUN, "127.0.0.1", self._server.server_address[1], "job-1"
         )
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -140,7 +140,9 @@ def test_a_reading_wakes_its_adaptation_once(pod: PodServer, start: Any) -> None
 )  # fmt: skip
 def test_an_odd_answer_is_no_reading_and_harms_no_other(pod: PodServer, start: Any, answer: Answer) -> None:
     other = PodServer()
-    good = Target(Key("health", "other"), "other-pretrain-89abcdef", RUN, "127.0.0.1", other.target.port)
+    good = Target(
+        Key("health", "other"), "other-pretrain-89abcdef", RUN, "127.0.0.1", other.target.port, "job-1"
+    )
     pod.answer = answer
     readings, woken = start(pod.target, good)
     wait_until(lambda: pod.asked > 1 and other.asked > 1, "two rounds")
@@ -153,7 +155,7 @@ def test_an_odd_answer_is_no_reading_and_harms_no_other(pod: PodServer, start: A
 def test_closed_port_gives_no_reading_and_a_failed_poll_keeps_the_last_one(
     pod: PodServer, start: Any
 ) -> None:
-    nobody = Target(Key("health", "nobody"), "x", RUN, "127.0.0.1", free_port())
+    nobody = Target(Key("health", "nobody"), "x", RUN, "127.0.0.1", free_port(), "job-1")
     readings, _ = start(pod.target, nobody)
     wait_until(lambda: bool(readings.readings(KEY)), "a reading")
     pod.answer = says(b"?")
@@ -181,7 +183,7 @@ def test_a_pod_is_asked_at_its_address_of_either_family(host: str) -> None:
             urls.append(str(aiohttp.client.URL(url)))
             raise aiohttp.ClientConnectionError("no such pod")
 
-    target = Target(KEY, "clinical-llama-pretrain-01234567", RUN, host, 9464)
+    target = Target(KEY, "clinical-llama-pretrain-01234567", RUN, host, 9464, "job-1")
     assert asyncio.run(progress.fetch(Session(), target)) is None  # type: ignore[arg-type]
     bracketed = f"[{host}]" if ":" in host else host
     assert urls == [f"http://{bracketed}:9464/progress"]

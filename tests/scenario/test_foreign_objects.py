@@ -28,7 +28,7 @@ def training(**offered: Any) -> World:
     return world
 
 
-def self_made(world: World, **changes: int) -> JsonObject:
+def self_made(world: World, **changes: int | str) -> JsonObject:
     """A Job that somebody has made after the running one; owner, labels and name are as ours would be."""
     made = copy(world.job)
     run = world.runs[-1].run
@@ -37,7 +37,7 @@ def self_made(world: World, **changes: int) -> JsonObject:
         "dapt.dev/attempt": str(identity.attempt),
         "dapt.dev/try": str(identity.try_number),
         "dapt.dev/fence": str(identity.fence),
-    }
+    } | ({"dapt.dev/candidate": identity.candidate} if identity.candidate else {})
     made["metadata"] |= {"name": object_name(identity.name, identity.stage, identity.key), "uid": "self-made"}
     for metadata in (made["metadata"], made["spec"]["template"]["metadata"]):
         metadata["labels"] |= labels
@@ -59,7 +59,7 @@ def unchanged(world: World) -> bool:
     [
         {"try_number": 2, "fence": HUGE},
         {"try_number": HUGE, "fence": 5},
-        {"try_number": 2, "attempt": 7, "fence": 5},
+        {"try_number": 2, "attempt": 17, "fence": 5},
         {"try_number": 2, "fence": 1},
     ],
     ids=["fence", "number", "attempt", "old fence"],
@@ -167,3 +167,37 @@ def test_runs_that_exist_are_known_again_after_a_lost_status() -> None:
     world.live(healthy)
     assert world.status["phase"] == "Published"
     assert world.tries.count("pretrain/2") == 0
+
+
+def test_runs_that_a_restored_status_does_not_know_are_known_again() -> None:
+    """The backup of the status is older than the runs: the living gang must not get a second one next to it."""
+    world = World()
+    world.live_until("baseline")
+    backup = world.status
+    world.live_until("pretrain")
+    world.cluster.run_pods(world.key, lambda stage: Stays())
+    world.settle()
+    world.cluster.stored(world.key).resource["status"] = backup
+    world.cluster.touch(world.key)
+    world.settle()
+    assert world.running == "pretrain"
+    world.live()
+    assert world.status["phase"] == "Published"
+    assert world.tries.count("pretrain/2") == 0
+
+
+def test_of_more_runs_than_the_ledger_takes_up_the_newest_are_known_again() -> None:
+    """The status is lost while many Jobs exist."""
+    world = training()
+    _lose_status(world)
+    world.cluster.advance(3600)
+    resource = world.cluster.stored(world.key).resource
+    resource["metadata"]["creationTimestamp"] = timestamp(world.cluster.now - timedelta(hours=1))
+    for number in range(100, 160):
+        other = self_made(world, candidate=f"a1-s{number}", fence=number)
+        other["status"] = {"conditions": [{"type": "Failed", "status": "True"}]}
+        add(world, other)
+    world.reconcile()
+    assert world.running == "pretrain"
+    fences = {record["fence"] for record in world.status["ledger"]["runs"]}
+    assert fences == {world.runs[-1].run.fence, *range(141, 160)}

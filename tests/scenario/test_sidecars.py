@@ -46,6 +46,17 @@ def test_run_with_endless_sidecars_is_deleted_once_its_end_is_stored() -> None:
     assert world.reconcile().delete == ()
 
 
+def test_nothing_is_deleted_before_the_end_of_the_run_is_stored() -> None:
+    """The operator was down while the run ended."""
+    world = World()
+    world.live_until("prepare")
+    assert world.cluster.run_pods(world.key, lingering)
+    world.cluster.advance(60)
+    first = world.reconcile()
+    assert (first.status is None, first.delete) == (False, ())
+    assert [one.kind for one in world.reconcile().delete] == ["Job", "Pod"]
+
+
 def test_last_stage_is_cleared_of_its_sidecar_after_the_end() -> None:
     world = World()
     world.live_until("publish")

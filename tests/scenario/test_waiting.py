@@ -9,7 +9,8 @@ import pytest
 
 from dapt_contract.pod.failure import ALTERED_STAGE_FILE, Cause
 from dapt_contract.stage_file import StageFile
-from dapt_operator.testing.objects import Ends, Script, Stays
+from dapt_operator.api.v1alpha1.conditions import timestamp
+from dapt_operator.testing.objects import Ends, Script, Stays, pending_status
 from support.builders import facts_for, healthy
 from support.worlds import World, failing, once
 
@@ -337,3 +338,52 @@ def test_files_that_are_changed_again_and_again_stall() -> None:
     world.edit(gates={"patience": 3})
     world.live()
     assert world.status["phase"] == "Published"
+
+
+# --- a gang of which one pod waits ---
+
+
+def half_started() -> World:
+    """Two nodes train; the second pod was created five minutes after the run, and has found no place."""
+    world = World(
+        {"resources": {"nodes": 2}, "pretraining": {"globalBatchSize": 16}}, {"pendingTimeoutSeconds": 600}
+    )
+    world.live_until("pretrain")
+    world.cluster.run_pods(world.key, lambda stage: Stays())
+    world.cluster.advance(300)
+    late = world.cluster.stored(world.key).objects["Pod", f"{world.job['metadata']['name']}-1"]
+    late["metadata"]["creationTimestamp"] = timestamp(world.cluster.now)
+    late["status"] = pending_status(Stays(pending_reason=NODES))
+    world.settle()
+    return world
+
+
+def test_pod_of_a_gang_that_waits_is_reported_while_the_others_run() -> None:
+    world = half_started()
+    assert world.condition("Reconciling") == (
+        "True",
+        "WaitingForNodes",
+        f"pretrain waits: 1 of 2 pods: {NODES}",
+    )
+    assert world.condition("Stalled")[0] == "False"
+
+
+def test_pending_timeout_applies_to_a_gang_that_is_partly_running() -> None:
+    world = half_started()
+    world.cluster.advance(600)
+    world.settle()
+    assert world.condition("Stalled")[0] == "False"
+    world.cluster.advance(1)
+    world.settle()
+    assert world.condition("Stalled") == (
+        "True",
+        "PendingTimeout",
+        "pretrain waits for the rest of its pods for more than 600 s (pendingTimeoutSeconds): 1 of 2 pods:"
+        f" {NODES}; free capacity, or change resources",
+    )
+    world.cluster.run_pods(world.key, lambda stage: Stays())
+    world.settle()
+    assert world.condition("Stalled")[0] == "False"
+    world.live()
+    assert world.status["phase"] == "Published"
+    assert world.tries.count("pretrain/2") == 0

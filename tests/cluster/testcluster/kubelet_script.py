@@ -29,7 +29,9 @@ from testcluster.pod_life import (
     Reading,
     ScriptedPod,
     ended_status,
+    killed_sidecars_status,
     life_of,
+    lingering_status,
     now_text,
     running_status,
     runs_on,
@@ -245,7 +247,13 @@ class ScriptedKubelet:
                 await asyncio.Event().wait()
             words = living.life.words if living.life is not None else None
             started = living.started or now_text()
-            await self._report(living.pod, ended_status(living.pod, end, started, words))
+            if end.lingers:
+                await self._report(living.pod, lingering_status(living.pod, end, started, words))
+                while not living.is_stopping:
+                    await self._changes_within(living, None)
+                await self._report(living.pod, killed_sidecars_status(living.pod, end, started, words))
+            else:
+                await self._report(living.pod, ended_status(living.pod, end, started, words))
             if living.is_stopping:
                 await self._let_go(living.pod)
         finally:

@@ -194,6 +194,30 @@ def ended_status(pod: ScriptedPod, end: Ends, started: str, words: str | None = 
     }
 
 
+def lingering_status(pod: ScriptedPod, end: Ends, started: str, words: str | None = None) -> dict[str, Any]:
+    """The trainer ended and says why; the other containers run on."""
+    status = ended_status(pod, end, started, words)
+    others = {"running": {"startedAt": started}}
+    statuses = [
+        item if item["name"] == TRAINER else item | {"state": others} for item in status["containerStatuses"]
+    ]
+    return status | {"phase": "Running", "containerStatuses": statuses}
+
+
+def killed_sidecars_status(
+    pod: ScriptedPod, end: Ends, started: str, words: str | None = None
+) -> dict[str, Any]:
+    """The trainer ended earlier; the other containers were told to end, and that counts as a failure of the pod."""
+    status = ended_status(pod, end, started, words)
+    others = {
+        "terminated": {"exitCode": 143, "reason": "Error", "startedAt": started, "finishedAt": now_text()}
+    }
+    statuses = [
+        item if item["name"] == TRAINER else item | {"state": others} for item in status["containerStatuses"]
+    ]
+    return status | {"phase": "Failed", "containerStatuses": statuses}
+
+
 def last_words(pod: ScriptedPod, end: Ends) -> str:
     """The trainer's termination message; a pod without a stage leaves the sentence alone."""
     if end.lose_message:

@@ -167,10 +167,9 @@ def lingering(observed: Observed) -> tuple[Removal, ...]:
     stage that has succeeded would leave a failed Job. Not before the stored status has the end of the run, and not in
     its first seconds: native sidecars end by themselves once the trainer has.
     """
-    stored = observed.status.ledger or Ledger()
     removed: list[Removal] = []
     for run in _lingering_runs(observed):
-        if _linger_wait_seconds(run, observed.now) > 0.0 or not _has_stored_end(stored, run):
+        if _linger_wait_seconds(run, observed.now) > 0.0:
             continue
         removed.append(Removal(run.object_kind, run.object_name))
         # Nothing of ours is left in them to be saved, and they hold the accelerators that the next stage waits for.
@@ -181,12 +180,18 @@ def lingering(observed: Observed) -> tuple[Removal, ...]:
 def seconds_to_lingering(observed: Observed) -> float | None:
     """Return when the next pods that go on are to be deleted; None when there are none."""
     waits = (_linger_wait_seconds(run, observed.now) for run in _lingering_runs(observed))
-    # Those that are due now are deleted now, or once the status is stored, which wakes the next reconcile.
+    # Those that are due are deleted now, and the next reconcile repeats it where that was interrupted.
     return min((max(wait, 1.0) for wait in waits), default=None)
 
 
 def _lingering_runs(observed: Observed) -> list[RunState]:
-    return [run for run in observed.runs if run.lingering_pods and not run.is_live and not run.is_deleting]
+    """Return the ended runs with such pods whose end the stored status has; the write of that status comes before."""
+    stored = observed.status.ledger or Ledger()
+    return [
+        run
+        for run in observed.runs
+        if run.lingering_pods and not run.is_live and not run.is_deleting and _has_stored_end(stored, run)
+    ]
 
 
 def _linger_wait_seconds(run: RunState, now: datetime) -> float:

@@ -2,8 +2,8 @@
 
 Anybody who may create Jobs can make one with the labels, the name and the owner of a run. So a run that the ledger
 knows counts with the uid and the fence that the ledger has of it. A run that it does not know was created right before
-the operator stopped, so its number and its fence follow those of the ledger closely; both are bounded, and neither a
-fence of 10^18 nor a thousand Jobs pushes the ledger.
+the operator stopped, or is known to a newer status than the one that is stored. Its number and its fence are bounded:
+neither a fence of 10^18 nor a hundred Jobs push the ledger out of its limits.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from datetime import UTC, datetime
 from typing import Final
 
 from dapt_contract.run_identity import RunIdentity
-from dapt_operator.api.v1alpha1.ledger import Ledger
+from dapt_contract.stages.common import MAX_ATTEMPTS
+from dapt_operator.api.v1alpha1.ledger import MAX_RECORDS, Ledger
 from dapt_operator.api.v1alpha1.run_record import RunRecord
 from dapt_operator.stage_run import Owner, RunState
 
-MAX_UNKNOWN_RUNS: Final = 4
-"""Runs that the operator may have created without storing them. One reconcile creates one, and stores it next."""
+MAX_FENCES_AHEAD: Final = 16
+"""By how much a fence may exceed both the newest of the ledger and the seconds since the adaptation was created."""
 MAX_NUMBERS_A_FENCE: Final = 4
 """Run numbers that one new run may use up: those before it are passed over when their ConfigMap has other content."""
-MAX_RUNS_OF_LOST_LEDGER: Final = 10_000
-"""Bound on the fences of runs that exist while the status that knew them is lost."""
+MAX_KNOWN_AGAIN: Final = MAX_RECORDS // 2
+"""Records up to which runs are taken up that the ledger does not know; the rest is for what they are followed by."""
 _FLOOR_SECONDS: Final = 60
 _LATEST: Final = datetime.max.replace(tzinfo=UTC)
 
@@ -58,7 +59,8 @@ def own_runs(
                 known.append(run)
         elif (recorded := _as_recorded(run, record)) is not None:
             known.append(recorded)
-    kept = (*known, *_one_a_fence(unknown))
+    # A JobSet may stand next to a Job of its name; where the ledger has no uid yet, both may seem to be the run.
+    kept = (*_one_a_fence(known), *_within_capacity(_one_a_fence(unknown), ledger))
     return tuple(sorted(kept, key=lambda run: (run.identity.fence, run.object_name)))
 
 
@@ -81,15 +83,16 @@ def fence_floor(ledger: Ledger, age_seconds: float) -> int:
 
 def _may_be_new(identity: RunIdentity, last_number: int, ledger: Ledger, age_seconds: float) -> bool:
     """Whether the operator may have created a run that the ledger does not know."""
-    if ledger.fence == 0:
-        limit = fence_floor(ledger, age_seconds) + MAX_RUNS_OF_LOST_LEDGER
-    elif identity.attempt > ledger.attempt:
-        return False  # an attempt is stored before its first run is created
-    else:
-        limit = ledger.fence + MAX_UNKNOWN_RUNS
     num_fences = identity.fence - ledger.fence
-    num_numbers = identity.try_number - last_number
-    return 0 < num_fences <= limit - ledger.fence and num_numbers <= MAX_NUMBERS_A_FENCE * num_fences
+    # A status may be older than the runs, as one from a backup is, or be lost. Even then an adaptation has had less
+    # than one run for each second of its life.
+    limit = max(ledger.fence, int(age_seconds)) + MAX_FENCES_AHEAD
+    return (
+        num_fences > 0
+        and identity.fence <= limit
+        and identity.try_number - last_number <= MAX_NUMBERS_A_FENCE * num_fences
+        and identity.attempt <= MAX_ATTEMPTS
+    )
 
 
 def _as_recorded(run: RunState, record: RunRecord) -> RunState | None:
@@ -101,6 +104,17 @@ def _as_recorded(run: RunState, record: RunRecord) -> RunState | None:
         return None
     identity = run.identity.model_dump() | {"fence": record.fence}
     return replace(run, identity=RunIdentity.model_validate(identity))
+
+
+def _within_capacity(unknown: Iterable[RunState], ledger: Ledger) -> list[RunState]:
+    """Return those of these runs that live and the newest of the others, as many as the ledger can take up."""
+    work = {record.stage_key for record in ledger.runs}
+    kept = []
+    for run in sorted(unknown, key=lambda run: (run.is_live, run.identity.fence), reverse=True):
+        if run.stage_key in work or len(work) < MAX_KNOWN_AGAIN:
+            work.add(run.stage_key)
+            kept.append(run)
+    return kept
 
 
 def _one_a_fence(runs: Iterable[RunState]) -> Iterable[RunState]:

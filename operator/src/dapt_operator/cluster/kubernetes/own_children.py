@@ -25,7 +25,7 @@ from dapt_operator.cluster.kubernetes.polls.targets import run_of
 from dapt_operator.cluster.kubernetes.resources import KINDS
 from dapt_operator.launchers.jobset import job_name
 from dapt_operator.launchers.labels import controller_of, held_run
-from dapt_operator.launchers.observe.run_states import is_controlled_by_job
+from dapt_operator.launchers.observe.run_states import job_uid_of
 from dapt_operator.stage_run import Manifest
 
 _NEXT_REQUEST_SECONDS: Final = 5.0
@@ -83,7 +83,7 @@ class ChildrenFilter:
                 child_jobs[str(job["metadata"]["name"])] = uid
         # A JobSet's own uid is among them; it controls no pod.
         uids = {str(job["metadata"]["uid"]) for job in jobs} | set(child_jobs.values())
-        pods = tuple(pod for pod in cached.pods if any(is_controlled_by_job(pod, uid) for uid in uids))
+        pods = tuple(pod for pod in cached.pods if job_uid_of(pod) in uids)
         return OwnChildren(cached.resource, jobs, pods, child_jobs)
 
     def own_targets(self) -> tuple[Target, ...]:
@@ -125,7 +125,7 @@ class ChildrenFilter:
         child = self._child_jobs.setdefault(str(metadata["uid"]), _ChildJob())
         while len(self._child_jobs) > _MAX_JOB_SETS:
             self._child_jobs.popitem(last=False)
-        claimed = {str(controller_of(pod).get("uid")) for pod in pods if run_of(pod) == run}
+        claimed = {job_uid_of(pod) for pod in pods if run_of(pod) == run}
         now = self._clock()
         # Its pods name it before any watch of ours has reported it: JobSet gives its Jobs none of our labels.
         if claimed - {child.uid} and now >= child.next_request:

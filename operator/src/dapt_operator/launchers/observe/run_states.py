@@ -96,38 +96,49 @@ def read_run_states(
         now: aware, UTC.
         read: reads the launcher's own kind of object; returns None for any other.
     """
+    pods_by_job: dict[str, list[Manifest]] = {}
+    for pod in children.pods:
+        if job_uid := job_uid_of(pod):
+            pods_by_job.setdefault(job_uid, []).append(pod)
     states = []
     for item in children.jobs:
         held = held_run(item)
         gang = read(item) if held is not None else None
         if held is not None and gang is not None:
-            states.append(_run_state(held, item, gang, children, now))
+            pods = pods_by_job.get(_job_uid(item, children), [])
+            states.append(_run_state(held, item, gang, pods, children, now))
     # By name too: the order must not depend on that of the cache.
     return tuple(sorted(states, key=lambda state: (state.identity.fence, state.object_name)))
 
 
-def pods_of(manifest: Manifest, children: Children) -> tuple[Manifest, ...]:
-    """Return the pods of a Job or JobSet: those that its Job controls."""
-    metadata = manifest["metadata"]
-    uid = (
-        children.child_jobs.get(metadata["name"]) if manifest.get("kind") == "JobSet" else metadata.get("uid")
-    )
-    return tuple(pod for pod in children.pods if uid and is_controlled_by_job(pod, str(uid)))
-
-
-def is_controlled_by_job(pod: Manifest, uid: str) -> bool:
-    """Whether a pod's controller is the Job of this uid."""
+def job_uid_of(pod: Manifest) -> str:
+    """Return the uid of the Job that controls a pod; empty for a pod of anything else."""
     controller = controller_of(pod)
     is_job = controller.get("kind") == "Job" and str(controller.get("apiVersion", "")).startswith("batch/")
-    return is_job and controller.get("uid") == uid
+    return str(controller.get("uid") or "") if is_job else ""
 
 
-def _run_state(held: HeldRun, manifest: Manifest, gang: Gang, children: Children, now: datetime) -> RunState:
+def _job_uid(manifest: Manifest, children: Children) -> str:
+    """Return the uid of the Job whose pods belong to a Job or JobSet; empty while it is not known."""
+    metadata = manifest["metadata"]
+    if manifest.get("kind") == "JobSet":
+        return children.child_jobs.get(metadata["name"], "")
+    return str(metadata.get("uid") or "")
+
+
+def _run_state(
+    held: HeldRun,
+    manifest: Manifest,
+    gang: Gang,
+    pod_manifests: Sequence[Manifest],
+    children: Children,
+    now: datetime,
+) -> RunState:
     metadata, identity, kind = manifest["metadata"], held.identity, held.kind
     name, labels = metadata["name"], metadata.get("labels") or {}
     pods = newest_by_index(
         read_pod(pod, identity, kind, now, children.pod_events.get(pod["metadata"].get("name", ""), ""))
-        for pod in pods_of(manifest, children)
+        for pod in pod_manifests
     )
     starts = [pod.started for pod in pods if pod.started] or ([gang.started] if gang.started else [])
     ends = [pod.finished for pod in pods if pod.finished]
