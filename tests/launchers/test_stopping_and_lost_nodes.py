@@ -10,12 +10,15 @@ import pytest
 from dapt_contract.pod.failure import Cause
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.launchers import LAUNCHERS
+from dapt_operator.launchers.observe.containers import has_ended
 from dapt_operator.launchers.observe.pod_states import LOST_NODE_SECONDS
 from dapt_operator.launchers.render.environment import grace_seconds
-from dapt_operator.plan.decide import RUNNING_SECONDS
+from dapt_operator.plan.decide import QUIET_SECONDS, RUNNING_SECONDS
 from dapt_operator.stage_run import RunPhase, RunState, StageRun, plain
+from dapt_operator.testing.objects import Stays
 from support.gang_objects import deleted, pod, state_of
 from support.launch_builders import owner, profile, stage_run
+from support.worlds import World
 
 NODE_MONITOR_GRACE_SECONDS = 50
 """Until Kubernetes notices that a node does not answer, by default since 1.32; before it was 40."""
@@ -90,6 +93,18 @@ def test_a_run_leaves_a_lost_node_long_before_the_grace_period_is_over() -> None
     assert evicted("DeletionByTaintManager", "False", LOST_NODE_SECONDS - 1).is_live
     gone = evicted("DeletionByTaintManager", "False", LOST_NODE_SECONDS)
     assert (gone.phase, gone.cause, gone.completed) == (RunPhase.FAILED, Cause.DISRUPTION, NOW)
+
+
+def test_a_run_with_a_deleted_pod_is_looked_at_again_within_seconds() -> None:
+    world = World()
+    world.live_until("pretrain")
+    world.cluster.run_pods(world.key, lambda run: Stays())
+    world.settle()
+    assert world.reconcile().requeue_after == QUIET_SECONDS
+    objects = world.cluster.stored(world.key).objects
+    (lost,) = [found for (kind, _), found in objects.items() if kind == "Pod" and not has_ended(found)]
+    lost["metadata"] |= {"deletionTimestamp": said(world.cluster.now + timedelta(minutes=10))}
+    assert world.reconcile().requeue_after == RUNNING_SECONDS
 
 
 def test_the_peers_of_a_pod_on_a_lost_node_are_killed_at_once() -> None:

@@ -163,6 +163,8 @@ class RunState:
     returns, so they may be killed at once."""
     has_failed_pod: bool = False
     """Whether one of its pods has failed while others are alive; such a run ends within seconds without a request."""
+    has_deleted_pod: bool = False
+    """Whether a living pod of it was deleted: its node reports its end, or it counts as gone after some time."""
     quota: Quota | None = None
     """None without a queue; `GRANTED` for a queued run that is running."""
     quota_message: str = ""

@@ -374,7 +374,9 @@ def _next_reconcile_seconds(
 
 def _is_steady(run: RunState) -> bool:
     """Whether all pods of a run are running: then no time limit of ours counts for it."""
-    return run.phase is RunPhase.RUNNING and not run.is_partly_running and not run.is_deleting
+    # A deleted pod counts as gone after some time without a report, and nothing wakes us then.
+    is_ending = run.is_deleting or run.has_deleted_pod
+    return run.phase is RunPhase.RUNNING and not run.is_partly_running and not is_ending
 
 
 def _has_unwritten_progress(observed: Observed) -> bool:

@@ -62,6 +62,8 @@ class Pod:
     sentence: str = ""
     is_effect: bool = False
     """Whether it failed because a peer did, or because it was deleted; not a cause where there is another."""
+    is_deleted: bool = False
+    """Whether somebody has deleted it; it exists until its node reports its end, or until it counts as gone."""
     is_disrupted: bool = False
     message: StageMessage | None = None
     why_lost: str = "the pod is gone"
@@ -107,6 +109,7 @@ def read_pod(pod: Manifest, identity: RunIdentity, kind: str, now: datetime, eve
         phase=phase,
         is_alive=not has_ended(pod),
         is_lingering=has_ended(pod) and not is_over(pod),
+        is_deleted=bool(metadata.get("deletionTimestamp")),
         is_disrupted=disruption is not None,
         created=parse_time(metadata.get("creationTimestamp")),
     )

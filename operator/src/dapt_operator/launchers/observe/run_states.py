@@ -182,7 +182,9 @@ def _run_state(
             state, phase=RunPhase.RUNNING, peers_to_end=peers_to_end(pods, now), has_failed_pod=True
         )
     if any(pod.is_running for pod in pods) or num_succeeded:
-        return _partly_running(replace(state, phase=RunPhase.RUNNING), gang, pods, waiting)
+        has_deleted_pod = any(pod.is_alive and pod.is_deleted for pod in pods)
+        running = replace(state, phase=RunPhase.RUNNING, has_deleted_pod=has_deleted_pod)
+        return _partly_running(running, gang, pods, waiting)
     if not waiting.message and gang.is_suspended:
         waiting = replace(waiting, message=quota_message or "Suspended: the Job waits to be admitted")
     return replace(
