@@ -109,6 +109,67 @@ def test_resync_makes_up_for_silent_watches(
     assert adaptation.runs() == [(stage, 1) for stage in STAGES]
 
 
+def bind(plane: ControlPlane, namespace: str, account: str, home: str) -> None:
+    """Give an account every right in one namespace."""
+    plane.api.create(
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": account},
+            "roleRef": {
+                "apiGroup": "rbac.authorization.k8s.io",
+                "kind": "ClusterRole",
+                "name": "cluster-admin",
+            },
+            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": home}],
+        },
+        namespace,
+    )
+
+
+def test_forbidden_namespace_does_not_stop_the_other(
+    control_plane: ControlPlane, namespace: str, kubelet: ScriptedKubelet
+) -> None:
+    forbidden, name = control_plane.make_namespace(f"{namespace}-forbidden"), f"{namespace}-operator"
+    control_plane.api.create(
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}, namespace
+    )
+    reads = {"apiGroups": ["dapt.dev"], "resources": ["adaptationprofiles"], "verbs": ["list", "watch"]}
+    rbac = "rbac.authorization.k8s.io"
+    control_plane.api.create(
+        {"apiVersion": f"{rbac}/v1", "kind": "ClusterRole", "metadata": {"name": name}, "rules": [reads]}
+    )
+    control_plane.api.create(
+        {
+            "apiVersion": f"{rbac}/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}],
+        }
+    )
+    bind(control_plane, namespace, name, namespace)
+    kubelet.script = stays_in("prepare")
+    profile = make_profile(control_plane)
+    for one in (namespace, forbidden):
+        make_claim(control_plane, one)
+    config = control_plane.kubeconfig_for(namespace, name, url=control_plane.url)
+    waits = Adaptation(control_plane, forbidden, profile)
+    flags = ["--resync-seconds=1"]
+    with OperatorProcess(control_plane, [namespace, forbidden], kubeconfig=config, flags=flags) as operator:
+        Adaptation(control_plane, namespace, profile).wait_for_run("prepare")
+        told = operator.lines("objects cannot be listed, trying again")
+        assert sorted((line["kind"], line["namespace"]) for line in told) == [
+            (kind, forbidden) for kind in ("DomainAdaptation", "Job", "Pod")
+        ]
+        failing = f'dapt_list_failing{{kind="Pod",namespace="{forbidden}"}} 1.0'
+        assert failing in operator.get("/metrics")
+        assert operator.get("/healthz") == operator.get("/readyz") == "ok\n"
+        bind(control_plane, forbidden, name, namespace)
+        waits.wait_for_run("prepare")
+        assert "dapt_list_failing{" not in operator.get("/metrics")
+
+
 def test_an_adaptation_of_another_instance_is_left_alone(
     control_plane: ControlPlane, namespace: str, kubelet: ScriptedKubelet
 ) -> None:

@@ -92,6 +92,18 @@ def test_forbidden_namespace_is_logged_once_and_the_other_is_worked_on(double: A
     }
 
 
+def test_adaptation_whose_jobs_cannot_be_listed_waits_for_them(double: ApiDouble) -> None:
+    good, bad = add(double, "finance", "good"), add(double, "health", "bad")
+    double.odd("GET .*/namespaces/health/jobs$", *[FORBIDDEN] * 8)
+    with Started(double, ("finance", "health")) as started:
+        wait_until(lambda: started.reconciled[good] > 0, "the good one")
+        assert double.has_odd, "the Jobs are still forbidden"
+        started.control.wake(bad)
+        assert started.reconciled[bad] == 0
+        wait_until(lambda: started.reconciled[bad] > 0, "the right that is back")
+        assert not double.has_odd, "nothing was decided before"
+
+
 def test_finished_adaptation_is_visited_again_until_it_was_cleaned_up(double: ApiDouble) -> None:
     ended = {"conditions": [FINISHED]}
     settled = add(double, "health", "settled", status=ended)

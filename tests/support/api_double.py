@@ -230,8 +230,8 @@ class ApiDouble:
                 for item in items
                 if (found := (item["metadata"].get("labels") or {}).get(label)) and value in ("", found)
             ]
-        if wanted := request.query.get("fieldSelector"):
-            items = [item for item in items if all(_has_field(item, term) for term in wanted.split(","))]
+        if fields := request.query.get("fieldSelector"):
+            items = [item for item in items if all(_has_field(item, term) for term in fields.split(","))]
         if "PartialObjectMetadataList" in request.headers["Accept"]:
             items = [{"metadata": item["metadata"]} for item in items]
         start = int(request.query.get("continue", "0"))

@@ -31,6 +31,7 @@ from dapt_operator.plan.status import blocks, candidate_rows
 from dapt_operator.plan.status.conditions import ConditionValue, chain_conditions, refusal_conditions
 from dapt_operator.plan.status.end_size import reduce_to_tables
 from dapt_operator.plan.status.ended_spec import block_digests, message_about_edits
+from dapt_operator.plan.status.internal_error import healed_conditions
 from dapt_operator.plan.status.progress import progress
 from dapt_operator.plan.transitions import Action, State
 from dapt_operator.stage_run import StageRun
@@ -162,6 +163,9 @@ def finished_status(observed: Observed, cleaned: datetime | None) -> DomainAdapt
             for condition in status.conditions
         )
         status = status.with_values(observed_generation=observed.generation, conditions=conditions)
+    healed = healed_conditions(status.conditions, observed.now)
+    if healed is not status.conditions:
+        status = status.with_values(conditions=healed)
     if not observed.is_local:
         status = reduce_to_tables(status)
     if cleaned is not None:
