@@ -261,9 +261,9 @@ def operator(
         typer.Option(
             metavar="SECONDS",
             envvar="DAPT_RESYNC_SECONDS",
-            help="How often everything is listed again, in case a watch went silent.",
+            help="How often everything is listed again, in case a watch has missed something.",
         ),
-    ] = 60.0,
+    ] = 600.0,
     log_format: Annotated[
         str, typer.Option(metavar="json|text", envvar="DAPT_LOG_FORMAT", help="Format of the log lines.")
     ] = "json",
