@@ -10,7 +10,19 @@ from pathlib import Path
 
 import psutil
 
-BENCHES = ("prepare", "pretrain", "stall", "regularization", "local", "operator", "quiet", "grown", "hang", "demo")
+BENCHES = (
+    "prepare",
+    "pretrain",
+    "stall",
+    "regularization",
+    "local",
+    "operator",
+    "quiet",
+    "imports",
+    "grown",
+    "hang",
+    "demo",
+)
 ON_A_GPU = ("gpu",)
 """Run when they are named: most machines have none."""
 FOLDER = Path(__file__).parent
