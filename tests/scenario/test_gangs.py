@@ -6,6 +6,7 @@ import pytest
 
 from dapt_contract.pod.failure import Cause
 from dapt_contract.stage_file import StageFile
+from dapt_operator.plan.decide import Plan
 from dapt_operator.testing.objects import Ends, Stays
 from support.builders import healthy
 from support.worlds import World
@@ -52,15 +53,17 @@ def test_nothing_is_waited_for_between_the_first_failed_pod_and_the_next_gang() 
     assert world.tries[-1] == "pretrain/2"
 
 
+def kinds(plan: Plan) -> list[str]:
+    """What a plan makes sure of and creates, in its order."""
+    return [manifest["kind"] for manifest in (*plan.must_exist, *plan.apply)]
+
+
 def test_run_after_a_failure_applies_the_shared_service_again() -> None:
     world = gang()
-    first = [manifest["kind"] for manifest in world.plans[0].apply]
-    assert first == ["Service", "ConfigMap", "Job"]
-    others = [plan.apply for plan in world.plans[1:] if plan.apply]
-    assert {tuple(manifest["kind"] for manifest in apply) for apply in others} == {("ConfigMap", "Job")}
+    assert kinds(world.plans[0]) == ["Service", "ConfigMap", "Job"]
     world.cluster.break_pod(world.key, 0, LOST)
     world.reconcile()
-    assert [manifest["kind"] for manifest in world.reconcile().apply] == ["Service", "ConfigMap", "Job"]
+    assert kinds(world.reconcile()) == ["Service", "ConfigMap", "Job"]
 
 
 def test_more_nodes_than_before_get_their_service() -> None:
@@ -68,8 +71,8 @@ def test_more_nodes_than_before_get_their_service() -> None:
     world.live_until("baseline")
     world.edit(resources={"nodes": 2}, pretraining={"globalBatchSize": 16})
     world.live_until("pretrain")
-    assert [manifest["kind"] for manifest in world.plans[0].apply] == ["ConfigMap", "Job"]
-    starts = [[manifest["kind"] for manifest in plan.apply] for plan in world.plans if plan.apply]
+    assert kinds(world.plans[0]) == ["ConfigMap", "Job"]
+    starts = [kinds(plan) for plan in world.plans if plan.apply]
     assert starts[-1] == ["Service", "ConfigMap", "Job"]
 
 

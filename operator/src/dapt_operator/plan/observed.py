@@ -71,6 +71,8 @@ class Observed:
     """Operator installation that reconciles; empty for the local run."""
     obstacle: Obstacle | None = None
     """What prevented the creation of a run's objects in this very reconcile."""
+    is_local: bool = False
+    """Whether it runs on one machine, whose status file may be as long as it is."""
     is_check_due: bool = False
     """Whether it is time to make sure that the objects which live runs use exist."""
     strangers: tuple[RunState, ...] = ()
@@ -161,6 +163,7 @@ def observe(
         ),
         age_seconds=age_seconds,
         instance=instance,
+        is_local=local,
         is_check_due=is_check_due,
     )
 
