@@ -110,7 +110,9 @@ def grown(plane: ControlPlane, present: int, num_active: int, seconds: float) ->
         for request in writes[:5]:
             note(f"wrote: {request.verb} {request.resource} {request.name}")
         later_scrape, _ = scrape_seconds(port)
-        note(f"{present} adaptations, {num_active} of them active, quiet for {seconds:g} s; {lines} lines a scrape")
+        note(
+            f"{present} adaptations, {num_active} of them active, quiet for {seconds:g} s; {lines} lines a scrape"
+        )
         figure("grown.later_scrape_seconds", later_scrape, SCRAPE_BAR_SECONDS)
         figure("grown.idle_cpu_fraction", share, CPU_BAR_FRACTION)
         figure("grown.writes_while_quiet", len(writes), 0)

@@ -16,8 +16,8 @@ from dapt_contract.stages.publish import PublishFacts
 from dapt_contract.stages.verify import VerifyFacts
 from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.run_record import RunRecord
-from dapt_operator.api.v1alpha1.stored_facts import compact_facts
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus, StageStatus
+from dapt_operator.api.v1alpha1.stored_facts import compact_facts
 from dapt_operator.cli.display.stage_rows import facts_note, stage_note
 
 

@@ -119,8 +119,8 @@ CASES = {
     ),
     "more accelerators for stages than a node has": Case(
         "OutsideProfileLimits",
-        "profile bench: spec.stageResources.baseline.gpus is 3; a node has 2; spec.stageResources.align.gpus is 8; a node"
-        " has 2",
+        "profile bench: spec.stageResources.baseline.gpus is 3; a node has 2; spec.stageResources.align.gpus is 8;"
+        " a node has 2",
         {"stageResources": {"baseline": {"gpus": 3}, "evaluate": {"gpus": 2}, "align": {"gpus": 8}}},
         correct=lambda world: world.edit(stageResources=None),
     ),

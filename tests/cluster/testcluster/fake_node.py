@@ -26,7 +26,12 @@ class FakeNode:
 
     def status(self, log_port: int) -> dict[str, Any]:
         """Ready, with what it offers and where its logs are read."""
-        offered = {"cpu": self.cpu, "memory": self.memory, "pods": str(self.pods), "ephemeral-storage": "500Gi"}
+        offered = {
+            "cpu": self.cpu,
+            "memory": self.memory,
+            "pods": str(self.pods),
+            "ephemeral-storage": "500Gi",
+        }
         offered |= {name: str(amount) for name, amount in self.resources.items()}
         ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "scripted"}
         return {

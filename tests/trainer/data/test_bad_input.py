@@ -410,6 +410,8 @@ def test_a_tokenizer_names_its_end_of_text_in_any_of_the_usual_ways(tmp_path: Pa
     (model / "special_tokens_map.json").write_text('{"eos_token": {"content": "<|end|>"}}')
     assert read_tokenizer(model, "s").end_of_text_id == tokenizer.token_to_id("<|end|>")
     (model / "special_tokens_map.json").write_text('{"eos_token": "<|absent|>"}')
-    with pytest.raises(InputError, match=r"end-of-text token '<\|absent\|>' \(eos_token\) is not in tokenizer.json"):
+    with pytest.raises(
+        InputError, match=r"end-of-text token '<\|absent\|>' \(eos_token\) is not in tokenizer.json"
+    ):
         read_tokenizer(model, "s")
     assert train_tokenizer(documents(3)).get_vocab_size() > 256

@@ -56,10 +56,9 @@ def overdue(run: RunState, stage: str, now: datetime, limit_seconds: int | None)
     if now - since <= timedelta(seconds=limit_seconds):
         return ""
     stage = StageKey(stage).shown_stage
+    awaited = "quota" if run.quota is Quota.WAITING else "a node"
     if run.is_partly_running:
         awaited = "the rest of its pods"
-    else:
-        awaited = "quota" if run.quota is Quota.WAITING else "a node"
     message = (
         f"{stage} waits for {awaited} for more than {limit_seconds} s (pendingTimeoutSeconds):"
         f" {run.message or 'no reason was given'}; free capacity, or change resources"

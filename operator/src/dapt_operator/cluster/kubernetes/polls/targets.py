@@ -114,7 +114,7 @@ def runs_ahead_of_pods(jobs: Sequence[Manifest], pods: Sequence[Manifest], now: 
 
 
 def run_of(item: Manifest) -> str:
-    """Return the label that all objects of a run share; of a Job that of its pods' template, which nobody can change."""
+    """Return the label that all objects of a run share; a Job's is that of its pods' template, which is immutable."""
     return template_labels(item).get(LABEL_RUN) or _labels(item).get(LABEL_RUN, "")
 
 
