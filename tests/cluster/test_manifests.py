@@ -240,7 +240,7 @@ def test_the_job_controller_makes_a_gang_that_finds_itself(
         tolerated = {
             item["key"]: item["tolerationSeconds"] for item in pod["spec"]["tolerations"] if "key" in item
         }
-        assert tolerated == {"node.kubernetes.io/unreachable": 30, "node.kubernetes.io/not-ready": 30}
+        assert tolerated == {"node.kubernetes.io/unreachable": 5, "node.kubernetes.io/not-ready": 30}
 
 
 def test_a_queued_gang_has_no_pods_before_it_is_admitted(

@@ -51,6 +51,7 @@ OF_THE_OPERATOR = {
     "dapt_reconcile_duration_seconds_count",
     "dapt_reconcile_duration_seconds_sum",
     "dapt_reconcile_errors_total",
+    "dapt_unreadable_adaptations",
 }
 OF_RANK_0 = {
     "dapt_trainer_loss": 2.5,

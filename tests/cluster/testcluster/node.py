@@ -23,6 +23,8 @@ from testcluster.processes import Process, free_port
 from testcluster.waiting import eventually
 
 START_SECONDS = 90.0
+STORAGE = {"ephemeral-storage": "100Gi"}
+"""Its kubelet does not measure the disk (`localStorageCapacityIsolation`), and then a node offers none by itself."""
 FOLDER = "dapt-node-"
 """Of the folder's name; the rest is the process id of its owner. Those of dead owners are removed by the next one."""
 HIDDEN = ("/var/lib/kubelet", "/var/lib/cni", "/var/log/containers", "/var/log/pods")
@@ -84,7 +86,7 @@ class WholeNode:
         self.network = network
         self._images = tuple(images)
         self._kubelet = kubelet or {}
-        self._capacity = capacity or {}
+        self._capacity = {**STORAGE, **(capacity or {})}
         self._stack = contextlib.ExitStack()
         self.name = f"node-{os.getpid()}"
 
@@ -130,8 +132,7 @@ class WholeNode:
         self._stack.callback(process.kill)
         process.wait_until((self.folder / "ready").exists, START_SECONDS)
         eventually(lambda: self._is_ready(process), "the node's readiness", seconds=START_SECONDS)
-        if self._capacity:
-            self._add_capacity()
+        self._add_capacity()
 
     def _start_name_server(self) -> None:
         port = free_port()
