@@ -85,16 +85,19 @@ def shorten_evaluations(ledger: Ledger) -> Ledger:
 def keep_tables(ledger: Ledger, chosen: str | None) -> Ledger:
     """Return the ledger of what has finished: nothing is decided any more, so what decisions needed goes.
 
-    Records of evaluations, blends and other candidates' stages are dropped, and of the measures that of the chosen
-    candidate stays, for its gates' metrics. Sums, names and run numbers stay for costs and cleanup.
+    Records of evaluations, blends and other candidates' stages are dropped, but for the newest of each kind, whose
+    duration is a metric; and all measures but that of the chosen candidate. Sums, names and run numbers stay for costs
+    and cleanup.
 
     Args:
         ledger: with no open record.
         chosen: id of the candidate that was taken; None without one.
     """
     ledger = shorten_evaluations(ledger)
+    newest = {record.kind: record for record in sorted(ledger.runs, key=lambda record: record.fence)}
     for record in ledger.runs:
-        if record.kind in ("evaluate", "blend") or record.candidate not in (None, chosen):
+        is_decided = record.kind in ("evaluate", "blend") or record.candidate not in (None, chosen)
+        if is_decided and record is not newest[record.kind]:
             ledger = ledger.without_record(record)
     measures = (record for record in ledger.measures if record.candidate == chosen)
     return ledger.with_measures(measures).reduced_to_tables()

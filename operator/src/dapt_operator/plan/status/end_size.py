@@ -13,8 +13,8 @@ from dapt_operator.api.v1alpha1.status import CandidateStatus, DomainAdaptationS
 from dapt_operator.plan.ledger.compaction import keep_tables
 from dapt_operator.plan.status.size_limit import MAX_SHORT_STAGE_MESSAGE
 
-CANDIDATES_WITH_SCORES: Final = 3
-"""The chosen candidate and the next best ones keep their score by task; all others keep their row without it."""
+CANDIDATES_WITH_SCORES: Final = 2
+"""The chosen candidate and the next best one keep their score by task; all others keep their row without it."""
 
 
 def reduce_to_tables(status: DomainAdaptationStatus) -> DomainAdaptationStatus:
