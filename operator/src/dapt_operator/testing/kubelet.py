@@ -140,8 +140,10 @@ class MemoryKubelet:
 
     def _read_stage_file(self, stored: Stored, gang: JsonObject) -> None:
         name = gang["metadata"]["name"]
-        text = stored.objects[("ConfigMap", name)]["data"][STAGE_FILE_KEY]
-        stored.read_stage_files.setdefault(name, text)
+        # A pod that has started keeps what it has mounted, whatever becomes of the ConfigMap.
+        if name not in stored.read_stage_files:
+            text = stored.objects[("ConfigMap", name)]["data"][STAGE_FILE_KEY]
+            stored.read_stage_files[name] = text
 
     def _cannot_resolve_peers(self, stored: Stored, gang: JsonObject) -> bool:
         """Whether ranks on several nodes look for each other below a Service that does not exist."""
