@@ -45,7 +45,7 @@ _TEXT_OF_OTHER_TYPES = (
     ".docx", ".odt", ".rtf", ".epub", ".htm", ".html", ".xml", ".tex", ".rst", ".jsonlines", ".json5", ".bz2", ".xz",
     ".lz4", ".br", ".zip", ".7z", ".rar", ".tar", ".tgz", ".gz", ".zst",
 )  # fmt: skip
-"""Ends of names of files that may hold text and are not read: whoever gives their folder is told so."""
+"""Ends of names of files that may hold text and are not read: a warning names them."""
 _DESCRIPTIONS = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
 """Files that the `datasets` library and the hub put next to data, and that hold none."""
 _ANY_NUMBER_OF_FOLDERS = "**"

@@ -14,7 +14,7 @@ from dapt_operator.api.v1alpha1.run_record import RunRecord, StageKey
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.ledger.gpu_hours import is_spent
 from dapt_operator.plan.ledger.retries import JUDGED, stalled
-from dapt_operator.plan.observed import DesiredState, Obstacle, find_run
+from dapt_operator.plan.observed import DesiredState, Observed, Obstacle, find_run
 from dapt_operator.plan.stage_parts.stage_plan import StagePlan
 from dapt_operator.plan.transitions import Fact
 from dapt_operator.plan.waiting import hindrance, overdue
@@ -42,6 +42,22 @@ class ChainInputs:
     """Accelerator-seconds left of the limit; None without one."""
     obstacle: Obstacle | None = None
     """Why the objects of the due run cannot be created; None while nothing is known to prevent it."""
+
+    @classmethod
+    def of(
+        cls, observed: Observed, desired: DesiredState, ledger: Ledger, left_seconds: float | None
+    ) -> ChainInputs:
+        """Return what the position is found from while everything that was observed counts."""
+        return cls(
+            desired=desired,
+            ledger=ledger,
+            now=observed.now,
+            generation=observed.generation,
+            name=observed.owner.name,
+            runs=observed.live,
+            left_seconds=left_seconds,
+            obstacle=observed.obstacle,
+        )
 
     @property
     def spec(self) -> DomainAdaptationSpec:

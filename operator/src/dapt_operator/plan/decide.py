@@ -148,16 +148,8 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
     used_accelerator_seconds = used_seconds(reported, observed.runs, observed.now)
 
     # 3. Find the position in the chain.
-    inputs = ChainInputs(
-        desired=desired,
-        ledger=reported,
-        now=observed.now,
-        generation=observed.generation,
-        name=observed.owner.name,
-        runs=observed.live,
-        left_seconds=None if limit is None else limit - used_accelerator_seconds,
-        obstacle=observed.obstacle,
-    )
+    left_seconds = None if limit is None else limit - used_accelerator_seconds
+    inputs = ChainInputs.of(observed, desired, reported, left_seconds)
     position = Chain(inputs).position()
     if position.action in ENDS and any(_holds_up_the_end(run) for run in observed.live):
         # The end is the end: once the status says so, nothing may run, so what still runs is stopped first.

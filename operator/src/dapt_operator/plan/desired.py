@@ -161,7 +161,7 @@ def removals(observed: Observed, kept: AbstractSet[StageKey]) -> tuple[Removal, 
 
 
 def lingering(observed: Observed) -> tuple[Removal, ...]:
-    """Return what is to be deleted of ended runs whose pods go on: a sidecar that nobody has told to end.
+    """Return what is to be deleted of ended runs whose pods go on: a sidecar that does not end by itself.
 
     The whole object goes: when one of its pods is deleted alone, the Job controller counts the pod as failed, and a
     stage that has succeeded would leave a failed Job. Not before the stored status has the end of the run, and not in

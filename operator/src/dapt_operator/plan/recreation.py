@@ -97,7 +97,7 @@ def _reasons_to_wait(run: RunState) -> tuple[str, ...]:
 def lost_stage_files(observed: Observed, desired: DesiredState, ledger: Ledger) -> Mapping[str, Manifest]:
     """Return the ConfigMaps that pods wait for and that can be made again word for word, by name.
 
-    The pods were told the digest of their stage file. One that another spec or profile would give does not have it, and
+    The pods know the digest of their stage file. One that another spec or profile would give does not have it, and
     the run is replaced instead.
 
     Args:
@@ -108,15 +108,7 @@ def lost_stage_files(observed: Observed, desired: DesiredState, ledger: Ledger) 
     lost = [run for run in observed.live if run.is_stage_file_lost and not run.is_deleting]
     if not lost or desired.spec.suspend or observed.obstacle is not None:
         return {}
-    inputs = ChainInputs(
-        desired=desired,
-        ledger=ledger,
-        now=observed.now,
-        generation=observed.generation,
-        name=observed.owner.name,
-        runs=observed.live,
-        left_seconds=left_before(observed, desired, ledger, lost[0]),
-    )
+    inputs = ChainInputs.of(observed, desired, ledger, left_before(observed, desired, ledger, lost[0]))
     found: dict[str, Manifest] = {}
     for assessment in Chain(inputs).position().assessments:
         stage, record = assessment.stage, assessment.record

@@ -44,7 +44,7 @@ def register(
         kinds: kinds to watch; each must exist.
         login: returns credentials; called again whenever the API server no longer accepts the old ones.
         configure: sets kopf's settings.
-        on_listed: called for each object that comes from a list: a watch began, or began anew because the API server
+        on_listed: called for each object that comes from a list: a watch began, or began again because the API server
             no longer kept what came after its last event. A deletion in between is reported by neither.
     """
 

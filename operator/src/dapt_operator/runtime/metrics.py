@@ -62,13 +62,6 @@ def _single(value: float | int | None) -> Iterable[Value]:
     return () if value is None else (("", float(value)),)
 
 
-def _ranking_gain(candidate: CandidateStatus | None) -> float | None:
-    """Return the gain that `status.gain` has too: the whole one where the candidate's tasks were measured."""
-    if candidate is None:
-        return None
-    return candidate.gain if candidate.gain_with_tasks is None else candidate.gain_with_tasks
-
-
 def _gates(adaptation: AdaptationSeries) -> Iterable[Value]:
     return ((gate, float(passed)) for gate, passed in (adaptation.status.gates or {}).items())
 
@@ -149,7 +142,7 @@ SERIES: Final = (
         "dapt_gain",
         "gauge",
         "Gain of the same candidate, by which candidates are ranked.",
-        lambda adaptation: _single(_ranking_gain(adaptation.shown)),
+        lambda adaptation: _single(adaptation.shown.whole_gain if adaptation.shown else None),
     ),
     Series(
         "dapt_gate_passed",

@@ -213,7 +213,7 @@ class Operator:
             if is_new:
                 self._cluster.record(key, Event(EVENTS[INTERNAL_ERROR][0], INTERNAL_ERROR, message))
         except Exception as failure:
-            # The next failure tries it again; the reconcile's own error is what the caller is told.
+            # The next failure tries it again; the caller gets the reconcile's own error.
             log.warning(
                 "an internal error could not be reported in the status",
                 namespace=key.namespace,

@@ -252,6 +252,11 @@ class CandidateStatus(StatusBase):
     message: Message | None = None
     """Why it does not pass."""
 
+    @property
+    def whole_gain(self) -> float | None:
+        """The gain that `status.gain` has too: with the domain tasks where they were measured."""
+        return self.gain if self.gain_with_tasks is None else self.gain_with_tasks
+
 
 class SelectedStatus(StatusBase):
     """The chosen candidate."""

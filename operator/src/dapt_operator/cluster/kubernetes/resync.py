@@ -144,7 +144,7 @@ class Resync:
     def request(self, namespace: str | None, after_seconds: float = 0.0) -> None:
         """Make the lists of a namespace due; None: the lists that have none.
 
-        For when a watch has begun anew, or has failed: these lists alone report what happened before it began.
+        For when a watch has begun again, or has failed: these lists alone report what happened before it began.
         """
         due = self._clock() + after_seconds
         with self._lock:

@@ -39,8 +39,7 @@ def _with_few_scores(
     candidates: tuple[CandidateStatus, ...], chosen: str | None
 ) -> tuple[CandidateStatus, ...]:
     def rank(candidate: CandidateStatus) -> tuple[bool, float]:
-        gain = candidate.gain if candidate.gain_with_tasks is None else candidate.gain_with_tasks
-        return (candidate.id != chosen, -(gain or 0.0))
+        return (candidate.id != chosen, -(candidate.whole_gain or 0.0))
 
     scored = sorted((candidate for candidate in candidates if candidate.tasks), key=rank)
     kept = {candidate.id for candidate in scored[:CANDIDATES_WITH_SCORES]}

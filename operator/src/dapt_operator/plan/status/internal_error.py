@@ -86,7 +86,7 @@ def internal_error_conditions(resource: Manifest, message: str, now: datetime) -
 def healed_conditions(conditions: tuple[Condition, ...], now: datetime) -> tuple[Condition, ...]:
     """Return the conditions of a finished adaptation without the report of an internal error that has passed.
 
-    Only a finished one needs this: all conditions of any other are decided anew at each reconcile. How it ended is in
+    Only a finished one needs this: all conditions of any other are decided again at each reconcile. How it ended is in
     its condition Finished.
     """
     stalled = api.find_condition(conditions, api.STALLED)
