@@ -89,8 +89,8 @@ def run_options(shape: Shape, steps: int, batch: Any) -> dict[str, Any]:
 def plan(shape: Shape, method: str, memory_bytes: int) -> Any:
     """What the planner would choose for one such GPU."""
     from dapt_contract.stages.common import LoraConfig
-    from dapt_operator.plan.sizing.batch import MICRO_BATCH_TOKENS
-    from dapt_operator.plan.sizing.parallelism import SharingRequest, choose_sharing
+    from dapt_operator.plan.sizing.model_fit.batch import MICRO_BATCH_TOKENS
+    from dapt_operator.plan.sizing.model_fit.parallelism import SharingRequest, choose_sharing
 
     most = MICRO_BATCH_TOKENS["gpu"] // shape.length
     way = choose_sharing(

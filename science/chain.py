@@ -8,8 +8,8 @@ from typing import Any
 
 from dapt_contract.checkpoint import candidate_id
 from dapt_contract.stages.pretrain import MixturePhase
-from dapt_operator.api.v1alpha1.ledger import AttemptRecord
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
+from dapt_operator.api.v1alpha1.stored.ledger import AttemptRecord
 from dapt_operator.plan.selection import choose
 from dapt_operator.plan.selection.candidates import Candidate
 from science import controller

@@ -15,8 +15,8 @@ from dapt_contract.stages.blend import BlendRow
 from dapt_contract.stages.prepare import ModelFacts, PrepareFacts
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainFacts
 from dapt_contract.stop_rule import StopDecision, StopRule, StopVerdict, judge_readings
-from dapt_operator.api.v1alpha1.ledger import AttemptRecord
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
+from dapt_operator.api.v1alpha1.stored.ledger import AttemptRecord
 from dapt_operator.plan.ledger.stage_facts import Facts
 from dapt_operator.plan.selection import choose
 from dapt_operator.plan.sizing import resolve

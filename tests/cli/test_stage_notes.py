@@ -14,10 +14,10 @@ from dapt_contract.stages.finetune import FinetuneFacts
 from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_contract.stages.publish import PublishFacts
 from dapt_contract.stages.verify import VerifyFacts
-from dapt_operator.api.v1alpha1.ledger import Ledger
-from dapt_operator.api.v1alpha1.run_record import RunRecord
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus, StageStatus
-from dapt_operator.api.v1alpha1.stored_facts import compact_facts
+from dapt_operator.api.v1alpha1.stored.ledger import Ledger
+from dapt_operator.api.v1alpha1.stored.run_record import RunRecord
+from dapt_operator.api.v1alpha1.stored.stored_facts import compact_facts
 from dapt_operator.cli.display.stage_rows import facts_note, stage_note
 
 

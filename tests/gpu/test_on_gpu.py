@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dapt_contract.stages.common import DistributionConfig, LoraConfig, ModelReference
-from dapt_operator.plan.sizing.memory import TrainingShape, training_memory
+from dapt_operator.plan.sizing.model_fit.memory import TrainingShape, training_memory
 from support.toy_training import FILTERS, VOCABULARY, make_context, make_work_volume, pretrain_config
 
 torch = pytest.importorskip("torch")

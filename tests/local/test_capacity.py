@@ -10,7 +10,7 @@ import pytest
 
 from dapt_operator.cluster.local import LocalCluster
 from dapt_operator.cluster.local import cluster as cluster_module
-from dapt_operator.cluster.local.capacity import Capacity, job_request, machine_capacity
+from dapt_operator.cluster.local.processes.capacity import Capacity, job_request, machine_capacity
 from dapt_operator.cluster.port import ObjectReference
 from dapt_operator.launchers.indexed_job import states
 from dapt_operator.stage_run import RunPhase, RunState

@@ -19,7 +19,7 @@ from dapt_contract.pod.message import encode_message
 from dapt_contract.stages.publish import PublishFacts
 from dapt_operator.cluster.errors import ConflictError
 from dapt_operator.cluster.local import LocalCluster, LocalRunError
-from dapt_operator.cluster.local.job_status import STOPPED_UNSAVED
+from dapt_operator.cluster.local.processes.job_status import STOPPED_UNSAVED
 from dapt_operator.cluster.port import Event, Key, ObjectReference
 from dapt_operator.stage_run import RunPhase, RunState
 from support.launch_builders import fake_manifests, resource, stage_run

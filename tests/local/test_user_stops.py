@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dapt_contract.pod.failure import Cause
 from dapt_operator.cluster.local import LocalCluster
-from dapt_operator.cluster.local.job_status import STOPPED_UNSAVED
+from dapt_operator.cluster.local.processes.job_status import STOPPED_UNSAVED
 from dapt_operator.stage_run import RunPhase
 from support.launch_builders import resource
 from support.local_programs import SAVES, SLEEP, STUBBORN, start, state_of

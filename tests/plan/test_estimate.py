@@ -12,7 +12,7 @@ from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.plan.sizing import warnings
 from dapt_operator.plan.sizing.estimate import Estimate, EstimateFacts, estimate
-from dapt_operator.plan.sizing.memory import GIB, TrainingShape, training_memory
+from dapt_operator.plan.sizing.model_fit.memory import GIB, TrainingShape, training_memory
 from dapt_operator.plan.sizing.warnings import WarningFacts
 from support.builders import adaptation, base_measure, model_facts, profile
 

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from dapt_contract.pod.failure import Cause
 from dapt_contract.run_identity import RunIdentity
-from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.profile import Retries
-from dapt_operator.api.v1alpha1.run_record import CreatedRun, RunRecord, StageKey
+from dapt_operator.api.v1alpha1.stored.ledger import Ledger
+from dapt_operator.api.v1alpha1.stored.run_record import CreatedRun, RunRecord, StageKey
 from dapt_operator.plan.ledger.gpu_hours import NOTE_SECONDS
 from dapt_operator.plan.ledger.retries import backoff_seconds, stalled
 from dapt_operator.plan.ledger.update import update_ledger

@@ -8,9 +8,14 @@ from typing import Any
 import pytest
 
 from dapt_contract.stages.common import DistributionConfig, LoraConfig
-from dapt_operator.plan.sizing.batch import Batch, halved
-from dapt_operator.plan.sizing.memory import GIB
-from dapt_operator.plan.sizing.parallelism import SharingRequest, choose_sharing, modes, what_would_fit
+from dapt_operator.plan.sizing.model_fit.batch import Batch, halved
+from dapt_operator.plan.sizing.model_fit.memory import GIB
+from dapt_operator.plan.sizing.model_fit.parallelism import (
+    SharingRequest,
+    choose_sharing,
+    modes,
+    what_would_fit,
+)
 from dapt_operator.plan.stage_parts.common import distribution
 from support.builders import model_facts
 

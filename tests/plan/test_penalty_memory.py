@@ -8,8 +8,8 @@ import pytest
 
 from dapt_contract.stages.common import LoraConfig, Precision, ZeroStage
 from dapt_operator.api.v1alpha1.spec_training import Ewc, KlToBase, L2sp, Regularization
-from dapt_operator.plan.sizing.memory import GIB, TrainingShape, penalty_bytes
-from dapt_operator.plan.sizing.parallelism import SharingRequest, choose_sharing
+from dapt_operator.plan.sizing.model_fit.memory import GIB, TrainingShape, penalty_bytes
+from dapt_operator.plan.sizing.model_fit.parallelism import SharingRequest, choose_sharing
 from support.builders import model_facts
 
 LLAMA_8B = model_facts(

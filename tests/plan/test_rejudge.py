@@ -12,8 +12,8 @@ import pytest
 from dapt_contract.pod.failure import Cause
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
-from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
+from dapt_operator.api.v1alpha1.stored.ledger import Ledger
 from dapt_operator.plan.ledger.stage_facts import Facts, read_facts
 from dapt_operator.plan.selection.rejudge import Rejudgement, record, recorded, rejudge
 from dapt_operator.testing.objects import Ends, Script, Stays

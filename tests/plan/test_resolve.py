@@ -13,7 +13,7 @@ from dapt_contract.stages.prepare import PrepareFacts
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile, AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation, DomainAdaptationSpec
 from dapt_operator.plan.ledger.stage_facts import Facts
-from dapt_operator.plan.sizing.batch import halved
+from dapt_operator.plan.sizing.model_fit.batch import halved
 from dapt_operator.plan.sizing.resolve import RefusedError, budget_steps, replay_fraction
 from dapt_operator.plan.stage_parts.attempts import measured_attempt
 from dapt_operator.plan.stage_parts.stage_plan import BASE_REFERENCE, StageInputs

@@ -6,8 +6,6 @@ from dapt_contract.base import Contract
 from dapt_contract.measure import Measure
 from dapt_contract.stages.baseline import BaselineFacts
 from dapt_contract.stages.evaluate import EvaluateFacts
-from dapt_operator.api.v1alpha1.ledger import Ledger
-from dapt_operator.api.v1alpha1.run_record import RunRecord
 from dapt_operator.api.v1alpha1.status import (
     CandidateStatus,
     Condition,
@@ -16,7 +14,9 @@ from dapt_operator.api.v1alpha1.status import (
     StageStatus,
     TaskScore,
 )
-from dapt_operator.api.v1alpha1.stored_facts import compact_facts
+from dapt_operator.api.v1alpha1.stored.ledger import Ledger
+from dapt_operator.api.v1alpha1.stored.run_record import RunRecord
+from dapt_operator.api.v1alpha1.stored.stored_facts import compact_facts
 from dapt_operator.plan.ledger.compaction import free_one_record
 from dapt_operator.plan.ledger.stage_facts import read_facts
 from dapt_operator.plan.status.size_limit import size_bytes, truncate_status

@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 
 import pytest
 
-from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
-from dapt_operator.api.v1alpha1.run_record import RunRecord
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
-from dapt_operator.plan.assess import ChainInputs
+from dapt_operator.api.v1alpha1.stored.ledger import Ledger
+from dapt_operator.api.v1alpha1.stored.run_record import RunRecord
 from dapt_operator.plan.chain import Chain
-from dapt_operator.plan.evaluations import FACT_ORDER
+from dapt_operator.plan.chain_parts.assess import ChainInputs
+from dapt_operator.plan.chain_parts.evaluations import FACT_ORDER
+from dapt_operator.plan.chain_parts.settled import MissingFactsError
 from dapt_operator.plan.observed import DesiredState
-from dapt_operator.plan.settled import MissingFactsError
 from dapt_operator.plan.status.build import PHASE_OF_STATE
 from dapt_operator.plan.transitions import (
     RUN_STATES,

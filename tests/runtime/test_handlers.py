@@ -13,9 +13,9 @@ from kopf._core.actions import lifecycles
 from kopf._core.engines import indexing
 from kopf._core.reactor import inventory, processing
 
-from dapt_operator.runtime import handlers
-from dapt_operator.runtime.kopf_settings import set_kopf
-from dapt_operator.runtime.watched_kinds import JOBSETS, WATCHED
+from dapt_operator.runtime.watching import handlers
+from dapt_operator.runtime.watching.kopf_settings import set_kopf
+from dapt_operator.runtime.watching.watched_kinds import JOBSETS, WATCHED
 
 
 class Notes:

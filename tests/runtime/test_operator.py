@@ -23,7 +23,7 @@ from dapt_operator.runtime import operator
 from dapt_operator.runtime.control import Control, is_finished
 from dapt_operator.runtime.operator import INTERNAL_ERRORS, NOT_LEADER_SECONDS, Operator
 from dapt_operator.runtime.settings import Settings
-from dapt_operator.runtime.store_updater import StoreUpdater
+from dapt_operator.runtime.watching.store_updater import StoreUpdater
 from support.api_double import ApiDouble, Odd
 
 KEY = Key("team", "clinical")

@@ -9,9 +9,9 @@ import kopf
 import pytest
 
 from dapt_operator.runtime.errors import BadSettingError
-from dapt_operator.runtime.kopf_settings import EndlessPauses, set_kopf
 from dapt_operator.runtime.logging_setup import OncePerOutage
 from dapt_operator.runtime.settings import Options, make_settings
+from dapt_operator.runtime.watching.kopf_settings import EndlessPauses, set_kopf
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import structlog
 
 from dapt_operator.cluster.kubernetes import Store
 from dapt_operator.cluster.port import Key
-from dapt_operator.runtime.store_updater import StoreUpdater
+from dapt_operator.runtime.watching.store_updater import StoreUpdater
 from dapt_operator.runtime.work_queue import Urgency
 from support.cluster_objects import KEY, adaptation, job, pod
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 
 from dapt_operator.cluster.local import LocalCluster
-from dapt_operator.cluster.local.pod_to_process import POD_MARKER, pod_folder
+from dapt_operator.cluster.local.processes.pod_to_process import POD_MARKER, pod_folder
 from dapt_operator.launchers.indexed_job import states
 from dapt_operator.stage_run import Owner, RunPhase, RunState, StageRun
 from support.launch_builders import fake_manifests, owner, stage_run

@@ -15,7 +15,7 @@ from typing import Final
 
 from dapt_operator.api.names import signing_secret_name
 from dapt_operator.api.v1alpha1.conditions import NAME_TAKEN, REFUSED
-from dapt_operator.api.v1alpha1.ledger import Ledger
+from dapt_operator.api.v1alpha1.stored.ledger import Ledger
 from dapt_operator.cluster.errors import CannotCreateError, ConflictError, NameTakenError
 from dapt_operator.cluster.port import Cluster, Event, Key, ObjectReference, World
 from dapt_operator.launchers import all_states

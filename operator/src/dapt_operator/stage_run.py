@@ -14,7 +14,7 @@ from dapt_contract.pod.progress import Progress
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile
 from dapt_operator.api.names import object_name
-from dapt_operator.api.v1alpha1.run_record import StageKey
+from dapt_operator.api.v1alpha1.stored.run_record import StageKey
 
 Manifest = Mapping[str, Any]
 """A Kubernetes object, or a part of one, as plain JSON values; read only."""

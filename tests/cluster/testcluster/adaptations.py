@@ -13,8 +13,8 @@ from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.pretrain import CheckpointFacts
 from dapt_operator.api.names import object_name
-from dapt_operator.api.v1alpha1.run_record import StageKey
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
+from dapt_operator.api.v1alpha1.stored.run_record import StageKey
 from dapt_operator.plan.stages.destination import destination_stage
 from dapt_operator.testing.objects import Ends
 from support import builders

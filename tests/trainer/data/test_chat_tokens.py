@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from dapt_trainer.data.chat.rendering import Conversation, LabelledText, Renderer, TemplateSet
 from dapt_trainer.data.chat.template_files import PLAIN_TEMPLATE
 from dapt_trainer.data.chat.tokens import Lengths, TextEncoder, cut_pair, examples_of
-from dapt_trainer.data.labels import IGNORED_LABEL
+from dapt_trainer.modeling.labels import IGNORED_LABEL
 from support import toy_tokenizers
 from support.chat_templates import CHATML, GEMMA, LLAMA3
 

@@ -32,7 +32,7 @@ from dapt_trainer.digests import sha256_of_file, weights_digest
 from dapt_trainer.errors import DivergedError, InputError, StopRequested
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import align, baseline, finetune, verify
-from dapt_trainer.training.preference_pairs import ShuffledPairs, tokenize_pairs
+from dapt_trainer.training.tuning.preference_pairs import ShuffledPairs, tokenize_pairs
 from support.toy_learning import learn_rows
 from support.toy_training import END_OF_TEXT, FILTERS, make_context, make_tokenizer, make_work_volume
 from support.tuning_texts import write_instructions, write_pairs

@@ -10,7 +10,7 @@ import pytest
 from dapt_contract.base import JsonObject
 from dapt_trainer.data.chat.rendering import Conversation, Renderer
 from dapt_trainer.data.chat.template_files import PLAIN_TEMPLATE
-from dapt_trainer.training.chat import stop_at_end_of_turn, templates_of, with_template
+from dapt_trainer.training.tuning.chat import stop_at_end_of_turn, templates_of, with_template
 from support.chat_templates import CHATML, GEMMA, LLAMA3, QWEN3, TOOL_CHATML, tokenizer_with
 
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]

@@ -23,8 +23,8 @@ from dapt_trainer.digests import sha256_of_file, weights_digest
 from dapt_trainer.errors import InputError
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import finetune
-from dapt_trainer.training import tuning_run
-from dapt_trainer.training.instruction_rows import PackedExamples, tokenize_all
+from dapt_trainer.training.tuning import tuning_run
+from dapt_trainer.training.tuning.instruction_rows import PackedExamples, tokenize_all
 from support.toy_training import (
     FILTERS,
     SEQUENCE_LENGTH,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dapt_contract.stages.common import DistributionConfig, LoraConfig, ModelReference
-from dapt_operator.plan.sizing.memory import TrainingShape, training_memory
+from dapt_operator.plan.sizing.model_fit.memory import TrainingShape, training_memory
 from dapt_trainer.data.base_model.facts import read_model_facts
 from dapt_trainer.distributed import join_ranks
 from dapt_trainer.modeling.compose import load_model

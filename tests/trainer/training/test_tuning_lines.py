@@ -9,7 +9,7 @@ import pytest
 
 from dapt_contract.stages.tuning_data import SHOWN_DIGITS
 from dapt_trainer.errors import InputError
-from dapt_trainer.training.tuning_lines import read_tuning_lines
+from dapt_trainer.training.tuning.tuning_lines import read_tuning_lines
 
 CONTENT = b'{"texts": [1]}\n{"texts": [2]}\n'
 DIGEST = hashlib.sha256(CONTENT).hexdigest()[:SHOWN_DIGITS]

@@ -9,7 +9,7 @@ from dapt_operator.api.v1alpha1.conditions import OUTSIDE_PROFILE_LIMITS
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.observed import DesiredState, Refusal
-from dapt_operator.plan.sizing.batch import check_finetuning_batch, check_pretraining_batch
+from dapt_operator.plan.sizing.model_fit.batch import check_finetuning_batch, check_pretraining_batch
 from dapt_operator.plan.sizing.resolve import (
     RefusedError,
     finetune_layout,

@@ -17,31 +17,31 @@ from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.finetune import FinetuneFacts
 from dapt_contract.stages.verify import VerifyFacts
 from dapt_operator.api.v1alpha1.conditions import VERIFY_FAILED
-from dapt_operator.api.v1alpha1.ledger import AttemptRecord, SomeFacts
-from dapt_operator.api.v1alpha1.run_record import RunRecord, StageKey
-from dapt_operator.plan.assess import (
+from dapt_operator.api.v1alpha1.stored.ledger import AttemptRecord, SomeFacts
+from dapt_operator.api.v1alpha1.stored.run_record import RunRecord, StageKey
+from dapt_operator.plan.chain_parts.assess import (
     RETRIES_AHEAD,
     ChainInputs,
     StageAssessment,
     assess_stage,
     exhausted,
 )
-from dapt_operator.plan.evaluations import (
+from dapt_operator.plan.chain_parts.evaluations import (
     assess_evaluations,
     companions_in,
     may_evaluate_alongside,
     representative,
 )
+from dapt_operator.plan.chain_parts.model_card import FinishedModel, card_facts
+from dapt_operator.plan.chain_parts.position import Position
+from dapt_operator.plan.chain_parts.settled import Chosen, Measured, known
 from dapt_operator.plan.gates import FINISHED_MODEL, GATES, GateFacts, Verdict
 from dapt_operator.plan.ledger.gpu_hours import pretraining_seconds
 from dapt_operator.plan.ledger.stage_facts import read_facts
-from dapt_operator.plan.model_card import FinishedModel, card_facts
-from dapt_operator.plan.position import Position
 from dapt_operator.plan.selection.after_attempt import after_limit, decide_after_attempt
 from dapt_operator.plan.selection.candidates import Candidate, candidates, due
 from dapt_operator.plan.selection.choose import Breached, Choice, NeedsMeasure, Selected, choose, remedies
-from dapt_operator.plan.settled import Chosen, Measured, known
-from dapt_operator.plan.sizing.batch import Batch, halved
+from dapt_operator.plan.sizing.model_fit.batch import Batch, halved
 from dapt_operator.plan.sizing.resolve import RefusedError, pretrain_layout
 from dapt_operator.plan.stage_parts.attempts import measured_attempt
 from dapt_operator.plan.stage_parts.stage_plan import StageInputs, StagePlan, TuningData

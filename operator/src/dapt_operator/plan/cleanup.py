@@ -9,8 +9,8 @@ from typing import Final
 from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api.names import object_name
 from dapt_operator.api.v1alpha1.conditions import FINISHED, find_condition
-from dapt_operator.api.v1alpha1.ledger import Ledger
-from dapt_operator.api.v1alpha1.run_record import StageKey
+from dapt_operator.api.v1alpha1.stored.ledger import Ledger
+from dapt_operator.api.v1alpha1.stored.run_record import StageKey
 from dapt_operator.plan.desired import Removal
 from dapt_operator.plan.observed import Observed
 

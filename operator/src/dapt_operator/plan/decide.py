@@ -9,13 +9,14 @@ from typing import Final
 
 from dapt_contract.envelope import digest_of
 from dapt_operator.api.v1alpha1.conditions import FINISHED, is_true
-from dapt_operator.api.v1alpha1.ledger import Ledger
-from dapt_operator.api.v1alpha1.run_record import CreatedRun
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
+from dapt_operator.api.v1alpha1.stored.ledger import Ledger
+from dapt_operator.api.v1alpha1.stored.run_record import CreatedRun
 from dapt_operator.launchers.launcher import Launcher
 from dapt_operator.plan.admission import admit
-from dapt_operator.plan.assess import ChainInputs
 from dapt_operator.plan.chain import Chain
+from dapt_operator.plan.chain_parts.assess import ChainInputs
+from dapt_operator.plan.chain_parts.position import ENDS, Position
 from dapt_operator.plan.cleanup import cleanup_due, leftovers
 from dapt_operator.plan.desired import (
     Removal,
@@ -33,7 +34,6 @@ from dapt_operator.plan.ledger.give_up import give_up_stuck
 from dapt_operator.plan.ledger.gpu_hours import limit_seconds, used_seconds
 from dapt_operator.plan.ledger.update import as_found, request_stop, update_ledger
 from dapt_operator.plan.observed import DesiredState, Observed, Refusal
-from dapt_operator.plan.position import ENDS, Position
 from dapt_operator.plan.recreation import (
     lost_stage_files,
     recreation_notices,

@@ -8,11 +8,11 @@ from datetime import datetime
 from typing import Any
 
 from dapt_operator.api.v1alpha1.conditions import INVALID_SPEC, PROFILE_AMBIGUOUS, PROFILE_NOT_FOUND
-from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
-from dapt_operator.api.v1alpha1.run_record import RunRecord
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
+from dapt_operator.api.v1alpha1.stored.ledger import Ledger
+from dapt_operator.api.v1alpha1.stored.run_record import RunRecord
 from dapt_operator.launchers.observe.containers import parse_time
 from dapt_operator.plan.own_runs import own_runs
 from dapt_operator.plan.parsed import read_adaptation, read_profile, read_status

@@ -14,15 +14,15 @@ from typing import Final
 from dapt_contract.envelope import digest_of
 from dapt_operator.api.names import signing_secret_name
 from dapt_operator.api.v1alpha1.events import RECREATED, WARNING
-from dapt_operator.api.v1alpha1.ledger import Ledger
+from dapt_operator.api.v1alpha1.stored.ledger import Ledger
 from dapt_operator.launchers.launcher import Launcher
 from dapt_operator.launchers.render.objects import stage_config_map
-from dapt_operator.plan.assess import ChainInputs
 from dapt_operator.plan.chain import Chain
+from dapt_operator.plan.chain_parts.assess import ChainInputs
+from dapt_operator.plan.chain_parts.position import Position
 from dapt_operator.plan.cleanup import CLAIM_KIND
 from dapt_operator.plan.desired import left_before, note_of_live_run
 from dapt_operator.plan.observed import DesiredState, Observed
-from dapt_operator.plan.position import Position
 from dapt_operator.plan.sizing.resolve import pretrain_layout
 from dapt_operator.plan.stage_parts.stage_plan import StagePlan
 from dapt_operator.plan.status.events import Notice

@@ -17,9 +17,9 @@ from dapt_contract.pod.failure import Cause
 from dapt_contract.sentences import shortened
 from dapt_contract.stages import KINDS
 from dapt_operator.api.v1alpha1.base import MAX_TEXT
-from dapt_operator.api.v1alpha1.ledger import AttemptRecord, Ledger
-from dapt_operator.api.v1alpha1.run_record import RunRecord
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
+from dapt_operator.api.v1alpha1.stored.ledger import AttemptRecord, Ledger
+from dapt_operator.api.v1alpha1.stored.run_record import RunRecord
 from dapt_operator.stage_run import plain
 
 MAX_ROUNDS: Final = 50

@@ -20,8 +20,8 @@ from dapt_operator.cluster.kubernetes import KubernetesCluster, Leadership, Stor
 from dapt_operator.cluster.port import Key
 from dapt_operator.launchers.observe.run_states import true_conditions
 from dapt_operator.runtime.settings import Settings
-from dapt_operator.runtime.watched_kinds import WatchedKind, watched_kind
-from dapt_operator.runtime.watches import Watch
+from dapt_operator.runtime.watching.watched_kinds import WatchedKind, watched_kind
+from dapt_operator.runtime.watching.watches import Watch
 from dapt_operator.runtime.work_queue import Urgency, WorkQueue
 from dapt_operator.stage_run import Manifest
 

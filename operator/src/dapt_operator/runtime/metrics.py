@@ -20,9 +20,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from dapt_contract.pod.failure import Cause
 from dapt_contract.sentences import shortened
 from dapt_operator.api.v1alpha1.conditions import CONDITION_TYPES
-from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.status import CandidateStatus, DomainAdaptationStatus
-from dapt_operator.runtime.store_updater import owner_of
+from dapt_operator.api.v1alpha1.stored.ledger import Ledger
+from dapt_operator.runtime.watching.store_updater import owner_of
 from dapt_operator.stage_run import Manifest
 
 log = structlog.get_logger("dapt.metrics")

@@ -2,7 +2,7 @@
 
 The way from a watch event to a reconcile:
 
-1. kopf reports an object (`watches.py`, `handlers.py`) to `StoreUpdater`,
+1. kopf reports an object (`watching/`) to `StoreUpdater`,
 2. which puts it into the store and wakes the adaptation that it belongs to,
 3. the work queue (`work_queue.py`) calls `Operator.reconcile_one` for that adaptation in one of its threads,
 4. which calls `dapt_operator.reconcile`: observe (from the store), decide, apply. The answers to its writes go into
@@ -52,8 +52,8 @@ from dapt_operator.runtime.http_server import MonitoringServer
 from dapt_operator.runtime.metrics import AdaptationCollector, ReconcileMetrics
 from dapt_operator.runtime.operator_metrics import OperatorCollector
 from dapt_operator.runtime.settings import Settings
-from dapt_operator.runtime.store_updater import StoreUpdater
-from dapt_operator.runtime.watches import Watch
+from dapt_operator.runtime.watching.store_updater import StoreUpdater
+from dapt_operator.runtime.watching.watches import Watch
 from dapt_operator.runtime.work_queue import Urgency, WorkQueue
 
 log = structlog.get_logger("dapt.operator")

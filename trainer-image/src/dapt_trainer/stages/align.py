@@ -19,12 +19,12 @@ from dapt_trainer.modeling.flops import flops_per_token
 from dapt_trainer.modeling.lora import with_lora
 from dapt_trainer.modeling.model_folder import load_tokenizer
 from dapt_trainer.modeling.protocols import Tokenizer
-from dapt_trainer.training.chat import with_template
-from dapt_trainer.training.preference_pairs import ShuffledPairs, tokenize_pairs
-from dapt_trainer.training.preference_trainer import PairRows, PreferenceTrainer, preference_arguments
 from dapt_trainer.training.setup import load_start
 from dapt_trainer.training.step_trainer import StepReading
-from dapt_trainer.training.tuning_run import TuningRun
+from dapt_trainer.training.tuning.chat import with_template
+from dapt_trainer.training.tuning.preference_pairs import ShuffledPairs, tokenize_pairs
+from dapt_trainer.training.tuning.preference_trainer import PairRows, PreferenceTrainer, preference_arguments
+from dapt_trainer.training.tuning.tuning_run import TuningRun
 
 logger = logging.getLogger(__name__)
 _REWARDS = "rewards"

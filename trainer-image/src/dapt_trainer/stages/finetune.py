@@ -15,10 +15,10 @@ from dapt_trainer.distributed import Ranks, join_ranks
 from dapt_trainer.modeling.flops import flops_per_token
 from dapt_trainer.modeling.model_folder import load_tokenizer
 from dapt_trainer.modeling.protocols import Tokenizer
-from dapt_trainer.training.instruction_rows import PackedExamples, tokenize_all
 from dapt_trainer.training.setup import set_up
 from dapt_trainer.training.step_trainer import StepRows, StepTrainer
-from dapt_trainer.training.tuning_run import TuningRun
+from dapt_trainer.training.tuning.instruction_rows import PackedExamples, tokenize_all
+from dapt_trainer.training.tuning.tuning_run import TuningRun
 
 logger = logging.getLogger(__name__)
 

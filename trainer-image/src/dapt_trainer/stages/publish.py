@@ -28,7 +28,7 @@ from dapt_trainer.publishing.card import model_card
 from dapt_trainer.publishing.card_metadata import read_base_card
 from dapt_trainer.publishing.destinations import open_destination
 from dapt_trainer.publishing.published_files import MANIFEST, ModelManifest, manifest_bytes
-from dapt_trainer.training.chat import stop_at_end_of_turn
+from dapt_trainer.training.tuning.chat import stop_at_end_of_turn
 
 _TUNING_STAGES = ("finetune", "align")
 

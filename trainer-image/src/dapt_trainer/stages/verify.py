@@ -23,7 +23,7 @@ from dapt_trainer.evaluation.measure import Bench
 from dapt_trainer.evaluation.samples import answers, sample_prompts
 from dapt_trainer.modeling.model_folder import load_tokenizer
 from dapt_trainer.stages.publish import tokenizer_folder
-from dapt_trainer.training.chat import stop_at_end_of_turn
+from dapt_trainer.training.tuning.chat import stop_at_end_of_turn
 
 _BASE = "base"
 _FINAL = "final"

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field
 
 from dapt_contract.stages.common import MAX_ATTEMPTS
 from dapt_operator.api.v1alpha1.base import Digest, Integer, LeanBase, Message, ShortText, Text, Time
-from dapt_operator.api.v1alpha1.ledger import Ledger
+from dapt_operator.api.v1alpha1.stored.ledger import Ledger
 
 MAX_CANDIDATES = 100
 MAX_STAGES = 30

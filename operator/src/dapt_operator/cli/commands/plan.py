@@ -25,9 +25,9 @@ from dapt_operator.number_format import count, duration, plural
 from dapt_operator.number_format import size as size_of_bytes
 from dapt_operator.plan.admission import limit_breaches
 from dapt_operator.plan.observed import DesiredState
-from dapt_operator.plan.sizing.batch import Batch
 from dapt_operator.plan.sizing.compute import ComputeRate, cpu_rate
 from dapt_operator.plan.sizing.estimate import Estimate, EstimateFacts, estimate
+from dapt_operator.plan.sizing.model_fit.batch import Batch
 from dapt_operator.plan.sizing.resolve import pretrain_layout
 
 

@@ -22,8 +22,8 @@ from dapt_contract.stages.publish import PublishFacts
 from dapt_contract.stages.tuning_data import TuningDataFacts
 from dapt_contract.stages.verify import VerifyFacts
 from dapt_operator.api.v1alpha1.conditions import FINISHED, STALLED, find_condition
-from dapt_operator.api.v1alpha1.run_record import StageKey
 from dapt_operator.api.v1alpha1.status import Condition, DomainAdaptationStatus, StageStatus
+from dapt_operator.api.v1alpha1.stored.run_record import StageKey
 from dapt_operator.number_format import count, perplexity, plural, size
 from dapt_operator.plan.stage_parts.stage_plan import ON_DEMAND
 

@@ -19,13 +19,13 @@ from types import TracebackType
 from typing import IO, Final, Self
 
 from dapt_operator.api.names import LABEL_RUN
-from dapt_operator.cluster.local import job_status
-from dapt_operator.cluster.local.capacity import Capacity, job_request, machine_capacity
 from dapt_operator.cluster.local.errors import LocalRunError
-from dapt_operator.cluster.local.job import LocalJob
 from dapt_operator.cluster.local.object_files import ObjectFiles
-from dapt_operator.cluster.local.pod_to_process import RUN_MARKER
-from dapt_operator.cluster.local.process import kill_marked
+from dapt_operator.cluster.local.processes import job_status
+from dapt_operator.cluster.local.processes.capacity import Capacity, job_request, machine_capacity
+from dapt_operator.cluster.local.processes.job import LocalJob
+from dapt_operator.cluster.local.processes.pod_to_process import RUN_MARKER
+from dapt_operator.cluster.local.processes.process import kill_marked
 from dapt_operator.cluster.local.progress import LocalProgress, ProgressTarget
 from dapt_operator.cluster.local.source_contents import SourceContents
 from dapt_operator.cluster.local.stored_resource import StoredResource

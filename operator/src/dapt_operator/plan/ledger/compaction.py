@@ -18,8 +18,8 @@ from dapt_contract.base import compact_number
 from dapt_contract.measure import Measure, Perplexity, Score, SidePerplexity
 from dapt_contract.stages.baseline import BaselineFacts
 from dapt_contract.stages.evaluate import EvaluateFacts
-from dapt_operator.api.v1alpha1.ledger import MAX_MEASURES, MAX_RECORDS, Ledger, MeasureRecord
-from dapt_operator.api.v1alpha1.run_record import RunRecord
+from dapt_operator.api.v1alpha1.stored.ledger import MAX_MEASURES, MAX_RECORDS, Ledger, MeasureRecord
+from dapt_operator.api.v1alpha1.stored.run_record import RunRecord
 from dapt_operator.remembered import remembered
 
 MAX_MEASURES_BYTES: Final = 96 * 1024

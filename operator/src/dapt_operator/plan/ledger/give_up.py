@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Final
 
 from dapt_operator.api.v1alpha1.conditions import timestamp
-from dapt_operator.api.v1alpha1.ledger import Ledger
-from dapt_operator.api.v1alpha1.run_record import RunRecord
+from dapt_operator.api.v1alpha1.stored.ledger import Ledger
+from dapt_operator.api.v1alpha1.stored.run_record import RunRecord
 from dapt_operator.plan.observed import find_run
 from dapt_operator.stage_run import Quota, RunPhase, RunState
 

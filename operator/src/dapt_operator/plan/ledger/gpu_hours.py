@@ -13,10 +13,10 @@ from typing import Final
 
 from dapt_contract.pod.failure import Cause
 from dapt_contract.stages.pretrain import PretrainFacts
-from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
-from dapt_operator.api.v1alpha1.run_record import RunRecord
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
+from dapt_operator.api.v1alpha1.stored.ledger import Ledger
+from dapt_operator.api.v1alpha1.stored.run_record import RunRecord
 from dapt_operator.plan.observed import find_run
 from dapt_operator.plan.sizing.resolve import RankLayout
 from dapt_operator.stage_run import RunResources, RunState

@@ -23,7 +23,7 @@ from dapt_operator.api.v1alpha1.conditions import (
     timestamp,
 )
 from dapt_operator.api.v1alpha1.profile import Retries
-from dapt_operator.api.v1alpha1.run_record import RunRecord
+from dapt_operator.api.v1alpha1.stored.run_record import RunRecord
 
 FIRST_BACKOFF_SECONDS: Final = 10.0
 LONGEST_BACKOFF_SECONDS: Final = 300.0

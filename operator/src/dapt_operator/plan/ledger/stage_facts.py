@@ -12,7 +12,7 @@ from dapt_contract.stages.blend import BlendFacts, BlendRow
 from dapt_contract.stages.evaluate import EvaluateFacts
 from dapt_contract.stages.prepare import PrepareFacts
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainFacts
-from dapt_operator.api.v1alpha1.ledger import AttemptRecord, Ledger
+from dapt_operator.api.v1alpha1.stored.ledger import AttemptRecord, Ledger
 from dapt_operator.plan.ledger.compaction import stored_measures
 
 _KINDS_OF_CANDIDATES: Final = frozenset({"pretrain", "blend", "evaluate"})

@@ -16,9 +16,9 @@ from dapt_contract.sentences import shortened
 from dapt_contract.stages.evaluate import EvaluateFacts
 from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_operator.api.v1alpha1.conditions import timestamp
-from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.profile import Retries
-from dapt_operator.api.v1alpha1.run_record import CreatedRun, EndedRun, RunRecord, StageKey
+from dapt_operator.api.v1alpha1.stored.ledger import Ledger
+from dapt_operator.api.v1alpha1.stored.run_record import CreatedRun, EndedRun, RunRecord, StageKey
 from dapt_operator.plan.ledger.compaction import base_measure, stored_measures
 from dapt_operator.plan.ledger.gpu_hours import (
     accelerators_of,

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dapt_operator.api.v1alpha1.conditions import PIN_UNKNOWN
-from dapt_operator.api.v1alpha1.ledger import AttemptRecord
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
+from dapt_operator.api.v1alpha1.stored.ledger import AttemptRecord
 from dapt_operator.plan.ledger.stage_facts import Facts
 from dapt_operator.plan.selection.candidates import Candidate, due
 from dapt_operator.plan.selection.choose import Breached, Choice, NeedsMeasure, choose

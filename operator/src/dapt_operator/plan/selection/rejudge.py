@@ -18,9 +18,9 @@ from dapt_contract.stages.blend import BlendFacts
 from dapt_contract.stages.prepare import PrepareFacts
 from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_contract.stop_rule import StopDecision, judge_readings
-from dapt_operator.api.v1alpha1.ledger import AttemptRecord
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec, has_scores
-from dapt_operator.api.v1alpha1.stored_facts import compact_facts
+from dapt_operator.api.v1alpha1.stored.ledger import AttemptRecord
+from dapt_operator.api.v1alpha1.stored.stored_facts import compact_facts
 from dapt_operator.plan.gates import Verdict
 from dapt_operator.plan.ledger.stage_facts import Facts, measure_of_row
 from dapt_operator.plan.selection.after_attempt import after_limit, decide_after_attempt

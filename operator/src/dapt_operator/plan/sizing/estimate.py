@@ -17,12 +17,12 @@ from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.launchers.render.pod import lifted_restrictions
 from dapt_operator.number_format import count
 from dapt_operator.plan.sizing import resolve
-from dapt_operator.plan.sizing.batch import Batch, BatchRequest, check_pretraining_batch, fit_batch
 from dapt_operator.plan.sizing.batch_size import pretraining_batch_size
 from dapt_operator.plan.sizing.compute import ComputeRate, accelerator_rate
 from dapt_operator.plan.sizing.grown_tokenizer import grown_model
-from dapt_operator.plan.sizing.measuring import measuring_bytes, measuring_problem
-from dapt_operator.plan.sizing.memory import GIB, MemoryParts
+from dapt_operator.plan.sizing.model_fit.batch import Batch, BatchRequest, check_pretraining_batch, fit_batch
+from dapt_operator.plan.sizing.model_fit.measuring import measuring_bytes, measuring_problem
+from dapt_operator.plan.sizing.model_fit.memory import GIB, MemoryParts
 from dapt_operator.plan.sizing.stage_hours import StageHours, stage_hours
 from dapt_operator.plan.sizing.tuning_estimate import (
     UNKNOWN_SIZE,

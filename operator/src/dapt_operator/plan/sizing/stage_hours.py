@@ -10,8 +10,8 @@ from dapt_contract.inputs.held_out import max_held_out_tokens
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.number_format import count, plural
-from dapt_operator.plan.sizing.batch import Batch
 from dapt_operator.plan.sizing.compute import ComputeRate, measuring_flops, training_flops
+from dapt_operator.plan.sizing.model_fit.batch import Batch
 from dapt_operator.plan.sizing.resolve import Steps
 from dapt_operator.plan.sizing.tuning_estimate import TuningEstimate
 

@@ -10,8 +10,8 @@ from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.spec_training import Finetuning, Preference
-from dapt_operator.plan.sizing.batch import Batch, BatchRequest, TrainingBlock, fit_batch
 from dapt_operator.plan.sizing.batch_size import ENOUGH_STEPS, LARGEST_DEFAULT, default_batch_size
+from dapt_operator.plan.sizing.model_fit.batch import Batch, BatchRequest, TrainingBlock, fit_batch
 from dapt_operator.plan.sizing.resolve import (
     RankLayout,
     align_layout,

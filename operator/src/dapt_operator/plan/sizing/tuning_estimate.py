@@ -10,7 +10,7 @@ from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.number_format import count
-from dapt_operator.plan.sizing.batch import Batch
+from dapt_operator.plan.sizing.model_fit.batch import Batch
 from dapt_operator.plan.sizing.resolve import RefusedError
 from dapt_operator.plan.sizing.tuning import (
     TuningRequest,

@@ -16,8 +16,8 @@ from dapt_contract.sentences import shortened
 from dapt_contract.stages.pretrain import CheckpointFacts, MixturePhase
 from dapt_operator.api.v1alpha1.base import MAX_TEXT
 from dapt_operator.api.v1alpha1.conditions import timestamp
-from dapt_operator.api.v1alpha1.ledger import AttemptRecord, PhaseRecord
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
+from dapt_operator.api.v1alpha1.stored.ledger import AttemptRecord, PhaseRecord
 from dapt_operator.plan.gates import perplexity
 from dapt_operator.plan.ledger.stage_facts import Facts, measure_of_row
 from dapt_operator.plan.sizing.resolve import (

@@ -18,7 +18,7 @@ from dapt_contract.stages.common import (
 from dapt_contract.stages.prepare import PrepareFacts
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.spec_training import Optimizer, Schedule
-from dapt_operator.plan.sizing.batch import Batch
+from dapt_operator.plan.sizing.model_fit.batch import Batch
 from dapt_operator.remembered import remembered
 
 SIDES: Final[tuple[Side, ...]] = ("domain", "general")

@@ -13,9 +13,9 @@ from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.prepare import PrepareFacts
 from dapt_contract.stages.tuning_data import TuningDataConfig, TuningDataFacts
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
-from dapt_operator.api.v1alpha1.run_record import RunRecord, StageKey
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec, has_blends, has_scores
 from dapt_operator.api.v1alpha1.spec_operation import CpuResources, GpuResources
+from dapt_operator.api.v1alpha1.stored.run_record import RunRecord, StageKey
 from dapt_operator.plan.sizing.resolve import RankLayout
 from dapt_operator.stage_run import RunResources
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dapt_contract.stages.common import ModelReference, TrainingConfig
-from dapt_operator.plan.sizing.batch import Batch
 from dapt_operator.plan.sizing.grown_tokenizer import grown_model
+from dapt_operator.plan.sizing.model_fit.batch import Batch
 from dapt_operator.plan.sizing.tuning import TuningRequest, tuning_sequence_length
 from dapt_operator.plan.sizing.tuning_estimate import UNKNOWN_SIZE, TuningSize
 from dapt_operator.plan.stage_parts import common

@@ -6,7 +6,7 @@ from dapt_contract.layout import INSTRUCTIONS
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.finetune import FinetuneConfig
 from dapt_operator.api.v1alpha1.spec_training import Finetuning
-from dapt_operator.plan.sizing.batch import Batch
+from dapt_operator.plan.sizing.model_fit.batch import Batch
 from dapt_operator.plan.sizing.tuning import finetuning_request
 from dapt_operator.plan.stage_parts.stage_plan import StageInputs, StagePlan, TuningData, rank_resources
 from dapt_operator.plan.stage_parts.tuning import fit_tuning_batch, num_records, tuning_config

@@ -10,8 +10,8 @@ from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.pretrain import PretrainConfig, RegularizationConfig
 from dapt_contract.stop_rule import StopRule
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
-from dapt_operator.plan.sizing.batch import Batch, BatchRequest, fit_batch
 from dapt_operator.plan.sizing.grown_tokenizer import grown_model
+from dapt_operator.plan.sizing.model_fit.batch import Batch, BatchRequest, fit_batch
 from dapt_operator.plan.sizing.resolve import (
     RankLayout,
     Steps,

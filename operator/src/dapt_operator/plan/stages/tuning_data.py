@@ -21,9 +21,9 @@ from dapt_contract.stages.tuning_data import (
     TuningKind,
     data_folder,
 )
-from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.spec_training import Finetuning, Preference
+from dapt_operator.api.v1alpha1.stored.ledger import Ledger
 from dapt_operator.plan.stage_parts import common
 from dapt_operator.plan.stage_parts.stage_plan import (
     StageInputs,

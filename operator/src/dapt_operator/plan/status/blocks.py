@@ -10,8 +10,6 @@ from dapt_contract.sentences import shortened
 from dapt_contract.stages.tuning_data import TuningKind
 from dapt_operator.api.schema.immutable import FROZEN_BY, FROZEN_BY_SUCCESS
 from dapt_operator.api.v1alpha1.base import MAX_MESSAGE, MAX_TEXT
-from dapt_operator.api.v1alpha1.ledger import Ledger
-from dapt_operator.api.v1alpha1.run_record import RunRecord
 from dapt_operator.api.v1alpha1.status import (
     MAX_WARNINGS,
     AttemptStatus,
@@ -25,12 +23,15 @@ from dapt_operator.api.v1alpha1.status import (
     StageStatus,
     Usage,
 )
-from dapt_operator.plan.assess import ChainInputs
+from dapt_operator.api.v1alpha1.stored.ledger import Ledger
+from dapt_operator.api.v1alpha1.stored.run_record import RunRecord
+from dapt_operator.plan.chain_parts.assess import ChainInputs
+from dapt_operator.plan.chain_parts.position import Position
+from dapt_operator.plan.chain_parts.waiting import waits_for
 from dapt_operator.plan.ledger import gpu_hours
 from dapt_operator.plan.ledger.retries import JUDGED
 from dapt_operator.plan.ledger.update import printable
 from dapt_operator.plan.observed import Observed, find_run
-from dapt_operator.plan.position import Position
 from dapt_operator.plan.sizing.estimate import EstimateFacts, estimate
 from dapt_operator.plan.sizing.grown_tokenizer import grown_model
 from dapt_operator.plan.sizing.resolve import learning_rate, replay_fraction, sequence_length
@@ -41,7 +42,6 @@ from dapt_operator.plan.stage_parts.tuning import prepared_size
 from dapt_operator.plan.stages.tuning_data import current_warnings
 from dapt_operator.plan.status.candidate_rows import rounded
 from dapt_operator.plan.status.goodput import goodput
-from dapt_operator.plan.waiting import waits_for
 from dapt_operator.remembered import remembered
 from dapt_operator.stage_run import Owner
 

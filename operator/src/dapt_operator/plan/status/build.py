@@ -8,7 +8,6 @@ from typing import Final
 from dapt_contract.stages.publish import PublishFacts
 from dapt_operator.api.v1alpha1 import conditions as api
 from dapt_operator.api.v1alpha1.conditions import is_true, set_condition, timestamp
-from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.status import (
     MAX_STAGES,
     Condition,
@@ -17,13 +16,14 @@ from dapt_operator.api.v1alpha1.status import (
     OutputStatus,
     Usage,
 )
-from dapt_operator.plan.assess import ChainInputs
+from dapt_operator.api.v1alpha1.stored.ledger import Ledger
+from dapt_operator.plan.chain_parts.assess import ChainInputs
+from dapt_operator.plan.chain_parts.position import Position
 from dapt_operator.plan.gates import perplexity
 from dapt_operator.plan.gates.gain import gain
 from dapt_operator.plan.ledger import gpu_hours
 from dapt_operator.plan.ledger.gpu_hours import note_running
 from dapt_operator.plan.observed import Observed, Refusal
-from dapt_operator.plan.position import Position
 from dapt_operator.plan.selection.candidates import Candidate
 from dapt_operator.plan.selection.choose import Selected
 from dapt_operator.plan.stages.publish import run_digest

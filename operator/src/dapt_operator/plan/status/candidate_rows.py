@@ -10,10 +10,10 @@ from dapt_contract.sentences import shortened
 from dapt_operator.api.v1alpha1.base import MAX_MESSAGE, MAX_TEXT
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec, has_scores
 from dapt_operator.api.v1alpha1.status import MAX_CANDIDATES, CandidateStatus, SelectedStatus, TaskScore
-from dapt_operator.plan.assess import ChainInputs
+from dapt_operator.plan.chain_parts.assess import ChainInputs
+from dapt_operator.plan.chain_parts.position import Position
 from dapt_operator.plan.gates import perplexity
 from dapt_operator.plan.gates.gain import gain, gain_by_perplexity, has_task_gain
-from dapt_operator.plan.position import Position
 from dapt_operator.plan.selection.candidates import Candidate
 from dapt_operator.plan.selection.choose import NeedsMeasure, Selected, breach_on_a
 from dapt_operator.plan.transitions import Action

@@ -8,16 +8,16 @@ from dapt_contract.sentences import shortened
 from dapt_operator.api.v1alpha1 import conditions as api
 from dapt_operator.api.v1alpha1.base import MAX_MESSAGE
 from dapt_operator.api.v1alpha1.conditions import ConditionStatus, find_condition
-from dapt_operator.api.v1alpha1.ledger import Ledger
-from dapt_operator.api.v1alpha1.run_record import StageKey
-from dapt_operator.plan.assess import ChainInputs, StageAssessment
+from dapt_operator.api.v1alpha1.stored.ledger import Ledger
+from dapt_operator.api.v1alpha1.stored.run_record import StageKey
+from dapt_operator.plan.chain_parts.assess import ChainInputs, StageAssessment
+from dapt_operator.plan.chain_parts.position import Position
+from dapt_operator.plan.chain_parts.waiting import steady, waits_for
 from dapt_operator.plan.desired import NEW_KEY, loses_checkpoints, note_of_live_run
 from dapt_operator.plan.observed import Observed, find_run
-from dapt_operator.plan.position import Position
 from dapt_operator.plan.selection.choose import Breached, NeedsMeasure, Selected
 from dapt_operator.plan.stage_parts.attempts import rollback_sentence
 from dapt_operator.plan.transitions import Action, Fact, State
-from dapt_operator.plan.waiting import steady, waits_for
 from dapt_operator.stage_run import Quota, RunPhase, RunState, StageRun
 
 

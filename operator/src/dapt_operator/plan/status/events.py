@@ -19,8 +19,8 @@ from dapt_operator.api.v1alpha1.events import (
     STAGE_SUCCEEDED,
     WARNING,
 )
-from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus, StageStatus
+from dapt_operator.api.v1alpha1.stored.ledger import Ledger
 from dapt_operator.plan.stage_parts.attempts import rollback_sentence
 from dapt_operator.plan.status.conditions import run_title
 

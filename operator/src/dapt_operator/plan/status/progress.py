@@ -8,8 +8,8 @@ from typing import Final
 
 from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_operator.api.v1alpha1.conditions import timestamp
-from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.status import ProgressStatus
+from dapt_operator.api.v1alpha1.stored.ledger import Ledger
 from dapt_operator.plan.observed import Observed
 from dapt_operator.stage_run import RunPhase
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dapt_trainer.data.chat.rendering import LabelledText
-from dapt_trainer.data.labels import IGNORED_LABEL
+from dapt_trainer.modeling.labels import IGNORED_LABEL
 
 _NEUTRAL_BEGINNINGS = ("\n", "a", ".", "1", "\n\n")
 """Texts of which one, put before a response, is not joined to it by the tokenizer."""

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from dapt_trainer.data.labels import IGNORED_LABEL
 from dapt_trainer.data.packing.mixture import Mixture
 from dapt_trainer.data.packing.shards import Shard, open_shards
+from dapt_trainer.modeling.labels import IGNORED_LABEL
 
 
 class PackedDataset(Dataset[dict[str, torch.Tensor]]):

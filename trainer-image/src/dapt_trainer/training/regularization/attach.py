@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 from dapt_contract.layout import EXTENDED_MODEL
 from dapt_contract.stages.common import DistributionConfig, ModelReference
 from dapt_contract.stages.pretrain import PretrainConfig, RegularizationConfig
-from dapt_trainer.data.labels import IGNORED_LABEL
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.modeling.attention import Batch, Collate
 from dapt_trainer.modeling.compose import DTYPES, load_model
+from dapt_trainer.modeling.labels import IGNORED_LABEL
 from dapt_trainer.modeling.lora import new_rows
 from dapt_trainer.tokenization.grow_model import new_token_ids
 from dapt_trainer.training.regularization.base_model import base_tensors

@@ -19,9 +19,9 @@ from typing import Literal, Protocol
 
 import torch
 
-from dapt_trainer.data.labels import IGNORED_LABEL
 from dapt_trainer.errors import InputError
 from dapt_trainer.modeling.attention import Batch
+from dapt_trainer.modeling.labels import IGNORED_LABEL
 
 Predictions = Callable[[torch.nn.Module, Batch], torch.Tensor]
 """Returns the logits [n, V] of a model at the n positions of a batch whose next token has a label."""

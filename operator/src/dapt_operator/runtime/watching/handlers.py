@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from dapt_operator.runtime.kopf_library import kopf
-from dapt_operator.runtime.watched_kinds import WatchedKind
+from dapt_operator.runtime.watching.kopf_library import kopf
+from dapt_operator.runtime.watching.watched_kinds import WatchedKind
 from dapt_operator.stage_run import Manifest
 
 

@@ -27,13 +27,13 @@ from trl.models import prepare_deepspeed
 
 from dapt_contract.stages.align import AlignConfig
 from dapt_trainer.context import StageContext
-from dapt_trainer.data.labels import IGNORED_LABEL
 from dapt_trainer.distributed import Ranks
+from dapt_trainer.modeling.labels import IGNORED_LABEL
 from dapt_trainer.modeling.protocols import Tokenizer
 from dapt_trainer.training.arguments import argument_fields
 from dapt_trainer.training.batch_order import BatchOrder
-from dapt_trainer.training.preference_pairs import ShuffledPairs, collate_pairs
 from dapt_trainer.training.step_trainer import StepHooks, StepRows, StepTrainer
+from dapt_trainer.training.tuning.preference_pairs import ShuffledPairs, collate_pairs
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine

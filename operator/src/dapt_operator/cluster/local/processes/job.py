@@ -13,12 +13,12 @@ from typing import Final
 
 from dapt_contract.pod.environment import TERMINATION_MESSAGE_BYTES
 from dapt_contract.pod.failure import ExitCode
-from dapt_operator.cluster.local import job_status
 from dapt_operator.cluster.local.errors import LocalRunError
-from dapt_operator.cluster.local.free_ports import PortReservation
 from dapt_operator.cluster.local.object_files import ObjectFiles
-from dapt_operator.cluster.local.pod_to_process import Launch, pod_folder, prepare_launch
-from dapt_operator.cluster.local.process import PodProcess
+from dapt_operator.cluster.local.processes import job_status
+from dapt_operator.cluster.local.processes.free_ports import PortReservation
+from dapt_operator.cluster.local.processes.pod_to_process import Launch, pod_folder, prepare_launch
+from dapt_operator.cluster.local.processes.process import PodProcess
 from dapt_operator.cluster.timestamps import micro_time
 from dapt_operator.stage_run import JsonObject, Manifest
 

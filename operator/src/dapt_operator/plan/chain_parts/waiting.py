@@ -8,7 +8,7 @@ from typing import Final
 from dapt_contract.sentences import shortened
 from dapt_operator.api.v1alpha1.base import MAX_MESSAGE
 from dapt_operator.api.v1alpha1.conditions import QUOTA_TOO_SMALL, TAMPERED
-from dapt_operator.api.v1alpha1.run_record import StageKey
+from dapt_operator.api.v1alpha1.stored.run_record import StageKey
 from dapt_operator.stage_run import Quota, RunState
 
 STARTING: Final = frozenset({"", "ContainerCreating", "PodInitializing"})

@@ -22,8 +22,8 @@ from dapt_trainer.data.chat.tokens import Lengths, Pair, cut_pair
 from dapt_trainer.data.packing.mixture import permuted
 from dapt_trainer.errors import InputError
 from dapt_trainer.modeling.protocols import Tokenizer
-from dapt_trainer.training.chat import LINES_PER_HEARTBEAT, encoder_of
-from dapt_trainer.training.tuning_lines import read_tuning_lines
+from dapt_trainer.training.tuning.chat import LINES_PER_HEARTBEAT, encoder_of
+from dapt_trainer.training.tuning.tuning_lines import read_tuning_lines
 
 
 @dataclass(frozen=True)

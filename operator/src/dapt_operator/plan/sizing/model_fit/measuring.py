@@ -7,7 +7,7 @@ from dapt_contract.stages.common import Precision
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec, has_scores
-from dapt_operator.plan.sizing.memory import GIB, OVERHEAD_BYTES
+from dapt_operator.plan.sizing.model_fit.memory import GIB, OVERHEAD_BYTES
 from dapt_operator.plan.sizing.resolve import pretrain_layout
 
 

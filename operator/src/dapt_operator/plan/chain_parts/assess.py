@@ -8,16 +8,16 @@ from datetime import datetime
 from typing import Final
 
 from dapt_operator.api.v1alpha1.conditions import PENDING_TIMEOUT
-from dapt_operator.api.v1alpha1.ledger import Ledger
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
-from dapt_operator.api.v1alpha1.run_record import RunRecord, StageKey
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
+from dapt_operator.api.v1alpha1.stored.ledger import Ledger
+from dapt_operator.api.v1alpha1.stored.run_record import RunRecord, StageKey
+from dapt_operator.plan.chain_parts.waiting import hindrance, overdue
 from dapt_operator.plan.ledger.gpu_hours import is_spent
 from dapt_operator.plan.ledger.retries import JUDGED, stalled
 from dapt_operator.plan.observed import DesiredState, Observed, Obstacle, find_run
 from dapt_operator.plan.stage_parts.stage_plan import StagePlan
 from dapt_operator.plan.transitions import Fact
-from dapt_operator.plan.waiting import hindrance, overdue
 from dapt_operator.stage_run import RunState
 
 RETRIES_AHEAD: Final = frozenset({Fact.DUE, Fact.BACKOFF, Fact.HELD, Fact.CROWDED})

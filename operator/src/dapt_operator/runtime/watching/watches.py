@@ -15,10 +15,10 @@ from typing import Final
 import structlog
 
 from dapt_operator.cluster.kubernetes import Connection
-from dapt_operator.runtime import handlers
-from dapt_operator.runtime.kopf_library import kopf
-from dapt_operator.runtime.kopf_settings import set_kopf
-from dapt_operator.runtime.watched_kinds import WatchedKind
+from dapt_operator.runtime.watching import handlers
+from dapt_operator.runtime.watching.kopf_library import kopf
+from dapt_operator.runtime.watching.kopf_settings import set_kopf
+from dapt_operator.runtime.watching.watched_kinds import WatchedKind
 
 log = structlog.get_logger("dapt.watches")
 RESTART_SECONDS: Final = 2.0

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field
 from dapt_contract.base import Contract
 from dapt_contract.stages.common import MAX_ATTEMPTS
 from dapt_operator.api.v1alpha1.base import Digest, Integer, LeanBase, Message, ShortText, Text, Time
-from dapt_operator.api.v1alpha1.run_record import RunRecord, StageKey
+from dapt_operator.api.v1alpha1.stored.run_record import RunRecord, StageKey
 
 MAX_RECORDS = 40
 MAX_MEASURES = 100

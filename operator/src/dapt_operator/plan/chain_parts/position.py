@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from dapt_operator.api.v1alpha1.ledger import AttemptRecord
-from dapt_operator.api.v1alpha1.run_record import StageKey
-from dapt_operator.plan.assess import StageAssessment
-from dapt_operator.plan.evaluations import startable
+from dapt_operator.api.v1alpha1.stored.ledger import AttemptRecord
+from dapt_operator.api.v1alpha1.stored.run_record import StageKey
+from dapt_operator.plan.chain_parts.assess import StageAssessment
+from dapt_operator.plan.chain_parts.evaluations import startable
 from dapt_operator.plan.gates import Verdict
 from dapt_operator.plan.ledger.stage_facts import Facts
 from dapt_operator.plan.selection.candidates import Candidate

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from dapt_operator.cluster.local.pod_to_process import POD_MARKER, Launch
+from dapt_operator.cluster.local.processes.pod_to_process import POD_MARKER, Launch
 
 _PR_SET_PDEATHSIG: Final = 1
 _LIBC: Final = ctypes.CDLL(None)

@@ -12,8 +12,8 @@ from dapt_contract.stages.publish import CardFacts, LearnedData
 from dapt_contract.stages.tuning_data import TuningKind
 from dapt_contract.stages.verify import VerifyFacts
 from dapt_operator.api.v1alpha1.spec_training import Finetuning, Preference
+from dapt_operator.plan.chain_parts.settled import Chosen
 from dapt_operator.plan.gates import Verdict
-from dapt_operator.plan.settled import Chosen
 from dapt_operator.plan.stage_parts.attempts import Attempt
 from dapt_operator.plan.stage_parts.stage_plan import TuningData
 from dapt_operator.plan.stage_parts.tuning import num_records

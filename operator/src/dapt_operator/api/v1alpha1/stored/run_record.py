@@ -17,7 +17,7 @@ from dapt_contract.pod.failure import Cause
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stages import KINDS
 from dapt_operator.api.v1alpha1.base import Digest, FreeForm, Integer, LeanBase, Message, ShortText, Time
-from dapt_operator.api.v1alpha1.stored_facts import compact_facts, parse_facts
+from dapt_operator.api.v1alpha1.stored.stored_facts import compact_facts, parse_facts
 
 
 class StageKey(NamedTuple):

@@ -18,13 +18,13 @@ import torch
 from dapt_trainer.context import ProgressBoard, SilentProgress
 from dapt_trainer.data.chat.rendering import LabelledText
 from dapt_trainer.data.chat.tokens import Example, cut_examples
-from dapt_trainer.data.labels import IGNORED_LABEL
 from dapt_trainer.data.packing.best_fit import best_fit
 from dapt_trainer.data.packing.mixture import permuted
 from dapt_trainer.errors import InputError
+from dapt_trainer.modeling.labels import IGNORED_LABEL
 from dapt_trainer.modeling.protocols import Tokenizer
-from dapt_trainer.training.chat import LINES_PER_HEARTBEAT, encoder_of, with_template
-from dapt_trainer.training.tuning_lines import read_tuning_lines
+from dapt_trainer.training.tuning.chat import LINES_PER_HEARTBEAT, encoder_of, with_template
+from dapt_trainer.training.tuning.tuning_lines import read_tuning_lines
 
 _ROW_LENGTH_MULTIPLE = 8
 """Row lengths are multiples of this: tensor cores are fastest then, and few shapes are compiled."""

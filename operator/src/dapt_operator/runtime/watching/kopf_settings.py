@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Final
 
 from dapt_operator.api.names import LABEL_UID
 from dapt_operator.cluster.kubernetes.client import PAGE_ITEMS
-from dapt_operator.runtime.kopf_library import kopf
-from dapt_operator.runtime.watched_kinds import JOBSETS
+from dapt_operator.runtime.watching.kopf_library import kopf
+from dapt_operator.runtime.watching.watched_kinds import JOBSETS
 
 BOOKMARK_SECONDS: Final = 60.0
 """The API server sends each watch a bookmark about this often, so longer silence means a dead connection."""

@@ -15,8 +15,8 @@ from dapt_operator.api.v1alpha1.conditions import INVALID_SPEC, NOT_ENOUGH_MEMOR
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.number_format import plural
-from dapt_operator.plan.sizing.memory import GIB, AcceleratorKind, MemoryParts
-from dapt_operator.plan.sizing.parallelism import (
+from dapt_operator.plan.sizing.model_fit.memory import GIB, AcceleratorKind, MemoryParts
+from dapt_operator.plan.sizing.model_fit.parallelism import (
     SharingRequest,
     choose_sharing,
     smallest_sharing,

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final
 
-from dapt_operator.api.v1alpha1.run_record import StageKey
-from dapt_operator.plan.assess import STARTABLE, ChainInputs, StageAssessment, assess_stage
+from dapt_operator.api.v1alpha1.stored.run_record import StageKey
+from dapt_operator.plan.chain_parts.assess import STARTABLE, ChainInputs, StageAssessment, assess_stage
 from dapt_operator.plan.selection.candidates import Candidate
 from dapt_operator.plan.stage_parts.stage_plan import StageInputs
 from dapt_operator.plan.stages.evaluate import evaluate_stage

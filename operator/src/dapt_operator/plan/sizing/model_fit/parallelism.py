@@ -16,7 +16,7 @@ from typing import Final
 from dapt_contract.stages.common import LoraConfig, Offload, Precision, ZeroStage
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.v1alpha1.spec_training import Regularization
-from dapt_operator.plan.sizing.memory import (
+from dapt_operator.plan.sizing.model_fit.memory import (
     GIB,
     AcceleratorKind,
     MemoryParts,

@@ -1,0 +1,1 @@
+"""The planner's memory as the status stores it: the ledger, its records of runs, the facts of stages."""
