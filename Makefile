@@ -14,7 +14,7 @@ ifeq ($(NO_GPU),1)
 export DS_ACCELERATOR = cpu
 endif
 
-.PHONY: help setup demo test lint types imports unit torch-tests cluster cluster-extras cluster-tests bench science faults lock crds clean
+.PHONY: help setup demo test lint types imports unit torch-tests cluster cluster-extras cluster-tests bench science faults lock crds notices clean
 
 help: ## Show the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -102,6 +102,9 @@ crds: $(VENV)/.installed ## Generate crds/, the chart's copy and docs/reference/
 	$(BIN)/dapt crd --out charts/dapt/files
 	$(BIN)/python -c 'import pathlib; from dapt_operator.api import reference; [pathlib.Path("docs/reference", name).write_text(text) for name, text in reference.render().items()]'
 	$(BIN)/python -c 'import pathlib; from dapt_operator.runtime import metrics_reference; from dapt_trainer.pod.progress import METRICS; pathlib.Path("docs/reference", metrics_reference.PAGE).write_text(metrics_reference.page(METRICS))'
+
+notices: $(VENV)/.installed ## Write docs/third-party.md: the licences of what the images contain
+	$(BIN)/python requirements/notices.py
 
 clean: ## Remove what the commands above made, except runs/
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis examples/quickstart/data
