@@ -1,7 +1,8 @@
 """The operator's figures on a real control plane, in pairs with the raw API in the same run.
 
 etcd, API server, controller-manager and scheduler (their client limits raised) run on this machine with a scripted
-kubelet; the operator is a process beside them. The floor is an async client that creates Indexed Jobs of two pods.
+kubelet; the operator is a process beside them. The floor is an async client that creates Indexed Jobs of one pod, as
+many as the first stage has.
 
     python -m bench.operator [--sizes 1,100,500,1000] [--present 1000] [--only single,requests]
 """
@@ -9,9 +10,11 @@ kubelet; the operator is a process beside them. The floor is an async client tha
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -35,13 +38,14 @@ from testcluster.pod_life import Life, ScriptedPod
 from testcluster.waiting import eventually
 
 AGENT = "dapt-operator"
-RATE_BAR = 20.0
-"""Adaptations a second at 500: first stage's pods exist."""
+RATIO_BAR = 0.6
+"""Of the rate at which the API server makes the pods of raw Jobs, 500 at once: pods of first stages. 0.8 is the aim."""
 SINGLE_BAR_SECONDS = 0.15
 REQUESTS_BAR, FIRST_REQUESTS_BAR = 6.0, 10.0
-NEXT_MEDIAN_BAR_SECONDS, NEXT_P95_BAR_SECONDS = 0.3, 1.0
+NEXT_MEDIAN_BAR_SECONDS, NEXT_P95_BAR_SECONDS = 0.1, 0.3
+STATUS_P99_BAR_SECONDS = 2.0
 NEW_GANG_BAR_SECONDS = 1.5
-MEMORY_BAR_MIB = 300.0
+MEMORY_BAR_MIB = 250.0
 SPEC: dict[str, Any] = {
     "model": {"source": "s3://models/base"},
     "corpus": {"domain": [{"source": "s3://text/d.jsonl"}], "general": [{"source": "s3://text/g.jsonl"}]},
@@ -127,12 +131,11 @@ def creation(plane: ControlPlane, count: int) -> None:
         memory = psutil.Process(operator.process.pid).memory_info().rss / 2**20
     rate, floor_rate = count / mine, count / floor
     note(
-        f"{count} at once: all first pods after {mine:.2f} s ({rate:.1f}/s); raw Jobs of two pods {floor:.2f} s"
+        f"{count} at once: all first pods after {mine:.2f} s ({rate:.1f}/s); raw Jobs of one pod {floor:.2f} s"
         f" ({floor_rate:.1f}/s); operator {memory:.0f} MiB"
     )
     if count == 500:
-        figure("adaptations_per_second_at_500", rate, RATE_BAR, at_least=True)
-        note(f"of the raw floor's rate: {rate / floor_rate:.2f}")
+        figure("share_of_raw_rate_at_500", rate / floor_rate, RATIO_BAR, at_least=True)
 
 
 def single(plane: ControlPlane, times: int = 15) -> None:
@@ -216,6 +219,27 @@ def transitions(plane: ControlPlane, present: int, lives: int = 40) -> None:
     figure("stage_to_stage_seconds_p95", p95, NEXT_P95_BAR_SECONDS)
 
 
+def from_event_to_status(plane: ControlPlane, active: int = 200, seconds: float = 240.0) -> None:
+    """From a stage's last pod succeeded to the status that says so, with so many at work for a minute a stage."""
+
+    def works_a_minute(pod: ScriptedPod) -> Life:
+        if pod.stage is None:
+            return Life()
+        spread = zlib.crc32(pod.name.encode()) % 40
+        return Life(then=Ends(facts=facts_for(pod.stage)), run_seconds=40.0 + spread)
+
+    with stage(plane, works_a_minute) as (namespace, _):
+        raw.create_many(plane, namespace, [make(namespace, i) for i in range(active)])
+        eventually(lambda: raw.all_told(plane, namespace, active), "a running stage of each", seconds=300)
+        with raw.Watcher(plane, namespace) as watcher:
+            time.sleep(seconds)
+            gaps = sorted(watcher.status_gaps())
+    p99 = gaps[math.ceil(0.99 * len(gaps)) - 1]
+    middle = statistics.median(gaps)
+    note(f"{len(gaps)} stages ended with {active} at work: median {middle:.3f} s, max {gaps[-1]:.3f} s")
+    figure("event_to_status_seconds_p99", p99, STATUS_P99_BAR_SECONDS)
+
+
 def new_gang(plane: ControlPlane, times: int = 10) -> None:
     """From the first failed pod of a gang of two to the Job of the next try; grace period 0 for the peer."""
     failures: dict[str, int] = {}
@@ -273,6 +297,7 @@ def main() -> int:
         "new-gang": new_gang,
         **{f"creation-{n}": partial(creation, count=int(n)) for n in options.sizes.split(",")},
         "transitions": partial(transitions, present=options.present),
+        "event-to-status": from_event_to_status,
     }
     for name, part in parts.items():
         if not options.only or name.partition("-")[0] in options.only or name in options.only:

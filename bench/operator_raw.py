@@ -19,24 +19,25 @@ from testcluster.control_plane import ControlPlane
 TRY, STAGE, NAME = "dapt.dev/try", "dapt.dev/stage", "dapt.dev/adaptation"
 
 
-def indexed_job(number: int) -> dict[str, Any]:
-    """A Job of two pods, as a gang is."""
+def indexed_job(number: int, pods: int) -> dict[str, Any]:
+    """An Indexed Job of so many pods, as a stage's is."""
     container = {"name": "trainer", "image": "registry.example/none"}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {"name": f"raw-{number:04d}"},
         "spec": {
-            "completionMode": "Indexed", "completions": 2, "parallelism": 2, "backoffLimit": 0,
+            "completionMode": "Indexed", "completions": pods, "parallelism": pods, "backoffLimit": 0,
             "template": {"spec": {"restartPolicy": "Never", "containers": [container]}},
         },
     }  # fmt: skip
 
 
-def create_jobs(plane: ControlPlane, namespace: str, count: int) -> float:
-    """Seconds until all pods of so many raw Jobs exist."""
+def create_jobs(plane: ControlPlane, namespace: str, count: int, pods: int = 1) -> float:
+    """Seconds until all pods of so many raw Jobs exist; the first stage of an adaptation is a Job of one pod too."""
     path = f"/apis/batch/v1/namespaces/{namespace}/jobs"
-    return _until_pods(plane, namespace, path, [indexed_job(number) for number in range(count)], 2 * count)
+    jobs = [indexed_job(number, pods) for number in range(count)]
+    return _until_pods(plane, namespace, path, jobs, pods * count)
 
 
 def create_adaptations(plane: ControlPlane, namespace: str, manifests: Sequence[dict[str, Any]]) -> float:
@@ -100,7 +101,7 @@ def all_told(plane: ControlPlane, namespace: str, count: int) -> bool:
 
 
 class Watcher:
-    """Watches Jobs and pods of a namespace and notes when each thing was first seen, on this process' clock."""
+    """Watches a namespace and notes when each thing was first seen, on this process' clock."""
 
     def __init__(self, plane: ControlPlane, namespace: str) -> None:
         self._plane = plane
@@ -111,11 +112,14 @@ class Watcher:
         """By adaptation, stage and try."""
         self.ended: dict[tuple[str, str, int], dict[str, tuple[str, float]]] = {}
         """Of each run's pods: phase and when it was seen."""
+        self.told: dict[tuple[str, str, int], float] = {}
+        """Of each run: when the status first had its success."""
         self._threads = [
             threading.Thread(target=self._follow, args=(path, see), daemon=True)
             for path, see in (
                 (f"/api/v1/namespaces/{namespace}/pods", self._pod),
                 (f"/apis/batch/v1/namespaces/{namespace}/jobs", self._job),
+                (f"/apis/dapt.dev/v1alpha1/namespaces/{namespace}/domainadaptations", self._adaptation),
             )
         ]
 
@@ -152,6 +156,14 @@ class Watcher:
                 gaps.append(min(following) - end)
         return gaps
 
+    def status_gaps(self) -> list[float]:
+        """For each run that succeeded and is in the status: from its last pod's end to that status."""
+        return [
+            self.told[key] - max(moment for _, moment in list(pods.values()))
+            for key, pods in list(self.ended.items())
+            if key in self.told
+        ]
+
     def restarts(self) -> list[float]:
         """From the first failed pod of a first try to the second try's Job."""
         found = []
@@ -171,6 +183,12 @@ class Watcher:
 
     def _job(self, job: dict[str, Any]) -> None:
         self.jobs.setdefault(_key(job), time.monotonic())
+
+    def _adaptation(self, resource: dict[str, Any]) -> None:
+        for run in (resource.get("status") or {}).get("stages") or []:
+            if run["state"] == "Succeeded":
+                key = (resource["metadata"]["name"], run["name"], run["try"])
+                self.told.setdefault(key, time.monotonic())
 
     def _follow(self, path: str, see: Any) -> None:
         pool = urllib3.PoolManager(ssl_context=self._context)
