@@ -30,7 +30,8 @@ def follow(folder: Path) -> None:
             if state is not None and state.phase is RunPhase.SUCCEEDED:
                 return
             if state is None or state.phase is RunPhase.FAILED:
-                assert state is None or state.cause is Cause.DISRUPTION, state
+                # Killed between the Job and its process, a run has not begun: a stop, which is no fault either.
+                assert state is None or state.cause in (Cause.DISRUPTION, Cause.STOPPED), state
                 start(local, SCRIPT, try_number=len(jobs) + 1)
             local.wait_for_change(1.0)
 
