@@ -18,6 +18,7 @@ BENCHES = (
     "local",
     "operator",
     "quiet",
+    "decide",
     "imports",
     "grown",
     "hang",
