@@ -168,7 +168,10 @@ def test_what_belongs_to_both_is_added_field_by_field() -> None:
     assert spec["volumes"] == [*bare["volumes"], {"name": "cache", "emptyDir": {}}]
     assert container["env"][:-2] == bare_container["env"]
     assert container["env"][-2:] == template["spec"]["containers"][0]["env"]
-    assert container["envFrom"] == [{"configMapRef": {"name": "site"}}, {"secretRef": {"name": "dapt-s3"}}]
+    assert container["envFrom"] == [
+        {"configMapRef": {"name": "site"}},
+        {"prefix": "DAPT_SECRET_0_", "secretRef": {"name": "dapt-s3"}},
+    ]
     assert container["resources"] == {
         "limits": {"rdma/hca": "1"},
         "requests": {"ephemeral-storage": "1280Mi"},

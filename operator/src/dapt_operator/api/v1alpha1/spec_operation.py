@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from dapt_operator.api.names import SIGNING_SECRET_PATTERN
 from dapt_operator.api.v1alpha1.base import (
     DESTINATION_PATTERN,
     LANGUAGE_PATTERN,
@@ -13,6 +15,7 @@ from dapt_operator.api.v1alpha1.base import (
     Base,
     Integer,
     Quantity,
+    Rule,
     SecretName,
 )
 
@@ -39,7 +42,18 @@ class Output(Base):
 
 
 class Credential(Base):
-    """One Secret of this namespace; its keys are environment names such as HF_TOKEN or AWS_ACCESS_KEY_ID."""
+    """One Secret of this namespace. Its entries of the names in docs/security.md, such as HF_TOKEN or
+    AWS_ACCESS_KEY_ID, become environment variables; all others are ignored."""
+
+    RULES = (
+        Rule(
+            "secretName",
+            lambda credential: not re.match(SIGNING_SECRET_PATTERN, credential.secret_name),
+            f"!self.secretName.matches('{SIGNING_SECRET_PATTERN}')",
+            "a Secret of this name holds the key that signs checkpoints, which is no credential: name the Secret with"
+            " your token or key",
+        ),
+    )
 
     secret_name: SecretName
     """Name of the Secret; it must match the profile's limits.secretNames."""

@@ -12,6 +12,7 @@ from dapt_contract.pod import environment as contract
 from dapt_operator.api.quantity import is_quantity, parse_quantity
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.validation.pod_template import is_reserved_variable
+from dapt_operator.launchers.render.credentials import credential_variables
 from dapt_operator.stage_run import JsonObject, Manifest, StageRun, plain
 
 LEAST_GRACE_SECONDS: Final = 30
@@ -76,7 +77,7 @@ def uses_model_cache(run: StageRun, profile: AdaptationProfileSpec) -> bool:
 def environment_of(
     run: StageRun, profile: AdaptationProfileSpec, rendezvous: Rendezvous, given: Manifest
 ) -> list[JsonObject]:
-    """Return the trainer's variables: the contract's, then those of the template.
+    """Return the trainer's variables: the contract's, the credentials, then those of the template.
 
     Of the contract's variables the template may replace only OMP_NUM_THREADS.
 
@@ -100,6 +101,8 @@ def environment_of(
         contract.COORDINATOR_HOST: rendezvous.host,
         contract.COORDINATOR_PORT: str(profile.ports.coordinator),
         "PYTHONUNBUFFERED": "1",
+        # No process imports a file that happens to lie in its working folder.
+        "PYTHONSAFEPATH": "1",
         # The root file system is read-only: what libraries write goes to the scratch volume.
         "TMPDIR": contract.SCRATCH_MOUNT,
         "XDG_CACHE_HOME": f"{contract.SCRATCH_MOUNT}/cache",
@@ -128,7 +131,8 @@ def environment_of(
     )
     theirs = [item for item in given.get("env", []) if not is_reserved_variable(str(item.get("name")))]
     replaced = {item.get("name") for item in theirs}
-    return [item for item in ours if item["name"] not in replaced] + theirs
+    kept = [item for item in ours if item["name"] not in replaced]
+    return kept + credential_variables(run, theirs) + theirs
 
 
 def resources_of(run: StageRun, profile: AdaptationProfileSpec, given: Manifest) -> JsonObject:
