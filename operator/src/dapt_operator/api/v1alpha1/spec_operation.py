@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dapt_operator.api.names import SIGNING_SECRET_PATTERN
+from dapt_operator.api.v1alpha1.addresses import DestinationUri
 from dapt_operator.api.v1alpha1.base import (
-    DESTINATION_PATTERN,
     LANGUAGE_PATTERN,
     LICENSE_PATTERN,
     Base,
@@ -25,7 +25,7 @@ Language = Annotated[str, Field(pattern=LANGUAGE_PATTERN, max_length=12)]
 class Output(Base):
     """Where the finished model goes."""
 
-    destination: Annotated[str, Field(pattern=DESTINATION_PATTERN, max_length=1024)]
+    destination: DestinationUri
     """s3://, gs://, pvc://claim/folder, hf://org/name or file:// (local runs). Refused when it is not empty,
     unless its manifest carries the digest of the same run."""
     form: Literal["merged", "adapter"] = "merged"
