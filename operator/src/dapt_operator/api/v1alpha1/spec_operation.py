@@ -77,7 +77,8 @@ class Resources(Base):
 
 
 class CpuResources(Base):
-    """Resources of a stage without accelerators."""
+    """Resources of a stage without accelerators. Memory that nothing sets is limited to 32Gi in prepare and 16Gi in
+    publish."""
 
     cpu: Quantity | None = None
     """CPUs of the pod. Absent: the value of `resources`."""
