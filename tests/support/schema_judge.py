@@ -13,7 +13,7 @@ import celpy
 
 from dapt_operator.api.schema import crd
 
-_TYPES = {
+_TYPES: dict[str, Any] = {
     "object": dict,
     "array": list,
     "string": str,
