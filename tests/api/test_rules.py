@@ -16,7 +16,8 @@ from dapt_operator.api.v1alpha1.base import SKIP_RULES, Base, Rule
 from dapt_operator.api.v1alpha1.profile import Ports, Storage
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation, DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.spec_corpus import Corpus
-from dapt_operator.api.v1alpha1.spec_evaluation import Evaluation, Gates, Selection, SelectionWeights
+from dapt_operator.api.v1alpha1.spec_evaluation import Evaluation, Gates, Selection, SelectionWeights, Task
+from dapt_operator.api.v1alpha1.spec_operation import Credential
 from dapt_operator.api.v1alpha1.spec_training import (
     Budget,
     Distribution,
@@ -96,6 +97,11 @@ CASES: list[tuple[type[Base], dict[str, Any], list[int]]] = [
     (Ports, {"progress": 29500}, [0]),
     (Storage, {"claimTemplate": {"accessModes": ["ReadWriteMany"]}}, []),
     (Storage, {"existingClaim": "a", "claimTemplate": {}}, [0]),
+    (Credential, {"secretName": "dapt-s3", "use": "read"}, []),
+    (Credential, {"secretName": "dapt-clinical-0a1b2c3d-signing", "use": "read"}, [0]),
+    (Task, {"name": "mmlu"}, []),
+    (Task, {"name": "own.yaml", "source": "s3://a"}, []),
+    (Task, {"name": "evil.yaml"}, [0]),
     (DomainAdaptationSpec, SPEC, []),
     (DomainAdaptationSpec, SPEC | {"preference": TUNING}, [0]),
     (DomainAdaptationSpec, SPEC | {"preference": TUNING, "finetuning": TUNING}, []),

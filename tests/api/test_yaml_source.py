@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dapt_operator.api.validation.validate import check
 from dapt_operator.api.validation.yaml_source import MAX_BYTES, ManifestError, load
 
 
@@ -131,3 +132,39 @@ def test_any_text_is_read_or_refused_with_a_message(text: str) -> None:
     except ManifestError as error:
         documents, said = [], str(error)
     assert documents or said.startswith("m.yaml")
+
+
+SPEC = "apiVersion: dapt.dev/v1alpha1\nkind: DomainAdaptation\nmetadata: {name: a}\nspec: "
+ODD_TEXTS = {
+    "a prefix without digits": "a: 0x_",
+    "another": "a: [0b, 0o_, +_, -]",
+    "5,000 digits": SPEC + "{seed: " + "9" * 5000 + "}",
+    "5,000 hexadecimal digits": SPEC + "{seed: 0x" + "f" * 5000 + "}",
+    "a kind of 5,000 digits": "kind: 0x" + "f" * 5000,
+    "a fraction without end": SPEC + "{seed: " + "9" * 350 + ".0}",
+    "a large exponent": SPEC + "{seed: 1e999999999}",
+    "open brackets": "a: " + "[" * 2000,
+    "closed brackets": "a: " + "{a: " * 300 + "1" + "}" * 300,
+    "deep blocks": "".join(" " * depth + "a:\n" for depth in range(200)),
+    "aliases": "a: &a [x]\n"
+    + "".join(f"b{i}: &b{i} [{','.join(['*' + (f'b{i - 1}' if i else 'a')] * 10)}]\n" for i in range(12)),
+    "an alias of itself": "a: &a [*a]",
+    "a block merged into itself": "a: &a {<<: *a}",
+    "a key of itself": "? &a [*a]\n: 1",
+    "a null character": SPEC + '{model: {source: "s3://a\\0b"}}',
+    "half a character": SPEC + '{model: {source: "s3://a\\ud800b"}}',
+    "600 wrong items": SPEC + "{credentials: [" + "{secretName: X, use: y}," * 600 + "]}",
+}
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
+def test_no_text_ends_in_a_traceback(text: str) -> None:
+    try:
+        documents = load(text)
+    except ManifestError:
+        return
+    for document in documents:
+        model, problems = check(document, local=True)
+        assert model is None
+        assert all(str(problem) for problem in problems)
+        assert problems

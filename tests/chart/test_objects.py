@@ -192,10 +192,24 @@ def test_monitors_keep_the_labels_of_the_series(render: Render) -> None:
     objects = render("everything")
     monitor = objects.one("PodMonitor", "adapter")
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
-    assert endpoint == {"port": "http", "path": "/metrics", "interval": "15s", "honorLabels": True}
+    assert endpoint == {
+        "port": "http",
+        "path": "/metrics",
+        "interval": "15s",
+        "scrapeTimeout": "10s",
+        "honorLabels": True,
+    }
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
     trainers = objects.one("PodMonitor", "adapter-trainers")
     assert trainers["spec"]["namespaceSelector"] == {"matchNames": ["health"]}
+    limits = ("sampleLimit", "labelLimit", "labelNameLengthLimit", "labelValueLengthLimit")
+    assert {name: trainers["spec"][name] for name in limits} == dict(
+        zip(limits, (200, 40, 256, 1024), strict=True)
+    )
+    (endpoint_of_trainers,) = trainers["spec"]["podMetricsEndpoints"]
+    assert endpoint_of_trainers["scrapeTimeout"] == "10s"
+    often = render("everything", 'metrics.interval="5s"').one("PodMonitor", "adapter-trainers")
+    assert often["spec"]["podMetricsEndpoints"][0]["scrapeTimeout"] == "5s"
     service = render("everything", 'metrics.monitor="ServiceMonitor"').one("ServiceMonitor")
     assert service["spec"]["endpoints"] == [endpoint]
 

@@ -93,12 +93,31 @@ def test_offline_stages_cannot_leave_their_run(
     assert selects(spec["podSelector"], labels) is (kind not in ONLINE_KINDS)
 
 
+@pytest.mark.parametrize("kind", ["prepare", "tuning_data", "destination", "publish", "pretrain", "evaluate"])
+def test_online_stages_reach_dns_and_what_the_values_name(
+    render: Render, trainer_labels: dict[str, str], kind: str
+) -> None:
+    spec = render("everything").one("NetworkPolicy", "dapt-system-adapter-online-stages")["spec"]
+    assert spec["policyTypes"] == ["Egress"]
+    assert selects(spec["podSelector"], trainer_labels | {names.LABEL_KIND: kind}) is (kind in ONLINE_KINDS)
+    dns, store = spec["egress"]
+    assert dns == {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
+    assert store == {"ports": [{"port": 9000}], "to": [{"podSelector": {"matchLabels": {"app": "store"}}}]}
+
+
+def test_online_stages_reach_hubs_and_stores_by_default(render: Render) -> None:
+    sets = ("networkPolicy.enabled=true", 'networkPolicy.trainerNamespaces=["ml"]')
+    policies = render("whole-cluster", *sets).of("NetworkPolicy")
+    (online,) = [item for item in policies if item["metadata"]["name"].endswith("-online-stages")]
+    assert online["spec"]["egress"][1:] == [{"ports": [{"port": 443}]}]
+
+
 def test_trainer_namespaces_are_named_for_a_whole_cluster(render: Render) -> None:
     def places(*sets: str) -> list[str]:
         objects = render("whole-cluster", "networkPolicy.enabled=true", *sets)
         return [item["metadata"]["namespace"] for item in objects.of("NetworkPolicy")]
 
     assert places() == ["dapt-system"]
-    assert sorted(places('networkPolicy.trainerNamespaces=["ml"]')) == ["dapt-system", "ml", "ml"]
+    assert sorted(places('networkPolicy.trainerNamespaces=["ml"]')) == ["dapt-system", "ml", "ml", "ml"]
     without = places('networkPolicy.trainerNamespaces=["ml"]', "networkPolicy.isolateOfflineStages=false")
-    assert sorted(without) == ["dapt-system", "ml"]
+    assert sorted(without) == ["dapt-system", "ml", "ml"]

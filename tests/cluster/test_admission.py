@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from dapt_operator.api.schema.immutable import FROZEN_BLOCKS, message
-from support.builders import adaptation, profile
+from support.builders import adaptation, merged, profile
+from support.hostile_manifests import HARMLESS, HOSTILE, with_value
+from testcluster.adaptations import ON_THE_CLUSTER
 from testcluster.api import ApiError
 from testcluster.control_plane import ControlPlane
 from testcluster.waiting import eventually
@@ -103,7 +105,7 @@ def valid(kind: str) -> dict[str, Any]:
     """A manifest that is accepted; `form: adapter` alone needs more than this one has."""
     if kind == PROFILE:
         return profile()
-    manifest = adaptation(finetuning={"method": {"full": {}}})
+    manifest = adaptation(**merged(ON_THE_CLUSTER, {"finetuning": {"method": {"full": {}}}}))
     del manifest["metadata"]["namespace"]
     return manifest
 
@@ -169,6 +171,20 @@ def test_a_wrong_manifest_is_refused_and_its_field_is_named(
     )
     assert field in named, str(refusal.value)
     assert says in str(refusal.value)
+
+
+def test_hostile_manifests_are_refused_and_harmless_ones_are_not(
+    control_plane: ControlPlane, own_namespace: str
+) -> None:
+    def is_refused(place: str, value: Any) -> bool:
+        try:
+            create_dry(control_plane, own_namespace, with_value(place, value))
+        except ApiError as refusal:
+            return refusal.status in (400, 422)
+        return False
+
+    assert [(place, value) for place, value in HOSTILE if not is_refused(place, value)] == []
+    assert [(place, value) for place, value in HARMLESS if is_refused(place, value)] == []
 
 
 def test_there_are_at_least_fifty_of_them() -> None:

@@ -296,7 +296,7 @@ def test_the_api_server_takes_every_object_of_the_chart(
     said = release.install({"namespaces": [tenant], "networkPolicy": policy, "features": {"kueue": True}})
     assert f"manages DomainAdaptations in {tenant}." in said
     networks = {"api_version": "networking.k8s.io/v1"}
-    assert len(plane.api.list("NetworkPolicy", tenant, **networks)) == 2
+    assert len(plane.api.list("NetworkPolicy", tenant, **networks)) == 3
     assert len(plane.api.list("NetworkPolicy", "dapt-system", **networks)) == 1
 
     def pods() -> list[dict[str, Any]]:

@@ -140,9 +140,9 @@ CASES: dict[str, Case] = {
         "InvalidSpec", "spec.pretraining.globalBatchSize is 9", edit(pretraining={"globalBatchSize": 8}),
         {"pretraining": {"globalBatchSize": 9}},
     ),
-    "local-file": Case(
-        "InvalidSpec", "file://", edit(model={"source": "hf://org/base@0e9e39f"}),
-        {"model": {"source": "file:///models/base"}},
+    "task": Case(
+        "InvalidSpec", "no_such_task", edit(evaluation={"domain": {"tasks": [{"name": "arc_easy"}]}}),
+        {"evaluation": {"domain": {"tasks": [{"name": "no_such_task"}]}}},
     ),
     "unsupported": Case(
         "NotSupported", "spec.output.form", edit(output={"form": None}),

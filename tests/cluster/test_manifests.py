@@ -11,7 +11,7 @@ import pytest
 from dapt_operator.api.validation.pod_security import breaches
 from dapt_operator.launchers import LAUNCHERS
 from dapt_operator.stage_run import Manifest, Owner, plain
-from support.launch_builders import owner, profile, resource, stage_run
+from support.launch_builders import ON_THE_CLUSTER, owner, profile, resource, stage_run
 from support.launch_cases import CASES, platform, rendered
 from testcluster.api import Api, ApiError
 from testcluster.control_plane import ControlPlane
@@ -264,7 +264,7 @@ def test_a_queued_gang_has_no_pods_before_it_is_admitted(
 
 def _adaptation(api: Api, namespace: str) -> Owner:
     """A real one, or the garbage collector takes what it owns."""
-    manifest = plain(resource())
+    manifest = plain(resource(**ON_THE_CLUSTER))
     manifest["metadata"]["namespace"] = namespace
     created = api.create(manifest)
     return Owner(namespace=namespace, name=created["metadata"]["name"], uid=created["metadata"]["uid"])

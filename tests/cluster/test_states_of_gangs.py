@@ -13,7 +13,7 @@ from dapt_contract.pod.failure import Cause, ExitCode
 from dapt_operator.launchers import LAUNCHERS, all_states
 from dapt_operator.stage_run import Children, Owner, RunPhase, RunState, StageRun, plain
 from dapt_operator.testing.objects import Ends
-from support.launch_builders import profile, resource, stage_run
+from support.launch_builders import ON_THE_CLUSTER, profile, resource, stage_run
 from testcluster.control_plane import ControlPlane
 from testcluster.kubelet_script import ScriptedKubelet
 from testcluster.pod_life import Life, ScriptedPod
@@ -31,7 +31,7 @@ class Gang:
 
     def __init__(self, plane: ControlPlane, namespace: str, *, grace_seconds: int = 30) -> None:
         self.api, self.namespace = plane.api, namespace
-        manifest = plain(resource())
+        manifest = plain(resource(**ON_THE_CLUSTER))
         manifest["metadata"]["namespace"] = namespace
         created = self.api.create(manifest)["metadata"]
         of = Owner(namespace=namespace, name=created["name"], uid=created["uid"])

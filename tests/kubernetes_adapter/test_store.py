@@ -296,15 +296,16 @@ def _now() -> Any:
     return datetime(2026, 1, 31, 12, 1, tzinfo=UTC)
 
 
-def test_store_drops_managed_fields_and_last_applied_configuration(store: Store) -> None:
+def test_store_keeps_only_the_annotations_that_are_read(store: Store) -> None:
     with_note = adaptation(70)
     with_note["metadata"]["annotations"] = {
         "kubectl.kubernetes.io/last-applied-configuration": 10_000 * "x", "team": "nlp",
+        "dapt.dev/generation": "3",
     }  # fmt: skip
     store.put(with_note)
     resource = store.resource(KEY)
     assert resource is not None
-    assert resource["metadata"]["annotations"] == {"team": "nlp"}
+    assert resource["metadata"]["annotations"] == {"dapt.dev/generation": "3"}
     assert "managedFields" not in resource["metadata"]
     assert with_note["metadata"]["managedFields"], "what is put is not changed"
 

@@ -168,10 +168,13 @@ def test_what_belongs_to_both_is_added_field_by_field() -> None:
     assert spec["volumes"] == [*bare["volumes"], {"name": "cache", "emptyDir": {}}]
     assert container["env"][:-2] == bare_container["env"]
     assert container["env"][-2:] == template["spec"]["containers"][0]["env"]
-    assert container["envFrom"] == [{"configMapRef": {"name": "site"}}, {"secretRef": {"name": "dapt-s3"}}]
+    assert container["envFrom"] == [
+        {"configMapRef": {"name": "site"}},
+        {"prefix": "DAPT_SECRET_0_", "secretRef": {"name": "dapt-s3"}},
+    ]
     assert container["resources"] == {
-        "limits": {"rdma/hca": "1"},
-        "requests": {"ephemeral-storage": "1280Mi"},
+        "limits": {"rdma/hca": "1", "memory": "16Gi"},
+        "requests": {"ephemeral-storage": "1280Mi", "memory": "1Gi"},
         "claims": [{"name": "nic"}],
     }
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
@@ -189,8 +192,8 @@ def test_a_run_without_accelerators_gets_none_from_a_template() -> None:
     asked = {"nvidia.com/gpu": "8", "rdma/hca": "1"}
     template = with_trainer(resources={"limits": asked, "requests": asked})
     assert trainer(template)["resources"] == {
-        "limits": {"rdma/hca": "1"},
-        "requests": {"rdma/hca": "1", "ephemeral-storage": "1280Mi"},
+        "limits": {"rdma/hca": "1", "memory": "16Gi"},
+        "requests": {"rdma/hca": "1", "ephemeral-storage": "1280Mi", "memory": "1Gi"},
     }
 
 

@@ -164,17 +164,39 @@ def test_local_pod_does_not_inherit_the_distributed_environment_of_dapt(
     assert wait_for_end(cluster).exit_code == 0
 
 
-def test_keys_of_a_secret_become_environment_and_files(cluster: LocalCluster) -> None:
+def test_credentials_come_from_a_secret_or_from_the_user_and_nothing_else_does(
+    cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "the user's")
+    monkeypatch.setenv("HF_TOKEN", "the user's")
     secret = {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {"name": "dapt-hub"},
         "data": {"HF_TOKEN": "c2VjcmV0"},
+        "stringData": {"LD_PRELOAD": "/evil.so", "HF_ENDPOINT": "http://evil"},
     }
     cluster.apply(cluster.key, secret)
-    program = "import os; raise SystemExit(0 if os.environ['HF_TOKEN'] == 'secret' else 3)"
-    start(cluster, program, container={"envFrom": [{"secretRef": {"name": "dapt-hub"}}]})
-    assert wait_for_end(cluster).exit_code == 0
+    names = ("HF_TOKEN", "AWS_ACCESS_KEY_ID", "LD_PRELOAD", "HF_ENDPOINT")
+    program = f"import os; raise SystemExit(str([os.environ.get(name) for name in {names}]))"
+    run = start(cluster, program, secret_names=("dapt-hub", "dapt-missing"))
+    wait_for_end(cluster)
+    assert cluster.log_path(run.name).read_text() == "['secret', \"the user's\", None, None]\n"
+
+
+def test_no_process_imports_from_its_working_folder(
+    cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(("", ".", "/absolute")))
+    run = stage_run("done", of=owner_of(cluster))
+    folder = cluster.folder / "pods" / f"{run.name}-0"
+    folder.mkdir(parents=True)
+    (folder / "received.py").write_text("print('imported')")
+    start(cluster, "import os; print(os.environ['PYTHONPATH'], os.getcwd()); import received")
+    assert wait_for_end(cluster).phase is RunPhase.FAILED
+    first, *_, last = cluster.log_path(run.name).read_text().splitlines()
+    assert first == f"/absolute {folder}"
+    assert last == "ModuleNotFoundError: No module named 'received'"
 
 
 def test_output_goes_to_the_log_of_the_process(cluster: LocalCluster) -> None:

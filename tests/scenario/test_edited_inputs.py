@@ -501,7 +501,7 @@ def test_the_trial_has_the_credentials_and_the_claim_of_publication() -> None:
     world = World(spec)
     world.live_until("destination")
     (container,) = world.job["spec"]["template"]["spec"]["containers"]
-    assert container["envFrom"] == [{"secretRef": {"name": "dapt-write"}}]
+    assert [item["secretRef"] for item in container["envFrom"]] == [{"name": "dapt-write"}]
     mounts = {mount["mountPath"]: mount.get("readOnly") for mount in container["volumeMounts"]}
     assert mounts["/mnt/claims/models"] is None
     names = {variable["name"] for variable in container["env"]}
@@ -521,7 +521,7 @@ def test_tuning_data_is_read_with_the_read_credentials_and_without_an_accelerato
     world.edit(finetuning={"data": [{"source": "pvc://corpora/v2.jsonl"}]})
     world.live_until("tuning_data")
     (container,) = world.job["spec"]["template"]["spec"]["containers"]
-    assert container["envFrom"] == [{"secretRef": {"name": "dapt-read"}}]
+    assert [item["secretRef"] for item in container["envFrom"]] == [{"name": "dapt-read"}]
     mounts = {mount["mountPath"]: mount.get("readOnly") for mount in container["volumeMounts"]}
     assert mounts["/mnt/claims/corpora"] is True
     assert "nvidia.com/gpu" not in container["resources"].get("limits", {})

@@ -105,6 +105,14 @@ def fake_manifests(
     return tuple(rendered)
 
 
+ON_THE_CLUSTER: dict[str, Any] = {
+    "model": {"source": "hf://org/base"},
+    "corpus": {"domain": [{"source": "s3://text/d.jsonl"}], "general": [{"source": "s3://text/g.jsonl"}]},
+    "output": {"destination": "s3://out/model"},
+}
+"""What a resource has in place of files of this machine, which the API server refuses."""
+
+
 def resource(name: str = "clinical-llama", **spec: Any) -> Manifest:
     return {
         "apiVersion": "dapt.dev/v1alpha1",

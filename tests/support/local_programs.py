@@ -33,10 +33,18 @@ def owner_of(cluster: LocalCluster) -> Owner:
     return owner(found["metadata"]["name"], found["metadata"]["uid"])
 
 
-def start(cluster: LocalCluster, program: str, *, nodes: int = 1, grace: int = 5, **job: Any) -> StageRun:
+def start(
+    cluster: LocalCluster,
+    program: str,
+    *,
+    nodes: int = 1,
+    grace: int = 5,
+    secret_names: tuple[str, ...] = (),
+    **job: Any,
+) -> StageRun:
     """Apply a run whose pods execute a line of Python."""
     of = owner_of(cluster)
-    run = stage_run("done", nodes=nodes, of=of)
+    run = stage_run("done", nodes=nodes, of=of, secret_names=secret_names)
     manifests = fake_manifests(run, of, terminationGracePeriodSeconds=grace)
     container = manifests[-1]["spec"]["template"]["spec"]["containers"][0]
     container["command"], container["args"] = ["python", "-c", program], []

@@ -55,6 +55,12 @@ matchExpressions:
   - {key: dapt.dev/run, operator: Exists}
 {{- end -}}
 
+{{/* Prometheus refuses a timeout above the interval. */}}
+{{- define "dapt.scrapeTimeout" -}}
+{{- $interval := .Values.metrics.interval -}}
+{{- if and (hasSuffix "s" $interval) (lt (int (trimSuffix "s" $interval)) 10) }}{{ $interval }}{{ else }}10s{{ end }}
+{{- end -}}
+
 {{/* Rights in each namespace that the operator manages. docs/operating.md says what each is for. */}}
 {{- define "dapt.rules" -}}
 - apiGroups: [dapt.dev]

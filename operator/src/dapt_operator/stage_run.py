@@ -63,7 +63,8 @@ class StageRun:
     deadline_seconds: int | None = None
     """Active deadline of the Job, from what is left of the GPU-hour limit."""
     secret_names: tuple[str, ...] = ()
-    """Secrets whose keys become environment variables; only of stages that read sources or write the destination."""
+    """Secrets with credentials (`dapt_contract/pod/credentials.py`); only of stages that read sources or write the
+    destination."""
     signs_checkpoints: bool = False
     """Whether the run mounts the signing key."""
     queue: str | None = None

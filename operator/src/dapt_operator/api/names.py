@@ -21,6 +21,8 @@ ANNOTATION_GENERATION = f"{GROUP}/generation"
 """Generation of the spec that a run was created from."""
 ANNOTATION_PROFILE_DIGEST = f"{GROUP}/profile-digest"
 """Digest of the profile that a run was created from."""
+SIGNING_SECRET_PATTERN = r"^dapt-.*-[0-9a-f]{8}-signing$"
+"""Names that a Secret with a signing key may have, of any adaptation."""
 MAX_NAME_PART = 30
 
 

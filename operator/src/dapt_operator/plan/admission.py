@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
+from typing import Final
 
 from dapt_operator.api.v1alpha1.base import camel_case
 from dapt_operator.api.v1alpha1.conditions import OUTSIDE_PROFILE_LIMITS
@@ -15,7 +17,13 @@ from dapt_operator.plan.sizing.resolve import (
     finetune_layout,
     pretrain_layout,
 )
+from dapt_operator.plan.stage_parts.stage_plan import claims
 from dapt_operator.plan.stages.prepare import sources
+
+HARNESS_SCHEME: Final = "harness://"
+"""Begins what a task of the harness is judged as; which data sets it reads, only the harness knows."""
+_ANY_DATA_SET: Final = "hf://datasets/\0/\0"
+"""An address that no pattern matches but one that allows every data set of the hub."""
 
 
 def admit(desired: DesiredState | Refusal, namespace: str) -> DesiredState | Refusal:
@@ -58,12 +66,7 @@ def limit_breaches(desired: DesiredState, namespace: str) -> tuple[str, ...]:
         breaches.append(
             f"spec.limits.gpuHours is {spec.limits.gpu_hours:g}; at most {limits.gpu_hours:g} are allowed"
         )
-    if limits.sources:
-        breaches += [
-            f"source {source} is not allowed (allowed: {', '.join(limits.sources)})"
-            for source in sources(spec)
-            if not _matches(source, limits.sources)
-        ]
+    breaches += _breaches_of_addresses(spec, profile)
     breaches += [
         f"Secret {credential.secret_name} is not allowed (allowed: {', '.join(limits.secret_names)})"
         for credential in spec.credentials
@@ -74,6 +77,56 @@ def limit_breaches(desired: DesiredState, namespace: str) -> tuple[str, ...]:
         allowed = ", ".join(limits.priority_classes) or "none"
         breaches.append(f"spec.priorityClassName {priority_class} is not allowed (allowed: {allowed})")
     return tuple(breaches)
+
+
+def _breaches_of_addresses(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) -> list[str]:
+    """Return one sentence for each place that may not be read or written."""
+    limits, breaches = profile.limits, []
+    if limits.sources:
+        allowed = ", ".join(limits.sources)
+        breaches += [
+            _refusal("source", source, allowed)
+            for source in sources(spec)
+            if not _is_within(source, limits.sources)
+        ]
+        breaches += [
+            f"task {task.name} reads data sets of the hub that the harness names, which is not allowed (allowed:"
+            f" {allowed}; {HARNESS_SCHEME}{task.name} would allow it)"
+            for task in (*spec.evaluation.domain.tasks, *spec.evaluation.general.tasks)
+            if task.source is None
+            and not _matches(HARNESS_SCHEME + task.name, limits.sources)
+            and not _matches(_ANY_DATA_SET, limits.sources)
+        ]
+    destination = spec.output.destination
+    if limits.destinations and not _is_within(destination, limits.destinations):
+        breaches.append(_refusal("destination", destination, ", ".join(limits.destinations)))
+    own_claims = (profile.storage.existing_claim, profile.model_cache and profile.model_cache.existing_claim)
+    for claim in claims((destination,)):
+        if claim in own_claims:
+            breaches.append(
+                f"destination {destination} is on the claim {claim}, which holds the work of adaptations; write to"
+                " another claim"
+            )
+    return breaches
+
+
+def _refusal(role: str, address: str, allowed: str) -> str:
+    detail = (
+        ", since '..', '//', '::' or an encoded character hides where it leads" if _is_hidden(address) else ""
+    )
+    return f"{role} {address} is not allowed{detail} (allowed: {allowed})"
+
+
+def _is_within(address: str, patterns: tuple[str, ...]) -> bool:
+    """Whether an address matches a pattern as it is written, and leads where it says."""
+    return not _is_hidden(address) and _matches(address, patterns)
+
+
+def _is_hidden(address: str) -> bool:
+    scheme, _, path = address.partition("://")
+    if scheme == "hf":
+        path = re.sub("%2[fF]", "", path)  # the hub's own way to write a revision with a slash
+    return re.search(r"(^|/)\.\.(/|$)|//|::|%[0-9A-Fa-f]{2}", path) is not None
 
 
 def _breaches_of_stages(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) -> list[str]:

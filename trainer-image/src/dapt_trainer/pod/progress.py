@@ -25,8 +25,14 @@ from dapt_trainer.errors import StopRequested
 from dapt_trainer.pod.heartbeat import Heart
 
 logger = logging.getLogger(__name__)
+Request = socket.socket | tuple[bytes, socket.socket]
+"""A connection, as `socketserver` passes it on."""
 HOST = "DAPT_PROGRESS_HOST"
 """Environment variable of the address to serve on; all addresses of the pod when unset."""
+MAX_CONNECTIONS = 16
+"""Connections at the same time; the operator and Prometheus need two. More are closed: each has a thread."""
+REQUEST_TIMEOUT_SECONDS = 5.0
+"""Longest wait for the next bytes of a request; a client that sends nothing would hold its thread for ever."""
 FLOPS_PER_TOKEN = "flops_per_token"
 """Measure that training stages report once: the arithmetic of one token, forward and backward."""
 METRICS = {
@@ -119,6 +125,24 @@ class Board:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        super().__init__(address, handler)
+
+    def process_request(self, request: Request, client_address: object) -> None:
+        """Answer in a thread of its own, or close the connection where too many are open."""
+        if self._places.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Request, client_address: object) -> None:
+        """Answer, then make room for the next connection."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
     def server_bind(self) -> None:
         # Without the class between: it asks the DNS for this host's name, which may take many seconds in a pod.
         TCPServer.server_bind(self)
@@ -160,6 +184,8 @@ def serve(board: Board, stage: StageFile, port: int) -> ThreadingHTTPServer | No
     }
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = REQUEST_TIMEOUT_SECONDS
+
         def do_GET(self) -> None:
             page = pages.get(self.path.partition("?")[0])
             if page is None:

@@ -24,6 +24,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from dapt_operator.api.v1alpha1.text_rules import TextRule, TextRules
+
 API_GROUP = "dapt.dev"
 API_VERSION: Final = "dapt.dev/v1alpha1"
 VERSION = "v1alpha1"
@@ -201,8 +203,12 @@ MAX_MESSAGE: Final = 4096
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN, min_length=1, max_length=63)]
 SecretName = Annotated[str, Field(pattern=NAME_PATTERN, min_length=1, max_length=253)]
-SourceUri = Annotated[str, Field(pattern=SOURCE_PATTERN, max_length=1024)]
-Quantity = Annotated[str, Field(pattern=QUANTITY_PATTERN, max_length=32)]
+_NO_NODE_HAS_IT = TextRule(
+    "^([0-9]+([.][0-9]+)?(P|E|Pi|Ei)|[0-9]{4,}([.][0-9]+)?(T|Ti)|[0-9]{7,}([.][0-9]+)?(G|Gi)"
+    "|[0-9]{10,}([.][0-9]+)?(M|Mi)|[0-9]{13,}([.][0-9]+)?(k|Ki)|[0-9]{16,}([.][0-9]+)?m?)$",
+    "is a petabyte or more, which no node has; write what a pod needs, such as 64Gi",
+)
+Quantity = Annotated[str, Field(pattern=QUANTITY_PATTERN, max_length=32), TextRules(_NO_NODE_HAS_IT)]
 Glob = Annotated[str, Field(min_length=1, max_length=1024)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 ShortText = Annotated[str, Field(max_length=253)]

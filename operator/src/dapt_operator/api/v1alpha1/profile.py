@@ -103,7 +103,10 @@ class ProfileLimits(Base):
     namespaces: Annotated[tuple[Glob, ...], Field(strict=False, max_length=64)] = ()
     """Namespaces that may use this profile, with wildcards. Default empty: all may."""
     sources: Annotated[tuple[Glob, ...], Field(strict=False, max_length=64)] = ()
-    """Sources that may be read, with wildcards. Default empty: all may."""
+    """Sources that may be read, with wildcards. Where there are any, harness://TASK allows a task of
+    lm-evaluation-harness with the data sets that it names; hf://datasets/* allows all tasks. Default empty: all may."""
+    destinations: Annotated[tuple[Glob, ...], Field(strict=False, max_length=64)] = ()
+    """Destinations that may be written, with wildcards. Default empty: all may."""
     secret_names: Annotated[tuple[Glob, ...], Field(strict=False, max_length=64)] = ("dapt-*",)
     """Secrets that may be named in credentials, with wildcards. Default dapt-*: no Secret is mounted by
     accident."""

@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dapt_operator.api.v1alpha1.base import MODEL_PATTERN, Base, Integer, Rule, SourceUri
+from dapt_operator.api.v1alpha1.addresses import ModelUri, SourceUri
+from dapt_operator.api.v1alpha1.base import Base, Integer, Rule
+from dapt_operator.api.v1alpha1.text_rules import VISIBLE, TextRules
 
 
 class TokenizerExtension(Base):
@@ -29,7 +31,7 @@ class Tokenizer(Base):
 class Model(Base):
     """The base model."""
 
-    source: Annotated[str, Field(pattern=MODEL_PATTERN, max_length=1024)]
+    source: ModelUri
     """Where the base model is read from: hf://org/name@revision, s3://, gs://, pvc://claim/path,
     adaptation://name (the result of another adaptation) or file:// (local runs). A path to one .gguf file
     is accepted."""
@@ -44,7 +46,7 @@ class Source(Base):
     """Files, with wildcards: hf://datasets/org/name@revision/files, s3://, gs://, pvc://claim/files or
     file:// (local runs). JSONL (also .gz and .zst), Parquet and plain text are read. Names are taken as they are
     written, with their spaces; links are followed."""
-    text_field: Annotated[str, Field(min_length=1, max_length=128)] = "text"
+    text_field: Annotated[str, Field(min_length=1, max_length=128), TextRules(VISIBLE)] = "text"
     """Field of a record (JSONL) or column (Parquet) that holds the text. Default text: what most corpora
     use."""
     weight: Annotated[float, Field(gt=0, le=1000)] = 1.0

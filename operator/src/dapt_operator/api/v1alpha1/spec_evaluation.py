@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dapt_operator.api.v1alpha1.base import CANDIDATE_PATTERN, TASK_PATTERN, Base, Integer, Rule, SourceUri
+from dapt_operator.api.v1alpha1.addresses import SourceUri
+from dapt_operator.api.v1alpha1.base import CANDIDATE_PATTERN, TASK_PATTERN, Base, Integer, Rule
 
 DEFAULT_AVERAGE = 3
 """Default number of last checkpoints whose mean is a candidate; a run with fewer averages all of them."""
 
+_FILE_NAME = "([.](yaml|yml|py|json|jsonl)$|[.][.])"
+"""Names of which the harness would load a file."""
+
 
 class Task(Base):
     """One task of the evaluation."""
+
+    RULES = (
+        Rule(
+            "name",
+            lambda task: task.source is not None or not re.search(_FILE_NAME, task.name),
+            f"has(self.source) || !self.name.matches('{_FILE_NAME}')",
+            "a task of lm-evaluation-harness is given by its name, not by a file: write its name, or give your own"
+            " questions as source",
+        ),
+    )
 
     name: Annotated[str, Field(pattern=TASK_PATTERN, min_length=1, max_length=40)]
     """A task of lm-evaluation-harness, or, with source, your own name for your own task."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from dapt_operator.api.names import SIGNING_SECRET_PATTERN
+from dapt_operator.api.v1alpha1.addresses import DestinationUri
 from dapt_operator.api.v1alpha1.base import (
-    DESTINATION_PATTERN,
     LANGUAGE_PATTERN,
     LICENSE_PATTERN,
     Base,
     Integer,
     Quantity,
+    Rule,
     SecretName,
 )
 
@@ -22,7 +25,7 @@ Language = Annotated[str, Field(pattern=LANGUAGE_PATTERN, max_length=12)]
 class Output(Base):
     """Where the finished model goes."""
 
-    destination: Annotated[str, Field(pattern=DESTINATION_PATTERN, max_length=1024)]
+    destination: DestinationUri
     """s3://, gs://, pvc://claim/folder, hf://org/name or file:// (local runs). Refused when it is not empty,
     unless its manifest carries the digest of the same run."""
     form: Literal["merged", "adapter"] = "merged"
@@ -39,7 +42,18 @@ class Output(Base):
 
 
 class Credential(Base):
-    """One Secret of this namespace; its keys are environment names such as HF_TOKEN or AWS_ACCESS_KEY_ID."""
+    """One Secret of this namespace. Its entries of the names in docs/security.md, such as HF_TOKEN or
+    AWS_ACCESS_KEY_ID, become environment variables; all others are ignored."""
+
+    RULES = (
+        Rule(
+            "secretName",
+            lambda credential: not re.match(SIGNING_SECRET_PATTERN, credential.secret_name),
+            f"!self.secretName.matches('{SIGNING_SECRET_PATTERN}')",
+            "a Secret of this name holds the key that signs checkpoints, which is no credential: name the Secret with"
+            " your token or key",
+        ),
+    )
 
     secret_name: SecretName
     """Name of the Secret; it must match the profile's limits.secretNames."""
@@ -63,7 +77,8 @@ class Resources(Base):
 
 
 class CpuResources(Base):
-    """Resources of a stage without accelerators."""
+    """Resources of a stage without accelerators. Memory that nothing sets is limited to 32Gi in prepare and 16Gi in
+    publish."""
 
     cpu: Quantity | None = None
     """CPUs of the pod. Absent: the value of `resources`."""

@@ -73,6 +73,10 @@ _EXAMPLES: Final = {
 
 _MOST_PROPOSALS: Final = 50
 """Problems of one document that get a proposal."""
+_MOST_PROBLEMS: Final = 500
+"""Problems of one document after which further unknown fields are not listed."""
+_MOST_ERRORS_WITH_PROPOSALS: Final = 500
+"""Errors of one validation above which no problem gets one: each change that is tried is validated again."""
 
 
 @lru_cache
@@ -96,7 +100,6 @@ class ProblemCollector:
 
     Attributes:
         problems: what was found so far, in no order.
-        replaced: paths of the fields whose value was replaced by an acceptable one.
     """
 
     def __init__(
@@ -110,20 +113,24 @@ class ProblemCollector:
             is_accepted: tries what a message would propose; None: messages propose nothing.
         """
         self.problems: list[Problem] = []
-        self.replaced: set[Path] = set()
+        self._replaced: set[Path] = set()
+        self._around_replaced: set[Path] = set()
+        """Blocks that a replaced field lies in."""
         self._document = document
         self._schema = schema_of(model_type)
         self._is_accepted = is_accepted
 
     def is_affected(self, path: Path) -> bool:
         """Return whether a field, something in it or a block around it was replaced, so that it cannot be checked."""
-        return any(path[: len(other)] == other or other[: len(path)] == path for other in self.replaced)
+        return self._is_within_replaced(path) or path in self._around_replaced
 
     def collect(self, data: dict[str, Any], error: ValidationError) -> None:
         """Record the problems of one validation, and change `data` in place so that the next one finds the rest.
 
         Within one list wrong items are replaced, never removed, so that the indices of the others stay.
         """
+        if error.error_count() > _MOST_ERRORS_WITH_PROPOSALS:
+            self._is_accepted = None
         details = error.errors(include_url=False, include_context=False, include_input=False)
         # Unknown names first: a required field that is missing because its name is misspelled is one problem, not two.
         for detail in sorted(details, key=lambda detail: detail["type"] != "extra_forbidden"):
@@ -138,14 +145,20 @@ class ProblemCollector:
 
     def _is_within_replaced(self, path: Path) -> bool:
         """Return whether a field lies in a replaced value: then its problem is of our making."""
-        return any(path[: len(other)] == other for other in self.replaced)
+        return any(path[:length] in self._replaced for length in range(len(path) + 1))
+
+    def _mark_replaced(self, path: Path) -> None:
+        self._replaced.add(path)
+        self._around_replaced.update(path[:length] for length in range(len(path)))
 
     def _collect_unknown_field(self, data: dict[str, Any], path: Path) -> None:
-        field = UnknownField(self._document, self._schema, path)
         value = _value_at(data, path[:-1]).pop(str(path[-1]))
+        if len(self.problems) >= _MOST_PROBLEMS:
+            return  # that many are no misspellings, and finding the nearest name of each takes milliseconds
+        field = UnknownField(self._document, self._schema, path)
         nearest = nearest_sibling(field)
         if nearest is not None:
-            self.replaced.add((*path[:-1], nearest))
+            self._mark_replaced((*path[:-1], nearest))
         if not self._is_within_replaced(path):
             refusal, trial = _refusal(field), self._trial()
             advice = None if refusal or trial is None else proposal(field, trial)
@@ -153,7 +166,8 @@ class ProblemCollector:
             line = self._document.line_of(path)
             self.problems.append(Problem(path_text(path), value, text, line, advice=advice))
             # What a rule misses at the proposed place is no second problem.
-            self.replaced |= {place for place, _ in advice.added} if advice is not None else set()
+            for place, _ in advice.added if advice is not None else ():
+                self._mark_replaced(place)
 
     def _trial(self) -> Trial | None:
         # Each change that is tried is a validation of the document, so a document full of mistakes gets proposals for
@@ -167,7 +181,7 @@ class ProblemCollector:
             text = f"missing, but required{reason}; add it: {accepted_text(schema)}"
             self.problems.append(Problem(field, None, text, self._document.line_of(path)))
         _value_at(data, path[:-1])[path[-1]] = _example(schema)
-        self.replaced.add(path)
+        self._mark_replaced(path)
 
     def _collect_wrong_value(self, data: dict[str, Any], path: Path, schema: dict[str, Any]) -> None:
         parent, key = _value_at(data, path[:-1]), path[-1]
@@ -184,7 +198,7 @@ class ProblemCollector:
             text += f"; {advice.text}" if advice is not None else ""
             line = self._document.line_of(path)
             self.problems.append(Problem(field, value, text, line, shows_value=True, advice=advice))
-        self.replaced.add(path)
+        self._mark_replaced(path)
         if isinstance(key, int) or is_required:
             parent[key] = _example(schema)
         else:

@@ -121,7 +121,9 @@ CONTAINER: Final[dict[str, PodField]] = {
     "env": _both(
         Shape.BLOCKS, "added to the run's own, whose names are reserved; OMP_NUM_THREADS may be given"
     ),
-    "envFrom": _both(Shape.BLOCKS, "placed before the adaptation's credentials, which win"),
+    "envFrom": _both(
+        Shape.BLOCKS, "placed before the adaptation's credentials (docs/security.md), which win"
+    ),
     "image": _operator(Shape.TEXT, "use spec.trainerImage"),
     "imagePullPolicy": _profile(Shape.TEXT),
     "lifecycle": _operator(Shape.BLOCK, "the agent saves when a stop is requested"),
@@ -158,6 +160,7 @@ ENVIRONMENT: Final = (
     "HF_DATASETS_OFFLINE",
     "HF_HOME",
     "HF_HUB_OFFLINE",
+    "PYTHONSAFEPATH",
     "PYTHONUNBUFFERED",
     "TMPDIR",
     "XDG_CACHE_HOME",

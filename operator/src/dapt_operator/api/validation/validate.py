@@ -22,10 +22,9 @@ from dapt_contract.inputs.harness import unknown_task_message
 from dapt_operator.api.v1alpha1.base import API_VERSION, SKIP_RULES, Base, camel_case
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
-from dapt_operator.api.v1alpha1.spec_corpus import Model
 from dapt_operator.api.v1alpha1.spec_evaluation import Task
+from dapt_operator.api.v1alpha1.text_rules import rules_of
 from dapt_operator.api.validation import pod_template
-from dapt_operator.api.validation.addresses import Role, address_message
 from dapt_operator.api.validation.collect_problems import ProblemCollector, schema_of
 from dapt_operator.api.validation.hints.advice import Advice, Trial
 from dapt_operator.api.validation.hints.value_warnings import value_warnings
@@ -99,10 +98,8 @@ def _check(document: YamlDocument, *, local: bool, is_accepted: Trial | None) ->
         problems += _rule_problems(model, data, document, collector)
         problems += _unsupported_problems(model, data, document)
         problems += _template_problems(model, document)
-        problems += _address_problems(model, document, collector)
+        problems += _text_problems(model, document, collector, local=local)
         problems += _task_problems(model, document, collector)
-        if not local:
-            problems += _local_source_problems(model, document)
     problems.sort(key=lambda problem: (problem.line, problem.field))
     return (None if problems else model), problems
 
@@ -209,28 +206,15 @@ def _task_problems(
             yield _problem(document, (*path, "name"), block.name, message)
 
 
-def _local_source_problems(model: Base, document: YamlDocument) -> Iterator[Problem]:
+def _text_problems(
+    model: Base, document: YamlDocument, collector: ProblemCollector, *, local: bool
+) -> Iterator[Problem]:
+    """Yield texts that break a rule of their own, such as addresses that lead out of the place that they name."""
     for path, block in _blocks(model):
-        for name in ("source", "destination"):
-            value = getattr(block, name, None)
-            if isinstance(value, str) and value.startswith("file://"):
-                yield _problem(
-                    document,
-                    (*path, name),
-                    value,
-                    "the cluster's pods cannot read a file of your machine; use pvc://, s3://, gs:// or hf://,"
-                    " or run the manifest on this machine with `dapt run`",
-                )
-
-
-def _address_problems(model: Base, document: YamlDocument, collector: ProblemCollector) -> Iterator[Problem]:
-    """Yield addresses whose names no library would accept."""
-    for path, block in _blocks(model):
-        for name in ("source", "destination"):
-            value, field = getattr(block, name, None), (*path, name)
-            if not isinstance(value, str) or collector.is_affected(field):
+        for name, field in type(block).model_fields.items():
+            value, rules, place = getattr(block, name), rules_of(field), (*path, camel_case(name))
+            if rules is None or not isinstance(value, str) or collector.is_affected(place):
                 continue
-            role: Role = "destination" if name == "destination" else "source"
-            message = address_message(value, "model" if isinstance(block, Model) else role)
+            message = rules.broken(value, local=local)
             if message is not None:
-                yield _problem(document, field, value, message)
+                yield _problem(document, place, value, message)

@@ -6,6 +6,7 @@ YAML is read as kubectl reads it, with two differences that users expect: `2e-5`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from io import StringIO
@@ -18,8 +19,13 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 Path = tuple[str | int, ...]
 
 MAX_BYTES: Final = 1024 * 1024
-MAX_VALUES: Final = 50_000
+MAX_VALUES: Final = 10_000
+"""Twenty times what the largest manifest with a pod template has; each is checked several times."""
 MAX_DEPTH: Final = 50
+MAX_BRACKETS: Final = 1000
+"""Open brackets at one place, counted in texts too. The parser takes seconds until it fails on more."""
+MAX_DIGITS: Final = 400
+"""Digits of a number; a longer one stays a text, which no field for a number accepts."""
 
 _TAG: Final = "tag:yaml.org,2002:"
 
@@ -68,6 +74,10 @@ def load(text: str, filename: str = "<text>") -> list[YamlDocument]:
         # `%YAML 1.1` would make `yes` a truth again, and `%TAG` would give tags that are refused another name.
         if line.startswith("%"):
             raise ManifestError(f"{filename}:{number}:1: YAML directives are not accepted; remove this line")
+    if _deepest_bracket(text) > MAX_BRACKETS:
+        raise ManifestError(
+            f"{filename}: not valid YAML: more than {MAX_BRACKETS} open brackets; close them, or simplify the file"
+        )
     documents: list[YamlDocument] = []
     try:
         for node in _nodes(text):
@@ -95,6 +105,14 @@ def load(text: str, filename: str = "<text>") -> list[YamlDocument]:
             f"{filename}: no document; write one with apiVersion: dapt.dev/v1alpha1 and kind: DomainAdaptation"
         )
     return documents
+
+
+def _deepest_bracket(text: str) -> int:
+    depth = deepest = 0
+    for bracket in re.findall(r"[][{}]", text):
+        depth = depth + 1 if bracket in "[{" else max(0, depth - 1)
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _nodes(text: str) -> Iterator[Node]:
@@ -189,10 +207,14 @@ def _integer(text: str) -> int | str:
     plain = text.replace("_", "")
     sign = -1 if plain.startswith("-") else 1
     digits = plain.lstrip("+-")
-    for prefix, base in (("0b", 2), ("0o", 8), ("0x", 16)):
-        if digits.lower().startswith(prefix):
-            return sign * int(digits[2:], base)
-    return sign * int(digits) if digits and len(digits) < 400 else text
+    if len(digits) > MAX_DIGITS:
+        return text
+    bases = {"0b": 2, "0o": 8, "0x": 16}
+    base = bases.get(digits[:2].lower(), 10)
+    try:
+        return sign * int(digits if base == 10 else digits[2:], base)
+    except ValueError:  # `0x_` is a number to the parser, and has no digits
+        return text
 
 
 def _float(text: str) -> float | str:

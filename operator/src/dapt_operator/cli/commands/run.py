@@ -29,6 +29,7 @@ from dapt_operator.cli.display.warning_lines import WarningLines
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.inputs.machine import built_in_profile
 from dapt_operator.cli.inputs.manifests import Request
+from dapt_operator.cli.inputs.profile_trust import trust_problem
 from dapt_operator.cli.run_folder import STATUS_FILE, WORK_FOLDER, RunFolder
 from dapt_operator.cli.signals import StopFlag
 from dapt_operator.cli.spec_changes import differences
@@ -71,6 +72,10 @@ def run(request: Request, options: Options, console: Console) -> int:
     finished = None if options.fresh else _finished(folder)
     if finished is not None and finished.reason == PUBLISHED:
         return _show_finished(folder, request, finished, options, console)
+    if request.profile is not None and not request.is_profile_given:
+        problem = trust_problem(request.path, request.profile)
+        if problem is not None:
+            raise UserError(problem)
     profile = request.profile or built_in_profile(request.adaptation)
     if options.fresh or not (folder.work / "model").is_dir():
         _check_inputs(replace(request, profile=profile), folder.path if options.fresh else None)

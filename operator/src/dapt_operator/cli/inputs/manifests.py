@@ -51,6 +51,8 @@ class Request:
     """The adaptation as the user wrote it."""
     warnings: tuple[str, ...] = ()
     """Of the adaptation and the profile, as in `CheckedDocument`."""
+    is_profile_given: bool = False
+    """Whether the user has named the profile's file."""
 
 
 def read_documents(path: Path) -> list[YamlDocument]:
@@ -142,7 +144,14 @@ def read_request(manifest: Path, profile: str | None) -> Request:
         for warning in document.warnings
         if document is checked or (chosen is not None and document.model is chosen)
     ]
-    return Request(manifest, adaptation, chosen, checked.document, tuple(dict.fromkeys(warnings)))
+    return Request(
+        manifest,
+        adaptation,
+        chosen,
+        checked.document,
+        tuple(dict.fromkeys(warnings)),
+        is_profile_given=has_profile_file,
+    )
 
 
 def _choose(

@@ -12,6 +12,7 @@ from dapt_contract.pod import environment as contract
 from dapt_operator.api.quantity import is_quantity, parse_quantity
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.validation.pod_template import is_reserved_variable
+from dapt_operator.launchers.render.credentials import credential_variables
 from dapt_operator.stage_run import JsonObject, Manifest, StageRun, plain
 
 LEAST_GRACE_SECONDS: Final = 30
@@ -25,6 +26,13 @@ DEFAULT_GPU_RESOURCE: Final = "nvidia.com/gpu"
 """Extended resource of a profile that names none."""
 ONLINE_KINDS: Final = ("destination", "prepare", "tuning_data", "publish")
 """Kinds of stage that reach hubs and object stores; all others run offline."""
+DEFAULT_MEMORY: Final = {
+    "prepare": ("2Gi", "32Gi"),
+    "tuning_data": ("2Gi", "32Gi"),
+    "destination": ("1Gi", "16Gi"),
+    "publish": ("1Gi", "16Gi"),
+}
+"""Request and limit of a stage's memory where neither the adaptation nor the template sets any."""
 EPHEMERAL_STORAGE: Final = "ephemeral-storage"
 EPHEMERAL_MIB: Final = 1024
 EPHEMERAL_MIB_A_PROCESS: Final = 256
@@ -76,7 +84,7 @@ def uses_model_cache(run: StageRun, profile: AdaptationProfileSpec) -> bool:
 def environment_of(
     run: StageRun, profile: AdaptationProfileSpec, rendezvous: Rendezvous, given: Manifest
 ) -> list[JsonObject]:
-    """Return the trainer's variables: the contract's, then those of the template.
+    """Return the trainer's variables: the contract's, the credentials, then those of the template.
 
     Of the contract's variables the template may replace only OMP_NUM_THREADS.
 
@@ -100,6 +108,8 @@ def environment_of(
         contract.COORDINATOR_HOST: rendezvous.host,
         contract.COORDINATOR_PORT: str(profile.ports.coordinator),
         "PYTHONUNBUFFERED": "1",
+        # No process imports a file that happens to lie in its working folder.
+        "PYTHONSAFEPATH": "1",
         # The root file system is read-only: what libraries write goes to the scratch volume.
         "TMPDIR": contract.SCRATCH_MOUNT,
         "XDG_CACHE_HOME": f"{contract.SCRATCH_MOUNT}/cache",
@@ -128,15 +138,17 @@ def environment_of(
     )
     theirs = [item for item in given.get("env", []) if not is_reserved_variable(str(item.get("name")))]
     replaced = {item.get("name") for item in theirs}
-    return [item for item in ours if item["name"] not in replaced] + theirs
+    kept = [item for item in ours if item["name"] not in replaced]
+    return kept + credential_variables(run, theirs) + theirs
 
 
 def resources_of(run: StageRun, profile: AdaptationProfileSpec, given: Manifest) -> JsonObject:
     """Return requests and limits of the trainer's container.
 
-    Requests equal limits for memory and accelerators. CPU has a request and no limit, so that it may burst. Ephemeral
-    storage is requested as far as the template does not, and not in a queue: most queues have no quota for it, and
-    Kueue admits nothing that asks for a resource which its queue does not know.
+    Requests equal limits for memory and accelerators; `DEFAULT_MEMORY` is what the stages with network get otherwise.
+    CPU has a request and no limit, so that it may burst. Ephemeral storage is requested as far as the template does
+    not, and not in a queue: most queues have no quota for it, and Kueue admits nothing that asks for a resource which
+    its queue does not know.
     """
     desired = run.resources
     requests: dict[str, str] = {}
@@ -152,7 +164,23 @@ def resources_of(run: StageRun, profile: AdaptationProfileSpec, given: Manifest)
         resource = accelerator_resource(profile)
         requests[resource] = limits[resource] = str(desired.accelerators_per_node)
     template_resources = _template_resources(given, accelerator_resource(profile))
-    return merged(template_resources, {"requests": requests, "limits": limits})
+    return _with_memory(run, merged(template_resources, {"requests": requests, "limits": limits}))
+
+
+def _with_memory(run: StageRun, resources: JsonObject) -> JsonObject:
+    """Return the resources with the default memory of a stage that has network, as far as nothing else sets any.
+
+    These stages read what others have written, so a limit keeps a hostile file from taking the node's memory. The
+    request is smaller: absent, Kubernetes would request the whole limit. A queue may have no quota for memory.
+    """
+    if run.kind not in DEFAULT_MEMORY or run.queue is not None or "memory" in resources["limits"]:
+        return resources
+    request, limit = DEFAULT_MEMORY[run.kind]
+    request = str(resources["requests"].get("memory", request))
+    if is_quantity(request) and parse_quantity(request) > parse_quantity(limit):
+        limit = request
+    amounts = {"requests": {"memory": request}, "limits": {"memory": limit}}
+    return merged(resources, amounts)
 
 
 def scratch_limit(run: StageRun, given: Manifest) -> str:

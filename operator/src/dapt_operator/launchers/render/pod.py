@@ -15,6 +15,7 @@ from dapt_operator.api.validation.pod_fields import TRAINER, VOLUME_NAMES
 from dapt_operator.api.validation.pod_security import breaches
 from dapt_operator.api.validation.pod_template import CONTAINER_LISTS, usable, usable_trainer
 from dapt_operator.launchers.labels import run_labels
+from dapt_operator.launchers.render.credentials import required_secrets
 from dapt_operator.launchers.render.environment import (
     Rendezvous,
     environment_of,
@@ -139,7 +140,7 @@ def _container(
         "command": ["python", "-m", "dapt_trainer"],
         "args": [run.kind, "--config", contract.STAGE_FILE, "--sha256", stage_sha256],
         "env": environment_of(run, profile, rendezvous, given),
-        "envFrom": given.get("envFrom", []) + [{"secretRef": {"name": name}} for name in run.secret_names],
+        "envFrom": given.get("envFrom", []) + required_secrets(run),
         "ports": [
             {"name": "coordinator", "containerPort": profile.ports.coordinator},
             {"name": "progress", "containerPort": profile.ports.progress},

@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from dapt_operator.api.names import GROUP
+from dapt_contract.pod.environment import COMPLETION_INDEX
+from dapt_operator.api.names import (
+    ANNOTATION_CONFIG_DIGEST,
+    ANNOTATION_GENERATION,
+    ANNOTATION_PROFILE_DIGEST,
+    GROUP,
+)
+from dapt_operator.api.v1alpha1.profile import DEFAULT_PROFILE_ANNOTATION
+from dapt_operator.launchers.labels import ANNOTATION_ACCELERATOR
 from dapt_operator.stage_run import JsonObject, Manifest
 
 _METADATA: Final = (
@@ -23,7 +31,15 @@ _METADATA: Final = (
     "deletionGracePeriodSeconds",
 )
 _OWNER: Final = ("apiVersion", "kind", "name", "uid", "controller")
-_LARGE_ANNOTATION: Final = "kubectl.kubernetes.io/last-applied-configuration"
+_ANNOTATIONS: Final = (
+    ANNOTATION_CONFIG_DIGEST,
+    ANNOTATION_GENERATION,
+    ANNOTATION_PROFILE_DIGEST,
+    ANNOTATION_ACCELERATOR,
+    DEFAULT_PROFILE_ANNOTATION,
+    COMPLETION_INDEX,
+)
+"""Those that are read. Others may hold 256 KiB in each object, and a tenant may write them."""
 _CONDITION: Final = ("type", "status", "reason", "message", "lastTransitionTime", "observedGeneration")
 _IGNORED_CONDITIONS: Final = frozenset(
     {"Initialized", "Ready", "ContainersReady", "PodReadyToStartContainers"}
@@ -45,11 +61,8 @@ def project(body: Manifest) -> JsonObject:
 def _metadata(body: Manifest, names: tuple[str, ...]) -> JsonObject:
     given = body.get("metadata") or {}
     kept = _only(given, names)
-    # kubectl keeps the whole manifest once more in this annotation; nothing here reads it.
-    if _LARGE_ANNOTATION in (kept.get("annotations") or {}):
-        kept["annotations"] = {
-            name: value for name, value in kept["annotations"].items() if name != _LARGE_ANNOTATION
-        }
+    if "annotations" in kept:
+        kept["annotations"] = _only(kept["annotations"] or {}, _ANNOTATIONS)
     owners = [_only(owner, _OWNER) for owner in given.get("ownerReferences") or []]
     return kept | ({"ownerReferences": owners} if owners else {})
 

@@ -74,14 +74,14 @@ def prepare_launch(pod: Manifest, store: ObjectFiles, run_folder: Path, ports: M
                 return str(paths[mount]) + text[len(mount) :]
         return _LOOPBACK if hosts.fullmatch(text) else text
 
-    inherited = {name: value for name, value in os.environ.items() if not _TORCHRUN_VARIABLES.fullmatch(name)}
+    inherited = _inherited_variables()
     # In this order, as in a container: variables of the pod win over those of a Secret, and both over the user's.
     environment = inherited | _secret_variables(container, store)
     for item in container.get("env") or []:
         name = str(item["name"])
-        value = (
-            str(item.get("value", "")) if "valueFrom" not in item else _field_value(item["valueFrom"], pod)
-        )
+        value = _value(item, pod, store)
+        if value is None:
+            continue
         # All pods share this machine's ports: each declared port stands for one that is free here.
         if name.endswith("PORT") and value.isdigit():
             value = str(ports.get(int(value), int(value)))
@@ -166,8 +166,35 @@ def _secret_variables(container: Manifest, store: ObjectFiles) -> dict[str, str]
     for source in container.get("envFrom") or []:
         name = (source.get("secretRef") or {}).get("name")
         if name and store.get("Secret", name):
-            variables |= {key: value.decode() for key, value in _data(store, "Secret", name).items()}
+            prefix = str(source.get("prefix") or "")
+            data = _data(store, "Secret", name)
+            variables |= {prefix + key: value.decode(errors="replace") for key, value in data.items()}
     return variables
+
+
+def _inherited_variables() -> dict[str, str]:
+    """Return the user's own variables, without those that would lead into another gang or into the working folder."""
+    variables = {name: value for name, value in os.environ.items() if not _TORCHRUN_VARIABLES.fullmatch(name)}
+    if "PYTHONPATH" in variables:
+        # An empty or relative entry is a folder of the process's own, which may be part of a run that somebody sent.
+        entries = variables.pop("PYTHONPATH").split(os.pathsep)
+        if absolute := [entry for entry in entries if os.path.isabs(entry)]:
+            variables["PYTHONPATH"] = os.pathsep.join(absolute)
+    return variables
+
+
+def _value(item: Manifest, pod: Manifest, store: ObjectFiles) -> str | None:
+    """Return a variable's value; None for the entry of a Secret that is not there: then the user's own stays."""
+    if "valueFrom" not in item:
+        return str(item.get("value", ""))
+    reference = item["valueFrom"].get("secretKeyRef")
+    if reference is None:
+        return _field_value(item["valueFrom"], pod)
+    if store.get("Secret", reference["name"]) is not None:
+        content = _data(store, "Secret", reference["name"]).get(reference["key"])
+        if content is not None:
+            return content.decode(errors="replace")
+    return None
 
 
 def _field_value(source: Manifest, pod: Manifest) -> str:

@@ -1,0 +1,97 @@
+"""Rules about one text, checked in Python by `dapt lint` and the operator, and by the API server in CEL.
+
+A rule is one regular expression that both understand: Go's and Python's agree on what is used here, which has neither
+backslashes nor lookaround. The schema's own `pattern` cannot say what is wrong, nor exclude anything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import GetJsonSchemaHandler
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema
+
+_HIDDEN: Final = (
+    "\\u0000-\\u001f\\u007f-\\u009f"  # controls, with the escape character and line breaks
+    "\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069"  # direction marks, overrides and isolates
+    "\\u200b\\u2028\\u2029\\u2060\\ufeff"  # invisible spaces and separators
+)
+"""Characters that no name has: a terminal obeys them, or shows a text as another one. As escapes of CEL and Python."""
+
+
+@dataclass(frozen=True)
+class TextRule:
+    """What a text must match, or must not.
+
+    Attributes:
+        pattern: regular expression that is searched for. `re` and CEL both read `\\uXXXX` as the character.
+        message: what is wrong and what to do.
+        is_required: whether the text must match; else it must not.
+        scheme: addresses that the rule is about; empty: every text.
+        on_cluster_only: whether a local run is free to break it.
+    """
+
+    pattern: str
+    message: str
+    is_required: bool = False
+    scheme: str = ""
+    on_cluster_only: bool = False
+
+    def holds(self, text: str) -> bool:
+        """Return whether a text keeps the rule."""
+        if self.scheme and not text.startswith(f"{self.scheme}://"):
+            return True
+        return (re.search(self.pattern, text) is not None) is self.is_required
+
+    @property
+    def cel(self) -> str:
+        """Return the same in CEL, with `self` as the text."""
+        found = f"self.matches('{self.pattern}')"
+        if not self.is_required:
+            found = f"!{found}"
+        return f"!self.startsWith('{self.scheme}://') || {found}" if self.scheme else found
+
+
+class TextRules:
+    """Rules of a field, as part of its annotation."""
+
+    def __init__(self, *rules: TextRule) -> None:
+        self.rules = rules
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Add the rules to the schema of the text."""
+        rules = [{"rule": rule.cel, "message": rule.message} for rule in self.rules]
+        return {**handler(schema), "x-kubernetes-validations": rules}
+
+    def broken(self, text: str, *, local: bool) -> str | None:
+        """Return the message of the first rule that a text breaks; None when it keeps all. local: of a local run."""
+        rules = (rule for rule in self.rules if not (local and rule.on_cluster_only))
+        return next((rule.message for rule in rules if not rule.holds(text)), None)
+
+
+VISIBLE: Final = TextRule(
+    f"[{_HIDDEN}]",
+    "has a character that cannot be seen, such as a control or direction mark; write it again without that",
+)
+"""Holds for every text of a spec that names something."""
+
+
+def rules_of(field: FieldInfo) -> TextRules | None:
+    """Return the rules of a field, also of one that may be absent; None for a field without any."""
+    return _first(field.metadata) or _first(_annotations(field.annotation))
+
+
+def _first(metadata: Iterable[Any]) -> TextRules | None:
+    return next((item for item in metadata if isinstance(item, TextRules)), None)
+
+
+def _annotations(annotation: Any) -> Iterable[Any]:
+    """Yield what `Annotated` adds to the members of a union."""
+    for member in getattr(annotation, "__args__", ()):
+        yield from getattr(member, "__metadata__", ())
