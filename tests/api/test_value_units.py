@@ -125,6 +125,23 @@ HINTS = {
     "resources: {cpu: 8}": "write it in quotes: '8'",
     "resources: {cpu: 500 m}": "write 500m",
     "resources: {cpu: 8 cores}": "write 8",
+    "resources: {gpusPerNode: 0}": "without GPUs it counts processes: write 1",
+    "resources: {gpusPerNode: cpu}": "without GPUs it counts processes: write 1",
+    "stageResources: {finetune: {gpus: 0}}": "without GPUs it counts processes: write 1",
+    "finetuning: {data: [{source: s3://c/s.jsonl, format: alpaca}]}": (
+        "Alpaca, ShareGPT and other forms are found by the fields of a record: leave it out, or map names with `fields`"
+    ),
+    "model: {source: 'file:/models/base'}": "write file:///models/base",
+    "model: {source: 'file:models/base'}": "write file://models/base",
+    "corpus: {domain: [{source: s3://c/d}], general: [{source: corpus/g.jsonl}]}": "write file://corpus/g.jsonl",
+    "corpus: {domain: [{source: s3://c/d}], general: [{source: corpus/*.jsonl}]}": "write file://corpus/*.jsonl",
+    "corpus: {domain: [{source: s3://c/d}], general: [{source: org/text}]}": (
+        "write file://org/text for a path from the manifest's folder, or hf://datasets/org/text"
+    ),
+    "output: {destination: models/one}": (
+        "write file://models/one for a path from the manifest's folder, or hf://models/one"
+    ),
+    "output: {destination: 'file:/models/one'}": "write file:///models/one",
     "model: {source: 'hf:org/base'}": "write hf://org/base",
     "model: {source: 's3:/bucket/base'}": "write s3://bucket/base",
 }
@@ -133,6 +150,12 @@ HINTS = {
 @pytest.mark.parametrize("fragment", HINTS)
 def test_value_in_another_unit_is_refused_with_what_was_meant(fragment: str) -> None:
     assert hint_of(fragment) == HINTS[fragment]
+
+
+def test_a_path_that_exists_is_not_taken_for_a_repository() -> None:
+    (document,) = load(text_with("model: {source: models/base}"))
+    (problem,) = check(document, local=True, is_path=lambda text: text == "models/base")[1]
+    assert str(problem).endswith("; write file://models/base")
 
 
 @pytest.mark.parametrize("fragment", HINTS)

@@ -15,7 +15,7 @@ from support.builders import checkpoint, pretrain_facts
 from support.worlds import World, failing, once
 
 STAGES = ["destination", "prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish"]
-OVER = "start over (`dapt run --fresh`, or delete the DomainAdaptation and create it again)"
+OVER = "start over (`dapt run MANIFEST --fresh`, or delete the DomainAdaptation and create it again)"
 FROZEN = {
     "baseline": (
         "; spec.seed, spec.model, spec.corpus, spec.evaluation and spec.profile cannot change any more: to change one, "

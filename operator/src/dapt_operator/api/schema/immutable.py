@@ -27,7 +27,9 @@ FROZEN_BY: Final[dict[str, str]] = {
 FROZEN_BY_SUCCESS: Final[dict[str, str]] = {"output": "publish"}
 """Maps a block of the spec to the stage whose success freezes it: until then its correction is tried."""
 FROZEN_BLOCKS: Final = (*FROZEN_BY, *FROZEN_BY_SUCCESS)
-START_OVER: Final = "start over (`dapt run --fresh`, or delete the DomainAdaptation and create it again)"
+START_OVER: Final = (
+    "start over (`dapt run MANIFEST --fresh`, or delete the DomainAdaptation and create it again)"
+)
 """What a user does who must change a frozen block and keeps the name."""
 
 

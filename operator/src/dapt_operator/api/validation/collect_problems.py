@@ -24,7 +24,7 @@ from dapt_operator.api.v1alpha1.base import (
 )
 from dapt_operator.api.validation.hints.advice import Trial, schema_at
 from dapt_operator.api.validation.hints.unknown_fields import UnknownField, message, nearest_sibling, proposal
-from dapt_operator.api.validation.hints.value_hints import nearest_choice, replacement
+from dapt_operator.api.validation.hints.value_hints import IsPath, nearest_choice, no_path, replacement
 from dapt_operator.api.validation.problem import Problem, accepted_text, path_text, value_text
 from dapt_operator.api.validation.yaml_source import Path, YamlDocument
 
@@ -100,7 +100,11 @@ class ProblemCollector:
     """
 
     def __init__(
-        self, document: YamlDocument, model_type: type[BaseModel], is_accepted: Trial | None = None
+        self,
+        document: YamlDocument,
+        model_type: type[BaseModel],
+        is_accepted: Trial | None = None,
+        is_path: IsPath = no_path,
     ) -> None:
         """Start with no problem.
 
@@ -108,12 +112,14 @@ class ProblemCollector:
             document: as the user wrote it.
             model_type: of the resource.
             is_accepted: tries what a message would propose; None: messages propose nothing.
+            is_path: knows this machine's files, where they matter.
         """
         self.problems: list[Problem] = []
         self.replaced: set[Path] = set()
         self._document = document
         self._schema = schema_of(model_type)
         self._is_accepted = is_accepted
+        self._is_path = is_path
 
     def is_affected(self, path: Path) -> bool:
         """Return whether a field, something in it or a block around it was replaced, so that it cannot be checked."""
@@ -180,7 +186,7 @@ class ProblemCollector:
             if field in REQUIRED_BECAUSE and isinstance(value, list) and not value:
                 text += f": {REQUIRED_BECAUSE[field]}"
             trial = self._trial()
-            advice = None if trial is None else replacement(path, value, schema, trial)
+            advice = None if trial is None else replacement(path, value, schema, trial, self._is_path)
             text += f"; {advice.text}" if advice is not None else ""
             line = self._document.line_of(path)
             self.problems.append(Problem(field, value, text, line, shows_value=True, advice=advice))

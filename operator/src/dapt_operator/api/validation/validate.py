@@ -28,6 +28,7 @@ from dapt_operator.api.validation import pod_template
 from dapt_operator.api.validation.addresses import Role, address_message
 from dapt_operator.api.validation.collect_problems import ProblemCollector, schema_of
 from dapt_operator.api.validation.hints.advice import Advice, Trial
+from dapt_operator.api.validation.hints.value_hints import IsPath, no_path
 from dapt_operator.api.validation.hints.value_warnings import value_warnings
 from dapt_operator.api.validation.problem import Problem, path_text, value_text
 from dapt_operator.api.validation.unsupported import find_unsupported
@@ -43,13 +44,17 @@ _MAX_ROUNDS: Final = 25
 Checked = tuple[DomainAdaptation | AdaptationProfile | None, list[Problem]]
 
 
-def check(document: YamlDocument, *, local: bool) -> Checked:
+def check(document: YamlDocument, *, local: bool, is_path: IsPath = no_path) -> Checked:
     """Return the model of a document, or None, and every problem found, in the order of the lines.
 
-    local: whether the run is on this machine; on a cluster file:// is refused. A `status` in the document is
-    ignored, as the API server does. Never raises, whatever the document holds.
+    A `status` in the document is ignored, as the API server does. Never raises, whatever the document holds.
+
+    Args:
+        document: as the user wrote it.
+        local: whether the run is on this machine; on a cluster file:// is refused.
+        is_path: knows this machine's files, for what a message proposes.
     """
-    return _check(document, local=local, is_accepted=_trial_of(document, local=local))
+    return _check(document, local=local, is_accepted=_trial_of(document, local=local), is_path=is_path)
 
 
 def warnings_of(document: YamlDocument) -> list[Problem]:
@@ -78,14 +83,16 @@ def _problem_keys(document: YamlDocument, *, local: bool) -> frozenset[tuple[str
     return frozenset((problem.field, value_text(problem.value), problem.message) for problem in problems)
 
 
-def _check(document: YamlDocument, *, local: bool, is_accepted: Trial | None) -> Checked:
+def _check(
+    document: YamlDocument, *, local: bool, is_accepted: Trial | None, is_path: IsPath = no_path
+) -> Checked:
     """Return what `check` does. is_accepted: tries what a message would propose; None: messages propose nothing."""
     problems = _kind_problems(document)
     if problems:
         return None, problems
     data = _without_nulls({key: value for key, value in document.data.items() if key != "status"})
     model_type = KINDS[data["kind"]]
-    collector = ProblemCollector(document, model_type, is_accepted)
+    collector = ProblemCollector(document, model_type, is_accepted, is_path)
     model = None
     for _ in range(_MAX_ROUNDS):
         try:

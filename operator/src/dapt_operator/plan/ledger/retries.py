@@ -155,7 +155,10 @@ def stalled(record: RunRecord, limits: Retries) -> tuple[str, str]:
             f" changes ConfigMaps of this namespace, {again}"
         )
     if cause is Cause.BAD_INPUT:
-        return BAD_INPUT, f"{stage} found its input wrong{detail}; correct it, {again}{_if_frozen(record.kind)}"
+        return (
+            BAD_INPUT,
+            f"{stage} found its input wrong{detail}; correct it, {again}{_if_frozen(record.kind)}",
+        )
     if cause is Cause.DIVERGED:
         # The block with the rate is in use, and the same rate would diverge again.
         return DIVERGED, f"{stage} diverged{detail}; lower the learning rate and {START_OVER}"
