@@ -129,7 +129,7 @@ HINTS = {
     "resources: {gpusPerNode: cpu}": "without GPUs it counts processes: write 1",
     "stageResources: {finetune: {gpus: 0}}": "without GPUs it counts processes: write 1",
     "finetuning: {data: [{source: s3://c/s.jsonl, format: alpaca}]}": (
-        "Alpaca, ShareGPT and other forms are found by the fields of a record: leave it out, or map names with `fields`"
+        "Alpaca, ShareGPT and others are found by the fields of a record: leave it out, or map names with `fields`"
     ),
     "model: {source: 'file:/models/base'}": "write file:///models/base",
     "model: {source: 'file:models/base'}": "write file://models/base",

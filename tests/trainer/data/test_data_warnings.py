@@ -5,6 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import SourceFacts
 from dapt_trainer.data.results.warnings import SourceFindings, warnings_of
 
@@ -39,6 +42,30 @@ def found(records: int = 100, shared: int = 0, **counts: int) -> SourceFindings:
 def warned(*pairs: tuple[SourceFacts, SourceFindings]) -> tuple[str, ...]:
     sources, findings = zip(*pairs, strict=True)
     return warnings_of(MODEL, sources, findings, trains_all_weights=False, too_short_items=0)
+
+
+@pytest.mark.parametrize(
+    ("limits", "remedy"),
+    [
+        ({}, "fraction"),
+        ({"general": 2_000}, "fraction"),
+        ({"domain": 2_000}, "maxTokens, which limits them here (2,000 a side)"),
+    ],
+)
+def test_little_held_out_text_names_the_field_that_limits_it(limits: dict[Side, int], remedy: str) -> None:
+    few = source("domain", 0).model_copy(update={"held_out_tokens": 1_900})
+    warnings = warnings_of(
+        MODEL,
+        [few, source("general", 0)],
+        [found(), found()],
+        trains_all_weights=False,
+        too_short_items=0,
+        token_limits=limits,
+    )
+    assert warnings == (
+        "Only 1,900 domain tokens are held out: its perplexity is noisy; raise"
+        f" spec.corpus.heldOut.{remedy}.",
+    )
 
 
 def test_the_same_cause_in_several_sources_is_one_warning_with_the_sum() -> None:

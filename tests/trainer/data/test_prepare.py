@@ -49,6 +49,7 @@ def test_every_document_is_trained_on_or_held_out(config, prepare, tmp_path: Pat
         shard.tokens for shard in read_manifest(work).shards if shard.side == "domain"
     )
     assert all(source.fill_fraction >= 0.995 for source in facts.sources)
+    assert sum(text.endswith("raise spec.corpus.heldOut.fraction.") for text in facts.warnings) == 2
 
 
 def test_duplicates_are_read_once_and_never_in_both_splits(
@@ -144,7 +145,9 @@ def test_a_short_training_holds_out_what_its_readings_may_cost() -> None:
 
 def test_without_a_bound_the_length_of_the_training_gives_it(config, prepare, tmp_path: Path) -> None:
     changes = {"held_out_fraction": 0.5, "training": TrainingLength(tokens=1, checkpoints=1)}
-    prepare(config.model_copy(update=changes))
+    facts = prepare(config.model_copy(update=changes)).facts
+    remedy = "raise spec.corpus.heldOut.maxTokens, which limits them here (2,000 a side)."
+    assert sum(warning.endswith(remedy) for warning in facts.warnings) == 2
     for side in ("domain", "general"):
         tokens = [sum(len(d.ids) for d in read_held_out(tmp_path / "work", side, half)) for half in HALVES]
         assert all(800 <= count <= 1000 for count in tokens)

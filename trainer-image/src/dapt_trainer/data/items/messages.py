@@ -36,6 +36,7 @@ _OLD_FUNCTIONS = frozenset({"function_call", "functions"})
 _MESSAGE_FIELDS = (frozenset({"role", "content"}), frozenset({"from", "value"}))
 _CALL_ROLES = frozenset({"function_call", "tool_call"})
 """Roles of ShareGPT's messages whose text is a call, or several, as JSON."""
+_ACCEPTED_ROLES = (*ROLES, *sorted(KNOWN_ROLES.keys() - set(ROLES)), *sorted(_CALL_ROLES))
 _DIALOGUE_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):[ \t]?")
 _DIALOGUE_ROLES = {"Human": "user", "Assistant": "assistant"}
 _LINKS = frozenset({"tool_call_id"})
@@ -200,7 +201,8 @@ def _role(value: object, place: str, names: FieldNames) -> str:
     role = role or (KNOWN_ROLES.get(value) if isinstance(value, str) else None)
     if role is None:
         raise RecordError(
-            f"{place} is {value!r}; accepted are {', '.join(ROLES)}: map other names with `fields: {{roles: ...}}`"
+            f"{place} is {value!r}; accepted are {', '.join(_ACCEPTED_ROLES)}: map other names with"
+            " `fields: {roles: ...}`"
         )
     return role
 

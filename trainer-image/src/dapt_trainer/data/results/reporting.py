@@ -117,6 +117,11 @@ def report_of(config: PrepareConfig, folder: Path, data: PreparedData, notes: Ru
         ],
         trains_all_weights=config.trains_all_weights,
         too_short_items=data.contamination.too_short,
+        token_limits={
+            side: choice.token_limit
+            for side, choice in data.corpus.choices.items()
+            if choice.token_limit is not None
+        },
     )
     facts = PrepareFacts(
         model=data.model,

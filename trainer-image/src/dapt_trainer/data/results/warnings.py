@@ -7,14 +7,18 @@ pre-training pays (docs/training.md has the sources).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from dapt_contract.inputs.held_out import MIN_TOKENS
+from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import ModelFacts, SourceFacts
 from dapt_trainer.data.dedup.contamination import MIN_ITEM_WORDS
 from dapt_trainer.data.spool import TINY_TOKENS, SpooledSource
 
+NO_LIMITS: Final[Mapping[Side, int]] = {}
+SIDES: Final[tuple[Side, ...]] = ("domain", "general")
 _SMALL_CORPUS_TOKENS = 100_000_000
 _NOTABLE_FRACTION = 0.10
 """Share of a source's documents above which a finding is worth a warning."""
@@ -46,8 +50,18 @@ def warnings_of(
     *,
     trains_all_weights: bool,
     too_short_items: int,
+    token_limits: Mapping[Side, int] = NO_LIMITS,
 ) -> tuple[str, ...]:
-    """Return all warnings, the gravest first."""
+    """Return all warnings, the gravest first.
+
+    Args:
+        model: the base model.
+        sources: what is reported of each source.
+        findings: what else was found in each, in the same order.
+        trains_all_weights: whether pretraining trains all weights.
+        too_short_items: evaluation items that cannot be searched for.
+        token_limits: side -> tokens at which more held-out documents were left out; without a side: it has them all.
+    """
     warnings: list[str] = []
     if model.has_chat_template:
         warnings.append(
@@ -61,12 +75,14 @@ def warnings_of(
             f"The domain corpus has {domain:,} training tokens; below {_SMALL_CORPUS_TOKENS:,} consider retrieval or "
             f"fine-tuning instead{method}."
         )
-    for side in ("domain", "general"):
+    for side in SIDES:
         held_out = sum(source.held_out_tokens for source in sources if source.side == side)
         if held_out < MIN_TOKENS:
+            limit = token_limits.get(side)
+            remedy = "fraction" if limit is None else f"maxTokens, which limits them here ({limit:,} a side)"
             warnings.append(
                 f"Only {held_out:,} {side} tokens are held out: its perplexity is noisy; raise "
-                "spec.corpus.heldOut.fraction."
+                f"spec.corpus.heldOut.{remedy}."
             )
     warnings += _language_warnings([found.spool for found in findings])
     warnings += _source_warnings(sources, findings)
