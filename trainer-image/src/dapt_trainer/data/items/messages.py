@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from dapt_contract.base import JsonObject
 from dapt_contract.stages.tuning_data import FieldNames
 from dapt_trainer.data.chat.rendering import Message
-from dapt_trainer.data.reading.documents import is_unicode
+from dapt_trainer.data.reading.documents import is_unicode, strict_json
 from dapt_trainer.data.text import normalized
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -304,7 +304,7 @@ def _tool_call(call: object, place: str) -> JsonObject:
 
 def _parsed(text: str, place: str) -> object:
     try:
-        value = json.loads(text)
+        value = strict_json(text)
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{place} is not JSON ({error})") from error
     # The record was read as Unicode, but an escape within its text is decoded only here.

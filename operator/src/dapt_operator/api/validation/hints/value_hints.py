@@ -32,7 +32,10 @@ _REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?"
 _DATA_FILE = r".*(\*.*|\.(jsonl?|ndjson|parquet|txt|md|csv|tsv|gz|zst|gguf))"
 _GPU_COUNTS = ("gpusPerNode", "gpus")
 _NO_GPUS = (0, "0", "cpu", "none", "auto")
-_FORMATS_ARE_FOUND = "Alpaca, ShareGPT and others are found by the fields of a record: leave it out, or map names with `fields`"
+_FORMATS_ARE_FOUND = (
+    "Alpaca, ShareGPT and others are found by the fields of a record:"
+    " leave it out, or map names with `fields`"
+)
 
 IsPath = Callable[[str], bool]
 """Returns whether there is a file or folder at a path, which starts from the manifest's folder where it is relative."""
