@@ -27,6 +27,7 @@ from dapt_operator.cli.display.screen import Screen, screen_for
 from dapt_operator.cli.display.stage_rows import Snapshot
 from dapt_operator.cli.display.warning_lines import WarningLines
 from dapt_operator.cli.errors import UserError
+from dapt_operator.cli.file_changes import changed_files
 from dapt_operator.cli.inputs.machine import built_in_profile
 from dapt_operator.cli.inputs.manifests import Request
 from dapt_operator.cli.run_folder import STATUS_FILE, WORK_FOLDER, RunFolder
@@ -111,6 +112,9 @@ def _show_finished(
         console,
         with_report=options.with_report and not folder.report.is_file(),
     )
+    # Modification times may mislead, so this alone is no failure.
+    if note := changed_files(folder, request.adaptation.spec, folder.status(), request.path):
+        console.print(f"warning: {note}", markup=False, highlight=False, soft_wrap=True)
     if problem := differences(folder, request.adaptation.spec, request.path):
         raise UserError(problem)
     return 0
