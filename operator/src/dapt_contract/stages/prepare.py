@@ -205,6 +205,11 @@ class TokenizerFacts(Contract):
     general_tokens_per_word_after: Amount
 
 
+def source_label(side: Side, index: int) -> str:
+    """Return how every text for people names a source: `domain[0]`, as in `spec.corpus.domain[0]`."""
+    return f"{side}[{index}]"
+
+
 class SourceFacts(Row):
     """Counts what became of one source."""
 
@@ -230,6 +235,11 @@ class SourceFacts(Row):
     def name(self) -> str:
         """Return the source's name, for example `domain-0`, which is also its folder under data/."""
         return f"{self.side}-{self.index}"
+
+    @property
+    def label(self) -> str:
+        """Return the source as people know it from the manifest, for example `domain[0]`."""
+        return source_label(self.side, self.index)
 
 
 class PrepareFacts(Contract):

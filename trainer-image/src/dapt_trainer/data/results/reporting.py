@@ -17,6 +17,7 @@ from dapt_contract.stages.prepare import (
     PrepareReport,
     SourceFacts,
     TokenizerFacts,
+    source_label,
 )
 from dapt_contract.stages.tuning_data import TuningDataFacts
 from dapt_trainer.data.choose_held_out import Corpus, HeldOutChoice
@@ -50,7 +51,9 @@ class RunNotes:
         """Note which files the sources have, and warn of those that have a second name."""
         for source in sources:
             self.resolved.append((source.config.source, source.files.resolved))
-            self.warnings += [f"{source.side}-{source.index}: {note}." for note in source.files.notes]
+            self.warnings += [
+                f"{source_label(source.side, source.index)}: {note}." for note in source.files.notes
+            ]
 
 
 @dataclass(frozen=True)
