@@ -122,8 +122,8 @@ def _language_warnings(spooled: Sequence[SpooledSource]) -> list[str]:
         if spool.side == "domain" and 0 < per_token < _POOR_FIT_FRACTION * general_per_token:
             warnings.append(
                 f"{spool.label}: a token holds {per_token:.1f} characters, {general_per_token:.1f} in general text:"
-                " the tokenizer knows this language or notation poorly, so training and answers take more tokens; consider "
-                "a base model for it, or spec.model.tokenizer.extend."
+                " the tokenizer knows this language or notation poorly, so training and answers take more tokens;"
+                " consider a base model for it, or spec.model.tokenizer.extend."
             )
     return warnings
 
