@@ -158,15 +158,20 @@ def test_a_prepare_with_every_field_at_its_bound_fits_with_its_sources_summed() 
         for index in range(10)
     )
     numbers = dict.fromkeys(
-        ("parameters", "hidden_size", "layers", "vocabulary_size", "attention_heads", "key_value_heads")
-        + (
+        [
+            "parameters",
+            "hidden_size",
+            "layers",
+            "vocabulary_size",
+            "attention_heads",
+            "key_value_heads",
             "intermediate_size",
             "max_positions",
             "weights_bytes",
             "added_tokens",
             "head_size",
             "linear_dimensions",
-        ),
+        ],
         LARGEST_COUNT,
     )
     model = ModelFacts(
