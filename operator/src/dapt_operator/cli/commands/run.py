@@ -72,6 +72,7 @@ def run(request: Request, options: Options, console: Console) -> int:
     finished = None if options.fresh else _finished(folder)
     if finished is not None and finished.reason == PUBLISHED:
         return _show_finished(folder, request, finished, options, console)
+    _refuse_separators(folder, request.adaptation)
     profile = request.profile or built_in_profile(request.adaptation)
     if options.fresh or not (folder.work / "model").is_dir():
         _check_inputs(replace(request, profile=profile), folder.path if options.fresh else None)
@@ -265,6 +266,19 @@ def _check_inputs(request: Request, removed: Path | None) -> None:
     """
     if problems := plan(request, removed=removed).problems:
         raise UserError(problems)
+
+
+def _refuse_separators(folder: RunFolder, adaptation: DomainAdaptation) -> None:
+    """Refuse a folder in whose path the library that stores the harness' data sets sees two addresses."""
+    evaluation, path = adaptation.spec.evaluation, folder.path.resolve()
+    stored = [
+        task.name for task in (*evaluation.domain.tasks, *evaluation.general.tasks) if task.source is None
+    ]
+    if stored and "::" in str(path):
+        raise UserError(
+            f"{path}: has '::' in its path, in which the data of task {stored[0]} cannot be stored; give a --runs-dir"
+            " without it"
+        )
 
 
 def _remove(folder: RunFolder) -> None:
