@@ -125,6 +125,12 @@ HINTS = {
     "resources: {cpu: 8}": "write it in quotes: '8'",
     "resources: {cpu: 500 m}": "write 500m",
     "resources: {cpu: 8 cores}": "write 8",
+    "model: {source: gpt2}": "write file://gpt2 for a path from the manifest's folder, or hf://ORG/gpt2",
+    "model: {source: 'https://x.example/m.gguf?download=1'}": "download it, and write file://m.gguf",
+    "corpus: {domain: [{source: s3://c/d}], general: [{source: https://x.example/a/g.jsonl.gz}]}": (
+        "download it, and write file://g.jsonl.gz"
+    ),
+    "corpus: {domain: [{source: s3://c/d}], general: [{source: text\\g.jsonl}]}": "write file://text/g.jsonl",
     "resources: {gpusPerNode: 0}": "without GPUs it counts processes: write 1",
     "resources: {gpusPerNode: cpu}": "without GPUs it counts processes: write 1",
     "stageResources: {finetune: {gpus: 0}}": "without GPUs it counts processes: write 1",

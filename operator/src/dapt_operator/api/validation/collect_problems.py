@@ -56,6 +56,16 @@ PROFILE_FIELDS: Final = frozenset(
 )
 """Names from pod templates. In a DomainAdaptation they are refused as fields of the profile, not as misspelled ones."""
 
+OTHER_WAYS: Final[dict[str, str]] = {
+    "gradientAccumulationSteps": (
+        "follows from globalBatchSize, microBatchSize and the number of ranks; remove it, and set globalBatchSize"
+    ),
+    "warmupSteps": "the warm-up is a share of all steps; remove it, and set schedule.warmupFraction",
+    "saveSteps": "checkpoints are spread over the training; remove it, and set checkpoints.count",
+    "everySteps": "checkpoints are spread over the training; remove it, and set checkpoints.count",
+}
+"""Names that other tools have for what is set in another way here; a value cannot be taken over."""
+
 REQUIRED_BECAUSE: Final[dict[str, str]] = {
     "spec.corpus.general": "without general text forgetting cannot be measured",
     "spec.output.destination": "the finished model has to go somewhere",
@@ -212,6 +222,8 @@ def _refusal(field: UnknownField) -> str:
             "belongs to the profile, which the platform team writes; remove it here and ask for it in the"
             " AdaptationProfile"
         )
+    if sentence := OTHER_WAYS.get(field.name):
+        return sentence
     if field.name == "namespace":
         return "belongs to metadata.namespace; move it there"
     if field.parent[:2] == ("spec", "stageResources"):

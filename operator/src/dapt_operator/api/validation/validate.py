@@ -179,11 +179,18 @@ def _rule_problems(
     for path, block in _blocks(model):
         for rule in block.RULES:
             # A rule that reads a replaced value would report a problem of our making.
-            inputs = [(*path, *name.split(".")) for name in re.findall(r"self\.([A-Za-z0-9.]+)", rule.cel)]
+            inputs = [(*path, *name) for name in _fields_of(rule.cel)]
             if any(collector.is_affected(field) for field in inputs) or rule.holds(block):
                 continue
             field = (*path, *rule.field.split(".")) if rule.field else path
             yield _problem(document, field, _scalar_at(data, field), rule.message)
+
+
+def _fields_of(cel: str) -> Iterator[list[str]]:
+    """Yield the fields that a rule reads, each as the names on the way to it."""
+    for name, bracket in re.findall(r"self\.([A-Za-z0-9_.]+)(\(?)", cel):
+        parts = name.split(".")
+        yield parts[:-1] if bracket else parts  # what has a bracket is a function of the language
 
 
 def _unsupported_problems(
@@ -210,7 +217,10 @@ def _task_problems(
     if isinstance(model, AdaptationProfile):
         return
     for path, block in _blocks(model.spec.evaluation, ("spec", "evaluation")):
-        if not isinstance(block, Task) or block.source is not None or collector.is_affected((*path, "name")):
+        if not isinstance(block, Task) or block.source is not None:
+            continue
+        # A source that is written wrong was taken away: the task is the user's own all the same.
+        if collector.is_affected((*path, "name")) or collector.is_affected((*path, "source")):
             continue
         if message := unknown_task_message(block.name):
             yield _problem(document, (*path, "name"), block.name, message)

@@ -22,6 +22,7 @@ _MAX_TEXT = 160
 """Characters of a proposal; a longer one, of a long value, is left out."""
 _ADDRESSES = (MODEL_PATTERN, SOURCE_PATTERN, DESTINATION_PATTERN)
 _HUB_PAGE = r"https?://(?:www\.)?huggingface\.co/(datasets/)?([\w.-]+/[\w.-]+)(?:/(?:tree|blob)/([\w.-]+)(?:/(.*))?)?/?"
+_DOWNLOAD = r"https?://[^?#]+/([\w.-]+\.(?:jsonl?|ndjson|parquet|txt|md|gguf)(?:\.gz|\.zst)?)(?:[?#].*)?"
 _SCHEME = r"(hf|s3|gs|pvc|file|adaptation):(/?)([^/].*)"
 _QUANTITY = r"([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)"
 _QUANTITY_UNITS = {
@@ -192,6 +193,9 @@ def _addresses(value: str, pattern: str, is_path: IsPath) -> Iterator[tuple[str,
         yield _written(f"hf://{match[1] or ''}{match[2]}{revision}{folder}")
     elif value.startswith(("/", "./", "../", "~/")):
         yield _written(f"file://{value}")
+    elif match := re.fullmatch(_DOWNLOAD, value):
+        if pattern == SOURCE_PATTERN or match[1].endswith(".gguf"):
+            yield f"download it, and write file://{match[1]}", f"file://{match[1]}"
     elif "://" in value:
         return
     elif match := re.fullmatch(_SCHEME, value):
@@ -200,6 +204,8 @@ def _addresses(value: str, pattern: str, is_path: IsPath) -> Iterator[tuple[str,
         yield _written(f"{match[1]}://{slash}{match[3]}")
     elif ":" in value:
         return
+    elif "\\" in value:
+        yield _written(f"file://{value.replace(chr(92), '/')}")
     elif re.fullmatch(_REPOSITORY, value) and not re.fullmatch(_DATA_FILE, value) and not is_path(value):
         of_hub = f"hf://{'datasets/' if pattern == SOURCE_PATTERN else ''}{value}"
         if pattern != MODEL_PATTERN:
@@ -208,6 +214,11 @@ def _addresses(value: str, pattern: str, is_path: IsPath) -> Iterator[tuple[str,
                 f"file://{value}",
             )
         yield _written(of_hub)
+    elif pattern == MODEL_PATTERN and re.fullmatch(r"[\w.-]+", value) and not is_path(value):
+        yield (
+            f"write file://{value} for a path from the manifest's folder, or hf://ORG/{value}",
+            f"file://{value}",
+        )
     else:
         yield _written(f"file://{value}")
 
