@@ -164,6 +164,15 @@ def test_a_path_that_exists_is_not_taken_for_a_repository() -> None:
     assert str(problem).endswith("; write file://models/base")
 
 
+def test_a_source_of_both_sides_gets_a_warning() -> None:
+    assert warned(
+        "corpus: {domain: [{source: s3://c/d}], general: [{source: s3://c/g}, {source: s3://c/d}]}"
+    ) == [
+        "spec.corpus.general[1].source (line 8): s3://c/d is spec.corpus.domain[0].source too: learning and forgetting"
+        " cannot be told apart on it, and nothing of it is held out; remove it from one of the two"
+    ]
+
+
 @pytest.mark.parametrize("fragment", HINTS)
 def test_what_a_message_proposes_is_accepted(fragment: str) -> None:
     (document,) = load(text_with(fragment))

@@ -67,7 +67,7 @@ def local_problems(
         if (
             path[-1] == "source"
             and sentences
-            and (advice := path_advice(value, value_at(document.data, path)))
+            and (advice := path_advice(value, value_at(document.data, path), manifest.resolve().parent))
         ):
             sentences = [f"{sentence}; {advice}" for sentence in sentences]
         line = document.line_of(path)

@@ -151,6 +151,12 @@ def _nearly_fitting(record: JsonObject) -> str:
     """Return which field the nearest layouts miss, as the beginning of a message; empty where none is near."""
     if record.get("chosen") is not None and record.get("rejected") is not None:
         return "it is a pair of answers, which belongs to spec.preference.data; "
+    lower = {name.lower(): name for name in record}
+    for layout in LAYOUTS:
+        required = (layout.messages,) if layout.messages else (layout.prompt, layout.response)
+        written = [f"{lower[name]!r} for {name!r}" for name in required if lower.get(name, name) != name]
+        if written and all(name in lower for name in required):
+            return f"it has {', '.join(written)}, and names are compared with their case; "
     # With the prompt or the response alone; of those the ones with the most fields, as `input` tells Alpaca from Dolly.
     near = [
         layout
