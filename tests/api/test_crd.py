@@ -165,7 +165,7 @@ def test_every_block_that_freezes_has_a_rule_at_the_root() -> None:
             " && (!has(self.spec.corpus) || self.spec.corpus == oldSelf.spec.corpus))"
         ),
         "message": (
-            "spec.corpus cannot change any more, since the stage prepare that reads it has started: restore it,"
+            "spec.corpus cannot change any more, since the stage baseline that reads it has started: restore it,"
             " or create a new DomainAdaptation"
         ),
         "fieldPath": ".spec.corpus",

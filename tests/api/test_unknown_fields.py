@@ -235,13 +235,51 @@ def test_no_advice_for_a_misplaced_field_of_any_block_is_refused(path: str) -> N
                 )
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        (
+            "spec/pretraining/optimizer/type",
+            "adamw",
+            "unknown field; known here: learningRate, weightDecay, betas, gradientClip; remove it",
+        ),
+        (
+            "spec/pretraining/gradientAccumulationSteps",
+            8,
+            "follows from globalBatchSize, microBatchSize and the number of ranks; remove it, and set globalBatchSize",
+        ),
+        (
+            "spec/finetuning/data/0/fields",
+            {"output": "a"},
+            "unknown field; nearest known name is 'response'; rename or remove it",
+        ),
+    ],
+)
+def test_a_name_that_only_happens_to_be_elsewhere_is_not_sent_there(
+    path: str, value: object, sentence: str
+) -> None:
+    assert [problem.message for problem in problems_of(with_field(path, value))] == [sentence]
+
+
+@pytest.mark.parametrize(
+    ("value", "fields"),
+    [
+        ([{"name": "quiz", "source": "quiz.jsonl"}], ["spec.evaluation.domain.tasks[0].source"]),
+        (["mmlu", "arc_easy"], ["spec.evaluation.domain.tasks[0]", "spec.evaluation.domain.tasks[1]"]),
+    ],
+)
+def test_a_wrong_task_has_no_further_problem_of_our_making(value: object, fields: list[str]) -> None:
+    data = with_field("spec/evaluation", {"domain": {"tasks": value}})
+    assert [problem.field for problem in problems_of(data)] == fields
+
+
 def test_the_schema_has_a_place_for_every_name_that_another_library_uses() -> None:
     known = {
         name
         for model in (DomainAdaptation, AdaptationProfile)
         for _, schema in _blocks(structural(model))
         for name in schema["properties"]
-    } | {"source", "textField", "name"}
+    } | {"source", "textField", "name", "messages", "prompt", "response"}
     assert {name for names in OTHER_NAMES.values() for name in names} <= known
 
 

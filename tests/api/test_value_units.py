@@ -125,6 +125,29 @@ HINTS = {
     "resources: {cpu: 8}": "write it in quotes: '8'",
     "resources: {cpu: 500 m}": "write 500m",
     "resources: {cpu: 8 cores}": "write 8",
+    "model: {source: gpt2}": "write file://gpt2 for a path from the manifest's folder, or hf://ORG/gpt2",
+    "model: {source: 'https://x.example/m.gguf?download=1'}": "download it, and write file://m.gguf",
+    "corpus: {domain: [{source: s3://c/d}], general: [{source: https://x.example/a/g.jsonl.gz}]}": (
+        "download it, and write file://g.jsonl.gz"
+    ),
+    "corpus: {domain: [{source: s3://c/d}], general: [{source: text\\g.jsonl}]}": "write file://text/g.jsonl",
+    "resources: {gpusPerNode: 0}": "without GPUs it counts processes: write 1",
+    "resources: {gpusPerNode: cpu}": "without GPUs it counts processes: write 1",
+    "stageResources: {finetune: {gpus: 0}}": "without GPUs it counts processes: write 1",
+    "finetuning: {data: [{source: s3://c/s.jsonl, format: alpaca}]}": (
+        "Alpaca, ShareGPT and others are found by the fields of a record: leave it out, or map names with `fields`"
+    ),
+    "model: {source: 'file:/models/base'}": "write file:///models/base",
+    "model: {source: 'file:models/base'}": "write file://models/base",
+    "corpus: {domain: [{source: s3://c/d}], general: [{source: corpus/g.jsonl}]}": "write file://corpus/g.jsonl",
+    "corpus: {domain: [{source: s3://c/d}], general: [{source: corpus/*.jsonl}]}": "write file://corpus/*.jsonl",
+    "corpus: {domain: [{source: s3://c/d}], general: [{source: org/text}]}": (
+        "write file://org/text for a path from the manifest's folder, or hf://datasets/org/text"
+    ),
+    "output: {destination: models/one}": (
+        "write file://models/one for a path from the manifest's folder, or hf://models/one"
+    ),
+    "output: {destination: 'file:/models/one'}": "write file:///models/one",
     "model: {source: 'hf:org/base'}": "write hf://org/base",
     "model: {source: 's3:/bucket/base'}": "write s3://bucket/base",
 }
@@ -133,6 +156,21 @@ HINTS = {
 @pytest.mark.parametrize("fragment", HINTS)
 def test_value_in_another_unit_is_refused_with_what_was_meant(fragment: str) -> None:
     assert hint_of(fragment) == HINTS[fragment]
+
+
+def test_a_path_that_exists_is_not_taken_for_a_repository() -> None:
+    (document,) = load(text_with("model: {source: models/base}"))
+    (problem,) = check(document, local=True, is_path=lambda text: text == "models/base")[1]
+    assert str(problem).endswith("; write file://models/base")
+
+
+def test_a_source_of_both_sides_gets_a_warning() -> None:
+    assert warned(
+        "corpus: {domain: [{source: s3://c/d}], general: [{source: s3://c/g}, {source: s3://c/d}]}"
+    ) == [
+        "spec.corpus.general[1].source (line 8): s3://c/d is spec.corpus.domain[0].source too: learning and forgetting"
+        " cannot be told apart on it, and nothing of it is held out; remove it from one of the two"
+    ]
 
 
 @pytest.mark.parametrize("fragment", HINTS)

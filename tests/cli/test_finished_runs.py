@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,44 @@ def test_many_changes_are_counted(capsys: pytest.CaptureFixture[str], finished: 
     (problem,) = call(capsys, "run", "m.yaml", "--no-report")[2]
     assert problem.count(" and was ") == 5
     assert f" and 2 more; {ADVICE}" in problem
+
+
+def with_stages(run: Path, **starts: str) -> None:
+    """Let the status say when stages started."""
+    yaml = YAML(typ="safe", pure=True)
+    document = yaml.load((run / "status.yaml").read_text())
+    document["status"]["stages"] = [
+        {"name": kind, "kind": kind, "startTime": start} for kind, start in starts.items()
+    ]
+    with (run / "status.yaml").open("w") as file:
+        yaml.dump(document, file)
+
+
+def write_file(name: str, modified: str) -> None:
+    Path(name).write_text("{}")
+    seconds = datetime.fromisoformat(modified).timestamp()
+    os.utime(name, (seconds, seconds))
+
+
+@pytest.mark.parametrize("command", ["run", "status"])
+def test_a_file_that_was_changed_after_it_was_read_is_named(
+    capsys: pytest.CaptureFixture[str], finished: Path, command: str
+) -> None:
+    Invocations().next(Path("m.yaml")).after(75).write(finished)
+    write_file("a.jsonl", "2026-01-31T11:00:01.500Z")
+    write_file("b.jsonl", "2026-01-31T11:00:00.900Z")
+    arguments = ("run", "m.yaml", "--no-report") if command == "run" else ("status", "tiny")
+    with_stages(finished, prepare="2026-01-31T11:00:01Z")
+    assert "changed after" not in call(capsys, *arguments)[1]
+    with_stages(finished, prepare="2026-01-31T11:00:00Z")
+    code, out, problems = call(capsys, *arguments)
+    assert (code, problems) == (0, [])
+    manifest = Path("m.yaml") if command == "run" else Path("m.yaml").resolve()
+    shown = " ".join(line.strip() for line in out.splitlines())
+    assert (
+        f"{Path('a.jsonl').resolve()} was changed after this run had read it, and nothing of that is done: `dapt run"
+        f" {manifest} --fresh` removes this run and starts over, another metadata.name keeps both{DESTINATION}"
+    ) in shown
 
 
 @pytest.mark.parametrize(

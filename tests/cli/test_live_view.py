@@ -141,8 +141,8 @@ def test_the_bar_stays_in_its_bounds() -> None:
 
 def test_progress_line_shows_only_known_fields() -> None:
     assert (
-        progress_line(Progress(run_key="k", stage="prepare", activity="tokenizing domain-0"))
-        == "tokenizing domain-0"
+        progress_line(Progress(run_key="k", stage="prepare", activity="tokenizing domain[0]"))
+        == "tokenizing domain[0]"
     )
     assert progress_line(Progress(run_key="k", stage="prepare")) == ""
 

@@ -347,6 +347,10 @@ def test_other_faults_of_records_are_left_to_prepare(manifest: Path, content: st
         ("text/domian.jsonl", "the nearest name in {folder}/text is domain.jsonl"),
         ("txet/domain.jsonl", "the nearest name in {folder} is text"),
         ("text/*.txt", "{folder}/text has domain.jsonl and 1 more"),
+        (
+            "/text/domain.jsonl",
+            "a path from the manifest's folder has two slashes: write file://text/domain.jsonl",
+        ),
         ("elsewhere/domain.jsonl", "{folder} has no 'elsewhere'"),
         (
             "{inside}/text/domain.jsonl",

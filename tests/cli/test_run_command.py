@@ -242,6 +242,20 @@ def test_fresh_leaves_alone_what_is_not_a_run_or_is_in_use(
     assert (mine / "thesis.txt").is_file()
 
 
+def test_a_path_that_reads_as_two_addresses_is_refused_where_it_matters(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    manifest = valid(folder)
+    with_task = "  evaluation: {general: {tasks: [{name: arc_easy}]}}\n"
+    manifest.write_text(manifest.read_text() + with_task)
+    runs = folder / "a::b"
+    assert call(capsys, "run", "m.yaml", "--runs-dir", "a::b")[2] == [
+        f"dapt: {runs / 'tiny'}: has '::' in its path, in which the data of task arc_easy cannot be stored; give a"
+        " --runs-dir without it"
+    ]
+    assert not runs.exists()
+
+
 def test_a_folder_in_use_is_left_alone(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     valid(folder)
     mine = folder / "runs" / "tiny"

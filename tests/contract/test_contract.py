@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dapt_contract.base import Contract
+from dapt_contract.base import LARGEST_COUNT, Contract
 from dapt_contract.envelope import ContractError, read_envelope, write_envelope
-from dapt_contract.measure import Measure, Perplexity, Score, SidePerplexity
+from dapt_contract.measure import Measure, Perplexity, Score, Side, SidePerplexity
 from dapt_contract.pod.failure import PRECEDENCE, Cause, cause_of_exit_code, first_cause
 from dapt_contract.pod.message import MAX_MESSAGE_BYTES, RunEnd, decode_message, encode_message
 from dapt_contract.run_identity import RunIdentity
@@ -28,6 +28,7 @@ from dapt_contract.stages.prepare import (
     PrepareFacts,
     SourceFacts,
     TextSource,
+    TokenizerFacts,
     TrainingLength,
 )
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainFacts
@@ -37,6 +38,7 @@ from dapt_contract.stages.verify import VerifyFacts
 from dapt_contract.stop_rule import StopRule, StopVerdict, judge_readings
 
 KEY = "f" * 64
+SIDES: tuple[Side, ...] = ("domain", "general")
 DIGEST = "sha256:" + "a" * 64
 
 
@@ -132,6 +134,69 @@ def test_the_largest_legal_message_of_each_kind_fits_and_reads_back(kind: str) -
         assert parsed.checkpoints[49].domain_b_nats == 1.23457
     if isinstance(parsed, EvaluateFacts):
         assert parsed.measure.scores[19].difference_b == -0.123457
+
+
+def test_a_prepare_with_every_field_at_its_bound_fits_with_its_sources_summed() -> None:
+    counts = dict.fromkeys(
+        [
+            "documents",
+            "train_tokens",
+            "sequences",
+            "duplicates",
+            "contaminated",
+            "empty",
+            "bad_records",
+            "held_out_documents",
+            "held_out_tokens",
+            "cut_documents",
+        ],
+        LARGEST_COUNT // 10,
+    )
+    sources = tuple(
+        SourceFacts(side=side, index=index, weight=1.23457e9, fill_fraction=0.912345, **counts)
+        for side in SIDES
+        for index in range(10)
+    )
+    numbers = dict.fromkeys(
+        [
+            "parameters",
+            "hidden_size",
+            "layers",
+            "vocabulary_size",
+            "attention_heads",
+            "key_value_heads",
+            "intermediate_size",
+            "max_positions",
+            "weights_bytes",
+            "added_tokens",
+            "head_size",
+            "linear_dimensions",
+        ],
+        LARGEST_COUNT,
+    )
+    model = ModelFacts(
+        architecture="A" * 253, revision="r" * 128, digest="d" * 128, tied_embeddings=True, has_chat_template=True,
+        gated_mlp=False, **numbers,
+    )  # fmt: skip
+    words = dict.fromkeys(
+        (f"{side}_tokens_per_word_{when}" for side in SIDES for when in ("before", "after")), 1.23457e9
+    )
+    facts = PrepareFacts(
+        model=model, sources=sources, sequence_length_tokens=LARGEST_COUNT, domain_tokens=LARGEST_COUNT,
+        general_tokens=LARGEST_COUNT, instruction_examples=LARGEST_COUNT, preference_pairs=LARGEST_COUNT,
+        near_duplicates=LARGEST_COUNT, tokenizer=TokenizerFacts(added_tokens=LARGEST_COUNT, **words),
+        data_digest="d" * 128, tuning_data=(largest_facts()["tuning_data"],) * 2, warnings=("w" * 500,) * 30,
+    )  # fmt: skip
+    text = encode_message(KEY, "prepare", RunEnd(message="s" * 5000), facts=facts)
+    assert len(text.encode()) <= MAX_MESSAGE_BYTES
+    read = decode_message(text).parsed_facts()
+    assert isinstance(read, PrepareFacts)
+    assert [(source.side, source.held_out_tokens) for source in read.sources] == [
+        (side, LARGEST_COUNT) for side in SIDES
+    ]
+    assert read.sources[0].fill_fraction == 0.912345
+    assert read.model == model
+    assert read.warnings[-1].startswith("more warnings in its report: ")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from dapt_contract.pod.message import MAX_MESSAGE_BYTES, RunEnd, encode_message
 from dapt_contract.sentences import shortened, shortened_to_bytes
 
-SENTENCE = "domain-0: 12 of 13 documents are longer than a sequence or were cut"
+SENTENCE = "domain[0]: 12 of 13 documents are longer than a sequence or were cut"
 
 
 @pytest.mark.parametrize("limit", range(8, len(SENTENCE)))

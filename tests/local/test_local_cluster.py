@@ -433,8 +433,8 @@ def test_a_frozen_block_cannot_be_changed(tmp_path: Path) -> None:
     with pytest.raises(LocalRunError) as refused:
         LocalCluster(tmp_path, resource(model={"source": "file://another"}), None)
     assert refused.value.problems == (
-        "spec.model cannot change any more, since the stage prepare that reads it has started: restore it, or create a "
-        f"new DomainAdaptation (this run is in {tmp_path}; --fresh starts over, another metadata.name keeps both)",
+        "spec.model cannot change any more, since the stage baseline that reads it has started: restore it, or create"
+        f" a new DomainAdaptation (this run is in {tmp_path}; --fresh starts over, another metadata.name keeps both)",
     )
     with LocalCluster(tmp_path, resource(suspend=True), None):
         pass

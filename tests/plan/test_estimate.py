@@ -56,7 +56,7 @@ def test_a_model_of_seven_billion_on_a_billion_tokens_is_tens_of_hours_not_thous
 def test_tokens_and_steps_come_with_their_formulas() -> None:
     found = of(big(), H100, LLAMA_8B, 1_900_000_000)
     assert found.formulas[:2] == (
-        "tokens: 1.9 B domain tokens x 1 epochs / (1 - 0.05 replay) = 2 B",
+        "tokens: 1.9 B domain tokens x 1 epoch / (1 - 0.05 replay) = 2 B",
         "steps: 2 B tokens / (64 sequences x 4096 tokens) = 7629",
     )
     assert (found.total_steps, found.checkpoints, found.world_size) == (7629, 4, 16)

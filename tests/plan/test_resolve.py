@@ -9,12 +9,21 @@ import pytest
 
 from dapt_contract.measure import Measure
 from dapt_contract.stages.baseline import BaselineFacts
+from dapt_contract.stages.common import LoraConfig
 from dapt_contract.stages.prepare import PrepareFacts
+from dapt_operator.api.schema.crd import structural
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile, AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation, DomainAdaptationSpec
 from dapt_operator.plan.ledger.stage_facts import Facts
 from dapt_operator.plan.sizing.model_fit.batch import halved
-from dapt_operator.plan.sizing.resolve import RefusedError, budget_steps, replay_fraction
+from dapt_operator.plan.sizing.resolve import (
+    RefusedError,
+    budget_steps,
+    learning_rate,
+    pretraining_lora,
+    replay_fraction,
+)
+from dapt_operator.plan.sizing.tuning import finetuning_request, preference_request
 from dapt_operator.plan.stage_parts.attempts import measured_attempt
 from dapt_operator.plan.stage_parts.stage_plan import BASE_REFERENCE, StageInputs
 from dapt_operator.plan.stages.finetune import finetune_batch, finetune_stage
@@ -45,6 +54,53 @@ def spec(**over: Any) -> DomainAdaptationSpec:
 
 def offered(**over: Any) -> AdaptationProfileSpec:
     return AdaptationProfile.model_validate(profile(**over)).spec
+
+
+TUNING = {"data": [{"source": "s3://corpora/tuning.jsonl"}]}
+
+
+def tuned(**method: Any) -> tuple[tuple[str, float, LoraConfig | None], ...]:
+    """Block, rate and adapters of each training, with the same method in all of them; without one: the default's."""
+    block: dict[str, Any] = {"method": method} if method else {}
+    whole = spec(pretraining=block, finetuning=TUNING | block, preference=TUNING | block)
+    assert whole.finetuning is not None
+    assert whole.preference is not None
+    requests = (
+        finetuning_request(whole, offered(), whole.finetuning),
+        preference_request(whole, offered(), whole.preference),
+    )
+    pretraining = whole.pretraining
+    rate = learning_rate(pretraining.method, pretraining.optimizer.learning_rate)
+    return (
+        ("pretraining", rate, pretraining_lora(whole)),
+        *((request.block, request.learning_rate, request.lora) for request in requests),
+    )
+
+
+def documented(block: str, field: str) -> str:
+    """The meaning of a field as the reference has it, which is the CRD's."""
+    schema = structural(DomainAdaptationSpec)
+    for name in (block, *field.split(".")):
+        schema = schema["properties"][name]
+    return " ".join([f"Default {schema['default']}." if "default" in schema else "", schema["description"]])
+
+
+@pytest.mark.parametrize("method", [{"full": {}, "lora": None}, {"lora": {}}], ids=["full", "lora"])
+def test_rates_and_ranks_that_are_left_out_are_those_of_the_reference(method: dict[str, Any]) -> None:
+    for block, rate, adapters in tuned(**method):
+        found = re.search(
+            r"Absent: (\S+) for full training, (\S+) for LoRA", documented(block, "optimizer.learningRate")
+        )
+        assert found is not None
+        assert rate == float(found[1 if "full" in method else 2])
+        if adapters is not None:
+            ranks = re.findall(r"[Dd]efault (\d+)", documented(block, "method.lora.rank"))
+            assert ranks == [str(adapters.rank)] * 2
+            assert f"({adapters.alpha:g} at rank {adapters.rank})" in documented(block, "method.lora.alpha")
+
+
+def test_tuning_without_a_method_has_the_adapters_of_an_empty_one() -> None:
+    assert [adapters for _, _, adapters in tuned()[1:]] == [adapters for _, _, adapters in tuned(lora={})[1:]]
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_both_tuning_stages_have_steps_rates_memory_and_formulas() -> None:
         "finetuning steps: 1,000 examples of 300 k tokens, packed into sequences of 1024 tokens, x 2 epochs / 16 a"
         " step = 100" in found.formulas
     )
-    assert "preference steps: 500 pairs, not packed, x 1 epochs / 4 a step = 125" in found.formulas
+    assert "preference steps: 500 pairs, not packed, x 1 epoch / 4 a step = 125" in found.formulas
 
 
 @pytest.mark.parametrize(("epochs", "reference_share"), [(1, 1 / 3), (4, 1 / 12)])

@@ -157,7 +157,11 @@ def _reports() -> dict[str, Contract]:
     )
     digests = (("base", "b" * 64), ("chosen", "c" * 64), ("final", "f" * 64))
     return {
-        "prepare": PrepareReport(facts=prepare),
+        "prepare": PrepareReport(
+            facts=prepare,
+            shared_by_source=(("domain-0", 5), ("general-0", 5)),
+            contained_by_source=(("domain-0", 0), ("general-0", 1_200)),
+        ),
         "baseline": BaselineReport(facts=BaselineFacts(measure=BASE)),
         "pretrain": PretrainReport(
             facts=facts, curve=curve, tokens_by_source=(("domain-0", 55_296), ("general-0", 6144))

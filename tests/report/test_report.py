@@ -68,7 +68,9 @@ def test_page_of_a_finished_run_has_its_results(finished: Run, tmp_path: Path) -
         "task codes (domain) 120 31.0 ± 4.2 32.0 (+1.0 ± 2.1) 47.0 (+16.0 ± 2.1) better by 7.6 standard errors",
         "task facts (general) 60 45.0 ± 6.4 44.0 (−1.0 ± 2.1) 43.0 (−2.0 ± 2.1) no change beyond noise",
         "E11.9",
-        "domain-0 (icd.jsonl) 900 60,211 55,296 61 (4,000 tokens) 17 4 0 3 99.8 %",
+        "domain[0] (icd.jsonl) 900 60,211 55,296 61 (4,000 tokens) 17 4 0 3 99.8 %",
+        "On both sides, so trained on on both and held out of neither: 5 in domain[0], 5 in general[0]."
+        " Short and within a held-out document, so not trained on: 1,200 in general[0].",
         "60 steps at 243 tokens per second",
         "14 min 00 s no restart after a fault",
         "134,515,008",
@@ -165,7 +167,7 @@ def test_charts_are_in_the_page_and_written_as_png(finished: Run, tmp_path: Path
     assert "step 60: domain 14.59, general 18.73" in next(
         label for label in labels if label.startswith("base model")
     )
-    assert "domain-0 (icd.jsonl): 60,211 tokens; general-0 (readmes.jsonl): 28,004 tokens" in labels
+    assert "domain[0] (icd.jsonl): 60,211 tokens; general[0] (readmes.jsonl): 28,004 tokens" in labels
 
 
 def test_page_loads_nothing_from_outside(finished: Run, tmp_path: Path) -> None:
@@ -229,7 +231,7 @@ def test_without_fine_tuning_there_is_no_third_model(finished: Run, tmp_path: Pa
                 "The model has not been read yet.",
             ],
         ),
-        (("prepare",), ["domain-0 (icd.jsonl) 900 60,211 – 61"], ["No task or probe has been scored yet."]),
+        (("prepare",), ["domain[0] (icd.jsonl) 900 60,211 – 61"], ["No task or probe has been scored yet."]),
         (
             ("prepare", "baseline"),
             ["base model 22.20 – 1.118 18.17 – 1.046"],
@@ -513,8 +515,8 @@ def test_a_warning_that_the_status_has_cut_is_shown_once_and_whole(finished: Run
     report = finished.reports["prepare"]
     assert isinstance(report, PrepareReport)
     whole = (
-        "domain-0: " + "much is to be said of this " * 9 + "source.",
-        "general-0: 3 of 9 records are bad.",
+        "domain[0]: " + "much is to be said of this " * 9 + "source.",
+        "general[0]: 3 of 9 records are bad.",
     )
     facts = report.facts.model_copy(update={"warnings": whole})
     finished.reports["prepare"] = report.model_copy(update={"facts": facts})
@@ -524,7 +526,7 @@ def test_a_warning_that_the_status_has_cut_is_shown_once_and_whole(finished: Run
         "little text",
     ]
     text = page(finished, tmp_path).text
-    assert [text.count(words) for words in ("domain-0: much", whole[1], "little text", "more warnings")] == [
+    assert [text.count(words) for words in ("domain[0]: much", whole[1], "little text", "more warnings")] == [
         1,
         1,
         1,

@@ -387,6 +387,22 @@ def test_edited_evaluation_is_prepared_before_the_base_model_is_measured(
     assert world.status["usage"]["restarts"] == 0
 
 
+@pytest.mark.parametrize("has_ended", [False, True], ids=["running", "ended"])
+def test_a_corpus_edited_before_the_base_model_is_measured_is_prepared_alone(has_ended: bool) -> None:
+    world = World()
+    world.live_until("prepare")
+    if has_ended:
+        world.cluster.run_pods(world.key, healthy)
+    world.edit(corpus={"domain": [{"source": "s3://corpora/corrected.jsonl"}]})
+    world.live()
+    assert world.tries[:4] == ["destination/1", "prepare/1", "prepare/2", "baseline/1"]
+    prepare = world.config("prepare")
+    assert isinstance(prepare, PrepareConfig)
+    assert [source.source for source in prepare.domain] == ["s3://corpora/corrected.jsonl"]
+    assert world.status["phase"] == "Published"
+    assert world.status["usage"]["restarts"] == 0
+
+
 def test_evaluation_edited_after_prepare_has_ended_is_prepared_again() -> None:
     """The edit and the end of prepare are seen in one reconcile."""
     world = World()

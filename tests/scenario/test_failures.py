@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,16 @@ from support.builders import checkpoint, pretrain_facts
 from support.worlds import World, failing, once
 
 STAGES = ["destination", "prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish"]
+OVER = "start over (`dapt run MANIFEST --fresh`, or delete the DomainAdaptation and create it again)"
+FROZEN = {
+    "baseline": (
+        "; spec.seed, spec.model, spec.corpus, spec.evaluation and spec.profile cannot change any more: to change one, "
+        + OVER
+    ),
+    "pretrain": f"; spec.pretraining cannot change any more: to change it, {OVER}",
+    "finetune": f"; spec.finetuning cannot change any more: to change it, {OVER}",
+}
+"""What the advice after a mistake adds where the start of the stage has frozen blocks."""
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -48,7 +59,7 @@ def test_bad_input_is_never_tried_again_by_itself(stage: str) -> None:
     assert world.tries[-1] == f"{stage}/1"
     told = (
         f"{stage} found its input wrong: {message}; correct it, then start it again (any change of the spec does, and"
-        " so does `dapt run`)"
+        f" so does `dapt run`){FROZEN.get(stage, '')}"
     )
     assert world.condition("Stalled") == ("True", "BadInput", told)
     assert world.condition("Reconciling")[0] == "False"
@@ -65,6 +76,27 @@ def test_changed_spec_retries_a_stage_that_ended_with_bad_input() -> None:
     world.live()
     assert world.status["phase"] == "Published"
     assert world.tries[:3] == ["destination/1", "prepare/1", "prepare/2"]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"model": {"source": "s3://models/other"}},
+        {"corpus": {"domain": [{"source": "s3://corpora/corrected.jsonl"}]}},
+        {"seed": 7},
+    ],
+    ids=["model", "corpus", "seed"],
+)
+def test_what_prepare_found_wrong_is_corrected_by_its_own_block(edit: dict[str, Any]) -> None:
+    world = World()
+    world.live(failing("prepare", lambda run: Ends(64, message="line 3", cause=Cause.BAD_INPUT)))
+    assert world.status.get("frozen", {}) == {}
+    world.edit(**edit)
+    world.live()
+    assert world.status["phase"] == "Published"
+    assert world.tries[:4] == ["destination/1", "prepare/1", "prepare/2", "baseline/1"]
+    first, second = (run.config for run in world.runs if run.kind == "prepare")
+    assert first != second
 
 
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_global_batch() -> None:
@@ -270,8 +302,7 @@ def test_diverged_finetuning_needs_user_action() -> None:
     assert world.condition("Stalled") == (
         "True",
         "Diverged",
-        "finetune diverged: the loss is nan at step 3; lower the learning rate, then start it again (any change of the"
-        " spec does, and so does `dapt run`)",
+        f"finetune diverged: the loss is nan at step 3; lower the learning rate and {OVER}",
     )
 
 

@@ -60,7 +60,11 @@ def test_blocks_freeze_when_their_stage_starts() -> None:
     world.reconcile()
     assert "frozen" not in world.status
     world.live_until("prepare")
-    assert world.status["frozen"] == {"seed": True, "model": True, "corpus": True}
+    assert world.status.get("frozen", {}) == {}
+    world.live_until("baseline")
+    assert world.status["frozen"] == {
+        "seed": True, "model": True, "corpus": True, "evaluation": True, "profile": True,
+    }  # fmt: skip
     world.live_until("pretrain")
     assert world.status["frozen"] == {
         "seed": True, "model": True, "corpus": True, "evaluation": True, "profile": True, "pretraining": True,

@@ -102,6 +102,11 @@ def plural(number: int, singular: str, plural: str | None = None) -> str:
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
 
 
+def epochs_text(epochs: float) -> str:
+    """Return `1 epoch`, `2 epochs` or `0.5 epochs`."""
+    return f"{epochs:g} epoch{'' if epochs == 1 else 's'}"
+
+
 def typeset(text: str) -> str:
     """Return the text with real minus signs, and with narrow spaces before units, at which no line breaks."""
     for unit in ("%", "k", "M", "B", "T"):

@@ -395,10 +395,10 @@ def test_warnings_count_duplicate_empty_and_tiny_documents(config, prepare, tmp_
         tmp_path / "d.jsonl", texts + texts[:30] + ["tiny one " + str(n) for n in range(30)] + [""] * 20
     )
     warnings = prepare(changed(config, domain=(source(path),))).facts.warnings
-    assert "domain-0: 30 of 140 documents (21%) are duplicates and are read once." in warnings
-    assert "domain-0: 20 of 140 documents (14%) are empty." in warnings
+    assert "domain[0]: 30 of 140 documents (21%) are duplicates and are read once." in warnings
+    assert "domain[0]: 20 of 140 documents (14%) are empty." in warnings
     assert any(
-        warning.startswith("domain-0: 30 of 90 documents (33%) have fewer than 16 tokens; ")
+        warning.startswith("domain[0]: 30 of 90 documents (33%) have fewer than 16 tokens; ")
         for warning in warnings
     )
 

@@ -130,7 +130,7 @@ def test_prepare_drops_near_duplicates_once_and_counts_them_by_source(
     assert report.repeats_by_source == (("domain-0", 5), ("domain-1", 15), ("general-0", 0))
     assert report.facts.near_duplicates == 20
     assert (
-        "domain-1: 15 of 43 documents (35%) are near-duplicates of earlier ones and are not trained on."
+        "domain[1]: 15 of 43 documents (35%) are near-duplicates of earlier ones and are not trained on."
         in report.facts.warnings
     )
     # the five that domain-0 has too are exact duplicates of dropped ones, as are the three plain copies
@@ -165,7 +165,7 @@ def test_languages_and_lengths_are_reported_by_source(config, prepare, tmp_path:
     assert set(dict(report.lengths_by_source)) == {"domain-0", "domain-1", "general-0"}
     warnings = [sentence for sentence in report.facts.warnings if "language" in sentence]
     assert warnings[0] == (
-        "domain-1: 100% of a sample of its documents are in language 'en', the domain side is mostly in 'de'; check "
+        "domain[1]: 100% of a sample of its documents are in language 'en', the domain side is mostly in 'de'; check "
         "that it belongs there."
     )
     lengths = dict(report.lengths_by_source)["general-0"]

@@ -49,6 +49,7 @@ def test_every_document_is_trained_on_or_held_out(config, prepare, tmp_path: Pat
         shard.tokens for shard in read_manifest(work).shards if shard.side == "domain"
     )
     assert all(source.fill_fraction >= 0.995 for source in facts.sources)
+    assert sum(text.endswith("raise spec.corpus.heldOut.fraction.") for text in facts.warnings) == 2
 
 
 def test_duplicates_are_read_once_and_never_in_both_splits(
@@ -144,7 +145,9 @@ def test_a_short_training_holds_out_what_its_readings_may_cost() -> None:
 
 def test_without_a_bound_the_length_of_the_training_gives_it(config, prepare, tmp_path: Path) -> None:
     changes = {"held_out_fraction": 0.5, "training": TrainingLength(tokens=1, checkpoints=1)}
-    prepare(config.model_copy(update=changes))
+    facts = prepare(config.model_copy(update=changes)).facts
+    remedy = "raise spec.corpus.heldOut.maxTokens, which limits them here (2,000 a side)."
+    assert sum(warning.endswith(remedy) for warning in facts.warnings) == 2
     for side in ("domain", "general"):
         tokens = [sum(len(d.ids) for d in read_held_out(tmp_path / "work", side, half)) for half in HALVES]
         assert all(800 <= count <= 1000 for count in tokens)
@@ -196,7 +199,9 @@ def test_training_documents_with_evaluation_items_are_dropped_and_counted_by_tas
     work = tmp_path / "work"
     assert json.loads((work / "tasks/bones.jsonl").read_text())["answer"] == 1
     assert json.loads((work / "probes/sky.jsonl").read_text())["prompt"] == "The sky is"
-    assert "domain-0: 2 documents contain an evaluation item and are not trained on." in report.facts.warnings
+    assert (
+        "domain[0]: 2 documents contain an evaluation item and are not trained on." in report.facts.warnings
+    )
     kept = prepare(config.model_copy(update={"decontaminate": False}), work=tmp_path / "other")
     assert kept.facts.sources[0].contaminated == 0
 
@@ -206,7 +211,7 @@ def test_bad_records_are_skipped_up_to_the_share_that_is_allowed(config, prepare
     path.write_text(path.read_text() + "broken\n\n")
     facts = prepare(config.model_copy(update={"bad_records_max_fraction": 0.01})).facts
     assert facts.sources[0].bad_records == 1
-    assert "domain-0: 1 of 121 records are bad and were skipped." in facts.warnings
+    assert "domain[0]: 1 of 121 records are bad and were skipped." in facts.warnings
 
 
 def test_the_number_of_processes_does_not_change_the_data(config, prepare, tmp_path, monkeypatch) -> None:
@@ -281,8 +286,8 @@ def test_text_that_spells_end_of_text_does_not_end(config, prepare, tmp_path: Pa
 def test_progress_rises_and_names_the_activity(config, prepare, board) -> None:
     prepare(config)
     assert board.fractions == sorted(board.fractions)
-    assert "tokenizing domain-0" in board.activities
-    assert "packing general-0" in board.activities
+    assert "tokenizing domain[0]" in board.activities
+    assert "packing general[0]" in board.activities
 
 
 def test_a_stop_is_heeded(config, prepare, board) -> None:

@@ -58,7 +58,7 @@ def test_a_changed_or_missing_file_is_refused_and_prepare_writes_it_again(
     (work / name).write_bytes(b"")
     board.activities.clear()
     prepare(measured, try_number=2)
-    assert "packing domain-0" in board.activities
+    assert "packing domain[0]" in board.activities
     assert dict(read_manifest(work).files) == listed
     check_prepared(work, *FOLDERS)
 

@@ -52,7 +52,7 @@ def test_text_of_both_sides_is_counted_and_held_out_of_neither(
     assert report.shared_by_source == (("domain-0", shared), ("general-0", shared))
     warnings = [warning for warning in report.facts.warnings if "text too" in warning]
     assert warnings[0] == (
-        f"domain-0: {shared} of 120 documents ({shared / 120:.0%}) are general text too; they are trained on on both "
+        f"domain[0]: {shared} of 120 documents ({shared / 120:.0%}) are general text too; they are trained on on both "
         "sides and held out of neither."
     )
     assert len(warnings) == 2

@@ -120,6 +120,8 @@ def test_the_baseline_measures_everything_and_keeps_its_items(
         "base: task colours",
         "base: probes facts",
     ]
+    shown = [reading["domain_perplexity"] for reading in board.readings if "domain_perplexity" in reading]
+    assert [value is None for value in shown] == [True, False]  # none until the model's own is measured
     fractions = [reading["fraction"] for reading in board.readings if "fraction" in reading]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1.0

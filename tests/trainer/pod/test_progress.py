@@ -38,6 +38,15 @@ def test_without_a_peak_there_is_no_share(tmp_path: Path) -> None:
     assert "mfu_ratio" not in shown.measures
 
 
+def test_what_is_not_known_any_more_is_shown_nowhere(tmp_path: Path) -> None:
+    shown = board(tmp_path)
+    shown.update(domain_perplexity=12.5, general_perplexity=9.0)
+    shown.update(activity="a1-avg2: combining the weights", domain_perplexity=None)
+    assert (shown.progress.domain_perplexity, shown.progress.general_perplexity) == (None, 9.0)
+    assert "domain_perplexity" not in shown.measures
+    assert shown.measures["general_perplexity"] == 9.0
+
+
 def test_the_peak_is_that_of_all_ranks() -> None:
     pod = {"DAPT_WORK": "/work", "PET_NNODES": "2", "PET_NPROC_PER_NODE": "8"}
     assert PodSettings.read(pod | {"DAPT_PEAK_TFLOPS": "989"}).peak_flops == 16 * 989e12

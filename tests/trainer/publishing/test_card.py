@@ -26,7 +26,7 @@ def card_of(**changes: Any) -> str:
 def test_the_card_has_the_numbers_and_nothing_that_was_not_measured() -> None:
     card = card_of()
     assert "| domain perplexity | 20.086 | 12.182 |" in card
-    assert "| codes (task) | domain | 50 | 0.300 ± 0.070 | 0.500 ± 0.070 |" in card
+    assert "| codes (task) | domain | 50 | 30.0 ± 7.0 | 50.0 ± 7.0 |" in card
     assert "not meant for deployment" in card
     assert "- the domain has 745 tokens" in card
     assert "Scored: 200 domain and 200 general tokens of text held out of training" in card
@@ -68,7 +68,7 @@ def test_no_path_of_a_machine_and_no_bucket_is_public() -> None:
 PRIVATE = (
     "a file of /home/alice/my notes/b.jsonl is /home/alice/my notes/a.jsonl",
     "/home/alice/work has 3.2 GiB free; lower spec.pretraining.checkpoints.count",
-    "domain-0: ~/alice/x.jsonl leads back (file:///srv/alice/y.jsonl)",
+    "domain[0]: ~/alice/x.jsonl leads back (file:///srv/alice/y.jsonl)",
     "s3://alice/data/x.jsonl:3: damaged",
     "/srv/a, b: alice/c.jsonl is read once",
     "path=/mnt/claims/alice/z.txt",
@@ -106,8 +106,8 @@ def test_other_texts_with_slashes_stay_as_they_are(text: str) -> None:
 
 def test_sentences_about_files_keep_the_names_of_the_files() -> None:
     assert without_paths(
-        "domain-0: 2 file(s) are read once; /srv/my data/b.jsonl is /srv/my data/a.jsonl."
-    ) == ("domain-0: 2 file(s) are read once; b.jsonl is a.jsonl.")
+        "domain[0]: 2 file(s) are read once; /srv/my data/b.jsonl is /srv/my data/a.jsonl."
+    ) == ("domain[0]: 2 file(s) are read once; b.jsonl is a.jsonl.")
 
 
 def test_the_card_names_tuning_data_with_its_digest() -> None:
@@ -214,7 +214,14 @@ def test_the_architecture_is_read_from_the_base_models_configuration(tmp_path: P
 
 def test_the_card_says_how_to_load_the_model_and_what_it_was_measured_with() -> None:
     card = card_of(context_length_tokens=4096)
-    assert 'name = "org/clinical"' in card
+    assert 'name = "org/clinical"\n' in card
+    for destination in (
+        "file:///srv/models/clinical-2",
+        "s3://models/clinical-2/",
+        "pvc://claim/a/clinical-2",
+    ):
+        of_folder = model_card(publish_config(destination))
+        assert 'name = "./clinical-2"  # the folder of this file\n' in of_folder
     assert "Each token has at most 4,096 tokens before it." in card
     assert "apply_chat_template" not in card
     assert "apply_chat_template" in card_of(fine_tuned=True, sft_examples=7)

@@ -103,6 +103,11 @@ def test_interpolations_of_one_checkpoint_share_its_load(work: Path, monkeypatch
         for candidate in ("a1-s4-i0.6", "a1-s4-i0.8", "a1-avg2")
         for what in ("combining the weights", "domain held-out text", "general held-out text")
     ]
+    perplexities = [one["domain_perplexity"] for one in board.readings if "domain_perplexity" in one]
+    assert [value is None for value in perplexities] == [
+        True,
+        False,
+    ] * 3  # none until the model's own is measured
     fractions = [one["fraction"] for one in board.readings if "fraction" in one]
     assert fractions == sorted(fractions)
     assert fractions[0] == 0.0

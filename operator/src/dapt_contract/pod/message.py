@@ -17,6 +17,7 @@ from dapt_contract.pod.environment import TERMINATION_MESSAGE_BYTES
 from dapt_contract.pod.failure import Cause
 from dapt_contract.sentences import shortened
 from dapt_contract.stages import KINDS
+from dapt_contract.stages.prepare import PrepareFacts
 
 MAX_MESSAGE_BYTES = 3840
 _SENTENCE_CHARACTERS = (600, 120, 0)
@@ -73,7 +74,8 @@ class RunEnd:
 def encode_message(key: str, kind: str, end: RunEnd | None = None, *, facts: Contract | None = None) -> str:
     """Return the message of a run as JSON of at most `MAX_MESSAGE_BYTES` bytes.
 
-    The sentence is cut first, then warnings are dropped: the report on the volume has both in full.
+    The sentence is cut first, then warnings are dropped, then prepare's sources are summed by side: the report on the
+    volume has everything in full.
 
     Args:
         key: run key.
@@ -121,6 +123,9 @@ def encode_message(key: str, kind: str, end: RunEnd | None = None, *, facts: Con
     text = _compact_json(body)
     if len(text.encode()) <= MAX_MESSAGE_BYTES:
         return text
+    if isinstance(facts, PrepareFacts) and facts.sources != facts.with_sums_of_sides().sources:
+        # Twenty rows of large counts are longer than a message; what is summed leaves place for warnings again.
+        return encode_message(key, kind, end, facts=facts.with_sums_of_sides())
     raise ContractError(
         f"facts of {kind} take {len(text.encode())} bytes; a message holds {MAX_MESSAGE_BYTES}"
     )

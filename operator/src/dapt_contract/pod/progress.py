@@ -19,7 +19,7 @@ class Progress(Contract):
     run_key: DigestText
     stage: ShortText
     activity: str = Field(default="", max_length=200)
-    """What the stage is doing, in a few words: `tokenizing domain-0`, `training`, `base: general held-out text`."""
+    """What the stage is doing, in a few words: `tokenizing domain[0]`, `training`, `base: general held-out text`."""
     fraction: float = Field(default=0.0, ge=0.0, le=1.0)
     step: Count | None = None
     total_steps: Count | None = None

@@ -7,6 +7,7 @@ from typing import Final, Literal
 from pydantic import Field, SerializationInfo, SerializerFunctionWrapHandler, field_serializer
 
 from dapt_contract.base import (
+    LARGEST_COUNT,
     Amount,
     Contract,
     Count,
@@ -205,6 +206,11 @@ class TokenizerFacts(Contract):
     general_tokens_per_word_after: Amount
 
 
+def source_label(side: Side, index: int) -> str:
+    """Return how every text for people names a source: `domain[0]`, as in `spec.corpus.domain[0]`."""
+    return f"{side}[{index}]"
+
+
 class SourceFacts(Row):
     """Counts what became of one source."""
 
@@ -231,13 +237,24 @@ class SourceFacts(Row):
         """Return the source's name, for example `domain-0`, which is also its folder under data/."""
         return f"{self.side}-{self.index}"
 
+    @property
+    def label(self) -> str:
+        """Return the source as people know it from the manifest, for example `domain[0]`."""
+        return source_label(self.side, self.index)
+
+
+_SUMMED_FIELDS: Final = tuple(
+    name for name in SourceFacts.model_fields if name not in ("side", "index", "fill_fraction", "weight")
+)
+"""Counts of a source that add up over a side."""
+
 
 class PrepareFacts(Contract):
     """Holds what the planner reads of a finished prepare."""
 
     model: ModelFacts
     sources: tuple[SourceFacts, ...] = Field(max_length=20)
-    """At most 10 a side."""
+    """At most 10 a side. A message that has no place for all has one row a side, with their sums."""
     sequence_length_tokens: PositiveCount
     domain_tokens: Count
     general_tokens: Count
@@ -255,6 +272,22 @@ class PrepareFacts(Contract):
     """What was prepared of `PrepareConfig.tuning_data`; empty also in facts from before that field."""
     warnings: tuple[str, ...] = ()
     """Sentences for people; the message cuts the longest, the report has them in full."""
+
+    def with_sums_of_sides(self) -> PrepareFacts:
+        """Return the facts with the sources of each side as one row; the report has a row for each."""
+        rows = []
+        sides: tuple[Side, ...] = ("domain", "general")
+        for side in sides:
+            sources = [source for source in self.sources if source.side == side]
+            if sources:
+                sums = {
+                    name: min(LARGEST_COUNT, sum(getattr(source, name) for source in sources))
+                    for name in _SUMMED_FIELDS
+                }
+                sequences = max(1, sum(source.sequences for source in sources))
+                filled = sum(source.fill_fraction * source.sequences for source in sources) / sequences
+                rows.append(SourceFacts(side=side, index=0, fill_fraction=min(1.0, filled), **sums))
+        return self.model_copy(update={"sources": tuple(rows)})
 
     @field_serializer("task_items", mode="wrap")
     def _for_people(

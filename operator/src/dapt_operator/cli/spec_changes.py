@@ -15,6 +15,9 @@ from dapt_operator.cli.run_folder import RunFolder
 from dapt_operator.plan.status.ended_spec import RESULT_BLOCKS
 
 _MAX_SHOWN: Final = 5
+_START_OVER: Final = (
+    "`dapt run {manifest} --fresh` removes this run and starts over, another metadata.name keeps both"
+)
 _DECIDED_AGAIN: Final = ("spec.gates", "spec.selection")
 """Blocks whose other values `dapt rejudge` can judge from the recorded numbers."""
 
@@ -30,9 +33,7 @@ def differences(folder: RunFolder, spec: DomainAdaptationSpec, manifest: Path) -
         return ""
     num_more = len(changes) - _MAX_SHOWN
     more = f" and {num_more} more" if num_more > 0 else ""
-    advice = (
-        f"`dapt run {manifest} --fresh` removes this run and starts over, another metadata.name keeps both"
-    )
+    advice = _START_OVER.format(manifest=manifest)
     if all(change.startswith(_DECIDED_AGAIN) for change in changes):
         advice += f", and `dapt rejudge {folder.name} {manifest}` shows what they would decide"
     if run_spec is not None and run_spec.output.destination == spec.output.destination:
@@ -41,6 +42,11 @@ def differences(folder: RunFolder, spec: DomainAdaptationSpec, manifest: Path) -
         f"{manifest}: differs from what was run, and nothing of that is done: {'; '.join(changes[:_MAX_SHOWN])}{more};"
         f" {advice}"
     )
+
+
+def advice_to_run_again(folder: RunFolder, spec: DomainAdaptationSpec, manifest: Path) -> str:
+    """Return how a finished run is run again from the same manifest."""
+    return _START_OVER.format(manifest=manifest) + _destination_advice(folder, spec.output.destination)
 
 
 def _destination_advice(folder: RunFolder, destination: str) -> str:

@@ -115,19 +115,38 @@ def source_rows(inputs: ReportInputs) -> list[SourceRow]:
     ]
 
 
+def left_out_sentences(inputs: ReportInputs) -> list[str]:
+    """Return a sentence for each kind of documents that the table does not count and that some source has."""
+    prepare = inputs.prepare
+    if prepare is None:
+        return []
+    labels = {source.name: source.label for source in prepare.facts.sources}
+    kinds = (
+        ("On both sides, so trained on on both and held out of neither", prepare.shared_by_source),
+        ("Nearly equal to a held-out document, so not trained on", prepare.near_duplicates_by_source),
+        ("Short and within a held-out document, so not trained on", prepare.contained_by_source),
+    )
+    sentences = []
+    for title, counts in kinds:
+        found = [f"{count:,} in {labels.get(name, name)}" for name, count in counts if count]
+        if found:
+            sentences.append(f"{title}: {', '.join(found)}.")
+    return sentences
+
+
 def source_labels(inputs: ReportInputs) -> list[str]:
-    """Return `domain-0 (icd.jsonl)` for each source: its name and the end of its URI."""
+    """Return `domain[0] (icd.jsonl)` for each source: its name and the end of its URI."""
     if inputs.prepare is None:
         return []
     uris: dict[str, str] = {}
     if inputs.spec is not None:
         corpus = inputs.spec.corpus
         for side, sources in (("domain", corpus.domain), ("general", corpus.general)):
-            uris |= {f"{side}-{index}": source.source for index, source in enumerate(sources)}
+            uris |= {f"{side}[{index}]": source.source for index, source in enumerate(sources)}
     return [
-        f"{source.name} ({uris[source.name].rstrip('/').rsplit('/', 1)[-1]})"
-        if source.name in uris
-        else source.name
+        f"{source.label} ({uris[source.label].rstrip('/').rsplit('/', 1)[-1]})"
+        if source.label in uris
+        else source.label
         for source in inputs.prepare.facts.sources
     ]
 

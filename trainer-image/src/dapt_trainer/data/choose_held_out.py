@@ -50,6 +50,8 @@ class HeldOutChoice:
     """Each document with the number of its tokens that are held out."""
     keys: frozenset[int]
     """Hashes of the normalized texts; no document with one of these may be trained on."""
+    token_limit: int | None = None
+    """Tokens at which more documents of the fraction were left out; None: all of the fraction are held out."""
 
     @property
     def documents(self) -> list[HeldOutDocument]:
@@ -265,15 +267,25 @@ def choose(
     max_half_tokens = max(1, limits.max_tokens // 2)
     halves: dict[Half, list[HeldOutDocument]] = {}
     chosen: list[tuple[HeldOutCandidate, int]] = []
+    is_limited = False
     for half, half_candidates in zip(HALVES, by_half, strict=True):
         picked = _first_by_hash(half_candidates, threshold, max_half_tokens)
+        keys = {candidate.key for candidate in picked}
+        is_limited |= any(
+            candidate.key < threshold and candidate.key not in keys for candidate in half_candidates
+        )
         if picked:
             halves[half] = [_document(text_of(candidate), tokenizer) for candidate in picked]
         else:
             picked = half_candidates[:1]
             halves[half] = [_beginning(text_of(picked[0]), tokenizer, max_half_tokens)]
         chosen += zip(picked, [len(document.ids) for document in halves[half]], strict=True)
-    return HeldOutChoice(halves, tuple(chosen), frozenset(candidate.key for candidate, _ in chosen))
+    return HeldOutChoice(
+        halves,
+        tuple(chosen),
+        frozenset(candidate.key for candidate, _ in chosen),
+        token_limit=limits.max_tokens if is_limited else None,
+    )
 
 
 def _first_by_hash(

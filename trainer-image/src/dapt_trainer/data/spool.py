@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dapt_contract.measure import Side
-from dapt_contract.stages.prepare import TextSource
+from dapt_contract.stages.prepare import TextSource, source_label
 from dapt_trainer.data.analysis import AnalysedBatch, AnalysisPool
 from dapt_trainer.data.dedup.minhash import HASHES, Signatures, find_repeats
 from dapt_trainer.data.input_problems import Problems
@@ -101,6 +101,11 @@ class SpooledSource:
     def name(self) -> str:
         """Return the source's name, for example `domain-0`, which is also the folder of its shard."""
         return f"{self.side}-{self.index}"
+
+    @property
+    def label(self) -> str:
+        """Return the source as people know it from the manifest, for example `domain[0]`."""
+        return source_label(self.side, self.index)
 
     @property
     def repeats(self) -> int:

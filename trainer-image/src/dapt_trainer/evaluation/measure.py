@@ -123,6 +123,8 @@ class Bench:
             StopRequested: SIGTERM was seen by any rank.
         """
         perplexities = {}
+        # Those of the model before are not this one's.
+        self._context.progress.update(domain_perplexity=None, general_perplexity=None)
         for side in _SIDES:
             perplexities[side] = side_perplexity(
                 model,

@@ -61,7 +61,7 @@ class Board:
         self._is_stop_polled = False
 
     def update(self, **fields: ReadingValue) -> None:
-        """Set fields of `Progress`, or measures that only `/metrics` shows; also a heartbeat.
+        """Set fields of `Progress`, or measures that only `/metrics` shows; also a heartbeat. None: not known any more.
 
         `step` counts optimizer steps (or batches, in stages that train nothing); the hang limit follows from their
         durations.
@@ -72,6 +72,8 @@ class Board:
         if isinstance(shown.get("activity"), str):
             shown["activity"] = shortened(str(shown["activity"]), 200)
         with self._lock:
+            for name in (name for name, value in fields.items() if value is None):
+                self._measures.pop(name, None)
             self._measures |= {
                 name: float(value) for name, value in fields.items() if isinstance(value, int | float)
             }

@@ -42,7 +42,10 @@ def model_card(config: PublishConfig, base_card: BaseCard = NOTHING_KNOWN) -> st
 
 def _usage(facts: CardFacts, destination: str) -> str:
     scheme, _, rest = destination.partition("://")
-    name = rest if scheme == "hf" else f"./{facts.adaptation}"
+    # Elsewhere than on the hub the folder is used where it lies, or where it was copied to: its own name always fits.
+    name, remark = (
+        (rest, "") if scheme == "hf" else (f"./{_folder_name(rest)}", "  # the folder of this file")
+    )
     call = (
         'messages = [{"role": "user", "content": "..."}]\n'
         "inputs = tokenizer.apply_chat_template(\n"
@@ -51,12 +54,17 @@ def _usage(facts: CardFacts, destination: str) -> str:
         else 'inputs = tokenizer("...", return_tensors="pt")'
     )
     return (
-        f"```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\nname = {json.dumps(name)}\n"
+        f"```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"name = {json.dumps(name)}{remark}\n"
         "tokenizer = AutoTokenizer.from_pretrained(name)\n"
         'model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")\n'
         f"{call}\n"
         "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=100)[0]))\n```"
     )
+
+
+def _folder_name(path: str) -> str:
+    return path.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _summary(facts: CardFacts) -> str:
@@ -119,7 +127,7 @@ def _scores(facts: CardFacts) -> str:
         items = next(score.items for score in scores if score is not None)
         lines.append(f"| {name} ({kind}) | {side} | {items} | " + " | ".join(map(_cell, scores)) + " |")
     lines.append("")
-    lines.append("Share of right answers, with its standard error.")
+    lines.append("Right answers in percent, with the standard error.")
     return "\n".join(lines)
 
 
@@ -131,7 +139,7 @@ def _find(measure: Measure, side: str, kind: str, name: str) -> Score | None:
 
 
 def _cell(score: Score | None) -> str:
-    return "not measured" if score is None else f"{score.score:.3f} ± {score.standard_error:.3f}"
+    return "not measured" if score is None else f"{100 * score.score:.1f} ± {100 * score.standard_error:.1f}"
 
 
 def _training(facts: CardFacts) -> str:

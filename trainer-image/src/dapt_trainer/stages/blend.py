@@ -60,7 +60,12 @@ def run(config: BlendConfig, context: StageContext) -> BlendReport:
         after_stop="measures what is missing",
     )
     for blend in missing:
-        context.progress.update(activity=f"{blend.candidate}: combining the weights")
+        context.progress.update(
+            activity=f"{blend.candidate}: combining the weights",
+            # Those of the blend before are not this one's.
+            domain_perplexity=None,
+            general_perplexity=None,
+        )
         with keep_alive(context.progress):
             digest = reference_digest(context.work, blend.model, folder_digests)
             model = models.load(blend.model)

@@ -22,6 +22,7 @@ from dapt_contract.stages.prepare import (
     PrepareConfig,
     PrepareReport,
     TokenizerExtensionConfig,
+    source_label,
 )
 from dapt_contract.stages.tuning_data import TuningDataReport
 from dapt_trainer.context import StageContext
@@ -282,7 +283,7 @@ class _Preparation:
                         if source.side != side:
                             continue
 
-                        def progress(tokens: int, name: str = f"{side}-{source.index}") -> None:
+                        def progress(tokens: int, name: str = source_label(side, source.index)) -> None:
                             self._show(f"tokenizing {name}", fraction(), tokens=tokens)
 
                         spooled.append(
@@ -327,7 +328,7 @@ class _Preparation:
         packed = []
         for number, spool in enumerate(corpus.spooled):
 
-            def progress(fraction: float, name: str = spool.name, number: int = number) -> None:
+            def progress(fraction: float, name: str = spool.label, number: int = number) -> None:
                 done = (number + fraction) / len(corpus.spooled)
                 self._show(f"packing {name}", _PACKING_BEGINS + _PACKING_FRACTION * done)
 

@@ -12,9 +12,11 @@ from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.status import Frozen
 
 FROZEN_BY: Final[dict[str, str]] = {
-    "seed": "prepare",
-    "model": "prepare",
-    "corpus": "prepare",
+    # Not from the start of prepare: nothing else has read them before the base model is measured, and prepare follows
+    # an edit of what it reads (`StagePlan.follows_inputs`). So a mistake that it finds is corrected in place.
+    "seed": "baseline",
+    "model": "baseline",
+    "corpus": "baseline",
     "evaluation": "baseline",
     "profile": "baseline",
     "pretraining": "pretrain",
@@ -25,6 +27,15 @@ FROZEN_BY: Final[dict[str, str]] = {
 FROZEN_BY_SUCCESS: Final[dict[str, str]] = {"output": "publish"}
 """Maps a block of the spec to the stage whose success freezes it: until then its correction is tried."""
 FROZEN_BLOCKS: Final = (*FROZEN_BY, *FROZEN_BY_SUCCESS)
+START_OVER: Final = (
+    "start over (`dapt run MANIFEST --fresh`, or delete the DomainAdaptation and create it again)"
+)
+"""What a user does who must change a frozen block and keeps the name."""
+
+
+def blocks_frozen_by(stage: str) -> tuple[str, ...]:
+    """Return the blocks that the start of a stage freezes, named as in a manifest: `spec.corpus`."""
+    return tuple(f"spec.{block}" for block, kind in FROZEN_BY.items() if kind == stage)
 
 
 def message(block: str) -> str:

@@ -57,6 +57,23 @@ class Method(Base):
     """Train low-rank adapters."""
 
 
+class TuningLora(Lora):
+    """Low-rank adapters of a tuning stage; their rank is smaller than that of pretraining."""
+
+    rank: Annotated[Integer, Field(ge=1, le=4096)] = 16
+    """Rank of the adapters. Default 16: instructions and preferences need little capacity and should move little."""
+    alpha: Annotated[Integer, Field(ge=1, le=65_536)] | None = None
+    """Scale of the adapters; the update is multiplied by alpha / rank. Absent: twice the rank, so that a
+    change of rank keeps the scale (32 at rank 16)."""
+
+
+class TuningMethod(Method):
+    """Which weights a tuning stage trains: exactly one of full and lora."""
+
+    lora: TuningLora | None = None
+    """Train low-rank adapters."""
+
+
 class Budget(Base):
     """How long pretraining lasts: exactly one of epochs, tokens and steps."""
 
@@ -104,6 +121,13 @@ class Optimizer(Base):
     gradient_clip: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """Largest norm of the gradient; above it the gradient is scaled down. Default 1.0: one bad batch cannot
     undo the model."""
+
+
+class PreferenceOptimizer(Optimizer):
+    """Settings of the AdamW optimizer in preference tuning, whose rates are smaller."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Peak learning rate. Absent: 5e-7 for full training, 5e-6 for LoRA."""
 
 
 class Schedule(Base):
@@ -293,7 +317,7 @@ class Finetuning(Base):
     """Instruction data."""
     bad_records: BadRecords = BadRecords()
     """What happens to records that cannot be read or learned from."""
-    method: Method = Method(lora=Lora(rank=16))
+    method: TuningMethod = TuningMethod(lora=TuningLora())
     """Which weights are trained. Default LoRA of rank 16 (alpha 32): instructions need little capacity and
     should move little."""
     budget: FinetuningBudget = FinetuningBudget(epochs=2)
@@ -331,7 +355,7 @@ class Preference(Base):
     """What happens to records that cannot be read or learned from."""
     beta: Annotated[float, Field(gt=0, le=100)] = 0.1
     """How strongly the model is held to the fine-tuned one. Default 0.1: the value of the DPO paper."""
-    method: Method = Method(lora=Lora(rank=16))
+    method: TuningMethod = TuningMethod(lora=TuningLora())
     """Which weights are trained. Default LoRA of rank 16: preferences should move little. The reference's
     likelihoods are computed before the first step, so that neither holds a second copy of the weights."""
     epochs: Annotated[float, Field(gt=0, le=1000)] = 1.0
@@ -341,7 +365,7 @@ class Preference(Base):
     as many fewer that training has about 100 steps."""
     micro_batch_size: Annotated[Integer, Field(ge=1, le=65_536)] | None = None
     """Pairs per rank in one forward pass. Absent: the largest that fits by the estimate."""
-    optimizer: Optimizer = Optimizer()
+    optimizer: PreferenceOptimizer = PreferenceOptimizer()
     """Settings of the AdamW optimizer. Absent learning rate: 5e-7 for full training, 5e-6 for LoRA."""
     schedule: Schedule = Schedule(warmup_fraction=0.1)
     """The learning rate over the run. Default with a warm-up of a tenth, since preference data is small and its

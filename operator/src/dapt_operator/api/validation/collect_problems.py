@@ -24,7 +24,7 @@ from dapt_operator.api.v1alpha1.base import (
 )
 from dapt_operator.api.validation.hints.advice import Trial, schema_at
 from dapt_operator.api.validation.hints.unknown_fields import UnknownField, message, nearest_sibling, proposal
-from dapt_operator.api.validation.hints.value_hints import nearest_choice, replacement
+from dapt_operator.api.validation.hints.value_hints import IsPath, nearest_choice, no_path, replacement
 from dapt_operator.api.validation.problem import Problem, accepted_text, path_text, value_text
 from dapt_operator.api.validation.yaml_source import Path, YamlDocument
 
@@ -55,6 +55,16 @@ PROFILE_FIELDS: Final = frozenset(
     }
 )
 """Names from pod templates. In a DomainAdaptation they are refused as fields of the profile, not as misspelled ones."""
+
+OTHER_WAYS: Final[dict[str, str]] = {
+    "gradientAccumulationSteps": (
+        "follows from globalBatchSize, microBatchSize and the number of ranks; remove it, and set globalBatchSize"
+    ),
+    "warmupSteps": "the warm-up is a share of all steps; remove it, and set schedule.warmupFraction",
+    "saveSteps": "checkpoints are spread over the training; remove it, and set checkpoints.count",
+    "everySteps": "checkpoints are spread over the training; remove it, and set checkpoints.count",
+}
+"""Names that other tools have for what is set in another way here; a value cannot be taken over."""
 
 REQUIRED_BECAUSE: Final[dict[str, str]] = {
     "spec.corpus.general": "without general text forgetting cannot be measured",
@@ -103,7 +113,11 @@ class ProblemCollector:
     """
 
     def __init__(
-        self, document: YamlDocument, model_type: type[BaseModel], is_accepted: Trial | None = None
+        self,
+        document: YamlDocument,
+        model_type: type[BaseModel],
+        is_accepted: Trial | None = None,
+        is_path: IsPath = no_path,
     ) -> None:
         """Start with no problem.
 
@@ -111,6 +125,7 @@ class ProblemCollector:
             document: as the user wrote it.
             model_type: of the resource.
             is_accepted: tries what a message would propose; None: messages propose nothing.
+            is_path: knows this machine's files, where they matter.
         """
         self.problems: list[Problem] = []
         self._replaced: set[Path] = set()
@@ -119,6 +134,7 @@ class ProblemCollector:
         self._document = document
         self._schema = schema_of(model_type)
         self._is_accepted = is_accepted
+        self._is_path = is_path
 
     def is_affected(self, path: Path) -> bool:
         """Return whether a field, something in it or a block around it was replaced, so that it cannot be checked."""
@@ -194,7 +210,7 @@ class ProblemCollector:
             if field in REQUIRED_BECAUSE and isinstance(value, list) and not value:
                 text += f": {REQUIRED_BECAUSE[field]}"
             trial = self._trial()
-            advice = None if trial is None else replacement(path, value, schema, trial)
+            advice = None if trial is None else replacement(path, value, schema, trial, self._is_path)
             text += f"; {advice.text}" if advice is not None else ""
             line = self._document.line_of(path)
             self.problems.append(Problem(field, value, text, line, shows_value=True, advice=advice))
@@ -220,6 +236,8 @@ def _refusal(field: UnknownField) -> str:
             "belongs to the profile, which the platform team writes; remove it here and ask for it in the"
             " AdaptationProfile"
         )
+    if sentence := OTHER_WAYS.get(field.name):
+        return sentence
     if field.name == "namespace":
         return "belongs to metadata.namespace; move it there"
     if field.parent[:2] == ("spec", "stageResources"):

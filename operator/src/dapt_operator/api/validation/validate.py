@@ -27,6 +27,7 @@ from dapt_operator.api.v1alpha1.text_rules import rules_of
 from dapt_operator.api.validation import pod_template
 from dapt_operator.api.validation.collect_problems import ProblemCollector, schema_of
 from dapt_operator.api.validation.hints.advice import Advice, Trial
+from dapt_operator.api.validation.hints.value_hints import IsPath, no_path
 from dapt_operator.api.validation.hints.value_warnings import value_warnings
 from dapt_operator.api.validation.problem import Problem, path_text, value_text
 from dapt_operator.api.validation.unsupported import find_unsupported
@@ -42,13 +43,17 @@ _MAX_ROUNDS: Final = 25
 Checked = tuple[DomainAdaptation | AdaptationProfile | None, list[Problem]]
 
 
-def check(document: YamlDocument, *, local: bool) -> Checked:
+def check(document: YamlDocument, *, local: bool, is_path: IsPath = no_path) -> Checked:
     """Return the model of a document, or None, and every problem found, in the order of the lines.
 
-    local: whether the run is on this machine; on a cluster file:// is refused. A `status` in the document is
-    ignored, as the API server does. Never raises, whatever the document holds.
+    A `status` in the document is ignored, as the API server does. Never raises, whatever the document holds.
+
+    Args:
+        document: as the user wrote it.
+        local: whether the run is on this machine; on a cluster file:// is refused.
+        is_path: knows this machine's files, for what a message proposes.
     """
-    return _check(document, local=local, is_accepted=_trial_of(document, local=local))
+    return _check(document, local=local, is_accepted=_trial_of(document, local=local), is_path=is_path)
 
 
 def warnings_of(document: YamlDocument) -> list[Problem]:
@@ -77,14 +82,16 @@ def _problem_keys(document: YamlDocument, *, local: bool) -> frozenset[tuple[str
     return frozenset((problem.field, value_text(problem.value), problem.message) for problem in problems)
 
 
-def _check(document: YamlDocument, *, local: bool, is_accepted: Trial | None) -> Checked:
+def _check(
+    document: YamlDocument, *, local: bool, is_accepted: Trial | None, is_path: IsPath = no_path
+) -> Checked:
     """Return what `check` does. is_accepted: tries what a message would propose; None: messages propose nothing."""
     problems = _kind_problems(document)
     if problems:
         return None, problems
     data = _without_nulls({key: value for key, value in document.data.items() if key != "status"})
     model_type = KINDS[data["kind"]]
-    collector = ProblemCollector(document, model_type, is_accepted)
+    collector = ProblemCollector(document, model_type, is_accepted, is_path)
     model = None
     for _ in range(_MAX_ROUNDS):
         try:
@@ -169,11 +176,18 @@ def _rule_problems(
     for path, block in _blocks(model):
         for rule in block.RULES:
             # A rule that reads a replaced value would report a problem of our making.
-            inputs = [(*path, *name.split(".")) for name in re.findall(r"self\.([A-Za-z0-9.]+)", rule.cel)]
+            inputs = [(*path, *name) for name in _fields_of(rule.cel)]
             if any(collector.is_affected(field) for field in inputs) or rule.holds(block):
                 continue
             field = (*path, *rule.field.split(".")) if rule.field else path
             yield _problem(document, field, _scalar_at(data, field), rule.message)
+
+
+def _fields_of(cel: str) -> Iterator[list[str]]:
+    """Yield the fields that a rule reads, each as the names on the way to it."""
+    for name, bracket in re.findall(r"self\.([A-Za-z0-9_.]+)(\(?)", cel):
+        parts = name.split(".")
+        yield parts[:-1] if bracket else parts  # what has a bracket is a function of the language
 
 
 def _unsupported_problems(
@@ -200,7 +214,10 @@ def _task_problems(
     if isinstance(model, AdaptationProfile):
         return
     for path, block in _blocks(model.spec.evaluation, ("spec", "evaluation")):
-        if not isinstance(block, Task) or block.source is not None or collector.is_affected((*path, "name")):
+        if not isinstance(block, Task) or block.source is not None:
+            continue
+        # A source that is written wrong was taken away: the task is the user's own all the same.
+        if collector.is_affected((*path, "name")) or collector.is_affected((*path, "source")):
             continue
         if message := unknown_task_message(block.name):
             yield _problem(document, (*path, "name"), block.name, message)

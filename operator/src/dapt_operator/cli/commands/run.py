@@ -27,6 +27,7 @@ from dapt_operator.cli.display.screen import Screen, screen_for
 from dapt_operator.cli.display.stage_rows import Snapshot
 from dapt_operator.cli.display.warning_lines import WarningLines
 from dapt_operator.cli.errors import UserError
+from dapt_operator.cli.file_changes import changed_files
 from dapt_operator.cli.inputs.machine import built_in_profile
 from dapt_operator.cli.inputs.manifests import Request
 from dapt_operator.cli.inputs.profile_trust import trust_problem
@@ -76,6 +77,7 @@ def run(request: Request, options: Options, console: Console) -> int:
         problem = trust_problem(request.path, request.profile)
         if problem is not None:
             raise UserError(problem)
+    _refuse_separators(folder, request.adaptation)
     profile = request.profile or built_in_profile(request.adaptation)
     if options.fresh or not (folder.work / "model").is_dir():
         _check_inputs(replace(request, profile=profile), folder.path if options.fresh else None)
@@ -116,6 +118,9 @@ def _show_finished(
         console,
         with_report=options.with_report and not folder.report.is_file(),
     )
+    # Modification times may mislead, so this alone is no failure.
+    if note := changed_files(folder, request.adaptation.spec, folder.status(), request.path):
+        console.print(f"warning: {note}", markup=False, highlight=False, soft_wrap=True)
     if problem := differences(folder, request.adaptation.spec, request.path):
         raise UserError(problem)
     return 0
@@ -266,6 +271,19 @@ def _check_inputs(request: Request, removed: Path | None) -> None:
     """
     if problems := plan(request, removed=removed).problems:
         raise UserError(problems)
+
+
+def _refuse_separators(folder: RunFolder, adaptation: DomainAdaptation) -> None:
+    """Refuse a folder in whose path the library that stores the harness' data sets sees two addresses."""
+    evaluation, path = adaptation.spec.evaluation, folder.path.resolve()
+    stored = [
+        task.name for task in (*evaluation.domain.tasks, *evaluation.general.tasks) if task.source is None
+    ]
+    if stored and "::" in str(path):
+        raise UserError(
+            f"{path}: has '::' in its path, in which the data of task {stored[0]} cannot be stored; give a --runs-dir"
+            " without it"
+        )
 
 
 def _remove(folder: RunFolder) -> None:

@@ -17,6 +17,7 @@ from dapt_operator.cli.display.live_view import render
 from dapt_operator.cli.display.results import attempts_table, candidates_table, read_results, results_table
 from dapt_operator.cli.display.stage_rows import Snapshot
 from dapt_operator.cli.errors import UserError
+from dapt_operator.cli.file_changes import changed_files
 from dapt_operator.cli.inputs.manifests import read_request
 from dapt_operator.cli.run_folder import RunFolder
 from dapt_operator.cli.spec_changes import differences
@@ -68,7 +69,7 @@ def run_overview(run: RunFolder) -> RenderableType:
     parts: list[RenderableType] = [render(snapshot)]
     # Without a file of the invocations it is not known how long they took together.
     took = run.invocations.sentence if run.invocations.number else ""
-    for line in (took, sentence, _edited_since(run, status)):
+    for line in (took, sentence, *_edited_since(run, status)):
         if line:
             parts += [Text(), Text(line)]
     for table in (
@@ -102,19 +103,20 @@ def _last_progress(status: DomainAdaptationStatus) -> dict[str, Progress]:
     }
 
 
-def _edited_since(run: RunFolder, status: DomainAdaptationStatus) -> str:
-    """Return what an ended run says of its manifest when that was edited since; empty where nothing is known."""
+def _edited_since(run: RunFolder, status: DomainAdaptationStatus) -> tuple[str, ...]:
+    """Return what an ended run says of its manifest and files that were edited since; nothing where it is not known."""
     finished = find_condition(status.conditions, FINISHED)
     manifest = Path(run.invocations.manifest)
     if finished is None or finished.status != "True" or not manifest.is_file():
-        return ""
+        return ()
     try:
         adaptation = read_request(manifest, LOCAL_PROFILE_NAME).adaptation
     except UserError:
-        return ""  # it is another document by now, or in the middle of an edit
+        return ()  # it is another document by now, or in the middle of an edit
     if adaptation.metadata.name != run.name:
-        return ""
-    return differences(run, adaptation.spec, manifest)
+        return ()
+    spec = adaptation.spec
+    return differences(run, spec, manifest), changed_files(run, spec, status, manifest)
 
 
 def _stopped(status: DomainAdaptationStatus) -> DomainAdaptationStatus:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from dapt_contract.inputs.other_layouts import other_layout
 from dapt_contract.sentences import shortened
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.api.validation.hints.advice import leaves, value_at
@@ -66,7 +67,7 @@ def local_problems(
         if (
             path[-1] == "source"
             and sentences
-            and (advice := path_advice(value, value_at(document.data, path)))
+            and (advice := path_advice(value, value_at(document.data, path), manifest.resolve().parent))
         ):
             sentences = [f"{sentence}; {advice}" for sentence in sentences]
         line = document.line_of(path)
@@ -150,6 +151,9 @@ def _model_problems(path: Path) -> Iterator[str]:
         yield f"{path}: a link to {os.readlink(path)}, which is not there; restore its target"
         return
     try:
+        if path.is_dir() and (finding := other_layout([entry.name for entry in path.iterdir()])):
+            yield f"{path}: {finding}"
+            return
         missing = list(_missing_weights(path)) if (path / "config.json").is_file() else []
         yield from missing
         if not missing:

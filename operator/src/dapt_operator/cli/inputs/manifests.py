@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def check_file(path: Path, *, local: bool = True) -> list[CheckedDocument]:
 
 
 def _check_document(path: Path, document: YamlDocument, *, local: bool) -> CheckedDocument:
-    model, problems = check(document, local=local)
+    model, problems = check(document, local=local, is_path=partial(_is_path, path))
     if model is not None:
         # Addresses become absolute only after the first check, so that problems show what the user wrote.
         model, problems = check(YamlDocument(absolute(document.data, path), document.lines), local=local)
@@ -97,6 +98,13 @@ def _check_document(path: Path, document: YamlDocument, *, local: bool) -> Check
         warnings=tuple(map(str, warnings)),
         document=document,
     )
+
+
+def _is_path(manifest: Path, text: str) -> bool:
+    try:
+        return (manifest.resolve().parent / text).exists()
+    except (OSError, ValueError):  # too long a name, or one that no path can have
+        return False
 
 
 def read_request(manifest: Path, profile: str | None) -> Request:

@@ -15,31 +15,40 @@ _MAX_NAMES: Final = 10_000
 """Names of a folder that are compared: one with a million files is no place for a guess."""
 
 
-def path_advice(address: str, written: object) -> str:
+def path_advice(address: str, written: object, folder: Path) -> str:
     """Return what may have been meant; empty where there is something at the path, or nothing like it.
 
     Args:
         address: absolute `file://` address, of a file or folder, or with wildcards.
         written: as the manifest has it.
+        folder: of the manifest.
     """
     path = Path(address.removeprefix(FILE_SCHEME))
     if path.exists() or (has_wildcards(str(path)) and local_files(address).files):
         return ""
     from_root = str(written).removeprefix(FILE_SCHEME)
-    if not from_root.startswith(("/", "~")) and local_files(f"{FILE_SCHEME}/{from_root}").files:
+    relative = from_root.lstrip("/")
+    if from_root.startswith("/") and local_files(f"{FILE_SCHEME}{folder / relative}").files:
+        return f"a path from the manifest's folder has two slashes: write {FILE_SCHEME}{relative}"
+    # A wildcard in the first name would find whatever lies in the root folder.
+    if has_wildcards(relative.partition("/")[0]):
+        from_root = ""
+    if from_root and not from_root.startswith(("/", "~")) and local_files(f"{FILE_SCHEME}/{from_root}").files:
         return f"an absolute path has three slashes: write {FILE_SCHEME}/{from_root}"
-    folder, missing = _first_missing(path)
+    parent, missing = _first_missing(path)
     try:
-        names = [entry.name for entry in islice(folder.iterdir(), _MAX_NAMES)]
+        names = [entry.name for entry in islice(parent.iterdir(), _MAX_NAMES)]
     except OSError:
         return ""
     shown = sorted(name for name in names if not name.startswith("."))
     if has_wildcards(missing):
-        return f"{folder} has {_first_of(shown)}" if shown else f"{folder} is empty"
-    nearest = get_close_matches(missing, shown, n=1)
+        return f"{parent} has {_first_of(shown)}" if shown else f"{parent} is empty"
+    # Without their endings, which most files of a folder share.
+    stems = {Path(name).stem: name for name in reversed(shown)}
+    nearest = get_close_matches(Path(missing).stem, stems, n=1)
     if nearest:
-        return f"the nearest name in {folder} is {nearest[0]}"
-    return "" if folder / missing == path else f"{folder} has no {missing!r}"
+        return f"the nearest name in {parent} is {stems[nearest[0]]}"
+    return "" if parent / missing == path else f"{parent} has no {missing!r}"
 
 
 def _first_missing(path: Path) -> tuple[Path, str]:

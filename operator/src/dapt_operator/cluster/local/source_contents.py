@@ -16,7 +16,7 @@ from dapt_operator.stage_run import Manifest
 
 FILE_SCHEME: Final = "file://"
 BLOCKS: Final = ("finetuning", "preference", "evaluation")
-"""Blocks of the spec whose sources may change until their stage starts; the corpus may not, once it is read."""
+"""Blocks of the spec whose files are followed until their stage starts; prepare alone reads those of the corpus."""
 FRESH_SECONDS: Final = 1.0
 """How long a fingerprint counts: the run is observed several times a second."""
 _DIGITS: Final = 12

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from dapt_contract.pod.failure import ALTERED_STAGE_FILE, Cause
+from dapt_operator.api.schema.immutable import START_OVER, blocks_frozen_by
 from dapt_operator.api.v1alpha1.conditions import (
     BAD_INPUT,
     DIVERGED,
@@ -154,9 +155,13 @@ def stalled(record: RunRecord, limits: Retries) -> tuple[str, str]:
             f" changes ConfigMaps of this namespace, {again}"
         )
     if cause is Cause.BAD_INPUT:
-        return BAD_INPUT, f"{stage} found its input wrong{detail}; correct it, {again}"
+        return (
+            BAD_INPUT,
+            f"{stage} found its input wrong{detail}; correct it, {again}{_if_frozen(record.kind)}",
+        )
     if cause is Cause.DIVERGED:
-        return DIVERGED, f"{stage} diverged{detail}; lower the learning rate, {again}"
+        # The block with the rate is in use, and the same rate would diverge again.
+        return DIVERGED, f"{stage} diverged{detail}; lower the learning rate and {START_OVER}"
     if cause is Cause.OUT_OF_MEMORY:
         return OUT_OF_MEMORY, (
             f"{stage} ran out of memory in run {record.try_number} and its micro-batch cannot be halved"
@@ -181,3 +186,12 @@ def stalled(record: RunRecord, limits: Retries) -> tuple[str, str]:
         RETRIES_EXHAUSTED,
         f"{stage} failed {count}, last by {cause.value}{detail}; correct it, {again}",
     )
+
+
+def _if_frozen(kind: str) -> str:
+    """Return what to do where the mistake is in a block that the start of the stage has frozen; empty without one."""
+    blocks = blocks_frozen_by(kind)
+    if not blocks:
+        return ""
+    named = blocks[0] if len(blocks) == 1 else f"{', '.join(blocks[:-1])} and {blocks[-1]}"
+    return f"; {named} cannot change any more: to change {'one' if len(blocks) > 1 else 'it'}, {START_OVER}"

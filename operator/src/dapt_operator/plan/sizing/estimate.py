@@ -15,7 +15,7 @@ from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.launchers.render.pod import lifted_restrictions
-from dapt_operator.number_format import count
+from dapt_operator.number_format import count, epochs_text
 from dapt_operator.plan.sizing import resolve
 from dapt_operator.plan.sizing.batch_size import pretraining_batch_size
 from dapt_operator.plan.sizing.compute import ComputeRate, accelerator_rate
@@ -299,7 +299,7 @@ def _token_formulas(
     budget = spec.pretraining.budget
     if budget.epochs is not None and domain_tokens is not None:
         tokens = (
-            f"tokens: {count(domain_tokens)} domain tokens x {budget.epochs:g} epochs / (1 - {replay:g} replay)"
+            f"tokens: {count(domain_tokens)} domain tokens x {epochs_text(budget.epochs)} / (1 - {replay:g} replay)"
             f" = {count(steps.total_tokens)}"
         )
     else:

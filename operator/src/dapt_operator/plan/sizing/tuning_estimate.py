@@ -9,7 +9,7 @@ from dapt_contract.inputs.model_size import trainable_parameters
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
-from dapt_operator.number_format import count
+from dapt_operator.number_format import count, epochs_text
 from dapt_operator.plan.sizing.model_fit.batch import Batch
 from dapt_operator.plan.sizing.resolve import RefusedError
 from dapt_operator.plan.sizing.tuning import (
@@ -180,7 +180,9 @@ class _Estimation:
             )
         else:
             data = f"{count(records)} examples, each counted as a sequence, since their tokens are not known"
-        return (f"{request.block} steps: {data}, x {request.epochs:g} epochs / {size} a step = {steps:,}",)
+        return (
+            f"{request.block} steps: {data}, x {epochs_text(request.epochs)} / {size} a step = {steps:,}",
+        )
 
     def _warnings(self) -> tuple[str, ...]:
         requested = self.spec.finetuning.sequence_length if self.spec.finetuning is not None else None

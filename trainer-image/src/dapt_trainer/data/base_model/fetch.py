@@ -19,6 +19,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from dapt_contract.inputs.other_layouts import other_layout
 from dapt_contract.pod.environment import MODEL_CACHE
 from dapt_trainer.data.base_model.files import FIELD, files_to_take, is_small_file, read_json
 from dapt_trainer.data.reading.hub_revision import look_up
@@ -99,6 +100,8 @@ def _fetch(source: str, scratch: Path) -> Path:
         if not local.exists():
             raise InputError(f"{FIELD}: {source}: no such file or folder; {_ACCEPTED}")
         files = [local] if local.is_file() else [local / name for name in sorted(os.listdir(local))]
+        if local.is_dir():
+            _refuse_other_layout([path.name for path in files], source)
         check_files((str(path) for path in files if _is_taken(path.name)), source, FIELD)
         return local
     try:
@@ -108,7 +111,9 @@ def _fetch(source: str, scratch: Path) -> Path:
         raise InputError(unreachable(source, FIELD, error)) from error
     target = scratch / "model-download"
     target.mkdir(parents=True, exist_ok=True)
-    names = [entry.rsplit("/", 1)[-1] for entry in paths]
+    names = [entry.rstrip("/").rsplit("/", 1)[-1] for entry in paths]
+    if not is_file:
+        _refuse_other_layout(names, source)
     for entry, name in zip(paths, names, strict=True):
         if _is_taken(name):
             filesystem.get_file(entry, str(target / name))
@@ -134,6 +139,8 @@ def _download_from_hub(source: str, scratch: Path) -> tuple[Path, str]:
         )
         file = "/".join(rest)
         names = [sibling.rfilename for sibling in info.siblings or ()]
+        if not file:
+            _refuse_other_layout([name.split("/", 1)[0] for name in names], source)
         patterns = [file] if file else ["*.safetensors", *(name for name in names if is_small_file(name))]
         if not file and not _weights(names):
             if _has_pickled(names):
@@ -176,6 +183,11 @@ def _check_folder(origin: Path, source: str) -> None:
         if _has_pickled(names):
             raise InputError(_pickled_message(source))
         raise InputError(f"{FIELD}: {source}: no *.safetensors file there; {_ACCEPTED}")
+
+
+def _refuse_other_layout(names: list[str], source: str) -> None:
+    if finding := other_layout(names):
+        raise InputError(f"{FIELD}: {source}: {finding}")
 
 
 def _refuse_pointers(origin: Path, source: str) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from dapt_contract.base import JsonObject
 from dapt_contract.stages.tuning_data import FieldNames
 from dapt_trainer.data.chat.rendering import Message
-from dapt_trainer.data.reading.documents import is_unicode
+from dapt_trainer.data.reading.documents import is_unicode, strict_json
 from dapt_trainer.data.text import normalized
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -36,6 +36,7 @@ _OLD_FUNCTIONS = frozenset({"function_call", "functions"})
 _MESSAGE_FIELDS = (frozenset({"role", "content"}), frozenset({"from", "value"}))
 _CALL_ROLES = frozenset({"function_call", "tool_call"})
 """Roles of ShareGPT's messages whose text is a call, or several, as JSON."""
+_ACCEPTED_ROLES = (*ROLES, *sorted(KNOWN_ROLES.keys() - set(ROLES)), *sorted(_CALL_ROLES))
 _DIALOGUE_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):[ \t]?")
 _DIALOGUE_ROLES = {"Human": "user", "Assistant": "assistant"}
 _LINKS = frozenset({"tool_call_id"})
@@ -200,7 +201,8 @@ def _role(value: object, place: str, names: FieldNames) -> str:
     role = role or (KNOWN_ROLES.get(value) if isinstance(value, str) else None)
     if role is None:
         raise RecordError(
-            f"{place} is {value!r}; accepted are {', '.join(ROLES)}: map other names with `fields: {{roles: ...}}`"
+            f"{place} is {value!r}; accepted are {', '.join(_ACCEPTED_ROLES)}: map other names with"
+            " `fields: {roles: ...}`"
         )
     return role
 
@@ -302,7 +304,7 @@ def _tool_call(call: object, place: str) -> JsonObject:
 
 def _parsed(text: str, place: str) -> object:
     try:
-        value = json.loads(text)
+        value = strict_json(text)
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{place} is not JSON ({error})") from error
     # The record was read as Unicode, but an escape within its text is decoded only here.

@@ -25,6 +25,7 @@ from dapt_trainer.data.items.messages import (
 )
 from dapt_trainer.data.items.record_formats import (
     JUDGEMENTS,
+    LAYOUTS,
     Layout,
     TuningRecord,
     joined_prompt,
@@ -213,7 +214,11 @@ def _missing_answer(record: JsonObject, name: str) -> str:
     judged = next((field for field in JUDGEMENTS if isinstance(record.get(field), bool)), None)
     if judged and name not in record:
         return f"field {judged!r} judges one answer (KTO), which is not learned from; {ACCEPTED_PAIR}"
-    return missing_field(record, name, ACCEPTED_PAIR)
+    if "chosen" in record or "rejected" in record:
+        return missing_field(record, name, ACCEPTED_PAIR)
+    if any(layout.fits(record) for layout in LAYOUTS):
+        return f"it is an example with one answer, which belongs to spec.finetuning.data; {ACCEPTED_PAIR}"
+    return f"{missing_field(record, name, ACCEPTED_PAIR)}, or name its fields with `fields`"
 
 
 def _without_nesting(record: JsonObject) -> JsonObject:

@@ -130,7 +130,7 @@ def layout_of(record: JsonObject, names: FieldNames, accepted: str) -> Layout:
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
-        raise RecordError(missing_field(record, "", accepted))
+        raise RecordError(_nearly_fitting(record) + missing_field(record, "", accepted))
     fitting_fields = " and ".join(dict.fromkeys(" + ".join(layout.fields) for layout in fitting))
     raise RecordError(
         f"its fields fit several formats ({fitting_fields}); say with `fields` which of them to read"
@@ -145,6 +145,33 @@ def missing_field(record: JsonObject, name: str, accepted: str) -> str:
     if name in record:
         return f"field {name!r} is empty; {accepted}"
     return f"no field {name!r} (its fields are {fields}); {accepted}"
+
+
+def _nearly_fitting(record: JsonObject) -> str:
+    """Return which field the nearest layouts miss, as the beginning of a message; empty where none is near."""
+    if record.get("chosen") is not None and record.get("rejected") is not None:
+        return "it is a pair of answers, which belongs to spec.preference.data; "
+    lower = {name.lower(): name for name in record}
+    for layout in LAYOUTS:
+        required = (layout.messages,) if layout.messages else (layout.prompt, layout.response)
+        written = [f"{lower[name]!r} for {name!r}" for name in required if lower.get(name, name) != name]
+        if written and all(name in lower for name in required):
+            return f"it has {', '.join(written)}, and names are compared with their case; "
+    # With the prompt or the response alone; of those the ones with the most fields, as `input` tells Alpaca from Dolly.
+    near = [
+        layout
+        for layout in LAYOUTS
+        if not layout.messages and (layout.prompt in record or layout.response in record)
+    ]
+    most = max((sum(name in record for name in layout.fields) for layout in near), default=0)
+    near = [layout for layout in near if sum(name in record for name in layout.fields) == most]
+    missing = dict.fromkeys(
+        name for layout in near for name in (layout.prompt, layout.response) if record.get(name) is None
+    )
+    if not missing:
+        return ""
+    verb = "is empty" if all(name in record for name in missing) else "is missing"
+    return f"field {' or '.join(map(repr, missing))} {verb}; "
 
 
 def joined_prompt(record: JsonObject, layout: Layout) -> object:

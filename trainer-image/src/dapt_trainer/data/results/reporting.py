@@ -17,6 +17,7 @@ from dapt_contract.stages.prepare import (
     PrepareReport,
     SourceFacts,
     TokenizerFacts,
+    source_label,
 )
 from dapt_contract.stages.tuning_data import TuningDataFacts
 from dapt_trainer.data.choose_held_out import Corpus, HeldOutChoice
@@ -50,7 +51,9 @@ class RunNotes:
         """Note which files the sources have, and warn of those that have a second name."""
         for source in sources:
             self.resolved.append((source.config.source, source.files.resolved))
-            self.warnings += [f"{source.side}-{source.index}: {note}." for note in source.files.notes]
+            self.warnings += [
+                f"{source_label(source.side, source.index)}: {note}." for note in source.files.notes
+            ]
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,11 @@ def report_of(config: PrepareConfig, folder: Path, data: PreparedData, notes: Ru
         ],
         trains_all_weights=config.trains_all_weights,
         too_short_items=data.contamination.too_short,
+        token_limits={
+            side: choice.token_limit
+            for side, choice in data.corpus.choices.items()
+            if choice.token_limit is not None
+        },
     )
     facts = PrepareFacts(
         model=data.model,

@@ -7,14 +7,18 @@ pre-training pays (docs/training.md has the sources).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from dapt_contract.inputs.held_out import MIN_TOKENS
+from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import ModelFacts, SourceFacts
 from dapt_trainer.data.dedup.contamination import MIN_ITEM_WORDS
 from dapt_trainer.data.spool import TINY_TOKENS, SpooledSource
 
+NO_LIMITS: Final[Mapping[Side, int]] = {}
+SIDES: Final[tuple[Side, ...]] = ("domain", "general")
 _SMALL_CORPUS_TOKENS = 100_000_000
 _NOTABLE_FRACTION = 0.10
 """Share of a source's documents above which a finding is worth a warning."""
@@ -46,8 +50,18 @@ def warnings_of(
     *,
     trains_all_weights: bool,
     too_short_items: int,
+    token_limits: Mapping[Side, int] = NO_LIMITS,
 ) -> tuple[str, ...]:
-    """Return all warnings, the gravest first."""
+    """Return all warnings, the gravest first.
+
+    Args:
+        model: the base model.
+        sources: what is reported of each source.
+        findings: what else was found in each, in the same order.
+        trains_all_weights: whether pretraining trains all weights.
+        too_short_items: evaluation items that cannot be searched for.
+        token_limits: side -> tokens at which more held-out documents were left out; without a side: it has them all.
+    """
     warnings: list[str] = []
     if model.has_chat_template:
         warnings.append(
@@ -61,12 +75,14 @@ def warnings_of(
             f"The domain corpus has {domain:,} training tokens; below {_SMALL_CORPUS_TOKENS:,} consider retrieval or "
             f"fine-tuning instead{method}."
         )
-    for side in ("domain", "general"):
+    for side in SIDES:
         held_out = sum(source.held_out_tokens for source in sources if source.side == side)
         if held_out < MIN_TOKENS:
+            limit = token_limits.get(side)
+            remedy = "fraction" if limit is None else f"maxTokens, which limits them here ({limit:,} a side)"
             warnings.append(
                 f"Only {held_out:,} {side} tokens are held out: its perplexity is noisy; raise "
-                "spec.corpus.heldOut.fraction."
+                f"spec.corpus.heldOut.{remedy}."
             )
     warnings += _language_warnings([found.spool for found in findings])
     warnings += _source_warnings(sources, findings)
@@ -95,7 +111,7 @@ def _language_warnings(spooled: Sequence[SpooledSource]) -> list[str]:
         for spool, (language, share) in languages:
             if share >= _MAIN_LANGUAGE_FRACTION and language != main_language:
                 warnings.append(
-                    f"{spool.name}: {share:.0%} of a sample of its documents are in language {language!r}, the {side} "
+                    f"{spool.label}: {share:.0%} of a sample of its documents are in language {language!r}, the {side} "
                     f"side is mostly in {main_language!r}; check that it belongs there."
                 )
     general = [spool for spool in spooled if spool.side == "general"]
@@ -105,9 +121,9 @@ def _language_warnings(spooled: Sequence[SpooledSource]) -> list[str]:
         per_token = spool.counts.languages.characters_per_token
         if spool.side == "domain" and 0 < per_token < _POOR_FIT_FRACTION * general_per_token:
             warnings.append(
-                f"{spool.name}: a token holds {per_token:.1f} characters, {general_per_token:.1f} in general text: the "
-                "tokenizer knows this language or notation poorly, so training and answers take more tokens; consider "
-                "a base model for it, or spec.model.tokenizer.extend."
+                f"{spool.label}: a token holds {per_token:.1f} characters, {general_per_token:.1f} in general text:"
+                " the tokenizer knows this language or notation poorly, so training and answers take more tokens;"
+                " consider a base model for it, or spec.model.tokenizer.extend."
             )
     return warnings
 
@@ -151,34 +167,34 @@ def _counts(source: SourceFacts, found: SourceFindings) -> Iterator[_Count]:
     good = max(1, counts.records - counts.bad_records)
     kept = max(1, len(spool.token_counts))
     if counts.duplicates > _NOTABLE_FRACTION * good:
-        yield _Count(source.name, counts.duplicates, good, "are duplicates and are read once.")
+        yield _Count(source.label, counts.duplicates, good, "are duplicates and are read once.")
     if spool.repeats > _NOTABLE_FRACTION * good:
         text = "are near-duplicates of earlier ones and are not trained on."
-        yield _Count(source.name, spool.repeats, good, text)
+        yield _Count(source.label, spool.repeats, good, text)
     if counts.empty > _NOTABLE_FRACTION * good:
-        yield _Count(source.name, counts.empty, good, "are empty.")
+        yield _Count(source.label, counts.empty, good, "are empty.")
     if counts.tiny > _NOTABLE_FRACTION * kept:
         text = (
             f"have fewer than {TINY_TOKENS} tokens; join them into longer ones, so that there is something to predict"
             " from."
         )
-        yield _Count(source.name, counts.tiny, kept, text)
+        yield _Count(source.label, counts.tiny, kept, text)
     if found.near_duplicates > _NOTABLE_FRACTION * kept:
         text = "are near-duplicates of held-out documents and are not trained on."
-        yield _Count(source.name, found.near_duplicates, kept, text)
+        yield _Count(source.label, found.near_duplicates, kept, text)
     if found.contained > _NOTABLE_FRACTION * kept:
         text = "are short and stand in held-out documents; they are not trained on."
-        yield _Count(source.name, found.contained, kept, text)
+        yield _Count(source.label, found.contained, kept, text)
     if found.shared:
         other = "general" if source.side == "domain" else "domain"
         text = f"are {other} text too; they are trained on on both sides and held out of neither."
-        yield _Count(source.name, found.shared, kept, text)
+        yield _Count(source.label, found.shared, kept, text)
     if counts.contaminated:
         text = "contain an evaluation item and are not trained on."
-        yield _Count(source.name, counts.contaminated, 0, text)
+        yield _Count(source.label, counts.contaminated, 0, text)
     if counts.bad_records:
         text = "are bad and were skipped."
-        yield _Count(source.name, counts.bad_records, counts.records, text, "records", has_share=False)
+        yield _Count(source.label, counts.bad_records, counts.records, text, "records", has_share=False)
     if source.cut_documents > _CUT_FRACTION * max(1, source.documents):
         text = "are longer than a sequence or were cut; a larger spec.corpus.sequenceLength keeps them whole."
-        yield _Count(source.name, source.cut_documents, source.documents, text, has_share=False)
+        yield _Count(source.label, source.cut_documents, source.documents, text, has_share=False)

@@ -57,6 +57,13 @@ OTHER_NAMES: Final[dict[str, tuple[str, ...]]] = {
     "task": ("name",),
     "textcolumn": ("textField",),
     "column": ("textField",),
+    "instruction": ("prompt",),
+    "question": ("prompt",),
+    "output": ("response",),
+    "answer": ("response",),
+    "completion": ("response",),
+    "conversations": ("messages",),
+    "maxforgetting": ("maxGeneralPerplexityIncrease",),
 }
 """Names of the same things in transformers, PEFT, TRL and other tools, without case and separators."""
 

@@ -122,8 +122,14 @@ def message(field: UnknownField, advice: Advice | None) -> str:
     if nearest is not None:
         return _not_accepted(field, (*field.parent, nearest), f"nearest known name is {nearest!r}", "rename")
     for place in _places_of_the_stage(field):
+        if _is_other_choice(field, place):
+            continue
         return _not_accepted(field, place, f"it is known as {place_text(place)}", "move")
-    elsewhere = [place for place in places(field.schema, field.names, ()) if place[:1] == ("spec",)]
+    elsewhere = [
+        place
+        for place in places(field.schema, field.names, ())
+        if place[:1] == ("spec",) and not _is_other_choice(field, place)
+    ]
     if elsewhere and ANY_ITEM not in elsewhere[0]:
         *others, last = (path_text(place) for place in elsewhere if ANY_ITEM not in place)
         known = f"{', '.join(others)} and {last} are" if others else f"{last} is"
@@ -131,6 +137,12 @@ def message(field: UnknownField, advice: Advice | None) -> str:
     if not field.siblings:
         return "unknown field; this block has no fields; remove it"
     return f"unknown field; known here: {', '.join(field.siblings)}; remove it"
+
+
+def _is_other_choice(field: UnknownField, place: Path) -> bool:
+    """Return whether a place takes one of some words and the field has another: it only happens to be called so."""
+    choices = schema_at(field.schema, tuple(0 if part == ANY_ITEM else part for part in place)).get("enum")
+    return choices is not None and field.value not in choices
 
 
 def _not_accepted(field: UnknownField, place: Path, known: str, verb: str) -> str:

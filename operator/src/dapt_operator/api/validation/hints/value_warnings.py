@@ -21,7 +21,7 @@ from dapt_operator.api.v1alpha1.base import (
 from dapt_operator.api.validation.hints.advice import leaves, schema_at
 from dapt_operator.api.validation.hints.units import Unit, number_text, unit_of
 from dapt_operator.api.validation.problem import Problem, path_text
-from dapt_operator.api.validation.yaml_source import YamlDocument
+from dapt_operator.api.validation.yaml_source import Path, YamlDocument
 
 _SMALL_DEFAULT_SHARE: Final = 0.05
 _LARGE_SHARE: Final = 0.3
@@ -68,7 +68,28 @@ def value_warnings(document: YamlDocument, schema: dict[str, Any]) -> list[Probl
         name = next(str(part) for part in reversed(path) if isinstance(part, str))
         for text in _texts(name, value, schema_at(schema, path)):
             warnings.append(Problem(path_text(path), value, text, document.line_of(path)))
-    return warnings
+    return [*warnings, *_of_both_sides(document)]
+
+
+def _of_both_sides(document: YamlDocument) -> Iterator[Problem]:
+    """Yield a warning for each source that is domain text and general text: neither can be held out of it."""
+    paths: dict[str, dict[str, Path]] = {"domain": {}, "general": {}}
+    for path, value in leaves(document.data):
+        if (
+            path[:2] == ("spec", "corpus")
+            and path[-1] == "source"
+            and isinstance(value, str)
+            and path[2] in paths
+        ):
+            paths[str(path[2])].setdefault(value, path)
+    for address, path in paths["general"].items():
+        if address in paths["domain"]:
+            other = path_text(paths["domain"][address])
+            text = (
+                f"{address} is {other} too: learning and forgetting cannot be told apart on it, and nothing of it is"
+                " held out; remove it from one of the two"
+            )
+            yield Problem(path_text(path), address, text, document.line_of(path))
 
 
 def _texts(name: str, value: object, schema: dict[str, Any]) -> Iterator[str]:
