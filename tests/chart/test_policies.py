@@ -27,6 +27,9 @@ def trainer_labels(request: pytest.FixtureRequest) -> dict[str, str]:
     return holder["spec"]["template"]["metadata"]["labels"]
 
 
+DNS = {"ports": [{"port": port, "protocol": protocol} for port in (53, 5353) for protocol in ("UDP", "TCP")]}
+
+
 def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
     """Kubernetes' label selector, with the operators that the chart uses."""
     judged = {
@@ -46,7 +49,7 @@ def test_the_operator_may_reach_only_dns_the_api_server_and_progress(
     spec = render("everything").one("NetworkPolicy", "adapter")["spec"]
     assert spec["policyTypes"] == ["Ingress", "Egress"]
     dns, api_server, progress = spec["egress"]
-    assert dns == {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
+    assert dns == DNS
     assert api_server == {"ports": [{"port": 6443}], "to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}]}
     assert progress["ports"] == [{"port": 9500}]
     (peer,) = progress["to"]
@@ -54,6 +57,21 @@ def test_the_operator_may_reach_only_dns_the_api_server_and_progress(
     assert not selects(peer["podSelector"], OPERATOR)
     assert selects(peer["namespaceSelector"], {"kubernetes.io/metadata.name": "health"})
     assert not selects(peer["namespaceSelector"], {"kubernetes.io/metadata.name": "law"})
+
+
+def test_policies_are_there_by_default_and_limit_neither_the_operators_way_out_nor_who_scrapes(
+    render: Render,
+) -> None:
+    sets = ('networkPolicy.trainerNamespaces=["ml"]',)
+    policies = {
+        item["metadata"]["name"]: item["spec"] for item in render("whole-cluster", *sets).of("NetworkPolicy")
+    }
+    assert len(policies) == 4
+    operator = min(policies, key=len)  # the others have a suffix
+    assert policies[operator]["policyTypes"] == ["Ingress"]
+    assert "egress" not in policies[operator]
+    (trainers,) = [spec for name, spec in policies.items() if name.endswith("-trainers")]
+    assert trainers["ingress"][1] == {"ports": [{"port": 9400}]}
 
 
 def test_only_named_peers_may_scrape_metrics(render: Render) -> None:
@@ -101,12 +119,12 @@ def test_online_stages_reach_dns_and_what_the_values_name(
     assert spec["policyTypes"] == ["Egress"]
     assert selects(spec["podSelector"], trainer_labels | {names.LABEL_KIND: kind}) is (kind in ONLINE_KINDS)
     dns, store = spec["egress"]
-    assert dns == {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
+    assert dns == DNS
     assert store == {"ports": [{"port": 9000}], "to": [{"podSelector": {"matchLabels": {"app": "store"}}}]}
 
 
 def test_online_stages_reach_hubs_and_stores_by_default(render: Render) -> None:
-    sets = ("networkPolicy.enabled=true", 'networkPolicy.trainerNamespaces=["ml"]')
+    sets = ('networkPolicy.trainerNamespaces=["ml"]',)
     policies = render("whole-cluster", *sets).of("NetworkPolicy")
     (online,) = [item for item in policies if item["metadata"]["name"].endswith("-online-stages")]
     assert online["spec"]["egress"][1:] == [{"ports": [{"port": 443}]}]
@@ -114,7 +132,7 @@ def test_online_stages_reach_hubs_and_stores_by_default(render: Render) -> None:
 
 def test_trainer_namespaces_are_named_for_a_whole_cluster(render: Render) -> None:
     def places(*sets: str) -> list[str]:
-        objects = render("whole-cluster", "networkPolicy.enabled=true", *sets)
+        objects = render("whole-cluster", *sets)
         return [item["metadata"]["namespace"] for item in objects.of("NetworkPolicy")]
 
     assert places() == ["dapt-system"]

@@ -108,3 +108,12 @@ matchExpressions:
   resources: [adaptationprofiles]
   verbs: [list, watch]
 {{- end -}}
+
+{{- /* DNS; the second port is where some platforms' DNS pods listen, and a policy sees the pods' port. */ -}}
+{{- define "dapt.dnsEgress" -}}
+- ports:
+    - {port: 53, protocol: UDP}
+    - {port: 53, protocol: TCP}
+    - {port: 5353, protocol: UDP}
+    - {port: 5353, protocol: TCP}
+{{- end }}
