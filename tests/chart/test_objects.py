@@ -184,7 +184,7 @@ def test_optional_objects_are_off_by_default(render: Render) -> None:
     kinds = {item["kind"] for item in render()}
     assert kinds == {
         "ServiceAccount", "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding",
-        "Service", "Deployment",
+        "Service", "Deployment", "NetworkPolicy",
     }  # fmt: skip
 
 
