@@ -6,11 +6,12 @@ from pathlib import Path
 
 from pydantic import SerializeAsAny, ValidationError, model_validator
 
-from dapt_contract.base import Contract
+from dapt_contract.base import Contract, JsonObject
 from dapt_contract.envelope import ContractError, digest_of, read_envelope, write_envelope
 from dapt_contract.layout import lineage_folder, report_path
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stages import KINDS
+from dapt_contract.stages.common import CHECKING_FIELDS
 
 STAGE_SCHEMA = "dapt.stage"
 
@@ -41,6 +42,24 @@ class StageFile(Contract):
     def config_digest(self) -> str:
         """Return the digest of the configuration; runs of the same configuration do the same work."""
         return digest_of(self.config)
+
+
+def digest_without_checks(config: Contract) -> str:
+    """Return the digest of a configuration without the fields that only check what it reads.
+
+    A run that a version without these fields has created does the same work, and has this digest.
+    """
+    return digest_of(_without_checks(config.model_dump(mode="json")))
+
+
+def _without_checks(value: JsonObject) -> JsonObject:
+    return {
+        name: [_without_checks(entry) if isinstance(entry, dict) else entry for entry in field]
+        if isinstance(field, list)
+        else field
+        for name, field in value.items()
+        if name not in CHECKING_FIELDS
+    }
 
 
 class StoredReport(Contract):

@@ -16,6 +16,7 @@ from dapt_contract.envelope import ContractError, digest_of
 from dapt_contract.layout import lineage_folder
 from dapt_contract.measure import SidePerplexity
 from dapt_contract.stages.align import AlignConfig
+from dapt_contract.stages.common import CHECKING_FIELDS
 from dapt_contract.stages.finetune import FinetuneConfig
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainConfig
 from dapt_trainer.checkpoints.fence import read_claim, require_not_superseded, write_claim
@@ -45,7 +46,7 @@ out-of-memory, or one with new gates, continues from the same checkpoints."""
 
 def training_digest(config: TrainingConfig) -> str:
     """Return the digest of everything in the configuration that decides the weights."""
-    return digest_of(config.model_dump(mode="json", exclude=set(NEUTRAL_FIELDS)))
+    return digest_of(config.model_dump(mode="json", exclude={*NEUTRAL_FIELDS, *CHECKING_FIELDS}))
 
 
 class RunCheckpoints:

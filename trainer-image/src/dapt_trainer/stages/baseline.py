@@ -5,7 +5,8 @@ from __future__ import annotations
 from dapt_contract.layout import try_folder
 from dapt_contract.stages.baseline import BaselineConfig, BaselineFacts, BaselineReport
 from dapt_trainer.context import StageContext
-from dapt_trainer.digests import reference_digest
+from dapt_trainer.data.packing.data_manifest import require_recorded_data
+from dapt_trainer.digests import checked_reference_digest
 from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.evaluation.base_sanity import check_base
 from dapt_trainer.evaluation.earlier_results import found_by_all, kept_results, results_key
@@ -24,8 +25,9 @@ def run(config: BaselineConfig, context: StageContext) -> BaselineReport:
         StopRequested: SIGTERM; nothing is kept.
     """
     ranks = evaluation_ranks(context)
+    require_recorded_data(context.work, config.prepared_digest)
     bench = Bench(config.evaluation, context, ranks)
-    digest = reference_digest(context.work, config.model)
+    digest = checked_reference_digest(context.work, config.model, config.recorded)
     key = results_key(
         context.work,
         config.evaluation,

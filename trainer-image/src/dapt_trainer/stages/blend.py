@@ -15,7 +15,8 @@ from dapt_contract.layout import lineage_folder
 from dapt_contract.measure import Side
 from dapt_contract.stages.blend import Blend, BlendConfig, BlendFacts, BlendReport, BlendRow
 from dapt_trainer.context import StageContext, keep_alive
-from dapt_trainer.digests import DIGEST_DIGITS, reference_digest
+from dapt_trainer.data.packing.data_manifest import require_recorded_data
+from dapt_trainer.digests import DIGEST_DIGITS, check_folders, reference_digest
 from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
 from dapt_trainer.evaluation.stage_progress import Parts
@@ -43,12 +44,14 @@ def run(config: BlendConfig, context: StageContext) -> BlendReport:
         StopRequested: SIGTERM; the next run measures what is missing.
     """
     ranks = evaluation_ranks(context)
+    require_recorded_data(context.work, config.prepared_digest)
     # As in all evaluations of an adaptation, so that perplexities can be compared.
     models = SharedMeans(
         context.work, precision="fp32" if ranks.device.type == "cpu" else "bf16", device=str(ranks.device)
     )
     folder_digests: dict[str, str] = {}
     with keep_alive(context.progress):
+        check_folders(context.work, config.recorded, folder_digests)
         rows = _kept_rows(config, context, folder_digests)
     missing = [blend for blend in in_groups(config.blends) if blend.candidate not in rows]
     if rows:

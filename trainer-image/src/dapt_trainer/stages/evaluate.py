@@ -7,7 +7,8 @@ from pathlib import Path
 from dapt_contract.layout import try_folder
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts, EvaluateReport
 from dapt_trainer.context import StageContext, keep_alive
-from dapt_trainer.digests import DIGEST_DIGITS, reference_digest
+from dapt_trainer.data.packing.data_manifest import require_recorded_data
+from dapt_trainer.digests import DIGEST_DIGITS, checked_reference_digest
 from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.earlier_results import base_items
@@ -25,6 +26,7 @@ def run(config: EvaluateConfig, context: StageContext) -> EvaluateReport:
         StopRequested: SIGTERM; nothing is kept.
     """
     ranks = evaluation_ranks(context)
+    require_recorded_data(context.work, config.prepared_digest)
     bench = Bench(config.evaluation, context, ranks)
     paired = base_items(context.work, config.base_items_path)
     context.progress.update(activity=f"checking the weights of {config.candidate}")
@@ -47,7 +49,7 @@ def checked_digest(config: EvaluateConfig, work: Path) -> str:
         InputError: neither it nor its newest part's is the expected one: a result would be of another model.
     """
     folder_digests: dict[str, str] = {}
-    digest = reference_digest(work, config.model, folder_digests)
+    digest = checked_reference_digest(work, config.model, config.recorded, folder_digests)
     expected = config.expected_digest
     if expected is None or digest.startswith(expected):
         return digest

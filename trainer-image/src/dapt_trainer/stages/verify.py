@@ -13,8 +13,9 @@ from dapt_contract.stages.verify import (
     VerifyFacts,
     VerifyReport,
 )
-from dapt_trainer.context import StageContext
-from dapt_trainer.digests import reference_digest
+from dapt_trainer.context import StageContext, keep_alive
+from dapt_trainer.data.packing.data_manifest import require_recorded_data
+from dapt_trainer.digests import checked_reference_digest
 from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.earlier_results import base_items, measured_before
@@ -41,7 +42,13 @@ def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
             f"verify: no model named {_FINAL!r} among {', '.join(m.name for m in config.models) or 'none'}"
         )
     ranks = evaluation_ranks(context)
-    digests = {named.name: reference_digest(context.work, named.model) for named in config.models}
+    require_recorded_data(context.work, config.prepared_digest)
+    folder_digests: dict[str, str] = {}
+    with keep_alive(context.progress):
+        digests = {
+            named.name: checked_reference_digest(context.work, named.model, named.recorded, folder_digests)
+            for named in config.models
+        }
     measures = measured_before(context.work, [path for _, path in config.reuse_paths])
     pending = {digest for digest in digests.values() if digest not in measures}
     bench = Bench(config.evaluation, context, ranks, models=len(pending))
