@@ -31,6 +31,8 @@ class BaselineFacts(Contract):
     """Holds the base model's measure. Everything is compared with it, so its losses must be numbers to divide by."""
 
     measure: Measure
+    items_digest: DigestText = ""
+    """SHA-256 of the file with the values of its items, which others are paired with; empty from before this field."""
 
     @model_validator(mode="after")
     def _is_a_reference(self) -> Self:

@@ -20,6 +20,8 @@ class EvaluateConfig(Contract):
     checkpoints or blends); a model with another digest is not scored. None: the model is scored unchecked."""
     recorded: RecordedDigests = RecordedDigests()
     """What was recorded of the weights."""
+    base_items_digest: DigestText | None = None
+    """SHA-256 of the base model's items, which are refused if they have another. None: their report has it."""
     prepared_digest: DigestText | None = None
     """`PrepareFacts.data_digest`: prepared data with another digest is refused. None: not known."""
 

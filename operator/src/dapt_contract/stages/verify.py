@@ -29,6 +29,8 @@ class VerifyConfig(Contract):
     """(model name, lineage folder) of stages that measured the same model: equal digests are not scored again."""
     sample_prompts: int = 3
     sample_new_tokens: int = 48
+    base_items_digest: DigestText | None = None
+    """SHA-256 of the base model's items, which are refused if they have another. None: their report has it."""
     prepared_digest: DigestText | None = None
     """`PrepareFacts.data_digest`: prepared data with another digest is refused. None: not known."""
 
