@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from dapt_trainer.data.packing.data_manifest import (
     require_recorded_data,
     write_manifest,
 )
-from dapt_trainer.digests import checked_reference_digest, reference_digest, weights_digest
-from dapt_trainer.errors import InputError
+from dapt_trainer.digests import HeldWeights, checked_reference_digest, reference_digest, weights_digest
+from dapt_trainer.errors import InfrastructureError, InputError
 from dapt_trainer.stages import baseline, blend, evaluate, pretrain, publish, verify
 from support.card_builders import publish_config
 from support.toy_training import FILTERS, make_context, make_work_volume, pretrain_config
@@ -80,6 +81,39 @@ def test_recipe_that_was_measured_otherwise_is_refused(volume: Path) -> None:
         InputError, match=f"{volume}/adapter: its weights have the digest .* 000000000000 was"
     ):
         checked_reference_digest(volume, CHAIN, recorded)
+
+
+def write_over(path: Path) -> None:
+    before = path.stat()
+    path.write_bytes(path.read_bytes())
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def swap_and_put_back(path: Path) -> None:
+    kept = path.rename(path.with_name("kept"))
+    path.write_bytes(b"other weights")
+    path.unlink()
+    kept.rename(path)
+
+
+def add_template(path: Path) -> None:
+    (path.parent / "chat_template.jinja").write_text("{{ messages }}")
+
+
+@pytest.mark.parametrize("change", [write_over, swap_and_put_back, add_template])
+def test_weights_that_are_written_to_while_they_are_read_are_refused(
+    volume: Path, change: Callable[[Path], None]
+) -> None:
+    held = HeldWeights(volume, [CHAIN])
+    weights_digest(volume / "adapter")
+    held.require_unchanged()
+    change(volume / "adapter/model.safetensors")
+    with pytest.raises(InfrastructureError) as caught:
+        held.require_unchanged()
+    assert str(caught.value) == (
+        f"{volume}/adapter: its weights were written to while they were read, so they are not used; the next run "
+        "compares them again"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,9 @@ class StageRun:
     secret_names: tuple[str, ...] = ()
     """Secrets whose keys become environment variables; only of stages that read sources or write the destination."""
     signs_checkpoints: bool = False
-    """Whether the run mounts the signing key."""
+    """Whether the run signs checkpoints, with the signing key."""
+    signs_results: bool = False
+    """Whether the run signs what it measured, with the same key."""
     queue: str | None = None
     """Kueue LocalQueue: the object is created suspended, with Kueue's label."""
     priority_class_name: str | None = None
@@ -78,6 +80,11 @@ class StageRun:
     """Generation of the spec that it is created from; 0 when it is not known."""
     profile_digest: str = ""
     """Digest of the profile that it is created from; empty when it is not known."""
+
+    @property
+    def needs_signing_key(self) -> bool:
+        """Whether the run mounts the signing key."""
+        return self.signs_checkpoints or self.signs_results
 
     @property
     def stage_file(self) -> StageFile:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from dapt_contract.stages.common import ModelReference, RecordedDigests
-from dapt_trainer.errors import InputError
+from dapt_contract.stages.common import Member, ModelReference, RecordedDigests
+from dapt_trainer.errors import InfrastructureError, InputError
 
 DIGEST_DIGITS = 12
 """Digits of a weights digest in facts and messages."""
@@ -197,3 +197,46 @@ def changed_weights(folder: Path, found: str, expected: str) -> InputError:
         "of them: the work volume changed since, so they are not used; restore the folder, or create a new "
         "DomainAdaptation, which trains again"
     )
+
+
+class HeldWeights:
+    """Notes what the files of a recipe are before they are hashed, to see afterwards that none has changed since.
+
+    Libraries open weights by their names, long after these were hashed. The change time of a file cannot be set, so a
+    file that was swapped in between and put back shows it too.
+
+    Args:
+        work: root of the work volume.
+        references: recipes that are going to be hashed and loaded.
+    """
+
+    def __init__(self, work: Path, references: Iterable[ModelReference]) -> None:
+        names: dict[str, None] = {}
+        for reference in references:
+            parts: tuple[ModelReference | Member, ...] = (reference, *reference.averaged_with)
+            names |= dict.fromkeys(name for part in parts for name in (part.weights, *part.adapters))
+            names |= dict.fromkeys((reference.origin, *reference.tuned))
+        self._before = {work / name: _identities(work / name) for name in names}
+
+    def require_unchanged(self) -> None:
+        """Raise if a file is another one than before; call it once everything is loaded.
+
+        Raises:
+            InfrastructureError: names the folder.
+        """
+        for folder, before in self._before.items():
+            if _identities(folder) != before:
+                raise InfrastructureError(
+                    f"{folder}: its weights were written to while they were read, so they are not used; the next run"
+                    " compares them again"
+                )
+
+
+def _identities(folder: Path) -> list[tuple[str, int, int, int, int, int]]:
+    found = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if is_loaded(name) and path.is_file():
+            file = path.stat()
+            found.append((name, file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns))
+    return found

@@ -300,7 +300,7 @@ def _start(observed: Observed, inputs: ChainInputs, position: Position, launcher
         run=run,
         manifests=launcher.render(run, profile, owner),
         shared=needed,
-        needs_signing_secret=are_new or run.signs_checkpoints,
+        needs_signing_secret=are_new or run.needs_signing_key,
         ledger=ledger.with_record(record).with_shared_objects(object_names(shared.manifests), shared.digest),
     )
 

@@ -8,7 +8,7 @@ from dapt_contract.layout import try_folder
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts, EvaluateReport
 from dapt_trainer.context import StageContext, keep_alive
 from dapt_trainer.data.packing.data_manifest import require_recorded_data
-from dapt_trainer.digests import DIGEST_DIGITS, checked_reference_digest
+from dapt_trainer.digests import DIGEST_DIGITS, HeldWeights, checked_reference_digest
 from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.earlier_results import base_items
@@ -28,11 +28,13 @@ def run(config: EvaluateConfig, context: StageContext) -> EvaluateReport:
     ranks = evaluation_ranks(context)
     require_recorded_data(context.work, config.prepared_digest)
     bench = Bench(config.evaluation, context, ranks)
-    paired = base_items(context.work, config.base_items_path)
+    paired = base_items(context.work, config.base_items_path, config.base_items_digest)
     context.progress.update(activity=f"checking the weights of {config.candidate}")
+    held = HeldWeights(context.work, [config.model])
     with keep_alive(context.progress):
         digest = checked_digest(config, context.work)
     model, tokenizer = bench.load(config.model)
+    held.require_unchanged()
     measured = bench.measure(model, tokenizer, digest=digest, name=config.candidate, base_items=paired)
     if ranks.is_first:
         write_items(context.try_folder / ITEMS, measured.items)

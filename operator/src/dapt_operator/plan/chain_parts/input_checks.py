@@ -61,6 +61,8 @@ def with_input_checks(
         )
     if isinstance(config, _READS_DATA) and facts.prepare is not None:
         checks["prepared_digest"] = facts.prepare.data_digest
+    if isinstance(config, EvaluateConfig | VerifyConfig) and facts.baseline is not None:
+        checks["base_items_digest"] = facts.baseline.items_digest or None
     return replace(stage, config=type(config).model_validate({**config.__dict__, **checks}))
 
 
