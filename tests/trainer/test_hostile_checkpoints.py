@@ -5,6 +5,7 @@ Every pickle that is planted here would create the canary's folder if it were op
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -313,6 +314,24 @@ def test_folder_that_is_no_runs_does_not_stop_a_resume(volume: Volume, name: str
     files = checkpoints.files_to_resume()
     assert files is not None
     assert (files.folder / "resume/latest").read_text() == "global_step4"
+
+
+def test_folders_thousands_deep_do_not_stop_a_resume(volume: Volume) -> None:
+    leaves = []
+    for start in (volume.folder / "resume", volume.work / LINEAGE / "try-1/checkpoint-9"):
+        start.mkdir(exist_ok=True)
+        leaf = start
+        for _ in range(1200):
+            leaf /= "d"
+            leaf.mkdir()
+        leaves.append(leaf)
+    try:
+        assert volume.opened().skipped == ()
+    finally:
+        # Bottom up, since nothing removes them by recursion.
+        for leaf in leaves:
+            with contextlib.suppress(OSError):
+                os.removedirs(leaf)
 
 
 def test_leftovers_of_an_interrupted_deletion_are_no_tampering(volume: Volume) -> None:

@@ -6,6 +6,7 @@ before its SHA-256 matches, and a folder with a link or with a file that the man
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -170,12 +171,12 @@ def clear_leftovers(lineage: Path, keep: Inventory, own_try: Path) -> None:
         # Without a manifest: the run ended between the rename and the manifest of a save.
         unfinished = folder.is_dir() and not folder.with_suffix(".json").exists()
         if folder.name.endswith(PARTIAL_SUFFIX) or unfinished:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
     for manifest in own_try.glob("checkpoint-*.json"):
         if manifest.with_suffix("") not in kept:
             # The manifest first, as in every removal: a checkpoint exists when its manifest does.
             manifest.unlink()
-            shutil.rmtree(manifest.with_suffix(""), ignore_errors=True)
+            _remove(manifest.with_suffix(""))
 
 
 def drop_old_optimizer_states(
@@ -190,6 +191,13 @@ def drop_old_optimizer_states(
         manifest = checkpoint.manifest.without_optimizer(RESUME_FOLDER).signed(key)
         # The manifest first: killed in between, this leaves a valid checkpoint with files that it does not list.
         write_envelope(checkpoint.manifest_path, CHECKPOINT_SCHEMA, manifest)
-        shutil.rmtree(checkpoint.folder / RESUME_FOLDER, ignore_errors=True)
+        _remove(checkpoint.folder / RESUME_FOLDER)
         result[index] = checkpoint.with_manifest(manifest)
     return result
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder as far as that is possible."""
+    # Python removes folders by recursion, and somebody may have made some thousands deep.
+    with contextlib.suppress(RecursionError):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -48,7 +48,7 @@ def problem_of_listing(
         expected[entry.path] = entry.size_bytes
     if not stat.S_ISDIR(folder.lstat().st_mode if os.path.lexists(folder) else 0):
         return f"its folder {folder.name} is missing or no folder"
-    found = dict(_walk(folder, ""))
+    found = dict(_walk(folder))
     for name, size in expected.items():
         if name not in found:
             return f"{name} is missing"
@@ -62,16 +62,20 @@ def problem_of_listing(
     return None
 
 
-def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, int | None]]:
+def _walk(folder: Path) -> Iterator[tuple[str, int | None]]:
     """Yield every name below a folder with its size; None for what is neither a regular file nor a folder."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = f"{prefix}{entry.name}"
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(folder / entry.name, f"{name}/")
-            else:
-                is_file = entry.is_file(follow_symlinks=False)
-                yield name, entry.stat(follow_symlinks=False).st_size if is_file else None
+    # Not by recursion: somebody may have made folders within folders, thousands deep.
+    pending = [""]
+    while pending:
+        prefix = pending.pop()
+        with os.scandir(folder / prefix) as entries:
+            for entry in entries:
+                name = f"{prefix}{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(f"{name}/")
+                else:
+                    is_file = entry.is_file(follow_symlinks=False)
+                    yield name, entry.stat(follow_symlinks=False).st_size if is_file else None
 
 
 def problem_of_file(folder: Path, entry: FileEntry) -> str | None:
