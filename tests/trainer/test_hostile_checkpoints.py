@@ -151,6 +151,11 @@ def swap_for_link(path: Path) -> None:
     path.symlink_to(move(path))
 
 
+def replace_by_link(path: Path, target: Path) -> None:
+    path.unlink()
+    path.symlink_to(target)
+
+
 def replace_by_pipe(path: Path) -> None:
     path.unlink()
     os.mkfifo(path)
@@ -220,7 +225,7 @@ SKIPPED: dict[str, tuple[Callable[[Volume], object], str]] = {
     "a pickle of another size": (lambda v: v.plant(v.states), r"has \d+ bytes, but \d+ were written"),
     "a link in the place of a file": (lambda v: swap_for_link(v.states), "is not a regular file"),
     "a link to a pickle": (
-        lambda v: (v.states.unlink(), v.states.symlink_to(v.plant(v.root / "e"))),
+        lambda v: replace_by_link(v.states, v.plant(v.root / "e")),
         "is not a regular file",
     ),
     "a linked step": (lambda v: swap_for_link(v.states.parent), f"{STATES} is missing"),
@@ -387,7 +392,7 @@ def test_pickle_with_a_valid_signature_executes_nothing(volume: Volume, name: st
 AFTER_THE_CHECK: dict[str, Callable[[Volume], object]] = {
     "written over": lambda v: v.states.write_bytes(v.plant(v.root / "e").read_bytes()),
     "replaced": lambda v: v.plant(v.root / "e").replace(v.states),
-    "replaced by a link": lambda v: (v.states.unlink(), v.states.symlink_to(v.plant(v.root / "e"))),
+    "replaced by a link": lambda v: replace_by_link(v.states, v.plant(v.root / "e")),
     "replaced by a pipe": lambda v: replace_by_pipe(v.states),
     "its folder linked": lambda v: swap_for_link(v.states.parent),
     "deleted": lambda v: v.states.unlink(),
