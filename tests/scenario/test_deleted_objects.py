@@ -67,10 +67,10 @@ def test_object_that_a_run_shares_is_made_again_before_the_run_starts(kind: str)
 
 def test_stage_that_needs_no_service_and_no_key_does_not_ask_for_them() -> None:
     world = World(GANG, TEMPLATE)
-    world.live_until("pretrain")
+    world.live_until("verify")
     world.cluster.run_pods(world.key, healthy)
     plan = world.reconcile()
-    assert world.running == "evaluate"
+    assert world.running == "publish"
     assert [manifest["kind"] for manifest in plan.must_exist] == ["PersistentVolumeClaim"]
     assert not plan.needs_signing_secret
 
@@ -128,6 +128,7 @@ def test_stage_that_loses_its_key_begins_again_and_says_so() -> None:
 def test_lost_key_of_a_stage_that_has_no_checkpoints_costs_nothing() -> None:
     world = World()
     world.live_until("evaluate")
+    world.cluster.run_pods(world.key, lambda stage: Stays())
     delete(world, "Secret")
     world.live_until("finetune")
     assert world.condition("Reconciling")[2] == "finetune of a1-s40 is starting"

@@ -29,7 +29,7 @@ from dapt_trainer.data.packing.shards import ShardWriter
 VOCABULARY = 256
 SEQUENCE_LENGTH = 32
 END_OF_TEXT = 0
-KEY = b"a key of the tests"
+KEY = b"a key of the tests, which is as long as it must be"
 CHAT_TEMPLATE = (
     "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}{{ eos_token }}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"

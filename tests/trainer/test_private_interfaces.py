@@ -27,6 +27,7 @@ METHODS = {
     "transformers.Trainer.create_optimizer": "self, model",
     "transformers.Trainer.training_step": "self, model, inputs, num_items_in_batch",
     "transformers.Trainer._prepare_for_training": "self, max_steps, train_dataloader, resume_from_checkpoint",
+    "transformers.Trainer._load_rng_state": "self, checkpoint",
     "transformers.Trainer._prepare_input": "self, data",
     "transformers.Trainer._prepare_inputs": "self, inputs",
     "transformers.Trainer._maybe_log_save_evaluate": (

@@ -7,14 +7,12 @@ whose files all have the listed size and SHA-256, and reports which ones it skip
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-
 from pydantic import Field
 
 from dapt_contract.base import Contract
 from dapt_contract.envelope import canonical_json
 from dapt_contract.measure import SidePerplexity
+from dapt_contract.signature import is_same_text, signature_of
 
 CHECKPOINT_SCHEMA = "dapt.checkpoint"
 
@@ -70,14 +68,13 @@ class CheckpointManifest(Contract):
 
     def is_signed_with(self, key: bytes) -> bool:
         """Return whether the signature fits the content and the key."""
-        # Constant time: the manifest lies on a volume that others may write to.
-        return hmac.compare_digest(self.signature, self._mac(key))
+        return is_same_text(self.signature, self._mac(key))
 
     def _mac(self, key: bytes) -> str:
         # In one form that does not depend on the order or the spaces of the file, so that a reader computes the same
         # bytes.
         text = canonical_json(self.model_dump(mode="json", exclude={"signature"}))
-        return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+        return signature_of(text, key)
 
 
 def candidate_id(attempt: int, step: int) -> str:

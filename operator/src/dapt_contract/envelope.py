@@ -18,6 +18,8 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from dapt_contract.base import Contract
+from dapt_contract.regular_files import IrregularFileError, open_regular
+from dapt_contract.signature import is_same_text, signature_of
 from dapt_contract.version import PRODUCT_VERSION
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -28,6 +30,13 @@ MAX_FILE_BYTES = 64 * 1024 * 1024
 
 class ContractError(ValueError):
     """Reports a file or message that breaks the contract. A retry does not help."""
+
+
+class SignatureError(ContractError):
+    """Reports a file that was not signed with the key of this adaptation."""
+
+
+_SIGNED_FIELDS = {"schema_name", "version", "run_key", "body"}
 
 
 class Envelope(Contract):
@@ -42,6 +51,20 @@ class Envelope(Contract):
     run_key: str
     """Key of the run that wrote the file; empty where no run did."""
     body: dict[str, object]
+    signature: str = ""
+    """HMAC-SHA256 over the other fields but the producer, by the key of the adaptation; empty without a key."""
+
+    def signed(self, key: bytes) -> Envelope:
+        """Return a copy with its signature."""
+        return self.model_copy(update={"signature": signature_of(self._signed_text(), key)})
+
+    def is_signed_with(self, key: bytes) -> bool:
+        """Return whether the signature fits the content and the key."""
+        return is_same_text(self.signature, signature_of(self._signed_text(), key))
+
+    def _signed_text(self) -> str:
+        # As it is written: a number that is infinite is text there, and is read as text.
+        return self.model_dump_json(include=_SIGNED_FIELDS)
 
 
 def canonical_json(value: object) -> str:
@@ -90,17 +113,19 @@ def fsync_folder(folder: Path) -> None:
 
 
 def write_envelope(
-    path: Path, schema_name: str, body: BaseModel, *, run_key: str = "", version: int = 1
+    path: Path, schema_name: str, body: BaseModel, *, run_key: str = "", version: int = 1, key: bytes = b""
 ) -> None:
-    """Write `body` in its envelope, atomically.
+    """Write `body` in its envelope, atomically; signed where there is a key.
 
     Raises:
         OSError: as `write_bytes_atomically`.
     """
-    write_bytes_atomically(path, envelope_bytes(schema_name, body, run_key=run_key, version=version))
+    write_bytes_atomically(path, envelope_bytes(schema_name, body, run_key=run_key, version=version, key=key))
 
 
-def envelope_bytes(schema_name: str, body: BaseModel, *, run_key: str = "", version: int = 1) -> bytes:
+def envelope_bytes(
+    schema_name: str, body: BaseModel, *, run_key: str = "", version: int = 1, key: bytes = b""
+) -> bytes:
     """Return the content of the file that holds `body` in its envelope."""
     envelope = Envelope(
         schema_name=schema_name,
@@ -109,24 +134,44 @@ def envelope_bytes(schema_name: str, body: BaseModel, *, run_key: str = "", vers
         run_key=run_key,
         body=body.model_dump(mode="json"),
     )
+    if key:
+        envelope = envelope.signed(key)
     return (envelope.model_dump_json(indent=1) + "\n").encode()
 
 
 def read_envelope(
-    path: Path, schema_name: str, model: type[Body], *, version: int = 1
+    path: Path, schema_name: str, model: type[Body], *, version: int = 1, key: bytes = b""
 ) -> tuple[Envelope, Body]:
     """Read and check a file that `write_envelope` wrote.
 
+    Args:
+        path: of the file.
+        schema_name: that it must have.
+        model: of its body.
+        version: the newest that can be read.
+        key: that must have signed it; empty: the signature is not checked.
+
     Raises:
+        SignatureError: it has no signature, or one of another content or key.
         ContractError: see the module's docstring.
     """
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
+        with os.fdopen(open_regular(path.parent, path.name), "rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
             raise ContractError(f"{path}: larger than {MAX_FILE_BYTES} bytes; not a file that dapt wrote")
-        envelope = Envelope.model_validate_json(path.read_bytes())
+        envelope = Envelope.model_validate_json(content)
+        # Before the body is read: of a file that anybody may have written nothing else is believed.
+        if key and not envelope.is_signed_with(key):
+            raise SignatureError(
+                f"{path}: its signature does not match this adaptation's key: it was altered, was written by another "
+                "adaptation or by a version that did not sign it, or the key was lost and made again since"
+            )
         body = model.model_validate(envelope.body)
     except FileNotFoundError as error:
         raise ContractError(f"{path}: no such file; expected a {schema_name} file") from error
+    except IrregularFileError as error:
+        raise ContractError(f"{path}: {error.strerror}; expected a {schema_name} file") from error
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the file"

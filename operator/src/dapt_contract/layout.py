@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from dapt_contract.run_identity import RunIdentity, lineage_name
+
+_TRY_FOLDER = re.compile(r"try-([1-9][0-9]{0,8})", re.ASCII)
 
 MODEL = "model"
 """The base model: safetensors, config, tokenizer, and `facts.json`."""
@@ -53,3 +57,9 @@ def try_folder(identity: RunIdentity) -> str:
 def report_path(identity: RunIdentity) -> str:
     """Return the path of this run's report."""
     return f"{try_folder(identity)}/{REPORT}"
+
+
+def try_number(folder: str) -> int | None:
+    """Return the number of a run by the name of its folder; None for the name of any other folder."""
+    match = _TRY_FOLDER.fullmatch(folder)
+    return int(match[1]) if match is not None else None

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from pydantic import SerializeAsAny, ValidationError, model_validator
 
-from dapt_contract.base import Contract
-from dapt_contract.envelope import ContractError, digest_of, read_envelope, write_envelope
-from dapt_contract.layout import lineage_folder, report_path
+from dapt_contract.base import Contract, JsonObject
+from dapt_contract.envelope import ContractError, SignatureError, digest_of, read_envelope, write_envelope
+from dapt_contract.layout import lineage_folder, report_path, try_number
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stages import KINDS
+from dapt_contract.stages.common import CHECKING_FIELDS
 
+logger = logging.getLogger(__name__)
 STAGE_SCHEMA = "dapt.stage"
 
 
@@ -43,6 +46,24 @@ class StageFile(Contract):
         return digest_of(self.config)
 
 
+def digest_without_checks(config: Contract) -> str:
+    """Return the digest of a configuration without the fields that only check what it reads.
+
+    A run that a version without these fields has created does the same work, and has this digest.
+    """
+    return digest_of(_without_checks(config.model_dump(mode="json")))
+
+
+def _without_checks(value: JsonObject) -> JsonObject:
+    return {
+        name: [_without_checks(entry) if isinstance(entry, dict) else entry for entry in field]
+        if isinstance(field, list)
+        else field
+        for name, field in value.items()
+        if name not in CHECKING_FIELDS
+    }
+
+
 class StoredReport(Contract):
     """Holds the body of report.json, with the digest of the configuration that it belongs to."""
 
@@ -51,8 +72,8 @@ class StoredReport(Contract):
     report: dict[str, object]
 
 
-def write_report(work: Path, stage: StageFile, report: Contract) -> None:
-    """Write a run's report, which is the last thing that a stage does.
+def write_report(work: Path, stage: StageFile, report: Contract, *, key: bytes = b"") -> None:
+    """Write a run's report, which is the last thing that a stage does; signed where there is a key.
 
     Raises:
         OSError: the volume is full or read-only.
@@ -60,10 +81,13 @@ def write_report(work: Path, stage: StageFile, report: Contract) -> None:
     body = StoredReport(
         kind=stage.kind, config_digest=stage.config_digest, report=report.model_dump(mode="json")
     )
-    write_envelope(work / report_path(stage.run), report_schema(stage.kind), body, run_key=stage.run.key)
+    path = work / report_path(stage.run)
+    write_envelope(path, report_schema(stage.kind), body, run_key=stage.run.key, key=key)
 
 
-def find_report(work: Path, lineage: str, kind: str, config_digest: str | None = None) -> Contract | None:
+def find_report(
+    work: Path, lineage: str, kind: str, config_digest: str | None = None, *, key: bytes = b""
+) -> Contract | None:
     """Return the newest finished report in a lineage folder, of any of its runs; None when there is none.
 
     Args:
@@ -71,19 +95,25 @@ def find_report(work: Path, lineage: str, kind: str, config_digest: str | None =
         lineage: folder relative to it, as `layout.lineage_folder` gives it.
         kind: kind of the stage.
         config_digest: only a report of this configuration; None: any.
+        key: that must have signed it: others are logged and passed over. Empty: signatures are not checked.
     """
-    folder = work / lineage
-    paths = sorted(folder.glob("try-*/report.json"), key=lambda path: int(path.parent.name[4:]), reverse=True)
-    for path in paths:
+    numbered = [
+        (number, path)
+        for path in (work / lineage).glob("try-*/report.json")
+        if (number := try_number(path.parent.name)) is not None
+    ]
+    for _, path in sorted(numbered, reverse=True):
         try:
-            _, body = read_envelope(path, report_schema(kind), StoredReport)
+            _, body = read_envelope(path, report_schema(kind), StoredReport, key=key)
             if config_digest in (None, body.config_digest):
                 return KINDS[kind].report.model_validate(body.report)
-        except (ContractError, ValidationError):
+        except SignatureError as error:
+            logger.warning("%s; it is not used", error)
+        except (ContractError, ValidationError, OSError):
             continue  # a report that cannot be read was never finished
     return None
 
 
-def finished_report(work: Path, stage: StageFile) -> Contract | None:
+def finished_report(work: Path, stage: StageFile, *, key: bytes = b"") -> Contract | None:
     """Return the finished report of the same work, if any: a repeated run sends its facts again and exits 0."""
-    return find_report(work, lineage_folder(stage.run), stage.kind, stage.config_digest)
+    return find_report(work, lineage_folder(stage.run), stage.kind, stage.config_digest, key=key)

@@ -66,7 +66,9 @@ class StageRun:
     """Secrets with credentials (`dapt_contract/pod/credentials.py`); only of stages that read sources or write the
     destination."""
     signs_checkpoints: bool = False
-    """Whether the run mounts the signing key."""
+    """Whether the run signs checkpoints, with the signing key."""
+    signs_results: bool = False
+    """Whether the run signs what it measured, with the same key."""
     queue: str | None = None
     """Kueue LocalQueue: the object is created suspended, with Kueue's label."""
     priority_class_name: str | None = None
@@ -79,6 +81,11 @@ class StageRun:
     """Generation of the spec that it is created from; 0 when it is not known."""
     profile_digest: str = ""
     """Digest of the profile that it is created from; empty when it is not known."""
+
+    @property
+    def needs_signing_key(self) -> bool:
+        """Whether the run mounts the signing key."""
+        return self.signs_checkpoints or self.signs_results
 
     @property
     def stage_file(self) -> StageFile:

@@ -18,8 +18,8 @@ def settings(key_file: Path | None = None) -> PodSettings:
 
 
 def test_signing_key_is_read_from_the_mounted_secret(tmp_path: Path) -> None:
-    (tmp_path / "key").write_bytes(b"secret")
-    assert settings(tmp_path / "key").read_signing_key() == b"secret"
+    (tmp_path / "key").write_bytes(b"s" * 32)
+    assert settings(tmp_path / "key").read_signing_key() == b"s" * 32
     assert settings().read_signing_key() == b""
 
 
@@ -32,4 +32,14 @@ def test_secret_of_somebody_else_is_refused_with_what_to_do(tmp_path: Path, cont
     assert str(raised.value) == (
         f"the Secret mounted at {tmp_path} has no entry 'key' with a key, so it is not the one that the operator"
         " creates for the signatures of checkpoints: delete it, then the operator makes it again"
+    )
+
+
+def test_key_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(b"s" * 31)
+    with pytest.raises(InputError) as raised:
+        settings(tmp_path / "key").read_signing_key()
+    assert str(raised.value) == (
+        f"{tmp_path}/key: the key for the signatures of checkpoints has 31 bytes, and a key of less than 32 could be"
+        " guessed, so it is not used: delete the Secret, then the operator makes it again"
     )

@@ -111,7 +111,7 @@ def test_a_manifest_with_a_foreign_signature_is_refused_unread(work: Path) -> No
 def test_run_with_another_key_says_what_it_refuses_and_begins_again(work: Path) -> None:
     config = pretrain_config()
     context = make_context(work, work / "scratch", config, try_number=2)
-    report = pretrain.run(config, dataclasses.replace(context, signing_key=b"another"))
+    report = pretrain.run(config, dataclasses.replace(context, signing_key=b"another" * 5))
     assert len(report.skipped_checkpoints) == 3
     assert all("the key was lost and made again since" in sentence for sentence in report.skipped_checkpoints)
     assert [row.try_number for row in report.facts.checkpoints] == [2, 2, 2]
@@ -173,6 +173,48 @@ def test_unfinished_saves_are_removed(work: Path) -> None:
     trained(work, try_number=2)
     assert not partial.exists()
     assert not (work / LINEAGE / "try-1/checkpoint-6").exists()
+
+
+class Canary:
+    """A pickle that creates a folder where it is opened."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self._folder),)
+
+
+def test_pickles_that_are_planted_before_or_during_a_resume_are_never_opened(
+    work: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    from dapt_trainer.context import SilentProgress
+
+    canary, tries = tmp_path / "executed", work / LINEAGE / "try-1"
+    names = ("mp_rank_01_model_states.pt", "zero_pp_rank_1_mp_rank_00_optim_states.pt")
+
+    def plant(step: int) -> None:
+        for name in names:
+            torch.save(Canary(canary), tries / f"checkpoint-{step}/resume/global_step{step}/{name}")
+
+    class Plants(SilentProgress):
+        def update(self, **fields: Any) -> None:
+            if fields.get("activity") == "loading model and data":
+                plant(4)
+
+    plant(6)
+    report = trained(work, try_number=2, progress=Plants())
+    assert report.skipped_checkpoints == (
+        f"skipped {LINEAGE}/try-1/checkpoint-6.json: its folder has resume/global_step6/{names[0]}, which the "
+        "manifest does not list",
+    )
+    assert [(row.step, row.try_number) for row in report.facts.checkpoints] == [(2, 1), (4, 1), (6, 2)]
+    assert not canary.exists()
+    # Both were planted where DeepSpeed would have found them.
+    torch.load(tries / f"checkpoint-4/resume/global_step4/{names[0]}", weights_only=False)
+    assert canary.exists()
 
 
 def test_a_full_disk_in_a_save_is_reported_and_keeps_complete_checkpoints(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from dapt_contract.stages.common import ModelReference
-from dapt_trainer.errors import InputError
+from dapt_contract.stages.common import Member, ModelReference, RecordedDigests
+from dapt_trainer.errors import InfrastructureError, InputError
 
 DIGEST_DIGITS = 12
 """Digits of a weights digest in facts and messages."""
@@ -35,6 +36,7 @@ _LOADED = frozenset((*SIDE_FILES, "adapter_config.json"))
 """Files besides the weights that decide what is computed."""
 _TEMPLATES = "additional_chat_templates/"
 _READ_BLOCK_BYTES = 4 * 1024 * 1024
+_THREADS = 4
 
 
 def sha256_of_file(path: Path) -> str:
@@ -73,7 +75,11 @@ def weights_digest(folder: Path) -> str:
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     if not any(name.endswith(_WEIGHTS) for name in files):
         raise InputError(f"{folder}: no *.safetensors file to name the model by")
-    return digest_of_weights({name: sha256_of_file(path) for name, path in files.items() if is_loaded(name)})
+    loaded = sorted(name for name in files if is_loaded(name))
+    # Threads are enough: hashlib releases the interpreter's lock while it hashes.
+    with ThreadPoolExecutor(_THREADS) as pool:
+        digests = pool.map(sha256_of_file, [files[name] for name in loaded])
+        return digest_of_weights(dict(zip(loaded, digests, strict=True)))
 
 
 def is_loaded(path: str) -> bool:
@@ -122,3 +128,115 @@ def reference_digest(
         lines.append(f"share {reference.interpolation!r} from {of_folder(reference.origin)}")
     lines += [f"tuned {of_folder(adapter)}" for adapter in reference.tuned]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def checked_reference_digest(
+    work: Path,
+    reference: ModelReference,
+    recorded: RecordedDigests,
+    folder_digests: dict[str, str] | None = None,
+) -> str:
+    """Return `reference_digest` of a recipe whose weights are those that were written or measured.
+
+    Args:
+        work: root of the work volume.
+        reference: the recipe.
+        recorded: what is recorded of it; only this is compared.
+        folder_digests: as in `reference_digest`.
+
+    Raises:
+        InputError: a folder or the recipe has another digest than was recorded, or no safetensors file.
+    """
+    digests = {} if folder_digests is None else folder_digests
+    check_weights(work, reference, recorded, digests)
+    return reference_digest(work, reference, digests)
+
+
+def check_weights(
+    work: Path, reference: ModelReference, recorded: RecordedDigests, folder_digests: dict[str, str]
+) -> None:
+    """Compare the weights of a recipe with what is recorded of them; read nothing where nothing is.
+
+    Raises:
+        InputError: as `checked_reference_digest`.
+    """
+    check_folders(work, recorded, folder_digests)
+    if recorded.recipe is None:
+        return
+    digest = reference_digest(work, reference, folder_digests)
+    if not digest.startswith(recorded.recipe):
+        newest = (reference.weights, *reference.adapters, *reference.tuned)[-1]
+        raise changed_weights(work / newest, digest, recorded.recipe)
+
+
+def check_folders(work: Path, recorded: RecordedDigests, folder_digests: dict[str, str]) -> None:
+    """Compare folders of weights with what is recorded of them.
+
+    Args:
+        work: root of the work volume.
+        recorded: of the folders.
+        folder_digests: gets the digest of each.
+
+    Raises:
+        InputError: names every folder that has changed.
+    """
+    problems: list[str] = []
+    for folder, expected in recorded.folders:
+        if folder not in folder_digests:
+            folder_digests[folder] = weights_digest(work / folder)
+        if not folder_digests[folder].startswith(expected):
+            problems += changed_weights(work / folder, folder_digests[folder], expected).problems
+    if problems:
+        raise InputError(*problems)
+
+
+def changed_weights(folder: Path, found: str, expected: str) -> InputError:
+    """Return the error about weights that are not those which were written or measured."""
+    return InputError(
+        f"{folder}: its weights have the digest {found[:DIGEST_DIGITS]}, and {expected[:DIGEST_DIGITS]} was recorded "
+        "of them: the work volume changed since, so they are not used; restore the folder, or create a new "
+        "DomainAdaptation, which trains again"
+    )
+
+
+class HeldWeights:
+    """Notes what the files of a recipe are before they are hashed, to see afterwards that none has changed since.
+
+    Libraries open weights by their names, long after these were hashed. The change time of a file cannot be set, so a
+    file that was swapped in between and put back shows it too.
+
+    Args:
+        work: root of the work volume.
+        references: recipes that are going to be hashed and loaded.
+    """
+
+    def __init__(self, work: Path, references: Iterable[ModelReference]) -> None:
+        names: dict[str, None] = {}
+        for reference in references:
+            parts: tuple[ModelReference | Member, ...] = (reference, *reference.averaged_with)
+            names |= dict.fromkeys(name for part in parts for name in (part.weights, *part.adapters))
+            names |= dict.fromkeys((reference.origin, *reference.tuned))
+        self._before = {work / name: _identities(work / name) for name in names}
+
+    def require_unchanged(self) -> None:
+        """Raise if a file is another one than before; call it once everything is loaded.
+
+        Raises:
+            InfrastructureError: names the folder.
+        """
+        for folder, before in self._before.items():
+            if _identities(folder) != before:
+                raise InfrastructureError(
+                    f"{folder}: its weights were written to while they were read, so they are not used; the next run"
+                    " compares them again"
+                )
+
+
+def _identities(folder: Path) -> list[tuple[str, int, int, int, int, int]]:
+    found = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if is_loaded(name) and path.is_file():
+            file = path.stat()
+            found.append((name, file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns))
+    return found

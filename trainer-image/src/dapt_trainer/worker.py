@@ -126,10 +126,10 @@ def _run(
     except StageEnded as end:
         # The stop rule ends pretraining by an exception; its curve and checkpoints are needed all the same.
         if rank == 0 and end.report is not None:
-            write_report(settings.work, stage, end.report)
+            write_report(settings.work, stage, end.report, key=context.signing_key)
         raise
     if rank == 0:
-        write_report(settings.work, stage, report)
+        write_report(settings.work, stage, report, key=context.signing_key)
     return _facts_of(report)
 
 

@@ -7,9 +7,9 @@ from typing import Final, Self
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from dapt_contract.base import Contract
+from dapt_contract.base import Contract, DigestText
 from dapt_contract.measure import Measure
-from dapt_contract.stages.common import EvaluationConfig, ModelReference
+from dapt_contract.stages.common import EvaluationConfig, ModelReference, RecordedDigests
 
 
 class BaselineConfig(Contract):
@@ -17,6 +17,10 @@ class BaselineConfig(Contract):
 
     model: ModelReference
     evaluation: EvaluationConfig
+    recorded: RecordedDigests = RecordedDigests()
+    """What was recorded of the weights."""
+    prepared_digest: DigestText | None = None
+    """`PrepareFacts.data_digest`: prepared data with another digest is refused. None: not known."""
 
 
 LARGEST_BASE_LOSS_NATS: Final = 100.0
@@ -27,6 +31,8 @@ class BaselineFacts(Contract):
     """Holds the base model's measure. Everything is compared with it, so its losses must be numbers to divide by."""
 
     measure: Measure
+    items_digest: DigestText = ""
+    """SHA-256 of the file with the values of its items, which others are paired with; empty from before this field."""
 
     @model_validator(mode="after")
     def _is_a_reference(self) -> Self:

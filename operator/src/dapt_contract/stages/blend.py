@@ -6,8 +6,8 @@ from typing import Final
 
 from pydantic import Field
 
-from dapt_contract.base import Contract, Row
-from dapt_contract.stages.common import ModelReference
+from dapt_contract.base import Contract, DigestText, Row
+from dapt_contract.stages.common import ModelReference, RecordedDigests
 
 MAX_BLENDS: Final = 30
 """Blends that one run measures at most."""
@@ -26,6 +26,10 @@ class BlendConfig(Contract):
 
     blends: tuple[Blend, ...] = Field(max_length=MAX_BLENDS)
     context_length_tokens: int
+    recorded: RecordedDigests = RecordedDigests()
+    """What was recorded of the weights."""
+    prepared_digest: DigestText | None = None
+    """`PrepareFacts.data_digest`: prepared data with another digest is refused. None: not known."""
 
 
 class BlendRow(Row):

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from dapt_contract.base import Contract, PathText
+from dapt_contract.base import Contract, DigestText, PathText
 from dapt_contract.layout import MODEL
 from dapt_contract.measure import Side
 
@@ -76,6 +76,22 @@ class ModelReference(Contract):
         return not (self.adapters or self.averaged_with or self.tuned or self.interpolation != 1.0)
 
 
+CHECKING_FIELDS: Final = frozenset({"recorded", "prepared_digest", "base_items_digest"})
+"""Fields of configurations that only check what a stage reads: they change nothing of its result."""
+
+
+class RecordedDigests(Contract):
+    """Holds what was recorded of a model's weights when they were written or measured; other weights are refused.
+
+    A digest may be the beginning of the whole one: a row of checkpoints holds 12 digits.
+    """
+
+    recipe: DigestText | None = None
+    """Digest of the whole recipe; None: it was never measured as a whole."""
+    folders: tuple[tuple[PathText, DigestText], ...] = ()
+    """(folder on the work volume, digest of its weights); folders of which nothing was recorded are missing."""
+
+
 class LoraConfig(Contract):
     """Configures low-rank adapters (Hu et al. 2021) on all linear layers but the head."""
 
@@ -122,6 +138,8 @@ class TrainingConfig(Contract):
 
     model: ModelReference
     """The model that the training starts from."""
+    recorded: RecordedDigests = RecordedDigests()
+    """What was recorded of that model."""
     lora: LoraConfig | None = None
     """None: all weights are trained."""
     sequence_length_tokens: int

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dapt_contract.base import Contract, ShortText
+from dapt_contract.base import Contract, DigestText, ShortText
 from dapt_contract.measure import Measure
-from dapt_contract.stages.common import EvaluationConfig, ModelReference
+from dapt_contract.stages.common import EvaluationConfig, ModelReference, RecordedDigests
 
 
 class EvaluateConfig(Contract):
@@ -18,6 +18,12 @@ class EvaluateConfig(Contract):
     expected_digest: str | None = None
     """First 12 hexadecimal digits of the recipe's digest, or of its newest part's (the `weights_digest` of a row of
     checkpoints or blends); a model with another digest is not scored. None: the model is scored unchecked."""
+    recorded: RecordedDigests = RecordedDigests()
+    """What was recorded of the weights."""
+    base_items_digest: DigestText | None = None
+    """SHA-256 of the base model's items, which are refused if they have another. None: their report has it."""
+    prepared_digest: DigestText | None = None
+    """`PrepareFacts.data_digest`: prepared data with another digest is refused. None: not known."""
 
 
 class EvaluateFacts(Contract):

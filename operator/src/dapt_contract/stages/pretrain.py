@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from dapt_contract.base import Amount, Contract, Count, PositiveCount, Row
+from dapt_contract.base import Amount, Contract, Count, DigestText, PositiveCount, Row
 from dapt_contract.stages.common import MAX_ATTEMPTS, MAX_CHECKPOINTS, TrainingConfig
 from dapt_contract.stop_rule import StopRule
 
@@ -43,6 +43,8 @@ class MixturePhase(Contract):
 class PretrainConfig(TrainingConfig):
     """Configures pretraining; the data mixture is computed from it and the shards' manifest."""
 
+    prepared_digest: DigestText | None = None
+    """`PrepareFacts.data_digest`: prepared data with another digest is refused. None: not known."""
     total_steps: int = Field(ge=1)
     checkpoint_steps: tuple[int, ...] = Field(max_length=MAX_CHECKPOINTS)
     """Steps after which a checkpoint is written; the last is `total_steps`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dapt_contract.base import Contract, Count, DigestText, PathText
 from dapt_contract.measure import Measure
-from dapt_contract.stages.common import ModelReference
+from dapt_contract.stages.common import ModelReference, RecordedDigests
 from dapt_contract.stages.tuning_data import TuningKind
 
 
@@ -58,6 +58,8 @@ class PublishConfig(Contract):
     """Configures what is published: the model to merge and save, its card, and the destination."""
 
     model: ModelReference
+    recorded: RecordedDigests = RecordedDigests()
+    """What was recorded of the weights, by verify above all: publish computes their digests itself."""
     destination: str
     run_digest: str
     """Digest of everything that decides the model; the destination's manifest holds it too."""

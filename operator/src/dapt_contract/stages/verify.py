@@ -6,7 +6,7 @@ from pydantic import Field
 
 from dapt_contract.base import Contract, DigestText, ShortText
 from dapt_contract.measure import Measure
-from dapt_contract.stages.common import EvaluationConfig, ModelReference
+from dapt_contract.stages.common import EvaluationConfig, ModelReference, RecordedDigests
 
 
 class NamedModel(Contract):
@@ -15,6 +15,8 @@ class NamedModel(Contract):
     name: str
     """`base`, `chosen`, `final`; with DPO also `finetuned`, the model before it."""
     model: ModelReference
+    recorded: RecordedDigests = RecordedDigests()
+    """What was recorded of the weights."""
 
 
 class VerifyConfig(Contract):
@@ -27,6 +29,10 @@ class VerifyConfig(Contract):
     """(model name, lineage folder) of stages that measured the same model: equal digests are not scored again."""
     sample_prompts: int = 3
     sample_new_tokens: int = 48
+    base_items_digest: DigestText | None = None
+    """SHA-256 of the base model's items, which are refused if they have another. None: their report has it."""
+    prepared_digest: DigestText | None = None
+    """`PrepareFacts.data_digest`: prepared data with another digest is refused. None: not known."""
 
 
 class NamedMeasure(Contract):

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from dapt_contract.envelope import digest_of
+from dapt_contract.stage_file import digest_without_checks
 from dapt_operator.api.v1alpha1.conditions import FINISHED, is_true
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
@@ -270,7 +271,7 @@ def _creation(observed: Observed, desired: DesiredState, ledger: Ledger, run: Ru
         stage = assessment.stage
         if stage is None or stage.stage_key != run.stage_key:
             continue
-        if digest_of(stage.config) == run.config_digest:
+        if run.config_digest in (digest_of(stage.config), digest_without_checks(stage.config)):
             return replace(
                 as_found(ledger, run),
                 generation=run.generation,
@@ -299,7 +300,7 @@ def _start(observed: Observed, inputs: ChainInputs, position: Position, launcher
         run=run,
         manifests=launcher.render(run, profile, owner),
         shared=needed,
-        needs_signing_secret=are_new or run.signs_checkpoints,
+        needs_signing_secret=are_new or run.needs_signing_key,
         ledger=ledger.with_record(record).with_shared_objects(object_names(shared.manifests), shared.digest),
     )
 

@@ -79,6 +79,7 @@ def next_run(
         deadline_seconds=deadline_seconds(stage.resources, left_seconds),
         secret_names=stage.secret_names,
         signs_checkpoints=stage.signs_checkpoints,
+        signs_results=stage.signs_results,
         queue=spec.queue,
         priority_class_name=spec.priority_class_name,
         claims=stage.claims,

@@ -1,20 +1,23 @@
 """Reads the checkpoints of a lineage: which are complete, and which are skipped and why.
 
-No file of a checkpoint is opened before the signature of its manifest matches, and no file is used for anything but
-hashing before its SHA-256 matches.
+No file of a checkpoint is opened before the signature of its manifest matches, no file is used for anything but hashing
+before its SHA-256 matches, and a folder with a link or with a file that the manifest does not list is not used at all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dapt_contract.checkpoint import CHECKPOINT_SCHEMA, CheckpointManifest
 from dapt_contract.envelope import ContractError, read_envelope, write_envelope
+from dapt_contract.layout import try_number
 from dapt_trainer.checkpoints.fence import Claim
-from dapt_trainer.digests import sha256_of_file
+from dapt_trainer.checkpoints.listed_files import problem_of_file, problem_of_listing
 
 RESUME_FOLDER = "resume"
 """Folder of a checkpoint for what only a resume needs (optimizer, scheduler, random states, curve)."""
@@ -62,14 +65,18 @@ def read_inventory(
     checkpoints: list[StoredCheckpoint] = []
     skipped: list[str] = []
     for path in sorted(lineage.glob("try-*/checkpoint-*.json")):
+        number = try_number(path.parent.name)
+        if number is None:
+            skipped.append(f"skipped {path.relative_to(work)}: {path.parent.name} is not the folder of a run")
+            continue
         try:
             _, manifest = read_envelope(path, CHECKPOINT_SCHEMA, CheckpointManifest)
-        except ContractError as error:
+        except (ContractError, OSError) as error:
             # Not fatal: an older checkpoint may still be good, and the report lists what was skipped.
             skipped.append(f"skipped a checkpoint: {error}")
             continue
-        stored = StoredCheckpoint(manifest, path, work / manifest.folder, int(path.parent.name[4:]))
-        problem = _problem_of_manifest(stored, lineage, key, training_digest, claim) or problem_of_sizes(
+        stored = StoredCheckpoint(manifest, path, work / manifest.folder, number)
+        problem = _problem_of_manifest(stored, lineage, key, training_digest, claim) or _problem_of_files(
             stored
         )
         if problem:
@@ -100,35 +107,41 @@ def _problem_of_manifest(
     return None
 
 
-def problem_of_sizes(stored: StoredCheckpoint) -> str | None:
-    """Return what is wrong with the sizes of the files; None when they match the manifest."""
-    for entry in stored.manifest.files:
-        path = stored.folder / entry.path
-        if not path.is_file():
-            return f"{entry.path} is missing"
-        if (size := path.stat().st_size) != entry.size_bytes:
-            return f"{entry.path} has {size} bytes, but {entry.size_bytes} were written"
-    return None
+def _problem_of_files(stored: StoredCheckpoint) -> str | None:
+    # A run that dropped the optimizer's state may have been killed before it had deleted it.
+    leftovers = None if stored.manifest.has_optimizer else RESUME_FOLDER
+    try:
+        return problem_of_listing(stored.folder, stored.manifest.files, leftovers=leftovers)
+    except OSError as error:
+        return f"its folder cannot be read ({error.strerror})"
 
 
-def problem_of_content(stored: StoredCheckpoint) -> str | None:
-    """Return what is wrong with the content of the files, by hashing each; None when they match the manifest."""
+def problem_of_content(stored: StoredCheckpoint, part: int = 0, parts: int = 1) -> str | None:
+    """Return what is wrong with the content of the files, by hashing each; None when they match the manifest.
 
-    def check(index: int) -> str | None:
-        entry = stored.manifest.files[index]
-        is_same = sha256_of_file(stored.folder / entry.path) == entry.sha256
-        return None if is_same else f"{entry.path} was altered (its SHA-256 differs)"
-
+    Args:
+        stored: the checkpoint.
+        part: hash only every `parts`-th file, from this one on.
+        parts: ranks that share the work.
+    """
+    entries = stored.manifest.files[part::parts]
     with ThreadPoolExecutor(_HASHING_THREADS) as pool:
-        problems = [problem for problem in pool.map(check, range(len(stored.manifest.files))) if problem]
-    return problems[0] if problems else None
+        problems = pool.map(lambda entry: problem_of_file(stored.folder, entry), entries)
+        return next((problem for problem in problems if problem), None)
 
 
-def newest_to_resume(work: Path, inventory: Inventory) -> tuple[StoredCheckpoint | None, Inventory]:
+def newest_to_resume(
+    work: Path, inventory: Inventory, check: Callable[[StoredCheckpoint], str | None] = problem_of_content
+) -> tuple[StoredCheckpoint | None, Inventory]:
     """Return the newest checkpoint that training can resume from, and the inventory up to it.
 
     It has an optimizer state, and the digest of every file matches. Newer checkpoints leave the inventory even if they
     are valid but have no optimizer state: their steps are trained again.
+
+    Args:
+        work: root of the work volume.
+        inventory: of the lineage.
+        check: returns what is wrong with a checkpoint's content; the same on every rank.
     """
     # Only what will be loaded is hashed: it reads every byte of a checkpoint.
     skipped = list(inventory.skipped)
@@ -140,7 +153,7 @@ def newest_to_resume(work: Path, inventory: Inventory) -> tuple[StoredCheckpoint
             skipped.append(
                 f"skipped {name}: its optimizer state was dropped, so training cannot continue from it"
             )
-        elif problem := problem_of_content(stored):
+        elif problem := check(stored):
             skipped.append(f"skipped {name}: {problem}")
         else:
             return stored, Inventory(tuple(checkpoints), tuple(skipped))
@@ -158,12 +171,12 @@ def clear_leftovers(lineage: Path, keep: Inventory, own_try: Path) -> None:
         # Without a manifest: the run ended between the rename and the manifest of a save.
         unfinished = folder.is_dir() and not folder.with_suffix(".json").exists()
         if folder.name.endswith(PARTIAL_SUFFIX) or unfinished:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
     for manifest in own_try.glob("checkpoint-*.json"):
         if manifest.with_suffix("") not in kept:
             # The manifest first, as in every removal: a checkpoint exists when its manifest does.
             manifest.unlink()
-            shutil.rmtree(manifest.with_suffix(""), ignore_errors=True)
+            _remove(manifest.with_suffix(""))
 
 
 def drop_old_optimizer_states(
@@ -178,6 +191,13 @@ def drop_old_optimizer_states(
         manifest = checkpoint.manifest.without_optimizer(RESUME_FOLDER).signed(key)
         # The manifest first: killed in between, this leaves a valid checkpoint with files that it does not list.
         write_envelope(checkpoint.manifest_path, CHECKPOINT_SCHEMA, manifest)
-        shutil.rmtree(checkpoint.folder / RESUME_FOLDER, ignore_errors=True)
+        _remove(checkpoint.folder / RESUME_FOLDER)
         result[index] = checkpoint.with_manifest(manifest)
     return result
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder as far as that is possible."""
+    # Python removes folders by recursion, and somebody may have made some thousands deep.
+    with contextlib.suppress(RecursionError):
+        shutil.rmtree(folder, ignore_errors=True)

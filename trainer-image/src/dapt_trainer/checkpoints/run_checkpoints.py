@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -16,17 +17,22 @@ from dapt_contract.envelope import ContractError, digest_of
 from dapt_contract.layout import lineage_folder
 from dapt_contract.measure import SidePerplexity
 from dapt_contract.stages.align import AlignConfig
+from dapt_contract.stages.common import CHECKING_FIELDS
 from dapt_contract.stages.finetune import FinetuneConfig
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainConfig
 from dapt_trainer.checkpoints.fence import read_claim, require_not_superseded, write_claim
 from dapt_trainer.checkpoints.inventory import (
     RESUME_FOLDER,
+    Inventory,
     StoredCheckpoint,
     clear_leftovers,
     drop_old_optimizer_states,
     newest_to_resume,
+    problem_of_content,
     read_inventory,
 )
+from dapt_trainer.checkpoints.listed_files import ChangedFileError, read_listed
+from dapt_trainer.checkpoints.resume_files import ResumeFiles
 from dapt_trainer.checkpoints.save import complete, failing_cleanly, write_manifest, writing
 from dapt_trainer.context import StageContext
 from dapt_trainer.digests import DIGEST_DIGITS, digest_of_weights, is_loaded
@@ -45,7 +51,7 @@ out-of-memory, or one with new gates, continues from the same checkpoints."""
 
 def training_digest(config: TrainingConfig) -> str:
     """Return the digest of everything in the configuration that decides the weights."""
-    return digest_of(config.model_dump(mode="json", exclude=set(NEUTRAL_FIELDS)))
+    return digest_of(config.model_dump(mode="json", exclude={*NEUTRAL_FIELDS, *CHECKING_FIELDS}))
 
 
 class RunCheckpoints:
@@ -81,29 +87,57 @@ class RunCheckpoints:
             InfrastructureError: a newer run has claimed the lineage, or the volume fails.
         """
         # Rank 0 decides for all: they must resume from the same checkpoint.
-        self.resumed, self._checkpoints, self.skipped = self._ranks.from_first(self._find)
+        inventory = self._ranks.from_first(self._read)
+        # Each rank hashes a part of the files, which may have hundreds of gigabytes.
+        self.resumed, inventory = newest_to_resume(self._context.work, inventory, self._problem_of_content)
+        self._checkpoints = self._ranks.from_first(lambda: self._adopt(inventory))
+        self.skipped = inventory.skipped
 
-    def _find(self) -> tuple[StoredCheckpoint | None, list[StoredCheckpoint], tuple[str, ...]]:
+    def _read(self) -> Inventory:
         require_not_superseded(self._folder, self._identity)
-        try:
-            claim = read_claim(self._folder)
-            inventory = read_inventory(
+        with self._reporting_failures():
+            return read_inventory(
                 self._context.work,
                 self._folder,
                 key=self._context.signing_key,
                 training_digest=self._digest,
-                claim=claim,
+                claim=read_claim(self._folder),
             )
-            resumed, inventory = newest_to_resume(self._context.work, inventory)
-            # Of two checkpoints of one step the one with the newer fence is last, and is kept.
-            by_step = {stored.manifest.step: stored for stored in inventory.checkpoints}
-            adopted = tuple(stored.manifest.folder for stored in by_step.values())
+
+    def _problem_of_content(self, stored: StoredCheckpoint) -> str | None:
+        own = problem_of_content(stored, self._ranks.rank, self._ranks.world_size)
+        return next((problem for problem in self._ranks.gather(own) if problem), None)
+
+    def _adopt(self, inventory: Inventory) -> list[StoredCheckpoint]:
+        # Of two checkpoints of one step the one with the newer fence is last, and is kept.
+        by_step = {stored.manifest.step: stored for stored in inventory.checkpoints}
+        adopted = tuple(stored.manifest.folder for stored in by_step.values())
+        with self._reporting_failures():
             # The claim lists what this run has read; a save that a predecessor finishes later is not in it.
             write_claim(self._folder, self._identity, adopted)
             clear_leftovers(self._folder, inventory, self._context.try_folder)
+        return list(by_step.values())
+
+    @contextlib.contextmanager
+    def _reporting_failures(self) -> Iterator[None]:
+        try:
+            yield
         except (OSError, ContractError) as error:
             raise InfrastructureError(f"the checkpoints of {self._identity.lineage}: {error}") from error
-        return resumed, list(by_step.values()), inventory.skipped
+
+    def files_to_resume(self) -> ResumeFiles | None:
+        """Return what this rank resumes from, in a private folder; None where training starts from the beginning.
+
+        Raises:
+            InfrastructureError: a file has changed since `open`.
+        """
+        if self.resumed is None:
+            return None
+        return ResumeFiles(self.resumed.folder, self.resumed.manifest.files, self._view)
+
+    @property
+    def _view(self) -> Path:
+        return self._context.scratch / f"resume-{self._ranks.rank}"
 
     @property
     def resumed_is_measured(self) -> bool:
@@ -115,8 +149,15 @@ class RunCheckpoints:
         if self.resumed is None:
             return []
         # From the checkpoint and not from the curve's file, which may have steps that are trained again.
-        state = json.loads((self.resumed.folder / RESUME_FOLDER / "trainer_state.json").read_text())
-        return list(state["log_history"])
+        entries = {entry.path: entry for entry in self.resumed.manifest.files}
+        try:
+            content = read_listed(self.resumed.folder, entries[f"{RESUME_FOLDER}/trainer_state.json"])
+        except ChangedFileError as error:
+            raise InfrastructureError(
+                f"{self.resumed.folder}: {error}; the checkpoint is not used, and the next run continues from an older"
+                " one"
+            ) from error
+        return list(json.loads(content)["log_history"])
 
     def save(self, step: int, tokens: int, write: Callable[[Path], None], *, candidate: str) -> None:
         """Save a checkpoint and return when it is complete: `begin_save` and `finish_save` in one."""

@@ -59,11 +59,19 @@ def results_key(
     )
 
 
-def kept_results(work: Path, key: str) -> tuple[BaselineReport, tuple[Item, ...], str] | None:
-    """Return report, items and lineage folder of a finished baseline with this key; None when there is none."""
+def kept_results(
+    work: Path, key: str, signing_key: bytes = b""
+) -> tuple[BaselineReport, tuple[Item, ...], str] | None:
+    """Return report, items and lineage folder of a finished baseline with this key; None when there is none.
+
+    Args:
+        work: root of the work volume.
+        key: `results_key`.
+        signing_key: that must have signed the report; empty: none is checked.
+    """
     for folder in sorted((work / STAGES).glob("*")):
         lineage = folder.relative_to(work).as_posix()
-        report = find_report(work, lineage, "baseline")
+        report = find_report(work, lineage, "baseline", key=signing_key)
         if not isinstance(report, BaselineReport) or report.key != key:
             continue
         try:
@@ -95,8 +103,13 @@ def found_by_all(ranks: Ranks, found: bool) -> bool:
     return bool(found) if ranks.world_size == 1 else ranks.maximum(float(not found)) == 0.0
 
 
-def base_items(work: Path, lineage: str) -> tuple[Item, ...]:
+def base_items(work: Path, lineage: str, expected_digest: str | None = None) -> tuple[Item, ...]:
     """Read the items that the baseline in a lineage folder stored.
+
+    Args:
+        work: root of the work volume.
+        lineage: folder of the baseline.
+        expected_digest: of the items, as the baseline reported it; None: as its report on the volume says.
 
     Raises:
         InputError: there is no finished baseline, or its items cannot be read.
@@ -104,15 +117,21 @@ def base_items(work: Path, lineage: str) -> tuple[Item, ...]:
     report = find_report(work, lineage, "baseline")
     if not isinstance(report, BaselineReport):
         raise InputError(f"{work / lineage}: no finished baseline to compare with; run baseline first")
-    return read_items(work / report.items_path, report.items_digest)
+    return read_items(work / report.items_path, expected_digest or report.items_digest)
 
 
-def measured_before(work: Path, lineages: Iterable[str]) -> dict[str, Measure]:
-    """Return the measures of finished baselines and evaluations in lineage folders, by the digest of their model."""
+def measured_before(work: Path, lineages: Iterable[str], signing_key: bytes = b"") -> dict[str, Measure]:
+    """Return the measures of finished baselines and evaluations in lineage folders, by the digest of their model.
+
+    Args:
+        work: root of the work volume.
+        lineages: their folders.
+        signing_key: that must have signed the reports; empty: none is checked.
+    """
     measures: dict[str, Measure] = {}
     for lineage in lineages:
         for kind in ("baseline", "evaluate"):
-            report = find_report(work, lineage, kind)
+            report = find_report(work, lineage, kind, key=signing_key)
             if isinstance(report, BaselineReport | EvaluateReport):
                 measures[report.facts.measure.digest] = report.facts.measure
     return measures

@@ -46,11 +46,12 @@ def run_agent(kind: str, config: Path, sha256: str | None, worker: Sequence[str]
     try:
         settings = PodSettings.read()
         stage = read_stage(config, sha256, kind)
+        key = settings.read_signing_key()
     except InputError as error:
         outcome = PodOutcome(error.exit_code, error.cause, "; ".join(error.problems))
         return _report(log, "", kind, outcome)
     # A pod whose termination message was lost is run again: its work is done, so only the message is repeated.
-    finished = finished_report(settings.work, stage)
+    finished = finished_report(settings.work, stage, key=key)
     if finished is not None:
         print(f"dapt: {stage.run.lineage} is already finished; reporting its result again", flush=True)
         return _report(log, stage.run.key, kind, _outcome_of_report(finished))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dapt_contract.pod import environment as pod
+from dapt_contract.signature import SIGNING_KEY_BYTES
 from dapt_trainer.errors import InputError
 from dapt_trainer.pod.heartbeat import HANG_FLOOR_SECONDS
 
@@ -69,12 +70,18 @@ class PodSettings:
         """Return the key that signs checkpoints; empty for a stage that gets none.
 
         Raises:
-            InputError: the Secret that is mounted has no key, so it is not the one that the operator creates.
+            InputError: the Secret that is mounted has no key, or a short one: the operator did not create it.
         """
         path = self.signing_key_file
         if path is None:
             return b""
         key = path.read_bytes() if path.is_file() else b""
+        if key and len(key) < SIGNING_KEY_BYTES:
+            raise InputError(
+                f"{path}: the key for the signatures of checkpoints has {len(key)} bytes, and a key of less than "
+                f"{SIGNING_KEY_BYTES} could be guessed, so it is not used: delete the Secret, then the operator makes "
+                "it again"
+            )
         if not key:
             raise InputError(
                 f"the Secret mounted at {path.parent} has no entry {path.name!r} with a key, so it is not the one that"

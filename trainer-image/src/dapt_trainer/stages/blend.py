@@ -15,7 +15,8 @@ from dapt_contract.layout import lineage_folder
 from dapt_contract.measure import Side
 from dapt_contract.stages.blend import Blend, BlendConfig, BlendFacts, BlendReport, BlendRow
 from dapt_trainer.context import StageContext, keep_alive
-from dapt_trainer.digests import DIGEST_DIGITS, reference_digest
+from dapt_trainer.data.packing.data_manifest import require_recorded_data
+from dapt_trainer.digests import DIGEST_DIGITS, HeldWeights, check_folders, reference_digest
 from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
 from dapt_trainer.evaluation.stage_progress import Parts
@@ -43,12 +44,15 @@ def run(config: BlendConfig, context: StageContext) -> BlendReport:
         StopRequested: SIGTERM; the next run measures what is missing.
     """
     ranks = evaluation_ranks(context)
+    require_recorded_data(context.work, config.prepared_digest)
     # As in all evaluations of an adaptation, so that perplexities can be compared.
     models = SharedMeans(
         context.work, precision="fp32" if ranks.device.type == "cpu" else "bf16", device=str(ranks.device)
     )
     folder_digests: dict[str, str] = {}
+    held = HeldWeights(context.work, [blend.model for blend in config.blends])
     with keep_alive(context.progress):
+        check_folders(context.work, config.recorded, folder_digests)
         rows = _kept_rows(config, context, folder_digests)
     missing = [blend for blend in in_groups(config.blends) if blend.candidate not in rows]
     if rows:
@@ -69,6 +73,7 @@ def run(config: BlendConfig, context: StageContext) -> BlendReport:
         with keep_alive(context.progress):
             digest = reference_digest(context.work, blend.model, folder_digests)
             model = models.load(blend.model)
+            held.require_unchanged()
         domain, general = (
             side_perplexity(
                 model,
@@ -93,7 +98,13 @@ def run(config: BlendConfig, context: StageContext) -> BlendReport:
         )
         if ranks.is_first:
             kept = _KeptRows(context_length_tokens=config.context_length_tokens, rows=tuple(rows.values()))
-            write_envelope(context.try_folder / _KEPT, _KEPT_SCHEMA, kept, run_key=context.stage.run.key)
+            write_envelope(
+                context.try_folder / _KEPT,
+                _KEPT_SCHEMA,
+                kept,
+                run_key=context.stage.run.key,
+                key=context.signing_key,
+            )
     return BlendReport(facts=BlendFacts(rows=tuple(rows[blend.candidate] for blend in config.blends)))
 
 
@@ -109,9 +120,10 @@ def _kept_rows(
         if path.parent == context.try_folder:
             continue
         try:
-            _, kept = read_envelope(path, _KEPT_SCHEMA, _KeptRows)
-        except ContractError:
-            continue  # it is measured again
+            _, kept = read_envelope(path, _KEPT_SCHEMA, _KeptRows, key=context.signing_key)
+        except (ContractError, OSError) as error:
+            print(f"dapt: {error}; its blends are measured again", flush=True)
+            continue
         for row in kept.rows if kept.context_length_tokens == config.context_length_tokens else ():
             model = wanted.get(row.candidate)
             if model is None or row.candidate in rows:

@@ -7,7 +7,8 @@ from pathlib import Path
 from dapt_contract.layout import try_folder
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts, EvaluateReport
 from dapt_trainer.context import StageContext, keep_alive
-from dapt_trainer.digests import DIGEST_DIGITS, reference_digest
+from dapt_trainer.data.packing.data_manifest import require_recorded_data
+from dapt_trainer.digests import DIGEST_DIGITS, HeldWeights, checked_reference_digest
 from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.earlier_results import base_items
@@ -25,12 +26,15 @@ def run(config: EvaluateConfig, context: StageContext) -> EvaluateReport:
         StopRequested: SIGTERM; nothing is kept.
     """
     ranks = evaluation_ranks(context)
+    require_recorded_data(context.work, config.prepared_digest)
     bench = Bench(config.evaluation, context, ranks)
-    paired = base_items(context.work, config.base_items_path)
+    paired = base_items(context.work, config.base_items_path, config.base_items_digest)
     context.progress.update(activity=f"checking the weights of {config.candidate}")
+    held = HeldWeights(context.work, [config.model])
     with keep_alive(context.progress):
         digest = checked_digest(config, context.work)
     model, tokenizer = bench.load(config.model)
+    held.require_unchanged()
     measured = bench.measure(model, tokenizer, digest=digest, name=config.candidate, base_items=paired)
     if ranks.is_first:
         write_items(context.try_folder / ITEMS, measured.items)
@@ -47,7 +51,7 @@ def checked_digest(config: EvaluateConfig, work: Path) -> str:
         InputError: neither it nor its newest part's is the expected one: a result would be of another model.
     """
     folder_digests: dict[str, str] = {}
-    digest = reference_digest(work, config.model, folder_digests)
+    digest = checked_reference_digest(work, config.model, config.recorded, folder_digests)
     expected = config.expected_digest
     if expected is None or digest.startswith(expected):
         return digest

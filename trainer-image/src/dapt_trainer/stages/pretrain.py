@@ -20,6 +20,7 @@ from dapt_contract.stages.pretrain import EndedBy, PretrainConfig, PretrainFacts
 from dapt_contract.stop_rule import StopVerdict, judge_readings
 from dapt_trainer.checkpoints.change_world_size import convert_to_universal
 from dapt_trainer.checkpoints.inventory import StoredCheckpoint
+from dapt_trainer.checkpoints.resume_files import ResumeFiles
 from dapt_trainer.checkpoints.run_checkpoints import RunCheckpoints
 from dapt_trainer.context import StageContext, keep_alive
 from dapt_trainer.distributed import Ranks, join_ranks
@@ -113,7 +114,7 @@ class PretrainRun:
         self.trainer = self._make_trainer(self.setup)
 
         # 7. Train from the resumed step. `_on_ready` runs in between: once the state is loaded, before the first step.
-        self.trainer.resume_training(self._resume_folder())
+        self.trainer.resume_training(self._files_to_resume())
         return self._report()
 
     # ---- before training ----
@@ -164,19 +165,17 @@ class PretrainRun:
             and self._resumed.manifest.world_size != self.ranks.world_size
         )
 
-    def _resume_folder(self) -> Path | None:
-        """Return the folder of the state to resume from, converted if necessary; None for a start."""
-        resumed = self._resumed
-        if resumed is None or not self._must_convert():
-            return resumed.folder if resumed else None
+    def _files_to_resume(self) -> ResumeFiles | None:
+        """Return the state to resume from, converted if necessary; None for a start."""
+        files, resumed = self.checkpoints.files_to_resume(), self._resumed
+        if files is None or resumed is None or not self._must_convert():
+            return files
         self.progress.update(
             activity=f"converting a checkpoint of {resumed.manifest.world_size} ranks for {self.ranks.world_size}"
         )
         with keep_alive(self.progress):
-            if self.ranks.is_first:
-                convert_to_universal(resumed.folder, self._converted_folder)
-            self.ranks.barrier()
-        return self._converted_folder
+            converted = self.ranks.from_first(lambda: convert_to_universal(files, self._converted_folder))
+        return ResumeFiles(self._converted_folder, converted, files.folder)
 
     @property
     def _converted_folder(self) -> Path:

@@ -17,7 +17,7 @@ from dapt_contract.layout import STAGES
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.publish import PublishConfig, PublishFacts, PublishReport
 from dapt_trainer.context import StageContext, keep_alive
-from dapt_trainer.digests import sha256_of_file
+from dapt_trainer.digests import HeldWeights, check_weights, sha256_of_file
 from dapt_trainer.errors import InfrastructureError
 from dapt_trainer.modeling.compose import compose_model
 from dapt_trainer.modeling.model_folder import load_tokenizer
@@ -48,7 +48,10 @@ def run(config: PublishConfig, context: StageContext) -> PublishReport:
     try:
         context.progress.update(activity="composing the model", fraction=0.1)
         with keep_alive(context.progress):
+            held = HeldWeights(context.work, [config.model])
+            check_weights(context.work, config.model, config.recorded, {})
             assemble(config, context.work, staging)
+            held.require_unchanged()
             manifest = manifest_of(config, staging)
         (staging / MANIFEST).write_bytes(manifest_bytes(manifest))
         context.progress.update(activity=f"writing {config.destination}", fraction=0.5)

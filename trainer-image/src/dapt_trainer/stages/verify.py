@@ -13,8 +13,9 @@ from dapt_contract.stages.verify import (
     VerifyFacts,
     VerifyReport,
 )
-from dapt_trainer.context import StageContext
-from dapt_trainer.digests import reference_digest
+from dapt_trainer.context import StageContext, keep_alive
+from dapt_trainer.data.packing.data_manifest import require_recorded_data
+from dapt_trainer.digests import HeldWeights, checked_reference_digest
 from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.earlier_results import base_items, measured_before
@@ -41,11 +42,19 @@ def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
             f"verify: no model named {_FINAL!r} among {', '.join(m.name for m in config.models) or 'none'}"
         )
     ranks = evaluation_ranks(context)
-    digests = {named.name: reference_digest(context.work, named.model) for named in config.models}
-    measures = measured_before(context.work, [path for _, path in config.reuse_paths])
+    require_recorded_data(context.work, config.prepared_digest)
+    held = HeldWeights(context.work, [named.model for named in config.models])
+    folder_digests: dict[str, str] = {}
+    with keep_alive(context.progress):
+        digests = {
+            named.name: checked_reference_digest(context.work, named.model, named.recorded, folder_digests)
+            for named in config.models
+        }
+    reused = [path for _, path in config.reuse_paths]
+    measures = measured_before(context.work, reused, context.signing_key)
     pending = {digest for digest in digests.values() if digest not in measures}
     bench = Bench(config.evaluation, context, ranks, models=len(pending))
-    paired = base_items(context.work, config.base_items_path)
+    paired = base_items(context.work, config.base_items_path, config.base_items_digest)
     answers_of: dict[str, list[str]] = {}
     prompts: list[str] | None = None
     for named in _final_last(config.models):
@@ -53,6 +62,7 @@ def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
         if digest in answers_of and digest in measures:
             continue
         model, tokenizer = bench.load(named.model)
+        held.require_unchanged()
         if digest not in measures:
             base = None if named.name == _BASE else paired
             measured = bench.measure(model, tokenizer, digest=digest, name=named.name, base_items=base)

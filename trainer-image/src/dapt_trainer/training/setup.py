@@ -11,7 +11,8 @@ from transformers import AutoConfig, PreTrainedModel, TrainingArguments, set_see
 from dapt_contract.stages.align import AlignConfig
 from dapt_contract.stages.finetune import FinetuneConfig
 from dapt_contract.stages.pretrain import PretrainConfig
-from dapt_trainer.context import StageContext
+from dapt_trainer.context import StageContext, keep_alive
+from dapt_trainer.digests import HeldWeights, check_weights
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.modeling.attention import Attention, choose_attention, use_attention
 from dapt_trainer.modeling.compose import load_model
@@ -97,12 +98,19 @@ def load_start(
     """Return the model that a training starts from, laid out over the ranks as `arguments` say.
 
     Raises:
-        InputError: as `load_model`.
+        InputError: as `load_model`; also when the weights are not those that were recorded.
+        InfrastructureError: they were written to while they were read.
     """
+    held = HeldWeights(context.work, [config.model])
+    # One rank for all: it reads every byte of the model.
+    with keep_alive(context.progress):
+        ranks.from_first(lambda: check_weights(context.work, config.model, config.recorded, {}))
     precision = config.distribution.precision
-    return load_to_train(
+    model = load_to_train(
         lambda device: load_model(context.work, config.model, precision=precision, device=device),
         arguments,
         device=ranks.device,
         from_files=config.model.is_plain,
     )
+    held.require_unchanged()
+    return model

@@ -24,6 +24,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from dapt_trainer.checkpoints.change_world_size import repair_optimizer
 from dapt_trainer.checkpoints.inventory import RESUME_FOLDER
+from dapt_trainer.checkpoints.resume_files import ResumeFiles
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.modeling.attention import Batch, Collate, stack_rows
 from dapt_trainer.training.batch_order import BatchOrder
@@ -141,6 +142,7 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
         self._last_step = 0
         self._weight_decays: list[float] = []
         self._penalty: Penalty | None = None
+        self._resume_files: ResumeFiles | None = None
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader[Batch]:
         """Return a loader of this rank's rows in their order; there is nothing to shard, shuffle or skip."""
@@ -161,7 +163,8 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
 
     def _prepare_for_training(self, *args: object, **kwargs: object) -> object:
         """Load everything, then let the stage do what must happen before the first step."""
-        prepared = super()._prepare_for_training(*args, **kwargs)
+        with self._loading():
+            prepared = super()._prepare_for_training(*args, **kwargs)
         # After the state is loaded, which is what breaks the optimizer, and before the first step.
         repair_optimizer(self.model_wrapped, self._weight_decays)
         _keep_gradient_norm(self.model_wrapped)
@@ -273,24 +276,45 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
                 script.unlink()  # DeepSpeed copies programs there; a checkpoint is data
             self.state.save_to_json(str(folder / "trainer_state.json"))
 
-    def resume_training(self, checkpoint: Path | None) -> None:
-        """Train to the end, from the state that `write_resume_state` wrote or from the start."""
-        if checkpoint is None:
+    def resume_training(self, files: ResumeFiles | None) -> None:
+        """Train to the end, from the state that `write_resume_state` wrote or from the start.
+
+        Args:
+            files: of the checkpoint; its private folder is removed. None: from the start.
+
+        Raises:
+            InfrastructureError, InputError: as `ResumeFiles.loading`.
+        """
+        if files is None:
             with _libraries_quiet():
                 self.train()
             return
         self._last_step = self._order.first_step
-        if self._order.first_step == self._order.total_steps:
-            self._restore(checkpoint)
-            return
-        with _libraries_quiet():
-            self.train(resume_from_checkpoint=str(checkpoint / RESUME_FOLDER))
+        self._resume_files, folder = files, files.folder / RESUME_FOLDER
+        try:
+            with _libraries_quiet():
+                if self._order.first_step == self._order.total_steps:
+                    # A finished training is loaded and nothing is trained, for a reading that is still missing.
+                    self._prepare_for_training(
+                        self._order.total_steps, self.get_train_dataloader(), str(folder)
+                    )
+                else:
+                    self.train(resume_from_checkpoint=str(folder))
+        finally:
+            files.remove()
 
-    def _restore(self, checkpoint: Path) -> None:
-        """Load the state of a finished training and train nothing, for a reading that is still missing."""
-        steps = self._order.total_steps
-        with _libraries_quiet():
-            self._prepare_for_training(steps, self.get_train_dataloader(), str(checkpoint / RESUME_FOLDER))
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Load the random states, which is the last that the Trainer reads of a checkpoint."""
+        with self._loading():
+            super()._load_rng_state(checkpoint)
+
+    @contextlib.contextmanager
+    def _loading(self) -> Iterator[None]:
+        if self._resume_files is None:
+            yield
+            return
+        with self._resume_files.loading():
+            yield
 
 
 def _keep_gradient_norm(engine: DeepSpeedEngine) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dapt_contract.stages.pretrain import PretrainConfig
-from dapt_trainer.data.packing.data_manifest import read_manifest
+from dapt_trainer.data.packing.data_manifest import read_manifest, require_recorded_data
 from dapt_trainer.data.packing.mixture import Mixture, MixtureTotals
 from dapt_trainer.data.packing.shards import Shard, open_shards
 from dapt_trainer.data.packing.torch_dataset import PackedDataset
@@ -38,6 +38,7 @@ def open_rows(work: Path, config: PretrainConfig) -> TrainingRows:
     Raises:
         InputError: shards are missing or damaged, or their rows have another length.
     """
+    require_recorded_data(work, config.prepared_digest)
     manifest = read_manifest(work)
     if manifest.sequence_length_tokens != config.sequence_length_tokens:
         raise InputError(

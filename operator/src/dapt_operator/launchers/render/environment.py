@@ -122,7 +122,7 @@ def environment_of(
         values[contract.PEAK_TFLOPS] = f"{profile.accelerator.peak_tflops:g}"
     if uses_model_cache(run, profile):
         values[contract.MODEL_CACHE] = contract.MODEL_CACHE_MOUNT
-    if run.signs_checkpoints:
+    if run.needs_signing_key:
         values[contract.SIGNING_KEY_FILE] = f"{contract.SIGNING_KEY_MOUNT}/{SIGNING_KEY}"
     cpu = resources_of(run, profile, given)["requests"].get("cpu")
     if cpu is not None:

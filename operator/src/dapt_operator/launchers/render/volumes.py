@@ -26,7 +26,7 @@ def mounts_of(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> li
         {"name": "shared-memory", "mountPath": "/dev/shm"},
         {"name": "stage", "mountPath": contract.STAGE_FILE.rpartition("/")[0], "readOnly": True},
     ]
-    if run.signs_checkpoints:
+    if run.needs_signing_key:
         mounts.append({"name": "signing", "mountPath": contract.SIGNING_KEY_MOUNT, "readOnly": True})
     if uses_model_cache(run, profile):
         mounts.append({"name": "model-cache", "mountPath": contract.MODEL_CACHE_MOUNT})
@@ -48,7 +48,7 @@ def volumes_of(
         {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
         {"name": "stage", "configMap": {"name": run.name}},
     ]
-    if run.signs_checkpoints:
+    if run.needs_signing_key:
         secret = signing_secret_name(owner.name, owner.uid)
         volumes.append({"name": "signing", "secret": {"secretName": secret, "defaultMode": 0o440}})
     if profile.model_cache is not None and uses_model_cache(run, profile):

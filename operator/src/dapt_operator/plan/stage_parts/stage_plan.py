@@ -73,6 +73,8 @@ class StagePlan:
     """Whether work on other inputs does not count: it ends, and is done again."""
     secret_names: tuple[str, ...] = ()
     signs_checkpoints: bool = False
+    signs_results: bool = False
+    """Whether it signs what it measured, and believes what others have measured only where it is signed."""
     claims: tuple[str, ...] = ()
 
     @property

@@ -52,11 +52,16 @@ def checkpoint_model(
     spec: DomainAdaptationSpec, facts: Facts, attempt: int, row: CheckpointFacts
 ) -> ModelReference:
     """Return a checkpoint's weights. With LoRA: the adapters of the attempts on the way to it, then its own."""
-    folder = f"{stage_folder('pretrain', attempt)}/try-{row.try_number}/checkpoint-{row.step}"
+    folder = checkpoint_folder(attempt, row)
     if spec.pretraining.method.lora is None:
         return ModelReference(weights=folder, origin=origin(spec))
     earlier_adapters = start_model(spec, facts, attempt).adapters
     return ModelReference(weights=origin(spec), adapters=(*earlier_adapters, folder), origin=origin(spec))
+
+
+def checkpoint_folder(attempt: int, row: CheckpointFacts) -> str:
+    """Return the folder of a checkpoint, relative to the work volume."""
+    return f"{stage_folder('pretrain', attempt)}/try-{row.try_number}/checkpoint-{row.step}"
 
 
 def blends(spec: DomainAdaptationSpec, facts: Facts, attempt: int) -> tuple[Blend, ...]:

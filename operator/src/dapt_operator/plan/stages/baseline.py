@@ -21,4 +21,5 @@ def baseline_stage(inputs: StageInputs) -> StagePlan:
             model=BASE_REFERENCE, evaluation=common.evaluation_config(spec, inputs.prepared)
         ),
         resources=measuring_resources(spec, inputs.profile, spec.stage_resources.baseline),
+        signs_results=True,
     )

@@ -20,4 +20,5 @@ def blend_stage(
         candidate=round_name,
         config=BlendConfig(blends=blends, context_length_tokens=inputs.prepared.sequence_length_tokens),
         resources=measuring_resources(inputs.spec, inputs.profile, inputs.spec.stage_resources.evaluate),
+        signs_results=True,
     )

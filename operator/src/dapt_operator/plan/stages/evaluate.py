@@ -45,4 +45,5 @@ def evaluate_stage(
         inputs_digest=digest,
         config=config,
         resources=measuring_resources(spec, inputs.profile, spec.stage_resources.evaluate),
+        signs_results=True,
     )

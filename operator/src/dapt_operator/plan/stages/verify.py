@@ -63,4 +63,5 @@ def verify_stage(
         candidate=candidate,
         config=config,
         resources=measuring_resources(spec, inputs.profile, spec.stage_resources.verify),
+        signs_results=True,
     )

@@ -55,14 +55,14 @@ def measured_fisher(
     with keep_alive(context.progress):
         # One rank for all: the digest reads every byte of the base model.
         key = ranks.from_first(lambda: _key(config, regularization, context, names, count))
-        fisher = find_fisher(context.work, key) if ranks.is_first else None
+        fisher = find_fisher(context.work, key, context.signing_key) if ranks.is_first else None
         # Rank 0 decides for all: the ranks must not disagree on whether they estimate together.
         is_stored = ranks.from_first(lambda: fisher is not None)
     if not is_stored:
         _estimate(config, context, ranks, rows, names, key)
     if fisher is None:
         with keep_alive(context.progress):
-            fisher = find_fisher(context.work, key)
+            fisher = find_fisher(context.work, key, context.signing_key)
     if fisher is None:
         raise InputError(
             f"{key.name} was written by another rank and cannot be read here; check the work volume"
@@ -183,7 +183,13 @@ def _estimate(
         for tensor in sums.values():
             tensor.div_(mean)
         save_fisher(
-            context.try_folder, key, sums, ranks, mean=mean / key.samples, run_key=context.stage.run.key
+            context.try_folder,
+            key,
+            sums,
+            ranks,
+            mean=mean / key.samples,
+            run_key=context.stage.run.key,
+            signing_key=context.signing_key,
         )
     context.progress.update(fraction=0.0)
 

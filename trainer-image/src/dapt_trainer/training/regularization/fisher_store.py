@@ -5,11 +5,13 @@ Layout, below the folder of the run that estimated it:
     fisher-KEY/part-RANK-001.safetensors ...   fp32, by the weights' names, scaled to mean 1 over the group
     fisher-KEY.json                            the manifest, written last; without it the files are ignored
 
-KEY begins the digest of everything that decides the values. A file is read only after its SHA-256 matches the manifest.
+KEY begins the digest of everything that decides the values. A file is read only after its SHA-256 matches the manifest,
+which is signed like a checkpoint's.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -29,6 +31,7 @@ from dapt_trainer.digests import sha256_of_file
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InfrastructureError
 
+logger = logging.getLogger(__name__)
 FISHER_SCHEMA = "dapt.fisher"
 _PART_BYTES = 2 * 2**30
 _KEY_DIGITS = 16
@@ -86,13 +89,14 @@ class StoredFisher:
         return tensor
 
 
-def find_fisher(work: Path, key: FisherKey) -> StoredFisher | None:
-    """Return what some run of this adaptation stored, if all digests match; None when there is none."""
+def find_fisher(work: Path, key: FisherKey, signing_key: bytes) -> StoredFisher | None:
+    """Return what some run of this adaptation stored, if signature and all digests match; None when there is none."""
     for path in sorted((work / STAGES).glob(f"*/try-*/{key.name}.json")):
         try:
-            _, manifest = read_envelope(path, FISHER_SCHEMA, FisherManifest)
+            _, manifest = read_envelope(path, FISHER_SCHEMA, FisherManifest, key=signing_key)
         # A damaged file costs a new estimate and never the run.
-        except ContractError:
+        except (ContractError, OSError) as error:
+            logger.warning("%s; the Fisher information is measured again", error)
             continue
         folder = path.with_suffix("")
         if manifest.key == key and all(_is_intact(folder, entry) for entry in manifest.files):
@@ -106,6 +110,7 @@ def _is_intact(folder: Path, entry: FileEntry) -> bool:
         # A manifest must not lead to a file outside of its folder.
         Path(entry.path).name == entry.path
         and path.is_file()
+        and not path.is_symlink()
         and path.stat().st_size == entry.size_bytes
         and sha256_of_file(path) == entry.sha256
     )
@@ -119,6 +124,7 @@ def save_fisher(
     *,
     mean: float,
     run_key: str,
+    signing_key: bytes,
 ) -> None:
     """Write scaled tensors, each rank its own; files first and the manifest last. All ranks call it.
 
@@ -129,6 +135,7 @@ def save_fisher(
         ranks: that estimated it.
         mean: before scaling.
         run_key: of the run that writes.
+        signing_key: signs the manifest.
 
     Raises:
         InfrastructureError: the disk is full on some rank; the files are removed.
@@ -162,7 +169,9 @@ def save_fisher(
             sequences=key.samples,
         )
         try:
-            write_envelope(folder.with_suffix(".json"), FISHER_SCHEMA, manifest, run_key=run_key)
+            write_envelope(
+                folder.with_suffix(".json"), FISHER_SCHEMA, manifest, run_key=run_key, key=signing_key
+            )
         except OSError as error:
             problems = [str(error)]
     reason = ranks.from_first(lambda: problems[0] if problems else "")

@@ -107,7 +107,9 @@ class TuningRun(ABC):
         """
         self.context.progress.update(activity="loading the model")
         self._trainer = self.make_trainer()
-        self._trainer.resume_training(self._resumed.folder if self._resumed else None)
+        self._trainer.resume_training(
+            self._checkpoints.files_to_resume() if self._checkpoints is not None else None
+        )
         reference = self._save_result(self._trainer.model)
         newest = reference.tuned[-1] if reference.tuned else reference.weights
         digest = weights_digest(self.context.work / newest)

@@ -1,0 +1,151 @@
+"""Gives DeepSpeed and transformers the listed files of a checkpoint, and no others, to resume from.
+
+Both open what they find by name and pattern in a folder, and DeepSpeed opens its pickles without any restriction. They
+get a private folder in the pod's scratch, which the writers of the work volume cannot reach: copies of the small files
+that are text, and an empty file in the place of every pickle. `torch.load` is replaced while they load: it maps such a
+place to the listed file of the work volume, checks its content, and unpickles it with torch's restricted unpickler and
+the few classes that these states consist of. So even a pickle with a valid signature executes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from io import BytesIO
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TypeAlias
+
+import torch
+
+from dapt_contract.checkpoint import FileEntry
+from dapt_contract.sentences import shortened
+from dapt_trainer.checkpoints.listed_files import ChangedFileError, open_listed
+from dapt_trainer.errors import InfrastructureError, InputError
+
+MapLocation: TypeAlias = str | torch.device | None
+_PICKLES = (".pt", ".pth")
+_REFUSED = (UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError)
+"""What torch's restricted unpickler raises for a class that it does not know, or for what is no state at all."""
+_WEIGHTS = ".safetensors"
+"""Of the candidate, not of the state: a resume does not read them."""
+
+
+class ResumeFiles:
+    """Holds a private folder for one checkpoint, and loads from it what the checkpoint lists.
+
+    Args:
+        source: folder with the files.
+        entries: what its manifest lists; other files are never opened.
+        view: private folder that is created, in the place of an older one.
+
+    Raises:
+        InfrastructureError: a file is not the one that is listed.
+    """
+
+    def __init__(self, source: Path, entries: Iterable[FileEntry], view: Path) -> None:
+        self._source = source
+        self._entries = {entry.path: entry for entry in entries}
+        self.folder = Path(os.path.abspath(view))
+        """Where the libraries read the checkpoint."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        for name in self._entries:
+            place = self.folder / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if name.endswith(_PICKLES):
+                place.touch()
+            elif not name.endswith(_WEIGHTS):
+                self.copy(name, place)
+
+    def copy(self, name: str, target: Path) -> None:
+        """Copy a listed file.
+
+        Raises:
+            InfrastructureError: it is not the one that is listed, or none is.
+            OSError: the disk is full.
+        """
+        entry = self._entries.get(name)
+        if entry is None:
+            raise self._error(f"it lists no file {name}")
+        try:
+            with open_listed(self._source, entry) as content:
+                if isinstance(content, str):
+                    shutil.copyfile(content, target)
+                else:
+                    target.write_bytes(content.getvalue())
+        except ChangedFileError as error:
+            raise self._error(str(error)) from error
+
+    @contextlib.contextmanager
+    def loading(self, own_output: Path | None = None) -> Iterator[None]:
+        """Replace `torch.load` within the block: it opens the listed files, restricted, and refuses all others.
+
+        Args:
+            own_output: folder that the block itself writes to and reads back, also restricted.
+        """
+        original = torch.load
+        output = None if own_output is None else Path(os.path.abspath(own_output))
+
+        def unpickled(content: BytesIO | str, map_location: MapLocation, name: str) -> object:
+            try:
+                with torch.serialization.safe_globals(_classes()):
+                    return original(content, map_location=map_location, weights_only=True)
+            except _REFUSED as error:
+                raise InputError(
+                    f"{self._source}: {name} holds what no checkpoint of dapt has, so it is not read: "
+                    f"{_first_sentence(error)}; remove this checkpoint, and training continues from an older one"
+                ) from error
+
+        # As the libraries call it; what they say of the unpickler is not asked.
+        def load(f: object, map_location: MapLocation = None, **_: object) -> object:
+            if not isinstance(f, str | os.PathLike):
+                raise self._error("something was to be loaded that is no file of the checkpoint")
+            path = Path(os.path.abspath(f))
+            if output is not None and path.is_relative_to(output):
+                return unpickled(os.fspath(path), map_location, path.name)
+            if not path.is_relative_to(self.folder):
+                raise self._error(f"{path} was to be loaded, which is no file of the checkpoint")
+            name = path.relative_to(self.folder).as_posix()
+            entry = self._entries.get(name)
+            if entry is None:
+                raise self._error(f"{name} was to be loaded, which the manifest does not list")
+            try:
+                with open_listed(self._source, entry) as content:
+                    return unpickled(content, map_location, name)
+            except ChangedFileError as error:
+                raise self._error(str(error)) from error
+
+        torch.load = load  # type: ignore[assignment] # the libraries know no other way in
+        try:
+            yield
+        finally:
+            torch.load = original
+
+    def remove(self) -> None:
+        """Remove the private folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _error(self, problem: str) -> InfrastructureError:
+        return InfrastructureError(
+            f"{self._source}: {problem}; the checkpoint is not used, and the next run continues from an older one"
+        )
+
+
+def _classes() -> list[Callable[..., object] | tuple[Callable[..., object], str]]:
+    """Return what the states of DeepSpeed's optimizers consist of, besides what torch's unpickler knows."""
+    # Imported here: after join_ranks, which tells DeepSpeed which accelerator to choose.
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    return [LossScaler, ZeroStageEnum, fragment_address]
+
+
+def _first_sentence(error: Exception) -> str:
+    """Return what torch says of a refused pickle, without its advice to read it unrestricted."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    found = next((line for line in lines if "Unsupported" in line or "GLOBAL" in line), "")
+    return shortened(found or type(error).__name__, 160)
