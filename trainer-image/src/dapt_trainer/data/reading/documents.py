@@ -16,7 +16,7 @@ from dapt_contract.base import JsonObject
 from dapt_trainer.data.input_problems import first_line
 from dapt_trainer.data.reading.file_parts import BLOCK_RECORDS, FilePart
 from dapt_trainer.data.reading.json_arrays import elements_of, has_array
-from dapt_trainer.data.reading.parquet_columns import text_rows
+from dapt_trainer.data.reading.parquet_columns import TooLong, text_rows
 from dapt_trainer.data.reading.sources import ResolvedSource, SourceFile
 from dapt_trainer.data.reading.unpacked import (
     MAX_LINE_BYTES,
@@ -204,7 +204,7 @@ def _lines_of_range(
     if first_byte:
         # Up to the end of the line before, which may end right here.
         stream.seek(first_byte - 1)
-        stream.readline()
+        next(lines_of(stream), None)
     position = stream.tell()
     lines = lines_of(stream)
     while position < end_byte and (line := next(lines, b"")) != b"":
@@ -270,6 +270,8 @@ def _parquet_documents(
             yield Document(text, location)
         elif isinstance(text, bytes):
             yield BadRecord(location, f"field {text_field!r} is not UTF-8 text")
+        elif isinstance(text, TooLong):
+            yield BadRecord(location, f"longer than {MAX_LINE_BYTES >> 20} MiB")
         else:
             yield BadRecord(location, f"field {text_field!r} is not a string but {json_type(text)}")
 
