@@ -50,6 +50,8 @@ def read_tokenizer(folder: Path, source: str) -> TokenizerDescription:
     try:
         content = (folder / "tokenizer.json").read_text(encoding="utf-8")
         tokenizer = Tokenizer.from_str(content)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
     except Exception as error:  # tokenizers raises plain Exception
         raise InputError(
             f"{FIELD}: {source}: tokenizer.json cannot be read ({error}); download it again"

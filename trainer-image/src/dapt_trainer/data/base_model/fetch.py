@@ -24,7 +24,7 @@ from dapt_trainer.data.base_model.files import FIELD, files_to_take, is_small_fi
 from dapt_trainer.data.reading.hub_revision import look_up
 from dapt_trainer.data.reading.sources import check_files, filesystem_of, unreachable
 from dapt_trainer.data.reading.unpacked import LARGEST_POINTER_BYTES, pointer_owner
-from dapt_trainer.data.run_module import OFFLINE, run_module
+from dapt_trainer.data.run_module import OFFLINE, Limits, run_module
 from dapt_trainer.errors import InputError, StageOutOfMemoryError
 from dapt_trainer.modeling.code_settings import code_problems
 from dapt_trainer.modeling.weight_files import leading_out
@@ -253,11 +253,26 @@ def _convert_tokenizer(folder: Path, scratch: Path, source: str, beat: Beat) -> 
         shutil.copyfile(converted / "tokenizer_config.json", folder / "tokenizer_config.json")
 
 
+def _conversion_limits(origin: Path) -> Limits:
+    """Return what a conversion may take: a file of a few bits a weight becomes numbers of 32 bits on the way."""
+    size = origin.stat().st_size if origin.is_file() else 0
+    return Limits(cpu_seconds=1800 + size // 5_000_000, data_bytes=(8 << 30) + 16 * size)
+
+
 def _convert(conversion: str, origin: Path, folder: Path, source: str, beat: Beat) -> None:
     """Run the converter, which needs torch or transformers, in a process of its own."""
     process = run_module(
-        "dapt_trainer.data.base_model.convert", [conversion, str(origin), str(folder)], OFFLINE, beat
+        "dapt_trainer.data.base_model.convert",
+        [conversion, str(origin), str(folder)],
+        OFFLINE,
+        beat,
+        _conversion_limits(origin),
     )
+    if process.is_out_of_time:
+        raise InputError(
+            f"{FIELD}: {source}: converting it takes more than {_conversion_limits(origin).cpu_seconds:,} seconds; use "
+            "the model's safetensors version"
+        )
     if process.is_out_of_memory:
         raise StageOutOfMemoryError(
             f"{FIELD}: {source}: memory ran out while it was converted; give prepare more memory"
