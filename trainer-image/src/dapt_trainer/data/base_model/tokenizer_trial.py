@@ -28,7 +28,7 @@ LIMITS = Limits(cpu_seconds=60, address_bytes=_ADDRESS_BYTES)
 """The largest published tokenizers take 3 seconds and 1 GiB."""
 MAX_ADDED_TOKENS = 100_000
 """Published tokenizers have up to 7,000."""
-_TEMPLATE_CPU_SECONDS = 10
+TEMPLATE_CPU_SECONDS = 10
 _MAX_TOKENS_A_BYTE, _SPARE_TOKENS = 4, 64
 """A token stands for one byte at least; some tokenizers put others around each text."""
 _RUN = 4_000
@@ -78,7 +78,7 @@ def _problem_of_template(folder: Path, beat: Beat) -> str:
     if templates.templates == {"default": PLAIN_TEMPLATE}:
         return ""
     question = Conversation([{"role": "user", "content": "Which one?"}], ())
-    with RenderPool(templates, processes=1, max_cpu_seconds=_TEMPLATE_CPU_SECONDS, beat=beat) as pool:
+    with RenderPool(templates, processes=1, max_cpu_seconds=TEMPLATE_CPU_SECONDS, beat=beat) as pool:
         (result,) = pool.rendered([question])
     return str(result) if isinstance(result, LimitExceededError) else ""
 
@@ -119,7 +119,10 @@ def _problem_of_texts(content: str) -> str:
             return f"fails at the text {shown} ({first_line(error)}); use a model with another tokenizer"
         num_bytes = len(text.encode())
         if num_tokens > _MAX_TOKENS_A_BYTE * num_bytes + _SPARE_TOKENS:
-            return f"makes {num_tokens:,} tokens of the {num_bytes:,} bytes of {shown}; use a model with another tokenizer"
+            return (
+                f"makes {num_tokens:,} tokens of the {num_bytes:,} bytes of {shown}; use a model with another "
+                "tokenizer"
+            )
     return ""
 
 
