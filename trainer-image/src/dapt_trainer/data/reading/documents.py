@@ -46,6 +46,8 @@ __all__ = [
 BYTE_MARK = "byte "
 """Stands in a location before the byte that a line begins at, where its number is not known."""
 _MAX_SHOWN_FIELDS = 12
+_MAX_EMPTY_LINES = 100_000
+"""Reading them yields nothing, so neither progress nor a stop would be seen meanwhile."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MAX_DIGITS_MESSAGE = "Exceeds the limit"
 """Beginning of Python's message about an integer of thousands of digits, which goes on about its own settings."""
@@ -140,7 +142,7 @@ def _json_lines(
 ) -> Iterator[tuple[str, JsonObject] | BadRecord]:
     file = part.file
     with open_unpacked(filesystem, file) as stream:
-        is_first = part.first_byte == 0
+        is_first, num_empty = part.first_byte == 0, 0
         for number, line in _lines(stream, part):
             location = f"{file.label}:{number}"
             if line is None:
@@ -150,7 +152,13 @@ def _json_lines(
                 refuse_other_text(file, line)
                 line = line.removeprefix(_BYTE_ORDER_MARK)
             if line.isspace() or not line:
+                num_empty += 1
+                if num_empty > _MAX_EMPTY_LINES:
+                    raise BadFileError(
+                        f"{file.label}: has more than {_MAX_EMPTY_LINES:,} empty lines in a row; remove them"
+                    )
                 continue
+            num_empty = 0
             record = _parsed(line)
             is_first, was_first = False, is_first
             if isinstance(record, dict):
