@@ -1,4 +1,7 @@
-"""Reads hostile files within a limit of memory: `python -m support.hostile_reads FOLDER` prints what is said of each."""
+"""Reads hostile files within a limit of memory.
+
+`python -m support.hostile_reads FOLDER` prints what is said of each.
+"""
 
 from __future__ import annotations
 
