@@ -21,6 +21,7 @@ from pathlib import Path
 
 from dapt_contract.pod.environment import MODEL_CACHE
 from dapt_trainer.data.base_model.files import FIELD, files_to_take, is_small_file, read_json
+from dapt_trainer.data.base_model.gguf_header import gguf_problem
 from dapt_trainer.data.reading.hub_revision import look_up
 from dapt_trainer.data.reading.sources import check_files, filesystem_of, unreachable
 from dapt_trainer.data.reading.unpacked import LARGEST_POINTER_BYTES, pointer_owner
@@ -68,6 +69,11 @@ def import_model(source: str, folder: Path, scratch: Path, beat: Beat = lambda: 
     folder.mkdir(parents=True)
     gguf = _gguf_file(origin, source)
     if gguf is not None:
+        if problem := gguf_problem(gguf):
+            raise InputError(
+                f"{FIELD}: {source}: {gguf.name} is damaged or no model ({problem}); download it again, or use the "
+                "model's safetensors version"
+            )
         _convert("gguf", _alone(gguf, scratch), folder, source, beat)
         return resolved
     _check_folder(origin, source)
