@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from dapt_contract.inputs.json_files import read_json_object
-from dapt_contract.inputs.model_files import GENERIC_TOKENIZER
+from dapt_contract.inputs.model_files import GENERIC_TOKENIZER, read_complete_header
 from dapt_contract.layout import MODEL
 from dapt_trainer.digests import SIDE_FILES
 from dapt_trainer.errors import InputError
@@ -43,7 +43,8 @@ def check_model_folder(folder: Path) -> None:
             f"holds a model and {_ADAPTER}; remove that file, or merge the adapter into the model"
         )
     try:
-        problems += _links(folder, weight_files(folder))
+        names = weight_files(folder)
+        problems += _links(folder, names) or _damaged(folder, names)
     except BadWeightsError as error:
         problems.append(str(error))
     if problems:
@@ -59,6 +60,17 @@ def check_adapter_folder(folder: Path) -> None:
     problems = code_problems(folder) + _links(folder, ("adapter_model.safetensors",))
     if problems:
         raise InputError(*(f"{folder}: {problem}" for problem in problems))
+
+
+def _damaged(folder: Path, weights: Iterable[str]) -> list[str]:
+    """Return a sentence for each file of weights whose header does not fit it."""
+    problems = []
+    for name in weights:
+        try:
+            read_complete_header(folder / name)
+        except (OSError, ValueError) as error:
+            problems.append(f"{name} is truncated or damaged ({error}); restore it, or run prepare again")
+    return problems
 
 
 def _links(folder: Path, weights: Iterable[str]) -> list[str]:
