@@ -11,15 +11,21 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 GENERIC_TOKENIZER = "PreTrainedTokenizerFast"
 """Class in tokenizer_config.json that reads tokenizer.json as it is, in every version of transformers."""
-_MAX_HEADER_BYTES = 100 * 1024 * 1024
-"""A larger number means that the file is not one of safetensors, or is damaged."""
+MAX_HEADER_BYTES = 16 * 1024 * 1024
+"""Longest header that is read: enough for 100,000 tensors in one file. Parsing it takes some 30 times its bytes."""
+MAX_SIZE = 1 << 40
+"""Largest number that is taken for a size in a configuration or a header."""
+_MAX_DIMENSIONS = 8
+_MAX_SHOWN_NAME = 120
 _DTYPE_BYTES = {
     "F64": 8,
     "I64": 8,
     "U64": 8,
+    "C64": 8,
     "F32": 4,
     "I32": 4,
     "U32": 4,
@@ -28,6 +34,9 @@ _DTYPE_BYTES = {
     "I16": 2,
     "U16": 2,
 }
+_BYTE_DTYPES = ("BOOL", "I8", "U8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
+_PACKED_DTYPES = ("F4", "F6_E2M3", "F6_E3M2")
+"""Types with less than a byte an element: their bytes are not compared with their shapes."""
 _CONFIG_KEYS = {
     "hidden_size": ("hidden_size", "n_embd", "d_model"),
     "layers": ("num_hidden_layers", "n_layer", "num_layers"),
@@ -61,9 +70,17 @@ class SafetensorsHeader:
 
 
 def config_number(config: Mapping[str, object], *keys: str) -> int:
-    """Return the first of these keys of a config.json that holds a number; 0 when none does."""
+    """Return the first of these keys of a config.json that holds a size; 0 when none does.
+
+    Infinite numbers, negative ones and those past `MAX_SIZE` are no sizes.
+    """
     values = (config.get(key) for key in keys)
-    return next((int(value) for value in values if isinstance(value, int | float)), 0)
+    return next((int(value) for value in values if _is_size(value)), 0)
+
+
+def _is_size(value: object) -> TypeGuard[int | float]:
+    # A bool is an int, and NaN fails both comparisons.
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_SIZE
 
 
 def shape_numbers(config: Mapping[str, object]) -> dict[str, int]:
@@ -78,29 +95,115 @@ def shape_numbers(config: Mapping[str, object]) -> dict[str, int]:
 def read_safetensors_header(path: Path) -> SafetensorsHeader:
     """Read the header of a safetensors file: 8 bytes of length, little endian, then JSON.
 
+    The file comes from anybody: nothing is read or computed before its size is known to be small.
+
     Raises:
         OSError: the file cannot be read.
         ValueError: the header is damaged.
     """
+    with path.open("rb") as file:
+        beginning = file.read(8)
+        if len(beginning) < 8:
+            raise ValueError(f"has {len(beginning)} bytes, a header begins with 8")
+        (length,) = struct.unpack("<Q", beginning)
+        if length > MAX_HEADER_BYTES:
+            raise ValueError("its header is too long")
+        content = file.read(length)
+    if len(content) < length:
+        raise ValueError(f"has {8 + len(content)} bytes, its header says {8 + length} or more")
+    header = _parsed_header(content)
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: dict[str, str] = {}
     offsets: dict[str, tuple[int, int]] = {}
-    weights_bytes = 0
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            dtypes[name], shapes[name], (begin, end) = _tensor(name, tensor)
+            offsets[name] = (8 + length + begin, 8 + length + end)
+    return SafetensorsHeader(
+        shapes,
+        dtypes,
+        offsets,
+        weights_bytes=sum(math.prod(shapes[name]) * _DTYPE_BYTES.get(dtypes[name], 1) for name in shapes),
+        file_bytes=max((end for _, end in offsets.values()), default=8 + length),
+    )
+
+
+def read_complete_header(path: Path) -> SafetensorsHeader:
+    """Read the header of a safetensors file, and compare it with the file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the header is damaged, the file has another size, or tensors have other bytes than their shapes
+            say, or share bytes with each other.
+    """
+    header = read_safetensors_header(path)
+    size = path.stat().st_size
+    if size != header.file_bytes:
+        raise ValueError(f"has {size} bytes, its header says {header.file_bytes}")
+    last, last_end = "", 0
+    for name, (begin, end) in sorted(header.offsets.items(), key=lambda entry: entry[1]):
+        dtype = header.dtypes[name]
+        expected = math.prod(header.shapes[name]) * _DTYPE_BYTES.get(dtype, 1)
+        if dtype not in _PACKED_DTYPES and end - begin != expected:
+            raise ValueError(f"{_shown(name)} has {end - begin} bytes, its shape says {expected}")
+        if begin < last_end and end > begin:
+            raise ValueError(f"{_shown(name)} begins within {_shown(last)}")
+        if end > begin:
+            last, last_end = name, end
+    return header
+
+
+def _parsed_header(content: bytes) -> dict[str, object]:
+    """Return the object that a header holds."""
+
+    def without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        entries = dict(pairs)
+        if len(entries) < len(pairs):
+            raise ValueError("its header has a name twice")
+        return entries
+
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > _MAX_HEADER_BYTES:
-                raise ValueError("its header is too long")
-            header = json.loads(file.read(length))
-        file_bytes = 8 + length
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                shapes[name] = tuple(tensor["shape"])
-                dtypes[name] = tensor["dtype"]
-                begin, end = tensor["data_offsets"]
-                offsets[name] = (8 + length + begin, 8 + length + end)
-                weights_bytes += math.prod(shapes[name]) * _DTYPE_BYTES.get(tensor["dtype"], 1)
-                file_bytes = max(file_bytes, 8 + length + end)
-    except (KeyError, TypeError, AttributeError, struct.error) as error:
-        raise ValueError(str(error)) from error
-    return SafetensorsHeader(shapes, dtypes, offsets, weights_bytes, file_bytes)
+        header = json.loads(content, object_pairs_hook=without_repeats)
+    except RecursionError:
+        raise ValueError("its header is nested too deeply") from None
+    except UnicodeDecodeError:
+        raise ValueError("its header is not UTF-8 text") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"its header is not JSON ({error})") from None
+    except ValueError as error:
+        # Python's own message about thousands of digits goes on about its settings.
+        is_named = str(error).startswith("its header")
+        raise ValueError(
+            str(error) if is_named else "its header has a number of thousands of digits"
+        ) from None
+    if not isinstance(header, dict):
+        raise ValueError("its header is not an object")
+    return header
+
+
+def _tensor(name: str, tensor: object) -> tuple[str, tuple[int, ...], tuple[int, int]]:
+    """Return type, shape, and first and last byte of a header's entry."""
+    entry = tensor if isinstance(tensor, dict) else {}
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in (*_DTYPE_BYTES, *_BYTE_DTYPES, *_PACKED_DTYPES):
+        raise ValueError(f"{_shown(name)} has no type that safetensors knows")
+    sizes = _sizes(shape)
+    if sizes is None or len(sizes) > _MAX_DIMENSIONS or math.prod(sizes) > MAX_SIZE:
+        raise ValueError(f"{_shown(name)} has no possible shape")
+    ends = _sizes(offsets)
+    if ends is None or len(ends) != 2 or ends[0] > ends[1]:
+        raise ValueError(f"{_shown(name)} has no possible place in the file")
+    return dtype, sizes, (ends[0], ends[1])
+
+
+def _sizes(values: object) -> tuple[int, ...] | None:
+    """Return a list of whole sizes; None for anything else."""
+    if not isinstance(values, list) or not all(
+        isinstance(value, int) and _is_size(value) for value in values
+    ):
+        return None
+    return tuple(values)
+
+
+def _shown(name: str) -> str:
+    return name if name.isprintable() and len(name) <= _MAX_SHOWN_NAME else repr(name[:_MAX_SHOWN_NAME])

@@ -23,9 +23,10 @@ import numpy.typing as npt
 from dapt_trainer.data.dedup.contamination import ContaminationIndex
 from dapt_trainer.data.dedup.held_out_neighbours import SHINGLE_WORDS, sketches
 from dapt_trainer.data.dedup.minhash import Signatures, signatures
+from dapt_trainer.data.input_problems import first_line
 from dapt_trainer.data.plain_tokenizer import plain_tokenizer
 from dapt_trainer.data.text import Hashes, WordHasher, normalized, text_digest, words
-from dapt_trainer.errors import InfrastructureError
+from dapt_trainer.errors import InfrastructureError, InputError
 from dapt_trainer.linux import die_with_parent
 
 BATCH_CHARACTERS = 1_000_000
@@ -101,7 +102,16 @@ class Analyst:
         begin = self._settings.begin_of_text_id
         head = array("I", [] if begin is None else [begin])
         tail = array("I", [self._settings.end_of_text_id])
-        encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        try:
+            encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        except BaseException as error:
+            # The library raises plain Exception, and where it panics a class that is none.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            raise InputError(
+                f"spec.model.source: its tokenizer fails at a text of the corpus ({first_line(error)}); use a model "
+                "with another tokenizer"
+            ) from None
         parts = array("I")
         counts = np.empty(len(texts), dtype=np.int64)
         for number, encoding in enumerate(encoded):

@@ -94,7 +94,7 @@ def _read(path: Path, parse: Callable[[object], _Content], example: str) -> list
             continue
         try:
             contents.append(parse(json.loads(line)))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             problems.append(f"{path}:{number}: {error}")
     if problems:
         more = len(problems) - _MAX_SHOWN_PROBLEMS

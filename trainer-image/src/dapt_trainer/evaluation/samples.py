@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -9,6 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dapt_contract.layout import PROBES, TASKS
 from dapt_contract.stages.common import EvaluationConfig
+from dapt_trainer.data.chat.render_pool import RenderPool
+from dapt_trainer.data.chat.rendering import Conversation, TemplateError, TemplateSet
 from dapt_trainer.data.chat.template_files import has_usable_template
 from dapt_trainer.data.packing.held_out import read_held_out
 from dapt_trainer.errors import InputError
@@ -63,15 +66,19 @@ def answers(
         new_tokens: largest number of tokens to generate for each.
     """
     texts = []
+    rendered = _rendered(tokenizer, prompts)
     with evaluating(model):
         for prompt in prompts:
-            ids = _prompt_ids(tokenizer, prompt)[-_MAX_PROMPT_TOKENS:]
+            ids = _prompt_ids(tokenizer, prompt, rendered)[-_MAX_PROMPT_TOKENS:]
             ids_1l = torch.tensor([ids], device=next(model.parameters()).device)
             output_1l = model.generate(
                 ids_1l,
                 attention_mask=torch.ones_like(ids_1l),
                 max_new_tokens=new_tokens,
                 do_sample=False,
+                # Not as the model's generation_config.json says: a thousand beams would fill the memory.
+                num_beams=1,
+                num_return_sequences=1,
                 temperature=None,
                 top_p=None,
                 top_k=None,
@@ -84,12 +91,29 @@ def answers(
     return texts
 
 
-def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    # Of several templates without a default none can be chosen: the prompt is then text like any other.
-    if has_usable_template(tokenizer.chat_template):
-        turn = [{"role": "user", "content": prompt}]
-        text = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-        return list(tokenizer.encode(text, add_special_tokens=False))
+def _rendered(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> dict[str, str]:
+    """Return the prompts in the form of the tokenizer's chat template, within limits of time, memory and length.
+
+    One that the template does not render is left out, and so are all where of several templates none is the default.
+    """
+    templates = tokenizer.chat_template
+    if not has_usable_template(templates):
+        return {}
+    named = templates if isinstance(templates, dict) else {"default": templates}
+    special_tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    conversations = [Conversation([{"role": "user", "content": prompt}], ()) for prompt in prompts]
+    with RenderPool(TemplateSet(named, special_tokens), processes=1) as pool:
+        results = list(pool.rendered(conversations))
+    return {
+        prompt: texts[0].text
+        for prompt, texts in zip(prompts, results, strict=True)
+        if not isinstance(texts, TemplateError)
+    }
+
+
+def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, rendered: Mapping[str, str]) -> list[int]:
+    if prompt in rendered:
+        return list(tokenizer.encode(rendered[prompt], add_special_tokens=False))
     ids = list(tokenizer.encode(prompt))
     # Some tokenizers end every text with end-of-text, after which there is nothing to continue.
     return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids

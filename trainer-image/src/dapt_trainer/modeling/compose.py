@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -26,10 +25,9 @@ from transformers.utils import logging as transformers_logging
 from dapt_contract.layout import EXTENDED_MODEL
 from dapt_contract.stages.common import Member, ModelReference, Precision
 from dapt_trainer.errors import InputError
-from dapt_trainer.modeling.model_folder import check_model_folder
+from dapt_trainer.modeling.model_folder import check_adapter_folder, check_model_folder
+from dapt_trainer.modeling.weight_files import INDEX, SINGLE_FILE, weight_map
 
-_INDEX_FILE = "model.safetensors.index.json"
-_SINGLE_FILE = "model.safetensors"
 DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _SHOWN_NAMES = 3
 Tensors = Callable[[str], torch.Tensor]
@@ -182,7 +180,9 @@ def load_folder(work: Path, weights: str, dtype: torch.dtype) -> PreTrainedModel
         folder,
         dtype=dtype,
         trust_remote_code=False,
+        attn_implementation=None,  # whatever the folder says: the stage chooses
         use_safetensors=True,
+        weights_only=True,
         local_files_only=True,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # they are refused below, with their names
@@ -233,6 +233,8 @@ def _load_member(work: Path, member: Member) -> PreTrainedModel:
 def _merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     if not (adapter / "adapter_model.safetensors").is_file():
         raise InputError(f"{adapter}: no adapter there (adapter_model.safetensors is missing)")
+    check_adapter_folder(adapter)
+    # Peft's loader of models never asks for code of a repository, so it has no such switch.
     merged = PeftModel.from_pretrained(model, adapter, is_trainable=False).merge_and_unload()
     return merged.requires_grad_(True)  # PEFT froze it; a stage may train all of what an attempt starts from
 
@@ -266,7 +268,8 @@ def tensors_of_folder(work: Path, weights: str, target: PreTrainedModel, target_
     """
     folder = work / weights
     check_model_folder(folder)
-    is_tied = bool(AutoConfig.from_pretrained(folder, local_files_only=True).tie_word_embeddings)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    is_tied = bool(config.tie_word_embeddings)
     if is_tied != bool(target.config.tie_word_embeddings):
         phrases = {True: "ties its head to its embedding", False: "has a head of its own"}
         raise InputError(
@@ -287,13 +290,15 @@ def tensors_of_folder(work: Path, weights: str, target: PreTrainedModel, target_
 
 def _file_of_each_tensor(folder: Path) -> dict[str, Path] | None:
     """Return the file of each tensor by name; None where the folder is not laid out as transformers does."""
-    if (folder / _INDEX_FILE).is_file():
-        weight_map = json.loads((folder / _INDEX_FILE).read_text())["weight_map"]
-        return {name: folder / file for name, file in weight_map.items()}
-    if (folder / _SINGLE_FILE).is_file():
-        with safe_open(folder / _SINGLE_FILE, framework="pt") as file:
-            return dict.fromkeys(file.keys(), folder / _SINGLE_FILE)
-    return None
+    if (folder / SINGLE_FILE).is_file():
+        with safe_open(folder / SINGLE_FILE, framework="pt") as file:
+            return dict.fromkeys(file.keys(), folder / SINGLE_FILE)
+    # `check_model_folder` has read the index already: its names are those of files in the folder.
+    return (
+        {name: folder / file for name, file in weight_map(folder).items()}
+        if (folder / INDEX).is_file()
+        else None
+    )
 
 
 def _require_same_shapes(

@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from dapt_contract.inputs.model_files import read_safetensors_header
+from dapt_trainer.errors import InputError
 
 _TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -37,11 +38,20 @@ class StoredTypes:
 
 
 def read_stored_types(folder: Path) -> StoredTypes:
-    """Read the formats from the headers of a model folder's weights; a folder without any counts as fp32."""
+    """Read the formats from the headers of a model folder's weights; a folder without any counts as fp32.
+
+    Raises:
+        InputError: a file is damaged.
+    """
     by_name: dict[str, torch.dtype] = {}
     sizes: Counter[torch.dtype] = Counter()
     for path in sorted(folder.glob("*.safetensors")):
-        header = read_safetensors_header(path)
+        try:
+            header = read_safetensors_header(path)
+        except ValueError as error:
+            raise InputError(
+                f"{path}: is truncated or damaged ({error}); restore it, or run prepare again"
+            ) from error
         for name, type_name in header.dtypes.items():
             if type_name in _TYPES:
                 begin, end = header.offsets[name]

@@ -36,6 +36,7 @@ from dapt_trainer.data.base_model.facts import (
 )
 from dapt_trainer.data.base_model.fetch import import_model
 from dapt_trainer.data.base_model.files import FACTS
+from dapt_trainer.data.base_model.tokenizer_trial import try_tokenizer
 from dapt_trainer.data.choose_held_out import Corpus, choose_sides, limits_of, write_choices
 from dapt_trainer.data.dedup.contamination import ContaminationIndex, contamination_index
 from dapt_trainer.data.disk_space import check_space
@@ -204,6 +205,7 @@ class _Preparation:
         folder = self._folder / MODEL
         try:
             resolved = import_model(source, folder, self._scratch, self.heartbeat)
+            try_tokenizer(folder, source, self.heartbeat)
             tokenizer = read_tokenizer(folder, source)
             self._notes.warnings += check_base_model(folder, tokenizer, source, self.heartbeat)
             facts = read_model_facts(folder, resolved, has_chat_template=tokenizer.has_chat_template)

@@ -158,7 +158,7 @@ def vocabulary_of(folder: Path) -> Vocabulary:
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation=None)
     modules = {id(module): name for name, module in model.named_modules()}
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     shapes = {
@@ -190,7 +190,7 @@ def _follows_vocabulary(config: PretrainedConfig, name: str) -> bool:
     longer = copy.deepcopy(config)
     longer.vocab_size = config.vocab_size + 1
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(longer, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(longer, trust_remote_code=False, attn_implementation=None)
     tensors = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers()])
     return bool(tensors[name].shape[0] == longer.vocab_size)
 

@@ -18,6 +18,7 @@ from dapt_trainer.modeling.attention import Attention, choose_attention, use_att
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.modeling.kernels import Kernels, choose_kernels
 from dapt_trainer.modeling.lora import with_lora
+from dapt_trainer.modeling.model_folder import check_model_folder
 from dapt_trainer.modeling.sharding import load_to_train
 from dapt_trainer.tokenization.grow_model import new_token_ids
 from dapt_trainer.training.arguments import training_arguments
@@ -56,8 +57,10 @@ def set_up(
     Raises:
         InputError: as `load_model` and `accumulation_steps`.
     """
+    folder = context.work / config.model.weights
+    check_model_folder(folder)
     kernels = choose_kernels(
-        AutoConfig.from_pretrained(context.work / config.model.weights, local_files_only=True),
+        AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True),
         ranks.device,
         tokens_per_pass=config.micro_batch_size * config.sequence_length_tokens,
         zero_stage=config.distribution.zero_stage,

@@ -8,10 +8,13 @@ from pathlib import Path
 from dapt_trainer.data.base_model.complete import compare, completeness_problems
 from dapt_trainer.data.base_model.facts import TokenizerDescription, begin_of_text_id
 from dapt_trainer.data.base_model.files import FIELD, read_json
+from dapt_trainer.data.base_model.sizes import size_problems
 from dapt_trainer.data.base_model.tokenizer_agreement import settle_tokenizer
-from dapt_trainer.data.base_model.weights import check_vocabulary, weights_problems
+from dapt_trainer.data.base_model.weights import check_vocabulary, weights_headers, weights_problems
 from dapt_trainer.data.plain_tokenizer import plain_tokenizer
 from dapt_trainer.errors import InputError
+
+_MAX_ID_DIGITS = 12
 
 
 def check_base_model(
@@ -34,6 +37,12 @@ def check_base_model(
     """
     # 1. What cannot be loaded at all has no architecture that it could be compared with.
     problems = weights_problems(folder, source, beat)
+    # A size that no file bears out would cost memory at the next step.
+    impossible = size_problems(
+        read_json(folder / "config.json", source), weights_headers(folder, source).values()
+    )
+    if impossible:
+        raise InputError(*problems, *(f"{FIELD}: {source}: {problem}" for problem in impossible))
     # 2. Names and shapes, as transformers sees them.
     comparison = compare(folder, tokenizer.end_of_text, source, beat)
     problems += completeness_problems(comparison, source)
@@ -79,7 +88,19 @@ def named_tokens(folder: Path, source: str) -> dict[str, int]:
     ids: dict[str, int] = {}
     decoder = read_json(folder / "tokenizer_config.json", source).get("added_tokens_decoder")
     for number, token in decoder.items() if isinstance(decoder, dict) else ():
-        if isinstance(token, dict):
-            ids[str(token["content"])] = int(number)
+        text = token.get("content") if isinstance(token, dict) else None
+        if not isinstance(text, str) or not number.isdecimal() or len(number) > _MAX_ID_DIGITS:
+            raise InputError(
+                f"{FIELD}: {source}: added_tokens_decoder of tokenizer_config.json has the entry {number[:40]!r}, "
+                "which is no id with the content of a token; correct it, or save the tokenizer again"
+            )
+        ids[text] = int(number)
     added = read_json(folder / "added_tokens.json", source)
-    return ids | {text: number for text, number in added.items() if isinstance(number, int)}
+    for token_text, token_id in added.items():
+        if isinstance(token_id, bool) or not isinstance(token_id, int) or token_id < 0:
+            raise InputError(
+                f"{FIELD}: {source}: added_tokens.json gives {token_text[:40]!r} no id; correct it, or save the "
+                "tokenizer again"
+            )
+        ids[token_text] = token_id
+    return ids

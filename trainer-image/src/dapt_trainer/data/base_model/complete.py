@@ -20,7 +20,7 @@ from dapt_contract.base import Contract
 from dapt_trainer.data.base_model.files import FIELD, read_json
 from dapt_trainer.data.base_model.tokenizer_agreement import TokenizerComparison, compare_tokenizers
 from dapt_trainer.data.base_model.weights import some
-from dapt_trainer.data.run_module import OFFLINE, run_module
+from dapt_trainer.data.run_module import OFFLINE, Limits, run_module
 from dapt_trainer.errors import InputError, StageOutOfMemoryError
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ _OLD_BUFFERS = re.compile(
     r"\.(attn|attention|self_attn)\.(bias|masked_bias)$|\.inv_freq$|(^|\.)position_ids$"
 )
 """Constants that earlier versions of transformers stored: masks, frequencies, positions."""
+_CPU_SECONDS = 1800
+"""A model of a thousand billion parameters takes two minutes."""
 
 
 class Comparison(Contract):
@@ -59,10 +61,15 @@ def compare(folder: Path, end_of_text: str, source: str, beat: Callable[[], None
         StageOutOfMemoryError: memory ran out.
     """
     module = "dapt_trainer.data.base_model.complete"
-    process = run_module(module, [str(folder), end_of_text], OFFLINE, beat)
+    process = run_module(module, [str(folder), end_of_text], OFFLINE, beat, Limits(_CPU_SECONDS))
     if process.is_out_of_memory:
         raise StageOutOfMemoryError(
             f"{FIELD}: {source}: memory ran out while its tensors were compared; give prepare more memory"
+        )
+    if process.is_out_of_time:
+        raise InputError(
+            f"{FIELD}: {source}: building it without its weights takes more than {_CPU_SECONDS:,} seconds; correct "
+            "config.json"
         )
     if process.returncode:
         raise InputError(
@@ -117,7 +124,9 @@ def comparison_of(folder: Path) -> Comparison:
         folder,
         device_map="meta",
         trust_remote_code=False,
+        attn_implementation=None,
         use_safetensors=True,
+        weights_only=True,
         local_files_only=True,
         output_loading_info=True,
         ignore_mismatched_sizes=True,

@@ -20,8 +20,17 @@ def convert_gguf(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
+    tokenizer = AutoTokenizer.from_pretrained(
+        file.parent, gguf_file=file.name, trust_remote_code=False, local_files_only=True
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        file.parent,
+        gguf_file=file.name,
+        dtype=torch.bfloat16,
+        trust_remote_code=False,
+        local_files_only=True,
+        attn_implementation=None,
+    )
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None
@@ -33,7 +42,10 @@ def convert_tokenizer(origin: Path, folder: Path) -> None:
     """Write the tokenizer of a folder that has no tokenizer.json in the fast form."""
     from transformers import AutoTokenizer
 
-    AutoTokenizer.from_pretrained(origin, trust_remote_code=False, use_fast=True).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(
+        origin, trust_remote_code=False, local_files_only=True, use_fast=True
+    )
+    tokenizer.save_pretrained(folder)
     if not (folder / "tokenizer.json").is_file():
         raise SystemExit("no fast tokenizer can be made of it")
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dapt_contract.inputs.model_files import config_number, read_safetensors_header, shape_numbers
+from dapt_contract.inputs.model_files import config_number, shape_numbers
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_trainer.data.base_model.fetch import check_no_remote_code
 from dapt_trainer.data.base_model.files import FIELD, read_json
+from dapt_trainer.data.base_model.weights import weights_headers
 from dapt_trainer.digests import weights_digest
 from dapt_trainer.errors import InputError
 
@@ -49,6 +50,8 @@ def read_tokenizer(folder: Path, source: str) -> TokenizerDescription:
     try:
         content = (folder / "tokenizer.json").read_text(encoding="utf-8")
         tokenizer = Tokenizer.from_str(content)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
     except Exception as error:  # tokenizers raises plain Exception
         raise InputError(
             f"{FIELD}: {source}: tokenizer.json cannot be read ({error}); download it again"
@@ -173,16 +176,7 @@ def _read_weights_headers(folder: Path, source: str) -> tuple[Shapes, int]:
     """Return the shapes of all tensors and their bytes; check that no file of weights is cut off."""
     shapes: dict[str, tuple[int, ...]] = {}
     weights_bytes = 0
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            header = read_safetensors_header(path)
-            size = path.stat().st_size
-            if size != header.file_bytes:
-                raise ValueError(f"has {size} bytes, its header says {header.file_bytes}")
-        except ValueError as error:
-            raise InputError(
-                f"{FIELD}: {source}: {path.name} is truncated or damaged ({error}); download the model again"
-            ) from error
+    for header in weights_headers(folder, source).values():
         shapes |= header.shapes
         weights_bytes += header.weights_bytes
     return shapes, weights_bytes

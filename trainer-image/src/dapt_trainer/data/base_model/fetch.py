@@ -22,11 +22,14 @@ from pathlib import Path
 from dapt_contract.inputs.other_layouts import other_layout
 from dapt_contract.pod.environment import MODEL_CACHE
 from dapt_trainer.data.base_model.files import FIELD, files_to_take, is_small_file, read_json
+from dapt_trainer.data.base_model.gguf_header import gguf_problem
 from dapt_trainer.data.reading.hub_revision import look_up
 from dapt_trainer.data.reading.sources import check_files, filesystem_of, unreachable
 from dapt_trainer.data.reading.unpacked import LARGEST_POINTER_BYTES, pointer_owner
-from dapt_trainer.data.run_module import OFFLINE, run_module
+from dapt_trainer.data.run_module import OFFLINE, Limits, run_module
 from dapt_trainer.errors import InputError, StageOutOfMemoryError
+from dapt_trainer.modeling.code_settings import code_problems
+from dapt_trainer.modeling.weight_files import leading_out
 
 _TOKENIZER_FILES = (
     "tokenizer.model",
@@ -67,29 +70,30 @@ def import_model(source: str, folder: Path, scratch: Path, beat: Beat = lambda: 
     folder.mkdir(parents=True)
     gguf = _gguf_file(origin, source)
     if gguf is not None:
-        _convert("gguf", gguf, folder, source, beat)
+        if problem := gguf_problem(gguf):
+            raise InputError(
+                f"{FIELD}: {source}: {gguf.name} is damaged or no model ({problem}); download it again, or use the "
+                "model's safetensors version"
+            )
+        _convert("gguf", _alone(gguf, scratch), folder, source, beat)
         return resolved
     _check_folder(origin, source)
     for name in files_to_take(origin, source):
         (folder / name).parent.mkdir(exist_ok=True)
         _link_or_copy(origin / name, folder / name)
     if not (folder / "tokenizer.json").is_file():
-        _convert_tokenizer(origin, folder, scratch, source, beat)
+        _convert_tokenizer(folder, scratch, source, beat)
     return resolved
 
 
 def check_no_remote_code(folder: Path, source: str) -> None:
-    """Refuse a model that would run code of its repository.
+    """Refuse a model whose configurations name code that is not transformers' own.
 
     Raises:
-        InputError: a configuration has `auto_map`.
+        InputError: with a sentence for each such setting.
     """
-    for name in ("config.json", "tokenizer_config.json"):
-        if read_json(folder / name, source).get("auto_map"):
-            raise InputError(
-                f"{FIELD}: {source}: {name} asks for code from the model's repository (auto_map), which dapt never "
-                "runs; use a model of an architecture that transformers knows"
-            )
+    if problems := code_problems(folder, allows_quantization=True):
+        raise InputError(*(f"{FIELD}: {source}: {problem}" for problem in problems))
 
 
 def _fetch(source: str, scratch: Path) -> Path:
@@ -170,6 +174,11 @@ def _gguf_file(origin: Path, source: str) -> Path | None:
     if len(files) > 1:
         names = ", ".join(path.name for path in files)
         raise InputError(f"{FIELD}: {source} has {len(files)} GGUF files ({names}); name one of them")
+    if found := leading_out(origin, [files[0].name]):
+        raise InputError(
+            f"{FIELD}: {source}: {found[0]} leads to {found[1]}, outside of the model's folder; name that file itself, "
+            "or copy it into the folder"
+        )
     return files[0]
 
 
@@ -232,15 +241,29 @@ def _link_or_copy(origin: Path, target: Path) -> None:
     shutil.copyfile(origin, target)
 
 
-def _convert_tokenizer(origin: Path, folder: Path, scratch: Path, source: str, beat: Beat) -> None:
+def _alone(gguf: Path, scratch: Path) -> Path:
+    """Return a link to a GGUF file in a folder of its own.
+
+    transformers would read configurations that lie beside the file.
+    """
+    folder = scratch / "gguf"
+    folder.mkdir(parents=True, exist_ok=True)
+    link = folder / "model.gguf"
+    link.unlink(missing_ok=True)
+    link.symlink_to(gguf.resolve())
+    return link
+
+
+def _convert_tokenizer(folder: Path, scratch: Path, source: str, beat: Beat) -> None:
     """Add tokenizer.json; all other files of the tokenizer stay as they came, where they are enough."""
-    if not any((origin / name).is_file() for name in _TOKENIZER_FILES):
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise InputError(
             f"{FIELD}: {source}: no tokenizer there; add tokenizer.json, or the file that the model's tokenizer is in "
             f"({', '.join(_TOKENIZER_FILES)})"
         )
     converted = scratch / "converted-tokenizer"
-    _convert("tokenizer", origin, converted, source, beat)
+    # From the imported folder, which holds checked files alone.
+    _convert("tokenizer", folder, converted, source, beat)
     shutil.copyfile(converted / "tokenizer.json", folder / "tokenizer.json")
     # Old tokenizers leave their special tokens to the defaults of a class, which only the converter knows.
     names = ("tokenizer_config.json", "special_tokens_map.json")
@@ -248,11 +271,26 @@ def _convert_tokenizer(origin: Path, folder: Path, scratch: Path, source: str, b
         shutil.copyfile(converted / "tokenizer_config.json", folder / "tokenizer_config.json")
 
 
+def _conversion_limits(origin: Path) -> Limits:
+    """Return what a conversion may take: a file of a few bits a weight becomes numbers of 32 bits on the way."""
+    size = origin.stat().st_size if origin.is_file() else 0
+    return Limits(cpu_seconds=1800 + size // 5_000_000, data_bytes=(8 << 30) + 16 * size)
+
+
 def _convert(conversion: str, origin: Path, folder: Path, source: str, beat: Beat) -> None:
     """Run the converter, which needs torch or transformers, in a process of its own."""
     process = run_module(
-        "dapt_trainer.data.base_model.convert", [conversion, str(origin), str(folder)], OFFLINE, beat
+        "dapt_trainer.data.base_model.convert",
+        [conversion, str(origin), str(folder)],
+        OFFLINE,
+        beat,
+        _conversion_limits(origin),
     )
+    if process.is_out_of_time:
+        raise InputError(
+            f"{FIELD}: {source}: converting it takes more than {_conversion_limits(origin).cpu_seconds:,} seconds; use "
+            "the model's safetensors version"
+        )
     if process.is_out_of_memory:
         raise StageOutOfMemoryError(
             f"{FIELD}: {source}: memory ran out while it was converted; give prepare more memory"

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from dapt_contract.base import JsonObject
-from dapt_trainer.data.input_problems import first_line
+from dapt_contract.inputs.json_files import MAX_JSON_BYTES, BadJsonError, read_json_object
 from dapt_trainer.digests import SIDE_FILES
 from dapt_trainer.errors import InputError
+from dapt_trainer.modeling.weight_files import (
+    INDEX,
+    MAX_INDEX_BYTES,
+    SINGLE_FILE,
+    BadWeightsError,
+    leading_out,
+    weight_files,
+)
+
+__all__ = [
+    "CARD",
+    "EXTENSION",
+    "FACTS",
+    "FIELD",
+    "INDEX",
+    "MAX_VOCABULARY_BYTES",
+    "files_to_take",
+    "is_small_file",
+    "read_json",
+]
 
 FIELD = "spec.model.source"
-INDEX = "model.safetensors.index.json"
 CARD = "README.md"
 """The base model's card, whose metadata names its licence."""
 FACTS = "facts.json"
@@ -26,6 +44,13 @@ _LEGAL = re.compile(
 )
 """Names of files with the terms of a model, which whoever passes the model on must pass on too."""
 _FURTHER_TEMPLATES = re.compile(r"additional_chat_templates/[\w.-]+\.jinja")
+MAX_VOCABULARY_BYTES = 256 * 1024 * 1024
+"""Longest file that a tokenizer is read from; published ones have up to 35 MiB."""
+_MAX_TEMPLATE_BYTES = 1024 * 1024
+_VOCABULARIES = (
+    "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "spiece.model",
+    "sentencepiece.bpe.model", "tekken.json",
+)  # fmt: skip
 
 
 def is_small_file(name: str) -> bool:
@@ -46,30 +71,42 @@ def files_to_take(origin: Path, source: str) -> list[str]:
     paths = sorted(path.relative_to(origin).as_posix() for path in origin.glob("*") if path.is_file())
     templates = sorted(path.relative_to(origin).as_posix() for path in origin.glob("*/*.jinja"))
     small = [name for name in (*paths, *templates) if is_small_file(name)]
-    weights = [name for name in paths if name.endswith(".safetensors")]
-    # transformers looks for the single file first, and reads an index only where there is none.
-    if "model.safetensors" in weights:
-        return [name for name in small if name != INDEX] + ["model.safetensors"]
-    if INDEX in paths:
-        return small + _indexed_weights(origin, weights, source)
-    raise InputError(
-        f"{FIELD}: {source}: neither model.safetensors nor {INDEX} is there, only {weights[0]}; transformers finds "
-        "weights by these names: download the complete model, or rename the file"
-    )
+    try:
+        weights = weight_files(origin)
+    except BadWeightsError as error:
+        raise InputError(f"{FIELD}: {source}: {error}") from error
+    names = [name for name in small if name != INDEX or SINGLE_FILE not in weights]
+    _check_content(origin, [*names, *weights], source)
+    return [*names, *weights]
 
 
-def _indexed_weights(origin: Path, weights: list[str], source: str) -> list[str]:
-    """Return the files of weights that the index names."""
-    weight_map = read_json(origin / INDEX, source).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise InputError(f"{FIELD}: {source}: {INDEX} has no weight_map; download the model again")
-    indexed = sorted({str(name) for name in weight_map.values()})
-    if missing := [name for name in indexed if name not in weights]:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise InputError(
-            f"{FIELD}: {source}: {missing[0]}{more} is missing, which {INDEX} names; download the model again"
+def _check_content(origin: Path, names: list[str], source: str) -> None:
+    """Refuse files that are too long for what they are, and links that lead out of the model's folder.
+
+    What a link leads to would be published with the model.
+    """
+    problems = []
+    for name in names:
+        limit, size = _max_bytes(name), (origin / name).stat().st_size
+        if limit is not None and size > limit:
+            problems.append(f"{name} has {size:,} bytes, and at most {limit >> 20} MiB are read; shorten it")
+    if found := leading_out(origin, names):
+        problems.append(
+            f"{found[0]} leads to {found[1]}, outside of the model's folder; copy the file into the folder"
         )
-    return indexed
+    if problems:
+        raise InputError(*(f"{FIELD}: {source}: {problem}" for problem in problems))
+
+
+def _max_bytes(name: str) -> int | None:
+    """Return the size from which a file is refused; None for weights, which are never read as a whole."""
+    if name.endswith(".safetensors"):
+        return None
+    if name == INDEX:
+        return MAX_INDEX_BYTES
+    if name.endswith(".jinja"):
+        return _MAX_TEMPLATE_BYTES
+    return MAX_VOCABULARY_BYTES if name in _VOCABULARIES else MAX_JSON_BYTES
 
 
 def read_json(path: Path, source: str) -> JsonObject:
@@ -79,11 +116,10 @@ def read_json(path: Path, source: str) -> JsonObject:
         InputError: the file is damaged.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return read_json_object(path)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except BadJsonError as error:
         raise InputError(
-            f"{FIELD}: {source}: {path.name} is not readable JSON ({first_line(error)}); download the model again"
+            f"{FIELD}: {source}: {path.name} is not readable JSON ({error}); download the model again"
         ) from error
-    return value if isinstance(value, dict) else {}

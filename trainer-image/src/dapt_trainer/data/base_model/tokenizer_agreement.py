@@ -82,7 +82,7 @@ def compare_tokenizers(folder: Path, end_of_text: str, embedding_rows: int) -> T
     name, difference = difference_of(lambda: AutoTokenizer.from_pretrained(folder, **options))
     if not difference:
         return TokenizerComparison(class_name=name)
-    _, left = difference_of(lambda: PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True))
+    _, left = difference_of(lambda: PreTrainedTokenizerFast.from_pretrained(folder, **options))
     with tempfile.TemporaryDirectory() as copy:
         for path in folder.iterdir():
             if path.suffix != ".safetensors":

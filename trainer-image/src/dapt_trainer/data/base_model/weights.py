@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dapt_contract.inputs.model_files import SafetensorsHeader, read_safetensors_header
+from dapt_contract.inputs.model_files import SafetensorsHeader, read_complete_header
 from dapt_trainer.data.base_model.files import FIELD, read_json
 from dapt_trainer.errors import InputError
 
@@ -52,7 +52,7 @@ def weights_problems(folder: Path, source: str, beat: Beat = lambda: None) -> li
     Raises:
         InputError: the files hold no weights that could be loaded: quantized, empty, doubled or damaged ones.
     """
-    headers = {path: _header(path, source) for path in sorted(folder.glob("*.safetensors"))}
+    headers = weights_headers(folder, source)
     _require_one_place_each(headers, source)
     if problem := _quantization(folder, headers.values(), source):
         raise InputError(problem)
@@ -67,6 +67,26 @@ def weights_problems(folder: Path, source: str, beat: Beat = lambda: None) -> li
             if header.dtypes[name] in _FLOATS:
                 _judge(path, header, name, faults, beat)
     return [f"{FIELD}: {source}: {sentence}" for sentence in faults.sentences()]
+
+
+def weights_headers(folder: Path, source: str) -> dict[Path, SafetensorsHeader]:
+    """Return the headers of all files of weights, each compared with its file.
+
+    Raises:
+        InputError: with a sentence for each damaged file.
+    """
+    headers: dict[Path, SafetensorsHeader] = {}
+    problems = []
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            headers[path] = read_complete_header(path)
+        except ValueError as error:
+            problems.append(
+                f"{FIELD}: {source}: {path.name} is truncated or damaged ({error}); download the model again"
+            )
+    if problems:
+        raise InputError(*problems)
+    return headers
 
 
 def check_vocabulary(rows: int, ids: Mapping[str, int], source: str) -> None:
@@ -88,18 +108,6 @@ def check_vocabulary(rows: int, ids: Mapping[str, int], source: str) -> None:
             f"{rows:,} rows of its embedding; resize the model (resize_token_embeddings), or remove what was added "
             "to the tokenizer"
         )
-
-
-def _header(path: Path, source: str) -> SafetensorsHeader:
-    try:
-        header = read_safetensors_header(path)
-        if (size := path.stat().st_size) != header.file_bytes:
-            raise ValueError(f"has {size} bytes, its header says {header.file_bytes}")
-        return header
-    except ValueError as error:
-        raise InputError(
-            f"{FIELD}: {source}: {path.name} is truncated or damaged ({error}); download the model again"
-        ) from error
 
 
 def _require_one_place_each(headers: Mapping[Path, SafetensorsHeader], source: str) -> None:

@@ -90,7 +90,7 @@ class Conversation:
 
     messages: Sequence[Message]
     learned: Sequence[int]
-    """Indices of the messages by the assistant that are learned; at least one."""
+    """Indices of the messages by the assistant that are learned; none: it is a prompt, which the assistant answers."""
     variables: Mapping[str, object] = field(default_factory=dict)
     """What the template gets besides the messages: tools, documents and others by their names."""
     checked_fields: Sequence[tuple[int, str]] = ()
@@ -141,12 +141,16 @@ class Renderer:
             TemplateError: the template rejects the conversation or is damaged, its turns cannot be separated, or it
                 ignores a field of the conversation.
         """
+        if not conversation.learned:
+            prompt = self._text(conversation, len(conversation.messages), has_generation_prompt=True)
+            return [LabelledText(prompt, ())]
         conversation = self._with_rendered_nulls(conversation)
         turns = [self._turn(conversation, index) for index in conversation.learned]
         self._check_fields(conversation)
         # One text contains every turn only where each later rendering continues the earlier one.
         if all(after.prompt.startswith(before.whole) for before, after in itertools.pairwise(turns)):
             return [LabelledText(turns[-1].whole[: turns[-1].end], tuple(turn.span for turn in turns))]
+        _check_length(sum(turn.end for turn in turns))
         return [LabelledText(turn.whole[: turn.end], (turn.span,)) for turn in turns]
 
     def _turn(self, conversation: Conversation, index: int) -> _Turn:
@@ -248,11 +252,7 @@ class Renderer:
             raise TemplateError(
                 f"the model's chat template fails at the conversation ({type(error).__name__}: {_reason(error)})"
             ) from error
-        if len(text) > MAX_TEXT_CHARACTERS:
-            raise TemplateError(
-                f"the model's chat template writes {len(text):,} characters for the conversation, over the limit of "
-                f"{MAX_TEXT_CHARACTERS:,}; split the conversation, or use another template"
-            )
+        _check_length(len(text))
         return text
 
     def _template(self, name: str) -> Template:
@@ -321,6 +321,14 @@ def _environment() -> ImmutableSandboxedEnvironment:
     environment.globals.update(functions)
     environment.filters["tojson"] = to_json
     return environment
+
+
+def _check_length(characters: int) -> None:
+    if characters > MAX_TEXT_CHARACTERS:
+        raise TemplateError(
+            f"the model's chat template writes {characters:,} characters for the conversation, over the limit of "
+            f"{MAX_TEXT_CHARACTERS:,}; split the conversation, or use another template"
+        )
 
 
 def _with_field(conversation: Conversation, index: int, name: str, value: str | None) -> Conversation:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from dapt_contract.base import JsonObject
+from dapt_contract.inputs.json_files import BadJsonError, read_json_object
 from dapt_trainer.data.chat.rendering import TemplateSet
 from dapt_trainer.data.chat.tokens import TextEncoder
 from dapt_trainer.errors import InputError
@@ -23,6 +23,8 @@ PLAIN_TEMPLATE: Final = (
 """Template for base models that have none; saved with the tuned model."""
 _TEMPLATE_FILE = "chat_template.jinja"
 _MORE_TEMPLATES = "additional_chat_templates"
+_MAX_TEMPLATE_BYTES = 1024 * 1024
+_MAX_TOKENIZER_BYTES = 256 * 1024 * 1024
 TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """Special tokens that chat templates may name."""
 
@@ -39,7 +41,7 @@ def read_templates(folder: Path) -> TemplateSet:
     files = {"default": folder / _TEMPLATE_FILE} if (folder / _TEMPLATE_FILE).is_file() else {}
     files |= {path.stem: path for path in sorted((folder / _MORE_TEMPLATES).glob("*.jinja"))}
     if files:  # files replace what the configuration has
-        templates = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
+        templates = {name: _read_template(path) for name, path in files.items()}
     tokens = [token for token in _added_tokens(folder) if token]
     control_tokens = tuple(dict.fromkeys([*special_tokens.values(), *tokens]))
     if not templates:
@@ -117,10 +119,23 @@ def _added_tokens(folder: Path) -> list[str]:
 
 
 def _read_object(path: Path) -> JsonObject:
-    if not path.is_file():
-        return {}
+    """Read a JSON file of the tokenizer; an empty object where there is none."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return read_json_object(path, _MAX_TOKENIZER_BYTES)
+    except FileNotFoundError:
+        return {}
+    except BadJsonError as error:
         raise InputError(f"{path}: not JSON ({error}); download the model again") from error
-    return value if isinstance(value, dict) else {}
+
+
+def _read_template(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8") as file:
+            content = file.read(_MAX_TEMPLATE_BYTES + 1)
+        if len(content) > _MAX_TEMPLATE_BYTES:
+            raise InputError(
+                f"{path}: longer than {_MAX_TEMPLATE_BYTES >> 20} MiB; use a model with another template"
+            )
+        return content
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); download the model again") from error

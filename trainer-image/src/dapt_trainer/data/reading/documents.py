@@ -18,7 +18,7 @@ from dapt_contract.sentences import shortened
 from dapt_trainer.data.input_problems import first_line
 from dapt_trainer.data.reading.file_parts import BLOCK_RECORDS, FilePart
 from dapt_trainer.data.reading.json_arrays import elements_of, has_array
-from dapt_trainer.data.reading.parquet_columns import text_rows
+from dapt_trainer.data.reading.parquet_columns import TooLong, text_rows
 from dapt_trainer.data.reading.sources import ResolvedSource, SourceFile
 from dapt_trainer.data.reading.unpacked import (
     MAX_LINE_BYTES,
@@ -50,6 +50,8 @@ BYTE_MARK = "byte "
 """Stands in a location before the byte that a line begins at, where its number is not known."""
 _MAX_SHOWN_FIELDS = 12
 _MAX_NAME_CHARACTERS = 60
+_MAX_EMPTY_LINES = 100_000
+"""Reading them yields nothing, so neither progress nor a stop would be seen meanwhile."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MAX_DIGITS_MESSAGE = "Exceeds the limit"
 """Beginning of Python's message about an integer of thousands of digits, which goes on about its own settings."""
@@ -149,7 +151,7 @@ def _json_lines(
 ) -> Iterator[tuple[str, JsonObject] | BadRecord]:
     file = part.file
     with open_unpacked(filesystem, file) as stream:
-        is_first = part.first_byte == 0
+        is_first, num_empty = part.first_byte == 0, 0
         for number, line in _lines(stream, part):
             location = f"{file.label}:{number}"
             if line is None:
@@ -159,7 +161,13 @@ def _json_lines(
                 refuse_other_text(file, line)
                 line = line.removeprefix(_BYTE_ORDER_MARK)
             if line.isspace() or not line:
+                num_empty += 1
+                if num_empty > _MAX_EMPTY_LINES:
+                    raise BadFileError(
+                        f"{file.label}: has more than {_MAX_EMPTY_LINES:,} empty lines in a row; remove them"
+                    )
                 continue
+            num_empty = 0
             record = _parsed(line, text_field)
             is_first, was_first = False, is_first
             if isinstance(record, dict):
@@ -213,7 +221,7 @@ def _lines_of_range(
     if first_byte:
         # Up to the end of the line before, which may end right here.
         stream.seek(first_byte - 1)
-        stream.readline()
+        next(lines_of(stream), None)
     position = stream.tell()
     lines = lines_of(stream)
     while position < end_byte and (line := next(lines, b"")) != b"":
@@ -328,6 +336,8 @@ def _parquet_documents(
             yield Document(text, location)
         elif isinstance(text, bytes):
             yield BadRecord(location, f"field {text_field!r} is not UTF-8 text")
+        elif isinstance(text, TooLong):
+            yield BadRecord(location, f"longer than {MAX_LINE_BYTES >> 20} MiB")
         else:
             yield BadRecord(location, f"field {text_field!r} is not a string but {json_type(text)}")
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from dapt_trainer.data.input_problems import first_line
 from dapt_trainer.data.reading.file_parts import BLOCK_RECORDS, FilePart
+from dapt_trainer.data.reading.parquet_pages import group_plan
 from dapt_trainer.data.reading.sources import SourceFile
-from dapt_trainer.data.reading.unpacked import BadFileError, refuse_pointer
+from dapt_trainer.data.reading.unpacked import MAX_LINE_BYTES, BadFileError, UnpackedLimit, refuse_pointer
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -32,7 +33,11 @@ def text_rows(filesystem: AbstractFileSystem, part: FilePart, column: str) -> It
         with filesystem.open(part.file.path, "rb") as stream:
             table = pyarrow.parquet.ParquetFile(stream)
             _check_column(table, part.file, column)
-            yield from _rows(table, part, column)
+            limit = UnpackedLimit(part.file)
+            for number, text in _rows(stream, table, part, column):
+                limit.add(1 + (len(text) if isinstance(text, str | bytes) else 0))
+                is_long = isinstance(text, str | bytes) and len(text) > MAX_LINE_BYTES
+                yield number, TooLong() if is_long else text
     except BadFileError:
         raise
     except Exception as error:  # damage shows in as many ways as the library has decoders
@@ -41,15 +46,21 @@ def text_rows(filesystem: AbstractFileSystem, part: FilePart, column: str) -> It
         ) from error
 
 
-def _rows(table: ParquetFile, part: FilePart, column: str) -> Iterator[tuple[int, object]]:
+class TooLong:
+    """Stands for a text that is longer than a record may be."""
+
+
+def _rows(stream: BinaryIO, table: ParquetFile, part: FilePart, column: str) -> Iterator[tuple[int, object]]:
     # Whole row groups are left out where there are enough of them, since they need not be read.
     has_many_groups = table.num_row_groups >= part.num_passes
+    leaves = [index for index in range(len(table.schema)) if table.schema.column(index).path == column]
     number = 0
     for group in range(table.num_row_groups):
         if has_many_groups and not part.is_read(group):
             number += table.metadata.row_group(group).num_rows
             continue
-        for batch in table.iter_batches(_BATCH_ROWS, row_groups=[group], columns=[column]):
+        plan = group_plan(stream, table.metadata, group, leaves, label=part.file.label, max_rows=_BATCH_ROWS)
+        for batch in table.iter_batches(plan.rows, row_groups=[group], columns=[column]):
             for text in _texts(batch.column(0)):
                 number += 1
                 if has_many_groups or part.is_read((number - 1) // BLOCK_RECORDS):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, datetime, time
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from pydantic import JsonValue
 
@@ -20,12 +20,14 @@ from dapt_trainer.data.reading.documents import (
 )
 from dapt_trainer.data.reading.file_parts import FilePart
 from dapt_trainer.data.reading.json_arrays import has_array
+from dapt_trainer.data.reading.parquet_pages import group_plan
 from dapt_trainer.data.reading.sources import ResolvedSource, SourceFile
-from dapt_trainer.data.reading.unpacked import refuse_pointer
+from dapt_trainer.data.reading.unpacked import MAX_LINE_BYTES, UnpackedLimit, refuse_pointer
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
-    from pyarrow import RecordBatch
+    from pyarrow import Array, RecordBatch
+    from pyarrow.parquet import ParquetFile
 
 ACCEPTED_RECORDS = (
     ".jsonl, .ndjson and .json (one record a line, or an array), also .gz or .zst, and .parquet"
@@ -62,15 +64,22 @@ def _parquet_rows(
         refuse_pointer(filesystem, file)
         with filesystem.open(file.path, "rb") as stream:
             table = pyarrow.parquet.ParquetFile(stream)
-            for batch in table.iter_batches(batch_size=_PARQUET_ROWS):
-                for row in _rows_of(batch):
-                    number += 1
-                    location = f"{file.label}:{number}"
-                    if row is None:
-                        yield BadRecord(location, "holds text that is not UTF-8")
-                        continue
-                    # Nulls inside of a column only fill what other rows have: JSON would not have these fields.
-                    yield location, {str(name): _json_value(value) for name, value in row.items()}
+            limit, leaves = UnpackedLimit(file), range(len(table.schema))
+            for group in range(table.num_row_groups):
+                plan = group_plan(
+                    stream, table.metadata, group, leaves, label=file.label, max_rows=_PARQUET_ROWS
+                )
+                reader = _with_dictionaries(stream, table) if plan.keeps_dictionaries else table
+                for batch in reader.iter_batches(batch_size=plan.rows, row_groups=[group]):
+                    limit.add(sum(map(_unpacked_bytes, batch.columns)))
+                    for row in _rows_of(batch):
+                        number += 1
+                        location = f"{file.label}:{number}"
+                        if isinstance(row, str):
+                            yield BadRecord(location, row)
+                            continue
+                        # Nulls inside of a column only fill what other rows have: JSON would not have these fields.
+                        yield location, {str(name): _json_value(value) for name, value in row.items()}
     except BadFileError:
         raise
     except Exception as error:  # damage shows in as many ways as the library has decoders
@@ -79,15 +88,55 @@ def _parquet_rows(
         ) from error
 
 
-def _rows_of(batch: RecordBatch) -> list[dict[str, object] | None]:
-    """Return the rows of a batch by their columns; None for one with text that is not UTF-8."""
+def _with_dictionaries(stream: BinaryIO, table: ParquetFile) -> ParquetFile:
+    """Open a file so that a text which is repeated is in memory once; reading is slower where few are."""
+    import pyarrow.parquet
+
+    columns = (table.schema.column(index) for index in range(len(table.schema)))
+    texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+    return pyarrow.parquet.ParquetFile(stream, read_dictionary=texts)
+
+
+def _rows_of(batch: RecordBatch) -> list[dict[str, object] | str]:
+    """Return the rows of a batch by their columns; why there is none instead of a bad row."""
+    if batch.num_rows > 1 and sum(map(_unpacked_bytes, batch.columns)) > MAX_LINE_BYTES:
+        half = batch.num_rows // 2
+        return _rows_of(batch.slice(0, half)) + _rows_of(batch.slice(half))
+    if sum(map(_unpacked_bytes, batch.columns)) > MAX_LINE_BYTES:
+        return [f"longer than {MAX_LINE_BYTES >> 20} MiB"]
     try:
-        rows: list[dict[str, object] | None] = batch.to_pylist(maps_as_pydicts="strict")
+        rows: list[dict[str, object] | str] = batch.to_pylist(maps_as_pydicts="strict")
     except UnicodeDecodeError:
         if batch.num_rows == 1:
-            return [None]
+            return ["holds text that is not UTF-8"]
         return [row for index in range(batch.num_rows) for row in _rows_of(batch.slice(index, 1))]
     return rows
+
+
+def _unpacked_bytes(column: Array) -> int:
+    """Return how many bytes the values of a column have when each is written out, with one for each list and value."""
+    import pyarrow
+    from pyarrow import compute, types
+
+    kind = column.type
+    if types.is_dictionary(kind):
+        lengths = compute.binary_length(column.dictionary)
+        return int(compute.sum(lengths.take(column.indices)).as_py() or 0) + len(column)
+    if types.is_struct(kind):
+        return len(column) + sum(map(_unpacked_bytes, column.flatten()))
+    if types.is_map(kind):
+        # A map's own `flatten` does not know that the column may be a slice.
+        column = column.cast(
+            pyarrow.list_(pyarrow.struct([("key", kind.key_type), ("value", kind.item_type)]))
+        )
+    if (
+        types.is_map(kind)
+        or types.is_list(kind)
+        or types.is_large_list(kind)
+        or types.is_fixed_size_list(kind)
+    ):
+        return len(column) + _unpacked_bytes(column.flatten())
+    return len(column) + int(column.nbytes)
 
 
 def _json_value(value: object) -> JsonValue:

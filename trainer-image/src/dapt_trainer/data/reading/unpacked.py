@@ -7,7 +7,7 @@ import io
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from dapt_trainer.data.input_problems import first_line
 from dapt_trainer.data.reading.sources import SourceFile
@@ -15,10 +15,15 @@ from dapt_trainer.data.reading.sources import SourceFile
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
     from fsspec import AbstractFileSystem
-    from zstandard import ZstdDecompressionObj
 
-MAX_LINE_BYTES = 256 * 1024 * 1024
-"""A longer line is no record: a file without line breaks would fill the memory."""
+MAX_LINE_BYTES = 16 * 1024 * 1024
+"""A longer line is no record. Analysing a document takes up to 300 times its bytes, so a longer one would fill the
+memory."""
+MAX_UNPACKED_RATIO, ALWAYS_UNPACKED_BYTES = 1000, 64 * 1024 * 1024
+"""How much a file may unpack to: so many times its size, and in any case so many bytes. Text packs to a tenth, and what
+is repeated without end to a ten-thousandth."""
+_WINDOW_PHRASE = "requires too much memory"
+"""Of the message of Zstandard about a window over 128 MiB."""
 _BUFFER_BYTES = 1024 * 1024
 _UTF16_BEGINNINGS = (b"\xff\xfe", b"\xfe\xff")
 _UTF32_BEGINNINGS = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
@@ -50,15 +55,13 @@ def open_unpacked(filesystem: AbstractFileSystem, file: SourceFile) -> Iterator[
     Raises:
         BadFileError: the file cannot be opened or read to its end, or is damaged.
     """
-    import zstandard
-
     try:
         refuse_pointer(filesystem, file)
         with filesystem.open(file.path, "rb") as raw:
             if file.compression == ".gz":
-                yield io.BufferedReader(gzip.GzipFile(fileobj=raw), buffer_size=_BUFFER_BYTES)
+                yield _buffered(gzip.GzipFile(fileobj=raw), file)
             elif file.compression == ".zst":
-                yield io.BufferedReader(_ZstdFrames(raw), buffer_size=_BUFFER_BYTES)
+                yield _buffered(_zstandard_stream(raw), file)
             elif _is_local(filesystem):
                 yield raw
             else:
@@ -71,7 +74,12 @@ def open_unpacked(filesystem: AbstractFileSystem, file: SourceFile) -> Iterator[
             f"{file.label}: cannot be opened ({error.strerror or first_line(error)}); check the file and its "
             "permissions"
         ) from error
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+    except (OSError, EOFError, zlib.error) as error:
+        if _WINDOW_PHRASE in str(error):
+            raise BadFileError(
+                f"{file.label}: was packed with a window over 128 MiB (zstd --long), which would take as much memory; "
+                "pack it again without that option"
+            ) from error
         raise BadFileError(
             f"{file.label}: breaks off or is damaged ({type(error).__name__}: {first_line(error)}); copy it again"
         ) from error
@@ -155,42 +163,64 @@ def other_encoding(beginning: bytes) -> str | None:
     return None
 
 
-class _ZstdFrames(io.RawIOBase):
-    """Reads Zstandard frames one after the other and raises for a file that breaks off.
+class UnpackedLimit:
+    """Counts what a file has unpacked to, and refuses one that grows without bounds."""
 
-    The library's own stream reader ends without an error when the last frame is not complete, so a copy that was cut
-    off would pass for the whole file.
+    def __init__(self, file: SourceFile) -> None:
+        self._file = file
+        self._limit = max(ALWAYS_UNPACKED_BYTES, MAX_UNPACKED_RATIO * file.size_bytes)
+        self._count = 0
+
+    def add(self, count: int) -> None:
+        """Count further bytes.
+
+        Raises:
+            BadFileError: they are too many for a file of this size.
+        """
+        self._count += count
+        if self._count > self._limit:
+            raise BadFileError(
+                f"{self._file.label}: unpacks to more than {MAX_UNPACKED_RATIO:,} times its {self._file.size_bytes:,} "
+                "bytes, which no text does; give its text in another form, or remove the file"
+            )
+
+
+class _Readable(Protocol):
+    """Describes what unpacks a file: at most so many bytes a call, none at the end."""
+
+    def read(self, count: int, /) -> bytes: ...
+
+
+def _zstandard_stream(raw: BinaryIO) -> _Readable:
+    """Return the unpacked bytes of Zstandard frames.
+
+    pyarrow's stream unpacks no more than is asked for, raises for a file that breaks off, and takes windows of up to
+    128 MiB as the zstd tool does; that of the zstandard library ends without an error where the last frame is cut off.
     """
+    import pyarrow
 
-    def __init__(self, raw: BinaryIO) -> None:
+    stream: _Readable = pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, mode="r"), "zstd")
+    return stream
+
+
+def _buffered(stream: _Readable, file: SourceFile) -> BinaryIO:
+    return io.BufferedReader(_Unpacking(stream, UnpackedLimit(file)), buffer_size=_BUFFER_BYTES)
+
+
+class _Unpacking(io.RawIOBase):
+    """Reads unpacked bytes piece by piece, within the limit of their file."""
+
+    def __init__(self, stream: _Readable, limit: UnpackedLimit) -> None:
         super().__init__()
-        self._raw = raw
-        self._frame: ZstdDecompressionObj | None = None
-        self._unpacked = b""
-        self._packed = b""
+        self._stream = stream
+        self._limit = limit
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        import zstandard
-
-        while not self._unpacked:
-            packed = self._packed or self._raw.read(256 * 1024)
-            self._packed = b""
-            if not packed:
-                if self._frame is not None:
-                    raise EOFError("the last frame is not complete")
-                return 0
-            if self._frame is None:
-                # zstd --long=31 writes windows of 2 GiB, which the library refuses by default.
-                self._frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-            self._unpacked = self._frame.decompress(packed)
-            if self._frame.eof:
-                self._packed = self._frame.unused_data
-                self._frame = None
         target = memoryview(buffer)
-        count = min(len(target), len(self._unpacked))
-        target[:count] = self._unpacked[:count]
-        self._unpacked = self._unpacked[count:]
-        return count
+        content = self._stream.read(min(len(target), _BUFFER_BYTES))
+        self._limit.add(len(content))
+        target[: len(content)] = content
+        return len(content)

@@ -18,9 +18,9 @@ def empty_model(work: Path, weights: str) -> PreTrainedModel:
         InputError: there is no model in the folder.
     """
     check_model_folder(work / weights)
-    config = AutoConfig.from_pretrained(work / weights, local_files_only=True)
+    config = AutoConfig.from_pretrained(work / weights, trust_remote_code=False, local_files_only=True)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation=None)
     model.tie_weights()
     return model
 
