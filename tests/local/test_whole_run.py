@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 
 from dapt_operator.cli import main
 from dapt_operator.cli.run_folder import RunFolder
+from support.pod_objects import listening
 from support.toy_adaptation import make_toy
 
 pytestmark = [pytest.mark.local, pytest.mark.timeout(900)]
@@ -36,6 +37,8 @@ class Ended:
     code: int
     lines: list[str]
     errors: list[str]
+    listening: list[tuple[str, str]] = field(default_factory=list)
+    """(command, address) of the sockets that its processes listened on."""
 
 
 def dapt(folder: Path, *arguments: str) -> Ended:
@@ -66,9 +69,10 @@ def run_until_there(folder: Path, path: Path, number: signal.Signals) -> Ended:
         process = subprocess.Popen(command("run", "toy.yaml"), cwd=folder, stdout=stdout, stderr=stderr)
         while process.poll() is None and not path.is_file():
             time.sleep(0.02)
+        addresses = listening(process.pid)
         process.send_signal(number)
         code = process.wait(timeout=300)
-    return Ended(code, out.read_text().splitlines(), errors.read_text().splitlines())
+    return Ended(code, out.read_text().splitlines(), errors.read_text().splitlines(), addresses)
 
 
 def stages(folder: Path, name: str = "toy") -> list[dict[str, Any]]:
@@ -103,6 +107,12 @@ def test_stopped_run_explains_how_to_continue(stopped: Ended) -> None:
         "stopping: the running stage saves first (once more to stop at once)",
         "stopped; `dapt run toy.yaml` continues the run",
     ]
+
+
+def test_a_local_run_listens_on_the_loopback_address_alone(stopped: Ended) -> None:
+    ranks = [address for command, address in stopped.listening if "dapt_trainer.worker" in command]
+    assert len(ranks) >= 3, "two ranks of gloo, and the page of the first"
+    assert {address for _, address in stopped.listening} == {"127.0.0.1"}
 
 
 def test_stopped_run_continues_and_publishes(finished: Ended, toy: Path) -> None:

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 
 from dapt_contract.checkpoint import CheckpointManifest, FileEntry
 from dapt_contract.envelope import ContractError, digest_of
@@ -34,6 +35,9 @@ from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InfrastructureError
 
 TrainingConfig = PretrainConfig | FinetuneConfig | AlignConfig
+_Found = tuple[StoredCheckpoint | None, list[StoredCheckpoint], tuple[str, ...]]
+_FOUND: TypeAdapter[_Found] = TypeAdapter(_Found)
+_STORED: TypeAdapter[StoredCheckpoint] = TypeAdapter(StoredCheckpoint)
 LogEntry = dict[str, object]
 """One entry of the log that transformers' Trainer keeps in its state."""
 NEUTRAL_FIELDS = frozenset(
@@ -81,9 +85,9 @@ class RunCheckpoints:
             InfrastructureError: a newer run has claimed the lineage, or the volume fails.
         """
         # Rank 0 decides for all: they must resume from the same checkpoint.
-        self.resumed, self._checkpoints, self.skipped = self._ranks.from_first(self._find)
+        self.resumed, self._checkpoints, self.skipped = self._ranks.from_first(self._find, _FOUND)
 
-    def _find(self) -> tuple[StoredCheckpoint | None, list[StoredCheckpoint], tuple[str, ...]]:
+    def _find(self) -> _Found:
         require_not_superseded(self._folder, self._identity)
         try:
             claim = read_claim(self._folder)
@@ -169,7 +173,7 @@ class RunCheckpoints:
         if not self._is_save_pending:
             return
         self._is_save_pending = False
-        self._checkpoints.append(self._ranks.from_first(self._completed))
+        self._checkpoints.append(self._ranks.from_first(self._completed, _STORED))
         if self._ranks.is_first:
             # After the save: until it is complete, the older optimizer states are what a resume needs.
             self._checkpoints = drop_old_optimizer_states(
