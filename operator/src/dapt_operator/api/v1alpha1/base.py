@@ -24,6 +24,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from dapt_contract.printable import printable
+
 API_GROUP = "dapt.dev"
 API_VERSION: Final = "dapt.dev/v1alpha1"
 VERSION = "v1alpha1"
@@ -204,9 +206,10 @@ SecretName = Annotated[str, Field(pattern=NAME_PATTERN, min_length=1, max_length
 SourceUri = Annotated[str, Field(pattern=SOURCE_PATTERN, max_length=1024)]
 Quantity = Annotated[str, Field(pattern=QUANTITY_PATTERN, max_length=32)]
 Glob = Annotated[str, Field(min_length=1, max_length=1024)]
-Text = Annotated[str, Field(max_length=MAX_TEXT)]
-ShortText = Annotated[str, Field(max_length=253)]
-Message = Annotated[str, Field(max_length=MAX_MESSAGE)]
+# Texts of a status come from pods, controllers and tenants: they are cleaned of what would steer a terminal.
+Text = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(printable)]
+ShortText = Annotated[str, Field(max_length=253), AfterValidator(printable)]
+Message = Annotated[str, Field(max_length=MAX_MESSAGE), AfterValidator(printable)]
 Time = Annotated[str, Field(pattern=TIME_PATTERN, max_length=20), AfterValidator(_existing_time)]
 Digest = Annotated[str, Field(max_length=128)]
 
