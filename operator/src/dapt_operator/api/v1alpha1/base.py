@@ -24,7 +24,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from dapt_contract.printable import printable
+from dapt_contract.printable import printable_values
 
 API_GROUP = "dapt.dev"
 API_VERSION: Final = "dapt.dev/v1alpha1"
@@ -206,10 +206,12 @@ SecretName = Annotated[str, Field(pattern=NAME_PATTERN, min_length=1, max_length
 SourceUri = Annotated[str, Field(pattern=SOURCE_PATTERN, max_length=1024)]
 Quantity = Annotated[str, Field(pattern=QUANTITY_PATTERN, max_length=32)]
 Glob = Annotated[str, Field(min_length=1, max_length=1024)]
-# Texts of a status come from pods, controllers and tenants: they are cleaned of what would steer a terminal.
-Text = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(printable)]
-ShortText = Annotated[str, Field(max_length=253), AfterValidator(printable)]
-Message = Annotated[str, Field(max_length=MAX_MESSAGE), AfterValidator(printable)]
+Cleaned = BeforeValidator(printable_values)
+"""Cleans a text of a status, which comes from pods, controllers and tenants, of what would steer a terminal. Before the
+check of its type, which half of a surrogate pair would fail."""
+Text = Annotated[str, Field(max_length=MAX_TEXT), Cleaned]
+ShortText = Annotated[str, Field(max_length=253), Cleaned]
+Message = Annotated[str, Field(max_length=MAX_MESSAGE), Cleaned]
 Time = Annotated[str, Field(pattern=TIME_PATTERN, max_length=20), AfterValidator(_existing_time)]
 Digest = Annotated[str, Field(max_length=128)]
 
