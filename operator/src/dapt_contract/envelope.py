@@ -18,6 +18,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from dapt_contract.base import Contract
+from dapt_contract.regular_file import NotAFileError, read_regular_file
 from dapt_contract.version import PRODUCT_VERSION
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -121,12 +122,12 @@ def read_envelope(
         ContractError: see the module's docstring.
     """
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ContractError(f"{path}: larger than {MAX_FILE_BYTES} bytes; not a file that dapt wrote")
-        envelope = Envelope.model_validate_json(path.read_bytes())
+        envelope = Envelope.model_validate_json(read_regular_file(path, MAX_FILE_BYTES))
         body = model.model_validate(envelope.body)
     except FileNotFoundError as error:
         raise ContractError(f"{path}: no such file; expected a {schema_name} file") from error
+    except NotAFileError as error:
+        raise ContractError(f"{path}: {error.strerror}; not a file that dapt wrote") from error
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the file"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from pydantic import SerializeAsAny, ValidationError, model_validator
@@ -43,6 +44,9 @@ class StageFile(Contract):
         return digest_of(self.config)
 
 
+_RUN_FOLDER = re.compile(r"try-[0-9]{1,9}")
+
+
 class StoredReport(Contract):
     """Holds the body of report.json, with the digest of the configuration that it belongs to."""
 
@@ -73,8 +77,9 @@ def find_report(work: Path, lineage: str, kind: str, config_digest: str | None =
         config_digest: only a report of this configuration; None: any.
     """
     folder = work / lineage
-    paths = sorted(folder.glob("try-*/report.json"), key=lambda path: int(path.parent.name[4:]), reverse=True)
-    for path in paths:
+    # Only folders that a run has made: a work volume may hold others.
+    found = [path for path in folder.glob("try-*/report.json") if _RUN_FOLDER.fullmatch(path.parent.name)]
+    for path in sorted(found, key=lambda path: int(path.parent.name[4:]), reverse=True):
         try:
             _, body = read_envelope(path, report_schema(kind), StoredReport)
             if config_digest in (None, body.config_digest):
