@@ -72,5 +72,6 @@ def test_hostile_text_reaches_status_events_and_metrics_cleaned(kind: str) -> No
         resource = world.cluster.observe(world.key).resource
         assert resource is not None
         registry = CollectorRegistry()
-        registry.register(AdaptationCollector(lambda stored=resource: [stored]))
+        resources = [resource]
+        registry.register(AdaptationCollector(resources.copy))
         assert_inert(generate_latest(registry).decode())

@@ -37,9 +37,15 @@ def exchange(rank: int, world_size: int, folder: Path) -> int:
         ranks.gather((f"rank {rank}" * (1 + 40 * rank), 1e300, {}), VALUE),
     ]
     for hostile in hostile_values(folder):
-        found.append(_send(hostile) if rank == 0 else _receive(ranks))
+        if rank == 0:
+            _send(hostile)
+        else:
+            found.append(_receive(ranks))
     for size in (-1, 0, MAX_VALUE_BYTES + 1):
-        found.append(dist.broadcast(torch.tensor([size]), src=0) if rank == 0 else _receive(ranks))
+        if rank == 0:
+            dist.broadcast(torch.tensor([size]), src=0)
+        else:
+            found.append(_receive(ranks))
     ranks.barrier()
     leave_ranks()
     (folder / f"found-{rank}.json").write_text(json.dumps(found))
