@@ -104,7 +104,9 @@ def _read_status(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ReportError(f"{path}: no run to report on; start one with dapt run") from error
     except (OSError, UnicodeDecodeError, ManifestError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+        # Of text that is not YAML the parser's own error says more than ours, which stands for all of them.
+        name = type(error.__context__ or error).__name__
+        reason = (error.strerror if isinstance(error, OSError) else None) or name
         raise ReportError(f"{path}: cannot be read ({reason}); `dapt run` writes it again") from error
     if not isinstance(resource, dict):
         raise ReportError(f"{path}: not a status; `dapt run` writes it again")
