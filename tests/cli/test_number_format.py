@@ -78,3 +78,13 @@ def test_what_is_not_finite_or_huge_stays_short() -> None:
 def test_typeset_numbers_have_a_minus_sign_and_a_space_that_does_not_break() -> None:
     assert number_format.typeset(number_format.percent(-0.343)) == "\u221234.3\u202f%"
     assert number_format.typeset(number_format.count(4_100_000)) == "4.1\u202fM"
+
+
+def test_durations_that_no_run_takes_are_short_texts() -> None:
+    assert [number_format.duration(value) for value in (math.inf, -math.inf, math.nan)] == [
+        "∞",
+        "-∞",
+        "not a number",
+    ]
+    assert [number_format.clock(value) for value in (math.inf, math.nan)] == ["∞", "not a number"]
+    assert number_format.duration(1e300) == "1.2e+295 d"

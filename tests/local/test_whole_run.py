@@ -5,27 +5,49 @@ Two nodes with one process each on CPU, a toy model, all seven stages, the real 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from ruamel.yaml import YAML
 
 from dapt_operator.cli import main
 from dapt_operator.cli.run_folder import RunFolder
+from support.pod_objects import listening
 from support.toy_adaptation import make_toy
 
 pytestmark = [pytest.mark.local, pytest.mark.timeout(900)]
 
 STEPS, CHECKPOINTS = 100, 5
+CANARIES = {
+    name: f"canary-{number}-{name.lower()}"
+    for number, name in enumerate(
+        (
+            "HF_TOKEN",
+            "HUGGING_FACE_HUB_TOKEN",
+            "AWS_ACCESS_KEY_ID",
+            "AWS_SECRET_ACCESS_KEY",
+            "AWS_SESSION_TOKEN",
+            "GOOGLE_API_KEY",
+            "AZURE_STORAGE_KEY",
+            "FSSPEC_S3_SECRET",
+            "WANDB_API_KEY",
+            "MLFLOW_TRACKING_PASSWORD",
+        )
+    )
+}
+"""Credentials as a local run takes them: from the environment of whoever starts it."""
 STAGES = ["destination", "prepare", "baseline", "pretrain", "evaluate", "finetune", "verify", "publish"]
 
 
@@ -36,10 +58,22 @@ class Ended:
     code: int
     lines: list[str]
     errors: list[str]
+    listening: list[tuple[str, str]] = field(default_factory=list)
+    """(command, address) of the sockets that its processes listened on."""
+    commands: list[str] = field(default_factory=list)
+    """Command lines of its processes."""
+    environments: list[dict[str, str]] = field(default_factory=list)
 
 
 def dapt(folder: Path, *arguments: str) -> Ended:
-    done = subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command(*arguments),
+        cwd=folder,
+        env=os.environ | CANARIES,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return Ended(done.returncode, done.stdout.splitlines(), done.stderr.splitlines())
 
 
@@ -63,12 +97,21 @@ def run_until_there(folder: Path, path: Path, number: signal.Signals) -> Ended:
     """`dapt run`, sent a signal as soon as a file is there."""
     out, errors = folder / "first.out", folder / "first.err"
     with out.open("w") as stdout, errors.open("w") as stderr:
-        process = subprocess.Popen(command("run", "toy.yaml"), cwd=folder, stdout=stdout, stderr=stderr)
+        process = subprocess.Popen(
+            command("run", "toy.yaml"), cwd=folder, env=os.environ | CANARIES, stdout=stdout, stderr=stderr
+        )
         while process.poll() is None and not path.is_file():
             time.sleep(0.02)
+        addresses = listening(process.pid)
+        commands, environments = [], []
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it has ended
+                commands.append(" ".join(child.cmdline()))
+                environments.append(child.environ())
         process.send_signal(number)
         code = process.wait(timeout=300)
-    return Ended(code, out.read_text().splitlines(), errors.read_text().splitlines())
+    lines = out.read_text().splitlines(), errors.read_text().splitlines()
+    return Ended(code, *lines, addresses, commands, environments)
 
 
 def stages(folder: Path, name: str = "toy") -> list[dict[str, Any]]:
@@ -103,6 +146,12 @@ def test_stopped_run_explains_how_to_continue(stopped: Ended) -> None:
         "stopping: the running stage saves first (once more to stop at once)",
         "stopped; `dapt run toy.yaml` continues the run",
     ]
+
+
+def test_a_local_run_listens_on_the_loopback_address_alone(stopped: Ended) -> None:
+    ranks = [address for command, address in stopped.listening if "dapt_trainer.worker" in command]
+    assert len(ranks) >= 3, "two ranks of gloo, and the page of the first"
+    assert {address for _, address in stopped.listening} == {"127.0.0.1"}
 
 
 def test_stopped_run_continues_and_publishes(finished: Ended, toy: Path) -> None:
@@ -147,6 +196,24 @@ def test_what_is_left_behind(finished: Ended, toy: Path) -> None:
         "tokenizer.json",
         "README.md",
     }
+
+
+def test_no_credential_of_the_environment_is_left_anywhere(
+    stopped: Ended, finished: Ended, toy: Path
+) -> None:
+    assert any(environment.items() >= CANARIES.items() for environment in stopped.environments), (
+        "they were given"
+    )
+    written = {"command lines": "\n".join(stopped.commands).encode()}
+    for name, ended in (("first", stopped), ("second", finished)):
+        written[name] = "\n".join(ended.lines + ended.errors).encode()
+    # Logs, Events, status, checkpoints, reports, page, model and card.
+    written |= {str(path): path.read_bytes() for path in toy.rglob("*") if path.is_file()}
+    assert len(written) > 50
+    secrets = [
+        form for value in CANARIES.values() for form in (value.encode(), base64.b64encode(value.encode()))
+    ]
+    assert [(name, form) for name, content in written.items() for form in secrets if form in content] == []
 
 
 def test_a_finished_run_is_not_run_again(finished: Ended, toy: Path) -> None:

@@ -15,6 +15,7 @@ from dapt_contract.stages.pretrain import PretrainReport
 from dapt_contract.stages.verify import Sample
 from dapt_operator.cluster.local.invocations import Invocations
 from dapt_operator.report import ReportError, build_report, draw_report, style
+from support.hostile_texts import HOSTILE_TEXTS, assert_inert
 
 if TYPE_CHECKING:
     from report.conftest import Run
@@ -201,6 +202,22 @@ def test_hostile_text_is_escaped(finished: Run, tmp_path: Path) -> None:
     assert read.tags.count("b") == 4  # the four figures at the top
     assert read.text.count('<script>alert("x")</script> {{ 7 * 7 }}') >= 7
     assert "-->" not in "".join(value for name, value in read.attributes if name == "id")
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_the_page_has_no_character_that_hides_or_turns_text(finished: Run, tmp_path: Path) -> None:
+    # YAML has no half of a surrogate pair, and refuses control characters itself; reports are JSON.
+    text = "".join(text for text in HOSTILE_TEXTS if "\ud800" not in text)
+    verify: Any = finished.reports["verify"]
+    finished.reports["verify"] = verify.model_copy(
+        update={"samples": (Sample(prompt=text, answers=(("base", text), ("final", text))),)}
+    )
+    finished.resource["spec"]["corpus"]["domain"][0]["source"] = f"file://{text}.jsonl"
+    finished.status["selected"]["reason"] = "\u202evisible"
+    page(finished, tmp_path)
+    source = (tmp_path / "report.html").read_text()
+    assert_inert(source)
+    assert source.count("visible") > 60
 
 
 @pytest.mark.usefixtures("without_pictures")

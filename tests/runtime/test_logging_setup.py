@@ -10,6 +10,7 @@ import pytest
 import structlog
 
 from dapt_operator.runtime import logging_setup
+from support.hostile_texts import HOSTILE_TEXTS, assert_inert
 
 OURS = ("", "dapt", "dapt_operator", "urllib3.connectionpool", "kopf._core.reactor.running")
 
@@ -69,3 +70,36 @@ def test_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert "started" in line
     assert "port=8080" in line
     assert "\x1b" not in line
+
+
+@pytest.mark.parametrize("format_", ["json", "text"])
+def test_hostile_text_is_cleaned_and_forges_no_entry(
+    format_: logging_setup.LogFormat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logging_setup.set_up(format_, "info")
+    for text in HOSTILE_TEXTS:
+        structlog.get_logger("dapt.tests").info(text, message=text, apply=[text])
+        logging.getLogger("kopf.somewhere").warning("the watch of %s ended", text)
+        lines = [line for line in capsys.readouterr().err.split("\n") if line]
+        assert len(lines) == 2
+        for line in lines:
+            assert_inert(line)
+            assert "visible" in line
+            for value in json.loads(line).values() if format_ == "json" else ():
+                assert_inert(str(value))
+
+
+@pytest.mark.parametrize("format_", ["json", "text"])
+def test_a_hostile_exception_is_cleaned_and_forges_no_entry(
+    format_: logging_setup.LogFormat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logging_setup.set_up(format_, "info")
+    for text in HOSTILE_TEXTS:
+        try:
+            raise ValueError(f"{text}\n2026-01-01 [info] all is well")
+        except ValueError:
+            structlog.get_logger("dapt.tests").exception("it failed")
+        written = capsys.readouterr().err
+        assert_inert(written)
+        assert_inert(json.loads(written)["exception"] if format_ == "json" else written)
+        assert sum(not line.startswith(" ") for line in written.strip().split("\n")) == 1

@@ -18,6 +18,7 @@ from dapt_operator.stage_run import Manifest
 from dapt_operator.testing.objects import Ends, Stays
 from dapt_trainer.pod.progress import METRICS
 from support.builders import healthy
+from support.hostile_texts import HOSTILE_TEXTS, assert_inert
 from support.worlds import World
 
 ROOT = Path(__file__).parents[2]
@@ -232,3 +233,31 @@ def test_names_follow_the_conventions_and_each_series_has_one_exporter() -> None
 def test_the_reference_page_is_current() -> None:
     page = ROOT / "docs" / "reference" / metrics_reference.PAGE
     assert page.read_text() == metrics_reference.page(METRICS), "run `make crds`"
+
+
+def test_hostile_labels_are_cleaned_and_no_page_breaks() -> None:
+    resources = [
+        {
+            "metadata": {"namespace": text, "name": text, "uid": str(number)},
+            "status": {
+                "gates": {text: True},
+                "candidates": [{"id": "a1-s1", "forgetting": 0.5}],
+                "taskDropPoints": {text * 100: 1.0},
+                "digests": {"owner": text},
+                "conditions": [
+                    {
+                        "type": text[:200],
+                        "status": "True",
+                        "reason": "R",
+                        "lastTransitionTime": "2026-01-31T12:00:00Z",
+                    }
+                ],
+            },
+        }
+        for number, text in enumerate(HOSTILE_TEXTS)
+    ]
+    samples = scrape_all(*resources, failed=[FailedList("pods", text, "no", False) for text in HOSTILE_TEXTS])
+    for name in samples:
+        assert_inert(name)
+        assert len(name) < 1200
+    assert sum(name.startswith("dapt_gate_passed") for name in samples) > 10

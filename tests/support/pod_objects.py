@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -11,6 +12,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from dapt_contract.pod.message import StageMessage, decode_message
 from support.launch_builders import FAKE_POD, stage_run
@@ -32,6 +35,20 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def listening(pid: int) -> list[tuple[str, str]]:
+    """Return (command, address) of each TCP socket on which a process or one of its descendants listens."""
+    found = []
+    for process in (parent := psutil.Process(pid), *parent.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):  # it has ended
+            command = " ".join(process.cmdline())
+            found += [
+                (command, connection.laddr.ip)
+                for connection in process.net_connections("tcp")
+                if connection.status == psutil.CONN_LISTEN
+            ]
+    return found
 
 
 @dataclass

@@ -81,6 +81,7 @@ def _enter(
         assert IMPORTS in sys.modules, f"the server of the ranks did not import {IMPORTS}"
         gc.freeze()  # a round of the garbage collector over all imports takes as long as three steps
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        _refuse_pickles()
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
         code = program(rank, world_size, *arguments)
     except BaseException:
@@ -88,3 +89,16 @@ def _enter(
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _refuse_pickles() -> None:
+    """Make a rank fail at every collective that unpickles what its peers send, in our code and in the libraries'."""
+    import torch.distributed as dist
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a rank would unpickle what a peer sent")
+
+    names = [name for name in dir(dist) if "object" in name]
+    assert "broadcast_object_list" in names
+    for name in names:
+        setattr(dist, name, refuse)

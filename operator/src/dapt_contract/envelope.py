@@ -18,7 +18,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from dapt_contract.base import Contract
-from dapt_contract.regular_files import IrregularFileError, open_regular
+from dapt_contract.regular_files import IrregularFileError, read_regular_file
 from dapt_contract.signature import is_same_text, signature_of
 from dapt_contract.version import PRODUCT_VERSION
 
@@ -156,11 +156,7 @@ def read_envelope(
         ContractError: see the module's docstring.
     """
     try:
-        with os.fdopen(open_regular(path.parent, path.name), "rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-        if len(content) > MAX_FILE_BYTES:
-            raise ContractError(f"{path}: larger than {MAX_FILE_BYTES} bytes; not a file that dapt wrote")
-        envelope = Envelope.model_validate_json(content)
+        envelope = Envelope.model_validate_json(read_regular_file(path, MAX_FILE_BYTES))
         # Before the body is read: of a file that anybody may have written nothing else is believed.
         if key and not envelope.is_signed_with(key):
             raise SignatureError(

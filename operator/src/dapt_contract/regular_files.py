@@ -72,3 +72,22 @@ def _open_at(part: str, folder: int, flags: int, name: str) -> int:
         ):
             raise IrregularFileError(errno.EINVAL, "not a regular file", name) from error
         raise
+
+
+def read_regular_file(path: Path, max_bytes: int) -> bytes:
+    """Return the content of a file: whole, of bounded size, and no link.
+
+    A run folder may come from a colleague and a work volume from a pod: a pipe in it would be waited for without end, a
+    link leads out of it, and a file without end fills the memory.
+
+    Raises:
+        IrregularFileError: a link, no regular file, or longer than `max_bytes`.
+        OSError: missing, or not readable.
+    """
+    with os.fdopen(open_regular(path.parent, path.name), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        # One byte more tells a longer file from one that just fits, also of a file that grows meanwhile.
+        content = file.read(max_bytes + 1) if size <= max_bytes else b""
+    if max(len(content), size) > max_bytes:
+        raise IrregularFileError(errno.EFBIG, f"larger than {max_bytes:,} bytes", str(path))
+    return content

@@ -7,12 +7,18 @@ import math
 NOT_MEASURED = "–"
 _HUGE = 1e5
 """From here on decimals say nothing: a model that diverged."""
+_LONGEST_SECONDS = 1e10
+"""Three centuries: from here on a duration has an exponent."""
 
 
 def duration(seconds: float | None) -> str:
     """Return `45 s`, `3 min 05 s`, `2 h 04 min` or `3 d 4 h`."""
     if seconds is None:
         return NOT_MEASURED
+    if not math.isfinite(seconds):
+        return _not_finite(seconds)
+    if seconds >= _LONGEST_SECONDS:
+        return f"{seconds / 86_400:.1e} d"
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
@@ -25,6 +31,8 @@ def duration(seconds: float | None) -> str:
 
 def clock(seconds: float) -> str:
     """Return elapsed time as `hh:mm:ss`."""
+    if not math.isfinite(seconds):
+        return _not_finite(seconds)
     whole = max(0, int(seconds))
     return f"{whole // 3600:02d}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
 

@@ -10,7 +10,7 @@ import pytest
 
 from dapt_contract.pod.failure import Cause
 from dapt_contract.stages.publish import PublishFacts
-from support.pod_objects import alive, run_pod, start_pod, stop, wait_until
+from support.pod_objects import alive, listening, run_pod, start_pod, stop, wait_until
 from support.ports import free_port
 
 pytestmark = [pytest.mark.torch, pytest.mark.distributed]
@@ -66,6 +66,8 @@ def test_a_stop_reaches_all_ranks_and_all_save(tmp_path: Path) -> None:
     pod = start_pod(tmp_path, "all-reduce,touch=started-0,polled-sleep=100|all-reduce,touch=started-1,polled-sleep=100",
                     processes=2)  # fmt: skip
     wait_until(lambda: all((pod.work / f"started-{rank}").exists() for rank in (0, 1)), "the ranks")
+    # Neither torch's store nor gloo asks who connects.
+    assert {address for _, address in listening(pod.process.pid)} == {"127.0.0.1"}
     assert stop(pod) == 143
     assert pod.message.cause is Cause.STOPPED
     folder = pod.work / "stages/publish-a1/try-1"

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 from dapt_contract.stages.publish import CardFacts, LearnedData
 from dapt_trainer.publishing.card import model_card
 from dapt_trainer.publishing.card_metadata import BaseCard, read_base_card
 from dapt_trainer.publishing.public_text import without_paths
 from support.card_builders import measure, publish_config
+from support.hostile_texts import HOSTILE_TEXTS, assert_inert
 
 INSTALLED = version("transformers")
 
@@ -130,6 +134,71 @@ def test_the_card_names_tuning_data_with_its_digest() -> None:
     assert "- Preference source: `pairs.jsonl`" in card
     assert "Preference data" not in card
     assert ModelCard(card).data.datasets == ["org/chats"]
+
+
+MARKDOWN = (
+    *HOSTILE_TEXTS,
+    "`code` and ```fences``` visible",
+    "# visible heading",
+    "- visible", "1. visible", "2) visible", "> visible", "+ visible", "=== visible", "--- visible",
+    "    visible\n\n    indented",
+    "| a | visible |\n| --- | --- |",
+    "<!-- visible --> <a href=x>&lt;b&gt; &#x202e;",
+    "<http://evil.example/visible> http://evil.example/visible www.evil.example mail@evil.example",
+    "[visible]: http://evil.example\n[visible][1] ![x][1]",
+    "$$visible$$ \\\\(x\\\\) \\`visible\\`",
+    "*visible* _visible_ ~~visible~~ [ ] [x] [^1]",
+    "visible`", "`visible", "``visible```", "\\", "visible\\",
+)  # fmt: skip
+
+
+def inline_tokens(tokens: list[Token]) -> list[Token]:
+    return [inner for token in tokens for inner in [token, *inline_tokens(token.children or [])]]
+
+
+def body_tokens(card: str) -> list[Token]:
+    """What a reader of Markdown with tables makes of the card below its front matter."""
+    body = card.split("\n---\n", 1)[1]
+    return inline_tokens(MarkdownIt("commonmark").enable("table").parse(body))
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_texts_of_others_are_shown_in_the_card_and_do_nothing(name: str) -> None:
+    is_single = "tuple" not in str(CardFacts.model_fields[name].annotation)
+    plain = card_of(**{name: "plain" if is_single else ("plain",)})
+    honest = [token.type for token in body_tokens(plain)]
+    for text in MARKDOWN:
+        card = card_of(**{name: text if is_single else (text,)})
+        assert_inert(card)
+        tokens = body_tokens(card)
+        structure = [token.type for token in tokens if token.type != "softbreak"]
+        assert sorted({*structure} - {*honest}) in ([], ["code_inline"], ["text_special"]), (text, structure)
+        for kind in ("heading_open", "table_open", "list_item_open", "fence", "paragraph_open"):
+            assert structure.count(kind) == honest.count(kind), (text, kind)
+        assert ModelCard(card).data.library_name == "transformers"
+        assert set(ModelCard(card).data.to_dict()) <= {
+            *ModelCard(plain).data.to_dict(),
+            "license_name",
+            "datasets",
+        }
+
+
+def test_a_hostile_text_is_read_as_it_is_written() -> None:
+    text = "*a* _b_ [c](d) <e> `f` | # g \\ &amp; $h$ ~~i~~ http://j"
+    tokens = body_tokens(card_of(warnings=(text,)))
+    assert any(
+        "".join(inner.content for inner in token.children or []) == text
+        for token in tokens
+        if token.type == "inline"
+    )
+
+
+def test_what_the_base_models_card_says_is_cleaned(tmp_path: Path) -> None:
+    for text in HOSTILE_TEXTS[:-1]:
+        data = {"license": "other", "license_name": text, "license_link": text}
+        front = "\n".join(f"{name}: {json.dumps(value)}" for name, value in data.items())
+        (tmp_path / "README.md").write_text(f"---\n{front}\n---\n")
+        assert_inert(model_card(publish_config("hf://org/x"), read_base_card(tmp_path)))
 
 
 LLAMA = BaseCard("other", "llama3", "LICENSE", ("en",))

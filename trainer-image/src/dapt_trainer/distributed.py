@@ -1,19 +1,25 @@
 """Joins the ranks of a stage and reduces, broadcasts and gathers small values among them.
 
 The set of ranks never changes during a run (static rendezvous): a lost rank ends the run.
+
+Values travel as JSON of a known type, and never by torch's object collectives: those unpickle what a peer sends, and
+whoever reaches the port of a rank could run code in it.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from pydantic import TypeAdapter
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch has it where distributed is built
 
 from dapt_contract.pod.environment import ACCELERATOR
 from dapt_trainer.context import StageContext
@@ -21,6 +27,10 @@ from dapt_trainer.context import StageContext
 Value = TypeVar("Value")
 _COLLECTIVE_TIMEOUT = timedelta(hours=2)
 """Longer than any save or evaluation that one rank waits for; the agent finds hangs by their missing heartbeats."""
+MAX_VALUE_BYTES = 64 * 2**20
+"""Longest JSON of a value that ranks exchange; a larger one is an error of the program, or of a peer that lies."""
+LOOPBACK = "127.0.0.1"
+"""Exists in a pod of an IPv6 cluster too."""
 
 
 @dataclass(frozen=True)
@@ -58,28 +68,70 @@ class Ranks:
         dist.all_reduce(largest, op=dist.ReduceOp.MAX)
         return float(largest.item())
 
-    def from_first(self, compute: Callable[[], Value]) -> Value:
-        """Call `compute` on rank 0 alone and return its result on every rank. Meant for small plain values."""
+    def from_first(self, compute: Callable[[], Value], value_type: TypeAdapter[Value]) -> Value:
+        """Call `compute` on rank 0 alone and return its result on every rank. Meant for small plain values.
+
+        Raises:
+            ValueError: what arrived is not of the type.
+        """
         if self.world_size == 1:
             return compute()
-        values: list[Any] = [compute() if self.is_first else None]
-        dist.broadcast_object_list(values, src=0, device=self.device)
-        value: Value = values[0]
-        return value
+        value = compute() if self.is_first else None
+        content = b"" if value is None and not self.is_first else _to_json(value, value_type)
+        size = torch.tensor([len(content)], dtype=torch.int64, device=self.device)
+        dist.broadcast(size, src=0)
+        buffer = self._buffer(content, _checked_size(int(size.item()), rank=0))
+        dist.broadcast(buffer, src=0)
+        # Rank 0 parses its own value too: all ranks continue with equal ones.
+        return value_type.validate_json(_bytes_of(buffer))
 
-    def gather(self, value: Value) -> list[Value]:
-        """Return every rank's value, in the order of ranks, on every rank. Meant for small plain values."""
+    def gather(self, value: Value, value_type: TypeAdapter[Value]) -> list[Value]:
+        """Return every rank's value, in the order of ranks, on every rank. Meant for small plain values.
+
+        Raises:
+            ValueError: what arrived is not of the type.
+        """
         if self.world_size == 1:
             return [value]
-        values = [value] * self.world_size
-        dist.all_gather_object(values, value)
-        return values
+        content = _to_json(value, value_type)
+        sizes = [torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(self.world_size)]
+        dist.all_gather(sizes, torch.tensor([len(content)], dtype=torch.int64, device=self.device))
+        lengths = [_checked_size(int(size.item()), rank=rank) for rank, size in enumerate(sizes)]
+        # Padded: a gather needs equal shapes.
+        buffers = [self._buffer(b"", max(lengths)) for _ in range(self.world_size)]
+        dist.all_gather(buffers, self._buffer(content, max(lengths)))
+        return [
+            value_type.validate_json(_bytes_of(buffer)[:length])
+            for buffer, length in zip(buffers, lengths, strict=True)
+        ]
+
+    def _buffer(self, content: bytes, size: int) -> torch.Tensor:
+        """Return the content as uint8 [size], with zeros behind it."""
+        padded = bytearray(content.ljust(size, b"\0"))
+        return torch.frombuffer(padded, dtype=torch.uint8).to(self.device)
+
+
+def _to_json(value: Value | None, value_type: TypeAdapter[Value]) -> bytes:
+    # By json and not by pydantic alone, which writes a float that is no number as null.
+    plain = value_type.dump_python(value, mode="json")  # type: ignore[arg-type]  # None where the type has it
+    return json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _checked_size(size: int, *, rank: int) -> int:
+    if not 0 < size <= MAX_VALUE_BYTES:
+        raise ValueError(f"rank {rank} sends a value of {size:,} bytes; the most is {MAX_VALUE_BYTES:,}")
+    return size
+
+
+def _bytes_of(buffer: torch.Tensor) -> bytes:
+    return buffer.cpu().numpy().tobytes()
 
 
 def join_ranks(rank: int, local_rank: int, world_size: int) -> Ranks:
     """Join the process group that torch's launcher announced, or create one for a single process.
 
-    DeepSpeed and accelerate use the group that exists. Without an accelerator everything runs over gloo on the CPU.
+    DeepSpeed and accelerate use the group that exists. Without an accelerator everything runs over gloo on the CPU. The
+    store of a single process listens on the loopback address alone.
     """
     device = choose_device(local_rank)
     on_cpu = device.type == "cpu"
@@ -89,18 +141,20 @@ def join_ranks(rank: int, local_rank: int, world_size: int) -> Ranks:
         os.environ["ACCELERATE_USE_CPU"] = "false"
         _disable_shared_memory_op()
     else:
-        # `all_gather_object` sends from the current device, which must be another one for each rank of a node.
+        # Libraries send from the current device, which must be another one for each rank of a node.
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        if "MASTER_ADDR" not in os.environ:
-            if world_size > 1:
-                raise RuntimeError(
-                    f"{world_size} ranks, but no MASTER_ADDR: start them with torch's launcher"
-                )
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        backend = "gloo" if on_cpu else "nccl"
         # Read by `init_process_group`, and later by DeepSpeed and accelerate.
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(local_rank), "WORLD_SIZE": str(world_size)}
-        dist.init_process_group("gloo" if on_cpu else "nccl", timeout=_COLLECTIVE_TIMEOUT)
+        if world_size == 1:
+            store = loopback_store(LOOPBACK, 0)
+            os.environ |= {"MASTER_ADDR": LOOPBACK, "MASTER_PORT": str(store.port)}
+            dist.init_process_group(backend, timeout=_COLLECTIVE_TIMEOUT, store=store, rank=0, world_size=1)
+        elif "MASTER_ADDR" in os.environ:
+            dist.init_process_group(backend, timeout=_COLLECTIVE_TIMEOUT)
+        else:
+            raise RuntimeError(f"{world_size} ranks, but no MASTER_ADDR: start them with torch's launcher")
     return Ranks(rank, local_rank, world_size, device)
 
 
@@ -131,10 +185,27 @@ def leave_ranks() -> None:
         dist.destroy_process_group()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def loopback_store(
+    host: str, port: int, *, clients: int = 1, timeout: timedelta = _COLLECTIVE_TIMEOUT
+) -> TCPStore:
+    """Return the server of a store that listens on one loopback address alone, once its clients have come.
+
+    torch's own listens on every address of the machine, and answers whoever asks.
+
+    Args:
+        host: a loopback address.
+        port: 0 for any free one.
+        clients: how many processes to wait for, this one included.
+        timeout: of that wait and of the store's requests.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family)
+    port = int(listener.getsockname()[1])
+    # The store closes the descriptor.
+    return TCPStore(host, port, clients, True, timeout, master_listen_fd=listener.detach())
 
 
 def evaluation_ranks(context: StageContext) -> Ranks:

@@ -30,6 +30,7 @@ from dapt_trainer.errors import InputError, StageEnded, StopRequested
 from dapt_trainer.linux import PARENT_PID, die_with_parent
 from dapt_trainer.pod.disk_reserve import Reserve
 from dapt_trainer.pod.heartbeat import Heart, stacks_path
+from dapt_trainer.pod.log_lines import set_up_log, write_traceback
 from dapt_trainer.pod.outcome import RankOutcome, write_outcome
 from dapt_trainer.pod.progress import Board, serve
 from dapt_trainer.pod.settings import PodSettings
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None, modules: Mapping[str, str] = ST
     parent = os.environ.get(PARENT_PID, "")
     die_with_parent(int(parent) if parent.isdigit() else None)
     faulthandler.enable()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
+    set_up_log()
 
     settings = PodSettings.read()
     rank = int(os.environ.get("RANK", "0"))
@@ -195,7 +196,7 @@ def outcome_of(error: BaseException, rank: int, work: Path) -> RankOutcome:
         return _failure(rank, Cause.INFRASTRUCTURE, ExitCode.INFRASTRUCTURE, _disk_full(error, work))
     if isinstance(error, PermissionError) and error.filename is not None:
         return _failure(rank, Cause.BAD_INPUT, ExitCode.BAD_INPUT, _forbidden(error))
-    traceback.print_exception(error, file=sys.stdout)
+    write_traceback(error)
     # By name: the classes are torch's, which only the stage's program imports.
     names = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, MemoryError) or names & {"OutOfMemoryError"} or _contains(lowered, _MEMORY_PHRASES):

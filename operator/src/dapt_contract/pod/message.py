@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from dapt_contract.base import Contract, DigestText, ShortText, compact_numbers
 from dapt_contract.envelope import ContractError
 from dapt_contract.pod.environment import TERMINATION_MESSAGE_BYTES
 from dapt_contract.pod.failure import Cause
+from dapt_contract.printable import printable, printable_values
 from dapt_contract.sentences import shortened
 from dapt_contract.stages import KINDS
 from dapt_contract.stages.prepare import PrepareFacts
@@ -43,6 +44,11 @@ class StageMessage(Contract):
     """Whether a peer's failure explains this one (a broken collective); it counts only where nothing else failed."""
     facts: dict[str, object] | None = None
     """Facts of the kind of stage; None after a failure, but pretraining reports its checkpoints after a failure too."""
+
+    @field_validator("kind", "message", "facts")
+    @classmethod
+    def _clean(cls, value: object) -> object:
+        return printable_values(value)
 
     def parsed_facts(self) -> Contract | None:
         """Return the facts as the model of their kind.
@@ -168,4 +174,4 @@ def _printable(value: object) -> str:
         text = str(value)
     except ValueError:  # Python writes no integer of more than 4,300 digits
         return "a number of thousands of digits"
-    return "".join(character for character in text if character.isprintable())
+    return printable(text)

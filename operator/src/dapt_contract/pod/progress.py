@@ -6,9 +6,12 @@ same.
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from dapt_contract.base import Contract, Count, DigestText, ShortText
+from dapt_contract.printable import printable
 from dapt_contract.stages.common import MAX_CHECKPOINTS
 from dapt_contract.stages.pretrain import CheckpointFacts
 
@@ -17,8 +20,8 @@ class Progress(Contract):
     """Holds one live reading of a running stage."""
 
     run_key: DigestText
-    stage: ShortText
-    activity: str = Field(default="", max_length=200)
+    stage: Annotated[ShortText, AfterValidator(printable)]
+    activity: Annotated[str, AfterValidator(printable)] = Field(default="", max_length=200)
     """What the stage is doing, in a few words: `tokenizing domain[0]`, `training`, `base: general held-out text`."""
     fraction: float = Field(default=0.0, ge=0.0, le=1.0)
     step: Count | None = None

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from dapt_operator.cli.errors import UserError
+from dapt_operator.cli.terminal import write_problem
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -19,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(args=list(arguments) if arguments is not None else None, prog_name="dapt")
     except UserError as error:
         for problem in error.problems:
-            print(f"dapt: {problem}", file=sys.stderr)
+            write_problem(problem)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # `dapt plan ... | head`
         sys.stderr.close()

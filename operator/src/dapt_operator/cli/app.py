@@ -9,6 +9,7 @@ import typer
 
 from dapt_contract.version import PRODUCT_VERSION
 from dapt_operator.cli.errors import EXIT_USAGE, UserError
+from dapt_operator.cli.terminal import write_line
 
 app = typer.Typer(
     name="dapt",
@@ -44,7 +45,7 @@ RUNS = Path("runs")
 
 def _show_version(is_requested: bool) -> None:
     if is_requested:
-        typer.echo(f"dapt {PRODUCT_VERSION}")
+        write_line(f"dapt {PRODUCT_VERSION}")
         raise typer.Exit
 
 
@@ -79,7 +80,7 @@ def plan(
     from dapt_operator.cli.inputs.manifests import read_request
 
     page = plan_for(read_request(manifest, profile), _number(parameters))
-    typer.echo("\n".join(page.lines))
+    write_line("\n".join(page.lines))
     if page.problems:
         raise UserError(page.problems)
 
@@ -152,7 +153,7 @@ def report(
     """Write the HTML page of a run again, also of one that has not finished."""
     from dapt_operator.cli.commands.report import rebuild
 
-    typer.echo(f"wrote {rebuild(name, runs_dir)}")
+    write_line(f"wrote {rebuild(name, runs_dir)}")
 
 
 @app.command()
@@ -186,7 +187,7 @@ def lint(
 
     problems, accepted = check_all(manifests, cluster=cluster)
     for line in accepted:
-        typer.echo(line)
+        write_line(line)
     if problems:
         raise UserError(problems)
 
@@ -205,12 +206,12 @@ def crd(
 
     if not check:
         for path in definitions.write(out):
-            typer.echo(f"wrote {path}")
+            write_line(f"wrote {path}")
         return
     stale = definitions.stale(out)
     if stale:
         raise UserError([f"{path}: differs from the models; run `dapt crd --out {out}`" for path in stale])
-    typer.echo(f"{out}: up to date")
+    write_line(f"{out}: up to date")
 
 
 @app.command()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from dapt_contract.regular_files import read_regular_file
+from dapt_contract.sentences import shortened
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
-from dapt_operator.api.validation.yaml_source import ManifestError, load
+from dapt_operator.api.validation.yaml_source import MAX_BYTES, ManifestError, load
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cluster.local.invocations import Invocations, read_invocations
 
@@ -18,6 +23,7 @@ STATUS_FILE = "status.yaml"
 REPORT_FILE = "report.html"
 WORK_FOLDER = "work"
 LOCK_FILE = ".lock"
+_MAX_REASON_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,9 @@ class RunFolder:
     def is_in_use(self) -> bool:
         """Whether a `dapt run` holds the folder's lock now."""
         try:
-            with (self.path / LOCK_FILE).open("rb") as file:
+            # Without waiting: in a folder from elsewhere it may be a pipe.
+            descriptor = os.open(self.path / LOCK_FILE, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(descriptor, "rb", closefd=True) as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False
@@ -66,13 +74,14 @@ class RunFolder:
         """
         path = self.path / STATUS_FILE
         try:
-            documents = load(path.read_text(encoding="utf-8"), str(path))
+            documents = load(read_regular_file(path, MAX_BYTES).decode(), str(path))
         except FileNotFoundError:
             raise UserError(
                 f"{self.path}: no run in it ({STATUS_FILE} is missing); start one with dapt run"
             ) from None
         except (OSError, UnicodeDecodeError, ManifestError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); `dapt run` writes it again") from None
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            raise UserError(f"{path}: cannot be read ({reason}); `dapt run` writes it again") from None
         resource = documents[0].data
         if not isinstance(resource, dict):
             raise UserError(f"{path}: not a status; `dapt run` writes it again")
@@ -92,6 +101,26 @@ class RunFolder:
             raise UserError(
                 f"{self.path / STATUS_FILE}: {place}: {first['msg']}; `dapt run` writes it again"
             ) from None
+
+
+@contextlib.contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Turn what a file that dapt did not write makes of the block into one sentence.
+
+    Raises:
+        UserError: in place of every other error.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        # Of any kind: a folder from elsewhere may hold numbers and texts that no run would write.
+        reason = shortened(" ".join(f"{type(error).__name__}: {error}".split()), _MAX_REASON_CHARACTERS)
+        raise UserError(
+            f"{folder}: cannot be shown ({reason}); a file in it is not as dapt writes it: run it again, or get the"
+            " folder again"
+        ) from error
 
 
 def find_run(name: str, runs: Path) -> RunFolder:

@@ -9,9 +9,11 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from dapt_contract.regular_files import read_regular_file
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.validation.problem import value_text
 from dapt_operator.cli.run_folder import RunFolder
+from dapt_operator.cluster.local.object_files import MAX_OBJECT_BYTES
 from dapt_operator.plan.status.ended_spec import RESULT_BLOCKS
 
 _MAX_SHOWN: Final = 5
@@ -63,8 +65,10 @@ def _spec_of_run(folder: RunFolder) -> DomainAdaptationSpec | None:
     if stored is None:
         return None
     try:
-        return DomainAdaptationSpec.model_validate(json.loads(stored.read_bytes())["spec"])
-    except (OSError, ValueError, KeyError, TypeError, ValidationError):
+        return DomainAdaptationSpec.model_validate(
+            json.loads(read_regular_file(stored, MAX_OBJECT_BYTES))["spec"]
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, ValidationError):
         return None
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from dapt_contract.printable import printable
 from dapt_operator.stage_run import Children, Manifest
 
 
@@ -56,6 +57,9 @@ class Event:
     """`Normal` or `Warning`."""
     reason: str
     message: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", printable(self.message))
 
 
 class Cluster(Protocol):

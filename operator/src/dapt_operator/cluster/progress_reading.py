@@ -12,6 +12,11 @@ PROGRESS_PATH: Final = "/progress"
 MAX_READING_BYTES: Final = 64 * 1024
 
 
+def is_encoded(content_encoding: str | None) -> bool:
+    """Whether an answer is compressed, which a reading never is: a few bytes may stand for gigabytes."""
+    return (content_encoding or "identity").strip().lower() != "identity"
+
+
 def parse_reading(content: bytes, run: str = "") -> Progress | None:
     """Return a reading; None for content that is too long, malformed or of another run.
 

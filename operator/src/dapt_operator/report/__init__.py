@@ -15,11 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from dapt_contract.envelope import write_bytes_atomically
+from dapt_contract.regular_files import read_regular_file
+from dapt_operator.api.validation.yaml_source import MAX_BYTES, ManifestError, load
 from dapt_operator.cluster.local.invocations import read_invocations
+from dapt_operator.cluster.local.object_files import MAX_OBJECT_BYTES
 from dapt_operator.report.inputs import ReportError, ReportInputs, read_inputs
 from dapt_operator.report.page import render
 
@@ -46,8 +46,8 @@ def build_report(folder: Path, *, is_stopped: bool = False) -> list[Path]:
     resource = _read_status(folder / "status.yaml")
     stored = next(iter(sorted((folder / "objects").glob("domainadaptation-*.json"))), folder)
     try:
-        spec = json.loads(stored.read_text(encoding="utf-8")).get("spec") or {}
-    except (OSError, ValueError, AttributeError):
+        spec = json.loads(read_regular_file(stored, MAX_OBJECT_BYTES)).get("spec") or {}
+    except (OSError, ValueError, AttributeError, RecursionError):
         spec = {}  # the page is drawn without gates and the names of sources
     # Without a file of the invocations it is not known how long they took.
     run_seconds = read_invocations(folder).seconds or None
@@ -86,6 +86,8 @@ def _write(inputs: ReportInputs, out: Path) -> list[Path]:
     """Write page and PNGs and return their paths, the page first."""
     page, pictures = render(inputs)
     written = [out / PAGE]
+    if (out / PICTURES).is_symlink():
+        raise ReportError(f"{out / PICTURES}: a link and not a folder, so no picture is written; remove it")
     try:
         write_bytes_atomically(out / PAGE, page.encode())
         for name, png in pictures.items():
@@ -98,13 +100,14 @@ def _write(inputs: ReportInputs, out: Path) -> list[Path]:
 
 def _read_status(path: Path) -> dict[str, Any]:
     try:
-        resource = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        resource = load(read_regular_file(path, MAX_BYTES).decode(), str(path))[0].data
     except FileNotFoundError as error:
         raise ReportError(f"{path}: no run to report on; start one with dapt run") from error
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
-        raise ReportError(
-            f"{path}: cannot be read ({type(error).__name__}); `dapt run` writes it again"
-        ) from error
+    except (OSError, UnicodeDecodeError, ManifestError) as error:
+        # Of text that is not YAML the parser's own error says more than ours, which stands for all of them.
+        name = type(error.__context__ or error).__name__
+        reason = (error.strerror if isinstance(error, OSError) else None) or name
+        raise ReportError(f"{path}: cannot be read ({reason}); `dapt run` writes it again") from error
     if not isinstance(resource, dict):
         raise ReportError(f"{path}: not a status; `dapt run` writes it again")
     return resource

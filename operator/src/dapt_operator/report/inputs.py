@@ -133,7 +133,8 @@ def read_inputs(
     Raises:
         ReportError: the status does not fit its model.
     """
-    name = str((resource.get("metadata") or {}).get("name") or "adaptation")
+    metadata = resource.get("metadata")
+    name = str((metadata if isinstance(metadata, Mapping) else {}).get("name") or "adaptation")
     parsed_status = _parse_status(name, status)
     spec = _parse_spec(resource.get("spec"))
     reports = read_reports(work)
@@ -205,7 +206,10 @@ def read_reports(work: Path) -> dict[ReportKey, Contract]:
         match = _STAGE_FOLDER.fullmatch(folder.name)
         if match is None or match["stage"] not in KINDS:
             continue
-        report = find_report(work, f"{STAGES}/{folder.name}", match["stage"])
+        try:
+            report = find_report(work, f"{STAGES}/{folder.name}", match["stage"])
+        except OSError:
+            continue  # not readable by this user
         if report is not None:
             key = ReportKey(match["stage"], int(match["attempt"]), match["candidate"] or "")
             reports[key] = report

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from dapt_contract.printable import printable_lines
 from dapt_contract.version import PRODUCT_VERSION
 from dapt_operator.report import attempts, measurements, run_facts, style, summary
 from dapt_operator.report.charts import Chart, GateLines, score_chart, source_chart, time_chart
@@ -40,7 +41,8 @@ def render(inputs: ReportInputs) -> tuple[str, dict[str, bytes]]:
         descriptions={name: chart.description for name, chart in charts.items()},
         version=PRODUCT_VERSION,
     )
-    return page, {name: chart.png for name, chart in charts.items()}
+    # Jinja escaped every text; this removes what no escape makes harmless, such as a change of direction.
+    return printable_lines(page), {name: chart.png for name, chart in charts.items()}
 
 
 def draw_charts(inputs: ReportInputs) -> Iterator[Chart]:

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Self
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+from dapt_contract.bounded_server import BoundedServer
 from dapt_operator.runtime.errors import PortTakenError
 
+_log = logging.getLogger(__name__)
 Check = Callable[[], str]
 """Returns what is wrong, in a few words; empty when nothing is."""
 
 
-class _Server(ThreadingHTTPServer):
-    # A scrape that hangs must not keep the process from ending.
-    daemon_threads = True
-
-
-class _DualStackServer(_Server):
+class _DualStackServer(BoundedServer):
     """Serves IPv4 and IPv6: a pod of an IPv6 cluster has no IPv4 address."""
 
     address_family = socket.AF_INET6
@@ -54,8 +52,6 @@ class MonitoringServer:
         }
 
         class Handler(BaseHTTPRequestHandler):
-            timeout = 10  # of the socket: a client that sends nothing does not keep its thread
-
             def do_GET(self) -> None:
                 page = pages.get(self.path.partition("?")[0])
                 if page is None:
@@ -63,7 +59,11 @@ class MonitoringServer:
                     return
                 # Before the status line: a page that fails ends its connection instead of sending half an answer with
                 # 200.
-                code, content_type, content = page()
+                try:
+                    code, content_type, content = page()
+                except Exception:
+                    _log.exception("%s cannot be served", self.path[:100])
+                    raise
                 with contextlib.suppress(ConnectionError):  # the client has closed the connection
                     self.send_response(code)
                     self.send_header("Content-Type", content_type)
@@ -93,13 +93,13 @@ class MonitoringServer:
         self._server.server_close()
 
 
-def _bind(port: int, handler: type[BaseHTTPRequestHandler]) -> _Server:
+def _bind(port: int, handler: type[BaseHTTPRequestHandler]) -> BoundedServer:
     try:
         if socket.has_dualstack_ipv6():
             # A kernel may support IPv6 while no interface has an IPv6 address: then binding it fails.
             with contextlib.suppress(OSError):
                 return _DualStackServer(("::", port), handler)
-        return _Server(("", port), handler)
+        return BoundedServer(("", port), handler)
     except OSError as error:
         raise PortTakenError(
             f"port {port} cannot be served: {error.strerror}; give another --port"

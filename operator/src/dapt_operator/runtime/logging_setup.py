@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Final
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
 
+from dapt_contract.printable import printable_lines, printable_values
 from dapt_operator.runtime.settings import LogFormat, LogLevel
 
 REPEAT_SECONDS: Final = 60.0
@@ -38,6 +39,28 @@ class OncePerOutage(logging.Filter):
         return True
 
 
+_TEXT_LINES: Final = structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0)
+_TRACEBACK_FIELDS: Final = ("exception", "stack")
+
+
+def _clean(_logger: object, _name: str, entry: EventDict) -> EventDict:
+    """Clean every text of an entry: messages of pods, of the API server and of libraries steer no terminal."""
+    return {
+        name: printable_lines(value)
+        if name in _TRACEBACK_FIELDS and isinstance(value, str)
+        # What it is a tuple of is drawn by the renderer.
+        else value
+        if name == "exc_info"
+        else printable_values(value)
+        for name, value in entry.items()
+    }
+
+
+def _text_line(logger: WrappedLogger, name: str, entry: EventDict) -> str:
+    """Return an entry as text. What follows its first line is indented: it is no entry of its own."""
+    return printable_lines(str(_TEXT_LINES(logger, name, entry))).replace("\n", "\n    ")
+
+
 def set_up(format_: LogFormat, level: LogLevel) -> None:
     """Send all lines to standard error: our own from `level` on, those of libraries from WARNING on."""
     shared: list[Processor] = [
@@ -47,11 +70,7 @@ def set_up(format_: LogFormat, level: LogLevel) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    renderer: Processor = (
-        structlog.processors.JSONRenderer()
-        if format_ == "json"
-        else structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0)
-    )
+    renderer: Processor = structlog.processors.JSONRenderer() if format_ == "json" else _text_line
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -65,6 +84,7 @@ def set_up(format_: LogFormat, level: LogLevel) -> None:
     if format_ == "json":
         # For JSON alone: the console renderer draws tracebacks itself, and structlog warns where it gets their text.
         final.append(structlog.processors.format_exc_info)
+    final.append(_clean)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[*final, renderer])

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from dapt_contract.pod.failure import Cause
+from dapt_contract.printable import printable
 from dapt_contract.sentences import shortened
 from dapt_operator.api.v1alpha1.conditions import CONDITION_TYPES
 from dapt_operator.api.v1alpha1.status import CandidateStatus, DomainAdaptationStatus
@@ -27,6 +28,7 @@ from dapt_operator.stage_run import Manifest
 
 log = structlog.get_logger("dapt.metrics")
 LABELS: Final = ("namespace", "name")
+_MAX_LABEL_CHARACTERS: Final = 253
 
 Value = tuple[str, float]
 """Value of the additional label (empty when the series has none), and the number."""
@@ -253,10 +255,10 @@ class AdaptationCollector:
             last = self._computed.get(uid)
             newest = last if last is not None and last.version == version else _compute(resource, version)
             computed[uid] = newest
-            names = [str(metadata.get("namespace", "")), str(metadata.get("name", ""))]
+            names = [label_value(str(metadata.get(name, ""))) for name in LABELS]
             for series, family, series_values in zip(SERIES, families, newest.values, strict=True):
                 for label, value in series_values:
-                    family.add_metric([*names, label] if series.label else names, value)
+                    family.add_metric([*names, label_value(label)] if series.label else names, value)
         # Replaced as a whole, so that deleted resources leave nothing behind.
         self._computed = computed
         yield from families
@@ -274,6 +276,11 @@ class AdaptationCollector:
     def num_owned(self) -> Counts[str]:
         """Adaptations at the last scrape, by the installation that they belong to."""
         return Counts(computed.owner for computed in self._computed.values() if computed.owner)
+
+
+def label_value(text: str) -> str:
+    """Return a text as the value of a label: one short line that can be written as UTF-8."""
+    return shortened(printable(text), _MAX_LABEL_CHARACTERS)
 
 
 def _compute(resource: Manifest, version: str) -> _Computed:

@@ -8,7 +8,7 @@ from typing import Final
 from prometheus_client.core import GaugeMetricFamily
 
 from dapt_operator.cluster.kubernetes.resync import FailedList
-from dapt_operator.runtime.metrics import AdaptationCollector
+from dapt_operator.runtime.metrics import AdaptationCollector, label_value
 
 OPERATOR_GAUGES: Final = (
     (
@@ -56,10 +56,10 @@ class OperatorCollector:
         )
         for owner, number in self._adaptations.num_owned.items():
             if owner != self._instance:
-                foreign.add_metric([owner], number)
+                foreign.add_metric([label_value(owner)], number)
         unreadable.add_metric([], self._adaptations.num_unreadable)
         for item in self._failed_lists():
-            failed.add_metric([item.namespace, item.kind], 1.0)
+            failed.add_metric([label_value(item.namespace), label_value(item.kind)], 1.0)
         yield from (foreign, unreadable, failed)
 
     def describe(self) -> Iterator[GaugeMetricFamily]:

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 
 from dapt_contract.checkpoint import CheckpointManifest, FileEntry
 from dapt_contract.envelope import ContractError, digest_of
@@ -40,6 +41,10 @@ from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InfrastructureError
 
 TrainingConfig = PretrainConfig | FinetuneConfig | AlignConfig
+_INVENTORY: TypeAdapter[Inventory] = TypeAdapter(Inventory)
+_STORED_LIST: TypeAdapter[list[StoredCheckpoint]] = TypeAdapter(list[StoredCheckpoint])
+_PROBLEM: TypeAdapter[str | None] = TypeAdapter(str | None)
+_STORED: TypeAdapter[StoredCheckpoint] = TypeAdapter(StoredCheckpoint)
 LogEntry = dict[str, object]
 """One entry of the log that transformers' Trainer keeps in its state."""
 NEUTRAL_FIELDS = frozenset(
@@ -87,10 +92,10 @@ class RunCheckpoints:
             InfrastructureError: a newer run has claimed the lineage, or the volume fails.
         """
         # Rank 0 decides for all: they must resume from the same checkpoint.
-        inventory = self._ranks.from_first(self._read)
+        inventory = self._ranks.from_first(self._read, _INVENTORY)
         # Each rank hashes a part of the files, which may have hundreds of gigabytes.
         self.resumed, inventory = newest_to_resume(self._context.work, inventory, self._problem_of_content)
-        self._checkpoints = self._ranks.from_first(lambda: self._adopt(inventory))
+        self._checkpoints = self._ranks.from_first(lambda: self._adopt(inventory), _STORED_LIST)
         self.skipped = inventory.skipped
 
     def _read(self) -> Inventory:
@@ -106,7 +111,7 @@ class RunCheckpoints:
 
     def _problem_of_content(self, stored: StoredCheckpoint) -> str | None:
         own = problem_of_content(stored, self._ranks.rank, self._ranks.world_size)
-        return next((problem for problem in self._ranks.gather(own) if problem), None)
+        return next((problem for problem in self._ranks.gather(own, _PROBLEM) if problem), None)
 
     def _adopt(self, inventory: Inventory) -> list[StoredCheckpoint]:
         # Of two checkpoints of one step the one with the newer fence is last, and is kept.
@@ -210,7 +215,7 @@ class RunCheckpoints:
         if not self._is_save_pending:
             return
         self._is_save_pending = False
-        self._checkpoints.append(self._ranks.from_first(self._completed))
+        self._checkpoints.append(self._ranks.from_first(self._completed, _STORED))
         if self._ranks.is_first:
             # After the save: until it is complete, the older optimizer states are what a resume needs.
             self._checkpoints = drop_old_optimizer_states(

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 import datasets
 import lm_eval.tasks
-import torch.distributed as dist
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -35,7 +34,7 @@ from dapt_trainer.data.harness.snapshot import METRICS, LoadedTasks, chosen_docu
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.custom_tasks import read_questions, read_rows, write_harness_task
 from dapt_trainer.evaluation.items import Item, distinct_ids
-from dapt_trainer.evaluation.scoring import Advance, Scored, Scorer, Tree, score_shared
+from dapt_trainer.evaluation.scoring import Advance, Scorer, Tree, gathered, score_shared
 
 if TYPE_CHECKING:
     import torch
@@ -98,9 +97,7 @@ class SharedContextModel(HFLM):  # type: ignore[misc]
             advance=self.advance,
         )
         if world_size > 1:
-            shares: list[dict[int, list[Scored]]] = [{}] * world_size
-            dist.all_gather_object(shares, share)
-            share = {index: row for part in shares for index, row in part.items()}
+            share = gathered(share, trees, self._scorer.model)
         # 3. Return the results in the order of the requests.
         results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         for index, numbers in enumerate(numbers_by_context.values()):

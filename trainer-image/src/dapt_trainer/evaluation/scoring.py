@@ -17,11 +17,13 @@ Shape suffixes: B rows, L padded length, H hidden size, N scored positions, V vo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 
 from dapt_trainer.modeling.sharding import is_sharded, unwrapped
 
@@ -228,6 +230,29 @@ def score_shared(
             if advance is not None:
                 advance((number + 1) / rounds)
     return results
+
+
+def gathered(
+    share: Mapping[int, Sequence[Scored]], trees: Sequence[Tree], model: torch.nn.Module
+) -> dict[int, list[Scored]]:
+    """Return the results of all ranks by the tree's index, on every rank.
+
+    Args:
+        share: results of this rank.
+        trees: the same on every rank.
+        model: that was scored; the sums are made on its device.
+    """
+    sizes = [len(tree.continuations) for tree in trees]
+    starts = list(itertools.accumulate(sizes, initial=0))
+    # [continuations, 2]. Each one is scored by one rank and is zero on all others, so the sum is its value, exactly.
+    values = torch.zeros(starts[-1], 2, dtype=torch.float64)
+    for index, results in share.items():
+        for number, scored in enumerate(results, start=starts[index]):
+            values[number, 0], values[number, 1] = scored.log_likelihood_nats, scored.greedy
+    values = values.to(next(model.parameters()).device)
+    dist.all_reduce(values)
+    rows = [Scored(nats, bool(greedy)) for nats, greedy in values.tolist()]
+    return {index: rows[start : start + sizes[index]] for index, start in enumerate(starts[:-1])}
 
 
 def _hidden_before(

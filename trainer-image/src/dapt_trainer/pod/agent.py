@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from dapt_trainer.errors import InputError
 from dapt_trainer.linux import PARENT_PID, oom_kills
 from dapt_trainer.pod.disk_reserve import Reserve
 from dapt_trainer.pod.launch import Statuses, run_gang, run_single
+from dapt_trainer.pod.log_lines import write_line
 from dapt_trainer.pod.outcome import PodOutcome, RankOutcome, judge, killed_outcome, read_outcome
 from dapt_trainer.pod.settings import PodSettings
 from dapt_trainer.pod.stage_input import read_stage
@@ -53,7 +53,7 @@ def run_agent(kind: str, config: Path, sha256: str | None, worker: Sequence[str]
     # A pod whose termination message was lost is run again: its work is done, so only the message is repeated.
     finished = finished_report(settings.work, stage, key=key)
     if finished is not None:
-        print(f"dapt: {stage.run.lineage} is already finished; reporting its result again", flush=True)
+        write_line(f"{stage.run.lineage} is already finished; reporting its result again")
         return _report(log, stage.run.key, kind, _outcome_of_report(finished))
     command = [*worker, "--config", str(config), *(["--sha256", sha256] if sha256 else [])]
     outcome = _run_ranks(stage, command, settings, log)
@@ -134,14 +134,14 @@ def _outcome_of_report(report: Contract) -> PodOutcome:
 def _report(log: Path, key: str, kind: str, outcome: PodOutcome) -> int:
     """Write the termination message and return the exit code."""
     if outcome.message:
-        print(f"dapt: {outcome.message}", flush=True)
+        write_line(outcome.message)
     try:
         end = RunEnd(outcome.exit_code, outcome.cause, outcome.message, is_effect=outcome.is_effect)
         text = encode_message(key, kind, end, facts=_parsed(kind, outcome.facts))
         log.write_text(text, encoding="utf-8")
     except (OSError, ContractError) as error:
         # The operator treats a lost message as a failure; the next run repeats it from the report.
-        print(f"dapt: the termination message is lost: {error}", file=sys.stderr, flush=True)
+        write_line(f"the termination message is lost: {error}")
     return int(outcome.exit_code)
 
 

@@ -11,12 +11,12 @@ import os
 import socket
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socketserver import TCPServer
+from http.server import BaseHTTPRequestHandler
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 from pydantic import ValidationError
 
+from dapt_contract.bounded_server import BoundedServer
 from dapt_contract.pod.progress import Progress
 from dapt_contract.sentences import shortened
 from dapt_contract.stage_file import StageFile
@@ -25,14 +25,8 @@ from dapt_trainer.errors import StopRequested
 from dapt_trainer.pod.heartbeat import Heart
 
 logger = logging.getLogger(__name__)
-Request = socket.socket | tuple[bytes, socket.socket]
-"""A connection, as `socketserver` passes it on."""
 HOST = "DAPT_PROGRESS_HOST"
 """Environment variable of the address to serve on; all addresses of the pod when unset."""
-MAX_CONNECTIONS = 16
-"""Connections at the same time; the operator and Prometheus need two. More are closed: each has a thread."""
-REQUEST_TIMEOUT_SECONDS = 5.0
-"""Longest wait for the next bytes of a request; a client that sends nothing would hold its thread for ever."""
 FLOPS_PER_TOKEN = "flops_per_token"
 """Measure that training stages report once: the arithmetic of one token, forward and backward."""
 METRICS = {
@@ -124,34 +118,7 @@ class Board:
         return measures
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
-        self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
-        super().__init__(address, handler)
-
-    def process_request(self, request: Request, client_address: object) -> None:
-        """Answer in a thread of its own, or close the connection where too many are open."""
-        if self._places.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request: Request, client_address: object) -> None:
-        """Answer, then make room for the next connection."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._places.release()
-
-    def server_bind(self) -> None:
-        # Without the class between: it asks the DNS for this host's name, which may take many seconds in a pod.
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
-
-
-class _IPv6Server(_Server):
+class _IPv6Server(BoundedServer):
     address_family = socket.AF_INET6
 
 
@@ -163,22 +130,22 @@ class DualStackServer(_IPv6Server):
         super().server_bind()
 
 
-def _bind(host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+def _bind(host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> BoundedServer:
     """Return a server on one address, or on all of both families where the host is empty.
 
     Raises:
         OSError: the port is taken, or there is no such address.
     """
     if host:
-        return (_IPv6Server if ":" in host else _Server)((host, port), handler)
+        return (_IPv6Server if ":" in host else BoundedServer)((host, port), handler)
     if socket.has_dualstack_ipv6():
         # A kernel may support IPv6 while no interface has an IPv6 address: then binding it fails.
         with contextlib.suppress(OSError):
             return DualStackServer(("::", port), handler)
-    return _Server(("", port), handler)
+    return BoundedServer(("", port), handler)
 
 
-def serve(board: Board, stage: StageFile, port: int) -> ThreadingHTTPServer | None:
+def serve(board: Board, stage: StageFile, port: int) -> BoundedServer | None:
     """Serve `/progress` and `/metrics` from a thread; return None when the port cannot be bound."""
     pages: dict[str, Callable[[], tuple[str, bytes]]] = {
         "/progress": lambda: ("application/json", board.progress.model_dump_json(exclude_none=True).encode()),
@@ -186,8 +153,6 @@ def serve(board: Board, stage: StageFile, port: int) -> ThreadingHTTPServer | No
     }
 
     class Handler(BaseHTTPRequestHandler):
-        timeout = REQUEST_TIMEOUT_SECONDS
-
         def do_GET(self) -> None:
             page = pages.get(self.path.partition("?")[0])
             if page is None:

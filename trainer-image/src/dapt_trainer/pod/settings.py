@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -132,3 +133,11 @@ class PodSettings:
         if problems:
             raise InputError(*problems)
         return settings
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is an address of the loopback interface, so that all ranks run on one machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

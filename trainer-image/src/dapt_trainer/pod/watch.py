@@ -17,6 +17,7 @@ from pathlib import Path
 from dapt_contract.pod.failure import Cause, ExitCode
 from dapt_trainer.linux import is_alive
 from dapt_trainer.pod.heartbeat import Heartbeat, read_heartbeat, stacks_path
+from dapt_trainer.pod.log_lines import write_line
 from dapt_trainer.pod.outcome import RankOutcome, read_outcome
 from dapt_trainer.pod.settings import PodSettings
 
@@ -150,7 +151,7 @@ class Watch:
                 f"rank {rank} sent no heartbeat for {silent:.0f} s {position} (limit {limit:.0f} s) and counts as hung;"
                 " the log has the stacks of all ranks"
             )
-            print(f"dapt: {message}", flush=True)
+            write_line(message)
             self._print_stacks(alive)
             for other_rank, other in alive.items():
                 is_hung = other_rank == rank
@@ -172,7 +173,7 @@ class Watch:
             if is_complete:
                 break
         for rank, text in before.items():
-            print(f"dapt: stacks of rank {rank}:\n{text or '  (none written)'}", flush=True)
+            write_line(f"stacks of rank {rank}:\n{text or '  (none written)'}")
 
     def _kill(self, rank: int, beat: Heartbeat, outcome: RankOutcome | None) -> None:
         """Kill a rank; `outcome` None: the failure is a peer's."""

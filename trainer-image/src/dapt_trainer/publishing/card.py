@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterator
 
 from dapt_contract.measure import Measure, Score
+from dapt_contract.printable import printable_lines
 from dapt_contract.stages.publish import CardFacts, LearnedData, PublishConfig
 from dapt_contract.version import PRODUCT_VERSION
 from dapt_trainer.publishing.card_metadata import NOTHING_KNOWN, BaseCard, card_metadata
+from dapt_trainer.publishing.markdown import code, plain
 from dapt_trainer.publishing.older_transformers import needed_version
 from dapt_trainer.publishing.public_text import public_facts, shown_source
 
@@ -22,7 +24,7 @@ def model_card(config: PublishConfig, base_card: BaseCard = NOTHING_KNOWN) -> st
     """
     facts = public_facts(config.card)
     parts = [
-        f"# {facts.adaptation}",
+        f"# {plain(facts.adaptation)}",
         _summary(facts),
         "## Use",
         needed_version(base_card.model_type, base_card.transformers_version),
@@ -34,10 +36,10 @@ def model_card(config: PublishConfig, base_card: BaseCard = NOTHING_KNOWN) -> st
         _training(facts),
     ]
     if facts.warnings:
-        parts += ["## Warnings", "\n".join(f"- {warning}" for warning in facts.warnings)]
-    parts.append(f"Written by dapt {PRODUCT_VERSION} from run `{config.run_digest}`.")
+        parts += ["## Warnings", "\n".join(f"- {plain(warning)}" for warning in facts.warnings)]
+    parts.append(f"Written by dapt {PRODUCT_VERSION} from run {code(config.run_digest)}.")
     text = "\n\n".join(part for part in parts if part) + "\n"
-    return f"---\n{card_metadata(facts, base_card).to_yaml()}\n---\n\n{text}"
+    return printable_lines(f"---\n{card_metadata(facts, base_card).to_yaml()}\n---\n\n{text}")
 
 
 def _usage(facts: CardFacts, destination: str) -> str:
@@ -72,8 +74,9 @@ def _summary(facts: CardFacts) -> str:
     if facts.dpo_pairs is not None:
         tuned += ", then direct preference optimization"
     text = (
-        f"{shown_source(facts.base_model)} (revision `{facts.base_revision}`) adapted to a domain by continued "
-        f"pre-training ({facts.method}){tuned}. Chosen candidate: `{facts.candidate}` ({facts.selection_reason})."
+        f"{plain(shown_source(facts.base_model))} (revision {code(facts.base_revision)}) adapted to a domain by "
+        f"continued pre-training ({plain(facts.method)}){tuned}. Chosen candidate: {code(facts.candidate)} "
+        f"({plain(facts.selection_reason)})."
     )
     if not facts.fine_tuned and facts.dpo_pairs is None:
         text += "\n\nThis model has had continued pre-training alone: it is a base model, not meant for deployment."
@@ -125,7 +128,9 @@ def _scores(facts: CardFacts) -> str:
     for side, kind, name in names:
         scores = [_find(measure, side, kind, name) for _, measure in columns]
         items = next(score.items for score in scores if score is not None)
-        lines.append(f"| {name} ({kind}) | {side} | {items} | " + " | ".join(map(_cell, scores)) + " |")
+        lines.append(
+            f"| {plain(name)} ({kind}) | {side} | {items} | " + " | ".join(map(_cell, scores)) + " |"
+        )
     lines.append("")
     lines.append("Right answers in percent, with the standard error.")
     return "\n".join(lines)
@@ -147,8 +152,8 @@ def _training(facts: CardFacts) -> str:
         f"- Training tokens: {facts.training_tokens:,}",
         f"- Peak learning rate: {facts.learning_rate:g}",
         f"- Replay of general text: {facts.replay_fraction:.1%} of tokens",
-        *(f"- Domain source: `{shown_source(source)}`" for source in facts.domain_sources),
-        *(f"- General source: `{shown_source(source)}`" for source in facts.general_sources),
+        *(f"- Domain source: {code(shown_source(source))}" for source in facts.domain_sources),
+        *(f"- General source: {code(shown_source(source))}" for source in facts.general_sources),
         *(f"- {line}" for data in facts.tuning_data for line in _learned_from(data)),
     ]
     if facts.sft_examples is not None:
@@ -163,6 +168,6 @@ def _learned_from(data: LearnedData) -> Iterator[str]:
     """Yield the sources of tuning data, then what was made of them."""
     name, unit = ("Fine-tuning", "examples") if data.kind == "instructions" else ("Preference", "pairs")
     for source in data.sources:
-        yield f"{name} source: `{shown_source(source)}`"
+        yield f"{name} source: {code(shown_source(source))}"
     if data.records is not None and data.digest is not None:
-        yield f"{name} data: {data.records:,} prepared {unit}, SHA-256 `{data.digest}...`"
+        yield f"{name} data: {data.records:,} prepared {unit}, SHA-256 {code(f'{data.digest}...')}"

@@ -10,6 +10,7 @@ from typing import Final
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from dapt_contract.printable import printable
 from dapt_contract.stages.publish import CardFacts
 from dapt_trainer.data.base_model.files import CARD
 from dapt_trainer.publishing.public_text import without_paths
@@ -152,7 +153,7 @@ def _read_config(path: Path) -> dict[str, object]:
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return printable(value) if isinstance(value, str) and value else None
 
 
 def _word(value: object) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from dapt_contract.printable import printable
 from dapt_contract.stages.publish import CardFacts
 
 _LOCAL = r"(?:adaptation|file|gs|pvc|s3)://"
@@ -36,7 +37,7 @@ def without_paths(text: str, folders: Iterable[str] = ()) -> str:
 
 
 def public_facts(facts: CardFacts) -> CardFacts:
-    """Return the facts of a card without any path in any of their texts."""
+    """Return the facts of a card without any path in any of their texts, each of which is one printable line."""
     sources = [facts.base_model, *facts.domain_sources, *facts.general_sources]
     sources += [source for data in facts.tuning_data for source in data.sources]
     folders = sorted({folder for source in sources for folder in _folders(source)}, key=len, reverse=True)
@@ -55,6 +56,7 @@ def _folders(source: str) -> Iterable[str]:
 
 def _public(value: object, folders: list[str]) -> object:
     if isinstance(value, str):
+        value = printable(value)
         return shown_source(value) if _URI.fullmatch(value) else without_paths(value, folders)
     if isinstance(value, dict):
         return {name: _public(entry, folders) for name, entry in value.items()}

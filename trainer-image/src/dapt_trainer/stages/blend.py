@@ -22,6 +22,7 @@ from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
 from dapt_trainer.evaluation.stage_progress import Parts
 from dapt_trainer.modeling.compose import SharedMeans, mean_key
 from dapt_trainer.modeling.model_folder import load_tokenizer
+from dapt_trainer.pod.log_lines import write_line
 
 _SIDES: tuple[Side, Side] = ("domain", "general")
 _KEPT: Final = "measured.json"
@@ -56,7 +57,7 @@ def run(config: BlendConfig, context: StageContext) -> BlendReport:
         rows = _kept_rows(config, context, folder_digests)
     missing = [blend for blend in in_groups(config.blends) if blend.candidate not in rows]
     if rows:
-        print(f"dapt: {len(rows)} of {len(config.blends)} blends were measured by an earlier run", flush=True)
+        write_line(f"{len(rows)} of {len(config.blends)} blends were measured by an earlier run")
     parts = Parts(
         context.progress,
         len(_SIDES) * len(missing),

@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 
 from peft import PeftModel
+from pydantic import TypeAdapter
 from transformers import PreTrainedModel
 
-from dapt_contract.checkpoint import candidate_id
+from dapt_contract.checkpoint import FileEntry, candidate_id
 from dapt_contract.measure import Side, SidePerplexity
 from dapt_contract.stages.pretrain import EndedBy, PretrainConfig, PretrainFacts, PretrainReport
 from dapt_contract.stop_rule import StopVerdict, judge_readings
@@ -174,7 +175,10 @@ class PretrainRun:
             activity=f"converting a checkpoint of {resumed.manifest.world_size} ranks for {self.ranks.world_size}"
         )
         with keep_alive(self.progress):
-            converted = self.ranks.from_first(lambda: convert_to_universal(files, self._converted_folder))
+            converted = self.ranks.from_first(
+                lambda: convert_to_universal(files, self._converted_folder),
+                TypeAdapter(tuple[FileEntry, ...]),
+            )
         return ResumeFiles(self._converted_folder, converted, files.folder)
 
     @property

@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 
 from peft import PeftModel
+from pydantic import TypeAdapter
 from transformers import AutoConfig, PreTrainedModel, TrainingArguments, set_seed
 
 from dapt_contract.stages.align import AlignConfig
@@ -107,7 +108,9 @@ def load_start(
     held = HeldWeights(context.work, [config.model])
     # One rank for all: it reads every byte of the model.
     with keep_alive(context.progress):
-        ranks.from_first(lambda: check_weights(context.work, config.model, config.recorded, {}))
+        ranks.from_first(
+            lambda: check_weights(context.work, config.model, config.recorded, {}), TypeAdapter(None)
+        )
     precision = config.distribution.precision
     model = load_to_train(
         lambda device: load_model(context.work, config.model, precision=precision, device=device),

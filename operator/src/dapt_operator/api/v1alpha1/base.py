@@ -24,6 +24,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from dapt_contract.printable import printable_values
 from dapt_operator.api.v1alpha1.text_rules import TextRule, TextRules
 
 API_GROUP = "dapt.dev"
@@ -210,9 +211,12 @@ _NO_NODE_HAS_IT = TextRule(
 )
 Quantity = Annotated[str, Field(pattern=QUANTITY_PATTERN, max_length=32), TextRules(_NO_NODE_HAS_IT)]
 Glob = Annotated[str, Field(min_length=1, max_length=1024)]
-Text = Annotated[str, Field(max_length=MAX_TEXT)]
-ShortText = Annotated[str, Field(max_length=253)]
-Message = Annotated[str, Field(max_length=MAX_MESSAGE)]
+Cleaned = BeforeValidator(printable_values)
+"""Cleans a text of a status, which comes from pods, controllers and tenants, of what would steer a terminal. Before the
+check of its type, which half of a surrogate pair would fail."""
+Text = Annotated[str, Field(max_length=MAX_TEXT), Cleaned]
+ShortText = Annotated[str, Field(max_length=253), Cleaned]
+Message = Annotated[str, Field(max_length=MAX_MESSAGE), Cleaned]
 Time = Annotated[str, Field(pattern=TIME_PATTERN, max_length=20), AfterValidator(_existing_time)]
 Digest = Annotated[str, Field(max_length=128)]
 

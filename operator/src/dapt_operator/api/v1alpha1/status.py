@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from dapt_contract.stages.common import MAX_ATTEMPTS
-from dapt_operator.api.v1alpha1.base import Digest, Integer, LeanBase, Message, ShortText, Text, Time
+from dapt_operator.api.v1alpha1.base import Cleaned, Digest, Integer, LeanBase, Message, ShortText, Text, Time
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
 
 MAX_CANDIDATES = 100
@@ -40,7 +40,7 @@ class Condition(StatusBase):
     """Whether the condition holds."""
     reason: ShortText
     """Why, as one word of a fixed list."""
-    message: Annotated[str, Field(max_length=32_768)] = ""
+    message: Annotated[str, Field(max_length=32_768), Cleaned] = ""
     """Why, in one sentence with the object, the number, the limit and the next step."""
     last_transition_time: Time
     """Time at which `status` last changed."""

@@ -15,15 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from dapt_operator.api.v1alpha1.conditions import PUBLISHED
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.api.v1alpha1.status import Condition, DomainAdaptationStatus
 from dapt_operator.cli.commands.plan import plan
 from dapt_operator.cli.display.results import conclude
-from dapt_operator.cli.display.screen import Screen, screen_for
+from dapt_operator.cli.display.screen import CleanConsole, Screen, screen_for
 from dapt_operator.cli.display.stage_rows import Snapshot
 from dapt_operator.cli.display.warning_lines import WarningLines
 from dapt_operator.cli.errors import UserError
@@ -63,7 +61,7 @@ class Options:
     with_report: bool = True
 
 
-def run(request: Request, options: Options, console: Console) -> int:
+def run(request: Request, options: Options, console: CleanConsole) -> int:
     """Run until the adaptation ends, stalls or a signal arrives, and return the exit code.
 
     Raises:
@@ -96,22 +94,22 @@ def run(request: Request, options: Options, console: Console) -> int:
         status = _run_in(cluster, stage_kinds(request.adaptation.spec), folder, console, flag, invocations)
         if flag.is_set and not _ended(status):
             command = f"dapt run {request.path}"
-            console.print(f"stopped; `{command}` continues the run", markup=False, highlight=False)
+            console.print(f"stopped; `{command}` continues the run")
             return flag.exit_code
-    console.print(folder.invocations.sentence, markup=False, highlight=False)
+    console.print(folder.invocations.sentence)
     conclude(folder, status, console, with_report=options.with_report)
     return 0
 
 
 def _show_finished(
-    folder: RunFolder, request: Request, finished: Condition, options: Options, console: Console
+    folder: RunFolder, request: Request, finished: Condition, options: Options, console: CleanConsole
 ) -> int:
     """Show the results of a published run.
 
     Raises:
         UserError: the manifest asks for something else than what was run.
     """
-    console.print(f"{folder.name} is finished already: {finished.message}", markup=False, highlight=False)
+    console.print(f"{folder.name} is finished already: {finished.message}")
     conclude(
         folder,
         folder.status(),
@@ -130,7 +128,7 @@ def _run_in(
     cluster: LocalCluster,
     planned: tuple[str, ...],
     folder: RunFolder,
-    console: Console,
+    console: CleanConsole,
     flag: StopFlag,
     invocations: Invocations,
 ) -> DomainAdaptationStatus:

@@ -19,7 +19,7 @@ from dapt_operator.cli.display.stage_rows import Snapshot
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.file_changes import changed_files
 from dapt_operator.cli.inputs.manifests import read_request
-from dapt_operator.cli.run_folder import RunFolder
+from dapt_operator.cli.run_folder import RunFolder, explained
 from dapt_operator.cli.spec_changes import differences
 from dapt_operator.number_format import percent
 
@@ -31,20 +31,25 @@ def runs_table(runs: tuple[RunFolder, ...]) -> Table:
         table.add_column(heading)
     for run in runs:
         try:
-            status = run.status()
+            with explained(run.path):
+                row = _row(run)
         except UserError as error:
-            table.add_row(run.name, error.problems[0])
-            continue
-        fraction = status.progress.fraction if status.progress else None
-        table.add_row(
-            run.name,
-            _phase(run, status),
-            "–" if fraction is None else f"{100 * fraction:.0f} %",
-            percent(status.forgetting),
-            "–" if status.gain is None else f"{status.gain:.3f}",
-            status.selected.id if status.selected else "–",
-        )
+            row = (run.name, error.problems[0])
+        table.add_row(*row)
     return table
+
+
+def _row(run: RunFolder) -> tuple[str, ...]:
+    status = run.status()
+    fraction = status.progress.fraction if status.progress else None
+    return (
+        run.name,
+        _phase(run, status),
+        "–" if fraction is None else f"{100 * fraction:.0f} %",
+        percent(status.forgetting),
+        "–" if status.gain is None else f"{status.gain:.3f}",
+        status.selected.id if status.selected else "–",
+    )
 
 
 def _phase(run: RunFolder, status: DomainAdaptationStatus) -> str:
@@ -59,6 +64,11 @@ def run_overview(run: RunFolder) -> RenderableType:
     Raises:
         UserError: the run cannot be read.
     """
+    with explained(run.path):
+        return _overview(run)
+
+
+def _overview(run: RunFolder) -> RenderableType:
     status = run.status()
     started = tuple(dict.fromkeys(stage.kind for stage in status.stages))
     sentence = reason_of_end(status)

@@ -20,6 +20,8 @@ _MARKS = {
     "Suspended": ("‖", "yellow"),
 }
 _BAR_WIDTH = 20
+_HUGE_LOSS = 1e5
+"""From here on decimals say nothing: it diverged."""
 
 
 def render(snapshot: Snapshot) -> RenderableType:
@@ -62,7 +64,8 @@ def progress_line(progress: Progress) -> str:
     if progress.tokens_per_second:
         parts.append(f"{count(progress.tokens_per_second)} tokens/s")
     if progress.loss_nats is not None:
-        parts.append(f"loss {progress.loss_nats:.3f}")
+        loss = progress.loss_nats
+        parts.append(f"loss {loss:.3f}" if abs(loss) < _HUGE_LOSS else f"loss {loss:.1e}")
     if progress.domain_perplexity is not None or progress.general_perplexity is not None:
         parts.append(
             f"last perplexity domain {perplexity(progress.domain_perplexity)},"

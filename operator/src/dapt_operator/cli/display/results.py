@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from dapt_contract.measure import Measure, Score
@@ -15,6 +14,7 @@ from dapt_contract.stages.evaluate import EvaluateReport
 from dapt_contract.stages.verify import Sample, VerifyReport
 from dapt_operator.api.v1alpha1.conditions import PUBLISHED
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
+from dapt_operator.cli.display.screen import CleanConsole
 from dapt_operator.cli.display.stage_rows import Snapshot
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.run_folder import RunFolder
@@ -184,7 +184,7 @@ def _one_line(text: str) -> str:
 
 
 def conclude(
-    folder: RunFolder, status: DomainAdaptationStatus, console: Console, *, with_report: bool
+    folder: RunFolder, status: DomainAdaptationStatus, console: CleanConsole, *, with_report: bool
 ) -> None:
     """Show the results, and write the page if requested.
 
@@ -193,7 +193,7 @@ def conclude(
     """
 
     def show(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
     results = read_results(folder.work, status)
     for table in (candidates_table(status), results_table(results)):
@@ -214,14 +214,14 @@ def conclude(
         show(f"model:  {status.output.destination.removeprefix('file://')}")
 
 
-def _build_page(folder: RunFolder, console: Console) -> None:
+def _build_page(folder: RunFolder, console: CleanConsole) -> None:
     """Write the report; a page that cannot be drawn does not fail the run."""
     from dapt_operator.report import ReportError, build_report
 
     try:
         build_report(folder.path)
     except ReportError as error:
-        console.print(f"no report: {error}", markup=False, highlight=False, style="yellow")
+        console.print(f"no report: {error}", style="yellow")
 
 
 def _why(folder: RunFolder, snapshot: Snapshot) -> str:

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Protocol, Self
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.live import Live
+from rich.segment import Segment
 
 from dapt_contract.pod.progress import Progress
+from dapt_contract.printable import printable_lines
 from dapt_operator.cli.display.live_view import progress_line, render
 from dapt_operator.cli.display.stage_rows import Snapshot, StageRow, stage_rows
+from dapt_operator.cli.terminal import write_line
 from dapt_operator.number_format import clock, duration
 
 PLAIN_WIDTH = 160
+
+
+class CleanConsole(Console):
+    """A console on stdout that shows every text as it is: no markup in it counts, and nothing in it steers a terminal.
+
+    Texts are cleaned in the segments that rich writes, after all of its own drawing.
+    """
+
+    def __init__(self, width: int | None = None) -> None:
+        super().__init__(width=width, markup=False, highlight=False, emoji=False)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield the segments of a renderable, cleaned but for rich's own control codes."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable_lines(segment.text))
 
 
 class Screen(Protocol):
@@ -41,7 +60,7 @@ class LiveScreen:
 
     refresh_seconds = 0.5
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: CleanConsole) -> None:
         self._console = console
         self._live = Live(console=console, auto_refresh=False, transient=False)
 
@@ -60,7 +79,7 @@ class LiveScreen:
 
     def add_line(self, line: str) -> None:
         """Print above the view."""
-        self._console.print(line, markup=False, highlight=False)
+        self._console.print(line)
 
 
 class PlainScreen:
@@ -86,16 +105,16 @@ class PlainScreen:
 
     def add_line(self, line: str) -> None:
         """Print one line."""
-        print(line, flush=True)
+        write_line(line)
 
 
-def make_console() -> Console:
+def make_console() -> CleanConsole:
     """Return stdout, wide enough for a table where it is not a terminal: the reader's width is unknown there."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+    console = CleanConsole()
+    return console if console.is_terminal else CleanConsole(width=PLAIN_WIDTH)
 
 
-def screen_for(console: Console) -> Screen:
+def screen_for(console: CleanConsole) -> Screen:
     """Return a live view for a terminal, else plain lines."""
     return LiveScreen(console) if console.is_terminal else PlainScreen()
 

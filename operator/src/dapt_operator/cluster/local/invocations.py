@@ -9,10 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from dapt_contract.base import LARGEST_COUNT
 from dapt_contract.envelope import write_bytes_atomically
+from dapt_contract.regular_files import read_regular_file
 from dapt_operator.number_format import duration
 
 FILE: Final = "invocations.json"
+_MAX_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,10 @@ class RunTime:
 def read_invocations(folder: Path) -> Invocations:
     """Return what was written last; nothing of a folder without the file, or with a damaged one."""
     try:
-        stored = json.loads((folder / FILE).read_bytes())
-        return Invocations(int(stored["number"]), float(stored["seconds"]), str(stored["manifest"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        stored = json.loads(read_regular_file(folder / FILE, _MAX_BYTES))
+        number, seconds = int(stored["number"]), float(stored["seconds"])
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return Invocations()
+    if not 0 <= number <= LARGEST_COUNT or not 0 <= seconds <= LARGEST_COUNT:
+        return Invocations()
+    return Invocations(number, seconds, str(stored.get("manifest") or ""))

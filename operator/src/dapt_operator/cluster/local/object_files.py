@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Final
 
 from dapt_contract.envelope import write_bytes_atomically
+from dapt_contract.regular_files import IrregularFileError, read_regular_file
 from dapt_operator.cluster.local.errors import LocalRunError
 from dapt_operator.cluster.timestamps import micro_time
 from dapt_operator.stage_run import JsonObject, Manifest, plain
 
+MAX_OBJECT_BYTES: Final = 16 * 2**20
+"""A larger file is none of dapt's: the API server's own bound for an object is a tenth."""
 _RESERVED_BYTES: Final = 1024 * 1024
 """Disk space that is reserved, so that the end of a run can still be written on a full disk."""
 
@@ -40,9 +43,13 @@ class ObjectFiles:
                 self._reserve.write_bytes(b"\1" * _RESERVED_BYTES)
         for path in sorted(folder.glob("*.json")):
             try:
-                stored = json.loads(path.read_bytes())
+                stored = json.loads(read_regular_file(path, MAX_OBJECT_BYTES))
                 self._objects[stored["kind"], stored["metadata"]["name"]] = stored
-            except (ValueError, KeyError, TypeError) as error:
+            except IrregularFileError as error:
+                raise LocalRunError(
+                    f"{path}: {error.strerror}: remove it, or start over with --fresh"
+                ) from error
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise LocalRunError(
                     f"{path}: not an object that dapt wrote ({error}): remove it, or start over with --fresh"
                 ) from error

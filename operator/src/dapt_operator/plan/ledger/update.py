@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from dapt_contract.pod.failure import ALTERED_STAGE_FILE, Cause
+from dapt_contract.printable import printable
 from dapt_contract.sentences import shortened
 from dapt_contract.stages.evaluate import EvaluateFacts
 from dapt_contract.stages.pretrain import PretrainFacts
@@ -152,11 +153,6 @@ def request_stop(ledger: Ledger, runs: Iterable[RunState], now: datetime) -> Led
         stopping = record.stop_requested(held_seconds=run.held_seconds(now), accelerators=run.accelerators)
         ledger = ledger.with_record(stopping)
     return ledger
-
-
-def printable(text: str) -> str:
-    """Return text from a tenant's pod as one line without control characters."""
-    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _advanced(record: RunRecord, run: RunState, now: datetime, limits: Retries) -> RunRecord:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from dapt_contract.printable import printable
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.sentences import shortened
 from dapt_contract.stages.tuning_data import TuningKind
@@ -30,7 +31,6 @@ from dapt_operator.plan.chain_parts.position import Position
 from dapt_operator.plan.chain_parts.waiting import waits_for
 from dapt_operator.plan.ledger import gpu_hours
 from dapt_operator.plan.ledger.retries import JUDGED
-from dapt_operator.plan.ledger.update import printable
 from dapt_operator.plan.observed import Observed, find_run
 from dapt_operator.plan.sizing.estimate import EstimateFacts, estimate
 from dapt_operator.plan.sizing.grown_tokenizer import grown_model

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 from transformers import PreTrainedModel
 
 from dapt_contract.stages.common import ModelReference
@@ -54,10 +55,12 @@ def measured_fisher(
     context.progress.update(activity="looking for a measured Fisher information")
     with keep_alive(context.progress):
         # One rank for all: the digest reads every byte of the base model.
-        key = ranks.from_first(lambda: _key(config, regularization, context, names, count))
+        key = ranks.from_first(
+            lambda: _key(config, regularization, context, names, count), TypeAdapter(FisherKey)
+        )
         fisher = find_fisher(context.work, key, context.signing_key) if ranks.is_first else None
         # Rank 0 decides for all: the ranks must not disagree on whether they estimate together.
-        is_stored = ranks.from_first(lambda: fisher is not None)
+        is_stored = ranks.from_first(lambda: fisher is not None, TypeAdapter(bool))
     if not is_stored:
         _estimate(config, context, ranks, rows, names, key)
     if fisher is None:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -33,6 +33,9 @@ from dapt_trainer.errors import InfrastructureError
 
 logger = logging.getLogger(__name__)
 FISHER_SCHEMA = "dapt.fisher"
+_Written = tuple[list[FileEntry], dict[str, str], str]
+"""What one rank wrote: its files, the file of each weight, and the problem that ended it; empty: none."""
+_WRITTEN: TypeAdapter[_Written] = TypeAdapter(_Written)
 _PART_BYTES = 2 * 2**30
 _KEY_DIGITS = 16
 
@@ -157,7 +160,7 @@ def save_fisher(
     except Exception as error:  # safetensors raises its own kind for a full disk
         problem = shortened(" ".join(str(error).split()), 200) or type(error).__name__
     # Every rank reports its problem before any of them raises: a rank that left early would hang the others.
-    written = ranks.gather((files, file_of, problem))
+    written = ranks.gather((files, file_of, problem), _WRITTEN)
     problems = [of_rank for _, _, of_rank in written if of_rank]
     if ranks.is_first and not problems:
         fsync_folder(folder)
@@ -174,7 +177,7 @@ def save_fisher(
             )
         except OSError as error:
             problems = [str(error)]
-    reason = ranks.from_first(lambda: problems[0] if problems else "")
+    reason = ranks.from_first(lambda: problems[0] if problems else "", TypeAdapter(str))
     if reason:
         if ranks.is_first:
             shutil.rmtree(folder, ignore_errors=True)

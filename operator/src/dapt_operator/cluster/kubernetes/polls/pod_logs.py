@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Container, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Final
 
+from dapt_contract.printable import printable
 from dapt_contract.sentences import shortened
 from dapt_operator.cluster.kubernetes.client import ApiServerClient, Query
 from dapt_operator.cluster.kubernetes.errors import ApiError
@@ -26,7 +26,6 @@ _THREADS: Final = 4
 _TIMEOUT_SECONDS: Final = 3.0
 _MAX_BYTES: Final = 64 * 1024
 _MAX_READS: Final = 2000
-_CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _log = logging.getLogger(__name__)
 
 
@@ -99,5 +98,5 @@ def _is_read(read: Future[tuple[str, ...]]) -> bool:
 
 def last_lines(text: bytes) -> tuple[str, ...]:
     """Return at most 20 lines of at most 400 characters, without control characters: pods are untrusted."""
-    lines = [_CONTROL.sub("", line).rstrip() for line in text.decode(errors="replace").split("\n")]
+    lines = [printable(line).rstrip() for line in text.decode(errors="replace").split("\n")]
     return tuple(shortened(line, MAX_LINE_CHARACTERS) for line in lines if line)[-MAX_LINES:]

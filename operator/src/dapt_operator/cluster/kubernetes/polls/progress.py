@@ -19,7 +19,7 @@ import aiohttp
 from dapt_contract.pod.progress import Progress
 from dapt_operator.cluster.kubernetes.cache.entry import Target
 from dapt_operator.cluster.port import Key
-from dapt_operator.cluster.progress_reading import MAX_READING_BYTES, PROGRESS_PATH, parse_reading
+from dapt_operator.cluster.progress_reading import MAX_READING_BYTES, PROGRESS_PATH, is_encoded, parse_reading
 
 INTERVAL_SECONDS = 3.0
 WAKE_INTERVAL_SECONDS = 6.0
@@ -66,13 +66,8 @@ class ProgressPolls:
             self._loop.close()
 
     async def _poll_until_stopped(self) -> None:
-        # The connector sets no limit: waiting for a free connection would count against the time of an answer.
-        connector = aiohttp.TCPConnector(limit=0, force_close=True)
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
         concurrency = asyncio.Semaphore(_MAX_CONCURRENT)
-        async with aiohttp.ClientSession(
-            connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()
-        ) as session:
+        async with make_session() as session:
             while not self._stopped.is_set():
                 try:
                     await self._poll_all(session, concurrency)
@@ -108,13 +103,25 @@ class ProgressPolls:
                 self._on_change(target.key)
 
 
+def make_session() -> aiohttp.ClientSession:
+    """Return a session for untrusted answers: bounded in time, without cookies, and nothing is decompressed."""
+    return aiohttp.ClientSession(
+        # No limit: waiting for a free connection would count against the time of an answer.
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"Accept-Encoding": "identity"},
+        auto_decompress=False,
+    )
+
+
 async def fetch(session: aiohttp.ClientSession, target: Target) -> Progress | None:
     """Return a reading; None when no process answers in time or the answer is no reading of this run."""
     host = f"[{target.host}]" if ":" in target.host else target.host
     url = f"http://{host}:{target.port}{PROGRESS_PATH}"
     try:
         async with session.get(url, allow_redirects=False) as answer:
-            if answer.status != 200:
+            if answer.status != 200 or is_encoded(answer.headers.get("Content-Encoding")):
                 return None
             content = await _bounded(answer.content)
     except (aiohttp.ClientError, OSError, ValueError, TimeoutError):
