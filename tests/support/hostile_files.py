@@ -101,7 +101,7 @@ FILES: dict[str, tuple[Reader, str, Callable[[], bytes], str]] = {
     "text is a NaN": ("corpus", "a.jsonl", lambda: lines(GOOD, b'{"text": NaN}'), "good | 2: field 'text' is not a string but a number"),
     "text is code": ("corpus", "a.jsonl", lambda: lines({"text": CODE}), "!function evil.run"),
     "text is a template": ("corpus", "a.jsonl", lambda: lines({"text": TEMPLATE}), "{{ ''.__class__.__mro__[1].__subclasses__() }}"),
-    "field twice": ("corpus", "a.jsonl", lambda: lines(b'{"text": 1, "text": "good"}'), "good"),
+    "field twice": ("corpus", "a.jsonl", lambda: lines(b'{"text": 1, "text": "good"}'), "1: has the field 'text' twice"),
     "line is long": ("corpus", "a.jsonl", lambda: lines(GOOD, {"text": LONG}, GOOD), "good | 2: longer than 16 MiB | good"),
     "no line ends": ("corpus", "a.jsonl", lambda: b"x" * (40 * MIB), "1: longer than 16 MiB"),
     "many zero bytes": ("corpus", "a.jsonl", lambda: bytes(MIB), "holds zero bytes, as a copy that broke off; copy it again"),
