@@ -65,6 +65,39 @@ def gguf(path: Path) -> None:
     path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 1, len(keys)) + b"".join(keys) + tensor)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[1]", "holds a list and not an object"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"hidden_size": ' + "9" * 5000 + "}", "digits"),
+        ('{"num_hidden_layers": -3}', "which no model has"),
+        ('{"vocab_size": 1e300}', "which no model has"),
+    ],
+    ids=["list", "deep", "long number", "negative", "absurd"],
+)
+def test_an_odd_configuration_is_named_in_a_sentence(tmp_path: Path, content: str, said: str) -> None:
+    path = folder(tmp_path)
+    (path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=said) as refused:
+        local_model(path)
+    assert str(refused.value).startswith(f"{path / 'config.json'}: ")
+
+
+@pytest.mark.parametrize("names", ["Llama", {"a": 1}, []])
+def test_an_odd_name_of_the_architecture_is_no_error(tmp_path: Path, names: object) -> None:
+    assert local_model(folder(tmp_path, CONFIG | {"architectures": names})).architecture
+
+
+def test_lists_of_lists_in_a_gguf_header_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    nested = struct.pack("<IQ", 9, 1) * 50_000
+    key = struct.pack("<Q", 1) + b"a" + struct.pack("<I", 9) + nested
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + key)
+    with pytest.raises(UserError, match="a list in its header holds lists"):
+        local_model(path)
+
+
 def test_a_gguf_file_is_read_from_its_header(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     gguf(path)

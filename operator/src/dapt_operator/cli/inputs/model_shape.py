@@ -5,14 +5,17 @@ Reads a Hugging Face folder (config.json, headers of *.safetensors) or the heade
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pydantic import ValidationError
+
+from dapt_contract.inputs.json_files import BadJsonError, read_json_object
 from dapt_contract.inputs.model_files import read_safetensors_header, shape_numbers
+from dapt_contract.sentences import shortened
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.cli.errors import UserError
 
@@ -57,20 +60,24 @@ def _gguf_of_folder(folder: Path) -> Path | None:
 def _from_folder(folder: Path) -> ModelFacts:
     config_path = folder / "config.json"
     try:
-        config = json.loads(config_path.read_text(encoding="utf-8"))
+        config = read_json_object(config_path)
     except FileNotFoundError:
         raise UserError(
             f"{folder}: no config.json; give the folder of a Hugging Face model, or a .gguf file"
         ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{config_path}: cannot be read ({error}); download the model again") from None
+    except BadJsonError as error:
+        raise UserError(f"{config_path}: {error}; download the model again") from None
     numbers = shape_numbers(config)
     if not numbers["max_positions"]:
         numbers["max_positions"] = _NO_LIMIT_TOKENS
     weights = sorted(folder.glob("*.safetensors"))
     tied = bool(config.get("tie_word_embeddings", False))
-    return ModelFacts(
-        architecture=(config.get("architectures") or [config.get("model_type", "unknown")])[0],
+    named = config.get("architectures")
+    return _checked_facts(
+        config_path,
+        architecture=str(
+            named[0] if isinstance(named, list) and named else config.get("model_type", "unknown")
+        ),
         parameters=sum(map(_stored_parameters, weights)) or _parameters(numbers, tied),
         tied_embeddings=tied,
         has_chat_template=(folder / "chat_template.jinja").exists() or _template_in_tokenizer(folder),
@@ -100,11 +107,25 @@ def _stored_parameters(path: Path) -> int:
 
 def _template_in_tokenizer(folder: Path) -> bool:
     try:
-        return bool(
-            json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
-        )
-    except (OSError, ValueError, AttributeError):
+        return bool(read_json_object(folder / "tokenizer_config.json").get("chat_template"))
+    except (OSError, BadJsonError):
         return False
+
+
+def _checked_facts(path: Path, **values: Any) -> ModelFacts:
+    """Return the facts of a model whose numbers can be those of one.
+
+    Raises:
+        UserError: one of them cannot.
+    """
+    try:
+        return ModelFacts(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f"{path}: {first['loc'][0]} is {shortened(str(first['input']), 40)}, which no model has ({first['msg']});"
+            " download the model again"
+        ) from None
 
 
 # GGUF: magic, version, number of tensors, number of keys; keys with typed values; then name, dimensions, type and
@@ -138,6 +159,8 @@ class _Gguf:
         if inner in _GGUF_FORMATS:
             self.file.seek(length * struct.calcsize("<" + _GGUF_FORMATS[inner]), 1)
         else:
+            if inner == _GGUF_LIST:
+                raise ValueError("a list in its header holds lists")
             for _ in range(length):
                 self.value(inner)
         return length
@@ -166,17 +189,21 @@ def _from_gguf(path: Path) -> ModelFacts:
         raise UserError(f"{path}: not a GGUF file ({error}); download the model again") from None
     family = str(values.get("general.architecture", "unknown"))
 
+    def number(key: str, fallback: int = 0) -> int:
+        value = values.get(key, fallback)
+        return int(value) if isinstance(value, int | float) and math.isfinite(value) else fallback
+
     def setting(key: str, fallback: int = 0) -> int:
-        value = values.get(f"{family}.{key}", fallback)
-        return int(value) if isinstance(value, int | float) else fallback
+        return number(f"{family}.{key}", fallback)
 
     heads = setting("attention.head_count")
-    return ModelFacts(
+    return _checked_facts(
+        path,
         architecture=family,
         parameters=parameters,
         hidden_size=setting("embedding_length"),
         layers=setting("block_count"),
-        vocabulary_size=setting("vocab_size", int(values.get("tokenizer.ggml.tokens", 0))),
+        vocabulary_size=setting("vocab_size", number("tokenizer.ggml.tokens")),
         attention_heads=heads,
         key_value_heads=setting("attention.head_count_kv", heads),
         intermediate_size=setting("feed_forward_length"),
