@@ -83,6 +83,7 @@ science: setup ## The method's claims in miniature: hypotheses, runs, verdicts, 
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m science
 
 faults: setup ## The long fault campaigns: 20 kills of trainers, 5 inside a save; the operator killed around every API write
+	PATH="$(CURDIR)/$(BIN):$$PATH" DAPT_FAULT_CAMPAIGNS=whole $(BIN)/python -m pytest tests/faults -m "not faults" -s --timeout 3600
 	PATH="$(CURDIR)/$(BIN):$$PATH" DAPT_FAULT_KILLS=20 DAPT_FAULT_KILLS_IN_SAVE=5 $(BIN)/python -m pytest -m faults -s --timeout 3600
 	PATH="$(CURDIR)/$(BIN):$$PATH" DAPT_FAULT_API_POINTS=0 $(BIN)/python -m pytest tests/cluster/test_operator_faults.py -s
 
