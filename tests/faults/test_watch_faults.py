@@ -18,7 +18,7 @@ from support.api_double import ApiDouble, Odd, Request
 from support.api_world import ApiWorld
 from support.campaigns import Campaign, chosen
 
-SAMPLE = 8
+SAMPLE, WHOLE = 8, 240
 RESYNC_SECONDS = 20.0
 GONE = Odd(410, {}, b'{"kind":"Status","reason":"Expired","message":"too old resource version"}')
 CONFLICT = Odd(409, {}, b'{"kind":"Status","reason":"Conflict","message":"modified"}')
@@ -113,7 +113,7 @@ def test_watches_that_report_wrongly_change_nothing_of_the_end() -> None:
     # What the first adaptation and profile were created with comes before any watch.
     every_case = cases(known[0], num_statuses=20)[12:]
     campaign = Campaign("watch-faults", "stale, lost and repeated reports of the watches")
-    for name, plant in chosen(every_case, SAMPLE):
+    for name, plant in chosen(every_case, SAMPLE, WHOLE):
         try:
             end = end_of(plant)
             problem = "; ".join(

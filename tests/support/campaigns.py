@@ -30,11 +30,12 @@ SEED: Final = int(os.environ.get("DAPT_FAULT_SEED", "0")) or (
 Case = TypeVar("Case")
 
 
-def chosen(cases: Sequence[Case], sample: int) -> list[Case]:
-    """All cases of a campaign, or a sample of so many in their order."""
-    if IS_WHOLE or sample >= len(cases):
+def chosen(cases: Sequence[Case], sample: int, whole: int | None = None) -> list[Case]:
+    """A sample of so many cases in their order; of the whole campaign so many, or all."""
+    count = (len(cases) if whole is None else whole) if IS_WHOLE else sample
+    if count >= len(cases):
         return list(cases)
-    picked = random.Random(SEED).sample(range(len(cases)), sample)
+    picked = random.Random(SEED).sample(range(len(cases)), count)
     return [cases[index] for index in sorted(picked)]
 
 
