@@ -451,12 +451,10 @@ def _relabel_job(walk: Walk, key: Key) -> bool:
     job = _some_job(walk, key)
     if job is None:
         return False
-    job["metadata"]["labels"] = {
-        name: value for name, value in job["metadata"]["labels"].items() if "queue" in name
-    }
+    labels = job["metadata"]["labels"]
+    job["metadata"]["labels"] = {name: value for name, value in labels.items() if "queue" in name}
     walk.operate(key)
-    template = job_spec(job)["template"]["metadata"]["labels"]
-    job["metadata"]["labels"] = dict(template)
+    job["metadata"]["labels"] = labels
     return True
 
 
