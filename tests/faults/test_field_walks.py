@@ -22,7 +22,7 @@ from support.campaigns import Campaign, chosen
 from support.schema_values import ABSENT, Place, at, leaves, refusal, values_of, with_value
 from support.worlds import World
 
-SAMPLE = 40
+SAMPLE = 16
 FULL = Path(__file__).parents[1] / "api/full_adaptation.yaml"
 OFFERED: dict[str, Any] = {"limits": {"priorityClasses": ["research"]}}
 PASSING = (
@@ -48,11 +48,12 @@ def base_spec() -> dict[str, Any]:
         "queue": None,
         "model": {"tokenizer": None, "source": "hf://example/base@main"},
         "resources": {"nodes": 1, "gpusPerNode": 2, "cpu": "8", "memory": "32Gi"},
-        "selection": {"pin": None},
+        "selection": {"pin": None, "interpolate": [1.0], "averageLast": 1},
+        "evaluation": {"when": "end"},
         "pretraining": {
             "method": {"full": None, "lora": {"rank": 8, "alpha": 16}},
             "budget": {"epochs": None, "steps": 40},
-            "checkpoints": {"count": 4},
+            "checkpoints": {"count": 2},
             "globalBatchSize": 8,
             "microBatchSize": 4,
             "regularization": None,

@@ -58,6 +58,8 @@ class Campaign:
     def count(self, case: str, problem: str = "") -> None:
         """Count a case; with a problem it has failed."""
         self.cases += 1
+        if IS_WHOLE:
+            print(f"{self.name} {self.cases}: {case}: {problem or 'passed'}", flush=True)
         if problem:
             self.failures.append(f"{case}: {problem[:MAX_PROBLEM_CHARACTERS]}")
 
