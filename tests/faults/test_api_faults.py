@@ -133,7 +133,7 @@ def broken_life(fault: str, phase: str) -> tuple[float, dict[str, Any]]:
     """Live with a fault in a phase; return the simulated seconds and the end."""
     before = dict(zip(PHASES[1:], PHASES, strict=False)).get(phase)
     with life() as world:
-        planted = []
+        planted: list[float] = []
 
         def on_step() -> None:
             if not planted and (before is None or has_ended(world, before)):

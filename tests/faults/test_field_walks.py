@@ -108,9 +108,13 @@ def effects(world: World) -> str:
 def _content(manifest: Any) -> Any:
     if manifest["kind"] == "ConfigMap":
         return json.loads(manifest["data"]["stage.json"])["config"]
-    return manifest["spec"]["template"]["spec"]["containers"][0].get("resources"), manifest["spec"].get(
-        "suspend"
-    )
+    pod = manifest["spec"]["template"]["spec"]
+    containers = [
+        {name: value for name, value in container.items() if name != "args"}
+        for container in pod["containers"]
+    ]
+    queue = manifest["metadata"]["labels"].get("kueue.x-k8s.io/queue-name")
+    return queue, {name: value for name, value in pod.items() if name != "containers"}, containers
 
 
 class Walker:

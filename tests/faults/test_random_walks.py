@@ -13,7 +13,7 @@ from collections import Counter
 from support.campaigns import IS_WHOLE, SEED, Campaign
 from support.walks import OPERATIONS, Walk
 
-SEEDS, STEPS = (50, 200) if IS_WHOLE else (3, 60)
+SEEDS, STEPS = (50, 200) if IS_WHOLE else (2, 60)
 MAX_WRITES_A_STEP = 12
 """Status writes that one operation on one of four adaptations may cause, on average over a walk."""
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -109,11 +110,12 @@ class SimulatedTime:
                     break
                 self.seconds = max(self.seconds, self._wakes.pop(thread))
                 self._condition.notify_all()
-                waits_again = self._condition.wait_for(
-                    lambda thread=thread: thread in self._wakes or not thread.is_alive(), 60
-                )
-                assert waits_again
+                waits_again = partial(self._waits_or_has_ended, thread)
+                assert self._condition.wait_for(waits_again, 60)
             self.seconds = target
+
+    def _waits_or_has_ended(self, thread: threading.Thread) -> bool:
+        return thread in self._wakes or not thread.is_alive()
 
     def event_type(self) -> Callable[[], Any]:
         """A `threading.Event` whose waits are in simulated time."""
@@ -196,7 +198,7 @@ class Kubelet(MemoryKubelet):
         super().__init__(START)
 
     @property
-    def now(self) -> datetime:  # type: ignore[override]
+    def now(self) -> datetime:
         return self._world.time.moment()
 
     @now.setter

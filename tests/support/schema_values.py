@@ -61,7 +61,9 @@ def refusal(node: Mapping[str, Any], value: Any, place: str = "spec") -> str:
         "number": (int, float),
         "boolean": (bool,),
     }
-    if not isinstance(value, types[kind]) or (isinstance(value, bool) and kind != "boolean"):
+    is_of_type = isinstance(value, types[kind])
+    is_boolean = isinstance(value, bool)
+    if not is_of_type or (is_boolean and kind != "boolean"):
         return f"{place} must be of type {kind}"
     if "enum" in node and value not in node["enum"]:
         return f"{place} is not one of {', '.join(map(str, node['enum']))}"

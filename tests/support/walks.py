@@ -7,7 +7,7 @@ In the end everything is put in order, as an administrator would, and the adapta
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -84,7 +84,7 @@ class MeteredCluster(MemoryCluster):
     def __init__(self) -> None:
         super().__init__()
         self.graceful = True
-        self.used_seconds: Counter[str] = Counter()
+        self.used_seconds: defaultdict[str, float] = defaultdict(float)
         """Accelerator-seconds, by uid of the adaptation."""
         self.keys: set[Key] = set()
 
@@ -163,8 +163,8 @@ class Walk:
         def decide(stage: StageFile) -> Ends | Stays:
             is_new = stage.run.key not in self.started
             if isinstance(self.outcomes.get(key), Stays):
-                planned = self.outcomes.pop(key)
-                return planned if is_new else Stays()  # only a pod that has not started waits for a node
+                waiting = self.outcomes.pop(key)
+                return waiting if is_new else Stays()  # only a pod that has not started waits for a node
             if is_new:
                 self.started.add(stage.run.key)
                 return Stays(self._reading(stage))
