@@ -380,6 +380,8 @@ class ApiWorld:
         if stage.run.key not in self._started:
             self._started.add(stage.run.key)
             return Stays()
+        if self.resource["spec"].get("suspend"):
+            return Stays()  # whether it ends by itself before it is stopped must not depend on a fault
         if stage.kind == "pretrain" and stage.run.try_number == 1:
             return Ends(75, message="a rank is lost", cause=Cause.INFRASTRUCTURE)
         return Ends(facts=facts_for(stage))
