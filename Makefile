@@ -82,7 +82,8 @@ bench: setup ## Print each figure against its bar: NAME VALUE BAR ok|short
 science: setup ## The method's claims in miniature: hypotheses, runs, verdicts, docs/science.md (80 minutes on 2 cores, 110 the first time)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m science
 
-faults: setup ## The long fault campaigns: 20 kills of trainers, 5 inside a save; the operator killed around every API write
+faults: setup ## Every case of the fault campaigns: docs/faults.md; 20 kills of trainers; the operator killed around every API write
+	PATH="$(CURDIR)/$(BIN):$$PATH" DAPT_FAULT_CAMPAIGNS=whole $(BIN)/python -m pytest tests/faults -m "not faults" -s --timeout 3600
 	PATH="$(CURDIR)/$(BIN):$$PATH" DAPT_FAULT_KILLS=20 DAPT_FAULT_KILLS_IN_SAVE=5 $(BIN)/python -m pytest -m faults -s --timeout 3600
 	PATH="$(CURDIR)/$(BIN):$$PATH" DAPT_FAULT_API_POINTS=0 $(BIN)/python -m pytest tests/cluster/test_operator_faults.py -s
 

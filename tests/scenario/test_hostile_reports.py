@@ -13,12 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dapt_contract.pod.environment import TERMINATION_MESSAGE_BYTES
+from dapt_contract.pod.failure import Cause
 from dapt_contract.pod.progress import Progress
+from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_operator.cluster.progress_reading import parse_reading
 from dapt_operator.runtime.metrics import read
-from dapt_operator.testing.objects import Stays
-from support.builders import checkpoint, healthy
+from dapt_operator.testing.objects import Ends, Stays
+from support.builders import checkpoint, healthy, pretrain_facts
 from support.worlds import World
 
 HOSTILE: st.SearchStrategy[Any] = st.sampled_from(
@@ -148,6 +150,25 @@ def test_a_report_out_of_bounds_is_a_failure_that_names_field_and_value() -> Non
     assert "domain_tokens is -5: Input should be greater than or equal to 0" in str(
         [notice.message for notice in world.cluster.events(world.key)] + [failed.get("message")]
     )
+
+
+def test_refused_report_of_a_stopped_training_is_named_and_spends_no_retry_for_a_lost_one() -> None:
+    def script(stage: StageFile) -> Ends | Stays:
+        if stage.kind != "pretrain":
+            return healthy(stage)
+        facts = pretrain_facts([checkpoint(10, 2.8, 0.7)], "ForgettingLimit")
+        refused = facts.model_copy(update={"steps": -5})
+        return Ends(76, facts=refused, message="past the limit", cause=Cause.FORGETTING_LIMIT)
+
+    world = World()
+    world.live(script)
+    (failed,) = [run for run in world.status["ledger"]["runs"] if run["stage"] == "pretrain"]
+    assert failed["failures"] == {"infrastructure": 3}
+    assert world.condition("Stalled")[:2] == ("True", "RetriesExhausted")
+    assert (
+        "last by Crash: its report cannot be used (termination message of pretrain: steps is -5: Input should be"
+        " greater than or equal to 0), so its end cannot be judged: past the limit;"
+    ) in world.condition("Stalled")[2]
 
 
 def test_an_evaluation_that_reports_about_another_candidate_has_failed() -> None:

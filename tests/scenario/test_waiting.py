@@ -223,6 +223,17 @@ def test_another_queue_replaces_a_run_that_could_never_be_admitted() -> None:
     assert world.job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "large"
 
 
+def test_run_that_no_queue_answers_for_is_replaced_once_the_spec_names_no_queue() -> None:
+    world = World({"queue": "team"})  # there is no Kueue: no Workload is ever created
+    world.settle()
+    world.cluster.advance(60)
+    world.edit(gates={"patience": 3}, queue=None)
+    world.live()
+    assert world.tries[:2] == ["destination/1", "destination/2"]
+    assert world.status["phase"] == "Published"
+    assert world.status["usage"]["restarts"] == 0
+
+
 def test_waiting_for_quota_too_long_names_the_quota() -> None:
     world = World({"queue": "team"}, {"pendingTimeoutSeconds": 600})
     world.cluster.queues["team"] = FULL

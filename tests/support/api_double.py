@@ -43,6 +43,8 @@ class Odd:
     """The request takes effect before this answer."""
     drip_seconds: float = 0.0
     """One byte each time, for ever, as long as the client listens."""
+    silent: bool = False
+    """The request is read and never answered; the connection stays open."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,12 @@ class ApiDouble:
         self.slow_deletions = False
         """Whether objects stay with a deletionTimestamp, as a Job does while its pods end."""
         self.version = 100
+        self.time = "2026-01-31T12:00:00Z"
+        """When objects are created."""
+        self.changes: list[tuple[str, dict[str, Any]]] = []
+        """What a watch of everything would report: `put` or `remove`, with the object; oldest first."""
+        self.interfere: Callable[[Request], Odd | None] = lambda _: None
+        """Asked first; what it returns is the answer."""
         self._odd: list[tuple[re.Pattern[str], Odd]] = []
         self.lock = threading.RLock()
         """Held while a request is answered; a test holds it to change objects between two requests."""
@@ -150,10 +158,19 @@ class ApiDouble:
         metadata = dict(body.get("metadata") or {})
         metadata["uid"] = old["metadata"]["uid"] if old else metadata.get("uid") or f"uid-{self.version}"
         metadata["resourceVersion"] = str(self.version)
-        metadata.setdefault("creationTimestamp", "2026-01-31T12:00:00Z")
+        metadata.setdefault("creationTimestamp", self.time)
         metadata["managedFields"] = [{"manager": "somebody", "fieldsV1": {"f:spec": {}}}]
         self.objects[path] = json.loads(json.dumps(body)) | {"metadata": metadata}
+        self.changes.append(("put", self.objects[path]))
         return self.objects[path]
+
+    def remove(self, path: str) -> None:
+        """Somebody else, or the garbage collector, deletes an object."""
+        with self.lock:
+            self.version += 1
+            gone = self.objects.pop(path)
+            version = {"resourceVersion": str(self.version)}
+            self.changes.append(("remove", gone | {"metadata": gone["metadata"] | version}))
 
     # --- answering ---
 
@@ -163,6 +180,10 @@ class ApiDouble:
             self.requests.append(request)
             if self.away:
                 return Odd(503)
+            if (answer := self.interfere(request)) is not None:
+                if answer.after_effect:
+                    self._act(request)
+                return answer
             for number, (pattern, odd) in enumerate(self._odd):
                 if pattern.search(str(request)):
                     del self._odd[number]
@@ -209,8 +230,7 @@ class ApiDouble:
         if self.slow_deletions:
             gone = found | {"metadata": found["metadata"] | {"deletionTimestamp": "2026-01-31T13:00:00Z"}}
             return _json(self._store(path, gone))
-        del self.objects[path]
-        self.version += 1
+        self.remove(path)
         return _status(200, "", "")
 
     def _collection(self, request: Request, plural: str, namespace: str | None) -> Odd:
@@ -306,6 +326,10 @@ def _handler(double: ApiDouble) -> type[BaseHTTPRequestHandler]:
             answer = double.answer(
                 Request(self.command, parts.path, dict(parse_qsl(parts.query)), body, dict(self.headers))
             )
+            if answer.silent:
+                self.rfile.read(1)  # until the client has given up
+                self.close_connection = True
+                return
             if answer.cut:
                 # RST instead of FIN
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

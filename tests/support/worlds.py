@@ -45,8 +45,10 @@ class World:
     ) -> None:
         self.cluster = MemoryCluster()
         self.cluster.graceful = graceful
+        self.spec = spec or {}
+        """What was laid over the builder's spec."""
         self.cluster.add_profile(profile(**(offered or {})))
-        self.key = self.cluster.add(adaptation(**(spec or {})))
+        self.key = self.cluster.add(adaptation(**self.spec))
         self.runs: list[StageFile] = []
         self.plans: list[Plan] = []
         self.instance = ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Final, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 from dapt_contract.stage_file import StageFile
 from dapt_operator.api.v1alpha1.conditions import timestamp
@@ -306,14 +306,18 @@ class MemoryCluster(MemoryKubelet):
     def _verb(self, verb: str, what: str, effect: Callable[[], Result]) -> Result:
         number = len(self.verbs)
         if self.crash_at == number and not self.crash_after:
-            self.crash_at = None
-            raise OperatorKilledError(f"before {verb} {what}")
+            self._kill_operator(f"before {verb} {what}")
         result = effect()
         self.verbs.append(f"{verb} {what}")
         if self.crash_at == number and self.crash_after:
-            self.crash_at = None
-            raise OperatorKilledError(f"after {verb} {what}")
+            self._kill_operator(f"after {verb} {what}")
         return result
+
+    def _kill_operator(self, when: str) -> NoReturn:
+        self.crash_at = None
+        # The next process does not know when this one has looked.
+        self._next_checks.clear()
+        raise OperatorKilledError(when)
 
     def _apply(self, key: Key, manifest: Manifest) -> bool:
         stored = self._stored[key]

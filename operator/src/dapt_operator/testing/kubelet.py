@@ -178,7 +178,8 @@ class MemoryKubelet:
             self._collect(stored, gang)
             return 1
         self.advance(seconds)
-        for pod in alive:
+        # Those that did not end within their grace period were killed meanwhile.
+        for pod in [pod for pod in stored.pods_of(name) if not has_ended(pod)]:
             started = objects.started_at(pod)
             # It never ran, so it has no termination message; or nobody knows any more what it would say.
             if started is None or name not in stored.read_stage_files:

@@ -56,6 +56,9 @@ TAMPERED: Final = (
     "ConfigMap {name} was changed after it was written (its stage.json has SHA-256 {actual}, the run was started with"
     " {expected}): delete the ConfigMap, then the stage starts again"
 )
+REFUSED_REPORT: Final = "its report cannot be used ({why}), so its end cannot be judged: {sentence}"
+_JUDGED_BY_REPORT: Final = frozenset({Cause.FORGETTING_LIMIT, Cause.DIVERGED})
+"""Causes that are no faults where the report lists what was reached until then."""
 _DEADLINE_EFFECTS: Final = frozenset({Cause.STOPPED, Cause.INFRASTRUCTURE, Cause.DISRUPTION, Cause.CRASH})
 _MAX_ANNOTATION_CHARACTERS: Final = 128
 _MAX_GENERATION_DIGITS: Final = 18
@@ -293,7 +296,8 @@ def _failed(
     state: RunState, failed: Sequence[Pod], gang: Gang, logs: Mapping[str, tuple[str, ...]]
 ) -> RunState:
     """Choose the run's cause: the first by precedence of its failed pods, else the object's own reason."""
-    state = replace(state, phase=RunPhase.FAILED, facts=_facts_despite_failure(failed))
+    facts, why_refused = _facts_despite_failure(failed)
+    state = replace(state, phase=RunPhase.FAILED, facts=facts)
     causes = [(pod, pod.cause or Cause.CRASH) for pod in failed]
     # 1. At the deadline the controller stops the pods, so being stopped or killed is its effect and not a cause.
     if gang.is_deadline_passed:
@@ -319,24 +323,32 @@ def _failed(
         ]
     # Of equal causes the earliest: it is the nearest to what went wrong first.
     pod, cause = min(causes, key=lambda item: (PRECEDENCE.index(item[1]), item[0].finished or _LATEST))
+    sentence = pod.sentence
+    # 5. A refused report is not a lost one: read again it is refused again, and the user has to know why.
+    if why_refused and cause in _JUDGED_BY_REPORT:
+        cause = Cause.CRASH
+        sentence = shortened(
+            REFUSED_REPORT.format(why=why_refused, sentence=sentence), MAX_MESSAGE_CHARACTERS
+        )
     return replace(
         state,
         cause=cause,
         exit_code=pod.exit_code,
-        message=pod.sentence,
+        message=sentence,
         last_log_lines=tuple(logs.get(pod.name, ())),
     )
 
 
-def _facts_despite_failure(pods: Sequence[Pod]) -> Contract | None:
+def _facts_despite_failure(pods: Sequence[Pod]) -> tuple[Contract | None, str]:
+    """Return the facts that a failed run has reported, or why they are refused; neither when it reported none."""
     for pod in pods:
         # Rank 0 alone reports facts; pretraining reports its checkpoints after a failure too.
         if pod.index == 0 and pod.message is not None:
             try:
-                return pod.message.parsed_facts()
-            except ContractError:
-                return None
-    return None
+                return pod.message.parsed_facts(), ""
+            except ContractError as error:
+                return None, str(error)
+    return None, ""
 
 
 def _trainer(gang: Gang) -> Manifest:

@@ -8,6 +8,7 @@ from typing import Final
 from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
 from dapt_operator.api.v1alpha1.stored.run_record import RunRecord
+from dapt_operator.launchers.observe.quota import NOT_SEEN
 from dapt_operator.plan.observed import find_run
 from dapt_operator.stage_run import Quota, RunPhase, RunState
 
@@ -57,6 +58,11 @@ def _reason(record: RunRecord, run: RunState, generation: int, profile_digest: s
 
 def _is_blocked(run: RunState) -> bool:
     """Whether a pending run waits for something that another spec or profile may settle."""
+    # Without Kueue no queue ever answers, and to name none is what a user does then.
+    has_no_answer = run.quota is Quota.WAITING and run.quota_message == NOT_SEEN
     return (
-        run.hindrance is not None or run.quota is Quota.NEVER or run.waiting_reason.startswith(UNSCHEDULABLE)
+        run.hindrance is not None
+        or run.quota is Quota.NEVER
+        or has_no_answer
+        or run.waiting_reason.startswith(UNSCHEDULABLE)
     )

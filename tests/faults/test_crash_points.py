@@ -1,4 +1,11 @@
-"""The operator is killed before or after any of its writes, and the end is the same."""
+"""The operator dies before or after each of its API writes, starts again, and the life ends as the unbroken one.
+
+Four lives: a success with a retry and a suspension, the same as a gang in a queue, an attempt that forgets with its
+rollback and selection, and a deletion in the middle of two stages with a new adaptation of the same name. A death is an
+exception at the write, which unwinds the reconcile; the next one begins with nothing but what the cluster holds.
+`make test` takes every point and stops living once the broken life is where the unbroken one has been, because from
+there both are the same; `make faults` lives each to its end.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +24,8 @@ from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
 from dapt_operator.testing.cluster import OperatorKilledError
 from dapt_operator.testing.objects import Ends, Stays
-from support.builders import checkpoint, facts_for, full_digest, healthy, measure, pretrain_facts
+from support.builders import adaptation, checkpoint, facts_for, full_digest, healthy, measure, pretrain_facts
+from support.campaigns import IS_WHOLE, Campaign
 from support.worlds import World
 
 
@@ -28,12 +36,12 @@ def troubled(stage: StageFile) -> Ends | Stays:
     return healthy(stage)
 
 
-def simple() -> World:
+def simple() -> Life:
     """One node; pods of deleted Jobs are gone at once."""
-    return World()
+    return Life(World())
 
 
-def gang() -> World:
+def gang() -> Life:
     """Two nodes, a queue, a volume of its own, time to save, and everything collected in the end."""
     spec = {
         "resources": {"nodes": 2},
@@ -43,10 +51,10 @@ def gang() -> World:
     }
     world = World(spec, {"storage": CLAIM, "launcher": "JobSet"}, graceful=True)
     world.cluster.queues["team"] = ""
-    return world
+    return Life(world)
 
 
-def rolled_back() -> World:
+def rolled_back() -> Life:
     """Two attempts with evaluations beside them, blends, and a suspension at the end."""
     spec = {
         "pretraining": {"checkpoints": {"count": 2}},
@@ -56,7 +64,21 @@ def rolled_back() -> World:
     }
     world = World(spec, {"evaluation": {"concurrency": 2}})
     world.script = Forgetting()
-    return world
+    return Life(world)
+
+
+def deleted() -> Life:
+    """Deleted while a gang trains and an evaluation runs, and created again under its name."""
+    spec = {
+        "resources": {"nodes": 2},
+        "pretraining": {"globalBatchSize": 16, "checkpoints": {"count": 2}},
+        "evaluation": {"when": "everyCheckpoint"},
+    }
+    world = World(
+        spec, {"storage": CLAIM, "launcher": "JobSet", "evaluation": {"concurrency": 2}}, graceful=True
+    )
+    world.script = Reporting()
+    return DeletedLife(world)
 
 
 class Forgetting:
@@ -80,6 +102,16 @@ class Forgetting:
             return Ends(facts=pretrain_facts([checkpoint(10, 2.9), checkpoint(30, 2.7)]))
         facts = pretrain_facts(rows, "ForgettingLimit", message="past it")
         return Ends(76, facts=facts, message="past it", cause=Cause.FORGETTING_LIMIT)
+
+
+class Reporting:
+    """The training reports its first checkpoint and goes on; the evaluation of that one goes on too."""
+
+    def __call__(self, stage: StageFile) -> Ends | Stays:
+        if stage.kind == "pretrain":
+            rows = [checkpoint(10, 2.9)]
+            return Stays(Progress(run_key=stage.run.key, stage="pretrain", checkpoints=rows))
+        return Stays() if stage.kind == "evaluate" else healthy(stage)
 
 
 CLAIM = {"claimTemplate": {"accessModes": ["ReadWriteMany"]}, "existingClaim": None}
@@ -161,6 +193,58 @@ class Life:
         shared = {id(value): value for value in (*self.world.plans, *self.world.runs)}
         return copy.deepcopy(self, shared)
 
+    def moment(self) -> str:
+        """Everything that the rest of this life depends on, as text."""
+        cluster = self.world.cluster
+        stored = cluster.stored(self.world.key)
+        script = sorted(self.world.script.told) if isinstance(self.world.script, Forgetting) else []
+        return json.dumps(
+            [
+                cluster.now.isoformat(),
+                stored.resource,
+                sorted((*place, item) for place, item in stored.objects.items()),
+                sorted((name, reading.model_dump_json()) for name, reading in stored.progress.items()),
+                sorted(stored.read_stage_files),
+                cluster.created,
+                self.is_suspended,
+                script,
+            ],
+            sort_keys=True,
+        )
+
+
+@dataclass
+class DeletedLife(Life):
+    """A life that a user deletes in mid-stage; a finalizer of somebody else keeps it until its runs are gone."""
+
+    is_new: bool = False
+    """Whether it is the adaptation that has the name afterwards."""
+
+    def step(self) -> bool:
+        world = self.world
+        if self.is_new:
+            return super().step()
+        try:
+            if not world.reconcile().is_empty:
+                return False
+        except OperatorKilledError:
+            return False
+        cluster = world.cluster
+        if cluster.observe(world.key).resource["metadata"].get("deletionTimestamp"):  # type: ignore[index]
+            if not cluster.run_pods(world.key, healthy):
+                assert not cluster.live_jobs(world.key), "nothing goes on of what is deleted"
+                cluster.remove(world.key)
+                cluster.add(adaptation(**world.spec))
+                self.is_new, world.script = True, healthy
+        elif world.alive == ["evaluate a1-s10", "pretrain"] and all(
+            job["metadata"]["name"] in cluster.stored(world.key).read_stage_files
+            for job in cluster.live_jobs(world.key)
+        ):
+            cluster.remove_later(world.key)
+        elif not cluster.run_pods(world.key, world.script or healthy):
+            cluster.advance(15)
+        return False
+
 
 def ending(world: World) -> dict[str, Any]:
     """What must be the same: all but moments."""
@@ -176,30 +260,39 @@ def ending(world: World) -> dict[str, Any]:
     kept["conditions"] = [(c["type"], c["status"], c["reason"], c["message"]) for c in status["conditions"]]
     kept["objects"] = sorted(place for place in world.cluster.stored(world.key).objects)
     kept["restarts"] = status["usage"]["restarts"]
+    kept["tries"] = sorted(world.tries)
     return json.loads(json.dumps(kept))
 
 
-def unbroken(make: Callable[[], World]) -> tuple[dict[str, Any], int, list[str]]:
-    world = make()
-    for _ in Life(world).live():
-        pass
-    return ending(world), len(world.cluster.verbs), world.tries
+@dataclass(frozen=True)
+class Unbroken:
+    """A life without a death."""
+
+    moments: list[Life]
+    """As it was before each of its steps."""
+    passed: frozenset[str]
+    """What `Life.moment` was at each of them."""
+    end: dict[str, Any]
+    verbs: list[str]
+    """Its writes."""
+    tries: list[str]
 
 
-UNBROKEN = {make: unbroken(make) for make in (simple, gang, rolled_back)}
-POINTS = [(make, point) for make, (_, writes, _) in UNBROKEN.items() for point in range(-1, writes)]
+LIVES = (simple, gang, rolled_back, deleted)
 
 
 @functools.cache
-def moments(make: Callable[[], World]) -> list[Life]:
-    """Return the unbroken life as it was before each of its steps."""
-    life = Life(make())
-    return [life.branch() for _ in life.live()]
+def unbroken(make: Callable[[], Life]) -> Unbroken:
+    life = make()
+    moments = [life.branch() for _ in life.live()]
+    world = life.world
+    passed = frozenset(moment.moment() for moment in moments)
+    return Unbroken(moments, passed, ending(world), world.cluster.verbs, world.tries)
 
 
 @pytest.mark.parametrize("make", [simple, gang])
-def test_scenario_without_crashes_has_a_retry_and_a_suspension(make: Callable[[], World]) -> None:
-    assert UNBROKEN[make][2] == [
+def test_scenario_without_crashes_has_a_retry_and_a_suspension(make: Callable[[], Life]) -> None:
+    assert unbroken(make).tries == [
         "destination/1",
         "prepare/1",
         "baseline/1",
@@ -214,7 +307,7 @@ def test_scenario_without_crashes_has_a_retry_and_a_suspension(make: Callable[[]
 
 
 def test_rollback_scenario_evaluates_in_parallel_with_both_attempts() -> None:
-    assert UNBROKEN[rolled_back][2] == [
+    assert unbroken(rolled_back).tries == [
         "destination/1",
         "prepare/1",
         "baseline/1",
@@ -235,33 +328,58 @@ def test_rollback_scenario_evaluates_in_parallel_with_both_attempts() -> None:
     ]
 
 
+def test_deletion_scenario_deletes_two_live_runs_and_begins_again() -> None:
+    deletions = [verb for verb in unbroken(deleted).verbs if verb.startswith("delete JobSet")]
+    assert len(deletions) == 2 + 1, "the evaluation, the training, and the fine-tuning that is suspended"
+    assert unbroken(deleted).tries == [
+        "destination/1", "prepare/1", "baseline/1", "pretrain/1", "evaluate/1",
+        "destination/1", "prepare/1", "baseline/1", "pretrain/1", "pretrain/2", "evaluate/1", "evaluate/1",
+        "finetune/1", "finetune/2", "verify/1", "publish/1",
+    ]  # fmt: skip
+
+
 def test_gang_scenario_uses_every_cluster_verb() -> None:
-    world = gang()
-    for _ in Life(world).live():
-        pass
-    used = {
-        verb.partition("/")[0] for verb in world.cluster.verbs if not verb.startswith(("record", "write"))
-    }
+    verbs = unbroken(gang).verbs
+    used = {verb.partition("/")[0] for verb in verbs if not verb.startswith(("record", "write"))}
     assert used == {
         "apply Secret", "apply PersistentVolumeClaim", "apply ConfigMap", "apply JobSet", "delete Pod", "delete JobSet",
         "delete ConfigMap", "delete PersistentVolumeClaim",
     }  # fmt: skip
-    assert ending(world)["objects"] == [["Secret", "dapt-clinical-00000001-signing"]]
+    assert unbroken(gang).end["objects"] == [["Secret", "dapt-clinical-00000001-signing"]]
 
 
-@pytest.mark.parametrize(("make", "crash_at"), POINTS, ids=[f"{make.__name__}-{at}" for make, at in POINTS])
-def test_a_crash_at_any_write_ends_the_same(make: Callable[[], World], crash_at: int) -> None:
-    """After each write, which is before the next; -1 is before the first."""
-    expected, _, tries = UNBROKEN[make]
-    verb = max(crash_at, 0)
-    # Up to the crash all lives are the same: go on from the unbroken one's last moment before that verb.
-    *_, life = (moment for moment in moments(make) if len(moment.world.cluster.verbs) <= verb)
+def problem_of_death(make: Callable[[], Life], number: int, *, is_after: bool) -> str:
+    """Kill the operator at this write of a life; return what is wrong with the rest of it, nothing mostly."""
+    known = unbroken(make)
+    # Up to the death all lives are the same: go on from the unbroken one's last moment before that write.
+    *_, life = (moment for moment in known.moments if len(moment.world.cluster.verbs) <= number)
     life = life.branch()
-    world = life.world
-    world.cluster.crash_at, world.cluster.crash_after = verb, crash_at >= 0
+    cluster = life.world.cluster
+    cluster.crash_at, cluster.crash_after = number, is_after
     for _ in life.live():
-        pass
-    assert world.cluster.crash_at is None, "the operator was killed"
-    assert ending(world) == expected
-    assert sorted(world.tries) == sorted(tries)
-    assert len(set(world.cluster.created)) == len(world.cluster.created)
+        if cluster.crash_at is None and not IS_WHOLE and life.moment() in known.passed:
+            return ""
+    if cluster.crash_at is not None:
+        return "the operator was not killed"
+    end = ending(life.world)
+    differing = sorted(name for name in end if end[name] != known.end[name])
+    if differing:
+        return "; ".join(f"{name} is {end[name]} and not {known.end[name]}" for name in differing)
+    return "a run was created twice" if len(set(cluster.created)) < len(cluster.created) else ""
+
+
+@pytest.mark.parametrize("make", LIVES)
+def test_operator_that_dies_before_or_after_any_write_reaches_the_same_end(make: Callable[[], Life]) -> None:
+    name = make.__name__.replace("_", "-")
+    campaign = Campaign(f"crash-points-{name}", f"death before and after each write, {name} life")
+    verbs = unbroken(make).verbs
+    for number, verb in enumerate(verbs):
+        for is_after in (False, True):
+            case = f"{'after' if is_after else 'before'} write {number} ({verb})"
+            try:
+                problem = problem_of_death(make, number, is_after=is_after)
+            except AssertionError as error:
+                problem = f"{type(error).__name__}: {error}"
+            campaign.count(case, problem)
+    campaign.facts = {"writes": len(verbs)}
+    campaign.finish()
