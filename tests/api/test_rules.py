@@ -24,8 +24,10 @@ from dapt_operator.api.v1alpha1.spec_training import (
     FinetuningBudget,
     Method,
     Optimizer,
+    PreferenceOptimizer,
     Pretraining,
     Regularization,
+    TuningMethod,
 )
 from dapt_operator.api.v1alpha1.status import Frozen
 
@@ -46,6 +48,8 @@ CASES: list[tuple[type[Base], dict[str, Any], list[int]]] = [
     (Method, {"lora": {"rank": 4}}, []),
     (Method, {}, [0]),
     (Method, {"full": {}, "lora": {}}, [0]),
+    (TuningMethod, {"lora": {}}, []),
+    (TuningMethod, {"full": {}, "lora": {}}, [0]),
     (Budget, {"tokens": 5}, []),
     (Budget, {}, [0]),
     (Budget, {"tokens": 5, "steps": 5}, [0]),
@@ -70,6 +74,8 @@ CASES: list[tuple[type[Base], dict[str, Any], list[int]]] = [
     (Optimizer, {}, []),
     (Optimizer, {"betas": [0.9, 0.9]}, []),
     (Optimizer, {"betas": [0.99, 0.9]}, [0]),
+    (PreferenceOptimizer, {}, []),
+    (PreferenceOptimizer, {"betas": [0.99, 0.9]}, [0]),
     (Corpus, SIDES, []),
     (Corpus, SIDES | {"replayFraction": 0.05}, []),
     (Corpus, SIDES | {"replayFraction": 0.0}, [1]),

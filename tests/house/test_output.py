@@ -12,9 +12,10 @@ WRITERS = {
     "dapt_operator/cli/display/screen.py",
     "dapt_operator/runtime/logging_setup.py",
     "dapt_trainer/pod/log_lines.py",
-    # Each answers its own parent process, in JSON.
+    # Each answers its own parent process.
     "dapt_trainer/data/harness/snapshot.py",
     "dapt_trainer/data/base_model/complete.py",
+    "dapt_trainer/data/base_model/tokenizer_trial.py",
     "dapt_trainer/data/chat/render_process.py",
 }
 OUTPUT = {

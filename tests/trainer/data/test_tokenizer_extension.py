@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
 from dapt_contract.stages.prepare import PrepareConfig, TextSource, TokenizerExtensionConfig, TokenizerFacts
@@ -242,6 +243,14 @@ def test_tokens_outside_of_tokenizer_json_are_refused(extending, prepare) -> Non
     settings["added_tokens_decoder"] = {"0": {"content": "<|end|>"}, "400": {"content": "<think>"}}
     path.write_text(json.dumps(settings))
     # The embedding has rows for more tokens than tokenizer.json has.
+    weights = path.with_name("model.safetensors")
+    tensors = load_file(weights)
+    rows = len(tensors["model.embed_tokens.weight"])
+    padded = {
+        name: np.pad(tensor, ((0, 416 - rows), (0, 0))) if len(tensor) == rows else tensor
+        for name, tensor in tensors.items()
+    }
+    save_file(padded, weights, metadata={"format": "pt"})
     config = path.with_name("config.json")
     config.write_text(json.dumps(json.loads(config.read_text()) | {"vocab_size": 416}))
     with pytest.raises(InputError) as caught:

@@ -15,6 +15,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import TypeAdapter
+
 from dapt_contract.checkpoint import FileEntry
 from dapt_trainer.checkpoints.inventory import RESUME_FOLDER
 from dapt_trainer.checkpoints.resume_files import ResumeFiles
@@ -22,6 +24,9 @@ from dapt_trainer.checkpoints.save import list_files
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
+
+CONVERTED: TypeAdapter[tuple[FileEntry, ...]] = TypeAdapter(tuple[FileEntry, ...])
+"""What a conversion returns, as ranks exchange it."""
 
 
 def convert_to_universal(checkpoint: ResumeFiles, target: Path) -> tuple[FileEntry, ...]:

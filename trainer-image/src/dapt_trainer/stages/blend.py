@@ -123,7 +123,7 @@ def _kept_rows(
         try:
             _, kept = read_envelope(path, _KEPT_SCHEMA, _KeptRows, key=context.signing_key)
         except (ContractError, OSError) as error:
-            print(f"dapt: {error}; its blends are measured again", flush=True)
+            write_line(f"{error}; its blends are measured again")
             continue
         for row in kept.rows if kept.context_length_tokens == config.context_length_tokens else ():
             model = wanted.get(row.candidate)

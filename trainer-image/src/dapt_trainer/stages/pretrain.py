@@ -12,14 +12,13 @@ import time
 from pathlib import Path
 
 from peft import PeftModel
-from pydantic import TypeAdapter
 from transformers import PreTrainedModel
 
-from dapt_contract.checkpoint import FileEntry, candidate_id
+from dapt_contract.checkpoint import candidate_id
 from dapt_contract.measure import Side, SidePerplexity
 from dapt_contract.stages.pretrain import EndedBy, PretrainConfig, PretrainFacts, PretrainReport
 from dapt_contract.stop_rule import StopVerdict, judge_readings
-from dapt_trainer.checkpoints.change_world_size import convert_to_universal
+from dapt_trainer.checkpoints.change_world_size import CONVERTED, convert_to_universal
 from dapt_trainer.checkpoints.inventory import StoredCheckpoint
 from dapt_trainer.checkpoints.resume_files import ResumeFiles
 from dapt_trainer.checkpoints.run_checkpoints import RunCheckpoints
@@ -175,11 +174,9 @@ class PretrainRun:
             activity=f"converting a checkpoint of {resumed.manifest.world_size} ranks for {self.ranks.world_size}"
         )
         with keep_alive(self.progress):
-            converted = self.ranks.from_first(
-                lambda: convert_to_universal(files, self._converted_folder),
-                TypeAdapter(tuple[FileEntry, ...]),
-            )
-        return ResumeFiles(self._converted_folder, converted, files.folder)
+            target = self._converted_folder
+            converted = self.ranks.from_first(lambda: convert_to_universal(files, target), CONVERTED)
+        return ResumeFiles(target, converted, files.folder)
 
     @property
     def _converted_folder(self) -> Path:
