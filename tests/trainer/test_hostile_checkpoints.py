@@ -258,7 +258,7 @@ SKIPPED: dict[str, tuple[Callable[[Volume], object], str]] = {
     "a pickle as manifest": (lambda v: v.plant(v.manifest), "not a valid dapt.checkpoint file"),
     "no text": (lambda v: v.manifest.write_bytes(b"\xff\xfe" * 9), "not a valid dapt.checkpoint file"),
     "an empty manifest": (lambda v: v.manifest.write_bytes(b""), "not a valid dapt.checkpoint file"),
-    "a manifest of 65 MiB": (sparse, "larger than 67108864 bytes"),
+    "a manifest of 65 MiB": (sparse, "larger than 67,108,864 bytes"),
     "a linked manifest": (
         lambda v: swap_for_link(v.manifest),
         "not a regular file; expected a dapt.checkpoint",
