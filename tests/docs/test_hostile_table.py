@@ -1,4 +1,4 @@
-"""docs/security.md says how many hostile inputs of each kind are tried; none are fewer than what we hold ourselves to."""
+"""docs/security.md says how many hostile inputs of each kind are tried, and there are enough of each."""
 
 from __future__ import annotations
 
