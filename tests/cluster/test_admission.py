@@ -257,7 +257,7 @@ REMAINS_FREE = {
     "limits": {"gpuHours": 5},
     "gates": {"patience": 4},
     "selection": {"weights": {"domainTasks": 2.0}},
-    "resources": {"nodes": 2},
+    "resources": {"nodes": 3},
     "credentials": [{"secretName": "dapt-s3", "use": "read"}],
     "cleanup": {"afterSeconds": 60},
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -89,9 +90,15 @@ def test_the_crds_are_established_and_their_schemas_have_no_errors(control_plane
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_example_is_accepted(control_plane: ControlPlane, namespace: str, path: Path) -> None:
+def test_every_example_is_accepted_unless_it_reads_files_of_a_laptop(
+    control_plane: ControlPlane, namespace: str, path: Path
+) -> None:
     for manifest in load_manifests(path):
         manifest["metadata"].pop("namespace", None)  # the test's own
+        if "file://" in json.dumps(manifest):
+            with pytest.raises(ApiError, match="the cluster's pods cannot read a file of your machine"):
+                control_plane.api.apply(manifest, namespace, dry_run=True)
+            continue
         stored = control_plane.api.apply(manifest, namespace, dry_run=True)
         assert stored["spec"].keys() >= manifest["spec"].keys()  # nothing was pruned
 

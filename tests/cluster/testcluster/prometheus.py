@@ -199,7 +199,18 @@ def of_pod_monitor(monitor: Mapping[str, Any], pods: Path) -> dict[str, Any]:
     endpoint = dict(endpoint)
     port, relabelings = endpoint.pop("port"), endpoint.pop("relabelings", [])
     honor, path = endpoint.pop("honorLabels", False), endpoint.pop("path", "/metrics")
-    endpoint.pop("interval", None)
+    for name in ("interval", "scrapeTimeout"):
+        endpoint.pop(name, None)
+    limits = {
+        scrape: spec.pop(ours)
+        for ours, scrape in (
+            ("sampleLimit", "sample_limit"),
+            ("labelLimit", "label_limit"),
+            ("labelNameLengthLimit", "label_name_length_limit"),
+            ("labelValueLengthLimit", "label_value_length_limit"),
+        )
+        if ours in spec
+    }
     if spec or endpoint:
         raise ValueError(f"not known of a PodMonitor: {[*spec, *endpoint]}")
     rules = [_rule("drop", "pod_phase", "Failed|Succeeded"), *_selected(selector)]
@@ -223,6 +234,7 @@ def of_pod_monitor(monitor: Mapping[str, Any], pods: Path) -> dict[str, Any]:
         "metrics_path": path,
         "file_sd_configs": [{"files": [str(pods)]}],
         "relabel_configs": rules,
+        **limits,
     }
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dapt_contract.pod.credentials import without_secrets
 from dapt_contract.stages import KINDS
 from dapt_trainer.pod.agent import WORKER, run_agent
 
@@ -24,4 +26,8 @@ def main(arguments: Sequence[str] | None = None, worker: Sequence[str] = WORKER)
 
 
 if __name__ == "__main__":
+    wanted = without_secrets(os.environ)
+    for name in os.environ.keys() - wanted.keys():
+        del os.environ[name]
+    os.environ |= wanted
     sys.exit(main())
