@@ -37,9 +37,9 @@ $(OLDER)/.installed: requirements/older-transformers.txt $(VENV)/.installed
 	$(PIP) --require-hashes --target $(OLDER) --requirement requirements/older-transformers.txt
 	@touch $@
 
-setup: $(VENV)/.installed ## Install everything into .venv (about 5 minutes, 7 GB)
+setup: $(VENV)/.installed ## Install everything into .venv (3 to 5 minutes, 7 GB)
 
-demo: setup ## Adapt SmolLM2-135M to clinical coding on this machine (about 15 minutes on 2 cores)
+demo: setup ## Adapt SmolLM2-135M to clinical coding on this machine (about 13 minutes on 2 cores)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python examples/quickstart/make_data.py --out examples/quickstart/data
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dapt run examples/quickstart/quickstart.yaml --runs-dir runs
 
