@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from dapt_contract.pod.credentials import without_secrets
 from dapt_contract.pod.environment import NODES, PROCESSES_PER_NODE, TERMINATION_PATH
 from dapt_operator.cluster.local.errors import LocalRunError
 from dapt_operator.cluster.local.object_files import ObjectFiles
@@ -76,7 +77,7 @@ def prepare_launch(pod: Manifest, store: ObjectFiles, run_folder: Path, ports: M
 
     inherited = _inherited_variables()
     # In this order, as in a container: variables of the pod win over those of a Secret, and both over the user's.
-    environment = inherited | _secret_variables(container, store)
+    environment = inherited | without_secrets(_secret_variables(container, store))
     for item in container.get("env") or []:
         name = str(item["name"])
         value = _value(item, pod, store)
