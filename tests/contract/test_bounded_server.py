@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler
 
 import pytest
 
-from dapt_contract.bounded_server import MAX_CONNECTIONS, BoundedServer
+from dapt_contract.untrusted.bounded_server import MAX_CONNECTIONS, BoundedServer
 
 PAGE = b"x" * 50_000_000
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dapt_contract.printable import printable, printable_lines, printable_values
+from dapt_contract.untrusted.printable import printable, printable_lines, printable_values
 from support.hostile_texts import HOSTILE_TEXTS, assert_inert
 
 

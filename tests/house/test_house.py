@@ -69,6 +69,17 @@ def test_the_trainer_opens_every_scheme_that_the_api_accepts(
     assert sorted(schemes) == sorted(openers)
 
 
+def test_a_folder_holds_at_most_twelve_modules() -> None:
+    crowded = {
+        str(folder.relative_to(ROOT)): len(modules)
+        for source in ("operator/src", "trainer-image/src")
+        for folder in (ROOT / source).rglob("*")
+        if folder.is_dir()
+        and len(modules := [path for path in folder.glob("*.py") if path.name != "__init__.py"]) > 12
+    }
+    assert crowded == {}
+
+
 def test_every_module_stays_below_the_length_at_which_it_is_two() -> None:
     modules = [*ROOT.glob("operator/src/**/*.py"), *ROOT.glob("trainer-image/src/**/*.py")]
     too_long = {

@@ -18,8 +18,8 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from dapt_contract.base import Contract
-from dapt_contract.regular_files import IrregularFileError, read_regular_file
 from dapt_contract.signature import is_same_text, signature_of
+from dapt_contract.untrusted.regular_files import IrregularFileError, read_regular_file
 from dapt_contract.version import PRODUCT_VERSION
 
 Body = TypeVar("Body", bound=BaseModel)

@@ -17,8 +17,8 @@ from dapt_trainer.data.base_model.fetch import import_model
 from dapt_trainer.data.base_model.tokenizer_trial import problem_of, try_tokenizer
 from dapt_trainer.digests import weights_digest
 from dapt_trainer.errors import InputError
-from dapt_trainer.modeling.code_settings import code_problems
-from dapt_trainer.modeling.weight_files import BadWeightsError, leading_out, weight_files
+from dapt_trainer.modeling.stored_models.code_settings import code_problems
+from dapt_trainer.modeling.stored_models.weight_files import BadWeightsError, leading_out, weight_files
 from support.hostile_files import Canary
 from support.hostile_models import ACCEPTED, INDEX, MODELS, index, linked, pickled
 from support.toy_corpus import write_model

@@ -60,7 +60,7 @@ def test_tokenizers_that_agree_are_left_as_they_are(
 def test_tokenizer_json_decides_for_every_stage(tmp_path: Path, model_type: str, is_class_kept: bool) -> None:
     from transformers import AutoTokenizer
 
-    from dapt_trainer.modeling.model_folder import load_tokenizer
+    from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 
     folder = write(
         tmp_path / "model",

@@ -23,7 +23,7 @@ from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.harness import SharedContextModel, TaskRunner
 from dapt_trainer.evaluation.items import score_of
 from dapt_trainer.modeling.compose import load_model
-from dapt_trainer.modeling.model_folder import load_tokenizer
+from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 
 pytestmark = pytest.mark.torch
 

@@ -22,8 +22,8 @@ from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.modeling.lora import with_lora
-from dapt_trainer.modeling.model_folder import load_tokenizer
 from dapt_trainer.modeling.save_weights import save_weights
+from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 from dapt_trainer.tokenization.grow_model import check_model, grow_model, new_token_ids
 from support.toy_adaptation import make_toy
 from support.toy_corpus import Board

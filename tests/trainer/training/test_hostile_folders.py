@@ -45,7 +45,7 @@ def half(model: Path) -> None:
 def test_a_changed_folder_is_refused_before_anything_is_loaded(
     tokenizer: Tokenizer, tmp_path: Path, spoil: Callable[[Path], object], sentence: str
 ) -> None:
-    from dapt_trainer.modeling.model_folder import check_model_folder
+    from dapt_trainer.modeling.stored_models.model_folder import check_model_folder
 
     model = write_model(tmp_path / "model", tokenizer)
     check_model_folder(model)
@@ -57,7 +57,7 @@ def test_a_changed_folder_is_refused_before_anything_is_loaded(
 
 
 def test_a_tokenizer_that_names_code_is_not_loaded(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    from dapt_trainer.modeling.model_folder import load_tokenizer
+    from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 
     model = write_model(tmp_path / "model", tokenizer)
     (model / "tokenizer_config.json").write_text(json.dumps({"auto_map": ["evil.T", None]}))

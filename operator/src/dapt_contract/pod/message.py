@@ -15,10 +15,10 @@ from dapt_contract.base import Contract, DigestText, ShortText, compact_numbers
 from dapt_contract.envelope import ContractError
 from dapt_contract.pod.environment import TERMINATION_MESSAGE_BYTES
 from dapt_contract.pod.failure import Cause
-from dapt_contract.printable import printable, printable_values
 from dapt_contract.sentences import shortened
 from dapt_contract.stages import KINDS
 from dapt_contract.stages.prepare import PrepareFacts
+from dapt_contract.untrusted.printable import printable, printable_values
 
 MAX_MESSAGE_BYTES = 3840
 _SENTENCE_CHARACTERS = (600, 120, 0)

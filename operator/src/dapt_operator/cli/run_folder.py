@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dapt_contract.regular_files import read_regular_file
 from dapt_contract.sentences import shortened
+from dapt_contract.untrusted.regular_files import read_regular_file
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.api.validation.yaml_source import MAX_BYTES, ManifestError, load
 from dapt_operator.cli.errors import UserError

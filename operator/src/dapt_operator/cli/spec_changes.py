@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from dapt_contract.regular_files import read_regular_file
+from dapt_contract.untrusted.regular_files import read_regular_file
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.validation.problem import value_text
 from dapt_operator.cli.run_folder import RunFolder

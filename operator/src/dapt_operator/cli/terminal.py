@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from typing import TextIO
 
-from dapt_contract.printable import printable_lines
+from dapt_contract.untrusted.printable import printable_lines
 
 
 def write_line(line: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from dapt_contract.printable import printable
+from dapt_contract.untrusted.printable import printable
 from dapt_operator.stage_run import Children, Manifest
 
 

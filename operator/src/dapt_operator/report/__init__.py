@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dapt_contract.envelope import write_bytes_atomically
-from dapt_contract.regular_files import read_regular_file
+from dapt_contract.untrusted.regular_files import read_regular_file
 from dapt_operator.api.validation.yaml_source import MAX_BYTES, ManifestError, load
 from dapt_operator.cluster.local.invocations import read_invocations
 from dapt_operator.cluster.local.object_files import MAX_OBJECT_BYTES

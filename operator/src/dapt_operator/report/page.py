@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from dapt_contract.printable import printable_lines
+from dapt_contract.untrusted.printable import printable_lines
 from dapt_contract.version import PRODUCT_VERSION
 from dapt_operator.report import attempts, measurements, run_facts, style, summary
 from dapt_operator.report.charts import Chart, GateLines, score_chart, source_chart, time_chart

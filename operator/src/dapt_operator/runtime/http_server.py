@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from dapt_contract.bounded_server import BoundedServer
+from dapt_contract.untrusted.bounded_server import BoundedServer
 from dapt_operator.runtime.errors import PortTakenError
 
 _log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from dapt_contract.printable import printable_lines, printable_values
+from dapt_contract.untrusted.printable import printable_lines, printable_values
 from dapt_operator.runtime.settings import LogFormat, LogLevel
 
 REPEAT_SECONDS: Final = 60.0

@@ -18,8 +18,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from dapt_contract.pod.failure import Cause
-from dapt_contract.printable import printable
 from dapt_contract.sentences import shortened
+from dapt_contract.untrusted.printable import printable
 from dapt_operator.api.v1alpha1.conditions import CONDITION_TYPES
 from dapt_operator.api.v1alpha1.status import CandidateStatus, DomainAdaptationStatus
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dapt_contract.checkpoint import FileEntry
-from dapt_contract.regular_files import IrregularFileError, checked_parts, open_regular
+from dapt_contract.untrusted.regular_files import IrregularFileError, checked_parts, open_regular
 
 MEMORY_BYTES = 64 * 2**20
 """Files up to this size are read as a whole; larger ones, the states of the optimizer, never twice into memory."""

@@ -25,7 +25,7 @@ from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
 from dapt_trainer.evaluation.probes import read_probes, run_probes
 from dapt_trainer.evaluation.stage_progress import Parts
 from dapt_trainer.modeling.compose import load_model
-from dapt_trainer.modeling.model_folder import load_tokenizer
+from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 
 _SIDES: tuple[Side, Side] = ("domain", "general")
 

@@ -25,8 +25,8 @@ from transformers.utils import logging as transformers_logging
 from dapt_contract.layout import EXTENDED_MODEL
 from dapt_contract.stages.common import Member, ModelReference, Precision
 from dapt_trainer.errors import InputError
-from dapt_trainer.modeling.model_folder import check_adapter_folder, check_model_folder
-from dapt_trainer.modeling.weight_files import INDEX, SINGLE_FILE, weight_map
+from dapt_trainer.modeling.stored_models.model_folder import check_adapter_folder, check_model_folder
+from dapt_trainer.modeling.stored_models.weight_files import INDEX, SINGLE_FILE, weight_map
 
 DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _SHOWN_NAMES = 3

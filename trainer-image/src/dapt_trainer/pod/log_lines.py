@@ -6,7 +6,7 @@ import logging
 import sys
 import traceback
 
-from dapt_contract.printable import printable, printable_lines
+from dapt_contract.untrusted.printable import printable, printable_lines
 
 
 class CleanFormatter(logging.Formatter):

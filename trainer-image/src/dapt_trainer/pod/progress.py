@@ -16,10 +16,10 @@ from http.server import BaseHTTPRequestHandler
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 from pydantic import ValidationError
 
-from dapt_contract.bounded_server import BoundedServer
 from dapt_contract.pod.progress import Progress
 from dapt_contract.sentences import shortened
 from dapt_contract.stage_file import StageFile
+from dapt_contract.untrusted.bounded_server import BoundedServer
 from dapt_trainer.context import ReadingValue
 from dapt_trainer.errors import StopRequested
 from dapt_trainer.pod.heartbeat import Heart

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 
 from dapt_contract.measure import Measure, Score
-from dapt_contract.printable import printable_lines
 from dapt_contract.stages.publish import CardFacts, LearnedData, PublishConfig
+from dapt_contract.untrusted.printable import printable_lines
 from dapt_contract.version import PRODUCT_VERSION
 from dapt_trainer.publishing.card_metadata import NOTHING_KNOWN, BaseCard, card_metadata
 from dapt_trainer.publishing.markdown import code, plain

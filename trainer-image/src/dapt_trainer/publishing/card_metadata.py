@@ -10,8 +10,8 @@ from typing import Final
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from dapt_contract.printable import printable
 from dapt_contract.stages.publish import CardFacts
+from dapt_contract.untrusted.printable import printable
 from dapt_trainer.data.base_model.files import CARD
 from dapt_trainer.publishing.public_text import without_paths
 

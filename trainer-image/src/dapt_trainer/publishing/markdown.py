@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from dapt_contract.printable import printable
+from dapt_contract.untrusted.printable import printable
 
 _ACTIVE: Final = re.compile(r"[\\`*_\[\]<>|~&$]")
 _AT_START: Final = re.compile(r"[#+=-]|[0-9]{1,9}(?=[.)])")

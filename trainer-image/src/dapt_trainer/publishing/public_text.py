@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from dapt_contract.printable import printable
 from dapt_contract.stages.publish import CardFacts
+from dapt_contract.untrusted.printable import printable
 
 _LOCAL = r"(?:adaptation|file|gs|pvc|s3)://"
 _URI = re.compile(rf"{_LOCAL}.*", re.DOTALL)

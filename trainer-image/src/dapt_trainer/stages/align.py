@@ -17,8 +17,8 @@ from dapt_trainer.context import StageContext, keep_alive
 from dapt_trainer.distributed import Ranks, join_ranks
 from dapt_trainer.modeling.flops import flops_per_token
 from dapt_trainer.modeling.lora import with_lora
-from dapt_trainer.modeling.model_folder import load_tokenizer
 from dapt_trainer.modeling.protocols import Tokenizer
+from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 from dapt_trainer.training.setup import load_start
 from dapt_trainer.training.step_trainer import StepReading
 from dapt_trainer.training.tuning.chat import with_template

@@ -21,7 +21,7 @@ from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
 from dapt_trainer.evaluation.stage_progress import Parts
 from dapt_trainer.modeling.compose import SharedMeans, mean_key
-from dapt_trainer.modeling.model_folder import load_tokenizer
+from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 from dapt_trainer.pod.log_lines import write_line
 
 _SIDES: tuple[Side, Side] = ("domain", "general")

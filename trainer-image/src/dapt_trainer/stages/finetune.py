@@ -13,8 +13,8 @@ from dapt_contract.stages.finetune import FinetuneConfig, FinetuneFacts, Finetun
 from dapt_trainer.context import StageContext, keep_alive
 from dapt_trainer.distributed import Ranks, join_ranks
 from dapt_trainer.modeling.flops import flops_per_token
-from dapt_trainer.modeling.model_folder import load_tokenizer
 from dapt_trainer.modeling.protocols import Tokenizer
+from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 from dapt_trainer.training.setup import set_up
 from dapt_trainer.training.step_trainer import StepRows, StepTrainer
 from dapt_trainer.training.tuning.instruction_rows import PackedExamples, tokenize_all

@@ -28,9 +28,9 @@ from dapt_trainer.errors import DivergedError, ForgettingLimitReached, InputErro
 from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
 from dapt_trainer.modeling.attention import unpacked_attention
 from dapt_trainer.modeling.flops import flops_per_token
-from dapt_trainer.modeling.model_folder import load_tokenizer
 from dapt_trainer.modeling.protocols import Tokenizer
 from dapt_trainer.modeling.save_weights import save_weights
+from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 from dapt_trainer.training.batch_order import BatchOrder
 from dapt_trainer.training.loss_curve import CURVE_FILE, STALL, LossCurve, curve_of, penalties_of, stall_of
 from dapt_trainer.training.pretrain_penalty import attach_penalty, prepare_fisher

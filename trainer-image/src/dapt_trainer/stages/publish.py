@@ -20,9 +20,9 @@ from dapt_trainer.context import StageContext, keep_alive
 from dapt_trainer.digests import HeldWeights, check_weights, sha256_of_file
 from dapt_trainer.errors import InfrastructureError
 from dapt_trainer.modeling.compose import compose_model
-from dapt_trainer.modeling.model_folder import load_tokenizer
 from dapt_trainer.modeling.save_weights import SHARD_BYTES
-from dapt_trainer.modeling.stored_types import read_stored_types, round_as_stored
+from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
+from dapt_trainer.modeling.stored_models.stored_types import read_stored_types, round_as_stored
 from dapt_trainer.publishing.base_files import Changes, write_base_files
 from dapt_trainer.publishing.card import model_card
 from dapt_trainer.publishing.card_metadata import read_base_card

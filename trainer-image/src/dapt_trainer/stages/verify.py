@@ -22,7 +22,7 @@ from dapt_trainer.evaluation.earlier_results import base_items, measured_before
 from dapt_trainer.evaluation.items import write_items
 from dapt_trainer.evaluation.measure import Bench
 from dapt_trainer.evaluation.samples import answers, sample_prompts
-from dapt_trainer.modeling.model_folder import load_tokenizer
+from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 from dapt_trainer.stages.publish import tokenizer_folder
 from dapt_trainer.training.tuning.chat import stop_at_end_of_turn
 

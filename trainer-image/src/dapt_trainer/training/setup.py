@@ -19,8 +19,8 @@ from dapt_trainer.modeling.attention import Attention, choose_attention, use_att
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.modeling.kernels import Kernels, choose_kernels
 from dapt_trainer.modeling.lora import with_lora
-from dapt_trainer.modeling.model_folder import check_model_folder
 from dapt_trainer.modeling.sharding import load_to_train
+from dapt_trainer.modeling.stored_models.model_folder import check_model_folder
 from dapt_trainer.tokenization.grow_model import new_token_ids
 from dapt_trainer.training.arguments import training_arguments
 

@@ -24,8 +24,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from dapt_contract.printable import printable_values
-from dapt_operator.api.v1alpha1.text_rules import TextRule, TextRules
+from dapt_contract.untrusted.printable import printable_values
+from dapt_operator.api.v1alpha1.texts.text_rules import TextRule, TextRules
 
 API_GROUP = "dapt.dev"
 API_VERSION: Final = "dapt.dev/v1alpha1"

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dapt_operator.api.v1alpha1.addresses import ModelUri, SourceUri
 from dapt_operator.api.v1alpha1.base import Base, Integer, Rule
-from dapt_operator.api.v1alpha1.text_rules import VISIBLE, TextRules
+from dapt_operator.api.v1alpha1.texts.addresses import ModelUri, SourceUri
+from dapt_operator.api.v1alpha1.texts.text_rules import VISIBLE, TextRules
 
 
 class TokenizerExtension(Base):

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dapt_operator.api.v1alpha1.addresses import SourceUri
 from dapt_operator.api.v1alpha1.base import CANDIDATE_PATTERN, TASK_PATTERN, Base, Integer, Rule
+from dapt_operator.api.v1alpha1.texts.addresses import SourceUri
 
 DEFAULT_AVERAGE = 3
 """Default number of last checkpoints whose mean is a candidate; a run with fewer averages all of them."""

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dapt_operator.api.names import SIGNING_SECRET_PATTERN
-from dapt_operator.api.v1alpha1.addresses import DestinationUri
 from dapt_operator.api.v1alpha1.base import (
     LANGUAGE_PATTERN,
     LICENSE_PATTERN,
@@ -18,6 +17,7 @@ from dapt_operator.api.v1alpha1.base import (
     Rule,
     SecretName,
 )
+from dapt_operator.api.v1alpha1.texts.addresses import DestinationUri
 
 Language = Annotated[str, Field(pattern=LANGUAGE_PATTERN, max_length=12)]
 

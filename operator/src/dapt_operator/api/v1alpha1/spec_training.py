@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dapt_contract.stages.common import MAX_CHECKPOINTS
-from dapt_operator.api.v1alpha1.addresses import SourceUri
 from dapt_operator.api.v1alpha1.base import Base, Integer, Rule, count_set, exactly_one
 from dapt_operator.api.v1alpha1.spec_corpus import BadRecords
 from dapt_operator.api.v1alpha1.spec_tuning_data import InstructionFields, PreferenceFields
+from dapt_operator.api.v1alpha1.texts.addresses import SourceUri
 
 
 class Full(Base):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dapt_operator.api.v1alpha1.base import Base
-from dapt_operator.api.v1alpha1.text_rules import VISIBLE, TextRules
+from dapt_operator.api.v1alpha1.texts.text_rules import VISIBLE, TextRules
 
 FieldName = Annotated[str, Field(min_length=1, max_length=128), TextRules(VISIBLE)]
 """Name of a field of a record."""

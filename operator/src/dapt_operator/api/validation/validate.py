@@ -23,7 +23,7 @@ from dapt_operator.api.v1alpha1.base import API_VERSION, SKIP_RULES, Base, camel
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.api.v1alpha1.spec_evaluation import Task
-from dapt_operator.api.v1alpha1.text_rules import rules_of
+from dapt_operator.api.v1alpha1.texts.text_rules import rules_of
 from dapt_operator.api.validation import pod_template
 from dapt_operator.api.validation.collect_problems import ProblemCollector, schema_of
 from dapt_operator.api.validation.hints.advice import Advice, Trial

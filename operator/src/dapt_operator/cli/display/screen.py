@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.segment import Segment
 
 from dapt_contract.pod.progress import Progress
-from dapt_contract.printable import printable_lines
+from dapt_contract.untrusted.printable import printable_lines
 from dapt_operator.cli.display.live_view import progress_line, render
 from dapt_operator.cli.display.stage_rows import Snapshot, StageRow, stage_rows
 from dapt_operator.cli.terminal import write_line

@@ -11,7 +11,7 @@ from typing import Final
 
 from dapt_contract.base import LARGEST_COUNT
 from dapt_contract.envelope import write_bytes_atomically
-from dapt_contract.regular_files import read_regular_file
+from dapt_contract.untrusted.regular_files import read_regular_file
 from dapt_operator.number_format import duration
 
 FILE: Final = "invocations.json"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from dapt_contract.envelope import write_bytes_atomically
-from dapt_contract.regular_files import IrregularFileError, read_regular_file
+from dapt_contract.untrusted.regular_files import IrregularFileError, read_regular_file
 from dapt_operator.cluster.local.errors import LocalRunError
 from dapt_operator.cluster.timestamps import micro_time
 from dapt_operator.stage_run import JsonObject, Manifest, plain

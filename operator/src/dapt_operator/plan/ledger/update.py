@@ -12,10 +12,10 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from dapt_contract.pod.failure import ALTERED_STAGE_FILE, Cause
-from dapt_contract.printable import printable
 from dapt_contract.sentences import shortened
 from dapt_contract.stages.evaluate import EvaluateFacts
 from dapt_contract.stages.pretrain import PretrainFacts
+from dapt_contract.untrusted.printable import printable
 from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.api.v1alpha1.profile import Retries
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from dapt_contract.printable import printable
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.sentences import shortened
 from dapt_contract.stages.tuning_data import TuningKind
+from dapt_contract.untrusted.printable import printable
 from dapt_operator.api.schema.immutable import FROZEN_BY, FROZEN_BY_SUCCESS
 from dapt_operator.api.v1alpha1.base import MAX_MESSAGE, MAX_TEXT
 from dapt_operator.api.v1alpha1.status import (

@@ -28,8 +28,8 @@ from dapt_trainer.data.reading.sources import check_files, filesystem_of, unreac
 from dapt_trainer.data.reading.unpacked import LARGEST_POINTER_BYTES, pointer_owner
 from dapt_trainer.data.run_module import OFFLINE, Limits, run_module
 from dapt_trainer.errors import InputError, StageOutOfMemoryError
-from dapt_trainer.modeling.code_settings import code_problems
-from dapt_trainer.modeling.weight_files import leading_out
+from dapt_trainer.modeling.stored_models.code_settings import code_problems
+from dapt_trainer.modeling.stored_models.weight_files import leading_out
 
 _TOKENIZER_FILES = (
     "tokenizer.model",

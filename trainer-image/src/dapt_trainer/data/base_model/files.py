@@ -9,7 +9,7 @@ from dapt_contract.base import JsonObject
 from dapt_contract.inputs.json_files import MAX_JSON_BYTES, BadJsonError, read_json_object
 from dapt_trainer.digests import SIDE_FILES
 from dapt_trainer.errors import InputError
-from dapt_trainer.modeling.weight_files import (
+from dapt_trainer.modeling.stored_models.weight_files import (
     INDEX,
     MAX_INDEX_BYTES,
     SINGLE_FILE,

@@ -4,8 +4,8 @@ The corpus is tokenized by tokenizer.json itself, everything else by what `AutoT
 class that tokenizer_config.json names, which builds its normalizer and its splitting itself and takes little more than
 the vocabulary from the file (transformers 5: Qwen2, Llama, Gemma, GPT-2 and others). Where the two differ on a sample
 of texts, tokenizer.json decides for both: it is what the model was trained with, and what earlier versions of
-transformers read. The generic class takes it as it is, and `modeling/model_folder.py` loads it where the folder names
-it; `AutoTokenizer` does so only for some types of models.
+transformers read. The generic class takes it as it is, and `modeling/stored_models/model_folder.py` loads it where the
+folder names it; `AutoTokenizer` does so only for some types of models.
 """
 
 from __future__ import annotations

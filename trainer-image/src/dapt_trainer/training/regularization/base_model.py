@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from dapt_trainer.modeling.compose import Tensors, tensors_of_folder
-from dapt_trainer.modeling.model_folder import check_model_folder
+from dapt_trainer.modeling.stored_models.model_folder import check_model_folder
 
 
 def empty_model(work: Path, weights: str) -> PreTrainedModel:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Container, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Final
 
-from dapt_contract.printable import printable
 from dapt_contract.sentences import shortened
+from dapt_contract.untrusted.printable import printable
 from dapt_operator.cluster.kubernetes.client import ApiServerClient, Query
 from dapt_operator.cluster.kubernetes.errors import ApiError
 from dapt_operator.cluster.kubernetes.resources import KINDS

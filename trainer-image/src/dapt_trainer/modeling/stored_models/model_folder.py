@@ -15,9 +15,9 @@ from dapt_contract.inputs.model_files import GENERIC_TOKENIZER, read_complete_he
 from dapt_contract.layout import MODEL
 from dapt_trainer.digests import SIDE_FILES
 from dapt_trainer.errors import InputError
-from dapt_trainer.modeling.code_settings import code_problems
 from dapt_trainer.modeling.protocols import Tokenizer
-from dapt_trainer.modeling.weight_files import BadWeightsError, leading_out, weight_files
+from dapt_trainer.modeling.stored_models.code_settings import code_problems
+from dapt_trainer.modeling.stored_models.weight_files import BadWeightsError, leading_out, weight_files
 
 _ADAPTER = "adapter_config.json"
 

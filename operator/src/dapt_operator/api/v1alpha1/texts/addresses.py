@@ -11,7 +11,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from dapt_operator.api.v1alpha1.base import DESTINATION_PATTERN, MODEL_PATTERN, SOURCE_PATTERN
-from dapt_operator.api.v1alpha1.text_rules import VISIBLE, TextRule, TextRules
+from dapt_operator.api.v1alpha1.texts.text_rules import VISIBLE, TextRule, TextRules
 
 _CLAIM_SOURCE: Final = (
     "write pvc://CLAIM/FILES: the name of a claim in this namespace and a path on it, without '..'"
