@@ -220,7 +220,7 @@ def transitions(plane: ControlPlane, present: int, lives: int = 40) -> None:
 
 
 def from_event_to_status(plane: ControlPlane, active: int = 200, seconds: float = 240.0) -> None:
-    """From a stage's last pod succeeded to the status that says so, with so many at work for a minute a stage."""
+    """Measure from a stage's last pod succeeded to its status, with `active` at work for a minute a stage."""
 
     def works_a_minute(pod: ScriptedPod) -> Life:
         if pod.stage is None:

@@ -20,7 +20,7 @@ TRY, STAGE, NAME = "dapt.dev/try", "dapt.dev/stage", "dapt.dev/adaptation"
 
 
 def indexed_job(number: int, pods: int) -> dict[str, Any]:
-    """An Indexed Job of so many pods, as a stage's is."""
+    """An Indexed Job, as a stage's is."""
     container = {"name": "trainer", "image": "registry.example/none"}
     return {
         "apiVersion": "batch/v1",
@@ -34,7 +34,7 @@ def indexed_job(number: int, pods: int) -> dict[str, Any]:
 
 
 def create_jobs(plane: ControlPlane, namespace: str, count: int, pods: int = 1) -> float:
-    """Seconds until all pods of so many raw Jobs exist; the first stage of an adaptation is a Job of one pod too."""
+    """Seconds until all pods of `count` raw Jobs exist; the first stage of an adaptation is a Job of one pod too."""
     path = f"/apis/batch/v1/namespaces/{namespace}/jobs"
     jobs = [indexed_job(number, pods) for number in range(count)]
     return _until_pods(plane, namespace, path, jobs, pods * count)
@@ -112,7 +112,7 @@ class Watcher:
         """By adaptation, stage and try."""
         self.ended: dict[tuple[str, str, int], dict[str, tuple[str, float]]] = {}
         """Of each run's pods: phase and when it was seen."""
-        self.told: dict[tuple[str, str, int], float] = {}
+        self.reported: dict[tuple[str, str, int], float] = {}
         """Of each run: when the status first had its success."""
         self._threads = [
             threading.Thread(target=self._follow, args=(path, see), daemon=True)
@@ -159,9 +159,9 @@ class Watcher:
     def status_gaps(self) -> list[float]:
         """For each run that succeeded and is in the status: from its last pod's end to that status."""
         return [
-            self.told[key] - max(moment for _, moment in list(pods.values()))
+            self.reported[key] - max(moment for _, moment in list(pods.values()))
             for key, pods in list(self.ended.items())
-            if key in self.told
+            if key in self.reported
         ]
 
     def restarts(self) -> list[float]:
@@ -188,7 +188,7 @@ class Watcher:
         for run in (resource.get("status") or {}).get("stages") or []:
             if run["state"] == "Succeeded":
                 key = (resource["metadata"]["name"], run["name"], run["try"])
-                self.told.setdefault(key, time.monotonic())
+                self.reported.setdefault(key, time.monotonic())
 
     def _follow(self, path: str, see: Any) -> None:
         pool = urllib3.PoolManager(ssl_context=self._context)

@@ -22,8 +22,6 @@ from typing import Any
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 RANKS = 2
-BAR = 4.0
-"""Multiples of the gradients' bytes at accumulation 8, of the stage that the planner prefers."""
 
 
 def count_bytes(counts: dict[str, float]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -58,8 +59,7 @@ def self_made_pod(pod: dict[str, Any], name: str) -> dict[str, Any]:
 
 def theirs_fail(pod: ScriptedPod) -> Life:
     """Self-made pods say that the user's data is wrong, which ours would never be asked about again."""
-    labels = pod.manifest["metadata"].get("labels") or {}
-    if "theirs" in labels or labels.get("dapt.dev/try") == "7":
+    if is_theirs(pod.manifest):
         lie = Ends(exit_code=64, cause=Cause.BAD_INPUT, message="theirs")
         return Life(then=lie, run_seconds=0.1)
     return stays_in("pretrain")(pod)  # type: ignore[return-value]
@@ -94,7 +94,7 @@ def test_self_made_jobs_and_pods_neither_end_nor_feed_a_stage(
     assert "theirs" not in str(adaptation.status)
 
 
-def is_theirs(pod: dict[str, Any]) -> bool:
+def is_theirs(pod: Mapping[str, Any]) -> bool:
     labels = pod["metadata"].get("labels") or {}
     return "theirs" in labels or labels.get("dapt.dev/try") == "7"
 
