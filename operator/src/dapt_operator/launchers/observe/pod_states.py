@@ -184,8 +184,8 @@ def _read_ended(
         cause = Cause.DISRUPTION
     sentence = message.message if message else ""
     if read.has_failed and not sentence:
-        lost = f" ({why_lost})" if why_lost else ""
-        sentence = sentence_of(disruption or {}) or f"the container ended with exit code {code}{lost}"
+        detail = f" ({why_lost})" if why_lost else ""
+        sentence = sentence_of(disruption or {}) or f"the container ended with exit code {code}{detail}"
     # A deleted pod without a message was killed by whoever deleted it, the Job controller or this operator, because
     # a peer had ended.
     is_killed = is_deleted and message is None and cause is Cause.INFRASTRUCTURE
