@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 import re
-import struct
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pydantic import ValidationError
 
+from dapt_contract.inputs.gguf_header import GgufError, read_gguf_header
 from dapt_contract.inputs.json_files import BadJsonError, read_json_object
 from dapt_contract.inputs.model_files import read_safetensors_header, shape_numbers
 from dapt_contract.sentences import shortened
@@ -21,7 +21,6 @@ from dapt_operator.cli.errors import UserError
 
 _NO_LIMIT_TOKENS = 1_048_576
 """Positions of a model whose configuration does not give them."""
-_MAX_HEADER_BYTES = 100 * 1024 * 1024
 
 
 def local_model(path: Path) -> ModelFacts:
@@ -128,69 +127,16 @@ def _checked_facts(path: Path, **values: Any) -> ModelFacts:
         ) from None
 
 
-# GGUF: magic, version, number of tensors, number of keys; keys with typed values; then name, dimensions, type and
-# offset of each tensor (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
-_GGUF_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_GGUF_TEXT, _GGUF_LIST = 8, 9
-
-
-class _Gguf:
-    """Reads the header from front to back; lists are counted and skipped."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-
-    def number(self, code: str) -> Any:
-        size = struct.calcsize("<" + code)
-        return struct.unpack("<" + code, self.file.read(size))[0]
-
-    def text(self) -> str:
-        length = self.number("Q")
-        if length > _MAX_HEADER_BYTES:
-            raise ValueError("a text in its header is too long")
-        return self.file.read(length).decode("utf-8", errors="replace")
-
-    def value(self, kind: int) -> Any:
-        if kind == _GGUF_TEXT:
-            return self.text()
-        if kind != _GGUF_LIST:
-            return self.number(_GGUF_FORMATS[kind])
-        inner, length = self.number("I"), self.number("Q")
-        if inner in _GGUF_FORMATS:
-            self.file.seek(length * struct.calcsize("<" + _GGUF_FORMATS[inner]), 1)
-        else:
-            if inner == _GGUF_LIST:
-                raise ValueError("a list in its header holds lists")
-            for _ in range(length):
-                self.value(inner)
-        return length
-
-
 def _from_gguf(path: Path) -> ModelFacts:
     try:
-        with path.open("rb") as file:
-            reader = _Gguf(file)
-            if file.read(4) != b"GGUF":
-                raise ValueError("it does not begin with GGUF")
-            reader.number("I")
-            tensors, keys = reader.number("Q"), reader.number("Q")
-            values = {}
-            for _ in range(keys):
-                name = reader.text()
-                values[name] = reader.value(reader.number("I"))
-            names, parameters = set(), 0
-            for _ in range(tensors):
-                names.add(reader.text())
-                shape = [reader.number("Q") for _ in range(reader.number("I"))]
-                reader.number("I")
-                reader.number("Q")
-                parameters += math.prod(shape)
-    except (OSError, ValueError, KeyError, struct.error) as error:
+        header = read_gguf_header(path)
+    except (OSError, GgufError) as error:
         raise UserError(f"{path}: not a GGUF file ({error}); download the model again") from None
+    values = header.values
     family = str(values.get("general.architecture", "unknown"))
 
     def number(key: str, fallback: int = 0) -> int:
-        value = values.get(key, fallback)
+        value = values.get(key, header.list_lengths.get(key, fallback))
         return int(value) if isinstance(value, int | float) and math.isfinite(value) else fallback
 
     def setting(key: str, fallback: int = 0) -> int:
@@ -200,7 +146,7 @@ def _from_gguf(path: Path) -> ModelFacts:
     return _checked_facts(
         path,
         architecture=family,
-        parameters=parameters,
+        parameters=sum(math.prod(tensor.shape) for tensor in header.tensors),
         hidden_size=setting("embedding_length"),
         layers=setting("block_count"),
         vocabulary_size=setting("vocab_size", number("tokenizer.ggml.tokens")),
@@ -208,7 +154,7 @@ def _from_gguf(path: Path) -> ModelFacts:
         key_value_heads=setting("attention.head_count_kv", heads),
         intermediate_size=setting("feed_forward_length"),
         max_positions=setting("context_length", _NO_LIMIT_TOKENS),
-        tied_embeddings="output.weight" not in names,
+        tied_embeddings=all(tensor.name != "output.weight" for tensor in header.tensors),
         has_chat_template="tokenizer.chat_template" in values,
         revision="",
         digest="",
