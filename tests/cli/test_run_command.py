@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -261,12 +262,12 @@ def test_a_folder_in_use_is_left_alone(capsys: pytest.CaptureFixture[str], folde
     mine = folder / "runs" / "tiny"
     mine.mkdir(parents=True)
     with (mine / ".lock").open("w") as file:
-        file.write("4711")
+        file.write(str(os.getpid()))
         file.flush()
         fcntl.flock(file, fcntl.LOCK_EX)
         assert call(capsys, "run", "m.yaml")[2] == [
-            f"dapt: {mine} is in use by another dapt run (process 4711): wait for it, or stop it, or choose another"
-            " metadata.name"
+            f"dapt: {mine} is in use by another dapt run (process {os.getpid()}): wait for it, or stop it, or choose"
+            " another metadata.name"
         ]
 
 

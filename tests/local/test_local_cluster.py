@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -355,6 +356,19 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
         f"{tmp_path} is in use by another dapt run (process {os.getpid()}): wait for it, or stop it, or choose another "
         "metadata.name"
     )
+
+
+def test_a_lock_that_a_killed_run_left_to_its_newest_child_is_waited_for(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with (tmp_path / ".lock").open("w") as left:
+        left.write(str(ended.pid))
+        left.flush()
+        fcntl.flock(left, fcntl.LOCK_EX)
+        release = threading.Timer(0.3, lambda: fcntl.flock(left, fcntl.LOCK_UN))
+        release.start()
+        with LocalCluster(tmp_path, resource(), None):
+            release.join()
 
 
 def test_two_adaptations_run_at_once_with_different_ports(tmp_path: Path) -> None:

@@ -40,6 +40,10 @@ INTERRUPTED: Final = (
     "the local run was ended while this stage ran; the next run continues from what is complete"
 )
 
+LEFTOVER_LOCK_SECONDS: Final = 10.0
+"""A killed run's last child becomes its program within milliseconds, or seconds on a machine with far too much to
+do."""
+
 
 class LocalCluster:
     """Runs one adaptation in one folder.
@@ -302,22 +306,43 @@ def _exclusive(folder: Path) -> IO[str]:
     """
     # Not "w": that would remove the holder's number before the lock is known to be free.
     file = (folder / ".lock").open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    give_up = time.monotonic() + LEFTOVER_LOCK_SECONDS
+    while not _locked(file):
         file.seek(0)
         holder = file.read().strip()
+        # A process that was being started while the run was killed holds the lock until it has become its program.
+        if holder and not _exists(holder) and time.monotonic() < give_up:
+            time.sleep(0.05)
+            continue
         file.close()
         who = f" (process {holder})" if holder else ""
         raise LocalRunError(
             f"{folder} is in use by another dapt run{who}: wait for it, or stop it, or choose another metadata.name"
-        ) from None
+        )
     # The lock is on the open file; its content only names the holder in the message above.
     file.seek(0)
     file.truncate()
     file.write(str(os.getpid()))
     file.flush()
     return file
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _exists(process_id: str) -> bool:
+    try:
+        os.kill(int(process_id), 0)
+    except (ValueError, OverflowError, ProcessLookupError):
+        return False
+    except PermissionError:  # somebody else's process
+        return True
+    return True
 
 
 def _admitted(manifest: Manifest) -> Manifest:
