@@ -20,7 +20,7 @@ from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_operator.api.names import object_name
 from dapt_operator.api.schema.immutable import changed_blocks
-from dapt_operator.api.v1alpha1.conditions import timestamp
+from dapt_operator.api.v1alpha1.conditions import OUT_OF_MEMORY, timestamp
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.cluster.errors import ConflictError
@@ -286,12 +286,15 @@ class Walk:
     def _restart(self, key: Key) -> None:
         """Change the spec where it may be changed, as the message of a stalled adaptation asks."""
         number = self.cluster.stored(key).resource["metadata"]["generation"]
+        needs_memory = condition_of(self.cluster.status(key), "Stalled").get("reason") == OUT_OF_MEMORY
 
         def change(spec: JsonObject) -> None:
             spec.setdefault("gates", {})["minDomainPerplexityDecrease"] = 0.0
             spec.setdefault("gates", {})["maxGeneralScoreDrop"] = 3.0 + number / 1000
             if spec["gates"].get("onBreach") == "Block":
                 spec["gates"]["onBreach"] = "Warn"
+            if needs_memory:
+                spec.setdefault("resources", {})["memory"] = f"{64 + number}Gi"
 
         self.cluster.edit(key, change)
 
@@ -324,8 +327,13 @@ class Walk:
 # --- operations: each returns whether it was possible ---
 
 
+def condition_of(status: JsonObject, type_: str) -> JsonObject:
+    """A condition of a status; empty while there is none."""
+    return next((item for item in status.get("conditions", []) if item["type"] == type_), {})
+
+
 def is_true(status: JsonObject, type_: str) -> bool:
-    return any(c["type"] == type_ and c["status"] == "True" for c in status.get("conditions", []))
+    return bool(condition_of(status, type_).get("status") == "True")
 
 
 def _pods_move(walk: Walk, key: Key) -> bool:
