@@ -15,9 +15,13 @@ from typing import Any
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from dapt_contract.pod.failure import Cause
+from dapt_contract.stage_file import StageFile
+from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_operator.api.schema import crd
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
-from support.builders import merged
+from dapt_operator.testing.objects import Ends, Script, Stays
+from support.builders import checkpoint, healthy, merged, pretrain_facts
 from support.campaigns import Campaign, chosen
 from support.schema_values import ABSENT, Place, at, leaves, refusal, values_of, with_value
 from support.worlds import World
@@ -70,13 +74,16 @@ def base_spec() -> dict[str, Any]:
         "selection": {"pin": None, "interpolate": [1.0], "averageLast": 1},
         "evaluation": {"when": "end"},
         "pretraining": {
-            "method": {"full": None, "lora": {"rank": 8, "alpha": 16}},
+            "method": {"full": None, "lora": {"rank": 8, "alpha": 24}},
             "budget": {"epochs": None, "steps": 40},
             "checkpoints": {"count": 2},
             "globalBatchSize": 8,
-            "microBatchSize": 4,
+            "microBatchSize": 2,
             "regularization": None,
+            "distribution": {"offload": "optimizer", "precision": "fp32"},
         },
+        "finetuning": {"method": {"lora": {"alpha": 48}}, "globalBatchSize": 16},
+        "preference": {"globalBatchSize": 8},
         "corpus": {"sequenceLength": 128},
         "stageResources": {
             stage: {"cpu": "4", "memory": "16Gi"} | ({"gpus": gpus} if gpus else {})
@@ -145,6 +152,25 @@ def _content(manifest: Any) -> Any:
     return queue, {name: value for name, value in pod.items() if name != "containers"}, containers
 
 
+def forgetting(stage: StageFile) -> Ends | Stays:
+    """The first attempt is stopped because it forgets, and rolled back; all else goes well."""
+    if not isinstance(stage.config, PretrainConfig) or stage.run.attempt > 1:
+        return healthy(stage)
+    first, *_, last = stage.config.checkpoint_steps
+    facts = pretrain_facts([checkpoint(first, 2.9), checkpoint(last, 2.8, 0.7)], "ForgettingLimit")
+    return Ends(76, facts=facts, message="past the limit", cause=Cause.FORGETTING_LIMIT)
+
+
+LIVES: tuple[Script, ...] = (healthy, forgetting)
+"""What the pods do in a whole life: a field has an effect in one of them."""
+
+
+def effects_of_life(spec: dict[str, Any], script: Script) -> str:
+    world = new_world(spec)
+    world.live(script)
+    return effects(world)
+
+
 class Walker:
     """Takes one field after the other from the base spec to another value and back."""
 
@@ -152,19 +178,8 @@ class Walker:
         self.base = base_spec()
         self.schema = spec_schema()
         self.settled = new_world(self.base)
-        self._whole: str | None = None
-
-    @property
-    def whole(self) -> str:
-        """The effects of the base spec over a whole life."""
-        if self._whole is None:
-            self._whole = self._lived(self.base)
-        return self._whole
-
-    def _lived(self, spec: dict[str, Any]) -> str:
-        world = new_world(spec)
-        world.live()
-        return effects(world)
+        self.unchanged = {script: effects_of_life(self.base, script) for script in LIVES}
+        """The effects of the base spec over whole lives."""
 
     def problem(self, place: Place, value: Any) -> str:
         """Set a field and set it back; return what is wrong, mostly nothing."""
@@ -191,7 +206,9 @@ class Walker:
             return f"back at the old value it is not accepted: {world.condition('Accepted')}"
         if not is_silent or meaning is None or meaning == DomainAdaptationSpec.model_validate(self.base):
             return ""
-        return "" if self._lived(new) != self.whole else "it changes nothing in the whole life"
+        if any(effects_of_life(new, script) != known for script, known in self.unchanged.items()):
+            return ""
+        return "it changes nothing in the whole life"
 
     @staticmethod
     def _generation(world: World) -> int:

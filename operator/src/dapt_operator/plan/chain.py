@@ -378,11 +378,10 @@ class Chain:
         planned = stage(batch or with_smallest_micro_batch(full))
         assessment = self._assess(planned)
         # Once the user has changed the spec, perhaps for more memory, the smallest micro-batch is tried again.
-        is_unchanged = record is not None and record.generation == self.inputs.generation
-        is_in_vain = batch is None and is_unchanged and record.cause == Cause.OUT_OF_MEMORY
-        if record is not None and is_in_vain and assessment.fact in RETRIES_AHEAD:
-            return exhausted(self.inputs, planned, record)
-        return assessment
+        if batch is not None or record is None or record.generation != self.inputs.generation:
+            return assessment
+        is_in_vain = record.cause == Cause.OUT_OF_MEMORY and assessment.fact in RETRIES_AHEAD
+        return exhausted(self.inputs, planned, record) if is_in_vain else assessment
 
     def _tuned_model(self, chosen: Chosen) -> ModelReference:
         """Return the fine-tuned model; the chosen one where nothing was fine-tuned."""
