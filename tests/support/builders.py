@@ -26,7 +26,7 @@ from dapt_contract.stages import (
 )
 from dapt_contract.stages.baseline import BaselineConfig
 from dapt_contract.stages.blend import Blend, BlendRow
-from dapt_contract.stages.common import EvaluationConfig, ModelReference
+from dapt_contract.stages.common import EvaluationConfig, ModelReference, ProbeConfig, TaskConfig
 from dapt_contract.stages.destination import DestinationConfig, DestinationFacts
 from dapt_contract.stages.evaluate import EvaluateConfig
 from dapt_contract.stages.prepare import ModelFacts, PrepareConfig, SourceFacts
@@ -277,7 +277,7 @@ def blended(blend: Blend, domain_nats: float = 2.7, increase: float = 0.03) -> B
 def with_tasks_of(measured: Measure, evaluation: EvaluationConfig) -> Measure:
     """The same on the tasks and probe sets that a stage was given, where these are others than the usual two."""
     usual = {score.name: score for score in measured.scores}
-    items = (*evaluation.tasks, *evaluation.probes)
+    items: tuple[TaskConfig | ProbeConfig, ...] = (*evaluation.tasks, *evaluation.probes)
     if {item.name for item in items} <= set(usual):
         return measured
     of_side = {score.side: score for score in measured.scores}
