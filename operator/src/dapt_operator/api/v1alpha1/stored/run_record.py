@@ -319,7 +319,9 @@ class RunRecord(LeanBase):
         lost = self.lost(end.completed, Cause.STOPPED, end.message, held_seconds=seconds)
         # What is counted of it so far: its pods may take their grace period to end.
         is_counted_on = is_alive and end.started is not None
-        return lost.with_values(started=end.started, ran_seconds=seconds if is_counted_on else None)
+        return lost.with_values(
+            started=end.started or self.started, ran_seconds=seconds if is_counted_on else None
+        )
 
     def outlasted(self, held_seconds: float) -> Self:
         """Return the record once the pods of a run that was given up are gone, which held so many seconds in all."""
