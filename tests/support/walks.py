@@ -78,6 +78,10 @@ EDITS: Final[tuple[dict[str, Any], ...]] = (
 )
 
 
+MAX_MOVES_TO_TRAINING: Final = 10
+"""Moves of its pods after which the gang has mostly reached its training."""
+
+
 class MeteredCluster(MemoryCluster):
     """Measures how long accelerators are held, by watching the pods and not the operator's books."""
 
@@ -102,9 +106,13 @@ class MeteredCluster(MemoryCluster):
 
 def accelerators_of(gang: JsonObject) -> int:
     """Accelerators that the pods of a gang ask for."""
-    spec = job_spec(gang)
-    limits = spec["template"]["spec"]["containers"][0].get("resources", {}).get("limits", {})
-    return int(spec["completions"]) * int(limits.get("nvidia.com/gpu", 0))
+    limits = job_spec(gang)["template"]["spec"]["containers"][0].get("resources", {}).get("limits", {})
+    return pods_of_gang(gang) * int(limits.get("nvidia.com/gpu", 0))
+
+
+def pods_of_gang(gang: JsonObject) -> int:
+    """How many pods a gang has."""
+    return int(job_spec(gang)["completions"])
 
 
 class Walk:
@@ -559,16 +567,20 @@ def _refuse_jobs(walk: Walk, key: Key) -> bool:
 
 
 def _lagging_watch(walk: Walk, key: Key) -> bool:
-    job = _some_job(walk, key)
-    if job is None:
-        return False
-    created = job["metadata"]["creationTimestamp"]
-    if created != timestamp(walk.cluster.now):
-        return False  # a watch is behind for moments, and a Job that was seen is in the cache
-    walk.cluster.hide(key, job["kind"], job["metadata"]["name"])
-    walk.operate(key)
-    walk.cluster.report(key)
-    return True
+    """A Job was created a moment ago and is not in the cache: a watch is behind for moments alone."""
+    for _ in range(3):
+        if key in walk.gone:
+            return False
+        now = timestamp(walk.cluster.now)
+        new = [job for job in walk.cluster.live_jobs(key) if job["metadata"]["creationTimestamp"] == now]
+        if new:
+            walk.cluster.hide(key, new[0]["kind"], new[0]["metadata"]["name"])
+            walk.operate(key)
+            walk.cluster.report(key)
+            return True
+        walk.pods(key)
+        walk.operate(key)
+    return False
 
 
 def _edit_profile(walk: Walk, key: Key) -> bool:
@@ -598,19 +610,19 @@ def _close_queue(walk: Walk, key: Key) -> bool:
 
 
 def _break_one_pod(walk: Walk, key: Key) -> bool:
-    """One pod of a gang fails by itself, its peers go on."""
-    if key in walk.gone:
-        return False
-    jobs = [
-        job
-        for job in walk.cluster.live_jobs(key)
-        if not job["spec"].get("suspend") and int(job_spec(job)["completions"]) > 1
-    ]
-    started = [job for job in jobs if job["metadata"]["name"] in walk.cluster.stored(key).read_stage_files]
-    if len(jobs) != 1 or not started:
-        return False
-    walk.cluster.break_pod(key, 1, Ends(75, message="a rank is lost", cause=Cause.INFRASTRUCTURE))
-    return True
+    """One pod of the gang fails by itself, its peers go on; the gang is given some time to come so far."""
+    key = next(known for known in walk.keys if known.name == "gang")
+    for _ in range(MAX_MOVES_TO_TRAINING):
+        if key in walk.gone:
+            return False
+        jobs = walk.cluster.live_jobs(key)
+        is_gang = len(jobs) == 1 and not jobs[0]["spec"].get("suspend") and pods_of_gang(jobs[0]) > 1
+        if is_gang and jobs[0]["metadata"]["name"] in walk.cluster.stored(key).read_stage_files:
+            walk.cluster.break_pod(key, 1, Ends(75, message="a rank is lost", cause=Cause.INFRASTRUCTURE))
+            return True
+        walk.pods(key)
+        walk.operate(key)
+    return False
 
 
 def _wait_long(walk: Walk, key: Key) -> bool:
