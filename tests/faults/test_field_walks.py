@@ -80,9 +80,9 @@ def base_spec() -> dict[str, Any]:
             "globalBatchSize": 8,
             "microBatchSize": 2,
             "regularization": None,
-            "distribution": {"offload": "optimizer", "precision": "fp32"},
+            "distribution": {"zeroStage": 1, "offload": "optimizer", "precision": "fp32"},
         },
-        "finetuning": {"method": {"lora": {"alpha": 48}}, "globalBatchSize": 16},
+        "finetuning": {"method": {"lora": {"alpha": 48}}, "globalBatchSize": 16, "microBatchSize": 2},
         "preference": {"globalBatchSize": 8},
         "corpus": {"sequenceLength": 128},
         "stageResources": {
