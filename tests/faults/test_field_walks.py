@@ -15,16 +15,35 @@ from typing import Any
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from dapt_contract.pod.failure import Cause
+from dapt_contract.stage_file import StageFile
+from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_operator.api.schema import crd
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
-from support.builders import merged
+from dapt_operator.testing.objects import Ends, Script, Stays
+from support.builders import checkpoint, healthy, merged, pretrain_facts
 from support.campaigns import Campaign, chosen
 from support.schema_values import ABSENT, Place, at, leaves, refusal, values_of, with_value
 from support.worlds import World
 
 SAMPLE = 16
 FULL = Path(__file__).parents[1] / "api/full_adaptation.yaml"
-OFFERED: dict[str, Any] = {"limits": {"priorityClasses": ["research"]}}
+CLAIM = {"claimTemplate": {"accessModes": ["ReadWriteOnce"]}, "existingClaim": None}
+OFFERED: dict[str, Any] = {
+    "accelerator": {"perNode": 4},
+    "limits": {"priorityClasses": ["research"]},
+    "storage": CLAIM,
+}
+GPUS_OF_STAGES = {
+    "prepare": 0,
+    "baseline": 2,
+    "evaluate": 2,
+    "finetune": 4,
+    "align": 1,
+    "verify": 2,
+    "publish": 0,
+}
+"""By stage; 0: it takes none."""
 PASSING = (
     "lastTransitionTime",
     "observedGeneration",
@@ -32,18 +51,19 @@ PASSING = (
     "completionTime",
     "created",
     "generation",
-    "run",
+    "digests",
+    "digest",
+    "run_digest",
 )
-"""Parts of a status that differ without an effect: times, the generation, and digests of the spec as a whole."""
-NO_EFFECT: dict[str, str] = {
-    "stageResources.baseline.gpus = 1": "the toy model is measured on one GPU in any case",
-    "cleanup.afterSeconds = 315360000": "ten years are longer than the life that is looked at",
-}
-"""Values that change nothing of what is decided or rendered here, with the reason."""
+"""Parts of a status or a stage's configuration that differ without an effect: times, the generation, and digests of the
+spec or of whole blocks of it."""
 
 
 def base_spec() -> dict[str, Any]:
-    """A spec with every block, as it fits the profile of the tests."""
+    """A spec with every block, as it fits the profile of the tests.
+
+    Each optional number differs from what an absent one stands for, so that removing it has an effect too.
+    """
     full = YAML(typ="safe").load(FULL.read_text())["spec"]
     spec: dict[str, Any] = json.loads(json.dumps(full))
     changes = {
@@ -54,14 +74,21 @@ def base_spec() -> dict[str, Any]:
         "selection": {"pin": None, "interpolate": [1.0], "averageLast": 1},
         "evaluation": {"when": "end"},
         "pretraining": {
-            "method": {"full": None, "lora": {"rank": 8, "alpha": 16}},
+            "method": {"full": None, "lora": {"rank": 8, "alpha": 24}},
             "budget": {"epochs": None, "steps": 40},
             "checkpoints": {"count": 2},
             "globalBatchSize": 8,
-            "microBatchSize": 4,
+            "microBatchSize": 2,
             "regularization": None,
+            "distribution": {"zeroStage": 1, "offload": "optimizer", "precision": "fp32"},
         },
+        "finetuning": {"method": {"lora": {"alpha": 48}}, "globalBatchSize": 16, "microBatchSize": 2},
+        "preference": {"globalBatchSize": 8},
         "corpus": {"sequenceLength": 128},
+        "stageResources": {
+            stage: {"cpu": "4", "memory": "16Gi"} | ({"gpus": gpus} if gpus else {})
+            for stage, gpus in GPUS_OF_STAGES.items()
+        },
         "cleanup": {"afterSeconds": 60},
     }
     return merged(spec, changes)
@@ -96,18 +123,26 @@ def without_passing(value: Any) -> Any:
 
 
 def effects(world: World) -> str:
-    """Everything that a spec has led to so far: the status, and the objects of all runs."""
+    """Everything that a spec has led to so far: the status, the objects of all runs, what was deleted, and when."""
     kinds = ("ConfigMap", "Job")
     rendered = [manifest for plan in world.plans for manifest in plan.apply if manifest["kind"] in kinds]
+    deleted = [(removal.kind, removal.name) for plan in world.plans for removal in plan.delete]
     status = {name: value for name, value in world.status.items() if name != "ledger"}
     return json.dumps(
-        [without_passing(status), [_content(m) for m in rendered]], sort_keys=True, default=dict
+        [
+            without_passing(status),
+            [_content(manifest) for manifest in rendered],
+            deleted,
+            world.cluster.now.isoformat(),
+        ],
+        sort_keys=True,
+        default=dict,
     )
 
 
 def _content(manifest: Any) -> Any:
     if manifest["kind"] == "ConfigMap":
-        return json.loads(manifest["data"]["stage.json"])["config"]
+        return without_passing(json.loads(manifest["data"]["stage.json"])["config"])
     pod = manifest["spec"]["template"]["spec"]
     containers = [
         {name: value for name, value in container.items() if name != "args"}
@@ -117,6 +152,25 @@ def _content(manifest: Any) -> Any:
     return queue, {name: value for name, value in pod.items() if name != "containers"}, containers
 
 
+def forgetting(stage: StageFile) -> Ends | Stays:
+    """The first attempt is stopped because it forgets, and rolled back; all else goes well."""
+    if not isinstance(stage.config, PretrainConfig) or stage.run.attempt > 1:
+        return healthy(stage)
+    first, *_, last = stage.config.checkpoint_steps
+    facts = pretrain_facts([checkpoint(first, 2.9), checkpoint(last, 2.8, 0.7)], "ForgettingLimit")
+    return Ends(76, facts=facts, message="past the limit", cause=Cause.FORGETTING_LIMIT)
+
+
+LIVES: tuple[Script, ...] = (healthy, forgetting)
+"""What the pods do in a whole life: a field has an effect in one of them."""
+
+
+def effects_of_life(spec: dict[str, Any], script: Script) -> str:
+    world = new_world(spec)
+    world.live(script)
+    return effects(world)
+
+
 class Walker:
     """Takes one field after the other from the base spec to another value and back."""
 
@@ -124,19 +178,8 @@ class Walker:
         self.base = base_spec()
         self.schema = spec_schema()
         self.settled = new_world(self.base)
-        self._whole: str | None = None
-
-    @property
-    def whole(self) -> str:
-        """The effects of the base spec over a whole life."""
-        if self._whole is None:
-            self._whole = self._lived(self.base)
-        return self._whole
-
-    def _lived(self, spec: dict[str, Any]) -> str:
-        world = new_world(spec)
-        world.live()
-        return effects(world)
+        self.unchanged = {script: effects_of_life(self.base, script) for script in LIVES}
+        """The effects of the base spec over whole lives."""
 
     def problem(self, place: Place, value: Any) -> str:
         """Set a field and set it back; return what is wrong, mostly nothing."""
@@ -163,7 +206,7 @@ class Walker:
             return f"back at the old value it is not accepted: {world.condition('Accepted')}"
         if not is_silent or meaning is None or meaning == DomainAdaptationSpec.model_validate(self.base):
             return ""
-        if case_name(place, value) in NO_EFFECT or self._lived(new) != self.whole:
+        if any(effects_of_life(new, script) != known for script, known in self.unchanged.items()):
             return ""
         return "it changes nothing in the whole life"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,7 +13,8 @@ from dapt_contract.pod.failure import Cause
 from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api.v1alpha1.profile import Retries
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
-from dapt_operator.api.v1alpha1.stored.run_record import CreatedRun, RunRecord, StageKey
+from dapt_operator.api.v1alpha1.stored.run_bounds import CreatedRun
+from dapt_operator.api.v1alpha1.stored.run_record import RunRecord, StageKey
 from dapt_operator.plan.ledger.gpu_hours import NOTE_SECONDS
 from dapt_operator.plan.ledger.retries import backoff_seconds, stalled
 from dapt_operator.plan.ledger.update import update_ledger
@@ -216,6 +218,20 @@ def test_a_run_that_vanishes_costs_the_time_until_it_was_missed() -> None:
     assert long_ago.accelerator_seconds == 4 * NOTE_SECONDS
     never_started = open_record("baseline", accelerators=4)
     assert only(updated(never_started, now=NOW + timedelta(days=1))).accelerator_seconds == 0.0
+
+
+@pytest.mark.parametrize("is_seen_to_end", [True, False])
+def test_the_grace_period_of_a_discarded_run_is_counted(is_seen_to_end: bool) -> None:
+    live = run("baseline", phase=RunPhase.RUNNING, started=NOW, accelerators=4)
+    found, ended = NOW + timedelta(seconds=100), NOW + timedelta(seconds=145)
+    ledger = update_ledger(Ledger(), [live], found, Retries(), lambda *_: None)
+    assert only(ledger).accelerator_seconds == 400.0
+    deleting = replace(live, is_deleting=True)
+    assert only(updated(ledger, deleting, now=ended)) == only(ledger), "one write, at its end"
+    over = replace(deleting, phase=RunPhase.FAILED, completed=ended)
+    gone = updated(ledger, *([over] if is_seen_to_end else []), now=ended)
+    assert (only(gone).accelerator_seconds, only(gone).held_seconds) == (580.0, 145.0)
+    assert only(updated(gone, now=ended + timedelta(days=1))) == only(gone), "counted once"
 
 
 def test_pods_that_are_gone_do_not_take_their_time_with_them() -> None:

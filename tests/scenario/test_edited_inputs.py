@@ -643,6 +643,23 @@ def test_a_discarded_run_freezes_nothing() -> None:
     assert "finetuning" not in world.status["frozen"]
 
 
+def test_a_discarded_run_costs_its_grace_period() -> None:
+    world = World(graceful=True)
+    world.live_until_interrupted("pretrain")
+    world.cluster.run_pods(world.key, lambda stage: Stays())
+    started = world.cluster.now
+    world.cluster.advance(100)
+    world.edit(pretraining={"budget": {"steps": 20}})
+    world.settle()
+    world.cluster.advance(40)
+    world.cluster.run_pods(world.key, healthy)
+    held_seconds = (world.cluster.now - started).total_seconds()
+    world.settle()
+    assert world.tries[-1] == "pretrain/2"
+    record = next(run for run in world.status["ledger"]["runs"] if run["stage"] == "pretrain")
+    assert record["acceleratorSeconds"] == 2 * held_seconds
+
+
 def test_a_changed_profile_is_no_other_configuration() -> None:
     world = interrupted("pretrain")
     world.offer(trainerImage="registry.example/dapt-trainer:2.0.0", pendingTimeoutSeconds=99)

@@ -132,6 +132,27 @@ def test_a_micro_batch_of_one_cannot_be_halved() -> None:
     assert world.condition("Stalled")[1] == "OutOfMemory"
 
 
+@pytest.mark.parametrize("micro_batch_size", [1, 4])
+def test_more_memory_starts_again_what_ran_out_of_it(micro_batch_size: int) -> None:
+    world = World({"pretraining": {"microBatchSize": micro_batch_size}})
+
+    def cramped(run: StageFile) -> Ends | None:
+        return Ends(70, cause=Cause.OUT_OF_MEMORY)
+
+    # Often enough that the micro-batch cannot be halved as often as it ran out of memory.
+    for gibibytes in (16, 32, 64, 128):
+        world.live(failing("pretrain", cramped))
+        assert world.condition("Stalled")[1] == "OutOfMemory"
+        world.edit(resources={"memory": f"{gibibytes}Gi"})
+    interruption = Ends(75, message="a rank is lost", cause=Cause.INFRASTRUCTURE)
+    num_runs = len(world.runs)
+    world.live(failing("pretrain", lambda run: interruption if len(world.runs) == num_runs + 1 else None))
+    assert world.status["phase"] == "Published"
+    config = world.config("pretrain")
+    assert isinstance(config, PretrainConfig)
+    assert (config.micro_batch_size, config.global_batch_size) == (1, 8)
+
+
 def test_a_measuring_stage_has_no_micro_batch_to_halve() -> None:
     world = World()
     world.live(failing("baseline", lambda run: Ends(70, cause=Cause.OUT_OF_MEMORY)))

@@ -26,7 +26,7 @@ from dapt_contract.stages import (
 )
 from dapt_contract.stages.baseline import BaselineConfig
 from dapt_contract.stages.blend import Blend, BlendRow
-from dapt_contract.stages.common import EvaluationConfig, ModelReference
+from dapt_contract.stages.common import EvaluationConfig, ModelReference, ProbeConfig, TaskConfig
 from dapt_contract.stages.destination import DestinationConfig, DestinationFacts
 from dapt_contract.stages.evaluate import EvaluateConfig
 from dapt_contract.stages.prepare import ModelFacts, PrepareConfig, SourceFacts
@@ -275,15 +275,14 @@ def blended(blend: Blend, domain_nats: float = 2.7, increase: float = 0.03) -> B
 
 
 def with_tasks_of(measured: Measure, evaluation: EvaluationConfig) -> Measure:
-    """The same on the tasks that a stage was given, where these are others than the usual two."""
+    """The same on the tasks and probe sets that a stage was given, where these are others than the usual two."""
     usual = {score.name: score for score in measured.scores}
-    names = {task.name for task in evaluation.tasks}
-    if names <= set(usual):
+    items: tuple[TaskConfig | ProbeConfig, ...] = (*evaluation.tasks, *evaluation.probes)
+    if {item.name for item in items} <= set(usual):
         return measured
     of_side = {score.side: score for score in measured.scores}
     scores = tuple(
-        usual.get(task.name) or of_side[task.side].model_copy(update={"name": task.name})
-        for task in evaluation.tasks
+        usual.get(item.name) or of_side[item.side].model_copy(update={"name": item.name}) for item in items
     )
     return measured.model_copy(update={"scores": scores})
 

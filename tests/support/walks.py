@@ -20,7 +20,7 @@ from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_operator.api.names import object_name
 from dapt_operator.api.schema.immutable import changed_blocks
-from dapt_operator.api.v1alpha1.conditions import timestamp
+from dapt_operator.api.v1alpha1.conditions import OUT_OF_MEMORY, timestamp
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.cluster.errors import ConflictError
@@ -78,6 +78,10 @@ EDITS: Final[tuple[dict[str, Any], ...]] = (
 )
 
 
+MAX_MOVES_TO_TRAINING: Final = 10
+"""Moves of its pods after which the gang has mostly reached its training."""
+
+
 class MeteredCluster(MemoryCluster):
     """Measures how long accelerators are held, by watching the pods and not the operator's books."""
 
@@ -102,9 +106,13 @@ class MeteredCluster(MemoryCluster):
 
 def accelerators_of(gang: JsonObject) -> int:
     """Accelerators that the pods of a gang ask for."""
-    spec = job_spec(gang)
-    limits = spec["template"]["spec"]["containers"][0].get("resources", {}).get("limits", {})
-    return int(spec["completions"]) * int(limits.get("nvidia.com/gpu", 0))
+    limits = job_spec(gang)["template"]["spec"]["containers"][0].get("resources", {}).get("limits", {})
+    return pods_of_gang(gang) * int(limits.get("nvidia.com/gpu", 0))
+
+
+def pods_of_gang(gang: JsonObject) -> int:
+    """How many pods a gang has."""
+    return int(job_spec(gang)["completions"])
 
 
 class Walk:
@@ -286,12 +294,15 @@ class Walk:
     def _restart(self, key: Key) -> None:
         """Change the spec where it may be changed, as the message of a stalled adaptation asks."""
         number = self.cluster.stored(key).resource["metadata"]["generation"]
+        needs_memory = condition_of(self.cluster.status(key), "Stalled").get("reason") == OUT_OF_MEMORY
 
         def change(spec: JsonObject) -> None:
             spec.setdefault("gates", {})["minDomainPerplexityDecrease"] = 0.0
             spec.setdefault("gates", {})["maxGeneralScoreDrop"] = 3.0 + number / 1000
             if spec["gates"].get("onBreach") == "Block":
                 spec["gates"]["onBreach"] = "Warn"
+            if needs_memory:
+                spec.setdefault("resources", {})["memory"] = f"{64 + number}Gi"
 
         self.cluster.edit(key, change)
 
@@ -324,8 +335,13 @@ class Walk:
 # --- operations: each returns whether it was possible ---
 
 
+def condition_of(status: JsonObject, type_: str) -> JsonObject:
+    """A condition of a status; empty while there is none."""
+    return next((item for item in status.get("conditions", []) if item["type"] == type_), {})
+
+
 def is_true(status: JsonObject, type_: str) -> bool:
-    return any(c["type"] == type_ and c["status"] == "True" for c in status.get("conditions", []))
+    return bool(condition_of(status, type_).get("status") == "True")
 
 
 def _pods_move(walk: Walk, key: Key) -> bool:
@@ -551,16 +567,20 @@ def _refuse_jobs(walk: Walk, key: Key) -> bool:
 
 
 def _lagging_watch(walk: Walk, key: Key) -> bool:
-    job = _some_job(walk, key)
-    if job is None:
-        return False
-    created = job["metadata"]["creationTimestamp"]
-    if created != timestamp(walk.cluster.now):
-        return False  # a watch is behind for moments, and a Job that was seen is in the cache
-    walk.cluster.hide(key, job["kind"], job["metadata"]["name"])
-    walk.operate(key)
-    walk.cluster.report(key)
-    return True
+    """A Job was created a moment ago and is not in the cache: a watch is behind for moments alone."""
+    for _ in range(3):
+        if key in walk.gone:
+            return False
+        now = timestamp(walk.cluster.now)
+        new = [job for job in walk.cluster.live_jobs(key) if job["metadata"]["creationTimestamp"] == now]
+        if new:
+            walk.cluster.hide(key, new[0]["kind"], new[0]["metadata"]["name"])
+            walk.operate(key)
+            walk.cluster.report(key)
+            return True
+        walk.pods(key)
+        walk.operate(key)
+    return False
 
 
 def _edit_profile(walk: Walk, key: Key) -> bool:
@@ -590,19 +610,19 @@ def _close_queue(walk: Walk, key: Key) -> bool:
 
 
 def _break_one_pod(walk: Walk, key: Key) -> bool:
-    """One pod of a gang fails by itself, its peers go on."""
-    if key in walk.gone:
-        return False
-    jobs = [
-        job
-        for job in walk.cluster.live_jobs(key)
-        if not job["spec"].get("suspend") and int(job_spec(job)["completions"]) > 1
-    ]
-    started = [job for job in jobs if job["metadata"]["name"] in walk.cluster.stored(key).read_stage_files]
-    if len(jobs) != 1 or not started:
-        return False
-    walk.cluster.break_pod(key, 1, Ends(75, message="a rank is lost", cause=Cause.INFRASTRUCTURE))
-    return True
+    """One pod of the gang fails by itself, its peers go on; the gang is given some time to come so far."""
+    key = next(known for known in walk.keys if known.name == "gang")
+    for _ in range(MAX_MOVES_TO_TRAINING):
+        if key in walk.gone:
+            return False
+        jobs = walk.cluster.live_jobs(key)
+        is_gang = len(jobs) == 1 and not jobs[0]["spec"].get("suspend") and pods_of_gang(jobs[0]) > 1
+        if is_gang and jobs[0]["metadata"]["name"] in walk.cluster.stored(key).read_stage_files:
+            walk.cluster.break_pod(key, 1, Ends(75, message="a rank is lost", cause=Cause.INFRASTRUCTURE))
+            return True
+        walk.pods(key)
+        walk.operate(key)
+    return False
 
 
 def _wait_long(walk: Walk, key: Key) -> bool:

@@ -42,7 +42,7 @@ from dapt_operator.plan.ledger.stage_facts import read_facts
 from dapt_operator.plan.selection.after_attempt import after_limit, decide_after_attempt
 from dapt_operator.plan.selection.candidates import Candidate, candidates, due
 from dapt_operator.plan.selection.choose import Breached, Choice, NeedsMeasure, Selected, choose, remedies
-from dapt_operator.plan.sizing.model_fit.batch import Batch, halved
+from dapt_operator.plan.sizing.model_fit.batch import Batch, halved, with_smallest_micro_batch
 from dapt_operator.plan.sizing.resolve import RefusedError, pretrain_layout
 from dapt_operator.plan.stage_parts.attempts import measured_attempt
 from dapt_operator.plan.stage_parts.stage_plan import StageInputs, StagePlan, TuningData
@@ -375,11 +375,13 @@ class Chain:
     ) -> StageAssessment:
         """Assess a stage that trains, with the micro-batch halved as often as it ran out of memory."""
         batch = halved(full, record.halvings) if record is not None else full
-        planned = stage(batch or full)
+        planned = stage(batch or with_smallest_micro_batch(full))
         assessment = self._assess(planned)
-        if batch is None and record is not None and assessment.fact in RETRIES_AHEAD:
-            return exhausted(self.inputs, planned, record)
-        return assessment
+        # Once the user has changed the spec, perhaps for more memory, the smallest micro-batch is tried again.
+        if batch is not None or record is None or record.generation != self.inputs.generation:
+            return assessment
+        is_in_vain = record.cause == Cause.OUT_OF_MEMORY and assessment.fact in RETRIES_AHEAD
+        return exhausted(self.inputs, planned, record) if is_in_vain else assessment
 
     def _tuned_model(self, chosen: Chosen) -> ModelReference:
         """Return the fine-tuned model; the chosen one where nothing was fine-tuned."""

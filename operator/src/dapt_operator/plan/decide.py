@@ -12,7 +12,7 @@ from dapt_contract.stage_file import digest_without_checks
 from dapt_operator.api.v1alpha1.conditions import FINISHED, is_true
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
-from dapt_operator.api.v1alpha1.stored.run_record import CreatedRun
+from dapt_operator.api.v1alpha1.stored.run_bounds import CreatedRun
 from dapt_operator.launchers.launcher import Launcher
 from dapt_operator.plan.admission import admit
 from dapt_operator.plan.chain import Chain

@@ -13,7 +13,8 @@ from dapt_contract.stages.prepare import PrepareFacts
 from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
-from dapt_operator.api.v1alpha1.stored.run_record import CreatedRun, RunRecord, StageKey
+from dapt_operator.api.v1alpha1.stored.run_bounds import CreatedRun
+from dapt_operator.api.v1alpha1.stored.run_record import RunRecord, StageKey
 from dapt_operator.plan.ledger.gpu_hours import deadline_seconds, limit_seconds, used_seconds
 from dapt_operator.plan.observed import DesiredState, Observed
 from dapt_operator.plan.own_runs import fence_floor

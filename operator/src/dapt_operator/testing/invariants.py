@@ -182,6 +182,15 @@ def check_history(before: Manifest, after: Manifest) -> None:
         raise ImpossibleWorldError("the status is larger than 256 KiB")
 
 
+def _counted_to_its_end(record: Manifest, new: Manifest) -> Manifest:
+    """Return a record whose run was given up alive, with the cost that another has, where that is not less."""
+    costs = ("acceleratorSeconds", "heldSeconds")
+    if "ranSeconds" not in record or any(new.get(name, 0.0) < record.get(name, 0.0) for name in costs):
+        return record
+    kept = {name: value for name, value in record.items() if name != "ranSeconds"}
+    return kept | {name: new[name] for name in costs if name in new}
+
+
 def _is_redone(record: Manifest, newer: Manifest, records: Mapping[Lineage, Manifest]) -> bool:
     """Whether work that succeeded is done again in a new run because its inputs were edited since.
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
+from dapt_operator.api.v1alpha1.stored.run_bounds import EndedRun
 from dapt_operator.api.v1alpha1.stored.run_record import RunRecord
 from dapt_operator.launchers.observe.quota import NOT_SEEN
 from dapt_operator.plan.observed import find_run
@@ -37,9 +38,19 @@ def give_up_stuck(
             continue
         reason = _reason(record, run, generation, profile_digest)
         if reason:
-            given_up = record.given_up(timestamp(now), reason, held_seconds=run.held_seconds(now))
-            ledger = ledger.with_record(given_up)
+            end = end_of_given_up(run, now, reason)
+            ledger = ledger.with_record(record.given_up(end, is_alive=run.is_live))
     return ledger
+
+
+def end_of_given_up(run: RunState, now: datetime, message: str) -> EndedRun:
+    """Return how a run counts that is given up now."""
+    return EndedRun(
+        timestamp(now),
+        started=timestamp(run.started) if run.started else None,
+        message=message,
+        held_seconds=run.held_seconds(now),
+    )
 
 
 def _reason(record: RunRecord, run: RunState, generation: int, profile_digest: str) -> str:

@@ -19,8 +19,10 @@ from dapt_contract.untrusted.printable import printable
 from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.api.v1alpha1.profile import Retries
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
-from dapt_operator.api.v1alpha1.stored.run_record import CreatedRun, EndedRun, RunRecord, StageKey
+from dapt_operator.api.v1alpha1.stored.run_bounds import CreatedRun, EndedRun
+from dapt_operator.api.v1alpha1.stored.run_record import RunRecord, StageKey
 from dapt_operator.plan.ledger.compaction import base_measure, stored_measures
+from dapt_operator.plan.ledger.give_up import end_of_given_up
 from dapt_operator.plan.ledger.gpu_hours import (
     accelerators_of,
     reached_step,
@@ -99,19 +101,22 @@ def update_ledger(
             created = confirm(ledger.with_records(records.values(), fence), run)
             known = record or RunRecord.before_any_run(key, run.kind)
             if created is None:
-                records[key] = known.discarding(
-                    as_found(ledger, run), timestamp(now), DISCARDED, held_seconds=run.held_seconds(now)
-                )
+                end = end_of_given_up(run, now, DISCARDED)
+                records[key] = known.discarding(as_found(ledger, run), end, is_alive=run.is_live)
                 continue
             record = known.opened(created)
         # An older run of the same work changes nothing: the record is about a newer one.
         if record.is_open and number == record.try_number:
             records[key] = _advanced(record, run, now, limits)
+        elif record.has_pods_to_count and number == record.try_number and not run.is_live:
+            records[key] = record.outlasted(run.held_seconds(now))
     for key, record in tuple(records.items()):
         # A run that was created a moment ago may not be in the watch's cache yet.
         exists = newest_numbers.get(key, 0) >= record.try_number
         if record.is_open and not exists and (record.is_stop_requested or _is_overdue(record, now)):
             records[key] = _lost(record, now, limits, is_suspended=is_suspended)
+        elif record.has_pods_to_count and not exists:
+            records[key] = record.outlasted(seconds_of_vanished(record, now))
     return ledger.with_records(records.values(), fence)
 
 

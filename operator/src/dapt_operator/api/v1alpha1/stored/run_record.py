@@ -7,7 +7,6 @@ write half of a change, misspell a field or forget to reset what belongs to the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import ConfigDict, Field
@@ -17,6 +16,7 @@ from dapt_contract.pod.failure import Cause
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stages import KINDS
 from dapt_operator.api.v1alpha1.base import Digest, FreeForm, Integer, LeanBase, Message, ShortText, Time
+from dapt_operator.api.v1alpha1.stored.run_bounds import CreatedRun, EndedRun
 from dapt_operator.api.v1alpha1.stored.stored_facts import compact_facts, parse_facts
 
 
@@ -46,39 +46,6 @@ class StageKey(NamedTuple):
         if self.candidate is None or self.stage == "destination":
             return None
         return self.candidate.rpartition("-")[0] if self.stage == "tuning_data" else self.candidate
-
-
-@dataclass(frozen=True)
-class CreatedRun:
-    """What a record keeps of a run from the moment the run is created."""
-
-    number: int
-    fence: int
-    config_digest: str
-    generation: int
-    """Generation of the spec."""
-    created: str | None
-    profile_digest: str | None = None
-    inputs_digest: str | None = None
-    """Digest of what the run works on; see `RunRecord.expects`."""
-    accelerators: int | None = None
-    """Accelerators that the run asks for; None: not known."""
-
-
-@dataclass(frozen=True)
-class EndedRun:
-    """How a run ended and what it cost."""
-
-    completed: str
-    started: str | None = None
-    """None: the record keeps the start it has."""
-    exit_code: int | None = None
-    message: str = ""
-    accelerator_seconds: float = 0.0
-    held_seconds: float | None = None
-    """Seconds from the first process' start to the end; None: not known, nothing is added."""
-    facts: Contract | None = None
-    """None: the record keeps the facts it has."""
 
 
 class RunRecord(LeanBase):
@@ -181,6 +148,11 @@ class RunRecord(LeanBase):
         return self.state == "Failed" and not self.retry
 
     @property
+    def has_pods_to_count(self) -> bool:
+        """Whether the newest run was given up and its pods are not known to have ended."""
+        return not self.is_open and self.ran_seconds is not None
+
+    @property
     def is_stop_requested(self) -> bool:
         """Whether the newest run was requested to stop and is not known to have ended."""
         return self.is_open and self.cause == Cause.STOPPED.value
@@ -225,11 +197,11 @@ class RunRecord(LeanBase):
         """Return the record once the next run was created: just now, or before the operator stopped and stored it."""
         return self._begun(run, expects=run.inputs_digest, discarded=False)
 
-    def discarding(self, run: CreatedRun, completed: str, message: str, *, held_seconds: float = 0.0) -> Self:
+    def discarding(self, run: CreatedRun, end: EndedRun, *, is_alive: bool) -> Self:
         """Return the record once a run is found that was created from another spec: it ends, and uses no retry."""
         has_counted = self.fence > 0 and not self.discarded
         begun = self._begun(run, expects=self.expects, discarded=not has_counted)
-        return begun.given_up(completed, message, held_seconds=held_seconds)
+        return begun.given_up(end, is_alive=is_alive)
 
     def _begun(self, run: CreatedRun, *, expects: str | None, discarded: bool) -> Self:
         # A failure that no retry follows ends with a change of the spec by a user, so the run after it starts with full
@@ -341,9 +313,24 @@ class RunRecord(LeanBase):
         )
         return self.failed(end, cause, retry=retry, not_before=not_before)
 
-    def given_up(self, completed: str, message: str, *, held_seconds: float = 0.0) -> Self:
-        """Return the record once its newest run, which can never do its work, is given up without using a retry."""
-        return self.lost(completed, Cause.STOPPED, message, held_seconds=held_seconds)
+    def given_up(self, end: EndedRun, *, is_alive: bool) -> Self:
+        """Return the record once its newest run is given up without using a retry; its pods may be alive."""
+        seconds = end.held_seconds or 0.0
+        lost = self.lost(end.completed, Cause.STOPPED, end.message, held_seconds=seconds)
+        # What is counted of it so far: its pods may take their grace period to end.
+        is_counted_on = is_alive and end.started is not None
+        return lost.with_values(
+            started=end.started or self.started, ran_seconds=seconds if is_counted_on else None
+        )
+
+    def outlasted(self, held_seconds: float) -> Self:
+        """Return the record once the pods of a run that was given up are gone, which held so many seconds in all."""
+        seconds = max(0.0, held_seconds - self.noted_seconds)
+        return self.with_values(
+            accelerator_seconds=self.accelerator_seconds + seconds * self.num_accelerators,
+            held_seconds=(self.held_seconds or 0.0) + seconds,
+            ran_seconds=None,
+        )
 
     def counting_failure(
         self, budget: str, *, stuck: int, disruptions: int, step: int, is_halved: bool = False

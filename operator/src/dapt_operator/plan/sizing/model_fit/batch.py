@@ -103,6 +103,11 @@ def halved(batch: Batch, halvings: int) -> Batch | None:
     return replace(batch, micro_batch_size=size, accumulation=per_rank // size)
 
 
+def with_smallest_micro_batch(batch: Batch) -> Batch:
+    """Return the same global batch with one sequence a rank at a time."""
+    return replace(batch, micro_batch_size=1, accumulation=batch.micro_batch_size * batch.accumulation)
+
+
 def check_pretraining_batch(spec: DomainAdaptationSpec, layout: RankLayout) -> None:
     """Check that the ranks can share pretraining's batch, as far as that is known without a model.
 
