@@ -356,6 +356,8 @@ def test_other_faults_of_records_are_left_to_prepare(manifest: Path, content: st
             "{inside}/text/domain.jsonl",
             "an absolute path has three slashes: write file://{folder}/text/domain.jsonl",
         ),
+        ("C:\\text\\domain.jsonl", "a path of Windows: under WSL write file:///mnt/c/text/domain.jsonl"),
+        ("/c:/text/*.jsonl", "a path of Windows: under WSL write file:///mnt/c/text/*.jsonl"),
     ],
 )
 def test_a_path_with_nothing_gets_the_nearest_one(manifest: Path, written: str, advice: str) -> None:
