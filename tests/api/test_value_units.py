@@ -137,7 +137,7 @@ HINTS = {
         "download it, and write file://g.jsonl.gz"
     ),
     "corpus: {domain: [{source: s3://c/d}], general: [{source: text\\g.jsonl}]}": "write file://text/g.jsonl",
-    "corpus: {domain: [{source: s3://c/d}], general: [{source: https://huggingface.co/datasets/a/b/resolve/main/g.jsonl}]}": (
+    "corpus: {domain: [{source: s3://c/d}], general: [{source: https://huggingface.co/datasets/a/b/resolve/main/g.jsonl}]}": (  # noqa: E501
         "write hf://datasets/a/b@main/g.jsonl"
     ),
     "corpus: {domain: [{source: s3://c/d}], general: [{source: https://x.example/}]}": (
