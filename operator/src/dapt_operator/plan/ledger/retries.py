@@ -1,10 +1,10 @@
 """What follows a failure: whether another run is due, when, and with what change.
 
 Each cause has its own retry budget (docs/troubleshooting.md). Bad input gets no retry, unless stage.json was changed.
-Out of memory gets one with half the micro-batch. A requested stop uses no retry. Nor does a disruption, but so many in
-a row without a new optimizer step are a failure, and the second of them is waited out. Infrastructure is retried with
-backoff, but never three times without a new step. A hang has its own budget. The forgetting limit and divergence are no
-faults: they are judged with the checkpoints so far.
+Out of memory gets one with half the micro-batch. A requested stop uses no retry. Nor does a disruption, but the profile
+bounds how many follow each other without a new optimizer step, and the second of them is waited out. Infrastructure is
+retried with backoff, but never three times without a new step. A hang has its own budget. The forgetting limit and
+divergence are no faults: they are judged with the checkpoints so far.
 """
 
 from __future__ import annotations

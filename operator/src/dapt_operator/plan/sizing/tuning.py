@@ -44,7 +44,7 @@ class TuningRequest:
         return lora_config(self.settings.method)
 
     def global_batch_size(self, records: int | None) -> int:
-        """Return the global batch: as requested, else the default for so many records.
+        """Return the global batch: as requested, else the default for this number of records.
 
         records: examples or pairs of the data; None: not known, then as large as a default may be.
         """

@@ -74,7 +74,7 @@ class MeasureRecord(LeanBase):
 
 
 class ClosedRuns(LeanBase):
-    """What is remembered of dropped records, since the ledger holds only so many."""
+    """What is remembered of dropped records, since the ledger has a bound."""
 
     model_config = ConfigDict(extra="ignore")
 
