@@ -168,6 +168,12 @@ class Ledger(LeanBase):
         recorded = (record.kind for record in self.runs if not record.discarded)
         return frozenset((*recorded, *(work.stage for work in self.dropped_work())))
 
+    def has_failed_for_good(self, kind: str) -> bool:
+        """Return whether every run of this kind of stage which counts has failed and no other follows by itself."""
+        records = [record for record in self.runs if record.kind == kind and not record.discarded]
+        is_dropped = any(work.stage == kind for work in self.dropped_work())
+        return bool(records) and not is_dropped and all(record.has_failed_for_good for record in records)
+
     def dropped_work(self) -> Mapping[StageKey, int]:
         """Return all work whose record was dropped, with its number of runs."""
         return _parsed_work(self.closed.lineages) if self.closed is not None else {}
