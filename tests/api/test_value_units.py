@@ -102,6 +102,12 @@ HINTS = {
     "model: {source: org/base}": "write hf://org/base",
     "model: {source: https://huggingface.co/org/base}": "write hf://org/base",
     "model: {source: https://huggingface.co/org/base/tree/main}": "write hf://org/base@main",
+    "model: {source: 'https://huggingface.co/org/base/resolve/main/m.gguf?download=true'}": (
+        "write hf://org/base@main/m.gguf"
+    ),
+    "model: {source: https://x.example/models/base/}": "download the model into a folder, and write file://base",
+    "model: {source: 'C:\\models'}": "under WSL write file:///mnt/c/models",
+    "model: {source: 'D:/models/base'}": "under WSL write file:///mnt/d/models/base",
     "output: s3://models/one": "write {destination: s3://models/one}",
     "corpus: {domain: s3://c/d, general: [{source: s3://c/g}]}": "write it as a list: [{source: s3://c/d}]",
     "corpus: {domain: [s3://c/d], general: [{source: s3://c/g}]}": "write {source: s3://c/d}",
@@ -131,6 +137,22 @@ HINTS = {
         "download it, and write file://g.jsonl.gz"
     ),
     "corpus: {domain: [{source: s3://c/d}], general: [{source: text\\g.jsonl}]}": "write file://text/g.jsonl",
+    "corpus: {domain: [{source: s3://c/d}], general: [{source: https://huggingface.co/datasets/a/b/resolve/main/g.jsonl}]}": (  # noqa: E501
+        "write hf://datasets/a/b@main/g.jsonl"
+    ),
+    "corpus: {domain: [{source: s3://c/d}], general: [{source: https://x.example/}]}": (
+        "download it as JSON lines or Parquet into a folder, and write file://x"
+    ),
+    "corpus: {domain: [{source: s3://c/d}], general: [{source: 'https://x.example/a/g.csv?raw=1'}]}": (
+        "download it as JSON lines or Parquet into a folder, and write file://g"
+    ),
+    "corpus: {domain: [{source: s3://c/d}], general: [{source: 'C:\\text\\*.jsonl'}]}": (
+        "under WSL write file:///mnt/c/text/*.jsonl"
+    ),
+    "corpus: {domain: [{source: s3://c/d}], general: [{source: '\\\\server\\share\\g.jsonl'}]}": (
+        "mount the share, and write file:///mnt/share/g.jsonl"
+    ),
+    "output: {destination: 'C:\\models\\one'}": "under WSL write file:///mnt/c/models/one",
     "resources: {gpusPerNode: 0}": "without GPUs it counts processes: write 1",
     "resources: {gpusPerNode: cpu}": "without GPUs it counts processes: write 1",
     "stageResources: {finetune: {gpus: 0}}": "without GPUs it counts processes: write 1",
@@ -188,7 +210,7 @@ def test_what_a_message_proposes_is_accepted(fragment: str) -> None:
         CORPUS + "heldOut: {fraction: 60}}",  # 0.6 is over the bound as well
         "seed: 1.5",
         "pretraining: {budget: 3}",  # epochs, tokens or steps
-        "model: {source: 'C:\\\\models'}",
+        "output: {destination: https://x.example/models/one}",
         "evaluation: {probes: [{source: s3://c/p}]}",  # of the domain, or general
         "pretraining: {globalBatchSize: many}",
         "model: {source: 'a b://c'}",

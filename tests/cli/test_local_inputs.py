@@ -309,6 +309,20 @@ def test_sequences_longer_than_the_model_reads_are_named(manifest: Path, field: 
     ]
 
 
+@pytest.mark.parametrize("is_cluster", [False, True])
+def test_destination_in_a_bucket_that_cannot_exist_is_named(tmp_path: Path, is_cluster: bool) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(
+        MANIFEST.replace("file://base", "s3://models/base")
+        .replace("file://", "s3://texts/")
+        .replace("s3://texts/out", "s3://My_Models/out")
+    )
+    assert lint([path], cluster=is_cluster)[0] == [
+        f"{path}: spec.output.destination (line 20): 'My_Models' is no name of a bucket: 3 characters or more of"
+        " lower-case letters, digits, '.' and '-', a letter or digit first and last; write the bucket's name"
+    ]
+
+
 def test_destination_in_a_folder_that_is_removed_first_is_free(manifest: Path) -> None:
     published_by(manifest, "sha256:other")
     (document,) = read_documents(manifest)
@@ -356,6 +370,8 @@ def test_other_faults_of_records_are_left_to_prepare(manifest: Path, content: st
             "{inside}/text/domain.jsonl",
             "an absolute path has three slashes: write file://{folder}/text/domain.jsonl",
         ),
+        ("C:\\text\\domain.jsonl", "a path of Windows: under WSL write file:///mnt/c/text/domain.jsonl"),
+        ("/c:/text/*.jsonl", "a path of Windows: under WSL write file:///mnt/c/text/*.jsonl"),
     ],
 )
 def test_a_path_with_nothing_gets_the_nearest_one(manifest: Path, written: str, advice: str) -> None:

@@ -120,7 +120,7 @@ def test_what_was_left_out_stays_in_a_condition() -> None:
     world = damaged("pretrain", 1, state="Paused")
     world.settle()
     said = (
-        "the spec and its profile fit together; parts of an earlier status could not be read, and what they told is"
+        "the spec and its profile fit together; parts of an earlier status could not be read, and what they recorded is"
         " done again where it is needed: ledger.runs.1.state: Input should be 'Open', 'Succeeded' or 'Failed'"
     )
     assert world.condition("Accepted") == ("True", "Planned", said)

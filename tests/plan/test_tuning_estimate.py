@@ -92,6 +92,22 @@ def test_steps_without_the_tokens_of_examples_are_called_the_most_there_can_be()
     )
 
 
+@pytest.mark.parametrize(
+    ("size", "tokens"),
+    [
+        (TuningSize(1_000, 300_000), 50 * 32 * 300_000 / 293),  # 293 sequences of 1,024 tokens
+        (TuningSize(300, 3_000), 50 * 3_000),  # spread over one batch of sequences, so a step is a pass
+        (TuningSize(), 50 * 32 * 1024),  # full sequences
+    ],
+    ids=["packed", "little", "unknown"],
+)
+def test_steps_that_are_given_have_their_tokens_and_hours(size: TuningSize, tokens: float) -> None:
+    finetuning = TUNING["finetuning"] | {"budget": {"epochs": None, "steps": 50}, "globalBatchSize": 32}
+    found = estimated({"finetuning": finetuning}, instructions=size)
+    assert (found.tuning[0].total_steps, found.tuning[0].total_tokens) == (50, round(tokens))
+    assert [stage.kind for stage in found.stages] == ["pretrain", "finetune", "align", "measure"]
+
+
 def test_what_is_not_known_of_tuning_data_is_unknown() -> None:
     found = estimated(instructions=TuningSize(), preferences=TuningSize())
     assert [(stage.total_steps, stage.total_tokens) for stage in found.tuning] == [(None, None)] * 2

@@ -549,3 +549,15 @@ def test_a_warning_that_the_status_has_cut_is_shown_once_and_whole(finished: Run
         1,
         0,
     ]
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_difference_that_is_shown_as_nothing_is_no_change(finished: Run, tmp_path: Path) -> None:
+    """However sure it is: 0.02 points read as 0.0."""
+    report = finished.reports["verify"].model_dump(mode="json")
+    measures = [report["facts"]["final"], *(model["measure"] for model in report["measures"])]
+    for score in (score for measure in measures for score in measure["scores"] if score["name"] == "codes"):
+        score.update(score=0.3102, difference=0.0002, difference_standard_error=0.00001)
+    finished.reports["verify"] = type(finished.reports["verify"]).model_validate(report)
+    text = page(finished, tmp_path).text
+    assert "31.0 (+0.0 ± 0.0) less than 0.1 points" in text

@@ -269,6 +269,49 @@ def test_once_fine_tuning_has_started_its_data_stays() -> None:
     assert finetune(world).data_folder == given
 
 
+RATE = {"optimizer": {"learningRate": 1e-7}}
+
+
+@pytest.mark.parametrize(("block", "kind"), [("finetuning", "finetune"), ("preference", "align")])
+@pytest.mark.parametrize("edit", [RATE, {"data": [{"source": "s3://corpora/other.jsonl"}]}, None])
+def test_tuning_that_failed_for_good_goes_on_with_its_correction(
+    block: str, kind: str, edit: dict[str, Any] | None
+) -> None:
+    """Everything before it is paid for, and nothing after it has read its block."""
+    world = World(PAIRS)
+    given: list[str] = []
+
+    def diverges(run: StageFile) -> Ends | None:
+        assert isinstance(run.config, FinetuneConfig | AlignConfig)
+        given.append(run.config.data_folder)
+        is_mended = run.config.optimizer.learning_rate <= 1e-7 or given[0] != run.config.data_folder
+        return None if is_mended else Ends(77, message="the loss is nan at step 3", cause=Cause.DIVERGED)
+
+    world.live(failing(kind, diverges))
+    assert world.condition("Stalled")[1:] == (
+        "Diverged",
+        f"{kind} diverged: the loss is nan at step 3; lower the learning rate of spec.{block}, then start it again (any"
+        " change of the spec does, and so does `dapt run`)",
+    )
+    assert block not in world.status["frozen"]
+    world.edit(**{block: edit} if edit is not None else {"preference": None, block: None})
+    world.live(failing(kind, diverges))
+    assert world.status["phase"] == "Published"
+    assert world.tries.count(f"{kind}/2") == (0 if edit is None else 1)
+    assert world.stages.count("tuning_data") == (1 if edit is not None and "data" in edit else 0)
+    assert world.stages.count("pretrain") == 1
+    assert world.status["frozen"].get(block) is (None if edit is None else True)
+
+
+def test_tuning_that_succeeded_for_another_candidate_keeps_its_block_frozen() -> None:
+    world = World()
+    world.live_until("verify")
+    world.edit(selection={"pin": "a1-s20"})
+    world.live(failing("finetune", lambda run: Ends(77, message="nan", cause=Cause.DIVERGED)))
+    assert world.condition("Stalled")[1] == "Diverged"
+    assert world.status["frozen"]["finetuning"] is True
+
+
 def old_prepare(stage: StageFile) -> Ends | Stays:
     """A prepare from before tuning data had digests."""
     return Ends(facts=prepare_facts()) if stage.kind == "prepare" else healthy(stage)

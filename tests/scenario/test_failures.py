@@ -22,7 +22,6 @@ FROZEN = {
         + OVER
     ),
     "pretrain": f"; spec.pretraining cannot change any more: to change it, {OVER}",
-    "finetune": f"; spec.finetuning cannot change any more: to change it, {OVER}",
 }
 """What the advice after a mistake adds where the start of the stage has frozen blocks."""
 
@@ -323,7 +322,8 @@ def test_diverged_finetuning_needs_user_action() -> None:
     assert world.condition("Stalled") == (
         "True",
         "Diverged",
-        f"finetune diverged: the loss is nan at step 3; lower the learning rate and {OVER}",
+        "finetune diverged: the loss is nan at step 3; lower the learning rate of spec.finetuning, then start it again"
+        " (any change of the spec does, and so does `dapt run`)",
     )
 
 

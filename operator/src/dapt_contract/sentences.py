@@ -24,7 +24,7 @@ def shortened(text: str, max_characters: int) -> str:
 
 
 def shortened_to_bytes(text: str, max_bytes: int) -> str:
-    """Return the text cut like `shortened`, with at most so many bytes as UTF-8."""
+    """Return the text cut like `shortened`, with at most `max_bytes` as UTF-8."""
     if len(text.encode(errors="replace")) <= max_bytes:
         return text
     # No character takes less than a byte: cut to the characters that fit, then drop words until the bytes fit too.

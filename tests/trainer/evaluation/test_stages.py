@@ -118,7 +118,7 @@ def test_the_baseline_measures_everything_and_keeps_its_items(
         "base: general held-out text",
         "base: task animals",
         "base: task colours",
-        "base: probes facts",
+        "base: facts",
     ]
     shown = [reading["domain_perplexity"] for reading in board.readings if "domain_perplexity" in reading]
     assert [value is None for value in shown] == [True, False]  # none until the model's own is measured

@@ -10,7 +10,7 @@ from __future__ import annotations
 MEASURING_FRACTION = 0.02
 """Share of the training's time that all measurements may take. With the saves a run stays below 3 %."""
 MAX_TOKENS = 1_000_000
-"""Upper bound a side. A token's loss spreads by some 3 nats, so the mean of so many by 0.003; more only costs time."""
+"""Upper bound a side. A token's loss spreads by some 3 nats, so the mean of a million by 0.003; more costs time."""
 MIN_TOKENS = 2_000
 """Lower bound a side, however short the training: a perplexity on less text is too noisy to compare."""
 

@@ -19,8 +19,8 @@ class FinetuneConfig(TrainingConfig):
     total_steps: int | None = None
     """Exactly one of `epochs` and `total_steps`; an epoch is every packed row once, so every conversation once."""
     minimum_rows: int = 1
-    """Rows that the conversations are spread over at least, as far as there are so many: small data that is packed into
-    few full rows would make few optimizer steps. A batch is filled in any case."""
+    """Smallest number of rows that the conversations are spread over, at most one a conversation: small data that is
+    packed into few full rows would make few optimizer steps. A batch is filled in any case."""
 
 
 class FinetuneFacts(Contract):

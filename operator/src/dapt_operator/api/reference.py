@@ -44,7 +44,8 @@ def _api_page() -> str:
         "",
         "### Frozen blocks",
         "",
-        "A block may change until the stage that reads it starts; `output` until the model is published.",
+        "A block may change until the stage that reads it starts; `output` until the model is published."
+        " `finetuning` and `preference` may change again once their stage has failed for good.",
         "",
         "| block | frozen when |",
         "| --- | --- |",

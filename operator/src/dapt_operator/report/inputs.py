@@ -30,7 +30,7 @@ from dapt_operator.plan.ledger.stage_facts import Facts, read_facts
 from dapt_operator.plan.selection.candidates import Candidate, candidates
 
 NO_ANSWER: Final = "(nothing)"
-"""Text for an answer of a model that said nothing."""
+"""Text for an empty answer of a model."""
 _STAGE_FOLDER = re.compile(r"(?P<stage>[a-z_]+)-a(?P<attempt>[0-9]+)(-(?P<candidate>.+))?")
 
 SomeReport = TypeVar("SomeReport", bound=Contract)

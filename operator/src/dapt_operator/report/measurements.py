@@ -23,6 +23,8 @@ from dapt_operator.report.typography import percent, perplexity, points, typeset
 
 _CLEAR_STANDARD_ERRORS: Final = 2.0
 """A difference of at least this many standard errors is called a change."""
+_SMALLEST_SHOWN: Final = 0.0005
+"""A smaller difference of shares is shown as 0.0 points."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,8 @@ def score_rows(inputs: ReportInputs) -> list[ScoreTableRow]:
 def _score_verdict(difference: float, standard_error: float) -> str:
     if difference == 0.0 or abs(difference) < _CLEAR_STANDARD_ERRORS * standard_error:
         return "no change beyond noise"
+    if abs(difference) < _SMALLEST_SHOWN:
+        return "less than 0.1 points"
     direction = "better" if difference > 0 else "worse"
     if not standard_error:
         return direction

@@ -50,7 +50,7 @@ def read_questions(path: Path, field: str, *, limit: int | None = None) -> tuple
     Args:
         path: of its JSON lines.
         field: of a line, which holds the question.
-        limit: at most so many, evenly over the file; None: all.
+        limit: largest number, evenly over the file; None: all.
 
     Raises:
         InputError: the file is missing or empty, or a line is not a question; the first five bad lines are named.
@@ -66,7 +66,7 @@ def read_probe_lines(path: Path, *, limit: int | None = None) -> tuple[Question 
 
     Args:
         path: of its JSON lines.
-        limit: at most so many, evenly over the file; None: all.
+        limit: largest number, evenly over the file; None: all.
 
     Raises:
         InputError: as `read_questions`.

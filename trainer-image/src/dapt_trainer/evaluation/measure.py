@@ -148,9 +148,7 @@ class Bench:
             scores.append(score_of(task.name, task.side, "task", task_items, base_items))
             items.extend(task_items)
         for probe, probes in self._probes:
-            probe_items = run_probes(
-                harness, probe.name, probes, self._parts.begin(f"{name}: probes {probe.name}")
-            )
+            probe_items = run_probes(harness, probe.name, probes, self._parts.begin(f"{name}: {probe.name}"))
             scores.append(score_of(probe.name, probe.side, "probe", probe_items, base_items))
             items.extend(probe_items)
         measure = Measure(

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from dapt_contract.inputs.bucket_names import bucket_fault
 from dapt_contract.layout import HUB_CACHE, PREPARED, STAGES
 from dapt_trainer.data.reading.sources import filesystem_of
 from dapt_trainer.errors import InputError, StageError
@@ -35,17 +35,6 @@ _RESERVED_FOLDERS = frozenset((*PREPARED, HUB_CACHE, STAGES))
 _SHOWN_DIGEST_CHARACTERS = 19
 PROBE = ".dapt-probe"
 """Name of the object that is written and removed; where it may not be removed, it counts as nothing."""
-_BUCKET_NAMES = {
-    "s3": (
-        re.compile(r"(?!.*\.\.)(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"),
-        "lower-case letters, digits, '.' and '-'",
-    ),
-    "gs": (
-        re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"),
-        "lower-case letters, digits, '.', '_' and '-'",
-    ),
-}
-"""What a bucket may be called, as a pattern and in words."""
 
 
 class Destination(Protocol):
@@ -116,15 +105,9 @@ def _open_folder(uri: str, work: Path) -> Destination:
 
 
 def _open_bucket(uri: str, work: Path) -> Destination:  # noqa: ARG001
-    scheme, _, rest = uri.partition("://")
-    bucket = rest.partition("/")[0]
     files, path, _ = filesystem_of(uri, FIELD)
-    pattern, characters = _BUCKET_NAMES[scheme]
-    if not pattern.fullmatch(bucket):
-        raise InputError(
-            f"{FIELD} {uri!r}: {bucket!r} is no name of a bucket: 3 characters or more of {characters}, a letter or "
-            "digit first and last; write the bucket's name"
-        )
+    if fault := bucket_fault(uri):
+        raise InputError(f"{FIELD} {uri!r}: {fault}")
     return ObjectStore(uri, files, path)
 
 

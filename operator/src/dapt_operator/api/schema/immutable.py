@@ -24,6 +24,9 @@ FROZEN_BY: Final[dict[str, str]] = {
     "preference": "align",
 }
 """Maps a block of the spec to the stage whose start freezes it."""
+FREED_BY_FAILURE: Final = frozenset({"finetune", "align"})
+"""Stages that give their block back when they have failed for good: all before them is paid for, and nothing after them
+has read the block, so its correction continues the adaptation."""
 FROZEN_BY_SUCCESS: Final[dict[str, str]] = {"output": "publish"}
 """Maps a block of the spec to the stage whose success freezes it: until then its correction is tried."""
 FROZEN_BLOCKS: Final = (*FROZEN_BY, *FROZEN_BY_SUCCESS)
@@ -34,6 +37,11 @@ START_OVER: Final = (
 
 
 def blocks_frozen_by(stage: str) -> tuple[str, ...]:
+    """Return the blocks of a failed stage that stay frozen, named as in a manifest: `spec.corpus`."""
+    return () if stage in FREED_BY_FAILURE else blocks_read_by(stage)
+
+
+def blocks_read_by(stage: str) -> tuple[str, ...]:
     """Return the blocks that the start of a stage freezes, named as in a manifest: `spec.corpus`."""
     return tuple(f"spec.{block}" for block, kind in FROZEN_BY.items() if kind == stage)
 

@@ -9,7 +9,12 @@ from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.api.validation.problem import grouped
 from dapt_operator.cli.errors import UserError
-from dapt_operator.cli.inputs.local_inputs import length_problems, local_problems, text_field_problems
+from dapt_operator.cli.inputs.local_inputs import (
+    bucket_problems,
+    length_problems,
+    local_problems,
+    text_field_problems,
+)
 from dapt_operator.cli.inputs.manifests import CheckedDocument, check_file
 
 
@@ -41,12 +46,12 @@ def lint(paths: Sequence[Path], *, cluster: bool = False) -> tuple[list[str], li
 
 
 def _missing(checked: CheckedDocument, path: Path, *, cluster: bool) -> list[str]:
-    """Return what the document names on this machine and cannot have."""
-    if cluster:
-        return []
+    """Return what the document names and cannot have, on this machine or by its name."""
     adaptation = checked.model if isinstance(checked.model, DomainAdaptation) else None
-    problems = local_problems(checked.document, path, adaptation)
+    problems = [] if cluster else local_problems(checked.document, path, adaptation)
     if adaptation is not None:
-        problems += length_problems(checked.document, adaptation)
-        problems += text_field_problems(checked.document, adaptation)
+        problems += bucket_problems(checked.document, adaptation)
+        if not cluster:
+            problems += length_problems(checked.document, adaptation)
+            problems += text_field_problems(checked.document, adaptation)
     return [f"{path}: {problem}" for problem in grouped(problems)]

@@ -15,7 +15,12 @@ from dapt_operator.api.v1alpha1.spec_corpus import Source
 from dapt_operator.api.v1alpha1.spec_training import Finetuning, Preference
 from dapt_operator.api.validation.problem import grouped
 from dapt_operator.cli.errors import UserError
-from dapt_operator.cli.inputs.local_inputs import local_problems, not_looked_at, text_field_problems
+from dapt_operator.cli.inputs.local_inputs import (
+    bucket_problems,
+    local_problems,
+    not_looked_at,
+    text_field_problems,
+)
 from dapt_operator.cli.inputs.machine import built_in_profile
 from dapt_operator.cli.inputs.manifests import FILE_SCHEME, Request
 from dapt_operator.cli.inputs.model_shape import local_model, parameters_in_name, typical_model
@@ -83,6 +88,7 @@ def plan(request: Request, parameters: float | None = None, *, removed: Path | N
         # Given parameters stand in for a model that is not on this machine.
         if parameters is None or problem.field != "spec.model.source"
     ]
+    missing += bucket_problems(request.document, adaptation)
     missing += text_field_problems(request.document, adaptation)
     problems += [*map(str, grouped(missing)), *estimated.problems]
     lines = [

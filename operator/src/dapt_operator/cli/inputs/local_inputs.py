@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from dapt_contract.inputs.bucket_names import bucket_fault
 from dapt_contract.inputs.other_layouts import other_layout
 from dapt_contract.sentences import shortened
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
@@ -73,6 +74,14 @@ def local_problems(
         line = document.line_of(path)
         problems += [Problem(path_text(path), value, sentence, line) for sentence in sentences]
     return problems
+
+
+def bucket_problems(document: YamlDocument, adaptation: DomainAdaptation) -> list[Problem]:
+    """Return the destination in a bucket that cannot exist by its name; the stage `destination` would refuse it."""
+    address = adaptation.spec.output.destination
+    path = ("spec", "output", "destination")
+    sentence = bucket_fault(address)
+    return [Problem(path_text(path), address, sentence, document.line_of(path))] if sentence else []
 
 
 def length_problems(document: YamlDocument, adaptation: DomainAdaptation) -> list[Problem]:

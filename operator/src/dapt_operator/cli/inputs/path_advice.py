@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from dapt_contract.inputs.source_files import has_wildcards
+from dapt_operator.api.validation.hints.value_hints import windows_address
 from dapt_operator.cli.inputs.manifests import FILE_SCHEME
 from dapt_operator.cli.inputs.source_sizes import local_files
 
@@ -27,6 +28,8 @@ def path_advice(address: str, written: object, folder: Path) -> str:
     if path.exists() or (has_wildcards(str(path)) and local_files(address).files):
         return ""
     from_root = str(written).removeprefix(FILE_SCHEME)
+    if address_of_drive := windows_address(from_root):
+        return f"a path of Windows: under WSL write {address_of_drive}"
     relative = from_root.lstrip("/")
     if from_root.startswith("/") and local_files(f"{FILE_SCHEME}{folder / relative}").files:
         return f"a path from the manifest's folder has two slashes: write {FILE_SCHEME}{relative}"

@@ -65,7 +65,7 @@ class Limits:
     seconds: float = ATTEMPT_SECONDS
     """Time for each attempt."""
     first_bytes: int | None = None
-    """Read only so many bytes of the answer; None: all, and a huge answer is an error."""
+    """Bytes of the answer that are read; None: all, and a huge answer is an error."""
 
 
 DEFAULT_LIMITS: Final = Limits()

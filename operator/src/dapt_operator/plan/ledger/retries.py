@@ -1,10 +1,10 @@
 """What follows a failure: whether another run is due, when, and with what change.
 
 Each cause has its own retry budget (docs/troubleshooting.md). Bad input gets no retry, unless stage.json was changed.
-Out of memory gets one with half the micro-batch. A requested stop uses no retry. Nor does a disruption, but so many in
-a row without a new optimizer step are a failure, and the second of them is waited out. Infrastructure is retried with
-backoff, but never three times without a new step. A hang has its own budget. The forgetting limit and divergence are no
-faults: they are judged with the checkpoints so far.
+Out of memory gets one with half the micro-batch. A requested stop uses no retry. Nor does a disruption, but the profile
+bounds how many follow each other without a new optimizer step, and the second of them is waited out. Infrastructure is
+retried with backoff, but never three times without a new step. A hang has its own budget. The forgetting limit and
+divergence are no faults: they are judged with the checkpoints so far.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from dapt_contract.pod.failure import ALTERED_STAGE_FILE, Cause
-from dapt_operator.api.schema.immutable import START_OVER, blocks_frozen_by
+from dapt_operator.api.schema.immutable import FREED_BY_FAILURE, START_OVER, blocks_frozen_by, blocks_read_by
 from dapt_operator.api.v1alpha1.conditions import (
     BAD_INPUT,
     DIVERGED,
@@ -160,8 +160,10 @@ def stalled(record: RunRecord, limits: Retries) -> tuple[str, str]:
             f"{stage} found its input wrong{detail}; correct it, {again}{_if_frozen(record.kind)}",
         )
     if cause is Cause.DIVERGED:
-        # The block with the rate is in use, and the same rate would diverge again.
-        return DIVERGED, f"{stage} diverged{detail}; lower the learning rate and {START_OVER}"
+        # The same rate would diverge again.
+        of_block = "".join(f" of {block}" for block in blocks_read_by(record.kind))
+        onwards = f"{of_block}, {again}" if record.kind in FREED_BY_FAILURE else f" and {START_OVER}"
+        return DIVERGED, f"{stage} diverged{detail}; lower the learning rate{onwards}"
     if cause is Cause.OUT_OF_MEMORY:
         return OUT_OF_MEMORY, (
             f"{stage} ran out of memory in run {record.try_number} and its micro-batch cannot be halved"

@@ -198,7 +198,7 @@ def _breached(
         why = f"pretraining ended without a checkpoint{f' ({message})' if message else ''}"
         return Breached(GATES_BREACHED, f"{why}; {remedies(spec, facts)}", None, why=why)
     breaches = [c.why_unmeasurable or c.first_breach or breach_on_a(spec, facts.base, c) for c in shown]
-    # Only so many are judged: of the others it is not known whether they pass.
+    # The number that is judged is bounded: of the others it is not known whether they pass.
     is_part = num_passing > len(judged) > 0
     none = f"none of the best {len(judged)} of {num_passing} candidates" if is_part else "no candidate"
     why = f"{none} passes the gates: {'; '.join(breaches)}"

@@ -17,7 +17,7 @@ LARGEST_DEFAULT: Final = 64
 ENOUGH_STEPS: Final = 100
 """Steps that a default leaves: a warm-up of a hundredth is one step, and ten checkpoints lie ten steps apart."""
 FEW_STEPS: Final = 20
-"""Below so many steps a training is warned about."""
+"""A training with fewer steps is warned about."""
 
 
 def default_batch_size(shared_by: int, sequences: float | None, *, largest: int = LARGEST_DEFAULT) -> int:

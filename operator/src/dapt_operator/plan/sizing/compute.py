@@ -50,7 +50,7 @@ class ComputeRate:
 
 
 def cpu_rate(cores: float) -> ComputeRate:
-    """Return what a process with so many cores computes, by a rate that is stated, not measured on this machine."""
+    """Return what a process on these cores computes, by a rate that is stated, not measured on this machine."""
     flops = cores * CPU_CORE_FLOPS
     text = f"{cores:g} {'core' if cores == 1 else 'cores'} x {CPU_CORE_FLOPS / 1e9:g} GFLOP/s, assumed"
     return ComputeRate(flops, flops, text, text)

@@ -44,7 +44,7 @@ class TuningRequest:
         return lora_config(self.settings.method)
 
     def global_batch_size(self, records: int | None) -> int:
-        """Return the global batch: as requested, else the default for so many records.
+        """Return the global batch: as requested, else the default for this number of records.
 
         records: examples or pairs of the data; None: not known, then as large as a default may be.
         """
@@ -76,11 +76,33 @@ class TuningRequest:
         """
         if self.steps is not None:
             return self.steps
-        batch_size, units = self.global_batch_size(records), records
-        if self.block == "finetuning" and tokens is not None:
-            packed = math.ceil(tokens / sequence_length_tokens)
-            units = min(records, max(packed, batch_size, self.minimum_rows(records) or 1))
-        return max(1, math.ceil((self.epochs or 1.0) * units / batch_size))
+        units = self._units(records, tokens, sequence_length_tokens)
+        return max(1, math.ceil((self.epochs or 1.0) * units / self.global_batch_size(records)))
+
+    def total_tokens(
+        self, records: int | None, tokens: int | None, sequence_length_tokens: int
+    ) -> int | None:
+        """Return the tokens of all steps, as far as they are known before the stage has packed; None: not known.
+
+        Args:
+            records: examples or pairs; None: not known.
+            tokens: of one pass over them; None: not known.
+            sequence_length_tokens: length of a row.
+        """
+        if self.steps is None:
+            return None if tokens is None else round((self.epochs or 1.0) * tokens)
+        num_rows = self.steps * self.global_batch_size(records)
+        if records is None or tokens is None:
+            # Packed rows are nearly full.
+            return num_rows * sequence_length_tokens
+        return round(num_rows * tokens / max(1, self._units(records, tokens, sequence_length_tokens)))
+
+    def _units(self, records: int, tokens: int | None, sequence_length_tokens: int) -> int:
+        """Return what a pass over the data counts in the unit of the batch: packed rows, or pairs."""
+        if self.block != "finetuning" or tokens is None:
+            return records
+        packed = math.ceil(tokens / sequence_length_tokens)
+        return min(records, max(packed, self.global_batch_size(records), self.minimum_rows(records) or 1))
 
     def fit(
         self,

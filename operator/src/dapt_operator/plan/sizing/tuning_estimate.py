@@ -126,7 +126,7 @@ class _Estimation:
             global_batch_size=request.global_batch_size(size.records),
             sequence_length_tokens=length,
             total_steps=steps,
-            total_tokens=self._total_tokens(),
+            total_tokens=request.total_tokens(size.records, size.tokens, length),
             ranks=request.layout.world_size,
             batch=batch,
             trainable_parameters=trainable_parameters(model, request.lora) if model else None,
@@ -161,10 +161,6 @@ class _Estimation:
         if self.size.records is None:
             return None
         return self.request.total_steps(self.size.records, self.size.tokens, self._length)
-
-    def _total_tokens(self) -> int | None:
-        epochs, tokens = self.request.epochs, self.size.tokens
-        return None if epochs is None or tokens is None else round(tokens * epochs)
 
     def _formulas(self, steps: int | None) -> tuple[str, ...]:
         request, records = self.request, self.size.records

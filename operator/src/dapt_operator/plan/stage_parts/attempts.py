@@ -46,7 +46,7 @@ class Attempt:
 
     @property
     def steps_before(self) -> int:
-        """Return the optimizer steps on the way to the start; the budget has so many fewer left."""
+        """Return the optimizer steps on the way to the start; they are subtracted from the budget."""
         return sum(phase.steps for phase in self.phases)
 
 

@@ -104,8 +104,8 @@ def tuning_data_stage(spec: DomainAdaptationSpec, config: TuningDataConfig) -> S
 def tuning_data(config: TuningDataConfig, ledger: Ledger, prepared: PrepareFacts) -> TuningData:
     """Return the data that a tuning stage learns from.
 
-    Until its stage has started, that is the data of the present spec. From then on it is the data that the stage was
-    given: its block is frozen, and files that change on this machine change nothing any more.
+    Until its stage has started, and once that has failed for good, that is the data of the present spec. Else it is the
+    data that the stage was given: its block is frozen, and files that change on this machine change nothing any more.
 
     Args:
         config: of the present spec.
@@ -113,7 +113,10 @@ def tuning_data(config: TuningDataConfig, ledger: Ledger, prepared: PrepareFacts
         prepared: what prepare has read.
     """
     learner = LEARNED_BY[config.kind]
-    started = [record for record in ledger.runs if record.kind == learner and not record.discarded]
+    is_freed = ledger.has_failed_for_good(learner)
+    started = [
+        record for record in ledger.runs if record.kind == learner and not record.discarded and not is_freed
+    ]
     newest_first = sorted(started, key=lambda record: record.fence, reverse=True)
     given = next((record.expects for record in newest_first if record.expects is not None), None)
     if given is None and any(record.is_open or record.has_succeeded for record in started):

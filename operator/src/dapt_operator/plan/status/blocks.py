@@ -9,7 +9,7 @@ from dapt_contract.run_identity import RunIdentity
 from dapt_contract.sentences import shortened
 from dapt_contract.stages.tuning_data import TuningKind
 from dapt_contract.untrusted.printable import printable
-from dapt_operator.api.schema.immutable import FROZEN_BY, FROZEN_BY_SUCCESS
+from dapt_operator.api.schema.immutable import FREED_BY_FAILURE, FROZEN_BY, FROZEN_BY_SUCCESS
 from dapt_operator.api.v1alpha1.base import MAX_MESSAGE, MAX_TEXT
 from dapt_operator.api.v1alpha1.status import (
     MAX_WARNINGS,
@@ -180,7 +180,8 @@ def frozen_blocks(ledger: Ledger) -> Frozen:
     """Return the blocks of the spec that may not change any more."""
     started = ledger.started_kinds()
     succeeded = {record.kind for record in ledger.runs if record.has_succeeded}
-    frozen = {block: True for block, kind in FROZEN_BY.items() if kind in started}
+    freed = {kind for kind in FREED_BY_FAILURE if ledger.has_failed_for_good(kind)}
+    frozen = {block: True for block, kind in FROZEN_BY.items() if kind in started - freed}
     ended = {block: True for block, kind in FROZEN_BY_SUCCESS.items() if kind in succeeded}
     return Frozen.model_validate(frozen | ended)
 

@@ -85,8 +85,8 @@ def _accepted(ledger: Ledger) -> str:
     if not ledger.unreadable:
         return message
     parts = "; ".join(ledger.unreadable)
-    more = f"parts of an earlier status could not be read, and what they told is done again where it is needed: {parts}"
-    return shortened(f"{message}; {more}", MAX_MESSAGE)
+    unread = "parts of an earlier status could not be read, and what they recorded is done again where it is needed"
+    return shortened(f"{message}; {unread}: {parts}", MAX_MESSAGE)
 
 
 def run_title(stage: str, candidate: str | None) -> str:

@@ -48,7 +48,7 @@ class HeldOutDocument:
         return self.bytes - len(lead.encode("utf-8", "surrogatepass"))
 
     def with_lead(self, tokens: int, characters: int) -> HeldOutDocument:
-        """Return the document with a lead of so many tokens, which spell so many characters."""
+        """Return the document with a lead of `tokens`, which spell `characters`."""
         return replace(self, lead_tokens=tokens, lead_characters=characters)
 
 

@@ -45,7 +45,7 @@ def common_lead(offsets: Sequence[Offsets]) -> tuple[int, int]:
 
 
 def tokens_of_lead(offsets: Offsets, characters: int) -> int:
-    """Return how many tokens a lead of so many characters has in one tokenizer."""
+    """Return how many tokens a lead of this number of characters has in one tokenizer."""
     return next(tokens for tokens, end in _ends(offsets) if end == characters)
 
 

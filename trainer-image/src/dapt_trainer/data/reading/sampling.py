@@ -7,8 +7,7 @@ of them are read in turns. The order depends on the seed and on the names and si
 folder that they lie in nor on the number of processes, so a second run reads the same.
 
 A compressed file or an array can only be read from its beginning. R grows with the share that is left out, up to
-`MAX_PASSES`: of a much larger file no more than so many times the wanted text is unpacked, and all of it from the
-file's beginning.
+`MAX_PASSES`: of a much larger file no more than this multiple of the wanted text is unpacked, from the beginning.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ PLACES = 16
 """Parts that are open at a time: a small sample of many files is taken from as many."""
 MAX_PASSES = 32
 _PARTS_WANTED = 64
-"""Plain files are divided so that the sample comes from about so many ranges."""
+"""Plain files are divided so that the sample comes from about this number of ranges."""
 _MIN_RANGE_BYTES, _MAX_RANGE_BYTES = 512, 4 * 1024 * 1024
 _SPARE_PASSES = 2
 """Passes are made for a sample of this part of the estimate: text that is packed better than usual would otherwise be

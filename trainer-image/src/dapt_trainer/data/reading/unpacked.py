@@ -20,8 +20,8 @@ MAX_LINE_BYTES = 16 * 1024 * 1024
 """A longer line is no record. Analysing a document takes up to 300 times its bytes, so a longer one would fill the
 memory."""
 MAX_UNPACKED_RATIO, ALWAYS_UNPACKED_BYTES = 1000, 64 * 1024 * 1024
-"""How much a file may unpack to: so many times its size, and in any case so many bytes. Text packs to a tenth, and what
-is repeated without end to a ten-thousandth."""
+"""How much a file may unpack to: a multiple of its size, and a number of bytes that is always allowed. Text packs to a
+tenth, and what is repeated without end to a ten-thousandth."""
 _WINDOW_PHRASE = "requires too much memory"
 """Of the message of Zstandard about a window over 128 MiB."""
 _BUFFER_BYTES = 1024 * 1024
@@ -186,7 +186,7 @@ class UnpackedLimit:
 
 
 class _Readable(Protocol):
-    """Describes what unpacks a file: at most so many bytes a call, none at the end."""
+    """Describes what unpacks a file: at most `count` bytes a call, none at the end."""
 
     def read(self, count: int, /) -> bytes: ...
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
 KL_SHARE = 8
-"""The divergence is taken on one general sequence for so many of the global batch; on at least one."""
+"""The divergence is taken on one general sequence for this number of the global batch's; on at least one."""
 _KL_SEED = 0x4B4C
 """Gives the divergence's text another order than the Fisher information's."""
 

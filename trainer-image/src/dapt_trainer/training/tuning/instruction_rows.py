@@ -118,7 +118,7 @@ class PackedExamples:
     Args:
         examples: none longer than a sequence.
         sequence_length_tokens: no row is longer; all are as long as the fullest one.
-        minimum_rows: rows of an epoch, as far as there are so many examples.
+        minimum_rows: smallest number of rows of an epoch, at most one an example.
         seed: decides the order.
         padding_id: token id at positions without a token.
     """

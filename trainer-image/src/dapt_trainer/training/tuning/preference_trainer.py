@@ -45,7 +45,7 @@ _REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 def preference_arguments(
     config: AlignConfig, context: StageContext, ranks: Ranks, *, total_steps: int
 ) -> DPOConfig:
-    """Return TRL's arguments for a run of so many steps.
+    """Return TRL's arguments for a run of this number of steps.
 
     Raises:
         InputError: the global batch cannot be split evenly.

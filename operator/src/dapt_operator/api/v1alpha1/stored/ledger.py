@@ -74,7 +74,7 @@ class MeasureRecord(LeanBase):
 
 
 class ClosedRuns(LeanBase):
-    """What is remembered of dropped records, since the ledger holds only so many."""
+    """What is remembered of dropped records, since the ledger has a bound."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -167,6 +167,12 @@ class Ledger(LeanBase):
         """Return the kinds of stages that have had a run which counts."""
         recorded = (record.kind for record in self.runs if not record.discarded)
         return frozenset((*recorded, *(work.stage for work in self.dropped_work())))
+
+    def has_failed_for_good(self, kind: str) -> bool:
+        """Return whether every run of this kind of stage which counts has failed and no other follows by itself."""
+        records = [record for record in self.runs if record.kind == kind and not record.discarded]
+        is_dropped = any(work.stage == kind for work in self.dropped_work())
+        return bool(records) and not is_dropped and all(record.has_failed_for_good for record in records)
 
     def dropped_work(self) -> Mapping[StageKey, int]:
         """Return all work whose record was dropped, with its number of runs."""

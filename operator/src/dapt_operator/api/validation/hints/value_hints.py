@@ -21,8 +21,14 @@ from dapt_operator.api.validation.yaml_source import Path
 _MAX_TEXT = 160
 """Characters of a proposal; a longer one, of a long value, is left out."""
 _ADDRESSES = (MODEL_PATTERN, SOURCE_PATTERN, DESTINATION_PATTERN)
-_HUB_PAGE = r"https?://(?:www\.)?huggingface\.co/(datasets/)?([\w.-]+/[\w.-]+)(?:/(?:tree|blob)/([\w.-]+)(?:/(.*))?)?/?"
+_HUB_PAGE = (
+    r"https?://(?:www\.)?huggingface\.co/(datasets/)?([\w.-]+/[\w.-]+)"
+    r"(?:/(?:tree|blob|resolve)/([\w.%-]+)(?:/([^?#]*))?)?/?(?:[?#].*)?"
+)
 _DOWNLOAD = r"https?://[^?#]+/([\w.-]+\.(?:jsonl?|ndjson|parquet|txt|md|gguf)(?:\.gz|\.zst)?)(?:[?#].*)?"
+_PAGE = r"https?://(?:[^/?#]+/)*([\w-]+)[^/?#]*/?(?:[?#].*)?"
+_DRIVE = r"/*([A-Za-z]):[\\/]+(.*)"
+_SHARE = r"[\\]{2}[^\\/]+[\\/](.+)"
 _SCHEME = r"(hf|s3|gs|pvc|file|adaptation):(/?)([^/].*)"
 _QUANTITY = r"([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)"
 _QUANTITY_UNITS = {
@@ -196,8 +202,17 @@ def _addresses(value: str, pattern: str, is_path: IsPath) -> Iterator[tuple[str,
     elif match := re.fullmatch(_DOWNLOAD, value):
         if pattern == SOURCE_PATTERN or match[1].endswith(".gguf"):
             yield f"download it, and write file://{match[1]}", f"file://{match[1]}"
+    elif match := re.fullmatch(_PAGE, value):
+        if pattern != DESTINATION_PATTERN:
+            what = "the model" if pattern == MODEL_PATTERN else "it as JSON lines or Parquet"
+            yield f"download {what} into a folder, and write file://{match[1]}", f"file://{match[1]}"
     elif "://" in value:
         return
+    elif address := windows_address(value):
+        yield f"under WSL write {address}", address
+    elif match := re.fullmatch(_SHARE, value):
+        address = f"file:///mnt/{match[1].replace(chr(92), '/')}"
+        yield f"mount the share, and write {address}", address
     elif match := re.fullmatch(_SCHEME, value):
         # One slash of a file's path was left out with the two of the scheme, or all of these with it.
         slash = match[2] if match[1] == "file" else ""
@@ -221,6 +236,12 @@ def _addresses(value: str, pattern: str, is_path: IsPath) -> Iterator[tuple[str,
         )
     else:
         yield _written(f"file://{value}")
+
+
+def windows_address(path: str) -> str:
+    """Return the address under which WSL has a path with a drive's letter; empty for any other path."""
+    match = re.fullmatch(_DRIVE, path)
+    return f"file:///mnt/{match[1].lower()}/{match[2].replace(chr(92), '/')}" if match else ""
 
 
 def _written(address: str) -> tuple[str, str]:
