@@ -133,6 +133,9 @@ def _mended(ledger: Ledger) -> tuple[Ledger, tuple[str, ...]]:
     known = _one_of_each(ledger.runs)
     if len(known) < len(ledger.runs):
         repairs += ("ledger.runs: two records of the same work",)
+    # Fences begin with 1: a run without one is found by its name, with the fence that its objects have.
+    repairs += tuple(f"ledger.runs: {record.stage} has fence 0" for record in known if record.fence < 1)
+    known = tuple(record for record in known if record.fence >= 1)
     runs = tuple(_mended_record(ledger, record) for record in known)
     repairs += tuple(f"{new.stage}: {REREAD}" for new, old in zip(runs, known, strict=True) if new is not old)
     return (ledger.with_values(runs=runs) if runs != ledger.runs else ledger), repairs
