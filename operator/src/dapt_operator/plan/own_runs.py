@@ -56,6 +56,8 @@ def own_runs(
             has_record = record is not None or run.stage_key in dropped
             if _may_be_new(identity, last_number, ledger.fence if has_record else 0, ledger, age_seconds):
                 unknown.append(run)
+        elif run.is_gone:
+            continue  # as if its object were: the ledger closes its record as that of a lost run
         elif record is None or identity.try_number < last_number:
             # An older run: it only has to end, and its fence is below the newest.
             if identity.fence <= (record.fence if record is not None else ledger.fence):
