@@ -18,7 +18,7 @@ A cache may strip everything but these paths, which are all that launchers read:
              status.conditions
     Pod      metadata.deletionGracePeriodSeconds, spec.nodeName,
              status.{phase,reason,message,conditions},
-             status.{initContainerStatuses,containerStatuses}[].{name,image,state,started}
+             status.{initContainerStatuses,containerStatuses}[].{name,image,state,started,restartCount}
     Workload metadata.name, spec.active, status.conditions[].{type,status,message}
 """
 
