@@ -8,6 +8,7 @@ import pytest
 
 from dapt_operator.launchers import LAUNCHERS
 from dapt_operator.reconcile import reconcile
+from dapt_operator.testing.objects import Stays
 from support.builders import adaptation, healthy
 from support.worlds import World
 
@@ -164,6 +165,43 @@ def test_corrected_spec_continues_to_publication() -> None:
     world.edit(model={"source": "file:///models/base"})
     world.live()
     assert world.status["phase"] == "Published"
+
+
+def refused_in_training() -> World:
+    """An adaptation whose profile no longer has the GPUs of its running training."""
+    world = World()
+    world.live_until("pretrain")
+    world.cluster.run_pods(world.key, lambda run: Stays())
+    world.settle()
+    world.offer(accelerator={"perNode": 1})
+    world.settle()
+    assert world.condition("Stalled")[:2] == ("True", "OutsideProfileLimits")
+    assert world.running == "pretrain"
+    return world
+
+
+def test_suspending_stops_what_runs_while_the_spec_is_refused() -> None:
+    world = refused_in_training()
+    world.edit(suspend=True)
+    world.settle()
+    assert world.running is None
+    assert world.condition("Suspended")[0] == "True"
+    world.offer(accelerator={"perNode": 2})
+    world.edit(suspend=False)
+    world.live()
+    assert world.status["phase"] == "Published"
+    assert world.status["usage"]["restarts"] == 0
+
+
+def test_gpu_hours_are_written_while_the_spec_is_refused() -> None:
+    world = refused_in_training()
+    for _ in range(12):
+        assert world.plans[-1].requeue_after == 60.0
+        world.cluster.advance(600)
+        world.settle()
+    record = world.status["ledger"]["runs"][-1]
+    assert record["ranSeconds"] == 7200.0
+    assert world.cluster.writes < 20
 
 
 def test_a_fine_tuning_that_does_not_fit_is_refused_before_the_pretraining_is_paid_for() -> None:
