@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
 from dapt_operator.launchers import LAUNCHERS
 from dapt_operator.reconcile import reconcile
-from dapt_operator.testing.objects import Stays
+from dapt_operator.testing.objects import Ends, Stays
 from support.builders import adaptation, healthy
 from support.worlds import World
 
@@ -167,9 +168,9 @@ def test_corrected_spec_continues_to_publication() -> None:
     assert world.status["phase"] == "Published"
 
 
-def refused_in_training() -> World:
+def refused_in_training(**spec: Any) -> World:
     """An adaptation whose profile no longer has the GPUs of its running training."""
-    world = World()
+    world = World(spec)
     world.live_until("pretrain")
     world.cluster.run_pods(world.key, lambda run: Stays())
     world.settle()
@@ -191,6 +192,14 @@ def test_suspending_stops_what_runs_while_the_spec_is_refused() -> None:
     world.live()
     assert world.status["phase"] == "Published"
     assert world.status["usage"]["restarts"] == 0
+
+
+def test_peers_of_a_failed_pod_end_while_the_spec_is_refused() -> None:
+    world = refused_in_training(resources={"nodes": 2}, pretraining={"globalBatchSize": 16})
+    world.cluster.break_pod(world.key, 1, Ends(1, message="a rank failed"))
+    plan = world.reconcile()
+    assert [(removal.kind, removal.name.rpartition("-")[2]) for removal in plan.delete] == [("Pod", "0")]
+    assert plan.requeue_after == 1.0
 
 
 def test_gpu_hours_are_written_while_the_spec_is_refused() -> None:

@@ -187,11 +187,10 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
 
 def _while_refused(observed: Observed, refusal: Refusal) -> Plan:
     """Return the plan for a spec that cannot be worked on: its runs continue, and stop when they are suspended."""
-    seconds = STOPPING_SECONDS if observed.is_suspended else QUIET_SECONDS
-    plan = Plan(
-        delete=removals(observed, frozenset()) if observed.is_suspended else (),
-        requeue_after=seconds if observed.live else None,
-    )
+    kept = frozenset(run.stage_key for run in observed.live if not observed.is_suspended)
+    is_stopping = observed.is_suspended or any(run.has_failed_pod for run in observed.live)
+    seconds = STOPPING_SECONDS if is_stopping else QUIET_SECONDS
+    plan = Plan(delete=removals(observed, kept), requeue_after=seconds if observed.live else None)
     return _with_status(observed, build.refused_status(observed, refusal), plan)
 
 
