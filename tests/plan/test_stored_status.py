@@ -169,6 +169,19 @@ def test_live_run_whose_record_cannot_be_read_goes_on_alone(stage: str, change: 
     assert world.status["phase"] == "Published"
 
 
+@pytest.mark.parametrize("kind", ["later", "publish"])
+def test_known_stage_with_another_kind_keeps_its_facts(kind: str) -> None:
+    status = lived("finetune").status
+    runs = copy.deepcopy(status["ledger"]["runs"])
+    whole = read_stored_status(status).model.ledger
+    runs[1]["kind"] = kind
+    read = read_stored_status(ledger_of(status, runs=runs))
+    assert read.left_out == ("ledger.runs: prepare has another kind",)
+    assert read.model.ledger is not None
+    assert whole is not None
+    assert read.model.ledger.runs == whole.runs
+
+
 @pytest.mark.parametrize("num_kept", [0, 2])
 def test_live_run_whose_record_was_removed_by_hand_goes_on_alone(num_kept: int) -> None:
     world = World()
