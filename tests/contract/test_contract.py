@@ -433,3 +433,8 @@ def test_tuning_data_lies_in_a_folder_named_by_its_digest() -> None:
     corrected = TuningDataConfig(kind="preferences", content=(("file:///pairs.jsonl", "2"),))
     assert config.folder == f"preferences/{config.digest}" == data_folder("preferences", config.digest)
     assert corrected.folder != config.folder
+
+
+def test_sum_of_two_perplexities_keeps_the_bounds_of_a_count() -> None:
+    half = Perplexity(nll_nats=1.0, tokens=LARGEST_COUNT, bytes=LARGEST_COUNT)
+    assert (half + half).tokens == LARGEST_COUNT

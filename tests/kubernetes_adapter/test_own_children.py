@@ -184,3 +184,8 @@ def test_run_that_cannot_be_looked_for_is_not_judged(adapter: Adapter) -> None:
 )
 def test_status_without_an_open_run_or_edited_by_hand_names_none(status: dict[str, Any]) -> None:
     assert open_run_names(adaptation() | {"status": status}) == ()
+
+
+def test_record_that_cannot_be_read_hides_no_other() -> None:
+    runs = [7, {"stage": "publish", "fence": "x"}, *OPEN["ledger"]["runs"]]
+    assert open_run_names(adaptation() | {"status": {"ledger": {"runs": runs}}}) == (RUN.name,)

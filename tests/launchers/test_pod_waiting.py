@@ -299,6 +299,62 @@ def test_refusal_of_a_limit_range_is_the_same_sentence_each_time() -> None:
     ]
 
 
+DENIED = 'admission webhook "policies.example" denied the request: '
+EXPIRED = "Internal error occurred: failed calling webhook: x509: certificate has expired: current time "
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (
+            f"{DENIED}Pod/health/a-prepare-d082a804-0-x7k2p is blocked",
+            f"Error creating: {DENIED}Pod/health/a-prepare-d082a804-0-bq9zz is blocked",
+        ),
+        (
+            f"{DENIED}pod a-prepare-d082a804-n-0-12-x7k2p is blocked",
+            f"(combined from similar events): Error creating: {DENIED}pod a-prepare-d082a804-n-0-12-bq9zz is blocked",
+        ),
+        (
+            f"{EXPIRED}2026-01-31T12:00:00Z is after 2025",
+            f"Error creating: {EXPIRED}2026-01-31T12:00:09Z is after 2025",
+        ),
+        (
+            "Internal error occurred: read tcp 10.0.0.1:39482->10.1.0.2:443: i/o timeout",
+            "Error creating: Internal error occurred: read tcp 10.0.0.1:40112->10.1.0.2:443: i/o timeout",
+        ),
+    ],
+    ids=["a policy", "similar Events", "an expired certificate", "a connection"],
+)
+def test_refusal_that_is_repeated_is_one_sentence(first: str, second: str) -> None:
+    assert refusal_of(f"Error creating: {first}") == refusal_of(second)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        'Operation cannot be fulfilled on resourcequotas "gpus": the object has been modified',
+        "Timeout: request did not complete within requested timeout",
+        'Post "https://10.0.0.1:443/api": net/http: TLS handshake timeout',
+    ],
+)
+def test_refusal_that_passes_by_itself_needs_no_user_action(message: str) -> None:
+    assert refusal_of(f"Error creating: {message}") == f"PodsRefused: {message}"
+
+
+def test_native_sidecar_that_fails_again_and_again_is_one_sentence() -> None:
+    back_off = {
+        "reason": "CrashLoopBackOff",
+        "message": "back-off 40s restarting failed container=mesh pod=a_b(c)",
+    }
+    states: list[dict[str, Any]] = [{"waiting": back_off}, {"terminated": {"exitCode": 1}}, {"running": {}}]
+    sentences = []
+    for found in states:
+        sidecar = {"name": "mesh", "state": found, "restartCount": 3, "started": False}
+        trainer = {"waiting": {"reason": "PodInitializing"}}
+        sentences.append(state_of(pod(0, "Pending", state=trainer, initContainerStatuses=[sidecar])).message)
+    assert set(sentences) == {"CrashLoopBackOff: back-off restarting failed container (init container mesh)"}
+
+
 # --- Events of a pod ---
 
 
@@ -340,6 +396,28 @@ def test_events_of_a_pod_say_what_is_in_its_way_now(
     events: tuple[dict[str, Any], ...], sentence: str
 ) -> None:
     assert event_sentence(events) == sentence
+
+
+@pytest.mark.parametrize(
+    ("message", "first", "second"),
+    [
+        ('failed to set up network for sandbox "{}": no address is left', "6e" * 32, "7f" * 32),
+        ("AttachVolume.Attach failed: api error, RequestID: {}, api error: busy", "8f3c-11aa", "0b1d-22bb"),
+    ],
+)
+def test_event_that_is_repeated_with_another_id_is_one_sentence(
+    message: str, first: str, second: str
+) -> None:
+    sentences = {
+        event_sentence((event("FailedCreatePodSandBox", message.format(identifier), 5),))
+        for identifier in (first, second)
+    }
+    assert sentences == {f"FailedCreatePodSandBox: {message.format('...')}"}
+
+
+def test_event_keeps_the_names_of_volumes_and_images() -> None:
+    message = f"volume pvc-3b1c9f0a-1111-2222-3333-444455556666 and image dapt@sha256:{'ab' * 32} on node pool-1-x7k2p"
+    assert event_sentence((event("FailedMount", message, 5),)) == f"FailedMount: {message}"
 
 
 def test_pod_without_a_reason_in_its_status_waits_for_what_its_events_report() -> None:

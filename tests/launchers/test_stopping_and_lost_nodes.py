@@ -16,7 +16,7 @@ from dapt_operator.launchers.render.environment import grace_seconds
 from dapt_operator.plan.decide import QUIET_SECONDS, RUNNING_SECONDS
 from dapt_operator.stage_run import RunPhase, RunState, StageRun, plain
 from dapt_operator.testing.objects import Stays
-from support.gang_objects import deleted, pod, state_of
+from support.gang_objects import deleted, job, pod, state_of
 from support.launch_builders import owner, profile, stage_run
 from support.worlds import World
 
@@ -124,6 +124,15 @@ def test_the_peers_of_a_pod_on_a_lost_node_are_killed_at_once() -> None:
 def test_a_node_that_answers_has_its_whole_grace_period_to_save(reason: str, ready: str) -> None:
     assert evicted(reason, ready, 599).is_live
     assert not evicted(reason, ready, 606).is_live
+
+
+def test_deleted_job_is_gone_once_none_of_its_pods_is_alive() -> None:
+    manifest = job()
+    manifest["metadata"]["deletionTimestamp"] = "2026-01-31T11:59:30Z"
+    assert state_of(of=manifest, now=NOW).is_gone
+    assert not state_of(of=manifest, now=NOW - timedelta(seconds=1)).is_gone, "a pod may be reported late"
+    assert not state_of(pod(0, "Running", state=RUNNING), of=manifest, now=NOW).is_gone
+    assert not state_of(now=NOW).is_gone
 
 
 @pytest.mark.parametrize(

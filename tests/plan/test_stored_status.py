@@ -156,6 +156,43 @@ def test_attempts_after_a_gap_are_left_out() -> None:
     assert read.left_out == ("ledger.attempts.1: it is numbered 4",)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"fence": "x"}, {"fence": 0}, {"kind": []}],
+    ids=["no fence", "an impossible fence", "no kind"],
+)
+@pytest.mark.parametrize("stage", ["prepare", "evaluate"])
+def test_live_run_whose_record_cannot_be_read_goes_on_alone(stage: str, change: dict[str, Any]) -> None:
+    world = damaged(stage, -1, **change)
+    world.live()
+    assert {run.run.try_number for run in world.runs} == {1}
+    assert world.status["phase"] == "Published"
+
+
+@pytest.mark.parametrize("kind", ["later", "publish"])
+def test_known_stage_with_another_kind_keeps_its_facts(kind: str) -> None:
+    status = lived("finetune").status
+    runs = copy.deepcopy(status["ledger"]["runs"])
+    whole = read_stored_status(status).model.ledger
+    runs[1]["kind"] = kind
+    read = read_stored_status(ledger_of(status, runs=runs))
+    assert read.left_out == ("ledger.runs: prepare has another kind",)
+    assert read.model.ledger is not None
+    assert whole is not None
+    assert read.model.ledger.runs == whole.runs
+
+
+@pytest.mark.parametrize("num_kept", [0, 2])
+def test_live_run_whose_record_was_removed_by_hand_goes_on_alone(num_kept: int) -> None:
+    world = World()
+    world.live_until("pretrain")
+    ledger = world.cluster.stored(world.key).resource["status"]["ledger"]
+    ledger["runs"] = ledger["runs"][:num_kept]
+    world.settle()
+    assert world.tries == ["destination/1", "prepare/1", "baseline/1", "pretrain/1"]
+    assert world.running == "pretrain"
+
+
 HOSTILE: st.SearchStrategy[Any] = st.sampled_from(
     [None, "", "x" * 5000, "Paused", "2026-99-99T00:00:00Z", -1, 0, 10**400, 1.5, True, [], {},
      [[]], {"a": {}}, ["x"] * 1000, "a b c", "1e400"]

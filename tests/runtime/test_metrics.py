@@ -191,7 +191,7 @@ def test_object_that_cannot_be_read_is_counted_and_keeps_its_conditions() -> Non
     broken = {
         "kind": "DomainAdaptation",
         "metadata": {"name": "odd", "namespace": "a", "uid": "odd", "resourceVersion": "1"},
-        "status": {"ledger": {"runs": "odd"}, "conditions": [stalled, 7]},
+        "status": {"ledger": {"runs": "odd"}, "conditions": [stalled, 7, {"type": ["Ready"]}]},
     }
     found = scrape_all(broken, stored(world))
     assert found["dapt_unreadable_adaptations"] == 1.0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api.names import object_name
+from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.launchers.labels import identity_of
 from dapt_operator.testing.invariants import ImpossibleWorldError, check_end
 from dapt_operator.testing.objects import Stays
@@ -89,6 +91,19 @@ def test_job_that_somebody_s_finalizer_keeps_does_not_hold_up_the_end() -> None:
     world.end("publish", healthy(world.runs[-1]))  # type: ignore[arg-type]
     world.settle()
     assert world.condition("Finished")[:2] == ("True", "Published")
+
+
+@pytest.mark.parametrize("stage", ["prepare", "pretrain"])
+def test_deleted_job_that_somebody_s_finalizer_keeps_does_not_hold_up_its_stage(stage: str) -> None:
+    world = World()
+    world.live_until(stage)
+    world.job["metadata"]["deletionTimestamp"] = timestamp(world.cluster.now)
+    world.cluster.now += timedelta(seconds=29)
+    world.settle()
+    assert f"{stage}/2" not in world.tries, "its pods may not be reported yet"
+    world.cluster.now += timedelta(seconds=1)
+    world.settle()
+    assert world.tries[-1] == f"{stage}/2"
 
 
 def test_the_end_written_while_a_run_goes_on_is_impossible() -> None:

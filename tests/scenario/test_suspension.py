@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
 from dapt_operator.launchers import LAUNCHERS
 from dapt_operator.reconcile import reconcile
+from dapt_operator.testing.objects import Ends, Stays
 from support.builders import adaptation, healthy
 from support.worlds import World
 
@@ -164,6 +166,51 @@ def test_corrected_spec_continues_to_publication() -> None:
     world.edit(model={"source": "file:///models/base"})
     world.live()
     assert world.status["phase"] == "Published"
+
+
+def refused_in_training(**spec: Any) -> World:
+    """An adaptation whose profile no longer has the GPUs of its running training."""
+    world = World(spec)
+    world.live_until("pretrain")
+    world.cluster.run_pods(world.key, lambda run: Stays())
+    world.settle()
+    world.offer(accelerator={"perNode": 1})
+    world.settle()
+    assert world.condition("Stalled")[:2] == ("True", "OutsideProfileLimits")
+    assert world.running == "pretrain"
+    return world
+
+
+def test_suspending_stops_what_runs_while_the_spec_is_refused() -> None:
+    world = refused_in_training()
+    world.edit(suspend=True)
+    world.settle()
+    assert world.running is None
+    assert world.condition("Suspended")[0] == "True"
+    world.offer(accelerator={"perNode": 2})
+    world.edit(suspend=False)
+    world.live()
+    assert world.status["phase"] == "Published"
+    assert world.status["usage"]["restarts"] == 0
+
+
+def test_peers_of_a_failed_pod_end_while_the_spec_is_refused() -> None:
+    world = refused_in_training(resources={"nodes": 2}, pretraining={"globalBatchSize": 16})
+    world.cluster.break_pod(world.key, 1, Ends(1, message="a rank failed"))
+    plan = world.reconcile()
+    assert [(removal.kind, removal.name.rpartition("-")[2]) for removal in plan.delete] == [("Pod", "0")]
+    assert plan.requeue_after == 1.0
+
+
+def test_gpu_hours_are_written_while_the_spec_is_refused() -> None:
+    world = refused_in_training()
+    for _ in range(12):
+        assert world.plans[-1].requeue_after == 60.0
+        world.cluster.advance(600)
+        world.settle()
+    record = world.status["ledger"]["runs"][-1]
+    assert record["ranSeconds"] == 7200.0
+    assert world.cluster.writes < 20
 
 
 def test_a_fine_tuning_that_does_not_fit_is_refused_before_the_pretraining_is_paid_for() -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from dapt_contract.base import Contract, Count, DigestText, PositiveCount, Row
+from dapt_contract.base import LARGEST_COUNT, Contract, Count, DigestText, PositiveCount, Row
 
 Side = Literal["domain", "general"]
 
@@ -44,8 +44,9 @@ class Perplexity(Row):
         """Return the perplexity of both texts together."""
         return Perplexity(
             nll_nats=self.nll_nats + other.nll_nats,
-            tokens=self.tokens + other.tokens,
-            bytes=self.bytes + other.bytes,
+            # Two counts that a pod may report, and that no text has: their sum must not raise.
+            tokens=min(LARGEST_COUNT, self.tokens + other.tokens),
+            bytes=min(LARGEST_COUNT, self.bytes + other.bytes),
         )
 
 

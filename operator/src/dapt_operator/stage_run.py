@@ -191,6 +191,9 @@ class RunState:
     """Digest of the profile that the run was created from; None when its object does not say."""
     is_deleting: bool = False
     """Whether the object was deleted and exists only until its pods are gone; it gets no further request."""
+    is_gone: bool = False
+    """Whether it was deleted a while ago and no process of it is left: somebody's finalizer keeps the object, from
+    which nothing starts any more."""
 
     @property
     def is_live(self) -> bool:

@@ -127,7 +127,7 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         launcher: renders a stage run as manifests.
     """
     # 1. Gather what is desired. What has finished never runs again, whatever becomes of its spec and its Jobs. A
-    #    refused spec deletes nothing, so that its correction continues with the runs that exist.
+    #    refused spec deletes nothing but on suspension, so that its correction continues with the runs that exist.
     if observed.is_foreign:
         return Plan(is_foreign=True)
     if observed.is_deleting:
@@ -137,8 +137,7 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         return _with_lingering(observed, _after_the_end(observed))
     desired = admit(observed.desired, observed.owner.namespace)
     if isinstance(desired, Refusal):
-        refused = _with_status(observed, build.refused_status(observed, desired), Plan())
-        return _with_lingering(observed, refused)
+        return _with_lingering(observed, _while_refused(observed, desired))
 
     # 2. Update the ledger with everything that the runs report. From here on decisions read the ledger, so that they
     #    are the same when every Job is gone.
@@ -184,6 +183,15 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
     status = build.working_status(observed, inputs, ledger, position, run, used_accelerator_seconds)
     plan = _with_status(observed, status, plan, reported)
     return replace(plan, events=(*recreation_notices(observed), *plan.events))
+
+
+def _while_refused(observed: Observed, refusal: Refusal) -> Plan:
+    """Return the plan for a spec that cannot be worked on: its runs continue, and stop when they are suspended."""
+    kept = frozenset(run.stage_key for run in observed.live if not observed.is_suspended)
+    is_stopping = observed.is_suspended or any(run.has_failed_pod for run in observed.live)
+    seconds = STOPPING_SECONDS if is_stopping else QUIET_SECONDS
+    plan = Plan(delete=removals(observed, kept), requeue_after=seconds if observed.live else None)
+    return _with_status(observed, build.refused_status(observed, refusal), plan)
 
 
 def _after_the_end(observed: Observed) -> Plan:

@@ -2,8 +2,9 @@
 
 Anybody who may create Jobs can make one with the labels, the name and the owner of a run. So a run that the ledger
 knows counts with the uid and the fence that the ledger has of it. A run that it does not know was created right before
-the operator stopped, or is known to a newer status than the one that is stored. Its number and its fence are bounded:
-neither a fence of 10^18 nor a hundred Jobs push the ledger out of its limits.
+the operator stopped, or is known to a newer status than the one that is stored, or its record was lost: to an edit by
+hand, or because it could not be read. Left out, it would run next to the one that is started in its place. Its number
+and its fence are bounded: neither a fence of 10^18 nor a hundred Jobs push the ledger out of its limits.
 """
 
 from __future__ import annotations
@@ -51,8 +52,12 @@ def own_runs(
         record = records.get(run.stage_key)
         last_number = record.try_number if record is not None else dropped.get(run.stage_key, 0)
         if identity.try_number > last_number:
-            if _may_be_new(identity, last_number, ledger, age_seconds):
+            # Work without any record may have been known before, with a fence that the ledger has given out already.
+            has_record = record is not None or run.stage_key in dropped
+            if _may_be_new(identity, last_number, ledger.fence if has_record else 0, ledger, age_seconds):
                 unknown.append(run)
+        elif run.is_gone:
+            continue  # as if its object were: the ledger closes its record as that of a lost run
         elif record is None or identity.try_number < last_number:
             # An older run: it only has to end, and its fence is below the newest.
             if identity.fence <= (record.fence if record is not None else ledger.fence):
@@ -81,9 +86,19 @@ def fence_floor(ledger: Ledger, age_seconds: float) -> int:
     return int(max(0.0, age_seconds)) // _FLOOR_SECONDS * _FLOOR_SECONDS
 
 
-def _may_be_new(identity: RunIdentity, last_number: int, ledger: Ledger, age_seconds: float) -> bool:
-    """Whether the operator may have created a run that the ledger does not know."""
-    num_fences = identity.fence - ledger.fence
+def _may_be_new(
+    identity: RunIdentity, last_number: int, last_fence: int, ledger: Ledger, age_seconds: float
+) -> bool:
+    """Whether the operator may have created a run that the ledger does not know.
+
+    Args:
+        identity: of the run.
+        last_number: of the runs of its work that the ledger knows.
+        last_fence: that is certain to be older than the run's.
+        ledger: as stored.
+        age_seconds: of the adaptation.
+    """
+    num_fences = identity.fence - last_fence
     # A status may be older than the runs, as one from a backup is, or be lost. Even then an adaptation has had less
     # than one run for each second of its life.
     limit = max(ledger.fence, int(age_seconds)) + MAX_FENCES_AHEAD

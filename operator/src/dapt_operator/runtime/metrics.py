@@ -306,8 +306,9 @@ def _raw_conditions(resource: Manifest) -> Iterator[Value]:
     status = resource.get("status")
     conditions = status.get("conditions") if isinstance(status, dict) else None
     for item in conditions if isinstance(conditions, list) else ():
-        if isinstance(item, dict) and item.get("type") in CONDITION_TYPES:
-            yield str(item["type"]), float(item.get("status") == "True")
+        # As a text: of a value that is none it may be impossible to say whether it is in a set.
+        if isinstance(item, dict) and (type_ := str(item.get("type"))) in CONDITION_TYPES:
+            yield type_, float(item.get("status") == "True")
 
 
 def _family(series: Series) -> Family:

@@ -109,7 +109,9 @@ def may_run(gang: Manifest, pods: Iterable[Manifest]) -> bool:
         pods: of the gang.
     """
     ends = [has_ended(pod) for pod in pods]
-    return not is_over(gang) and (not ends or not all(ends))
+    # A controller creates no pods of an object that is being deleted.
+    has_pods_to_come = not ends and not gang["metadata"].get("deletionTimestamp")
+    return not is_over(gang) and (has_pods_to_come or not all(ends))
 
 
 def pod_of(gang: Manifest, index: int, status: JsonObject) -> JsonObject:

@@ -140,23 +140,31 @@ class ChildrenFilter:
 
 def open_run_names(resource: Manifest) -> tuple[str, ...]:
     """Return the names of the Jobs or JobSets of the runs that the stored status does not know to have ended."""
-    metadata, status = resource["metadata"], resource.get("status") or {}
-    found = []
+    status = resource.get("status")
+    ledger = status.get("ledger") if isinstance(status, dict) else None
+    records = ledger.get("runs") if isinstance(ledger, dict) else None
+    found = (
+        _open_run_name(resource["metadata"], record)
+        for record in (records if isinstance(records, list) else ())
+    )
+    return tuple(name for name in found if name)
+
+
+def _open_run_name(metadata: Manifest, record: Manifest) -> str:
+    """Return the name of the object of a record's newest run; empty when it has ended, or cannot be read."""
     try:
-        for record in (status.get("ledger") or {}).get("runs") or []:
-            if record.get("state", "Open") != "Open":
-                continue
-            identity = RunIdentity(
-                namespace=metadata["namespace"],
-                name=metadata["name"],
-                uid=metadata["uid"],
-                stage=record["stage"],
-                attempt=record.get("attempt", 1),
-                candidate=record.get("candidate"),
-                try_number=record.get("try", 1),
-                fence=record["fence"],
-            )
-            found.append(object_name(identity.name, identity.stage, identity.key))
+        if record.get("state", "Open") != "Open":
+            return ""
+        identity = RunIdentity(
+            namespace=metadata["namespace"],
+            name=metadata["name"],
+            uid=metadata["uid"],
+            stage=record["stage"],
+            attempt=record.get("attempt", 1),
+            candidate=record.get("candidate"),
+            try_number=record.get("try", 1),
+            fence=record["fence"],
+        )
     except (AttributeError, KeyError, TypeError, ValidationError):
-        return ()  # somebody has edited the status; the planner reports what is wrong with it
-    return tuple(found)
+        return ""  # somebody has edited the status; the planner reports what is wrong with it
+    return object_name(identity.name, identity.stage, identity.key)

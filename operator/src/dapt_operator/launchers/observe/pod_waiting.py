@@ -30,18 +30,45 @@ _SECRET: Final = re.compile(r'secret "([^"]{1,253})" not found')
 _SECRET_KEY: Final = re.compile(r"couldn't find key (\S{1,253}) in Secret \S{0,64}/(\S{1,253})")
 _CLAIM: Final = re.compile(r'persistentvolumeclaim "([^"]{1,253})" not found')
 _POD_NAME: Final = re.compile(r'pods? "[^"]{1,253}" (?:is|are)\b', re.IGNORECASE)
+_RESTARTING: Final = "back-off restarting failed container"
 _BACK_OFF: Final = re.compile(r"back-off \S{1,20} restarting failed container\b.{0,600}")
 _UNATTACHED: Final = re.compile(r", unattached volumes=\[[^\]]{0,2000}\]")
 _LIMITS: Final = re.compile(r"\[((?:minimum|maximum|\S{1,63} max limit) [^\]]{1,3000})\]")
 """The list of a LimitRange, which comes in another order each time."""
 _NEXT_LIMIT: Final = re.compile(r", (?=minimum |maximum |\S{1,63} max limit )")
+_COMBINED: Final = "(combined from similar events): "
+"""Prefix of an Event that stands for many whose messages differ."""
+_RANDOM_SUFFIX: Final = re.compile(
+    r"(-[0-9a-f]{8}(?:-[a-z]-0)?-\d{1,6})-[bcdfghjklmnpqrstvwxz2456789]{5}(?![a-z0-9-])"
+)
+"""The end of the name of a pod of ours, which is new in each attempt to create it; policies repeat the name."""
+_REQUEST_ID: Final = re.compile(
+    r"""\b((?:request|req|trace|correlation|activity)[ _-]?id\W{1,4})[0-9a-z][0-9a-z-]{5,63}""",
+    re.IGNORECASE,
+)
+_SANDBOX_ID: Final = re.compile(r"(?<![:@0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+"""The id of a sandbox or container that could not be started, and no digest of an image."""
+_OWN_PORT: Final = re.compile(r":\d{4,5}(?=->)")
+_CURRENT_TIME: Final = re.compile(r"(current time )\d{4}-\S{1,40}")
 _UNREACHED: Final = (
     "Internal error occurred",
     "failed calling webhook",
     "context deadline exceeded",
+    "context canceled",
     "etcdserver:",
+    "the object has been modified",
+    "i/o timeout",
+    "handshake timeout",
+    "request timed out",
+    "Timeout: request did not complete",
+    "connection refused",
+    "connection reset by peer",
+    "unexpected EOF",
+    "try again later",
+    "unable to handle the request",
 )
-"""Parts of a refusal that says nothing about the pods: the API server or a webhook did not answer."""
+"""Parts of a refusal that says nothing about the pods: the API server or a webhook did not answer, or two wrote one
+object at the same time, such as a quota."""
 _PROGRESS: Final = ("Scheduled", "SuccessfulAttachVolume", "Pulling", "Pulled", "Created", "Started")
 """Reasons of Events that outdate every warning before them."""
 _RANKS: Final = ("FailedAttachVolume", "FailedMount", "FailedCreatePodSandBox")
@@ -65,6 +92,9 @@ def waiting_sentence(status: Manifest, event: str = "") -> str:
         blocked = (container.get("state") or {}).get("waiting") or {}
         if blocked.get("reason", "") not in STARTING:
             return f"{stable(sentence_of(blocked))} ({kind} {_name(container)})"
+        if _is_restarted(container):
+            # Between two waits it runs for a moment, or has just failed: the same sentence, since nothing has changed.
+            return f"CrashLoopBackOff: {_RESTARTING} ({kind} {_name(container)})"
     unscheduled = _unscheduled(status)
     if unscheduled is not None:
         return sentence_of(unscheduled)
@@ -91,7 +121,10 @@ def sentence_of(item: Manifest) -> str:
 def stable(message: str) -> str:
     """Return a message without the parts that differ each time it is reported."""
     message = _UNATTACHED.sub("", _POD_NAME.sub("its pods are", message))
-    message = _BACK_OFF.sub("back-off restarting failed container", message)
+    message = _BACK_OFF.sub(_RESTARTING, message)
+    message = _RANDOM_SUFFIX.sub(r"\1", message.replace(_COMBINED, ""))
+    message = _SANDBOX_ID.sub("...", _REQUEST_ID.sub(r"\1...", message))
+    message = _CURRENT_TIME.sub(r"\1...", _OWN_PORT.sub("", message))
     return _LIMITS.sub(lambda found: f"[{', '.join(sorted(_NEXT_LIMIT.split(found[1])))}]", message)
 
 
@@ -131,7 +164,7 @@ def refusal_of(message: str) -> Hindrance | str:
     """
     # The message names the pod, whose random suffix differs in each attempt of the controller: the condition would
     # change, and be written, each time.
-    reason = shortened(stable(message.removeprefix("Error creating: ")), _MAX_REASON_CHARACTERS)
+    reason = shortened(stable(message).removeprefix("Error creating: "), _MAX_REASON_CHARACTERS)
     if "exceeded quota" in reason or any(part in reason for part in _UNREACHED):
         return f"PodsRefused: {reason}"
     return Hindrance(REFUSED, f"{reason}; allow its pods, then the run starts without further action")
@@ -170,6 +203,13 @@ def _running_init(status: Manifest) -> str:
         if "running" in (container.get("state") or {}) and not container.get("started"):
             return f": init container {_name(container)} runs"
     return ""
+
+
+def _is_restarted(container: Manifest) -> bool:
+    """Whether a container that others wait for, a native sidecar, has failed to start and was started again."""
+    state = container.get("state") or {}
+    has_been_restarted = bool(container.get("restartCount")) and not container.get("started")
+    return has_been_restarted and ("running" in state or "terminated" in state)
 
 
 def _name(container: Manifest) -> str:

@@ -18,7 +18,7 @@ A cache may strip everything but these paths, which are all that launchers read:
              status.conditions
     Pod      metadata.deletionGracePeriodSeconds, spec.nodeName,
              status.{phase,reason,message,conditions},
-             status.{initContainerStatuses,containerStatuses}[].{name,image,state,started}
+             status.{initContainerStatuses,containerStatuses}[].{name,image,state,started,restartCount}
     Workload metadata.name, spec.active, status.conditions[].{type,status,message}
 """
 
@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from dapt_contract.base import Contract
@@ -60,6 +60,8 @@ REFUSED_REPORT: Final = "its report cannot be used ({why}), so its end cannot be
 _JUDGED_BY_REPORT: Final = frozenset({Cause.FORGETTING_LIMIT, Cause.DIVERGED})
 """Causes that are no faults where the report lists what was reached until then."""
 _DEADLINE_EFFECTS: Final = frozenset({Cause.STOPPED, Cause.INFRASTRUCTURE, Cause.DISRUPTION, Cause.CRASH})
+GONE_AFTER: Final = timedelta(seconds=30)
+"""A deleted object without a living pod counts as gone after this long: until then a pod may not be reported yet."""
 _MAX_ANNOTATION_CHARACTERS: Final = 128
 _MAX_GENERATION_DIGITS: Final = 18
 _LATEST: Final = datetime.max.replace(tzinfo=UTC)
@@ -173,6 +175,8 @@ def _run_state(
     if gang.failed is not None or (failed and not is_alive):
         completed = max(ends, default=_transition(gang.failed))
         return _failed(replace(state, completed=completed), failed, gang, children.logs)
+    deleted = parse_time(metadata.get("deletionTimestamp"))
+    state = replace(state, is_gone=deleted is not None and not is_alive and now - deleted >= GONE_AFTER)
     # 2. The run is live: its files and its quota matter.
     state = _with_tampering(state, gang, pods, children)
     quota, quota_message = quota_of(

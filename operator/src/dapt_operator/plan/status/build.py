@@ -23,6 +23,7 @@ from dapt_operator.plan.gates import perplexity
 from dapt_operator.plan.gates.gain import gain
 from dapt_operator.plan.ledger import gpu_hours
 from dapt_operator.plan.ledger.gpu_hours import note_running
+from dapt_operator.plan.ledger.update import request_stop
 from dapt_operator.plan.observed import Observed, Refusal
 from dapt_operator.plan.selection.candidates import Candidate
 from dapt_operator.plan.selection.choose import Selected
@@ -55,10 +56,19 @@ PHASE_OF_STATE: Final[dict[State, str]] = {
 
 
 def refused_status(observed: Observed, refusal: Refusal) -> DomainAdaptationStatus:
-    """Return the stored status with the reason why the spec or its profile cannot be worked on."""
+    """Return the stored status with the reason why the spec or its profile cannot be worked on.
+
+    Runs that exist continue meanwhile, so that what they cost is written as ever, and a stop request too.
+    """
     conditions = refusal_conditions(refusal.reason, refusal.message, is_suspended=observed.is_suspended)
     stored = observed.status
+    ledger = stored.ledger
+    if ledger is not None:
+        if observed.is_suspended:
+            ledger = request_stop(ledger, observed.live, observed.now)
+        ledger = note_running(ledger, observed.live, observed.now, is_written=False)
     return stored.with_values(
+        ledger=ledger,
         observed_generation=observed.generation,
         phase=api.PHASE_STALLED,
         conditions=_set_conditions(observed, conditions),

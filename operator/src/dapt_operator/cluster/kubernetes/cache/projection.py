@@ -110,7 +110,9 @@ def _pod(body: Manifest) -> JsonObject:
     containers = [
         {"name": item.get("name"), "ports": _progress_port(item)} for item in spec.get("containers") or []
     ]
-    init_states = _containers(status.get("initContainerStatuses") or [], ("name", "image", "started"))
+    init_states = _containers(
+        status.get("initContainerStatuses") or [], ("name", "image", "started", "restartCount")
+    )
     return {
         "spec": _only(spec, ("nodeName",)) | {"containers": [item for item in containers if item["ports"]]},
         "status": _only(status, ("phase", "reason", "message", "podIP"))
