@@ -89,6 +89,8 @@ def run(request: Request, options: Options, console: CleanConsole) -> int:
         raise UserError(
             f"{folder.path}: cannot be written ({error.strerror}); give another --runs-dir"
         ) from None
+    if (folder.path / STATUS_FILE).is_file():
+        _warn_of_changed_files(folder, request, console)
     invocations = folder.invocations.next(request.path)
     with StopFlag(on_second=cluster.kill) as flag:
         status = _run_in(cluster, stage_kinds(request.adaptation.spec), folder, console, flag, invocations)
@@ -116,12 +118,16 @@ def _show_finished(
         console,
         with_report=options.with_report and not folder.report.is_file(),
     )
-    # Modification times may mislead, so this alone is no failure.
-    if note := changed_files(folder, request.adaptation.spec, folder.status(), request.path):
-        console.print(f"warning: {note}", markup=False, highlight=False, soft_wrap=True)
+    _warn_of_changed_files(folder, request, console)
     if problem := differences(folder, request.adaptation.spec, request.path):
         raise UserError(problem)
     return 0
+
+
+def _warn_of_changed_files(folder: RunFolder, request: Request, console: CleanConsole) -> None:
+    # Modification times may mislead, so this alone is no failure.
+    if note := changed_files(folder, request.adaptation.spec, folder.status(), request.path):
+        console.print(f"warning: {note}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _run_in(
