@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from dapt_operator.api.v1alpha1.conditions import NO_GAIN, PIN_UNKNOWN
+from dapt_operator.api.v1alpha1.conditions import PIN_UNKNOWN
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.stored.ledger import AttemptRecord
 from dapt_operator.plan.ledger.stage_facts import Facts
@@ -88,7 +88,8 @@ def _after_breach(
 ) -> AttemptDecision:
     deciding = tuple(candidate for candidate in awaited if candidate.passes_a)
     # A rollback lowers the rate and raises the replay: what learned too little would then learn still less.
-    if not deciding and breach.reason not in (PIN_UNKNOWN, NO_GAIN) and not _is_out_of_budget(facts):
+    can_help = breach.reason != PIN_UNKNOWN and not breach.learned_too_little
+    if not deciding and can_help and not _is_out_of_budget(facts):
         reason = f"attempt {facts.attempt} ended and {breach.why}"
         rollback = _next_attempt(spec, facts, known, reason, now)
         if rollback is not None:
