@@ -12,10 +12,14 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
+from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.cli import main
 from dapt_operator.cli.commands.run import as_stored
+from dapt_operator.cli.file_changes import changed_files
 from dapt_operator.cli.inputs.machine import built_in_profile
 from dapt_operator.cli.inputs.manifests import read_request
+from dapt_operator.cli.run_folder import RunFolder
 from dapt_operator.cluster.local.invocations import Invocations, RunTime, read_invocations
 
 SPEC: dict[str, Any] = {
@@ -245,3 +249,25 @@ def test_the_time_of_all_invocations_is_kept(tmp_path: Path) -> None:
     assert stored.manifest == str(Path("m.yaml").resolve())
     (tmp_path / "invocations.json").write_text("{")
     assert read_invocations(tmp_path) == Invocations()
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "base/config.json"])
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_files_of_a_run_that_goes_on_are_named_once_no_stage_reads_them_again(
+    tmp_path: Path, name: str, is_frozen: bool
+) -> None:
+    (tmp_path / "base").mkdir()
+    write_file(str(tmp_path / name), "2026-01-31T11:00:05Z")
+    corpus = SPEC["corpus"] | {"domain": [{"source": f"file://{tmp_path}/a.jsonl"}]}
+    spec = DomainAdaptationSpec.model_validate(
+        SPEC | {"model": {"source": f"file://{tmp_path}/base"}, "corpus": corpus}
+    )
+    starts = {"prepare": "2026-01-31T11:00:00Z"} | ({"baseline": "2026-01-31T11:00:09Z"} if is_frozen else {})
+    stages = [{"name": kind, "kind": kind, "startTime": start} for kind, start in starts.items()]
+    status = DomainAdaptationStatus.model_validate({"stages": stages})
+    sentence = changed_files(RunFolder(tmp_path / "runs" / "tiny"), spec, status, Path("m.yaml"))
+    expected = (
+        f"{tmp_path / name} was changed after this run had read it, and nothing of that is done: `dapt run m.yaml"
+        " --fresh` removes this run and starts over, another metadata.name keeps both"
+    )
+    assert sentence == (expected if is_frozen else "")

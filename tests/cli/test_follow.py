@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,6 +61,9 @@ class Cluster:
         self.reconciled: list[float] = []
         self.waits: list[float] = []
         self.failed: tuple[RunState, ...] = ()
+
+    def log_path(self, job: str) -> Path:
+        return self.folder / f"{job}-0.log"
 
     def reconcile(self, *_: object) -> Plan:
         self.reconciled.append(self.clock.now)
@@ -176,6 +180,17 @@ def test_follow_prints_each_new_failure_once(monkeypatch: pytest.MonkeyPatch) ->
         "[00:00:00] prepare: starting",
         "[00:00:01] prepare, run 2: failed (Infrastructure): lost a peer",
     ]
+
+
+def test_failure_has_every_problem_where_its_message_had_no_place(tmp_path: Path) -> None:
+    log, run = (
+        tmp_path / "tiny-prepare-0.log",
+        replace(failure(1), message="a.jsonl: damaged; b.jsonl: not..."),
+    )
+    line = "prepare, run 1: failed (Infrastructure): a.jsonl: damaged; b.jsonl: not"
+    assert module.failure_line(run, log) == f"{line}..."
+    log.write_text("loading\ndapt: a.jsonl: damaged; b.jsonl: not JSON; c.jsonl: empty\n")
+    assert module.failure_line(run, log) == f"{line} JSON; c.jsonl: empty"
 
 
 def test_follow_prints_each_warning_once(monkeypatch: pytest.MonkeyPatch) -> None:

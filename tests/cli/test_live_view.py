@@ -114,6 +114,25 @@ def test_new_run_replaces_the_row_of_the_old_one() -> None:
     assert [(row.title, row.state, row.seconds) for row in rows] == [("pretrain, run 2", "Running", 60.0)]
 
 
+def test_tuning_data_that_was_corrected_replaces_the_row_of_the_wrong_file() -> None:
+    wrong = stage("tuning_data", "Failed", candidate="instructions-0123456789ab", **{"try": 2})
+    right = stage("tuning_data", "Succeeded", candidate="instructions-ba9876543210")
+    pairs = stage("tuning_data", "Succeeded", candidate="preferences-ba9876543210")
+    rows = [row for row in stage_rows(snapshot(wrong, right, pairs)) if row.state != "Pending"]
+    assert [(row.title, row.state) for row in rows] == [
+        ("tuning data instructions", "Succeeded"),
+        ("tuning data preferences", "Succeeded"),
+    ]
+
+
+def test_plain_log_prints_the_end_of_corrected_tuning_data_once() -> None:
+    log = PlainLog()
+    wrong = stage("tuning_data", "Failed", candidate="instructions-0123456789ab")
+    right = stage("tuning_data", "Succeeded", candidate="instructions-ba9876543210")
+    assert log.lines(snapshot(wrong, right)) == ["[00:10:00] tuning data instructions: done"]
+    assert log.lines(snapshot(wrong, right)) == []
+
+
 def test_each_candidate_has_its_line() -> None:
     first = stage("evaluate", "Succeeded", candidate="a1-s24", startTime="2026-01-31T12:09:00Z")
     second = stage("evaluate", "Running", candidate="a1-s18")

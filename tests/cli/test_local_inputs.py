@@ -384,6 +384,13 @@ def test_a_path_with_nothing_gets_the_nearest_one(manifest: Path, written: str, 
     )
 
 
+def test_a_dead_link_is_not_advised_as_the_nearest_name(manifest: Path) -> None:
+    (manifest.parent / "text" / "link.jsonl").symlink_to("/nowhere/x")
+    manifest.write_text(MANIFEST.replace("text/domain.jsonl", "text/link.jsonl"))
+    (problem,) = problems_of(manifest)
+    assert problem.endswith("or remove the link")
+
+
 def test_a_wrong_path_of_the_model_gets_the_nearest_one(manifest: Path) -> None:
     manifest.write_text(MANIFEST.replace("file://base", "file://bsae"))
     (problem,) = problems_of(manifest)

@@ -22,6 +22,11 @@ REMEDIES = (
     " adaptation with more corpus.replayFraction (it was 0.09), a lower learningRate (it was 0.0001) or fewer tokens"
 )
 
+LEARN_MORE = (
+    "everything is kept: change gates or selection here to decide again from the stored numbers, or start a new"
+    " adaptation with more tokens, a higher learningRate (it was 0.0001) or less corpus.replayFraction (it was 0.09)"
+)
+
 
 def measured(
     rows: list[CheckpointFacts],
@@ -132,7 +137,19 @@ def test_no_gain_on_the_half_that_judges_blocks() -> None:
     assert world.condition("Stalled")[1:] == (
         "NoGain",
         "no candidate passes the gates: domain perplexity of a1-s40 on half B is +0.0% against the base"
-        f" model's and the gain there is 0.000, not above zero; {REMEDIES}",
+        f" model's and the gain there is 0.000, not above zero; {LEARN_MORE}",
+    )
+
+
+def test_too_small_a_gain_is_not_answered_with_a_rollback() -> None:
+    gates = {"onBreach": "Rollback", "minDomainPerplexityDecrease": 0.5}
+    world = World({"gates": gates, "evaluation": None, "finetuning": None})
+    world.live(measured([checkpoint(40, 2.9, 0.01)]))
+    assert [run.kind for run in world.runs].count("pretrain") == 1
+    assert world.condition("Stalled")[1:] == (
+        "NoGain",
+        "no candidate passes the gates: domain perplexity of a1-s40 on half B is -9.5% against the base"
+        f" model's, and a decrease of at least 50.0% is required; {LEARN_MORE}",
     )
 
 

@@ -83,6 +83,15 @@ def test_too_many_bad_records_name_the_first(config, problems_of, tmp_path: Path
     ]
 
 
+def test_a_text_file_that_is_too_long_is_to_be_split(config, problems_of, tmp_path: Path) -> None:
+    path = tmp_path / "long.txt"
+    path.write_bytes(b"a word " * (2**24 // 7 + 1))
+    assert problems_of(changed(config, domain=(source(path),))) == [
+        f"spec.corpus.domain[0]: {path}:1: longer than 16 MiB; split the document, or allow a share of bad records with "
+        "spec.corpus.badRecords.maxFraction (it is 0; 1 of 1 records read are bad)"
+    ]
+
+
 def test_bad_records_past_max_tokens_do_not_count(config, prepare, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "d.jsonl", documents(200))
     path.write_text(path.read_text() + "broken\n")

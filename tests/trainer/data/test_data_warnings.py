@@ -103,3 +103,10 @@ def test_text_of_both_sides_is_named_from_each_side() -> None:
         "general[0]: 5 of 100 documents (5%) are domain text too; they are trained on on both sides and held out of"
         " neither.",
     )
+
+
+def test_warning_of_a_chat_template_reaches_the_model_card_whole() -> None:
+    model: Any = SimpleNamespace(has_chat_template=True)
+    (first, *_) = warnings_of(model, [], [], trains_all_weights=False, too_short_items=0)
+    assert first.startswith("The base model has a chat template: ")
+    assert len(first) <= 160, "a message cuts longer ones, and the card has those of the message"

@@ -48,7 +48,12 @@ def differences(folder: RunFolder, spec: DomainAdaptationSpec, manifest: Path) -
 
 def advice_to_run_again(folder: RunFolder, spec: DomainAdaptationSpec, manifest: Path) -> str:
     """Return how a finished run is run again from the same manifest."""
-    return _START_OVER.format(manifest=manifest) + _destination_advice(folder, spec.output.destination)
+    return advice_to_start_over(manifest) + _destination_advice(folder, spec.output.destination)
+
+
+def advice_to_start_over(manifest: Path) -> str:
+    """Return how a run that has not published its model is begun again."""
+    return _START_OVER.format(manifest=manifest)
 
 
 def _destination_advice(folder: RunFolder, destination: str) -> str:

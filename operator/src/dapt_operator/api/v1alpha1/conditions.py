@@ -117,7 +117,7 @@ REASONS: Final[dict[str, str]] = {
     GATES_NOT_JUDGED: "No candidate has been judged yet.",
     ALL_GATES_PASSED: "The selected candidate passes every gate.",
     PASSED_WITH_WARNINGS: "A gate was breached and onBreach is Warn; the model card says so.",
-    NO_GAIN: "Candidates pass the gates, but none is better in the domain than the base model.",
+    NO_GAIN: "Candidates keep the limits, but none gains in the domain what the gates require.",
     PIN_UNKNOWN: "selection.pin names a candidate that does not exist; the message lists those that do.",
     ROLLING_BACK: "An attempt was given up; the next one starts with a lower learning rate and more replay.",
     VERIFY_FAILED: "The finished model does not pass the gates that its candidate passed.",

@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from dapt_contract.sentences import CUT_MARK
+from dapt_contract.untrusted.regular_files import read_regular_file
 from dapt_operator.api.v1alpha1.conditions import PUBLISHED
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
@@ -45,6 +47,8 @@ LAUNCHERS: Mapping[str, Launcher] = {"IndexedJob": indexed_job}
 """Every profile runs as a Job here: a JobSet would have the same pods, and nothing on this machine reads JobSets."""
 RECONCILE_SECONDS = 10.0
 """Longest time between two reconciles; a change, or the plan's own request to be called again, comes earlier."""
+MAX_LOG_BYTES = 1 << 20
+"""Largest log that is searched for the sentence of a failed run."""
 SIGNAL_CHECK_SECONDS = 0.125
 MIN_RECONCILE_SECONDS = 0.05
 """Shortest time between two reconciles without a change."""
@@ -89,6 +93,8 @@ def run(request: Request, options: Options, console: CleanConsole) -> int:
         raise UserError(
             f"{folder.path}: cannot be written ({error.strerror}); give another --runs-dir"
         ) from None
+    if (folder.path / STATUS_FILE).is_file():
+        _warn_of_changed_files(folder, request, console)
     invocations = folder.invocations.next(request.path)
     with StopFlag(on_second=cluster.kill) as flag:
         status = _run_in(cluster, stage_kinds(request.adaptation.spec), folder, console, flag, invocations)
@@ -116,12 +122,16 @@ def _show_finished(
         console,
         with_report=options.with_report and not folder.report.is_file(),
     )
-    # Modification times may mislead, so this alone is no failure.
-    if note := changed_files(folder, request.adaptation.spec, folder.status(), request.path):
-        console.print(f"warning: {note}", markup=False, highlight=False, soft_wrap=True)
+    _warn_of_changed_files(folder, request, console)
     if problem := differences(folder, request.adaptation.spec, request.path):
         raise UserError(problem)
     return 0
+
+
+def _warn_of_changed_files(folder: RunFolder, request: Request, console: CleanConsole) -> None:
+    # Modification times may mislead, so this alone is no failure.
+    if note := changed_files(folder, request.adaptation.spec, folder.status(), request.path):
+        console.print(f"warning: {note}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _run_in(
@@ -200,7 +210,9 @@ def follow(
         for failed in _failed(cluster):
             if failed.identity.key not in shown_failures:
                 shown_failures.add(failed.identity.key)
-                screen.add_line(f"[{elapsed(seconds)}] {failure_line(failed)}")
+                screen.add_line(
+                    f"[{elapsed(seconds)}] {failure_line(failed, cluster.log_path(failed.object_name))}"
+                )
         for warning in warning_lines.new(status):
             screen.add_line(f"warning: {warning}")
         screen.show(snapshot)
@@ -230,11 +242,29 @@ def _failed(cluster: LocalCluster) -> list[RunState]:
     return [run for run in states if run.phase is RunPhase.FAILED]
 
 
-def failure_line(run: RunState) -> str:
-    """Describe a failed run in one line; the status keeps only the newest one."""
+def failure_line(run: RunState, log: Path) -> str:
+    """Describe a failed run in one line; the status keeps only the newest one.
+
+    Args:
+        run: has failed.
+        log: output of its first process, which has the whole sentence where the message had no place for it.
+    """
     cause = run.cause.value if run.cause else "unknown cause"
-    message = f": {run.message}" if run.message else ""
+    message = f": {_whole_sentence(run.message, log)}" if run.message else ""
     return f"{run.identity.stage}, run {run.identity.try_number}: failed ({cause}){message}"
+
+
+def _whole_sentence(message: str, log: Path) -> str:
+    """Return the sentence of a cut message, or the message itself where it is whole or the log lacks it."""
+    if not message.endswith(CUT_MARK):
+        return message
+    try:
+        lines = read_regular_file(log, MAX_LOG_BYTES).decode(errors="replace").splitlines()
+    except (OSError, ValueError):
+        return message
+    beginning = f"dapt: {message.removesuffix(CUT_MARK)}"
+    whole = next((line for line in lines if line.startswith(beginning)), None)
+    return message if whole is None else whole.removeprefix("dapt: ")
 
 
 def _ended(status: DomainAdaptationStatus) -> bool:

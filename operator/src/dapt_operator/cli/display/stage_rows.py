@@ -73,11 +73,19 @@ class StageRow:
 
 
 def stage_rows(snapshot: Snapshot) -> tuple[StageRow, ...]:
-    """Return the started stages in order, the newest run of each, then the stages still to come."""
+    """Return the started stages in order, the newest run of each, then the stages still to come.
+
+    Corrected tuning data and another destination are new work under the title of the old one, which they replace.
+    """
     newest: dict[tuple[str, int, str | None], StageStatus] = {}
     for stage in snapshot.status.stages:
-        key = (stage.kind, stage.attempt, stage.candidate)
-        if key not in newest or newest[key].try_number <= stage.try_number:
+        key = (stage.kind, stage.attempt, StageKey(stage.kind, candidate=stage.candidate).shown_candidate)
+        before = newest.get(key)
+        # The numbers of runs count for one piece of work; of several pieces the later one is the newer.
+        is_newer = (
+            before is None or before.candidate != stage.candidate or before.try_number <= stage.try_number
+        )
+        if is_newer:
             newest[key] = stage
     started = {kind for kind, _, _ in newest}
     rows: list[StageRow] = []

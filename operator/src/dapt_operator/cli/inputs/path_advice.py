@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -25,7 +26,8 @@ def path_advice(address: str, written: object, folder: Path) -> str:
         folder: of the manifest.
     """
     path = Path(address.removeprefix(FILE_SCHEME))
-    if path.exists() or (has_wildcards(str(path)) and local_files(address).files):
+    # What is there and cannot be read, such as a dead link, has no nearer name than its own.
+    if os.path.lexists(path) or (has_wildcards(str(path)) and local_files(address).files):
         return ""
     from_root = str(written).removeprefix(FILE_SCHEME)
     if address_of_drive := windows_address(from_root):

@@ -87,7 +87,9 @@ def _after_breach(
     now: datetime,
 ) -> AttemptDecision:
     deciding = tuple(candidate for candidate in awaited if candidate.passes_a)
-    if not deciding and breach.reason != PIN_UNKNOWN and not _is_out_of_budget(facts):
+    # A rollback lowers the rate and raises the replay: what learned too little would then learn still less.
+    can_help = breach.reason != PIN_UNKNOWN and not breach.learned_too_little
+    if not deciding and can_help and not _is_out_of_budget(facts):
         reason = f"attempt {facts.attempt} ended and {breach.why}"
         rollback = _next_attempt(spec, facts, known, reason, now)
         if rollback is not None:

@@ -53,6 +53,8 @@ class Breached:
     best: Candidate | None
     why: str = ""
     """The message without its remedies."""
+    learned_too_little: bool = False
+    """Whether every candidate keeps the limit of forgetting, and the best ones gained, but not enough."""
 
 
 Choice = Selected | NeedsMeasure | Breached
@@ -105,16 +107,23 @@ def breach_on_a(spec: DomainAdaptationSpec, base: Measure, candidate: Candidate)
     return perplexity.sentence(candidate.id, rise, limit, "a", passed=False)
 
 
-def remedies(spec: DomainAdaptationSpec, facts: Facts) -> str:
-    """Return the ways out of a breach, with the values that a new adaptation would change."""
+def remedies(spec: DomainAdaptationSpec, facts: Facts, *, learned_too_little: bool = False) -> str:
+    """Return the ways out of a breach, with the values that a new adaptation would change.
+
+    A model that forgot too much and one that learned too little need opposite changes.
+    """
     newest = find_attempt(spec, facts, facts.attempt)
     requested = spec.pretraining.optimizer.learning_rate
     rate = newest.learning_rate if newest else learning_rate(spec.pretraining.method, requested)
     replay = newest.replay_fraction if newest else replay_fraction(spec, facts.base)
     share = f" (it was {replay:g})" if replay is not None else ""
+    if learned_too_little:
+        changes = f"more tokens, a higher learningRate (it was {rate:g}) or less corpus.replayFraction{share}"
+    else:
+        changes = f"more corpus.replayFraction{share}, a lower learningRate (it was {rate:g}) or fewer tokens"
     return (
-        f"everything is kept: change gates or selection here to decide again from the stored numbers, or start a new"
-        f" adaptation with more corpus.replayFraction{share}, a lower learningRate (it was {rate:g}) or fewer tokens"
+        "everything is kept: change gates or selection here to decide again from the stored numbers, or start a new"
+        f" adaptation with {changes}"
     )
 
 
@@ -203,7 +212,11 @@ def _breached(
     none = f"none of the best {len(judged)} of {num_passing} candidates" if is_part else "no candidate"
     why = f"{none} passes the gates: {'; '.join(breaches)}"
     reason = NO_GAIN if judged and all(_fails_by_gain_alone(c) for c in judged) else GATES_BREACHED
-    return Breached(reason, f"{why}; {remedies(spec, facts)}", shown[0], why=why)
+    # With a candidate over the limit, or one worse in the domain than the base model, the rate may be too high instead.
+    keeps_limit = all(candidate.passes_a for candidate in known)
+    too_little = reason == NO_GAIN and keeps_limit and all(candidate.gain_a >= 0 for candidate in judged)
+    message = f"{why}; {remedies(spec, facts, learned_too_little=too_little)}"
+    return Breached(reason, message, shown[0], why=why, learned_too_little=too_little)
 
 
 def _fails_by_gain_alone(candidate: Candidate) -> bool:

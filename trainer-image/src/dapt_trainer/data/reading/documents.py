@@ -48,6 +48,7 @@ __all__ = [
 
 BYTE_MARK = "byte "
 """Stands in a location before the byte that a line begins at, where its number is not known."""
+TOO_LONG = f"longer than {MAX_LINE_BYTES >> 20} MiB"
 _MAX_SHOWN_FIELDS = 12
 _MAX_NAME_CHARACTERS = 60
 _MAX_EMPTY_LINES = 100_000
@@ -155,7 +156,7 @@ def _json_lines(
         for number, line in _lines(stream, part):
             location = f"{file.label}:{number}"
             if line is None:
-                yield BadRecord(location, f"longer than {MAX_LINE_BYTES >> 20} MiB")
+                yield BadRecord(location, TOO_LONG)
                 continue
             if number == 1:
                 refuse_other_text(file, line)
@@ -337,7 +338,7 @@ def _parquet_documents(
         elif isinstance(text, bytes):
             yield BadRecord(location, f"field {text_field!r} is not UTF-8 text")
         elif isinstance(text, TooLong):
-            yield BadRecord(location, f"longer than {MAX_LINE_BYTES >> 20} MiB")
+            yield BadRecord(location, TOO_LONG)
         else:
             yield BadRecord(location, f"field {text_field!r} is not a string but {json_type(text)}")
 
@@ -363,7 +364,7 @@ def _text_documents(
 def _no_text(content: bytes) -> str:
     """Return why a whole file is no text, by its size and its beginning; empty where it may be one."""
     if len(content) > MAX_LINE_BYTES:
-        return f"longer than {MAX_LINE_BYTES >> 20} MiB"
+        return TOO_LONG
     if format_name := other_format(content[:1024]):
         return f"not text but {format_name}"
     if encoding := other_encoding(content[:1024]):

@@ -11,6 +11,7 @@ from dapt_contract.stages.prepare import TextSource
 from dapt_trainer.data.analysis import BATCH_CHARACTERS, BATCH_DOCUMENTS
 from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.reading.documents import (
+    TOO_LONG,
     BadFileError,
     BadRecord,
     Document,
@@ -174,8 +175,9 @@ class TextBatches:
                 )
             return
         for bad in self._shown[: counts.bad_records]:
+            remedy = "split the document" if bad.reason == TOO_LONG else "correct the line"
             self._problems.add(
-                f"{self._field}: {bad.location}: {bad.reason}; correct the line, or allow a share of bad records with "
+                f"{self._field}: {bad.location}: {bad.reason}; {remedy}, or allow a share of bad records with "
                 f"spec.corpus.badRecords.maxFraction (it is {self._bad_records_max_fraction:g}; {counts.bad_records} "
                 f"of {counts.records} records read are bad)"
             )

@@ -66,7 +66,7 @@ def warnings_of(
     if model.has_chat_template:
         warnings.append(
             "The base model has a chat template: continued pre-training costs an instruct model much of its chat "
-            "ability; start from the base model and fine-tune afterwards where you can."
+            "ability; start from the base model where you can."
         )
     domain = sum(source.train_tokens for source in sources if source.side == "domain")
     if domain < _SMALL_CORPUS_TOKENS:
