@@ -134,10 +134,11 @@ def check_deletion(resource: Manifest, job: Manifest, pods: Sequence[Manifest] =
 
 
 def _is_replaced(run: RunIdentity, status: Manifest) -> bool:
-    """Whether the ledger has a newer run of the same work, or has dropped the record after its end."""
+    """Whether the ledger has a newer run of the same work, has discarded this one, or has dropped the record."""
     record = _records(status).get((run.stage, run.attempt, run.candidate))
     if record is not None:
-        return bool(record["try"] > run.try_number)
+        is_discarded = record["state"] == "Failed" and record.get("cause") == "Stopped"
+        return bool(record["try"] > run.try_number or (record["try"] == run.try_number and is_discarded))
     lines = (status.get("ledger", {}).get("closed") or {}).get("lineages", [])
     work = f"{run.stage} {run.attempt} {run.candidate or ''} "
     return any(line.startswith(work) and int(line[len(work) :]) >= run.try_number for line in lines)
