@@ -42,6 +42,7 @@ RATIO_BAR = 0.6
 """Of the rate at which the API server makes the pods of raw Jobs, 500 at once: pods of first stages. 0.8 is the aim."""
 SINGLE_BAR_SECONDS = 0.15
 REQUESTS_BAR, FIRST_REQUESTS_BAR = 6.0, 10.0
+DELETION_BAR = 3.0
 NEXT_MEDIAN_BAR_SECONDS, NEXT_P95_BAR_SECONDS = 0.1, 0.3
 STATUS_P99_BAR_SECONDS = 2.0
 NEW_GANG_BAR_SECONDS = 1.5
@@ -153,22 +154,37 @@ def single(plane: ControlPlane, times: int = 15) -> None:
     figure("create_to_job_seconds_median", statistics.median(seconds), SINGLE_BAR_SECONDS)
 
 
+def answered(ours: Sequence[Request]) -> list[Request]:
+    """Requests with their answers, without watches."""
+    return [r for r in ours if r.stage == "ResponseComplete" and r.verb != "watch"]
+
+
+def deletions(ours: Sequence[Request]) -> list[Request]:
+    """What ended runs cost: each deletion, and the read of a ConfigMap right before it is deleted."""
+    found: list[Request] = []
+    done = answered(ours)
+    for number, request in enumerate(done):
+        if request.verb == "delete":
+            same = [r for r in done[:number] if (r.verb, r.path) == ("get", request.path)]
+            found += [*same[-1:], request]
+    return found
+
+
 def requests_by_stage(ours: Sequence[Request]) -> list[int]:
     """A stage's requests go from its ConfigMap to what is written when it has ended; what all share is the first's.
 
     The reconcile that ends a stage makes the next one's ConfigMap and Job, then writes the status and the Events: those
     belong to the stage that ended.
     """
-    done = [r for r in ours if r.stage == "ResponseComplete" and r.verb != "watch"]
+    of_ended_runs = deletions(ours)
+    done = [r for r in answered(ours) if r not in of_ended_runs]
     starts = [i for i, r in enumerate(done) if (r.verb, r.resource) == ("create", "configmaps")]
     counts = [0] * len(starts)
-    for number, request in enumerate(done):
+    for number in range(len(done)):
         stage_number = max(0, sum(start <= number for start in starts) - 1)
         first = starts[stage_number]
         told = [i for i in range(first, number + 1) if done[i].verb == "update"]
-        ends_the_one_before = (
-            stage_number > 0 and number >= first + 2 and len(told) <= 1 and request.verb != "delete"
-        )
+        ends_the_one_before = stage_number > 0 and number >= first + 2 and len(told) <= 1
         counts[stage_number - 1 if ends_the_one_before else stage_number] += 1
     return counts
 
@@ -179,7 +195,7 @@ def requests(plane: ControlPlane, times: int = 5) -> None:
     A scheduler that is slow once costs one more write of the status in one life.
     """
     with stage(plane, ends_well_soon) as (namespace, _):
-        lives = []
+        lives, removals = [], []
         for number in range(times):
             mark, name = plane.audit.mark(), f"a{number:04d}"
             plane.api.create(make(namespace, number))
@@ -194,10 +210,12 @@ def requests(plane: ControlPlane, times: int = 5) -> None:
                 if r.agent == AGENT and r.namespace == namespace and not r.resource.endswith("/leases")
             ]  # fmt: skip
             lives.append(requests_by_stage(ours))
+            removals.append(len(deletions(ours)) / len(lives[-1]))
             note(f"requests by stage: {lives[-1]}, {sum(lives[-1])} in all")
     stages = [statistics.median(counts) for counts in zip(*lives, strict=True)]
     figure("requests_first_stage", stages[0], FIRST_REQUESTS_BAR)
     figure("requests_each_later_stage_max", max(stages[1:]), REQUESTS_BAR)
+    figure("requests_to_delete_a_run", statistics.median(removals), DELETION_BAR)
 
 
 def transitions(plane: ControlPlane, present: int, lives: int = 40) -> None:

@@ -165,8 +165,9 @@ def test_the_operator_writes_no_more_than_it_must(
     kubelet.script = healthy
     since = control_plane.audit.mark()
     start()
-    adaptation = Adaptation(control_plane, place, profile)
+    adaptation = Adaptation(control_plane, place, profile, cleanup={"finishedRuns": "Delete"})
     adaptation.wait_for_phase("Published")
+    eventually(lambda: adaptation.jobs() == [] == adaptation.children("ConfigMap"), "the last run's deletion")
 
     everything = [adaptation.resource]
     for kind in ("Job", "Pod", "ConfigMap", "Service", "Secret"):
@@ -186,6 +187,7 @@ def test_the_operator_writes_no_more_than_it_must(
     )
     # A stage: its ConfigMap, its Job, two writes of the status and one Event. The first also makes the Service and the
     # Secret, the choice of the candidate and the end are one Event more. A slow scheduler's reason is one more write.
+    # The ConfigMap and the Job of each run are deleted once.
     # Whether the Secret still exists is asked before each stage that signs what it writes, by creating it again.
     stages = len(STAGES)
     status_writes = writes.pop("update dapt.dev/domainadaptations/status")
@@ -196,6 +198,8 @@ def test_the_operator_writes_no_more_than_it_must(
         "create secrets": 1 + len(set(STAGES) - {"destination", "prepare", "publish"}),
         "patch services": 1,
         "create events": stages + 2,
+        "delete configmaps": stages,
+        "delete batch/jobs": stages,
     }
 
 

@@ -68,6 +68,10 @@ def test_a_job_succeeds_with_the_message_of_its_process(cluster: LocalCluster) -
     assert state.created <= state.started <= state.completed
 
 
+def test_files_of_ended_runs_stay(cluster: LocalCluster) -> None:
+    assert cluster.observe(cluster.key).keeps_ended_runs
+
+
 def test_the_exit_code_of_a_process_is_that_of_its_pod(cluster: LocalCluster) -> None:
     start(cluster, "raise SystemExit(64)")
     state = wait_for_end(cluster)

@@ -82,6 +82,19 @@ def test_a_deletion_of_what_was_not_written_down(world: World) -> None:
         check_deletion(resource, ended)
 
 
+def test_a_result_that_a_newer_run_replaces_or_a_dropped_record_had_may_be_deleted(world: World) -> None:
+    world.cluster.run_pods(world.key, healthy)
+    resource, jobs, _ = parts(world)
+    ended = jobs[-1]
+    runs = resource["status"]["ledger"]["runs"]
+    newer = [*runs[:-1], runs[-1] | {"try": 2, "fence": 9}]
+    check_deletion(resource | {"status": {"ledger": {"runs": newer}}}, ended)
+    closed = {"runs": [runs[0] | {"fence": 9}], "closed": {"lineages": ["baseline 1  1"]}}
+    check_deletion(resource | {"status": {"ledger": closed}}, ended)
+    with pytest.raises(ImpossibleWorldError, match="before its result was written"):
+        check_deletion(resource | {"status": {"ledger": closed | {"closed": {"lineages": []}}}}, ended)
+
+
 def test_a_status_that_goes_back(world: World) -> None:
     before = world.status
     finished = {"conditions": [{"type": "Finished", "status": "True", "reason": "Published"}]}

@@ -31,7 +31,8 @@ def twice(stage: StageFile) -> Ends | Stays:
 
 
 def ended(**cleanup: Any) -> World:
-    world = World({**GANG, "cleanup": cleanup}, TEMPLATE)
+    """An adaptation whose runs were kept, at its end."""
+    world = World({**GANG, "cleanup": {"finishedRuns": "Retain"} | cleanup}, TEMPLATE)
     world.live(twice, until=lambda world: world.status.get("phase") == "Published")
     return world
 

@@ -711,7 +711,7 @@ def test_a_changed_profile_is_no_other_configuration() -> None:
 
 
 def test_all_runs_are_known_again_when_the_status_was_lost() -> None:
-    world = World()
+    world = World({"cleanup": {"finishedRuns": "Retain"}})
     world.live_until("verify")
     resource = world.cluster.stored(world.key).resource
     del resource["status"]

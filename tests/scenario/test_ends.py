@@ -17,6 +17,8 @@ from support.builders import healthy
 from support.worlds import World
 
 SPENT: dict[str, Any] = {"limits": {"gpuHours": 1}}
+RETAIN: dict[str, Any] = {"cleanup": {"finishedRuns": "Retain"}}
+"""Of a life whose ended Jobs can be brought back."""
 
 
 def job_of(world: World, stage: str) -> dict[str, Any]:
@@ -33,7 +35,7 @@ def bring_back(world: World, stage: str, **metadata: str) -> None:
 
 
 def published() -> World:
-    world = World()
+    world = World(RETAIN)
     world.live()
     assert world.status["phase"] == "Published"
     return world
@@ -43,7 +45,7 @@ def published() -> World:
 
 
 def test_stale_run_is_stopped_before_the_end_is_written() -> None:
-    world = World(graceful=True)
+    world = World(RETAIN, graceful=True)
     world.live_until("publish")
     bring_back(world, "verify")
     world.end("publish", healthy(world.runs[-1]))  # type: ignore[arg-type]
@@ -59,7 +61,7 @@ def test_stale_run_is_stopped_before_the_end_is_written() -> None:
 
 @pytest.mark.parametrize("crash_at", range(-1, 5))
 def test_killed_at_any_write_of_the_end_nothing_is_left_running(crash_at: int) -> None:
-    world = World(graceful=True)
+    world = World(RETAIN, graceful=True)
     world.live_until("publish")
     bring_back(world, "verify")
     world.end("publish", healthy(world.runs[-1]))  # type: ignore[arg-type]
@@ -85,7 +87,7 @@ def test_budget_that_ends_waits_for_the_evaluation_alongside() -> None:
 
 
 def test_job_that_somebody_s_finalizer_keeps_does_not_hold_up_the_end() -> None:
-    world = World()
+    world = World(RETAIN)
     world.live_until("publish")
     bring_back(world, "verify", deletionTimestamp="2026-01-31T12:00:00Z")
     world.end("publish", healthy(world.runs[-1]))  # type: ignore[arg-type]
@@ -151,7 +153,7 @@ def test_unknown_job_that_is_reported_after_the_end_is_deleted() -> None:
 
 @pytest.mark.parametrize("stage", ["prepare", "pretrain", "publish"])
 def test_training_stops_although_somebody_s_finalizer_keeps_the_resource(stage: str) -> None:
-    world = World(graceful=True)
+    world = World(RETAIN, graceful=True)
     world.live_until(stage)
     world.cluster.run_pods(world.key, lambda stage: Stays())
     writes, created = world.cluster.writes, len(world.cluster.created)
@@ -166,7 +168,7 @@ def test_training_stops_although_somebody_s_finalizer_keeps_the_resource(stage: 
 
 
 def test_adaptation_of_another_installation_is_left_alone_while_it_is_deleted() -> None:
-    world = World()
+    world = World(RETAIN)
     world.instance = "dapt-system/dapt"
     world.live_until("pretrain")
     world.instance = "team-a/dapt"

@@ -19,9 +19,12 @@ from support.worlds import World
 HUGE = 10**18
 
 
-def training(**offered: Any) -> World:
+RETAIN: dict[str, Any] = {"cleanup": {"finishedRuns": "Retain"}}
+
+
+def training(spec: dict[str, Any] | None = None, **offered: Any) -> World:
     """Pretraining runs, and the ledger has the uid of its Job."""
-    world = World(offered=offered)
+    world = World(spec, offered=offered)
     world.live_until("pretrain")
     world.cluster.run_pods(world.key, lambda stage: Stays())
     world.settle()
@@ -158,7 +161,7 @@ def test_run_after_a_lost_status_has_a_fence_above_all_earlier_ones() -> None:
 
 
 def test_runs_that_exist_are_known_again_after_a_lost_status() -> None:
-    world = training()
+    world = training(RETAIN)
     fences = [run.run.fence for run in world.runs]
     _lose_status(world)
     world.settle()
@@ -171,7 +174,7 @@ def test_runs_that_exist_are_known_again_after_a_lost_status() -> None:
 
 def test_runs_that_a_restored_status_does_not_know_are_known_again() -> None:
     """The backup of the status is older than the runs: the living gang must not get a second one next to it."""
-    world = World()
+    world = World(RETAIN)
     world.live_until("baseline")
     backup = world.status
     world.live_until("pretrain")
@@ -184,6 +187,20 @@ def test_runs_that_a_restored_status_does_not_know_are_known_again() -> None:
     world.live()
     assert world.status["phase"] == "Published"
     assert world.tries.count("pretrain/2") == 0
+
+
+def test_live_run_of_a_lost_status_is_stopped_where_the_ended_runs_are_gone() -> None:
+    """The finished stages report again, and the training continues after them; no run is next to another."""
+    world = training()
+    fence = world.runs[-1].run.fence
+    _lose_status(world)
+    world.cluster.created.clear()
+    world.settle()
+    assert world.running == "destination"
+    world.live()
+    assert world.status["phase"] == "Published"
+    assert world.tries.count("pretrain/2") == 1
+    assert world.runs[-1].run.fence > fence
 
 
 def test_of_more_runs_than_the_ledger_takes_up_the_newest_are_known_again() -> None:

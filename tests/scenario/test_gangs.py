@@ -12,6 +12,7 @@ from support.builders import healthy
 from support.worlds import World
 
 GANG = {"resources": {"nodes": 2}, "pretraining": {"globalBatchSize": 16}}
+RETAIN = {"cleanup": {"finishedRuns": "Retain"}}
 LOST = Ends(75, message="rank 3 lost its peer", cause=Cause.INFRASTRUCTURE)
 
 
@@ -106,7 +107,7 @@ def test_suspended_run_saves_and_its_termination_message_is_kept(stage: str) -> 
     world.settle()
     world.edit(suspend=True)
     first = world.reconcile()
-    assert [one.kind for one in first.delete] == ["Job"]
+    assert [one.kind for one in first.delete] == ["ConfigMap", "Job"]
     assert world.job["metadata"]["deletionTimestamp"]
     assert world.reconcile().delete == ()  # it is not deleted again
     assert world.condition("Reconciling") == (
@@ -154,7 +155,7 @@ def test_a_run_that_finishes_while_it_is_being_deleted_is_not_run_again() -> Non
 
 
 def test_the_profile_may_change_its_launcher_between_two_runs() -> None:
-    world = World(GANG, {"launcher": "JobSet"})
+    world = World(GANG | RETAIN, {"launcher": "JobSet"})
     world.live_until("baseline")
     assert world.job["kind"] == "JobSet"
     world.offer(launcher="IndexedJob")
@@ -172,7 +173,7 @@ def test_jobset_adaptation_with_a_lost_rank_is_published() -> None:
             return LOST
         return healthy(stage)
 
-    world = World(GANG, {"launcher": "JobSet"}, graceful=True)
+    world = World(GANG | RETAIN, {"launcher": "JobSet"}, graceful=True)
     world.live(troubled)
     assert world.status["phase"] == "Published"
     assert world.cluster.objects(world.key, "Job") == []

@@ -337,7 +337,7 @@ def test_with_a_volume_of_one_node_evaluations_come_after_the_training() -> None
     assert world.status["phase"] == "Published"
 
 
-def test_a_run_costs_six_requests_at_most() -> None:
+def test_a_run_costs_six_requests_and_two_deletions_at_most() -> None:
     world = World(spec(gates={"onBreach": "Rollback"}), TWO)
     training(world)
     for rows in (ROWS[:1], ROWS[:2]):
@@ -346,7 +346,9 @@ def test_a_run_costs_six_requests_at_most() -> None:
     world.live(as_trained)
     assert world.status["phase"] == "Published"
     calls = [verb for verb in world.cluster.verbs if not verb.startswith(("apply Secret", "apply Service"))]
-    assert len(calls) <= 6 * len(world.runs)
+    deletions = [verb for verb in calls if verb.startswith("delete ")]
+    assert len(calls) - len(deletions) <= 6 * len(world.runs)
+    assert len(deletions) == len(set(deletions)) == 2 * len(world.runs)
 
 
 def test_deleting_the_resource_ends_everything() -> None:

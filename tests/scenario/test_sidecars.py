@@ -40,6 +40,7 @@ def test_run_with_endless_sidecars_is_deleted_once_its_end_is_stored() -> None:
     assert world.reconcile().delete == (), "native sidecars get some seconds to end by themselves"
     world.cluster.advance(5)
     assert [(one.kind, one.name, one.grace_seconds) for one in world.reconcile().delete] == [
+        ("ConfigMap", name, None),
         ("Job", name, None),
         ("Pod", f"{name}-0", 10),
     ]
@@ -54,7 +55,7 @@ def test_nothing_is_deleted_before_the_end_of_the_run_is_stored() -> None:
     world.cluster.advance(60)
     first = world.reconcile()
     assert (first.status is None, first.delete) == (False, ())
-    assert [one.kind for one in world.reconcile().delete] == ["Job", "Pod"]
+    assert [one.kind for one in world.reconcile().delete] == ["ConfigMap", "Job", "Pod"]
 
 
 def test_last_stage_is_cleared_of_its_sidecar_after_the_end() -> None:
@@ -65,12 +66,12 @@ def test_last_stage_is_cleared_of_its_sidecar_after_the_end() -> None:
     assert world.status["phase"] == "Published"
     assert world.plans[-1].requeue_after == 5.0
     world.cluster.advance(5)
-    assert [one.kind for one in world.reconcile().delete] == ["Job", "Pod"]
+    assert [one.kind for one in world.reconcile().delete] == ["ConfigMap", "Job", "Pod"]
     assert (world.reconcile().delete, world.plans[-1].requeue_after) == ((), None)
 
 
 def test_trainer_that_fails_next_to_an_endless_sidecar_is_tried_again() -> None:
-    world = World()
+    world = World({"cleanup": {"finishedRuns": "Retain"}})
     world.live_until("pretrain")
     world.end("pretrain", Ends(75, message="lost a peer", cause=Cause.INFRASTRUCTURE, lingers=True))
     world.live()

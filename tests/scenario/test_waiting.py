@@ -117,9 +117,8 @@ def test_corrected_spec_or_profile_replaces_a_run_that_could_not_start(
     world.cluster.advance(5)
     correct(world)
     first = world.reconcile()
-    assert [(removal.kind, removal.name) for removal in first.delete] == [
-        ("Job", world.runs[0].run.name + "-destination-" + world.runs[0].run.key[:8])
-    ]
+    name = world.runs[0].run.name + "-destination-" + world.runs[0].run.key[:8]
+    assert [(removal.kind, removal.name) for removal in first.delete] == [("ConfigMap", name), ("Job", name)]
     world.live()
     assert world.tries[:3] == ["destination/1", "destination/2", "prepare/1"]
     assert world.status["phase"] == "Published"

@@ -74,6 +74,7 @@ def _observe_and_act(
         default_profiles=world.default_profiles,
         contents=world.contents,
         is_check_due=world.is_check_due,
+        keeps_ended_runs=world.keeps_ended_runs,
     )
     return _act(cluster, key, observed, _launcher(world, launchers))
 

@@ -35,8 +35,10 @@ ON_THE_CLUSTER: dict[str, Any] = {
     "output": {"destination": "s3://out/model"},
     "pretraining": {"microBatchSize": 2},
     "resources": {"nodes": 2, "gpusPerNode": 2},
+    "cleanup": {"finishedRuns": "Retain"},
 }
-"""What differs from the manifest of the tests in memory: nothing lies on this machine, and pretraining has 2 nodes."""
+"""What differs from the manifest of the tests in memory: nothing lies on this machine, pretraining has 2 nodes, and the
+Jobs of ended runs stay, since tests look at them."""
 ROLLBACK: dict[str, Any] = {
     "gates": {"onBreach": "Rollback"},
     "selection": {"interpolate": [0.8, 1.0], "averageLast": 2},

@@ -37,6 +37,8 @@ class World:
     that are corrected in place count as an edit. Empty in a cluster, whose operator cannot see them."""
     is_check_due: bool = False
     """Whether it is time to make sure that the objects which live runs use exist. No watch reports those."""
+    keeps_ended_runs: bool = False
+    """Whether the objects of ended runs are files that stay, as those of a local run are."""
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from dapt_operator.plan.desired import (
     removals_of_all,
     seconds_to_lingering,
 )
+from dapt_operator.plan.ended_runs import config_maps_of_vanished, deletable_runs, removals_of_ended
 from dapt_operator.plan.ledger.compaction import free_one_record, shorten_evaluations
 from dapt_operator.plan.ledger.give_up import give_up_stuck
 from dapt_operator.plan.ledger.gpu_hours import limit_seconds, used_seconds
@@ -172,8 +173,13 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
     plan = Plan(
         must_exist=each_once((*stage_files.values(), *used.manifests, *(start.shared if start else ()))),
         apply=start.manifests if start is not None else (),
-        delete=(*removed, *lingering(observed)),
-        requeue_after=_requeue_seconds(observed, position, removed),
+        delete=(
+            *removed,
+            *lingering(observed),
+            *removals_of_ended(observed),
+            *config_maps_of_vanished(observed, reported),
+        ),
+        requeue_after=_requeue_seconds(observed, position, removed, ledger),
         needs_signing_secret=used.needs_signing_secret or bool(start and start.needs_signing_secret),
     )
 
@@ -197,7 +203,7 @@ def _while_refused(observed: Observed, refusal: Refusal) -> Plan:
 def _after_the_end(observed: Observed) -> Plan:
     """Return the plan for what has finished: nothing of it may run, and its objects may be removed, once."""
     # A Job may come back from a backup, or be reported late by a watch.
-    alive, due = removals_of_all(observed), cleanup_due(observed)
+    alive, due = (*removals_of_all(observed), *removals_of_ended(observed)), cleanup_due(observed)
     left_seconds = (due - observed.now).total_seconds() if due is not None else None
     if left_seconds is None or left_seconds > 0:
         plan = Plan(delete=alive, requeue_after=left_seconds)
@@ -212,10 +218,10 @@ def _with_lingering(observed: Observed, plan: Plan) -> Plan:
     """Return the plan with the deletion of pods that go on after the end of their trainer."""
     wait_seconds = seconds_to_lingering(observed)
     # A cleanup deletes them too.
-    if wait_seconds is None or plan.delete:
+    if wait_seconds is None or plan.deletes_first:
         return plan
     requeue_after = min(wait_seconds, RUNNING_SECONDS if plan.requeue_after is None else plan.requeue_after)
-    return replace(plan, delete=lingering(observed), requeue_after=requeue_after)
+    return replace(plan, delete=(*plan.delete, *lingering(observed)), requeue_after=requeue_after)
 
 
 def _holds_up_the_end(run: RunState) -> bool:
@@ -338,9 +344,21 @@ def _with_status(
     return replace(plan, status=fitted, events=notices(observed.status, fitted, reported))
 
 
-def _requeue_seconds(observed: Observed, position: Position, removed: tuple[Removal, ...]) -> float | None:
-    """Return when the next reconcile is due without a change; None: never."""
+def _requeue_seconds(
+    observed: Observed, position: Position, removed: tuple[Removal, ...], ledger: Ledger
+) -> float | None:
+    """Return when the next reconcile is due without a change; None: never.
+
+    Args:
+        observed: of this reconcile.
+        position: in the chain.
+        removed: what it deletes of live runs.
+        ledger: as the status will have it.
+    """
     seconds = _next_reconcile_seconds(observed, position, removed)
+    if seconds is None and deletable_runs(observed, ledger):
+        # Their end is stored by this reconcile, and they are deleted by the next one.
+        return NEXT_SECONDS
     lingering_seconds = seconds_to_lingering(observed)
     if seconds is None or lingering_seconds is None:
         return seconds if lingering_seconds is None else lingering_seconds

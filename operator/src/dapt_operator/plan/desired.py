@@ -157,9 +157,19 @@ def removals(observed: Observed, kept: AbstractSet[StageKey]) -> tuple[Removal, 
             continue
         is_unwanted = key not in kept or number < newest_numbers[key]
         if is_unwanted and not run.is_deleting and not run.has_failed_pod:
-            removed.append(Removal(run.object_kind, run.object_name))
+            removed += removals_of_run(observed, run)
         removed += [Removal("Pod", name, grace_seconds=0) for name in run.peers_to_end]
     return tuple(removed)
+
+
+def removals_of_run(observed: Observed, run: RunState) -> tuple[Removal, ...]:
+    """Return the deletion of a run: of its Job or JobSet, and of its ConfigMap unless the objects of runs stay.
+
+    The ConfigMap goes first. No watch reports it, so the Job is what shows that something is left to delete: the
+    operator may stop between the two. Pods that have started have read it; those that have not go with the Job.
+    """
+    holder = Removal(run.object_kind, run.object_name)
+    return (Removal("ConfigMap", run.object_name), holder) if observed.deletes_ended_runs else (holder,)
 
 
 def lingering(observed: Observed) -> tuple[Removal, ...]:
@@ -173,7 +183,7 @@ def lingering(observed: Observed) -> tuple[Removal, ...]:
     for run in _lingering_runs(observed):
         if _linger_wait_seconds(run, observed.now) > 0.0:
             continue
-        removed.append(Removal(run.object_kind, run.object_name))
+        removed += removals_of_run(observed, run)
         # Nothing of ours is left in them to be saved, and they hold the accelerators that the next stage waits for.
         removed += [Removal("Pod", name, grace_seconds=LINGER_GRACE_SECONDS) for name in run.lingering_pods]
     return tuple(removed)
@@ -192,7 +202,7 @@ def _lingering_runs(observed: Observed) -> list[RunState]:
     return [
         run
         for run in observed.runs
-        if run.lingering_pods and not run.is_live and not run.is_deleting and _has_stored_end(stored, run)
+        if run.lingering_pods and not run.is_live and not run.is_deleting and has_stored_end(stored, run)
     ]
 
 
@@ -202,7 +212,7 @@ def _linger_wait_seconds(run: RunState, now: datetime) -> float:
     return LINGER_SECONDS - age_seconds
 
 
-def _has_stored_end(stored: Ledger, run: RunState) -> bool:
+def has_stored_end(stored: Ledger, run: RunState) -> bool:
     """Whether the stored status has the end of a run, or knows that a newer run has replaced it."""
     record, number = stored.find(*run.stage_key), run.identity.try_number
     if record is None:

@@ -75,6 +75,8 @@ class Observed:
     """Whether it runs on one machine, whose status file may be as long as it is."""
     is_check_due: bool = False
     """Whether it is time to make sure that the objects which live runs use exist."""
+    keeps_ended_runs: bool = False
+    """Whether the objects of ended runs are files of this machine, which stay whatever the spec says."""
     strangers: tuple[RunState, ...] = ()
     """Objects that claim to be runs of this resource and do not count: a backup brought them back, or somebody made
     them. Nothing is read from them."""
@@ -94,6 +96,14 @@ class Observed:
     def has_new_signing_key(self) -> bool:
         """Whether the key of the checkpoints' signatures was gone, and another one has just taken its place."""
         return any(name.startswith("Secret/") for name in self.recreated)
+
+    @property
+    def deletes_ended_runs(self) -> bool:
+        """Whether the objects of a run go once the status has its end. Not while the spec is not known."""
+        spec = self.desired.spec
+        if self.keeps_ended_runs or spec is None:
+            return False
+        return spec.cleanup is None or spec.cleanup.finished_runs == "Delete"
 
     @property
     def is_suspended(self) -> bool:
@@ -122,6 +132,7 @@ def observe(
     default_profiles: tuple[str, ...] = (),
     contents: Mapping[str, str] | None = None,
     is_check_due: bool = False,
+    keeps_ended_runs: bool = False,
 ) -> Observed:
     """Return raw objects as one frozen value.
 
@@ -135,6 +146,7 @@ def observe(
         default_profiles: names of all profiles marked as default, when the resource names none.
         contents: digest of the files of a source, for sources on this machine.
         is_check_due: whether it is time to make sure that the objects which live runs use exist.
+        keeps_ended_runs: whether the objects of ended runs are files of this machine, which stay.
     """
     metadata = resource["metadata"]
     owner = Owner(
@@ -165,6 +177,7 @@ def observe(
         instance=instance,
         is_local=local,
         is_check_due=is_check_due,
+        keeps_ended_runs=keeps_ended_runs,
     )
 
 

@@ -367,6 +367,10 @@ class MemoryCluster(MemoryKubelet):
         if reference.kind == "Pod":
             peers = stored.pods_of(reference.name.rpartition("-")[0])
             check_pod_deletion(existing, peers, reference.grace_seconds)
+        gang = next((gang for gang in stored.gangs() if gang["metadata"]["name"] == reference.name), None)
+        if gang is not None and not gang["metadata"].get("deletionTimestamp"):
+            # A run's ConfigMap goes right before its Job, and is bound by the same rules.
+            check_deletion(stored.resource, gang, stored.pods_of(reference.name))
         del stored.objects[(reference.kind, reference.name)]
 
     def _write(self, key: Key, status: Manifest, resource_version: str) -> None:

@@ -125,11 +125,23 @@ def check_deletion(resource: Manifest, job: Manifest, pods: Sequence[Manifest] =
     phases = [phase_of(pod["status"]) for pod in pods]
     is_complete = any(item["type"] in SUCCESS for item in job["status"].get("conditions", []))
     succeeded = is_complete or (bool(phases) and all(phase == "Succeeded" for phase in phases))
-    if succeeded and not any(run["fence"] == deleted.fence and run["state"] == "Succeeded" for run in runs):
+    is_written = any(run["fence"] == deleted.fence and run["state"] == "Succeeded" for run in runs)
+    if succeeded and not is_written and not _is_replaced(deleted, resource["status"]):
         raise ImpossibleWorldError(f"{name} was deleted before its result was written")
     failed = "Failed" in phases
     if failed and any(run["fence"] == deleted.fence and run["state"] == "Open" for run in runs):
         raise ImpossibleWorldError(f"{name} was deleted before the cause of its failure was written")
+
+
+def _is_replaced(run: RunIdentity, status: Manifest) -> bool:
+    """Whether the ledger has a newer run of the same work, has discarded this one, or has dropped the record."""
+    record = _records(status).get((run.stage, run.attempt, run.candidate))
+    if record is not None:
+        is_discarded = record["state"] == "Failed" and record.get("cause") == "Stopped"
+        return bool(record["try"] > run.try_number or (record["try"] == run.try_number and is_discarded))
+    lines = (status.get("ledger", {}).get("closed") or {}).get("lineages", [])
+    work = f"{run.stage} {run.attempt} {run.candidate or ''} "
+    return any(line.startswith(work) and int(line[len(work) :]) >= run.try_number for line in lines)
 
 
 def check_pod_deletion(pod: Manifest, pods: Sequence[Manifest], grace_seconds: int | None) -> None:

@@ -121,9 +121,14 @@ class Limits(Base):
 
 
 class Cleanup(Base):
-    """What is removed after the adaptation has ended; the resource itself never is."""
+    """What is removed of the adaptation's objects, and when; the resource itself never is."""
 
+    finished_runs: Literal["Delete", "Retain"] = "Delete"
+    """Whether the Job and the ConfigMap of a run are removed once the status has its result. Default Delete: all but
+    the last run that failed. Retain: they stay until afterSeconds after the end, for whoever reads the logs of their
+    pods. The files of a local run stay in any case."""
     after_seconds: Annotated[Integer, Field(ge=0, le=315_360_000)] | None = None
-    """Seconds after the end until Jobs and ConfigMaps are removed. Absent: they are kept."""
+    """Seconds after the end until the Jobs and ConfigMaps that are left and the Service are removed. Absent: they are
+    kept."""
     volume: Literal["Retain", "Delete"] = "Retain"
     """Whether the work volume is removed with them. Default Retain: checkpoints are expensive."""

@@ -122,6 +122,7 @@ class LocalCluster:
             profile=self._profile,
             children=children if is_ours else Children(),
             contents=self._contents.latest() if is_ours else {},
+            keeps_ended_runs=True,
         )
 
     def apply(self, key: Key, manifest: Manifest) -> bool:
