@@ -32,7 +32,6 @@ from dapt_operator.plan.chain_parts.evaluations import (
     may_evaluate_alongside,
     representative,
 )
-from dapt_operator.plan.chain_parts.input_checks import with_input_checks
 from dapt_operator.plan.chain_parts.model_card import FinishedModel, card_facts
 from dapt_operator.plan.chain_parts.position import Position
 from dapt_operator.plan.chain_parts.settled import Chosen, Measured, known
@@ -360,15 +359,12 @@ class Chain:
     ) -> tuple[StageAssessment, ...]:
         ledger = self.inputs.ledger
         companions = self._companions | ledger.open_work("pretrain") | ledger.open_work("blend")
-        return assess_evaluations(self.inputs, inputs, wanted, companions, self._checked)
+        return assess_evaluations(self.inputs, inputs, wanted, companions)
 
     # --- parts of several states ---
 
     def _assess(self, stage: StagePlan) -> StageAssessment:
-        return assess_stage(self.inputs, self._checked(stage), self._companions)
-
-    def _checked(self, stage: StagePlan) -> StagePlan:
-        return with_input_checks(stage, self.facts, self.candidates, self.inputs.ledger)
+        return assess_stage(self.inputs, stage, self._companions)
 
     def _assess_training(
         self, record: RunRecord | None, full: Batch, stage: Callable[[Batch], StagePlan]

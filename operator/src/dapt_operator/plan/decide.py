@@ -267,10 +267,11 @@ def _creation(observed: Observed, desired: DesiredState, ledger: Ledger, run: Ru
         name=observed.owner.name,
         left_seconds=left_before(observed, desired, ledger, run),
     )
-    for assessment in Chain(inputs).position().assessments:
-        stage = assessment.stage
-        if stage is None or stage.stage_key != run.stage_key:
+    position = Chain(inputs).position()
+    for assessment in position.assessments:
+        if assessment.stage is None or assessment.stage.stage_key != run.stage_key:
             continue
+        stage = position.as_it_runs(assessment.stage, ledger)
         if run.config_digest in (digest_of(stage.config), digest_without_checks(stage.config)):
             return replace(
                 as_found(ledger, run),
@@ -288,11 +289,12 @@ def _start(observed: Observed, inputs: ChainInputs, position: Position, launcher
     if due is None or due.stage is None:
         return None
     profile, owner, ledger = inputs.profile, observed.owner, inputs.ledger
+    stage = position.as_it_runs(due.stage, ledger)
     shared = shared_objects(observed, inputs, position, launcher)
     # All with the first run and after an edit of the profile; then those that this run needs, since they may be gone.
     are_new = ledger.shared != shared.digest
-    needed = shared.manifests if are_new else launcher.shared(profile, owner, due.stage.resources.nodes)
-    run, record = next_run(observed, inputs.desired, ledger, due.stage, inputs.left_seconds)
+    needed = shared.manifests if are_new else launcher.shared(profile, owner, stage.resources.nodes)
+    run, record = next_run(observed, inputs.desired, ledger, stage, inputs.left_seconds)
     if due.record is None:
         # A first run brings a record of its own; a further one replaces that of the run before it.
         ledger = free_one_record(ledger, record.candidate)

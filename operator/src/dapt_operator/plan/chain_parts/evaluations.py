@@ -5,14 +5,14 @@ They run alongside pretraining and blending where many nodes can mount the work 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final
 
 from dapt_operator.api.v1alpha1.stored.run_record import StageKey
 from dapt_operator.plan.chain_parts.assess import STARTABLE, ChainInputs, StageAssessment, assess_stage
 from dapt_operator.plan.selection.candidates import Candidate
-from dapt_operator.plan.stage_parts.stage_plan import StageInputs, StagePlan
+from dapt_operator.plan.stage_parts.stage_plan import StageInputs
 from dapt_operator.plan.stages.evaluate import evaluate_stage
 from dapt_operator.plan.transitions import Fact, State
 
@@ -71,7 +71,6 @@ def assess_evaluations(
     stage_inputs: StageInputs,
     wanted: Iterable[Candidate],
     companions: AbstractSet[StageKey],
-    checked: Callable[[StagePlan], StagePlan],
 ) -> tuple[StageAssessment, ...]:
     """Return the fact of each candidate's evaluation.
 
@@ -80,7 +79,6 @@ def assess_evaluations(
         stage_inputs: of every stage after prepare.
         wanted: candidates to evaluate.
         companions: work whose newest runs may run in parallel.
-        checked: adds to a plan what is recorded of its inputs.
     """
     stages = (
         evaluate_stage(
@@ -92,7 +90,7 @@ def assess_evaluations(
         )
         for candidate in wanted
     )
-    return tuple(assess_stage(inputs, checked(stage), companions) for stage in stages)
+    return tuple(assess_stage(inputs, stage, companions) for stage in stages)
 
 
 def representative(assessments: Sequence[StageAssessment], free_slots: int) -> StageAssessment:
