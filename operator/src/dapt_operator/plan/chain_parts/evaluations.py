@@ -12,10 +12,12 @@ from typing import Final
 from dapt_operator.api.v1alpha1.stored.run_record import StageKey
 from dapt_operator.plan.chain_parts.assess import STARTABLE, ChainInputs, StageAssessment, assess_stage
 from dapt_operator.plan.selection.candidates import Candidate
-from dapt_operator.plan.stage_parts.stage_plan import StageInputs
+from dapt_operator.plan.stage_parts.stage_plan import StageInputs, StagePlan
 from dapt_operator.plan.stages.evaluate import evaluate_stage
 from dapt_operator.plan.transitions import Fact, State
+from dapt_operator.remembered import remembered
 
+_CACHED_STAGES: Final = 2048
 STATES_WITH_EVALUATIONS: Final = frozenset({State.PRETRAIN, State.BLEND})
 """States in which evaluations run alongside the chain, where many nodes can mount the volume."""
 
@@ -80,17 +82,14 @@ def assess_evaluations(
         wanted: candidates to evaluate.
         companions: work whose newest runs may run in parallel.
     """
-    stages = (
-        evaluate_stage(
-            stage_inputs,
-            candidate.id,
-            candidate.model,
-            attempt=candidate.attempt,
-            digest=candidate.digest,
-        )
-        for candidate in wanted
+    return tuple(assess_stage(inputs, _stage_of(stage_inputs, candidate), companions) for candidate in wanted)
+
+
+@remembered(_CACHED_STAGES)
+def _stage_of(inputs: StageInputs, candidate: Candidate) -> StagePlan:
+    return evaluate_stage(
+        inputs, candidate.id, candidate.model, attempt=candidate.attempt, digest=candidate.digest
     )
-    return tuple(assess_stage(inputs, stage, companions) for stage in stages)
 
 
 def representative(assessments: Sequence[StageAssessment], free_slots: int) -> StageAssessment:

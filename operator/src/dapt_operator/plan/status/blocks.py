@@ -11,6 +11,8 @@ from dapt_contract.stages.tuning_data import TuningKind
 from dapt_contract.untrusted.printable import printable
 from dapt_operator.api.schema.immutable import FROZEN_BY, FROZEN_BY_SUCCESS
 from dapt_operator.api.v1alpha1.base import MAX_MESSAGE, MAX_TEXT
+from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
+from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.status import (
     MAX_WARNINGS,
     AttemptStatus,
@@ -31,6 +33,7 @@ from dapt_operator.plan.chain_parts.position import Position
 from dapt_operator.plan.chain_parts.waiting import waits_for
 from dapt_operator.plan.ledger import gpu_hours
 from dapt_operator.plan.ledger.retries import JUDGED
+from dapt_operator.plan.ledger.stage_facts import Facts
 from dapt_operator.plan.observed import Observed, find_run
 from dapt_operator.plan.sizing.estimate import EstimateFacts, estimate
 from dapt_operator.plan.sizing.grown_tokenizer import grown_model
@@ -49,6 +52,7 @@ MAX_LOG_LINES: Final = 20
 MAX_LOG_BYTES: Final = 2048
 MAX_LINE_CHARACTERS: Final = 500
 _CACHED_ROWS: Final = 2048
+_CACHED_PLANS: Final = 128
 
 
 def stage_status(record: RunRecord, observed: Observed) -> StageStatus:
@@ -187,20 +191,30 @@ def frozen_blocks(ledger: Ledger) -> Frozen:
 
 def plan_summary(inputs: ChainInputs, position: Position) -> PlanSummary:
     """Return the estimate, by what is known now."""
-    spec, prepared = inputs.spec, position.facts.prepare
-    known = EstimateFacts(base=position.facts.base)
-    stage_inputs = position.stage_inputs
+    return _plan_summary(inputs.spec, inputs.profile, position.facts, position.stage_inputs)
+
+
+# Each reconcile writes the estimate, and it changes with what stages have counted alone.
+@remembered(_CACHED_PLANS)
+def _plan_summary(
+    spec: DomainAdaptationSpec,
+    profile: AdaptationProfileSpec,
+    facts: Facts,
+    stage_inputs: StageInputs | None,
+) -> PlanSummary:
+    prepared = facts.prepare
+    known = EstimateFacts(base=facts.base)
     if prepared is not None and stage_inputs is not None:
         known = EstimateFacts(
             model=grown_model(prepared.model, spec, prepared.tokenizer),
             domain_tokens=prepared.domain_tokens,
             general_tokens=prepared.general_tokens,
-            base=position.facts.base,
+            base=facts.base,
             sequence_length_tokens=prepared.sequence_length_tokens,
             instructions=prepared_size(stage_inputs.instructions),
             preferences=prepared_size(stage_inputs.preferences),
         )
-    estimated = estimate(spec, inputs.profile, known)
+    estimated = estimate(spec, profile, known)
     warnings: tuple[str, ...] = estimated.warnings
     if prepared is not None and stage_inputs is not None:
         reported = warnings_also_from_prepare(spec, prepared.model, prepared.domain_tokens)
