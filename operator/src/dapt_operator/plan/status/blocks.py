@@ -42,6 +42,7 @@ from dapt_operator.plan.sizing.warnings import warnings_also_from_prepare
 from dapt_operator.plan.stage_parts.attempts import find_attempt, total_steps
 from dapt_operator.plan.stage_parts.stage_plan import StageInputs
 from dapt_operator.plan.stage_parts.tuning import prepared_size
+from dapt_operator.plan.stages.pretrain import PretrainingPlan
 from dapt_operator.plan.stages.tuning_data import current_warnings
 from dapt_operator.plan.status.candidate_rows import rounded
 from dapt_operator.plan.status.goodput import goodput
@@ -137,7 +138,19 @@ def _stage_state(record: RunRecord, observed: Observed) -> StageState:
 
 def resolved_values(inputs: ChainInputs, position: Position) -> Resolved:
     """Return what the automatic fields of the spec came to, as far as it is known."""
-    prepared, numbers, spec = position.facts.prepare, position.numbers, inputs.spec
+    profile_name = inputs.desired.profile_name
+    return _resolved(inputs.spec, profile_name, position.facts, position.stage_inputs, position.numbers)
+
+
+@remembered(_CACHED_PLANS)
+def _resolved(
+    spec: DomainAdaptationSpec,
+    profile_name: str,
+    facts: Facts,
+    stage_inputs: StageInputs | None,
+    numbers: PretrainingPlan | None,
+) -> Resolved:
+    prepared = facts.prepare
     model = None
     if prepared is not None:
         model = ResolvedModel(
@@ -146,15 +159,15 @@ def resolved_values(inputs: ChainInputs, position: Position) -> Resolved:
     tuning = spec.finetuning
     resolved = Resolved(
         model=model,
-        profile=inputs.desired.profile_name,
+        profile=profile_name,
         learning_rate=learning_rate(spec.pretraining.method, spec.pretraining.optimizer.learning_rate),
         finetuning_learning_rate=learning_rate(tuning.method, tuning.optimizer.learning_rate)
         if tuning
         else None,
-        replay_fraction=replay_fraction(spec, position.facts.base),
+        replay_fraction=replay_fraction(spec, facts.base),
         sequence_length=sequence_length(spec, prepared),
-        finetuning_data=_tuning_data(position.stage_inputs, "instructions"),
-        preference_data=_tuning_data(position.stage_inputs, "preferences"),
+        finetuning_data=_tuning_data(stage_inputs, "instructions"),
+        preference_data=_tuning_data(stage_inputs, "preferences"),
     )
     if numbers is None:
         return resolved
@@ -180,6 +193,7 @@ def _tuning_data(inputs: StageInputs | None, kind: TuningKind) -> ResolvedTuning
     return ResolvedTuningData(records=data.facts.records, digest=data.content_digest)
 
 
+@remembered(_CACHED_PLANS)
 def frozen_blocks(ledger: Ledger) -> Frozen:
     """Return the blocks of the spec that may not change any more."""
     started = ledger.started_kinds()
@@ -230,7 +244,12 @@ def _plan_summary(
 
 def attempt_statuses(inputs: ChainInputs, position: Position, ledger: Ledger) -> tuple[AttemptStatus, ...]:
     """Return the attempts so far, and one that was just decided on."""
-    spec, facts = inputs.spec, replace(position.facts, attempts=ledger.attempts)
+    return _attempt_statuses(inputs.spec, position.facts, ledger)
+
+
+@remembered(_CACHED_PLANS)
+def _attempt_statuses(spec: DomainAdaptationSpec, facts: Facts, ledger: Ledger) -> tuple[AttemptStatus, ...]:
+    facts = replace(facts, attempts=ledger.attempts)
     if ledger.find("pretrain") is None:
         return ()
     statuses = []
