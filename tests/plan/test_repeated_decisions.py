@@ -1,4 +1,4 @@
-"""What a decision costs that finds everything as it was, counted and not timed: it must not grow with the checkpoints."""
+"""What a decision costs that finds everything as it was, counted and not timed: it must not grow with checkpoints."""
 
 from __future__ import annotations
 
