@@ -35,7 +35,7 @@ _SCORE_FIELDS: Final = (
 )
 """Of a score, in this order; its name, side and kind are those of the base model's score."""
 _CACHED_MEASURES: Final = 2048
-_CACHED_LEDGERS: Final = 128
+_CACHED_LEDGERS: Final = 64
 
 
 def free_one_record(ledger: Ledger, candidate: str | None) -> Ledger:

@@ -20,7 +20,7 @@ from dapt_operator.remembered import remembered
 
 _CACHED_JUDGEMENTS: Final = 2048
 """Candidates of some forty adaptations that are worked on."""
-_CACHED_LEDGERS: Final = 128
+_CACHED_LEDGERS: Final = 64
 
 
 @dataclass(frozen=True)

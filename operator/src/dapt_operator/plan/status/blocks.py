@@ -53,7 +53,7 @@ MAX_LOG_LINES: Final = 20
 MAX_LOG_BYTES: Final = 2048
 MAX_LINE_CHARACTERS: Final = 500
 _CACHED_ROWS: Final = 2048
-_CACHED_PLANS: Final = 128
+_CACHED_PLANS: Final = 64
 
 
 def stage_status(record: RunRecord, observed: Observed) -> StageStatus:

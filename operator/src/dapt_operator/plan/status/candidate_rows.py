@@ -20,7 +20,7 @@ from dapt_operator.plan.transitions import Action
 from dapt_operator.remembered import remembered
 
 _CACHED_ROWS: Final = 2048
-_CACHED_TABLES: Final = 128
+_CACHED_TABLES: Final = 64
 
 
 def candidate_statuses(
