@@ -15,7 +15,7 @@ from typing import Final, ParamSpec, TypeVar
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
-BY_VALUE: Final = (str, int, float, bool, type(None))
+BY_VALUE: Final = frozenset({str, int, float, bool, type(None)})
 """Types of arguments that are compared by value."""
 
 
@@ -34,9 +34,12 @@ def remembered(size: int) -> Callable[[Callable[Arguments, Result]], Callable[Ar
         def call(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
             if named:
                 raise TypeError(f"{function.__name__}: give arguments by position")
+            # A list, not a generator: this is the whole cost of a call that is remembered.
             key = tuple(
-                (type(argument), argument) if isinstance(argument, BY_VALUE) else id(argument)
-                for argument in arguments
+                [
+                    (type(argument), argument) if type(argument) in BY_VALUE else id(argument)
+                    for argument in arguments
+                ]
             )
             with lock:
                 entry = entries.get(key)

@@ -201,6 +201,13 @@ class RunState:
         return self.phase in (RunPhase.PENDING, RunPhase.RUNNING)
 
     @property
+    def is_steady(self) -> bool:
+        """Whether all pods of the run are running: then no time limit of ours counts for it."""
+        # A deleted pod counts as gone after some time without a report, and nothing wakes us then.
+        is_ending = self.is_deleting or self.has_deleted_pod
+        return self.phase is RunPhase.RUNNING and not self.is_partly_running and not is_ending
+
+    @property
     def is_waiting(self) -> bool:
         """Whether a pod of it has not started."""
         return self.phase is RunPhase.PENDING or self.is_partly_running

@@ -32,10 +32,9 @@ from dapt_operator.plan.chain_parts.evaluations import (
     may_evaluate_alongside,
     representative,
 )
-from dapt_operator.plan.chain_parts.input_checks import with_input_checks
 from dapt_operator.plan.chain_parts.model_card import FinishedModel, card_facts
 from dapt_operator.plan.chain_parts.position import Position
-from dapt_operator.plan.chain_parts.settled import Chosen, Measured, known
+from dapt_operator.plan.chain_parts.settled import Chosen, Measured, known, measured, stage_inputs
 from dapt_operator.plan.gates import FINISHED_MODEL, GATES, GateFacts, Verdict
 from dapt_operator.plan.ledger.gpu_hours import pretraining_seconds
 from dapt_operator.plan.ledger.stage_facts import read_facts
@@ -55,7 +54,7 @@ from dapt_operator.plan.stages.finetune import finetune_batch, finetune_stage
 from dapt_operator.plan.stages.prepare import prepare_stage
 from dapt_operator.plan.stages.pretrain import PretrainingPlan, pretrain_stage, resolve_pretraining
 from dapt_operator.plan.stages.publish import publish_stage
-from dapt_operator.plan.stages.tuning_data import tuning_data, tuning_data_configs, tuning_data_stage
+from dapt_operator.plan.stages.tuning_data import tuning_data_stage
 from dapt_operator.plan.stages.verify import ComparedModels, verify_stage
 from dapt_operator.plan.transitions import Action, Fact, State, next_move
 
@@ -67,6 +66,7 @@ class Chain:
         self.inputs = inputs
         self.facts = read_facts(inputs.ledger, pretrain_layout(inputs.spec, inputs.profile).world_size)
         self.candidates = candidates(inputs.spec, self.facts)
+        self._candidate_ids = frozenset(candidate.id for candidate in self.candidates)
         # The chain in its order. A method takes what the stages before its state have settled as an argument, so none
         # can be called before that exists.
         self.states: dict[State, Callable[[], StageAssessment]] = {
@@ -85,7 +85,6 @@ class Chain:
             State.PUBLISH: lambda: self._publish(self._chosen()),
             State.PUBLISHED: self._published,
         }
-        self._inputs_of_stages: StageInputs | None = None
         self._numbers: PretrainingPlan | None = None
         self._choice: Choice | None = None
         self._awaited: tuple[Candidate, ...] = ()
@@ -134,17 +133,11 @@ class Chain:
     # --- what the states before one have settled ---
 
     def _stage_inputs(self) -> StageInputs:
-        if self._inputs_of_stages is None:
-            prepared = known(self.facts.prepare, "prepare")
-            read = {
-                config.kind: tuning_data(config, self.inputs.ledger, prepared)
-                for config in tuning_data_configs(self.inputs.spec, self.inputs.desired.contents)
-            }
-            self._inputs_of_stages = StageInputs(self.inputs.spec, self.inputs.profile, prepared, **read)
-        return self._inputs_of_stages
+        desired, prepared = self.inputs.desired, known(self.facts.prepare, "prepare")
+        return stage_inputs(desired.spec, desired.profile, desired.contents, self.inputs.ledger, prepared)
 
     def _measured(self) -> Measured:
-        return Measured(**vars(self._stage_inputs()), base=known(self.facts.base, "baseline"))
+        return measured(self._stage_inputs(), known(self.facts.base, "baseline"))
 
     def _chosen(self) -> Chosen:
         selected = self._choice if isinstance(self._choice, Selected) else None
@@ -348,7 +341,7 @@ class Chain:
 
     def _companions_in(self, state: State) -> frozenset[StageKey]:
         awaited = {candidate.id for candidate in self._awaited}
-        return companions_in(state, self.inputs, awaited, {candidate.id for candidate in self.candidates})
+        return companions_in(state, self.inputs, awaited, self._candidate_ids)
 
     def _due_alongside(self, state: State) -> tuple[StageAssessment, ...]:
         if not may_evaluate_alongside(state, self.inputs):
@@ -360,15 +353,12 @@ class Chain:
     ) -> tuple[StageAssessment, ...]:
         ledger = self.inputs.ledger
         companions = self._companions | ledger.open_work("pretrain") | ledger.open_work("blend")
-        return assess_evaluations(self.inputs, inputs, wanted, companions, self._checked)
+        return assess_evaluations(self.inputs, inputs, wanted, companions)
 
     # --- parts of several states ---
 
     def _assess(self, stage: StagePlan) -> StageAssessment:
-        return assess_stage(self.inputs, self._checked(stage), self._companions)
-
-    def _checked(self, stage: StagePlan) -> StagePlan:
-        return with_input_checks(stage, self.facts, self.candidates, self.inputs.ledger)
+        return assess_stage(self.inputs, stage, self._companions)
 
     def _assess_training(
         self, record: RunRecord | None, full: Batch, stage: Callable[[Batch], StagePlan]

@@ -281,10 +281,11 @@ def _creation(observed: Observed, desired: DesiredState, ledger: Ledger, run: Ru
         name=observed.owner.name,
         left_seconds=left_before(observed, desired, ledger, run),
     )
-    for assessment in Chain(inputs).position().assessments:
-        stage = assessment.stage
-        if stage is None or stage.stage_key != run.stage_key:
+    position = Chain(inputs).position()
+    for assessment in position.assessments:
+        if assessment.stage is None or assessment.stage.stage_key != run.stage_key:
             continue
+        stage = position.as_it_runs(assessment.stage, ledger)
         if run.config_digest in (digest_of(stage.config), digest_without_checks(stage.config)):
             return replace(
                 as_found(ledger, run),
@@ -302,11 +303,12 @@ def _start(observed: Observed, inputs: ChainInputs, position: Position, launcher
     if due is None or due.stage is None:
         return None
     profile, owner, ledger = inputs.profile, observed.owner, inputs.ledger
+    stage = position.as_it_runs(due.stage, ledger)
     shared = shared_objects(observed, inputs, position, launcher)
     # All with the first run and after an edit of the profile; then those that this run needs, since they may be gone.
     are_new = ledger.shared != shared.digest
-    needed = shared.manifests if are_new else launcher.shared(profile, owner, due.stage.resources.nodes)
-    run, record = next_run(observed, inputs.desired, ledger, due.stage, inputs.left_seconds)
+    needed = shared.manifests if are_new else launcher.shared(profile, owner, stage.resources.nodes)
+    run, record = next_run(observed, inputs.desired, ledger, stage, inputs.left_seconds)
     if due.record is None:
         # A first run brings a record of its own; a further one replaces that of the run before it.
         ledger = free_one_record(ledger, record.candidate)
@@ -384,18 +386,11 @@ def _next_reconcile_seconds(
     if position.assessment.fact is Fact.BACKOFF and record is not None and record.not_before is not None:
         backoff = max(0.0, (datetime.fromisoformat(record.not_before) - observed.now).total_seconds())
         return min(backoff, RUNNING_SECONDS) if observed.live else backoff
-    if position.action is Action.WAIT and observed.live and all(map(_is_steady, observed.live)):
+    if position.action is Action.WAIT and observed.live and all(run.is_steady for run in observed.live):
         return RUNNING_SECONDS if _has_unwritten_progress(observed) else QUIET_SECONDS
     if position.action in (Action.START, Action.WAIT) or observed.live:
         return RUNNING_SECONDS
     return None
-
-
-def _is_steady(run: RunState) -> bool:
-    """Whether all pods of a run are running: then no time limit of ours counts for it."""
-    # A deleted pod counts as gone after some time without a report, and nothing wakes us then.
-    is_ending = run.is_deleting or run.has_deleted_pod
-    return run.phase is RunPhase.RUNNING and not run.is_partly_running and not is_ending
 
 
 def _has_unwritten_progress(observed: Observed) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, Final
 
 from dapt_operator.api.v1alpha1.conditions import INVALID_SPEC, PROFILE_AMBIGUOUS, PROFILE_NOT_FOUND
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
@@ -18,6 +20,9 @@ from dapt_operator.plan.own_runs import own_runs
 from dapt_operator.plan.parsed import read_adaptation, read_profile, read_status
 from dapt_operator.stage_run import Manifest, Owner, RunState
 
+NO_CONTENTS: Final[Mapping[str, str]] = MappingProxyType({})
+"""Of an adaptation without sources on the machine that plans. One object, so that results are remembered by it."""
+
 
 @dataclass(frozen=True)
 class DesiredState:
@@ -27,7 +32,7 @@ class DesiredState:
     profile: AdaptationProfileSpec
     profile_name: str = ""
     profile_digest: str = ""
-    contents: Mapping[str, str] = field(default_factory=dict, hash=False)
+    contents: Mapping[str, str] = field(default_factory=lambda: NO_CONTENTS, hash=False)
     """Digest of the files of a source, for sources on the machine that plans; empty in a cluster."""
 
 
@@ -110,7 +115,7 @@ class Observed:
         """Whether the spec is known and asks for suspension."""
         return self.desired.spec is not None and self.desired.spec.suspend
 
-    @property
+    @cached_property
     def live(self) -> tuple[RunState, ...]:
         """Runs whose processes may exist."""
         return tuple(run for run in self.runs if run.is_live)
@@ -159,7 +164,7 @@ def observe(
     own_names = {run.object_name for run in own}
     desired = read_desired(resource, profile, local=local, default_profiles=default_profiles)
     if contents and isinstance(desired, DesiredState):
-        desired = replace(desired, contents=contents)
+        desired = replace(desired, contents=MappingProxyType(dict(contents)))
     return Observed(
         now=now,
         owner=owner,

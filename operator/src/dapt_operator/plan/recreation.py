@@ -110,13 +110,16 @@ def lost_stage_files(observed: Observed, desired: DesiredState, ledger: Ledger) 
         return {}
     inputs = ChainInputs.of(observed, desired, ledger, left_before(observed, desired, ledger, lost[0]))
     found: dict[str, Manifest] = {}
-    for assessment in Chain(inputs).position().assessments:
+    position = Chain(inputs).position()
+    for assessment in position.assessments:
         stage, record = assessment.stage, assessment.record
         if stage is None or record is None or record.profile_digest != desired.profile_digest:
             continue
         for run in lost:
             if record.is_open and record.is_about(run.identity):
-                manifest, sha256 = stage_config_map(_run_of(run, stage), desired.profile, observed.owner)
+                manifest, sha256 = stage_config_map(
+                    _run_of(run, position.as_it_runs(stage, ledger)), desired.profile, observed.owner
+                )
                 if sha256 == run.stage_file_sha256:
                     found[run.object_name] = manifest
     return found

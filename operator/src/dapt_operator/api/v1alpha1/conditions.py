@@ -235,6 +235,9 @@ def set_condition(
     if reason not in REASONS:
         raise ValueError(f"unknown reason {reason!r}")
     old = find_condition(conditions, type_)
+    value = (status, reason, message, observed_generation)
+    if old is not None and (old.status, old.reason, old.message, old.observed_generation) == value:
+        return conditions  # as nearly always: a new object would be validated to no end
     unchanged = old is not None and old.status == status
     new = Condition(
         type=type_,

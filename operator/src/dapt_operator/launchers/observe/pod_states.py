@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 from dapt_contract.envelope import ContractError
@@ -41,6 +42,8 @@ PEER_REPORT_SECONDS: Final = 5
 GONE: Final = "the pod was deleted and its node did not report within the grace period how it ended"
 _NEVER_RAN: Final = ("StartError", "ContainerCannotRun")
 _MAX_INDEX_DIGITS: Final = 6
+_CACHED_MESSAGES: Final = 512
+"""Of 4 KB at most."""
 
 
 @dataclass(frozen=True)
@@ -288,7 +291,7 @@ def _decode(text: str, identity: RunIdentity, kind: str) -> tuple[StageMessage |
     if not text:
         return None, "no termination message"
     try:
-        message = decode_message(text)
+        message = _decoded(text)
     except ContractError as error:
         return None, str(error)
     # The agent reports without a key when it failed before it could read which run it is.
@@ -296,6 +299,12 @@ def _decode(text: str, identity: RunIdentity, kind: str) -> tuple[StageMessage |
     if (message.key != identity.key and not has_no_key) or message.kind != kind:
         return None, "the termination message is that of another run"
     return message, ""
+
+
+# Of a run that has ended the text is the same at every reconcile, and reading it is most of what observing costs.
+@lru_cache(maxsize=_CACHED_MESSAGES)
+def _decoded(text: str) -> StageMessage:
+    return decode_message(text)
 
 
 def _index(metadata: Manifest) -> int:

@@ -32,6 +32,7 @@ from typing import Final
 from dapt_contract.base import Contract
 from dapt_contract.envelope import ContractError
 from dapt_contract.pod.failure import PRECEDENCE, Cause
+from dapt_contract.pod.message import StageMessage
 from dapt_contract.sentences import shortened
 from dapt_operator.api import names
 from dapt_operator.launchers.labels import ANNOTATION_ACCELERATOR, HeldRun, controller_of, held_run
@@ -40,6 +41,7 @@ from dapt_operator.launchers.observe.pod_states import Pod, newest_by_index, pee
 from dapt_operator.launchers.observe.pod_waiting import STARTING, refusal_of
 from dapt_operator.launchers.observe.quota import quota_of
 from dapt_operator.launchers.render.pod import CONTAINER
+from dapt_operator.remembered import remembered
 from dapt_operator.stage_run import (
     MAX_MESSAGE_CHARACTERS,
     Children,
@@ -62,6 +64,7 @@ _JUDGED_BY_REPORT: Final = frozenset({Cause.FORGETTING_LIMIT, Cause.DIVERGED})
 _DEADLINE_EFFECTS: Final = frozenset({Cause.STOPPED, Cause.INFRASTRUCTURE, Cause.DISRUPTION, Cause.CRASH})
 GONE_AFTER: Final = timedelta(seconds=30)
 """A deleted object without a living pod counts as gone after this long: until then a pod may not be reported yet."""
+_CACHED_FACTS: Final = 512
 _MAX_ANNOTATION_CHARACTERS: Final = 128
 _MAX_GENERATION_DIGITS: Final = 18
 _LATEST: Final = datetime.max.replace(tzinfo=UTC)
@@ -107,8 +110,9 @@ def read_run_states(
             pods_by_job.setdefault(job_uid, []).append(pod)
     states = []
     for item in children.jobs:
-        held = held_run(item)
-        gang = read(item) if held is not None else None
+        # The kind first: each launcher sees all objects, and to find the run of one costs more.
+        gang = read(item)
+        held = held_run(item) if gang is not None else None
         if held is not None and gang is not None:
             pods = pods_by_job.get(_job_uid(item, children), [])
             states.append(_run_state(held, item, gang, pods, children, now))
@@ -286,7 +290,7 @@ def _succeeded(state: RunState, pods: Sequence[Pod]) -> RunState:
     facts: Contract | None = None
     if first is not None and first.message is not None:
         try:
-            facts = first.message.parsed_facts()
+            facts = _facts_of(first.message)
             why = "it holds no facts"
         except ContractError as error:
             why = str(error)
@@ -349,10 +353,16 @@ def _facts_despite_failure(pods: Sequence[Pod]) -> tuple[Contract | None, str]:
         # Rank 0 alone reports facts; pretraining reports its checkpoints after a failure too.
         if pod.index == 0 and pod.message is not None:
             try:
-                return pod.message.parsed_facts(), ""
+                return _facts_of(pod.message), ""
             except ContractError as error:
                 return None, str(error)
     return None, ""
+
+
+# By the identity of the message, which is decoded once.
+@remembered(_CACHED_FACTS)
+def _facts_of(message: StageMessage) -> Contract | None:
+    return message.parsed_facts()
 
 
 def _trainer(gang: Gang) -> Manifest:

@@ -5,7 +5,7 @@ They run alongside pretraining and blending where many nodes can mount the work 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final
 
@@ -15,7 +15,9 @@ from dapt_operator.plan.selection.candidates import Candidate
 from dapt_operator.plan.stage_parts.stage_plan import StageInputs, StagePlan
 from dapt_operator.plan.stages.evaluate import evaluate_stage
 from dapt_operator.plan.transitions import Fact, State
+from dapt_operator.remembered import remembered
 
+_CACHED_STAGES: Final = 2048
 STATES_WITH_EVALUATIONS: Final = frozenset({State.PRETRAIN, State.BLEND})
 """States in which evaluations run alongside the chain, where many nodes can mount the volume."""
 
@@ -71,7 +73,6 @@ def assess_evaluations(
     stage_inputs: StageInputs,
     wanted: Iterable[Candidate],
     companions: AbstractSet[StageKey],
-    checked: Callable[[StagePlan], StagePlan],
 ) -> tuple[StageAssessment, ...]:
     """Return the fact of each candidate's evaluation.
 
@@ -80,19 +81,15 @@ def assess_evaluations(
         stage_inputs: of every stage after prepare.
         wanted: candidates to evaluate.
         companions: work whose newest runs may run in parallel.
-        checked: adds to a plan what is recorded of its inputs.
     """
-    stages = (
-        evaluate_stage(
-            stage_inputs,
-            candidate.id,
-            candidate.model,
-            attempt=candidate.attempt,
-            digest=candidate.digest,
-        )
-        for candidate in wanted
+    return tuple(assess_stage(inputs, _stage_of(stage_inputs, candidate), companions) for candidate in wanted)
+
+
+@remembered(_CACHED_STAGES)
+def _stage_of(inputs: StageInputs, candidate: Candidate) -> StagePlan:
+    return evaluate_stage(
+        inputs, candidate.id, candidate.model, attempt=candidate.attempt, digest=candidate.digest
     )
-    return tuple(assess_stage(inputs, checked(stage), companions) for stage in stages)
 
 
 def representative(assessments: Sequence[StageAssessment], free_slots: int) -> StageAssessment:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from dapt_operator.api.v1alpha1.stored.ledger import AttemptRecord
+from dapt_operator.api.v1alpha1.stored.ledger import AttemptRecord, Ledger
 from dapt_operator.api.v1alpha1.stored.run_record import StageKey
 from dapt_operator.plan.chain_parts.assess import StageAssessment
 from dapt_operator.plan.chain_parts.evaluations import startable
+from dapt_operator.plan.chain_parts.input_checks import with_input_checks
 from dapt_operator.plan.gates import Verdict
 from dapt_operator.plan.ledger.stage_facts import Facts
 from dapt_operator.plan.selection.candidates import Candidate
 from dapt_operator.plan.selection.choose import Choice
-from dapt_operator.plan.stage_parts.stage_plan import StageInputs
+from dapt_operator.plan.stage_parts.stage_plan import StageInputs, StagePlan
 from dapt_operator.plan.stages.pretrain import PretrainingPlan
 from dapt_operator.plan.transitions import Action, Fact, State
 
@@ -55,6 +56,17 @@ class Position:
     def assessments(self) -> tuple[StageAssessment, ...]:
         """Return everything that was assessed here: the stage of the chain, and the evaluations."""
         return (self.assessment, *self.alongside, *self.awaited)
+
+    def as_it_runs(self, stage: StagePlan, ledger: Ledger) -> StagePlan:
+        """Return a stage of an assessment as its run is given it: with everything that is recorded of its inputs.
+
+        An assessment does not depend on these records, and dozens are made in a reconcile that starts at most one run.
+
+        Args:
+            stage: as it was assessed.
+            ledger: that the position was found from.
+        """
+        return with_input_checks(stage, self.facts, self.candidates, ledger)
 
     def awaiting_ends(self) -> Position:
         """Return the position as long as runs are alive where it would finish or end."""

@@ -35,6 +35,7 @@ _SCORE_FIELDS: Final = (
 )
 """Of a score, in this order; its name, side and kind are those of the base model's score."""
 _CACHED_MEASURES: Final = 2048
+_CACHED_LEDGERS: Final = 64
 
 
 def free_one_record(ledger: Ledger, candidate: str | None) -> Ledger:
@@ -166,6 +167,7 @@ def _numbers(score: Score | None) -> list[object]:
     return values
 
 
+@remembered(_CACHED_LEDGERS)
 def stored_measures(ledger: Ledger, base: Measure | None) -> Mapping[str, Measure]:
     """Return the measures that are kept in short form, by candidate."""
     # Without the base model's measure nothing can be decoded: names and numbers of items are there alone.

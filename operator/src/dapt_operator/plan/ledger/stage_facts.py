@@ -14,8 +14,10 @@ from dapt_contract.stages.prepare import PrepareFacts
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainFacts
 from dapt_operator.api.v1alpha1.stored.ledger import AttemptRecord, Ledger
 from dapt_operator.plan.ledger.compaction import stored_measures
+from dapt_operator.remembered import remembered
 
 _KINDS_OF_CANDIDATES: Final = frozenset({"pretrain", "blend", "evaluate"})
+_CACHED_LEDGERS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Facts:
         return self.pretrains.get(self.attempt)
 
 
+# The ledger is the same object from one reconcile to the next until a run of it begins, ends or reports.
+@remembered(_CACHED_LEDGERS)
 def read_facts(ledger: Ledger, ranks: int = 1) -> Facts:
     """Return the facts that do not depend on the selected candidate. ranks: of pretraining."""
     prepare = ledger.facts(PrepareFacts, "prepare")

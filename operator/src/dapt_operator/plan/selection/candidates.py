@@ -20,6 +20,7 @@ from dapt_operator.remembered import remembered
 
 _CACHED_JUDGEMENTS: Final = 2048
 """Candidates of some forty adaptations that are worked on."""
+_CACHED_LEDGERS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Candidate:
         return next((verdict.message for verdict in self.verdicts if not verdict.passed), "")
 
 
+@remembered(_CACHED_LEDGERS)
 def candidates(spec: DomainAdaptationSpec, facts: Facts) -> tuple[Candidate, ...]:
     """Return all candidates: by attempt, checkpoints in the order of their steps, then averages and interpolations."""
     if facts.base is None:

@@ -27,7 +27,9 @@ from dapt_operator.plan.sizing.resolve import (
     replay_of_measured,
 )
 from dapt_operator.plan.stage_parts.weights import is_finite
+from dapt_operator.remembered import remembered
 
+_CACHED_LEDGERS: Final = 64
 LARGEST_REPLAY: Final = 0.5
 """A rollback never asks for more: the domain is what is to be learned."""
 
@@ -58,6 +60,8 @@ def find_attempt(spec: DomainAdaptationSpec, facts: Facts, number: int) -> Attem
     return None if replay is None else _first(spec, replay)
 
 
+# One object from one reconcile to the next, so that what is resolved for it is too.
+@remembered(_CACHED_LEDGERS)
 def measured_attempt(spec: DomainAdaptationSpec, facts: Facts, base: Measure, number: int) -> Attempt:
     """Return one attempt by its number, once the base model was measured."""
     if number > 1:

@@ -17,7 +17,9 @@ from dapt_contract.stages.pretrain import CheckpointFacts
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.ledger.stage_facts import Facts
 from dapt_operator.plan.sizing import resolve
+from dapt_operator.remembered import remembered
 
+_CACHED_LEDGERS: Final = 64
 _CHECKPOINT_ID: Final = re.compile(r"a(\d+)-s(\d+)")
 
 
@@ -64,6 +66,7 @@ def checkpoint_folder(attempt: int, row: CheckpointFacts) -> str:
     return f"{stage_folder('pretrain', attempt)}/try-{row.try_number}/checkpoint-{row.step}"
 
 
+@remembered(_CACHED_LEDGERS)
 def blends(spec: DomainAdaptationSpec, facts: Facts, attempt: int) -> tuple[Blend, ...]:
     """Return the averages and interpolations of an attempt that has ended.
 

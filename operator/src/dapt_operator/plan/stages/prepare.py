@@ -9,13 +9,15 @@ from dapt_contract.stages.prepare import PrepareConfig, TextSource, TrainingLeng
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.spec_corpus import Source
+from dapt_operator.plan.observed import NO_CONTENTS
 from dapt_operator.plan.sizing import resolve
 from dapt_operator.plan.sizing.batch_size import smallest_pretraining_batch
 from dapt_operator.plan.stage_parts import common
 from dapt_operator.plan.stage_parts.stage_plan import StagePlan, claims, cpu_resources, secret_names
 from dapt_operator.plan.stages.tuning_data import tuning_data_configs
+from dapt_operator.remembered import remembered
 
-NO_CONTENTS: Final[Mapping[str, str]] = {}
+_CACHED_PLANS: Final = 256
 
 
 def prepare_stage(
@@ -33,6 +35,17 @@ def prepare_stage(
         contents: digest of the files of a source, for sources on the machine that plans.
         may_follow: whether an edit of what it reads makes it run again; not once the base model is measured.
     """
+    return _plan(spec, profile, contents, may_follow)
+
+
+# Every reconcile compares what prepare has read with what it would read now; only an edit changes that.
+@remembered(_CACHED_PLANS)
+def _plan(
+    spec: DomainAdaptationSpec,
+    profile: AdaptationProfileSpec,
+    contents: Mapping[str, str],
+    may_follow: bool,
+) -> StagePlan:
     corpus, budget = spec.corpus, spec.pretraining.budget
     num_checkpoints = spec.pretraining.checkpoints.count
     tasks, probes = common.tasks(spec), common.probes(spec)

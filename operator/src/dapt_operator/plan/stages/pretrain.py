@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Final
 
 from dapt_contract.measure import Measure
 from dapt_contract.stages.common import ModelReference
@@ -24,6 +25,9 @@ from dapt_operator.plan.sizing.resolve import (
 from dapt_operator.plan.stage_parts import common
 from dapt_operator.plan.stage_parts.attempts import Attempt
 from dapt_operator.plan.stage_parts.stage_plan import StageInputs, StagePlan, rank_resources
+from dapt_operator.remembered import remembered
+
+_CACHED_PLANS: Final = 256
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,10 @@ class PretrainingPlan:
 
     def with_batch(self, batch: Batch) -> PretrainingPlan:
         """Return the same numbers with another micro-batch; the global batch, and with it the steps, is the same."""
-        return replace(self, batch=batch)
+        return self if batch is self.batch else replace(self, batch=batch)
 
 
+@remembered(_CACHED_PLANS)
 def resolve_pretraining(inputs: StageInputs, base: Measure, attempt: Attempt) -> PretrainingPlan:
     """Return the numbers of an attempt.
 

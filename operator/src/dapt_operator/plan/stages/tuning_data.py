@@ -33,10 +33,12 @@ from dapt_operator.plan.stage_parts.stage_plan import (
     cpu_resources,
     secret_names,
 )
+from dapt_operator.remembered import remembered
 
 TUNING_KINDS: Final[tuple[TuningKind, ...]] = ("instructions", "preferences")
 LEARNED_BY: Final[Mapping[TuningKind, str]] = {"instructions": "finetune", "preferences": "align"}
 """Kind of the stage that learns from the data."""
+_CACHED_SPECS: Final = 256
 _FIELDS: Final = {"instructions": "spec.finetuning", "preferences": "spec.preference"}
 """Field that sentences about the data begin with."""
 _FOLDER_WITHOUT_DIGEST: Final[Mapping[TuningKind, str]] = {
@@ -45,6 +47,7 @@ _FOLDER_WITHOUT_DIGEST: Final[Mapping[TuningKind, str]] = {
 }
 
 
+@remembered(_CACHED_SPECS)
 def tuning_data_configs(
     spec: DomainAdaptationSpec, contents: Mapping[str, str]
 ) -> tuple[TuningDataConfig, ...]:

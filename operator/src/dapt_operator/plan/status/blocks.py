@@ -11,6 +11,8 @@ from dapt_contract.stages.tuning_data import TuningKind
 from dapt_contract.untrusted.printable import printable
 from dapt_operator.api.schema.immutable import FREED_BY_FAILURE, FROZEN_BY, FROZEN_BY_SUCCESS
 from dapt_operator.api.v1alpha1.base import MAX_MESSAGE, MAX_TEXT
+from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
+from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.status import (
     MAX_WARNINGS,
     AttemptStatus,
@@ -31,6 +33,7 @@ from dapt_operator.plan.chain_parts.position import Position
 from dapt_operator.plan.chain_parts.waiting import waits_for
 from dapt_operator.plan.ledger import gpu_hours
 from dapt_operator.plan.ledger.retries import JUDGED
+from dapt_operator.plan.ledger.stage_facts import Facts
 from dapt_operator.plan.observed import Observed, find_run
 from dapt_operator.plan.sizing.estimate import EstimateFacts, estimate
 from dapt_operator.plan.sizing.grown_tokenizer import grown_model
@@ -39,6 +42,7 @@ from dapt_operator.plan.sizing.warnings import warnings_also_from_prepare
 from dapt_operator.plan.stage_parts.attempts import find_attempt, total_steps
 from dapt_operator.plan.stage_parts.stage_plan import StageInputs
 from dapt_operator.plan.stage_parts.tuning import prepared_size
+from dapt_operator.plan.stages.pretrain import PretrainingPlan
 from dapt_operator.plan.stages.tuning_data import current_warnings
 from dapt_operator.plan.status.candidate_rows import rounded
 from dapt_operator.plan.status.goodput import goodput
@@ -49,6 +53,7 @@ MAX_LOG_LINES: Final = 20
 MAX_LOG_BYTES: Final = 2048
 MAX_LINE_CHARACTERS: Final = 500
 _CACHED_ROWS: Final = 2048
+_CACHED_PLANS: Final = 64
 
 
 def stage_status(record: RunRecord, observed: Observed) -> StageStatus:
@@ -133,7 +138,19 @@ def _stage_state(record: RunRecord, observed: Observed) -> StageState:
 
 def resolved_values(inputs: ChainInputs, position: Position) -> Resolved:
     """Return what the automatic fields of the spec came to, as far as it is known."""
-    prepared, numbers, spec = position.facts.prepare, position.numbers, inputs.spec
+    profile_name = inputs.desired.profile_name
+    return _resolved(inputs.spec, profile_name, position.facts, position.stage_inputs, position.numbers)
+
+
+@remembered(_CACHED_PLANS)
+def _resolved(
+    spec: DomainAdaptationSpec,
+    profile_name: str,
+    facts: Facts,
+    stage_inputs: StageInputs | None,
+    numbers: PretrainingPlan | None,
+) -> Resolved:
+    prepared = facts.prepare
     model = None
     if prepared is not None:
         model = ResolvedModel(
@@ -142,15 +159,15 @@ def resolved_values(inputs: ChainInputs, position: Position) -> Resolved:
     tuning = spec.finetuning
     resolved = Resolved(
         model=model,
-        profile=inputs.desired.profile_name,
+        profile=profile_name,
         learning_rate=learning_rate(spec.pretraining.method, spec.pretraining.optimizer.learning_rate),
         finetuning_learning_rate=learning_rate(tuning.method, tuning.optimizer.learning_rate)
         if tuning
         else None,
-        replay_fraction=replay_fraction(spec, position.facts.base),
+        replay_fraction=replay_fraction(spec, facts.base),
         sequence_length=sequence_length(spec, prepared),
-        finetuning_data=_tuning_data(position.stage_inputs, "instructions"),
-        preference_data=_tuning_data(position.stage_inputs, "preferences"),
+        finetuning_data=_tuning_data(stage_inputs, "instructions"),
+        preference_data=_tuning_data(stage_inputs, "preferences"),
     )
     if numbers is None:
         return resolved
@@ -176,6 +193,7 @@ def _tuning_data(inputs: StageInputs | None, kind: TuningKind) -> ResolvedTuning
     return ResolvedTuningData(records=data.facts.records, digest=data.content_digest)
 
 
+@remembered(_CACHED_PLANS)
 def frozen_blocks(ledger: Ledger) -> Frozen:
     """Return the blocks of the spec that may not change any more."""
     started = ledger.started_kinds()
@@ -188,20 +206,30 @@ def frozen_blocks(ledger: Ledger) -> Frozen:
 
 def plan_summary(inputs: ChainInputs, position: Position) -> PlanSummary:
     """Return the estimate, by what is known now."""
-    spec, prepared = inputs.spec, position.facts.prepare
-    known = EstimateFacts(base=position.facts.base)
-    stage_inputs = position.stage_inputs
+    return _plan_summary(inputs.spec, inputs.profile, position.facts, position.stage_inputs)
+
+
+# Each reconcile writes the estimate, and it changes with what stages have counted alone.
+@remembered(_CACHED_PLANS)
+def _plan_summary(
+    spec: DomainAdaptationSpec,
+    profile: AdaptationProfileSpec,
+    facts: Facts,
+    stage_inputs: StageInputs | None,
+) -> PlanSummary:
+    prepared = facts.prepare
+    known = EstimateFacts(base=facts.base)
     if prepared is not None and stage_inputs is not None:
         known = EstimateFacts(
             model=grown_model(prepared.model, spec, prepared.tokenizer),
             domain_tokens=prepared.domain_tokens,
             general_tokens=prepared.general_tokens,
-            base=position.facts.base,
+            base=facts.base,
             sequence_length_tokens=prepared.sequence_length_tokens,
             instructions=prepared_size(stage_inputs.instructions),
             preferences=prepared_size(stage_inputs.preferences),
         )
-    estimated = estimate(spec, inputs.profile, known)
+    estimated = estimate(spec, profile, known)
     warnings: tuple[str, ...] = estimated.warnings
     if prepared is not None and stage_inputs is not None:
         reported = warnings_also_from_prepare(spec, prepared.model, prepared.domain_tokens)
@@ -217,7 +245,12 @@ def plan_summary(inputs: ChainInputs, position: Position) -> PlanSummary:
 
 def attempt_statuses(inputs: ChainInputs, position: Position, ledger: Ledger) -> tuple[AttemptStatus, ...]:
     """Return the attempts so far, and one that was just decided on."""
-    spec, facts = inputs.spec, replace(position.facts, attempts=ledger.attempts)
+    return _attempt_statuses(inputs.spec, position.facts, ledger)
+
+
+@remembered(_CACHED_PLANS)
+def _attempt_statuses(spec: DomainAdaptationSpec, facts: Facts, ledger: Ledger) -> tuple[AttemptStatus, ...]:
+    facts = replace(facts, attempts=ledger.attempts)
     if ledger.find("pretrain") is None:
         return ()
     statuses = []

@@ -20,6 +20,7 @@ from dapt_operator.plan.transitions import Action
 from dapt_operator.remembered import remembered
 
 _CACHED_ROWS: Final = 2048
+_CACHED_TABLES: Final = 64
 
 
 def candidate_statuses(
@@ -29,8 +30,16 @@ def candidate_statuses(
     base = position.facts.base
     if base is None:
         return ()
-    listed = _listed_candidates(position.candidates, chosen)
-    return tuple(_candidate_status(inputs.spec, base, candidate) for candidate in listed)
+    return _candidate_statuses(inputs.spec, base, position.candidates, chosen)
+
+
+# The candidates are the same objects until a run reports, and with them all rows.
+@remembered(_CACHED_TABLES)
+def _candidate_statuses(
+    spec: DomainAdaptationSpec, base: Measure, known: tuple[Candidate, ...], chosen: Candidate | None
+) -> tuple[CandidateStatus, ...]:
+    listed = _listed_candidates(known, chosen)
+    return tuple(_candidate_status(spec, base, candidate) for candidate in listed)
 
 
 def _listed_candidates(known: tuple[Candidate, ...], chosen: Candidate | None) -> tuple[Candidate, ...]:

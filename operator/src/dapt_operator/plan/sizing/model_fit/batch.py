@@ -93,6 +93,8 @@ def fit_batch(request: BatchRequest, spec: DomainAdaptationSpec, profile: Adapta
 
 def halved(batch: Batch, halvings: int) -> Batch | None:
     """Return the same global batch with the micro-batch at most half, `halvings` times; None when it is 1 already."""
+    if not halvings:
+        return batch
     per_rank = batch.micro_batch_size * batch.accumulation
     size = batch.micro_batch_size
     for _ in range(halvings):
