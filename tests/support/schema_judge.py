@@ -46,7 +46,7 @@ def _fill(value: Any, schema: dict[str, Any]) -> None:
                 value[name] = copy.deepcopy(child["default"])
             if name in value:
                 _fill(value[name], child)
-    elif isinstance(value, list):
+    elif isinstance(value, list) and "items" in schema:
         for item in value:
             _fill(item, schema["items"])
 
