@@ -29,8 +29,8 @@ _HUB_DESTINATION: Final = (
     f"write hf://ORG/NAME, a model repository; in the names {_HUB_NAME}, and no .git at the end"
 )
 _S3_NAME: Final = (
-    "the name of a bucket has letters, digits, '-', '_' and '.', at most 255, and no '.' or '-' at its beginning: correct"
-    " it"
+    "the name of a bucket has letters, digits, '-', '_' and '.', at most 255, and begins with neither '-' nor '.':"
+    " correct it"
 )
 _GS_NAME: Final = (
     "the name of a bucket has lower-case letters, digits, '-', '_' and '.', at least three, and a letter or digit at"
