@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -170,7 +171,7 @@ def test_the_operator_says_what_to_edit_and_continues_then(
 
     with OperatorProcess(control_plane, [stored]) as operator:
         for name in STORED:
-            eventually(lambda name=name: is_stalled(name), f"{name} stalled")
+            eventually(partial(is_stalled, name), f"{name} stalled")
         assert {conditions(name)["Stalled"]["reason"] for name in STORED} == {"InvalidSpec"}
         assert api.list("Job", stored) == []
         assert operator.lines("reconcile failed, retrying") == []
