@@ -172,6 +172,26 @@ def test_every_block_that_freezes_has_a_rule_at_the_root() -> None:
     }
 
 
+def test_a_rule_about_more_than_one_field_lets_a_stored_object_keep_what_breaks_it() -> None:
+    # At each write the root differs, and the spec at each edit: the API server asks their rules of fields that nobody
+    # touched.
+    for definition in DEFINITIONS:
+        schema = schema_of(definition)
+        rules = [*schema["x-kubernetes-validations"], *rules_of(schema["properties"]["spec"])]
+        asked = [rule for rule in rules if not rule.get("optionalOldSelf")]
+        assert [rule["rule"] for rule in asked if "oldSelf.status.frozen" not in rule["rule"]] == []
+    spec = rules_of(schema_of(DEFINITIONS[0])["properties"]["spec"])
+    assert spec[0]["rule"] == (
+        "(!has(self.preference) || has(self.finetuning)) || (oldSelf.hasValue()"
+        " && !(!has(oldSelf.value().preference) || has(oldSelf.value().finetuning)))"
+    )
+
+
+def rules_of(node: dict[str, Any]) -> list[dict[str, Any]]:
+    rules: list[dict[str, Any]] = node.get("x-kubernetes-validations", [])
+    return rules
+
+
 def test_names_columns_and_scopes() -> None:
     adaptation, profile = (definition["spec"] for definition in DEFINITIONS)
     assert adaptation["scope"] == "Namespaced"

@@ -92,6 +92,14 @@ def loses_a_rank_once(pod: ScriptedPod) -> Life:
     return Life(lost, run_seconds=RUN_SECONDS, log="NCCL WARN connection closed\n")
 
 
+def waits_in_pretraining(pod: ScriptedPod) -> Life:
+    """The same; the pretraining of `long` runs on."""
+    is_long = pod.labels.get(names.LABEL_NAME) == "long"
+    if is_long and pod.stage is not None and pod.stage.kind == "pretrain":
+        return Life()
+    return loses_a_rank_once(pod)
+
+
 # --- a life that needs every right ---
 
 
@@ -187,8 +195,10 @@ FOREIGN_JOB = {
 FOREIGN_JOBSET = {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "spec": {}}
 
 
-def live_through_everything(plane: ControlPlane, release: Release, tenant: str) -> None:
-    """Adaptations by which the operator needs every right that the chart can grant."""
+def live_through_everything(
+    plane: ControlPlane, release: Release, kubelet: ScriptedKubelet, tenant: str
+) -> None:
+    """Adaptations by which two replicas need every right that the chart can grant."""
     api, mark = plane.api, plane.audit.mark()
     gangs, sets = (
         make_profile(plane, storage=STORAGE),
@@ -199,6 +209,7 @@ def live_through_everything(plane: ControlPlane, release: Release, tenant: str) 
     for adaptation, foreign in zip(taken, (FOREIGN_JOB, FOREIGN_JOBSET), strict=True):
         api.create(foreign | {"metadata": {"name": adaptation.first_run(), "namespace": tenant}})
     release.run_operator()
+    release.run_standby()
     for adaptation in taken:
         becomes(adaptation, "Stalled", "True", "NameTaken")
     # A queue that nobody serves (workloads list), a JobSet that is suspended (jobsets delete).
@@ -220,8 +231,47 @@ def live_through_everything(plane: ControlPlane, release: Release, tenant: str) 
     for kind in ("Job", "ConfigMap", "Service", "PersistentVolumeClaim"):
         eventually(partial(lambda kind: not whole.children(kind), kind), f"no {kind} of it left")
     assert ("pretrain", 2) in whole.runs()
+    changes_hands(plane, release, kubelet, Adaptation(plane, tenant, gangs, "long"))
     # The garbage collector takes half a minute to learn of a new kind.
     eventually(lambda: not api.list("JobSet", tenant, **jobsets), "no JobSet", seconds=60)
+
+
+def changes_hands(plane: ControlPlane, release: Release, kubelet: ScriptedKubelet, long: Adaptation) -> None:
+    """The first replica loses the Lease in the middle of a run whose objects somebody deletes and edits."""
+    api, tenant = plane.api, long.namespace
+    long.wait_for_run("pretrain", pods=2)
+    lists = (Right(tenant, "batch", "jobs", "list"), Right(tenant, "", "pods", "list"))
+    mark = plane.audit.mark()
+    uids = set()
+    for kind in ("Secret", "Service"):
+        (shared,) = long.children(kind)
+        uids.add(shared["metadata"]["uid"])
+        api.delete(kind, shared["metadata"]["name"], tenant)
+    assert release.lose_lease() == 1
+    # Whoever takes over looks for what the runs that it finds need. A Secret cannot be looked for without the right to
+    # read it: it is made again before the next run that mounts it.
+    eventually(partial(long.children, "Service"), "the Service made again by the second replica", seconds=90)
+    # The full lists come on time, and a run whose label was taken off is looked for by its name.
+    (job,) = long.jobs("pretrain")
+    bare = {"metadata": {"labels": {names.LABEL_NAME: None}}}
+    api.patch("Job", job["metadata"]["name"], bare, tenant)
+    eventually(
+        lambda: {*lists} <= used_anywhere(plane, release.user, mark, tenant),
+        "the full lists of the second replica",
+        seconds=60,
+        every_seconds=0.5,
+    )
+    kubelet.script = loses_a_rank_once
+    becomes(long, "Finished", "True", "Published")
+    made_again = [shared for kind in ("Secret", "Service") for shared in long.children(kind)]
+    assert len(made_again) == 2
+    assert uids.isdisjoint(shared["metadata"]["uid"] for shared in made_again)
+
+
+def used_anywhere(plane: ControlPlane, user: str, mark: int, tenant: str) -> set[Right]:
+    """What was used, with the place of the tenant also where the whole cluster was asked."""
+    did, _ = used(plane, user, mark)
+    return {Right(tenant, right.group, right.resource, right.verb) for right in did}
 
 
 @pytest.mark.usefixtures("others")
@@ -229,11 +279,14 @@ def live_through_everything(plane: ControlPlane, release: Release, tenant: str) 
 def test_what_is_granted_is_what_is_used(
     plane: ControlPlane, kubelet: ScriptedKubelet, release: Release, tenant: str, where: str
 ) -> None:
-    kubelet.script = loses_a_rank_once
+    kubelet.script = waits_in_pretraining
     namespaces = [tenant] if where == "one namespace" else []
-    release.install({"namespaces": namespaces, "features": {"jobSet": True, "kueue": True}})
+    features = {"jobSet": True, "kueue": True}
+    release.install(
+        {"namespaces": namespaces, "features": features, "replicas": 2, "operator": {"resyncSeconds": 10}}
+    )
     mark = plane.audit.mark()
-    live_through_everything(plane, release, tenant)
+    live_through_everything(plane, release, kubelet, tenant)
     release.stop_operator()
     allowed, (did, tried) = granted(plane, release.user), used(plane, release.user, mark)
     assert told(tried) == []

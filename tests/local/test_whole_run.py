@@ -14,16 +14,24 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPEN_METRICS
+from prometheus_client.openmetrics.exposition import generate_latest as generate_open_metrics
 from ruamel.yaml import YAML
 
+from dapt_contract.pod.environment import PROGRESS_PORT
 from dapt_operator.cli import main
 from dapt_operator.cli.run_folder import RunFolder
+from dapt_operator.runtime.metrics import AdaptationCollector
 from support.pod_objects import listening
 from support.toy_adaptation import make_toy
 
@@ -63,6 +71,8 @@ class Ended:
     commands: list[str] = field(default_factory=list)
     """Command lines of its processes."""
     environments: list[dict[str, str]] = field(default_factory=list)
+    pages: dict[str, bytes] = field(default_factory=dict)
+    """What its pods served while they ran, by format and address."""
 
 
 def dapt(folder: Path, *arguments: str) -> Ended:
@@ -108,10 +118,36 @@ def run_until_there(folder: Path, path: Path, number: signal.Signals) -> Ended:
             with contextlib.suppress(psutil.Error):  # it has ended
                 commands.append(" ".join(child.cmdline()))
                 environments.append(child.environ())
+        pages = served(environments)
         process.send_signal(number)
         code = process.wait(timeout=300)
     lines = out.read_text().splitlines(), errors.read_text().splitlines()
-    return Ended(code, *lines, addresses, commands, environments)
+    return Ended(code, *lines, addresses, commands, environments, pages)
+
+
+def served(environments: Iterable[dict[str, str]]) -> dict[str, bytes]:
+    """Read the pages of running pods as a browser and as Prometheus do; only OpenMetrics has exemplars."""
+    found = {}
+    for port in {environment.get(PROGRESS_PORT, "") for environment in environments} - {""}:
+        for page in ("progress", "metrics"):
+            for accepted in ("*/*", OPEN_METRICS):
+                url = f"http://127.0.0.1:{port}/{page}"
+                request = urllib.request.Request(url, headers={"Accept": accepted})
+                # Only the first pod of a run serves.
+                with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=30) as answer:
+                    found[f"{accepted} of {url}"] = answer.read()
+    return found
+
+
+def operators_metrics(folder: Path, name: str = "toy") -> dict[str, bytes]:
+    """What an operator with this resource would serve, in both formats."""
+    resource = YAML(typ="safe", pure=True).load((folder / "runs" / name / "status.yaml").read_text())
+    registry = CollectorRegistry()
+    registry.register(AdaptationCollector(lambda: [resource]))
+    return {
+        "metrics of the operator": generate_latest(registry),
+        "OpenMetrics of the operator": generate_open_metrics(registry),
+    }
 
 
 def stages(folder: Path, name: str = "toy") -> list[dict[str, Any]]:
@@ -207,6 +243,12 @@ def test_no_credential_of_the_environment_is_left_anywhere(
     written = {"command lines": "\n".join(stopped.commands).encode()}
     for name, ended in (("first", stopped), ("second", finished)):
         written[name] = "\n".join(ended.lines + ended.errors).encode()
+    # Progress and metrics: names, labels, help texts, values and exemplars.
+    assert any(b"\ndapt_trainer_loss{" in page for page in stopped.pages.values()), "a training was scraped"
+    written |= stopped.pages
+    metrics = operators_metrics(toy)
+    assert all(b"\ndapt_gain{" in page for page in metrics.values())
+    written |= metrics
     # Logs, Events, status, checkpoints, reports, page, model and card.
     written |= {str(path): path.read_bytes() for path in toy.rglob("*") if path.is_file()}
     assert len(written) > 50

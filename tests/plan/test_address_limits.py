@@ -53,6 +53,33 @@ def test_an_address_that_hides_where_it_leads_is_within_no_limit(address: str) -
     assert destination.startswith(f"destination {address} is not allowed, since")
 
 
+@pytest.mark.parametrize(
+    ("pattern", "address", "is_allowed"),
+    [
+        ("s3://text/v?.jsonl", "s3://text/v1.jsonl", True),
+        ("s3://text/v?.jsonl", "s3://text/v*.jsonl", False),
+        ("s3://text/v?.jsonl", "s3://text/v?.jsonl", False),
+        ("s3://text/v[0-9].jsonl", "s3://text/v7.jsonl", True),
+        ("s3://text/v[!0].jsonl", "s3://text/v7.jsonl", True),
+        ("s3://text/v[!0].jsonl", "s3://text/v*.jsonl", False),
+        ("s3://text/v[*].jsonl", "s3://text/v*.jsonl", False),
+        ("s3://text/v??/*", "s3://text/v[/x", False),
+        ("s3://text/v[1/x", "s3://text/v[1/x", False),
+        ("s3://text/*", "s3://text/a[0-9]/**/*.jsonl", True),
+        ("s3://text/*.jsonl", "s3://text/a?b.jsonl", True),
+        ("s3://text/(a+)$", "s3://text/(a+)$", True),
+        ("s3://text/a.b", "s3://text/axb", False),
+        ("s3://text/\u00fc*", "s3://text/\u00fc x/y", True),
+    ],
+)
+def test_a_wildcard_of_an_address_is_matched_by_a_star_alone(
+    pattern: str, address: str, is_allowed: bool
+) -> None:
+    limits = {"sources": ["s3://text/base", "s3://text/g", "s3://text/i", pattern]}
+    found = breaches({"corpus": {"domain": [{"source": address}]}}, limits=limits)
+    assert [f"source {address} is not allowed" in sentence for sentence in found] == [True] * (not is_allowed)
+
+
 def test_a_revision_with_an_encoded_slash_is_judged_as_it_is_written() -> None:
     model = {"model": {"source": "hf://org/base@feature%2Fx"}}
     assert breaches(model, limits={"sources": ["s3://*", "hf://org/*"]}) == ()

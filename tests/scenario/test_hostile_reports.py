@@ -171,6 +171,45 @@ def test_refused_report_of_a_stopped_training_is_named_and_spends_no_retry_for_a
     ) in world.condition("Stalled")[2]
 
 
+ELSEWHERE = ("/etc", "../other", "a/../../b", "..", "")
+
+
+@pytest.mark.parametrize(
+    ("stage", "field"),
+    [
+        ("finetune", "weights"),
+        ("finetune", "origin"),
+        ("finetune", "averaged_with"),
+        ("align", "adapters"),
+        ("align", "tuned"),
+    ],
+)
+@pytest.mark.parametrize("path", ELSEWHERE, ids=repr)
+def test_a_tuned_model_lies_on_the_work_volume(stage: str, field: str, path: str) -> None:
+    lists: dict[str, Any] = {"averaged_with": [{"weights": path}], "adapters": ["a", path], "tuned": [path]}
+    world = copy.deepcopy(lived(stage))
+    for report in reports_of(world):
+        body = json.loads(report["message"])
+        body["facts"]["model"][field] = lists.get(field, path)
+        report["message"] = json.dumps(body)
+    world.reconcile()
+    assert world.status["stages"][-1]["state"] != "Succeeded"
+    messages = [notice.message for notice in world.cluster.events(world.key)]
+    assert any("must be a path below the work volume" in message for message in messages)
+
+
+def test_the_destination_in_the_status_is_that_of_the_spec() -> None:
+    world = copy.deepcopy(lived("publish"))
+    for report in reports_of(world):
+        body = json.loads(report["message"])
+        body["facts"]["destination"] = "s3://evil/model"
+        report["message"] = json.dumps(body)
+    world.live()
+    assert world.status["phase"] == "Published"
+    assert world.status["output"]["destination"] == "file:///out/model"
+    assert "model published to file:///out/model" in str(world.status["conditions"])
+
+
 def test_an_evaluation_that_reports_about_another_candidate_has_failed() -> None:
     world = copy.deepcopy(lived("evaluate"))
     candidate = world.runs[-1].run.candidate

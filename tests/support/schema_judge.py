@@ -21,6 +21,7 @@ _TYPES: dict[str, Any] = {
     "integer": int,
     "number": (int, float),
 }
+_OF_A_STORED_OBJECT = re.compile(r"^oldSelf\.hasValue\(\) \|\| | \|\| \(oldSelf\.hasValue\(\) && .*\)$")
 
 
 @cache
@@ -45,7 +46,7 @@ def _fill(value: Any, schema: dict[str, Any]) -> None:
                 value[name] = copy.deepcopy(child["default"])
             if name in value:
                 _fill(value[name], child)
-    elif isinstance(value, list):
+    elif isinstance(value, list) and "items" in schema:
         for item in value:
             _fill(item, schema["items"])
 
@@ -74,7 +75,12 @@ def _refusals(value: Any, schema: dict[str, Any], path: str) -> Iterator[str]:
     if found:
         return  # a rule is not asked about what has another shape than it expects
     for rule in schema.get("x-kubernetes-validations", ()):
-        if "oldSelf" not in rule["rule"] and not _holds(rule["rule"], json.dumps(value)):
+        if "oldSelf" in rule["rule"]:
+            if not rule.get("optionalOldSelf"):
+                continue  # it compares with what was stored, and nothing was
+            # celpy has no optional values: of a new object `oldSelf` has none, and the rest is not evaluated.
+            rule = rule | {"rule": _OF_A_STORED_OBJECT.sub("", rule["rule"])}
+        if not _holds(rule["rule"], json.dumps(value)):
             yield f"{path}{rule.get('fieldPath', '')}: {rule['message']}"
 
 

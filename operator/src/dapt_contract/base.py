@@ -11,6 +11,7 @@ import math
 from typing import Annotated, Final
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -36,6 +37,17 @@ DigestText = Annotated[str, Field(max_length=128)]
 ShortText = Annotated[str, Field(max_length=253)]
 PathText = Annotated[str, Field(max_length=1024)]
 """A URI, or a path on the work volume."""
+
+
+def _inside(path: str) -> str:
+    if not path or path.startswith("/") or ".." in path.split("/"):
+        raise ValueError("must be a path below the work volume: relative, and without '..'")
+    return path
+
+
+WorkPath = Annotated[str, Field(max_length=1024), AfterValidator(_inside)]
+"""A path below the root of the work volume. A pod reports some, and the pod of a later stage opens them, with more
+rights than the first one had."""
 
 
 class Contract(BaseModel):

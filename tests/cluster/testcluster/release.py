@@ -28,9 +28,11 @@ class Release:
         self.name = name
         self.namespace = namespace
         self.operator: Process | None = None
-        """While it runs."""
+        """The first replica, while it runs."""
+        self.standby: Process | None = None
+        """The second replica, while it runs."""
         self.port = 0
-        """Of its pages."""
+        """Of the pages of the replica that was started last."""
 
     def __enter__(self) -> Release:
         return self
@@ -70,6 +72,24 @@ class Release:
     def run_operator(self) -> None:
         """Start what the Deployment's container would; returns when it is ready."""
         self.stop_operator()
+        self.operator = self._start("operator.log")
+
+    def run_standby(self) -> None:
+        """Start the same once more, as the Deployment's second pod; returns when it waits for the Lease."""
+        self.standby = self._start("standby.log")
+        waits = b"waiting for the Lease: another operator acts"
+        self.standby.wait_until(
+            lambda: waits in (self.plane.folder / "standby.log").read_bytes(), START_SECONDS
+        )
+
+    def lose_lease(self) -> int:
+        """Somebody else takes the Lease for a second; returns the exit code of the replica that held it."""
+        assert self.operator is not None
+        lease = {"spec": {"holderIdentity": "thief", "leaseDurationSeconds": 1}}
+        self.plane.api.patch("Lease", self.name, lease, self.namespace)
+        return self.operator.wait(START_SECONDS)
+
+    def _start(self, log: str) -> Process:
         (container,) = self._deployment["spec"]["template"]["spec"]["containers"]
         command: list[str] = [*container["command"], *container["args"]]
         program, arguments = command[0], command[1:]
@@ -77,19 +97,21 @@ class Release:
         arguments = [f"--port={self.port}" if word.startswith("--port=") else word for word in arguments]
         account = self.user.rpartition(":")[2]
         kubeconfig = self.plane.kubeconfig_for(self.namespace, account)
-        self.operator = Process(
+        process = Process(
             "operator",
             [Path(sysconfig.get_path("scripts")) / program, *arguments],
-            self.plane.folder / "operator.log",
+            self.plane.folder / log,
             {"KUBECONFIG": str(kubeconfig)},
         )
-        self.operator.wait_until(lambda: self.page("/readyz") == "ok\n", START_SECONDS)
+        process.wait_until(lambda: self.page("/readyz") == "ok\n", START_SECONDS)
+        return process
 
     def stop_operator(self) -> None:
-        """SIGTERM, as a node would."""
-        if self.operator is not None:
-            self.operator.stop()
-        self.operator = None
+        """SIGTERM to every replica, as a node would."""
+        for process in (self.operator, self.standby):
+            if process is not None:
+                process.stop()
+        self.operator = self.standby = None
 
     def page(self, path: str) -> str:
         """What the operator answers; empty while it does not."""

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from dapt_contract.base import Contract, DigestText, PathText
+from dapt_contract.base import Contract, DigestText, WorkPath
 from dapt_contract.layout import MODEL
 from dapt_contract.measure import Side
 
@@ -31,9 +31,9 @@ LIVE_PARAMETERS: Final = 500_000_000
 class Member(Contract):
     """Names one model of an average: full weights, and LoRA adapters that are merged into them in this order."""
 
-    weights: PathText
+    weights: WorkPath
     """Folder with safetensors, config and tokenizer, relative to the work volume."""
-    adapters: tuple[PathText, ...] = Field(default=(), max_length=MAX_ADAPTERS)
+    adapters: tuple[WorkPath, ...] = Field(default=(), max_length=MAX_ADAPTERS)
     """PEFT adapter folders, relative to the work volume."""
 
 
@@ -44,17 +44,17 @@ class ModelReference(Contract):
     `origin` and the result, origin + a (model - origin) with a = `interpolation`; merge `tuned`.
     """
 
-    weights: PathText
+    weights: WorkPath
     """Folder with safetensors, config and tokenizer, relative to the work volume."""
-    adapters: tuple[PathText, ...] = Field(default=(), max_length=MAX_ADAPTERS)
+    adapters: tuple[WorkPath, ...] = Field(default=(), max_length=MAX_ADAPTERS)
     """PEFT adapter folders, relative to the work volume."""
     averaged_with: tuple[Member, ...] = Field(default=(), max_length=MAX_CHECKPOINTS)
     """Further models of a mean of equal shares; empty: no mean is taken."""
     interpolation: float = Field(default=1.0, ge=0.0, le=1.0)
     """a: 1 is the model itself, 0 the origin."""
-    origin: PathText = MODEL
+    origin: WorkPath = MODEL
     """Folder of the weights that the interpolation starts from: the base model, extended where its tokenizer is."""
-    tuned: tuple[PathText, ...] = Field(default=(), max_length=MAX_ADAPTERS)
+    tuned: tuple[WorkPath, ...] = Field(default=(), max_length=MAX_ADAPTERS)
     """PEFT adapter folders of the stages after selection (SFT, DPO), merged last."""
 
     def averaged(self, others: Iterable[ModelReference]) -> ModelReference:
@@ -88,7 +88,7 @@ class RecordedDigests(Contract):
 
     recipe: DigestText | None = None
     """Digest of the whole recipe; None: it was never measured as a whole."""
-    folders: tuple[tuple[PathText, DigestText], ...] = ()
+    folders: tuple[tuple[WorkPath, DigestText], ...] = ()
     """(folder on the work volume, digest of its weights); folders of which nothing was recorded are missing."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from fnmatch import fnmatchcase
+from fnmatch import fnmatchcase, translate
 from typing import Final
 
 from dapt_operator.api.v1alpha1.base import camel_case
@@ -24,6 +24,8 @@ HARNESS_SCHEME: Final = "harness://"
 """Begins what a task of the harness is judged as; which data sets it reads, only the harness knows."""
 _ANY_DATA_SET: Final = "hf://datasets/\0/\0"
 """An address that no pattern matches but one that allows every data set of the hub."""
+_END: Final = translate("").removeprefix("(?s:)")
+"""Ends what `fnmatch.translate` returns."""
 
 
 def admit(desired: DesiredState | Refusal, namespace: str) -> DesiredState | Refusal:
@@ -119,7 +121,19 @@ def _refusal(role: str, address: str, allowed: str) -> str:
 
 def _is_within(address: str, patterns: tuple[str, ...]) -> bool:
     """Whether an address matches a pattern as it is written, and leads where it says."""
-    return not _is_hidden(address) and _matches(address, patterns)
+    return not _is_hidden(address) and any(_covers(pattern, address) for pattern in patterns)
+
+
+def _covers(pattern: str, address: str) -> bool:
+    """Whether a pattern matches an address, and with it every file that the address's own wildcards stand for.
+
+    Only '*' stands for any text. A '?' or a set of the pattern is one character of a name, so it does not match a
+    wildcard: `v*` of an address would be read as one more `v?` of the limits, and opened as all that begins with v.
+    """
+    parts = re.findall(r"\*|\[!?\]?[^]]*\]|.", pattern, flags=re.DOTALL)
+    one = [part if part == "*" else f"(?![*?[]){translate(part)}" for part in parts]
+    regex = "".join(".*" if part == "*" else part.removesuffix(_END) for part in one)
+    return re.fullmatch(regex, address, flags=re.DOTALL) is not None
 
 
 def _is_hidden(address: str) -> bool:

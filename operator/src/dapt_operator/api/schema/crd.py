@@ -6,6 +6,7 @@ so references are written out and 'or null' is dropped: an absent field is how t
 
 from __future__ import annotations
 
+import re
 from io import StringIO
 from textwrap import wrap
 from typing import Any, Final
@@ -131,13 +132,17 @@ def object_schema(model: type[BaseModel]) -> dict[str, Any]:
 
 
 _NAME_RULE: Final = {
-    "rule": "self.metadata.name.size() <= 63",
+    # A name cannot change. An object that was stored before a rule is asked no more: the root differs at each write of
+    # the status and at each removal of a finalizer, so the API server would refuse these, and nobody could mend it.
+    "rule": "oldSelf.hasValue() || self.metadata.name.size() <= 63",
+    "optionalOldSelf": True,
     "message": "metadata.name must not be longer than 63 characters, since every child carries it as a label",
     "fieldPath": ".metadata.name",
 }
 
 _HOST_RULE: Final = {
-    "rule": f"self.metadata.name.matches('{HOST_PATTERN}')",
+    "rule": f"oldSelf.hasValue() || self.metadata.name.matches('{HOST_PATTERN}')",
+    "optionalOldSelf": True,
     "message": "metadata.name must be lower-case letters, digits and '-', a letter first and no dots, since it begins"
     " the host names of its pods",
     "fieldPath": ".metadata.name",
@@ -181,9 +186,24 @@ def _definition(
     }
 
 
+def _unless_stored(rule: dict[str, Any]) -> dict[str, Any]:
+    """Return a rule that lets an object keep what breaks it, so that the other fields of its spec can be edited.
+
+    The API server itself asks no rule of a part that did not change. Of the spec any field is a part, and the rule
+    would keep somebody from suspending an adaptation that is older than the rule.
+    """
+    of_the_old = re.sub(r"\bself\b", "oldSelf.value()", rule["rule"])
+    return rule | {
+        "rule": f"({rule['rule']}) || (oldSelf.hasValue() && !({of_the_old}))",
+        "optionalOldSelf": True,
+    }
+
+
 def adaptation_definition() -> dict[str, Any]:
     """Return the CustomResourceDefinition of DomainAdaptation, as data."""
     schema = object_schema(DomainAdaptation)
+    spec = schema["properties"]["spec"]
+    spec["x-kubernetes-validations"] = [_unless_stored(rule) for rule in spec["x-kubernetes-validations"]]
     schema["x-kubernetes-validations"] = [
         dict(_NAME_RULE),
         dict(_HOST_RULE),

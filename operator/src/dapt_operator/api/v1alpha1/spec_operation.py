@@ -13,6 +13,7 @@ from dapt_operator.api.v1alpha1.base import (
     LICENSE_PATTERN,
     Base,
     Integer,
+    Memory,
     Quantity,
     Rule,
     SecretName,
@@ -72,7 +73,7 @@ class Resources(Base):
     accelerator.perNode."""
     cpu: Quantity | None = None
     """CPUs per pod. Absent: the value of the profile's pod template."""
-    memory: Quantity | None = None
+    memory: Memory | None = None
     """Memory per pod. Absent: the value of the profile's pod template."""
 
 
@@ -82,7 +83,7 @@ class CpuResources(Base):
 
     cpu: Quantity | None = None
     """CPUs of the pod. Absent: the value of `resources`."""
-    memory: Quantity | None = None
+    memory: Memory | None = None
     """Memory of the pod. Absent: the value of `resources`."""
 
 

@@ -200,7 +200,9 @@ def _output(inputs: ChainInputs, ledger: Ledger, chosen: Candidate | None) -> Ou
     if published is None:
         return None
     return OutputStatus(
-        destination=published.destination,
+        # The spec's, which is what the run was started with: people load the model from the place that stands here, and
+        # a pod could report another one.
+        destination=inputs.spec.output.destination,
         digest=published.digest,
         deployable=inputs.spec.finetuning is not None or inputs.spec.preference is not None,
     )

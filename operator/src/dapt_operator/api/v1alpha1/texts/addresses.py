@@ -28,7 +28,10 @@ _HUB_DATA: Final = f"write hf://datasets/ORG/NAME@REVISION/FILES; in the names {
 _HUB_DESTINATION: Final = (
     f"write hf://ORG/NAME, a model repository; in the names {_HUB_NAME}, and no .git at the end"
 )
-_S3_NAME: Final = "the name of a bucket has letters, digits, '-', '_' and '.', at most 255: correct it"
+_S3_NAME: Final = (
+    "the name of a bucket has letters, digits, '-', '_' and '.', at most 255, and begins with neither '-' nor '.':"
+    " correct it"
+)
 _GS_NAME: Final = (
     "the name of a bucket has lower-case letters, digits, '-', '_' and '.', at least three, and a letter or digit at"
     " either end: correct it"
@@ -87,7 +90,7 @@ _CLUSTER: Final = TextRule(
 )
 _BUCKETS: Final = (
     TextRule(
-        "^s3://([A-Za-z0-9._-]{1,255}|arn:aws[A-Za-z0-9_-]*:s3[A-Za-z0-9_:-]*)(/|$)",
+        "^s3://([A-Za-z0-9_][A-Za-z0-9._-]{0,254}|arn:aws[A-Za-z0-9_-]*:s3[A-Za-z0-9_:-]*)(/|$)",
         _S3_NAME,
         is_required=True,
         scheme="s3",
@@ -121,6 +124,10 @@ _DESTINATION: Final = TextRules(
     TextRule("^pvc://[^/]*-[0-9a-f]{8}-work/", _WORK_CLAIM, scheme="pvc"),
     TextRule(f"^hf://{_WORD}/{_WORD}/?$", _HUB_DESTINATION, is_required=True, scheme="hf"),
     TextRule("^hf://.*(--|[.][.]|[.]git/?$)", _HUB_DESTINATION, scheme="hf"),
+    TextRule(
+        "[]*?[]",
+        "has a wildcard ('*', '?', '[' or ']'), and the result is written to one place; write the name itself",
+    ),
     *_REMOTE,
     *_BUCKETS,
     _CLUSTER,

@@ -17,10 +17,13 @@ from pydantic_core import CoreSchema
 
 _HIDDEN: Final = (
     "\\u0000-\\u001f\\u007f-\\u009f"  # controls, with the escape character and line breaks
-    "\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069"  # direction marks, overrides and isolates
-    "\\u200b\\u2028\\u2029\\u2060\\ufeff"  # invisible spaces and separators
+    "\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u206f"  # direction marks, overrides and isolates
+    "\\u00ad\\u180e\\u200b\\u2028\\u2029\\u2060-\\u2064\\ufeff"  # invisible spaces, hyphens and separators
+    "\\ufff9-\\ufffb\\U000e0000-\\U000e007f"  # annotations and tags
 )
-"""Characters that no name has: a terminal obeys them, or shows a text as another one. As escapes of CEL and Python."""
+"""Characters that no name has: a terminal obeys them, or shows a text as another one. As escapes of CEL and Python.
+
+They are those that `printable` takes out: a name that has one would be shown as the name without it."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class TextRule:
     """What a text must match, or must not.
 
     Attributes:
-        pattern: regular expression that is searched for. `re` and CEL both read `\\uXXXX` as the character.
+        pattern: regular expression that is searched for. `re` and CEL both read `\\uXXXX` and `\\UXXXXXXXX` as the
+            character.
         message: what is wrong and what to do.
         is_required: whether the text must match; else it must not.
         scheme: addresses that the rule is about; empty: every text.
