@@ -19,6 +19,7 @@ BENCHES = (
     "operator",
     "quiet",
     "decide",
+    "traffic",
     "imports",
     "grown",
     "hang",

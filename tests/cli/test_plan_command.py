@@ -59,7 +59,7 @@ def page(
 def test_the_whole_page(tmp_path: Path) -> None:
     lines, problems = page(tmp_path)
     assert problems == []
-    assert lines[: lines.index("Memory of one GPU: 60.3 GiB of 80.0 GiB")] == [
+    assert lines[: lines.index("Memory of one GPU: 62.2 GiB of 80.0 GiB")] == [
         "tiny on profile lab: 1 node with 8 GPUs each",
         "  model     hf://example/Some-8B@abc: 8 B parameters by its name, in a typical shape",
         "",
@@ -107,7 +107,7 @@ def test_too_little_memory_is_refused_with_the_parts(tmp_path: Path) -> None:
     _, problems = page(tmp_path, ("memoryGiB: 80", "memoryGiB: 20"))
     assert len(problems) == 1
     assert problems[0].startswith("pretraining needs ")
-    assert problems[0].endswith("; 16 ranks (zeroStage 3, recomputed activations: 18.1 GiB a rank)")
+    assert problems[0].endswith("; 16 ranks (zeroStage 3, recomputed activations: 19.0 GiB a rank)")
 
 
 def test_plan_page_lists_what_is_unknown(tmp_path: Path) -> None:

@@ -77,8 +77,11 @@ def test_two_ranks_have_the_penalty_of_one_and_share_its_memory(
 def test_killed_ranks_resume_to_the_unbroken_curve_with_the_first_runs_fisher(
     tmp_path: Path, unbroken: Unbroken
 ) -> None:
-    asked = changes(2, EWC, precision="bf16")
+    asked = changes(1, EWC, precision="bf16")  # trained by stage 2
     expected = unbroken(asked, ranks=2)
+    alone = unbroken(asked, ranks=1).report
+    for one, two in zip(alone.curve, expected.report.curve, strict=True):
+        assert two.penalty_nats == pytest.approx(one.penalty_nats, rel=0.01, abs=1e-6)
     assert sum(held_bytes(expected.work)) == 4 * WEIGHTS
     work = make_work_volume(tmp_path)
     assert -9 in run_gang(work, 1, asked, "step:3").exit_codes

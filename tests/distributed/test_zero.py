@@ -100,8 +100,19 @@ def test_another_number_of_ranks_continues_at_the_next_sample(
     assert_same_training(resumed, reference(lora)[0], nats=1e-4)
 
 
-def test_a_spread_model_resumes_to_the_unbroken_curve(tmp_path: Path) -> None:
-    wanted = changes(MODES["zero-3"] | {"precision": "bf16"}, lora=False)
+def test_stage_1_in_bf16_continues_on_another_number_of_ranks(
+    tmp_path: Path, unbroken: Callable[..., Gang]
+) -> None:
+    wanted = changes(MODES["zero-1"] | {"precision": "bf16"}, lora=False)
+    work = make_work_volume(tmp_path)
+    assert -9 in run_gang(work, 1, wanted, "save:6").exit_codes
+    resumed = run_gang(work, 2, wanted, ranks=1).report
+    assert_same_training(resumed, unbroken(wanted, ranks=2).report, nats=2e-3)
+
+
+@pytest.mark.parametrize("mode", ["zero-1", "zero-3"])
+def test_ranks_that_share_a_model_resume_to_the_unbroken_curve(tmp_path: Path, mode: str) -> None:
+    wanted = changes(MODES[mode] | {"precision": "bf16"}, lora=False)
     whole = make_work_volume(tmp_path / "a")
     unbroken = run_gang(whole, 1, wanted).report
     work = make_work_volume(tmp_path / "b")

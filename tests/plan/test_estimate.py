@@ -107,7 +107,7 @@ def test_memory_has_its_parts() -> None:
     )
     count = LLAMA_8B.parameters
     assert memory.weights == 2 * count
-    assert memory.gradients == 2 * count / 16
+    assert memory.gradients == 4 * count / 16
     assert memory.optimizer == 8 * count / 16
     assert memory.master_weights == 4 * count / 16
     assert memory.logits == 4096 * 128_256 * 12
@@ -135,7 +135,7 @@ def test_zero_stages_divide_gradients_and_optimizer_state() -> None:
         )
         return memory.gradients / LLAMA_8B.parameters, memory.optimizer / LLAMA_8B.parameters
 
-    assert [parts(stage) for stage in (0, 1, 2)] == [(2, 8), (2, 2), (0.5, 2)]
+    assert [parts(stage) for stage in (0, 1, 2)] == [(2, 8), (4, 2), (1, 2)]
 
 
 def test_adapters_are_counted_over_all_linear_layers() -> None:
@@ -147,7 +147,7 @@ def test_what_does_not_fit_is_a_problem_that_names_the_parts() -> None:
     found = of(big(microBatchSize=1) | {"resources": {"gpusPerNode": 1, "nodes": 1}}, H100, LLAMA_8B, 10**9)
     (problem,) = found.problems
     assert problem.startswith("pretraining needs ")
-    assert "optimizer 59.8 GiB, master weights 29.9 GiB" in problem
+    assert "optimizer 59.8 GiB, gradients 29.9 GiB, master weights 29.9 GiB" in problem
     assert found.batch is None
 
 

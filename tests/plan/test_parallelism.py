@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dapt_contract.stages.common import DistributionConfig, LoraConfig
+from dapt_operator.api.v1alpha1.spec_training import Regularization
 from dapt_operator.plan.sizing.model_fit.batch import Batch, halved
 from dapt_operator.plan.sizing.model_fit.memory import GIB
 from dapt_operator.plan.sizing.model_fit.parallelism import (
@@ -23,6 +24,8 @@ LLAMA_8B = model_facts(
     parameters=8_030_261_248, hidden_size=4096, layers=32, vocabulary_size=128_256, attention_heads=32,
     key_value_heads=8, intermediate_size=14_336, tied_embeddings=False,
 )  # fmt: skip
+
+PENALTY = Regularization.model_validate({"ewc": {"strength": 1.0}})
 
 
 def request(**over: Any) -> SharingRequest:
@@ -49,7 +52,10 @@ def chosen(**over: Any) -> tuple[int, str, bool] | None:
         ({"memory_limit_bytes": 24 * GIB, "world_size": 4, "ranks_per_node": 4}, (3, "optimizer", True)),
         ({"memory_limit_bytes": 12 * GIB, "world_size": 4, "ranks_per_node": 4}, (3, "all", True)),
         ({"world_size": 1, "ranks_per_node": 1}, (2, "optimizer", False)),
-        ({"world_size": 1, "ranks_per_node": 1, "lora": LoraConfig(rank=64)}, (0, "none", False)),
+        ({"world_size": 1, "ranks_per_node": 1, "lora": LoraConfig(rank=64)}, (1, "none", False)),
+        ({"lora": LoraConfig(rank=64)}, (1, "none", False)),
+        ({"world_size": 64}, (1, "none", False)),
+        ({"world_size": 64, "rank_batch_size": 1}, (2, "none", False)),
         ({"world_size": 1, "ranks_per_node": 1, "host_memory_limit_bytes": 100 * GIB}, None),
         ({"world_size": 1, "ranks_per_node": 1, "host_memory_limit_bytes": None}, None),
         ({"memory_limit_bytes": 24 * GIB, "world_size": 16, "may_spread": False}, None),
@@ -65,13 +71,16 @@ def test_the_cheapest_way_in_communication_that_fits_is_chosen(
 @pytest.mark.parametrize(
     ("over", "expected"),
     [
-        ({}, ((2, "none"), (3, "none"), (2, "optimizer"), (3, "optimizer"), (3, "all"))),
-        ({"world_size": 1}, ((0, "none"), (2, "optimizer"), (3, "optimizer"), (3, "all"))),
-        ({"host_memory_limit_bytes": None}, ((2, "none"), (3, "none"))),
-        ({"kind": "cpu"}, ((2, "none"), (3, "none"))),
-        ({"may_spread": False}, ((2, "none"),)),
+        ({}, ((1, "none"), (2, "none"), (3, "none"), (2, "optimizer"), (3, "optimizer"), (3, "all"))),
+        ({"world_size": 1}, ((1, "none"), (2, "optimizer"), (3, "optimizer"), (3, "all"))),
+        ({"world_size": 1, "kind": "cpu", "precision": "fp32"}, ((0, "none"),)),
+        ({"host_memory_limit_bytes": None}, ((1, "none"), (2, "none"), (3, "none"))),
+        ({"kind": "cpu"}, ((1, "none"), (2, "none"), (3, "none"))),
+        ({"may_spread": False}, ((1, "none"), (2, "none"))),
+        ({"may_spread": False, "regularization": PENALTY}, ((2, "none"),)),
         ({"zero_stage": 1}, ((1, "none"), (1, "optimizer"))),
-        ({"zero_stage": 0}, ((0, "none"),)),
+        ({"zero_stage": 0}, ((1, "none"), (1, "optimizer"))),
+        ({"zero_stage": 0, "precision": "fp32"}, ((0, "none"),)),
         ({"zero_stage": 3}, ((3, "none"), (3, "optimizer"), (3, "all"))),
         ({"zero_stage": 3, "world_size": 1, "kind": "cpu"}, ((3, "none"),)),
         ({"zero_stage": 3, "offload": "none"}, ((3, "none"),)),
@@ -84,14 +93,38 @@ def test_explicit_sharing_options_are_not_changed(over: dict[str, Any], expected
     assert modes(request(**over)) == expected
 
 
+@pytest.mark.parametrize(
+    ("over", "way"),
+    [
+        # Small enough for whole gradients on each card: reduced once a step.
+        ({}, (1, False, 4)),
+        # One micro-batch makes the step: stage 2 sends least.
+        ({"rank_batch_size": 4}, (2, False, 4)),
+        # Gradients are divided before activations are recomputed on one node, and after it over a network.
+        ({"memory_limit_bytes": 16 * GIB}, (2, False, 1)),
+        ({"memory_limit_bytes": 16 * GIB, "ranks_per_node": 1}, (1, True, 2)),
+    ],
+)
+def test_the_stage_follows_what_is_sent_in_a_step(over: dict[str, Any], way: tuple[int, bool, int]) -> None:
+    small = model_facts(
+        parameters=1_235_814_400, hidden_size=2048, layers=16, vocabulary_size=32_000, attention_heads=32,
+        key_value_heads=8, intermediate_size=8192,
+    )  # fmt: skip
+    sharing = choose_sharing(
+        request(**({"model": small, "micro_batch_sizes": (4, 2, 1), "rank_batch_size": 16} | over))
+    )
+    assert sharing is not None
+    assert (sharing.zero_stage, sharing.gradient_checkpointing, sharing.micro_batch_size) == way
+
+
 def test_a_refusal_proposes_what_would_fit_with_its_numbers() -> None:
     alone = request(world_size=1, ranks_per_node=1, host_memory_limit_bytes=32 * GIB)
     assert choose_sharing(alone) is None
     assert what_would_fit(alone) == [
-        "lora (zeroStage 0: 47.9 GiB a rank)",
+        "lora (zeroStage 1: 48.3 GiB a rank)",
         "resources.memory above 120Gi (zeroStage 2 with offload optimizer: 47.3 GiB a rank and 119.7 GiB of node memory"
         " for it)",
-        "2 ranks (zeroStage 3, recomputed activations: 77.8 GiB a rank)",
+        "4 ranks (zeroStage 1, recomputed activations: 76.9 GiB a rank)",
     ]
 
 
@@ -112,7 +145,7 @@ def test_every_proposal_fits_when_it_is_followed() -> None:
 def test_leaving_the_choice_to_the_estimate_is_proposed_first() -> None:
     fixed = request(world_size=8, zero_stage=0)
     assert what_would_fit(fixed) == [
-        "pretraining.distribution left to the estimate (zeroStage 2: 60.4 GiB a rank)"
+        "pretraining.distribution left to the estimate (zeroStage 2: 62.3 GiB a rank)"
     ]
 
 

@@ -203,7 +203,7 @@ def test_defaults_of_rates_and_sharding() -> None:
     full = spec(pretraining={"method": {"lora": None, "full": {}}}, resources={"gpusPerNode": 1})
     numbers = first_attempt(full, offered(), prepare_facts(), base_measure())
     assert numbers is not None
-    assert (numbers.learning_rate, numbers.batch.zero_stage) == (2.0e-5, 0)
+    assert (numbers.learning_rate, numbers.batch.zero_stage) == (2.0e-5, 1)
 
 
 def test_the_micro_batch_is_the_largest_that_fits() -> None:

@@ -102,10 +102,10 @@ def test_states_between_steps_have_the_estimated_size(
         )
     )
     states = memory.weights + memory.optimizer + memory.master_weights
-    if (
-        zero_stage == 3
-    ):  # its gradients have a place of their own that stays, and so has the reduction's buffer
-        states += memory.gradients + 2 * BUCKET_ELEMENTS
+    if precision == "bf16" and zero_stage in (1, 3):
+        states += memory.gradients  # have a place of their own that stays
+    if zero_stage == 3:
+        states += 4 * BUCKET_ELEMENTS  # and so has the reduction's buffer
     assert measured == pytest.approx(states, rel=0.1)
 
 

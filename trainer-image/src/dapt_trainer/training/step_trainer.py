@@ -8,6 +8,7 @@ checkpoint's files go.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import math
 import time
@@ -163,7 +164,8 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
 
     def _prepare_for_training(self, *args: object, **kwargs: object) -> object:
         """Load everything, then let the stage do what must happen before the first step."""
-        with self._loading():
+        # DeepSpeed prints how much memory is used before and after each part of its bf16 optimizer.
+        with self._loading(), contextlib.redirect_stdout(io.StringIO()):
             prepared = super()._prepare_for_training(*args, **kwargs)
         # After the state is loaded, which is what breaks the optimizer, and before the first step.
         repair_optimizer(self.model_wrapped, self._weight_decays)

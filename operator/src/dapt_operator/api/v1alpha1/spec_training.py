@@ -212,8 +212,8 @@ class Distribution(Base):
 
     zero_stage: Annotated[Integer, Field(ge=0, le=3)] | None = None
     """ZeRO stage: what is split over ranks (0 nothing, 1 optimizer state, 2 gradients too, 3 weights too).
-    Absent: the cheapest in communication that fits by the estimate: 0 for one rank, else 2, which moves no
-    more bytes than none, else 3, which moves half as many again (Rajbhandari et al. 2020)."""
+    Absent: what sends least in a step and fits by the estimate: 1 where several micro-batches make the step, since
+    2 and 3 send for each of them, else 2, else 3 (Rajbhandari et al. 2020). In bf16 0 runs as 1."""
     offload: Literal["none", "optimizer", "all"] | None = None
     """What is kept in CPU memory between uses: nothing, the optimizer's state (zeroStage 1 to 3), or the
     weights too (zeroStage 3). Absent: none, unless nothing fits without it and resources.memory is large enough."""

@@ -170,6 +170,7 @@ def _sharing_request(
         precision=training_precision(spec, profile),
         sequence_length_tokens=request.sequence_length_tokens,
         micro_batch_sizes=_micro_batch_sizes(request, accelerator.kind),
+        rank_batch_size=request.global_batch_size // request.layout.world_size,
         sequences_per_unit=request.sequences_per_unit,
         zero_stage=cast("ZeroStage | None", distribution.zero_stage),  # the API admits 0 to 3
         offload=distribution.offload,

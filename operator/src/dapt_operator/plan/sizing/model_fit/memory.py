@@ -1,8 +1,9 @@
 """Memory of one accelerator in training, by parts.
 
-Model states follow ZeRO (Rajbhandari et al. 2020, section 3): bf16 weights and gradients, fp32 master weights and two
-Adam moments; stage 1 divides optimizer state and master weights over the ranks, stage 2 gradients too, stage 3 weights
-too. Offloading keeps them in the memory of the node instead (Ren et al. 2021, "ZeRO-Offload").
+Model states follow ZeRO (Rajbhandari et al. 2020, section 3): bf16 weights, fp32 master weights and two Adam moments,
+and gradients, which are summed in fp32 from stage 1 on; stage 1 divides optimizer state and master weights over the
+ranks, stage 2 gradients too, stage 3 weights too. Offloading keeps them in the memory of the node instead (Ren et al.
+2021, "ZeRO-Offload").
 
 Activations count what a decoder layer keeps for its backward pass with fused attention (after Korthikanti et al. 2022,
 section 4): a token and layer keeps the inputs of its linear layers and norms, queries, keys, values and what attention
@@ -54,6 +55,11 @@ class TrainingShape:
     def weight_bytes(self) -> int:
         """Bytes of one weight, gradient or activation."""
         return WEIGHT_BYTES[self.precision]
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Bytes of one gradient where micro-batches are summed. Without ZeRO DeepSpeed sums them as it gets them."""
+        return self.weight_bytes if self.zero_stage == 0 else WEIGHT_BYTES["fp32"]
 
     @property
     def trained(self) -> int:
@@ -110,15 +116,15 @@ def training_memory(shape: TrainingShape) -> MemoryParts:
     logits = tokens * shape.model.vocabulary_size * LOGIT_BYTES
     # DeepSpeed keeps master weights in fp32 too, as soon as it partitions them.
     has_master_weights = is_on_card and (shape.precision == "bf16" or shape.zero_stage >= 1)
-    # The bf16 optimizer's step casts its gradients to fp32. By then activations and logits are freed, so only the
-    # larger of the two counts.
-    has_fp32_gradients = is_on_card and shape.precision == "bf16"
+    # The bf16 optimizer's step takes an fp32 copy of its gradients, but at stage 1, where they lie as it needs them. By
+    # then activations and logits are freed, so only the larger of the two counts.
+    has_fp32_gradients = is_on_card and shape.precision == "bf16" and shape.zero_stage != 1
     fp32_gradients = 4 * shape.trained / shape.optimizer_shards if has_fp32_gradients else 0.0
     # From stage 2 on offloaded gradients leave the card bucket by bucket, as the backward pass makes them.
     keeps_gradients = is_on_card or shape.zero_stage < 2
     return MemoryParts(
         weights=shape.weight_bytes * _resident_weights(shape, offload),
-        gradients=shape.weight_bytes * shape.trained / shape.gradient_shards if keeps_gradients else 0.0,
+        gradients=shape.gradient_bytes * shape.trained / shape.gradient_shards if keeps_gradients else 0.0,
         optimizer=8 * shape.trained / shape.optimizer_shards if is_on_card else 0.0,
         master_weights=4 * shape.trained / shape.optimizer_shards if has_master_weights else 0.0,
         activations=activations,

@@ -1,9 +1,15 @@
 """Chooses how the ranks share the model: the way with the least communication whose memory fits, or what would fit.
 
-Stages 0 to 2 move the same bytes a step, stage 3 half as many again (Rajbhandari et al. 2020, section 7); offloading
-moves gradients and weights over the host's bus, twice with stage 3's weights. So the order is: no offload before any,
-stage 2 before stage 3; recomputed activations (a third more compute) before either; and within one way the largest
-micro-batch.
+Stages 0 and 1 exchange gradients once a step. Stage 2 does so for each micro-batch, and stage 3 exchanges weights too
+(`python -m bench traffic` counts the bytes); offloading moves gradients and weights over the host's bus, twice with
+stage 3's weights. So the order is: stage 2 where one micro-batch makes the step, since it then sends least; stage 1, 2,
+3; no offload before any; recomputed activations before the next stage; and within one way the largest micro-batch. On
+one node stage 2 comes before recomputed activations, though: they cost a third more compute, at 8 B parameters and 400
+TFLOP/s 0.16 s for 4,096 tokens, in which NVLink reduces the gradients (32 GB at some 350 GB/s) and a network of 50 GB/s
+for each GPU does not.
+
+In bf16 stage 0 is never used, not even for one rank: DeepSpeed's optimizer for it sums micro-batches in bf16, and
+begins with an update of zero gradients, which weakens Adam's first steps.
 """
 
 from __future__ import annotations
@@ -48,6 +54,8 @@ class SharingRequest:
     sequence_length_tokens: int
     micro_batch_sizes: tuple[int, ...]
     """Sizes to choose from, largest first."""
+    rank_batch_size: int | None = None
+    """Units of the batch that a rank gets for one optimizer step; None: more than a micro-batch."""
     sequences_per_unit: int = 1
     """Sequences that one unit of the batch holds."""
     zero_stage: ZeroStage | None = None
@@ -82,6 +90,8 @@ def modes(request: SharingRequest) -> tuple[Mode, ...]:
     """Return (stage, offload) in the order of preference, within what the spec asks for."""
     preferred = _preferred_modes(request)
     stage, offload = request.zero_stage, request.offload
+    if stage == 0 and request.precision == "bf16":
+        stage = 1
     if stage is not None and offload is not None:
         return ((stage, offload),)
     if stage == 3:
@@ -92,7 +102,7 @@ def modes(request: SharingRequest) -> tuple[Mode, ...]:
         return ((stage, "none"), (stage, "optimizer")) if may_offload else ((stage, "none"),)
     if offload is not None:
         smallest_stage: dict[Offload, ZeroStage] = {
-            "none": _stage_without_spreading(request),
+            "none": preferred[0][0],
             "optimizer": 2,
             "all": 3,
         }
@@ -104,7 +114,7 @@ def modes(request: SharingRequest) -> tuple[Mode, ...]:
 
 def _preferred_modes(request: SharingRequest) -> tuple[Mode, ...]:
     """Return the modes that the estimate may choose from, as if the spec asked for none."""
-    preferred: list[Mode] = [(_stage_without_spreading(request), "none")]
+    preferred: list[Mode] = [(stage, "none") for stage in _stages_with_whole_weights(request)]
     if request.may_spread:
         if request.world_size > 1:
             preferred.append((3, "none"))
@@ -118,39 +128,52 @@ def _preferred_modes(request: SharingRequest) -> tuple[Mode, ...]:
     return tuple(preferred)
 
 
-def _stage_without_spreading(request: SharingRequest) -> ZeroStage:
-    return 0 if request.world_size == 1 else 2
+def _stages_with_whole_weights(request: SharingRequest) -> tuple[ZeroStage, ...]:
+    if request.world_size == 1:
+        return (0,) if request.precision == "fp32" else (1,)
+    # The trainer adds a penalty to slices of the gradients, which stage 1 does not have in bf16.
+    return (1, 2) if request.regularization is None else (2,)
 
 
 def sharings(request: SharingRequest) -> Iterator[Sharing]:
     """Yield every way to share the model, in the order of preference."""
-    checkpointing_choices = (
-        (False, True) if request.gradient_checkpointing is None else (request.gradient_checkpointing,)
-    )
-    for zero_stage, offload in modes(request):
-        for gradient_checkpointing in checkpointing_choices:
-            for size in request.micro_batch_sizes:
-                shape = TrainingShape(
-                    model=request.model,
-                    lora=request.lora,
-                    kind=request.kind,
-                    world_size=request.world_size,
-                    zero_stage=zero_stage,
-                    precision=request.precision,
-                    micro_batch_size=size * request.sequences_per_unit,
-                    sequence_length_tokens=request.sequence_length_tokens,
-                    gradient_checkpointing=gradient_checkpointing,
-                    offload=offload,
-                    regularization=request.regularization,
-                )
-                yield Sharing(
-                    zero_stage,
-                    offload,
-                    gradient_checkpointing,
-                    size,
-                    training_memory(shape),
-                    host_bytes(shape),
-                )
+    requested = request.gradient_checkpointing
+    checkpointing_choices = (False, True) if requested is None else (requested,)
+    ways = [
+        (zero_stage, offload, gradient_checkpointing, size)
+        for zero_stage, offload in modes(request)
+        for gradient_checkpointing in checkpointing_choices
+        for size in request.micro_batch_sizes
+    ]
+    best = (2, "none", checkpointing_choices[0], request.rank_batch_size)
+    is_one_node = request.world_size <= request.ranks_per_node
+
+    def preference(way: tuple[ZeroStage, Offload, bool, int]) -> tuple[int, bool]:
+        zero_stage, offload, gradient_checkpointing, _ = way
+        if way == best:
+            return 0, False
+        if zero_stage == 3 or offload != "none":
+            return 2, False
+        return 1, gradient_checkpointing and is_one_node
+
+    ways.sort(key=preference)  # a stable sort: what it does not tell apart keeps its order
+    for zero_stage, offload, gradient_checkpointing, size in ways:
+        shape = TrainingShape(
+            model=request.model,
+            lora=request.lora,
+            kind=request.kind,
+            world_size=request.world_size,
+            zero_stage=zero_stage,
+            precision=request.precision,
+            micro_batch_size=size * request.sequences_per_unit,
+            sequence_length_tokens=request.sequence_length_tokens,
+            gradient_checkpointing=gradient_checkpointing,
+            offload=offload,
+            regularization=request.regularization,
+        )
+        yield Sharing(
+            zero_stage, offload, gradient_checkpointing, size, training_memory(shape), host_bytes(shape)
+        )
 
 
 def choose_sharing(request: SharingRequest) -> Sharing | None:
