@@ -146,13 +146,33 @@ def test_source_that_cannot_be_read_is_named(
 def test_links_to_files_are_followed(manifest: Path) -> None:
     path = manifest.parent / "text" / "domain.jsonl"
     store = manifest.parent / "store"
+    (path.parent / "store").mkdir()
     store.mkdir()
-    path.rename(store / "3f2a")
-    path.symlink_to(store / "3f2a")
+    path.rename(path.parent / "store" / "3f2a")
+    path.symlink_to("store/3f2a")
     base = manifest.parent / "base"
     base.rename(store / "model")
     base.symlink_to(store / "model")
     assert problems_of(manifest) == []
+
+
+def test_links_out_of_the_manifests_folder_are_refused(
+    manifest: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "text"
+    (manifest.parent / "text").rename(elsewhere)
+    (manifest.parent / "text").symlink_to(elsewhere)
+    remedy = "write that address yourself if it is what you want to read, or copy it there"
+    assert problems_of(manifest)[0].endswith(
+        f"{manifest.parent}/text: leads to {elsewhere}, outside of the manifest's folder; {remedy}"
+    )
+    manifest.write_text(manifest.read_text().replace("file://text/", f"file://{elsewhere}/"))
+    assert problems_of(manifest) == []
+    (elsewhere / "domain.jsonl").rename(elsewhere.parent / "private.jsonl")
+    (elsewhere / "domain.jsonl").symlink_to("../private.jsonl")
+    assert problems_of(manifest)[0].endswith(
+        f"{elsewhere}/domain.jsonl: leads to {elsewhere.parent}/private.jsonl, outside of {elsewhere}; {remedy}"
+    )
 
 
 def _no_weights(base: Path) -> None:

@@ -165,8 +165,8 @@ def test_sources_are_sized_by_their_files(tmp_path: Path) -> None:
 def test_links_and_odd_names_are_sized_as_the_stages_read_them(tmp_path: Path) -> None:
     folder = tmp_path / "my [v2] texts"
     (folder / "snap").mkdir(parents=True)
-    (folder / "blob").write_bytes(b"x" * 400)
-    (folder / "snap" / "a.jsonl").symlink_to("../blob")
+    (folder / "snap" / "blob").write_bytes(b"x" * 400)
+    (folder / "snap" / "a.jsonl").symlink_to("blob")
     (folder / "snap" / "b.jsonl").symlink_to("a.jsonl")
     for pattern in ("snap", "snap/*.jsonl", "**/*.jsonl", "snap/b.jsonl"):
         size = source_size(f"file://{folder}/{pattern}")
@@ -177,9 +177,9 @@ def test_links_and_odd_names_are_sized_as_the_stages_read_them(tmp_path: Path) -
         f"{folder}/snap/c.jsonl: a link to gone, which does not exist; fetch the file (by the hub's client, "
         "dvc pull or git annex get), or remove the link"
     ]
-    assert source_problems(f"file://{folder}/blob") == [
-        f"file://{folder}/blob has no file of a known type (the first is {folder}/blob); accepted are .jsonl, "
-        ".ndjson or .json (one record a line; .json also one array), .parquet, .txt, .md, each but .parquet also "
+    assert source_problems(f"file://{folder}/snap/blob") == [
+        f"file://{folder}/snap/blob has no file of a known type (the first is {folder}/snap/blob); accepted are "
+        ".jsonl, .ndjson or .json (one record a line; .json also one array), .parquet, .txt, .md, each but .parquet also "
         ".gz or .zst"
     ]
 

@@ -10,7 +10,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from dapt_contract.inputs.content_stores import content_stores
 from dapt_contract.inputs.other_layouts import other_layout
+from dapt_contract.inputs.source_files import named_folder
 from dapt_contract.sentences import shortened
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.api.validation.hints.advice import leaves, value_at
@@ -61,7 +63,8 @@ def local_problems(
         elif path == MODEL_FIELD:
             sentences = list(_model_problems(Path(value.removeprefix(FILE_SCHEME))))
         elif path[-1] == "source":
-            sentences = _source_problems(value)
+            written = value_at(document.data, path)
+            sentences = _linked_folder(value, str(written), manifest) or _source_problems(value)
         else:
             continue
         if (
@@ -135,6 +138,24 @@ def not_looked_at(document: YamlDocument) -> tuple[str, ...]:
 
 def _is_below(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
+
+
+def _linked_folder(address: str, written: str, manifest: Path) -> list[str]:
+    """Return the problem of a relative address whose folder is a link out of the manifest's folder.
+
+    Whoever reads the manifest takes it for a folder that came with it.
+    """
+    names = written.removeprefix(FILE_SCHEME).split("/")
+    if names[0] in ("", "~") or names[0].startswith("~") or ".." in names:
+        return []
+    folder = named_folder(address.removeprefix(FILE_SCHEME))
+    real, home = os.path.realpath(folder), os.path.realpath(manifest.parent)
+    if any(Path(real).is_relative_to(allowed) for allowed in (home, *content_stores(home))):
+        return []
+    return [
+        f"{folder}: leads to {real}, outside of the manifest's folder; write that address yourself if it is what you"
+        " want to read, or copy it there"
+    ]
 
 
 def _source_problems(address: str) -> list[str]:
