@@ -179,8 +179,8 @@ def test_links_and_odd_names_are_sized_as_the_stages_read_them(tmp_path: Path) -
     ]
     assert source_problems(f"file://{folder}/snap/blob") == [
         f"file://{folder}/snap/blob has no file of a known type (the first is {folder}/snap/blob); accepted are "
-        ".jsonl, .ndjson or .json (one record a line; .json also one array), .parquet, .txt, .md, each but .parquet also "
-        ".gz or .zst"
+        ".jsonl, .ndjson or .json (one record a line; .json also one array), .parquet, .txt, .md, each but .parquet "
+        "also .gz or .zst"
     ]
 
 
