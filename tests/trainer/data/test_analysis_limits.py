@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from tokenizers import Regex, pre_tokenizers
 
 from dapt_contract.stages.prepare import TextSource
-from dapt_trainer.data.analysis import AnalysisPool, AnalysisSettings, SlowTextError, limit_seconds
+from dapt_trainer.data.analysis import (
+    AnalysedBatch,
+    AnalysisPool,
+    AnalysisSettings,
+    SlowTextError,
+    limit_seconds,
+)
 from dapt_trainer.data.dedup.contamination import ContaminationIndex
 from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.reading.sources import resolve
@@ -66,7 +73,7 @@ def test_text_that_takes_too_long_is_named_by_file_and_line(
 class _SlowPool(AnalysisPool):
     """Finds the third text of the first batch too slow."""
 
-    def analysed(self, batches):  # type: ignore[no-untyped-def]
+    def analysed(self, batches: Iterable[Sequence[str]]) -> Iterator[AnalysedBatch]:
         next(iter(batches))
         raise SlowTextError(0, 2, limit_seconds(1_000_000))
         yield

@@ -86,7 +86,8 @@ def changed_shards(
         world_size: ranks that share the work.
     """
     files = [(shard.name, file) for shard in manifest.shards for file in shard.files]
-    bytes_of_ranks, problems = [0] * world_size, []
+    bytes_of_ranks = [0] * world_size
+    problems: list[str] = []
     for name, file in sorted(files, key=lambda item: -item[1].size_bytes):
         reader = bytes_of_ranks.index(min(bytes_of_ranks))
         bytes_of_ranks[reader] += file.size_bytes

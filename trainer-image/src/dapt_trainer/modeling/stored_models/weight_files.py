@@ -78,7 +78,7 @@ def leading_out(folder: Path, names: Iterable[str]) -> tuple[str, str] | None:
     A link into a store of contents to which the folder belongs is none: the hub's cache, git-annex, DVC.
     """
     real_folder = Path(os.path.realpath(folder))
-    homes = [real_folder, *content_stores(str(real_folder))]
+    homes = [real_folder, *map(Path, content_stores(str(real_folder)))]
     for name in names:
         real = Path(os.path.realpath(folder / name))
         if not any(real.is_relative_to(home) for home in homes):
