@@ -18,6 +18,7 @@ from dapt_contract.stages.evaluate import EvaluateConfig
 from dapt_contract.stages.verify import NamedModel, VerifyConfig
 from dapt_trainer.data.packing.data_manifest import read_manifest, write_manifest
 from dapt_trainer.data.packing.recorded_data import changed_shards, content_digest, require_recorded_data
+from dapt_trainer.data.packing.shards import open_shards
 from dapt_trainer.digests import (
     HeldWeights,
     checked_reference_digest,
@@ -268,3 +269,19 @@ def test_ranks_share_the_comparison_of_shards(swapped: Path) -> None:
     assert [len(problems) for problems in found].count(1) == 1
     assert sum(beats) == sum(len(shard.files) for shard in manifest.shards)
     assert max(beats) < sum(beats)
+
+
+@pytest.mark.parametrize(
+    "change", [{"sequences": 63}, {"sequences": 0}, {"sequences": -1}, {"sequences": 10**12}]
+)
+def test_shard_with_another_number_of_sequences_than_listed_is_refused(
+    toy: Path, change: dict[str, int]
+) -> None:
+    manifest = read_manifest(toy)
+    shards = (manifest.shards[0].model_copy(update=change), *manifest.shards[1:])
+    with pytest.raises(InputError) as caught:
+        open_shards(toy, manifest.model_copy(update={"shards": shards}))
+    assert str(caught.value) == (
+        f"{toy}/data/domain-0/tokens.bin: has 2,048 tokens, and the manifest says {change['sequences']:,} sequences of "
+        "32; run prepare again"
+    )
