@@ -26,7 +26,7 @@ from dapt_trainer.data.spool import ReadingRules, SideReader
 from dapt_trainer.data.text import normalized
 from support.toy_corpus import train_tokenizer
 
-SLOW = "a" * 18_000
+SLOW = "a" * 32_000
 """The pattern below reads on to the end of the text from each of its letters."""
 
 
