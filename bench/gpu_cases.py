@@ -202,8 +202,9 @@ def run_bare(work: Path, config: Any, case: Case) -> dict[str, Any]:
     from dapt_trainer.training.batch_order import BatchOrder
     from dapt_trainer.training.training_rows import open_rows
 
-    device = join_ranks(0, 0, 1).device
-    rows = open_rows(work, config)
+    ranks = join_ranks(0, 0, 1)
+    device = ranks.device
+    rows = open_rows(work, config, ranks)
     model = load_model(work, config.model, precision="bf16", device=str(device))
     attention = choose_attention(model, device, document_boundaries=case.boundaries, precision="bf16")
     use_attention(model, attention)

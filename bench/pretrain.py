@@ -105,13 +105,14 @@ def bare_tokens_per_second(work: Path, config: Any) -> float:
     """The loop by hand; the first step is left out, as it is in the stage's figure."""
     import torch
 
+    from dapt_trainer.distributed import Ranks
     from dapt_trainer.modeling.attention import stack_rows
     from dapt_trainer.modeling.compose import load_model
     from dapt_trainer.modeling.lora import with_lora
     from dapt_trainer.training.batch_order import BatchOrder
     from dapt_trainer.training.training_rows import open_rows
 
-    rows = open_rows(work, config)
+    rows = open_rows(work, config, Ranks(0, 0, 1, torch.device("cpu")))
     model = load_model(work, config.model, precision=config.distribution.precision)
     if config.lora:
         model = with_lora(model, config.lora, seed=0)

@@ -495,6 +495,26 @@ def test_every_refusal_names_a_field_that_exists_and_the_next_step(entry: Any) -
     assert any(step in entry.instead for step in ("remove the field", "write ", "give "))
 
 
+@pytest.mark.parametrize("version", ["apiVersion: v1\n", "apiVersion: dapt.dev/v1alpha1\n", ""])
+def test_secret_in_a_manifest_is_refused_in_one_sentence_and_not_shown(version: str) -> None:
+    (problem,) = problems(
+        f"{version}kind: Secret\nmetadata: {{name: x}}\nstringData: {{HF_TOKEN: hf_canary}}"
+    )
+    assert problem.endswith(
+        "'Secret' is not accepted; a manifest's file brings no credentials, and nothing of this document is used;"
+        " remove it: a local run takes them from your environment, such as HF_TOKEN, and on a cluster the Secret is"
+        " applied from a file of its own"
+    )
+    assert "canary" not in problem
+
+
+@pytest.mark.parametrize("kind", ["[DomainAdaptation]", "{a: 1}", "1", "true"])
+def test_kind_that_is_no_text_is_refused(kind: str) -> None:
+    (problem,) = problems(f"apiVersion: dapt.dev/v1alpha1\nkind: {kind}\n")
+    assert problem.startswith("kind (line 2): ")
+    assert "is not accepted; write DomainAdaptation or AdaptationProfile" in problem
+
+
 def test_a_document_that_is_no_block() -> None:
     assert problems("[1, 2]") == [
         "document (line 1): a document must be a block with apiVersion, kind, metadata and spec"

@@ -155,6 +155,37 @@ def test_links_to_files_are_followed(manifest: Path) -> None:
     assert problems_of(manifest) == []
 
 
+def test_links_out_of_the_manifests_folder_are_refused(
+    manifest: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "text"
+    (manifest.parent / "text").rename(elsewhere)
+    (manifest.parent / "text").symlink_to(elsewhere)
+    remedy = "write that address yourself if it is what you want to read, or copy it there"
+    assert problems_of(manifest)[0].endswith(
+        f"{manifest.parent}/text: leads to {elsewhere}, outside of the manifest's folder; {remedy}"
+    )
+    manifest.write_text(manifest.read_text().replace("file://text/", f"file://{elsewhere}/"))
+    assert problems_of(manifest) == []
+    private = tmp_path_factory.mktemp("private") / "notes.jsonl"
+    (elsewhere / "domain.jsonl").rename(private)
+    (elsewhere / "domain.jsonl").symlink_to(private)
+    assert problems_of(manifest)[0].endswith(
+        f"{elsewhere}/domain.jsonl: leads to {private}, outside of {elsewhere.parent}; {remedy}"
+    )
+
+
+def test_a_file_beside_the_manifest_may_not_be_a_link_out_of_its_folder(manifest: Path) -> None:
+    private = manifest.parent.parent / "private.jsonl"
+    (manifest.parent / "text" / "domain.jsonl").rename(private)
+    (manifest.parent / "here.jsonl").symlink_to(private)
+    manifest.write_text(manifest.read_text().replace("file://text/domain.jsonl", "file://here.jsonl"))
+    assert (
+        f"{manifest.parent}/here.jsonl: leads to {private}, outside of the manifest's folder"
+        in problems_of(manifest)[0]
+    )
+
+
 def _no_weights(base: Path) -> None:
     (base / "model.safetensors").unlink()
 

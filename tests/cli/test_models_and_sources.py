@@ -178,9 +178,9 @@ def test_links_and_odd_names_are_sized_as_the_stages_read_them(tmp_path: Path) -
         "dvc pull or git annex get), or remove the link"
     ]
     assert source_problems(f"file://{folder}/blob") == [
-        f"file://{folder}/blob has no file of a known type (the first is {folder}/blob); accepted are .jsonl, "
-        ".ndjson or .json (one record a line; .json also one array), .parquet, .txt, .md, each but .parquet also "
-        ".gz or .zst"
+        f"file://{folder}/blob has no file of a known type (the first is {folder}/blob); accepted are "
+        ".jsonl, .ndjson or .json (one record a line; .json also one array), .parquet, .txt, .md, each but .parquet "
+        "also .gz or .zst"
     ]
 
 

@@ -28,17 +28,25 @@ def names(folder: Path, pattern: str) -> list[str]:
     return [os.path.relpath(file.path, folder) for file in found.files]
 
 
+HUB_BLOB, HUB_FILE = "hub/blobs/ab", "hub/snapshots/1/a.jsonl"
+
+
 @pytest.mark.parametrize(
     ("files", "pattern", "expected"),
     [
-        # as the hub's cache, DVC and git-annex lay data out
+        # as the hub's cache, DVC and git-annex lay data out, and as people do
         (["blobs/ab", "snap/a.jsonl -> ../blobs/ab"], "snap", ["snap/a.jsonl"]),
         (["blobs/ab", "snap/a.jsonl -> ../blobs/ab"], "snap/*.jsonl", ["snap/a.jsonl"]),
         (["blobs/ab", "snap/a.jsonl -> ../blobs/ab"], "snap/a.jsonl", ["snap/a.jsonl"]),
-        ([".git/annex/k", "a.txt -> .git/annex/k"], "*", ["a.txt"]),
+        ([HUB_BLOB, f"{HUB_FILE} -> ../../blobs/ab"], "hub/snapshots/1", [HUB_FILE]),
+        ([HUB_BLOB, f"{HUB_FILE} -> ../../blobs/ab"], "hub/snapshots/1/*.jsonl", [HUB_FILE]),
+        ([HUB_BLOB, f"{HUB_FILE} -> ../../blobs/ab"], HUB_FILE, [HUB_FILE]),
+        ([HUB_BLOB, f"{HUB_FILE} -> ../../blobs/ab"], "hub", [HUB_FILE]),
+        ([".git/annex/objects/k", "sub/a.txt -> ../.git/annex/objects/k"], "sub/*", ["sub/a.txt"]),
+        ([".dvc/cache/files/md5/k", "sub/a.txt -> ../.dvc/cache/files/md5/k"], "sub", ["sub/a.txt"]),
         (["store/a.md", "data -> store"], "data", ["data/a.md"]),
         (["store/a.md", "data -> store"], "da*/*.md", ["data/a.md"]),
-        (["store/x/a.md", "top/data -> ../store"], "top", ["top/data/x/a.md"]),
+        (["top/store/x/a.md", "top/data -> store"], "top", ["top/data/x/a.md"]),
         (["store/x/a.md", "top/data -> ../store"], "**/*.md", ["store/x/a.md"]),
         (["b", "c -> b", "a.txt -> c"], "a.txt", ["a.txt"]),
         # names that look like patterns or addresses
@@ -123,6 +131,34 @@ def test_a_folder_that_leads_back_to_itself_is_read_once_and_noted(tmp_path: Pat
         assert found.notes == (
             f"{tmp_path}/sub/up leads back to a folder that it lies in and is not read again",
         )
+
+
+@pytest.mark.parametrize(
+    ("link", "pattern"),
+    [
+        ("got/own/a.txt -> ../../secret.txt", "got/own"),
+        ("got/own/a.txt -> ../../secret.txt", "got/own/*.txt"),
+        ("got/own/a.txt -> ../../secret.txt", "got/own/a.txt"),
+        ("got/own/a.txt -> ../../secret.txt", "got/own/**/*.txt"),
+        ("got/own/a.txt -> b/../../../secret.txt", "got/own"),
+        ("got/own/notes -> ../../private", "got/own"),
+        ("got/own/snapshots -> ../../private", "got/own"),
+        ("got/own/.git/annex/objects -> ../../../../private", "got/own/**/*.txt"),
+    ],
+)
+def test_a_link_may_not_leave_the_folder_that_holds_what_the_address_names(
+    tmp_path: Path, link: str, pattern: str
+) -> None:
+    make(tmp_path, "secret.txt", "private/p.txt", "got/own/b/c.txt", link)
+    if ".git" in link:
+        make(tmp_path, "got/own/a.txt -> .git/annex/objects/p.txt")
+    found = local_files(f"{tmp_path}/{pattern}")
+    (problem,) = found.problems
+    assert f"leads to {tmp_path}/" in problem
+    assert problem.endswith(
+        f"outside of {tmp_path}/got; write that address yourself if it is what you want to read, or copy it there"
+    )
+    assert [file.path for file in found.files] in ([], [f"{tmp_path}/got/own/b/c.txt"])
 
 
 @pytest.mark.parametrize("pattern", ["", "*.txt", "a.txt", "**/*.txt"])

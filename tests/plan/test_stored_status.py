@@ -184,7 +184,9 @@ def test_known_stage_with_another_kind_keeps_its_facts(kind: str) -> None:
 
 @pytest.mark.parametrize("num_kept", [0, 2])
 def test_live_run_whose_record_was_removed_by_hand_goes_on_alone(num_kept: int) -> None:
-    world = World({"cleanup": {"finishedRuns": "Retain"}})  # the finished stages are known again by their Jobs
+    world = World(
+        {"cleanup": {"finishedRuns": "Retain"}}
+    )  # the finished stages are known again by their Jobs
     world.live_until("pretrain")
     ledger = world.cluster.stored(world.key).resource["status"]["ledger"]
     ledger["runs"] = ledger["runs"][:num_kept]

@@ -10,6 +10,7 @@ from dapt_contract.envelope import digest_of
 from dapt_contract.stage_file import StageFile, digest_without_checks
 from dapt_contract.stages.common import CHECKING_FIELDS
 from dapt_contract.stages.finetune import FinetuneFacts
+from dapt_contract.stages.prepare import PrepareFacts, TokenizerFacts
 from dapt_operator.testing.objects import Ends
 from support.builders import facts_for, healthy
 from support.worlds import World
@@ -54,6 +55,22 @@ def test_stage_that_reads_weights_is_given_their_digests(
     finished: World, kind: str, recipe: str | None, folders: dict[str, str]
 ) -> None:
     assert recorded(finished, kind) == (recipe, folders)
+
+
+def grows_tokenizer(stage: StageFile) -> Any:
+    """Healthy, and prepare has written the extended model."""
+    facts = facts_for(stage)
+    if not isinstance(facts, PrepareFacts):
+        return healthy(stage)
+    words = dict.fromkeys((name for name in TokenizerFacts.model_fields if "per_word" in name), 1.0)
+    grown = TokenizerFacts(added_tokens=1, model_digest="grown", **words)
+    return Ends(facts=facts.model_copy(update={"tokenizer": grown}))
+
+
+def test_training_of_an_extended_model_is_given_its_digest() -> None:
+    world = World({"model": {"tokenizer": {"extend": {"vocabularySize": 400}}}})
+    world.live_until("pretrain", grows_tokenizer)
+    assert recorded(world, "pretrain") == (None, {"model-extended": "grown"})
 
 
 def test_verify_is_given_the_digests_of_every_model(finished: World) -> None:

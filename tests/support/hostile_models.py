@@ -267,6 +267,7 @@ MODELS: dict[str, tuple[Spoil, str]] = {
     "token without content": (settings("tokenizer_config.json", added_tokens_decoder={"3": {}}), "added_tokens_decoder of tokenizer_config.json has the entry '3', which is no id with the content of a token; correct it, or save the tokenizer again"),
     "added tokens without ids": (text("added_tokens.json", '{"evil": "7"}'), "added_tokens.json gives 'evil' no id; correct it, or save the tokenizer again"),
     "negative id": (text("added_tokens.json", '{"evil": -7}'), "added_tokens.json gives 'evil' no id; correct it, or save the tokenizer again"),
+    "tokens at random": (tokenizer(model={"type": "BPE", "dropout": 0.5, "vocab": {"<|end|>": 0}, "merges": []}), "tokenizer.json drops merges at random (dropout 0.5), so a text has other tokens each time; set model.dropout to null"),
     "pattern without end": (split_by("(a+)+$"), "tokenizer.json fails at the text 'aaaaaaaaaa...aaaa!' (Onig: Regex search error: retry-limit-in-match over); use a model with another tokenizer"),
     "one letter becomes a thousand": (tokenizer(normalizer={"type": "Replace", "pattern": {"String": "a"}, "content": "b" * 1000}), "tokenizer.json makes 1,000 tokens of the 1 bytes of 'a'; use a model with another tokenizer"),
     "every text begins with much": (tokenizer(normalizer={"type": "Prepend", "prepend": "b" * 9999}), "tokenizer.json makes 10,000 tokens of the 1 bytes of 'a'; use a model with another tokenizer"),

@@ -25,6 +25,7 @@ from dapt_trainer.context import SilentProgress, StageContext
 from dapt_trainer.data.packing.data_manifest import DataManifest, ShardManifest, write_manifest
 from dapt_trainer.data.packing.held_out import HALVES, HeldOutDocument, write_held_out
 from dapt_trainer.data.packing.shards import ShardWriter
+from dapt_trainer.data.results.reporting import data_digest
 
 VOCABULARY = 256
 SEQUENCE_LENGTH = 32
@@ -70,11 +71,11 @@ def make_work_volume(work: Path, *, sequences: int = 64, seed: int = 0, chat_tem
         sequence_length_tokens=SEQUENCE_LENGTH,
         domain_tokens=1,
         general_tokens=1,
-        data_digest="toy",
+        data_digest=data_digest(work, shards, SEQUENCE_LENGTH),
     )
     manifest = DataManifest(
         config_digest="toy",
-        data_digest="toy",
+        data_digest=facts.data_digest,
         sequence_length_tokens=SEQUENCE_LENGTH,
         token_type="uint16",
         end_of_text_id=END_OF_TEXT,
@@ -191,6 +192,15 @@ def pretrain_config(**changes: Any) -> PretrainConfig:
         "seed": 3,
     }
     return PretrainConfig(**(defaults | changes))
+
+
+def one_rank() -> Any:
+    """The only rank of a stage, on the CPU."""
+    import torch
+
+    from dapt_trainer.distributed import Ranks
+
+    return Ranks(0, 0, 1, torch.device("cpu"))
 
 
 def make_context(

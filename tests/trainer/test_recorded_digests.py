@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,16 @@ from dapt_contract.stages.blend import Blend, BlendConfig
 from dapt_contract.stages.common import EvaluationConfig, ModelReference, RecordedDigests
 from dapt_contract.stages.evaluate import EvaluateConfig
 from dapt_contract.stages.verify import NamedModel, VerifyConfig
-from dapt_trainer.data.packing.data_manifest import (
-    content_digest,
-    read_manifest,
-    require_recorded_data,
-    write_manifest,
+from dapt_trainer.data.packing.data_manifest import read_manifest, write_manifest
+from dapt_trainer.data.packing.recorded_data import changed_shards, content_digest, require_recorded_data
+from dapt_trainer.data.packing.shards import open_shards
+from dapt_trainer.digests import (
+    HeldWeights,
+    checked_reference_digest,
+    reference_digest,
+    sha256_of_file,
+    weights_digest,
 )
-from dapt_trainer.digests import HeldWeights, checked_reference_digest, reference_digest, weights_digest
 from dapt_trainer.errors import InfrastructureError, InputError
 from dapt_trainer.stages import baseline, blend, evaluate, pretrain, publish, verify
 from support.card_builders import publish_config
@@ -167,6 +172,10 @@ def test_recorded_digests_do_not_change_what_a_checkpoint_belongs_to() -> None:
     assert training_digest(pretrain_config(seed=4)) != training_digest(pretrain_config())
 
 
+def shown_digest(work: Path) -> str:
+    return content_digest(work, read_manifest(work)).removeprefix("sha256:")[:12]
+
+
 def test_data_with_the_reported_digest_is_read(toy: Path) -> None:
     require_recorded_data(toy, read_manifest(toy).data_digest)
     require_recorded_data(toy, None)
@@ -190,14 +199,15 @@ def test_stage_refuses_data_that_prepare_did_not_report(toy: Path, tmp_path: Pat
     with pytest.raises(InputError) as caught:
         module.run(config, make_context(toy, tmp_path, config, kind=kind))
     assert str(caught.value) == (
-        f"{toy}/data/manifest.json: lists data with the digest toy, and 1 is what prepare reported: the work volume "
-        "changed since, so the data is not used; restore it, or create a new DomainAdaptation, which prepares it again"
+        f"{toy}/data/manifest.json: lists data with the digest {shown_digest(toy)}, and 1 is what prepare "
+        "reported: the work volume changed since, so the data is not used; restore it, or create a new "
+        "DomainAdaptation, which prepares it again"
     )
 
 
 def test_manifest_that_keeps_its_digest_and_lists_other_files_is_refused(toy: Path, tmp_path: Path) -> None:
     listed = read_manifest(toy).model_copy(update={"files": (("held-out/general-a.jsonl", "1" * 64),)})
-    honest = listed.model_copy(update={"data_digest": content_digest(listed)})
+    honest = listed.model_copy(update={"data_digest": content_digest(toy, listed)})
     (tmp_path / "data").mkdir()
     write_manifest(tmp_path / "data", honest, run_key="")
     require_recorded_data(tmp_path, honest.data_digest)
@@ -205,3 +215,73 @@ def test_manifest_that_keeps_its_digest_and_lists_other_files_is_refused(toy: Pa
     write_manifest(tmp_path / "data", forged, run_key="")
     with pytest.raises(InputError, match=r"manifest\.json: lists data with the digest"):
         require_recorded_data(tmp_path, honest.data_digest)
+
+
+def test_manifest_without_a_list_of_files_is_not_believed(toy: Path, tmp_path: Path) -> None:
+    shutil.copytree(toy, tmp_path / "work")
+    manifest = read_manifest(toy)
+    assert not manifest.files
+    shards = (manifest.shards[0].model_copy(update={"files": ()}), *manifest.shards[1:])
+    write_manifest(tmp_path / "work/data", manifest.model_copy(update={"shards": shards}), run_key="")
+    with pytest.raises(InputError, match=r"manifest\.json: lists data with the digest"):
+        require_recorded_data(tmp_path / "work", manifest.data_digest)
+
+
+@pytest.fixture
+def swapped(toy: Path, tmp_path: Path) -> Path:
+    """A work volume with one other token in a shard, whose file has the size and the times that it had."""
+    work = tmp_path / "swapped"
+    shutil.copytree(toy, work)
+    tokens = work / "data/domain-0/tokens.bin"
+    before = tokens.stat()
+    content = bytearray(tokens.read_bytes())
+    content[1000] ^= 1
+    tokens.write_bytes(content)
+    os.utime(tokens, ns=(before.st_atime_ns, before.st_mtime_ns))
+    return work
+
+
+def test_swapped_shard_of_the_same_size_is_refused_before_a_model_is_loaded(
+    swapped: Path, tmp_path: Path
+) -> None:
+    tokens, manifest = swapped / "data/domain-0/tokens.bin", read_manifest(swapped)
+    listed = next(file.sha256 for file in manifest.shards[0].files if file.name == "tokens.bin")
+    config = pretrain_config(prepared_digest=manifest.data_digest)
+    (swapped / "model/config.json").unlink()
+    with pytest.raises(InputError) as caught:
+        pretrain.run(config, make_context(swapped, tmp_path / "scratch", config))
+    assert str(caught.value) == (
+        f"{tokens}: has the SHA-256 {sha256_of_file(tokens)[:12]}, and {listed[:12]} was written there: the work "
+        "volume changed since, so the file is not used; restore it, or create a new "
+        "DomainAdaptation, which writes it again"
+    )
+
+
+def test_ranks_share_the_comparison_of_shards(swapped: Path) -> None:
+    manifest, beats = read_manifest(swapped), [0, 0, 0]
+
+    def beat(rank: int) -> None:
+        beats[rank] += 1
+
+    found = [
+        changed_shards(swapped, manifest, partial(beat, rank), rank=rank, world_size=3) for rank in range(3)
+    ]
+    assert [len(problems) for problems in found].count(1) == 1
+    assert sum(beats) == sum(len(shard.files) for shard in manifest.shards)
+    assert max(beats) < sum(beats)
+
+
+@pytest.mark.parametrize(
+    "change", [{"sequences": 63}, {"sequences": 0}, {"sequences": -1}, {"sequences": 10**12}]
+)
+def test_shard_with_another_number_of_sequences_than_listed_is_refused(
+    toy: Path, change: dict[str, int]
+) -> None:
+    manifest = read_manifest(toy)
+    shards = (manifest.shards[0].model_copy(update=change), *manifest.shards[1:])
+    with pytest.raises(InputError) as caught:
+        open_shards(toy, manifest.model_copy(update={"shards": shards}))
+    assert str(caught.value) == (
+        f"{toy}/data/domain-0/tokens.bin: has 2,048 tokens, and the manifest says {change['sequences']:,} sequences of "
+        "32; run prepare again"
+    )

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from dapt_contract.stages.common import TaskConfig
-from dapt_trainer.data.packing.data_manifest import content_digest, read_manifest
+from dapt_trainer.data.packing.data_manifest import read_manifest
+from dapt_trainer.data.packing.recorded_data import content_digest
 from dapt_trainer.digests import sha256_of_file
 from dapt_trainer.errors import InputError
 from support.toy_corpus import Board
@@ -165,7 +166,7 @@ def test_other_items_are_another_corpus_only_where_it_is_cleaned_of_them(
     assert len((work / "tasks/bones.jsonl").read_text().splitlines()) == 2
     assert (before.facts.task_items, after.facts.task_items) == ((("bones", 1),), (("bones", 2),))
     assert after.facts.data_digest != before.facts.data_digest
-    assert content_digest(read_manifest(work)) == after.facts.data_digest
+    assert content_digest(work, read_manifest(work)) == after.facts.data_digest
     board.activities.clear()
     assert prepare(other, try_number=3) == after == read_manifest(work).report
     assert board.activities == []

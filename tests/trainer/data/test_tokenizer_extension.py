@@ -15,7 +15,7 @@ from dapt_trainer.data.packing.data_manifest import read_manifest
 from dapt_trainer.data.packing.held_out import HALVES, read_held_out
 from dapt_trainer.data.packing.shards import open_shards
 from dapt_trainer.data.run_module import FinishedProcess
-from dapt_trainer.digests import sha256_of_file
+from dapt_trainer.digests import sha256_of_file, weights_digest
 from dapt_trainer.errors import InputError
 from dapt_trainer.tokenization import grow_in_prepare
 from dapt_trainer.tokenization.grow_model import read_extension
@@ -113,6 +113,7 @@ def test_shards_and_only_they_are_in_new_tokens(extending, prepare, tmp_path: Pa
     note = read_extension(work / "model-extended")
     assert facts.tokenizer is not None
     assert facts.tokenizer.added_tokens == len(note.ids) > 0
+    assert facts.tokenizer.model_digest == weights_digest(work / "model-extended")
     assert len(ids & set(note.ids)) > 4
     for half in HALVES:
         for document in read_held_out(work, "domain", half):

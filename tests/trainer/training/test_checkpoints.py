@@ -145,7 +145,7 @@ def test_a_run_that_was_taken_over_writes_nothing(work: Path) -> None:
     assert str(caught.value) == (
         "run 3 (fence 9) has taken over pretrain-a1; this is run 2 (fence 8), which writes nothing more"
     )
-    claim = read_claim(work / LINEAGE)
+    claim = read_claim(work / LINEAGE, KEY)
     assert claim is not None
     assert (claim.fence, len(claim.adopted)) == (9, 3)
 

@@ -17,7 +17,7 @@ from dapt_trainer.context import SilentProgress, StageContext
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import pretrain
 from dapt_trainer.training.training_rows import open_rows
-from support.toy_training import FILTERS, make_context, make_work_volume, pretrain_config
+from support.toy_training import FILTERS, make_context, make_work_volume, one_rank, pretrain_config
 
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
 FIRST = "stages/pretrain-a1/try-1/checkpoint"
@@ -116,8 +116,8 @@ def test_a_second_attempt_continues_reading_after_the_checkpoint(
     attempts: tuple[Path, PretrainReport, PretrainReport, Recorder],
 ) -> None:
     work, _, second, _ = attempts
-    before = open_rows(work, pretrain_config())
-    after = open_rows(work, second_config())
+    before = open_rows(work, pretrain_config(), one_rank())
+    after = open_rows(work, second_config(), one_rank())
     read = Counter(row for step in range(4) for row in before.mixture.rows(step))
     own = Counter(row for step in range(4) for row in after.mixture.rows(step))
     assert not read & own  # 20 rows a source, so neither is through with its first epoch
@@ -133,7 +133,7 @@ def test_the_first_loss_of_a_second_attempt_is_that_of_its_start_on_its_own_rows
     work, _, second, _ = attempts
     model = load_model(work, second_config().model, precision="fp32")
     model.config.use_cache = False  # with a cache, documents of a row would see one another
-    rows = open_rows(work, second_config())
+    rows = open_rows(work, second_config(), one_rank())
     losses, labels = 0.0, 0
     for place in range(4):
         row = rows.dataset[place]

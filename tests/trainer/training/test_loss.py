@@ -20,6 +20,7 @@ from support.toy_training import (
     make_context,
     make_model,
     make_work_volume,
+    one_rank,
     pretrain_config,
 )
 
@@ -70,7 +71,7 @@ def test_the_first_loss_is_the_mean_over_label_tokens_of_the_global_batch(tmp_pa
 
     work = make_work_volume(tmp_path)
     config = pretrain_config(lora=None)
-    rows = open_rows(work, config)
+    rows = open_rows(work, config, one_rank())
     model = load_model(work, config.model, precision="fp32").train()
     model.config.use_cache = False
     total, tokens = 0.0, 0

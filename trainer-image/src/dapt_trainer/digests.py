@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -39,12 +39,14 @@ _READ_BLOCK_BYTES = 4 * 1024 * 1024
 _THREADS = 4
 
 
-def sha256_of_file(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file's content."""
+def sha256_of_file(path: Path, beat: Callable[[], None] | None = None) -> str:
+    """Return the hexadecimal SHA-256 of a file's content; call `beat` once a block of it."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_READ_BLOCK_BYTES):
             digest.update(block)
+            if beat is not None:
+                beat()
     return digest.hexdigest()
 
 

@@ -10,9 +10,11 @@ of its names
 and `[*]`, `[?]` and `[[]` stand for the characters themselves. A folder stands for all files of a known type below it,
 hidden ones left out.
 
-Links are followed, since hub caches, DVC and git-annex lay data out as links. What they hide is never skipped: a link
-to nothing, a link to itself and whatever is no file (a named pipe would block its reader for ever) is a problem with
-its name. A file that is reached under two names is read once.
+Links are followed inside the folder that holds what the address names up to its first wildcard, where a store of
+contents often lies beside the links to it, and into the stores of hub caches, DVC and git-annex. One that leads out is
+a problem with its name, since a folder may come from somebody else and a link shows nobody what would be read. So is a
+link to nothing, one to itself, and whatever is no file (a named pipe would block its reader for ever). A file that is
+reached under two names is read once.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+
+from dapt_contract.inputs.content_stores import content_stores
 
 FORMATS = {
     ".jsonl": "jsonl",
@@ -151,24 +155,66 @@ def local_files(path: str, *, root: str | None = None) -> LocalFiles:
 
     Args:
         path: may have wildcards.
-        root: folder that no link may leave, such as a claim's mount; None: links may lead anywhere.
+        root: folder that no link may leave, such as a claim's mount; None: the folder that holds the one that
+            the path names.
     """
-    search = _Search(root)
-    search.expand("/", tuple(name for name in path.split("/") if name), ())
+    names = tuple(name for name in path.split("/") if name)
+    search = _Search.of_claim(root) if root is not None else _Search.of_folder(named_folder(path))
+    search.expand("/", names, ())
     return search.result()
+
+
+def named_folder(path: str) -> str:
+    """Return the last folder of an absolute path before its first wildcard."""
+    folder = "/"
+    for name in filter(None, path.split("/")):
+        entry = os.path.join(folder, name)
+        if not _is_literal(folder, name) or not os.path.isdir(entry):
+            break
+        folder = entry
+    return folder
+
+
+def _is_literal(folder: str, name: str) -> bool:
+    if not has_wildcards(name):
+        return True
+    return not always_has_wildcards(name) and os.path.lexists(os.path.join(folder, name))
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 @dataclass
 class _Search:
     """Collects the files of one path."""
 
-    root: str | None
+    root: str
+    """Folder that no link may leave, as messages name it."""
+    homes: tuple[str, ...]
+    """Where what is read may lie, free of links: the root, and its stores of contents."""
+    remedy: str
+    """What to do about a link that leads out."""
     found: dict[str, tuple[LocalFile, str]] = field(default_factory=dict)
     """File and real path, by path."""
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     others: set[str] = field(default_factory=set)
     real_folders: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_claim(cls, root: str) -> _Search:
+        """Return a search of a claim, which has its stores inside."""
+        return cls(root, (os.path.realpath(root),), "copy what it leads to into the claim")
+
+    @classmethod
+    def of_folder(cls, folder: str) -> _Search:
+        """Return a search of a folder of this machine, beside which its contents may lie."""
+        real = os.path.realpath(folder)
+        parent = os.path.dirname(real)
+        holder = real if os.path.dirname(parent) == parent else parent  # not all that this machine has
+        remedy = "write that address yourself if it is what you want to read, or copy it there"
+        return cls(holder, (holder, *content_stores(real)), remedy)
 
     def expand(self, folder: str, names: tuple[str, ...], ancestors: tuple[tuple[int, int], ...]) -> None:
         """Take everything below a folder that the names of a pattern name."""
@@ -182,7 +228,7 @@ class _Search:
             self.expand(folder, rest, ())
             for entry, ancestors_of_entry in self._folders(folder, ancestors):
                 self.expand(entry, names, ancestors_of_entry)
-        elif self._is_literal(folder, name):
+        elif _is_literal(folder, name):
             entry = os.path.join(folder, name)
             # A folder on the way may be a link to nothing, which the rest of the path would not show.
             if not rest or os.path.exists(entry) or self._status(entry) is not None:
@@ -219,12 +265,6 @@ class _Search:
         more = [f"and {left} more files and links that cannot be read"] if left > 0 else []
         problems = [*problems[:_MAX_PROBLEMS], *more]
         return LocalFiles(tuple(files), tuple(problems), tuple(notes), tuple(sorted(self.others)))
-
-    @staticmethod
-    def _is_literal(folder: str, name: str) -> bool:
-        if not has_wildcards(name):
-            return True
-        return not always_has_wildcards(name) and os.path.lexists(os.path.join(folder, name))
 
     def _names(self, folder: str) -> list[str]:
         try:
@@ -331,14 +371,10 @@ class _Search:
 
     def _is_inside(self, path: str) -> bool:
         """Return whether a path lies below the root when its links are followed; report one that does not."""
-        if self.root is None:
+        real = self._real_path(path)
+        if any(_is_below(real, home) for home in self.homes):
             return True
-        real, root = self._real_path(path), os.path.realpath(self.root)
-        if real == root or real.startswith(root.rstrip("/") + "/"):
-            return True
-        self.problems.append(
-            f"{path}: leads to {real}, outside of {self.root}; copy what it leads to into the claim"
-        )
+        self.problems.append(f"{path}: leads to {real}, outside of {self.root}; {self.remedy}")
         return False
 
 

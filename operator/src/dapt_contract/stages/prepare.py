@@ -204,6 +204,8 @@ class TokenizerFacts(Contract):
     domain_tokens_per_word_after: Amount
     general_tokens_per_word_before: Amount
     general_tokens_per_word_after: Amount
+    model_digest: DigestText | None = None
+    """Digest of the weights of the extended model; None in facts from before this field."""
 
 
 def source_label(side: Side, index: int) -> str:

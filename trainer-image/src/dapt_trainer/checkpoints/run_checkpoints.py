@@ -99,14 +99,14 @@ class RunCheckpoints:
         self.skipped = inventory.skipped
 
     def _read(self) -> Inventory:
-        require_not_superseded(self._folder, self._identity)
+        require_not_superseded(self._folder, self._identity, self._context.signing_key)
         with self._reporting_failures():
             return read_inventory(
                 self._context.work,
                 self._folder,
                 key=self._context.signing_key,
                 training_digest=self._digest,
-                claim=read_claim(self._folder),
+                claim=read_claim(self._folder, self._context.signing_key),
             )
 
     def _problem_of_content(self, stored: StoredCheckpoint) -> str | None:
@@ -119,7 +119,7 @@ class RunCheckpoints:
         adopted = tuple(stored.manifest.folder for stored in by_step.values())
         with self._reporting_failures():
             # The claim lists what this run has read; a save that a predecessor finishes later is not in it.
-            write_claim(self._folder, self._identity, adopted)
+            write_claim(self._folder, self._identity, adopted, self._context.signing_key)
             clear_leftovers(self._folder, inventory, self._context.try_folder)
         return list(by_step.values())
 
@@ -186,7 +186,7 @@ class RunCheckpoints:
         folder = self._context.try_folder / f"checkpoint-{step}"
         is_first = self._ranks.is_first
         if is_first:
-            require_not_superseded(self._folder, self._identity)
+            require_not_superseded(self._folder, self._identity, self._context.signing_key)
         last = self._checkpoints[-1] if self._checkpoints else None
         last_complete = (
             f"the last complete checkpoint, step {last.manifest.step}, is kept"
@@ -264,7 +264,7 @@ class RunCheckpoints:
             files=files,
         )
         # Again, right before the manifest: a newer run may have claimed the lineage during the save.
-        require_not_superseded(self._folder, self._identity)
+        require_not_superseded(self._folder, self._identity, self._context.signing_key)
         return self._store(manifest, folder)
 
     def _store(self, manifest: CheckpointManifest, folder: Path) -> StoredCheckpoint:

@@ -2,6 +2,9 @@
 
 A batch gives the same values in every process, and batches are returned in the order in which they were given, so the
 data does not depend on the number of cores. A small corpus is analysed in this process: starting others takes longer.
+
+A tokenizer may come from anybody, and so may the text on which it takes for ever. Every batch has a limit of processor
+time; over it the batch is analysed again, text by text in a process of its own, to name the text.
 """
 
 from __future__ import annotations
@@ -9,12 +12,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
+import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from types import TracebackType
 
 import numpy as np
@@ -27,13 +33,19 @@ from dapt_trainer.data.input_problems import first_line
 from dapt_trainer.data.plain_tokenizer import plain_tokenizer
 from dapt_trainer.data.text import Hashes, WordHasher, normalized, text_digest, words
 from dapt_trainer.errors import InfrastructureError, InputError
-from dapt_trainer.linux import die_with_parent
+from dapt_trainer.linux import die_with_parent, limit_processor_time
 
 BATCH_CHARACTERS = 1_000_000
 BATCH_DOCUMENTS = 2_000
 _INLINE_CHARACTERS = 6_000_000
 """Text up to this length is analysed in this process: starting others would take longer."""
 _BEAT_SECONDS = 2.0
+_SPARE_SECONDS, _SECONDS_A_MILLION_CHARACTERS = 60, 30
+
+
+def limit_seconds(characters: int) -> int:
+    """Return the processor time that texts of so many characters may take; usual ones take a hundredth of it."""
+    return _SPARE_SECONDS + _SECONDS_A_MILLION_CHARACTERS * characters // 1_000_000
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,17 @@ class AnalysedBatch:
     """[D]"""
     signatures: Signatures | None = None
     """[D, HASHES]; None unless the settings ask for them."""
+
+
+class SlowTextError(Exception):
+    """Reports a text whose analysis exceeds its limit of processor time."""
+
+    def __init__(self, batch: int, text: int, seconds: int) -> None:
+        super().__init__(f"text {text} of batch {batch} takes more than {seconds} seconds of processor time")
+        self.batch = batch
+        """Number among the batches that no result was yielded of."""
+        self.text = text
+        self.seconds = seconds
 
 
 class Analyst:
@@ -130,6 +153,7 @@ class AnalysisPool:
         settings: for every process.
         processes: how many to start; 1 means this process, None one a core.
         inline_characters: text up to this length is analysed in this process in any case.
+        limit: returns the seconds of processor time for texts of so many characters.
         beat: called while the pool waits for a batch.
     """
 
@@ -139,11 +163,13 @@ class AnalysisPool:
         *,
         processes: int | None = None,
         inline_characters: int = _INLINE_CHARACTERS,
+        limit: Callable[[int], int] = limit_seconds,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._processes = processes or len(os.sched_getaffinity(0))
         self._inline_left = inline_characters
+        self._limit = limit
         self._beat = beat
         self._analyst: Analyst | None = None
         self._pool: ProcessPoolExecutor | None = None
@@ -152,24 +178,43 @@ class AnalysisPool:
         """Yield one result for each batch, in order.
 
         Raises:
+            SlowTextError: a text takes too long, most likely in the tokenizer, which may be anybody's.
             InfrastructureError: one of the processes was killed.
         """
-        pending: deque[Callable[[], AnalysedBatch]] = deque()
-        for batch in batches:
-            pending.append(self._start(batch))
-            # Two batches a process keep all of them busy and bound the text in memory.
-            while len(pending) > 2 * self._processes:
-                yield pending.popleft()()
-        while pending:
-            yield pending.popleft()()
+        pending: deque[_Pending] = deque()
+        try:
+            for batch in batches:
+                # Before it starts: an error must find it among those that no result was yielded of.
+                pending.append(_Pending(batch))
+                self._start(pending[-1])
+                # Two batches a process keep all of them busy and bound the text in memory.
+                while len(pending) > 2 * self._processes:
+                    yield self._result(pending)
+            while pending:
+                yield self._result(pending)
+        except (BrokenProcessPool, _OutOfTimeError) as error:
+            self._beat()  # raises when a stop is requested, which may have ended the process
+            raise self._cause([entry.texts for entry in pending]) from error
 
-    def _start(self, batch: Sequence[str]) -> Callable[[], AnalysedBatch]:
-        characters = sum(len(text) for text in batch)
+    def _result(self, pending: deque[_Pending]) -> AnalysedBatch:
+        future = pending[0].future
+        while True:
+            try:
+                result = future.result(timeout=_BEAT_SECONDS)
+                break
+            except TimeoutError:
+                self._beat()
+        pending.popleft()
+        return result
+
+    def _start(self, entry: _Pending) -> None:
+        characters = sum(len(text) for text in entry.texts)
+        limit = self._limit(characters)
         if self._pool is None and (self._processes == 1 or characters <= self._inline_left):
             self._inline_left -= characters
             self._analyst = self._analyst or Analyst(self._settings)
-            result = self._analyst(batch)
-            return lambda: result
+            entry.future.set_result(self._analysed_here(self._analyst, entry.texts, limit))
+            return
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
                 self._processes,
@@ -178,21 +223,40 @@ class AnalysisPool:
                 initializer=_start_process,
                 initargs=(self._settings, os.getpid()),
             )
-        try:
-            future = self._pool.submit(analyse, batch)
-        except BrokenProcessPool as error:
-            raise _process_killed_error() from error
-        return lambda: self._wait_for(future)
+        entry.future = self._pool.submit(analyse, entry.texts, limit)
 
-    def _wait_for(self, future: Future[AnalysedBatch]) -> AnalysedBatch:
+    def _analysed_here(self, analyst: Analyst, texts: Sequence[str], limit: int) -> AnalysedBatch:
+        """Return the values of a batch from a thread of this process, which nothing can end but this process."""
+        future: Future[AnalysedBatch] = Future()
+
+        def work() -> None:
+            try:
+                future.set_result(analyst(texts))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=work, name="analysis", daemon=True).start()
+        started = time.process_time()
         while True:
             try:
-                return future.result(timeout=_BEAT_SECONDS)
+                return future.result(timeout=min(_BEAT_SECONDS, limit))
             except TimeoutError:
                 self._beat()
-            except BrokenProcessPool as error:
-                self._beat()  # raises when a stop is requested, which may have ended the process
-                raise _process_killed_error() from error
+                if time.process_time() - started > limit:
+                    raise _OutOfTimeError from None
+
+    def _cause(self, batches: Sequence[Sequence[str]]) -> SlowTextError | InfrastructureError:
+        """Return why a process ended: analyse batches once more in one that says how far it has come.
+
+        Args:
+            batches: that no result was yielded of.
+        """
+        for number, texts in enumerate(batches):
+            limit = self._limit(sum(len(text) for text in texts))
+            slowest = slowest_text(self._settings, texts, limit, self._beat)
+            if slowest is not None:
+                return SlowTextError(number, slowest, limit)
+        return _process_killed_error()
 
     def __enter__(self) -> AnalysisPool:
         """Return the pool."""
@@ -206,6 +270,18 @@ class AnalysisPool:
             self._pool.shutdown(cancel_futures=True)
 
 
+class _OutOfTimeError(Exception):
+    """Says that a batch takes longer than it may."""
+
+
+@dataclass
+class _Pending:
+    """Holds a batch that no result was yielded of yet."""
+
+    texts: Sequence[str]
+    future: Future[AnalysedBatch] = field(default_factory=Future)
+
+
 def _process_killed_error() -> InfrastructureError:
     return InfrastructureError(
         "a process that tokenizes was killed, most likely for memory; give prepare more memory or fewer cores"
@@ -217,15 +293,66 @@ _process_analyst: Analyst | None = None
 
 def _start_process(settings: AnalysisSettings, parent: int) -> None:
     global _process_analyst
+    _become_helper(parent)
+    _process_analyst = Analyst(settings)
+
+
+def _become_helper(parent: int) -> None:
     die_with_parent(parent)
     # Only the parent decides when to stop: it ends its processes itself.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is one process a core already
-    _process_analyst = Analyst(settings)
 
 
-def analyse(texts: Sequence[str]) -> AnalysedBatch:
-    """Analyse a batch in a process of the pool, which `_start_process` has prepared."""
+def analyse(texts: Sequence[str], limit: int) -> AnalysedBatch:
+    """Analyse a batch in a process of the pool, which the kernel ends at the limit."""
     if _process_analyst is None:
         raise RuntimeError("the process was not started by AnalysisPool")
+    limit_processor_time(limit)
     return _process_analyst(texts)
+
+
+def slowest_text(
+    settings: AnalysisSettings, texts: Sequence[str], limit: int, beat: Callable[[], None]
+) -> int | None:
+    """Return which text of a batch takes the most time, from a process of its own; None: all are within the limit.
+
+    Args:
+        settings: as of the pool.
+        texts: of the batch.
+        limit: seconds of processor time for all of them.
+        beat: called while the process runs.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_time_texts, args=(settings, texts, limit, os.getpid(), sender))
+    process.start()
+    sender.close()
+    seconds: list[float] = []
+    try:
+        while True:
+            if receiver.poll(_BEAT_SECONDS):
+                seconds.append(receiver.recv())
+            else:
+                beat()
+    except EOFError:
+        process.join()
+    finally:
+        process.kill()
+        receiver.close()
+    if process.exitcode != -signal.SIGXCPU:
+        return None
+    seconds.append(limit - sum(seconds))  # of the text at which the process ended
+    return max(range(len(seconds)), key=seconds.__getitem__)
+
+
+def _time_texts(
+    settings: AnalysisSettings, texts: Sequence[str], limit: int, parent: int, sender: Connection
+) -> None:
+    _become_helper(parent)
+    analyst = Analyst(settings)
+    limit_processor_time(limit)
+    for text in texts:
+        started = time.process_time()
+        analyst([text])
+        sender.send(time.process_time() - started)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from dapt_contract.sentences import shortened
+from dapt_contract.sentences import CUT_MARK, shortened
 from dapt_trainer.errors import InputError
 
 MAX_PROBLEMS = 50
+_MAX_CHARACTERS = 2_000
+"""A value that a sentence quotes may be as long as a record: its middle is left out, and the next step stays."""
 _NUMBER = re.compile(r"\d+")
 
 
@@ -28,6 +30,7 @@ class Problems:
 
     def add(self, sentence: str) -> None:
         """Add one problem, unless the same sentence is there already."""
+        sentence = _without_middle(sentence)
         self._entries.setdefault(("", sentence), _Place(sentence))
 
     def add_at(self, field: str, location: str, cause: str) -> None:
@@ -40,6 +43,7 @@ class Problems:
             location: `FILE:LINE`.
             cause: what is wrong with the record, and what to do.
         """
+        cause = _without_middle(cause)
         key = (field, _NUMBER.sub("0", cause))
         known = self._entries.get(key)
         if known is None:
@@ -77,6 +81,13 @@ def first_line(error: BaseException, limit: int = 160) -> str:
     lines = str(error).strip().splitlines()
     text = lines[0].strip().rstrip(".") if lines else type(error).__name__
     return shortened(text, limit)
+
+
+def _without_middle(sentence: str) -> str:
+    if len(sentence) <= _MAX_CHARACTERS:
+        return sentence
+    half = (_MAX_CHARACTERS - len(CUT_MARK)) // 2
+    return f"{sentence[:half]}{CUT_MARK}{sentence[-half:]}"
 
 
 def _counted(place: _Place) -> str:

@@ -13,8 +13,9 @@ from dapt_contract.layout import DATA, HARNESS, ITEMS, PROBES, TASKS
 from dapt_contract.stages.prepare import PrepareConfig, PrepareReport
 from dapt_trainer.context import StageContext
 from dapt_trainer.data.input_problems import Problems
-from dapt_trainer.data.packing.data_manifest import DataManifest, content_digest, write_manifest
+from dapt_trainer.data.packing.data_manifest import DataManifest, write_manifest
 from dapt_trainer.data.packing.prepared_files import digests_of_files
+from dapt_trainer.data.packing.recorded_data import content_digest
 from dapt_trainer.data.results.move_into_place import move_folder
 from dapt_trainer.data.stage_inputs import harness_has_all_tasks, read_evaluation, write_evaluation
 from dapt_trainer.errors import InputError
@@ -68,7 +69,7 @@ def _renewed(
         move_folder(folder / name, work / name, scratch)
     files = tuple(digests_of_files(work).items())
     # Of what the manifest lists, not of what lies there: tuning data may have been read again since.
-    digest = content_digest(finished.model_copy(update={"files": files}))
+    digest = content_digest(work, finished.model_copy(update={"files": files}))
     of_items = {source for source, _ in evaluation.resolved}
     facts = finished.report.facts.model_copy(
         update={"task_items": tuple(evaluation.item_counts.items()), "data_digest": digest}

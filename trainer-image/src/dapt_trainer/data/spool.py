@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import TextSource, source_label
-from dapt_trainer.data.analysis import AnalysedBatch, AnalysisPool
+from dapt_trainer.data.analysis import AnalysedBatch, AnalysisPool, SlowTextError
 from dapt_trainer.data.dedup.minhash import HASHES, Signatures, find_repeats
 from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.packing.data_manifest import TokenType
@@ -261,8 +261,11 @@ class SideReader:
                 pending.append(batch)
                 yield batch.texts
 
-        for analysis in self._pool.analysed(texts_of_batches()):
-            yield pending.popleft(), analysis
+        try:
+            for analysis in self._pool.analysed(texts_of_batches()):
+                yield pending.popleft(), analysis
+        except SlowTextError as error:
+            raise reader.slow_text(pending[error.batch].locations[error.text], error.seconds) from None
 
     def _kept_documents(self, analysis: AnalysedBatch, counts: Counts) -> Iterator[tuple[int, int, int]]:
         """Yield (number in the batch, key, half) of each document that is kept; count the others."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dapt_contract.layout import try_folder
 from dapt_contract.stages.baseline import BaselineConfig, BaselineFacts, BaselineReport
 from dapt_trainer.context import StageContext
-from dapt_trainer.data.packing.data_manifest import require_recorded_data
+from dapt_trainer.data.packing.recorded_data import require_recorded_data
 from dapt_trainer.digests import HeldWeights, checked_reference_digest
 from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.evaluation.base_sanity import check_base

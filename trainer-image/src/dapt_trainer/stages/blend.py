@@ -15,7 +15,7 @@ from dapt_contract.layout import lineage_folder
 from dapt_contract.measure import Side
 from dapt_contract.stages.blend import Blend, BlendConfig, BlendFacts, BlendReport, BlendRow
 from dapt_trainer.context import StageContext, keep_alive
-from dapt_trainer.data.packing.data_manifest import require_recorded_data
+from dapt_trainer.data.packing.recorded_data import require_recorded_data
 from dapt_trainer.digests import DIGEST_DIGITS, HeldWeights, check_folders, reference_digest
 from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity

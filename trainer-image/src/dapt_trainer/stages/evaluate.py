@@ -7,7 +7,7 @@ from pathlib import Path
 from dapt_contract.layout import try_folder
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts, EvaluateReport
 from dapt_trainer.context import StageContext, keep_alive
-from dapt_trainer.data.packing.data_manifest import require_recorded_data
+from dapt_trainer.data.packing.recorded_data import require_recorded_data
 from dapt_trainer.digests import DIGEST_DIGITS, HeldWeights, checked_reference_digest
 from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.errors import InputError

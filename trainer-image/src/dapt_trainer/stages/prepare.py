@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dapt_contract.layout import DATA, EXTENDED_MODEL, HARNESS, HELD_OUT, MODEL
+from dapt_contract.layout import DATA, EXTENDED_MODEL, HARNESS, MODEL
 from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import (
     ModelFacts,
@@ -43,7 +43,8 @@ from dapt_trainer.data.disk_space import check_space
 from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.pack_source import PackedSource, PackingRules, pack_source
 from dapt_trainer.data.packing.data_manifest import DataManifest, TokenType, finished_manifest, write_manifest
-from dapt_trainer.data.packing.prepared_files import digests_of_files, is_as_prepared
+from dapt_trainer.data.packing.prepared_files import digests_of_files
+from dapt_trainer.data.packing.recorded_data import is_same_corpus
 from dapt_trainer.data.plain_tokenizer import plain_tokenizer
 from dapt_trainer.data.renewed_items import with_current_items
 from dapt_trainer.data.results.move_into_place import move_into_place
@@ -88,7 +89,7 @@ def run(config: PrepareConfig, context: StageContext) -> PrepareReport:
     finished = finished_manifest(context.work, config.corpus_digest)
     preparation = _Preparation(config, context)
     try:
-        if finished is not None and is_as_prepared(context.work, finished, HELD_OUT):
+        if finished is not None and is_same_corpus(context.work, finished, preparation.heartbeat):
             return with_current_items(finished, config, context, preparation.heartbeat)
         return preparation.run()
     except OSError as error:

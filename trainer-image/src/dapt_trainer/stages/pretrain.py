@@ -99,7 +99,7 @@ class PretrainRun:
         self.progress.update(
             activity="loading model and data", checkpoints=self.checkpoints.checkpoint_facts()
         )
-        self.rows = open_rows(self.context.work, self.config)
+        self.rows = open_rows(self.context.work, self.config, self.ranks, self.progress.heartbeat)
 
         # 4. An earlier run may have ended training and been killed before its report. Then nothing is loaded.
         if self._has_ended():

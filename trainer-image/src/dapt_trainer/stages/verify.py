@@ -14,7 +14,7 @@ from dapt_contract.stages.verify import (
     VerifyReport,
 )
 from dapt_trainer.context import StageContext, keep_alive
-from dapt_trainer.data.packing.data_manifest import require_recorded_data
+from dapt_trainer.data.packing.recorded_data import require_recorded_data
 from dapt_trainer.digests import HeldWeights, checked_reference_digest
 from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.errors import InputError

@@ -23,6 +23,7 @@ from dapt_trainer.data.packing.held_out import HeldOutDocument
 from dapt_trainer.data.plain_tokenizer import plain_tokenizer
 from dapt_trainer.data.run_module import OFFLINE, run_module
 from dapt_trainer.data.spool import SpooledSource
+from dapt_trainer.digests import weights_digest
 from dapt_trainer.errors import InputError, StageOutOfMemoryError
 from dapt_trainer.tokenization.extension import FIELD, GrownTokenizer, check_extendable, grow_tokenizer
 from dapt_trainer.tokenization.grow_model import Extension, write_extension
@@ -120,7 +121,7 @@ def grow(
         )
         for spool in corpus.spooled
     ]
-    facts = facts_of(new, corpus, len(grown.tokens))
+    facts = facts_of(new, corpus, len(grown.tokens), weights_digest(prepared / EXTENDED_MODEL))
     return Grown(spooled, token_type, facts, warnings_of(facts, extension))
 
 
@@ -179,8 +180,15 @@ def _run_grow(arguments: list[str], source: str, beat: Beat) -> None:
         raise InputError(f"{FIELD}: {source} cannot be extended: {process.last_error}; remove the field")
 
 
-def facts_of(new: Tokenizer, corpus: Corpus, added: int) -> TokenizerFacts:
-    """Return the tokens a word of each side's held-out text, with the old tokenizer and with the new one."""
+def facts_of(new: Tokenizer, corpus: Corpus, added: int, model_digest: str) -> TokenizerFacts:
+    """Return the tokens a word of each side's held-out text, with the old tokenizer and with the new one.
+
+    Args:
+        new: the extended tokenizer.
+        corpus: with the held-out text in the old tokens.
+        added: number of new tokens.
+        model_digest: of the weights of the extended model.
+    """
     numbers: dict[str, float] = {}
     for side, choice in corpus.choices.items():
         documents = choice.documents
@@ -189,7 +197,7 @@ def facts_of(new: Tokenizer, corpus: Corpus, added: int) -> TokenizerFacts:
         after = sum(len(encoding.ids) for encoding in _encode(new, documents))
         numbers[f"{side}_tokens_per_word_before"] = before / words
         numbers[f"{side}_tokens_per_word_after"] = after / words
-    return TokenizerFacts(added_tokens=added, **numbers)
+    return TokenizerFacts(added_tokens=added, model_digest=model_digest, **numbers)
 
 
 def warnings_of(facts: TokenizerFacts, extension: TokenizerExtensionConfig) -> tuple[str, ...]:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from dapt_contract.stages.pretrain import PretrainConfig
-from dapt_trainer.data.packing.data_manifest import read_manifest, require_recorded_data
+from dapt_trainer.data.packing.data_manifest import DataManifest, read_manifest
 from dapt_trainer.data.packing.mixture import Mixture, MixtureTotals
+from dapt_trainer.data.packing.recorded_data import changed_shards, require_recorded_data
 from dapt_trainer.data.packing.shards import Shard, open_shards
 from dapt_trainer.data.packing.torch_dataset import PackedDataset
+from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
+
+_SENTENCES = TypeAdapter(list[str])
 
 
 @dataclass(frozen=True)
@@ -32,11 +39,19 @@ class TrainingRows:
         return self.mixture.totals(steps, [shard.used for shard in self.shards])
 
 
-def open_rows(work: Path, config: PretrainConfig) -> TrainingRows:
-    """Open the shards and the mixture of a configuration.
+def open_rows(
+    work: Path, config: PretrainConfig, ranks: Ranks, beat: Callable[[], None] = lambda: None
+) -> TrainingRows:
+    """Open the shards and the mixture of a configuration, once the ranks have compared the shards' content.
+
+    Args:
+        work: root of the work volume.
+        config: of the training.
+        ranks: all of them call this together.
+        beat: called now and then.
 
     Raises:
-        InputError: shards are missing or damaged, or their rows have another length.
+        InputError: shards are missing, damaged or not those that prepare wrote, or their rows have another length.
     """
     require_recorded_data(work, config.prepared_digest)
     manifest = read_manifest(work)
@@ -47,6 +62,7 @@ def open_rows(work: Path, config: PretrainConfig) -> TrainingRows:
             f"{config.sequence_length_tokens}"
         )
     shards = tuple(open_shards(work, manifest))
+    _require_unchanged(work, manifest, ranks, beat)
     mixture = Mixture.of_shards(
         shards,
         seed=config.seed,
@@ -62,3 +78,17 @@ def open_rows(work: Path, config: PretrainConfig) -> TrainingRows:
         document_boundaries=config.document_boundaries,
     )
     return TrainingRows(dataset, shards, mixture, manifest.end_of_text_id)
+
+
+def _require_unchanged(work: Path, manifest: DataManifest, ranks: Ranks, beat: Callable[[], None]) -> None:
+    """Compare the content of all shards with the manifest, each rank a part; all ranks learn what all have found.
+
+    Once, when they are opened: what training reads afterwards are the maps of these files.
+
+    Raises:
+        InputError: names every file that has changed.
+    """
+    problems = changed_shards(work, manifest, beat, rank=ranks.rank, world_size=ranks.world_size)
+    problems = [problem for found in ranks.gather(problems, _SENTENCES) for problem in found]
+    if problems:
+        raise InputError(*problems)

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from dapt_operator.api.v1alpha1.base import Base
+from dapt_operator.api.v1alpha1.base import Base, Rule
 from dapt_operator.api.v1alpha1.texts.text_rules import VISIBLE, TextRules
 
 FieldName = Annotated[str, Field(min_length=1, max_length=128), TextRules(VISIBLE)]
 """Name of a field of a record."""
 
 
+MAX_ROLE_CHARACTERS: Final = 128
+
+
 class MessageFields(Base):
     """Which of a record's own fields hold a conversation. With any of the names given, nothing is guessed."""
+
+    # A rule of the block: a schema has none for the names in a map.
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "roles",
+            lambda fields: all(
+                0 < len(name) <= MAX_ROLE_CHARACTERS and VISIBLE.holds(name) for name in fields.roles
+            ),
+            f"!has(self.roles) || self.roles.all(name, size(name) > 0 && size(name) <= {MAX_ROLE_CHARACTERS} &&"
+            f" !name.matches('{VISIBLE.pattern}'))",
+            "the name of a role is empty, longer than 128 characters, or has a character that cannot be seen, such as a"
+            " control or direction mark; write it again without that",
+        ),
+    )
 
     messages: FieldName | None = None
     """List of messages."""

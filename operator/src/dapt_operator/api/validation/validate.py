@@ -38,6 +38,11 @@ KINDS: Final[dict[str, type[DomainAdaptation] | type[AdaptationProfile]]] = {
     "AdaptationProfile": AdaptationProfile,
 }
 
+_NO_SECRETS: Final = (
+    "a manifest's file brings no credentials, and nothing of this document is used; remove it: a local run takes them"
+    " from your environment, such as HF_TOKEN, and on a cluster the Secret is applied from a file of its own"
+)
+
 _MAX_ROUNDS: Final = 25
 """Validations of one document, each of which replaces what the one before found wrong."""
 Checked = tuple[DomainAdaptation | AdaptationProfile | None, list[Problem]]
@@ -121,10 +126,13 @@ def _kind_problems(document: YamlDocument) -> list[Problem]:
         ]
     problems = []
     kind, version = data.get("kind"), data.get("apiVersion")
+    if kind == "Secret":
+        # Whatever its apiVersion: to correct that would only lead to the next problem.
+        return [_problem(document, ("kind",), kind, _NO_SECRETS)]
     if version != API_VERSION:
         message = f"missing, but required; write {API_VERSION}" if version is None else f"write {API_VERSION}"
         problems.append(_problem(document, ("apiVersion",), version, message))
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         accepted = " or ".join(KINDS)
         nearest = get_close_matches(str(kind), KINDS, n=1)
         hint = f" (nearest: {nearest[0]})" if nearest else ""

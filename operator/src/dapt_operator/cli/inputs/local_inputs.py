@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dapt_contract.inputs.bucket_names import bucket_fault
+from dapt_contract.inputs.content_stores import content_stores
 from dapt_contract.inputs.other_layouts import other_layout
+from dapt_contract.inputs.source_files import named_folder
 from dapt_contract.sentences import shortened
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.api.validation.hints.advice import leaves, value_at
@@ -62,7 +64,8 @@ def local_problems(
         elif path == MODEL_FIELD:
             sentences = list(_model_problems(Path(value.removeprefix(FILE_SCHEME))))
         elif path[-1] == "source":
-            sentences = _source_problems(value)
+            written = value_at(document.data, path)
+            sentences = _leaves_the_manifests_folder(value, str(written), manifest) or _source_problems(value)
         else:
             continue
         if (
@@ -144,6 +147,30 @@ def not_looked_at(document: YamlDocument) -> tuple[str, ...]:
 
 def _is_below(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
+
+
+def _leaves_the_manifests_folder(address: str, written: str, manifest: Path) -> list[str]:
+    """Return the problem of a relative address that leads out of the manifest's folder by a link.
+
+    Whoever reads the manifest takes it for data that came with it.
+    """
+    names = written.removeprefix(FILE_SCHEME).split("/")
+    if names[0] in ("", "~") or names[0].startswith("~") or ".." in names:
+        return []
+    home = os.path.realpath(manifest.parent)
+    allowed = (home, *content_stores(home))
+    named = (
+        named_folder(address.removeprefix(FILE_SCHEME)),
+        *(file.path for file in local_files(address).files),
+    )
+    for path in named:
+        real = os.path.realpath(path)
+        if not any(Path(real).is_relative_to(folder) for folder in allowed):
+            return [
+                f"{path}: leads to {real}, outside of the manifest's folder; write that address yourself if it is what"
+                " you want to read, or copy it there"
+            ]
+    return []
 
 
 def _source_problems(address: str) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
+from dapt_contract.layout import EXTENDED_MODEL
 from dapt_contract.layout import MODEL as BASE_MODEL
 from dapt_contract.stages.align import AlignFacts
 from dapt_contract.stages.baseline import BaselineConfig
@@ -88,6 +89,8 @@ class _Records:
             self._folders[BASE_MODEL] = facts.base.digest
         elif facts.prepare is not None:
             self._folders[BASE_MODEL] = facts.prepare.model.digest.removeprefix(_CONTENT_PREFIX)
+        if facts.prepare is not None and facts.prepare.tokenizer is not None:
+            self._folders[EXTENDED_MODEL] = facts.prepare.tokenizer.model_digest or ""
         for number, pretrain_facts in facts.pretrains.items():
             for row in pretrain_facts.checkpoints:
                 self._folders[checkpoint_folder(number, row)] = row.weights_digest

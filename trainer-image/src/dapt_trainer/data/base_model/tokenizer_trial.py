@@ -92,6 +92,12 @@ def problem_of(file: Path) -> str:
     added = content.get("added_tokens")
     if isinstance(added, list) and len(added) > MAX_ADDED_TOKENS:
         return f"has {len(added):,} added tokens, and at most {MAX_ADDED_TOKENS:,} are read; remove what is not used"
+    model = content.get("model")
+    if isinstance(model, dict) and model.get("dropout"):
+        return (
+            f"drops merges at random (dropout {str(model['dropout'])[:20]}), so a text has other tokens each time; set"
+            " model.dropout to null"
+        )
     try:
         return _problem_of_texts(json.dumps(content))
     except MemoryError:

@@ -181,7 +181,7 @@ def _message(entry: JsonObject, place: str, names: FieldNames) -> Messages:
     role_key = names.role or ("role" if "role" in entry or "from" not in entry else "from")
     content_key = names.content or ("content" if "content" in entry or "value" not in entry else "value")
     author = entry.get(role_key)
-    if author in _CALL_ROLES and author not in names.roles:
+    if isinstance(author, str) and author in _CALL_ROLES and author not in names.roles:
         calls = _tool_calls(entry.get(content_key), f"{place}.{content_key}")
         others = {name: value for name, value in entry.items() if name != content_key}
         entry = others | {role_key: "assistant", "tool_calls": list(calls)}

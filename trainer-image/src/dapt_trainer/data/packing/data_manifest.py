@@ -8,12 +8,10 @@ from typing import Literal
 from pydantic import Field
 
 from dapt_contract.base import Contract
-from dapt_contract.envelope import ContractError, digest_of, read_envelope, write_envelope
-from dapt_contract.layout import DATA, TUNING_RECORDS
+from dapt_contract.envelope import ContractError, read_envelope, write_envelope
+from dapt_contract.layout import DATA
 from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import PrepareReport
-from dapt_contract.stages.tuning_data import data_folder
-from dapt_trainer.digests import DIGEST_DIGITS
 from dapt_trainer.errors import InputError
 
 DATA_SCHEMA = "dapt.data"
@@ -88,49 +86,6 @@ def read_manifest(work: Path) -> DataManifest:
         return read_envelope(work / DATA / MANIFEST, DATA_SCHEMA, DataManifest)[1]
     except ContractError as error:
         raise InputError(f"{error}; run prepare again") from error
-
-
-def content_digest(manifest: DataManifest) -> str:
-    """Return `data_digest` computed from the files that a manifest lists.
-
-    Of a manifest from before it listed them all, what it says is returned.
-    """
-    tuning_data = manifest.report.facts.tuning_data
-    if not manifest.files or not all(facts.data_digest for facts in tuning_data):
-        return manifest.data_digest
-    files = dict(manifest.files)
-    for facts in tuning_data:
-        path = f"{data_folder(facts.kind, facts.config_digest)}/{TUNING_RECORDS}"
-        files[path] = facts.data_digest
-    for shard in manifest.shards:
-        files |= {f"{DATA}/{shard.name}/{file.name}": file.sha256 for file in shard.files}
-    return digest_of({"sequence_length_tokens": manifest.sequence_length_tokens, "files": files})
-
-
-def require_recorded_data(work: Path, expected: str | None) -> None:
-    """Refuse prepared data that is not what prepare reported: then its manifest was written by somebody else.
-
-    Args:
-        work: root of the work volume.
-        expected: digest that prepare reported; None: not known.
-
-    Raises:
-        InputError: the manifest is missing, or lists other files.
-    """
-    if expected is None:
-        return
-    manifest = read_manifest(work)
-    found = content_digest(manifest)
-    if found != expected:
-        raise InputError(
-            f"{work / DATA / MANIFEST}: lists data with the digest {_shown(found)}, and {_shown(expected)} is what "
-            "prepare reported: the work volume changed since, so the data is not used; restore it, or create a new "
-            "DomainAdaptation, which prepares it again"
-        )
-
-
-def _shown(digest: str) -> str:
-    return digest.removeprefix("sha256:")[:DIGEST_DIGITS]
 
 
 def finished_manifest(work: Path, config_digest: str) -> DataManifest | None:

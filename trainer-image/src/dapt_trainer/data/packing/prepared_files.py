@@ -1,7 +1,7 @@
 """Checks that the files which a stage reads are those that prepare wrote: held-out text, evaluation items and tasks.
 
-`data/manifest.json` lists them with their SHA-256. Shards are listed there too, but they may hold terabytes: only their
-sizes are compared (`data_manifest.problem_of_shards`). Tuning data has its digest in the configuration of its stage.
+`data/manifest.json` lists them with their SHA-256. Shards are listed there too, and compared by `recorded_data`. Tuning
+data has its digest in the configuration of its stage.
 """
 
 from __future__ import annotations

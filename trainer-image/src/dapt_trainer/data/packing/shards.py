@@ -106,7 +106,8 @@ def open_shards(work: Path, manifest: DataManifest | None = None) -> list[Shard]
     """Open all shards of the work volume, in the manifest's order: domain sources first.
 
     Raises:
-        InputError: there is no manifest, or a file does not have the size that the manifest lists.
+        InputError: there is no manifest, or a file does not have the size that the manifest lists, or another number
+            of tokens than its sequences have.
     """
     manifest = manifest or read_manifest(work)
     if problem := problem_of_shards(work, manifest):
@@ -117,6 +118,11 @@ def open_shards(work: Path, manifest: DataManifest | None = None) -> list[Shard]
     for entry in manifest.shards:
         folder = work / DATA / entry.name
         tokens = mapped_array(folder / TOKENS, token_dtype(manifest.token_type))
+        if tokens.size != entry.sequences * manifest.sequence_length_tokens:
+            raise InputError(
+                f"{folder / TOKENS}: has {tokens.size:,} tokens, and the manifest says {entry.sequences:,} sequences "
+                f"of {manifest.sequence_length_tokens:,}; run prepare again"
+            )
         shards.append(
             Shard(
                 entry.name,

@@ -21,6 +21,7 @@ from dapt_trainer.data.reading.documents import (
 from dapt_trainer.data.reading.languages import LanguageSample
 from dapt_trainer.data.reading.sampling import Sample, sampled_documents, with_line
 from dapt_trainer.data.reading.sources import ResolvedSource
+from dapt_trainer.errors import InputError
 
 _MAX_SHOWN_BAD_RECORDS = 3
 _MAX_SHOWN_BAD_FILES = 5
@@ -86,6 +87,8 @@ class TextBatch:
     """Holds some texts, and how many records were read to get them."""
 
     texts: list[str]
+    locations: list[str]
+    """Of each text, as of a document."""
     records: int
     bad_records: int
 
@@ -123,6 +126,7 @@ class TextBatches:
     def __iter__(self) -> Iterator[TextBatch]:
         """Yield batches until the end of the source, or until the source cannot be used."""
         texts: list[str] = []
+        locations: list[str] = []
         size, records, bad_records = 0, self._records, self._bad_records
         try:
             for record in self._read():
@@ -132,13 +136,17 @@ class TextBatches:
                         break
                     continue
                 texts.append(record.text)
+                locations.append(record.location)
                 size += len(record.text)
                 if size >= BATCH_CHARACTERS or len(texts) >= BATCH_DOCUMENTS:
-                    yield TextBatch(texts, self._records - records, self._bad_records - bad_records)
-                    texts, size, records, bad_records = [], 0, self._records, self._bad_records
+                    yield TextBatch(
+                        texts, locations, self._records - records, self._bad_records - bad_records
+                    )
+                    texts, locations, size = [], [], 0
+                    records, bad_records = self._records, self._bad_records
         except BadFileError as error:
             self._report_bad_files(error)
-        yield TextBatch(texts, self._records - records, self._bad_records - bad_records)
+        yield TextBatch(texts, locations, self._records - records, self._bad_records - bad_records)
 
     def _read(self) -> Iterator[Document | BadRecord]:
         if self._config.max_tokens is None:
@@ -160,6 +168,14 @@ class TextBatches:
                     reported.append(str(error))
         for sentence in reported:
             self._problems.add(f"{self._field}: {sentence}")
+
+    def slow_text(self, location: str, seconds: int) -> InputError:
+        """Return the error about a text whose analysis exceeds its limit of processor time."""
+        place = with_line(BadRecord(location, ""), self._resolved).location
+        return InputError(
+            f"{self._field}: {place}: analysing this text takes more than {seconds} seconds of processor time, most "
+            "likely in the model's tokenizer; remove the text, or use a model with another tokenizer"
+        )
 
     def report_bad_records(self, counts: Counts) -> None:
         """Report the first bad records when too many were skipped, and a source without any good one.

@@ -7,10 +7,11 @@ the folder and holds safetensors. So what is opened is always what `digests.weig
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from dapt_contract.inputs.content_stores import content_stores
 from dapt_contract.inputs.json_files import BadJsonError, read_json_object
 
 SINGLE_FILE: Final = "model.safetensors"
@@ -77,24 +78,12 @@ def leading_out(folder: Path, names: Iterable[str]) -> tuple[str, str] | None:
     A link into a store of contents to which the folder belongs is none: the hub's cache, git-annex, DVC.
     """
     real_folder = Path(os.path.realpath(folder))
-    homes = [real_folder, *_stores(real_folder)]
+    homes = [real_folder, *map(Path, content_stores(str(real_folder)))]
     for name in names:
         real = Path(os.path.realpath(folder / name))
         if not any(real.is_relative_to(home) for home in homes):
             return name, str(real)
     return None
-
-
-def _stores(folder: Path) -> Iterator[Path]:
-    """Yield the folders that hold the contents of a model's files, by the layout of who made them.
-
-    Both sides of the comparison are free of links, so neither a store nor what lies in it may be one.
-    """
-    for parent in (folder, *folder.parents):
-        if parent.name == "snapshots":
-            yield parent.parent / "blobs"
-        yield parent / ".git" / "annex" / "objects"
-        yield parent / ".dvc" / "cache"
 
 
 def _is_plain(name: str) -> bool:
