@@ -53,17 +53,22 @@ def scheduler_settings(schedule: ScheduleConfig, total_steps: int) -> SchedulerS
 
     `cosine_warmup_with_min_lr` starts its warm-up at peak / steps, where `cosine_with_min_lr` starts at zero and so
     wastes the first batch. `wsd` is warm-up, a constant rate, and a linear decay over the last fifth (Hu et al. 2024,
-    MiniCPM, who find a tenth to be enough; a fifth is the usual choice for short runs).
+    MiniCPM, who find a tenth to be enough; a fifth is the usual choice for short runs). Both reach the lowest rate in
+    the last step.
     """
     if schedule.type == "cosine":
         return {
             "lr_scheduler_type": "cosine_warmup_with_min_lr",
             "lr_scheduler_kwargs": {"min_lr_rate": schedule.minimum_ratio},
         }
+    decay_steps = max(1, round(0.2 * total_steps))
     return {
         "lr_scheduler_type": "warmup_stable_decay",
         "lr_scheduler_kwargs": {
-            "num_decay_steps": max(1, round(0.2 * total_steps)),
+            # transformers counts the last step at the full rate as the first of the decay, and by default ends the
+            # decay one step after the run: in ten steps it would stop half-way.
+            "num_stable_steps": max(0, total_steps - 1 - decay_steps - warmup_steps(schedule, total_steps)),
+            "num_decay_steps": decay_steps,
             "decay_type": "linear",
             "min_lr_ratio": schedule.minimum_ratio,
         },

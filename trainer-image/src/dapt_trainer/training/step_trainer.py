@@ -346,6 +346,8 @@ def _libraries_quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
+            # Of the schedule `wsd`, whose two lengths agree.
+            warnings.filterwarnings("ignore", "Both num_training_steps and num_stable_steps are specified")
             yield
     finally:
         accelerate_log.setLevel(level)
