@@ -152,7 +152,7 @@ def config_of(
         document_boundaries=case.boundaries,
         global_batch_size=micro * accumulation,
         micro_batch_size=micro,
-        distribution=DistributionConfig(zero_stage=0, precision="bf16", gradient_checkpointing=checkpointing),
+        distribution=DistributionConfig(zero_stage=1, precision="bf16", gradient_checkpointing=checkpointing),
     )
 
 

@@ -75,6 +75,6 @@ def test_the_planner_fits_the_shape_on_cards_of_two_sizes(capsys: pytest.Capture
 
     large, small = gpu.plan(gpu.LLAMA_1B, "full", 139 * 2**30), gpu.plan(gpu.LLAMA_1B, "full", 40 * 2**30)
     assert gpu.facts(gpu.LLAMA_1B).parameters == 1_235_814_400
-    assert (large.zero_stage, large.micro_batch_size, large.gradient_checkpointing) == (0, 8, False)
+    assert (large.zero_stage, large.micro_batch_size, large.gradient_checkpointing) == (1, 8, False)
     assert (small.micro_batch_size, small.gradient_checkpointing) == (1, False)
     assert gpu.plan(gpu.LLAMA_1B, "lora", 139 * 2**30).micro_batch_size == 8
