@@ -33,7 +33,7 @@ from dapt_operator.plan.desired import (
 from dapt_operator.plan.ledger.compaction import free_one_record, shorten_evaluations
 from dapt_operator.plan.ledger.give_up import give_up_stuck
 from dapt_operator.plan.ledger.gpu_hours import limit_seconds, used_seconds
-from dapt_operator.plan.ledger.update import as_found, request_stop, update_ledger
+from dapt_operator.plan.ledger.update import as_found, record_ends, request_stop, update_ledger
 from dapt_operator.plan.observed import DesiredState, Observed, Refusal
 from dapt_operator.plan.recreation import (
     lost_stage_files,
@@ -186,12 +186,23 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
 
 
 def _while_refused(observed: Observed, refusal: Refusal) -> Plan:
-    """Return the plan for a spec that cannot be worked on: its runs continue, and stop when they are suspended."""
+    """Return the plan for a spec that cannot be worked on: its runs continue, and stop when they are suspended.
+
+    They were rendered from a valid spec, so that their ends are recorded as ever.
+    """
+    stored = observed.status.ledger
+    ledger = stored and record_ends(
+        stored, observed.runs, observed.now, refusal.retries, is_suspended=observed.is_suspended
+    )
     kept = frozenset(run.stage_key for run in observed.live if not observed.is_suspended)
     is_stopping = observed.is_suspended or any(run.has_failed_pod for run in observed.live)
     seconds = STOPPING_SECONDS if is_stopping else QUIET_SECONDS
-    plan = Plan(delete=removals(observed, kept), requeue_after=seconds if observed.live else None)
-    return _with_status(observed, build.refused_status(observed, refusal), plan)
+    # The Job of an open record may be gone without any report: nothing else wakes us when that counts as its end.
+    is_awaiting = bool(observed.live) or (
+        ledger is not None and any(record.is_open for record in ledger.runs)
+    )
+    plan = Plan(delete=removals(observed, kept), requeue_after=seconds if is_awaiting else None)
+    return _with_status(observed, build.refused_status(observed, refusal, ledger), plan, ledger)
 
 
 def _after_the_end(observed: Observed) -> Plan:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from dapt_operator.api.v1alpha1.conditions import INVALID_SPEC, PROFILE_AMBIGUOUS, PROFILE_NOT_FOUND
-from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
+from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec, Retries
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
@@ -39,6 +39,8 @@ class Refusal:
     message: str
     spec: DomainAdaptationSpec | None = None
     """None when not even the spec is valid."""
+    retries: Retries | None = None
+    """Of the profile; None when there is no valid one. Runs that exist go on meanwhile, and may fail."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,9 @@ def read_desired(
     """Return the spec and its profile, or which of them is missing or wrong."""
     adaptation = read_adaptation(resource, local=local)
     if adaptation.model is None:
-        return Refusal(adaptation.reason, adaptation.message)
+        offered = read_profile(profile, local=local).model if profile is not None else None
+        retries = offered.spec.retries if offered is not None else None
+        return Refusal(adaptation.reason, adaptation.message, retries=retries)
     spec = adaptation.model.spec
     if spec.profile is None and len(default_profiles) > 1:
         names = ", ".join(sorted(default_profiles))
