@@ -21,6 +21,7 @@ from dapt_operator.cluster.port import Cluster, Event, Key, ObjectReference, Wor
 from dapt_operator.launchers import all_states
 from dapt_operator.launchers.labels import adaptation_labels, owner_references
 from dapt_operator.launchers.launcher import Launcher
+from dapt_operator.launchers.observe.pod_waiting import stable
 from dapt_operator.launchers.render.environment import SIGNING_KEY
 from dapt_operator.plan.decide import Plan, decide
 from dapt_operator.plan.desired import object_names
@@ -108,7 +109,9 @@ def _act(cluster: Cluster, key: Key, observed: Observed, launcher: Launcher) -> 
 def _obstacle(error: NameTakenError | CannotCreateError) -> Obstacle:
     if isinstance(error, NameTakenError):
         return Obstacle(NAME_TAKEN, f"{error}; remove it, then this continues by itself")
-    return Obstacle(REFUSED, f"{str(error).rstrip('.')}; once it is allowed, this continues by itself")
+    # What others use of a quota and the ids of requests change each time; the condition would be written each time.
+    refusal = stable(str(error)).rstrip(".")
+    return Obstacle(REFUSED, f"{refusal}; once it is allowed, this continues by itself")
 
 
 def _make_sure(cluster: Cluster, key: Key, observed: Observed, plan: Plan) -> tuple[str, ...]:
