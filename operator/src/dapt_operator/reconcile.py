@@ -18,7 +18,7 @@ from dapt_operator.api.v1alpha1.conditions import NAME_TAKEN, REFUSED
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
 from dapt_operator.cluster.errors import CannotCreateError, ConflictError, NameTakenError
 from dapt_operator.cluster.port import Cluster, Event, Key, ObjectReference, World
-from dapt_operator.launchers import all_states
+from dapt_operator.launchers import all_states, orphan_pods
 from dapt_operator.launchers.labels import adaptation_labels, owner_references
 from dapt_operator.launchers.launcher import Launcher
 from dapt_operator.launchers.observe.pod_waiting import stable
@@ -75,6 +75,7 @@ def _observe_and_act(
         default_profiles=world.default_profiles,
         contents=world.contents,
         is_check_due=world.is_check_due,
+        orphans=orphan_pods(world.children),
     )
     return _act(cluster, key, observed, _launcher(world, launchers))
 

@@ -26,6 +26,7 @@ from dapt_operator.plan.desired import (
     lingering,
     next_run,
     object_names,
+    orphans,
     removals,
     removals_of_all,
     seconds_to_lingering,
@@ -132,7 +133,7 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         return Plan(is_foreign=True)
     if observed.is_deleting:
         # Owner references collect the children, but not before the last finalizer of somebody else is removed.
-        return Plan(delete=removals_of_all(observed))
+        return Plan(delete=(*removals_of_all(observed), *orphans(observed)))
     if is_true(observed.status.conditions, FINISHED):
         return _with_lingering(observed, _after_the_end(observed))
     desired = admit(observed.desired, observed.owner.namespace)
@@ -172,7 +173,7 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
     plan = Plan(
         must_exist=each_once((*stage_files.values(), *used.manifests, *(start.shared if start else ()))),
         apply=start.manifests if start is not None else (),
-        delete=(*removed, *lingering(observed)),
+        delete=(*removed, *lingering(observed), *orphans(observed)),
         requeue_after=_requeue_seconds(observed, position, removed),
         needs_signing_secret=used.needs_signing_secret or bool(start and start.needs_signing_secret),
     )
@@ -220,7 +221,8 @@ def _after_the_end(observed: Observed) -> Plan:
 
 
 def _with_lingering(observed: Observed, plan: Plan) -> Plan:
-    """Return the plan with the deletion of pods that go on after the end of their trainer."""
+    """Return the plan with the deletion of pods that go on after the end of their trainer, or without their Job."""
+    plan = replace(plan, delete=(*plan.delete, *orphans(observed)))
     wait_seconds = seconds_to_lingering(observed)
     # A cleanup deletes them too.
     if wait_seconds is None or plan.delete:

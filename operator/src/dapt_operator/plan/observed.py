@@ -16,7 +16,7 @@ from dapt_operator.api.v1alpha1.stored.run_record import RunRecord
 from dapt_operator.launchers.observe.containers import parse_time
 from dapt_operator.plan.own_runs import own_runs
 from dapt_operator.plan.parsed import read_adaptation, read_profile, read_status
-from dapt_operator.stage_run import Manifest, Owner, RunState
+from dapt_operator.stage_run import Manifest, OrphanPod, Owner, RunState
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,8 @@ class Observed:
     strangers: tuple[RunState, ...] = ()
     """Objects that claim to be runs of this resource and do not count: a backup brought them back, or somebody made
     them. Nothing is read from them."""
+    orphans: tuple[OrphanPod, ...] = ()
+    """Pods of this resource's runs whose Job is gone without them. They count for nothing."""
     recreated: tuple[str, ...] = ()
     """Objects as KIND/NAME that were gone and that this very reconcile has created again."""
     num_passed_over: int = 0
@@ -124,6 +126,7 @@ def observe(
     default_profiles: tuple[str, ...] = (),
     contents: Mapping[str, str] | None = None,
     is_check_due: bool = False,
+    orphans: tuple[OrphanPod, ...] = (),
 ) -> Observed:
     """Return raw objects as one frozen value.
 
@@ -137,6 +140,7 @@ def observe(
         default_profiles: names of all profiles marked as default, when the resource names none.
         contents: digest of the files of a source, for sources on this machine.
         is_check_due: whether it is time to make sure that the objects which live runs use exist.
+        orphans: pods that no object owns.
     """
     metadata = resource["metadata"]
     owner = Owner(
@@ -163,6 +167,7 @@ def observe(
         strangers=tuple(
             run for run in runs if run.identity.uid == owner.uid and run.object_name not in own_names
         ),
+        orphans=tuple(pod for pod in orphans if pod.identity.uid == owner.uid),
         age_seconds=age_seconds,
         instance=instance,
         is_local=local,
