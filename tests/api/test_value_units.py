@@ -195,6 +195,47 @@ def test_a_source_of_both_sides_gets_a_warning() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("fragment", "warning"),
+    [
+        (
+            "output: {destination: s3://m/one, language: [en, de, en]}",
+            "spec.output.language[2] (line 8): it repeats 'en' of spec.output.language[0]; remove one of the two",
+        ),
+        (
+            "corpus: {domain: [{source: s3://c/d}, {source: s3://c/d}], general: [{source: s3://c/g}]}",
+            "spec.corpus.domain[1] (line 8): it repeats spec.corpus.domain[0]; remove one of the two",
+        ),
+        (
+            "finetuning: {data: [{source: s3://c/a, format: plain}, {format: plain, source: s3://c/a}]}",
+            "spec.finetuning.data[1] (line 9): it repeats spec.finetuning.data[0]; remove one of the two",
+        ),
+        (
+            "credentials: [{secretName: dapt-a, use: read}, {secretName: dapt-a, use: read}]",
+            "spec.credentials[1] (line 9): it repeats spec.credentials[0]; remove one of the two",
+        ),
+        (
+            "limits: {gpuHours: 9, namespaces: [a, a]}",
+            "spec.limits.namespaces[1] (line 8): it repeats 'a' of spec.limits.namespaces[0]; remove one of the two",
+        ),
+    ],
+)
+def test_item_that_a_list_has_twice_gets_a_warning(fragment: str, warning: str) -> None:
+    assert warned(fragment) == [warning]
+
+
+@pytest.mark.parametrize(
+    "fragment",
+    [
+        "credentials: [{secretName: dapt-a, use: read}, {secretName: dapt-a, use: write}]",
+        "corpus: {domain: [{source: s3://c/d}, {source: s3://c/d, weight: 2}], general: [{source: s3://c/g}]}",
+        "pretraining: {optimizer: {betas: [0.9, 0.9]}}",
+    ],
+)
+def test_items_that_differ_or_have_their_place_get_no_warning(fragment: str) -> None:
+    assert warned(fragment) == []
+
+
 @pytest.mark.parametrize("fragment", HINTS)
 def test_what_a_message_proposes_is_accepted(fragment: str) -> None:
     (document,) = load(text_with(fragment))

@@ -54,7 +54,22 @@ def test_no_block_takes_a_value_that_it_does_not_know() -> None:
             assert "items" in block, path
 
 
+def test_blocks_that_templates_read_are_required() -> None:
+    """Helm removes what is null before it judges values by their schema."""
+    # Without these the operator has no requests and limits; the security contexts have no properties of ours.
+    left_out = {"resources", "resources.requests", "resources.limits"} | HELMS_OWN
+    required = {
+        f"{path}.{name}".strip(".") for path, block in blocks(SCHEMA) for name in block.get("required") or []
+    }
+    read = {path for path, block in blocks(SCHEMA) if path and "properties" in block and "[]" not in path}
+    assert read - left_out - required == set()
+
+
 BAD = {
+    "features=null": "at '': missing property 'features'",
+    "networkPolicy=null": "at '': missing property 'networkPolicy'",
+    "networkPolicy.apiServer=null": "at '/networkPolicy': missing property 'apiServer'",
+    "operator.workers=null": "at '/operator': missing property 'workers'",
     "replica=2": "additional properties 'replica' not allowed",
     "replicas=0": "at '/replicas': minimum: got 0, want 1",
     "operator.workerz=4": "at '/operator': additional properties 'workerz' not allowed",

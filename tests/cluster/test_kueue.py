@@ -121,9 +121,9 @@ def test_a_stage_waits_for_quota_and_starts_when_it_is_granted(
     kubelet.script = healthy
     other = hold(control_plane, place, 2)
     adaptation = Adaptation(control_plane, place, make_profile(control_plane), queue="team")
-    message = waits_for(adaptation, "pretrain", "2 more needed")
+    message = waits_for(adaptation, "pretrain", "insufficient unused quota")
     assert adaptation.jobs("pretrain")[-1]["spec"]["suspend"] is True
-    assert f"insufficient unused quota for {GPU} in flavor {queue.cluster_queue}, 2 more needed" in message
+    assert f"insufficient unused quota for {GPU} in flavor {queue.cluster_queue}" in message
     assert adaptation.condition("Reconciling")["reason"] == "WaitingForQuota"
     assert stalled(adaptation)[0] == "False"
 
@@ -176,7 +176,7 @@ def test_adaptation_behind_others_in_a_strict_fifo_queue_reports_its_wait(
     # Workloads of the same second have no order, so a stage or two may slip through.
     waits_for(adaptation, "waits for quota", "the queue has not considered it yet: a queue of strict order")
     control_plane.api.delete("Job", before_us, place)
-    waits_for(adaptation, "pretrain", "2 more needed")
+    waits_for(adaptation, "pretrain", "insufficient unused quota")
 
 
 def test_suspension_releases_the_quota_and_resuming_requests_it_again(
@@ -194,7 +194,7 @@ def test_suspension_releases_the_quota_and_resuming_requests_it_again(
     other = hold(control_plane, place, 4)
 
     adaptation.patch(suspend=False)
-    waits_for(adaptation, "pretrain", "4 more needed")
+    waits_for(adaptation, "pretrain", "insufficient unused quota")
     assert not adaptation.running("pretrain")
     control_plane.api.delete("Job", other, place)
     adaptation.wait_for_run("pretrain", pods=2)
@@ -261,7 +261,7 @@ def test_jobsets_wait_in_the_queue_as_jobs_do(
     other = hold(control_plane, place, 2)
     profile = make_profile(control_plane, launcher="JobSet")
     adaptation = Adaptation(control_plane, place, profile, queue="team")
-    waits_for(adaptation, "pretrain", "2 more needed")
+    waits_for(adaptation, "pretrain", "insufficient unused quota")
     control_plane.api.delete("Job", other, place)
     adaptation.wait_for_phase("Published")
     assert adaptation.runs() == [(stage, 1) for stage in STAGES]

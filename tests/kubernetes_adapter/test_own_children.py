@@ -10,7 +10,8 @@ from dapt_operator.cluster.kubernetes import ApiError
 from dapt_operator.cluster.kubernetes.client import ApiServerClient
 from dapt_operator.cluster.kubernetes.own_children import ChildrenFilter, open_run_names
 from dapt_operator.cluster.kubernetes.resources import KINDS
-from dapt_operator.launchers import all_states, jobset
+from dapt_operator.cluster.port import ObjectReference
+from dapt_operator.launchers import all_states, jobset, orphan_pods
 from dapt_operator.stage_run import RunPhase, plain
 from support.api_double import Adapter, Odd
 from support.cluster_objects import KEY, adaptation, job, pod, stored
@@ -82,6 +83,55 @@ def test_reading_of_another_pod_is_not_polled(adapter: Adapter) -> None:
     assert (len(adapter.store.targets()), filtered.own_targets()) == (1, ())
     adapter.store.put(pod(of, 0, address="10.0.0.1"))
     assert [target.host for target in filtered.own_targets()] == ["10.0.0.1"]
+
+
+def orphan(of: dict[str, Any], name: str | None = None) -> dict[str, Any]:
+    """A pod that the garbage collector has left without an owner."""
+    found = pod(of, 0, address="10.0.0.9")
+    found["metadata"]["ownerReferences"] = []
+    found["metadata"]["name"] = name or found["metadata"]["name"]
+    return found
+
+
+def test_pod_without_its_job_reaches_the_planner_as_an_orphan_and_can_be_deleted(adapter: Adapter) -> None:
+    left = orphan(job(run=RUN))
+    adapter.store.put(left)
+    adapter.double.add(f"/api/v1/namespaces/health/pods/{left['metadata']['name']}", left)
+    children = adapter.cluster.observe(KEY).children
+    assert (children.pods, [item["metadata"]["uid"] for item in children.orphans]) == (
+        (),
+        [f"pod-{RUN.name}-0"],
+    )
+    assert [(one.name, one.identity) for one in orphan_pods(children)] == [
+        (left["metadata"]["name"], RUN.identity)
+    ]
+    assert adapter.store.targets() == (), "no reading is polled"
+    adapter.cluster.delete(KEY, ObjectReference("Pod", left["metadata"]["name"]))
+    (request,) = adapter.double.sent("DELETE")
+    assert request.body["preconditions"] == {"uid": left["metadata"]["uid"]}
+    assert adapter.cluster.observe(KEY).children.orphans == ()
+
+
+def test_pod_that_is_left_without_its_job_stays_known(adapter: Adapter) -> None:
+    of = job(run=RUN)
+    adapter.store.put(of)
+    adapter.store.put(pod(of, 0, version=7))
+    left = orphan(of)
+    left["metadata"]["resourceVersion"] = "8"
+    assert adapter.store.put(left) == KEY, "its adaptation is reconciled"
+    assert len(adapter.cluster.observe(KEY).children.orphans) == 1
+
+
+@pytest.mark.parametrize("name", ["theirs", f"{RUN.name}-0-abcde-debug", f"{RUN.name}x-0-abcde", RUN.name])
+def test_pod_without_an_owner_under_another_name_is_not_ours(adapter: Adapter, name: str) -> None:
+    assert adapter.store.put(orphan(job(run=RUN), name)) is None
+
+
+def test_orphan_next_to_a_jobset_is_no_reason_to_ask_for_its_job(adapter: Adapter) -> None:
+    of = job_set()
+    adapter.store.put(of)
+    adapter.store.put(orphan(child_of(of), f"{RUN.name}-0-abcde"))
+    assert (len(adapter.cluster.observe(KEY).children.orphans), adapter.double.requests) == (1, [])
 
 
 def test_job_of_a_jobset_is_read_once_when_it_has_pods(adapter: Adapter) -> None:

@@ -106,6 +106,53 @@ def test_pending_pod_that_may_recover_reports_no_hindrance(found: dict[str, Any]
     assert state_of(found).hindrance is None
 
 
+TAINT = "node(s) had untolerated taint {node.kubernetes.io/not-ready: }"
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        (
+            "0/7 nodes are available: 3 Insufficient nvidia.com/gpu, 4 Insufficient cpu. preemption: 0/7 nodes are"
+            " available: 3 No preemption victims found for incoming pod, 4 Preemption is not helpful for scheduling.",
+            "no nodes are available: Insufficient cpu, Insufficient nvidia.com/gpu",
+        ),
+        (
+            "0/12 nodes are available: 10 Insufficient cpu, 2 Insufficient nvidia.com/gpu.",
+            "no nodes are available: Insufficient cpu, Insufficient nvidia.com/gpu",
+        ),
+        (
+            f"0/8 nodes are available: 1 {TAINT}, 7 Insufficient cpu. no new claims to deallocate, preemption: 0/8"
+            " nodes are available: 8 Preemption is not helpful for scheduling.",
+            f"no nodes are available: Insufficient cpu, {TAINT}",
+        ),
+        (
+            "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.",
+            "no nodes are available: pod has unbound immediate PersistentVolumeClaims",
+        ),
+        ("0/3 nodes are available", "0/3 nodes are available"),
+        ("skip schedule deleting pod: health/a-0", "skip schedule deleting pod: health/a-0"),
+    ],
+)
+def test_message_of_the_scheduler_is_its_reasons_without_numbers_of_nodes(
+    message: str, sentence: str
+) -> None:
+    assert state_of(unschedulable(message)).message == f"Unschedulable: {sentence}"
+
+
+def test_image_that_is_pulled_again_and_again_is_one_sentence() -> None:
+    error = 'failed to resolve reference "registry.example/dapt-trainer:1.4.0": not found'
+    failed = state_of(waiting("ErrImagePull", error))
+    between = state_of(
+        waiting(
+            "ImagePullBackOff",
+            f'Back-off pulling image "registry.example/dapt-trainer:1.4.0": ErrImagePull: {error}',
+        )
+    )
+    assert failed.hindrance == between.hindrance
+    assert failed.message == between.message
+
+
 RECORDED = YAML(typ="safe").load(Path(__file__).with_name("kueue_sentences.yaml").read_text())
 QUEUED = {QUEUE_LABEL: "team"}
 
@@ -176,7 +223,18 @@ MAXIMUM = (
 def test_quota_waiting_and_never_are_distinguished_by_the_workload_message(
     quota: Quota, message: str
 ) -> None:
-    assert quota_of(QUEUED, suspended=True, workload=workload(message)) == (quota, message)
+    assert quota_of(QUEUED, suspended=True, workload=workload(message)) == (
+        quota,
+        message.replace(", 2 more needed", "").replace(", 1Gi more needed", ""),
+    )
+
+
+def test_amount_that_a_queue_lacks_is_no_part_of_the_message() -> None:
+    messages = {
+        quota_of(QUEUED, suspended=True, workload=workload(ASSIGN + UNUSED.format("cpu", "default", amount)))
+        for amount in ("2", "500m", "1.5", "16Gi")
+    }
+    assert messages == {(Quota.WAITING, ASSIGN + "insufficient unused quota for cpu in flavor default")}
 
 
 @pytest.mark.parametrize("recorded", RECORDED, ids=[item["name"] for item in RECORDED])
@@ -232,7 +290,8 @@ def test_a_queued_gang_is_made_suspended_with_its_queues_label_and_waits(make: A
     assert found["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
     state = state_of(of=found, workloads={run.name: workload(ASSIGN + UNUSED.format("cpu", "default", "2"))})
     assert (state.phase, state.quota) == (RunPhase.PENDING, Quota.WAITING)
-    assert state.quota_message == state.message == ASSIGN + UNUSED.format("cpu", "default", "2")
+    sentence = ASSIGN + "insufficient unused quota for cpu in flavor default"
+    assert state.quota_message == state.message == sentence
 
 
 @pytest.mark.parametrize("make", [job, job_set], ids=["Job", "JobSet"])
@@ -257,8 +316,7 @@ def test_without_a_queue_nothing_is_suspended(make: Any) -> None:
         (
             'Error creating: pods "a-prepare-01234567-0-x7k2p" is forbidden: exceeded quota: team, requested: pods=1,'
             " used: pods=0, limited: pods=0",
-            "PodsRefused: its pods are forbidden: exceeded quota: team, requested: pods=1, used: pods=0,"
-            " limited: pods=0",
+            "PodsRefused: its pods are forbidden: exceeded quota: team, requested: pods=1, limited: pods=0",
         ),
         (
             'Error creating: pods "a-0-x" is forbidden: no PriorityClass with name research was found',
@@ -300,6 +358,7 @@ def test_refusal_of_a_limit_range_is_the_same_sentence_each_time() -> None:
 
 
 DENIED = 'admission webhook "policies.example" denied the request: '
+EXCEEDED = "exceeded quota: team, requested: requests.nvidia.com/gpu=8"
 EXPIRED = "Internal error occurred: failed calling webhook: x509: certificate has expired: current time "
 
 
@@ -322,8 +381,13 @@ EXPIRED = "Internal error occurred: failed calling webhook: x509: certificate ha
             "Internal error occurred: read tcp 10.0.0.1:39482->10.1.0.2:443: i/o timeout",
             "Error creating: Internal error occurred: read tcp 10.0.0.1:40112->10.1.0.2:443: i/o timeout",
         ),
+        (
+            f"{EXCEEDED}, used: limits.cpu=60,requests.nvidia.com/gpu=4, limited: requests.nvidia.com/gpu=8",
+            f"Error creating: {EXCEEDED}, used: limits.cpu=7500m,requests.nvidia.com/gpu=6, limited:"
+            " requests.nvidia.com/gpu=8",
+        ),
     ],
-    ids=["a policy", "similar Events", "an expired certificate", "a connection"],
+    ids=["a policy", "similar Events", "an expired certificate", "a connection", "a quota"],
 )
 def test_refusal_that_is_repeated_is_one_sentence(first: str, second: str) -> None:
     assert refusal_of(f"Error creating: {first}") == refusal_of(second)

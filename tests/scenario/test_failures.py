@@ -333,15 +333,18 @@ def test_pods_that_wait_for_a_node_are_work_in_progress_until_the_timeout() -> N
     reason = "Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu"
     world.cluster.run_pods(world.key, lambda run: Stays(pending_reason=reason))
     world.settle()
-    assert world.condition("Reconciling")[1:] == ("WaitingForNodes", f"destination waits: {reason}")
+    assert world.condition("Reconciling")[1:] == (
+        "WaitingForNodes",
+        "destination waits: Unschedulable: no nodes are available: Insufficient nvidia.com/gpu",
+    )
     assert world.condition("Stalled")[0] == "False"
     world.cluster.advance(601)
     world.settle()
     assert world.condition("Stalled") == (
         "True",
         "PendingTimeout",
-        f"destination waits for a node for more than 600 s (pendingTimeoutSeconds): {reason}; free capacity, or"
-        " change resources",
+        "destination waits for a node for more than 600 s (pendingTimeoutSeconds): Unschedulable: no nodes are"
+        " available: Insufficient nvidia.com/gpu; free capacity, or change resources",
     )
     world.cluster.run_pods(world.key, lambda run: Stays())
     world.settle()

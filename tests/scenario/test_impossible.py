@@ -282,5 +282,9 @@ def test_pods_that_no_node_can_take_are_work_in_progress() -> None:
     reason = "Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu"
     world.cluster.run_pods(world.key, lambda stage: Stays(pending_reason=reason))
     world.settle()
-    assert world.condition("Reconciling") == ("True", "WaitingForNodes", f"destination waits: {reason}")
+    assert world.condition("Reconciling") == (
+        "True",
+        "WaitingForNodes",
+        "destination waits: Unschedulable: no nodes are available: Insufficient nvidia.com/gpu",
+    )
     assert world.condition("Stalled")[0] == "False"

@@ -72,7 +72,7 @@ def test_blocks_freeze_when_their_stage_starts() -> None:
 
 
 def test_each_configuration_follows_from_the_stages_before() -> None:
-    world = World()
+    world = World({"output": {"language": ["en", "de", "en"]}})
     world.live()
     pretrain, verify, publish = (world.config(kind) for kind in ("pretrain", "verify", "publish"))
     assert isinstance(pretrain, PretrainConfig)
@@ -87,6 +87,7 @@ def test_each_configuration_follows_from_the_stages_before() -> None:
     assert publish.card.selection_reason == (
         "largest gain of 4 candidates within the perplexity limit on half A; it passes the gates on half B"
     )
+    assert publish.card.language == ("en", "de"), "each once"
     assert publish.card.training_tokens == 40 * 8 * 128
     assert publish.run_digest == world.status["digests"]["run"]
 

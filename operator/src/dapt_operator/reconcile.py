@@ -18,9 +18,10 @@ from dapt_operator.api.v1alpha1.conditions import NAME_TAKEN, REFUSED
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
 from dapt_operator.cluster.errors import CannotCreateError, ConflictError, NameTakenError
 from dapt_operator.cluster.port import Cluster, Event, Key, ObjectReference, World
-from dapt_operator.launchers import all_states
+from dapt_operator.launchers import all_states, orphan_pods
 from dapt_operator.launchers.labels import adaptation_labels, owner_references
 from dapt_operator.launchers.launcher import Launcher
+from dapt_operator.launchers.observe.pod_waiting import stable
 from dapt_operator.launchers.render.environment import SIGNING_KEY
 from dapt_operator.plan.decide import Plan, decide
 from dapt_operator.plan.desired import object_names
@@ -75,6 +76,7 @@ def _observe_and_act(
         contents=world.contents,
         is_check_due=world.is_check_due,
         keeps_ended_runs=world.keeps_ended_runs,
+        orphans=orphan_pods(world.children),
     )
     return _act(cluster, key, observed, _launcher(world, launchers))
 
@@ -109,7 +111,9 @@ def _act(cluster: Cluster, key: Key, observed: Observed, launcher: Launcher) -> 
 def _obstacle(error: NameTakenError | CannotCreateError) -> Obstacle:
     if isinstance(error, NameTakenError):
         return Obstacle(NAME_TAKEN, f"{error}; remove it, then this continues by itself")
-    return Obstacle(REFUSED, f"{str(error).rstrip('.')}; once it is allowed, this continues by itself")
+    # What others use of a quota and the ids of requests change each time; the condition would be written each time.
+    refusal = stable(str(error)).rstrip(".")
+    return Obstacle(REFUSED, f"{refusal}; once it is allowed, this continues by itself")
 
 
 def _make_sure(cluster: Cluster, key: Key, observed: Observed, plan: Plan) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import shutil
@@ -10,7 +11,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 LAST_WORDS_BYTES = 2000
@@ -105,16 +106,24 @@ class Process:
             time.sleep(0.05)
 
 
+def _ports_of_worker() -> Iterator[int]:
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = FIRST_PORT + worker % PORT_RANGES * PORTS_IN_A_RANGE
+    ports = list(range(first, first + PORTS_IN_A_RANGE))
+    random.Random().shuffle(ports)  # another order in each process
+    return itertools.cycle(ports)
+
+
+_PORTS = _ports_of_worker()
+
+
 def free_port(address: str = "127.0.0.1") -> int:
     """A port that no process listens on, below the range from which the kernel takes ports of its own choice.
 
     Each worker of pytest-xdist has a range of its own: two workers never find the same port free at the same moment.
+    Nor is one handed out twice before all others were: who asks for two gets two.
     """
-    chooser = random.Random()
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    first = FIRST_PORT + worker % PORT_RANGES * PORTS_IN_A_RANGE
-    for _ in range(200):
-        port = chooser.randrange(first, first + PORTS_IN_A_RANGE)
+    for port in itertools.islice(_PORTS, PORTS_IN_A_RANGE):
         with socket.socket() as probe:
             try:
                 probe.bind((address, port))

@@ -33,6 +33,7 @@ def cluster_manifests(manifest: Path, namespace: str) -> str:
         "terminationGracePeriodSeconds": 10,
     }
     adaptation["metadata"]["namespace"] = namespace
+    adaptation["spec"]["cleanup"] = {"finishedRuns": "Retain"}  # the tests look at the pods of ended runs
     out = io.StringIO()
     yaml.dump_all([profile, adaptation], out)
     return out.getvalue()

@@ -7,6 +7,7 @@ name is the one that its identity gives, and its identity is read from its pods'
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -15,10 +16,11 @@ from pydantic import ValidationError
 
 from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api import names
-from dapt_operator.stage_run import JsonObject, Manifest, Owner, StageRun
+from dapt_operator.stage_run import JsonObject, Manifest, OrphanPod, Owner, StageRun
 
 ANNOTATION_ACCELERATOR: Final = f"{names.GROUP}/accelerator"
 """Annotation of a Job: the extended resource whose amount counts as accelerators."""
+_POD_SUFFIX: Final = re.compile(r"-\d{1,6}(-[a-z0-9]{5})?")
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 """Kueue's label of a queued Job or JobSet: the name of its LocalQueue."""
 
@@ -93,6 +95,22 @@ def held_run(manifest: Manifest) -> HeldRun | None:
         if metadata.get("name") == names.object_name(identity.name, identity.stage, identity.key):
             return HeldRun(identity, str(labels.get(names.LABEL_KIND, identity.stage)))
     return None
+
+
+def orphan_of(pod: Manifest) -> OrphanPod | None:
+    """Return a pod of ours that no object owns; None for any other.
+
+    Anybody may copy labels. So the pod's name must be one that the Job of its run gave it: with the number of the pod,
+    and with the random suffix that the API server adds.
+    """
+    metadata: Manifest = pod.get("metadata") or {}
+    identity = identity_of(pod) if not metadata.get("ownerReferences") else None
+    if identity is None:
+        return None
+    job = names.object_name(identity.name, identity.stage, identity.key)
+    name = str(metadata.get("name") or "")
+    is_named_by_job = name.startswith(job) and _POD_SUFFIX.fullmatch(name.removeprefix(job))
+    return OrphanPod(name, identity) if is_named_by_job else None
 
 
 def controller_of(manifest: Manifest) -> Manifest:

@@ -35,13 +35,13 @@ def admit(desired: DesiredState | Refusal, namespace: str) -> DesiredState | Ref
     breaches = limit_breaches(desired, namespace)
     if breaches:
         message = f"profile {desired.profile_name}: {'; '.join(breaches)}"
-        return Refusal(OUTSIDE_PROFILE_LIMITS, message, desired.spec)
+        return Refusal(OUTSIDE_PROFILE_LIMITS, message, desired.spec, desired.profile.retries)
     try:
         # Refused now, what no stage has to find out first.
         check_pretraining_batch(desired.spec, pretrain_layout(desired.spec, desired.profile))
         check_finetuning_batch(desired.spec, finetune_layout(desired.spec, desired.profile))
     except RefusedError as refused:
-        return Refusal(refused.reason, refused.message, desired.spec)
+        return Refusal(refused.reason, refused.message, desired.spec, desired.profile.retries)
     return desired
 
 

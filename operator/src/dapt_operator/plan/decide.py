@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Final
 
 from dapt_contract.envelope import digest_of
 from dapt_contract.stage_file import digest_without_checks
@@ -18,7 +16,12 @@ from dapt_operator.plan.admission import admit
 from dapt_operator.plan.chain import Chain
 from dapt_operator.plan.chain_parts.assess import ChainInputs
 from dapt_operator.plan.chain_parts.position import ENDS, Position
-from dapt_operator.plan.cleanup import cleanup_due, leftovers
+from dapt_operator.plan.cleanup import (
+    cleanup_due,
+    config_maps_of_vanished,
+    leftovers,
+    removals_of_ended,
+)
 from dapt_operator.plan.desired import (
     Removal,
     each_once,
@@ -26,15 +29,15 @@ from dapt_operator.plan.desired import (
     lingering,
     next_run,
     object_names,
+    orphans,
     removals,
     removals_of_all,
     seconds_to_lingering,
 )
-from dapt_operator.plan.ended_runs import config_maps_of_vanished, deletable_runs, removals_of_ended
 from dapt_operator.plan.ledger.compaction import free_one_record, shorten_evaluations
 from dapt_operator.plan.ledger.give_up import give_up_stuck
 from dapt_operator.plan.ledger.gpu_hours import limit_seconds, used_seconds
-from dapt_operator.plan.ledger.update import as_found, request_stop, update_ledger
+from dapt_operator.plan.ledger.update import as_found, record_ends, request_stop, update_ledger
 from dapt_operator.plan.observed import DesiredState, Observed, Refusal
 from dapt_operator.plan.recreation import (
     lost_stage_files,
@@ -43,26 +46,13 @@ from dapt_operator.plan.recreation import (
     used_by_live_runs,
     with_key_notes,
 )
+from dapt_operator.plan.requeue import QUIET_SECONDS, RUNNING_SECONDS, STOPPING_SECONDS, requeue_seconds
 from dapt_operator.plan.status import build
 from dapt_operator.plan.status.equality import is_equal
 from dapt_operator.plan.status.events import Notice, notices
 from dapt_operator.plan.status.size_limit import truncate_status
-from dapt_operator.plan.transitions import Action, Fact
+from dapt_operator.plan.transitions import Action
 from dapt_operator.stage_run import Manifest, RunPhase, RunState, StageRun
-
-RUNNING_SECONDS: Final = 10.0
-"""Until the next reconcile while a stage runs: for its progress, its time, and what a watch may have lost."""
-QUIET_SECONDS: Final = 60.0
-"""The same while all pods of every run are running and nothing has changed: whatever happens next is reported."""
-STOPPING_SECONDS: Final = 1.0
-"""The same while runs save and stop, or while pods end after one of theirs has failed."""
-PEERS_SECONDS: Final = 0.2
-"""The same while the peers of a failed pod are killed: the gang's next run waits for nothing but their end."""
-NEXT_SECONDS: Final = 0.1
-"""The same when more is to be started, or when a decision was stored that the next reconcile acts on. One reconcile
-starts one run, so that it is small and a run number belongs to one run."""
-OBSTRUCTED_SECONDS: Final = 15.0
-"""The same while an object of somebody else has a name that we need: no watch reports when it goes."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +123,7 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         return Plan(is_foreign=True)
     if observed.is_deleting:
         # Owner references collect the children, but not before the last finalizer of somebody else is removed.
-        return Plan(delete=removals_of_all(observed))
+        return Plan(delete=(*removals_of_all(observed), *orphans(observed)))
     if is_true(observed.status.conditions, FINISHED):
         return _with_lingering(observed, _after_the_end(observed))
     desired = admit(observed.desired, observed.owner.namespace)
@@ -176,10 +166,11 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         delete=(
             *removed,
             *lingering(observed),
+            *orphans(observed),
             *removals_of_ended(observed),
             *config_maps_of_vanished(observed, reported),
         ),
-        requeue_after=_requeue_seconds(observed, position, removed, ledger),
+        requeue_after=requeue_seconds(observed, position, removed, ledger),
         needs_signing_secret=used.needs_signing_secret or bool(start and start.needs_signing_secret),
     )
 
@@ -192,12 +183,23 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
 
 
 def _while_refused(observed: Observed, refusal: Refusal) -> Plan:
-    """Return the plan for a spec that cannot be worked on: its runs continue, and stop when they are suspended."""
+    """Return the plan for a spec that cannot be worked on: its runs continue, and stop when they are suspended.
+
+    They were rendered from a valid spec, so that their ends are recorded as ever.
+    """
+    stored = observed.status.ledger
+    ledger = stored and record_ends(
+        stored, observed.runs, observed.now, refusal.retries, is_suspended=observed.is_suspended
+    )
     kept = frozenset(run.stage_key for run in observed.live if not observed.is_suspended)
     is_stopping = observed.is_suspended or any(run.has_failed_pod for run in observed.live)
     seconds = STOPPING_SECONDS if is_stopping else QUIET_SECONDS
-    plan = Plan(delete=removals(observed, kept), requeue_after=seconds if observed.live else None)
-    return _with_status(observed, build.refused_status(observed, refusal), plan)
+    # The Job of an open record may be gone without any report: nothing else wakes us when that counts as its end.
+    is_awaiting = bool(observed.live) or (
+        ledger is not None and any(record.is_open for record in ledger.runs)
+    )
+    plan = Plan(delete=removals(observed, kept), requeue_after=seconds if is_awaiting else None)
+    return _with_status(observed, build.refused_status(observed, refusal, ledger), plan, ledger)
 
 
 def _after_the_end(observed: Observed) -> Plan:
@@ -215,7 +217,8 @@ def _after_the_end(observed: Observed) -> Plan:
 
 
 def _with_lingering(observed: Observed, plan: Plan) -> Plan:
-    """Return the plan with the deletion of pods that go on after the end of their trainer."""
+    """Return the plan with the deletion of pods that go on after the end of their trainer, or without their Job."""
+    plan = replace(plan, delete=(*plan.delete, *orphans(observed)))
     wait_seconds = seconds_to_lingering(observed)
     # A cleanup deletes them too.
     if wait_seconds is None or plan.deletes_first:
@@ -344,57 +347,3 @@ def _with_status(
         return plan
     fitted = build.with_running_hours(observed, fitted)
     return replace(plan, status=fitted, events=notices(observed.status, fitted, reported))
-
-
-def _requeue_seconds(
-    observed: Observed, position: Position, removed: tuple[Removal, ...], ledger: Ledger
-) -> float | None:
-    """Return when the next reconcile is due without a change; None: never.
-
-    Args:
-        observed: of this reconcile.
-        position: in the chain.
-        removed: what it deletes of live runs.
-        ledger: as the status will have it.
-    """
-    seconds = _next_reconcile_seconds(observed, position, removed)
-    if seconds is None and deletable_runs(observed, ledger):
-        # Their end is stored by this reconcile, and they are deleted by the next one.
-        return NEXT_SECONDS
-    lingering_seconds = seconds_to_lingering(observed)
-    if seconds is None or lingering_seconds is None:
-        return seconds if lingering_seconds is None else lingering_seconds
-    return min(seconds, lingering_seconds)
-
-
-def _next_reconcile_seconds(
-    observed: Observed, position: Position, removed: tuple[Removal, ...]
-) -> float | None:
-    """Return the same for what lives and what is to be started."""
-    if any(removal.kind == "Pod" for removal in removed):
-        return PEERS_SECONDS
-    # Before everything else that is due: until the gang has ended its cause is not known.
-    if any(run.has_failed_pod for run in observed.live):
-        return STOPPING_SECONDS
-    if position.rollback is not None or position.has_more_to_start:
-        return NEXT_SECONDS
-    if position.assessment.fact is Fact.OBSTRUCTED:
-        return OBSTRUCTED_SECONDS
-    if position.action in (Action.STOP, Action.CLEAR):
-        return STOPPING_SECONDS
-    record = position.assessment.record
-    if position.assessment.fact is Fact.BACKOFF and record is not None and record.not_before is not None:
-        backoff = max(0.0, (datetime.fromisoformat(record.not_before) - observed.now).total_seconds())
-        return min(backoff, RUNNING_SECONDS) if observed.live else backoff
-    if position.action is Action.WAIT and observed.live and all(run.is_steady for run in observed.live):
-        return RUNNING_SECONDS if _has_unwritten_progress(observed) else QUIET_SECONDS
-    if position.action in (Action.START, Action.WAIT) or observed.live:
-        return RUNNING_SECONDS
-    return None
-
-
-def _has_unwritten_progress(observed: Observed) -> bool:
-    """Whether a reading is newer than the status, which is not written at each one."""
-    written = observed.status.progress.fraction if observed.status.progress is not None else None
-    readings = (run.progress for run in observed.live if run.kind == "pretrain" and run.progress is not None)
-    return any(round(reading.fraction, 4) != written for reading in readings)

@@ -189,6 +189,17 @@ def lingering(observed: Observed) -> tuple[Removal, ...]:
     return tuple(removed)
 
 
+def orphans(observed: Observed) -> tuple[Removal, ...]:
+    """Return the pods to be deleted that were left without their Job, once the stored status has the end of their run.
+
+    They hold the accelerators that the next run waits for. The fence of that run refuses what they write, but no
+    controller of theirs ends them.
+    """
+    stored = observed.status.ledger or Ledger()
+    over = (pod for pod in observed.orphans if has_stored_end(stored, pod.identity))
+    return tuple(Removal("Pod", pod.name) for pod in over)
+
+
 def seconds_to_lingering(observed: Observed) -> float | None:
     """Return when the next pods that go on are to be deleted; None when there are none."""
     waits = (_linger_wait_seconds(run, observed.now) for run in _lingering_runs(observed))
@@ -202,7 +213,10 @@ def _lingering_runs(observed: Observed) -> list[RunState]:
     return [
         run
         for run in observed.runs
-        if run.lingering_pods and not run.is_live and not run.is_deleting and has_stored_end(stored, run)
+        if run.lingering_pods
+        and not run.is_live
+        and not run.is_deleting
+        and has_stored_end(stored, run.identity)
     ]
 
 
@@ -212,11 +226,12 @@ def _linger_wait_seconds(run: RunState, now: datetime) -> float:
     return LINGER_SECONDS - age_seconds
 
 
-def has_stored_end(stored: Ledger, run: RunState) -> bool:
+def has_stored_end(stored: Ledger, run: RunIdentity) -> bool:
     """Whether the stored status has the end of a run, or knows that a newer run has replaced it."""
-    record, number = stored.find(*run.stage_key), run.identity.try_number
+    key, number = StageKey.of(run), run.try_number
+    record = stored.find(*key)
     if record is None:
-        return number <= stored.dropped_work().get(run.stage_key, 0)
+        return number <= stored.dropped_work().get(key, 0)
     return number < record.try_number or (number == record.try_number and not record.is_open)
 
 

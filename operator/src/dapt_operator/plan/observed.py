@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from dapt_operator.api.v1alpha1.conditions import INVALID_SPEC, PROFILE_AMBIGUOUS, PROFILE_NOT_FOUND
-from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
+from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec, Retries
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
@@ -18,7 +18,7 @@ from dapt_operator.api.v1alpha1.stored.run_record import RunRecord
 from dapt_operator.launchers.observe.containers import parse_time
 from dapt_operator.plan.own_runs import own_runs
 from dapt_operator.plan.parsed import read_adaptation, read_profile, read_status
-from dapt_operator.stage_run import Manifest, Owner, RunState
+from dapt_operator.stage_run import Manifest, OrphanPod, Owner, RunState
 
 NO_CONTENTS: Final[Mapping[str, str]] = MappingProxyType({})
 """Of an adaptation without sources on the machine that plans. One object, so that results are remembered by it."""
@@ -44,6 +44,8 @@ class Refusal:
     message: str
     spec: DomainAdaptationSpec | None = None
     """None when not even the spec is valid."""
+    retries: Retries | None = None
+    """Of the profile; None when there is no valid one. Runs that exist go on meanwhile, and may fail."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class Observed:
     strangers: tuple[RunState, ...] = ()
     """Objects that claim to be runs of this resource and do not count: a backup brought them back, or somebody made
     them. Nothing is read from them."""
+    orphans: tuple[OrphanPod, ...] = ()
+    """Pods of this resource's runs whose Job is gone without them. They count for nothing."""
     recreated: tuple[str, ...] = ()
     """Objects as KIND/NAME that were gone and that this very reconcile has created again."""
     num_passed_over: int = 0
@@ -138,6 +142,7 @@ def observe(
     contents: Mapping[str, str] | None = None,
     is_check_due: bool = False,
     keeps_ended_runs: bool = False,
+    orphans: tuple[OrphanPod, ...] = (),
 ) -> Observed:
     """Return raw objects as one frozen value.
 
@@ -152,6 +157,7 @@ def observe(
         contents: digest of the files of a source, for sources on this machine.
         is_check_due: whether it is time to make sure that the objects which live runs use exist.
         keeps_ended_runs: whether the objects of ended runs are files of this machine, which stay.
+        orphans: pods that no object owns.
     """
     metadata = resource["metadata"]
     owner = Owner(
@@ -178,6 +184,7 @@ def observe(
         strangers=tuple(
             run for run in runs if run.identity.uid == owner.uid and run.object_name not in own_names
         ),
+        orphans=tuple(pod for pod in orphans if pod.identity.uid == owner.uid),
         age_seconds=age_seconds,
         instance=instance,
         is_local=local,
@@ -192,7 +199,9 @@ def read_desired(
     """Return the spec and its profile, or which of them is missing or wrong."""
     adaptation = read_adaptation(resource, local=local)
     if adaptation.model is None:
-        return Refusal(adaptation.reason, adaptation.message)
+        offered = read_profile(profile, local=local).model if profile is not None else None
+        retries = offered.spec.retries if offered is not None else None
+        return Refusal(adaptation.reason, adaptation.message, retries=retries)
     spec = adaptation.model.spec
     if spec.profile is None and len(default_profiles) > 1:
         names = ", ".join(sorted(default_profiles))

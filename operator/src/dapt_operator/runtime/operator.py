@@ -222,7 +222,7 @@ class Operator:
             )
 
     def report_error(self, key: Key, error: Exception, delay_seconds: float) -> None:
-        """Count and log a reconcile that failed and is repeated after so many seconds."""
+        """Count and log a failed reconcile, with the seconds until it is repeated."""
         self._metrics.errors.inc()
         log.error(
             "reconcile failed, retrying",

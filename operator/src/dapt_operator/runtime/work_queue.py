@@ -47,7 +47,7 @@ class Urgency(Enum):
 
 
 def backoff_seconds(failures: int) -> float:
-    """Return how long a key waits after so many failures in a row (1 or more)."""
+    """Return the seconds that a key waits after a number of failures in a row, at least 1."""
     # The exponent has a bound, since 2.0 ** 1024 is an OverflowError.
     return min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, 30))
 

@@ -294,6 +294,7 @@ class MemoryCluster(MemoryKubelet):
         return Children(
             jobs=tuple(gangs),
             pods=tuple(pods),
+            orphans=tuple(pod for pod in pods if not pod["metadata"]["ownerReferences"]),
             progress=dict(stored.progress),
             workloads=workloads,
             logs=dict(stored.logs),

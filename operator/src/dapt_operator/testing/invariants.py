@@ -147,13 +147,13 @@ def _is_replaced(run: RunIdentity, status: Manifest) -> bool:
 def check_pod_deletion(pod: Manifest, pods: Sequence[Manifest], grace_seconds: int | None) -> None:
     """Check that a single pod is deleted only when a peer of it has failed, and without a grace period.
 
-    A pod of which only other containers than the trainer are left may be deleted too.
+    A pod of which only other containers than the trainer are left, and one that no Job owns, may be deleted too.
 
     Raises:
         ImpossibleWorldError: the deletion breaks one of these rules.
     """
     name = pod["metadata"]["name"]
-    if has_ended(pod) and not is_over(pod):
+    if (has_ended(pod) and not is_over(pod)) or not pod["metadata"]["ownerReferences"]:
         return
     if has_ended(pod) or not any(phase_of(peer["status"]) == "Failed" for peer in pods):
         raise ImpossibleWorldError(f"pod {name} was deleted although no peer of it has failed")

@@ -27,6 +27,7 @@ from dapt_operator.api.v1alpha1.texts.text_rules import rules_of
 from dapt_operator.api.validation import pod_template
 from dapt_operator.api.validation.collect_problems import ProblemCollector, schema_of
 from dapt_operator.api.validation.hints.advice import Advice, Trial
+from dapt_operator.api.validation.hints.repeated_items import repetition_warnings
 from dapt_operator.api.validation.hints.value_hints import IsPath, no_path
 from dapt_operator.api.validation.hints.value_warnings import value_warnings
 from dapt_operator.api.validation.problem import Problem, path_text, value_text
@@ -63,7 +64,9 @@ def check(document: YamlDocument, *, local: bool, is_path: IsPath = no_path) -> 
 
 def warnings_of(document: YamlDocument) -> list[Problem]:
     """Return what a document without problems has that looks like a mistake all the same, in the order of the lines."""
-    return value_warnings(document, schema_of(KINDS[document.data["kind"]]))
+    schema = schema_of(KINDS[document.data["kind"]])
+    warnings = [*value_warnings(document, schema), *repetition_warnings(document, schema)]
+    return sorted(warnings, key=lambda warning: warning.line)
 
 
 def _trial_of(document: YamlDocument, *, local: bool) -> Trial:

@@ -151,6 +151,7 @@ class KubernetesCluster:
         return Children(
             jobs=jobs,
             pods=pods,
+            orphans=own.orphans,
             progress=self._progress.readings(key),
             workloads={name: workload for name, workload in workloads.items() if workload is not None},
             refusals=self._refusals.answers(key, targets.runs_lacking_pods(jobs, pods)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,7 +24,7 @@ from dapt_operator.cluster.kubernetes.client import ApiServerClient
 from dapt_operator.cluster.kubernetes.polls.targets import run_of
 from dapt_operator.cluster.kubernetes.resources import KINDS
 from dapt_operator.launchers.jobset import job_name
-from dapt_operator.launchers.labels import controller_of, held_run
+from dapt_operator.launchers.labels import controller_of, held_run, orphan_of
 from dapt_operator.launchers.observe.run_states import job_uid_of
 from dapt_operator.stage_run import Manifest
 
@@ -40,6 +40,8 @@ class OwnChildren:
     jobs: tuple[Manifest, ...]
     """Jobs and JobSets."""
     pods: tuple[Manifest, ...]
+    orphans: tuple[Manifest, ...]
+    """Pods that no object owns."""
     child_jobs: dict[str, str]
     """Uid of the Job of each JobSet, by name of the JobSet."""
 
@@ -76,15 +78,17 @@ class ChildrenFilter:
         """
         if cached.resource is None:
             return None
+        orphans = tuple(pod for pod in cached.pods if orphan_of(pod) is not None)
+        owned = [pod for pod in cached.pods if job_uid_of(pod)]
         jobs = (*cached.jobs, *self._hidden_runs(cached.resource, cached.jobs, launcher))
         child_jobs = {}
         for job in jobs:
-            if job["kind"] == "JobSet" and (uid := self._child_job(job, cached.pods)):
+            if job["kind"] == "JobSet" and (uid := self._child_job(job, owned)):
                 child_jobs[str(job["metadata"]["name"])] = uid
         # A JobSet's own uid is among them; it controls no pod.
         uids = {str(job["metadata"]["uid"]) for job in jobs} | set(child_jobs.values())
-        pods = tuple(pod for pod in cached.pods if job_uid_of(pod) in uids)
-        return OwnChildren(cached.resource, jobs, pods, child_jobs)
+        pods = tuple(pod for pod in owned if job_uid_of(pod) in uids)
+        return OwnChildren(cached.resource, jobs, pods, orphans, child_jobs)
 
     def own_targets(self) -> tuple[Target, ...]:
         """Return the pods of our runs that serve live readings."""
@@ -119,7 +123,7 @@ class ChildrenFilter:
                     yield found
                     break
 
-    def _child_job(self, job_set: Manifest, pods: tuple[Manifest, ...]) -> str:
+    def _child_job(self, job_set: Manifest, pods: Sequence[Manifest]) -> str:
         """Return the uid of the Job that a JobSet has created; empty while it has none, or none with pods."""
         metadata, run = job_set["metadata"], run_of(job_set)
         child = self._child_jobs.setdefault(str(metadata["uid"]), _ChildJob())

@@ -50,6 +50,18 @@ _SANDBOX_ID: Final = re.compile(r"(?<![:@0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 """The id of a sandbox or container that could not be started, and no digest of an image."""
 _OWN_PORT: Final = re.compile(r":\d{4,5}(?=->)")
 _CURRENT_TIME: Final = re.compile(r"(current time )\d{4}-\S{1,40}")
+_USED_QUOTA: Final = re.compile(r", used: [^ ]{1,2000}(?=, limited: )")
+"""What of a ResourceQuota others use at the moment."""
+_PULL_BACK_OFF: Final = re.compile(
+    r'^ImagePullBackOff: Back-off pulling image "[^"]{1,600}": (?=ErrImagePull: )'
+)
+"""Begins the sentence of a failed pull between two attempts; it ends with that of the attempt."""
+_UNPLACED: Final = re.compile(r"0/\d{1,6} nodes are available: ")
+_PREEMPTION: Final = re.compile(
+    r"[.,]? (?:(?:no new claims to deallocate|not found), )?preemption: .*", re.DOTALL
+)
+_NEXT_REASON: Final = re.compile(r", (?=\d{1,6} )")
+_NUM_NODES: Final = re.compile(r"^\d{1,6} ")
 _UNREACHED: Final = (
     "Internal error occurred",
     "failed calling webhook",
@@ -97,7 +109,7 @@ def waiting_sentence(status: Manifest, event: str = "") -> str:
             return f"CrashLoopBackOff: {_RESTARTING} ({kind} {_name(container)})"
     unscheduled = _unscheduled(status)
     if unscheduled is not None:
-        return sentence_of(unscheduled)
+        return _placement_sentence(unscheduled)
     return event or sentence_of(waiting) + _running_init(status)
 
 
@@ -125,7 +137,22 @@ def stable(message: str) -> str:
     message = _RANDOM_SUFFIX.sub(r"\1", message.replace(_COMBINED, ""))
     message = _SANDBOX_ID.sub("...", _REQUEST_ID.sub(r"\1...", message))
     message = _CURRENT_TIME.sub(r"\1...", _OWN_PORT.sub("", message))
+    message = _PULL_BACK_OFF.sub("", _USED_QUOTA.sub("", message))
     return _LIMITS.sub(lambda found: f"[{', '.join(sorted(_NEXT_LIMIT.split(found[1])))}]", message)
+
+
+def _placement_sentence(condition: Manifest) -> str:
+    """Return why the scheduler cannot place a pod, as `Reason: message`, with its reasons in a fixed order.
+
+    The scheduler counts the nodes that each reason holds on. These numbers, and the order of the reasons with them,
+    change with every pod that comes or goes anywhere. What it says of preemption repeats them.
+    """
+    message = _PREEMPTION.sub("", str(condition.get("message") or ""))
+    unplaced = _UNPLACED.match(message)
+    if unplaced:
+        reasons = _NEXT_REASON.split(message[unplaced.end() :].rstrip("."))
+        message = f"no nodes are available: {', '.join(sorted({_NUM_NODES.sub('', one) for one in reasons}))}"
+    return sentence_of({**condition, "message": message})
 
 
 def event_sentence(events: Iterable[Manifest]) -> str:
@@ -258,7 +285,7 @@ def _hindrance_of_container(container: Manifest, kind: str = "") -> Hindrance | 
             )
     if reason in _IMAGE_REASONS:
         image = str(container.get("image") or "of the profile")
-        why = f"({reason}: {shortened(message, _MAX_REASON_CHARACTERS)})"
+        why = f"({shortened(stable(sentence_of(waiting)), _MAX_REASON_CHARACTERS)})"
         if kind:
             return Hindrance(
                 IMAGE_NOT_PULLED,

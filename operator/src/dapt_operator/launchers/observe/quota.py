@@ -24,6 +24,7 @@ NOT_REACHED: Final = (
 )
 CHECKS: Final = "quota is reserved, the queue's admission checks are not done yet"
 
+_MISSING_AMOUNT: Final = re.compile(r"(?<=[^\s,]), [0-9][0-9A-Za-z.]{0,30} more needed\b")
 _WAITS_IN: Final = re.compile(r"insufficient unused quota for \S+ in flavor ([^\s,;]+)")
 _NEVER_IN: Final = re.compile(r"insufficient quota for \S+ in flavor ([^\s,;]+),[^;]*?> maximum capacity")
 _NEVER_FLAVOR: Final = re.compile(
@@ -63,7 +64,8 @@ def quota_of(labels: Manifest, *, suspended: bool, workload: Manifest | None) ->
     reserved: Manifest = conditions["QuotaReserved"]
     if reserved.get("status") == "True":
         return Quota.WAITING, CHECKS
-    message = shortened(str(reserved.get("message") or ""), MAX_QUOTE_CHARACTERS)
+    # How much is missing changes with every workload of others, and each change would be a write of the status.
+    message = shortened(_MISSING_AMOUNT.sub("", str(reserved.get("message") or "")), MAX_QUOTE_CHARACTERS)
     return (Quota.NEVER if _can_never_fit(message) else Quota.WAITING), message
 
 

@@ -76,7 +76,7 @@ def card_facts(
         dpo_beta=spec.preference.beta if finished.aligned and spec.preference else None,
         tuning_data=tuple(_learned_data(chosen)),
         license=spec.output.license,
-        language=spec.output.language or (),
+        language=tuple(dict.fromkeys(spec.output.language or ())),
         context_length_tokens=numbers.sequence_length_tokens,
         base=chosen.base,
         chosen=candidate.measure,

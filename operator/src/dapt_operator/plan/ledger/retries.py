@@ -39,6 +39,8 @@ JUDGED: Final = frozenset({Cause.FORGETTING_LIMIT, Cause.DIVERGED})
 NEVER: Final = frozenset({Cause.BAD_INPUT})
 """Causes that a retry cannot cure."""
 CAUSES: Final = frozenset(cause.value for cause in Cause)
+MOST_RETRIES: Final = Retries(infrastructure=100, out_of_memory=10, hang=100, disruption=1000)
+"""The most that a profile may allow: where none is known, the next failure decides whether a stage has used them up."""
 TRAINS: Final = frozenset({"pretrain", "finetune", "align"})
 """Kinds of stage that have a micro-batch to halve."""
 

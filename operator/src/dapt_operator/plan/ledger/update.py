@@ -21,7 +21,7 @@ from dapt_operator.api.v1alpha1.profile import Retries
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
 from dapt_operator.api.v1alpha1.stored.run_bounds import CreatedRun, EndedRun
 from dapt_operator.api.v1alpha1.stored.run_record import RunRecord, StageKey
-from dapt_operator.plan.ledger.compaction import base_measure, stored_measures
+from dapt_operator.plan.ledger.compaction import base_measure, shorten_evaluations, stored_measures
 from dapt_operator.plan.ledger.give_up import end_of_given_up
 from dapt_operator.plan.ledger.gpu_hours import (
     accelerators_of,
@@ -29,7 +29,7 @@ from dapt_operator.plan.ledger.gpu_hours import (
     seconds_of_vanished,
     seconds_so_far,
 )
-from dapt_operator.plan.ledger.retries import AfterFailure, after_failure, not_before
+from dapt_operator.plan.ledger.retries import MOST_RETRIES, AfterFailure, after_failure, not_before
 from dapt_operator.plan.stored_status import REREAD
 from dapt_operator.stage_run import RunPhase, RunState
 
@@ -65,7 +65,7 @@ def update_ledger(
     runs: Iterable[RunState],
     now: datetime,
     limits: Retries,
-    confirm: Confirm = as_found,
+    confirm: Confirm | None = as_found,
     *,
     is_suspended: bool = False,
 ) -> Ledger:
@@ -76,7 +76,8 @@ def update_ledger(
         runs: those that exist; an older run of the same work is ignored.
         now: decides about lost runs and backoff; aware, UTC.
         limits: the profile's retries.
-        confirm: tells a run that continues from one that is replaced, where the stored ledger knows neither.
+        confirm: tells a run that continues from one that is replaced, where the stored ledger knows neither. None:
+            nobody can tell now, so that such a run stays unknown.
         is_suspended: whether Jobs are being removed on purpose.
     """
     ledger = _with_lost_measures(ledger, now)
@@ -90,12 +91,13 @@ def update_ledger(
         key, number = run.stage_key, run.identity.try_number
         # Fences rise with the numbers of a work, so the last one seen is its newest.
         newest_numbers[key] = number
+        record = records.get(key)
+        is_unknown = number > (record.try_number if record is not None else dropped.get(key, 0))
+        if is_unknown and confirm is None:
+            continue  # nor does its fence count: a run with a fence that was given out before is not taken up later
         # Of runs that were created and not stored too: no later run may get the same fence.
         fence = max(fence, run.identity.fence)
-        record = records.get(key)
-        if record is None and number <= dropped.get(key, 0):
-            continue  # its record was dropped: the run is old, not new
-        if record is None or number > record.try_number:
+        if is_unknown and confirm is not None:
             # The spec may have been edited since: what was created from another one must not go on unnoticed, nor may
             # its result count.
             created = confirm(ledger.with_records(records.values(), fence), run)
@@ -105,6 +107,8 @@ def update_ledger(
                 records[key] = known.discarding(as_found(ledger, run), end, is_alive=run.is_live)
                 continue
             record = known.opened(created)
+        elif record is None:
+            continue  # its record was dropped: the run is old, not new
         # An older run of the same work changes nothing: the record is about a newer one.
         if record.is_open and number == record.try_number:
             records[key] = _advanced(record, run, now, limits)
@@ -118,6 +122,25 @@ def update_ledger(
         elif record.has_pods_to_count and not exists:
             records[key] = record.outlasted(seconds_of_vanished(record, now))
     return ledger.with_records(records.values(), fence)
+
+
+def record_ends(
+    ledger: Ledger, runs: Iterable[RunState], now: datetime, limits: Retries | None, *, is_suspended: bool
+) -> Ledger:
+    """Return the ledger with everything that its runs report, while no valid spec says what is to run.
+
+    Whether a run counts that the ledger does not know can only be told with a spec: it waits for the next one.
+
+    Args:
+        ledger: as stored.
+        runs: those that exist.
+        now: decides about lost runs and backoff; aware, UTC.
+        limits: the profile's retries; None while there is no valid profile.
+        is_suspended: whether Jobs are being removed on purpose.
+    """
+    return shorten_evaluations(
+        update_ledger(ledger, runs, now, limits or MOST_RETRIES, None, is_suspended=is_suspended)
+    )
 
 
 def _with_lost_measures(ledger: Ledger, now: datetime) -> Ledger:

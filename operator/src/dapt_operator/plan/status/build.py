@@ -55,24 +55,41 @@ PHASE_OF_STATE: Final[dict[State, str]] = {
 }
 
 
-def refused_status(observed: Observed, refusal: Refusal) -> DomainAdaptationStatus:
+def refused_status(observed: Observed, refusal: Refusal, reported: Ledger | None) -> DomainAdaptationStatus:
     """Return the stored status with the reason why the spec or its profile cannot be worked on.
 
-    Runs that exist continue meanwhile, so that what they cost is written as ever, and a stop request too.
+    Runs that exist continue meanwhile, so that how they end and what they cost is written as ever, and a stop request
+    too.
+
+    Args:
+        observed: with the stored status.
+        refusal: of the spec or of its profile.
+        reported: the ledger after everything that the runs report; None before the first run.
     """
     conditions = refusal_conditions(refusal.reason, refusal.message, is_suspended=observed.is_suspended)
     stored = observed.status
-    ledger = stored.ledger
-    if ledger is not None:
-        if observed.is_suspended:
-            ledger = request_stop(ledger, observed.live, observed.now)
-        ledger = note_running(ledger, observed.live, observed.now, is_written=False)
+    if reported is not None:
+        stored = _with_runs(observed, reported)
     return stored.with_values(
-        ledger=ledger,
         observed_generation=observed.generation,
         phase=api.PHASE_STALLED,
         conditions=_set_conditions(observed, conditions),
         digests=(stored.digests or Digests()).with_values(owner=_owner(observed)),
+    )
+
+
+def _with_runs(observed: Observed, ledger: Ledger) -> DomainAdaptationStatus:
+    """Return the stored status with this ledger and what follows from it alone, whatever the spec says."""
+    stored = observed.status
+    if observed.is_suspended:
+        ledger = request_stop(ledger, observed.live, observed.now)
+    ledger = note_running(ledger, observed.live, observed.now, is_written=False)
+    used_seconds = gpu_hours.used_seconds(ledger, observed.runs, observed.now)
+    return stored.with_values(
+        ledger=ledger,
+        frozen=blocks.frozen_blocks(ledger),
+        stages=tuple(blocks.stage_status(record, observed) for record in ledger.runs)[-MAX_STAGES:],
+        usage=blocks.usage(observed, ledger, used_seconds, stored.progress, is_progress_new=False),
     )
 
 

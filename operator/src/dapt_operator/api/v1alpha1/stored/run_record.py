@@ -324,7 +324,11 @@ class RunRecord(LeanBase):
         )
 
     def outlasted(self, held_seconds: float) -> Self:
-        """Return the record once the pods of a run that was given up are gone, which held so many seconds in all."""
+        """Return the record once the pods of a run that was given up are gone.
+
+        Args:
+            held_seconds: from the start of the first process to the end of the last pod.
+        """
         seconds = max(0.0, held_seconds - self.noted_seconds)
         return self.with_values(
             accelerator_seconds=self.accelerator_seconds + seconds * self.num_accelerators,

@@ -12,7 +12,7 @@ from dapt_operator.api.names import GROUP, LABEL_NAME, LABEL_RUN, LABEL_UID
 from dapt_operator.api.v1alpha1.profile import DEFAULT_PROFILE_ANNOTATION
 from dapt_operator.cluster.kubernetes.cache.projection import project
 from dapt_operator.cluster.port import Key
-from dapt_operator.launchers.labels import controller_of
+from dapt_operator.launchers.labels import controller_of, orphan_of
 from dapt_operator.launchers.observe.containers import has_ended
 from dapt_operator.stage_run import HOLDER_KINDS, Manifest
 
@@ -115,7 +115,7 @@ def _is_ours(kind: str, metadata: Manifest, owner_uid: str) -> bool:
     if kind == "Pod":
         # Our label holds the uid of the adaptation, and a pod's owner is its Job. JobSets own no pods: theirs belong to
         # the Jobs that they create. Whether that Job is one of ours is found when the pod is read.
-        return owner.get("kind") == "Job"
+        return owner.get("kind") == "Job" or orphan_of({"metadata": metadata}) is not None
     return (
         owner.get("kind") == RESOURCE
         and str(owner.get("apiVersion", "")).startswith(f"{GROUP}/")
@@ -145,6 +145,8 @@ def _target(pod: Manifest, key: Key) -> Target | None:
     if not is_running or index != "0" or not (run and host and holder and port):
         return None
     job_uid = str(controller_of(pod).get("uid", ""))
+    if not job_uid:
+        return None  # an orphan speaks for no run
     return Target(key, str(holder), str(run), str(host), int(port), job_uid)
 
 
