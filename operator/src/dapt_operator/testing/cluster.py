@@ -191,13 +191,17 @@ class MemoryCluster(MemoryKubelet):
         place = (manifest["kind"], manifest["metadata"]["name"])
         if manifest["kind"] in LOOKED_AT and place in self._stored[key].objects:
             return False
-        what = f"{manifest['kind']}/{manifest['metadata']['name']}"
         try:
-            return self._verb("apply", what, lambda: self._apply(key, manifest))
+            return self._verb("apply", "/".join(place), lambda: self._apply(key, manifest))
         except (CannotCreateError, NameTakenError):
             # What could not be made is tried again at the next reconcile.
             self._next_checks.pop(key, None)
             raise
+
+    def can_create(self, key: Key, manifest: Manifest) -> bool:
+        """Return whether the name of an object is free. It counts as a verb, since the request is that of a write."""
+        place = (manifest["kind"], manifest["metadata"]["name"])
+        return self._verb("apply", "/".join(place), lambda: self._is_free(key, *place))
 
     def delete(self, key: Key, reference: ObjectReference) -> None:
         """Remove an object and the pods of a Job."""
@@ -319,15 +323,19 @@ class MemoryCluster(MemoryKubelet):
         self._next_checks.clear()
         raise OperatorKilledError(when)
 
-    def _apply(self, key: Key, manifest: Manifest) -> bool:
+    def _is_free(self, key: Key, kind: str, name: str) -> bool:
         stored = self._stored[key]
-        kind, name = manifest["kind"], manifest["metadata"]["name"]
         if kind in stored.refused:
             raise CannotCreateError(kind, name, stored.refused[kind])
         if (kind, name) in stored.taken:
             raise NameTakenError(kind, name, stored.taken[kind, name])
-        existing = stored.objects.get((kind, name))
-        if existing is not None:
+        return (kind, name) not in stored.objects
+
+    def _apply(self, key: Key, manifest: Manifest) -> bool:
+        stored = self._stored[key]
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        if not self._is_free(key, kind, name):
+            existing = stored.objects[kind, name]
             if kind == "ConfigMap" and existing["data"][STAGE_FILE_KEY] != manifest["data"][STAGE_FILE_KEY]:
                 raise NameTakenError(kind, name, "its stage.json has other content", is_ours=True)
             # The answer to the request reports it, however late the watch is.
