@@ -111,6 +111,28 @@ def test_a_second_token_does_not_replace_the_signing_key(adapter: Adapter) -> No
     assert [item for item in adapter.double.objects.values() if item["kind"] == "Secret"] == first
 
 
+def test_whether_the_name_of_the_secret_is_free_is_asked_without_creating_or_reading_it(
+    adapter: Adapter,
+) -> None:
+    secret = signing_secret(owner(), bytes(32))
+    assert adapter.cluster.can_create(KEY, secret)
+    assert adapter.cluster.can_create(KEY, secret), "nothing was stored"
+    adapter.cluster.apply(KEY, secret)
+    assert not adapter.cluster.can_create(KEY, secret)
+    assert [(request.method, request.query.get("dryRun")) for request in adapter.double.requests] == [
+        ("POST", "All"),
+        ("POST", "All"),
+        ("POST", None),
+        ("POST", "All"),
+    ]
+
+
+def test_secret_that_would_be_refused_is_reported_when_its_name_is_asked_for(adapter: Adapter) -> None:
+    adapter.double.odd("POST .*/secrets", FORBIDDEN)
+    with pytest.raises(CannotCreateError, match="no right"):
+        adapter.cluster.can_create(KEY, signing_secret(owner(), bytes(32)))
+
+
 def taken(adapter: Adapter, manifest: Any) -> str:
     with pytest.raises(NameTakenError) as raised:
         adapter.cluster.apply(KEY, manifest)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import random
+from hashlib import sha256
 from typing import Any
 
 import pytest
 
-from dapt_contract.pod.failure import Cause
+from dapt_contract.pod.failure import FOREIGN_KEY, Cause
 from dapt_contract.stage_file import StageFile
+from dapt_operator.reconcile import signing_secret
+from dapt_operator.stage_run import Owner
 from dapt_operator.testing.cluster import CHECK_INTERVAL
 from dapt_operator.testing.objects import Ends, Stays
 from support.builders import healthy
@@ -93,7 +97,152 @@ def test_service_of_somebody_else_is_reported_before_the_gang_and_never_taken() 
     assert world.status["phase"] == "Published"
 
 
+def test_service_of_somebody_else_is_reported_while_the_gang_runs_and_never_taken() -> None:
+    world = World(GANG)
+    world.live_until("pretrain")
+    world.cluster.run_pods(world.key, lambda stage: Stays())
+    name = delete(world, "Service")
+    world.cluster.take_name(world.key, "Service", name, "it has no owner")
+    world.cluster.advance(CHECK_INTERVAL.total_seconds())
+    world.settle()
+    assert not exists(world, "Service", name)
+    assert recreated(world) == []
+    assert world.running == "pretrain", "pods that have found each other need it no more"
+    world.end("pretrain", LOST_NODE)
+    world.live(until=lambda world: world.status["phase"] == "Stalled")
+    assert world.condition("Stalled")[1] == "NameTaken"
+    world.cluster.free_name(world.key, "Service", name)
+    world.live()
+    assert world.status["phase"] == "Published"
+
+
 # --- the key of the checkpoints' signatures ---
+
+FOREIGN = b"f" * 32
+"""A key that somebody else knows."""
+
+
+def known_keys(world: World) -> list[str]:
+    """Digests of the keys that the status knows."""
+    return list(world.status["ledger"].get("signingKeys", []))
+
+
+def digests_of_job(world: World) -> list[str]:
+    """Digests that the pods of the live run accept."""
+    (container,) = world.job["spec"]["template"]["spec"]["containers"]
+    values = {item["name"]: item.get("value", "") for item in container["env"]}
+    return list(filter(None, values.get("DAPT_SIGNING_KEY_DIGESTS", "").split(",")))
+
+
+def key_of(world: World) -> bytes:
+    (secret,) = world.cluster.objects(world.key, "Secret")
+    return base64.b64decode(secret["data"]["key"])
+
+
+def put_foreign(world: World) -> str:
+    """Make somebody's Secret under our name."""
+    secret = signing_secret(Owner("default", "clinical", "00000001-uid"), FOREIGN)
+    world.cluster.restore(world.key, secret)
+    return str(secret["metadata"]["name"])
+
+
+def test_digest_of_a_key_is_stored_before_its_secret_is_created_and_the_run_comes_last() -> None:
+    world = World()
+    world.live_until("prepare")
+    verbs = [verb.partition("/")[0] for verb in world.cluster.verbs[:5]]
+    assert verbs == ["apply Secret", "write_status clinical", "apply Secret", "apply ConfigMap", "apply Job"]
+    world.live_until("baseline")
+    assert known_keys(world) == [sha256(key_of(world)).hexdigest()] == digests_of_job(world)
+
+
+def test_foreign_secret_before_the_first_run_is_reported_and_never_used() -> None:
+    world = World()
+    name = put_foreign(world)
+    world.settle()
+    assert world.runs == []
+    assert world.condition("Stalled") == (
+        "True",
+        "NameTaken",
+        f"Secret {name} exists already and is not this adaptation's: no key was made for it yet; remove it, then this"
+        " continues by itself",
+    )
+    delete(world, "Secret")
+    world.cluster.advance(60)
+    world.live()
+    assert world.status["phase"] == "Published"
+    assert key_of(world) != FOREIGN
+
+
+def test_foreign_secret_in_the_place_of_ours_is_refused_by_the_pods_and_stalls() -> None:
+    world = World()
+    world.live_until("baseline")
+    delete(world, "Secret")
+    name = put_foreign(world)
+    world.live(until=lambda world: world.status["phase"] == "Stalled")
+    assert world.condition("Stalled") == (
+        "True",
+        "NameTaken",
+        f"baseline got no key to sign with, 3 runs in a row: Secret {name} {FOREIGN_KEY}: delete it; then start it"
+        " again (any change of the spec does, and so does `dapt run`)",
+    )
+    delete(world, "Secret")
+    world.edit(seed=99)
+    world.live()
+    assert world.status["phase"] == "Published"
+    assert known_keys(world)[-1] == sha256(key_of(world)).hexdigest()
+
+
+def test_own_secret_that_is_put_back_is_used_again() -> None:
+    world = World()
+    world.live_until("baseline")
+    world.cluster.run_pods(world.key, lambda stage: Stays())
+    (secret,) = world.cluster.objects(world.key, "Secret")
+    delete(world, "Secret")
+    world.live_until("pretrain")
+    assert len(known_keys(world)) == 2
+    world.cluster.restore(world.key, secret)
+    world.live()
+    assert world.status["phase"] == "Published"
+
+
+def test_key_of_an_older_version_is_accepted_until_it_is_made_again() -> None:
+    world = World()
+    world.live_until("prepare")
+    del world.cluster.stored(world.key).resource["status"]["ledger"]["signingKeys"]
+    world.cluster.touch(world.key)
+    world.live_until("pretrain")
+    assert digests_of_job(world) == []
+    world.cluster.run_pods(world.key, healthy)
+    delete(world, "Secret")
+    world.live()
+    assert world.status["phase"] == "Published"
+    assert known_keys(world) == [sha256(key_of(world)).hexdigest()]
+
+
+@pytest.mark.parametrize("is_after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("number", range(5))
+def test_operator_killed_while_it_makes_the_key_converges(number: int, is_after: bool) -> None:
+    world = World()
+    world.cluster.crash_at, world.cluster.crash_after = number, is_after
+    world.crashing_reconcile()
+    assert world.cluster.crash_at is None
+    world.live()
+    assert world.status["phase"] == "Published"
+    assert sha256(key_of(world)).hexdigest() in known_keys(world)
+    assert world.status["usage"]["restarts"] == 0
+
+
+def test_pending_run_is_replaced_when_a_run_in_parallel_has_the_key_made_again() -> None:
+    world = World()
+    world.live_until("pretrain")
+    world.cluster.run_pods(world.key, pending)
+    world.settle()
+    resource = world.cluster.stored(world.key).resource
+    resource["status"]["ledger"]["signingKeys"].append("0" * 64)
+    world.cluster.touch(world.key)
+    world.live()
+    assert world.tries.count("pretrain/2") == 1
+    assert world.status["usage"]["restarts"] == 0
 
 
 def test_stage_that_loses_its_key_begins_again_and_says_so() -> None:
@@ -140,17 +289,21 @@ def test_lost_key_of_a_stage_that_has_no_checkpoints_costs_nothing() -> None:
 # --- while a run lives ---
 
 
-def test_key_that_a_pod_misses_is_made_again() -> None:
+def test_run_whose_pods_miss_the_key_is_replaced_by_one_that_knows_the_new_key() -> None:
     world = World()
     world.live(failing("pretrain", once(LOST_NODE)), lambda world: world.tries[-1] == "pretrain/2")
+    restarts = world.status["usage"]["restarts"]
     name = delete(world, "Secret")
     assert world.cluster.run_pods(world.key, healthy) == 0, "its pod waits for the volume"
     world.reconcile()
-    assert exists(world, "Secret", name)
+    assert not exists(world, "Secret", name), "pods of the old run would refuse the new key"
+    world.live(until=lambda world: world.tries[-1] == "pretrain/3")
     assert world.condition("Reconciling")[2].endswith(f"; {NEW_KEY}")
+    assert known_keys(world) == digests_of_job(world)
     world.live()
     assert world.status["phase"] == "Published"
-    assert world.tries.count("pretrain/2") == 1
+    assert world.tries.count("pretrain/3") == 1
+    assert world.status["usage"]["restarts"] == restarts, "it used no retry"
 
 
 def test_claim_that_a_pod_misses_is_made_again() -> None:

@@ -123,7 +123,7 @@ def test_name_taken_during_the_run_loses_no_progress() -> None:
 def test_leftover_config_map_without_a_job_is_skipped() -> None:
     """Killed after the ConfigMap and before the Job; then the spec is changed, and with it the stage's file."""
     world = World()
-    world.cluster.crash_at, world.cluster.crash_after = 1, True  # Secret, ConfigMap
+    world.cluster.crash_at, world.cluster.crash_after = 3, True  # the key takes three verbs, then ConfigMap
     world.crashing_reconcile()
     assert world.runs == []
     world.edit(seed=99)

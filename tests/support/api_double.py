@@ -238,6 +238,8 @@ class ApiDouble:
             path = f"{request.path}/{request.body['metadata']['name']}"
             if path in self.objects:
                 return _status(409, "AlreadyExists", f"{plural} already exists")
+            if "dryRun" in request.query:
+                return _json(request.body, 201)
             return _json(self._store(path, request.body), 201)
         inside = re.compile(rf"/namespaces/{namespace or '[^/]+'}/{plural}/[^/]+$|/{plural}/[^/]+$")
         items = [item for path, item in sorted(self.objects.items()) if inside.search(path)]

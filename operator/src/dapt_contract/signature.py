@@ -10,6 +10,11 @@ SIGNING_KEY_BYTES: Final = 32
 """Of the key that the operator makes; a shorter one could be guessed, and is never used."""
 
 
+def key_digest(key: bytes) -> str:
+    """Return the hexadecimal SHA-256 of a key, by which it is recognized. It does not help to guess a random key."""
+    return hashlib.sha256(key).hexdigest()
+
+
 class ShortKeyError(ValueError):
     """Reports a key that must not be used to sign or to check a signature."""
 

@@ -1,6 +1,7 @@
 """Observes, decides, applies: the one reconcile that the cluster and the local command share.
 
 The order makes it safe to stop between any two calls. A run that was created and not stored is found again by its name.
+A signing key is made the other way round: its digest is stored first, since nobody can ask later whose key it is.
 Nothing is deleted that the stored status does not know, nor before what it reported last is stored. Events come last,
 since losing one loses nothing.
 """
@@ -9,10 +10,11 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
+from dapt_contract.signature import SIGNING_KEY_BYTES, key_digest
 from dapt_operator.api.names import signing_secret_name
 from dapt_operator.api.v1alpha1.conditions import NAME_TAKEN, REFUSED
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
@@ -29,8 +31,6 @@ from dapt_operator.plan.observed import Observed, Obstacle, observe
 from dapt_operator.stage_run import Manifest, Owner
 
 MAX_CONFLICTS: Final = 5
-_UNLISTED_KINDS: Final = ("Secret", "ConfigMap")
-"""Kinds of objects that must exist and that the ledger does not list by name."""
 MAX_PASSED_OVER: Final = 3
 DEFAULT_LAUNCHER: Final = "IndexedJob"
 
@@ -62,37 +62,55 @@ def reconcile(
 def _observe_and_act(
     cluster: Cluster, key: Key, launchers: Mapping[str, Launcher], local: bool, instance: str
 ) -> Plan:
-    world = cluster.observe(key)
-    if world.resource is None:
-        return Plan()
-    observed = observe(
-        world.resource,
-        world.profile,
-        all_states(world.children, world.now, launchers),
-        world.now,
-        local=local,
-        instance=instance,
-        default_profiles=world.default_profiles,
-        contents=world.contents,
-        is_check_due=world.is_check_due,
-        keeps_ended_runs=world.keeps_ended_runs,
-        orphans=orphan_pods(world.children),
-    )
-    return _act(cluster, key, observed, _launcher(world, launchers))
+    launcher = launchers[DEFAULT_LAUNCHER]
+
+    def look() -> Observed | None:
+        nonlocal launcher
+        world = cluster.observe(key)
+        if world.resource is None:
+            return None
+        launcher = _launcher(world, launchers)
+        return observe(
+            world.resource,
+            world.profile,
+            all_states(world.children, world.now, launchers),
+            world.now,
+            local=local,
+            instance=instance,
+            default_profiles=world.default_profiles,
+            contents=world.contents,
+            is_check_due=world.is_check_due,
+            keeps_ended_runs=world.keeps_ended_runs,
+            orphans=orphan_pods(world.children),
+        )
+
+    observed = look()
+    return Plan() if observed is None else _act(cluster, key, observed, launcher, look)
 
 
-def _act(cluster: Cluster, key: Key, observed: Observed, launcher: Launcher) -> Plan:
+def _act(
+    cluster: Cluster, key: Key, observed: Observed, launcher: Launcher, look: Callable[[], Observed | None]
+) -> Plan:
     """Carry a plan out. When an object cannot be created, decide again with that known: another run number is taken,
     or the status reports that user action is required. The same when an object was gone: an Event reports it."""
+    has_made_key = False
     while True:
         plan = decide(observed, launcher)
         try:
             recreated = _make_sure(cluster, key, observed, plan)
+            is_key_missing = not has_made_key and _is_key_missing(cluster, key, observed, plan)
+            if is_key_missing and not recreated and plan.apply:
+                observed, has_made_key = _with_new_key(cluster, key, observed, launcher, look), True
+                continue
         except (NameTakenError, CannotCreateError) as refusal:
             observed = replace(observed, obstacle=_obstacle(refusal))
             continue
         if recreated:
             observed = replace(observed, recreated=(*observed.recreated, *recreated))
+            continue
+        if is_key_missing:
+            # The pods that wait for it know the digests of earlier keys alone, so their run is replaced.
+            observed = replace(observed, is_signing_key_lost=True)
             continue
         try:
             _carry_out(cluster, key, observed, plan)
@@ -108,6 +126,62 @@ def _act(cluster: Cluster, key: Key, observed: Observed, launcher: Launcher) -> 
         return plan
 
 
+def _is_key_missing(cluster: Cluster, key: Key, observed: Observed, plan: Plan) -> bool:
+    """Return whether the signing Secret does not exist and a run needs it.
+
+    Raises:
+        NameTakenError: it exists although no key was ever made.
+        CannotCreateError: the cluster would refuse it.
+    """
+    if not plan.needs_signing_secret:
+        return False
+    manifest = signing_secret(observed.owner, bytes(SIGNING_KEY_BYTES))
+    if cluster.can_create(key, manifest):
+        return True
+    ledger = observed.status.ledger or Ledger()
+    # Of an adaptation that an older version began, or whose status was lost, the digest is not known.
+    if not ledger.signing_keys and ledger.shared is None and not observed.runs:
+        why = "no key was made for it yet"
+        raise NameTakenError("Secret", str(manifest["metadata"]["name"]), why)
+    return False
+
+
+def _with_new_key(
+    cluster: Cluster,
+    key: Key,
+    observed: Observed,
+    launcher: Launcher,
+    look: Callable[[], Observed | None],
+) -> Observed:
+    """Make a signing key, after the status has its digest, and return what is observed then.
+
+    Raises:
+        ConflictError: the status was written by somebody else, or the resource is gone.
+        CannotCreateError: the cluster refuses the Secret, or does not store the digest.
+    """
+    token = secrets.token_bytes(SIGNING_KEY_BYTES)
+    digest = key_digest(token)
+    _carry_out(cluster, key, observed, decide(replace(observed, new_key_digest=digest), launcher))
+    stored = look()
+    if stored is None:
+        raise ConflictError(f"DomainAdaptation {key.name} was deleted")
+    manifest = signing_secret(observed.owner, token)
+    if digest not in (stored.status.ledger or Ledger()).signing_keys:
+        why = "the status does not keep the digest of its key; upgrade the CustomResourceDefinitions of dapt"
+        raise CannotCreateError("Secret", str(manifest["metadata"]["name"]), why)
+    # Somebody may have taken the name since it was free: the pods then find a key that is not among the digests.
+    is_new = cluster.apply(key, manifest)
+    ledger = observed.status.ledger or Ledger()
+    # The Secret is made with the first objects that all runs share.
+    made_again = object_names([manifest]) if is_new and ledger.shared is not None else ()
+    return replace(
+        stored,
+        recreated=made_again,  # the others were reported with that status
+        is_check_due=observed.is_check_due,
+        num_passed_over=observed.num_passed_over,
+    )
+
+
 def _obstacle(error: NameTakenError | CannotCreateError) -> Obstacle:
     if isinstance(error, NameTakenError):
         return Obstacle(NAME_TAKEN, f"{error}; remove it, then this continues by itself")
@@ -119,15 +193,12 @@ def _obstacle(error: NameTakenError | CannotCreateError) -> Obstacle:
 def _make_sure(cluster: Cluster, key: Key, observed: Observed, plan: Plan) -> tuple[str, ...]:
     """Create what must exist and does not; return what was there before, as KIND/NAME."""
     ledger = observed.status.ledger or Ledger()
-    manifests = list(plan.must_exist)
-    if plan.needs_signing_secret:
-        manifests.append(signing_secret(observed.owner, secrets.token_bytes(32)))
-    created = [manifest for manifest in manifests if cluster.apply(key, manifest)]
+    created = [manifest for manifest in plan.must_exist if cluster.apply(key, manifest)]
     return tuple(
         name
         for manifest, name in zip(created, object_names(created), strict=True)
-        # The Secret is created with the first objects that all runs share, a stage file with its run.
-        if name in ledger.made or (manifest["kind"] in _UNLISTED_KINDS and ledger.shared is not None)
+        # A stage file is created with its run.
+        if name in ledger.made or (manifest["kind"] == "ConfigMap" and ledger.shared is not None)
     )
 
 

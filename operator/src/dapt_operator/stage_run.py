@@ -69,6 +69,8 @@ class StageRun:
     """Whether the run signs checkpoints, with the signing key."""
     signs_results: bool = False
     """Whether the run signs what it measured, with the same key."""
+    key_digests: tuple[str, ...] = ()
+    """SHA-256 of each signing key that its pods may use; empty: any."""
     queue: str | None = None
     """Kueue LocalQueue: the object is created suspended, with Kueue's label."""
     priority_class_name: str | None = None
@@ -185,6 +187,8 @@ class RunState:
     """Whether its ConfigMap is gone while a pod still has to start, which waits until the ConfigMap is there again."""
     stage_file_sha256: str = ""
     """SHA-256 of the stage.json that the run was started with, in hexadecimal; empty when it is not known."""
+    key_digests: tuple[str, ...] = ()
+    """SHA-256 of each signing key that its pods may use; empty: any, or it needs none."""
     generation: int = 0
     """Generation of the spec that the run was created from; 0 when its object does not say."""
     profile_digest: str | None = None
@@ -211,6 +215,11 @@ class RunState:
     def is_waiting(self) -> bool:
         """Whether a pod of it has not started."""
         return self.phase is RunPhase.PENDING or self.is_partly_running
+
+    @property
+    def reasons_to_wait(self) -> str:
+        """What scheduler and kubelet report of its pods, which names an object that is missing."""
+        return f"{self.message} {self.hindrance.message if self.hindrance is not None else ''}"
 
     @property
     def stage_key(self) -> StageKey:

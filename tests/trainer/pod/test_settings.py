@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
-from dapt_contract.pod.environment import SIGNING_KEY_FILE, WORK_DIR
+from dapt_contract.pod.environment import SIGNING_KEY_DIGESTS, SIGNING_KEY_FILE, SIGNING_SECRET, WORK_DIR
+from dapt_contract.pod.failure import FOREIGN_KEY
 from dapt_trainer.errors import InputError
 from dapt_trainer.pod.settings import PodSettings
 
@@ -43,3 +45,23 @@ def test_key_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
         f"{tmp_path}/key: the key for the signatures of checkpoints has 31 bytes, and a key of less than 32 could be"
         " guessed, so it is not used: delete the Secret, then the operator makes it again"
     )
+
+
+def test_key_that_the_operator_did_not_make_is_refused_with_the_name_of_its_secret(tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(b"f" * 32)
+    ours = ",".join(hashlib.sha256(key * 32).hexdigest() for key in (b"a", b"b"))
+    environment = {
+        WORK_DIR: "/work",
+        SIGNING_KEY_FILE: str(tmp_path / "key"),
+        SIGNING_KEY_DIGESTS: ours,
+        SIGNING_SECRET: "dapt-clinical-00000001-signing",
+    }
+    with pytest.raises(InputError) as raised:
+        PodSettings.read(environment).read_signing_key()
+    digest = hashlib.sha256(b"f" * 32).hexdigest()[:12]
+    assert str(raised.value) == (
+        f"Secret dapt-clinical-00000001-signing {FOREIGN_KEY} (SHA-256 {digest}...): whoever made it could forge"
+        " checkpoints and results, so it is not used: delete the Secret, and the operator makes its own again"
+    )
+    (tmp_path / "key").write_bytes(b"b" * 32)
+    assert PodSettings.read(environment).read_signing_key() == b"b" * 32

@@ -11,6 +11,8 @@ from enum import IntEnum, StrEnum
 
 ALTERED_STAGE_FILE = "was altered after the run was created"
 """Part of the message of a pod whose stage.json is not the one it was started with; its exit code is `BAD_INPUT`."""
+FOREIGN_KEY = "holds a signing key that the operator did not make"
+"""Part of the message of a pod whose signing Secret is somebody else's; its exit code is `BAD_INPUT`."""
 
 
 class ExitCode(IntEnum):

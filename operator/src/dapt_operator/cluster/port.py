@@ -85,6 +85,16 @@ class Cluster(Protocol):
         """
         ...
 
+    def can_create(self, key: Key, manifest: Manifest) -> bool:
+        """Return whether the name of an object that is created once is free, without creating it.
+
+        For a Secret, which may not be read.
+
+        Raises:
+            CannotCreateError: as `apply`.
+        """
+        ...
+
     def delete(self, key: Key, reference: ObjectReference) -> None:
         """Remove an object and what it owns; no effect if it is absent.
 

@@ -42,6 +42,7 @@ from dapt_operator.plan.observed import DesiredState, Observed, Refusal
 from dapt_operator.plan.recreation import (
     lost_stage_files,
     recreation_notices,
+    secret_of,
     shared_objects,
     used_by_live_runs,
     with_key_notes,
@@ -73,8 +74,8 @@ class Plan:
     deletes_first: bool = False
     """Whether the status reports that something was deleted, and so is written after that."""
     needs_signing_secret: bool = False
-    """Whether the key of the checkpoints' signatures belongs to the objects of `must_exist`. `reconcile` creates it: a
-    planner without randomness cannot."""
+    """Whether a run to start, or one that waits, needs the signing Secret. `reconcile` asks whether it exists and makes
+    its key: a planner without randomness cannot."""
     is_foreign: bool = False
     """Whether another operator installation owns the adaptation, so that nothing is done here."""
 
@@ -173,6 +174,9 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         requeue_after=requeue_seconds(observed, position, removed, ledger),
         needs_signing_secret=used.needs_signing_secret or bool(start and start.needs_signing_secret),
     )
+    if observed.new_key_digest:
+        # The digest comes before its Secret, and the Secret before the run: what is started is decided again then.
+        ledger, plan = reported.with_signing_key(observed.new_key_digest), Plan()
 
     # 5. Write the status. Its conditions are about the run of the chain, not about an evaluation alongside it.
     is_of_chain = start is not None and position.to_start is position.assessment
@@ -257,7 +261,14 @@ def _without_stuck_runs(
         replace(run, is_stage_file_lost=False) if run.object_name in stage_files else run
         for run in observed.runs
     )
-    ledger = give_up_stuck(ledger, runs, observed.now, observed.generation, desired.profile_digest)
+    ledger = give_up_stuck(
+        ledger,
+        runs,
+        observed.now,
+        observed.generation,
+        desired.profile_digest,
+        secret_of(observed) if observed.is_signing_key_lost else "",
+    )
     return shorten_evaluations(ledger)
 
 

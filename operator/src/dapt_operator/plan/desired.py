@@ -81,6 +81,7 @@ def next_run(
         secret_names=stage.secret_names,
         signs_checkpoints=stage.signs_checkpoints,
         signs_results=stage.signs_results,
+        key_digests=ledger.signing_keys,
         queue=spec.queue,
         priority_class_name=spec.priority_class_name,
         claims=stage.claims,

@@ -91,6 +91,10 @@ class Observed:
     """Pods of this resource's runs whose Job is gone without them. They count for nothing."""
     recreated: tuple[str, ...] = ()
     """Objects as KIND/NAME that were gone and that this very reconcile has created again."""
+    new_key_digest: str = ""
+    """SHA-256 of a signing key that this very reconcile makes as soon as the status has the digest; else empty."""
+    is_signing_key_lost: bool = False
+    """Whether this very reconcile has found that the signing Secret does not exist, which a live run waits for."""
     num_passed_over: int = 0
     """Run numbers skipped in this reconcile, because a ConfigMap of ours has the name and holds something else: it was
     left by a run that was never created."""

@@ -71,12 +71,12 @@ def used_by_live_runs(
 ) -> UsedObjects:
     """Return what must exist for the runs that continue: what their pods miss, and now and then what they may miss."""
     live = [run for run in observed.live if run.stage_key in position.kept and not run.is_deleting]
-    missed = " ".join(text for run in live for text in _reasons_to_wait(run))
+    missed = " ".join(run.reasons_to_wait for run in live)
     if not live or observed.obstacle is not None or not (missed or observed.is_check_due):
         return UsedObjects()
     owner = observed.owner
     # Whether a Secret exists can only be found out by creating it, so that it is not tried for pods that run.
-    needs_signing_secret = signing_secret_name(owner.name, owner.uid) in missed
+    needs_signing_secret = not observed.is_signing_key_lost and secret_of(observed) in missed
     # After an edit of the profile the next run brings the new objects; a live run keeps those that it began with.
     if inputs.ledger.shared != shared_objects(observed, inputs, position, launcher).digest:
         return UsedObjects((), needs_signing_secret)
@@ -89,9 +89,9 @@ def used_by_live_runs(
     return UsedObjects(shared, needs_signing_secret)
 
 
-def _reasons_to_wait(run: RunState) -> tuple[str, ...]:
-    """Return what the scheduler and the kubelet report of the pods of a live run; they name a missing object."""
-    return (run.message, run.hindrance.message if run.hindrance is not None else "")
+def secret_of(observed: Observed) -> str:
+    """Return the name of the signing Secret."""
+    return signing_secret_name(observed.owner.name, observed.owner.uid)
 
 
 def lost_stage_files(observed: Observed, desired: DesiredState, ledger: Ledger) -> Mapping[str, Manifest]:

@@ -13,7 +13,7 @@ from typing import Final, NoReturn, TypeVar
 
 from dapt_contract.stage_file import StageFile
 from dapt_operator.api.v1alpha1.conditions import timestamp
-from dapt_operator.api.v1alpha1.profile import DEFAULT_PROFILE_ANNOTATION, ProfileEvaluation
+from dapt_operator.api.v1alpha1.profile import DEFAULT_PROFILE_ANNOTATION
 from dapt_operator.cluster.errors import CannotCreateError, ConflictError, NameTakenError
 from dapt_operator.cluster.port import Event, Key, ObjectReference, World
 from dapt_operator.launchers.labels import QUEUE_LABEL, origin_of
@@ -30,7 +30,17 @@ from dapt_operator.testing.invariants import (
     key_of,
 )
 from dapt_operator.testing.kubelet import MemoryKubelet
-from dapt_operator.testing.objects import Ends, Script, Stored, copy, is_over, job_uid, may_run, workload_of
+from dapt_operator.testing.objects import (
+    Ends,
+    Script,
+    Stored,
+    copy,
+    is_over,
+    job_uid,
+    max_evaluations,
+    may_run,
+    workload_of,
+)
 
 START: Final = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 CHECK_INTERVAL: Final = timedelta(minutes=10)
@@ -191,13 +201,17 @@ class MemoryCluster(MemoryKubelet):
         place = (manifest["kind"], manifest["metadata"]["name"])
         if manifest["kind"] in LOOKED_AT and place in self._stored[key].objects:
             return False
-        what = f"{manifest['kind']}/{manifest['metadata']['name']}"
         try:
-            return self._verb("apply", what, lambda: self._apply(key, manifest))
+            return self._verb("apply", "/".join(place), lambda: self._apply(key, manifest))
         except (CannotCreateError, NameTakenError):
             # What could not be made is tried again at the next reconcile.
             self._next_checks.pop(key, None)
             raise
+
+    def can_create(self, key: Key, manifest: Manifest) -> bool:
+        """Return whether the name of an object is free. It counts as a verb, since the request is that of a write."""
+        place = (manifest["kind"], manifest["metadata"]["name"])
+        return self._verb("apply", "/".join(place), lambda: self._is_free(key, *place))
 
     def delete(self, key: Key, reference: ObjectReference) -> None:
         """Remove an object and the pods of a Job."""
@@ -320,15 +334,19 @@ class MemoryCluster(MemoryKubelet):
         self._next_checks.clear()
         raise OperatorKilledError(when)
 
-    def _apply(self, key: Key, manifest: Manifest) -> bool:
+    def _is_free(self, key: Key, kind: str, name: str) -> bool:
         stored = self._stored[key]
-        kind, name = manifest["kind"], manifest["metadata"]["name"]
         if kind in stored.refused:
             raise CannotCreateError(kind, name, stored.refused[kind])
         if (kind, name) in stored.taken:
             raise NameTakenError(kind, name, stored.taken[kind, name])
-        existing = stored.objects.get((kind, name))
-        if existing is not None:
+        return (kind, name) not in stored.objects
+
+    def _apply(self, key: Key, manifest: Manifest) -> bool:
+        stored = self._stored[key]
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        if not self._is_free(key, kind, name):
+            existing = stored.objects[kind, name]
             if kind == "ConfigMap" and existing["data"][STAGE_FILE_KEY] != manifest["data"][STAGE_FILE_KEY]:
                 raise NameTakenError(kind, name, "its stage.json has other content", is_ours=True)
             # The answer to the request reports it, however late the watch is.
@@ -342,19 +360,14 @@ class MemoryCluster(MemoryKubelet):
                 self.num_taken_names -= 1
                 raise NameTakenError(kind, name, "it has no owner")
             objects = list(stored.objects.values())
-            check_new_job(stored.resource, objects, created, self.created, self._max_evaluations(stored))
+            profile = self.profiles.get(stored.resource["spec"].get("profile", ""))
+            check_new_job(stored.resource, objects, created, self.created, max_evaluations(profile))
             self.created.append(key_of(created))
             created["status"] = {}
             created["metadata"]["uid"] = f"{kind}-{len(self.created):08d}"
             created["metadata"]["creationTimestamp"] = timestamp(self.now)
         stored.objects[kind, name] = created
         return True
-
-    def _max_evaluations(self, stored: Stored) -> int:
-        """Return the number of evaluations that the profile allows at the same time."""
-        profile = self.profiles.get(stored.resource["spec"].get("profile", "")) or {"spec": {}}
-        concurrency = (profile["spec"].get("evaluation") or {}).get("concurrency")
-        return ProfileEvaluation().concurrency if concurrency is None else int(concurrency)
 
     def _delete(self, key: Key, reference: ObjectReference) -> None:
         stored = self._stored[key]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import datetime, timedelta
 from typing import Final
 
-from dapt_contract.pod.failure import Cause, ExitCode
+from dapt_contract.pod import environment
+from dapt_contract.pod.failure import FOREIGN_KEY, Cause, ExitCode
+from dapt_contract.signature import key_digest
 from dapt_contract.stage_file import StageFile
 from dapt_operator.api.names import LABEL_NAME, LABEL_UID, work_claim_name
 from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.launchers.labels import QUEUE_LABEL
 from dapt_operator.launchers.observe.containers import has_ended, is_over
+from dapt_operator.launchers.render.environment import SIGNING_KEY
 from dapt_operator.launchers.render.objects import STAGE_FILE_KEY
+from dapt_operator.launchers.render.pod import CONTAINER
 from dapt_operator.stage_run import JsonObject
 from dapt_operator.testing import objects
 from dapt_operator.testing.objects import Ends, Script, Stays, Stored
@@ -151,13 +156,30 @@ class MemoryKubelet:
         has_started = gang["metadata"]["name"] in stored.read_stage_files
         return bool(subdomain) and not has_started and ("Service", subdomain) not in stored.objects
 
+    def _refusal_of_key(self, stored: Stored, gang: JsonObject) -> Ends | None:
+        """Return how pods end that find a signing key which the operator did not make; None for all others."""
+        spec = objects.job_spec(gang)["template"]["spec"]
+        trainer = next(item for item in spec["containers"] if item["name"] == CONTAINER)
+        variables = {item["name"]: item.get("value", "") for item in trainer["env"]}
+        digests = variables.get(environment.SIGNING_KEY_DIGESTS, "")
+        if not digests or gang["metadata"]["name"] in stored.read_stage_files:
+            return None
+        name = variables[environment.SIGNING_SECRET]
+        key = base64.b64decode(stored.objects["Secret", name]["data"][SIGNING_KEY])
+        if key_digest(key) in digests.split(","):
+            return None
+        return Ends(
+            ExitCode.BAD_INPUT, message=f"Secret {name} {FOREIGN_KEY}: delete it", cause=Cause.BAD_INPUT
+        )
+
     def _admit(self, gang: JsonObject) -> None:
         if self.queues.get(gang["metadata"]["labels"].get(QUEUE_LABEL, "")) == "":
             gang["spec"]["suspend"] = False
 
     def _run(self, stored: Stored, gang: JsonObject, script: Script, seconds: float) -> int:
         stage = self.stage_file(stored, gang)
-        outcome = LOST_PEERS if self._cannot_resolve_peers(stored, gang) else script(stage)
+        failure = LOST_PEERS if self._cannot_resolve_peers(stored, gang) else None
+        outcome = failure or self._refusal_of_key(stored, gang) or script(stage)
         if isinstance(outcome, Ends):
             self._end(stored, gang, stage, outcome, seconds)
             return 1

@@ -12,6 +12,7 @@ from dapt_contract.pod.failure import Cause
 from dapt_contract.pod.message import RunEnd, encode_message
 from dapt_contract.pod.progress import Progress
 from dapt_contract.stage_file import StageFile
+from dapt_operator.api.v1alpha1.profile import ProfileEvaluation
 from dapt_operator.cluster.port import Event
 from dapt_operator.launchers.observe.containers import has_ended
 from dapt_operator.launchers.render.pod import CONTAINER
@@ -216,3 +217,9 @@ def copy(value: Manifest) -> JsonObject:
     """Return a copy that shares nothing with the value, as an API server does."""
     copied: JsonObject = json.loads(json.dumps(value, default=dict))
     return copied
+
+
+def max_evaluations(profile: Manifest | None) -> int:
+    """Return the number of evaluations that a profile allows at the same time."""
+    concurrency = (((profile or {}).get("spec") or {}).get("evaluation") or {}).get("concurrency")
+    return ProfileEvaluation().concurrency if concurrency is None else int(concurrency)

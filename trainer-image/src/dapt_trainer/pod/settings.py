@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dapt_contract.pod import environment as pod
-from dapt_contract.signature import SIGNING_KEY_BYTES
+from dapt_contract.pod.failure import FOREIGN_KEY
+from dapt_contract.signature import SIGNING_KEY_BYTES, key_digest
 from dapt_trainer.errors import InputError
 from dapt_trainer.pod.heartbeat import HANG_FLOOR_SECONDS
 
@@ -37,6 +38,10 @@ class PodSettings:
     coordinator_host: str
     coordinator_port: int
     signing_key_file: Path | None
+    signing_key_digests: tuple[str, ...] = ()
+    """SHA-256 of each key that may be used, in hexadecimal; empty: any key of enough bytes may."""
+    signing_secret: str = ""
+    """Name of the Secret with the key."""
     peak_tflops: float = 0.0
     """Peak of one accelerator; 0 when it is unknown."""
 
@@ -71,7 +76,7 @@ class PodSettings:
         """Return the key that signs checkpoints; empty for a stage that gets none.
 
         Raises:
-            InputError: the Secret that is mounted has no key, or a short one: the operator did not create it.
+            InputError: the Secret that is mounted has no key, a short one, or one that the operator did not make.
         """
         path = self.signing_key_file
         if path is None:
@@ -87,6 +92,12 @@ class PodSettings:
             raise InputError(
                 f"the Secret mounted at {path.parent} has no entry {path.name!r} with a key, so it is not the one that"
                 " the operator creates for the signatures of checkpoints: delete it, then the operator makes it again"
+            )
+        digest = key_digest(key)
+        if self.signing_key_digests and digest not in self.signing_key_digests:
+            raise InputError(
+                f"Secret {self.signing_secret} {FOREIGN_KEY} (SHA-256 {digest[:12]}...): whoever made it could forge"
+                " checkpoints and results, so it is not used: delete the Secret, and the operator makes its own again"
             )
         return key
 
@@ -128,6 +139,8 @@ class PodSettings:
             coordinator_host=environment.get(pod.COORDINATOR_HOST, "127.0.0.1"),
             coordinator_port=int(number(pod.COORDINATOR_PORT, "29500")),
             signing_key_file=Path(key) if key else None,
+            signing_key_digests=tuple(filter(None, environment.get(pod.SIGNING_KEY_DIGESTS, "").split(","))),
+            signing_secret=environment.get(pod.SIGNING_SECRET, ""),
             peak_tflops=number(pod.PEAK_TFLOPS, "0"),
         )
         if problems:

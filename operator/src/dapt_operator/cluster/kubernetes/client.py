@@ -176,14 +176,23 @@ class ApiServerClient:
             page_query.pop("resourceVersion", None)
 
     def post(
-        self, path: str, body: Manifest, *, attempts: int = ATTEMPTS, timeout_seconds: float = ATTEMPT_SECONDS
+        self,
+        path: str,
+        body: Manifest,
+        *,
+        attempts: int = ATTEMPTS,
+        timeout_seconds: float = ATTEMPT_SECONDS,
+        is_dry_run: bool = False,
     ) -> Manifest:
         """Create an object and return it. `body` has a name, so repeating a POST that took effect is answered with 409.
+
+        A dry run is answered in the same way and stores nothing.
 
         Raises:
             ApiError: status 409 when the object exists; see `errors`.
         """
-        return self._json("POST", path, body, query=_WRITE_QUERY, limits=Limits(attempts, timeout_seconds))
+        query = {**_WRITE_QUERY, "dryRun": "All"} if is_dry_run else _WRITE_QUERY
+        return self._json("POST", path, body, query=query, limits=Limits(attempts, timeout_seconds))
 
     def put(
         self, path: str, body: Manifest, *, attempts: int = ATTEMPTS, timeout_seconds: float = ATTEMPT_SECONDS

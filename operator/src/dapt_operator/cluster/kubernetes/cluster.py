@@ -20,7 +20,7 @@ from dapt_operator.cluster.kubernetes.cache.entry import CACHED_KINDS, RESOURCE
 from dapt_operator.cluster.kubernetes.cache.store import Store
 from dapt_operator.cluster.kubernetes.client import ApiServerClient
 from dapt_operator.cluster.kubernetes.connection import Connection
-from dapt_operator.cluster.kubernetes.create import create, why_refused
+from dapt_operator.cluster.kubernetes.create import can_create, create, why_refused
 from dapt_operator.cluster.kubernetes.errors import ApiError
 from dapt_operator.cluster.kubernetes.events import event_manifest
 from dapt_operator.cluster.kubernetes.own_children import ChildrenFilter, OwnChildren
@@ -210,6 +210,21 @@ class KubernetesCluster:
             if not created.is_new and origin_of(created.manifest) != origin_of(manifest):
                 raise ConflictError(f"{kind} {name} exists already, created from another spec or profile")
         return created.is_new
+
+    def can_create(self, key: Key, manifest: Manifest) -> bool:
+        """Return whether the name of an object is free; see `Cluster.can_create`.
+
+        Raises:
+            CannotCreateError, NotLeaderError, ApiError: as `apply`.
+        """
+        try:
+            return can_create(self._api, manifest)
+        except ApiError as error:
+            self._next_checks.pop(key, None)
+            kind = str(manifest["kind"])
+            if why := why_refused(error, kind):
+                raise CannotCreateError(kind, str(manifest["metadata"]["name"]), why) from error
+            raise
 
     def delete(self, key: Key, reference: ObjectReference) -> None:
         """Remove an object of this adaptation; an object of another owner is left alone. See `Cluster.delete`.

@@ -45,11 +45,10 @@ def create(api: ApiServerClient, manifest: Manifest) -> Created:
     try:
         return Created(api.post(KINDS[kind].collection(namespace), manifest), is_new=True)
     except ApiError as error:
-        # A 409 with another reason (Conflict: a quota was updated meanwhile) does not say that the name is taken.
-        if error.status != 409 or error.reason not in ("AlreadyExists", ""):
+        if not _says_taken(error):
             raise
     if kind == "Secret":
-        # The operator may not read Secrets. The name holds the resource's uid, so the Secret is ours.
+        # The operator may not read Secrets: whose it is the trainer finds out by the digests of our keys.
         return Created(None, is_new=False)
     existing = api.get(KINDS[kind].path(namespace, name))
     if existing is None:
@@ -60,6 +59,28 @@ def create(api: ApiServerClient, manifest: Manifest) -> Created:
     if kind == "ConfigMap" and existing.get("data") != manifest.get("data"):
         raise NameTakenError(kind, name, "its content is not what was written", is_ours=True)
     return Created(existing, is_new=False)
+
+
+def can_create(api: ApiServerClient, manifest: Manifest) -> bool:
+    """Return whether an object could be created now: its name is free and nothing refuses it. Nothing is created.
+
+    Raises:
+        ApiError: see `errors`.
+    """
+    path = KINDS[str(manifest["kind"])].collection(str(manifest["metadata"]["namespace"]))
+    try:
+        api.post(path, manifest, is_dry_run=True)
+    except ApiError as error:
+        if not _says_taken(error):
+            raise
+        return False
+    return True
+
+
+def _says_taken(error: ApiError) -> bool:
+    """Whether an object of the name exists. A 409 with another reason (Conflict: a quota was updated meanwhile) does
+    not say so."""
+    return error.status == 409 and error.reason in ("AlreadyExists", "")
 
 
 def why_refused(error: ApiError, kind: str) -> str:

@@ -148,6 +148,11 @@ class LocalCluster:
         self._start_waiting()
         return True
 
+    def can_create(self, key: Key, manifest: Manifest) -> bool:
+        """Return whether no object of this kind and name exists."""
+        self._check(key)
+        return self._store.get(str(manifest["kind"]), str(manifest["metadata"]["name"])) is None
+
     def _start_waiting(self) -> None:
         """Start the Jobs that fit, oldest first. Called from the thread that lives as long as the run."""
         # What the kill sets free must not start the next Job.

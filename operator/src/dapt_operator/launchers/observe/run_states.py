@@ -31,6 +31,7 @@ from typing import Final
 
 from dapt_contract.base import Contract
 from dapt_contract.envelope import ContractError
+from dapt_contract.pod.environment import SIGNING_KEY_DIGESTS
 from dapt_contract.pod.failure import PRECEDENCE, Cause
 from dapt_contract.pod.message import StageMessage
 from dapt_contract.sentences import shortened
@@ -168,6 +169,7 @@ def _run_state(
         is_deleting=bool(metadata.get("deletionTimestamp")),
         lingering_pods=tuple(pod.name for pod in pods if pod.is_lingering),
         stage_file_sha256=_expected_digest(gang),
+        key_digests=_key_digests(gang),
     )
     is_alive = any(pod.is_alive for pod in pods)
     num_succeeded = sum(pod.phase == "Succeeded" for pod in pods)
@@ -282,6 +284,16 @@ def _expected_digest(gang: Gang) -> str:
     arguments = [str(item) for item in _trainer(gang).get("args") or []]
     position = arguments.index("--sha256") + 1 if "--sha256" in arguments else len(arguments)
     return arguments[position] if position < len(arguments) else ""
+
+
+def _key_digests(gang: Gang) -> tuple[str, ...]:
+    """Return the digests of the signing keys that the trainer's container may use; empty when it may use any."""
+    values = (
+        str(item.get("value") or "")
+        for item in _trainer(gang).get("env") or []
+        if item.get("name") == SIGNING_KEY_DIGESTS
+    )
+    return tuple(filter(None, next(values, "").split(",")))
 
 
 def _succeeded(state: RunState, pods: Sequence[Pod]) -> RunState:

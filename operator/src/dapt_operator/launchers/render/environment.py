@@ -9,6 +9,7 @@ from typing import Final
 
 from dapt_contract.layout import HUB_CACHE
 from dapt_contract.pod import environment as contract
+from dapt_operator.api.names import signing_secret_name
 from dapt_operator.api.quantity import is_quantity, parse_quantity
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.validation.pod_template import is_reserved_variable
@@ -124,6 +125,9 @@ def environment_of(
         values[contract.MODEL_CACHE] = contract.MODEL_CACHE_MOUNT
     if run.needs_signing_key:
         values[contract.SIGNING_KEY_FILE] = f"{contract.SIGNING_KEY_MOUNT}/{SIGNING_KEY}"
+        if run.key_digests:
+            values[contract.SIGNING_KEY_DIGESTS] = ",".join(run.key_digests)
+            values[contract.SIGNING_SECRET] = signing_secret_name(run.identity.name, run.identity.uid)
     cpu = resources_of(run, profile, given)["requests"].get("cpu")
     if cpu is not None:
         threads = math.floor(parse_quantity(str(cpu)) / resources.processes_per_node)

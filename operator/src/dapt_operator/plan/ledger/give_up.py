@@ -17,12 +17,18 @@ UNSCHEDULABLE: Final = "Unschedulable"
 
 
 def give_up_stuck(
-    ledger: Ledger, runs: tuple[RunState, ...], now: datetime, generation: int, profile_digest: str
+    ledger: Ledger,
+    runs: tuple[RunState, ...],
+    now: datetime,
+    generation: int,
+    profile_digest: str,
+    lost_secret: str = "",
 ) -> Ledger:
     """Return the ledger without open runs that wait in vain. They are no failures, so they use no retry.
 
-    Two kinds: the ConfigMap of the run is gone, so its pods cannot start; or the run waits for something that a user
-    had to correct, none of its pods has started, and the spec or the profile was changed since.
+    Three kinds: the ConfigMap of the run is gone, so its pods cannot start; its signing key was lost or made again, and
+    its pods would refuse a new one; or the run waits for something that a user had to correct, none of its pods has
+    started, and the spec or the profile was changed since.
 
     Args:
         ledger: after `update_ledger`.
@@ -30,13 +36,14 @@ def give_up_stuck(
         now: aware, UTC.
         generation: of the spec.
         profile_digest: of the profile.
+        lost_secret: name of the signing Secret if it does not exist; else empty.
     """
     for record in ledger.runs:
         run = find_run(runs, record) if record.is_open else None
         # A run that is gone, or about to be, is closed by `update_ledger`.
         if run is None or run.is_deleting:
             continue
-        reason = _reason(record, run, generation, profile_digest)
+        reason = _key_reason(ledger, run, lost_secret) or _reason(record, run, generation, profile_digest)
         if reason:
             end = end_of_given_up(run, now, reason)
             ledger = ledger.with_record(record.given_up(end, is_alive=run.is_live))
@@ -51,6 +58,16 @@ def end_of_given_up(run: RunState, now: datetime, message: str) -> EndedRun:
         message=message,
         held_seconds=run.held_seconds(now),
     )
+
+
+def _key_reason(ledger: Ledger, run: RunState, lost_secret: str) -> str:
+    """Return why the pods of a run would refuse the signing key that they find when they start; empty when not."""
+    if lost_secret and lost_secret in run.reasons_to_wait:
+        return f"Secret {lost_secret} is gone: the stage starts again with a new key"
+    is_older = bool(run.key_digests) and ledger.signing_keys[-1:] != run.key_digests[-1:]
+    if is_older and ledger.signing_keys and run.is_waiting:
+        return "its signing key was made again before it started: the stage starts again with the new one"
+    return ""
 
 
 def _reason(record: RunRecord, run: RunState, generation: int, profile_digest: str) -> str:

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from dapt_contract.pod.failure import ALTERED_STAGE_FILE, Cause
+from dapt_contract.pod.failure import ALTERED_STAGE_FILE, FOREIGN_KEY, Cause
 from dapt_operator.api.schema.immutable import FREED_BY_FAILURE, START_OVER, blocks_frozen_by, blocks_read_by
 from dapt_operator.api.v1alpha1.conditions import (
     BAD_INPUT,
     DIVERGED,
+    NAME_TAKEN,
     OUT_OF_MEMORY,
     RETRIES_EXHAUSTED,
     TAMPERED,
@@ -31,7 +32,8 @@ LONGEST_BACKOFF_SECONDS: Final = 300.0
 MAX_DOUBLINGS: Final = 10
 MAX_FAILURES_WITHOUT_A_STEP: Final = 3
 MAX_ALTERED: Final = 2
-"""Retries after pods that found their stage.json changed: once may be an accident."""
+"""Retries after pods that found their stage.json changed, or a key of somebody else: once may be an accident, and a key
+may have been made again while they were starting."""
 FREE: Final = frozenset({Cause.DISRUPTION, Cause.STOPPED})
 """Causes that use no retry: something outside took the run away."""
 JUDGED: Final = frozenset({Cause.FORGETTING_LIMIT, Cause.DIVERGED})
@@ -78,7 +80,7 @@ def after_failure(
         limits: the profile's.
         has_gained_step: whether the run went past every step that was reported before.
         has_facts: whether its message listed its checkpoints; pretraining alone has any after a failure.
-        is_altered: whether its stage.json was not the one that it was started with.
+        is_altered: whether its stage.json or its signing key was not the one that it was started with.
     """
     # A new step shows that the stage can progress: the counts of what happened without one begin again.
     disruptions = 0 if has_gained_step else record.disruptions
@@ -155,6 +157,11 @@ def stalled(record: RunRecord, limits: Retries) -> tuple[str, str]:
         return TAMPERED, (
             f"the ConfigMap of {stage} was changed in {MAX_ALTERED + 1} runs in a row{detail}; find out who"
             f" changes ConfigMaps of this namespace, {again}"
+        )
+    if cause is Cause.BAD_INPUT and FOREIGN_KEY in record.message:
+        return (
+            NAME_TAKEN,
+            f"{stage} got no key to sign with, {MAX_ALTERED + 1} runs in a row{detail}; {again}",
         )
     if cause is Cause.BAD_INPUT:
         return (

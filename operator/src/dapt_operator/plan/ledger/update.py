@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from dapt_contract.pod.failure import ALTERED_STAGE_FILE, Cause
+from dapt_contract.pod.failure import ALTERED_STAGE_FILE, FOREIGN_KEY, Cause
 from dapt_contract.sentences import shortened
 from dapt_contract.stages.evaluate import EvaluateFacts
 from dapt_contract.stages.pretrain import PretrainFacts
@@ -234,7 +234,7 @@ def _failed(record: RunRecord, run: RunState, end: EndedRun, now: datetime, limi
         limits,
         has_gained_step=step > record.step,
         has_facts=run.facts is not None,
-        is_altered=ALTERED_STAGE_FILE in run.message,
+        is_altered=any(text in run.message for text in (ALTERED_STAGE_FILE, FOREIGN_KEY)),
     )
     closed = record.failed(end, cause, retry=after.retry, not_before=not_before(now, after))
     return _counted(closed, after, step)

@@ -22,6 +22,7 @@ MAX_RECORDS = 40
 MAX_MEASURES = 100
 MAX_CLOSED = 800
 MAX_UNREADABLE = 8
+MAX_SIGNING_KEYS = 8
 _CACHED_TABLES: Final = 16
 
 SomeFacts = TypeVar("SomeFacts", bound=Contract)
@@ -116,6 +117,9 @@ class Ledger(LeanBase):
     """Digest of the shared objects (work volume, Service) as they were last applied."""
     made: Annotated[tuple[ShortText, ...], Field(strict=False, max_length=8)] = ()
     """Shared objects that were created, as KIND/NAME: what cleanup may remove."""
+    signing_keys: Annotated[tuple[Digest, ...], Field(strict=False, max_length=MAX_SIGNING_KEYS)] = ()
+    """SHA-256 of the keys that the operator has made for the signing Secret, newest last; each is stored before its
+    Secret is created. Empty before the first one, and where the key is older than this field."""
     cleaned: Time | None = None
     """When cleanup was done; it is done once."""
     unreadable: Annotated[tuple[Text, ...], Field(strict=False, max_length=MAX_UNREADABLE)] = ()
@@ -212,6 +216,10 @@ class Ledger(LeanBase):
     def with_shared_objects(self, names: Iterable[str], digest: str) -> Self:
         """Return the ledger once the shared objects were applied; what was ever created stays named for cleanup."""
         return self.with_values(shared=digest, made=tuple(dict.fromkeys((*self.made, *names))))
+
+    def with_signing_key(self, digest: str) -> Self:
+        """Return the ledger with the digest of a key that is about to be made; only the newest ones are kept."""
+        return self.with_values(signing_keys=(*self.signing_keys, digest)[-MAX_SIGNING_KEYS:])
 
     def with_progress_time(self, time: str | None) -> Self:
         """Return the ledger once status.progress was written at this time."""
