@@ -142,6 +142,12 @@ def _lose_status(world: World) -> None:
     world.cluster.touch(world.key)
 
 
+def _remove_secret(world: World) -> None:
+    """As the condition `NameTaken` tells: nothing says any more who made the key in it."""
+    (secret,) = world.cluster.objects(world.key, "Secret")
+    world.cluster.delete_object(world.key, "Secret", secret["metadata"]["name"])
+
+
 def test_run_after_a_lost_status_has_a_fence_above_all_earlier_ones() -> None:
     """Checkpoints on the volume have the fences of runs that nobody remembers any more."""
     world = training()
@@ -153,6 +159,9 @@ def test_run_after_a_lost_status_has_a_fence_above_all_earlier_ones() -> None:
         for item in world.cluster.objects(world.key, kind):
             world.cluster.delete_object(world.key, kind, item["metadata"]["name"])
     world.cluster.created.clear()
+    world.reconcile()
+    assert world.condition("Stalled")[1] == "NameTaken"
+    _remove_secret(world)
     world.reconcile()
     (first,) = world.cluster.objects(world.key, "Job")
     assert int(first["metadata"]["labels"]["dapt.dev/fence"]) == 3601 > last
@@ -195,6 +204,7 @@ def test_live_run_of_a_lost_status_is_stopped_where_the_ended_runs_are_gone() ->
     fence = world.runs[-1].run.fence
     _lose_status(world)
     world.cluster.created.clear()
+    _remove_secret(world)
     world.settle()
     assert world.running == "destination"
     world.live()

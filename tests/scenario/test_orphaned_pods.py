@@ -18,7 +18,7 @@ def orphaned(world: World) -> str:
 
 
 def running(stage: str) -> World:
-    world = World()
+    world = World({"cleanup": {"finishedRuns": "Retain"}})  # of a run nothing goes but such pods
     world.live_until(stage)
     world.cluster.run_pods(world.key, lambda run: Stays())
     world.settle()

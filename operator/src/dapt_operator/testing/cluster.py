@@ -32,6 +32,7 @@ from dapt_operator.testing.invariants import (
 from dapt_operator.testing.kubelet import MemoryKubelet
 from dapt_operator.testing.objects import (
     Ends,
+    OperatorKilledError,
     Script,
     Stored,
     copy,
@@ -48,10 +49,6 @@ CHECK_INTERVAL: Final = timedelta(minutes=10)
 LOOKED_AT: Final = ("PersistentVolumeClaim", "Service")
 """Kinds of objects that are read before they are written."""
 Result = TypeVar("Result")
-
-
-class OperatorKilledError(Exception):
-    """Stands for the death of the operator at a verb."""
 
 
 class MemoryCluster(MemoryKubelet):
@@ -289,7 +286,7 @@ class MemoryCluster(MemoryKubelet):
         return True
 
     def _children(self, stored: Stored) -> Children:
-        gangs = [copy(gang) for place, gang in stored.objects.items() if _is_reported(stored, place)]
+        gangs = [copy(gang) for gang in stored.reported_gangs()]
         pods = [
             copy(item)
             for (kind, name), item in stored.objects.items()
@@ -314,7 +311,7 @@ class MemoryCluster(MemoryKubelet):
             logs=dict(stored.logs),
             stage_digests=digests,
             child_jobs={
-                gang["metadata"]["name"]: job_uid(gang) for gang in gangs if gang["kind"] == "JobSet"
+                item["metadata"]["name"]: job_uid(item) for item in gangs if item["kind"] == "JobSet"
             },
         )
 
@@ -403,8 +400,3 @@ class MemoryCluster(MemoryKubelet):
         stored.resource["status"] = after
         stored.version += 1
         self.writes += 1
-
-
-def _is_reported(stored: Stored, place: tuple[str, str]) -> bool:
-    """Whether an object is a Job or JobSet that its watch has reported."""
-    return place[0] in HOLDER_KINDS and place not in stored.unreported

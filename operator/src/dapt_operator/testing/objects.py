@@ -19,6 +19,10 @@ from dapt_operator.launchers.render.pod import CONTAINER
 from dapt_operator.stage_run import HOLDER_KINDS, JsonObject, Manifest
 
 
+class OperatorKilledError(Exception):
+    """Stands for the death of the operator at a verb."""
+
+
 @dataclass(frozen=True)
 class Ends:
     """Ends a run: what all its pods report."""
@@ -73,6 +77,14 @@ class Stored:
     def gangs(self) -> list[JsonObject]:
         """Return the Jobs and JobSets, oldest first."""
         return [item for (kind, _), item in self.objects.items() if kind in HOLDER_KINDS]
+
+    def reported_gangs(self) -> list[JsonObject]:
+        """Return those that a watch has reported."""
+        return [
+            item
+            for place, item in self.objects.items()
+            if place[0] in HOLDER_KINDS and place not in self.unreported
+        ]
 
     def pods_of(self, name: str) -> list[JsonObject]:
         """Return the pods of a Job or JobSet."""
