@@ -27,7 +27,7 @@ from dapt_contract.stages.tuning_data import (
 from dapt_trainer.context import StageContext
 from dapt_trainer.data.chat.rendering import LabelledText
 from dapt_trainer.data.packing.data_manifest import read_manifest, write_manifest
-from dapt_trainer.data.packing.recorded_data import content_digest
+from dapt_trainer.data.packing.recorded_data import require_recorded_data
 from dapt_trainer.errors import InputError, StopRequested
 from dapt_trainer.stages import tuning_data
 from support.chat_templates import CHATML
@@ -139,7 +139,7 @@ def test_pairs_are_written_once_and_without_items(config, prepare, tmp_path: Pat
     )
     without = prepare(with_data(config), work=tmp_path / "other")
     assert without.facts.data_digest != report.facts.data_digest
-    assert content_digest(tmp_path / "work", read_manifest(tmp_path / "work")) == report.facts.data_digest
+    require_recorded_data(tmp_path / "work", report.facts.data_digest)
     assert not (tmp_path / "other/preferences").exists()
 
 
