@@ -16,10 +16,10 @@ from dapt_trainer.data.analysis import (
     AnalysisPool,
     AnalysisSettings,
     SlowTextError,
-    limit_seconds,
 )
 from dapt_trainer.data.dedup.contamination import ContaminationIndex
 from dapt_trainer.data.input_problems import Problems
+from dapt_trainer.data.limited_time import limit_seconds
 from dapt_trainer.data.reading.sources import resolve
 from dapt_trainer.data.reading.text_batches import RecordRules, TextBatches
 from dapt_trainer.data.spool import ReadingRules, SideReader

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from dapt_contract.layout import DATA, HARNESS, ITEMS, PROBES, TASKS
+from dapt_contract.layout import DATA, HARNESS, ITEMS, MODEL, PROBES, TASKS
 from dapt_contract.stages.prepare import PrepareConfig, PrepareReport
 from dapt_trainer.context import StageContext
 from dapt_trainer.data.input_problems import Problems
@@ -91,7 +91,8 @@ def _renewed(
         (folder / name).mkdir()  # so that a folder of which nothing is left is replaced too
     if not harness_has_all_tasks(config, scratch, problems, beat):
         raise InputError(*problems.sentences())
-    evaluation = read_evaluation(config, folder / HARNESS, scratch, problems, beat)
+    tokenizer_json = (work / MODEL / "tokenizer.json").read_text(encoding="utf-8")
+    evaluation = read_evaluation(config, folder / HARNESS, scratch, problems, beat, tokenizer_json)
     problems.raise_if_any()
     write_evaluation(folder, evaluation)
     for name in _FOLDERS:

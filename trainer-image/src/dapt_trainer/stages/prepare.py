@@ -144,8 +144,9 @@ class _Preparation:
             sources = find_sources(config, self._problems, self.heartbeat)
         with self._step("reading evaluation and tuning data", 0.08):
             harness_folder = self._folder / HARNESS if has_all_tasks else None
+            tokenizer_json = model.tokenizer.tokenizer_json if model is not None else None
             evaluation = read_evaluation(
-                config, harness_folder, self._scratch, self._problems, self.heartbeat
+                config, harness_folder, self._scratch, self._problems, self.heartbeat, tokenizer_json
             )
             contamination = (
                 contamination_index(evaluation.items) if config.decontaminate else ContaminationIndex()

@@ -10,6 +10,7 @@ from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import TextSource
 from dapt_trainer.data.analysis import BATCH_CHARACTERS, BATCH_DOCUMENTS
 from dapt_trainer.data.input_problems import Problems
+from dapt_trainer.data.limited_time import slow_text
 from dapt_trainer.data.reading.documents import (
     TOO_LONG,
     BadFileError,
@@ -172,10 +173,7 @@ class TextBatches:
     def slow_text(self, location: str, seconds: int) -> InputError:
         """Return the error about a text whose analysis exceeds its limit of processor time."""
         place = with_line(BadRecord(location, ""), self._resolved).location
-        return InputError(
-            f"{self._field}: {place}: analysing this text takes more than {seconds} seconds of processor time, most "
-            "likely in the model's tokenizer; remove the text, or use a model with another tokenizer"
-        )
+        return slow_text(f"{self._field}: {place}", seconds)
 
     def report_bad_records(self, counts: Counts) -> None:
         """Report the first bad records when too many were skipped, and a source without any good one.
