@@ -39,7 +39,7 @@ def test_record_that_takes_too_long_is_named(tokenizer: Tokenizer) -> None:
     located = [("field: a:1", ["water"]), ("field: a:2", ["stone", SLOW]), ("field: a:3", ["water"])]
     try_texts(located[:1], tokenizer.encode_batch, lambda: None)
     with pytest.raises(
-        InputError, match="^field: a:2: analysing this text takes more than 0.1 seconds of pro"
+        InputError, match=r"^field: a:2: analysing this text takes more than 0\.1 seconds of pro"
     ):
         try_texts(located, tokenizer.encode_batch, lambda: None, lambda _: 0.1)  # type: ignore[arg-type, return-value]
 

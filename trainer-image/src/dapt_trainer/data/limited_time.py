@@ -32,8 +32,8 @@ def within_limit(work: Callable[[], Result], seconds: int, beat: Callable[[], No
     """Return the result of work that is done in a thread, which nothing can end but this process.
 
     Args:
-        work: releases the interpreter's lock where it takes long: `encode_batch` of a tokenizer does, `encode` does not,
-            and then the limit would be noticed too late.
+        work: releases the interpreter's lock where it takes long. `encode_batch` of a tokenizer does, `encode` does
+            not, and then the limit would be noticed too late.
         seconds: of processor time that it may take.
         beat: called while it runs.
 
