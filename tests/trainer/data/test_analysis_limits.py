@@ -19,11 +19,11 @@ from dapt_trainer.data.analysis import (
 )
 from dapt_trainer.data.dedup.contamination import ContaminationIndex
 from dapt_trainer.data.input_problems import Problems
-from dapt_trainer.data.limited_time import limit_seconds
 from dapt_trainer.data.reading.sources import resolve
 from dapt_trainer.data.reading.text_batches import RecordRules, TextBatches
 from dapt_trainer.data.spool import ReadingRules, SideReader
 from dapt_trainer.data.text import normalized
+from dapt_trainer.limited_time import limit_seconds
 from support.toy_corpus import train_tokenizer
 
 SLOW = "a" * 32_000

@@ -16,10 +16,10 @@ from dapt_trainer.data.chat.rendering import TemplateSet
 from dapt_trainer.data.chat.template_files import read_encoder
 from dapt_trainer.data.dedup.contamination import ContaminationIndex
 from dapt_trainer.data.input_problems import Problems
-from dapt_trainer.data.limited_time import limit_seconds, try_texts
 from dapt_trainer.data.stage_inputs import read_evaluation
 from dapt_trainer.data.tuning_data import TuningModel, prepare_or_check
 from dapt_trainer.errors import InputError
+from dapt_trainer.limited_time import limit_seconds, try_texts
 from support.toy_corpus import train_tokenizer
 
 SLOW = "a" * 10_000

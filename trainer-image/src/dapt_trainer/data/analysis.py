@@ -29,10 +29,10 @@ from dapt_trainer.data.dedup.contamination import ContaminationIndex
 from dapt_trainer.data.dedup.held_out_neighbours import SHINGLE_WORDS, sketches
 from dapt_trainer.data.dedup.minhash import Signatures, signatures
 from dapt_trainer.data.input_problems import first_line
-from dapt_trainer.data.limited_time import OutOfTimeError, limit_seconds, within_limit
 from dapt_trainer.data.plain_tokenizer import plain_tokenizer
 from dapt_trainer.data.text import Hashes, WordHasher, normalized, text_digest, words
 from dapt_trainer.errors import InfrastructureError, InputError
+from dapt_trainer.limited_time import OutOfTimeError, limit_seconds, within_limit
 from dapt_trainer.linux import die_with_parent, limit_processor_time
 
 BATCH_CHARACTERS = 1_000_000

@@ -16,11 +16,11 @@ from dapt_trainer.data.items.checked_records import write_lines
 from dapt_trainer.data.items.custom_items import CustomItem, Kind, evaluation_items, read_items
 from dapt_trainer.data.items.item_limits import spread
 from dapt_trainer.data.items.measured_items import write_measured_items
-from dapt_trainer.data.limited_time import try_texts
 from dapt_trainer.data.plain_tokenizer import plain_tokenizer
 from dapt_trainer.data.reading.sources import ResolvedSource, resolve
 from dapt_trainer.data.reading.text_batches import RecordRules, check_source
 from dapt_trainer.errors import InputError
+from dapt_trainer.limited_time import try_texts
 
 SIDES: tuple[Side, Side] = ("domain", "general")
 

@@ -32,8 +32,8 @@ from dapt_trainer.data.items.tuning_records import (
     without_items,
     without_repeats,
 )
-from dapt_trainer.data.limited_time import Limit, OutOfTimeError, limit_seconds, slow_text, within_limit
 from dapt_trainer.digests import sha256_of_file
+from dapt_trainer.limited_time import Limit, OutOfTimeError, limit_seconds, slow_text, within_limit
 
 _MAX_SHOWN_FIELDS = 12
 _RECORDS_PER_BEAT = 256

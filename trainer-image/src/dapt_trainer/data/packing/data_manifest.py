@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from dapt_contract.base import Contract, JsonObject
+from dapt_contract.base import Contract
 from dapt_contract.envelope import ContractError, digest_of, read_envelope, write_envelope
 from dapt_contract.layout import DATA
 from dapt_contract.measure import Side
@@ -85,7 +86,7 @@ class DataManifest(Contract):
         return self.model_copy(update={"data_digest": digest, "report": report})
 
 
-def manifest_digest(body: JsonObject) -> str:
+def manifest_digest(body: Mapping[str, object]) -> str:
     """Return the digest of everything that a manifest says of the data, but not of durations and warnings.
 
     Args:
@@ -93,11 +94,16 @@ def manifest_digest(body: JsonObject) -> str:
             to: then every manifest of an earlier one would have another digest.
     """
     report = _without(body["report"], "seconds_by_step")
-    report["facts"] = _without(report["facts"], "data_digest", "warnings")
-    return MANIFEST_DIGEST_PREFIX + digest_of(_without(body, "data_digest") | {"report": report})
+    facts = _without(report["facts"], "data_digest", "warnings")
+    data = {**_without(body, "data_digest"), "report": {**report, "facts": facts}}
+    return MANIFEST_DIGEST_PREFIX + digest_of(data)
 
 
-def _without(value: JsonObject, *names: str) -> JsonObject:
+def _without(value: object, *names: str) -> dict[str, object]:
+    if not isinstance(value, Mapping):
+        raise TypeError(
+            f"{type(value).__name__} instead of an object: the manifest was not read into its model"
+        )
     return {name: field for name, field in value.items() if name not in names}
 
 
@@ -110,7 +116,7 @@ def read_manifest(work: Path) -> DataManifest:
     return read_manifest_and_body(work)[0]
 
 
-def read_manifest_and_body(work: Path) -> tuple[DataManifest, JsonObject]:
+def read_manifest_and_body(work: Path) -> tuple[DataManifest, Mapping[str, object]]:
     """Read the manifest on the work volume, and return also what stands in the file.
 
     Raises:

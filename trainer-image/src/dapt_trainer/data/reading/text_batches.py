@@ -10,7 +10,6 @@ from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import TextSource
 from dapt_trainer.data.analysis import BATCH_CHARACTERS, BATCH_DOCUMENTS
 from dapt_trainer.data.input_problems import Problems
-from dapt_trainer.data.limited_time import slow_text
 from dapt_trainer.data.reading.documents import (
     TOO_LONG,
     BadFileError,
@@ -23,6 +22,7 @@ from dapt_trainer.data.reading.languages import LanguageSample
 from dapt_trainer.data.reading.sampling import Sample, sampled_documents, with_line
 from dapt_trainer.data.reading.sources import ResolvedSource
 from dapt_trainer.errors import InputError
+from dapt_trainer.limited_time import slow_text
 
 _MAX_SHOWN_BAD_RECORDS = 3
 _MAX_SHOWN_BAD_FILES = 5
