@@ -56,7 +56,7 @@ def test_tuning_text_that_takes_too_long_is_named_by_file_and_line(
     config = TuningDataConfig(
         kind="instructions", instructions=(InstructionSource(source=f"file://{path}", format="plain"),)
     )
-    model = TuningModel(TemplateSet(templates={}), encoder, 64, 64, limit=lambda _: 0.1)  # type: ignore[arg-type, return-value, call-arg]
+    model = TuningModel(TemplateSet(templates={}), encoder, 64, 64, limit=lambda _: 0.1)  # type: ignore[arg-type, return-value]
     with pytest.raises(InputError) as caught:
         prepare_or_check(config, model, ContaminationIndex(), tmp_path, Problems(), lambda: None)
     assert str(caught.value).startswith(
@@ -78,7 +78,7 @@ def test_evaluation_item_is_tokenized_with_its_file_and_line(
     chosen = {"tasks": (task,)} if kind == "task" else {"probes": (probe,)}
     config = PrepareConfig(
         model_source="m", domain=(TextSource(source="d"),), general=(TextSource(source="g"),), **chosen
-    )  # type: ignore[arg-type]
+    )
     read_evaluation(config, None, tmp_path, Problems(), lambda: None, tokenizer.to_str())
     field = {"task": "spec.evaluation.domain.tasks", "probe": "spec.evaluation.probes.domain"}[kind]
     assert seen == [(f"{field}[wet]: {path}:1", ["Is water wet?", "yes", "no"])]
