@@ -190,6 +190,11 @@ def test_items_that_changed_on_the_volume_are_not_searched_for(
     tasks = (bones(tmp_path),)
     prepare(config.model_copy(update={"tasks": tasks}))
     uri = write(tmp_path / "sft.jsonl", {"prompt": "a", "response": "b"})
+    changed = examples(uri, tasks=tasks).model_copy(update={"prepared_digest": "manifest-sha256:1"})
+    with pytest.raises(
+        InputError, match=r"manifest\.json: lists data with the digest [0-9a-f]{12}, and 1 is what"
+    ):
+        read_again(changed)
     path = tmp_path / "work/items/items.jsonl"
     path.write_bytes(b"")
     with pytest.raises(InputError, match=f"{path}: has the SHA-256 e3b0c44298fc, and"):
