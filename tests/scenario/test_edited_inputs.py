@@ -365,6 +365,8 @@ def test_stages_card_and_status_name_the_same_data_by_its_content(at: str) -> No
     assert instructions.data_digest is not None
     assert pairs.data_digest is not None
     assert (len(instructions.data_digest), len(pairs.data_digest)) == (16, 16)
+    edited_data = [run.config for run in world.runs if isinstance(run.config, TuningDataConfig)]
+    assert {config.prepared_digest for config in edited_data} <= {"sha256:data"}
     assert instructions.data_digest != pairs.data_digest
     publish = world.config("publish")
     assert isinstance(publish, PublishConfig)
@@ -454,6 +456,9 @@ def test_evaluation_edited_after_prepare_has_ended_is_prepared_again() -> None:
     world.edit(**TASK)
     world.live()
     assert world.tries[:4] == ["destination/1", "prepare/1", "prepare/2", "baseline/1"]
+    prepared = [run.config for run in world.runs if isinstance(run.config, PrepareConfig)]
+    # What the run before it has reported, which the second one finds on the work volume.
+    assert [config.prepared_digest for config in prepared] == [None, "sha256:data"]
     assert world.status["phase"] == "Published"
 
 

@@ -25,7 +25,6 @@ from dapt_trainer.context import SilentProgress, StageContext
 from dapt_trainer.data.packing.data_manifest import DataManifest, ShardManifest, write_manifest
 from dapt_trainer.data.packing.held_out import HALVES, HeldOutDocument, write_held_out
 from dapt_trainer.data.packing.shards import ShardWriter
-from dapt_trainer.data.results.reporting import data_digest
 
 VOCABULARY = 256
 SEQUENCE_LENGTH = 32
@@ -71,18 +70,18 @@ def make_work_volume(work: Path, *, sequences: int = 64, seed: int = 0, chat_tem
         sequence_length_tokens=SEQUENCE_LENGTH,
         domain_tokens=1,
         general_tokens=1,
-        data_digest=data_digest(work, shards, SEQUENCE_LENGTH),
+        data_digest="",
     )
     manifest = DataManifest(
         config_digest="toy",
-        data_digest=facts.data_digest,
+        data_digest="",
         sequence_length_tokens=SEQUENCE_LENGTH,
         token_type="uint16",
         end_of_text_id=END_OF_TEXT,
         document_boundaries=True,
         shards=tuple(shards),
         report=PrepareReport(facts=facts),
-    )
+    ).with_digest()
     write_manifest(work / "data", manifest, run_key="toy")
     return work
 

@@ -16,7 +16,6 @@ from dapt_trainer.data.analysis import (
     AnalysisPool,
     AnalysisSettings,
     SlowTextError,
-    limit_seconds,
 )
 from dapt_trainer.data.dedup.contamination import ContaminationIndex
 from dapt_trainer.data.input_problems import Problems
@@ -24,6 +23,7 @@ from dapt_trainer.data.reading.sources import resolve
 from dapt_trainer.data.reading.text_batches import RecordRules, TextBatches
 from dapt_trainer.data.spool import ReadingRules, SideReader
 from dapt_trainer.data.text import normalized
+from dapt_trainer.limited_time import limit_seconds
 from support.toy_corpus import train_tokenizer
 
 SLOW = "a" * 32_000

@@ -16,7 +16,7 @@ from dapt_trainer.data import analysis
 from dapt_trainer.data.choose_held_out import held_out_limit
 from dapt_trainer.data.packing.data_manifest import read_manifest
 from dapt_trainer.data.packing.held_out import HALVES, read_held_out
-from dapt_trainer.data.packing.recorded_data import content_digest
+from dapt_trainer.data.packing.recorded_data import require_recorded_data
 from dapt_trainer.data.packing.shards import open_shards
 from dapt_trainer.digests import weights_digest
 from dapt_trainer.errors import InfrastructureError, StopRequested
@@ -253,7 +253,7 @@ def test_another_seed_holds_out_other_documents(config, prepare, tmp_path: Path)
     two = prepare(config.model_copy(update={"seed": 8}), work=tmp_path / "two").facts
     assert one.data_digest != two.data_digest
     # What stages compare: it follows from the manifest's own list, and names the model as they do.
-    assert content_digest(tmp_path / "one", read_manifest(tmp_path / "one")) == one.data_digest
+    require_recorded_data(tmp_path / "one", one.data_digest)
     assert one.model.digest == f"sha256:{weights_digest(tmp_path / 'one/model')}"
     assert set(held_out_texts(tmp_path / "one", "domain")) != set(held_out_texts(tmp_path / "two", "domain"))
 

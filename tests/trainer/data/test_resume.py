@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from dapt_contract.stages.common import TaskConfig
-from dapt_trainer.data.packing.data_manifest import read_manifest
-from dapt_trainer.data.packing.recorded_data import content_digest
+from dapt_trainer.data.packing.data_manifest import read_manifest, write_manifest
+from dapt_trainer.data.packing.recorded_data import require_recorded_data
 from dapt_trainer.digests import sha256_of_file
 from dapt_trainer.errors import InputError
 from support.toy_corpus import Board
@@ -166,10 +166,32 @@ def test_other_items_are_another_corpus_only_where_it_is_cleaned_of_them(
     assert len((work / "tasks/bones.jsonl").read_text().splitlines()) == 2
     assert (before.facts.task_items, after.facts.task_items) == ((("bones", 1),), (("bones", 2),))
     assert after.facts.data_digest != before.facts.data_digest
-    assert content_digest(work, read_manifest(work)) == after.facts.data_digest
+    require_recorded_data(work, after.facts.data_digest)
     board.activities.clear()
     assert prepare(other, try_number=3) == after == read_manifest(work).report
     assert board.activities == []
+
+
+def test_manifest_that_was_rewritten_before_other_items_are_read_is_not_believed(
+    config, prepare, board, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    config = config.model_copy(update={"decontaminate": False})
+    before, kept = prepare(config).facts, read_manifest(work)
+    shards = (kept.shards[0].model_copy(update={"weight": 9.0}), *kept.shards[1:])
+    write_manifest(work / "data", kept.model_copy(update={"shards": shards}).with_digest(), run_key="")
+    other = {
+        "tasks": (items(tmp_path / "1.jsonl", "Is a femur a bone?"),),
+        "prepared_digest": before.data_digest,
+    }
+    board.activities.clear()
+    after = prepare(config.model_copy(update=other), try_number=2).facts
+    assert "packing" in board.activities
+    assert read_manifest(work).shards == kept.shards
+    assert after.warnings[len(before.warnings) :] == (
+        f"{work}/data/manifest.json: is not the manifest that prepare reported, so all sources were read again; unless "
+        "prepare was interrupted, find out what else writes to the work volume.",
+    )
 
 
 def test_broken_items_leave_the_finished_corpus_with_the_items_it_has(

@@ -27,7 +27,7 @@ from dapt_contract.stages.tuning_data import (
 from dapt_trainer.context import StageContext
 from dapt_trainer.data.chat.rendering import LabelledText
 from dapt_trainer.data.packing.data_manifest import read_manifest, write_manifest
-from dapt_trainer.data.packing.recorded_data import content_digest
+from dapt_trainer.data.packing.recorded_data import require_recorded_data
 from dapt_trainer.errors import InputError, StopRequested
 from dapt_trainer.stages import tuning_data
 from support.chat_templates import CHATML
@@ -139,7 +139,7 @@ def test_pairs_are_written_once_and_without_items(config, prepare, tmp_path: Pat
     )
     without = prepare(with_data(config), work=tmp_path / "other")
     assert without.facts.data_digest != report.facts.data_digest
-    assert content_digest(tmp_path / "work", read_manifest(tmp_path / "work")) == report.facts.data_digest
+    require_recorded_data(tmp_path / "work", report.facts.data_digest)
     assert not (tmp_path / "other/preferences").exists()
 
 
@@ -190,6 +190,11 @@ def test_items_that_changed_on_the_volume_are_not_searched_for(
     tasks = (bones(tmp_path),)
     prepare(config.model_copy(update={"tasks": tasks}))
     uri = write(tmp_path / "sft.jsonl", {"prompt": "a", "response": "b"})
+    changed = examples(uri, tasks=tasks).model_copy(update={"prepared_digest": "manifest-sha256:1"})
+    with pytest.raises(
+        InputError, match=r"manifest\.json: lists data with the digest [0-9a-f]{12}, and 1 is what"
+    ):
+        read_again(changed)
     path = tmp_path / "work/items/items.jsonl"
     path.write_bytes(b"")
     with pytest.raises(InputError, match=f"{path}: has the SHA-256 e3b0c44298fc, and"):

@@ -33,6 +33,7 @@ _CHECKED_FIELDS: Final = frozenset(
         "trains_all_weights",
         "lora",
         "precision",
+        "prepared_digest",
     }
 )
 """Fields that prepare checks the corpus and the volume by; a change of them leaves a finished corpus as it is."""
@@ -108,6 +109,9 @@ class PrepareConfig(Contract):
     precision: Precision = "bf16"
     """Precision of the weights in pretraining; for the check of free space."""
     seed: int = 0
+    prepared_digest: DigestText | None = None
+    """`PrepareFacts.data_digest` of the run before this one: data with another digest is prepared again from its
+    sources. None: no run before it is known."""
 
     @property
     def corpus_digest(self) -> str:
@@ -270,6 +274,8 @@ class PrepareFacts(Contract):
     task_items: tuple[tuple[ShortText, Count], ...] = ()
     """(task or probe set, items that are measured), for people; a message leaves it out."""
     data_digest: DigestText
+    """Digest of the data manifest but for durations and warnings. One that begins with `sha256:` is of an earlier
+    version, and covers the files and the sequence length."""
     tuning_data: tuple[TuningDataFacts, ...] = Field(default=(), max_length=2)
     """What was prepared of `PrepareConfig.tuning_data`; empty also in facts from before that field."""
     warnings: tuple[str, ...] = ()

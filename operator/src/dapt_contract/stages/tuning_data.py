@@ -81,11 +81,14 @@ class TuningDataConfig(Contract):
     content: tuple[tuple[str, str], ...] = ()
     """(source, digest of the names, sizes and modification times of its files), where the files are on the machine that
     plans: files corrected in place are other data. Empty in a cluster, whose operator cannot see them."""
+    prepared_digest: DigestText | None = None
+    """`PrepareFacts.data_digest`: prepared data with another digest is refused. None: not known, as in prepare."""
 
     @property
     def digest(self) -> str:
         """Return the identity of the data that this configuration describes: 12 hexadecimal digits."""
-        return digest_of(self).removeprefix("sha256:")[:12]
+        identity = self.model_dump(mode="json", exclude={"prepared_digest"})
+        return digest_of(identity).removeprefix("sha256:")[:12]
 
     @property
     def folder(self) -> str:

@@ -300,8 +300,9 @@ class MemoryCluster(MemoryKubelet):
                 workloads[name] = workload_of(gang, message)
             if not is_over(gang) and stored.pods_of(name):
                 file = stored.objects.get(("ConfigMap", name))
-                text = file["data"][STAGE_FILE_KEY] if file else None
-                digests[name] = hashlib.sha256(text.encode()).hexdigest() if text is not None else None
+                text = file["data"][STAGE_FILE_KEY].encode() if file else None
+                digests[name] = None if text is None else hashlib.sha256(text).hexdigest()
+        jobsets = (gang for gang in gangs if gang["kind"] == "JobSet")
         return Children(
             jobs=tuple(gangs),
             pods=tuple(pods),
@@ -310,9 +311,7 @@ class MemoryCluster(MemoryKubelet):
             workloads=workloads,
             logs=dict(stored.logs),
             stage_digests=digests,
-            child_jobs={
-                item["metadata"]["name"]: job_uid(item) for item in gangs if item["kind"] == "JobSet"
-            },
+            child_jobs={gang["metadata"]["name"]: job_uid(gang) for gang in jobsets},
         )
 
     def _verb(self, verb: str, what: str, effect: Callable[[], Result]) -> Result:
@@ -356,9 +355,8 @@ class MemoryCluster(MemoryKubelet):
             if self.num_taken_names > 0:
                 self.num_taken_names -= 1
                 raise NameTakenError(kind, name, "it has no owner")
-            objects = list(stored.objects.values())
-            profile = self.profiles.get(stored.resource["spec"].get("profile", ""))
-            check_new_job(stored.resource, objects, created, self.created, max_evaluations(profile))
+            limit = max_evaluations(self.profiles.get(stored.resource["spec"].get("profile", "")))
+            check_new_job(stored.resource, list(stored.objects.values()), created, self.created, limit)
             self.created.append(key_of(created))
             created["status"] = {}
             created["metadata"]["uid"] = f"{kind}-{len(self.created):08d}"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from array import array
 from collections import deque
@@ -33,6 +32,7 @@ from dapt_trainer.data.input_problems import first_line
 from dapt_trainer.data.plain_tokenizer import plain_tokenizer
 from dapt_trainer.data.text import Hashes, WordHasher, normalized, text_digest, words
 from dapt_trainer.errors import InfrastructureError, InputError
+from dapt_trainer.limited_time import OutOfTimeError, limit_seconds, within_limit
 from dapt_trainer.linux import die_with_parent, limit_processor_time
 
 BATCH_CHARACTERS = 1_000_000
@@ -40,12 +40,6 @@ BATCH_DOCUMENTS = 2_000
 _INLINE_CHARACTERS = 6_000_000
 """Text up to this length is analysed in this process: starting others would take longer."""
 _BEAT_SECONDS = 2.0
-_SPARE_SECONDS, _SECONDS_A_MILLION_CHARACTERS = 60, 30
-
-
-def limit_seconds(characters: int) -> int:
-    """Return the processor time that texts of so many characters may take; usual ones take a hundredth of it."""
-    return _SPARE_SECONDS + _SECONDS_A_MILLION_CHARACTERS * characters // 1_000_000
 
 
 @dataclass(frozen=True)
@@ -192,7 +186,7 @@ class AnalysisPool:
                     yield self._result(pending)
             while pending:
                 yield self._result(pending)
-        except (BrokenProcessPool, _OutOfTimeError) as error:
+        except (BrokenProcessPool, OutOfTimeError) as error:
             self._beat()  # raises when a stop is requested, which may have ended the process
             raise self._cause([entry.texts for entry in pending]) from error
 
@@ -213,7 +207,8 @@ class AnalysisPool:
         if self._pool is None and (self._processes == 1 or characters <= self._inline_left):
             self._inline_left -= characters
             self._analyst = self._analyst or Analyst(self._settings)
-            entry.future.set_result(self._analysed_here(self._analyst, entry.texts, limit))
+            analyst = self._analyst
+            entry.future.set_result(within_limit(lambda: analyst(entry.texts), limit, self._beat))
             return
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
@@ -224,26 +219,6 @@ class AnalysisPool:
                 initargs=(self._settings, os.getpid()),
             )
         entry.future = self._pool.submit(analyse, entry.texts, limit)
-
-    def _analysed_here(self, analyst: Analyst, texts: Sequence[str], limit: int) -> AnalysedBatch:
-        """Return the values of a batch from a thread of this process, which nothing can end but this process."""
-        future: Future[AnalysedBatch] = Future()
-
-        def work() -> None:
-            try:
-                future.set_result(analyst(texts))
-            except BaseException as error:
-                future.set_exception(error)
-
-        threading.Thread(target=work, name="analysis", daemon=True).start()
-        started = time.process_time()
-        while True:
-            try:
-                return future.result(timeout=min(_BEAT_SECONDS, limit))
-            except TimeoutError:
-                self._beat()
-                if time.process_time() - started > limit:
-                    raise _OutOfTimeError from None
 
     def _cause(self, batches: Sequence[Sequence[str]]) -> SlowTextError | InfrastructureError:
         """Return why a process ended: analyse batches once more in one that says how far it has come.
@@ -268,10 +243,6 @@ class AnalysisPool:
         """End the processes."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
-
-
-class _OutOfTimeError(Exception):
-    """Says that a batch takes longer than it may."""
 
 
 @dataclass

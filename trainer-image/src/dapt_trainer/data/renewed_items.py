@@ -9,18 +9,47 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from dapt_contract.layout import DATA, HARNESS, ITEMS, PROBES, TASKS
+from dapt_contract.layout import DATA, HARNESS, ITEMS, MODEL, PROBES, TASKS
 from dapt_contract.stages.prepare import PrepareConfig, PrepareReport
 from dapt_trainer.context import StageContext
 from dapt_trainer.data.input_problems import Problems
-from dapt_trainer.data.packing.data_manifest import DataManifest, write_manifest
+from dapt_trainer.data.packing.data_manifest import MANIFEST, DataManifest, write_manifest
 from dapt_trainer.data.packing.prepared_files import digests_of_files
-from dapt_trainer.data.packing.recorded_data import content_digest
+from dapt_trainer.data.packing.recorded_data import is_as_reported, is_same_corpus
 from dapt_trainer.data.results.move_into_place import move_folder
+from dapt_trainer.data.results.reporting import RunNotes
 from dapt_trainer.data.stage_inputs import harness_has_all_tasks, read_evaluation, write_evaluation
 from dapt_trainer.errors import InputError
 
 _FOLDERS = (TASKS, HARNESS, PROBES, ITEMS)
+
+
+def can_be_kept(
+    finished: DataManifest,
+    config: PrepareConfig,
+    context: StageContext,
+    notes: RunNotes,
+    beat: Callable[[], None],
+) -> bool:
+    """Return whether finished data on the work volume is what prepare reported; where it is not, note why it is read.
+
+    Args:
+        finished: manifest of the data.
+        config: of this run.
+        context: of this run.
+        notes: get a warning where the manifest is another one.
+        beat: called now and then.
+    """
+    work = context.work
+    if is_as_reported(work, finished, config.prepared_digest):
+        return is_same_corpus(work, finished, beat)
+    # No error: everything is made again from its sources. A run that was killed before it could report leaves such a
+    # manifest too.
+    notes.warnings.append(
+        f"{work / DATA / MANIFEST}: is not the manifest that prepare reported, so all sources were read again; unless "
+        "prepare was interrupted, find out what else writes to the work volume."
+    )
+    return False
 
 
 def with_current_items(
@@ -62,18 +91,15 @@ def _renewed(
         (folder / name).mkdir()  # so that a folder of which nothing is left is replaced too
     if not harness_has_all_tasks(config, scratch, problems, beat):
         raise InputError(*problems.sentences())
-    evaluation = read_evaluation(config, folder / HARNESS, scratch, problems, beat)
+    tokenizer_json = (work / MODEL / "tokenizer.json").read_text(encoding="utf-8")
+    evaluation = read_evaluation(config, folder / HARNESS, scratch, problems, beat, tokenizer_json)
     problems.raise_if_any()
     write_evaluation(folder, evaluation)
     for name in _FOLDERS:
         move_folder(folder / name, work / name, scratch)
     files = tuple(digests_of_files(work).items())
-    # Of what the manifest lists, not of what lies there: tuning data may have been read again since.
-    digest = content_digest(work, finished.model_copy(update={"files": files}))
     of_items = {source for source, _ in evaluation.resolved}
-    facts = finished.report.facts.model_copy(
-        update={"task_items": tuple(evaluation.item_counts.items()), "data_digest": digest}
-    )
+    facts = finished.report.facts.model_copy(update={"task_items": tuple(evaluation.item_counts.items())})
     resolved = (pair for pair in finished.report.resolved_sources if pair[0] not in of_items)
     report = finished.report.model_copy(
         update={"facts": facts, "resolved_sources": (*resolved, *evaluation.resolved)}
@@ -82,10 +108,9 @@ def _renewed(
     manifest = finished.model_copy(
         update={
             "inputs_digest": config.inputs_digest,
-            "data_digest": digest,
             "files": files,
             "report": report,
         }
-    )
+    ).with_digest()
     write_manifest(work / DATA, manifest, run_key=context.stage.run.key)
-    return report
+    return manifest.report

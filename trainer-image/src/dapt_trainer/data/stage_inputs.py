@@ -16,9 +16,11 @@ from dapt_trainer.data.items.checked_records import write_lines
 from dapt_trainer.data.items.custom_items import CustomItem, Kind, evaluation_items, read_items
 from dapt_trainer.data.items.item_limits import spread
 from dapt_trainer.data.items.measured_items import write_measured_items
+from dapt_trainer.data.plain_tokenizer import plain_tokenizer
 from dapt_trainer.data.reading.sources import ResolvedSource, resolve
 from dapt_trainer.data.reading.text_batches import RecordRules, check_source
 from dapt_trainer.errors import InputError
+from dapt_trainer.limited_time import try_texts
 
 SIDES: tuple[Side, Side] = ("domain", "general")
 
@@ -81,7 +83,12 @@ def harness_has_all_tasks(config: PrepareConfig, scratch: Path, problems: Proble
 
 
 def read_evaluation(
-    config: PrepareConfig, harness_folder: Path | None, scratch: Path, problems: Problems, beat: Beat
+    config: PrepareConfig,
+    harness_folder: Path | None,
+    scratch: Path,
+    problems: Problems,
+    beat: Beat,
+    tokenizer_json: str | None = None,
 ) -> EvaluationInputs:
     """Read tasks and probes.
 
@@ -91,13 +98,22 @@ def read_evaluation(
         scratch: for the libraries' caches.
         problems: gets a sentence for each fault.
         beat: called now and then.
+        tokenizer_json: of the base model; None: the items are not tokenized.
+
+    Raises:
+        InputError: the tokenizer takes too long for an item; nothing after it is read.
     """
     inputs = EvaluationInputs()
+    tokenizer = plain_tokenizer(tokenizer_json) if tokenizer_json is not None else None
 
     def read(kind: Kind, name: str, uri: str, field: str) -> tuple[CustomItem, ...]:
         beat()
         data = read_items(kind, uri, f"{field}[{name}]", problems, beat)
         items = data.values
+        if tokenizer is not None:
+            # The stages that score the items would hang on one, and could name neither file nor line.
+            located = ((f"{field}[{name}]: {record.location}", record.value.texts) for record in data.records)
+            try_texts(located, tokenizer.encode_batch, beat)
         measured = [items[index] for index in spread(len(items), config.evaluation_limit)]
         inputs.items += evaluation_items(name, measured)
         inputs.item_counts[name] = len(measured)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from dapt_contract.layout import TUNING_RECORDS
@@ -32,6 +33,7 @@ from dapt_trainer.data.items.tuning_records import (
     without_repeats,
 )
 from dapt_trainer.digests import sha256_of_file
+from dapt_trainer.limited_time import Limit, OutOfTimeError, limit_seconds, slow_text, within_limit
 
 _MAX_SHOWN_FIELDS = 12
 _RECORDS_PER_BEAT = 256
@@ -50,6 +52,8 @@ class TuningModel:
     packed_tokens: int
     """Length of the packed sequences of the corpus."""
     max_positions: int
+    limit: Limit = limit_seconds
+    """Of the processor time that a record may take."""
 
     @classmethod
     def of_folder(
@@ -165,6 +169,9 @@ def prepare_tuning_data(
         folder: gets the file of records.
         problems: gets a sentence for each cause; with any of them the file is of no use.
         beat: called now and then.
+
+    Raises:
+        InputError: the tokenizer takes too long for a record; nothing after it is read.
     """
     config, block = data.config, _BLOCKS[data.config.kind]
     length_tokens = model.length_tokens(config)
@@ -183,13 +190,18 @@ def prepare_tuning_data(
     with RenderPool(model.templates, beat=beat) as pool:
         for source in data.sources:
             max_exceeded = _MAX_LIMITS_EXCEEDED if config.bad_records_max_fraction else 1
-            for texts in _rendered(source, pool, config.kind, max_exceeded, problems):
+            for location, texts in _rendered(source, pool, config.kind, max_exceeded, problems):
                 if len(lines) % _RECORDS_PER_BEAT == 0:
                     beat()
                 lines.append(_line_of(texts, config.kind))
                 # 3. Count what the sequence length cuts; the stage that learns leaves out the same records.
                 count = count_example if config.kind == "instructions" else count_pair
-                count(texts, model.encoder, length_tokens, lengths)
+                counting = partial(count, texts, model.encoder, length_tokens, lengths)
+                seconds = model.limit(sum(len(text.text) for text in texts))
+                try:
+                    within_limit(counting, seconds, beat)
+                except OutOfTimeError:
+                    raise slow_text(f"{source.manifest_field}: {location}", seconds) from None
     report_bad_records(data, problems)
     if lines and not lengths.kept:
         what = "two different answers" if lengths.equal else "a response"
@@ -238,8 +250,8 @@ def _rendered(
     kind: TuningKind,
     max_exceeded: int,
     problems: Problems,
-) -> Iterator[tuple[LabelledText, ...]]:
-    """Yield the texts of each record of a source; move those that the template rejects to its bad records.
+) -> Iterator[tuple[str, tuple[LabelledText, ...]]]:
+    """Yield place and texts of each record of a source; move those that the template rejects to its bad records.
 
     An example has one text or more; a pair has two: with the chosen and with the rejected answer. Once `max_exceeded`
     records have exceeded the limits, the source has failed, which is reported.
@@ -252,7 +264,7 @@ def _rendered(
     for record in source.records:
         if record.value.plain is not None:
             good.append(record)
-            yield (record.value.plain,)
+            yield record.location, (record.value.plain,)
             continue
         # All answers of the record are taken before one is judged: the next record begins behind them.
         record_answers = [next(answers) for _ in record.value.conversations]
@@ -271,7 +283,7 @@ def _rendered(
             source.bad.append(BadPlace(record.location, str(error)))
             continue
         good.append(record)
-        yield tuple(text for parts in texts for text in parts)
+        yield record.location, tuple(text for parts in texts for text in parts)
     source.records = good
 
 

@@ -44,9 +44,8 @@ from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.pack_source import PackedSource, PackingRules, pack_source
 from dapt_trainer.data.packing.data_manifest import DataManifest, TokenType, finished_manifest, write_manifest
 from dapt_trainer.data.packing.prepared_files import digests_of_files
-from dapt_trainer.data.packing.recorded_data import is_same_corpus
 from dapt_trainer.data.plain_tokenizer import plain_tokenizer
-from dapt_trainer.data.renewed_items import with_current_items
+from dapt_trainer.data.renewed_items import can_be_kept, with_current_items
 from dapt_trainer.data.results.move_into_place import move_into_place
 from dapt_trainer.data.results.reporting import PreparedData, RunNotes, check_size, report_of
 from dapt_trainer.data.spool import (
@@ -87,9 +86,10 @@ def run(config: PrepareConfig, context: StageContext) -> PrepareReport:
         StopRequested: SIGTERM.
     """
     finished = finished_manifest(context.work, config.corpus_digest)
-    preparation = _Preparation(config, context)
+    notes = RunNotes()
+    preparation = _Preparation(config, context, notes)
     try:
-        if finished is not None and is_same_corpus(context.work, finished, preparation.heartbeat):
+        if finished is not None and can_be_kept(finished, config, context, notes, preparation.heartbeat):
             return with_current_items(finished, config, context, preparation.heartbeat)
         return preparation.run()
     except OSError as error:
@@ -113,11 +113,11 @@ class _BaseModel:
 class _Preparation:
     """Runs the steps of one preparation below the run's own folder."""
 
-    def __init__(self, config: PrepareConfig, context: StageContext) -> None:
+    def __init__(self, config: PrepareConfig, context: StageContext, notes: RunNotes) -> None:
         self._config = config
         self._context = context
         self._problems = Problems()
-        self._notes = RunNotes()
+        self._notes = notes
         self._folder = context.try_folder / "prepared"
         self._scratch = context.try_folder / "spool"
 
@@ -144,8 +144,9 @@ class _Preparation:
             sources = find_sources(config, self._problems, self.heartbeat)
         with self._step("reading evaluation and tuning data", 0.08):
             harness_folder = self._folder / HARNESS if has_all_tasks else None
+            tokenizer_json = model.tokenizer.tokenizer_json if model is not None else None
             evaluation = read_evaluation(
-                config, harness_folder, self._scratch, self._problems, self.heartbeat
+                config, harness_folder, self._scratch, self._problems, self.heartbeat, tokenizer_json
             )
             contamination = (
                 contamination_index(evaluation.items) if config.decontaminate else ContaminationIndex()
@@ -347,24 +348,23 @@ class _Preparation:
         has_leads = model.tokenizer.begin_of_text_id is None and self._config.document_boundaries
         write_choices(self._folder, data.corpus.choices, self._scored_tokenizers() if has_leads else [])
         write_evaluation(self._folder, data.evaluation)
-        # The report has the digest of all data, so every file must be written by now.
-        report = report_of(self._config, self._folder, data, self._notes)
         manifest = DataManifest(
             config_digest=self._config.corpus_digest,
             inputs_digest=self._config.inputs_digest,
-            data_digest=report.facts.data_digest,
+            data_digest="",
             sequence_length_tokens=model.sequence_length_tokens,
             token_type=model.token_type,
             end_of_text_id=model.tokenizer.end_of_text_id,
             begin_of_text_id=model.tokenizer.begin_of_text_id,
             document_boundaries=self._config.document_boundaries,
             shards=data.shards,
+            # Every file must be written by now.
             files=tuple(digests_of_files(self._folder).items()),
-            report=report,
-        )
+            report=report_of(self._config, data, self._notes),
+        ).with_digest()
         write_manifest(self._folder / DATA, manifest, run_key=self._context.stage.run.key)
         move_into_place(self._folder, self._context.work, self._scratch)
-        return report
+        return manifest.report
 
     def _scored_tokenizers(self) -> list[Tokenizer]:
         """Return the tokenizer of the base model, and the extended one behind it."""

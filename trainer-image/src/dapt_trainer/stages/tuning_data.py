@@ -19,6 +19,7 @@ from dapt_trainer.data.dedup.contamination import contamination_index
 from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.items.measured_items import MeasuredItems, measured_items
 from dapt_trainer.data.packing.data_manifest import read_manifest
+from dapt_trainer.data.packing.recorded_data import require_recorded_data
 from dapt_trainer.data.results.move_into_place import move_folder
 from dapt_trainer.data.tuning_data import TuningModel, prepare_tuning_data, read_tuning_data
 from dapt_trainer.errors import InfrastructureError, InputError, StopRequested
@@ -58,7 +59,7 @@ def _run(config: TuningDataConfig, context: StageContext) -> TuningDataReport:
     context.progress.update(activity=f"reading {config.kind}")
     problems = Problems()
     data = read_tuning_data(config, problems, heartbeat)
-    model = _model(context)
+    model = _model(config, context)
     items = measured_items(context.work, config) if config.decontaminate else MeasuredItems([])
     index = contamination_index(items.items)
     context.progress.update(activity=f"rendering {config.kind}")
@@ -82,14 +83,14 @@ def _unsearched(config: TuningDataConfig, tasks: tuple[str, ...]) -> tuple[str, 
     )
 
 
-def _model(context: StageContext) -> TuningModel:
+def _model(config: TuningDataConfig, context: StageContext) -> TuningModel:
     """Return what the base model on the volume gives.
 
     Raises:
-        InputError: prepare has not finished, or its files are damaged.
+        InputError: prepare has not finished, or its files are damaged or not those that it reported.
     """
     folder = context.work / MODEL
-    manifest = read_manifest(context.work)
+    manifest = require_recorded_data(context.work, config.prepared_digest) or read_manifest(context.work)
     try:
         facts = ModelFacts.model_validate_json((folder / FACTS).read_bytes())
     except (OSError, ValueError) as error:

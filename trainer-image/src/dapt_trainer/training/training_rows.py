@@ -53,8 +53,7 @@ def open_rows(
     Raises:
         InputError: shards are missing, damaged or not those that prepare wrote, or their rows have another length.
     """
-    require_recorded_data(work, config.prepared_digest)
-    manifest = read_manifest(work)
+    manifest = require_recorded_data(work, config.prepared_digest) or read_manifest(work)
     if manifest.sequence_length_tokens != config.sequence_length_tokens:
         raise InputError(
             f"the data was packed to {manifest.sequence_length_tokens} tokens a sequence and pretraining is set to "

@@ -18,8 +18,10 @@ from dapt_contract.stages.blend import BlendConfig
 from dapt_contract.stages.common import Member, ModelReference, RecordedDigests, TrainingConfig
 from dapt_contract.stages.evaluate import EvaluateConfig
 from dapt_contract.stages.finetune import FinetuneFacts
+from dapt_contract.stages.prepare import PrepareConfig
 from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_contract.stages.publish import PublishConfig
+from dapt_contract.stages.tuning_data import TuningDataConfig
 from dapt_contract.stages.verify import NamedModel, VerifyConfig, VerifyFacts
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
 from dapt_operator.plan.ledger.stage_facts import Facts
@@ -29,8 +31,16 @@ from dapt_operator.plan.stage_parts.weights import checkpoint_folder
 
 _CONTENT_PREFIX: Final = "sha256:"
 _FINAL: Final = "final"
-_READS_DATA: Final = (BaselineConfig, BlendConfig, EvaluateConfig, PretrainConfig, VerifyConfig)
-"""Configurations of stages that read what prepare wrote besides the model."""
+_READS_DATA: Final = (
+    BaselineConfig,
+    BlendConfig,
+    EvaluateConfig,
+    PrepareConfig,
+    PretrainConfig,
+    TuningDataConfig,
+    VerifyConfig,
+)
+"""Configurations of stages that read what prepare wrote besides the model; prepare itself does when it runs again."""
 
 
 def with_input_checks(

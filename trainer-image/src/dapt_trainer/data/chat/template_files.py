@@ -74,11 +74,12 @@ def read_encoder(folder: Path, end_of_text: str) -> TextEncoder:
     if end_of_text_id is None:
         raise InputError(f"{path}: has no token {end_of_text!r}, which must end texts; use another tokenizer")
 
+    # A batch of one: unlike `encode` it releases the interpreter's lock, so that its time can be limited.
     def encode(text: str) -> list[int]:
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+        return list(tokenizer.encode_batch([text], add_special_tokens=False)[0].ids)
 
     def encode_with_beginning(text: str) -> list[int]:
-        return list(tokenizer.encode(text).ids)
+        return list(tokenizer.encode_batch([text])[0].ids)
 
     return TextEncoder(encode, encode_with_beginning, int(end_of_text_id))
 

@@ -51,6 +51,11 @@ class ChoiceItem:
     answer: int
     """Index of the right choice."""
 
+    @property
+    def texts(self) -> list[str]:
+        """Return all texts that are scored."""
+        return [self.question, *self.choices]
+
     def as_line(self) -> dict[str, object]:
         """Return the item as it is written."""
         return {
@@ -77,6 +82,11 @@ class OrderItem:
     prompt: str
     order: tuple[str, ...]
     """The likeliest first."""
+
+    @property
+    def texts(self) -> list[str]:
+        """Return all texts that are scored."""
+        return [self.prompt, *self.order]
 
     def as_line(self) -> dict[str, object]:
         """Return the item as it is written."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from dapt_contract.base import Contract
-from dapt_contract.envelope import ContractError, read_envelope, write_envelope
+from dapt_contract.envelope import ContractError, digest_of, read_envelope, write_envelope
 from dapt_contract.layout import DATA
 from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import PrepareReport
@@ -16,6 +17,8 @@ from dapt_trainer.errors import InputError
 
 DATA_SCHEMA = "dapt.data"
 MANIFEST = "manifest.json"
+MANIFEST_DIGEST_PREFIX = "manifest-"
+"""Begins a `data_digest` of the whole manifest; earlier ones cover the files and the sequence length alone."""
 
 TokenType = Literal["uint16", "uint32"]
 
@@ -62,7 +65,7 @@ class DataManifest(Contract):
     inputs_digest: str = ""
     """`PrepareConfig.inputs_digest`: also of the evaluation items next to them."""
     data_digest: str
-    """SHA-256 over shards and held-out, task, probe and instruction files: equal digests, equal data."""
+    """`manifest_digest` of this manifest; of an earlier version: SHA-256 over the files and the sequence length."""
     sequence_length_tokens: int = Field(ge=2)
     token_type: TokenType
     end_of_text_id: int
@@ -75,6 +78,34 @@ class DataManifest(Contract):
     before this field."""
     report: PrepareReport
 
+    def with_digest(self) -> DataManifest:
+        """Return the manifest with its digest, which the report in it has too."""
+        digest = manifest_digest(self.model_dump(mode="json"))
+        facts = self.report.facts.model_copy(update={"data_digest": digest})
+        report = self.report.model_copy(update={"facts": facts})
+        return self.model_copy(update={"data_digest": digest, "report": report})
+
+
+def manifest_digest(body: Mapping[str, object]) -> str:
+    """Return the digest of everything that a manifest says of the data, but not of durations and warnings.
+
+    Args:
+        body: of the manifest as it is written. It is not read into the model first, whose fields a later version adds
+            to: then every manifest of an earlier one would have another digest.
+    """
+    report = _without(body["report"], "seconds_by_step")
+    facts = _without(report["facts"], "data_digest", "warnings")
+    data = {**_without(body, "data_digest"), "report": {**report, "facts": facts}}
+    return MANIFEST_DIGEST_PREFIX + digest_of(data)
+
+
+def _without(value: object, *names: str) -> dict[str, object]:
+    if not isinstance(value, Mapping):
+        raise TypeError(
+            f"{type(value).__name__} instead of an object: the manifest was not read into its model"
+        )
+    return {name: field for name, field in value.items() if name not in names}
+
 
 def read_manifest(work: Path) -> DataManifest:
     """Read the manifest on the work volume.
@@ -82,10 +113,20 @@ def read_manifest(work: Path) -> DataManifest:
     Raises:
         InputError: prepare has not finished there.
     """
+    return read_manifest_and_body(work)[0]
+
+
+def read_manifest_and_body(work: Path) -> tuple[DataManifest, Mapping[str, object]]:
+    """Read the manifest on the work volume, and return also what stands in the file.
+
+    Raises:
+        InputError: as `read_manifest`.
+    """
     try:
-        return read_envelope(work / DATA / MANIFEST, DATA_SCHEMA, DataManifest)[1]
+        envelope, manifest = read_envelope(work / DATA / MANIFEST, DATA_SCHEMA, DataManifest)
     except ContractError as error:
         raise InputError(f"{error}; run prepare again") from error
+    return manifest, envelope.body
 
 
 def finished_manifest(work: Path, config_digest: str) -> DataManifest | None:

@@ -1,7 +1,7 @@
 """Compares prepared data with what prepare reported of it: the list of its files, and the content of its shards.
 
-The configuration of a stage carries the digest that prepare reported, `data/manifest.json` lists the files behind it,
-and each file is compared with the list by what opens it.
+The configuration of a stage carries the digest that prepare reported. It covers `data/manifest.json`, which lists the
+files, and each file is compared with the list by what opens it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,20 @@ from pathlib import Path
 from dapt_contract.envelope import digest_of
 from dapt_contract.layout import DATA, HELD_OUT, TUNING_RECORDS
 from dapt_contract.stages.tuning_data import data_folder
-from dapt_trainer.data.packing.data_manifest import MANIFEST, DataManifest, read_manifest
+from dapt_trainer.data.packing.data_manifest import (
+    MANIFEST,
+    MANIFEST_DIGEST_PREFIX,
+    DataManifest,
+    manifest_digest,
+    read_manifest_and_body,
+)
 from dapt_trainer.data.packing.prepared_files import digests_of_files, is_as_prepared
 from dapt_trainer.digests import DIGEST_DIGITS, changed_file, sha256_of_file
 from dapt_trainer.errors import InputError
 
 
 def content_digest(work: Path, manifest: DataManifest) -> str:
-    """Return `data_digest` computed from the files that a manifest lists.
+    """Return the `data_digest` of a version before `manifest_digest`: of the files that a manifest lists.
 
     What a manifest from before it listed them all leaves out is read: its own word for the digest counts for nothing,
     since whoever can write a manifest can leave the list out.
@@ -34,30 +40,51 @@ def content_digest(work: Path, manifest: DataManifest) -> str:
     return digest_of({"sequence_length_tokens": manifest.sequence_length_tokens, "files": files})
 
 
-def require_recorded_data(work: Path, expected: str | None) -> None:
+def require_recorded_data(work: Path, expected: str | None) -> DataManifest | None:
     """Refuse prepared data that is not what prepare reported: then its manifest was written by somebody else.
+
+    Returns the manifest that was compared; None where nothing is known.
 
     Args:
         work: root of the work volume.
         expected: digest that prepare reported; None: not known.
 
     Raises:
-        InputError: the manifest is missing, or lists other files.
+        InputError: the manifest is missing, lists other files or says something else of them.
     """
     if expected is None:
-        return
-    manifest = read_manifest(work)
-    found = content_digest(work, manifest)
+        return None
+    manifest, found = _read_with_digest(work, expected)
     if found != expected:
         raise InputError(
             f"{work / DATA / MANIFEST}: lists data with the digest {_shown(found)}, and {_shown(expected)} is what "
             "prepare reported: the work volume changed since, so the data is not used; restore it, or create a new "
             "DomainAdaptation, which prepares it again"
         )
+    return manifest
+
+
+def is_as_reported(work: Path, finished: DataManifest, expected: str | None) -> bool:
+    """Return whether the manifest on the work volume is the one that prepare reported.
+
+    Args:
+        work: root of the work volume.
+        finished: manifest there.
+        expected: digest that prepare reported; None: not known, and the manifest need only agree with itself.
+    """
+    own = finished.report.facts.data_digest
+    return expected in (None, own) and _read_with_digest(work, own)[1] == own
+
+
+def _read_with_digest(work: Path, expected: str) -> tuple[DataManifest, str]:
+    """Return the manifest on the work volume, and its digest by the rule that an expected one was made by."""
+    manifest, body = read_manifest_and_body(work)
+    is_of_manifest = expected.startswith(MANIFEST_DIGEST_PREFIX)
+    return manifest, manifest_digest(body) if is_of_manifest else content_digest(work, manifest)
 
 
 def _shown(digest: str) -> str:
-    return digest.removeprefix("sha256:")[:DIGEST_DIGITS]
+    return digest.rpartition(":")[2][:DIGEST_DIGITS]
 
 
 def is_same_corpus(work: Path, manifest: DataManifest, beat: Callable[[], None]) -> bool:

@@ -22,6 +22,7 @@ from dapt_trainer.data.reading.languages import LanguageSample
 from dapt_trainer.data.reading.sampling import Sample, sampled_documents, with_line
 from dapt_trainer.data.reading.sources import ResolvedSource
 from dapt_trainer.errors import InputError
+from dapt_trainer.limited_time import slow_text
 
 _MAX_SHOWN_BAD_RECORDS = 3
 _MAX_SHOWN_BAD_FILES = 5
@@ -172,10 +173,7 @@ class TextBatches:
     def slow_text(self, location: str, seconds: int) -> InputError:
         """Return the error about a text whose analysis exceeds its limit of processor time."""
         place = with_line(BadRecord(location, ""), self._resolved).location
-        return InputError(
-            f"{self._field}: {place}: analysing this text takes more than {seconds} seconds of processor time, most "
-            "likely in the model's tokenizer; remove the text, or use a model with another tokenizer"
-        )
+        return slow_text(f"{self._field}: {place}", seconds)
 
     def report_bad_records(self, counts: Counts) -> None:
         """Report the first bad records when too many were skipped, and a source without any good one.

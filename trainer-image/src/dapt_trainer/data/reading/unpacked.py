@@ -22,6 +22,9 @@ memory."""
 MAX_UNPACKED_RATIO, ALWAYS_UNPACKED_BYTES = 1000, 64 * 1024 * 1024
 """How much a file may unpack to: a multiple of its size, and a number of bytes that is always allowed. Text packs to a
 tenth, and what is repeated without end to a ten-thousandth."""
+MIN_SINGLE_BYTES, SINGLE_BYTES_DIVISOR = 64 * 1024, 16
+"""How many bytes of a gzip file may be names, comments and padding, which Python reads one by one: a number, and a part
+of the file's size."""
 _WINDOW_PHRASE = "requires too much memory"
 """Of the message of Zstandard about a window over 128 MiB."""
 _BUFFER_BYTES = 1024 * 1024
@@ -59,7 +62,7 @@ def open_unpacked(filesystem: AbstractFileSystem, file: SourceFile) -> Iterator[
         refuse_pointer(filesystem, file)
         with filesystem.open(file.path, "rb") as raw:
             if file.compression == ".gz":
-                yield _buffered(gzip.GzipFile(fileobj=raw), file)
+                yield _buffered(gzip.GzipFile(fileobj=_GzipBytes(raw, file), mode="rb"), file)
             elif file.compression == ".zst":
                 yield _buffered(_zstandard_stream(raw), file)
             elif _is_local(filesystem):
@@ -183,6 +186,32 @@ class UnpackedLimit:
                 f"{self._file.label}: unpacks to more than {MAX_UNPACKED_RATIO:,} times its {self._file.size_bytes:,} "
                 "bytes, which no text does; give its text in another form, or remove the file"
             )
+
+
+class _GzipBytes:
+    """Reads the packed bytes of a gzip file, and refuses one that is made of headers and padding."""
+
+    def __init__(self, raw: BinaryIO, file: SourceFile) -> None:
+        self._raw = raw
+        self._file = file
+        self._num_left = MIN_SINGLE_BYTES + file.size_bytes // SINGLE_BYTES_DIVISOR
+
+    def read(self, count: int = -1, /) -> bytes:
+        # The only reads of one byte: they look for the end of a name, a comment or the zeros behind a member.
+        if count == 1:
+            self._num_left -= 1
+            if self._num_left < 0:
+                raise BadFileError(
+                    f"{self._file.label}: more than {MIN_SINGLE_BYTES:,} bytes and a sixteenth of it are names, "
+                    "comments and padding of gzip; pack its text again in one piece"
+                )
+        return self._raw.read(count)
+
+    def seekable(self) -> bool:
+        return False
+
+    def seek(self, _offset: int, /) -> int:
+        raise io.UnsupportedOperation("a gzip file is read from its beginning to its end")
 
 
 class _Readable(Protocol):

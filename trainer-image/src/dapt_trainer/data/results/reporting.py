@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
-from dapt_contract.envelope import digest_of
-from dapt_contract.layout import DATA, INSTRUCTIONS, PREFERENCES
 from dapt_contract.stages.prepare import (
     ModelFacts,
     PrepareConfig,
@@ -25,11 +22,9 @@ from dapt_trainer.data.dedup.contamination import ContaminationIndex
 from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.pack_source import PackedSource
 from dapt_trainer.data.packing.data_manifest import ShardManifest
-from dapt_trainer.data.packing.prepared_files import digests_of_files
 from dapt_trainer.data.results.warnings import SourceFindings, warnings_of
 from dapt_trainer.data.spool import SpooledSource
 from dapt_trainer.data.stage_inputs import SIDES, CorpusSource, EvaluationInputs
-from dapt_trainer.digests import sha256_of_file
 
 PERCENTILES = (0, 10, 25, 50, 75, 90, 100)
 _MAX_LANGUAGES = 10
@@ -96,12 +91,11 @@ def check_size(
     problems.raise_if_any()
 
 
-def report_of(config: PrepareConfig, folder: Path, data: PreparedData, notes: RunNotes) -> PrepareReport:
-    """Return the report of a run.
+def report_of(config: PrepareConfig, data: PreparedData, notes: RunNotes) -> PrepareReport:
+    """Return the report of a run, without the digest of the data: `DataManifest.with_digest` adds it.
 
     Args:
         config: of the run.
-        folder: with all files that the run wrote.
         data: what the run made.
         notes: taken during the run.
     """
@@ -137,7 +131,7 @@ def report_of(config: PrepareConfig, folder: Path, data: PreparedData, notes: Ru
         near_duplicates=sum(spool.repeats for spool in spooled),
         tokenizer=notes.tokenizer,
         task_items=tuple(data.evaluation.item_counts.items()),
-        data_digest=data_digest(folder, data.shards, data.sequence_length_tokens),
+        data_digest="",
         tuning_data=data.tuning_data,
         warnings=(*data_warnings, *notes.warnings),
     )
@@ -188,17 +182,6 @@ def source_facts(spool: SpooledSource, packed: PackedSource, choice: HeldOutChoi
         fill_fraction=shard.filled_positions / max(1, shard.positions),
         weight=spool.config.weight,
     )
-
-
-def data_digest(folder: Path, shards: Sequence[ShardManifest], sequence_length_tokens: int) -> str:
-    """Return the digest of everything that prepare made, the model apart: shards, and all other files by content."""
-    tuning_data = (
-        path for name in (INSTRUCTIONS, PREFERENCES) for path in sorted((folder / name).glob("**/*.jsonl"))
-    )
-    files = digests_of_files(folder)
-    files |= {str(path.relative_to(folder)): sha256_of_file(path) for path in tuning_data}
-    packed = {f"{DATA}/{shard.name}/{file.name}": file.sha256 for shard in shards for file in shard.files}
-    return digest_of({"sequence_length_tokens": sequence_length_tokens, "files": files | packed})
 
 
 def lengths(spool: SpooledSource) -> tuple[int, ...]:

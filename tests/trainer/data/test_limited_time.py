@@ -1,0 +1,88 @@
+"""Tests that no tuning text or evaluation item keeps a stage busy for ever: it is named, in bounded time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tokenizers import Regex, Tokenizer, pre_tokenizers
+
+from dapt_contract.stages.common import ProbeConfig, TaskConfig
+from dapt_contract.stages.prepare import PrepareConfig, TextSource
+from dapt_contract.stages.tuning_data import InstructionSource, TuningDataConfig
+from dapt_trainer.data import stage_inputs
+from dapt_trainer.data.chat.rendering import TemplateSet
+from dapt_trainer.data.chat.template_files import read_encoder
+from dapt_trainer.data.dedup.contamination import ContaminationIndex
+from dapt_trainer.data.input_problems import Problems
+from dapt_trainer.data.stage_inputs import read_evaluation
+from dapt_trainer.data.tuning_data import TuningModel, prepare_or_check
+from dapt_trainer.errors import InputError
+from dapt_trainer.limited_time import limit_seconds, try_texts
+from support.toy_corpus import train_tokenizer
+
+SLOW = "a" * 10_000
+"""The pattern below reads on to the end of the text from each of its letters: half a second."""
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    tokenizer = train_tokenizer(["water stone"])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(r"\w+\d"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    return tokenizer
+
+
+def test_record_that_takes_too_long_is_named(tokenizer: Tokenizer) -> None:
+    located = [("field: a:1", ["water"]), ("field: a:2", ["stone", SLOW]), ("field: a:3", ["water"])]
+    try_texts(located[:1], tokenizer.encode_batch, lambda: None)
+    with pytest.raises(
+        InputError, match=r"^field: a:2: analysing this text takes more than 0\.1 seconds of pro"
+    ):
+        try_texts(located, tokenizer.encode_batch, lambda: None, lambda _: 0.1)  # type: ignore[arg-type, return-value]
+
+
+def test_tuning_text_that_takes_too_long_is_named_by_file_and_line(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    end_of_text = next(token.content for token in tokenizer.get_added_tokens_decoder().values())
+    encoder = read_encoder(tmp_path, end_of_text)
+    path = tmp_path / "examples.jsonl"
+    records = [{"prompt": "water", "response": text} for text in ("stone", SLOW)]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    config = TuningDataConfig(
+        kind="instructions", instructions=(InstructionSource(source=f"file://{path}", format="plain"),)
+    )
+    model = TuningModel(TemplateSet(templates={}), encoder, 64, 64, limit=lambda _: 0.1)  # type: ignore[arg-type, return-value]
+    with pytest.raises(InputError) as caught:
+        prepare_or_check(config, model, ContaminationIndex(), tmp_path, Problems(), lambda: None)
+    assert str(caught.value).startswith(
+        f"spec.finetuning.data[0]: {path}:2: analysing this text takes more than 0.1 seconds of processor time"
+    )
+
+
+@pytest.mark.parametrize("kind", ["task", "probe"])
+def test_evaluation_item_is_tokenized_with_its_file_and_line(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    seen: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(stage_inputs, "try_texts", lambda located, *_: seen.extend(located))
+    path = tmp_path / "items.jsonl"
+    key = {"task": "question", "probe": "prompt"}[kind]
+    path.write_text(json.dumps({key: "Is water wet?", "choices": ["yes", "no"], "answer": 0}) + "\n")
+    task = TaskConfig(name="wet", side="domain", source=f"file://{path}")
+    probe = ProbeConfig(name="wet", side="domain", source=f"file://{path}")
+    chosen = {"tasks": (task,)} if kind == "task" else {"probes": (probe,)}
+    config = PrepareConfig(
+        model_source="m", domain=(TextSource(source="d"),), general=(TextSource(source="g"),), **chosen
+    )
+    read_evaluation(config, None, tmp_path, Problems(), lambda: None, tokenizer.to_str())
+    field = {"task": "spec.evaluation.domain.tasks", "probe": "spec.evaluation.probes.domain"}[kind]
+    assert seen == [(f"{field}[wet]: {path}:1", ["Is water wet?", "yes", "no"])]
+
+
+def test_limit_grows_with_the_text() -> None:
+    assert (limit_seconds(0), limit_seconds(2_000_000)) == (60, 120)
