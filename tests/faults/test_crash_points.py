@@ -22,8 +22,7 @@ from dapt_contract.pod.failure import Cause
 from dapt_contract.pod.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
-from dapt_operator.testing.cluster import OperatorKilledError
-from dapt_operator.testing.objects import Ends, Stays
+from dapt_operator.testing.objects import Ends, OperatorKilledError, Stays
 from support.builders import adaptation, checkpoint, facts_for, full_digest, healthy, measure, pretrain_facts
 from support.campaigns import IS_WHOLE, Campaign
 from support.worlds import World

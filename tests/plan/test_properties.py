@@ -27,8 +27,7 @@ from dapt_operator.plan.gates import GATES, GateFacts
 from dapt_operator.plan.ledger.stage_facts import Facts
 from dapt_operator.plan.observed import observe
 from dapt_operator.plan.selection.choose import MAX_JUDGED, Breached, NeedsMeasure, Selected, choose
-from dapt_operator.testing.cluster import OperatorKilledError
-from dapt_operator.testing.objects import Ends, Stays, job_spec
+from dapt_operator.testing.objects import Ends, OperatorKilledError, Stays, job_spec
 from support.builders import adaptation, base_measure, checkpoint, facts_for, full_digest, pretrain_facts
 from support.strategies import Place, Step, limited, lives, measures, places, tables
 from support.worlds import World

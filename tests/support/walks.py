@@ -30,8 +30,8 @@ from dapt_operator.launchers.observe.containers import has_ended
 from dapt_operator.plan.decide import Plan
 from dapt_operator.reconcile import reconcile
 from dapt_operator.stage_run import JsonObject
-from dapt_operator.testing.cluster import MemoryCluster, OperatorKilledError
-from dapt_operator.testing.objects import Ends, Stays, copy, job_spec, started_at
+from dapt_operator.testing.cluster import MemoryCluster
+from dapt_operator.testing.objects import Ends, OperatorKilledError, Stays, copy, job_spec, started_at
 from support.builders import adaptation, checkpoint, facts_for, merged, pretrain_facts, profile
 
 NAMES: Final = ("first", "gang", "rollback", "tuned")

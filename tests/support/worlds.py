@@ -13,8 +13,8 @@ from dapt_operator.plan.decide import Plan, decide
 from dapt_operator.plan.observed import observe
 from dapt_operator.reconcile import reconcile
 from dapt_operator.stage_run import HOLDER_KINDS
-from dapt_operator.testing.cluster import MemoryCluster, OperatorKilledError
-from dapt_operator.testing.objects import Ends, Script, Stays
+from dapt_operator.testing.cluster import MemoryCluster
+from dapt_operator.testing.objects import Ends, OperatorKilledError, Script, Stays
 from support.builders import adaptation, healthy, merged, profile
 
 

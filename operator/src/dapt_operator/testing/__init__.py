@@ -11,8 +11,8 @@ time. A plan that breaks an invariant of the planner raises `ImpossibleWorldErro
 package.
 """
 
-from dapt_operator.testing.cluster import MemoryCluster, OperatorKilledError
+from dapt_operator.testing.cluster import MemoryCluster
 from dapt_operator.testing.invariants import ImpossibleWorldError
-from dapt_operator.testing.objects import Ends, Script, Stays
+from dapt_operator.testing.objects import Ends, OperatorKilledError, Script, Stays
 
 __all__ = ["Ends", "ImpossibleWorldError", "MemoryCluster", "OperatorKilledError", "Script", "Stays"]
