@@ -29,6 +29,7 @@ from dapt_operator.api.v1alpha1.spec_training import (
     Regularization,
     TuningMethod,
 )
+from dapt_operator.api.v1alpha1.spec_tuning_data import InstructionFields, MessageFields, PreferenceFields
 from dapt_operator.api.v1alpha1.status import Frozen
 
 SIDES: dict[str, Any] = {"domain": [{"source": "s3://a"}], "general": [{"source": "s3://b"}]}
@@ -130,6 +131,11 @@ CASES: list[tuple[type[Base], dict[str, Any], list[int]]] = [
             "evaluation": {"domain": {"tasks": [{"name": "a"}]}},
         },
         [],
+    ),
+    *(
+        (block, {"roles": {name: "user"}}, broken_rules)
+        for block in (MessageFields, InstructionFields, PreferenceFields)
+        for name, broken_rules in (("human", []), ("", [0]), ("x" * 129, [0]), ("a\u202eb", [0]))
     ),
 ]
 

@@ -230,7 +230,8 @@ def test_warnings_of_values_and_of_few_steps_come_together(
 ) -> None:
     lines, _ = local_page(tmp_path, monkeypatch)
     warnings = lines[lines.index("Warnings") + 1 :]
-    assert warnings[:2] == [
+    assert warnings[0].startswith("  - spec.corpus.general[0].source (line 8): file://text.jsonl is ")
+    assert warnings[1:3] == [
         "  - spec.gates.maxGeneralPerplexityIncrease (line 9): 15 is a share of 1, that is 1500 %: for 15 % write 0.15",
         "  - spec.preference.optimizer.learningRate (line 11): 0.5 is very large for a language model: usual are 2e-5"
         " (all weights) and 1e-4 (LoRA); check the exponent",

@@ -147,8 +147,9 @@ def test_a_job_that_is_deleted_twice_or_before_its_cause_is_known(world: World) 
 
 
 def test_a_pod_that_is_deleted_without_a_failed_peer_or_slowly() -> None:
-    running = {"metadata": {"name": "x-0"}, "status": {"phase": "Running"}}
-    failed = {"metadata": {"name": "x-1"}, "status": {"phase": "Failed"}}
+    owners = [{"kind": "Job", "name": "x", "uid": "1"}]
+    running = {"metadata": {"name": "x-0", "ownerReferences": owners}, "status": {"phase": "Running"}}
+    failed = {"metadata": {"name": "x-1", "ownerReferences": owners}, "status": {"phase": "Failed"}}
     with pytest.raises(ImpossibleWorldError, match="although no peer of it has failed"):
         check_pod_deletion(running, [running], 0)
     with pytest.raises(ImpossibleWorldError, match="with a grace period"):

@@ -227,13 +227,13 @@ def test_a_tokenizer_that_cannot_grow_is_refused_before_the_corpus_is_read(
 ) -> None:
     path = Path(extending.model_source.removeprefix("file://")) / "tokenizer.json"
     content = json.loads(path.read_text())
-    content["model"]["dropout"] = 0.1
+    content["model"]["end_of_word_suffix"] = "</w>"
     path.write_text(json.dumps(content))
     with pytest.raises(InputError) as caught:
         prepare(extending)
     assert caught.value.problems == (
-        f"spec.model.tokenizer.extend: the tokenizer of {extending.model_source} merges at random (BPE dropout), so "
-        "that no count of tokens holds; remove the field",
+        f"spec.model.tokenizer.extend: the tokenizer of {extending.model_source} marks the inside or the end of words "
+        "in its tokens, which appended merges cannot keep; remove the field",
     )
     assert "reading and tokenizing the corpus" not in board.activities
 

@@ -242,10 +242,6 @@ def changed(tokenizer_json: str, **model: object) -> str:
             "is of kind WordPiece, which has neither merges nor scored pieces that could be appended to",
         ),
         (
-            lambda: changed(byte_level(), dropout=0.1),
-            "merges at random (BPE dropout), so that no count of tokens holds",
-        ),
-        (
             lambda: changed(byte_level(), end_of_word_suffix="</w>"),
             "marks the inside or the end of words in its tokens, which appended merges cannot keep",
         ),

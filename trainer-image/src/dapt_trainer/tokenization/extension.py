@@ -57,8 +57,6 @@ def check_extendable(tokenizer_json: str, source: str) -> None:
     kind, reason = model.get("type"), None
     if kind not in ("BPE", "Unigram"):
         reason = f"is of kind {kind}, which has neither merges nor scored pieces that could be appended to"
-    elif model.get("dropout"):
-        reason = "merges at random (BPE dropout), so that no count of tokens holds"
     elif model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         reason = "marks the inside or the end of words in its tokens, which appended merges cannot keep"
     elif kind == "Unigram" and (token := _token_after_pieces(content)):
