@@ -27,9 +27,19 @@ TIMES = frozenset(
 )
 """When things happened, and how long they took."""
 IDENTITIES = frozenset(
-    {"runKey", "profile", "profileDigest", "config", "configDigest", "shared", "made", "objectUid"}
+    {
+        "runKey",
+        "profile",
+        "profileDigest",
+        "config",
+        "configDigest",
+        "shared",
+        "made",
+        "objectUid",
+        "signingKeys",
+    }
 )
-"""Names of the resource, its profile and its objects, and digests that contain them."""
+"""Names of the resource, its profile and its objects, digests that contain them, and keys of its own."""
 
 
 @pytest.fixture(scope="module")

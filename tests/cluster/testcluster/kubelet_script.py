@@ -86,6 +86,7 @@ class ScriptedKubelet:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=AGENT, daemon=True)
         self._living: dict[str, _Living] = {}
+        self._lived: set[str] = set()
         self._stages: dict[tuple[str, str, str], StageFile] = {}
         self._logs: dict[tuple[str, str], str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -215,7 +216,10 @@ class ScriptedKubelet:
             return
         asked_to_go = metadata.get("deletionTimestamp") is not None
         if living is None:
-            if manifest["status"].get("phase") not in ("Succeeded", "Failed"):
+            has_ended = manifest["status"].get("phase") in ("Succeeded", "Failed")
+            # A watch may report later than the pod ended that it was running: a uid has one life.
+            if not has_ended and metadata["uid"] not in self._lived:
+                self._lived.add(metadata["uid"])
                 living = self._living[metadata["uid"]] = _Living(ScriptedPod(manifest))
                 living.task = self._spawn(self._live(living))
             elif asked_to_go:
