@@ -12,7 +12,7 @@ from dapt_trainer.errors import InputError
 
 Result = TypeVar("Result")
 Limit = Callable[[int], int]
-"""Returns the seconds of processor time for texts of so many characters."""
+"""Returns the seconds of processor time for texts with that number of characters."""
 
 _BEAT_SECONDS = 2.0
 _SPARE_SECONDS, _SECONDS_A_MILLION_CHARACTERS = 60, 30
@@ -24,7 +24,7 @@ class OutOfTimeError(Exception):
 
 
 def limit_seconds(characters: int) -> int:
-    """Return the processor time that texts of so many characters may take; usual ones take a hundredth of it."""
+    """Return the processor time that texts of this length may take; usual ones take a hundredth of it."""
     return _SPARE_SECONDS + _SECONDS_A_MILLION_CHARACTERS * characters // 1_000_000
 
 

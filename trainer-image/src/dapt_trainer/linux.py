@@ -72,7 +72,7 @@ def is_alive(pid: int) -> bool:
 
 
 def limit_processor_time(seconds: int) -> None:
-    """Make the kernel end this process (SIGXCPU) once it has used so many more seconds of processor time."""
+    """Make the kernel end this process (SIGXCPU) once it has used this number of seconds more of processor time."""
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     soft = math.ceil(time.process_time()) + seconds
     resource.setrlimit(

@@ -55,7 +55,7 @@ def config_maps_of_vanished(observed: Observed, ledger: Ledger) -> tuple[Removal
     if not observed.deletes_ended_runs:
         return ()
     return tuple(
-        Removal("ConfigMap", _config_map_of(observed, stored))
+        Removal("ConfigMap", _object_name(observed, stored.stage_key, stored.try_number))
         for stored in (observed.status.ledger or Ledger()).runs
         if stored.is_open
         and find_run(observed.runs, stored) is None
@@ -92,21 +92,6 @@ def _is_closed(ledger: Ledger, stored: RunRecord) -> bool:
     return record is not None and not record.is_open and record.try_number == stored.try_number
 
 
-def _config_map_of(observed: Observed, record: RunRecord) -> str:
-    owner = observed.owner
-    identity = RunIdentity(
-        namespace=owner.namespace,
-        name=owner.name,
-        uid=owner.uid,
-        stage=record.stage,
-        attempt=record.attempt,
-        candidate=record.candidate,
-        try_number=record.try_number,
-        fence=max(1, record.fence),  # no part of the key
-    )
-    return object_name(owner.name, record.stage, identity.key)
-
-
 def cleanup_due(observed: Observed) -> datetime | None:
     """Return when cleanup is due; None when it was done or not requested, or when the spec is not valid."""
     spec, ledger = observed.desired.spec, observed.status.ledger or Ledger()
@@ -133,7 +118,7 @@ def leftovers(observed: Observed) -> tuple[Removal, ...]:
     config_maps = (
         Removal("ConfigMap", name)
         for work, num_runs in all_work(ledger)
-        for name in _object_names(observed, work, num_runs)
+        for name in (_object_name(observed, work, number) for number in range(1, num_runs + 1))
     )
     shared = (Removal(kind, name) for kind, _, name in (made.partition("/") for made in ledger.made))
     return (
@@ -149,20 +134,17 @@ def all_work(ledger: Ledger) -> Iterator[tuple[StageKey, int]]:
     yield from ((record.stage_key, record.try_number) for record in ledger.runs)
 
 
-def _object_names(observed: Observed, work: StageKey, num_runs: int) -> tuple[str, ...]:
-    """Return the names of the objects of all runs that did the same work."""
+def _object_name(observed: Observed, work: StageKey, number: int) -> str:
+    """Return the name of the objects of one run of this work."""
     owner = observed.owner
-    keys = (
-        RunIdentity(
-            namespace=owner.namespace,
-            name=owner.name,
-            uid=owner.uid,
-            stage=work.stage,
-            attempt=work.attempt,
-            candidate=work.candidate,
-            try_number=number,
-            fence=1,  # no part of the key
-        ).key
-        for number in range(1, num_runs + 1)
+    identity = RunIdentity(
+        namespace=owner.namespace,
+        name=owner.name,
+        uid=owner.uid,
+        stage=work.stage,
+        attempt=work.attempt,
+        candidate=work.candidate,
+        try_number=number,
+        fence=1,  # no part of the key
     )
-    return tuple(object_name(owner.name, work.stage, key) for key in keys)
+    return object_name(owner.name, work.stage, identity.key)

@@ -147,7 +147,7 @@ class AnalysisPool:
         settings: for every process.
         processes: how many to start; 1 means this process, None one a core.
         inline_characters: text up to this length is analysed in this process in any case.
-        limit: returns the seconds of processor time for texts of so many characters.
+        limit: returns the seconds of processor time for texts with that number of characters.
         beat: called while the pool waits for a batch.
     """
 

@@ -129,7 +129,7 @@ def record_ends(
 ) -> Ledger:
     """Return the ledger with everything that its runs report, while no valid spec says what is to run.
 
-    Whether a run counts that the ledger does not know can only be told with a spec: it waits for the next one.
+    Whether a run counts that the ledger does not know is known with a spec alone: it waits for the next one.
 
     Args:
         ledger: as stored.
