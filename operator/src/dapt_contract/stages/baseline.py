@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from dapt_contract.base import Contract, DigestText
 from dapt_contract.measure import Measure
-from dapt_contract.stages.common import EvaluationConfig, ModelReference, RecordedDigests
+from dapt_contract.stages.common import EvaluationConfig, ModelReference, ModelSpread, RecordedDigests
 
 
 class BaselineConfig(Contract):
@@ -21,6 +21,8 @@ class BaselineConfig(Contract):
     """What was recorded of the weights."""
     prepared_digest: DigestText | None = None
     """`PrepareFacts.data_digest`: prepared data with another digest is refused. None: not known."""
+    spread: ModelSpread = ModelSpread()
+    """How the ranks divide the model."""
 
 
 LARGEST_BASE_LOSS_NATS: Final = 100.0

@@ -7,7 +7,7 @@ from typing import Final
 from pydantic import Field
 
 from dapt_contract.base import Contract, DigestText, Row
-from dapt_contract.stages.common import ModelReference, RecordedDigests
+from dapt_contract.stages.common import ModelReference, ModelSpread, RecordedDigests
 
 MAX_BLENDS: Final = 30
 """Blends that one run measures at most."""
@@ -30,6 +30,8 @@ class BlendConfig(Contract):
     """What was recorded of the weights."""
     prepared_digest: DigestText | None = None
     """`PrepareFacts.data_digest`: prepared data with another digest is refused. None: not known."""
+    spread: ModelSpread = ModelSpread()
+    """How the ranks divide the model."""
 
 
 class BlendRow(Row):

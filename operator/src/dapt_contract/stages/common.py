@@ -92,6 +92,17 @@ class RecordedDigests(Contract):
     """(folder on the work volume, digest of its weights); folders of which nothing was recorded are missing."""
 
 
+class ModelSpread(Contract):
+    """Says how a measuring stage divides one model over its ranks; the other ranks hold replicas of it."""
+
+    ranks_per_model: int = Field(default=1, ge=1)
+    """Consecutive ranks that share one copy of the weights; the number of ranks is a multiple. 1: all have a whole
+    model."""
+    method: Literal["tensorParallel", "zero3"] = "tensorParallel"
+    """How they share it: each computes with its slices of every matrix (ranks of one node), or each layer's weights
+    are gathered when they are used (ZeRO 3)."""
+
+
 class LoraConfig(Contract):
     """Configures low-rank adapters (Hu et al. 2021) on all linear layers but the head."""
 

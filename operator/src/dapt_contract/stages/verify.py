@@ -6,7 +6,7 @@ from pydantic import Field
 
 from dapt_contract.base import Contract, DigestText, ShortText
 from dapt_contract.measure import Measure
-from dapt_contract.stages.common import EvaluationConfig, ModelReference, RecordedDigests
+from dapt_contract.stages.common import EvaluationConfig, ModelReference, ModelSpread, RecordedDigests
 
 
 class NamedModel(Contract):
@@ -33,6 +33,8 @@ class VerifyConfig(Contract):
     """SHA-256 of the base model's items, which are refused if they have another. None: their report has it."""
     prepared_digest: DigestText | None = None
     """`PrepareFacts.data_digest`: prepared data with another digest is refused. None: not known."""
+    spread: ModelSpread = ModelSpread()
+    """How the ranks divide the model."""
 
 
 class NamedMeasure(Contract):
