@@ -22,16 +22,13 @@ from typing import Any
 
 import psutil
 import pytest
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPEN_METRICS
-from prometheus_client.openmetrics.exposition import generate_latest as generate_open_metrics
 from ruamel.yaml import YAML
 
 from dapt_contract.pod.environment import PROGRESS_PORT
 from dapt_operator.cli import main
 from dapt_operator.cli.run_folder import RunFolder
-from dapt_operator.runtime.metrics import AdaptationCollector
+from dapt_operator.runtime.metrics import exposition, summarize
 from support.pod_objects import listening
 from support.toy_adaptation import make_toy
 
@@ -140,14 +137,9 @@ def served(environments: Iterable[dict[str, str]]) -> dict[str, bytes]:
 
 
 def operators_metrics(folder: Path, name: str = "toy") -> dict[str, bytes]:
-    """What an operator with this resource would serve, in both formats."""
+    """What an operator with this resource would serve."""
     resource = YAML(typ="safe", pure=True).load((folder / "runs" / name / "status.yaml").read_text())
-    registry = CollectorRegistry()
-    registry.register(AdaptationCollector(lambda: [resource]))
-    return {
-        "metrics of the operator": generate_latest(registry),
-        "OpenMetrics of the operator": generate_open_metrics(registry),
-    }
+    return {"metrics of the operator": exposition([summarize(resource)])}
 
 
 def stages(folder: Path, name: str = "toy") -> list[dict[str, Any]]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.parser import text_string_to_metric_families
 
 from dapt_contract.pod.failure import Cause
 from dapt_contract.stage_file import StageFile
+from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
+from dapt_operator.cluster.kubernetes import Store, Summary
 from dapt_operator.cluster.kubernetes.resync import FailedList
 from dapt_operator.runtime import metrics, metrics_reference
 from dapt_operator.runtime.operator_metrics import OPERATOR_GAUGES, OperatorCollector
@@ -26,26 +32,26 @@ ROOT = Path(__file__).parents[2]
 
 def scrape(*resources: Manifest) -> dict[str, float]:
     """Samples by name and labels, as Prometheus would read them."""
-    registry = CollectorRegistry()
-    registry.register(metrics.AdaptationCollector(lambda: resources))
-    lines = generate_latest(registry).decode().splitlines()
+    return samples(metrics.exposition(map(metrics.summarize, resources)))
+
+
+def samples(page: bytes) -> dict[str, float]:
+    families = list(text_string_to_metric_families(page.decode()))
+    assert len({family.name for family in families}) == len(families), "a family is written once"
     return {
         name: float(value)
-        for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))
+        for name, _, value in (
+            line.rpartition(" ") for line in page.decode().splitlines() if not line.startswith("#")
+        )
     }
 
 
 def scrape_all(*resources: Manifest, failed: Sequence[FailedList] = ()) -> dict[str, float]:
     """The same with what the operator itself exports."""
+    summaries = [metrics.summarize(resource) for resource in resources]
     registry = CollectorRegistry()
-    adaptations = metrics.AdaptationCollector(lambda: resources)
-    registry.register(adaptations)
-    registry.register(OperatorCollector(adaptations, "team/dapt", lambda: failed))
-    lines = generate_latest(registry).decode().splitlines()
-    return {
-        name: float(value)
-        for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))
-    }
+    registry.register(OperatorCollector(lambda: summaries, "team/dapt", lambda: failed))
+    return samples(generate_latest(registry) + metrics.exposition(summaries))
 
 
 def stored(world: World) -> dict[str, Any]:
@@ -112,55 +118,74 @@ def test_restart_metrics_are_labelled_by_cause() -> None:
     assert found[f'dapt_restarts_total{{cause="Disruption",{OF}}}'] == 1.0
 
 
-def test_series_go_with_their_object() -> None:
+def test_page_is_the_one_that_the_client_library_writes() -> None:
     world = World()
     world.live()
     resource = stored(world)
-    kept: list[Manifest] = [resource]
-    collector = metrics.AdaptationCollector(lambda: kept)
-    assert sum(len(family.samples) for family in collector.collect()) > 10
-    kept.clear()
-    assert sum(len(family.samples) for family in collector.collect()) == 0
+    values = metrics.read(resource)
+    registry = CollectorRegistry()
+    registry.register(library_collector(values))
+    assert metrics.exposition([metrics.summarize(resource)]) == generate_latest(registry)
 
 
-def test_what_is_gone_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    resource: Manifest = {"metadata": {"name": "new", "namespace": "a", "uid": "1", "resourceVersion": "1"}}
-    kept: list[Manifest] = [resource]
-    reads: list[Manifest] = []
+def library_collector(values: list[list[metrics.Value]]) -> Any:
+    """The same values of the adaptation health/clinical as families of the client library."""
 
-    def counted(one: Manifest) -> list[list[metrics.Value]]:
-        reads.append(one)
-        return [[] for _ in metrics.SERIES]
+    class Families:
+        def collect(self) -> Iterator[Any]:
+            for series, series_values in zip(metrics.SERIES, values, strict=True):
+                kind = GaugeMetricFamily if series.kind == "gauge" else CounterMetricFamily
+                names = [*metrics.LABELS, series.label] if series.label else list(metrics.LABELS)
+                family = kind(series.name, series.help, labels=names)
+                for label, value in series_values:
+                    family.add_metric(["clinical", "health", label][: len(names)], value)
+                yield family
 
-    monkeypatch.setattr(metrics, "read", counted)
-    collector = metrics.AdaptationCollector(lambda: kept)
-    list(collector.collect())
-    kept.clear()
-    list(collector.collect())
-    kept.append(resource)
-    list(collector.collect())
-    assert reads == [resource, resource], "the same version again, and nothing was kept of it"
+    return Families()
 
 
-def test_what_was_read_is_read_again_only_when_it_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_are_those_of_the_whole_status() -> None:
+    """Metrics read a part of the status: it is defined a second time, and must say the same."""
     world = World()
     world.live()
     resource = stored(world)
-    reads: list[str] = []
-    whole = metrics.read
+    status = DomainAdaptationStatus.model_validate(resource["status"])
+    shown = next(item for item in status.candidates if status.selected and item.id == status.selected.id)
+    whole: Any = SimpleNamespace(status=status, shown=shown, ledger=status.ledger)
+    assert metrics.read(resource) == [list(series.read(whole)) for series in metrics.SERIES]
 
-    def counted(one: Manifest) -> list[list[metrics.Value]]:
-        reads.append(one["metadata"]["resourceVersion"])
-        return whole(one)
 
-    monkeypatch.setattr(metrics, "read", counted)
-    collector = metrics.AdaptationCollector(lambda: [resource])
-    list(collector.collect())
-    list(collector.collect())
-    assert len(reads) == 1
-    resource["metadata"] = dict(resource["metadata"]) | {"resourceVersion": "999"}
-    list(collector.collect())
-    assert reads[1:] == ["999"]
+def test_scrape_reads_no_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.live()
+    resource = stored(world)
+    versions: list[str] = []
+
+    def counted(of: Manifest) -> Summary:
+        versions.append(of["metadata"]["resourceVersion"])
+        return metrics.summarize(of)
+
+    store = Store(counted)
+    for version in ("7", "7", "8"):
+        store.put({**resource, "metadata": dict(resource["metadata"]) | {"resourceVersion": version}})
+    assert versions == ["7", "8"], "each version once"
+
+    # Of a thousand grown ones a scrape that reads their JSON, or makes their lines, takes seconds in a busy process.
+    for module, name in ((json, "loads"), (metrics, "read"), (metrics, "floatToGoString")):
+        monkeypatch.delattr(module, name)
+    page = metrics.exposition(store.summaries()).decode()
+    assert f"dapt_selected_step{{{OF}}} 40.0" in page.splitlines()
+
+
+def test_series_end_with_their_object() -> None:
+    world = World()
+    world.live()
+    resource = stored(world)
+    store = Store(metrics.summarize)
+    store.put(resource)
+    assert len(samples(metrics.exposition(store.summaries()))) > 10
+    store.remove(resource)
+    assert samples(metrics.exposition(store.summaries())) == {}
 
 
 @pytest.mark.parametrize(

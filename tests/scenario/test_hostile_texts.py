@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
 
 from dapt_contract.pod.failure import Cause, ExitCode
 from dapt_contract.pod.progress import Progress
 from dapt_contract.stages.prepare import PrepareFacts
-from dapt_operator.runtime.metrics import AdaptationCollector
+from dapt_operator.runtime.metrics import exposition, summarize
 from dapt_operator.testing.objects import Ends, Script, Stays
 from support.builders import healthy
 from support.hostile_texts import HOSTILE_TEXTS, assert_inert
@@ -71,7 +70,4 @@ def test_hostile_text_reaches_status_events_and_metrics_cleaned(kind: str) -> No
             assert any("visible" in value for value in shown), text
         resource = world.cluster.observe(world.key).resource
         assert resource is not None
-        registry = CollectorRegistry()
-        resources = [resource]
-        registry.register(AdaptationCollector(resources.copy))
-        assert_inert(generate_latest(registry).decode())
+        assert_inert(exposition([summarize(resource)]).decode())

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import Any, Self
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from dapt_contract.untrusted.bounded_server import BoundedServer
 from dapt_operator.runtime.errors import PortTakenError
@@ -33,14 +33,14 @@ class _DualStackServer(BoundedServer):
 class MonitoringServer:
     """Serves health and metrics while its context is entered."""
 
-    def __init__(self, port: int, *, alive: Check, ready: Check, registry: CollectorRegistry) -> None:
+    def __init__(self, port: int, *, alive: Check, ready: Check, metrics: Callable[[], bytes]) -> None:
         """Bind the port.
 
         Args:
             port: 0 for any free one.
             alive: called at each request of /healthz.
             ready: called at each request of /readyz.
-            registry: of the metrics.
+            metrics: called at each request of /metrics; returns them in Prometheus' text format.
 
         Raises:
             PortTakenError: another process has the port.
@@ -48,7 +48,7 @@ class MonitoringServer:
         pages: dict[str, Callable[[], tuple[int, str, bytes]]] = {
             "/healthz": lambda: _answer(alive()),
             "/readyz": lambda: _answer(ready()),
-            "/metrics": lambda: (200, CONTENT_TYPE_LATEST, generate_latest(registry)),
+            "/metrics": lambda: (200, CONTENT_TYPE_LATEST, metrics()),
         }
 
         class Handler(BaseHTTPRequestHandler):

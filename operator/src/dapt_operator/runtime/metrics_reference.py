@@ -33,8 +33,8 @@ def page(trainer: Mapping[str, tuple[str, str]]) -> str:
         "",
         "## Of each adaptation, from the operator",
         "",
-        "Labels `namespace` and `name`, and the one in the table. They are computed from the stored status at each"
-        " scrape: they survive a restart of the operator, and end with their DomainAdaptation. A series without a value"
+        "Labels `namespace` and `name`, and the one in the table. They are computed from the stored status:"
+        " they survive a restart of the operator, and end with their DomainAdaptation. A series without a value"
         " yet is absent.",
         "",
         *_rows(ours),

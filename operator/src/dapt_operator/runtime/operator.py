@@ -28,7 +28,7 @@ from enum import StrEnum
 from typing import Final, NoReturn
 
 import structlog
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 
 from dapt_contract.version import PRODUCT_VERSION
 from dapt_operator.api.v1alpha1.conditions import INTERNAL_ERROR
@@ -42,6 +42,7 @@ from dapt_operator.cluster.kubernetes import (
     NotLeaderError,
     RequestRefusedError,
     Store,
+    Summary,
 )
 from dapt_operator.cluster.port import Event, Key
 from dapt_operator.launchers import LAUNCHERS
@@ -49,7 +50,7 @@ from dapt_operator.plan.status.internal_error import error_message, internal_err
 from dapt_operator.reconcile import reconcile
 from dapt_operator.runtime.control import Control
 from dapt_operator.runtime.http_server import MonitoringServer
-from dapt_operator.runtime.metrics import AdaptationCollector, ReconcileMetrics
+from dapt_operator.runtime.metrics import ReconcileMetrics, exposition, summarize
 from dapt_operator.runtime.operator_metrics import OperatorCollector
 from dapt_operator.runtime.settings import Settings
 from dapt_operator.runtime.watching.store_updater import StoreUpdater
@@ -91,7 +92,7 @@ class Operator:
     def __init__(self, settings: Settings, connection: Connection) -> None:
         """Create the parts; start nothing and send no request."""
         self._settings = settings
-        self._store = Store()
+        self._store = Store(summarize)
         self._lease = Leadership(connection, settings.lease_namespace, settings.lease_name, settings.identity)
         self._queue: WorkQueue[Key] = WorkQueue(
             self.reconcile_one, workers=settings.workers, on_error=self.report_error
@@ -118,17 +119,12 @@ class Operator:
             )
             for scope in self._control.scopes
         )
-        self.registry = CollectorRegistry()
-        """Everything that /metrics serves."""
-        # A process that waits for the Lease would export every series a second time.
-        adaptations = AdaptationCollector(
-            lambda: self._store.resources() if self._lease.has_been_held else iter(())
+        self._registry = CollectorRegistry()
+        """What the operator exports about itself; the adaptations' own series are written by `exposition`."""
+        self._registry.register(
+            OperatorCollector(self._summaries, settings.instance, self._cluster.lists.failures)
         )
-        self.registry.register(adaptations)
-        self.registry.register(
-            OperatorCollector(adaptations, settings.instance, self._cluster.lists.failures)
-        )
-        self._metrics = ReconcileMetrics(self.registry)
+        self._metrics = ReconcileMetrics(self._registry)
         # A SimpleQueue, because its put may be called from a signal handler.
         self._ends: queue.SimpleQueue[_End] = queue.SimpleQueue()
         self._ending = threading.Event()
@@ -146,7 +142,7 @@ class Operator:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._ends.put(_End.STOPPED))
         with MonitoringServer(
-            self._settings.port, alive=self._alive, ready=self.readiness, registry=self.registry
+            self._settings.port, alive=self._alive, ready=self.readiness, metrics=self.metrics_page
         ) as server:
             log.info(
                 "started",
@@ -262,6 +258,17 @@ class Operator:
     def readiness(self) -> str:
         """Return why the operator is not ready; empty when it is."""
         return "" if self._control.has_listed else "the cluster's objects have not been listed yet"
+
+    # --- metrics ---
+
+    def metrics_page(self) -> bytes:
+        """Return what /metrics serves."""
+        own: bytes = generate_latest(self._registry)
+        return own + exposition(self._summaries())
+
+    def _summaries(self) -> list[Summary]:
+        # A process that waits for the Lease would export every series a second time.
+        return self._store.summaries() if self._lease.has_been_held else []
 
     # --- ends ---
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from prometheus_client.core import GaugeMetricFamily
 
+from dapt_operator.cluster.kubernetes import Summary
 from dapt_operator.cluster.kubernetes.resync import FailedList
-from dapt_operator.runtime.metrics import AdaptationCollector, label_value
+from dapt_operator.runtime.metrics import label_value
 
 OPERATOR_GAUGES: Final = (
     (
@@ -35,17 +37,17 @@ class OperatorCollector:
 
     def __init__(
         self,
-        adaptations: AdaptationCollector,
+        summaries: Callable[[], Iterable[Summary]],
         instance: str,
         failed_lists: Callable[[], Iterable[FailedList]],
     ) -> None:
         """
         Args:
-            adaptations: registered before this one, so that it is collected before.
+            summaries: returns what is known of each adaptation.
             instance: name of this installation.
             failed_lists: returns the lists that cannot be read now.
         """
-        self._adaptations = adaptations
+        self._summaries = summaries
         self._instance = instance
         self._failed_lists = failed_lists
 
@@ -54,10 +56,11 @@ class OperatorCollector:
         foreign, unreadable, failed = (
             GaugeMetricFamily(name, text, labels=labels) for name, text, labels in OPERATOR_GAUGES
         )
-        for owner, number in self._adaptations.num_owned.items():
-            if owner != self._instance:
+        summaries = list(self._summaries())
+        for owner, number in Counter(summary.owner for summary in summaries).items():
+            if owner not in ("", self._instance):
                 foreign.add_metric([label_value(owner)], number)
-        unreadable.add_metric([], self._adaptations.num_unreadable)
+        unreadable.add_metric([], sum(not summary.is_readable for summary in summaries))
         for item in self._failed_lists():
             failed.add_metric([label_value(item.namespace), label_value(item.kind)], 1.0)
         yield from (foreign, unreadable, failed)

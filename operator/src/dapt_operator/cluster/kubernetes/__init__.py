@@ -4,6 +4,7 @@ Watches and own writes fill one cache (`cache/`), `observe` reads it, the other 
 `polls/` asks for what no watch reports.
 """
 
+from dapt_operator.cluster.kubernetes.cache.entry import Summary
 from dapt_operator.cluster.kubernetes.cache.store import Store
 from dapt_operator.cluster.kubernetes.cluster import KubernetesCluster
 from dapt_operator.cluster.kubernetes.connection import Connection
@@ -26,4 +27,5 @@ __all__ = [
     "NotLeaderError",
     "RequestRefusedError",
     "Store",
+    "Summary",
 ]

@@ -40,6 +40,18 @@ class Target:
     """Uid of the Job that controls the pod."""
 
 
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a reader of every resource needs of one version of it: nothing is parsed for it again."""
+
+    samples: tuple[str, ...]
+    """Lines of each of its series, for Prometheus."""
+    owner: str = ""
+    """The installation that it belongs to; empty when none has reconciled it yet."""
+    is_readable: bool = True
+    """Whether its status could be read."""
+
+
 @dataclass(slots=True)
 class Entry:
     """One version of an object."""
@@ -64,6 +76,8 @@ class Entry:
     """The profile that a resource names."""
     is_default: bool = False
     """Whether it is a profile that serves resources that name none."""
+    summary: Summary | None = None
+    """Of a resource."""
 
 
 def id_of(body: Manifest) -> ObjectId:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Container, ItemsView, Iterable, Iterator
+from collections.abc import Callable, Container, ItemsView, Iterable, Iterator
 from dataclasses import dataclass
 from threading import Lock
 from typing import Final
@@ -22,6 +22,7 @@ from dapt_operator.cluster.kubernetes.cache.entry import (
     RESOURCE,
     Entry,
     ObjectId,
+    Summary,
     Target,
     entry_of,
     id_of,
@@ -55,7 +56,12 @@ class Comparison:
 class Store:
     """Holds every resource and profile, and every Job, JobSet and pod of ours."""
 
-    def __init__(self) -> None:
+    def __init__(self, summarize: Callable[[Manifest], Summary] | None = None) -> None:
+        """
+        Args:
+            summarize: called once for each version of a resource, in the thread that reports it; never raises.
+        """
+        self._summarize = summarize
         # One lock for all maps: an object, its place among its siblings and its deletion change together.
         self._lock = Lock()
         self._objects: dict[str, dict[ObjectId, Entry]] = {kind: {} for kind in CACHED_KINDS}
@@ -77,10 +83,16 @@ class Store:
             decided then.
         """
         object_id = id_of(body)
-        if object_id[0] not in CACHED_KINDS or (not is_own_write and self._has_version(object_id, body)):
+        if object_id[0] not in CACHED_KINDS:
             return None
+        if not is_own_write:
+            is_known, key = self._recognize(object_id, body)
+            if is_known:
+                return key
         # Before the lock is taken: writing an object as JSON takes long, and every reconcile waits for this lock.
         entry = entry_of(body)
+        if entry is not None and self._summarize is not None and object_id[0] == RESOURCE:
+            entry.summary = self._summarize(body)
         with self._lock:
             if entry is None:
                 return self._drop_if_newer(object_id, body)
@@ -243,6 +255,12 @@ class Store:
             bodies = [entry.body for entry in self._objects[RESOURCE].values()]
         return map(json.loads, bodies)
 
+    def summaries(self) -> list[Summary]:
+        """Return the summary of each DomainAdaptation."""
+        with self._lock:
+            entries = list(self._objects[RESOURCE].values())
+        return [entry.summary for entry in entries if entry.summary is not None]
+
     def resource(self, key: Key) -> Manifest | None:
         """Return a DomainAdaptation; None when there is none of that key."""
         with self._lock:
@@ -277,18 +295,21 @@ class Store:
             entries = list(self._objects[RESOURCE].values())
         return tuple(entry.key for entry in entries if entry.key is not None and entry.profile in ("", name))
 
-    def _has_version(self, object_id: ObjectId, body: Manifest) -> bool:
-        """Whether this very version is stored; true for most items of a list, and cheaper than reading them."""
+    def _recognize(self, object_id: ObjectId, body: Manifest) -> tuple[bool, Key | None]:
+        """Return whether this very version is stored, which is cheaper than reading it, and whom it wakes.
+
+        True for most items of a list, and for the watch's report of what this process wrote: then the adaptation is
+        reconciled once more.
+        """
         metadata = body.get("metadata") or {}
         with self._lock:
             entry = self._entry(object_id)
-            # Our own write does not count: when the watch reports it, the adaptation is reconciled once more.
-            return (
-                entry is not None
-                and not entry.is_own_write
-                and entry.uid == metadata.get("uid")
-                and entry.version == version_of(metadata.get("resourceVersion"))
-            )
+            if entry is None or entry.uid != metadata.get("uid"):
+                return False, None
+            if entry.version != version_of(metadata.get("resourceVersion")):
+                return False, None
+            is_echo, entry.is_own_write = entry.is_own_write, False
+            return True, entry.key if is_echo else None
 
     # --- with the lock held ---
 
