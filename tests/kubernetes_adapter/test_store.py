@@ -40,7 +40,6 @@ def test_what_is_put_is_found_with_its_family(store: Store) -> None:
     assert names(family.jobs) == [of["metadata"]["name"]]
     assert names(family.pods) == [f"{of['metadata']['name']}-0-abcde"]
     assert store.keys() == (KEY,)
-    assert names(tuple(store.resources())) == ["clinical-llama"]
     assert store.with_children(Key("health", "another")).resource is None
 
 

@@ -80,6 +80,16 @@ class Entry:
     """Of a resource."""
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """What a list of metadata says about the stored objects."""
+
+    changed: frozenset[Key]
+    """Adaptations with objects that are gone, and those with a change that no watch has reported."""
+    outdated: tuple[ObjectId, ...]
+    """Objects that are not stored in the listed version or a newer one."""
+
+
 def id_of(body: Manifest) -> ObjectId:
     """Return kind, namespace and name of an object."""
     metadata = body.get("metadata") or {}

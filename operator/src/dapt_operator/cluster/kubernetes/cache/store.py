@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Container, ItemsView, Iterable, Iterator
+from collections.abc import Callable, Container, ItemsView, Iterable
 from dataclasses import dataclass
 from threading import Lock
 from typing import Final
@@ -20,6 +20,7 @@ from dapt_operator.cluster.kubernetes.cache.entry import (
     CACHED_KINDS,
     PROFILE,
     RESOURCE,
+    Comparison,
     Entry,
     ObjectId,
     Summary,
@@ -41,16 +42,6 @@ class ResourceWithChildren:
     resource: Manifest | None
     jobs: tuple[Manifest, ...] = ()
     pods: tuple[Manifest, ...] = ()
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What a list of metadata says about the stored objects."""
-
-    changed: frozenset[Key]
-    """Adaptations with objects that are gone, and those with a change that no watch has reported."""
-    outdated: tuple[ObjectId, ...]
-    """Objects that are not stored in the listed version or a newer one."""
 
 
 class Store:
@@ -85,10 +76,9 @@ class Store:
         object_id = id_of(body)
         if object_id[0] not in CACHED_KINDS:
             return None
-        if not is_own_write:
-            is_known, key = self._recognize(object_id, body)
-            if is_known:
-                return key
+        is_known, key = (False, None) if is_own_write else self._recognize(object_id, body)
+        if is_known:
+            return key
         # Before the lock is taken: writing an object as JSON takes long, and every reconcile waits for this lock.
         entry = entry_of(body)
         if entry is not None and self._summarize is not None and object_id[0] == RESOURCE:
@@ -247,14 +237,6 @@ class Store:
         with self._lock:
             return tuple(Key(namespace, name) for _, namespace, name in self._objects[RESOURCE])
 
-    def resources(self) -> Iterator[Manifest]:
-        """Iterate over all DomainAdaptations; each is parsed only when it is reached, to save memory."""
-        with self._lock:
-            # Copied under the lock and parsed outside: a scrape reads every resource, and no reconcile is to wait for
-            # it.
-            bodies = [entry.body for entry in self._objects[RESOURCE].values()]
-        return map(json.loads, bodies)
-
     def summaries(self) -> list[Summary]:
         """Return the summary of each DomainAdaptation."""
         with self._lock:
@@ -304,9 +286,8 @@ class Store:
         metadata = body.get("metadata") or {}
         with self._lock:
             entry = self._entry(object_id)
-            if entry is None or entry.uid != metadata.get("uid"):
-                return False, None
-            if entry.version != version_of(metadata.get("resourceVersion")):
+            version = version_of(metadata.get("resourceVersion"))
+            if entry is None or (entry.uid, entry.version) != (metadata.get("uid"), version):
                 return False, None
             is_echo, entry.is_own_write = entry.is_own_write, False
             return True, entry.key if is_echo else None
