@@ -120,7 +120,7 @@ def test_events_of_a_job_that_lacks_pods_are_polled_after_a_delay(
     made = job()
     adapter.store.put(made)
     name = made["metadata"]["name"]
-    for event, message, last in (("old", "exceeded quota: a", "2026-01-31T12:00:00Z"),
+    for event, message, last in (("old", "no such service account", "2026-01-31T12:00:00Z"),
                                  ("new", "exceeded quota: b", "2026-01-31T12:00:09Z")):  # fmt: skip
         adapter.double.add(f"{HEALTH}/events/{event}", failed_create(event, name, message, last))
     assert children(adapter).refusals == {}

@@ -10,7 +10,12 @@ import pytest
 from ruamel.yaml import YAML
 
 from dapt_operator.launchers.labels import QUEUE_LABEL
-from dapt_operator.launchers.observe.pod_waiting import event_sentence, is_unexplained, refusal_of
+from dapt_operator.launchers.observe.pod_waiting import (
+    event_sentence,
+    is_unexplained,
+    refusal_message,
+    refusal_of,
+)
 from dapt_operator.launchers.observe.quota import quota_of
 from dapt_operator.stage_run import Hindrance, Quota, RunPhase
 from support.gang_objects import RUN, job, job_set, pod, state_of
@@ -542,3 +547,27 @@ def test_gang_whose_second_pod_is_refused_reports_the_refusal() -> None:
 def test_gang_that_is_just_starting_reports_nothing() -> None:
     state = state_of(pod(0, "Running", state=RUNS), late(waiting("ContainerCreating", "")))
     assert (state.is_partly_running, state.message) == (True, "")
+
+
+def full_quota(name: str, minute: int) -> dict[str, Any]:
+    pod = f"clinical-publish-0123abcd-0-{'bcdfg' if minute % 2 else 'hjklm'}"
+    return {
+        "lastTimestamp": f"2026-01-31T12:{minute:02}:00Z",
+        "message": f'Error creating: pods "{pod}" is forbidden: exceeded quota: {name}, requested: cpu=8,'
+        f" used: cpu={minute}, limited: cpu=16",
+    }
+
+
+def test_full_quotas_are_all_named_in_a_fixed_order() -> None:
+    """The API server names one of them, another one each time."""
+    other = {"lastTimestamp": "2026-01-31T12:01:00Z", "message": "Error creating: no such service account"}
+    stale = full_quota("gone", 1)
+    events = (full_quota("team", 40), full_quota("queue", 41), full_quota("team", 42), other, stale)
+    sentences = {refusal_of(refusal_message(items)) for items in (events, events[::-1], events[1:3])}
+    assert sentences == {
+        "PodsRefused: its pods are forbidden: exceeded quota: queue, requested: cpu=8, limited: cpu=16; exceeded quota:"
+        " team, requested: cpu=8, limited: cpu=16"
+    }
+    assert refusal_message((other, stale)[:1]) == "Error creating: no such service account"
+    assert refusal_message(({"message": "exceeded quota: a"},)) == "exceeded quota: a"
+    assert refusal_message(()) == ""

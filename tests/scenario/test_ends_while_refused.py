@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dapt_contract.pod.failure import Cause
+from dapt_contract.pod.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_operator.testing.objects import Ends, Stays
 from support.builders import healthy
@@ -170,3 +171,24 @@ def test_failed_tuning_frees_its_block_while_the_spec_is_refused() -> None:
     world.end("finetune", Ends(65, message="no such column", cause=Cause.BAD_INPUT))
     world.settle()
     assert "finetuning" not in world.status["frozen"]
+
+
+def test_progress_continues_while_the_spec_is_refused() -> None:
+    world = running_refused("pretrain", INVALID)
+    for step in (10, 20):
+        world.cluster.run_pods(
+            world.key,
+            lambda stage, step=step: Stays(  # type: ignore[misc]
+                Progress(
+                    run_key=stage.run.key,
+                    stage="pretrain",
+                    fraction=step / 40,
+                    step=step,
+                    total_steps=40,
+                )
+            ),
+        )
+        world.cluster.advance(30)
+        world.settle()
+        assert world.status["progress"]["step"] == step
+    assert world.condition("Stalled")[:2] == ("True", INVALID)

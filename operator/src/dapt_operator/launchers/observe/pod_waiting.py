@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from dapt_contract.sentences import shortened
@@ -52,6 +52,9 @@ _OWN_PORT: Final = re.compile(r":\d{4,5}(?=->)")
 _CURRENT_TIME: Final = re.compile(r"(current time )\d{4}-\S{1,40}")
 _USED_QUOTA: Final = re.compile(r", used: [^ ]{1,2000}(?=, limited: )")
 """What of a ResourceQuota others use at the moment."""
+_EXCEEDED_QUOTA: Final = re.compile(r"exceeded quota: .{1,2000}", re.DOTALL)
+QUOTA_MEMORY: Final = timedelta(minutes=30)
+"""How long before the newest refusal another quota's counts: the Job controller waits up to ten minutes in between."""
 _PULL_BACK_OFF: Final = re.compile(
     r'^ImagePullBackOff: Back-off pulling image "[^"]{1,600}": (?=ErrImagePull: )'
 )
@@ -178,6 +181,30 @@ def event_sentence(events: Iterable[Manifest]) -> str:
     if steps and by_time[since].get("reason") == "Pulling":
         return shortened(sentence_of(by_time[since]), _MAX_REASON_CHARACTERS)
     return ""
+
+
+def refusal_message(events: Sequence[Manifest]) -> str:
+    """Return the newest refusal of a Job's pods; empty when there is none.
+
+    Of several quotas that are full the API server names one, another one each time: all of them are named, in a fixed
+    order.
+
+    Args:
+        events: about one Job or JobSet, in any order. An older one may be about a cause that was removed since.
+    """
+    newest = max(events, key=_last_time, default=None)
+    if newest is None:
+        return ""
+    message = str(newest.get("message") or "")
+    named = _EXCEEDED_QUOTA.search(message)
+    if named is None:
+        return message
+    found = (
+        _EXCEEDED_QUOTA.search(stable(str(event.get("message") or "")))
+        for event in events
+        if _last_time(newest) - _last_time(event) <= QUOTA_MEMORY
+    )
+    return message[: named.start()] + "; ".join(sorted({quota[0] for quota in found if quota is not None}))
 
 
 def refusal_of(message: str) -> Hindrance | str:

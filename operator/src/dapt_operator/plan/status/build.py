@@ -85,11 +85,19 @@ def _with_runs(observed: Observed, ledger: Ledger) -> DomainAdaptationStatus:
         ledger = request_stop(ledger, observed.live, observed.now)
     ledger = note_running(ledger, observed.live, observed.now, is_written=False)
     used_seconds = gpu_hours.used_seconds(ledger, observed.runs, observed.now)
+    progress_status, progress_time = progress(observed, ledger)
     return stored.with_values(
-        ledger=ledger,
+        ledger=ledger.with_progress_time(progress_time),
+        progress=progress_status,
         frozen=blocks.frozen_blocks(ledger),
         stages=tuple(blocks.stage_status(record, observed) for record in ledger.runs)[-MAX_STAGES:],
-        usage=blocks.usage(observed, ledger, used_seconds, stored.progress, is_progress_new=False),
+        usage=blocks.usage(
+            observed,
+            ledger,
+            used_seconds,
+            progress_status,
+            is_progress_new=progress_time != ledger.progress_time,
+        ),
     )
 
 

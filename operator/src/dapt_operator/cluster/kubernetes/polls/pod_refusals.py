@@ -8,6 +8,7 @@ from dapt_operator.cluster.kubernetes.client import Query
 from dapt_operator.cluster.kubernetes.polls.poller import TIMEOUT_SECONDS, Poller
 from dapt_operator.cluster.kubernetes.resources import KINDS
 from dapt_operator.launchers.jobset import job_name
+from dapt_operator.launchers.observe.pod_waiting import refusal_message
 from dapt_operator.stage_run import Manifest
 
 _MAX_EVENTS: Final = 20
@@ -40,6 +41,4 @@ class PodRefusals(Poller[str]):
         path = KINDS["Event"].collection(namespace)
         answer = self._api.get(path, query, attempts=1, timeout_seconds=TIMEOUT_SECONDS)
         events: list[Manifest] = (answer or {}).get("items") or []
-        # The server sorts Events by name. An older refusal may be about a cause that was removed since.
-        newest = max(events, key=lambda item: str(item.get("lastTimestamp") or ""), default={})
-        return str(newest.get("message") or "")
+        return refusal_message(events)
