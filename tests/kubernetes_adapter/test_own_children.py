@@ -127,6 +127,42 @@ def test_pod_without_an_owner_under_another_name_is_not_ours(adapter: Adapter, n
     assert adapter.store.put(orphan(job(run=RUN), name)) is None
 
 
+def test_pods_of_a_jobset_that_was_deleted_without_them_reach_the_planner_as_orphans(
+    adapter: Adapter,
+) -> None:
+    """Its Job stays and goes on, without an owner and without a label by which anybody would find it."""
+    of = job_set()
+    child = child_of(of)
+    adapter.double.add(job_path(child["metadata"]["name"]), child)
+    adapter.store.put(of)
+    left = pod(child, 1)
+    adapter.store.put(left)
+    adapter.double.add(f"/api/v1/namespaces/health/pods/{left['metadata']['name']}", left)
+    children = adapter.cluster.observe(KEY).children
+    assert (len(children.pods), children.orphans) == (1, ())
+    adapter.store.remove(of)
+    children = adapter.cluster.observe(KEY).children
+    assert (children.pods, [one.identity for one in orphan_pods(children)]) == ((), [RUN.identity])
+    adapter.cluster.delete(KEY, ObjectReference("Pod", left["metadata"]["name"]))
+    (request,) = adapter.double.sent("DELETE")
+    assert request.body["preconditions"] == {"uid": left["metadata"]["uid"]}
+
+
+def test_pods_of_a_jobset_whose_job_is_not_known_yet_are_no_orphans(adapter: Adapter) -> None:
+    of = job_set()
+    adapter.store.put(of)
+    adapter.store.put(pod(child_of(of), 0))
+    children = adapter.cluster.observe(KEY).children
+    assert (children.pods, children.orphans) == ((), ())
+
+
+def test_pod_of_a_self_made_job_under_another_name_is_no_orphan(adapter: Adapter) -> None:
+    made = child_of(job_set())
+    made["metadata"]["name"] = f"{RUN.name}-n-1"
+    adapter.store.put(pod(made, 0))
+    assert adapter.cluster.observe(KEY).children.orphans == ()
+
+
 def test_orphan_next_to_a_jobset_is_no_reason_to_ask_for_its_job(adapter: Adapter) -> None:
     of = job_set()
     adapter.store.put(of)

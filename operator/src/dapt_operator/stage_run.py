@@ -239,12 +239,14 @@ class RunState:
 
 @dataclass(frozen=True)
 class OrphanPod:
-    """A pod of a run whose Job was deleted without it (`kubectl delete job --cascade=orphan`). No object speaks for it
-    any more and no controller ends it, while it holds its accelerators and goes on."""
+    """A pod of a run whose Job or JobSet was deleted without it (`kubectl delete --cascade=orphan`). No object speaks
+    for it any more and no controller ends it, while it holds its accelerators and goes on."""
 
     name: str
     identity: RunIdentity
     """Of the run, by the name of the pod, which nobody can change."""
+    holder: str
+    """Name that the Job or JobSet of the run had."""
 
 
 @dataclass(frozen=True)
@@ -255,7 +257,7 @@ class Children:
     """Jobs and JobSets of the adaptation, without the Jobs that a JobSet created."""
     pods: tuple[Manifest, ...] = ()
     orphans: tuple[Manifest, ...] = ()
-    """Pods with the adaptation's labels that no object owns."""
+    """Pods with the adaptation's labels that were left without their Job or JobSet."""
     progress: Mapping[str, Progress] = field(default_factory=dict)
     """Live readings by name of the Job or JobSet."""
     workloads: Mapping[str, Manifest] = field(default_factory=dict)

@@ -11,14 +11,13 @@ from datetime import datetime
 from typing import Final
 
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
+from dapt_operator.launchers.labels import REPLICATED_JOB, child_job_name
 from dapt_operator.launchers.observe.run_states import Gang, read_run_states, true_conditions
 from dapt_operator.launchers.render.environment import SINGLE_POD, Rendezvous
 from dapt_operator.launchers.render.objects import gang_metadata, job_spec, stage_config_map, work_claim
 from dapt_operator.stage_run import Children, JsonObject, Manifest, Owner, RunState, StageRun
 
 API_VERSION: Final = "jobset.x-k8s.io/v1alpha2"
-REPLICATED_JOB: Final = "n"
-"""Short because a pod is named JOBSET-n-0-INDEX-xxxxx within 63 characters."""
 DEADLINE_RULE: Final = {
     "name": "deadline",
     "action": "FailJobSet",
@@ -32,7 +31,7 @@ def render(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> tuple
     """Return all objects of one run, in the order of their creation; equal input gives equal output."""
     config_map, digest = stage_config_map(run, profile, owner)
     has_peers = run.resources.nodes > 1
-    rendezvous = Rendezvous(host=f"{job_name(run.name)}-0.{run.name}") if has_peers else SINGLE_POD
+    rendezvous = Rendezvous(host=f"{child_job_name(run.name)}-0.{run.name}") if has_peers else SINGLE_POD
     spec: JsonObject = {
         "network": {"enableDNSHostnames": has_peers, "publishNotReadyAddresses": True},
         "failurePolicy": {"maxRestarts": 0, "rules": [DEADLINE_RULE]},
@@ -48,11 +47,6 @@ def render(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> tuple
         spec["suspend"] = True  # only at creation: afterwards the queue owns the field
     metadata = gang_metadata(run, profile, owner)
     return (config_map, {"apiVersion": API_VERSION, "kind": "JobSet", "metadata": metadata, "spec": spec})
-
-
-def job_name(jobset: str) -> str:
-    """Return the name of the Job that the JobSet controller creates for a JobSet of ours."""
-    return f"{jobset}-{REPLICATED_JOB}-0"
 
 
 def shared(profile: AdaptationProfileSpec, owner: Owner, nodes: int) -> tuple[Manifest, ...]:  # noqa: ARG001

@@ -20,6 +20,8 @@ from dapt_operator.stage_run import JsonObject, Manifest, OrphanPod, Owner, Stag
 
 ANNOTATION_ACCELERATOR: Final = f"{names.GROUP}/accelerator"
 """Annotation of a Job: the extended resource whose amount counts as accelerators."""
+REPLICATED_JOB: Final = "n"
+"""Name of the one Job of our JobSets. Short because a pod is named JOBSET-n-0-INDEX-xxxxx within 63 characters."""
 _POD_SUFFIX: Final = re.compile(r"-\d{1,6}(-[a-z0-9]{5})?")
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 """Kueue's label of a queued Job or JobSet: the name of its LocalQueue."""
@@ -98,19 +100,31 @@ def held_run(manifest: Manifest) -> HeldRun | None:
 
 
 def orphan_of(pod: Manifest) -> OrphanPod | None:
-    """Return a pod of ours that no object owns; None for any other.
+    """Return a pod of ours whose Job or JobSet may have been deleted without it; None for any other.
 
-    Anybody may copy labels. So the pod's name must be one that the Job of its run gave it: with the number of the pod,
-    and with the random suffix that the API server adds.
+    Nothing owns the pod of such a Job. The Job of such a JobSet stays, has no label of ours, and owns its pods: whether
+    the JobSet exists is for the caller to find out. Anybody may copy labels. So the pod's name must be one that the Job
+    of its run gave it: with the number of the pod, and with the random suffix that the API server adds.
     """
     metadata: Manifest = pod.get("metadata") or {}
-    identity = identity_of(pod) if not metadata.get("ownerReferences") else None
+    identity = identity_of(pod)
     if identity is None:
         return None
-    job = names.object_name(identity.name, identity.stage, identity.key)
+    holder = names.object_name(identity.name, identity.stage, identity.key)
+    child, owner = child_job_name(holder), controller_of(pod)
+    has_owner = bool(metadata.get("ownerReferences"))
+    if has_owner and (owner.get("kind"), owner.get("name")) != ("Job", child):
+        return None
     name = str(metadata.get("name") or "")
+    # The longer one first: it begins with the other.
+    job = child if has_owner or name.startswith(f"{child}-") else holder
     is_named_by_job = name.startswith(job) and _POD_SUFFIX.fullmatch(name.removeprefix(job))
-    return OrphanPod(name, identity) if is_named_by_job else None
+    return OrphanPod(name, identity, holder) if is_named_by_job else None
+
+
+def child_job_name(jobset: str) -> str:
+    """Return the name of the Job that the JobSet controller creates for a JobSet of ours."""
+    return f"{jobset}-{REPLICATED_JOB}-0"
 
 
 def controller_of(manifest: Manifest) -> Manifest:

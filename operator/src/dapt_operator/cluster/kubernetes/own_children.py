@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,8 +23,7 @@ from dapt_operator.cluster.kubernetes.cache.store import ResourceWithChildren, S
 from dapt_operator.cluster.kubernetes.client import ApiServerClient
 from dapt_operator.cluster.kubernetes.polls.targets import run_of
 from dapt_operator.cluster.kubernetes.resources import KINDS
-from dapt_operator.launchers.jobset import job_name
-from dapt_operator.launchers.labels import controller_of, held_run, orphan_of
+from dapt_operator.launchers.labels import child_job_name, controller_of, held_run, orphan_of
 from dapt_operator.launchers.observe.run_states import job_uid_of
 from dapt_operator.stage_run import Manifest
 
@@ -41,7 +40,7 @@ class OwnChildren:
     """Jobs and JobSets."""
     pods: tuple[Manifest, ...]
     orphans: tuple[Manifest, ...]
-    """Pods that no object owns."""
+    """Pods that were left without their Job or JobSet."""
     child_jobs: dict[str, str]
     """Uid of the Job of each JobSet, by name of the JobSet."""
 
@@ -78,9 +77,9 @@ class ChildrenFilter:
         """
         if cached.resource is None:
             return None
-        orphans = tuple(pod for pod in cached.pods if orphan_of(pod) is not None)
         owned = [pod for pod in cached.pods if job_uid_of(pod)]
         jobs = (*cached.jobs, *self._hidden_runs(cached.resource, cached.jobs, launcher))
+        orphans = tuple(_orphans(cached.pods, {str(job["metadata"]["name"]) for job in jobs}))
         child_jobs = {}
         for job in jobs:
             if job["kind"] == "JobSet" and (uid := self._child_job(job, owned)):
@@ -134,12 +133,20 @@ class ChildrenFilter:
         # Its pods name it before any watch of ours has reported it: JobSet gives its Jobs none of our labels.
         if claimed - {child.uid} and now >= child.next_request:
             child.next_request = now + _NEXT_REQUEST_SECONDS
-            path = KINDS["Job"].path(str(metadata["namespace"]), job_name(str(metadata["name"])))
+            path = KINDS["Job"].path(str(metadata["namespace"]), child_job_name(str(metadata["name"])))
             job = self._api.get(path) or {}
             controller = controller_of(job)
             if controller.get("kind") == "JobSet" and controller.get("uid") == metadata["uid"]:
                 child.uid = str(job["metadata"]["uid"])
         return child.uid
+
+
+def _orphans(pods: Sequence[Manifest], holders: Container[str]) -> Iterator[Manifest]:
+    """Yield the pods without an owner, and those whose Job is that of a JobSet which is gone."""
+    for pod in pods:
+        orphan = orphan_of(pod)
+        if orphan is not None and (not job_uid_of(pod) or orphan.holder not in holders):
+            yield pod
 
 
 def open_run_names(resource: Manifest) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Final
 from dapt_operator.cluster.kubernetes.client import Query
 from dapt_operator.cluster.kubernetes.polls.poller import TIMEOUT_SECONDS, Poller
 from dapt_operator.cluster.kubernetes.resources import KINDS
-from dapt_operator.launchers.jobset import job_name
+from dapt_operator.launchers.labels import child_job_name
 from dapt_operator.launchers.observe.pod_waiting import refusal_message
 from dapt_operator.stage_run import Manifest
 
@@ -32,7 +32,7 @@ class PodRefusals(Poller[str]):
             )
         # Events name the Job that could not create its pods, which a JobSet has created under a name of its own; or the
         # JobSet itself, whose Job was refused.
-        job = f"involvedObject.kind=Job,involvedObject.name={job_name(name)},reason=FailedCreate"
+        job = f"involvedObject.kind=Job,involvedObject.name={child_job_name(name)},reason=FailedCreate"
         job_set = f"involvedObject.kind=JobSet,involvedObject.name={name},reason={_JOB_REFUSED}"
         return self._newest(namespace, job) or self._newest(namespace, job_set)
 
