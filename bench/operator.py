@@ -147,7 +147,7 @@ def single(plane: ControlPlane, times: int = 15) -> None:
             made = make(namespace, number)
             plane.api.create(made)
             begun = time.monotonic()
-            job = watcher.wait_for_job(made["metadata"]["name"], "prepare")
+            job = watcher.wait_for_job(made["metadata"]["name"], "destination")
             seconds.append(job - begun)
             time.sleep(0.2)
     note(f"create to Job: {', '.join(f'{s:.3f}' for s in seconds)}")

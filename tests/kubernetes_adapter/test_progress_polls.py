@@ -187,3 +187,8 @@ def test_a_pod_is_asked_at_its_address_of_either_family(host: str) -> None:
     assert asyncio.run(progress.fetch(Session(), target)) is None  # type: ignore[arg-type]
     bracketed = f"[{host}]" if ":" in host else host
     assert urls == [f"http://{bracketed}:9464/progress"]
+
+
+@pytest.mark.parametrize(("runs", "seconds"), [(0, 3.0), (60, 3.0), (200, 10.0)])
+def test_many_runs_are_asked_less_often(runs: int, seconds: float) -> None:
+    assert progress.pause_seconds(runs) == seconds

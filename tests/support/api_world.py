@@ -36,6 +36,7 @@ from dapt_operator.cluster.kubernetes import cluster as cluster_module
 from dapt_operator.cluster.kubernetes.connection import Authorization
 from dapt_operator.cluster.kubernetes.resources import KINDS
 from dapt_operator.cluster.port import Key
+from dapt_operator.last_plans import LastPlans
 from dapt_operator.launchers import LAUNCHERS
 from dapt_operator.reconcile import reconcile
 from dapt_operator.runtime.operator import NOT_LEADER_SECONDS
@@ -243,6 +244,7 @@ class ApiWorld:
         self.resync_seconds = 600.0
         self.due: float | None = 0.0
         """When the operator reconciles next; None: only when something changes."""
+        self.last_plans = LastPlans()
         self.failures = 0
         self.errors: list[str] = []
         """Of all reconciles that failed."""
@@ -317,7 +319,7 @@ class ApiWorld:
         if not self.cluster.lists.has_listed(KEY.namespace) or self.due is None or self.due > self.time.now():
             return False
         try:
-            plan = reconcile(self.cluster, KEY, LAUNCHERS)
+            plan = reconcile(self.cluster, KEY, LAUNCHERS, last_plans=self.last_plans)
         except NotLeaderError:
             self.due = self.time.now() + NOT_LEADER_SECONDS
             return True

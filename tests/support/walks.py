@@ -25,6 +25,7 @@ from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.cluster.errors import ConflictError
 from dapt_operator.cluster.port import Key
+from dapt_operator.last_plans import LastPlans
 from dapt_operator.launchers import LAUNCHERS
 from dapt_operator.launchers.observe.containers import has_ended
 from dapt_operator.plan.decide import Plan
@@ -136,6 +137,7 @@ class Walk:
         self.started: set[str] = set()
         """Keys of runs that have been running; a run runs for a while before it ends."""
         self.finalized: set[Key] = set()
+        self.last_plans = LastPlans()
         self.gone: dict[Key, str] = {}
         """Names that are free at the moment, with the name of their spec."""
         self.quiet_writes: list[str] = []
@@ -160,7 +162,7 @@ class Walk:
             return None
         for _ in range(limit):
             try:
-                plan = reconcile(self.cluster, key, LAUNCHERS)
+                plan = reconcile(self.cluster, key, LAUNCHERS, last_plans=self.last_plans)
             except (OperatorKilledError, ConflictError):
                 continue  # a new process, or the work queue, tries again
             if plan.is_empty:

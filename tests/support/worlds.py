@@ -8,6 +8,7 @@ from typing import Any
 
 from dapt_contract.base import Contract
 from dapt_contract.stage_file import StageFile
+from dapt_operator.last_plans import LastPlans
 from dapt_operator.launchers import LAUNCHERS, all_states
 from dapt_operator.plan.decide import Plan, decide
 from dapt_operator.plan.observed import observe
@@ -51,6 +52,7 @@ class World:
         self.key = self.cluster.add(adaptation(**self.spec))
         self.runs: list[StageFile] = []
         self.plans: list[Plan] = []
+        self.last_plans = LastPlans()
         self.instance = ""
         self.script: Script | None = None
         """What this world's pods do, for tests that share one loop over several worlds."""
@@ -58,7 +60,9 @@ class World:
     def reconcile(self) -> Plan:
         """Reconcile once."""
         try:
-            plan = reconcile(self.cluster, self.key, LAUNCHERS, instance=self.instance)
+            plan = reconcile(
+                self.cluster, self.key, LAUNCHERS, instance=self.instance, last_plans=self.last_plans
+            )
         except OperatorKilledError:
             self._note_runs()
             raise

@@ -20,6 +20,7 @@ from dapt_operator.api.v1alpha1.conditions import NAME_TAKEN, REFUSED
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
 from dapt_operator.cluster.errors import CannotCreateError, ConflictError, NameTakenError
 from dapt_operator.cluster.port import Cluster, Event, Key, ObjectReference, World
+from dapt_operator.last_plans import LastPlans
 from dapt_operator.launchers import all_states, orphan_pods
 from dapt_operator.launchers.labels import adaptation_labels, owner_references
 from dapt_operator.launchers.launcher import Launcher
@@ -36,7 +37,13 @@ DEFAULT_LAUNCHER: Final = "IndexedJob"
 
 
 def reconcile(
-    cluster: Cluster, key: Key, launchers: Mapping[str, Launcher], *, local: bool = True, instance: str = ""
+    cluster: Cluster,
+    key: Key,
+    launchers: Mapping[str, Launcher],
+    *,
+    local: bool = True,
+    instance: str = "",
+    last_plans: LastPlans | None = None,
 ) -> Plan:
     """Bring one adaptation a step further, and return the plan that was carried out. Doing it twice is doing it once.
 
@@ -47,26 +54,34 @@ def reconcile(
         local: whether stages run where `file://` sources lie.
         instance: operator installation that reconciles; adaptations of another one are left alone. Empty: the local
             run.
+        last_plans: what was decided before, which is decided again only where something has changed; None: always.
 
     Raises:
         ConflictError: the resource was written between each observation and our write; try again later.
     """
     for _ in range(MAX_CONFLICTS - 1):
         try:
-            return _observe_and_act(cluster, key, launchers, local, instance)
+            return _observe_and_act(cluster, key, launchers, local, instance, last_plans)
         except ConflictError:
             continue  # somebody wrote the resource since it was observed: decide again on the new one
-    return _observe_and_act(cluster, key, launchers, local, instance)
+    return _observe_and_act(cluster, key, launchers, local, instance, last_plans)
 
 
 def _observe_and_act(
-    cluster: Cluster, key: Key, launchers: Mapping[str, Launcher], local: bool, instance: str
+    cluster: Cluster,
+    key: Key,
+    launchers: Mapping[str, Launcher],
+    local: bool,
+    instance: str,
+    last_plans: LastPlans | None,
 ) -> Plan:
     launcher = launchers[DEFAULT_LAUNCHER]
+    world = cluster.observe(key)
+    if last_plans is not None and (known := last_plans.find(key, world)) is not None:
+        return known
 
-    def look() -> Observed | None:
+    def understand(world: World) -> Observed | None:
         nonlocal launcher
-        world = cluster.observe(key)
         if world.resource is None:
             return None
         launcher = _launcher(world, launchers)
@@ -84,8 +99,13 @@ def _observe_and_act(
             orphans=orphan_pods(world.children),
         )
 
-    observed = look()
-    return Plan() if observed is None else _act(cluster, key, observed, launcher, look)
+    observed = understand(world)
+    if observed is None:
+        return Plan()
+    plan = _act(cluster, key, observed, launcher, lambda: understand(cluster.observe(key)))
+    if last_plans is not None:
+        last_plans.note(key, world, plan)
+    return plan
 
 
 def _act(

@@ -47,7 +47,13 @@ from dapt_operator.plan.recreation import (
     used_by_live_runs,
     with_key_notes,
 )
-from dapt_operator.plan.requeue import QUIET_SECONDS, RUNNING_SECONDS, STOPPING_SECONDS, requeue_seconds
+from dapt_operator.plan.requeue import (
+    QUIET_SECONDS,
+    RUNNING_SECONDS,
+    STOPPING_SECONDS,
+    requeue_seconds,
+    steady_seconds,
+)
 from dapt_operator.plan.status import build
 from dapt_operator.plan.status.equality import is_equal
 from dapt_operator.plan.status.events import Notice, notices
@@ -71,6 +77,8 @@ class Plan:
     events: tuple[Notice, ...] = ()
     requeue_after: float | None = None
     """Seconds; None: only a change wakes the next reconcile."""
+    steady_seconds: float = 0.0
+    """For how long the passing of time alone changes nothing: the same would be decided until something changes."""
     deletes_first: bool = False
     """Whether the status reports that something was deleted, and so is written after that."""
     needs_signing_secret: bool = False
@@ -172,6 +180,7 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
             *config_maps_of_vanished(observed, reported),
         ),
         requeue_after=requeue_seconds(observed, position, removed, ledger),
+        steady_seconds=steady_seconds(observed, position, reported, limit),
         needs_signing_secret=used.needs_signing_secret or bool(start and start.needs_signing_secret),
     )
     if observed.new_key_digest:
@@ -350,11 +359,12 @@ def _with_status(
         return plan
     # Not equal as values may still be equal as text, where a newer version has a field more.
     written = status.to_dict()
-    if written == observed.written:
+    stored = observed.status.to_dict() if observed.is_status_whole else {}
+    if written == stored:
         return plan
     fitted = truncate_status(status, written)
     # Shortening is deterministic: a status that was too long before is again the one that is stored.
-    if fitted is not status and fitted.to_dict() == observed.written:
+    if fitted is not status and fitted.to_dict() == stored:
         return plan
     fitted = build.with_running_hours(observed, fitted)
     return replace(plan, status=fitted, events=notices(observed.status, fitted, reported))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 from dapt_operator.api.v1alpha1.conditions import INVALID_SPEC, PROFILE_AMBIGUOUS, PROFILE_NOT_FOUND
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec, Retries
@@ -72,8 +72,8 @@ class Observed:
     same name are never adopted."""
     age_seconds: float = 0.0
     """Since the creation of the resource."""
-    written: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """The stored status as we would write it."""
+    is_status_whole: bool = True
+    """Whether all of the stored status could be read; what could not is written again."""
     instance: str = ""
     """Operator installation that reconciles; empty for the local run."""
     obstacle: Obstacle | None = None
@@ -183,7 +183,7 @@ def observe(
         is_deleting=bool(metadata.get("deletionTimestamp")),
         desired=desired,
         status=status.model,
-        written=status.written,
+        is_status_whole=status.is_whole,
         runs=own,
         strangers=tuple(
             run for run in runs if run.identity.uid == owner.uid and run.object_name not in own_names

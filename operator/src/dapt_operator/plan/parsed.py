@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 from dapt_contract.envelope import digest_of
 from dapt_operator.api.v1alpha1.conditions import INVALID_SPEC, NOT_SUPPORTED
@@ -23,11 +22,11 @@ from dapt_operator.api.validation.yaml_source import YamlDocument
 from dapt_operator.plan.stored_status import read_stored_status
 from dapt_operator.stage_run import Manifest, plain
 
-MAX_SPECS: Final = 1024
+MAX_SPECS: Final = 256
 """Specs in the cache, about 30 KB each."""
 MAX_PROFILES: Final = 64
-MAX_STATUSES: Final = 128
-"""Statuses in the cache, of adaptations that are working; up to 1 MB each."""
+MAX_STATUSES: Final = 16
+"""Statuses in the cache, about half a MB each of a long adaptation. Those that only wait are not read again."""
 _USER_METADATA: Final = ("name", "namespace", "labels", "annotations")
 """Metadata that users write. The rest changes with every write, which would make the cache useless."""
 
@@ -52,11 +51,11 @@ class ReadProfile:
 
 @dataclass(frozen=True)
 class ReadStatus:
-    """A status, and how we would write it: equal statuses are equal whatever the API server filled in."""
+    """A status, as far as it can be read."""
 
     model: DomainAdaptationStatus
-    written: Mapping[str, Any]
-    """Empty where a part of the stored status could not be read: then it is written again."""
+    is_whole: bool
+    """False where a part of the stored status could not be read: then it is written again."""
 
 
 def read_adaptation(resource: Manifest, *, local: bool) -> ReadAdaptation:
@@ -107,7 +106,7 @@ def _profile(text: str, local: bool) -> ReadProfile:
 @lru_cache(maxsize=MAX_STATUSES)
 def _status(text: str) -> ReadStatus:
     stored = read_stored_status(json.loads(text))
-    return ReadStatus(stored.model, {} if stored.left_out else stored.model.to_dict())
+    return ReadStatus(stored.model, is_whole=not stored.left_out)
 
 
 def _sentence(problem: Problem) -> str:

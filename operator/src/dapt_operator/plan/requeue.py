@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
 from dapt_operator.plan.chain_parts.position import Position
 from dapt_operator.plan.cleanup import deletable_runs
 from dapt_operator.plan.desired import Removal, seconds_to_lingering
+from dapt_operator.plan.ledger.gpu_hours import used_seconds
 from dapt_operator.plan.observed import Observed
 from dapt_operator.plan.transitions import Action, Fact
 
@@ -23,6 +24,8 @@ PEERS_SECONDS: Final = 0.2
 NEXT_SECONDS: Final = 0.1
 """The same when more is to be started, or when a decision was stored that the next reconcile acts on. One reconcile
 starts one run, so that it is small and a run number belongs to one run."""
+STEADY_SECONDS: Final = 600.0
+"""For so long at most a decision to wait is not made anew while nothing is reported."""
 OBSTRUCTED_SECONDS: Final = 15.0
 """The same while an object of somebody else has a name that we need: no watch reports when it goes."""
 
@@ -46,6 +49,28 @@ def requeue_seconds(
     if seconds is None or lingering_seconds is None:
         return seconds if lingering_seconds is None else lingering_seconds
     return min(seconds, lingering_seconds)
+
+
+def steady_seconds(
+    observed: Observed, position: Position, ledger: Ledger, limit_seconds: float | None
+) -> float:
+    """Return for how long the same is decided while nothing is reported; 0 where time alone may change it.
+
+    Args:
+        observed: of this reconcile.
+        position: in the chain.
+        ledger: with all that the runs have reported.
+        limit_seconds: limit of the accelerator-seconds; None for none.
+    """
+    # What is being started, stopped, or waited for has deadlines of its own.
+    is_waiting = position.action is Action.WAIT and position.assessment.fact is Fact.RUNNING
+    if not (is_waiting and observed.live and all(run.is_steady for run in observed.live)):
+        return 0.0
+    if _has_unwritten_progress(observed) or seconds_to_lingering(observed) is not None:
+        return 0.0
+    then = observed.now + timedelta(seconds=STEADY_SECONDS)
+    is_near_limit = limit_seconds is not None and used_seconds(ledger, observed.runs, then) >= limit_seconds
+    return 0.0 if is_near_limit else STEADY_SECONDS
 
 
 def _next_reconcile_seconds(

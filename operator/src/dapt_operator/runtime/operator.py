@@ -45,6 +45,7 @@ from dapt_operator.cluster.kubernetes import (
     Summary,
 )
 from dapt_operator.cluster.port import Event, Key
+from dapt_operator.last_plans import LastPlans
 from dapt_operator.launchers import LAUNCHERS
 from dapt_operator.plan.status.internal_error import error_message, internal_error_conditions
 from dapt_operator.reconcile import reconcile
@@ -129,6 +130,7 @@ class Operator:
         self._ends: queue.SimpleQueue[_End] = queue.SimpleQueue()
         self._ending = threading.Event()
         self._rests: dict[Key, _Rest] = {}
+        self._last_plans = LastPlans()
         self._failures: dict[Key, int] = {}
         """Number of unexpected failures in a row, by adaptation."""
         self._control_thread = threading.Thread(target=self._control_or_fail, name="control", daemon=True)
@@ -170,7 +172,14 @@ class Operator:
             return None if math.isinf(rest.until) else rest.until - started
         try:
             with self._metrics.duration.time():
-                plan = reconcile(self._cluster, key, LAUNCHERS, local=False, instance=self._settings.instance)
+                plan = reconcile(
+                    self._cluster,
+                    key,
+                    LAUNCHERS,
+                    local=False,
+                    instance=self._settings.instance,
+                    last_plans=self._last_plans,
+                )
         except NotLeaderError:
             # The Lease could not be renewed for a moment. If another process has taken it, this one ends; else this
             # reconcile is the one that is still to be done, and nothing else would wake it.

@@ -22,7 +22,7 @@ from dapt_operator.plan.stages.pretrain import PretrainingPlan
 from dapt_operator.plan.stages.tuning_data import tuning_data, tuning_data_configs
 from dapt_operator.remembered import remembered
 
-_CACHED_LEDGERS: Final = 64
+_CACHED_LEDGERS: Final = 16
 
 Value = TypeVar("Value")
 

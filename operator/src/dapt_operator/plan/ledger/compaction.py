@@ -34,8 +34,8 @@ _SCORE_FIELDS: Final = (
     "difference_b_standard_error",
 )
 """Of a score, in this order; its name, side and kind are those of the base model's score."""
-_CACHED_MEASURES: Final = 2048
-_CACHED_LEDGERS: Final = 64
+_CACHED_MEASURES: Final = 512
+_CACHED_LEDGERS: Final = 16
 
 
 def free_one_record(ledger: Ledger, candidate: str | None) -> Ledger:

@@ -17,7 +17,7 @@ from dapt_operator.plan.ledger.compaction import stored_measures
 from dapt_operator.remembered import remembered
 
 _KINDS_OF_CANDIDATES: Final = frozenset({"pretrain", "blend", "evaluate"})
-_CACHED_LEDGERS: Final = 64
+_CACHED_LEDGERS: Final = 16
 
 
 @dataclass(frozen=True)

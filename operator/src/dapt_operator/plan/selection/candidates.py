@@ -18,9 +18,9 @@ from dapt_operator.plan.ledger.stage_facts import Facts, measure_of_row
 from dapt_operator.plan.stage_parts.weights import blends, checkpoint_model, is_measurable
 from dapt_operator.remembered import remembered
 
-_CACHED_JUDGEMENTS: Final = 2048
-"""Candidates of some forty adaptations that are worked on."""
-_CACHED_LEDGERS: Final = 64
+_CACHED_JUDGEMENTS: Final = 256
+"""Candidates of some ten adaptations that are worked on; each keeps the scores of all its tasks."""
+_CACHED_LEDGERS: Final = 16
 
 
 @dataclass(frozen=True)

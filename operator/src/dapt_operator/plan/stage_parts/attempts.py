@@ -29,7 +29,7 @@ from dapt_operator.plan.sizing.resolve import (
 from dapt_operator.plan.stage_parts.weights import is_finite
 from dapt_operator.remembered import remembered
 
-_CACHED_LEDGERS: Final = 64
+_CACHED_LEDGERS: Final = 16
 LARGEST_REPLAY: Final = 0.5
 """A rollback never asks for more: the domain is what is to be learned."""
 

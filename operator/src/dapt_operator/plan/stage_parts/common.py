@@ -22,7 +22,7 @@ from dapt_operator.plan.sizing.model_fit.batch import Batch
 from dapt_operator.remembered import remembered
 
 SIDES: Final[tuple[Side, ...]] = ("domain", "general")
-_CACHED_SPECS: Final = 256
+_CACHED_SPECS: Final = 64
 
 
 def evaluation_config(spec: DomainAdaptationSpec, prepared: PrepareFacts) -> EvaluationConfig:

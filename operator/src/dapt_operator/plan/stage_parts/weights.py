@@ -19,7 +19,7 @@ from dapt_operator.plan.ledger.stage_facts import Facts
 from dapt_operator.plan.sizing import resolve
 from dapt_operator.remembered import remembered
 
-_CACHED_LEDGERS: Final = 64
+_CACHED_LEDGERS: Final = 16
 _CHECKPOINT_ID: Final = re.compile(r"a(\d+)-s(\d+)")
 
 

@@ -17,7 +17,7 @@ from dapt_operator.plan.stage_parts.stage_plan import StagePlan, claims, cpu_res
 from dapt_operator.plan.stages.tuning_data import tuning_data_configs
 from dapt_operator.remembered import remembered
 
-_CACHED_PLANS: Final = 256
+_CACHED_PLANS: Final = 64
 
 
 def prepare_stage(

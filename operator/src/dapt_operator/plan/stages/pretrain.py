@@ -27,7 +27,7 @@ from dapt_operator.plan.stage_parts.attempts import Attempt
 from dapt_operator.plan.stage_parts.stage_plan import StageInputs, StagePlan, rank_resources
 from dapt_operator.remembered import remembered
 
-_CACHED_PLANS: Final = 256
+_CACHED_PLANS: Final = 64
 
 
 @dataclass(frozen=True)

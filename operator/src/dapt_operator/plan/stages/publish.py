@@ -23,7 +23,7 @@ DECIDING_BLOCKS: Final = (
     "seed",
 )
 """Blocks of the spec that decide the model."""
-_CACHED_SPECS: Final = 256
+_CACHED_SPECS: Final = 64
 
 
 def publish_stage(

@@ -38,7 +38,7 @@ from dapt_operator.remembered import remembered
 TUNING_KINDS: Final[tuple[TuningKind, ...]] = ("instructions", "preferences")
 LEARNED_BY: Final[Mapping[TuningKind, str]] = {"instructions": "finetune", "preferences": "align"}
 """Kind of the stage that learns from the data."""
-_CACHED_SPECS: Final = 256
+_CACHED_SPECS: Final = 64
 _FIELDS: Final = {"instructions": "spec.finetuning", "preferences": "spec.preference"}
 """Field that sentences about the data begin with."""
 _FOLDER_WITHOUT_DIGEST: Final[Mapping[TuningKind, str]] = {

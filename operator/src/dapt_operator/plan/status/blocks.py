@@ -52,8 +52,8 @@ from dapt_operator.stage_run import Owner
 MAX_LOG_LINES: Final = 20
 MAX_LOG_BYTES: Final = 2048
 MAX_LINE_CHARACTERS: Final = 500
-_CACHED_ROWS: Final = 2048
-_CACHED_PLANS: Final = 64
+_CACHED_ROWS: Final = 256
+_CACHED_PLANS: Final = 16
 
 
 def stage_status(record: RunRecord, observed: Observed) -> StageStatus:

@@ -19,8 +19,8 @@ from dapt_operator.plan.selection.choose import NeedsMeasure, Selected, breach_o
 from dapt_operator.plan.transitions import Action
 from dapt_operator.remembered import remembered
 
-_CACHED_ROWS: Final = 2048
-_CACHED_TABLES: Final = 64
+_CACHED_ROWS: Final = 256
+_CACHED_TABLES: Final = 16
 
 
 def candidate_statuses(

@@ -11,7 +11,7 @@ from dapt_contract.base import Contract, compact_numbers
 from dapt_contract.stages import KINDS
 from dapt_operator.remembered import remembered
 
-_CACHED_FACTS: Final = 1024
+_CACHED_FACTS: Final = 256
 
 
 def compact_facts(facts: Contract) -> dict[str, object]:

@@ -22,6 +22,8 @@ from dapt_operator.cluster.port import Key
 from dapt_operator.cluster.progress_reading import MAX_READING_BYTES, PROGRESS_PATH, is_encoded, parse_reading
 
 INTERVAL_SECONDS = 3.0
+READINGS_PER_SECOND: Final = 20.0
+"""Requests on average at most: each takes most of a millisecond of the processor, whoever answers."""
 WAKE_INTERVAL_SECONDS = 6.0
 """Least time between two wakes for the same run; its status is written less often still."""
 TIMEOUT_SECONDS = 2.0
@@ -30,7 +32,8 @@ _log = logging.getLogger(__name__)
 
 
 class ProgressPolls:
-    """Requests a reading of the first pod of every running run every three seconds; keeps the last one of each."""
+    """Requests a reading of the first pod of every running run, every three seconds or, of more than sixty runs, as
+    often as the rate allows; keeps the last one of each."""
 
     def __init__(self, targets: Callable[[], Sequence[Target]], on_change: Callable[[Key], None]) -> None:
         """
@@ -69,19 +72,23 @@ class ProgressPolls:
         concurrency = asyncio.Semaphore(_MAX_CONCURRENT)
         async with make_session() as session:
             while not self._stopped.is_set():
+                pause = INTERVAL_SECONDS
                 try:
-                    await self._poll_all(session, concurrency)
+                    targets = self._targets()
+                    pause = pause_seconds(len(targets))
+                    await self._poll_all(targets, session, concurrency)
                 except Exception:
                     _log.exception("polling for live readings failed, polling again")
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopped.wait(), INTERVAL_SECONDS)
+                    await asyncio.wait_for(self._stopped.wait(), pause)
 
-    async def _poll_all(self, session: aiohttp.ClientSession, concurrency: asyncio.Semaphore) -> None:
+    async def _poll_all(
+        self, targets: Sequence[Target], session: aiohttp.ClientSession, concurrency: asyncio.Semaphore
+    ) -> None:
         async def poll(target: Target) -> Progress | None:
             async with concurrency:
                 return await fetch(session, target)
 
-        targets = self._targets()
         # Exceptions are returned: one pod's answer must not discard those of all others.
         answers = await asyncio.gather(*(poll(target) for target in targets), return_exceptions=True)
         # A pod that does not answer in time keeps its last reading as long as it runs.
@@ -101,6 +108,11 @@ class ProgressPolls:
             if reading != reported and now - reported_at >= WAKE_INTERVAL_SECONDS:
                 self._reported[target] = (now, reading)
                 self._on_change(target.key)
+
+
+def pause_seconds(num_runs: int) -> float:
+    """Return the seconds between two requests of the readings of so many runs."""
+    return max(INTERVAL_SECONDS, num_runs / READINGS_PER_SECOND)
 
 
 def make_session() -> aiohttp.ClientSession:
