@@ -14,7 +14,7 @@ ifeq ($(NO_GPU),1)
 export DS_ACCELERATOR = cpu
 endif
 
-.PHONY: help setup demo test lint types imports unit torch-tests cluster cluster-extras cluster-tests bench science faults lock crds notices clean
+.PHONY: help setup demo test lint types imports unit torch-tests cluster cluster-extras cluster-tests bench science faults fault-results lock crds notices clean
 
 help: ## Show the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -86,6 +86,9 @@ faults: setup ## Every case of the fault campaigns: docs/faults.md; 20 kills of 
 	PATH="$(CURDIR)/$(BIN):$$PATH" DAPT_FAULT_CAMPAIGNS=whole $(BIN)/python -m pytest tests/faults -m "not faults" -s --timeout 3600
 	PATH="$(CURDIR)/$(BIN):$$PATH" DAPT_FAULT_KILLS=20 DAPT_FAULT_KILLS_IN_SAVE=5 $(BIN)/python -m pytest -m faults -s --timeout 3600
 	PATH="$(CURDIR)/$(BIN):$$PATH" DAPT_FAULT_API_POINTS=0 $(BIN)/python -m pytest tests/cluster/test_operator_faults.py -s
+
+fault-results: setup ## Write the table of docs/faults.md from the records of the last campaigns
+	PYTHONPATH=tests $(BIN)/python -m support.campaigns
 
 UV := build/lock/bin/uv
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-find-links --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)

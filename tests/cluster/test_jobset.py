@@ -36,6 +36,7 @@ IDENTITIES = frozenset(
         "shared",
         "made",
         "objectUid",
+        "childUid",
         "signingKeys",
     }
 )

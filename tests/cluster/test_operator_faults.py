@@ -2,7 +2,8 @@
 
 A whole life runs unbroken and its writes are counted. Then lives of the same manifest are broken: SIGKILL before the
 n-th write (the API server never hears of it) or after it (it took effect and nobody learned of it). Each must end as
-the unbroken one did, without a double or an orphan object. `make test` takes a sample; `make faults` takes every point.
+the unbroken one did, without a double or an orphan object. Three lives: a success, a rollback with its selection, and a
+deletion while a gang trains. `make test` takes a sample; `make faults` takes every point and records the result.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from support.campaigns import Campaign
 from testcluster.adaptations import (
     ROLLBACK,
     STAGES,
@@ -25,6 +27,7 @@ from testcluster.adaptations import (
     healthy,
     make_claim,
     make_profile,
+    stays_in,
     token_kubeconfig,
 )
 from testcluster.api_proxy import ApiProxy, Cut, Effect, Refusal
@@ -34,15 +37,15 @@ from testcluster.kubelet_script import ScriptedKubelet
 from testcluster.operator_process import OperatorProcess
 from testcluster.waiting import eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
-
 POINTS = int(os.environ.get("DAPT_FAULT_API_POINTS", "5"))
 """Kills of each kind; 0: one at every write."""
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600 if POINTS else 6 * 3600)]
 SEED = int(os.environ.get("DAPT_FAULT_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
 OURS = "dapt-operator"
 PASSING = ("message", "lastTransitionTime", "startTime", "completionTime", "runKey", "digest")
 """Fields of a status that differ between two lives of the same manifest: times, and what hangs on the uid."""
-
+KEEPER = "tests.example/keep"
+"""A finalizer of somebody else: the adaptation stays until it is removed, and what runs must end all the same."""
 
 ONCE = tuple((stage, "1") for stage in STAGES)
 """Stages and attempts of a life without a rollback."""
@@ -84,13 +87,26 @@ class Stand:
     def begin(self, **over: Any) -> Adaptation:
         """A new life; `over` is laid over its spec."""
         self.lives += 1
-        return Adaptation(self.plane, self.namespace, self.profile, f"life-{self.lives}", **over)
+        self.life = Adaptation(self.plane, self.namespace, self.profile, f"life-{self.lives}", **over)
+        return self.life
 
     def bury(self, life: Adaptation) -> None:
         """Delete it; the garbage collector leaves nothing of it."""
         self.plane.api.delete("DomainAdaptation", life.name, self.namespace)
+        self.wait_until_gone(life)
+
+    def wait_until_gone(self, life: Adaptation) -> None:
+        """Wait until the garbage collector has left nothing of a deleted life."""
         kinds = ("Job", "Pod", "ConfigMap", "Secret", "Service")
         eventually(lambda: not any(life.children(kind) for kind in kinds), "the children's end", seconds=60)
+
+    def clear(self) -> None:
+        """Remove a life that did not end as it should, so that the next one has the operator for itself."""
+        names = [item["metadata"]["name"] for item in self.plane.api.list("DomainAdaptation", self.namespace)]
+        for name in names:
+            self.plane.api.patch("DomainAdaptation", name, {"metadata": {"finalizers": None}}, self.namespace)
+            self.plane.api.delete("DomainAdaptation", name, self.namespace)
+        self.wait_until_gone(self.life)
 
     def kill_at(self, number: int, when: str) -> list[Call]:
         """Kill the operator at its n-th write from now on and start it again; what it was about to do."""
@@ -180,7 +196,7 @@ def lived(stand: Stand, runs: Sequence[tuple[str, str]] = ONCE, **over: Any) -> 
 
 
 def test_killed_before_and_after_its_writes_it_ends_the_same(stand: Stand, unbroken: Unbroken) -> None:
-    killed_around_its_writes(stand, POINTS, unbroken)
+    killed_around_its_writes(stand, "successful", POINTS, unbroken.num_writes, publishing(stand, unbroken))
 
 
 def test_operator_killed_during_a_rollback_reaches_the_same_end(
@@ -193,36 +209,94 @@ def test_operator_killed_during_a_rollback_reaches_the_same_end(
         ("blend", "2"), ("evaluate", "2"), ("finetune", "2"), ("verify", "2"), ("publish", "2"),
     )  # fmt: skip
     with_rollback = lived(stand, runs, **ROLLBACK)
-    killed_around_its_writes(stand, POINTS and max(1, POINTS // 2), with_rollback, **ROLLBACK)
+    live = publishing(stand, with_rollback, **ROLLBACK)
+    killed_around_its_writes(
+        stand, "rolled-back", POINTS and max(1, POINTS // 2), with_rollback.num_writes, live
+    )
 
 
-def killed_around_its_writes(stand: Stand, sample: int, unbroken: Unbroken, **over: Any) -> None:
-    """Break lives at a sample of points before and after their writes, at all of them for 0."""
-    writes = unbroken.num_writes
-    chooser = random.Random(SEED)
-    points = [(number, when) for number in range(1, writes + 1) for when in ("before", "after")]
-    if sample:
-        points = sorted(chooser.sample(points, min(2 * sample, len(points))))
-    print(f"seed {SEED}: {len(points)} kills around {writes} writes")
-    missed = []
-    for number, when in points:
-        begun = time.monotonic()
-        struck = stand.kill_at(number, when)
+def test_operator_killed_around_a_deletion_leaves_nothing(stand: Stand, kubelet: ScriptedKubelet) -> None:
+    kubelet.script = stays_in("pretrain")
+    before = len(stand.proxy.calls)
+    deleted_while_it_trains(stand, [])
+    num_writes = sum(
+        call.is_write and not call.is_lease and by_us(call) for call in stand.proxy.calls[before:]
+    )
+    killed_around_its_writes(
+        stand,
+        "deleted",
+        POINTS and 1,
+        num_writes,
+        lambda struck: deleted_while_it_trains(stand, struck),
+    )
+
+
+def deleted_while_it_trains(stand: Stand, struck: list[Call]) -> None:
+    """Delete an adaptation once its gang trains; what runs must end before a foreign finalizer lets it go."""
+    life = stand.begin()
+    name, api = life.name, stand.plane.api
+    api.patch("DomainAdaptation", name, {"metadata": {"finalizers": [KEEPER]}}, stand.namespace)
+    life.wait(lambda one: len(one.running("pretrain")) == 2, "a gang that trains", seconds=120)
+    if not struck:
+        time.sleep(0.5)  # the status comes after the pods
+    stages = [job["metadata"]["labels"]["dapt.dev/stage"] for job in life.jobs()]
+    assert sorted(stages) == ["baseline", "destination", "prepare", "pretrain"], "one Job each"
+    api.delete("DomainAdaptation", name, stand.namespace)
+    eventually(lambda: not life.jobs("pretrain"), "the end of the training", seconds=60)
+    assert life.resource["metadata"]["deletionTimestamp"]
+    stand.proxy.heal()
+    api.patch("DomainAdaptation", name, {"metadata": {"finalizers": None}}, stand.namespace)
+    stand.wait_until_gone(life)
+
+
+def publishing(stand: Stand, unbroken: Unbroken, **over: Any) -> Callable[[list[Call]], None]:
+    """A life that must end as the unbroken one did."""
+
+    def live(struck: list[Call]) -> None:
         life = stand.begin(**over)
         life.wait_for_phase("Published", seconds=120)
         if not struck:
             time.sleep(0.5)  # the last Event comes after the phase
+        stand.proxy.heal()
+        assert end_of(life) == unbroken.end
+        stand.bury(life)
+
+    return live
+
+
+def killed_around_its_writes(
+    stand: Stand, name: str, sample: int, num_writes: int, live: Callable[[list[Call]], None]
+) -> None:
+    """Break lives at a sample of points before and after their writes, at all of them for 0."""
+    campaign = Campaign(
+        f"kills-{name}",
+        f"SIGKILL before and after each write on a real control plane, {name} life",
+        is_whole=POINTS == 0,
+        seed=SEED,
+    )
+    points = [(number, when) for number in range(1, num_writes + 1) for when in ("before", "after")]
+    if sample:
+        points = sorted(random.Random(SEED).sample(points, min(2 * sample, len(points))))
+    print(f"seed {SEED}: {len(points)} kills around {num_writes} writes")
+    missed = []
+    for number, when in points:
+        begun, problem = time.monotonic(), ""
+        struck = stand.kill_at(number, when)
+        try:
+            live(struck)
+        except AssertionError as error:
+            problem = str(error)
+            stand.proxy.heal()
+            stand.clear()
         if not struck:
             missed.append((number, when))
-        stand.proxy.heal()
-        told = (
-            f"{when} write {number} ({struck[0].verb} {struck[0].resource})" if struck else f"{when} {number}"
-        )
-        assert end_of(life) == unbroken.end, told
-        print(f"killed {told}: the same end after {time.monotonic() - begun:.1f} s")
-        stand.bury(life)
+        point = f"{when} write {number}" + (f" ({struck[0].verb} {struck[0].resource})" if struck else "")
+        campaign.count(point, problem)
+        print(f"killed {point}: {problem or 'the same end'} after {time.monotonic() - begun:.1f} s")
+    campaign.facts = {"writes": num_writes, "kills": len(points) - len(missed)}
+    campaign.finish()
     # A stage that ends before it was seen running saves a write, so the last points of one life may not be in another.
-    assert all(number > writes - 4 for number, _ in missed), missed
+    assert all(number > num_writes - 4 for number, _ in missed), missed
 
 
 @pytest.mark.parametrize(

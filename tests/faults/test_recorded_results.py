@@ -8,4 +8,4 @@ from support.campaigns import BEGIN, END, PAGE, table
 def test_page_shows_the_recorded_results() -> None:
     _, found, rest = PAGE.read_text().partition(BEGIN)
     assert found
-    assert rest.partition(END)[0].strip() == table().strip(), "stale: `make faults` writes it"
+    assert rest.partition(END)[0].strip() == table().strip(), "stale: `make fault-results` writes it"

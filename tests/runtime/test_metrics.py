@@ -12,13 +12,16 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import BaseModel
 
 from dapt_contract.pod.failure import Cause
 from dapt_contract.stage_file import StageFile
-from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
+from dapt_operator.api.v1alpha1 import status
+from dapt_operator.api.v1alpha1.stored.ledger import ClosedRuns, Ledger
+from dapt_operator.api.v1alpha1.stored.run_record import RunRecord
 from dapt_operator.cluster.kubernetes import Store, Summary
 from dapt_operator.cluster.kubernetes.resync import FailedList
-from dapt_operator.runtime import metrics, metrics_reference
+from dapt_operator.runtime import metrics, metrics_reference, metrics_status
 from dapt_operator.runtime.operator_metrics import OPERATOR_GAUGES, OperatorCollector
 from dapt_operator.stage_run import Manifest
 from dapt_operator.testing.objects import Ends, Stays
@@ -149,10 +152,33 @@ def test_values_are_those_of_the_whole_status() -> None:
     world = World()
     world.live()
     resource = stored(world)
-    status = DomainAdaptationStatus.model_validate(resource["status"])
-    shown = next(item for item in status.candidates if status.selected and item.id == status.selected.id)
-    whole: Any = SimpleNamespace(status=status, shown=shown, ledger=status.ledger)
+    stored_status = status.DomainAdaptationStatus.model_validate(resource["status"])
+    selected = stored_status.selected
+    shown = next(item for item in stored_status.candidates if selected and item.id == selected.id)
+    whole: Any = SimpleNamespace(status=stored_status, shown=shown, ledger=stored_status.ledger)
     assert metrics.read(resource) == [list(series.read(whole)) for series in metrics.SERIES]
+
+
+@pytest.mark.parametrize(
+    ("shown", "whole"),
+    [
+        (metrics_status.ShownStatus, status.DomainAdaptationStatus),
+        (metrics_status.ShownCondition, status.Condition),
+        (metrics_status.ShownCandidate, status.CandidateStatus),
+        (metrics_status.ShownSelection, status.SelectedStatus),
+        (metrics_status.ShownProgress, status.ProgressStatus),
+        (metrics_status.ShownUsage, status.Usage),
+        (metrics_status.ShownRun, RunRecord),
+        (metrics_status.ShownClosedRuns, ClosedRuns),
+        (metrics_status.ShownLedger, Ledger),
+    ],
+)
+def test_fields_that_metrics_read_are_those_of_the_status(
+    shown: type[BaseModel], whole: type[BaseModel]
+) -> None:
+    for name, field in shown.model_fields.items():
+        default = whole.model_fields[name].get_default(call_default_factory=True)
+        assert field.is_required() or field.get_default(call_default_factory=True) == default
 
 
 def test_scrape_reads_no_status(monkeypatch: pytest.MonkeyPatch) -> None:

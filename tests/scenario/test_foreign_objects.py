@@ -12,7 +12,8 @@ from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api.names import object_name
 from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.stage_run import JsonObject
-from dapt_operator.testing.objects import Stays, copy
+from dapt_operator.testing import cluster
+from dapt_operator.testing.objects import Stays, copy, job_uid
 from support.builders import healthy
 from support.worlds import World
 
@@ -94,6 +95,45 @@ def test_job_that_takes_the_place_of_a_deleted_one_does_not_speak_for_it() -> No
     world.reconcile()
     record = next(one for one in world.status["ledger"]["runs"] if one["stage"] == "pretrain")
     assert (world.tries[-1], record["try"], record.get("failures", {})) == ("pretrain/2", 2, {})
+    world.live()
+    assert world.status["phase"] == "Published"
+
+
+@pytest.mark.parametrize("has_failed", [True, False])
+def test_job_that_takes_the_place_of_a_jobsets_job_does_not_speak_for_it(
+    monkeypatch: pytest.MonkeyPatch, has_failed: bool
+) -> None:
+    """The JobSet controller makes a deleted Job again, too: that costs what the deletion of a Job costs."""
+    world = training(RETAIN, launcher="JobSet")
+    name = world.job["metadata"]["name"]
+    child = job_uid(world.job)
+    record = next(one for one in world.status["ledger"]["runs"] if one["stage"] == "pretrain")
+    assert record["childUid"] == child
+    monkeypatch.setattr(
+        cluster,
+        "job_uid",
+        lambda gang: "self-made" if gang["metadata"]["name"] == name else job_uid(gang),
+    )
+    (made,) = (
+        pod
+        for (kind, _), pod in world.cluster.stored(world.key).objects.items()
+        if kind == "Pod" and pod["metadata"]["ownerReferences"][0]["uid"] == child
+    )
+    made["metadata"]["ownerReferences"][0]["uid"] = "self-made"
+    if has_failed:
+        made["status"]["containerStatuses"][0]["state"] = {
+            "terminated": {"exitCode": 64, "message": "theirs"}
+        }
+        made["status"]["phase"] = "Failed"
+    world.cluster.touch(world.key)
+    world.cluster.advance(11)
+    removed = [(one.kind, one.name) for one in world.reconcile().delete]
+    assert removed == [("JobSet", name)]
+    assert world.tries[-1] == "pretrain/1", "the pods of that Job end before the next run starts"
+    world.settle()
+    record = next(one for one in world.status["ledger"]["runs"] if one["stage"] == "pretrain")
+    assert (world.tries[-1], record["try"], record.get("failures", {})) == ("pretrain/2", 2, {})
+    assert "childUid" not in record
     world.live()
     assert world.status["phase"] == "Published"
 

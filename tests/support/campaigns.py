@@ -3,6 +3,8 @@
 `make test` takes a sample of each campaign, the same one at each run; `make faults` takes all cases, with a new first
 seed, and records what it found in `bench/results/faults/`, from which the table in `docs/faults.md` is written.
 DAPT_FAULT_CAMPAIGNS=whole takes all cases in any call of pytest, and DAPT_FAULT_SEED sets the first seed.
+
+`make fault-results` writes the table again from the records, without running anything.
 """
 
 from __future__ import annotations
@@ -54,22 +56,26 @@ class Campaign:
     failures: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     """What else the record says, for example the kinds of operations that were used."""
+    is_whole: bool = IS_WHOLE
+    """Whether all cases are tried, so that the result is recorded."""
+    seed: int = SEED
+    """Chose the cases."""
 
     def count(self, case: str, problem: str = "") -> None:
         """Count a case; with a problem it has failed."""
         self.cases += 1
-        if IS_WHOLE:
+        if self.is_whole:
             print(f"{self.name} {self.cases}: {case}: {problem or 'passed'}", flush=True)
         if problem:
             self.failures.append(f"{case}: {problem[:MAX_PROBLEM_CHARACTERS]}")
 
     def finish(self) -> None:
         """Record a whole campaign; fail with every case that has failed and with what repeats it."""
-        if IS_WHOLE:
+        if self.is_whole:
             self._record()
         shown = "\n".join(self.failures[:10])
         assert not self.failures, (
-            f"{len(self.failures)} of {self.cases} cases failed; repeat them with DAPT_FAULT_SEED={SEED}"
+            f"{len(self.failures)} of {self.cases} cases failed; repeat them with DAPT_FAULT_SEED={self.seed}"
             f"{' DAPT_FAULT_CAMPAIGNS=whole' if IS_WHOLE else ''}\n{shown}"
         )
 
@@ -78,14 +84,19 @@ class Campaign:
         record = {
             "title": self.title,
             "date": datetime.now(UTC).date().isoformat(),
-            "seed": SEED,
+            "seed": self.seed,
             "cases": self.cases,
             "failures": self.failures,
             "facts": self.facts,
         }
         (RESULTS / f"{self.name}.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
-        before, _, rest = PAGE.read_text().partition(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n\n{table()}\n{END}{rest.partition(END)[2]}")
+        write_page()
+
+
+def write_page() -> None:
+    """Write the recorded results into the page."""
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n\n{table()}\n{END}{rest.partition(END)[2]}")
 
 
 def table() -> str:
@@ -99,3 +110,7 @@ def table() -> str:
             f" | {record['date']} | {facts} |"
         )
     return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    write_page()

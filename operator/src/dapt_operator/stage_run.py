@@ -161,6 +161,8 @@ class RunState:
     """Kind of the object that holds the pods. Deleting that object stops the run."""
     object_uid: str = ""
     """Uid of that object."""
+    child_uid: str = ""
+    """Uid of the Job that the run's JobSet has created; empty for a Job, and while it is not known."""
     is_partly_running: bool = False
     """Whether some of its pods run, or have ended, while others have not started."""
     waiting_since: datetime | None = None
@@ -183,6 +185,9 @@ class RunState:
     """Set for a run that waits and requires user action."""
     tampering: str = ""
     """What was changed in the run's files, in one sentence; empty when they are unchanged or were not checked."""
+    is_child_replaced: bool = False
+    """Whether another Job has taken the place of the one that the run's JobSet had created: its pods speak for nothing.
+    """
     is_stage_file_lost: bool = False
     """Whether its ConfigMap is gone while a pod still has to start, which waits until the ConfigMap is there again."""
     stage_file_sha256: str = ""

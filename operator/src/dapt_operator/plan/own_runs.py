@@ -18,7 +18,7 @@ from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stages.common import MAX_ATTEMPTS
 from dapt_operator.api.v1alpha1.stored.ledger import MAX_RECORDS, Ledger
 from dapt_operator.api.v1alpha1.stored.run_record import RunRecord
-from dapt_operator.stage_run import Owner, RunState
+from dapt_operator.stage_run import Owner, RunPhase, RunState
 
 MAX_FENCES_AHEAD: Final = 16
 """By how much a fence may exceed both the newest of the ledger and the seconds since the adaptation was created."""
@@ -117,8 +117,33 @@ def _as_recorded(run: RunState, record: RunRecord) -> RunState | None:
         return run if run.identity.fence == record.fence else None
     if run.object_uid != record.object_uid:
         return None
-    identity = run.identity.model_dump() | {"fence": record.fence}
-    return replace(run, identity=RunIdentity.model_validate(identity))
+    identity = RunIdentity.model_validate(run.identity.model_dump() | {"fence": record.fence})
+    # Of a JobSet whose Job is not known yet no pod counts.
+    is_child_replaced = record.child_uid and run.child_uid and run.child_uid != record.child_uid
+    if record.is_open and is_child_replaced:
+        return _without_report(replace(run, identity=identity))
+    return replace(run, identity=identity)
+
+
+def _without_report(run: RunState) -> RunState:
+    """Return the run of a JobSet whose Job was deleted and made again, by the JobSet controller or by anybody.
+
+    It is live whatever its pods report, so that it is deleted before the next run starts.
+    """
+    return replace(
+        run,
+        phase=RunPhase.RUNNING,
+        is_child_replaced=True,
+        cause=None,
+        exit_code=None,
+        message="",
+        facts=None,
+        completed=None,
+        progress=None,
+        has_failed_pod=False,
+        peers_to_end=(),
+        lingering_pods=(),
+    )
 
 
 def _within_capacity(unknown: Iterable[RunState], ledger: Ledger) -> list[RunState]:

@@ -162,6 +162,7 @@ def _run_state(
         phase=RunPhase.PENDING,
         object_kind=gang.kind,
         object_uid=str(metadata.get("uid") or ""),
+        child_uid=children.child_jobs.get(name, "") if gang.kind == "JobSet" else "",
         created=parse_time(metadata.get("creationTimestamp")),
         started=min(starts, default=None),
         accelerators=gang.completions * _accelerators(metadata, gang),

@@ -1,4 +1,4 @@
-"""Closes runs that can never start. Closing one uses no retry; the next reconcile creates a new run."""
+"""Closes runs that can never start or be judged. Closing one uses no retry; the next reconcile creates a new run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def give_up_stuck(
 ) -> Ledger:
     """Return the ledger without open runs that wait in vain. They are no failures, so they use no retry.
 
-    Three kinds: the ConfigMap of the run is gone, so its pods cannot start; its signing key was lost or made again, and
+    Four kinds: the ConfigMap of the run is gone, so its pods cannot start; the Job of its JobSet was deleted and made
+    again, so that nobody knows whose pods it has; its signing key was lost or made again, and
     its pods would refuse a new one; or the run waits for something that a user had to correct, none of its pods has
     started, and the spec or the profile was changed since.
 
@@ -72,6 +73,8 @@ def _key_reason(ledger: Ledger, run: RunState, lost_secret: str) -> str:
 
 def _reason(record: RunRecord, run: RunState, generation: int, profile_digest: str) -> str:
     """Return why a run can never start; empty when it may."""
+    if run.is_child_replaced:
+        return "the Job of its JobSet was deleted and made again: the stage starts again"
     if run.is_stage_file_lost:
         return f"ConfigMap {run.object_name} is gone: the stage starts again with a new one"
     if run.phase is not RunPhase.PENDING or record.started is not None or not _is_blocked(run):

@@ -187,7 +187,7 @@ def _advanced(record: RunRecord, run: RunState, now: datetime, limits: Retries) 
     """Return the record of a run that exists, open or closed."""
     if run.is_live:
         started = record.running_since(
-            timestamp(run.started) if run.started else None, run.object_uid or None
+            timestamp(run.started) if run.started else None, run.object_uid or None, run.child_uid or None
         )
         return _with_early_checkpoints(started, run)
     # Pods that are gone take their start with them: what was noted while they ran stays.

@@ -79,6 +79,8 @@ class RunRecord(LeanBase):
     """Digest of the configuration of the newest run."""
     object_uid: ShortText | None = None
     """Uid of the Job or JobSet of the newest run, once a pod of it has run: no other object of its name counts."""
+    child_uid: ShortText | None = None
+    """Uid of the Job that the JobSet of the newest run had created by then: no other Job below that JobSet counts."""
     generation: Integer = 0
     """Generation of the spec when the newest run was created."""
     profile_digest: Digest | None = None
@@ -220,6 +222,7 @@ class RunRecord(LeanBase):
             message="",
             config_digest=run.config_digest,
             object_uid=None,
+            child_uid=None,
             generation=run.generation,
             profile_digest=run.profile_digest,
             created=run.created,
@@ -240,16 +243,23 @@ class RunRecord(LeanBase):
 
     # --- a run is observed ---
 
-    def running_since(self, started: str | None, object_uid: str | None = None) -> Self:
+    def running_since(
+        self, started: str | None, object_uid: str | None = None, child_uid: str | None = None
+    ) -> Self:
         """Return the record of a run whose first process started at this time; None: at a time already recorded.
 
         Args:
             started: of the first process.
             object_uid: of the run's Job or JobSet; stored with the start, so that it costs no write of its own.
+            child_uid: of the Job of that JobSet.
         """
         if started in (None, self.started):
             return self
-        return self.with_values(started=started, object_uid=object_uid or self.object_uid)
+        return self.with_values(
+            started=started,
+            object_uid=object_uid or self.object_uid,
+            child_uid=child_uid or self.child_uid,
+        )
 
     def with_facts(self, facts: Contract) -> Self:
         """Return the record with the facts that the newest run has reported so far."""
