@@ -36,6 +36,15 @@ WAITS: dict[str, Any] = {
     ],
 }
 FELT = termination_message(75, Cause.INFRASTRUCTURE, "lost a peer", is_effect=True)
+LOST = [
+    {"type": "Ready", "status": "False"},
+    {
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": "DeletionByTaintManager",
+        "lastTransitionTime": "2026-01-31T12:00:10Z",
+    },
+]
 GANGS: dict[str, tuple[dict[str, Any], ...]] = {
     "none": (),
     "waiting": (pod(0, "Pending") | {"status": WAITS}, pod(1, "Pending")),
@@ -44,6 +53,9 @@ GANGS: dict[str, tuple[dict[str, Any], ...]] = {
     "one failed": (ended(0, 1), pod(1, "Running")),
     "felt": (ended(0, 75, FELT), deleted(pod(1, "Running"), "2026-01-31T13:00:30Z")),
     "gone": (ended(0, 75, FELT), deleted(pod(1, "Running"), "2026-01-31T12:00:30Z", 0)),
+    "on a lost node": (
+        deleted(pod(0, "Running", state=RUNNING, conditions=LOST), "2026-01-31T14:00:00Z", 7200),
+    ),
     "drained": (ended(0, 137, **DISRUPTED), ended(1, 143)),
     "out of memory": (ended(0, 137, reason="OOMKilled"), ended(1, 75, FELT)),
 }

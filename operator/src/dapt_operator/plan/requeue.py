@@ -66,7 +66,17 @@ def steady_seconds(
     is_waiting = position.action is Action.WAIT and position.assessment.fact is Fact.RUNNING
     if not (is_waiting and observed.live and all(run.is_steady for run in observed.live)):
         return 0.0
+    if any(run.has_failed_pod for run in observed.live):
+        return 0.0
     if _has_unwritten_progress(observed) or seconds_to_lingering(observed) is not None:
+        return 0.0
+    # A run that nobody sees counts as lost in time, a failed one runs again in time, and pods may outlast their Job.
+    if any(
+        (record.is_open and not any(record.is_about(run.identity) for run in observed.live))
+        or record.has_pods_to_count
+        or (record.not_before is not None and datetime.fromisoformat(record.not_before) > observed.now)
+        for record in ledger.runs
+    ):
         return 0.0
     then = observed.now + timedelta(seconds=STEADY_SECONDS)
     is_near_limit = limit_seconds is not None and used_seconds(ledger, observed.runs, then) >= limit_seconds

@@ -41,8 +41,9 @@ _ANNOTATIONS: Final = (
 )
 """Those that are read. Others may hold 256 KiB in each object, and a tenant may write them."""
 _CONDITION: Final = ("type", "status", "reason", "message", "lastTransitionTime", "observedGeneration")
+_READY, _EVICTED = "Ready", "DisruptionTarget"
 _IGNORED_CONDITIONS: Final = frozenset(
-    {"Initialized", "Ready", "ContainersReady", "PodReadyToStartContainers"}
+    {"Initialized", _READY, "ContainersReady", "PodReadyToStartContainers"}
 )
 
 
@@ -139,12 +140,15 @@ def _progress_port(container: Manifest) -> list[JsonObject]:
 
 
 def _conditions(status: Manifest) -> JsonObject:
+    given = status.get("conditions") or []
+    # Of an evicted pod it says whether the node that should stop it is lost.
+    is_evicted = any(item.get("type") == _EVICTED for item in given)
     conditions = [
         _only(item, _CONDITION)
-        for item in status.get("conditions") or []
+        for item in given
         # They change several times while a pod starts and no decision reads them: kept, each change would cause a
         # reconcile.
-        if item.get("type") not in _IGNORED_CONDITIONS
+        if item.get("type") not in _IGNORED_CONDITIONS or (is_evicted and item.get("type") == _READY)
     ]
     return {"conditions": conditions} if conditions else {}
 
