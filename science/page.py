@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from science import store
+from science import operating, store
 from science.experiments import EXPERIMENTS, Experiment
 from science.experiments.common import SEEDS, Outcome, Records, Table, Verdict
 from science.kinds import cost
@@ -39,11 +39,12 @@ _METHOD = """## How it is done
 
 
 def write(results: Path, docs: Path) -> None:
-    """Write the page and the figures below `docs`."""
+    """Write the page and the figures below `docs`, and the operating table of the gate in docs/evaluation.md."""
     (docs / FIGURES).mkdir(parents=True, exist_ok=True)
     for name, png in figures(results).items():
         (docs / FIGURES / name).write_bytes(png)
     (docs / PAGE).write_text(text(results))
+    operating.write(docs / "evaluation.md", table_text(operating.table()))
 
 
 def outcome_of(results: Path, experiment: Experiment) -> Outcome:
@@ -78,7 +79,7 @@ def _summary(outcomes: list[tuple[Experiment, Outcome]]) -> str:
         for experiment, outcome in outcomes
         for verdict in outcome.verdicts
     ]
-    return _table(Table("", ("claim", "verdict", "numbers"), tuple(rows)))
+    return table_text(Table("", ("claim", "verdict", "numbers"), tuple(rows)))
 
 
 def _said(verdict: Verdict) -> str:
@@ -99,7 +100,7 @@ def _facts(results: Path) -> str:
     done = sum(len(runs) for _, runs in known)
     mean = sum(seconds) / len(seconds) if seconds else 0.0
     return (
-        _table(Table("", ("side", "tokens to train on", "the base model's loss, nats", "digest"), rows))
+        table_text(Table("", ("side", "tokens to train on", "the base model's loss, nats", "digest"), rows))
         + f"\nThe weak domain is {facts['weak_domain']}. Base model: {facts['parameters']:,} parameters, "
         f"{facts['base_steps']:,} steps, digest `{facts['base']}`. The records hold {done} "
         f"runs (a run that several experiments use counts in each); a step took {mean:.3f} CPU seconds on one core of "
@@ -144,11 +145,12 @@ def _section(results: Path, experiment: Experiment, outcome: Outcome) -> str:
     if runs and experiment.figure is not None:
         lines += [f"![{experiment.title}]({FIGURES}/{experiment.name}.png)", ""]
     for table in outcome.tables:
-        lines += [_table(table)]
+        lines += [table_text(table)]
     return "\n".join(lines)
 
 
-def _table(table: Table) -> str:
+def table_text(table: Table) -> str:
+    """Return a table in Markdown."""
     lines = [f"**{table.caption}**", ""] if table.caption else []
     lines.append("| " + " | ".join(table.header) + " |")
     lines.append("| " + " | ".join("---" for _ in table.header) + " |")

@@ -104,39 +104,77 @@ def test_the_other_half_does_not_judge() -> None:
 @pytest.mark.parametrize(
     ("drop", "error", "passed", "message"),
     [
-        (-0.02, 0.01, True, "general of a1-s40 lost nothing on half B, within the limit of 3.0"),
-        (0.025, 0.01, True, "general of a1-s40 lost 2.5 points on half B, within the limit of 3.0"),
+        (-0.02, 0.01, True, "general of a1-s40 lost nothing on 400 items, within the limit of 3.0"),
+        (0.025, 0.01, True, "general of a1-s40 lost 2.5 points on 400 items, within the limit of 3.0"),
         (
             0.035,
-            0.01,
+            0.025,
             True,
-            "general of a1-s40 lost 3.5 points on half B, over the limit of 3.0 but within noise (standard error 1.0);"
-            " about 800 items would settle it",
+            "general of a1-s40 lost 3.5 points on 400 items, over the limit of 3.0 but within noise (chance explains"
+            " 4.1); about 553 items would settle it",
         ),
         (
             0.05,
-            0.01,
+            0.025,
             False,
-            "general of a1-s40 lost 5.0 points on half B (standard error 1.0), over the limit of 3.0",
+            "general of a1-s40 lost 5.0 points on 400 items (chance explains 4.1), over the limit of 3.0",
         ),
     ],
 )
-def test_a_drop_counts_when_it_exceeds_the_limit_by_more_than_the_paired_error(
+def test_a_task_fails_when_its_drop_is_over_the_limit_and_real(
     drop: float, error: float, passed: bool, message: str
 ) -> None:
     verdict = only(task_drop.judge(spec(), facts(measure(general_drop=drop, error=error))))
     assert (verdict.passed, verdict.message) == (passed, message)
 
 
-def test_without_halves_the_whole_task_judges() -> None:
-    whole = score("general", "general", 0.45, -0.05).model_copy(
-        update={"difference_b": None, "difference_b_standard_error": None}
+@pytest.mark.parametrize(("tasks", "passes"), [(1, False), (8, True)])
+def test_with_more_tasks_a_drop_must_be_clearer(tasks: int, passes: bool) -> None:
+    dropped = [score("t0", "general", 0.455, -0.045, error=0.02)]
+    dropped += [score(f"t{number}", "general", 0.5, 0.0, error=0.02) for number in range(1, tasks)]
+    base = tuple(score(one.name, "general", 0.5) for one in dropped)
+    given = facts(
+        measure().model_copy(update={"scores": tuple(dropped)}),
+        base_measure().model_copy(update={"scores": base}),
     )
-    measured = measure().model_copy(update={"scores": (whole,)})
-    base = with_score(base_measure(), "general", score_a=None)
-    verdict = only(task_drop.judge(spec(), facts(measured, base)))
-    assert not verdict.passed
-    assert verdict.numbers["items"] == 400
+    verdicts = task_drop.judge(spec(), given)
+    by_name = {verdict.message.split()[0]: verdict for verdict in verdicts}
+    assert by_name["t0"].passed is passes
+
+
+@pytest.mark.parametrize(
+    ("drop", "error", "passed", "message"),
+    [
+        (
+            0.01,
+            0.01,
+            True,
+            "general of a1-s40 lost 1.0 points on 400 items, at most 2.6 with 95% confidence, within the limit of 3.0",
+        ),
+        (
+            0.02,
+            0.01,
+            False,
+            "general of a1-s40 lost 2.0 points on 400 items, at most 3.6 with 95% confidence (about 1083 items would"
+            " settle it), over the limit of 3.0",
+        ),
+    ],
+)
+def test_with_a_confidence_the_bound_of_the_drop_is_judged(
+    drop: float, error: float, passed: bool, message: str
+) -> None:
+    verdict = only(task_drop.judge(spec(confidence=0.95), facts(measure(general_drop=drop, error=error))))
+    assert (verdict.passed, verdict.message) == (passed, message)
+
+
+def test_all_items_of_a_general_task_judge() -> None:
+    """Half B shows no loss, all items do; and a general task without halves is judged the same."""
+    lost = score("general", "general", 0.45, -0.05)
+    for halves in ({"difference_b": 0.0}, {"difference_b": None, "difference_b_standard_error": None}):
+        measured = measure().model_copy(update={"scores": (lost.model_copy(update=halves),)})
+        verdict = only(task_drop.judge(spec(), facts(measured)))
+        assert not verdict.passed
+        assert verdict.numbers["items"] == 400
 
 
 def test_a_general_task_that_was_not_compared_fails() -> None:
@@ -154,15 +192,11 @@ def test_a_general_task_that_was_not_compared_fails() -> None:
         ({"items": 0}, "general of a1-s40 has 0 items, and the base model's has 400"),
         ({"items": 100}, "general of a1-s40 has 100 items, and the base model's has 400"),
         ({"difference": None}, "general of a1-s40 was not compared with the base model's"),
-        ({"difference_b": None}, "general of a1-s40 was not compared with the base model's on half B"),
+        ({"difference_standard_error": None}, "general of a1-s40 was not compared with the base model's"),
+        ({"difference": math.nan}, "general of a1-s40 or of the base model is not a finite number"),
+        ({"difference": math.inf}, "general of a1-s40 or of the base model is not a finite number"),
         (
-            {"difference_b_standard_error": None},
-            "general of a1-s40 was not compared with the base model's on half B",
-        ),
-        ({"difference_b": math.nan}, "general of a1-s40 or of the base model is not a finite number"),
-        ({"difference_b": math.inf}, "general of a1-s40 or of the base model is not a finite number"),
-        (
-            {"difference_b": -0.05, "difference_b_standard_error": math.inf},
+            {"difference": -0.05, "difference_standard_error": math.inf},
             "general of a1-s40 or of the base model is not a finite number",
         ),
     ],

@@ -156,8 +156,11 @@ class Gates(Base):
     max_general_perplexity_increase: Annotated[float, Field(gt=0, le=100)] = 0.15
     """Largest rise of general perplexity over the base model's, as a share. Default 0.15."""
     max_general_score_drop: Annotated[float, Field(ge=0, le=100)] = 3.0
-    """Points that any one general task or general probe set may lose, beyond its paired standard error.
-    Default 3.0."""
+    """Points that any one general task or general probe set may lose. More fails where the loss is real: where
+    chance would show it in fewer than one of twenty adaptations, corrected for the number of tasks. Default 3.0."""
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] | None = None
+    """With which a loss on general tasks must lie within maxGeneralScoreDrop, for example 0.95: a task with too few
+    items to show it fails. Absent: a task fails only when more than the limit was really lost."""
     min_domain_perplexity_decrease: Annotated[float, Field(ge=0, le=100)] = 0.0
     """Smallest fall of domain perplexity under the base model's, as a share. Default 0.0: any gain counts."""
     patience: Annotated[Integer, Field(ge=1, le=50)] = 2

@@ -15,6 +15,7 @@ from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.inputs.manifests import read_documents, read_request
 from dapt_operator.cli.run_folder import find_run
+from dapt_operator.plan.gates.task_drop import WITHIN_NOISE
 from dapt_operator.plan.ledger.stage_facts import read_facts
 from dapt_operator.plan.selection.rejudge import Rejudgement, rejudge
 
@@ -76,7 +77,7 @@ def _page(rejudgement: Rejudgement) -> RenderableType:
         table.add_column(heading, justify="right" if heading == "gain on A" else "left")
     for candidate in rejudgement.candidates:
         failed = [verdict.message for verdict in candidate.verdicts if not verdict.passed]
-        noise = [verdict.message for verdict in candidate.verdicts if verdict.reason == "WithinNoise"]
+        noise = [verdict.message for verdict in candidate.verdicts if verdict.reason == WITHIN_NOISE]
         table.add_row(
             candidate.id,
             f"{candidate.gain_on_a:.3f}",

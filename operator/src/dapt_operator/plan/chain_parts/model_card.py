@@ -14,6 +14,7 @@ from dapt_contract.stages.verify import VerifyFacts
 from dapt_operator.api.v1alpha1.spec_training import Finetuning, Preference
 from dapt_operator.plan.chain_parts.settled import Chosen
 from dapt_operator.plan.gates import Verdict
+from dapt_operator.plan.gates.task_drop import WITHIN_NOISE
 from dapt_operator.plan.stage_parts.attempts import Attempt
 from dapt_operator.plan.stage_parts.stage_plan import TuningData
 from dapt_operator.plan.stage_parts.tuning import num_records
@@ -55,7 +56,7 @@ def card_facts(
     warnings += [
         verdict.message
         for verdict in (*candidate.verdicts, *finished.verdicts)
-        if not verdict.passed or verdict.reason == "WithinNoise"
+        if not verdict.passed or verdict.reason == WITHIN_NOISE
     ]
     tokens_per_step = numbers.batch.global_batch_size * numbers.sequence_length_tokens
     return CardFacts(

@@ -48,7 +48,9 @@ def defect_of(name: str, base: Score | None, score: Score) -> str:
         return f"{score.name} of {name} was not compared with the base model's"
     if score.items < 1 or score.items != base.items:
         return f"{score.name} of {name} has {score.items} items, and the base model's has {base.items}"
-    halves = (score.difference_b, score.difference_b_standard_error)
+    # General tasks rank nothing and are judged whole.
+    has_halves = score.side == "domain"
+    halves = (score.difference_b, score.difference_b_standard_error) if has_halves else ()
     if base.score_a is not None and None in halves:
         return f"{score.name} of {name} was not compared with the base model's on half B"
     values = (score.score, score.difference, score.difference_standard_error, *halves, base.score)

@@ -1,5 +1,8 @@
 """Chooses a candidate. Half A ranks, half B and the tasks judge; three are judged at most.
 
+Each further candidate is another try, and with enough tries one that forgets too much passes by luck. So only the first
+has the benefit of the doubt: after a failure, a loss over a limit counts even where it may be chance.
+
 Everything is decided from stored numbers, so an edited gate or weight decides again without a run, unless a candidate
 comes first that was never evaluated.
 """
@@ -80,7 +83,7 @@ def choose(spec: DomainAdaptationSpec, facts: Facts, known: tuple[Candidate, ...
             if _fails_by_perplexity(candidate):
                 continue
             return NeedsMeasure(candidate)
-        if candidate.passes:
+        if candidate.passes and (len(judged) == 1 or not candidate.doubt):
             return Selected(candidate, _reason(facts, len(passing), judged, known), passes=True)
     # 2. one whose evaluation failed: that is no fault of the model, so it is kept waiting until a user has corrected it
     failed = [c for c in known if c.passes_a and c.why_unmeasurable and c.id in facts.given_up]
@@ -92,7 +95,7 @@ def choose(spec: DomainAdaptationSpec, facts: Facts, known: tuple[Candidate, ...
         best = (judged or _ranked(spec, measurable))[0]
         if has_scores(spec) and not best.is_evaluated:
             return NeedsMeasure(best)
-        why = best.first_breach or breach_on_a(spec, facts.base, best)
+        why = best.first_breach or best.doubt or breach_on_a(spec, facts.base, best)
         return Selected(best, f"largest gain; it breaches a gate and onBreach is Warn: {why}", passes=False)
     return _breached(spec, facts, known, judged, len(passing))
 
@@ -185,8 +188,15 @@ def _reason(facts: Facts, num_passing: int, judged: list[Candidate], known: tupl
         )
     if len(judged) == 1:
         return f"largest gain of {ranked}; it passes the gates on half B{left_out}"
-    failed = " and ".join(candidate.id for candidate in judged[:-1])
+    failed = " and ".join(
+        f"{candidate.id}{' (within noise)' if candidate.passes else ''}" for candidate in judged[:-1]
+    )
     return f"largest gain of {ranked} that passes the gates on half B, after {failed} failed there{left_out}"
+
+
+def _doubt(candidate: Candidate) -> str:
+    """Return why a candidate that passes as the first does not as a further try; empty where it does."""
+    return f"{candidate.doubt}, which is forgiven the first candidate alone" if candidate.doubt else ""
 
 
 def _listed(ids: Sequence[str], most: int) -> str:
@@ -206,7 +216,9 @@ def _breached(
         message = facts.pretrain.message if facts.pretrain else ""
         why = f"pretraining ended without a checkpoint{f' ({message})' if message else ''}"
         return Breached(GATES_BREACHED, f"{why}; {remedies(spec, facts)}", None, why=why)
-    breaches = [c.why_unmeasurable or c.first_breach or breach_on_a(spec, facts.base, c) for c in shown]
+    breaches = [
+        c.why_unmeasurable or c.first_breach or _doubt(c) or breach_on_a(spec, facts.base, c) for c in shown
+    ]
     # The number that is judged is bounded: of the others it is not known whether they pass.
     is_part = num_passing > len(judged) > 0
     none = f"none of the best {len(judged)} of {num_passing} candidates" if is_part else "no candidate"
