@@ -80,6 +80,11 @@ CHECKING_FIELDS: Final = frozenset({"recorded", "prepared_digest", "base_items_d
 """Fields of configurations that only check what a stage reads: they change nothing of its result."""
 
 
+LAYOUT_FIELDS: Final = frozenset({"spread"})
+"""Fields of configurations that only say how the ranks divide the work: on other ranks the result is the same, so they
+are no part of the digest by which a run's work is known again."""
+
+
 class RecordedDigests(Contract):
     """Holds what was recorded of a model's weights when they were written or measured; other weights are refused.
 
@@ -142,6 +147,10 @@ class DistributionConfig(Contract):
     offload: Offload = "none"
     gradient_checkpointing: bool = False
     precision: Precision = "bf16"
+    sequence_parallel: int = Field(default=1, ge=1)
+    """Consecutive ranks of a node that share one sequence (Ulysses); the number of ranks is a multiple."""
+    chunked_loss: bool = False
+    """Whether the loss is computed chunk by chunk, so that the logits of a whole micro-batch never exist."""
 
 
 class TrainingConfig(Contract):

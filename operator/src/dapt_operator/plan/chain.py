@@ -346,7 +346,10 @@ class Chain:
     def _due_alongside(self, state: State) -> tuple[StageAssessment, ...]:
         if not may_evaluate_alongside(state, self.inputs):
             return ()
-        return self._assess_evaluations(self._stage_inputs(), due(self.inputs.spec, self.candidates))
+        try:
+            return self._assess_evaluations(self._stage_inputs(), due(self.inputs.spec, self.candidates))
+        except RefusedError:
+            return ()  # reported once the chain waits for them: what runs now does not
 
     def _assess_evaluations(
         self, inputs: StageInputs, wanted: tuple[Candidate, ...]

@@ -280,14 +280,7 @@ def _memory(estimated: Estimate, profile: AdaptationProfile) -> list[str]:
         for name, value in asdict(estimated.memory).items()
         if value
     ]
-    measuring = (
-        []
-        if estimated.measuring_bytes is None
-        else [
-            f"  to measure     {'at least ' + size_of_bytes(estimated.measuring_bytes):>10} (the whole model)"
-        ]
-    )
-    return ["", f"Memory of one {unit}: {total}", *parts, *measuring]
+    return ["", f"Memory of one {unit}: {total}", *parts]
 
 
 def _hours(estimated: Estimate, profile: AdaptationProfile) -> list[str]:

@@ -21,7 +21,7 @@ from dapt_operator.plan.sizing.batch_size import pretraining_batch_size
 from dapt_operator.plan.sizing.compute import ComputeRate, accelerator_rate
 from dapt_operator.plan.sizing.grown_tokenizer import grown_model
 from dapt_operator.plan.sizing.model_fit.batch import Batch, BatchRequest, check_pretraining_batch, fit_batch
-from dapt_operator.plan.sizing.model_fit.measuring import measuring_bytes, measuring_problem
+from dapt_operator.plan.sizing.model_fit.measuring import MeasuringPlan, MeasuringStage, measuring_plans
 from dapt_operator.plan.sizing.model_fit.memory import GIB, MemoryParts
 from dapt_operator.plan.sizing.stage_hours import StageHours, stage_hours
 from dapt_operator.plan.sizing.tuning_estimate import (
@@ -83,8 +83,8 @@ class Estimate:
     batch: Batch | None
     """Micro-batch, accumulation, ZeRO stage, precision and memory by parts."""
     memory_limit_bytes: float
-    measuring_bytes: float | None
-    """Least memory of one process of the stages that measure."""
+    measuring: Mapping[MeasuringStage, MeasuringPlan]
+    """How the stages that measure divide the model; empty without one, and without those that are refused."""
     trainable_parameters: int | None
     tuning: tuple[TuningEstimate, ...]
     """Fine-tuning and preference tuning, as far as the spec asks for them."""
@@ -151,8 +151,8 @@ def estimate(
         spec, profile, model, packed_tokens=length, sizes=(known.instructions, known.preferences)
     )
     problems += [problem for stage in tuning for problem in stage.problems]
-    if model is not None and (problem := measuring_problem(spec, profile, model)):
-        problems.append(problem)
+    measuring = measuring_plans(spec, profile, model, length) if model is not None else None
+    problems += measuring.problems if measuring is not None else ()
     # 3. hours and money
     rate = None if model is None else accelerator_rate(profile, model, length, known.cpu_rate)
     stages: tuple[StageHours, ...] = ()
@@ -187,7 +187,7 @@ def estimate(
         checkpoints=len(steps.checkpoint_steps) if steps else None,
         batch=batch,
         memory_limit_bytes=profile.accelerator.memory_gib * GIB,
-        measuring_bytes=measuring_bytes(profile, model) if model else None,
+        measuring=measuring.plans if measuring is not None else {},
         trainable_parameters=trainable_parameters(model, lora) if model else None,
         tuning=tuning,
         stages=stages,

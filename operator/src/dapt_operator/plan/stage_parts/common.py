@@ -98,4 +98,6 @@ def distribution(batch: Batch) -> DistributionConfig:
         offload=batch.offload,
         gradient_checkpointing=batch.gradient_checkpointing,
         precision=batch.precision,
+        sequence_parallel=batch.sequence_parallel,
+        chunked_loss=batch.chunked_loss,
     )

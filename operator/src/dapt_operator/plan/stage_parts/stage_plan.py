@@ -9,19 +9,27 @@ from typing import Final, Literal
 from dapt_contract.base import Contract
 from dapt_contract.layout import MODEL as BASE_MODEL
 from dapt_contract.layout import stage_folder
-from dapt_contract.stages.common import ModelReference
+from dapt_contract.stages.common import ModelReference, ModelSpread
 from dapt_contract.stages.prepare import PrepareFacts
 from dapt_contract.stages.tuning_data import TuningDataConfig, TuningDataFacts
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec, has_blends, has_scores
-from dapt_operator.api.v1alpha1.spec_operation import CpuResources, GpuResources
+from dapt_operator.api.v1alpha1.spec_operation import CpuResources
 from dapt_operator.api.v1alpha1.stored.run_record import RunRecord, StageKey
+from dapt_operator.plan.sizing.grown_tokenizer import grown_model
+from dapt_operator.plan.sizing.model_fit.measuring import (
+    MeasuringRequest,
+    MeasuringStage,
+    choose_measuring,
+)
 from dapt_operator.plan.sizing.resolve import RankLayout
+from dapt_operator.remembered import remembered
 from dapt_operator.stage_run import RunResources
 
 BASE_REFERENCE: Final = ModelReference(weights=BASE_MODEL)
 BASELINE_LINEAGE: Final = stage_folder("baseline")
 CLAIM_SCHEME: Final = "pvc://"
+_CACHED_RANKS: Final = 256
 
 
 @dataclass(frozen=True)
@@ -112,13 +120,37 @@ def rank_resources(layout: RankLayout, spec: DomainAdaptationSpec, own: CpuResou
     )
 
 
-def measuring_resources(
-    spec: DomainAdaptationSpec, profile: AdaptationProfileSpec, own: GpuResources | None
-) -> RunResources:
-    """Return what a measuring stage asks for: one process, or as many as `stageResources` says."""
-    processes = (own.gpus if own else None) or 1
-    layout = RankLayout(1, processes, processes if profile.accelerator.kind == "gpu" else 0)
-    return rank_resources(layout, spec, own)
+@dataclass(frozen=True)
+class MeasuringRanks:
+    """What a measuring stage asks for, and how its ranks divide a model."""
+
+    resources: RunResources
+    spread: ModelSpread
+
+
+def measuring_ranks(inputs: StageInputs, stage: MeasuringStage) -> MeasuringRanks:
+    """Return the fewest ranks that hold one copy of the model, or those of `stageResources`.
+
+    Raises:
+        RefusedError: as `choose_measuring`.
+    """
+    return _measuring_ranks(inputs.spec, inputs.profile, inputs.prepared, stage)
+
+
+# Every reconcile plans the same stages of the same values.
+@remembered(_CACHED_RANKS)
+def _measuring_ranks(
+    spec: DomainAdaptationSpec, profile: AdaptationProfileSpec, prepared: PrepareFacts, stage: MeasuringStage
+) -> MeasuringRanks:
+    request = MeasuringRequest(
+        spec,
+        profile,
+        grown_model(prepared.model, spec, prepared.tokenizer),
+        prepared.sequence_length_tokens,
+        stage,
+    )
+    plan = choose_measuring(request)
+    return MeasuringRanks(rank_resources(plan.layout, spec, request.own), plan.spread)
 
 
 def cpu_resources(spec: DomainAdaptationSpec, own: CpuResources | None) -> RunResources:

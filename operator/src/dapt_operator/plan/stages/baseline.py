@@ -8,18 +8,24 @@ from dapt_operator.plan.stage_parts.stage_plan import (
     BASE_REFERENCE,
     StageInputs,
     StagePlan,
-    measuring_resources,
+    measuring_ranks,
 )
 
 
 def baseline_stage(inputs: StageInputs) -> StagePlan:
-    """Return the plan of baseline."""
-    spec = inputs.spec
+    """Return the plan of baseline.
+
+    Raises:
+        RefusedError: no way to divide the model fits.
+    """
+    ranks = measuring_ranks(inputs, "baseline")
     return StagePlan(
         kind="baseline",
         config=BaselineConfig(
-            model=BASE_REFERENCE, evaluation=common.evaluation_config(spec, inputs.prepared)
+            model=BASE_REFERENCE,
+            evaluation=common.evaluation_config(inputs.spec, inputs.prepared),
+            spread=ranks.spread,
         ),
-        resources=measuring_resources(spec, inputs.profile, spec.stage_resources.baseline),
+        resources=ranks.resources,
         signs_results=True,
     )
