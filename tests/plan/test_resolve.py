@@ -246,7 +246,7 @@ def test_a_profile_of_kind_cpu_takes_processes_and_no_accelerator() -> None:
     assert numbers.batch.precision == "fp32"
 
 
-def test_fine_tuning_takes_one_node_and_a_batch_that_its_ranks_can_share() -> None:
+def test_fine_tuning_takes_pretrainings_nodes_and_a_batch_that_its_ranks_can_share() -> None:
     wanted = spec(
         resources={"nodes": 4, "gpusPerNode": 2}, pretraining={"globalBatchSize": 24, "microBatchSize": 3}
     )
@@ -254,7 +254,7 @@ def test_fine_tuning_takes_one_node_and_a_batch_that_its_ranks_can_share() -> No
     inputs = StageInputs(wanted, offered(), prepare_facts())
     batch = finetune_batch(inputs, wanted.finetuning)
     stage = finetune_stage(inputs, wanted.finetuning, batch, "a1-s40", BASE_REFERENCE)
-    assert (stage.resources.nodes, stage.resources.processes_per_node) == (1, 2)
+    assert (stage.resources.nodes, stage.resources.processes_per_node) == (4, 2)
     assert stage.config.global_batch_size == 24  # type: ignore[attr-defined]
     assert stage.config.optimizer.learning_rate == 1.0e-4  # type: ignore[attr-defined]
 

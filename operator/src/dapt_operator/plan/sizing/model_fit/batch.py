@@ -231,7 +231,6 @@ def _node_memory_bytes(spec: DomainAdaptationSpec, block: TrainingBlock) -> floa
 
 def _too_large(block: TrainingBlock, profile: AdaptationProfileSpec, request: SharingRequest) -> RefusedError:
     smallest = smallest_sharing(request)
-    limit = f"{profile.accelerator.memory_gib:g}, of which {FREE_FRACTION:.0%} stay free"
     proposals = what_would_fit(request)
     host = ""
     if smallest.memory.total <= request.memory_limit_bytes and request.host_memory_limit_bytes is not None:
@@ -244,8 +243,10 @@ def _too_large(block: TrainingBlock, profile: AdaptationProfileSpec, request: Sh
         if proposals
         else "use lora, a shorter corpus.sequenceLength, more ranks, or a profile with more memory"
     )
+    offered = f"{profile.accelerator.memory_gib:g}{host}"
     return RefusedError(
         NOT_ENOUGH_MEMORY,
         f"{block} needs {smallest.memory.total / GIB:.1f} GiB a rank by the estimate ({smallest.memory.text()}) and the"
-        f" profile's accelerator.memoryGiB is {limit}{host}: {advice}",
+        f" profile's accelerator.memoryGiB is {offered}: {FREE_FRACTION:.0%} of it stay free;"
+        f" {advice}",
     )
