@@ -168,7 +168,7 @@ def sharings(request: SharingRequest) -> Iterator[Sharing]:
         if way == best:
             return 0, False
         if way.offload != "none":
-            return 4, False
+            return (4 if way.offload == "optimizer" else 5), False
         if way.sequence_parallel > 1:
             return 3, False
         if way.zero_stage == 3:
@@ -276,7 +276,28 @@ def what_would_fit(request: SharingRequest) -> list[str]:
         if propose(f"{ranks} ranks", replace(free, world_size=ranks)):
             break
         ranks *= 2
-    return proposals
+    # Where no change alone is enough, the first two that are.
+    return proposals or _two_changes(free)
+
+
+def _two_changes(request: SharingRequest) -> list[str]:
+    """Return the longest sequences that fit together with LoRA or with more ranks, whichever comes first."""
+    length = request.sequence_length_tokens
+    while length >= SHORTEST_SEQUENCE_TOKENS:
+        shorter = replace(request, sequence_length_tokens=length)
+        of_length = "" if length == request.sequence_length_tokens else f" with sequences of {length} tokens"
+        changes = [("lora", replace(shorter, lora=LoraConfig()))] if request.lora is None else []
+        worlds = (request.world_size * 2**power for power in range(1, LARGEST_WORLD.bit_length()))
+        changes += [
+            (f"{ranks} ranks", replace(shorter, world_size=ranks))
+            for ranks in worlds
+            if ranks <= LARGEST_WORLD
+        ]
+        for change, changed in changes:
+            if (sharing := choose_sharing(changed)) is not None:
+                return [f"{change}{of_length} ({sharing.text()})"]
+        length //= 2
+    return []
 
 
 def _with_more_host_memory(request: SharingRequest) -> list[str]:
