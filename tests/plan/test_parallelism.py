@@ -15,6 +15,7 @@ from dapt_operator.plan.sizing.model_fit.parallelism import (
     SharingRequest,
     choose_sharing,
     modes,
+    smallest_sharing,
     what_would_fit,
 )
 from dapt_operator.plan.stage_parts.common import distribution
@@ -165,3 +166,49 @@ def test_the_choice_reaches_trainer_and_a_smaller_micro_batch_keeps_it() -> None
     smaller = halved(batch, 1)
     assert smaller is not None
     assert (smaller.micro_batch_size, smaller.accumulation, smaller.offload) == (2, 32, "optimizer")
+
+
+@pytest.mark.parametrize(
+    ("length", "over", "way"),
+    [
+        (4096, {}, (2, "none", 1)),
+        (65_536, {}, (2, "none", 1)),
+        (131_072, {}, (2, "none", 2)),
+        # Ranks share a sequence before anything is offloaded, as many as the heads can be divided by.
+        (262_144, {}, (2, "none", 4)),
+        (131_072, {"may_split_sequences": False}, (2, "optimizer", 1)),
+        (4096, {"sequence_parallel": 8}, (1, "none", 8)),
+    ],
+)
+def test_ranks_share_sequences_that_do_not_fit_whole(
+    length: int, over: dict[str, Any], way: tuple[int, str, int]
+) -> None:
+    sharing = choose_sharing(
+        request(
+            **({"sequence_length_tokens": length, "may_split_sequences": True, "may_chunk_loss": True} | over)
+        )
+    )
+    assert sharing is not None
+    assert (sharing.zero_stage, sharing.offload, sharing.sequence_parallel) == way
+
+
+def test_chunked_loss_takes_the_same_logits_for_any_length() -> None:
+    def logits(length: int, *, chunks: bool) -> float:
+        sharing = smallest_sharing(request(sequence_length_tokens=length, may_chunk_loss=chunks))
+        return sharing.memory.logits - (2 * length * 4096 + 4 * 128_256 * 4096 if chunks else 0)
+
+    assert logits(4096, chunks=True) == logits(65_536, chunks=True) == 2048 * 128_256 * 12
+    assert logits(65_536, chunks=False) == 65_536 * 128_256 * 12
+
+
+def test_short_micro_batches_need_no_chunks() -> None:
+    assert smallest_sharing(request(sequence_length_tokens=2048, may_chunk_loss=True)).chunked_loss is False
+    assert smallest_sharing(request(sequence_length_tokens=2049, may_chunk_loss=True)).chunked_loss is True
+
+
+def test_two_changes_are_proposed_where_no_single_one_is_enough() -> None:
+    alone = request(
+        world_size=1, ranks_per_node=1, host_memory_limit_bytes=32 * GIB, sequence_length_tokens=262_144
+    )
+    (proposal,) = what_would_fit(alone)
+    assert proposal.startswith("lora with sequences of 32768 tokens (zeroStage 2 with offload optimizer, ")

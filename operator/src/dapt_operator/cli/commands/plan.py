@@ -278,12 +278,9 @@ def _memory(estimated: Estimate, profile: AdaptationProfile) -> list[str]:
 
 
 def _stages(estimated: Estimate, profile: AdaptationProfile) -> list[str]:
-    table = stage_table(estimated.needs, has_gpus=profile.spec.accelerator.kind == "gpu")
-    return (
-        ["", f"Stages (memory in GiB, of what may be filled; {FREE_FRACTION:.0%} stay free)", *table]
-        if table
-        else []
-    )
+    has_gpus = profile.spec.accelerator.kind == "gpu"
+    table, unit = stage_table(estimated.needs, has_gpus=has_gpus), "GPU" if has_gpus else "process"
+    return ["", f"Stages ({FREE_FRACTION:.0%} of a {unit} stay free)", *table] if table else []
 
 
 def _hours(estimated: Estimate, profile: AdaptationProfile) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dapt_operator.number_format import size
+from dapt_operator.number_format import plural, size
 from dapt_operator.plan.sizing.resolve import RankLayout
 from dapt_operator.plan.sizing.stage_needs import StageNeed
 
@@ -26,7 +26,7 @@ def stage_table(needs: Sequence[StageNeed], *, has_gpus: bool) -> list[str]:
 
 
 def _cells(need: StageNeed, has_gpus: bool) -> tuple[str, ...]:
-    memory = f"{_gib(need.memory_bytes)} of {_gib(need.limit_bytes)}" if need.memory_bytes else "-"
+    memory = f"{_gib(need.memory_bytes)} of {_gib(need.limit_bytes)} GiB" if need.memory_bytes else "-"
     return (
         need.stage,
         _ranks(need.layout, has_gpus),
@@ -41,8 +41,9 @@ def _cells(need: StageNeed, has_gpus: bool) -> tuple[str, ...]:
 def _ranks(layout: RankLayout, has_gpus: bool) -> str:
     if has_gpus and not layout.accelerators_per_node:
         return "CPU"
-    unit = "GPU" if has_gpus else "process"
-    return f"{layout.nodes} x {layout.processes_per_node} {unit}"
+    unit = ("GPU", "GPUs") if has_gpus else ("process", "processes")
+    of_node = plural(layout.processes_per_node, *unit)
+    return of_node if layout.nodes == 1 else f"{layout.nodes} nodes x {of_node}"
 
 
 def _gib(value: float) -> str:

@@ -22,7 +22,7 @@ from dapt_operator.plan.sizing.compute import ComputeRate, accelerator_rate
 from dapt_operator.plan.sizing.grown_tokenizer import grown_model
 from dapt_operator.plan.sizing.model_fit.batch import Batch, BatchRequest, check_pretraining_batch, fit_batch
 from dapt_operator.plan.sizing.model_fit.measuring import measuring_plans
-from dapt_operator.plan.sizing.model_fit.memory import GIB, MemoryParts, usable_bytes
+from dapt_operator.plan.sizing.model_fit.memory import GIB, MemoryParts
 from dapt_operator.plan.sizing.stage_hours import StageHours, stage_hours
 from dapt_operator.plan.sizing.stage_needs import StageNeed, TrainedStages, stage_needs
 from dapt_operator.plan.sizing.tuning_estimate import (
@@ -84,7 +84,7 @@ class Estimate:
     batch: Batch | None
     """Micro-batch, accumulation, ZeRO stage, precision and memory by parts."""
     memory_limit_bytes: float
-    """What a plan may fill of one accelerator."""
+    """Memory of one accelerator."""
     needs: tuple[StageNeed, ...]
     """What each stage takes; empty without a model, and without those stages that are refused."""
     trainable_parameters: int | None
@@ -196,7 +196,7 @@ def estimate(
         total_steps=steps.total_steps if steps else None,
         checkpoints=len(steps.checkpoint_steps) if steps else None,
         batch=batch,
-        memory_limit_bytes=usable_bytes(profile.accelerator.memory_gib),
+        memory_limit_bytes=profile.accelerator.memory_gib * GIB,
         needs=needs,
         trainable_parameters=trainable_parameters(model, lora) if model else None,
         tuning=tuning,
