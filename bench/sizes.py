@@ -55,7 +55,7 @@ def model_facts(name: str) -> ModelFacts:
     """Return the published shape of a model; its context is extended to the longest of the table."""
     parameters, hidden, layers, heads, key_value_heads, mlp, vocabulary, head_size, tied = SHAPES[name]
     return ModelFacts(
-        architecture=name,
+        architecture="LlamaForCausalLM" if "Llama" in name else "Qwen2ForCausalLM",
         parameters=parameters,
         hidden_size=hidden,
         layers=layers,

@@ -354,7 +354,7 @@ PLAIN = {
     "strength", "samples", "zeroStage", "count", "beta", "fewShot", "limit", "maxRollbacks", "replayFactor", "patience",
     "hardStopFactor", "domainPerplexity", "domainTasks", "averageLast", "nodes", "gpusPerNode", "gpus", "seed",
     "gpusPerModel", "perNode", "pricePerHour", "coordinator", "progress", "concurrency", "infrastructure",
-    "outOfMemory", "hang", "disruption",
+    "outOfMemory", "hang", "disruption", "sequenceParallel",
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ LLAMA_70B: dict[str, Any] = {
     "attention_heads": 64, "key_value_heads": 8, "intermediate_size": 28_672, "max_positions": 131_072,
     "tied_embeddings": False,
 }  # fmt: skip
-EIGHT_OF_80 = {"accelerator": {"kind": "gpu", "perNode": 8, "memoryGiB": 80}}
+EIGHT_OF_80: dict[str, Any] = {"accelerator": {"kind": "gpu", "perNode": 8, "memoryGiB": 80}}
 NODES: dict[str, Any] = {"resources": {"nodes": 8, "gpusPerNode": 8}}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dapt_contract.chunked_loss import chunk_tokens
 from dapt_contract.stages.common import DistributionConfig, LoraConfig
 from dapt_operator.api.v1alpha1.spec_training import Regularization
 from dapt_operator.plan.sizing.model_fit.batch import Batch, halved
@@ -192,18 +193,20 @@ def test_ranks_share_sequences_that_do_not_fit_whole(
     assert (sharing.zero_stage, sharing.offload, sharing.sequence_parallel) == way
 
 
-def test_chunked_loss_takes_the_same_logits_for_any_length() -> None:
-    def logits(length: int, *, chunks: bool) -> float:
-        sharing = smallest_sharing(request(sequence_length_tokens=length, may_chunk_loss=chunks))
-        return sharing.memory.logits - (2 * length * 4096 + 4 * 128_256 * 4096 if chunks else 0)
+def test_loss_in_chunks_takes_the_same_logits_for_any_length() -> None:
+    def logits(length: int, **over: Any) -> float:
+        return smallest_sharing(
+            request(**({"sequence_length_tokens": length, "may_chunk_loss": True} | over))
+        ).memory.logits
 
-    assert logits(4096, chunks=True) == logits(65_536, chunks=True) == 2048 * 128_256 * 12
-    assert logits(65_536, chunks=False) == 65_536 * 128_256 * 12
-
-
-def test_short_micro_batches_need_no_chunks() -> None:
-    assert smallest_sharing(request(sequence_length_tokens=2048, may_chunk_loss=True)).chunked_loss is False
-    assert smallest_sharing(request(sequence_length_tokens=2049, may_chunk_loss=True)).chunked_loss is True
+    # Of a chunk, of the head's gradient in fp32, and of the gradient of the last hidden states.
+    chunk = chunk_tokens(128_256) * 128_256 * 12
+    assert logits(65_536) == chunk + 4 * 128_256 * 4096 + 2 * 65_536 * 4096
+    assert logits(65_536, lora=LoraConfig()) == chunk + 2 * 65_536 * 4096
+    whole = 65_536 * 128_256 * 12
+    assert logits(65_536, may_chunk_loss=False) == whole
+    other = LLAMA_8B.model_copy(update={"architecture": "BloomForCausalLM"})
+    assert logits(65_536, model=other) == whole
 
 
 def test_two_changes_are_proposed_where_no_single_one_is_enough() -> None:

@@ -195,10 +195,9 @@ def sharing_text(batch: Batch) -> str:
     recomputed = ", activations recomputed" if batch.gradient_checkpointing else ""
     offload = f"offload {batch.offload}, " if batch.offload != "none" else ""
     split = f", {batch.sequence_parallel} ranks a sequence" if batch.sequence_parallel > 1 else ""
-    chunked = ", loss in chunks" if batch.chunked_loss else ""
     return (
         f"micro-batch {batch.micro_batch_size} x {batch.accumulation} accumulated,"
-        f" ZeRO {batch.zero_stage}, {offload}{batch.precision}{recomputed}{split}{chunked}"
+        f" ZeRO {batch.zero_stage}, {offload}{batch.precision}{recomputed}{split}"
     )
 
 

@@ -99,5 +99,4 @@ def distribution(batch: Batch) -> DistributionConfig:
         gradient_checkpointing=batch.gradient_checkpointing,
         precision=batch.precision,
         sequence_parallel=batch.sequence_parallel,
-        chunked_loss=batch.chunked_loss,
     )

@@ -74,8 +74,6 @@ class Batch:
     """Bytes of its node's memory that a rank takes for itself and for loading."""
     sequence_parallel: int = 1
     """Ranks that share a sequence."""
-    chunked_loss: bool = False
-    """Whether the logits of a whole micro-batch never exist."""
     nodes: int = 1
     """Nodes of the layout that it was made for."""
 
@@ -88,6 +86,8 @@ def fit_batch(request: BatchRequest, spec: DomainAdaptationSpec, profile: Adapta
             divided.
     """
     _check_divisible(request.block, request.global_batch_size, request.layout, request.micro_batch_size)
+    if request.block == "pretraining":
+        _check_shared_sequences(request, spec)
     per_rank = request.global_batch_size // request.layout.world_size
     sharing_request = _sharing_request(request, spec, profile)
     sharing = choose_sharing(sharing_request)
@@ -105,7 +105,6 @@ def fit_batch(request: BatchRequest, spec: DomainAdaptationSpec, profile: Adapta
         host_bytes=sharing.host_bytes,
         process_bytes=sharing.process_bytes,
         sequence_parallel=sharing.sequence_parallel,
-        chunked_loss=sharing.chunked_loss,
         nodes=request.layout.nodes,
     )
 
@@ -177,6 +176,23 @@ def _check_divisible(
     )
 
 
+def _check_shared_sequences(request: BatchRequest, spec: DomainAdaptationSpec) -> None:
+    """Refuse ranks of a sequence that do not divide what they share."""
+    ranks = spec.pretraining.distribution.sequence_parallel or 1
+    shared = {
+        f"the {request.layout.world_size} ranks": request.layout.world_size,
+        f"the model's {request.model.key_value_heads} key-value heads": request.model.key_value_heads,
+        f"sequences of {request.sequence_length_tokens} tokens": request.sequence_length_tokens,
+    }
+    undivided = [text for text, number in shared.items() if number % ranks]
+    if undivided:
+        raise RefusedError(
+            INVALID_SPEC,
+            f"spec.pretraining.distribution.sequenceParallel is {ranks}, which does not divide"
+            f" {' and '.join(undivided)}: write a divisor of all of them, or leave it out",
+        )
+
+
 def _sharing_request(
     request: BatchRequest, spec: DomainAdaptationSpec, profile: AdaptationProfileSpec
 ) -> SharingRequest:
@@ -202,6 +218,7 @@ def _sharing_request(
         # The trainer finds no slice of a penalty in weights that are spread, nor in an offloaded optimizer.
         may_spread=penalty is None,
         regularization=penalty,
+        sequence_parallel=distribution.sequence_parallel if is_pretraining else None,
         may_split_sequences=is_pretraining and penalty is None and accelerator.kind == "gpu",
         # A penalty on predictions and preference tuning need the logits themselves.
         may_chunk_loss=request.block != "preference" and (penalty is None or penalty.kl_to_base is None),

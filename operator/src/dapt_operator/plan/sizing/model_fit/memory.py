@@ -13,9 +13,11 @@ tokens (Jacobs et al. 2023, "DeepSpeed Ulysses").
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Final, Literal
 
+from dapt_contract.chunked_loss import CHUNKED_LOSS_ARCHITECTURES, loss_bytes
 from dapt_contract.inputs.model_size import WEIGHT_BYTES, trainable_parameters
 from dapt_contract.stages.common import LIVE_PARAMETERS, LoraConfig, Offload, Precision, ZeroStage
 from dapt_contract.stages.prepare import ModelFacts
@@ -34,8 +36,8 @@ HOST_PROCESS_BYTES: Final = 3 * GIB
 """Memory of its node that a rank on a GPU takes for interpreter, libraries, CUDA's pinned pages and data in flight."""
 LARGEST_FILE_BYTES: Final = 4 * GIB
 """Weights of which a rank holds one file at a time in its node's memory while it loads or saves."""
-LOSS_CHUNK_TOKENS: Final = 2048
-"""Tokens whose logits exist at a time where the loss is computed in chunks, which it is for longer micro-batches."""
+ASSUMED_ARCHITECTURE: Final = "assumed"
+"""Architecture of a model of which the number of parameters alone is known."""
 LOGIT_BYTES: Final = 12
 """A logit, its fp32 copy, the logarithm of its probability and the gradient, as far as they exist at a time."""
 
@@ -200,13 +202,24 @@ def penalty_bytes(shape: TrainingShape) -> float:
 
 
 def _logits_bytes(shape: TrainingShape) -> float:
-    """Return what logits and their gradient take; in chunks also the gradients of the head's input and weights."""
-    vocabulary, hidden = shape.model.vocabulary_size, shape.model.hidden_size
+    """Return what logits and their gradient take, or what the loss in chunks holds instead."""
+    model = shape.model
     if not shape.chunked_loss:
-        return shape.tokens * vocabulary * LOGIT_BYTES
-    chunk = min(shape.tokens, LOSS_CHUNK_TOKENS) * vocabulary * LOGIT_BYTES
-    head_gradient = 4 * vocabulary * hidden if shape.lora is None else 0
-    return chunk + shape.weight_bytes * shape.tokens * hidden + head_gradient
+        return shape.tokens * model.vocabulary_size * LOGIT_BYTES
+    return float(
+        loss_bytes(
+            model.vocabulary_size,
+            model.hidden_size,
+            math.ceil(shape.tokens),
+            is_head_trained=shape.lora is None or shape.lora.embeddings,
+            activation_bytes=shape.weight_bytes,
+        )
+    )
+
+
+def can_chunk_loss(model: ModelFacts) -> bool:
+    """Return whether the trainer computes the loss of this model in chunks; it does of nearly all decoders."""
+    return model.architecture in CHUNKED_LOSS_ARCHITECTURES or model.architecture == ASSUMED_ARCHITECTURE
 
 
 def _resident_weights(shape: TrainingShape, offload: Offload) -> float:

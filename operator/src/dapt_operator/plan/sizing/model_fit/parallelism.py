@@ -25,10 +25,10 @@ from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.v1alpha1.spec_training import Regularization
 from dapt_operator.plan.sizing.model_fit.memory import (
     GIB,
-    LOSS_CHUNK_TOKENS,
     AcceleratorKind,
     MemoryParts,
     TrainingShape,
+    can_chunk_loss,
     host_bytes,
     process_host_bytes,
     training_memory,
@@ -72,7 +72,7 @@ class SharingRequest:
     may_split_sequences: bool = False
     """Whether ranks may be chosen to share a sequence."""
     may_chunk_loss: bool = False
-    """Whether the loss is computed in chunks where a micro-batch is longer than one."""
+    """Whether the loss needs no logits of a whole micro-batch, where the model's architecture allows it."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,6 @@ class Sharing:
     process_bytes: float = 0.0
     """What it takes of the node's memory for itself and for loading."""
     sequence_parallel: int = 1
-    chunked_loss: bool = False
 
     def text(self) -> str:
         """Return `zeroStage 3 with offload optimizer: 41.2 GiB a rank and 120.0 GiB of node memory for it`."""
@@ -192,8 +191,6 @@ class _Way:
 
 
 def _sharing(request: SharingRequest, way: _Way) -> Sharing:
-    sequences = way.micro_batch_size * request.sequences_per_unit
-    tokens = sequences * request.sequence_length_tokens / way.sequence_parallel
     shape = TrainingShape(
         model=request.model,
         lora=request.lora,
@@ -201,13 +198,13 @@ def _sharing(request: SharingRequest, way: _Way) -> Sharing:
         world_size=request.world_size,
         zero_stage=way.zero_stage,
         precision=request.precision,
-        micro_batch_size=sequences,
+        micro_batch_size=way.micro_batch_size * request.sequences_per_unit,
         sequence_length_tokens=request.sequence_length_tokens,
         gradient_checkpointing=way.gradient_checkpointing,
         offload=way.offload,
         regularization=request.regularization,
         sequence_parallel=way.sequence_parallel,
-        chunked_loss=request.may_chunk_loss and tokens > LOSS_CHUNK_TOKENS,
+        chunked_loss=request.may_chunk_loss and can_chunk_loss(request.model),
     )
     memory = training_memory(shape)
     return Sharing(
@@ -215,7 +212,6 @@ def _sharing(request: SharingRequest, way: _Way) -> Sharing:
         memory=memory,
         host_bytes=host_bytes(shape),
         process_bytes=process_host_bytes(request.kind, memory.weights),
-        chunked_loss=shape.chunked_loss,
     )
 
 
@@ -225,7 +221,7 @@ def _ranks_of_a_sequence(request: SharingRequest) -> tuple[int, ...]:
         return (request.sequence_parallel,)
     if not request.may_split_sequences:
         return (1,)
-    heads = request.model.attention_heads
+    heads = request.model.key_value_heads or 1
     sizes = [1]
     while 2 * sizes[-1] <= request.ranks_per_node and all(
         number % (2 * sizes[-1]) == 0
