@@ -346,10 +346,7 @@ class Chain:
     def _due_alongside(self, state: State) -> tuple[StageAssessment, ...]:
         if not may_evaluate_alongside(state, self.inputs):
             return ()
-        try:
-            return self._assess_evaluations(self._stage_inputs(), due(self.inputs.spec, self.candidates))
-        except RefusedError:
-            return ()  # reported once the chain waits for them: what runs now does not
+        return self._assess_evaluations(self._stage_inputs(), due(self.inputs.spec, self.candidates))
 
     def _assess_evaluations(
         self, inputs: StageInputs, wanted: tuple[Candidate, ...]

@@ -21,8 +21,9 @@ from dapt_operator.plan.sizing.model_fit.measuring import (
     MeasuringRequest,
     MeasuringStage,
     choose_measuring,
+    measuring_stages,
 )
-from dapt_operator.plan.sizing.resolve import RankLayout
+from dapt_operator.plan.sizing.resolve import RankLayout, RefusedError, layout_of
 from dapt_operator.remembered import remembered
 from dapt_operator.stage_run import RunResources
 
@@ -65,6 +66,14 @@ class StageInputs:
 
 
 @dataclass(frozen=True)
+class StageRefusal:
+    """Why a stage cannot run as the spec and the profile are."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
 class StagePlan:
     """A stage that could run now."""
 
@@ -84,6 +93,8 @@ class StagePlan:
     signs_results: bool = False
     """Whether it signs what it measured, and believes what others have measured only where it is signed."""
     claims: tuple[str, ...] = ()
+    refusal: StageRefusal | None = None
+    """Why no run of it may start; one that has started continues."""
 
     @property
     def stage_key(self) -> StageKey:
@@ -126,15 +137,18 @@ class MeasuringRanks:
 
     resources: RunResources
     spread: ModelSpread
+    refusal: StageRefusal | None = None
 
 
 def measuring_ranks(inputs: StageInputs, stage: MeasuringStage) -> MeasuringRanks:
-    """Return the fewest ranks that hold one copy of the model, or those of `stageResources`.
-
-    Raises:
-        RefusedError: as `choose_measuring`.
-    """
+    """Return the fewest ranks that hold one copy of the model, or those of `stageResources`."""
     return _measuring_ranks(inputs.spec, inputs.profile, inputs.prepared, stage)
+
+
+def refusal_of_any_measuring_stage(inputs: StageInputs) -> StageRefusal | None:
+    """Return why a stage that measures cannot run, so that the first of them is refused before training is paid for."""
+    refusals = (measuring_ranks(inputs, stage).refusal for stage in measuring_stages(inputs.spec))
+    return next((refusal for refusal in refusals if refusal is not None), None)
 
 
 # Every reconcile plans the same stages of the same values.
@@ -149,7 +163,13 @@ def _measuring_ranks(
         prepared.sequence_length_tokens,
         stage,
     )
-    plan = choose_measuring(request)
+    try:
+        plan = choose_measuring(request)
+    except RefusedError as refused:
+        # A value, not an error: what has run already is not refused by an edit, nor by a later version's estimate.
+        layout = layout_of(1, 1, profile)
+        refusal = StageRefusal(refused.reason, refused.message)
+        return MeasuringRanks(rank_resources(layout, spec, request.own), ModelSpread(), refusal)
     return MeasuringRanks(rank_resources(plan.layout, spec, request.own), plan.spread)
 
 

@@ -9,15 +9,12 @@ from dapt_operator.plan.stage_parts.stage_plan import (
     StageInputs,
     StagePlan,
     measuring_ranks,
+    refusal_of_any_measuring_stage,
 )
 
 
 def baseline_stage(inputs: StageInputs) -> StagePlan:
-    """Return the plan of baseline.
-
-    Raises:
-        RefusedError: no way to divide the model fits.
-    """
+    """Return the plan of baseline."""
     ranks = measuring_ranks(inputs, "baseline")
     return StagePlan(
         kind="baseline",
@@ -27,5 +24,6 @@ def baseline_stage(inputs: StageInputs) -> StagePlan:
             spread=ranks.spread,
         ),
         resources=ranks.resources,
+        refusal=refusal_of_any_measuring_stage(inputs),
         signs_results=True,
     )

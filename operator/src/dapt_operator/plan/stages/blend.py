@@ -25,5 +25,6 @@ def blend_stage(
             spread=ranks.spread,
         ),
         resources=ranks.resources,
+        refusal=ranks.refusal,
         signs_results=True,
     )

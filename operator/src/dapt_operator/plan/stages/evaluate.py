@@ -46,5 +46,6 @@ def evaluate_stage(
         inputs_digest=digest,
         config=config,
         resources=ranks.resources,
+        refusal=ranks.refusal,
         signs_results=True,
     )

@@ -64,5 +64,6 @@ def verify_stage(
         candidate=candidate,
         config=config,
         resources=ranks.resources,
+        refusal=ranks.refusal,
         signs_results=True,
     )
