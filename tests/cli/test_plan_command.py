@@ -86,15 +86,15 @@ def test_each_stage_has_a_row_with_what_it_takes(tmp_path: Path) -> None:
     rows = [re.split(r"  +", line.strip()) for line in lines[start + 1 : lines.index("", start)]]
     assert rows == [
         ["stage", "runs on", "memory a GPU", "memory a node", "work volume", "sent a step", "how"],
-        ["prepare", "CPU", "-", "3.0 GiB", "19.0 GiB", "-", "downloads, cleans and packs"],
-        ["baseline", "1 GPU", "18.4 of 73.6 GiB", "7.0 GiB", "-", "-", "1 whole copy"],
+        ["prepare", "CPU", "-", "1.0 GiB", "19.0 GiB", "-", "downloads, cleans and packs"],
+        ["baseline", "1 GPU", "18.4 of 73.6 GiB", "5.0 GiB", "-", "-", "1 whole copy"],
         [
-            *("pretrain", "8 GPUs", "59.0 of 73.6 GiB", "56.0 GiB", "327.8 GiB", "253.3 GiB"),
+            *("pretrain", "8 GPUs", "59.0 of 73.6 GiB", "40.0 GiB", "327.8 GiB", "253.3 GiB"),
             "micro-batch 1 x 8 accumulated, ZeRO 2, bf16",
         ],
-        ["blend", "1 GPU", "18.4 of 73.6 GiB", "7.0 GiB", "29.8 GiB", "-", "1 whole copy"],
-        ["verify", "1 GPU", "18.4 of 73.6 GiB", "7.0 GiB", "-", "-", "1 whole copy"],
-        ["publish", "CPU", "-", "7.0 GiB", "-", "-", "copies files, merges adapters"],
+        ["blend", "1 GPU", "18.4 of 73.6 GiB", "5.0 GiB", "29.8 GiB", "-", "1 whole copy"],
+        ["verify", "1 GPU", "18.4 of 73.6 GiB", "5.0 GiB", "-", "-", "1 whole copy"],
+        ["publish", "CPU", "-", "5.0 GiB", "-", "-", "copies files, merges adapters"],
     ]
 
 

@@ -101,7 +101,7 @@ def test_model_is_measured_on_the_fewest_gpus_that_hold_it(
         ),
         (
             NODES | {"resources": {"nodes": 1, "gpusPerNode": 8, "memory": "8Gi"}},
-            "what would fit: resources.memory of at least 14Gi",
+            "what would fit: resources.memory of at least 10Gi",
         ),
         (
             own(gpusPerModel=3, nodes=1),

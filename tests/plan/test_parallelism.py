@@ -124,7 +124,7 @@ def test_a_refusal_proposes_what_would_fit_with_its_numbers() -> None:
     assert choose_sharing(alone) is None
     assert what_would_fit(alone) == [
         "lora (zeroStage 1: 48.3 GiB a rank)",
-        "resources.memory above 127Gi (zeroStage 2 with offload optimizer: 47.3 GiB a rank and 119.7 GiB of node memory"
+        "resources.memory above 125Gi (zeroStage 2 with offload optimizer: 47.3 GiB a rank and 119.7 GiB of node memory"
         " for it)",
         "4 ranks (zeroStage 1, recomputed activations: 76.9 GiB a rank)",
     ]

@@ -32,8 +32,9 @@ DeepSpeed's buckets; on CPU interpreter and libraries of one process."""
 FREE_FRACTION: Final = 0.08
 """Share of an accelerator's memory that a plan leaves free: for what its allocator cannot use between blocks, and for
 the error of the estimate, which tests hold within 10 % of its tensors. A GPU sold with 80 GB has 79.6 GiB."""
-HOST_PROCESS_BYTES: Final = 3 * GIB
-"""Memory of its node that a rank on a GPU takes for interpreter, libraries, CUDA's pinned pages and data in flight."""
+HOST_PROCESS_BYTES: Final = GIB
+"""Memory of its node that a rank on a GPU takes for itself: 0.5 GiB of its own pages were measured for interpreter and
+libraries, and as much is assumed for CUDA's context and pinned pages. Pages of files are shared, and given back."""
 LARGEST_FILE_BYTES: Final = 4 * GIB
 """Weights of which a rank holds one file at a time in its node's memory while it loads or saves."""
 ASSUMED_ARCHITECTURE: Final = "assumed"
