@@ -104,6 +104,14 @@ def test_model_is_measured_on_the_fewest_gpus_that_hold_it(
             "what would fit: resources.memory of at least 10Gi",
         ),
         (
+            # More nodes than pretraining has are taken only where they are asked for.
+            NODES
+            | {"resources": {"nodes": 1, "gpusPerNode": 8}}
+            | {"stageResources": {"baseline": {"gpusPerModel": 16}}},
+            "spec.stageResources.baseline.gpusPerModel is 16, and copies of that many do not fill 1 node with 8 each:"
+            " write a divisor of 8, or whole nodes that divide spec.stageResources.baseline.nodes",
+        ),
+        (
             own(gpusPerModel=3, nodes=1),
             "spec.stageResources.baseline.gpusPerModel is 3, and copies of that many do not fill 1 node with 8 each:"
             " write a divisor of 8, or whole nodes that divide spec.stageResources.baseline.nodes",

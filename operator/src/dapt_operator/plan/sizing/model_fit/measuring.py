@@ -193,7 +193,7 @@ def _ways(request: MeasuringRequest) -> Iterator[tuple[RankLayout, ModelSpread]]
         layout = layout_of(most_nodes if is_fixed else nodes, processes, profile)
         # A copy lies on one node or takes whole nodes, so that what travels most stays on a node's links.
         is_whole = ranks % processes == 0 if ranks > processes else processes % ranks == 0
-        if is_whole and layout.world_size % ranks == 0:
+        if is_whole and nodes <= most_nodes and layout.world_size % ranks == 0:
             yield layout, ModelSpread(ranks_per_model=ranks, method=method)
 
 
@@ -222,10 +222,11 @@ def _divides_heads(model: ModelFacts, ranks: int, per_node: int) -> bool:
 def _indivisible(request: MeasuringRequest) -> str:
     own, where = request.own, f"spec.stageResources.{request.block}"
     per_node = own.gpus or pretrain_layout(request.spec, request.profile).processes_per_node
+    nodes = own.nodes or (1 if own.gpus else request.spec.resources.nodes)
     return (
         f"{where}.gpusPerModel is {own.gpus_per_model}, and copies of that many do not fill"
-        f" {plural(own.nodes or 1, 'node')} with {per_node} each: write a divisor of {per_node}, or whole nodes that"
-        f" divide {where}.nodes"
+        f" {plural(nodes, 'node')} with {per_node} each: write a divisor of {per_node}, or whole nodes that divide"
+        f" {where}.nodes"
     )
 
 
