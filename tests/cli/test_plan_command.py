@@ -92,7 +92,7 @@ def test_each_stage_has_a_row_with_what_it_takes(tmp_path: Path) -> None:
             *("pretrain", "8 GPUs", "59.0 of 73.6 GiB", "40.0 GiB", "327.8 GiB", "253.3 GiB"),
             "micro-batch 1 x 8 accumulated, ZeRO 2, bf16",
         ],
-        ["blend", "1 GPU", "18.4 of 73.6 GiB", "5.0 GiB", "29.8 GiB", "-", "1 whole copy"],
+        ["blend", "1 GPU", "18.4 of 73.6 GiB", "5.0 GiB", "59.6 GiB", "-", "1 whole copy"],
         ["verify", "1 GPU", "18.4 of 73.6 GiB", "5.0 GiB", "-", "-", "1 whole copy"],
         ["publish", "CPU", "-", "5.0 GiB", "-", "-", "copies files, merges adapters"],
     ]

@@ -82,6 +82,6 @@ def test_space_on_the_work_volume_is_counted_by_stage() -> None:
     assert disk("baseline") == disk("evaluate") == disk("verify") == 0
     # Four adapters in bf16, two of them with 12 bytes of optimizer state for each parameter.
     assert disk("pretrain") == (4 * 2 + 2 * 12) * adapter
-    assert disk("blend") == 2 * model_bytes
+    assert disk("blend") == 4 * model_bytes
     assert disk("finetune") == disk("align") == (2 + 12 + 2) * tuned + model_bytes
     assert needs["publish"].layout.accelerators_per_node == 0

@@ -25,8 +25,8 @@ from dapt_operator.plan.sizing.resolve import (
 )
 from dapt_operator.plan.sizing.tuning_estimate import TuningEstimate
 
-WRITTEN_BLENDS: Final = 2
-"""Blends that lie on the work volume at a time: the one that is read, and the best so far. Others are deleted."""
+WRITTEN_BLENDS: Final = 4
+"""Blends that lie on the work volume at a time: the one that is read, and the best three so far."""
 TOKEN_BYTES: Final = 4
 """Bytes of one packed token."""
 
@@ -203,10 +203,8 @@ def sharing_text(batch: Batch) -> str:
 
 def _spread_text(plan: MeasuringPlan) -> str:
     ranks = plan.spread.ranks_per_model
-    copies = plural(
-        plan.copies, "whole copy" if ranks == 1 else "copy", "whole copies" if ranks == 1 else "copies"
-    )
     if ranks == 1:
-        return copies
-    way = "tensor parallel" if plan.spread.method == "tensorParallel" else "ZeRO 3"
-    return f"{copies} over {ranks} ranks, {way}"
+        return plural(plan.copies, "whole copy", "whole copies")
+    if plan.spread.method == "zero3":
+        return f"1 copy over {plan.layout.world_size} ranks, ZeRO 3"
+    return f"{plural(plan.copies, 'copy', 'copies')} over {ranks} ranks, tensor parallel"

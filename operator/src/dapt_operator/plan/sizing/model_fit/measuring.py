@@ -78,8 +78,9 @@ class MeasuringPlan:
 
     @property
     def copies(self) -> int:
-        """Return how many copies of the model there are."""
-        return self.layout.world_size // self.spread.ranks_per_model
+        """Return how many copies of the model there are; ZeRO 3 divides one over all ranks."""
+        is_one = self.spread.method == "zero3" and self.spread.ranks_per_model > 1
+        return 1 if is_one else self.layout.world_size // self.spread.ranks_per_model
 
 
 @dataclass(frozen=True)
