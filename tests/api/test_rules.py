@@ -17,7 +17,7 @@ from dapt_operator.api.v1alpha1.profile import Ports, Storage
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation, DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.spec_corpus import Corpus
 from dapt_operator.api.v1alpha1.spec_evaluation import Evaluation, Gates, Selection, SelectionWeights, Task
-from dapt_operator.api.v1alpha1.spec_operation import Credential
+from dapt_operator.api.v1alpha1.spec_operation import Credential, MeasuringResources
 from dapt_operator.api.v1alpha1.spec_training import (
     Budget,
     Distribution,
@@ -57,6 +57,10 @@ CASES: list[tuple[type[Base], dict[str, Any], list[int]]] = [
     (Budget, {"epochs": 0.5, "tokens": 5, "steps": 5}, [0]),
     (FinetuningBudget, {"steps": 5}, []),
     (FinetuningBudget, {"epochs": 1, "steps": 5}, [0]),
+    (MeasuringResources, {"gpusPerModel": 8}, []),
+    (MeasuringResources, {"gpusPerModel": 8, "gpus": 4, "nodes": 2}, []),
+    (MeasuringResources, {"gpusPerModel": 8, "gpus": 4}, [0]),
+    (MeasuringResources, {"gpusPerModel": 4, "gpus": 6}, [0]),
     (Regularization, {"ewc": {}}, []),
     (Regularization, {}, [0]),
     (Regularization, {"l2sp": {}, "klToBase": {}}, [0]),

@@ -353,8 +353,8 @@ PLAIN = {
     "vocabularySize", "minimumFrequency", "weight", "rank", "alpha", "epochs", "steps", "weightDecay", "gradientClip",
     "strength", "samples", "zeroStage", "count", "beta", "fewShot", "limit", "maxRollbacks", "replayFactor", "patience",
     "hardStopFactor", "domainPerplexity", "domainTasks", "averageLast", "nodes", "gpusPerNode", "gpus", "seed",
-    "perNode", "pricePerHour", "coordinator", "progress", "concurrency", "infrastructure", "outOfMemory", "hang",
-    "disruption",
+    "gpusPerModel", "perNode", "pricePerHour", "coordinator", "progress", "concurrency", "infrastructure",
+    "outOfMemory", "hang", "disruption", "sequenceParallel",
 }  # fmt: skip
 
 

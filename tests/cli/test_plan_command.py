@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,7 @@ def page(
 def test_the_whole_page(tmp_path: Path) -> None:
     lines, problems = page(tmp_path)
     assert problems == []
-    assert lines[: lines.index("Memory of one GPU: 62.2 GiB of 80.0 GiB")] == [
+    assert lines[: lines.index("Memory of one GPU: 59.0 GiB of 80.0 GiB")] == [
         "tiny on profile lab: 1 node with 8 GPUs each",
         "  model     hf://example/Some-8B@abc: 8 B parameters by its name, in a typical shape",
         "",
@@ -76,6 +77,24 @@ def test_the_whole_page(tmp_path: Path) -> None:
         "  trained        8 B parameters",
         "  checkpoints    327.8 GiB on the work volume",
         "",
+    ]
+
+
+def test_each_stage_has_a_row_with_what_it_takes(tmp_path: Path) -> None:
+    lines, _ = page(tmp_path)
+    start = lines.index("Stages (8% of a GPU stay free)")
+    rows = [re.split(r"  +", line.strip()) for line in lines[start + 1 : lines.index("", start)]]
+    assert rows == [
+        ["stage", "runs on", "memory a GPU", "memory a node", "work volume", "sent a step", "how"],
+        ["prepare", "CPU", "-", "1.0 GiB", "19.0 GiB", "-", "downloads, cleans and packs"],
+        ["baseline", "1 GPU", "18.4 of 73.6 GiB", "5.0 GiB", "-", "-", "1 whole copy"],
+        [
+            *("pretrain", "8 GPUs", "59.0 of 73.6 GiB", "40.0 GiB", "327.8 GiB", "253.3 GiB"),
+            "micro-batch 1 x 8 accumulated, ZeRO 2, bf16",
+        ],
+        ["blend", "1 GPU", "18.4 of 73.6 GiB", "5.0 GiB", "59.6 GiB", "-", "1 whole copy"],
+        ["verify", "1 GPU", "18.4 of 73.6 GiB", "5.0 GiB", "-", "-", "1 whole copy"],
+        ["publish", "CPU", "-", "5.0 GiB", "-", "-", "copies files, merges adapters"],
     ]
 
 
@@ -107,7 +126,7 @@ def test_too_little_memory_is_refused_with_the_parts(tmp_path: Path) -> None:
     _, problems = page(tmp_path, ("memoryGiB: 80", "memoryGiB: 20"))
     assert len(problems) == 1
     assert problems[0].startswith("pretraining needs ")
-    assert problems[0].endswith("; 16 ranks (zeroStage 3, recomputed activations: 19.0 GiB a rank)")
+    assert problems[0].endswith("; 16 ranks (zeroStage 3, recomputed activations: 15.9 GiB a rank)")
 
 
 def test_plan_page_lists_what_is_unknown(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from dapt_operator.plan.sizing.batch_size import (
 from dapt_operator.plan.sizing.resolve import RankLayout, counted_steps
 from dapt_operator.plan.sizing.tuning import TuningRequest, finetuning_request, preference_request
 from dapt_operator.plan.stages.prepare import prepare_stage
-from support.builders import merged
+from support.builders import merged, model_facts
 
 SPEC: dict[str, Any] = {
     "model": {"source": "s3://models/base"},
@@ -168,3 +168,53 @@ def test_ranks_share_the_default_of_tuning() -> None:
     over = {"resources": {"gpusPerNode": 8}}
     assert tuning("finetuning", over).layout == RankLayout(1, 8, 8)
     assert tuning("finetuning", over).global_batch_size(60) == 8
+
+
+EIGHT_NODES: dict[str, Any] = {"resources": {"nodes": 8, "gpusPerNode": 8}}
+
+
+@pytest.mark.parametrize(
+    ("records", "over", "settings", "layout"),
+    [
+        # 64 sequences a step are one for each of 64 ranks.
+        (100_000, {}, {}, RankLayout(8, 8, 8)),
+        (None, {}, {}, RankLayout(8, 8, 8)),
+        # 1,000 examples, two passes: a step of 16 is all that leaves 100 steps.
+        (1_000, {}, {}, RankLayout(2, 8, 8)),
+        (60, {}, {}, RankLayout(1, 8, 8)),
+        # A requested batch is kept: the most nodes that can share it.
+        (60, {}, {"globalBatchSize": 32}, RankLayout(4, 8, 8)),
+        # Own resources count as they are, and GPUs alone are of one node.
+        (60, {"stageResources": {"finetune": {"nodes": 3}}}, {}, RankLayout(3, 8, 8)),
+        (100_000, {"stageResources": {"finetune": {"gpus": 4}}}, {}, RankLayout(1, 4, 4)),
+        (60, {"stageResources": {"finetune": {"nodes": 2, "gpus": 4}}}, {}, RankLayout(2, 4, 4)),
+    ],
+)
+def test_tuning_takes_as_many_of_pretrainings_nodes_as_its_data_fills_a_batch_of(
+    records: int | None, over: dict[str, Any], settings: dict[str, Any], layout: RankLayout
+) -> None:
+    assert tuning("finetuning", EIGHT_NODES | over, **settings).for_records(records).layout == layout
+
+
+def test_preference_tuning_has_the_resources_of_fine_tuning_unless_it_has_its_own() -> None:
+    own = {"stageResources": {"finetune": {"nodes": 2, "gpus": 4}}}
+    assert tuning("preference", EIGHT_NODES | own).layout == RankLayout(2, 4, 4)
+    own["stageResources"]["align"] = {"gpus": 2}
+    assert tuning("preference", EIGHT_NODES | own).layout == RankLayout(1, 2, 2)
+
+
+def test_tuning_of_little_data_takes_more_nodes_where_its_model_needs_them() -> None:
+    large = model_facts(
+        parameters=8_030_261_248, hidden_size=4096, layers=32, vocabulary_size=128_256, attention_heads=32,
+        key_value_heads=8, intermediate_size=14_336, tied_embeddings=False,
+    )  # fmt: skip
+    request = tuning("finetuning", EIGHT_NODES | {"finetuning": {"method": {"lora": None, "full": {}}}})
+    wanted, cards = spec(**EIGHT_NODES), {"memoryGiB": 24, "perNode": 8}
+    small = AdaptationProfileSpec.model_validate(
+        {"trainerImage": "x", "accelerator": cards, "storage": {"existingClaim": "w"}}
+    )
+    fitted = [
+        request.fit(wanted, small, model, records=60, sequence_length_tokens=2048)
+        for model in (model_facts(), large)
+    ]
+    assert [(batch.nodes, batch.global_batch_size) for batch in fitted] == [(1, 8), (2, 16)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dapt_contract.chunked_loss import chunk_tokens
 from dapt_contract.stages.common import DistributionConfig, LoraConfig
 from dapt_operator.api.v1alpha1.spec_training import Regularization
 from dapt_operator.plan.sizing.model_fit.batch import Batch, halved
@@ -15,6 +16,7 @@ from dapt_operator.plan.sizing.model_fit.parallelism import (
     SharingRequest,
     choose_sharing,
     modes,
+    smallest_sharing,
     what_would_fit,
 )
 from dapt_operator.plan.stage_parts.common import distribution
@@ -122,7 +124,7 @@ def test_a_refusal_proposes_what_would_fit_with_its_numbers() -> None:
     assert choose_sharing(alone) is None
     assert what_would_fit(alone) == [
         "lora (zeroStage 1: 48.3 GiB a rank)",
-        "resources.memory above 120Gi (zeroStage 2 with offload optimizer: 47.3 GiB a rank and 119.7 GiB of node memory"
+        "resources.memory above 125Gi (zeroStage 2 with offload optimizer: 47.3 GiB a rank and 119.7 GiB of node memory"
         " for it)",
         "4 ranks (zeroStage 1, recomputed activations: 76.9 GiB a rank)",
     ]
@@ -165,3 +167,51 @@ def test_the_choice_reaches_trainer_and_a_smaller_micro_batch_keeps_it() -> None
     smaller = halved(batch, 1)
     assert smaller is not None
     assert (smaller.micro_batch_size, smaller.accumulation, smaller.offload) == (2, 32, "optimizer")
+
+
+@pytest.mark.parametrize(
+    ("length", "over", "way"),
+    [
+        (4096, {}, (2, "none", 1)),
+        (65_536, {}, (2, "none", 1)),
+        (131_072, {}, (2, "none", 2)),
+        # Ranks share a sequence before anything is offloaded, as many as the heads can be divided by.
+        (262_144, {}, (2, "none", 4)),
+        (131_072, {"may_split_sequences": False}, (2, "optimizer", 1)),
+        (4096, {"sequence_parallel": 8}, (1, "none", 8)),
+    ],
+)
+def test_ranks_share_sequences_that_do_not_fit_whole(
+    length: int, over: dict[str, Any], way: tuple[int, str, int]
+) -> None:
+    sharing = choose_sharing(
+        request(
+            **({"sequence_length_tokens": length, "may_split_sequences": True, "may_chunk_loss": True} | over)
+        )
+    )
+    assert sharing is not None
+    assert (sharing.zero_stage, sharing.offload, sharing.sequence_parallel) == way
+
+
+def test_loss_in_chunks_takes_the_same_logits_for_any_length() -> None:
+    def logits(length: int, **over: Any) -> float:
+        return smallest_sharing(
+            request(**({"sequence_length_tokens": length, "may_chunk_loss": True} | over))
+        ).memory.logits
+
+    # Of a chunk, of the head's gradient in fp32, and of the gradient of the last hidden states.
+    chunk = chunk_tokens(128_256) * 128_256 * 12
+    assert logits(65_536) == chunk + 4 * 128_256 * 4096 + 2 * 65_536 * 4096
+    assert logits(65_536, lora=LoraConfig()) == chunk + 2 * 65_536 * 4096
+    whole = 65_536 * 128_256 * 12
+    assert logits(65_536, may_chunk_loss=False) == whole
+    other = LLAMA_8B.model_copy(update={"architecture": "BloomForCausalLM"})
+    assert logits(65_536, model=other) == whole
+
+
+def test_two_changes_are_proposed_where_no_single_one_is_enough() -> None:
+    alone = request(
+        world_size=1, ranks_per_node=1, host_memory_limit_bytes=32 * GIB, sequence_length_tokens=262_144
+    )
+    (proposal,) = what_would_fit(alone)
+    assert proposal.startswith("lora with sequences of 32768 tokens (zeroStage 2 with offload optimizer, ")

@@ -25,6 +25,7 @@ from dapt_operator.plan.sizing.resolve import (
 )
 from dapt_operator.plan.sizing.tuning import finetuning_request, preference_request
 from dapt_operator.plan.stage_parts.attempts import measured_attempt
+from dapt_operator.plan.stage_parts.common import distribution
 from dapt_operator.plan.stage_parts.stage_plan import BASE_REFERENCE, StageInputs
 from dapt_operator.plan.stages.finetune import finetune_batch, finetune_stage
 from dapt_operator.plan.stages.prepare import prepare_stage
@@ -246,7 +247,7 @@ def test_a_profile_of_kind_cpu_takes_processes_and_no_accelerator() -> None:
     assert numbers.batch.precision == "fp32"
 
 
-def test_fine_tuning_takes_one_node_and_a_batch_that_its_ranks_can_share() -> None:
+def test_fine_tuning_takes_pretrainings_nodes_and_a_batch_that_its_ranks_can_share() -> None:
     wanted = spec(
         resources={"nodes": 4, "gpusPerNode": 2}, pretraining={"globalBatchSize": 24, "microBatchSize": 3}
     )
@@ -254,7 +255,7 @@ def test_fine_tuning_takes_one_node_and_a_batch_that_its_ranks_can_share() -> No
     inputs = StageInputs(wanted, offered(), prepare_facts())
     batch = finetune_batch(inputs, wanted.finetuning)
     stage = finetune_stage(inputs, wanted.finetuning, batch, "a1-s40", BASE_REFERENCE)
-    assert (stage.resources.nodes, stage.resources.processes_per_node) == (1, 2)
+    assert (stage.resources.nodes, stage.resources.processes_per_node) == (4, 2)
     assert stage.config.global_batch_size == 24  # type: ignore[attr-defined]
     assert stage.config.optimizer.learning_rate == 1.0e-4  # type: ignore[attr-defined]
 
@@ -264,3 +265,22 @@ def test_prepare_gets_the_readers_secrets_alone() -> None:
         credentials=[{"secretName": "dapt-hub", "use": "read"}, {"secretName": "dapt-s3", "use": "write"}]
     )
     assert prepare_stage(wanted, offered()).secret_names == ("dapt-hub",)
+
+
+def test_ranks_of_a_sequence_reach_the_trainer_or_are_refused() -> None:
+    shared = spec(
+        resources={"gpusPerNode": 2},
+        pretraining={"distribution": {"sequenceParallel": 2}, "globalBatchSize": 4, "microBatchSize": 2},
+    )
+    prepared = prepare_facts(model=model_facts(key_value_heads=2))
+    numbers = first_attempt(shared, offered(), prepared, base_measure())
+    assert numbers is not None
+    assert distribution(numbers.batch).sequence_parallel == 2
+    # Four sequences a step, two at a time of both ranks together.
+    assert (numbers.batch.micro_batch_size, numbers.batch.accumulation) == (2, 2)
+    with pytest.raises(RefusedError) as refused:
+        first_attempt(shared, offered(), prepare_facts(), base_measure())
+    assert refused.value.message == (
+        "spec.pretraining.distribution.sequenceParallel is 2, which does not divide the model's 3 key-value heads:"
+        " write a divisor of all of them, or leave it out"
+    )

@@ -161,14 +161,18 @@ def test_sequences_of_tuning_beyond_the_model_are_warned_about() -> None:
 
 
 def test_model_that_no_measuring_stage_can_load_is_refused() -> None:
-    # Training spreads the weights over eight ranks; the baseline loads all of them into one.
+    # Training spreads the weights over its ranks; the baseline has one GPU by its own resources.
     large = model_facts(parameters=70_000_000_000, max_positions=4096)
     eight = {"accelerator": GPU["accelerator"] | {"perNode": 8}}
-    found = estimated({"resources": {"nodes": 4, "gpusPerNode": 8}}, eight, model=large)
+    one = {name: {"gpus": 1} for name in ("baseline", "evaluate", "verify")}
+    found = estimated(
+        {"resources": {"nodes": 4, "gpusPerNode": 8}, "stageResources": one}, eight, model=large
+    )
     assert [problem for problem in found.problems if "verify" in problem] == [
-        "baseline, evaluate and verify need at least 132.4 GiB by the estimate, since each process loads the whole"
-        " model, and the profile gives one 80 GiB: use a profile whose accelerator.memoryGiB is larger, or a smaller"
-        " model"
+        "verify needs 132.8 GiB a GPU by the estimate (weights 130.4 GiB, overhead 2.0 GiB, logits 0.2 GiB, generation"
+        " 0.1 GiB, activations 0.1 GiB), and the profile gives 73.6 GiB (8% stay free): what would fit:"
+        " stageResources.verify.gpus 2 (68.9 GiB a GPU with the model over 2); a profile whose accelerator.memoryGiB is"
+        " at least 145"
     ]
 
 

@@ -212,6 +212,31 @@ def test_gpu_hours_are_written_while_the_spec_is_refused() -> None:
     assert world.cluster.writes < 20
 
 
+def test_model_that_no_gpus_can_measure_is_refused_before_baseline() -> None:
+    world = World({}, {"accelerator": {"memoryGiB": 2.5}})
+    world.live()
+    assert world.stages == ["destination", "prepare"]
+    assert world.condition("Stalled")[1] == "NotEnoughMemory"
+    assert re.match(r"baseline needs \d\.\d GiB a GPU by the estimate", world.condition("Stalled")[2])
+    world.offer(accelerator={"memoryGiB": 24})
+    world.live()
+    assert world.status["phase"] == "Published"
+
+
+def test_resources_of_a_later_measurement_that_do_not_fit_are_refused_before_baseline() -> None:
+    world = World({"stageResources": {"verify": {"nodes": 1, "gpusPerModel": 3}}})
+    world.live()
+    assert world.stages == ["destination", "prepare"]
+    assert world.condition("Stalled")[1:3] == (
+        "InvalidSpec",
+        "spec.stageResources.verify.gpusPerModel is 3, and copies of that many do not fill 1 node with 2 each: write a"
+        " divisor of 2, or whole nodes that divide spec.stageResources.verify.nodes",
+    )
+    world.edit(stageResources=None)
+    world.live()
+    assert world.status["phase"] == "Published"
+
+
 def test_a_fine_tuning_that_does_not_fit_is_refused_before_the_pretraining_is_paid_for() -> None:
     world = World({"finetuning": {"method": {"full": {}}}}, {"accelerator": {"memoryGiB": 3.1}})
     world.live()

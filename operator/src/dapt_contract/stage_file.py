@@ -12,7 +12,7 @@ from dapt_contract.envelope import ContractError, SignatureError, digest_of, rea
 from dapt_contract.layout import lineage_folder, report_path, try_number
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stages import KINDS
-from dapt_contract.stages.common import CHECKING_FIELDS
+from dapt_contract.stages.common import CHECKING_FIELDS, LAYOUT_FIELDS
 
 logger = logging.getLogger(__name__)
 STAGE_SCHEMA = "dapt.stage"
@@ -42,8 +42,16 @@ class StageFile(Contract):
 
     @property
     def config_digest(self) -> str:
-        """Return the digest of the configuration; runs of the same configuration do the same work."""
-        return digest_of(self.config)
+        """Return the digest of the configuration, as `digest_of_work` gives it."""
+        return digest_of_work(self.config)
+
+
+def digest_of_work(config: Contract) -> str:
+    """Return the digest of a configuration; runs with the same digest do the same work and have the same result.
+
+    How the ranks divide the work is no part of it: what one GPU has measured stands when two would measure it now.
+    """
+    return digest_of(_without(config.model_dump(mode="json"), LAYOUT_FIELDS))
 
 
 def digest_without_checks(config: Contract) -> str:
@@ -51,16 +59,17 @@ def digest_without_checks(config: Contract) -> str:
 
     A run that a version without these fields has created does the same work, and has this digest.
     """
-    return digest_of(_without_checks(config.model_dump(mode="json")))
+    return digest_of(_without(config.model_dump(mode="json"), CHECKING_FIELDS | LAYOUT_FIELDS))
 
 
-def _without_checks(value: JsonObject) -> JsonObject:
+def _without(value: JsonObject, fields: frozenset[str]) -> JsonObject:
+    """Return an object without these fields, also in the objects of its lists."""
     return {
-        name: [_without_checks(entry) if isinstance(entry, dict) else entry for entry in field]
+        name: [_without(entry, fields) if isinstance(entry, dict) else entry for entry in field]
         if isinstance(field, list)
         else field
         for name, field in value.items()
-        if name not in CHECKING_FIELDS
+        if name not in fields
     }
 
 

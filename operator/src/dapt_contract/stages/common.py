@@ -24,6 +24,8 @@ MAX_ATTEMPTS: Final = 16
 """Attempts of pretraining at most; the API allows fewer rollbacks."""
 MAX_ADAPTERS: Final = 2 * MAX_ATTEMPTS
 """Adapters of one model at most: one for each attempt on the way to it."""
+MAX_SEQUENCE_RANKS: Final = 1024
+"""Ranks of one sequence at most."""
 LIVE_PARAMETERS: Final = 500_000_000
 """Gathered weights that ZeRO 3 keeps at a time, in elements: DeepSpeed's bound, which the memory estimate counts."""
 
@@ -78,6 +80,11 @@ class ModelReference(Contract):
 
 CHECKING_FIELDS: Final = frozenset({"recorded", "prepared_digest", "base_items_digest"})
 """Fields of configurations that only check what a stage reads: they change nothing of its result."""
+
+
+LAYOUT_FIELDS: Final = frozenset({"spread"})
+"""Fields of configurations that only say how the ranks divide the work: on other ranks the result is the same, so they
+are no part of the digest by which a run's work is known again."""
 
 
 class RecordedDigests(Contract):
@@ -142,6 +149,9 @@ class DistributionConfig(Contract):
     offload: Offload = "none"
     gradient_checkpointing: bool = False
     precision: Precision = "bf16"
+    sequence_parallel: int = Field(default=1, ge=1, le=MAX_SEQUENCE_RANKS)
+    """Consecutive ranks that share one sequence, each with an equal part of its tokens. It divides the ranks, the
+    model's key-value heads and the sequence length."""
 
 
 class TrainingConfig(Contract):

@@ -14,7 +14,7 @@ from dapt_operator.plan.observed import DesiredState, Refusal
 from dapt_operator.plan.sizing.model_fit.batch import check_finetuning_batch, check_pretraining_batch
 from dapt_operator.plan.sizing.resolve import (
     RefusedError,
-    finetune_layout,
+    finetune_layouts,
     pretrain_layout,
 )
 from dapt_operator.plan.stage_parts.stage_plan import claims
@@ -39,7 +39,7 @@ def admit(desired: DesiredState | Refusal, namespace: str) -> DesiredState | Ref
     try:
         # Refused now, what no stage has to find out first.
         check_pretraining_batch(desired.spec, pretrain_layout(desired.spec, desired.profile))
-        check_finetuning_batch(desired.spec, finetune_layout(desired.spec, desired.profile))
+        check_finetuning_batch(desired.spec, finetune_layouts(desired.spec, desired.profile))
     except RefusedError as refused:
         return Refusal(refused.reason, refused.message, desired.spec, desired.profile.retries)
     return desired

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from dapt_contract.envelope import digest_of
-from dapt_contract.stage_file import digest_without_checks
+from dapt_contract.stage_file import digest_of_work, digest_without_checks
 from dapt_operator.api.v1alpha1.conditions import FINISHED, is_true
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
@@ -309,7 +308,7 @@ def _creation(observed: Observed, desired: DesiredState, ledger: Ledger, run: Ru
         if assessment.stage is None or assessment.stage.stage_key != run.stage_key:
             continue
         stage = position.as_it_runs(assessment.stage, ledger)
-        if run.config_digest in (digest_of(stage.config), digest_without_checks(stage.config)):
+        if run.config_digest in (digest_of_work(stage.config), digest_without_checks(stage.config)):
             return replace(
                 as_found(ledger, run),
                 generation=run.generation,

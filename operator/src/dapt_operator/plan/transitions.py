@@ -122,10 +122,12 @@ _NO_CHOICE = Impossible("only selection chooses")
 _NO_RUN = Impossible("nothing runs in this state")
 _ONLY_ATTEMPTS = Impossible("only pretraining and selection end an attempt")
 _ONLY_PRETRAIN = Impossible("only pretraining is judged after the limit; elsewhere it is a failure")
-_FIXED = Impossible("one process and no batch: no numbers can rule it out")
+_FIXED = Impossible("one process without a model on a GPU: no numbers can rule it out")
 
 
 NO_CHANGES: Final[Mapping[Fact, Move]] = {}
+_MAY_NOT_FIT: Final[Mapping[Fact, Move]] = {Fact.REFUSED: Action.STALL}
+"""Of the stages that hold a model on GPUs: the estimate, or a batch that cannot be divided, rules them out."""
 
 
 def _runs(succeeded: Move, others: Mapping[Fact, Move] = NO_CHANGES) -> dict[Fact, Move]:
@@ -165,17 +167,17 @@ def _decides(moves: Mapping[Fact, Move]) -> dict[Fact, Move]:
 TABLE: Final[dict[State, dict[Fact, Move]]] = {
     State.DESTINATION: _runs(Next(State.PREPARE), {Fact.SKIPPED: Next(State.PREPARE)}),
     State.PREPARE: _runs(Next(State.BASELINE)),
-    State.BASELINE: _runs(Next(State.PRETRAIN)),
+    State.BASELINE: _runs(Next(State.PRETRAIN), _MAY_NOT_FIT),
     State.PRETRAIN: _runs(
         Next(State.BLEND),
         {
             # The checkpoints from before the limit are candidates like any others.
             Fact.LIMIT: Next(State.BLEND),
             Fact.ROLLBACK: Action.ROLL_BACK,
-            Fact.REFUSED: Action.STALL,
+            **_MAY_NOT_FIT,
         },
     ),
-    State.BLEND: _runs(Next(State.SELECT), {Fact.SKIPPED: Next(State.SELECT)}),
+    State.BLEND: _runs(Next(State.SELECT), {Fact.SKIPPED: Next(State.SELECT), **_MAY_NOT_FIT}),
     State.SELECT: _decides(
         {
             Fact.CHOSEN: Next(State.INSTRUCTIONS),
@@ -185,15 +187,13 @@ TABLE: Final[dict[State, dict[Fact, Move]]] = {
         }
     ),
     # Selection is asked again in each reconcile, so a finished evaluation leads back to it without a move.
-    State.EVALUATE: _runs(Impossible("a measured candidate is not unmeasured")),
+    State.EVALUATE: _runs(Impossible("a measured candidate is not unmeasured"), _MAY_NOT_FIT),
     State.INSTRUCTIONS: _runs(Next(State.FINETUNE), {Fact.SKIPPED: Next(State.FINETUNE)}),
-    State.FINETUNE: _runs(
-        Next(State.PREFERENCES), {Fact.SKIPPED: Next(State.PREFERENCES), Fact.REFUSED: Action.STALL}
-    ),
+    State.FINETUNE: _runs(Next(State.PREFERENCES), {Fact.SKIPPED: Next(State.PREFERENCES), **_MAY_NOT_FIT}),
     State.PREFERENCES: _runs(Next(State.ALIGN), {Fact.SKIPPED: Next(State.ALIGN)}),
-    State.ALIGN: _runs(Next(State.VERIFY), {Fact.SKIPPED: Next(State.VERIFY), Fact.REFUSED: Action.STALL}),
+    State.ALIGN: _runs(Next(State.VERIFY), {Fact.SKIPPED: Next(State.VERIFY), **_MAY_NOT_FIT}),
     # The gates judge again here: tuning may have cost what the chosen candidate still had.
-    State.VERIFY: _runs(Next(State.PUBLISH), {Fact.BREACHED: Action.STALL}),
+    State.VERIFY: _runs(Next(State.PUBLISH), {Fact.BREACHED: Action.STALL, **_MAY_NOT_FIT}),
     State.PUBLISH: _runs(Next(State.PUBLISHED)),
     State.PUBLISHED: _decides({Fact.SUCCEEDED: Action.FINISH}),
 }

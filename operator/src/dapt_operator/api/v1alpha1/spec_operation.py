@@ -90,9 +90,39 @@ class CpuResources(Base):
 class GpuResources(CpuResources):
     """Resources of a stage with accelerators."""
 
+    nodes: Annotated[Integer, Field(ge=1, le=10_000)] | None = None
+    """Nodes, one pod on each. Absent: 1 where gpus is given. Else training stages have as many as pretraining, as long
+    as their data fills a batch over all of them, and measuring stages as few as one copy of the model needs."""
     gpus: Annotated[Integer, Field(ge=1, le=64)] | None = None
-    """Number of accelerators (with a profile of kind cpu: processes). Absent: 1 for measuring stages, as many as
-    pretraining has for training stages."""
+    """Accelerators on each node (with a profile of kind cpu: processes). Absent: those of pretraining for training
+    stages, and for measuring stages as few as one copy of the model needs by the estimate, often 1."""
+
+
+class MeasuringResources(GpuResources):
+    """Resources of a stage that measures models. What is left of its accelerators holds further copies."""
+
+    RULES = (
+        Rule(
+            "gpusPerModel",
+            lambda own: own.divides_gpus,
+            "!has(self.gpusPerModel) || !has(self.gpus) || (self.gpus * (has(self.nodes) ? self.nodes : 1))"
+            " % self.gpusPerModel == 0",
+            "nodes x gpus must be a multiple of gpusPerModel: each copy of the model takes that many accelerators",
+        ),
+    )
+
+    gpus_per_model: Annotated[Integer, Field(ge=1, le=1024)] | None = None
+    """Accelerators that share one copy of the model: by tensor parallelism on one node where it divides the attention
+    heads, else by ZeRO 3. Absent: the smallest number that the model fits in by the estimate."""
+
+    @property
+    def divides_gpus(self) -> bool:
+        """Whether the accelerators that are given hold whole copies of the model."""
+        return (
+            not self.gpus_per_model
+            or not self.gpus
+            or (self.nodes or 1) * self.gpus % self.gpus_per_model == 0
+        )
 
 
 class StageResources(Base):
@@ -100,15 +130,15 @@ class StageResources(Base):
 
     prepare: CpuResources | None = None
     """Resources for reading, deduplicating, tokenizing and packing."""
-    baseline: GpuResources | None = None
+    baseline: MeasuringResources | None = None
     """Resources for measuring the base model."""
-    evaluate: GpuResources | None = None
-    """Resources for measuring a candidate."""
+    evaluate: MeasuringResources | None = None
+    """Resources for measuring a candidate, and for blend."""
     finetune: GpuResources | None = None
     """Resources for supervised fine-tuning."""
     align: GpuResources | None = None
     """Resources for preference optimization."""
-    verify: GpuResources | None = None
+    verify: MeasuringResources | None = None
     """Resources for measuring the finished model."""
     publish: CpuResources | None = None
     """Resources for writing the result to its destination."""

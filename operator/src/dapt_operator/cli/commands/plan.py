@@ -14,6 +14,7 @@ from dapt_operator.api.v1alpha1.spec import DomainAdaptation, DomainAdaptationSp
 from dapt_operator.api.v1alpha1.spec_corpus import Source
 from dapt_operator.api.v1alpha1.spec_training import Finetuning, Preference
 from dapt_operator.api.validation.problem import grouped
+from dapt_operator.cli.display.stage_table import stage_table
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.inputs.local_inputs import (
     bucket_problems,
@@ -32,8 +33,9 @@ from dapt_operator.plan.admission import limit_breaches
 from dapt_operator.plan.observed import DesiredState
 from dapt_operator.plan.sizing.compute import ComputeRate, cpu_rate
 from dapt_operator.plan.sizing.estimate import Estimate, EstimateFacts, estimate
-from dapt_operator.plan.sizing.model_fit.batch import Batch
+from dapt_operator.plan.sizing.model_fit.memory import FREE_FRACTION
 from dapt_operator.plan.sizing.resolve import pretrain_layout
+from dapt_operator.plan.sizing.stage_needs import sharing_text
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def plan(request: Request, parameters: float | None = None, *, removed: Path | N
         *_training(estimated),
         *_tuning(estimated),
         *_memory(estimated, profile),
+        *_stages(estimated, profile),
         *_hours(estimated, profile),
         *_section("How it was counted", estimated.formulas),
         *_section("Warnings", (*request.warnings, *estimated.warnings)),
@@ -216,21 +219,12 @@ def _training(estimated: Estimate) -> list[str]:
             f"  steps          {estimated.total_steps:,} of {batch}, {plural(estimated.checkpoints or 0, 'checkpoint')}"
         )
     if estimated.batch is not None:
-        lines.append(f"  each rank      {_rank_text(estimated.batch)}")
+        lines.append(f"  each rank      {sharing_text(estimated.batch)}")
     if estimated.trainable_parameters is not None:
         lines.append(f"  trained        {count(estimated.trainable_parameters)} parameters")
     if estimated.checkpoint_bytes is not None:
         lines.append(f"  checkpoints    {size_of_bytes(estimated.checkpoint_bytes)} on the work volume")
     return lines
-
-
-def _rank_text(batch: Batch) -> str:
-    recomputed = ", activations recomputed" if batch.gradient_checkpointing else ""
-    offload = f"offload {batch.offload}, " if batch.offload != "none" else ""
-    return (
-        f"micro-batch {batch.micro_batch_size} x {batch.accumulation} accumulated,"
-        f" ZeRO {batch.zero_stage}, {offload}{batch.precision}{recomputed}"
-    )
 
 
 def _tuning(estimated: Estimate) -> list[str]:
@@ -257,7 +251,7 @@ def _tuning(estimated: Estimate) -> list[str]:
         lines.append(f"  steps          {steps} {batch}")
         if stage.batch is not None:
             memory = size_of_bytes(stage.batch.memory.total)
-            lines.append(f"  each rank      {_rank_text(stage.batch)}")
+            lines.append(f"  each rank      {sharing_text(stage.batch)}")
             lines.append(f"  memory         {memory} of {size_of_bytes(estimated.memory_limit_bytes)}")
         if stage.trainable_parameters is not None:
             lines.append(f"  trained        {count(stage.trainable_parameters)} parameters")
@@ -280,14 +274,13 @@ def _memory(estimated: Estimate, profile: AdaptationProfile) -> list[str]:
         for name, value in asdict(estimated.memory).items()
         if value
     ]
-    measuring = (
-        []
-        if estimated.measuring_bytes is None
-        else [
-            f"  to measure     {'at least ' + size_of_bytes(estimated.measuring_bytes):>10} (the whole model)"
-        ]
-    )
-    return ["", f"Memory of one {unit}: {total}", *parts, *measuring]
+    return ["", f"Memory of one {unit}: {total}", *parts]
+
+
+def _stages(estimated: Estimate, profile: AdaptationProfile) -> list[str]:
+    has_gpus = profile.spec.accelerator.kind == "gpu"
+    table, unit = stage_table(estimated.needs, has_gpus=has_gpus), "GPU" if has_gpus else "process"
+    return ["", f"Stages ({FREE_FRACTION:.0%} of a {unit} stay free)", *table] if table else []
 
 
 def _hours(estimated: Estimate, profile: AdaptationProfile) -> list[str]:

@@ -18,6 +18,7 @@ from dapt_contract.inputs.model_files import read_safetensors_header, shape_numb
 from dapt_contract.sentences import shortened
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.cli.errors import UserError
+from dapt_operator.plan.sizing.model_fit.memory import ASSUMED_ARCHITECTURE
 
 _NO_LIMIT_TOKENS = 1_048_576
 """Positions of a model whose configuration does not give them."""
@@ -182,7 +183,7 @@ def typical_model(parameters: float) -> ModelFacts:
     shape = min(_SHAPES, key=lambda published: abs(math.log(published[0] / parameters)))
     _, hidden, layers, heads, key_value_heads, intermediate, vocabulary, tied = shape
     return ModelFacts(
-        architecture="assumed",
+        architecture=ASSUMED_ARCHITECTURE,
         parameters=round(parameters),
         hidden_size=hidden,
         layers=layers,

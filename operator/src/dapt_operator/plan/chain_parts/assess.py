@@ -157,6 +157,10 @@ def _to_run(
         return StageAssessment(Fact.OVERSPENT, stage, record)
     if any(_must_end_first(inputs, run, companions) for run in inputs.runs):
         return StageAssessment(Fact.CROWDED, stage, record)
+    if stage.refusal is not None and fact in STARTABLE:
+        return StageAssessment(
+            Fact.REFUSED, record=record, reason=stage.refusal.reason, message=stage.refusal.message
+        )
     # Last, since an obstacle was met by a run that was about to be created; one that must wait anyway has not met it.
     if inputs.obstacle is not None and fact in STARTABLE:
         return StageAssessment(

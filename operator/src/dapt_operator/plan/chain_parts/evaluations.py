@@ -30,6 +30,7 @@ FACT_ORDER: Final = (
     Fact.HINDERED,
     Fact.UNPLACED,
     Fact.OBSTRUCTED,
+    Fact.REFUSED,
     Fact.HELD,
     Fact.OVERSPENT,
     Fact.EXHAUSTED,

@@ -21,9 +21,10 @@ from dapt_operator.plan.sizing.batch_size import pretraining_batch_size
 from dapt_operator.plan.sizing.compute import ComputeRate, accelerator_rate
 from dapt_operator.plan.sizing.grown_tokenizer import grown_model
 from dapt_operator.plan.sizing.model_fit.batch import Batch, BatchRequest, check_pretraining_batch, fit_batch
-from dapt_operator.plan.sizing.model_fit.measuring import measuring_bytes, measuring_problem
+from dapt_operator.plan.sizing.model_fit.measuring import measuring_plans
 from dapt_operator.plan.sizing.model_fit.memory import GIB, MemoryParts
 from dapt_operator.plan.sizing.stage_hours import StageHours, stage_hours
+from dapt_operator.plan.sizing.stage_needs import StageNeed, TrainedStages, stage_needs
 from dapt_operator.plan.sizing.tuning_estimate import (
     UNKNOWN_SIZE,
     TuningEstimate,
@@ -83,8 +84,9 @@ class Estimate:
     batch: Batch | None
     """Micro-batch, accumulation, ZeRO stage, precision and memory by parts."""
     memory_limit_bytes: float
-    measuring_bytes: float | None
-    """Least memory of one process of the stages that measure."""
+    """Memory of one accelerator."""
+    needs: tuple[StageNeed, ...]
+    """What each stage takes; empty without a model, and without those stages that are refused."""
     trainable_parameters: int | None
     tuning: tuple[TuningEstimate, ...]
     """Fine-tuning and preference tuning, as far as the spec asks for them."""
@@ -151,8 +153,8 @@ def estimate(
         spec, profile, model, packed_tokens=length, sizes=(known.instructions, known.preferences)
     )
     problems += [problem for stage in tuning for problem in stage.problems]
-    if model is not None and (problem := measuring_problem(spec, profile, model)):
-        problems.append(problem)
+    measuring = measuring_plans(spec, profile, model, length) if model is not None else None
+    problems += measuring.problems if measuring is not None else ()
     # 3. hours and money
     rate = None if model is None else accelerator_rate(profile, model, length, known.cpu_rate)
     stages: tuple[StageHours, ...] = ()
@@ -162,6 +164,14 @@ def estimate(
             spec, model, rate, steps=steps, pretraining=pretraining, tuning=tuning, items=known.items
         )
     hours = _total_hours(profile, stages)
+    checkpoint_bytes = _checkpoint_bytes(spec, profile, model, steps)
+    needs: tuple[StageNeed, ...] = ()
+    if model is not None and measuring is not None:
+        corpus_tokens = (
+            None if domain_tokens is None or general_tokens is None else domain_tokens + general_tokens
+        )
+        trained = TrainedStages(batch, length, checkpoint_bytes, tuning, corpus_tokens)
+        needs = stage_needs(spec, profile, model, measuring.plans, trained)
     price = profile.accelerator.price_per_hour
     warning_facts = WarningFacts(
         model=model,
@@ -187,7 +197,7 @@ def estimate(
         checkpoints=len(steps.checkpoint_steps) if steps else None,
         batch=batch,
         memory_limit_bytes=profile.accelerator.memory_gib * GIB,
-        measuring_bytes=measuring_bytes(profile, model) if model else None,
+        needs=needs,
         trainable_parameters=trainable_parameters(model, lora) if model else None,
         tuning=tuning,
         stages=stages,
@@ -196,7 +206,7 @@ def estimate(
         total_clock_hours=sum(stage.hours / stage.ranks for stage in stages) if stages else None,
         rate=rate,
         cost=hours * price if hours is not None and price is not None else None,
-        checkpoint_bytes=_checkpoint_bytes(spec, profile, model, steps),
+        checkpoint_bytes=checkpoint_bytes,
         formulas=(
             *_token_formulas(spec, steps, domain_tokens, replay, length),
             *(formula for stage in tuning for formula in stage.formulas),

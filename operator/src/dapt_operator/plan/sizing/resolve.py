@@ -10,6 +10,7 @@ from dapt_contract.stages.common import LoraConfig, Precision
 from dapt_contract.stages.prepare import PrepareFacts, TokenizerExtensionConfig
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
+from dapt_operator.api.v1alpha1.spec_operation import GpuResources
 from dapt_operator.api.v1alpha1.spec_training import Method
 from dapt_operator.plan.sizing.batch_size import pretraining_batch_size
 
@@ -110,22 +111,39 @@ def training_precision(spec: DomainAdaptationSpec, profile: AdaptationProfileSpe
 def pretrain_layout(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) -> RankLayout:
     """Return the ranks of `resources`, where these are absent of one node with all its accelerators."""
     per_node = spec.resources.gpus_per_node or profile.accelerator.per_node
-    return _layout(spec.resources.nodes, per_node, profile)
+    return layout_of(spec.resources.nodes, per_node, profile)
 
 
-def finetune_layout(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) -> RankLayout:
-    """Return one node with the accelerators of one of pretraining's, unless `stageResources.finetune` has its own."""
-    requested = spec.stage_resources.finetune.gpus if spec.stage_resources.finetune else None
-    return _layout(1, requested or pretrain_layout(spec, profile).processes_per_node, profile)
+def finetune_layouts(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) -> tuple[RankLayout, ...]:
+    """Return the ranks that fine-tuning may have, most nodes first.
+
+    As `stageResources.finetune` says, else those of pretraining and of halves of its nodes, since small data does not
+    fill a batch over all of them.
+    """
+    return _tuning_layouts(spec, profile, (spec.stage_resources.finetune,))
 
 
-def align_layout(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) -> RankLayout:
-    """Return the ranks of fine-tuning, unless `stageResources.align` has its own."""
-    requested = spec.stage_resources.align.gpus if spec.stage_resources.align else None
-    return _layout(1, requested or finetune_layout(spec, profile).processes_per_node, profile)
+def align_layouts(spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) -> tuple[RankLayout, ...]:
+    """Return the ranks that preference tuning may have: as `stageResources.align` says, else those of fine-tuning."""
+    return _tuning_layouts(spec, profile, (spec.stage_resources.align, spec.stage_resources.finetune))
 
 
-def _layout(nodes: int, processes_per_node: int, profile: AdaptationProfileSpec) -> RankLayout:
+def _tuning_layouts(
+    spec: DomainAdaptationSpec, profile: AdaptationProfileSpec, blocks: tuple[GpuResources | None, ...]
+) -> tuple[RankLayout, ...]:
+    """Return the layouts by the first of these blocks that gives nodes or GPUs."""
+    pretraining = pretrain_layout(spec, profile)
+    own = next((block for block in blocks if block is not None and (block.nodes or block.gpus)), None)
+    if own is not None:
+        return (layout_of(own.nodes or 1, own.gpus or pretraining.processes_per_node, profile),)
+    nodes = [pretraining.nodes]
+    while nodes[-1] > 1:
+        nodes.append(nodes[-1] // 2)
+    return tuple(layout_of(number, pretraining.processes_per_node, profile) for number in nodes)
+
+
+def layout_of(nodes: int, processes_per_node: int, profile: AdaptationProfileSpec) -> RankLayout:
+    """Return these ranks; on a GPU profile each has an accelerator."""
     accelerators = processes_per_node if profile.accelerator.kind == "gpu" else 0
     return RankLayout(nodes, processes_per_node, accelerators)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dapt_contract.stages.common import LoraConfig
 from dapt_contract.stages.prepare import ModelFacts
+from dapt_operator.api.v1alpha1.conditions import NOT_ENOUGH_MEMORY
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.spec_training import Finetuning, Preference
@@ -14,8 +15,9 @@ from dapt_operator.plan.sizing.batch_size import ENOUGH_STEPS, LARGEST_DEFAULT, 
 from dapt_operator.plan.sizing.model_fit.batch import Batch, BatchRequest, TrainingBlock, fit_batch
 from dapt_operator.plan.sizing.resolve import (
     RankLayout,
-    align_layout,
-    finetune_layout,
+    RefusedError,
+    align_layouts,
+    finetune_layouts,
     learning_rate,
     lora_config,
     preference_learning_rate,
@@ -28,7 +30,8 @@ class TuningRequest:
 
     block: TrainingBlock
     settings: Finetuning | Preference
-    layout: RankLayout
+    layouts: tuple[RankLayout, ...]
+    """Ranks that it may have, most nodes first; `layout` is used."""
     learning_rate: float
     epochs: float | None
     """Passes over the data; None: the number of steps is given."""
@@ -37,6 +40,51 @@ class TuningRequest:
     """As the spec has it: the largest that a default may be."""
     sequences_per_unit: int = 1
     """Sequences that one unit of the batch holds."""
+    nodes: int | None = None
+    """Nodes that were chosen among `layouts`; None: the most."""
+
+    @property
+    def layout(self) -> RankLayout:
+        """Return the ranks: on the chosen number of nodes."""
+        return next((layout for layout in self.layouts if layout.nodes == self.nodes), self.layouts[0])
+
+    def on_nodes(self, nodes: int) -> TuningRequest:
+        """Return the same request on this number of nodes, which is one of `layouts`."""
+        return replace(self, nodes=nodes)
+
+    def for_records(self, records: int | None) -> TuningRequest:
+        """Return the request on as many nodes as this number of records fills a batch of.
+
+        A batch is a multiple of the ranks, so more ranks than it needs would leave small data with a few large steps.
+        A batch that the spec asks for is kept: the most nodes are taken whose ranks can share it.
+        """
+        fewest = self.layouts[-1].nodes
+        return next(
+            (
+                request
+                for layout in self.layouts
+                if (request := self.on_nodes(layout.nodes))._fills_batch(records)
+            ),
+            self.on_nodes(fewest),
+        )
+
+    def _fills_batch(self, records: int | None) -> bool:
+        ranks = self.layout.world_size * (self.settings.micro_batch_size or 1)
+        if self.settings.global_batch_size is not None:
+            return self.settings.global_batch_size % ranks == 0
+        return ranks <= default_batch_size(1, self._units_of_training(records), largest=self._largest_batch)
+
+    @property
+    def _largest_batch(self) -> int:
+        return self.pretraining_batch_size or LARGEST_DEFAULT
+
+    def _units_of_training(self, records: int | None) -> float | None:
+        """Return over how many examples or pairs the steps go; None where that is not known.
+
+        Examples are packed into rows, but small data is spread over more of them (`minimum_rows`), so what counts is
+        the number of examples.
+        """
+        return records * self.epochs if records is not None and self.epochs is not None else None
 
     @property
     def lora(self) -> LoraConfig | None:
@@ -51,11 +99,8 @@ class TuningRequest:
         settings = self.settings
         if settings.global_batch_size is not None:
             return settings.global_batch_size
-        # Examples are packed into rows, but small data is spread over more of them (`minimum_rows`), so what counts is
-        # the number of examples.
-        units = records * self.epochs if records is not None and self.epochs is not None else None
         shared_by = self.layout.world_size * (settings.micro_batch_size or 1)
-        return default_batch_size(shared_by, units, largest=self.pretraining_batch_size or LARGEST_DEFAULT)
+        return default_batch_size(shared_by, self._units_of_training(records), largest=self._largest_batch)
 
     def minimum_rows(self, records: int | None) -> int | None:
         """Return over how many rows fine-tuning spreads its examples at least, so that a default batch has steps.
@@ -113,25 +158,38 @@ class TuningRequest:
         records: int | None,
         sequence_length_tokens: int,
     ) -> Batch:
-        """Return the batch with the way in which the ranks share the model.
+        """Return the batch with the way in which the ranks share the model, on the nodes that it takes.
+
+        That is as many as the data fills a batch of, and more only where the model does not fit.
 
         Raises:
             RefusedError: as `fit_batch`.
         """
-        return fit_batch(
-            BatchRequest(
-                block=self.block,
-                layout=self.layout,
-                model=model,
-                lora=self.lora,
-                global_batch_size=self.global_batch_size(records),
-                micro_batch_size=self.settings.micro_batch_size,
-                sequence_length_tokens=sequence_length_tokens,
-                sequences_per_unit=self.sequences_per_unit,
-            ),
-            spec,
-            profile,
-        )
+        most_suitable = self.for_records(records)
+        larger = [
+            layout.nodes for layout in reversed(self.layouts) if layout.nodes > most_suitable.layout.nodes
+        ]
+        for nodes in (most_suitable.layout.nodes, *larger):
+            request = self.on_nodes(nodes)
+            try:
+                return fit_batch(
+                    BatchRequest(
+                        block=self.block,
+                        layout=request.layout,
+                        model=model,
+                        lora=self.lora,
+                        global_batch_size=request.global_batch_size(records),
+                        micro_batch_size=self.settings.micro_batch_size,
+                        sequence_length_tokens=sequence_length_tokens,
+                        sequences_per_unit=self.sequences_per_unit,
+                    ),
+                    spec,
+                    profile,
+                )
+            except RefusedError as refused:
+                if refused.reason != NOT_ENOUGH_MEMORY or nodes == self.layouts[0].nodes:
+                    raise
+        raise AssertionError("the largest layout either fits or is refused")
 
 
 def finetuning_request(
@@ -141,7 +199,7 @@ def finetuning_request(
     return TuningRequest(
         block="finetuning",
         settings=settings,
-        layout=finetune_layout(spec, profile),
+        layouts=finetune_layouts(spec, profile),
         learning_rate=learning_rate(settings.method, settings.optimizer.learning_rate),
         epochs=settings.budget.epochs,
         steps=settings.budget.steps,
@@ -156,7 +214,7 @@ def preference_request(
     return TuningRequest(
         block="preference",
         settings=settings,
-        layout=align_layout(spec, profile),
+        layouts=align_layouts(spec, profile),
         learning_rate=preference_learning_rate(settings.method, settings.optimizer.learning_rate),
         epochs=settings.epochs,
         steps=None,

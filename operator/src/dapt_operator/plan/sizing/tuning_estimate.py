@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from dapt_contract.inputs.model_size import trainable_parameters
@@ -11,7 +11,7 @@ from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.number_format import count, epochs_text
 from dapt_operator.plan.sizing.model_fit.batch import Batch
-from dapt_operator.plan.sizing.resolve import RefusedError
+from dapt_operator.plan.sizing.resolve import RankLayout, RefusedError
 from dapt_operator.plan.sizing.tuning import (
     TuningRequest,
     finetuning_request,
@@ -50,12 +50,17 @@ class TuningEstimate:
     sequence_length_tokens: int
     total_steps: int | None
     total_tokens: int | None
-    ranks: int
+    layout: RankLayout
     batch: Batch | None
     trainable_parameters: int | None
     formulas: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+
+    @property
+    def ranks(self) -> int:
+        """Return the number of ranks."""
+        return self.layout.world_size
 
     @property
     def reference_tokens(self) -> int:
@@ -112,10 +117,10 @@ class _Estimation:
     packed_tokens: int
 
     def result(self) -> TuningEstimate:
-        request, size, model = self.request, self.size, self.model
+        size, model = self.size, self.model
         batch, problems = self._fit()
-        steps = self._steps()
-        length = self._length
+        on_its_nodes = replace(self, request=self._on_its_nodes(batch))
+        request, steps, length = on_its_nodes.request, on_its_nodes._steps(), self._length
         return TuningEstimate(
             name=request.block,
             stage="finetune" if request.block == "finetuning" else "align",
@@ -127,10 +132,10 @@ class _Estimation:
             sequence_length_tokens=length,
             total_steps=steps,
             total_tokens=request.total_tokens(size.records, size.tokens, length),
-            ranks=request.layout.world_size,
+            layout=request.layout,
             batch=batch,
             trainable_parameters=trainable_parameters(model, request.lora) if model else None,
-            formulas=self._formulas(steps),
+            formulas=on_its_nodes._formulas(steps),
             warnings=self._warnings(),
             problems=problems,
         )
@@ -139,6 +144,11 @@ class _Estimation:
     def _length(self) -> int:
         positions = self.model.max_positions if self.model else self.packed_tokens
         return tuning_sequence_length(self.spec, self.packed_tokens, max(positions, self.packed_tokens))
+
+    def _on_its_nodes(self, batch: Batch | None) -> TuningRequest:
+        if batch is not None:
+            return self.request.on_nodes(batch.nodes)
+        return self.request.for_records(self.size.records)
 
     def _fit(self) -> tuple[Batch | None, tuple[str, ...]]:
         if self.model is None:

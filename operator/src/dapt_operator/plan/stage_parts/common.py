@@ -98,4 +98,5 @@ def distribution(batch: Batch) -> DistributionConfig:
         offload=batch.offload,
         gradient_checkpointing=batch.gradient_checkpointing,
         precision=batch.precision,
+        sequence_parallel=batch.sequence_parallel,
     )

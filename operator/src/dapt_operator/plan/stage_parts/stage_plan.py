@@ -9,19 +9,28 @@ from typing import Final, Literal
 from dapt_contract.base import Contract
 from dapt_contract.layout import MODEL as BASE_MODEL
 from dapt_contract.layout import stage_folder
-from dapt_contract.stages.common import ModelReference
+from dapt_contract.stages.common import ModelReference, ModelSpread
 from dapt_contract.stages.prepare import PrepareFacts
 from dapt_contract.stages.tuning_data import TuningDataConfig, TuningDataFacts
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec, has_blends, has_scores
-from dapt_operator.api.v1alpha1.spec_operation import CpuResources, GpuResources
+from dapt_operator.api.v1alpha1.spec_operation import CpuResources
 from dapt_operator.api.v1alpha1.stored.run_record import RunRecord, StageKey
-from dapt_operator.plan.sizing.resolve import RankLayout
+from dapt_operator.plan.sizing.grown_tokenizer import grown_model
+from dapt_operator.plan.sizing.model_fit.measuring import (
+    MeasuringRequest,
+    MeasuringStage,
+    choose_measuring,
+    measuring_stages,
+)
+from dapt_operator.plan.sizing.resolve import RankLayout, RefusedError, layout_of
+from dapt_operator.remembered import remembered
 from dapt_operator.stage_run import RunResources
 
 BASE_REFERENCE: Final = ModelReference(weights=BASE_MODEL)
 BASELINE_LINEAGE: Final = stage_folder("baseline")
 CLAIM_SCHEME: Final = "pvc://"
+_CACHED_RANKS: Final = 256
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,14 @@ class StageInputs:
 
 
 @dataclass(frozen=True)
+class StageRefusal:
+    """Why a stage cannot run as the spec and the profile are."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
 class StagePlan:
     """A stage that could run now."""
 
@@ -76,6 +93,8 @@ class StagePlan:
     signs_results: bool = False
     """Whether it signs what it measured, and believes what others have measured only where it is signed."""
     claims: tuple[str, ...] = ()
+    refusal: StageRefusal | None = None
+    """Why no run of it may start; one that has started continues."""
 
     @property
     def stage_key(self) -> StageKey:
@@ -112,13 +131,46 @@ def rank_resources(layout: RankLayout, spec: DomainAdaptationSpec, own: CpuResou
     )
 
 
-def measuring_resources(
-    spec: DomainAdaptationSpec, profile: AdaptationProfileSpec, own: GpuResources | None
-) -> RunResources:
-    """Return what a measuring stage asks for: one process, or as many as `stageResources` says."""
-    processes = (own.gpus if own else None) or 1
-    layout = RankLayout(1, processes, processes if profile.accelerator.kind == "gpu" else 0)
-    return rank_resources(layout, spec, own)
+@dataclass(frozen=True)
+class MeasuringRanks:
+    """What a measuring stage asks for, and how its ranks divide a model."""
+
+    resources: RunResources
+    spread: ModelSpread
+    refusal: StageRefusal | None = None
+
+
+def measuring_ranks(inputs: StageInputs, stage: MeasuringStage) -> MeasuringRanks:
+    """Return the fewest ranks that hold one copy of the model, or those of `stageResources`."""
+    return _measuring_ranks(inputs.spec, inputs.profile, inputs.prepared, stage)
+
+
+def refusal_of_any_measuring_stage(inputs: StageInputs) -> StageRefusal | None:
+    """Return why a stage that measures cannot run, so that the first of them is refused before training is paid for."""
+    refusals = (measuring_ranks(inputs, stage).refusal for stage in measuring_stages(inputs.spec))
+    return next((refusal for refusal in refusals if refusal is not None), None)
+
+
+# Every reconcile plans the same stages of the same values.
+@remembered(_CACHED_RANKS)
+def _measuring_ranks(
+    spec: DomainAdaptationSpec, profile: AdaptationProfileSpec, prepared: PrepareFacts, stage: MeasuringStage
+) -> MeasuringRanks:
+    request = MeasuringRequest(
+        spec,
+        profile,
+        grown_model(prepared.model, spec, prepared.tokenizer),
+        prepared.sequence_length_tokens,
+        stage,
+    )
+    try:
+        plan = choose_measuring(request)
+    except RefusedError as refused:
+        # A value, not an error: what has run already is not refused by an edit, nor by a later version's estimate.
+        layout = layout_of(1, 1, profile)
+        refusal = StageRefusal(refused.reason, refused.message)
+        return MeasuringRanks(rank_resources(layout, spec, request.own), ModelSpread(), refusal)
+    return MeasuringRanks(rank_resources(plan.layout, spec, request.own), plan.spread)
 
 
 def cpu_resources(spec: DomainAdaptationSpec, own: CpuResources | None) -> RunResources:

@@ -32,7 +32,8 @@ def align_stage(
     attempt: int = 1,
 ) -> StagePlan:
     """Return the plan of preference tuning `model` with this batch."""
-    spec, request = inputs.spec, preference_request(inputs.spec, inputs.profile, settings)
+    spec = inputs.spec
+    request = preference_request(spec, inputs.profile, settings).on_nodes(batch.nodes)
     training = tuning_config(inputs, request, batch, model)
     data = inputs.preferences or TuningData(PREFERENCES)
     return StagePlan(

@@ -8,18 +8,22 @@ from dapt_operator.plan.stage_parts.stage_plan import (
     BASE_REFERENCE,
     StageInputs,
     StagePlan,
-    measuring_resources,
+    measuring_ranks,
+    refusal_of_any_measuring_stage,
 )
 
 
 def baseline_stage(inputs: StageInputs) -> StagePlan:
     """Return the plan of baseline."""
-    spec = inputs.spec
+    ranks = measuring_ranks(inputs, "baseline")
     return StagePlan(
         kind="baseline",
         config=BaselineConfig(
-            model=BASE_REFERENCE, evaluation=common.evaluation_config(spec, inputs.prepared)
+            model=BASE_REFERENCE,
+            evaluation=common.evaluation_config(inputs.spec, inputs.prepared),
+            spread=ranks.spread,
         ),
-        resources=measuring_resources(spec, inputs.profile, spec.stage_resources.baseline),
+        resources=ranks.resources,
+        refusal=refusal_of_any_measuring_stage(inputs),
         signs_results=True,
     )

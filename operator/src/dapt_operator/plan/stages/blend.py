@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dapt_contract.stages.blend import Blend, BlendConfig
-from dapt_operator.plan.stage_parts.stage_plan import StageInputs, StagePlan, measuring_resources
+from dapt_operator.plan.stage_parts.stage_plan import StageInputs, StagePlan, measuring_ranks
 
 
 def blend_stage(
@@ -14,11 +14,17 @@ def blend_stage(
     `round_name` distinguishes a further run of an attempt, for blends that an edit of the selection added, from the
     first.
     """
+    ranks = measuring_ranks(inputs, "blend")
     return StagePlan(
         kind="blend",
         attempt=attempt,
         candidate=round_name,
-        config=BlendConfig(blends=blends, context_length_tokens=inputs.prepared.sequence_length_tokens),
-        resources=measuring_resources(inputs.spec, inputs.profile, inputs.spec.stage_resources.evaluate),
+        config=BlendConfig(
+            blends=blends,
+            context_length_tokens=inputs.prepared.sequence_length_tokens,
+            spread=ranks.spread,
+        ),
+        resources=ranks.resources,
+        refusal=ranks.refusal,
         signs_results=True,
     )

@@ -9,7 +9,7 @@ from dapt_operator.plan.stage_parts.stage_plan import (
     BASELINE_LINEAGE,
     StageInputs,
     StagePlan,
-    measuring_resources,
+    measuring_ranks,
 )
 
 
@@ -30,13 +30,14 @@ def evaluate_stage(
         attempt: that it comes from.
         digest: of the weights that are to be scored; others are refused.
     """
-    spec = inputs.spec
+    ranks = measuring_ranks(inputs, "evaluate")
     config = EvaluateConfig(
         candidate=candidate,
         model=model,
-        evaluation=common.evaluation_config(spec, inputs.prepared),
+        evaluation=common.evaluation_config(inputs.spec, inputs.prepared),
         base_items_path=BASELINE_LINEAGE,
         expected_digest=digest,
+        spread=ranks.spread,
     )
     return StagePlan(
         kind="evaluate",
@@ -44,6 +45,7 @@ def evaluate_stage(
         candidate=candidate,
         inputs_digest=digest,
         config=config,
-        resources=measuring_resources(spec, inputs.profile, spec.stage_resources.evaluate),
+        resources=ranks.resources,
+        refusal=ranks.refusal,
         signs_results=True,
     )

@@ -33,7 +33,7 @@ def finetune_stage(
 ) -> StagePlan:
     """Return the plan of fine-tuning `model` with this batch."""
     spec, budget = inputs.spec, settings.budget
-    request = finetuning_request(spec, inputs.profile, settings)
+    request = finetuning_request(spec, inputs.profile, settings).on_nodes(batch.nodes)
     training = tuning_config(inputs, request, batch, model)
     data = inputs.instructions or TuningData(INSTRUCTIONS)
     return StagePlan(

@@ -13,7 +13,7 @@ from dapt_operator.plan.stage_parts.stage_plan import (
     BASELINE_LINEAGE,
     StageInputs,
     StagePlan,
-    measuring_resources,
+    measuring_ranks,
 )
 
 
@@ -39,7 +39,7 @@ def verify_stage(
         is_evaluated: whether an evaluation of the candidate has finished.
         attempt: that the candidate comes from.
     """
-    spec = inputs.spec
+    ranks = measuring_ranks(inputs, "verify")
     reuse = [("base", BASELINE_LINEAGE)]
     if is_evaluated:
         reuse.append(("chosen", stage_folder("evaluate", attempt, candidate)))
@@ -53,15 +53,17 @@ def verify_stage(
             *finetuned,
             NamedModel(name="final", model=models.final),
         ),
-        evaluation=common.evaluation_config(spec, inputs.prepared),
+        evaluation=common.evaluation_config(inputs.spec, inputs.prepared),
         base_items_path=BASELINE_LINEAGE,
         reuse_paths=tuple(reuse),
+        spread=ranks.spread,
     )
     return StagePlan(
         kind="verify",
         attempt=attempt,
         candidate=candidate,
         config=config,
-        resources=measuring_resources(spec, inputs.profile, spec.stage_resources.verify),
+        resources=ranks.resources,
+        refusal=ranks.refusal,
         signs_results=True,
     )

@@ -37,7 +37,7 @@ _QUANTITY_UNITS = {
 }  # fmt: skip
 _REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?"
 _DATA_FILE = r".*(\*.*|\.(jsonl?|ndjson|parquet|txt|md|csv|tsv|gz|zst|gguf))"
-_GPU_COUNTS = ("gpusPerNode", "gpus")
+_GPU_COUNTS = ("gpusPerNode", "gpus", "gpusPerModel")
 _NO_GPUS = (0, "0", "cpu", "none", "auto")
 _FORMATS_ARE_FOUND = (
     "Alpaca, ShareGPT and others are found by the fields of a record:"

@@ -15,10 +15,17 @@ from dapt_operator.api.v1alpha1.conditions import INVALID_SPEC, NOT_ENOUGH_MEMOR
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.number_format import plural
-from dapt_operator.plan.sizing.model_fit.memory import GIB, AcceleratorKind, MemoryParts
+from dapt_operator.plan.sizing.model_fit.memory import (
+    FREE_FRACTION,
+    GIB,
+    AcceleratorKind,
+    MemoryParts,
+    usable_bytes,
+)
 from dapt_operator.plan.sizing.model_fit.parallelism import (
     SharingRequest,
     choose_sharing,
+    node_bytes,
     smallest_sharing,
     what_would_fit,
 )
@@ -63,6 +70,12 @@ class Batch:
     offload: Offload = "none"
     host_bytes: float = 0.0
     """Bytes that a rank keeps in its node's memory instead of on its accelerator."""
+    process_bytes: float = 0.0
+    """Bytes of its node's memory that a rank takes for itself and for loading."""
+    sequence_parallel: int = 1
+    """Ranks that share a sequence."""
+    nodes: int = 1
+    """Nodes of the layout that it was made for."""
 
 
 def fit_batch(request: BatchRequest, spec: DomainAdaptationSpec, profile: AdaptationProfileSpec) -> Batch:
@@ -73,6 +86,8 @@ def fit_batch(request: BatchRequest, spec: DomainAdaptationSpec, profile: Adapta
             divided.
     """
     _check_divisible(request.block, request.global_batch_size, request.layout, request.micro_batch_size)
+    if request.block == "pretraining":
+        _check_shared_sequences(request, spec)
     per_rank = request.global_batch_size // request.layout.world_size
     sharing_request = _sharing_request(request, spec, profile)
     sharing = choose_sharing(sharing_request)
@@ -81,13 +96,16 @@ def fit_batch(request: BatchRequest, spec: DomainAdaptationSpec, profile: Adapta
     return Batch(
         global_batch_size=request.global_batch_size,
         micro_batch_size=sharing.micro_batch_size,
-        accumulation=per_rank // sharing.micro_batch_size,
+        accumulation=per_rank * sharing.sequence_parallel // sharing.micro_batch_size,
         zero_stage=sharing.zero_stage,
         gradient_checkpointing=sharing.gradient_checkpointing,
         precision=sharing_request.precision,
         memory=sharing.memory,
         offload=sharing.offload,
         host_bytes=sharing.host_bytes,
+        process_bytes=sharing.process_bytes,
+        sequence_parallel=sharing.sequence_parallel,
+        nodes=request.layout.nodes,
     )
 
 
@@ -121,15 +139,19 @@ def check_pretraining_batch(spec: DomainAdaptationSpec, layout: RankLayout) -> N
         _check_divisible("pretraining", pretraining.global_batch_size, layout, pretraining.micro_batch_size)
 
 
-def check_finetuning_batch(spec: DomainAdaptationSpec, layout: RankLayout) -> None:
+def check_finetuning_batch(spec: DomainAdaptationSpec, layouts: tuple[RankLayout, ...]) -> None:
     """Check fine-tuning's batch before pretraining starts, so that a mistake in it does not cost the pretraining.
 
     Raises:
-        RefusedError: the ranks cannot share it.
+        RefusedError: the ranks of none of the layouts can share it.
     """
     tuning = spec.finetuning
-    if tuning is not None and tuning.global_batch_size is not None:
-        _check_divisible("finetuning", tuning.global_batch_size, layout, tuning.micro_batch_size)
+    if tuning is None or tuning.global_batch_size is None:
+        return
+    micro = tuning.micro_batch_size or 1
+    if all(tuning.global_batch_size % (layout.world_size * micro) for layout in layouts):
+        # In the words of the layout with the fewest ranks, which asks for least.
+        _check_divisible("finetuning", tuning.global_batch_size, layouts[-1], tuning.micro_batch_size)
 
 
 def _check_divisible(
@@ -154,18 +176,36 @@ def _check_divisible(
     )
 
 
+def _check_shared_sequences(request: BatchRequest, spec: DomainAdaptationSpec) -> None:
+    """Refuse ranks of a sequence that do not divide what they share."""
+    ranks = spec.pretraining.distribution.sequence_parallel or 1
+    shared = {
+        f"the {request.layout.world_size} ranks": request.layout.world_size,
+        f"the model's {request.model.key_value_heads} key-value heads": request.model.key_value_heads,
+        f"sequences of {request.sequence_length_tokens} tokens": request.sequence_length_tokens,
+    }
+    undivided = [text for text, number in shared.items() if number % ranks]
+    if undivided:
+        raise RefusedError(
+            INVALID_SPEC,
+            f"spec.pretraining.distribution.sequenceParallel is {ranks}, which does not divide"
+            f" {' and '.join(undivided)}: write a divisor of all of them, or leave it out",
+        )
+
+
 def _sharing_request(
     request: BatchRequest, spec: DomainAdaptationSpec, profile: AdaptationProfileSpec
 ) -> SharingRequest:
     distribution, accelerator = spec.pretraining.distribution, profile.accelerator
-    penalty = spec.pretraining.regularization if request.block == "pretraining" else None
+    is_pretraining = request.block == "pretraining"
+    penalty = spec.pretraining.regularization if is_pretraining else None
     return SharingRequest(
         model=request.model,
         lora=request.lora,
         kind=accelerator.kind,
         world_size=request.layout.world_size,
         ranks_per_node=request.layout.processes_per_node,
-        memory_limit_bytes=accelerator.memory_gib * GIB,
+        memory_limit_bytes=usable_bytes(accelerator.memory_gib),
         host_memory_limit_bytes=_node_memory_bytes(spec, request.block),
         precision=training_precision(spec, profile),
         sequence_length_tokens=request.sequence_length_tokens,
@@ -178,6 +218,10 @@ def _sharing_request(
         # The trainer finds no slice of a penalty in weights that are spread, nor in an offloaded optimizer.
         may_spread=penalty is None,
         regularization=penalty,
+        sequence_parallel=distribution.sequence_parallel if is_pretraining else None,
+        may_split_sequences=is_pretraining and penalty is None and accelerator.kind == "gpu",
+        # A penalty on predictions and preference tuning need the logits themselves.
+        may_chunk_loss=request.block != "preference" and (penalty is None or penalty.kl_to_base is None),
     )
 
 
@@ -208,7 +252,7 @@ def _too_large(block: TrainingBlock, profile: AdaptationProfileSpec, request: Sh
     host = ""
     if smallest.memory.total <= request.memory_limit_bytes and request.host_memory_limit_bytes is not None:
         host = (
-            f", and {smallest.host_bytes * request.ranks_per_node / GIB:.1f} GiB of a node's memory, of which"
+            f", and {node_bytes(request, smallest) / GIB:.1f} GiB of a node's memory, of which"
             f" resources.memory gives {request.host_memory_limit_bytes / GIB:.1f}"
         )
     advice = (
@@ -216,8 +260,10 @@ def _too_large(block: TrainingBlock, profile: AdaptationProfileSpec, request: Sh
         if proposals
         else "use lora, a shorter corpus.sequenceLength, more ranks, or a profile with more memory"
     )
+    offered = f"{profile.accelerator.memory_gib:g}{host}"
     return RefusedError(
         NOT_ENOUGH_MEMORY,
         f"{block} needs {smallest.memory.total / GIB:.1f} GiB a rank by the estimate ({smallest.memory.text()}) and the"
-        f" profile's accelerator.memoryGiB is {profile.accelerator.memory_gib:g}{host}: {advice}",
+        f" profile's accelerator.memoryGiB is {offered}: {FREE_FRACTION:.0%} of it stay free;"
+        f" {advice}",
     )

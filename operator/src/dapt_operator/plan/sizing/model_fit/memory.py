@@ -7,14 +7,17 @@ ranks, stage 2 gradients too, stage 3 weights too. Offloading keeps them in the 
 
 Activations count what a decoder layer keeps for its backward pass with fused attention (after Korthikanti et al. 2022,
 section 4): a token and layer keeps the inputs of its linear layers and norms, queries, keys, values and what attention
-gives. Checkpointing keeps the layers' inputs and one whole layer.
+gives. Checkpointing keeps the layers' inputs and one whole layer. Ranks that share a sequence keep their share of its
+tokens (Jacobs et al. 2023, "DeepSpeed Ulysses").
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Final, Literal
 
+from dapt_contract.chunked_loss import CHUNKED_LOSS_ARCHITECTURES, loss_bytes
 from dapt_contract.inputs.model_size import WEIGHT_BYTES, trainable_parameters
 from dapt_contract.stages.common import LIVE_PARAMETERS, LoraConfig, Offload, Precision, ZeroStage
 from dapt_contract.stages.prepare import ModelFacts
@@ -24,7 +27,18 @@ AcceleratorKind = Literal["gpu", "cpu"]
 
 GIB: Final = 2**30
 OVERHEAD_BYTES: Final[dict[AcceleratorKind, int]] = {"gpu": 2 * GIB, "cpu": GIB}
-"""CUDA context, communication buffers and fragmentation; on CPU interpreter and libraries of one process."""
+"""On a GPU about 1 GiB each for CUDA's context with its libraries' workspaces, and for the buffers of NCCL and of
+DeepSpeed's buckets; on CPU interpreter and libraries of one process."""
+FREE_FRACTION: Final = 0.08
+"""Share of an accelerator's memory that a plan leaves free: for what its allocator cannot use between blocks, and for
+the error of the estimate, which tests hold within 10 % of its tensors. A GPU sold with 80 GB has 79.6 GiB."""
+HOST_PROCESS_BYTES: Final = GIB
+"""Memory of its node that a rank on a GPU takes for itself: 0.5 GiB of its own pages were measured for interpreter and
+libraries, and as much is assumed for CUDA's context and pinned pages. Pages of files are shared, and given back."""
+LARGEST_FILE_BYTES: Final = 4 * GIB
+"""Weights of which a rank holds one file at a time in its node's memory while it loads or saves."""
+ASSUMED_ARCHITECTURE: Final = "assumed"
+"""Architecture of a model of which the number of parameters alone is known."""
 LOGIT_BYTES: Final = 12
 """A logit, its fp32 copy, the logarithm of its probability and the gradient, as far as they exist at a time."""
 
@@ -50,6 +64,15 @@ class TrainingShape:
     """Whether activations are recomputed."""
     offload: Offload = "none"
     regularization: Regularization | None = None
+    sequence_parallel: int = 1
+    """Ranks that share each sequence."""
+    chunked_loss: bool = False
+    """Whether the logits of a whole micro-batch never exist."""
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of one forward pass whose activations this rank keeps."""
+        return self.micro_batch_size * self.sequence_length_tokens / self.sequence_parallel
 
     @property
     def weight_bytes(self) -> int:
@@ -111,9 +134,8 @@ def training_memory(shape: TrainingShape) -> MemoryParts:
     """Return the parts of one rank's memory."""
     offload = shape.offload if shape.kind == "gpu" else "none"
     is_on_card = offload == "none"
-    tokens = shape.micro_batch_size * shape.sequence_length_tokens
-    activations = tokens * _activation_bytes_per_token(shape)
-    logits = tokens * shape.model.vocabulary_size * LOGIT_BYTES
+    activations = shape.tokens * _activation_bytes_per_token(shape)
+    logits = _logits_bytes(shape)
     # DeepSpeed keeps master weights in fp32 too, as soon as it partitions them.
     has_master_weights = is_on_card and (shape.precision == "bf16" or shape.zero_stage >= 1)
     # The bf16 optimizer's step takes an fp32 copy of its gradients, but at stage 1, where they lie as it needs them. By
@@ -133,6 +155,17 @@ def training_memory(shape: TrainingShape) -> MemoryParts:
         update=max(0.0, fp32_gradients - activations - logits),
         penalty=penalty_bytes(shape),
     )
+
+
+def usable_bytes(memory_gib: float) -> float:
+    """Return the bytes of an accelerator that a plan may fill."""
+    return memory_gib * GIB * (1.0 - FREE_FRACTION)
+
+
+def process_host_bytes(kind: AcceleratorKind, weights_bytes: float) -> float:
+    """Return what one rank takes of its node's memory for itself and for loading these weights; on a CPU its whole
+    memory is counted, and this is 0."""
+    return 0.0 if kind == "cpu" else HOST_PROCESS_BYTES + min(weights_bytes, LARGEST_FILE_BYTES)
 
 
 def host_bytes(shape: TrainingShape) -> float:
@@ -167,6 +200,27 @@ def penalty_bytes(shape: TrainingShape) -> float:
     copies = 2 if penalty.ewc is not None else 1
     held_back = _held_back_weights(penalty, shape.model, only_layers=False)
     return copies * shape.weight_bytes * held_back / shape.optimizer_shards
+
+
+def _logits_bytes(shape: TrainingShape) -> float:
+    """Return what logits and their gradient take, or what the loss in chunks holds instead."""
+    model = shape.model
+    if not shape.chunked_loss:
+        return shape.tokens * model.vocabulary_size * LOGIT_BYTES
+    return float(
+        loss_bytes(
+            model.vocabulary_size,
+            model.hidden_size,
+            math.ceil(shape.tokens),
+            is_head_trained=shape.lora is None or shape.lora.embeddings,
+            activation_bytes=shape.weight_bytes,
+        )
+    )
+
+
+def can_chunk_loss(model: ModelFacts) -> bool:
+    """Return whether the trainer computes the loss of this model in chunks; it does of nearly all decoders."""
+    return model.architecture in CHUNKED_LOSS_ARCHITECTURES or model.architecture == ASSUMED_ARCHITECTURE
 
 
 def _resident_weights(shape: TrainingShape, offload: Offload) -> float:

@@ -6,7 +6,8 @@ stage 3's weights. So the order is: stage 2 where one micro-batch makes the step
 3; no offload before any; recomputed activations before the next stage; and within one way the largest micro-batch. On
 one node stage 2 comes before recomputed activations, though: they cost a third more compute, at 8 B parameters and 400
 TFLOP/s 0.16 s for 4,096 tokens, in which NVLink reduces the gradients (32 GB at some 350 GB/s) and a network of 50 GB/s
-for each GPU does not.
+for each GPU does not. Ranks share sequences where a whole one does not fit with any stage, before anything is
+offloaded: attention then exchanges its heads in every layer, on the fast links of a node.
 
 In bf16 stage 0 is never used, not even for one rank: DeepSpeed's optimizer for it sums micro-batches in bf16, and
 begins with an update of zero gradients, which weakens Adam's first steps.
@@ -27,7 +28,9 @@ from dapt_operator.plan.sizing.model_fit.memory import (
     AcceleratorKind,
     MemoryParts,
     TrainingShape,
+    can_chunk_loss,
     host_bytes,
+    process_host_bytes,
     training_memory,
 )
 
@@ -64,6 +67,12 @@ class SharingRequest:
     may_spread: bool = True
     """Whether stage 3 and offloading may be chosen."""
     regularization: Regularization | None = None
+    sequence_parallel: int | None = None
+    """Ranks that share a sequence; None: chosen."""
+    may_split_sequences: bool = False
+    """Whether ranks may be chosen to share a sequence."""
+    may_chunk_loss: bool = False
+    """Whether the loss needs no logits of a whole micro-batch, where the model's architecture allows it."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +85,19 @@ class Sharing:
     micro_batch_size: int
     memory: MemoryParts
     host_bytes: float
+    """What it keeps in the node's memory between uses."""
+    process_bytes: float = 0.0
+    """What it takes of the node's memory for itself and for loading."""
+    sequence_parallel: int = 1
 
     def text(self) -> str:
         """Return `zeroStage 3 with offload optimizer: 41.2 GiB a rank and 120.0 GiB of node memory for it`."""
         recomputed = ", recomputed activations" if self.gradient_checkpointing else ""
+        split = f", {self.sequence_parallel} ranks a sequence" if self.sequence_parallel > 1 else ""
         host = f" and {self.host_bytes / GIB:.1f} GiB of node memory for it" if self.host_bytes else ""
         offloaded = f" with offload {self.offload}" if self.offload != "none" else ""
         memory = f"{self.memory.total / GIB:.1f} GiB a rank"
-        return f"zeroStage {self.zero_stage}{offloaded}{recomputed}: {memory}{host}"
+        return f"zeroStage {self.zero_stage}{offloaded}{recomputed}{split}: {memory}{host}"
 
 
 def modes(request: SharingRequest) -> tuple[Mode, ...]:
@@ -140,40 +154,81 @@ def sharings(request: SharingRequest) -> Iterator[Sharing]:
     requested = request.gradient_checkpointing
     checkpointing_choices = (False, True) if requested is None else (requested,)
     ways = [
-        (zero_stage, offload, gradient_checkpointing, size)
+        _Way(zero_stage, offload, gradient_checkpointing, size, ranks)
+        for ranks in _ranks_of_a_sequence(request)
         for zero_stage, offload in modes(request)
         for gradient_checkpointing in checkpointing_choices
         for size in request.micro_batch_sizes
     ]
-    best = (2, "none", checkpointing_choices[0], request.rank_batch_size)
+    best = _Way(2, "none", checkpointing_choices[0], request.rank_batch_size or 0, 1)
     is_one_node = request.world_size <= request.ranks_per_node
 
-    def preference(way: tuple[ZeroStage, Offload, bool, int]) -> tuple[int, bool]:
-        zero_stage, offload, gradient_checkpointing, _ = way
+    def preference(way: _Way) -> tuple[int, bool]:
         if way == best:
             return 0, False
-        if zero_stage == 3 or offload != "none":
+        if way.offload != "none":
+            return (4 if way.offload == "optimizer" else 5), False
+        if way.sequence_parallel > 1:
+            return 3, False
+        if way.zero_stage == 3:
             return 2, False
-        return 1, gradient_checkpointing and is_one_node
+        return 1, way.gradient_checkpointing and is_one_node
 
     ways.sort(key=preference)  # a stable sort: what it does not tell apart keeps its order
-    for zero_stage, offload, gradient_checkpointing, size in ways:
-        shape = TrainingShape(
-            model=request.model,
-            lora=request.lora,
-            kind=request.kind,
-            world_size=request.world_size,
-            zero_stage=zero_stage,
-            precision=request.precision,
-            micro_batch_size=size * request.sequences_per_unit,
-            sequence_length_tokens=request.sequence_length_tokens,
-            gradient_checkpointing=gradient_checkpointing,
-            offload=offload,
-            regularization=request.regularization,
-        )
-        yield Sharing(
-            zero_stage, offload, gradient_checkpointing, size, training_memory(shape), host_bytes(shape)
-        )
+    for way in ways:
+        yield _sharing(request, way)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """What `Sharing` has besides its memory."""
+
+    zero_stage: ZeroStage
+    offload: Offload
+    gradient_checkpointing: bool
+    micro_batch_size: int
+    sequence_parallel: int
+
+
+def _sharing(request: SharingRequest, way: _Way) -> Sharing:
+    shape = TrainingShape(
+        model=request.model,
+        lora=request.lora,
+        kind=request.kind,
+        world_size=request.world_size,
+        zero_stage=way.zero_stage,
+        precision=request.precision,
+        micro_batch_size=way.micro_batch_size * request.sequences_per_unit,
+        sequence_length_tokens=request.sequence_length_tokens,
+        gradient_checkpointing=way.gradient_checkpointing,
+        offload=way.offload,
+        regularization=request.regularization,
+        sequence_parallel=way.sequence_parallel,
+        chunked_loss=request.may_chunk_loss and can_chunk_loss(request.model),
+    )
+    memory = training_memory(shape)
+    return Sharing(
+        **vars(way),
+        memory=memory,
+        host_bytes=host_bytes(shape),
+        process_bytes=process_host_bytes(request.kind, memory.weights),
+    )
+
+
+def _ranks_of_a_sequence(request: SharingRequest) -> tuple[int, ...]:
+    """Return over how many ranks a sequence may be shared: powers of two on one node that divide heads and length."""
+    if request.sequence_parallel is not None:
+        return (request.sequence_parallel,)
+    if not request.may_split_sequences:
+        return (1,)
+    heads = request.model.key_value_heads or 1
+    sizes = [1]
+    while 2 * sizes[-1] <= request.ranks_per_node and all(
+        number % (2 * sizes[-1]) == 0
+        for number in (heads, request.world_size, request.ranks_per_node, request.sequence_length_tokens)
+    ):
+        sizes.append(2 * sizes[-1])
+    return tuple(sizes)
 
 
 def choose_sharing(request: SharingRequest) -> Sharing | None:
@@ -217,7 +272,28 @@ def what_would_fit(request: SharingRequest) -> list[str]:
         if propose(f"{ranks} ranks", replace(free, world_size=ranks)):
             break
         ranks *= 2
-    return proposals
+    # Where no change alone is enough, the first two that are.
+    return proposals or _two_changes(free)
+
+
+def _two_changes(request: SharingRequest) -> list[str]:
+    """Return the longest sequences that fit together with LoRA or with more ranks, whichever comes first."""
+    length = request.sequence_length_tokens
+    while length >= SHORTEST_SEQUENCE_TOKENS:
+        shorter = replace(request, sequence_length_tokens=length)
+        of_length = "" if length == request.sequence_length_tokens else f" with sequences of {length} tokens"
+        changes = [("lora", replace(shorter, lora=LoraConfig()))] if request.lora is None else []
+        worlds = (request.world_size * 2**power for power in range(1, LARGEST_WORLD.bit_length()))
+        changes += [
+            (f"{ranks} ranks", replace(shorter, world_size=ranks))
+            for ranks in worlds
+            if ranks <= LARGEST_WORLD
+        ]
+        for change, changed in changes:
+            if (sharing := choose_sharing(changed)) is not None:
+                return [f"{change}{of_length} ({sharing.text()})"]
+        length //= 2
+    return []
 
 
 def _with_more_host_memory(request: SharingRequest) -> list[str]:
@@ -228,14 +304,19 @@ def _with_more_host_memory(request: SharingRequest) -> list[str]:
     sharing = next((sharing for sharing in sharings(unlimited) if _fits_accelerator(request, sharing)), None)
     if sharing is None or not sharing.host_bytes:
         return []
-    node_gib = math.ceil(sharing.host_bytes * request.ranks_per_node / GIB)
+    node_gib = math.ceil(node_bytes(request, sharing) / GIB)
     return [f"resources.memory above {node_gib}Gi ({sharing.text()})"]
+
+
+def node_bytes(request: SharingRequest, sharing: Sharing) -> float:
+    """Return what the ranks of one node take of its memory."""
+    return (sharing.host_bytes + sharing.process_bytes) * request.ranks_per_node
 
 
 def _fits(request: SharingRequest, sharing: Sharing) -> bool:
     """Whether accelerator and node have the memory for it."""
     limit = request.host_memory_limit_bytes
-    fits_node = limit is None or sharing.host_bytes * request.ranks_per_node <= limit
+    fits_node = limit is None or node_bytes(request, sharing) <= limit
     return _fits_accelerator(request, sharing) and fits_node
 
 
