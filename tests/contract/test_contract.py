@@ -13,6 +13,7 @@ from dapt_contract.measure import Measure, Perplexity, Score, Side, SidePerplexi
 from dapt_contract.pod.failure import PRECEDENCE, Cause, cause_of_exit_code, first_cause
 from dapt_contract.pod.message import MAX_MESSAGE_BYTES, RunEnd, decode_message, encode_message
 from dapt_contract.run_identity import RunIdentity
+from dapt_contract.signature import SIGNING_KEY_BYTES
 from dapt_contract.stage_file import StageFile, find_report, finished_report, write_report
 from dapt_contract.stages import KINDS
 from dapt_contract.stages.align import AlignFacts
@@ -272,18 +273,29 @@ def test_a_stage_file_reads_back_as_the_same_work() -> None:
 
 def test_finished_report_is_found_only_by_a_later_run_of_the_same_work(tmp_path: Path) -> None:
     report = EvaluateReport(facts=EvaluateFacts(candidate="a1-s5", measure=largest_measure()))
-    write_report(tmp_path, stage(), report)
-    assert finished_report(tmp_path, stage(try_number=3)) == report
-    assert finished_report(tmp_path, stage(candidate="a1-s9")) is None
+    key = bytes(SIGNING_KEY_BYTES)
+    write_report(tmp_path, stage(), report, key=key)
+    assert finished_report(tmp_path, stage(try_number=3), key=key) == report
+    assert finished_report(tmp_path, stage(candidate="a1-s9"), key=key) is None
     assert find_report(tmp_path, "stages/evaluate-a1-a1-s5", "evaluate") == report
 
 
+def test_finished_report_that_no_key_signs_is_nobodys(tmp_path: Path) -> None:
+    write_report(
+        tmp_path, stage(), EvaluateReport(facts=EvaluateFacts(candidate="a1-s5", measure=largest_measure()))
+    )
+    assert finished_report(tmp_path, stage(try_number=2)) is None
+
+
 def test_a_truncated_report_is_ignored(tmp_path: Path) -> None:
-    report = EvaluateReport(facts=EvaluateFacts(candidate="a1-s5", measure=largest_measure()))
-    write_report(tmp_path, stage(), report)
+    report, key = (
+        EvaluateReport(facts=EvaluateFacts(candidate="a1-s5", measure=largest_measure())),
+        bytes(SIGNING_KEY_BYTES),
+    )
+    write_report(tmp_path, stage(), report, key=key)
     path = next(tmp_path.glob("stages/*/try-1/report.json"))
     path.write_text(path.read_text()[:100])
-    assert finished_report(tmp_path, stage()) is None
+    assert finished_report(tmp_path, stage(), key=key) is None
 
 
 def test_precedence_lists_every_cause_and_the_first_counts() -> None:
