@@ -277,6 +277,8 @@ MODELS: dict[str, tuple[Spoil, str]] = {
     "pattern without end": (split_by("(a+)+$"), "tokenizer.json fails at the text 'aaaaaaaaaa...aaaa!' (Onig: Regex search error: retry-limit-in-match over); use a model with another tokenizer"),
     "one letter becomes a thousand": (tokenizer(normalizer={"type": "Replace", "pattern": {"String": "a"}, "content": "b" * 1000}), "tokenizer.json makes 1,000 tokens of the 1 bytes of 'a'; use a model with another tokenizer"),
     "every text begins with much": (tokenizer(normalizer={"type": "Prepend", "prepend": "b" * 9999}), "tokenizer.json makes 10,000 tokens of the 1 bytes of 'a'; use a model with another tokenizer"),
+    "one letter is decoded to a thousand": (tokenizer(decoder={"type": "Replace", "pattern": {"String": "a"}, "content": "b" * 1000}), "tokenizer.json makes 1,000 characters of the token 'a'; use a model with another tokenizer"),
+    "decoder without end": (several(tokenizer(decoder={"type": "Replace", "pattern": {"Regex": "(a|aa|aaa)+$"}, "content": ""}), added(id=1000, content="a" * 40 + "!")), "tokenizer.json fails at the text of a token (Onig: Regex search error: retry-limit-in-match over); use a model with another tokenizer"),
     "padding to a thousand million": (tokenizer(padding={"strategy": {"Fixed": 10**9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "a"}), ACCEPTED),
     "good": (lambda _: None, ACCEPTED),
 }  # fmt: skip
