@@ -54,7 +54,7 @@ def notes() -> str:
     section = re.search(rf"^## \[{re.escape(name)}\][^\n]*\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     if section is None or not section[1].strip():
         raise ReleaseError(
-            f"CHANGELOG.md has no section [{name}]: rename [Unreleased] before the tag is made"
+            f"CHANGELOG.md has no section [{name}]: move what [Unreleased] has there before the tag is made"
         )
     return section[1].strip() + "\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from dapt_contract.measure import Measure, Perplexity, Score, Side, SidePerplexi
 from dapt_contract.pod.failure import PRECEDENCE, Cause, cause_of_exit_code, first_cause
 from dapt_contract.pod.message import MAX_MESSAGE_BYTES, RunEnd, decode_message, encode_message
 from dapt_contract.run_identity import RunIdentity
+from dapt_contract.signature import SIGNING_KEY_BYTES
 from dapt_contract.stage_file import StageFile, find_report, finished_report, write_report
 from dapt_contract.stages import KINDS
 from dapt_contract.stages.align import AlignFacts
@@ -47,7 +49,7 @@ def largest_measure() -> Measure:
     side = SidePerplexity(a=part, b=part)
     scores = tuple(
         Score(
-            name=f"{index:040d}", side="general", kind="probe", items=99_999, score=-0.1234567,
+            name=f"{index:040d}", side="general", kind="probe", items=99_999, score=0.12345678,
             standard_error=0.01234567,
             difference=-0.12345678, difference_standard_error=0.12345678, score_a=0.12345678, difference_b=-0.12345678,
             difference_b_standard_error=0.12345678,
@@ -70,7 +72,7 @@ def largest_facts() -> dict[str, Contract]:
     )  # fmt: skip
     rows = tuple(
         CheckpointFacts(
-            step=10**6 + index, try_number=99, domain_a_nats=-1.23456789, domain_b_nats=1.23456789,
+            step=10**6 + index, try_number=99, domain_a_nats=12.3456789, domain_b_nats=1.23456789,
             general_a_nats=1.23456789, general_b_nats=1.23456789, weights_digest="a" * 12,
         )
         for index in range(50)
@@ -102,7 +104,7 @@ def largest_facts() -> dict[str, Contract]:
         "blend": BlendFacts(
             rows=tuple(
                 BlendRow(
-                    candidate=f"a10-s1000000-i0.{index:02d}", weights_digest="a" * 12, domain_a_nats=-1.23456789,
+                    candidate=f"a10-s1000000-i0.{index:02d}", weights_digest="a" * 12, domain_a_nats=12.3456789,
                     domain_b_nats=1.23456789, general_a_nats=1.23456789, general_b_nats=1.23456789,
                 )
                 for index in range(MAX_BLENDS)
@@ -272,18 +274,29 @@ def test_a_stage_file_reads_back_as_the_same_work() -> None:
 
 def test_finished_report_is_found_only_by_a_later_run_of_the_same_work(tmp_path: Path) -> None:
     report = EvaluateReport(facts=EvaluateFacts(candidate="a1-s5", measure=largest_measure()))
-    write_report(tmp_path, stage(), report)
-    assert finished_report(tmp_path, stage(try_number=3)) == report
-    assert finished_report(tmp_path, stage(candidate="a1-s9")) is None
+    key = bytes(SIGNING_KEY_BYTES)
+    write_report(tmp_path, stage(), report, key=key)
+    assert finished_report(tmp_path, stage(try_number=3), key=key) == report
+    assert finished_report(tmp_path, stage(candidate="a1-s9"), key=key) is None
     assert find_report(tmp_path, "stages/evaluate-a1-a1-s5", "evaluate") == report
 
 
+def test_finished_report_that_no_key_signs_is_nobodys(tmp_path: Path) -> None:
+    write_report(
+        tmp_path, stage(), EvaluateReport(facts=EvaluateFacts(candidate="a1-s5", measure=largest_measure()))
+    )
+    assert finished_report(tmp_path, stage(try_number=2)) is None
+
+
 def test_a_truncated_report_is_ignored(tmp_path: Path) -> None:
-    report = EvaluateReport(facts=EvaluateFacts(candidate="a1-s5", measure=largest_measure()))
-    write_report(tmp_path, stage(), report)
+    report, key = (
+        EvaluateReport(facts=EvaluateFacts(candidate="a1-s5", measure=largest_measure())),
+        bytes(SIGNING_KEY_BYTES),
+    )
+    write_report(tmp_path, stage(), report, key=key)
     path = next(tmp_path.glob("stages/*/try-1/report.json"))
     path.write_text(path.read_text()[:100])
-    assert finished_report(tmp_path, stage()) is None
+    assert finished_report(tmp_path, stage(), key=key) is None
 
 
 def test_precedence_lists_every_cause_and_the_first_counts() -> None:
@@ -433,6 +446,16 @@ def test_tuning_data_lies_in_a_folder_named_by_its_digest() -> None:
     corrected = TuningDataConfig(kind="preferences", content=(("file:///pairs.jsonl", "2"),))
     assert config.folder == f"preferences/{config.digest}" == data_folder("preferences", config.digest)
     assert corrected.folder != config.folder
+
+
+@pytest.mark.parametrize("nats", [0.0, math.inf, math.nan])
+def test_broken_model_may_have_no_finite_loss_and_no_score(nats: float) -> None:
+    assert repr(Perplexity(nll_nats=nats, tokens=1, bytes=1).nll_nats) == repr(nats)
+    assert repr(Score(name="t", side="domain", items=1, score=nats, standard_error=nats).score) == repr(nats)
+
+
+def test_mean_of_many_items_may_be_a_rounding_error_past_one() -> None:
+    assert Score(name="t", side="domain", items=1, score=1 + 1e-12, standard_error=0).score > 1
 
 
 def test_sum_of_two_perplexities_keeps_the_bounds_of_a_count() -> None:

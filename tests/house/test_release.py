@@ -125,10 +125,22 @@ def test_notes_are_the_section_of_the_version_alone(copy: Path) -> None:
     code, _, error = step("notes", script=copy)
     assert code == 1
     assert error == (
-        f"release: CHANGELOG.md has no section [{PRODUCT_VERSION}]: rename [Unreleased] before the tag is made\n"
+        f"release: CHANGELOG.md has no section [{PRODUCT_VERSION}]: move what [Unreleased] has there before the tag is"
+        " made\n"
     )
     changes.write_text(f"# Changelog\n\n## [{PRODUCT_VERSION}] - 2026-12-01\n\n- this\n\n## [0.0.9]\n- old\n")
     assert step("notes", script=copy) == (0, "- this\n", "")
+
+
+def test_the_changelog_has_the_notes_of_this_version() -> None:
+    code, notes, error = step("notes")
+    assert (code, error) == (0, "")
+    assert notes.startswith("### Added\n")
+
+
+def test_a_run_by_hand_checks_version_and_notes_too() -> None:
+    (checked,) = [item for item in steps("tag") if "release.py notes" in item.get("run", "")]
+    assert "if" not in checked
 
 
 def test_a_chart_of_another_version_is_not_released(copy: Path) -> None:

@@ -45,9 +45,9 @@ def test_an_altered_config_map_is_refused(tmp_path: Path) -> None:
 
 def test_new_run_does_not_repeat_a_finished_stage(tmp_path: Path) -> None:
     with LocalCluster(tmp_path, resource(), None) as local:
-        start(local, "done")
+        start(local, "done", is_signed=True)
         assert wait_for_end(local).phase is RunPhase.SUCCEEDED
-        again = start(local, "done", try_number=2)
+        again = start(local, "done", try_number=2, is_signed=True)
         state = wait_for_end(local)
         assert (state.identity.try_number, state.phase) == (2, RunPhase.SUCCEEDED)
         assert "is already finished" in local.log_path(again.name).read_text()

@@ -152,6 +152,42 @@ def test_a_report_out_of_bounds_is_a_failure_that_names_field_and_value() -> Non
     )
 
 
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"nll_nats": -1.0}, "must be 0 or more: a probability is at most 1"),
+        ({"score": 1.7}, "must be between 0 and 1"),
+        ({"score": -0.2}, "must be between 0 and 1"),
+        ({"difference": -1.5}, "must be between -1 and 1"),
+        ({"standard_error": -0.1}, "must be between 0 and 2"),
+    ],
+    ids=str,
+)
+def test_measure_that_no_model_can_have_fails_its_stage(change: dict[str, float], problem: str) -> None:
+    world = copy.deepcopy(lived("evaluate"))
+    (field, value), *_ = change.items()
+    for report in reports_of(world):
+        body = json.loads(report["message"])
+        measure = body["facts"]["measure"]
+        if field == "nll_nats":
+            measure["general"]["a"][0] = value
+        else:
+            row = {
+                "name": "t",
+                "side": "domain",
+                "kind": "task",
+                "items": 9,
+                "score": 0.5,
+                "standard_error": 0.1,
+            }
+            measure["scores"] = [row | change]
+        report["message"] = json.dumps(body)
+    world.reconcile()
+    assert world.status["stages"][-1]["state"] != "Succeeded"
+    messages = [notice.message for notice in world.cluster.events(world.key)]
+    assert any(f"{field} is {value:g}" in message and problem in message for message in messages), messages
+
+
 def test_refused_report_of_a_stopped_training_is_named_and_spends_no_retry_for_a_lost_one() -> None:
     def script(stage: StageFile) -> Ends | Stays:
         if stage.kind != "pretrain":

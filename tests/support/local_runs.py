@@ -6,9 +6,11 @@ from pathlib import Path
 
 import psutil
 
+from dapt_contract.signature import SIGNING_KEY_BYTES
 from dapt_operator.cluster.local import LocalCluster
 from dapt_operator.cluster.local.processes.pod_to_process import POD_MARKER, pod_folder
 from dapt_operator.launchers.indexed_job import states
+from dapt_operator.reconcile import signing_secret
 from dapt_operator.stage_run import Owner, RunPhase, RunState, StageRun
 from support.launch_builders import fake_manifests, owner, stage_run
 from support.pod_objects import wait_until
@@ -20,9 +22,15 @@ def owner_of(local: LocalCluster) -> Owner:
     return owner(found["metadata"]["name"], found["metadata"]["uid"])
 
 
-def start(local: LocalCluster, script: str, *, nodes: int = 1, try_number: int = 1) -> StageRun:
+def start(
+    local: LocalCluster, script: str, *, nodes: int = 1, try_number: int = 1, is_signed: bool = False
+) -> StageRun:
     of = owner_of(local)
-    run = stage_run(script, nodes=nodes, of=of, try_number=try_number, fence=try_number)
+    run = stage_run(
+        script, nodes=nodes, of=of, try_number=try_number, fence=try_number, signs_results=is_signed
+    )
+    if is_signed:
+        local.apply(local.key, signing_secret(of, bytes(SIGNING_KEY_BYTES)))
     for manifest in fake_manifests(run, of):
         local.apply(local.key, manifest)
     return run

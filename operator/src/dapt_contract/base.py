@@ -33,6 +33,16 @@ PositiveCount = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 Amount = Annotated[float, Field(ge=0.0, le=1e15, allow_inf_nan=False)]
 """A measured quantity that is counted with: a time, a speed."""
 Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+
+
+def _no_gain(nats: float) -> float:
+    if nats < 0.0:
+        raise ValueError("must be 0 or more: a probability is at most 1")
+    return nats
+
+
+Loss = Annotated[float, Field(allow_inf_nan=True), AfterValidator(_no_gain)]
+"""A negative log-likelihood in nats: infinite, or no number, where a model is broken."""
 DigestText = Annotated[str, Field(max_length=128)]
 ShortText = Annotated[str, Field(max_length=253)]
 PathText = Annotated[str, Field(max_length=1024)]

@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from dapt_contract.base import LARGEST_COUNT, Contract, Count, DigestText, PositiveCount, Row
+from dapt_contract.base import LARGEST_COUNT, Contract, Count, DigestText, Loss, PositiveCount, Row
 
 Side = Literal["domain", "general"]
+_ROUNDING = 1e-6
+
+
+def _within(least: float, most: float) -> AfterValidator:
+    """Return a check of finite numbers: a mean of many may be a rounding error past its bounds."""
+
+    def check(value: float) -> float:
+        if math.isfinite(value) and not least - _ROUNDING <= value <= most + _ROUNDING:
+            raise ValueError(f"must be between {least:g} and {most:g}")
+        return value
+
+    return AfterValidator(check)
+
+
+Share = Annotated[float, _within(0.0, 1.0)]
+ShareDifference = Annotated[float, _within(-1.0, 1.0)]
+Spread = Annotated[float, _within(0.0, 2.0)]
+"""Standard error of a share, or of a difference of two; of two items that disagree it is 1."""
 
 
 class Perplexity(Row):
@@ -18,7 +36,7 @@ class Perplexity(Row):
     perplexity = exp(nll_nats / tokens); bits per byte = nll_nats / (ln 2 x bytes) (Gao et al. 2020, The Pile, 3.1).
     """
 
-    nll_nats: float = Field(allow_inf_nan=True)
+    nll_nats: Loss
     """Total over all scored tokens."""
     tokens: PositiveCount
     """Tokens of the same text in the BASE model's tokenizer, so that values compare when the tokenizer is extended."""
@@ -72,17 +90,17 @@ class Score(Row):
     side: Side
     kind: Literal["task", "probe"] = "task"
     items: Count
-    score: float
-    standard_error: float
-    difference: float | None = None
+    score: Share
+    standard_error: Spread
+    difference: ShareDifference | None = None
     """Score minus the base model's on the same items; None for the base model itself."""
-    difference_standard_error: float | None = None
+    difference_standard_error: Spread | None = None
     """Paired standard error: standard deviation of the items' differences over the root of their number."""
-    score_a: float | None = None
+    score_a: Share | None = None
     """Score on half A of the items, which ranks candidates; only with at least 200 items."""
-    difference_b: float | None = None
+    difference_b: ShareDifference | None = None
     """Difference on half B, which the strict gates read; only with at least 200 items."""
-    difference_b_standard_error: float | None = None
+    difference_b_standard_error: Spread | None = None
 
 
 class Measure(Contract):

@@ -124,5 +124,11 @@ def find_report(
 
 
 def finished_report(work: Path, stage: StageFile, *, key: bytes = b"") -> Contract | None:
-    """Return the finished report of the same work, if any: a repeated run sends its facts again and exits 0."""
+    """Return the finished report of the same work, if any: a repeated run sends its facts again and exits 0.
+
+    Of a stage without a key there is none: whoever can write to the work volume could have written it, and prepare's
+    report decides which data all later stages believe.
+    """
+    if not key:
+        return None
     return find_report(work, lineage_folder(stage.run), stage.kind, stage.config_digest, key=key)

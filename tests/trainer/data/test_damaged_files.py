@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pyarrow
@@ -278,3 +279,18 @@ def test_records_that_are_read_can_be_written(tmp_path: Path) -> None:
     records = list(read_documents(resolve(f"file://{tmp_path}", "f"), "text"))
     assert [isinstance(record, BadRecord) for record in records] == [False, True, True, False]
     assert all(record.text.encode() for record in records if isinstance(record, Document))
+
+
+def test_line_that_does_not_end_is_not_skipped_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file with a hole of exabytes takes no space."""
+    monkeypatch.setattr(unpacked, "MAX_SKIPPED_BYTES", 32 << 20)
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(GOOD)
+    os.truncate(path, 1 << 42)
+    with pytest.raises(BadFileError) as caught:
+        read(path)
+    assert str(caught.value) == (
+        f"{path}: has a line of more than 32 MiB, so it is no file of records; remove it, or write each record on a line of its own"
+    )

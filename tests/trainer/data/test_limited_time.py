@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tokenizers import Regex, Tokenizer, pre_tokenizers
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
 from dapt_contract.stages.common import ProbeConfig, TaskConfig
 from dapt_contract.stages.prepare import PrepareConfig, TextSource
@@ -14,7 +14,9 @@ from dapt_contract.stages.tuning_data import InstructionSource, TuningDataConfig
 from dapt_trainer.data import stage_inputs
 from dapt_trainer.data.chat.rendering import TemplateSet
 from dapt_trainer.data.chat.template_files import read_encoder
-from dapt_trainer.data.dedup.contamination import ContaminationIndex
+from dapt_trainer.data.chat.tokens import TextEncoder
+from dapt_trainer.data.dedup.contamination import ContaminationIndex, EvaluationItem
+from dapt_trainer.data.harness.items import HarnessItems
 from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.stage_inputs import read_evaluation
 from dapt_trainer.data.tuning_data import TuningModel, prepare_or_check
@@ -62,6 +64,65 @@ def test_tuning_text_that_takes_too_long_is_named_by_file_and_line(
     assert str(caught.value).startswith(
         f"spec.finetuning.data[0]: {path}:2: analysing this text takes more than 0.1 seconds of processor time"
     )
+
+
+def test_record_at_which_the_tokenizer_fails_is_named(tokenizer: Tokenizer) -> None:
+    """The library gives up on a pattern that tries too many ways, and panics: no Exception, no traceback for it."""
+    tokenizer = Tokenizer.from_str(tokenizer.to_str())
+    tokenizer.normalizer = normalizers.Replace(Regex(r"(a|aa|aaa)+$"), "")
+    with pytest.raises(InputError) as caught:
+        try_texts(
+            [("field: a:1", ["b" * 40]), ("field: a:2", ["a" * 40 + "!"])],
+            tokenizer.encode_batch,
+            lambda: None,
+        )
+    assert str(caught.value) == (
+        "field: a:2: the model's tokenizer fails at this text (Onig: Regex search error: retry-limit-in-match over); "
+        "remove the text, or use a model with another tokenizer"
+    )
+
+
+def test_tuning_text_at_which_the_tokenizer_fails_is_named_by_file_and_line(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    def encode(text: str) -> list[int]:
+        if text.startswith("bad"):
+            raise Exception("no such token.\nmore")  # noqa: TRY002: as the library does
+        return [1, 2]
+
+    path = tmp_path / "examples.jsonl"
+    records = [{"prompt": prompt, "response": "b"} for prompt in ("good", "bad")]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    config = TuningDataConfig(
+        kind="instructions", instructions=(InstructionSource(source=f"file://{path}", format="plain"),)
+    )
+    model = TuningModel(TemplateSet(templates={}), TextEncoder(encode, encode, 0), 64, 64)
+    with pytest.raises(InputError) as caught:
+        prepare_or_check(config, model, ContaminationIndex(), tmp_path, Problems(), lambda: None)
+    assert str(caught.value) == (
+        f"spec.finetuning.data[0]: {path}:2: the model's tokenizer fails at this text (no such token); remove the "
+        "text, or use a model with another tokenizer"
+    )
+
+
+def test_item_of_a_harness_task_is_tokenized_with_its_number(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [EvaluationItem("arc", question, "yes", choices=("yes", "no")) for question in ("Wet?", "Dry?")]
+    seen: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(stage_inputs, "try_texts", lambda located, *_: seen.extend(located))
+    monkeypatch.setattr(stage_inputs, "read_harness_tasks", lambda *_, **__: HarnessItems(items))
+    config = PrepareConfig(
+        model_source="m",
+        domain=(TextSource(source="d"),),
+        general=(TextSource(source="g"),),
+        tasks=(TaskConfig(name="arc", side="general"),),
+    )
+    read_evaluation(config, tmp_path, tmp_path, Problems(), lambda: None, tokenizer.to_str())
+    assert seen == [
+        (f"spec.evaluation.general.tasks[arc]: item {number}", [question, "yes", "yes", "no"])
+        for number, question in ((1, "Wet?"), (2, "Dry?"))
+    ]
 
 
 @pytest.mark.parametrize("kind", ["task", "probe"])

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from dapt_contract.stages.common import TaskConfig
-from dapt_trainer.data.packing.data_manifest import read_manifest, write_manifest
+from dapt_contract.stages.prepare import PrepareConfig, PrepareReport
+from dapt_trainer.data.packing.data_manifest import DataManifest, read_manifest, write_manifest
 from dapt_trainer.data.packing.recorded_data import require_recorded_data
 from dapt_trainer.digests import sha256_of_file
 from dapt_trainer.errors import InputError
@@ -31,6 +32,11 @@ def files(work: Path) -> dict[str, str]:
         for path in sorted((work / folder).rglob("*"))
         if path.is_file() and path.name != "manifest.json"
     }
+
+
+def after(config: PrepareConfig, report: PrepareReport) -> PrepareConfig:
+    """Return the configuration of a run that follows one which has reported."""
+    return config.model_copy(update={"prepared_digest": report.facts.data_digest})
 
 
 class Killed(BaseException):
@@ -128,8 +134,31 @@ def test_killed_while_folders_are_moved_it_ends_with_the_same_files(
 def test_a_finished_prepare_is_not_done_again(config, prepare, board) -> None:
     first = prepare(config)
     board.activities.clear()
-    assert prepare(config, try_number=2) == first
+    assert prepare(after(config, first), try_number=2) == first
     assert board.activities == []
+
+
+def test_manifest_that_nobody_reported_is_not_believed_though_it_agrees_with_its_files(
+    config, prepare, board, tmp_path: Path
+) -> None:
+    """Whoever writes to the work volume before prepare reports can leave data and a manifest that fit each other."""
+    work = tmp_path / "work"
+    honest, expected = prepare(config, work=tmp_path / "honest"), files(tmp_path / "honest")
+    prepare(config)
+    shard = work / "data/domain-0/tokens.bin"
+    shard.write_bytes(bytes(shard.stat().st_size))
+    planted = read_manifest(work).model_dump(mode="json")
+    for file in planted["shards"][0]["files"]:
+        if file["name"] == shard.name:
+            file["sha256"] = sha256_of_file(shard)
+    write_manifest(work / "data", DataManifest.model_validate(planted).with_digest(), run_key="")
+    report = prepare(config, try_number=2)
+    assert files(work) == expected
+    assert report.facts.data_digest == honest.facts.data_digest
+    assert report.facts.warnings[len(honest.facts.warnings) :] == (
+        f"{work}/data/manifest.json: was left by a prepare that did not report, so all sources were read again; unless "
+        "prepare was interrupted, find out what else writes to the work volume.",
+    )
 
 
 def test_another_configuration_is_prepared_again_and_replaces_everything(
@@ -159,16 +188,16 @@ def test_other_items_are_another_corpus_only_where_it_is_cleaned_of_them(
     before, kept = prepare(config), files(work)
     board.activities.clear()
     second = items(tmp_path / "2.jsonl", "Is a femur a bone?", "Is blood a bone?")
-    other = config.model_copy(update={"tasks": (second,)})
-    after = prepare(other, try_number=2)
+    other = after(config.model_copy(update={"tasks": (second,)}), before)
+    renewed = prepare(other, try_number=2)
     assert files(work) == kept
     assert ("packing" in board.activities) is decontaminate
     assert len((work / "tasks/bones.jsonl").read_text().splitlines()) == 2
-    assert (before.facts.task_items, after.facts.task_items) == ((("bones", 1),), (("bones", 2),))
-    assert after.facts.data_digest != before.facts.data_digest
-    require_recorded_data(work, after.facts.data_digest)
+    assert (before.facts.task_items, renewed.facts.task_items) == ((("bones", 1),), (("bones", 2),))
+    assert renewed.facts.data_digest != before.facts.data_digest
+    require_recorded_data(work, renewed.facts.data_digest)
     board.activities.clear()
-    assert prepare(other, try_number=3) == after == read_manifest(work).report
+    assert prepare(after(other, renewed), try_number=3) == renewed == read_manifest(work).report
     assert board.activities == []
 
 
@@ -185,10 +214,10 @@ def test_manifest_that_was_rewritten_before_other_items_are_read_is_not_believed
         "prepared_digest": before.data_digest,
     }
     board.activities.clear()
-    after = prepare(config.model_copy(update=other), try_number=2).facts
+    facts = prepare(config.model_copy(update=other), try_number=2).facts
     assert "packing" in board.activities
     assert read_manifest(work).shards == kept.shards
-    assert after.warnings[len(before.warnings) :] == (
+    assert facts.warnings[len(before.warnings) :] == (
         f"{work}/data/manifest.json: is not the manifest that prepare reported, so all sources were read again; unless "
         "prepare was interrupted, find out what else writes to the work volume.",
     )
@@ -204,7 +233,7 @@ def test_broken_items_leave_the_finished_corpus_with_the_items_it_has(
     (tmp_path / "2.jsonl").write_text("{\n")
     broken = TaskConfig(name="bones", side="domain", source=f"file://{tmp_path}/2.jsonl")
     with pytest.raises(InputError, match=r"2\.jsonl"):
-        prepare(config.model_copy(update={"tasks": (broken,)}), try_number=2)
+        prepare(after(config.model_copy(update={"tasks": (broken,)}), report), try_number=2)
     assert read_manifest(work).report == report
     assert len((work / "tasks/bones.jsonl").read_text().splitlines()) == 1
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from dapt_contract.pod.environment import SIGNING_KEY_FILE
 from dapt_contract.pod.failure import Cause
 from dapt_contract.pod.message import MAX_MESSAGE_BYTES
 from dapt_contract.pod.progress import Progress
+from dapt_contract.signature import SIGNING_KEY_BYTES
 from dapt_contract.stages.publish import PublishFacts
 from support.pod_objects import alive, run_pod, start_pod, stop, wait_until
 
@@ -27,11 +29,22 @@ def test_a_finished_stage_reports_its_facts_and_writes_its_report(tmp_path: Path
 
 
 def test_a_finished_stage_is_reported_again_without_running(tmp_path: Path) -> None:
-    run_pod(tmp_path, "done")
-    code, again = run_pod(tmp_path, "done")
+    (tmp_path / "key").write_bytes(bytes(SIGNING_KEY_BYTES))
+    signed = {SIGNING_KEY_FILE: str(tmp_path / "key")}
+    run_pod(tmp_path, "done", **signed)
+    code, again = run_pod(tmp_path, "done", **signed)
     assert code == 0
     assert again.message.parsed_facts() is not None
     assert again.log == "dapt: publish-a1 is already finished; reporting its result again\n"
+
+
+def test_report_on_the_volume_is_not_believed_where_the_stage_has_no_key(tmp_path: Path) -> None:
+    run_pod(tmp_path, "done")
+    path = tmp_path / "work/stages/publish-a1/try-1/report.json"
+    path.write_text(path.read_text().replace("d" * 64, "e" * 64))
+    code, again = run_pod(tmp_path, "done")
+    assert code == 0
+    assert again.message.parsed_facts().digest == "d" * 64  # type: ignore[union-attr]
 
 
 def test_another_configuration_of_the_same_run_is_not_finished(tmp_path: Path) -> None:

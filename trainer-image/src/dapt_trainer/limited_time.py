@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import TypeVar
 
+from dapt_contract.sentences import shortened
 from dapt_trainer.errors import InputError
 
 Result = TypeVar("Result")
@@ -17,10 +18,17 @@ Limit = Callable[[int], int]
 _BEAT_SECONDS = 2.0
 _SPARE_SECONDS, _SECONDS_A_MILLION_CHARACTERS = 60, 30
 _GROUP_TEXTS = 256
+_PANIC = "PanicException"
+"""Name of the class of a panic, which the library does not export."""
+_MAX_SHOWN_CHARACTERS = 160
 
 
 class OutOfTimeError(Exception):
     """Says that work takes longer than it may."""
+
+
+class TokenizerError(Exception):
+    """Says that a tokenizer failed at a text, as one does whose pattern looks back and forth too often."""
 
 
 def limit_seconds(characters: int) -> int:
@@ -39,6 +47,7 @@ def within_limit(work: Callable[[], Result], seconds: int, beat: Callable[[], No
 
     Raises:
         OutOfTimeError: it takes longer; the thread is left alone, so end the process soon.
+        TokenizerError: the tokenizer fails.
     """
     future: Future[Result] = Future()
 
@@ -46,7 +55,10 @@ def within_limit(work: Callable[[], Result], seconds: int, beat: Callable[[], No
         try:
             future.set_result(work())
         except BaseException as error:
-            future.set_exception(error)
+            # The library raises plain Exception, and where it panics a class that is none: either would end the stage
+            # as if dapt itself had failed.
+            has_failed = type(error) is Exception or type(error).__name__ == _PANIC
+            future.set_exception(TokenizerError(_first_line(error)) if has_failed else error)
 
     threading.Thread(target=run, name="limited", daemon=True).start()
     started = time.process_time()
@@ -67,6 +79,19 @@ def slow_text(place: str, seconds: int) -> InputError:
     )
 
 
+def failing_text(place: str, error: TokenizerError) -> InputError:
+    """Return the error about a text at which the tokenizer fails; `place` as of `slow_text`."""
+    return InputError(
+        f"{place}: the model's tokenizer fails at this text ({error}); remove the text, or use a model with another "
+        "tokenizer"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return shortened(lines[0].rstrip("."), _MAX_SHOWN_CHARACTERS)
+
+
 def try_texts(
     located: Iterable[tuple[str, list[str]]],
     encode: Callable[[list[str]], object],
@@ -82,7 +107,7 @@ def try_texts(
         limit: of a group of records.
 
     Raises:
-        InputError: names the record at which a group exceeds its limit.
+        InputError: names the record at which a group exceeds its limit, or at which the tokenizer fails.
     """
     for group in _groups(located):
         seconds = limit(sum(len(text) for _, texts in group for text in texts))
@@ -97,6 +122,8 @@ def try_texts(
             within_limit(work, seconds, beat)
         except OutOfTimeError:
             raise slow_text(reached[0], seconds) from None
+        except TokenizerError as error:
+            raise failing_text(reached[0], error) from None
 
 
 def _groups(located: Iterable[tuple[str, list[str]]]) -> Iterator[list[tuple[str, list[str]]]]:

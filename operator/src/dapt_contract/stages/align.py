@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dapt_contract.base import Contract, Count, DigestText
+from dapt_contract.base import Contract, Count, DigestText, Loss
 from dapt_contract.layout import PREFERENCES
 from dapt_contract.stages.common import ModelReference, TrainingConfig
 from dapt_contract.stages.pretrain import CurvePoint
@@ -26,8 +26,8 @@ class AlignFacts(Contract):
     weights_digest: DigestText
     steps: Count
     pairs: Count
-    first_loss_nats: float
-    last_loss_nats: float
+    first_loss_nats: Loss
+    last_loss_nats: Loss
     reward_accuracy: float
     """Share of pairs of the last tenth of the steps whose chosen answer has the larger implicit reward."""
     reward_margin: float

@@ -6,7 +6,7 @@ from typing import Final
 
 from pydantic import Field
 
-from dapt_contract.base import Contract, DigestText, Row
+from dapt_contract.base import Contract, DigestText, Loss, Row
 from dapt_contract.stages.common import ModelReference, ModelSpread, RecordedDigests
 
 MAX_BLENDS: Final = 30
@@ -38,10 +38,10 @@ class BlendRow(Row):
     """Holds one row of the table: losses in nats a base-tokenizer token, by side and half."""
 
     candidate: str = Field(max_length=40)
-    domain_a_nats: float
-    domain_b_nats: float
-    general_a_nats: float
-    general_b_nats: float
+    domain_a_nats: Loss
+    domain_b_nats: Loss
+    general_a_nats: Loss
+    general_b_nats: Loss
     weights_digest: str = Field(max_length=12)
     """First 12 hexadecimal digits of the recipe's digest."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dapt_contract.base import Contract, Count, DigestText, Fraction
+from dapt_contract.base import Contract, Count, DigestText, Fraction, Loss
 from dapt_contract.layout import INSTRUCTIONS
 from dapt_contract.stages.common import ModelReference, TrainingConfig
 from dapt_contract.stages.pretrain import CurvePoint
@@ -32,8 +32,8 @@ class FinetuneFacts(Contract):
     examples: Count
     """Texts that are learned from: conversations, or their single turns where the chat template requires that."""
     response_tokens: Count
-    first_loss_nats: float
-    last_loss_nats: float
+    first_loss_nats: Loss
+    last_loss_nats: Loss
     cut_examples: Count = 0
     """How many of `examples` lost their end, because it lies past the sequence length."""
     dropped_examples: Count = 0

@@ -111,7 +111,7 @@ class PrepareConfig(Contract):
     seed: int = 0
     prepared_digest: DigestText | None = None
     """`PrepareFacts.data_digest` of the run before this one: data with another digest is prepared again from its
-    sources. None: no run before it is known."""
+    sources. None: no run has reported, and whatever lies on the volume is prepared again."""
 
     @property
     def corpus_digest(self) -> str:

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from dapt_contract.base import Amount, Contract, Count, DigestText, PositiveCount, Row
+from dapt_contract.base import Amount, Contract, Count, DigestText, Loss, PositiveCount, Row
 from dapt_contract.stages.common import MAX_ATTEMPTS, MAX_CHECKPOINTS, TrainingConfig
 from dapt_contract.stop_rule import StopRule
 
@@ -69,10 +69,10 @@ class CheckpointFacts(Row):
     step: Count
     try_number: PositiveCount
     """Number of the run that wrote it: the checkpoint lies in `stages/LINEAGE/try-N/checkpoint-STEP`."""
-    domain_a_nats: float
-    domain_b_nats: float
-    general_a_nats: float
-    general_b_nats: float
+    domain_a_nats: Loss
+    domain_b_nats: Loss
+    general_a_nats: Loss
+    general_b_nats: Loss
     weights_digest: str = Field(max_length=12)
     """First 12 hexadecimal digits."""
 

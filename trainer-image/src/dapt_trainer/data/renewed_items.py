@@ -40,14 +40,19 @@ def can_be_kept(
         notes: get a warning where the manifest is another one.
         beat: called now and then.
     """
-    work = context.work
-    if is_as_reported(work, finished, config.prepared_digest):
+    work, reported = context.work, config.prepared_digest
+    if reported is not None and is_as_reported(work, finished, reported):
         return is_same_corpus(work, finished, beat)
     # No error: everything is made again from its sources. A run that was killed before it could report leaves such a
-    # manifest too.
+    # manifest too; but so can anybody who writes to the volume, and prepare has no key to sign what it leaves there.
+    finding = (
+        "is not the manifest that prepare reported"
+        if reported
+        else "was left by a prepare that did not report"
+    )
     notes.warnings.append(
-        f"{work / DATA / MANIFEST}: is not the manifest that prepare reported, so all sources were read again; unless "
-        "prepare was interrupted, find out what else writes to the work volume."
+        f"{work / DATA / MANIFEST}: {finding}, so all sources were read again; unless prepare was interrupted, find "
+        "out what else writes to the work volume."
     )
     return False
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def read_evaluation(
         tokenizer_json: of the base model; None: the items are not tokenized.
 
     Raises:
-        InputError: the tokenizer takes too long for an item; nothing after it is read.
+        InputError: the tokenizer fails at an item, or takes too long for it; nothing after it is read.
     """
     inputs = EvaluationInputs()
     tokenizer = plain_tokenizer(tokenizer_json) if tokenizer_json is not None else None
@@ -130,6 +131,8 @@ def read_evaluation(
         tasks = read_harness_tasks(
             fields, harness_folder, scratch, problems, beat, limit=config.evaluation_limit
         )
+        if tokenizer is not None:
+            try_texts(_located_items(fields, tasks.items), tokenizer.encode_batch, beat)
         inputs.items += tasks.items
         inputs.item_counts |= tasks.counts
         inputs.resolved += tasks.resolved
@@ -149,6 +152,16 @@ def write_evaluation(folder: Path, inputs: EvaluationInputs) -> None:
         for name, items in sets.items():
             write_lines(folder / name_of_folder / f"{name}.jsonl", (item.as_line() for item in items))
     write_measured_items(folder, inputs.items)
+
+
+def _located_items(
+    fields: Mapping[str, str], items: Iterable[EvaluationItem]
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield place and texts of the items of the harness' own tasks, which have no file but a number."""
+    numbers: Counter[str] = Counter()
+    for item in items:
+        numbers[item.task] += 1
+        yield f"{fields[item.task]}: item {numbers[item.task]}", [item.question, item.answer, *item.choices]
 
 
 def _fields_of_harness_tasks(config: PrepareConfig) -> dict[str, str]:

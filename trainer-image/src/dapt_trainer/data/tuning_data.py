@@ -33,7 +33,15 @@ from dapt_trainer.data.items.tuning_records import (
     without_repeats,
 )
 from dapt_trainer.digests import sha256_of_file
-from dapt_trainer.limited_time import Limit, OutOfTimeError, limit_seconds, slow_text, within_limit
+from dapt_trainer.limited_time import (
+    Limit,
+    OutOfTimeError,
+    TokenizerError,
+    failing_text,
+    limit_seconds,
+    slow_text,
+    within_limit,
+)
 
 _MAX_SHOWN_FIELDS = 12
 _RECORDS_PER_BEAT = 256
@@ -171,7 +179,7 @@ def prepare_tuning_data(
         beat: called now and then.
 
     Raises:
-        InputError: the tokenizer takes too long for a record; nothing after it is read.
+        InputError: the tokenizer fails at a record, or takes too long for it; nothing after it is read.
     """
     config, block = data.config, _BLOCKS[data.config.kind]
     length_tokens = model.length_tokens(config)
@@ -202,6 +210,8 @@ def prepare_tuning_data(
                     within_limit(counting, seconds, beat)
                 except OutOfTimeError:
                     raise slow_text(f"{source.manifest_field}: {location}", seconds) from None
+                except TokenizerError as error:
+                    raise failing_text(f"{source.manifest_field}: {location}", error) from None
     report_bad_records(data, problems)
     if lines and not lengths.kept:
         what = "two different answers" if lengths.equal else "a response"

@@ -1,8 +1,9 @@
 """Runs prepare, which turns the sources of the manifest into what all other stages read from the work volume.
 
 It is the only stage that reads hubs and object stores. It works below its own run's folder and moves finished folders
-into place at the end, `data/` with the manifest last: killed at any moment and run again, it ends with the same files,
-and a run that finds a finished manifest has nothing left to do.
+into place at the end, `data/` with the manifest last: killed at any moment and run again, it ends with the same files.
+A run that finds the manifest which an earlier one reported has nothing left to do; any other may be anybody's, so the
+sources are read again.
 """
 
 from __future__ import annotations

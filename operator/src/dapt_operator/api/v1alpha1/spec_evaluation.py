@@ -13,8 +13,8 @@ from dapt_operator.api.v1alpha1.texts.addresses import SourceUri
 DEFAULT_AVERAGE = 3
 """Default number of last checkpoints whose mean is a candidate; a run with fewer averages all of them."""
 
-_FILE_NAME = "([.](yaml|yml|py|json|jsonl)$|[.][.])"
-"""Names of which the harness would load a file."""
+_FILE_NAME = "([.]([yY][aA]?[mM][lL]|[pP][yY]|[jJ][sS][oO][nN][lL]?)$|[.][.])"
+"""Names of which the harness would load a file, in any case of letters."""
 
 
 class Task(Base):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dapt_trainer.data.base_model.complete import compare, completeness_problems
-from dapt_trainer.data.base_model.facts import TokenizerDescription, begin_of_text_id
+from dapt_trainer.data.base_model.facts import TokenizerDescription, begin_of_text_id, named_architecture
 from dapt_trainer.data.base_model.files import FIELD, read_json
 from dapt_trainer.data.base_model.sizes import size_problems
 from dapt_trainer.data.base_model.tokenizer_agreement import settle_tokenizer
@@ -38,11 +38,11 @@ def check_base_model(
     # 1. What cannot be loaded at all has no architecture that it could be compared with.
     problems = weights_problems(folder, source, beat)
     # A size that no file bears out would cost memory at the next step.
-    impossible = size_problems(
-        read_json(folder / "config.json", source), weights_headers(folder, source).values()
-    )
+    config = read_json(folder / "config.json", source)
+    impossible = size_problems(config, weights_headers(folder, source).values())
     if impossible:
         raise InputError(*problems, *(f"{FIELD}: {source}: {problem}" for problem in impossible))
+    named_architecture(config, source)
     # 2. Names and shapes, as transformers sees them.
     comparison = compare(folder, tokenizer.end_of_text, source, beat)
     problems += completeness_problems(comparison, source)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dapt_contract.base import JsonObject
 from dapt_contract.inputs.model_files import config_number, shape_numbers
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_trainer.data.base_model.fetch import check_no_remote_code
@@ -19,6 +21,8 @@ from dapt_trainer.errors import InputError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+_MAX_NAME_CHARACTERS, _MAX_SHOWN_CHARACTERS = 120, 40
+_MAX_ARCHITECTURES = 100
 _MAX_DEFAULT_SEQUENCE_TOKENS = 4096
 """Longest sequence where the manifest does not give a length."""
 Shapes = Mapping[str, tuple[int, ...]]
@@ -95,13 +99,7 @@ def read_model_facts(folder: Path, source: str, *, has_chat_template: bool) -> M
     """
     check_no_remote_code(folder, source)
     config = read_json(folder / "config.json", source)
-    architectures = config.get("architectures")
-    if not isinstance(architectures, list) or not architectures:
-        raise InputError(
-            f"{FIELD}: {source}: config.json names no architectures; use a complete model folder, or add them "
-            '(["LlamaForCausalLM"])'
-        )
-    architecture = str(architectures[0])
+    architecture = named_architecture(config, source)
     if not architecture.endswith(("ForCausalLM", "LMHeadModel")):
         raise InputError(
             f"{FIELD}: {source} is {architecture}, not a causal language model (…ForCausalLM); use one that is"
@@ -130,6 +128,33 @@ def read_model_facts(folder: Path, source: str, *, has_chat_template: bool) -> M
         linear_dimensions=sum(sum(shape) for shape in linear.values()) or None,
         **numbers,
     )
+
+
+def named_architecture(config: JsonObject, source: str) -> str:
+    """Return the first of the architectures that config.json names.
+
+    Raises:
+        InputError: it names none, or what cannot be the name of a class.
+    """
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or not architectures:
+        raise InputError(
+            f"{FIELD}: {source}: config.json names no architectures; use a complete model folder, or add them "
+            '(["LlamaForCausalLM"])'
+        )
+    names = [name if isinstance(name, str) else json.dumps(name) for name in architectures]
+    for name in names:
+        if not name.isidentifier() or len(name) > _MAX_NAME_CHARACTERS:
+            raise InputError(
+                f"{FIELD}: {source}: config.json names the architecture {name[:_MAX_SHOWN_CHARACTERS]!a}, which "
+                f"is no name of a class with at most {_MAX_NAME_CHARACTERS} characters; correct architectures"
+            )
+    if len(names) > _MAX_ARCHITECTURES:
+        raise InputError(
+            f"{FIELD}: {source}: config.json names {len(names):,} architectures, and at most {_MAX_ARCHITECTURES} are "
+            "read; correct architectures"
+        )
+    return names[0]
 
 
 def sequence_length(length: int | None, facts: ModelFacts) -> int:

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from pydantic import JsonValue
 
@@ -27,6 +28,8 @@ _LENGTH = re.compile(r"position|ctx|seq|token|param|step|epoch|sample")
 """Settings of lengths and of a training, of which nothing is made."""
 _LARGEST_COUNT, _LARGEST_SIZE = 1 << 16, 1 << 24
 """Of a setting that no tensor shows: windows, chunks, labels."""
+_MAX_VALUES = 50_000
+"""Values of a config.json; published ones have up to a few thousand."""
 _MAX_SHOWN_PROBLEMS = 3
 
 
@@ -39,12 +42,17 @@ class _Stored:
 
 
 def size_problems(config: JsonObject, headers: Collection[SafetensorsHeader]) -> list[str]:
-    """Return a sentence for each of the first settings of config.json that no tensor bears out.
+    """Return a sentence for each of the first settings of config.json that no tensor bears out, or for too many.
 
     Args:
         config: config.json.
         headers: of all files of weights.
     """
+    # transformers copies and compares each value several times, at every load: a million of them take minutes.
+    if next(islice(_values(config), _MAX_VALUES, None), None) is not None:
+        return [
+            f"config.json has more than {_MAX_VALUES:,} values; remove those that the architecture does not read"
+        ]
     stored = _Stored(
         sum(len(header.shapes) for header in headers),
         max((size for header in headers for shape in header.shapes.values() for size in shape), default=0),
@@ -83,7 +91,14 @@ def _sentence(key: str, value: int | float, limit: int, evidence: str) -> str:
 
 
 def _numbers(config: Mapping[str, JsonValue]) -> Iterator[tuple[str, int | float]]:
-    """Yield the numbers of all objects at any depth by their keys, without recursion."""
+    """Yield the numbers of all objects at any depth by their keys."""
+    for key, value in _values(config):
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            yield key, value
+
+
+def _values(config: Mapping[str, JsonValue]) -> Iterator[tuple[str, JsonValue]]:
+    """Yield all values at any depth by their keys, without recursion."""
     waiting: list[tuple[str, JsonValue]] = [("", dict(config))]
     while waiting:
         key, value = waiting.pop()
@@ -91,5 +106,4 @@ def _numbers(config: Mapping[str, JsonValue]) -> Iterator[tuple[str, int | float
             waiting.extend(reversed(value.items()))
         elif isinstance(value, list):
             waiting.extend((key, part) for part in reversed(value))
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield key, value
+        yield key, value

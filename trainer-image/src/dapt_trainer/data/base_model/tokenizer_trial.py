@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dapt_contract.inputs.json_files import BadJsonError, read_json_object
 from dapt_trainer.data.base_model.files import FIELD, MAX_VOCABULARY_BYTES
@@ -23,6 +24,9 @@ from dapt_trainer.data.input_problems import first_line
 from dapt_trainer.data.run_module import Beat, Limits, run_module
 from dapt_trainer.errors import InputError
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 _ADDRESS_BYTES = 6 << 30
 LIMITS = Limits(cpu_seconds=60, address_bytes=_ADDRESS_BYTES)
 """The largest published tokenizers take 3 seconds and 1 GiB."""
@@ -31,6 +35,8 @@ MAX_ADDED_TOKENS = 100_000
 TEMPLATE_CPU_SECONDS = 10
 _MAX_TOKENS_A_BYTE, _SPARE_TOKENS = 4, 64
 """A token stands for one byte at least; some tokenizers put others around each text."""
+_MAX_CHARACTERS_A_CHARACTER = 4
+_DECODED_AT_ONCE = 1_000
 _RUN = 4_000
 _TEXTS = (
     *(character * _RUN for character in "a 0.\nA-é中"),
@@ -129,6 +135,29 @@ def _problem_of_texts(content: str) -> str:
                 f"makes {num_tokens:,} tokens of the {num_bytes:,} bytes of {shown}; use a model with another "
                 "tokenizer"
             )
+    return _problem_of_decoding(tokenizer)
+
+
+def _problem_of_decoding(tokenizer: Tokenizer) -> str:
+    """Return what is wrong with the text of a token: a decoder has patterns and replacements too."""
+    numbers = sorted(tokenizer.get_vocab(with_added_tokens=True).values())
+    for start in range(0, len(numbers), _DECODED_AT_ONCE):
+        part = numbers[start : start + _DECODED_AT_ONCE]
+        try:
+            texts = tokenizer.decode_batch([[number] for number in part], skip_special_tokens=False)
+        except MemoryError:
+            raise
+        except BaseException as error:  # as above
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            return f"fails at the text of a token ({first_line(error)}); use a model with another tokenizer"
+        for number, text in zip(part, texts, strict=True):
+            token = tokenizer.id_to_token(number) or ""
+            if len(text) > _MAX_CHARACTERS_A_CHARACTER * len(token) + _SPARE_TOKENS:
+                return (
+                    f"makes {len(text):,} characters of the token {token[:20]!a}; use a model with another "
+                    "tokenizer"
+                )
     return ""
 
 

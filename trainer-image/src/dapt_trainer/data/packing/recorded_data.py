@@ -64,16 +64,16 @@ def require_recorded_data(work: Path, expected: str | None) -> DataManifest | No
     return manifest
 
 
-def is_as_reported(work: Path, finished: DataManifest, expected: str | None) -> bool:
+def is_as_reported(work: Path, finished: DataManifest, expected: str) -> bool:
     """Return whether the manifest on the work volume is the one that prepare reported.
 
     Args:
         work: root of the work volume.
         finished: manifest there.
-        expected: digest that prepare reported; None: not known, and the manifest need only agree with itself.
+        expected: digest that prepare reported.
     """
     own = finished.report.facts.data_digest
-    return expected in (None, own) and _read_with_digest(work, own)[1] == own
+    return expected == own and _read_with_digest(work, own)[1] == own
 
 
 def _read_with_digest(work: Path, expected: str) -> tuple[DataManifest, str]:

@@ -209,22 +209,22 @@ def _no_object(location: str, record: object) -> BadRecord:
 def _lines(stream: BinaryIO, part: FilePart) -> Iterator[tuple[int | str, bytes | None]]:
     """Return the lines of a part with their numbers; in a range that does not begin the file, with their bytes."""
     if part.end_byte is not None:
-        return _lines_of_range(stream, part.first_byte, part.end_byte)
-    lines = enumerate(lines_of(stream), start=1)
+        return _lines_of_range(stream, part, part.end_byte)
+    lines = enumerate(lines_of(stream, part.file.label), start=1)
     if part.num_passes == 1:
         return lines
     return ((number, line) for number, line in lines if part.is_read((number - 1) // BLOCK_RECORDS))
 
 
 def _lines_of_range(
-    stream: BinaryIO, first_byte: int, end_byte: int
+    stream: BinaryIO, part: FilePart, end_byte: int
 ) -> Iterator[tuple[int | str, bytes | None]]:
-    if first_byte:
+    if part.first_byte:
         # Up to the end of the line before, which may end right here.
-        stream.seek(first_byte - 1)
-        next(lines_of(stream), None)
+        stream.seek(part.first_byte - 1)
+        next(lines_of(stream, part.file.label), None)
     position = stream.tell()
-    lines = lines_of(stream)
+    lines = lines_of(stream, part.file.label)
     while position < end_byte and (line := next(lines, b"")) != b"":
         yield (f"{BYTE_MARK}{position}" if position else 1), line
         position = stream.tell() if line is None else position + len(line)

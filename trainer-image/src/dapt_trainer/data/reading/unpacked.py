@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 MAX_LINE_BYTES = 16 * 1024 * 1024
 """A longer line is no record. Analysing a document takes up to 300 times its bytes, so a longer one would fill the
 memory."""
+MAX_SKIPPED_BYTES = 1 << 30
+"""Of one line that is too long. A file with holes has lines of exabytes and takes no space, and nothing is seen of the
+progress in one."""
 MAX_UNPACKED_RATIO, ALWAYS_UNPACKED_BYTES = 1000, 64 * 1024 * 1024
 """How much a file may unpack to: a multiple of its size, and a number of bytes that is always allowed. Text packs to a
 tenth, and what is repeated without end to a ten-thousandth."""
@@ -145,15 +148,26 @@ def _is_local(filesystem: AbstractFileSystem) -> bool:
     return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
 
 
-def lines_of(stream: BinaryIO) -> Iterator[bytes | None]:
-    r"""Yield the lines of a stream, which end with \n and with nothing else; None for a line that is too long."""
+def lines_of(stream: BinaryIO, label: str) -> Iterator[bytes | None]:
+    r"""Yield the lines of a stream, which end with \n and with nothing else; None for a line that is too long.
+
+    Raises:
+        BadFileError: a line does not end within `MAX_SKIPPED_BYTES`; `label` names the file in it.
+    """
     read_line = stream.readline
     while line := read_line(MAX_LINE_BYTES):
         if len(line) < MAX_LINE_BYTES or line.endswith(b"\n"):
             yield line
             continue
+        skipped = len(line)
         while line and not line.endswith(b"\n"):
             line = read_line(MAX_LINE_BYTES)
+            skipped += len(line)
+            if skipped > MAX_SKIPPED_BYTES:
+                raise BadFileError(
+                    f"{label}: has a line of more than {MAX_SKIPPED_BYTES >> 20:,} MiB, so it is no file of records; "
+                    "remove it, or write each record on a line of its own"
+                )
         yield None
 
 

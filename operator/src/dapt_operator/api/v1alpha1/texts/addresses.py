@@ -81,6 +81,11 @@ _REMOTE: Final = (
     TextRule(
         "^hf://[^@]*@[^/]*[.][.]", "has '..' in its revision; write a branch, a tag or a commit", scheme="hf"
     ),
+    TextRule(
+        "^hf://[^@]*@(/|$)",
+        "has no revision behind the '@'; write a branch, a tag or a commit, or leave out the '@'",
+        scheme="hf",
+    ),
 )
 _CLUSTER: Final = TextRule(
     "^file://",
