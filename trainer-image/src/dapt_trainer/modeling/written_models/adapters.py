@@ -1,0 +1,183 @@
+"""Merges adapters from their files, weight by weight, with the arithmetic of PEFT's `merge_and_unload` in fp32.
+
+For LoRA (Hu et al. 2021) a weight W becomes W + s B A with s = alpha / r, or alpha / sqrt(r) with rslora (Kalajdzievski
+2023). Rows of trained tokens and modules that were trained whole take the place of the old values. Other kinds of
+adapters are refused: dapt never writes them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import torch
+from pydantic import JsonValue
+from safetensors import safe_open
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from dapt_contract.inputs.json_files import read_json_object
+from dapt_trainer.errors import InputError
+from dapt_trainer.modeling.stored_models.model_folder import check_adapter_folder
+
+_FILE: Final = "adapter_model.safetensors"
+_SETTINGS: Final = "adapter_config.json"
+_PREFIX: Final = "base_model.model."
+_A: Final = (".lora_A.weight", ".lora_embedding_A")
+_B: Final = (".lora_B.weight", ".lora_embedding_B")
+_ROWS: Final = (".token_adapter.trainable_tokens_delta", ".trainable_tokens_delta")
+_UNSUPPORTED: Final = (
+    "alpha_pattern",
+    "layer_replication",
+    "lora_bias",
+    "rank_pattern",
+    "target_parameters",
+    "use_dora",
+)
+"""Settings that change the arithmetic in a way that is not followed here."""
+
+
+@dataclass
+class _Change:
+    """Names the tensors of the file that change one weight; empty where there is none."""
+
+    module: str
+    a: str = ""
+    b: str = ""
+    rows: str = ""
+    whole: str = ""
+
+
+@dataclass(frozen=True)
+class StoredAdapter:
+    """An adapter on the work volume; it holds no value but while a weight is merged."""
+
+    folder: Path
+    settings: Mapping[str, JsonValue]
+    skeleton: PreTrainedModel
+    changes: Mapping[str, _Change] = field(default_factory=dict)
+    """By the model's name of the weight."""
+
+    def merge_into(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """Return the weight with the adapter merged, changed in place where it can be.
+
+        Args:
+            name: the model's name of the weight.
+            weight: fp32 on the CPU.
+
+        Raises:
+            InputError: the adapter is of another shape.
+        """
+        change = self.changes.get(name)
+        if change is None:
+            return weight
+        with safe_open(self.folder / _FILE, framework="pt") as file:
+            if change.whole:
+                return self._fitting(name, file.get_tensor(change.whole).to(torch.float32, copy=True), weight)
+            if change.a and change.b:
+                a, b = (file.get_tensor(key).to(torch.float32) for key in (change.a, change.b))
+                delta = b @ a
+                # PEFT keeps the matrices of an embedding, and of GPT-2's layers, the other way round.
+                if ".lora_embedding_" in change.a or isinstance(self._module(change.module), Conv1D):
+                    delta = delta.T
+                weight.add_(self._fitting(name, delta, weight).mul_(self._scale))
+            if change.rows:
+                ids = torch.tensor(self._token_ids(change.module))
+                weight.index_copy_(0, ids, file.get_tensor(change.rows).to(torch.float32))
+        return weight
+
+    @property
+    def _scale(self) -> float:
+        alpha, rank = self.settings["lora_alpha"], self.settings["r"]
+        if not isinstance(alpha, int | float) or not isinstance(rank, int) or rank < 1:
+            raise InputError(f"{self.folder / _SETTINGS}: r is {rank!r} and lora_alpha {alpha!r}; write numbers")
+        return alpha / (math.sqrt(rank) if self.settings.get("use_rslora") else rank)
+
+    def _token_ids(self, module: str) -> list[int]:
+        """Return the rows that were trained, of a module."""
+        by_module = self.settings.get("trainable_token_indices")
+        if isinstance(by_module, list):
+            return [int(str(row)) for row in by_module]
+        for name, ids in by_module.items() if isinstance(by_module, dict) else ():
+            if (module == name or module.endswith(f".{name}")) and isinstance(ids, list):
+                return [int(str(row)) for row in ids]
+        raise InputError(
+            f"{self.folder / _SETTINGS}: trainable_token_indices names no rows of {module}, and the file has some"
+        )
+
+    def _module(self, name: str) -> torch.nn.Module:
+        return self.skeleton.get_submodule(name)
+
+    def _fitting(self, name: str, value: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        if value.shape != weight.shape:
+            raise InputError(
+                f"{self.folder}: changes {name} by a tensor of {tuple(value.shape)}, and the model's has "
+                f"{tuple(weight.shape)}: the adapter belongs to another model"
+            )
+        return value
+
+
+def open_adapter(folder: Path, skeleton: PreTrainedModel) -> StoredAdapter:
+    """Return the adapter in a folder.
+
+    Args:
+        folder: with adapter_config.json and adapter_model.safetensors.
+        skeleton: the model that it changes, without values.
+
+    Raises:
+        InputError: there is none, it must not be loaded, or it is of a kind that is not merged.
+    """
+    if not (folder / _FILE).is_file():
+        raise InputError(f"{folder}: no adapter there ({_FILE} is missing)")
+    check_adapter_folder(folder)
+    settings = read_json_object(folder / _SETTINGS)
+    problems = [f"{name} is {settings[name]!r}" for name in _UNSUPPORTED if settings.get(name)]
+    if settings.get("peft_type") != "LORA":
+        problems.append(f"peft_type is {settings.get('peft_type')!r}")
+    if settings.get("bias", "none") != "none":
+        problems.append(f"bias is {settings['bias']!r}")
+    with safe_open(folder / _FILE, framework="pt") as file:
+        keys = list(file.keys())
+    changes: dict[str, _Change] = {}
+    for key in keys:
+        problem = _note(key, changes, skeleton)
+        problems += [problem] if problem else []
+    for name, change in changes.items():
+        if bool(change.a) != bool(change.b):
+            problems.append(f"{name} has one of its two matrices")
+    if problems:
+        raise InputError(
+            f"{folder}: {'; '.join(problems)}: only LoRA adapters of weights, trained rows and whole modules are merged"
+        )
+    return StoredAdapter(folder, settings, skeleton, changes)
+
+
+def _note(key: str, changes: dict[str, _Change], skeleton: PreTrainedModel) -> str:
+    """Note what a tensor of the file changes; return a problem, or an empty text."""
+    name = key.removeprefix(_PREFIX)
+    for field_name, suffixes in (("a", _A), ("b", _B), ("rows", _ROWS)):
+        suffix = next((suffix for suffix in suffixes if name.endswith(suffix)), None)
+        if suffix is not None:
+            module = name.removesuffix(suffix)
+            parameter = _parameter(skeleton, f"{module}.weight")
+            if parameter is None:
+                return f"{key} belongs to no layer of the model"
+            setattr(changes.setdefault(parameter, _Change(module)), field_name, key)
+            return ""
+    parameter = _parameter(skeleton, name)
+    if parameter is None:
+        return f"{key} is no part of LoRA"
+    changes.setdefault(parameter, _Change(name.rpartition(".")[0])).whole = key
+    return ""
+
+
+def _parameter(skeleton: PreTrainedModel, name: str) -> str | None:
+    """Return the name under which the model lists a parameter: a tied head is the embedding."""
+    try:
+        value = skeleton.get_parameter(name)
+    except AttributeError:
+        return None
+    return next((first for first, parameter in skeleton.named_parameters() if parameter is value), None)
