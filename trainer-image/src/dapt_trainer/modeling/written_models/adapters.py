@@ -93,7 +93,9 @@ class StoredAdapter:
     def _scale(self) -> float:
         alpha, rank = self.settings["lora_alpha"], self.settings["r"]
         if not isinstance(alpha, int | float) or not isinstance(rank, int) or rank < 1:
-            raise InputError(f"{self.folder / _SETTINGS}: r is {rank!r} and lora_alpha {alpha!r}; write numbers")
+            raise InputError(
+                f"{self.folder / _SETTINGS}: r is {rank!r} and lora_alpha {alpha!r}; write numbers"
+            )
         return alpha / (math.sqrt(rank) if self.settings.get("use_rslora") else rank)
 
     def _token_ids(self, module: str) -> list[int]:
@@ -109,7 +111,8 @@ class StoredAdapter:
         )
 
     def _module(self, name: str) -> torch.nn.Module:
-        return self.skeleton.get_submodule(name)
+        module: torch.nn.Module = self.skeleton.get_submodule(name)
+        return module
 
     def _fitting(self, name: str, value: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         if value.shape != weight.shape:

@@ -97,8 +97,10 @@ def write_shard(
         for tensor in ordered:
             value = value_of(tensor)
             if value.shape != tensor.shape or value.dtype != tensor.dtype:
-                raise ValueError(f"{tensor.name} is {value.dtype} {tuple(value.shape)}, and {tensor} was planned")
-            content = memoryview(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+                raise ValueError(
+                    f"{tensor.name} is {value.dtype} {tuple(value.shape)}, and {tensor} was planned"
+                )
+            content: memoryview = value.contiguous().reshape(-1).view(torch.uint8).numpy().data
             for begin in range(0, len(content), _BLOCK_BYTES):
                 write(content[begin : begin + _BLOCK_BYTES])
         file.flush()

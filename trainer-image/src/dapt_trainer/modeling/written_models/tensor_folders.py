@@ -136,7 +136,7 @@ class LoadedFolder:
     def __init__(self, work: Path, weights: str) -> None:
         self.name = weights
         self.skeleton = load_folder(work, weights, read_stored_types(work / weights).main)
-        self._parameters = {
+        self._parameters: dict[str, torch.Tensor] = {
             name: value.data for name, value in self.skeleton.named_parameters() if value.is_floating_point()
         }
         self.tensors = {

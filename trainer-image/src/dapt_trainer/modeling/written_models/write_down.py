@@ -146,9 +146,7 @@ def write_weights(
     stored = read_stored_types(work / reference.origin)
     main = stored.main
     while True:
-        types = {
-            name: main if dtype == stored.main else dtype for name, dtype in recipe.origin_types.items()
-        }
+        types = {name: main if dtype == stored.main else dtype for name, dtype in recipe.origin_types.items()}
         shards = into_shards(recipe.plan(types, main), shard_bytes)
         files = _file_names(len(shards))
         own: dict[str, str] = {}
@@ -222,7 +220,9 @@ class _Recipe:
 
     def _require_complete(self) -> None:
         """Refuse weights of which a part is missing, unless the class makes parameters of several stored tensors."""
-        expected = {name for name, value in self._first.skeleton.named_parameters() if value.is_floating_point()}
+        expected = {
+            name for name, value in self._first.skeleton.named_parameters() if value.is_floating_point()
+        }
         missing = sorted(expected - weight_names(self._first))
         if missing and weight_names(self._first) <= expected:
             raise InputError(
@@ -249,7 +249,9 @@ class _Recipe:
         if not self._first.tensors[name].is_weight:
             return self._first.stored(name)
         weight = self._weight(name)
-        if planned.dtype == torch.float16 and not bool((weight.abs() <= torch.finfo(torch.float16).max).all()):
+        if planned.dtype == torch.float16 and not bool(
+            (weight.abs() <= torch.finfo(torch.float16).max).all()
+        ):
             raise _OverflowedError
         return weight.to(planned.dtype)
 
@@ -282,9 +284,7 @@ def _file_names(count: int) -> list[str]:
 
 
 def _write_index(folder: Path, files: list[str], shards: list[list[PlannedTensor]]) -> None:
-    file_of = {
-        tensor.name: file for file, shard in zip(files, shards, strict=True) for tensor in shard
-    }
+    file_of = {tensor.name: file for file, shard in zip(files, shards, strict=True) for tensor in shard}
     total_bytes = sum(tensor.num_bytes for shard in shards for tensor in shard)
     index = {"metadata": {"total_size": total_bytes}, "weight_map": file_of}
     (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
