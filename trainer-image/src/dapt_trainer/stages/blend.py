@@ -142,13 +142,14 @@ class _Bench:
             domain_perplexity=None,
             general_perplexity=None,
         )
-        written = write_down(
-            context.work,
-            blend.model,
-            context.try_folder / BLENDS / blend.candidate,
-            heartbeat=progress.heartbeat,
-            ranks=ranks,
-        )
+        with keep_alive(progress):  # a rank without a file of its own waits for the others
+            written = write_down(
+                context.work,
+                blend.model,
+                context.try_folder / BLENDS / blend.candidate,
+                heartbeat=progress.heartbeat,
+                ranks=ranks,
+            )
         held = HeldWeights(context.work, [written.reference])
         with keep_alive(progress):
             model = load_model(

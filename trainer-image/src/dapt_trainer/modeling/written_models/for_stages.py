@@ -11,7 +11,7 @@ import shutil
 
 from dapt_contract.layout import WRITTEN, lineage_folder, try_number
 from dapt_contract.stages.common import ModelReference
-from dapt_trainer.context import StageContext
+from dapt_trainer.context import StageContext, keep_alive
 from dapt_trainer.digests import HeldWeights
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.modeling.written_models.write_down import PARTIAL, write_down
@@ -53,13 +53,14 @@ class WrittenModels:
             _remove_leftovers(self._context)
         self._ranks.barrier()
         self._reference = reference
-        self._plain = write_down(
-            self._context.work,
-            reference,
-            folder,
-            heartbeat=self._context.progress.heartbeat,
-            ranks=self._ranks,
-        ).reference
+        with keep_alive(self._context.progress):  # a rank without a file of its own waits for the others
+            self._plain = write_down(
+                self._context.work,
+                reference,
+                folder,
+                heartbeat=self._context.progress.heartbeat,
+                ranks=self._ranks,
+            ).reference
         self._held = HeldWeights(self._context.work, [self._plain])
         return self._plain
 

@@ -3,7 +3,8 @@
 All arithmetic is in fp32 on the CPU: bf16 has 8 bits of mantissa, and the change by a LoRA or by a fraction of a short
 run is often smaller than the last one. Each weight is rounded once, at the end, to the format in which the base model
 stores it. Memory holds three fp32 copies of the weight at hand and nothing else; the ranks share the files of the
-result among them.
+result among them. Where adapters change the experts of a mixture, which files store one by one, only the model's class
+can write them: rank 0 then holds the model once.
 
 Means and interpolations are taken over parameters (Wortsman et al. 2022, "Model soups" and "Robust fine-tuning of
 zero-shot models", WiSE-FT). Buffers and everything that is not floating point stay the first model's; tied weights are
@@ -17,7 +18,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import torch
 from pydantic import TypeAdapter
@@ -32,7 +33,7 @@ from dapt_trainer.digests import SIDE_FILES, digest_of_weights, is_loaded, sha25
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InfrastructureError, InputError
 from dapt_trainer.modeling.save_weights import SHARD_BYTES
-from dapt_trainer.modeling.stored_models.stored_types import read_stored_types
+from dapt_trainer.modeling.stored_models.stored_types import StoredTypes, read_stored_types
 from dapt_trainer.modeling.stored_models.weight_files import INDEX, SINGLE_FILE
 from dapt_trainer.modeling.written_models.adapters import StoredAdapter, open_adapter
 from dapt_trainer.modeling.written_models.shard_files import PlannedTensor, into_shards, write_shard
@@ -51,6 +52,7 @@ _CONFIG: Final = "config.json"
 _TEMPLATES: Final = "additional_chat_templates"
 _DTYPE_FIELDS: Final = ("dtype", "torch_dtype")
 _DIGESTS: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str])
+_WRITTEN: TypeAdapter[tuple[dict[str, str], str]] = TypeAdapter(tuple[dict[str, str], str])
 _ONE_RANK: Final = Ranks(0, 0, 1, torch.device("cpu"))
 
 
@@ -75,12 +77,6 @@ class WrittenWeights:
     sha256_by_name: Mapping[str, str]
     dtype: torch.dtype
     """Of most weights: bf16 instead of fp16 where training has made some that fp16 cannot hold."""
-
-
-class Heartbeat(Protocol):
-    """Reports that this rank is making progress."""
-
-    def __call__(self) -> None: ...
 
 
 def write_down(
@@ -144,6 +140,8 @@ def write_weights(
     """Write the files of weights alone, and their index; arguments and errors as of `write_down`."""
     recipe = _Recipe(work, reference)
     stored = read_stored_types(work / reference.origin)
+    if recipe.needs_its_class:
+        return _written_by_class(recipe, stored, folder, heartbeat, ranks, shard_bytes)
     main = stored.main
     while True:
         types = {name: main if dtype == stored.main else dtype for name, dtype in recipe.origin_types.items()}
@@ -178,11 +176,14 @@ class _Recipe:
         names = dict.fromkeys((*(part.weights for part in parts), reference.origin))
         # Each folder once, however often the recipe names it.
         sources: dict[str, TensorSource] = {name: TensorFolder(work, name) for name in names}
-        if not self._can_read(work, reference, parts, sources):
+        self.origin_types = types_of(sources[reference.origin], read_stored_types(work / reference.origin))
+        self.needs_its_class = not self._can_read(work, reference, parts, sources)
+        """Whether weights that are combined or changed are not those of the files: adapters of a mixture's experts."""
+        if self.needs_its_class:
             sources = {name: LoadedFolder(work, name) for name in names}
-        self._first = sources[reference.weights]
+        self.first = sources[reference.weights]
         self._origin = sources[reference.origin]
-        skeleton = self._first.skeleton
+        skeleton = self.first.skeleton
         self._members = [
             (sources[part.weights], [open_adapter(work / adapter, skeleton) for adapter in part.adapters])
             for part in parts
@@ -191,10 +192,9 @@ class _Recipe:
         compared = [source for source, _ in self._members[1:]]
         if self._share != 1.0:
             compared.append(self._origin)
-        require_combinable(self._first, compared)
+        require_combinable(self.first, compared)
         self._require_complete()
-        self.origin_types = types_of(self._origin, read_stored_types(work / reference.origin))
-        self._name_of = {tensor.stored_name: name for name, tensor in self._first.tensors.items()}
+        self._name_of = {tensor.stored_name: name for name, tensor in self.first.tensors.items()}
 
     def _can_read(
         self,
@@ -221,12 +221,12 @@ class _Recipe:
     def _require_complete(self) -> None:
         """Refuse weights of which a part is missing, unless the class makes parameters of several stored tensors."""
         expected = {
-            name for name, value in self._first.skeleton.named_parameters() if value.is_floating_point()
+            name for name, value in self.first.skeleton.named_parameters() if value.is_floating_point()
         }
-        missing = sorted(expected - weight_names(self._first))
-        if missing and weight_names(self._first) <= expected:
+        missing = sorted(expected - weight_names(self.first))
+        if missing and weight_names(self.first) <= expected:
             raise InputError(
-                f"{self._first.name}: its tensors are not those of {type(self._first.skeleton).__name__}: "
+                f"{self.first.name}: its tensors are not those of {type(self.first.skeleton).__name__}: "
                 f"{len(missing)} missing ({missing[0]}); correct config.json, or use a complete checkpoint"
             )
 
@@ -236,7 +236,7 @@ class _Recipe:
             PlannedTensor(
                 tensor.stored_name, tensor.shape, types.get(name, main) if tensor.is_weight else tensor.dtype
             )
-            for name, tensor in self._first.tensors.items()
+            for name, tensor in self.first.tensors.items()
         ]
 
     def value(self, planned: PlannedTensor) -> torch.Tensor:
@@ -246,16 +246,17 @@ class _Recipe:
             _OverflowedError: it does not fit fp16.
         """
         name = self._name_of[planned.name]
-        if not self._first.tensors[name].is_weight:
-            return self._first.stored(name)
-        weight = self._weight(name)
+        if not self.first.tensors[name].is_weight:
+            return self.first.stored(name)
+        weight = self.weight(name)
         if planned.dtype == torch.float16 and not bool(
             (weight.abs() <= torch.finfo(torch.float16).max).all()
         ):
             raise _OverflowedError
         return weight.to(planned.dtype)
 
-    def _weight(self, name: str) -> torch.Tensor:
+    def weight(self, name: str) -> torch.Tensor:
+        """Return one weight of the result, in fp32."""
         (source, adapters), *others = self._members
         weight = _merged(source.weight(name), name, adapters)
         for other, other_adapters in others:
@@ -268,6 +269,50 @@ class _Recipe:
             # it.
             weight.sub_(origin).mul_(self._share).add_(origin)
         return _merged(weight, name, self._tuned)
+
+
+def _written_by_class(
+    recipe: _Recipe,
+    stored: StoredTypes,
+    folder: Path,
+    heartbeat: Callable[[], None],
+    ranks: Ranks,
+    shard_bytes: int,
+) -> WrittenWeights:
+    """Compute the weights in the loaded model, and let its class write them as it stores them; rank 0 alone.
+
+    It holds the model once, in the base model's format.
+    """
+
+    def write() -> tuple[dict[str, str], str]:
+        model = recipe.first.skeleton
+        main = stored.main
+        limit = torch.finfo(torch.float16).max
+        for name, parameter in model.named_parameters():
+            if not parameter.is_floating_point():
+                continue
+            # In place: of this weight no other needs the old value.
+            parameter.data = recipe.weight(name)
+            if stored.main != torch.float16:
+                parameter.data = parameter.data.to(recipe.origin_types.get(name, main))
+            elif not bool((parameter.data.abs() <= limit).all()):
+                main = torch.bfloat16
+            heartbeat()
+        if stored.main == torch.float16:
+            for parameter in model.parameters():
+                if parameter.is_floating_point():
+                    parameter.data = parameter.data.to(main)
+        model.save_pretrained(folder, max_shard_size=shard_bytes)
+        for path in folder.iterdir():
+            if path.suffix != ".safetensors" and path.name != INDEX:
+                path.unlink()
+        digests = {
+            path.name: sha256_of_file(path, heartbeat) for path in sorted(folder.glob("*.safetensors"))
+        }
+        return digests, str(main).removeprefix("torch.")
+
+    digests, main = ranks.from_first(write, _WRITTEN)
+    return WrittenWeights(digests, getattr(torch, main))
 
 
 def _merged(weight: torch.Tensor, name: str, adapters: Iterable[StoredAdapter]) -> torch.Tensor:
