@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from dapt_contract.base import Contract
+from dapt_contract.envelope import write_envelope
 from dapt_contract.pod.message import MAX_MESSAGE_BYTES, RunEnd, decode_message, encode_message
 from dapt_contract.stages.blend import (
     Blend,
@@ -241,3 +243,21 @@ def test_thirty_rows_fit_into_a_message() -> None:
     parsed = decode_message(text).parsed_facts()
     assert isinstance(parsed, BlendFacts)
     assert parsed.rows[29].general_b_nats == 1.23457
+
+
+class RowsOfBefore(Contract):
+    """What an earlier version has kept: rows with the digests of their recipes, and no folders."""
+
+    context_length_tokens: int
+    rows: tuple[BlendRow, ...]
+
+
+def test_what_an_earlier_version_has_measured_is_not_measured_again(work: Path) -> None:
+    rows = run_number(work, 61).facts.rows
+    path = work / "stages/blend-a8/try-61/measured.json"
+    before = RowsOfBefore(context_length_tokens=SEQUENCE_LENGTH, rows=rows)
+    key = make_context(work, work / "scratch", CONFIG, kind="blend").signing_key
+    write_envelope(path, "dapt.measured-blends", before, key=key)
+    board = Recorder()
+    assert run_number(work, 62, KEEPING, board).facts.rows == rows
+    assert made(board) == []
