@@ -14,6 +14,7 @@ from pathlib import Path
 from transformers import GenerationConfig
 
 from dapt_contract.checkpoint import FileEntry
+from dapt_contract.inputs.json_files import read_json_object
 from dapt_contract.layout import STAGES
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.publish import PublishConfig, PublishFacts, PublishReport
@@ -112,10 +113,9 @@ def _new_ends(work: Path, reference: ModelReference) -> list[int] | None:
         return None
     # Without values: what is asked for is the generation config alone.
     model = empty_model(work, reference.weights)
-    if (work / reference.weights / GENERATION_CONFIG).is_file():
-        model.generation_config = GenerationConfig.from_pretrained(
-            work / reference.weights, local_files_only=True
-        )
+    own = work / reference.weights / GENERATION_CONFIG
+    if own.is_file():
+        model.generation_config = GenerationConfig.from_dict(read_json_object(own))
     before = model.generation_config.eos_token_id
     stop_at_end_of_turn(model, load_tokenizer(work, tokenizer_folder(work, reference)))
     after = model.generation_config.eos_token_id
