@@ -54,10 +54,9 @@ def made_of(
     world: World, weights: dict[str, Any], shares: tuple[float, ...], last: list[dict[str, Any]]
 ) -> Iterator[tuple[str, Any]]:
     """(name, model) of each interpolation, and of the mean of `last`, whose newest is `weights`."""
-    import torch
-
     from dapt_contract.stages.common import Member, ModelReference
-    from dapt_trainer.modeling.compose import compose_model
+    from dapt_trainer.modeling.compose import load_model
+    from dapt_trainer.modeling.written_models.write_down import write_down
     from science.world import LOADING
 
     with tempfile.TemporaryDirectory() as folder:
@@ -75,5 +74,6 @@ def made_of(
             recipes[f"avg{len(last)}"] = ModelReference(weights="last", averaged_with=members)
         for name, recipe in recipes.items():
             with LOADING:
-                made = compose_model(work, recipe, dtype=torch.float32).eval()
+                written = write_down(work, recipe, work / "blends" / name, heartbeat=lambda: None)
+                made = load_model(work, written.reference, precision="fp32")
             yield name, made

@@ -37,7 +37,7 @@ def report_of(work: Path, kind: Any, zero_stage: Any, lora: LoraConfig | None) -
 def test_the_reported_penalty_is_the_one_of_the_checkpoints_weights(
     tmp_path: Path, zero_stage: int, lora: LoraConfig | None
 ) -> None:
-    from dapt_trainer.modeling.compose import load_model
+    from support.written import load_recipe
 
     work = make_work_volume(tmp_path)
     report = report_of(work, "l2sp", zero_stage, lora)
@@ -47,8 +47,8 @@ def test_the_reported_penalty_is_the_one_of_the_checkpoints_weights(
         if lora
         else ModelReference(weights=checkpoint)
     )
-    base = dict(load_model(work, ModelReference(weights="model"), precision="bf16").named_parameters())
-    weights = dict(load_model(work, reference, precision="fp32").named_parameters())
+    base = dict(load_recipe(work, ModelReference(weights="model"), precision="bf16").named_parameters())
+    weights = dict(load_recipe(work, reference, precision="fp32").named_parameters())
     changed = [name for name in base if lora is None or "_proj" in name]
     wanted = sum(10.0 * float(((weights[name] - base[name].float()).detach() ** 2).sum()) for name in changed)
     # The checkpoint holds bf16 weights and the penalty reads fp32 masters.

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
+
 from dapt_contract.pod.failure import Cause
-from dapt_contract.stage_file import StageFile
-from dapt_contract.stages.blend import BlendConfig, BlendFacts
+from dapt_contract.stage_file import StageFile, digest_without_checks
+from dapt_contract.stages.blend import Blend, BlendConfig, BlendFacts, BlendRow, KeepRule
 from dapt_contract.stages.common import Member, ModelReference
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
+from dapt_contract.stages.finetune import FinetuneConfig
 from dapt_contract.stages.publish import PublishConfig
+from dapt_contract.stages.verify import VerifyConfig
 from dapt_operator.testing.objects import Ends, Script, Stays
-from support.builders import blended, checkpoint, facts_for, healthy, measure, pretrain_facts
+from support.builders import (
+    BASE_GENERAL_NATS,
+    blended,
+    checkpoint,
+    facts_for,
+    healthy,
+    measure,
+    pretrain_facts,
+)
 from support.worlds import World
 
 BLENDS: dict[str, Any] = {
@@ -241,3 +254,66 @@ def test_evaluations_run_in_parallel_with_the_blend() -> None:
     world.cluster.run_pods(world.key, lambda s: Ends(facts=facts_for(s)) if s.kind == "blend" else Stays())
     world.live()
     assert world.status["phase"] == "Published"
+
+
+def kept(blend: Blend, domain_nats: float = 2.95, increase: float = 0.01) -> BlendRow:
+    """The row of a blend whose folder stayed on the volume."""
+    return blended(blend, domain_nats, increase).model_copy(update={"try_number": 1})
+
+
+def test_a_chosen_blend_that_stayed_is_a_folder_for_every_later_stage() -> None:
+    def script(stage: StageFile) -> Ends | Stays:
+        if isinstance(stage.config, BlendConfig):
+            rows = (kept(one, 2.55 if one.candidate == "a1-avg3" else 2.95) for one in stage.config.blends)
+            return Ends(facts=BlendFacts(rows=tuple(rows)))
+        return told()(stage)
+
+    world = World(BLENDS)
+    world.live(script)
+    assert world.status["selected"]["id"] == "a1-avg3"
+    plain = ModelReference(weights="stages/blend-a1/try-1/blends/a1-avg3", origin="model")
+    evaluate, finetune, verify = (world.config(kind) for kind in ("evaluate", "finetune", "verify"))
+    assert isinstance(evaluate, EvaluateConfig)
+    assert isinstance(finetune, FinetuneConfig)
+    assert isinstance(verify, VerifyConfig)
+    digest = "000000000007"  # of the row
+    assert (evaluate.model, evaluate.expected_digest) == (plain, digest)
+    assert (plain.weights, digest) in evaluate.recorded.folders
+    assert finetune.model == plain
+    assert (plain.weights, digest) in finetune.recorded.folders
+    assert verify.models[1].model == plain
+    assert world.status["phase"] == "Published"
+
+
+def test_the_folder_of_a_further_round_is_that_of_its_run() -> None:
+    world = World(BLENDS)
+    over = {f"a1-{name}": (2.7, 0.3) for name in ("avg2", "s20-i0.6", "s20-i0.8", "avg2-i0.6", "avg2-i0.8")}
+    rows = [checkpoint(10, 2.9, 0.3), checkpoint(20, 2.5, 0.4)]
+    world.live(told(rows, over))
+    world.edit(selection={"interpolate": [0.3, 0.8]})
+
+    def script(stage: StageFile) -> Ends | Stays:
+        if isinstance(stage.config, BlendConfig):
+            return Ends(facts=BlendFacts(rows=tuple(kept(one) for one in stage.config.blends)))
+        return told(rows)(stage)
+
+    world.live(script)
+    run = next(run.run for run in reversed(world.runs) if run.kind == "blend")
+    config = world.config("evaluate")
+    assert isinstance(config, EvaluateConfig)
+    assert config.model.weights == f"stages/blend-a1-{run.candidate}/try-1/blends/{config.candidate}"
+
+
+def test_the_rule_for_what_stays_follows_the_gate_and_restarts_nothing() -> None:
+    world = World(BLENDS | {"gates": {"onBreach": "Block", "maxGeneralPerplexityIncrease": 0.2}})
+    world.live_until("blend", told())
+    config = world.config("blend")
+    assert isinstance(config, BlendConfig)
+    assert config.keeps.most == 3
+    assert config.keeps.general_limit_a_nats == pytest.approx(BASE_GENERAL_NATS + math.log(1.2))
+    assert digest_without_checks(config) == digest_without_checks(
+        config.model_copy(update={"keeps": KeepRule()})
+    )
+    world.edit(gates={"onBreach": "Block", "maxGeneralPerplexityIncrease": 0.1})
+    world.settle()
+    assert world.stages.count("blend") == 1

@@ -35,6 +35,11 @@ HUB_CACHE = "hf-cache"
 STAGES = "stages"
 REPORT = "report.json"
 """Name of a run's report in its own folder; written last."""
+WRITTEN = "written"
+"""Folder below a run's own with the model that it was asked to load, where that is none of the volume's folders; the
+run removes it."""
+BLENDS = "blends"
+"""Folder below a blend run's own: `blends/CANDIDATE` is a whole model."""
 PREPARED = (MODEL, EXTENDED_MODEL, HELD_OUT, TASKS, HARNESS, PROBES, ITEMS, INSTRUCTIONS, PREFERENCES, DATA)
 """Folders that prepare writes, in the order in which it moves them into place: the data with its manifest last."""
 

@@ -20,7 +20,6 @@ from dapt_trainer.context import StageContext
 from dapt_trainer.data.packing.held_out import HALVES, read_held_out
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
-from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.modeling.lora import with_lora
 from dapt_trainer.modeling.save_weights import save_weights
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
@@ -28,6 +27,7 @@ from dapt_trainer.tokenization.grow_model import check_model, grow_model, new_to
 from support.toy_adaptation import make_toy
 from support.toy_corpus import Board
 from support.toy_training import FILTERS, make_context, pretrain_config
+from support.written import load_recipe
 
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(text) for text in FILTERS)]
 GROWN = "model-extended"
@@ -106,7 +106,7 @@ def test_held_out_text_is_in_the_tokens_of_the_weights_and_counted_in_the_base_m
     prepared: tuple[Path, PrepareReport], weights: str
 ) -> None:
     work, _ = prepared
-    model = load_model(work, ModelReference(weights=weights), precision="fp32")
+    model = load_recipe(work, ModelReference(weights=weights), precision="fp32")
     tokenizer: Any = load_tokenizer(work, weights)
     measured = side_perplexity(
         model,
@@ -156,7 +156,7 @@ def test_tokenizer_facts_report_the_gain_of_the_extension(prepared: tuple[Path, 
 
 def untie(work: Path) -> None:
     """The same grown model with a head of its own."""
-    model = load_model(work, ModelReference(weights=GROWN), precision="fp32")
+    model = load_recipe(work, ModelReference(weights=GROWN), precision="fp32")
     model.config.tie_word_embeddings = False
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone() * 0.5)
     model.save_pretrained(work / GROWN)
@@ -164,7 +164,7 @@ def untie(work: Path) -> None:
 
 def trained(work: Path, folder: str, *, seed: int = 1) -> Any:
     """A few steps on one sentence, with adapters and new rows; saved below the work volume."""
-    model = load_model(work, ModelReference(weights=GROWN), precision="fp32")
+    model = load_recipe(work, ModelReference(weights=GROWN), precision="fp32")
     lora = LoraConfig(rank=4, embeddings=True)
     model = with_lora(model, lora, seed=seed, new_token_ids=new_token_ids(work))
     tokenizer: Any = load_tokenizer(work, GROWN)
@@ -183,8 +183,8 @@ def test_merging_keeps_the_trained_rows_of_both_matrices(work: Path, tied: bool)
     if not tied:
         untie(work)
     model = trained(work, "adapter")
-    start = load_model(work, ModelReference(weights=GROWN), precision="fp32")
-    merged = load_model(work, ModelReference(weights=GROWN, adapters=("adapter",)), precision="fp32")
+    start = load_recipe(work, ModelReference(weights=GROWN), precision="fp32")
+    merged = load_recipe(work, ModelReference(weights=GROWN, adapters=("adapter",)), precision="fp32")
     tokenizer: Any = load_tokenizer(work, GROWN)
     new = list(new_token_ids(work))
     ids = torch.tensor([tokenizer.encode(TEXT)])
@@ -197,7 +197,7 @@ def test_merging_keeps_the_trained_rows_of_both_matrices(work: Path, tied: bool)
         assert not torch.allclose(before[new], after[new], atol=1e-3)
     assert (merged.lm_head.weight is merged.get_input_embeddings().weight) == tied
     merged.save_pretrained(work / "published")
-    again = load_model(work, ModelReference(weights="published"), precision="fp32")
+    again = load_recipe(work, ModelReference(weights="published"), precision="fp32")
     assert torch.equal(again(input_ids=ids).logits, merged(input_ids=ids).logits)
 
 
@@ -209,7 +209,7 @@ def test_blends_of_adapters_with_new_rows_are_blends_of_the_rows(work: Path, tie
     trained(work, "other", seed=2)
 
     def rows(**recipe: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        model = load_model(work, ModelReference(weights=GROWN, **recipe), precision="fp32")
+        model = load_recipe(work, ModelReference(weights=GROWN, **recipe), precision="fp32")
         return model.get_input_embeddings().weight.detach(), model.lm_head.weight.detach()
 
     start, one, other = rows(), rows(adapters=("one",)), rows(adapters=("other",))
@@ -228,7 +228,7 @@ def test_blends_are_measured_in_the_tokens_of_the_grown_tokenizer(work: Path, tm
     halfway = ModelReference(weights=GROWN, adapters=("one",), interpolation=0.5, origin=GROWN)
     config = BlendConfig(blends=(Blend(candidate="a1-s3-i0.5", model=halfway),), context_length_tokens=32)
     (row,) = run(config, make_context(work, tmp_path, config, kind="blend")).facts.rows
-    model = load_model(work, halfway, precision="fp32")
+    model = load_recipe(work, halfway, precision="fp32")
     tokenizer: Any = load_tokenizer(work, GROWN)
     documents = read_held_out(work, "domain", "a")
     # The first token of the extended tokenizer, in whatever tokens of the base model.
@@ -240,7 +240,7 @@ def test_blends_are_measured_in_the_tokens_of_the_grown_tokenizer(work: Path, tm
 
 def test_only_adapters_and_new_rows_are_trained(work: Path) -> None:
     untie(work)
-    model = load_model(work, ModelReference(weights=GROWN), precision="fp32")
+    model = load_recipe(work, ModelReference(weights=GROWN), precision="fp32")
     model = with_lora(model, LoraConfig(rank=4, embeddings=True), seed=1, new_token_ids=new_token_ids(work))
     others = {
         name: tuple(parameter.shape)
@@ -271,7 +271,7 @@ def test_pretraining_trains_the_new_rows_and_its_checkpoints_hold_them(work: Pat
     assert rows.shape == (25, 32)
     assert not torch.allclose(rows, start[new], atol=1e-4)
     reference = ModelReference(weights=GROWN, adapters=(str(folder.relative_to(work)),))
-    merged = load_model(work, reference, precision="fp32")
+    merged = load_recipe(work, reference, precision="fp32")
     assert torch.equal(merged.get_input_embeddings().weight[new], rows)
     measured = side_perplexity(
         merged,
@@ -291,7 +291,7 @@ def test_pretraining_trains_the_new_rows_and_its_checkpoints_hold_them(work: Pat
 
 
 def test_new_rows_of_a_model_that_is_spread_over_the_ranks_are_refused(work: Path) -> None:
-    model = load_model(work, ModelReference(weights=GROWN), precision="fp32")
+    model = load_recipe(work, ModelReference(weights=GROWN), precision="fp32")
     model.lm_head.weight.ds_id = 0  # DeepSpeed's mark of a parameter whose values lie on several ranks
     with pytest.raises(InputError) as caught:
         with_lora(model, LoraConfig(embeddings=True), seed=1, new_token_ids=(400,))

@@ -30,12 +30,12 @@ from dapt_trainer.data.chat.tokens import Pair
 from dapt_trainer.data.packing.held_out import HALVES, read_held_out
 from dapt_trainer.digests import sha256_of_file, weights_digest
 from dapt_trainer.errors import DivergedError, InputError, StopRequested
-from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import align, baseline, finetune, verify
 from dapt_trainer.training.tuning.preference_pairs import ShuffledPairs, tokenize_pairs
 from support.toy_learning import learn_rows
 from support.toy_training import END_OF_TEXT, FILTERS, make_context, make_tokenizer, make_work_volume
 from support.tuning_texts import write_instructions, write_pairs
+from support.written import load_recipe
 
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
 BETA = 0.3
@@ -92,7 +92,7 @@ def test_two_steps_equal_the_papers_loss_computed_by_hand(work: Path) -> None:
     report = aligned(work, settings)
     pairs = pairs_of(work)
     rows = ShuffledPairs(pairs, rows=8, seed=0)
-    policy, reference = (load_model(work, settings.model, precision="fp32") for _ in range(2))
+    policy, reference = (load_recipe(work, settings.model, precision="fp32") for _ in range(2))
     optimizer = torch.optim.AdamW(policy.parameters(), lr=5e-3, betas=(0.9, 0.95), weight_decay=0.0)
     assert report.facts.steps == 2
     for step in range(2):
@@ -147,15 +147,15 @@ def test_adapters_are_appended_to_a_recipe_and_a_repeated_run_has_the_same_weigh
     assert first.facts.weights_digest == again.facts.weights_digest == weights_digest(work / folder)
     assert first.facts.first_loss_nats == pytest.approx(math.log(2), abs=1e-6)
     assert (first.facts.steps, first.facts.pairs) == (5, 9)
-    tensors = load_model(work, first.facts.model, precision="fp32").state_dict()
-    before = load_model(work, start, precision="fp32").state_dict()
+    tensors = load_recipe(work, first.facts.model, precision="fp32").state_dict()
+    before = load_recipe(work, start, precision="fp32").state_dict()
     assert any(not tensors[name].equal(before[name]) for name in before)
 
 
 def test_all_weights_give_a_model_folder(work: Path) -> None:
     report = aligned(work, config(lora=None, optimizer=OptimizerConfig(learning_rate=1e-3)))
     assert report.facts.model == ModelReference(weights="stages/align-a1/try-1/model")
-    load_model(work, report.facts.model, precision="bf16")
+    load_recipe(work, report.facts.model, precision="bf16")
 
 
 def test_pairs_that_do_not_fit_are_counted_and_refused_when_none_is_left(work: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run(work: Path) -> None:
 
 def teach_base_model(work: Path) -> None:
     """Let the base model learn the held-out texts a little: the baseline refuses one that predicts by chance."""
-    model = load_model(work, ModelReference(weights="model"), precision="fp32")
+    model = load_recipe(work, ModelReference(weights="model"), precision="fp32")
     sides: tuple[Side, ...] = ("domain", "general")
     documents = [
         document for side in sides for half in HALVES for document in read_held_out(work, side, half)

@@ -13,7 +13,6 @@ from dapt_contract.stages.common import LoraConfig
 from dapt_trainer.data.base_model.facts import read_model_facts
 from dapt_trainer.distributed import join_ranks
 from dapt_trainer.modeling.attention import choose_attention, use_attention
-from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.modeling.flops import exact_flops_per_token, flops_per_token
 from dapt_trainer.modeling.lora import with_lora
 from dapt_trainer.stages.pretrain import PretrainRun
@@ -25,6 +24,7 @@ from support.toy_training import (
     make_work_volume,
     pretrain_config,
 )
+from support.written import load_recipe
 
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
@@ -88,7 +88,7 @@ def packed_row() -> tuple[Any, Any]:
 def test_packed_documents_give_the_outputs_that_each_gives_alone(folder: Path, implementation: str) -> None:
     from dapt_contract.stages.common import ModelReference
 
-    model = load_model(folder, ModelReference(weights="model"), precision="fp32")
+    model = load_recipe(folder, ModelReference(weights="model"), precision="fp32")
     if implementation == "eager":
         model.set_attn_implementation("eager")
     else:
@@ -113,7 +113,7 @@ def test_adapters_are_on_every_linear_layer_but_the_head(folder: Path) -> None:
 
     lora = LoraConfig(rank=2, alpha=4)
     facts = read_model_facts(folder / "model", "toy", has_chat_template=False)
-    base = load_model(folder, ModelReference(weights="model"), precision="fp32")
+    base = load_recipe(folder, ModelReference(weights="model"), precision="fp32")
     linear = {
         name
         for name, module in base.named_modules()
@@ -156,8 +156,8 @@ def test_two_steps_save_a_checkpoint_that_reloads_to_the_same_model(
     reference = (
         ModelReference(weights=saved) if lora is None else ModelReference(weights="model", adapters=(saved,))
     )
-    base = load_model(folder, ModelReference(weights="model"), precision="fp32")
-    reloaded = load_model(folder, reference, precision="fp32")
+    base = load_recipe(folder, ModelReference(weights="model"), precision="fp32")
+    reloaded = load_recipe(folder, reference, precision="fp32")
     tokens, positions = packed_row()
     inputs = {"input_ids": tokens[None], "position_ids": positions[None], "use_cache": False}
     with torch.no_grad():
@@ -169,7 +169,7 @@ def test_two_steps_save_a_checkpoint_that_reloads_to_the_same_model(
 def test_exact_flops_exclude_the_embedding_lookup_and_count_attention(folder: Path) -> None:
     from dapt_contract.stages.common import ModelReference
 
-    model = load_model(folder, ModelReference(weights="model"), precision="fp32")
+    model = load_recipe(folder, ModelReference(weights="model"), precision="fp32")
     parameters = sum(weight.numel() for weight in model.parameters())
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     table = 0 if tied else (VOCABULARY + 4) * 32

@@ -21,7 +21,6 @@ from dapt_trainer.checkpoints.run_checkpoints import RunCheckpoints
 from dapt_trainer.data.chat.tokens import Example
 from dapt_trainer.digests import sha256_of_file, weights_digest
 from dapt_trainer.errors import InputError
-from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import finetune
 from dapt_trainer.training.tuning import tuning_run
 from dapt_trainer.training.tuning.instruction_rows import PackedExamples, tokenize_all
@@ -33,6 +32,7 @@ from support.toy_training import (
     make_work_volume,
 )
 from support.tuning_texts import write_instructions, write_plain
+from support.written import load_recipe
 
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
 
@@ -161,7 +161,7 @@ def test_the_loss_of_packed_rows_is_the_mean_over_single_conversations(
 
     settings = config(lora=None, micro_batch_size=micro_batch_size, total_steps=1, epochs=None)
     examples, rows = packed(work, minimum_rows=4, seed=0)
-    model = load_model(work, settings.model, precision="fp32")
+    model = load_recipe(work, settings.model, precision="fp32")
     total, tokens = 0.0, 0
     for number in (member for row in range(4) for member in rows.members(row)):
         ids, labels = (
@@ -188,7 +188,7 @@ def test_full_weights_give_a_model_folder(work: Path) -> None:
     report = tuned(work, config(lora=None, epochs=None, total_steps=2))
     assert report.facts.model == ModelReference(weights="stages/finetune-a1/try-1/model")
     assert report.facts.steps == 2
-    load_model(work, report.facts.model, precision="bf16")
+    load_recipe(work, report.facts.model, precision="bf16")
 
 
 def test_a_save_by_the_clock_is_resumed_from_and_removed_at_the_end(

@@ -14,10 +14,10 @@ from dapt_contract.stages.common import Member, ModelReference
 from dapt_contract.stages.pretrain import CheckpointFacts, MixturePhase, PretrainConfig, PretrainReport
 from dapt_operator.cluster.progress_reading import MAX_READING_BYTES
 from dapt_trainer.context import SilentProgress, StageContext
-from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import pretrain
 from dapt_trainer.training.training_rows import open_rows
 from support.toy_training import FILTERS, make_context, make_work_volume, one_rank, pretrain_config
+from support.written import load_recipe
 
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
 FIRST = "stages/pretrain-a1/try-1/checkpoint"
@@ -89,7 +89,7 @@ def perplexity_loss(work: Path, reference: ModelReference) -> float:
     """Domain half a, by this test's own code: no packing, one document after the other."""
     from dapt_trainer.data.packing.held_out import read_held_out
 
-    model = load_model(work, reference, precision="fp32")
+    model = load_recipe(work, reference, precision="fp32")
     total, count = 0.0, 0
     for document in read_held_out(work, "domain", "a"):
         ids = torch.tensor([[0, *document.ids]])
@@ -131,7 +131,7 @@ def test_the_first_loss_of_a_second_attempt_is_that_of_its_start_on_its_own_rows
     attempts: tuple[Path, PretrainReport, PretrainReport, Recorder],
 ) -> None:
     work, _, second, _ = attempts
-    model = load_model(work, second_config().model, precision="fp32")
+    model = load_recipe(work, second_config().model, precision="fp32")
     model.config.use_cache = False  # with a cache, documents of a row would see one another
     rows = open_rows(work, second_config(), one_rank())
     losses, labels = 0.0, 0
@@ -172,8 +172,8 @@ def test_all_weights_may_start_from_a_recipe(tmp_path: Path) -> None:
     frozen = second_config(model=start, lora=None).optimizer.model_copy(update={"learning_rate": 0.0})
     report = attempt(work, 2, second_config(model=start, lora=None, optimizer=frozen, checkpoint_steps=(4,)))
     assert report.facts.checkpoints[0].domain_a_nats == pytest.approx(perplexity_loss(work, start), abs=1e-6)
-    saved = load_model(work, ModelReference(weights=f"{SECOND}-4"), precision="fp32")
-    recipe = load_model(work, start, precision="fp32")
+    saved = load_recipe(work, ModelReference(weights=f"{SECOND}-4"), precision="fp32")
+    recipe = load_recipe(work, start, precision="fp32")
     for (name, value), (_, wanted) in zip(saved.named_parameters(), recipe.named_parameters(), strict=True):
         assert torch.equal(value, wanted), name
 

@@ -116,7 +116,7 @@ def test_a_published_recipe_is_the_model_that_was_measured(trained: Path, tmp_pa
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from dapt_trainer.modeling.compose import load_model
+    from support.written import load_recipe
 
     steps = [f"stages/pretrain-a1/try-1/checkpoint-{step}" for step in (2, 4, 6)]
     recipe = ModelReference(
@@ -129,11 +129,13 @@ def test_a_published_recipe_is_the_model_that_was_measured(trained: Path, tmp_pa
     published(trained, config(f"file://{tmp_path}/out", model=recipe))
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     ids = torch.arange(1, 20)[None]
-    wanted = load_model(trained, recipe, precision="fp32")(ids).logits
+    wanted = load_recipe(trained, recipe, precision="fp32")(ids).logits
     assert torch.equal(model(ids).logits, wanted)
     assert model.lm_head.weight is model.model.embed_tokens.weight
     for other in (recipe.model_copy(update={"tuned": ()}), recipe.model_copy(update={"interpolation": 1.0})):
-        assert not torch.allclose(load_model(trained, other, precision="fp32")(ids).logits, wanted, atol=1e-3)
+        assert not torch.allclose(
+            load_recipe(trained, other, precision="fp32")(ids).logits, wanted, atol=1e-3
+        )
     assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template
     assert len(list((tmp_path / "out").glob("*.safetensors"))) == 1
 

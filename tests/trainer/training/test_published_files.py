@@ -32,7 +32,7 @@ def publish(work: Path, reference: ModelReference | None = None) -> Path:
     """Return the folder that is published of a work volume."""
     folder = work / "out"
     settings = publish_config("file:///out", model=reference or ModelReference(weights="model"))
-    assemble(settings, work, folder)
+    assemble(settings, work, folder, lambda: None)
     return folder
 
 

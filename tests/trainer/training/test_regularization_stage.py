@@ -11,9 +11,9 @@ from dapt_contract.stages.common import DistributionConfig, LoraConfig, ModelRef
 from dapt_contract.stages.pretrain import PretrainReport, RegularizationConfig
 from dapt_trainer.context import SilentProgress
 from dapt_trainer.errors import InputError
-from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import pretrain
 from support.toy_training import FILTERS, make_context, make_work_volume, pretrain_config
+from support.written import load_recipe
 
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
@@ -63,7 +63,7 @@ def weights_at(work: Path, step: int, lora: bool) -> dict[str, Any]:
         if lora
         else ModelReference(weights=checkpoint)
     )
-    return dict(load_model(work, reference, precision="fp32").named_parameters())
+    return dict(load_recipe(work, reference, precision="fp32").named_parameters())
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
@@ -73,7 +73,7 @@ def test_the_reported_penalty_is_the_one_of_the_checkpoints_weights(
 ) -> None:
     work = make_work_volume(tmp_path)
     report = trained(work, config(zero_stage, lora=lora))
-    base = dict(load_model(work, ModelReference(weights="model"), precision="fp32").named_parameters())
+    base = dict(load_recipe(work, ModelReference(weights="model"), precision="fp32").named_parameters())
     fisher = stored_fisher(work)
     assert sum(float(f.sum()) for f in fisher.values()) / sum(
         f.numel() for f in fisher.values()

@@ -12,11 +12,11 @@ from dapt_contract.stages.pretrain import PretrainReport, RegularizationConfig
 from dapt_trainer.context import SilentProgress
 from dapt_trainer.distributed import join_ranks
 from dapt_trainer.errors import InputError, StopRequested
-from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.stages import pretrain
 from dapt_trainer.training.regularization.fisher_of_run import measured_fisher
 from dapt_trainer.training.regularization.general_rows import GeneralRows
 from support.toy_training import FILTERS, make_context, make_work_volume, pretrain_config
+from support.written import load_recipe
 
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
@@ -186,8 +186,8 @@ def test_an_attempt_from_a_checkpoint_is_anchored_at_the_base_model(
     settings = config(lora=lora, model=start)
     fisher = measured(work, settings, try_number=2)
     report = trained(work, settings, try_number=2)
-    base = dict(load_model(work, ModelReference(weights="model"), precision="fp32").named_parameters())
-    begun = dict(load_model(work, start, precision="fp32").named_parameters())
+    base = dict(load_recipe(work, ModelReference(weights="model"), precision="fp32").named_parameters())
+    begun = dict(load_recipe(work, start, precision="fp32").named_parameters())
     wanted = sum(
         10.0 * float((fisher.tensor(name) * (begun[name] - base[name]).detach() ** 2).sum())
         for name in fisher.manifest.file_of
@@ -225,9 +225,9 @@ def test_rows_of_new_tokens_are_not_penalized(tmp_path: Path, kind: Any) -> None
     settings = config(model=start, regularization=asked)
     fisher = measured(work, settings) if kind == "ewc" else None
     report = trained(work, settings)
-    base = dict(load_model(work, start, precision="fp32").named_parameters())
+    base = dict(load_recipe(work, start, precision="fp32").named_parameters())
     checkpoint = ModelReference(weights="stages/pretrain-a1/try-1/checkpoint-4")
-    weights = dict(load_model(work, checkpoint, precision="fp32").named_parameters())
+    weights = dict(load_recipe(work, checkpoint, precision="fp32").named_parameters())
     held = free = 0.0
     for name, weight in weights.items():
         moved = (weight - base[name]).detach() ** 2 * (1.0 if fisher is None else fisher.tensor(name))

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from dapt_contract.base import Contract
+from dapt_contract.layout import WRITTEN
 from dapt_contract.pod.failure import Cause, ExitCode
 from dapt_contract.sentences import shortened
 from dapt_contract.stage_file import write_report
@@ -129,6 +130,10 @@ def _run(
         if rank == 0 and end.report is not None:
             write_report(settings.work, stage, end.report, key=context.signing_key)
         raise
+    finally:
+        if rank == 0:
+            # What the stage had to write down to load it: see `written_models.for_stages`.
+            shutil.rmtree(context.try_folder / WRITTEN, ignore_errors=True)
     if rank == 0:
         write_report(settings.work, stage, report, key=context.signing_key)
     return _facts_of(report)

@@ -78,8 +78,9 @@ class ModelReference(Contract):
         return not (self.adapters or self.averaged_with or self.tuned or self.interpolation != 1.0)
 
 
-CHECKING_FIELDS: Final = frozenset({"recorded", "prepared_digest", "base_items_digest"})
-"""Fields of configurations that only check what a stage reads: they change nothing of its result."""
+CHECKING_FIELDS: Final = frozenset({"recorded", "prepared_digest", "base_items_digest", "keeps"})
+"""Fields of configurations that only check what a stage reads, or say what it keeps on the volume: they change no
+number of its result."""
 
 
 LAYOUT_FIELDS: Final = frozenset({"spread"})

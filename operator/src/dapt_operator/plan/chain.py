@@ -74,7 +74,7 @@ class Chain:
             State.PREPARE: self._prepare,
             State.BASELINE: lambda: self._baseline(self._stage_inputs()),
             State.PRETRAIN: lambda: self._pretrain(self._measured()),
-            State.BLEND: lambda: self._blend(self._stage_inputs()),
+            State.BLEND: lambda: self._blend(self._measured()),
             State.SELECT: self._select,
             State.EVALUATE: lambda: self._evaluate(self._stage_inputs()),
             State.INSTRUCTIONS: lambda: self._read_edited(self._stage_inputs().instructions),
@@ -210,7 +210,7 @@ class Chain:
             return assessment
         return StageAssessment(Fact.ROLLBACK, message=self._rollback.reason)
 
-    def _blend(self, inputs: StageInputs) -> StageAssessment:
+    def _blend(self, inputs: Measured) -> StageAssessment:
         """Assess the blends of every attempt, since an edit of the selection may ask for more of an earlier one."""
         for number in range(1, self.facts.attempt + 1):
             unmeasured = self._unmeasured_blends(number)
@@ -219,7 +219,9 @@ class Chain:
             first = self.inputs.ledger.find("blend", number)
             is_further_round = first is not None and first.has_succeeded
             name = round_name(unmeasured) if is_further_round else None
-            assessment = self._assess(blend_stage(inputs, unmeasured, attempt=number, round_name=name))
+            assessment = self._assess(
+                blend_stage(inputs, unmeasured, inputs.base, attempt=number, round_name=name)
+            )
             if assessment.fact is Fact.SUCCEEDED:
                 continue
             is_lost = assessment.record is not None and assessment.record.has_failed_for_good

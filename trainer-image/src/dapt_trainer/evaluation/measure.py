@@ -84,14 +84,14 @@ class Bench:
         self._parts = Parts(context.progress, parts_a_model * models, any_rank=any_rank)
 
     def load(self, reference: ModelReference) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """Load model and tokenizer of a reference, on this rank's device, at the precision of evaluations.
+        """Load model and tokenizer of a plain reference, on this rank's device, at the precision of evaluations.
 
         Raises:
             InputError: as `load_model`.
         """
         self._context.progress.update(activity=f"loading {reference.weights}")
         on_cpu = self._ranks.device.type == "cpu"
-        with keep_alive(self._context.progress):  # following a recipe is one long call
+        with keep_alive(self._context.progress):  # loading is one long call
             model = load_model(
                 self._context.work,
                 reference,

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 
 import torch
 from transformers import PreTrainedModel, TrainingArguments
-from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
@@ -23,19 +22,16 @@ def load_to_train(
     arguments: TrainingArguments,
     *,
     device: torch.device,
-    from_files: bool,
 ) -> PreTrainedModel:
     """Return the model that `load` returns, spread over the ranks where the arguments say stage 3.
 
     transformers spreads the weights while it reads them, so that no rank ever holds all of them; rank 0 alone reads
-    their values. A model that is computed first (adapters merged, an average) is whole in every rank's CPU memory and
-    then spread, parameter by parameter: the accelerators never hold more than their share either way.
+    their values.
 
     Args:
         load: loads the model to the device that it is given.
         arguments: the run's arguments, created before.
         device: this rank's.
-        from_files: the model is one folder of weights, with nothing to compute.
     """
     settings = arguments.hf_deepspeed_config
     if settings is None or not settings.is_zero3():
@@ -45,17 +41,7 @@ def load_to_train(
 
     # Joins the process group that torch has already.
     deepspeed.init_distributed("gloo" if device.type == "cpu" else "nccl", verbose=False)
-    if from_files:
-        return load(str(device))
-    # While this configuration is set, transformers spreads every model that it loads; the parts of a composed model
-    # must stay whole until they are combined.
-    unset_hf_deepspeed_config()
-    try:
-        model = load("cpu")
-    finally:
-        set_hf_deepspeed_config(settings)
-    deepspeed.zero.Init(module=model, config_dict_or_path=settings.config)
-    return model
+    return load(str(device))
 
 
 def whole_weights(

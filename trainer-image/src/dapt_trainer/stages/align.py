@@ -106,7 +106,7 @@ class AlignRun(TuningRun):
         """Load the model, compute the reference's log-probabilities, and return the trainer."""
         config, context = self.config, self.context
         arguments = preference_arguments(config, context, self.ranks, total_steps=self.total_steps)
-        with keep_alive(context.progress):  # composing a model is one long call
+        with keep_alive(context.progress):  # loading a model is one long call
             model = load_start(config, context, self.ranks, arguments)
             if config.lora is not None:
                 model = with_lora(model, config.lora, seed=config.seed)

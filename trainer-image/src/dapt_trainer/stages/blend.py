@@ -1,143 +1,267 @@
-"""Measures both perplexities of averages and interpolations (blend), so that selection ranks them like checkpoints.
+"""Makes averages and interpolations and measures both perplexities of each (blend), so that selection ranks them.
 
-Only numbers are written: whatever needs such a model composes it again from its recipe. Blends of the same models share
-one load of them, so that three interpolations of a checkpoint read it once. Each row is kept on the work volume as soon
-as it is measured, so a run that was stopped or killed costs only the blend that it was measuring.
+Each blend is written down as an ordinary model folder, one tensor at a time, and loaded from there like any other
+model. At most as many folders as the configuration keeps stay, and the one that is being measured: a loser is removed
+right after the reading that made it one. A row is on the work volume as soon as it is measured, so a run that was
+stopped or killed costs only the blend that it was measuring.
 """
 
 from __future__ import annotations
 
+import gc
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
+
+from pydantic import TypeAdapter
 
 from dapt_contract.base import Contract
 from dapt_contract.envelope import ContractError, read_envelope, write_envelope
-from dapt_contract.layout import lineage_folder
+from dapt_contract.layout import BLENDS, lineage_folder, try_number
 from dapt_contract.measure import Side
-from dapt_contract.stages.blend import Blend, BlendConfig, BlendFacts, BlendReport, BlendRow
+from dapt_contract.stages.blend import Blend, BlendConfig, BlendFacts, BlendReport, BlendRow, blend_folder
 from dapt_trainer.context import StageContext, keep_alive
 from dapt_trainer.data.packing.recorded_data import require_recorded_data
-from dapt_trainer.digests import DIGEST_DIGITS, HeldWeights, check_folders, reference_digest
-from dapt_trainer.distributed import evaluation_ranks
+from dapt_trainer.digests import (
+    DIGEST_DIGITS,
+    HeldWeights,
+    check_folders,
+    reference_digest,
+    weights_digest,
+)
+from dapt_trainer.distributed import Ranks, evaluation_ranks
+from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
 from dapt_trainer.evaluation.stage_progress import Parts
-from dapt_trainer.modeling.compose import SharedMeans, mean_key
+from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
+from dapt_trainer.modeling.written_models.write_down import write_down
 from dapt_trainer.pod.log_lines import write_line
 
 _SIDES: tuple[Side, Side] = ("domain", "general")
-_KEPT: Final = "measured.json"
+_MEASURED: Final = "measured.json"
 """Name of the file with the rows so far, in the folder of the run."""
-_KEPT_SCHEMA: Final = "dapt.measured-blends"
+_MEASURED_SCHEMA: Final = "dapt.measured-blends"
 
 
-class _KeptRows(Contract):
+class _Measured(Contract):
+    """Holds one blend that was measured."""
+
+    row: BlendRow
+    recipe_digest: str
+    """First digits of the recipe's digest."""
+
+
+class _MeasuredBlends(Contract):
     """Holds what a run has measured so far."""
 
     context_length_tokens: int
-    rows: tuple[BlendRow, ...]
+    blends: tuple[_Measured, ...] = ()
+    rows: tuple[BlendRow, ...] = ()
+    """Of a version that kept no folders; their digests are those of the recipes."""
+
+    def all(self) -> Iterator[_Measured]:
+        """Yield the blends of this version and of earlier ones."""
+        yield from self.blends
+        yield from (_Measured(row=row, recipe_digest=row.weights_digest) for row in self.rows)
+
+
+_RECIPE_DIGESTS: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str])
+_EARLIER: TypeAdapter[list[_Measured]] = TypeAdapter(list[_Measured])
 
 
 def run(config: BlendConfig, context: StageContext) -> BlendReport:
-    """Measure every blend, those of the same models one after the other.
+    """Make and measure every blend.
 
     Raises:
         InputError: a part is missing, or parts are not of one architecture; held-out text is missing.
         StopRequested: SIGTERM; the next run measures what is missing.
+        InfrastructureError: the volume is full or gone.
     """
     ranks = evaluation_ranks(context)
     require_recorded_data(context.work, config.prepared_digest)
-    # As in all evaluations of an adaptation, so that perplexities can be compared.
-    models = SharedMeans(
-        context.work, precision="fp32" if ranks.device.type == "cpu" else "bf16", device=str(ranks.device)
-    )
-    folder_digests: dict[str, str] = {}
+
+    # 1. Compare the parts with what was recorded of them, and take what earlier runs have measured. Rank 0 reads it for
+    # all: every byte of the models, and no rank may find more than another.
+    context.progress.update(activity="checking the weights")
     held = HeldWeights(context.work, [blend.model for blend in config.blends])
     with keep_alive(context.progress):
-        check_folders(context.work, config.recorded, folder_digests)
-        rows = _kept_rows(config, context, folder_digests)
-    missing = [blend for blend in in_groups(config.blends) if blend.candidate not in rows]
-    if rows:
-        write_line(f"{len(rows)} of {len(config.blends)} blends were measured by an earlier run")
-    parts = Parts(
-        context.progress,
-        len(_SIDES) * len(missing),
-        any_rank=ranks.maximum if ranks.world_size > 1 else float,
-        after_stop="measures what is missing",
-    )
+        digests = ranks.from_first(lambda: _recipe_digests(config, context.work), _RECIPE_DIGESTS)
+        earlier = ranks.from_first(lambda: _measured_before(config, context, digests), _EARLIER)
+    measured = {found.row.candidate: found for found in earlier}
+    missing = [blend for blend in config.blends if blend.candidate not in measured]
+    if measured:
+        write_line(f"{len(measured)} of {len(config.blends)} blends were measured by an earlier run")
+    if ranks.is_first:
+        _store(config, context, measured)
+        _remove_all_but(context, measured)
+    ranks.barrier()
+
+    # 2. One after the other: write down, load, measure, note the row, remove what can no longer be taken.
+    bench = _Bench(config, context, ranks, len(missing))
     for blend in missing:
-        context.progress.update(
-            activity=f"{blend.candidate}: combining the weights",
+        row = bench.measure(blend)
+        # Models hold themselves in circles: without it, two are in memory while the next is loaded.
+        gc.collect()
+        held.require_unchanged()
+        measured[blend.candidate] = _Measured(row=row, recipe_digest=digests[blend.candidate])
+        measured = _without_losers(config, measured)
+        ranks.barrier()  # no rank may still read a folder that is removed
+        if ranks.is_first:
+            # The rows first: killed in between, this leaves a folder that no row names, which the next run removes.
+            _store(config, context, measured)
+            _remove_all_but(context, measured)
+    return BlendReport(facts=BlendFacts(rows=tuple(measured[blend.candidate].row for blend in config.blends)))
+
+
+@dataclass
+class _Bench:
+    """Makes blends and measures them."""
+
+    config: BlendConfig
+    context: StageContext
+    ranks: Ranks
+    num_blends: int
+
+    def __post_init__(self) -> None:
+        self._parts = Parts(
+            self.context.progress,
+            len(_SIDES) * self.num_blends,
+            any_rank=self.ranks.maximum if self.ranks.world_size > 1 else float,
+            after_stop="measures what is missing",
+        )
+
+    def measure(self, blend: Blend) -> BlendRow:
+        """Return the row of a blend, whose folder lies below the run's own."""
+        context, ranks, progress = self.context, self.ranks, self.context.progress
+        progress.update(
+            activity=f"{blend.candidate}: writing the weights",
             # Those of the blend before are not this one's.
             domain_perplexity=None,
             general_perplexity=None,
         )
-        with keep_alive(context.progress):
-            digest = reference_digest(context.work, blend.model, folder_digests)
-            model = models.load(blend.model)
-            held.require_unchanged()
+        with keep_alive(progress):  # a rank without a file of its own waits for the others
+            written = write_down(
+                context.work,
+                blend.model,
+                context.try_folder / BLENDS / blend.candidate,
+                heartbeat=progress.heartbeat,
+                ranks=ranks,
+            )
+        held = HeldWeights(context.work, [written.reference])
+        with keep_alive(progress):
+            model = load_model(
+                context.work,
+                written.reference,
+                # As in all evaluations of an adaptation, so that perplexities can be compared.
+                precision="fp32" if ranks.device.type == "cpu" else "bf16",
+                device=str(ranks.device),
+            )
+        held.require_unchanged()
+        scoring = HeldOutScoring(self.config.context_length_tokens, ranks.rank, ranks.world_size, progress)
         domain, general = (
             side_perplexity(
                 model,
                 context.work,
                 side,
-                HeldOutScoring(config.context_length_tokens, ranks.rank, ranks.world_size, context.progress),
-                advance=parts.begin(f"{blend.candidate}: {side} held-out text"),
-                tokenizer=load_tokenizer(context.work, blend.model.weights),
+                scoring,
+                advance=self._parts.begin(f"{blend.candidate}: {side} held-out text"),
+                tokenizer=load_tokenizer(context.work, written.reference.weights),
             )
             for side in _SIDES
         )
-        context.progress.update(
-            domain_perplexity=domain.both.perplexity, general_perplexity=general.both.perplexity
-        )
-        rows[blend.candidate] = BlendRow(
+        progress.update(domain_perplexity=domain.both.perplexity, general_perplexity=general.both.perplexity)
+        return BlendRow(
             candidate=blend.candidate,
             domain_a_nats=domain.a.loss_nats,
             domain_b_nats=domain.b.loss_nats,
             general_a_nats=general.a.loss_nats,
             general_b_nats=general.b.loss_nats,
-            weights_digest=digest[:DIGEST_DIGITS],
+            weights_digest=written.weights_digest[:DIGEST_DIGITS],
+            try_number=context.stage.run.try_number,
         )
-        if ranks.is_first:
-            kept = _KeptRows(context_length_tokens=config.context_length_tokens, rows=tuple(rows.values()))
-            write_envelope(
-                context.try_folder / _KEPT,
-                _KEPT_SCHEMA,
-                kept,
-                run_key=context.stage.run.key,
-                key=context.signing_key,
-            )
-    return BlendReport(facts=BlendFacts(rows=tuple(rows[blend.candidate] for blend in config.blends)))
 
 
-def _kept_rows(
-    config: BlendConfig, context: StageContext, folder_digests: dict[str, str]
-) -> dict[str, BlendRow]:
-    """Return the rows that earlier runs of the same work have measured of the very models that are wanted now."""
-    rows: dict[str, BlendRow] = {}
-    wanted = {blend.candidate: blend.model for blend in config.blends}
+def _recipe_digests(config: BlendConfig, work: Path) -> dict[str, str]:
+    """Return the first digits of each recipe's digest, by candidate.
+
+    Raises:
+        InputError: weights are not those that were recorded, or a part is missing.
+    """
+    folder_digests: dict[str, str] = {}
+    check_folders(work, config.recorded, folder_digests)
+    return {
+        blend.candidate: reference_digest(work, blend.model, folder_digests)[:DIGEST_DIGITS]
+        for blend in config.blends
+    }
+
+
+def _measured_before(config: BlendConfig, context: StageContext, digests: dict[str, str]) -> list[_Measured]:
+    """Return what earlier runs of the same work have measured of the very models that are wanted now."""
+    found: dict[str, _Measured] = {}
     lineage = context.work / lineage_folder(context.stage.run)
-    # Of earlier runs alone: no other rank of this one may find more than the first rank did.
-    for path in sorted(lineage.glob(f"try-*/{_KEPT}")):
+    # The newest first: it names the folders that are there.
+    paths = sorted(lineage.glob(f"try-*/{_MEASURED}"), key=lambda path: -(try_number(path.parent.name) or 0))
+    for path in paths:
         if path.parent == context.try_folder:
             continue
         try:
-            _, kept = read_envelope(path, _KEPT_SCHEMA, _KeptRows, key=context.signing_key)
+            _, stored = read_envelope(path, _MEASURED_SCHEMA, _MeasuredBlends, key=context.signing_key)
         except (ContractError, OSError) as error:
             write_line(f"{error}; its blends are measured again")
             continue
-        for row in kept.rows if kept.context_length_tokens == config.context_length_tokens else ():
-            model = wanted.get(row.candidate)
-            if model is None or row.candidate in rows:
-                continue
-            digest = reference_digest(context.work, model, folder_digests)
-            if row.weights_digest == digest[:DIGEST_DIGITS]:
-                rows[row.candidate] = row
-    return rows
+        for measured in stored.all() if stored.context_length_tokens == config.context_length_tokens else ():
+            candidate = measured.row.candidate
+            if candidate not in found and digests.get(candidate) == measured.recipe_digest:
+                found[candidate] = measured
+    kept = _without_losers(config, found)
+    return [_with_its_folder(context, measured) for measured in kept.values()]
 
 
-def in_groups(blends: tuple[Blend, ...]) -> list[Blend]:
-    """Return the blends in their order, but those of the same mean right after the first of them."""
-    groups: dict[object, list[Blend]] = {}
-    for blend in blends:
-        groups.setdefault(mean_key(blend.model), []).append(blend)
-    return [blend for group in groups.values() for blend in group]
+def _with_its_folder(context: StageContext, measured: _Measured) -> _Measured:
+    """Return a measured blend as it is; without its folder where that is not what was measured."""
+    run = context.stage.run
+    folder = blend_folder(measured.row, run.attempt, run.candidate)
+    if folder is None:
+        return measured
+    try:
+        is_same = weights_digest(context.work / folder).startswith(measured.row.weights_digest)
+    except (InputError, OSError):
+        is_same = False
+    return measured if is_same else _without_folder(measured)
+
+
+def _without_losers(config: BlendConfig, measured: dict[str, _Measured]) -> dict[str, _Measured]:
+    """Return the same, in which only the blends that the rule keeps have a folder."""
+    kept = config.keeps.kept(found.row for found in measured.values() if found.row.try_number is not None)
+    return {
+        candidate: found if candidate in kept else _without_folder(found)
+        for candidate, found in measured.items()
+    }
+
+
+def _without_folder(measured: _Measured) -> _Measured:
+    row = measured.row.without_folder(measured.recipe_digest)
+    return _Measured(row=row, recipe_digest=measured.recipe_digest)
+
+
+def _store(config: BlendConfig, context: StageContext, measured: dict[str, _Measured]) -> None:
+    stored = _MeasuredBlends(
+        context_length_tokens=config.context_length_tokens, blends=tuple(measured.values())
+    )
+    path = context.try_folder / _MEASURED
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_envelope(path, _MEASURED_SCHEMA, stored, run_key=context.stage.run.key, key=context.signing_key)
+
+
+def _remove_all_but(context: StageContext, measured: dict[str, _Measured]) -> None:
+    """Remove the folders of blends, of this run and of earlier ones, that no row names."""
+    run = context.stage.run
+    named = {blend_folder(found.row, run.attempt, run.candidate) for found in measured.values()}
+    lineage = context.work / lineage_folder(run)
+    for folder in lineage.glob(f"try-*/{BLENDS}/*"):
+        is_newer = (try_number(folder.parent.parent.name) or 0) > run.try_number
+        if not is_newer and folder.relative_to(context.work).as_posix() not in named:
+            shutil.rmtree(folder, ignore_errors=True)

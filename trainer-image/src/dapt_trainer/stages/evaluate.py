@@ -14,6 +14,7 @@ from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.earlier_results import base_items
 from dapt_trainer.evaluation.items import write_items
 from dapt_trainer.evaluation.measure import Bench
+from dapt_trainer.modeling.written_models.for_stages import WrittenModels
 from dapt_trainer.stages.baseline import ITEMS
 
 
@@ -33,8 +34,10 @@ def run(config: EvaluateConfig, context: StageContext) -> EvaluateReport:
     held = HeldWeights(context.work, [config.model])
     with keep_alive(context.progress):
         digest = checked_digest(config, context.work)
-    model, tokenizer = bench.load(config.model)
+    written = WrittenModels(context, ranks)
+    model, tokenizer = bench.load(written.plain(config.model))
     held.require_unchanged()
+    written.require_unchanged()
     measured = bench.measure(model, tokenizer, digest=digest, name=config.candidate, base_items=paired)
     if ranks.is_first:
         write_items(context.try_folder / ITEMS, measured.items)

@@ -106,7 +106,7 @@ class FinetuneRun(TuningRun):
 
     def make_trainer(self) -> StepTrainer:
         """Load the model and return its trainer."""
-        with keep_alive(self.context.progress):  # composing a model is one long call
+        with keep_alive(self.context.progress):  # loading a model is one long call
             setup = set_up(self.config, self.context, self.ranks, total_steps=self.total_steps)
         self.context.progress.update(flops_per_token=flops_per_token(setup.model))
         return StepTrainer(

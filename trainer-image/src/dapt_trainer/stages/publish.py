@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
-from transformers import PreTrainedModel
+from transformers import GenerationConfig
 
 from dapt_contract.checkpoint import FileEntry
+from dapt_contract.inputs.json_files import read_json_object
 from dapt_contract.layout import STAGES
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.publish import PublishConfig, PublishFacts, PublishReport
 from dapt_trainer.context import StageContext, keep_alive
 from dapt_trainer.digests import HeldWeights, check_weights, sha256_of_file
 from dapt_trainer.errors import InfrastructureError
-from dapt_trainer.modeling.compose import compose_model
-from dapt_trainer.modeling.save_weights import SHARD_BYTES
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
-from dapt_trainer.modeling.stored_models.stored_types import read_stored_types, round_as_stored
-from dapt_trainer.publishing.base_files import Changes, write_base_files
+from dapt_trainer.modeling.stored_models.stored_types import read_stored_types
+from dapt_trainer.modeling.written_models.tensor_folders import empty_model
+from dapt_trainer.modeling.written_models.write_down import write_weights
+from dapt_trainer.publishing.base_files import GENERATION_CONFIG, Changes, write_base_files
 from dapt_trainer.publishing.card import model_card
 from dapt_trainer.publishing.card_metadata import read_base_card
 from dapt_trainer.publishing.destinations import open_destination
@@ -46,11 +48,11 @@ def run(config: PublishConfig, context: StageContext) -> PublishReport:
     staging = context.try_folder / "publish"
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        context.progress.update(activity="composing the model", fraction=0.1)
+        context.progress.update(activity="writing the weights", fraction=0.1)
         with keep_alive(context.progress):
             held = HeldWeights(context.work, [config.model])
             check_weights(context.work, config.model, config.recorded, {})
-            assemble(config, context.work, staging)
+            assemble(config, context.work, staging, context.progress.heartbeat)
             held.require_unchanged()
             manifest = manifest_of(config, staging)
         (staging / MANIFEST).write_bytes(manifest_bytes(manifest))
@@ -73,20 +75,24 @@ def run(config: PublishConfig, context: StageContext) -> PublishReport:
     )
 
 
-def assemble(config: PublishConfig, work: Path, folder: Path) -> None:
-    """Write merged weights in the base model's own precision, its own files, and the model card into a folder."""
+def assemble(config: PublishConfig, work: Path, folder: Path, heartbeat: Callable[[], None]) -> None:
+    """Write weights in the base model's own precision, its own files, and the model card into a folder.
+
+    Args:
+        config: of the stage.
+        work: root of the work volume.
+        folder: to create.
+        heartbeat: called once a block of the weights.
+    """
     folder.mkdir(parents=True)
     reference = config.model
     origin = work / reference.origin
-    stored = read_stored_types(origin)
-    model = compose_model(work, reference, dtype=stored.widest)
-    dtype = round_as_stored(model, stored)
+    dtype = write_weights(work, reference, folder, heartbeat=heartbeat).dtype
     changes = Changes(
         chat_template=_new_template(work, reference),
-        end_token_ids=_new_ends(model, work, reference),
-        dtype=None if dtype == stored.main else str(dtype).removeprefix("torch."),
+        end_token_ids=_new_ends(work, reference),
+        dtype=None if dtype == read_stored_types(origin).main else str(dtype).removeprefix("torch."),
     )
-    model.save_pretrained(folder, max_shard_size=SHARD_BYTES)
     write_base_files(origin, folder, changes)
     if config.model_card:
         (folder / "README.md").write_text(model_card(config, read_base_card(origin)), encoding="utf-8")
@@ -101,10 +107,15 @@ def _new_template(work: Path, reference: ModelReference) -> str | None:
     return tuned if isinstance(tuned, str) and tuned not in known else None
 
 
-def _new_ends(model: PreTrainedModel, work: Path, reference: ModelReference) -> list[int] | None:
+def _new_ends(work: Path, reference: ModelReference) -> list[int] | None:
     """Return the tokens at which a tuned model stops; None where they are the base model's."""
     if not _is_tuned(reference):
         return None
+    # Without values: what is asked for is the generation config alone.
+    model = empty_model(work, reference.weights)
+    own = work / reference.weights / GENERATION_CONFIG
+    if own.is_file():
+        model.generation_config = GenerationConfig.from_dict(read_json_object(own))
     before = model.generation_config.eos_token_id
     stop_at_end_of_turn(model, load_tokenizer(work, tokenizer_folder(work, reference)))
     after = model.generation_config.eos_token_id

@@ -23,6 +23,7 @@ from dapt_trainer.evaluation.items import write_items
 from dapt_trainer.evaluation.measure import Bench
 from dapt_trainer.evaluation.samples import answers, sample_prompts
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
+from dapt_trainer.modeling.written_models.for_stages import WrittenModels
 from dapt_trainer.stages.publish import tokenizer_folder
 from dapt_trainer.training.tuning.chat import stop_at_end_of_turn
 
@@ -55,14 +56,16 @@ def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
     pending = {digest for digest in digests.values() if digest not in measures}
     bench = Bench(config.evaluation, context, ranks, models=len(pending))
     paired = base_items(context.work, config.base_items_path, config.base_items_digest)
+    written = WrittenModels(context, ranks)
     answers_of: dict[str, list[str]] = {}
     prompts: list[str] | None = None
     for named in _final_last(config.models):
         digest = digests[named.name]
         if digest in answers_of and digest in measures:
             continue
-        model, tokenizer = bench.load(named.model)
+        model, tokenizer = bench.load(written.plain(named.model))
         held.require_unchanged()
+        written.require_unchanged()
         if digest not in measures:
             base = None if named.name == _BASE else paired
             measured = bench.measure(model, tokenizer, digest=digest, name=named.name, base_items=base)

@@ -21,6 +21,7 @@ from dapt_trainer.modeling.kernels import Kernels, choose_kernels
 from dapt_trainer.modeling.lora import with_lora
 from dapt_trainer.modeling.sharding import load_to_train
 from dapt_trainer.modeling.stored_models.model_folder import check_model_folder
+from dapt_trainer.modeling.written_models.for_stages import WrittenModels
 from dapt_trainer.tokenization.grow_model import new_token_ids
 from dapt_trainer.training.arguments import training_arguments
 
@@ -111,12 +112,14 @@ def load_start(
         ranks.from_first(
             lambda: check_weights(context.work, config.model, config.recorded, {}), TypeAdapter(None)
         )
+    written = WrittenModels(context, ranks)
+    start = written.plain(config.model)
     precision = config.distribution.precision
     model = load_to_train(
-        lambda device: load_model(context.work, config.model, precision=precision, device=device),
+        lambda device: load_model(context.work, start, precision=precision, device=device),
         arguments,
         device=ranks.device,
-        from_files=config.model.is_plain,
     )
     held.require_unchanged()
+    written.require_unchanged()
     return model

@@ -104,6 +104,10 @@ class _Records:
         for number, pretrain_facts in facts.pretrains.items():
             for row in pretrain_facts.checkpoints:
                 self._folders[checkpoint_folder(number, row)] = row.weights_digest
+        for rows in facts.blends.values():
+            for blend in rows:
+                if (folder := facts.blend_folders.get(blend.candidate)) is not None:
+                    self._folders[folder] = blend.weights_digest
 
     def of(self, model: ModelReference, *, is_final: bool = False) -> RecordedDigests:
         """Return what is recorded of a model; `is_final`: it is the last of the chain, which verify has measured."""

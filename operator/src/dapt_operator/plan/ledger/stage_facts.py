@@ -8,7 +8,7 @@ from typing import Final
 
 from dapt_contract.measure import Measure, Perplexity, SidePerplexity
 from dapt_contract.stages.baseline import BaselineFacts
-from dapt_contract.stages.blend import BlendFacts, BlendRow
+from dapt_contract.stages.blend import BlendFacts, BlendRow, blend_folder
 from dapt_contract.stages.evaluate import EvaluateFacts
 from dapt_contract.stages.prepare import PrepareFacts
 from dapt_contract.stages.pretrain import CheckpointFacts, PretrainFacts
@@ -31,6 +31,9 @@ class Facts:
     and of a running pretraining the complete checkpoints that its readings report."""
     blends: Mapping[int, tuple[BlendRow, ...]] = field(default_factory=dict)
     """Perplexities of averages and interpolations, by attempt."""
+    blend_folders: Mapping[str, str] = field(default_factory=dict)
+    """Folders of the averages and interpolations that are on the work volume, by candidate; others are made again from
+    their recipes by the stage that needs them."""
     measures: Mapping[str, Measure] = field(default_factory=dict)
     """Evaluated candidates by id."""
     expected: Mapping[str, str] = field(default_factory=dict)
@@ -71,6 +74,7 @@ def read_facts(ledger: Ledger, ranks: int = 1) -> Facts:
     base = baseline.measure if baseline is not None else None
     pretrains: dict[int, PretrainFacts] = {}
     blends: dict[int, tuple[BlendRow, ...]] = {}
+    blend_folders: dict[str, str] = {}
     measures: dict[str, Measure] = dict(stored_measures(ledger, base))
     expected: dict[str, str] = {
         measure.candidate: measure.expects for measure in ledger.measures if measure.expects is not None
@@ -86,6 +90,11 @@ def read_facts(ledger: Ledger, ranks: int = 1) -> Facts:
         # Added up: an edited selection may ask for a further round of blends of the same attempt.
         elif isinstance(facts, BlendFacts) and record.has_succeeded:
             blends[record.attempt] = (*blends.get(record.attempt, ()), *facts.rows)
+            blend_folders |= {
+                row.candidate: folder
+                for row in facts.rows
+                if (folder := blend_folder(row, record.attempt, record.candidate)) is not None
+            }
         elif isinstance(facts, EvaluateFacts) and record.has_succeeded:
             measures[facts.candidate] = facts.measure
             if record.expects is not None:
@@ -99,6 +108,7 @@ def read_facts(ledger: Ledger, ranks: int = 1) -> Facts:
         baseline=baseline,
         pretrains=pretrains,
         blends=blends,
+        blend_folders=blend_folders,
         measures=measures,
         expected=expected,
         given_up=given_up,

@@ -16,7 +16,7 @@ from dapt_operator.plan.gates import GATES, GateFacts, Verdict, perplexity
 from dapt_operator.plan.gates.gain import gain, gain_by_perplexity
 from dapt_operator.plan.gates.task_drop import WITHIN_NOISE
 from dapt_operator.plan.ledger.stage_facts import Facts, measure_of_row
-from dapt_operator.plan.stage_parts.weights import blends, checkpoint_model, is_measurable
+from dapt_operator.plan.stage_parts.weights import blend_model, blends, checkpoint_model, is_measurable
 from dapt_operator.remembered import remembered
 
 _CACHED_JUDGEMENTS: Final = 256
@@ -112,7 +112,8 @@ def _table(spec: DomainAdaptationSpec, facts: Facts) -> Iterator[_TableRow]:
         for blend in blends(spec, facts, number) if rows else ():
             # An edit of the selection may have added blends that no run has measured yet.
             if blend.candidate in rows:
-                yield _TableRow(blend.candidate, number, rows[blend.candidate], blend.model)
+                model = blend_model(spec, facts, blend)
+                yield _TableRow(blend.candidate, number, rows[blend.candidate], model)
 
 
 @dataclass(frozen=True)

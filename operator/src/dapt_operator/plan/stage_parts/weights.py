@@ -99,6 +99,12 @@ def blends(spec: DomainAdaptationSpec, facts: Facts, attempt: int) -> tuple[Blen
     return (*averages, *interpolations)[:MAX_BLENDS]
 
 
+def blend_model(spec: DomainAdaptationSpec, facts: Facts, blend: Blend) -> ModelReference:
+    """Return a measured blend: its folder where that stayed on the volume, else its recipe."""
+    folder = facts.blend_folders.get(blend.candidate)
+    return blend.model if folder is None else ModelReference(weights=folder, origin=origin(spec))
+
+
 def round_name(unmeasured: tuple[Blend, ...]) -> str:
     """Return the name of a further blend run of an attempt, by what it measures."""
     text = " ".join(blend.candidate for blend in unmeasured)

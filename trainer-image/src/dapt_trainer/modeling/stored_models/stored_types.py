@@ -1,4 +1,4 @@
-"""Reads in which number formats a model folder stores its tensors, and rounds a model to the same.
+"""Reads in which number formats a model folder stores its tensors.
 
 Some models keep a few tensors in fp32 (routers, state-space parameters) where all others are in 16 bits.
 """
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
 
 from dapt_contract.inputs.model_files import read_safetensors_header
 from dapt_trainer.errors import InputError
@@ -26,15 +25,6 @@ class StoredTypes:
     main: torch.dtype
     """That of most bytes."""
     by_name: Mapping[str, torch.dtype]
-
-    @property
-    def widest(self) -> torch.dtype:
-        """Return a format that holds the model's values until they are rounded one by one.
-
-        fp16 has too small a range for weights that were trained in another format.
-        """
-        has_others = bool(set(self.by_name.values()) - {self.main})
-        return torch.float32 if has_others or self.main == torch.float16 else self.main
 
 
 def read_stored_types(folder: Path) -> StoredTypes:
@@ -59,26 +49,3 @@ def read_stored_types(folder: Path) -> StoredTypes:
                 sizes[_TYPES[type_name]] += end - begin
     main = sizes.most_common(1)[0][0] if sizes else torch.float32
     return StoredTypes(main, by_name)
-
-
-def round_as_stored(model: PreTrainedModel, stored: StoredTypes) -> torch.dtype:
-    """Convert a model's parameters, one after the other, to the formats of the base model's tensors.
-
-    Returns:
-        The format of most tensors: bf16 instead of fp16 where training has made weights that fp16 cannot hold.
-    """
-    main = stored.main
-    if main == torch.float16 and not _fits_fp16(model):
-        main = torch.bfloat16
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point():
-            dtype = stored.by_name.get(name, stored.main)
-            parameter.data = parameter.data.to(main if dtype == stored.main else dtype)
-    return main
-
-
-def _fits_fp16(model: PreTrainedModel) -> bool:
-    largest = torch.finfo(torch.float16).max
-    return all(
-        bool((value.abs() <= largest).all()) for value in model.parameters() if value.is_floating_point()
-    )

@@ -1,28 +1,16 @@
-"""Reads the base model that a penalty is anchored at: names and shapes, and values one tensor at a time."""
+"""Reads the base model that a penalty is anchored at, one tensor at a time."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from dapt_trainer.modeling.compose import Tensors, tensors_of_folder
-from dapt_trainer.modeling.stored_models.model_folder import check_model_folder
+from dapt_trainer.modeling.written_models.tensor_folders import open_source
 
-
-def empty_model(work: Path, weights: str) -> PreTrainedModel:
-    """Return the model of a folder without values (on the meta device), for names and shapes of its parameters.
-
-    Raises:
-        InputError: there is no model in the folder.
-    """
-    check_model_folder(work / weights)
-    config = AutoConfig.from_pretrained(work / weights, trust_remote_code=False, local_files_only=True)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation=None)
-    model.tie_weights()
-    return model
+Tensors = Callable[[str], torch.Tensor]
+"""Returns a parameter by its name, in fp32 on the CPU."""
 
 
 def base_tensors(work: Path, weights: str) -> Tensors:
@@ -31,4 +19,4 @@ def base_tensors(work: Path, weights: str) -> Tensors:
     Raises:
         InputError: there is no model in the folder.
     """
-    return tensors_of_folder(work, weights, empty_model(work, weights), weights)
+    return open_source(work, weights).weight

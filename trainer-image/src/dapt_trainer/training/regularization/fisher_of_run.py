@@ -20,8 +20,8 @@ from dapt_trainer.errors import InputError, StopRequested
 from dapt_trainer.modeling.attention import Batch, choose_attention, use_attention
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.modeling.lora import with_lora
+from dapt_trainer.modeling.written_models.tensor_folders import empty_model
 from dapt_trainer.training.regularization.attach import on_device
-from dapt_trainer.training.regularization.base_model import empty_model
 from dapt_trainer.training.regularization.fisher import estimate_fisher, estimate_shared_fisher
 from dapt_trainer.training.regularization.fisher_store import (
     FisherKey,

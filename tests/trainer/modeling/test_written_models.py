@@ -1,11 +1,10 @@
-"""Tests composed models: every field applies exactly, in fp32, and parts that do not match are refused by name."""
+"""Tests models that are written down: every field of a recipe applies exactly, and nothing but a tensor is held."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,11 @@ import torch
 from dapt_contract.stages.common import LoraConfig, Member, ModelReference
 from dapt_trainer.digests import reference_digest, weights_digest
 from dapt_trainer.errors import InputError
-from dapt_trainer.modeling import compose
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.modeling.lora import with_lora
 from dapt_trainer.modeling.save_weights import save_weights
 from support.toy_training import FILTERS, make_model
+from support.written import load_recipe
 
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
 IDS = torch.arange(1, 25)[None]
@@ -55,7 +54,7 @@ def reference(**fields: Any) -> ModelReference:
 
 
 def tensors(work: Path, **fields: Any) -> Tensors:
-    model = load_model(work, reference(**fields), precision="fp32")
+    model = load_recipe(work, reference(**fields))
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
@@ -133,7 +132,7 @@ def test_all_fields_apply_in_their_order(work: Path) -> None:
 
 
 def test_tied_weights_stay_tied(work: Path) -> None:
-    model = load_model(
+    model = load_recipe(
         work,
         reference(adapters=("adapter-1",), averaged_with=(Member(weights="full-1"),), interpolation=0.5),
         precision="bf16",
@@ -147,7 +146,7 @@ def test_tied_weights_stay_tied(work: Path) -> None:
 def test_weights_are_rounded_once_at_the_end(work: Path) -> None:
     fields = {"weights": "full-1", "origin": "full-2", "interpolation": 0.3}
     exact = tensors(work, **fields)
-    rounded = load_model(work, reference(**fields), precision="bf16")
+    rounded = load_recipe(work, reference(**fields), precision="bf16")
     assert all(torch.equal(value, exact[name].bfloat16()) for name, value in rounded.named_parameters())
 
 
@@ -196,7 +195,7 @@ def test_other_vocabularies_are_refused_with_both_sizes(
     shutil.copytree(work / "model", tmp_path / "model")
     resized(work, tmp_path / "grown", 270)
     with pytest.raises(InputError) as caught:
-        load_model(tmp_path, reference(**fields), precision="fp32")
+        load_recipe(tmp_path, reference(**fields))
     assert str(caught.value) == (
         "model has a vocabulary of 260 tokens and grown one of 270: models of different vocabularies cannot be "
         "combined; where the tokenizer was extended, all of them, the origin included, come from model-extended"
@@ -209,7 +208,7 @@ def test_an_untied_head_is_not_combined_with_a_tied_one(work: Path, tmp_path: Pa
     config = tmp_path / "full-1/config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"tie_word_embeddings": False}))
     with pytest.raises(InputError) as caught:
-        load_model(tmp_path, reference(origin="full-1", interpolation=0.5), precision="fp32")
+        load_recipe(tmp_path, reference(origin="full-1", interpolation=0.5))
     assert str(caught.value) == (
         "model ties its head to its embedding and full-1 has a head of its own: such models cannot be combined"
     )
@@ -245,69 +244,10 @@ def test_digests_name_parts_shares_and_order(work: Path) -> None:
 
 def test_a_missing_part_is_named(work: Path) -> None:
     with pytest.raises(InputError) as caught:
-        load_model(work, reference(tuned=("nowhere",)), precision="fp32")
+        load_recipe(work, reference(tuned=("nowhere",)))
     assert str(caught.value) == f"{work}/nowhere: no adapter there (adapter_model.safetensors is missing)"
     with pytest.raises(InputError) as caught:
-        load_model(work, reference(weights="full-1", interpolation=0.5, origin="nowhere"), precision="fp32")
+        load_recipe(work, reference(weights="full-1", interpolation=0.5, origin="nowhere"))
     assert str(caught.value) == (
         f"{work}/nowhere: no model there (config.json is missing); run prepare again"
     )
-
-
-MEAN_OF_ADAPTERS = {
-    "adapters": ("adapter-1",),
-    "averaged_with": tuple(Member(weights="model", adapters=(f"adapter-{n}",)) for n in (2, 3)),
-}
-
-
-@pytest.fixture
-def copies(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many models of the recipe are in memory right after each load of one."""
-    living: list[weakref.ref[Any]] = []
-    counts: list[int] = []
-    load, copy_of = compose.load_folder, compose.copy_model
-
-    def noted(model: Any) -> Any:
-        living.append(weakref.ref(model.get_input_embeddings().weight))
-        counts.append(sum(one() is not None for one in living))
-        return model
-
-    monkeypatch.setattr(compose, "load_folder", lambda *a: noted(load(*a)))
-    monkeypatch.setattr(compose, "copy_model", lambda model: noted(copy_of(model)))
-    return counts
-
-
-def test_full_models_are_combined_with_one_copy_in_memory(work: Path, copies: list[int]) -> None:
-    tensors(work, averaged_with=(Member(weights="full-1"), Member(weights="full-2")), interpolation=0.5)
-    assert copies == [1]
-
-
-def test_adapters_are_combined_with_two_copies_in_memory(work: Path, copies: list[int]) -> None:
-    tensors(work, **MEAN_OF_ADAPTERS, interpolation=0.5)
-    assert copies == [1, 2, 2]
-
-
-def test_consecutive_blends_never_need_three_copies(work: Path, copies: list[int]) -> None:
-    models = compose.SharedMeans(work, precision="fp32", device="cpu")
-    for fields in (
-        {"adapters": ("adapter-1",), "interpolation": 0.6},
-        {"adapters": ("adapter-1",), "interpolation": 0.8},
-        MEAN_OF_ADAPTERS,
-        MEAN_OF_ADAPTERS | {"interpolation": 0.8},
-        {"weights": "full-1", "tuned": ("adapter-1",)},
-        {"weights": "full-1", "interpolation": 0.2},
-    ):
-        models.load(reference(**fields))
-    assert max(copies) == 2
-
-
-def test_shared_loads_give_the_same_models_as_single_loads(work: Path) -> None:
-    models = compose.SharedMeans(work, precision="bf16", device="cpu")
-    for share in (1.0, 0.6, 0.0, 0.8):
-        recipe = reference(**MEAN_OF_ADAPTERS, interpolation=share, origin="full-2")
-        shared, alone = models.load(recipe), load_model(work, recipe, precision="bf16")
-        for (name, value), (_, wanted) in zip(
-            shared.named_parameters(), alone.named_parameters(), strict=True
-        ):
-            assert torch.equal(value, wanted), (share, name)
-        assert not shared.training

@@ -1,0 +1,125 @@
+"""Writes safetensors files one tensor after the other, and hashes them while it writes.
+
+The library's own writer needs all tensors of a file in memory. The format is a length, a JSON header with the place of
+each tensor, and the tensors' bytes, so the header can be written before the first tensor is computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+
+TYPE_NAMES: Final[dict[torch.dtype, str]] = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""Names of number formats in safetensors files."""
+TYPES: Final = {name: dtype for dtype, name in TYPE_NAMES.items()}
+_BLOCK_BYTES: Final = 64 * 2**20
+_HEADER_ALIGNMENT: Final = 8
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """Describes a tensor of a file that is going to be written."""
+
+    name: str
+    """In the file."""
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        """Return its size in the file."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+def into_shards(tensors: Sequence[PlannedTensor], shard_bytes: int) -> list[list[PlannedTensor]]:
+    """Divide tensors, in their order, into files of at most `shard_bytes`; a larger tensor gets a file of its own."""
+    shards: list[list[PlannedTensor]] = [[]]
+    size = 0
+    for tensor in tensors:
+        if shards[-1] and size + tensor.num_bytes > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(tensor)
+        size += tensor.num_bytes
+    return shards
+
+
+def write_shard(
+    path: Path,
+    tensors: Sequence[PlannedTensor],
+    value_of: Callable[[PlannedTensor], torch.Tensor],
+    heartbeat: Callable[[], None],
+) -> str:
+    """Write one file and flush it to disk; at most one value is held at a time.
+
+    Args:
+        path: of the file.
+        tensors: that it holds.
+        value_of: returns a tensor's value, of the planned shape and type, on the CPU.
+        heartbeat: called once a block.
+
+    Returns:
+        The hexadecimal SHA-256 of the file.
+
+    Raises:
+        OSError: the disk is full or gone.
+    """
+    # Widest formats first: each tensor then begins at a multiple of its own width.
+    ordered = sorted(tensors, key=lambda tensor: -tensor.dtype.itemsize)
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+
+        def write(content: bytes | memoryview) -> None:
+            file.write(content)
+            digest.update(content)
+            heartbeat()
+
+        write(_header(ordered))
+        for tensor in ordered:
+            value = value_of(tensor)
+            if value.shape != tensor.shape or value.dtype != tensor.dtype:
+                raise ValueError(
+                    f"{tensor.name} is {value.dtype} {tuple(value.shape)}, and {tensor} was planned"
+                )
+            content: memoryview = value.contiguous().reshape(-1).view(torch.uint8).numpy().data
+            for begin in range(0, len(content), _BLOCK_BYTES):
+                write(content[begin : begin + _BLOCK_BYTES])
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def _header(tensors: Sequence[PlannedTensor]) -> bytes:
+    # The entry by which transformers knows that the file is torch's.
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    begin = 0
+    for tensor in tensors:
+        end = begin + tensor.num_bytes
+        entries[tensor.name] = {
+            "dtype": TYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+        begin = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _HEADER_ALIGNMENT)
+    return struct.pack("<Q", len(text)) + text
