@@ -61,6 +61,17 @@ def test_a_stop_request_of_one_rank_stops_all_with_a_checkpoint(tmp_path: Path) 
     assert [point.step for point in resumed.curve] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("changes", [ZERO_0_FULL, ZERO_2_FULL_BF16], ids=["zero-0", "zero-2-bf16"])
+def test_a_gradient_of_one_rank_that_is_not_a_number_skips_the_step_on_both(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    steps = {"config": {"checkpoint_steps": (3, 4, 6)}}
+    report = run_gang(make_work_volume(tmp_path), 1, changes | steps, "nan:4").report
+    assert [point.step for point in report.curve if point.skipped] == [4]
+    before, skipped, after = [row.weights_digest for row in report.facts.checkpoints]
+    assert skipped == before != after
+
+
 def test_one_rank_and_two_ranks_train_the_same(unbroken: Unbroken) -> None:
     alone = unbroken(ZERO_2_LORA, ranks=1).report
     both = unbroken(ZERO_2_LORA, ranks=2).report

@@ -33,6 +33,7 @@ from dapt_trainer.modeling.save_weights import save_weights
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 from dapt_trainer.training.batch_order import BatchOrder
 from dapt_trainer.training.loss_curve import CURVE_FILE, STALL, LossCurve, curve_of, penalties_of, stall_of
+from dapt_trainer.training.loss_watch import LossWatch
 from dapt_trainer.training.pretrain_penalty import attach_penalty, prepare_fisher
 from dapt_trainer.training.regularization.fisher_store import StoredFisher
 from dapt_trainer.training.setup import Setup, set_up
@@ -46,7 +47,7 @@ def run(config: PretrainConfig, context: StageContext) -> PretrainReport:
     Raises:
         InputError: model, shards or batch sizes are missing or do not match.
         ForgettingLimitReached: the stop rule ended the run; it carries facts and report.
-        DivergedError: loss, gradient or a perplexity is not a number; it carries facts and report.
+        DivergedError: the loss left its course, or is not a number too often; it carries facts and report.
         StopRequested: SIGTERM; a checkpoint was saved.
         InfrastructureError: a save failed, or a newer run took over.
     """
@@ -123,7 +124,8 @@ class PretrainRun:
         history = self.checkpoints.log_history()
         self.stall_seconds = stall_of(history)
         path = self.context.try_folder / CURVE_FILE if self.ranks.is_first else None
-        self.curve = LossCurve(path, curve_of(history))
+        earlier = curve_of(history)
+        self.curve = LossCurve(path, LossWatch(self.config.total_steps, earlier=earlier), earlier)
         self.saved_step = self._resumed.manifest.step if self._resumed else 0
 
     @property
@@ -238,13 +240,12 @@ class PretrainRun:
         point = self.curve.add(reading, self._seconds())
         self.trainer.state.log_history.append(point.model_dump())
         self._show(reading)
-        if not reading.is_finite:
-            raise self._ended(
-                DivergedError,
-                "Diverged",
-                f"at step {reading.step} of {config.total_steps}: {reading.loss_text} (learning rate "
-                f"{reading.learning_rate:.3g}); lower pretraining.optimizer.learningRate",
+        if divergence := self.curve.watch.divergence:
+            place, advice = (
+                f"at step {reading.step} of {config.total_steps}",
+                "lower pretraining.optimizer.learningRate",
             )
+            raise self._ended(DivergedError, "Diverged", f"{place}: {divergence}; {advice}")
         is_checkpoint = self._is_checkpoint_step(reading.step)
         if not (is_checkpoint or reading.stop_requested or reading.out_of_time):
             return
@@ -262,7 +263,7 @@ class PretrainRun:
             self.trainer.control.should_training_stop = True
 
     def _show(self, reading: StepReading) -> None:
-        checkpoints_left = sum(1 for step in self.config.checkpoint_steps if step >= reading.step)
+        checkpoints_left = sum(step >= reading.step for step in self.config.checkpoint_steps)
         pauses_seconds = checkpoints_left * self.checkpoint_seconds
         self.progress.update(**self.curve.live_readings(reading, self.config.total_steps, pauses_seconds))
 
@@ -384,6 +385,8 @@ class PretrainRun:
             tokens_per_second=self.curve.tokens_per_second,
             step_seconds_median=self.curve.step_seconds_median,
             peak_memory_bytes=self.checkpoints.peak_memory_bytes(),
+            skipped_steps=self.curve.watch.skipped_steps,
+            loss_spikes=self.curve.watch.loss_spikes,
         )
         totals = self.rows.totals(steps)
         return PretrainReport(

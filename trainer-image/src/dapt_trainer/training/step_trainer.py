@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from peft import PeftModel
@@ -30,9 +30,7 @@ from dapt_trainer.distributed import Ranks
 from dapt_trainer.modeling.attention import Batch, Collate, stack_rows
 from dapt_trainer.training.batch_order import BatchOrder
 from dapt_trainer.training.regularization.penalty import Penalty
-
-if TYPE_CHECKING:
-    from deepspeed import DeepSpeedEngine
+from dapt_trainer.training.skipped_steps import skip_non_finite_steps
 
 
 @dataclass(frozen=True)
@@ -58,15 +56,9 @@ class StepReading:
     """Duration of this step."""
 
     @property
-    def is_finite(self) -> bool:
-        """Return whether loss and gradient are numbers."""
-        return math.isfinite(self.loss_nats) and math.isfinite(self.gradient_norm or 0.0)
-
-    @property
-    def loss_text(self) -> str:
-        """Return loss and gradient norm as part of a message."""
-        norm = "unknown" if self.gradient_norm is None else f"{self.gradient_norm:g}"
-        return f"the loss is {self.loss_nats:g} and the gradient norm {norm}"
+    def is_skipped(self) -> bool:
+        """Return whether the step changed no weight, because its gradient is not a number."""
+        return self.gradient_norm is not None and not math.isfinite(self.gradient_norm)
 
 
 class RowSource(Protocol):
@@ -169,7 +161,7 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
             prepared = super()._prepare_for_training(*args, **kwargs)
         # After the state is loaded, which is what breaks the optimizer, and before the first step.
         repair_optimizer(self.model_wrapped, self._weight_decays)
-        _keep_gradient_norm(self.model_wrapped)
+        skip_non_finite_steps(self.model_wrapped)
         self._hooks.on_ready()
         self._step_started = time.monotonic()
         return prepared
@@ -317,19 +309,6 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
             return
         with self._resume_files.loading():
             yield
-
-
-def _keep_gradient_norm(engine: DeepSpeedEngine) -> None:
-    """Make DeepSpeed keep the gradient norm that it clips by; without ZeRO in fp32 it drops it."""
-    # Imported here: after join_ranks, which tells DeepSpeed which accelerator to choose.
-    from deepspeed.runtime.utils import clip_grad_norm_
-
-    def clip() -> None:
-        engine._global_grad_norm = clip_grad_norm_(
-            parameters=engine.module.parameters(), max_norm=engine.gradient_clipping(), mpu=engine.mpu
-        )
-
-    engine.clip_fp32_gradients = clip
 
 
 @contextlib.contextmanager
