@@ -241,11 +241,9 @@ class PretrainRun:
         self.trainer.state.log_history.append(point.model_dump())
         self._show(reading)
         if divergence := self.curve.watch.divergence:
-            place, advice = (
-                f"at step {reading.step} of {config.total_steps}",
-                "lower pretraining.optimizer.learningRate",
-            )
-            raise self._ended(DivergedError, "Diverged", f"{place}: {divergence}; {advice}")
+            message = f"at step {reading.step} of {config.total_steps}: {divergence}"
+            message += "; lower pretraining.optimizer.learningRate"
+            raise self._ended(DivergedError, "Diverged", message)
         is_checkpoint = self._is_checkpoint_step(reading.step)
         if not (is_checkpoint or reading.stop_requested or reading.out_of_time):
             return
@@ -263,8 +261,9 @@ class PretrainRun:
             self.trainer.control.should_training_stop = True
 
     def _show(self, reading: StepReading) -> None:
-        checkpoints_left = sum(step >= reading.step for step in self.config.checkpoint_steps)
-        pauses_seconds = checkpoints_left * self.checkpoint_seconds
+        pauses_seconds = self.checkpoint_seconds * sum(
+            s >= reading.step for s in self.config.checkpoint_steps
+        )
         self.progress.update(**self.curve.live_readings(reading, self.config.total_steps, pauses_seconds))
 
     # ---- checkpoints ----

@@ -17,7 +17,7 @@ from dapt_trainer.digests import HeldWeights, check_weights
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.modeling.attention import Attention, choose_attention, use_attention
 from dapt_trainer.modeling.compose import load_model
-from dapt_trainer.modeling.kernels import Kernels, choose_kernels
+from dapt_trainer.modeling.kernels import Kernels, choose_kernels, with_loss
 from dapt_trainer.modeling.lora import with_lora
 from dapt_trainer.modeling.sharding import load_to_train
 from dapt_trainer.modeling.stored_models.model_folder import check_model_folder
@@ -85,6 +85,8 @@ def set_up(
     use_attention(model, attention)
     if ranks.is_first:
         logger.info("attention: %s", attention.text)
+    kernels = with_loss(kernels, model)
+    if ranks.is_first:
         logger.info("kernels: %s", kernels.text)
     set_seed(config.seed)
     if config.lora is not None:
