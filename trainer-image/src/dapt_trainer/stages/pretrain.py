@@ -32,8 +32,7 @@ from dapt_trainer.modeling.protocols import Tokenizer
 from dapt_trainer.modeling.save_weights import save_weights
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 from dapt_trainer.training.batch_order import BatchOrder
-from dapt_trainer.training.loss_curve import CURVE_FILE, STALL, LossCurve, curve_of, penalties_of, stall_of
-from dapt_trainer.training.loss_watch import LossWatch
+from dapt_trainer.training.loss_curve import CURVE_FILE, STALL, LossCurve, penalties_of, stall_of
 from dapt_trainer.training.pretrain_penalty import attach_penalty, prepare_fisher
 from dapt_trainer.training.regularization.fisher_store import StoredFisher
 from dapt_trainer.training.setup import Setup, set_up
@@ -124,8 +123,7 @@ class PretrainRun:
         history = self.checkpoints.log_history()
         self.stall_seconds = stall_of(history)
         path = self.context.try_folder / CURVE_FILE if self.ranks.is_first else None
-        earlier = curve_of(history)
-        self.curve = LossCurve(path, LossWatch(self.config.total_steps, earlier=earlier), earlier)
+        self.curve = LossCurve.of_run(path, history, self.config.total_steps)
         self.saved_step = self._resumed.manifest.step if self._resumed else 0
 
     @property
@@ -261,9 +259,8 @@ class PretrainRun:
             self.trainer.control.should_training_stop = True
 
     def _show(self, reading: StepReading) -> None:
-        pauses_seconds = self.checkpoint_seconds * sum(
-            s >= reading.step for s in self.config.checkpoint_steps
-        )
+        checkpoints_left = sum(1 for step in self.config.checkpoint_steps if step >= reading.step)
+        pauses_seconds = checkpoints_left * self.checkpoint_seconds
         self.progress.update(**self.curve.live_readings(reading, self.config.total_steps, pauses_seconds))
 
     # ---- checkpoints ----

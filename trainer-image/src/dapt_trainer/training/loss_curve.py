@@ -72,6 +72,20 @@ class LossCurve:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(point.model_dump_json() + "\n" for point in earlier), encoding="utf-8")
 
+    @classmethod
+    def of_run(
+        cls,
+        path: Path | None,
+        log_history: Sequence[LogEntry],
+        total_steps: int,
+        *,
+        judges_spikes: bool = True,
+    ) -> LossCurve:
+        """Return the curve of a run that resumes where the log of the trainer's state ends."""
+        earlier = curve_of(log_history)
+        watch = LossWatch(total_steps, judges_spikes=judges_spikes, earlier=earlier)
+        return cls(path, watch, earlier)
+
     def add(self, reading: StepReading, seconds: float) -> CurvePoint:
         """Add a step and return its point; `seconds` is the training time of all runs that led to it."""
         previous = self.points[-1].tokens if self.points else 0

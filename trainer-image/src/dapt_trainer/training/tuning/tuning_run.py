@@ -30,8 +30,7 @@ from dapt_trainer.errors import DivergedError, InfrastructureError, StopRequeste
 from dapt_trainer.modeling.protocols import Tokenizer
 from dapt_trainer.modeling.save_weights import save_weights
 from dapt_trainer.training.batch_order import BatchOrder
-from dapt_trainer.training.loss_curve import CURVE_FILE, LossCurve, curve_of
-from dapt_trainer.training.loss_watch import LossWatch
+from dapt_trainer.training.loss_curve import CURVE_FILE, LossCurve
 from dapt_trainer.training.step_trainer import StepHooks, StepReading, StepTrainer
 
 RESULT = "model"
@@ -90,9 +89,9 @@ class TuningRun(ABC):
         self.log_history = self._open()
         """The trainer's log up to the resumed step."""
         path = context.try_folder / CURVE_FILE if ranks.is_first else None
-        earlier = curve_of(self.log_history)
-        watch = LossWatch(total_steps, judges_spikes=self.LOSS_HAS_SPIKES, earlier=earlier)
-        self._curve = LossCurve(path, watch, earlier)
+        self._curve = LossCurve.of_run(
+            path, self.log_history, total_steps, judges_spikes=self.LOSS_HAS_SPIKES
+        )
         self._seconds = self._curve.seconds_before
         self._saved_at = time.monotonic()
         self._trainer: StepTrainer
