@@ -24,6 +24,8 @@ MAX_ATTEMPTS: Final = 16
 """Attempts of pretraining at most; the API allows fewer rollbacks."""
 MAX_ADAPTERS: Final = 2 * MAX_ATTEMPTS
 """Adapters of one model at most: one for each attempt on the way to it."""
+MAX_SEQUENCE_RANKS: Final = 1024
+"""Ranks of one sequence at most."""
 LIVE_PARAMETERS: Final = 500_000_000
 """Gathered weights that ZeRO 3 keeps at a time, in elements: DeepSpeed's bound, which the memory estimate counts."""
 
@@ -142,6 +144,9 @@ class DistributionConfig(Contract):
     offload: Offload = "none"
     gradient_checkpointing: bool = False
     precision: Precision = "bf16"
+    sequence_parallel: int = Field(default=1, ge=1, le=MAX_SEQUENCE_RANKS)
+    """Consecutive ranks that share one sequence, each with an equal part of its tokens. It divides the ranks, the
+    model's key-value heads and the sequence length."""
 
 
 class TrainingConfig(Contract):

@@ -200,8 +200,8 @@ class PretrainRun:
             total_steps=config.total_steps,
             global_batch_size=config.global_batch_size,
             micro_batch_size=config.micro_batch_size,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
+            rank=ranks.rank // config.distribution.sequence_parallel,
+            world_size=ranks.world_size // config.distribution.sequence_parallel,
             first_step=self.saved_step,
         )
         return StepTrainer(

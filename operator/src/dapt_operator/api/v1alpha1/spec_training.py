@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dapt_contract.stages.common import MAX_CHECKPOINTS
+from dapt_contract.stages.common import MAX_CHECKPOINTS, MAX_SEQUENCE_RANKS
 from dapt_operator.api.v1alpha1.base import Base, Integer, Rule, count_set, exactly_one
 from dapt_operator.api.v1alpha1.spec_corpus import BadRecords
 from dapt_operator.api.v1alpha1.spec_tuning_data import InstructionFields, PreferenceFields
@@ -222,6 +222,10 @@ class Distribution(Base):
     estimate asks for it."""
     precision: Literal["bf16", "fp32"] | None = None
     """Number format of forward and backward. Absent: bf16 with fp32 master weights on GPUs, fp32 on CPUs."""
+    sequence_parallel: Annotated[Integer, Field(ge=1, le=MAX_SEQUENCE_RANKS)] | None = None
+    """Consecutive ranks that share one sequence, each with an equal part of its tokens: less memory for long contexts,
+    more traffic. It divides the number of GPUs, the model's key-value heads and corpus.sequenceLength. Absent: chosen
+    by the estimate, 1 where a sequence fits on one GPU."""
 
 
 class Checkpoints(Base):
@@ -252,6 +256,16 @@ class Pretraining(Base):
             " && (!has(self.distribution.offload) || self.distribution.offload == 'none'))",
             "regularization keeps its anchor with each rank's optimizer state and needs zeroStage 0, 1 or 2 without"
             " offload: set distribution.zeroStage to 2 and distribution.offload to none, or remove regularization",
+        ),
+        Rule(
+            "regularization",
+            lambda pretraining: (
+                pretraining.regularization is None or pretraining.distribution.sequence_parallel in (None, 1)
+            ),
+            "!has(self.regularization) || !has(self.distribution.sequenceParallel)"
+            " || self.distribution.sequenceParallel == 1",
+            "regularization works on whole sequences and needs sequenceParallel 1: leave distribution.sequenceParallel"
+            " out, or remove regularization",
         ),
     )
 

@@ -91,11 +91,12 @@ def schedule(settings: Schedule) -> ScheduleConfig:
     )
 
 
-def distribution(batch: Batch) -> DistributionConfig:
-    """Return how the ranks share the model."""
+def distribution(batch: Batch, *, sequence_parallel: int = 1) -> DistributionConfig:
+    """Return how the ranks share the model, and each sequence."""
     return DistributionConfig(
         zero_stage=batch.zero_stage,
         offload=batch.offload,
         gradient_checkpointing=batch.gradient_checkpointing,
         precision=batch.precision,
+        sequence_parallel=sequence_parallel,
     )

@@ -103,7 +103,9 @@ def pretrain_stage(
         replay_fraction=numbers.replay_fraction,
         optimizer=common.optimizer(spec.pretraining.optimizer, numbers.learning_rate),
         schedule=common.schedule(spec.pretraining.schedule),
-        distribution=common.distribution(numbers.batch),
+        distribution=common.distribution(
+            numbers.batch, sequence_parallel=spec.pretraining.distribution.sequence_parallel or 1
+        ),
         stop_rule=stop_rule(spec),
         base_general_perplexity=base.general.both.perplexity,
         evaluation_context_length_tokens=numbers.sequence_length_tokens,
