@@ -81,12 +81,15 @@ def test_a_gradient_of_one_rank_that_is_not_a_number_skips_the_step_on_both(
     assert skipped == before != after
 
 
-def test_one_rank_and_two_ranks_train_the_same(unbroken: Unbroken) -> None:
-    alone = unbroken(ZERO_2_LORA, ranks=1).report
-    both = unbroken(ZERO_2_LORA, ranks=2).report
-    for one, two in zip(alone.curve, both.curve, strict=True):
-        assert two.loss_nats == pytest.approx(one.loss_nats, abs=1e-5)
-        assert (two.step, two.tokens) == (one.step, one.tokens)
+@pytest.mark.parametrize(
+    ("changes", "ranks"),
+    [(ZERO_2_LORA, 2), (ZERO_0_FULL, 4), (ZERO_3_FULL, 4)],
+    ids=["zero-2-lora-2", "zero-0-full-4", "zero-3-full-4"],
+)
+def test_any_number_of_ranks_trains_as_one_rank_does(
+    unbroken: Unbroken, changes: dict[str, Any], ranks: int
+) -> None:
+    assert_same_losses(unbroken(changes, ranks=ranks).report, unbroken(changes, ranks=1).report)
 
 
 @pytest.mark.parametrize("changes", [ZERO_2_LORA, ZERO_3_FULL], ids=["zero-2-lora", "zero-3-full"])
