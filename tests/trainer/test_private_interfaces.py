@@ -56,6 +56,7 @@ ATTRIBUTES = {
     "deepspeed.ops": {"__compatible_ops__"},
     "transformers.configuration_utils": {"_attn_implementation"},
     "transformers.modeling_utils": {
+        "_supports_attention_backend",
         "_supports_flash_attn",
         "_supports_flex_attn",
         "_supports_sdpa",

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from peft import PeftModel
@@ -28,9 +28,13 @@ from dapt_trainer.checkpoints.inventory import RESUME_FOLDER
 from dapt_trainer.checkpoints.resume_files import ResumeFiles
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.modeling.attention import Batch, Collate, stack_rows
+from dapt_trainer.modeling.sharding import unwrapped
 from dapt_trainer.training.batch_order import BatchOrder
 from dapt_trainer.training.regularization.penalty import Penalty
 from dapt_trainer.training.skipped_steps import skip_non_finite_steps
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,7 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
         # After the state is loaded, which is what breaks the optimizer, and before the first step.
         repair_optimizer(self.model_wrapped, self._weight_decays)
         skip_non_finite_steps(self.model_wrapped)
+        _switch_mode_once(self.model_wrapped)
         self._hooks.on_ready()
         self._step_started = time.monotonic()
         return prepared
@@ -313,6 +318,20 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
             return
         with self._resume_files.loading():
             yield
+
+
+def _switch_mode_once(engine: DeepSpeedEngine) -> None:
+    """Make a call for training mode cost nothing where the model is in it: the Trainer calls for each micro-batch.
+
+    The mode of all modules follows that of the outermost ones, which evaluations switch.
+    """
+    train, module, core = engine.train, engine.module, unwrapped(engine)
+
+    def train_if_needed(mode: bool = True) -> None:
+        if not (mode and module.training and core.training):
+            train(mode)
+
+    vars(engine)["train"] = train_if_needed
 
 
 @contextlib.contextmanager
